@@ -1,0 +1,244 @@
+"""Hand-labelled slices: which z they are, what their numbers mean, and what in them is not known.
+
+Labels are (n, y, x) unsigned integers with the slice number of each. A slice that is not in the list is not background: it is
+not known. Inside a labelled slice, pixels of the ``ignore`` value are not known either. Masks made from them are uint8 with
+0 background, 1 structure, 255 (``UNKNOWN``) not known.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.settings import Settings, nearest
+from sparsem.store.readers import Source, open_source
+from sparsem.store.sample import Sample
+from sparsem.store.volume import read_attributes, write_group
+
+UNKNOWN = 255
+
+Mask = NDArray[np.uint8]
+Labels = NDArray[np.unsignedinteger[Any]]
+
+
+class AnnotationSettings(Settings):
+    """How a file of labels is to be understood."""
+
+    slices: str | None = Field(
+        None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
+    )
+    first_number: int = Field(0, ge=0, description="the number in a file's name that stands for the first slice of the stack")
+    classes: dict[str, tuple[int, ...]] = Field({}, description="names of the ids: nucleus=1,2 nucleolus=2; without it, all that is not 0 is NAME")
+    ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
+    image: str | None = Field(None, description="the image that the labels were drawn on; the newest one if not given")
+
+    @field_validator("slices", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return ",".join(str(number) for number in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _as_tuples(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: (ids,) if isinstance(ids, int) else ids for name, ids in value.items()}
+
+
+@dataclass(frozen=True)
+class LabelledSlices:
+    """The annotated slices of one structure.
+
+    Attributes:
+        z: slice numbers, ascending.
+        labels: (n, y, x); an array, or a Zarr array that is read slice by slice.
+        ids: labels that mean the structure; empty: all that is not 0.
+        ignore: label of pixels that are not known.
+        image: name of the image that they were drawn on.
+        fingerprint: of numbers, labels and meaning.
+    """
+
+    z: tuple[int, ...]
+    labels: Any
+    ids: tuple[int, ...]
+    ignore: int | None
+    image: str
+    fingerprint: str
+
+    def mask(self, index: int) -> Mask:
+        """The ``index``-th labelled slice as (y, x) uint8: 0, 1 or UNKNOWN."""
+        labels = np.asarray(self.labels[index])
+        mask = (np.isin(labels, self.ids) if self.ids else labels > 0).astype(np.uint8)
+        if self.ignore is not None:
+            mask[labels == self.ignore] = UNKNOWN
+        return mask
+
+    def mask_at(self, z: int) -> Mask | None:
+        """The mask of slice ``z``, or None where that slice is not annotated."""
+        return self.mask(self.z.index(z)) if z in self.z else None
+
+
+def read_annotation(sample: Sample, structure: str) -> LabelledSlices:
+    """The labelled slices of a structure: an annotation of that name, or a class of that name in one.
+
+    Raises:
+        SampleError: no annotation speaks of the structure; the nearest name is given.
+    """
+    known: list[str] = []
+    for name in sample.names("annotations"):
+        about = read_attributes(sample.path / "annotations" / name)["sparsem"]
+        names = list(about["classes"]) or [name]
+        known += names
+        if structure in names:
+            labels = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
+            ids = tuple(about["classes"].get(structure, ()))
+            return LabelledSlices(tuple(about["z"]), labels, ids, about["ignore"], about["image"], f"{about['fingerprint']} {structure}")
+    raise SampleError(f"{sample.path.name} has no annotation of '{structure}'{nearest(structure, known)}")
+
+
+def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
+    """Every structure that is annotated, with its slice numbers."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name in sample.names("annotations"):
+        about = read_attributes(sample.path / "annotations" / name)["sparsem"]
+        found |= dict.fromkeys(list(about["classes"]) or [name], tuple(about["z"]))
+    return found
+
+
+def import_annotation(
+    sample: Sample, name: str, source: str | Path, settings: AnnotationSettings = AnnotationSettings(), overwrite: bool = False
+) -> LabelledSlices | None:
+    """Bring hand-made labels into a sample.
+
+    Args:
+        sample: the sample.
+        name: of the structure, or of the set of structures that ``settings.classes`` names.
+        source: a folder of masks with the slice number in each file's name, or a labelled volume (TIFF, OME-Zarr) that has
+            either as many slices as the image or one for each annotated slice.
+        settings: which slices, which ids, what is not known.
+        overwrite: replace labels of that name that differ.
+
+    Returns:
+        The labelled slices; None where several classes were named.
+
+    Raises:
+        InputError: shapes or slice numbers do not fit the image, labels are not integers.
+        ResumeError: other labels of that name are there, and ``overwrite`` is not set.
+    """
+    found = open_source(source)
+    image = settings.image or sample.newest_image
+    z, planes = _choose(found, sample.image(image).shape, settings, str(source))
+    slices = (_as_labels(np.asarray(found.stack[plane : plane + 1])[0], f"slice {number} of {source}") for number, plane in zip(z, planes, strict=True))
+    write_annotation(sample, name, z, slices, settings.classes, settings.ignore, image, overwrite)
+    return None if settings.classes else read_annotation(sample, name)
+
+
+def write_annotation(
+    sample: Sample,
+    name: str,
+    z: Sequence[int],
+    slices: Iterable[Labels],
+    classes: Mapping[str, tuple[int, ...]] | None = None,
+    ignore: int | None = None,
+    image: str = "raw",
+    overwrite: bool = False,
+) -> None:
+    """Write labels of the slices ``z`` (each (y, x)) as ``annotations/NAME``, one at a time, renamed into place at the end.
+
+    Raises:
+        ResumeError: other labels of that name are there, and ``overwrite`` is not set.
+    """
+    with sample.locked():
+        unfinished, final = sample.path / ".sparsem" / "work" / f"annotation-{name}", sample.path / "annotations" / name
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _, y, x = sample.image(image).shape
+        content = hashlib.blake2b(digest_size=16)
+        array = None
+        for index, labels in enumerate(slices):
+            if array is None:
+                array = zarr.create_array(
+                    store=unfinished / "labels",
+                    shape=(len(z), y, x),
+                    chunks=(1, min(y, 2048), min(x, 2048)),
+                    dtype=np.uint32,
+                    dimension_names=("slice", "y", "x"),
+                )
+            array[index] = labels
+            content.update(np.ascontiguousarray(labels, np.uint32).tobytes())
+        about = {"z": list(z), "classes": {key: list(ids) for key, ids in (classes or {}).items()}, "ignore": ignore, "image": image}
+        content.update(repr(about).encode())
+        about["fingerprint"] = content.hexdigest()
+        write_group(unfinished, {"sparsem": about})
+        if final.exists() and read_attributes(final)["sparsem"]["fingerprint"] != about["fingerprint"] and not overwrite:
+            shutil.rmtree(unfinished)
+            raise ResumeError(f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace them, or another name.")
+        final.parent.mkdir(exist_ok=True)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(unfinished, final)
+        sample.publish_names()
+
+
+def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSettings, where: str) -> tuple[list[int], list[int]]:
+    """Slice numbers, and which plane of the source holds each."""
+    n_slices, n_planes = shape[0], found.stack.shape[0]
+    if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
+        raise InputError(f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice.")
+    if settings.slices is None:
+        numbers = _numbers_in_names(found, settings.first_number, n_slices, where)
+        planes = list(range(n_planes))
+    elif settings.slices in ("all", "non-empty"):
+        if n_planes != n_slices:
+            raise InputError(f"{where} has {n_planes} slices and the image {n_slices}; name the annotated ones with --slices.")
+        keep_all = settings.slices == "all"
+        planes = [plane for plane in range(n_planes) if keep_all or np.any(found.stack[plane : plane + 1])]
+        numbers = planes
+    else:
+        numbers = _parse_numbers(settings.slices)
+        if n_planes not in (n_slices, len(numbers)):
+            raise InputError(f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices.")
+        planes = numbers if n_planes == n_slices else list(range(n_planes))
+    outside = [number for number in numbers if not 0 <= number < n_slices]
+    if outside or len(set(numbers)) != len(numbers) or not numbers:
+        fault = f"{outside[0]} is outside 0 to {n_slices - 1}" if outside else "a number appears twice" if numbers else "there are none"
+        raise InputError(f"The annotated slices of {where} do not fit the image: {fault}.")
+    order = np.argsort(numbers)
+    return [numbers[i] for i in order], [planes[i] for i in order]
+
+
+def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> list[int]:
+    if not found.numbers:
+        raise InputError(f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background.")
+    numbers = [number - first for number in found.numbers]
+    if any(not 0 <= number < n_slices for number in numbers):
+        hint = "; if the first slice is numbered 1, give --first-number 1" if first == 0 and max(numbers) == n_slices else ""
+        raise InputError(f"The file names in {where} carry the numbers {min(found.numbers)} to {max(found.numbers)}, but the image has {n_slices} slices{hint}.")
+    return numbers
+
+
+def _parse_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(" ", ",").split(",") if part]
+    except ValueError:
+        raise InputError(f"--slices takes numbers such as 0,13,26, or 'all', or 'non-empty'; got '{text}'.") from None
+
+
+def _as_labels(labels: NDArray[Any], where: str) -> Labels:
+    if labels.dtype == bool:
+        return labels.astype(np.uint8)
+    if not np.issubdtype(labels.dtype, np.integer):
+        whole = labels.astype(np.int64)
+        if not np.array_equal(whole, labels):
+            raise InputError(f"Labels are whole numbers, but {where} holds {labels.dtype} such as {labels[whole != labels][0]:.3g}.")
+        labels = whole
+    if labels.size and int(labels.min()) < 0:
+        raise InputError(f"Labels are 0 or more, but {where} holds {int(labels.min())}.")
+    return labels.astype(np.uint32) if labels.dtype.itemsize > 2 or labels.dtype.kind == "i" else labels

@@ -1,0 +1,89 @@
+"""Sizes and positions. Axis order is (z, y, x) everywhere; lengths are in nm. Everything here is immutable."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+from sparsem.errors import InputError
+
+
+class VoxelSize(NamedTuple):
+    """Edge lengths of one voxel in nm, (z, y, x)."""
+
+    z: float
+    y: float
+    x: float
+
+    @classmethod
+    def of(cls, lengths_nm: Sequence[float]) -> Self:
+        """Check three lengths in nm, (z, y, x).
+
+        Raises:
+            InputError: not three positive finite numbers.
+        """
+        if len(lengths_nm) != 3 or not all(math.isfinite(length) and length > 0 for length in lengths_nm):
+            raise InputError(f"A voxel size is three positive lengths in nm (z y x), for example 8 4 4; got {list(lengths_nm)}.")
+        return cls(*(float(length) for length in lengths_nm))
+
+    @property
+    def volume_um3(self) -> float:
+        """Volume of one voxel in cubic micrometres."""
+        return self.z * self.y * self.x * 1e-9
+
+    def times(self, factors: Sequence[float]) -> "VoxelSize":
+        """The voxel that results when each axis is shrunk by its factor."""
+        return VoxelSize(*(length * factor for length, factor in zip(self, factors, strict=True)))
+
+    def halving(self) -> tuple[int, int, int]:
+        """Which axes the next coarser pyramid level halves: 2 or 1 for (z, y, x).
+
+        An axis whose voxel is already twice as long as the shortest waits, so that coarse levels become isotropic.
+        """
+        z, y, x = (2 if length < 2 * min(self) else 1 for length in self)
+        return z, y, x
+
+
+class ZBlock(NamedTuple):
+    """Slices start..stop (exclusive) that one task owns, and the halo around them that it may read."""
+
+    start: int
+    stop: int
+    read_start: int
+    read_stop: int
+
+    @property
+    def own(self) -> slice:
+        """The owned slices, in stack coordinates."""
+        return slice(self.start, self.stop)
+
+    @property
+    def read(self) -> slice:
+        """The owned slices and their halo, in stack coordinates."""
+        return slice(self.read_start, self.read_stop)
+
+    @property
+    def inner(self) -> slice:
+        """The owned slices within an array that holds ``read``."""
+        return slice(self.start - self.read_start, self.stop - self.read_start)
+
+
+def z_blocks(n_slices: int, depth: int, halo: int = 0) -> list[ZBlock]:
+    """Cut n_slices into blocks of ``depth`` slices (the last may be thinner), each with up to ``halo`` slices around it."""
+    return [
+        ZBlock(start, stop, max(0, start - halo), min(n_slices, stop + halo))
+        for start in range(0, n_slices, depth)
+        for stop in (min(n_slices, start + depth),)
+    ]
+
+
+def evenly_spaced(n_slices: int, count: int) -> list[int]:
+    """``count`` slice numbers spread evenly from the first to the last slice (the papers' choice of slices to label).
+
+    Raises:
+        InputError: more slices asked for than there are, or fewer than one.
+    """
+    if not 1 <= count <= n_slices:
+        raise InputError(f"Cannot choose {count} of {n_slices} slices; ask for 1 to {n_slices}.")
+    if count == 1:
+        return [n_slices // 2]
+    return [round(index * (n_slices - 1) / (count - 1)) for index in range(count)]

@@ -1,0 +1,216 @@
+"""Training: annotated slices of samples -> a checkpoint. Resumable at any moment; see ``train``."""
+
+import csv
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem import __version__
+from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
+from sparsem.errors import InputError, ResumeError
+from sparsem.geometry import VoxelSize
+from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start
+from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
+from sparsem.models.device import choose_device
+from sparsem.progress import Meter
+from sparsem.settings import differences
+from sparsem.stage import HERE, Execution, fingerprint_of
+from sparsem.store.sample import Sample
+from sparsem.tiles.context import shrink, shrink_mask
+
+WITHOUT_EFFECT = {"save_every_s", "device"}  # settings that change no weight
+
+
+def held_out(count: int, validation: int) -> list[int]:
+    """Which of ``count`` labelled slices to hold out: ``validation`` of them, evenly spaced and away from the ends."""
+    return [int((2 * index + 1) * count / (2 * validation)) for index in range(validation)]
+
+
+def train(
+    samples: Sequence[Sample], out: str | Path, settings: TrainSettings = TrainSettings(), on: Execution = HERE
+) -> Recipe:
+    """Train one network on the labelled slices of one or more samples and write it to ``out``.
+
+    An interrupted training goes on where it was when called again; the weights end the same, bit for bit on a CPU.
+    Beside ``out`` (NAME.safetensors) lie NAME.csv, the course of the training, and, with slices held out, NAME.last.safetensors:
+    ``out`` then holds the best weights and the other the last.
+
+    Args:
+        samples: with annotations of every structure.
+        out: the checkpoint to write.
+        settings: what and how to learn.
+        on: ``overwrite`` and ``quiet`` are used.
+
+    Returns:
+        The recipe that is stored in the checkpoint, with the scores reached.
+
+    Raises:
+        SampleError: a structure is not annotated.
+        InputError: too few labelled slices.
+        SettingsError: unknown model, a tile size that it cannot take, a device that is not there.
+        ResumeError: ``out`` was, or is being, trained otherwise.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
+    structures = settings.structures or tuple(annotated_structures(samples[0]))
+    if not structures:
+        raise InputError(f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'.")
+    slices, recipe, inputs = learning_slices(samples, structures, settings)
+    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), "structures": list(structures)}
+    if _is_trained(out, record, on.overwrite):
+        return read_recipe(out)
+    aside = held_out(len(slices), settings.validation_slices)
+    if len(slices) - len(aside) < 1:
+        raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
+    device = choose_device(settings.device)
+    state = start(recipe, settings, device)
+    files = _Files(out)
+    files.restore(state, record, on.overwrite)
+    learn = [each for index, each in enumerate(slices) if index not in aside]
+    validate = [slices[index] for index in aside]
+    area = math.prod(nm / voxel for nm, voxel in zip(recipe.pixel_nm, samples[0].voxel_size[1:], strict=True))
+    with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(structures, state.update) as log:
+        saved = time.monotonic()
+        try:
+            for progress in fit(state, learn, validate, settings, device, settings.least_px / area):
+                log(progress)
+                meter.step(f"loss {progress.loss:.3f}, Dice {progress.dice:.3f}")
+                if time.monotonic() - saved >= settings.save_every_s:
+                    files.save(state, record)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            files.save(state, record)
+            raise
+    return _finish(files, state, recipe, record, [each.name for each in learn], [each.name for each in validate])
+
+
+def learning_slices(
+    samples: Sequence[Sample], structures: tuple[str, ...], settings: TrainSettings
+) -> tuple[list[LearningSlice], Recipe, dict[str, Any]]:
+    """All labelled slices at the network's scale, the recipe that follows from them, and what they were read from.
+
+    The scale is that of the first sample (read / see of its pixels); other samples are brought to the same nm.
+    """
+    voxel = samples[0].voxel_size
+    pixel_nm = (voxel.y * settings.read / settings.see, voxel.x * settings.read / settings.see)
+    found: list[tuple[str, NDArray[np.float32], NDArray[np.uint8]]] = []
+    inputs: dict[str, Any] = {}
+    for sample in samples:
+        annotations = [read_annotation(sample, structure) for structure in structures]
+        image = sample.image(settings.image or annotations[0].image)
+        factors = _factors(pixel_nm, image.voxel_size)
+        inputs |= {f"image of {sample.name}": image.fingerprint}
+        inputs |= {f"{name} of {sample.name}": one.fingerprint for name, one in zip(structures, annotations, strict=True)}
+        for z in sorted({z for one in annotations for z in one.z}):
+            nothing = np.full(image.shape[1:], UNKNOWN, np.uint8)
+            masks = [one.mask_at(z) for one in annotations]
+            target = np.stack([shrink_mask(nothing if mask is None else mask, factors, UNKNOWN) for mask in masks])
+            found.append((f"{sample.name} {z}", shrink(image.read(slice(z, z + 1))[0], factors), target))
+    mean = float(np.mean([image.mean(dtype=np.float64) for _, image, _ in found]))
+    std = float(np.sqrt(np.mean([np.square(image - mean, dtype=np.float64).mean() for _, image, _ in found]))) or 1.0
+    recipe = Recipe(settings.model, settings.width, structures, settings.see, pixel_nm, mean, std)
+    slices = [LearningSlice(((image - mean) / std).astype(np.float32), target, name) for name, image, target in found]
+    return slices, recipe, inputs
+
+
+def _factors(pixel_nm: tuple[float, float], voxel: VoxelSize) -> tuple[float, float]:
+    return pixel_nm[0] / voxel.y, pixel_nm[1] / voxel.x
+
+
+def _is_trained(out: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
+    if not out.exists():
+        return False
+    before = read_recipe(out).training.get("record", {})
+    if fingerprint_of(before) == fingerprint_of(record):
+        return True
+    if not overwrite:
+        raise ResumeError(f"{out.name} exists and was trained otherwise ({differences(before, record)}); use --overwrite, or another name.")
+    return False
+
+
+def _finish(
+    files: "_Files", state: TrainingState, recipe: Recipe, record: Mapping[str, Any], learnt: list[str], validated: list[str]
+) -> Recipe:
+    last = state.average.cpu()
+    about = {"record": dict(record), "learnt from": learnt, "held out": validated}
+    if validated:
+        save_checkpoint(files.last, last, replace(recipe, training=about | {"weights": "last"}))
+        last.load_state_dict(state.best)
+        about |= {"weights": "best", "validation dice": round(state.best_dice, 6)}
+    recipe = replace(recipe, training=about)
+    save_checkpoint(files.out, last, recipe)
+    files.state.unlink(missing_ok=True)
+    return recipe
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a training writes beside its checkpoint."""
+
+    out: Path
+
+    @property
+    def state(self) -> Path:
+        return self.out.with_suffix(".state.safetensors")
+
+    @property
+    def last(self) -> Path:
+        return self.out.with_suffix(".last.safetensors")
+
+    def save(self, state: TrainingState, record: Mapping[str, Any]) -> None:
+        about = {"record": dict(record), "update": state.update, "best_dice": state.best_dice}
+        save_tensors(self.state, state.tensors(), about)
+
+    def restore(self, state: TrainingState, record: Mapping[str, Any], overwrite: bool) -> None:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        if not self.state.exists():
+            return
+        tensors, about = load_tensors(self.state)
+        if fingerprint_of(about["record"]) == fingerprint_of(record):
+            state.restore(tensors, about)
+            return
+        if not overwrite:
+            raise ResumeError(
+                f"{self.state.name} holds an unfinished training that was set otherwise "
+                f"({differences(about['record'], record)}); use --overwrite to start anew, or the same settings to go on."
+            )
+        self.state.unlink()
+
+    def log(self, structures: Sequence[str], update: int) -> "_Log":
+        return _Log(self.out.with_suffix(".csv"), structures, update)
+
+
+class _Log:
+    """The course of a training as CSV; rows after the update that a resumed training starts from are dropped."""
+
+    def __init__(self, path: Path, structures: Sequence[str], update: int) -> None:
+        header = ["update", "seconds", "learning_rate", "loss", "dice", *(f"validation_dice_{name}" for name in structures)]
+        kept: list[list[str]] = []
+        if update and path.exists():
+            with path.open(newline="", encoding="utf-8") as before:
+                kept = [row for row in list(csv.reader(before))[1:] if row and int(row[0]) <= update]
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([header, *kept])
+        self._seconds = float(kept[-1][1]) if kept else 0.0
+        self._started, self._columns = time.monotonic(), len(structures)
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        return self._write
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _write(self, progress: Progress) -> None:
+        seconds = self._seconds + time.monotonic() - self._started
+        validation = [f"{dice:.4f}" for dice in progress.validation] or [""] * self._columns
+        numbers = [f"{progress.learning_rate:.3g}", f"{progress.loss:.5f}", f"{progress.dice:.5f}"]
+        self._writer.writerow([progress.update, f"{seconds:.2f}", *numbers, *validation])
+        self._file.flush()

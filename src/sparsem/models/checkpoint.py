@@ -1,0 +1,111 @@
+"""A checkpoint: one .safetensors file that holds the weights and all that is needed to use them. No pickle anywhere."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparsem.errors import InputError
+from sparsem.models import build
+
+FORMAT = 1
+KEY = "sparsem"  # one metadata key: safetensors writes several in an order that changes from run to run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to use a network.
+
+    Attributes:
+        model: name in MODELS.
+        width: feature maps of its first level.
+        structures: what each output channel is.
+        see: edge of the tiles that it sees, px.
+        pixel_nm: (y, x) nm of a pixel at the network's scale.
+        mean: of the training slices' grey levels.
+        std: of them.
+        training: settings, samples and slices that it was trained with, and the scores that it reached.
+    """
+
+    model: str
+    width: int
+    structures: tuple[str, ...]
+    see: int
+    pixel_nm: tuple[float, float]
+    mean: float
+    std: float
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """The network with random weights."""
+        return build(self.model, self.width, len(self.structures), self.see)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write tensors and a JSON record to a safetensors file in one step."""
+    unfinished = path.with_name(f".{path.name}.partial")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, unfinished, metadata={KEY: json.dumps({"format": FORMAT, **about}, sort_keys=True)})
+    os.replace(unfinished, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        InputError: no such file, or not one of ours.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no model file {path}; 'sparsem train' makes one.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})[KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); 'sparsem train' makes one.") from None
+    if about.pop("format") != FORMAT:
+        raise InputError(f"{path.name} was written by another version of sparsem; expected format {FORMAT}.")
+    return tensors, about
+
+
+def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe) -> None:
+    """Write a network and its recipe to ``path`` in one step."""
+    save_tensors(path, network.state_dict(), asdict(recipe))
+
+
+def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
+    """A network in evaluation mode on the CPU, and its recipe.
+
+    Raises:
+        InputError: no such file, not one of ours, or its weights do not fit its recipe.
+    """
+    tensors, about = load_tensors(path)
+    try:
+        recipe = _recipe(about)
+        network = recipe.build()
+        network.load_state_dict(tensors)
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
+    return network.eval(), recipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe alone.
+
+    Raises:
+        InputError: no such file, or not one of ours.
+    """
+    try:
+        return _recipe(load_tensors(path)[1])
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path.name} is not a finished model: {str(error).splitlines()[0]}") from None
+
+
+def _recipe(about: dict[str, Any]) -> Recipe:
+    return Recipe(**{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])})

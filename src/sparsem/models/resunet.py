@@ -1,0 +1,70 @@
+"""ResUNet (paper 3.3, figure 1C and D): residual blocks in the frame of a U-Net.
+
+Input (B, in, H, W), output logits (B, out, H, W); H and W are multiples of 16.
+"""
+
+import torch
+from torch import Tensor, nn
+
+DEPTH = 4  # halvings between the first block and the bridge
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after batch normalisation and ReLU, beside a 1x1 shortcut.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        stride: of the first convolution and of the shortcut; 2 stands in for a pooling layer.
+        activate_first: normalise and rectify the input; the first block sees the image itself and does not.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, activate_first: bool = True) -> None:
+        super().__init__()
+        before = [nn.BatchNorm2d(inputs), nn.ReLU()] if activate_first else []
+        self.residual = nn.Sequential(
+            *before,
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+        )
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        return self.residual(x) + self.shortcut(x)
+
+
+class ResUNet(nn.Module):
+    """The paper's network: 32,443,777 parameters at width 64 with one channel in and one out.
+
+    Args:
+        width: feature maps of the first level; doubled on each of the four levels below it.
+        inputs: channels of the image.
+        outputs: structures; one logit each.
+    """
+
+    multiple_of = 2**DEPTH
+
+    def __init__(self, width: int = 64, inputs: int = 1, outputs: int = 1) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(DEPTH + 1)]
+        down = [ResidualBlock(above, below, stride=2) for above, below in zip(widths, widths[1:], strict=False)]
+        self.encoder = nn.ModuleList([ResidualBlock(inputs, width, activate_first=False), *down])
+        upwards = widths[-2::-1]
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(2 * maps, maps, 2, 2) for maps in upwards)
+        self.decoder = nn.ModuleList(ResidualBlock(2 * maps, maps) for maps in upwards)
+        self.head = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            x = block(x)
+            skips.append(x)
+        skips.pop()  # the bridge's own output goes up, not across
+        for enlarge, block in zip(self.enlarge, self.decoder, strict=True):
+            x = block(torch.cat([skips.pop(), enlarge(x)], dim=1))  # (B, 2 maps, H, W)
+        logits: Tensor = self.head(x)
+        return logits

@@ -1,0 +1,54 @@
+"""A plain U-Net with bilinear enlargement (the thesis' baseline for semi-supervised training).
+
+Input (B, in, H, W), output logits (B, out, H, W); H and W are multiples of 8.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def double_convolution(inputs: int, middle: int, outputs: int) -> nn.Sequential:
+    """(3x3 convolution, batch normalisation, ReLU) twice: inputs -> middle -> outputs."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, middle, 3, padding=1),
+        nn.BatchNorm2d(middle),
+        nn.ReLU(),
+        nn.Conv2d(middle, outputs, 3, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class UNet(nn.Module):
+    """Four levels of width, 2 width, 4 width, 4 width: 4,283,201 parameters at width 64 with one channel in and one out.
+
+    Args:
+        width: feature maps of the first level.
+        inputs: channels of the image.
+        outputs: structures; one logit each.
+    """
+
+    multiple_of = 8
+
+    def __init__(self, width: int = 64, inputs: int = 1, outputs: int = 1) -> None:
+        super().__init__()
+        widths = [width, 2 * width, 4 * width, 4 * width]
+        above = [inputs, *widths[:-1]]
+        self.encoder = nn.ModuleList(double_convolution(a, b, b) for a, b in zip(above, widths, strict=True))
+        upwards = [(8 * width, 4 * width, 2 * width), (4 * width, 2 * width, width), (2 * width, width, width)]
+        self.decoder = nn.ModuleList(double_convolution(*maps) for maps in upwards)
+        self.halve = nn.MaxPool2d(2)
+        self.double = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.head = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            x = block(self.halve(x) if level else x)
+            skips.append(x)
+        skips.pop()
+        for block in self.decoder:
+            x = block(torch.cat([skips.pop(), self.double(x)], dim=1))
+        logits: Tensor = self.head(x)
+        return logits

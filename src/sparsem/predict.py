@@ -1,0 +1,190 @@
+"""Prediction: a slice -> probabilities; a stack -> probabilities and labels, in bounded memory (paper 3.5).
+
+A slice is shrunk once to the network's scale, tiled there with overlap, blended under a tapered cosine window, and enlarged
+once. Tiles of several slices share a batch, so that small slices fill a GPU too. Images are (y, x) of any real dtype;
+probabilities (C, y, x) float32 in 0..1, on disk uint8 round(255 p), where foreground is >= 128.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+
+from sparsem.geometry import ZBlock
+from sparsem.models.checkpoint import Recipe, load_checkpoint
+from sparsem.models.device import Precision, autocast, choose_device
+from sparsem.settings import Settings
+from sparsem.stage import HERE, BlockResult, Execution, Needs, Stage, fingerprint_of
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
+from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
+
+FOREGROUND = 128  # round(255 p) for p >= 0.5
+
+Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (B, 1, S, S) standardised -> (B, C, S, S) probabilities
+
+
+class PredictSettings(Settings):
+    """How a stack is predicted."""
+
+    overlap: float = Field(0.25, ge=0, le=0.5, description="least overlap of neighbouring tiles, as part of a tile")
+    batch: int = Field(16, ge=1, description="tiles at once; changes the speed and the memory, not the result")
+    precision: Precision = Field("auto", description="auto: bfloat16 where the processor computes it fast")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    image: str | None = Field(None, description="image to predict; the newest one if not given")
+
+
+def predict_slices(
+    slices: Iterable[NDArray[Any]], forward: Forward, recipe: Recipe, factors: tuple[float, float], overlap: float, batch: int
+) -> Iterator[Probability]:
+    """Probabilities (C, y, x) float32 of one slice after another.
+
+    Args:
+        slices: (y, x) images of one shape.
+        forward: the network.
+        recipe: its tile size and the grey levels that it was trained on.
+        factors: slice pixels per network pixel, (y, x).
+        overlap: of neighbouring tiles, 0 to 0.5 of a tile.
+        batch: tiles in one call of ``forward``, across slices.
+    """
+    waiting: list[NDArray[np.float32]] = []  # tiles that no call has taken yet
+    ready: list[NDArray[np.float32]] = []  # outputs that belong to slices not yet complete
+    shapes: list[tuple[int, int]] = []
+    grid: TileGrid | None = None
+    for image in slices:
+        shape = (image.shape[0], image.shape[1])
+        if grid is None:
+            grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
+        waiting.extend(grid.cut((shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)))
+        shapes.append(shape)
+        while len(waiting) >= batch:
+            ready.extend(forward(np.stack(waiting[:batch])[:, None]))
+            del waiting[:batch]
+        while len(ready) >= len(grid.corners):
+            yield _whole(grid, ready, shapes.pop(0))
+    if waiting:
+        ready.extend(forward(np.stack(waiting)[:, None]))
+    while grid is not None and shapes:
+        yield _whole(grid, ready, shapes.pop(0))
+
+
+def _whole(grid: TileGrid, ready: list[NDArray[np.float32]], shape: tuple[int, int]) -> Probability:
+    tiles = np.stack(ready[: len(grid.corners)])
+    del ready[: len(grid.corners)]
+    return enlarge(grid.blend(tiles), shape)
+
+
+def quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
+    return np.floor(probability * 255 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def forward_on(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
+    """The network as a function of numpy arrays: tiles (B, 1, S, S) -> probabilities (B, C, S, S)."""
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def forward(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        images = torch.from_numpy(tiles).to(device).contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            logits = network(images)
+        probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
+        return probabilities
+
+    return forward
+
+
+def predict(
+    sample: Sample, model: str | Path, settings: PredictSettings = PredictSettings(), on: Execution = HERE
+) -> list[str]:
+    """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure that the model knows.
+
+    The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample.
+
+    Args:
+        sample: its image is read block by block; never more than a block is in memory.
+        model: a checkpoint.
+        settings: overlap, batch, precision, device, image.
+        on: how the work is spread; blocks that are done are not done again.
+
+    Returns:
+        The paths of the volumes in the sample.
+
+    Raises:
+        InputError: the model file is missing or damaged.
+        ResumeError: there are results of another model or other settings, and ``on.overwrite`` is not set.
+        ResourceError: a block does not fit into memory.
+    """
+    model = Path(model).resolve()
+    _, recipe = load_checkpoint(model)
+    image = sample.image(settings.image)
+    outputs = [spec for name in recipe.structures for spec in _outputs(name, image)]
+    inputs = {"image": image.fingerprint, "model": fingerprint_of({"recipe": recipe.training, "bytes": _hash_of(model)})}
+    name = f"predict-{'-'.join(recipe.structures)}"
+    with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
+        stage.map(_predict_block, image.blocks(), image, model, settings)
+    return [output.path for output in outputs]
+
+
+def _lasting(settings: PredictSettings) -> Settings:
+    """The settings that change a result; another device or batch may continue an interrupted run."""
+    return settings.model_copy(update={"batch": 1, "device": "auto"})
+
+
+def _outputs(structure: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
+    frame = (image.shape, np.uint8)
+    scale = (image.voxel_size, image.block_depth)
+    probability = volume_spec(f"probabilities/{structure}", *frame, Kind.PROBABILITY, *scale)
+    return probability, volume_spec(f"labels/{structure}", *frame, Kind.LABELS, *scale)
+
+
+def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
+    _, y, x = image.shape
+    factors = factors_for(recipe, image)
+    small_y, small_x = scaled_shape((y, x), factors)
+    structures = len(recipe.structures)
+    block = image.block_depth * y * x * (image.dtype.itemsize + 4 * structures)  # image, both outputs, and their chunks
+    working = y * x * 4 * (2 + 2 * structures) + small_y * small_x * 8 * (1 + structures)
+    network = settings.batch * recipe.see**2 * recipe.width * 4 * 6
+    disk = sum(spec.nbytes for name in recipe.structures for spec in _outputs(name, image))
+    return Needs(ram=block + working + network, disk=disk // 4, smaller="import with a smaller --block-depth, or use fewer --workers")
+
+
+def factors_for(recipe: Recipe, image: Volume) -> tuple[float, float]:
+    """Slice pixels per network pixel (y, x), so that the network sees the nm per pixel that it learnt."""
+    return recipe.pixel_nm[0] / image.voxel_size.y, recipe.pixel_nm[1] / image.voxel_size.x
+
+
+def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictSettings) -> BlockResult:
+    forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
+    factors = factors_for(recipe, image)
+    voxels = image.read(block.own)
+    shape = (len(recipe.structures), *voxels.shape)
+    probabilities = np.empty(shape, np.uint8)
+    slices = predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch)
+    for z, probability in enumerate(slices):
+        probabilities[:, z] = quantised(probability)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, probability in zip(recipe.structures, probabilities, strict=True):
+        arrays[f"probabilities/{name}"] = probability
+        arrays[f"labels/{name}"] = (probability >= FOREGROUND).astype(np.uint8)
+    return arrays, {}
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: Path, _changed: int, device: str, precision: Precision) -> tuple[Forward, Recipe]:
+    """The network of this process; blocks that follow find it loaded."""
+    network, recipe = load_checkpoint(model)
+    return forward_on(network, choose_device(device), precision), recipe
+
+
+def _hash_of(file: Path) -> str:
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+

@@ -1,0 +1,41 @@
+"""Progress of long work, with the time left: a bar on a terminal, a line now and then in a log file."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_EVERY_S = 30.0
+
+
+class Meter:
+    """Counts steps of one piece of work on standard error; as a context manager it always cleans up after itself."""
+
+    def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
+        self._title, self._total, self._first, self._done = title, total, done, done
+        self._started = self._logged = time.monotonic()
+        console = Console(file=sys.stderr)
+        self._log = console if not quiet and not console.is_terminal else None
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, disable=quiet or not console.is_terminal)
+        self._task = self._bar.add_task(title, total=total, completed=done, note="")
+
+    def __enter__(self) -> "Meter":
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def step(self, note: str = "") -> None:
+        """One more step is done; ``note`` stands behind the bar (a loss, a file name)."""
+        self._done += 1
+        self._bar.update(self._task, advance=1, note=note)
+        now = time.monotonic()
+        last = self._done == self._total
+        if self._log and (now - self._logged > LOG_EVERY_S or last):
+            left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
+            self._log.print(f"{self._title}: {self._done} of {self._total}, {left:.0f} s left  {note}", highlight=False, soft_wrap=True)
+            self._logged = now

@@ -1,0 +1,75 @@
+"""Dice, precision and recall from overlap sums (paper equations 2 to 4): a slice, averaged over slices, and pooled in 3D.
+
+Masks are boolean (z, y, x) or (y, x). Pixels that are not ``known`` count nowhere.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMOOTH = 1.0  # the papers' smoothing: an empty slice predicted empty has Dice 1
+
+T = TypeVar("T", float, Any)
+
+
+def dice_of_sums(both: T, predicted: T, true: T, smooth: float = SMOOTH) -> T:
+    """(2 |P and G| + s) / (|P| + |G| + s), equation 2; numbers or tensors, so the loss and the score are one formula."""
+    return (2 * both + smooth) / (predicted + true + smooth)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Pixel counts: in both, in the prediction, in the truth."""
+
+    both: int
+    predicted: int
+    true: int
+
+    def __add__(self, other: "Overlap") -> "Overlap":
+        return Overlap(self.both + other.both, self.predicted + other.predicted, self.true + other.true)
+
+    @property
+    def dice(self) -> float:
+        """2 TP / (2 TP + FP + FN); 1 where both are empty."""
+        return 2 * self.both / (self.predicted + self.true) if self.predicted + self.true else 1.0
+
+    @property
+    def precision(self) -> float:
+        """|P and G| / |P|; 1 where nothing is predicted."""
+        return self.both / self.predicted if self.predicted else 1.0
+
+    @property
+    def recall(self) -> float:
+        """|P and G| / |G|; 1 where there is nothing to find."""
+        return self.both / self.true if self.true else 1.0
+
+
+def overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> Overlap:
+    """Counts of one slice or volume.
+
+    Raises:
+        ValueError: the masks differ in shape.
+    """
+    if predicted.shape != true.shape:
+        raise ValueError(f"masks of {predicted.shape} and {true.shape} cannot be compared")
+    if known is not None:
+        predicted, true = predicted & known, true & known
+    return Overlap(*(int(np.count_nonzero(mask)) for mask in (predicted & true, predicted, true)))
+
+
+def pooled(slices: Iterable[Overlap]) -> Overlap:
+    """All slices as one volume: the 3D score."""
+    return sum(slices, Overlap(0, 0, 0))
+
+
+def average_dice(slices: Iterable[Overlap], skip_empty_truth: bool = False) -> float:
+    """Mean over slices of the smoothed Dice, the papers' average Dice.
+
+    ``skip_empty_truth`` leaves out slices without the structure, as the papers' scripts did; false positives there then go
+    unseen. NaN where no slice is left.
+    """
+    counted = [each for each in slices if each.true or not skip_empty_truth]
+    return float(np.mean([dice_of_sums(each.both, each.predicted, each.true) for each in counted])) if counted else float("nan")

@@ -1,0 +1,94 @@
+"""Settings: frozen models that reject unknown keys by naming the nearest known one.
+
+Every stage declares one subclass beside its function. TOML files, the command line and the viewer are made from it, so a
+default, its range and its help text exist once.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from sparsem.errors import SettingsError
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Validate ``values`` as ``model``; ``where`` (a file, a command) opens the error message.
+
+    Raises:
+        SettingsError: an unknown key (the nearest known one is named), a wrong type, a value out of range.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(model, detail, where) for detail in error.errors())) from None
+
+
+def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{key}'{nearest(str(detail['loc'][-1]), _known_keys(model, detail['loc'][:-1]))}"
+    if detail["type"] == "missing":
+        return f"{where}: the key '{key}' is required and was not given"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: '{key}' was given as {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            continue  # the entries of a dictionary of settings, or an optional table: keep looking one level down
+        model = field.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """End of an error message: what was probably meant, and what there is.
+
+    >>> nearest("strcture", ["structure", "seed"])
+    "; did you mean 'structure'? Known: seed, structure."
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    guess = f"; did you mean '{close[0]}'?" if close else "."
+    return f"{guess} Known: {', '.join(names) if names else 'none'}."
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        SettingsError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"Cannot read the settings file {path}: {error.strerror or error}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}.") from None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name the keys in which two flat records differ: ``batch: 5 -> 8, seed: 0 -> 1``."""
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return ", ".join(f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in keys)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

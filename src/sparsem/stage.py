@@ -1,0 +1,353 @@
+"""The one way in which work over a stack is done: cut into z-blocks, resumed, spread, checked before, recorded after.
+
+A stage is a function of a z-block that returns arrays. What it makes lies under ``.sparsem/work/STAGE`` until all of it is
+there, and is then renamed into place, so a final name never holds half a result. A finished block leaves a marker, written
+after its chunks by an atomic rename, that carries the stage's fingerprint and the block's summary: a second run does only
+what is missing, and ends in the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import zarr
+from numpy.typing import NDArray
+
+from sparsem import __version__
+from sparsem.errors import ResourceError, ResumeError, SampleError
+from sparsem.geometry import ZBlock
+from sparsem.progress import Meter
+from sparsem.settings import Settings, differences
+from sparsem.store.pyramid import coarser_mean, coarser_mode
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_bytes, write_atomically
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Arrays = Mapping[str, NDArray[Any]]
+BlockResult = tuple[Arrays, Mapping[str, Any]]
+BlockFunction = Callable[..., BlockResult]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How work is spread and shown.
+
+    Attributes:
+        workers: 0 runs in this process; more starts that many local processes.
+        scheduler: address of a Dask scheduler that exists (a SLURM cluster through dask-jobqueue).
+        overwrite: replace a result that was made with other settings; the old one stays until the new one is complete.
+        quiet: no progress on standard error.
+    """
+
+    workers: int = 0
+    scheduler: str | None = None
+    overwrite: bool = False
+    quiet: bool = False
+
+
+HERE = Execution(quiet=True)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stage will take, in bytes, and which setting takes less.
+
+    Attributes:
+        ram: of one process, at its peak.
+        disk: for everything it writes, uncompressed.
+        smaller: the setting that makes it fit, for the message.
+    """
+
+    ram: int = 0
+    disk: int = 0
+    smaller: str = ""
+
+    def check(self, directory: Path, processes: int = 1) -> None:
+        """Refuse what cannot fit.
+
+        Raises:
+            ResourceError: with both numbers and what to change.
+        """
+        free_ram, free_disk = psutil.virtual_memory().available, shutil.disk_usage(directory).free
+        for what, wanted, free in (("memory", self.ram * processes, free_ram), (f"disk at {directory}", self.disk, free_disk)):
+            if wanted > free:
+                advice = f"; {self.smaller}" if self.smaller and what == "memory" else ""
+                raise ResourceError(f"This needs {wanted / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are free{advice}.")
+
+
+def fingerprint_of(record: Mapping[str, Any]) -> str:
+    """A short hash of a JSON record; equal records have equal fingerprints, whatever the order of their keys."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass
+class Stage:
+    """One run of a stage on a sample, as a context manager.
+
+    Attributes:
+        sample: what is written to.
+        name: of the stage, and of its folder of unfinished work; two stages that write different things need two names.
+        settings: every setting that changes the result.
+        inputs: what it reads, name to fingerprint.
+        outputs: the volumes it writes.
+        on: how the work is spread.
+        needs: checked before anything is written.
+
+    Raises:
+        ResumeError: a result, finished or not, exists that was made otherwise, and ``on.overwrite`` is not set.
+        ResourceError: it cannot fit.
+        SampleError: another run writes to the sample.
+    """
+
+    sample: Sample
+    name: str
+    settings: Settings
+    inputs: Mapping[str, str]
+    outputs: Sequence[VolumeSpec]
+    on: Execution = HERE
+    needs: Needs = field(default_factory=Needs)
+
+    def __post_init__(self) -> None:
+        self.record: dict[str, Any] = {
+            "stage": self.name,
+            "version": __version__,
+            **{f"input {name}": fingerprint for name, fingerprint in self.inputs.items()},
+            **self.settings.model_dump(mode="json"),
+        }
+        self.fingerprint = fingerprint_of(self.record)
+        self._summaries: list[dict[str, Any]] = []
+        self._work = self.sample.path / ".sparsem" / "work" / self.name
+        self._record_file = self.sample.path / ".sparsem" / "stages" / f"{self.name}.json"
+
+    def __enter__(self) -> "Stage":
+        self._lock = self.sample.locked()
+        self._lock.__enter__()
+        try:
+            self.finished = self._is_finished()
+            if self.finished:
+                shutil.rmtree(self._work, ignore_errors=True)
+            else:
+                self._refuse_another_result()
+                self._prepare()
+        except BaseException as error:
+            self._lock.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None and not self.finished:
+                self._coarser_levels()
+                self._publish()
+        finally:
+            self._lock.__exit__(kind, error, trace)
+
+    def map(self, function: BlockFunction, blocks: Sequence[ZBlock], *arguments: Any) -> list[dict[str, Any]]:
+        """Run ``function(block, *arguments)`` for every block that is not done yet; it returns arrays and a summary.
+
+        The arrays are a mapping from an output's path to its (depth, y, x) voxels of the block; the summary is small and
+        JSON. Function and arguments must be picklable. The summaries of all blocks come back in the order of the blocks.
+        """
+        if self.finished:
+            return list(json.loads(self._record_file.read_text(encoding="utf-8"))["summaries"])
+        tasks = [_Task(self._work, self.fingerprint, 0, block) for block in blocks]
+        self._run(self.name, [(task, function, (task.block, *arguments)) for task in tasks])
+        self._summaries = [task.summary() for task in tasks]
+        return self._summaries
+
+    def _is_finished(self) -> bool:
+        return _fingerprint_in(self._record_file) == self.fingerprint and all(map(self._is_published, self.outputs))
+
+    def _refuse_another_result(self) -> None:
+        """What was made with other settings is only replaced on request; a run that was so requested may be continued."""
+        unfinished = self._work / "stage.json"
+        if _fingerprint_in(unfinished) == self.fingerprint:
+            return
+        for file, what in ((self._record_file, "finished result"), (unfinished, "unfinished run")):
+            if file.exists() and not self.on.overwrite:
+                before = json.loads(file.read_text(encoding="utf-8"))["record"]
+                changes = differences(before, self.record) or "its files were changed since"
+                raise ResumeError(
+                    f"'{self.name}' has a {what} in {self.sample.path.name} that was made otherwise ({changes}); "
+                    "use --overwrite to replace it, or the same settings to keep it."
+                )
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        left = Needs(self.needs.ram, 0 if self._work.exists() else self.needs.disk, self.needs.smaller)
+        left.check(self.sample.path, max(1, self.on.workers))
+        (self._work / "done").mkdir(parents=True, exist_ok=True)
+        write_atomically(self._work / "stage.json", json_bytes({"record": self.record, "started": _now()}))
+        for output in self.outputs:
+            if not self._is_published(output):
+                create_volume(self._work / "out" / output.path, output, fingerprint_of({"stage": self.fingerprint, "path": output.path}))
+
+    def _coarser_levels(self) -> None:
+        """Levels 1, 2, ... of every output: each from the one before, its blocks in parallel."""
+        deepest = max((len(output.level_factors()) for output in self.outputs), default=0)
+        for level in range(1, deepest):
+            work: list[tuple[_Task, BlockFunction, tuple[Any, ...]]] = []
+            for output in self.outputs:
+                if level < len(output.level_factors()) and not self._is_published(output):
+                    arguments = (self._work / "out" / output.path, output, level)
+                    tasks = (_Task(self._work, self.fingerprint, level, block, output.path) for block in output.level_blocks(level))
+                    work += [(task, _coarser_block, (task.block, *arguments)) for task in tasks]
+            self._run(f"{self.name}, level {level}", work)
+
+    def _is_published(self, output: VolumeSpec) -> bool:
+        """Renamed into place by a run that was killed between two renames."""
+        final = self.sample.path / output.path
+        if not (final / "0").is_dir() or not (final / "zarr.json").exists():
+            return False
+        return Volume(final).fingerprint == fingerprint_of({"stage": self.fingerprint, "path": output.path})
+
+    def _publish(self) -> None:
+        for output in self.outputs:
+            if not self._is_published(output):
+                self._replace(self._work / "out" / output.path, self.sample.path / output.path, output)
+        self.sample.publish_names()
+        self.sample.remember(
+            {
+                "stage": self.name,
+                "fingerprint": self.fingerprint,
+                "settings": self.record,
+                "outputs": [output.path for output in self.outputs],
+                "finished": _now(),
+            }
+        )
+        self._record_file.parent.mkdir(exist_ok=True)
+        write_atomically(self._record_file, json_bytes({"record": self.record, "summaries": self._summaries}))
+        shutil.rmtree(self._work)
+
+    def _replace(self, made: Path, final: Path, output: VolumeSpec) -> None:
+        """Put a complete volume in its place. The raw image is the sample's own root, so its levels move one by one."""
+        if output.path:
+            final.parent.mkdir(exist_ok=True)
+            if final.exists():
+                os.replace(final, self._work / f"replaced-{time.monotonic_ns()}")
+            os.replace(made, final)
+            return
+        for level in range(len(output.level_factors())):
+            if (made / str(level)).exists():
+                shutil.rmtree(final / str(level), ignore_errors=True)
+                os.replace(made / str(level), final / str(level))
+        os.replace(made / "zarr.json", final / "zarr.json")
+
+    def _run(self, title: str, work: "list[tuple[_Task, BlockFunction, tuple[Any, ...]]]") -> None:
+        left = [(task, function, arguments) for task, function, arguments in work if not task.is_done()]
+        if not left:
+            return
+        with Meter(title, len(work), len(work) - len(left), self.on.quiet) as meter, _client(self.on) as client:
+            if client is None:
+                for task, function, arguments in left:
+                    task.run(function, *arguments)
+                    meter.step()
+                return
+            for _ in _spread(client, left):
+                meter.step()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One block of one level: runs, writes its chunks, then its marker."""
+
+    work: Path
+    fingerprint: str
+    level: int
+    block: ZBlock
+    output: str = ""
+
+    @property
+    def _marker(self) -> Path:
+        prefix = f"{self.output.replace('/', '.')}-" if self.output else ""
+        return self.work / "done" / f"{prefix}{self.level}-{self.block.start}.json"
+
+    def is_done(self) -> bool:
+        if not self._marker.exists():
+            return False
+        return bool(json.loads(self._marker.read_text(encoding="utf-8"))["fingerprint"] == self.fingerprint)
+
+    def summary(self) -> dict[str, Any]:
+        return dict(json.loads(self._marker.read_text(encoding="utf-8"))["summary"])
+
+    def run(self, function: BlockFunction, *arguments: Any) -> None:
+        arrays, summary = function(*arguments)
+        for path, voxels in arrays.items():
+            array = zarr.open_array(store=self.work / "out" / path / str(self.level), mode="r+")
+            if voxels.dtype != array.dtype or voxels.shape != (self.block.stop - self.block.start, *array.shape[1:]):
+                raise AssertionError(f"{path}: a block of {voxels.shape} {voxels.dtype} does not fit {array.shape} {array.dtype}")
+            array[self.block.own] = voxels
+        write_atomically(self._marker, json_bytes({"fingerprint": self.fingerprint, "summary": summary}))
+
+
+def _coarser_block(block: ZBlock, directory: Path, output: VolumeSpec, level: int) -> BlockResult:
+    factors = output.level_factors()[level]
+    fine = zarr.open_array(store=directory / str(level - 1), mode="r")
+    voxels = np.asarray(fine[block.start * factors[0] : block.stop * factors[0]])
+    coarser = coarser_mode if output.kind is Kind.LABELS else coarser_mean
+    return {output.path: coarser(voxels, factors)}, {}
+
+
+@contextmanager
+def _client(on: Execution) -> "Iterator[Client | None]":
+    """The Dask client to work with; None means in this process."""
+    if not on.workers and not on.scheduler:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if on.scheduler:
+        try:
+            client = Client(on.scheduler, timeout=30)
+        except OSError as error:
+            raise SampleError(f"No Dask scheduler answers at {on.scheduler} ({error}); start one, or use --workers N.") from None
+        with client:
+            yield client
+        return
+    with LocalCluster(n_workers=on.workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        yield client
+
+
+def _spread(client: "Client", work: "list[tuple[_Task, BlockFunction, tuple[Any, ...]]]") -> Iterator[None]:
+    """Keep every worker two blocks ahead, so that a stack of a million blocks is never submitted at once."""
+    from distributed import as_completed
+
+    waiting = iter(work)
+    ahead = 2 * max(1, sum(client.nthreads().values()))
+
+    def submit() -> "Iterator[Any]":
+        for task, function, arguments in waiting:
+            yield client.submit(task.run, function, *arguments, pure=False)
+
+    futures = submit()
+    running = as_completed([future for _, future in zip(range(ahead), futures, strict=False)])
+    for future in running:
+        future.result()
+        yield
+        following = next(futures, None)
+        if following is not None:
+            running.add(following)
+
+
+def _fingerprint_in(file: Path) -> str | None:
+    if not file.exists():
+        return None
+    return fingerprint_of(json.loads(file.read_text(encoding="utf-8"))["record"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,172 @@
+"""A sample: one OME-Zarr on disk that holds the raw image and everything made from it.
+
+    sample.zarr/            the raw image, multiscale (z, y, x); never overwritten
+      images/NAME/          derived images
+      annotations/NAME/     labels of the annotated slices and their z
+      probabilities/NAME/   uint8, round(255 p)
+      labels/NAME/          results, NGFF image-labels
+      truth/NAME/           exact labels, where somebody has them (the phantom does)
+      tables/NAME.parquet   one row an object
+      .sparsem/             history.json, and the unfinished work of running stages
+
+Every folder is a Zarr group, so that a listing by any Zarr program meets nothing it does not know.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from filelock import FileLock, Timeout
+
+from sparsem.errors import SampleError
+from sparsem.geometry import VoxelSize
+from sparsem.settings import nearest
+from sparsem.store.volume import Volume, json_bytes, read_attributes, write_atomically, write_group
+
+FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picklable handle on a sample; workers open it by its path."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Sample":
+        """Open a sample that was made by ``import`` or ``phantom``.
+
+        Raises:
+            SampleError: there is none at the path, or its import was not finished.
+        """
+        directory = Path(path).resolve()
+        if not directory.exists():
+            raise SampleError(f"There is no sample at {path}; make one with 'sparsem import SOURCE {path}'.")
+        if not (directory / ".sparsem").is_dir():
+            raise SampleError(f"{path} is not a sparsem sample; make one from it with 'sparsem import {path} NAME.zarr'.")
+        if not (directory / "zarr.json").is_file():
+            raise SampleError(f"{path} has no image yet: its import was interrupted. Run the same import again to finish it.")
+        return cls(directory)
+
+    @classmethod
+    def create(cls, path: str | Path) -> "Sample":
+        """Make the empty frame of a sample, or take the one that is there.
+
+        Raises:
+            SampleError: the path holds something else.
+        """
+        directory = Path(path).resolve()
+        if directory.exists() and not (directory / ".sparsem").is_dir() and any(directory.iterdir()):
+            raise SampleError(f"{path} exists and is not a sparsem sample; choose another name for the output.")
+        write_group(directory / ".sparsem", {})
+        return cls(directory)
+
+    @property
+    def name(self) -> str:
+        """The folder's name without its ending."""
+        return self.path.stem
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of what a folder (``labels``, ``annotations``, ...) holds."""
+        children = (self.path / folder).glob("*/zarr.json")
+        return sorted(child.parent.name for child in children)
+
+    def volume(self, folder: str, name: str) -> Volume:
+        """A finished volume.
+
+        Raises:
+            SampleError: there is none of that name; the nearest is named.
+        """
+        if name not in self.names(folder):
+            raise SampleError(f"{self.path.name} has no {folder}/{name}{nearest(name, self.names(folder))}")
+        return Volume(self.path / folder / name)
+
+    def image(self, name: str | None = None) -> Volume:
+        """An image by name; ``raw`` is what was imported. Without a name, the newest one."""
+        if name is None:
+            name = self.newest_image
+        return Volume(self.path) if name == "raw" else self.volume("images", name)
+
+    @property
+    def newest_image(self) -> str:
+        """Name of the image that stages read unless told otherwise: the last derived one, else ``raw``."""
+        made = [name for entry in self.history() for name in entry["outputs"] if name.startswith("images/")]
+        names = [path.removeprefix("images/") for path in reversed(made)]
+        return next((name for name in names if name in self.names("images")), "raw")
+
+    @property
+    def voxel_size(self) -> VoxelSize:
+        """Of the raw image, nm."""
+        return Volume(self.path).voxel_size
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the sample for writing. The lock goes with the process, so a killed run leaves none behind.
+
+        Raises:
+            SampleError: another run holds it.
+        """
+        lock = FileLock(self.path / ".sparsem" / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SampleError(f"Another run is writing to {self.path.name}; wait for it to end, or work on a copy.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every stage that wrote here, oldest first."""
+        path = self.path / ".sparsem" / "history.json"
+        if not path.exists():
+            return []
+        try:
+            entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SampleError(f"{path} is damaged ({error}); restore it from a copy or remove it.") from None
+        return entries
+
+    def remember(self, entry: Mapping[str, Any]) -> None:
+        """Append to the history, replacing an older entry of the same stage and fingerprint."""
+        same = ("stage", "fingerprint")
+        kept = [old for old in self.history() if any(old.get(key) != entry.get(key) for key in same)]
+        write_atomically(self.path / ".sparsem" / "history.json", json_bytes([*kept, dict(entry)]))
+
+    def publish_names(self) -> None:
+        """Bring the groups' lists up to date: a Zarr group for each folder, and NGFF's list of labels."""
+        for folder in FOLDERS:
+            if (self.path / folder).is_dir():
+                listed = {"ome": {"version": "0.5", "labels": self.names("labels")}} if folder == "labels" else {}
+                group = self.path / folder / "zarr.json"
+                if not group.exists() or read_attributes(self.path / folder) != listed:
+                    write_group(self.path / folder, listed)
+
+    def write_table(self, name: str, table: pa.Table) -> Path:
+        """Write ``tables/NAME.parquet`` and the same as CSV, each in one step; returns the Parquet file's path."""
+        folder = self.path / "tables"
+        folder.mkdir(exist_ok=True)
+        for ending, write in ((".csv", pyarrow.csv.write_csv), (".parquet", pyarrow.parquet.write_table)):
+            sink = pa.BufferOutputStream()
+            write(table, sink)
+            write_atomically(folder / f"{name}{ending}", sink.getvalue().to_pybytes())
+        self.publish_names()
+        return folder / f"{name}.parquet"
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read ``tables/NAME.parquet``.
+
+        Raises:
+            SampleError: there is none of that name.
+        """
+        path = self.path / "tables" / f"{name}.parquet"
+        if not path.exists():
+            known = [table.stem for table in (self.path / "tables").glob("*.parquet")]
+            raise SampleError(f"{self.path.name} has no table '{name}'{nearest(name, known)}")
+        return pyarrow.parquet.read_table(path)

@@ -1,0 +1,226 @@
+"""One multiscale volume inside a sample: an OME-Zarr 0.5 group whose arrays ``0``, ``1``, ... are (z, y, x) levels.
+
+The chunks of every level are as deep as a z-block, so a block is written by one task and no chunk has two writers.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+from ome_zarr_models.common.coordinate_transformations import VectorScale, VectorTranslation
+from ome_zarr_models.v05.axes import Axis
+from ome_zarr_models.v05.multiscales import Dataset, Multiscale
+
+from sparsem.errors import SampleError
+from sparsem.geometry import VoxelSize, ZBlock, z_blocks
+
+CHUNK_YX = 512  # a chunk of 16 slices is then 4 MB: small enough to look at, large enough for a cluster file system
+COARSEST = 512  # levels are added until the longest axis is no longer than this
+
+
+class Kind(StrEnum):
+    """What a volume's numbers mean; decides how it is made coarser and how viewers show it."""
+
+    IMAGE = "image"
+    PROBABILITY = "probability"
+    LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """What a volume is before it has a voxel.
+
+    Attributes:
+        path: where in the sample, for instance ``labels/nucleus``; empty for the raw image.
+        shape: (z, y, x) voxels.
+        dtype: of the numbers.
+        kind: image, probability or labels.
+        voxel_size: nm.
+        block_depth: slices a z-block, and so a chunk.
+    """
+
+    path: str
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    kind: Kind
+    voxel_size: VoxelSize
+    block_depth: int
+
+    def level_factors(self) -> list[tuple[int, int, int]]:
+        """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
+        factors, shape, voxel = [(1, 1, 1)], self.shape, self.voxel_size
+        while max(shape) > COARSEST:
+            halve = voxel.halving()
+            if all(length == 1 for length, factor in zip(shape, halve, strict=True) if factor == 2):
+                break
+            shape, voxel = _shrunk(shape, halve), voxel.times(halve)
+            factors.append(halve)
+        return factors
+
+    def level_shapes(self) -> list[tuple[int, int, int]]:
+        """(z, y, x) of every level."""
+        shapes = [self.shape]
+        for factors in self.level_factors()[1:]:
+            shapes.append(_shrunk(shapes[-1], factors))
+        return shapes
+
+    def level_blocks(self, level: int) -> list[ZBlock]:
+        """The z-blocks of a level."""
+        return z_blocks(self.level_shapes()[level][0], self.block_depth)
+
+    @property
+    def nbytes(self) -> int:
+        """Uncompressed bytes of all levels."""
+        return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.level_shapes()) * self.dtype.itemsize
+
+
+def volume_spec(
+    path: str,
+    shape: tuple[int, int, int],
+    dtype: DTypeLike,
+    kind: Kind,
+    voxel_size: VoxelSize,
+    block_depth: int,
+) -> VolumeSpec:
+    """A VolumeSpec with its numbers made plain Python ones."""
+    z, y, x = (int(length) for length in shape)
+    return VolumeSpec(path, (z, y, x), np.dtype(dtype), kind, voxel_size, int(block_depth))
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A finished volume: a picklable handle that opens its arrays when they are asked for."""
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        if not (self.directory / "zarr.json").is_file():
+            raise SampleError(f"{self.directory} is not a Zarr v3 group (it has no zarr.json).")
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The group's attributes: ``ome`` for every NGFF tool, ``sparsem`` for us."""
+        return read_attributes(self.directory)
+
+    def level(self, number: int = 0) -> "zarr.Array[Any]":
+        """The array of one level; 0 is full resolution."""
+        return zarr.open_array(store=self.directory / str(number), mode="r")
+
+    def read(self, slices: slice) -> NDArray[Any]:
+        """Full-resolution slices as an array (z, y, x)."""
+        return np.asarray(self.level()[slices])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x) voxels."""
+        z, y, x = self.level().shape
+        return z, y, x
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return np.dtype(self.level().dtype)
+
+    @property
+    def block_depth(self) -> int:
+        """Slices a z-block."""
+        return int(self.level().chunks[0])
+
+    def blocks(self, halo: int = 0) -> list[ZBlock]:
+        """The z-blocks of the full resolution."""
+        return z_blocks(self.shape[0], self.block_depth, halo)
+
+    @property
+    def voxel_size(self) -> VoxelSize:
+        """Of the full resolution, nm."""
+        scale = self.attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+        return VoxelSize.of(scale)
+
+    @property
+    def levels(self) -> int:
+        """How many levels there are."""
+        return len(self.attributes["ome"]["multiscales"][0]["datasets"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What this volume was made from; two volumes with one fingerprint hold the same bytes."""
+        return str(self.attributes["sparsem"]["fingerprint"])
+
+
+def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
+    """Make the group and its empty arrays. Making it again over an unfinished one keeps the chunks that are there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    chunk = (spec.block_depth, min(CHUNK_YX, spec.shape[1]), min(CHUNK_YX, spec.shape[2]))
+    for level, shape in enumerate(spec.level_shapes()):
+        if not (directory / str(level) / "zarr.json").exists():
+            zarr.create_array(
+                store=directory / str(level),
+                shape=shape,
+                chunks=chunk,
+                dtype=spec.dtype,
+                fill_value=0,
+                dimension_names=("z", "y", "x"),
+                zarr_format=3,
+            )
+    attributes: dict[str, Any] = {"ome": _ome_metadata(spec), "sparsem": {"kind": spec.kind.value, "fingerprint": fingerprint}}
+    write_group(directory, attributes)
+
+
+def _ome_metadata(spec: VolumeSpec) -> dict[str, Any]:
+    """NGFF 0.5 ``ome`` attributes, built from and so checked by the models of ome-zarr-models."""
+    datasets, voxel, offset = [], spec.voxel_size, (0.0, 0.0, 0.0)
+    for level, factors in enumerate(spec.level_factors()):
+        # A cell's centre lies half a fine voxel further on for every halving.
+        offset = tuple(o + (f - 1) / 2 * v for o, f, v in zip(offset, factors, voxel, strict=True))
+        voxel = voxel.times(factors)
+        transforms = (VectorScale(type="scale", scale=list(voxel)), VectorTranslation(type="translation", translation=list(offset)))
+        datasets.append(Dataset(path=str(level), coordinateTransformations=transforms if level else transforms[:1]))
+    name = spec.path.rsplit("/", 1)[-1] or "raw"
+    axes = [Axis(name=axis, type="space", unit="nanometer") for axis in "zyx"]
+    multiscale = Multiscale(axes=axes, datasets=tuple(datasets), name=name, type="mode" if spec.kind is Kind.LABELS else "mean")
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale.model_dump(exclude_none=True)]}
+    if spec.kind is Kind.LABELS:
+        depth = spec.path.count("/") + 1  # the way back up to the image that the labels were drawn on
+        ome["image-label"] = {"source": {"image": "/".join([".."] * depth) + "/"}}
+    return ome
+
+
+def read_attributes(directory: Path) -> dict[str, Any]:
+    """The attributes of the Zarr group or array in ``directory``."""
+    try:
+        metadata = json.loads((directory / "zarr.json").read_text(encoding="utf-8"))
+        attributes = metadata["attributes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SampleError(f"{directory / 'zarr.json'} is missing or damaged ({error}).") from None
+    if not isinstance(attributes, dict):
+        raise SampleError(f"{directory / 'zarr.json'} is damaged: its attributes are not a table.")
+    return attributes
+
+
+def write_group(directory: Path, attributes: dict[str, Any]) -> None:
+    """Write a Zarr v3 group's metadata in one step: a reader sees the old attributes or the new ones."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "zarr.json", json_bytes({"attributes": attributes, "zarr_format": 3, "node_type": "group"}))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that it holds the old content or the new one, never half of it."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON with a stable order of what was given."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _shrunk(shape: tuple[int, int, int], factors: tuple[int, int, int]) -> tuple[int, int, int]:
+    z, y, x = (-(-length // factor) for length, factor in zip(shape, factors, strict=True))
+    return z, y, x

@@ -1,0 +1,1 @@
+"""Tiles: how a slice of any size meets a network of one size."""
