@@ -37,7 +37,9 @@ class AnnotationSettings(Settings):
         None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
     )
     first_number: int = Field(0, ge=0, description="the number in a file's name that stands for the first slice of the stack")
-    classes: dict[str, tuple[int, ...]] = Field({}, description="names of the ids: nucleus=1,2 nucleolus=2; without it, all that is not 0 is NAME")
+    classes: dict[str, tuple[int, ...]] = Field(
+        {}, description="names of the ids: nucleus=1,2 nucleolus=2; without it, all that is not 0 is NAME"
+    )
     ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
     image: str | None = Field(None, description="the image that the labels were drawn on; the newest one if not given")
 
@@ -49,6 +51,9 @@ class AnnotationSettings(Settings):
     @field_validator("classes", mode="before")
     @classmethod
     def _as_tuples(cls, value: object) -> object:
+        if isinstance(value, list | tuple):  # as on the command line: nucleus=1,2
+            parts = [str(part).partition("=") for part in value]
+            value = {name: tuple(filter(None, ids.split(","))) for name, _, ids in parts}
         if not isinstance(value, Mapping):
             return value
         return {name: (ids,) if isinstance(ids, int) else ids for name, ids in value.items()}
@@ -137,7 +142,10 @@ def import_annotation(
     found = open_source(source)
     image = settings.image or sample.newest_image
     z, planes = _choose(found, sample.image(image).shape, settings, str(source))
-    slices = (_as_labels(np.asarray(found.stack[plane : plane + 1])[0], f"slice {number} of {source}") for number, plane in zip(z, planes, strict=True))
+    slices = (
+        _as_labels(np.asarray(found.stack[plane : plane + 1])[0], f"slice {number} of {source}")
+        for number, plane in zip(z, planes, strict=True)
+    )
     write_annotation(sample, name, z, slices, settings.classes, settings.ignore, image, overwrite)
     return None if settings.classes else read_annotation(sample, name)
 
@@ -191,7 +199,9 @@ def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSett
     """Slice numbers, and which plane of the source holds each."""
     n_slices, n_planes = shape[0], found.stack.shape[0]
     if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
-        raise InputError(f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice.")
+        raise InputError(
+            f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice."
+        )
     if settings.slices is None:
         numbers = _numbers_in_names(found, settings.first_number, n_slices, where)
         planes = list(range(n_planes))
@@ -204,7 +214,9 @@ def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSett
     else:
         numbers = _parse_numbers(settings.slices)
         if n_planes not in (n_slices, len(numbers)):
-            raise InputError(f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices.")
+            raise InputError(
+                f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices."
+            )
         planes = numbers if n_planes == n_slices else list(range(n_planes))
     outside = [number for number in numbers if not 0 <= number < n_slices]
     if outside or len(set(numbers)) != len(numbers) or not numbers:
@@ -216,11 +228,16 @@ def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSett
 
 def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> list[int]:
     if not found.numbers:
-        raise InputError(f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background.")
+        raise InputError(
+            f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
+        )
     numbers = [number - first for number in found.numbers]
     if any(not 0 <= number < n_slices for number in numbers):
         hint = "; if the first slice is numbered 1, give --first-number 1" if first == 0 and max(numbers) == n_slices else ""
-        raise InputError(f"The file names in {where} carry the numbers {min(found.numbers)} to {max(found.numbers)}, but the image has {n_slices} slices{hint}.")
+        raise InputError(
+            f"The file names in {where} carry the numbers {min(found.numbers)} to {max(found.numbers)}, "
+            f"but the image has {n_slices} slices{hint}."
+        )
     return numbers
 
 

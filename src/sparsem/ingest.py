@@ -20,7 +20,9 @@ READABLE = (np.uint8, np.uint16)
 class ImportSettings(Settings):
     """How a stack becomes a sample."""
 
-    voxel_nm: tuple[float, float, float] | None = Field(None, description="voxel size z y x in nm; required where the file does not state it")
+    voxel_nm: tuple[float, float, float] | None = Field(
+        None, description="voxel size z y x in nm; required where the file does not state it"
+    )
     dataset: str | None = Field(None, description="key of the array inside a Zarr group")
     block_depth: int = Field(16, ge=1, description="slices a z-block: the unit of work, of resuming, and of the chunks on disk")
 
@@ -44,7 +46,9 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     found = open_source(source, settings.dataset)
     voxel = found.voxel_size(settings.voxel_nm)
     if found.stack.dtype not in READABLE:
-        raise InputError(f"{source} holds {found.stack.dtype} numbers; expected 8 or 16 bit unsigned. Convert the stack, for instance in Fiji.")
+        raise InputError(
+            f"{source} holds {found.stack.dtype} numbers; expected 8 or 16 bit unsigned. Convert the stack, for instance in Fiji."
+        )
     z, y, x = found.stack.shape
     depth = min(settings.block_depth, z)
     output = volume_spec("", (z, y, x), found.stack.dtype, Kind.IMAGE, voxel, depth)

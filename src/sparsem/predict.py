@@ -83,7 +83,7 @@ def _whole(grid: TileGrid, ready: list[NDArray[np.float32]], shape: tuple[int, i
 
 def quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
-    return np.floor(probability * 255 + 0.5).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.floor(probability * 255 + 0.5).clip(0, 255), np.uint8)
 
 
 def forward_on(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
@@ -101,9 +101,7 @@ def forward_on(network: nn.Module, device: torch.device, precision: Precision) -
     return forward
 
 
-def predict(
-    sample: Sample, model: str | Path, settings: PredictSettings = PredictSettings(), on: Execution = HERE
-) -> list[str]:
+def predict(sample: Sample, model: str | Path, settings: PredictSettings = PredictSettings(), on: Execution = HERE) -> list[str]:
     """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure that the model knows.
 
     The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample.
@@ -187,4 +185,3 @@ def _loaded(model: Path, _changed: int, device: str, precision: Precision) -> tu
 
 def _hash_of(file: Path) -> str:
     return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
-

@@ -18,7 +18,14 @@ class Meter:
         self._started = self._logged = time.monotonic()
         console = Console(file=sys.stderr)
         self._log = console if not quiet and not console.is_terminal else None
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, disable=quiet or not console.is_terminal)
         self._task = self._bar.add_task(title, total=total, completed=done, note="")
 

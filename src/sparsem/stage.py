@@ -185,6 +185,10 @@ class Stage:
                     f"'{self.name}' has a {what} in {self.sample.path.name} that was made otherwise ({changes}); "
                     "use --overwrite to replace it, or the same settings to keep it."
                 )
+        for output in self.outputs:
+            if (self.sample.path / output.path / "0").is_dir() and not self.on.overwrite and not self._record_file.exists():
+                what = output.path or "image"
+                raise ResumeError(f"{self.sample.path.name} has a {what} already, made by another command; use --overwrite to replace it.")
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _prepare(self) -> None:

@@ -7,8 +7,6 @@ from sparsem.annotations import UNKNOWN
 from sparsem.score.overlap import dice_of_sums
 
 
-
-
 def known_pixels(target: Tensor) -> tuple[Tensor, Tensor]:
     """Truth 0 or 1 and whether it is known, both as floats (B, C, H, W)."""
     known = (target != UNKNOWN).float()
@@ -26,7 +24,8 @@ def dice_loss(probability: Tensor, target: Tensor, squared: bool = True) -> Tens
     predicted = (probability * probability if squared else probability).sum(over)
     dice = dice_of_sums((probability * truth).sum(over), predicted, truth.sum(over))  # (C,)
     annotated = (known.sum(over) > 0).float()
-    return 1 - (dice * annotated).sum() / annotated.sum().clamp(min=1)
+    mean: Tensor = (dice * annotated).sum() / annotated.sum().clamp(min=1)
+    return 1 - mean
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Supervised learning (paper 3.4, 5.1): one update, and the loop of them.
 
-Batches (B, 1, S, S) float32 and targets (B, C, S, S) uint8
-(0, 1, 255 not known) are cut from a few labelled slices at the network's scale. Nothing here depends on when a run was interrupted: a batch is a function of the
-seed and its number, and the state that is saved holds the weights, their average and the optimiser's moments.
+Batches (B, 1, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a few labelled slices at the
+network's scale. Nothing here depends on when a run was interrupted: a batch is a function of the seed and its number, and the
+state that is saved holds the weights, their average and the optimiser's moments.
 """
 
 import copy
@@ -33,7 +33,9 @@ BEFORE_WARM = 10  # the running average of the weights follows closely at first:
 class TrainSettings(Settings):
     """How a network learns. The paper's own numbers: width 64, tile 2048 seen at 512, learning rate 1e-4 constant, 5000 updates."""
 
-    structures: tuple[str, ...] = Field((), description="what to learn; one model learns all of them; all that is annotated if not given")
+    structure: tuple[str, ...] = Field(
+        (), description="what to learn; repeat it for several in one model; all that is annotated if not given"
+    )
     model: str = Field("resunet", description="architecture: resunet or unet")
     width: int = Field(16, ge=1, description="feature maps of the network's first level")
     read: int = Field(512, ge=16, description="edge of a tile in the image, px: the context")
@@ -130,7 +132,7 @@ def start(recipe: Recipe, settings: TrainSettings, device: torch.device) -> Trai
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = recipe.build()
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.999), eps=1e-7)
     return TrainingState(network, copy.deepcopy(network), optimiser)
 
@@ -208,7 +210,9 @@ def validation_dice(
         grid = TileGrid((each.image.shape[0], each.image.shape[1]), settings.see, overlap=0)
         with autocast(device, settings.precision):
             images = torch.from_numpy(grid.cut(each.image)[:, None]).to(device)
-            outputs = [network(batch.contiguous(memory_format=torch.channels_last)).float().sigmoid() for batch in images.split(settings.batch)]
+            outputs = [
+                network(batch.contiguous(memory_format=torch.channels_last)).float().sigmoid() for batch in images.split(settings.batch)
+            ]
         probability = grid.blend(torch.cat(outputs).cpu().numpy())
         for structure, found in enumerate(counts):
             target = each.target[structure]

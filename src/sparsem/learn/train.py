@@ -32,9 +32,7 @@ def held_out(count: int, validation: int) -> list[int]:
     return [int((2 * index + 1) * count / (2 * validation)) for index in range(validation)]
 
 
-def train(
-    samples: Sequence[Sample], out: str | Path, settings: TrainSettings = TrainSettings(), on: Execution = HERE
-) -> Recipe:
+def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = TrainSettings(), on: Execution = HERE) -> Recipe:
     """Train one network on the labelled slices of one or more samples and write it to ``out``.
 
     An interrupted training goes on where it was when called again; the weights end the same, bit for bit on a CPU.
@@ -59,11 +57,13 @@ def train(
     out = Path(out)
     if out.suffix != ".safetensors":
         raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
-    structures = settings.structures or tuple(annotated_structures(samples[0]))
+    structures = settings.structure or tuple(annotated_structures(samples[0]))
     if not structures:
-        raise InputError(f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'.")
+        raise InputError(
+            f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'."
+        )
     slices, recipe, inputs = learning_slices(samples, structures, settings)
-    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), "structures": list(structures)}
+    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), "structure": list(structures)}
     if _is_trained(out, record, on.overwrite):
         return read_recipe(out)
     aside = held_out(len(slices), settings.validation_slices)
@@ -139,7 +139,7 @@ def _finish(
     files: "_Files", state: TrainingState, recipe: Recipe, record: Mapping[str, Any], learnt: list[str], validated: list[str]
 ) -> Recipe:
     last = state.average.cpu()
-    about = {"record": dict(record), "learnt from": learnt, "held out": validated}
+    about: dict[str, Any] = {"record": dict(record), "learnt from": learnt, "held out": validated}
     if validated:
         save_checkpoint(files.last, last, replace(recipe, training=about | {"weights": "last"}))
         last.load_state_dict(state.best)
@@ -165,7 +165,7 @@ class _Files:
         return self.out.with_suffix(".last.safetensors")
 
     def save(self, state: TrainingState, record: Mapping[str, Any]) -> None:
-        about = {"record": dict(record), "update": state.update, "best_dice": state.best_dice}
+        about: dict[str, Any] = {"record": dict(record), "update": state.update, "best_dice": state.best_dice}
         save_tensors(self.state, state.tensors(), about)
 
     def restore(self, state: TrainingState, record: Mapping[str, Any], overwrite: bool) -> None:

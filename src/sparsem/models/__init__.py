@@ -7,8 +7,7 @@ from sparsem.models.resunet import ResUNet
 from sparsem.models.unet import UNet
 from sparsem.settings import nearest
 
-
-MODELS: dict[str, type[nn.Module]] = {"resunet": ResUNet, "unet": UNet}
+MODELS: dict[str, type[ResUNet] | type[UNet]] = {"resunet": ResUNet, "unet": UNet}
 
 
 def build(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn.Module:
@@ -27,7 +26,7 @@ def build(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn
 
 def multiple_of(name: str) -> int:
     """The number that tile edges of a network must be a multiple of."""
-    return int(getattr(MODELS[name], "multiple_of"))
+    return MODELS[name].multiple_of
 
 
 def count_parameters(network: nn.Module) -> int:

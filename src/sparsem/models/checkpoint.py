@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -68,7 +67,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); 'sparsem train' makes one.") from None
+        raise InputError(
+            f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); 'sparsem train' makes one."
+        ) from None
     if about.pop("format") != FORMAT:
         raise InputError(f"{path.name} was written by another version of sparsem; expected format {FORMAT}.")
     return tensors, about

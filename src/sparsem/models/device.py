@@ -38,5 +38,3 @@ def _is_fast_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and later; before it is emulated
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
-
-

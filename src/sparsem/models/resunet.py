@@ -3,6 +3,8 @@
 Input (B, in, H, W), output logits (B, out, H, W); H and W are multiples of 16.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        return self.residual(x) + self.shortcut(x)
+        total: Tensor = self.residual(x) + self.shortcut(x)
+        return total
 
 
 class ResUNet(nn.Module):
@@ -50,7 +53,7 @@ class ResUNet(nn.Module):
     def __init__(self, width: int = 64, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(DEPTH + 1)]
-        down = [ResidualBlock(above, below, stride=2) for above, below in zip(widths, widths[1:], strict=False)]
+        down = [ResidualBlock(above, below, stride=2) for above, below in pairwise(widths)]
         self.encoder = nn.ModuleList([ResidualBlock(inputs, width, activate_first=False), *down])
         upwards = widths[-2::-1]
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(2 * maps, maps, 2, 2) for maps in upwards)

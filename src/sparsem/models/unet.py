@@ -37,18 +37,18 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(double_convolution(a, b, b) for a, b in zip(above, widths, strict=True))
         upwards = [(8 * width, 4 * width, 2 * width), (4 * width, 2 * width, width), (2 * width, width, width)]
         self.decoder = nn.ModuleList(double_convolution(*maps) for maps in upwards)
-        self.halve = nn.MaxPool2d(2)
-        self.double = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.shrink = nn.MaxPool2d(2)
+        self.enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.head = nn.Conv2d(width, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
-            x = block(self.halve(x) if level else x)
+            x = block(self.shrink(x) if level else x)
             skips.append(x)
         skips.pop()
         for block in self.decoder:
-            x = block(torch.cat([skips.pop(), self.double(x)], dim=1))
+            x = block(torch.cat([skips.pop(), self.enlarge(x)], dim=1))
         logits: Tensor = self.head(x)
         return logits

@@ -16,18 +16,18 @@ def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
     """Mean over cells of ``factors`` (1 or 2 an axis) voxels; integers are rounded half up. Keeps the dtype."""
     parts = _cells(fine, factors)
     if not np.issubdtype(fine.dtype, np.integer):
-        return parts.mean(axis=0, dtype=np.float64).astype(fine.dtype)
+        return np.asarray(parts.mean(axis=0, dtype=np.float64), fine.dtype)
     total = parts.sum(axis=0, dtype=np.int64)
-    return ((2 * total + len(parts)) // (2 * len(parts))).astype(fine.dtype)
+    return np.asarray((2 * total + len(parts)) // (2 * len(parts)), fine.dtype)
 
 
 def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
     """Most frequent label over cells of ``factors`` (1 or 2 an axis) voxels; of equally frequent ones the largest id."""
     parts = _cells(fine, factors)
-    mode = parts[0].copy()
+    mode: Array = parts[0].copy()
     mixed = np.nonzero((parts != parts[0]).any(axis=0))  # most cells hold one label; only the others are counted
     if mixed[0].size:
-        candidates = np.sort(parts[(slice(None), *mixed)], axis=0)[::-1]  # (cell voxels, mixed cells), largest id first
+        candidates = np.sort(parts[:, mixed[0], mixed[1], mixed[2]], axis=0)[::-1]  # (cell voxels, mixed cells), largest id first
         votes = (candidates[:, None] == candidates[None]).sum(axis=1)
         mode[mixed] = np.take_along_axis(candidates, votes.argmax(axis=0)[None], axis=0)[0]
     return mode

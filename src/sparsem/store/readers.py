@@ -90,7 +90,7 @@ def open_source(source: str | Path, dataset: str | None = None) -> Source:
     """
     path = Path(source)
     if any(mark in str(source) for mark in "*?[") and not path.exists():
-        files = [Path(name) for name in glob.glob(str(source))]
+        files = [Path(name) for name in glob.glob(str(source))]  # noqa: PTH207  # Path.glob takes no absolute pattern
         return _open_slices(files, f"the pattern {source}")
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
@@ -148,7 +148,7 @@ class TiffStack:
         start, stop, _ = slices.indices(self.shape[0])
         try:
             with tifffile.TiffFile(self.path) as tiff, tiff.series[0].aszarr(level=0) as store:
-                array = zarr.open_array(store=store, mode="r")
+                array: Any = zarr.open_array(store=store, mode="r")
                 voxels = np.asarray(array[(*(0,) * (array.ndim - 3), slice(start, stop))] if array.ndim > 2 else array[...])
         except (tifffile.TiffFileError, OSError, ValueError, RuntimeError) as error:
             raise InputError(f"Slices {start} to {stop - 1} of {self.path.name} cannot be read ({error}); is the file complete?") from None
@@ -268,7 +268,7 @@ def _open_zarr(path: Path, dataset: str | None) -> Source:
         raise InputError(f"{path.name} cannot be read as Zarr ({error}).") from None
     voxel: Axes = (None, None, None)
     if isinstance(node, zarr.Group):
-        attributes = node.attrs.asdict()
+        attributes: Any = node.attrs.asdict()
         multiscales: Any = attributes.get("ome", attributes).get("multiscales")  # 0.5 has the key "ome", 0.4 has not
         if dataset is None and multiscales:
             dataset = multiscales[0]["datasets"][0]["path"]
@@ -296,7 +296,7 @@ def _metadata_name(array: Path) -> str:
 class ZarrStack:
     """A Zarr array of (z, y, x), possibly behind axes of length one."""
 
-    array: "zarr.Array[Any]"
+    array: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -304,11 +304,11 @@ class ZarrStack:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.array.dtype)
+        kind: np.dtype[Any] = np.dtype(self.array.dtype)
+        return kind
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
-        voxels = np.asarray(self.array[(*(0,) * (self.array.ndim - 3), slices)])
-        return voxels
+        return np.asarray(self.array[(*(0,) * (self.array.ndim - 3), slices)])
 
 
 def _ngff_voxel(multiscale: Mapping[str, Any]) -> Axes:

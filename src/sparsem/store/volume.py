@@ -174,12 +174,12 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
 
 def _ome_metadata(spec: VolumeSpec) -> dict[str, Any]:
     """NGFF 0.5 ``ome`` attributes, built from and so checked by the models of ome-zarr-models."""
-    datasets, voxel, offset = [], spec.voxel_size, (0.0, 0.0, 0.0)
+    datasets, voxel, offset = [], spec.voxel_size, [0.0, 0.0, 0.0]
     for level, factors in enumerate(spec.level_factors()):
         # A cell's centre lies half a fine voxel further on for every halving.
-        offset = tuple(o + (f - 1) / 2 * v for o, f, v in zip(offset, factors, voxel, strict=True))
+        offset = [o + (f - 1) / 2 * v for o, f, v in zip(offset, factors, voxel, strict=True)]
         voxel = voxel.times(factors)
-        transforms = (VectorScale(type="scale", scale=list(voxel)), VectorTranslation(type="translation", translation=list(offset)))
+        transforms = (VectorScale(type="scale", scale=list(voxel)), VectorTranslation(type="translation", translation=offset))
         datasets.append(Dataset(path=str(level), coordinateTransformations=transforms if level else transforms[:1]))
     name = spec.path.rsplit("/", 1)[-1] or "raw"
     axes = [Axis(name=axis, type="space", unit="nanometer") for axis in "zyx"]

@@ -13,7 +13,7 @@ Tile = tuple[NDArray[np.float32], NDArray[np.uint8]]
 def flipped_and_turned(tile: Tile, random: np.random.Generator) -> Tile:
     """One of the eight flips and quarter turns of a square tile."""
     image, target = tile
-    turns, mirror = random.integers(4), random.random() < 0.5
+    turns, mirror = int(random.integers(4)), random.random() < 0.5
     if mirror:
         image, target = image[:, ::-1], target[..., ::-1]
     return np.rot90(image, turns), np.rot90(target, turns, axes=(1, 2))

@@ -1,0 +1,83 @@
+"""The command line: ``sparsem VERB ...``. Exit codes: 0 done, 2 something that you can mend, 130 stopped by you."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from sparsem import __version__
+from sparsem.errors import SparsemError
+
+# name -> (function in sparsem.cli.commands, what --help lists). The functions load torch, so they load when they are called.
+COMMANDS = {
+    "demo": ("demo", "The whole job on a synthetic tumour volume, in a few minutes."),
+    "phantom": ("phantom", "Make a synthetic tumour volume with exact truth."),
+    "import": ("import_", "Bring a stack in."),
+    "annotate": ("annotate", "Bring hand-labelled slices in."),
+    "train": ("train", "Teach a network the structures from the labelled slices."),
+    "predict": ("predict", "Find the structures in every slice."),
+    "score": ("score", "Compare labels with truth."),
+    "export": ("export", "Write labels as a TIFF stack."),
+    "info": ("info", "Tell what a sample holds, and what was done to it."),
+    "run": ("run", "Walk the whole path from one study.toml."),
+}
+
+
+class Verbs(TyperGroup):
+    """Lists the commands without loading them."""
+
+    listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        if self.listing:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+        return _load(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.listing = True
+        super().format_help(ctx, formatter)
+
+
+def _load(name: str) -> Any:
+    commands = import_module("sparsem.cli.commands")
+    one = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+    if name == "annotate":
+        one.command("import")(commands.annotate_import)
+        one.callback(help=COMMANDS[name][1])(lambda: None)
+    else:
+        one.command(name)(getattr(commands, COMMANDS[name][0]))
+    return typer.main.get_command(one)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    help=(
+        "From a raw volume-EM stack and a few labelled slices to every organelle. The usual way: import, annotate import, train, "
+        "predict, export. Every command can be stopped and run again: it goes on where it was."
+    ),
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="print the version")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the ``sparsem`` command."""
+    try:
+        app()
+    except SparsemError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

@@ -1,0 +1,256 @@
+"""The commands. Each is one call of one public function; what it prints names what was written and what to try next."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsem.annotations import AnnotationSettings, annotated_structures
+from sparsem.annotations import import_annotation as _import_annotation
+from sparsem.cli.options import Outcome, command
+from sparsem.errors import InputError
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.train import train as _train
+from sparsem.phantom import PhantomSettings
+from sparsem.phantom import phantom as _phantom
+from sparsem.predict import PredictSettings
+from sparsem.predict import predict as _predict
+from sparsem.score.against import Scores, ScoreSettings
+from sparsem.score.against import score as _score
+from sparsem.stage import Execution
+from sparsem.store.sample import Sample
+from sparsem.store.writers import write_tiff
+from sparsem.study import StudyResult
+from sparsem.study import demo as _demo
+from sparsem.study import run as _run
+
+SamplePath = Annotated[Path, typer.Argument(metavar="SAMPLE", help="a sample, NAME.zarr")]
+
+
+@command()
+def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to put it all")] = Path("demo"), *, on: Execution) -> Outcome:
+    """Show the whole job on a synthetic tumour volume: stack and seven labelled slices in, every organelle out.
+
+    Takes a few minutes. DIR then holds what you would start from (raw.tif, masks/, study.toml) and what came out.
+    """
+    result = _demo(folder, on=on)
+    lines = [
+        *_score_lines(result.scores),
+        "",
+        *(f"Wrote {path}" for path in result.files),
+        f"The sample, for any OME-Zarr viewer: {result.sample.path}",
+    ]
+    return Outcome(
+        lines,
+        f"look at {folder}/overlays.png, then read {folder}/study.toml: it is all you need for a stack of your own",
+        _study_data(result),
+    )
+
+
+@command(PhantomSettings)
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")], *, settings: PhantomSettings, on: Execution
+) -> Outcome:
+    """Make a synthetic tumour volume with exact truth, to try things on and to test.
+
+    Example: sparsem phantom toy.zarr --shape 48 512 512 --voxel-nm 8 8 8 --cells 6 --seed 1
+    """
+    sample = _phantom(out, settings, on)
+    truth = [f"truth/{name}" for name in sample.names("truth")]
+    return Outcome(
+        [f"Wrote {out} with {', '.join(truth)} and tables/phantom_slices"], f"sparsem info {out}", {"sample": sample.path, "truth": truth}
+    )
+
+
+@command(ImportSettings)
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="a TIFF, a folder of slices, a 'glob*.tif' in quotes, a Zarr")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")],
+    *,
+    settings: ImportSettings,
+    on: Execution,
+) -> Outcome:
+    """Bring a stack in: TIFF, BigTIFF, OME-TIFF, a folder or glob of TIFF or PNG slices, Zarr or OME-Zarr.
+
+    Example: sparsem import slices/ liver.zarr --voxel-nm 8 4 4
+    """
+    sample = import_stack(source, out, settings, on)
+    image = sample.image("raw")
+    return Outcome(
+        [f"Wrote {out}: {_size(image.shape)} voxels of {_lengths(image.voxel_size)} nm"],
+        f"sparsem annotate import {out} NAME MASKS",
+        {"sample": sample.path, "shape": image.shape, "voxel_nm": list(image.voxel_size)},
+    )
+
+
+@command(AnnotationSettings)
+def annotate_import(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure, such as mitochondrion; or a set that --classes names")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="a folder of masks with slice numbers in their names, or a labelled volume")],
+    *,
+    settings: AnnotationSettings,
+    on: Execution,
+) -> Outcome:
+    """Bring hand-labelled slices in. A slice that you did not label is not background: it is not known.
+
+    Examples: sparsem annotate import liver.zarr nucleus masks/nuclei
+    or sparsem annotate import liver.zarr organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
+    """
+    sample = Sample.open(path)
+    _import_annotation(sample, name, source, settings, on.overwrite)
+    found = annotated_structures(sample)
+    lines = [f"{structure}: {len(z)} labelled slices ({', '.join(map(str, z))})" for structure, z in found.items()]
+    following = f"sparsem train {path} --out model.safetensors"
+    return Outcome([f"Wrote annotations/{name}", *lines], following, {"annotations": found})
+
+
+@command(TrainSettings)
+def train(
+    samples: Annotated[list[Path], typer.Argument(metavar="SAMPLE...", help="one or more annotated samples")],
+    out: Annotated[Path, typer.Option("--out", help="the model to write, NAME.safetensors")],
+    *,
+    settings: TrainSettings,
+    on: Execution,
+) -> Outcome:
+    """Teach a network the structures from the labelled slices. Stop it any time; the same command goes on.
+
+    Example: sparsem train liver.zarr --structure nucleus --structure nucleolus --out liver.safetensors
+    """
+    recipe = _train([Sample.open(path) for path in samples], out, settings, on)
+    held = recipe.training["held out"]
+    told = f"; Dice {recipe.training['validation dice']:.3f} on the held-out {', '.join(held)}" if held else ""
+    lines = [
+        f"Wrote {out}: knows {', '.join(recipe.structures)} from {len(recipe.training['learnt from'])} slices{told}",
+        f"Wrote {out.with_suffix('.csv')}",
+    ]
+    return Outcome(
+        lines, f"sparsem predict {samples[0]} {out}", {"model": out, "structures": recipe.structures, "training": recipe.training}
+    )
+
+
+@command(PredictSettings)
+def predict(
+    path: SamplePath,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="what train wrote")],
+    *,
+    settings: PredictSettings,
+    on: Execution,
+) -> Outcome:
+    """Find the structures in every slice. Stop it any time; the same command goes on.
+
+    Example: sparsem predict liver.zarr liver.safetensors
+    """
+    sample = Sample.open(path)
+    written = _predict(sample, model, settings, on)
+    name = written[0].rsplit("/", 1)[-1]
+    return Outcome(
+        [f"Wrote {path}/{volume}" for volume in written],
+        f"sparsem export {path} {name} {name}.tif",
+        {"sample": sample.path, "volumes": written},
+    )
+
+
+@command(ScoreSettings)
+def score(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
+    truth: Annotated[str | None, typer.Argument(metavar="[TRUTH]", help="a labelled volume; the sample's own truth if not given")] = None,
+    *,
+    settings: ScoreSettings,
+    on: Execution,
+) -> Outcome:
+    """Compare labels with truth: Dice, precision and recall a slice, averaged, and in 3D.
+
+    Example: sparsem score liver.zarr nucleus all_nuclei.tif
+    """
+    found = _score(Sample.open(path), name, truth, settings, on)
+    lines = [*_score_lines({name: found}), f"Wrote {path}/tables/scores_{name}.parquet and .csv"]
+    return Outcome(lines, data={name: _score_data(found)})
+
+
+@command()
+def export(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a structure, or probabilities/NAME, images/NAME, raw")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.tif")],
+    *,
+    on: Execution,
+) -> Outcome:
+    """Write labels, probabilities or an image as a TIFF stack with its voxel size.
+
+    Example: sparsem export liver.zarr nucleus nuclei.tif
+    """
+    sample = Sample.open(path)
+    folder, _, plain = name.rpartition("/")
+    if folder not in ("", "labels", "probabilities", "images", "truth"):
+        raise InputError(f"'{name}' is not part of a sample; expected NAME, probabilities/NAME, images/NAME, truth/NAME or raw.")
+    volume = sample.image("raw") if name == "raw" else sample.volume(folder or "labels", plain)
+    return Outcome([f"Wrote {write_tiff(volume, out, on.overwrite, on.quiet)}"], data={"file": out})
+
+
+@command()
+def info(path: SamplePath, *, on: Execution) -> Outcome:
+    """Tell what a sample holds, and what was done to it."""
+    sample = Sample.open(path)
+    image = sample.image("raw")
+    data: dict[str, Any] = {
+        "sample": sample.path,
+        "shape": image.shape,
+        "dtype": str(image.dtype),
+        "voxel_nm": list(image.voxel_size),
+        "levels": image.levels,
+        "annotations": annotated_structures(sample),
+        **{folder: sample.names(folder) for folder in ("images", "probabilities", "labels", "truth")},
+        "tables": sorted(table.stem for table in (sample.path / "tables").glob("*.parquet")),
+        "history": sample.history(),
+    }
+    microns = " x ".join(f"{n * nm / 1000:.1f}" for n, nm in zip(image.shape, image.voxel_size, strict=True))
+    lines = [
+        f"{path}: {_size(image.shape)} voxels (z y x) of {_lengths(image.voxel_size)} nm, {image.dtype}",
+        f"size: {microns} um; {image.levels} levels",
+    ]
+    lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
+    lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("images", "probabilities", "labels", "truth", "tables") if data[folder]]
+    lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
+    return Outcome(lines, data=data)
+
+
+@command()
+def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution) -> Outcome:
+    """Walk the whole path from one file: import, annotate, train, predict, score, export. What is done stays done.
+
+    'sparsem demo' writes a study.toml to start from.
+    """
+    result = _run(study, on)
+    lines = [*_score_lines(result.scores), f"Wrote {result.sample.path}", *(f"Wrote {path}" for path in result.files)]
+    return Outcome(lines, f"sparsem info {result.sample.path}", _study_data(result))
+
+
+def _score_lines(scores: dict[str, Scores]) -> list[str]:
+    width = max((len(name) for name in scores), default=0)
+    lines = []
+    for name, found in scores.items():
+        some = [("unseen slices", found.summary(only_unseen=True))] if found.seen else []
+        for which, summary in [*some, ("all slices", found.summary(only_unseen=False))]:
+            pooled = f"3D Dice {summary['dice_3d']:.3f}, precision {summary['precision_3d']:.3f}, recall {summary['recall_3d']:.3f}"
+            lines.append(f"{name:{width}}  {which:13}  {pooled}; mean over {summary['slices']} slices {summary['dice_slices']:.3f}")
+    return lines
+
+
+def _score_data(found: Scores) -> dict[str, Any]:
+    return {"unseen": found.summary(only_unseen=True), "all": found.summary(only_unseen=False)}
+
+
+def _study_data(result: StudyResult) -> dict[str, Any]:
+    scores = {name: _score_data(found) for name, found in result.scores.items()}
+    return {"sample": result.sample.path, "model": result.model, "volumes": result.volumes, "scores": scores, "files": list(result.files)}
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _lengths(lengths: tuple[float, ...]) -> str:
+    return " x ".join(f"{length:g}" for length in lengths)

@@ -1,0 +1,126 @@
+"""The adapter from a settings model to command-line options: an option exists once, with its default, range and help."""
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from sparsem.settings import Settings, parse
+from sparsem.stage import Execution
+
+STOPPED = 130  # what a shell gives a program that Ctrl-C ended
+
+SHARED = {
+    "workers": (int, 0, "local worker processes; 0 works in this one"),
+    "scheduler": (str | None, None, "address of a running Dask scheduler, such as tcp://node:8786"),
+    "overwrite": (bool, False, "replace a result that was made with other settings"),
+    "quiet": (bool, False, "no progress"),
+    "json": (bool, False, "one JSON object on standard output, for scripts"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: lines for a person, the next command to try, and the same as data for a script."""
+
+    lines: list[str]
+    following: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def show(self, as_json: bool) -> None:
+        """Print it on standard output."""
+        if as_json:
+            typer.echo(json.dumps(self.data, default=_plain))
+            return
+        for line in self.lines:
+            typer.echo(line)
+        if self.following:
+            typer.echo(f"Next: {self.following}")
+
+
+Command = Callable[..., Outcome]
+
+
+def command(model: type[Settings] | None = None, without: tuple[str, ...] = ()) -> Callable[[Command], Callable[..., None]]:
+    """Turn ``function(arguments..., settings, on)`` into a command with an option for each field of ``model``.
+
+    The function's own parameters other than ``settings`` and ``on`` stay as they are; ``without`` names fields that the
+    function sets itself.
+    """
+
+    def wrap(function: Command) -> Callable[..., None]:
+        own = [one for one in inspect.signature(function).parameters.values() if one.name not in ("settings", "on")]
+        fields = {name: about for name, about in (model.model_fields if model else {}).items() if name not in without}
+        options = [_option(name, about) for name, about in fields.items()]
+        shared = [_shared_option(name) for name in SHARED]
+
+        def run(**values: Any) -> None:
+            execution = Execution(**{name: values.pop(name) for name in ("workers", "scheduler", "overwrite", "quiet")})
+            as_json = values.pop("json")
+            given = {name: values.pop(name) for name in fields}
+            settings = (
+                {"settings": parse(model, {key: value for key, value in given.items() if value is not None}, "command line")}
+                if model
+                else {}
+            )
+            try:
+                function(**values, **settings, on=execution).show(as_json)
+            except KeyboardInterrupt:
+                typer.echo("Stopped. The same command goes on where this one was.", err=True)
+                raise typer.Exit(STOPPED) from None
+
+        parameters = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *options, *shared]
+        run.__doc__, run.__name__ = function.__doc__, function.__name__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return wrap
+
+
+def _option(name: str, about: FieldInfo) -> inspect.Parameter:
+    kind, default = _command_line_type(about.annotation), None if about.default is PydanticUndefined else about.default
+    if kind == list[str]:
+        default = None  # given several times; nothing given leaves the model's default
+    flags = [f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if kind is bool else "")]
+    limits = [text for one in about.metadata if (text := _limit(one))]
+    text = (about.description or "") + (f" [{', '.join(limits)}]" if limits else "")
+    option = typer.Option(*flags, help=text, show_default=default is not None)
+    annotation: Any = Annotated[kind if default is not None else kind | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _command_line_type(annotation: Any) -> Any:
+    """How a field's type is given in a shell: tuples of fixed length as that many words, other collections word by word."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return _command_line_type(next(one for one in typing.get_args(annotation) if one is not type(None)))
+    if typing.get_origin(annotation) is dict:
+        return list[str]
+    if typing.get_origin(annotation) is tuple and Ellipsis in typing.get_args(annotation):
+        return list[str]
+    return annotation
+
+
+def _limit(constraint: Any) -> str:
+    for sign, key in (("≥", "ge"), (">", "gt"), ("≤", "le"), ("<", "lt")):
+        if hasattr(constraint, key):
+            return f"{sign} {getattr(constraint, key)}"
+    return ""
+
+
+def _shared_option(name: str) -> inspect.Parameter:
+    kind, default, text = SHARED[name]
+    option = typer.Option(f"--{name}", help=text, rich_help_panel="Common options")
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value.tolist()

@@ -1,0 +1,100 @@
+"""Figures from arrays and tables, in the papers' colours. Images are (y, x), masks boolean (y, x), pictures (y, x, 3) uint8."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+# Machireddy et al. 2023, figure 4. Other structures take the remaining colours of Okabe and Ito in turn.
+COLOURS = {
+    "nucleus": (240, 228, 66),
+    "nucleolus": (213, 40, 30),
+    "mitochondrion": (255, 105, 180),
+    "mitochondria": (255, 105, 180),
+    "endosome": (255, 255, 255),
+    "lysosome": (0, 0, 0),
+}
+OTHER_COLOURS = ((86, 180, 233), (0, 158, 115), (230, 159, 0), (0, 114, 178), (204, 121, 167))
+
+Picture = NDArray[np.uint8]
+
+
+def colour_of(structure: str, place: int = 0) -> tuple[int, int, int]:
+    """The papers' colour of a structure, or the ``place``-th of the others."""
+    return COLOURS.get(structure, OTHER_COLOURS[place % len(OTHER_COLOURS)])
+
+
+def shown(image: NDArray[Any]) -> Picture:
+    """Grey levels stretched from the 0.5th to the 99.5th percentile, as (y, x, 3)."""
+    low, high = np.percentile(image, (0.5, 99.5))
+    grey = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def overlay(image: NDArray[Any], masks: Mapping[str, NDArray[np.bool_]], opacity: float = 0.5) -> Picture:
+    """An image with structures laid over it; later ones lie on top."""
+    picture = shown(image).astype(np.float32)
+    for place, (structure, mask) in enumerate(masks.items()):
+        picture[mask] = (1 - opacity) * picture[mask] + opacity * np.array(colour_of(structure, place), np.float32)
+    return picture.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ComparedSlice:
+    """One slice for ``comparison``."""
+
+    title: str
+    image: NDArray[Any]
+    truth: Mapping[str, NDArray[np.bool_]]
+    predicted: Mapping[str, NDArray[np.bool_]]
+
+
+def comparison(slices: Sequence[ComparedSlice], path: str | Path) -> Path:
+    """A row a slice: image, truth, prediction; with a legend of the structures. Written as PNG (or what the ending says)."""
+    height, width = slices[0].image.shape
+    figure = Figure(figsize=(12, 12 / 3 * height / width * len(slices) + 0.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(slices), 3, squeeze=False)
+    for row, one in zip(axes, slices, strict=True):
+        pictures = (shown(one.image), overlay(one.image, one.truth), overlay(one.image, one.predicted))
+        for axis, picture, title in zip(row, pictures, (one.title, "truth", "sparsem"), strict=True):
+            axis.imshow(picture, interpolation="lanczos")
+            axis.set_title(title, fontsize=10)
+            axis.set_axis_off()
+    names = list(slices[0].predicted)
+    patches = [Patch(facecolor=_shade(colour_of(name, place)), edgecolor="grey", label=name) for place, name in enumerate(names)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(names), frameon=False)
+    return _save(figure, path)
+
+
+def dice_along_z(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]], path: str | Path) -> Path:
+    """Dice of every slice for each structure, (values, annotated slices), with the annotated slices marked."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for place, (structure, (dice, annotated)) in enumerate(scores.items()):
+        colour = _shade(OTHER_COLOURS[place % len(OTHER_COLOURS)])
+        axis.plot(dice, label=structure, color=colour, linewidth=1.4)
+        axis.plot(annotated, [dice[z] for z in annotated], "o", color=colour, markersize=4)
+    axis.set(xlabel="slice (dots: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False)
+    return _save(figure, path)
+
+
+def _shade(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path

@@ -1,0 +1,212 @@
+"""A study: the whole path of one sample from one TOML file. The only module that knows all stages.
+
+Every stage resumes on its own, so running a study again does what is left and nothing else.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from sparsem.annotations import UNKNOWN, AnnotationSettings, import_annotation
+from sparsem.errors import SettingsError
+from sparsem.geometry import evenly_spaced
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.train import train
+from sparsem.phantom import PhantomSettings, phantom
+from sparsem.predict import PredictSettings, predict
+from sparsem.report.figures import ComparedSlice, comparison, dice_along_z
+from sparsem.score.against import Scores, ScoreSettings, score
+from sparsem.settings import Settings, parse, read_toml
+from sparsem.stage import HERE, Execution
+from sparsem.store.sample import Sample
+from sparsem.store.writers import write_tiff
+
+
+class ImportStep(ImportSettings):
+    """[import]: the stack."""
+
+    source: str = Field(description="file, folder or glob of the stack")
+
+
+class AnnotateStep(AnnotationSettings):
+    """[annotate.NAME]: labelled slices of a structure."""
+
+    source: str = Field(description="folder of masks, or labelled volume")
+
+
+class TrainStep(TrainSettings):
+    """[train]: the network."""
+
+    out: str = Field("model.safetensors", description="the checkpoint to write")
+
+
+class ScoreStep(ScoreSettings):
+    """[score.NAME]: truth, where somebody has it."""
+
+    truth: str = Field(description="labelled volume")
+
+
+class ExportStep(Settings):
+    """[export]: labels as TIFF."""
+
+    folder: str = Field("results", description="where NAME.tif are written")
+
+
+class StudySettings(Settings):
+    """A study.toml: paths are relative to the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, populate_by_name=True)
+
+    sample: str = Field(description="the sample to make, NAME.zarr")
+    import_: ImportStep = Field(alias="import", description="the stack")
+    annotate: dict[str, AnnotateStep] = Field(min_length=1, description="labelled slices by structure")
+    train: TrainStep = Field(TrainStep(), description="the network")
+    predict: PredictSettings = Field(PredictSettings(), description="prediction")
+    score: dict[str, ScoreStep] = Field({}, description="truth by structure")
+    export: ExportStep | None = Field(None, description="TIFF files")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study made."""
+
+    sample: Sample
+    model: Path
+    volumes: tuple[str, ...]
+    scores: dict[str, Scores] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+def read_study(path: str | Path) -> StudySettings:
+    """Read and check a study file.
+
+    Raises:
+        SettingsError: it cannot be read, has an unknown key or a value out of range.
+    """
+    path = Path(path)
+    study = parse(StudySettings, read_toml(path), path.name)
+    missing = [name for name in study.score if name not in structures_of(study)]
+    if missing:
+        raise SettingsError(
+            f"{path.name}: [score.{missing[0]}] has no structure to score; annotated are {', '.join(structures_of(study))}."
+        )
+    return study
+
+
+def structures_of(study: StudySettings) -> list[str]:
+    """Every structure that a study annotates."""
+    return [name for key, step in study.annotate.items() for name in (list(step.classes) or [key])]
+
+
+def run(path: str | Path, on: Execution = HERE) -> StudyResult:
+    """Walk the whole path of a study.toml: import, annotate, train, predict, score, export; what is done stays done.
+
+    Raises:
+        SettingsError: the file is not a study.
+        SparsemError: whatever a stage raises.
+    """
+    path = Path(path).resolve()
+    study, here = read_study(path), path.parent
+    sample = import_stack(_source(here, study.import_.source), here / study.sample, _plain(ImportSettings, study.import_), on)
+    for name, annotation in study.annotate.items():
+        import_annotation(sample, name, _source(here, annotation.source), _plain(AnnotationSettings, annotation), on.overwrite)
+    model = here / study.train.out
+    train([sample], model, _plain(TrainSettings, study.train), on)
+    volumes = predict(sample, model, study.predict, on)
+    scores = {name: score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on) for name, step in study.score.items()}
+    files: list[Path] = []
+    if study.export is not None:
+        for volume in volumes:
+            if volume.startswith("labels/"):
+                name = volume.removeprefix("labels/")
+                files.append(
+                    write_tiff(sample.volume("labels", name), here / study.export.folder / f"{name}.tif", overwrite=True, quiet=on.quiet)
+                )
+    return StudyResult(sample, model, tuple(volumes), scores, tuple(files))
+
+
+def _source(here: Path, source: str) -> str:
+    return source if Path(source).is_absolute() else str(here / source)
+
+
+def _plain(model: type[Any], step: Settings) -> Any:
+    """The stage's own settings, without what the study adds to them."""
+    return model(**{name: getattr(step, name) for name in model.model_fields})
+
+
+DEMO_STRUCTURES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
+DEMO_PHANTOM = PhantomSettings(shape=(64, 512, 512), voxel_nm=(16, 16, 16), cells=6, seed=1)
+DEMO_TRAINING = TrainSettings(structure=DEMO_STRUCTURES, read=256, see=256, updates=500)
+
+
+def demo(
+    folder: str | Path,
+    tissue: PhantomSettings = DEMO_PHANTOM,
+    training: TrainSettings = DEMO_TRAINING,
+    labelled: int = 7,
+    on: Execution = HERE,
+) -> StudyResult:
+    """The main job on a phantom, as a microscopist would do it, in a folder that can be looked at.
+
+    Writes a raw TIFF stack, a folder of masks of ``labelled`` slices for each structure, and a study.toml that leads from them
+    to labels of every slice, scores against the exact truth, and pictures.
+    """
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = phantom(folder / "phantom.zarr", tissue, on)
+    if not (folder / "raw.tif").exists():
+        write_tiff(truth.image("raw"), folder / "raw.tif", quiet=on.quiet)
+    slices = evenly_spaced(tissue.shape[0], labelled)
+    for name in training.structure:
+        _write_masks(truth, name, slices, folder / "masks" / name)
+    (folder / "study.toml").write_text(_demo_study(training), encoding="utf-8")
+    result = run(folder / "study.toml", on)
+    files = (
+        comparison(_compared(result.sample, truth, training.structure, slices), folder / "overlays.png"),
+        dice_along_z(
+            {name: ([one.dice for one in found.slices], found.seen) for name, found in result.scores.items()}, folder / "dice.png"
+        ),
+    )
+    return StudyResult(result.sample, result.model, result.volumes, result.scores, (*result.files, *files))
+
+
+def _write_masks(truth: Sample, name: str, slices: list[int], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for z in slices:
+        mask = (truth.volume("truth", name).read(slice(z, z + 1))[0] > 0).astype(np.uint8) * UNKNOWN
+        cv2.imwrite(str(folder / f"{name}_z{z:04d}.png"), mask)
+
+
+def _demo_study(training: TrainSettings) -> str:
+    changed = {key: value for key, value in training.model_dump().items() if value != TrainSettings.model_fields[key].default}
+    lines = ['sample = "sample.zarr"', "", "[import]", 'source = "raw.tif"', ""]
+    for name in training.structure:
+        lines += [f"[annotate.{name}]", f'source = "masks/{name}"', ""]
+    lines += ["[train]", *(f"{key} = {_toml(value)}" for key, value in changed.items()), ""]
+    for name in training.structure:
+        lines += [f"[score.{name}]", f'truth = "phantom.zarr/truth/{name}"', ""]
+    return "\n".join([*lines, "[export]", 'folder = "results"', ""])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def _compared(sample: Sample, truth: Sample, structures: tuple[str, ...], seen: list[int]) -> list[ComparedSlice]:
+    """Two slices that no training saw, as far from labelled ones as any."""
+    middles = [(first + second) // 2 for first, second in pairwise(seen) if second - first > 1]
+    rows = []
+    for z in (middles[len(middles) // 3], middles[-1 - len(middles) // 3]):
+        own = slice(z, z + 1)
+        true = {name: truth.volume("truth", name).read(own)[0] > 0 for name in structures}
+        ours = {name: sample.volume("labels", name).read(own)[0] > 0 for name in structures}
+        rows.append(ComparedSlice(f"slice {z}, not labelled", sample.image().read(own)[0], true, ours))
+    return rows
