@@ -132,7 +132,7 @@ def start(recipe: Recipe, settings: TrainSettings, device: torch.device) -> Trai
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = recipe.build()
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.999), eps=1e-7)
     return TrainingState(network, copy.deepcopy(network), optimiser)
 
@@ -148,7 +148,7 @@ def step(state: TrainingState, batch: Batch, settings: TrainSettings, device: to
     loss = dice + cross_entropy_loss(logits, targets) if settings.loss == "dice+cross-entropy" else dice
     state.optimiser.param_groups[0]["lr"] = learning_rate_at(state.update, settings)
     state.optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     state.optimiser.step()
     _follow(state.average, state.network, min(settings.average, (1 + state.update) / (BEFORE_WARM + state.update)))
     state.update += 1

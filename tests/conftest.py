@@ -1,0 +1,75 @@
+"""What many tests share: small phantoms, drawn label maps, and where the real data lie."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsem.annotations import write_annotation
+from sparsem.learn.supervised import TrainSettings
+from sparsem.phantom import PhantomSettings, phantom
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+TISSUE = PhantomSettings(shape=(19, 96, 128), voxel_nm=(20, 20, 20), cells=3, seed=5, block_depth=7)
+LABELLED = (0, 9, 18)
+QUICK = TrainSettings(structure=("nucleus",), width=4, read=64, see=32, batch=2, updates=12, warmup=2, save_every_s=0)
+
+
+def drawn(*rows: str) -> NDArray[np.uint8]:
+    """A label map from ASCII: ``.`` is 0, digits are themselves."""
+    return np.array([[0 if mark == "." else int(mark) for mark in row] for row in rows], np.uint8)
+
+
+def truth_of(sample: Sample, name: str, slices: tuple[int, ...]) -> list[NDArray[Any]]:
+    return [sample.volume("truth", name).read(slice(z, z + 1))[0] for z in slices]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, without those that tell the time."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.name not in ("history.json", "lock")}
+
+
+def voxels(volume: Volume) -> list[NDArray[Any]]:
+    """All levels of a volume."""
+    return [np.asarray(volume.level(level)[:]) for level in range(volume.levels)]
+
+
+@pytest.fixture(scope="session")
+def tissue(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A small phantom with nuclei, nucleoli and mitochondria annotated on three slices. Not to be changed."""
+    sample = phantom(tmp_path_factory.mktemp("tissue") / "tissue.zarr", TISSUE)
+    for name in ("nucleus", "nucleolus", "mitochondrion"):
+        write_annotation(sample, name, LABELLED, truth_of(sample, name, LABELLED))
+    return sample
+
+
+@pytest.fixture
+def own_tissue(tissue: Sample, tmp_path: Path) -> Sample:
+    """A copy of it that a test may write to."""
+    return copy_of(tissue, tmp_path / "own.zarr")
+
+
+def copy_of(sample: Sample, path: Path) -> Sample:
+    shutil.copytree(sample.path, path)
+    return Sample.open(path)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """Path of a file of the real EM data; the test is skipped where they are not at hand."""
+    here = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("SPARSEM_DATA", here.parent / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"real data not found: {folder / name}; set SPARSEM_DATA to their folder")
+        return folder / name
+
+    return find

@@ -1,0 +1,138 @@
+"""Geometry, settings, pyramids and overlap sums against plain versions."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from pydantic import Field
+from skimage.measure import block_reduce
+
+from sparsem.errors import InputError, SettingsError
+from sparsem.geometry import VoxelSize, evenly_spaced, z_blocks
+from sparsem.score.overlap import Overlap, average_dice, dice_of_sums, overlap, pooled
+from sparsem.settings import Settings, differences, parse
+from sparsem.store.pyramid import coarser_mean, coarser_mode
+from tests.conftest import drawn
+
+
+@given(n=st.integers(1, 60), depth=st.integers(1, 20), halo=st.integers(0, 5))
+def test_blocks_own_every_slice_once_and_read_their_halo(n: int, depth: int, halo: int) -> None:
+    blocks = z_blocks(n, depth, halo)
+    assert [z for block in blocks for z in range(n)[block.own]] == list(range(n))
+    stack = np.arange(n)
+    for block in blocks:
+        assert np.array_equal(stack[block.read][block.inner], stack[block.own])
+        assert block.read_start == max(0, block.start - halo)
+        assert block.read_stop == min(n, block.stop + halo)
+
+
+@given(n=st.integers(1, 500), share=st.floats(0, 1))
+def test_evenly_spaced_slices_are_distinct_and_reach_both_ends(n: int, share: float) -> None:
+    count = max(1, round(share * n))
+    chosen = evenly_spaced(n, count)
+    assert len(set(chosen)) == count
+    if count > 1:
+        assert (chosen[0], chosen[-1]) == (0, n - 1)
+        gaps = np.diff(chosen)
+        assert gaps.max() - gaps.min() <= 1
+
+
+def test_evenly_spaced_refuses_more_than_there_are() -> None:
+    with pytest.raises(InputError, match="choose 8 of 7"):
+        evenly_spaced(7, 8)
+
+
+@pytest.mark.parametrize("lengths", [(1, 2), (0, 1, 1), (-1, 1, 1), (math.nan, 1, 1), (math.inf, 1, 1)])
+def test_a_voxel_size_is_three_positive_lengths(lengths: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="three positive lengths in nm"):
+        VoxelSize.of(lengths)
+
+
+def test_long_axes_wait_until_the_others_have_caught_up() -> None:
+    assert VoxelSize(5, 5, 5).halving() == (2, 2, 2)
+    assert VoxelSize(50, 5, 5).halving() == (1, 2, 2)
+    assert VoxelSize(50, 40, 40).halving() == (2, 2, 2)
+    assert VoxelSize(8, 4, 2).volume_um3 == pytest.approx(64e-9)
+
+
+class Oven(Settings):
+    heat: int = Field(200, ge=0, le=300, description="degrees")
+    mode: str = Field("fan", description="how")
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"oven.toml: unknown key 'haet'; did you mean 'heat'\? Known: heat, mode"):
+        parse(Oven, {"haet": 3}, "oven.toml")
+
+
+def test_a_value_out_of_range_says_which_and_where() -> None:
+    with pytest.raises(SettingsError, match="oven.toml: 'heat' was given as 900: input should be less than or equal to 300"):
+        parse(Oven, {"heat": 900}, "oven.toml")
+
+
+def test_differences_names_what_changed() -> None:
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": "x"}) == "b: 2 -> 3, c: null -> x"
+
+
+def plain_mode(fine: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
+    padded = np.pad(fine, [(0, -n % f) for n, f in zip(fine.shape, factors, strict=True)], mode="edge")
+    coarse = np.zeros([n // f for n, f in zip(padded.shape, factors, strict=True)], fine.dtype)
+    for index in np.ndindex(*coarse.shape):
+        cell = padded[tuple(slice(i * f, (i + 1) * f) for i, f in zip(index, factors, strict=True))]
+        ids, counts = np.unique(cell, return_counts=True)
+        coarse[index] = ids[counts == counts.max()].max()
+    return coarse
+
+
+factors = st.tuples(*(st.sampled_from([1, 2]) for _ in range(3)))
+small_labels = hnp.arrays(np.uint32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.sampled_from([0, 1, 2, 70_000]))
+
+
+@given(fine=small_labels, factors=factors)
+def test_coarser_labels_are_the_most_frequent_ones(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
+    coarse = coarser_mode(fine, factors)
+    assert coarse.dtype == fine.dtype
+    assert np.array_equal(coarse, plain_mode(fine, factors))
+
+
+@given(fine=hnp.arrays(np.uint8, st.tuples(*(st.sampled_from([2, 4, 6]) for _ in range(3)))), factors=factors)
+def test_coarser_images_are_rounded_means(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
+    mean = block_reduce(fine.astype(float), factors, np.mean)
+    assert np.array_equal(coarser_mean(fine, factors), np.floor(mean + 0.5).astype(np.uint8))
+
+
+def test_an_odd_axis_keeps_its_last_voxel() -> None:
+    assert coarser_mean(np.array([[[10, 20, 40]]], np.uint8), (1, 1, 2)).tolist() == [[[15, 40]]]
+    assert coarser_mean(np.ones((3, 3, 3), np.float32), (2, 2, 2)).shape == (2, 2, 2)
+
+
+def test_dice_precision_recall_by_hand() -> None:
+    predicted = drawn("11..", "11..") > 0
+    true = drawn(".11.", ".11.") > 0
+    found = overlap(predicted, true)
+    assert found == Overlap(both=2, predicted=4, true=4)
+    assert (found.dice, found.precision, found.recall) == (0.5, 0.5, 0.5)
+    assert dice_of_sums(2, 4, 4) == pytest.approx(5 / 9)
+
+
+def test_unknown_pixels_count_nowhere() -> None:
+    predicted, true = drawn("1111") > 0, drawn("11..") > 0
+    assert overlap(predicted, true, known=drawn("111.") > 0) == Overlap(2, 3, 2)
+
+
+def test_false_positives_in_empty_slices_are_only_hidden_by_name() -> None:
+    slices = [Overlap(10, 10, 10), Overlap(0, 9, 0), Overlap(0, 0, 0)]
+    assert average_dice(slices) == pytest.approx((1 + 0.1 + 1) / 3)
+    assert average_dice(slices, skip_empty_truth=True) == 1
+    assert pooled(slices).dice == pytest.approx(20 / 29)
+    assert math.isnan(average_dice([], skip_empty_truth=True))
+
+
+def test_masks_of_unequal_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be compared"):
+        overlap(np.ones((2, 2), bool), np.ones((2, 3), bool))

@@ -1,0 +1,159 @@
+"""The rules of the house: the layer law, no pickles, pinned public names, documented functions, settings with help."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import sparsem
+from sparsem.settings import Settings
+
+SOURCE = Path(sparsem.__file__).parent
+
+# Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
+LAYERS = [
+    "sparsem errors geometry settings progress",
+    "store store.pyramid store.volume store.sample store.readers store.writers stage ingest",
+    "phantom.noise phantom.anatomy phantom.draw phantom",
+    "annotations tiles tiles.context tiles.augment tiles.sampling",
+    "models.resunet models.unet models models.checkpoint models.device",
+    "score score.overlap score.against learn learn.losses learn.supervised learn.train",
+    "predict",
+    "report report.figures",
+    "study",
+    "cli.options cli.commands cli __main__",
+]
+ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]
+ARRAYS_ONLY = ("sparsem.cells", "sparsem.measure", "sparsem.report")  # rows 7 to 9 of the design
+LEARNING = ("sparsem.models", "sparsem.score", "sparsem.learn", "sparsem.predict", "sparsem.detect")  # rows 4 to 6
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of sparsem that a file imports, at the top or lazily."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in ORDER else node.module for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "sparsem"}
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(modules()) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_go_down_only(name: str) -> None:
+    for imported in imports_of(modules()[name]):
+        assert ORDER.index(imported) < ORDER.index(name), f"{name} imports {imported}"
+
+
+def test_reports_speak_in_arrays() -> None:
+    for name, path in modules().items():
+        if name.startswith(ARRAYS_ONLY):
+            assert not [one for one in imports_of(path) if one.startswith(LEARNING)], name
+
+
+def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
+    allowed = {"sparsem.stage": {"distributed"}, "sparsem.cli": {"typer"}, "sparsem.cli.options": {"typer"}, "sparsem.cli.commands": {"typer"}}
+    for name, path in modules().items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert names & {"dask", "distributed", "napari", "typer", "click"} <= allowed.get(name, set()), name
+
+
+def test_nothing_loads_a_pickle() -> None:
+    for name, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        assert "pickle.load" not in text and "import pickle" not in text and "allow_pickle=True" not in text, name
+        assert "torch.load" not in text or "weights_only=True" in text, name
+
+
+def test_files_and_functions_stay_small() -> None:
+    lengths = []
+    for name, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, f"{name} is long: is it one concept?"
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        lengths += [(node.end_lineno or 0) - node.lineno + 1 for node in functions]
+        assert all((node.end_lineno or 0) - node.lineno < 60 for node in functions), name
+    lengths.sort()
+    assert lengths[len(lengths) // 2] <= 14
+    assert lengths[int(len(lengths) * 0.9)] <= 36
+
+
+PUBLIC = {
+    "sparsem.ingest": "ImportSettings import_stack",
+    "sparsem.annotations": "AnnotationSettings LabelledSlices annotated_structures import_annotation read_annotation write_annotation",
+    "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
+    "sparsem.store.sample": "Sample",
+    "sparsem.store.volume": "Kind Volume VolumeSpec create_volume json_bytes read_attributes volume_spec write_atomically write_group",
+    "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key number_in open_source",
+    "sparsem.store.writers": "write_tiff",
+    "sparsem.stage": "Execution Needs Stage fingerprint_of",
+    "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
+    "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
+    "sparsem.tiles.augment": "flipped_and_turned regreyed",
+    "sparsem.models": "build count_parameters multiple_of",
+    "sparsem.models.checkpoint": "Recipe load_checkpoint load_tensors read_recipe save_checkpoint save_tensors",
+    "sparsem.learn.supervised": "LearningSlice Progress TrainSettings TrainingState fit learning_rate_at start step validation_dice",
+    "sparsem.learn.train": "held_out learning_slices train",
+    "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",
+    "sparsem.predict": "PredictSettings factors_for forward_on predict predict_slices quantised",
+    "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
+    "sparsem.score.against": "ScoreSettings Scores score score_table",
+    "sparsem.report.figures": "ComparedSlice colour_of comparison dice_along_z overlay shown",
+    "sparsem.study": (
+        "AnnotateStep ExportStep ImportStep ScoreStep StudyResult StudySettings TrainStep demo read_study run structures_of"
+    ),
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_pinned_and_documented(module: str) -> None:
+    found = importlib.import_module(module)
+    public = {
+        name: value
+        for name, value in vars(found).items()
+        if not name.startswith("_") and inspect.getmodule(value) is found and (inspect.isclass(value) or inspect.isfunction(value))
+    }
+    assert sorted(public) == sorted(PUBLIC[module].split())
+    for name, value in public.items():
+        assert (value.__doc__ or "").strip(), f"{module}.{name} has no docstring"
+        if inspect.isclass(value):
+            methods = [one for key, one in vars(value).items() if inspect.isfunction(one) and not key.startswith("_")]
+            undocumented = [one.__name__ for one in methods if not one.__doc__ and value.__name__ not in ("Stack",)]
+            assert not undocumented, f"{module}.{name}: {undocumented}"
+
+
+def test_every_setting_explains_itself() -> None:
+    for info in pkgutil.walk_packages([str(SOURCE)], "sparsem."):
+        if info.name != "sparsem.__main__":
+            importlib.import_module(info.name)
+    models, found = [Settings], []
+    while models:
+        model = models.pop()
+        models += model.__subclasses__()
+        found += [(model.__name__, name, field.description) for name, field in model.model_fields.items()]
+    assert len(found) > 40
+    assert not [(model, name) for model, name, description in found if not description]
+
+
+def test_layers_are_listed_once() -> None:
+    assert len(set(ORDER)) == len(ORDER)
+    assert all(first != second for first, second in pairwise(ORDER))
