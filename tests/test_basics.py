@@ -71,7 +71,7 @@ def test_an_unknown_key_names_the_nearest() -> None:
 
 
 def test_a_value_out_of_range_says_which_and_where() -> None:
-    with pytest.raises(SettingsError, match="oven.toml: 'heat' was given as 900: input should be less than or equal to 300"):
+    with pytest.raises(SettingsError, match=r"oven.toml: 'heat' was given as 900: input should be less than or equal to 300"):
         parse(Oven, {"heat": 900}, "oven.toml")
 
 

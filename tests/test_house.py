@@ -69,7 +69,12 @@ def test_reports_speak_in_arrays() -> None:
 
 
 def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
-    allowed = {"sparsem.stage": {"distributed"}, "sparsem.cli": {"typer"}, "sparsem.cli.options": {"typer"}, "sparsem.cli.commands": {"typer"}}
+    allowed = {
+        "sparsem.stage": {"distributed"},
+        "sparsem.cli": {"typer"},
+        "sparsem.cli.options": {"typer"},
+        "sparsem.cli.commands": {"typer"},
+    }
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -80,7 +85,7 @@ def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
 def test_nothing_loads_a_pickle() -> None:
     for name, path in modules().items():
         text = path.read_text(encoding="utf-8")
-        assert "pickle.load" not in text and "import pickle" not in text and "allow_pickle=True" not in text, name
+        assert not [word for word in ("pickle.load", "import pickle", "allow_pickle=True") if word in text], name
         assert "torch.load" not in text or "weights_only=True" in text, name
 
 
@@ -118,9 +123,7 @@ PUBLIC = {
     "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
     "sparsem.score.against": "ScoreSettings Scores score score_table",
     "sparsem.report.figures": "ComparedSlice colour_of comparison dice_along_z overlay shown",
-    "sparsem.study": (
-        "AnnotateStep ExportStep ImportStep ScoreStep StudyResult StudySettings TrainStep demo read_study run structures_of"
-    ),
+    "sparsem.study": ("AnnotateStep ExportStep ImportStep ScoreStep StudyResult StudySettings TrainStep demo read_study run structures_of"),
 }
 
 

@@ -36,6 +36,8 @@ from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_b
 if TYPE_CHECKING:
     from distributed import Client
 
+SCHEDULER_TIMEOUT_S = 30
+
 Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
 BlockFunction = Callable[..., BlockResult]
@@ -174,31 +176,44 @@ class Stage:
 
     def _refuse_another_result(self) -> None:
         """What was made with other settings is only replaced on request; a run that was so requested may be continued."""
-        unfinished = self._work / "stage.json"
-        if _fingerprint_in(unfinished) == self.fingerprint:
+        if self._continues():
             return
-        for file, what in ((self._record_file, "finished result"), (unfinished, "unfinished run")):
-            if file.exists() and not self.on.overwrite:
+        for file, what in ((self._record_file, "finished result"), (self._work / "stage.json", "unfinished run")):
+            if _fingerprint_in(file) not in (None, self.fingerprint) and not self.on.overwrite:
                 before = json.loads(file.read_text(encoding="utf-8"))["record"]
-                changes = differences(before, self.record) or "its files were changed since"
                 raise ResumeError(
-                    f"'{self.name}' has a {what} in {self.sample.path.name} that was made otherwise ({changes}); "
-                    "use --overwrite to replace it, or the same settings to keep it."
+                    f"'{self.name}' has a {what} in {self.sample.path.name} that was made otherwise "
+                    f"({differences(before, self.record)}); use --overwrite to replace it, or the same settings to keep it."
                 )
         for output in self.outputs:
             if (self.sample.path / output.path / "0").is_dir() and not self.on.overwrite and not self._record_file.exists():
                 what = output.path or "image"
                 raise ResumeError(f"{self.sample.path.name} has a {what} already, made by another command; use --overwrite to replace it.")
-        shutil.rmtree(self._work, ignore_errors=True)
+
+    def _continues(self) -> bool:
+        return _fingerprint_in(self._work / "stage.json") == self.fingerprint
 
     def _prepare(self) -> None:
-        left = Needs(self.needs.ram, 0 if self._work.exists() else self.needs.disk, self.needs.smaller)
+        left = Needs(self.needs.ram, 0 if self._continues() else self.needs.disk, self.needs.smaller)
         left.check(self.sample.path, max(1, self.on.workers))
-        (self._work / "done").mkdir(parents=True, exist_ok=True)
-        write_atomically(self._work / "stage.json", json_bytes({"record": self.record, "started": _now()}))
+        if self._continues():
+            return
+        shutil.rmtree(self._work, ignore_errors=True)
+        (self._work / "done").mkdir(parents=True)
         for output in self.outputs:
-            if not self._is_published(output):
-                create_volume(self._work / "out" / output.path, output, fingerprint_of({"stage": self.fingerprint, "path": output.path}))
+            create_volume(self._work / "out" / output.path, output, self._fingerprint_of(output))
+        write_atomically(self._work / "stage.json", json_bytes({"record": self.record}))  # from here on the run can be continued
+
+    def _fingerprint_of(self, output: VolumeSpec) -> str:
+        return fingerprint_of({"stage": self.fingerprint, "path": output.path})
+
+    def _is_published(self, output: VolumeSpec) -> bool:
+        final = self.sample.path / output.path
+        return (final / "0").is_dir() and (final / "zarr.json").exists() and Volume(final).fingerprint == self._fingerprint_of(output)
+
+    def _is_moved(self, output: VolumeSpec) -> bool:
+        """Renamed into place already, by a run that was killed between two renames."""
+        return not (self._work / "out" / output.path / "zarr.json").exists()
 
     def _coarser_levels(self) -> None:
         """Levels 1, 2, ... of every output: each from the one before, its blocks in parallel."""
@@ -206,22 +221,15 @@ class Stage:
         for level in range(1, deepest):
             work: list[tuple[_Task, BlockFunction, tuple[Any, ...]]] = []
             for output in self.outputs:
-                if level < len(output.level_factors()) and not self._is_published(output):
+                if level < len(output.level_factors()) and not self._is_moved(output):
                     arguments = (self._work / "out" / output.path, output, level)
                     tasks = (_Task(self._work, self.fingerprint, level, block, output.path) for block in output.level_blocks(level))
                     work += [(task, _coarser_block, (task.block, *arguments)) for task in tasks]
             self._run(f"{self.name}, level {level}", work)
 
-    def _is_published(self, output: VolumeSpec) -> bool:
-        """Renamed into place by a run that was killed between two renames."""
-        final = self.sample.path / output.path
-        if not (final / "0").is_dir() or not (final / "zarr.json").exists():
-            return False
-        return Volume(final).fingerprint == fingerprint_of({"stage": self.fingerprint, "path": output.path})
-
     def _publish(self) -> None:
         for output in self.outputs:
-            if not self._is_published(output):
+            if not self._is_moved(output):
                 self._replace(self._work / "out" / output.path, self.sample.path / output.path, output)
         self.sample.publish_names()
         self.sample.remember(
@@ -316,7 +324,7 @@ def _client(on: Execution) -> "Iterator[Client | None]":
 
     if on.scheduler:
         try:
-            client = Client(on.scheduler, timeout=30)
+            client = Client(on.scheduler, timeout=SCHEDULER_TIMEOUT_S)
         except OSError as error:
             raise SampleError(f"No Dask scheduler answers at {on.scheduler} ({error}); start one, or use --workers N.") from None
         with client:

@@ -120,7 +120,7 @@ def number_in(name: str) -> int | None:
 
 def _open_tiff(path: Path) -> Source:
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with _tiff_file(path) as tiff:
             if not tiff.series:
                 raise InputError(f"{path.name} holds no image.")
             series = tiff.series[0]
@@ -147,12 +147,22 @@ class TiffStack:
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
         try:
-            with tifffile.TiffFile(self.path) as tiff, tiff.series[0].aszarr(level=0) as store:
+            with _tiff_file(self.path) as tiff, tiff.series[0].aszarr(level=0) as store:
                 array: Any = zarr.open_array(store=store, mode="r")
                 voxels = np.asarray(array[(*(0,) * (array.ndim - 3), slice(start, stop))] if array.ndim > 2 else array[...])
         except (tifffile.TiffFileError, OSError, ValueError, RuntimeError) as error:
             raise InputError(f"Slices {start} to {stop - 1} of {self.path.name} cannot be read ({error}); is the file complete?") from None
         return voxels.reshape((stop - start, *self.shape[1:]))
+
+
+def _tiff_file(path: Path) -> tifffile.TiffFile:
+    """An open TIFF. Programs that add slices one by one leave as many series of one page: these are read as one stack."""
+    tiff = tifffile.TiffFile(path)
+    pages = {(series.shape, series.dtype) for series in tiff.series}
+    if tiff.is_shaped and len(tiff.series) > 1 and len(pages) == 1:
+        tiff.close()
+        tiff = tifffile.TiffFile(path, is_shaped=False)
+    return tiff
 
 
 def _tiff_voxel(tiff: tifffile.TiffFile) -> Axes:

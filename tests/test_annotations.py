@@ -1,0 +1,123 @@
+"""Labelled slices: from masks and volumes, with classes and unknown pixels; what nobody labelled is not background."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from sparsem.annotations import UNKNOWN, AnnotationSettings, annotated_structures, import_annotation, read_annotation
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.store.sample import Sample
+from tests.conftest import LABELLED, TISSUE, truth_of
+
+N, Y, X = TISSUE.shape
+
+
+@pytest.fixture
+def masks(tissue: Sample, tmp_path: Path) -> Path:
+    """A folder of masks 0 and 255 with the slice number in the name."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for z, labels in zip(LABELLED, truth_of(tissue, "nucleus", LABELLED), strict=True):
+        cv2.imwrite(str(folder / f"nucleus_z{z:03d}.png"), np.where(labels > 0, 255, 0).astype(np.uint8))
+    return folder
+
+
+def import_as(sample: Sample, name: str, source: Path, overwrite: bool = False, **settings: Any) -> None:
+    import_annotation(sample, name, source, AnnotationSettings(**settings), overwrite)
+
+
+def test_a_folder_of_masks_carries_its_slice_numbers(own_tissue: Sample, masks: Path) -> None:
+    import_as(own_tissue, "core", masks)
+    found = read_annotation(own_tissue, "core")
+    assert found.z == LABELLED
+    for index, labels in enumerate(truth_of(own_tissue, "nucleus", LABELLED)):
+        assert np.array_equal(found.mask(index), (labels > 0).astype(np.uint8))
+    assert found.mask_at(5) is None
+    assert annotated_structures(own_tissue)["core"] == LABELLED
+
+
+def test_names_that_count_from_one(own_tissue: Sample, tmp_path: Path) -> None:
+    folder = tmp_path / "from_one"
+    folder.mkdir()
+    for z in (1, N):
+        tifffile.imwrite(folder / f"m{z}.tif", np.full((Y, X), z % 255, np.uint8))
+    with pytest.raises(InputError, match="if the first slice is numbered 1, give --first-number 1"):
+        import_as(own_tissue, "a", folder)
+    import_as(own_tissue, "a", folder, first_number=1)
+    assert read_annotation(own_tissue, "a").z == (0, N - 1)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_labelled_volume_with_the_list_of_slices(own_tissue: Sample, tmp_path: Path, compact: bool) -> None:
+    volume = own_tissue.volume("truth", "cells").read(slice(None))
+    chosen = volume[[2, 7]] if compact else volume
+    tifffile.imwrite(tmp_path / "cells.tif", chosen.astype(np.uint16), photometric="minisblack")
+    import_as(own_tissue, "cells", tmp_path / "cells.tif", slices=[2, 7])
+    found = read_annotation(own_tissue, "cells")
+    assert found.z == (2, 7)
+    assert np.array_equal(found.labels[1], volume[7])  # instance ids are kept
+
+
+def test_slices_by_word(own_tissue: Sample, tmp_path: Path) -> None:
+    volume = np.zeros((N, Y, X), np.uint8)
+    volume[[3, 8], 5, 5] = 1
+    tifffile.imwrite(tmp_path / "v.tif", volume, photometric="minisblack")
+    import_as(own_tissue, "some", tmp_path / "v.tif", slices="non-empty")
+    import_as(own_tissue, "every", tmp_path / "v.tif", slices="all")
+    assert read_annotation(own_tissue, "some").z == (3, 8)
+    assert read_annotation(own_tissue, "every").z == tuple(range(N))
+
+
+def test_classes_may_share_ids_and_unknown_pixels_stay_unknown(own_tissue: Sample, tmp_path: Path) -> None:
+    labels = np.zeros((1, Y, X), np.uint8)
+    labels[0, 0, :4] = (1, 2, 3, 200)
+    tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
+    import_as(own_tissue, "set", tmp_path / "v.tif", slices="4", classes=["core=1,2", "spot=2"], ignore=200)
+    assert read_annotation(own_tissue, "core").mask(0)[0, :4].tolist() == [1, 1, 0, UNKNOWN]
+    assert read_annotation(own_tissue, "spot").mask(0)[0, :4].tolist() == [0, 1, 0, UNKNOWN]
+    with pytest.raises(SampleError, match="no annotation of 'cores'; did you mean 'core'"):
+        read_annotation(own_tissue, "cores")
+
+
+def test_large_ids_survive(own_tissue: Sample, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "v.tif", np.full((1, Y, X), 3_000_000_000, np.uint32), photometric="minisblack")
+    import_as(own_tissue, "big", tmp_path / "v.tif", slices="0")
+    assert int(read_annotation(own_tissue, "big").labels[0][0, 0]) == 3_000_000_000
+
+
+def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) -> None:
+    import_as(own_tissue, "core", masks)
+    import_as(own_tissue, "core", masks)  # the same again is no change
+    next(iter(masks.iterdir())).unlink()
+    with pytest.raises(ResumeError, match="has other labels of 'core' already; use --overwrite"):
+        import_as(own_tissue, "core", masks)
+    assert len(read_annotation(own_tissue, "core").z) == 3
+    import_as(own_tissue, "core", masks, overwrite=True)
+    assert len(read_annotation(own_tissue, "core").z) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "sentence"),
+    [
+        (np.zeros((2, Y, X), np.uint8), {}, r"Which slices of .* are annotated\? Give --slices 0,13,26"),
+        (np.zeros((2, Y, X), np.uint8), {"slices": "all"}, "has 2 slices and the image 19; name the annotated ones with --slices"),
+        (np.zeros((2, Y, X), np.uint8), {"slices": "1,2,3"}, "has 2 slices; expected 19 as the image, or 3, one for each of --slices"),
+        (np.zeros((2, Y, X), np.uint8), {"slices": "3,99"}, "99 is outside 0 to 18"),
+        (np.zeros((2, Y, X), np.uint8), {"slices": "3,3"}, "a number appears twice"),
+        (np.zeros((2, Y, X), np.uint8), {"slices": "three"}, "takes numbers such as 0,13,26, or 'all', or 'non-empty'; got 'three'"),
+        (np.zeros((2, Y - 1, X), np.uint8), {"slices": "1,2"}, r"has slices of \(95, 128\) px, but the image has \(96, 128\)"),
+        (np.full((1, Y, X), 0.5, np.float32), {"slices": "1"}, "Labels are whole numbers, but slice 1 of .* holds float32 such as 0.5"),
+        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Labels are 0 or more, but slice 1 of .* holds -3"),
+    ],
+)
+def test_labels_that_do_not_fit_are_one_sentence(
+    own_tissue: Sample, tmp_path: Path, labels: Any, settings: dict[str, str], sentence: str
+) -> None:
+    tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
+    with pytest.raises(InputError, match=sentence):
+        import_as(own_tissue, "x", tmp_path / "v.tif", **settings)
+    assert "x" not in own_tissue.names("annotations")

@@ -1,0 +1,138 @@
+"""The phantom: the same for the same seed, exact, streamed, and true to biology."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from sparsem.errors import ResumeError, SettingsError
+from sparsem.phantom import PhantomSettings, faults_of, phantom, phantom_slice
+from sparsem.phantom.noise import SmoothField, spline_weights
+from sparsem.settings import parse
+from sparsem.stage import Execution
+from sparsem.store.sample import Sample
+from tests.conftest import TISSUE, files_in, voxels
+
+ORGANELLES = ("mitochondrion", "endosome", "lysosome")
+
+
+@pytest.mark.parametrize(("depth", "workers"), [(1, 0), (16, 0), (7, 2)])
+def test_block_depth_and_workers_change_nothing(tissue: Sample, tmp_path: Path, depth: int, workers: int) -> None:
+    other = phantom(tmp_path / "p.zarr", TISSUE.model_copy(update={"block_depth": depth}), Execution(workers=workers, quiet=True))
+    for name in ("cells", "nucleus", "endosome"):
+        expected = voxels(tissue.volume("truth", name))
+        assert all(np.array_equal(a, b) for a, b in zip(voxels(other.volume("truth", name)), expected, strict=True))
+    assert np.array_equal(other.image("raw").read(slice(None)), tissue.image("raw").read(slice(None)))
+    if depth == 7:
+        assert files_in(other.path / "0") == files_in(tissue.path / "0")
+
+
+def test_another_seed_is_another_tissue(tissue: Sample) -> None:
+    other = phantom_slice(TISSUE.model_copy(update={"seed": 6}), 3)
+    assert (other.labels["nucleus"] > 0).mean() > 0
+    assert not np.array_equal(other.labels["cells"], tissue.volume("truth", "cells").read(slice(3, 4))[0])
+
+
+def truth(sample: Sample) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    return {name: sample.volume("truth", name).read(slice(None)) for name in sample.names("truth")}
+
+
+def test_everything_is_there_and_lies_where_it_belongs(tissue: Sample) -> None:
+    found = truth(tissue)
+    assert all((labels > 0).any() for labels in found.values())
+    nucleus, cells = found["nucleus"], found["cells"]
+    assert np.array_equal(nucleus[nucleus > 0], cells[nucleus > 0])  # a nucleus carries the number of its cell
+    inside = found["nucleolus"] > 0
+    assert (nucleus[inside] == found["nucleolus"][inside] // 1000).all()
+    for name in ORGANELLES:
+        there = found[name] > 0
+        assert (cells[there] == found[name][there] // 1000).all()
+        assert not (nucleus[there] > 0).any()
+    kinds = sum((found[name] > 0).astype(int) for name in ORGANELLES)
+    assert kinds.max() == 1  # type: ignore[union-attr]
+
+
+def test_neighbours_touch_and_look_alike(tissue: Sample) -> None:
+    cells, image = truth(tissue)["cells"], tissue.image("raw").read(slice(None)).astype(float)
+    beside = (cells[:, :, 1:] != cells[:, :, :-1]) & (cells[:, :, 1:] > 0) & (cells[:, :, :-1] > 0)
+    assert beside.sum() > 100
+    free = (cells > 0) & (sum((truth(tissue)[name] > 0).astype(int) for name in ("nucleus", *ORGANELLES)) == 0)
+    means = [image[free & (cells == cell)].mean() for cell in np.unique(cells[free]) if (free & (cells == cell)).sum() > 2000]
+    assert len(means) >= 3
+    assert np.ptp(means) < image[free].std()  # brightness does not tell them apart
+
+
+def test_nuclei_are_concave_and_nucleoli_have_holes() -> None:
+    settings = PhantomSettings(shape=(6, 320, 320), voxel_nm=(40, 12, 12), cells=3, seed=1)
+    slices = [phantom_slice(settings, z).labels for z in range(6)]
+    holes = [ndimage.binary_fill_holes(one["nucleolus"] > 0) & (one["nucleolus"] == 0) for one in slices]
+    assert sum(hole.sum() for hole in holes) > 20
+    from skimage.measure import regionprops
+
+    solidity = [region.solidity for one in slices for region in regionprops(one["nucleus"].astype(int)) if region.area > 500]
+    assert min(solidity) < 0.93
+
+
+def test_filopodia_come_back_as_islands() -> None:
+    settings = PhantomSettings(shape=(12, 256, 256), voxel_nm=(16, 16, 16), cells=5, seed=2)
+    islands = 0
+    for z in range(0, 12, 4):
+        cells = phantom_slice(settings, z).labels["cells"]
+        for cell in np.unique(cells[cells > 0]):
+            islands += int(ndimage.label(cells == cell)[1]) - 1
+    assert islands >= 3
+
+
+def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) -> None:
+    clean = PhantomSettings(shape=(6, 64, 64), voxel_nm=(20, 20, 20), cells=2, noise=0, drift_nm=0, flicker=0, curtaining=0)
+    faults = faults_of(clean)
+    assert not faults.drift_nm.any()
+    assert (faults.gain == 1).all()
+    assert not faults.offset.any()
+    plain = phantom_slice(clean, 2).image.astype(float)
+    noisy = phantom_slice(clean.model_copy(update={"noise": 9}), 2).image - plain
+    assert noisy.std() == pytest.approx(9, rel=0.1)
+    striped = phantom_slice(clean.model_copy(update={"curtaining": 6}), 2).image - plain
+    assert striped.mean(axis=0).std() > 10 * striped.mean(axis=1).std()  # stripes run down the slice
+    bright = clean.model_copy(update={"flicker": 8})
+    sample = phantom(tmp_path / "p.zarr", bright)
+    table = sample.read_table("phantom_slices")
+    assert np.allclose(table["offset_grey"], faults_of(bright).offset)
+    measured = sample.image("raw").read(slice(None)).mean(axis=(1, 2)) - phantom_mean(clean)
+    assert np.corrcoef(measured, table["offset_grey"])[0, 1] > 0.98
+
+
+def phantom_mean(settings: PhantomSettings) -> np.ndarray:  # type: ignore[type-arg]
+    return np.array([phantom_slice(settings, z).image.mean() for z in range(settings.shape[0])])
+
+
+def test_drift_moves_truth_and_image_together() -> None:
+    still = PhantomSettings(shape=(8, 96, 96), voxel_nm=(10, 10, 10), cells=2, noise=0, drift_nm=0, flicker=0, curtaining=0, seed=3)
+    moved = still.model_copy(update={"drift_nm": 25.0})
+    faults = faults_of(moved)
+    z = int(np.abs(faults.drift_nm).sum(axis=1).argmax())
+    dy, dx = (faults.drift_nm[z] / 10).round().astype(int)
+    a, b = phantom_slice(still, z).labels["nucleus"] > 0, phantom_slice(moved, z).labels["nucleus"] > 0
+    shifted = np.roll(a, (-dy, -dx), axis=(0, 1))
+    core = (slice(20, -20), slice(20, -20))
+    assert (shifted[core] & b[core]).sum() / (shifted[core] | b[core]).sum() > (a[core] & b[core]).sum() / (a[core] | b[core]).sum()
+
+
+def test_a_phantom_of_other_settings_is_refused(tissue: Sample) -> None:
+    with pytest.raises(ResumeError, match="cells: 3 -> 4"):
+        phantom(tissue.path, TISSUE.model_copy(update={"cells": 4}))
+    with pytest.raises(SettingsError, match="at least 1 slice of 32 x 32"):
+        parse(PhantomSettings, {"shape": (1, 4, 64)}, "command line")
+
+
+def test_a_field_has_unit_variance_and_any_slice_alone() -> None:
+    field = SmoothField(1, "x", (30, 20, 20), (4000, 4000), 10)
+    axis = np.arange(0, 4000, 10.0)
+    values = np.stack([field.at(z, axis, axis) for z in (5, 200, 410, 1000)])
+    assert values.std() == pytest.approx(1, abs=0.05)
+    assert abs(values.mean()) < 0.05
+    alone = SmoothField(1, "x", (30, 20, 20), (4000, 4000), 10).at(410, axis, axis)
+    assert np.array_equal(values[2], alone)
+    _, weights = spline_weights(np.linspace(-3, 3, 50))
+    assert np.allclose(weights.sum(axis=1), 1, atol=1e-6)

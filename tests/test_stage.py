@@ -1,0 +1,157 @@
+"""Stages: resumed, refused, replaced, locked, checked before they start, spread over workers; always the same bytes."""
+
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from pydantic import Field
+
+from sparsem.errors import ResourceError, ResumeError, SampleError
+from sparsem.geometry import ZBlock
+from sparsem.settings import Settings
+from sparsem.stage import HERE, BlockResult, Execution, Needs, Stage, fingerprint_of
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, Volume, volume_spec
+from tests.conftest import copy_of, files_in
+
+
+class BrightenSettings(Settings):
+    by: int = Field(10, description="grey levels")
+
+
+class StopError(Exception):
+    pass
+
+
+def brighten(block: ZBlock, image: Volume, by: int, log: Path, fail_at: int = -1) -> BlockResult:
+    if block.start == fail_at:
+        raise StopError
+    with log.open("a") as file:
+        file.write(f"{block.start}\n")
+    voxels = image.read(block.own)
+    return {"images/bright": voxels + np.uint8(by), "labels/dark": (voxels < 90).astype(np.uint8)}, {"mean": float(voxels.mean())}
+
+
+def run(sample: Sample, log: Path, by: int = 10, on: Execution = HERE, fail_at: int = -1, needs: Needs = Needs()) -> list[dict[str, Any]]:
+    image = sample.image("raw")
+    frame = (image.shape, np.uint8)
+    outputs = [
+        volume_spec("images/bright", *frame, Kind.IMAGE, image.voxel_size, image.block_depth),
+        volume_spec("labels/dark", *frame, Kind.LABELS, image.voxel_size, image.block_depth),
+    ]
+    with Stage(sample, "brighten", BrightenSettings(by=by), {"image": image.fingerprint}, outputs, on, needs) as stage:
+        return stage.map(brighten, image.blocks(), image, by, log, fail_at)
+
+
+def test_outputs_appear_whole_with_history_and_lists(own_tissue: Sample, tmp_path: Path) -> None:
+    summaries = run(own_tissue, tmp_path / "log")
+    raw = own_tissue.image("raw").read(slice(None))
+    assert np.array_equal(own_tissue.image("bright").read(slice(None)), raw + np.uint8(10))
+    assert own_tissue.newest_image == "bright"
+    assert [round(one["mean"], 6) for one in summaries] == [round(float(raw[z : z + 7].mean()), 6) for z in (0, 7, 14)]
+    entry = own_tissue.history()[-1]
+    assert (entry["stage"], entry["settings"]["by"]) == ("brighten", 10)
+    assert entry["outputs"] == ["images/bright", "labels/dark"]
+    assert not (own_tissue.path / ".sparsem" / "work" / "brighten").exists()
+
+
+def test_an_interrupted_run_does_only_what_is_left(own_tissue: Sample, tmp_path: Path) -> None:
+    whole = copy_of(own_tissue, tmp_path / "whole.zarr")
+    run(whole, tmp_path / "whole.log")
+    with pytest.raises(StopError):
+        run(own_tissue, tmp_path / "log", fail_at=14)
+    assert own_tissue.names("images") == []
+    assert own_tissue.names("labels") == []
+    assert run(own_tissue, tmp_path / "log") == run(whole, tmp_path / "whole.log")
+    assert (tmp_path / "log").read_text().split() == ["0", "7", "14"]
+    assert files_in(own_tissue.path) == files_in(whole.path)
+
+
+def test_a_finished_stage_is_not_done_again(own_tissue: Sample, tmp_path: Path) -> None:
+    first = run(own_tissue, tmp_path / "log")
+    assert run(own_tissue, tmp_path / "log") == first
+    assert len((tmp_path / "log").read_text().split()) == 3
+    shutil.rmtree(own_tissue.path / "images" / "bright")  # somebody threw a result away: it is made again
+    run(own_tissue, tmp_path / "log")
+    assert own_tissue.names("images") == ["bright"]
+
+
+@pytest.mark.parametrize("fail_at", [-1, 14])
+def test_other_settings_are_refused_with_the_difference(own_tissue: Sample, tmp_path: Path, fail_at: int) -> None:
+    if fail_at >= 0:
+        with pytest.raises(StopError):
+            run(own_tissue, tmp_path / "log", fail_at=fail_at)
+    else:
+        run(own_tissue, tmp_path / "log")
+    what = "unfinished run" if fail_at >= 0 else "finished result"
+    with pytest.raises(
+        ResumeError, match=rf"'brighten' has a {what} in own.zarr that was made otherwise \(by: 10 -> 20\); use --overwrite"
+    ):
+        run(own_tissue, tmp_path / "log", by=20)
+
+
+def test_overwrite_keeps_the_old_result_until_the_new_one_is_whole(own_tissue: Sample, tmp_path: Path) -> None:
+    run(own_tissue, tmp_path / "log")
+    again = replace(HERE, overwrite=True)
+    with pytest.raises(StopError):
+        run(own_tissue, tmp_path / "log", by=20, on=again, fail_at=14)
+    raw = own_tissue.image("raw").read(slice(None))
+    assert np.array_equal(own_tissue.image("bright").read(slice(None)), raw + np.uint8(10))
+    run(own_tissue, tmp_path / "log", by=20)  # the replacement was asked for; going on with it needs no second word
+    assert np.array_equal(own_tissue.image("bright").read(slice(None)), raw + np.uint8(20))
+
+
+def test_a_result_of_another_command_is_not_overwritten(own_tissue: Sample, tmp_path: Path) -> None:
+    shutil.copytree(own_tissue.path / "truth" / "nucleus", own_tissue.path / "labels" / "dark")
+    with pytest.raises(ResumeError, match="has a labels/dark already, made by another command"):
+        run(own_tissue, tmp_path / "log")
+
+
+def test_two_runs_at_once_are_refused(own_tissue: Sample, tmp_path: Path) -> None:
+    with own_tissue.locked(), pytest.raises(SampleError, match=r"Another run is writing to own.zarr"):
+        run(own_tissue, tmp_path / "log")
+    run(own_tissue, tmp_path / "log")
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_written(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_in(own_tissue.path)
+    with pytest.raises(ResourceError, match=r"needs 1000000.0 GB of memory, and .* GB are free; a smaller --block-depth"):
+        run(own_tissue, tmp_path / "log", needs=Needs(ram=10**15, smaller="a smaller --block-depth needs less"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 10**6))
+    with pytest.raises(ResourceError, match=r"needs 5.0 GB of disk at .*, and 0.0 GB are free"):
+        run(own_tissue, tmp_path / "log", needs=Needs(disk=5 * 10**9))
+    assert files_in(own_tissue.path) == before
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
+    assert fingerprint_of({"a": 1, "b": [2]}) == fingerprint_of({"b": [2], "a": 1}) != fingerprint_of({"a": 1, "b": [3]})
+
+
+def test_workers_and_a_scheduler_give_the_same_bytes(own_tissue: Sample, tmp_path: Path) -> None:
+    here, workers, scheduler = (copy_of(own_tissue, tmp_path / f"{name}.zarr") for name in ("here", "workers", "scheduler"))
+    run(here, tmp_path / "log")
+    run(workers, tmp_path / "log", on=replace(HERE, workers=2))
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster, Client(cluster):
+        run(scheduler, tmp_path / "log", on=replace(HERE, scheduler=cluster.scheduler_address))
+    assert files_in(here.path) == files_in(workers.path) == files_in(scheduler.path)
+
+
+def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(own_tissue: Sample, tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        run(own_tissue, tmp_path / "log", on=replace(HERE, workers=2), fail_at=7)
+    run(own_tissue, tmp_path / "log")
+    assert sorted((tmp_path / "log").read_text().split(), key=int) == ["0", "7", "14"]
+
+
+def test_an_unreachable_scheduler_is_one_sentence(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsem.stage.SCHEDULER_TIMEOUT_S", 1)
+    with pytest.raises(SampleError, match=r"No Dask scheduler answers at tcp://127.0.0.1:9"):
+        run(own_tissue, tmp_path / "log", on=replace(HERE, scheduler="tcp://127.0.0.1:9"))
