@@ -1,7 +1,10 @@
 """What many tests share: small phantoms, drawn label maps, and where the real data lie."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,3 +76,12 @@ def real_data() -> Callable[[str], Path]:
         return folder / name
 
     return find
+
+
+def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1) -> int:
+    """How many of ten runs died before they ended; the eleventh ends by itself."""
+    script = Path(__file__).with_name("killing.py")
+    command = [sys.executable, str(script), what, json.dumps(given), "10", str(seed)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    return int(json.loads(result.stdout)["died"])

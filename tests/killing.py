@@ -1,0 +1,67 @@
+"""Run a stage again and again, each time killed at a random moment, until it ends by itself.
+
+    python tests/killing.py train|predict|import|phantom ARGUMENTS(JSON) KILLS SEED
+
+The parent imports everything once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.train import train
+from sparsem.phantom import PhantomSettings, phantom
+from sparsem.predict import PredictSettings, predict
+from sparsem.stage import Execution
+from sparsem.store.sample import Sample
+
+
+def work(what: str, given: dict[str, Any]) -> None:
+    on = Execution(workers=given.get("workers", 0), quiet=True)
+    if what == "train":
+        train([Sample.open(given["sample"])], given["out"], TrainSettings(**given["settings"]), on)
+    elif what == "predict":
+        predict(Sample.open(given["sample"]), given["model"], PredictSettings(**given["settings"]), on)
+    elif what == "import":
+        import_stack(given["source"], given["sample"], ImportSettings(**given["settings"]), on)
+    else:
+        phantom(Path(given["sample"]), PhantomSettings(**given["settings"]), on)
+
+
+def child(what: str, given: dict[str, Any]) -> int:
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            work(what, given)
+            code = 0
+        finally:
+            os._exit(code)
+    return process
+
+
+def main() -> None:
+    what, given, kills, seed = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    moments = random.Random(seed)
+    died, longest = 0, float(given["seconds"])
+    for _ in range(kills):
+        process = child(what, given)
+        time.sleep(moments.uniform(0, longest))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        died += os.WIFSIGNALED(status)
+    _, status = os.waitpid(child(what, given), 0)
+    assert os.WIFEXITED(status)
+    assert os.WEXITSTATUS(status) == 0
+    print(json.dumps({"died": died}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""The command line as people meet it: every command, its words, its exit codes, its JSON; the README's commands."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner, Result
+
+from sparsem import __version__
+from sparsem.cli import COMMANDS, app
+from sparsem.errors import SparsemError
+from sparsem.learn.supervised import TrainSettings
+from sparsem.phantom import PhantomSettings
+from sparsem.stage import HERE
+from sparsem.store.sample import Sample
+from sparsem.study import demo, read_study, run
+from tests.conftest import LABELLED, files_in, truth_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def sparsem(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def outside(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """The installed program, in a process of its own."""
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "sparsem", *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+
+
+def test_help_lists_every_command_quickly_and_each_teaches() -> None:
+    listing = sparsem("--help").output
+    for name in COMMANDS:
+        assert name in listing
+        words = (name, "import") if name == "annotate" else (name,)
+        text = sparsem(*words, "--help").output
+        assert "--overwrite" in text
+        assert "--json" in text
+        if name not in ("demo", "info", "run"):
+            assert "Example" in text, name
+    assert sparsem("--version").output.strip() == __version__
+    code = "import sys; sys.argv = ['sparsem', '--help']\nfrom sparsem.cli import app\ntry: app()\n"
+    code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def test_options_come_from_the_settings() -> None:
+    text = re.sub(r"\s+", " ", sparsem("train", "--help").output)
+    for name, field in TrainSettings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert str(field.description).split(";")[0].split(":")[0] in text
+    assert "[default: 0.001]" in text
+
+
+def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("raw.tif", tissue.image().read(slice(None)), photometric="minisblack")
+    labels = np.stack(truth_of(tissue, "nucleolus", LABELLED)).astype(np.uint16)
+    tifffile.imwrite("labels.tif", labels, photometric="minisblack")
+    tifffile.imwrite("truth.tif", tissue.volume("truth", "nucleolus").read(slice(None)), photometric="minisblack")
+    small = "--width 4 --read 64 --see 32 --batch 2 --updates 8 --seed 3"
+    steps = [
+        ("import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7", "Wrote s.zarr: 19 x 96 x 128 voxels of 20 x 20 x 20 nm"),
+        ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "nucleolus: 3 labelled slices (0, 9, 18)"),
+        (f"train s.zarr --structure nucleolus --out m.safetensors {small}", "Wrote m.safetensors: knows nucleolus from 3 slices"),
+        ("predict s.zarr m.safetensors", "Wrote s.zarr/labels/nucleolus"),
+        ("score s.zarr nucleolus truth.tif", "nucleolus  unseen slices  3D Dice 0."),
+        ("export s.zarr nucleolus out/nucleoli.tif", "Wrote out/nucleoli.tif"),
+        ("info s.zarr", "annotated: nucleolus on 3 slices (0, 9, 18)"),
+    ]
+    for command, expected in steps:
+        result = sparsem(*shlex.split(command), "--quiet")
+        assert result.exit_code == 0, result.output
+        assert expected in result.output
+    sample = Sample.open("s.zarr")
+    assert np.array_equal(tifffile.imread("out/nucleoli.tif"), sample.volume("labels", "nucleolus").read(slice(None)))
+    table = sample.read_table("scores_nucleolus").to_pydict()
+    assert [z for z, seen in zip(table["z"], table["annotated"], strict=True) if seen] == list(LABELLED)
+    predicted = tifffile.imread("out/nucleoli.tif") > 0
+    true = tifffile.imread("truth.tif") > 0
+    assert table["both_px"] == [int(n) for n in (predicted & true).sum(axis=(1, 2))]
+    data = json.loads(sparsem("score", "s.zarr", "nucleolus", "truth.tif", "--json", "--quiet").output)
+    unseen = np.setdiff1d(np.arange(19), LABELLED)
+    dice = 2 * (predicted & true)[unseen].sum() / (predicted[unseen].sum() + true[unseen].sum())
+    assert data["nucleolus"]["unseen"]["dice_3d"] == pytest.approx(dice)
+    assert data["nucleolus"]["unseen"]["slices"] == 16
+    assert json.loads(sparsem("info", "s.zarr", "--json").output)["shape"] == [19, 96, 128]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("info none.zarr", "Error: There is no sample at none.zarr"),
+        ("import none.tif s.zarr", "Error: There is no file or folder none.tif."),
+        ("import raw.tif s.zarr", "Error: raw.tif does not state its voxel size"),
+        ("import raw.tif s.zarr --voxel-nm 0 5 5", "Error: A voxel size is three positive lengths in nm"),
+        (
+            "import raw.tif s.zarr --voxel-nm 5 5 5 --block-depth 0",
+            "Error: command line: 'block_depth' was given as 0: input should be greater",
+        ),
+        ("import raw.tif taken --voxel-nm 5 5 5", "Error: taken exists and is not a sparsem sample"),
+        ("phantom p.zarr --shape 0 64 64", "at least 1 slice of 32 x 32"),
+        ("run none.toml", "Error: Cannot read the settings file"),
+        ("run bad.toml", "Error: bad.toml: unknown key 'trian'; did you mean 'train'?"),
+        ("run broken.toml", "broken.toml is not valid TOML"),
+        ("export raw.tif nucleus x.tif", "is not a sparsem sample"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, command: str, sentence: str) -> None:
+    tifffile.imwrite(tmp_path / "raw.tif", np.zeros((3, 40, 40), np.uint8), photometric="minisblack")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("precious")
+    (tmp_path / "bad.toml").write_text(
+        'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[annotate.a]\nsource = "m"\n[trian]\nupdates = 3\n'
+    )
+    (tmp_path / "broken.toml").write_text("sample = \n")
+    before = files_in(tmp_path)
+    result = outside(*shlex.split(command), folder=tmp_path)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert files_in(tmp_path) == before
+
+
+def test_an_unknown_command_or_option_exits_with_2() -> None:
+    assert sparsem("segment").exit_code == 2
+    assert sparsem("info", "x", "--colour").exit_code == 2
+
+
+SMALL_DEMO = PhantomSettings(shape=(12, 96, 96), voxel_nm=(24, 24, 24), cells=2, seed=1)
+SMALL_TRAINING = TrainSettings(structure=("nucleus", "nucleolus"), width=4, read=64, see=32, batch=2, updates=6)
+
+
+def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path: Path) -> None:
+    result = demo(tmp_path, SMALL_DEMO, SMALL_TRAINING, labelled=4)
+    assert sorted(result.scores) == ["nucleolus", "nucleus"]
+    for name in ("raw.tif", "study.toml", "overlays.png", "dice.png", "results/nucleus.tif", "masks/nucleolus/nucleolus_z0011.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert result.sample.names("labels") == ["nucleolus", "nucleus"]
+    before = files_in(result.sample.path)
+    again = run(tmp_path / "study.toml")
+    assert again.scores == result.scores
+    assert files_in(result.sample.path) == before
+    study = read_study(tmp_path / "study.toml")
+    assert study.train.updates == 6
+    (tmp_path / "study.toml").write_text((tmp_path / "study.toml").read_text().replace("updates = 6", "updates = 7"))
+    with pytest.raises(SparsemError, match=r"trained otherwise \(updates: 6 -> 7\)"):
+        run(tmp_path / "study.toml", HERE)
+
+
+def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    good = 'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[annotate.nucleus]\nsource = "m"\n'
+    for text, sentence in (
+        ("[import]\nsource='a'\n[annotate.x]\nsource='b'\n", "the key 'sample' is required"),
+        (good + "[train]\nupdate = 3\n", r"unknown key 'train.update'; did you mean 'updates'\?"),
+        (good + "[predict]\noverlap = 0.9\n", "'predict.overlap' was given as 0.9: input should be less than or equal to 0.5"),
+        (good + '[score.mito]\ntruth = "t.tif"\n', r"\[score.mito\] has no structure to score; annotated are nucleus"),
+        (good + '[annotate.b]\nsorce = "x"\n', r"unknown key 'annotate.b.sorce'"),
+    ):
+        (tmp_path / "study.toml").write_text(text)
+        with pytest.raises(SparsemError, match=sentence):
+            read_study(tmp_path / "study.toml")
+
+
+def readme_blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_readme_commands_run(tissue: Sample, tmp_path: Path) -> None:
+    """Each ``sparsem`` line of the README, word for word but for a smaller training, on a small stack of that name."""
+    tifffile.imwrite(tmp_path / "liver.tif", tissue.image().read(slice(None)), photometric="minisblack")
+    truth = tissue.volume("truth", "nucleus").read(slice(None))
+    tifffile.imwrite(tmp_path / "all_nuclei.tif", truth, photometric="minisblack")
+    for name in ("nucleus", "mitochondrion"):
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for z, labels in zip(LABELLED, truth_of(tissue, name, LABELLED), strict=True):
+            tifffile.imwrite(tmp_path / "masks" / name / f"{name}_{z:04d}.tif", (labels > 0).astype(np.uint8))
+    small = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
+    study = "\n".join(readme_blocks("toml")).replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2")
+    (tmp_path / "study.toml").write_text(study)
+    lines = [line for block in readme_blocks("bash") for line in block.splitlines() if line.startswith("sparsem ")]
+    assert len(lines) >= 7
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        if words[0] == "demo":
+            continue  # the demo has its own test
+        result = outside(*words, *(small if words[0] == "train" else []), folder=tmp_path)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+
+
+def test_the_readme_python_runs(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("liver.tif", own_tissue.image().read(slice(None)), photometric="minisblack")
+    tifffile.imwrite("nuclei.tif", own_tissue.volume("truth", "nucleus").read(slice(None)), photometric="minisblack")
+    blocks = readme_blocks("python")
+    assert blocks
+    for block in blocks:
+        exec(block.replace("updates=2000", "updates=3, width=4, read=64, see=32"), {})
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"sparsem-{__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "sparsem/py.typed" in names
+    assert all(name.startswith(("sparsem/", f"sparsem-{__version__}.dist-info/")) for name in names)
+    expected = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src" / "sparsem").rglob("*.py")}
+    assert expected <= set(names)
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
+    code = "import sparsem, sparsem.study; print(sparsem.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
+    assert str(tmp_path / "site") in result.stdout
+
+
+def test_no_file_names_a_registry_or_a_machine() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    forbidden = re.compile("|".join(("pythonhoste" + "d", "pyp" + r"i\.org", "npm" + "js", r"/home/\w+", "file" + "://")))
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix not in (".png", ".jpg") and path.exists():
+            assert not forbidden.search(path.read_text(encoding="utf-8")), name

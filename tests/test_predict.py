@@ -1,0 +1,176 @@
+"""Prediction: seamless, in blocks of any depth and batches of any size, at the scale that was learnt, and stopped anywhere."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sparsem.annotations import write_annotation
+from sparsem.errors import InputError, ResourceError, ResumeError
+from sparsem.learn.train import train
+from sparsem.models.checkpoint import Recipe, load_checkpoint
+from sparsem.phantom import PhantomSettings, phantom
+from sparsem.predict import PredictSettings, factors_for, forward_on, predict, predict_slices, quantised
+from sparsem.stage import HERE, Execution
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+from sparsem.tiles.context import TileGrid, enlarge, scaled_shape, shrink, tile_starts
+from tests.conftest import QUICK, TISSUE, copy_of, files_in, kill_ten_times, truth_of, voxels
+
+SETTINGS = PredictSettings()
+
+
+@pytest.fixture(scope="module")
+def model(tissue: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network that knows nuclei and nucleoli, more or less."""
+    out = tmp_path_factory.mktemp("model") / "m.safetensors"
+    changes = {"structure": ("nucleus", "nucleolus"), "width": 8, "updates": 50, "batch": 4, "learning_rate": 3e-3, "average": 0.9}
+    train([tissue], out, QUICK.model_copy(update=changes))
+    return out
+
+
+def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.float32]:
+    """One slice after the other, one tile after the other."""
+    network, recipe = load_checkpoint(model)
+    factors = factors_for(recipe, volume)
+    slices = []
+    for image in volume.read(slice(None)):
+        small = (shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
+        grid = TileGrid(scaled_shape((image.shape[0], image.shape[1]), factors), recipe.see, round(overlap * recipe.see))
+        with torch.inference_mode():
+            outputs = [network(torch.from_numpy(tile[None, None].copy())).sigmoid().numpy()[0] for tile in grid.cut(small)]
+        slices.append(enlarge(grid.blend(np.stack(outputs)), (image.shape[0], image.shape[1])))
+    return np.stack(slices, axis=1)
+
+
+def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, model: Path) -> None:
+    exact = SETTINGS.model_copy(update={"precision": "float32"})
+    assert predict(own_tissue, model, exact) == [
+        f"{kind}/{name}" for name in ("nucleus", "nucleolus") for kind in ("probabilities", "labels")
+    ]
+    plain = plain_prediction(own_tissue.image(), model, exact.overlap)
+    for channel, name in enumerate(("nucleus", "nucleolus")):
+        probability = own_tissue.volume("probabilities", name).read(slice(None))
+        difference = np.abs(probability.astype(int) - quantised(plain[channel]).astype(int))
+        assert difference.max() <= 1  # float sums in another order may fall on the other side of a rounding edge
+        assert (difference > 0).mean() < 1e-3
+        assert np.array_equal(own_tissue.volume("labels", name).read(slice(None)), (probability >= 128).astype(np.uint8))
+    truth = own_tissue.volume("truth", "nucleolus").read(slice(None)) > 0
+    found = own_tissue.volume("labels", "nucleolus").read(slice(None)) > 0
+    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.5  # all foreground would reach 0.1
+
+
+@pytest.mark.parametrize(
+    ("depth", "workers", "batch"), [(1, 0, 16), (7, 0, 1), (16, 0, 5), (7, 2, 16), (1, 1, 3)], ids=lambda value: str(value)
+)
+def test_blocks_workers_and_batches_change_no_label(
+    tissue: Sample, model: Path, tmp_path: Path, depth: int, workers: int, batch: int
+) -> None:
+    expected = predicted_once(tissue, model, tmp_path / "once.zarr")
+    other = phantom(tmp_path / "other.zarr", TISSUE.model_copy(update={"block_depth": depth}))
+    predict(other, model, SETTINGS.model_copy(update={"batch": batch}), Execution(workers=workers, quiet=True))
+    for kind in ("labels", "probabilities"):
+        for name in ("nucleus", "nucleolus"):
+            levels = voxels(other.volume(kind, name))
+            assert all(np.array_equal(a, b) for a, b in zip(levels, voxels(expected.volume(kind, name)), strict=True)), kind
+
+
+def predicted_once(tissue: Sample, model: Path, path: Path) -> Sample:
+    sample = copy_of(tissue, path)
+    predict(sample, model, SETTINGS)
+    return sample
+
+
+def jumps_at_borders(network: torch.nn.Module, recipe: Recipe, slices: list[NDArray[np.uint8]], overlap: float) -> float:
+    """Mean absolute jump of probability across tile borders over that in the same columns when no border lies there.
+
+    The columns are the same because the grid is moved over the picture: a column with an edge in it jumps in any case.
+    """
+    forward = forward_on(network, torch.device("cpu"), "float32")
+    length, edge = 300, recipe.see
+    starts = tile_starts(length, edge, round(overlap * edge))
+    borders = np.unique(list(starts[1:]) + [start + edge for start in starts[:-1]]) - 1
+    jumps, at = np.full((8, slices[0].shape[1]), np.nan), np.zeros((8, slices[0].shape[1]), bool)
+    for move in range(8):
+        first = move * edge // 8
+        views = [np.ascontiguousarray(one[:, first : first + length]) for one in slices]
+        probability = np.stack(list(predict_slices(views, forward, recipe, (1, 1), overlap, batch=16)))
+        jumps[move, first : first + length - 1] = np.abs(np.diff(probability, axis=3)).mean(axis=(0, 1, 2))
+        at[move, first + borders] = True
+    compared = at.any(axis=0)
+    elsewhere = np.nanmean(np.where(at, np.nan, jumps)[:, compared], axis=0)
+    return float(np.nansum(np.where(at, jumps, 0)[:, compared]) / (elsewhere * at[:, compared].sum(axis=0)).sum())
+
+
+def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
+    """The mean absolute jump of probability across tile borders is no larger than elsewhere."""
+    settings = PhantomSettings(shape=(9, 360, 360), voxel_nm=(20, 16, 16), cells=5, seed=9)
+    sample = phantom(tmp_path / "t.zarr", settings)
+    write_annotation(sample, "nucleus", (0, 8), truth_of(sample, "nucleus", (0, 8)))
+    training = QUICK.model_copy(
+        update={"width": 8, "read": 64, "see": 64, "batch": 4, "updates": 60, "learning_rate": 3e-3, "average": 0.9}
+    )
+    train([sample], tmp_path / "m.safetensors", training)
+    network, recipe = load_checkpoint(tmp_path / "m.safetensors")
+    slices = [sample.image().read(slice(z, z + 1))[0] for z in (2, 4, 6)]
+    assert jumps_at_borders(network, recipe, slices, overlap=SETTINGS.overlap) <= 1.0
+    assert jumps_at_borders(network, recipe, slices, overlap=0.0) > 1.5  # what blending is for: the measure sees a seam
+
+
+def test_the_network_sees_the_scale_that_it_learnt(tissue: Sample, model: Path, tmp_path: Path) -> None:
+    _, recipe = load_checkpoint(model)
+    assert factors_for(recipe, tissue.image()) == (2, 2)
+    coarse = phantom(tmp_path / "coarse.zarr", PhantomSettings(shape=(2, 48, 64), voxel_nm=(40, 40, 40), cells=3, seed=5))
+    assert factors_for(recipe, coarse.image()) == (1, 1)
+    predict(coarse, model, SETTINGS)
+    assert coarse.volume("labels", "nucleus").shape == (2, 48, 64)
+
+
+def test_a_slice_smaller_than_a_tile_and_a_single_row_of_tiles(model: Path) -> None:
+    network, recipe = load_checkpoint(model)
+    forward = forward_on(network, torch.device("cpu"), "float32")
+    for shape in ((20, 30), (64, 300), (33, 65)):
+        (probability,) = predict_slices([np.full(shape, 120, np.uint8)], forward, recipe, (2, 2), 0.25, 4)
+        assert probability.shape == (2, *shape)
+        assert np.isfinite(probability).all()
+    assert list(predict_slices([], forward, recipe, (2, 2), 0.25, 4)) == []
+
+
+def test_half_is_foreground() -> None:
+    assert quantised(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [0, 127, 127, 128, 255]
+
+
+def test_another_model_or_setting_is_refused(own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path) -> None:
+    predict(own_tissue, model, SETTINGS)
+    predict(own_tissue, model, SETTINGS.model_copy(update={"batch": 3}))  # no result depends on it
+    with pytest.raises(ResumeError, match=r"overlap: 0.25 -> 0.5"):
+        predict(own_tissue, model, SETTINGS.model_copy(update={"overlap": 0.5}))
+    train([tissue], tmp_path / "n.safetensors", QUICK.model_copy(update={"structure": ("nucleus",), "updates": 1}))
+    with pytest.raises(ResumeError, match="has a probabilities/nucleus already, made by another command"):
+        predict(own_tissue, tmp_path / "n.safetensors", SETTINGS)
+    predict(own_tissue, tmp_path / "n.safetensors", SETTINGS, replace(HERE, overwrite=True))
+    with pytest.raises(InputError, match="There is no model file"):
+        predict(own_tissue, tmp_path / "none.safetensors")
+
+
+def test_what_does_not_fit_is_refused(own_tissue: Sample, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Memory:
+        available = 10**5
+
+    monkeypatch.setattr("psutil.virtual_memory", Memory)
+    with pytest.raises(ResourceError, match=r"import with a smaller --block-depth, or use fewer --workers"):
+        predict(own_tissue, model, SETTINGS)
+    assert own_tissue.names("labels") == []
+
+
+def test_killed_at_ten_random_moments_the_bytes_are_the_same(own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path) -> None:
+    whole = predicted_once(tissue, model, tmp_path / "whole.zarr")
+    given: dict[str, Any] = {"sample": str(own_tissue.path), "model": str(model), "settings": {}, "seconds": 1.0}
+    assert kill_ten_times("predict", given) >= 3
+    ours, theirs = files_in(own_tissue.path), files_in(whole.path)
+    assert list(ours) == list(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []

@@ -1,0 +1,154 @@
+"""Context tiles: covered, blended without a seam, drawn by the papers' rule, and the same for any size that makes sense."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsem.annotations import UNKNOWN
+from sparsem.tiles.augment import flipped_and_turned, regreyed
+from sparsem.tiles.context import TileGrid, enlarge, mirrored, scaled_shape, shrink, shrink_mask, taper, tile_starts
+from sparsem.tiles.sampling import Sampling, TileSampler, tile_counts
+from tests.conftest import drawn
+
+
+@given(length=st.integers(1, 400), tile=st.integers(8, 64), share=st.floats(0, 0.5))
+def test_tiles_cover_and_overlap_enough(length: int, tile: int, share: float) -> None:
+    overlap = round(share * tile)
+    starts = tile_starts(length, tile, overlap)
+    covered = np.zeros(max(length, tile), int)
+    for start in starts:
+        covered[start : start + tile] += 1
+    assert covered.min() >= 1
+    assert starts[0] == 0
+    assert starts[-1] + tile == max(length, tile)
+    assert all(first + tile - second >= overlap for first, second in pairwise(starts))
+
+
+@given(shape=st.tuples(st.integers(1, 90), st.integers(1, 90)), overlap=st.integers(0, 16))
+@settings(deadline=None)
+def test_cutting_and_blending_gives_the_slice_back(shape: tuple[int, int], overlap: int) -> None:
+    image = np.random.default_rng(0).random(shape, np.float32)
+    grid = TileGrid(shape, 32, overlap)
+    tiles = grid.cut(image)
+    assert tiles.shape == (len(grid.corners), 32, 32)
+    blended = grid.blend(tiles[:, None])
+    assert blended.shape == (1, *shape)
+    assert np.isfinite(blended).all()
+    np.testing.assert_allclose(blended[0], image, atol=1e-6)
+
+
+def test_the_window_is_a_tapered_cosine_without_a_zero() -> None:
+    window = taper(64, 16)
+    assert window.min() > 0
+    assert np.allclose(window[:16] + window[-16:], 1)  # complementary where two tiles overlap
+    assert (window[16:48] == 1).all()
+    assert np.array_equal(window, window[::-1])
+
+
+def test_blending_leaves_no_seam() -> None:
+    """Tiles whose outputs differ by a constant, as tiles of a network do, join without a step."""
+    grid = TileGrid((64, 400), 64, 16)
+    outputs = np.stack([np.full((1, 64, 64), 0.3 + 0.4 * (i % 2), np.float32) for i in range(len(grid.corners))])
+    jumps = np.abs(np.diff(grid.blend(outputs)[0], axis=1))
+    assert jumps.max() < 0.4 / 6
+    hard = TileGrid((64, 384), 64, 0).blend(outputs[:6])[0]
+    assert np.abs(np.diff(hard, axis=1)).max() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("read", [512, 1024, 2048, 3072, 700])
+def test_a_large_area_is_seen_small_and_comes_back(read: int) -> None:
+    factors = (read / 512, read / 512)
+    y, x = np.mgrid[:600, :900].astype(np.float32)
+    image = np.sin(y / 90) + np.cos(x / 110)
+    small = shrink(image, factors)
+    assert small.shape == scaled_shape((600, 900), factors)
+    assert small.mean() == pytest.approx(image.mean(), abs=5e-3)
+    np.testing.assert_allclose(enlarge(small[None], (600, 900))[0], image, atol=0.06)
+
+
+def test_shrunk_masks_follow_the_majority_of_what_is_known() -> None:
+    mask = drawn("1100", "1000") * 1
+    mask = np.where(drawn("0000", "0011") > 0, UNKNOWN, mask).astype(np.uint8)
+    assert shrink_mask(mask, (2, 2), UNKNOWN).tolist() == [[1, 0]]
+    mask[:, 2:] = UNKNOWN
+    assert shrink_mask(mask, (2, 2), UNKNOWN).tolist() == [[1, UNKNOWN]]
+    assert np.array_equal(shrink_mask(mask, (1, 1), UNKNOWN), mask)
+
+
+def test_a_small_slice_is_mirrored() -> None:
+    image = np.arange(6, dtype=np.float32).reshape(2, 3)
+    padded = mirrored(image, 7)
+    assert padded.shape == (7, 7)
+    assert padded[0].tolist() == [0, 1, 2, 1, 0, 1, 2]
+    assert mirrored(np.zeros((5, 1, 1)), 4).shape == (5, 4, 4)
+
+
+@given(seed=st.integers(0, 50), tile=st.integers(3, 9), step=st.integers(1, 5))
+def test_counts_of_tiles_equal_plain_sums(seed: int, tile: int, step: int) -> None:
+    mask = np.random.default_rng(seed).random((17, 23)) < 0.3
+    counts = tile_counts(mask, tile, step)
+    for i, j in np.ndindex(*counts.shape):
+        assert counts[i, j] == mask[i * step : i * step + tile, j * step : j * step + tile].sum()
+
+
+def labelled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:  # type: ignore[type-arg]
+    """Three slices in which two structures are rare: a square of 12 px in one slice each."""
+    random = np.random.default_rng(seed)
+    images = [random.standard_normal((150, 200), np.float32) for _ in range(3)]
+    targets = [np.zeros((2, 150, 200), np.uint8) for _ in range(3)]
+    targets[0][0, 30:42, 50:62] = 1
+    targets[2][1, 90:102, 150:162] = 1
+    return images, targets
+
+
+def test_four_of_five_tiles_hold_a_sparse_structure() -> None:
+    images, targets = labelled()
+    sampler = TileSampler(images, targets, Sampling(tile=32, batch=5, share=0.8, least_px=100, grey=0, seed=1))
+    for update in range(25):
+        _, target = sampler.batch(update)
+        counts = (target == 1).sum(axis=(2, 3))  # (batch, structures)
+        assert (counts.max(axis=1) >= 100).sum() >= 4
+        assert (counts[:4] >= 100).any(axis=0).all()  # both structures take their turn
+    free = TileSampler(images, targets, Sampling(32, 5, share=0, least_px=100, grey=0, seed=1))
+    assert np.mean([(free.batch(update)[1] == 1).any(axis=(1, 2, 3)).mean() for update in range(40)]) < 0.3
+
+
+def test_a_batch_is_a_function_of_seed_and_number() -> None:
+    images, targets = labelled()
+    one, other = (TileSampler(images, targets, Sampling(32, 5, 0.8, 100, 0.25, seed)) for seed in (1, 2))
+    for a, b in zip(one.batch(7), one.batch(7), strict=True):
+        assert np.array_equal(a, b)
+    assert one.batch(7)[0].shape == (5, 1, 32, 32)
+    assert one.batch(7)[0].dtype == np.float32
+    assert not np.array_equal(one.batch(7)[0], one.batch(8)[0])
+    assert not np.array_equal(one.batch(7)[0], other.batch(7)[0])
+
+
+def test_unknown_slices_and_small_slices_can_be_drawn() -> None:
+    images = [np.zeros((20, 50), np.float32)]
+    targets = [np.full((1, 20, 50), UNKNOWN, np.uint8)]
+    _, target = TileSampler(images, targets, Sampling(32, 3, 0.8, 100, 0.25, 0)).batch(0)
+    assert target.shape == (3, 1, 32, 32)
+    assert (target == UNKNOWN).all()
+
+
+def test_all_eight_flips_and_turns_move_image_and_target_together() -> None:
+    image = np.arange(16, dtype=np.float32).reshape(4, 4)
+    target = (image[None] > 7).astype(np.uint8)
+    seen = set()
+    for seed in range(60):
+        moved, mask = flipped_and_turned((image, target), np.random.default_rng(seed))
+        assert np.array_equal(mask[0], (moved > 7).astype(np.uint8))
+        seen.add(moved.tobytes())
+    assert len(seen) == 8
+
+
+def test_grey_levels_vary_by_the_strength() -> None:
+    image = np.zeros((64, 64), np.float32)
+    shifts = [regreyed(image, np.random.default_rng(seed), 0.3).mean() for seed in range(200)]
+    assert max(np.abs(shifts)) < 0.32
+    assert np.std(shifts) == pytest.approx(0.3 / np.sqrt(3), rel=0.15)
+    assert np.array_equal(regreyed(image, np.random.default_rng(0), 0.0), image)

@@ -1,0 +1,202 @@
+"""Training: it learns, it is the same for the same seed, and it can be stopped anywhere."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sparsem.learn.train
+from sparsem.annotations import UNKNOWN, write_annotation
+from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
+from sparsem.learn.supervised import TrainSettings, learning_rate_at
+from sparsem.learn.train import held_out, learning_slices, train
+from sparsem.models.checkpoint import load_tensors, read_recipe
+from sparsem.stage import Execution
+from sparsem.store.sample import Sample
+from tests.conftest import LABELLED, QUICK, kill_ten_times, truth_of
+
+AGAIN = Execution(overwrite=True, quiet=True)
+
+
+def quick(**changes: Any) -> TrainSettings:
+    return QUICK.model_copy(update=changes)
+
+
+def log_of(out: Path) -> list[dict[str, str]]:
+    with out.with_suffix(".csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    settings = quick(
+        structure=("nucleolus",), width=8, updates=60, batch=4, learning_rate=3e-3, average=0.9, validation_slices=1, validate_every=20
+    )
+    recipe = train([tissue], out, settings)
+    assert recipe == read_recipe(out)
+    assert recipe.structures == ("nucleolus",)
+    assert recipe.training["held out"] == ["tissue 9"]
+    assert recipe.training["learnt from"] == ["tissue 0", "tissue 18"]
+    assert recipe.training["validation dice"] > 0.6  # all foreground would reach 0.2
+    assert recipe.pixel_nm == (40, 40)  # 64 px of 20 nm seen at 32
+    rows = log_of(out)
+    assert [int(row["update"]) for row in rows] == list(range(1, 61))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2
+    scores = [float(row["validation_dice_nucleolus"]) for row in rows if row["validation_dice_nucleolus"]]
+    assert len(scores) == 3
+    assert recipe.training["validation dice"] == pytest.approx(max(scores), abs=1e-4)
+    assert read_recipe(tmp_path / "m.last.safetensors").training["weights"] == "last"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.csv", "m.last.safetensors", "m.safetensors"]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseException]) -> None:
+    """Make the next training end by an error after some updates."""
+    whole = sparsem.learn.train.fit
+
+    def part(*arguments: Any) -> Any:
+        for number, progress in enumerate(whole(*arguments), 1):
+            yield progress
+            if number == updates:
+                raise error
+
+    monkeypatch.setattr(sparsem.learn.train, "fit", part)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_stopped_and_continued_is_as_if_never_stopped(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    settings = quick(validation_slices=1, validate_every=4)
+    train([tissue], tmp_path / "whole.safetensors", settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, error)
+        with pytest.raises(error):
+            train([tissue], tmp_path / "m.safetensors", settings)
+    assert not (tmp_path / "m.safetensors").exists()
+    train([tissue], tmp_path / "m.safetensors", settings)
+    for ending in (".safetensors", ".last.safetensors"):
+        assert (tmp_path / f"m{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in log_of(tmp_path / f"{n}.csv")] for n in ("m", "whole")]
+    assert without_time[0] == without_time[1]
+
+
+def test_same_seed_same_weights_other_seed_other_weights(tissue: Sample, tmp_path: Path) -> None:
+    weights = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train([tissue], tmp_path / f"{name}.safetensors", quick(seed=seed, updates=3))
+        weights[name] = load_tensors(tmp_path / f"{name}.safetensors")[0]
+    assert all(torch.equal(weights["a"][key], weights["b"][key]) for key in weights["a"])
+    assert not all(torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
+
+
+def test_a_finished_training_is_kept_and_other_settings_are_refused(tissue: Sample, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    train([tissue], out, quick(updates=2))
+    before = out.stat().st_mtime_ns
+    train([tissue], out, quick(updates=2, save_every_s=99, device="cpu"))  # neither changes a weight
+    assert out.stat().st_mtime_ns == before
+    with pytest.raises(ResumeError, match=r"m.safetensors exists and was trained otherwise \(updates: 2 -> 3\); use --overwrite"):
+        train([tissue], out, quick(updates=3))
+    train([tissue], out, quick(updates=3), AGAIN)
+    assert read_recipe(out).training["record"]["updates"] == 3
+
+
+def test_an_unfinished_training_of_other_settings_is_refused(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "m.safetensors"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train([tissue], out, quick(updates=2))
+    with pytest.raises(ResumeError, match=r"holds an unfinished training that was set otherwise \(seed: 0 -> 4\)"):
+        train([tissue], out, quick(updates=2, seed=4))
+    train([tissue], out, quick(updates=2, seed=4), AGAIN)
+    assert not (tmp_path / "m.state.safetensors").exists()
+
+
+def test_what_is_ignored_is_not_known(own_tissue: Sample) -> None:
+    labels = [np.where(one > 0, 1, 0).astype(np.uint8) for one in truth_of(own_tissue, "nucleus", LABELLED)]
+    for one in labels:
+        one[:, 60:] = 9
+    write_annotation(own_tissue, "half", LABELLED, labels, ignore=9)
+    slices, _, _ = learning_slices([own_tissue], ("half",), QUICK)
+    for each in slices:
+        assert (each.target[0][:, 30:] == UNKNOWN).all()
+        assert set(np.unique(each.target[0][:, :30])) <= {0, 1}
+
+
+def test_a_slice_without_annotation_is_not_background(own_tissue: Sample) -> None:
+    write_annotation(own_tissue, "partial", (9,), truth_of(own_tissue, "nucleus", (9,)))
+    slices, _, _ = learning_slices([own_tissue], ("nucleus", "partial"), QUICK)
+    assert [each.name for each in slices] == ["own 0", "own 9", "own 18"]
+    for each in slices:
+        assert set(np.unique(each.target[0])) <= {0, 1}
+        assert set(np.unique(each.target[1])) <= ({0, 1} if each.name == "own 9" else {255})
+    pixels = np.concatenate([each.image.ravel() for each in slices])
+    assert (pixels.mean(), pixels.std()) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
+
+
+def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_path: Path) -> None:
+    recipe = train([tissue, own_tissue], tmp_path / "m.safetensors", quick(updates=2))
+    assert recipe.training["learnt from"] == ["tissue 0", "tissue 9", "tissue 18", "own 0", "own 9", "own 18"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"structure": ("nuclei",)}, SampleError, "no annotation of 'nuclei'; did you mean 'nucleus'"),
+        ({"model": "unet3"}, SettingsError, "no model 'unet3'; did you mean 'unet'"),
+        ({"see": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
+        ({"validation_slices": 3}, InputError, "3 labelled slices are too few to hold out 3"),
+        ({"device": "cuda:77"}, SettingsError, "--device cuda:77 cannot be used"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(
+    tissue: Sample, tmp_path: Path, changes: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        train([tissue], tmp_path / "m.safetensors", quick(**changes))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match=r"A model is written as NAME.safetensors; got '.*m.pt'"):
+        train([tissue], tmp_path / "m.pt", QUICK)
+
+
+def test_held_out_slices_lie_inside() -> None:
+    assert held_out(7, 1) == [3]
+    assert held_out(15, 2) == [3, 11]
+    assert held_out(7, 0) == []
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    settings = TrainSettings(updates=100, warmup=10, learning_rate=1.0)
+    rates = [learning_rate_at(update, settings) for update in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert 0.95 < max(rates) <= 1
+    assert rates.index(max(rates)) == 9
+    assert rates[-1] < 1e-3
+    assert learning_rate_at(70, settings.model_copy(update={"schedule": "constant"})) == 1
+
+
+def test_killed_at_ten_random_moments_the_weights_are_the_same(tissue: Sample, tmp_path: Path) -> None:
+    settings = quick(width=8, updates=40, batch=4, validation_slices=1, validate_every=5)
+    train([tissue], tmp_path / "whole.safetensors", settings)
+    out = tmp_path / "m.safetensors"
+    given = {"sample": str(tissue.path), "out": str(out), "settings": settings.model_dump(mode="json"), "seconds": 1.6}
+    assert kill_ten_times("train", given) >= 3
+    for ending in (".safetensors", ".last.safetensors"):
+        assert out.with_suffix(ending).read_bytes() == (tmp_path / "whole.safetensors").with_suffix(ending).read_bytes()
+
+
+def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """Three labelled slices of real FIB-SEM and 40 small updates already find most mitochondria."""
+    from sparsem.annotations import AnnotationSettings, import_annotation
+    from sparsem.ingest import ImportSettings, import_stack
+
+    folder = real_data("epfl_fibsem_mitochondria")
+    sample = import_stack(folder / "raw.tif", tmp_path / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
+    import_annotation(sample, "mitochondrion", folder / "labels_mitochondria.tif", AnnotationSettings(slices="0,20,40,60"))
+    settings = TrainSettings(width=8, read=512, see=128, updates=80, warmup=10, learning_rate=3e-3, validation_slices=1, validate_every=80)
+    assert train([sample], tmp_path / "m.safetensors", settings).training["validation dice"] > 0.55
