@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from sparsem.annotations import write_annotation
@@ -18,6 +19,9 @@ from sparsem.learn.supervised import TrainSettings
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # one test process a core; more threads than cores make each other wait
 
 TISSUE = PhantomSettings(shape=(19, 96, 128), voxel_nm=(20, 20, 20), cells=3, seed=5, block_depth=7)
 LABELLED = (0, 9, 18)

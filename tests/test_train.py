@@ -11,7 +11,7 @@ import torch
 
 import sparsem.learn.train
 from sparsem.annotations import UNKNOWN, write_annotation
-from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
+from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, SettingsError
 from sparsem.learn.supervised import TrainSettings, learning_rate_at
 from sparsem.learn.train import held_out, learning_slices, train
 from sparsem.models.checkpoint import load_tensors, read_recipe
@@ -162,6 +162,12 @@ def test_what_cannot_be_trained_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"A model is written as NAME.safetensors; got '.*m.pt'"):
         train([tissue], tmp_path / "m.pt", QUICK)
+
+
+def test_what_does_not_fit_is_refused(tissue: Sample, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"needs .* GB of memory, and .* GB are free; a smaller --batch, --see or --width needs less"):
+        train([tissue], tmp_path / "m.safetensors", quick(batch=10**7))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_held_out_slices_lie_inside() -> None:

@@ -190,8 +190,12 @@ def write_annotation(
             shutil.rmtree(unfinished)
             raise ResumeError(f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace them, or another name.")
         final.parent.mkdir(exist_ok=True)
-        shutil.rmtree(final, ignore_errors=True)
+        replaced = unfinished.with_name(f"{unfinished.name}-replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            os.replace(final, replaced)
         os.replace(unfinished, final)
+        shutil.rmtree(replaced, ignore_errors=True)
         sample.publish_names()
 
 

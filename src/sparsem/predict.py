@@ -6,10 +6,13 @@ probabilities (C, y, x) float32 in 0..1, on disk uint8 round(255 p), where foreg
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,9 +29,12 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
 
+T = TypeVar("T")
+
 FOREGROUND = 128  # round(255 p) for p >= 0.5
 
-Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (B, 1, S, S) standardised -> (B, C, S, S) probabilities
+Tiles = NDArray[np.float32]
+Forward = Callable[[Tiles], Tiles]  # (B, 1, S, S) standardised -> (B, C, S, S) probabilities
 
 
 class PredictSettings(Settings):
@@ -46,6 +52,8 @@ def predict_slices(
 ) -> Iterator[Probability]:
     """Probabilities (C, y, x) float32 of one slice after another.
 
+    Cutting the slices that follow and blending the one before go on in threads of their own while the network computes.
+
     Args:
         slices: (y, x) images of one shape.
         forward: the network.
@@ -54,36 +62,52 @@ def predict_slices(
         overlap: of neighbouring tiles, 0 to 0.5 of a tile.
         batch: tiles in one call of ``forward``, across slices.
     """
-    waiting: list[NDArray[np.float32]] = []  # tiles that no call has taken yet
-    ready: list[NDArray[np.float32]] = []  # outputs that belong to slices not yet complete
-    shapes: list[tuple[int, int]] = []
-    grid: TileGrid | None = None
-    for image in slices:
-        shape = (image.shape[0], image.shape[1])
-        if grid is None:
-            grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
-        waiting.extend(grid.cut((shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)))
-        shapes.append(shape)
+    images = iter(slices)
+    first = next(images, None)
+    if first is None:
+        return
+    shape = (first.shape[0], first.shape[1])
+    grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
+    standardised = ((shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std) for image in chain([first], images))
+    cut = ahead(grid.cut(image) for image in standardised)
+    outputs = _in_batches(cut, forward, batch, len(grid.corners))
+    yield from ahead(enlarge(grid.blend(tiles), shape) for tiles in outputs)
+
+
+def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slice: int) -> Iterator[Tiles]:
+    """Network outputs (N, C, S, S) slice by slice, computed ``batch`` tiles at a time whatever slice they are of."""
+    waiting: list[Tiles] = []  # tiles (S, S) that no call has taken yet
+    ready: list[Tiles] = []  # outputs (C, S, S) of slices that are not complete
+
+    def complete() -> Iterator[Tiles]:
+        while len(ready) >= tiles_a_slice:
+            yield np.stack(ready[:tiles_a_slice])
+            del ready[:tiles_a_slice]
+
+    for tiles in cut:
+        waiting.extend(tiles)
         while len(waiting) >= batch:
             ready.extend(forward(np.stack(waiting[:batch])[:, None]))
             del waiting[:batch]
-        while len(ready) >= len(grid.corners):
-            yield _whole(grid, ready, shapes.pop(0))
+        yield from complete()
     if waiting:
         ready.extend(forward(np.stack(waiting)[:, None]))
-    while grid is not None and shapes:
-        yield _whole(grid, ready, shapes.pop(0))
+    yield from complete()
 
 
-def _whole(grid: TileGrid, ready: list[NDArray[np.float32]], shape: tuple[int, int]) -> Probability:
-    tiles = np.stack(ready[: len(grid.corners)])
-    del ready[: len(grid.corners)]
-    return enlarge(grid.blend(tiles), shape)
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same items in the same order, made in a thread of their own, at most ``depth`` ahead of who takes them."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, items, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(thread.submit(next, items, end))
+            yield cast(T, item)
 
 
 def quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
-    return np.asarray(np.floor(probability * 255 + 0.5).clip(0, 255), np.uint8)
+    return (probability * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 def forward_on(network: nn.Module, device: torch.device, precision: Precision) -> Forward:

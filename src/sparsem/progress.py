@@ -10,6 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LOG_EVERY_S = 30.0
 
 
+def tell(message: str, quiet: bool) -> None:
+    """One line on standard error, unless it is to be quiet."""
+    if not quiet:
+        Console(file=sys.stderr).print(message, highlight=False, soft_wrap=True)
+
+
 class Meter:
     """Counts steps of one piece of work on standard error; as a context manager it always cleans up after itself."""
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from sparsem import __version__
 from sparsem.errors import ResourceError, ResumeError, SampleError
 from sparsem.geometry import ZBlock
-from sparsem.progress import Meter
+from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, differences
 from sparsem.store.pyramid import coarser_mean, coarser_mode
 from sparsem.store.sample import Sample
@@ -88,6 +88,9 @@ class Needs:
             if wanted > free:
                 advice = f"; {self.smaller}" if self.smaller and what == "memory" else ""
                 raise ResourceError(f"This needs {wanted / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are free{advice}.")
+
+    def __str__(self) -> str:
+        return f"needs up to {self.ram / 1e9:.1f} GB of memory a process and {self.disk / 1e9:.1f} GB of disk"
 
 
 def fingerprint_of(record: Mapping[str, Any]) -> str:
@@ -198,6 +201,7 @@ class Stage:
         left.check(self.sample.path, max(1, self.on.workers))
         if self._continues():
             return
+        tell(f"{self.name}: {left}", self.on.quiet)
         shutil.rmtree(self._work, ignore_errors=True)
         (self._work / "done").mkdir(parents=True)
         for output in self.outputs:

@@ -142,7 +142,7 @@ def _plain(model: type[Any], step: Settings) -> Any:
 
 DEMO_STRUCTURES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 DEMO_PHANTOM = PhantomSettings(shape=(64, 512, 512), voxel_nm=(16, 16, 16), cells=6, seed=1)
-DEMO_TRAINING = TrainSettings(structure=DEMO_STRUCTURES, read=256, see=256, updates=500)
+DEMO_TRAINING = TrainSettings(structure=DEMO_STRUCTURES, updates=2200)
 
 
 def demo(

@@ -18,12 +18,13 @@ from sparsem.geometry import VoxelSize
 from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import choose_device
-from sparsem.progress import Meter
+from sparsem.progress import Meter, tell
 from sparsem.settings import differences
-from sparsem.stage import HERE, Execution, fingerprint_of
+from sparsem.stage import HERE, Execution, Needs, fingerprint_of
 from sparsem.store.sample import Sample
 from sparsem.tiles.context import shrink, shrink_mask
 
+BYTES_A_FEATURE = 200  # measured: peak memory of a training over (tiles x px x width), rounded up
 WITHOUT_EFFECT = {"save_every_s", "device"}  # settings that change no weight
 
 
@@ -67,9 +68,12 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
     if _is_trained(out, record, on.overwrite):
         return read_recipe(out)
     aside = held_out(len(slices), settings.validation_slices)
-    if len(slices) - len(aside) < 1:
+    if len(slices) <= len(aside):
         raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
     device = choose_device(settings.device)
+    needs = training_needs(slices, settings)
+    needs.check(out.resolve().parent if out.resolve().parent.is_dir() else samples[0].path)
+    tell(f"train {out.stem}: {needs}", on.quiet)
     state = start(recipe, settings, device)
     files = _Files(out)
     files.restore(state, record, on.overwrite)
@@ -118,6 +122,13 @@ def learning_slices(
     recipe = Recipe(settings.model, settings.width, structures, settings.see, pixel_nm, mean, std)
     slices = [LearningSlice(((image - mean) / std).astype(np.float32), target, name) for name, image, target in found]
     return slices, recipe, inputs
+
+
+def training_needs(slices: Sequence[LearningSlice], settings: TrainSettings) -> Needs:
+    """Memory of a training: the labelled slices, and what the network keeps of a batch until its backward pass."""
+    kept = settings.batch * settings.see**2 * settings.width * BYTES_A_FEATURE
+    labelled = sum(each.image.nbytes + each.target.nbytes for each in slices)
+    return Needs(ram=kept + 2 * labelled, disk=0, smaller="a smaller --batch, --see or --width needs less")
 
 
 def _factors(pixel_nm: tuple[float, float], voxel: VoxelSize) -> tuple[float, float]:
