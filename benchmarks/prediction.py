@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sparsem.execution import Execution
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import choose_device
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, factors_for, forward_on, predict
-from sparsem.stage import Execution
+from sparsem.predict import PredictSettings, forward_on, predict
 from sparsem.store.sample import Sample
 from sparsem.tiles.context import TileGrid, scaled_shape
 
@@ -37,7 +37,7 @@ def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sa
     settings = PhantomSettings(shape=(slices, EDGE, EDGE), voxel_nm=(8, 8, 8), cells=12)
     sample = phantom(folder / "s.zarr", settings, Execution(workers=2, quiet=True))
     scale = 8.0 * read / see
-    recipe = Recipe("resunet", width, ("nucleus", "mitochondrion"), see, (scale, scale), 150.0, 30.0)
+    recipe = Recipe("resunet", width, ("nucleus", "mitochondrion"), see, (scale, scale), 0.6, 0.12)
     torch.manual_seed(0)
     save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
     return sample, folder / "m.safetensors"
@@ -48,7 +48,7 @@ def bare_seconds(sample: Sample, model: Path, settings: PredictSettings) -> floa
     network, recipe = load_checkpoint(model)
     forward = forward_on(network, choose_device(settings.device), settings.precision)
     shape = sample.image().shape
-    grid = TileGrid(scaled_shape(shape[1:], factors_for(recipe, sample.image())), recipe.see, round(settings.overlap * recipe.see))
+    grid = TileGrid(scaled_shape(shape[1:], recipe.factors(sample.voxel_size)), recipe.see, round(settings.overlap * recipe.see))
     tiles = np.random.default_rng(0).standard_normal((settings.batch, 1, recipe.see, recipe.see), np.float32)
     left = shape[0] * len(grid.corners)
     forward(tiles)
@@ -111,7 +111,7 @@ def make_noise(folder: Path, slices: int) -> None:
     with tifffile.TiffWriter(folder / "raw.tif", bigtiff=True) as tiff:
         tiff.write((np.roll(plane, z, axis=1) for z in range(slices)), shape=(slices, EDGE, EDGE), dtype=np.uint8, photometric="minisblack")
     import_stack(folder / "raw.tif", folder / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8)))
-    recipe = Recipe("resunet", 2, ("nucleus",), 128, (64.0, 64.0), 150.0, 30.0)
+    recipe = Recipe("resunet", 2, ("nucleus",), 128, (64.0, 64.0), 0.6, 0.12)
     save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from sparsem.annotations import AnnotationSettings, import_annotation
+from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
 from sparsem.predict import PredictSettings, predict
 from sparsem.score.against import score
-from sparsem.stage import Execution
 
 DATA = {  # stack, labels, voxel size nm
     "epfl": ("epfl_fibsem_mitochondria/raw.tif", "epfl_fibsem_mitochondria/labels_mitochondria.tif", (5, 5, 5)),
@@ -50,10 +50,10 @@ def measure(data: Path, which: str, labelled: int, training: TrainSettings, pred
         "stack": which,
         "labelled": labelled,
         "unseen": unseen["slices"],
-        "dice_3d": round(unseen["dice_3d"], 4),
-        "precision_3d": round(unseen["precision_3d"], 4),
-        "recall_3d": round(unseen["recall_3d"], 4),
-        "dice_slices": round(unseen["dice_slices"], 4),
+        "dice_3d": round(unseen["dice_3d"] or 0, 4),
+        "precision_3d": round(unseen["precision_3d"] or 0, 4),
+        "recall_3d": round(unseen["recall_3d"] or 0, 4),
+        "dice_slices": round(unseen["dice_slices"] or 0, 4),
         "model": training.model,
         "width": training.width,
         "read": training.read,

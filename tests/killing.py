@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
-from sparsem.stage import Execution
 from sparsem.store.sample import Sample
 
 

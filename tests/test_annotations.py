@@ -9,9 +9,10 @@ import pytest
 import tifffile
 
 from sparsem.annotations import UNKNOWN, AnnotationSettings, annotated_structures, import_annotation, read_annotation
-from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
+from sparsem.settings import parse
 from sparsem.store.sample import Sample
-from tests.conftest import LABELLED, TISSUE, truth_of
+from tests.conftest import LABELLED, TISSUE, files_in, truth_of
 
 N, Y, X = TISSUE.shape
 
@@ -81,6 +82,30 @@ def test_classes_may_share_ids_and_unknown_pixels_stay_unknown(own_tissue: Sampl
     assert read_annotation(own_tissue, "spot").mask(0)[0, :4].tolist() == [0, 1, 0, UNKNOWN]
     with pytest.raises(SampleError, match="no annotation of 'cores'; did you mean 'core'"):
         read_annotation(own_tissue, "cores")
+    with pytest.raises(InputError, match="'core' is annotated already, in annotations/set"):
+        import_as(own_tissue, "core", tmp_path / "v.tif", slices="4")
+    assert own_tissue.history()[-1]["stage"] == "annotate-set"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"classes": ["core"]}, "a class needs its numbers, such as core=1,2"),
+        ({"classes": ["core=1,2"], "ignore": 2}, "2 cannot be both ignored and core"),
+    ],
+)
+def test_classes_that_mean_nothing_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        parse(AnnotationSettings, settings, "command line")
+    assert AnnotationSettings(classes=["a=1", "a=2", "b=3"]).classes == {"a": (1, 2), "b": (3,)}
+
+
+@pytest.mark.parametrize("name", ["a/b", "../labels", "", ".", "..", "raw", "with space"])
+def test_a_name_is_a_folder_of_its_own(own_tissue: Sample, masks: Path, name: str) -> None:
+    before = files_in(own_tissue.path)
+    with pytest.raises(InputError, match="A structure's name is of letters, digits"):
+        import_as(own_tissue, name, masks)
+    assert files_in(own_tissue.path) == before
 
 
 def test_large_ids_survive(own_tissue: Sample, tmp_path: Path) -> None:
@@ -111,11 +136,11 @@ def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) ->
         (np.zeros((2, Y, X), np.uint8), {"slices": "three"}, "takes numbers such as 0,13,26, or 'all', or 'non-empty'; got 'three'"),
         (np.zeros((2, Y - 1, X), np.uint8), {"slices": "1,2"}, r"has slices of \(95, 128\) px, but the image has \(96, 128\)"),
         (np.full((1, Y, X), 0.5, np.float32), {"slices": "1"}, "Labels are whole numbers, but slice 1 of .* holds float32 such as 0.5"),
-        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Labels are 0 or more, but slice 1 of .* holds -3"),
+        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Labels are from 0 to 4294967295, but slice 1 of .* holds -3 to -3"),
     ],
 )
 def test_labels_that_do_not_fit_are_one_sentence(
-    own_tissue: Sample, tmp_path: Path, labels: Any, settings: dict[str, str], sentence: str
+    own_tissue: Sample, tmp_path: Path, labels: Any, settings: dict[str, Any], sentence: str
 ) -> None:
     tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
     with pytest.raises(InputError, match=sentence):

@@ -14,6 +14,7 @@ from skimage.measure import block_reduce
 
 from sparsem.errors import InputError, SettingsError
 from sparsem.geometry import VoxelSize, evenly_spaced, z_blocks
+from sparsem.score.against import Scores
 from sparsem.score.overlap import Overlap, average_dice, dice_of_sums, overlap, pooled
 from sparsem.settings import Settings, differences, parse
 from sparsem.store.pyramid import coarser_mean, coarser_mode
@@ -131,6 +132,13 @@ def test_false_positives_in_empty_slices_are_only_hidden_by_name() -> None:
     assert average_dice(slices, skip_empty_truth=True) == 1
     assert pooled(slices).dice == pytest.approx(20 / 29)
     assert math.isnan(average_dice([], skip_empty_truth=True))
+
+
+def test_a_score_of_nothing_is_not_perfect() -> None:
+    assert all(math.isnan(value) for value in (Overlap(0, 0, 0).dice, Overlap(0, 0, 5).precision, Overlap(0, 5, 0).recall))
+    everything_seen = Scores((Overlap(3, 4, 5),), seen=(0,))
+    assert everything_seen.summary(only_unseen=True)["dice_3d"] is None
+    assert everything_seen.summary(only_unseen=False)["dice_3d"] == pytest.approx(6 / 9)
 
 
 def test_masks_of_unequal_shape_are_refused() -> None:

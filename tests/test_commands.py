@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 from sparsem import __version__
 from sparsem.cli import COMMANDS, app
 from sparsem.errors import SparsemError
+from sparsem.execution import HERE
 from sparsem.learn.supervised import TrainSettings
 from sparsem.phantom import PhantomSettings
-from sparsem.stage import HERE
 from sparsem.store.sample import Sample
 from sparsem.study import demo, read_study, run
 from tests.conftest import LABELLED, files_in, truth_of
@@ -155,6 +155,11 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
     assert files_in(result.sample.path) == before
     study = read_study(tmp_path / "study.toml")
     assert study.train.updates == 6
+    corrected = tmp_path / "results" / "nucleus.tif"
+    corrected.write_bytes(corrected.read_bytes() + b"by hand")
+    with pytest.raises(SparsemError, match=r"nucleus.tif was not written by this study, or was changed since; move it away"):
+        run(tmp_path / "study.toml")
+    corrected.unlink()
     (tmp_path / "study.toml").write_text((tmp_path / "study.toml").read_text().replace("updates = 6", "updates = 7"))
     with pytest.raises(SparsemError, match=r"trained otherwise \(updates: 6 -> 7\)"):
         run(tmp_path / "study.toml", HERE)
@@ -166,8 +171,8 @@ def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         ("[import]\nsource='a'\n[annotate.x]\nsource='b'\n", "the key 'sample' is required"),
         (good + "[train]\nupdate = 3\n", r"unknown key 'train.update'; did you mean 'updates'\?"),
         (good + "[predict]\noverlap = 0.9\n", "'predict.overlap' was given as 0.9: input should be less than or equal to 0.5"),
-        (good + '[score.mito]\ntruth = "t.tif"\n', r"\[score.mito\] has no structure to score; annotated are nucleus"),
-        (good + '[annotate.b]\nsorce = "x"\n', r"unknown key 'annotate.b.sorce'"),
+        (good + '[score.mito]\ntruth = "t.tif"\n', r"\[score.mito\] has no structure to score; trained are nucleus"),
+        (good + '[annotate.b]\nsorce = "x"\n', r"unknown key 'annotate.b.sorce'; did you mean 'source'\?"),
     ):
         (tmp_path / "study.toml").write_text(text)
         with pytest.raises(SparsemError, match=sentence):

@@ -17,7 +17,7 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings progress",
-    "store store.pyramid store.volume store.sample store.readers store.writers stage ingest",
+    "execution store store.pyramid store.volume store.sample store.readers store.writers stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "annotations tiles tiles.context tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
@@ -70,7 +70,7 @@ def test_reports_speak_in_arrays() -> None:
 
 def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
     allowed = {
-        "sparsem.stage": {"distributed"},
+        "sparsem.execution": {"distributed"},
         "sparsem.cli": {"typer"},
         "sparsem.cli.options": {"typer"},
         "sparsem.cli.commands": {"typer"},
@@ -106,11 +106,12 @@ PUBLIC = {
     "sparsem.ingest": "ImportSettings import_stack",
     "sparsem.annotations": "AnnotationSettings LabelledSlices annotated_structures import_annotation read_annotation write_annotation",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
-    "sparsem.store.sample": "Sample",
+    "sparsem.execution": "Execution Needs client_of spread",
+    "sparsem.store.sample": "Sample checked_name now",
     "sparsem.store.volume": "Kind Volume VolumeSpec create_volume json_bytes read_attributes volume_spec write_atomically write_group",
-    "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key number_in open_source",
+    "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key numbers_in open_source",
     "sparsem.store.writers": "write_tiff",
-    "sparsem.stage": "Execution Needs Stage fingerprint_of",
+    "sparsem.stage": "Stage fingerprint_of",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
     "sparsem.tiles.augment": "flipped_and_turned regreyed",
@@ -119,11 +120,13 @@ PUBLIC = {
     "sparsem.learn.supervised": "LearningSlice Progress TrainSettings TrainingState fit learning_rate_at start step validation_dice",
     "sparsem.learn.train": "held_out learning_slices train training_needs",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",
-    "sparsem.predict": "PredictSettings ahead factors_for forward_on predict predict_slices quantised",
+    "sparsem.predict": "PredictSettings ahead forward_on predict predict_slices quantised",
     "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
     "sparsem.score.against": "ScoreSettings Scores score score_table",
     "sparsem.report.figures": "ComparedSlice colour_of comparison dice_along_z overlay shown",
-    "sparsem.study": ("AnnotateStep ExportStep ImportStep ScoreStep StudyResult StudySettings TrainStep demo read_study run structures_of"),
+    "sparsem.study": (
+        "AnnotateStep ExportStep ImportStep ScoreStep StudyResult StudySettings TrainStep demo describe read_study run structures_of"
+    ),
 }
 
 

@@ -76,7 +76,7 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def plain_dice_loss(probability: np.ndarray, target: np.ndarray, squared: bool) -> float:  # type: ignore[type-arg]
+def plain_dice_loss(probability: np.ndarray, target: np.ndarray, squared: bool) -> float:
     losses = []
     for structure in range(target.shape[1]):
         known = target[:, structure] != UNKNOWN

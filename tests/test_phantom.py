@@ -7,10 +7,10 @@ import pytest
 from scipy import ndimage
 
 from sparsem.errors import ResumeError, SettingsError
+from sparsem.execution import Execution
 from sparsem.phantom import PhantomSettings, faults_of, phantom, phantom_slice
 from sparsem.phantom.noise import SmoothField, spline_weights
 from sparsem.settings import parse
-from sparsem.stage import Execution
 from sparsem.store.sample import Sample
 from tests.conftest import TISSUE, files_in, voxels
 
@@ -34,7 +34,7 @@ def test_another_seed_is_another_tissue(tissue: Sample) -> None:
     assert not np.array_equal(other.labels["cells"], tissue.volume("truth", "cells").read(slice(3, 4))[0])
 
 
-def truth(sample: Sample) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def truth(sample: Sample) -> dict[str, np.ndarray]:
     return {name: sample.volume("truth", name).read(slice(None)) for name in sample.names("truth")}
 
 
@@ -103,7 +103,7 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     assert np.corrcoef(measured, table["offset_grey"])[0, 1] > 0.98
 
 
-def phantom_mean(settings: PhantomSettings) -> np.ndarray:  # type: ignore[type-arg]
+def phantom_mean(settings: PhantomSettings) -> np.ndarray:
     return np.array([phantom_slice(settings, z).image.mean() for z in range(settings.shape[0])])
 
 

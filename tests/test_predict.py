@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from sparsem.annotations import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError
+from sparsem.execution import HERE, Execution
 from sparsem.learn.train import train
 from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, factors_for, forward_on, predict, predict_slices, quantised
-from sparsem.stage import HERE, Execution
+from sparsem.predict import PredictSettings, forward_on, predict, predict_slices, quantised
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.tiles.context import TileGrid, enlarge, scaled_shape, shrink, tile_starts
@@ -36,7 +36,7 @@ def model(tissue: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.float32]:
     """One slice after the other, one tile after the other."""
     network, recipe = load_checkpoint(model)
-    factors = factors_for(recipe, volume)
+    factors = recipe.factors(volume.voxel_size)
     slices = []
     for image in volume.read(slice(None)):
         small = (shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
@@ -123,9 +123,9 @@ def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
 
 def test_the_network_sees_the_scale_that_it_learnt(tissue: Sample, model: Path, tmp_path: Path) -> None:
     _, recipe = load_checkpoint(model)
-    assert factors_for(recipe, tissue.image()) == (2, 2)
+    assert recipe.factors(tissue.voxel_size) == (2, 2)
     coarse = phantom(tmp_path / "coarse.zarr", PhantomSettings(shape=(2, 48, 64), voxel_nm=(40, 40, 40), cells=3, seed=5))
-    assert factors_for(recipe, coarse.image()) == (1, 1)
+    assert recipe.factors(coarse.voxel_size) == (1, 1)
     predict(coarse, model, SETTINGS)
     assert coarse.volume("labels", "nucleus").shape == (2, 48, 64)
 
@@ -153,6 +153,8 @@ def test_another_model_or_setting_is_refused(own_tissue: Sample, tissue: Sample,
     with pytest.raises(ResumeError, match="has a probabilities/nucleus already, made by another command"):
         predict(own_tissue, tmp_path / "n.safetensors", SETTINGS)
     predict(own_tissue, tmp_path / "n.safetensors", SETTINGS, replace(HERE, overwrite=True))
+    with pytest.raises(ResumeError, match="has a probabilities/nucleus already, made by another command"):
+        predict(own_tissue, model, SETTINGS)  # nor does the first model come back unasked
     with pytest.raises(InputError, match="There is no model file"):
         predict(own_tissue, tmp_path / "none.safetensors")
 

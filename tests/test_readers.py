@@ -11,9 +11,9 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
-from sparsem.stage import Execution
-from sparsem.store.readers import natural_key, number_in, open_source
+from sparsem.store.readers import natural_key, numbers_in, open_source
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
 
@@ -77,9 +77,30 @@ def test_zarr_and_ome_zarr(tmp_path: Path, version: int) -> None:
     group.create_array("s0", data=STACK[None, None])
     axes = [{"name": n, "type": "space", "unit": "micrometer"} if n in "zyx" else {"name": n} for n in "tczyx"]
     datasets = [{"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 0.02, 0.005, 0.004]}]}]
-    multiscales = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    multiscales: Any = [{"version": "0.4", "axes": axes, "datasets": datasets}]
     group.attrs.update({"multiscales": multiscales} if version == 2 else {"ome": {"version": "0.5", "multiscales": multiscales}})
     assert_reads(tmp_path / "g.zarr", voxel=(20, 5, 4))
+
+
+def test_odd_but_valid_files(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", STACK[:, None], photometric="minisblack")  # a channel axis of length one
+    assert_reads(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "c.ome.tif", STACK[:3], photometric="minisblack", metadata={"axes": "CYX"})
+    with pytest.raises(InputError, match=r"c.ome.tif has the axes CYX \(3, 40, 60\); expected one channel"):
+        open_source(tmp_path / "c.ome.tif")
+    zarr.create_array(tmp_path / "b.zarr", data=STACK.astype(">u2"))
+    assert_reads(tmp_path / "b.zarr", STACK.astype(np.uint16))
+    group = zarr.create_group(tmp_path / "g.zarr", zarr_format=2)
+    group.create_array("0", data=STACK)
+    group.attrs["multiscales"] = [{"version": "0.3", "axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}]
+    assert_reads(tmp_path / "g.zarr")
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
+    (tmp_path / "s.zarr").write_text("precious")
+    with pytest.raises(SampleError, match="exists and is not a sparsem sample"):
+        import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
 
 
 def test_a_group_of_several_arrays_wants_a_name(tmp_path: Path) -> None:
@@ -164,7 +185,10 @@ def test_a_truncated_tiff_leaves_no_half_sample(tmp_path: Path) -> None:
 
 def test_numbers_and_natural_order() -> None:
     assert sorted(["s10", "s9", "s1b", "s1a"], key=natural_key) == ["s1a", "s1b", "s9", "s10"]
-    assert [number_in(name) for name in ("mask_z0137.tif", "a2_b003.png", "x.tif")] == [137, 3, None]
+    assert numbers_in(["mask_z0137.tif", "mask_z0002.tif"]) == (137, 2)
+    assert numbers_in(["t1_z03_8bit.png", "t1_z11_8bit.png"]) == (3, 11)  # neither the time nor the bits
+    assert numbers_in(["x.tif", "y1.tif"]) == numbers_in(["x.tif"]) == numbers_in([]) == ()
+    assert numbers_in(["only_7.tif"]) == (7,)
 
 
 def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> None:

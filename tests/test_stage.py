@@ -11,10 +11,11 @@ import pytest
 from distributed import Client, LocalCluster
 from pydantic import Field
 
-from sparsem.errors import ResourceError, ResumeError, SampleError
+from sparsem.errors import ResourceError, ResumeError, SampleError, SettingsError
+from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.settings import Settings
-from sparsem.stage import HERE, BlockResult, Execution, Needs, Stage, fingerprint_of
+from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, volume_spec
 from tests.conftest import copy_of, files_in
@@ -107,8 +108,17 @@ def test_overwrite_keeps_the_old_result_until_the_new_one_is_whole(own_tissue: S
 
 
 def test_a_result_of_another_command_is_not_overwritten(own_tissue: Sample, tmp_path: Path) -> None:
+    run(own_tissue, tmp_path / "log")
+    shutil.rmtree(own_tissue.path / "labels" / "dark")
     shutil.copytree(own_tissue.path / "truth" / "nucleus", own_tissue.path / "labels" / "dark")
     with pytest.raises(ResumeError, match="has a labels/dark already, made by another command"):
+        run(own_tissue, tmp_path / "log")
+
+
+def test_a_damaged_record_is_told(own_tissue: Sample, tmp_path: Path) -> None:
+    run(own_tissue, tmp_path / "log")
+    (own_tissue.path / ".sparsem" / "stages" / "brighten.json").write_text('{"rec')
+    with pytest.raises(SampleError, match=r"brighten.json is damaged; remove it, and the stage it belongs to is done again"):
         run(own_tissue, tmp_path / "log")
 
 
@@ -152,6 +162,9 @@ def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(own_tissue: Sample
 
 
 def test_an_unreachable_scheduler_is_one_sentence(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsem.stage.SCHEDULER_TIMEOUT_S", 1)
-    with pytest.raises(SampleError, match=r"No Dask scheduler answers at tcp://127.0.0.1:9"):
-        run(own_tissue, tmp_path / "log", on=replace(HERE, scheduler="tcp://127.0.0.1:9"))
+    monkeypatch.setattr("sparsem.execution.SCHEDULER_TIMEOUT_S", 1)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x:1"):
+        with pytest.raises(SettingsError, match=rf"No Dask scheduler answers at {address}"):
+            run(own_tissue, tmp_path / "log", on=replace(HERE, scheduler=address))
+    with pytest.raises(SettingsError, match=r"--workers takes 0 .* or a number of processes; got -1"):
+        replace(HERE, workers=-1)

@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ome_zarr.io
@@ -21,7 +22,7 @@ from tests.conftest import TISSUE
 
 def test_ome_zarr_models_accepts_image_and_labels(tissue: Sample) -> None:
     for path in (tissue.path, tissue.path / "truth" / "nucleus"):
-        group = ome_zarr_models.open_ome_zarr(zarr.open_group(path, mode="r"))
+        group: Any = ome_zarr_models.open_ome_zarr(zarr.open_group(path, mode="r"))
         assert group.ome_zarr_version == "0.5"
         scale = group.attributes.ome.multiscales[0].datasets[0].coordinateTransformations[0].scale
         assert list(scale) == list(TISSUE.voxel_nm)

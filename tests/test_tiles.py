@@ -64,6 +64,7 @@ def test_a_large_area_is_seen_small_and_comes_back(read: int) -> None:
     y, x = np.mgrid[:600, :900].astype(np.float32)
     image = np.sin(y / 90) + np.cos(x / 110)
     small = shrink(image, factors)
+    assert shrink(np.full((8, 8), 65535, np.uint16), (2, 2)).max() == shrink(np.full((8, 8), 255, np.uint8), (2, 2)).max() == 1
     assert small.shape == scaled_shape((600, 900), factors)
     assert small.mean() == pytest.approx(image.mean(), abs=5e-3)
     np.testing.assert_allclose(enlarge(small[None], (600, 900))[0], image, atol=0.06)
@@ -94,7 +95,7 @@ def test_counts_of_tiles_equal_plain_sums(seed: int, tile: int, step: int) -> No
         assert counts[i, j] == mask[i * step : i * step + tile, j * step : j * step + tile].sum()
 
 
-def labelled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:  # type: ignore[type-arg]
+def labelled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Three slices in which two structures are rare: a square of 12 px in one slice each."""
     random = np.random.default_rng(seed)
     images = [random.standard_normal((150, 200), np.float32) for _ in range(3)]
@@ -116,11 +117,27 @@ def test_four_of_five_tiles_hold_a_sparse_structure() -> None:
     assert np.mean([(free.batch(update)[1] == 1).any(axis=(1, 2, 3)).mean() for update in range(40)]) < 0.3
 
 
+@pytest.mark.parametrize("structures", range(1, 7))
+@pytest.mark.parametrize(("batch", "holding"), [(5, 4), (4, 4), (2, 2)])
+def test_any_number_of_structures_takes_turns(structures: int, batch: int, holding: int) -> None:
+    target = np.zeros((structures, 64, 64), np.uint8)
+    for structure in range(structures):
+        target[structure, 10 * structure : 10 * structure + 4, 30:34] = 1
+    sampler = TileSampler([np.zeros((64, 64), np.float32)], [target], Sampling(32, batch, 0.8, least_px=16, grey=0, seed=0))
+    met = np.zeros(structures)
+    for update in range(40):
+        counts = (sampler.batch(update)[1] == 1).sum(axis=(2, 3)) >= 16
+        assert counts.any(axis=1).sum() >= holding
+        met += counts.any(axis=0)
+    assert met.min() >= 40 * holding // structures * 0.9
+
+
 def test_a_batch_is_a_function_of_seed_and_number() -> None:
     images, targets = labelled()
     one, other = (TileSampler(images, targets, Sampling(32, 5, 0.8, 100, 0.25, seed)) for seed in (1, 2))
-    for a, b in zip(one.batch(7), one.batch(7), strict=True):
-        assert np.array_equal(a, b)
+    (images_a, targets_a), (images_b, targets_b) = one.batch(7), one.batch(7)
+    assert np.array_equal(images_a, images_b)
+    assert np.array_equal(targets_a, targets_b)
     assert one.batch(7)[0].shape == (5, 1, 32, 32)
     assert one.batch(7)[0].dtype == np.float32
     assert not np.array_equal(one.batch(7)[0], one.batch(8)[0])

@@ -1,21 +1,26 @@
 """Training: it learns, it is the same for the same seed, and it can be stopped anywhere."""
 
 import csv
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
+import sparsem.learn.supervised
 import sparsem.learn.train
-from sparsem.annotations import UNKNOWN, write_annotation
+from sparsem.annotations import UNKNOWN, AnnotationSettings, import_annotation, write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, SettingsError
+from sparsem.execution import Execution
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.learn.losses import dice_loss
 from sparsem.learn.supervised import TrainSettings, learning_rate_at
 from sparsem.learn.train import held_out, learning_slices, train
 from sparsem.models.checkpoint import load_tensors, read_recipe
-from sparsem.stage import Execution
 from sparsem.store.sample import Sample
 from tests.conftest import LABELLED, QUICK, kill_ten_times, truth_of
 
@@ -55,7 +60,7 @@ def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> No
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseException]) -> None:
     """Make the next training end by an error after some updates."""
-    whole = sparsem.learn.train.fit
+    whole = sparsem.learn.supervised.fit
 
     def part(*arguments: Any) -> Any:
         for number, progress in enumerate(whole(*arguments), 1):
@@ -82,6 +87,54 @@ def test_stopped_and_continued_is_as_if_never_stopped(
         assert (tmp_path / f"m{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in log_of(tmp_path / f"{n}.csv")] for n in ("m", "whole")]
     assert without_time[0] == without_time[1]
+
+
+def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train([tissue], tmp_path / "whole.safetensors", QUICK)
+    calls = itertools.count()
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == 6:
+            raise KeyboardInterrupt  # after the forward pass: batch normalisation has moved, the weights have not
+        return dice_loss(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sparsem.learn.supervised, "dice_loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train([tissue], tmp_path / "m.safetensors", QUICK)
+    train([tissue], tmp_path / "m.safetensors", QUICK)
+    assert (tmp_path / "m.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_16_bit_teaches_the_same_as_8_bit(tissue: Sample, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "raw.tif", tissue.image().read(slice(None)).astype(np.uint16) * 257, photometric="minisblack")
+    deep = import_stack(tmp_path / "raw.tif", tmp_path / "deep.zarr", ImportSettings(voxel_nm=(20, 20, 20)))
+    write_annotation(deep, "nucleus", LABELLED, truth_of(tissue, "nucleus", LABELLED))
+    ours, theirs = (learning_slices([sample], ("nucleus",), QUICK)[0] for sample in (deep, tissue))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.image, b.image, atol=1e-4)
+
+
+def test_labels_belong_to_the_image_they_were_drawn_on(own_tissue: Sample, tmp_path: Path) -> None:
+    image = own_tissue.image("raw").read(slice(None))
+    tifffile.imwrite(tmp_path / "other.tif", image[:, ::-1], photometric="minisblack")
+    import_stack(tmp_path / "other.tif", own_tissue.path, ImportSettings(voxel_nm=(20, 20, 20)), AGAIN)
+    with pytest.raises(SampleError, match=r"The image 'raw' of own.zarr was replaced after 'nucleus' was annotated; annotate it anew"):
+        train([own_tissue], tmp_path / "m.safetensors", QUICK)
+
+
+def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Path) -> None:
+    write_annotation(own_tissue, "ghost", (3,), [np.zeros((96, 128), np.uint8)])
+    with pytest.raises(InputError, match="No labelled slice holds a pixel of 'ghost': check its masks, --classes and --ignore"):
+        train([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
+
+
+def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path: Path) -> None:
+    write_annotation(own_tissue, "partial", (0, 18), truth_of(own_tissue, "nucleolus", (0, 18)))
+    settings = quick(structure=("nucleus", "partial"), updates=2, validation_slices=1, validate_every=1)
+    train([own_tissue], tmp_path / "m.safetensors", settings)
+    assert [row["validation_dice_partial"] for row in log_of(tmp_path / "m.safetensors")] == ["", ""]
+    assert all(row["validation_dice_nucleus"] for row in log_of(tmp_path / "m.safetensors"))
 
 
 def test_same_seed_same_weights_other_seed_other_weights(tissue: Sample, tmp_path: Path) -> None:
@@ -198,9 +251,6 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(tissue: Sample, t
 
 def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     """Three labelled slices of real FIB-SEM and 40 small updates already find most mitochondria."""
-    from sparsem.annotations import AnnotationSettings, import_annotation
-    from sparsem.ingest import ImportSettings, import_stack
-
     folder = real_data("epfl_fibsem_mitochondria")
     sample = import_stack(folder / "raw.tif", tmp_path / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
     import_annotation(sample, "mitochondrion", folder / "labels_mitochondria.tif", AnnotationSettings(slices="0,20,40,60"))

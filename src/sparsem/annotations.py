@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import Settings, nearest
 from sparsem.store.readers import Source, open_source
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import read_attributes, write_group
 
 UNKNOWN = 255
@@ -33,12 +33,13 @@ Labels = NDArray[np.unsignedinteger[Any]]
 class AnnotationSettings(Settings):
     """How a file of labels is to be understood."""
 
+    dataset: str | None = Field(None, description="key of the labels inside a Zarr group")
     slices: str | None = Field(
         None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
     )
     first_number: int = Field(0, ge=0, description="the number in a file's name that stands for the first slice of the stack")
     classes: dict[str, tuple[int, ...]] = Field(
-        {}, description="names of the ids: nucleus=1,2 nucleolus=2; without it, all that is not 0 is NAME"
+        {}, description="what a number means, as nucleus=1,2; repeat it for each; without it, all but 0 is NAME"
     )
     ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
     image: str | None = Field(None, description="the image that the labels were drawn on; the newest one if not given")
@@ -52,11 +53,24 @@ class AnnotationSettings(Settings):
     @classmethod
     def _as_tuples(cls, value: object) -> object:
         if isinstance(value, list | tuple):  # as on the command line: nucleus=1,2
-            parts = [str(part).partition("=") for part in value]
-            value = {name: tuple(filter(None, ids.split(","))) for name, _, ids in parts}
+            named: dict[str, tuple[str, ...]] = {}
+            for name, _, ids in (str(part).partition("=") for part in value):
+                named[name] = (*named.get(name, ()), *filter(None, ids.split(",")))
+            value = named
         if not isinstance(value, Mapping):
             return value
-        return {name: (ids,) if isinstance(ids, int) else ids for name, ids in value.items()}
+        classes = {name: (ids,) if isinstance(ids, int) else ids for name, ids in value.items()}
+        without = [name for name, ids in classes.items() if not ids]
+        if without:
+            raise ValueError(f"a class needs its numbers, such as {without[0]}=1,2")
+        return classes
+
+    @model_validator(mode="after")
+    def _known_is_not_ignored(self) -> "AnnotationSettings":
+        for name, ids in self.classes.items():
+            if self.ignore in ids:
+                raise ValueError(f"{self.ignore} cannot be both ignored and {name}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,7 @@ class LabelledSlices:
         ids: labels that mean the structure; empty: all that is not 0.
         ignore: label of pixels that are not known.
         image: name of the image that they were drawn on.
+        image_fingerprint: of that image, as it was then.
         fingerprint: of numbers, labels and meaning.
     """
 
@@ -77,6 +92,7 @@ class LabelledSlices:
     ids: tuple[int, ...]
     ignore: int | None
     image: str
+    image_fingerprint: str
     fingerprint: str
 
     def mask(self, index: int) -> Mask:
@@ -98,24 +114,27 @@ def read_annotation(sample: Sample, structure: str) -> LabelledSlices:
     Raises:
         SampleError: no annotation speaks of the structure; the nearest name is given.
     """
-    known: list[str] = []
-    for name in sample.names("annotations"):
-        about = read_attributes(sample.path / "annotations" / name)["sparsem"]
-        names = list(about["classes"]) or [name]
-        known += names
-        if structure in names:
-            labels = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
-            ids = tuple(about["classes"].get(structure, ()))
-            return LabelledSlices(tuple(about["z"]), labels, ids, about["ignore"], about["image"], f"{about['fingerprint']} {structure}")
-    raise SampleError(f"{sample.path.name} has no annotation of '{structure}'{nearest(structure, known)}")
+    found = _by_structure(sample)
+    if structure not in found:
+        raise SampleError(f"{sample.path.name} has no annotation of '{structure}'{nearest(structure, found)}")
+    name, about = found[structure]
+    labels = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
+    ids = tuple(about["classes"].get(structure, ()))
+    own = f"{about['fingerprint']} {structure}"
+    return LabelledSlices(tuple(about["z"]), labels, ids, about["ignore"], about["image"], about["image_fingerprint"], own)
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
     """Every structure that is annotated, with its slice numbers."""
-    found: dict[str, tuple[int, ...]] = {}
+    return {structure: tuple(about["z"]) for structure, (_, about) in _by_structure(sample).items()}
+
+
+def _by_structure(sample: Sample) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Structure -> the annotation that holds it, and what that says of itself."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     for name in sample.names("annotations"):
         about = read_attributes(sample.path / "annotations" / name)["sparsem"]
-        found |= dict.fromkeys(list(about["classes"]) or [name], tuple(about["z"]))
+        found |= dict.fromkeys(about["classes"] or [name], (name, about))
     return found
 
 
@@ -139,7 +158,7 @@ def import_annotation(
         InputError: shapes or slice numbers do not fit the image, labels are not integers.
         ResumeError: other labels of that name are there, and ``overwrite`` is not set.
     """
-    found = open_source(source)
+    found = open_source(source, settings.dataset)
     image = settings.image or sample.newest_image
     z, planes = _choose(found, sample.image(image).shape, settings, str(source))
     slices = (
@@ -163,8 +182,13 @@ def write_annotation(
     """Write labels of the slices ``z`` (each (y, x)) as ``annotations/NAME``, one at a time, renamed into place at the end.
 
     Raises:
+        InputError: a name that cannot be a folder, or a structure that another annotation holds.
         ResumeError: other labels of that name are there, and ``overwrite`` is not set.
     """
+    structures = [checked_name(one) for one in (name, *(classes or {}))]
+    for structure, (holder, _) in _by_structure(sample).items():
+        if holder != name and structure in (structures[1:] or structures):
+            raise InputError(f"'{structure}' is annotated already, in annotations/{holder}; a structure has one set of labelled slices.")
     with sample.locked():
         unfinished, final = sample.path / ".sparsem" / "work" / f"annotation-{name}", sample.path / "annotations" / name
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -182,7 +206,13 @@ def write_annotation(
                 )
             array[index] = labels
             content.update(np.ascontiguousarray(labels, np.uint32).tobytes())
-        about = {"z": list(z), "classes": {key: list(ids) for key, ids in (classes or {}).items()}, "ignore": ignore, "image": image}
+        about: dict[str, Any] = {
+            "z": list(z),
+            "classes": {key: list(ids) for key, ids in (classes or {}).items()},
+            "ignore": ignore,
+            "image": image,
+            "image_fingerprint": sample.image(image).fingerprint,
+        }
         content.update(repr(about).encode())
         about["fingerprint"] = content.hexdigest()
         write_group(unfinished, {"sparsem": about})
@@ -197,6 +227,8 @@ def write_annotation(
         os.replace(unfinished, final)
         shutil.rmtree(replaced, ignore_errors=True)
         sample.publish_names()
+        record = {"stage": f"annotate-{name}", "fingerprint": about["fingerprint"], "settings": about}
+        sample.remember({**record, "outputs": [f"annotations/{name}"], "finished": now()})
 
 
 def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSettings, where: str) -> tuple[list[int], list[int]]:
@@ -260,6 +292,6 @@ def _as_labels(labels: NDArray[Any], where: str) -> Labels:
         if not np.array_equal(whole, labels):
             raise InputError(f"Labels are whole numbers, but {where} holds {labels.dtype} such as {labels[whole != labels][0]:.3g}.")
         labels = whole
-    if labels.size and int(labels.min()) < 0:
-        raise InputError(f"Labels are 0 or more, but {where} holds {int(labels.min())}.")
-    return labels.astype(np.uint32) if labels.dtype.itemsize > 2 or labels.dtype.kind == "i" else labels
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
+        raise InputError(f"Labels are from 0 to 4294967295, but {where} holds {int(labels.min())} to {int(labels.max())}.")
+    return labels.astype(np.uint32)

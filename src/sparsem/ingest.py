@@ -1,16 +1,16 @@
 """Import: a stack in any format that has a reader -> the raw image of a sample."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from sparsem.errors import InputError
+from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.settings import Settings
-from sparsem.stage import HERE, BlockResult, Execution, Needs, Stage
-from sparsem.store.readers import open_source
+from sparsem.stage import BlockResult, Stage
+from sparsem.store.readers import Stack, open_source
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
@@ -54,13 +54,12 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     output = volume_spec("", (z, y, x), found.stack.dtype, Kind.IMAGE, voxel, depth)
     inputs = {"source": str(found.identity())}
     block_bytes = depth * y * x * found.stack.dtype.itemsize
-    needs = Needs(ram=4 * block_bytes, disk=output.nbytes, smaller="a smaller --block-depth needs less")
+    needs = Needs(ram=5 * block_bytes, disk=output.nbytes, smaller="a smaller --block-depth needs less")
     sample = Sample.create(path)
     with Stage(sample, "import", settings, inputs, [output], on, needs) as stage:
-        stage.map(_import_block, z_blocks(z, depth), source, settings.dataset)
+        stage.map(_import_block, z_blocks(z, depth), found.stack)
     return sample
 
 
-def _import_block(block: ZBlock, source: str | Path, dataset: str | None) -> BlockResult:
-    stack: Any = open_source(source, dataset).stack
+def _import_block(block: ZBlock, stack: Stack) -> BlockResult:
     return {"": np.ascontiguousarray(stack[block.own])}, {}

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
+from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
-from sparsem.models.device import Precision, autocast, choose_device
+from sparsem.models.device import Precision, autocast, choose_device, resolved
 from sparsem.settings import Settings
-from sparsem.stage import HERE, BlockResult, Execution, Needs, Stage, fingerprint_of
+from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
@@ -52,7 +53,7 @@ def predict_slices(
 ) -> Iterator[Probability]:
     """Probabilities (C, y, x) float32 of one slice after another.
 
-    Cutting the slices that follow and blending the one before go on in threads of their own while the network computes.
+    The network computes in a thread of its own, and so does the cutting of the slices that follow; blending is the caller's.
 
     Args:
         slices: (y, x) images of one shape.
@@ -71,7 +72,8 @@ def predict_slices(
     standardised = ((shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std) for image in chain([first], images))
     cut = ahead(grid.cut(image) for image in standardised)
     outputs = _in_batches(cut, forward, batch, len(grid.corners))
-    yield from ahead(enlarge(grid.blend(tiles), shape) for tiles in outputs)
+    for tiles in ahead(outputs):
+        yield enlarge(grid.blend(tiles), shape)
 
 
 def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slice: int) -> Iterator[Tiles]:
@@ -156,8 +158,9 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
 
 
 def _lasting(settings: PredictSettings) -> Settings:
-    """The settings that change a result; another device or batch may continue an interrupted run."""
-    return settings.model_copy(update={"batch": 1, "device": "auto"})
+    """The settings that change a result, as they turn out here; another batch size may continue an interrupted run."""
+    device = choose_device(settings.device)
+    return settings.model_copy(update={"batch": 1, "device": device.type, "precision": resolved(device, settings.precision)})
 
 
 def _outputs(structure: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
@@ -169,7 +172,7 @@ def _outputs(structure: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
 
 def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
     _, y, x = image.shape
-    factors = factors_for(recipe, image)
+    factors = recipe.factors(image.voxel_size)
     small_y, small_x = scaled_shape((y, x), factors)
     structures = len(recipe.structures)
     block = image.block_depth * y * x * (image.dtype.itemsize + 4 * structures)  # image, both outputs, and their chunks
@@ -179,14 +182,9 @@ def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
     return Needs(ram=block + working + network, disk=disk // 4, smaller="import with a smaller --block-depth, or use fewer --workers")
 
 
-def factors_for(recipe: Recipe, image: Volume) -> tuple[float, float]:
-    """Slice pixels per network pixel (y, x), so that the network sees the nm per pixel that it learnt."""
-    return recipe.pixel_nm[0] / image.voxel_size.y, recipe.pixel_nm[1] / image.voxel_size.x
-
-
 def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictSettings) -> BlockResult:
     forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
-    factors = factors_for(recipe, image)
+    factors = recipe.factors(image.voxel_size)
     voxels = image.read(block.own)
     shape = (len(recipe.structures), *voxels.shape)
     probabilities = np.empty(shape, np.uint8)

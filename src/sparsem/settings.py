@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -50,11 +50,18 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
 
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            continue  # the entries of a dictionary of settings, or an optional table: keep looking one level down
-        model = field.annotation
+        fields = {about.alias or name: about for name, about in model.model_fields.items()}
+        if part in fields:  # else it is the name of an entry in a table of tables, whose model we hold already
+            model = _model_in(fields[str(part)].annotation) or model
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings model of a field: itself, optional, or the values of a dictionary."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(one) for one in get_args(annotation))
+    return next((one for one in found if one is not None), None)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -11,86 +11,29 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import psutil
 import zarr
 from numpy.typing import NDArray
 
 from sparsem import __version__
-from sparsem.errors import ResourceError, ResumeError, SampleError
+from sparsem.errors import ResumeError, SampleError
+from sparsem.execution import HERE, Execution, Needs, client_of, spread
 from sparsem.geometry import ZBlock
 from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, differences
 from sparsem.store.pyramid import coarser_mean, coarser_mode
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_bytes, write_atomically
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-SCHEDULER_TIMEOUT_S = 30
 
 Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
 BlockFunction = Callable[..., BlockResult]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How work is spread and shown.
-
-    Attributes:
-        workers: 0 runs in this process; more starts that many local processes.
-        scheduler: address of a Dask scheduler that exists (a SLURM cluster through dask-jobqueue).
-        overwrite: replace a result that was made with other settings; the old one stays until the new one is complete.
-        quiet: no progress on standard error.
-    """
-
-    workers: int = 0
-    scheduler: str | None = None
-    overwrite: bool = False
-    quiet: bool = False
-
-
-HERE = Execution(quiet=True)
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a stage will take, in bytes, and which setting takes less.
-
-    Attributes:
-        ram: of one process, at its peak.
-        disk: for everything it writes, uncompressed.
-        smaller: the setting that makes it fit, for the message.
-    """
-
-    ram: int = 0
-    disk: int = 0
-    smaller: str = ""
-
-    def check(self, directory: Path, processes: int = 1) -> None:
-        """Refuse what cannot fit.
-
-        Raises:
-            ResourceError: with both numbers and what to change.
-        """
-        free_ram, free_disk = psutil.virtual_memory().available, shutil.disk_usage(directory).free
-        for what, wanted, free in (("memory", self.ram * processes, free_ram), (f"disk at {directory}", self.disk, free_disk)):
-            if wanted > free:
-                advice = f"; {self.smaller}" if self.smaller and what == "memory" else ""
-                raise ResourceError(f"This needs {wanted / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are free{advice}.")
-
-    def __str__(self) -> str:
-        return f"needs up to {self.ram / 1e9:.1f} GB of memory a process and {self.disk / 1e9:.1f} GB of disk"
 
 
 def fingerprint_of(record: Mapping[str, Any]) -> str:
@@ -135,7 +78,9 @@ class Stage:
         }
         self.fingerprint = fingerprint_of(self.record)
         self._summaries: list[dict[str, Any]] = []
-        self._work = self.sample.path / ".sparsem" / "work" / self.name
+        # A folder for each fingerprint: a worker of an abandoned run can never write into another run's result.
+        self._runs = self.sample.path / ".sparsem" / "work" / self.name
+        self._work = self._runs / self.fingerprint[:16]
         self._record_file = self.sample.path / ".sparsem" / "stages" / f"{self.name}.json"
 
     def __enter__(self) -> "Stage":
@@ -144,7 +89,7 @@ class Stage:
         try:
             self.finished = self._is_finished()
             if self.finished:
-                shutil.rmtree(self._work, ignore_errors=True)
+                shutil.rmtree(self._runs, ignore_errors=True)
             else:
                 self._refuse_another_result()
                 self._prepare()
@@ -168,7 +113,7 @@ class Stage:
         JSON. Function and arguments must be picklable. The summaries of all blocks come back in the order of the blocks.
         """
         if self.finished:
-            return list(json.loads(self._record_file.read_text(encoding="utf-8"))["summaries"])
+            return list(_read_json(self._record_file)["summaries"])
         tasks = [_Task(self._work, self.fingerprint, 0, block) for block in blocks]
         self._run(self.name, [(task, function, (task.block, *arguments)) for task in tasks])
         self._summaries = [task.summary() for task in tasks]
@@ -179,30 +124,33 @@ class Stage:
 
     def _refuse_another_result(self) -> None:
         """What was made with other settings is only replaced on request; a run that was so requested may be continued."""
-        if self._continues():
+        if self._continues() or self.on.overwrite:
             return
-        for file, what in ((self._record_file, "finished result"), (self._work / "stage.json", "unfinished run")):
-            if _fingerprint_in(file) not in (None, self.fingerprint) and not self.on.overwrite:
-                before = json.loads(file.read_text(encoding="utf-8"))["record"]
+        others = [(file, "unfinished run") for file in self._runs.glob("*/stage.json")]
+        for file, what in ((self._record_file, "finished result"), *others):
+            if _fingerprint_in(file) not in (None, self.fingerprint):
+                before = _read_json(file)["record"]
                 raise ResumeError(
                     f"'{self.name}' has a {what} in {self.sample.path.name} that was made otherwise "
                     f"({differences(before, self.record)}); use --overwrite to replace it, or the same settings to keep it."
                 )
         for output in self.outputs:
-            if (self.sample.path / output.path / "0").is_dir() and not self.on.overwrite and not self._record_file.exists():
+            if (self.sample.path / output.path / "0").is_dir() and not self._is_published(output):
                 what = output.path or "image"
                 raise ResumeError(f"{self.sample.path.name} has a {what} already, made by another command; use --overwrite to replace it.")
 
     def _continues(self) -> bool:
-        return _fingerprint_in(self._work / "stage.json") == self.fingerprint
+        return (self._work / "stage.json").exists()
 
     def _prepare(self) -> None:
-        left = Needs(self.needs.ram, 0 if self._continues() else self.needs.disk, self.needs.smaller)
+        left = self.needs if not self._continues() else replace(self.needs, disk=0)
         left.check(self.sample.path, max(1, self.on.workers))
         if self._continues():
+            for half in (self._work / "out").rglob("*.partial"):  # chunks that a kill left half-written
+                half.unlink()
             return
         tell(f"{self.name}: {left}", self.on.quiet)
-        shutil.rmtree(self._work, ignore_errors=True)
+        shutil.rmtree(self._runs, ignore_errors=True)
         (self._work / "done").mkdir(parents=True)
         for output in self.outputs:
             create_volume(self._work / "out" / output.path, output, self._fingerprint_of(output))
@@ -242,12 +190,12 @@ class Stage:
                 "fingerprint": self.fingerprint,
                 "settings": self.record,
                 "outputs": [output.path for output in self.outputs],
-                "finished": _now(),
+                "finished": now(),
             }
         )
         self._record_file.parent.mkdir(exist_ok=True)
         write_atomically(self._record_file, json_bytes({"record": self.record, "summaries": self._summaries}))
-        shutil.rmtree(self._work)
+        shutil.rmtree(self._runs)
 
     def _replace(self, made: Path, final: Path, output: VolumeSpec) -> None:
         """Put a complete volume in its place. The raw image is the sample's own root, so its levels move one by one."""
@@ -257,23 +205,27 @@ class Stage:
                 os.replace(final, self._work / f"replaced-{time.monotonic_ns()}")
             os.replace(made, final)
             return
+        if (final / "zarr.json").exists():
+            os.replace(final / "zarr.json", self._work / "replaced-zarr.json")  # until the new one is here there is no image
         for level in range(len(output.level_factors())):
             if (made / str(level)).exists():
                 shutil.rmtree(final / str(level), ignore_errors=True)
                 os.replace(made / str(level), final / str(level))
+        for level in range(len(output.level_factors()), 64):
+            shutil.rmtree(final / str(level), ignore_errors=True)
         os.replace(made / "zarr.json", final / "zarr.json")
 
     def _run(self, title: str, work: "list[tuple[_Task, BlockFunction, tuple[Any, ...]]]") -> None:
         left = [(task, function, arguments) for task, function, arguments in work if not task.is_done()]
         if not left:
             return
-        with Meter(title, len(work), len(work) - len(left), self.on.quiet) as meter, _client(self.on) as client:
+        with Meter(title, len(work), len(work) - len(left), self.on.quiet) as meter, client_of(self.on) as client:
             if client is None:
                 for task, function, arguments in left:
                     task.run(function, *arguments)
                     meter.step()
                 return
-            for _ in _spread(client, left):
+            for _ in spread(client, [(task.run, (function, *arguments)) for task, function, arguments in left]):
                 meter.step()
 
 
@@ -295,10 +247,10 @@ class _Task:
     def is_done(self) -> bool:
         if not self._marker.exists():
             return False
-        return bool(json.loads(self._marker.read_text(encoding="utf-8"))["fingerprint"] == self.fingerprint)
+        return bool(_read_json(self._marker)["fingerprint"] == self.fingerprint)
 
     def summary(self) -> dict[str, Any]:
-        return dict(json.loads(self._marker.read_text(encoding="utf-8"))["summary"])
+        return dict(_read_json(self._marker)["summary"])
 
     def run(self, function: BlockFunction, *arguments: Any) -> None:
         arrays, summary = function(*arguments)
@@ -315,55 +267,24 @@ def _coarser_block(block: ZBlock, directory: Path, output: VolumeSpec, level: in
     fine = zarr.open_array(store=directory / str(level - 1), mode="r")
     voxels = np.asarray(fine[block.start * factors[0] : block.stop * factors[0]])
     coarser = coarser_mode if output.kind is Kind.LABELS else coarser_mean
-    return {output.path: coarser(voxels, factors)}, {}
-
-
-@contextmanager
-def _client(on: Execution) -> "Iterator[Client | None]":
-    """The Dask client to work with; None means in this process."""
-    if not on.workers and not on.scheduler:
-        yield None
-        return
-    from distributed import Client, LocalCluster
-
-    if on.scheduler:
-        try:
-            client = Client(on.scheduler, timeout=SCHEDULER_TIMEOUT_S)
-        except OSError as error:
-            raise SampleError(f"No Dask scheduler answers at {on.scheduler} ({error}); start one, or use --workers N.") from None
-        with client:
-            yield client
-        return
-    with LocalCluster(n_workers=on.workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        yield client
-
-
-def _spread(client: "Client", work: "list[tuple[_Task, BlockFunction, tuple[Any, ...]]]") -> Iterator[None]:
-    """Keep every worker two blocks ahead, so that a stack of a million blocks is never submitted at once."""
-    from distributed import as_completed
-
-    waiting = iter(work)
-    ahead = 2 * max(1, sum(client.nthreads().values()))
-
-    def submit() -> "Iterator[Any]":
-        for task, function, arguments in waiting:
-            yield client.submit(task.run, function, *arguments, pure=False)
-
-    futures = submit()
-    running = as_completed([future for _, future in zip(range(ahead), futures, strict=False)])
-    for future in running:
-        future.result()
-        yield
-        following = next(futures, None)
-        if following is not None:
-            running.add(following)
+    thick = factors[0]  # slice by slice of the result: a cell's voxels are copied, and a block of them would be several blocks
+    slices = [coarser(voxels[first : first + thick], factors) for first in range(0, len(voxels), thick)]
+    return {output.path: np.concatenate(slices)}, {}
 
 
 def _fingerprint_in(file: Path) -> str | None:
-    if not file.exists():
-        return None
-    return fingerprint_of(json.loads(file.read_text(encoding="utf-8"))["record"])
+    return fingerprint_of(_read_json(file)["record"]) if file.exists() else None
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _read_json(file: Path) -> dict[str, Any]:
+    """A record or marker of ours.
+
+    Raises:
+        SampleError: it is damaged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["record" if "record" in content else "summary"]
+        return dict(content)
+    except (ValueError, TypeError, KeyError):
+        raise SampleError(f"{file} is damaged; remove it, and the stage it belongs to is done again.") from None

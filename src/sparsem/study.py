@@ -3,6 +3,7 @@
 Every stage resumes on its own, so running a study again does what is left and nothing else.
 """
 
+import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +13,9 @@ import cv2
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from sparsem.annotations import UNKNOWN, AnnotationSettings, import_annotation
-from sparsem.errors import SettingsError
+from sparsem.annotations import UNKNOWN, AnnotationSettings, annotated_structures, import_annotation
+from sparsem.errors import ResumeError, SettingsError
+from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.learn.supervised import TrainSettings
@@ -23,8 +25,9 @@ from sparsem.predict import PredictSettings, predict
 from sparsem.report.figures import ComparedSlice, comparison, dice_along_z
 from sparsem.score.against import Scores, ScoreSettings, score
 from sparsem.settings import Settings, parse, read_toml
-from sparsem.stage import HERE, Execution
+from sparsem.store.readers import open_source
 from sparsem.store.sample import Sample
+from sparsem.store.volume import json_bytes, write_atomically
 from sparsem.store.writers import write_tiff
 
 
@@ -113,6 +116,8 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     """
     path = Path(path).resolve()
     study, here = read_study(path), path.parent
+    for step in study.score.values():  # found missing now rather than after a night of training
+        open_source(_source(here, step.truth), step.dataset)
     sample = import_stack(_source(here, study.import_.source), here / study.sample, _plain(ImportSettings, study.import_), on)
     for name, annotation in study.annotate.items():
         import_annotation(sample, name, _source(here, annotation.source), _plain(AnnotationSettings, annotation), on.overwrite)
@@ -120,15 +125,44 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     train([sample], model, _plain(TrainSettings, study.train), on)
     volumes = predict(sample, model, study.predict, on)
     scores = {name: score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on) for name, step in study.score.items()}
-    files: list[Path] = []
-    if study.export is not None:
-        for volume in volumes:
-            if volume.startswith("labels/"):
-                name = volume.removeprefix("labels/")
-                files.append(
-                    write_tiff(sample.volume("labels", name), here / study.export.folder / f"{name}.tif", overwrite=True, quiet=on.quiet)
-                )
+    names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
+    folder = here / study.export.folder if study.export else None
+    files = [_export(sample, name, folder / f"{name}.tif", on) for name in names] if folder else []
     return StudyResult(sample, model, tuple(volumes), scores, tuple(files))
+
+
+def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:
+    """Export labels unless that was done; a file that somebody changed since is only replaced on request."""
+    volume = sample.volume("labels", name)
+    note = sample.path / ".sparsem" / "exports" / f"{name}.json"
+    before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    untouched = path.exists() and before.get("file") == [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+    if untouched and before["labels"] == volume.fingerprint:
+        return path
+    if path.exists() and not untouched and not on.overwrite:
+        raise ResumeError(f"{path} was not written by this study, or was changed since; move it away, or use --overwrite to replace it.")
+    write_tiff(volume, path, overwrite=True, quiet=on.quiet)
+    note.parent.mkdir(exist_ok=True)
+    file = [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+    write_atomically(note, json_bytes({"labels": volume.fingerprint, "file": file}))
+    return path
+
+
+def describe(sample: Sample) -> dict[str, Any]:
+    """What a sample holds and what was done to it: shape, voxel size, structures by folder, tables, history."""
+    image = sample.image("raw")
+    return {
+        "sample": sample.path,
+        "shape": image.shape,
+        "dtype": str(image.dtype),
+        "voxel_nm": list(image.voxel_size),
+        "size_um": [round(n * nm / 1000, 2) for n, nm in zip(image.shape, image.voxel_size, strict=True)],
+        "levels": image.levels,
+        "annotations": annotated_structures(sample),
+        **{folder: sample.names(folder) for folder in ("images", "probabilities", "labels", "truth")},
+        "tables": sorted(table.stem for table in (sample.path / "tables").glob("*.parquet")),
+        "history": sample.history(),
+    }
 
 
 def _source(here: Path, source: str) -> str:
@@ -165,7 +199,8 @@ def demo(
     slices = evenly_spaced(tissue.shape[0], labelled)
     for name in training.structure:
         _write_masks(truth, name, slices, folder / "masks" / name)
-    (folder / "study.toml").write_text(_demo_study(training), encoding="utf-8")
+    if not (folder / "study.toml").exists():
+        (folder / "study.toml").write_text(_demo_study(training), encoding="utf-8")
     result = run(folder / "study.toml", on)
     files = (
         comparison(_compared(result.sample, truth, training.structure, slices), folder / "overlays.png"),
@@ -179,8 +214,11 @@ def demo(
 def _write_masks(truth: Sample, name: str, slices: list[int], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for z in slices:
+        file = folder / f"{name}_z{z:04d}.png"
+        if file.exists():
+            continue  # somebody may have improved it
         mask = (truth.volume("truth", name).read(slice(z, z + 1))[0] > 0).astype(np.uint8) * UNKNOWN
-        cv2.imwrite(str(folder / f"{name}_z{z:04d}.png"), mask)
+        cv2.imwrite(str(file), mask)
 
 
 def _demo_study(training: TrainSettings) -> str:

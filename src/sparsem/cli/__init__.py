@@ -78,6 +78,11 @@ def main() -> None:
     """Entry point of the ``sparsem`` command."""
     try:
         app()
-    except SparsemError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+    except (SparsemError, OSError, MemoryError) as error:
+        typer.echo(f"Error: {error or 'out of memory'}", err=True)
+        sys.exit(2)
+    except RuntimeError as error:  # torch has its own way to say that memory is out
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        typer.echo("Error: the GPU's memory is out; use a smaller --batch, --see or --width, or --device cpu.", err=True)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """The commands. Each is one call of one public function; what it prints names what was written and what to try next."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from sparsem.annotations import AnnotationSettings, annotated_structures
 from sparsem.annotations import import_annotation as _import_annotation
 from sparsem.cli.options import Outcome, command
 from sparsem.errors import InputError
+from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train as _train
@@ -18,17 +20,16 @@ from sparsem.predict import PredictSettings
 from sparsem.predict import predict as _predict
 from sparsem.score.against import Scores, ScoreSettings
 from sparsem.score.against import score as _score
-from sparsem.stage import Execution
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
-from sparsem.study import StudyResult
+from sparsem.study import StudyResult, describe
 from sparsem.study import demo as _demo
 from sparsem.study import run as _run
 
 SamplePath = Annotated[Path, typer.Argument(metavar="SAMPLE", help="a sample, NAME.zarr")]
 
 
-@command()
+@command(spread=True)
 def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to put it all")] = Path("demo"), *, on: Execution) -> Outcome:
     """Show the whole job on a synthetic tumour volume: stack and seven labelled slices in, every organelle out.
 
@@ -48,7 +49,7 @@ def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to pu
     )
 
 
-@command(PhantomSettings)
+@command(PhantomSettings, spread=True)
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")], *, settings: PhantomSettings, on: Execution
 ) -> Outcome:
@@ -63,7 +64,7 @@ def phantom(
     )
 
 
-@command(ImportSettings)
+@command(ImportSettings, spread=True)
 def import_(
     source: Annotated[str, typer.Argument(metavar="SRC", help="a TIFF, a folder of slices, a 'glob*.tif' in quotes, a Zarr")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")],
@@ -101,7 +102,7 @@ def annotate_import(
     sample = Sample.open(path)
     _import_annotation(sample, name, source, settings, on.overwrite)
     found = annotated_structures(sample)
-    lines = [f"{structure}: {len(z)} labelled slices ({', '.join(map(str, z))})" for structure, z in found.items()]
+    lines = [f"{structure}: {len(z)} labelled slices ({', '.join(map(str, z))}; the first slice is 0)" for structure, z in found.items()]
     following = f"sparsem train {path} --out model.safetensors"
     return Outcome([f"Wrote annotations/{name}", *lines], following, {"annotations": found})
 
@@ -130,7 +131,7 @@ def train(
     )
 
 
-@command(PredictSettings)
+@command(PredictSettings, spread=True)
 def predict(
     path: SamplePath,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="what train wrote")],
@@ -152,7 +153,7 @@ def predict(
     )
 
 
-@command(ScoreSettings)
+@command(ScoreSettings, spread=True)
 def score(
     path: SamplePath,
     name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
@@ -193,23 +194,10 @@ def export(
 @command()
 def info(path: SamplePath, *, on: Execution) -> Outcome:
     """Tell what a sample holds, and what was done to it."""
-    sample = Sample.open(path)
-    image = sample.image("raw")
-    data: dict[str, Any] = {
-        "sample": sample.path,
-        "shape": image.shape,
-        "dtype": str(image.dtype),
-        "voxel_nm": list(image.voxel_size),
-        "levels": image.levels,
-        "annotations": annotated_structures(sample),
-        **{folder: sample.names(folder) for folder in ("images", "probabilities", "labels", "truth")},
-        "tables": sorted(table.stem for table in (sample.path / "tables").glob("*.parquet")),
-        "history": sample.history(),
-    }
-    microns = " x ".join(f"{n * nm / 1000:.1f}" for n, nm in zip(image.shape, image.voxel_size, strict=True))
+    data = describe(Sample.open(path))
     lines = [
-        f"{path}: {_size(image.shape)} voxels (z y x) of {_lengths(image.voxel_size)} nm, {image.dtype}",
-        f"size: {microns} um; {image.levels} levels",
+        f"{path}: {_size(data['shape'])} voxels (z y x) of {_lengths(data['voxel_nm'])} nm, {data['dtype']}",
+        f"size: {_lengths(data['size_um'])} um; {data['levels']} levels",
     ]
     lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
     lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("images", "probabilities", "labels", "truth", "tables") if data[folder]]
@@ -217,7 +205,7 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
     return Outcome(lines, data=data)
 
 
-@command()
+@command(spread=True)
 def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution) -> Outcome:
     """Walk the whole path from one file: import, annotate, train, predict, score, export. What is done stays done.
 
@@ -232,10 +220,13 @@ def _score_lines(scores: dict[str, Scores]) -> list[str]:
     width = max((len(name) for name in scores), default=0)
     lines = []
     for name, found in scores.items():
-        some = [("unseen slices", found.summary(only_unseen=True))] if found.seen else []
+        some = [("unseen slices", found.summary(only_unseen=True))] if 0 < len(found.seen) < len(found.slices) else []
         for which, summary in [*some, ("all slices", found.summary(only_unseen=False))]:
-            pooled = f"3D Dice {summary['dice_3d']:.3f}, precision {summary['precision_3d']:.3f}, recall {summary['recall_3d']:.3f}"
-            lines.append(f"{name:{width}}  {which:13}  {pooled}; mean over {summary['slices']} slices {summary['dice_slices']:.3f}")
+            dice, precision, recall, average = (
+                "--" if summary[key] is None else f"{summary[key]:.3f}" for key in ("dice_3d", "precision_3d", "recall_3d", "dice_slices")
+            )
+            pooled = f"3D Dice {dice}, precision {precision}, recall {recall}"
+            lines.append(f"{name:{width}}  {which:13}  {pooled}; mean over {summary['slices']} slices {average}")
     return lines
 
 
@@ -248,9 +239,9 @@ def _study_data(result: StudyResult) -> dict[str, Any]:
     return {"sample": result.sample.path, "model": result.model, "volumes": result.volumes, "scores": scores, "files": list(result.files)}
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _lengths(lengths: tuple[float, ...]) -> str:
+def _lengths(lengths: Sequence[float]) -> str:
     return " x ".join(f"{length:g}" for length in lengths)

@@ -13,8 +13,8 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from sparsem.execution import Execution
 from sparsem.settings import Settings, parse
-from sparsem.stage import Execution
 
 STOPPED = 130  # what a shell gives a program that Ctrl-C ended
 
@@ -25,6 +25,9 @@ SHARED = {
     "quiet": (bool, False, "no progress"),
     "json": (bool, False, "one JSON object on standard output, for scripts"),
 }
+
+
+SPREADING = ("workers", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,22 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
-def command(model: type[Settings] | None = None, without: tuple[str, ...] = ()) -> Callable[[Command], Callable[..., None]]:
+def command(model: type[Settings] | None = None, spread: bool = False) -> Callable[[Command], Callable[..., None]]:
     """Turn ``function(arguments..., settings, on)`` into a command with an option for each field of ``model``.
 
-    The function's own parameters other than ``settings`` and ``on`` stay as they are; ``without`` names fields that the
-    function sets itself.
+    The function's own parameters other than ``settings`` and ``on`` stay as they are. ``spread`` says that its work can be
+    given to workers.
     """
 
     def wrap(function: Command) -> Callable[..., None]:
         own = [one for one in inspect.signature(function).parameters.values() if one.name not in ("settings", "on")]
-        fields = {name: about for name, about in (model.model_fields if model else {}).items() if name not in without}
+        fields = dict(model.model_fields) if model else {}
         options = [_option(name, about) for name, about in fields.items()]
-        shared = [_shared_option(name) for name in SHARED]
+        common = [name for name in SHARED if spread or name not in SPREADING]
+        shared = [_shared_option(name) for name in common]
 
         def run(**values: Any) -> None:
-            execution = Execution(**{name: values.pop(name) for name in ("workers", "scheduler", "overwrite", "quiet")})
+            execution = Execution(**{name: values.pop(name) for name in common if name != "json"})
             as_json = values.pop("json")
             given = {name: values.pop(name) for name in fields}
             settings = (

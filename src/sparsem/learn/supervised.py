@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sparsem.annotations import UNKNOWN
+from sparsem.errors import SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import Precision, autocast
@@ -181,6 +182,9 @@ def fit(
         settings: all but structures, image and file names.
         device: where the state is.
         least_px: pixels of a structure that a tile which must hold it has, at the network's scale.
+
+    Raises:
+        SettingsError: the loss is no longer a number.
     """
     how = Sampling(settings.see, settings.batch, settings.share, least_px, settings.grey, settings.seed)
     sampler = TileSampler([each.image for each in learn], [each.target for each in learn], how)
@@ -191,10 +195,13 @@ def fit(
             following = ahead.submit(sampler.batch, state.update + 1)
             torch.manual_seed(settings.seed * 1_000_003 + state.update)  # dropout too depends on nothing but the update
             loss, dice = step(state, batch, settings, device)
+            if not math.isfinite(loss):
+                raise SettingsError(f"The training diverged at update {state.update}: the loss is {loss}. Try a lower --learning-rate.")
             due = validate and (state.update % settings.validate_every == 0 or state.update == settings.updates)
             validation = validation_dice(state.average, validate, settings, device) if due else ()
-            if validation and float(np.mean(validation)) > state.best_dice:
-                state.best_dice = float(np.mean(validation))
+            known = [dice for dice in validation if not math.isnan(dice)]
+            if validation and float(np.mean(known or 0)) > state.best_dice:
+                state.best_dice = float(np.mean(known or 0))
                 state.best = {name: tensor.detach().clone() for name, tensor in state.average.state_dict().items()}
             yield Progress(state.update, loss, dice, learning_rate_at(state.update - 1, settings), validation)
 
@@ -203,7 +210,7 @@ def fit(
 def validation_dice(
     network: nn.Module, slices: Sequence[LearningSlice], settings: TrainSettings, device: torch.device
 ) -> tuple[float, ...]:
-    """Pooled Dice of each structure on whole slices at the network's scale, tile by tile."""
+    """Pooled Dice of each structure on whole slices at the network's scale, tile by tile; NaN where none of it is known."""
     network.eval()
     counts: list[list[Overlap]] = [[] for _ in range(slices[0].target.shape[0])]
     for each in slices:

@@ -1,6 +1,7 @@
 """Training: annotated slices of samples -> a checkpoint. Resumable at any moment; see ``train``."""
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from sparsem import __version__
-from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
-from sparsem.errors import InputError, ResumeError
-from sparsem.geometry import VoxelSize
+from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, read_annotation
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.execution import HERE, Execution, Needs
 from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
-from sparsem.models.device import choose_device
+from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.progress import Meter, tell
 from sparsem.settings import differences
-from sparsem.stage import HERE, Execution, Needs, fingerprint_of
+from sparsem.stage import fingerprint_of
 from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume, write_atomically
 from sparsem.tiles.context import shrink, shrink_mask
 
 BYTES_A_FEATURE = 200  # measured: peak memory of a training over (tiles x px x width), rounded up
-WITHOUT_EFFECT = {"save_every_s", "device"}  # settings that change no weight
+WITHOUT_EFFECT = {"save_every_s"}  # settings that change no weight
 
 
 def held_out(count: int, validation: int) -> list[int]:
@@ -64,14 +66,15 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
             f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'."
         )
     slices, recipe, inputs = learning_slices(samples, structures, settings)
-    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), "structure": list(structures)}
+    device = choose_device(settings.device)
+    computed = {"structure": list(structures), "device": device.type, "precision": resolved(device, settings.precision)}
+    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
     if _is_trained(out, record, on.overwrite):
         return read_recipe(out)
     aside = held_out(len(slices), settings.validation_slices)
     if len(slices) <= len(aside):
         raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
-    device = choose_device(settings.device)
-    needs = training_needs(slices, settings)
+    needs = training_needs(slices, settings, device)
     needs.check(out.resolve().parent if out.resolve().parent.is_dir() else samples[0].path)
     tell(f"train {out.stem}: {needs}", on.quiet)
     state = start(recipe, settings, device)
@@ -79,19 +82,16 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
     files.restore(state, record, on.overwrite)
     learn = [each for index, each in enumerate(slices) if index not in aside]
     validate = [slices[index] for index in aside]
-    area = math.prod(nm / voxel for nm, voxel in zip(recipe.pixel_nm, samples[0].voxel_size[1:], strict=True))
+    area = (settings.read / settings.see) ** 2
     with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(structures, state.update) as log:
         saved = time.monotonic()
-        try:
-            for progress in fit(state, learn, validate, settings, device, settings.least_px / area):
-                log(progress)
-                meter.step(f"loss {progress.loss:.3f}, Dice {progress.dice:.3f}")
-                if time.monotonic() - saved >= settings.save_every_s:
-                    files.save(state, record)
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            files.save(state, record)
-            raise
+        # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
+        for progress in fit(state, learn, validate, settings, device, settings.least_px / area):
+            log(progress)
+            meter.step(f"loss {progress.loss:.3f}, Dice {progress.dice:.3f}")
+            if time.monotonic() - saved >= settings.save_every_s:
+                files.save(state, record)
+                saved = time.monotonic()
     return _finish(files, state, recipe, record, [each.name for each in learn], [each.name for each in validate])
 
 
@@ -104,35 +104,49 @@ def learning_slices(
     """
     voxel = samples[0].voxel_size
     pixel_nm = (voxel.y * settings.read / settings.see, voxel.x * settings.read / settings.see)
-    found: list[tuple[str, NDArray[np.float32], NDArray[np.uint8]]] = []
+    recipe = Recipe(settings.model, settings.width, structures, settings.see, pixel_nm, mean=0.0, std=1.0)
+    found: list[LearningSlice] = []
     inputs: dict[str, Any] = {}
-    for sample in samples:
+    for number, sample in enumerate(samples, 1):
         annotations = [read_annotation(sample, structure) for structure in structures]
-        image = sample.image(settings.image or annotations[0].image)
-        factors = _factors(pixel_nm, image.voxel_size)
-        inputs |= {f"image of {sample.name}": image.fingerprint}
-        inputs |= {f"{name} of {sample.name}": one.fingerprint for name, one in zip(structures, annotations, strict=True)}
+        image = _image_of(sample, dict(zip(structures, annotations, strict=True)), settings.image)
+        factors = recipe.factors(image.voxel_size)
+        inputs |= {f"image {number}": image.fingerprint}
+        inputs |= {f"{name} {number}": one.fingerprint for name, one in zip(structures, annotations, strict=True)}
         for z in sorted({z for one in annotations for z in one.z}):
             nothing = np.full(image.shape[1:], UNKNOWN, np.uint8)
             masks = [one.mask_at(z) for one in annotations]
             target = np.stack([shrink_mask(nothing if mask is None else mask, factors, UNKNOWN) for mask in masks])
-            found.append((f"{sample.name} {z}", shrink(image.read(slice(z, z + 1))[0], factors), target))
-    mean = float(np.mean([image.mean(dtype=np.float64) for _, image, _ in found]))
-    std = float(np.sqrt(np.mean([np.square(image - mean, dtype=np.float64).mean() for _, image, _ in found]))) or 1.0
-    recipe = Recipe(settings.model, settings.width, structures, settings.see, pixel_nm, mean, std)
-    slices = [LearningSlice(((image - mean) / std).astype(np.float32), target, name) for name, image, target in found]
-    return slices, recipe, inputs
+            found.append(LearningSlice(shrink(image.read(slice(z, z + 1))[0], factors), target, f"{sample.name} {z}"))
+    for place, structure in enumerate(structures):
+        if not any((each.target[place] == 1).any() for each in found):
+            raise InputError(f"No labelled slice holds a pixel of '{structure}': check its masks, --classes and --ignore.")
+    mean = float(np.mean([each.image.mean(dtype=np.float64) for each in found]))
+    std = float(np.sqrt(np.mean([np.square(each.image - mean, dtype=np.float64).mean() for each in found]))) or 1.0
+    slices = [replace(each, image=((each.image - mean) / std).astype(np.float32)) for each in found]
+    return slices, replace(recipe, mean=mean, std=std), inputs
 
 
-def training_needs(slices: Sequence[LearningSlice], settings: TrainSettings) -> Needs:
+def _image_of(sample: Sample, annotations: Mapping[str, LabelledSlices], name: str | None) -> Volume:
+    """The image to learn from: the one that all structures were annotated on, unchanged since."""
+    name = name or next(iter(annotations.values())).image
+    image = sample.image(name)
+    for structure, one in annotations.items():
+        if one.image != name:
+            raise SampleError(f"'{structure}' of {sample.path.name} was annotated on the image '{one.image}', not on '{name}'.")
+        if one.image_fingerprint != image.fingerprint:
+            raise SampleError(f"The image '{name}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew.")
+    return image
+
+
+def training_needs(slices: Sequence[LearningSlice], settings: TrainSettings, device: torch.device) -> Needs:
     """Memory of a training: the labelled slices, and what the network keeps of a batch until its backward pass."""
     kept = settings.batch * settings.see**2 * settings.width * BYTES_A_FEATURE
-    labelled = sum(each.image.nbytes + each.target.nbytes for each in slices)
-    return Needs(ram=kept + 2 * labelled, disk=0, smaller="a smaller --batch, --see or --width needs less")
-
-
-def _factors(pixel_nm: tuple[float, float], voxel: VoxelSize) -> tuple[float, float]:
-    return pixel_nm[0] / voxel.y, pixel_nm[1] / voxel.x
+    labelled = 2 * sum(each.image.nbytes + each.target.nbytes for each in slices)
+    smaller = "a smaller --batch, --see or --width needs less"
+    if device.type == "cuda":
+        return Needs(ram=labelled, smaller=smaller, gpu=kept, gpu_free=free_memory(device))
+    return Needs(ram=labelled + kept, smaller=smaller)
 
 
 def _is_trained(out: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
@@ -140,6 +154,7 @@ def _is_trained(out: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
         return False
     before = read_recipe(out).training.get("record", {})
     if fingerprint_of(before) == fingerprint_of(record):
+        _Files(out).state.unlink(missing_ok=True)
         return True
     if not overwrite:
         raise ResumeError(f"{out.name} exists and was trained otherwise ({differences(before, record)}); use --overwrite, or another name.")
@@ -207,9 +222,11 @@ class _Log:
         if update and path.exists():
             with path.open(newline="", encoding="utf-8") as before:
                 kept = [row for row in list(csv.reader(before))[1:] if row and int(row[0]) <= update]
-        self._file = path.open("w", newline="", encoding="utf-8")
+        text = io.StringIO()
+        csv.writer(text).writerows([header, *kept])
+        write_atomically(path, text.getvalue().encode())
+        self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        self._writer.writerows([header, *kept])
         self._seconds = float(kept[-1][1]) if kept else 0.0
         self._started, self._columns = time.monotonic(), len(structures)
 
@@ -221,7 +238,7 @@ class _Log:
 
     def _write(self, progress: Progress) -> None:
         seconds = self._seconds + time.monotonic() - self._started
-        validation = [f"{dice:.4f}" for dice in progress.validation] or [""] * self._columns
+        validation = ["" if math.isnan(dice) else f"{dice:.4f}" for dice in progress.validation] or [""] * self._columns
         numbers = [f"{progress.learning_rate:.3g}", f"{progress.loss:.5f}", f"{progress.dice:.5f}"]
         self._writer.writerow([progress.update, f"{seconds:.2f}", *numbers, *validation])
         self._file.flush()

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparsem.errors import InputError
+from sparsem.geometry import VoxelSize
 from sparsem.models import build
 
 FORMAT = 1
@@ -27,7 +28,7 @@ class Recipe:
         structures: what each output channel is.
         see: edge of the tiles that it sees, px.
         pixel_nm: (y, x) nm of a pixel at the network's scale.
-        mean: of the training slices' grey levels.
+        mean: of the training slices' grey levels, in 0..1 of their range.
         std: of them.
         training: settings, samples and slices that it was trained with, and the scores that it reached.
     """
@@ -40,6 +41,10 @@ class Recipe:
     mean: float
     std: float
     training: dict[str, Any] = field(default_factory=dict)
+
+    def factors(self, voxel: VoxelSize) -> tuple[float, float]:
+        """Slice pixels per network pixel (y, x), so that the network sees the nm per pixel that it learnt."""
+        return self.pixel_nm[0] / voxel.y, self.pixel_nm[1] / voxel.x
 
     def build(self) -> nn.Module:
         """The network with random weights."""

@@ -28,10 +28,19 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
     """Mixed precision for the forward pass: bfloat16 where it is fast, by default; it needs no loss scaling."""
-    if precision == "auto":
-        precision = "bfloat16" if _is_fast_in_bfloat16(device) else "float32"
-    enabled = precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolved(device, precision) == "bfloat16")
+
+
+def resolved(device: torch.device, precision: Precision) -> Precision:
+    """What ``auto`` means on a device."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _is_fast_in_bfloat16(device) else "float32"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a CUDA device; 0 elsewhere."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
 
 
 def _is_fast_in_bfloat16(device: torch.device) -> bool:

@@ -16,12 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.phantom.anatomy import plan
 from sparsem.phantom.draw import STRUCTURES, Artist, Labels
 from sparsem.phantom.noise import SmoothField, generator
 from sparsem.settings import Settings
-from sparsem.stage import HERE, BlockResult, Execution, Needs, Stage
+from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 

@@ -62,12 +62,14 @@ class SmoothField:
         return np.ascontiguousarray(values) / np.float32(SPLINE_VARIANCE**1.5)
 
     def _plane(self, number: int) -> Field:
-        if number not in self._planes:
+        plane = self._planes.get(number)
+        if plane is None:
+            points = [int((length + 2 * self.margin) / wave) + 5 for length, wave in zip(self.extent, self.wavelength[1:], strict=True)]
+            plane = generator(self.seed, self.name, number).standard_normal(points, np.float32)
             if len(self._planes) > 8:
                 self._planes.clear()
-            points = [int((length + 2 * self.margin) / wave) + 5 for length, wave in zip(self.extent, self.wavelength[1:], strict=True)]
-            self._planes[number] = generator(self.seed, self.name, number).standard_normal(points, np.float32)
-        return self._planes[number]
+            self._planes[number] = plane
+        return plane
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 Masks are boolean (z, y, x) or (y, x). Pixels that are not ``known`` count nowhere.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,18 +34,18 @@ class Overlap:
 
     @property
     def dice(self) -> float:
-        """2 TP / (2 TP + FP + FN); 1 where both are empty."""
-        return 2 * self.both / (self.predicted + self.true) if self.predicted + self.true else 1.0
+        """2 TP / (2 TP + FP + FN); NaN where both are empty."""
+        return 2 * self.both / (self.predicted + self.true) if self.predicted + self.true else math.nan
 
     @property
     def precision(self) -> float:
-        """|P and G| / |P|; 1 where nothing is predicted."""
-        return self.both / self.predicted if self.predicted else 1.0
+        """|P and G| / |P|; NaN where nothing is predicted."""
+        return self.both / self.predicted if self.predicted else math.nan
 
     @property
     def recall(self) -> float:
-        """|P and G| / |G|; 1 where there is nothing to find."""
-        return self.both / self.true if self.true else 1.0
+        """|P and G| / |G|; NaN where there is nothing to find."""
+        return self.both / self.true if self.true else math.nan
 
 
 def overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> Overlap:

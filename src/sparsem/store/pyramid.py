@@ -15,15 +15,17 @@ Array = NDArray[Any]
 def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
     """Mean over cells of ``factors`` (1 or 2 an axis) voxels; integers are rounded half up. Keeps the dtype."""
     parts = _cells(fine, factors)
-    if not np.issubdtype(fine.dtype, np.integer):
-        return np.asarray(parts.mean(axis=0, dtype=np.float64), fine.dtype)
-    total = parts.sum(axis=0, dtype=np.int64)
-    return np.asarray((2 * total + len(parts)) // (2 * len(parts)), fine.dtype)
+    whole = np.issubdtype(fine.dtype, np.integer)
+    total = np.zeros(parts[0].shape, np.int64 if whole else np.float64)
+    for part in parts:
+        total += part
+    mean = (2 * total + len(parts)) // (2 * len(parts)) if whole else total / len(parts)
+    return np.asarray(mean, fine.dtype)
 
 
 def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
     """Most frequent label over cells of ``factors`` (1 or 2 an axis) voxels; of equally frequent ones the largest id."""
-    parts = _cells(fine, factors)
+    parts = np.stack(_cells(fine, factors))
     mode: Array = parts[0].copy()
     mixed = np.nonzero((parts != parts[0]).any(axis=0))  # most cells hold one label; only the others are counted
     if mixed[0].size:
@@ -33,9 +35,9 @@ def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
     return mode
 
 
-def _cells(fine: Array, factors: Sequence[int]) -> Array:
-    """The voxels of each cell along a new first axis: (prod(factors), Z, Y, X)."""
+def _cells(fine: Array, factors: Sequence[int]) -> list[Array]:
+    """The first voxel of every cell, the second, ...: prod(factors) views (Z, Y, X)."""
     short = [(0, -length % factor) for length, factor in zip(fine.shape, factors, strict=True)]
     padded = np.pad(fine, short, mode="edge") if any(after for _, after in short) else fine
     fz, fy, fx = factors
-    return np.stack([padded[z::fz, y::fy, x::fx] for z in range(fz) for y in range(fy) for x in range(fx)])
+    return [padded[z::fz, y::fy, x::fx] for z in range(fz) for y in range(fy) for x in range(fx)]

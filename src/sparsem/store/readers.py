@@ -48,7 +48,7 @@ class Source:
         stack: (z, y, x), lazy.
         voxel_nm: lengths in nm, (z, y, x); None where the format does not state one.
         files: what was opened, for fingerprints.
-        numbers: of a series of files: the last number in each file's name, in the order of the slices.
+        numbers: of a series of files: the number in each file's name that tells its slice, in the order of the slices.
     """
 
     stack: Stack
@@ -74,8 +74,8 @@ class Source:
         return VoxelSize.of((z, y, x))
 
     def identity(self) -> list[list[Any]]:
-        """Name, size and time of change of every file: enough to notice that the input is another one."""
-        return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
+        """Name, size and time of change of every file (of a Zarr: of all its chunks together): to notice another input."""
+        return [[file.name, *_size_and_change(file)] for file in self.files]
 
 
 def open_source(source: str | Path, dataset: str | None = None) -> Source:
@@ -88,9 +88,9 @@ def open_source(source: str | Path, dataset: str | None = None) -> Source:
     Raises:
         InputError: nothing there, a format that is not known, slices of unequal shape, an RGB picture.
     """
-    path = Path(source)
+    path = Path(source).absolute()  # a worker on another machine has another working directory
     if any(mark in str(source) for mark in "*?[") and not path.exists():
-        files = [Path(name) for name in glob.glob(str(source))]  # noqa: PTH207  # Path.glob takes no absolute pattern
+        files = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207  # Path.glob takes no absolute pattern
         return _open_slices(files, f"the pattern {source}")
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
@@ -112,10 +112,17 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def number_in(name: str) -> int | None:
-    """The last number in a file's name without its ending: ``mask_z0137.tif`` is 137."""
-    numbers = re.findall(r"\d+", Path(name).stem)
-    return int(numbers[-1]) if numbers else None
+def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
+    """The slice number in each file's name: the last number that differs from file to file, ``mask_z0137_8bit.tif`` is 137.
+
+    Empty where a name has no number, or the names are not alike.
+    """
+    found = [[int(number) for number in re.findall(r"\d+", Path(name).stem)] for name in names]
+    if not found or not found[0] or len({len(numbers) for numbers in found}) > 1:
+        return ()
+    columns = list(zip(*found, strict=True))
+    different = [column for column in columns if len(set(column)) == len(names)]
+    return different[-1] if different else ()
 
 
 def _open_tiff(path: Path) -> Source:
@@ -127,7 +134,8 @@ def _open_tiff(path: Path) -> Source:
             shape = tuple(length for length, axis in zip(series.shape, series.axes, strict=True) if not (length == 1 and axis not in "YX"))
             if "S" in series.axes:
                 raise InputError(f"{path.name} is a colour picture ({series.axes} {series.shape}); convert it to grey first.")
-            if len(shape) not in (2, 3):
+            channels = series.axes.count("C") and series.shape[series.axes.index("C")] > 1
+            if len(shape) not in (2, 3) or channels:
                 raise InputError(f"{path.name} has the axes {series.axes} {series.shape}; expected one channel, (z, y, x).")
             shape = (1, *shape) if len(shape) == 2 else shape
             stack = TiffStack(path, shape, np.dtype(series.dtype))
@@ -149,7 +157,8 @@ class TiffStack:
         try:
             with _tiff_file(self.path) as tiff, tiff.series[0].aszarr(level=0) as store:
                 array: Any = zarr.open_array(store=store, mode="r")
-                voxels = np.asarray(array[(*(0,) * (array.ndim - 3), slice(start, stop))] if array.ndim > 2 else array[...])
+                leading = [0 if length == 1 else slice(start, stop) for length in array.shape[:-2]]
+                voxels = np.asarray(array[(*leading, ...)])
         except (tifffile.TiffFileError, OSError, ValueError, RuntimeError) as error:
             raise InputError(f"Slices {start} to {stop - 1} of {self.path.name} cannot be read ({error}); is the file complete?") from None
         return voxels.reshape((stop - start, *self.shape[1:]))
@@ -213,14 +222,12 @@ def _open_slices(files: Sequence[Path], where: str) -> Source:
                 f"All slices must be alike: {ordered[0].name} is {headers[0][0]} {headers[0][1]}, but {file.name} is {shape} {dtype}."
             )
     shape, dtype = headers[0]
-    numbers = [number_in(file.name) for file in ordered]
-    known = tuple(number for number in numbers if number is not None)
     voxel: Axes = (None, None, None)
     if ordered[0].suffix.lower() in TIFF_ENDINGS:
         with tifffile.TiffFile(ordered[0]) as tiff:
             voxel = (None, *_tiff_voxel(tiff)[1:])
     stack = SliceSeries(tuple(ordered), (len(ordered), *shape), dtype)
-    return Source(stack, voxel, tuple(ordered), known if len(known) == len(ordered) else ())
+    return Source(stack, voxel, tuple(ordered), numbers_in([file.name for file in ordered]))
 
 
 @dataclass(frozen=True)
@@ -274,8 +281,8 @@ def _read_slice(file: Path) -> NDArray[Any]:
 def _open_zarr(path: Path, dataset: str | None) -> Source:
     try:
         node = zarr.open(store=path, mode="r")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path.name} cannot be read as Zarr ({error}).") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path.name} cannot be read as Zarr ({error}); is it complete?") from None
     voxel: Axes = (None, None, None)
     if isinstance(node, zarr.Group):
         attributes: Any = node.attrs.asdict()
@@ -295,11 +302,14 @@ def _open_zarr(path: Path, dataset: str | None) -> Source:
         raise InputError(f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY.")
     if node.ndim < 3 or any(length != 1 for length in node.shape[:-3]):
         raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
-    return Source(ZarrStack(node), voxel, (Path(str(path)) / (dataset or "") / _metadata_name(path / (dataset or "")),))
+    return Source(ZarrStack(node), voxel, (path / (dataset or ""),))
 
 
-def _metadata_name(array: Path) -> str:
-    return "zarr.json" if (array / "zarr.json").exists() else ".zarray"
+def _size_and_change(path: Path) -> tuple[int, int]:
+    """Bytes and the latest change, ns, of a file or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    found = [file.stat() for file in files]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
 @dataclass(frozen=True)
@@ -315,17 +325,20 @@ class ZarrStack:
     @property
     def dtype(self) -> np.dtype[Any]:
         kind: np.dtype[Any] = np.dtype(self.array.dtype)
-        return kind
+        return kind.newbyteorder("=")
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
-        return np.asarray(self.array[(*(0,) * (self.array.ndim - 3), slices)])
+        return np.asarray(self.array[(*(0,) * (self.array.ndim - 3), slices)], self.dtype)
 
 
 def _ngff_voxel(multiscale: Mapping[str, Any]) -> Axes:
-    axes = multiscale["axes"]
-    scale = next(t["scale"] for t in multiscale["datasets"][0]["coordinateTransformations"] if t["type"] == "scale")
+    axes = multiscale.get("axes", [None])
+    steps = [*multiscale["datasets"][0].get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
+    scales = [one["scale"] for one in steps if one.get("type") == "scale"]
+    if not scales or not isinstance(axes[0], Mapping):
+        return None, None, None  # NGFF before 0.4 states no lengths
     lengths: dict[str, float] = {}
-    for axis, length in zip(axes, scale, strict=True):
+    for axis, length in zip(axes, np.prod(scales, axis=0), strict=True):
         unit = NM.get(str(axis.get("unit", "")).lower())
         if unit is not None:
             lengths[axis["name"]] = float(length) * unit

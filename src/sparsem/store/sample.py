@@ -13,9 +13,11 @@ Every folder is a Zarr group, so that a listing by any Zarr program meets nothin
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,23 @@ import pyarrow.csv
 import pyarrow.parquet
 from filelock import FileLock, Timeout
 
-from sparsem.errors import SampleError
+from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize
 from sparsem.settings import nearest
 from sparsem.store.volume import Volume, json_bytes, read_attributes, write_atomically, write_group
 
 FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
+
+
+def checked_name(name: str) -> str:
+    """A name that may become a folder in a sample.
+
+    Raises:
+        InputError: it holds other characters than letters, digits, ``_``, ``-`` and ``.``, or is ``raw``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "raw":
+        raise InputError(f"A structure's name is of letters, digits, '_', '-' and '.', and is not 'raw'; got '{name}'.")
+    return name
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Sample:
             SampleError: the path holds something else.
         """
         directory = Path(path).resolve()
-        if directory.exists() and not (directory / ".sparsem").is_dir() and any(directory.iterdir()):
+        if directory.is_file() or (directory.exists() and not (directory / ".sparsem").is_dir() and any(directory.iterdir())):
             raise SampleError(f"{path} exists and is not a sparsem sample; choose another name for the output.")
         write_group(directory / ".sparsem", {})
         return cls(directory)
@@ -170,3 +183,8 @@ class Sample:
             known = [table.stem for table in (self.path / "tables").glob("*.parquet")]
             raise SampleError(f"{self.path.name} has no table '{name}'{nearest(name, known)}")
         return pyarrow.parquet.read_table(path)
+
+
+def now() -> str:
+    """The time for the history, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

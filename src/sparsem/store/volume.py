@@ -56,8 +56,9 @@ class VolumeSpec:
         """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
         factors, shape, voxel = [(1, 1, 1)], self.shape, self.voxel_size
         while max(shape) > COARSEST:
-            halve = voxel.halving()
-            if all(length == 1 for length, factor in zip(shape, halve, strict=True) if factor == 2):
+            z, y, x = (1 if length == 1 else factor for length, factor in zip(shape, voxel.halving(), strict=True))
+            halve = (z, y, x)
+            if halve == (1, 1, 1):
                 break
             shape, voxel = _shrunk(shape, halve), voxel.times(halve)
             factors.append(halve)
@@ -149,25 +150,24 @@ class Volume:
 
     @property
     def fingerprint(self) -> str:
-        """What this volume was made from; two volumes with one fingerprint hold the same bytes."""
-        return str(self.attributes["sparsem"]["fingerprint"])
+        """What this volume was made from; two volumes with one fingerprint hold the same bytes. One made elsewhere has none."""
+        return str(self.attributes.get("sparsem", {}).get("fingerprint", "made elsewhere"))
 
 
 def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
-    """Make the group and its empty arrays. Making it again over an unfinished one keeps the chunks that are there."""
+    """Make the group and its empty arrays."""
     directory.mkdir(parents=True, exist_ok=True)
     chunk = (spec.block_depth, min(CHUNK_YX, spec.shape[1]), min(CHUNK_YX, spec.shape[2]))
     for level, shape in enumerate(spec.level_shapes()):
-        if not (directory / str(level) / "zarr.json").exists():
-            zarr.create_array(
-                store=directory / str(level),
-                shape=shape,
-                chunks=chunk,
-                dtype=spec.dtype,
-                fill_value=0,
-                dimension_names=("z", "y", "x"),
-                zarr_format=3,
-            )
+        zarr.create_array(
+            store=directory / str(level),
+            shape=shape,
+            chunks=chunk,
+            dtype=spec.dtype,
+            fill_value=0,
+            dimension_names=("z", "y", "x"),
+            zarr_format=3,
+        )
     attributes: dict[str, Any] = {"ome": _ome_metadata(spec), "sparsem": {"kind": spec.kind.value, "fingerprint": fingerprint}}
     write_group(directory, attributes)
 

@@ -24,8 +24,9 @@ def scaled_shape(shape: tuple[int, int], factors: tuple[float, float]) -> tuple[
 
 
 def shrink(image: NDArray[Any], factors: tuple[float, float]) -> Image:
-    """A slice at the network's scale: area means; linear where a factor below 1 enlarges it."""
-    return _resize(image.astype(np.float32), scaled_shape((image.shape[0], image.shape[1]), factors))
+    """A slice at the network's scale, integers as 0..1 of their range: area means; linear where a factor below 1 enlarges it."""
+    unit = np.float32(1 / np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1)
+    return _resize(image.astype(np.float32) * unit, scaled_shape((image.shape[0], image.shape[1]), factors))
 
 
 def shrink_mask(mask: NDArray[np.uint8], factors: tuple[float, float], unknown: int) -> NDArray[np.uint8]:

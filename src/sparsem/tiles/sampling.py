@@ -3,6 +3,7 @@
 A batch is a pure function of (seed, number of the update): a run that was stopped draws the same tiles when it goes on.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +64,9 @@ class TileSampler:
         return np.stack([image for image, _ in tiles])[:, None], np.stack([target for _, target in tiles])
 
     def _tile(self, place: int, update: int, random: np.random.Generator) -> Tile:
-        must_hold = place < round(self._how.share * self._how.batch)
-        if must_hold and self._origins:
-            origins = self._origins[(update * self._how.batch + place) % len(self._origins)]
+        holding = math.ceil(self._how.share * self._how.batch - 1e-9)
+        if place < holding and self._origins:
+            origins = self._origins[(update * holding + place) % len(self._origins)]
             index, top, left = origins[random.integers(len(origins))]
         else:
             index = random.integers(len(self._images))
@@ -74,13 +75,13 @@ class TileSampler:
         image, target = flipped_and_turned((self._images[index][area], self._targets[index][(slice(None), *area)]), random)
         return (regreyed(image, random, self._how.grey) if self._how.grey else image), target
 
-    def _origins_holding(self, structure: int) -> NDArray[np.int64]:
+    def _origins_holding(self, structure: int) -> NDArray[np.int32]:
         """(N, 3) slice index, top and left of every tile that holds at least ``least_px`` of the structure."""
-        found = [np.empty((0, 3), np.int64)]
+        found = [np.empty((0, 3), np.int32)]
         for index, target in enumerate(self._targets):
             counts = tile_counts(target[structure] == 1, self._how.tile, ORIGIN_STEP)
             top, left = np.nonzero(counts >= max(1.0, self._how.least_px))
-            found.append(np.stack([np.full_like(top, index), top * ORIGIN_STEP, left * ORIGIN_STEP], axis=1))
+            found.append(np.stack([np.full_like(top, index), top * ORIGIN_STEP, left * ORIGIN_STEP], axis=1).astype(np.int32))
         return np.concatenate(found)
 
 

@@ -1,0 +1,126 @@
+"""How work is spread over processes or a cluster, and whether there is room for it."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from sparsem.errors import ResourceError, SettingsError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SCHEDULER_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How work is spread and shown.
+
+    Attributes:
+        workers: 0 runs in this process; more starts that many local processes.
+        scheduler: address of a Dask scheduler that exists (a SLURM cluster through dask-jobqueue).
+        overwrite: replace a result that was made with other settings; the old one stays until the new one is complete.
+        quiet: no progress on standard error.
+    """
+
+    workers: int = 0
+    scheduler: str | None = None
+    overwrite: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise SettingsError(f"--workers takes 0 (this process) or a number of processes; got {self.workers}.")
+
+
+HERE = Execution(quiet=True)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stage will take, in bytes, and which setting takes less.
+
+    Attributes:
+        ram: of one process, at its peak.
+        disk: for everything it writes.
+        smaller: the setting that makes it fit, for the message.
+        gpu: memory of the GPU that it uses.
+        gpu_free: how much of that is free.
+    """
+
+    ram: int = 0
+    disk: int = 0
+    smaller: str = ""
+    gpu: int = 0
+    gpu_free: int = 0
+
+    def check(self, directory: Path, processes: int = 1) -> None:
+        """Refuse what cannot fit.
+
+        Raises:
+            ResourceError: with both numbers and what to change.
+        """
+        free_ram, free_disk = psutil.virtual_memory().available, shutil.disk_usage(directory).free
+        memory = (("memory", self.ram * processes, free_ram), ("GPU memory", self.gpu * processes, self.gpu_free))
+        for what, wanted, free in (*memory, (f"disk at {directory}", self.disk, free_disk)):
+            if wanted > free:
+                advice = f"; {self.smaller}" if self.smaller and "memory" in what else ""
+                raise ResourceError(f"This needs {wanted / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are free{advice}.")
+
+    def __str__(self) -> str:
+        gpu = f", {self.gpu / 1e9:.1f} GB of GPU memory" if self.gpu else ""
+        return f"needs up to {self.ram / 1e9:.1f} GB of memory a process{gpu} and {self.disk / 1e9:.1f} GB of disk"
+
+
+@contextmanager
+def client_of(on: Execution) -> "Iterator[Client | None]":
+    """The Dask client to work with; None means in this process.
+
+    Raises:
+        SettingsError: no scheduler answers at the address.
+    """
+    if not on.workers and not on.scheduler:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if on.scheduler:
+        try:
+            client = Client(on.scheduler, timeout=SCHEDULER_TIMEOUT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"No Dask scheduler answers at {on.scheduler} ({error}); start one, or use --workers N.") from None
+        with client:
+            yield client
+        return
+    options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}  # the preflight has checked the memory
+    with LocalCluster(n_workers=on.workers, **options) as cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def spread(client: "Client", calls: Iterable[tuple[Callable[..., None], tuple[Any, ...]]]) -> Iterator[None]:
+    """Run calls on workers, one yield a finished one; every worker is kept two ahead, so a million are never submitted at once.
+
+    Raises:
+        ResourceError: a worker died several times at one call.
+    """
+    from distributed import KilledWorker, as_completed
+
+    waiting = iter(calls)
+    ahead = 2 * max(1, sum(client.nthreads().values()))
+    running = as_completed([client.submit(call, *given, pure=False) for call, given in islice(waiting, ahead)])
+    for future in running:
+        try:
+            future.result()
+        except KilledWorker as error:
+            raise ResourceError(
+                f"Workers died while they ran one block ({error}); see their memory, use fewer, and run it again."
+            ) from None
+        yield
+        for call, given in islice(waiting, 1):
+            running.add(client.submit(call, *given, pure=False))
