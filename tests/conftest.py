@@ -21,7 +21,9 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # one test process a core; more threads than cores make each other wait
+    # One test process a core: more threads than cores make each other wait.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 TISSUE = PhantomSettings(shape=(19, 96, 128), voxel_nm=(20, 20, 20), cells=3, seed=5, block_depth=7)
 LABELLED = (0, 9, 18)

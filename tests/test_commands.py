@@ -72,7 +72,7 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
     small = "--width 4 --read 64 --see 32 --batch 2 --updates 8 --seed 3"
     steps = [
         ("import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7", "Wrote s.zarr: 19 x 96 x 128 voxels of 20 x 20 x 20 nm"),
-        ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "nucleolus: 3 labelled slices (0, 9, 18)"),
+        ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "nucleolus: 3 labelled slices (0, 9, 18; the first slice is 0)"),
         (f"train s.zarr --structure nucleolus --out m.safetensors {small}", "Wrote m.safetensors: knows nucleolus from 3 slices"),
         ("predict s.zarr m.safetensors", "Wrote s.zarr/labels/nucleolus"),
         ("score s.zarr nucleolus truth.tif", "nucleolus  unseen slices  3D Dice 0."),

@@ -149,7 +149,7 @@ def test_workers_and_a_scheduler_give_the_same_bytes(own_tissue: Sample, tmp_pat
     here, workers, scheduler = (copy_of(own_tissue, tmp_path / f"{name}.zarr") for name in ("here", "workers", "scheduler"))
     run(here, tmp_path / "log")
     run(workers, tmp_path / "log", on=replace(HERE, workers=2))
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster, Client(cluster):
         run(scheduler, tmp_path / "log", on=replace(HERE, scheduler=cluster.scheduler_address))
     assert files_in(here.path) == files_in(workers.path) == files_in(scheduler.path)
 

@@ -98,7 +98,7 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
         with client:
             yield client
         return
-    options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}  # the preflight has checked the memory
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}  # the preflight has checked the memory
     with LocalCluster(n_workers=on.workers, **options) as cluster, Client(cluster, set_as_default=False) as client:
         yield client
 
@@ -113,7 +113,8 @@ def spread(client: "Client", calls: Iterable[tuple[Callable[..., None], tuple[An
 
     waiting = iter(calls)
     ahead = 2 * max(1, sum(client.nthreads().values()))
-    running = as_completed([client.submit(call, *given, pure=False) for call, given in islice(waiting, ahead)])
+    first = [client.submit(call, *given, pure=False) for call, given in islice(waiting, ahead)]
+    running = as_completed(first, loop=client.loop)
     for future in running:
         try:
             future.result()

@@ -93,7 +93,10 @@ def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slic
             del waiting[:batch]
         yield from complete()
     if waiting:
-        ready.extend(forward(np.stack(waiting)[:, None]))
+        # Always a full batch: kernels, and with them the last bits of a sum, are chosen by the shape of a batch.
+        full = np.zeros((batch, 1, *waiting[0].shape), np.float32)
+        full[: len(waiting), 0] = waiting
+        ready.extend(forward(full)[: len(waiting)])
     yield from complete()
 
 

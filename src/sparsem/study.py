@@ -94,11 +94,10 @@ def read_study(path: str | Path) -> StudySettings:
     """
     path = Path(path)
     study = parse(StudySettings, read_toml(path), path.name)
-    missing = [name for name in study.score if name not in structures_of(study)]
+    known = study.train.structure or structures_of(study)
+    missing = [name for name in study.score if name not in known]
     if missing:
-        raise SettingsError(
-            f"{path.name}: [score.{missing[0]}] has no structure to score; annotated are {', '.join(structures_of(study))}."
-        )
+        raise SettingsError(f"{path.name}: [score.{missing[0]}] has no structure to score; trained are {', '.join(known)}.")
     return study
 
 
