@@ -1,5 +1,6 @@
 """Networks: their parameter counts, what they take, and checkpoints that describe themselves."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sparsem.annotations import UNKNOWN
 from sparsem.errors import InputError, SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss
 from sparsem.models import MODELS, build, count_parameters, multiple_of
-from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint
+from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import autocast, choose_device
 
 RECIPE = Recipe("resunet", 4, ("nucleus", "nucleolus"), 32, (8.0, 8.0), 120.0, 40.0, {"record": {"seed": 1}})
@@ -39,8 +40,9 @@ def test_what_cannot_be_built_says_why() -> None:
     with pytest.raises(SettingsError, match="'resunet' takes tiles whose edge is a multiple of 16 and at least 32; got 100"):
         build("resunet", 4, 1, 100)
     assert {name: multiple_of(name) for name in MODELS} == {"resunet": 16, "unet": 8}
-    with pytest.raises(SettingsError, match="--device tpu9 cannot be used"):
-        choose_device("tpu9")
+    for device in ("tpu9", "meta"):
+        with pytest.raises(SettingsError, match=f"--device {device} cannot be used"):
+            choose_device(device)
 
 
 def test_a_checkpoint_carries_weights_and_recipe(tmp_path: Path) -> None:
@@ -74,6 +76,41 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="damaged"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"structures": ["../../evil"]},
+        {"structures": [3]},
+        {"structures": []},
+        {"pixel_nm": [0, 8]},
+        {"pixel_nm": [float("nan"), 8]},
+        {"pixel_nm": [8]},
+        {"std": 0},
+        {"mean": "x"},
+        {"width": -4},
+        {"model": "resunet9"},
+        {"training": 5},
+        {"extra": 1},
+    ],
+    ids=str,
+)
+def test_a_recipe_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "m.safetensors"
+    about = {**asdict(RECIPE), **change}
+    save_tensors(path, RECIPE.build().state_dict(), about)
+    with pytest.raises(InputError, match=r"m.safetensors is damaged"):
+        load_checkpoint(path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    network = RECIPE.build()
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    save_checkpoint(tmp_path / "m.safetensors", network, RECIPE)
+    with pytest.raises(InputError, match=r"m.safetensors is damaged: it holds weights that are not numbers"):
+        load_checkpoint(tmp_path / "m.safetensors")
 
 
 def plain_dice_loss(probability: np.ndarray, target: np.ndarray, squared: bool) -> float:

@@ -96,6 +96,62 @@ def test_odd_but_valid_files(tmp_path: Path) -> None:
     assert_reads(tmp_path / "g.zarr")
 
 
+@pytest.mark.parametrize("fault", ["chunk", "metadata", "empty", "way out"])
+def test_a_damaged_zarr_is_one_sentence(tmp_path: Path, fault: str) -> None:
+    shape = (0, 40, 60) if fault == "empty" else STACK.shape
+    group = zarr.create_group(tmp_path / "g.zarr")
+    array = group.create_array("0", shape=shape, dtype=np.uint8, chunks=(2, 40, 60))
+    array[:] = STACK[: shape[0]]
+    if fault == "metadata":
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": [{}], "axes": 3}]}
+    if fault == "chunk":
+        chunk = next(path for path in (tmp_path / "g.zarr" / "0" / "c").rglob("*") if path.is_file())
+        chunk.write_bytes(b"not zstd")
+    with pytest.raises(InputError, match=r"cannot be read|damaged OME-Zarr metadata|expected one channel|has no array"):
+        _ = open_source(tmp_path / "g.zarr", "../g.zarr" if fault == "way out" else None).stack[0:5]
+
+
+def test_a_tiff_of_unlike_parts_is_refused_rather_than_guessed(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(STACK[0, :20, :20], photometric="minisblack")
+        tiff.write(STACK, photometric="minisblack")
+    with pytest.raises(InputError, match=r"a.tif holds several images .*\(20, 20\), \(5, 40, 60\).*; expected one stack"):
+        open_source(tmp_path / "a.tif")
+    with tifffile.TiffWriter(tmp_path / "b.tif") as tiff:
+        tiff.write(STACK, photometric="minisblack")
+        tiff.write(STACK[0, :10, :10], photometric="minisblack")  # a thumbnail behind the stack harms nobody
+    assert_reads(tmp_path / "b.tif")
+
+
+def test_an_imagej_stack_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, metadata={"axes": "ZYX"})
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: int(len(whole) * 0.6)])
+    with pytest.raises(InputError, match=r"a.tif (says that it has 5 slices, but holds 1|cannot be read)"):
+        open_source(tmp_path / "a.tif").stack[0:5]
+
+
+def test_a_tiff_whose_list_of_pages_is_broken_is_not_a_shorter_one(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for plane in STACK:
+            tiff.write(plane, contiguous=False, photometric="minisblack", metadata=None)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        link = int(tiff.pages[2].offset)
+    where = content.find(link.to_bytes(4, "little"))
+    content[where : where + 4] = (2**31).to_bytes(4, "little")  # the second page points beyond the end of the file
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(InputError, match=r"a.tif is damaged \(.*invalid page offset"):
+        open_source(tmp_path / "a.tif")
+
+
+def test_a_tiff_of_four_bytes_is_one_sentence(tmp_path: Path) -> None:
+    for length in (0, 4, 9):
+        (tmp_path / "a.tif").write_bytes(b"II*\x00\x08\x00\x00\x00\x01"[:length])
+        with pytest.raises(InputError, match=r"cannot be read as TIFF|holds no image"):
+            open_source(tmp_path / "a.tif")
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
     (tmp_path / "s.zarr").write_text("precious")
@@ -177,7 +233,7 @@ def test_a_truncated_tiff_leaves_no_half_sample(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
     whole = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"a.tif cannot be read"):
+    with pytest.raises(InputError, match=r"a.tif (cannot be read|is damaged)"):
         import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
     with pytest.raises(SampleError, match=r"There is no sample|its import was interrupted"):
         Sample.open(tmp_path / "s.zarr")

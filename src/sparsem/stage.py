@@ -126,7 +126,8 @@ class Stage:
         """What was made with other settings is only replaced on request; a run that was so requested may be continued."""
         if self._continues() or self.on.overwrite:
             return
-        others = [(file, "unfinished run") for file in self._runs.glob("*/stage.json")]
+        begun = [run for run in self._runs.glob("*/stage.json") if any((run.parent / "done").iterdir())]
+        others = [(file, "unfinished run") for file in begun]
         for file, what in ((self._record_file, "finished result"), *others):
             if _fingerprint_in(file) not in (None, self.fingerprint):
                 before = _read_json(file)["record"]

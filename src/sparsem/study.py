@@ -64,7 +64,7 @@ class ExportStep(Settings):
 class StudySettings(Settings):
     """A study.toml: paths are relative to the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     sample: str = Field(description="the sample to make, NAME.zarr")
     import_: ImportStep = Field(alias="import", description="the stack")

@@ -1,6 +1,7 @@
 """A checkpoint: one .safetensors file that holds the weights and all that is needed to use them. No pickle anywhere."""
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,11 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sparsem.errors import InputError
+from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
 from sparsem.models import build
+from sparsem.store.sample import checked_name
 
 FORMAT = 1
+DAMAGED = (TypeError, KeyError, ValueError, AttributeError, RuntimeError, SparsemError)
 KEY = "sparsem"  # one metadata key: safetensors writes several in an order that changes from run to run
 
 
@@ -71,11 +74,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); 'sparsem train' makes one."
         ) from None
-    if about.pop("format") != FORMAT:
+    if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
         raise InputError(f"{path.name} was written by another version of sparsem; expected format {FORMAT}.")
     return tensors, about
 
@@ -96,7 +99,9 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
         recipe = _recipe(about)
         network = recipe.build()
         network.load_state_dict(tensors)
-    except (TypeError, KeyError, RuntimeError) as error:
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise ValueError("it holds weights that are not numbers")
+    except DAMAGED as error:
         raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
     return network.eval(), recipe
 
@@ -109,9 +114,18 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         return _recipe(load_tensors(path)[1])
-    except (TypeError, KeyError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path.name} is not a finished model: {str(error).splitlines()[0]}") from None
 
 
 def _recipe(about: dict[str, Any]) -> Recipe:
-    return Recipe(**{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])})
+    """A recipe from what a file says of itself, which may be anything."""
+    recipe = Recipe(**{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])})
+    y, x = recipe.pixel_nm
+    sizes = [*VoxelSize.of((1, y, x)), float(recipe.std), float(recipe.width), float(recipe.see)]
+    if not recipe.structures or not all(map(math.isfinite, [*sizes, recipe.mean])) or min(sizes) <= 0:
+        raise ValueError("its recipe makes no sense")
+    for structure in recipe.structures:
+        checked_name(structure)  # it becomes a folder
+    dict(recipe.training)
+    return recipe

@@ -20,6 +20,8 @@ def choose_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("not a kind of device that networks run on here")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(f"--device {name} cannot be used ({str(error).splitlines()[0]}); try cpu, cuda or mps.") from None

@@ -35,7 +35,7 @@ class PhantomSettings(Settings):
     shape: tuple[int, int, int] = Field((48, 512, 512), description="voxels z y x")
     voxel_nm: tuple[float, float, float] = Field((8, 8, 8), description="voxel size z y x in nm")
     cells: int = Field(6, ge=1, description="about how many whole cells lie in the volume")
-    seed: int = Field(1, ge=0, description="same seed, same volume")
+    seed: int = Field(1, ge=0, lt=2**32, description="same seed, same volume")
     noise: float = Field(9.0, ge=0, description="detector noise, standard deviation in grey levels")
     drift_nm: float = Field(2.0, ge=0, description="stage drift from slice to slice, standard deviation in nm")
     flicker: float = Field(3.0, ge=0, description="brightness change from slice to slice, standard deviation in grey levels")

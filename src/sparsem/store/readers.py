@@ -5,9 +5,12 @@ A voxel size axis that the format does not state is None: it is asked for, never
 """
 
 import glob
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +28,8 @@ from sparsem.geometry import VoxelSize
 NM = {"m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, "nm": 1.0, "å": 0.1, "angstrom": 0.1}
 NM |= {"meter": 1e9, "centimeter": 1e7, "millimeter": 1e6, "micrometer": 1e3, "nanometer": 1.0, "\\u00b5m": 1e3}
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
+# What the libraries raise at files that are damaged.
+UNREADABLE = (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, struct.error)
 PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
 
 Axes = tuple[float | None, float | None, float | None]
@@ -127,10 +132,11 @@ def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
 
 def _open_tiff(path: Path) -> Source:
     try:
-        with _tiff_file(path) as tiff:
+        with _complaints_refused(path), _tiff_file(path) as tiff:
             if not tiff.series:
                 raise InputError(f"{path.name} holds no image.")
             series = tiff.series[0]
+            _refuse_parts(tiff, path)
             shape = tuple(length for length, axis in zip(series.shape, series.axes, strict=True) if not (length == 1 and axis not in "YX"))
             if "S" in series.axes:
                 raise InputError(f"{path.name} is a colour picture ({series.axes} {series.shape}); convert it to grey first.")
@@ -140,7 +146,7 @@ def _open_tiff(path: Path) -> Source:
             shape = (1, *shape) if len(shape) == 2 else shape
             stack = TiffStack(path, shape, np.dtype(series.dtype))
             return Source(stack, _tiff_voxel(tiff), (path,))
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path.name} cannot be read as TIFF ({error}); is it complete?") from None
 
 
@@ -159,7 +165,7 @@ class TiffStack:
                 array: Any = zarr.open_array(store=store, mode="r")
                 leading = [0 if length == 1 else slice(start, stop) for length in array.shape[:-2]]
                 voxels = np.asarray(array[(*leading, ...)])
-        except (tifffile.TiffFileError, OSError, ValueError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise InputError(f"Slices {start} to {stop - 1} of {self.path.name} cannot be read ({error}); is the file complete?") from None
         return voxels.reshape((stop - start, *self.shape[1:]))
 
@@ -172,6 +178,34 @@ def _tiff_file(path: Path) -> tifffile.TiffFile:
         tiff.close()
         tiff = tifffile.TiffFile(path, is_shaped=False)
     return tiff
+
+
+@contextmanager
+def _complaints_refused(path: Path) -> Iterator[None]:
+    """What tifffile only logs as an error, a broken list of pages above all, is an error: the rest would pass for the whole."""
+    complaints: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: complaints.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    if complaints:
+        raise InputError(f"{path.name} is damaged ({complaints[0]}); is it complete?")
+
+
+def _refuse_parts(tiff: tifffile.TiffFile, path: Path) -> None:
+    """A stack that is only a part of its file must not pass for the whole; a thumbnail beside it may."""
+    first, everything = tiff.series[0], sum(series.size for series in tiff.series)
+    if first.size < 0.9 * everything:
+        shapes = ", ".join(str(series.shape) for series in tiff.series[:6])
+        raise InputError(f"{path.name} holds several images of unlike shape ({shapes}); expected one stack.")
+    stated = int((tiff.imagej_metadata or {}).get("images", 1))
+    found = int(np.prod(first.shape[:-2]))
+    if stated > found:
+        raise InputError(f"{path.name} says that it has {stated} slices, but holds {found}; is it complete?")
 
 
 def _tiff_voxel(tiff: tifffile.TiffFile) -> Axes:
@@ -259,7 +293,7 @@ def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
                 bands = len(picture.getbands()) if picture.mode != "P" else 3
                 shape = (picture.height, picture.width) + ((bands,) if bands > 1 else ())
                 dtype = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
-    except (tifffile.TiffFileError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
     if len(shape) != 2:
         raise InputError(f"{file.name} is a colour picture {shape}; convert it to grey first.")
@@ -271,7 +305,7 @@ def _read_slice(file: Path) -> NDArray[Any]:
         if file.suffix.lower() in TIFF_ENDINGS:
             return np.asarray(tifffile.imread(file))
         picture = cv2.imread(os.fspath(file), cv2.IMREAD_UNCHANGED)
-    except (tifffile.TiffFileError, OSError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
     if picture is None or picture.ndim != 2:
         raise InputError(f"{file.name} cannot be read as a grey PNG; is it complete?")
@@ -281,26 +315,28 @@ def _read_slice(file: Path) -> NDArray[Any]:
 def _open_zarr(path: Path, dataset: str | None) -> Source:
     try:
         node = zarr.open(store=path, mode="r")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path.name} cannot be read as Zarr ({error}); is it complete?") from None
     voxel: Axes = (None, None, None)
     if isinstance(node, zarr.Group):
         attributes: Any = node.attrs.asdict()
         multiscales: Any = attributes.get("ome", attributes).get("multiscales")  # 0.5 has the key "ome", 0.4 has not
         if dataset is None and multiscales:
-            dataset = multiscales[0]["datasets"][0]["path"]
-            voxel = _ngff_voxel(multiscales[0])
+            try:
+                dataset, voxel = str(multiscales[0]["datasets"][0]["path"]), _ngff_voxel(multiscales[0])
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+                raise InputError(f"{path.name} has damaged OME-Zarr metadata ({error!r}); name its array with --dataset KEY.") from None
         if dataset is None:
             keys = sorted(node.array_keys())
             if len(keys) != 1:
                 raise InputError(f"{path.name} holds the arrays {keys or 'none'}; name one with --dataset KEY.")
             dataset = keys[0]
-        if dataset not in node:
+        if ".." in dataset or dataset not in node:
             raise InputError(f"{path.name} has no array '{dataset}'.")
         node = node[dataset]
     if not isinstance(node, zarr.Array):
         raise InputError(f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY.")
-    if node.ndim < 3 or any(length != 1 for length in node.shape[:-3]):
+    if node.ndim < 3 or any(length != 1 for length in node.shape[:-3]) or not all(node.shape):
         raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
     return Source(ZarrStack(node), voxel, (path / (dataset or ""),))
 
@@ -328,7 +364,10 @@ class ZarrStack:
         return kind.newbyteorder("=")
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
-        return np.asarray(self.array[(*(0,) * (self.array.ndim - 3), slices)], self.dtype)
+        try:
+            return np.asarray(self.array[(*(0,) * (self.array.ndim - 3), slices)], self.dtype)
+        except UNREADABLE as error:
+            raise InputError(f"Slices {slices.start} to {slices.stop} of {self.array.store_path} cannot be read ({error}).") from None
 
 
 def _ngff_voxel(multiscale: Mapping[str, Any]) -> Axes:
