@@ -101,6 +101,11 @@ def test_coarser_labels_are_the_most_frequent_ones(fine: NDArray[Any], factors: 
     assert np.array_equal(coarse, plain_mode(fine, factors))
 
 
+@given(fine=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.integers(0, 1)), factors=factors)
+def test_coarser_masks_are_a_vote(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
+    assert np.array_equal(coarser_mode(fine, factors), plain_mode(fine, factors))
+
+
 @given(fine=hnp.arrays(np.uint8, st.tuples(*(st.sampled_from([2, 4, 6]) for _ in range(3)))), factors=factors)
 def test_coarser_images_are_rounded_means(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
     mean = block_reduce(fine.astype(float), factors, np.mean)

@@ -149,6 +149,14 @@ def test_a_slice_smaller_than_a_tile_and_a_single_row_of_tiles(model: Path) -> N
     assert list(predict_slices([], forward, recipe, (2, 2), 0.25, 4)) == []
 
 
+def test_threads_change_nothing(tissue: Sample, model: Path) -> None:
+    network, recipe = load_checkpoint(model)
+    slices = tissue.image().read(slice(0, 5))
+    forward = forward_on(network, torch.device("cpu"), "float32")
+    plain, threaded = (np.stack(list(predict_slices(slices, forward, recipe, (1, 1), 0.25, 3, prefetch))) for prefetch in (0, 2))
+    assert np.array_equal(plain, threaded)
+
+
 def test_half_is_foreground() -> None:
     assert quantised(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [0, 127, 127, 128, 255]
 

@@ -16,7 +16,8 @@ def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
     """Mean over cells of ``factors`` (1 or 2 an axis) voxels; integers are rounded half up. Keeps the dtype."""
     parts = _cells(fine, factors)
     whole = np.issubdtype(fine.dtype, np.integer)
-    total = np.zeros(parts[0].shape, np.int64 if whole else np.float64)
+    wide = {1: np.uint16, 2: np.uint32}.get(fine.dtype.itemsize, np.int64)  # wide enough for twice the sum of eight voxels
+    total = np.zeros(parts[0].shape, wide if whole else np.float64)
     for part in parts:
         total += part
     mean = (2 * total + len(parts)) // (2 * len(parts)) if whole else total / len(parts)
@@ -25,6 +26,8 @@ def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
 
 def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
     """Most frequent label over cells of ``factors`` (1 or 2 an axis) voxels; of equally frequent ones the largest id."""
+    if fine.dtype == np.uint8 and fine.max(initial=0) <= 1:  # a mask: the mode is a vote
+        return coarser_mean(fine, factors)
     parts = np.stack(_cells(fine, factors))
     mode: Array = parts[0].copy()
     mixed = np.nonzero((parts != parts[0]).any(axis=0))  # most cells hold one label; only the others are counted

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from ome_zarr_models.common.coordinate_transformations import VectorScale, VectorTranslation
 from ome_zarr_models.v05.axes import Axis
 from ome_zarr_models.v05.multiscales import Dataset, Multiscale
+from zarr.codecs import ZstdCodec
 
 from sparsem.errors import SampleError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
@@ -165,6 +166,7 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
             chunks=chunk,
             dtype=spec.dtype,
             fill_value=0,
+            compressors=ZstdCodec(level=1),
             dimension_names=("z", "y", "x"),
             zarr_format=3,
         )
