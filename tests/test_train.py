@@ -204,6 +204,7 @@ def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_pat
         ({"model": "unet3"}, SettingsError, "no model 'unet3'; did you mean 'unet'"),
         ({"see": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
         ({"validation_slices": 3}, InputError, "3 labelled slices are too few to hold out 3"),
+        ({"structure": ("nucleus", "nucleus")}, InputError, "A sample or a structure was named twice"),
         ({"device": "cuda:77"}, SettingsError, "--device cuda:77 cannot be used"),
     ],
 )

@@ -65,6 +65,8 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
         raise InputError(
             f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'."
         )
+    if len({sample.path for sample in samples}) < len(samples) or len(set(structures)) < len(structures):
+        raise InputError("A sample or a structure was named twice; a held-out slice would be learnt from. Name each once.")
     slices, recipe, inputs = learning_slices(samples, structures, settings)
     device = choose_device(settings.device)
     computed = {"structure": list(structures), "device": device.type, "precision": resolved(device, settings.precision)}
