@@ -17,7 +17,7 @@ from sparsem.geometry import VoxelSize, evenly_spaced, z_blocks
 from sparsem.score.against import Scores
 from sparsem.score.overlap import Overlap, average_dice, dice_of_sums, overlap, pooled
 from sparsem.settings import Settings, differences, parse
-from sparsem.store.pyramid import coarser_mean, coarser_mode
+from sparsem.store.pyramid import coarser, coarser_mean, coarser_mode
 from tests.conftest import drawn
 
 
@@ -110,6 +110,16 @@ def test_coarser_masks_are_a_vote(fine: NDArray[Any], factors: tuple[int, int, i
 def test_coarser_images_are_rounded_means(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
     mean = block_reduce(fine.astype(float), factors, np.mean)
     assert np.array_equal(coarser_mean(fine, factors), np.floor(mean + 0.5).astype(np.uint8))
+
+
+@given(
+    fine=hnp.arrays(st.sampled_from([np.uint8, np.int16, np.uint16]), hnp.array_shapes(min_dims=3, max_dims=3, max_side=7)), factors=factors
+)
+def test_coarser_slice_by_slice_is_coarser_at_once(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
+    padded = np.pad(fine, [(0, -length % factor) for length, factor in zip(fine.shape, factors, strict=True)], mode="edge")
+    mean = block_reduce(padded.astype(float), factors, np.mean)
+    assert np.array_equal(coarser(fine, factors, labels=False), np.floor(mean + 0.5).astype(fine.dtype))
+    assert np.array_equal(coarser(fine, factors, labels=True), coarser_mode(fine, factors))
 
 
 def test_an_odd_axis_keeps_its_last_voxel() -> None:

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from sparsem.errors import ResourceError, ResumeError, SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock
+from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
+from sparsem.store.pyramid import coarser_mean, coarser_mode
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, volume_spec
 from tests.conftest import copy_of, files_in
@@ -36,6 +37,14 @@ def brighten(block: ZBlock, image: Volume, by: int, log: Path, fail_at: int = -1
         file.write(f"{block.start}\n")
     voxels = image.read(block.own)
     return {"images/bright": voxels + np.uint8(by), "labels/dark": (voxels < 90).astype(np.uint8)}, {"mean": float(voxels.mean())}
+
+
+KINDS = {"images/part": Kind.IMAGE, "labels/part": Kind.LABELS}
+
+
+def part_of(block: ZBlock, file: Path) -> BlockResult:
+    voxels = np.load(file, mmap_mode="r")[block.own]
+    return {path: np.asarray(voxels) for path in KINDS}, {}
 
 
 def run(sample: Sample, log: Path, by: int = 10, on: Execution = HERE, fail_at: int = -1, needs: Needs = Needs()) -> list[dict[str, Any]]:
@@ -59,6 +68,26 @@ def test_outputs_appear_whole_with_history_and_lists(own_tissue: Sample, tmp_pat
     assert (entry["stage"], entry["settings"]["by"]) == ("brighten", 10)
     assert entry["outputs"] == ["images/bright", "labels/dark"]
     assert not (own_tissue.path / ".sparsem" / "work" / "brighten").exists()
+
+
+@pytest.mark.parametrize("depth", [1, 4, 7, 16])
+def test_coarser_levels_do_not_depend_on_the_blocks(tmp_path: Path, depth: int) -> None:
+    """Depths that halve evenly, for a while or for ever, and depths that do not: the levels are those of the whole stack."""
+    stack = np.random.default_rng(5).integers(0, 256, (45, 11, 4400), np.uint8)
+    np.save(tmp_path / "stack.npy", stack)
+    sample = Sample.create(tmp_path / "long.zarr")
+    frame = (stack.shape, np.uint8)
+    outputs = [volume_spec(path, *frame, kind, VoxelSize(8, 8, 8), depth) for path, kind in KINDS.items()]
+    assert len(outputs[0].level_runs()) == {1: 5, 4: 2, 7: 5, 16: 1}[depth]
+    with Stage(sample, "slice", Settings(), {}, outputs) as stage:
+        stage.map(part_of, z_blocks(len(stack), depth), tmp_path / "stack.npy")
+    for path, make in (("images/part", coarser_mean), ("labels/part", coarser_mode)):
+        made, whole = Volume(sample.path / path), stack
+        assert made.levels == 5
+        for level, factors in enumerate(outputs[0].level_factors()):
+            whole = make(whole, factors)
+            assert np.array_equal(made.level(level)[:], whole)
+            assert made.level(level).chunks[0] == [deep for run in outputs[0].level_runs() for _, deep in run][level]
 
 
 def test_an_interrupted_run_does_only_what_is_left(own_tissue: Sample, tmp_path: Path) -> None:

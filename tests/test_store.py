@@ -52,7 +52,7 @@ def test_levels_halve_until_they_are_small_and_stay_in_place() -> None:
     spec = volume_spec("labels/x", (40, 3000, 1200), np.uint8, Kind.LABELS, VoxelSize(20, 5, 5), 16)
     assert spec.level_factors() == [(1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)]
     assert spec.level_shapes() == [(40, 3000, 1200), (40, 1500, 600), (40, 750, 300), (20, 375, 150)]
-    assert [block.stop for block in spec.level_blocks(3)] == [16, 20]
+    assert spec.level_runs() == [[(0, 16), (1, 16), (2, 16), (3, 8)]]
 
 
 def test_level_transformations_say_where_the_centres_lie(tmp_path: Path) -> None:

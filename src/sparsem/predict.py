@@ -23,7 +23,7 @@ from torch import nn
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
-from sparsem.models.device import Precision, autocast, choose_device, resolved
+from sparsem.models.device import Precision, autocast, choose_device, keep_freed_memory, resolved
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.sample import Sample
@@ -82,27 +82,34 @@ def predict_slices(
         yield enlarge(grid.blend(tiles), shape)
 
 
-def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slice: int) -> Iterator[Tiles]:
-    """Network outputs (N, C, S, S) slice by slice, computed ``batch`` tiles at a time whatever slice they are of."""
+def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slice: int) -> Iterator[list[Tiles]]:
+    """Network outputs (C, S, S) of one slice after another, computed ``batch`` tiles at a time whatever slice they are of."""
     waiting: list[Tiles] = []  # tiles (S, S) that no call has taken yet
     ready: list[Tiles] = []  # outputs (C, S, S) of slices that are not complete
+    inputs: Tiles | None = None
 
-    def complete() -> Iterator[Tiles]:
+    def compute() -> None:
+        nonlocal inputs
+        taken = waiting[:batch]
+        if inputs is None:
+            inputs = np.zeros((batch, 1, *taken[0].shape), np.float32)
+        # Always a full batch: kernels, and with them the last bits of a sum, are chosen by the shape of a batch.
+        np.stack(taken, out=inputs[: len(taken), 0])
+        ready.extend(forward(inputs)[: len(taken)])
+        del waiting[:batch]
+
+    def complete() -> Iterator[list[Tiles]]:
         while len(ready) >= tiles_a_slice:
-            yield np.stack(ready[:tiles_a_slice])
+            yield ready[:tiles_a_slice]
             del ready[:tiles_a_slice]
 
     for tiles in cut:
         waiting.extend(tiles)
         while len(waiting) >= batch:
-            ready.extend(forward(np.stack(waiting[:batch])[:, None]))
-            del waiting[:batch]
+            compute()
         yield from complete()
     if waiting:
-        # Always a full batch: kernels, and with them the last bits of a sum, are chosen by the shape of a batch.
-        full = np.zeros((batch, 1, *waiting[0].shape), np.float32)
-        full[: len(waiting), 0] = waiting
-        ready.extend(forward(full)[: len(waiting)])
+        compute()
     yield from complete()
 
 
@@ -126,6 +133,7 @@ def quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def forward_on(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
     """The network as a function of numpy arrays: tiles (B, 1, S, S) -> probabilities (B, C, S, S)."""
+    keep_freed_memory()
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
@@ -198,8 +206,7 @@ def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictS
     forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
     factors = recipe.factors(image.voxel_size)
     voxels = image.read(block.own)
-    shape = (len(recipe.structures), *voxels.shape)
-    probabilities = np.empty(shape, np.uint8)
+    probabilities = np.empty((len(recipe.structures), *voxels.shape), np.uint8)
     prefetch = 0 if choose_device(settings.device).type == "cpu" else 2
     slices = predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, prefetch)
     for z, probability in enumerate(slices):
@@ -207,7 +214,7 @@ def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictS
     arrays: dict[str, NDArray[Any]] = {}
     for name, probability in zip(recipe.structures, probabilities, strict=True):
         arrays[f"probabilities/{name}"] = probability
-        arrays[f"labels/{name}"] = (probability >= FOREGROUND).astype(np.uint8)
+        arrays[f"labels/{name}"] = (probability >= FOREGROUND).view(np.uint8)
     return arrays, {}
 
 

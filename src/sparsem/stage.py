@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from sparsem import __version__
 from sparsem.errors import ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs, client_of, spread
-from sparsem.geometry import ZBlock
+from sparsem.geometry import ZBlock, z_blocks
 from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, differences
-from sparsem.store.pyramid import coarser_mean, coarser_mode
+from sparsem.store.pyramid import coarser
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_bytes, write_atomically
 
@@ -114,7 +114,7 @@ class Stage:
         """
         if self.finished:
             return list(_read_json(self._record_file)["summaries"])
-        tasks = [_Task(self._work, self.fingerprint, 0, block) for block in blocks]
+        tasks = [_Task(self._work, self.fingerprint, 0, block, tuple(self.outputs)) for block in blocks]
         self._run(self.name, [(task, function, (task.block, *arguments)) for task in tasks])
         self._summaries = [task.summary() for task in tasks]
         return self._summaries
@@ -169,16 +169,18 @@ class Stage:
         return not (self._work / "out" / output.path / "zarr.json").exists()
 
     def _coarser_levels(self) -> None:
-        """Levels 1, 2, ... of every output: each from the one before, its blocks in parallel."""
-        deepest = max((len(output.level_factors()) for output in self.outputs), default=0)
-        for level in range(1, deepest):
+        """The levels that the blocks of the full resolution did not hold whole: run after run, its blocks in parallel."""
+        runs = {output: output.level_runs()[1:] for output in self.outputs if not self._is_moved(output)}
+        for number in range(max(map(len, runs.values()), default=0)):
             work: list[tuple[_Task, BlockFunction, tuple[Any, ...]]] = []
-            for output in self.outputs:
-                if level < len(output.level_factors()) and not self._is_moved(output):
-                    arguments = (self._work / "out" / output.path, output, level)
-                    tasks = (_Task(self._work, self.fingerprint, level, block, output.path) for block in output.level_blocks(level))
-                    work += [(task, _coarser_block, (task.block, *arguments)) for task in tasks]
-            self._run(f"{self.name}, level {level}", work)
+            for output, left in runs.items():
+                if number < len(left):
+                    level, depth = left[number][0]
+                    fine = self._work / "out" / output.path / str(level - 1)
+                    for block in z_blocks(output.level_shapes()[level][0], depth):
+                        task = _Task(self._work, self.fingerprint, number + 1, block, (output,), output.path)
+                        work.append((task, _coarser_block, (task.block, fine, output, level)))
+            self._run(f"{self.name}, coarser levels", work)
 
     def _publish(self) -> None:
         for output in self.outputs:
@@ -232,18 +234,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class _Task:
-    """One block of one level: runs, writes its chunks, then its marker."""
+    """One block of the first level of a run: computes it, writes its chunks and those of the run's other levels, then its marker."""
 
     work: Path
     fingerprint: str
-    level: int
+    run_number: int
     block: ZBlock
-    output: str = ""
+    outputs: tuple[VolumeSpec, ...]
+    name: str = ""
 
     @property
     def _marker(self) -> Path:
-        prefix = f"{self.output.replace('/', '.')}-" if self.output else ""
-        return self.work / "done" / f"{prefix}{self.level}-{self.block.start}.json"
+        prefix = f"{self.name.replace('/', '.')}-" if self.name else ""
+        return self.work / "done" / f"{prefix}{self.run_number}-{self.block.start}.json"
 
     def is_done(self) -> bool:
         if not self._marker.exists():
@@ -255,22 +258,33 @@ class _Task:
 
     def run(self, function: BlockFunction, *arguments: Any) -> None:
         arrays, summary = function(*arguments)
-        for path, voxels in arrays.items():
-            array = zarr.open_array(store=self.work / "out" / path / str(self.level), mode="r+")
-            if voxels.dtype != array.dtype or voxels.shape != (self.block.stop - self.block.start, *array.shape[1:]):
-                raise AssertionError(f"{path}: a block of {voxels.shape} {voxels.dtype} does not fit {array.shape} {array.dtype}")
-            array[self.block.own] = voxels
+        for output in self.outputs:
+            if output.path in arrays:
+                self._write(arrays[output.path], output)
+        unknown = set(arrays) - {output.path for output in self.outputs}
+        if unknown:
+            raise AssertionError(f"{sorted(unknown)} are not among the outputs of this stage")
         write_atomically(self._marker, json_bytes({"fingerprint": self.fingerprint, "summary": summary}))
 
+    def _write(self, voxels: NDArray[Any], output: VolumeSpec) -> None:
+        """The block, and while it is in memory its coarser levels."""
+        start, stop = self.block.own.start, self.block.own.stop
+        factors, levels = output.level_factors(), output.level_runs()[self.run_number]
+        for index, (level, _) in enumerate(levels):
+            if index:
+                voxels = coarser(voxels, factors[level], output.kind is Kind.LABELS)
+                start, stop = start // factors[level][0], -(-stop // factors[level][0])
+            array = zarr.open_array(store=self.work / "out" / output.path / str(level), mode="r+")
+            if voxels.dtype != array.dtype or voxels.shape != (stop - start, *array.shape[1:]):
+                raise AssertionError(f"{output.path}: a block of {voxels.shape} {voxels.dtype} does not fit {array.shape} {array.dtype}")
+            # Looking for empty chunks takes zarr 3.1 longer than writing them: half of all writing (measured).
+            array.with_config({"write_empty_chunks": True})[start:stop] = voxels
 
-def _coarser_block(block: ZBlock, directory: Path, output: VolumeSpec, level: int) -> BlockResult:
+
+def _coarser_block(block: ZBlock, fine: Path, output: VolumeSpec, level: int) -> BlockResult:
     factors = output.level_factors()[level]
-    fine = zarr.open_array(store=directory / str(level - 1), mode="r")
-    voxels = np.asarray(fine[block.start * factors[0] : block.stop * factors[0]])
-    coarser = coarser_mode if output.kind is Kind.LABELS else coarser_mean
-    thick = factors[0]  # slice by slice of the result: a cell's voxels are copied, and a block of them would be several blocks
-    slices = [coarser(voxels[first : first + thick], factors) for first in range(0, len(voxels), thick)]
-    return {output.path: np.concatenate(slices)}, {}
+    voxels = np.asarray(zarr.open_array(store=fine, mode="r")[block.start * factors[0] : block.stop * factors[0]])
+    return {output.path: coarser(voxels, factors, output.kind is Kind.LABELS)}, {}
 
 
 def _fingerprint_in(file: Path) -> str | None:

@@ -22,7 +22,7 @@ from sparsem.annotations import UNKNOWN
 from sparsem.errors import SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss
 from sparsem.models.checkpoint import Recipe
-from sparsem.models.device import Precision, autocast
+from sparsem.models.device import Precision, autocast, keep_freed_memory
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.settings import Settings
 from sparsem.tiles.context import TileGrid
@@ -130,6 +130,7 @@ def learning_rate_at(update: int, settings: TrainSettings) -> float:
 
 def start(recipe: Recipe, settings: TrainSettings, device: torch.device) -> TrainingState:
     """A fresh network on ``device``; the same seed gives the same weights."""
+    keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = recipe.build()
@@ -220,7 +221,7 @@ def validation_dice(
             outputs = [
                 network(batch.contiguous(memory_format=torch.channels_last)).float().sigmoid() for batch in images.split(settings.batch)
             ]
-        probability = grid.blend(torch.cat(outputs).cpu().numpy())
+        probability = grid.blend(list(torch.cat(outputs).cpu().numpy()))
         for structure, found in enumerate(counts):
             target = each.target[structure]
             found.append(overlap(probability[structure] >= 0.5, target == 1, target != UNKNOWN))

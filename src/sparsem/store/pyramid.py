@@ -12,15 +12,26 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+def coarser(fine: Array, factors: Sequence[int], labels: bool) -> Array:
+    """The next level: modes of ``labels``, else means. Slice by slice of the result, so that little is held beside it."""
+    make = coarser_mode if labels else coarser_mean
+    thick = factors[0]
+    out = np.empty([-(-length // factor) for length, factor in zip(fine.shape, factors, strict=True)], fine.dtype)
+    for z in range(len(out)):
+        out[z] = make(fine[z * thick : (z + 1) * thick], (min(thick, len(fine) - z * thick), *factors[1:]))[0]
+    return out
+
+
 def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
     """Mean over cells of ``factors`` (1 or 2 an axis) voxels; integers are rounded half up. Keeps the dtype."""
-    parts = _cells(fine, factors)
     whole = np.issubdtype(fine.dtype, np.integer)
-    wide = {1: np.uint16, 2: np.uint32}.get(fine.dtype.itemsize, np.int64)  # wide enough for twice the sum of eight voxels
-    total = np.zeros(parts[0].shape, wide if whole else np.float64)
-    for part in parts:
-        total += part
-    mean = (2 * total + len(parts)) // (2 * len(parts)) if whole else total / len(parts)
+    wide = {1: np.int16, 2: np.int32}.get(fine.dtype.itemsize, np.int64) if whole else np.float64  # holds the sum of eight voxels
+    total = fine
+    for axis, factor in enumerate(factors):  # one axis after the other: the strided one, x, comes last, when little is left
+        if factor == 2:
+            total = _pair_sums(total, axis, wide)
+    halvings = list(factors).count(2)
+    mean = (total + (2**halvings >> 1)) >> halvings if whole else total / 2**halvings
     return np.asarray(mean, fine.dtype)
 
 
@@ -36,6 +47,16 @@ def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
         votes = (candidates[:, None] == candidates[None]).sum(axis=1)
         mode[mixed] = np.take_along_axis(candidates, votes.argmax(axis=0)[None], axis=0)[0]
     return mode
+
+
+def _pair_sums(fine: Array, axis: int, wide: type) -> Array:
+    """Sums of neighbours along an axis; the last voxel of an odd axis counts twice."""
+    along = fine.swapaxes(0, axis)
+    total: Array = along[::2].astype(wide)
+    total[: len(along) // 2] += along[1::2]
+    if len(along) % 2:
+        total[-1] += along[-1]
+    return total.swapaxes(0, axis)
 
 
 def _cells(fine: Array, factors: Sequence[int]) -> list[Array]:

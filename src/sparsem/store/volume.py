@@ -1,12 +1,15 @@
 """One multiscale volume inside a sample: an OME-Zarr 0.5 group whose arrays ``0``, ``1``, ... are (z, y, x) levels.
 
-The chunks of every level are as deep as a z-block, so a block is written by one task and no chunk has two writers.
+A chunk is as deep as the z-block of its level, so a block is written by one task and no chunk has two writers. The z-blocks of
+coarser levels are those of the full resolution, shrunk, as long as these halve evenly: whoever has a block in memory writes
+its coarser levels too, and no level is read back.
 """
 
 import json
 import os
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +75,15 @@ class VolumeSpec:
             shapes.append(_shrunk(shapes[-1], factors))
         return shapes
 
-    def level_blocks(self, level: int) -> list[ZBlock]:
-        """The z-blocks of a level."""
-        return z_blocks(self.level_shapes()[level][0], self.block_depth)
+    def level_runs(self) -> list[list[tuple[int, int]]]:
+        """(level, depth of its z-blocks) of all levels, cut into runs; a block of a run's first level holds its blocks of the others."""
+        runs: list[list[tuple[int, int]]] = []
+        for level, (factor, _, _) in enumerate(self.level_factors()):
+            if runs and runs[-1][-1][1] % factor == 0:
+                runs[-1].append((level, runs[-1][-1][1] // factor))
+            else:
+                runs.append([(level, self.block_depth)])
+        return runs
 
     @property
     def nbytes(self) -> int:
@@ -158,12 +167,12 @@ class Volume:
 def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     """Make the group and its empty arrays."""
     directory.mkdir(parents=True, exist_ok=True)
-    chunk = (spec.block_depth, min(CHUNK_YX, spec.shape[1]), min(CHUNK_YX, spec.shape[2]))
-    for level, shape in enumerate(spec.level_shapes()):
+    shapes = spec.level_shapes()
+    for level, depth in chain.from_iterable(spec.level_runs()):
         zarr.create_array(
             store=directory / str(level),
-            shape=shape,
-            chunks=chunk,
+            shape=shapes[level],
+            chunks=(depth, min(CHUNK_YX, spec.shape[1]), min(CHUNK_YX, spec.shape[2])),
             dtype=spec.dtype,
             fill_value=0,
             compressors=ZstdCodec(level=1),

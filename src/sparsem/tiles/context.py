@@ -4,6 +4,7 @@ A slice is shrunk once to the network's scale, cut there into overlapping square
 slice is enlarged once. Images are (y, x) float32; probabilities (C, y, x) float32 in 0..1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,14 +97,14 @@ class TileGrid:
         padded = mirrored(image, self.tile)
         return np.stack([padded[top : top + self.tile, left : left + self.tile] for top, left in self.corners])
 
-    def blend(self, tiles: NDArray[np.float32]) -> Probability:
-        """(N, C, tile, tile) network outputs as one map (C, y, x): the weighted mean under the tapered cosine window."""
+    def blend(self, tiles: Sequence[NDArray[np.float32]]) -> Probability:
+        """N network outputs (C, tile, tile) as one map (C, y, x): the weighted mean under the tapered cosine window."""
         height, width = (max(length, self.tile) for length in self.shape)
-        total = np.zeros((tiles.shape[1], height, width), np.float32)
+        total = np.zeros((len(tiles[0]), height, width), np.float32)
         for (top, left), probability in zip(self.corners, tiles, strict=True):
             total[:, top : top + self.tile, left : left + self.tile] += probability * self._window
-        blended = total / self._weight
-        return np.ascontiguousarray(blended[:, : self.shape[0], : self.shape[1]])
+        total /= self._weight
+        return np.ascontiguousarray(total[:, : self.shape[0], : self.shape[1]])
 
     @cached_property
     def _window(self) -> NDArray[np.float32]:
