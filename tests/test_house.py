@@ -108,7 +108,9 @@ PUBLIC = {
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
     "sparsem.store.sample": "Sample checked_name now",
-    "sparsem.store.volume": "Kind Volume VolumeSpec create_volume json_bytes read_attributes volume_spec write_atomically write_group",
+    "sparsem.store.volume": (
+        "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"
+    ),
     "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key numbers_in open_source",
     "sparsem.store.writers": "write_tiff",
     "sparsem.stage": "Stage fingerprint_of",

@@ -183,6 +183,11 @@ def broken(tmp_path: Path, fault: str) -> Path:
         return folder
     if fault == "colour":
         tifffile.imwrite(file, np.zeros((8, 8, 3), np.uint8), photometric="rgb")
+    if fault == "inverted":
+        tifffile.imwrite(file, np.zeros((3, 8, 8), np.uint8), photometric="miniswhite")
+    if fault == "inverted slice":
+        tifffile.imwrite(folder / "s1.tif", np.zeros((8, 8), np.uint8), photometric="miniswhite")
+        return folder
     if fault == "colour slice":
         cv2.imwrite(str(folder / "s1.png"), np.zeros((8, 8, 3), np.uint8))
         return folder
@@ -211,6 +216,8 @@ def broken(tmp_path: Path, fault: str) -> Path:
         ("unknown format", r"a.docx is of a format that is not read: expected .tif"),
         ("empty folder", "There are no TIFF or PNG slices in the folder"),
         ("colour", r"a.tif is a colour picture .*; convert it to grey first"),
+        ("inverted", r"a.tif stores white as 0 .*; invert it"),
+        ("inverted slice", r"s1.tif stores white as 0 .*; invert it"),
         ("colour slice", r"s1.png is a colour picture \(8, 8, 3\); convert it to grey"),
         ("not a tiff", r"a.tif cannot be read as TIFF .*; is it complete\?"),
         ("five axes", r"a.tif has the axes TZYX \(2, 3, 8, 8\); expected one channel"),

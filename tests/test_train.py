@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from filelock import FileLock
 
 import sparsem.learn.supervised
 import sparsem.learn.train
@@ -260,3 +261,11 @@ def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Pat
     import_annotation(sample, "mitochondrion", folder / "labels_mitochondria.tif", AnnotationSettings(slices="0,20,40,60"))
     settings = TrainSettings(width=8, read=512, see=128, updates=80, warmup=10, learning_rate=3e-3, validation_slices=1, validate_every=80)
     assert train([sample], tmp_path / "m.safetensors", settings).training["validation dice"] > 0.55
+
+
+def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    with FileLock(out.with_suffix(".lock")), pytest.raises(ResumeError, match=r"Another run is training m\.safetensors"):
+        train([tissue], out, QUICK)
+    train([tissue], out, QUICK)
+    assert not out.with_suffix(".lock").exists()

@@ -6,7 +6,6 @@ not known. Inside a labelled slice, pixels of the ``ignore`` value are not known
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import Settings, nearest
 from sparsem.store.readers import Source, open_source
 from sparsem.store.sample import Sample, checked_name, now
-from sparsem.store.volume import read_attributes, write_group
+from sparsem.store.volume import put_in_place, read_attributes, write_group
 
 UNKNOWN = 255
 
@@ -219,12 +218,9 @@ def write_annotation(
         if final.exists() and read_attributes(final)["sparsem"]["fingerprint"] != about["fingerprint"] and not overwrite:
             shutil.rmtree(unfinished)
             raise ResumeError(f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace them, or another name.")
-        final.parent.mkdir(exist_ok=True)
         replaced = unfinished.with_name(f"{unfinished.name}-replaced")
         shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
-            os.replace(final, replaced)
-        os.replace(unfinished, final)
+        put_in_place(unfinished, final, replaced)
         shutil.rmtree(replaced, ignore_errors=True)
         sample.publish_names()
         record = {"stage": f"annotate-{name}", "fingerprint": about["fingerprint"], "settings": about}

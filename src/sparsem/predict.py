@@ -25,7 +25,7 @@ from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.models.device import Precision, autocast, choose_device, keep_freed_memory, resolved
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage, fingerprint_of
+from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
@@ -170,7 +170,7 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
     _, recipe = load_checkpoint(model)
     image = sample.image(settings.image)
     outputs = [spec for name in recipe.structures for spec in _outputs(name, image)]
-    inputs = {"image": image.fingerprint, "model": fingerprint_of({"recipe": recipe.training, "bytes": _hash_of(model)})}
+    inputs = {"image": image.fingerprint, "model": _hash_of(model)}
     name = f"predict-{'-'.join(recipe.structures)}"
     with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
         stage.map(_predict_block, image.blocks(), image, model, settings)

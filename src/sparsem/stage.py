@@ -29,7 +29,7 @@ from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, differences
 from sparsem.store.pyramid import coarser
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_bytes, write_atomically
+from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_bytes, put_in_place, write_atomically
 
 Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
@@ -203,10 +203,7 @@ class Stage:
     def _replace(self, made: Path, final: Path, output: VolumeSpec) -> None:
         """Put a complete volume in its place. The raw image is the sample's own root, so its levels move one by one."""
         if output.path:
-            final.parent.mkdir(exist_ok=True)
-            if final.exists():
-                os.replace(final, self._work / f"replaced-{time.monotonic_ns()}")
-            os.replace(made, final)
+            put_in_place(made, final, self._work / f"replaced-{time.monotonic_ns()}")
             return
         if (final / "zarr.json").exists():
             os.replace(final / "zarr.json", self._work / "replaced-zarr.json")  # until the new one is here there is no image

@@ -4,13 +4,15 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from sparsem import __version__
 from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, read_annotation
@@ -58,8 +60,42 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
     out = Path(out)
-    if out.suffix != ".safetensors":
+    if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
+    structures = _structures_of(samples, settings)
+    slices, recipe, inputs = learning_slices(samples, structures, settings)
+    device = choose_device(settings.device)
+    computed = {"structure": list(structures), "device": device.type, "precision": resolved(device, settings.precision)}
+    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
+    files = _Files(out)
+    trained = files.finished(record, on.overwrite)
+    if trained is not None:
+        return trained
+    aside = held_out(len(slices), settings.validation_slices)
+    if len(slices) <= len(aside):
+        raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
+    needs = training_needs(slices, settings, device)
+    needs.check(out.resolve().parent if out.resolve().parent.is_dir() else samples[0].path)
+    tell(f"train {out.stem}: {needs}", on.quiet)
+    learn = [each for index, each in enumerate(slices) if index not in aside]
+    validate = [slices[index] for index in aside]
+    state = start(recipe, settings, device)
+    with files.locked():
+        files.restore(state, record, on.overwrite)
+        progress_of = fit(state, learn, validate, settings, device, settings.least_px * (settings.see / settings.read) ** 2)
+        with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(structures, state.update) as log:
+            saved = time.monotonic()
+            # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
+            for progress in progress_of:
+                log(progress)
+                meter.step(f"loss {progress.loss:.3f}, Dice {progress.dice:.3f}")
+                if time.monotonic() - saved >= settings.save_every_s:
+                    files.save(state, record)
+                    saved = time.monotonic()
+        return _finish(files, state, recipe, record, [each.name for each in learn], [each.name for each in validate])
+
+
+def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
     structures = settings.structure or tuple(annotated_structures(samples[0]))
     if not structures:
         raise InputError(
@@ -67,34 +103,7 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
         )
     if len({sample.path for sample in samples}) < len(samples) or len(set(structures)) < len(structures):
         raise InputError("A sample or a structure was named twice; a held-out slice would be learnt from. Name each once.")
-    slices, recipe, inputs = learning_slices(samples, structures, settings)
-    device = choose_device(settings.device)
-    computed = {"structure": list(structures), "device": device.type, "precision": resolved(device, settings.precision)}
-    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
-    if _is_trained(out, record, on.overwrite):
-        return read_recipe(out)
-    aside = held_out(len(slices), settings.validation_slices)
-    if len(slices) <= len(aside):
-        raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
-    needs = training_needs(slices, settings, device)
-    needs.check(out.resolve().parent if out.resolve().parent.is_dir() else samples[0].path)
-    tell(f"train {out.stem}: {needs}", on.quiet)
-    state = start(recipe, settings, device)
-    files = _Files(out)
-    files.restore(state, record, on.overwrite)
-    learn = [each for index, each in enumerate(slices) if index not in aside]
-    validate = [slices[index] for index in aside]
-    area = (settings.read / settings.see) ** 2
-    with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(structures, state.update) as log:
-        saved = time.monotonic()
-        # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
-        for progress in fit(state, learn, validate, settings, device, settings.least_px / area):
-            log(progress)
-            meter.step(f"loss {progress.loss:.3f}, Dice {progress.dice:.3f}")
-            if time.monotonic() - saved >= settings.save_every_s:
-                files.save(state, record)
-                saved = time.monotonic()
-    return _finish(files, state, recipe, record, [each.name for each in learn], [each.name for each in validate])
+    return structures
 
 
 def learning_slices(
@@ -151,18 +160,6 @@ def training_needs(slices: Sequence[LearningSlice], settings: TrainSettings, dev
     return Needs(ram=labelled + kept, smaller=smaller)
 
 
-def _is_trained(out: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
-    if not out.exists():
-        return False
-    before = read_recipe(out).training.get("record", {})
-    if fingerprint_of(before) == fingerprint_of(record):
-        _Files(out).state.unlink(missing_ok=True)
-        return True
-    if not overwrite:
-        raise ResumeError(f"{out.name} exists and was trained otherwise ({differences(before, record)}); use --overwrite, or another name.")
-    return False
-
-
 def _finish(
     files: "_Files", state: TrainingState, recipe: Recipe, record: Mapping[str, Any], learnt: list[str], validated: list[str]
 ) -> Recipe:
@@ -192,12 +189,40 @@ class _Files:
     def last(self) -> Path:
         return self.out.with_suffix(".last.safetensors")
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the training for this process; a killed one leaves no lock behind."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.out.with_suffix(".lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ResumeError(f"Another run is training {self.out.name}; wait for it to end, or use another name.") from None
+        try:
+            yield
+        finally:
+            self.out.with_suffix(".lock").unlink(missing_ok=True)
+            lock.release()
+
+    def finished(self, record: Mapping[str, Any], overwrite: bool) -> Recipe | None:
+        """The recipe of ``out`` if it was trained just so; None if it is to be trained."""
+        if not self.out.exists():
+            return None
+        recipe = read_recipe(self.out)
+        before = recipe.training.get("record", {})
+        if fingerprint_of(before) == fingerprint_of(record):
+            self.state.unlink(missing_ok=True)
+            return recipe
+        if not overwrite:
+            made = f"was trained otherwise ({differences(before, record)})"
+            raise ResumeError(f"{self.out.name} exists and {made}; use --overwrite, or another name.")
+        return None
+
     def save(self, state: TrainingState, record: Mapping[str, Any]) -> None:
         about: dict[str, Any] = {"record": dict(record), "update": state.update, "best_dice": state.best_dice}
         save_tensors(self.state, state.tensors(), about)
 
     def restore(self, state: TrainingState, record: Mapping[str, Any], overwrite: bool) -> None:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
         if not self.state.exists():
             return
         tensors, about = load_tensors(self.state)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     os.replace(unfinished, path)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote.
+def load_tensors(path: Path, names: Collection[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote: the tensors, or only those named, and the record.
 
     Raises:
         InputError: no such file, or not one of ours.
@@ -73,7 +74,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); 'sparsem train' makes one."
@@ -107,13 +108,13 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe alone.
+    """The recipe alone; no weights are read.
 
     Raises:
         InputError: no such file, or not one of ours.
     """
     try:
-        return _recipe(load_tensors(path)[1])
+        return _recipe(load_tensors(path, names=())[1])
     except DAMAGED as error:
         raise InputError(f"{path.name} is not a finished model: {str(error).splitlines()[0]}") from None
 

@@ -140,6 +140,7 @@ def _open_tiff(path: Path) -> Source:
             shape = tuple(length for length, axis in zip(series.shape, series.axes, strict=True) if not (length == 1 and axis not in "YX"))
             if "S" in series.axes:
                 raise InputError(f"{path.name} is a colour picture ({series.axes} {series.shape}); convert it to grey first.")
+            _refuse_inverted(tiff.pages.first, path)
             channels = series.axes.count("C") and series.shape[series.axes.index("C")] > 1
             if len(shape) not in (2, 3) or channels:
                 raise InputError(f"{path.name} has the axes {series.axes} {series.shape}; expected one channel, (z, y, x).")
@@ -194,6 +195,11 @@ def _complaints_refused(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
     if complaints:
         raise InputError(f"{path.name} is damaged ({complaints[0]}); is it complete?")
+
+
+def _refuse_inverted(page: Any, path: Path) -> None:
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        raise InputError(f"{path.name} stores white as 0 (photometric 'min is white'); invert it and save it as 'min is black' first.")
 
 
 def _refuse_parts(tiff: tifffile.TiffFile, path: Path) -> None:
@@ -287,6 +293,7 @@ def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
                 if len(tiff.pages) != 1:
                     raise InputError(f"{file.name} holds {len(tiff.pages)} pages; in a folder of slices each file is one slice.")
                 page = tiff.pages.first
+                _refuse_inverted(page, file)
                 shape, dtype = page.shape, np.dtype(page.dtype)
         else:
             with Image.open(file) as picture:

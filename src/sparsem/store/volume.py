@@ -227,6 +227,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(unfinished, path)
 
 
+def put_in_place(made: Path, final: Path, aside: Path) -> None:
+    """Rename a complete folder to its final name; what had that name is moved ``aside``, and is complete there."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        os.replace(final, aside)
+    os.replace(made, final)
+
+
 def json_bytes(value: Any) -> bytes:
     """Readable JSON with a stable order of what was given."""
     return (json.dumps(value, indent=2) + "\n").encode()
