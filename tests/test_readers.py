@@ -264,6 +264,14 @@ def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> 
         import_stack(tmp_path / "a.tif", tmp_path / "s.zarr")
 
 
+def test_missing_slices_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (3, 4, 7):
+        tifffile.imwrite(tmp_path / f"s{number}.tif", STACK[0])
+    sample = import_stack(tmp_path / "s*.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)), Execution())
+    assert sample.image().shape[0] == 3
+    assert "2 slice numbers are missing" in capsys.readouterr().err
+
+
 def test_import_refuses_what_it_cannot_show(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK.astype(np.float32), photometric="minisblack")
     with pytest.raises(InputError, match="holds float32 numbers; expected 8 or 16 bit unsigned"):

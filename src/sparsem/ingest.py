@@ -8,6 +8,7 @@ from pydantic import Field
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
+from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import Stack, open_source
@@ -55,6 +56,9 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     inputs = {"source": str(found.identity())}
     block_bytes = depth * y * x * found.stack.dtype.itemsize
     needs = Needs(ram=5 * block_bytes, disk=output.nbytes, smaller="a smaller --block-depth needs less")
+    missing = sorted(set(range(min(found.numbers, default=0), max(found.numbers, default=-1) + 1)) - set(found.numbers))
+    if missing:
+        tell(f"Note: {len(missing)} slice numbers are missing in {source}, the first {missing[0]}; their neighbours are joined.", on.quiet)
     sample = Sample.create(path)
     with Stage(sample, "import", settings, inputs, [output], on, needs) as stage:
         stage.map(_import_block, z_blocks(z, depth), found.stack)

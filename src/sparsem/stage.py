@@ -144,7 +144,8 @@ class Stage:
         return (self._work / "stage.json").exists()
 
     def _prepare(self) -> None:
-        left = self.needs if not self._continues() else replace(self.needs, disk=0)
+        left = replace(self.needs, disk=0) if self._continues() else self.needs
+        left = replace(left, ram=0) if self.on.scheduler else left  # the memory of other machines cannot be seen from here
         left.check(self.sample.path, max(1, self.on.workers))
         if self._continues():
             for half in (self._work / "out").rglob("*.partial"):  # chunks that a kill left half-written
