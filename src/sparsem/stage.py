@@ -151,7 +151,7 @@ class Stage:
             for half in (self._work / "out").rglob("*.partial"):  # chunks that a kill left half-written
                 half.unlink()
             return
-        tell(f"{self.name}: {left}", self.on.quiet)
+        tell(f"{self.name}: {left}", self.on.quiet or not (left.ram or left.disk))
         shutil.rmtree(self._runs, ignore_errors=True)
         (self._work / "done").mkdir(parents=True)
         for output in self.outputs:
