@@ -78,6 +78,8 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(TrainSettings(), name))
     parser.add_argument("--precision", default="auto")
     given = parser.parse_args()
+    if "SPARSEM_DATA" not in os.environ:
+        parser.error("set SPARSEM_DATA to the folder that holds the stacks")
     data = Path(os.environ["SPARSEM_DATA"])
     settings = {name: getattr(given, name) for name in ("model", "width", "read", "see", "updates", "learning_rate", "precision")}
     for labelled in given.labelled:
