@@ -1,0 +1,59 @@
+"""Label maps as sets of regions: how much of each lies in each of another map. Labels are unsigned integers of any shape; 0 is nothing."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[Any]
+Ids = NDArray[np.uint32]
+
+
+class Overlaps(NamedTuple):
+    """Pairs of labels that share pixels, ascending by (first, second).
+
+    Attributes:
+        first: label in the first map, (n,).
+        second: label in the second, (n,).
+        pixels: how many they share, (n,) int64.
+    """
+
+    first: Ids
+    second: Ids
+    pixels: NDArray[np.int64]
+
+
+def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = None) -> Overlaps:
+    """Count the pixels that every pair of labels shares, 0 among them.
+
+    Labels are constant along most of a row, so runs of equal pairs are counted and not pixels: a hundred times fewer to sort.
+
+    Raises:
+        ValueError: the maps differ in shape, or hold labels beyond 32 bit.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"label maps of {first.shape} and {second.shape} cannot be compared")
+    one, two = (_flat(labels, known) for labels in (first, second))
+    if not one.size:
+        return Overlaps(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64))
+    starts = np.concatenate([[0], np.flatnonzero((one[1:] != one[:-1]) | (two[1:] != two[:-1])) + 1])
+    lengths = np.diff(starts, append=one.size)
+    pairs, which = np.unique(one[starts].astype(np.uint64) << np.uint64(32) | two[starts], return_inverse=True)
+    pixels = np.bincount(which, weights=lengths).astype(np.int64)
+    return Overlaps((pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), pixels)
+
+
+def added(parts: Sequence[Overlaps]) -> Overlaps:
+    """The overlaps of a whole from those of its parts."""
+    first, second, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    pairs, which = np.unique(first.astype(np.uint64) << np.uint64(32) | second, return_inverse=True)
+    pixels = np.bincount(which, weights=counts).astype(np.int64)
+    return Overlaps((pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), pixels)
+
+
+def _flat(labels: Labels, known: NDArray[np.bool_] | None) -> NDArray[np.uint32]:
+    chosen = labels.ravel() if known is None else labels[known]
+    if chosen.dtype.itemsize > 4 and chosen.max(initial=0) >= 2**32:
+        raise ValueError(f"label {chosen.max()} does not fit into 32 bit; renumber the labels")
+    return chosen.astype(np.uint32, copy=False)

@@ -1,0 +1,149 @@
+"""Scores of objects that have identities: Dice a cell, adapted Rand error, variation of information, PQ and AP.
+
+All of them follow from one table: how many pixels every predicted label shares with every true one (``regions.overlaps``), so
+2D and 3D are the same, and a stack is scored block by block. Label 0 is background.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.regions import Overlaps
+
+AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
+
+Counts = NDArray[np.float64]
+
+
+class RandError(NamedTuple):
+    """1 - F of pairs of pixels: ``precision`` falls with merged cells, ``recall`` with split ones."""
+
+    error: float
+    precision: float
+    recall: float
+
+
+class Information(NamedTuple):
+    """Variation of information in bits: what splits and what mergers cost."""
+
+    split: float
+    merge: float
+
+
+class Panoptic(NamedTuple):
+    """Panoptic quality: mean IoU of matched cells times their share."""
+
+    quality: float
+    segmentation: float
+    recognition: float
+
+
+def dice_of_cells(table: Overlaps, least_px: int = 0) -> dict[int, float]:
+    """Dice of every true cell with the predicted cell of the same identity (paper 5.5): 2 |P and G| / (|P| + |G|).
+
+    Args:
+        table: predicted (first) against true (second).
+        least_px: true cells with fewer pixels are left out.
+    """
+    predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
+    same = table.first == table.second
+    shared = dict(zip(table.first[same].tolist(), table.pixels[same].tolist(), strict=True))
+    return {
+        label: 2 * shared.get(label, 0) / (predicted.get(label, 0) + size)
+        for label, size in true.items()
+        if label and size >= max(least_px, 1)
+    }
+
+
+def adapted_rand_error(table: Overlaps) -> RandError:
+    """Adapted Rand error over the pixels of true cells (Arganda-Carreras et al. 2015).
+
+    NaN where the truth holds no cell.
+    """
+    predicted, true, pixels = _of_true_cells(table)
+    if not pixels.size:
+        return RandError(np.nan, np.nan, np.nan)
+    together = _pairs(pixels)
+    together_predicted, together_true = _pairs(_sums(predicted, pixels)), _pairs(_sums(true, pixels))
+    precision = together / together_predicted if together_predicted else 1.0
+    recall = together / together_true if together_true else 1.0
+    f_score = 2 * together / (together_predicted + together_true) if together_predicted + together_true else 1.0
+    return RandError(1 - f_score, precision, recall)
+
+
+def variation_of_information(table: Overlaps) -> Information:
+    """H(predicted | true), the splits, and H(true | predicted), the mergers, over the pixels of true cells (Meila 2007); bits.
+
+    NaN where the truth holds no cell.
+    """
+    predicted, true, pixels = _of_true_cells(table)
+    if not pixels.size:
+        return Information(np.nan, np.nan)
+    joint = _entropy(pixels)
+    return Information(joint - _entropy(_sums(true, pixels)), joint - _entropy(_sums(predicted, pixels)))
+
+
+@dataclass(frozen=True)
+class Matching:
+    """IoU of every pair of a predicted and a true cell that overlap, and how many cells there are."""
+
+    iou: Counts
+    predicted: int
+    true: int
+
+    def average_precision(self, threshold: float) -> float:
+        """TP / (TP + FP + FN) of cells at one IoU of at least 0.5, where every match is one to one; NaN without cells."""
+        matched = int((self.iou > threshold).sum())
+        cells = self.predicted + self.true - matched
+        return matched / cells if cells else np.nan
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Mean over the thresholds 0.5, 0.55, ..., 0.95."""
+        return float(np.mean([self.average_precision(threshold) for threshold in AP_THRESHOLDS]))
+
+    @property
+    def panoptic(self) -> Panoptic:
+        """PQ = SQ x RQ (Kirillov et al. 2019); NaN without cells."""
+        matches = self.iou[self.iou > 0.5]
+        if not self.predicted + self.true:
+            return Panoptic(np.nan, np.nan, np.nan)
+        recognition = 2 * len(matches) / (self.predicted + self.true)
+        segmentation = float(matches.mean()) if len(matches) else 0.0
+        return Panoptic(segmentation * recognition, segmentation, recognition)
+
+
+def matching(table: Overlaps) -> Matching:
+    """IoU of all overlapping pairs of cells."""
+    predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
+    cells = (table.first > 0) & (table.second > 0)
+    shared = table.pixels[cells]
+    sizes = [predicted[p] + true[t] for p, t in zip(table.first[cells].tolist(), table.second[cells].tolist(), strict=True)]
+    return Matching(shared / (np.asarray(sizes, np.float64) - shared), len(predicted.keys() - {0}), len(true.keys() - {0}))
+
+
+def _of_true_cells(table: Overlaps) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Counts]:
+    inside = table.second > 0
+    return table.first[inside], table.second[inside], table.pixels[inside].astype(np.float64)
+
+
+def _pairs(pixels: Counts) -> float:
+    """Ordered pairs of different pixels that lie together, in parts of so many pixels."""
+    return float((pixels * (pixels - 1)).sum())
+
+
+def _sums(labels: NDArray[np.uint32], pixels: Counts) -> Counts:
+    """Pixels of every label."""
+    return np.bincount(np.unique(labels, return_inverse=True)[1], weights=pixels).astype(np.float64)
+
+
+def _sizes(labels: NDArray[np.uint32], pixels: NDArray[np.int64]) -> dict[int, int]:
+    names, which = np.unique(labels, return_inverse=True)
+    return dict(zip(names.tolist(), np.bincount(which, weights=pixels).astype(int).tolist(), strict=True))
+
+
+def _entropy(pixels: Counts) -> float:
+    share = pixels / pixels.sum()
+    return float(-(share * np.log2(share)).sum())

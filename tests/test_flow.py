@@ -1,0 +1,101 @@
+"""Optical flow between slices: known motions, composition, consistency, and labels carried along."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsem.cells.flow import FlowSettings, composed, flow_between, inconsistency, numbered, on_grid, places, sampled, stay, warped
+from tests.conftest import drawn
+
+
+def texture(shape: tuple[int, int] = (120, 160), seed: int = 0) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def shifted(image: NDArray[Any], dy: float, dx: float) -> NDArray[Any]:
+    """The content of an image moved down and right."""
+    matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    return cv2.warpAffine(image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def constant(shape: tuple[int, int], dx: float, dy: float) -> NDArray[np.float32]:
+    return np.broadcast_to(np.array([dx, dy], np.float32), (*shape, 2)).copy()
+
+
+@pytest.mark.parametrize("method", ["farneback", "dis"])
+def test_a_known_shift_is_found(method: Any) -> None:
+    here = texture()
+    there = shifted(here, dy=2, dx=-3)
+    flow = flow_between(here, there, FlowSettings(method=method))[20:-20, 20:-20]
+    assert np.median(flow[..., 0]) == pytest.approx(-3, abs=0.15)
+    assert np.median(flow[..., 1]) == pytest.approx(2, abs=0.15)
+
+
+def test_the_papers_parameters_are_taken() -> None:
+    paper = FlowSettings(pyramid_scale=0.2, levels=6, window=30)
+    here = texture()
+    assert np.median(flow_between(here, shifted(here, 0, 2), paper)[20:-20, 20:-20, 0]) == pytest.approx(2, abs=0.2)
+
+
+def test_two_steps_composed_are_one_step_of_their_sum() -> None:
+    shape = (40, 50)
+    # The neighbour's own way to the labelled slice is (2, 1); the step to the neighbour is (0.5, -3).
+    before = stay(shape)._replace(flow=constant(shape, 2, 1))
+    there, back = constant(shape, 0.5, -3), constant(shape, -0.5, 3)
+    total = composed(there, back, before)
+    assert np.allclose(total.flow, [2.5, -2])
+    assert np.allclose(total.error, 0)
+    disagreeing = composed(there, constant(shape, -0.5, 7), total)
+    assert np.allclose(disagreeing.error, 4)
+    assert np.allclose(inconsistency(there, back), 0)
+
+
+def test_composition_samples_the_far_flow_where_the_step_leads() -> None:
+    far = np.zeros((8, 8, 2), np.float32)
+    far[:, 4:, 0] = 3  # the right half of the neighbour comes from further right
+    step = constant((8, 8), 2, 0)
+    total = composed(step, -step, stay((8, 8))._replace(flow=far))
+    assert total.flow[0, :, 0].tolist() == [2, 2, 5, 5, 5, 5, 5, 5]
+    assert places(step)[3, 2].tolist() == [4, 3]
+    assert sampled(far[..., 0], step)[0].tolist() == [0, 0, 3, 3, 3, 3, 3, 3]
+
+
+def test_labels_follow_the_flow_whatever_their_ids() -> None:
+    labels = drawn("..11..", "..11..", ".22...").astype(np.uint32) * 100_000
+    moved = warped(labels, constant((3, 6), 1, 0))
+    assert (moved // 100_000).tolist() == drawn(".11...", ".11...", "22....").tolist()
+    assert moved.dtype == np.uint32
+    # What comes from outside of the labelled slice is nothing, not its border drawn out.
+    assert warped(np.full((2, 4), 7, np.uint8), constant((2, 4), 2, 0)).tolist() == [[7, 7, 0, 0]] * 2
+
+
+def test_a_flow_on_a_coarser_grid_moves_by_as_much_more() -> None:
+    labels = np.zeros((40, 40), np.uint16)
+    labels[10:20, 20:30] = 5
+    moved = warped(labels, constant((10, 10), 2, -1))
+    expected = np.zeros_like(labels)
+    expected[14:24, 12:22] = 5
+    assert np.array_equal(moved, expected)
+
+
+def test_ids_are_numbered_from_nothing() -> None:
+    for big in (9, 2**31):
+        ids, small = numbered(np.array([[big, big, 3], [3, 0, big]], np.uint32))
+        assert ids.tolist() == [0, 3, big]
+        assert small.tolist() == [[2, 2, 1], [1, 0, 2]]
+    assert numbered(np.ones((2, 2), np.uint8))[0].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="70001 ids in one slice"):
+        numbered(np.arange(1, 70_001, dtype=np.uint32).reshape(1, -1))
+
+
+def test_the_grid_brings_a_slice_to_two_megapixels() -> None:
+    settings = FlowSettings()
+    assert settings.grid_of((4000, 6000)) == (1000, 1500)
+    assert settings.grid_of((1000, 1500)) == (1000, 1500)
+    assert FlowSettings(grid=3).grid_of((10, 10)) == (3, 3)
+    assert on_grid(np.full((8, 8), 512, np.uint16), (2, 4)).tolist() == [[2] * 4] * 2
