@@ -123,7 +123,7 @@ PUBLIC = {
     "sparsem.learn.supervised": "LearningSlice Progress TrainSettings TrainingState fit learning_rate_at start step validation_dice",
     "sparsem.learn.train": "held_out learning_slices train training_needs",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",
-    "sparsem.predict": "PredictSettings ahead forward_on predict predict_slices quantised",
+    "sparsem.predict": "PredictSettings ahead forward_on in_context predict predict_slices quantised",
     "sparsem.regions": "Overlaps added overlaps",
     "sparsem.score.instances": (
         "Information Matching Panoptic RandError adapted_rand_error dice_of_cells matching variation_of_information"

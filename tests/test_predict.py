@@ -14,9 +14,9 @@ from sparsem.annotations import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError
 from sparsem.execution import HERE, Execution
 from sparsem.learn.train import train
-from sparsem.models.checkpoint import Recipe, load_checkpoint
+from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, forward_on, predict, predict_slices, quantised
+from sparsem.predict import PredictSettings, forward_on, in_context, predict, predict_slices, quantised
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.tiles.context import TileGrid, enlarge, scaled_shape, shrink, tile_starts
@@ -72,6 +72,29 @@ def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, mo
     truth = own_tissue.volume("truth", "nucleolus").read(slice(None)) > 0
     found = own_tissue.volume("labels", "nucleolus").read(slice(None)) > 0
     assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.5  # all foreground would reach 0.1
+
+
+def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_beyond(tmp_path: Path) -> None:
+    """Against a plain way, slice by slice; and the same whatever the block depth."""
+    torch.manual_seed(3)
+    recipe = Recipe("resunet", 4, ("cell",), 64, (20.0, 20.0), 0.5, 0.2, neighbours=2)
+    save_checkpoint(tmp_path / "m.safetensors", recipe.build(), recipe)
+    network, _ = load_checkpoint(tmp_path / "m.safetensors")
+    forward = forward_on(network, torch.device("cpu"), "float32")
+    for depth in (1, 7, 16):
+        sample = phantom(tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth}))
+        predict(sample, tmp_path / "m.safetensors", PredictSettings(precision="float32"))
+        found = sample.volume("probabilities", "cell").read(slice(None))
+        stack = sample.image().read(slice(None))
+        grid = TileGrid((stack.shape[1], stack.shape[2]), 64, 16)
+        for z in (0, 1, 6, 7, 18):
+            around = stack[np.clip(range(z - 2, z + 3), 0, len(stack) - 1)].astype(np.float32) * np.float32(1 / 255)
+            tiles = grid.cut((around - np.float32(0.5)) / np.float32(0.2))  # (N, 5, 64, 64)
+            plain = grid.blend(list(np.concatenate([forward(tile[None]) for tile in tiles])))
+            assert np.abs(found[z].astype(int) - quantised(plain)[0].astype(int)).max() <= 1
+    assert list(in_context("abc", 1)) == [["a", "a", "b"], ["a", "b", "c"], ["b", "c", "c"]]
+    assert list(in_context("a", 2)) == [["a"] * 5]
+    assert list(in_context("", 2)) == []
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_counts_of_tiles_equal_plain_sums(seed: int, tile: int, step: int) -> No
 def labelled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Three slices in which two structures are rare: a square of 12 px in one slice each."""
     random = np.random.default_rng(seed)
-    images = [random.standard_normal((150, 200), np.float32) for _ in range(3)]
+    images = [random.standard_normal((1, 150, 200), np.float32) for _ in range(3)]
     targets = [np.zeros((2, 150, 200), np.uint8) for _ in range(3)]
     targets[0][0, 30:42, 50:62] = 1
     targets[2][1, 90:102, 150:162] = 1
@@ -123,7 +123,7 @@ def test_any_number_of_structures_takes_turns(structures: int, batch: int, holdi
     target = np.zeros((structures, 64, 64), np.uint8)
     for structure in range(structures):
         target[structure, 10 * structure : 10 * structure + 4, 30:34] = 1
-    sampler = TileSampler([np.zeros((64, 64), np.float32)], [target], Sampling(32, batch, 0.8, least_px=16, grey=0, seed=0))
+    sampler = TileSampler([np.zeros((1, 64, 64), np.float32)], [target], Sampling(32, batch, 0.8, least_px=16, grey=0, seed=0))
     met = np.zeros(structures)
     for update in range(40):
         counts = (sampler.batch(update)[1] == 1).sum(axis=(2, 3)) >= 16
@@ -145,7 +145,7 @@ def test_a_batch_is_a_function_of_seed_and_number() -> None:
 
 
 def test_unknown_slices_and_small_slices_can_be_drawn() -> None:
-    images = [np.zeros((20, 50), np.float32)]
+    images = [np.zeros((1, 20, 50), np.float32)]
     targets = [np.full((1, 20, 50), UNKNOWN, np.uint8)]
     _, target = TileSampler(images, targets, Sampling(32, 3, 0.8, 100, 0.25, 0)).batch(0)
     assert target.shape == (3, 1, 32, 32)
@@ -153,18 +153,29 @@ def test_unknown_slices_and_small_slices_can_be_drawn() -> None:
 
 
 def test_all_eight_flips_and_turns_move_image_and_target_together() -> None:
-    image = np.arange(16, dtype=np.float32).reshape(4, 4)
-    target = (image[None] > 7).astype(np.uint8)
+    image = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    target = (image > 7).astype(np.uint8)
     seen = set()
     for seed in range(60):
         moved, mask = flipped_and_turned((image, target), np.random.default_rng(seed))
-        assert np.array_equal(mask[0], (moved > 7).astype(np.uint8))
+        assert np.array_equal(mask, (moved > 7).astype(np.uint8))
         seen.add(moved.tobytes())
     assert len(seen) == 8
 
 
+def test_neighbours_move_with_their_slice_and_may_change_places() -> None:
+    image = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
+    order = set()
+    for seed in range(30):
+        moved, mask = flipped_and_turned((image, image[1:2].astype(np.uint8)), np.random.default_rng(seed))
+        assert np.array_equal(mask[0], moved[1])
+        assert np.array_equal(np.sort(moved[0] - moved[1], axis=None), np.full(16, moved[0, 0, 0] - moved[1, 0, 0]))
+        order.add(moved[0, 0, 0] < moved[2, 0, 0])
+    assert order == {True, False}
+
+
 def test_grey_levels_vary_by_the_strength() -> None:
-    image = np.zeros((64, 64), np.float32)
+    image = np.zeros((1, 64, 64), np.float32)
     shifts = [regreyed(image, np.random.default_rng(seed), 0.3).mean() for seed in range(200)]
     assert max(np.abs(shifts)) < 0.32
     assert np.std(shifts) == pytest.approx(0.3 / np.sqrt(3), rel=0.15)

@@ -23,6 +23,7 @@ from sparsem.learn.losses import dice_loss
 from sparsem.learn.supervised import TrainSettings, learning_rate_at
 from sparsem.learn.train import held_out, learning_slices, train
 from sparsem.models.checkpoint import load_tensors, read_recipe
+from sparsem.predict import predict
 from sparsem.store.sample import Sample
 from tests.conftest import LABELLED, QUICK, kill_ten_times, truth_of
 
@@ -269,3 +270,17 @@ def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path
         train([tissue], out, QUICK)
     train([tissue], out, QUICK)
     assert not out.with_suffix(".lock").exists()
+
+
+def test_a_network_that_sees_the_neighbours_learns_resumes_and_predicts(tissue: Sample, own_tissue: Sample, tmp_path: Path) -> None:
+    recipe = train([tissue], tmp_path / "m.safetensors", quick(neighbours=1, validation_slices=1))
+    assert recipe.neighbours == 1
+    slices, _, _ = learning_slices([tissue], ("nucleus",), quick(neighbours=1))
+    alone, _, _ = learning_slices([tissue], ("nucleus",), quick())
+    assert [each.image.shape[0] for each in slices] == [3, 3, 3]
+    first = slices[0].image  # of the first slice there is none above: it stands in for it
+    assert np.array_equal(first[0], first[1])
+    assert not np.array_equal(first[1], first[2])
+    assert np.corrcoef(first[1].ravel(), alone[0].image.ravel())[0, 1] == pytest.approx(1)
+    predict(own_tissue, tmp_path / "m.safetensors")
+    assert own_tissue.names("labels") == ["nucleus"]

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 FOREGROUND = 128  # round(255 p) for p >= 0.5
 
 Tiles = NDArray[np.float32]
-Forward = Callable[[Tiles], Tiles]  # (B, 1, S, S) standardised -> (B, C, S, S) probabilities
+Forward = Callable[[Tiles], Tiles]  # (B, K, S, S) standardised -> (B, C, S, S) probabilities
 
 
 class PredictSettings(Settings):
@@ -56,6 +56,7 @@ def predict_slices(
     overlap: float,
     batch: int,
     prefetch: int = 0,
+    own: slice = slice(None),
 ) -> Iterator[Probability]:
     """Probabilities (C, y, x) float32 of one slice after another.
 
@@ -68,6 +69,7 @@ def predict_slices(
         batch: tiles in one call of ``forward``, across slices.
         prefetch: slices by which cutting runs ahead of the network, and the network ahead of blending, each in a thread of its
             own. It keeps a GPU busy; a network on the CPU wants the cores for itself (measured: a third slower).
+        own: which of the slices to predict; the others are only seen, by a network that sees the neighbours of a slice.
     """
     images = iter(slices)
     first = next(images, None)
@@ -76,15 +78,16 @@ def predict_slices(
     shape = (first.shape[0], first.shape[1])
     grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
     standardised = ((shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std) for image in chain([first], images))
-    cut = ahead((grid.cut(image) for image in standardised), prefetch)
-    outputs = _in_batches(cut, forward, batch, len(grid.corners))
+    windows = in_context((grid.cut(image) for image in standardised), recipe.neighbours)
+    cut = (np.stack(window, axis=1) for window in islice(windows, own.start, own.stop))  # (N, K, S, S)
+    outputs = _in_batches(ahead(cut, prefetch), forward, batch, len(grid.corners))
     for tiles in ahead(outputs, prefetch):
         yield enlarge(grid.blend(tiles), shape)
 
 
 def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slice: int) -> Iterator[list[Tiles]]:
     """Network outputs (C, S, S) of one slice after another, computed ``batch`` tiles at a time whatever slice they are of."""
-    waiting: list[Tiles] = []  # tiles (S, S) that no call has taken yet
+    waiting: list[Tiles] = []  # tiles (K, S, S) that no call has taken yet
     ready: list[Tiles] = []  # outputs (C, S, S) of slices that are not complete
     inputs: Tiles | None = None
 
@@ -92,9 +95,9 @@ def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slic
         nonlocal inputs
         taken = waiting[:batch]
         if inputs is None:
-            inputs = np.zeros((batch, 1, *taken[0].shape), np.float32)
+            inputs = np.zeros((batch, *taken[0].shape), np.float32)
         # Always a full batch: kernels, and with them the last bits of a sum, are chosen by the shape of a batch.
-        np.stack(taken, out=inputs[: len(taken), 0])
+        np.stack(taken, out=inputs[: len(taken)])
         ready.extend(forward(inputs)[: len(taken)])
         del waiting[:batch]
 
@@ -111,6 +114,21 @@ def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slic
     if waiting:
         compute()
     yield from complete()
+
+
+def in_context(items: Iterable[T], neighbours: int) -> Iterator[list[T]]:
+    """Every item in the middle of its neighbours; the first and the last stand in for those beyond them."""
+    window: deque[T] = deque(maxlen=2 * neighbours + 1)
+    for item in items:
+        if not window:
+            window.extend([item] * neighbours)
+        window.append(item)
+        if len(window) == window.maxlen:
+            yield list(window)
+    for _ in range(neighbours if window else 0):
+        window.append(window[-1])
+        if len(window) == window.maxlen:
+            yield list(window)
 
 
 def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
@@ -132,7 +150,7 @@ def quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def forward_on(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
-    """The network as a function of numpy arrays: tiles (B, 1, S, S) -> probabilities (B, C, S, S)."""
+    """The network as a function of numpy arrays: tiles (B, K, S, S) -> probabilities (B, C, S, S)."""
     keep_freed_memory()
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -173,7 +191,7 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
     inputs = {"image": image.fingerprint, "model": _hash_of(model)}
     name = f"predict-{'-'.join(recipe.structures)}"
     with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
-        stage.map(_predict_block, image.blocks(), image, model, settings)
+        stage.map(_predict_block, image.blocks(halo=recipe.neighbours), image, model, settings)
     return [output.path for output in outputs]
 
 
@@ -195,7 +213,9 @@ def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
     factors = recipe.factors(image.voxel_size)
     small_y, small_x = scaled_shape((y, x), factors)
     structures = len(recipe.structures)
-    block = image.block_depth * y * x * (image.dtype.itemsize + 4 * structures)  # image, both outputs, and their chunks
+    block = (
+        (image.block_depth + 2 * recipe.neighbours) * y * x * (image.dtype.itemsize + 4 * structures)
+    )  # image, both outputs, and their chunks
     working = y * x * 4 * (2 + 2 * structures) + small_y * small_x * 8 * (1 + structures)
     network = settings.batch * recipe.see**2 * recipe.width * 4 * 6
     disk = sum(spec.nbytes for name in recipe.structures for spec in _outputs(name, image))
@@ -205,10 +225,10 @@ def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
 def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictSettings) -> BlockResult:
     forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
     factors = recipe.factors(image.voxel_size)
-    voxels = image.read(block.own)
-    probabilities = np.empty((len(recipe.structures), *voxels.shape), np.uint8)
+    voxels = image.read(block.read)
+    probabilities = np.empty((len(recipe.structures), block.stop - block.start, *voxels.shape[1:]), np.uint8)
     prefetch = 0 if choose_device(settings.device).type == "cpu" else 2
-    slices = predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, prefetch)
+    slices = predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, prefetch, block.inner)
     for z, probability in enumerate(slices):
         probabilities[:, z] = quantised(probability)
     arrays: dict[str, NDArray[Any]] = {}

@@ -1,6 +1,6 @@
 """Supervised learning (paper 3.4, 5.1): one update, and the loop of them.
 
-Batches (B, 1, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a few labelled slices at the
+Batches (B, K, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a few labelled slices at the
 network's scale. Nothing here depends on when a run was interrupted: a batch is a function of the seed and its number, and the
 state that is saved holds the weights, their average and the optimiser's moments.
 """
@@ -41,6 +41,7 @@ class TrainSettings(Settings):
     width: int = Field(16, ge=1, description="feature maps of the network's first level")
     read: int = Field(256, ge=16, le=16384, description="edge of a tile in the image, px: the context")
     see: int = Field(128, ge=16, le=4096, description="edge at which the network sees it, px")
+    neighbours: int = Field(0, ge=0, le=8, description="slices above and below that the network sees too; they help at boundaries")
     batch: int = Field(5, ge=1, description="tiles an update")
     updates: int = Field(2000, ge=1, description="weight updates")
     learning_rate: float = Field(2e-3, gt=0, description="of Adam, at its highest")
@@ -65,7 +66,7 @@ class LearningSlice:
     """One labelled slice as the network meets it.
 
     Attributes:
-        image: (y, x) float32, standardised.
+        image: (K, y, x) float32, standardised: the slice in the middle of its neighbours.
         target: (C, y, x) uint8: 0, 1, or 255 where not known.
         name: sample and slice number.
     """
@@ -215,9 +216,9 @@ def validation_dice(
     network.eval()
     counts: list[list[Overlap]] = [[] for _ in range(slices[0].target.shape[0])]
     for each in slices:
-        grid = TileGrid((each.image.shape[0], each.image.shape[1]), settings.see, overlap=0)
+        grid = TileGrid((each.image.shape[1], each.image.shape[2]), settings.see, overlap=0)
         with autocast(device, settings.precision):
-            images = torch.from_numpy(grid.cut(each.image)[:, None]).to(device)
+            images = torch.from_numpy(grid.cut(each.image)).to(device)
             outputs = [
                 network(batch.contiguous(memory_format=torch.channels_last)).float().sigmoid() for batch in images.split(settings.batch)
             ]

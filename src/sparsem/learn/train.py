@@ -115,7 +115,7 @@ def learning_slices(
     """
     voxel = samples[0].voxel_size
     pixel_nm = (voxel.y * settings.read / settings.see, voxel.x * settings.read / settings.see)
-    recipe = Recipe(settings.model, settings.width, structures, settings.see, pixel_nm, mean=0.0, std=1.0)
+    recipe = Recipe(settings.model, settings.width, structures, settings.see, pixel_nm, 0.0, 1.0, settings.neighbours)
     found: list[LearningSlice] = []
     inputs: dict[str, Any] = {}
     for number, sample in enumerate(samples, 1):
@@ -128,7 +128,9 @@ def learning_slices(
             nothing = np.full(image.shape[1:], UNKNOWN, np.uint8)
             masks = [one.mask_at(z) for one in annotations]
             target = np.stack([shrink_mask(nothing if mask is None else mask, factors, UNKNOWN) for mask in masks])
-            found.append(LearningSlice(shrink(image.read(slice(z, z + 1))[0], factors), target, f"{sample.name} {z}"))
+            around = np.clip(np.arange(z - settings.neighbours, z + settings.neighbours + 1), 0, image.shape[0] - 1).tolist()
+            context = np.stack([shrink(image.read(slice(one, one + 1))[0], factors) for one in around])
+            found.append(LearningSlice(context, target, f"{sample.name} {z}"))
     for place, structure in enumerate(structures):
         if not any((each.target[place] == 1).any() for each in found):
             raise InputError(f"No labelled slice holds a pixel of '{structure}': check its masks, --classes and --ignore.")

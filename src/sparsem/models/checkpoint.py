@@ -34,6 +34,7 @@ class Recipe:
         pixel_nm: (y, x) nm of a pixel at the network's scale.
         mean: of the training slices' grey levels, in 0..1 of their range.
         std: of them.
+        neighbours: slices above and below that it sees beside the one that it segments.
         training: settings, samples and slices that it was trained with, and the scores that it reached.
     """
 
@@ -44,6 +45,7 @@ class Recipe:
     pixel_nm: tuple[float, float]
     mean: float
     std: float
+    neighbours: int = 0
     training: dict[str, Any] = field(default_factory=dict)
 
     def factors(self, voxel: VoxelSize) -> tuple[float, float]:
@@ -52,7 +54,7 @@ class Recipe:
 
     def build(self) -> nn.Module:
         """The network with random weights."""
-        return build(self.model, self.width, len(self.structures), self.see)
+        return build(self.model, self.width, len(self.structures), self.see, inputs=1 + 2 * self.neighbours)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -124,7 +126,7 @@ def _recipe(about: dict[str, Any]) -> Recipe:
     recipe = Recipe(**{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])})
     y, x = recipe.pixel_nm
     sizes = [*VoxelSize.of((1, y, x)), float(recipe.std), float(recipe.width), float(recipe.see)]
-    if not recipe.structures or not all(map(math.isfinite, [*sizes, recipe.mean])) or min(sizes) <= 0:
+    if not recipe.structures or not all(map(math.isfinite, [*sizes, recipe.mean])) or min(sizes) <= 0 or recipe.neighbours < 0:
         raise ValueError("its recipe makes no sense")
     for structure in recipe.structures:
         checked_name(structure)  # it becomes a folder

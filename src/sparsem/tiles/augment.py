@@ -1,6 +1,6 @@
 """Augmentation: arrays in, arrays out, every draw from the generator that is passed in.
 
-A tile is a pair: image (y, x) float32, standardised; target (C, y, x) uint8.
+A tile is a pair: image (K, y, x) float32, standardised, the slice in the middle of its K - 1 neighbours; target (C, y, x) uint8.
 """
 
 import cv2
@@ -11,12 +11,14 @@ Tile = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def flipped_and_turned(tile: Tile, random: np.random.Generator) -> Tile:
-    """One of the eight flips and quarter turns of a square tile."""
+    """One of the eight flips and quarter turns of a square tile; neighbours above and below change places half of the time."""
     image, target = tile
     turns, mirror = int(random.integers(4)), random.random() < 0.5
     if mirror:
-        image, target = image[:, ::-1], target[..., ::-1]
-    return np.rot90(image, turns), np.rot90(target, turns, axes=(1, 2))
+        image, target = image[..., ::-1], target[..., ::-1]
+    if len(image) > 1 and random.random() < 0.5:
+        image = image[::-1]
+    return np.rot90(image, turns, axes=(1, 2)), np.rot90(target, turns, axes=(1, 2))
 
 
 def regreyed(image: NDArray[np.float32], random: np.random.Generator, strength: float) -> NDArray[np.float32]:
@@ -30,5 +32,6 @@ def regreyed(image: NDArray[np.float32], random: np.random.Generator, strength: 
         noise = random.standard_normal(image.shape, np.float32)
         image = image + noise * np.float32(random.uniform(0, strength))
     if random.random() < 0.2:
-        image = np.asarray(cv2.GaussianBlur(np.ascontiguousarray(image), (0, 0), random.uniform(0.4, 0.4 + 3 * strength)), np.float32)
+        sigma = random.uniform(0.4, 0.4 + 3 * strength)
+        image = np.stack([cv2.GaussianBlur(np.ascontiguousarray(one), (0, 0), sigma) for one in image])
     return image

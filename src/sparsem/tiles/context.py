@@ -93,9 +93,9 @@ class TileGrid:
         return [(top, left) for top in y for left in x]
 
     def cut(self, image: Image) -> NDArray[np.float32]:
-        """The tiles of a slice, (N, tile, tile); a slice smaller than a tile is mirrored at its edges."""
+        """The tiles of a slice (..., y, x), (N, ..., tile, tile); a slice smaller than a tile is mirrored at its edges."""
         padded = mirrored(image, self.tile)
-        return np.stack([padded[top : top + self.tile, left : left + self.tile] for top, left in self.corners])
+        return np.stack([padded[..., top : top + self.tile, left : left + self.tile] for top, left in self.corners])
 
     def blend(self, tiles: Sequence[NDArray[np.float32]]) -> Probability:
         """N network outputs (C, tile, tile) as one map (C, y, x): the weighted mean under the tapered cosine window."""

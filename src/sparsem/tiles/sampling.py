@@ -44,7 +44,7 @@ class TileSampler:
     """Draws batches from labelled slices.
 
     Args:
-        images: (y, x) float32 a slice, at the network's scale, standardised.
+        images: (K, y, x) float32 a slice and its neighbours, at the network's scale, standardised.
         targets: (C, y, x) uint8 a slice: 0, 1, or 255 where a structure is not annotated.
         how: the rules.
     """
@@ -58,10 +58,10 @@ class TileSampler:
         self._origins = [found for found in origins if len(found)]  # an empty annotation asks for nothing
 
     def batch(self, update: int) -> Batch:
-        """Images (B, 1, tile, tile) float32 and targets (B, C, tile, tile) uint8 of the ``update``-th batch."""
+        """Images (B, K, tile, tile) float32 and targets (B, C, tile, tile) uint8 of the ``update``-th batch."""
         random = np.random.default_rng([self._how.seed, update])
         tiles = [self._tile(place, update, random) for place in range(self._how.batch)]
-        return np.stack([image for image, _ in tiles])[:, None], np.stack([target for _, target in tiles])
+        return np.stack([image for image, _ in tiles]), np.stack([target for _, target in tiles])
 
     def _tile(self, place: int, update: int, random: np.random.Generator) -> Tile:
         holding = math.ceil(self._how.share * self._how.batch - 1e-9)
@@ -70,9 +70,9 @@ class TileSampler:
             index, top, left = origins[random.integers(len(origins))]
         else:
             index = random.integers(len(self._images))
-            top, left = (random.integers(length - self._how.tile + 1) for length in self._images[index].shape)
-        area = slice(top, top + self._how.tile), slice(left, left + self._how.tile)
-        image, target = flipped_and_turned((self._images[index][area], self._targets[index][(slice(None), *area)]), random)
+            top, left = (random.integers(length - self._how.tile + 1) for length in self._images[index].shape[1:])
+        area = np.s_[:, top : top + self._how.tile, left : left + self._how.tile]
+        image, target = flipped_and_turned((self._images[index][area], self._targets[index][area]), random)
         return (regreyed(image, random, self._how.grey) if self._how.grey else image), target
 
     def _origins_holding(self, structure: int) -> NDArray[np.int32]:
