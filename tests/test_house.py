@@ -23,7 +23,7 @@ LAYERS = [
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train",
     "predict",
-    "cells cells.flow",
+    "cells cells.flow cells.arrival",
     "report report.figures",
     "study",
     "cli.options cli.commands cli __main__",
@@ -129,6 +129,7 @@ PUBLIC = {
         "Information Matching Panoptic RandError adapted_rand_error dice_of_cells matching variation_of_information"
     ),
     "sparsem.cells.flow": ("Carried FlowSettings composed flow_between inconsistency numbered on_grid places sampled stay warped"),
+    "sparsem.cells.arrival": "Arrival advanced departure first resistance spread",
     "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
     "sparsem.score.against": "ScoreSettings Scores score score_table",
     "sparsem.report.figures": "ComparedSlice colour_of comparison dice_along_z overlay shown",
