@@ -37,7 +37,6 @@ def test_a_folder_of_masks_carries_its_slice_numbers(own_tissue: Sample, masks: 
     assert found.z == LABELLED
     for index, labels in enumerate(truth_of(own_tissue, "nucleus", LABELLED)):
         assert np.array_equal(found.mask(index), (labels > 0).astype(np.uint8))
-    assert found.mask_at(5) is None
     assert annotated_structures(own_tissue)["core"] == LABELLED
 
 

@@ -41,6 +41,7 @@ class AnnotationSettings(Settings):
         {}, description="what a number means, as nucleus=1,2; repeat it for each; without it, all but 0 is NAME"
     )
     ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
+    background: int | None = Field(None, ge=1, description="a number that means 'outside of all', for labels whose 0 is ignored")
     image: str | None = Field(None, description="the image that the labels were drawn on; the newest one if not given")
 
     @field_validator("slices", mode="before")
@@ -67,8 +68,12 @@ class AnnotationSettings(Settings):
     @model_validator(mode="after")
     def _known_is_not_ignored(self) -> "AnnotationSettings":
         for name, ids in self.classes.items():
+            if self.background in ids:
+                raise ValueError(f"{self.background} cannot be both background and {name}")
             if self.ignore in ids:
                 raise ValueError(f"{self.ignore} cannot be both ignored and {name}")
+        if self.background is not None and self.background == self.ignore:
+            raise ValueError(f"{self.ignore} cannot be both ignored and background")
         return self
 
 
@@ -81,6 +86,7 @@ class LabelledSlices:
         labels: (n, y, x); an array, or a Zarr array that is read slice by slice.
         ids: labels that mean the structure; empty: all that is not 0.
         ignore: label of pixels that are not known.
+        background: label of pixels outside of all, beside 0.
         image: name of the image that they were drawn on.
         image_fingerprint: of that image, as it was then.
         fingerprint: of numbers, labels and meaning.
@@ -93,18 +99,21 @@ class LabelledSlices:
     image: str
     image_fingerprint: str
     fingerprint: str
+    background: int | None = None
 
     def mask(self, index: int) -> Mask:
         """The ``index``-th labelled slice as (y, x) uint8: 0, 1 or UNKNOWN."""
-        labels = np.asarray(self.labels[index])
-        mask = (np.isin(labels, self.ids) if self.ids else labels > 0).astype(np.uint8)
-        if self.ignore is not None:
-            mask[labels == self.ignore] = UNKNOWN
-        return mask
+        objects, known = self.objects(index)
+        return np.where(known, objects > 0, UNKNOWN).astype(np.uint8)
 
-    def mask_at(self, z: int) -> Mask | None:
-        """The mask of slice ``z``, or None where that slice is not annotated."""
-        return self.mask(self.z.index(z)) if z in self.z else None
+    def objects(self, index: int) -> tuple[Labels, NDArray[np.bool_]]:
+        """The ids (y, x) of the ``index``-th labelled slice, 0 outside of the structure, and where they are known."""
+        labels = np.asarray(self.labels[index])
+        known = np.ones(labels.shape, bool) if self.ignore is None else labels != self.ignore
+        inside = known & (np.isin(labels, self.ids) if self.ids else labels > 0)
+        if self.background is not None:
+            inside &= labels != self.background
+        return np.where(inside, labels, 0).astype(labels.dtype), known
 
 
 def read_annotation(sample: Sample, structure: str) -> LabelledSlices:
@@ -120,7 +129,9 @@ def read_annotation(sample: Sample, structure: str) -> LabelledSlices:
     labels = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
     ids = tuple(about["classes"].get(structure, ()))
     own = f"{about['fingerprint']} {structure}"
-    return LabelledSlices(tuple(about["z"]), labels, ids, about["ignore"], about["image"], about["image_fingerprint"], own)
+    return LabelledSlices(
+        tuple(about["z"]), labels, ids, about["ignore"], about["image"], about["image_fingerprint"], own, about.get("background")
+    )
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
@@ -164,7 +175,7 @@ def import_annotation(
         _as_labels(np.asarray(found.stack[plane : plane + 1])[0], f"slice {number} of {source}")
         for number, plane in zip(z, planes, strict=True)
     )
-    write_annotation(sample, name, z, slices, settings.classes, settings.ignore, image, overwrite)
+    write_annotation(sample, name, z, slices, settings.classes, settings.ignore, image, overwrite, settings.background)
     return None if settings.classes else read_annotation(sample, name)
 
 
@@ -177,6 +188,7 @@ def write_annotation(
     ignore: int | None = None,
     image: str = "raw",
     overwrite: bool = False,
+    background: int | None = None,
 ) -> None:
     """Write labels of the slices ``z`` (each (y, x)) as ``annotations/NAME``, one at a time, renamed into place at the end.
 
@@ -209,6 +221,7 @@ def write_annotation(
             "z": list(z),
             "classes": {key: list(ids) for key, ids in (classes or {}).items()},
             "ignore": ignore,
+            "background": background,
             "image": image,
             "image_fingerprint": sample.image(image).fingerprint,
         }

@@ -94,7 +94,9 @@ def read_study(path: str | Path) -> StudySettings:
     """
     path = Path(path)
     study = parse(StudySettings, read_toml(path), path.name)
-    known = study.train.structure or structures_of(study)
+    cells = study.train.cells
+    known = list(study.train.structure) or ([] if cells else structures_of(study))
+    known += [f"{cells}-interior", f"{cells}-boundary"] if cells else []
     missing = [name for name in study.score if name not in known]
     if missing:
         raise SettingsError(f"{path.name}: [score.{missing[0]}] has no structure to score; trained are {', '.join(known)}.")

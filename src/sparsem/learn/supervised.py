@@ -37,6 +37,10 @@ class TrainSettings(Settings):
     structure: tuple[str, ...] = Field(
         (), description="what to learn; repeat it for several in one model; all that is annotated if not given"
     )
+    cells: str | None = Field(
+        None, description="an annotation of objects that touch: its NAME-interior and NAME-boundary are learnt, beside any --structure"
+    )
+    boundary_nm: float | None = Field(None, gt=0, description="width of the boundary of --cells; three pixels of the network if not given")
     model: str = Field("resunet", description="architecture: resunet or unet")
     width: int = Field(16, ge=1, description="feature maps of the network's first level")
     read: int = Field(256, ge=16, le=16384, description="edge of a tile in the image, px: the context")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from sparsem import __version__
 from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, read_annotation
@@ -26,9 +27,11 @@ from sparsem.settings import differences
 from sparsem.stage import fingerprint_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume, write_atomically
-from sparsem.tiles.context import shrink, shrink_mask
+from sparsem.tiles.context import scaled_shape, shrink, shrink_mask
+from sparsem.tiles.targets import interior_and_boundary, shrink_labels
 
 BYTES_A_FEATURE = 200  # measured: peak memory of a training over (tiles x px x width), rounded up
+BOUNDARY_PX = 3.0  # wide enough that no border slips between two pixels, narrow enough for two borders side by side
 WITHOUT_EFFECT = {"save_every_s"}  # settings that change no weight
 
 
@@ -96,7 +99,9 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
 
 
 def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
-    structures = settings.structure or tuple(annotated_structures(samples[0]))
+    structures = settings.structure or (() if settings.cells else tuple(annotated_structures(samples[0])))
+    if settings.cells:
+        structures = (*structures, f"{settings.cells}-interior", f"{settings.cells}-boundary")
     if not structures:
         raise InputError(
             f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'."
@@ -119,15 +124,14 @@ def learning_slices(
     found: list[LearningSlice] = []
     inputs: dict[str, Any] = {}
     for number, sample in enumerate(samples, 1):
-        annotations = [read_annotation(sample, structure) for structure in structures]
-        image = _image_of(sample, dict(zip(structures, annotations, strict=True)), settings.image)
+        annotations = {one: read_annotation(sample, one) for one in _annotated(structures, settings)}
+        image = _image_of(sample, annotations, settings.image)
         factors = recipe.factors(image.voxel_size)
         inputs |= {f"image {number}": image.fingerprint}
-        inputs |= {f"{name} {number}": one.fingerprint for name, one in zip(structures, annotations, strict=True)}
-        for z in sorted({z for one in annotations for z in one.z}):
-            nothing = np.full(image.shape[1:], UNKNOWN, np.uint8)
-            masks = [one.mask_at(z) for one in annotations]
-            target = np.stack([shrink_mask(nothing if mask is None else mask, factors, UNKNOWN) for mask in masks])
+        inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
+        for z in sorted({z for one in annotations.values() for z in one.z}):
+            targets = [_target(one, z, factors, name == settings.cells, settings, recipe) for name, one in annotations.items()]
+            target = np.concatenate(targets)  # (structures, y, x)
             around = np.clip(np.arange(z - settings.neighbours, z + settings.neighbours + 1), 0, image.shape[0] - 1).tolist()
             context = np.stack([shrink(image.read(slice(one, one + 1))[0], factors) for one in around])
             found.append(LearningSlice(context, target, f"{sample.name} {z}"))
@@ -138,6 +142,26 @@ def learning_slices(
     std = float(np.sqrt(np.mean([np.square(each.image - mean, dtype=np.float64).mean() for each in found]))) or 1.0
     slices = [replace(each, image=((each.image - mean) / std).astype(np.float32)) for each in found]
     return slices, replace(recipe, mean=mean, std=std), inputs
+
+
+def _annotated(structures: tuple[str, ...], settings: TrainSettings) -> tuple[str, ...]:
+    """The annotations that structures are learnt from; that of the cells, which gives two of them, is the last."""
+    return (*structures[:-2], settings.cells) if settings.cells else structures
+
+
+def _target(
+    annotation: LabelledSlices, z: int, factors: tuple[float, float], cells: bool, settings: TrainSettings, recipe: Recipe
+) -> NDArray[np.uint8]:
+    """(1, y, x), or (2, y, x) of cells, at the network's scale; UNKNOWN all over where slice ``z`` is not annotated."""
+    if z not in annotation.z:
+        shape = scaled_shape((annotation.labels.shape[1], annotation.labels.shape[2]), factors)
+        return np.full((2 if cells else 1, *shape), UNKNOWN, np.uint8)
+    index = annotation.z.index(z)
+    if not cells:
+        return shrink_mask(annotation.mask(index), factors, UNKNOWN)[None]
+    labels, known = (shrink_labels(one, factors) for one in annotation.objects(index))
+    width_px = settings.boundary_nm / min(recipe.pixel_nm) if settings.boundary_nm else BOUNDARY_PX
+    return interior_and_boundary(labels, known, width_px, outlined=annotation.ignore == 0)
 
 
 def _image_of(sample: Sample, annotations: Mapping[str, LabelledSlices], name: str | None) -> Volume:
