@@ -25,7 +25,7 @@ def shortest(cost: NDArray[np.float64], against: NDArray[np.float64]) -> NDArray
     one, two = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     weight = (against.ravel()[one] + against.ravel()[two]) / 2
     graph = coo_array((weight, (one, two)), shape=(height * width, height * width)).tocsr()
-    return (dijkstra(graph, directed=False) + cost.ravel()[:, None]).min(axis=0).reshape(cost.shape)
+    return np.asarray((dijkstra(graph, directed=False) + cost.ravel()[:, None]).min(axis=0).reshape(cost.shape))
 
 
 @given(against=pictures, cost=pictures)
@@ -89,6 +89,6 @@ def test_the_cheaper_side_wins_and_the_first_named_a_tie() -> None:
 
 
 def test_resistance_is_the_odds_of_a_boundary_or_of_lying_outside() -> None:
-    boundary, interior = np.float32([[0, 0.5, 1]]), np.float32([[1, 1, 0]])
+    boundary, interior = np.array([[0, 0.5, 1]], np.float32), np.array([[1, 1, 0]], np.float32)
     assert resistance(boundary)[0] == pytest.approx([FLOOR, FLOOR + 0.5 / 0.52, FLOOR + 50], rel=1e-4)
     assert resistance(np.zeros_like(boundary), interior)[0] == pytest.approx([FLOOR, FLOOR, FLOOR + 50], rel=1e-4)

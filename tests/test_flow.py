@@ -14,7 +14,7 @@ from tests.conftest import drawn
 def texture(shape: tuple[int, int] = (120, 160), seed: int = 0) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3)
-    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    return np.asarray(np.interp(smooth, (smooth.min(), smooth.max()), (0, 255)), np.uint8)
 
 
 def shifted(image: NDArray[Any], dy: float, dx: float) -> NDArray[Any]:

@@ -226,7 +226,7 @@ def validation_dice(
             outputs = [
                 network(batch.contiguous(memory_format=torch.channels_last)).float().sigmoid() for batch in images.split(settings.batch)
             ]
-        probability = grid.blend(list(torch.cat(outputs).cpu().numpy()))
+        probability = grid.blend(torch.cat(outputs).cpu().numpy())
         for structure, found in enumerate(counts):
             target = each.target[structure]
             found.append(overlap(probability[structure] >= 0.5, target == 1, target != UNKNOWN))

@@ -97,7 +97,7 @@ class TileGrid:
         padded = mirrored(image, self.tile)
         return np.stack([padded[..., top : top + self.tile, left : left + self.tile] for top, left in self.corners])
 
-    def blend(self, tiles: Sequence[NDArray[np.float32]]) -> Probability:
+    def blend(self, tiles: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> Probability:
         """N network outputs (C, tile, tile) as one map (C, y, x): the weighted mean under the tapered cosine window."""
         height, width = (max(length, self.tile) for length in self.shape)
         total = np.zeros((len(tiles[0]), height, width), np.float32)
