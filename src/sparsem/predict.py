@@ -79,7 +79,8 @@ def predict_slices(
     grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
     standardised = ((shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std) for image in chain([first], images))
     windows = in_context((grid.cut(image) for image in standardised), recipe.neighbours)
-    cut = (np.stack(window, axis=1) for window in islice(windows, own.start, own.stop))  # (N, K, S, S)
+    chosen = islice(windows, own.start, own.stop)
+    cut = (np.stack(window, axis=1) if recipe.neighbours else window[0][:, None] for window in chosen)  # (N, K, S, S)
     outputs = _in_batches(ahead(cut, prefetch), forward, batch, len(grid.corners))
     for tiles in ahead(outputs, prefetch):
         yield enlarge(grid.blend(tiles), shape)
