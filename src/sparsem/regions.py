@@ -39,17 +39,20 @@ def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = No
         return Overlaps(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64))
     starts = np.concatenate([[0], np.flatnonzero((one[1:] != one[:-1]) | (two[1:] != two[:-1])) + 1])
     lengths = np.diff(starts, append=one.size)
-    pairs, which = np.unique(one[starts].astype(np.uint64) << np.uint64(32) | two[starts], return_inverse=True)
-    pixels = np.bincount(which, weights=lengths).astype(np.int64)
-    return Overlaps((pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), pixels)
+    return _counted(one[starts], two[starts], lengths)
 
 
 def added(parts: Sequence[Overlaps]) -> Overlaps:
     """The overlaps of a whole from those of its parts."""
     first, second, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _counted(first, second, counts)
+
+
+def _counted(first: Ids, second: Ids, pixels: NDArray[np.int64]) -> Overlaps:
+    """One row a pair, ascending, from pairs that may come several times."""
     pairs, which = np.unique(first.astype(np.uint64) << np.uint64(32) | second, return_inverse=True)
-    pixels = np.bincount(which, weights=counts).astype(np.int64)
-    return Overlaps((pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), pixels)
+    total = np.bincount(which, weights=pixels).astype(np.int64)
+    return Overlaps((pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), total)
 
 
 def _flat(labels: Labels, known: NDArray[np.bool_] | None) -> NDArray[np.uint32]:
