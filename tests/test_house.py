@@ -129,7 +129,7 @@ PUBLIC = {
     "sparsem.score.instances": (
         "Information Matching Panoptic RandError adapted_rand_error dice_of_cells matching variation_of_information"
     ),
-    "sparsem.cells.flow": ("Carried FlowSettings composed flow_between inconsistency numbered on_grid places sampled stay warped"),
+    "sparsem.cells.flow": ("Carried FlowSettings composed flow_between inconsistency numbered on_grid places remapped sampled stay warped"),
     "sparsem.cells.arrival": "Arrival advanced departure first resistance spread",
     "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
     "sparsem.score.against": "ScoreSettings Scores score score_table",

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import Flow, numbered, places
+from sparsem.cells.flow import Flow, numbered, remapped
 
 Labels = NDArray[Any]
 Cost = NDArray[np.float64]
@@ -70,10 +70,10 @@ def advanced(
         thickness: distance of the slices over the edge of a flow pixel.
         rounds: of sweeps.
     """
-    where = places(flow)
     ids, small = numbered(before.labels)
-    cost, resisted = (_nearest(values.astype(np.float32), where).astype(np.float64) for values in (before.cost, resistance_before))
-    start = Arrival(ids[_nearest(small, where)], cost + thickness * (resisted + resistance_here) / 2)
+    there = (small, before.cost.astype(np.float32), resistance_before.astype(np.float32))
+    moved, cost, resisted = (remapped(values, flow, cv2.INTER_NEAREST, cv2.BORDER_REPLICATE) for values in there)
+    start = Arrival(ids[moved], cost + thickness * (resisted + resistance_here) / 2)
     return spread(start, resistance_here, rounds)
 
 
@@ -111,7 +111,3 @@ def _swept(labels: Labels, cost: Cost, resistance_here: Cost, axis: int) -> tupl
     moved = np.take_along_axis(labels, origin, axis=axis)
     stays = origin == index
     return moved, np.where(stays, cost, least + way)  # who stays keeps its cost to the last bit
-
-
-def _nearest(values: NDArray[Any], where: Flow) -> NDArray[Any]:
-    return np.asarray(cv2.remap(values, where, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE))  # type: ignore[call-overload]

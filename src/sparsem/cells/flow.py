@@ -68,7 +68,7 @@ def flow_between(here: NDArray[np.uint8], there: NDArray[np.uint8], settings: Fl
 
 def sampled(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
     """(h, w) or (h, w, c) values at the places where a flow of the same grid leads, linear in between, the border continued."""
-    return np.asarray(_remap(values, flow, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(remapped(values, flow, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE), np.float32)
 
 
 def places(flow: Flow) -> Flow:
@@ -80,7 +80,8 @@ def places(flow: Flow) -> Flow:
     return where
 
 
-def _remap(values: NDArray[Any], flow: Flow, method: int, border: int) -> NDArray[Any]:
+def remapped(values: NDArray[Any], flow: Flow, method: int, border: int) -> NDArray[Any]:
+    """Values of a picture where a flow of the same grid leads, by OpenCV's interpolation and border of that number."""
     return np.asarray(cv2.remap(values, places(flow), None, method, borderMode=border))  # type: ignore[call-overload]
 
 
@@ -114,7 +115,7 @@ def warped(labels: Labels, flow: Flow) -> Labels:
         scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
         flow = np.asarray(cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR), np.float32) * scale
     ids, small = numbered(labels)
-    return np.asarray(ids[_remap(small, flow, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)])
+    return np.asarray(ids[remapped(small, flow, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)])
 
 
 def numbered(labels: Labels) -> tuple[Labels, NDArray[np.uint16]]:
