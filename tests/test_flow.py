@@ -31,7 +31,7 @@ def constant(shape: tuple[int, int], dx: float, dy: float) -> NDArray[np.float32
 def test_a_known_shift_is_found(method: Any) -> None:
     here = texture()
     there = shifted(here, dy=2, dx=-3)
-    flow = flow_between(here, there, FlowSettings(method=method))[20:-20, 20:-20]
+    flow = flow_between(here, there, FlowSettings(flow=method))[20:-20, 20:-20]
     assert np.median(flow[..., 0]) == pytest.approx(-3, abs=0.15)
     assert np.median(flow[..., 1]) == pytest.approx(2, abs=0.15)
 

@@ -21,7 +21,7 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import Settings, nearest
 from sparsem.store.readers import Source, open_source
 from sparsem.store.sample import Sample, checked_name, now
-from sparsem.store.volume import put_in_place, read_attributes, write_group
+from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
 
 UNKNOWN = 255
 
@@ -132,6 +132,22 @@ def read_annotation(sample: Sample, structure: str) -> LabelledSlices:
     return LabelledSlices(
         tuple(about["z"]), labels, ids, about["ignore"], about["image"], about["image_fingerprint"], own, about.get("background")
     )
+
+
+def annotated_image(sample: Sample, annotations: Mapping[str, LabelledSlices], name: str | None) -> Volume:
+    """The image that all of these structures were annotated on, unchanged since.
+
+    Raises:
+        SampleError: one was annotated on another image than ``name``, or than the others, or the image was replaced.
+    """
+    name = name or next(iter(annotations.values())).image
+    image = sample.image(name)
+    for structure, one in annotations.items():
+        if one.image != name:
+            raise SampleError(f"'{structure}' of {sample.path.name} was annotated on the image '{one.image}', not on '{name}'.")
+        if one.image_fingerprint != image.fingerprint:
+            raise SampleError(f"The image '{name}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew.")
+    return image
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:

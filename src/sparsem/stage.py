@@ -34,6 +34,8 @@ from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_b
 Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
 BlockFunction = Callable[..., BlockResult]
+LinkFunction = Callable[..., Arrays]
+Work = tuple["_Task | _Link", Callable[..., Any], tuple[Any, ...]]
 
 
 def fingerprint_of(record: Mapping[str, Any]) -> str:
@@ -106,18 +108,49 @@ class Stage:
         finally:
             self._lock.__exit__(kind, error, trace)
 
-    def map(self, function: BlockFunction, blocks: Sequence[ZBlock], *arguments: Any) -> list[dict[str, Any]]:
+    def map(
+        self, function: BlockFunction, blocks: Sequence[ZBlock], *arguments: Any, of_block: Callable[[ZBlock], Any] | None = None
+    ) -> list[dict[str, Any]]:
         """Run ``function(block, *arguments)`` for every block that is not done yet; it returns arrays and a summary.
 
         The arrays are a mapping from an output's path to its (depth, y, x) voxels of the block; the summary is small and
-        JSON. Function and arguments must be picklable. The summaries of all blocks come back in the order of the blocks.
+        JSON. Function and arguments must be picklable; ``of_block`` makes one more argument for each block. The summaries of all
+        blocks come back in the order of the blocks.
         """
         if self.finished:
             return list(_read_json(self._record_file)["summaries"])
         tasks = [_Task(self._work, self.fingerprint, 0, block, tuple(self.outputs)) for block in blocks]
-        self._run(self.name, [(task, function, (task.block, *arguments)) for task in tasks])
+        own = [(of_block(block),) if of_block else () for block in blocks]
+        work = [(task, function, (task.block, *arguments, *more)) for task, more in zip(tasks, own, strict=True)]
+        self._run(self.name, [work])
         self._summaries = [task.summary() for task in tasks]
         return self._summaries
+
+    def chain(self, title: str, function: LinkFunction, chains: Sequence[Sequence[Any]], *arguments: Any) -> Path:
+        """Work that goes from slice to slice: several chains in parallel, the links of each one after the other.
+
+        ``function(link, before, *arguments)`` returns arrays, of which the next link of the chain gets those named ``state...``
+        as ``before`` (None for the first). A link that is done is not done again.
+
+        Returns:
+            A folder that holds until the end of the stage, for the blocks of ``map`` (see ``link_arrays``).
+        """
+        folder = self._work / "chains"
+        rounds: list[list[Work]] = []
+        for number in range(max(map(len, chains), default=0)):
+            links = [(index, chain[number]) for index, chain in enumerate(chains) if number < len(chain)]
+            rounds.append([(_Link(folder, index, number), function, (link, *arguments)) for index, link in links])
+        if not self.finished:
+            self._run(title, rounds)
+        return folder
+
+    def replaced(self) -> list[dict[str, Any]]:
+        """Summaries of the finished result that this run is to replace, whose volumes are still in place; empty if there is none."""
+        whole = self._record_file.exists() and all((self.sample.path / one.path / "zarr.json").exists() for one in self.outputs)
+        made = _fingerprint_in(self._record_file) if whole else None
+        volumes = [Volume(self.sample.path / one.path).fingerprint for one in self.outputs] if made else []
+        same = [fingerprint_of({"stage": made, "path": one.path}) for one in self.outputs] == volumes
+        return list(_read_json(self._record_file)["summaries"]) if made and same else []
 
     def _is_finished(self) -> bool:
         return _fingerprint_in(self._record_file) == self.fingerprint and all(map(self._is_published, self.outputs))
@@ -173,7 +206,7 @@ class Stage:
         """The levels that the blocks of the full resolution did not hold whole: run after run, its blocks in parallel."""
         runs = {output: output.level_runs()[1:] for output in self.outputs if not self._is_moved(output)}
         for number in range(max(map(len, runs.values()), default=0)):
-            work: list[tuple[_Task, BlockFunction, tuple[Any, ...]]] = []
+            work: list[Work] = []
             for output, left in runs.items():
                 if number < len(left):
                     level, depth = left[number][0]
@@ -181,7 +214,7 @@ class Stage:
                     for block in z_blocks(output.level_shapes()[level][0], depth):
                         task = _Task(self._work, self.fingerprint, number + 1, block, (output,), output.path)
                         work.append((task, _coarser_block, (task.block, fine, output, level)))
-            self._run(f"{self.name}, coarser levels", work)
+            self._run(f"{self.name}, coarser levels", [work])
 
     def _publish(self) -> None:
         for output in self.outputs:
@@ -216,18 +249,56 @@ class Stage:
             shutil.rmtree(final / str(level), ignore_errors=True)
         os.replace(made / "zarr.json", final / "zarr.json")
 
-    def _run(self, title: str, work: "list[tuple[_Task, BlockFunction, tuple[Any, ...]]]") -> None:
-        left = [(task, function, arguments) for task, function, arguments in work if not task.is_done()]
-        if not left:
+    def _run(self, title: str, rounds: Sequence[Sequence[Work]]) -> None:
+        """Rounds one after the other; what is in a round may run in parallel."""
+        left = [[work for work in one if not work[0].is_done()] for one in rounds]
+        total, undone = sum(map(len, rounds)), sum(map(len, left))
+        if not undone:
             return
-        with Meter(title, len(work), len(work) - len(left), self.on.quiet) as meter, client_of(self.on) as client:
-            if client is None:
-                for task, function, arguments in left:
-                    task.run(function, *arguments)
-                    meter.step()
-                return
-            for _ in spread(client, [(task.run, (function, *arguments)) for task, function, arguments in left]):
-                meter.step()
+        with Meter(title, total, total - undone, self.on.quiet) as meter, client_of(self.on) as client:
+            for one in left:
+                if client is None:
+                    for task, function, arguments in one:
+                        task.run(function, *arguments)
+                        meter.step()
+                elif one:
+                    for _ in spread(client, [(task.run, (function, *arguments)) for task, function, arguments in one]):
+                        meter.step()
+
+
+def link_arrays(folder: Path, chain: int, number: int) -> Mapping[str, "zarr.Array[Any]"]:
+    """What a link of a chain returned, name to array on disk."""
+    group = zarr.open_group(store=folder / f"{chain}-{number}", mode="r")
+    return dict(group.arrays())
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One link of a chain: a folder of arrays that is renamed to its name when it is complete."""
+
+    folder: Path
+    chain: int
+    number: int
+
+    def is_done(self) -> bool:
+        return self._place.is_dir()
+
+    @property
+    def _place(self) -> Path:
+        return self.folder / f"{self.chain}-{self.number}"
+
+    def run(self, function: LinkFunction, link: Any, *arguments: Any) -> None:
+        before = link_arrays(self.folder, self.chain, self.number - 1) if self.number else None
+        state = {name: np.asarray(array[...]) for name, array in before.items() if name.startswith("state")} if before else None
+        arrays = function(link, state, *arguments)
+        made = self._place.with_name(f"{self._place.name}.{os.getpid()}.partial")
+        shutil.rmtree(made, ignore_errors=True)
+        group = zarr.create_group(store=made)
+        for name, array in arrays.items():
+            stack = array.ndim > 2 and array.size and not name.startswith("state")  # is read slice by slice later
+            group.create_array(name, data=array, chunks=(1, *array.shape[1:]) if stack else tuple(max(1, n) for n in array.shape))
+        if not self.is_done():  # a scheduler that lost sight of a worker has a link done twice
+            os.replace(made, self._place)
 
 
 @dataclass(frozen=True)

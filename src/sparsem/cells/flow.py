@@ -23,13 +23,13 @@ GRID_PX = 2_000_000  # a slice of 24 Mpx is then looked at at a quarter of its r
 class FlowSettings(Settings):
     """How optical flow is found."""
 
-    method: Literal["farneback", "dis"] = Field("farneback", description="farneback as in the paper, or dis")
-    grid: int | None = Field(None, ge=1, description="slice pixels a flow pixel; by default as few as bring a slice to 2 Mpx")
-    pyramid_scale: float = Field(0.5, gt=0, lt=1, description="of one pyramid level to the one below; the paper: 0.2")
+    flow: Literal["farneback", "dis"] = Field("farneback", description="optical flow: farneback as in the paper, or dis")
+    grid: int | None = Field(None, ge=1, description="edge of a flow pixel in slice pixels; by default as few as bring a slice to 2 Mpx")
+    pyramid_scale: float = Field(0.5, gt=0, lt=1, description="of one level of the flow's pyramid to the one below; the paper: 0.2")
     levels: int = Field(4, ge=1, description="of the pyramid; the paper: 6")
     window: int = Field(15, ge=3, description="flow pixels that are averaged; the paper: 30")
     iterations: int = Field(3, ge=1, description="on every level")
-    neighbours: int = Field(5, ge=5, description="pixels of the polynomial; wider than 5 also takes a wider Gaussian")
+    polynomial: int = Field(5, ge=5, description="pixels that the polynomial is fitted to; more than 5 also take a wider Gaussian")
 
     def grid_of(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the flow between slices of ``shape``."""
@@ -57,11 +57,11 @@ def on_grid(image: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 def flow_between(here: NDArray[np.uint8], there: NDArray[np.uint8], settings: FlowSettings = FlowSettings()) -> Flow:
     """Where every pixel of ``here`` lies in ``there``; both (h, w) and on the flow's grid already."""
-    if settings.method == "dis":
+    if settings.flow == "dis":
         flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, None)  # type: ignore[call-overload]
     else:
-        sigma = 1.1 if settings.neighbours <= 5 else 1.5  # as OpenCV advises for these sizes
-        scales = (settings.pyramid_scale, settings.levels, settings.window, settings.iterations, settings.neighbours)
+        sigma = 1.1 if settings.polynomial <= 5 else 1.5  # as OpenCV advises for these sizes
+        scales = (settings.pyramid_scale, settings.levels, settings.window, settings.iterations, settings.polynomial)
         flow = cv2.calcOpticalFlowFarneback(here, there, None, *scales, sigma, 0)  # type: ignore[call-overload]
     return np.asarray(flow, np.float32)
 

@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sparsem import __version__
-from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, read_annotation
-from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_image, annotated_structures, read_annotation
+from sparsem.errors import InputError, ResumeError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
@@ -26,7 +26,7 @@ from sparsem.progress import Meter, tell
 from sparsem.settings import differences
 from sparsem.stage import fingerprint_of
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Volume, write_atomically
+from sparsem.store.volume import write_atomically
 from sparsem.tiles.context import scaled_shape, shrink, shrink_mask
 from sparsem.tiles.targets import interior_and_boundary, shrink_labels
 
@@ -125,7 +125,7 @@ def learning_slices(
     inputs: dict[str, Any] = {}
     for number, sample in enumerate(samples, 1):
         annotations = {one: read_annotation(sample, one) for one in _annotated(structures, settings)}
-        image = _image_of(sample, annotations, settings.image)
+        image = annotated_image(sample, annotations, settings.image)
         factors = recipe.factors(image.voxel_size)
         inputs |= {f"image {number}": image.fingerprint}
         inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
@@ -162,18 +162,6 @@ def _target(
     labels, known = (shrink_labels(one, factors) for one in annotation.objects(index))
     width_px = settings.boundary_nm / min(recipe.pixel_nm) if settings.boundary_nm else BOUNDARY_PX
     return interior_and_boundary(labels, known, width_px, outlined=annotation.ignore == 0)
-
-
-def _image_of(sample: Sample, annotations: Mapping[str, LabelledSlices], name: str | None) -> Volume:
-    """The image to learn from: the one that all structures were annotated on, unchanged since."""
-    name = name or next(iter(annotations.values())).image
-    image = sample.image(name)
-    for structure, one in annotations.items():
-        if one.image != name:
-            raise SampleError(f"'{structure}' of {sample.path.name} was annotated on the image '{one.image}', not on '{name}'.")
-        if one.image_fingerprint != image.fingerprint:
-            raise SampleError(f"The image '{name}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew.")
-    return image
 
 
 def training_needs(slices: Sequence[LearningSlice], settings: TrainSettings, device: torch.device) -> Needs:

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotations import UNKNOWN
+from sparsem.regions import at_shape
 from sparsem.tiles.context import scaled_shape
 
 
 def shrink_labels(labels: NDArray[Any], factors: tuple[float, float]) -> NDArray[Any]:
     """Labels at the network's scale: the one in the middle of every pixel; an id is never interpolated."""
-    shape = scaled_shape((labels.shape[0], labels.shape[1]), factors)
-    y, x = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, labels.shape, strict=True))
-    return labels[np.ix_(y, x)]
+    return at_shape(labels, scaled_shape((labels.shape[0], labels.shape[1]), factors))
 
 
 def interior_and_boundary(labels: NDArray[Any], known: NDArray[np.bool_], width_px: float, outlined: bool) -> NDArray[np.uint8]:

@@ -1,0 +1,100 @@
+"""Which way labels go through a stack: from every labelled slice up and down to its labelled neighbours, and what they leave on disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.cells.propagate import Front
+from sparsem.cells.separate import Seeds
+from sparsem.stage import Arrays, fingerprint_of, link_arrays
+
+FARTHEST = 60_000.0  # costs are kept in half precision; what is farther is all the same
+
+
+class Leg(NamedTuple):
+    """Slices start..stop (exclusive) that labels cross without a rest, upward (step 1) or downward (-1).
+
+    Attributes:
+        source: which of the labelled slices they come from.
+        begins: that slice is the first of the leg.
+    """
+
+    source: int
+    step: int
+    start: int
+    stop: int
+    begins: bool
+
+
+def legs(z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]) -> list[list[Leg]]:
+    """The chains of legs from the labelled slices ``z``, cut at z-blocks, each as far as slices are wanted."""
+    chains = []
+    for index, here in enumerate(z):
+        above = z[index + 1] if index + 1 < len(z) else n_slices
+        below = z[index - 1] if index else -1
+        top = max((one for one in range(here, above) if wanted[one]), default=None)
+        bottom = min((one for one in range(below + 1, here + 1) if wanted[one]), default=None)
+        if top is not None:
+            cuts = pairwise([here, *range((here // depth + 1) * depth, top + 1, depth), top + 1])
+            chains.append([Leg(index, 1, start, stop, start == here) for start, stop in cuts])
+        if bottom is not None:
+            cuts = pairwise([bottom, *range((bottom // depth + 1) * depth, here + 1, depth), here + 1])
+            chains.append([Leg(index, -1, start, stop, stop == here + 1) for start, stop in cuts][::-1])
+    return chains
+
+
+def slice_fingerprints(z: Sequence[int], prints: Sequence[str], n_slices: int, sources: Mapping[str, Any]) -> list[str]:
+    """What the result of each slice depends on: its labelled neighbours, or itself where it is labelled, and what all depend on."""
+    found = []
+    for one in range(n_slices):
+        below = max((index for index, labelled in enumerate(z) if labelled <= one), default=None)
+        above = min((index for index, labelled in enumerate(z) if labelled >= one), default=None)
+        around = [None if index is None else [z[index], prints[index]] for index in (below, above)]
+        found.append(fingerprint_of({**sources, "between": around}))
+    return found
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """The fronts of all slices, on disk; a picklable handle for workers."""
+
+    folder: Path
+    chains: tuple[tuple[Leg, ...], ...]
+
+    def at(self, z: int) -> dict[int, tuple[int, Front]]:
+        """Those that come to a slice: step (1 from below, -1 from above) -> the labelled slice that it comes from, and the front."""
+        found = {}
+        for chain, chained in enumerate(self.chains):
+            for number, leg in enumerate(chained):
+                if leg.start <= z < leg.stop:
+                    found[leg.step] = (leg.source, _front(link_arrays(self.folder, chain, number), z - leg.start))
+        return found
+
+
+def seeds_of_nearest(at: Mapping[int, tuple[int, Front]], z: int, labelled: Sequence[int]) -> Seeds:
+    """Of the fronts at a slice, the seeds of the one whose labelled slice is nearest; the lower of two equally near ones."""
+    return min(at.items(), key=lambda one: (abs(labelled[one[1][0]] - z), -one[0]))[1][1].seeds
+
+
+def stored(fronts: Sequence[Front]) -> Arrays:
+    """The fronts of a leg, its lowest slice first, as arrays."""
+    cost = np.stack([np.where(np.isinf(one.cost), np.inf, np.minimum(one.cost, FARTHEST)) for one in fronts])
+    seeds = [one.seeds for one in fronts]
+    return {
+        "labels": np.stack([one.labels for one in fronts]).astype(np.uint32),
+        "cost": cost.astype(np.float16),
+        "seed_slices": np.repeat(np.arange(len(seeds)), [len(one.ids) for one in seeds]),
+        "seed_ids": np.concatenate([one.ids for one in seeds]).astype(np.uint32),
+        "seed_places": np.concatenate([one.places for one in seeds]),
+    }
+
+
+def _front(arrays: Mapping[str, Any], number: int) -> Front:
+    own: NDArray[np.bool_] = np.asarray(arrays["seed_slices"][...]) == number
+    seeds = Seeds(np.asarray(arrays["seed_ids"][...])[own], np.asarray(arrays["seed_places"][...])[own])
+    return Front(np.asarray(arrays["labels"][number]), np.asarray(arrays["cost"][number]).astype(np.float32), seeds)

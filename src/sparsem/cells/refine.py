@@ -1,0 +1,79 @@
+"""From the grid of the flow to the pixels of a slice: labels enlarged without steps, limited to the mask, and what is left over.
+
+Labels and masks are (y, x); labels unsigned integers, 0 for no cell.
+"""
+
+import cc3d
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.cells.flow import numbered
+from sparsem.cells.separate import Labels, Mask
+from sparsem.regions import at_shape
+
+
+def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
+    """Labels at a finer resolution: of the four nearest grid pixels the label that weighs most, as in linear interpolation.
+
+    Only where the four differ is there anything to weigh; of equal weights the largest label wins.
+    """
+    if labels.shape == shape:
+        return labels
+    fine = at_shape(labels, shape)
+    low, high, part = zip(*(_neighbours(new, old) for new, old in zip(shape, labels.shape, strict=True)), strict=True)
+    corners = [(y, x) for y in (low[0], high[0]) for x in (low[1], high[1])]
+    mixed = _mixed(labels, low, high)
+    rows, columns = np.nonzero(mixed)
+    found = np.stack([labels[y[rows], x[columns]] for y, x in corners])  # (4, n)
+    down, right = part[0][rows], part[1][columns]
+    weights = np.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
+    votes = ((found[:, None] == found[None]) * weights[None]).sum(axis=1)  # of all corners with the same label
+    best = np.lexsort((found, votes), axis=0)[-1]
+    fine = fine.copy()
+    fine[rows, columns] = np.take_along_axis(found, best[None], axis=0)[0]
+    return fine
+
+
+def refined(labels: Labels, mask: Mask) -> Labels:
+    """Labels of the grid on the pixels of the mask; its pixels beside a label, as far as a grid pixel reaches, take that label."""
+    fine = np.where(mask, enlarged(labels, (mask.shape[0], mask.shape[1])), 0)
+    reach = -(-mask.shape[0] // labels.shape[0])
+    return grown(fine, mask, reach) if reach > 1 else fine
+
+
+def grown(labels: Labels, mask: Mask, steps: int) -> Labels:
+    """Labels spread over pixels of the mask that have none, one pixel a step; the largest of several labels wins."""
+    ids, small = numbered(labels)
+    for _ in range(steps):
+        wider = cv2.dilate(small, np.ones((3, 3), np.uint8))
+        small = np.where(mask & (small == 0), wider, small)
+    return np.asarray(ids[small])
+
+
+def with_islands(labels: Labels, mask: Mask, base: int, least_px: int) -> NDArray[np.uint32]:
+    """What is in the mask and in no cell: connected parts get labels from ``base`` + 1; those under ``least_px`` are dropped."""
+    parts = cc3d.connected_components((mask & (labels == 0)).view(np.uint8), connectivity=8).astype(np.uint32)
+    pixels = np.bincount(parts.ravel())
+    kept = pixels >= max(1, least_px)
+    kept[0] = False
+    number = np.where(kept, base + np.cumsum(kept), 0).astype(np.uint32)
+    return np.where(labels == 0, number[parts], labels).astype(np.uint32)
+
+
+def _neighbours(new: int, old: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """For each of ``new`` pixels the two of ``old`` whose centres are nearest, and how far it is on the way from one to the other."""
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    low = np.clip(np.floor(centre).astype(int), 0, old - 1)
+    high = np.clip(low + 1, 0, old - 1)
+    return low, high, np.clip(centre - low, 0, 1)
+
+
+def _mixed(labels: Labels, low: tuple[NDArray[np.int64], ...], high: tuple[NDArray[np.int64], ...]) -> Mask:
+    """Fine pixels whose four nearest grid pixels do not have one label; found on the grid, then enlarged."""
+    ahead = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
+    unlike = np.zeros(labels.shape, bool)
+    for corner in (ahead[1:, :-1], ahead[:-1, 1:], ahead[1:, 1:]):
+        unlike |= corner != labels
+    # The four lie at low and low + 1; where low is clipped at the near edge, its own row or column stands for both.
+    return np.asarray(unlike[np.ix_(low[0], low[1])])

@@ -1,0 +1,238 @@
+"""The stage ``cells``: a network's interior and boundary, and a few labelled slices, become cells in every slice.
+
+From every labelled slice labels travel up and down to its neighbours, slice by slice (``propagate``): the only sequential work, on
+the flow's grid, every direction of every interval on its own. Each slice is then separated by itself and brought to full resolution.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sparsem.annotations import LabelledSlices, annotated_image, read_annotation
+from sparsem.cells.doubt import Place, doubt, nearer, places_of_doubt
+from sparsem.cells.flow import on_grid
+from sparsem.cells.intervals import Fronts, Leg, legs, seeds_of_nearest, slice_fingerprints, stored
+from sparsem.cells.propagate import ByArrival, ByFlow, ByFrame, Carrier, CarrySettings, Front, View
+from sparsem.cells.refine import enlarged, refined, with_islands
+from sparsem.cells.separate import CARRIED, WAYS, Evidence, Labels, Mask, separated
+from sparsem.errors import InputError, SampleError
+from sparsem.execution import HERE, Execution, Needs
+from sparsem.geometry import ZBlock
+from sparsem.regions import at_shape
+from sparsem.stage import Arrays, BlockResult, Stage
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
+
+FOREGROUND = 128  # of probabilities on disk: round(255 p) for p >= 0.5
+MOST_IDS = 65_000  # in one slice: OpenCV carries 16 bit
+MOST_ISLANDS = 2**20  # in one slice
+DTYPES = (np.uint32, np.uint8)  # of regions and doubt
+
+Way = Literal["arrival", "per_frame", "selective", "mask_flow", "flow", "mask_border", "mask"]
+
+
+class CellsSettings(CarrySettings):
+    """How cells are separated."""
+
+    cells: str = Field("cells", description="the annotation of cells; the network's output is NAME-interior and NAME-boundary")
+    way: Way = Field("arrival", description="how cells are told apart: arrival, or one of the six ways of Table 2")
+    out: str | None = Field(None, description="name of the result; that of the annotation if not given")
+    image: str | None = Field(None, description="image for the optical flow; the newest one if not given")
+    rim_nm: float = Field(20, ge=0, description="borders so near to the outline of all cells do not cut (the paper: 5 px)")
+    least_iou: float = Field(
+        0.3, ge=0, lt=1, description="a region keeps its cell's name if it overlaps that much with what flow brought of the cell"
+    )
+    speck_nm2: float = Field(2500, ge=0, description="islands of a smaller area are dropped")
+
+    @property
+    def name(self) -> str:
+        """Of the result."""
+        return self.out or self.cells
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is separated from what: a picklable handle for workers."""
+
+    sample: Sample
+    image: Volume
+    interior: Volume
+    boundary: Volume
+    settings: CellsSettings
+    grid: tuple[int, int]
+    z: tuple[int, ...]
+    base: int
+
+    @property
+    def pixel_nm(self) -> float:
+        """Edge of a grid pixel."""
+        _, y, x = self.image.shape
+        voxel = self.image.voxel_size
+        return float(np.sqrt(voxel.y * y / self.grid[0] * voxel.x * x / self.grid[1]))
+
+    @property
+    def carrier(self) -> Carrier:
+        """How labels are carried."""
+        if self.settings.way == "arrival":
+            return ByArrival(self.settings, self.image.voxel_size.z / self.pixel_nm)
+        return ByFrame(self.settings) if self.settings.way == "per_frame" else ByFlow(self.settings)
+
+    def views(self, slices: slice) -> list[View]:
+        """Slices on the grid; one volume after the other, so that one is in memory at full resolution."""
+        image, interior, boundary = (
+            [on_grid(one, self.grid) for one in volume.read(slices)] for volume in (self.image, self.interior, self.boundary)
+        )
+        rim = self.settings.rim_nm / self.pixel_nm
+        odds = ((_unit(inside), _unit(edge)) for inside, edge in zip(interior, boundary, strict=True))
+        return [View(picture, *both, rim) for picture, both in zip(image, odds, strict=True)]
+
+    def pixels_of(self, area_nm2: float) -> int:
+        """How many pixels of the slice an area is."""
+        return round(area_nm2 / (self.image.voxel_size.y * self.image.voxel_size.x))
+
+    def labelled(self, index: int) -> tuple[Labels, Mask]:
+        """Ids of a labelled slice, and where they are known, at full resolution."""
+        return read_annotation(self.sample, self.settings.cells).objects(index)
+
+
+def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Execution = HERE) -> list[str]:
+    """Write ``labels/NAME-regions``: in every slice each cell under its annotated id, and every island under a number above all ids.
+
+    Also ``probabilities/NAME-doubt``: where labels from the two sides disagree. ``track`` then joins islands to cells.
+
+    A labelled slice that was corrected or added has only the slices up to its labelled neighbours done again.
+
+    Args:
+        sample: with an annotation of cells and what ``predict`` made of a model trained with ``cells``.
+        settings: way, flow, seeds.
+        on: how the work is spread; directions of intervals run in parallel, then blocks.
+
+    Returns:
+        The paths of the volumes in the sample.
+
+    Raises:
+        SampleError: no such annotation or probabilities, or the annotation belongs to another image.
+        InputError: no labelled slice holds a cell, or ids that leave no room for islands.
+        ResumeError: there is a result of other settings, and ``on.overwrite`` is not set.
+        ResourceError: a block does not fit into memory.
+    """
+    annotation = read_annotation(sample, settings.cells)
+    image = annotated_image(sample, {settings.cells: annotation}, settings.image)
+    interior, boundary = (_probability(sample, f"{settings.cells}-{what}") for what in ("interior", "boundary"))
+    prints, base = _fingerprints(annotation, settings.cells)
+    job = Job(sample, image, interior, boundary, settings, settings.grid_of(image.shape[1:]), annotation.z, base)
+    outputs, z = _outputs(settings.name, image), annotation.z
+    same = {"image": image.fingerprint, "interior": interior.fingerprint, "boundary": boundary.fingerprint}
+    inputs = {**same, "annotation": annotation.fingerprint}
+    with Stage(sample, f"cells-{settings.name}", settings, inputs, outputs, on, _needs(job, outputs)) as stage:
+        own = slice_fingerprints(z, prints, image.shape[0], {**same, **settings.model_dump(mode="json")})
+        before = [one for block in stage.replaced() for one in block["slices"]]
+        wanted = [not any(one["made from"] == made_from for one in before[z : z + 1]) for z, made_from in enumerate(own)]
+        chains = legs(z, image.shape[0], image.block_depth, wanted)
+        fronts = Fronts(stage.chain(f"{stage.name}, labels travel", _carry, chains, job), tuple(map(tuple, chains)))
+        stage.map(_separate_block, image.blocks(), job, fronts, of_block=lambda block: (own[block.own], before[block.own]))
+    return [output.path for output in outputs]
+
+
+def _carry(leg: Leg, before: Arrays | None, job: Job) -> Arrays:
+    """Labels cross a leg; beside the fronts, their state at its end is kept for the next one."""
+    carrier, fronts = job.carrier, []
+    state = {name.removeprefix("state-"): array for name, array in before.items()} if before is not None else None
+    for view in job.views(slice(leg.start, leg.stop))[:: leg.step]:
+        if state is None:
+            labels, known = (at_shape(one, job.grid) for one in job.labelled(leg.source))
+            state = dict(carrier.begin(labels, known, view))
+        else:
+            state = dict(carrier.advance(state, view))
+        fronts.append(carrier.front(state))
+    return {**stored(fronts[:: leg.step]), **{f"state-{name}": array for name, array in (state or {}).items()}}
+
+
+def _separate_block(block: ZBlock, job: Job, fronts: Fronts, slices: tuple[list[str], list[dict[str, Any]]]) -> BlockResult:
+    own, before = slices
+    paths = [output.path for output in _outputs(job.settings.name, job.image)]
+    masks = job.interior.read(block.own) >= FOREGROUND
+    alone = job.settings.way in WAYS and job.settings.way not in CARRIED  # slices are separated one by one, not on the way
+    views = job.views(block.own) if alone else [None] * len(masks)
+    kept = [any(one["made from"] == made_from for one in before[n : n + 1]) for n, made_from in enumerate(own)]
+    made = [Volume(job.sample.path / path).read(block.own) for path in paths] if any(kept) else [np.empty(masks.shape, d) for d in DTYPES]
+    places = [one["places"] for one in before] + [[]] * (len(own) - len(before))
+    for n, z in enumerate(range(block.start, block.stop)):
+        if not kept[n]:
+            made[0][n], made[1][n], places[n] = _separate_slice(z, masks[n], views[n], fronts.at(z), job)
+    summary = [{"made from": made_from, "places": found} for made_from, found in zip(own, places, strict=True)]
+    return dict(zip(paths, made, strict=True)), {"slices": summary}
+
+
+Separated = tuple[NDArray[np.uint32], NDArray[np.uint8], list[Place]]
+
+
+def _separate_slice(z: int, mask: Mask, view: View | None, fronts: dict[int, tuple[int, Front]], job: Job) -> Separated:
+    """Regions and doubt of one slice at full resolution, and its places of doubt in pixels of the slice."""
+    below, above = (fronts[step if step in fronts else -step][1] for step in (1, -1))
+    shape, speck = (mask.shape[0], mask.shape[1]), job.pixels_of(job.settings.speck_nm2)
+    if z in job.z:
+        labels, known = job.labelled(job.z.index(z))
+        labels = np.where(known, labels, refined(below.labels, mask & ~known))
+        return with_islands(labels, mask & ~known, job.base, speck), np.zeros(shape, np.uint8), []
+    labels = nearer(below, above).labels
+    if view is not None:
+        seeds = seeds_of_nearest(fronts, z, job.z)
+        labels = separated(job.settings.way, Evidence(view.interior, view.boundary, labels, seeds, view.rim), job.settings.least_iou)
+    if job.settings.way == "flow":
+        mask = enlarged(labels, shape) > 0
+    regions = with_islands(refined(labels, mask), mask, job.base, speck)
+    in_cells = at_shape(mask, job.grid)
+    doubtful = np.round(255 * doubt(below, above) * in_cells).astype(np.uint8)
+    scale = [full / small for full, small in zip(shape, job.grid, strict=True)]
+    places = [place.enlarged(*scale) for place in places_of_doubt(below, above, in_cells)]
+    return regions, at_shape(doubtful, shape), places
+
+
+def _probability(sample: Sample, name: str) -> Volume:
+    if name not in sample.names("probabilities"):
+        cells = name.rpartition("-")[0]
+        raise SampleError(
+            f"{sample.path.name} has no probabilities/{name}; train with --cells {cells} and predict with that model before cells."
+        )
+    return sample.volume("probabilities", name)
+
+
+def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int]:
+    """Of the labelled slices one by one, and the largest id in them."""
+    prints, largest = [], 0
+    for index, z in enumerate(annotation.z):
+        labels, known = annotation.objects(index)
+        largest = max(largest, int(labels.max(initial=0)))
+        count = len(np.unique(labels))
+        if count > MOST_IDS:
+            raise InputError(f"Slice {z} of '{name}' holds {count} cells; at most {MOST_IDS} in one slice can be told apart.")
+        prints.append(hashlib.blake2b(np.where(known, labels, 2**32).tobytes(), digest_size=16).hexdigest())
+    if not largest:
+        raise InputError(f"No labelled slice of '{name}' holds a cell: check the annotation, --classes and --ignore.")
+    if largest > 2**32 - MOST_ISLANDS:
+        raise InputError(f"'{name}' has the id {largest}; ids up to {2**32 - MOST_ISLANDS} leave room for islands. Renumber the cells.")
+    return prints, largest
+
+
+def _outputs(name: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
+    frame = (image.voxel_size, image.block_depth)
+    regions = volume_spec(f"labels/{name}-regions", image.shape, DTYPES[0], Kind.LABELS, *frame)
+    return regions, volume_spec(f"probabilities/{name}-doubt", image.shape, DTYPES[1], Kind.PROBABILITY, *frame)
+
+
+def _needs(job: Job, outputs: Sequence[VolumeSpec]) -> Needs:
+    n, y, x = job.image.shape
+    small = job.grid[0] * job.grid[1]
+    block = job.image.block_depth * (y * x * 7 + small * 24) + y * x * 40 + small * 200
+    disk = outputs[0].nbytes // 16 + outputs[1].nbytes // 8 + 2 * n * small * 3
+    return Needs(ram=block, disk=disk, smaller="import with a smaller --block-depth, or use fewer --workers")
+
+
+def _unit(probability: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return probability.astype(np.float32) / np.float32(255)
