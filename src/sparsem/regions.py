@@ -42,6 +42,15 @@ def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = No
     return _counted(one[starts], two[starts], lengths)
 
 
+def sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
+    """The labels of a map but 0, ascending, and how many pixels each has; runs are counted, not pixels."""
+    flat = _flat(labels, None)
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]])) if flat.size else np.empty(0, int)
+    ids, which = np.unique(flat[starts], return_inverse=True)
+    pixels = np.bincount(which, weights=np.diff(starts, append=flat.size), minlength=len(ids)).astype(np.int64)
+    return ids[ids > 0], pixels[ids > 0]
+
+
 def at_shape(labels: Labels, shape: tuple[int, int]) -> Labels:
     """A label map (y, x) at another resolution: the label in the middle of every pixel; an id is never interpolated."""
     y, x = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, labels.shape, strict=True))

@@ -266,6 +266,18 @@ class Stage:
                         meter.step()
 
 
+def finished(sample: Sample, name: str) -> list[dict[str, Any]]:
+    """Summaries of the blocks of a finished stage.
+
+    Raises:
+        SampleError: it was not finished, or its record is damaged.
+    """
+    file = sample.path / ".sparsem" / "stages" / f"{name}.json"
+    if not file.exists():
+        raise SampleError(f"'{name}' is not finished in {sample.path.name}; run it again.")
+    return list(_read_json(file)["summaries"])
+
+
 def link_arrays(folder: Path, chain: int, number: int) -> Mapping[str, "zarr.Array[Any]"]:
     """What a link of a chain returned, name to array on disk."""
     group = zarr.open_group(store=folder / f"{chain}-{number}", mode="r")

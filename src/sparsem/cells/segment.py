@@ -166,7 +166,7 @@ def _separate_block(block: ZBlock, job: Job, fronts: Fronts, slices: tuple[list[
         if not kept[n]:
             made[0][n], made[1][n], places[n] = _separate_slice(z, masks[n], views[n], fronts.at(z), job)
     summary = [{"made from": made_from, "places": found} for made_from, found in zip(own, places, strict=True)]
-    return dict(zip(paths, made, strict=True)), {"slices": summary}
+    return dict(zip(paths, made, strict=True)), {"slices": summary, "base": job.base, "labelled": list(job.z)}
 
 
 Separated = tuple[NDArray[np.uint32], NDArray[np.uint8], list[Place]]

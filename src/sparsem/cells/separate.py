@@ -76,11 +76,11 @@ def by_mask_and_flow(evidence: Evidence) -> Labels:
 def selective(evidence: Evidence) -> Labels:
     """The mask, cut along the network's borders; and where a part then still holds several cells, along those of the flow."""
     mask = _mask(evidence)
-    cut = (evidence.boundary >= 0.5) & (_depth(mask) > evidence.rim)
+    cut = (evidence.boundary >= 0.5) & _inner(mask, evidence.rim)
     parts, count = _parts(mask & ~cut)
     crowded = np.bincount(_at(parts, evidence.seeds.places), minlength=count + 1) > 1
     crowded[0] = False
-    more = edges(evidence.carried) & crowded[parts] & (_depth(mask & ~cut) > evidence.rim)
+    more = edges(evidence.carried) & crowded[parts] & _inner(mask & ~cut, evidence.rim)
     return flooded(mask, cut | more, evidence.seeds)
 
 
@@ -193,15 +193,23 @@ def _mask(evidence: Evidence) -> Mask:
     return np.asarray(evidence.interior >= 0.5)
 
 
+def _inner(mask: Mask, rim: float) -> Mask:
+    """Farther than that from the outline; the edge of the picture is none."""
+    return np.asarray(_depth(mask, edge_is_outside=False) > rim)
+
+
 def _parts(mask: Mask) -> tuple[NDArray[Any], int]:
     """Connected parts, numbered from 1; neighbours share an edge, as in the watershed."""
     parts, count = cc3d.connected_components(mask.view(np.uint8), connectivity=4, return_N=True)
     return parts, int(count)
 
 
-def _depth(mask: Mask) -> NDArray[np.float32]:
-    """Distance to the nearest pixel outside of the mask."""
-    return np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+def _depth(mask: Mask, edge_is_outside: bool = True) -> NDArray[np.float32]:
+    """Distance to the nearest pixel outside of the mask, beyond the picture too: what it cuts is not deepest in its corners."""
+    outside = (1,) * 4 if edge_is_outside else (0,) * 4
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), *outside, cv2.BORDER_CONSTANT, value=0)
+    depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    return depth[1:-1, 1:-1] if edge_is_outside else depth
 
 
 def _at(picture: NDArray[Any], places: NDArray[np.float64]) -> NDArray[Any]:

@@ -1,0 +1,193 @@
+"""The stage ``track``: islands get the identity of their cell, and a list says where to look."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sparsem.cells.look import Look, area_jumps, disagreements
+from sparsem.cells.track import Links, Tracks, links, renamed, resolve
+from sparsem.errors import SampleError
+from sparsem.execution import HERE, Execution, Needs
+from sparsem.geometry import ZBlock
+from sparsem.regions import sizes
+from sparsem.settings import Settings
+from sparsem.stage import BlockResult, Stage, finished
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, Volume, volume_spec
+
+PLACES = 100  # rows of the list of where to look
+
+
+class TrackSettings(Settings):
+    """How islands are followed."""
+
+    cells: str = Field("cells", description="name of the result of cells; also that of the result")
+    window_px: int = Field(512, ge=8, description="edge of the square around an island in which it is compared with other regions")
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What ``track`` found.
+
+    Attributes:
+        cells: identities in the result, islands of no cell left out.
+        islands: tracks of islands.
+        orphans: those of them that never meet a cell.
+        look: where to look, the largest area first.
+    """
+
+    cells: int
+    islands: int
+    orphans: int
+    look: tuple[Look, ...]
+
+
+def track(sample: Sample, settings: TrackSettings = TrackSettings(), on: Execution = HERE) -> Tracked:
+    """Write ``labels/NAME``: every cell with its protrusions under one identity; islands of no cell under identities above all ids.
+
+    Also ``tables/tracks_NAME``, one row a track of islands; ``tables/links_NAME``, one row a pair of overlapping regions of
+    neighbouring slices of which one is an island, so that splits and mergers are all there; ``tables/look_NAME``, where to look.
+
+    Args:
+        sample: with ``labels/NAME-regions``, as ``cells`` writes it.
+        settings: which, and the window.
+        on: how the work is spread; pairs of slices are compared in parallel, the graph is resolved here.
+
+    Raises:
+        SampleError: there are no such regions.
+        ResumeError: there is a result of other regions or settings, and ``on.overwrite`` is not set.
+        ResourceError: a block does not fit into memory.
+    """
+    name = settings.cells
+    if f"{name}-regions" not in sample.names("labels"):
+        raise SampleError(f"{sample.path.name} has no labels/{name}-regions; run 'sparsem cells {sample.path.name}' first.")
+    regions = sample.volume("labels", f"{name}-regions")
+    made = _made_by_cells(sample, name)
+    base = int(made["base"])
+    output = volume_spec(f"labels/{name}", regions.shape, np.uint32, Kind.LABELS, regions.voxel_size, regions.block_depth)
+    inputs = {"regions": regions.fingerprint}
+    needs = _needs(regions)
+    with Stage(sample, f"links-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:
+        blocks = stage.map(_link_block, regions.blocks(halo=1), regions, base, settings.window_px)
+    islands = [count for block in blocks for count in block["islands"]]
+    pairs = [_links_of(rows) for block in blocks for rows in block["links"]]
+    tracks = resolve(pairs, islands, base)
+    with Stage(sample, f"track-{name}", settings, inputs, [output], on, replace(needs, disk=output.nbytes // 16)) as stage:
+        named = partial(_identities_in, tracks)
+        done = stage.map(_name_block, regions.blocks(), regions, base, of_block=named)
+    areas = [{int(cell): pixels for cell, pixels in one.items()} for block in done for one in block["areas"]]
+    look = _look(sample, name, made, areas, base)
+    sample.write_table(f"tracks_{name}", track_table(tracks, [one for block in blocks for one in block["pixels"]], regions, base))
+    sample.write_table(f"links_{name}", link_table(pairs, tracks, base))
+    sample.write_table(f"look_{name}", look_table(look))
+    orphans = np.unique(tracks.identity[tracks.identity > base]).size
+    found = {cell for one in areas for cell in one if cell <= base}
+    return Tracked(len(found), len(tracks.identity), orphans, tuple(look))
+
+
+def track_table(tracks: Tracks, pixels: Sequence[Sequence[int]], regions: Volume, base: int) -> pa.Table:
+    """One row a track of islands: its identity, where it runs, how large it is, and whether it belongs to a cell.
+
+    Args:
+        tracks: what ``resolve`` found.
+        pixels: of every island, slice by slice.
+        regions: for the voxel size.
+        base: identities above it are those of no cell.
+    """
+    count = len(tracks.identity)
+    first, last = np.full(count, len(pixels)), np.full(count, -1)
+    slices, voxels = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for z, (of_slice, islands) in enumerate(zip(tracks.of_slice, pixels, strict=True)):
+        first[of_slice] = np.minimum(first[of_slice], z)
+        last[of_slice] = z
+        slices[np.unique(of_slice)] += 1
+        np.add.at(voxels, of_slice, np.asarray(islands, np.int64))
+    columns = {"track": np.arange(count), "identity": tracks.identity, "in_cell": tracks.identity <= base, "first_z": first, "last_z": last}
+    return pa.table({**columns, "slices": slices, "voxels": voxels, "volume_um3": voxels * regions.voxel_size.volume_um3})
+
+
+def link_table(pairs: Sequence[Links], tracks: Tracks, base: int) -> pa.Table:
+    """One row a pair of overlapping regions of slice ``z`` and the next of which one is an island; ``used`` says that it is followed."""
+    z = np.repeat(np.arange(len(pairs)), [len(one.lower) for one in pairs])
+    columns: dict[str, Any] = {"z": z}
+    for side, shift in (("lower", 0), ("upper", 1)):
+        regions = [getattr(one, side) for one in pairs]
+        names = [
+            renamed(region, tracks.identity[of], base) for region, of in zip(regions, tracks.of_slice[shift:], strict=False)
+        ]  # pairs and slices run out together
+        columns |= {f"{side}_region": _joined(regions), f"{side}_identity": _joined(names)}
+    used = [one.continues | one.goes_over for one in pairs]
+    return pa.table({**columns, "shared_px": _joined([one.pixels for one in pairs]), "used": _joined(used)})
+
+
+def look_table(look: Sequence[Look]) -> pa.Table:
+    """One row a place, the one that is worth most first."""
+    columns = {name: [getattr(one, name) for one in look] for name in Look._fields}
+    return pa.table({"rank": np.arange(1, len(look) + 1), **columns})
+
+
+def _link_block(block: ZBlock, regions: Volume, base: int, window_px: int) -> BlockResult:
+    labels = regions.read(slice(block.start, block.read_stop))
+    own = labels[: block.stop - block.start]
+    found = [links(lower, upper, base, window_px) for lower, upper in pairwise(labels)]
+    pixels = [np.bincount(np.where(one > base, one - base, 0).ravel())[1:].tolist() for one in own]
+    rows = [[column.tolist() for column in one] for one in found]
+    return {}, {"links": rows, "islands": [len(one) for one in pixels], "pixels": pixels}
+
+
+def _identities_in(tracks: Tracks, block: ZBlock) -> list[NDArray[np.uint32]]:
+    """Of the islands of a block's slices."""
+    return [tracks.identity[one] for one in tracks.of_slice[block.own]]
+
+
+def _links_of(rows: Sequence[Sequence[Any]]) -> Links:
+    kinds = (np.uint32, np.uint32, np.int64, bool, bool)
+    return Links(*(np.array(column, kind) for column, kind in zip(rows, kinds, strict=True)))
+
+
+def _name_block(block: ZBlock, regions: Volume, base: int, identities: Sequence[Any]) -> BlockResult:
+    labels = regions.read(block.own)
+    areas: list[dict[str, int]] = []
+    for number, identity in enumerate(identities):
+        labels[number] = renamed(labels[number], identity, base)
+        areas.append({str(cell): int(pixels) for cell, pixels in zip(*sizes(labels[number]), strict=True)})
+    path = "labels/" + regions.directory.name.removesuffix("-regions")
+    return {path: labels}, {"areas": areas}
+
+
+def _look(sample: Sample, name: str, made: dict[str, Any], areas: Sequence[dict[int, int]], base: int) -> list[Look]:
+    """Disagreements that ``cells`` saw, and jumps of area in the result, the largest first."""
+    voxel = sample.voxel_size
+    pixel_um2 = voxel.y * voxel.x * 1e-6
+    found = disagreements(made["places"], made["labelled"], pixel_um2)
+    volume = sample.volume("labels", name)
+    for z, cell, change in area_jumps([{cell: area for cell, area in one.items() if cell <= base} for one in areas], PLACES):
+        before, after = (one == cell for one in volume.read(slice(z - 1, z + 1)))
+        changed = np.pad(before != after, 1).astype(np.uint8)
+        depth = cv2.distanceTransform(changed, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        found.append(Look("jump", z, int(y), int(x), cell, 0, change * pixel_um2, 1))
+    return sorted(found, key=lambda one: (-one.area_um2, one.z, one.first, one.second))[:PLACES]
+
+
+def _made_by_cells(sample: Sample, name: str) -> dict[str, Any]:
+    """What ``cells`` left beside the regions: the largest id, the labelled slices, the places of doubt."""
+    blocks = finished(sample, f"cells-{name}")
+    return {**blocks[0], "places": [one["places"] for block in blocks for one in block["slices"]]}
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _needs(regions: Volume) -> Needs:
+    _, y, x = regions.shape
+    return Needs(ram=y * x * (4 * (regions.block_depth + 1) + 48), smaller="import with a smaller --block-depth, or use fewer --workers")
