@@ -23,9 +23,10 @@ LAYERS = [
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train",
     "predict",
-    "cells cells.flow cells.arrival",
+    "cells cells.flow cells.arrival cells.separate cells.propagate cells.refine cells.doubt cells.intervals cells.segment",
+    "cells.track cells.look cells.identify",
     "report report.figures",
-    "study",
+    "study experiment",
     "cli.options cli.commands cli __main__",
 ]
 ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]

@@ -36,7 +36,7 @@ def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = No
         raise ValueError(f"label maps of {first.shape} and {second.shape} cannot be compared")
     one, two = (_flat(labels, known) for labels in (first, second))
     if not one.size:
-        return Overlaps(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64))
+        return added([])
     starts = np.concatenate([[0], np.flatnonzero((one[1:] != one[:-1]) | (two[1:] != two[:-1])) + 1])
     lengths = np.diff(starts, append=one.size)
     return _counted(one[starts], two[starts], lengths)
@@ -59,6 +59,8 @@ def at_shape(labels: Labels, shape: tuple[int, int]) -> Labels:
 
 def added(parts: Sequence[Overlaps]) -> Overlaps:
     """The overlaps of a whole from those of its parts."""
+    if not parts:
+        return Overlaps(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64))
     first, second, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
     return _counted(first, second, counts)
 

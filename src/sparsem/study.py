@@ -4,7 +4,7 @@ Every stage resumes on its own, so running a study again does what is left and n
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from sparsem.annotations import UNKNOWN, AnnotationSettings, annotated_structures, import_annotation
+from sparsem.cells.identify import Tracked, TrackSettings, track
+from sparsem.cells.segment import CellsSettings, cells
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
@@ -22,7 +24,7 @@ from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
-from sparsem.report.figures import ComparedSlice, comparison, dice_along_z
+from sparsem.report.figures import ComparedCells, ComparedSlice, cells_beside_truth, comparison, dice_along_z
 from sparsem.score.against import Scores, ScoreSettings, score
 from sparsem.settings import Settings, parse, read_toml
 from sparsem.store.readers import open_source
@@ -71,6 +73,8 @@ class StudySettings(Settings):
     annotate: dict[str, AnnotateStep] = Field(min_length=1, description="labelled slices by structure")
     train: TrainStep = Field(TrainStep(), description="the network")
     predict: PredictSettings = Field(PredictSettings(), description="prediction")
+    cells: CellsSettings | None = Field(None, description="separation of cells; runs where [train] has cells = NAME")
+    track: TrackSettings | None = Field(None, description="tracking of protrusions")
     score: dict[str, ScoreStep] = Field({}, description="truth by structure")
     export: ExportStep | None = Field(None, description="TIFF files")
 
@@ -82,6 +86,7 @@ class StudyResult:
     sample: Sample
     model: Path
     volumes: tuple[str, ...]
+    cells: Tracked | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 
@@ -95,12 +100,20 @@ def read_study(path: str | Path) -> StudySettings:
     path = Path(path)
     study = parse(StudySettings, read_toml(path), path.name)
     cells = study.train.cells
+    if (study.cells or study.track) and not cells:
+        raise SettingsError(f"{path.name}: [cells] and [track] need a network that knows cells; add cells = 'cells' to [train].")
+    if study.cells and study.cells.cells != cells:
+        raise SettingsError(f"{path.name}: [cells] separates '{study.cells.cells}', but [train] learns '{cells}'; give both one name.")
     known = list(study.train.structure) or ([] if cells else structures_of(study))
-    known += [f"{cells}-interior", f"{cells}-boundary"] if cells else []
+    known += [f"{cells}-interior", f"{cells}-boundary", _separation(study).name] if cells else []
     missing = [name for name in study.score if name not in known]
     if missing:
         raise SettingsError(f"{path.name}: [score.{missing[0]}] has no structure to score; trained are {', '.join(known)}.")
     return study
+
+
+def _separation(study: StudySettings) -> CellsSettings:
+    return study.cells or CellsSettings(cells=study.train.cells or "cells")
 
 
 def structures_of(study: StudySettings) -> list[str]:
@@ -109,7 +122,7 @@ def structures_of(study: StudySettings) -> list[str]:
 
 
 def run(path: str | Path, on: Execution = HERE) -> StudyResult:
-    """Walk the whole path of a study.toml: import, annotate, train, predict, score, export; what is done stays done.
+    """Walk the whole path of a study.toml: import, annotate, train, predict, cells, track, score, export; what is done stays done.
 
     Raises:
         SettingsError: the file is not a study.
@@ -125,11 +138,18 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     model = here / study.train.out
     train([sample], model, _plain(TrainSettings, study.train), on)
     volumes = predict(sample, model, study.predict, on)
+    tracked = None
+    if study.train.cells:
+        separation = _separation(study)
+        volumes += cells(sample, separation, on)
+        tracked = track(sample, (study.track or TrackSettings()).model_copy(update={"cells": separation.name}), on)
+        volumes.append(f"labels/{separation.name}")
     scores = {name: score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on) for name, step in study.score.items()}
-    names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
     folder = here / study.export.folder if study.export else None
-    files = [_export(sample, name, folder / f"{name}.tif", on) for name in names] if folder else []
-    return StudyResult(sample, model, tuple(volumes), scores, tuple(files))
+    names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
+    results = [name for name in names if not (study.train.cells and name.startswith(f"{study.train.cells}-"))]  # not what led to cells
+    files = [_export(sample, name, folder / f"{name}.tif", on) for name in results] if folder else []
+    return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files))
 
 
 def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:
@@ -177,7 +197,7 @@ def _plain(model: type[Any], step: Settings) -> Any:
 
 DEMO_STRUCTURES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 DEMO_PHANTOM = PhantomSettings(shape=(64, 512, 512), voxel_nm=(16, 16, 16), cells=6, seed=1)
-DEMO_TRAINING = TrainSettings(structure=DEMO_STRUCTURES, updates=2200)
+DEMO_TRAINING = TrainSettings(structure=DEMO_STRUCTURES, cells="cells", updates=2200)
 
 
 def demo(
@@ -189,8 +209,8 @@ def demo(
 ) -> StudyResult:
     """The main job on a phantom, as a microscopist would do it, in a folder that can be looked at.
 
-    Writes a raw TIFF stack, a folder of masks of ``labelled`` slices for each structure, and a study.toml that leads from them
-    to labels of every slice, scores against the exact truth, and pictures.
+    Writes a raw TIFF stack, a folder of masks of ``labelled`` slices for each structure and for cells, and a study.toml that leads
+    from them to labels of every slice, cells with their protrusions, scores against the exact truth, and pictures.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,38 +218,43 @@ def demo(
     if not (folder / "raw.tif").exists():
         write_tiff(truth.image("raw"), folder / "raw.tif", quiet=on.quiet)
     slices = evenly_spaced(tissue.shape[0], labelled)
-    for name in training.structure:
-        _write_masks(truth, name, slices, folder / "masks" / name)
+    for name in (*training.structure, *([training.cells] if training.cells else [])):
+        _write_masks(truth, name, slices, folder / "masks" / name, name == training.cells)
     if not (folder / "study.toml").exists():
         (folder / "study.toml").write_text(_demo_study(training), encoding="utf-8")
     result = run(folder / "study.toml", on)
-    files = (
+    dice = {name: ([one.dice for one in found.slices], found.seen) for name, found in result.scores.items() if not found.cells}
+    files = [
         comparison(_compared(result.sample, truth, training.structure, slices), folder / "overlays.png"),
-        dice_along_z(
-            {name: ([one.dice for one in found.slices], found.seen) for name, found in result.scores.items()}, folder / "dice.png"
-        ),
-    )
-    return StudyResult(result.sample, result.model, result.volumes, result.scores, (*result.files, *files))
+        dice_along_z(dice, folder / "dice.png"),
+    ]
+    if training.cells and result.cells:
+        files.append(cells_beside_truth(_compared_cells(result, truth, training.cells, slices), folder / "cells.png"))
+    return replace(result, files=(*result.files, *files))
 
 
-def _write_masks(truth: Sample, name: str, slices: list[int], folder: Path) -> None:
+def _write_masks(truth: Sample, name: str, slices: list[int], folder: Path, cells: bool) -> None:
+    """A picture a labelled slice: white on black, or the numbers of cells in 16 bit."""
     folder.mkdir(parents=True, exist_ok=True)
     for z in slices:
         file = folder / f"{name}_z{z:04d}.png"
         if file.exists():
             continue  # somebody may have improved it
-        mask = (truth.volume("truth", name).read(slice(z, z + 1))[0] > 0).astype(np.uint8) * UNKNOWN
-        cv2.imwrite(str(file), mask)
+        labels = truth.volume("truth", name).read(slice(z, z + 1))[0]
+        cv2.imwrite(str(file), labels.astype(np.uint16) if cells else (labels > 0).astype(np.uint8) * UNKNOWN)
 
 
 def _demo_study(training: TrainSettings) -> str:
     changed = {key: value for key, value in training.model_dump().items() if value != TrainSettings.model_fields[key].default}
     lines = ['sample = "sample.zarr"', "", "[import]", 'source = "raw.tif"', ""]
-    for name in training.structure:
+    for name in (*training.structure, *([training.cells] if training.cells else [])):
         lines += [f"[annotate.{name}]", f'source = "masks/{name}"', ""]
     lines += ["[train]", *(f"{key} = {_toml(value)}" for key, value in changed.items()), ""]
     for name in training.structure:
         lines += [f"[score.{name}]", f'truth = "phantom.zarr/truth/{name}"', ""]
+    if training.cells:
+        truth = f'truth = "phantom.zarr/truth/{training.cells}"'
+        lines += [f"[score.{training.cells}]", truth, "instances = true", "least_voxels = 5000", ""]
     return "\n".join([*lines, "[export]", 'folder = "results"', ""])
 
 
@@ -239,13 +264,27 @@ def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 
-def _compared(sample: Sample, truth: Sample, structures: tuple[str, ...], seen: list[int]) -> list[ComparedSlice]:
+def _unseen(seen: list[int]) -> tuple[int, int]:
     """Two slices that no training saw, as far from labelled ones as any."""
     middles = [(first + second) // 2 for first, second in pairwise(seen) if second - first > 1]
+    return middles[len(middles) // 3], middles[-1 - len(middles) // 3]
+
+
+def _compared(sample: Sample, truth: Sample, structures: tuple[str, ...], seen: list[int]) -> list[ComparedSlice]:
     rows = []
-    for z in (middles[len(middles) // 3], middles[-1 - len(middles) // 3]):
+    for z in _unseen(seen):
         own = slice(z, z + 1)
         true = {name: truth.volume("truth", name).read(own)[0] > 0 for name in structures}
         ours = {name: sample.volume("labels", name).read(own)[0] > 0 for name in structures}
         rows.append(ComparedSlice(f"slice {z}, not labelled", sample.image().read(own)[0], true, ours))
+    return rows
+
+
+def _compared_cells(result: StudyResult, truth: Sample, name: str, seen: list[int]) -> list[ComparedCells]:
+    rows = []
+    for z in _unseen(seen):
+        own = slice(z, z + 1)
+        image, ours = result.sample.image().read(own)[0], result.sample.volume("labels", name).read(own)[0]
+        places = [(one.y, one.x) for one in (result.cells.look if result.cells else ()) if one.z == z]
+        rows.append(ComparedCells(f"slice {z}, not labelled", image, truth.volume("truth", name).read(own)[0], ours, places))
     return rows

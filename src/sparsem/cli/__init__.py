@@ -18,11 +18,16 @@ COMMANDS = {
     "annotate": ("annotate", "Bring hand-labelled slices in."),
     "train": ("train", "Teach a network the structures from the labelled slices."),
     "predict": ("predict", "Find the structures in every slice."),
+    "cells": ("cells", "Tell touching cells apart in every slice, from a few labelled ones."),
+    "track": ("track", "Give every protrusion its cell, and list where to look."),
     "score": ("score", "Compare labels with truth."),
+    "experiment": ("experiment", "Answer a question by measuring: which way separates cells best?"),
     "export": ("export", "Write labels as a TIFF stack."),
     "info": ("info", "Tell what a sample holds, and what was done to it."),
     "run": ("run", "Walk the whole path from one study.toml."),
 }
+
+GROUPS = {"annotate": {"import": "annotate_import"}, "experiment": {"cells": "experiment_cells"}}
 
 
 class Verbs(TyperGroup):
@@ -48,8 +53,9 @@ class Verbs(TyperGroup):
 def _load(name: str) -> Any:
     commands = import_module("sparsem.cli.commands")
     one = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
-    if name == "annotate":
-        one.command("import")(commands.annotate_import)
+    if name in GROUPS:
+        for verb, function in GROUPS[name].items():
+            one.command(verb)(getattr(commands, function))
         one.callback(help=COMMANDS[name][1])(lambda: None)
     else:
         one.command(name)(getattr(commands, COMMANDS[name][0]))

@@ -8,9 +8,16 @@ import typer
 
 from sparsem.annotations import AnnotationSettings, annotated_structures
 from sparsem.annotations import import_annotation as _import_annotation
+from sparsem.cells.identify import TrackSettings
+from sparsem.cells.identify import track as _track
+from sparsem.cells.look import Look
+from sparsem.cells.segment import CellsSettings
+from sparsem.cells.segment import cells as _cells
 from sparsem.cli.options import Outcome, command
 from sparsem.errors import InputError
 from sparsem.execution import Execution
+from sparsem.experiment import ExperimentSettings
+from sparsem.experiment import cells_compared as _experiment
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train as _train
@@ -153,6 +160,66 @@ def predict(
     )
 
 
+@command(CellsSettings, spread=True)
+def cells(path: SamplePath, *, settings: CellsSettings, on: Execution) -> Outcome:
+    """Tell cells apart that touch and look alike, in every slice, from a few labelled ones and what the network sees of borders.
+
+    Train with --cells NAME and predict before. After a labelled slice was corrected or added, --overwrite does only the slices up to
+    its labelled neighbours again. Example: sparsem cells tumour.zarr
+    """
+    written = _cells(Sample.open(path), settings, on)
+    name = f" --cells {settings.name}" if settings.name != TrackSettings().cells else ""
+    return Outcome([f"Wrote {path}/{volume}" for volume in written], f"sparsem track {path}{name}", {"volumes": written})
+
+
+@command(TrackSettings, spread=True)
+def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcome:
+    """Give every island, the cut end of a protrusion, the identity of its cell, and list where to look.
+
+    Example: sparsem track tumour.zarr
+    """
+    found = _track(Sample.open(path), settings, on)
+    name = settings.cells
+    tables = ", ".join(f"tables/{kind}_{name}" for kind in ("tracks", "links", "look"))
+    lines = [
+        f"{found.cells} cells; {found.islands} islands followed, {found.orphans} of them never meet a cell",
+        f"Wrote {path}/labels/{name}, {tables}",
+        "",
+        f"Where to look first ({len(found.look)} places in tables/look_{name}.csv):",
+        *(_place_line(one) for one in found.look[:10]),
+    ]
+    data = {"cells": found.cells, "islands": found.islands, "orphans": found.orphans, "look": [one._asdict() for one in found.look]}
+    return Outcome(lines, f"sparsem export {path} {name} {name}.tif", data)
+
+
+def _place_line(place: Look) -> str:
+    what = f"cells {place.first} and {place.second}" if place.second else f"cell {place.first}"
+    reason = "two sides disagree about" if place.kind == "disagreement" else "the area changes of"
+    return f"  slice {place.z}, y {place.y}, x {place.x}: {reason} {what} ({place.area_um2:.3g} um2)"
+
+
+@command(ExperimentSettings, spread=True)
+def experiment_cells(
+    path: SamplePath,
+    truth: Annotated[str | None, typer.Argument(metavar="[TRUTH]", help="a labelled volume; the sample's own truth if not given")] = None,
+    *,
+    settings: ExperimentSettings,
+    on: Execution,
+) -> Outcome:
+    """Run every way of separating cells, track, score on the slices that nobody labelled, and print them side by side (Table 2).
+
+    Example: sparsem experiment cells tumour.zarr all_cells.tif --least-voxels 5000
+    """
+    rows = _experiment(Sample.open(path), truth, settings, on)
+    head = ("way", "Dice of cells", "ARAND 3D", "VOI split", "VOI merge", "PQ 3D", "AP50 3D", "ARAND 2D")
+    keys = ("dice_cells", "arand_3d", "voi_split_3d", "voi_merge_3d", "pq_3d", "ap50_3d", "arand_2d")
+    lines = ["  ".join(f"{word:>13}" for word in head)]
+    for way, numbers in rows.items():
+        values = ("--" if numbers[key] is None else f"{numbers[key]:.3f}" for key in keys)
+        lines.append("  ".join(f"{word:>13}" for word in (way, *values)))
+    return Outcome([*lines, f"Wrote {path}/tables/experiment_{settings.cells}.parquet and .csv"], data=rows)
+
+
 @command(ScoreSettings, spread=True)
 def score(
     path: SamplePath,
@@ -168,6 +235,7 @@ def score(
     """
     found = _score(Sample.open(path), name, truth, settings, on)
     lines = [*_score_lines({name: found}), f"Wrote {path}/tables/scores_{name}.parquet and .csv"]
+    lines += [f"Wrote {path}/tables/dice_{name}.parquet and .csv"] if found.cells else []
     return Outcome(lines, data={name: _score_data(found)})
 
 
@@ -227,11 +295,26 @@ def _score_lines(scores: dict[str, Scores]) -> list[str]:
             )
             pooled = f"3D Dice {dice}, precision {precision}, recall {recall}"
             lines.append(f"{name:{width}}  {which:13}  {pooled}; mean over {summary['slices']} slices {average}")
+            lines += _cell_lines(found.of_cells(only_unseen=which != "all slices"), f"{name:{width}}  {which:13}")
     return lines
 
 
+def _cell_lines(numbers: dict[str, float | None], title: str) -> list[str]:
+    """Scores of instances, if they were asked for."""
+    if not numbers:
+        return []
+    shown = {key: "--" if value is None else f"{value:.3f}" for key, value in numbers.items()}
+    ways = [
+        f"{where}: adapted Rand error {shown[f'arand_{end}']}, VOI {shown[f'voi_split_{end}']} split + {shown[f'voi_merge_{end}']} merge, "
+        f"PQ {shown[f'pq_{end}']}, AP50 {shown[f'ap50_{end}']}, mAP {shown[f'map_{end}']}"
+        for where, end in (("3D", "3d"), ("2D", "2d"))
+    ]
+    return [f"{title}  Dice of {numbers['cells']} cells {shown['dice_cells']}; {ways[0]}", f"{title}  {ways[1]}"]
+
+
 def _score_data(found: Scores) -> dict[str, Any]:
-    return {"unseen": found.summary(only_unseen=True), "all": found.summary(only_unseen=False)}
+    both = {"unseen": True, "all": False}
+    return {which: found.summary(only_unseen) | found.of_cells(only_unseen) for which, only_unseen in both.items()}
 
 
 def _study_data(result: StudyResult) -> dict[str, Any]:

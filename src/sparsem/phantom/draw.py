@@ -89,6 +89,7 @@ class _View:
         self.shape = (len(y), len(x))
         self.cell: Labels = np.zeros(self.shape, np.uint32)
         self.inside: Field = np.full(self.shape, FAR)  # nm into the cell, negative outside
+        self.protrusion: NDArray[np.bool_] = np.zeros(self.shape, bool)  # of one cell in another: too thin for organelles
         self.nuclear: Field = np.full(self.shape, FAR)  # nm into the nucleus
 
     def noise(self, name: str, *wavelength: float) -> Field:
@@ -136,6 +137,7 @@ class _View:
                 kept = np.where(foreign, np.minimum(inside, -depth - cleft), np.maximum(inside, depth))
                 self.inside[area] = np.where(entered, np.maximum(depth, -cleft / 2), kept)
                 self.cell[area] = np.where(entered & (depth > 0), np.uint32(cell.number), self.cell[area])
+                self.protrusion[area] |= entered
         self.cell[self.inside <= 0] = 0
 
     def tissue(self) -> Field:
@@ -212,7 +214,7 @@ class _View:
                     continue
                 area = (window.rows, window.columns)
                 reach = np.minimum(self._depth(tube, window), free[area])
-                reach = np.where(self.cell[area] == cell.number, reach, FAR)
+                reach = np.where((self.cell[area] == cell.number) & ~self.protrusion[area], reach, FAR)
                 wins = reach > depth[area]
                 labels[area] = np.where(wins & (reach > 0), np.uint32(tube.number), labels[area])
                 depth[area] = np.maximum(depth[area], reach)

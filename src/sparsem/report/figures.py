@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Circle, Patch
 from numpy.typing import NDArray
 
 # Machireddy et al. 2023, figure 4. Other structures take the remaining colours of Okabe and Ito in turn.
@@ -21,6 +22,8 @@ COLOURS = {
     "lysosome": (0, 0, 0),
 }
 OTHER_COLOURS = ((86, 180, 233), (0, 158, 115), (230, 159, 0), (0, 114, 178), (204, 121, 167))
+
+GOLDEN = 0.61803398875  # of the circle of hues: ids that follow each other look unlike
 
 Picture = NDArray[np.uint8]
 
@@ -70,6 +73,49 @@ def comparison(slices: Sequence[ComparedSlice], path: str | Path) -> Path:
     names = list(slices[0].predicted)
     patches = [Patch(facecolor=_shade(colour_of(name, place)), edgecolor="grey", label=name) for place, name in enumerate(names)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(names), frameon=False)
+    return _save(figure, path)
+
+
+@dataclass(frozen=True)
+class ComparedCells:
+    """One slice for ``cells_beside_truth``; places to look at are (y, x)."""
+
+    title: str
+    image: NDArray[Any]
+    truth: NDArray[Any]
+    predicted: NDArray[Any]
+    places: Sequence[tuple[int, int]] = ()
+
+
+def cells_overlay(image: NDArray[Any], labels: NDArray[Any], opacity: float = 0.4) -> Picture:
+    """An image with every cell in a colour of its own, the same for the same id wherever it is, and its outline."""
+    ids, which = np.unique(labels, return_inverse=True)
+    hue = (ids.astype(np.float64) * GOLDEN) % 1
+    light = 0.75 + 0.25 * ((ids * 7) % 3) / 2
+    colours = hsv_to_rgb(np.stack([hue, np.full(len(ids), 0.65), light], axis=1)) * 255
+    tinted = (1 - opacity) * shown(image) + opacity * colours[which.reshape(labels.shape)]
+    picture = np.where((labels > 0)[..., None], tinted, shown(image))
+    edge = np.zeros(labels.shape, bool)
+    edge[1:] |= labels[1:] != labels[:-1]
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    picture[edge] = 0.25 * picture[edge]
+    return picture.astype(np.uint8)
+
+
+def cells_beside_truth(slices: Sequence[ComparedCells], path: str | Path) -> Path:
+    """A row a slice: image, true cells, cells found, with rings around the places to look at."""
+    height, width = slices[0].image.shape
+    figure = Figure(figsize=(12, 12 / 3 * height / width * len(slices) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(slices), 3, squeeze=False)
+    for row, one in zip(axes, slices, strict=True):
+        pictures = (shown(one.image), cells_overlay(one.image, one.truth), cells_overlay(one.image, one.predicted))
+        for axis, picture, title in zip(row, pictures, (one.title, "true cells", "sparsem; rings: worth a look"), strict=True):
+            axis.imshow(picture, interpolation="lanczos")
+            axis.set_title(title, fontsize=10)
+            axis.set_axis_off()
+        for y, x in one.places:
+            row[2].add_patch(Circle((x, y), 0.025 * width, fill=False, edgecolor="white", linewidth=1.5))
     return _save(figure, path)
 
 

@@ -14,6 +14,8 @@ from sparsem.annotations import annotated_structures
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import ZBlock
+from sparsem.regions import Overlaps, added, overlaps
+from sparsem.score.instances import dice_of_cells, instance_scores
 from sparsem.score.overlap import Overlap, average_dice, overlap, pooled
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
@@ -28,14 +30,32 @@ class ScoreSettings(Settings):
     dataset: str | None = Field(None, description="key of the truth inside a Zarr group")
     ids: tuple[int, ...] = Field((), description="values in the truth that mean the structure; all but 0 if not given")
     ignore: int | None = Field(None, ge=0, description="value in the truth of pixels that nobody decided on")
+    annotation: str | None = Field(None, description="the annotation that tells which slices are labelled; NAME if not given")
+    instances: bool = Field(False, description="compare cell by cell too: Dice a cell, adapted Rand error, VOI, PQ, AP")
+    least_voxels: int = Field(0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Overlap of every slice, and which slices were annotated, so that a training may have seen them."""
+    """Overlap of every slice, and which slices were annotated, so that a training may have seen them.
+
+    Attributes:
+        slices: of the structure.
+        seen: numbers of the annotated slices.
+        cells: overlaps of every predicted with every true cell, slice by slice; empty unless cells were compared.
+        least_voxels: of a cell that counts in the mean Dice of cells.
+    """
 
     slices: tuple[Overlap, ...]
     seen: tuple[int, ...]
+    cells: tuple[Overlaps, ...] = ()
+    least_voxels: int = 0
+
+    def of_cells(self, only_unseen: bool) -> dict[str, float | None]:
+        """Scores of cells (see ``instance_scores``); None where a number has no meaning. Empty unless cells were compared."""
+        chosen = [one for z, one in enumerate(self.cells) if not (only_unseen and z in self.seen)]
+        numbers = instance_scores(chosen, self.least_voxels) if self.cells else {}
+        return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
     def summary(self, only_unseen: bool) -> dict[str, float | None]:
         """Pooled 3D Dice, precision and recall; the average Dice over slices, and the papers' (slices without truth left out).
@@ -74,9 +94,24 @@ def score(
     with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True)) as stage:
         blocks = stage.map(_score_block, predicted.blocks(), predicted, found.stack, settings)
     slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
-    scores = Scores(slices, annotated_structures(sample).get(name, ()))
+    cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
+    scores = Scores(slices, annotated_structures(sample).get(settings.annotation or name, ()), cells, settings.least_voxels)
     sample.write_table(f"scores_{name}", score_table(scores))
+    if cells:
+        sample.write_table(f"dice_{name}", dice_table(scores))
     return scores
+
+
+def dice_table(scores: Scores) -> pa.Table:
+    """One row a true cell: its voxels, and its Dice with the predicted cell of the same identity, in all slices and in unseen ones."""
+    unseen = [one for z, one in enumerate(scores.cells) if z not in scores.seen]
+    everywhere, elsewhere = (dice_of_cells(added(some)) for some in (scores.cells, unseen))
+    voxels = dict.fromkeys(everywhere, 0)
+    for one in scores.cells:
+        for cell, pixels in zip(one.second.tolist(), one.pixels.tolist(), strict=True):
+            voxels[cell] = voxels.get(cell, 0) + pixels
+    columns = {"cell": list(everywhere), "voxels": [voxels[cell] for cell in everywhere], "dice": list(everywhere.values())}
+    return pa.table({**columns, "dice_unseen": [elsewhere.get(cell) for cell in everywhere]})
 
 
 def score_table(scores: Scores) -> pa.Table:
@@ -99,6 +134,12 @@ def _score_block(block: ZBlock, predicted: Volume, truth: Stack, settings: Score
     labels = np.asarray(truth[block.own])
     true = np.isin(labels, settings.ids) if settings.ids else labels > 0
     known = None if settings.ignore is None else labels != settings.ignore
-    ours = predicted.read(block.own) > 0
-    overlaps = [overlap(ours[z], true[z], None if known is None else known[z]) for z in range(len(ours))]
-    return {}, {"counts": [[one.both, one.predicted, one.true] for one in overlaps]}
+    ours = predicted.read(block.own)
+    sums = [overlap(ours[z] > 0, true[z], None if known is None else known[z]) for z in range(len(ours))]
+    found = [overlaps(ours[z], labels[z], None if known is None else known[z]) for z in range(len(ours))] if settings.instances else []
+    return {}, {"counts": [[one.both, one.predicted, one.true] for one in sums], "cells": [[c.tolist() for c in one] for one in found]}
+
+
+def _overlaps_of(columns: Sequence[Sequence[int]]) -> Overlaps:
+    first, second, pixels = columns
+    return Overlaps(np.array(first, np.uint32), np.array(second, np.uint32), np.array(pixels, np.int64))

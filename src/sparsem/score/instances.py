@@ -4,14 +4,16 @@ All of them follow from one table: how many pixels every predicted label shares 
 2D and 3D are the same, and a stack is scored block by block. Label 0 is background.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.regions import Overlaps
+from sparsem.regions import Overlaps, added
 
+SCORES = ("arand", "voi_split", "voi_merge", "pq", "ap50", "map")
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
 
 Counts = NDArray[np.float64]
@@ -122,6 +124,29 @@ def matching(table: Overlaps) -> Matching:
     shared = table.pixels[cells]
     sizes = [predicted[p] + true[t] for p, t in zip(table.first[cells].tolist(), table.second[cells].tolist(), strict=True)]
     return Matching(shared / (np.asarray(sizes, np.float64) - shared), len(predicted.keys() - {0}), len(true.keys() - {0}))
+
+
+def instance_scores(slices: Sequence[Overlaps], least_px: int = 0) -> dict[str, float]:
+    """All scores of a stack from the overlaps of its slices: in 3D, where a cell is one object, and as means over slices (2D).
+
+    Slices without a true cell count in 3D only. NaN where a number has no meaning.
+
+    Args:
+        slices: predicted (first) against true (second), slice by slice.
+        least_px: true cells with fewer voxels are left out of the mean Dice.
+    """
+    whole = added(slices)
+    dice = dice_of_cells(whole, least_px)
+    flat = [_scores(one) for one in slices if (one.second > 0).any()]
+    means = {f"{name}_2d": float(np.mean([one[name] for one in flat])) if flat else np.nan for name in SCORES}
+    mean_dice = float(np.mean(list(dice.values()))) if dice else np.nan
+    return {"cells": len(dice), "dice_cells": mean_dice, **{f"{name}_3d": value for name, value in _scores(whole).items()}, **means}
+
+
+def _scores(table: Overlaps) -> dict[str, float]:
+    information, pairs = variation_of_information(table), matching(table)
+    numbers = (adapted_rand_error(table).error, information.split, information.merge, pairs.panoptic.quality)
+    return dict(zip(SCORES, (*numbers, pairs.average_precision(0.5), pairs.mean_average_precision), strict=True))
 
 
 def _of_true_cells(table: Overlaps) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Counts]:

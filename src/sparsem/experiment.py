@@ -1,0 +1,57 @@
+"""Questions that are answered by measuring, on any sample with truth: so far, which way separates its cells best."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+from pydantic import Field
+
+from sparsem.cells.identify import TrackSettings, track
+from sparsem.cells.segment import CellsSettings, Way, cells
+from sparsem.execution import HERE, Execution
+from sparsem.score.against import ScoreSettings, score
+from sparsem.settings import Settings
+from sparsem.store.sample import Sample
+
+ALL_WAYS: tuple[Way, ...] = get_args(Way)[::-1]
+
+
+class ExperimentSettings(Settings):
+    """Which ways are compared, and on what."""
+
+    cells: str = Field("cells", description="the annotation of cells")
+    way: tuple[Way, ...] = Field(ALL_WAYS, description="a way of separating cells; repeat it for each; all of them if not given")
+    least_voxels: int = Field(0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells")
+    dataset: str | None = Field(None, description="key of the truth inside a Zarr group")
+
+
+def cells_compared(
+    sample: Sample, truth: str | Path | None = None, settings: ExperimentSettings = ExperimentSettings(), on: Execution = HERE
+) -> dict[str, dict[str, float | None]]:
+    """Table 2 of the paper for a sample: every way, tracked, and scored on the slices that are not labelled.
+
+    Results stay in the sample as ``labels/NAME-WAY``; the table is ``tables/experiment_NAME``.
+
+    Args:
+        sample: as for ``cells``.
+        truth: a labelled volume whose ids are those of the annotation; the sample's own ``truth/NAME`` if not given.
+        settings: which ways.
+        on: how the work is spread.
+
+    Returns:
+        Way -> scores (see ``instance_scores``).
+
+    Raises:
+        SampleError, InputError: as ``cells``, ``track`` and ``score`` do.
+    """
+    own = sample.volume("truth", settings.cells).directory if truth is None else truth
+    scoring = ScoreSettings(instances=True, least_voxels=settings.least_voxels, dataset=settings.dataset, annotation=settings.cells)
+    rows: dict[str, dict[str, Any]] = {}
+    for way in settings.way:
+        name = f"{settings.cells}-{way}"
+        cells(sample, CellsSettings.model_validate({"cells": settings.cells, "way": way, "out": name}), on)
+        track(sample, TrackSettings(cells=name), on)
+        rows[way] = score(sample, name, own, scoring, on).of_cells(only_unseen=True)
+    columns = {key: [row[key] for row in rows.values()] for key in next(iter(rows.values()), {})}
+    sample.write_table(f"experiment_{settings.cells}", pa.table({"way": list(rows), **columns}))
+    return rows

@@ -1,0 +1,158 @@
+"""The six ways on slices that are drawn; the watershed with its short cut against the plain one; labels at full resolution."""
+
+from typing import Any
+
+import cc3d
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from skimage.segmentation import watershed
+
+from sparsem.cells.refine import enlarged, grown, refined, with_islands
+from sparsem.cells.separate import WAYS, Evidence, Seeds, edges, faithful, flooded, seeds_of, separated
+from tests.conftest import drawn
+
+Labels = NDArray[Any]
+
+
+def evidence(mask: Labels, boundary: Labels, carried: Labels) -> Evidence:
+    return Evidence(mask.astype(np.float32), boundary.astype(np.float32), carried, seeds_of(carried))
+
+
+# Two cells side by side. The network sees their border in the upper half only (b); flow brought it one pixel too far to the left.
+MASK = drawn(*["..11111111111.."] * 9) > 0
+BORDER = drawn(*["........1......"] * 5, *["..............."] * 4)
+CARRIED = drawn(*["..11111222222.."] * 9)
+TRUTH = drawn(*["..11111122222.."] * 9)
+
+
+def wrong(way: str) -> int:
+    found = separated(way, evidence(MASK, BORDER, CARRIED), 0.0)
+    return int(np.count_nonzero(found != TRUTH))
+
+
+def test_the_ways_know_more_and_more() -> None:
+    assert wrong("flow") == 9  # one column
+    assert wrong("mask_flow") <= 9
+    assert wrong("selective") <= wrong("mask_flow")
+    assert wrong("per_frame") <= wrong("flow")
+    for way in WAYS:
+        found = separated(way, evidence(MASK, BORDER, CARRIED), 0.0)
+        assert set(np.unique(found).tolist()) <= {0, 1, 2}
+        assert not found[~MASK].any()
+
+
+def test_a_closed_border_is_enough_for_mask_and_border_and_no_border_is_not() -> None:
+    closed = drawn(*["........1......"] * 9)
+    found = separated("mask_border", evidence(MASK, closed, CARRIED), 0.0)
+    assert np.count_nonzero(found != TRUTH) <= 9  # pixels of the border itself go to either side
+    assert (found[:, :8] != 2).all()
+    assert (found[:, 9:] != 1).all()
+
+
+def test_a_slice_that_one_cell_fills() -> None:
+    full, none = np.ones((6, 7), np.uint8), np.zeros((6, 7), np.uint8)
+    for way in WAYS:
+        assert (separated(way, evidence(full, none, full * 5), 0.3) == 5).all(), way
+
+
+def test_an_empty_slice() -> None:
+    none = np.zeros((6, 7), np.uint8)
+    for way in WAYS:
+        assert not separated(way, evidence(none, none, none), 0.3).any(), way
+        assert not separated(way, evidence(none, none, none + 5), 0.3).any() or way == "flow", way
+
+
+def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches_is_an_island() -> None:
+    mask = drawn("111.111...", "1111111..1", "111.111.1.") > 0
+    carried = drawn("111.222...", "111.222...", "111.222...")
+    found = separated("mask", evidence(mask, mask * 0, carried), 0.3)
+    assert found[1, 3] in (1, 2)  # the bridge
+    assert np.array_equal(np.delete(found, 3, axis=1), np.delete(carried, 3, axis=1))
+    islands = with_islands(found, mask, 70_000, 0)
+    assert islands[1, 9] == islands[2, 8] == 70_001  # neighbours across a corner are one island
+    assert np.unique(islands).tolist() == [0, 1, 2, 70_001]
+
+
+def test_a_region_that_flow_does_not_confirm_loses_its_name() -> None:
+    mask = drawn("1111.1111") > 0
+    drifted = Evidence(
+        mask.astype(np.float32), np.zeros((1, 9), np.float32), drawn("2222.3333"), Seeds(np.array([2]), np.array([[0.0, 6.0]]))
+    )
+    assert separated("mask", drifted, 0.3).tolist() == [[0] * 9]  # the seed of 2 sits in what flow says is 3
+    assert separated("mask", drifted, 0.0)[0, 8] == 2
+    assert faithful(drawn("1122"), drawn("1222"), 0.5).tolist() == [[1, 1, 2, 2]]
+    assert faithful(drawn("1122"), drawn("1222"), 0.6).tolist() == [[0, 0, 2, 2]]
+
+
+blobs = hnp.arrays(bool, (9, 11), elements=st.sampled_from([True, True, True, False]))
+points = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 10)), min_size=1, max_size=5, unique=True)
+
+
+@given(mask=blobs, cut=blobs, places=points)
+def test_flooding_only_where_cells_touch_is_flooding(mask: Labels, cut: Labels, places: list[tuple[int, int]]) -> None:
+    seeds = Seeds(np.arange(101, 101 + len(places)), np.array(places, float))
+    markers = np.zeros(mask.shape, np.int32)
+    markers[tuple(np.array(places).T)] = seeds.ids
+    depth = distance_transform_edt(np.pad(mask & ~cut, 1))[1:-1, 1:-1].astype(np.float32)
+    assert np.array_equal(flooded(mask, cut, seeds), watershed(-depth, markers * mask, mask=mask))
+
+
+@given(hnp.arrays(np.uint8, (7, 9), elements=st.sampled_from([0, 1, 1, 2, 2])))
+def test_seeds_lie_in_every_part_of_every_cell_where_it_is_deepest(labels: Labels) -> None:
+    seeds = seeds_of(labels)
+    inside = distance_transform_edt(np.pad((labels > 0) & ~edges(labels), 1))[1:-1, 1:-1]
+    parts = cc3d.connected_components(labels, connectivity=4)
+    rows, columns = seeds.places.astype(int).T
+    assert sorted(parts[rows, columns].tolist()) == list(range(1, int(parts.max()) + 1))
+    assert labels[rows, columns].tolist() == seeds.ids.tolist()
+    for part, y, x in zip(parts[rows, columns], rows, columns, strict=True):
+        assert inside[y, x] == pytest.approx(inside[parts == part].max(), abs=1e-5)
+
+
+def test_a_centroid_may_lie_outside_of_its_cell_and_the_deepest_point_does_not() -> None:
+    ring = drawn("11111", "1...1", "1...1", "1...1", "11111")
+    assert seeds_of(ring, "centroid").places.tolist() == [[2.0, 2.0]]
+    (y, x) = seeds_of(ring).places[0].astype(int)
+    assert ring[y, x] == 1
+
+
+@given(hnp.arrays(np.uint16, (5, 6), elements=st.sampled_from([0, 1, 2, 60_000])), st.integers(2, 5))
+def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(labels: Labels, factor: int) -> None:
+    shape = (5 * factor, 6 * factor - 1)
+    found = enlarged(labels, shape)
+    best, weight = np.zeros(shape, np.uint16), np.full(shape, -1.0)
+    for label in np.unique(labels):  # the plain way: a linear interpolation of every label's mask
+        share = linear((labels == label).astype(float), shape)
+        nearer = share > weight - 1e-9
+        best[nearer], weight = label, np.maximum(weight, share)
+    tied = [np.abs(linear((labels == label).astype(float), shape) - weight) < 1e-9 for label in np.unique(labels)]
+    clear = np.sum(tied, axis=0) == 1
+    assert np.array_equal(found[clear], best[clear])
+
+
+def linear(picture: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+    for new in shape:  # the columns first, then, turned round, the rows
+        old = len(picture)
+        centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        picture = np.stack([np.interp(centre, np.arange(old), column) for column in picture.T])
+    return picture
+
+
+def test_refined_labels_keep_to_the_mask_and_reach_its_rim() -> None:
+    labels = drawn("12", "12")
+    mask = drawn("........", ".111111.", ".111111.", "........", "......11", "......11", "........", "........") > 0
+    found = refined(labels, mask)
+    assert np.array_equal(found > 0, mask)
+    assert found[1].tolist() == [0, 1, 1, 1, 2, 2, 2, 0]
+    assert grown(drawn("1..2.."), drawn("111111") > 0, 1).tolist() == [[1, 1, 2, 2, 2, 0]]
+
+
+def test_specks_are_no_islands() -> None:
+    mask = drawn("11.1.11", "11...11") > 0
+    found = with_islands(np.zeros(mask.shape, np.uint8), mask, 9, 2)
+    assert found.tolist() == [[10, 10, 0, 0, 0, 11, 11], [10, 10, 0, 0, 0, 11, 11]]

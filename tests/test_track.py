@@ -1,0 +1,187 @@
+"""Islands through z: the graph that is resolved once against the paper's text done slice by slice, and cases that are drawn."""
+
+import itertools
+from typing import Any
+
+import cc3d
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sparsem.cells.track import links, renamed, resolve
+from sparsem.phantom import PhantomSettings, phantom_slice
+from tests.conftest import drawn
+
+Labels = NDArray[Any]
+
+
+def joined(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
+    pairs = [links(lower, upper, base, window_px) for lower, upper in itertools.pairwise(slices)]
+    tracks = resolve(pairs, [islands_in(one, base) for one in slices], base)
+    named = [renamed(one, tracks.identity[of], base) for one, of in zip(slices, tracks.of_slice, strict=True)]
+    return np.stack(named)
+
+
+def islands_in(labels: Labels, base: int) -> int:
+    return max(0, int(labels.max()) - base)
+
+
+def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
+    """The paper's text: every slice after the one before, labels replaced in all earlier slices when an island meets a cell."""
+    nameless = 10**6
+    out: list[dict[int, int]] = []  # region -> label, slice by slice
+
+    def replace(old: int, new: int) -> None:
+        for labels in out:
+            for region, label in labels.items():
+                if label == old:
+                    labels[region] = new
+
+    for z, here in enumerate(slices):
+        labels = {int(region): int(region) for region in np.unique(here) if 0 < region <= base}
+        out.append(labels)
+        for island in range(base + 1, base + 1 + islands_in(here, base)):
+            best = best_match(island, here, slices[z - 1], window_px) if z else 0
+            labels[island] = out[z - 1][best] if best else nameless
+            nameless += not best
+        for island in range(base + 1, base + 1 + islands_in(slices[z - 1], base) if z else 0):
+            met = best_match(island, slices[z - 1], here, window_px)
+            if met:
+                one, other = out[z - 1][island], labels[met]
+                if one > base and other > base and one != other:
+                    replace(max(one, other), min(one, other))
+                elif one > base or other > base:
+                    replace(max(one, other), min(one, other))  # names of cells are the smaller ones
+    names = {label: base + 1 + n for n, label in enumerate(sorted({v for one in out for v in one.values() if v > base}))}
+    table = [{region: names.get(label, label) for region, label in one.items()} for one in out]
+    return np.stack([[[one.get(int(v), 0) for v in row] for row in here] for one, here in zip(table, slices, strict=True)])
+
+
+def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
+    """The region of the other slice with the highest IoU in the window around the island; 0 if none overlaps."""
+    y, x = np.nonzero(of == island)
+    middle = [(int(side.min()) + int(side.max()) + 1) // 2 for side in (y, x)]
+    near = tuple(slice(max(0, m - window_px // 2), m + window_px // 2) for m in middle)
+    scores = {}
+    for other in np.unique(among[of == island]).tolist():
+        if other:
+            ours, theirs = (of == island)[near], (among == other)[near]
+            either = np.count_nonzero(ours | theirs)
+            scores[other] = np.count_nonzero(ours & theirs) / either if either else 0.0
+    return min(scores, key=lambda other: (-scores[other], other)) if scores else 0
+
+
+def numbered_islands(labels: Labels, base: int) -> Labels:
+    """The islands of a slice numbered without gaps, as ``with_islands`` does."""
+    present = np.unique(labels[labels > base])
+    return np.where(labels > base, base + 1 + np.searchsorted(present, labels), labels).astype(np.uint32)
+
+
+stacks = hnp.arrays(np.uint32, (6, 5, 6), elements=st.sampled_from([0, 0, 1, 2, 3, 4, 5, 6]))
+
+
+@settings(max_examples=300)
+@given(stack=stacks, window_px=st.sampled_from([2, 4, 512]))
+def test_one_graph_says_what_the_papers_text_says(stack: Labels, window_px: int) -> None:
+    slices = [numbered_islands(one, 2) for one in stack]
+    assert joined(slices, 2, window_px).tolist() == one_by_one(slices, 2, window_px).tolist()
+
+
+def test_the_phantoms_protrusions_find_their_cells_in_both_ways() -> None:
+    tissue = PhantomSettings(shape=(32, 192, 192), voxel_nm=(20, 20, 20), cells=3, seed=1)
+    truth = [phantom_slice(tissue, z).labels["cells"] for z in range(32)]
+    base = int(max(one.max() for one in truth))
+    slices = [main_parts_and_islands(one, base) for one in truth]
+    found = joined(slices, base)
+    assert found.tolist() == one_by_one(slices, base).tolist()
+    met = (np.stack(slices) > base) & (found <= base)  # protrusions whose root lies outside of the volume never meet their cell
+    assert np.count_nonzero(met) > 500
+    assert np.mean(found[met] == np.stack(truth)[met]) > 0.97
+
+
+def main_parts_and_islands(labels: Labels, base: int) -> Labels:
+    """The largest part of every cell under its id, its other parts as islands."""
+    parts = cc3d.connected_components(labels, connectivity=8)
+    pixels, cell = np.bincount(parts.ravel()), np.zeros(int(parts.max()) + 1, np.int64)
+    cell[parts.ravel()] = labels.ravel()
+    main = {one: max(np.flatnonzero(cell == one), key=lambda part: pixels[part]) for one in np.unique(cell[1:]).tolist() if one}
+    names = np.array([int(one) if main.get(one) == part else base + part for part, one in enumerate(cell.tolist())])
+    return numbered_islands(np.where(labels > 0, names[parts], 0), base)
+
+
+def stack_of(*rows: str) -> list[Labels]:
+    """Slices drawn side by side, with blanks between them; 1 and 2 are cells, 3 and more islands."""
+    split = [row.split() for row in rows]
+    return [drawn(*(row[z] for row in split)).astype(np.uint32) for z in range(len(split[0]))]
+
+
+CASES = {
+    "an island that meets a cell was the cell's all along": (
+        (".3... .3... 111.. 11.22", "..... ..... 11... 11.22"),
+        (".1... .1... 111.. 11.22", "..... ..... 11... 11.22"),
+    ),
+    "one that leaves a cell stays the cell's, also when it meets another": (
+        ("111.2 11.32 11.32 11222", "111.2 11..2 11..2 11222"),
+        ("111.2 11.22 11.22 11222", "111.2 11..2 11..2 11222"),
+    ),
+    "what never meets a cell has a name of its own": (
+        ("11... 11... 11...", "....3 ...3. ..33.", "..... ..... .4..."),
+        ("11... 11... 11...", "....3 ...4. ..44.", "..... ..... .5..."),
+    ),
+    "two islands that become one are one": (
+        ("333.. 3.... .....", "..... 3.44. 3333.", "..... ..... ....."),
+        ("333.. 3.... .....", "..... 3.33. 3333.", "..... ..... ....."),
+    ),
+    "an island that splits is one, and of its cell when one part meets it": (
+        ("..... .333. .3.4. .3.11", "..2.. ..... ..... ...11"),
+        ("..... .111. .1.1. .1.11", "..2.. ..... ..... ...11"),
+    ),
+    "a cell that ends leaves its island nothing to meet": (
+        ("1.... ..... .....", "1..3. ...3. ...3.", "1.... ..... ....."),
+        ("1.... ..... .....", "1..3. ...3. ...3.", "1.... ..... ....."),
+    ),
+    "an island under two cells goes to the one that it shares more with": (
+        (".33333. .33333. 1112222", "....... ....... 1112222"),
+        (".22222. .22222. 1112222", "....... ....... 1112222"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_islands_as_drawn(case: str) -> None:
+    before, after = (stack_of(*rows) for rows in CASES[case])
+    assert joined(before, 2).tolist() == np.stack(after).tolist()
+
+
+def test_a_cell_that_fills_the_slice_does_not_win_against_an_island_of_the_same_size() -> None:
+    lower, upper = stack_of("......... 111111111", "..333.... 133311111", "......... 111111111")
+    assert joined([lower, upper], 2)[0, 1, 3] == 3  # the island above it is the better match
+    found = links(lower, upper, 2, 512)
+    assert list(zip(found.lower.tolist(), found.upper.tolist(), found.pixels.tolist(), strict=True)) == [(3, 1, 1), (3, 3, 2)]
+
+
+def test_the_window_decides_how_much_of_a_cell_counts() -> None:
+    lower = drawn(*["." * 40] * 4 + ["3" * 6 + "." * 34] + ["." * 40] * 4).astype(np.uint32)
+    upper = drawn(*["1" * 4 + "." * 2 + "1" * 34] * 4 + ["1111" + "44" + "1" * 34] + ["1" * 4 + "." * 2 + "1" * 34] * 4).astype(np.uint32)
+    upper = np.where(upper == 4, 3, upper).astype(np.uint32)
+    whole, near = (links(lower, upper, 2, window) for window in (512, 2))
+    assert whole.upper[whole.goes_over].tolist() == [3]  # of all of the cell the island shares next to nothing
+    assert near.upper[near.goes_over].tolist() == [1]  # of what lies in the window it shares most
+
+
+def test_an_empty_stack_and_one_without_islands() -> None:
+    empty = np.zeros((3, 4), np.uint32)
+    assert not joined([empty, empty], 2).any()
+    cells = drawn("11.2", "11.2").astype(np.uint32)
+    assert joined([cells, empty[:2], cells], 2).tolist() == [cells.tolist(), [[0] * 4] * 2, cells.tolist()]
+    assert resolve([], [], 2).of_slice == []
+
+
+def test_ids_beyond_16_bit_keep_their_place() -> None:
+    base = 4_000_000_000
+    lower = np.array([[base, 0, base + 1]], np.uint32)
+    upper = np.array([[base, base, base]], np.uint32)
+    assert joined([lower, upper], base).tolist() == [[[base, 0, base]], [[base, base, base]]]
