@@ -1,6 +1,6 @@
 """Run a stage again and again, each time killed at a random moment, until it ends by itself.
 
-    python tests/killing.py train|predict|import|phantom ARGUMENTS(JSON) KILLS SEED
+    python tests/killing.py train|predict|import|cells|phantom ARGUMENTS(JSON) KILLS SEED
 
 The parent imports everything once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
 """
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sparsem.cells.identify import TrackSettings, track
+from sparsem.cells.segment import CellsSettings, cells
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.learn.supervised import TrainSettings
@@ -31,6 +33,9 @@ def work(what: str, given: dict[str, Any]) -> None:
         predict(Sample.open(given["sample"]), given["model"], PredictSettings(**given["settings"]), on)
     elif what == "import":
         import_stack(given["source"], given["sample"], ImportSettings(**given["settings"]), on)
+    elif what == "cells":
+        cells(Sample.open(given["sample"]), CellsSettings(), on)
+        track(Sample.open(given["sample"]), TrackSettings(), on)
     else:
         phantom(Path(given["sample"]), PhantomSettings(**given["settings"]), on)
 

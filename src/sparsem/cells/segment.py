@@ -209,7 +209,7 @@ def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int
     for index, z in enumerate(annotation.z):
         labels, known = annotation.objects(index)
         largest = max(largest, int(labels.max(initial=0)))
-        count = len(np.unique(labels))
+        count = int(np.count_nonzero(np.unique(labels)))
         if count > MOST_IDS:
             raise InputError(f"Slice {z} of '{name}' holds {count} cells; at most {MOST_IDS} in one slice can be told apart.")
         prints.append(hashlib.blake2b(np.where(known, labels, 2**32).tobytes(), digest_size=16).hexdigest())

@@ -27,6 +27,7 @@ from sparsem.predict import PredictSettings
 from sparsem.predict import predict as _predict
 from sparsem.score.against import Scores, ScoreSettings
 from sparsem.score.against import score as _score
+from sparsem.score.instances import SCORES
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
 from sparsem.study import StudyResult, describe
@@ -51,7 +52,7 @@ def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to pu
     ]
     return Outcome(
         lines,
-        f"look at {folder}/overlays.png, then read {folder}/study.toml: it is all you need for a stack of your own",
+        f"look at {folder}/overlays.png and cells.png, then read {folder}/study.toml: it is all you need for a stack of your own",
         _study_data(result),
     )
 
@@ -304,11 +305,11 @@ def _cell_lines(numbers: dict[str, float | None], title: str) -> list[str]:
     if not numbers:
         return []
     shown = {key: "--" if value is None else f"{value:.3f}" for key, value in numbers.items()}
-    ways = [
-        f"{where}: adapted Rand error {shown[f'arand_{end}']}, VOI {shown[f'voi_split_{end}']} split + {shown[f'voi_merge_{end}']} merge, "
-        f"PQ {shown[f'pq_{end}']}, AP50 {shown[f'ap50_{end}']}, mAP {shown[f'map_{end}']}"
-        for where, end in (("3D", "3d"), ("2D", "2d"))
-    ]
+    ways = []
+    for where in ("3d", "2d"):
+        arand, split, merge, quality, half, mean = (shown[f"{key}_{where}"] for key in SCORES)
+        errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
+        ways.append(f"{where.upper()}: {errors}, PQ {quality}, AP50 {half}, mAP {mean}")
     return [f"{title}  Dice of {numbers['cells']} cells {shown['dice_cells']}; {ways[0]}", f"{title}  {ways[1]}"]
 
 

@@ -1,0 +1,344 @@
+"""Cells and their protrusions as stages: the same whatever the blocks, workers and kills; faults with a stated outcome, drawn."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsem.annotations import read_annotation, write_annotation
+from sparsem.cells import segment
+from sparsem.cells.identify import TrackSettings, track
+from sparsem.cells.intervals import Leg, legs
+from sparsem.cells.segment import CellsSettings, Way, cells
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.execution import Execution
+from sparsem.experiment import ALL_WAYS, ExperimentSettings, cells_compared
+from sparsem.geometry import VoxelSize, ZBlock
+from sparsem.phantom import phantom
+from sparsem.regions import overlaps
+from sparsem.score.against import ScoreSettings, score
+from sparsem.score.instances import dice_of_cells
+from sparsem.settings import Settings
+from sparsem.stage import BlockResult, Stage, finished
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, volume_spec
+from sparsem.tiles.targets import interior_and_boundary
+from tests.conftest import LABELLED, TISSUE, copy_of, drawn, kill_ten_times, truth_of, voxels
+
+Labels = NDArray[Any]
+QUIET = Execution(overwrite=True, quiet=True)
+
+
+def _given(block: ZBlock, path: str, stack: Labels) -> BlockResult:
+    return {path: stack[block.own]}, {}
+
+
+def give(
+    sample: Sample, path: str, stack: Labels, depth: int, kind: Kind = Kind.PROBABILITY, voxel: Sequence[float] = (20, 20, 20)
+) -> None:
+    """Write a volume as a stage would."""
+    shape = (stack.shape[0], stack.shape[1], stack.shape[2])
+    spec = volume_spec(path, shape, stack.dtype, kind, VoxelSize.of(voxel), depth)
+    with Stage(sample, f"given-{path.replace('/', '-')}", Settings(), {"voxels": str(hash(stack.tobytes()))}, [spec]) as stage:
+        stage.map(_given, [ZBlock(z, min(z + depth, len(stack)), z, z) for z in range(0, len(stack), depth)], path, stack)
+
+
+def give_network(sample: Sample, truth: Labels, depth: int, sees: float = 1.0) -> None:
+    """What a network would have seen: interior and border of true cells, borders only in a part ``sees`` of the slice."""
+    targets = [interior_and_boundary(one, np.ones(one.shape, bool), 3.0, True) for one in truth]
+    interior, boundary = (np.stack([target[n] for target in targets]) * np.uint8(255) for n in (0, 1))
+    boundary[:, : round((1 - sees) * truth.shape[1])] = 0
+    give(sample, "probabilities/cells-interior", interior, depth)
+    give(sample, "probabilities/cells-boundary", boundary, depth)
+
+
+def tissue_of_depth(path: Path, depth: int) -> Sample:
+    sample = phantom(path, TISSUE.model_copy(update={"block_depth": depth}))
+    truth = sample.volume("truth", "cells").read(slice(None))
+    write_annotation(sample, "cells", LABELLED, truth_of(sample, "cells", LABELLED))
+    give_network(sample, truth, depth, sees=0.7)
+    return sample
+
+
+@pytest.fixture(scope="module")
+def tissue_with_cells(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A small phantom, three slices labelled, and what a good network sees of it. Not to be changed."""
+    return tissue_of_depth(tmp_path_factory.mktemp("cells") / "tissue.zarr", 7)
+
+
+@pytest.fixture
+def own(tissue_with_cells: Sample, tmp_path: Path) -> Sample:
+    return copy_of(tissue_with_cells, tmp_path / "own.zarr")
+
+
+def both(sample: Sample, way: Way = "arrival", on: Execution = QUIET, **more: Any) -> Labels:
+    cells(sample, CellsSettings(way=way, **more), on)
+    track(sample, TrackSettings(), on)
+    return sample.volume("labels", "cells").read(slice(None))
+
+
+def mean_dice(sample: Sample, found: Labels, least: int = 500) -> float:
+    truth = sample.volume("truth", "cells").read(slice(None))
+    unseen = [z for z in range(len(truth)) if z not in LABELLED]
+    return float(np.mean(list(dice_of_cells(overlaps(found[unseen], truth[unseen]), least).values())))
+
+
+def test_every_way_separates_and_the_papers_order_appears(own: Sample) -> None:
+    dice = {way: mean_dice(own, both(own, way)) for way in ALL_WAYS}
+    assert dice["mask"] < dice["mask_border"] < min(dice["mask_flow"], dice["selective"])
+    assert dice["per_frame"] > 0.9
+    assert dice["arrival"] > 0.93
+    assert read_annotation(own, "cells").z == LABELLED
+
+
+def test_labelled_slices_stay_as_they_were_labelled(own: Sample) -> None:
+    found = both(own)
+    for z, labels in zip(LABELLED, truth_of(own, "cells", LABELLED), strict=True):
+        assert np.array_equal(found[z], labels)
+
+
+@pytest.mark.parametrize("way", ["arrival", "per_frame", "selective"])
+@pytest.mark.parametrize("depth", [1, 16])
+def test_the_depth_of_blocks_does_not_matter(tissue_with_cells: Sample, tmp_path: Path, way: Way, depth: int) -> None:
+    one = copy_of(tissue_with_cells, tmp_path / "seven.zarr")
+    other = tissue_of_depth(tmp_path / "other.zarr", depth)
+    assert np.array_equal(both(one, way), both(other, way))
+    names = ("labels/cells-regions", "probabilities/cells-doubt")
+    for folder, name in (path.split("/") for path in names):
+        assert np.array_equal(*(sample.volume(folder, name).read(slice(None)) for sample in (one, other)))
+    tables = [[sample.read_table(f"{kind}_cells") for kind in ("tracks", "links", "look")] for sample in (one, other)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("way", ["arrival", "mask_flow"])
+def test_workers_do_not_matter(tissue_with_cells: Sample, tmp_path: Path, way: Way) -> None:
+    one, other = (copy_of(tissue_with_cells, tmp_path / f"{name}.zarr") for name in ("here", "workers"))
+    both(one, way)
+    both(other, way, replace(QUIET, workers=2))
+    for name in ("cells", "cells-regions"):
+        for mine, theirs in zip(*(voxels(sample.volume("labels", name)) for sample in (one, other)), strict=True):
+            assert np.array_equal(mine, theirs)
+
+
+def test_killed_at_any_moment_and_run_again(own: Sample, tmp_path: Path) -> None:
+    whole = copy_of(own, tmp_path / "whole.zarr")
+    both(whole, on=Execution(quiet=True))
+    died = kill_ten_times("cells", {"sample": str(own.path), "seconds": 1.0})
+    assert died >= 3
+    for name in ("cells", "cells-regions"):
+        for mine, theirs in zip(*(voxels(sample.volume("labels", name)) for sample in (own, whole)), strict=True):
+            assert np.array_equal(mine, theirs)
+    for kind in ("tracks", "links", "look"):
+        assert own.read_table(f"{kind}_cells") == whole.read_table(f"{kind}_cells")
+    assert not (own.path / ".sparsem" / "work" / "cells-cells").exists()
+
+
+def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interval_it_lies_in(
+    own: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both(own)
+    done: list[int] = []
+    separate = segment._separate_slice
+    monkeypatch.setattr(segment, "_separate_slice", lambda z, *rest: done.append(z) or separate(z, *rest))
+    slices = truth_of(own, "cells", LABELLED)
+    slices[2] = np.where(slices[2] == slices[2].max(), 900, slices[2])  # a correction in the last labelled slice
+    write_annotation(own, "cells", LABELLED, slices, overwrite=True)
+    with pytest.raises(ResumeError, match="--overwrite"):
+        cells(own, CellsSettings(), Execution(quiet=True))
+    corrected = both(own)
+    assert done == list(range(10, 19))  # 9 is labelled and was not touched
+    assert 900 in corrected[15]
+    done.clear()
+    more = (0, 5, 9, 18)
+    slices = [slices[0], *truth_of(own, "cells", (5,)), *slices[1:]]
+    write_annotation(own, "cells", more, slices, overwrite=True)
+    added = both(own)
+    assert done == list(range(1, 9))
+    scratch = copy_of(own, tmp_path / "scratch.zarr")
+    shutil.rmtree(scratch.path / ".sparsem" / "stages")
+    for name in ("cells", "cells-regions"):
+        shutil.rmtree(scratch.path / "labels" / name)
+    shutil.rmtree(scratch.path / "probabilities" / "cells-doubt")
+    assert np.array_equal(both(scratch), added)
+
+
+def test_a_coarser_grid_costs_little(own: Sample) -> None:
+    fine, coarse = both(own, grid=1), both(own, grid=2)
+    assert np.mean(fine == coarse) > 0.95
+    assert mean_dice(own, coarse) > mean_dice(own, fine) - 0.03
+
+
+def test_legs_lead_from_every_labelled_slice_to_its_neighbours_and_end_at_blocks() -> None:
+    found = legs((3, 9), 14, 4, [True] * 14)
+    assert found == [
+        [Leg(0, 1, 3, 4, True), Leg(0, 1, 4, 8, False), Leg(0, 1, 8, 9, False)],
+        [Leg(0, -1, 0, 4, True)],
+        [Leg(1, 1, 9, 12, True), Leg(1, 1, 12, 14, False)],
+        [Leg(1, -1, 8, 10, True), Leg(1, -1, 4, 8, False)],
+    ]
+    assert legs((3, 9), 14, 4, [z == 5 for z in range(14)]) == [
+        [Leg(0, 1, 3, 4, True), Leg(0, 1, 4, 6, False)],
+        [Leg(1, -1, 8, 10, True), Leg(1, -1, 5, 8, False)],
+    ]
+    assert legs((3,), 5, 4, [False] * 5) == []
+
+
+def test_the_experiment_prints_all_ways(own: Sample) -> None:
+    rows = cells_compared(own, settings=ExperimentSettings(way=("mask", "arrival"), least_voxels=500), on=Execution(quiet=True))
+    assert list(rows) == ["mask", "arrival"]
+    assert rows["arrival"]["dice_cells"] == pytest.approx(mean_dice(own, both(own)))
+    assert rows["arrival"]["arand_3d"] < rows["mask"]["arand_3d"]  # type: ignore[operator]
+    assert own.read_table("experiment_cells")["way"].to_pylist() == ["mask", "arrival"]
+
+
+def test_scores_of_cells_are_those_of_the_arrays(own: Sample) -> None:
+    found = both(own)
+    scores = score(own, "cells", settings=ScoreSettings(instances=True, least_voxels=500))
+    assert scores.of_cells(only_unseen=True)["dice_cells"] == pytest.approx(mean_dice(own, found))
+    assert scores.of_cells(only_unseen=False)["dice_cells"] > mean_dice(own, found)  # type: ignore[operator]
+    table = own.read_table("dice_cells").to_pydict()
+    truth = own.volume("truth", "cells").read(slice(None))
+    assert table["voxels"] == [int((truth == cell).sum()) for cell in table["cell"]]
+    assert score(own, "cells").of_cells(only_unseen=True) == {}
+
+
+# Drawn stacks: slices side by side. 1 to 9 are cells; what is not drawn is labelled by nobody.
+
+
+def stack_of(*rows: str) -> Labels:
+    """Slices of a drawing, blown up so that optical flow and borders have room: a mark is 6 x 6 pixels."""
+    split = [row.split() for row in rows]
+    slices = [drawn(*(row[z] for row in split)) for z in range(len(split[0]))]
+    return np.stack([np.kron(one, np.ones((6, 6), np.uint8)) for one in slices])
+
+
+def drawn_sample(
+    path: Path, truth: Labels, labelled: dict[int, Labels], ids: dict[int, int] | None = None, voxel: Sequence[float] = (20, 20, 20)
+) -> Sample:
+    """A sample whose image shows the drawing."""
+    sample = Sample.create(path)
+    noise = np.random.default_rng(0).normal(0, 6, truth.shape)
+    texture = np.random.default_rng(1).normal(0, 12, truth.shape[1:])
+    image = np.clip(np.where(truth > 0, 150, 60) + texture + noise, 0, 255).astype(np.uint8)
+    give(sample, "", image, 4, Kind.IMAGE, voxel)
+    give_network(sample, truth, 4)
+    renamed = [np.vectorize(lambda v: (ids or {}).get(int(v), int(v)))(one).astype(np.uint32) for one in labelled.values()]
+    write_annotation(sample, "cells", list(labelled), renamed)
+    return sample
+
+
+def marks(found: Labels) -> list[list[str]]:
+    """The label in the middle of every mark, slice by slice."""
+    return [["".join(str(v) if v else "." for v in row) for row in one[3::6, 3::6]] for one in found]
+
+
+def separated(path: Path, truth: Labels, z: Sequence[int], **more: Any) -> Labels:
+    return both(drawn_sample(path, truth, {one: truth[one] for one in z}), **more)
+
+
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_a_cell_that_ends_between_labelled_slices(tmp_path: Path, way: Way) -> None:
+    truth = stack_of("11.22 11.22 11... 11... 11...", "11.22 11.22 11... 11... 11...")
+    found = marks(separated(tmp_path / "s.zarr", truth, (0, 4), way=way))
+    if way != "flow":  # flow alone has nothing to tell it where the cell ends
+        assert found == marks(truth)
+    assert found[1][0] == "11.22"
+    assert found[4][0] == "11..."
+
+
+@pytest.mark.parametrize("way", [way for way in ALL_WAYS if way != "flow"])
+def test_a_cell_that_no_labelled_slice_knows_gets_an_identity_of_its_own(tmp_path: Path, way: Way) -> None:
+    truth = stack_of("11... 11.55 11.55 11.55 11...", "11... 11.55 11.55 11.55 11...")
+    found = separated(tmp_path / "s.zarr", truth, (0, 4), way=way)
+    assert marks(np.where(found == 2, 5, found)) == marks(truth)  # 2 is the first identity above all ids
+    assert Sample.open(tmp_path / "s.zarr").read_table("tracks_cells")["in_cell"].to_pylist() == [False]
+
+
+def test_an_empty_slice_a_full_one_and_a_labelled_slice_without_cells(tmp_path: Path) -> None:
+    truth = stack_of("..... ..... 11111 11.22 .....", "..... ..... 11111 11.22 .....")
+    found = separated(tmp_path / "s.zarr", truth, (0, 3, 4))
+    assert marks(found)[:2] == marks(truth)[:2]
+    assert marks(found)[3:] == marks(truth)[3:]
+    assert (found[2] > 0).all()  # all of it is some cell's
+
+
+def test_ids_beyond_16_bit(tmp_path: Path) -> None:
+    truth = stack_of("11.22 11.22 11.22", "11.22 11.22 11.22")
+    ids = {1: 70_000, 2: 4_000_000_000}
+    found = both(drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 2: truth[2]}, ids))
+    assert np.unique(found).tolist() == [0, *ids.values()]
+    assert np.array_equal(found == 70_000, truth == 1)
+
+
+def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(tmp_path: Path) -> None:
+    truth = stack_of("1...2 11111 1...2", "1...2 1...2 1...2")
+    found = separated(tmp_path / "s.zarr", truth, (0, 2))
+    middle = marks(found)[1]
+    assert set(middle[0]) <= {"1", "2"}
+    assert middle[1] == "1...2"
+
+
+def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(tmp_path: Path) -> None:
+    truth = stack_of("1133 1133 1133", "1133 1133 1133")
+    sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 2: truth[2]})
+    write_annotation(sample, "cells", [0, 2], [truth[0], truth[2]], ignore=3, overwrite=True)  # 3 was not outlined
+    found = both(sample)
+    assert (found[truth == 1] == 1).mean() > 0.99
+    assert (found[truth == 3] == 1).mean() < 0.2
+    assert (found[truth == 3] == 2).mean() > 0.8  # an identity above all ids
+
+
+@pytest.mark.parametrize("grid", [1, 4])
+def test_slices_are_as_far_apart_as_they_are(tmp_path: Path, grid: int) -> None:
+    truth = stack_of("11.22 11.22", "11.22 11.22")
+    sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0]}, voxel=(60, 20, 20))
+    image = sample.image("raw")
+    job = segment.Job(sample, image, image, image, CellsSettings(grid=grid), (12 // grid, 30 // grid), (0,), 1)
+    assert job.pixel_nm == pytest.approx(20 * np.sqrt(12 * 30 / ((12 // grid) * (30 // grid))))
+    assert job.carrier.thickness == pytest.approx(60 / job.pixel_nm)  # type: ignore[attr-defined]
+
+
+def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match=r"run 'sparsem cells own\.zarr' first"):
+        track(own)
+    with pytest.raises(SampleError, match=r"no annotation of 'cell'.*did you mean 'cells'"):
+        cells(own, CellsSettings(cells="cell"))
+    write_annotation(own, "others", [0], [np.ones((96, 128), np.uint32)])
+    with pytest.raises(SampleError, match="no probabilities/others-interior; train with --cells others"):
+        cells(own, CellsSettings(cells="others"))
+    empty = [np.zeros((96, 128), np.uint32)] * 3
+    write_annotation(own, "cells", LABELLED, empty, overwrite=True)
+    with pytest.raises(InputError, match="No labelled slice of 'cells' holds a cell"):
+        cells(own)
+    write_annotation(own, "cells", LABELLED, [one + np.uint32(2**32 - 1) for one in empty], overwrite=True)
+    with pytest.raises(InputError, match="Renumber the cells"):
+        cells(own)
+    many = np.arange(96 * 128, dtype=np.uint32).reshape(96, 128)
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(segment, "MOST_IDS", 10_000)
+    write_annotation(own, "cells", LABELLED, [many] * 3, overwrite=True)
+    with pytest.raises(InputError, match="Slice 0 of 'cells' holds 12287 cells; at most 10000"):
+        cells(own)
+    monkey.undo()
+
+
+def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None:
+    truth = own.volume("truth", "cells").read(slice(None))
+    found = both(own)
+    tracked = track(own, TrackSettings(), Execution(quiet=True))
+    assert tracked.look
+    assert [one.area_um2 for one in tracked.look] == sorted((one.area_um2 for one in tracked.look), reverse=True)
+    doubt = own.volume("probabilities", "cells-doubt").read(slice(None))
+    for place in tracked.look:
+        if place.kind == "disagreement":
+            assert doubt[place.z, place.y, place.x] >= 127
+    wrong = found != truth
+    assert wrong[doubt > 0].mean() > 3 * wrong[doubt == 0].mean()
+    assert json.loads((own.path / ".sparsem" / "stages" / "track-cells.json").read_text())["record"]["window_px"] == 512
+    assert len(finished(own, "cells-cells")) == 3
