@@ -111,7 +111,8 @@ def test_the_depth_of_blocks_does_not_matter(tissue_with_cells: Sample, tmp_path
     assert np.array_equal(both(one, way), both(other, way))
     names = ("labels/cells-regions", "probabilities/cells-doubt")
     for folder, name in (path.split("/") for path in names):
-        assert np.array_equal(*(sample.volume(folder, name).read(slice(None)) for sample in (one, other)))
+        mine, theirs = (sample.volume(folder, name).read(slice(None)) for sample in (one, other))
+        assert np.array_equal(mine, theirs)
     tables = [[sample.read_table(f"{kind}_cells") for kind in ("tracks", "links", "look")] for sample in (one, other)]
     assert tables[0] == tables[1]
 
@@ -145,7 +146,12 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
     both(own)
     done: list[int] = []
     separate = segment._separate_slice
-    monkeypatch.setattr(segment, "_separate_slice", lambda z, *rest: done.append(z) or separate(z, *rest))
+
+    def counted(z: int, *rest: Any) -> Any:
+        done.append(z)
+        return separate(z, *rest)
+
+    monkeypatch.setattr(segment, "_separate_slice", counted)
     slices = truth_of(own, "cells", LABELLED)
     slices[2] = np.where(slices[2] == slices[2].max(), 900, slices[2])  # a correction in the last labelled slice
     write_annotation(own, "cells", LABELLED, slices, overwrite=True)

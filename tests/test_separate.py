@@ -149,7 +149,7 @@ def test_refined_labels_keep_to_the_mask_and_reach_its_rim() -> None:
     found = refined(labels, mask)
     assert np.array_equal(found > 0, mask)
     assert found[1].tolist() == [0, 1, 1, 1, 2, 2, 2, 0]
-    assert grown(drawn("1..2.."), drawn("111111") > 0, 1).tolist() == [[1, 1, 2, 2, 2, 0]]
+    assert grown(drawn("1..2..").astype(np.uint16), drawn("111111") > 0, 1).tolist() == [[1, 1, 2, 2, 2, 0]]
 
 
 def test_specks_are_no_islands() -> None:

@@ -138,7 +138,7 @@ def _link_block(block: ZBlock, regions: Volume, base: int, window_px: int) -> Bl
     labels = regions.read(slice(block.start, block.read_stop))
     own = labels[: block.stop - block.start]
     found = [links(lower, upper, base, window_px) for lower, upper in pairwise(labels)]
-    pixels = [np.bincount(np.where(one > base, one - base, 0).ravel())[1:].tolist() for one in own]
+    pixels = [[count for island, count in zip(*(side.tolist() for side in sizes(one)), strict=True) if island > base] for one in own]
     rows = [[column.tolist() for column in one] for one in found]
     return {}, {"links": rows, "islands": [len(one) for one in pixels], "pixels": pixels}
 

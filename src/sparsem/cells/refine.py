@@ -25,40 +25,46 @@ def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
     corners = [(y, x) for y in (low[0], high[0]) for x in (low[1], high[1])]
     mixed = _mixed(labels, low, high)
     rows, columns = np.nonzero(mixed)
-    found = np.stack([labels[y[rows], x[columns]] for y, x in corners])  # (4, n)
+    found = [labels[y[rows], x[columns]] for y, x in corners]
     down, right = part[0][rows], part[1][columns]
-    weights = np.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
-    votes = ((found[:, None] == found[None]) * weights[None]).sum(axis=1)  # of all corners with the same label
-    best = np.lexsort((found, votes), axis=0)[-1]
+    weights = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
+    best, most = np.zeros(len(rows), labels.dtype), np.full(len(rows), -1.0)
+    for label in found:
+        votes = sum(np.where(other == label, weight, 0) for other, weight in zip(found, weights, strict=True))
+        wins = (votes > most) | ((votes == most) & (label > best))
+        best, most = np.where(wins, label, best), np.where(wins, votes, most)
     fine = fine.copy()
-    fine[rows, columns] = np.take_along_axis(found, best[None], axis=0)[0]
+    fine[rows, columns] = best
     return fine
 
 
 def refined(labels: Labels, mask: Mask) -> Labels:
     """Labels of the grid on the pixels of the mask; its pixels beside a label, as far as a grid pixel reaches, take that label."""
-    fine = np.where(mask, enlarged(labels, (mask.shape[0], mask.shape[1])), 0)
+    ids, small = numbered(labels)  # 16 bit from here on: half the memory to go through
+    fine = np.where(mask, enlarged(small, (mask.shape[0], mask.shape[1])), 0)
     reach = -(-mask.shape[0] // labels.shape[0])
-    return grown(fine, mask, reach) if reach > 1 else fine
+    return np.asarray(ids[grown(fine, mask, reach) if reach > 1 else fine])
 
 
-def grown(labels: Labels, mask: Mask, steps: int) -> Labels:
+def grown(labels: NDArray[np.uint16], mask: Mask, steps: int) -> NDArray[np.uint16]:
     """Labels spread over pixels of the mask that have none, one pixel a step; the largest of several labels wins."""
-    ids, small = numbered(labels)
     for _ in range(steps):
-        wider = cv2.dilate(small, np.ones((3, 3), np.uint8))
-        small = np.where(mask & (small == 0), wider, small)
-    return np.asarray(ids[small])
+        wider = cv2.dilate(labels, np.ones((3, 3), np.uint8))
+        labels = np.where(mask & (labels == 0), wider, labels).astype(np.uint16)
+    return labels
 
 
 def with_islands(labels: Labels, mask: Mask, base: int, least_px: int) -> NDArray[np.uint32]:
     """What is in the mask and in no cell: connected parts get labels from ``base`` + 1; those under ``least_px`` are dropped."""
-    parts = cc3d.connected_components((mask & (labels == 0)).view(np.uint8), connectivity=8).astype(np.uint32)
-    pixels = np.bincount(parts.ravel())
-    kept = pixels >= max(1, least_px)
+    left = mask & (labels == 0)
+    where = np.flatnonzero(left)  # few, in a slice of many pixels
+    parts = cc3d.connected_components(left.view(np.uint8), connectivity=8).ravel()[where]
+    kept = np.bincount(parts, minlength=1) >= max(1, least_px)
     kept[0] = False
     number = np.where(kept, base + np.cumsum(kept), 0).astype(np.uint32)
-    return np.where(labels == 0, number[parts], labels).astype(np.uint32)
+    regions = labels.astype(np.uint32)
+    regions.ravel()[where] = number[parts]
+    return regions
 
 
 def _neighbours(new: int, old: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
 from sparsem.regions import Ids, overlaps
 
@@ -75,10 +74,10 @@ def _best(islands: Ids, others: Ids, of: Labels, among: Labels, base: int, windo
     contested = label[pairs > 1]
     if not contested.size:
         return best
-    places = find_objects(np.where(of > base, of - base, 0).astype(np.int32))
-    for island in contested.tolist():
+    middles = _middles(of, contested)
+    for island, middle in zip(contested.tolist(), middles, strict=True):
         rows = np.flatnonzero(islands == island)
-        near = _window(places[island - base - 1], of.shape, window_px)
+        near = tuple(slice(max(0, one - window_px // 2), one + window_px // 2) for one in middle)
         ours, theirs = of[near] == island, among[near]
         iou = [_iou(ours, theirs == other) for other in others[rows].tolist()]
         winner = min(range(len(rows)), key=lambda row: (-iou[row], int(others[rows[row]])))
@@ -87,10 +86,23 @@ def _best(islands: Ids, others: Ids, of: Labels, among: Labels, base: int, windo
     return best
 
 
-def _window(place: tuple[slice, ...], shape: tuple[int, ...], window_px: int) -> tuple[slice, ...]:
-    """A square around the middle of a bounding box, as far as the slice reaches."""
-    middle = [(side.start + side.stop) // 2 for side in place]
-    return tuple(slice(max(0, one - window_px // 2), min(end, one + window_px // 2)) for one, end in zip(middle, shape, strict=True))
+def _middles(labels: Labels, chosen: Ids) -> list[list[int]]:
+    """(y, x) of the middle of the bounding boxes of some labels, ascending; only pixels beside another label are looked at."""
+    height, width = labels.shape
+    change = np.flatnonzero(labels[:, 1:] != labels[:, :-1])
+    left = change // (width - 1) * width + change % (width - 1) if width > 1 else change
+    ends = np.arange(height) * width
+    pixels = np.concatenate([left, left + 1, ends, ends + width - 1])
+    names = labels.ravel()[pixels]
+    ours = np.isin(names, chosen)
+    which, pixels = np.searchsorted(chosen, names[ours]), pixels[ours]
+    middles = []
+    for side in (pixels // width, pixels % width):
+        low, high = np.full(len(chosen), height * width), np.full(len(chosen), -1)
+        np.minimum.at(low, which, side)
+        np.maximum.at(high, which, side)
+        middles.append((low + high + 1) // 2)
+    return [[int(y), int(x)] for y, x in zip(*middles, strict=True)]
 
 
 def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -165,6 +177,7 @@ def _identities(roots: list[int], names: list[int], base: int) -> Ids:
 
 def renamed(regions: Labels, identity: Ids, base: int) -> NDArray[np.uint32]:
     """A slice with its islands under their identities; ``identity`` is that of island ``base + 1``, ``base + 2``, ..."""
-    table = np.append(np.zeros(1, np.uint32), identity)
-    island = regions > base
-    return np.where(island, table[np.where(island, regions - base, 0)], regions).astype(np.uint32)
+    named = regions.astype(np.uint32)
+    where = np.flatnonzero(regions > base)  # few, in a slice of many pixels
+    named.ravel()[where] = identity[regions.ravel()[where] - base - 1]
+    return named
