@@ -15,7 +15,7 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 from sparsem import __version__
-from sparsem.cli import COMMANDS, app
+from sparsem.cli import COMMANDS, GROUPS, app
 from sparsem.errors import SparsemError
 from sparsem.execution import HERE
 from sparsem.learn.supervised import TrainSettings
@@ -43,7 +43,7 @@ def test_help_lists_every_command_quickly_and_each_teaches() -> None:
     listing = sparsem("--help").output
     for name in COMMANDS:
         assert name in listing
-        words = (name, "import") if name == "annotate" else (name,)
+        words = (name, *list(GROUPS.get(name, ()))[:1])
         text = sparsem(*words, "--help").output
         assert "--overwrite" in text
         assert "--json" in text
@@ -189,6 +189,12 @@ def test_the_readme_commands_run(tissue: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "liver.tif", tissue.image().read(slice(None)), photometric="minisblack")
     truth = tissue.volume("truth", "nucleus").read(slice(None))
     tifffile.imwrite(tmp_path / "all_nuclei.tif", truth, photometric="minisblack")
+    cells = tissue.volume("truth", "cells").read(slice(None)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "all_cells.tif", cells, photometric="minisblack")
+    for folder, chosen in (("masks/cells", LABELLED), ("corrected", (4, 9))):
+        (tmp_path / folder).mkdir(parents=True)
+        for z in chosen:
+            tifffile.imwrite(tmp_path / folder / f"cells_{z:04d}.tif", np.where(cells[z] > 0, cells[z] + (z == 9), 0).astype(np.uint16))
     for name in ("nucleus", "mitochondrion"):
         (tmp_path / "masks" / name).mkdir(parents=True)
         for z, labels in zip(LABELLED, truth_of(tissue, name, LABELLED), strict=True):

@@ -73,6 +73,7 @@ def test_reports_speak_in_arrays() -> None:
 def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
     allowed = {
         "sparsem.execution": {"distributed"},
+        "sparsem.stage": {"distributed"},
         "sparsem.cli": {"typer"},
         "sparsem.cli.options": {"typer"},
         "sparsem.cli.commands": {"typer"},

@@ -6,6 +6,7 @@ not known. Inside a labelled slice, pixels of the ``ignore`` value are not known
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class AnnotationSettings(Settings):
     ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
     background: int | None = Field(None, ge=1, description="a number that means 'outside of all', for labels whose 0 is ignored")
     image: str | None = Field(None, description="the image that the labels were drawn on; the newest one if not given")
+    add: bool = Field(False, description="add these slices to those of that name; --overwrite also replaces slices that differ")
 
     @field_validator("slices", mode="before")
     @classmethod
@@ -191,8 +193,25 @@ def import_annotation(
         _as_labels(np.asarray(found.stack[plane : plane + 1])[0], f"slice {number} of {source}")
         for number, plane in zip(z, planes, strict=True)
     )
-    write_annotation(sample, name, z, slices, settings.classes, settings.ignore, image, overwrite, settings.background)
+    if settings.add and name in sample.names("annotations"):
+        _add(sample, name, dict(zip(z, slices, strict=True)), overwrite)
+    else:
+        write_annotation(sample, name, z, slices, settings.classes, settings.ignore, image, overwrite, settings.background)
     return None if settings.classes else read_annotation(sample, name)
+
+
+def _add(sample: Sample, name: str, slices: Mapping[int, Labels], overwrite: bool) -> None:
+    """More labelled slices for an annotation, understood as its others are; those that are labelled otherwise are not lost unasked."""
+    about = read_attributes(sample.path / "annotations" / name)["sparsem"]
+    kept = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
+    before = {z: np.asarray(kept[index]) for index, z in enumerate(about["z"])}
+    differ = [z for z in slices if z in before and not np.array_equal(before[z], slices[z])]
+    if differ and not overwrite:
+        listed = ", ".join(map(str, differ))
+        raise ResumeError(f"Slices {listed} of '{name}' are labelled otherwise already; use --overwrite to replace them by these.")
+    after = {**before, **slices}
+    meaning = (about["classes"], about["ignore"], about["image"], True, about.get("background"))
+    write_annotation(sample, name, sorted(after), (after[z] for z in sorted(after)), *meaning)
 
 
 def write_annotation(
@@ -288,18 +307,24 @@ def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSett
 
 
 def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> list[int]:
-    if not found.numbers:
+    told = found.numbers or _number_of_one(found)
+    if not told:
         raise InputError(
             f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
         )
-    numbers = [number - first for number in found.numbers]
+    numbers = [number - first for number in told]
     if any(not 0 <= number < n_slices for number in numbers):
         hint = "; if the first slice is numbered 1, give --first-number 1" if first == 0 and max(numbers) == n_slices else ""
         raise InputError(
-            f"The file names in {where} carry the numbers {min(found.numbers)} to {max(found.numbers)}, "
-            f"but the image has {n_slices} slices{hint}."
+            f"The file names in {where} carry the numbers {min(told)} to {max(told)}, but the image has {n_slices} slices{hint}."
         )
     return numbers
+
+
+def _number_of_one(found: Source) -> tuple[int, ...]:
+    """Of a single picture the last number in its name, as in cells_0137.tif."""
+    numbers = re.findall(r"\d+", found.files[0].stem) if len(found.files) == found.stack.shape[0] == 1 else []
+    return (int(numbers[-1]),) if numbers else ()
 
 
 def _parse_numbers(text: str) -> list[int]:

@@ -12,10 +12,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -30,6 +31,9 @@ from sparsem.settings import Settings, differences
 from sparsem.store.pyramid import coarser
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_bytes, put_in_place, write_atomically
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
@@ -80,33 +84,29 @@ class Stage:
         }
         self.fingerprint = fingerprint_of(self.record)
         self._summaries: list[dict[str, Any]] = []
+        self._client: Client | None = None
         # A folder for each fingerprint: a worker of an abandoned run can never write into another run's result.
         self._runs = self.sample.path / ".sparsem" / "work" / self.name
         self._work = self._runs / self.fingerprint[:16]
         self._record_file = self.sample.path / ".sparsem" / "stages" / f"{self.name}.json"
 
     def __enter__(self) -> "Stage":
-        self._lock = self.sample.locked()
-        self._lock.__enter__()
-        try:
+        with ExitStack() as held:
+            held.enter_context(self.sample.locked())
             self.finished = self._is_finished()
             if self.finished:
                 shutil.rmtree(self._runs, ignore_errors=True)
             else:
                 self._refuse_another_result()
                 self._prepare()
-        except BaseException as error:
-            self._lock.__exit__(type(error), error, error.__traceback__)
-            raise
+            self._held = held.pop_all()  # the lock, and the workers once there is work for them
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
+        with self._held:
             if error is None and not self.finished:
                 self._coarser_levels()
                 self._publish()
-        finally:
-            self._lock.__exit__(kind, error, trace)
 
     def map(
         self, function: BlockFunction, blocks: Sequence[ZBlock], *arguments: Any, of_block: Callable[[ZBlock], Any] | None = None
@@ -255,7 +255,10 @@ class Stage:
         total, undone = sum(map(len, rounds)), sum(map(len, left))
         if not undone:
             return
-        with Meter(title, total, total - undone, self.on.quiet) as meter, client_of(self.on) as client:
+        if self._client is None:
+            self._client = self._held.enter_context(client_of(self.on))
+        client = self._client
+        with Meter(title, total, total - undone, self.on.quiet) as meter:
             for one in left:
                 if client is None:
                     for task, function, arguments in one:

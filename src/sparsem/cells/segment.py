@@ -31,6 +31,7 @@ from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 FOREGROUND = 128  # of probabilities on disk: round(255 p) for p >= 0.5
 MOST_IDS = 65_000  # in one slice: OpenCV carries 16 bit
 MOST_ISLANDS = 2**20  # in one slice
+ID_STEP = 2**16  # islands are numbered from the next multiple of it
 DTYPES = (np.uint32, np.uint8)  # of regions and doubt
 
 Way = Literal["arrival", "per_frame", "selective", "mask_flow", "flow", "mask_border", "mask"]
@@ -101,7 +102,9 @@ class Job:
 
 
 def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Execution = HERE) -> list[str]:
-    """Write ``labels/NAME-regions``: in every slice each cell under its annotated id, and every island under a number above all ids.
+    """Write ``labels/NAME-regions``: in every slice each cell under its annotated id, and every island under a number from 65,536.
+
+    Where ids are that large, islands begin at the next multiple of it.
 
     Also ``probabilities/NAME-doubt``: where labels from the two sides disagree. ``track`` then joins islands to cells.
 
@@ -130,7 +133,7 @@ def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Executi
     same = {"image": image.fingerprint, "interior": interior.fingerprint, "boundary": boundary.fingerprint}
     inputs = {**same, "annotation": annotation.fingerprint}
     with Stage(sample, f"cells-{settings.name}", settings, inputs, outputs, on, _needs(job, outputs)) as stage:
-        own = slice_fingerprints(z, prints, image.shape[0], {**same, **settings.model_dump(mode="json")})
+        own = slice_fingerprints(z, prints, image.shape[0], {**same, "base": base, **settings.model_dump(mode="json")})
         before = [one for block in stage.replaced() for one in block["slices"]]
         wanted = [not any(one["made from"] == made_from for one in before[z : z + 1]) for z, made_from in enumerate(own)]
         chains = legs(z, image.shape[0], image.block_depth, wanted)
@@ -204,7 +207,7 @@ def _probability(sample: Sample, name: str) -> Volume:
 
 
 def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int]:
-    """Of the labelled slices one by one, and the largest id in them."""
+    """Of the labelled slices one by one, and a number that no id exceeds; a new cell more does not change it."""
     prints, largest = [], 0
     for index, z in enumerate(annotation.z):
         labels, known = annotation.objects(index)
@@ -217,7 +220,7 @@ def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int
         raise InputError(f"No labelled slice of '{name}' holds a cell: check the annotation, --classes and --ignore.")
     if largest > 2**32 - MOST_ISLANDS:
         raise InputError(f"'{name}' has the id {largest}; ids up to {2**32 - MOST_ISLANDS} leave room for islands. Renumber the cells.")
-    return prints, largest
+    return prints, (largest // ID_STEP + 1) * ID_STEP - 1
 
 
 def _outputs(name: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
