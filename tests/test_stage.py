@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sparsem.errors import ResourceError, ResumeError, SampleError, SettingsErro
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage, fingerprint_of
+from sparsem.stage import BlockResult, Stage, fingerprint_of, finished, link_arrays
 from sparsem.store.pyramid import coarser_mean, coarser_mode
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, volume_spec
@@ -197,3 +198,62 @@ def test_an_unreachable_scheduler_is_one_sentence(own_tissue: Sample, tmp_path: 
             run(own_tissue, tmp_path / "log", on=replace(HERE, scheduler=address))
     with pytest.raises(SettingsError, match=r"--workers takes 0 .* or a number of processes; got -1"):
         replace(HERE, workers=-1)
+
+
+def add_up(link: int, before: "dict[str, Any] | None", log: Path, fail_at: int) -> dict[str, Any]:
+    """A sum that runs along a chain; only what is called state is handed on."""
+    if link == fail_at:
+        raise StopError
+    with log.open("a") as file:
+        file.write(f"{link}\n")
+    total = np.array([link + (0 if before is None else int(before["state-sum"][0]))])
+    assert before is None or list(before) == ["state-sum"]
+    return {"state-sum": total, "slices": np.full((2, 3, 4), total[0])}
+
+
+def with_sums(block: ZBlock, folder: Path) -> BlockResult:
+    ends = [int(link_arrays(folder, chain, number)["slices"][1, 0, 0]) for chain, number in ((0, 2), (1, 1))]
+    return {}, {"ends": ends}
+
+
+def chained(sample: Sample, log: Path, fail_at: int = -1, on: Execution = HERE) -> list[dict[str, Any]]:
+    with Stage(sample, "chained", BrightenSettings(), {}, [], on) as stage:
+        folder = stage.chain("adding up", add_up, [[1, 2, 3], [10, 20]], log, fail_at)
+        return stage.map(with_sums, z_blocks(4, 4), folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_links_of_a_chain_run_in_turn_and_once(own_tissue: Sample, tmp_path: Path, workers: int) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(StopError):
+        chained(own_tissue, log, fail_at=3, on=replace(HERE, workers=workers))
+    assert sorted(log.read_text().split()) == ["1", "10", "2", "20"]
+    assert chained(own_tissue, log, on=replace(HERE, workers=workers)) == [{"ends": [6, 30]}]
+    assert sorted(log.read_text().split()) == ["1", "10", "2", "20", "3"]
+    assert finished(own_tissue, "chained") == [{"ends": [6, 30]}]
+    assert chained(own_tissue, log) == [{"ends": [6, 30]}]  # finished: nothing runs
+    assert not (own_tissue.path / ".sparsem" / "work" / "chained").exists()
+    with pytest.raises(SampleError, match="'other' is not finished"):
+        finished(own_tissue, "other")
+
+
+def test_a_stage_knows_the_result_that_it_replaces_only_while_it_is_whole(own_tissue: Sample, tmp_path: Path) -> None:
+    def replaced() -> list[dict[str, Any]]:
+        image = own_tissue.image("raw")
+        frame = (image.shape, np.uint8, Kind.IMAGE, image.voxel_size, image.block_depth)
+        specs = [volume_spec("images/bright", *frame), volume_spec("labels/dark", *frame)]
+        with suppress(StopError), Stage(own_tissue, "brighten", BrightenSettings(by=3), {}, specs, OVERWRITE) as stage:
+            found.append(stage.replaced())
+            raise StopError
+        return found[-1]
+
+    found: list[list[dict[str, Any]]] = []
+    assert replaced() == []
+    shutil.rmtree(own_tissue.path / ".sparsem" / "work" / "brighten")
+    summaries = run(own_tissue, tmp_path / "log")
+    assert replaced() == summaries
+    shutil.rmtree(own_tissue.path / "labels" / "dark")
+    assert replaced() == []
+
+
+OVERWRITE = Execution(overwrite=True, quiet=True)
