@@ -98,4 +98,5 @@ def test_the_grid_brings_a_slice_to_two_megapixels() -> None:
     assert settings.grid_of((4000, 6000)) == (1000, 1500)
     assert settings.grid_of((1000, 1500)) == (1000, 1500)
     assert FlowSettings(grid=3).grid_of((10, 10)) == (3, 3)
-    assert on_grid(np.full((8, 8), 512, np.uint16), (2, 4)).tolist() == [[2] * 4] * 2
+    assert on_grid(np.full((8, 8), 512, np.uint16), (2, 4), (0, 1024)).tolist() == [[127] * 4] * 2  # 16 bit, in a window of grey levels
+    assert on_grid(np.array([[0, 300, 400, 999]], np.uint16), (1, 4), (300, 400)).tolist() == [[0, 0, 255, 255]]

@@ -107,7 +107,9 @@ def test_files_and_functions_stay_small() -> None:
 
 PUBLIC = {
     "sparsem.ingest": "ImportSettings import_stack",
-    "sparsem.annotations": "AnnotationSettings LabelledSlices annotated_structures import_annotation read_annotation write_annotation",
+    "sparsem.annotations": (
+        "AnnotationSettings LabelledSlices annotated_image annotated_structures import_annotation read_annotation write_annotation"
+    ),
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
     "sparsem.store.sample": "Sample checked_name now",
@@ -116,7 +118,7 @@ PUBLIC = {
     ),
     "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key numbers_in open_source",
     "sparsem.store.writers": "write_tiff",
-    "sparsem.stage": "Stage fingerprint_of",
+    "sparsem.stage": "Stage fingerprint_of finished link_arrays",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
     "sparsem.tiles.targets": "interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
@@ -127,15 +129,29 @@ PUBLIC = {
     "sparsem.learn.train": "held_out learning_slices train training_needs",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",
     "sparsem.predict": "PredictSettings ahead forward_on in_context predict predict_slices quantised",
-    "sparsem.regions": "Overlaps added overlaps",
+    "sparsem.regions": "Overlaps added at_shape overlaps sizes",
     "sparsem.score.instances": (
-        "Information Matching Panoptic RandError adapted_rand_error dice_of_cells matching variation_of_information"
+        "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching variation_of_information"
     ),
     "sparsem.cells.flow": ("Carried FlowSettings composed flow_between inconsistency numbered on_grid places remapped sampled stay warped"),
     "sparsem.cells.arrival": "Arrival advanced departure first resistance spread",
+    "sparsem.cells.separate": (
+        "Evidence Seeds by_flow by_mask by_mask_and_border by_mask_and_flow edges faithful flooded per_frame seeds_of selective separated"
+    ),
+    "sparsem.cells.propagate": "ByArrival ByFlow ByFrame Carrier CarrySettings Front View moved",
+    "sparsem.cells.refine": "enlarged grown refined with_islands",
+    "sparsem.cells.doubt": "Place doubt nearer places_of_doubt",
+    "sparsem.cells.intervals": "Fronts Leg legs seeds_of_nearest slice_fingerprints stored",
+    "sparsem.cells.segment": "CellsSettings Job cells",
+    "sparsem.cells.track": "Links Tracks links renamed resolve",
+    "sparsem.cells.look": "Look area_jumps disagreements jumps",
+    "sparsem.cells.identify": "TrackSettings Tracked link_table look_table track track_table",
+    "sparsem.experiment": "ExperimentSettings cells_compared",
     "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
-    "sparsem.score.against": "ScoreSettings Scores score score_table",
-    "sparsem.report.figures": "ComparedSlice colour_of comparison dice_along_z overlay shown",
+    "sparsem.score.against": "ScoreSettings Scores dice_table score score_table",
+    "sparsem.report.figures": (
+        "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z overlay shown"
+    ),
     "sparsem.study": (
         "AnnotateStep ExportStep ImportStep ScoreStep StudyResult StudySettings TrainStep demo describe read_study run structures_of"
     ),

@@ -49,10 +49,18 @@ class Carried(NamedTuple):
     error: NDArray[np.float32]
 
 
-def on_grid(image: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """A slice at the resolution at which flow is computed, 8 bit, by area means."""
-    eight_bit = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
-    return eight_bit if shape == image.shape else np.asarray(cv2.resize(eight_bit, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+def on_grid(image: NDArray[Any], shape: tuple[int, int], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """A slice at the resolution at which flow is computed, 8 bit, by area means.
+
+    Args:
+        image: (y, x), 8 bit, or more with a window.
+        shape: (h, w) of the grid.
+        window: grey levels that become 0 and 255; the same for all slices, or flow sees brightness move.
+    """
+    if window is not None:
+        low, high = window
+        image = (np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    return image if shape == image.shape else np.asarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def flow_between(here: NDArray[np.uint8], there: NDArray[np.uint8], settings: FlowSettings = FlowSettings()) -> Flow:

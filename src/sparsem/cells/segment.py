@@ -58,7 +58,19 @@ class CellsSettings(CarrySettings):
 
 @dataclass(frozen=True)
 class Job:
-    """What is separated from what: a picklable handle for workers."""
+    """What is separated from what: a picklable handle for workers.
+
+    Attributes:
+        sample: with the annotation.
+        image: for the flow.
+        interior: probability, as the network wrote it.
+        boundary: the same.
+        settings: of the stage.
+        grid: (h, w) of the flow.
+        z: of the labelled slices.
+        base: labels above it are islands.
+        window: grey levels of the image that flow sees; None for all of 8 bit.
+    """
 
     sample: Sample
     image: Volume
@@ -68,6 +80,7 @@ class Job:
     grid: tuple[int, int]
     z: tuple[int, ...]
     base: int
+    window: tuple[float, float] | None = None
 
     @property
     def pixel_nm(self) -> float:
@@ -85,9 +98,8 @@ class Job:
 
     def views(self, slices: slice) -> list[View]:
         """Slices on the grid; one volume after the other, so that one is in memory at full resolution."""
-        image, interior, boundary = (
-            [on_grid(one, self.grid) for one in volume.read(slices)] for volume in (self.image, self.interior, self.boundary)
-        )
+        sources = ((self.image, self.window), (self.interior, None), (self.boundary, None))
+        image, interior, boundary = ([on_grid(one, self.grid, window) for one in volume.read(slices)] for volume, window in sources)
         rim = self.settings.rim_nm / self.pixel_nm
         odds = ((_unit(inside), _unit(edge)) for inside, edge in zip(interior, boundary, strict=True))
         return [View(picture, *both, rim) for picture, both in zip(image, odds, strict=True)]
@@ -128,17 +140,18 @@ def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Executi
     image = annotated_image(sample, {settings.cells: annotation}, settings.image)
     interior, boundary = (_probability(sample, f"{settings.cells}-{what}") for what in ("interior", "boundary"))
     prints, base = _fingerprints(annotation, settings.cells)
-    job = Job(sample, image, interior, boundary, settings, settings.grid_of(image.shape[1:]), annotation.z, base)
-    outputs, z = _outputs(settings.name, image), annotation.z
+    z, n_slices, outputs = annotation.z, image.shape[0], _outputs(settings.name, image)
+    job = Job(sample, image, interior, boundary, settings, settings.grid_of(image.shape[1:]), z, base, _window(image))
     same = {"image": image.fingerprint, "interior": interior.fingerprint, "boundary": boundary.fingerprint}
     inputs = {**same, "annotation": annotation.fingerprint}
     with Stage(sample, f"cells-{settings.name}", settings, inputs, outputs, on, _needs(job, outputs)) as stage:
-        own = slice_fingerprints(z, prints, image.shape[0], {**same, "base": base, **settings.model_dump(mode="json")})
+        made_from = slice_fingerprints(z, prints, n_slices, {**same, "base": base, **settings.model_dump(mode="json")})
         before = [one for block in stage.replaced() for one in block["slices"]]
-        wanted = [not any(one["made from"] == made_from for one in before[z : z + 1]) for z, made_from in enumerate(own)]
-        chains = legs(z, image.shape[0], image.block_depth, wanted)
+        before = before if len(before) == n_slices else [{"made from": None}] * n_slices
+        wanted = [old["made from"] != now for old, now in zip(before, made_from, strict=True)]
+        chains = legs(z, n_slices, image.block_depth, wanted)
         fronts = Fronts(stage.chain(f"{stage.name}, labels travel", _carry, chains, job), tuple(map(tuple, chains)))
-        stage.map(_separate_block, image.blocks(), job, fronts, of_block=lambda block: (own[block.own], before[block.own]))
+        stage.map(_separate_block, image.blocks(), job, fronts, of_block=lambda block: (made_from[block.own], before[block.own]))
     return [output.path for output in outputs]
 
 
@@ -157,18 +170,18 @@ def _carry(leg: Leg, before: Arrays | None, job: Job) -> Arrays:
 
 
 def _separate_block(block: ZBlock, job: Job, fronts: Fronts, slices: tuple[list[str], list[dict[str, Any]]]) -> BlockResult:
-    own, before = slices
+    made_from, before = slices
     paths = [output.path for output in _outputs(job.settings.name, job.image)]
     masks = job.interior.read(block.own) >= FOREGROUND
     alone = job.settings.way in WAYS and job.settings.way not in CARRIED  # slices are separated one by one, not on the way
     views = job.views(block.own) if alone else [None] * len(masks)
-    kept = [any(one["made from"] == made_from for one in before[n : n + 1]) for n, made_from in enumerate(own)]
+    kept = [old["made from"] == now for old, now in zip(before, made_from, strict=True)]
     made = [Volume(job.sample.path / path).read(block.own) for path in paths] if any(kept) else [np.empty(masks.shape, d) for d in DTYPES]
-    places = [one["places"] for one in before] + [[]] * (len(own) - len(before))
+    summary = list(before)
     for n, z in enumerate(range(block.start, block.stop)):
         if not kept[n]:
-            made[0][n], made[1][n], places[n] = _separate_slice(z, masks[n], views[n], fronts.at(z), job)
-    summary = [{"made from": made_from, "places": found} for made_from, found in zip(own, places, strict=True)]
+            made[0][n], made[1][n], places = _separate_slice(z, masks[n], views[n], fronts.at(z), job)
+            summary[n] = {"made from": made_from[n], "places": places}
     return dict(zip(paths, made, strict=True)), {"slices": summary, "base": job.base, "labelled": list(job.z)}
 
 
@@ -204,6 +217,14 @@ def _probability(sample: Sample, name: str) -> Volume:
             f"{sample.path.name} has no probabilities/{name}; train with --cells {cells} and predict with that model before cells."
         )
     return sample.volume("probabilities", name)
+
+
+def _window(image: Volume) -> tuple[float, float] | None:
+    """Where almost all grey levels lie, judged by the coarsest level; 8 bit is taken as it is."""
+    if image.dtype == np.uint8:
+        return None
+    low, high = np.percentile(np.asarray(image.level(image.levels - 1)[...]), (0.5, 99.5))
+    return float(low), float(high)
 
 
 def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int]:
