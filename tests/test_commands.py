@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -165,6 +166,29 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
         run(tmp_path / "study.toml", HERE)
 
 
+def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
+    training = SMALL_TRAINING.model_copy(update={"structure": ("nucleus",), "cells": "cells"})
+    result = demo(tmp_path, SMALL_DEMO, training, labelled=4)
+    assert result.cells is not None
+    assert result.cells.cells > 1
+    assert (tmp_path / "cells.png").stat().st_size > 0
+    assert (tmp_path / "results" / "cells.tif").exists()
+    assert not (tmp_path / "results" / "cells-interior.tif").exists()
+    found = tifffile.imread(tmp_path / "results" / "cells.tif")
+    labelled = cv2.imread(str(tmp_path / "masks" / "cells" / "cells_z0011.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(found[11], labelled)
+    scores = result.scores["cells"].of_cells(only_unseen=False)
+    assert 0 < scores["dice_cells"] <= 1  # type: ignore[operator]
+    again = run(tmp_path / "study.toml")
+    assert again.cells == result.cells
+    words = f"experiment cells {result.sample.path} {tmp_path}/phantom.zarr/truth/cells --way mask --way arrival --json --quiet"
+    rows = json.loads(sparsem(*words.split()).output)
+    assert list(rows) == ["mask", "arrival"]
+    assert rows["arrival"]["dice_cells"] == pytest.approx(result.scores["cells"].of_cells(only_unseen=True)["dice_cells"], abs=0.05)
+    table = sparsem(*words.replace(" --json", "").split()).output
+    assert re.search(r"arrival +0\.\d{3}", table)
+
+
 def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     good = 'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[annotate.nucleus]\nsource = "m"\n'
     for text, sentence in (
@@ -172,6 +196,9 @@ def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         (good + "[train]\nupdate = 3\n", r"unknown key 'train.update'; did you mean 'updates'\?"),
         (good + "[predict]\noverlap = 0.9\n", "'predict.overlap' was given as 0.9: input should be less than or equal to 0.5"),
         (good + '[score.mito]\ntruth = "t.tif"\n', r"\[score.mito\] has no structure to score; trained are nucleus"),
+        (good + "[cells]\nway = 'mask'\n", r"\[cells\] and \[track\] need a network that knows cells; add cells = 'cells' to \[train\]"),
+        (good + "[cells]\ncells = 'b'\n[train]\ncells = 'a'\n", r"\[cells\] separates 'b', but \[train\] learns 'a'"),
+        (good + "[cells]\nway = 'guess'\n", "'cells.way' was given as 'guess'"),
         (good + '[annotate.b]\nsorce = "x"\n', r"unknown key 'annotate.b.sorce'; did you mean 'source'\?"),
     ):
         (tmp_path / "study.toml").write_text(text)

@@ -38,9 +38,9 @@ class Tracked:
     """What ``track`` found.
 
     Attributes:
-        cells: identities in the result, islands of no cell left out.
+        cells: how many of the annotated ones are in the result.
         islands: tracks of islands.
-        orphans: those of them that never meet a cell.
+        orphans: identities of islands that never meet a cell.
         look: where to look, the largest area first.
     """
 

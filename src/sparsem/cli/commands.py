@@ -183,7 +183,7 @@ def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcom
     name = settings.cells
     tables = ", ".join(f"tables/{kind}_{name}" for kind in ("tracks", "links", "look"))
     lines = [
-        f"{found.cells} cells; {found.islands} islands followed, {found.orphans} of them never meet a cell",
+        f"{found.cells} cells, {found.islands} tracks of islands; {found.orphans} objects never meet a cell",
         f"Wrote {path}/labels/{name}, {tables}",
         "",
         f"Where to look first ({len(found.look)} places in tables/look_{name}.csv):",
