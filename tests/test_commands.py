@@ -176,6 +176,7 @@ def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
     assert not (tmp_path / "results" / "cells-interior.tif").exists()
     found = tifffile.imread(tmp_path / "results" / "cells.tif")
     labelled = cv2.imread(str(tmp_path / "masks" / "cells" / "cells_z0011.png"), cv2.IMREAD_UNCHANGED)
+    assert labelled is not None
     assert np.array_equal(found[11], labelled)
     scores = result.scores["cells"].of_cells(only_unseen=False)
     assert 0 < scores["dice_cells"] <= 1  # type: ignore[operator]

@@ -17,7 +17,7 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.volume store.sample store.readers store.writers stage ingest",
+    "execution store store.pyramid store.volume store.sample store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "regions annotations tiles tiles.context tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
@@ -118,7 +118,8 @@ PUBLIC = {
     ),
     "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key numbers_in open_source",
     "sparsem.store.writers": "write_tiff",
-    "sparsem.stage": "Stage fingerprint_of finished link_arrays",
+    "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
+    "sparsem.stage": "Stage fingerprint_of finished",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
     "sparsem.tiles.targets": "interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",

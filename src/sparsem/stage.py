@@ -18,28 +18,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
-
 from sparsem import __version__
 from sparsem.errors import ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs, client_of, spread
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, differences
-from sparsem.store.pyramid import coarser
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import Kind, Volume, VolumeSpec, create_volume, json_bytes, put_in_place, write_atomically
+from sparsem.store.volume import Volume, VolumeSpec, create_volume, json_bytes, put_in_place, write_atomically
+from sparsem.tasks import Arrays, BlockFunction, BlockResult, BlockTask, Link, LinkFunction, coarser_block, link_arrays, read_record
 
 if TYPE_CHECKING:
     from distributed import Client
 
-Arrays = Mapping[str, NDArray[Any]]
-BlockResult = tuple[Arrays, Mapping[str, Any]]
-BlockFunction = Callable[..., BlockResult]
-LinkFunction = Callable[..., Arrays]
-Work = tuple["_Task | _Link", Callable[..., Any], tuple[Any, ...]]
+__all__ = ["Arrays", "BlockResult", "Stage", "fingerprint_of", "finished", "link_arrays"]
+
+Work = tuple[BlockTask | Link, Callable[..., Any], tuple[Any, ...]]
 
 
 def fingerprint_of(record: Mapping[str, Any]) -> str:
@@ -118,8 +112,8 @@ class Stage:
         blocks come back in the order of the blocks.
         """
         if self.finished:
-            return list(_read_json(self._record_file)["summaries"])
-        tasks = [_Task(self._work, self.fingerprint, 0, block, tuple(self.outputs)) for block in blocks]
+            return list(read_record(self._record_file)["summaries"])
+        tasks = [BlockTask(self._work, self.fingerprint, 0, block, tuple(self.outputs)) for block in blocks]
         own = [(of_block(block),) if of_block else () for block in blocks]
         work = [(task, function, (task.block, *arguments, *more)) for task, more in zip(tasks, own, strict=True)]
         self._run(self.name, [work])
@@ -139,7 +133,7 @@ class Stage:
         rounds: list[list[Work]] = []
         for number in range(max(map(len, chains), default=0)):
             links = [(index, chain[number]) for index, chain in enumerate(chains) if number < len(chain)]
-            rounds.append([(_Link(folder, index, number), function, (link, *arguments)) for index, link in links])
+            rounds.append([(Link(folder, index, number), function, (link, *arguments)) for index, link in links])
         if not self.finished:
             self._run(title, rounds)
         return folder
@@ -150,7 +144,7 @@ class Stage:
         made = _fingerprint_in(self._record_file) if whole else None
         volumes = [Volume(self.sample.path / one.path).fingerprint for one in self.outputs] if made else []
         same = [fingerprint_of({"stage": made, "path": one.path}) for one in self.outputs] == volumes
-        return list(_read_json(self._record_file)["summaries"]) if made and same else []
+        return list(read_record(self._record_file)["summaries"]) if made and same else []
 
     def _is_finished(self) -> bool:
         return _fingerprint_in(self._record_file) == self.fingerprint and all(map(self._is_published, self.outputs))
@@ -163,7 +157,7 @@ class Stage:
         others = [(file, "unfinished run") for file in begun]
         for file, what in ((self._record_file, "finished result"), *others):
             if _fingerprint_in(file) not in (None, self.fingerprint):
-                before = _read_json(file)["record"]
+                before = read_record(file)["record"]
                 raise ResumeError(
                     f"'{self.name}' has a {what} in {self.sample.path.name} that was made otherwise "
                     f"({differences(before, self.record)}); use --overwrite to replace it, or the same settings to keep it."
@@ -212,8 +206,8 @@ class Stage:
                     level, depth = left[number][0]
                     fine = self._work / "out" / output.path / str(level - 1)
                     for block in z_blocks(output.level_shapes()[level][0], depth):
-                        task = _Task(self._work, self.fingerprint, number + 1, block, (output,), output.path)
-                        work.append((task, _coarser_block, (task.block, fine, output, level)))
+                        task = BlockTask(self._work, self.fingerprint, number + 1, block, (output,), output.path)
+                        work.append((task, coarser_block, (task.block, fine, output, level)))
             self._run(f"{self.name}, coarser levels", [work])
 
     def _publish(self) -> None:
@@ -278,112 +272,8 @@ def finished(sample: Sample, name: str) -> list[dict[str, Any]]:
     file = sample.path / ".sparsem" / "stages" / f"{name}.json"
     if not file.exists():
         raise SampleError(f"'{name}' is not finished in {sample.path.name}; run it again.")
-    return list(_read_json(file)["summaries"])
-
-
-def link_arrays(folder: Path, chain: int, number: int) -> Mapping[str, "zarr.Array[Any]"]:
-    """What a link of a chain returned, name to array on disk."""
-    group = zarr.open_group(store=folder / f"{chain}-{number}", mode="r")
-    return dict(group.arrays())
-
-
-@dataclass(frozen=True)
-class _Link:
-    """One link of a chain: a folder of arrays that is renamed to its name when it is complete."""
-
-    folder: Path
-    chain: int
-    number: int
-
-    def is_done(self) -> bool:
-        return self._place.is_dir()
-
-    @property
-    def _place(self) -> Path:
-        return self.folder / f"{self.chain}-{self.number}"
-
-    def run(self, function: LinkFunction, link: Any, *arguments: Any) -> None:
-        before = link_arrays(self.folder, self.chain, self.number - 1) if self.number else None
-        state = {name: np.asarray(array[...]) for name, array in before.items() if name.startswith("state")} if before else None
-        arrays = function(link, state, *arguments)
-        made = self._place.with_name(f"{self._place.name}.{os.getpid()}.partial")
-        shutil.rmtree(made, ignore_errors=True)
-        group = zarr.create_group(store=made)
-        for name, array in arrays.items():
-            stack = array.ndim > 2 and array.size and not name.startswith("state")  # is read slice by slice later
-            group.create_array(name, data=array, chunks=(1, *array.shape[1:]) if stack else tuple(max(1, n) for n in array.shape))
-        if not self.is_done():  # a scheduler that lost sight of a worker has a link done twice
-            os.replace(made, self._place)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One block of the first level of a run: computes it, writes its chunks and those of the run's other levels, then its marker."""
-
-    work: Path
-    fingerprint: str
-    run_number: int
-    block: ZBlock
-    outputs: tuple[VolumeSpec, ...]
-    name: str = ""
-
-    @property
-    def _marker(self) -> Path:
-        prefix = f"{self.name.replace('/', '.')}-" if self.name else ""
-        return self.work / "done" / f"{prefix}{self.run_number}-{self.block.start}.json"
-
-    def is_done(self) -> bool:
-        if not self._marker.exists():
-            return False
-        return bool(_read_json(self._marker)["fingerprint"] == self.fingerprint)
-
-    def summary(self) -> dict[str, Any]:
-        return dict(_read_json(self._marker)["summary"])
-
-    def run(self, function: BlockFunction, *arguments: Any) -> None:
-        arrays, summary = function(*arguments)
-        for output in self.outputs:
-            if output.path in arrays:
-                self._write(arrays[output.path], output)
-        unknown = set(arrays) - {output.path for output in self.outputs}
-        if unknown:
-            raise AssertionError(f"{sorted(unknown)} are not among the outputs of this stage")
-        write_atomically(self._marker, json_bytes({"fingerprint": self.fingerprint, "summary": summary}))
-
-    def _write(self, voxels: NDArray[Any], output: VolumeSpec) -> None:
-        """The block, and while it is in memory its coarser levels."""
-        start, stop = self.block.own.start, self.block.own.stop
-        factors, levels = output.level_factors(), output.level_runs()[self.run_number]
-        for index, (level, _) in enumerate(levels):
-            if index:
-                voxels = coarser(voxels, factors[level], output.kind is Kind.LABELS)
-                start, stop = start // factors[level][0], -(-stop // factors[level][0])
-            array = zarr.open_array(store=self.work / "out" / output.path / str(level), mode="r+")
-            if voxels.dtype != array.dtype or voxels.shape != (stop - start, *array.shape[1:]):
-                raise AssertionError(f"{output.path}: a block of {voxels.shape} {voxels.dtype} does not fit {array.shape} {array.dtype}")
-            # Looking for empty chunks takes zarr 3.1 longer than writing them: half of all writing (measured).
-            array.with_config({"write_empty_chunks": True})[start:stop] = voxels
-
-
-def _coarser_block(block: ZBlock, fine: Path, output: VolumeSpec, level: int) -> BlockResult:
-    factors = output.level_factors()[level]
-    voxels = np.asarray(zarr.open_array(store=fine, mode="r")[block.start * factors[0] : block.stop * factors[0]])
-    return {output.path: coarser(voxels, factors, output.kind is Kind.LABELS)}, {}
+    return list(read_record(file)["summaries"])
 
 
 def _fingerprint_in(file: Path) -> str | None:
-    return fingerprint_of(_read_json(file)["record"]) if file.exists() else None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """A record or marker of ours.
-
-    Raises:
-        SampleError: it is damaged.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        content["record" if "record" in content else "summary"]
-        return dict(content)
-    except (ValueError, TypeError, KeyError):
-        raise SampleError(f"{file} is damaged; remove it, and the stage it belongs to is done again.") from None
+    return fingerprint_of(read_record(file)["record"]) if file.exists() else None

@@ -139,7 +139,7 @@ def _link_block(block: ZBlock, regions: Volume, base: int, window_px: int) -> Bl
     own = labels[: block.stop - block.start]
     found = [links(lower, upper, base, window_px) for lower, upper in pairwise(labels)]
     pixels = [[count for island, count in zip(*(side.tolist() for side in sizes(one)), strict=True) if island > base] for one in own]
-    rows = [[column.tolist() for column in one] for one in found]
+    rows = [[column.astype(int).tolist() for column in one] for one in found]
     return {}, {"links": rows, "islands": [len(one) for one in pixels], "pixels": pixels}
 
 

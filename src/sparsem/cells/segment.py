@@ -23,7 +23,7 @@ from sparsem.cells.separate import CARRIED, WAYS, Evidence, Labels, Mask, separa
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.regions import at_shape
+from sparsem.regions import at_shape, sizes
 from sparsem.stage import Arrays, BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
@@ -233,7 +233,7 @@ def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int
     for index, z in enumerate(annotation.z):
         labels, known = annotation.objects(index)
         largest = max(largest, int(labels.max(initial=0)))
-        count = int(np.count_nonzero(np.unique(labels)))
+        count = len(sizes(labels)[0])
         if count > MOST_IDS:
             raise InputError(f"Slice {z} of '{name}' holds {count} cells; at most {MOST_IDS} in one slice can be told apart.")
         prints.append(hashlib.blake2b(np.where(known, labels, 2**32).tobytes(), digest_size=16).hexdigest())
