@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import watershed
 
 from sparsem.cells.refine import enlarged, grown, refined, with_islands
-from sparsem.cells.separate import WAYS, Evidence, Seeds, edges, faithful, flooded, seeds_of, separated
+from sparsem.cells.separate import NAMELESS, WAYS, Evidence, Seeds, edges, faithful, flooded, seeds_of, separated
 from tests.conftest import drawn
 
 Labels = NDArray[Any]
@@ -83,10 +83,22 @@ def test_a_region_that_flow_does_not_confirm_loses_its_name() -> None:
     drifted = Evidence(
         mask.astype(np.float32), np.zeros((1, 9), np.float32), drawn("2222.3333"), Seeds(np.array([2]), np.array([[0.0, 6.0]]))
     )
-    assert separated("mask", drifted, 0.3).tolist() == [[0] * 9]  # the seed of 2 sits in what flow says is 3
+    assert separated("mask", drifted, 0.3).tolist() == [[0] * 5 + [NAMELESS] * 4]  # the seed of 2 sits in what flow says is 3
     assert separated("mask", drifted, 0.0)[0, 8] == 2
     assert faithful(drawn("1122"), drawn("1222"), 0.5).tolist() == [[1, 1, 2, 2]]
-    assert faithful(drawn("1122"), drawn("1222"), 0.6).tolist() == [[0, 0, 2, 2]]
+    assert faithful(drawn("1122"), drawn("1222"), 0.6).tolist() == [[NAMELESS, NAMELESS, 2, 2]]
+    lost = faithful(drawn("112233"), drawn("444444"), 0.5)
+    assert lost.tolist() == [[NAMELESS, NAMELESS, NAMELESS + 1, NAMELESS + 1, NAMELESS + 2, NAMELESS + 2]]
+    assert with_islands(lost, np.ones((1, 6), bool), 9, 0).tolist() == [[10, 10, 11, 11, 12, 12]]  # each stays a region of its own
+
+
+def test_islands_are_cut_at_borders_whose_pixels_join_a_part_beside_them() -> None:
+    none, mask = np.zeros((2, 9), np.uint8), drawn("111111111", "111111111") > 0
+    border = drawn("...1.....", "...1.....") > 0
+    assert with_islands(none, mask, 9, 0, border).tolist() == [[10, 10, 10, 11, 11, 11, 11, 11, 11]] * 2
+    assert with_islands(none, mask, 9, 0).tolist() == [[10] * 9] * 2
+    thin = drawn(".........", "...11....") > 0
+    assert with_islands(none, thin, 9, 0, thin).tolist() == [[0] * 9, [0, 0, 0, 10, 10, 0, 0, 0, 0]]  # nothing but border is an island too
 
 
 blobs = hnp.arrays(bool, (9, 11), elements=st.sampled_from([True, True, True, False]))

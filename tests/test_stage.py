@@ -212,13 +212,13 @@ def add_up(link: int, before: "dict[str, Any] | None", log: Path, fail_at: int) 
 
 
 def with_sums(block: ZBlock, folder: Path) -> BlockResult:
-    ends = [int(np.asarray(link_arrays(folder, chain, number)["slices"][1]).max()) for chain, number in ((0, 2), (1, 1))]
+    ends = [int(np.asarray(link_arrays(folder, chain, number)["slices"][1]).max()) for chain, number in (("ones", 2), ("tens", 1))]
     return {}, {"ends": ends}
 
 
 def chained(sample: Sample, log: Path, fail_at: int = -1, on: Execution = HERE) -> list[dict[str, Any]]:
     with Stage(sample, "chained", BrightenSettings(), {}, [], on) as stage:
-        folder = stage.chain("adding up", add_up, [[1, 2, 3], [10, 20]], log, fail_at)
+        folder = stage.chain("adding up", add_up, {"ones": [1, 2, 3], "tens": [10, 20]}, log, fail_at)
         return stage.map(with_sums, z_blocks(4, 4), folder)
 
 

@@ -113,30 +113,34 @@ class Stage:
         """
         if self.finished:
             return list(read_record(self._record_file)["summaries"])
-        tasks = [BlockTask(self._work, self.fingerprint, 0, block, tuple(self.outputs)) for block in blocks]
+        tasks = [self._task(block) for block in blocks]
         own = [(of_block(block),) if of_block else () for block in blocks]
         work = [(task, function, (task.block, *arguments, *more)) for task, more in zip(tasks, own, strict=True)]
         self._run(self.name, [work])
         self._summaries = [task.summary() for task in tasks]
         return self._summaries
 
-    def chain(self, title: str, function: LinkFunction, chains: Sequence[Sequence[Any]], *arguments: Any) -> Path:
+    def chain(self, title: str, function: LinkFunction, chains: Mapping[str, Sequence[Any]], *arguments: Any) -> Path:
         """Work that goes from slice to slice: several chains in parallel, the links of each one after the other.
 
         ``function(link, before, *arguments)`` returns arrays, of which the next link of the chain gets those named ``state...``
-        as ``before`` (None for the first). A link that is done is not done again.
+        as ``before`` (None for the first). A link that is done is not done again: the n-th link of a chain of a name is always the same.
 
         Returns:
             A folder that holds until the end of the stage, for the blocks of ``map`` (see ``link_arrays``).
         """
         folder = self._work / "chains"
         rounds: list[list[Work]] = []
-        for number in range(max(map(len, chains), default=0)):
-            links = [(index, chain[number]) for index, chain in enumerate(chains) if number < len(chain)]
-            rounds.append([(Link(folder, index, number), function, (link, *arguments)) for index, link in links])
+        for number in range(max(map(len, chains.values()), default=0)):
+            links = [(name, chain[number]) for name, chain in chains.items() if number < len(chain)]
+            rounds.append([(Link(folder, name, number), function, (link, *arguments)) for name, link in links])
         if not self.finished:
             self._run(title, rounds)
         return folder
+
+    def left(self, blocks: Sequence[ZBlock]) -> list[ZBlock]:
+        """The blocks that ``map`` has not done yet."""
+        return [] if self.finished else [block for block in blocks if not self._task(block).is_done()]
 
     def replaced(self) -> list[dict[str, Any]]:
         """Summaries of the finished result that this run is to replace, whose volumes are still in place; empty if there is none."""
@@ -145,6 +149,9 @@ class Stage:
         volumes = [Volume(self.sample.path / one.path).fingerprint for one in self.outputs] if made else []
         same = [fingerprint_of({"stage": made, "path": one.path}) for one in self.outputs] == volumes
         return list(read_record(self._record_file)["summaries"]) if made and same else []
+
+    def _task(self, block: ZBlock) -> BlockTask:
+        return BlockTask(self._work, self.fingerprint, 0, block, tuple(self.outputs))
 
     def _is_finished(self) -> bool:
         return _fingerprint_in(self._record_file) == self.fingerprint and all(map(self._is_published, self.outputs))
@@ -225,7 +232,7 @@ class Stage:
             }
         )
         self._record_file.parent.mkdir(exist_ok=True)
-        write_atomically(self._record_file, json_bytes({"record": self.record, "summaries": self._summaries}))
+        write_atomically(self._record_file, json.dumps({"record": self.record, "summaries": self._summaries}).encode())
         shutil.rmtree(self._runs)
 
     def _replace(self, made: Path, final: Path, output: VolumeSpec) -> None:

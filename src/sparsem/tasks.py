@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.store.pyramid import coarser
-from sparsem.store.volume import Kind, VolumeSpec, json_bytes, write_atomically
+from sparsem.store.volume import Kind, VolumeSpec, write_atomically
 
 Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
@@ -27,7 +27,7 @@ BlockFunction = Callable[..., BlockResult]
 LinkFunction = Callable[..., Arrays]
 
 
-def link_arrays(folder: Path, chain: int, number: int) -> Mapping[str, "zarr.Array[Any]"]:
+def link_arrays(folder: Path, chain: str, number: int) -> Mapping[str, "zarr.Array[Any]"]:
     """What a link of a chain returned, name to array on disk, but for its state."""
     return dict(zarr.open_group(store=folder / f"{chain}-{number}", mode="r").arrays())
 
@@ -37,7 +37,7 @@ class Link:
     """One link of a chain: a folder of arrays that gets its name when it is complete, and beside it the state for the next link."""
 
     folder: Path
-    chain: int
+    chain: str
     number: int
 
     def is_done(self) -> bool:
@@ -106,7 +106,7 @@ class BlockTask:
         unknown = set(arrays) - {output.path for output in self.outputs}
         if unknown:
             raise AssertionError(f"{sorted(unknown)} are not among the outputs of this stage")
-        write_atomically(self._marker, json_bytes({"fingerprint": self.fingerprint, "summary": summary}))
+        write_atomically(self._marker, json.dumps({"fingerprint": self.fingerprint, "summary": summary}).encode())
 
     def _write(self, voxels: NDArray[Any], output: VolumeSpec) -> None:
         """The block, and while it is in memory its coarser levels."""

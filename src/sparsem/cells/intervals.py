@@ -31,21 +31,21 @@ class Leg(NamedTuple):
     begins: bool
 
 
-def legs(z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]) -> list[list[Leg]]:
-    """The chains of legs from the labelled slices ``z``, cut at z-blocks, each as far as slices are wanted."""
-    chains = []
-    for index, here in enumerate(z):
-        above = z[index + 1] if index + 1 < len(z) else n_slices
-        below = z[index - 1] if index else -1
-        top = max((one for one in range(here, above) if wanted[one]), default=None)
-        bottom = min((one for one in range(below + 1, here + 1) if wanted[one]), default=None)
-        if top is not None:
-            cuts = pairwise([here, *range((here // depth + 1) * depth, top + 1, depth), top + 1])
-            chains.append([Leg(index, 1, start, stop, start == here) for start, stop in cuts])
-        if bottom is not None:
-            cuts = pairwise([bottom, *range((bottom // depth + 1) * depth, here + 1, depth), here + 1])
-            chains.append([Leg(index, -1, start, stop, stop == here + 1) for start, stop in cuts][::-1])
-    return chains
+def legs(z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]) -> dict[str, list[Leg]]:
+    """The chains of legs from the labelled slices ``z``, cut at z-blocks; legs behind the last slice that is wanted are left out.
+
+    A leg is the same whatever is wanted, so that one that is done serves every run.
+    """
+    chains = {}
+    for source, here in enumerate(z):
+        above = z[source + 1] if source + 1 < len(z) else n_slices
+        below = z[source - 1] if source else -1
+        up = pairwise([here, *range((here // depth + 1) * depth, above, depth), above])
+        down = pairwise([below + 1, *range(((below + 1) // depth + 1) * depth, here + 1, depth), here + 1])
+        chains[f"{here}-up"] = [Leg(source, 1, start, stop, start == here) for start, stop in up]
+        chains[f"{here}-down"] = [Leg(source, -1, start, stop, stop == here + 1) for start, stop in down][::-1]
+    needed = {name: [any(wanted[leg.start : leg.stop]) for leg in chain] for name, chain in chains.items()}
+    return {name: chain[: max(n for n, need in enumerate(needed[name]) if need) + 1] for name, chain in chains.items() if any(needed[name])}
 
 
 def slice_fingerprints(z: Sequence[int], prints: Sequence[str], n_slices: int, sources: Mapping[str, Any]) -> list[str]:
@@ -64,12 +64,12 @@ class Fronts:
     """The fronts of all slices, on disk; a picklable handle for workers."""
 
     folder: Path
-    chains: tuple[tuple[Leg, ...], ...]
+    chains: Mapping[str, Sequence[Leg]]
 
     def at(self, z: int) -> dict[int, tuple[int, Front]]:
         """Those that come to a slice: step (1 from below, -1 from above) -> the labelled slice that it comes from, and the front."""
         found = {}
-        for chain, chained in enumerate(self.chains):
+        for chain, chained in self.chains.items():
             for number, leg in enumerate(chained):
                 if leg.start <= z < leg.stop:
                     found[leg.step] = (leg.source, _front(link_arrays(self.folder, chain, number), z - leg.start))

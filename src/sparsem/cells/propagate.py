@@ -8,14 +8,14 @@ and a propagation go on where it was. Arrays are (h, w), on the grid of the flow
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.ndimage import map_coordinates
 
 from sparsem.cells.arrival import Arrival, advanced, departure, resistance, spread
-from sparsem.cells.flow import Carried, Flow, FlowSettings, composed, flow_between, inconsistency, remapped, sampled, stay, warped
-from sparsem.cells.separate import Evidence, Labels, Mask, Probability, SeedPoint, Seeds, per_frame, seeds_of
+from sparsem.cells.flow import Carried, Flow, FlowSettings, composed, flow_between, inconsistency, sampled, stay, warped
+from sparsem.cells.separate import NOBODY, Evidence, Labels, Mask, Probability, SeedPoint, Seeds, per_frame, seeds_of
 
 State = Mapping[str, NDArray[Any]]
 
@@ -82,9 +82,10 @@ class ByFlow(NamedTuple):
 
     def begin(self, labels: Labels, known: Mask, here: View) -> State:
         """Seeds are chosen here and travel on their own."""
-        seeds = seeds_of(labels, self.settings.seed)
+        origin = _held(labels, known)
+        seeds = seeds_of(origin, self.settings.seed)
         start = stay((labels.shape[0], labels.shape[1]))
-        state: dict[str, NDArray[Any]] = {"origin": labels, "known": known, "ids": seeds.ids, "places": seeds.places}
+        state: dict[str, NDArray[Any]] = {"origin": origin, "ids": seeds.ids, "places": seeds.places}
         return state | {"image": here.image, "flow": start.flow, "error": start.error}
 
     def advance(self, before: State, here: View) -> State:
@@ -97,9 +98,7 @@ class ByFlow(NamedTuple):
 
     def front(self, state: State) -> Front:
         """Labels are looked up where the composed flow leads."""
-        known = remapped(state["known"].view(np.uint8), state["flow"], cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0
-        cost = np.where(known, state["error"], np.inf).astype(np.float32)
-        return Front(warped(state["origin"], state["flow"]), cost, Seeds(state["ids"], state["places"]))
+        return _front(warped(state["origin"], state["flow"]), state["error"], Seeds(state["ids"], state["places"]))
 
 
 class ByFrame(NamedTuple):
@@ -109,7 +108,7 @@ class ByFrame(NamedTuple):
 
     def begin(self, labels: Labels, known: Mask, here: View) -> State:
         """The labelled slice is the first result."""
-        return {"image": here.image, "labels": labels, "cost": np.where(known, 0, np.inf).astype(np.float32)}
+        return {"image": here.image, "labels": _held(labels, known), "cost": np.zeros(labels.shape, np.float32)}
 
     def advance(self, before: State, here: View) -> State:
         """Carry the last result on, and mend it by what the network sees here."""
@@ -122,7 +121,7 @@ class ByFrame(NamedTuple):
 
     def front(self, state: State) -> Front:
         """The result, with no seeds: it is separated already."""
-        return Front(state["labels"], state["cost"], Seeds(np.empty(0, state["labels"].dtype), np.empty((0, 2))))
+        return _front(state["labels"], state["cost"])
 
 
 class ByArrival(NamedTuple):
@@ -134,11 +133,11 @@ class ByArrival(NamedTuple):
     def begin(self, labels: Labels, known: Mask, here: View) -> State:
         """Undecided pixels go to the cell around them, but not to one beyond a boundary."""
         against = resistance(here.boundary, here.interior)
-        start = departure(labels, known)
+        start = departure(_held(labels, known), known)
         if not known.all():
             reached = spread(start, against)
             far = reached.cost > OUT_OF_REACH
-            start = Arrival(np.where(far, 0, reached.labels), np.where(far, 0, reached.cost))
+            start = Arrival(np.where(far, np.uint32(NOBODY), reached.labels), np.where(far, 0, reached.cost))
         return {"image": here.image, "labels": start.labels, "cost": start.cost.astype(np.float32), "against": against}
 
     def advance(self, before: State, here: View) -> State:
@@ -150,17 +149,27 @@ class ByArrival(NamedTuple):
 
     def front(self, state: State) -> Front:
         """What has arrived."""
-        return Front(state["labels"], state["cost"], Seeds(np.empty(0, state["labels"].dtype), np.empty((0, 2))))
+        return _front(state["labels"], state["cost"])
 
 
 def moved(seeds: Seeds, flow: Flow) -> Seeds:
     """Seeds one slice further; ``flow`` leads from their slice to it. Those that leave the picture are lost."""
     height, width = flow.shape[:2]
-    y, x = seeds.places.T
-    steps = cv2.remap(flow, x.astype(np.float32)[None], y.astype(np.float32)[None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    places = seeds.places + np.asarray(steps, np.float64).reshape(-1, 2)[:, ::-1]
+    steps = [map_coordinates(flow[..., axis], seeds.places.T, np.float64, order=1, mode="nearest") for axis in (1, 0)]
+    places = seeds.places + np.stack(steps, axis=1)
     there = (np.round(places) >= 0).all(axis=1) & (np.round(places) < (height, width)).all(axis=1)
     return Seeds(seeds.ids[there], places[there])
+
+
+def _held(labels: Labels, known: Mask) -> NDArray[np.uint32]:
+    """A labelled slice whose undecided pixels hold their place, so that their neighbours do not take it."""
+    return np.where(known, labels, NOBODY).astype(np.uint32)
+
+
+def _front(labels: Labels, cost: NDArray[np.float32], seeds: Seeds | None = None) -> Front:
+    """What nobody decided on is worth nothing against what comes from another side."""
+    none = Seeds(np.empty(0, labels.dtype), np.empty((0, 2)))
+    return Front(labels, np.where(labels == NOBODY, np.inf, cost).astype(np.float32), none if seeds is None else seeds)
 
 
 def _both_ways(before: State, here: View, settings: FlowSettings) -> tuple[Flow, Flow]:

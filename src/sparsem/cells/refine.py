@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.cells.flow import numbered
-from sparsem.cells.separate import Labels, Mask
+from sparsem.cells.separate import NAMELESS, Labels, Mask
 from sparsem.regions import at_shape
+
+BORDER_PX = 4  # of a border's pixels join the part beside them; a border is a few pixels wide at the network's scale
 
 
 def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
@@ -54,17 +56,52 @@ def grown(labels: NDArray[np.uint16], mask: Mask, steps: int) -> NDArray[np.uint
     return labels
 
 
-def with_islands(labels: Labels, mask: Mask, base: int, least_px: int) -> NDArray[np.uint32]:
-    """What is in the mask and in no cell: connected parts get labels from ``base`` + 1; those under ``least_px`` are dropped."""
-    left = mask & (labels == 0)
+def with_islands(labels: Labels, mask: Mask, base: int, least_px: int, border: Mask | None = None) -> NDArray[np.uint32]:
+    """What is in the mask and in no cell, part by part: labels from ``base`` + 1. Parts under ``least_px`` are dropped.
+
+    Args:
+        labels: of cells; those from ``NAMELESS`` on are regions without a name, each a part of its own.
+        mask: of all cells.
+        base: no cell has a larger label.
+        least_px: of a part.
+        border: where it is True, parts are cut; its pixels then go to the part beside them.
+    """
+    left = mask & ((labels == 0) | (labels >= NAMELESS))
+    regions = np.where(left | (labels >= NAMELESS), 0, labels).astype(np.uint32)
     where = np.flatnonzero(left)  # few, in a slice of many pixels
-    parts = cc3d.connected_components(left.view(np.uint8), connectivity=8).ravel()[where]
+    if not where.size:
+        return regions
+    rows = slice(where[0] // left.shape[1], where[-1] // left.shape[1] + 1)
+    parts = _parts(labels[rows], left[rows], None if border is None else border[rows])
+    parts = parts.ravel()[where - rows.start * left.shape[1]]
     kept = np.bincount(parts, minlength=1) >= max(1, least_px)
     kept[0] = False
     number = np.where(kept, base + np.cumsum(kept), 0).astype(np.uint32)
-    regions = labels.astype(np.uint32)
     regions.ravel()[where] = number[parts]
     return regions
+
+
+def _parts(labels: Labels, left: Mask, border: Mask | None) -> NDArray[np.uint32]:
+    """Connected parts of what is left, across corners too: by label, and cut at the border, whose pixels join a part beside them."""
+    kind = np.where(left, np.maximum(labels, 1), 0).astype(np.uint32)  # 1 is no cell here: cells are not left
+    if border is None or not (border & (kind == 1)).any():
+        return np.asarray(cc3d.connected_components(kind, connectivity=8), np.uint32)
+    inner = cc3d.connected_components(np.where(border & (kind == 1), 0, kind), connectivity=8).astype(np.uint32)
+    inner = _joined(inner, left & (inner == 0), BORDER_PX)
+    alone = cc3d.connected_components((left & (inner == 0)).view(np.uint8), connectivity=8).astype(np.uint32)  # all border: a thin one
+    return np.where(alone > 0, alone + inner.max(), inner).astype(np.uint32)
+
+
+def _joined(parts: NDArray[np.uint32], loose: Mask, steps: int) -> NDArray[np.uint32]:
+    """Loose pixels take the largest number beside them, ``steps`` times; few pixels and any number of parts, unlike ``grown``."""
+    padded = np.pad(parts, 1)
+    flat, width = padded.ravel(), padded.shape[1]
+    where = np.flatnonzero(np.pad(loose, 1))
+    around = [dy * width + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    for _ in range(steps):
+        where = where[flat[where] == 0]
+        flat[where] = np.max([flat[where + shift] for shift in around], axis=0, initial=0)
+    return padded[1:-1, 1:-1]
 
 
 def _neighbours(new: int, old: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem import __version__
 from sparsem.annotations import LabelledSlices, annotated_image, read_annotation
 from sparsem.cells.doubt import Place, doubt, nearer, places_of_doubt
 from sparsem.cells.flow import on_grid
@@ -43,7 +44,7 @@ class CellsSettings(CarrySettings):
     cells: str = Field("cells", description="the annotation of cells; the network's output is NAME-interior and NAME-boundary")
     way: Way = Field("arrival", description="how cells are told apart: arrival, or one of the six ways of Table 2")
     out: str | None = Field(None, description="name of the result; that of the annotation if not given")
-    image: str | None = Field(None, description="image for the optical flow; the newest one if not given")
+    image: str | None = Field(None, description="image for the optical flow; the one that was annotated if not given")
     rim_nm: float = Field(20, ge=0, description="borders so near to the outline of all cells do not cut (the paper: 5 px)")
     least_iou: float = Field(
         0.3, ge=0, lt=1, description="a region keeps its cell's name if it overlaps that much with what flow brought of the cell"
@@ -84,7 +85,7 @@ class Job:
 
     @property
     def pixel_nm(self) -> float:
-        """Edge of a grid pixel."""
+        """Edge of a grid pixel; of one that is not square the edge of a square of its area."""
         _, y, x = self.image.shape
         voxel = self.image.voxel_size
         return float(np.sqrt(voxel.y * y / self.grid[0] * voxel.x * x / self.grid[1]))
@@ -120,7 +121,8 @@ def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Executi
 
     Also ``probabilities/NAME-doubt``: where labels from the two sides disagree. ``track`` then joins islands to cells.
 
-    A labelled slice that was corrected or added has only the slices up to its labelled neighbours done again.
+    After a labelled slice was corrected or added, ``on.overwrite`` does only the slices up to its labelled neighbours again; the others
+    are copied.
 
     Args:
         sample: with an annotation of cells and what ``predict`` made of a model trained with ``cells``.
@@ -137,20 +139,27 @@ def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Executi
         ResourceError: a block does not fit into memory.
     """
     annotation = read_annotation(sample, settings.cells)
-    image = annotated_image(sample, {settings.cells: annotation}, settings.image)
-    interior, boundary = (_probability(sample, f"{settings.cells}-{what}") for what in ("interior", "boundary"))
+    annotated = annotated_image(sample, {settings.cells: annotation}, None)
+    image = sample.image(settings.image) if settings.image else annotated
+    interior, boundary = (_probability(sample, f"{settings.cells}-{what}", annotated) for what in ("interior", "boundary"))
+    if image.shape != annotated.shape:
+        raise SampleError(
+            f"The image '{settings.image}' has the shape {image.shape}, but cells were annotated on one of {annotated.shape}."
+        )
     prints, base = _fingerprints(annotation, settings.cells)
     z, n_slices, outputs = annotation.z, image.shape[0], _outputs(settings.name, image)
     job = Job(sample, image, interior, boundary, settings, settings.grid_of(image.shape[1:]), z, base, _window(image))
     same = {"image": image.fingerprint, "interior": interior.fingerprint, "boundary": boundary.fingerprint}
     inputs = {**same, "annotation": annotation.fingerprint}
     with Stage(sample, f"cells-{settings.name}", settings, inputs, outputs, on, _needs(job, outputs)) as stage:
-        made_from = slice_fingerprints(z, prints, n_slices, {**same, "base": base, **settings.model_dump(mode="json")})
+        all_slices = {**same, "version": __version__, "base": base, **settings.model_dump(mode="json")}
+        made_from = slice_fingerprints(z, prints, n_slices, all_slices)
         before = [one for block in stage.replaced() for one in block["slices"]]
         before = before if len(before) == n_slices else [{"made from": None}] * n_slices
-        wanted = [old["made from"] != now for old, now in zip(before, made_from, strict=True)]
+        left = {z for block in stage.left(image.blocks()) for z in range(block.start, block.stop)}
+        wanted = [n in left and old["made from"] != now for n, (old, now) in enumerate(zip(before, made_from, strict=True))]
         chains = legs(z, n_slices, image.block_depth, wanted)
-        fronts = Fronts(stage.chain(f"{stage.name}, labels travel", _carry, chains, job), tuple(map(tuple, chains)))
+        fronts = Fronts(stage.chain(f"{stage.name}, labels travel", _carry, chains, job), chains)
         stage.map(_separate_block, image.blocks(), job, fronts, of_block=lambda block: (made_from[block.own], before[block.own]))
     return [output.path for output in outputs]
 
@@ -175,12 +184,13 @@ def _separate_block(block: ZBlock, job: Job, fronts: Fronts, slices: tuple[list[
     masks = job.interior.read(block.own) >= FOREGROUND
     alone = job.settings.way in WAYS and job.settings.way not in CARRIED  # slices are separated one by one, not on the way
     views = job.views(block.own) if alone else [None] * len(masks)
+    borders = job.boundary.read(block.own) >= FOREGROUND
     kept = [old["made from"] == now for old, now in zip(before, made_from, strict=True)]
     made = [Volume(job.sample.path / path).read(block.own) for path in paths] if any(kept) else [np.empty(masks.shape, d) for d in DTYPES]
     summary = list(before)
     for n, z in enumerate(range(block.start, block.stop)):
         if not kept[n]:
-            made[0][n], made[1][n], places = _separate_slice(z, masks[n], views[n], fronts.at(z), job)
+            made[0][n], made[1][n], places = _separate_slice(z, masks[n], borders[n], views[n], fronts.at(z), job)
             summary[n] = {"made from": made_from[n], "places": places}
     return dict(zip(paths, made, strict=True)), {"slices": summary, "base": job.base, "labelled": list(job.z)}
 
@@ -188,21 +198,21 @@ def _separate_block(block: ZBlock, job: Job, fronts: Fronts, slices: tuple[list[
 Separated = tuple[NDArray[np.uint32], NDArray[np.uint8], list[Place]]
 
 
-def _separate_slice(z: int, mask: Mask, view: View | None, fronts: dict[int, tuple[int, Front]], job: Job) -> Separated:
+def _separate_slice(z: int, mask: Mask, border: Mask, view: View | None, fronts: dict[int, tuple[int, Front]], job: Job) -> Separated:
     """Regions and doubt of one slice at full resolution, and its places of doubt in pixels of the slice."""
     below, above = (fronts[step if step in fronts else -step][1] for step in (1, -1))
     shape, speck = (mask.shape[0], mask.shape[1]), job.pixels_of(job.settings.speck_nm2)
     if z in job.z:
         labels, known = job.labelled(job.z.index(z))
         labels = np.where(known, labels, refined(below.labels, mask & ~known))
-        return with_islands(labels, mask & ~known, job.base, speck), np.zeros(shape, np.uint8), []
+        return with_islands(labels, mask & ~known, job.base, speck, border), np.zeros(shape, np.uint8), []
     labels = nearer(below, above).labels
     if view is not None:
         seeds = seeds_of_nearest(fronts, z, job.z)
         labels = separated(job.settings.way, Evidence(view.interior, view.boundary, labels, seeds, view.rim), job.settings.least_iou)
     if job.settings.way == "flow":
         mask = enlarged(labels, shape) > 0
-    regions = with_islands(refined(labels, mask), mask, job.base, speck)
+    regions = with_islands(refined(labels, mask), mask, job.base, speck, border)
     in_cells = at_shape(mask, job.grid)
     doubtful = np.round(255 * doubt(below, above) * in_cells).astype(np.uint8)
     scale = [full / small for full, small in zip(shape, job.grid, strict=True)]
@@ -210,13 +220,19 @@ def _separate_slice(z: int, mask: Mask, view: View | None, fronts: dict[int, tup
     return regions, at_shape(doubtful, shape), places
 
 
-def _probability(sample: Sample, name: str) -> Volume:
+def _probability(sample: Sample, name: str, image: Volume) -> Volume:
     if name not in sample.names("probabilities"):
         cells = name.rpartition("-")[0]
         raise SampleError(
             f"{sample.path.name} has no probabilities/{name}; train with --cells {cells} and predict with that model before cells."
         )
-    return sample.volume("probabilities", name)
+    found = sample.volume("probabilities", name)
+    made = [entry["settings"].get("input image") for entry in sample.history() if f"probabilities/{name}" in entry["outputs"]]
+    if found.shape != image.shape or made[-1:] not in ([], [None], [image.fingerprint]):
+        raise SampleError(
+            f"probabilities/{name} of {sample.path.name} is of another image than the annotation; predict on that one (--image)."
+        )
+    return found
 
 
 def _window(image: Volume) -> tuple[float, float] | None:
@@ -236,7 +252,7 @@ def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int
         count = len(sizes(labels)[0])
         if count > MOST_IDS:
             raise InputError(f"Slice {z} of '{name}' holds {count} cells; at most {MOST_IDS} in one slice can be told apart.")
-        prints.append(hashlib.blake2b(np.where(known, labels, 2**32).tobytes(), digest_size=16).hexdigest())
+        prints.append(hashlib.blake2b(labels.tobytes() + np.packbits(known).tobytes(), digest_size=16).hexdigest())
     if not largest:
         raise InputError(f"No labelled slice of '{name}' holds a cell: check the annotation, --classes and --ignore.")
     if largest > 2**32 - MOST_ISLANDS:
@@ -253,7 +269,7 @@ def _outputs(name: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
 def _needs(job: Job, outputs: Sequence[VolumeSpec]) -> Needs:
     n, y, x = job.image.shape
     small = job.grid[0] * job.grid[1]
-    block = job.image.block_depth * (y * x * 7 + small * 24) + y * x * 40 + small * 200
+    block = job.image.block_depth * (y * x * 8 + small * 24) + y * x * 40 + small * 200
     disk = outputs[0].nbytes // 16 + outputs[1].nbytes // 8 + 2 * n * small * 3
     return Needs(ram=block, disk=disk, smaller="import with a smaller --block-depth, or use fewer --workers")
 

@@ -16,6 +16,9 @@ from skimage.segmentation import watershed
 from sparsem.cells.flow import numbered
 from sparsem.regions import overlaps
 
+NOBODY = 2**32 - 1  # label of pixels of a labelled slice that nobody decided on: they hold their place, but have no name
+NAMELESS = 2**32 - 2**20  # labels from here on are regions of their own without a name; ``with_islands`` numbers them
+
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
 Probability = NDArray[np.float32]
@@ -95,7 +98,9 @@ def per_frame(evidence: Evidence) -> Labels:
     ids, small = numbered(carried)
     markers = np.where(core, small, 0).astype(np.int32)
     y, x = np.round(evidence.seeds.places).astype(int).T
-    markers[y, x] = np.where(mask[y, x], np.searchsorted(ids, evidence.seeds.ids), 0)  # a thin cell has no core: its deepest point
+    own = np.searchsorted(ids, evidence.seeds.ids)
+    inside = mask[y, x] & (small[y, x] == own)  # a centroid may lie in another cell
+    markers[y[inside], x[inside]] = own[inside]  # a thin cell has no core: its deepest point
     return np.asarray(ids[watershed(evidence.boundary, markers, mask=mask)])
 
 
@@ -141,8 +146,8 @@ def flooded(mask: Mask, cut: Mask | None, seeds: Seeds) -> Labels:
     return labels
 
 
-def faithful(labels: Labels, carried: Labels, least_iou: float) -> Labels:
-    """Regions that overlap with what flow brought of the same cell by at least that IoU; the others lose their name.
+def faithful(labels: Labels, carried: Labels, least_iou: float) -> NDArray[np.uint32]:
+    """Regions that overlap with what flow brought of the same cell by at least that IoU keep its name; the others are nameless.
 
     A seed that drifted into a neighbour cannot give it a wrong name then: main cells are known by IoU (paper 3.3).
     """
@@ -152,8 +157,11 @@ def faithful(labels: Labels, carried: Labels, least_iou: float) -> Labels:
     ours, theirs = (np.bincount(side, weights=table.pixels, minlength=len(ids)) for side in (first, second))
     same = np.zeros(len(ids))
     same[first[first == second]] = table.pixels[first == second]
-    unlike = ids[(same < least_iou * (ours + theirs - same)) & (ours > 0) & (ids > 0)]
-    return np.where(np.isin(labels, unlike), 0, labels).astype(labels.dtype) if unlike.size else labels
+    unlike = np.flatnonzero((same < least_iou * (ours + theirs - same)) & (ours > 0) & (ids > 0))
+    named = labels.astype(np.uint32)
+    for number, label in enumerate(ids[unlike]):
+        named[labels == label] = NAMELESS + number
+    return named
 
 
 def seeds_of(labels: Labels, point: SeedPoint = "deepest") -> Seeds:
