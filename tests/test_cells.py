@@ -308,17 +308,13 @@ def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(tmp_path: Pat
         assert (found[truth == 3] == 65_536).mean() > 0.8  # an identity above all ids
 
 
-@pytest.mark.parametrize("way", ALL_WAYS)
+@pytest.mark.parametrize("way", ["arrival", "per_frame", "flow"])  # the others take their seeds from the nearest labelled slice alone
 def test_what_one_labelled_slice_leaves_open_is_taken_from_the_other(tmp_path: Path, way: Way) -> None:
     truth = stack_of("112233 112233 112233 112233 112233", "112233 112233 112233 112233 112233")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 4: truth[4]})
     half = np.where(truth[0] == 1, 1, 9)  # only cell 1 was outlined in the first slice
     write_annotation(sample, "cells", [0, 4], [half, truth[4]], ignore=9, overwrite=True)
-    found = both(sample, way)
-    assert marks(found)[3:] == marks(truth)[3:]
-    assert np.array_equal(found[1:] == 1, truth[1:] == 1)
-    if way in ("arrival", "per_frame", "flow"):  # the others take their seeds from the nearest labelled slice alone
-        assert marks(found)[1:] == marks(truth)[1:]
+    assert marks(both(sample, way))[1:] == marks(truth)[1:]
 
 
 @pytest.mark.parametrize("way", ["arrival", "per_frame", "selective", "mask_border"])
@@ -344,7 +340,7 @@ def test_probabilities_of_another_image_are_refused(own: Sample, tmp_path: Path)
     shutil.rmtree(own.path / "probabilities")
     shutil.rmtree(own.path / ".sparsem" / "stages")
     give_network(own, truth[:, :-2], 7)
-    with pytest.raises(SampleError, match=r"probabilities/cells-interior of own\.zarr is not of the image that was annotated"):
+    with pytest.raises(SampleError, match=r"probabilities/cells-interior of own\.zarr is of another image"):
         cells(own)
 
 
