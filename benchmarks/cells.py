@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotations import AnnotationSettings, import_annotation, read_annotation, write_annotation
+from sparsem.annotations import read_annotation, write_annotation
 from sparsem.cells.doubt import doubt, nearer, places_of_doubt
 from sparsem.cells.flow import flow_between, on_grid
 from sparsem.cells.identify import TrackSettings, track
@@ -38,6 +38,7 @@ from sparsem.execution import Execution
 from sparsem.experiment import ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
 from sparsem.phantom import PhantomSettings, phantom

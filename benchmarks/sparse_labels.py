@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from sparsem.annotations import AnnotationSettings, import_annotation
 from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
 from sparsem.predict import PredictSettings, predict

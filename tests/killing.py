@@ -26,7 +26,7 @@ from sparsem.store.sample import Sample
 
 
 def work(what: str, given: dict[str, Any]) -> None:
-    on = Execution(workers=given.get("workers", 0), quiet=True)
+    on = Execution(workers=given.get("workers", 0), overwrite=given.get("overwrite", False), quiet=True)
     if what == "train":
         train([Sample.open(given["sample"])], given["out"], TrainSettings(**given["settings"]), on)
     elif what == "predict":

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from sparsem.annotations import UNKNOWN, AnnotationSettings, annotated_structures, import_annotation, read_annotation
+from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
+from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
 from tests.conftest import LABELLED, TISSUE, files_in, truth_of
@@ -145,3 +146,56 @@ def test_labels_that_do_not_fit_are_one_sentence(
     with pytest.raises(InputError, match=sentence):
         import_as(own_tissue, "x", tmp_path / "v.tif", **settings)
     assert "x" not in own_tissue.names("annotations")
+
+
+def picture(folder: Path, name: str, labels: Any) -> Path:
+    tifffile.imwrite(folder / name, np.asarray(labels, np.uint16), photometric="minisblack")
+    return folder / name
+
+
+def test_slices_are_added_and_replaced_one_by_one(own_tissue: Sample, masks: Path, tmp_path: Path) -> None:
+    import_as(own_tissue, "core", masks, ignore=7)
+    fresh = np.full((Y, X), 3)
+    with pytest.raises(InputError, match="--add takes labels that mean what those there do"):
+        import_as(own_tissue, "core", picture(tmp_path, "core_z005.tif", fresh), add=True, ignore=3)
+    import_as(own_tissue, "core", tmp_path / "core_z005.tif", add=True)
+    found = read_annotation(own_tissue, "core")
+    assert found.z == (0, 5, 9, 18)
+    assert (found.labels[1] == 3).all()
+    assert found.ignore == 7  # as before
+    import_as(own_tissue, "core", masks, ignore=7)  # the first folder again, as a study does: what was added stays
+    assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
+    with pytest.raises(ResumeError, match="Slices 9 of 'core' are labelled otherwise already; use --overwrite"):
+        import_as(own_tissue, "core", picture(tmp_path, "core_z009.tif", fresh), add=True)
+    import_as(own_tissue, "core", tmp_path / "core_z009.tif", add=True, overwrite=True)
+    assert (read_annotation(own_tissue, "core").labels[2] == 3).all()
+    with pytest.raises(ResumeError, match="has other labels of 'core' already"):
+        import_as(own_tissue, "core", masks, ignore=7)  # 9 was corrected: the folder does not take that back unasked
+
+
+def test_classes_can_be_added_to(own_tissue: Sample, tmp_path: Path) -> None:
+    folder = tmp_path / "organs"
+    folder.mkdir()
+    for z in (1, 2):
+        picture(folder, f"o_{z}.tif", np.eye(Y, X) + z)
+    import_as(own_tissue, "organs", folder, classes={"shell": (1,), "yolk": (2,)})
+    import_as(own_tissue, "organs", picture(tmp_path, "o_4.tif", np.eye(Y, X)), add=True)
+    assert annotated_structures(own_tissue)["yolk"] == (1, 2, 4)
+
+
+def test_the_number_in_the_name_of_a_single_picture(own_tissue: Sample, tmp_path: Path) -> None:
+    for name, z in (("mask_z0013_8bit.tif", 13), ("sample2_slice 4 final3.tif", 4), ("core17.tif", 17)):
+        import_as(own_tissue, "core", picture(tmp_path, name, np.ones((Y, X))), overwrite=True)
+        assert read_annotation(own_tissue, "core").z == (z,)
+    with pytest.raises(InputError, match=r"Which slices of .*sample2_run3"):
+        import_as(own_tissue, "core", picture(tmp_path, "sample2_run3.tif", np.ones((Y, X))), overwrite=True)
+
+
+def test_labels_that_a_kill_left_aside_come_back(own_tissue: Sample, masks: Path, tmp_path: Path) -> None:
+    import_as(own_tissue, "core", masks)
+    aside = own_tissue.path / ".sparsem" / "work" / "annotation-core-replaced"
+    aside.parent.mkdir(exist_ok=True)
+    (own_tissue.path / "annotations" / "core").rename(aside)  # a kill between the two renames of a replacement
+    import_as(own_tissue, "core", picture(tmp_path, "core_z005.tif", np.ones((Y, X))), add=True)
+    assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
+    assert not aside.exists()

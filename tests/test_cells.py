@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from sparsem.annotations import AnnotationSettings, import_annotation, read_annotation, write_annotation
+from sparsem.annotations import read_annotation, write_annotation
 from sparsem.cells import segment
 from sparsem.cells.identify import TrackSettings, track
 from sparsem.cells.intervals import Leg, legs
@@ -21,6 +21,7 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.experiment import ALL_WAYS, ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock
+from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.phantom import phantom
 from sparsem.regions import overlaps
 from sparsem.score.against import ScoreSettings, score
@@ -392,3 +393,31 @@ def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None
     assert wrong[doubt > 0].mean() > 3 * wrong[doubt == 0].mean()
     assert json.loads((own.path / ".sparsem" / "stages" / "track-cells.json").read_text())["record"]["window_px"] == 512
     assert len(finished(own, "cells-cells")) == 3
+
+
+def test_labelled_slices_of_a_result_are_those_of_the_annotation_that_it_was_made_from(own: Sample) -> None:
+    cells(own, CellsSettings(out="neurons"))
+    track(own, TrackSettings(cells="neurons"))
+    truth = own.volume("truth", "cells").directory
+    assert score(own, "neurons", truth).seen == LABELLED
+    chosen = sorted({int(cell) for one in truth_of(own, "cells", LABELLED) for cell in np.unique(one) if cell})[:2]
+    some = score(own, "neurons", truth, ScoreSettings(instances=True, ids=tuple(chosen))).of_cells(only_unseen=False)
+    assert some["cells"] == 2  # other structures in the truth are no cells
+
+
+def test_a_correction_may_be_killed_too(own: Sample, tmp_path: Path) -> None:
+    both(own)
+    tifffile.imwrite(tmp_path / "cells_0005.tif", truth_of(own, "cells", (5,))[0])
+    import_annotation(own, "cells", tmp_path / "cells_0005.tif", AnnotationSettings(add=True))
+    whole = copy_of(own, tmp_path / "whole.zarr")
+    both(whole)
+    assert kill_ten_times("cells", {"sample": str(own.path), "seconds": 0.8, "overwrite": True}) >= 3
+    assert np.array_equal(*(np.asarray(sample.volume("labels", "cells").read(slice(None))) for sample in (own, whole)))  # type: ignore[arg-type]
+    assert not (own.path / ".sparsem" / "work" / "cells-cells").exists()
+
+
+def test_a_refused_track_says_so_at_once(own: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    both(own)
+    monkeypatch.setattr("sparsem.cells.identify.links", lambda *_: pytest.fail("slices were compared before the refusal"))
+    with pytest.raises(ResumeError, match="window_px: 512 -> 64"):
+        track(own, TrackSettings(window_px=64))

@@ -19,7 +19,7 @@ LAYERS = [
     "sparsem errors geometry settings progress",
     "execution store store.pyramid store.volume store.sample store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
-    "regions annotations tiles tiles.context tiles.targets tiles.augment tiles.sampling",
+    "regions annotations labelling tiles tiles.context tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train",
     "predict",
@@ -108,8 +108,9 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "ImportSettings import_stack",
     "sparsem.annotations": (
-        "AnnotationSettings LabelledSlices annotated_image annotated_structures import_annotation read_annotation write_annotation"
+        "LabelledSlices annotated_image annotated_structures as_labels read_annotation restore_annotation write_annotation"
     ),
+    "sparsem.labelling": "AnnotationSettings import_annotation",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
     "sparsem.store.sample": "Sample checked_name now",

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotations import UNKNOWN, AnnotationSettings, read_annotation, write_annotation
+from sparsem.annotations import UNKNOWN, read_annotation, write_annotation
 from sparsem.errors import SettingsError
+from sparsem.labelling import AnnotationSettings
 from sparsem.learn.train import learning_slices, train
 from sparsem.predict import predict
 from sparsem.settings import parse

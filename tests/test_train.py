@@ -15,10 +15,11 @@ from filelock import FileLock
 
 import sparsem.learn.supervised
 import sparsem.learn.train
-from sparsem.annotations import UNKNOWN, AnnotationSettings, import_annotation, write_annotation
+from sparsem.annotations import UNKNOWN, write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, SettingsError
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.losses import dice_loss
 from sparsem.learn.supervised import TrainSettings, learning_rate_at
 from sparsem.learn.train import held_out, learning_slices, train

@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from sparsem.annotations import UNKNOWN, AnnotationSettings, annotated_structures, import_annotation
+from sparsem.annotations import UNKNOWN, annotated_structures
 from sparsem.cells.identify import Tracked, TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
 from sparsem.phantom import PhantomSettings, phantom
@@ -104,6 +105,8 @@ def read_study(path: str | Path) -> StudySettings:
         raise SettingsError(f"{path.name}: [cells] and [track] need a network that knows cells; add cells = 'cells' to [train].")
     if study.cells and study.cells.cells != cells:
         raise SettingsError(f"{path.name}: [cells] separates '{study.cells.cells}', but [train] learns '{cells}'; give both one name.")
+    if study.track and study.track.cells not in (TrackSettings().cells, _separation(study).name):
+        raise SettingsError(f"{path.name}: [track] follows '{study.track.cells}', but cells are separated as '{_separation(study).name}'.")
     known = list(study.train.structure) or ([] if cells else structures_of(study))
     known += [f"{cells}-interior", f"{cells}-boundary", _separation(study).name] if cells else []
     missing = [name for name in study.score if name not in known]
@@ -147,7 +150,9 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     scores = {name: score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on) for name, step in study.score.items()}
     folder = here / study.export.folder if study.export else None
     names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
-    results = [name for name in names if not (study.train.cells and name.startswith(f"{study.train.cells}-"))]  # not what led to cells
+    cell = study.train.cells
+    on_the_way = {f"{cell}-interior", f"{cell}-boundary", f"{_separation(study).name}-regions"} if cell else set()
+    results = [name for name in names if name not in on_the_way]
     files = [_export(sample, name, folder / f"{name}.tif", on) for name in results] if folder else []
     return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files))
 

@@ -18,6 +18,7 @@ Flow = NDArray[np.float32]
 Labels = NDArray[Any]
 
 GRID_PX = 2_000_000  # a slice of 24 Mpx is then looked at at a quarter of its resolution, forty times faster
+LEAST_DIS_PX = 16  # smaller pictures are continued: OpenCV refuses them
 
 
 class FlowSettings(Settings):
@@ -66,7 +67,10 @@ def on_grid(image: NDArray[Any], shape: tuple[int, int], window: tuple[float, fl
 def flow_between(here: NDArray[np.uint8], there: NDArray[np.uint8], settings: FlowSettings = FlowSettings()) -> Flow:
     """Where every pixel of ``here`` lies in ``there``; both (h, w) and on the flow's grid already."""
     if settings.flow == "dis":
-        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, None)  # type: ignore[call-overload]
+        short = [max(0, LEAST_DIS_PX - length) for length in here.shape]
+        height, width = here.shape
+        here, there = (np.pad(one, ((0, short[0]), (0, short[1])), mode="edge") for one in (here, there))
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, None)[:height, :width]  # type: ignore[call-overload]
     else:
         sigma = 1.1 if settings.polynomial <= 5 else 1.5  # as OpenCV advises for these sizes
         scales = (settings.pyramid_scale, settings.levels, settings.window, settings.iterations, settings.polynomial)

@@ -1,9 +1,10 @@
 """The stage ``track``: islands get the identity of their cell, and a list says where to look."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,11 +20,12 @@ from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.regions import sizes
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage, finished
+from sparsem.stage import Arrays, BlockResult, Stage, finished, link_arrays
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, volume_spec
+from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 
 PLACES = 100  # rows of the list of where to look
+JUMPS = 20  # of them at most are jumps of area: each is looked up in two slices
 
 
 class TrackSettings(Settings):
@@ -73,27 +75,26 @@ def track(sample: Sample, settings: TrackSettings = TrackSettings(), on: Executi
     made = _made_by_cells(sample, name)
     base = int(made["base"])
     output = volume_spec(f"labels/{name}", regions.shape, np.uint32, Kind.LABELS, regions.voxel_size, regions.block_depth)
-    inputs = {"regions": regions.fingerprint}
-    needs = _needs(regions)
-    with Stage(sample, f"links-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:
-        blocks = stage.map(_link_block, regions.blocks(halo=1), regions, base, settings.window_px)
-    islands = [count for block in blocks for count in block["islands"]]
-    pairs = [_links_of(rows) for block in blocks for rows in block["links"]]
-    tracks = resolve(pairs, islands, base)
-    with Stage(sample, f"track-{name}", settings, inputs, [output], on, replace(needs, disk=output.nbytes // 16)) as stage:
-        named = partial(_identities_in, tracks)
-        done = stage.map(_name_block, regions.blocks(), regions, base, of_block=named)
-    areas = [{int(cell): pixels for cell, pixels in one.items()} for block in done for one in block["areas"]]
-    look = _look(sample, name, made, areas, base)
-    sample.write_table(f"tracks_{name}", track_table(tracks, [one for block in blocks for one in block["pixels"]], regions, base))
-    sample.write_table(f"links_{name}", link_table(pairs, tracks, base))
+    needs = _needs(regions, output)
+    with Stage(sample, f"track-{name}", settings, {"regions": regions.fingerprint}, [output], on, needs) as stage:
+        if not stage.finished:
+            blocks = regions.blocks(halo=1)
+            singly = {_name_of(block): [block] for block in blocks}
+            compared = stage.chain(f"{stage.name}, slices compared", _compared, singly, regions, base, settings)
+            pairs, pixels = _links_in(compared, blocks)
+            tracks = resolve(pairs, [len(one) for one in pixels], base)
+            stage.map(_name_block, regions.blocks(), regions, base, of_block=partial(_identities_in, tracks))
+            sample.write_table(f"tracks_{name}", track_table(tracks, pixels, regions, base))
+            sample.write_table(f"links_{name}", link_table(pairs, tracks, base))
+    areas = [{int(cell): pixels for cell, pixels in one.items()} for block in finished(sample, stage.name) for one in block["areas"]]
+    look = _look(regions, sample.volume("labels", name), made, areas)
     sample.write_table(f"look_{name}", look_table(look))
-    orphans = np.unique(tracks.identity[tracks.identity > base]).size
-    found = {cell for one in areas for cell in one if cell <= base}
-    return Tracked(len(found), len(tracks.identity), orphans, tuple(look))
+    found = sample.read_table(f"tracks_{name}")
+    orphans = np.unique(found["identity"].to_numpy()[~found["in_cell"].to_numpy()]).size
+    return Tracked(len({cell for one in areas for cell in one}), found.num_rows, orphans, tuple(look))
 
 
-def track_table(tracks: Tracks, pixels: Sequence[Sequence[int]], regions: Volume, base: int) -> pa.Table:
+def track_table(tracks: Tracks, pixels: Sequence[NDArray[np.int64]], regions: Volume, base: int) -> pa.Table:
     """One row a track of islands: its identity, where it runs, how large it is, and whether it belongs to a cell.
 
     Args:
@@ -109,7 +110,7 @@ def track_table(tracks: Tracks, pixels: Sequence[Sequence[int]], regions: Volume
         first[of_slice] = np.minimum(first[of_slice], z)
         last[of_slice] = z
         slices[np.unique(of_slice)] += 1
-        np.add.at(voxels, of_slice, np.asarray(islands, np.int64))
+        np.add.at(voxels, of_slice, islands)
     columns = {"track": np.arange(count), "identity": tracks.identity, "in_cell": tracks.identity <= base, "first_z": first, "last_z": last}
     return pa.table({**columns, "slices": slices, "voxels": voxels, "volume_um3": voxels * regions.voxel_size.volume_um3})
 
@@ -134,13 +135,33 @@ def look_table(look: Sequence[Look]) -> pa.Table:
     return pa.table({"rank": np.arange(1, len(look) + 1), **columns})
 
 
-def _link_block(block: ZBlock, regions: Volume, base: int, window_px: int) -> BlockResult:
+def _compared(block: ZBlock, _before: None, regions: Volume, base: int, settings: TrackSettings) -> Arrays:
+    """Links of the block's slices and the next ones, pair after pair, and the islands' pixels, slice after slice."""
     labels = regions.read(slice(block.start, block.read_stop))
-    own = labels[: block.stop - block.start]
-    found = [links(lower, upper, base, window_px) for lower, upper in pairwise(labels)]
-    pixels = [[count for island, count in zip(*(side.tolist() for side in sizes(one)), strict=True) if island > base] for one in own]
-    rows = [[column.astype(int).tolist() for column in one] for one in found]
-    return {}, {"links": rows, "islands": [len(one) for one in pixels], "pixels": pixels}
+    found = [links(lower, upper, base, settings.window_px) for lower, upper in pairwise(labels)]
+    own = [sizes(one) for one in labels[: block.stop - block.start]]
+    pixels = [counts[ids > base] for ids, counts in own]
+    columns = {name: _joined([getattr(one, name) for one in found]) for name in Links._fields}
+    counts = {"links": np.array([len(one.lower) for one in found], int), "islands": np.array([len(one) for one in pixels], int)}
+    return {**columns, **counts, "island_pixels": _joined(pixels)}
+
+
+def _links_in(folder: Path, blocks: Sequence[ZBlock]) -> tuple[list[Links], list[NDArray[np.int64]]]:
+    """The links of all pairs of slices, and the pixels of the islands of all slices."""
+    pairs: list[Links] = []
+    pixels: list[NDArray[np.int64]] = []
+    kinds = (np.uint32, np.uint32, np.int64, bool, bool)
+    for block in blocks:
+        arrays = {name: np.asarray(array[...]) for name, array in link_arrays(folder, _name_of(block), 0).items()}
+        ends = np.cumsum(arrays["links"])[:-1]
+        columns = [np.split(arrays[name].astype(kind), ends) for name, kind in zip(Links._fields, kinds, strict=True)]
+        pairs += [Links(*one) for one in zip(*columns, strict=True)] if arrays["links"].size else []
+        pixels += np.split(arrays["island_pixels"], np.cumsum(arrays["islands"])[:-1])
+    return pairs, pixels
+
+
+def _name_of(block: ZBlock) -> str:
+    return f"slices-{block.start}"
 
 
 def _identities_in(tracks: Tracks, block: ZBlock) -> list[NDArray[np.uint32]]:
@@ -148,29 +169,24 @@ def _identities_in(tracks: Tracks, block: ZBlock) -> list[NDArray[np.uint32]]:
     return [tracks.identity[one] for one in tracks.of_slice[block.own]]
 
 
-def _links_of(rows: Sequence[Sequence[Any]]) -> Links:
-    kinds = (np.uint32, np.uint32, np.int64, bool, bool)
-    return Links(*(np.array(column, kind) for column, kind in zip(rows, kinds, strict=True)))
-
-
 def _name_block(block: ZBlock, regions: Volume, base: int, identities: Sequence[Any]) -> BlockResult:
     labels = regions.read(block.own)
     areas: list[dict[str, int]] = []
     for number, identity in enumerate(identities):
         labels[number] = renamed(labels[number], identity, base)
-        areas.append({str(cell): int(pixels) for cell, pixels in zip(*sizes(labels[number]), strict=True)})
+        ids, pixels = (side.tolist() for side in sizes(labels[number]))
+        areas.append({str(cell): count for cell, count in zip(ids, pixels, strict=True) if cell <= base})
     path = "labels/" + regions.directory.name.removesuffix("-regions")
     return {path: labels}, {"areas": areas}
 
 
-def _look(sample: Sample, name: str, made: dict[str, Any], areas: Sequence[dict[int, int]], base: int) -> list[Look]:
+def _look(regions: Volume, named: Volume, made: dict[str, Any], areas: Sequence[dict[int, int]]) -> list[Look]:
     """Disagreements that ``cells`` saw, and jumps of area in the result, the largest first."""
-    voxel = sample.voxel_size
+    voxel = regions.voxel_size
     pixel_um2 = voxel.y * voxel.x * 1e-6
     found = disagreements(made["places"], made["labelled"], pixel_um2)
-    volume = sample.volume("labels", name)
-    for z, cell, change in area_jumps([{cell: area for cell, area in one.items() if cell <= base} for one in areas], PLACES):
-        before, after = (one == cell for one in volume.read(slice(z - 1, z + 1)))
+    for z, cell, change in area_jumps(areas, JUMPS):
+        before, after = (one == cell for one in named.read(slice(z - 1, z + 1)))
         changed = np.pad(before != after, 1).astype(np.uint8)
         depth = cv2.distanceTransform(changed, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
         y, x = np.unravel_index(int(depth.argmax()), depth.shape)
@@ -188,6 +204,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def _needs(regions: Volume) -> Needs:
+def _needs(regions: Volume, output: VolumeSpec) -> Needs:
     _, y, x = regions.shape
-    return Needs(ram=y * x * (4 * (regions.block_depth + 1) + 48), smaller="import with a smaller --block-depth, or use fewer --workers")
+    block = y * x * (4 * (regions.block_depth + 1) + 48)
+    return Needs(block, output.nbytes // 16, smaller="import with a smaller --block-depth, or use fewer --workers")

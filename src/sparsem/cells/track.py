@@ -171,6 +171,9 @@ def _unite(roots: list[int], names: list[int], one: int, other: int) -> None:
 def _identities(roots: list[int], names: list[int], base: int) -> Ids:
     """The cell of every track, or a number above ``base`` in the order in which nameless ones first appear."""
     heads = [_root(roots, track) for track in range(len(roots))]
+    count = len({head for head in heads if not names[head]})
+    if base + count >= 2**32:
+        raise ValueError(f"{count} islands of no cell do not find numbers above {base} in 32 bit; renumber the cells")
     nameless = {head: base + 1 + number for number, head in enumerate(dict.fromkeys(head for head in heads if not names[head]))}
     return np.array([names[head] or nameless[head] for head in heads], np.uint32)
 

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsem.annotations import AnnotationSettings, annotated_structures
-from sparsem.annotations import import_annotation as _import_annotation
+from sparsem.annotations import annotated_structures
 from sparsem.cells.identify import TrackSettings
 from sparsem.cells.identify import track as _track
 from sparsem.cells.look import Look
@@ -19,6 +18,8 @@ from sparsem.execution import Execution
 from sparsem.experiment import ExperimentSettings
 from sparsem.experiment import cells_compared as _experiment
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings
+from sparsem.labelling import import_annotation as _import_annotation
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train as _train
 from sparsem.phantom import PhantomSettings
@@ -111,7 +112,8 @@ def annotate_import(
     _import_annotation(sample, name, source, settings, on.overwrite)
     found = annotated_structures(sample)
     lines = [f"{structure}: {len(z)} labelled slices ({', '.join(map(str, z))}; the first slice is 0)" for structure, z in found.items()]
-    following = f"sparsem train {path} --out model.safetensors"
+    separated = f"{name}-regions" in sample.names("labels")
+    following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path} --out model.safetensors"
     return Outcome([f"Wrote annotations/{name}", *lines], following, {"annotations": found})
 
 
@@ -185,10 +187,9 @@ def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcom
     lines = [
         f"{found.cells} cells, {found.islands} tracks of islands; {found.orphans} objects never meet a cell",
         f"Wrote {path}/labels/{name}, {tables}",
-        "",
-        f"Where to look first ({len(found.look)} places in tables/look_{name}.csv):",
-        *(_place_line(one) for one in found.look[:10]),
     ]
+    if found.look:
+        lines += ["", f"Where to look first ({len(found.look)} places in tables/look_{name}.csv):", *map(_place_line, found.look[:10])]
     data = {"cells": found.cells, "islands": found.islands, "orphans": found.orphans, "look": [one._asdict() for one in found.look]}
     return Outcome(lines, f"sparsem export {path} {name} {name}.tif", data)
 
@@ -276,7 +277,7 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
 
 @command(spread=True)
 def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution) -> Outcome:
-    """Walk the whole path from one file: import, annotate, train, predict, score, export. What is done stays done.
+    """Walk the whole path from one file: import, annotate, train, predict, cells, track, score, export. What is done stays done.
 
     'sparsem demo' writes a study.toml to start from.
     """

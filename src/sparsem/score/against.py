@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.annotations import annotated_structures
+from sparsem.annotations import annotated_structures, as_labels
 from sparsem.errors import InputError
-from sparsem.execution import HERE, Execution
+from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.regions import Overlaps, added, overlaps
 from sparsem.score.instances import dice_of_cells, instance_scores
@@ -91,11 +91,13 @@ def score(
     if tuple(found.stack.shape) != predicted.shape:
         raise InputError(f"The truth {source} has the shape {tuple(found.stack.shape)}, but labels/{name} has {predicted.shape}.")
     inputs = {"labels": predicted.fingerprint, "truth": str(found.identity())}
-    with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True)) as stage:
+    depth, y, x = predicted.block_depth, *predicted.shape[1:]
+    needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")
+    with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:
         blocks = stage.map(_score_block, predicted.blocks(), predicted, found.stack, settings)
     slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
     cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
-    scores = Scores(slices, annotated_structures(sample).get(settings.annotation or name, ()), cells, settings.least_voxels)
+    scores = Scores(slices, _labelled(sample, name, settings.annotation), cells, settings.least_voxels)
     sample.write_table(f"scores_{name}", score_table(scores))
     if cells:
         sample.write_table(f"dice_{name}", dice_table(scores))
@@ -131,13 +133,22 @@ def score_table(scores: Scores) -> pa.Table:
 
 
 def _score_block(block: ZBlock, predicted: Volume, truth: Stack, settings: ScoreSettings) -> BlockResult:
-    labels = np.asarray(truth[block.own])
+    labels = as_labels(np.asarray(truth[block.own]), f"the truth's slices {block.start} to {block.stop - 1}")
     true = np.isin(labels, settings.ids) if settings.ids else labels > 0
     known = None if settings.ignore is None else labels != settings.ignore
     ours = predicted.read(block.own)
     sums = [overlap(ours[z] > 0, true[z], None if known is None else known[z]) for z in range(len(ours))]
-    found = [overlaps(ours[z], labels[z], None if known is None else known[z]) for z in range(len(ours))] if settings.instances else []
+    chosen = range(len(ours)) if settings.instances else ()
+    found = [overlaps(ours[z], np.where(true[z], labels[z], 0), None if known is None else known[z]) for z in chosen]
     return {}, {"counts": [[one.both, one.predicted, one.true] for one in sums], "cells": [[c.tolist() for c in one] for one in found]}
+
+
+def _labelled(sample: Sample, name: str, annotation: str | None) -> tuple[int, ...]:
+    """Slices that somebody labelled: of the structure's own annotation, or of the one of the cells that it was made from."""
+    found = annotated_structures(sample)
+    made = [entry["settings"].get("cells") for entry in sample.history() if f"labels/{name}-regions" in entry["outputs"]]
+    plain = name.removesuffix("-interior").removesuffix("-boundary")
+    return next((found[one] for one in (annotation, name, *made[-1:], plain) if one in found), ())
 
 
 def _overlaps_of(columns: Sequence[Sequence[int]]) -> Overlaps:

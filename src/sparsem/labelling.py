@@ -1,0 +1,225 @@
+"""Bringing hand-made labels in: from a folder of masks or a labelled volume, once or a few slices at a time."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from pydantic import Field, field_validator, model_validator
+
+from sparsem.annotations import (
+    LabelledSlices,
+    Labels,
+    annotated_structures,
+    as_labels,
+    read_annotation,
+    restore_annotation,
+    write_annotation,
+)
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.settings import Settings
+from sparsem.store.readers import Source, open_source
+from sparsem.store.sample import Sample
+from sparsem.store.volume import read_attributes
+
+LabelsOf = Callable[[int], Labels]
+
+
+class AnnotationSettings(Settings):
+    """How a file of labels is to be understood."""
+
+    dataset: str | None = Field(None, description="key of the labels inside a Zarr group")
+    slices: str | None = Field(
+        None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
+    )
+    first_number: int = Field(0, ge=0, description="the number in a file's name that stands for the first slice of the stack")
+    classes: dict[str, tuple[int, ...]] = Field(
+        {}, description="what a number means, as nucleus=1,2; repeat it for each; without it, all but 0 is NAME"
+    )
+    ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
+    background: int | None = Field(None, ge=1, description="a number that means 'outside of all', for labels whose 0 is ignored")
+    image: str | None = Field(None, description="the image that the labels were drawn on; the newest one if not given")
+    add: bool = Field(False, description="add these slices to those of that name; --overwrite also replaces slices that differ")
+
+    @field_validator("slices", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return ",".join(str(number) for number in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _as_tuples(cls, value: object) -> object:
+        if isinstance(value, list | tuple):  # as on the command line: nucleus=1,2
+            named: dict[str, tuple[str, ...]] = {}
+            for name, _, ids in (str(part).partition("=") for part in value):
+                named[name] = (*named.get(name, ()), *filter(None, ids.split(",")))
+            value = named
+        if not isinstance(value, Mapping):
+            return value
+        classes = {name: (ids,) if isinstance(ids, int) else ids for name, ids in value.items()}
+        without = [name for name, ids in classes.items() if not ids]
+        if without:
+            raise ValueError(f"a class needs its numbers, such as {without[0]}=1,2")
+        return classes
+
+    @model_validator(mode="after")
+    def _known_is_not_ignored(self) -> "AnnotationSettings":
+        for name, ids in self.classes.items():
+            if self.background in ids:
+                raise ValueError(f"{self.background} cannot be both background and {name}")
+            if self.ignore in ids:
+                raise ValueError(f"{self.ignore} cannot be both ignored and {name}")
+        if self.background is not None and self.background == self.ignore:
+            raise ValueError(f"{self.ignore} cannot be both ignored and background")
+        return self
+
+
+def import_annotation(
+    sample: Sample, name: str, source: str | Path, settings: AnnotationSettings = AnnotationSettings(), overwrite: bool = False
+) -> LabelledSlices | None:
+    """Bring hand-made labels into a sample.
+
+    Args:
+        sample: the sample.
+        name: of the structure, or of the set of structures that ``settings.classes`` names.
+        source: a folder of masks with the slice number in each file's name, or a labelled volume (TIFF, OME-Zarr) that has
+            either as many slices as the image or one for each annotated slice.
+        settings: which slices, which ids, what is not known.
+        overwrite: replace labels of that name that differ.
+
+    Returns:
+        The labelled slices; None where several classes were named.
+
+    Raises:
+        InputError: shapes or slice numbers do not fit the image, labels are not integers.
+        ResumeError: other labels of that name are there, and ``overwrite`` is not set.
+    """
+    restore_annotation(sample, name)
+    found = open_source(source, settings.dataset)
+    there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
+    adding = there if settings.add else None
+    image = settings.image or (adding["image"] if adding else sample.newest_image)
+    z, planes = _choose(found, sample.image(image).shape, settings, str(source))
+    plane_of = dict(zip(z, planes, strict=True))
+
+    def labels_of(number: int) -> Labels:
+        plane = plane_of[number]
+        return as_labels(np.asarray(found.stack[plane : plane + 1])[0], f"slice {number} of {source}")
+
+    if adding:
+        _add(sample, name, z, labels_of, adding, settings, image, overwrite)
+    elif overwrite or not there or not _holds(sample, name, z, labels_of, there, settings, image):
+        meaning = (settings.classes, settings.ignore, image, overwrite, settings.background)
+        write_annotation(sample, name, z, map(labels_of, z), *meaning)
+    return read_annotation(sample, name) if name in annotated_structures(sample) else None
+
+
+def _holds(
+    sample: Sample, name: str, z: Sequence[int], labels_of: LabelsOf, there: Mapping[str, Any], settings: AnnotationSettings, image: str
+) -> bool:
+    """Whether all of these slices are labelled so already, and more besides: slices that were added later are not lost."""
+    if image != there["image"] or set(there["z"]) != {*z, *there.get("added", ())} or _meaning(settings) != _meaning_of(there):
+        return False
+    kept = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
+    return all(np.array_equal(np.asarray(kept[there["z"].index(number)]), labels_of(number)) for number in z)
+
+
+def _add(
+    sample: Sample,
+    name: str,
+    z: Sequence[int],
+    labels_of: LabelsOf,
+    there: Mapping[str, Any],
+    settings: AnnotationSettings,
+    image: str,
+    overwrite: bool,
+) -> None:
+    """More labelled slices for an annotation, understood as its others are; those that are labelled otherwise are not lost unasked."""
+    if any(_meaning(settings)) and _meaning(settings) != _meaning_of(there):
+        raise InputError(f"'{name}' has other classes, ignored or background numbers; --add takes labels that mean what those there do.")
+    if image != there["image"] or sample.image(image).fingerprint != there["image_fingerprint"]:
+        raise SampleError(f"'{name}' was annotated on another image than '{image}' is now; annotate all of its slices anew.")
+    kept = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
+    place = {number: index for index, number in enumerate(there["z"])}
+    differ = [number for number in z if number in place and not np.array_equal(np.asarray(kept[place[number]]), labels_of(number))]
+    if differ and not overwrite:
+        listed = ", ".join(map(str, differ))
+        raise ResumeError(f"Slices {listed} of '{name}' are labelled otherwise already; use --overwrite to replace them by these.")
+    after = sorted({*place, *z})
+    slices = (labels_of(number) if number in set(z) else np.asarray(kept[place[number]]) for number in after)
+    added = sorted({*there.get("added", ()), *z})
+    write_annotation(sample, name, after, slices, there["classes"], there["ignore"], image, True, there.get("background"), added)
+
+
+def _meaning(settings: AnnotationSettings) -> tuple[Any, ...]:
+    """What numbers mean, as settings say it."""
+    return {name: list(ids) for name, ids in settings.classes.items()}, settings.ignore, settings.background
+
+
+def _meaning_of(there: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What numbers mean in an annotation that is there."""
+    return there["classes"], there["ignore"], there.get("background")
+
+
+def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSettings, where: str) -> tuple[list[int], list[int]]:
+    """Slice numbers, and which plane of the source holds each."""
+    n_slices, n_planes = shape[0], found.stack.shape[0]
+    if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
+        raise InputError(
+            f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice."
+        )
+    if settings.slices is None:
+        numbers = _numbers_in_names(found, settings.first_number, n_slices, where)
+        planes = list(range(n_planes))
+    elif settings.slices in ("all", "non-empty"):
+        if n_planes != n_slices:
+            raise InputError(f"{where} has {n_planes} slices and the image {n_slices}; name the annotated ones with --slices.")
+        keep_all = settings.slices == "all"
+        planes = [plane for plane in range(n_planes) if keep_all or np.any(found.stack[plane : plane + 1])]
+        numbers = planes
+    else:
+        numbers = _parse_numbers(settings.slices)
+        if n_planes not in (n_slices, len(numbers)):
+            raise InputError(
+                f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices."
+            )
+        planes = numbers if n_planes == n_slices else list(range(n_planes))
+    outside = [number for number in numbers if not 0 <= number < n_slices]
+    if outside or len(set(numbers)) != len(numbers) or not numbers:
+        fault = f"{outside[0]} is outside 0 to {n_slices - 1}" if outside else "a number appears twice" if numbers else "there are none"
+        raise InputError(f"The annotated slices of {where} do not fit the image: {fault}.")
+    order = np.argsort(numbers)
+    return [numbers[i] for i in order], [planes[i] for i in order]
+
+
+def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> list[int]:
+    told = found.numbers or _number_of_one(found)
+    if not told:
+        raise InputError(
+            f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
+        )
+    numbers = [number - first for number in told]
+    if any(not 0 <= number < n_slices for number in numbers):
+        hint = "; if the first slice is numbered 1, give --first-number 1" if first == 0 and max(numbers) == n_slices else ""
+        raise InputError(
+            f"The file names in {where} carry the numbers {min(told)} to {max(told)}, but the image has {n_slices} slices{hint}."
+        )
+    return numbers
+
+
+def _number_of_one(found: Source) -> tuple[int, ...]:
+    """Of a single picture the number after z or slice in its name, as in cells_z0137_8bit.tif, or the only number in it."""
+    if len(found.files) != 1 or found.stack.shape[0] != 1:
+        return ()
+    name = found.files[0].stem
+    numbers = re.findall(r"(?:z|slice)[ _-]?(\d+)", name, re.IGNORECASE) or re.findall(r"\d+", name)
+    return (int(numbers[0]),) if len(numbers) == 1 else ()
+
+
+def _parse_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(" ", ",").split(",") if part]
+    except ValueError:
+        raise InputError(f"--slices takes numbers such as 0,13,26, or 'all', or 'non-empty'; got '{text}'.") from None
