@@ -4,6 +4,9 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
+import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -193,3 +196,16 @@ def test_every_setting_explains_itself() -> None:
 def test_layers_are_listed_once() -> None:
     assert len(set(ORDER)) == len(ORDER)
     assert all(first != second for first, second in pairwise(ORDER))
+
+
+def test_everything_that_is_imported_is_a_dependency() -> None:
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=\[]", one)[0].replace("-", "_").lower() for one in project["dependencies"]}
+    packages = {"cv2": "opencv_python_headless", "cc3d": "connected_components_3d", "skimage": "scikit_image", "PIL": "pillow"}
+    for name, path in modules().items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        foreign = {one.split(".")[0] for one in imported} - {"sparsem", *sys.stdlib_module_names}
+        missing = {packages.get(one, one).lower() for one in foreign} - declared - {"pydantic_core"}  # which comes with pydantic
+        assert not missing, f"{name} imports {missing}"
