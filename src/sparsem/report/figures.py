@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,12 @@ class ComparedSlice:
 
 def comparison(slices: Sequence[ComparedSlice], path: str | Path) -> Path:
     """A row a slice: image, truth, prediction; with a legend of the structures. Written as PNG (or what the ending says)."""
-    height, width = slices[0].image.shape
-    figure = Figure(figsize=(12, 12 / 3 * height / width * len(slices) + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(slices), 3, squeeze=False)
-    for row, one in zip(axes, slices, strict=True):
-        pictures = (shown(one.image), overlay(one.image, one.truth), overlay(one.image, one.predicted))
-        for axis, picture, title in zip(row, pictures, (one.title, "truth", "sparsem"), strict=True):
-            axis.imshow(picture, interpolation="lanczos")
-            axis.set_title(title, fontsize=10)
-            axis.set_axis_off()
+    figure, _ = _panels(
+        [
+            ((one.title, shown(one.image)), ("truth", overlay(one.image, one.truth)), ("sparsem", overlay(one.image, one.predicted)))
+            for one in slices
+        ]
+    )
     names = list(slices[0].predicted)
     patches = [Patch(facecolor=_shade(colour_of(name, place)), edgecolor="grey", label=name) for place, name in enumerate(names)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(names), frameon=False)
@@ -104,18 +101,16 @@ def cells_overlay(image: NDArray[Any], labels: NDArray[Any], opacity: float = 0.
 
 def cells_beside_truth(slices: Sequence[ComparedCells], path: str | Path) -> Path:
     """A row a slice: image, true cells, cells found, with rings around the places to look at."""
-    height, width = slices[0].image.shape
-    figure = Figure(figsize=(12, 12 / 3 * height / width * len(slices) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(slices), 3, squeeze=False)
+    panels = [(cells_overlay(one.image, one.truth), cells_overlay(one.image, one.predicted)) for one in slices]
+    figure, axes = _panels(
+        [
+            ((one.title, shown(one.image)), ("true cells", true), ("sparsem; rings: worth a look", found))
+            for one, (true, found) in zip(slices, panels, strict=True)
+        ]
+    )
     for row, one in zip(axes, slices, strict=True):
-        pictures = (shown(one.image), cells_overlay(one.image, one.truth), cells_overlay(one.image, one.predicted))
-        for axis, picture, title in zip(row, pictures, (one.title, "true cells", "sparsem; rings: worth a look"), strict=True):
-            axis.imshow(picture, interpolation="lanczos")
-            axis.set_title(title, fontsize=10)
-            axis.set_axis_off()
         for y, x in one.places:
-            row[2].add_patch(Circle((x, y), 0.025 * width, fill=False, edgecolor="white", linewidth=1.5))
+            row[2].add_patch(Circle((x, y), 0.025 * one.image.shape[1], fill=False, edgecolor="white", linewidth=1.5))
     return _save(figure, path)
 
 
@@ -132,6 +127,19 @@ def dice_along_z(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]], pa
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
     return _save(figure, path)
+
+
+def _panels(rows: Sequence[Sequence[tuple[str, Picture]]]) -> tuple[Figure, Any]:
+    """Pictures with their titles, three a row."""
+    height, width = rows[0][0][1].shape[:2]
+    figure = Figure(figsize=(12, 12 / 3 * height / width * len(rows) + 0.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for axis, (title, picture) in zip(axes.ravel(), chain.from_iterable(rows), strict=True):
+        axis.imshow(picture, interpolation="lanczos")
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    return figure, axes
 
 
 def _shade(colour: tuple[int, int, int]) -> tuple[float, float, float]:
