@@ -113,7 +113,8 @@ def annotate_import(
     found = annotated_structures(sample)
     lines = [f"{structure}: {len(z)} labelled slices ({', '.join(map(str, z))}; the first slice is 0)" for structure, z in found.items()]
     separated = f"{name}-regions" in sample.names("labels")
-    following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path} --out model.safetensors"
+    learn = f" --cells {name}" if name == CellsSettings().cells else ""
+    following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
     return Outcome([f"Wrote annotations/{name}", *lines], following, {"annotations": found})
 
 
@@ -156,9 +157,10 @@ def predict(
     sample = Sample.open(path)
     written = _predict(sample, model, settings, on)
     name = written[0].rsplit("/", 1)[-1]
+    of_cells = [one.removesuffix("-boundary").rsplit("/", 1)[-1] for one in written if one.endswith("-boundary")]
     return Outcome(
         [f"Wrote {path}/{volume}" for volume in written],
-        f"sparsem export {path} {name} {name}.tif",
+        f"sparsem cells {path} --cells {of_cells[0]}" if of_cells else f"sparsem export {path} {name} {name}.tif",
         {"sample": sample.path, "volumes": written},
     )
 
