@@ -16,6 +16,7 @@ from sparsem.annotations import read_annotation, write_annotation
 from sparsem.cells import segment
 from sparsem.cells.identify import TrackSettings, track
 from sparsem.cells.intervals import Leg, legs
+from sparsem.cells.propagate import ByFlow, CarrySettings, View
 from sparsem.cells.segment import CellsSettings, Way, cells
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
@@ -421,3 +422,16 @@ def test_a_refused_track_says_so_at_once(own: Sample, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sparsem.cells.identify.links", lambda *_: pytest.fail("slices were compared before the refusal"))
     with pytest.raises(ResumeError, match="window_px: 512 -> 64"):
         track(own, TrackSettings(window_px=64))
+
+
+def test_what_flow_brings_from_beyond_the_picture_is_worth_nothing() -> None:
+    labels = np.ones((8, 10), np.uint32)
+    carrier = ByFlow(CarrySettings())
+    none = np.zeros((8, 10), np.float32)
+    state = dict(carrier.begin(labels, labels > 0, View(np.zeros((8, 10), np.uint8), none, none, 1.0)))
+    state["flow"] = state["flow"] - np.float32(3)  # everything came from three pixels up and to the left
+    front = carrier.front(state)
+    assert np.isinf(front.cost[:3]).all()
+    assert np.isinf(front.cost[:, :3]).all()
+    assert np.isfinite(front.cost[3:, 3:]).all()
+    assert (front.labels[3:, 3:] == 1).all()

@@ -8,13 +8,14 @@ and a propagation go on where it was. Arrays are (h, w), on the grid of the flow
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.ndimage import map_coordinates
 
 from sparsem.cells.arrival import Arrival, advanced, departure, resistance, spread
-from sparsem.cells.flow import Carried, Flow, FlowSettings, composed, flow_between, inconsistency, sampled, stay, warped
+from sparsem.cells.flow import Carried, Flow, FlowSettings, composed, flow_between, inconsistency, remapped, sampled, stay, warped
 from sparsem.cells.separate import NOBODY, Evidence, Labels, Mask, Probability, SeedPoint, Seeds, per_frame, seeds_of
 
 State = Mapping[str, NDArray[Any]]
@@ -98,7 +99,9 @@ class ByFlow(NamedTuple):
 
     def front(self, state: State) -> Front:
         """Labels are looked up where the composed flow leads."""
-        return _front(warped(state["origin"], state["flow"]), state["error"], Seeds(state["ids"], state["places"]))
+        inside = remapped(np.ones(state["error"].shape, np.uint8), state["flow"], cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0
+        cost = np.where(inside, state["error"], np.inf)  # from beyond the picture comes nothing
+        return _front(warped(state["origin"], state["flow"]), cost, Seeds(state["ids"], state["places"]))
 
 
 class ByFrame(NamedTuple):
@@ -166,7 +169,7 @@ def _held(labels: Labels, known: Mask) -> NDArray[np.uint32]:
     return np.where(known, labels, NOBODY).astype(np.uint32)
 
 
-def _front(labels: Labels, cost: NDArray[np.float32], seeds: Seeds | None = None) -> Front:
+def _front(labels: Labels, cost: NDArray[np.floating[Any]], seeds: Seeds | None = None) -> Front:
     """What nobody decided on is worth nothing against what comes from another side."""
     none = Seeds(np.empty(0, labels.dtype), np.empty((0, 2)))
     return Front(labels, np.where(labels == NOBODY, np.inf, cost).astype(np.float32), none if seeds is None else seeds)
