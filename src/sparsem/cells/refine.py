@@ -35,7 +35,6 @@ def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
         votes = sum(np.where(other == label, weight, 0) for other, weight in zip(found, weights, strict=True))
         wins = (votes > most) | ((votes == most) & (label > best))
         best, most = np.where(wins, label, best), np.where(wins, votes, most)
-    fine = fine.copy()
     fine[rows, columns] = best
     return fine
 

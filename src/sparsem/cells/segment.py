@@ -181,11 +181,14 @@ def _carry(leg: Leg, before: Arrays | None, job: Job) -> Arrays:
 def _separate_block(block: ZBlock, job: Job, fronts: Fronts, slices: tuple[list[str], list[dict[str, Any]]]) -> BlockResult:
     made_from, before = slices
     paths = [output.path for output in _outputs(job.settings.name, job.image)]
+    kept = [old["made from"] == now for old, now in zip(before, made_from, strict=True)]
+    if all(kept):  # nothing to separate: copied without a look at image and probabilities
+        copies = {path: Volume(job.sample.path / path).read(block.own) for path in paths}
+        return copies, {"slices": before, "base": job.base, "labelled": list(job.z)}
     masks = job.interior.read(block.own) >= FOREGROUND
     alone = job.settings.way in WAYS and job.settings.way not in CARRIED  # slices are separated one by one, not on the way
     views = job.views(block.own) if alone else [None] * len(masks)
     borders = job.boundary.read(block.own) >= FOREGROUND
-    kept = [old["made from"] == now for old, now in zip(before, made_from, strict=True)]
     made = [Volume(job.sample.path / path).read(block.own) for path in paths] if any(kept) else [np.empty(masks.shape, d) for d in DTYPES]
     summary = list(before)
     for n, z in enumerate(range(block.start, block.stop)):
