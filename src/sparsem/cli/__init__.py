@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from sparsem import __version__
 from sparsem.errors import SparsemError
 
-# name -> (function in sparsem.cli.commands, what --help lists). The functions load torch, so they load when they are called.
+# name -> (function, what --help lists). The functions load torch, so they load when they are called.
 COMMANDS = {
     "demo": ("demo", "The whole job on a synthetic tumour volume, in a few minutes."),
     "phantom": ("phantom", "Make a synthetic tumour volume with exact truth."),
@@ -22,11 +22,16 @@ COMMANDS = {
     "track": ("track", "Give every protrusion its cell, and list where to look."),
     "score": ("score", "Compare labels with truth."),
     "experiment": ("experiment", "Answer a question by measuring: which way separates cells best?"),
-    "export": ("export", "Write labels as a TIFF stack."),
+    "constrain": ("constrain", "Hold the structures to biology: nucleoli in nuclei, organelles in cells."),
+    "measure": ("measure", "Measure every object and every cell."),
+    "report": ("report", "Put slices, 3D, plots and tables on one page."),
+    "render": ("render", "Draw structures in 3D, as a picture or a video."),
+    "export": ("export", "Write TIFF stacks, tables and meshes for other programs."),
     "info": ("info", "Tell what a sample holds, and what was done to it."),
     "run": ("run", "Walk the whole path from one study.toml."),
 }
 
+RESULTS = ("constrain", "measure", "report", "render", "export", "info")  # commands that need no network, and so no torch
 GROUPS = {"annotate": {"import": "annotate_import"}, "experiment": {"cells": "experiment_cells"}}
 
 
@@ -51,7 +56,7 @@ class Verbs(TyperGroup):
 
 
 def _load(name: str) -> Any:
-    commands = import_module("sparsem.cli.commands")
+    commands = import_module("sparsem.cli.results" if COMMANDS[name][0] in RESULTS else "sparsem.cli.commands")
     one = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
     if name in GROUPS:
         for verb, function in GROUPS[name].items():

@@ -1,6 +1,5 @@
 """The commands. Each is one call of one public function; what it prints names what was written and what to try next."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +11,7 @@ from sparsem.cells.identify import track as _track
 from sparsem.cells.look import Look
 from sparsem.cells.segment import CellsSettings
 from sparsem.cells.segment import cells as _cells
-from sparsem.cli.options import Outcome, command
-from sparsem.errors import InputError
+from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
 from sparsem.execution import Execution
 from sparsem.experiment import ExperimentSettings
 from sparsem.experiment import cells_compared as _experiment
@@ -30,12 +28,9 @@ from sparsem.score.against import Scores, ScoreSettings
 from sparsem.score.against import score as _score
 from sparsem.score.instances import SCORES
 from sparsem.store.sample import Sample
-from sparsem.store.writers import write_tiff
-from sparsem.study import StudyResult, describe
+from sparsem.study import StudyResult
 from sparsem.study import demo as _demo
 from sparsem.study import run as _run
-
-SamplePath = Annotated[Path, typer.Argument(metavar="SAMPLE", help="a sample, NAME.zarr")]
 
 
 @command(spread=True)
@@ -88,7 +83,7 @@ def import_(
     sample = import_stack(source, out, settings, on)
     image = sample.image("raw")
     return Outcome(
-        [f"Wrote {out}: {_size(image.shape)} voxels of {_lengths(image.voxel_size)} nm"],
+        [f"Wrote {out}: {size_in_words(image.shape)} voxels of {lengths_in_words(image.voxel_size)} nm"],
         f"sparsem annotate import {out} NAME MASKS",
         {"sample": sample.path, "shape": image.shape, "voxel_nm": list(image.voxel_size)},
     )
@@ -243,40 +238,6 @@ def score(
     return Outcome(lines, data={name: _score_data(found)})
 
 
-@command()
-def export(
-    path: SamplePath,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="a structure, or probabilities/NAME, images/NAME, raw")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.tif")],
-    *,
-    on: Execution,
-) -> Outcome:
-    """Write labels, probabilities or an image as a TIFF stack with its voxel size.
-
-    Example: sparsem export liver.zarr nucleus nuclei.tif
-    """
-    sample = Sample.open(path)
-    folder, _, plain = name.rpartition("/")
-    if folder not in ("", "labels", "probabilities", "images", "truth"):
-        raise InputError(f"'{name}' is not part of a sample; expected NAME, probabilities/NAME, images/NAME, truth/NAME or raw.")
-    volume = sample.image("raw") if name == "raw" else sample.volume(folder or "labels", plain)
-    return Outcome([f"Wrote {write_tiff(volume, out, on.overwrite, on.quiet)}"], data={"file": out})
-
-
-@command()
-def info(path: SamplePath, *, on: Execution) -> Outcome:
-    """Tell what a sample holds, and what was done to it."""
-    data = describe(Sample.open(path))
-    lines = [
-        f"{path}: {_size(data['shape'])} voxels (z y x) of {_lengths(data['voxel_nm'])} nm, {data['dtype']}",
-        f"size: {_lengths(data['size_um'])} um; {data['levels']} levels",
-    ]
-    lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
-    lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("images", "probabilities", "labels", "truth", "tables") if data[folder]]
-    lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
-    return Outcome(lines, data=data)
-
-
 @command(spread=True)
 def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution) -> Outcome:
     """Walk the whole path from one file: import, annotate, train, predict, cells, track, score, export. What is done stays done.
@@ -324,11 +285,3 @@ def _score_data(found: Scores) -> dict[str, Any]:
 def _study_data(result: StudyResult) -> dict[str, Any]:
     scores = {name: _score_data(found) for name, found in result.scores.items()}
     return {"sample": result.sample.path, "model": result.model, "volumes": result.volumes, "scores": scores, "files": list(result.files)}
-
-
-def _size(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _lengths(lengths: Sequence[float]) -> str:
-    return " x ".join(f"{length:g}" for length in lengths)

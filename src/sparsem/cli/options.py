@@ -4,7 +4,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,7 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+SamplePath = Annotated[Path, typer.Argument(metavar="SAMPLE", help="a sample, NAME.zarr")]
 
 
 def command(model: type[Settings] | None = None, spread: bool = False) -> Callable[[Command], Callable[..., None]]:
@@ -128,3 +129,13 @@ def _shared_option(name: str) -> inspect.Parameter:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value.tolist()
+
+
+def size_in_words(shape: Sequence[int]) -> str:
+    """A shape for people."""
+    return " x ".join(map(str, shape))
+
+
+def lengths_in_words(lengths: Sequence[float]) -> str:
+    """Lengths for people."""
+    return " x ".join(f"{length:g}" for length in lengths)

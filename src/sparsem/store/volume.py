@@ -150,7 +150,11 @@ class Volume:
     @property
     def voxel_size(self) -> VoxelSize:
         """Of the full resolution, nm."""
-        scale = self.attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+        return self.voxel_size_of(0)
+
+    def voxel_size_of(self, level: int) -> VoxelSize:
+        """Of a level, nm."""
+        scale = self.attributes["ome"]["multiscales"][0]["datasets"][level]["coordinateTransformations"][0]["scale"]
         return VoxelSize.of(scale)
 
     @property

@@ -1,0 +1,75 @@
+"""Organelles per cell. Every object counts in one cell; of its voxels each counts where it lies (paper: organelles per cell)."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparsem.measure.moments import Moments
+from sparsem.regions import Overlaps
+from sparsem.store.sample import Sample
+
+Columns = dict[str, NDArray[Any]]
+Ids = NDArray[np.uint32]
+Floats = NDArray[np.float64]
+
+
+def organelle_columns(name: str, holder: Ids, shared: Overlaps, cells: Ids, cell_um3: Floats, voxel_um3: float) -> Columns:
+    """Count, volume, volume fraction and density of one organelle in every cell.
+
+    Args:
+        name: of the organelle.
+        holder: the cell that holds most of each object, 0 for none: (objects,).
+        shared: voxels that objects (first) share with cells (second).
+        cells: their ids, ascending, (n,).
+        cell_um3: their volumes.
+        voxel_um3: volume of a voxel.
+    """
+    counts = np.bincount(_places(cells, holder), minlength=len(cells) + 1)[1:]
+    voxels = np.bincount(_places(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1)[1:]
+    volume = voxels * voxel_um3
+    return {
+        f"{name}_count": counts,
+        f"{name}_volume_um3": volume,
+        f"{name}_volume_fraction": volume / cell_um3,
+        f"{name}_density_per_um3": counts / cell_um3,
+    }
+
+
+def protrusion_columns(found: list[Floats]) -> Columns:
+    """Of every cell: number, length and volume of its protrusions, each (m, 3) length µm, volume µm³, attached."""
+    return {
+        "protrusions": np.array([len(one) for one in found], np.int64),
+        "protrusion_length_um": np.array([one[:, 0].sum() for one in found]),
+        "longest_protrusion_um": np.array([one[:, 0].max(initial=0) for one in found]),
+        "protrusion_volume_um3": np.array([one[:, 1].sum() for one in found]),
+    }
+
+
+def protrusion_table(cells: Ids, found: list[Floats]) -> pa.Table:
+    """One row a protrusion."""
+    rows = np.concatenate([np.empty((0, 3)), *found])
+    owner = np.repeat(cells, [len(one) for one in found])
+    return pa.table({"cell": owner, "length_um": rows[:, 0], "volume_um3": rows[:, 1], "attached": rows[:, 2] > 0})
+
+
+def nameless(sample: Sample, cells: str) -> NDArray[np.uint32]:
+    """Identities in labels of cells that are islands of no cell, from the table of tracks; none where there is no such table."""
+    if not (sample.path / "tables" / f"tracks_{cells}.parquet").exists():
+        return np.empty(0, np.uint32)
+    tracks = sample.read_table(f"tracks_{cells}")
+    return np.unique(tracks["identity"].to_numpy()[~tracks["in_cell"].to_numpy()]).astype(np.uint32)
+
+
+def without(found: Moments, ids: Ids) -> Moments:
+    """The objects that are not among ``ids``."""
+    return found.of(~np.isin(found.ids, ids))
+
+
+def _places(cells: Ids, ids: Ids) -> NDArray[np.int64]:
+    """Place of every id among the cells from 1; 0 for one that is no cell."""
+    if not len(cells):
+        return np.zeros(len(ids), np.int64)
+    places = np.minimum(np.searchsorted(cells, ids), len(cells) - 1)
+    return np.where(cells[places] == ids, places + 1, 0)

@@ -1,0 +1,138 @@
+"""The passes over z-blocks that measure objects of any size: first their sums, then their surfaces and corners.
+
+Labels are (z, y, x). What a block gives adds up over blocks, slice after slice in the order of z, so no result depends on the blocks.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.geometry import VoxelSize, ZBlock
+from sparsem.measure.hull import slice_corners
+from sparsem.measure.moments import Moments, combined, compacted, moments
+from sparsem.measure.surface import Surface, reach, slice_surface
+from sparsem.regions import Overlaps, added, overlaps
+from sparsem.stage import Arrays
+from sparsem.store.volume import Volume
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Read = Mapping[str, Any]  # arrays on disk
+
+
+class Sums(NamedTuple):
+    """A block's objects to sum up.
+
+    Attributes:
+        volume: numbered objects.
+        block: which slices.
+        within: volumes whose objects may hold these: name to labels.
+    """
+
+    volume: Volume
+    block: ZBlock
+    within: Mapping[str, Volume]
+
+
+class Surfaces(NamedTuple):
+    """A block's objects whose surface is summed up.
+
+    Attributes:
+        volume: numbered objects.
+        block: which slices, with a halo of ``halo(voxel)``.
+        ids: of all objects that are measured, ascending.
+        centroids: theirs, (n, 3), voxels.
+    """
+
+    volume: Volume
+    block: ZBlock
+    ids: NDArray[np.uint32]
+    centroids: Floats
+
+
+def micrometres(voxel: VoxelSize) -> tuple[float, float, float]:
+    """Edge lengths in µm."""
+    return voxel.z / 1000, voxel.y / 1000, voxel.x / 1000
+
+
+def halo(voxel: VoxelSize) -> int:
+    """Slices around a block that the surfaces in it depend on."""
+    return reach(micrometres(voxel))
+
+
+def sums(link: Sums, _before: None) -> Arrays:
+    """Moments of the objects of a block, and the voxels that they share with the objects of other volumes."""
+    labels = link.volume.read(link.block.own).astype(np.uint32, copy=False)
+    found = moments(labels, link.block.start)
+    shared = {name: overlaps(labels, volume.read(link.block.own), labels > 0) for name, volume in link.within.items()}
+    columns = {f"{name}.{side}": getattr(one, side) for name, one in shared.items() for side in Overlaps._fields}
+    return {**found._asdict(), **columns}
+
+
+def summed(blocks: Iterable[Read], within: Iterable[str]) -> tuple[Moments, dict[str, Overlaps]]:
+    """The objects of the volume from those of its blocks."""
+    found: list[Moments] = []
+    shared: dict[str, list[Overlaps]] = {name: [] for name in within}
+    for arrays in blocks:
+        found.append(Moments(*(np.asarray(arrays[name][...]) for name in Moments._fields)))
+        for name, parts in shared.items():
+            parts.append(Overlaps(*(np.asarray(arrays[f"{name}.{side}"][...]) for side in Overlaps._fields)))
+    return combined(found), {name: added(parts) for name, parts in shared.items()}
+
+
+def surfaces(link: Surfaces, _before: None) -> Arrays:
+    """Surface and corners of every object in every slice of a block: rows (id, z, area, radius, radius squared) and (id, z, y, x)."""
+    block, voxel = link.block, micrometres(link.volume.voxel_size)
+    labels = link.volume.read(block.read).astype(np.uint32, copy=False)
+    index, present = compacted(labels)
+    places = np.minimum(np.searchsorted(link.ids, present), len(link.ids) - 1) if len(link.ids) else np.zeros(len(present), int)
+    known = link.ids[places] == present if len(link.ids) else np.zeros(len(present), bool)  # others are nobody's islands
+    centroids = np.where(known[:, None], link.centroids[places], 0.0) if known.any() else np.zeros((len(present), 3))
+    rows, corners = [np.empty((0, 5))], [np.empty((0, 4), np.int64)]
+    around = reach(voxel)
+    for z in range(block.start, block.stop):
+        low = max(block.read_start, z - around)
+        window = index[low - block.read_start : z + around + 1 - block.read_start]
+        found = slice_surface(window, z - low, low, voxel, centroids)
+        there = np.flatnonzero((found.area > 0) & known)
+        rows.append(np.column_stack([present[there], np.full(len(there), z), *(one[there] for one in found)]))
+        of, yx = slice_corners(index[z - block.read_start], len(present))
+        corners.append(np.column_stack([present[of - 1], np.full(len(of), z), yx])[known[of - 1]].astype(np.int64))
+    return {"rows": np.concatenate(rows), "corners": np.concatenate(corners)}
+
+
+def surfaces_summed(blocks: Iterable[Read], ids: NDArray[np.uint32]) -> tuple[Surface, Ints, Ints]:
+    """Surfaces of the objects ``ids``; and of all their corners, the place of their object in ``ids`` from 1, and (m, 3) z, y, x."""
+    total = np.zeros((3, len(ids)))
+    corners: list[Ints] = []
+    for arrays in blocks:
+        rows = np.asarray(arrays["rows"][...]).reshape(-1, 5)
+        places = np.searchsorted(ids, rows[:, 0])
+        for k in range(3):  # in the order of z: sums of floats depend on their order
+            np.add.at(total[k], places, rows[:, 2 + k])
+        corners.append(np.asarray(arrays["corners"][...]).reshape(-1, 4))
+    every = np.concatenate(corners) if corners else np.empty((0, 4), np.int64)
+    return Surface(*total), np.searchsorted(ids, every[:, 0]) + 1, every[:, 1:]
+
+
+def holders(
+    shared: Overlaps, ids: NDArray[np.uint32], voxels: Ints, nobody: NDArray[Any] | Sequence[int] = ()
+) -> tuple[NDArray[np.uint32], Floats]:
+    """Who holds the largest part of every object, and how large that part is: (n,) each; 0 if that is nobody.
+
+    Args:
+        shared: voxels that objects share with their possible holders, 0 among these.
+        ids: of the objects, ascending.
+        voxels: theirs.
+        nobody: holders that do not count.
+    """
+    holder = np.where(np.isin(shared.second, np.asarray(nobody, np.uint32)), 0, shared.second)
+    merged = added([Overlaps(shared.first, holder.astype(np.uint32), shared.pixels)])
+    out, share = np.zeros(len(ids), np.uint32), np.zeros(len(ids))
+    order = np.lexsort((merged.second, merged.pixels))  # the last of an object holds most of it; of equals the larger id
+    places = np.searchsorted(ids, merged.first[order])
+    out[places] = merged.second[order]
+    share[places] = merged.pixels[order]
+    return out, share / voxels

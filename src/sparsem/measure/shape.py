@@ -1,0 +1,77 @@
+"""Shape of objects from their sums, surfaces and convex hulls (Machireddy et al. 2023, equations 5 to 7). Lengths are in µm."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.geometry import VoxelSize
+from sparsem.measure.hull import convex_voxels, slice_corners
+from sparsem.measure.moments import Moments, compacted, moments
+from sparsem.measure.surface import Surface, surface
+
+Columns = dict[str, NDArray[Any]]
+Floats = NDArray[np.float64]
+
+
+def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], volume: tuple[int, int, int], voxel: VoxelSize) -> Columns:
+    """One number an object in every column; see the data dictionary.
+
+    Args:
+        found: sums of the n objects.
+        bounds: their surfaces, in µm.
+        convex: voxels in their convex hulls, (n,); 0 where that is not defined.
+        volume: shape of the volume that they were measured in.
+        voxel: nm.
+    """
+    edges = np.array(voxel) / 1000
+    volumes = found.voxels * voxel.volume_um3
+    cut = (found.low == 0).any(axis=1) | (found.high == np.array(volume)).any(axis=1)
+    extents = (found.high - found.low) * edges
+    values, vectors = (np.asarray(one) for one in np.linalg.eigh(found.covariances(edges)))
+    axes = 2 * np.sqrt(5 * np.maximum(values[:, ::-1], 0))  # (n, 3), longest first
+    major = vectors[:, :, 2]
+    turned = np.where(
+        major[np.arange(len(major)), np.abs(major).argmax(axis=1)] < 0, -1, 1
+    )  # an axis has no sign: its largest part is positive
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_radius = bounds.radius / bounds.area
+        columns: Columns = {
+            "object": found.ids,
+            "cut_by_edge": cut,
+            "voxels": found.voxels,
+            "first_z": found.low[:, 0],
+            "last_z": found.high[:, 0] - 1,
+            **{f"centroid_{axis}_um": (found.centroids[:, k] + 0.5) * edges[k] for k, axis in enumerate("zyx")},
+            **{f"extent_{axis}_um": extents[:, k] for k, axis in enumerate("zyx")},
+            "volume_um3": volumes,
+            "surface_um2": bounds.area,
+            "equivalent_diameter_um": np.cbrt(6 * volumes / np.pi),
+            **{f"axis_{name}_um": axes[:, k] for k, name in enumerate(("major", "middle", "minor"))},
+            **{f"axis_major_{axis}": major[:, k] * turned for k, axis in enumerate("zyx")},
+            "convex_volume_um3": np.where(convex > 0, convex * voxel.volume_um3, np.nan),
+            "solidity": np.where(convex > 0, found.voxels / convex, np.nan),
+            "sphericity": np.cbrt(np.pi) * (6 * volumes) ** (2 / 3) / bounds.area,
+            "circular_variance": np.maximum(bounds.radius_squared / bounds.area - mean_radius**2, 0) / mean_radius**2,
+            "box_fill": volumes / extents.prod(axis=1),
+        }
+    return columns
+
+
+def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
+    """Shape of every object of a label volume (z, y, x) in memory; see ``shape_columns``."""
+    found = moments(np.asarray(labels))
+    index, ids = compacted(np.asarray(labels))
+    bounds = surface(index, (voxel.z / 1000, voxel.y / 1000, voxel.x / 1000), found.centroids)
+    corners = [slice_corners(one, len(ids)) for one in index]
+    of = np.concatenate([owner for owner, _ in corners])
+    places = np.concatenate([np.column_stack([np.full(len(place), z), place]) for z, (_, place) in enumerate(corners)])
+    return shape_columns(found, bounds, hulls(of, places, len(ids)), (index.shape[0], index.shape[1], index.shape[2]), voxel)
+
+
+def hulls(of: NDArray[Any], corners: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Voxels in the convex hull of every object 1 to ``count``, from the corners (m, 3) of its slices and whose they are (m,)."""
+    order = np.argsort(of, kind="stable")
+    ends = np.searchsorted(of[order], np.arange(1, count + 2))
+    return np.array([convex_voxels(corners[order[a:b]]) if b > a else 0 for a, b in pairwise(ends)], np.int64)

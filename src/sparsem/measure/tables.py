@@ -1,0 +1,373 @@
+"""The stage ``measure``: one tidy table a structure, one row an object; and one of the cells, one row a cell."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparsem.constrain import result_of
+from sparsem.errors import SampleError
+from sparsem.execution import HERE, Execution, Needs
+from sparsem.measure.cells import nameless, organelle_columns, protrusion_columns, protrusion_table, without
+from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
+from sparsem.measure.dictionary import OBJECT, dictionary_table
+from sparsem.measure.moments import Moments
+from sparsem.measure.nucleolus import proximity_to_membrane
+from sparsem.measure.objects import numbered_objects
+from sparsem.measure.passes import Read, Sums, Surfaces, halo, holders, micrometres, summed, sums, surfaces, surfaces_summed
+from sparsem.measure.pieces import Cavities, CellPiece, Depths, Textured, cavities, cell_measures, depths, textures
+from sparsem.measure.settings import MeasureSettings, results_of
+from sparsem.measure.shape import Columns, hulls, shape_columns
+from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale
+from sparsem.regions import Overlaps
+from sparsem.stage import Stage, link_arrays
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+Volumes = dict[str, Volume]
+
+
+class Specks(NamedTuple):
+    """Parts of a mask that are too small to be measured."""
+
+    parts: int
+    voxels: int
+
+
+@dataclass
+class Objects:
+    """A structure's objects on the way to its table.
+
+    Attributes:
+        volume: where they are numbered.
+        found: their sums.
+        shared: voxels that they share with cells and with nuclei.
+        columns: what is measured so far.
+        spectra: pattern spectra, (n, 2 sizes), and the step between sizes in nm.
+        notes: how it was measured, for the table's metadata.
+    """
+
+    volume: Volume
+    found: Moments
+    shared: Mapping[str, Overlaps]
+    columns: Columns = field(default_factory=dict)
+    spectra: tuple[NDArray[np.float64], float] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ``measure`` wrote.
+
+    Attributes:
+        objects: how many of each structure.
+        tables: names of the tables.
+        summary: one row a structure, as in ``tables/measured``.
+    """
+
+    objects: Mapping[str, int]
+    tables: tuple[str, ...]
+    summary: pa.Table
+
+
+def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: Execution = HERE) -> Measured:
+    """Measure every object of every structure, and every cell.
+
+    Writes ``tables/NAME`` for each structure (units are in the names of the columns), ``tables/pattern_NAME`` (pattern spectra),
+    ``tables/protrusions``, ``tables/measured`` (one row a structure) and ``tables/dictionary`` (what every column means).
+    Masks are split into connected objects first (``labels/NAME-objects``); labels that number objects are taken as they are.
+
+    Shape is measured at full resolution, whatever the size of an object; texture, cavities, distances and protrusions at the level of
+    the pyramid at which the largest object of the structure fits the budget, which the row tells.
+
+    Raises:
+        SampleError: nothing to measure; a structure is missing, or differs from the others in shape or voxel size.
+        ResumeError: there are tables of other labels or settings, and ``on.overwrite`` is not set.
+        ResourceError: a block does not fit into memory.
+    """
+    volumes, specks = _numbered(sample, settings, on)
+    image = _image(sample, settings, next(iter(volumes.values())))
+    inputs = {f"labels/{name}": volume.fingerprint for name, volume in volumes.items()}
+    inputs |= {"image": image.fingerprint} if image else {}
+    with Stage(sample, "measure", settings, inputs, [], on, _needs(volumes, settings)) as stage:
+        if not stage.finished:
+            objects = _shapes(stage, volumes, settings, nameless(sample, settings.cells))
+            _nuclear(stage, objects, settings)
+            if image:
+                _textured(stage, objects, image, settings)
+            protruding = _cellular(stage, objects, settings)
+            _write(sample, objects, specks, protruding, settings)
+    summary = sample.read_table("measured")
+    names = summary["structure"].to_pylist()
+    tables = [*names, *(f"pattern_{name}" for name in names), "protrusions", "measured", "dictionary"]
+    there = [name for name in tables if (sample.path / "tables" / f"{name}.parquet").exists()]
+    return Measured(dict(zip(names, summary["objects"].to_pylist(), strict=True)), tuple(there), summary)
+
+
+def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple[Volumes, dict[str, Specks]]:
+    """Numbered objects of every structure that is to be measured, the cells last."""
+    names = list(settings.structure) or results_of(sample, settings.cells)
+    if not names:
+        raise SampleError(f"{sample.path.name} has no labels to measure; run 'sparsem predict' first.")
+    volumes: Volumes = {}
+    specks: dict[str, Specks] = {}
+    labels = {name: result_of(sample, name) for name in sorted(names, key=lambda name: name == settings.cells)}
+    first, one = next(iter(labels.items()))
+    for name, volume in labels.items():
+        for what in ("shape", "voxel_size"):
+            if getattr(volume, what) != getattr(one, what):
+                raise SampleError(
+                    f"labels/{name} of {sample.path.name} has the {what.replace('_', ' ')} {tuple(getattr(volume, what))}, but "
+                    f"labels/{first} {tuple(getattr(one, what))}; measure them one by one with --structure."
+                )
+    for name, volume in labels.items():
+        if volume.dtype == np.uint8:  # a mask: objects are numbered in 16 or 32 bit
+            volumes[name], count, voxels = numbered_objects(sample, name, volume, settings.least_voxels, on)
+            specks[name] = Specks(count, voxels)
+        else:
+            volumes[name], specks[name] = volume, Specks(0, 0)
+    return volumes, specks
+
+
+def _image(sample: Sample, settings: MeasureSettings, labels: Volume) -> Volume | None:
+    """The image whose texture is measured; None where there is none, or none is asked for."""
+    if not settings.texture or not (sample.path / "zarr.json").exists():
+        return None
+    name = settings.image or sample.newest_image
+    image = sample.image(name)
+    if image.shape != labels.shape:
+        raise SampleError(
+            f"The image {name} of {sample.path.name} has the shape {image.shape}, but its labels have {labels.shape}; name the image "
+            "that they were made from with --image, or use --no-texture."
+        )
+    return image
+
+
+def _each(stage: Stage, title: str, function: Any, links: Mapping[str, Any]) -> dict[str, Read]:
+    """Run ``function`` on every link, in parallel, and read what each returned."""
+    folder = stage.chain(f"{stage.name}, {title}", function, {name: [link] for name, link in links.items()})
+    return {name: link_arrays(folder, name, 0) for name in links}
+
+
+def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: NDArray[np.uint32]) -> dict[str, Objects]:
+    """Sums, surfaces and hulls of the objects of every structure, by two passes over the blocks."""
+    holding = {name: volumes[name] for name in (settings.cells, settings.nucleus) if name in volumes}
+    blocks = {(name, block.start): (volume, block) for name, volume in volumes.items() for block in volume.blocks()}
+    links = {
+        f"sums.{name}.{start}": Sums(volume, block, {one: other for one, other in holding.items() if one != name})
+        for (name, start), (volume, block) in blocks.items()
+    }
+    read = _each(stage, "voxels", sums, links)
+    made: dict[str, Objects] = {}
+    for name, volume in volumes.items():
+        within = [one for one in holding if one != name]
+        found, shared = summed((read[f"sums.{name}.{block.start}"] for block in volume.blocks()), within)
+        if name == settings.cells:
+            found = without(found, orphans)
+        made[name] = Objects(volume, found, shared)
+    bounds = {}
+    for name, one in made.items():
+        for block in one.volume.blocks(halo(one.volume.voxel_size)):
+            bounds[f"surface.{name}.{block.start}"] = Surfaces(one.volume, block, one.found.ids, one.found.centroids)
+    read = _each(stage, "surfaces", surfaces, bounds)
+    for name, one in made.items():
+        rows = (read[f"surface.{name}.{block.start}"] for block in one.volume.blocks())
+        surface, of, corners = surfaces_summed(rows, one.found.ids)
+        convex = hulls(of, corners, len(one.found.ids))
+        one.columns = shape_columns(one.found, surface, convex, one.volume.shape, one.volume.voxel_size)
+    return made
+
+
+def _level(one: Objects, settings: MeasureSettings) -> int:
+    """The finest level at which the largest object fits the budget."""
+    return level_within(one.volume, one.found.low, one.found.high, int(settings.budget_mvoxels * 1e6))
+
+
+def _nuclear(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSettings) -> None:
+    """Cavities of nucleoli, and where they lie in their nuclei."""
+    if settings.nucleolus not in objects:
+        return
+    nucleoli = objects[settings.nucleolus]
+    level, volume = _level(nucleoli, settings), nucleoli.volume
+    chosen = groups(volume, level, nucleoli.found.low, nucleoli.found.high)
+    links = {f"cavities.{k}": Cavities(volume, level, nucleoli.found.of(some), settings.fill) for k, some in enumerate(chosen)}
+    read = _each(stage, "cavities", cavities, links)
+    hollow = np.zeros(len(nucleoli.found.ids))
+    for k, some in enumerate(chosen):
+        hollow[some] = np.asarray(read[f"cavities.{k}"]["cavities"][...]) * volume.voxel_size.volume_um3
+    whole = nucleoli.columns["volume_um3"] + hollow
+    nucleoli.columns |= {
+        "filled_volume_um3": whole,
+        "fenestrated_percent": 100 * hollow / whole,
+        "solidity_filled": np.minimum(whole / nucleoli.columns["convex_volume_um3"], 1),
+        "fill_level": np.full(len(whole), level),
+    }
+    if settings.nucleus in objects:
+        _in_nuclei(stage, nucleoli, objects[settings.nucleus], settings)
+
+
+def _in_nuclei(stage: Stage, nucleoli: Objects, nuclei: Objects, settings: MeasureSettings) -> None:
+    """Which nucleus holds each nucleolus, and how far from its membrane."""
+    owner, _ = holders(nucleoli.shared[settings.nucleus], nucleoli.found.ids, nucleoli.found.voxels)
+    level, centres = _level(nuclei, settings), nucleoli.found.centroids
+    of = {int(number): np.flatnonzero(owner == number) for number in np.unique(owner[owner > 0])}
+    place = {number: int(np.searchsorted(nuclei.found.ids, number)) for number in of}
+    links = {
+        f"depths.{number}": Depths(nuclei.volume, level, nuclei.found.of(np.array([place[number]])), centres[some])
+        for number, some in of.items()
+    }
+    read = _each(stage, "nucleoli in nuclei", depths, links)
+    depth, proximity = np.full(len(owner), np.nan), np.full(len(owner), np.nan)
+    edges = np.array(micrometres(nuclei.volume.voxel_size))
+    for number, some in of.items():
+        depth[some] = np.asarray(read[f"depths.{number}"]["depths"][...])
+        middle = nuclei.found.centroids[place[number]] * edges
+        proximity[some] = [proximity_to_membrane(middle, centres[one] * edges, float(depth[one])) for one in some]
+    nucleoli.columns |= {"nucleus": owner, "centroid_to_membrane_um": depth, "proximity_to_membrane": proximity}
+    counts, volume = (np.zeros(len(nuclei.found.ids), kind) for kind in (np.int64, np.float64))
+    for number, some in of.items():
+        counts[place[number]], volume[place[number]] = len(some), nucleoli.columns["volume_um3"][some].sum()
+    nuclei.columns |= {"nucleoli": counts, "nucleoli_volume_um3": volume}
+
+
+def _textured(stage: Stage, objects: Mapping[str, Objects], image: Volume, settings: MeasureSettings) -> None:
+    """Texture of all structures but cells."""
+    grey = _grey_scale(image, settings)
+    chosen: dict[str, tuple[Objects, int, float, list[Any]]] = {}
+    links = {}
+    for name, one in objects.items():
+        if name == settings.cells or not len(one.found.ids):
+            continue
+        wanted = level_nearest(one.volume, settings.texture_nm) if settings.texture_nm else level_of_even_voxels(one.volume)
+        level = max(wanted, _level(one, settings))
+        voxel = one.volume.voxel_size_of(level)
+        step = settings.spectrum_step_nm or max(voxel)
+        scale = TextureScale(voxel, settings.glcm_nm or max(voxel), settings.spectrum_sizes, step, settings.spectrum_element)
+        together = groups(one.volume, level, one.found.low, one.found.high)
+        chosen[name] = one, level, step, together
+        one.notes["texture"] = {"level": level, **scale._asdict(), "grey": grey._asdict()}
+        for k, some in enumerate(together):
+            links[f"texture.{name}.{k}"] = Textured(one.volume, image, level, one.found.of(some), grey, scale)
+    read = _each(stage, "texture", textures, links)
+    for name, (one, level, step, together) in chosen.items():
+        values = np.full((len(one.found.ids), len(COLUMNS)), np.nan)
+        spectra = np.full((len(one.found.ids), 2 * settings.spectrum_sizes), np.nan)
+        for k, some in enumerate(together):
+            values[some] = np.asarray(read[f"texture.{name}.{k}"]["texture"][...])
+            spectra[some] = np.asarray(read[f"texture.{name}.{k}"]["spectrum"][...])
+        one.columns |= {column: values[:, k] for k, column in enumerate(COLUMNS)} | {"texture_level": np.full(len(values), level)}
+        one.spectra = spectra, step
+
+
+def _grey_scale(image: Volume, settings: MeasureSettings) -> GreyScale:
+    if settings.grey_range:
+        low, high = settings.grey_range
+    elif image.dtype == np.uint8:
+        low, high = 0.0, 256.0
+    else:
+        low, high = (float(one) for one in np.percentile(np.asarray(image.level(image.levels - 1)[...]), (0.1, 99.9)))
+        high = max(high, low + 1e-6)
+    return GreyScale(low, high, settings.grey_levels)
+
+
+def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSettings) -> pa.Table | None:
+    """Whose every organelle is, what is in every cell, distances, and protrusions, whose table is returned."""
+    if settings.cells not in objects:
+        return None
+    cells = objects[settings.cells]
+    ids, voxel_um3 = cells.found.ids, cells.volume.voxel_size.volume_um3
+    organelles = {name: one for name, one in objects.items() if name != settings.cells}
+    for one in organelles.values():
+        shared = one.shared[settings.cells]
+        strangers = np.setdiff1d(shared.second, ids)
+        owner, share = holders(shared, one.found.ids, one.found.voxels, strangers)
+        one.columns |= {"cell": owner, "cell_share": share}
+    for name, one in organelles.items():
+        shared = one.shared[settings.cells]
+        cells.columns |= organelle_columns(name, one.columns["cell"], shared, ids, cells.columns["volume_um3"], voxel_um3)
+    if settings.nucleus in objects:
+        cells.columns["cytoplasm_volume_um3"] = cells.columns["volume_um3"] - cells.columns[f"{settings.nucleus}_volume_um3"]
+    level = _level(cells, settings)
+    nuclei = objects[settings.nucleus].volume if settings.nucleus in objects else None
+    free = {name: one for name, one in organelles.items() if name not in (settings.nucleus, settings.nucleolus)}
+    links = {}
+    for k, cell in enumerate(ids):
+        held = {name: (one.volume, one.found.of(one.columns["cell"] == cell)) for name, one in free.items()}
+        links[f"cell.{cell}"] = CellPiece(cells.volume, level, cells.found.of(np.array([k])), nuclei, held, settings.protrusion_nm / 1000)
+    read = _each(stage, "cells", cell_measures, links)
+    for name, one in free.items():
+        for what in ("nucleus", "membrane"):
+            column = np.full(len(one.found.ids), np.nan)
+            for cell in ids:
+                column[one.columns["cell"] == cell] = np.asarray(read[f"cell.{cell}"][f"{name}.{what}"][...])
+            one.columns[f"distance_to_{what}_um"] = column
+        one.columns["distance_level"] = np.full(len(one.found.ids), level)
+    found = [np.asarray(read[f"cell.{cell}"]["protrusions"][...]).reshape(-1, 3) for cell in ids]
+    cells.columns |= protrusion_columns(found) | {"distance_level": np.full(len(ids), level)}
+    cells.columns["cell"] = cells.columns.pop("object")
+    return protrusion_table(ids, found)
+
+
+def _write(
+    sample: Sample, objects: Mapping[str, Objects], specks: Mapping[str, Specks], protruding: pa.Table | None, settings: MeasureSettings
+) -> None:
+    columns: dict[str, None] = {}
+    for name, one in objects.items():
+        order = sorted(one.columns, key=lambda column: list(OBJECT).index(column) if column in OBJECT else len(OBJECT))
+        notes = {"settings": settings.model_dump(mode="json"), "voxel_nm": list(one.volume.voxel_size), **one.notes}
+        metadata = {"sparsem": json.dumps(notes)}
+        sample.write_table(name, pa.table({column: _nulls(one.columns[column]) for column in order}, metadata=metadata))
+        columns |= dict.fromkeys(order)
+        if one.spectra is not None:
+            sample.write_table(f"pattern_{name}", _pattern_table(one.found.ids, *one.spectra))
+    if protruding is not None:
+        sample.write_table("protrusions", protruding)
+    sample.write_table("dictionary", dictionary_table(columns))
+    sample.write_table("measured", _summary(objects, specks, settings))
+
+
+def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:
+    """One row an object and size; closings have negative sizes."""
+    sizes = np.arange(spectra.shape[1]) - spectra.shape[1] // 2
+    columns = {"object": np.repeat(ids, len(sizes)), "size": np.tile(sizes, len(ids)), "size_nm": np.tile(sizes * step, len(ids))}
+    return pa.table({**columns, "part": _nulls(spectra.ravel())})
+
+
+def _summary(objects: Mapping[str, Objects], specks: Mapping[str, Specks], settings: MeasureSettings) -> pa.Table:
+    """One row a structure."""
+    rows = []
+    for name, one in objects.items():
+        voxel_um3 = one.volume.voxel_size.volume_um3
+        total = float(one.columns["volume_um3"].sum())
+        whole = float(np.prod(one.volume.shape, dtype=np.float64)) * voxel_um3
+        outside = int((one.columns["cell"] == 0).sum()) if settings.cells in objects and name != settings.cells else None
+        rows.append(
+            {
+                "structure": name,
+                "objects": len(one.found.ids),
+                "cut_by_edge": int(one.columns["cut_by_edge"].sum()),
+                "in_no_cell": outside,
+                "volume_um3": total,
+                "volume_fraction": total / whole,
+                "specks": specks[name].parts,
+                "specks_volume_um3": specks[name].voxels * voxel_um3,
+                "texture_level": one.notes.get("texture", {}).get("level"),
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def _nulls(column: NDArray[Any]) -> Any:
+    """A column in which what is not known is empty, and not a number that is none."""
+    return pa.array(column, from_pandas=True) if column.dtype.kind == "f" else pa.array(column)
+
+
+def _needs(volumes: Volumes, settings: MeasureSettings) -> Needs:
+    one = next(iter(volumes.values()))
+    depth, y, x = one.block_depth + 2 * halo(one.voxel_size), *one.shape[1:]
+    ram = max(depth * y * x * 12, int(settings.budget_mvoxels * 1e6) * 24)
+    return Needs(ram, smaller="use a smaller --budget-mvoxels, fewer --workers, or import with a smaller --block-depth")

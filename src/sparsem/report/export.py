@@ -1,0 +1,137 @@
+"""What other programs open: meshes, tables, and the commands and links by which viewers open the sample as it lies."""
+
+import json
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+import trimesh
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sparsem.errors import InputError, SampleError
+from sparsem.execution import HERE, Execution
+from sparsem.measure.settings import results_of
+from sparsem.progress import Meter
+from sparsem.report.layers import layers_of
+from sparsem.report.solids import Solid, solids_of, whole_box
+from sparsem.settings import Settings
+from sparsem.store.sample import Sample
+from sparsem.store.writers import write_tiff
+
+MESHES = (".glb", ".stl", ".obj")
+TABLES = (".csv", ".parquet")
+NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
+
+
+class ExportSettings(Settings):
+    """How meshes are made."""
+
+    cells: str = Field("cells", description="name of the cells: a mesh of its own for each")
+    mvoxels: float = Field(48, gt=0, description="million voxels a mesh is made from; beyond that a coarser level is read")
+    triangles: int = Field(0, ge=0, description="triangles a structure, about; 0 for all")
+
+
+def export(
+    sample: Sample, names: Sequence[str], path: str | Path, settings: ExportSettings = ExportSettings(), on: Execution = HERE
+) -> Path:
+    """Write a piece of a sample for other programs; the ending of the file says how.
+
+    Args:
+        sample: as it is.
+        names: a structure, ``probabilities/NAME``, ``images/NAME``, ``truth/NAME`` or ``raw`` for TIFF; a table for CSV and Parquet;
+            one or more structures for meshes (GLB, STL, OBJ).
+        path: NAME.tif, .csv, .parquet, .glb, .stl or .obj; it appears when it is complete.
+        settings: how meshes are made; a unit of theirs is 1 µm, and x, y, z lie as in the stack.
+        on: ``overwrite`` replaces a file.
+
+    Raises:
+        InputError: the ending is not known, the file exists, or too many names are given.
+        SampleError: there is no such piece, or it is empty.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in (".tif", ".tiff", *TABLES, *MESHES):
+        raise InputError(
+            f"'{path.name}' does not say what to write; expected a name that ends in .tif, .csv, .parquet, .glb, .stl or .obj."
+        )
+    if path.exists() and not on.overwrite:
+        raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
+    if ending not in MESHES and len(names) != 1:
+        raise InputError(f"A {ending} holds one piece of a sample; got {len(names)}: {', '.join(names)}.")
+    if ending in MESHES:
+        return _write_meshes(sample, names, path, settings, on)
+    if ending in TABLES:
+        return _write_table(sample, names[0], path)
+    folder, _, plain = names[0].rpartition("/")
+    if folder not in ("", "labels", "probabilities", "images", "truth"):
+        raise InputError(f"'{names[0]}' is not part of a sample; expected NAME, probabilities/NAME, images/NAME, truth/NAME or raw.")
+    volume = sample.image("raw") if names[0] == "raw" else sample.volume(folder or "labels", plain)
+    return write_tiff(volume, path, on.overwrite, on.quiet)
+
+
+def viewers(sample: Sample, cells: str = "cells") -> dict[str, str]:
+    """By program, what opens the sample as it lies: a command for napari, a command and a link for Neuroglancer."""
+    return {
+        "napari": f'napari --plugin napari-ome-zarr "{sample.path}"',
+        "neuroglancer server": f'npx http-server "{sample.path.parent}" --cors -p 9000',
+        "neuroglancer": NEUROGLANCER + urllib.parse.quote(json.dumps(neuroglancer_state(sample, cells)), safe=""),
+    }
+
+
+def neuroglancer_state(sample: Sample, cells: str, server: str = "http://localhost:9000") -> dict[str, Any]:
+    """The state by which Neuroglancer shows the image and all results, where ``server`` gives out the folder of the sample."""
+    root = f"zarr3://{server}/{urllib.parse.quote(sample.path.name)}"
+    there = sample.names("labels")
+    numbered = [f"{name}-objects" if f"{name}-objects" in there else name for name in results_of(sample, cells)]
+    labels = [{"type": "segmentation", "name": name, "source": f"{root}/labels/{name}"} for name in numbered]
+    return {"layers": [{"type": "image", "name": "raw", "source": root}, *labels], "layout": "4panel"}
+
+
+def _write_table(sample: Sample, name: str, path: Path) -> Path:
+    table = sample.read_table(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.partial")
+    (pyarrow.csv.write_csv if path.suffix.lower() == ".csv" else pyarrow.parquet.write_table)(table, unfinished)
+    unfinished.replace(path)
+    return path
+
+
+def _write_meshes(sample: Sample, names: Sequence[str], path: Path, settings: ExportSettings, on: Execution) -> Path:
+    layers, problems = layers_of(sample, names, settings.cells, {})
+    there = [one for one in layers if one.labels]
+    if problems or not there:
+        raise SampleError(problems[0] if problems else f"{sample.path.name} has no labels; run 'sparsem predict' first.")
+    scene, solids = trimesh.Scene(), 0
+    with Meter(f"export {path.name}", len(there) + 1, quiet=on.quiet) as meter:
+        for one in there:
+            if one.labels is None:
+                continue
+            for solid in solids_of(one, whole_box(one.labels), settings.mvoxels * 1e6, settings.triangles):
+                if len(solid.mesh.triangles):
+                    name = f"{one.name} {solid.name}" if one.cells else solid.name
+                    scene.add_geometry(_trimesh(solid), node_name=name, geom_name=name)
+                    solids += 1
+            meter.step(one.name)
+        if not solids:
+            raise SampleError(f"There is nothing to write: {', '.join(names)} are empty in {sample.path.name}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.stem}.partial{path.suffix.lower()}")
+        whole = scene.to_mesh() if path.suffix.lower() == ".stl" else scene
+        content = whole.export(file_type=path.suffix.lower()[1:])
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.replace(path)
+        meter.step()
+    return path
+
+
+def _trimesh(solid: Solid) -> trimesh.Trimesh:
+    vertices: NDArray[np.float64] = solid.mesh.vertices[:, ::-1]  # x, y, z
+    colour = (*solid.colour, 255)
+    material = trimesh.visual.material.PBRMaterial(baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.8, name=solid.name)
+    visual = trimesh.visual.TextureVisuals(material=material)
+    return trimesh.Trimesh(vertices, solid.mesh.triangles, process=False, visual=visual)

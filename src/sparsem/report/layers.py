@@ -1,0 +1,83 @@
+"""What there is to show of a sample: its structures, in the order in which they lie over each other, with their truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sparsem.constrain import result_of
+from sparsem.errors import SparsemError
+from sparsem.measure.settings import results_of
+from sparsem.report.figures import COLOURS, colour_of
+from sparsem.store.readers import Stack, open_source
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A structure.
+
+    Attributes:
+        name: of the structure.
+        labels: found, if it was.
+        truth: true labels of the same full resolution, if somebody has them.
+        cells: whether each number gets a colour of its own.
+        place: among the structures that have no colour of their own in the papers.
+    """
+
+    name: str
+    labels: Volume | None
+    truth: Stack | None
+    cells: bool
+    place: int = 0
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """Red, green, blue; of cells it means nothing."""
+        return colour_of(self.name, self.place)
+
+
+def layers_of(sample: Sample, structures: Sequence[str], cells: str, truth: Mapping[str, str]) -> tuple[list[Layer], list[str]]:
+    """Structures, cells first and then the larger ones, and a sentence on everything that cannot be shown.
+
+    Args:
+        sample: as it is.
+        structures: which; all results if none is named.
+        cells: name of the cells.
+        truth: name to volume, for structures whose truth lies elsewhere than in ``truth/NAME``.
+    """
+    names = list(structures) or results_of(sample, cells)
+    order = [cells, *COLOURS]
+    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    others = [name for name in names if name not in order]
+    made: list[Layer] = []
+    problems: list[str] = []
+    for name in names:
+        labels: Volume | None = None
+        try:
+            labels = result_of(sample, name)
+        except SparsemError as error:
+            problems.append(str(error))
+        true = _truth(sample, name, truth.get(name), labels, problems)
+        if labels is not None or true is not None:
+            made.append(Layer(name, labels, true, name == cells, others.index(name) if name in others else 0))
+    return made, problems
+
+
+def legend(layers: Sequence[Layer]) -> Mapping[str, str]:
+    """CSS colour of every structure; empty for cells, whose colours mean nothing."""
+    return {one.name: "" if one.cells else "#{:02x}{:02x}{:02x}".format(*one.colour) for one in layers}
+
+
+def _truth(sample: Sample, name: str, source: str | None, labels: Volume | None, problems: list[str]) -> Stack | None:
+    """True labels, of the sample itself or from elsewhere."""
+    if source is None and name not in sample.names("truth"):
+        return None
+    try:
+        stack = open_source(source or str(sample.volume("truth", name).directory)).stack
+    except SparsemError as error:
+        problems.append(f"The truth of {name} is not shown: {error}")
+        return None
+    if labels is not None and tuple(stack.shape) != labels.shape:
+        problems.append(f"The truth of {name} has the shape {tuple(stack.shape)}, labels/{name} {labels.shape}: it is not shown.")
+        return None
+    return stack

@@ -1,0 +1,149 @@
+"""Plots of tables, as SVG with text that stays text. Numbers of an object that the volume's border cuts are drawn hollow, and no median
+counts them unless there is nothing else.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sparsem.measure.dictionary import about
+from sparsem.report.figures import colour_of
+
+SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito: told apart by everybody
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+RASTER_FROM = 300  # dots of a panel: more are drawn as pixels, or a page of ten thousand vesicles weighs 50 MB
+ACROSS = 5  # panels in a row
+
+Floats = NDArray[np.float64]
+
+
+class Strip(NamedTuple):
+    """Objects of one sample in a strip plot.
+
+    Attributes:
+        sample: its name.
+        values: by column, (n,) each; NaN where not known.
+        cut: which objects the border cuts, (n,).
+    """
+
+    sample: str
+    values: Mapping[str, Floats]
+    cut: NDArray[np.bool_]
+
+
+def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
+    """A panel a column: a dot an object, side by side by sample, with the median and the quartiles."""
+    rows = -(-len(columns) // ACROSS)
+    figure = _figure(13, 2.35 * rows + 0.3)
+    panels = figure.subplots(rows, ACROSS, squeeze=False).ravel()
+    for axis, column in zip(panels, columns, strict=False):
+        for place, one in enumerate(samples):
+            _strip(axis, place, one.values.get(column, np.empty(0)), one.cut)
+        found = about(column)
+        unit = f" ({found.unit})" if found and found.unit not in ("", "1", "ratio", "count") else ""
+        axis.set_title(_words(column) + unit, fontsize=8.5)
+        axis.set_xlim(-0.6, len(samples) - 0.4)
+        axis.set_xticks(range(len(samples)), [_short(one.sample) for one in samples], fontsize=7.5)
+        axis.tick_params(axis="y", labelsize=7.5)
+    for axis in panels[len(columns) :]:
+        axis.set_axis_off()
+    return _svg(figure)
+
+
+def organelles_per_cell(cells: Sequence[str], volumes: Mapping[str, Floats]) -> str:
+    """A bar a cell: volume of every organelle, one upon the other."""
+    figure = _figure(max(6.0, min(13.0, 0.32 * len(cells) + 3)), 3.6)
+    axis = figure.subplots()
+    total = np.zeros(len(cells))
+    for place, (name, volume) in enumerate(volumes.items()):
+        colour = tuple(one / 255 for one in colour_of(name, place))
+        axis.bar(range(len(cells)), volume, bottom=total, color=colour, edgecolor="#444444", linewidth=0.6, label=name)
+        total = total + volume
+    axis.set_xticks(range(len(cells)), cells, fontsize=7.5, rotation=90 if len(cells) > 12 else 0)
+    axis.set(xlabel="cell", ylabel="volume (µm³)")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8.5, reverse=True)
+    return _svg(figure)
+
+
+def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
+    """Dice of every slice by structure, (values, slices that were labelled by hand, which are marked)."""
+    figure = _figure(13, 3.2)
+    axis = figure.subplots()
+    for place, (name, (dice, labelled)) in enumerate(curves.items()):
+        colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
+        axis.plot(dice, color=colour, linewidth=1.3, label=name)
+        axis.plot(labelled, [dice[z] for z in labelled], MARKERS[place % len(MARKERS)], color=colour, markersize=4.5)
+    axis.set(xlabel="slice (marks: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
+    return _svg(figure)
+
+
+def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
+    """Pattern spectra by sample, (sizes in nm (k,), parts (objects, k)): the median over objects, and the quartiles as a band."""
+    figure = _figure(7, 3.0)
+    axis = figure.subplots()
+    for place, (name, (sizes, parts)) in enumerate(samples.items()):
+        if not np.isfinite(parts).any():
+            continue
+        colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
+        low, middle, high = np.nanpercentile(parts, (25, 50, 75), axis=0)
+        axis.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.plot(sizes, middle, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3.5, linewidth=1.2, label=name)
+    axis.axvline(0, color="#888888", linewidth=0.7)
+    axis.set(xlabel="size (nm); negative: dark structures", ylabel="part of brightness")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
+    return _svg(figure)
+
+
+def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_]) -> None:
+    known = np.isfinite(values)
+    if not known.any():
+        return
+    colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
+    spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))  # the same picture every time
+    whole = known & ~cut
+    raster = bool(known.sum() > RASTER_FROM)
+    marker = MARKERS[place % len(MARKERS)]
+    axis.scatter(place + spread[whole], values[whole], s=9, color=colour, marker=marker, alpha=0.6, linewidth=0, rasterized=raster)
+    hollow = known & cut
+    axis.scatter(
+        place + spread[hollow], values[hollow], s=9, facecolor="none", edgecolor=colour, marker=marker, linewidth=0.6, rasterized=raster
+    )
+    low, middle, high = np.percentile(values[whole if whole.any() else known], (25, 50, 75))
+    axis.hlines((low, high), place - 0.28, place + 0.28, color="black", linewidth=0.8)
+    axis.hlines(middle, place - 0.4, place + 0.4, color="black", linewidth=1.8)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def _svg(figure: Figure) -> str:
+    """The picture as an element that scales with the page."""
+    sink = io.StringIO()
+    # Names inside an SVG must differ between pictures of a page, and be the same whenever the page is made.
+    salt = "-".join(axis.get_title() + axis.get_xlabel() + str(len(axis.get_children())) for axis in figure.axes)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
+        figure.savefig(sink, format="svg", dpi=110, metadata={"Date": None})
+    text = sink.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _words(column: str) -> str:
+    """A column's name without its unit."""
+    for ending in ("_per_um3", "_um3", "_um2", "_um", "_voxels"):
+        column = column.removesuffix(ending) if ending != "_per_um3" else column.replace(ending, " per µm³")
+    return column.replace("_", " ")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 12 else name[:11] + "…"

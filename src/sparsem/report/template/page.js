@@ -1,0 +1,50 @@
+"use strict";
+// Slices to leaf through, and downloads. Everything lies in the page.
+const data = JSON.parse(document.getElementById("data").textContent);
+
+async function inflated(text) {
+  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+for (const button of document.querySelectorAll("button.download")) {
+  button.addEventListener("click", async () => {
+    const content = await inflated(button.dataset.content);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
+    link.download = button.dataset.file;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+}
+
+for (const leaf of document.querySelectorAll(".leaf")) {
+  const sample = data.samples[Number(leaf.dataset.sample)];
+  const slider = leaf.querySelector(".slider");
+  const boxes = [...leaf.querySelectorAll("input.layer")];
+  const picture = (source, name) => {
+    const image = document.createElement("img");
+    image.src = source;
+    image.alt = name;
+    return image;
+  };
+  const show = () => {
+    const slice = sample.slices[Number(slider.value)];
+    const by = Object.entries(sample.labelled).filter(([, z]) => z.includes(slice.z)).map(([name]) => name);
+    leaf.querySelector("output").textContent = `z ${slice.z}` + (by.length ? `, labelled by hand: ${by.join(", ")}` : "");
+    for (const [kind, layers] of [["plain", {}], ["found", slice.found], ["truth", slice.truth]]) {
+      const stack = leaf.querySelector(`.stack.${kind}`);
+      if (!stack) continue;
+      const on = boxes.filter((box) => box.checked && layers[box.value]);
+      const over = document.createElement("div"); // structures cover each other, and all of them together let the image through
+      over.className = "over";
+      over.append(...on.map((box) => picture(layers[box.value], `${box.value}, ${kind}`)));
+      stack.replaceChildren(picture(slice.image, `slice ${slice.z}`), over);
+    }
+  };
+  slider.addEventListener("input", show);
+  boxes.forEach((box) => box.addEventListener("change", show));
+  leaf.querySelector(".opacity").addEventListener("input", (event) => leaf.style.setProperty("--opacity", event.target.value / 100));
+  show();
+}

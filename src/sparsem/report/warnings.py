@@ -1,0 +1,106 @@
+"""What a reader of the numbers should know before trusting them, each in a sentence."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sparsem.constrain import SUFFIX
+from sparsem.store.sample import Sample
+
+LOW_DICE = 0.8
+MANY_CUT = 0.5
+MANY_OUTSIDE = 0.1
+MANY_BROKEN = 0.02  # of a structure's voxels
+
+
+class Notice(NamedTuple):
+    """A sentence, and whether it is a warning or only worth knowing."""
+
+    text: str
+    warning: bool
+
+
+def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
+    """Everything that can be said of a sample from its tables and its history, warnings first."""
+    found = [*_unchecked(sample, structures, cells), *_measured(sample, structures), *_constrained(sample), *_to_look_at(sample, cells)]
+    return sorted(found, key=lambda one: not one.warning)
+
+
+def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:
+    """What nobody compared with a truth, and what compares badly."""
+    for name in structures:
+        if not _has(sample, f"scores_{name}"):
+            yield Notice(f"Nobody compared {name} with a truth: how good it is, is not known.", True)
+            continue
+        scores = sample.read_table(f"scores_{name}").to_pandas()
+        unseen = scores[~scores["annotated"]]
+        if not len(unseen):
+            yield Notice(f"{name} was only compared on slices that were labelled by hand, which a training may have seen.", True)
+            continue
+        both, size = unseen["both_px"].sum(), (unseen["predicted_px"] + unseen["true_px"]).sum()
+        dice = 2 * both / size if size else float("nan")
+        if name != cells and dice < LOW_DICE:
+            yield Notice(f"{name}: Dice {dice:.3f} on {len(unseen)} slices that nobody labelled. Label more slices before you count.", True)
+
+
+def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
+    if not _has(sample, "measured"):
+        yield Notice("Nothing was measured yet; run 'sparsem measure'.", True)
+        return
+    made = [entry["settings"] for entry in sample.history() if entry["stage"] == "measure"]
+    table = sample.read_table("measured").to_pylist()
+    for row in table:
+        name = row["structure"]
+        yield from _of_structure(row)
+        labels = next((one for one in (f"{name}-objects", name) if one in sample.names("labels")), None)
+        stale = labels is None or (made and made[-1].get(f"input labels/{name}") != sample.volume("labels", labels).fingerprint)
+        if stale:
+            yield Notice(f"{name} has changed since it was measured; run 'sparsem measure --overwrite'.", True)
+    for name in sorted(set(structures) - {row["structure"] for row in table}):
+        yield Notice(f"{name} was not measured.", True)
+
+
+def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
+    name, objects, cut, outside = (row[key] for key in ("structure", "objects", "cut_by_edge", "in_no_cell"))
+    count = int(str(objects))
+    if not count:
+        yield Notice(f"{name}: no object was found.", True)
+        return
+    if int(str(cut)) > MANY_CUT * count:
+        yield Notice(
+            f"{name}: {cut} of {count} objects are cut by the border of the volume; their sizes and shapes are of the part that is seen.",
+            True,
+        )
+    if outside is not None and int(str(outside)) > MANY_OUTSIDE * count:
+        yield Notice(f"{name}: {outside} of {count} objects lie in no cell; they are in its table, and in no cell's numbers.", True)
+    if int(str(row["specks"])):
+        yield Notice(f"{name}: {row['specks']} specks ({row['specks_volume_um3']:.2g} µm³ together) were too small to be measured.", False)
+    if row["texture_level"]:
+        yield Notice(f"{name}: texture was measured at level {row['texture_level']} of the pyramid.", False)
+
+
+def _constrained(sample: Sample) -> Iterator[Notice]:
+    if not any(name.endswith(SUFFIX) for name in sample.names("labels")) or not _has(sample, "constrained"):
+        return
+    for row in sample.read_table("constrained").to_pylist():
+        part = row["removed_um3"] / row["before_um3"] if row["before_um3"] else 0.0
+        if part > MANY_BROKEN:
+            yield Notice(f"{part:.1%} of {row['structure']} was taken away because it lay {row['reason']}.", True)
+
+
+def _to_look_at(sample: Sample, cells: str) -> Iterator[Notice]:
+    if _has(sample, f"look_{cells}"):
+        look = sample.read_table(f"look_{cells}")
+        sizes = np.asarray(look["area_um2"].to_numpy())
+        if look.num_rows:
+            first = look.slice(0, 1).to_pylist()[0]
+            yield Notice(
+                f"{cells}: {look.num_rows} places are worth a look (tables/look_{cells}.csv); the largest, {sizes[0]:.2g} µm², is in slice "
+                f"{first['z']} at y {first['y']}, x {first['x']}.",
+                False,
+            )
+
+
+def _has(sample: Sample, table: str) -> bool:
+    return (sample.path / "tables" / f"{table}.parquet").exists()
