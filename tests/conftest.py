@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from sparsem.annotations import write_annotation
+from sparsem.execution import Execution
+from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.learn.supervised import TrainSettings
 from sparsem.phantom import PhantomSettings, phantom
+from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Volume
+from sparsem.store.volume import Kind, Volume, volume_spec
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One test process a core: more threads than cores make each other wait.
@@ -91,3 +94,19 @@ def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1) -> int:
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     return int(json.loads(result.stdout)["died"])
+
+
+def put(sample: Sample, path: str, made: NDArray[Any], depth: int | None = None, voxel: VoxelSize | None = None) -> Volume:
+    """Write an array into a sample as a volume: probabilities, labels, or the image where the path is empty."""
+    kind = Kind.IMAGE if path == "" else Kind.PROBABILITY if path.startswith("probabilities") else Kind.LABELS
+    shape = (made.shape[0], made.shape[1], made.shape[2])
+    spec = volume_spec(path, shape, made.dtype, kind, voxel or VoxelSize(10, 10, 10), depth or len(made))
+    name = f"put-{path.replace('/', '-')}"
+    settings = PhantomSettings(seed=int(made.sum(dtype=np.int64) % 2**31))  # other contents, other fingerprint
+    with Stage(sample, name, settings, {}, [spec], Execution(overwrite=True, quiet=True)) as stage:
+        stage.map(_given, z_blocks(shape[0], spec.block_depth), path, made)
+    return sample.volume(*path.split("/")) if path else sample.image("raw")
+
+
+def _given(block: ZBlock, path: str, made: NDArray[Any]) -> BlockResult:
+    return {path: made[block.own]}, {}

@@ -1,6 +1,6 @@
 """Run a stage again and again, each time killed at a random moment, until it ends by itself.
 
-    python tests/killing.py train|predict|import|cells|phantom ARGUMENTS(JSON) KILLS SEED
+    python tests/killing.py train|predict|import|cells|constrain|measure|phantom ARGUMENTS(JSON) KILLS SEED
 
 The parent imports everything once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
 """
@@ -16,10 +16,13 @@ from typing import Any
 
 from sparsem.cells.identify import TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
+from sparsem.constrain import ConstrainSettings, constrain
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
 from sparsem.store.sample import Sample
@@ -33,6 +36,10 @@ def work(what: str, given: dict[str, Any]) -> None:
         predict(Sample.open(given["sample"]), given["model"], PredictSettings(**given["settings"]), on)
     elif what == "import":
         import_stack(given["source"], given["sample"], ImportSettings(**given["settings"]), on)
+    elif what == "constrain":
+        constrain(Sample.open(given["sample"]), ConstrainSettings(), on)
+    elif what == "measure":
+        measure(Sample.open(given["sample"]), MeasureSettings(**given["settings"]), on)
     elif what == "cells":
         cells(Sample.open(given["sample"]), CellsSettings(), on)
         track(Sample.open(given["sample"]), TrackSettings(), on)

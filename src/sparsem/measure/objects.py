@@ -46,7 +46,8 @@ class Joined(NamedTuple):
 
 def parts_of(mask: NDArray[Any]) -> Parts:
     """26-connected components of a block, numbered from 1."""
-    return np.asarray(cc3d.connected_components(mask > 0, connectivity=26), np.uint32)
+    inside = (mask > 0).view(np.uint8)  # cc3d 4.1 counts too few labels for a single line of boolean voxels, and raises
+    return np.asarray(cc3d.connected_components(inside, connectivity=26), np.uint32)
 
 
 def first_voxels(parts: Parts) -> Ints:

@@ -40,7 +40,7 @@ def body_of(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
     if not core.any():
         return np.zeros_like(cell)
     reached = cell & (edt.edt(~core, anisotropy=anisotropy, black_border=False, order="C", parallel=1) <= width / 2)
-    parts = cc3d.connected_components(reached, connectivity=26)
+    parts = cc3d.connected_components(reached.view(np.uint8), connectivity=26)
     return np.asarray(parts == np.bincount(parts.ravel())[1:].argmax() + 1)
 
 
@@ -53,7 +53,7 @@ def protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protru
         width: parts that a ball of this diameter cannot enter, and longer than this, are protrusions.
     """
     body = body_of(cell, voxel, width)
-    parts, count = cc3d.connected_components(cell & ~body, connectivity=26, return_N=True)
+    parts, count = cc3d.connected_components((cell & ~body).view(np.uint8), connectivity=26, return_N=True)
     if not count:
         return []
     found, boxes = [], cc3d.statistics(parts)["bounding_boxes"]

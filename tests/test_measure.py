@@ -1,0 +1,268 @@
+"""The stage ``measure``: tables against measures of arrays in memory, whatever the blocks; kills; faults; what lies where."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from sparsem.errors import ResumeError, SampleError
+from sparsem.execution import Execution
+from sparsem.geometry import VoxelSize
+from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within, piece_around
+from sparsem.measure.dictionary import about, dictionary_page, features
+from sparsem.measure.settings import MeasureSettings, results_of
+from sparsem.measure.shape import shapes
+from sparsem.measure.tables import measure
+from sparsem.store.sample import Sample
+from tests.conftest import copy_of, files_in, kill_ten_times, put
+
+ROOT = Path(__file__).resolve().parents[1]
+VOXEL = VoxelSize(20, 10, 10)
+SHAPE = (19, 60, 70)
+QUICK = MeasureSettings(least_voxels=8, spectrum_sizes=3, protrusion_nm=60)
+
+
+def ball(centre: tuple[float, float, float], radius_nm: float) -> NDArray[np.bool_]:
+    z, y, x = np.indices(SHAPE)
+    squared = sum(((axis - at) * edge) ** 2 for axis, at, edge in zip((z, y, x), centre, VOXEL, strict=True))
+    return np.asarray(squared < radius_nm**2)
+
+
+def tissue_of(path: Path, depth: int = 7) -> Sample:
+    """Two cells side by side, a nucleus with a hollow nucleolus in each, mitochondria in them and one in none; a third, open cell."""
+    sample = Sample.create(path)
+    image = np.clip(128 + 40 * gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1) * 4, 0, 255).astype(np.uint8)
+    cells = np.zeros(SHAPE, np.uint32)
+    cells[1:18, 4:56, 3:34], cells[1:18, 4:56, 36:66], cells[:, 58:, :] = 7, 300, 70_000
+    nucleus = ball((9, 30, 18), 125) | ball((9, 30, 50), 100)
+    nucleolus = (ball((9, 30, 21), 60) & ~ball((9, 30, 21), 30)) | ball((9, 30, 50), 45)
+    mitochondrion = ball((9, 10, 12), 50) | ball((9, 10, 50), 40) | ball((9, 50, 52), 40) | ball((9, 50, 69), 35)
+    put(sample, "", image, depth, VOXEL)
+    put(sample, "labels/cells", cells, depth, VOXEL)
+    for name, one in (("nucleus", nucleus), ("nucleolus", nucleolus), ("mitochondrion", mitochondrion)):
+        put(sample, f"labels/{name}", one.astype(np.uint8), depth, VOXEL)
+    tracks = {"track": [0], "identity": pa.array([70_000], pa.uint32()), "in_cell": [False]}
+    sample.write_table("tracks_cells", pa.table(tracks))
+    return sample
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    sample = tissue_of(tmp_path_factory.mktemp("measured") / "s.zarr")
+    measure(sample, QUICK)
+    return sample
+
+
+def columns_of(sample: Sample, name: str) -> dict[str, NDArray[Any]]:
+    table = sample.read_table(name)
+    return {column: table[column].to_numpy() for column in table.column_names}
+
+
+def test_shapes_are_those_of_the_arrays(made: Sample) -> None:
+    for name in ("nucleus", "nucleolus", "mitochondrion"):
+        labels = made.volume("labels", f"{name}-objects").read(slice(None))
+        expected, found = shapes(labels, VOXEL), columns_of(made, name)
+        for column, values in expected.items():
+            np.testing.assert_allclose(found[column], values, rtol=1e-12, err_msg=column)
+    cells, expected = columns_of(made, "cells"), shapes(made.volume("labels", "cells").read(slice(None)), VOXEL)
+    assert cells["cell"].tolist() == [7, 300]  # 70,000 is an island of no cell
+    for column in set(expected) - {"object"}:
+        np.testing.assert_allclose(cells[column], expected[column][:2], rtol=1e-12, err_msg=column)
+
+
+def test_volumes_are_those_of_balls(made: Sample) -> None:
+    nuclei = columns_of(made, "nucleus")
+    expected = [4 / 3 * np.pi * r**3 for r in (0.125, 0.1)]
+    np.testing.assert_allclose(nuclei["volume_um3"], expected, rtol=0.04)
+    np.testing.assert_allclose(nuclei["solidity"], 1)
+    np.testing.assert_allclose(nuclei["surface_um2"], [4 * np.pi * r**2 for r in (0.125, 0.1)], rtol=0.05)
+    np.testing.assert_allclose(nuclei["centroid_x_um"], [0.185, 0.505], atol=1e-9)
+
+
+def test_nucleoli_know_their_nucleus_and_their_cavity(made: Sample) -> None:
+    nucleoli, nuclei = columns_of(made, "nucleolus"), columns_of(made, "nucleus")
+    assert nucleoli["nucleus"].tolist() == [1, 2]
+    assert nuclei["nucleoli"].tolist() == [1, 1]
+    np.testing.assert_allclose(nuclei["nucleoli_volume_um3"], nucleoli["volume_um3"])
+    hole = int(ball((9, 30, 21), 30).sum()) * VOXEL.volume_um3
+    whole = int(ball((9, 30, 21), 60).sum()) * VOXEL.volume_um3
+    np.testing.assert_allclose(nucleoli["filled_volume_um3"][0], whole)
+    np.testing.assert_allclose(nucleoli["fenestrated_percent"], [100 * hole / whole, 0])
+    np.testing.assert_allclose(nucleoli["solidity_filled"], [1, 1])
+    to_surface = 0.125 - 0.03  # the nucleolus lies 30 nm from the middle of a nucleus of 125 nm
+    np.testing.assert_allclose(nucleoli["centroid_to_membrane_um"][0], to_surface, atol=0.006)
+    np.testing.assert_allclose(nucleoli["proximity_to_membrane"][0], 0.03 / (0.03 + to_surface), atol=0.02)
+    np.testing.assert_allclose(nucleoli["proximity_to_membrane"][1], 0, atol=1e-6)
+
+
+def test_every_organelle_counts_once(made: Sample) -> None:
+    organelles, cells = columns_of(made, "mitochondrion"), columns_of(made, "cells")
+    assert sorted(organelles["cell"].tolist()) == [0, 7, 300, 300]
+    assert cells["mitochondrion_count"].tolist() == [1, 2]
+    in_cells = organelles["cell"] > 0
+    np.testing.assert_allclose(cells["mitochondrion_volume_um3"].sum(), organelles["volume_um3"][in_cells].sum())
+    np.testing.assert_allclose(cells["mitochondrion_density_per_um3"], cells["mitochondrion_count"] / cells["volume_um3"])
+    np.testing.assert_allclose(cells["nucleus_volume_fraction"] * cells["volume_um3"], columns_of(made, "nucleus")["volume_um3"])
+    np.testing.assert_allclose(cells["cytoplasm_volume_um3"], cells["volume_um3"] - cells["nucleus_volume_um3"])
+    row = next(one for one in made.read_table("measured").to_pylist() if one["structure"] == "mitochondrion")
+    assert (row["objects"], row["in_no_cell"], row["cut_by_edge"], row["specks"]) == (4, 1, 1, 0)
+
+
+def test_distances_are_from_surface_to_surface(made: Sample) -> None:
+    found = columns_of(made, "mitochondrion")
+    first = int(np.flatnonzero(found["cell"] == 7)[0])
+    between = np.hypot(200, 60) / 1000 - 0.125 - 0.05  # centres in one slice, less both radii
+    assert found["distance_to_nucleus_um"][first] == pytest.approx(between, abs=0.012)
+    assert found["distance_to_membrane_um"][first] == pytest.approx(0.025, abs=0.006)  # its first row is 6, the cell begins at 3.5
+    nowhere = found["cell"] == 0
+    assert np.isnan(found["distance_to_nucleus_um"][nowhere]).all()
+
+
+def test_texture_is_that_of_the_array(made: Sample) -> None:
+    from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale, texture_of
+
+    image, labels = made.image().read(slice(None)), made.volume("labels", "mitochondrion-objects").read(slice(None))
+    table = made.read_table("mitochondrion")
+    notes = json.loads(table.schema.metadata[b"sparsem"])["texture"]
+    assert (notes["level"], notes["distance_nm"], notes["grey"]["levels"]) == (0, 20, 64)
+    scale = TextureScale((20, 10, 10), 20, 3, 20, "ball")
+    for number in (1, 4):
+        values, spectrum = texture_of(image, labels == number, GreyScale(0, 256, 64), scale)
+        for column in COLUMNS:
+            assert table[column][number - 1].as_py() == pytest.approx(values[column], rel=1e-12), column
+        pattern = made.read_table("pattern_mitochondrion").to_pandas()
+        np.testing.assert_allclose(pattern[pattern["object"] == number]["part"], spectrum, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "workers"), [(1, 0), (16, 2)])
+def test_blocks_and_workers_do_not_matter(made: Sample, tmp_path: Path, depth: int, workers: int) -> None:
+    other = tissue_of(tmp_path / "o.zarr", depth)
+    found = measure(other, QUICK, Execution(workers=workers, quiet=True))
+    assert found.tables == measure(made, QUICK).tables
+    for name in found.tables:
+        assert other.read_table(name).equals(made.read_table(name)), name
+
+
+@pytest.mark.xdist_group("killing")
+def test_killed_ten_times_it_ends_in_the_same_bytes(made: Sample, tmp_path: Path) -> None:
+    other = tissue_of(tmp_path / "s.zarr")
+    given = {"sample": str(other.path), "settings": QUICK.model_dump(), "seconds": 2.5}
+    assert kill_ten_times("measure", given) > 2
+    tables = {name: content for name, content in files_in(made.path).items() if name.startswith("tables") and name.endswith("parquet")}
+    assert {name: files_in(other.path)[name] for name in tables} == tables
+
+
+def test_a_budget_moves_to_a_coarser_level_and_the_row_tells(tmp_path: Path) -> None:
+    large = np.zeros((64, 640, 640), np.uint8)
+    z, y, x = np.ogrid[:64, :640, :640]
+    large[(z - 32) ** 2 * 25 + (y - 300) ** 2 / 4 + (x - 300) ** 2 / 4 < 110**2] = 1
+    sample = Sample.create(tmp_path / "s.zarr")
+    put(sample, "", large * 90 + 20, 16)
+    put(sample, "labels/nucleus", large, 16)
+    fine, coarse = (
+        columns_of(copy, "nucleus")
+        for copy, budget in ((sample, 32.0), (copy_of(sample, tmp_path / "c.zarr"), 1.0))
+        if measure(copy, MeasureSettings(budget_mvoxels=budget, spectrum_sizes=2))
+    )
+    assert (fine["texture_level"][0], coarse["texture_level"][0]) == (0, 1)
+    for column in ("volume_um3", "surface_um2", "solidity", "sphericity"):
+        assert fine[column][0] == coarse[column][0]  # shape is always that of the full resolution
+    assert coarse["grey_mean"][0] == pytest.approx(fine["grey_mean"][0], rel=0.03)
+
+
+def test_levels_pieces_and_groups(tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    volume = put(sample, "labels/nucleus", np.zeros((40, 1100, 1100), np.uint8), 8, VoxelSize(40, 10, 10))
+    assert [tuple(volume.voxel_size_of(level)) for level in range(volume.levels)] == [(40, 10, 10), (40, 20, 20), (40, 40, 40)]
+    low, high = np.array([[0, 0, 0], [30, 1000, 1000]]), np.array([[40, 100, 100], [40, 1100, 1090]])
+    assert [level_within(volume, low, high, budget) for budget in (400_000, 399_999, 10)] == [0, 1, 2]
+    assert level_of_even_voxels(volume) == 2
+    assert [level_nearest(volume, edge) for edge in (1, 40, 999)] == [0, 0, 0]
+    piece = piece_around(volume, 1, [3, 11, 20], [7, 14, 1100], rim=1)
+    assert (piece.low, piece.high) == ((2, 4, 9), (8, 8, 550))
+    assert [one.tolist() for one in groups(volume, 0, low, high, 10**7)] == [[0], [1]]
+    assert [one.tolist() for one in groups(volume, 0, low, high, 10**9)] == [[0, 1]]
+
+
+def test_settings_that_change_numbers_are_refused_and_replaced_on_request(made: Sample, tmp_path: Path) -> None:
+    sample = copy_of(made, tmp_path / "s.zarr")
+    with pytest.raises(ResumeError, match=r"grey_levels: 64 -> 32.*--overwrite"):
+        measure(sample, QUICK.model_copy(update={"grey_levels": 32}))
+    measure(sample, QUICK.model_copy(update={"grey_levels": 32}), Execution(overwrite=True, quiet=True))
+    assert not sample.read_table("nucleus")["glcm_contrast"].equals(made.read_table("nucleus")["glcm_contrast"])
+
+
+def test_empty_structures_specks_and_missing_cells(tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    put(sample, "", np.zeros(SHAPE, np.uint8), 7, VOXEL)
+    put(sample, "labels/nucleus", np.zeros(SHAPE, np.uint8), 7, VOXEL)
+    specks = np.zeros(SHAPE, np.uint8)
+    specks[3, 3, 3:6] = specks[9, 9, 9] = 1
+    put(sample, "labels/nucleolus", specks, 7, VOXEL)
+    found = measure(sample, QUICK)
+    assert dict(found.objects) == {"nucleolus": 0, "nucleus": 0}
+    row = next(one for one in found.summary.to_pylist() if one["structure"] == "nucleolus")
+    assert (row["specks"], row["in_no_cell"]) == (2, None)
+    assert row["specks_volume_um3"] == pytest.approx(4 * VOXEL.volume_um3)
+    assert "volume_um3" in sample.read_table("nucleus").column_names
+
+
+def test_faults_are_told_in_a_sentence(made: Sample, tmp_path: Path) -> None:
+    sample = copy_of(made, tmp_path / "s.zarr")
+    with pytest.raises(SampleError, match="has no labels/lysosome"):
+        measure(sample, MeasureSettings(structure=("lysosome",)))
+    put(sample, "labels/other", np.ones((19, 60, 71), np.uint8), 7, VOXEL)
+    with pytest.raises(SampleError, match=r"labels/other of s.zarr has the shape \(19, 60, 71\), but labels/mitochondrion"):
+        measure(sample, QUICK)
+    put(sample, "labels/other", np.ones(SHAPE, np.uint8), 7, VoxelSize(20, 20, 20))
+    with pytest.raises(SampleError, match=r"labels/other of s.zarr has the voxel size .*--structure"):
+        measure(sample, QUICK)
+    put(sample, "labels/other", np.ones((9, 9, 9), np.uint8), 7, VOXEL)
+    with pytest.raises(SampleError, match=r"image raw of s.zarr has the shape .*--no-texture"):
+        measure(sample, MeasureSettings(structure=("other",)))
+    empty = Sample.create(tmp_path / "e.zarr")
+    put(empty, "", np.zeros(SHAPE, np.uint8), 7, VOXEL)
+    with pytest.raises(SampleError, match="has no labels to measure; run 'sparsem predict' first"):
+        measure(empty)
+
+
+def test_a_sample_without_an_image_is_measured_without_texture(tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    put(sample, "labels/nucleus", ball((9, 30, 18), 125).astype(np.uint8), 7, VOXEL)
+    measure(sample, QUICK)
+    assert "glcm_contrast" not in sample.read_table("nucleus").column_names
+    assert sample.read_table("nucleus")["volume_um3"][0].as_py() == pytest.approx(4 / 3 * np.pi * 0.125**3, rel=0.01)
+
+
+def test_steps_on_the_way_are_no_results(made: Sample) -> None:
+    assert results_of(made, "cells") == ["cells", "mitochondrion", "nucleolus", "nucleus"]
+
+
+def test_every_column_is_in_the_dictionary_and_the_docs_are_made_from_it(made: Sample) -> None:
+    for name in measure(made, QUICK).objects:
+        for column in made.read_table(name).column_names:
+            found = about(column)
+            assert found, column
+            unit = {"um3": "µm³", "um2": "µm²", "um": "µm"}.get(column.rsplit("_", 1)[-1])
+            assert unit is None or unit in found.unit, column
+    written = made.read_table("dictionary").to_pandas().set_index("column")
+    assert written.loc["fenestrated_percent", "source"].startswith("equation 8")
+    assert written.loc["mitochondrion_density_per_um3", "unit"] == "1/µm³"
+    assert features(["object", "volume_um3", "voxels", "no such"]) == ["volume_um3"]
+    assert dictionary_page() in (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["fib1-0-0-0_labels_mitochondria_inst.tif"])
+def test_real_labels_have_plausible_shapes(real_data: Any, name: str) -> None:
+    import tifffile
+
+    found = shapes(tifffile.imread(real_data(f"urocell_labels/{name}")).astype(np.uint32), VoxelSize(15, 16, 16))
+    assert len(found["object"]) == 39
+    assert (found["solidity"] <= 1).all()
+    whole = ~found["cut_by_edge"] & (found["voxels"] > 1000)
+    assert ((found["sphericity"][whole] > 0.3) & (found["sphericity"][whole] < 1.02)).all()

@@ -1,0 +1,146 @@
+"""Objects of a mask, cavities, distances, protrusions: against scipy, formulas and drawings."""
+
+from itertools import pairwise
+from typing import Any
+
+import cc3d
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
+
+from sparsem.measure.distances import depth_within, distance_to, half_edge, nearest
+from sparsem.measure.nucleolus import filled, proximity_to_membrane
+from sparsem.measure.objects import first_voxels, joined, parts_of, touching
+from sparsem.measure.passes import holders
+from sparsem.measure.protrusions import body_of, protrusions
+from sparsem.regions import Overlaps, overlaps
+from tests.conftest import drawn
+
+EVEN = (1.0, 1.0, 1.0)
+Mask = NDArray[np.bool_]
+masks = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7))
+
+
+def in_blocks(mask: Mask, depth: int, least: int) -> NDArray[np.uint32]:
+    """Objects as the stage makes them, without its files."""
+    starts = range(0, len(mask), depth)
+    parts = [parts_of(mask[start : start + depth]) for start in starts]
+    pairs = [touching(one[-1], other[0]) for one, other in pairwise(parts)]
+    firsts = [first_voxels(one) + start * mask[0].size for one, start in zip(parts, starts, strict=True)]
+    found = joined([np.bincount(one.ravel())[1:] for one in parts], firsts, pairs, least)
+    return np.concatenate([names[one] for names, one in zip(found.numbers, parts, strict=True)])
+
+
+@settings(max_examples=80, deadline=None)
+@given(masks, st.integers(1, 4), st.integers(1, 5))
+def test_objects_of_blocks_are_those_of_the_whole_numbered_by_their_first_voxel(mask: Mask, depth: int, least: int) -> None:
+    found = in_blocks(mask, depth, least)
+    whole = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
+    large = np.bincount(whole.ravel()) >= least
+    large[0] = False
+    np.testing.assert_array_equal(found > 0, large[whole])
+    pairs = np.unique(np.column_stack([found[found > 0], whole[found > 0]]), axis=0)
+    assert len(pairs) == large.sum() == found.max()  # one to one
+    assert (np.diff(first_voxels(found)) > 0).all()
+
+
+def test_parts_touch_across_corners() -> None:
+    upper, lower = drawn("1...", "...2", "....").astype(np.uint32), drawn("....", ".3..", "....").astype(np.uint32)
+    assert touching(upper, lower).tolist() == [[1, 3]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks)
+def test_filling_equals_scipy(mask: Mask) -> None:
+    np.testing.assert_array_equal(filled(mask), binary_fill_holes(np.pad(mask, 1))[1:-1, 1:-1, 1:-1])
+    np.testing.assert_array_equal(filled(mask, "2d"), np.stack([binary_fill_holes(np.pad(one, 1))[1:-1, 1:-1] for one in mask]))
+
+
+def test_a_tunnel_is_a_hole_in_2d_only() -> None:
+    pipe = np.repeat(drawn("1111", "1..1", "1111")[None], 5, axis=0) > 0
+    assert (filled(pipe) == pipe).all()
+    assert filled(pipe, "2d").all()
+    pipe[[0, -1]] = True
+    assert filled(pipe).all()
+
+
+def test_proximity_is_0_in_the_middle_and_grows_towards_the_membrane() -> None:
+    assert proximity_to_membrane((0, 0, 0), (0, 0, 0), 5) == 0
+    assert proximity_to_membrane((0, 0, 0), (0, 0, 3), 1) == 0.75
+    assert proximity_to_membrane((0, 0, 0), (0, 0, 3), 0) == 1
+    assert proximity_to_membrane((0, 0, 0), (0, 0, 0), 0) == 0
+
+
+def test_distances_count_from_surfaces_in_any_voxels() -> None:
+    voxel = (4.0, 2.0, 1.0)
+    mask = np.zeros((9, 21, 41), bool)
+    mask[4, 10, 20] = True
+    away = distance_to(mask, voxel)
+    half = half_edge(voxel)
+    assert half == 1.0
+    for place in ((4, 10, 30), (8, 10, 20), (0, 3, 0)):
+        straight = np.linalg.norm((np.array(place) - (4, 10, 20)) * voxel)
+        assert away[place] == pytest.approx(straight - half, rel=1e-6)
+    deep = depth_within(~mask, voxel)
+    np.testing.assert_array_equal(deep, away)
+    assert np.isinf(distance_to(np.zeros((2, 2, 2), bool), EVEN)).all()
+    closed = depth_within(np.ones((5, 5, 5), bool), EVEN, open_sides=False)
+    assert closed[2, 2, 2] == 2.5
+
+
+def test_the_nearest_voxel_of_every_object_counts() -> None:
+    labels = drawn("1.2", "112", "..2").astype(np.uint32)[None]
+    field = np.array([[[5, 0, 9], [4, 7, 8], [0, 0, 6]]], np.float32)
+    assert nearest(labels, 3, field).tolist() == [4, 6, np.inf]
+
+
+def test_the_holder_of_most_voxels_holds_an_object() -> None:
+    objects, cells = drawn("1112233").astype(np.uint32), drawn("5566 77".replace(" ", ".")).astype(np.uint32)
+    shared = overlaps(objects, cells, objects > 0)
+    who, share = holders(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]))
+    assert who.tolist() == [5, 6, 7]
+    assert share.tolist() == pytest.approx([2 / 3, 1 / 2, 1])
+    who, share = holders(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]), nobody=[5, 7])
+    assert who.tolist() == [0, 6, 0]
+    assert holders(Overlaps(*(np.empty(0, np.uint32),) * 2, np.empty(0, np.int64)), np.empty(0, np.uint32), np.empty(0, int))[0].size == 0
+
+
+def cell_with(*tubes: tuple[int, int, int]) -> Mask:
+    """A ball of radius 20 and tubes along x: (y, first x, last x), 6 thick."""
+    z, y, x = np.meshgrid(np.arange(60), np.arange(80), np.arange(90), indexing="ij")
+    cell = (z - 30) ** 2 + (y - 40) ** 2 + (x - 30) ** 2 < 20**2
+    for at, first, last in tubes:
+        cell |= ((z - 30) ** 2 + (y - at) ** 2 < 3.2**2) & (x >= first) & (x <= last)
+    return np.asarray(cell)
+
+
+def test_a_ball_has_no_protrusion() -> None:
+    assert protrusions(cell_with(), EVEN, 12) == []
+    assert body_of(cell_with(), EVEN, 12).sum() > 0.97 * cell_with().sum()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_protrusions_have_their_length_and_volume(step: int) -> None:
+    voxel = (float(step), 1.0, 1.0)
+    attached, free = protrusions(cell_with((40, 30, 80), (70, 20, 44))[::step], voxel, 10)
+    assert attached.attached
+    assert not free.attached
+    assert attached.length == pytest.approx(80 - 49.7, abs=2.5)  # beyond the ball
+    assert free.length == pytest.approx(25, rel=0.25)  # the diagonal of a thick tube is longer than its axis
+    assert free.volume == pytest.approx(cell_with((70, 20, 44))[:, 62:].sum(), rel=0.1)
+
+
+def test_what_is_thick_or_short_is_no_protrusion() -> None:
+    assert protrusions(cell_with((40, 30, 80)), EVEN, 5) == []  # thicker than 5
+    assert protrusions(cell_with((40, 30, 54)), EVEN, 10) == []  # stands out by 4
+    assert [one.attached for one in protrusions(cell_with((70, 20, 44))[:, 60:], EVEN, 10)] == [False]  # a part without a body
+
+
+def test_a_cell_that_fills_its_box_is_all_body() -> None:
+    whole: NDArray[Any] = np.ones((6, 6, 6), bool)
+    assert body_of(whole, EVEN, 20).all()
+    assert protrusions(whole, EVEN, 20) == []

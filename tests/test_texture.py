@@ -1,0 +1,183 @@
+"""Texture against definitions, scikit-image, and numbers that pyradiomics 3.0.1 gave for a drawn region."""
+
+import math
+from typing import Any
+
+import cc3d
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.ndimage import label as components
+from skimage.feature import graycomatrix, graycoprops
+from skimage.morphology import closing, footprint_rectangle, opening
+
+from sparsem.measure.glcm import DIRECTIONS, co_occurrence, co_occurrence_matrix, offsets_of
+from sparsem.measure.pattern_spectrum import Growth, growth, pattern_spectrum, spectrum_moments
+from sparsem.measure.size_zones import size_zones, zones
+from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale, quantised, texture_of
+from tests.conftest import drawn
+
+EVEN = (1.0, 1.0, 1.0)
+
+
+def region() -> NDArray[np.uint8]:
+    """A region with 8 grey levels in an ellipsoid, for which pyradiomics was asked."""
+    random = np.random.default_rng(7)
+    grey = random.integers(1, 9, (6, 9, 8))
+    grey = np.maximum(grey, np.roll(grey, 1, 2))
+    z, y, x = np.mgrid[:6, :9, :8]
+    inside = (z - 2.5) ** 2 / 9 + (y - 4) ** 2 / 20 + (x - 3.5) ** 2 / 16 < 1
+    return np.where(inside, grey, 0).astype(np.uint8)
+
+
+def test_features_equal_pyradiomics() -> None:
+    """``RadiomicsGLCM(binWidth=1, weightingNorm='no_weighting')``: Idm, Correlation, SumSquares, Contrast; and ``RadiomicsGLSZM``."""
+    grey = region()
+    near = co_occurrence(co_occurrence_matrix(grey, 8, offsets_of(1, EVEN)))
+    assert tuple(near) == pytest.approx((0.3885064621284053, 0.054753914874164394, 3.421418451654533, 6.468164794007491), rel=1e-6)
+    sizes = size_zones(*zones(grey))
+    assert sizes[:2] == pytest.approx((0.17982456140350878, 11.081384829947476), rel=1e-6)
+
+
+def test_co_occurrence_in_a_plane_equals_scikit_image() -> None:
+    grey = np.random.default_rng(1).integers(1, 7, (1, 20, 30)).astype(np.uint8)
+    flat = np.array([one for one in DIRECTIONS if one[0] == 0])
+    ours = co_occurrence_matrix(grey, 6, flat)
+    # scikit-image steps (sin a, cos a) in (row, column): 0, 45, 90, 135 degrees are the same four directions, both ways.
+    theirs = graycomatrix(grey[0] - 1, [1], [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], levels=6, symmetric=True).sum(axis=(2, 3))
+    np.testing.assert_array_equal(ours, theirs)
+    normed = theirs[:, :, None, None] / theirs.sum()
+    found = co_occurrence(ours)
+    for ours_one, name in ((found.homogeneity, "homogeneity"), (found.correlation, "correlation"), (found.contrast, "contrast")):
+        assert ours_one == pytest.approx(graycoprops(normed, name)[0, 0], rel=1e-9)
+
+
+def plain_matrix(grey: NDArray[Any], levels: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    counts = np.zeros((levels + 1, levels + 1), np.int64)
+    for place in np.ndindex(*grey.shape):
+        for offset in np.concatenate([offsets, -offsets]):
+            other = tuple(int(a + b) for a, b in zip(place, offset, strict=True))
+            if all(0 <= a < n for a, n in zip(other, grey.shape, strict=True)):
+                counts[grey[place], grey[other]] += 1
+    return counts[1:, 1:]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.integers(0, 4)),
+    st.sampled_from([(1.0, EVEN), (2.0, EVEN), (10.0, (10.0, 5.0, 4.0)), (1.0, (5.0, 1.0, 1.0))]),
+)
+def test_pairs_are_counted_as_one_by_one(grey: NDArray[np.uint8], how: tuple[float, tuple[float, float, float]]) -> None:
+    offsets = offsets_of(*how)
+    np.testing.assert_array_equal(co_occurrence_matrix(grey, 4, offsets), plain_matrix(grey, 4, offsets))
+
+
+def test_offsets_are_equally_long_in_the_tissue() -> None:
+    steps = np.abs(offsets_of(50, (50, 5, 4))).max(axis=0)
+    assert steps.tolist() == [1, 10, 12]
+    assert len(offsets_of(1, EVEN)) == 13
+    assert np.abs(offsets_of(1, (5, 1, 1))).max(axis=0).tolist() == [1, 1, 1]
+
+
+def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
+    flat = co_occurrence(co_occurrence_matrix(np.full((3, 3, 3), 5, np.uint8), 8, offsets_of(1, EVEN)))
+    assert flat == (1.0, 1.0, 0.0, 0.0)
+    single = np.zeros((3, 3, 3), np.uint8)
+    single[1, 1, 1] = 2
+    assert all(map(math.isnan, co_occurrence(co_occurrence_matrix(single, 8, offsets_of(1, EVEN)))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)))
+def test_zones_are_the_components_of_every_level(grey: NDArray[np.uint8]) -> None:
+    expected = []
+    for level in (1, 2, 3):
+        labels, count = components(grey == level, np.ones((3, 3, 3)))
+        expected += [(level, int((labels == one).sum())) for one in range(1, count + 1)]
+    levels, sizes = zones(grey)
+    assert sorted(zip(levels.tolist(), sizes.tolist(), strict=True)) == sorted(expected)
+
+
+def test_features_of_a_drawn_matrix_of_zones() -> None:
+    grey = drawn("11.2", "1..2", "..3.")[None]
+    found = size_zones(*zones(grey))
+    assert found.zone_percentage == 3 / 6
+    assert found.small_zone_high_grey == pytest.approx((1 / 9 + 4 / 4 + 9 / 1) / 3)
+    assert (found.mean_level, found.mean_size) == (2.0, 2.0)
+    assert all(map(math.isnan, size_zones(*zones(np.zeros((2, 2, 2), np.uint8)))))
+    assert cc3d.connected_components(grey, connectivity=26).max() == 3
+
+
+def grain(shape: tuple[int, int, int], width: float = 1.2) -> NDArray[np.uint8]:
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=shape), width)
+    return np.asarray(np.clip(128 + 60 * noise / noise.std(), 0, 255), np.uint8)
+
+
+def test_pattern_spectrum_equals_openings_of_scikit_image() -> None:
+    image = grain((18, 22, 25))
+    ours = pattern_spectrum(image, np.ones(image.shape, bool), growth(4, 1.0, EVEN, "box"))
+    opened, closed = ([one(image, footprint_rectangle((2 * n + 1,) * 3)).sum(dtype=float) for n in range(5)] for one in (opening, closing))
+    np.testing.assert_allclose(ours, np.concatenate([np.diff(closed)[::-1], -np.diff(opened)]) / image.sum(), rtol=1e-12)
+
+
+def test_pattern_spectrum_with_uneven_voxels_equals_openings_of_the_same_length() -> None:
+    image = grain((10, 24, 26))
+    ours = pattern_spectrum(image, np.ones(image.shape, bool), growth(3, 2.0, (4.0, 2.0, 1.0), "box"))
+    lengths = [(0, 0, 0), (0, 1, 2), (1, 2, 4), (2, 3, 6)]  # n * 2 / edge, to the nearest even half
+    opened = [opening(image, footprint_rectangle([2 * one + 1 for one in three])).sum(dtype=float) for three in lengths]
+    np.testing.assert_allclose(ours[3:], -np.diff(opened) / image.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("element", ["box", "ball"])
+def test_no_term_is_negative_and_terms_add_up_in_any_region(element: Any) -> None:
+    image = grain((16, 20, 22))
+    mask = grain((16, 20, 22), 3) > 128
+    steps = growth(6, 1.5, (3.0, 1.0, 1.5), element)
+    spectrum = pattern_spectrum(image, mask, steps)
+    assert spectrum.min() >= 0
+    assert spectrum[:6].sum() > 0 < spectrum[6:].sum()
+    outside = np.where(mask, image, 255 - image)
+    np.testing.assert_array_equal(pattern_spectrum(outside, mask, steps), spectrum)  # what lies outside does not count
+
+
+def test_spots_show_at_their_size() -> None:
+    image = np.full((31, 40, 40), 50, np.uint8)
+    image[14:17, 16:23, 16:23] = 90  # bright, half-length 3 in a plane, 1 across
+    spectrum = pattern_spectrum(image, np.ones(image.shape, bool), growth(5, 1.0, EVEN, "box"))
+    assert np.flatnonzero(spectrum).tolist() == [5 + 1]  # gone with the opening of size 2
+    dark = pattern_spectrum(255 - image, np.ones(image.shape, bool), growth(5, 1.0, EVEN, "box"))
+    assert np.flatnonzero(dark).tolist() == [5 - 2]
+    found = spectrum_moments(np.array([0, 0.2, 0, 0, 0.2, 0]))
+    assert (found.mean, found.deviation, found.skewness) == pytest.approx((-0.5, 1.5, 0.0))
+    assert found.entropy == pytest.approx(math.log(2))
+    assert all(map(math.isnan, spectrum_moments(np.zeros(4))))
+
+
+def test_a_ball_grows_by_octahedra_and_boxes() -> None:
+    assert growth(2, 1.0, (2.0, 1.0, 1.0), "ball") == [Growth((0, 1, 1), True), Growth((1, 1, 1), False)]
+    assert growth(2, 1.0, (2.0, 1.0, 1.0), "box") == [Growth((0, 1, 1), False), Growth((1, 1, 1), False)]
+
+
+def test_grey_levels_are_equal_steps_of_the_scale() -> None:
+    image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    levels = quantised(image, GreyScale(0, 256, 64)).ravel()
+    np.testing.assert_array_equal(levels, np.arange(256) // 4 + 1)
+    deep = quantised(np.array([[[-5.0, 100.0, 149.0, 150.0, 999.0]]]), GreyScale(100, 200, 2)).ravel()
+    assert deep.tolist() == [1, 1, 1, 2, 2]
+    with pytest.raises(ValueError, match="at most 255"):
+        quantised(image, GreyScale(0, 256, 256))
+
+
+def test_texture_of_an_object_that_is_not_there_is_unknown() -> None:
+    image = grain((4, 8, 8))
+    grey, scale = GreyScale(0, 256, 64), TextureScale((8, 8, 8), 8, 3, 8, "ball")
+    values, spectrum = texture_of(image, np.zeros(image.shape, bool), grey, scale)
+    assert list(values) == list(COLUMNS)
+    assert np.isnan([*values.values(), *spectrum]).all()
+    some, spectrum = texture_of(image, np.ones(image.shape, bool), grey, scale)
+    assert np.isfinite([*some.values(), *spectrum]).all()
+    assert some["grey_mean"] == pytest.approx(image.mean())
