@@ -149,7 +149,9 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
     assert sorted(result.scores) == ["nucleolus", "nucleus"]
     for name in ("raw.tif", "study.toml", "overlays.png", "dice.png", "results/nucleus.tif", "masks/nucleolus/nucleolus_z0011.png"):
         assert (tmp_path / name).stat().st_size > 0
-    assert result.sample.names("labels") == ["nucleolus", "nucleus"]
+    made = [f"{name}{step}" for name in ("nucleolus", "nucleus") for step in ("", "-constrained", "-objects")]
+    assert result.sample.names("labels") == made
+    assert "nucleolus: every feature" in (tmp_path / "report.html").read_text(encoding="utf-8")
     before = files_in(result.sample.path)
     again = run(tmp_path / "study.toml")
     assert again.scores == result.scores

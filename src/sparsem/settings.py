@@ -26,6 +26,20 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+def named_values(value: Any, example: str) -> Any:
+    """``["a=1", "b=2"]``, as a command line gives it, as a dictionary; a dictionary stays.
+
+    Raises:
+        ValueError: a part is not NAME=VALUE; the example is shown.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    parts = [str(one).partition("=") for one in value]
+    if not all(name and given for name, _, given in parts):
+        raise ValueError(f"expected NAME=VALUE, for example {example}")
+    return {name: given for name, _, given in parts}
+
+
 def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
     """Validate ``values`` as ``model``; ``where`` (a file, a command) opens the error message.
 

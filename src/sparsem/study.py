@@ -4,6 +4,7 @@ Every stage resumes on its own, so running a study again does what is left and n
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +14,11 @@ import cv2
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from sparsem.annotations import UNKNOWN, annotated_structures
+from sparsem import __version__
+from sparsem.annotations import UNKNOWN
 from sparsem.cells.identify import Tracked, TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
+from sparsem.constrain import ConstrainSettings, constrain, result_of
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
@@ -23,11 +26,15 @@ from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
 from sparsem.report.figures import ComparedCells, ComparedSlice, cells_beside_truth, comparison, dice_along_z
+from sparsem.report.page import ReportSettings, report
 from sparsem.score.against import Scores, ScoreSettings, score
 from sparsem.settings import Settings, parse, read_toml
+from sparsem.stage import fingerprint_of
 from sparsem.store.readers import open_source
 from sparsem.store.sample import Sample
 from sparsem.store.volume import json_bytes, write_atomically
@@ -58,6 +65,12 @@ class ScoreStep(ScoreSettings):
     truth: str = Field(description="labelled volume")
 
 
+class ReportStep(ReportSettings):
+    """[report]: the page."""
+
+    out: str = Field("report.html", description="the page to write")
+
+
 class ExportStep(Settings):
     """[export]: labels as TIFF."""
 
@@ -77,7 +90,10 @@ class StudySettings(Settings):
     cells: CellsSettings | None = Field(None, description="separation of cells; runs where [train] has cells = NAME")
     track: TrackSettings | None = Field(None, description="tracking of protrusions")
     score: dict[str, ScoreStep] = Field({}, description="truth by structure")
+    constrain: ConstrainSettings | None = Field(None, description="biological constraints")
+    measure: MeasureSettings | None = Field(None, description="measures of every object and cell")
     export: ExportStep | None = Field(None, description="TIFF files")
+    report: ReportStep | None = Field(None, description="everything on one page")
 
 
 @dataclass(frozen=True)
@@ -125,7 +141,9 @@ def structures_of(study: StudySettings) -> list[str]:
 
 
 def run(path: str | Path, on: Execution = HERE) -> StudyResult:
-    """Walk the whole path of a study.toml: import, annotate, train, predict, cells, track, score, export; what is done stays done.
+    """Walk the whole path of a study.toml: import, annotate, train, predict, cells, track, score, constrain, measure, export, report.
+
+    What is done stays done.
 
     Raises:
         SettingsError: the file is not a study.
@@ -153,42 +171,47 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     cell = study.train.cells
     on_the_way = {f"{cell}-interior", f"{cell}-boundary", f"{_separation(study).name}-regions"} if cell else set()
     results = [name for name in names if name not in on_the_way]
+    if study.constrain:
+        constrain(sample, study.constrain, on)
+    if study.measure:
+        measure(sample, study.measure, on)
     files = [_export(sample, name, folder / f"{name}.tif", on) for name in results] if folder else []
+    if study.report:
+        files.append(_report(sample, here, study, study.report, on))
     return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files))
 
 
 def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:
-    """Export labels unless that was done; a file that somebody changed since is only replaced on request."""
-    volume = sample.volume("labels", name)
-    note = sample.path / ".sparsem" / "exports" / f"{name}.json"
+    """Export the labels that count, as TIFF."""
+    volume = result_of(sample, name)
+    return _written_once(sample, name, path, volume.fingerprint, lambda: write_tiff(volume, path, overwrite=True, quiet=on.quiet), on)
+
+
+def _report(sample: Sample, here: Path, study: StudySettings, step: ReportStep, on: Execution) -> Path:
+    """The page, made again when anything was done to the sample since."""
+    truth = {name: _source(here, one.truth) for name, one in study.score.items()} | step.truth
+    settings = _plain(ReportSettings, step).model_copy(update={"truth": truth})
+    done = [[entry["stage"], entry["fingerprint"]] for entry in sample.history()]
+    made_from = fingerprint_of({"done": done, "settings": settings.model_dump(mode="json"), "version": __version__})
+    path = here / step.out
+    again = replace(on, overwrite=True)
+    return _written_once(sample, f"report-{path.stem}", path, made_from, lambda: report([sample.path], path, settings, again), on)
+
+
+def _written_once(sample: Sample, what: str, path: Path, made_from: str, write: Callable[[], Any], on: Execution) -> Path:
+    """Write a file unless that was done; one that somebody changed since is only replaced on request."""
+    note = sample.path / ".sparsem" / "exports" / f"{what}.json"
     before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
     untouched = path.exists() and before.get("file") == [str(path), path.stat().st_size, path.stat().st_mtime_ns]
-    if untouched and before["labels"] == volume.fingerprint:
+    if untouched and before["labels"] == made_from:
         return path
     if path.exists() and not untouched and not on.overwrite:
         raise ResumeError(f"{path} was not written by this study, or was changed since; move it away, or use --overwrite to replace it.")
-    write_tiff(volume, path, overwrite=True, quiet=on.quiet)
+    write()
     note.parent.mkdir(exist_ok=True)
     file = [str(path), path.stat().st_size, path.stat().st_mtime_ns]
-    write_atomically(note, json_bytes({"labels": volume.fingerprint, "file": file}))
+    write_atomically(note, json_bytes({"labels": made_from, "file": file}))
     return path
-
-
-def describe(sample: Sample) -> dict[str, Any]:
-    """What a sample holds and what was done to it: shape, voxel size, structures by folder, tables, history."""
-    image = sample.image("raw")
-    return {
-        "sample": sample.path,
-        "shape": image.shape,
-        "dtype": str(image.dtype),
-        "voxel_nm": list(image.voxel_size),
-        "size_um": [round(n * nm / 1000, 2) for n, nm in zip(image.shape, image.voxel_size, strict=True)],
-        "levels": image.levels,
-        "annotations": annotated_structures(sample),
-        **{folder: sample.names(folder) for folder in ("images", "probabilities", "labels", "truth")},
-        "tables": sorted(table.stem for table in (sample.path / "tables").glob("*.parquet")),
-        "history": sample.history(),
-    }
 
 
 def _source(here: Path, source: str) -> str:
@@ -202,6 +225,7 @@ def _plain(model: type[Any], step: Settings) -> Any:
 
 DEMO_STRUCTURES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 DEMO_PHANTOM = PhantomSettings(shape=(64, 512, 512), voxel_nm=(16, 16, 16), cells=6, seed=1)
+DEMO_LEAST_UM3 = {"nucleus": 0.05, "nucleolus": 0.005}  # specks of a network's doubt, in tissue of which a nucleus measures 2 µm³
 DEMO_TRAINING = TrainSettings(structure=DEMO_STRUCTURES, cells="cells", updates=2200)
 
 
@@ -260,7 +284,9 @@ def _demo_study(training: TrainSettings) -> str:
     if training.cells:
         truth = f'truth = "phantom.zarr/truth/{training.cells}"'
         lines += [f"[score.{training.cells}]", truth, "instances = true", "least_voxels = 5000", ""]
-    return "\n".join([*lines, "[export]", 'folder = "results"', ""])
+    least = f"least_um3 = {{ {', '.join(f'{name} = {size}' for name, size in DEMO_LEAST_UM3.items())} }}"
+    lines += ["[constrain]", "", "[measure]", least, ""]
+    return "\n".join([*lines, "[export]", 'folder = "results"', "", "[report]", 'out = "report.html"', ""])
 
 
 def _toml(value: Any) -> str:

@@ -10,28 +10,27 @@ from typer.core import TyperCommand, TyperGroup
 from sparsem import __version__
 from sparsem.errors import SparsemError
 
-# name -> (function, what --help lists). The functions load torch, so they load when they are called.
+# name -> (module.function, what --help lists). A module loads when one of its commands is called: some load torch, some VTK.
 COMMANDS = {
-    "demo": ("demo", "The whole job on a synthetic tumour volume, in a few minutes."),
-    "phantom": ("phantom", "Make a synthetic tumour volume with exact truth."),
-    "import": ("import_", "Bring a stack in."),
-    "annotate": ("annotate", "Bring hand-labelled slices in."),
-    "train": ("train", "Teach a network the structures from the labelled slices."),
-    "predict": ("predict", "Find the structures in every slice."),
-    "cells": ("cells", "Tell touching cells apart in every slice, from a few labelled ones."),
-    "track": ("track", "Give every protrusion its cell, and list where to look."),
-    "score": ("score", "Compare labels with truth."),
-    "experiment": ("experiment", "Answer a question by measuring: which way separates cells best?"),
-    "constrain": ("constrain", "Hold the structures to biology: nucleoli in nuclei, organelles in cells."),
-    "measure": ("measure", "Measure every object and every cell."),
-    "report": ("report", "Put slices, 3D, plots and tables on one page."),
-    "render": ("render", "Draw structures in 3D, as a picture or a video."),
-    "export": ("export", "Write TIFF stacks, tables and meshes for other programs."),
-    "info": ("info", "Tell what a sample holds, and what was done to it."),
-    "run": ("run", "Walk the whole path from one study.toml."),
+    "demo": ("whole.demo", "The whole job on a synthetic tumour volume, in a few minutes."),
+    "phantom": ("bringing.phantom", "Make a synthetic tumour volume with exact truth."),
+    "import": ("bringing.import_", "Bring a stack in."),
+    "annotate": ("bringing.annotate", "Bring hand-labelled slices in."),
+    "train": ("learning.train", "Teach a network the structures from the labelled slices."),
+    "predict": ("learning.predict", "Find the structures in every slice."),
+    "cells": ("separating.cells", "Tell touching cells apart in every slice, from a few labelled ones."),
+    "track": ("separating.track", "Give every protrusion its cell, and list where to look."),
+    "score": ("learning.score", "Compare labels with truth."),
+    "experiment": ("learning.experiment", "Answer a question by measuring: which way separates cells best?"),
+    "constrain": ("results.constrain", "Hold the structures to biology: nucleoli in nuclei, organelles in cells."),
+    "measure": ("results.measure", "Measure every object and every cell."),
+    "report": ("results.report", "Put slices, 3D, plots and tables on one page."),
+    "render": ("results.render", "Draw structures in 3D, as a picture or a video."),
+    "export": ("results.export", "Write TIFF stacks, tables and meshes for other programs."),
+    "info": ("bringing.info", "Tell what a sample holds, and what was done to it."),
+    "run": ("whole.run", "Walk the whole path from one study.toml."),
 }
 
-RESULTS = ("constrain", "measure", "report", "render", "export", "info")  # commands that need no network, and so no torch
 GROUPS = {"annotate": {"import": "annotate_import"}, "experiment": {"cells": "experiment_cells"}}
 
 
@@ -56,14 +55,15 @@ class Verbs(TyperGroup):
 
 
 def _load(name: str) -> Any:
-    commands = import_module("sparsem.cli.results" if COMMANDS[name][0] in RESULTS else "sparsem.cli.commands")
+    module, _, only = COMMANDS[name][0].partition(".")
+    commands = import_module(f"sparsem.cli.{module}")
     one = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
     if name in GROUPS:
         for verb, function in GROUPS[name].items():
             one.command(verb)(getattr(commands, function))
         one.callback(help=COMMANDS[name][1])(lambda: None)
     else:
-        one.command(name)(getattr(commands, COMMANDS[name][0]))
+        one.command(name)(getattr(commands, only))
     return typer.main.get_command(one)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
+from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.constrain import Constrained, ConstrainSettings, release
 from sparsem.constrain import constrain as _constrain
 from sparsem.execution import Execution
@@ -18,7 +18,6 @@ from sparsem.report.page import report as _report
 from sparsem.report.render import RenderSettings
 from sparsem.report.render import render as _render
 from sparsem.store.sample import Sample
-from sparsem.study import describe
 
 
 @command(ConstrainSettings, spread=True)
@@ -128,17 +127,3 @@ def export(
         return Outcome([f"{program}: {how}" for program, how in known.items()], data=known)
     target = out or Path(wanted.pop())
     return Outcome([f"Wrote {_export(sample, wanted, target, settings, on)}"], data={"file": target})
-
-
-@command()
-def info(path: SamplePath, *, on: Execution) -> Outcome:
-    """Tell what a sample holds, and what was done to it."""
-    data = describe(Sample.open(path))
-    lines = [
-        f"{path}: {size_in_words(data['shape'])} voxels (z y x) of {lengths_in_words(data['voxel_nm'])} nm, {data['dtype']}",
-        f"size: {lengths_in_words(data['size_um'])} um; {data['levels']} levels",
-    ]
-    lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
-    lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("images", "probabilities", "labels", "truth", "tables") if data[folder]]
-    lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
-    return Outcome(lines, data=data)

@@ -1,11 +1,13 @@
 """Settings of ``measure``, and which label volumes of a sample are results."""
 
+from typing import Any
+
 from pydantic import Field, field_validator
 
 from sparsem.constrain import SUFFIX
 from sparsem.measure.nucleolus import Fill
 from sparsem.measure.pattern_spectrum import Element
-from sparsem.settings import Settings
+from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample
 
 STEPS = ("-interior", "-boundary", "-regions", "-objects", SUFFIX)  # labels that only lead to a result
@@ -20,6 +22,7 @@ class MeasureSettings(Settings):
     nucleolus: str = Field("nucleolus", description="name of the nucleoli")
     image: str | None = Field(None, description="image whose texture is measured; the newest one if not given")
     least_voxels: int = Field(27, ge=1, description="connected voxels of a mask that are fewer are specks, counted but not measured")
+    least_um3: dict[str, float] = Field({}, description="NAME=VOLUME in cubic micrometres below which parts of a mask are specks too")
     budget_mvoxels: float = Field(
         32, gt=0, description="million voxels of a structure's largest object; beyond that a coarser level is read"
     )
@@ -35,6 +38,11 @@ class MeasureSettings(Settings):
     spectrum_element: Element = Field("ball", description="structuring element: ball or box")
     fill: Fill = Field("3d", description="how cavities are filled: 3d, or 2d slice by slice")
     protrusion_nm: float = Field(400, gt=0, description="parts of a cell thinner than this are protrusions")
+
+    @field_validator("least_um3", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return named_values(value, "nucleus=0.5")
 
     @field_validator("grey_range")
     @classmethod

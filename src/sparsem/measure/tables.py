@@ -1,6 +1,7 @@
 """The stage ``measure``: one tidy table a structure, one row an object; and one of the cells, one row a cell."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -126,7 +127,8 @@ def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple
                 )
     for name, volume in labels.items():
         if volume.dtype == np.uint8:  # a mask: objects are numbered in 16 or 32 bit
-            volumes[name], count, voxels = numbered_objects(sample, name, volume, settings.least_voxels, on)
+            least = max(settings.least_voxels, math.ceil(settings.least_um3.get(name, 0) / volume.voxel_size.volume_um3))
+            volumes[name], count, voxels = numbered_objects(sample, name, volume, least, on)
             specks[name] = Specks(count, voxels)
         else:
             volumes[name], specks[name] = volume, Specks(0, 0)

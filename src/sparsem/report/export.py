@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
-import trimesh
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -106,6 +105,8 @@ def _write_meshes(sample: Sample, names: Sequence[str], path: Path, settings: Ex
     there = [one for one in layers if one.labels]
     if problems or not there:
         raise SampleError(problems[0] if problems else f"{sample.path.name} has no labels; run 'sparsem predict' first.")
+    import trimesh  # takes a second to load, and only meshes need it
+
     scene, solids = trimesh.Scene(), 0
     with Meter(f"export {path.name}", len(there) + 1, quiet=on.quiet) as meter:
         for one in there:
@@ -129,7 +130,9 @@ def _write_meshes(sample: Sample, names: Sequence[str], path: Path, settings: Ex
     return path
 
 
-def _trimesh(solid: Solid) -> trimesh.Trimesh:
+def _trimesh(solid: Solid) -> Any:
+    import trimesh
+
     vertices: NDArray[np.float64] = solid.mesh.vertices[:, ::-1]  # x, y, z
     colour = (*solid.colour, 255)
     material = trimesh.visual.material.PBRMaterial(baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.8, name=solid.name)

@@ -26,7 +26,7 @@ from sparsem.report.plots import Strip, dice_curves, organelles_per_cell, spectr
 from sparsem.report.scene import scene
 from sparsem.report.slices import chosen_slices, slice_pictures
 from sparsem.report.warnings import Notice, notices
-from sparsem.settings import Settings
+from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Volume, write_atomically
 
@@ -48,12 +48,7 @@ class ReportSettings(Settings):
     @field_validator("truth", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return value
-        parts = [str(one).partition("=") for one in value]
-        if not all(name and path for name, _, path in parts):
-            raise ValueError("expected NAME=VOLUME, for example nucleus=all_nuclei.tif")
-        return {name: path for name, _, path in parts}
+        return named_values(value, "nucleus=all_nuclei.tif")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Stills and turntable videos of structures in 3D, drawn off-screen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sparsem.execution import HERE, Execution
 from sparsem.progress import Meter
 from sparsem.report.layers import layers_of
 from sparsem.report.solids import Axis, Box, Cut, Solid, solids_of, whole_box
-from sparsem.settings import Settings
+from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample
 
 MARGIN = 0.05  # of an object's box, around it
@@ -45,12 +45,7 @@ class RenderSettings(Settings):
     @field_validator("see_through", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return value
-        parts = [str(one).partition("=") for one in value]
-        if not all(name and number for name, _, number in parts):
-            raise ValueError("expected NAME=OPACITY, for example nucleus=0.3")
-        return {name: number for name, _, number in parts}
+        return named_values(value, "nucleus=0.3")
 
 
 def render(sample: Sample, path: str | Path, settings: RenderSettings = RenderSettings(), on: Execution = HERE) -> Path:

@@ -1,0 +1,92 @@
+"""The commands that bring something in, and the one that tells what is there. They load no network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsem.annotations import annotated_structures
+from sparsem.cells.segment import CellsSettings
+from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
+from sparsem.contents import describe
+from sparsem.execution import Execution
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings
+from sparsem.labelling import import_annotation as _import_annotation
+from sparsem.phantom import PhantomSettings
+from sparsem.phantom import phantom as _phantom
+from sparsem.store.sample import Sample
+
+
+@command(PhantomSettings, spread=True)
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")], *, settings: PhantomSettings, on: Execution
+) -> Outcome:
+    """Make a synthetic tumour volume with exact truth, to try things on and to test.
+
+    Example: sparsem phantom toy.zarr --shape 48 512 512 --voxel-nm 8 8 8 --cells 6 --seed 1
+    """
+    sample = _phantom(out, settings, on)
+    truth = [f"truth/{name}" for name in sample.names("truth")]
+    return Outcome(
+        [f"Wrote {out} with {', '.join(truth)} and tables/phantom_slices"], f"sparsem info {out}", {"sample": sample.path, "truth": truth}
+    )
+
+
+@command(ImportSettings, spread=True)
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="a TIFF, a folder of slices, a 'glob*.tif' in quotes, a Zarr")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")],
+    *,
+    settings: ImportSettings,
+    on: Execution,
+) -> Outcome:
+    """Bring a stack in: TIFF, BigTIFF, OME-TIFF, a folder or glob of TIFF or PNG slices, Zarr or OME-Zarr.
+
+    Example: sparsem import slices/ liver.zarr --voxel-nm 8 4 4
+    """
+    sample = import_stack(source, out, settings, on)
+    image = sample.image("raw")
+    return Outcome(
+        [f"Wrote {out}: {size_in_words(image.shape)} voxels of {lengths_in_words(image.voxel_size)} nm"],
+        f"sparsem annotate import {out} NAME MASKS",
+        {"sample": sample.path, "shape": image.shape, "voxel_nm": list(image.voxel_size)},
+    )
+
+
+@command(AnnotationSettings)
+def annotate_import(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure, such as mitochondrion; or a set that --classes names")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="a folder of masks with slice numbers in their names, or a labelled volume")],
+    *,
+    settings: AnnotationSettings,
+    on: Execution,
+) -> Outcome:
+    """Bring hand-labelled slices in. A slice that you did not label is not background: it is not known.
+
+    Examples: sparsem annotate import liver.zarr nucleus masks/nuclei
+    or sparsem annotate import liver.zarr organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
+    """
+    sample = Sample.open(path)
+    _import_annotation(sample, name, source, settings, on.overwrite)
+    found = annotated_structures(sample)
+    lines = [f"{structure}: {len(z)} labelled slices ({', '.join(map(str, z))}; the first slice is 0)" for structure, z in found.items()]
+    separated = f"{name}-regions" in sample.names("labels")
+    learn = f" --cells {name}" if name == CellsSettings().cells else ""
+    following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
+    return Outcome([f"Wrote annotations/{name}", *lines], following, {"annotations": found})
+
+
+@command()
+def info(path: SamplePath, *, on: Execution) -> Outcome:
+    """Tell what a sample holds, and what was done to it."""
+    data = describe(Sample.open(path))
+    lines = [
+        f"{path}: {size_in_words(data['shape'])} voxels (z y x) of {lengths_in_words(data['voxel_nm'])} nm, {data['dtype']}",
+        f"size: {lengths_in_words(data['size_um'])} um; {data['levels']} levels",
+    ]
+    lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
+    lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("images", "probabilities", "labels", "truth", "tables") if data[folder]]
+    lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
+    return Outcome(lines, data=data)

@@ -1,0 +1,23 @@
+"""What a sample holds, at a glance."""
+
+from typing import Any
+
+from sparsem.annotations import annotated_structures
+from sparsem.store.sample import Sample
+
+
+def describe(sample: Sample) -> dict[str, Any]:
+    """What a sample holds and what was done to it: shape, voxel size, structures by folder, tables, history."""
+    image = sample.image("raw")
+    return {
+        "sample": sample.path,
+        "shape": image.shape,
+        "dtype": str(image.dtype),
+        "voxel_nm": list(image.voxel_size),
+        "size_um": [round(n * nm / 1000, 2) for n, nm in zip(image.shape, image.voxel_size, strict=True)],
+        "levels": image.levels,
+        "annotations": annotated_structures(sample),
+        **{folder: sample.names(folder) for folder in ("images", "probabilities", "labels", "truth")},
+        "tables": sorted(table.stem for table in (sample.path / "tables").glob("*.parquet")),
+        "history": sample.history(),
+    }
