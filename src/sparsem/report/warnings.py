@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparsem.constrain import SUFFIX
+from sparsem.constrain import SUFFIX, result_of
+from sparsem.errors import SparsemError
 from sparsem.store.sample import Sample
 
 LOW_DICE = 0.8
@@ -48,17 +49,33 @@ def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
     if not _has(sample, "measured"):
         yield Notice("Nothing was measured yet; run 'sparsem measure'.", True)
         return
-    made = [entry["settings"] for entry in sample.history() if entry["stage"] == "measure"]
     table = sample.read_table("measured").to_pylist()
     for row in table:
-        name = row["structure"]
         yield from _of_structure(row)
-        labels = next((one for one in (f"{name}-objects", name) if one in sample.names("labels")), None)
-        stale = labels is None or (made and made[-1].get(f"input labels/{name}") != sample.volume("labels", labels).fingerprint)
-        if stale:
-            yield Notice(f"{name} has changed since it was measured; run 'sparsem measure --overwrite'.", True)
+        if _changed(sample, row["structure"]):
+            yield Notice(f"{row['structure']} has changed since it was measured; run 'sparsem measure --overwrite'.", True)
     for name in sorted(set(structures) - {row["structure"] for row in table}):
         yield Notice(f"{name} was not measured.", True)
+
+
+def _changed(sample: Sample, name: str) -> bool:
+    """Whether a structure's labels are others than those that were measured."""
+    try:
+        labels = result_of(sample, name).fingerprint
+    except SparsemError:
+        return True
+    numbered = f"{name}-objects"
+    if numbered in sample.names("labels"):
+        if _input_of(sample, f"objects-{name}", "mask") != labels:
+            return True
+        labels = sample.volume("labels", numbered).fingerprint
+    return _input_of(sample, "measure", f"labels/{name}") != labels
+
+
+def _input_of(sample: Sample, stage: str, name: str) -> object:
+    """Fingerprint of what a stage read when it last ran."""
+    made = [entry["settings"] for entry in sample.history() if entry["stage"] == stage]
+    return made[-1].get(f"input {name}") if made else None
 
 
 def _of_structure(row: dict[str, object]) -> Iterator[Notice]:

@@ -1,0 +1,208 @@
+"""Meshes without seams, solids, pictures, videos and files for other programs."""
+
+import json
+import shutil
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from sparsem.errors import InputError, SampleError
+from sparsem.execution import Execution
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.tables import measure
+from sparsem.report.export import NEUROGLANCER, ExportSettings, export, neuroglancer_state, viewers
+from sparsem.report.layers import layers_of
+from sparsem.report.mesh import Mesh, mesh_of, simplified
+from sparsem.report.render import RenderSettings, render
+from sparsem.report.solids import Cut, solids_of, whole_box
+from sparsem.store.sample import Sample
+from tests.bodies import body
+from tests.conftest import copy_of
+from tests.test_measure import VOXEL, ball, tissue_of
+
+SMALL = RenderSettings(width=160, height=120, triangles=20_000)
+AGAIN = Execution(overwrite=True, quiet=True)
+
+
+def made(mask: NDArray[np.bool_], depth: int, voxel: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Mesh:
+    return mesh_of(lambda first, last: mask[first:last], mask.shape, voxel, depth)
+
+
+def volume_of(mesh: Mesh) -> float:
+    """Enclosed by the triangles, positive if they are seen from outside counter-clockwise in (x, y, z)."""
+    a, b, c = (mesh.vertices[mesh.triangles[:, k]][:, ::-1] for k in range(3))
+    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
+
+
+def corners(mesh: Mesh) -> NDArray[np.float64]:
+    """Triangles as rows of coordinates, in an order that does not depend on how they were found."""
+    found = np.sort(np.round(mesh.vertices, 4)[mesh.triangles].view([("z", float), ("y", float), ("x", float)])[..., 0], axis=1)
+    flat = found.view(float).reshape(len(found), 9)
+    return np.asarray(flat[np.lexsort(flat.T)])
+
+
+@pytest.mark.parametrize("depth", [1, 4, 7, 100])
+def test_meshes_of_blocks_have_no_seams(depth: int) -> None:
+    mask = np.random.default_rng(0).random((21, 24, 25)) < 0.4
+    mesh, whole = made(mask, depth), made(mask, 1000)
+    edges = np.sort(mesh.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, shared = np.unique(edges, axis=0, return_counts=True)
+    assert (shared == 2).all()  # closed: every edge has a triangle on each side
+    assert len(mesh.vertices) == len(whole.vertices)
+    np.testing.assert_allclose(corners(mesh), corners(whole), atol=2e-4)
+
+
+@pytest.mark.parametrize("voxel", [(1.0, 1.0, 1.0), (5.0, 1.0, 1.0)])
+def test_a_mesh_lies_where_its_body_does(voxel: tuple[float, float, float]) -> None:
+    across = 40.0 * voxel[0]
+    found = body("ball", across, voxel)
+    mesh = made(found.mask, 9, voxel)
+    assert volume_of(mesh) == pytest.approx(found.truth["volume_um3"], rel=0.02)
+    middle = (np.argwhere(found.mask).mean(axis=0) + 0.5) * voxel
+    np.testing.assert_allclose((mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2, middle, atol=0.6 * voxel[0])
+
+
+def test_an_object_at_the_border_is_closed_there_and_nothing_makes_no_mesh() -> None:
+    mesh = made(np.ones((6, 7, 8), bool), 3)
+    assert mesh.vertices.min() >= -0.1
+    assert (mesh.vertices.max(axis=0) <= (6.1, 7.1, 8.1)).all()
+    assert volume_of(mesh) == pytest.approx(6 * 7 * 8, rel=0.25)  # corners of so small a box are round
+    assert len(made(np.zeros((4, 5, 6), bool), 2).triangles) == 0
+
+
+def test_fewer_triangles_keep_the_shape() -> None:
+    mesh = made(body("torus", 60, (1, 1, 1)).mask, 100)
+    fewer = simplified(mesh, 2000)
+    assert len(fewer.triangles) <= 2000 < len(mesh.triangles)
+    assert volume_of(fewer) == pytest.approx(volume_of(mesh), rel=0.02)
+    assert simplified(fewer, 10_000) is fewer
+
+
+@pytest.fixture(scope="module")
+def tissue_with_cells(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return tissue_of(tmp_path_factory.mktemp("rendered") / "s.zarr")
+
+
+def test_solids_cut_open_show_their_inside(tissue_with_cells: Sample) -> None:
+    layers, problems = layers_of(tissue_with_cells, ["nucleolus"], "cells", {})
+    assert problems == []
+    assert layers[0].labels is not None
+    box = whole_box(layers[0].labels)
+    (whole,) = solids_of(layers[0], box, 1e9, 0)
+    (half,) = solids_of(layers[0], box, 1e9, 0, Cut("z", 9.5 / 19))
+    assert half.mesh.vertices[:, 0].min() == pytest.approx(10 * 0.02, abs=0.012)
+    assert volume_of(half.mesh) < 0.6 * volume_of(whole.mesh)
+    assert whole.colour == (213, 40, 30)
+
+
+def test_every_cell_is_a_solid_of_its_own(tissue_with_cells: Sample) -> None:
+    (layer,), _ = layers_of(tissue_with_cells, ["cells"], "cells", {})
+    assert layer.labels is not None
+    solids = list(solids_of(layer, whole_box(layer.labels), 1e9, 3000))
+    assert [one.name for one in solids] == ["7", "300", "70000"]
+    assert len({one.colour for one in solids}) == 3
+    assert volume_of(solids[0].mesh) == pytest.approx(17 * 52 * 31 * VOXEL.volume_um3, rel=0.1)
+    low = solids[1].mesh.vertices.min(axis=0)
+    np.testing.assert_allclose(low, np.array([1, 4, 36]) * VOXEL / 1000, atol=0.012)
+
+
+def test_stills_show_the_structures_in_their_colours(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    path = render(tissue_with_cells, tmp_path / "a.png", SMALL.model_copy(update={"structure": ("nucleolus",)}))
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert picture.shape == (120, 160, 3)
+    red = (picture[..., 0] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 2] + 60)
+    assert 0.01 < red.mean() < 0.9
+    assert (picture[0] == 255).all()
+    everything = np.asarray(Image.open(render(tissue_with_cells, tmp_path / "b.png", SMALL)).convert("RGB"))
+    assert np.unique(everything.reshape(-1, 3), axis=0).shape[0] > 100
+
+
+def test_one_object_is_drawn_close_and_cut(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
+    measure(sample, MeasureSettings(texture=False))
+    near = SMALL.model_copy(update={"structure": ("nucleus", "nucleolus"), "object": "nucleus=2", "cut": "z"})
+    assert render(sample, tmp_path / "a.png", near).exists()
+    with pytest.raises(InputError, match="has no object 9; it has 2"):
+        render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus=9"}))
+    with pytest.raises(InputError, match="expects NAME=NUMBER"):
+        render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus"}))
+
+
+def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    import cv2
+
+    settings = SMALL.model_copy(update={"structure": ("nucleus",), "seconds": 0.4, "frames_per_second": 10})
+    video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
+    frames = []
+    while True:
+        there, frame = video.read()
+        if not there:
+            break
+        frames.append(frame)
+    assert len(frames) == 4
+    assert frames[0].shape == (120, 160, 3)
+    assert np.abs(frames[0].astype(int) - frames[1]).mean() > 0.2  # it turns
+
+
+def test_pictures_are_refused_in_a_sentence(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(b"precious")
+    for name, sentence in (("a.jpg", "NAME.png, a turntable NAME.mp4"), ("there.png", "exists; use --overwrite")):
+        with pytest.raises(InputError, match=sentence):
+            render(tissue_with_cells, tmp_path / name, SMALL)
+    assert (tmp_path / "there.png").read_bytes() == b"precious"
+    with pytest.raises(SampleError, match="has no labels/lysosome"):
+        render(tissue_with_cells, tmp_path / "a.png", SMALL.model_copy(update={"structure": ("lysosome",)}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.png"]
+
+
+@pytest.mark.parametrize("ending", ["glb", "stl", "obj"])
+def test_meshes_open_elsewhere(tissue_with_cells: Sample, tmp_path: Path, ending: str) -> None:
+    import trimesh
+
+    path = export(tissue_with_cells, ["nucleus", "nucleolus"], tmp_path / f"n.{ending}")
+    found: Any = trimesh.load(path)
+    parts = list(found.geometry.values()) if hasattr(found, "geometry") else [found]
+    volume = sum(abs(part.volume) for part in parts)
+    labels = [tissue_with_cells.volume("labels", name).read(slice(None)) for name in ("nucleus", "nucleolus")]
+    assert volume == pytest.approx(sum(int(one.sum()) for one in labels) * VOXEL.volume_um3, rel=0.1)
+    extents = (np.argwhere(labels[0]).max(axis=0) - np.argwhere(labels[0]).min(axis=0) + 1) * np.array(VOXEL) / 1000
+    np.testing.assert_allclose(found.extents, extents[::-1], atol=0.02)  # x, y, z in µm
+    if ending == "glb":
+        assert sorted(found.geometry) == ["nucleolus", "nucleus"]
+
+
+def test_tables_and_stacks_are_exported_too(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    assert (tmp_path / "t.csv") == export(tissue_with_cells, ["tracks_cells"], tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8").startswith('"track","identity"')
+    assert export(tissue_with_cells, ["tracks_cells"], tmp_path / "t.parquet").exists()
+    stack = export(tissue_with_cells, ["nucleus"], tmp_path / "n.tif")
+    assert (tifffile.imread(stack) > 0).sum() == (ball((9, 30, 18), 125) | ball((9, 30, 50), 100)).sum()
+    for names, name, sentence in (
+        (["nucleus"], "a.xyz", "does not say what to write"),
+        (["nucleus", "cells"], "a.tif", "holds one piece of a sample; got 2"),
+        (["nucleus"], "n.tif", "exists; use --overwrite"),
+        (["what/nucleus"], "b.tif", "is not part of a sample"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            export(tissue_with_cells, names, tmp_path / name)
+    with pytest.raises(SampleError, match="has no labels/lysosome"):
+        export(tissue_with_cells, ["lysosome"], tmp_path / "l.glb", ExportSettings())
+
+
+def test_viewers_open_what_is_there(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    sample = copy_of(tissue_with_cells, tmp_path / "a b.zarr")
+    told = viewers(sample)
+    assert told["napari"] == f'napari --plugin napari-ome-zarr "{sample.path}"'
+    state = json.loads(urllib.parse.unquote(told["neuroglancer"].removeprefix(NEUROGLANCER)))
+    assert state == neuroglancer_state(sample, "cells")
+    assert [layer["name"] for layer in state["layers"]] == ["raw", "cells", "mitochondrion", "nucleolus", "nucleus"]
+    for layer in state["layers"]:
+        place = urllib.parse.unquote(layer["source"].removeprefix("zarr3://http://localhost:9000/"))
+        assert (sample.path.parent / place / "zarr.json").exists()
+    shutil.rmtree(sample.path)

@@ -1,0 +1,269 @@
+"""The page: what it holds, what it says where something is missing, and how it behaves in a real browser."""
+
+import base64
+import json
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparsem.constrain import constrain
+from sparsem.errors import InputError, SampleError
+from sparsem.execution import Execution
+from sparsem.geometry import VoxelSize
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.tables import measure
+from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
+from sparsem.report.mesh import Mesh
+from sparsem.report.page import ReportSettings, report
+from sparsem.report.slices import slice_pictures
+from sparsem.score.against import score
+from sparsem.store.sample import Sample
+from tests.conftest import copy_of, drawn, put
+from tests.test_measure import SHAPE, tissue_of
+
+AGAIN = Execution(overwrite=True, quiet=True)
+SMALL = ReportSettings(slices=5, triangles=6000)
+MEASURES = MeasureSettings(least_voxels=8, spectrum_sizes=3, protrusion_nm=60)
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """Measured, constrained, with a truth and scores."""
+    sample = tissue_of(tmp_path_factory.mktemp("reported") / "tissue.zarr")
+    for name in ("nucleus", "nucleolus", "mitochondrion"):
+        labels = sample.volume("labels", name).read(slice(None))
+        put(sample, f"probabilities/{name}", np.where(labels > 0, 220, 20).astype(np.uint8), 7, VoxelSize(20, 10, 10))
+        put(sample, f"truth/{name}", np.roll(labels, 1, axis=2), 7, VoxelSize(20, 10, 10))
+        score(sample, name)
+    constrain(sample)
+    measure(sample, MEASURES)
+    return sample
+
+
+@pytest.fixture(scope="module")
+def page(complete: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two samples side by side, the second one under a name that a page must not take for its own language."""
+    folder = tmp_path_factory.mktemp("page")
+    other = copy_of(complete, folder / '<b>O\'Hara & "Sons"<script>alert(1).zarr')
+    return report([complete.path, other.path], folder / "report.html", SMALL).path
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    text = page.read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return dict(json.loads(found.group(1)))
+
+
+def test_the_page_loads_nothing_and_escapes_names(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    places = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+    assert places
+    assert all(one.startswith(("#", "data:")) for one in places)
+    assert "@import" not in text
+    assert "url(http" not in text
+    assert page.stat().st_size < 15_000_000
+
+
+def test_everything_is_on_it(page: Path, complete: Sample) -> None:
+    text = page.read_text(encoding="utf-8")
+    for words in ("Summary", "every feature", "pattern spectrum", "Dice along z: tissue", "Organelle volume per cell", "How it was made"):
+        assert words in text, words
+    assert "equation 8, Machireddy et al. 2023" in text
+    samples = data_of(page)["samples"]
+    assert [len(one["slices"]) for one in samples] == [3, 3]
+    assert set(samples[0]["slices"][0]["found"]) == {"cells", "nucleus", "nucleolus", "mitochondrion"}
+    assert set(samples[0]["slices"][0]["truth"]) == {"nucleus", "nucleolus", "mitochondrion"}
+    assert [one["name"] for one in samples[0]["scene"]["structures"]] == ["cells", "nucleus", "nucleolus", "mitochondrion"]
+    assert samples[0]["scene"]["size"] == pytest.approx([0.38, 0.6, 0.7])
+    downloads = dict(re.findall(r'data-file="([^"]+)" data-content="([^"]+)"', text))
+    csv = zlib.decompress(base64.b64decode(downloads["tissue_nucleus.csv"])).decode()
+    assert csv.splitlines()[0].startswith('"object","cell"')
+    assert len(csv.splitlines()) == 1 + complete.read_table("nucleus").num_rows
+    both = zlib.decompress(base64.b64decode(downloads["nucleus.csv"])).decode()
+    assert len(both.splitlines()) == 1 + 2 * complete.read_table("nucleus").num_rows
+
+
+def test_pictures_are_what_they_are_of(complete: Sample) -> None:
+    grey = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
+    assert np.abs(np.asarray(opened(grey_picture(grey, 95)).convert("L")).astype(int) - grey).mean() < 4
+    mask = drawn("....", ".11.", ".11.") > 0
+    picture = np.asarray(opened(mask_picture(mask, (10, 200, 30))).convert("RGBA"))
+    np.testing.assert_array_equal(picture[..., 3] > 0, mask)
+    cells = np.asarray(opened(cells_picture(drawn("1122", "1122", "....", "...."))).convert("RGBA"))
+    assert (cells[3, 0, 3], cells[0, 0, 3]) == (0, 255)
+    (entry,) = slice_pictures(complete.image(), [], [4], 900, 10**6)
+    assert opened(entry["image"]).size == (SHAPE[2], SHAPE[1])
+    mesh = Mesh(np.array([[0.0, 0, 0], [1, 2, 3], [2, 2, 2]]), np.array([[0, 1, 2]]))
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(packed_mesh(mesh, np.zeros(3), 4.0)["vertices"])), np.uint8)
+    steps = planes.reshape(2, -1).T.copy().view("<u2").reshape(3, 3)
+    np.testing.assert_allclose(steps / 65535 * 4, mesh.vertices[:, ::-1], atol=1e-4)
+
+
+def opened(uri: str) -> Image.Image:
+    import io
+
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+
+
+def told(sample: Sample, path: Path, settings: ReportSettings = SMALL) -> str:
+    made = report([sample.path], path, settings, AGAIN)
+    return " ".join(one.text for some in made.notices.values() for one in some)
+
+
+def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_path: Path) -> None:
+    sample, page = copy_of(complete, tmp_path / "s.zarr"), tmp_path / "r.html"
+    words = told(sample, page, SMALL.model_copy(update={"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}))
+    assert "s.zarr has no labels/lysosome" in words
+    assert "The truth of nucleus is not shown: There is no file or folder nowhere.tif" in words
+    assert set(data_of(page)["samples"][0]["slices"][0]["found"]) == {"nucleus"}
+    put(sample, "labels/odd", np.ones((4, 60, 70), np.uint8))
+    assert "odd has the shape (4, 60, 70), its image (19, 60, 70): it is not laid over the slices" in told(sample, page)
+    shutil.rmtree(sample.path / "labels" / "odd")
+    put(sample, "labels/mitochondrion", np.zeros(SHAPE, np.uint8), 7, VoxelSize(20, 10, 10))
+    words = told(sample, page)
+    assert "labels/mitochondrion of s.zarr has changed since it was constrained" in words
+    assert "nucleus" in data_of(page)["samples"][0]["slices"][0]["found"]
+
+
+def test_a_sample_without_image_and_one_that_is_none(complete: Sample, tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "labels only.zarr")
+    put(sample, "labels/nucleus", complete.volume("labels", "nucleus").read(slice(None)), 7, VoxelSize(20, 10, 10))
+    (tmp_path / "none.zarr").mkdir()
+    made = report([sample.path, tmp_path / "none.zarr", complete.path], tmp_path / "r.html", SMALL)
+    words = " ".join(one.text for some in made.notices.values() for one in some)
+    assert "labels only.zarr has no image: its slices are not shown" in words
+    assert "none.zarr is not a sparsem sample" in words
+    samples = data_of(made.path)["samples"]
+    assert [len(one["slices"]) for one in samples] == [0, 0, 3]
+    assert [bool(one["scene"].get("structures")) for one in samples] == [True, False, True]
+    with pytest.raises(SampleError, match="is not a sparsem sample"):
+        report([tmp_path / "none.zarr"], tmp_path / "n.html")
+
+
+def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) -> None:
+    words = told(complete, tmp_path / "r.html")
+    assert "Nobody compared cells with a truth" in words
+    assert "nucleus was not compared" not in words
+    bare = Sample.create(tmp_path / "bare.zarr")
+    put(bare, "", np.zeros(SHAPE, np.uint8), 7)
+    put(bare, "labels/nucleus", np.zeros(SHAPE, np.uint8), 7)
+    assert "Nothing was measured yet; run 'sparsem measure'" in told(bare, tmp_path / "b.html")
+    measure(bare, MEASURES)
+    assert "nucleus: no object was found" in told(bare, tmp_path / "b.html")
+    put(bare, "labels/nucleus", np.ones(SHAPE, np.uint8), 7)
+    assert "nucleus has changed since it was measured; run 'sparsem measure --overwrite'" in told(bare, tmp_path / "b.html")
+    measure(bare, MEASURES, AGAIN)
+    assert "nucleus: 1 of 1 objects are cut by the border" in told(bare, tmp_path / "b.html")
+
+
+def test_pages_are_not_overwritten_unless_asked(complete: Sample, tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    page.write_text("precious")
+    with pytest.raises(InputError, match="exists; use --overwrite"):
+        report([complete.path], page)
+    with pytest.raises(InputError, match=r"ends in \.html, got 'r\.pdf'"):
+        report([complete.path], tmp_path / "r.pdf")
+    with pytest.raises(InputError, match="at least one sample"):
+        report([], tmp_path / "s.html")
+    assert page.read_text() == "precious"
+    report([complete.path], page, SMALL, AGAIN)
+    assert page.stat().st_size > 50_000
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium that draws WebGL in software, and puts downloads into a folder."""
+    program, driver = (next(filter(None, map(shutil.which, names)), None) for names in (("chromium", "google-chrome"), ("chromedriver",)))
+    if not program or not driver:
+        pytest.skip("no Chromium with its driver on this machine (Debian: apt install chromium chromium-driver)")
+    from selenium import webdriver
+
+    folder = tmp_path_factory.mktemp("downloads")
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"):
+        options.add_argument(flag)
+    options.binary_location = program
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    running: Any = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    running.downloads = folder
+    yield running
+    running.quit()
+
+
+def until(what: Any, seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")
+
+
+PIXELS = """const canvas = document.querySelector("canvas"), gl = canvas.getContext("webgl2");
+const out = new Uint8Array(4 * canvas.width * canvas.height);
+gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, out);
+const counts = new Map();
+for (let i = 0; i < out.length; i += 4) {
+  const key = out[i] << 16 | out[i + 1] << 8 | out[i + 2];
+  counts.set(key, (counts.get(key) || 0) + 1);
+}
+return [counts.size, out.length / 4 - Math.max(...counts.values())];"""
+
+
+@pytest.mark.xdist_group("browser")
+def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
+    browser.set_window_size(1400, 1000)
+    browser.get(page.as_uri())
+    drawn_scene = "const one = document.querySelector('canvas'); return Number(one.dataset.drawn || 0)"
+    until(lambda: browser.execute_script(drawn_scene))
+    colours, covered = browser.execute_script(PIXELS)
+    assert colours > 30  # the 3D scene draws
+    assert covered > 1000
+
+    def source(kind: str) -> list[str]:
+        return list(browser.execute_script(f"return [...document.querySelectorAll('.stack.{kind} img')].map((one) => one.src)"))
+
+    before, text = source("found"), browser.execute_script("return document.querySelector('.leaf output').textContent")
+    move = "const one = document.querySelector('.slider'); one.value = 0; one.dispatchEvent(new Event('input', {bubbles: true}))"
+    browser.execute_script(move)  # the slice slider moves
+    assert source("found")[0] != before[0]
+    assert browser.execute_script("return document.querySelector('.leaf output').textContent") != text
+    layers = len(source("found"))
+    browser.execute_script("document.querySelector('.leaf input.layer').click()")  # a structure switches off in the slices
+    assert len(source("found")) < layers
+    frames = browser.execute_script(drawn_scene)
+    browser.execute_script("document.querySelector('.scene input.layer').click()")  # and in 3D
+    until(lambda: browser.execute_script(drawn_scene) > frames)
+    assert browser.execute_script(PIXELS) != [colours, covered]
+    frames = browser.execute_script(drawn_scene)
+    press = "document.querySelector('canvas').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
+    browser.execute_script(press)  # it turns by the keyboard
+    until(lambda: browser.execute_script(drawn_scene) > frames)
+    browser.execute_script("document.querySelector('figure .download').click()")  # a download arrives
+    file = until(lambda: next(iter(browser.downloads.glob("*.csv")), None))
+    assert until(lambda: file.read_text(encoding="utf-8")).startswith('"structure","z","annotated"')
+    assert browser.execute_script("return document.querySelector('h1').textContent") == "sparsem report"
+    assert not [one for one in browser.get_log("browser") if one["level"] == "SEVERE"]  # no console error
+
+
+@pytest.mark.xdist_group("browser")
+def test_the_page_fits_a_telephone(browser: Any, page: Path) -> None:
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(page.as_uri())
+    until(lambda: browser.execute_script("return document.querySelectorAll('.stack img').length"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
