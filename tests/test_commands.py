@@ -214,7 +214,7 @@ def readme_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_readme_commands_run(tissue: Sample, tmp_path: Path) -> None:
+def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ``sparsem`` line of the README, word for word but for a smaller training, on a small stack of that name."""
     tifffile.imwrite(tmp_path / "liver.tif", tissue.image().read(slice(None)), photometric="minisblack")
     truth = tissue.volume("truth", "nucleus").read(slice(None))
@@ -232,14 +232,15 @@ def test_the_readme_commands_run(tissue: Sample, tmp_path: Path) -> None:
     small = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
     study = "\n".join(readme_blocks("toml")).replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2")
     (tmp_path / "study.toml").write_text(study)
+    monkeypatch.chdir(tmp_path)
     lines = [line for block in readme_blocks("bash") for line in block.splitlines() if line.startswith("sparsem ")]
     assert len(lines) >= 7
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         if words[0] == "demo":
             continue  # the demo has its own test
-        result = outside(*words, *(small if words[0] == "train" else []), folder=tmp_path)
-        assert result.returncode == 0, f"{line}\n{result.stderr}"
+        result = sparsem(*words, *(small if words[0] == "train" else []))
+        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
 
 
 def test_the_readme_python_runs(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
