@@ -10,7 +10,8 @@ import tifffile
 
 from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
-from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.ingest import ImportSettings
+from sparsem.labelling import AnnotationSettings, import_annotation, import_labels
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
 from tests.conftest import LABELLED, TISSUE, files_in, truth_of
@@ -199,3 +200,34 @@ def test_labels_that_a_kill_left_aside_come_back(own_tissue: Sample, masks: Path
     import_as(own_tissue, "core", picture(tmp_path, "core_z005.tif", np.ones((Y, X))), add=True)
     assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
     assert not aside.exists()
+
+
+def test_labels_made_elsewhere_come_in_as_masks_or_with_their_numbers(own_tissue: Sample, tmp_path: Path) -> None:
+    truth = own_tissue.volume("truth", "mitochondrion").read(slice(None))
+    tifffile.imwrite(tmp_path / "numbers.tif", truth, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "mask.tif", (truth > 0).astype(np.uint8) * 255, photometric="minisblack")
+    import_labels(own_tissue.path, "numbers", tmp_path / "numbers.tif")
+    import_labels(own_tissue.path, "mask", tmp_path / "mask.tif")
+    np.testing.assert_array_equal(own_tissue.volume("labels", "numbers").read(slice(None)), truth)
+    mask = own_tissue.volume("labels", "mask")
+    assert mask.dtype == np.uint8
+    assert mask.voxel_size == own_tissue.voxel_size
+    np.testing.assert_array_equal(mask.read(slice(None)), truth > 0)
+    with pytest.raises(ResumeError, match="--overwrite"):
+        import_labels(own_tissue.path, "mask", tmp_path / "numbers.tif")
+    alone = import_labels(tmp_path / "alone.zarr", "mask", tmp_path / "mask.tif", ImportSettings(voxel_nm=(20, 20, 20), block_depth=5))
+    assert not Sample.open(alone.path).has_image
+    with pytest.raises(SampleError, match=r"alone.zarr has no image, only labels; bring it in with 'sparsem import SOURCE alone.zarr'"):
+        alone.image()
+
+
+def test_labels_made_elsewhere_that_do_not_fit_are_refused(own_tissue: Sample, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "short.tif", np.ones((3, 96, 128), np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match=r"short.tif has the shape \(3, 96, 128\), but the image of own.zarr has \(19, 96, 128\)"):
+        import_labels(own_tissue.path, "nucleus", tmp_path / "short.tif")
+    with pytest.raises(InputError, match="does not state its voxel size"):
+        import_labels(tmp_path / "new.zarr", "nucleus", tmp_path / "short.tif")
+    tifffile.imwrite(tmp_path / "half.tif", np.full((3, 96, 128), 0.5, np.float32), photometric="minisblack")
+    with pytest.raises(InputError, match="Labels are whole numbers"):
+        import_labels(tmp_path / "new.zarr", "nucleus", tmp_path / "half.tif", ImportSettings(voxel_nm=(5, 5, 5)))
+    assert not own_tissue.names("labels")

@@ -117,7 +117,7 @@ PUBLIC = {
     "sparsem.annotations": (
         "LabelledSlices annotated_image annotated_structures as_labels read_annotation restore_annotation write_annotation"
     ),
-    "sparsem.labelling": "AnnotationSettings import_annotation",
+    "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
     "sparsem.store.sample": "Sample checked_name now",

@@ -142,7 +142,7 @@ def test_a_sample_without_image_and_one_that_is_none(complete: Sample, tmp_path:
     (tmp_path / "none.zarr").mkdir()
     made = report([sample.path, tmp_path / "none.zarr", complete.path], tmp_path / "r.html", SMALL)
     words = " ".join(one.text for some in made.notices.values() for one in some)
-    assert "labels only.zarr has no image: its slices are not shown" in words
+    assert "labels only.zarr has no image, only labels" in words
     assert "none.zarr is not a sparsem sample" in words
     samples = data_of(made.path)["samples"]
     assert [len(one["slices"]) for one in samples] == [0, 0, 3]
@@ -165,6 +165,15 @@ def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) 
     assert "nucleus has changed since it was measured; run 'sparsem measure --overwrite'" in told(bare, tmp_path / "b.html")
     measure(bare, MEASURES, AGAIN)
     assert "nucleus: 1 of 1 objects are cut by the border" in told(bare, tmp_path / "b.html")
+
+
+def test_tables_beyond_the_budget_are_named(complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsem.report.page.TABLES", 4000)
+    text = report([complete.path], tmp_path / "r.html", SMALL).path.read_text(encoding="utf-8")
+    contents = re.findall(r'data-content="([^"]+)"', text)
+    assert contents
+    assert sum(map(len, contents)) <= 4000
+    assert "too large for this page, in tables/dictionary.csv of the sample" in text
 
 
 def test_pages_are_not_overwritten_unless_asked(complete: Sample, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from sparsem.store.sample import Sample
 
 def describe(sample: Sample) -> dict[str, Any]:
     """What a sample holds and what was done to it: shape, voxel size, structures by folder, tables, history."""
-    image = sample.image("raw")
+    names = sample.names("labels")
+    image = sample.image("raw") if sample.has_image else sample.volume("labels", names[0])
     return {
         "sample": sample.path,
         "shape": image.shape,

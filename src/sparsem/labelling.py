@@ -1,4 +1,4 @@
-"""Bringing hand-made labels in: from a folder of masks or a labelled volume, once or a few slices at a time."""
+"""Bringing labels in: hand-made ones of a few slices, as masks or from a labelled volume; and those of every slice, made elsewhere."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +19,14 @@ from sparsem.annotations import (
     write_annotation,
 )
 from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.execution import HERE, Execution, Needs
+from sparsem.geometry import ZBlock, z_blocks
+from sparsem.ingest import ImportSettings
 from sparsem.settings import Settings
-from sparsem.store.readers import Source, open_source
-from sparsem.store.sample import Sample
-from sparsem.store.volume import read_attributes
+from sparsem.stage import BlockResult, Stage
+from sparsem.store.readers import Source, Stack, open_source
+from sparsem.store.sample import Sample, checked_name
+from sparsem.store.volume import Kind, read_attributes, volume_spec
 
 LabelsOf = Callable[[int], Labels]
 
@@ -223,3 +227,54 @@ def _parse_numbers(text: str) -> list[int]:
         return [int(part) for part in text.replace(" ", ",").split(",") if part]
     except ValueError:
         raise InputError(f"--slices takes numbers such as 0,13,26, or 'all', or 'non-empty'; got '{text}'.") from None
+
+
+def import_labels(
+    path: str | Path, name: str, source: str | Path, settings: ImportSettings = ImportSettings(), on: Execution = HERE
+) -> Sample:
+    """Write ``labels/NAME`` from labels of every slice, made elsewhere; a mask stays a mask, numbers of objects stay theirs.
+
+    Args:
+        path: a sample, or one to make: it then holds labels and no image.
+        name: of the structure.
+        source: file, folder or glob; see ``open_source``.
+        settings: voxel size where neither sample nor format has one, block depth.
+        on: how the work is spread.
+
+    Raises:
+        InputError: the source cannot be read, differs from the sample in shape, or no voxel size is known.
+        ResumeError: there are other labels of that name, and ``on.overwrite`` is not set.
+    """
+    checked_name(name)
+    found = open_source(source, settings.dataset)
+    sample = Sample.create(path)
+    image = sample.image("raw") if sample.has_image else None
+    z, y, x = found.stack.shape
+    if image and image.shape != (z, y, x):
+        raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {image.shape}.")
+    voxel = image.voxel_size if image else found.voxel_size(settings.voxel_nm)
+    depth = image.block_depth if image else min(settings.block_depth, z)
+    blocks = z_blocks(z, depth)
+    numbers = _is_numbered(found.stack, blocks)
+    output = volume_spec(f"labels/{name}", (z, y, x), np.uint32 if numbers else np.uint8, Kind.LABELS, voxel, depth)
+    needs = Needs(depth * y * x * 14, output.nbytes // 8, "a smaller --block-depth needs less")
+    with Stage(sample, f"import-{name}", settings, {"source": str(found.identity())}, [output], on, needs) as stage:
+        stage.map(_labels_block, blocks, found.stack, output.path, numbers)
+    return sample
+
+
+def _is_numbered(stack: Stack, blocks: Sequence[ZBlock]) -> bool:
+    """Whether labels hold more than one value besides 0."""
+    first = 0
+    for block in blocks:
+        labels = as_labels(np.asarray(stack[block.own]), f"slices {block.start} to {block.stop - 1}")
+        inside = labels[labels > 0]
+        first = first or int(inside.max(initial=0))
+        if (inside != first).any():
+            return True
+    return False
+
+
+def _labels_block(block: ZBlock, stack: Stack, path: str, numbers: bool) -> BlockResult:
+    labels = as_labels(np.asarray(stack[block.own]), f"slices {block.start} to {block.stop - 1}")
+    return {path: labels if numbers else (labels > 0).astype(np.uint8)}, {}

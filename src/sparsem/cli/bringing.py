@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from sparsem.annotations import annotated_structures
@@ -11,7 +12,7 @@ from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, 
 from sparsem.contents import describe
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings
+from sparsem.labelling import AnnotationSettings, import_labels
 from sparsem.labelling import import_annotation as _import_annotation
 from sparsem.phantom import PhantomSettings
 from sparsem.phantom import phantom as _phantom
@@ -37,6 +38,7 @@ def phantom(
 def import_(
     source: Annotated[str, typer.Argument(metavar="SRC", help="a TIFF, a folder of slices, a 'glob*.tif' in quotes, a Zarr")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")],
+    labels: Annotated[str | None, typer.Option("--labels", help="SRC holds labels of every slice, of the structure of this name")] = None,
     *,
     settings: ImportSettings,
     on: Execution,
@@ -44,7 +46,12 @@ def import_(
     """Bring a stack in: TIFF, BigTIFF, OME-TIFF, a folder or glob of TIFF or PNG slices, Zarr or OME-Zarr.
 
     Example: sparsem import slices/ liver.zarr --voxel-nm 8 4 4
+    or, to measure what was found elsewhere, sparsem import mito.tif liver.zarr --labels mitochondrion
     """
+    if labels:
+        made = import_labels(out, labels, source, settings, on)
+        kind = "objects by number" if made.volume("labels", labels).dtype == np.uint32 else "a mask"
+        return Outcome([f"Wrote {out}/labels/{labels} ({kind})"], f"sparsem measure {out}", {"sample": made.path, "labels": labels})
     sample = import_stack(source, out, settings, on)
     image = sample.image("raw")
     return Outcome(

@@ -137,7 +137,7 @@ def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple
 
 def _image(sample: Sample, settings: MeasureSettings, labels: Volume) -> Volume | None:
     """The image whose texture is measured; None where there is none, or none is asked for."""
-    if not settings.texture or not (sample.path / "zarr.json").exists():
+    if not settings.texture or not sample.has_image:
         return None
     name = settings.image or sample.newest_image
     image = sample.image(name)

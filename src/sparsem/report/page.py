@@ -30,8 +30,9 @@ from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Volume, write_atomically
 
-LIMIT = 15_000_000  # bytes of a page: what mail takes
-IMAGES = 6_000_000  # of them, slices of all samples
+# A page is to stay under 15 MB, which mail takes. Its parts, in bytes; overlays and meshes take 3 MB, plots as much.
+IMAGES = 6_000_000  # slices of all samples
+TABLES = 2_500_000  # tables to download; larger ones are named, and lie in the sample
 
 
 class ReportSettings(Settings):
@@ -135,17 +136,16 @@ def _view(path: str | Path, settings: ReportSettings, of: int, meter: Meter) -> 
     """Everything of one sample; what is missing becomes a notice."""
     try:
         sample = Sample.open(path)
-        image: Volume | None = sample.image()
     except SparsemError as error:
-        found, image = _without_image(path), None
-        if found is None:
-            for _ in range(3):
-                meter.step()
-            return View(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
-        sample = found
-        problems = [Notice(f"{Path(path).name} has no image: its slices are not shown.", True)]
-    else:
-        problems = []
+        for _ in range(3):
+            meter.step()
+        return View(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
+    image: Volume | None = None
+    problems = []
+    try:
+        image = sample.image()
+    except SparsemError as error:
+        problems.append(Notice(f"{error} Its slices are not shown.", True))
     layers, sentences = layers_of(sample, settings.structure, settings.cells, settings.truth)
     problems += [Notice(one, True) for one in sentences]
     meter.step("slices")
@@ -167,12 +167,6 @@ def _view(path: str | Path, settings: ReportSettings, of: int, meter: Meter) -> 
     view.notices = [*problems, *notices(sample, [one.name for one in layers if one.labels], settings.cells)]
     meter.step("tables")
     return view
-
-
-def _without_image(path: str | Path) -> Sample | None:
-    """A sample whose image is missing but which holds labels."""
-    found = Sample(Path(path).resolve())
-    return found if (found.path / ".sparsem").is_dir() and found.names("labels") else None
 
 
 def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dict[str, str]:
@@ -269,10 +263,22 @@ def _unlike(name: str, others: Sequence[str], place: int) -> str:
 
 
 def _csv(table: pa.Table) -> str:
-    """A table as CSV, compressed, for the page."""
+    """A table as CSV to seven digits, compressed, for the page."""
     sink = io.BytesIO()
-    pyarrow.csv.write_csv(table, sink)
+    shorter = [pa.float32() if pa.types.is_float64(one.type) else one.type for one in table.schema]
+    schema = pa.schema(list(zip(table.column_names, shorter, strict=True)))
+    pyarrow.csv.write_csv(table.replace_schema_metadata().cast(schema, safe=False), sink)
     return base64.b64encode(zlib.compress(sink.getvalue(), 9)).decode()
+
+
+def _within(contents: Sequence[str], budget: int) -> list[str]:
+    """The contents, the smallest first as long as the budget lasts; empty text for those that are too much."""
+    out = [""] * len(contents)
+    for place in sorted(range(len(contents)), key=lambda one: len(contents[one])):
+        budget -= len(contents[place])
+        if budget >= 0:
+            out[place] = contents[place]
+    return out
 
 
 def _page(views: Sequence[View], plots: Sequence[Plot], settings: ReportSettings) -> str:
@@ -282,8 +288,10 @@ def _page(views: Sequence[View], plots: Sequence[Plot], settings: ReportSettings
     data = {"samples": [{"name": one.name, "slices": one.slices, "scene": one.scene, "labelled": one.labelled} for one in views]}
     # Inside a script element only "<" could end it.
     script_data = json.dumps(data).replace("<", "\\u003c")
-    figures = [{"title": one.title, "about": one.about, "svg": one.svg, "file": one.file, "data": _csv(one.data)} for one in plots]
-    downloads = [(view.name, name, table.num_rows, _csv(table)) for view in views for name, table in view.tables.items()]
+    tables = [(view.name, name, table) for view in views for name, table in view.tables.items()]
+    packed = _within([_csv(one.data) for one in plots] + [_csv(table) for _, _, table in tables], TABLES)
+    figures = [{"title": one.title, "about": one.about, "svg": one.svg, "file": one.file, "data": packed[k]} for k, one in enumerate(plots)]
+    downloads = [(sample, name, table.num_rows, packed[len(plots) + k]) for k, (sample, name, table) in enumerate(tables)]
     return environment.get_template("page.html").render(
         title=settings.title,
         views=views,

@@ -17,7 +17,7 @@ from sparsem.report.figures import colour_of
 
 SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito: told apart by everybody
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RASTER_FROM = 300  # dots of a panel: more are drawn as pixels, or a page of ten thousand vesicles weighs 50 MB
+RASTER_FROM = 6000  # dots of a figure: more are drawn as pixels, or a page of ten thousand vesicles weighs 50 MB
 ACROSS = 5  # panels in a row
 
 Floats = NDArray[np.float64]
@@ -41,10 +41,11 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
     """A panel a column: a dot an object, side by side by sample, with the median and the quartiles."""
     rows = -(-len(columns) // ACROSS)
     figure = _figure(13, 2.35 * rows + 0.3)
+    raster = sum(len(one.cut) for one in samples) * len(columns) > RASTER_FROM
     panels = figure.subplots(rows, ACROSS, squeeze=False).ravel()
     for axis, column in zip(panels, columns, strict=False):
         for place, one in enumerate(samples):
-            _strip(axis, place, one.values.get(column, np.empty(0)), one.cut)
+            _strip(axis, place, one.values.get(column, np.empty(0)), one.cut, raster)
         found = about(column)
         unit = f" ({found.unit})" if found and found.unit not in ("", "1", "ratio", "count") else ""
         axis.set_title(_words(column) + unit, fontsize=8.5)
@@ -102,14 +103,13 @@ def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
     return _svg(figure)
 
 
-def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_]) -> None:
+def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_], raster: bool) -> None:
     known = np.isfinite(values)
     if not known.any():
         return
     colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
     spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))  # the same picture every time
     whole = known & ~cut
-    raster = bool(known.sum() > RASTER_FROM)
     marker = MARKERS[place % len(MARKERS)]
     axis.scatter(place + spread[whole], values[whole], s=9, color=colour, marker=marker, alpha=0.6, linewidth=0, rasterized=raster)
     hollow = known & cut

@@ -63,9 +63,10 @@ class Sample:
             raise SampleError(f"There is no sample at {path}; make one with 'sparsem import SOURCE {path}'.")
         if not (directory / ".sparsem").is_dir():
             raise SampleError(f"{path} is not a sparsem sample; make one from it with 'sparsem import {path} NAME.zarr'.")
-        if not (directory / "zarr.json").is_file():
+        found = cls(directory)
+        if not found.has_image and not found.names("labels"):
             raise SampleError(f"{path} has no image yet: its import was interrupted. Run the same import again to finish it.")
-        return cls(directory)
+        return found
 
     @classmethod
     def create(cls, path: str | Path) -> "Sample":
@@ -104,7 +105,16 @@ class Sample:
         """An image by name; ``raw`` is what was imported. Without a name, the newest one."""
         if name is None:
             name = self.newest_image
-        return Volume(self.path) if name == "raw" else self.volume("images", name)
+        if name != "raw":
+            return self.volume("images", name)
+        if not self.has_image:
+            raise SampleError(f"{self.path.name} has no image, only labels; bring it in with 'sparsem import SOURCE {self.path.name}'.")
+        return Volume(self.path)
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there is an image: a sample may hold labels only."""
+        return (self.path / "zarr.json").is_file()
 
     @property
     def newest_image(self) -> str:
@@ -116,7 +126,7 @@ class Sample:
     @property
     def voxel_size(self) -> VoxelSize:
         """Of the raw image, nm."""
-        return Volume(self.path).voxel_size
+        return self.image("raw").voxel_size
 
     @contextmanager
     def locked(self) -> Iterator[None]:
