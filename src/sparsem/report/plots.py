@@ -50,7 +50,7 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
         unit = f" ({found.unit})" if found and found.unit not in ("", "1", "ratio", "count") else ""
         axis.set_title(_words(column) + unit, fontsize=8.5)
         axis.set_xlim(-0.6, len(samples) - 0.4)
-        axis.set_xticks(range(len(samples)), [_short(one.sample) for one in samples], fontsize=7.5)
+        axis.set_xticks(range(len(samples)), [f"{_short(one.sample)}\n{_counts(one, column)}" for one in samples], fontsize=7)
         axis.tick_params(axis="y", labelsize=7.5)
     for axis in panels[len(columns) :]:
         axis.set_axis_off()
@@ -119,6 +119,13 @@ def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_], raster
     low, middle, high = np.percentile(values[whole if whole.any() else known], (25, 50, 75))
     axis.hlines((low, high), place - 0.28, place + 0.28, color="black", linewidth=0.8)
     axis.hlines(middle, place - 0.4, place + 0.4, color="black", linewidth=1.8)
+
+
+def _counts(one: Strip, column: str) -> str:
+    """How many objects a median is of, and how many more are cut by the border."""
+    known = np.isfinite(one.values.get(column, np.empty(0)))
+    whole = int((known & ~one.cut[: len(known)]).sum())
+    return f"n = {whole}, cut {int(known.sum()) - whole}"
 
 
 def _figure(width: float, height: float) -> Figure:
