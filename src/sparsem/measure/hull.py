@@ -4,6 +4,9 @@ A voxelised convex body is then exactly as large as its hull, at any size and an
 all that is kept of it, so it may be larger than memory. Labels are (z, y, x); points are (n, 3) whole numbers z, y, x.
 """
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -39,6 +42,13 @@ def convex_voxels(corners: Points) -> int:
     first, last = np.full((spread[0] + 1, spread[1] + 1), np.inf), np.full((spread[0] + 1, spread[1] + 1), -np.inf)
     _cut(points[hull.simplices].astype(np.float64), first, last)
     return _between(first, last)
+
+
+def convex_voxels_of_each(of: NDArray[Any], corners: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Voxels in the convex hull of every object 1 to ``count``, from the corners (m, 3) of its slices and whose they are (m,)."""
+    order = np.argsort(of, kind="stable")
+    ends = np.searchsorted(of[order], np.arange(1, count + 2))
+    return np.array([convex_voxels(corners[order[a:b]]) if b > a else 0 for a, b in pairwise(ends)], np.int64)
 
 
 def _in_polygon(points: Points) -> int:

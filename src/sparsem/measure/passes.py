@@ -4,17 +4,18 @@ Labels are (z, y, x). What a block gives adds up over blocks, slice after slice 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize, ZBlock
-from sparsem.measure.hull import slice_corners
+from sparsem.measure.hull import convex_voxels_of_each, slice_corners
 from sparsem.measure.moments import Moments, combined, compacted, moments
 from sparsem.measure.surface import Surface, reach, slice_surface
 from sparsem.regions import Overlaps, added, overlaps
-from sparsem.stage import Arrays
+from sparsem.stage import Arrays, link_arrays
 from sparsem.store.volume import Volume
 
 Floats = NDArray[np.float64]
@@ -103,18 +104,48 @@ def surfaces(link: Surfaces, _before: None) -> Arrays:
     return {"rows": np.concatenate(rows), "corners": np.concatenate(corners)}
 
 
-def surfaces_summed(blocks: Iterable[Read], ids: NDArray[np.uint32]) -> tuple[Surface, Ints, Ints]:
-    """Surfaces of the objects ``ids``; and of all their corners, the place of their object in ``ids`` from 1, and (m, 3) z, y, x."""
+def surfaces_summed(blocks: Iterable[Read], ids: NDArray[np.uint32]) -> Surface:
+    """Surfaces of the objects ``ids``."""
     total = np.zeros((3, len(ids)))
-    corners: list[Ints] = []
     for arrays in blocks:
         rows = np.asarray(arrays["rows"][...]).reshape(-1, 5)
         places = np.searchsorted(ids, rows[:, 0])
         for k in range(3):  # in the order of z: sums of floats depend on their order
             np.add.at(total[k], places, rows[:, 2 + k])
-        corners.append(np.asarray(arrays["corners"][...]).reshape(-1, 4))
-    every = np.concatenate(corners) if corners else np.empty((0, 4), np.int64)
-    return Surface(*total), np.searchsorted(ids, every[:, 0]) + 1, every[:, 1:]
+    return Surface(*total)
+
+
+class Hulls(NamedTuple):
+    """Objects that begin in the same block, and the chains that hold the corners of their slices.
+
+    Attributes:
+        ids: of the objects, ascending.
+        chains: names of the chains of ``surfaces``, block after block, from their first to their last slice.
+    """
+
+    ids: NDArray[np.uint32]
+    chains: tuple[str, ...]
+
+
+def batches_of_hulls(found: Moments, blocks: Sequence[ZBlock], names: Sequence[str]) -> list[tuple[Ints, Hulls]]:
+    """Places of the objects that begin in each block, and what their hulls are made from; at no time are all corners in memory."""
+    starts = np.array([block.start for block in blocks])
+    first, last = (np.searchsorted(starts, edge, side="right") - 1 for edge in (found.low[:, 0], found.high[:, 0] - 1))
+    made = []
+    for number in np.unique(first):
+        chosen = np.flatnonzero(first == number)
+        made.append((chosen, Hulls(found.ids[chosen], tuple(names[number : int(last[chosen].max()) + 1]))))
+    return made
+
+
+def hull_voxels(link: Hulls, _before: None, folder: Path) -> Arrays:
+    """Voxels in the convex hull of every object, (n,)."""
+    corners = [np.empty((0, 4), np.int64)]
+    for name in link.chains:
+        rows = np.asarray(link_arrays(folder, name, 0)["corners"][...]).reshape(-1, 4)
+        corners.append(rows[np.isin(rows[:, 0], link.ids)])
+    every = np.concatenate(corners)
+    return {"voxels": convex_voxels_of_each(np.searchsorted(link.ids, every[:, 0]) + 1, every[:, 1:], len(link.ids))}
 
 
 def holders(

@@ -1,13 +1,12 @@
 """Shape of objects from their sums, surfaces and convex hulls (Machireddy et al. 2023, equations 5 to 7). Lengths are in µm."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize
-from sparsem.measure.hull import convex_voxels, slice_corners
+from sparsem.measure.hull import convex_voxels_of_each, slice_corners
 from sparsem.measure.moments import Moments, compacted, moments
 from sparsem.measure.surface import Surface, surface
 
@@ -67,11 +66,6 @@ def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
     corners = [slice_corners(one, len(ids)) for one in index]
     of = np.concatenate([owner for owner, _ in corners])
     places = np.concatenate([np.column_stack([np.full(len(place), z), place]) for z, (_, place) in enumerate(corners)])
-    return shape_columns(found, bounds, hulls(of, places, len(ids)), (index.shape[0], index.shape[1], index.shape[2]), voxel)
-
-
-def hulls(of: NDArray[Any], corners: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Voxels in the convex hull of every object 1 to ``count``, from the corners (m, 3) of its slices and whose they are (m,)."""
-    order = np.argsort(of, kind="stable")
-    ends = np.searchsorted(of[order], np.arange(1, count + 2))
-    return np.array([convex_voxels(corners[order[a:b]]) if b > a else 0 for a, b in pairwise(ends)], np.int64)
+    return shape_columns(
+        found, bounds, convex_voxels_of_each(of, places, len(ids)), (index.shape[0], index.shape[1], index.shape[2]), voxel
+    )

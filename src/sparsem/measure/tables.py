@@ -1,10 +1,10 @@
 """The stage ``measure``: one tidy table a structure, one row an object; and one of the cells, one row a cell."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,16 +15,27 @@ from sparsem.errors import SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.measure.cells import nameless, organelle_columns, protrusion_columns, protrusion_table, without
 from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
-from sparsem.measure.dictionary import OBJECT, dictionary_table
-from sparsem.measure.moments import Moments
 from sparsem.measure.nucleolus import proximity_to_membrane
 from sparsem.measure.objects import numbered_objects
-from sparsem.measure.passes import Read, Sums, Surfaces, halo, holders, micrometres, summed, sums, surfaces, surfaces_summed
+from sparsem.measure.passes import (
+    Read,
+    Sums,
+    Surfaces,
+    batches_of_hulls,
+    halo,
+    holders,
+    hull_voxels,
+    micrometres,
+    summed,
+    sums,
+    surfaces,
+    surfaces_summed,
+)
 from sparsem.measure.pieces import Cavities, CellPiece, Depths, Textured, cavities, cell_measures, depths, textures
+from sparsem.measure.records import Objects, Specks, write_tables
 from sparsem.measure.settings import MeasureSettings, results_of
-from sparsem.measure.shape import Columns, hulls, shape_columns
+from sparsem.measure.shape import shape_columns
 from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale
-from sparsem.regions import Overlaps
 from sparsem.stage import Stage, link_arrays
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -32,32 +43,14 @@ from sparsem.store.volume import Volume
 Volumes = dict[str, Volume]
 
 
-class Specks(NamedTuple):
-    """Parts of a mask that are too small to be measured."""
+class _Links:
+    """What the links of a chain returned, opened when it is asked for: ten thousand open groups would fill the memory."""
 
-    parts: int
-    voxels: int
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-
-@dataclass
-class Objects:
-    """A structure's objects on the way to its table.
-
-    Attributes:
-        volume: where they are numbered.
-        found: their sums.
-        shared: voxels that they share with cells and with nuclei.
-        columns: what is measured so far.
-        spectra: pattern spectra, (n, 2 sizes), and the step between sizes in nm.
-        notes: how it was measured, for the table's metadata.
-    """
-
-    volume: Volume
-    found: Moments
-    shared: Mapping[str, Overlaps]
-    columns: Columns = field(default_factory=dict)
-    spectra: tuple[NDArray[np.float64], float] | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    def __getitem__(self, name: str) -> Read:
+        return link_arrays(self.folder, name, 0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
             if image:
                 _textured(stage, objects, image, settings)
             protruding = _cellular(stage, objects, settings)
-            _write(sample, objects, specks, protruding, settings)
+            write_tables(sample, objects, specks, protruding, settings)
     summary = sample.read_table("measured")
     names = summary["structure"].to_pylist()
     tables = [*names, *(f"pattern_{name}" for name in names), "protrusions", "measured", "dictionary"]
@@ -149,10 +142,10 @@ def _image(sample: Sample, settings: MeasureSettings, labels: Volume) -> Volume 
     return image
 
 
-def _each(stage: Stage, title: str, function: Any, links: Mapping[str, Any]) -> dict[str, Read]:
-    """Run ``function`` on every link, in parallel, and read what each returned."""
-    folder = stage.chain(f"{stage.name}, {title}", function, {name: [link] for name, link in links.items()})
-    return {name: link_arrays(folder, name, 0) for name in links}
+def _each(stage: Stage, title: str, function: Any, links: Mapping[str, Any], *arguments: Any) -> "_Links":
+    """Run ``function`` on every link, in parallel; what each returned, read when it is asked for."""
+    folder = stage.chain(f"{stage.name}, {title}", function, {name: [link] for name, link in links.items()}, *arguments)
+    return _Links(folder)
 
 
 def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: NDArray[np.uint32]) -> dict[str, Objects]:
@@ -176,11 +169,17 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: 
         for block in one.volume.blocks(halo(one.volume.voxel_size)):
             bounds[f"surface.{name}.{block.start}"] = Surfaces(one.volume, block, one.found.ids, one.found.centroids)
     read = _each(stage, "surfaces", surfaces, bounds)
+    batches, convex = {}, {name: np.zeros(len(one.found.ids), np.int64) for name, one in made.items()}
     for name, one in made.items():
-        rows = (read[f"surface.{name}.{block.start}"] for block in one.volume.blocks())
-        surface, of, corners = surfaces_summed(rows, one.found.ids)
-        convex = hulls(of, corners, len(one.found.ids))
-        one.columns = shape_columns(one.found, surface, convex, one.volume.shape, one.volume.voxel_size)
+        names = [f"surface.{name}.{block.start}" for block in one.volume.blocks()]
+        for number, batch in enumerate(batches_of_hulls(one.found, one.volume.blocks(), names)):
+            batches[f"hulls.{name}.{number}"] = name, *batch
+    counted = _each(stage, "hulls", hull_voxels, {key: batch for key, (_, _, batch) in batches.items()}, read.folder)
+    for key, (name, chosen, _) in batches.items():
+        convex[name][chosen] = np.asarray(counted[key]["voxels"][...])
+    for name, one in made.items():
+        surface = surfaces_summed((read[f"surface.{name}.{block.start}"] for block in one.volume.blocks()), one.found.ids)
+        one.columns = shape_columns(one.found, surface, convex[name], one.volume.shape, one.volume.voxel_size)
     return made
 
 
@@ -312,60 +311,6 @@ def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSet
     cells.columns |= protrusion_columns(found) | {"distance_level": np.full(len(ids), level)}
     cells.columns["cell"] = cells.columns.pop("object")
     return protrusion_table(ids, found)
-
-
-def _write(
-    sample: Sample, objects: Mapping[str, Objects], specks: Mapping[str, Specks], protruding: pa.Table | None, settings: MeasureSettings
-) -> None:
-    columns: dict[str, None] = {}
-    for name, one in objects.items():
-        order = sorted(one.columns, key=lambda column: list(OBJECT).index(column) if column in OBJECT else len(OBJECT))
-        notes = {"settings": settings.model_dump(mode="json"), "voxel_nm": list(one.volume.voxel_size), **one.notes}
-        metadata = {"sparsem": json.dumps(notes)}
-        sample.write_table(name, pa.table({column: _nulls(one.columns[column]) for column in order}, metadata=metadata))
-        columns |= dict.fromkeys(order)
-        if one.spectra is not None:
-            sample.write_table(f"pattern_{name}", _pattern_table(one.found.ids, *one.spectra))
-    if protruding is not None:
-        sample.write_table("protrusions", protruding)
-    sample.write_table("dictionary", dictionary_table(columns))
-    sample.write_table("measured", _summary(objects, specks, settings))
-
-
-def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:
-    """One row an object and size; closings have negative sizes."""
-    sizes = np.arange(spectra.shape[1]) - spectra.shape[1] // 2
-    columns = {"object": np.repeat(ids, len(sizes)), "size": np.tile(sizes, len(ids)), "size_nm": np.tile(sizes * step, len(ids))}
-    return pa.table({**columns, "part": _nulls(spectra.ravel())})
-
-
-def _summary(objects: Mapping[str, Objects], specks: Mapping[str, Specks], settings: MeasureSettings) -> pa.Table:
-    """One row a structure."""
-    rows = []
-    for name, one in objects.items():
-        voxel_um3 = one.volume.voxel_size.volume_um3
-        total = float(one.columns["volume_um3"].sum())
-        whole = float(np.prod(one.volume.shape, dtype=np.float64)) * voxel_um3
-        outside = int((one.columns["cell"] == 0).sum()) if settings.cells in objects and name != settings.cells else None
-        rows.append(
-            {
-                "structure": name,
-                "objects": len(one.found.ids),
-                "cut_by_edge": int(one.columns["cut_by_edge"].sum()),
-                "in_no_cell": outside,
-                "volume_um3": total,
-                "volume_fraction": total / whole,
-                "specks": specks[name].parts,
-                "specks_volume_um3": specks[name].voxels * voxel_um3,
-                "texture_level": one.notes.get("texture", {}).get("level"),
-            }
-        )
-    return pa.Table.from_pylist(rows)
-
-
-def _nulls(column: NDArray[Any]) -> Any:
-    """A column in which what is not known is empty, and not a number that is none."""
-    return pa.array(column, from_pandas=True) if column.dtype.kind == "f" else pa.array(column)
 
 
 def _needs(volumes: Volumes, settings: MeasureSettings) -> Needs:

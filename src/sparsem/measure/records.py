@@ -1,0 +1,101 @@
+"""Objects on the way to their table, and the tables: tidy, one row an object, units in the names of the columns."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparsem.measure.dictionary import OBJECT, dictionary_table
+from sparsem.measure.moments import Moments
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.shape import Columns
+from sparsem.regions import Overlaps
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+
+class Specks(NamedTuple):
+    """Parts of a mask that are too small to be measured."""
+
+    parts: int
+    voxels: int
+
+
+@dataclass
+class Objects:
+    """A structure's objects on the way to its table.
+
+    Attributes:
+        volume: where they are numbered.
+        found: their sums.
+        shared: voxels that they share with cells and with nuclei.
+        columns: what is measured so far.
+        spectra: pattern spectra, (n, 2 sizes), and the step between sizes in nm.
+        notes: how it was measured, for the table's metadata.
+    """
+
+    volume: Volume
+    found: Moments
+    shared: Mapping[str, Overlaps]
+    columns: Columns = field(default_factory=dict)
+    spectra: tuple[NDArray[np.float64], float] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def write_tables(
+    sample: Sample, objects: Mapping[str, Objects], specks: Mapping[str, Specks], protruding: pa.Table | None, settings: MeasureSettings
+) -> None:
+    """Write ``tables/NAME`` and ``pattern_NAME`` of every structure, ``protrusions``, ``dictionary`` and ``measured``."""
+    columns: dict[str, None] = {}
+    for name, one in objects.items():
+        order = sorted(one.columns, key=lambda column: list(OBJECT).index(column) if column in OBJECT else len(OBJECT))
+        notes = {"settings": settings.model_dump(mode="json"), "voxel_nm": list(one.volume.voxel_size), **one.notes}
+        metadata = {"sparsem": json.dumps(notes)}
+        sample.write_table(name, pa.table({column: _nulls(one.columns[column]) for column in order}, metadata=metadata))
+        columns |= dict.fromkeys(order)
+        if one.spectra is not None:
+            sample.write_table(f"pattern_{name}", _pattern_table(one.found.ids, *one.spectra))
+    if protruding is not None:
+        sample.write_table("protrusions", protruding)
+    sample.write_table("dictionary", dictionary_table(columns))
+    sample.write_table("measured", _summary(objects, specks, settings))
+
+
+def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:
+    """One row an object and size; closings have negative sizes."""
+    sizes = np.arange(spectra.shape[1]) - spectra.shape[1] // 2
+    columns = {"object": np.repeat(ids, len(sizes)), "size": np.tile(sizes, len(ids)), "size_nm": np.tile(sizes * step, len(ids))}
+    return pa.table({**columns, "part": _nulls(spectra.ravel())})
+
+
+def _summary(objects: Mapping[str, Objects], specks: Mapping[str, Specks], settings: MeasureSettings) -> pa.Table:
+    """One row a structure."""
+    rows = []
+    for name, one in objects.items():
+        voxel_um3 = one.volume.voxel_size.volume_um3
+        total = float(one.columns["volume_um3"].sum())
+        whole = float(np.prod(one.volume.shape, dtype=np.float64)) * voxel_um3
+        outside = int((one.columns["cell"] == 0).sum()) if settings.cells in objects and name != settings.cells else None
+        rows.append(
+            {
+                "structure": name,
+                "objects": len(one.found.ids),
+                "cut_by_edge": int(one.columns["cut_by_edge"].sum()),
+                "in_no_cell": outside,
+                "volume_um3": total,
+                "volume_fraction": total / whole,
+                "specks": specks[name].parts,
+                "specks_volume_um3": specks[name].voxels * voxel_um3,
+                "texture_level": one.notes.get("texture", {}).get("level"),
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def _nulls(column: NDArray[Any]) -> Any:
+    """A column in which what is not known is empty, and not a number that is none."""
+    return pa.array(column, from_pandas=True) if column.dtype.kind == "f" else pa.array(column)
