@@ -1,5 +1,6 @@
 """Constraints: the most probable allowed combination against trying all of them, what is told, and the way back."""
 
+import shutil
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,9 @@ def test_what_changed_since_is_refused_and_says_so(tmp_path: Path) -> None:
     constrain(sample)
     changed: NDArray[Any] = np.ones(SHAPE, np.uint8)
     put(sample, "labels/nucleus", changed)
-    with pytest.raises(SampleError, match=r"has changed since it was constrained; run 'sparsem constrain s\.zarr --overwrite'"):
-        result_of(sample, "nucleus")
+    for name in ("nucleus", "mitochondrion"):  # which was cut to the old nuclei
+        with pytest.raises(SampleError, match=r"labels/nucleus of s.zarr has changed .* run 'sparsem constrain s\.zarr --overwrite'"):
+            result_of(sample, name)
     with pytest.raises(ResumeError, match="--overwrite"):
         constrain(sample)
 
@@ -153,6 +155,55 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
     put(sample, "", np.zeros(SHAPE, np.uint8))
     with pytest.raises(SampleError, match="has none of nucleus, nucleolus, mitochondrion, endosome, lysosome"):
         constrain(sample)
-    put(sample, "labels/nucleus", np.ones(SHAPE, np.uint8))
-    with pytest.raises(SampleError, match="has no probabilities/nucleus, by which conflicts are resolved"):
-        constrain(sample)
+
+
+def test_what_somebody_corrected_is_certain(tmp_path: Path) -> None:
+    sample = sample_of(tmp_path / "s.zarr")
+    corrected = sample.volume("labels", "mitochondrion").read(slice(None))
+    corrected[:, :10] = 0
+    corrected[:, 15:] = 1
+    put(sample, "labels/mitochondrion", corrected)
+    found = constrain(sample, RULES.model_copy(update={"inside_cells": False}))
+    made = result_of(sample, "mitochondrion").read(slice(None))
+    assert not made[:, :10].any()
+    p = noisy()
+    sure = (p["mitochondrion"] < 128) & (p["nucleolus"] < 128)  # drawn by hand, against one other structure at most
+    for name in ("nucleus", "endosome", "lysosome"):
+        sure &= p[name] < 255
+    assert made[:, 15:][sure[:, 15:]].all()
+    assert found.before["mitochondrion"] == int(corrected.sum())
+
+
+def test_numbers_stay_and_labels_without_probabilities_are_certain(tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    nuclei = np.zeros(SHAPE, np.uint32)
+    nuclei[:, 2:9, 2:9], nuclei[:, 12:18, 2:9] = 7, 70_000
+    organelles = np.zeros(SHAPE, np.uint32)
+    organelles[:, 5:15, 5:12] = 3
+    put(sample, "labels/nucleus", nuclei)
+    put(sample, "labels/mitochondrion", organelles)
+    constrain(sample)
+    np.testing.assert_array_equal(result_of(sample, "nucleus").read(slice(None)), nuclei)
+    np.testing.assert_array_equal(result_of(sample, "mitochondrion").read(slice(None)), np.where(nuclei > 0, 0, organelles))
+
+
+def test_structures_that_are_no_longer_constrained_are_free(tmp_path: Path) -> None:
+    sample = sample_of(tmp_path / "s.zarr")
+    constrain(sample)
+    constrain(sample, RULES.model_copy(update={"cytoplasm": ("mitochondrion",)}), Execution(overwrite=True, quiet=True))
+    assert result_of(sample, "lysosome").directory.name == "lysosome"
+    assert result_of(sample, "mitochondrion").directory.name == "mitochondrion-constrained"
+
+
+def test_undo_after_a_killed_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    sample = sample_of(tmp_path / "s.zarr", depth=1)
+    constrain(sample)
+    expected = {name: result_of(sample, name).read(slice(None)) for name in NAMES}
+    shutil.rmtree(sample.path / "labels" / "nucleus-constrained")
+    (sample.path / "labels" / "nucleolus-constrained" / "zarr.json").unlink()
+    (sample.path / ".sparsem" / "work" / "constrain" / "0" / "done").mkdir(parents=True)
+    release(sample)
+    assert not [name for name in sample.names("labels") if "-" in name]
+    constrain(sample)
+    for name in NAMES:
+        np.testing.assert_array_equal(result_of(sample, name).read(slice(None)), expected[name])

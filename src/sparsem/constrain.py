@@ -118,41 +118,50 @@ def rules_of(before: Mapping[str, Mask], after: Mapping[str, Mask], in_cell: Mas
 def constrain(sample: Sample, settings: ConstrainSettings = ConstrainSettings(), on: Execution = HERE) -> Constrained:
     """Write ``labels/NAME-constrained`` for every structure that there is; ``labels/NAME`` stays as it was predicted.
 
-    What comes later (measure, report, render) reads the constrained labels where there are any. ``release`` takes them away again.
-    ``tables/constrained`` tells what each rule did.
+    What comes later (measure, report, render, export) reads the constrained labels where there are any. ``release`` takes them away
+    again. ``tables/constrained`` tells what each rule did. Labels that differ from their probabilities, because somebody corrected
+    them, and labels without probabilities weigh as much as the surest prediction.
 
     Raises:
-        SampleError: none of the structures is there, or one has no probabilities.
+        SampleError: none of the structures is there.
         ResumeError: there is another result, and ``on.overwrite`` is not set.
     """
     names = [name for name in (settings.nucleus, settings.nucleolus, *settings.cytoplasm) if name in sample.names("labels")]
     if not names:
         raise SampleError(f"{sample.path.name} has none of {settings.nucleus}, {settings.nucleolus}, {', '.join(settings.cytoplasm)}.")
-    missing = [name for name in names if name not in sample.names("probabilities")]
-    if missing:
-        raise SampleError(f"{sample.path.name} has no probabilities/{missing[0]}, by which conflicts are resolved; predict it again.")
-    volumes = {name: sample.volume("probabilities", name) for name in names}
+    labels = {name: sample.volume("labels", name) for name in names}
+    predicted = set(sample.names("probabilities"))
+    # Numbers of objects could not be given to voxels that a structure gains: numbered labels are certain, and only lose.
+    weighed = {name: name in predicted and one.dtype == np.uint8 for name, one in labels.items()}
+    volumes = {name: (one, sample.volume("probabilities", name) if weighed[name] else None) for name, one in labels.items()}
     cells = sample.volume("labels", settings.cells) if settings.inside_cells and settings.cells in sample.names("labels") else None
-    inputs = {f"labels/{name}": sample.volume("labels", name).fingerprint for name in names}
+    inputs = {f"labels/{name}": one.fingerprint for name, one in labels.items()}
     inputs |= {f"labels/{settings.cells}": cells.fingerprint} if cells else {}
-    first = next(iter(volumes.values()))
-    outputs = [volume_spec(_path(name), one.shape, np.uint8, Kind.LABELS, one.voxel_size, one.block_depth) for name, one in volumes.items()]
+    first = next(iter(labels.values()))
+    outputs = [volume_spec(_path(name), one.shape, one.dtype, Kind.LABELS, one.voxel_size, one.block_depth) for name, one in labels.items()]
     pixels = first.shape[1] * first.shape[2]
-    ram = pixels * (first.block_depth * (2 * len(names) + (4 if cells else 0)) + 16 * len(names))
+    ram = pixels * (first.block_depth * (sum(3 * one.dtype.itemsize for one in labels.values()) + (4 if cells else 0)) + 16 * len(names))
     needs = Needs(ram, sum(one.nbytes for one in outputs) // 16, "import with a smaller --block-depth, or use fewer --workers")
     with Stage(sample, "constrain", settings, inputs, outputs, on, needs) as stage:
         stage.map(_constrain_block, first.blocks(), volumes, cells, settings)
+    for name in sample.names("labels"):  # of structures that an earlier run constrained, and this one does not
+        if name.endswith(SUFFIX) and name.removesuffix(SUFFIX) not in names:
+            _removed(sample, name)
     return _told(sample, first.voxel_size.volume_um3)
 
 
 def release(sample: Sample) -> list[str]:
     """Take the constrained labels away; what was predicted is what counts again. Returns their paths."""
     with sample.locked():
-        removed = [_path(name.removesuffix(SUFFIX)) for name in sample.names("labels") if name.endswith(SUFFIX)]
+        shutil.rmtree(sample.path / ".sparsem" / "work" / "constrain", ignore_errors=True)
         (sample.path / ".sparsem" / "stages" / "constrain.json").unlink(missing_ok=True)
-        for path in removed:
-            (sample.path / path / "zarr.json").unlink()  # from here on it is no volume, whatever happens
-            shutil.rmtree(sample.path / path)
+        names = sorted(folder.name for folder in (sample.path / "labels").glob(f"*{SUFFIX}"))
+        removed = [f"labels/{name}" for name in names]
+        for name in names:
+            objects = f"{name.removesuffix(SUFFIX)}-objects"  # numbered in what goes away
+            (sample.path / ".sparsem" / "stages" / f"objects-{name.removesuffix(SUFFIX)}.json").unlink(missing_ok=True)
+            _removed(sample, objects)
+            _removed(sample, name)
         for ending in (".parquet", ".csv"):
             (sample.path / "tables" / f"constrained{ending}").unlink(missing_ok=True)
         sample.publish_names()
@@ -170,18 +179,26 @@ def result_of(sample: Sample, name: str) -> Volume:
     if f"{name}{SUFFIX}" not in sample.names("labels"):
         return labels
     made = [entry["settings"] for entry in sample.history() if entry["stage"] == "constrain"]
-    if not made or made[-1].get(f"input labels/{name}") != labels.fingerprint:
+    read = "input labels/"
+    inputs = {key.removeprefix(read): value for key, value in (made[-1] if made else {}).items() if key.startswith(read)}
+    there = sample.names("labels")
+    changed = [one for one, value in inputs.items() if one not in there or sample.volume("labels", one).fingerprint != value]
+    if changed or name not in inputs:
+        what = changed[0] if changed else name
         raise SampleError(
-            f"labels/{name} of {sample.path.name} has changed since it was constrained; run 'sparsem constrain {sample.path.name} "
-            "--overwrite', or the same with --undo."
+            f"labels/{what} of {sample.path.name} has changed since labels/{name} was constrained; run 'sparsem constrain "
+            f"{sample.path.name} --overwrite', or the same with --undo."
         )
     return sample.volume("labels", f"{name}{SUFFIX}")
 
 
-def _constrain_block(block: ZBlock, volumes: Mapping[str, Volume], cells: Volume | None, settings: ConstrainSettings) -> BlockResult:
-    probabilities = {name: volume.read(block.own) for name, volume in volumes.items()}
+def _constrain_block(
+    block: ZBlock, volumes: Mapping[str, tuple[Volume, Volume | None]], cells: Volume | None, settings: ConstrainSettings
+) -> BlockResult:
+    labels = {name: volume.read(block.own) for name, (volume, _) in volumes.items()}
+    probabilities = {name: _weights(labels[name], None if p is None else p.read(block.own)) for name, (_, p) in volumes.items()}
     inside = None if cells is None else cells.read(block.own) > 0
-    made = {name: np.empty(one.shape, np.uint8) for name, one in probabilities.items()}
+    made = {name: np.empty_like(one) for name, one in labels.items()}
     rules: dict[tuple[str, str], list[int]] = {}
     before, after = dict.fromkeys(volumes, 0), dict.fromkeys(volumes, 0)
     for z in range(block.stop - block.start):
@@ -189,7 +206,7 @@ def _constrain_block(block: ZBlock, volumes: Mapping[str, Volume], cells: Volume
         old = {name: one >= FOREGROUND for name, one in here.items()}
         new = most_probable(here, in_cell, settings)
         for name in volumes:
-            made[name][z] = new[name]
+            made[name][z] = np.where(new[name], np.maximum(labels[name][z], 1), 0)
             before[name] += int(old[name].sum())
             after[name] += int(new[name].sum())
         for rule in rules_of(old, new, in_cell, settings):
@@ -198,6 +215,20 @@ def _constrain_block(block: ZBlock, volumes: Mapping[str, Volume], cells: Volume
             total[1] += rule.removed
     summary = {"rules": [[*key, *counts] for key, counts in rules.items()], "before": before, "after": after}
     return {_path(name): one for name, one in made.items()}, summary
+
+
+def _weights(labels: NDArray[Any], probability: Probability | None) -> Probability:
+    """Probabilities as predicted; where labels say otherwise, the surest ones."""
+    inside = labels > 0
+    certain = np.where(inside, 255, 0).astype(np.uint8)
+    return certain if probability is None else np.where(inside == (probability >= FOREGROUND), probability, certain)
+
+
+def _removed(sample: Sample, name: str) -> None:
+    """Take a label volume away: it is no volume from the first step on, whatever happens."""
+    folder = sample.path / "labels" / name
+    (folder / "zarr.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _told(sample: Sample, voxel_um3: float) -> Constrained:
