@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from sparsem.errors import ResumeError, SampleError
+from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize
 from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within, piece_around
@@ -117,8 +117,8 @@ def test_distances_are_from_surface_to_surface(made: Sample) -> None:
     found = columns_of(made, "mitochondrion")
     first = int(np.flatnonzero(found["cell"] == 7)[0])
     between = np.hypot(200, 60) / 1000 - 0.125 - 0.05  # centres in one slice, less both radii
-    assert found["distance_to_nucleus_um"][first] == pytest.approx(between, abs=0.012)
-    assert found["distance_to_membrane_um"][first] == pytest.approx(0.025, abs=0.006)  # its first row is 6, the cell begins at 3.5
+    assert found["distance_to_nucleus_um"][first] == pytest.approx(between + 0.01, abs=0.012)  # to the next voxel's centre
+    assert found["distance_to_membrane_um"][first] == pytest.approx(0.03)  # its first row is 6, the last one outside is 3
     nowhere = found["cell"] == 0
     assert np.isnan(found["distance_to_nucleus_um"][nowhere]).all()
 
@@ -210,6 +210,72 @@ def test_empty_structures_specks_and_missing_cells(tmp_path: Path) -> None:
     assert (row["specks"], row["in_no_cell"]) == (2, None)
     assert row["specks_volume_um3"] == pytest.approx(4 * VOXEL.volume_um3)
     assert "volume_um3" in sample.read_table("nucleus").column_names
+
+
+def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(made: Sample, tmp_path: Path) -> None:
+    sample = copy_of(made, tmp_path / "s.zarr")
+    kept = {path.name for path in (sample.path / "tables").glob("*.parquet")}
+    assert {"pattern_nucleus.parquet", "protrusions.parquet", "mitochondrion.parquet"} <= kept
+    (sample.path / "tables" / "nucleolus.parquet").unlink()
+    measure(sample, QUICK)
+    assert sample.read_table("nucleolus").equals(made.read_table("nucleolus"))
+    only = QUICK.model_copy(update={"structure": ("nucleus",), "texture": False})
+    found = measure(sample, only, Execution(overwrite=True, quiet=True))
+    left = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {"tracks_cells"}
+    assert left == set(found.tables) == {"nucleus", "dictionary", "measured"}
+
+
+def test_a_killed_replacement_is_not_taken_for_the_old_result(made: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = copy_of(made, tmp_path / "s.zarr")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr("sparsem.measure.records._summary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            measure(sample, QUICK.model_copy(update={"grey_levels": 8}), Execution(overwrite=True, quiet=True))
+    measure(sample, QUICK, Execution(overwrite=True, quiet=True))
+    for name in ("nucleus", "nucleolus", "cells", "measured"):
+        assert sample.read_table(name).equals(made.read_table(name)), name
+
+
+def test_names_that_mean_something_else_are_refused(made: Sample, tmp_path: Path) -> None:
+    sample = copy_of(made, tmp_path / "s.zarr")
+    with pytest.raises(SettingsError, match="least_um3 names 'nucleos', which is not measured; did you mean 'nucleolus'"):
+        measure(sample, QUICK.model_copy(update={"least_um3": {"nucleos": 1.0}}))
+    put(sample, "labels/protrusions", np.ones(SHAPE, np.uint8), 7, VOXEL)
+    with pytest.raises(SampleError, match="A structure cannot be called 'protrusions'"):
+        measure(sample, QUICK)
+
+
+def test_what_fills_the_volume_has_no_distances(tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    whole = np.ones(SHAPE, np.uint8)
+    for name, one in (
+        ("cells", whole.astype(np.uint32)),
+        ("nucleus", whole),
+        ("nucleolus", ball((9, 30, 18), 60)),
+        ("er", ball((9, 30, 50), 60)),
+    ):
+        put(sample, f"labels/{name}", one.astype(np.uint32 if name == "cells" else np.uint8), 7, VOXEL)
+    measure(sample, QUICK)
+    nucleolus, other = columns_of(sample, "nucleolus"), columns_of(sample, "er")
+    assert np.isnan(nucleolus["centroid_to_membrane_um"]).all()
+    assert np.isnan(nucleolus["proximity_to_membrane"]).all()
+    assert np.isnan(other["distance_to_membrane_um"]).all()
+    assert (nucleolus["nucleus_cut_by_edge"].tolist(), nucleolus["cut_by_edge"].tolist()) == ([True], [False])
+    assert (other["cell_cut_by_edge"].tolist(), other["cut_by_edge"].tolist()) == ([True], [False])
+
+
+def test_grey_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    noise = np.random.default_rng(0).normal(30_000, 3000, (8, 1100, 600))
+    put(sample, "", noise.astype(np.uint16), 8)
+    put(sample, "labels/nucleus", np.pad(np.ones((4, 40, 40), np.uint8), ((2, 2), (500, 560), (300, 260))), 8)
+    measure(sample, QUICK)
+    grey = json.loads(sample.read_table("nucleus").schema.metadata[b"sparsem"])["texture"]["grey"]
+    assert (grey["low"], grey["high"]) == pytest.approx(tuple(np.percentile(noise, (0.1, 99.9))), rel=0.005)
 
 
 def test_faults_are_told_in_a_sentence(made: Sample, tmp_path: Path) -> None:

@@ -75,21 +75,20 @@ def test_proximity_is_0_in_the_middle_and_grows_towards_the_membrane() -> None:
     assert proximity_to_membrane((0, 0, 0), (0, 0, 0), 0) == 0
 
 
-def test_distances_count_from_surfaces_in_any_voxels() -> None:
+def test_distances_are_between_centres_in_any_voxels() -> None:
     voxel = (4.0, 2.0, 1.0)
     mask = np.zeros((9, 21, 41), bool)
     mask[4, 10, 20] = True
     away = distance_to(mask, voxel)
-    half = half_edge(voxel)
-    assert half == 1.0
+    assert half_edge(voxel) == 1.0
     for place in ((4, 10, 30), (8, 10, 20), (0, 3, 0)):
         straight = np.linalg.norm((np.array(place) - (4, 10, 20)) * voxel)
-        assert away[place] == pytest.approx(straight - half, rel=1e-6)
+        assert away[place] == pytest.approx(straight, rel=1e-6)
     deep = depth_within(~mask, voxel)
     np.testing.assert_array_equal(deep, away)
     assert np.isinf(distance_to(np.zeros((2, 2, 2), bool), EVEN)).all()
     closed = depth_within(np.ones((5, 5, 5), bool), EVEN, open_sides=False)
-    assert closed[2, 2, 2] == 2.5
+    assert closed[2, 2, 2] == 3
 
 
 def test_the_nearest_voxel_of_every_object_counts() -> None:

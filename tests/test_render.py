@@ -76,6 +76,13 @@ def test_an_object_at_the_border_is_closed_there_and_nothing_makes_no_mesh() -> 
     assert len(made(np.zeros((4, 5, 6), bool), 2).triangles) == 0
 
 
+def test_what_is_one_voxel_thin_has_a_surface() -> None:
+    sheet, rod = np.ones((1, 30, 30), bool), np.zeros((9, 9, 30), bool)
+    rod[4, 4, 3:27] = True
+    assert volume_of(made(sheet, 4)) > 100
+    assert made(rod, 4).vertices[:, 2].max() - made(rod, 4).vertices[:, 2].min() == pytest.approx(24, abs=1)
+
+
 def test_fewer_triangles_keep_the_shape() -> None:
     mesh = made(body("torus", 60, (1, 1, 1)).mask, 100)
     fewer = simplified(mesh, 2000)

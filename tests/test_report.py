@@ -132,7 +132,7 @@ def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_pat
     shutil.rmtree(sample.path / "labels" / "odd")
     put(sample, "labels/mitochondrion", np.zeros(SHAPE, np.uint8), 7, VoxelSize(20, 10, 10))
     words = told(sample, page)
-    assert "labels/mitochondrion of s.zarr has changed since it was constrained" in words
+    assert "labels/mitochondrion of s.zarr has changed since labels/nucleus was constrained" in words
     assert "nucleus" in data_of(page)["samples"][0]["slices"][0]["found"]
 
 
@@ -165,6 +165,28 @@ def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) 
     assert "nucleus has changed since it was measured; run 'sparsem measure --overwrite'" in told(bare, tmp_path / "b.html")
     measure(bare, MEASURES, AGAIN)
     assert "nucleus: 1 of 1 objects are cut by the border" in told(bare, tmp_path / "b.html")
+
+
+def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: Path) -> None:
+    other = copy_of(complete, tmp_path / "cost$\\frac$x.zarr")
+    measure(other, MEASURES.model_copy(update={"texture_nm": 80.0}), AGAIN)
+    for name in ("nucleus", "nucleolus", "mitochondrion"):
+        table = other.read_table(name)
+        column = table.column_names.index("texture_voxel_nm")
+        other.write_table(name, table.set_column(column, "texture_voxel_nm", [[40.0] * table.num_rows]))
+    made = report([complete.path, other.path], tmp_path / "r.html", SMALL)
+    words = [one.text for one in made.notices["tissue"]]
+    assert any(one.startswith("Texture of nucleus cannot be compared: its voxels differ (tissue 20 nm,") for one in words)
+    with pytest.raises(InputError, match="A truth belongs to one sample"):
+        report([complete.path, other.path], tmp_path / "s.html", SMALL.model_copy(update={"truth": {"nucleus": "x.tif"}}))
+
+
+def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Path) -> None:
+    sample = copy_of(complete, tmp_path / "s.zarr")
+    (sample.path / "tables" / "phantom.parquet").write_bytes(b"PAR1 not")
+    words = told(sample, tmp_path / "r.html")
+    assert "The table phantom.parquet is damaged and not shown" in words
+    assert "The scores of nucleus are of other labels than those that count now" in words  # scored before they were constrained
 
 
 def test_tables_beyond_the_budget_are_named(complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,7 +264,7 @@ def import_labels(
 
 
 def _is_numbered(stack: Stack, blocks: Sequence[ZBlock]) -> bool:
-    """Whether labels hold more than one value besides 0."""
+    """Whether labels hold other values than 0 and 1, or 0 and 255."""
     first = 0
     for block in blocks:
         labels = as_labels(np.asarray(stack[block.own]), f"slices {block.start} to {block.stop - 1}")
@@ -272,7 +272,7 @@ def _is_numbered(stack: Stack, blocks: Sequence[ZBlock]) -> bool:
         first = first or int(inside.max(initial=0))
         if (inside != first).any():
             return True
-    return False
+    return first not in (0, 1, 255)
 
 
 def _labels_block(block: ZBlock, stack: Stack, path: str, numbers: bool) -> BlockResult:

@@ -138,6 +138,10 @@ class Stage:
             self._run(title, rounds)
         return folder
 
+    def forget(self) -> None:
+        """What was finished before no longer is: called before the first of several files that replace its own."""
+        self._record_file.unlink(missing_ok=True)
+
     def left(self, blocks: Sequence[ZBlock]) -> list[ZBlock]:
         """The blocks that ``map`` has not done yet."""
         return [] if self.finished else [block for block in blocks if not self._task(block).is_done()]

@@ -18,7 +18,7 @@ from sparsem import __version__
 from sparsem.annotations import UNKNOWN
 from sparsem.cells.identify import Tracked, TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
-from sparsem.constrain import ConstrainSettings, constrain, result_of
+from sparsem.constrain import SUFFIX, ConstrainSettings, constrain, release, result_of
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
@@ -165,20 +165,30 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
         volumes += cells(sample, separation, on)
         tracked = track(sample, (study.track or TrackSettings()).model_copy(update={"cells": separation.name}), on)
         volumes.append(f"labels/{separation.name}")
-    scores = {name: score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on) for name, step in study.score.items()}
     folder = here / study.export.folder if study.export else None
     names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
     cell = study.train.cells
     on_the_way = {f"{cell}-interior", f"{cell}-boundary", f"{_separation(study).name}-regions"} if cell else set()
     results = [name for name in names if name not in on_the_way]
+    called = {"cells": _separation(study).name} if study.train.cells else {}
     if study.constrain:
-        constrain(sample, study.constrain, on)
+        constrain(sample, study.constrain.model_copy(update=called), on)
+    elif any(name.endswith(SUFFIX) for name in sample.names("labels")):
+        release(sample)  # what an earlier version of the study constrained
     if study.measure:
-        measure(sample, study.measure, on)
+        measure(sample, study.measure.model_copy(update=called), on)
+    scores = {name: _scored(sample, here, name, step, on) for name, step in study.score.items()}
     files = [_export(sample, name, folder / f"{name}.tif", on) for name in results] if folder else []
     if study.report:
-        files.append(_report(sample, here, study, study.report, on))
+        files.append(_report(sample, here, study, study.report.model_copy(update=called), on))
     return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files))
+
+
+def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Execution) -> Scores:
+    """Scores of the labels that count."""
+    settings: ScoreSettings = _plain(ScoreSettings, step)
+    counting = settings.labels or result_of(sample, name).directory.name
+    return score(sample, name, _source(here, step.truth), settings.model_copy(update={"labels": counting}), on)
 
 
 def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:
@@ -189,7 +199,9 @@ def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:
 
 def _report(sample: Sample, here: Path, study: StudySettings, step: ReportStep, on: Execution) -> Path:
     """The page, made again when anything was done to the sample since."""
-    truth = {name: _source(here, one.truth) for name, one in study.score.items()} | step.truth
+    # A truth of which only some numbers are the structure cannot be laid over a slice as it is.
+    whole = {name: one.truth for name, one in study.score.items() if not (one.ids or one.dataset or one.ignore is not None)}
+    truth = {name: _source(here, path) for name, path in (whole | step.truth).items()}
     settings = _plain(ReportSettings, step).model_copy(update={"truth": truth})
     done = [[entry["stage"], entry["fingerprint"]] for entry in sample.history()]
     made_from = fingerprint_of({"done": done, "settings": settings.model_dump(mode="json"), "version": __version__})

@@ -84,6 +84,7 @@ def track(sample: Sample, settings: TrackSettings = TrackSettings(), on: Executi
             pairs, pixels = _links_in(compared, blocks)
             tracks = resolve(pairs, [len(one) for one in pixels], base)
             stage.map(_name_block, regions.blocks(), regions, base, of_block=partial(_identities_in, tracks))
+            stage.forget()
             sample.write_table(f"tracks_{name}", track_table(tracks, pixels, regions, base))
             sample.write_table(f"links_{name}", link_table(pairs, tracks, base))
     areas = [{int(cell): pixels for cell, pixels in one.items()} for block in finished(sample, stage.name) for one in block["areas"]]

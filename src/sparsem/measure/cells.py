@@ -26,8 +26,8 @@ def organelle_columns(name: str, holder: Ids, shared: Overlaps, cells: Ids, cell
         cell_um3: their volumes.
         voxel_um3: volume of a voxel.
     """
-    counts = np.bincount(_places(cells, holder), minlength=len(cells) + 1)[1:]
-    voxels = np.bincount(_places(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1)[1:]
+    counts = np.bincount(places_of(cells, holder), minlength=len(cells) + 1)[1:]
+    voxels = np.bincount(places_of(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1)[1:]
     volume = voxels * voxel_um3
     return {
         f"{name}_count": counts,
@@ -67,7 +67,7 @@ def without(found: Moments, ids: Ids) -> Moments:
     return found.of(~np.isin(found.ids, ids))
 
 
-def _places(cells: Ids, ids: Ids) -> NDArray[np.int64]:
+def places_of(cells: Ids, ids: Ids) -> NDArray[np.int64]:
     """Place of every id among the cells from 1; 0 for one that is no cell."""
     if not len(cells):
         return np.zeros(len(ids), np.int64)

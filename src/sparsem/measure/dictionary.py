@@ -16,18 +16,21 @@ class Column(NamedTuple):
         unit: of its numbers; empty for names, counts and yes or no.
         source: equation and paper, or the definition that is followed.
         feature: whether it is a number by which objects are compared (strip plots show these).
+        cut_by: the column that tells whose number is spoilt by the border of the volume.
     """
 
     meaning: str
     unit: str = ""
     source: str = ""
     feature: bool = False
+    cut_by: str = "cut_by_edge"
 
 
-def _f(meaning: str, unit: str, source: str) -> Column:
-    return Column(meaning, unit, source, feature=True)
+def _f(meaning: str, unit: str, source: str, cut_by: str = "cut_by_edge") -> Column:
+    return Column(meaning, unit, source, feature=True, cut_by=cut_by)
 
 
+NEAREST = "between the centres of the nearest voxels: an edge of a voxel where they touch"
 HULL = "voxel centres in the convex hull of the object's voxel centres"
 GLCM = "co-occurrence of grey levels at neighbouring voxels, 26 offsets added, levels numbered from 1"
 ZONES = "zones: 26-connected voxels of one grey level, levels numbered from 1"
@@ -37,6 +40,7 @@ IDENTITY = {
     "cell": Column("number of the cell; of an object, the cell that holds most of its voxels, 0 for none"),
     "cell_share": Column("part of the object's voxels that lies in that cell", "ratio"),
     "nucleus": Column("number of the nucleus that holds most of the nucleolus, 0 for none"),
+    **{f"{end}_{axis}": Column(f"{end} voxel along {axis}; the first of the volume is 0") for axis in "yx" for end in ("first", "last")},
     "cut_by_edge": Column("the object touches the border of the volume: it goes on beyond it, and its measures are those of the part"),
     "voxels": Column("voxels at full resolution", "voxels"),
     "first_z": Column("first slice; the first slice of the volume is 0"),
@@ -68,11 +72,18 @@ NUCLEOLUS = {
     "filled_volume_um3": _f("volume with its cavities filled", "µm³", f"{PAPER}; cavities that no path connects to the outside"),
     "fenestrated_percent": _f("cavities in the filled volume", "%", f"equation 8, {PAPER}"),
     "solidity_filled": _f("filled volume over convex volume", "ratio", f"equation 5, {PAPER}, as in its figure 11"),
-    "proximity_to_membrane": _f("0 in the middle of the nucleus, towards 1 at its membrane", "ratio", f"equation 9, {PAPER}"),
-    "centroid_to_membrane_um": _f(
-        "from the nucleolus' centroid to the nearest point of the nucleus' surface", "µm", f"d_s of equation 9, {PAPER}"
+    "proximity_to_membrane": _f(
+        "0 in the middle of the nucleus, towards 1 at its membrane", "ratio", f"equation 9, {PAPER}", "nucleus_cut_by_edge"
     ),
-    "fill_level": Column("level of the pyramid at which cavities and distances to the membrane were measured, 0 is full resolution"),
+    "centroid_to_membrane_um": _f(
+        "from its centroid to the nearest point of the nucleus' surface",
+        "µm",
+        f"d_s of equation 9, {PAPER}",
+        "nucleus_cut_by_edge",
+    ),
+    "nucleus_cut_by_edge": Column("the nucleus touches the border of the volume: its middle and its membrane are those of the part seen"),
+    "membrane_level": Column("level of the pyramid at which distances to the membrane were measured, 0 is full resolution"),
+    "fill_level": Column("level of the pyramid at which cavities were measured, 0 is full resolution"),
 }
 NUCLEUS = {
     "nucleoli": _f("nucleoli in this nucleus", "count", f"figure 11C, {PAPER}"),
@@ -100,12 +111,12 @@ TEXTURE = {
     "pattern_skewness": _f("asymmetry of the sizes of structures", "1", "its third standardised moment"),
     "pattern_entropy": _f("variety of the sizes of structures: 0 for a single size", "nats", "- sum p ln p of the normalised spectrum"),
     "texture_level": Column("level of the pyramid at which texture was measured; one for all objects of a structure"),
+    "texture_voxel_nm": Column("longest edge of a voxel of that level: compare texture only where it is the same", "nm"),
 }
 PLACE = {
-    "distance_to_nucleus_um": _f(
-        "from the object's nearest voxel to the surface of a nucleus of its cell", "µm", "Euclidean, 0 where they touch"
-    ),
-    "distance_to_membrane_um": _f("from the object's nearest voxel to the surface of its cell", "µm", "Euclidean, 0 where they touch"),
+    "distance_to_nucleus_um": _f("from the object to the nearest nucleus of its cell", "µm", NEAREST, "cell_cut_by_edge"),
+    "distance_to_membrane_um": _f("from the object to the outside of its cell", "µm", NEAREST, "cell_cut_by_edge"),
+    "cell_cut_by_edge": Column("the cell of the object touches the border of the volume: distances are to the part that is seen"),
     "distance_level": Column("level of the pyramid at which distances and protrusions were measured"),
 }
 CELL = {

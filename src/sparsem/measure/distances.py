@@ -11,9 +11,7 @@ Field = NDArray[np.float32]
 
 
 def depth_within(mask: Mask, voxel: Sequence[float], open_sides: bool = True) -> Field:
-    """How far every voxel's centre lies from the surface of the object that it is in; 0 outside.
-
-    The surface lies half way between the centres of voxels inside and outside: half an edge, by the mean of the three, is taken off.
+    """How far every voxel's centre lies from that of the nearest voxel outside of the object that it is in; 0 outside.
 
     Args:
         mask: the object.
@@ -23,11 +21,11 @@ def depth_within(mask: Mask, voxel: Sequence[float], open_sides: bool = True) ->
     if mask.all() and open_sides:
         return np.full(mask.shape, np.inf, np.float32)
     distance = edt.edt(np.ascontiguousarray(mask), anisotropy=tuple(voxel), black_border=not open_sides, order="C", parallel=1)
-    return np.where(mask, np.maximum(distance - half_edge(voxel), 0), 0).astype(np.float32)
+    return np.asarray(np.where(mask, distance, 0), np.float32)
 
 
 def distance_to(mask: Mask, voxel: Sequence[float]) -> Field:
-    """How far every voxel's centre lies from an object's surface; 0 in it, infinite where there is none."""
+    """How far every voxel's centre lies from that of an object's nearest voxel; 0 in it, infinite where there is none."""
     return depth_within(~mask, voxel)
 
 

@@ -39,7 +39,8 @@ def proximity_to_membrane(nucleus: Sequence[float], nucleolus: Sequence[float], 
     Args:
         nucleus: its centroid, in a unit of length.
         nucleolus: its centroid.
-        to_surface: from the nucleolus' centroid to the nearest point of the nucleus' surface; 0 if the centroid lies outside.
+        to_surface: from the nucleolus' centroid to the nearest point of the nucleus' surface; 0 if the centroid lies outside, NaN if
+            it is not known.
     """
     between = float(np.linalg.norm(np.subtract(nucleus, nucleolus)))
-    return between / (between + to_surface) if between + to_surface > 0 else 0.0
+    return between / (between + to_surface) if between + to_surface != 0 else 0.0

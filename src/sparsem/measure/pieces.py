@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from sparsem.geometry import VoxelSize
 from sparsem.measure.crops import Piece, factors_of, piece_around
-from sparsem.measure.distances import depth_within, distance_to, nearest
+from sparsem.measure.distances import depth_within, distance_to, half_edge, nearest
 from sparsem.measure.moments import Moments
 from sparsem.measure.nucleolus import Fill, filled
 from sparsem.measure.protrusions import protrusions
@@ -88,10 +88,14 @@ def cavities(link: Cavities, _before: None) -> Arrays:
 
 
 def depths(link: Depths, _before: None) -> Arrays:
-    """How deep places lie within an object, µm, 0 for one outside: (n,)."""
+    """How deep places lie below an object's surface, µm; 0 for one outside, NaN where the object has no surface: (n,).
+
+    The surface passes half way between voxels inside and outside: half an edge is taken off.
+    """
     piece = piece_around(link.labels, link.level, link.found.low[0], link.found.high[0], rim=1)
-    depth = depth_within(piece.of(link.labels) == link.found.ids[0], _edges(link.labels, link.level))
-    return {"depths": _sampled(depth, _in_piece(link.places, link.labels, piece))}
+    edges = _edges(link.labels, link.level)
+    depth = depth_within(piece.of(link.labels) == link.found.ids[0], edges)
+    return {"depths": np.maximum(_sampled(depth, _in_piece(link.places, link.labels, piece)) - half_edge(edges), 0)}
 
 
 def cell_measures(link: CellPiece, _before: None) -> Arrays:
@@ -134,8 +138,9 @@ def _in_piece(places: Floats, volume: Volume, piece: Piece) -> Floats:
 
 
 def _sampled(field: NDArray[np.float32], places: Floats) -> Floats:
-    finite = np.where(np.isfinite(field), field, np.float32(0))
-    return np.asarray(map_coordinates(finite, places.T, order=1, mode="nearest"), np.float64)
+    if not np.isfinite(field).all():  # there is nothing to be far from, anywhere
+        return np.full(len(places), np.nan)
+    return np.asarray(map_coordinates(field, places.T, order=1, mode="nearest"), np.float64)
 
 
 def _index_of(labels: NDArray[Any], ids: NDArray[np.uint32]) -> NDArray[np.uint32]:

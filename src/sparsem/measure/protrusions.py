@@ -59,6 +59,8 @@ def protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protru
     found, boxes = [], cc3d.statistics(parts)["bounding_boxes"]
     for number in range(1, count + 1):
         box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in boxes[number])
+        if np.linalg.norm([(side.stop - side.start) * edge for side, edge in zip(box, voxel, strict=True)]) <= width / 2:
+            continue  # too small to stand out, as most fragments of an opening are
         part = parts[box] == number
         foot = _beside(body[box]) & part
         path = _farthest(part, foot, voxel)[0] if foot.any() else _longest(part, voxel)

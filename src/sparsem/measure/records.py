@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparsem.errors import SampleError
 from sparsem.measure.dictionary import OBJECT, dictionary_table
 from sparsem.measure.moments import Moments
 from sparsem.measure.settings import MeasureSettings
@@ -46,23 +47,59 @@ class Objects:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+def tables_of(sample: Sample) -> list[str]:
+    """Names of all tables that the last run wrote, as the table ``measured`` lists them."""
+    kept = sample.read_table("measured").schema.metadata or {}
+    return [str(name) for name in json.loads(kept[b"sparsem"])["tables"]]
+
+
+def forget_unless_whole(sample: Sample) -> None:
+    """Where a table is missing nothing counts as measured: it is done again."""
+    record = sample.path / ".sparsem" / "stages" / "measure.json"
+    if not record.exists():
+        return
+    try:
+        whole = all((sample.path / "tables" / f"{name}.parquet").exists() for name in tables_of(sample))
+    except (SampleError, KeyError, ValueError, OSError):
+        whole = False
+    if not whole:
+        record.unlink()
+
+
 def write_tables(
     sample: Sample, objects: Mapping[str, Objects], specks: Mapping[str, Specks], protruding: pa.Table | None, settings: MeasureSettings
 ) -> None:
     """Write ``tables/NAME`` and ``pattern_NAME`` of every structure, ``protrusions``, ``dictionary`` and ``measured``."""
+    made: dict[str, pa.Table] = {}
     columns: dict[str, None] = {}
     for name, one in objects.items():
         order = sorted(one.columns, key=lambda column: list(OBJECT).index(column) if column in OBJECT else len(OBJECT))
         notes = {"settings": settings.model_dump(mode="json"), "voxel_nm": list(one.volume.voxel_size), **one.notes}
         metadata = {"sparsem": json.dumps(notes)}
-        sample.write_table(name, pa.table({column: _nulls(one.columns[column]) for column in order}, metadata=metadata))
+        made[name] = pa.table({column: _nulls(one.columns[column]) for column in order}, metadata=metadata)
         columns |= dict.fromkeys(order)
         if one.spectra is not None:
-            sample.write_table(f"pattern_{name}", _pattern_table(one.found.ids, *one.spectra))
+            made[f"pattern_{name}"] = _pattern_table(one.found.ids, *one.spectra)
     if protruding is not None:
-        sample.write_table("protrusions", protruding)
-    sample.write_table("dictionary", dictionary_table(columns))
-    sample.write_table("measured", _summary(objects, specks, settings))
+        made["protrusions"] = protruding
+    made["dictionary"] = dictionary_table(columns)
+    _remove_earlier(sample)
+    for name, table in made.items():
+        sample.write_table(name, table)
+    summary = _summary(objects, specks, settings)
+    listed = {"sparsem": json.dumps({"tables": [*made, "measured"]})}
+    sample.write_table("measured", summary.replace_schema_metadata(listed))
+
+
+def _remove_earlier(sample: Sample) -> None:
+    """Tables of an earlier run: what this run does not measure must not stay beside what it does."""
+    try:
+        names = tables_of(sample)
+    except (SampleError, KeyError, ValueError, OSError):
+        return
+    for name in names:
+        for ending in (".parquet", ".csv"):
+            (sample.path / "tables" / f"{name}{ending}").unlink(missing_ok=True)
 
 
 def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:

@@ -42,6 +42,8 @@ def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], vo
             "voxels": found.voxels,
             "first_z": found.low[:, 0],
             "last_z": found.high[:, 0] - 1,
+            **{f"first_{axis}": found.low[:, k] for k, axis in enumerate("zyx") if k},
+            **{f"last_{axis}": found.high[:, k] - 1 for k, axis in enumerate("zyx") if k},
             **{f"centroid_{axis}_um": (found.centroids[:, k] + 0.5) * edges[k] for k, axis in enumerate("zyx")},
             **{f"extent_{axis}_um": extents[:, k] for k, axis in enumerate("zyx")},
             "volume_um3": volumes,

@@ -11,9 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.constrain import result_of
-from sparsem.errors import SampleError
+from sparsem.errors import SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.measure.cells import nameless, organelle_columns, protrusion_columns, protrusion_table, without
+from sparsem.geometry import evenly_spaced
+from sparsem.measure.cells import nameless, organelle_columns, places_of, protrusion_columns, protrusion_table, without
 from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
 from sparsem.measure.nucleolus import proximity_to_membrane
 from sparsem.measure.objects import numbered_objects
@@ -32,15 +33,21 @@ from sparsem.measure.passes import (
     surfaces_summed,
 )
 from sparsem.measure.pieces import Cavities, CellPiece, Depths, Textured, cavities, cell_measures, depths, textures
-from sparsem.measure.records import Objects, Specks, write_tables
+from sparsem.measure.records import Objects, Specks, forget_unless_whole, tables_of, write_tables
 from sparsem.measure.settings import MeasureSettings, results_of
 from sparsem.measure.shape import shape_columns
 from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale
+from sparsem.settings import nearest
 from sparsem.stage import Stage, link_arrays
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
 Volumes = dict[str, Volume]
+
+SAMPLED_SLICES, SAMPLED_VOXELS = 16, 4_000_000  # by which the range of grey levels of more than 8 bit is found
+CELL_ARRAYS = 4  # a cell has so many times the arrays of another object in memory, and so a smaller part of the budget
+# Tables and columns that are made here: a structure of one of these names would be overwritten.
+RESERVED = ("measured", "dictionary", "protrusions", "protrusion", "longest_protrusion", "cytoplasm", "nucleoli", "constrained")
 
 
 class _Links:
@@ -87,6 +94,7 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
     image = _image(sample, settings, next(iter(volumes.values())))
     inputs = {f"labels/{name}": volume.fingerprint for name, volume in volumes.items()}
     inputs |= {"image": image.fingerprint} if image else {}
+    forget_unless_whole(sample)
     with Stage(sample, "measure", settings, inputs, [], on, _needs(volumes, settings)) as stage:
         if not stage.finished:
             objects = _shapes(stage, volumes, settings, nameless(sample, settings.cells))
@@ -94,12 +102,11 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
             if image:
                 _textured(stage, objects, image, settings)
             protruding = _cellular(stage, objects, settings)
+            stage.forget()
             write_tables(sample, objects, specks, protruding, settings)
     summary = sample.read_table("measured")
     names = summary["structure"].to_pylist()
-    tables = [*names, *(f"pattern_{name}" for name in names), "protrusions", "measured", "dictionary"]
-    there = [name for name in tables if (sample.path / "tables" / f"{name}.parquet").exists()]
-    return Measured(dict(zip(names, summary["objects"].to_pylist(), strict=True)), tuple(there), summary)
+    return Measured(dict(zip(names, summary["objects"].to_pylist(), strict=True)), tuple(tables_of(sample)), summary)
 
 
 def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple[Volumes, dict[str, Specks]]:
@@ -107,6 +114,12 @@ def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple
     names = list(settings.structure) or results_of(sample, settings.cells)
     if not names:
         raise SampleError(f"{sample.path.name} has no labels to measure; run 'sparsem predict' first.")
+    for name in names:
+        if name in RESERVED:
+            raise SampleError(f"A structure cannot be called '{name}': tables and columns of that name mean something else; rename it.")
+    unknown = [name for name in settings.least_um3 if name not in names]
+    if unknown:
+        raise SettingsError(f"least_um3 names '{unknown[0]}', which is not measured{nearest(unknown[0], names)}")
     volumes: Volumes = {}
     specks: dict[str, Specks] = {}
     labels = {name: result_of(sample, name) for name in sorted(names, key=lambda name: name == settings.cells)}
@@ -116,10 +129,10 @@ def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple
             if getattr(volume, what) != getattr(one, what):
                 raise SampleError(
                     f"labels/{name} of {sample.path.name} has the {what.replace('_', ' ')} {tuple(getattr(volume, what))}, but "
-                    f"labels/{first} {tuple(getattr(one, what))}; measure them one by one with --structure."
+                    f"labels/{first} {tuple(getattr(one, what))}; name those that belong together with --structure."
                 )
     for name, volume in labels.items():
-        if volume.dtype == np.uint8:  # a mask: objects are numbered in 16 or 32 bit
+        if volume.dtype == np.uint8 and name != settings.cells:  # a mask: objects are numbered in 32 bit
             least = max(settings.least_voxels, math.ceil(settings.least_um3.get(name, 0) / volume.voxel_size.volume_um3))
             volumes[name], count, voxels = numbered_objects(sample, name, volume, least, on)
             specks[name] = Specks(count, voxels)
@@ -183,9 +196,9 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: 
     return made
 
 
-def _level(one: Objects, settings: MeasureSettings) -> int:
+def _level(one: Objects, settings: MeasureSettings, arrays: int = 1) -> int:
     """The finest level at which the largest object fits the budget."""
-    return level_within(one.volume, one.found.low, one.found.high, int(settings.budget_mvoxels * 1e6))
+    return level_within(one.volume, one.found.low, one.found.high, int(settings.budget_mvoxels * 1e6 / arrays))
 
 
 def _nuclear(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSettings) -> None:
@@ -228,7 +241,14 @@ def _in_nuclei(stage: Stage, nucleoli: Objects, nuclei: Objects, settings: Measu
         depth[some] = np.asarray(read[f"depths.{number}"]["depths"][...])
         middle = nuclei.found.centroids[place[number]] * edges
         proximity[some] = [proximity_to_membrane(middle, centres[one] * edges, float(depth[one])) for one in some]
-    nucleoli.columns |= {"nucleus": owner, "centroid_to_membrane_um": depth, "proximity_to_membrane": proximity}
+    cut = np.concatenate([[False], nuclei.columns["cut_by_edge"]])[places_of(nuclei.found.ids, owner)]
+    nucleoli.columns |= {
+        "nucleus": owner,
+        "nucleus_cut_by_edge": cut,
+        "membrane_level": np.full(len(owner), level),
+        "centroid_to_membrane_um": depth,
+        "proximity_to_membrane": proximity,
+    }
     counts, volume = (np.zeros(len(nuclei.found.ids), kind) for kind in (np.int64, np.float64))
     for number, some in of.items():
         counts[place[number]], volume[place[number]] = len(some), nucleoli.columns["volume_um3"][some].sum()
@@ -260,7 +280,10 @@ def _textured(stage: Stage, objects: Mapping[str, Objects], image: Volume, setti
         for k, some in enumerate(together):
             values[some] = np.asarray(read[f"texture.{name}.{k}"]["texture"][...])
             spectra[some] = np.asarray(read[f"texture.{name}.{k}"]["spectrum"][...])
-        one.columns |= {column: values[:, k] for k, column in enumerate(COLUMNS)} | {"texture_level": np.full(len(values), level)}
+        one.columns |= {column: values[:, k] for k, column in enumerate(COLUMNS)} | {
+            "texture_level": np.full(len(values), level),
+            "texture_voxel_nm": np.full(len(values), max(one.volume.voxel_size_of(level))),
+        }
         one.spectra = spectra, step
 
 
@@ -270,9 +293,16 @@ def _grey_scale(image: Volume, settings: MeasureSettings) -> GreyScale:
     elif image.dtype == np.uint8:
         low, high = 0.0, 256.0
     else:
-        low, high = (float(one) for one in np.percentile(np.asarray(image.level(image.levels - 1)[...]), (0.1, 99.9)))
+        low, high = (float(one) for one in np.percentile(_some(image), (0.1, 99.9)))
         high = max(high, low + 1e-6)
     return GreyScale(low, high, settings.grey_levels)
+
+
+def _some(image: Volume) -> NDArray[Any]:
+    """Numbers of evenly spread voxels of the full resolution; coarser levels are averages, and know less of the extremes."""
+    slices = evenly_spaced(image.shape[0], min(image.shape[0], SAMPLED_SLICES))
+    step = max(1, math.isqrt(image.shape[1] * image.shape[2] * len(slices) // SAMPLED_VOXELS))
+    return np.concatenate([image.read(slice(z, z + 1))[0, ::step, ::step].ravel() for z in slices])
 
 
 def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSettings) -> pa.Table | None:
@@ -292,7 +322,7 @@ def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSet
         cells.columns |= organelle_columns(name, one.columns["cell"], shared, ids, cells.columns["volume_um3"], voxel_um3)
     if settings.nucleus in objects:
         cells.columns["cytoplasm_volume_um3"] = cells.columns["volume_um3"] - cells.columns[f"{settings.nucleus}_volume_um3"]
-    level = _level(cells, settings)
+    level = _level(cells, settings, CELL_ARRAYS)
     nuclei = objects[settings.nucleus].volume if settings.nucleus in objects else None
     free = {name: one for name, one in organelles.items() if name not in (settings.nucleus, settings.nucleolus)}
     links = {}
@@ -300,14 +330,19 @@ def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSet
         held = {name: (one.volume, one.found.of(one.columns["cell"] == cell)) for name, one in free.items()}
         links[f"cell.{cell}"] = CellPiece(cells.volume, level, cells.found.of(np.array([k])), nuclei, held, settings.protrusion_nm / 1000)
     read = _each(stage, "cells", cell_measures, links)
-    for name, one in free.items():
-        for what in ("nucleus", "membrane"):
-            column = np.full(len(one.found.ids), np.nan)
-            for cell in ids:
-                column[one.columns["cell"] == cell] = np.asarray(read[f"cell.{cell}"][f"{name}.{what}"][...])
-            one.columns[f"distance_to_{what}_um"] = column
+    for one in free.values():
+        empty = np.full(len(one.found.ids), np.nan)
+        one.columns |= {"distance_to_nucleus_um": empty, "distance_to_membrane_um": empty.copy()}
         one.columns["distance_level"] = np.full(len(one.found.ids), level)
-    found = [np.asarray(read[f"cell.{cell}"]["protrusions"][...]).reshape(-1, 3) for cell in ids]
+        cut = np.concatenate([[False], cells.columns["cut_by_edge"]])
+        one.columns["cell_cut_by_edge"] = cut[places_of(ids, one.columns["cell"])]
+    found = []
+    for cell in ids:
+        arrays = read[f"cell.{cell}"]
+        for name, one in free.items():
+            for what in ("nucleus", "membrane"):
+                one.columns[f"distance_to_{what}_um"][one.columns["cell"] == cell] = np.asarray(arrays[f"{name}.{what}"][...])
+        found.append(np.asarray(arrays["protrusions"][...]).reshape(-1, 3))
     cells.columns |= protrusion_columns(found) | {"distance_level": np.full(len(ids), level)}
     cells.columns["cell"] = cells.columns.pop("object")
     return protrusion_table(ids, found)
@@ -316,5 +351,5 @@ def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSet
 def _needs(volumes: Volumes, settings: MeasureSettings) -> Needs:
     one = next(iter(volumes.values()))
     depth, y, x = one.block_depth + 2 * halo(one.voxel_size), *one.shape[1:]
-    ram = max(depth * y * x * 12, int(settings.budget_mvoxels * 1e6) * 24)
+    ram = max(depth * y * x * 12, int(settings.budget_mvoxels * 1e6) * 30)
     return Needs(ram, smaller="use a smaller --budget-mvoxels, fewer --workers, or import with a smaller --block-depth")

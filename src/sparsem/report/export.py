@@ -12,6 +12,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.constrain import result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.measure.settings import results_of
@@ -42,8 +43,8 @@ def export(
 
     Args:
         sample: as it is.
-        names: a structure, ``probabilities/NAME``, ``images/NAME``, ``truth/NAME`` or ``raw`` for TIFF; a table for CSV and Parquet;
-            one or more structures for meshes (GLB, STL, OBJ).
+        names: for TIFF a structure (constrained, if it was), ``labels/NAME``, ``probabilities/NAME``, ``images/NAME``, ``truth/NAME`` or
+            ``raw``; for CSV and Parquet a table; for meshes (GLB, STL, OBJ) one or more structures.
         path: NAME.tif, .csv, .parquet, .glb, .stl or .obj; it appears when it is complete.
         settings: how meshes are made; a unit of theirs is 1 µm, and x, y, z lie as in the stack.
         on: ``overwrite`` replaces a file.
@@ -69,7 +70,7 @@ def export(
     folder, _, plain = names[0].rpartition("/")
     if folder not in ("", "labels", "probabilities", "images", "truth"):
         raise InputError(f"'{names[0]}' is not part of a sample; expected NAME, probabilities/NAME, images/NAME, truth/NAME or raw.")
-    volume = sample.image("raw") if names[0] == "raw" else sample.volume(folder or "labels", plain)
+    volume = sample.volume(folder, plain) if folder else sample.image("raw") if plain == "raw" else result_of(sample, plain)
     return write_tiff(volume, path, on.overwrite, on.quiet)
 
 

@@ -36,7 +36,9 @@ class Layer:
         return colour_of(self.name, self.place)
 
 
-def layers_of(sample: Sample, structures: Sequence[str], cells: str, truth: Mapping[str, str]) -> tuple[list[Layer], list[str]]:
+def layers_of(
+    sample: Sample, structures: Sequence[str], cells: str, truth: Mapping[str, str], others: Sequence[str] = ()
+) -> tuple[list[Layer], list[str]]:
     """Structures, cells first and then the larger ones, and a sentence on everything that cannot be shown.
 
     Args:
@@ -44,11 +46,12 @@ def layers_of(sample: Sample, structures: Sequence[str], cells: str, truth: Mapp
         structures: which; all results if none is named.
         cells: name of the cells.
         truth: name to volume, for structures whose truth lies elsewhere than in ``truth/NAME``.
+        others: structures without a colour of the papers, of all samples that are shown together; those of this one if not given.
     """
     names = list(structures) or results_of(sample, cells)
     order = [cells, *COLOURS]
     names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
-    others = [name for name in names if name not in order]
+    others = others or [name for name in names if name not in order]
     made: list[Layer] = []
     problems: list[str] = []
     for name in names:
@@ -57,6 +60,7 @@ def layers_of(sample: Sample, structures: Sequence[str], cells: str, truth: Mapp
             labels = result_of(sample, name)
         except SparsemError as error:
             problems.append(str(error))
+            labels = sample.volume("labels", name) if name in sample.names("labels") else None  # as predicted, then
         true = _truth(sample, name, truth.get(name), labels, problems)
         if labels is not None or true is not None:
             made.append(Layer(name, labels, true, name == cells, others.index(name) if name in others else 0))

@@ -17,6 +17,7 @@ from skimage.measure import marching_cubes
 
 SIGMA = 0.8  # voxels: less shows steps, more eats what is thin
 REACH = 3  # voxels that the smoothing looks at
+THIN = 0.55  # least value of a voxel of the mask: just above the surface
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -69,6 +70,8 @@ def _smoothed(read: ReadMask, shape: Sequence[int], start: int, stop: int) -> ND
     around = (low - (start - REACH), stop + REACH - high)
     padded = np.pad(mask, (around, (1, 1), (1, 1))).astype(np.float32)
     smooth = gaussian_filter(padded, SIGMA, radius=REACH, mode="constant")
+    # What is one voxel thin would be smoothed away: a voxel of the mask stays inside.
+    smooth = np.where((padded > 0) & (smooth <= THIN), np.float32(THIN), smooth)
     out = smooth[REACH : REACH + stop - start]
     out[:, [0, -1]] = 0
     out[:, :, [0, -1]] = 0

@@ -20,7 +20,9 @@ from sparsem.annotations import annotated_structures
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.execution import HERE, Execution
 from sparsem.measure.dictionary import dictionary_page_rows, features
+from sparsem.measure.settings import results_of
 from sparsem.progress import Meter
+from sparsem.report.figures import COLOURS
 from sparsem.report.layers import Layer, layers_of, legend
 from sparsem.report.plots import Strip, dice_curves, organelles_per_cell, spectra, strips
 from sparsem.report.scene import scene
@@ -110,6 +112,8 @@ def report(samples: Sequence[str | Path], path: str | Path, settings: ReportSett
         SampleError: none of the samples can be opened.
     """
     path = Path(path)
+    if settings.truth and len(samples) > 1:
+        raise InputError("A truth belongs to one sample; show it on a page of its own, or copy it into the sample as truth/NAME.")
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"A report is an HTML page; expected a name that ends in .html, got '{path.name}'.")
     if path.exists() and not on.overwrite:
@@ -117,9 +121,10 @@ def report(samples: Sequence[str | Path], path: str | Path, settings: ReportSett
     if not samples:
         raise InputError("A report needs at least one sample.")
     views = []
+    others = sorted({name for one in samples for name in _results(one, settings)} - {settings.cells, *COLOURS})
     with Meter("report", 3 * len(samples) + 2, quiet=on.quiet) as meter:
         for place, one in enumerate(samples):
-            views.append(_view(one, settings, len(samples), meter))
+            views.append(_view(one, settings, len(samples), others, meter))
             views[-1].name = _unlike(views[-1].name, [view.name for view in views[:-1]], place)
         if not any(view.facts for view in views):
             raise SampleError("; ".join(notice.text for view in views for notice in view.notices))
@@ -132,7 +137,14 @@ def report(samples: Sequence[str | Path], path: str | Path, settings: ReportSett
     return Report(path, len(page), {view.name: view.notices for view in views})
 
 
-def _view(path: str | Path, settings: ReportSettings, of: int, meter: Meter) -> View:
+def _results(path: str | Path, settings: ReportSettings) -> list[str]:
+    try:
+        return list(settings.structure) or results_of(Sample.open(path), settings.cells)
+    except SparsemError:  # told where the sample is looked at
+        return []
+
+
+def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[str], meter: Meter) -> View:
     """Everything of one sample; what is missing becomes a notice."""
     try:
         sample = Sample.open(path)
@@ -146,7 +158,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, meter: Meter) -> 
         image = sample.image()
     except SparsemError as error:
         problems.append(Notice(f"{error} Its slices are not shown.", True))
-    layers, sentences = layers_of(sample, settings.structure, settings.cells, settings.truth)
+    layers, sentences = layers_of(sample, settings.structure, settings.cells, settings.truth, others)
     problems += [Notice(one, True) for one in sentences]
     meter.step("slices")
     shown = [one.name for one in layers]
@@ -163,7 +175,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, meter: Meter) -> 
         view.slices = slice_pictures(image, fitting, numbers, settings.pixels, IMAGES // of)
     meter.step("3D scene")
     view.scene = scene(layers, settings.triangles // of)
-    view.tables = {name: sample.read_table(name) for name in _tables(sample)}
+    view.tables = _tables(sample, problems)
     view.notices = [*problems, *notices(sample, [one.name for one in layers if one.labels], settings.cells)]
     meter.step("tables")
     return view
@@ -184,30 +196,61 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
     }
 
 
-def _tables(sample: Sample) -> list[str]:
-    return sorted(file.stem for file in (sample.path / "tables").glob("*.parquet"))
+def _tables(sample: Sample, problems: list[Notice]) -> dict[str, pa.Table]:
+    """All tables; a damaged one becomes a notice."""
+    found = {}
+    for file in sorted((sample.path / "tables").glob("*.parquet")):
+        try:
+            found[file.stem] = sample.read_table(file.stem)
+        except (pa.ArrowException, OSError) as error:
+            problems.append(Notice(f"The table {file.name} is damaged and not shown ({error}).", True))
+    return found
 
 
 def _plots(views: Sequence[View], settings: ReportSettings) -> Iterator[Plot]:
     """Every figure that the tables hold."""
     names = list(dict.fromkeys(name for view in views for name in view.structures))
+    _note_other_textures(views, names)
     for view in views:
         yield from _curves(view, names)
     for view in views:
         yield from _bars(view, settings.cells)
     for name in names:
-        tables = {view.name: view.tables[name] for view in views if name in view.tables and view.tables[name].num_rows}
+        tables = {view.name: view.tables[name] for view in views if name in _measured(view) and view.tables[name].num_rows}
         columns = features(dict.fromkeys(column for one in tables.values() for column in one.column_names))
         if columns:
             about = (
                 "A mark an object; thick line: median, thin lines: quartiles. Hollow: cut by the border of the volume, and in no median."
             )
             yield Plot(f"{name}: every feature", about, strips(_strips(tables), columns), f"{name}.csv", _together(tables, "sample"))
-        measured = {view.name: _spectra(view.tables[f"pattern_{name}"]) for view in views if f"pattern_{name}" in view.tables}
+        measured = {
+            view.name: _spectra(view.tables[f"pattern_{name}"])
+            for view in views
+            if f"pattern_{name}" in view.tables and name in _measured(view)
+        }
         if measured:
             data = _together({view.name: view.tables[f"pattern_{name}"] for view in views if view.name in measured}, "sample")
             about = "How much of the brightness lies in structures of each size. Line: median of all objects, band: quartiles."
             yield Plot(f"{name}: pattern spectrum", about, spectra(measured), f"pattern_{name}.csv", data)
+
+
+def _measured(view: View) -> list[str]:
+    """Structures of the last run of measure; tables of other runs are not shown as if they belonged to it."""
+    return [name for name in view.tables["measured"]["structure"].to_pylist() if name in view.tables] if "measured" in view.tables else []
+
+
+def _note_other_textures(views: Sequence[View], names: Sequence[str]) -> None:
+    """Texture of samples that was measured with other voxels cannot be compared, though it stands side by side."""
+    for name in names:
+        sizes = {view.name: view.tables[name]["texture_voxel_nm"][0].as_py() for view in views if _has_texture(view, name)}
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{sample} {size:g} nm" for sample, size in sizes.items())
+            for view in views:
+                view.notices.insert(0, Notice(f"Texture of {name} cannot be compared: its voxels differ ({told}); set --texture-nm.", True))
+
+
+def _has_texture(view: View, name: str) -> bool:
+    return name in view.tables and "texture_voxel_nm" in view.tables[name].column_names and view.tables[name].num_rows > 0
 
 
 def _curves(view: View, names: Sequence[str]) -> Iterator[Plot]:
@@ -219,7 +262,7 @@ def _curves(view: View, names: Sequence[str]) -> Iterator[Plot]:
 
 
 def _bars(view: View, cells: str) -> Iterator[Plot]:
-    table = view.tables.get(cells)
+    table = view.tables.get(cells) if cells in _measured(view) else None
     if table is None or not table.num_rows or "cell" not in table.column_names:
         return
     columns = {column.removesuffix("_volume_um3"): column for column in table.column_names if column.endswith("_volume_um3")}
@@ -229,7 +272,7 @@ def _bars(view: View, cells: str) -> Iterator[Plot]:
     if chosen:
         volumes = {name: table[column].to_numpy() for name, column in chosen.items()}
         about = "Every bar is a cell; of organelles that lie in two cells each part counts where it lies."
-        svg = organelles_per_cell([str(cell) for cell in table["cell"].to_pylist()], volumes)
+        svg = organelles_per_cell([str(cell) for cell in table["cell"].to_pylist()], volumes, view.colours)
         yield Plot(
             f"Organelle volume per cell: {view.name}", about, svg, f"organelles_{view.name}.csv", table.select(["cell", *chosen.values()])
         )
@@ -240,8 +283,8 @@ def _strips(tables: Mapping[str, pa.Table]) -> list[Strip]:
     for name, table in tables.items():
         numbers = {column: table[column] for column in table.column_names if not pa.types.is_string(table[column].type)}
         values = {column: one.to_numpy().astype(np.float64) for column, one in numbers.items()}
-        cut = table["cut_by_edge"].to_numpy() if "cut_by_edge" in table.column_names else np.zeros(table.num_rows, bool)
-        made.append(Strip(name, values, cut.astype(bool)))
+        cut = {column: table[column].to_numpy().astype(bool) for column in table.column_names if column.endswith("cut_by_edge")}
+        made.append(Strip(name, values, cut))
     return made
 
 

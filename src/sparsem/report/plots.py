@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sparsem.measure.dictionary import about
-from sparsem.report.figures import colour_of
 
 SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito: told apart by everybody
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -29,23 +28,29 @@ class Strip(NamedTuple):
     Attributes:
         sample: its name.
         values: by column, (n,) each; NaN where not known.
-        cut: which objects the border cuts, (n,).
+        cut: by the name of a column of the dictionary (see ``Column.cut_by``), which objects the border spoils, (n,).
     """
 
     sample: str
     values: Mapping[str, Floats]
-    cut: NDArray[np.bool_]
+    cut: Mapping[str, NDArray[np.bool_]]
+
+    def of(self, column: str) -> tuple[Floats, NDArray[np.bool_]]:
+        """Values of a column, and which of them the border spoils."""
+        values, found = self.values.get(column, np.empty(0)), about(column)
+        spoilt = [self.cut[name] for name in {"cut_by_edge", found.cut_by if found else ""} if name in self.cut]
+        return values, np.logical_or.reduce([np.zeros(len(values), bool), *spoilt]) if len(values) else np.empty(0, bool)
 
 
 def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
     """A panel a column: a dot an object, side by side by sample, with the median and the quartiles."""
     rows = -(-len(columns) // ACROSS)
     figure = _figure(13, 2.35 * rows + 0.3)
-    raster = sum(len(one.cut) for one in samples) * len(columns) > RASTER_FROM
+    raster = sum(len(values) for one in samples for values in one.values.values()) > RASTER_FROM
     panels = figure.subplots(rows, ACROSS, squeeze=False).ravel()
     for axis, column in zip(panels, columns, strict=False):
         for place, one in enumerate(samples):
-            _strip(axis, place, one.values.get(column, np.empty(0)), one.cut, raster)
+            _strip(axis, place, *one.of(column), raster)
         found = about(column)
         unit = f" ({found.unit})" if found and found.unit not in ("", "1", "ratio", "count") else ""
         axis.set_title(_words(column) + unit, fontsize=8.5)
@@ -57,14 +62,21 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
     return _svg(figure)
 
 
-def organelles_per_cell(cells: Sequence[str], volumes: Mapping[str, Floats]) -> str:
-    """A bar a cell: volume of every organelle, one upon the other."""
+def organelles_per_cell(cells: Sequence[str], volumes: Mapping[str, Floats], colours: Mapping[str, str]) -> str:
+    """A bar a cell: volume of every organelle, one upon the other, in the CSS colours that they have elsewhere."""
     figure = _figure(max(6.0, min(13.0, 0.32 * len(cells) + 3)), 3.6)
     axis = figure.subplots()
     total = np.zeros(len(cells))
-    for place, (name, volume) in enumerate(volumes.items()):
-        colour = tuple(one / 255 for one in colour_of(name, place))
-        axis.bar(range(len(cells)), volume, bottom=total, color=colour, edgecolor="#444444", linewidth=0.6, label=name)
+    for name, volume in volumes.items():
+        axis.bar(
+            range(len(cells)),
+            volume,
+            bottom=total,
+            color=colours.get(name) or "#888888",
+            edgecolor="#444444",
+            linewidth=0.6,
+            label=_plain(name),
+        )
         total = total + volume
     axis.set_xticks(range(len(cells)), cells, fontsize=7.5, rotation=90 if len(cells) > 12 else 0)
     axis.set(xlabel="cell", ylabel="volume (µm³)")
@@ -78,7 +90,7 @@ def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
     axis = figure.subplots()
     for place, (name, (dice, labelled)) in enumerate(curves.items()):
         colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
-        axis.plot(dice, color=colour, linewidth=1.3, label=name)
+        axis.plot(dice, color=colour, linewidth=1.3, label=_plain(name))
         axis.plot(labelled, [dice[z] for z in labelled], MARKERS[place % len(MARKERS)], color=colour, markersize=4.5)
     axis.set(xlabel="slice (marks: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
     axis.grid(alpha=0.3)
@@ -96,7 +108,7 @@ def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
         colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
         low, middle, high = np.nanpercentile(parts, (25, 50, 75), axis=0)
         axis.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
-        axis.plot(sizes, middle, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3.5, linewidth=1.2, label=name)
+        axis.plot(sizes, middle, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3.5, linewidth=1.2, label=_plain(name))
     axis.axvline(0, color="#888888", linewidth=0.7)
     axis.set(xlabel="size (nm); negative: dark structures", ylabel="part of brightness")
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
@@ -123,8 +135,9 @@ def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_], raster
 
 def _counts(one: Strip, column: str) -> str:
     """How many objects a median is of, and how many more are cut by the border."""
-    known = np.isfinite(one.values.get(column, np.empty(0)))
-    whole = int((known & ~one.cut[: len(known)]).sum())
+    values, cut = one.of(column)
+    known = np.isfinite(values)
+    whole = int((known & ~cut).sum())
     return f"n = {whole}, cut {int(known.sum()) - whole}"
 
 
@@ -153,4 +166,9 @@ def _words(column: str) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 12 else name[:11] + "…"
+    return _plain(name if len(name) <= 12 else name[:11] + "…")
+
+
+def _plain(name: str) -> str:
+    """A name that matplotlib neither takes for a formula nor leaves out of a legend."""
+    return name.replace("$", r"\$") if not name.startswith("_") else "\u200b" + name.replace("$", r"\$")

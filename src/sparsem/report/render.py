@@ -93,12 +93,8 @@ def _box_of(sample: Sample, settings: RenderSettings) -> Box:
     ids = table.get("cell" if "object" not in table else "object", [])
     if int(number) not in ids:
         raise InputError(f"tables/{name} of {sample.path.name} has no object {number}; it has {len(ids)}, see tables/{name}.csv.")
-    row = ids.index(int(number))
-    volume = sample.volume("labels", f"{name}-objects") if f"{name}-objects" in sample.names("labels") else result_of(sample, name)
-    first, last = table["first_z"][row], table["last_z"][row] + 1
-    found = np.asarray(volume.level(0)[first:last]) == int(number)
-    sides = [np.flatnonzero(found.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-    low, high = (np.array([one[end] for one in sides]) + np.array([first, 0, 0]) for end in (0, -1))
+    row, volume = ids.index(int(number)), result_of(sample, name)
+    low, high = (np.array([table[f"{end}_{axis}"][row] for axis in "zyx"]) for end in ("first", "last"))
     rim = np.ceil(MARGIN * (high - low) + 2).astype(np.int64)
     return np.maximum(low - rim, 0), np.minimum(high + 1 + rim, volume.shape)
 

@@ -34,6 +34,8 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
         if not _has(sample, f"scores_{name}"):
             yield Notice(f"Nobody compared {name} with a truth: how good it is, is not known.", True)
             continue
+        if _input_of(sample, f"score-{name}", "labels") != _fingerprint_of(sample, name):
+            yield Notice(f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.", True)
         scores = sample.read_table(f"scores_{name}").to_pandas()
         unseen = scores[~scores["annotated"]]
         if not len(unseen):
@@ -60,16 +62,21 @@ def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
 
 def _changed(sample: Sample, name: str) -> bool:
     """Whether a structure's labels are others than those that were measured."""
-    try:
-        labels = result_of(sample, name).fingerprint
-    except SparsemError:
-        return True
+    labels = _fingerprint_of(sample, name)
     numbered = f"{name}-objects"
     if numbered in sample.names("labels"):
         if _input_of(sample, f"objects-{name}", "mask") != labels:
             return True
         labels = sample.volume("labels", numbered).fingerprint
     return _input_of(sample, "measure", f"labels/{name}") != labels
+
+
+def _fingerprint_of(sample: Sample, name: str) -> str:
+    """Of the labels that count."""
+    try:
+        return result_of(sample, name).fingerprint
+    except SparsemError:
+        return "none"
 
 
 def _input_of(sample: Sample, stage: str, name: str) -> object:

@@ -28,6 +28,7 @@ class ScoreSettings(Settings):
     """What is compared with what."""
 
     dataset: str | None = Field(None, description="key of the truth inside a Zarr group")
+    labels: str | None = Field(None, description="the labels to compare, such as NAME-constrained; NAME if not given")
     ids: tuple[int, ...] = Field((), description="values in the truth that mean the structure; all but 0 if not given")
     ignore: int | None = Field(None, ge=0, description="value in the truth of pixels that nobody decided on")
     annotation: str | None = Field(None, description="the annotation that tells which slices are labelled; NAME if not given")
@@ -85,11 +86,12 @@ def score(
         SampleError: no such labels, or no truth in the sample and none given.
         InputError: the truth cannot be read or has another shape.
     """
-    predicted = sample.volume("labels", name)
+    predicted = sample.volume("labels", settings.labels or name)
     source = str(truth) if truth is not None else str(sample.volume("truth", name).directory)
     found = open_source(source, settings.dataset)
     if tuple(found.stack.shape) != predicted.shape:
-        raise InputError(f"The truth {source} has the shape {tuple(found.stack.shape)}, but labels/{name} has {predicted.shape}.")
+        what = f"labels/{settings.labels or name}"
+        raise InputError(f"The truth {source} has the shape {tuple(found.stack.shape)}, but {what} has {predicted.shape}.")
     inputs = {"labels": predicted.fingerprint, "truth": str(found.identity())}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")

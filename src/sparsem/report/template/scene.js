@@ -106,7 +106,7 @@ async function begin(box) {
     const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
     if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
     gl.viewport(0, 0, width, height);
-    gl.clearColor(0.125, 0.15, 0.18, 1);
+    gl.clearColor(0.42, 0.46, 0.51, 1); // white and black organelles are both seen on it
     gl.depthMask(true);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.enable(gl.DEPTH_TEST);
