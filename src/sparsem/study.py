@@ -296,7 +296,7 @@ def _demo_study(training: TrainSettings) -> str:
     if training.cells:
         truth = f'truth = "phantom.zarr/truth/{training.cells}"'
         lines += [f"[score.{training.cells}]", truth, "instances = true", "least_voxels = 5000", ""]
-    least = f"least_um3 = {{ {', '.join(f'{name} = {size}' for name, size in DEMO_LEAST_UM3.items())} }}"
+    least = f"least_um3 = {{ {', '.join(f'{name} = {size}' for name, size in DEMO_LEAST_UM3.items() if name in training.structure)} }}"
     lines += ["[constrain]", "", "[measure]", least, ""]
     return "\n".join([*lines, "[export]", 'folder = "results"', "", "[report]", 'out = "report.html"', ""])
 

@@ -21,16 +21,16 @@ def filled(mask: Mask, fill: Fill = "3d") -> Mask:
     outside is no hole in 3D. Beyond the array lies outside.
     """
     if fill == "2d":
-        return np.stack([_filled(one[None])[0] for one in mask])
-    return _filled(mask)
+        return np.stack([_filled(one[None], rim=0)[0] for one in mask])
+    return _filled(mask, rim=1)
 
 
-def _filled(mask: Mask) -> Mask:
-    flat = len(mask) == 1
-    outside = np.pad(~mask, ((0, 0) if flat else (1, 1), (1, 1), (1, 1)), constant_values=True)
+def _filled(mask: Mask, rim: int) -> Mask:
+    """Everything that is not joined to the outside; the outside lies around, and ``rim`` voxels below and above."""
+    outside = np.pad(~mask, ((rim, rim), (1, 1), (1, 1)), constant_values=True)
     parts = cc3d.connected_components(outside, connectivity=6)
-    holes = parts != parts[0, 0, 0]
-    return np.ascontiguousarray(holes[:, 1:-1, 1:-1] if flat else holes[1:-1, 1:-1, 1:-1])
+    inner = (parts != parts[0, 0, 0])[:, 1:-1, 1:-1]
+    return np.ascontiguousarray(inner[rim : len(inner) - rim])
 
 
 def proximity_to_membrane(nucleus: Sequence[float], nucleolus: Sequence[float], to_surface: float) -> float:
