@@ -182,7 +182,7 @@ PUBLIC = {
         "Hulls Sums Surfaces batches_of_hulls halo holders hull_voxels micrometres summed sums surfaces surfaces_summed"
     ),
     "sparsem.measure.pieces": "Cavities CellPiece Depths Textured cavities cell_measures depths textures",
-    "sparsem.measure.cells": "nameless organelle_columns places_of protrusion_columns protrusion_table without",
+    "sparsem.measure.cells": "distance_columns nameless organelle_columns places_of protrusion_columns protrusion_table without",
     "sparsem.measure.records": "Objects Specks forget_unless_whole tables_of write_tables",
     "sparsem.measure.tables": "Measured measure",
     "sparsem.report.mesh": "Mesh mesh_of simplified",

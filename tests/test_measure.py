@@ -119,6 +119,10 @@ def test_distances_are_from_surface_to_surface(made: Sample) -> None:
     between = np.hypot(200, 60) / 1000 - 0.125 - 0.05  # centres in one slice, less both radii
     assert found["distance_to_nucleus_um"][first] == pytest.approx(between + 0.01, abs=0.012)  # to the next voxel's centre
     assert found["distance_to_membrane_um"][first] == pytest.approx(0.03)  # its first row is 6, the last one outside is 3
+    cells = columns_of(made, "cells")
+    for what in ("nucleus", "membrane"):
+        expected = [np.median(found[f"distance_to_{what}_um"][found["cell"] == cell]) for cell in (7, 300)]
+        np.testing.assert_allclose(cells[f"mitochondrion_distance_to_{what}_um"], expected)
     nowhere = found["cell"] == 0
     assert np.isnan(found["distance_to_nucleus_um"][nowhere]).all()
 
@@ -135,8 +139,8 @@ def test_texture_is_that_of_the_array(made: Sample) -> None:
         values, spectrum = texture_of(image, labels == number, GreyScale(0, 256, 64), scale)
         for column in COLUMNS:
             assert table[column][number - 1].as_py() == pytest.approx(values[column], rel=1e-12), column
-        pattern = made.read_table("pattern_mitochondrion").to_pandas()
-        np.testing.assert_allclose(pattern[pattern["object"] == number]["part"], spectrum, rtol=1e-12)
+        pattern = columns_of(made, "pattern_mitochondrion")
+        np.testing.assert_allclose(pattern["part"][pattern["object"] == number], spectrum, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("depth", "workers"), [(1, 0), (16, 2)])
@@ -316,9 +320,9 @@ def test_every_column_is_in_the_dictionary_and_the_docs_are_made_from_it(made: S
             assert found, column
             unit = {"um3": "µm³", "um2": "µm²", "um": "µm"}.get(column.rsplit("_", 1)[-1])
             assert unit is None or unit in found.unit, column
-    written = made.read_table("dictionary").to_pandas().set_index("column")
-    assert written.loc["fenestrated_percent", "source"].startswith("equation 8")
-    assert written.loc["mitochondrion_density_per_um3", "unit"] == "1/µm³"
+    written = {row["column"]: row for row in made.read_table("dictionary").to_pylist()}
+    assert written["fenestrated_percent"]["source"].startswith("equation 8")
+    assert written["mitochondrion_density_per_um3"]["unit"] == "1/µm³"
     assert features(["object", "volume_um3", "voxels", "no such"]) == ["volume_um3"]
     assert dictionary_page() in (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
 

@@ -37,6 +37,23 @@ def organelle_columns(name: str, holder: Ids, shared: Overlaps, cells: Ids, cell
     }
 
 
+def distance_columns(name: str, holder: Ids, distances: Columns, cells: Ids) -> Columns:
+    """Median distances of one organelle in every cell; NaN for a cell that has none.
+
+    Args:
+        name: of the organelle.
+        holder: the cell of each object, 0 for none, (objects,).
+        distances: of each object by name of the column, (objects,) each.
+        cells: their ids, ascending, (n,).
+    """
+    places, out = places_of(cells, holder), {}
+    for column, values in distances.items():
+        known = np.isfinite(values)
+        of_cell = [values[known & (places == place)] for place in range(1, len(cells) + 1)]
+        out[f"{name}_{column}"] = np.array([np.median(some) if some.size else np.nan for some in of_cell])
+    return out
+
+
 def protrusion_columns(found: list[Floats]) -> Columns:
     """Of every cell: number, length and volume of its protrusions, each (m, 3) length µm, volume µm³, attached."""
     return {

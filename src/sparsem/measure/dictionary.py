@@ -133,6 +133,8 @@ OF_ORGANELLE = {
     "{}_volume_um3": _f("volume of {} in the cell", "µm³", "voxels that lie in the cell"),
     "{}_volume_fraction": _f("volume of {} over volume of the cell", "ratio", "voxels that lie in the cell"),
     "{}_density_per_um3": _f("{} objects per volume of the cell", "1/µm³", "count over volume of the cell"),
+    "{}_distance_to_nucleus_um": _f("distance of its {} objects to its nearest nucleus, median", "µm", NEAREST),
+    "{}_distance_to_membrane_um": _f("distance of its {} objects to the outside of the cell, median", "µm", NEAREST),
 }
 OBJECT = {**IDENTITY, **SHAPE, **NUCLEOLUS, **NUCLEUS, **PLACE, **TEXTURE, **CELL}
 

@@ -14,7 +14,7 @@ from sparsem.constrain import result_of
 from sparsem.errors import SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import evenly_spaced
-from sparsem.measure.cells import nameless, organelle_columns, places_of, protrusion_columns, protrusion_table, without
+from sparsem.measure.cells import distance_columns, nameless, organelle_columns, places_of, protrusion_columns, protrusion_table, without
 from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
 from sparsem.measure.nucleolus import proximity_to_membrane
 from sparsem.measure.objects import numbered_objects
@@ -305,21 +305,24 @@ def _some(image: Volume) -> NDArray[Any]:
     return np.concatenate([image.read(slice(z, z + 1))[0, ::step, ::step].ravel() for z in slices])
 
 
+def _owned(cells: Objects, organelles: Mapping[str, Objects], name_of_cells: str) -> None:
+    """Which cell every organelle belongs to, and what every cell holds."""
+    ids, voxel_um3 = cells.found.ids, cells.volume.voxel_size.volume_um3
+    for name, one in organelles.items():
+        shared = one.shared[name_of_cells]
+        owner, share = holders(shared, one.found.ids, one.found.voxels, np.setdiff1d(shared.second, ids))
+        one.columns |= {"cell": owner, "cell_share": share}
+        cells.columns |= organelle_columns(name, owner, shared, ids, cells.columns["volume_um3"], voxel_um3)
+
+
 def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSettings) -> pa.Table | None:
     """Whose every organelle is, what is in every cell, distances, and protrusions, whose table is returned."""
     if settings.cells not in objects:
         return None
     cells = objects[settings.cells]
-    ids, voxel_um3 = cells.found.ids, cells.volume.voxel_size.volume_um3
+    ids = cells.found.ids
     organelles = {name: one for name, one in objects.items() if name != settings.cells}
-    for one in organelles.values():
-        shared = one.shared[settings.cells]
-        strangers = np.setdiff1d(shared.second, ids)
-        owner, share = holders(shared, one.found.ids, one.found.voxels, strangers)
-        one.columns |= {"cell": owner, "cell_share": share}
-    for name, one in organelles.items():
-        shared = one.shared[settings.cells]
-        cells.columns |= organelle_columns(name, one.columns["cell"], shared, ids, cells.columns["volume_um3"], voxel_um3)
+    _owned(cells, organelles, settings.cells)
     if settings.nucleus in objects:
         cells.columns["cytoplasm_volume_um3"] = cells.columns["volume_um3"] - cells.columns[f"{settings.nucleus}_volume_um3"]
     level = _level(cells, settings, CELL_ARRAYS)
@@ -343,6 +346,9 @@ def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSet
             for what in ("nucleus", "membrane"):
                 one.columns[f"distance_to_{what}_um"][one.columns["cell"] == cell] = np.asarray(arrays[f"{name}.{what}"][...])
         found.append(np.asarray(arrays["protrusions"][...]).reshape(-1, 3))
+    for name, one in free.items():
+        distances = {f"distance_to_{what}_um": one.columns[f"distance_to_{what}_um"] for what in ("nucleus", "membrane")}
+        cells.columns |= distance_columns(name, one.columns["cell"], distances, ids)
     cells.columns |= protrusion_columns(found) | {"distance_level": np.full(len(ids), level)}
     cells.columns["cell"] = cells.columns.pop("object")
     return protrusion_table(ids, found)

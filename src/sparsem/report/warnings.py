@@ -36,15 +36,18 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
             continue
         if _input_of(sample, f"score-{name}", "labels") != _fingerprint_of(sample, name):
             yield Notice(f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.", True)
-        scores = sample.read_table(f"scores_{name}").to_pandas()
-        unseen = scores[~scores["annotated"]]
-        if not len(unseen):
+        scores = sample.read_table(f"scores_{name}")
+        unseen = ~scores["annotated"].to_numpy()
+        if not unseen.any():
             yield Notice(f"{name} was only compared on slices that were labelled by hand, which a training may have seen.", True)
             continue
-        both, size = unseen["both_px"].sum(), (unseen["predicted_px"] + unseen["true_px"]).sum()
+        both, predicted, true = (int(scores[column].to_numpy()[unseen].sum()) for column in ("both_px", "predicted_px", "true_px"))
+        size = predicted + true
         dice = 2 * both / size if size else float("nan")
         if name != cells and dice < LOW_DICE:
-            yield Notice(f"{name}: Dice {dice:.3f} on {len(unseen)} slices that nobody labelled. Label more slices before you count.", True)
+            yield Notice(
+                f"{name}: Dice {dice:.3f} on {unseen.sum()} slices that nobody labelled. Label more slices before you count.", True
+            )
 
 
 def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
