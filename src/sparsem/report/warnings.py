@@ -45,9 +45,7 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
         size = predicted + true
         dice = 2 * both / size if size else float("nan")
         if name != cells and dice < LOW_DICE:
-            yield Notice(
-                f"{name}: Dice {dice:.3f} on {unseen.sum()} slices that nobody labelled. Label more slices before you count.", True
-            )
+            yield Notice(f"{name}: Dice {dice:.3f} on {unseen.sum()} slices that nobody labelled; label more before you count.", True)
 
 
 def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
