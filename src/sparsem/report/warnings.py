@@ -111,7 +111,7 @@ def _constrained(sample: Sample) -> Iterator[Notice]:
     for row in sample.read_table("constrained").to_pylist():
         part = row["removed_um3"] / row["before_um3"] if row["before_um3"] else 0.0
         if part > MANY_BROKEN:
-            yield Notice(f"{part:.1%} of {row['structure']} was taken away because it lay {row['reason']}.", True)
+            yield Notice(f"{part:.1%} of {row['structure']} was taken away by constraints ({row['reason']}).", True)
 
 
 def _to_look_at(sample: Sample, cells: str) -> Iterator[Notice]:
