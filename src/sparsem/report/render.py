@@ -111,7 +111,9 @@ def _draw(solids: list[tuple[str, Solid]], settings: RenderSettings, frames: int
             if len(solid.mesh.triangles):
                 surface = pyvista.PolyData.from_regular_faces(_right_handed(solid.mesh.vertices), solid.mesh.triangles.astype(int))
                 colour = [part / 255 for part in solid.colour]
-                plotter.add_mesh(surface, color=colour, opacity=_opacity(name, names, settings), smooth_shading=True, ambient=0.2)
+                plotter.add_mesh(
+                    surface, color=colour, opacity=_opacity(name, names, settings), smooth_shading=True, ambient=0.2, specular=0.25
+                )
         plotter.enable_depth_peeling(8)
         plotter.enable_anti_aliasing("ssaa")
         plotter.camera_position = "xz"
