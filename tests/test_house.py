@@ -127,7 +127,7 @@ PUBLIC = {
     "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key numbers_in open_source",
     "sparsem.store.writers": "write_tiff",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
-    "sparsem.stage": "Stage fingerprint_of finished",
+    "sparsem.stage": "Stage fingerprint_of finished forget",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
     "sparsem.tiles.targets": "interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
@@ -138,7 +138,7 @@ PUBLIC = {
     "sparsem.learn.train": "held_out learning_slices train training_needs",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",
     "sparsem.predict": "PredictSettings ahead forward_on in_context predict predict_slices quantised",
-    "sparsem.regions": "Overlaps added at_shape overlaps sizes",
+    "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (
         "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching variation_of_information"
     ),
@@ -178,17 +178,15 @@ PUBLIC = {
     "sparsem.measure.settings": "MeasureSettings results_of",
     "sparsem.measure.objects": "Joined ObjectSettings first_voxels joined numbered_objects parts_of touching",
     "sparsem.measure.crops": "Piece factors_of groups level_nearest level_of_even_voxels level_within piece_around",
-    "sparsem.measure.passes": (
-        "Hulls Sums Surfaces batches_of_hulls halo holders hull_voxels micrometres summed sums surfaces surfaces_summed"
-    ),
+    "sparsem.measure.passes": ("Hulls Sums Surfaces batches_of_hulls halo holders hull_voxels summed sums surfaces surfaces_summed"),
     "sparsem.measure.pieces": "Cavities CellPiece Depths Textured cavities cell_measures depths textures",
-    "sparsem.measure.cells": "distance_columns nameless organelle_columns places_of protrusion_columns protrusion_table without",
+    "sparsem.measure.cells": "distance_columns nameless organelle_columns protrusion_columns protrusion_table without",
     "sparsem.measure.records": "Objects Specks forget_unless_whole tables_of write_tables",
     "sparsem.measure.tables": "Measured measure",
     "sparsem.report.mesh": "Mesh mesh_of simplified",
     "sparsem.report.encode": "cell_colour cells_picture grey_picture mask_picture packed_mesh text_uri",
     "sparsem.report.layers": "Layer layers_of legend",
-    "sparsem.report.slices": "chosen_slices level_of_width slice_pictures",
+    "sparsem.report.slices": "level_of_width slice_pictures",
     "sparsem.report.solids": "Cut Solid solids_of whole_box",
     "sparsem.report.scene": "scene",
     "sparsem.report.plots": "Strip dice_curves organelles_per_cell spectra strips",

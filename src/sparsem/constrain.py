@@ -20,11 +20,10 @@ from sparsem.errors import SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage, finished
+from sparsem.stage import BlockResult, Stage, finished, forget
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import Kind, Volume, volume_spec
+from sparsem.store.volume import FOREGROUND, Kind, Volume, volume_spec
 
-FOREGROUND = 128  # round(255 p) for p >= 0.5, as everywhere
 SUFFIX = "-constrained"
 
 Mask = NDArray[np.bool_]
@@ -154,16 +153,15 @@ def release(sample: Sample) -> list[str]:
     """Take the constrained labels away; what was predicted is what counts again. Returns their paths."""
     with sample.locked():
         shutil.rmtree(sample.path / ".sparsem" / "work" / "constrain", ignore_errors=True)
-        (sample.path / ".sparsem" / "stages" / "constrain.json").unlink(missing_ok=True)
+        forget(sample, "constrain")
         names = sorted(folder.name for folder in (sample.path / "labels").glob(f"*{SUFFIX}"))
         removed = [f"labels/{name}" for name in names]
         for name in names:
             objects = f"{name.removesuffix(SUFFIX)}-objects"  # numbered in what goes away
-            (sample.path / ".sparsem" / "stages" / f"objects-{name.removesuffix(SUFFIX)}.json").unlink(missing_ok=True)
+            forget(sample, f"objects-{name.removesuffix(SUFFIX)}")
             _removed(sample, objects)
             _removed(sample, name)
-        for ending in (".parquet", ".csv"):
-            (sample.path / "tables" / f"constrained{ending}").unlink(missing_ok=True)
+        sample.remove_table("constrained")
         sample.publish_names()
         sample.remember({"stage": "release", "fingerprint": "", "settings": {}, "outputs": [], "removed": removed, "finished": now()})
     return removed
@@ -178,9 +176,8 @@ def result_of(sample: Sample, name: str) -> Volume:
     labels = sample.volume("labels", name)
     if f"{name}{SUFFIX}" not in sample.names("labels"):
         return labels
-    made = [entry["settings"] for entry in sample.history() if entry["stage"] == "constrain"]
     read = "input labels/"
-    inputs = {key.removeprefix(read): value for key, value in (made[-1] if made else {}).items() if key.startswith(read)}
+    inputs = {key.removeprefix(read): value for key, value in sample.last_settings("constrain").items() if key.startswith(read)}
     there = sample.names("labels")
     changed = [one for one, value in inputs.items() if one not in there or sample.volume("labels", one).fingerprint != value]
     if changed or name not in inputs:

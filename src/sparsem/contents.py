@@ -19,6 +19,6 @@ def describe(sample: Sample) -> dict[str, Any]:
         "levels": image.levels,
         "annotations": annotated_structures(sample),
         **{folder: sample.names(folder) for folder in ("images", "probabilities", "labels", "truth")},
-        "tables": sorted(table.stem for table in (sample.path / "tables").glob("*.parquet")),
+        "tables": sample.tables,
         "history": sample.history(),
     }

@@ -30,6 +30,11 @@ class VoxelSize(NamedTuple):
         """Volume of one voxel in cubic micrometres."""
         return self.z * self.y * self.x * 1e-9
 
+    @property
+    def micrometres(self) -> tuple[float, float, float]:
+        """Edge lengths in µm, (z, y, x)."""
+        return self.z / 1000, self.y / 1000, self.x / 1000
+
     def times(self, factors: Sequence[float]) -> "VoxelSize":
         """The voxel that results when each axis is shrunk by its factor."""
         return VoxelSize(*(length * factor for length, factor in zip(self, factors, strict=True)))

@@ -27,12 +27,10 @@ from sparsem.models.device import Precision, autocast, choose_device, keep_freed
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
+from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec, volume_spec
 from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
 
 T = TypeVar("T")
-
-FOREGROUND = 128  # round(255 p) for p >= 0.5
 
 Tiles = NDArray[np.float32]
 Forward = Callable[[Tiles], Tiles]  # (B, K, S, S) standardised -> (B, C, S, S) probabilities

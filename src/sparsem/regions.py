@@ -51,6 +51,14 @@ def sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
     return ids[ids > 0], pixels[ids > 0]
 
 
+def places_in(ids: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
+    """Place of every value among ascending ``ids``, from 1; 0 for one that is not among them. Any shape."""
+    if not len(ids):
+        return np.zeros(values.shape, np.int64)
+    places = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
+    return np.where(ids[places] == values, places + 1, 0)
+
+
 def at_shape(labels: Labels, shape: tuple[int, int]) -> Labels:
     """A label map (y, x) at another resolution: the label in the middle of every pixel; an id is never interpolated."""
     y, x = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, labels.shape, strict=True))

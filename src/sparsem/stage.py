@@ -31,7 +31,7 @@ from sparsem.tasks import Arrays, BlockFunction, BlockResult, BlockTask, Link, L
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Arrays", "BlockResult", "Stage", "fingerprint_of", "finished", "link_arrays"]
+__all__ = ["Arrays", "BlockResult", "Stage", "fingerprint_of", "finished", "forget", "link_arrays"]
 
 Work = tuple[BlockTask | Link, Callable[..., Any], tuple[Any, ...]]
 
@@ -82,7 +82,7 @@ class Stage:
         # A folder for each fingerprint: a worker of an abandoned run can never write into another run's result.
         self._runs = self.sample.path / ".sparsem" / "work" / self.name
         self._work = self._runs / self.fingerprint[:16]
-        self._record_file = self.sample.path / ".sparsem" / "stages" / f"{self.name}.json"
+        self._record_file = _record_of(self.sample, self.name)
 
     def __enter__(self) -> "Stage":
         with ExitStack() as held:
@@ -140,7 +140,7 @@ class Stage:
 
     def forget(self) -> None:
         """What was finished before no longer is: called before the first of several files that replace its own."""
-        self._record_file.unlink(missing_ok=True)
+        forget(self.sample, self.name)
 
     def left(self, blocks: Sequence[ZBlock]) -> list[ZBlock]:
         """The blocks that ``map`` has not done yet."""
@@ -280,10 +280,19 @@ def finished(sample: Sample, name: str) -> list[dict[str, Any]]:
     Raises:
         SampleError: it was not finished, or its record is damaged.
     """
-    file = sample.path / ".sparsem" / "stages" / f"{name}.json"
+    file = _record_of(sample, name)
     if not file.exists():
         raise SampleError(f"'{name}' is not finished in {sample.path.name}; run it again.")
     return list(read_record(file)["summaries"])
+
+
+def forget(sample: Sample, name: str) -> None:
+    """What a stage finished no longer counts as finished; what it wrote and what is unfinished stay."""
+    _record_of(sample, name).unlink(missing_ok=True)
+
+
+def _record_of(sample: Sample, name: str) -> Path:
+    return sample.path / ".sparsem" / "stages" / f"{name}.json"
 
 
 def _fingerprint_in(file: Path) -> str | None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.measure.moments import Moments
-from sparsem.regions import Overlaps
+from sparsem.regions import Overlaps, places_in
 from sparsem.store.sample import Sample
 
 Columns = dict[str, NDArray[Any]]
@@ -26,8 +26,8 @@ def organelle_columns(name: str, holder: Ids, shared: Overlaps, cells: Ids, cell
         cell_um3: their volumes.
         voxel_um3: volume of a voxel.
     """
-    counts = np.bincount(places_of(cells, holder), minlength=len(cells) + 1)[1:]
-    voxels = np.bincount(places_of(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1)[1:]
+    counts = np.bincount(places_in(cells, holder), minlength=len(cells) + 1)[1:]
+    voxels = np.bincount(places_in(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1)[1:]
     volume = voxels * voxel_um3
     return {
         f"{name}_count": counts,
@@ -46,7 +46,7 @@ def distance_columns(name: str, holder: Ids, distances: Columns, cells: Ids) -> 
         distances: of each object by name of the column, (objects,) each.
         cells: their ids, ascending, (n,).
     """
-    places, out = places_of(cells, holder), {}
+    places, out = places_in(cells, holder), {}
     for column, values in distances.items():
         known = np.isfinite(values)
         of_cell = [values[known & (places == place)] for place in range(1, len(cells) + 1)]
@@ -73,7 +73,7 @@ def protrusion_table(cells: Ids, found: list[Floats]) -> pa.Table:
 
 def nameless(sample: Sample, cells: str) -> NDArray[np.uint32]:
     """Identities in labels of cells that are islands of no cell, from the table of tracks; none where there is no such table."""
-    if not (sample.path / "tables" / f"tracks_{cells}.parquet").exists():
+    if f"tracks_{cells}" not in sample.tables:
         return np.empty(0, np.uint32)
     tracks = sample.read_table(f"tracks_{cells}")
     return np.unique(tracks["identity"].to_numpy()[~tracks["in_cell"].to_numpy()]).astype(np.uint32)
@@ -82,11 +82,3 @@ def nameless(sample: Sample, cells: str) -> NDArray[np.uint32]:
 def without(found: Moments, ids: Ids) -> Moments:
     """The objects that are not among ``ids``."""
     return found.of(~np.isin(found.ids, ids))
-
-
-def places_of(cells: Ids, ids: Ids) -> NDArray[np.int64]:
-    """Place of every id among the cells from 1; 0 for one that is no cell."""
-    if not len(cells):
-        return np.zeros(len(ids), np.int64)
-    places = np.minimum(np.searchsorted(cells, ids), len(cells) - 1)
-    return np.where(cells[places] == ids, places + 1, 0)

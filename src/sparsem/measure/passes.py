@@ -14,7 +14,7 @@ from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.measure.hull import convex_voxels_of_each, slice_corners
 from sparsem.measure.moments import Moments, combined, compacted, moments
 from sparsem.measure.surface import Surface, reach, slice_surface
-from sparsem.regions import Overlaps, added, overlaps
+from sparsem.regions import Overlaps, added, overlaps, places_in
 from sparsem.stage import Arrays, link_arrays
 from sparsem.store.volume import Volume
 
@@ -53,14 +53,9 @@ class Surfaces(NamedTuple):
     centroids: Floats
 
 
-def micrometres(voxel: VoxelSize) -> tuple[float, float, float]:
-    """Edge lengths in µm."""
-    return voxel.z / 1000, voxel.y / 1000, voxel.x / 1000
-
-
 def halo(voxel: VoxelSize) -> int:
     """Slices around a block that the surfaces in it depend on."""
-    return reach(micrometres(voxel))
+    return reach(voxel.micrometres)
 
 
 def sums(link: Sums, _before: None) -> Arrays:
@@ -85,12 +80,12 @@ def summed(blocks: Iterable[Read], within: Iterable[str]) -> tuple[Moments, dict
 
 def surfaces(link: Surfaces, _before: None) -> Arrays:
     """Surface and corners of every object in every slice of a block: rows (id, z, area, radius, radius squared) and (id, z, y, x)."""
-    block, voxel = link.block, micrometres(link.volume.voxel_size)
+    block, voxel = link.block, link.volume.voxel_size.micrometres
     labels = link.volume.read(block.read).astype(np.uint32, copy=False)
     index, present = compacted(labels)
-    places = np.minimum(np.searchsorted(link.ids, present), len(link.ids) - 1) if len(link.ids) else np.zeros(len(present), int)
-    known = link.ids[places] == present if len(link.ids) else np.zeros(len(present), bool)  # others are nobody's islands
-    centroids = np.where(known[:, None], link.centroids[places], 0.0) if known.any() else np.zeros((len(present), 3))
+    places = places_in(link.ids, present)
+    known = places > 0  # others are nobody's islands
+    centroids = np.concatenate([np.zeros((1, 3)), link.centroids])[places]
     rows, corners = [np.empty((0, 5))], [np.empty((0, 4), np.int64)]
     around = reach(voxel)
     for z in range(block.start, block.stop):

@@ -3,20 +3,20 @@
 Each function is one link of a stage: it reads its pieces and returns one row an object.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from sparsem.geometry import VoxelSize
 from sparsem.measure.crops import Piece, factors_of, piece_around
 from sparsem.measure.distances import depth_within, distance_to, half_edge, nearest
 from sparsem.measure.moments import Moments
 from sparsem.measure.nucleolus import Fill, filled
 from sparsem.measure.protrusions import protrusions
 from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale, texture_of
+from sparsem.regions import places_in
 from sparsem.stage import Arrays
 from sparsem.store.volume import Volume
 
@@ -93,7 +93,7 @@ def depths(link: Depths, _before: None) -> Arrays:
     The surface passes half way between voxels inside and outside: half an edge is taken off.
     """
     piece = piece_around(link.labels, link.level, link.found.low[0], link.found.high[0], rim=1)
-    edges = _edges(link.labels, link.level)
+    edges = link.labels.voxel_size_of(link.level).micrometres
     depth = depth_within(piece.of(link.labels) == link.found.ids[0], edges)
     return {"depths": np.maximum(_sampled(depth, _in_piece(link.places, link.labels, piece)) - half_edge(edges), 0)}
 
@@ -101,14 +101,14 @@ def depths(link: Depths, _before: None) -> Arrays:
 def cell_measures(link: CellPiece, _before: None) -> Arrays:
     """Distances of a cell's organelles to its nuclei and to its membrane, µm, and its protrusions: (n, 3) length, volume, attached."""
     piece = piece_around(link.cells, link.level, link.found.low[0], link.found.high[0], rim=1)
-    edges = _edges(link.cells, link.level)
+    edges = link.cells.voxel_size_of(link.level).micrometres
     cell = piece.of(link.cells) == link.found.ids[0]
     to_membrane = depth_within(cell, edges)
     nucleus = cell & (piece.of(link.nuclei) > 0) if link.nuclei else None
     to_nucleus = distance_to(nucleus, edges) if nucleus is not None and nucleus.any() else None
     out: dict[str, NDArray[Any]] = {}
     for name, (volume, objects) in link.organelles.items():
-        index = _index_of(piece.of(volume), objects.ids)
+        index = places_in(objects.ids, piece.of(volume)).astype(np.uint32)
         places = _in_piece(objects.centroids, volume, piece)
         for what, field in (("nucleus", to_nucleus), ("membrane", to_membrane)):
             out[f"{name}.{what}"] = _nearest(index, len(objects.ids), field, places)
@@ -141,16 +141,3 @@ def _sampled(field: NDArray[np.float32], places: Floats) -> Floats:
     if not np.isfinite(field).all():  # there is nothing to be far from, anywhere
         return np.full(len(places), np.nan)
     return np.asarray(map_coordinates(field, places.T, order=1, mode="nearest"), np.float64)
-
-
-def _index_of(labels: NDArray[Any], ids: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Labels renumbered by their place in ``ids`` from 1; 0 for others."""
-    if not len(ids):
-        return np.zeros(labels.shape, np.uint32)
-    places = np.minimum(np.searchsorted(ids, labels), len(ids) - 1)
-    return np.where(ids[places] == labels, places + 1, 0).astype(np.uint32)
-
-
-def _edges(volume: Volume, level: int) -> Sequence[float]:
-    voxel: VoxelSize = volume.voxel_size_of(level)
-    return [edge / 1000 for edge in voxel]

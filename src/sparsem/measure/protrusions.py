@@ -56,11 +56,12 @@ def protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protru
     parts, count = cc3d.connected_components((cell & ~body).view(np.uint8), connectivity=26, return_N=True)
     if not count:
         return []
-    found, boxes = [], cc3d.statistics(parts)["bounding_boxes"]
+    found, about = [], cc3d.statistics(parts)
+    boxes, step = about["bounding_boxes"], float(np.linalg.norm(voxel))
     for number in range(1, count + 1):
         box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in boxes[number])
-        if np.linalg.norm([(side.stop - side.start) * edge for side, edge in zip(box, voxel, strict=True)]) <= width / 2:
-            continue  # too small to stand out, as most fragments of an opening are
+        if (about["voxel_counts"][number] - 1) * step + 2 * half_edge(voxel) <= width:
+            continue  # no path through so few voxels is long enough, as in most fragments of an opening
         part = parts[box] == number
         foot = _beside(body[box]) & part
         path = _farthest(part, foot, voxel)[0] if foot.any() else _longest(part, voxel)

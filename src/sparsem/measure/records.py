@@ -15,6 +15,7 @@ from sparsem.measure.moments import Moments
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.shape import Columns
 from sparsem.regions import Overlaps
+from sparsem.stage import forget
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
@@ -55,15 +56,12 @@ def tables_of(sample: Sample) -> list[str]:
 
 def forget_unless_whole(sample: Sample) -> None:
     """Where a table is missing nothing counts as measured: it is done again."""
-    record = sample.path / ".sparsem" / "stages" / "measure.json"
-    if not record.exists():
-        return
     try:
-        whole = all((sample.path / "tables" / f"{name}.parquet").exists() for name in tables_of(sample))
+        whole = set(tables_of(sample)) <= set(sample.tables)
     except (SampleError, KeyError, ValueError, OSError):
         whole = False
     if not whole:
-        record.unlink()
+        forget(sample, "measure")
 
 
 def write_tables(
@@ -98,8 +96,7 @@ def _remove_earlier(sample: Sample) -> None:
     except (SampleError, KeyError, ValueError, OSError):
         return
     for name in names:
-        for ending in (".parquet", ".csv"):
-            (sample.path / "tables" / f"{name}{ending}").unlink(missing_ok=True)
+        sample.remove_table(name)
 
 
 def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:

@@ -24,7 +24,7 @@ def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], vo
         volume: shape of the volume that they were measured in.
         voxel: nm.
     """
-    edges = np.array(voxel) / 1000
+    edges = np.array(voxel.micrometres)
     volumes = found.voxels * voxel.volume_um3
     cut = (found.low == 0).any(axis=1) | (found.high == np.array(volume)).any(axis=1)
     extents = (found.high - found.low) * edges
@@ -64,7 +64,7 @@ def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
     """Shape of every object of a label volume (z, y, x) in memory; see ``shape_columns``."""
     found = moments(np.asarray(labels))
     index, ids = compacted(np.asarray(labels))
-    bounds = surface(index, (voxel.z / 1000, voxel.y / 1000, voxel.x / 1000), found.centroids)
+    bounds = surface(index, voxel.micrometres, found.centroids)
     corners = [slice_corners(one, len(ids)) for one in index]
     of = np.concatenate([owner for owner, _ in corners])
     places = np.concatenate([np.column_stack([np.full(len(place), z), place]) for z, (_, place) in enumerate(corners)])

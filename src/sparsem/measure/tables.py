@@ -14,7 +14,7 @@ from sparsem.constrain import result_of
 from sparsem.errors import SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import evenly_spaced
-from sparsem.measure.cells import distance_columns, nameless, organelle_columns, places_of, protrusion_columns, protrusion_table, without
+from sparsem.measure.cells import distance_columns, nameless, organelle_columns, protrusion_columns, protrusion_table, without
 from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
 from sparsem.measure.nucleolus import proximity_to_membrane
 from sparsem.measure.objects import numbered_objects
@@ -26,7 +26,6 @@ from sparsem.measure.passes import (
     halo,
     holders,
     hull_voxels,
-    micrometres,
     summed,
     sums,
     surfaces,
@@ -37,6 +36,7 @@ from sparsem.measure.records import Objects, Specks, forget_unless_whole, tables
 from sparsem.measure.settings import MeasureSettings, results_of
 from sparsem.measure.shape import shape_columns
 from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale
+from sparsem.regions import places_in
 from sparsem.settings import nearest
 from sparsem.stage import Stage, link_arrays
 from sparsem.store.sample import Sample
@@ -236,12 +236,12 @@ def _in_nuclei(stage: Stage, nucleoli: Objects, nuclei: Objects, settings: Measu
     }
     read = _each(stage, "nucleoli in nuclei", depths, links)
     depth, proximity = np.full(len(owner), np.nan), np.full(len(owner), np.nan)
-    edges = np.array(micrometres(nuclei.volume.voxel_size))
+    edges = np.array(nuclei.volume.voxel_size.micrometres)
     for number, some in of.items():
         depth[some] = np.asarray(read[f"depths.{number}"]["depths"][...])
         middle = nuclei.found.centroids[place[number]] * edges
         proximity[some] = [proximity_to_membrane(middle, centres[one] * edges, float(depth[one])) for one in some]
-    cut = np.concatenate([[False], nuclei.columns["cut_by_edge"]])[places_of(nuclei.found.ids, owner)]
+    cut = np.concatenate([[False], nuclei.columns["cut_by_edge"]])[places_in(nuclei.found.ids, owner)]
     nucleoli.columns |= {
         "nucleus": owner,
         "nucleus_cut_by_edge": cut,
@@ -338,7 +338,7 @@ def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSet
         one.columns |= {"distance_to_nucleus_um": empty, "distance_to_membrane_um": empty.copy()}
         one.columns["distance_level"] = np.full(len(one.found.ids), level)
         cut = np.concatenate([[False], cells.columns["cut_by_edge"]])
-        one.columns["cell_cut_by_edge"] = cut[places_of(ids, one.columns["cell"])]
+        one.columns["cell_cut_by_edge"] = cut[places_in(ids, one.columns["cell"])]
     found = []
     for cell in ids:
         arrays = read[f"cell.{cell}"]

@@ -10,9 +10,9 @@ from matplotlib.colors import hsv_to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
+from sparsem.report.figures import GOLDEN
 from sparsem.report.mesh import Mesh
 
-GOLDEN = 0.61803398875  # of the circle of hues: numbers that follow each other look unlike
 SHADES = 47  # colours of cells in a picture, besides none and outline
 OPAQUE, CLEAR = 255, 0
 

@@ -19,6 +19,7 @@ from sparsem import __version__
 from sparsem.annotations import annotated_structures
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.execution import HERE, Execution
+from sparsem.geometry import evenly_spaced
 from sparsem.measure.dictionary import dictionary_page_rows, features
 from sparsem.measure.settings import results_of
 from sparsem.progress import Meter
@@ -26,7 +27,7 @@ from sparsem.report.figures import COLOURS
 from sparsem.report.layers import Layer, layers_of, legend
 from sparsem.report.plots import Strip, dice_curves, organelles_per_cell, spectra, strips
 from sparsem.report.scene import scene
-from sparsem.report.slices import chosen_slices, slice_pictures
+from sparsem.report.slices import slice_pictures
 from sparsem.report.warnings import Notice, notices
 from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample, now
@@ -165,7 +166,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     view = View(sample.name, _facts(sample, image, layers), [], shown, colours=legend(layers), history=sample.history())
     view.labelled = {name: list(z) for name, z in annotated_structures(sample).items()}
     if image:
-        numbers = chosen_slices(image.shape[0], max(3, settings.slices // of))
+        numbers = evenly_spaced(image.shape[0], min(image.shape[0], max(3, settings.slices // of)))
         fitting = [one for one in layers if one.labels is None or one.labels.shape == image.shape]
         problems += [
             Notice(f"{one.name} has the shape {one.labels.shape}, its image {image.shape}: it is not laid over the slices.", True)
@@ -199,11 +200,11 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
 def _tables(sample: Sample, problems: list[Notice]) -> dict[str, pa.Table]:
     """All tables; a damaged one becomes a notice."""
     found = {}
-    for file in sorted((sample.path / "tables").glob("*.parquet")):
+    for name in sample.tables:
         try:
-            found[file.stem] = sample.read_table(file.stem)
+            found[name] = sample.read_table(name)
         except (pa.ArrowException, OSError) as error:
-            problems.append(Notice(f"The table {file.name} is damaged and not shown ({error}).", True))
+            problems.append(Notice(f"The table {name}.parquet is damaged and not shown ({error}).", True))
     return found
 
 

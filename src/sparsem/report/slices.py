@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.geometry import evenly_spaced
 from sparsem.regions import at_shape
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture
 from sparsem.report.figures import shown
@@ -21,11 +20,6 @@ def level_of_width(volume: Volume, pixels: int) -> int:
     """The finest level no edge of which is longer than ``pixels`` in a slice; the coarsest if there is none."""
     fits = (level for level in range(volume.levels) if max(volume.level(level).shape[1:]) <= pixels)
     return next(fits, volume.levels - 1)
-
-
-def chosen_slices(count: int, wanted: int) -> list[int]:
-    """Numbers of the slices that are shown, evenly from the first to the last."""
-    return evenly_spaced(count, min(count, wanted))
 
 
 def slice_pictures(image: Volume, layers: Sequence[Layer], numbers: Sequence[int], pixels: int, budget: int) -> list[dict[str, Any]]:

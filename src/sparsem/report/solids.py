@@ -60,7 +60,7 @@ def solids_of(layer: Layer, box: Box, voxels: float, triangles: int, cut: Cut | 
         return
     level = level_within(labels, box[0][None], box[1][None], int(voxels))
     piece = piece_around(labels, level, *box)
-    voxel = [edge / 1000 for edge in labels.voxel_size_of(level)]
+    voxel = labels.voxel_size_of(level).micrometres
     if layer.cells:
         yield from _cells(_cut(piece.of(labels), cut), voxel, np.array(piece.low), triangles)
         return

@@ -31,7 +31,7 @@ def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
 def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:
     """What nobody compared with a truth, and what compares badly."""
     for name in structures:
-        if not _has(sample, f"scores_{name}"):
+        if f"scores_{name}" not in sample.tables:
             yield Notice(f"Nobody compared {name} with a truth: how good it is, is not known.", True)
             continue
         if _input_of(sample, f"score-{name}", "labels") != _fingerprint_of(sample, name):
@@ -49,7 +49,7 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
 
 
 def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
-    if not _has(sample, "measured"):
+    if "measured" not in sample.tables:
         yield Notice("Nothing was measured yet; run 'sparsem measure'.", True)
         return
     table = sample.read_table("measured").to_pylist()
@@ -82,8 +82,7 @@ def _fingerprint_of(sample: Sample, name: str) -> str:
 
 def _input_of(sample: Sample, stage: str, name: str) -> object:
     """Fingerprint of what a stage read when it last ran."""
-    made = [entry["settings"] for entry in sample.history() if entry["stage"] == stage]
-    return made[-1].get(f"input {name}") if made else None
+    return sample.last_settings(stage).get(f"input {name}")
 
 
 def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
@@ -106,7 +105,7 @@ def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
 
 
 def _constrained(sample: Sample) -> Iterator[Notice]:
-    if not any(name.endswith(SUFFIX) for name in sample.names("labels")) or not _has(sample, "constrained"):
+    if not any(name.endswith(SUFFIX) for name in sample.names("labels")) or "constrained" not in sample.tables:
         return
     for row in sample.read_table("constrained").to_pylist():
         part = row["removed_um3"] / row["before_um3"] if row["before_um3"] else 0.0
@@ -115,7 +114,7 @@ def _constrained(sample: Sample) -> Iterator[Notice]:
 
 
 def _to_look_at(sample: Sample, cells: str) -> Iterator[Notice]:
-    if _has(sample, f"look_{cells}"):
+    if f"look_{cells}" in sample.tables:
         look = sample.read_table(f"look_{cells}")
         sizes = np.asarray(look["area_um2"].to_numpy())
         if look.num_rows:
@@ -125,7 +124,3 @@ def _to_look_at(sample: Sample, cells: str) -> Iterator[Notice]:
                 f"{first['z']} at y {first['y']}, x {first['x']}.",
                 False,
             )
-
-
-def _has(sample: Sample, table: str) -> bool:
-    return (sample.path / "tables" / f"{table}.parquet").exists()

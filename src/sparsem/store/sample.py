@@ -171,6 +171,21 @@ class Sample:
                 if not group.exists() or read_attributes(self.path / folder) != listed:
                     write_group(self.path / folder, listed)
 
+    @property
+    def tables(self) -> list[str]:
+        """Sorted names of the tables."""
+        return sorted(file.stem for file in (self.path / "tables").glob("*.parquet"))
+
+    def last_settings(self, stage: str) -> dict[str, Any]:
+        """Settings and inputs with which a stage last ran; empty if it never did."""
+        made = [entry["settings"] for entry in self.history() if entry["stage"] == stage]
+        return dict(made[-1]) if made else {}
+
+    def remove_table(self, name: str) -> None:
+        """Take ``tables/NAME`` away, if it is there."""
+        for ending in (".parquet", ".csv"):
+            (self.path / "tables" / f"{name}{ending}").unlink(missing_ok=True)
+
     def write_table(self, name: str, table: pa.Table) -> Path:
         """Write ``tables/NAME.parquet`` and the same as CSV, each in one step; returns the Parquet file's path."""
         folder = self.path / "tables"
@@ -190,8 +205,7 @@ class Sample:
         """
         path = self.path / "tables" / f"{name}.parquet"
         if not path.exists():
-            known = [table.stem for table in (self.path / "tables").glob("*.parquet")]
-            raise SampleError(f"{self.path.name} has no table '{name}'{nearest(name, known)}")
+            raise SampleError(f"{self.path.name} has no table '{name}'{nearest(name, self.tables)}")
         return pyarrow.parquet.read_table(path)
 
 

@@ -26,6 +26,7 @@ from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 
 CHUNK_YX = 512  # a chunk of 16 slices is then 4 MB: small enough to look at, large enough for a cluster file system
 COARSEST = 512  # levels are added until the longest axis is no longer than this
+FOREGROUND = 128  # round(255 p) for p >= 0.5: from this value on a probability on disk is foreground
 
 
 class Kind(StrEnum):
