@@ -351,7 +351,7 @@ def test_slices_are_as_far_apart_as_they_are(tmp_path: Path, grid: int) -> None:
     truth = stack_of("11.22 11.22", "11.22 11.22")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0]}, voxel=(60, 20, 20))
     image = sample.image("raw")
-    job = segment.Job(sample, image, image, image, CellsSettings(grid=grid), (12 // grid, 30 // grid), (0,), 1)
+    job = segment.Job(sample, "raw", image, image, image, CellsSettings(grid=grid), (12 // grid, 30 // grid), (0,), 1)
     assert job.pixel_nm == pytest.approx(20 * np.sqrt(12 * 30 / ((12 // grid) * (30 // grid))))
     assert job.carrier.thickness == pytest.approx(60 / job.pixel_nm)  # type: ignore[attr-defined]
 

@@ -20,8 +20,9 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.volume store.sample store.readers store.writers tasks stage ingest",
+    "execution store store.pyramid store.frame store.volume store.sample store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
+    "prepare prepare.registration prepare.drift prepare.align prepare.equalize",
     "regions annotations labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train",
@@ -34,7 +35,7 @@ LAYERS = [
     "report report.figures report.mesh report.encode report.layers report.slices report.solids report.scene report.plots",
     "report.warnings report.page report.render report.export",
     "study experiment",
-    "cli.options cli.scores cli.bringing cli.learning cli.separating cli.results cli.whole cli __main__",
+    "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.separating cli.results cli.whole cli __main__",
 ]
 ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]
 ARRAYS_ONLY = ("sparsem.cells", "sparsem.constrain", "sparsem.measure", "sparsem.report")  # rows 7 to 9 of the design
@@ -115,7 +116,7 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "ImportSettings import_stack",
     "sparsem.annotations": (
-        "LabelledSlices annotated_image annotated_structures as_labels read_annotation restore_annotation write_annotation"
+        "LabelledSlices MovedLabels annotated_structures annotations_on as_labels read_annotation restore_annotation write_annotation"
     ),
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
@@ -123,6 +124,13 @@ PUBLIC = {
     "sparsem.store.sample": "Sample checked_name now",
     "sparsem.store.volume": (
         "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"
+    ),
+    "sparsem.store.frame": "Frame MovedStack inverse joined moved",
+    "sparsem.prepare.registration": "Detail Registration detail register rotation_nearest tile_sums",
+    "sparsem.prepare.drift": "Drift Link believed drift gaps groups",
+    "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",
+    "sparsem.prepare.equalize": (
+        "EqualizeSettings counts_of equalising equalize locally_equalised matching quantiles running_median through"
     ),
     "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key numbers_in open_source",
     "sparsem.store.writers": "write_tiff",

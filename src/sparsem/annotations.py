@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import nearest
+from sparsem.store.frame import Motion, moved
 from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
 
 UNKNOWN = 255
+BEYOND = 2**32 - 1  # label of what lies outside of the image that was annotated, as another image sees it
 
 Mask = NDArray[np.uint8]
 Labels = NDArray[np.unsignedinteger[Any]]
@@ -38,8 +40,8 @@ class LabelledSlices:
         ids: labels that mean the structure; empty: all that is not 0.
         ignore: label of pixels that are not known.
         background: label of pixels outside of all, beside 0.
-        image: name of the image that they were drawn on.
-        image_fingerprint: of that image, as it was then.
+        image: name of the image whose pixels the labels have.
+        image_fingerprint: of the image that they were drawn on, as it was then.
         fingerprint: of numbers, labels and meaning.
     """
 
@@ -67,11 +69,36 @@ class LabelledSlices:
         return np.where(inside, labels, 0).astype(labels.dtype), known
 
 
-def read_annotation(sample: Sample, structure: str) -> LabelledSlices:
+@dataclass(frozen=True)
+class MovedLabels:
+    """Labelled slices as another image sees them, one at a time when asked for.
+
+    Attributes:
+        labels: (n, y, x) as drawn.
+        motions: (n, 2, 3) from pixels seen to those drawn on.
+        shape: (n, y, x) as seen.
+        outside: label of what lies beyond the image drawn on.
+    """
+
+    labels: Any
+    motions: Motion
+    shape: tuple[int, ...]
+    outside: int
+
+    def __getitem__(self, index: int) -> Labels:
+        return moved(np.asarray(self.labels[index]), self.motions[index], self.shape[1:], "nearest", self.outside)
+
+
+def read_annotation(sample: Sample, structure: str, image: str | None = None) -> LabelledSlices:
     """The labelled slices of a structure: an annotation of that name, or a class of that name in one.
 
+    Args:
+        sample: with annotations.
+        structure: a name.
+        image: the image on whose pixels they are wanted; the one they were drawn on if not given. They move along with alignment.
+
     Raises:
-        SampleError: no annotation speaks of the structure; the nearest name is given.
+        SampleError: no annotation speaks of the structure, and the nearest name is given; or it was drawn on an image that was replaced.
     """
     found = _by_structure(sample)
     if structure not in found:
@@ -80,25 +107,44 @@ def read_annotation(sample: Sample, structure: str) -> LabelledSlices:
     labels = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
     ids = tuple(about["classes"].get(structure, ()))
     own = f"{about['fingerprint']} {structure}"
-    return LabelledSlices(
+    drawn = LabelledSlices(
         tuple(about["z"]), labels, ids, about["ignore"], about["image"], about["image_fingerprint"], own, about.get("background")
     )
+    return drawn if image in (None, drawn.image) else _seen_on(sample, structure, drawn, str(image))
 
 
-def annotated_image(sample: Sample, annotations: Mapping[str, LabelledSlices], name: str | None) -> Volume:
-    """The image that all of these structures were annotated on, unchanged since.
+def _seen_on(sample: Sample, structure: str, drawn: LabelledSlices, name: str) -> LabelledSlices:
+    """Labels as another image of the sample sees them."""
+    before, image = sample.image(drawn.image), sample.image(name)
+    if before.fingerprint != drawn.image_fingerprint:
+        raise _replaced(sample, drawn.image, structure)
+    here, there = sample.frame(image), sample.frame(before)
+    if here.is_same(there):
+        return replace(drawn, image=name)
+    motions = there.seen_from(here)[list(drawn.z)]
+    ignore = BEYOND if drawn.ignore is None else drawn.ignore
+    shape = (len(drawn.z), *image.shape[1:])
+    seen = f"{drawn.fingerprint} on {image.fingerprint}"
+    return replace(drawn, labels=MovedLabels(drawn.labels, motions, shape, ignore), ignore=ignore, image=name, fingerprint=seen)
+
+
+def _replaced(sample: Sample, image: str, structure: str) -> SampleError:
+    return SampleError(f"The image '{image}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew.")
+
+
+def annotations_on(sample: Sample, structures: Sequence[str], name: str | None = None) -> tuple[Volume, dict[str, LabelledSlices]]:
+    """An image, the newest one if none is named, and the labelled slices of structures as it sees them.
 
     Raises:
-        SampleError: one was annotated on another image than ``name``, or than the others, or the image was replaced.
+        SampleError: a structure is not annotated, or was annotated on an image that was replaced since.
     """
-    name = name or next(iter(annotations.values())).image
+    name = name or sample.newest_image
     image = sample.image(name)
-    for structure, one in annotations.items():
-        if one.image != name:
-            raise SampleError(f"'{structure}' of {sample.path.name} was annotated on the image '{one.image}', not on '{name}'.")
-        if one.image_fingerprint != image.fingerprint:
-            raise SampleError(f"The image '{name}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew.")
-    return image
+    found = {structure: read_annotation(sample, structure, name) for structure in structures}
+    for structure, one in found.items():
+        if one.image == name and read_annotation(sample, structure).image == name and one.image_fingerprint != image.fingerprint:
+            raise _replaced(sample, name, structure)
+    return image, found
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:

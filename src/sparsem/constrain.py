@@ -22,7 +22,7 @@ from sparsem.geometry import ZBlock
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, finished, forget
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import FOREGROUND, Kind, Volume, volume_spec
+from sparsem.store.volume import FOREGROUND, Kind, Volume
 
 SUFFIX = "-constrained"
 
@@ -137,7 +137,7 @@ def constrain(sample: Sample, settings: ConstrainSettings = ConstrainSettings(),
     inputs = {f"labels/{name}": one.fingerprint for name, one in labels.items()}
     inputs |= {f"labels/{settings.cells}": cells.fingerprint} if cells else {}
     first = next(iter(labels.values()))
-    outputs = [volume_spec(_path(name), one.shape, one.dtype, Kind.LABELS, one.voxel_size, one.block_depth) for name, one in labels.items()]
+    outputs = [one.like(_path(name), one.dtype, Kind.LABELS, one.made_on) for name, one in labels.items()]
     pixels = first.shape[1] * first.shape[2]
     ram = pixels * (first.block_depth * (sum(3 * one.dtype.itemsize for one in labels.values()) + (4 if cells else 0)) + 16 * len(names))
     needs = Needs(ram, sum(one.nbytes for one in outputs) // 16, "import with a smaller --block-depth, or use fewer --workers")

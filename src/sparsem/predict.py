@@ -27,7 +27,7 @@ from sparsem.models.device import Precision, autocast, choose_device, keep_freed
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
-from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec, volume_spec
+from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
 
 T = TypeVar("T")
@@ -185,8 +185,9 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
     """
     model = Path(model).resolve()
     _, recipe = load_checkpoint(model)
-    image = sample.image(settings.image)
-    outputs = [spec for name in recipe.structures for spec in _outputs(name, image)]
+    image_name = settings.image or sample.newest_image
+    image = sample.image(image_name)
+    outputs = [spec for name in recipe.structures for spec in _outputs(name, image, image_name)]
     inputs = {"image": image.fingerprint, "model": _hash_of(model)}
     name = f"predict-{'-'.join(recipe.structures)}"
     with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
@@ -200,11 +201,10 @@ def _lasting(settings: PredictSettings) -> Settings:
     return settings.model_copy(update={"batch": 1, "device": device.type, "precision": resolved(device, settings.precision)})
 
 
-def _outputs(structure: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
-    frame = (image.shape, np.uint8)
-    scale = (image.voxel_size, image.block_depth)
-    probability = volume_spec(f"probabilities/{structure}", *frame, Kind.PROBABILITY, *scale)
-    return probability, volume_spec(f"labels/{structure}", *frame, Kind.LABELS, *scale)
+def _outputs(structure: str, image: Volume, image_name: str) -> tuple[VolumeSpec, VolumeSpec]:
+    made_on = (image_name, image.fingerprint)
+    probability = image.like(f"probabilities/{structure}", np.uint8, Kind.PROBABILITY, made_on)
+    return probability, image.like(f"labels/{structure}", np.uint8, Kind.LABELS, made_on)
 
 
 def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
@@ -217,7 +217,7 @@ def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
     )  # image, both outputs, and their chunks
     working = y * x * 4 * (2 + 2 * structures) + small_y * small_x * 8 * (1 + structures)
     network = settings.batch * recipe.see**2 * recipe.width * 4 * 6
-    disk = sum(spec.nbytes for name in recipe.structures for spec in _outputs(name, image))
+    disk = sum(spec.nbytes for name in recipe.structures for spec in _outputs(name, image, ""))
     return Needs(ram=block + working + network, disk=disk // 4, smaller="import with a smaller --block-depth, or use fewer --workers")
 
 

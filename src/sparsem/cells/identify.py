@@ -22,7 +22,7 @@ from sparsem.regions import sizes
 from sparsem.settings import Settings
 from sparsem.stage import Arrays, BlockResult, Stage, finished, link_arrays
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
+from sparsem.store.volume import Kind, Volume, VolumeSpec
 
 PLACES = 100  # rows of the list of where to look
 JUMPS = 20  # of them at most are jumps of area: each is looked up in two slices
@@ -74,7 +74,7 @@ def track(sample: Sample, settings: TrackSettings = TrackSettings(), on: Executi
     regions = sample.volume("labels", f"{name}-regions")
     made = _made_by_cells(sample, name)
     base = int(made["base"])
-    output = volume_spec(f"labels/{name}", regions.shape, np.uint32, Kind.LABELS, regions.voxel_size, regions.block_depth)
+    output = regions.like(f"labels/{name}", np.uint32, Kind.LABELS, regions.made_on)
     needs = _needs(regions, output)
     with Stage(sample, f"track-{name}", settings, {"regions": regions.fingerprint}, [output], on, needs) as stage:
         if not stage.finished:

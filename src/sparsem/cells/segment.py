@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem import __version__
-from sparsem.annotations import LabelledSlices, annotated_image, read_annotation
+from sparsem.annotations import LabelledSlices, annotations_on, read_annotation
 from sparsem.cells.doubt import Place, doubt, nearer, places_of_doubt
 from sparsem.cells.flow import on_grid
 from sparsem.cells.intervals import Fronts, Leg, legs, seeds_of_nearest, slice_fingerprints, stored
@@ -27,7 +27,7 @@ from sparsem.geometry import ZBlock
 from sparsem.regions import at_shape, sizes
 from sparsem.stage import Arrays, BlockResult, Stage
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
+from sparsem.store.volume import Kind, Volume, VolumeSpec
 
 FOREGROUND = 128  # of probabilities on disk: round(255 p) for p >= 0.5
 MOST_IDS = 65_000  # in one slice: OpenCV carries 16 bit
@@ -44,7 +44,7 @@ class CellsSettings(CarrySettings):
     cells: str = Field("cells", description="the annotation of cells; the network's output is NAME-interior and NAME-boundary")
     way: Way = Field("arrival", description="how cells are told apart: arrival, or one of the six ways of Table 2")
     out: str | None = Field(None, description="name of the result; that of the annotation if not given")
-    image: str | None = Field(None, description="image for the optical flow; the one that was annotated if not given")
+    image: str | None = Field(None, description="image for the optical flow; the one that was predicted if not given")
     rim_nm: float = Field(20, ge=0, description="borders so near to the outline of all cells do not cut (the paper: 5 px)")
     least_iou: float = Field(
         0.3, ge=0, lt=1, description="a region keeps its cell's name if it overlaps that much with what flow brought of the cell"
@@ -63,6 +63,7 @@ class Job:
 
     Attributes:
         sample: with the annotation.
+        image_name: of the image.
         image: for the flow.
         interior: probability, as the network wrote it.
         boundary: the same.
@@ -74,6 +75,7 @@ class Job:
     """
 
     sample: Sample
+    image_name: str
     image: Volume
     interior: Volume
     boundary: Volume
@@ -111,7 +113,7 @@ class Job:
 
     def labelled(self, index: int) -> tuple[Labels, Mask]:
         """Ids of a labelled slice, and where they are known, at full resolution."""
-        return read_annotation(self.sample, self.settings.cells).objects(index)
+        return read_annotation(self.sample, self.settings.cells, self.image_name).objects(index)
 
 
 def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Execution = HERE) -> list[str]:
@@ -138,17 +140,18 @@ def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Executi
         ResumeError: there is a result of other settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
-    annotation = read_annotation(sample, settings.cells)
-    annotated = annotated_image(sample, {settings.cells: annotation}, None)
-    image = sample.image(settings.image) if settings.image else annotated
-    interior, boundary = (_probability(sample, f"{settings.cells}-{what}", annotated) for what in ("interior", "boundary"))
-    if image.shape != annotated.shape:
+    interior, boundary = (_probability(sample, f"{settings.cells}-{what}") for what in ("interior", "boundary"))
+    name = settings.image or sample.name_of_image(interior)
+    image, annotations = annotations_on(sample, [settings.cells], name)
+    if not all(sample.frame(one).is_same(sample.frame(image)) for one in (interior, boundary)):
         raise SampleError(
-            f"The image '{settings.image}' has the shape {image.shape}, but cells were annotated on one of {annotated.shape}."
+            f"The pixels of the image '{name}' of {sample.path.name} are not those of probabilities/{settings.cells}-interior; "
+            "predict on that image (--image)."
         )
+    annotation = annotations[settings.cells]
     prints, base = _fingerprints(annotation, settings.cells)
-    z, n_slices, outputs = annotation.z, image.shape[0], _outputs(settings.name, image)
-    job = Job(sample, image, interior, boundary, settings, settings.grid_of(image.shape[1:]), z, base, _window(image))
+    z, n_slices, outputs = annotation.z, image.shape[0], _outputs(settings.name, image, name)
+    job = Job(sample, name, image, interior, boundary, settings, settings.grid_of(image.shape[1:]), z, base, _window(image))
     same = {"image": image.fingerprint, "interior": interior.fingerprint, "boundary": boundary.fingerprint}
     inputs = {**same, "annotation": annotation.fingerprint}
     with Stage(sample, f"cells-{settings.name}", settings, inputs, outputs, on, _needs(job, outputs)) as stage:
@@ -180,7 +183,7 @@ def _carry(leg: Leg, before: Arrays | None, job: Job) -> Arrays:
 
 def _separate_block(block: ZBlock, job: Job, fronts: Fronts, slices: tuple[list[str], list[dict[str, Any]]]) -> BlockResult:
     made_from, before = slices
-    paths = [output.path for output in _outputs(job.settings.name, job.image)]
+    paths = [output.path for output in _outputs(job.settings.name, job.image, job.image_name)]
     kept = [old["made from"] == now for old, now in zip(before, made_from, strict=True)]
     if all(kept):  # nothing to separate: copied without a look at image and probabilities
         copies = {path: Volume(job.sample.path / path).read(block.own) for path in paths}
@@ -223,19 +226,13 @@ def _separate_slice(z: int, mask: Mask, border: Mask, view: View | None, fronts:
     return regions, at_shape(doubtful, shape), places
 
 
-def _probability(sample: Sample, name: str, image: Volume) -> Volume:
+def _probability(sample: Sample, name: str) -> Volume:
     if name not in sample.names("probabilities"):
         cells = name.rpartition("-")[0]
         raise SampleError(
             f"{sample.path.name} has no probabilities/{name}; train with --cells {cells} and predict with that model before cells."
         )
-    found = sample.volume("probabilities", name)
-    made = [entry["settings"].get("input image") for entry in sample.history() if f"probabilities/{name}" in entry["outputs"]]
-    if found.shape != image.shape or made[-1:] not in ([], [None], [image.fingerprint]):
-        raise SampleError(
-            f"probabilities/{name} of {sample.path.name} is of another image than the annotation; predict on that one (--image)."
-        )
-    return found
+    return sample.volume("probabilities", name)
 
 
 def _window(image: Volume) -> tuple[float, float] | None:
@@ -263,10 +260,10 @@ def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int
     return prints, (largest // ID_STEP + 1) * ID_STEP - 1
 
 
-def _outputs(name: str, image: Volume) -> tuple[VolumeSpec, VolumeSpec]:
-    frame = (image.voxel_size, image.block_depth)
-    regions = volume_spec(f"labels/{name}-regions", image.shape, DTYPES[0], Kind.LABELS, *frame)
-    return regions, volume_spec(f"probabilities/{name}-doubt", image.shape, DTYPES[1], Kind.PROBABILITY, *frame)
+def _outputs(name: str, image: Volume, image_name: str) -> tuple[VolumeSpec, VolumeSpec]:
+    made_on = (image_name, image.fingerprint)
+    regions = image.like(f"labels/{name}-regions", DTYPES[0], Kind.LABELS, made_on)
+    return regions, image.like(f"probabilities/{name}-doubt", DTYPES[1], Kind.PROBABILITY, made_on)
 
 
 def _needs(job: Job, outputs: Sequence[VolumeSpec]) -> Needs:

@@ -16,6 +16,8 @@ COMMANDS = {
     "phantom": ("bringing.phantom", "Make a synthetic tumour volume with exact truth."),
     "import": ("bringing.import_", "Bring a stack in."),
     "annotate": ("bringing.annotate", "Bring hand-labelled slices in."),
+    "align": ("preparing.align", "Put every slice over its neighbours: drift, jumps, bad slices."),
+    "equalize": ("preparing.equalize", "Even out brightness from slice to slice, or within slices."),
     "train": ("learning.train", "Teach a network the structures from the labelled slices."),
     "predict": ("learning.predict", "Find the structures in every slice."),
     "cells": ("separating.cells", "Tell touching cells apart in every slice, from a few labelled ones."),

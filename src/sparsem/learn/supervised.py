@@ -61,7 +61,7 @@ class TrainSettings(Settings):
     precision: Precision = Field("auto", description="auto: bfloat16 where the processor computes it fast")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, tiles and augmentation")
-    image: str | None = Field(None, description="image to learn from; the one that was annotated if not given")
+    image: str | None = Field(None, description="image to learn from; the newest one if not given: annotations move along")
     save_every_s: float = Field(30, ge=0, description="seconds between two saved states of an unfinished training")
 
 

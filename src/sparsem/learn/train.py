@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sparsem import __version__
-from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_image, annotated_structures, read_annotation
+from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, annotations_on
 from sparsem.errors import InputError, ResumeError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start
@@ -124,8 +124,7 @@ def learning_slices(
     found: list[LearningSlice] = []
     inputs: dict[str, Any] = {}
     for number, sample in enumerate(samples, 1):
-        annotations = {one: read_annotation(sample, one) for one in _annotated(structures, settings)}
-        image = annotated_image(sample, annotations, settings.image)
+        image, annotations = annotations_on(sample, _annotated(structures, settings), settings.image)
         factors = recipe.factors(image.voxel_size)
         inputs |= {f"image {number}": image.fingerprint}
         inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}

@@ -22,7 +22,7 @@ from sparsem.regions import overlaps
 from sparsem.settings import Settings
 from sparsem.stage import Arrays, BlockResult, Stage, link_arrays
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, volume_spec
+from sparsem.store.volume import Kind, Volume
 
 Parts = NDArray[np.uint32]
 Ints = NDArray[np.int64]
@@ -114,7 +114,7 @@ def numbered_objects(sample: Sample, name: str, mask: Volume, least_voxels: int,
     Returns:
         The volume, and how many specks were left out, with how many voxels.
     """
-    output = volume_spec(f"labels/{name}-objects", mask.shape, np.uint32, Kind.LABELS, mask.voxel_size, mask.block_depth)
+    output = mask.like(f"labels/{name}-objects", np.uint32, Kind.LABELS, mask.made_on)
     depth, (_, y, x) = mask.block_depth, mask.shape
     needs = Needs((depth + 1) * y * x * 12 + y * x * 40, output.nbytes // 16, "import with a smaller --block-depth, or use fewer --workers")
     with Stage(

@@ -20,7 +20,7 @@ class MeasureSettings(Settings):
     cells: str = Field("cells", description="name of the cells")
     nucleus: str = Field("nucleus", description="name of the nuclei")
     nucleolus: str = Field("nucleolus", description="name of the nucleoli")
-    image: str | None = Field(None, description="image whose texture is measured; the newest one if not given")
+    image: str | None = Field(None, description="image whose texture is measured; the one that labels were made on if not given")
     least_voxels: int = Field(27, ge=1, description="connected voxels of a mask that are fewer are specks, counted but not measured")
     least_um3: dict[str, float] = Field({}, description="NAME=VOLUME in cubic micrometres below which parts of a mask are specks too")
     budget_mvoxels: float = Field(

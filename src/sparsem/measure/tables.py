@@ -145,7 +145,7 @@ def _image(sample: Sample, settings: MeasureSettings, labels: Volume) -> Volume 
     """The image whose texture is measured; None where there is none, or none is asked for."""
     if not settings.texture or not sample.has_image:
         return None
-    name = settings.image or sample.newest_image
+    name = settings.image or sample.name_of_image(labels)
     image = sample.image(name)
     if image.shape != labels.shape:
         raise SampleError(

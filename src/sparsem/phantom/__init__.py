@@ -27,6 +27,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
 BEAM_PX = 0.6  # spread of the beam, standard deviation
+JUMP_DIRECTION = np.array([0.8, -0.6])  # (y, x)
 
 
 class PhantomSettings(Settings):
@@ -40,6 +41,8 @@ class PhantomSettings(Settings):
     drift_nm: float = Field(2.0, ge=0, description="stage drift from slice to slice, standard deviation in nm")
     flicker: float = Field(3.0, ge=0, description="brightness change from slice to slice, standard deviation in grey levels")
     curtaining: float = Field(2.5, ge=0, description="vertical stripes of the ion beam, standard deviation in grey levels")
+    jump_nm: float = Field(0.0, ge=0, description="one jump of the stage, in the middle of the stack, in nm")
+    bad_slices: int = Field(0, ge=0, description="slices that charge has ruined: nothing of the tissue is left in them")
     block_depth: int = Field(16, ge=1, description="slices a z-block; does not change the volume")
 
     @field_validator("shape")
@@ -57,11 +60,13 @@ class Faults(NamedTuple):
         drift_nm: (n, 2) by how far the view lies off, (y, x); content moves the other way.
         gain: (n,) contrast.
         offset: (n,) brightness in grey levels.
+        bad: (n,) whether nothing of the tissue is left.
     """
 
     drift_nm: NDArray[np.float64]
     gain: NDArray[np.float64]
     offset: NDArray[np.float64]
+    bad: NDArray[np.bool_]
 
 
 def faults_of(settings: PhantomSettings) -> Faults:
@@ -71,11 +76,16 @@ def faults_of(settings: PhantomSettings) -> Faults:
     drift = np.zeros((n, 2))
     for z in range(1, n):
         drift[z] = 0.97 * drift[z - 1] + steps[z]
+    halves = np.where(np.arange(n) < n // 2, -0.5, 0.5)[:, None]
+    drift += settings.jump_nm * halves * JUMP_DIRECTION
     random = generator(settings.seed, "flicker")
     jumps = np.where(random.random(n) < 0.04, 4.0, 1.0)
     offset = random.normal(0, settings.flicker, n) * jumps
     gain = np.exp(random.normal(0, settings.flicker / 150, n))
-    return Faults(drift, gain, offset)
+    bad = np.zeros(n, bool)
+    inner = np.arange(1, n - 1)  # a bad slice at an end has neighbours on one side only, and could as well be cut off
+    bad[generator(settings.seed, "bad").choice(inner, min(settings.bad_slices, len(inner)), replace=False)] = True
+    return Faults(drift, gain, offset, bad)
 
 
 class PhantomSlice(NamedTuple):
@@ -106,7 +116,10 @@ def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
     x = (np.arange(columns) + 0.5) * voxel.x + faults.drift_nm[z, 1]
     drawing = artist.draw(height, y, x)
     grey = np.asarray(cv2.GaussianBlur(drawing.grey, (0, 0), BEAM_PX), np.float32)
-    if settings.curtaining:
+    if faults.bad[z]:
+        smear = generator(settings.seed, "smear", z).standard_normal((settings.shape[1] // 16 + 2, 2), np.float32)
+        grey = 150 + 30 * np.asarray(cv2.resize(smear, grey.shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
+    if settings.curtaining and not faults.bad[z]:
         grey += np.float32(settings.curtaining) * stripes.at(height, y, x)
     grey = (grey - 128) * np.float32(faults.gain[z]) + np.float32(128 + faults.offset[z])
     if settings.noise:
@@ -135,7 +148,7 @@ def phantom(path: str | Path, settings: PhantomSettings = PhantomSettings(), on:
         stage.map(_phantom_block, z_blocks(settings.shape[0], depth), settings)
     faults = faults_of(settings)
     columns = {"z": np.arange(settings.shape[0]), "drift_y_nm": faults.drift_nm[:, 0], "drift_x_nm": faults.drift_nm[:, 1]}
-    sample.write_table("phantom_slices", pa.table({**columns, "gain": faults.gain, "offset_grey": faults.offset}))
+    sample.write_table("phantom_slices", pa.table({**columns, "gain": faults.gain, "offset_grey": faults.offset, "bad": faults.bad}))
     return sample
 
 

@@ -78,6 +78,7 @@ def _truth(sample: Sample, name: str, source: str | None, labels: Volume | None,
         return None
     try:
         stack = open_source(source or str(sample.volume("truth", name).directory)).stack
+        stack = sample.seen_by(labels, stack) if labels else stack
     except SparsemError as error:
         problems.append(f"The truth of {name} is not shown: {error}")
         return None

@@ -154,13 +154,12 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
             meter.step()
         return View(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
     image: Volume | None = None
-    problems = []
+    layers, sentences = layers_of(sample, settings.structure, settings.cells, settings.truth, others)
+    problems = [Notice(one, True) for one in sentences]
     try:
-        image = sample.image()
+        image = sample.image(sample.name_of_image(next((one.labels for one in layers if one.labels), None)))
     except SparsemError as error:
         problems.append(Notice(f"{error} Its slices are not shown.", True))
-    layers, sentences = layers_of(sample, settings.structure, settings.cells, settings.truth, others)
-    problems += [Notice(one, True) for one in sentences]
     meter.step("slices")
     shown = [one.name for one in layers]
     view = View(sample.name, _facts(sample, image, layers), [], shown, colours=legend(layers), history=sample.history())
@@ -193,7 +192,7 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
         "voxel": " × ".join(f"{edge:g}" for edge in voxel) + " nm (z y x)",
         "size": " × ".join(map(str, shape)) + " voxels",
         "extent": " × ".join(f"{n * edge / 1000:.3g}" for n, edge in zip(shape, voxel, strict=True)) + " µm",
-        "image": sample.newest_image if image else "none",
+        "image": sample.name_of_image(labels) if image else "none",
     }
 
 

@@ -78,7 +78,8 @@ def score(
     Args:
         sample: with labels of that name.
         name: of the structure; any label that is not 0 counts as the structure.
-        truth: a labelled volume of the same shape; the sample's own ``truth/NAME`` if not given.
+        truth: a labelled volume of the same shape, or of that of the raw image: it then moves along with alignment; the sample's own
+            ``truth/NAME`` if not given.
         settings: where in the truth, and what in it is not known.
         on: how the work is spread.
 
@@ -89,14 +90,15 @@ def score(
     predicted = sample.volume("labels", settings.labels or name)
     source = str(truth) if truth is not None else str(sample.volume("truth", name).directory)
     found = open_source(source, settings.dataset)
-    if tuple(found.stack.shape) != predicted.shape:
+    true = sample.seen_by(predicted, found.stack)
+    if tuple(true.shape) != predicted.shape:
         what = f"labels/{settings.labels or name}"
-        raise InputError(f"The truth {source} has the shape {tuple(found.stack.shape)}, but {what} has {predicted.shape}.")
+        raise InputError(f"The truth {source} has the shape {tuple(true.shape)}, but {what} has {predicted.shape}.")
     inputs = {"labels": predicted.fingerprint, "truth": str(found.identity())}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")
     with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:
-        blocks = stage.map(_score_block, predicted.blocks(), predicted, found.stack, settings)
+        blocks = stage.map(_score_block, predicted.blocks(), predicted, true, settings)
     slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
     cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
     scores = Scores(slices, _labelled(sample, name, settings.annotation), cells, settings.least_voxels)

@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize
 from sparsem.settings import nearest
+from sparsem.store.frame import Frame, MovedStack, joined
 from sparsem.store.volume import Volume, json_bytes, read_attributes, write_atomically, write_group
 
 FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
@@ -122,6 +123,41 @@ class Sample:
         made = [name for entry in self.history() for name in entry["outputs"] if name.startswith("images/")]
         names = [path.removeprefix("images/") for path in reversed(made)]
         return next((name for name in names if name in self.names("images")), "raw")
+
+    def image_for(self, out: str) -> str:
+        """The image that ``images/OUT`` is made from unless told otherwise: what it was made from before, else the newest."""
+        made_on = self.volume("images", out).made_on if out in self.names("images") else None
+        return made_on[0] if made_on else self.newest_image
+
+    def frame(self, volume: Volume) -> Frame:
+        """Where the pixels of any volume lie in the raw image.
+
+        Raises:
+            SampleError: the image that it was made on was replaced since, or is gone.
+        """
+        if volume.made_on is None:
+            return Frame(volume.shape)
+        name, fingerprint = volume.made_on
+        image = self.image(name)
+        if image.fingerprint != fingerprint:
+            what = volume.directory.relative_to(self.path)
+            raise SampleError(f"{what} of {self.path.name} was made on the image '{name}', which was replaced since; make {what} again.")
+        before, motions = self.frame(image), volume.motions
+        if motions is None or before.to_raw is None:
+            return Frame(volume.shape, before.to_raw if motions is None else motions)
+        return Frame(volume.shape, joined(before.to_raw, motions))
+
+    def seen_by(self, volume: Volume, stack: Any) -> Any:
+        """A stack with the pixels of the raw image, a truth above all, as a volume made on a derived image sees it; others stay."""
+        frame = self.frame(volume)
+        of_raw = self.has_image and tuple(stack.shape) == self.image("raw").shape
+        return stack if frame.to_raw is None or not of_raw else MovedStack(stack, frame.to_raw, volume.shape)
+
+    def name_of_image(self, volume: Volume | None) -> str:
+        """The image whose pixels a volume has; without a volume the newest one."""
+        if volume is None:
+            return self.newest_image
+        return volume.made_on[0] if volume.made_on else "raw"
 
     @property
     def voxel_size(self) -> VoxelSize:

@@ -7,7 +7,7 @@ its coarser levels too, and no level is read back.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from zarr.codecs import ZstdCodec
 
 from sparsem.errors import SampleError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
+from sparsem.store.frame import Motion
 
 CHUNK_YX = 512  # a chunk of 16 slices is then 4 MB: small enough to look at, large enough for a cluster file system
 COARSEST = 512  # levels are added until the longest axis is no longer than this
@@ -48,6 +49,8 @@ class VolumeSpec:
         kind: image, probability or labels.
         voxel_size: nm.
         block_depth: slices a z-block, and so a chunk.
+        made_on: name and fingerprint of the image that a derived volume was made on; its pixels are that image's, but for ``motions``.
+        motions: (z, 2, 3) of a derived image, from its pixels to those of the image it was made from; None where they are the same.
     """
 
     path: str
@@ -56,6 +59,8 @@ class VolumeSpec:
     kind: Kind
     voxel_size: VoxelSize
     block_depth: int
+    made_on: tuple[str, str] | None = None
+    motions: Motion | None = field(default=None, compare=False)
 
     def level_factors(self) -> list[tuple[int, int, int]]:
         """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
@@ -99,10 +104,12 @@ def volume_spec(
     kind: Kind,
     voxel_size: VoxelSize,
     block_depth: int,
+    made_on: tuple[str, str] | None = None,
+    motions: Motion | None = None,
 ) -> VolumeSpec:
     """A VolumeSpec with its numbers made plain Python ones."""
     z, y, x = (int(length) for length in shape)
-    return VolumeSpec(path, (z, y, x), np.dtype(dtype), kind, voxel_size, int(block_depth))
+    return VolumeSpec(path, (z, y, x), np.dtype(dtype), kind, voxel_size, int(block_depth), made_on, motions)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,10 @@ class Volume:
         """The z-blocks of the full resolution."""
         return z_blocks(self.shape[0], self.block_depth, halo)
 
+    def like(self, path: str, dtype: DTypeLike, kind: Kind, made_on: tuple[str, str] | None) -> VolumeSpec:
+        """A volume to be, of the same voxels and blocks."""
+        return volume_spec(path, self.shape, dtype, kind, self.voxel_size, self.block_depth, made_on)
+
     @property
     def voxel_size(self) -> VoxelSize:
         """Of the full resolution, nm."""
@@ -168,6 +179,18 @@ class Volume:
         """What this volume was made from; two volumes with one fingerprint hold the same bytes. One made elsewhere has none."""
         return str(self.attributes.get("sparsem", {}).get("fingerprint", "made elsewhere"))
 
+    @property
+    def made_on(self) -> tuple[str, str] | None:
+        """Name and fingerprint of the image that this was made on; None of the raw image, and of what was brought in from elsewhere."""
+        made_on = self.attributes.get("sparsem", {}).get("made_on")
+        return (str(made_on[0]), str(made_on[1])) if made_on else None
+
+    @property
+    def motions(self) -> Motion | None:
+        """(z, 2, 3) from the pixels of a derived image to those of the image it was made from; None where they are the same."""
+        motions = self.attributes.get("sparsem", {}).get("motions")
+        return None if motions is None else np.array(motions, np.float64)
+
 
 def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     """Make the group and its empty arrays."""
@@ -184,8 +207,10 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
             dimension_names=("z", "y", "x"),
             zarr_format=3,
         )
-    attributes: dict[str, Any] = {"ome": _ome_metadata(spec), "sparsem": {"kind": spec.kind.value, "fingerprint": fingerprint}}
-    write_group(directory, attributes)
+    about: dict[str, Any] = {"kind": spec.kind.value, "fingerprint": fingerprint}
+    about |= {"made_on": list(spec.made_on)} if spec.made_on else {}
+    about |= {"motions": spec.motions.tolist()} if spec.motions is not None else {}
+    write_group(directory, {"ome": _ome_metadata(spec), "sparsem": about})
 
 
 def _ome_metadata(spec: VolumeSpec) -> dict[str, Any]:
@@ -203,7 +228,8 @@ def _ome_metadata(spec: VolumeSpec) -> dict[str, Any]:
     ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale.model_dump(exclude_none=True)]}
     if spec.kind is Kind.LABELS:
         depth = spec.path.count("/") + 1  # the way back up to the image that the labels were drawn on
-        ome["image-label"] = {"source": {"image": "/".join([".."] * depth) + "/"}}
+        image = f"images/{spec.made_on[0]}/" if spec.made_on and spec.made_on[0] != "raw" else ""
+        ome["image-label"] = {"source": {"image": "/".join([".."] * depth) + "/" + image}}
     return ome
 
 
