@@ -96,11 +96,18 @@ def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1) -> int:
     return int(json.loads(result.stdout)["died"])
 
 
-def put(sample: Sample, path: str, made: NDArray[Any], depth: int | None = None, voxel: VoxelSize | None = None) -> Volume:
+def put(
+    sample: Sample,
+    path: str,
+    made: NDArray[Any],
+    depth: int | None = None,
+    voxel: VoxelSize | None = None,
+    made_on: tuple[str, str] | None = None,
+) -> Volume:
     """Write an array into a sample as a volume: probabilities, labels, or the image where the path is empty."""
     kind = Kind.IMAGE if path == "" else Kind.PROBABILITY if path.startswith("probabilities") else Kind.LABELS
     shape = (made.shape[0], made.shape[1], made.shape[2])
-    spec = volume_spec(path, shape, made.dtype, kind, voxel or VoxelSize(10, 10, 10), depth or len(made))
+    spec = volume_spec(path, shape, made.dtype, kind, voxel or VoxelSize(10, 10, 10), depth or len(made), made_on)
     name = f"put-{path.replace('/', '-')}"
     settings = PhantomSettings(seed=int(made.sum(dtype=np.int64) % 2**31))  # other contents, other fingerprint
     with Stage(sample, name, settings, {}, [spec], Execution(overwrite=True, quiet=True)) as stage:

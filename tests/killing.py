@@ -1,6 +1,6 @@
 """Run a stage again and again, each time killed at a random moment, until it ends by itself.
 
-    python tests/killing.py train|predict|import|cells|constrain|measure|phantom ARGUMENTS(JSON) KILLS SEED
+    python tests/killing.py train|predict|import|align|equalize|cells|constrain|measure|phantom ARGUMENTS(JSON) KILLS SEED
 
 The parent imports everything once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
 """
@@ -25,6 +25,8 @@ from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
+from sparsem.prepare.align import AlignSettings, align
+from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
 
 
@@ -36,6 +38,10 @@ def work(what: str, given: dict[str, Any]) -> None:
         predict(Sample.open(given["sample"]), given["model"], PredictSettings(**given["settings"]), on)
     elif what == "import":
         import_stack(given["source"], given["sample"], ImportSettings(**given["settings"]), on)
+    elif what == "align":
+        align(Sample.open(given["sample"]), AlignSettings(**given["settings"]), on)
+    elif what == "equalize":
+        equalize(Sample.open(given["sample"]), EqualizeSettings(**given["settings"]), on)
     elif what == "constrain":
         constrain(Sample.open(given["sample"]), ConstrainSettings(), on)
     elif what == "measure":

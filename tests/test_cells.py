@@ -342,7 +342,7 @@ def test_probabilities_of_another_image_are_refused(own: Sample, tmp_path: Path)
     shutil.rmtree(own.path / "probabilities")
     shutil.rmtree(own.path / ".sparsem" / "stages")
     give_network(own, truth[:, :-2], 7)
-    with pytest.raises(SampleError, match=r"probabilities/cells-interior of own\.zarr is of another image"):
+    with pytest.raises(SampleError, match=r"The pixels of the image 'raw' of own\.zarr are not those of probabilities/cells-interior"):
         cells(own)
 
 

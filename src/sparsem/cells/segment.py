@@ -140,6 +140,7 @@ def cells(sample: Sample, settings: CellsSettings = CellsSettings(), on: Executi
         ResumeError: there is a result of other settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
+    read_annotation(sample, settings.cells)  # a name that nobody annotated is told before what was not predicted
     interior, boundary = (_probability(sample, f"{settings.cells}-{what}") for what in ("interior", "boundary"))
     name = settings.image or sample.name_of_image(interior)
     image, annotations = annotations_on(sample, [settings.cells], name)

@@ -84,9 +84,9 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
     """
     checked_name(settings.out)
     name = settings.image or sample.image_for(settings.out)
-    image = sample.image(name)
     if name == settings.out:
         raise InputError(f"The image '{name}' cannot be aligned into itself; give --out another name.")
+    image = sample.image(name)
     if min(image.shape[1:]) < LEAST_EDGE_PX:
         raise InputError(f"Slices of {image.shape[1:]} px are too small to be aligned; expected at least {LEAST_EDGE_PX} px.")
     links = _links(sample, image, name, settings, on)

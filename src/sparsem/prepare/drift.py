@@ -117,7 +117,7 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
         weights = base / np.sqrt(1 + (off / agreed) ** 2) if number < ROUNDS / 2 else base / (1 + (off / (4 * agreed)) ** 2) ** 2
     places = np.concatenate([linear, (place + centre - (linear @ centre))[..., None]], axis=-1)
     found = groups(count, links)
-    bad = tuple(int(group[0]) for group in found if len(group) == 1)
+    bad = tuple(int(group[0]) for group in found if len(group) == 1 < count)
     starts = tuple(int(group[0]) for group in found if len(group) > 1)[1:]
     return Drift(places, bad, starts)
 

@@ -118,9 +118,9 @@ def equalize(sample: Sample, settings: EqualizeSettings = EqualizeSettings(), on
     """
     checked_name(settings.out)
     name = settings.image or sample.image_for(settings.out)
-    image = sample.image(name)
     if name == settings.out:
         raise InputError(f"The image '{name}' cannot be evened out into itself; give --out another name.")
+    image = sample.image(name)
     curves = _curves(sample, image, settings, on)
     spec = image.like(f"images/{settings.out}", image.dtype, Kind.IMAGE, (name, image.fingerprint))
     inputs = {"image": image.fingerprint} | ({"curves": fingerprint_of({"curves": curves.tolist()})} if curves is not None else {})

@@ -1,0 +1,244 @@
+"""Alignment of a stack: the phantom's true drift, bad slices and a jump, labels that move along, and a stage like any other."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsem.annotations import UNKNOWN, annotations_on, read_annotation, write_annotation
+from sparsem.errors import InputError, SampleError
+from sparsem.execution import Execution
+from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.phantom import PhantomSettings, phantom
+from sparsem.prepare.align import Alignment, AlignSettings, align
+from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.score.against import ScoreSettings, score
+from sparsem.store.sample import Sample
+from sparsem.store.writers import write_tiff
+from tests.conftest import copy_of, kill_ten_times, put, voxels
+
+FAULTY = PhantomSettings(
+    shape=(14, 224, 256), voxel_nm=(8, 8, 8), cells=3, seed=2, drift_nm=20, jump_nm=480, bad_slices=2, block_depth=5, flicker=5, noise=10
+)
+LABELLED = (0, 6, 13)
+REPLACE = Execution(overwrite=True, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A phantom with every fault, nuclei annotated on three raw slices. Not to be changed."""
+    sample = phantom(tmp_path_factory.mktemp("drifting") / "drifting.zarr", FAULTY)
+    truth = sample.volume("truth", "cells").read(slice(None))
+    write_annotation(sample, "cells", LABELLED, [truth[z] for z in LABELLED])
+    return sample
+
+
+@pytest.fixture(scope="module")
+def aligned(drifting: Sample, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, Alignment]:
+    """The same, aligned. Not to be changed."""
+    sample = copy_of(drifting, tmp_path_factory.mktemp("aligned") / "aligned.zarr")
+    return sample, align(sample)
+
+
+def true_shifts(sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(n, 2) px by which content lies off in each slice, and which slices are good."""
+    table = sample.read_table("phantom_slices")
+    drift = np.stack([table[f"drift_{axis}_nm"].to_numpy() for axis in "yx"], axis=1)
+    return -drift / FAULTY.voxel_nm[1], ~table["bad"].to_numpy()
+
+
+def test_the_true_drift_is_found_bad_slices_and_the_jump_are_told(aligned: tuple[Sample, Alignment]) -> None:
+    sample, found = aligned
+    true, good = true_shifts(sample)
+    off = (found.motions[:, :, 2] - true)[good]
+    assert np.sqrt(np.square(off - off.mean(axis=0)).sum(axis=1).mean()) < 0.5
+    assert np.abs(true).max() > 25
+    assert found.bad == tuple(np.nonzero(~good)[0])
+    assert found.jumps == (7,)
+    assert found.breaks == ()
+    table = sample.read_table("alignment_aligned")
+    assert table["remark"].to_pylist() == ["jump" if z == 7 else "bad" if z in found.bad else "" for z in range(14)]
+    assert np.isnan(table["likeness"][0].as_py())
+
+
+def test_each_slice_is_resampled_once_and_only_what_all_show_is_kept(aligned: tuple[Sample, Alignment]) -> None:
+    sample, found = aligned
+    image = sample.image()
+    assert sample.newest_image == "aligned"
+    true, good = true_shifts(sample)
+    lost = np.ptp(true[good], axis=0)
+    assert np.array(image.shape[1:]) == pytest.approx(np.array([224, 256]) - lost, abs=2.5)
+    whole = align(copy_of(sample, sample.path.with_name("whole.zarr")), AlignSettings(canvas="whole", out="whole", image="raw"))
+    assert np.allclose(whole.motions[:, :, :2], np.eye(2))
+    rows, columns = np.mgrid[: image.shape[1], : image.shape[2]]
+    y, x = (found.motions[3] @ np.stack([rows.ravel(), columns.ravel(), np.ones(rows.size)])).round().astype(int)
+    exact = sample.image("raw").read(slice(3, 4))[0][y, x].reshape(image.shape[1:])
+    assert np.corrcoef(exact.ravel(), image.read(slice(3, 4))[0].ravel())[0, 1] > 0.9
+
+
+def test_whole_pixels_change_no_grey_level(drifting: Sample, tmp_path: Path) -> None:
+    sample = copy_of(drifting, tmp_path / "s.zarr")
+    found = align(sample, AlignSettings(interpolation="nearest", canvas="whole"))
+    raw, image = sample.image("raw").read(slice(None)), sample.image("aligned").read(slice(None))
+    for z in range(14):
+        y, x = np.floor(-found.motions[z, :, 2] + 0.5).astype(int)
+        assert np.array_equal(image[z, y + 1 : y + 200, x + 1 : x + 200], raw[z, 1:200, 1:200])
+    assert (image == 0).any()
+
+
+def test_neighbours_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> None:
+    sample, found = aligned
+
+    def likeness(stack: NDArray[Any]) -> float:
+        good = [z for z in range(14) if z not in found.bad]
+        return float(np.median([np.corrcoef(stack[a].ravel(), stack[b].ravel())[0, 1] for a, b in pairwise(good)]))
+
+    assert likeness(sample.image("aligned").read(slice(None))) > likeness(sample.image("raw").read(slice(None))) + 0.1
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_turns_may_be_allowed(drifting: Sample, tmp_path: Path, kind: Any) -> None:
+    sample = copy_of(drifting, tmp_path / "s.zarr")
+    found = align(sample, AlignSettings(motion=kind))
+    true, good = true_shifts(sample)
+    centre = np.array([111.5, 127.5, 1])
+    off = (found.motions @ centre - true)[good]
+    assert np.sqrt(np.square(off - off.mean(axis=0)).sum(axis=1).mean()) < 1
+    assert np.abs(found.motions[good, :, :2] - np.eye(2)).max() < 0.02
+
+
+def test_annotations_move_along_and_score_finds_its_truth(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    found, image = aligned[1], sample.image()
+    annotation = read_annotation(sample, "cells", "aligned")
+    assert annotation.z == LABELLED
+    truth = sample.volume("truth", "cells").read(slice(None))
+    stack = sample.seen_by(image, truth)
+    for index, z in enumerate(LABELLED):
+        objects, known = annotation.objects(index)
+        assert objects.shape == image.shape[1:]
+        assert known.all()  # all slices show all of the aligned image
+        assert np.array_equal(objects, stack[z : z + 1][0])
+        y, x = np.floor(found.motions[z, :, 2] + 0.5).astype(int)
+        assert np.array_equal(objects[5:-5, 5:-5], truth[z, y + 5 : y + image.shape[1] - 5, x + 5 : x + image.shape[2] - 5])
+    moved_truth = stack[0:14]
+    put_on(sample, "labels/cells", moved_truth)
+    scores = score(sample, "cells", None, ScoreSettings())
+    assert scores.summary(only_unseen=False)["dice_3d"] == 1
+    write_tiff(sample.volume("truth", "cells"), tmp_path / "truth.tif")
+    assert score(sample, "cells", tmp_path / "truth.tif").summary(only_unseen=False)["dice_3d"] == 1
+
+
+def put_on(sample: Sample, path: str, made: NDArray[Any]) -> None:
+    """Write labels that were made on the aligned image."""
+    put(sample, path, made.astype(np.uint32), made_on=("aligned", sample.image("aligned").fingerprint))
+
+
+def test_a_corner_that_was_not_annotated_is_not_known(drifting: Sample, tmp_path: Path) -> None:
+    sample = copy_of(drifting, tmp_path / "s.zarr")
+    align(sample, AlignSettings(canvas="whole"))
+    image, found = annotations_on(sample, ["cells"])
+    mask = found["cells"].mask(0)
+    assert mask.shape == image.shape[1:]
+    assert (mask == UNKNOWN).sum() == mask.size - 224 * 256
+    assert found["cells"].fingerprint != read_annotation(sample, "cells").fingerprint
+
+
+def test_frames_go_through_several_images(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    equalize(sample)
+    assert sample.image("equalized").made_on == ("aligned", sample.image("aligned").fingerprint)
+    assert sample.frame(sample.image("equalized")).is_same(sample.frame(sample.image("aligned")))
+    objects = read_annotation(sample, "cells", "equalized").objects(1)[0]
+    assert np.array_equal(objects, read_annotation(sample, "cells", "aligned").objects(1)[0])
+    # What is drawn on the derived image is seen on the raw one, too.
+    drawn = np.zeros((1, *sample.image("equalized").shape[1:]), np.uint32)
+    drawn[0, 60:90, 50:70] = 3
+    write_annotation(sample, "nucleus", [2], drawn, image="equalized")
+    back = read_annotation(sample, "nucleus", "raw")
+    inside, known = back.objects(0)
+    assert (inside == 3).sum() == pytest.approx(600, abs=1)
+    assert (~known).any()
+    rows, columns = np.nonzero(inside)
+    assert (rows.min() - 60, columns.min() - 50) == pytest.approx(tuple(aligned[1].motions[2, :, 2]), abs=0.6)
+
+
+def test_labels_of_an_image_that_was_replaced_are_not_carried(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    shape = sample.image("aligned").shape
+    put_on(sample, "labels/nucleus", np.ones(shape, np.uint32))
+    align(sample, AlignSettings(canvas="whole"), REPLACE)
+    with pytest.raises(SampleError, match=r"labels/nucleus of s\.zarr was made on the image 'aligned', which was replaced since"):
+        sample.frame(sample.volume("labels", "nucleus"))
+    with pytest.raises(SampleError, match="which was replaced since"):
+        score(sample, "nucleus")
+
+
+def test_block_depth_and_workers_change_nothing(drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]) -> None:
+    expected = aligned[0].image("aligned").read(slice(None))
+    for depth in (1, 3, 14):
+        sample = phantom(tmp_path / f"{depth}.zarr", FAULTY.model_copy(update={"block_depth": depth}))
+        align(sample, on=Execution(workers=2 if depth == 3 else 0, quiet=True))
+        assert np.array_equal(sample.image("aligned").read(slice(None)), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_ends_in_the_same_bytes(drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment], workers: int) -> None:
+    other = copy_of(drifting, tmp_path / "other.zarr")
+    seconds = 8.0 if workers else 2.0
+    assert kill_ten_times("align", {"sample": str(other.path), "settings": {}, "seconds": seconds, "workers": workers}) > 0
+    assert all(np.array_equal(*pair) for pair in zip(voxels(aligned[0].image()), voxels(other.image()), strict=True))
+    assert other.image().fingerprint == aligned[0].image().fingerprint
+
+
+def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
+    sample = copy_of(drifting, tmp_path / "s.zarr")
+    stack = drifting.image("raw").read(slice(None))
+    stack[7:] = stack[7:][:, ::-1, ::-1]  # somebody put the block back upside down
+    put(sample, "", stack, 5)
+    found = align(sample, AlignSettings(canvas="whole"))
+    assert found.breaks == (7,)
+    noise = np.random.default_rng(0).integers(0, 255, stack.shape, np.uint8)
+    put(sample, "", noise, 5)
+    with pytest.raises(InputError, match="No two neighbouring slices of 'the image' look alike"):
+        align(sample, AlignSettings(), REPLACE)
+
+
+def test_what_cannot_be_aligned_is_told(drifting: Sample, tmp_path: Path) -> None:
+    sample = copy_of(drifting, tmp_path / "s.zarr")
+    with pytest.raises(InputError, match="cannot be aligned into itself"):
+        align(sample, AlignSettings(image="x", out="x"))
+    narrow = copy_of(drifting, tmp_path / "narrow.zarr")
+    put(narrow, "", np.zeros((3, 20, 100), np.uint8))
+    with pytest.raises(InputError, match="too small to be aligned; expected at least 32 px"):
+        align(narrow)
+    far = align(sample, AlignSettings(max_shift_nm=100))
+    assert far.breaks == (7,)  # the jump is not believed, and told
+    one = copy_of(drifting, tmp_path / "one.zarr")
+    put(one, "", np.asarray(drifting.image("raw").read(slice(0, 1))))
+    assert align(one).motions == pytest.approx(np.array([[[1.0, 0, 0], [0, 1, 0]]]))
+
+
+def test_annotating_the_aligned_image_again_is_possible(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    labels = read_annotation(sample, "cells", "aligned")
+    seen = [np.asarray(labels.objects(index)[0], np.uint16) for index in range(3)]
+    put_on(sample, "labels/seen", np.repeat(seen[0][None].astype(np.uint32), 14, axis=0))
+    write_tiff(sample.volume("labels", "seen"), tmp_path / "seen.tif")
+    import_annotation(sample, "again", tmp_path / "seen.tif", AnnotationSettings(slices="0,5"))
+    assert read_annotation(sample, "again").image == "aligned"
+    image, both = annotations_on(sample, ["again", "cells"])
+    assert image.shape == sample.image("aligned").shape
+    assert np.array_equal(both["again"].objects(0)[0], both["cells"].objects(0)[0])
+
+
+def test_equalize_may_come_first(drifting: Sample, tmp_path: Path) -> None:
+    sample = copy_of(drifting, tmp_path / "s.zarr")
+    equalize(sample, EqualizeSettings(way="reference", reference=1))
+    align(sample)
+    assert sample.image("aligned").made_on == ("equalized", sample.image("equalized").fingerprint)
+    align(sample)  # run again, it aligns the same image
+    assert sample.frame(sample.image("aligned")).to_raw is not None

@@ -1,0 +1,119 @@
+"""Even brightness: curves against scikit-image, flicker that goes away, black that stays, and a stage like any other."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import skimage.exposure
+from numpy.typing import NDArray
+
+from sparsem.errors import InputError, ResumeError
+from sparsem.execution import Execution
+from sparsem.prepare.equalize import EqualizeSettings, Way, counts_of, equalising, equalize, matching, quantiles, running_median, through
+from sparsem.store.sample import Sample
+from tests.conftest import copy_of, kill_ten_times, put, voxels
+
+WAYS: tuple[Way, ...] = get_args(Way)
+
+
+def grey(seed: int, dtype: Any = np.uint8, low: float = 60, spread: float = 20) -> NDArray[Any]:
+    made = np.random.default_rng(seed).normal(low, spread, (64, 96))
+    scale = 1 if dtype == np.uint8 else 200
+    return np.clip(made * scale, 1, np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_equalising_is_the_cumulative_histogram(dtype: Any) -> None:
+    image = grey(1, dtype)
+    ours = through(image, equalising(counts_of(image), image.dtype))
+    top = np.iinfo(dtype).max
+    expected = skimage.exposure.equalize_hist(image, nbins=top + 1) * (top - 1) + 1
+    assert np.abs(ours - expected).max() <= (2.5 if dtype == np.uint8 else 600)  # scikit-image spreads its bins over the range of the image
+    assert ours.min() >= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_matching_brings_one_slice_to_the_levels_of_another(dtype: Any) -> None:
+    own, other = grey(1, dtype), grey(2, dtype, 110, 35)
+    curve = matching(quantiles(counts_of(own)), quantiles(counts_of(other)), own.dtype)
+    ours = through(own, curve).astype(float)
+    expected = skimage.exposure.match_histograms(own, other).astype(float)
+    inner = (expected > np.percentile(expected, 1)) & (expected < np.percentile(expected, 99))
+    assert np.abs(ours - expected)[inner].max() <= 0.012 * np.iinfo(dtype).max
+    assert np.all(np.diff(curve.astype(int)) >= 0)
+
+
+def test_black_takes_no_part_and_stays() -> None:
+    image = grey(3)
+    rim = image.copy()
+    rim[:20] = 0
+    assert np.array_equal(counts_of(rim)[1:], counts_of(rim[20:])[1:])
+    for curve in (equalising(counts_of(rim), rim.dtype), matching(quantiles(counts_of(rim)), quantiles(counts_of(image)), rim.dtype)):
+        seen = through(rim, curve)
+        assert not seen[:20].any()
+        assert seen[20:].all()
+    black = np.zeros_like(image)
+    assert np.isnan(quantiles(counts_of(black))).all()
+    assert not through(black, matching(quantiles(counts_of(black)), quantiles(counts_of(image)), black.dtype)).any()
+
+
+def test_running_median_leaves_out_black_slices() -> None:
+    rows = np.array([[1.0, 10], [2, 20], [np.nan, np.nan], [90, 30], [5, 50]])
+    assert running_median(rows, 3) == pytest.approx(np.array([[1.5, 15], [1.5, 15], [46, 25], [47.5, 40], [47.5, 40]]))
+
+
+def flickering(sample: Sample, dtype: Any = np.uint8) -> NDArray[Any]:
+    """The tissue's image with a brightness and contrast of its own in every slice."""
+    clean = sample.image("raw").read(slice(None)).astype(float)
+    random = np.random.default_rng(5)
+    gain, offset = np.exp(random.normal(0, 0.12, len(clean))), random.normal(0, 14, len(clean))
+    made = (clean - 128) * gain[:, None, None] + 128 + offset[:, None, None]
+    scale = 1 if dtype == np.uint8 else 256
+    return np.clip(made * scale, 1, np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_flicker_goes_away(own_tissue: Sample, dtype: Any) -> None:
+    put(own_tissue, "", flickering(own_tissue, dtype), 7)
+    assert equalize(own_tissue) == "equalized"
+    before, after = (own_tissue.image(name).read(slice(None)) for name in ("raw", "equalized"))
+    spread = [np.median(stack, axis=(1, 2)).std() for stack in (before, after)]
+    assert spread[1] < 0.3 * spread[0]
+    assert after.dtype == dtype
+    assert own_tissue.newest_image == "equalized"
+    assert own_tissue.frame(own_tissue.image()).is_same(own_tissue.frame(own_tissue.image("raw")))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_block_depth_and_workers_change_nothing(own_tissue: Sample, tmp_path: Any, way: Way) -> None:
+    stack = own_tissue.image("raw").read(slice(None))
+    made = []
+    for depth in (1, 4, 19):
+        sample = copy_of(own_tissue, tmp_path / f"{depth}.zarr")
+        put(sample, "", stack, depth)
+        equalize(sample, EqualizeSettings(way=way), Execution(workers=2 if depth == 4 and way == "flicker" else 0, quiet=True))
+        made.append(sample.image("equalized").read(slice(None)))
+    assert all(np.array_equal(one, made[0]) for one in made)
+    assert not np.array_equal(made[0], stack)
+
+
+def test_a_killed_run_ends_in_the_same_bytes(own_tissue: Sample, tmp_path: Any) -> None:
+    other = copy_of(own_tissue, tmp_path / "other.zarr")
+    equalize(own_tissue)
+    assert kill_ten_times("equalize", {"sample": str(other.path), "settings": {}, "seconds": 0.6}) > 0
+    assert all(np.array_equal(*pair) for pair in zip(voxels(own_tissue.image()), voxels(other.image()), strict=True))
+
+
+def test_run_again_it_reads_the_same_image_and_refuses_another_way(own_tissue: Sample) -> None:
+    equalize(own_tissue)
+    first = own_tissue.image("equalized").fingerprint
+    equalize(own_tissue)
+    assert own_tissue.image("equalized").fingerprint == first
+    with pytest.raises(ResumeError, match="way: flicker -> clahe"):
+        equalize(own_tissue, EqualizeSettings(way="clahe"))
+    equalize(own_tissue, EqualizeSettings(way="clahe"), Execution(overwrite=True, quiet=True))
+    assert own_tissue.image("equalized").made_on == ("raw", own_tissue.image("raw").fingerprint)
+    with pytest.raises(InputError, match="There is no slice 19 to match"):
+        equalize(own_tissue, EqualizeSettings(way="reference", reference=19, out="matched"))
+    with pytest.raises(InputError, match="into itself"):
+        equalize(own_tissue, EqualizeSettings(image="equalized"))

@@ -1,0 +1,72 @@
+"""Frames: slices carried from one to another, against scipy; chains of frames, there and back."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from sparsem.store import frame as frame_module
+from sparsem.store.frame import UNMOVED, Frame, Motion, MovedStack, inverse, joined, moved
+
+OBLIQUE = np.array([[0.98712, 0.06123, 3.3171], [-0.05231, 1.02417, -2.6313]])
+SHIFTED = np.array([[1.0, 0.0, 4.25], [0.0, 1.0, -7.5]])
+
+
+def picture(dtype: Any = np.uint8) -> NDArray[Any]:
+    rows, columns = np.mgrid[:60, :80]
+    return (120 + 50 * np.sin(rows / 7) + 60 * np.cos(columns / 9)).astype(dtype)
+
+
+@pytest.mark.parametrize("motion", [UNMOVED, SHIFTED, OBLIQUE])
+@pytest.mark.parametrize(("how", "order", "off"), [("linear", 1, 1.5), ("cubic", 3, 2.5), ("nearest", 0, 0)])
+def test_moved_is_what_scipy_says(motion: Motion, how: Any, order: int, off: float) -> None:
+    image = picture()
+    places = np.tensordot(motion[:, :2], np.mgrid[:50, :70], 1) + motion[:, 2, None, None]
+    places = np.floor(places + 0.5) if how == "nearest" else places
+    expected = scipy.ndimage.map_coordinates(image.astype(float), places, order=order, mode="nearest")
+    inner = np.all((places >= 3) & (places <= np.array([56, 76])[:, None, None]), axis=0)
+    assert inner.mean() > 0.6
+    assert np.abs(moved(image, motion, (50, 70), how).astype(float) - expected)[inner].max() <= off
+
+
+@pytest.mark.parametrize("motion", [SHIFTED, OBLIQUE])
+@pytest.mark.parametrize("how", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pieces_make_the_whole(monkeypatch: pytest.MonkeyPatch, motion: Motion, how: Any, dtype: Any) -> None:
+    image = picture(dtype)
+    whole = moved(image, motion, (64, 90), how, outside=7)
+    monkeypatch.setattr(frame_module, "PIECE_PX", 16)
+    pieces = moved(image, motion, (64, 90), how, outside=7)
+    assert (whole[:, -3:] == 7).any()
+    assert np.abs(pieces.astype(int) - whole.astype(int)).max() <= (0 if how == "nearest" else 3)  # OpenCV's weights are in 32nds
+
+
+def test_labels_of_any_type_are_never_mixed() -> None:
+    labels = (np.arange(30 * 40, dtype=np.uint32) + 2**31).reshape(30, 40)
+    seen = moved(labels, OBLIQUE, (30, 40), "nearest", outside=2**32 - 1)
+    assert set(np.unique(seen)) <= {*np.unique(labels), 2**32 - 1}
+    assert np.array_equal(moved(labels, UNMOVED, (30, 40), "nearest"), labels)
+
+
+def test_motions_join_and_come_back() -> None:
+    point = np.array([3.0, 5.0, 1.0])
+    both = joined(OBLIQUE, SHIFTED)
+    assert both @ point == pytest.approx(OBLIQUE @ np.append(SHIFTED @ point, 1))
+    assert joined(inverse(both), both) == pytest.approx(UNMOVED)
+    many = np.stack([OBLIQUE, SHIFTED])
+    assert joined(inverse(many), many) == pytest.approx(np.stack([UNMOVED, UNMOVED]))
+
+
+def test_a_frame_sees_another() -> None:
+    raw = Frame((2, 60, 80))
+    aligned = Frame((2, 50, 70), np.stack([SHIFTED, OBLIQUE]))
+    assert raw.is_same(Frame((2, 60, 80), np.stack([UNMOVED, UNMOVED])))
+    assert not raw.is_same(aligned)
+    assert raw.seen_from(aligned) == pytest.approx(aligned.motions())
+    stack = np.stack([picture(), picture()[::-1]])
+    seen = MovedStack(stack, raw.seen_from(aligned), aligned.shape)
+    assert seen[0:2].shape == aligned.shape
+    assert np.array_equal(seen[1:2][0], moved(stack[1], OBLIQUE, (50, 70), "nearest"))
+    assert seen[2:2].shape == (0, 50, 70)

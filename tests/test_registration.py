@@ -1,0 +1,184 @@
+"""Registration of pairs: known motions found, both kernels equal, and an independent library agrees."""
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparsem.prepare.drift import Link, believed, drift, gaps, groups
+from sparsem.prepare.registration import Kind, detail, register, rotation_nearest, tile_sums
+from sparsem.store.frame import UNMOVED, Motion, inverse, joined, moved
+
+SHAPE = (200, 260)
+
+
+def texture(seed: int, shape: tuple[int, int] = (420, 480)) -> NDArray[np.uint8]:
+    """Grain of several sizes, as in cytoplasm."""
+    random = np.random.default_rng(seed)
+    layers = [cv2.GaussianBlur(random.standard_normal(shape), (0, 0), size) * size for size in (1.5, 3, 6)]
+    return np.clip(128 + 25 * sum(layers), 0, 255).astype(np.uint8)
+
+
+def seen(picture: NDArray[np.uint8], motion: Motion, seed: int) -> NDArray[np.uint8]:
+    """What a view shows that lies where ``motion`` leads, with noise of its own."""
+    view = moved(picture, motion, SHAPE, "cubic").astype(np.float64)
+    return np.clip(view + np.random.default_rng(seed).normal(0, 6, SHAPE), 0, 255).astype(np.uint8)
+
+
+def at(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
+    """A view of ``SHAPE`` whose centre lies (y, x) off the middle of the picture."""
+    linear = np.eye(2) if linear is None else linear
+    centre = (np.array(SHAPE) - 1) / 2
+    middle = np.array([209.5 + y, 239.5 + x])
+    return np.concatenate([linear, (middle - linear @ centre)[:, None]], axis=1)
+
+
+@pytest.mark.parametrize(("y", "x"), [(0, 0), (0.5, -0.25), (3.4, -2.7), (-40.3, 55.8), (80.0, -90.5)])
+def test_a_shift_of_any_size_is_found(y: float, x: float) -> None:
+    picture = texture(1)
+    first, second = seen(picture, at(0, 0), 2), seen(picture, at(y, x), 3)
+    found = register(detail(first), detail(second))
+    assert found.motion[:, 2] == pytest.approx([-y, -x], abs=0.1)  # content lies the other way
+    assert np.array_equal(found.motion[:, :2], np.eye(2))
+    assert found.likeness > 0.6
+    assert found.overlap == pytest.approx((1 - abs(y) / 200) * (1 - abs(x) / 260), abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_turns_and_shears_are_found(kind: Kind) -> None:
+    turn = np.radians(1.5)
+    linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    linear = linear if kind == "rigid" else linear @ np.array([[1.01, 0.004], [0.0, 0.99]])
+    picture = texture(4)
+    first, second = seen(picture, at(0, 0), 5), seen(picture, at(4.3, -7.6, linear), 6)
+    true = joined(inverse(at(4.3, -7.6, linear)), at(0, 0))
+    found = register(detail(first), detail(second), kind).motion
+    corners = np.array([[0, 0, 199, 199], [0, 259, 0, 259], [1, 1, 1, 1]])
+    assert np.abs(found @ corners - true @ corners).max() < 0.25
+    if kind == "rigid":
+        assert np.allclose(found[:, :2] @ found[:, :2].T, np.eye(2))
+
+
+def test_a_larger_slice_is_registered_on_a_smaller_picture_of_it() -> None:
+    picture = texture(7, (900, 1100))
+    views = [moved(picture, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic") for y, x in ((0, 0), (5.3, -8.6))]
+    details = [detail(view, working_mpx=0.3) for view in views]
+    assert details[0].factor == 2
+    assert register(*details).motion[:, 2] == pytest.approx([-5.3, 8.6], abs=0.1)
+
+
+def test_nothing_alike_is_told() -> None:
+    first, second = seen(texture(1), at(0, 0), 2), seen(texture(2), at(0, 0), 3)
+    assert abs(register(detail(first), detail(second)).likeness) < 0.1
+    black = np.zeros(SHAPE, np.uint8)
+    assert register(detail(black), detail(black)).likeness == 0
+
+
+def plain_sums(fixed: NDArray[np.float32], moving: NDArray[np.float32], motion: Motion) -> tuple[NDArray[np.float64], ...]:
+    """The definition, pixel by pixel."""
+    across = -(-fixed.shape[1] // 16)
+    tiles = across * -(-fixed.shape[0] // 16)
+    hessian, gradient, sums, count = np.zeros((tiles, 2, 2)), np.zeros((tiles, 2)), np.zeros((tiles, 3)), np.zeros(tiles)
+    for i in range(1, fixed.shape[0] - 1):
+        for j in range(1, fixed.shape[1] - 1):
+            y, x = motion @ [i, j, 1]
+            p, q = int(np.floor(y)), int(np.floor(x))
+            if not (0 <= p < moving.shape[0] - 1 and 0 <= q < moving.shape[1] - 1):
+                continue
+            square = moving[p : p + 2, q : q + 2].astype(float)
+            there = np.array([1 - (y - p), y - p]) @ square @ np.array([1 - (x - q), x - q])
+            here = float(fixed[i, j])
+            slope = np.array([fixed[i + 1, j] - fixed[i - 1, j], fixed[i, j + 1] - fixed[i, j - 1]], float) / 2
+            tile = i // 16 * across + j // 16
+            hessian[tile] += np.outer(slope, slope)
+            gradient[tile] += slope * (there - here)
+            sums[tile] += [here * there, here * here, there * there]
+            count[tile] += 1
+    return hessian, gradient, sums, count
+
+
+@pytest.mark.parametrize(
+    "motion",
+    [
+        UNMOVED,
+        np.array([[1, 0, 3.25], [0, 1, -6.5]]),
+        np.array([[1, 1e-12, -2.75], [0, 1, 40.0]]),
+        np.array([[0.99, 0.05, 2], [-0.04, 1.02, 1.5]]),
+    ],
+)
+def test_both_kernels_are_the_definition(motion: Motion) -> None:
+    random = np.random.default_rng(8)
+    fixed, moving = (random.standard_normal((37, 52)).astype(np.float32) for _ in range(2))
+    for ours, plain in zip(tile_sums(fixed, moving, motion), plain_sums(fixed, moving, motion), strict=True):
+        assert ours == pytest.approx(plain, rel=2e-4, abs=2e-4)
+
+
+def test_opencv_finds_the_same() -> None:
+    picture = texture(9)
+    pair = [detail(seen(picture, at(0, 0), 1)), detail(seen(picture, at(1.7, -2.3), 2))]
+    found = register(*pair).motion[:, 2]
+    start = np.array([[1, 0, 2], [0, 1, -2]], np.float32)
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-7)
+    _, other = cv2.findTransformECC(pair[0].levels[0], pair[1].levels[0], start, cv2.MOTION_TRANSLATION, stop, None, 1)
+    assert found == pytest.approx(other[::-1, 2], abs=0.05)
+
+
+# Drift of a whole stack, from links alone.
+
+
+def true_places(count: int, kind: Kind) -> Motion:
+    random = np.random.default_rng(0)
+    places = np.repeat(UNMOVED[None], count, axis=0)
+    if kind != "translation":
+        places[:, :, :2] += random.normal(0, 0.01, (count, 2, 2))
+    if kind == "rigid":
+        places[:, :, :2] = rotation_nearest(places[:, :, :2])
+    places[:, :, 2] = np.cumsum(random.normal(0, 3, (count, 2)), axis=0)
+    places[count // 2 :, :, 2] += 300
+    return joined(np.repeat(inverse(places[0])[None], count, axis=0), places)
+
+
+def links_of(places: Motion, neighbours: int, bad: tuple[int, ...] = ()) -> list[Link]:
+    pairs = [(z, z + k) for k in range(1, neighbours + 1) for z in range(len(places) - k)]
+    return [Link(i, j, joined(inverse(places[j]), places[i]), 0.7) for i, j in pairs if i not in bad and j not in bad]
+
+
+@pytest.mark.parametrize("kind", ["translation", "rigid", "affine"])
+def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: Kind) -> None:
+    true = true_places(40, kind)
+    links = links_of(true, 2)
+    wrong = [
+        Link(one.fixed, one.moving, one.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9) if (one.fixed, one.moving) == (30, 31) else one
+        for one in links
+    ]
+    found = drift(40, wrong, kind, (300, 400))
+    assert np.abs(found.places - true).max() < 1e-3
+    assert found.bad == found.breaks == ()
+
+
+def test_bad_slices_lie_between_their_neighbours_and_gaps_are_bridged() -> None:
+    true = true_places(40, "translation")
+    links = links_of(true, 2, bad=(7, 8))
+    assert [group.tolist() for group in groups(40, links)][1:3] == [[7], [8]]
+    assert gaps(40, links) == [(6, 9), (5, 9), (6, 10)]
+    broken = drift(40, links, "translation", (300, 400))
+    assert broken.bad == (7, 8)
+    assert broken.breaks == (9,)
+    bridged = [*links, *(Link(i, j, joined(inverse(true[j]), true[i]), 0.5) for i, j in gaps(40, links))]
+    whole = drift(40, bridged, "translation", (300, 400))
+    assert whole.breaks == ()
+    good = [z for z in range(40) if z not in (7, 8)]
+    assert np.abs(whole.places - true)[good].max() < 1e-3
+    between = true[6, :, 2] + (true[9, :, 2] - true[6, :, 2]) * np.array([[1], [2]]) / 3
+    assert whole.places[[7, 8], :, 2] == pytest.approx(between, abs=1e-3)
+
+
+def test_only_what_is_alike_and_near_is_believed() -> None:
+    links = [Link(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [Link(z, z + 2, UNMOVED, 0.5) for z in range(8)]
+    links += [Link(9, 10, UNMOVED, 0.3), Link(8, 10, UNMOVED, 0.3), Link(10, 11, at(0, 0), 0.8), Link(11, 12, UNMOVED, 0.05)]
+    kept = {(one.fixed, one.moving) for one in believed(links, 0.4, 100, (20, 30))}
+    assert (9, 10) not in kept  # 0.3 of 0.8
+    assert (8, 10) in kept  # 0.3 of 0.5
+    assert (10, 11) not in kept  # it lies 330 px away
+    assert (11, 12) not in kept
+    assert drift(1, [], "rigid", (20, 30)).places == pytest.approx(UNMOVED[None])
