@@ -16,7 +16,8 @@ SHIFTED = np.array([[1.0, 0.0, 4.25], [0.0, 1.0, -7.5]])
 
 def picture(dtype: Any = np.uint8) -> NDArray[Any]:
     rows, columns = np.mgrid[:60, :80]
-    return (120 + 50 * np.sin(rows / 7) + 60 * np.cos(columns / 9)).astype(dtype)
+    made: NDArray[Any] = (120 + 50 * np.sin(rows / 7) + 60 * np.cos(columns / 9)).astype(dtype)
+    return made
 
 
 @pytest.mark.parametrize("motion", [UNMOVED, SHIFTED, OBLIQUE])

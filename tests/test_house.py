@@ -20,7 +20,9 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.frame store.volume store.sample store.readers store.writers tasks stage ingest",
+    "execution store store.pyramid store.frame store.volume store.sample store.readers.source store.readers.arrays",
+    "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
+    "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "prepare prepare.registration prepare.drift prepare.align prepare.equalize",
     "regions annotations labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
@@ -114,7 +116,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 PUBLIC = {
-    "sparsem.ingest": "ImportSettings import_stack",
+    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack refuse_nan",
     "sparsem.annotations": (
         "LabelledSlices MovedLabels annotated_structures annotations_on as_labels read_annotation restore_annotation write_annotation"
     ),
@@ -132,7 +134,16 @@ PUBLIC = {
     "sparsem.prepare.equalize": (
         "EqualizeSettings counts_of equalising equalize locally_equalised matching quantiles running_median through"
     ),
-    "sparsem.store.readers": "SliceSeries Source Stack TiffStack ZarrStack natural_key numbers_in open_source",
+    "sparsem.store.readers": "open_source",
+    "sparsem.store.readers.source": "Pick Source Stack layout sentences",
+    "sparsem.store.readers.arrays": "MappedStack open_npy",
+    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_voxel",
+    "sparsem.store.readers.series": "SliceSeries missing_in natural_key numbers_in open_slices with_repeats",
+    "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
+    "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
+    "sparsem.store.readers.mrc": "open_mrc",
+    "sparsem.store.readers.nrrds": "PackedStack open_nrrd",
+    "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",
     "sparsem.store.writers": "write_tiff",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
     "sparsem.stage": "Stage fingerprint_of finished forget",
@@ -246,7 +257,13 @@ def test_layers_are_listed_once() -> None:
 def test_everything_that_is_imported_is_a_dependency() -> None:
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=\[]", one)[0].replace("-", "_").lower() for one in project["dependencies"]}
-    packages = {"cv2": "opencv_python_headless", "cc3d": "connected_components_3d", "skimage": "scikit_image", "PIL": "pillow"}
+    packages = {
+        "cv2": "opencv_python_headless",
+        "cc3d": "connected_components_3d",
+        "skimage": "scikit_image",
+        "PIL": "pillow",
+        "nrrd": "pynrrd",
+    }
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -1,11 +1,17 @@
 """Every format, real faults, and one clear sentence for each; exports come back as they went."""
 
+import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
+import mrcfile
+import nrrd
 import numpy as np
 import pytest
+import scipy.io
 import tifffile
 import zarr
 from numpy.typing import NDArray
@@ -13,7 +19,8 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
-from sparsem.store.readers import natural_key, numbers_in, open_source
+from sparsem.store.readers import open_source
+from sparsem.store.readers.series import missing_in, natural_key, numbers_in
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
 
@@ -220,7 +227,7 @@ def broken(tmp_path: Path, fault: str) -> Path:
         ("inverted slice", r"s1.tif stores white as 0 .*; invert it"),
         ("colour slice", r"s1.png is a colour picture \(8, 8, 3\); convert it to grey"),
         ("not a tiff", r"a.tif cannot be read as TIFF .*; is it complete\?"),
-        ("five axes", r"a.tif has the axes TZYX \(2, 3, 8, 8\); expected one channel"),
+        ("five axes", r"a.tif has the axes TZYX \(2, 3, 8, 8\); expected one time, or --time"),
         ("unequal slices", r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\) uint8"),
         ("stack in a folder of slices", "s1.tif holds 5 pages; in a folder of slices each file is one slice"),
         ("half a png", r"s1.png cannot be read .*; is it complete\?"),
@@ -264,18 +271,59 @@ def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> 
         import_stack(tmp_path / "a.tif", tmp_path / "s.zarr")
 
 
-def test_missing_slices_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in (3, 4, 7):
-        tifffile.imwrite(tmp_path / f"s{number}.tif", STACK[0])
-    sample = import_stack(tmp_path / "s*.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)), Execution())
-    assert sample.image().shape[0] == 3
-    assert "2 slice numbers are missing" in capsys.readouterr().err
+def test_missing_slices_are_told(tmp_path: Path) -> None:
+    for index, number in enumerate((3, 4, 7)):
+        tifffile.imwrite(tmp_path / f"s{number}.tif", STACK[index])
+    with pytest.raises(InputError, match=r"s\*\.tif: slices 5, 6 of the series are missing; put them back, or use --missing repeat"):
+        import_stack(tmp_path / "s*.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
+    assert not (tmp_path / "s.zarr").exists()
+    joined = import_stack(tmp_path / "s*.tif", tmp_path / "joined.zarr", ImportSettings(voxel_nm=(5, 5, 5), missing="join"))
+    assert joined.image().shape[0] == 3
+    repeated = import_stack(tmp_path / "s*.tif", tmp_path / "repeated.zarr", ImportSettings(voxel_nm=(5, 5, 5), missing="repeat"))
+    assert [int(one[0, 0]) for one in repeated.image().read(slice(None))] == [int(STACK[z, 0, 0]) for z in (0, 1, 1, 1, 2)]
+    assert missing_in([10, 30, 20]) == missing_in([4]) == missing_in([]) == []
 
 
-def test_import_refuses_what_it_cannot_show(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", STACK.astype(np.float32), photometric="minisblack")
-    with pytest.raises(InputError, match="holds float32 numbers; expected 8 or 16 bit unsigned"):
-        import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
+def imported(tmp_path: Path, stack: NDArray[Any], **settings: Any) -> Sample:
+    """A stack of any numbers, as a sample."""
+    np.save(tmp_path / "a.npy", stack)
+    target = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
+    return import_stack(tmp_path / "a.npy", target, ImportSettings(voxel_nm=(5, 5, 5), **settings))
+
+
+def test_numbers_of_any_type_become_grey_levels_and_how_is_recorded(tmp_path: Path) -> None:
+    as_they_are = imported(tmp_path, STACK.astype(np.uint16) * 3)
+    assert np.array_equal(as_they_are.image().read(slice(None)), STACK.astype(np.uint16) * 3)
+    signed = imported(tmp_path, (STACK.astype(np.int16) - 128).astype(np.int8))
+    assert np.array_equal(signed.image().read(slice(None)), STACK)  # bytes lose nothing
+    assert signed.history()[0]["settings"]["input grey levels"] == "-128 to 127 become 0 to 255"
+    for kind in (np.int16, np.int32, np.float32, np.float64, ">f4"):
+        wide = imported(tmp_path, (STACK * 10.0 - 900).astype(kind)).image().read(slice(None))
+        assert wide.dtype == np.uint16
+        ends = np.median([np.percentile(one * 10.0 - 900, (0.1, 99.9)) for one in STACK], axis=0)
+        expected = np.clip((STACK * 10.0 - 900 - ends[0]) / (ends[1] - ends[0]), 0, 1) * 65535
+        assert np.abs(wide - expected).max() <= 0.51
+    chosen = imported(tmp_path, STACK.astype(np.float32) / 100, grey_levels=(0, 2.55), bits=8)
+    assert np.array_equal(chosen.image().read(slice(None)), STACK)
+    assert chosen.history()[0]["settings"]["input grey levels"] == "0 to 2.55 become 0 to 255"
+
+
+@pytest.mark.parametrize(
+    ("value", "settings", "sentence"),
+    [
+        (np.nan, {}, r"Slice 2 of a\.npy holds values that are not numbers \(NaN or infinite\)"),
+        (np.inf, {"grey_levels": (0, 1)}, r"Slice 2 of a\.npy holds values that are not numbers"),
+        (1.0, {"grey_levels": (5, 5)}, "--grey-levels takes what becomes black and what becomes white"),
+        (1.0, {}, "a.npy holds the same number, 1, almost everywhere"),
+    ],
+)
+def test_numbers_that_cannot_become_grey_levels(tmp_path: Path, value: float, settings: dict[str, Any], sentence: str) -> None:
+    stack = np.ones((5, 40, 60), np.float32)
+    stack[2, 3, 4] = value
+    with pytest.raises(InputError, match=sentence):
+        imported(tmp_path, stack, **settings)
+    with pytest.raises(SampleError):
+        Sample.open(next(tmp_path.glob("*.zarr"), tmp_path / "none.zarr"))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 16])
@@ -316,3 +364,169 @@ def test_the_real_stack_is_read_lazily(real_data: Any) -> None:
     assert tuple(found.stack.shape) == (80, 768, 1024)
     whole = tifffile.imread(real_data("epfl_fibsem_mitochondria/raw.tif"), key=[17, 18])
     assert np.array_equal(found.stack[17:19], whole)
+
+
+# Formats of other programs: what each wrote comes back, with its voxel size, and half of it is told.
+
+
+def write_mrc(path: Path, stack: NDArray[Any], edge: float = 0.0) -> None:
+    with mrcfile.new(path, overwrite=True) as file:
+        file.set_data(stack)
+        if edge:
+            file.voxel_size = edge
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint16, np.float32, np.float16])
+def test_mrc(tmp_path: Path, kind: Any) -> None:
+    stack = (STACK // 2).astype(kind)
+    write_mrc(tmp_path / "a.mrc", stack, 52.0)
+    stored = np.uint16 if kind == np.uint8 else kind  # MRC has no unsigned bytes
+    assert_reads(tmp_path / "a.mrc", stack.astype(stored), (5.2, 5.2, 5.2))
+    write_mrc(tmp_path / "b.mrc", stack)
+    assert open_source(tmp_path / "b.mrc").voxel_nm == (None, None, None)
+
+
+def test_bytes_of_imod_are_unsigned(tmp_path: Path) -> None:
+    write_mrc(tmp_path / "a.mrc", STACK.view(np.int8))
+    content = bytearray((tmp_path / "a.mrc").read_bytes())
+    content[152:160] = struct.pack("<2i", 1146047817, 0)
+    (tmp_path / "a.mrc").write_bytes(content)
+    assert_reads(tmp_path / "a.mrc")
+    content[156:160] = struct.pack("<i", 1)
+    (tmp_path / "a.mrc").write_bytes(content)
+    assert_reads(tmp_path / "a.mrc", STACK.view(np.int8))
+
+
+def test_hdf5(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        node = file.create_dataset("volumes/raw", data=STACK, chunks=(2, 16, 16), compression="gzip")
+        node.attrs["resolution"] = [20.0, 4.0, 5.0]
+        file.create_dataset("row", data=np.arange(5))
+    assert_reads(tmp_path / "a.h5", voxel=(20, 4, 5))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        node = file.create_dataset("more", data=np.stack([STACK, STACK[::-1]])[None].astype(">i2"))
+        node.attrs["element_size_um"] = [0.02, 0.004, 0.005]
+    with pytest.raises(InputError, match=r"a\.h5 holds the datasets more, volumes/raw; name one with --dataset KEY"):
+        open_source(tmp_path / "a.h5")
+    with pytest.raises(InputError, match=r"has no dataset 'raw'; it has more, volumes/raw"):
+        open_source(tmp_path / "a.h5", "raw")
+    found = open_source(tmp_path / "a.h5", "more", channel=1)
+    assert np.array_equal(found.stack[0:5], STACK[::-1])
+    assert found.stack.dtype == np.int16
+    assert found.voxel_nm == pytest.approx((20, 4, 5))
+    assert found.identity() != open_source(tmp_path / "a.h5", "more", channel=0).identity()
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])
+def test_nrrd(tmp_path: Path, encoding: str) -> None:
+    stack = STACK.astype(np.uint16) * 7
+    header = {"encoding": encoding, "space directions": np.diag([0.004, 0.005, 0.02]), "space": "left-posterior-superior"}
+    nrrd.write(str(tmp_path / "a.nrrd"), stack, {**header, "space units": ["um"] * 3}, index_order="C")
+    assert_reads(tmp_path / "a.nrrd", stack, (20, 5, 4))
+    found = open_source(tmp_path / "a.nrrd").stack
+    assert np.array_equal(found[3:4], stack[3:4])
+    assert np.array_equal(found[1:2], stack[1:2])  # back again
+    again = pickle.loads(pickle.dumps(found))
+    assert np.array_equal(again[4:5], stack[4:5])
+    assert np.array_equal(found[4:5], stack[4:5])  # read to the end, the file is closed
+    nrrd.write(str(tmp_path / "b.nhdr"), STACK, {**header, "encoding": encoding}, index_order="C")
+    assert_reads(tmp_path / "b.nhdr", voxel=(20000, 5000, 4000))  # 3D Slicer's unit is mm
+    nrrd.write(str(tmp_path / "c.nrrd"), STACK, {"encoding": encoding}, index_order="C")
+    assert_reads(tmp_path / "c.nrrd")
+
+
+def test_segments_of_3d_slicer_have_names(tmp_path: Path) -> None:
+    names = {"Segment0_Name": "cell nucleus", "Segment0_LabelValue": "1", "Segment1_Name": "mito", "Segment1_LabelValue": "4"}
+    nrrd.write(str(tmp_path / "a.seg.nrrd"), STACK, names, index_order="C")
+    assert open_source(tmp_path / "a.seg.nrrd").names == {"cell nucleus": (1,), "mito": (4,)}
+    layers = {"kinds": ["list", "domain", "domain", "domain"]}
+    nrrd.write(str(tmp_path / "b.seg.nrrd"), np.stack([STACK, STACK], axis=-1), layers, index_order="C")
+    with pytest.raises(InputError, match=r"b\.seg\.nrrd has segments that overlap, in 2 layers"):
+        open_source(tmp_path / "b.seg.nrrd")
+
+
+def write_model(path: Path, labels: NDArray[Any], names: list[str], version: str) -> None:
+    """A model as Microscopy Image Browser saves it, in MATLAB's axes (y, x, z)."""
+    turned = np.moveaxis(labels, 0, 2)
+    if version == "5":
+        cells = np.array(names, dtype=object).reshape(-1, 1)
+        about = {"modelMaterialNames": cells, "modelMaterialColors": np.ones((len(names), 3)), "modelVariable": "mibModel"}
+        scipy.io.savemat(path, {"mibModel": turned, "modelType": 63.0, **about}, appendmat=False, do_compression=True)
+        return
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["mibModel"] = turned.T
+        file["modelType"] = [[63.0]]
+        file["modelVariable"] = np.array([[ord(one)] for one in "mibModel"], np.uint16)
+        held = file.create_group("#refs#")
+        for number, name in enumerate(names):
+            held[str(number)] = np.array([[ord(one)] for one in name], np.uint16)
+        references = np.array([[held[str(number)].ref for number in range(len(names))]], dtype=h5py.ref_dtype)
+        file.create_dataset("modelMaterialNames", data=references, dtype=h5py.ref_dtype)
+
+
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_models_of_microscopy_image_browser(tmp_path: Path, version: str) -> None:
+    labels = (STACK % 4).astype(np.uint8)
+    write_model(tmp_path / "a.model", labels, ["nucleus", "mito chondria", "ER"], version)
+    assert_reads(tmp_path / "a.model", labels)
+    found = open_source(tmp_path / "a.model")
+    assert found.names == {"nucleus": (1,), "mito chondria": (2,), "ER": (3,)}
+    with_mask = labels | 128  # the highest bits of such a model are mask and selection
+    write_model(tmp_path / "b.model", with_mask, ["a", "b", "c"], version)
+    assert_reads(tmp_path / "b.model", labels)
+    assert np.array_equal(pickle.loads(pickle.dumps(found.stack))[1:3], labels[1:3])
+
+
+def test_numpy_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", STACK)
+    assert_reads(tmp_path / "a.npy")
+    np.save(tmp_path / "b.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"b\.npy cannot be read as NumPy \(.*Python objects"):
+        open_source(tmp_path / "b.npy")
+    np.save(tmp_path / "c.npy", np.asfortranarray(STACK))
+    with pytest.raises(InputError, match="in C order"):
+        open_source(tmp_path / "c.npy")
+
+
+def test_hyperstacks_have_channels_and_times(tmp_path: Path) -> None:
+    stack = np.arange(2 * 3 * 4 * 20 * 30, dtype=np.uint16).reshape(2, 3, 4, 20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "TZCYX"})
+    with pytest.raises(InputError, match="expected one channel, or --channel with its number"):
+        open_source(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="expected one time, or --time with its number"):
+        open_source(tmp_path / "a.tif", channel=2)
+    with pytest.raises(InputError, match="there is no channel 4, only 0 to 3"):
+        open_source(tmp_path / "a.tif", channel=4, time=0)
+    found = open_source(tmp_path / "a.tif", channel=2, time=1)
+    assert np.array_equal(found.stack[1:3], stack[1, 1:3, 2])
+    tifffile.imwrite(tmp_path / "t.tif", STACK, imagej=True, metadata={"axes": "TYX"})  # what ImageJ makes of many stacks
+    assert_reads(tmp_path / "t.tif")
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("0", data=stack)
+    axes = [{"name": name} for name in "tzcyx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    assert np.array_equal(open_source(tmp_path / "g.zarr", channel=1, time=0).stack[0:3], stack[0, :, 1])
+
+
+@pytest.mark.parametrize("ending", ["mrc", "h5", "nrrd", "packed.nrrd", "model", "7.model", "npy", "tif"])
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.6, 0.97])
+def test_a_truncated_file_is_one_sentence(tmp_path: Path, ending: str, part: float) -> None:
+    path = tmp_path / f"a.{ending}"
+    writers: dict[str, Any] = {
+        "mrc": lambda: write_mrc(path, STACK.astype(np.int16)),
+        "h5": lambda: h5py.File(path, "w").create_dataset("raw", data=STACK, chunks=(1, 40, 60)).file.close(),
+        "nrrd": lambda: nrrd.write(str(path), STACK, {"encoding": "raw"}, index_order="C"),
+        "packed.nrrd": lambda: nrrd.write(str(path), STACK, {"encoding": "gzip"}, index_order="C"),
+        "model": lambda: write_model(path, STACK, ["a"], "5"),
+        "7.model": lambda: write_model(path, STACK, ["a"], "7.3"),
+        "npy": lambda: np.save(path, STACK),
+        "tif": lambda: tifffile.imwrite(path, STACK, photometric="minisblack"),
+    }
+    writers[ending]()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(InputError, match=rf"(?s){path.name}.*") as refused:
+        import_stack(path, tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(SampleError):
+        Sample.open(tmp_path / "s.zarr")

@@ -64,7 +64,7 @@ def test_a_larger_slice_is_registered_on_a_smaller_picture_of_it() -> None:
     views = [moved(picture, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic") for y, x in ((0, 0), (5.3, -8.6))]
     details = [detail(view, working_mpx=0.3) for view in views]
     assert details[0].factor == 2
-    assert register(*details).motion[:, 2] == pytest.approx([-5.3, 8.6], abs=0.1)
+    assert register(details[0], details[1]).motion[:, 2] == pytest.approx([-5.3, 8.6], abs=0.1)
 
 
 def test_nothing_alike_is_told() -> None:
@@ -116,10 +116,10 @@ def test_both_kernels_are_the_definition(motion: Motion) -> None:
 def test_opencv_finds_the_same() -> None:
     picture = texture(9)
     pair = [detail(seen(picture, at(0, 0), 1)), detail(seen(picture, at(1.7, -2.3), 2))]
-    found = register(*pair).motion[:, 2]
+    found = register(pair[0], pair[1]).motion[:, 2]
     start = np.array([[1, 0, 2], [0, 1, -2]], np.float32)
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-7)
-    _, other = cv2.findTransformECC(pair[0].levels[0], pair[1].levels[0], start, cv2.MOTION_TRANSLATION, stop, None, 1)
+    _, other = cv2.findTransformECC(pair[0].levels[0], pair[1].levels[0], start, cv2.MOTION_TRANSLATION, stop, np.ones(SHAPE, np.uint8), 1)
     assert found == pytest.approx(other[::-1, 2], abs=0.05)
 
 

@@ -1,21 +1,26 @@
 """Import: a stack in any format that has a reader -> the raw image of a sample."""
 
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock, z_blocks
+from sparsem.geometry import ZBlock, evenly_spaced, z_blocks
 from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers import Stack, open_source
+from sparsem.store.readers import open_source
+from sparsem.store.readers.series import missing_in, with_repeats
+from sparsem.store.readers.source import Source, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
-READABLE = (np.uint8, np.uint16)
+SAMPLED = 16  # slices from which the range of grey levels is taken
+OUTSIDE = 0.1  # percent of their pixels that lie beyond it, on either side
 
 
 class ImportSettings(Settings):
@@ -24,7 +29,16 @@ class ImportSettings(Settings):
     voxel_nm: tuple[float, float, float] | None = Field(
         None, description="voxel size z y x in nm; required where the file does not state it"
     )
-    dataset: str | None = Field(None, description="key of the array inside a Zarr group")
+    dataset: str | None = Field(None, description="key of the array inside a Zarr group, an HDF5 or a MATLAB file")
+    channel: int | None = Field(None, ge=0, description="of a stack with several channels")
+    time: int | None = Field(None, ge=0, description="of a series of stacks")
+    missing: Literal["refuse", "repeat", "join"] = Field(
+        "refuse", description="slices that a series of files lacks: repeat puts the one before in their place, join closes the gap"
+    )
+    grey_levels: tuple[float, float] | None = Field(
+        None, description="what becomes black and white; not needed for 8 and 16 bit unsigned; else 0.1 % of the pixels lie beyond either"
+    )
+    bits: Literal[8, 16] | None = Field(None, description="8 or 16 a voxel; 8 for one byte, else 16, if not given")
     block_depth: int = Field(16, ge=1, description="slices a z-block: the unit of work, of resuming, and of the chunks on disk")
 
 
@@ -38,32 +52,117 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
         on: how the work is spread.
 
     Returns:
-        The sample; its raw image is (z, y, x), uint8 or uint16 as the source.
+        The sample; its raw image is (z, y, x), uint8 or uint16; other numbers are mapped to grey levels (see ``grey_of``), and the history
+        says how.
 
     Raises:
-        InputError: the source cannot be read, or states no voxel size and none was given.
+        InputError: the source cannot be read, lacks slices, holds values that are not numbers, or states no voxel size and none was given.
         ResumeError: the sample holds another import.
     """
-    found = open_source(source, settings.dataset)
+    found = _complete(open_source(source, settings.dataset, settings.channel, settings.time), str(source), settings)
     voxel = found.voxel_size(settings.voxel_nm)
-    if found.stack.dtype not in READABLE:
-        raise InputError(
-            f"{source} holds {found.stack.dtype} numbers; expected 8 or 16 bit unsigned. Convert the stack, for instance in Fiji."
-        )
     z, y, x = found.stack.shape
     depth = min(settings.block_depth, z)
-    output = volume_spec("", (z, y, x), found.stack.dtype, Kind.IMAGE, voxel, depth)
-    inputs = {"source": str(found.identity())}
-    block_bytes = depth * y * x * found.stack.dtype.itemsize
+    grey = grey_of(found, settings)
+    output = volume_spec("", (z, y, x), np.uint8 if grey.top == 255 else np.uint16, Kind.IMAGE, voxel, depth)
+    inputs = {"source": str(found.identity())} | ({} if grey.unchanged else {"grey levels": str(grey)})
+    if not grey.unchanged:
+        tell(f"Grey levels of {source}: {grey}.", on.quiet)
+    block_bytes = depth * y * x * max(found.stack.dtype.itemsize, output.dtype.itemsize)
     needs = Needs(ram=5 * block_bytes, disk=output.nbytes, smaller="a smaller --block-depth needs less")
-    missing = sorted(set(range(min(found.numbers, default=0), max(found.numbers, default=-1) + 1)) - set(found.numbers))
-    if missing:
-        tell(f"Note: {len(missing)} slice numbers are missing in {source}, the first {missing[0]}; their neighbours are joined.", on.quiet)
     sample = Sample.create(path)
     with Stage(sample, "import", settings, inputs, [output], on, needs) as stage:
-        stage.map(_import_block, z_blocks(z, depth), found.stack)
+        stage.map(_import_block, z_blocks(z, depth), found.stack, grey, found.files[0].name)
     return sample
 
 
-def _import_block(block: ZBlock, stack: Stack) -> BlockResult:
-    return {"": np.ascontiguousarray(stack[block.own])}, {}
+def _complete(found: Source, source: str, settings: ImportSettings) -> Source:
+    """A series of slices in which none is missing, or what is to be done about it was said."""
+    lost = missing_in(found.numbers)
+    if not lost or settings.missing == "join":
+        return found
+    if settings.missing == "repeat":
+        return with_repeats(found)
+    listed = ", ".join(map(str, lost[:6])) + (f" and {len(lost) - 6} more" if len(lost) > 6 else "")
+    raise InputError(
+        f"{source}: {'slice' if len(lost) == 1 else 'slices'} {listed} of the series {'is' if len(lost) == 1 else 'are'} missing; put them "
+        "back, or use --missing repeat (the slice before stands in for each) or --missing join (as if nothing were lost)."
+    )
+
+
+class GreyLevels(NamedTuple):
+    """How numbers become grey levels: ``low`` becomes 0 and ``high`` the top one, in a straight line.
+
+    Attributes:
+        low: what becomes black.
+        high: what becomes white.
+        top: 255 or 65535.
+        unchanged: nothing is done.
+    """
+
+    low: float
+    high: float
+    top: int
+    unchanged: bool
+
+    def __str__(self) -> str:
+        return f"{self.low:.9g} to {self.high:.9g} become 0 to {self.top}"
+
+    def of(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """The grey levels of numbers of any type, rounded half up; what lies beyond the range is black or white."""
+        kind = np.uint8 if self.top == 255 else np.uint16
+        if self.unchanged:
+            return np.ascontiguousarray(voxels, kind)
+        scaled = (voxels.astype(np.float64) - self.low) * (self.top / (self.high - self.low))
+        return np.floor(np.clip(scaled, 0, self.top) + 0.5).astype(kind)
+
+
+def grey_of(found: Source, settings: ImportSettings) -> GreyLevels:
+    """How the numbers of a source become grey levels.
+
+    Bytes keep their whole range, so nothing is lost of signed ones; other numbers than unsigned ones take the range in which all but
+    0.2 % of the pixels of 16 evenly spaced slices lie.
+
+    Raises:
+        InputError: all of them are equal, or the range is none.
+    """
+    kind = found.stack.dtype
+    bits = settings.bits or (8 if kind.itemsize == 1 else 16)
+    top = 2**bits - 1
+    if settings.grey_levels is not None:
+        low, high = settings.grey_levels
+        if not low < high:
+            raise InputError(f"--grey-levels takes what becomes black and what becomes white, such as 0 4095; got {low:g} {high:g}.")
+        return GreyLevels(low, high, top, False)
+    if kind in (np.uint8, np.uint16) and kind.itemsize * 8 == bits:
+        return GreyLevels(0, top, top, True)
+    if kind.itemsize == 1:
+        limits = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        return GreyLevels(float(limits[0]), float(limits[1]), top, False)
+    name, count = found.files[0].name, found.stack.shape[0]
+    ends = []
+    for z in evenly_spaced(count, min(SAMPLED, count)):
+        voxels = np.asarray(found.stack[z : z + 1])
+        refuse_nan(voxels, name, z)
+        ends.append(np.percentile(voxels, (OUTSIDE, 100 - OUTSIDE)))
+    low, high = (float(one) for one in np.median(ends, axis=0))
+    if not low < high:
+        raise InputError(f"{name} holds the same number, {low:g}, almost everywhere; say what is black and white with --grey-levels.")
+    return GreyLevels(low, high, top, False)
+
+
+def refuse_nan(voxels: NDArray[Any], name: str, first: int) -> None:
+    """Numbers that are none cannot become grey levels.
+
+    Raises:
+        InputError: the slice is named.
+    """
+    if np.issubdtype(voxels.dtype, np.floating) and not np.isfinite(voxels).all():
+        z = first + int(np.nonzero(~np.isfinite(voxels).all(axis=(1, 2)))[0][0])
+        raise InputError(f"Slice {z} of {name} holds values that are not numbers (NaN or infinite); replace them before importing.")
+
+
+def _import_block(block: ZBlock, stack: Stack, grey: GreyLevels, name: str) -> BlockResult:
+    voxels = np.asarray(stack[block.own])
+    refuse_nan(voxels, name, block.start)
+    return {"": grey.of(voxels)}, {}

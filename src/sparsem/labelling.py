@@ -24,7 +24,8 @@ from sparsem.geometry import ZBlock, z_blocks
 from sparsem.ingest import ImportSettings
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers import Source, Stack, open_source
+from sparsem.store.readers import open_source
+from sparsem.store.readers.source import Source, Stack
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
 
@@ -34,7 +35,7 @@ LabelsOf = Callable[[int], Labels]
 class AnnotationSettings(Settings):
     """How a file of labels is to be understood."""
 
-    dataset: str | None = Field(None, description="key of the labels inside a Zarr group")
+    dataset: str | None = Field(None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file")
     slices: str | None = Field(
         None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
     )
@@ -102,6 +103,7 @@ def import_annotation(
     """
     restore_annotation(sample, name)
     found = open_source(source, settings.dataset)
+    settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
     image = settings.image or (adding["image"] if adding else sample.newest_image)
@@ -118,6 +120,22 @@ def import_annotation(
         meaning = (settings.classes, settings.ignore, image, overwrite, settings.background)
         write_annotation(sample, name, z, map(labels_of, z), *meaning)
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
+
+
+def _as_named(settings: AnnotationSettings, name: str, found: Source) -> AnnotationSettings:
+    """What the numbers mean where the file says so itself: one of its structures if that is asked for, else all of them."""
+    if settings.classes or not found.names:
+        return settings
+    named = {re.sub(r"[^A-Za-z0-9_.-]+", "_", structure.strip()).lstrip("_.-"): ids for structure, ids in found.names.items()}
+    nameless = [structure for structure in named if not structure]
+    if nameless or len(named) < len(found.names):
+        raise InputError(
+            f"{found.files[0].name} has structures whose names are alike or empty; say what numbers mean with --classes NAME=1."
+        )
+    if len(named) == 1 and name not in named:
+        return settings.model_copy(update={"classes": {}})
+    classes = {name: named[name]} if name in named else named
+    return settings.model_copy(update={"classes": classes})
 
 
 def _holds(

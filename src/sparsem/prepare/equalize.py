@@ -62,7 +62,8 @@ def quantiles(counts: Counts) -> NDArray[np.float64]:
         return np.full(len(RANKS), np.nan)
     occupied = np.nonzero(counts)[0]
     middle = (total[occupied] - counts[occupied] / 2) / total[-1]  # rank of the middle of each level
-    return np.interp(RANKS, middle, occupied)
+    levels: NDArray[np.float64] = np.interp(RANKS, middle, occupied)
+    return levels
 
 
 def equalising(counts: Counts, dtype: np.dtype[Any]) -> Curve:
@@ -177,7 +178,7 @@ def _equalize_block(block: ZBlock, image: Volume, path: str, settings: EqualizeS
         tile_px = [max(1, round(settings.tile_nm / edge)) for edge in image.voxel_size[1:]]
         out = [locally_equalised(one, settings.clip, tile_px) for one in slices]
     else:
-        chosen: Sequence[Any] = [None] * len(slices) if curves is None else curves
+        chosen: Sequence[Any] = [None] * len(slices) if curves is None else list(curves)
         out = [through(one, _curve_of(one, curve)) for one, curve in zip(slices, chosen, strict=True)]
     return {path: np.stack(out)}, {}
 

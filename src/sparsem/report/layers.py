@@ -7,7 +7,8 @@ from sparsem.constrain import result_of
 from sparsem.errors import SparsemError
 from sparsem.measure.settings import results_of
 from sparsem.report.figures import COLOURS, colour_of
-from sparsem.store.readers import Stack, open_source
+from sparsem.store.readers import open_source
+from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 

@@ -10,7 +10,7 @@ from sparsem.regions import at_shape
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture
 from sparsem.report.figures import shown
 from sparsem.report.layers import Layer
-from sparsem.store.readers import Stack
+from sparsem.store.readers.source import Stack
 from sparsem.store.volume import Volume
 
 QUALITIES = (82, 70, 55, 40)  # of WebP, best first

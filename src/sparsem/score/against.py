@@ -19,7 +19,8 @@ from sparsem.score.instances import dice_of_cells, instance_scores
 from sparsem.score.overlap import Overlap, average_dice, overlap, pooled
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers import Stack, open_source
+from sparsem.store.readers import open_source
+from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 

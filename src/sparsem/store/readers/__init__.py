@@ -1,0 +1,59 @@
+"""Readers: one file a format, each giving a lazy stack and what the file states of it (see ``source``)."""
+
+import glob
+from collections.abc import Callable
+from pathlib import Path
+
+from sparsem.errors import InputError
+from sparsem.store.readers.arrays import NPY_ENDINGS, open_npy
+from sparsem.store.readers.hdf5 import HDF5_ENDINGS, open_hdf5
+from sparsem.store.readers.matlab import MATLAB_ENDINGS, open_matlab
+from sparsem.store.readers.mrc import MRC_ENDINGS, open_mrc
+from sparsem.store.readers.nrrds import NRRD_ENDINGS, open_nrrd
+from sparsem.store.readers.series import PICTURE_ENDINGS, open_slices
+from sparsem.store.readers.source import Pick, Source
+from sparsem.store.readers.tiff import TIFF_ENDINGS, open_tiff
+from sparsem.store.readers.zarrs import is_zarr, open_zarr
+
+Opener = Callable[[Path, Pick], Source]
+
+# What a file is, by its ending.
+OPENERS: dict[tuple[str, ...], Opener] = {
+    TIFF_ENDINGS: open_tiff,
+    (".png",): lambda path, pick: open_slices([path], str(path)),
+    MRC_ENDINGS: lambda path, pick: open_mrc(path),
+    HDF5_ENDINGS: open_hdf5,
+    NRRD_ENDINGS: open_nrrd,
+    MATLAB_ENDINGS: open_matlab,
+    NPY_ENDINGS: lambda path, pick: open_npy(path),
+}
+
+
+def open_source(source: str | Path, dataset: str | None = None, channel: int | None = None, time: int | None = None) -> Source:
+    """Open a stack: TIFF (multi-page, BigTIFF, OME, ImageJ), MRC, HDF5, NRRD, MIB and MATLAB, NumPy, Zarr, or a series of TIFF or PNG.
+
+    Args:
+        source: path of a file or folder, or a glob pattern in quotes.
+        dataset: key of the array within a Zarr group, an HDF5 or a MATLAB file, where it is not the only one.
+        channel: of a stack with several.
+        time: of a series of stacks.
+
+    Raises:
+        InputError: nothing there, a format that is not known, slices of unequal shape, a colour picture, a damaged file.
+    """
+    path, pick = Path(source).absolute(), Pick(dataset, channel, time)  # a worker on another machine has another working directory
+    if any(mark in str(source) for mark in "*?[") and not path.exists():
+        files = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207  # Path.glob takes no absolute pattern
+        return open_slices(files, f"the pattern {source}")
+    if not path.exists():
+        raise InputError(f"There is no file or folder {source}.")
+    if is_zarr(path):
+        return open_zarr(path, pick)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")]
+        return open_slices(files, f"the folder {source}")
+    for endings, opener in OPENERS.items():
+        if path.suffix.lower() in endings:
+            return opener(path, pick)
+    known = ", ".join(ending for endings in OPENERS for ending in endings)
+    raise InputError(f"{path.name} is of a format that is not read: expected {known}, .zarr, or a folder of slices.")

@@ -1,0 +1,85 @@
+"""HDF5: a dataset by its key, or the only one that is a stack."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.errors import InputError
+from sparsem.store.readers.source import NM, UNREADABLE, Axes, Pick, Source, layout, sentences
+
+HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
+PLAIN_AXES = "TCZYX"
+
+
+def open_hdf5(path: Path, pick: Pick) -> Source:
+    """A dataset of an HDF5 file as a stack; see ``open_source``."""
+    with sentences(path, "HDF5"), h5py.File(path, "r") as file:
+        key = pick.dataset or _only_stack(file, path)
+        node = file.get(key)
+        if not isinstance(node, h5py.Dataset):
+            raise InputError(f"{path.name} has no dataset '{key}'; it has {', '.join(_datasets(file)) or 'none'}.")
+        if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
+            raise InputError(f"'{key}' in {path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
+        index, shape = layout(PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
+        part = ", ".join(str(one) for one in (key, pick.channel, pick.time) if one is not None)
+        return Source(Hdf5Stack(path, key, index, shape, np.dtype(node.dtype)), _voxel(node), (path,), part=part)
+    raise AssertionError  # the context raises or the block returns
+
+
+def _datasets(file: h5py.File) -> list[str]:
+    """Keys of all datasets that could be a stack."""
+    keys: list[str] = []
+
+    def note(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and node.ndim >= 3:
+            keys.append(name)
+
+    file.visititems(note)
+    return keys
+
+
+def _only_stack(file: h5py.File, path: Path) -> str:
+    keys = _datasets(file)
+    if len(keys) != 1:
+        raise InputError(f"{path.name} holds the datasets {', '.join(keys) or 'none'}; name one with --dataset KEY.")
+    return keys[0]
+
+
+def _voxel(node: h5py.Dataset) -> Axes:
+    """From the attributes of ImageJ's HDF5 plugins and ilastik (element_size_um), or of CREMI (resolution, nm); both are z y x."""
+    for name, unit in (("element_size_um", NM["um"]), ("resolution", NM["nm"])):
+        found = np.ravel(np.asarray(node.attrs[name], object)).tolist() if name in node.attrs else []
+        if len(found) == 3 and all(isinstance(one, int | float) and one > 0 for one in found):
+            z, y, x = (float(one) * unit for one in found)
+            return z, y, x
+    return None, None, None
+
+
+@dataclass(frozen=True)
+class Hdf5Stack:
+    """A dataset, opened whenever it is sliced."""
+
+    path: Path
+    key: str
+    index: tuple[int | None, ...]
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return self.stored.newbyteorder("=")
+
+    def __getitem__(self, slices: slice) -> NDArray[Any]:
+        start, stop, _ = slices.indices(self.shape[0])
+        try:
+            with h5py.File(self.path, "r") as file:
+                node = file[self.key]
+                found = np.asarray(node[tuple(slice(start, stop) if one is None else one for one in self.index)], self.dtype)
+        except UNREADABLE as error:
+            raise InputError(f"Slices {start} to {stop - 1} of '{self.key}' in {self.path.name} cannot be read ({error}).") from None
+        return found.reshape(stop - start, *self.shape[1:])

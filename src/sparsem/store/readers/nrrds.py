@@ -1,0 +1,151 @@
+"""NRRD, and the segmentations of 3D Slicer (.seg.nrrd), whose segments have names."""
+
+import bz2
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nrrd
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.errors import InputError
+from sparsem.store.readers.arrays import MappedStack
+from sparsem.store.readers.source import NM, Axes, Pick, Source, layout, sentences
+
+NRRD_ENDINGS = (".nrrd", ".nhdr")
+PACKED: dict[str, Any] = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "u": "u4", "uint": "u4", "float": "f4", "double": "f8"}
+TYPES |= {f"{sign}int{8 * size}": f"{sign or 'i'}{size}" for sign in ("", "u") for size in (1, 2, 4, 8)}
+TYPES |= {"longlong": "i8", "ulonglong": "u8", "long": "i8", "ulong": "u8"}
+ROOM = 1 << 24  # bytes unpacked at once while slices are skipped
+
+
+def open_nrrd(path: Path, pick: Pick) -> Source:
+    """An NRRD file as a stack; see ``open_source``."""
+    with sentences(path, "NRRD"):
+        with path.open("rb") as file:
+            header: dict[str, Any] = nrrd.read_header(file)
+            offset = file.tell()
+        data, offset = _data_of(path, header, offset)
+        sizes = [int(size) for size in header["sizes"]][::-1]  # the first axis of the file is the fastest
+        if header.get("line skip", 0) or header.get("byte skip", 0):
+            raise InputError(f"{path.name} skips lines or bytes of its data file; save it anew as one .nrrd file.")
+        kind = _kind(header)
+        if kind is None:
+            raise InputError(f"{path.name} holds {header['type']} numbers; expected real ones.")
+        axes = "TCZYX"[-len(sizes) :] if len(sizes) <= 3 or not _has_list(header) else "ZYXC"
+        if axes == "ZYXC":  # segments that overlap lie in layers, the fastest axis of all
+            raise InputError(
+                f"{path.name} has segments that overlap, in {sizes[-1]} layers; in 3D Slicer, export them to a labelmap first."
+            )
+        index, shape = layout(axes, sizes, pick, path.name)
+        if any(one not in (None, 0) for one in index) or len(sizes) > 3:
+            raise InputError(f"{path.name} has the sizes {sizes[::-1]}; expected x, y, z.")
+        encoding = str(header["encoding"]).lower()
+        if encoding == "raw":
+            stack: Any = MappedStack(data, offset, shape, kind)
+        elif encoding in PACKED:
+            stack = PackedStack(data, offset, shape, kind, encoding)
+        else:
+            raise InputError(f"{path.name} is encoded as {encoding}; expected raw, gzip or bzip2.")
+        return Source(stack, _voxel(header), (path, *([data] if data != path else [])), names=_segments(header))
+
+
+def _kind(header: Mapping[str, Any]) -> np.dtype[Any] | None:
+    """The type of the numbers; None if they are no plain ones."""
+    words = str(header["type"]).removesuffix("_t").split()
+    name = "".join(word for word in words if word not in ("int", "signed") or len(words) == 1)
+    code = TYPES.get(name.replace("unsigned", "u"))
+    return None if code is None else np.dtype(code).newbyteorder("<" if header.get("endian", "little") == "little" else ">")
+
+
+def _data_of(path: Path, header: Mapping[str, Any], offset: int) -> tuple[Path, int]:
+    """The file that holds the numbers, and where they begin in it."""
+    detached = header.get("data file", header.get("datafile"))
+    if detached is None:
+        return path, offset
+    if isinstance(detached, list) or "%" in str(detached) or str(detached).upper().startswith("LIST"):
+        raise InputError(f"{path.name} names several data files; save it anew as one .nrrd file.")
+    return path.parent / str(detached), 0
+
+
+def _has_list(header: Mapping[str, Any]) -> bool:
+    return "list" in [str(kind).lower() for kind in header.get("kinds", ())]
+
+
+def _voxel(header: Mapping[str, Any]) -> Axes:
+    """From spacings or directions; a world space, as 3D Slicer writes it, is in mm."""
+    units = header.get("space units", header.get("units"))
+    in_space = header.get("space") is not None
+    unit = NM.get(str(units[0]).strip('" ').lower()) if units is not None and len(units) else (NM["mm"] if in_space else None)
+    directions, spacings = header.get("space directions"), header.get("spacings")
+    if directions is not None:
+        spacings = [float(np.linalg.norm(np.asarray(one, float))) for one in directions if one is not None]
+    if unit is None or spacings is None or len(spacings) < 3 or not np.isfinite(np.asarray(spacings, float)).all():
+        return None, None, None
+    x, y, z = (float(one) * unit for one in list(spacings)[-3:])
+    return z or None, y or None, x or None
+
+
+def _segments(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names of 3D Slicer's segments and their numbers."""
+    numbers = {key.removesuffix("_LabelValue"): int(value) for key, value in header.items() if key.endswith("_LabelValue")}
+    return {str(header.get(f"{segment}_Name", segment)): (number,) for segment, number in numbers.items()}
+
+
+@dataclass(frozen=True)
+class PackedStack:
+    """Numbers that lie packed in a file: they can only be read from the front, so reading on is fast and going back is not."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    encoding: str
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return self.stored.newbyteorder("=")
+
+    def __getitem__(self, slices: slice) -> NDArray[Any]:
+        start, stop, _ = slices.indices(self.shape[0])
+        plane = int(np.prod(self.shape[1:], dtype=np.int64)) * self.stored.itemsize
+        with sentences(self.path, f"{self.encoding} NRRD"):
+            found = _read(self, start * plane, max(stop - start, 0) * plane)
+        if len(found) < max(stop - start, 0) * plane:
+            raise InputError(f"{self.path.name} ends within slice {start + len(found) // plane} of {self.shape[0]}; is it complete?")
+        return np.asarray(np.frombuffer(found, self.stored).reshape(-1, *self.shape[1:]), self.dtype)
+
+
+_OPEN: dict[PackedStack, tuple[Any, Any]] = {}  # the last packed file of this process, where reading stopped
+
+
+def _read(stack: PackedStack, place: int, count: int) -> bytes:
+    """Unpacked bytes of a stack; fewer at its end."""
+    file, reader = _OPEN.pop(stack, (None, None))
+    if reader is None or reader.tell() > place:
+        for one in (*(opened for pair in _OPEN.values() for opened in pair), reader, file):
+            if one is not None:
+                one.close()
+        _OPEN.clear()
+        file = stack.path.open("rb")
+        file.seek(stack.offset)
+        reader = PACKED[stack.encoding](file, "rb")
+    try:
+        while reader.tell() < place and reader.read(min(ROOM, place - reader.tell())):
+            pass
+        found: bytes = reader.read(count)
+    except BaseException:
+        reader.close()
+        file.close()
+        raise
+    if len(found) < count or reader.tell() >= int(np.prod(stack.shape, dtype=np.int64)) * stack.stored.itemsize:
+        reader.close()
+        file.close()
+    else:
+        _OPEN[stack] = (file, reader)
+    return found

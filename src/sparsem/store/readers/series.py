@@ -1,0 +1,131 @@
+"""A series of slices: one TIFF or PNG file a slice, in the natural order of their names."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from sparsem.errors import InputError
+from sparsem.store.readers.source import UNREADABLE, Axes, Source
+from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_voxel
+
+PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorting key by which ``s2`` comes before ``s10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
+    """The slice number in each file's name: the last number that differs from file to file, ``mask_z0137_8bit.tif`` is 137.
+
+    Empty where a name has no number, or the names are not alike.
+    """
+    found = [[int(number) for number in re.findall(r"\d+", Path(name).stem)] for name in names]
+    if not found or not found[0] or len({len(numbers) for numbers in found}) > 1:
+        return ()
+    columns = list(zip(*found, strict=True))
+    different = [column for column in columns if len(set(column)) == len(names)]
+    return different[-1] if different else ()
+
+
+def missing_in(numbers: Sequence[int]) -> list[int]:
+    """Numbers that a series of slices lacks; one that counts in tens lacks nothing."""
+    ordered = sorted(numbers)
+    steps = [after - before for before, after in pairwise(ordered)]
+    step = math.gcd(*steps) if steps else 0
+    return sorted(set(range(ordered[0], ordered[-1], step)) - set(ordered)) if step else []
+
+
+def with_repeats(source: Source) -> Source:
+    """A series in which the slice before stands in for each missing one."""
+    if not isinstance(source.stack, SliceSeries):
+        return source
+    file_of = dict(zip(source.numbers, source.stack.files, strict=True))
+    whole = sorted({*source.numbers, *missing_in(source.numbers)})
+    files: list[Path] = []
+    for number in whole:
+        files.append(file_of.get(number, files[-1] if files else source.stack.files[0]))
+    stack = SliceSeries(tuple(files), (len(files), *source.stack.shape[1:]), source.stack.dtype)
+    return replace(source, stack=stack, numbers=tuple(whole), part="missing slices repeated")
+
+
+def open_slices(files: Sequence[Path], where: str) -> Source:
+    """A series of files as a stack; ``where`` names it in messages."""
+    if not files:
+        raise InputError(f"There are no TIFF or PNG slices in {where}.")
+    ordered = sorted(files, key=lambda file: natural_key(file.name))
+    headers = [_slice_header(file) for file in ordered]
+    for file, header in zip(ordered, headers, strict=True):
+        if header != headers[0]:
+            shape, dtype = header
+            raise InputError(
+                f"All slices must be alike: {ordered[0].name} is {headers[0][0]} {headers[0][1]}, but {file.name} is {shape} {dtype}."
+            )
+    shape, dtype = headers[0]
+    voxel: Axes = (None, None, None)
+    if ordered[0].suffix.lower() in TIFF_ENDINGS:
+        with tifffile.TiffFile(ordered[0]) as tiff:
+            voxel = (None, *tiff_voxel(tiff)[1:])
+    stack = SliceSeries(tuple(ordered), (len(ordered), *shape), dtype)
+    return Source(stack, voxel, tuple(ordered), numbers_in([file.name for file in ordered]))
+
+
+@dataclass(frozen=True)
+class SliceSeries:
+    """One file a slice."""
+
+    files: tuple[Path, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, slices: slice) -> NDArray[Any]:
+        chosen = self.files[slices]
+        if not chosen:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        return np.stack([_read_slice(file) for file in chosen])
+
+
+def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
+    """(y, x) and dtype of one slice, without decoding it."""
+    try:
+        if file.suffix.lower() in TIFF_ENDINGS:
+            with tifffile.TiffFile(file) as tiff:
+                if len(tiff.pages) != 1:
+                    raise InputError(f"{file.name} holds {len(tiff.pages)} pages; in a folder of slices each file is one slice.")
+                page = tiff.pages.first
+                refuse_inverted(page, file)
+                shape, dtype = page.shape, np.dtype(page.dtype)
+        else:
+            with Image.open(file) as picture:
+                bands = len(picture.getbands()) if picture.mode != "P" else 3
+                shape = (picture.height, picture.width) + ((bands,) if bands > 1 else ())
+                dtype = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
+    except UNREADABLE as error:
+        raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
+    if len(shape) != 2:
+        raise InputError(f"{file.name} is a colour picture {shape}; convert it to grey first.")
+    return (shape[0], shape[1]), dtype
+
+
+def _read_slice(file: Path) -> NDArray[Any]:
+    try:
+        if file.suffix.lower() in TIFF_ENDINGS:
+            return np.asarray(tifffile.imread(file))
+        picture = cv2.imread(os.fspath(file), cv2.IMREAD_UNCHANGED)
+    except UNREADABLE as error:
+        raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
+    if picture is None or picture.ndim != 2:
+        raise InputError(f"{file.name} cannot be read as a grey PNG; is it complete?")
+    return picture

@@ -1,0 +1,155 @@
+"""What a reader finds: a lazy stack, and what the file states of it.
+
+A stack is anything with ``shape`` (z, y, x), ``dtype`` and ``stack[z0:z1]``; nothing is read before it is sliced, and it can be pickled.
+A voxel size axis that the format does not state is None: it is asked for, never assumed.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tifffile
+
+from sparsem.errors import InputError, SparsemError
+from sparsem.geometry import VoxelSize
+
+NM = {"m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, "nm": 1.0, "å": 0.1, "angstrom": 0.1}
+NM |= {"meter": 1e9, "centimeter": 1e7, "millimeter": 1e6, "micrometer": 1e3, "nanometer": 1.0, "\\u00b5m": 1e3}
+# What the libraries raise at files that are damaged.
+UNREADABLE = (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, struct.error, NotImplementedError)
+
+Axes = tuple[float | None, float | None, float | None]
+
+
+class Stack(Protocol):
+    """A stack of slices that is read when it is sliced."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __getitem__(self, slices: slice) -> Any: ...
+
+
+class Pick(NamedTuple):
+    """Which part of a file that holds several stacks.
+
+    Attributes:
+        dataset: key of the array in a Zarr group or an HDF5 file.
+        channel: of a stack with several.
+        time: of a series of stacks.
+    """
+
+    dataset: str | None = None
+    channel: int | None = None
+    time: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader found.
+
+    Attributes:
+        stack: (z, y, x), lazy.
+        voxel_nm: lengths in nm, (z, y, x); None where the format does not state one.
+        files: what was opened, for fingerprints.
+        numbers: of a series of files: the number in each file's name that tells its slice, in the order of the slices.
+        names: of labels: what the numbers mean, as the file says.
+        part: what was picked of the file, for fingerprints.
+    """
+
+    stack: Stack
+    voxel_nm: Axes
+    files: tuple[Path, ...]
+    numbers: tuple[int, ...] = ()
+    names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    part: str = ""
+
+    def voxel_size(self, given: Sequence[float] | None = None) -> VoxelSize:
+        """The voxel size: ``given`` if any, else the file's.
+
+        Raises:
+            InputError: the file does not state all three lengths and none were given.
+        """
+        if given is not None:
+            return VoxelSize.of(given)
+        z, y, x = self.voxel_nm
+        if z is None or y is None or x is None:
+            found = ", ".join(f"{axis} = {value:g} nm" for axis, value in zip("zyx", self.voxel_nm, strict=True) if value)
+            raise InputError(
+                f"{self.files[0].name} does not state its voxel size{f' completely (only {found})' if found else ''}; "
+                "give it in nm as --voxel-nm Z Y X, for instance --voxel-nm 8 4 4."
+            )
+        return VoxelSize.of((z, y, x))
+
+    def identity(self) -> list[list[Any]]:
+        """Name, size and time of change of every file (of a Zarr: of all its chunks together): to notice another input."""
+        part = [[self.part]] if self.part else []
+        return [*([file.name, *_size_and_change(file)] for file in self.files), *part]
+
+
+def _size_and_change(path: Path) -> tuple[int, int]:
+    """Bytes and the latest change, ns, of a file or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    found = [file.stat() for file in files]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+
+
+def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[tuple[int | None, ...], tuple[int, int, int]]:
+    """How a stack lies in an array of more axes.
+
+    Args:
+        axes: a letter an axis: T, C, Z, Y, X; I and Q are pages that nobody named.
+        shape: of the array.
+        pick: which channel and which time, where there are several.
+        name: of the file, for messages.
+
+    Returns:
+        An index for each axis before the last two, None for the one that is z; and the shape (z, y, x).
+
+    Raises:
+        InputError: a colour picture; several channels, times or other axes, and none was picked.
+    """
+    lengths = f"the axes {axes} {tuple(shape)}"
+    if "S" in axes:
+        raise InputError(f"{name} is a colour picture ({axes} {tuple(shape)}); convert it to grey first.")
+    if len(shape) < 2 or axes[-2:] != "YX" or not all(shape):
+        raise InputError(f"{name} has {lengths}; expected slices (y, x) one after the other.")
+    long = {axis: place for place, axis in enumerate(axes[:-2]) if shape[place] > 1}
+    index: list[int | None] = [0] * (len(shape) - 2)
+    for axis, what, chosen in (("C", "channel", pick.channel), ("T", "time", pick.time)):
+        if chosen is not None:
+            found = shape[axes.index(axis)] if axis in axes[:-2] else 1
+            if not 0 <= chosen < found:
+                raise InputError(f"{name} has {lengths}; there is no {what} {chosen}, only 0 to {found - 1}.")
+            if axis in axes[:-2]:
+                index[axes.index(axis)] = chosen
+                long.pop(axis, None)
+    if "C" in long:
+        raise InputError(f"{name} has {lengths}; expected one channel, or --channel with its number (the first is 0).")
+    if "T" in long and len(long) > 1:
+        raise InputError(f"{name} has {lengths}; expected one time, or --time with its number (the first is 0).")
+    if len(long) > 1:
+        raise InputError(f"{name} has {lengths}; expected one channel, (z, y, x).")
+    along = next(iter(long.values()), None)  # ImageJ calls many stacks a time series: the only long axis is z, whatever its name
+    if along is None:
+        along = next((place for place, axis in enumerate(axes[:-2]) if axis not in "CT"), len(index) - 1 if index else None)
+    if along is not None and index[along] == 0:
+        index[along] = None
+    return tuple(index), (shape[along] if along is not None and index[along] is None else 1, shape[-2], shape[-1])
+
+
+@contextmanager
+def sentences(path: Path, what: str) -> Iterator[None]:
+    """Whatever a library raises at a damaged file becomes one sentence."""
+    try:
+        yield
+    except (SparsemError, MemoryError):
+        raise
+    except Exception as error:  # damaged files bring parsers to raise almost anything
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path.name} cannot be read as {what} ({reason}); is it complete?") from None

@@ -1,0 +1,103 @@
+"""Zarr, versions 2 and 3, and OME-Zarr, 0.4 and 0.5."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from sparsem.errors import InputError
+from sparsem.store.readers.source import NM, UNREADABLE, Axes, Pick, Source, layout, sentences
+
+PLAIN_AXES = "TCZYX"  # of an array that names none: the last of these
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr array or group."""
+    return path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def open_zarr(path: Path, pick: Pick) -> Source:
+    """A Zarr array as a stack; see ``open_source``."""
+    with sentences(path, "Zarr"):
+        node = zarr.open(store=path, mode="r")
+    voxel: Axes = (None, None, None)
+    dataset, names = pick.dataset, ""
+    if isinstance(node, zarr.Group):
+        multiscale = _multiscale(node)
+        if multiscale is not None and dataset in (None, *_levels(multiscale)):
+            try:
+                level = _levels(multiscale).index(dataset) if dataset is not None else 0
+                dataset, voxel = str(multiscale["datasets"][level]["path"]), _ngff_voxel(multiscale, level)
+                names = "".join(_name_of(axis) for axis in multiscale.get("axes", ())).upper()
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+                raise InputError(f"{path.name} has damaged OME-Zarr metadata ({error!r}); name its array with --dataset KEY.") from None
+        if dataset is None:
+            keys = sorted(node.array_keys())
+            if len(keys) != 1:
+                raise InputError(f"{path.name} holds the arrays {keys or 'none'}; name one with --dataset KEY.")
+            dataset = keys[0]
+        if ".." in dataset or dataset not in node:
+            raise InputError(f"{path.name} has no array '{dataset}'.")
+        node = node[dataset]
+    if not isinstance(node, zarr.Array):
+        raise InputError(f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY.")
+    if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
+        raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
+    index, shape = layout(names if len(names) == node.ndim else PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
+    part = f"channel {pick.channel}, time {pick.time}" if (pick.channel, pick.time) != (None, None) else ""
+    return Source(ZarrStack(node, index, shape), voxel, (path / (dataset or ""),), part=part)
+
+
+def _name_of(axis: Any) -> str:
+    return str(axis["name"] if isinstance(axis, Mapping) else axis)
+
+
+def _multiscale(group: "zarr.Group") -> Mapping[str, Any] | None:
+    attributes: Any = group.attrs.asdict()
+    multiscales: Any = attributes.get("ome", attributes).get("multiscales")  # 0.5 has the key "ome", 0.4 has not
+    return multiscales[0] if isinstance(multiscales, list) and multiscales and isinstance(multiscales[0], Mapping) else None
+
+
+def _levels(multiscale: Mapping[str, Any]) -> list[str]:
+    datasets = multiscale.get("datasets", ())
+    return [str(one.get("path")) for one in datasets if isinstance(one, Mapping)] if isinstance(datasets, list) else []
+
+
+@dataclass(frozen=True)
+class ZarrStack:
+    """A Zarr array of (z, y, x), possibly behind other axes."""
+
+    array: Any
+    index: tuple[int | None, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        kind: np.dtype[Any] = np.dtype(self.array.dtype)
+        return kind.newbyteorder("=")
+
+    def __getitem__(self, slices: slice) -> NDArray[Any]:
+        try:
+            found = np.asarray(self.array[tuple(slices if one is None else one for one in self.index)], self.dtype)
+        except UNREADABLE as error:
+            raise InputError(f"Slices {slices.start} to {slices.stop} of {self.array.store_path} cannot be read ({error}).") from None
+        return found.reshape(-1, *self.shape[1:])
+
+
+def _ngff_voxel(multiscale: Mapping[str, Any], level: int) -> Axes:
+    axes = multiscale.get("axes", [None])
+    steps = [*multiscale["datasets"][level].get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
+    scales = [one["scale"] for one in steps if one.get("type") == "scale"]
+    if not scales or not isinstance(axes[0], Mapping):
+        return None, None, None  # NGFF before 0.4 states no lengths
+    lengths: dict[str, float] = {}
+    for axis, length in zip(axes, np.prod(scales, axis=0), strict=True):
+        unit = NM.get(str(axis.get("unit", "")).lower())
+        if unit is not None:
+            lengths[axis["name"]] = float(length) * unit
+    return lengths.get("z"), lengths.get("y"), lengths.get("x")
