@@ -10,6 +10,7 @@ from sparsem.cli.scores import score_data, score_lines
 from sparsem.execution import Execution
 from sparsem.experiment import ExperimentSettings
 from sparsem.experiment import cells_compared as _experiment
+from sparsem.learn.folds import Promise, cross_validate
 from sparsem.learn.supervised import TrainSettings
 from sparsem.learn.train import train as _train
 from sparsem.predict import PredictSettings
@@ -29,18 +30,34 @@ def train(
 ) -> Outcome:
     """Teach a network the structures from the labelled slices. Stop it any time; the same command goes on.
 
-    Example: sparsem train liver.zarr --structure nucleus --structure nucleolus --out liver.safetensors
+    Examples: sparsem train liver.zarr --structure nucleus --structure nucleolus --out liver.safetensors
+    or, to know what Dice to expect on slices that nobody labelled, with --folds 5 besides
     """
-    recipe = _train([Sample.open(path) for path in samples], out, settings, on)
+    opened = [Sample.open(path) for path in samples]
+    promises = cross_validate(opened, out, settings, on) if settings.folds else []
+    recipe = _train(opened, out, settings, on)
     held = recipe.training["held out"]
     told = f"; Dice {recipe.training['validation dice']:.3f} on the held-out {', '.join(held)}" if held else ""
     lines = [
         f"Wrote {out}: knows {', '.join(recipe.structures)} from {len(recipe.training['learnt from'])} slices{told}",
         f"Wrote {out.with_suffix('.csv')}",
+        *map(_promised, promises),
     ]
     return Outcome(
-        lines, f"sparsem predict {samples[0]} {out}", {"model": out, "structures": recipe.structures, "training": recipe.training}
+        lines,
+        f"sparsem predict {samples[0]} {out}",
+        {
+            "model": out,
+            "structures": recipe.structures,
+            "training": recipe.training,
+            "folds": {one.structure: one.dice for one in promises},
+        },
     )
+
+
+def _promised(one: Promise) -> str:
+    folds = ", ".join(f"{dice:.3f}" for dice in one.dice)
+    return f"{one.structure}: expect a Dice of {one.mean:.3f} ± {one.spread:.3f} on slices that nobody labelled (folds: {folds})"
 
 
 @command(PredictSettings, spread=True)

@@ -56,6 +56,10 @@ class TrainSettings(Settings):
     share: float = Field(0.8, ge=0, le=1, description="part of each batch that must hold a structure")
     least_px: int = Field(100, ge=0, description="how many pixels of it, at full resolution")
     grey: float = Field(0.25, ge=0, le=2, description="grey-level augmentation in standard deviations; 0 for none")
+    slices: tuple[int, ...] = Field((), description="learn from these of the labelled slices only; from all of them if not given")
+    folds: int = Field(
+        0, ge=0, description="train so many times more, each time without some labelled slices, and tell the Dice that is reached there"
+    )
     validation_slices: int = Field(0, ge=0, description="labelled slices held out to choose the best weights and to tell their Dice")
     validate_every: int = Field(100, ge=1, description="updates between two validations")
     precision: Precision = Field("auto", description="auto: bfloat16 where the processor computes it fast")

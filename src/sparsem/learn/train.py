@@ -19,7 +19,7 @@ from sparsem import __version__
 from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, annotations_on
 from sparsem.errors import InputError, ResumeError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start
+from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start, validation_dice
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.progress import Meter, tell
@@ -32,7 +32,7 @@ from sparsem.tiles.targets import interior_and_boundary, shrink_labels
 
 BYTES_A_FEATURE = 200  # measured: peak memory of a training over (tiles x px x width), rounded up
 BOUNDARY_PX = 3.0  # wide enough that no border slips between two pixels, narrow enough for two borders side by side
-WITHOUT_EFFECT = {"save_every_s"}  # settings that change no weight
+WITHOUT_EFFECT = {"save_every_s", "folds"}  # settings that change no weight
 
 
 def held_out(count: int, validation: int) -> list[int]:
@@ -62,31 +62,68 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
         SettingsError: unknown model, a tile size that it cannot take, a device that is not there.
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
-    out = Path(out)
+    job = job_of(samples, Path(out), settings)
+    aside = held_out(len(job.slices), settings.validation_slices)
+    return train_job(job, aside, on)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that was looked at and may begin.
+
+    Attributes:
+        out: the checkpoint to write.
+        structures: what is learnt.
+        slices: all labelled slices, as the network meets them.
+        recipe: of the checkpoint.
+        inputs: fingerprints of what was read.
+        settings: how to learn.
+        device: where.
+    """
+
+    out: Path
+    structures: tuple[str, ...]
+    slices: list[LearningSlice]
+    recipe: Recipe
+    inputs: dict[str, Any]
+    settings: TrainSettings
+    device: torch.device
+
+
+def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> Job:
+    """Look at samples and settings, and read the labelled slices.
+
+    Raises:
+        What ``train`` raises before it begins.
+    """
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
     structures = _structures_of(samples, settings)
     slices, recipe, inputs = learning_slices(samples, structures, settings)
-    device = choose_device(settings.device)
-    computed = {"structure": list(structures), "device": device.type, "precision": resolved(device, settings.precision)}
-    record = {"version": __version__, **inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
+    return Job(out, structures, slices, recipe, inputs, settings, choose_device(settings.device))
+
+
+def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
+    """Train without the slices ``aside``, by whose Dice the best weights are chosen; see ``train``."""
+    settings, slices, device, out = job.settings, job.slices, job.device, job.out
+    computed = {"structure": list(job.structures), "device": device.type, "precision": resolved(device, settings.precision)}
+    record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
     files = _Files(out)
     trained = files.finished(record, on.overwrite)
     if trained is not None:
         return trained
-    aside = held_out(len(slices), settings.validation_slices)
     if len(slices) <= len(aside):
         raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
     needs = training_needs(slices, settings, device)
-    needs.check(out.resolve().parent if out.resolve().parent.is_dir() else samples[0].path)
+    needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
     tell(f"train {out.stem}: {needs}", on.quiet)
     learn = [each for index, each in enumerate(slices) if index not in aside]
     validate = [slices[index] for index in aside]
-    state = start(recipe, settings, device)
+    state = start(job.recipe, settings, device)
     with files.locked():
         files.restore(state, record, on.overwrite)
         progress_of = fit(state, learn, validate, settings, device, settings.least_px * (settings.see / settings.read) ** 2)
-        with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(structures, state.update) as log:
+        with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(job.structures, state.update) as log:
             saved = time.monotonic()
             # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
             for progress in progress_of:
@@ -95,7 +132,7 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
                 if time.monotonic() - saved >= settings.save_every_s:
                     files.save(state, record)
                     saved = time.monotonic()
-        return _finish(files, state, recipe, record, [each.name for each in learn], [each.name for each in validate])
+        return _finish(files, state, job.recipe, record, [each.name for each in learn], validate, settings, device)
 
 
 def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
@@ -128,7 +165,11 @@ def learning_slices(
         factors = recipe.factors(image.voxel_size)
         inputs |= {f"image {number}": image.fingerprint}
         inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
-        for z in sorted({z for one in annotations.values() for z in one.z}):
+        chosen = sorted({z for one in annotations.values() for z in one.z})
+        unknown = set(settings.slices) - set(chosen)
+        if unknown:
+            raise InputError(f"Slice {min(unknown)} of {sample.path.name} is not labelled; labelled are {', '.join(map(str, chosen))}.")
+        for z in (z for z in chosen if not settings.slices or z in settings.slices):
             targets = [_target(one, z, factors, name == settings.cells, settings, recipe) for name, one in annotations.items()]
             target = np.concatenate(targets)  # (structures, y, x)
             around = np.clip(np.arange(z - settings.neighbours, z + settings.neighbours + 1), 0, image.shape[0] - 1).tolist()
@@ -174,16 +215,25 @@ def training_needs(slices: Sequence[LearningSlice], settings: TrainSettings, dev
 
 
 def _finish(
-    files: "_Files", state: TrainingState, recipe: Recipe, record: Mapping[str, Any], learnt: list[str], validated: list[str]
+    files: "_Files",
+    state: TrainingState,
+    recipe: Recipe,
+    record: Mapping[str, Any],
+    learnt: list[str],
+    validate: Sequence[LearningSlice],
+    settings: TrainSettings,
+    device: torch.device,
 ) -> Recipe:
-    last = state.average.cpu()
-    about: dict[str, Any] = {"record": dict(record), "learnt from": learnt, "held out": validated}
-    if validated:
-        save_checkpoint(files.last, last, replace(recipe, training=about | {"weights": "last"}))
+    last = state.average
+    about: dict[str, Any] = {"record": dict(record), "learnt from": learnt, "held out": [each.name for each in validate]}
+    if validate:
+        save_checkpoint(files.last, last.cpu(), replace(recipe, training=about | {"weights": "last"}))
         last.load_state_dict(state.best)
-        about |= {"weights": "best", "validation dice": round(state.best_dice, 6)}
+        by_structure = validation_dice(last.to(device), validate, settings, device)
+        known = {name: round(dice, 6) for name, dice in zip(recipe.structures, by_structure, strict=True) if not math.isnan(dice)}
+        about |= {"weights": "best", "validation dice": round(state.best_dice, 6), "validation dice by structure": known}
     recipe = replace(recipe, training=about)
-    save_checkpoint(files.out, last, recipe)
+    save_checkpoint(files.out, last.cpu(), recipe)
     files.state.unlink(missing_ok=True)
     return recipe
 

@@ -1,5 +1,6 @@
 """NRRD, and the segmentations of 3D Slicer (.seg.nrrd), whose segments have names."""
 
+import atexit
 import bz2
 import gzip
 from collections.abc import Mapping
@@ -124,14 +125,20 @@ class PackedStack:
 _OPEN: dict[PackedStack, tuple[Any, Any]] = {}  # the last packed file of this process, where reading stopped
 
 
+@atexit.register
+def _close_all() -> None:
+    for one in (opened for pair in _OPEN.values() for opened in pair):
+        if one is not None:
+            one.close()
+    _OPEN.clear()
+
+
 def _read(stack: PackedStack, place: int, count: int) -> bytes:
     """Unpacked bytes of a stack; fewer at its end."""
     file, reader = _OPEN.pop(stack, (None, None))
     if reader is None or reader.tell() > place:
-        for one in (*(opened for pair in _OPEN.values() for opened in pair), reader, file):
-            if one is not None:
-                one.close()
-        _OPEN.clear()
+        _OPEN[stack] = (file, reader)
+        _close_all()
         file = stack.path.open("rb")
         file.seek(stack.offset)
         reader = PACKED[stack.encoding](file, "rb")
