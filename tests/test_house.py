@@ -28,7 +28,7 @@ LAYERS = [
     "regions annotations labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train learn.folds",
-    "predict",
+    "predict suggest",
     "cells cells.flow cells.arrival cells.separate cells.propagate cells.refine cells.doubt cells.intervals cells.segment",
     "cells.track cells.look cells.identify",
     "constrain measure measure.moments measure.surface measure.hull measure.shape measure.glcm measure.size_zones",
@@ -157,7 +157,8 @@ PUBLIC = {
     "sparsem.learn.train": "Job held_out job_of learning_slices train train_job training_needs",
     "sparsem.learn.folds": "Promise cross_validate fold_path",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",
-    "sparsem.predict": "PredictSettings ahead forward_on in_context predict predict_slices quantised",
+    "sparsem.suggest": "SuggestSettings Suggestion chosen disagreement entropy spread_out suggest",
+    "sparsem.predict": "PredictSettings ahead forward_on hash_of in_context predict predict_slices probabilities_of quantised",
     "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (
         "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching variation_of_information"

@@ -188,7 +188,7 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
     image_name = settings.image or sample.newest_image
     image = sample.image(image_name)
     outputs = [spec for name in recipe.structures for spec in _outputs(name, image, image_name)]
-    inputs = {"image": image.fingerprint, "model": _hash_of(model)}
+    inputs = {"image": image.fingerprint, "model": hash_of(model)}
     name = f"predict-{'-'.join(recipe.structures)}"
     with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
         stage.map(_predict_block, image.blocks(halo=recipe.neighbours), image, model, settings)
@@ -237,6 +237,16 @@ def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictS
     return arrays, {}
 
 
+def probabilities_of(image: Volume, z: int, model: Path, settings: PredictSettings) -> tuple[tuple[str, ...], Probability]:
+    """What a model says of one slice: the structures that it knows, and their probabilities (C, y, x) float32; nothing is written."""
+    forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
+    first, stop = max(0, z - recipe.neighbours), min(image.shape[0], z + recipe.neighbours + 1)
+    voxels, own = image.read(slice(first, stop)), slice(z - first, z - first + 1)
+    factors = recipe.factors(image.voxel_size)
+    found = next(predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, 0, own))
+    return recipe.structures, found
+
+
 @lru_cache(maxsize=1)
 def _loaded(model: Path, _changed: int, device: str, precision: Precision) -> tuple[Forward, Recipe]:
     """The network of this process; blocks that follow find it loaded."""
@@ -244,5 +254,6 @@ def _loaded(model: Path, _changed: int, device: str, precision: Precision) -> tu
     return forward_on(network, choose_device(device), precision), recipe
 
 
-def _hash_of(file: Path) -> str:
+def hash_of(file: Path) -> str:
+    """Of what a model file holds."""
     return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()

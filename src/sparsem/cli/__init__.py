@@ -15,7 +15,7 @@ COMMANDS = {
     "demo": ("whole.demo", "The whole job on a synthetic tumour volume, in a few minutes."),
     "phantom": ("bringing.phantom", "Make a synthetic tumour volume with exact truth."),
     "import": ("bringing.import_", "Bring a stack in."),
-    "annotate": ("bringing.annotate", "Bring hand-labelled slices in."),
+    "annotate": ("bringing.annotate", "Bring hand-labelled slices in, and learn which to label next."),
     "align": ("preparing.align", "Put every slice over its neighbours: drift, jumps, bad slices."),
     "equalize": ("preparing.equalize", "Even out brightness from slice to slice, or within slices."),
     "train": ("learning.train", "Teach a network the structures from the labelled slices."),
@@ -33,7 +33,7 @@ COMMANDS = {
     "run": ("whole.run", "Walk the whole path from one study.toml."),
 }
 
-GROUPS = {"annotate": {"import": "annotate_import"}, "experiment": {"cells": "experiment_cells"}}
+GROUPS = {"annotate": {"import": "annotate_import", "suggest": "annotate_suggest"}, "experiment": {"cells": "experiment_cells"}}
 
 
 class Verbs(TyperGroup):

@@ -17,6 +17,8 @@ from sparsem.labelling import import_annotation as _import_annotation
 from sparsem.phantom import PhantomSettings
 from sparsem.phantom import phantom as _phantom
 from sparsem.store.sample import Sample
+from sparsem.suggest import SuggestSettings
+from sparsem.suggest import suggest as _suggest
 
 
 @command(PhantomSettings, spread=True)
@@ -83,6 +85,28 @@ def annotate_import(
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
     following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
     return Outcome([f"Wrote annotations/{name}", *lines], following, {"annotations": found})
+
+
+@command(SuggestSettings, spread=True)
+def annotate_suggest(
+    path: SamplePath,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="the structure; everything annotated if not given")] = None,
+    *,
+    settings: SuggestSettings,
+    on: Execution,
+) -> Outcome:
+    """Name the slices to label next: evenly spaced at first, then those of which a model is least sure.
+
+    Examples: sparsem annotate suggest liver.zarr -n 7
+    or, after train --folds 3, sparsem annotate suggest liver.zarr nucleus -n 4 --model m.fold1.safetensors --model m.fold2.safetensors
+    """
+    found = _suggest(Sample.open(path), name, settings, on)
+    numbers = ", ".join(map(str, found.z))
+    return Outcome(
+        [f"Label next ({found.by}; the first slice is 0): {numbers}"],
+        f"sparsem annotate import {path} {name or 'NAME'} MASKS --add",
+        {"slices": list(found.z), "by": found.by},
+    )
 
 
 @command()

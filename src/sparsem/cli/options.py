@@ -95,7 +95,9 @@ def _option(name: str, about: FieldInfo) -> inspect.Parameter:
     kind, default = _command_line_type(about.annotation), None if about.default is PydanticUndefined else about.default
     if kind == list[str]:
         default = None  # given several times; nothing given leaves the model's default
-    flags = [f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if kind is bool else "")]
+    flags = (
+        [f"-{name}"] if len(name) == 1 else [f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if kind is bool else "")]
+    )
     limits = [text for one in about.metadata if (text := _limit(one))]
     text = (about.description or "") + (f" [{', '.join(limits)}]" if limits else "")
     option = typer.Option(*flags, help=text, show_default=default is not None)

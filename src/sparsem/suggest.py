@@ -1,0 +1,210 @@
+"""Which slices to label next: evenly spaced at first (the papers' rule), then where a model is unsure.
+
+How unsure a slice is: the entropy of its probabilities, or, of several models, what their mean does not know and each of them does
+(mutual information; Houlsby et al. 2011: where they contradict each other). A slice beside a labelled one teaches little, so doubt counts
+less there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sparsem.annotations import annotated_structures
+from sparsem.errors import InputError, SampleError
+from sparsem.execution import HERE, Execution, Needs
+from sparsem.geometry import ZBlock, evenly_spaced
+from sparsem.settings import Settings
+from sparsem.stage import BlockResult, Stage
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+LEVELS = np.arange(256) / 255.0
+LOOKED_AT = 96  # slices that several models are asked about, at most
+
+
+class SuggestSettings(Settings):
+    """How many slices, and by what."""
+
+    n: int = Field(7, ge=1, description="how many slices to label next")
+    model: tuple[str, ...] = Field((), description="a model; repeat it: where models contradict each other, a slice is worth labelling")
+    every: int | None = Field(None, ge=1, description="models look at every so many slices; about 96 in all if not given")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+
+class Suggestion(NamedTuple):
+    """Slices to label, the most urgent first.
+
+    Attributes:
+        z: slice numbers.
+        by: what decided: ``evenly spaced``, ``entropy`` or ``disagreement``.
+        doubt: (n slices,) of every slice of the stack, NaN where nobody looked; empty where slices are evenly spaced.
+    """
+
+    z: tuple[int, ...]
+    by: str
+    doubt: NDArray[np.float64]
+
+
+def entropy(probability: NDArray[Any]) -> NDArray[np.float64]:
+    """Binary entropy in bits of probabilities in 0..1, of any shape."""
+    p = np.clip(np.asarray(probability, np.float64), 1e-9, 1 - 1e-9)
+    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
+
+
+ENTROPY = entropy(LEVELS)  # of probabilities as they lie on disk
+
+
+def chosen(doubt: NDArray[np.float64], labelled: Sequence[int], n: int) -> list[int]:
+    """The ``n`` slices most worth labelling, one after the other.
+
+    A slice is worth its doubt, less what labelled slices near it, and those chosen before it, already tell: 1 - exp(-(d / l)^2) of it is
+    left at a distance of d slices, where l is half the distance that all labelled slices would have if they lay evenly.
+
+    Args:
+        doubt: (slices,), NaN where it is not known.
+        labelled: slices that are labelled.
+        n: how many.
+
+    Raises:
+        InputError: fewer slices are left than asked for.
+    """
+    known = np.nonzero(~np.isnan(doubt))[0]
+    left = [int(z) for z in known if z not in set(labelled)]
+    if len(left) < n:
+        raise InputError(f"Cannot suggest {n} slices: {len(left)} that are not labelled were looked at.")
+    reach = max(1.0, len(doubt) / (len(labelled) + n) / 2)
+    taken, found = list(labelled), []
+    for _ in range(n):
+        near = np.array([min((abs(z - other) for other in taken), default=len(doubt)) for z in left], float)
+        worth = doubt[left] * (1 - np.exp(-((near / reach) ** 2)))
+        best = left.pop(int(worth.argmax()))
+        found.append(best)
+        taken.append(best)
+    return found
+
+
+def spread_out(n_slices: int, labelled: Sequence[int], n: int) -> list[int]:
+    """``n`` slices that lie evenly, or, where some are labelled, one after the other in the middle of the widest gap."""
+    if not labelled:
+        return evenly_spaced(n_slices, n)
+    taken, found = set(labelled), []
+    if n > n_slices - len(taken):
+        raise InputError(f"Cannot suggest {n} slices: {n_slices - len(taken)} are not labelled.")
+    for _ in range(n):
+        best = max((z for z in range(n_slices) if z not in taken), key=lambda z: min(abs(z - other) for other in taken))
+        found.append(best)
+        taken.add(best)
+    return found
+
+
+def suggest(
+    sample: Sample, structure: str | None = None, settings: SuggestSettings = SuggestSettings(), on: Execution = HERE
+) -> Suggestion:
+    """Name the slices of a sample to label next.
+
+    Without a model and without probabilities they lie evenly; with ``probabilities/NAME`` they are those of highest entropy; with two
+    models or more (``train --folds`` leaves them), those where the models contradict each other.
+
+    Args:
+        sample: the sample.
+        structure: what is labelled; all that is annotated, or predicted, together if not given.
+        settings: how many, and by which models.
+        on: how the work is spread.
+
+    Raises:
+        InputError: fewer slices are left than asked for, or a model does not know the structure.
+        SampleError: nothing of that name is annotated or predicted.
+    """
+    there = annotated_structures(sample)
+    if structure is not None and structure not in there and structure not in sample.names("probabilities"):
+        raise SampleError(f"{sample.path.name} has no annotation and no probabilities of '{structure}'.")
+    labelled = sorted({z for name, numbers in there.items() if structure in (None, name) for z in numbers})
+    n_slices = sample.image().shape[0]
+    predicted = [name for name in sample.names("probabilities") if structure in (None, name) and (name in there or structure)]
+    if settings.model:
+        doubt = _disagreement(sample, structure, settings, on)
+        by = "disagreement" if len(settings.model) > 1 else "entropy"
+    elif predicted:
+        doubt = np.sum([_entropies(sample, name, on) for name in predicted], axis=0)
+        by = "entropy"
+    else:
+        return Suggestion(tuple(spread_out(n_slices, labelled, settings.n)), "evenly spaced", np.zeros(0))
+    return Suggestion(tuple(chosen(doubt, labelled, settings.n)), by, doubt)
+
+
+def _entropies(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
+    """(slices,) mean entropy of a structure's probabilities."""
+    volume = sample.volume("probabilities", name)
+    plane = volume.shape[1] * volume.shape[2]
+    needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
+    with Stage(sample, f"entropy-{name}", SuggestSettings(), {"probabilities": volume.fingerprint}, [], _again(on), needs) as stage:
+        blocks = stage.map(_entropy_block, volume.blocks(), volume)
+    return np.array([value for block in blocks for value in block["entropy"]])
+
+
+def _again(on: Execution) -> Execution:
+    """A question may be asked again of other probabilities."""
+    return Execution(on.workers, on.scheduler, True, on.quiet)
+
+
+def _entropy_block(block: ZBlock, volume: Volume) -> BlockResult:
+    counts = (np.bincount(one.ravel(), minlength=256) for one in volume.read(block.own))
+    return {}, {"entropy": [float(count @ ENTROPY / count.sum()) for count in counts]}
+
+
+def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettings, on: Execution) -> NDArray[np.float64]:
+    """(slices,) mean mutual information of several models, or the entropy of one; NaN where they were not asked."""
+    from sparsem.models.checkpoint import read_recipe  # torch takes seconds to load, and only models need it
+    from sparsem.models.device import choose_device
+    from sparsem.predict import hash_of
+
+    models = [Path(one).resolve() for one in settings.model]
+    for model in models:
+        known = read_recipe(model).structures
+        if structure is not None and structure not in known:
+            raise InputError(f"{model.name} does not know '{structure}'; it knows {', '.join(known)}.")
+    image = sample.image()
+    every = settings.every or max(1, image.shape[0] // LOOKED_AT)
+    inputs = {"image": image.fingerprint} | {f"model {n}": hash_of(model) for n, model in enumerate(models)}
+    plane = image.shape[1] * image.shape[2]
+    needs = Needs(ram=plane * (8 * len(models) + 24), smaller="use fewer --workers, or fewer models")
+    lasting = settings.model_copy(update={"n": 1, "device": choose_device(settings.device).type, "every": every})
+    with Stage(sample, "disagreement", lasting, inputs, [], _again(on), needs) as stage:
+        blocks = stage.map(_disagreement_block, image.blocks(), image, models, structure, every, settings.device)
+    doubt = np.full(image.shape[0], np.nan)
+    for block in blocks:
+        for z, value in block["doubt"]:
+            doubt[z] = value
+    return doubt
+
+
+def _disagreement_block(
+    block: ZBlock, image: Volume, models: Sequence[Path], structure: str | None, every: int, device: str
+) -> BlockResult:
+    from sparsem.predict import PredictSettings, probabilities_of
+
+    asked = [z for z in range(block.start, block.stop) if z % every == every // 2]
+    together: dict[int, NDArray[np.float32]] = {}
+    alone = dict.fromkeys(asked, 0.0)
+    for model in models:  # one network at a time
+        for z in asked:
+            names, answer = probabilities_of(image, z, model, PredictSettings(device=device))
+            answer = answer if structure is None else answer[[names.index(structure)]]
+            together[z] = answer if z not in together else together[z] + answer
+            alone[z] += float(entropy(answer).mean())
+    return {}, {"doubt": [[z, disagreement(together[z] / len(models), alone[z] / len(models), len(models))] for z in asked]}
+
+
+def disagreement(mean: NDArray[Any], alone: float, models: int) -> float:
+    """The mutual information between model and answer, in bits a pixel: entropy of the mean answer less the mean entropy of each.
+
+    Args:
+        mean: of the probabilities of all models, any shape.
+        alone: mean entropy of each model's own probabilities.
+        models: how many; one alone contradicts nobody, and its entropy is returned.
+    """
+    return float(entropy(mean).mean()) - (alone if models > 1 else 0.0)

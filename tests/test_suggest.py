@@ -1,0 +1,119 @@
+"""Which slices to label next, and what to expect of those that nobody labelled."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsem.annotations import write_annotation
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.execution import Execution
+from sparsem.learn.folds import cross_validate, fold_path
+from sparsem.learn.train import train
+from sparsem.models.checkpoint import read_recipe
+from sparsem.store.sample import Sample
+from sparsem.suggest import SuggestSettings, chosen, disagreement, entropy, spread_out, suggest
+from tests.conftest import LABELLED, QUICK, copy_of, put, truth_of
+
+REPLACE = Execution(overwrite=True, quiet=True)
+
+
+def test_slices_lie_evenly_at_first_and_in_the_widest_gaps_later() -> None:
+    assert spread_out(19, [], 3) == [0, 9, 18]
+    assert spread_out(21, [0, 20], 3) == [10, 5, 15]
+    assert spread_out(21, [3], 2) == [20, 11]
+    with pytest.raises(InputError, match="Cannot suggest 3 slices: 2 are not labelled"):
+        spread_out(4, [0, 1], 3)
+
+
+def test_doubt_decides_but_not_beside_a_labelled_slice() -> None:
+    doubt = np.array([9.0, 8, 1, 1, 1, 1, 2, 3, 2, 1])
+    assert chosen(doubt, [0], 1) == [7]  # slice 1 is doubtful, but its neighbour is labelled
+    assert chosen(doubt, [], 1) == [0]
+    first = chosen(np.ones(100), [0, 99], 3)
+    assert sorted(first)[1] == pytest.approx(50, abs=26)
+    assert np.diff(sorted([0, 99, *first])).min() > 10  # equal doubt: they keep their distance
+    holes = np.full(10, np.nan)
+    holes[[2, 6]] = 1
+    assert set(chosen(holes, [], 2)) == {2, 6}
+    with pytest.raises(InputError, match="Cannot suggest 2 slices: 1 that are not labelled were looked at"):
+        chosen(holes, [2], 2)
+
+
+def test_entropy_and_disagreement_by_their_formulas() -> None:
+    assert entropy(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 1, 0], abs=1e-6)
+    assert entropy(np.array(0.25)) == pytest.approx(0.8112781)
+    yes_and_no = np.array([0.5], np.float32)
+    assert disagreement(yes_and_no, 0.0, 2) == pytest.approx(1)  # two models, sure of opposites
+    assert disagreement(yes_and_no, 1.0, 2) == pytest.approx(0)  # both unsure: they do not disagree
+    assert disagreement(yes_and_no, 1.0, 1) == pytest.approx(1)
+
+
+def test_suggestions_from_probabilities(own_tissue: Sample) -> None:
+    assert suggest(own_tissue, "nucleus", SuggestSettings(n=2)).by == "evenly spaced"
+    assert set(suggest(own_tissue, "nucleus", SuggestSettings(n=2)).z) == {4, 13}
+    unsure = np.zeros(own_tissue.image().shape, np.uint8)
+    unsure[5, 20:60, 20:60], unsure[14, 10:30] = 128, 110
+    put(own_tissue, "probabilities/nucleus", unsure, 7)
+    found = suggest(own_tissue, "nucleus", SuggestSettings(n=2))
+    assert found.by == "entropy"
+    assert found.z == (14, 5)
+    assert found.doubt[5] == pytest.approx(1600 / (96 * 128) * entropy(np.array(128 / 255)).item())
+    put(own_tissue, "probabilities/nucleus", unsure[::-1] // 2 * 2, 7)
+    assert suggest(own_tissue, "nucleus", SuggestSettings(n=1)).z == (4,)  # asked again of others
+    with pytest.raises(SampleError, match="no annotation and no probabilities of 'golgi'"):
+        suggest(own_tissue, "golgi")
+
+
+def test_folds_promise_a_dice_and_leave_models_that_disagree(own_tissue: Sample, tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"folds": 3, "updates": 25})
+    out = tmp_path / "m.safetensors"
+    (promise,) = cross_validate([own_tissue], out, settings)
+    assert promise.structure == "nucleus"
+    assert len(promise.dice) == 3
+    assert promise.mean == pytest.approx(np.mean(promise.dice))
+    assert promise.spread == pytest.approx(np.std(promise.dice, ddof=1))
+    held = [read_recipe(fold_path(out, n)).training["held out"] for n in (1, 2, 3)]
+    assert held == [["tissue 0"], ["tissue 9"], ["tissue 18"]] or held == [[f"own {z}"] for z in LABELLED]
+    rows = (tmp_path / "m.folds.csv").read_text().splitlines()
+    assert rows[0] == "structure,mean,spread,fold1,fold2,fold3"
+    assert rows[1].startswith(f"nucleus,{promise.mean:.4f}")
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    assert cross_validate([own_tissue], out, settings) == [promise]  # nothing is trained again
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    train([own_tissue], out, settings)
+    assert read_recipe(out).training["held out"] == []
+    models = tuple(str(fold_path(out, n)) for n in (1, 2, 3))
+    found = suggest(own_tissue, "nucleus", SuggestSettings(n=2, model=models))
+    assert found.by == "disagreement"
+    assert len(found.z) == 2
+    assert not set(found.z) & set(LABELLED)
+    assert (found.doubt >= -1e-9).all()
+    spread = suggest(own_tissue, "nucleus", SuggestSettings(n=1, model=models, every=4))
+    assert np.nonzero(~np.isnan(spread.doubt))[0].tolist() == [2, 6, 10, 14, 18]
+    assert spread.doubt[6] == pytest.approx(found.doubt[6])
+    with pytest.raises(InputError, match="does not know 'mitochondrion'; it knows nucleus"):
+        suggest(own_tissue, "mitochondrion", SuggestSettings(model=models))
+
+
+def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) -> None:
+    for folds in (1, 4):
+        with pytest.raises(InputError, match="--folds takes 2 to 3, the number of labelled slices"):
+            cross_validate([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": folds}))
+    cross_validate([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 2}))
+    with pytest.raises(ResumeError, match="fold: 1 of 2 -> 1 of 3"):
+        cross_validate([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3}))
+
+
+def test_some_of_the_labelled_slices_only(own_tissue: Sample, tmp_path: Path) -> None:
+    recipe = train([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"slices": (0, 18)}))
+    assert [name.rsplit(" ", 1)[-1] for name in recipe.training["learnt from"]] == ["0", "18"]
+    with pytest.raises(InputError, match=r"Slice 4 of own\.zarr is not labelled; labelled are 0, 9, 18"):
+        train([own_tissue], tmp_path / "n.safetensors", QUICK.model_copy(update={"slices": (0, 4)}))
+
+
+def test_everything_annotated_together(own_tissue: Sample, tmp_path: Path) -> None:
+    sample = copy_of(own_tissue, tmp_path / "s.zarr")
+    write_annotation(sample, "lysosome", (4,), truth_of(sample, "lysosome", (4,)))
+    assert 4 not in suggest(sample, None, SuggestSettings(n=3)).z
+    assert 4 in suggest(sample, "nucleus", SuggestSettings(n=3)).z
