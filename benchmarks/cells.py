@@ -35,7 +35,7 @@ from sparsem.cells.segment import CellsSettings, cells
 from sparsem.cells.separate import Evidence, separated
 from sparsem.cells.track import links, renamed
 from sparsem.execution import Execution
-from sparsem.experiment import ExperimentSettings, cells_compared
+from sparsem.experiment.cells import ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation

@@ -20,7 +20,7 @@ from sparsem.cells.propagate import ByFlow, CarrySettings, View
 from sparsem.cells.segment import CellsSettings, Way, cells
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
-from sparsem.experiment import ALL_WAYS, ExperimentSettings, cells_compared
+from sparsem.experiment.cells import ALL_WAYS, ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.phantom import phantom

@@ -36,7 +36,7 @@ LAYERS = [
     "measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records measure.cells measure.tables",
     "report report.figures report.mesh report.encode report.layers report.slices report.solids report.scene report.plots",
     "report.warnings report.page report.render report.export",
-    "study experiment",
+    "study experiment experiment.cells experiment.slices",
     "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.separating cli.results cli.whole cli __main__",
 ]
 ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]
@@ -176,11 +176,12 @@ PUBLIC = {
     "sparsem.cells.track": "Links Tracks links renamed resolve",
     "sparsem.cells.look": "Look area_jumps disagreements jumps",
     "sparsem.cells.identify": "TrackSettings Tracked link_table look_table track track_table",
-    "sparsem.experiment": "ExperimentSettings cells_compared",
+    "sparsem.experiment.slices": "Run SlicesFound SlicesSettings drawn slices_compared",
+    "sparsem.experiment.cells": "ExperimentSettings cells_compared",
     "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
     "sparsem.score.against": "ScoreSettings Scores dice_table score score_table",
     "sparsem.report.figures": (
-        "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z overlay shown"
+        "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
     "sparsem.contents": "describe",
     "sparsem.constrain": "ConstrainSettings Constrained Rule allowed constrain most_probable release result_of rules_of",

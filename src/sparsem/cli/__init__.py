@@ -23,7 +23,7 @@ COMMANDS = {
     "cells": ("separating.cells", "Tell touching cells apart in every slice, from a few labelled ones."),
     "track": ("separating.track", "Give every protrusion its cell, and list where to look."),
     "score": ("learning.score", "Compare labels with truth."),
-    "experiment": ("learning.experiment", "Answer a question by measuring: which way separates cells best?"),
+    "experiment": ("learning.experiment", "Answer a question by measuring: how many slices to label, which way separates cells best."),
     "constrain": ("results.constrain", "Hold the structures to biology: nucleoli in nuclei, organelles in cells."),
     "measure": ("results.measure", "Measure every object and every cell."),
     "report": ("results.report", "Put slices, 3D, plots and tables on one page."),
@@ -33,7 +33,10 @@ COMMANDS = {
     "run": ("whole.run", "Walk the whole path from one study.toml."),
 }
 
-GROUPS = {"annotate": {"import": "annotate_import", "suggest": "annotate_suggest"}, "experiment": {"cells": "experiment_cells"}}
+GROUPS = {
+    "annotate": {"import": "annotate_import", "suggest": "annotate_suggest"},
+    "experiment": {"cells": "experiment_cells", "slices": "experiment_slices"},
+}
 
 
 class Verbs(TyperGroup):

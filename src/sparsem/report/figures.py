@@ -1,5 +1,6 @@
 """Figures from arrays and tables, in the papers' colours. Images are (y, x), masks boolean (y, x), pictures (y, x, 3) uint8."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -121,11 +122,39 @@ def dice_along_z(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]], pa
     axis = figure.subplots()
     for place, (structure, (dice, annotated)) in enumerate(scores.items()):
         colour = _shade(OTHER_COLOURS[place % len(OTHER_COLOURS)])
-        axis.plot(dice, label=structure, color=colour, linewidth=1.4)
-        axis.plot(annotated, [dice[z] for z in annotated], "o", color=colour, markersize=4)
+        known = [z for z, value in enumerate(dice) if not math.isnan(value)]
+        axis.plot(known, [dice[z] for z in known], label=structure, color=colour, linewidth=1.4)
+        # A slice that was learnt from has no Dice of its own where only others are measured: its mark lies at the bottom.
+        heights = [0.01 if math.isnan(dice[z]) else dice[z] for z in annotated]
+        axis.plot(annotated, heights, "o", color=colour, markersize=4)
     axis.set(xlabel="slice (dots: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
+    return _save(figure, path)
+
+
+def dice_by_labelled(runs: Sequence[tuple[int, str, float]], structure: str, path: str | Path) -> Path:
+    """3D Dice by number of labelled slices (figure 2 of the paper): every run (labelled, kind, dice) a point, means and spreads as bars."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    counts = sorted({labelled for labelled, _, _ in runs})
+    kinds = list(dict.fromkeys(kind for _, kind, _ in runs))
+    for place, kind in enumerate(kinds):
+        colour = _shade(OTHER_COLOURS[place % len(OTHER_COLOURS)])
+        aside = (place - (len(kinds) - 1) / 2) * 0.12
+        values = {count: [dice for labelled, one, dice in runs if (labelled, one) == (count, kind)] for count in counts}
+        known = [count for count in counts if values[count]]
+        where = np.array([counts.index(count) + aside for count in known])
+        means = [float(np.mean(values[count])) for count in known]
+        spreads = [float(np.std(values[count], ddof=1)) if len(values[count]) > 1 else 0.0 for count in known]
+        axis.errorbar(where, means, spreads, color=colour, marker="s", markersize=5, linewidth=1.2, capsize=4, label=kind)
+        for x, count in zip(where, known, strict=True):
+            axis.plot([x + 0.05] * len(values[count]), values[count], "o", color=colour, markersize=3, alpha=0.5)
+    axis.set_xticks(range(len(counts)), [str(count) for count in counts])
+    axis.set(xlabel="labelled slices", ylabel="3D Dice on slices not learnt from", title=f"{structure}: mean and standard deviation")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
     return _save(figure, path)
 
 

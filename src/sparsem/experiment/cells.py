@@ -1,4 +1,4 @@
-"""Questions that are answered by measuring, on any sample with truth: so far, which way separates its cells best."""
+"""Comparison of the ways of separating cells, on a sample with truth (Table 2 of the paper)."""
 
 from pathlib import Path
 from typing import Any, get_args

@@ -1,0 +1,1 @@
+"""Questions that are answered by measuring, on any sample with truth."""
