@@ -87,10 +87,10 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
-def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1) -> int:
+def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1, kills: int = 10) -> int:
     """How many of ten runs died before they ended; the eleventh ends by itself."""
     script = Path(__file__).with_name("killing.py")
-    command = [sys.executable, str(script), what, json.dumps(given), "10", str(seed)]
+    command = [sys.executable, str(script), what, json.dumps(given), str(kills), str(seed)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     return int(json.loads(result.stdout)["died"])

@@ -144,7 +144,7 @@ PUBLIC = {
     "sparsem.store.readers.mrc": "open_mrc",
     "sparsem.store.readers.nrrds": "PackedStack open_nrrd",
     "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",
-    "sparsem.store.writers": "write_tiff",
+    "sparsem.store.writers": "Piece Together appearing several write_tiff write_volume",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
     "sparsem.stage": "Stage fingerprint_of finished forget",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",

@@ -30,6 +30,8 @@ from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
+from sparsem.prepare.align import AlignSettings, align
+from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.report.figures import ComparedCells, ComparedSlice, cells_beside_truth, comparison, dice_along_z
 from sparsem.report.page import ReportSettings, report
 from sparsem.score.against import Scores, ScoreSettings, score
@@ -84,6 +86,8 @@ class StudySettings(Settings):
 
     sample: str = Field(description="the sample to make, NAME.zarr")
     import_: ImportStep = Field(alias="import", description="the stack")
+    align: AlignSettings | None = Field(None, description="every slice put over its neighbours; annotations move along")
+    equalize: EqualizeSettings | None = Field(None, description="brightness evened out")
     annotate: dict[str, AnnotateStep] = Field(min_length=1, description="labelled slices by structure")
     train: TrainStep = Field(TrainStep(), description="the network")
     predict: PredictSettings = Field(PredictSettings(), description="prediction")
@@ -141,7 +145,7 @@ def structures_of(study: StudySettings) -> list[str]:
 
 
 def run(path: str | Path, on: Execution = HERE) -> StudyResult:
-    """Walk the whole path of a study.toml: import, annotate, train, predict, cells, track, score, constrain, measure, export, report.
+    """Walk the whole path of a study.toml, from import, align and equalize to measure, export and report.
 
     What is done stays done.
 
@@ -154,8 +158,12 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     for step in study.score.values():  # found missing now rather than after a night of training
         open_source(_source(here, step.truth), step.dataset)
     sample = import_stack(_source(here, study.import_.source), here / study.sample, _plain(ImportSettings, study.import_), on)
-    for name, annotation in study.annotate.items():
-        import_annotation(sample, name, _source(here, annotation.source), _plain(AnnotationSettings, annotation), on.overwrite)
+    _annotate(sample, here, study, on, drawn_on_raw=True)
+    if study.align:
+        align(sample, study.align, on)
+    if study.equalize:
+        equalize(sample, study.equalize, on)
+    _annotate(sample, here, study, on, drawn_on_raw=False)
     model = here / study.train.out
     train([sample], model, _plain(TrainSettings, study.train), on)
     volumes = predict(sample, model, study.predict, on)
@@ -182,6 +190,15 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     if study.report:
         files.append(_report(sample, here, study, study.report.model_copy(update=called), on))
     return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files))
+
+
+def _annotate(sample: Sample, here: Path, study: StudySettings, on: Execution, drawn_on_raw: bool) -> None:
+    """Bring in what was drawn on the stack as it came, or on an image made from it."""
+    for name, step in study.annotate.items():
+        settings: AnnotationSettings = _plain(AnnotationSettings, step)
+        image = settings.image or "raw"
+        if (image == "raw") is drawn_on_raw:
+            import_annotation(sample, name, _source(here, step.source), settings.model_copy(update={"image": image}), on.overwrite)
 
 
 def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Execution) -> Scores:

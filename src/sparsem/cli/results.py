@@ -110,15 +110,18 @@ def export(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME...]", help="a structure, probabilities/NAME, images/NAME, raw, or a table")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="NAME.tif, .csv, .parquet, .glb, .stl or .obj")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj")
+    ] = None,
     *,
     settings: ExportSettings,
     on: Execution,
 ) -> Outcome:
-    """Write a piece of a sample for other programs: a TIFF stack, a table, meshes. Without a name, tell how viewers open the sample.
+    """Write a piece of a sample for other programs: voxels, a table, meshes. Without a name, tell how viewers open the sample.
 
     Examples: sparsem export liver.zarr nucleus nuclei.tif
     or sparsem export liver.zarr nucleus nucleolus -o nuclei.glb
+    or, for Microscopy Image Browser and 3D Slicer, sparsem export liver.zarr nucleus nucleolus -o liver.model
     """
     sample = Sample.open(path)
     wanted = list(names or [])

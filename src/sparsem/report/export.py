@@ -3,6 +3,7 @@
 import json
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from sparsem.progress import Meter
 from sparsem.report.layers import layers_of
 from sparsem.report.solids import Solid, solids_of, whole_box
 from sparsem.settings import Settings
+from sparsem.store.frame import MovedStack
 from sparsem.store.sample import Sample
-from sparsem.store.writers import write_tiff
+from sparsem.store.volume import Volume
+from sparsem.store.writers import WRITERS, Piece, appearing, several, write_volume
 
 MESHES = (".glb", ".stl", ".obj")
 TABLES = (".csv", ".parquet")
+LABEL_MAPS = (".model", ".nrrd")  # whose numbers have names, so that several structures fit into one file
 NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
 
 
@@ -32,6 +36,7 @@ class ExportSettings(Settings):
     """How meshes are made."""
 
     cells: str = Field("cells", description="name of the cells: a mesh of its own for each")
+    onto: str | None = Field(None, description="carry voxels onto the pixels of this image, such as raw, if alignment moved them")
     mvoxels: float = Field(48, gt=0, description="million voxels a mesh is made from; beyond that a coarser level is read")
     triangles: int = Field(0, ge=0, description="triangles a structure, about; 0 for all")
 
@@ -43,10 +48,11 @@ def export(
 
     Args:
         sample: as it is.
-        names: for TIFF a structure (constrained, if it was), ``labels/NAME``, ``probabilities/NAME``, ``images/NAME``, ``truth/NAME`` or
-            ``raw``; for CSV and Parquet a table; for meshes (GLB, STL, OBJ) one or more structures.
-        path: NAME.tif, .csv, .parquet, .glb, .stl or .obj; it appears when it is complete.
-        settings: how meshes are made; a unit of theirs is 1 µm, and x, y, z lie as in the stack.
+        names: for voxels (TIFF, NRRD, HDF5, MIB) a structure (constrained, if it was), ``labels/NAME``, ``probabilities/NAME``,
+            ``images/NAME``, ``truth/NAME`` or ``raw``, for NRRD and MIB also several structures; for CSV and Parquet a table; for meshes
+            (GLB, STL, OBJ) one or more structures.
+        path: NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj; it appears when it is complete.
+        settings: on whose pixels; how meshes are made: a unit of theirs is 1 µm, and x, y, z lie as in the stack.
         on: ``overwrite`` replaces a file.
 
     Raises:
@@ -55,23 +61,39 @@ def export(
     """
     path = Path(path)
     ending = path.suffix.lower()
-    if ending not in (".tif", ".tiff", *TABLES, *MESHES):
-        raise InputError(
-            f"'{path.name}' does not say what to write; expected a name that ends in .tif, .csv, .parquet, .glb, .stl or .obj."
-        )
+    if ending not in (*WRITERS, *TABLES, *MESHES):
+        known = ", ".join((*WRITERS, *TABLES, *MESHES))
+        raise InputError(f"'{path.name}' does not say what to write; expected a name that ends in one of {known}.")
     if path.exists() and not on.overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
-    if ending not in MESHES and len(names) != 1:
+    if ending not in (*MESHES, *LABEL_MAPS) and len(names) != 1:
         raise InputError(f"A {ending} holds one piece of a sample; got {len(names)}: {', '.join(names)}.")
     if ending in MESHES:
         return _write_meshes(sample, names, path, settings, on)
     if ending in TABLES:
         return _write_table(sample, names[0], path)
-    folder, _, plain = names[0].rpartition("/")
+    return write_volume(_piece(sample, names, settings.onto), path, on.overwrite, on.quiet)
+
+
+def _piece(sample: Sample, names: Sequence[str], onto: str | None) -> Piece:
+    """One volume, or several masks together; on the pixels of another image if that is asked for."""
+    volumes = {name.rpartition("/")[2]: _volume(sample, name) for name in names}
+    if not volumes:
+        raise InputError("Nothing was named; expected a structure, images/NAME, probabilities/NAME, truth/NAME or raw.")
+    plain, first = next(iter(volumes.items()))
+    of_mask = first.dtype == np.uint8 and first.directory.parent.name == "labels"
+    piece = several(volumes) if len(volumes) > 1 else Piece.of(first, {plain: 1} if of_mask else {})
+    if onto is None:
+        return piece
+    here, there = sample.frame(first), sample.frame(sample.image(onto))
+    return replace(piece, stack=MovedStack(piece.stack, here.seen_from(there), there.shape))
+
+
+def _volume(sample: Sample, name: str) -> Volume:
+    folder, _, plain = name.rpartition("/")
     if folder not in ("", "labels", "probabilities", "images", "truth"):
-        raise InputError(f"'{names[0]}' is not part of a sample; expected NAME, probabilities/NAME, images/NAME, truth/NAME or raw.")
-    volume = sample.volume(folder, plain) if folder else sample.image("raw") if plain == "raw" else result_of(sample, plain)
-    return write_tiff(volume, path, on.overwrite, on.quiet)
+        raise InputError(f"'{name}' is not part of a sample; expected NAME, probabilities/NAME, images/NAME, truth/NAME or raw.")
+    return sample.volume(folder, plain) if folder else sample.image("raw") if plain == "raw" else result_of(sample, plain)
 
 
 def viewers(sample: Sample, cells: str = "cells") -> dict[str, str]:
@@ -94,10 +116,8 @@ def neuroglancer_state(sample: Sample, cells: str, server: str = "http://localho
 
 def _write_table(sample: Sample, name: str, path: Path) -> Path:
     table = sample.read_table(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.partial")
-    (pyarrow.csv.write_csv if path.suffix.lower() == ".csv" else pyarrow.parquet.write_table)(table, unfinished)
-    unfinished.replace(path)
+    with appearing(path, overwrite=True) as unfinished:
+        (pyarrow.csv.write_csv if path.suffix.lower() == ".csv" else pyarrow.parquet.write_table)(table, unfinished)
     return path
 
 
@@ -121,12 +141,10 @@ def _write_meshes(sample: Sample, names: Sequence[str], path: Path, settings: Ex
             meter.step(one.name)
         if not solids:
             raise SampleError(f"There is nothing to write: {', '.join(names)} are empty in {sample.path.name}.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.stem}.partial{path.suffix.lower()}")
         whole = scene.to_mesh() if path.suffix.lower() == ".stl" else scene
         content = whole.export(file_type=path.suffix.lower()[1:])
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        unfinished.replace(path)
+        with appearing(path, overwrite=True) as unfinished:
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         meter.step()
     return path
 

@@ -1,0 +1,160 @@
+"""How much labelling is enough, and which slices? Suggested slices, the promise of folds, and flicker, on real mitochondria.
+
+    python benchmarks/labelling.py suggest --seeds 0 1 2     # 3 labelled slices and 4 suggested ones, against 7 evenly spaced ones
+    python benchmarks/labelling.py folds --folds 3 5 7       # the Dice promised by folds, against that on slices nobody labelled
+    python benchmarks/labelling.py flicker --seeds 0 1 2     # brightness that flickers, without and with equalize
+
+EPFL (80 slices), ``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to benchmarks/results/labelling_*.csv.
+"""
+
+import argparse
+import csv
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from sparsem.execution import Execution
+from sparsem.geometry import evenly_spaced
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.learn.folds import cross_validate, fold_path
+from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.train import train
+from sparsem.predict import predict
+from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.score.overlap import overlap, pooled
+from sparsem.store.sample import Sample
+from sparsem.suggest import SuggestSettings, suggest
+
+RESULTS = Path(__file__).parent / "results"
+DATA = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "epfl_fibsem_mitochondria"
+NAME = "mitochondrion"
+REPLACE = Execution(overwrite=True)
+
+
+def write(name: str, row: dict[str, Any]) -> None:
+    """Print a row and append it to results/NAME.csv."""
+    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    path = RESULTS / f"{name}.csv"
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def labelled_sample(folder: Path, stack: Path = DATA / "raw.tif") -> Sample:
+    """EPFL, labelled on every slice; trainings take some of them."""
+    sample = import_stack(stack, folder / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
+    import_annotation(sample, NAME, DATA / "labels_mitochondria.tif", AnnotationSettings(slices="all", image="raw"))
+    return sample
+
+
+def dice_after(sample: Sample, model: Path, settings: TrainSettings, slices: Sequence[int], others: Sequence[int] = ()) -> float:
+    """3D Dice, on slices that are in neither list, of a network that learnt from ``slices``."""
+    train([sample], model, settings.model_copy(update={"slices": tuple(sorted(slices))}), REPLACE)
+    predict(sample, model, on=REPLACE)
+    truth = tifffile.imread(DATA / "labels_mitochondria.tif") > 0
+    found = sample.volume("labels", NAME).read(slice(None)) > 0
+    return pooled([overlap(found[z], truth[z]) for z in range(len(truth)) if z not in {*slices, *others}]).dice
+
+
+def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
+    """Three labelled slices, four more by each way; and seven evenly spaced ones."""
+    settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sample = labelled_sample(folder)
+        n = sample.image().shape[0]
+        first, even = evenly_spaced(n, 3), evenly_spaced(n, 7)
+        rows: dict[str, tuple[list[int], float]] = {"even": (even, dice_after(sample, folder / "even.safetensors", settings, even))}
+        rows["three"] = (first, dice_after(sample, folder / "three.safetensors", settings, first))
+        for way in ways:
+            unlabelled = _without_other_labels(sample, folder / f"{way}.zarr", first)
+            models: tuple[str, ...] = (str(folder / "three.safetensors"),)
+            if way == "disagreement":
+                cross_validate(
+                    [sample], folder / "f.safetensors", settings.model_copy(update={"folds": 3, "slices": tuple(first)}), REPLACE
+                )
+                models = tuple(str(fold_path(folder / "f.safetensors", k + 1)) for k in range(3))
+            more = suggest(unlabelled, NAME, SuggestSettings(n=4, model=models)).z
+            chosen = sorted({*first, *more})
+            rows[way] = (chosen, dice_after(sample, folder / f"{way}.safetensors", settings, chosen))
+    for way, (slices, dice) in rows.items():
+        write(
+            "labelling_suggest",
+            {"seed": seed, "updates": updates, "way": way, "slices": " ".join(map(str, slices)), "dice_3d": f"{dice:.4f}"},
+        )
+
+
+def _without_other_labels(sample: Sample, path: Path, slices: Sequence[int]) -> Sample:
+    """The same stack of which only some slices are labelled, as a user has it."""
+    other = import_stack(DATA / "raw.tif", path, ImportSettings(voxel_nm=(5, 5, 5)))
+    import_annotation(other, NAME, DATA / "labels_mitochondria.tif", AnnotationSettings(slices=",".join(map(str, slices))))
+    return other
+
+
+def promised(folds: Sequence[int], labelled: int, seed: int, updates: int) -> None:
+    """The Dice that folds promise, and the true one of the network trained on all labelled slices."""
+    settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sample = labelled_sample(folder)
+        slices = evenly_spaced(sample.image().shape[0], labelled)
+        true = dice_after(sample, folder / "all.safetensors", settings, slices)
+        for count in folds:
+            own = settings.model_copy(update={"folds": count, "slices": tuple(slices)})
+            (promise,) = cross_validate([sample], folder / f"{count}.safetensors", own, REPLACE)
+            row: dict[str, Any] = {"labelled": labelled, "seed": seed, "updates": updates, "folds": count}
+            row |= {"promised": f"{promise.mean:.4f}", "spread": f"{promise.spread:.4f}", "true": f"{true:.4f}"}
+            write("labelling_folds", row | {"off": f"{promise.mean - true:+.4f}"})
+
+
+def flickering(seed: int, updates: int) -> None:
+    """Every slice with a brightness and contrast of its own; seven labelled slices."""
+    settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
+    random = np.random.default_rng(seed)
+    raw = tifffile.imread(DATA / "raw.tif").astype(np.float64)
+    gain, offset = np.exp(random.normal(0, 0.15, len(raw))), random.normal(0, 20, len(raw))
+    made = np.clip((raw - raw.mean()) * gain[:, None, None] + raw.mean() + offset[:, None, None], 1, 255)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tifffile.imwrite(folder / "flicker.tif", made.astype(np.uint8), photometric="minisblack")
+        sample = labelled_sample(folder, folder / "flicker.tif")
+        still = labelled_sample(folder / "still")
+        slices = evenly_spaced(len(raw), 7)
+        rows = {"no flicker": dice_after(still, folder / "still.safetensors", settings, slices)}
+        rows["flicker"] = dice_after(sample, folder / "m.safetensors", settings, slices)
+        for way in ("flicker", "histogram", "clahe"):
+            equalize(sample, EqualizeSettings.model_validate({"way": way, "image": "raw", "out": way}), REPLACE)
+            rows[f"flicker, equalize --way {way}"] = dice_after(sample, folder / f"{way}.safetensors", settings, slices)
+    for what, dice in rows.items():
+        write("labelling_flicker", {"seed": seed, "updates": updates, "stack": what, "dice_3d": f"{dice:.4f}"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["suggest", "folds", "flicker"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--updates", type=int, default=TrainSettings().updates)
+    parser.add_argument("--folds", type=int, nargs="+", default=[5])
+    parser.add_argument("--labelled", type=int, default=7)
+    parser.add_argument("--ways", nargs="+", default=["entropy", "disagreement"])
+    given = parser.parse_args()
+    for seed in given.seeds:
+        if given.what == "suggest":
+            suggested(seed, given.updates, given.ways)
+        elif given.what == "folds":
+            promised(given.folds, given.labelled, seed, given.updates)
+        else:
+            flickering(seed, given.updates)
+
+
+if __name__ == "__main__":
+    main()

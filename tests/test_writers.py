@@ -1,0 +1,138 @@
+"""What other programs open comes back as it went: every format, several structures in one file, and onto the raw image."""
+
+from pathlib import Path
+
+import nrrd
+import numpy as np
+import pytest
+import scipy.io
+
+from sparsem.annotations import read_annotation
+from sparsem.errors import InputError
+from sparsem.execution import Execution
+from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.prepare.align import AlignSettings, align
+from sparsem.report.export import ExportSettings, export
+from sparsem.store import writers
+from sparsem.store.readers import open_source
+from sparsem.store.sample import Sample
+from sparsem.store.writers import Piece, Together, appearing, write_volume
+from tests.conftest import copy_of, put
+
+REPLACE = Execution(overwrite=True, quiet=True)
+
+
+@pytest.fixture
+def found(own_tissue: Sample) -> Sample:
+    """With masks of nuclei and nucleoli, and cells by number."""
+    for name in ("nucleus", "nucleolus"):
+        put(own_tissue, f"labels/{name}", (own_tissue.volume("truth", name).read(slice(None)) > 0).astype(np.uint8), 7)
+    put(own_tissue, "labels/cells", own_tissue.volume("truth", "cells").read(slice(None)) * 70_000, 7)
+    return own_tissue
+
+
+@pytest.mark.parametrize("ending", ["tif", "nrrd", "seg.nrrd", "h5", "model"])
+@pytest.mark.parametrize("piece", ["nucleus", "cells", "raw"])
+def test_what_was_written_comes_back(found: Sample, tmp_path: Path, ending: str, piece: str) -> None:
+    path = export(found, [piece], tmp_path / "new" / f"a.{ending}")
+    volume = found.image("raw") if piece == "raw" else found.volume("labels", piece)
+    read = open_source(path)
+    assert np.array_equal(read.stack[0:19], volume.read(slice(None)))
+    assert read.stack.dtype == volume.dtype
+    if ending != "model":  # it states the size of the whole, and readers of labels need none
+        assert read.voxel_nm == pytest.approx(tuple(volume.voxel_size))
+    assert list((tmp_path / "new").iterdir()) == [path]
+    with pytest.raises(InputError, match="exists; use --overwrite"):
+        export(found, [piece], path)
+    before = path.read_bytes()
+    export(found, [piece], path, on=REPLACE)
+    assert len(path.read_bytes()) == len(before)
+
+
+@pytest.mark.parametrize("ending", ["seg.nrrd", "model"])
+def test_several_structures_with_their_names_and_back_as_annotations(found: Sample, tmp_path: Path, ending: str) -> None:
+    path = export(found, ["nucleus", "nucleolus"], tmp_path / f"a.{ending}")
+    assert open_source(path).names == {"nucleus": (1,), "nucleolus": (2,)}
+    sample = copy_of(found, tmp_path / "s.zarr")
+    for name in ("nucleus", "nucleolus"):
+        import_annotation(sample, name, path, AnnotationSettings(slices="2,9"), overwrite=True)
+    nucleolus = read_annotation(sample, "nucleolus")
+    true = found.volume("truth", "nucleolus").read(slice(9, 10))[0] > 0
+    assert np.array_equal(nucleolus.mask(1) == 1, true)
+    assert not (read_annotation(sample, "nucleus").mask(1) == 1)[true].any()  # where they overlap, the later one counts
+
+
+def test_a_set_of_structures_takes_its_names_from_the_file(found: Sample, tmp_path: Path) -> None:
+    put(found, "labels/ER", np.ones((19, 96, 128), np.uint8), 7)
+    put(found, "labels/golgi", np.ones((19, 96, 128), np.uint8), 7)
+    path = export(found, ["ER", "golgi"], tmp_path / "a.model")
+    import_annotation(found, "organelles", path, AnnotationSettings(slices="4"))
+    assert read_annotation(found, "golgi").z == (4,)
+    assert (read_annotation(found, "golgi").mask(0) == 1).all()
+    single = export(found, ["ER"], tmp_path / "b.model")
+    import_annotation(found, "reticulum", single, AnnotationSettings(slices="4"))
+    assert (read_annotation(found, "reticulum").mask(0) == 1).all()
+
+
+def test_a_model_is_what_microscopy_image_browser_expects(found: Sample, tmp_path: Path) -> None:
+    path = export(found, ["nucleus", "nucleolus"], tmp_path / "a.model")
+    with path.open("rb") as file:
+        content = scipy.io.loadmat(file)
+    assert content["mibModel"].shape == (96, 128, 19)
+    assert content["mibModel"].dtype == np.uint8
+    assert str(content["modelVariable"][0]) == "mibModel"
+    assert float(content["modelType"].item()) == 63
+    assert [str(one[0][0]) for one in content["modelMaterialNames"]] == ["nucleus", "nucleolus"]
+    assert content["BoundingBox"][0] == pytest.approx([0, 127 * 0.01, 0, 95 * 0.01, 0, 18 * 0.01])
+
+
+def test_a_segmentation_is_what_3d_slicer_expects(found: Sample, tmp_path: Path) -> None:
+    data, header = nrrd.read(str(export(found, ["nucleus", "nucleolus"], tmp_path / "a.seg.nrrd")))
+    assert data.shape == (128, 96, 19)
+    assert header["space directions"] == pytest.approx(np.eye(3) * 0.01)
+    assert (header["Segment1_Name"], header["Segment1_LabelValue"], header["Segment1_Layer"]) == ("nucleolus", "2", "0")
+
+
+def test_results_go_back_onto_the_raw_image(found: Sample, tmp_path: Path) -> None:
+    motions = align(found, AlignSettings(canvas="whole")).motions
+    shape = found.image("aligned").shape
+    made = np.zeros(shape, np.uint8)
+    made[:, 20:50, 30:70] = 1
+    put(found, "labels/nucleus", made, 7, made_on=("aligned", found.image("aligned").fingerprint))
+    path = export(found, ["nucleus"], tmp_path / "a.tif", ExportSettings(onto="raw"))
+    back = open_source(path).stack[0:19]
+    assert back.shape == (19, 96, 128)
+    for z in (0, 9, 18):
+        rows, columns = np.nonzero(back[z])
+        assert (rows.min() - 20, columns.min() - 30) == pytest.approx(tuple(motions[z, :, 2]), abs=0.6)
+    assert np.array_equal(open_source(export(found, ["nucleus"], tmp_path / "b.tif")).stack[0:19], made)
+
+
+def test_what_cannot_be_written(found: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"expected a name that ends in one of \.tif, \.tiff, \.nrrd, \.h5, \.model, \.csv"):
+        export(found, ["nucleus"], tmp_path / "a.docx")
+    with pytest.raises(InputError, match=r"A \.tif holds one piece of a sample; got 2"):
+        export(found, ["nucleus", "cells"], tmp_path / "a.tif")
+    with pytest.raises(InputError, match="Voxels are written as"):
+        write_volume(Piece.of(found.image("raw")), tmp_path / "a.xyz")
+    monkeypatch.setattr(writers, "MATLAB_5_BYTES", 1000)
+    with pytest.raises(InputError, match=r"a\.model would hold 0\.0 GB, more than the 2 GB of its format"):
+        export(found, ["nucleus"], tmp_path / "a.model")
+    assert list(tmp_path.glob("*.model*")) == []
+    put(found, "labels/small", np.ones((3, 10, 10), np.uint8))
+    with pytest.raises(InputError, match="have unlike shapes"):
+        export(found, ["nucleus", "small"], tmp_path / "a.nrrd")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def half_done() -> None:
+        with appearing(tmp_path / "a.txt") as unfinished:
+            unfinished.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half_done()
+    assert list(tmp_path.iterdir()) == []
+    masks = Together((np.ones((2, 3, 4)), np.eye(4)[None, :3].repeat(2, axis=0)))
+    assert masks[0:1].tolist() == [[[2, 1, 1, 1], [1, 2, 1, 1], [1, 1, 2, 1]]]
+    assert masks[2:2].shape == (0, 3, 4)
