@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 
@@ -40,6 +41,19 @@ def drawn(*rows: str) -> NDArray[np.uint8]:
 
 def truth_of(sample: Sample, name: str, slices: tuple[int, ...]) -> list[NDArray[Any]]:
     return [sample.volume("truth", name).read(slice(z, z + 1))[0] for z in slices]
+
+
+def write_liver(tissue: Sample, folder: Path) -> None:
+    """The files from which the README and the pages of the documentation start."""
+    tifffile.imwrite(folder / "liver.tif", tissue.image().read(slice(None)), photometric="minisblack")
+    for name, file in (("nucleus", "all_nuclei.tif"), ("cells", "all_cells.tif")):
+        truth = tissue.volume("truth", name).read(slice(None))
+        tifffile.imwrite(folder / file, truth.astype(np.uint16 if name == "cells" else np.uint32), photometric="minisblack")
+    for name in ("nucleus", "mitochondrion", "cells"):
+        (folder / "masks" / name).mkdir(parents=True)
+        for z, labels in zip(LABELLED, truth_of(tissue, name, LABELLED), strict=True):
+            made = labels.astype(np.uint16) if name == "cells" else (labels > 0).astype(np.uint8)
+            tifffile.imwrite(folder / "masks" / name / f"{name}_{z:04d}.tif", made)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

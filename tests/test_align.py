@@ -242,3 +242,11 @@ def test_equalize_may_come_first(drifting: Sample, tmp_path: Path) -> None:
     assert sample.image("aligned").made_on == ("equalized", sample.image("equalized").fingerprint)
     align(sample)  # run again, it aligns the same image
     assert sample.frame(sample.image("aligned")).to_raw is not None
+
+
+def test_labels_drawn_on_the_raw_stack_are_told_by_their_size(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    write_tiff(sample.volume("truth", "nucleus"), tmp_path / "nucleus.tif")
+    import_annotation(sample, "nucleus", tmp_path / "nucleus.tif", AnnotationSettings(slices="0,6"))
+    assert read_annotation(sample, "nucleus").image == "raw"
+    assert annotations_on(sample, ["nucleus"])[1]["nucleus"].mask(0).shape == sample.image("aligned").shape[1:]

@@ -23,7 +23,7 @@ from sparsem.learn.supervised import TrainSettings
 from sparsem.phantom import PhantomSettings
 from sparsem.store.sample import Sample
 from sparsem.study import demo, read_study, run
-from tests.conftest import LABELLED, files_in, truth_of
+from tests.conftest import LABELLED, files_in, truth_of, write_liver
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -216,19 +216,11 @@ def readme_blocks(language: str) -> list[str]:
 
 def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ``sparsem`` line of the README, word for word but for a smaller training, on a small stack of that name."""
-    tifffile.imwrite(tmp_path / "liver.tif", tissue.image().read(slice(None)), photometric="minisblack")
-    truth = tissue.volume("truth", "nucleus").read(slice(None))
-    tifffile.imwrite(tmp_path / "all_nuclei.tif", truth, photometric="minisblack")
+    write_liver(tissue, tmp_path)
     cells = tissue.volume("truth", "cells").read(slice(None)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "all_cells.tif", cells, photometric="minisblack")
-    for folder, chosen in (("masks/cells", LABELLED), ("corrected", (4, 9))):
-        (tmp_path / folder).mkdir(parents=True)
-        for z in chosen:
-            tifffile.imwrite(tmp_path / folder / f"cells_{z:04d}.tif", np.where(cells[z] > 0, cells[z] + (z == 9), 0).astype(np.uint16))
-    for name in ("nucleus", "mitochondrion"):
-        (tmp_path / "masks" / name).mkdir(parents=True)
-        for z, labels in zip(LABELLED, truth_of(tissue, name, LABELLED), strict=True):
-            tifffile.imwrite(tmp_path / "masks" / name / f"{name}_{z:04d}.tif", (labels > 0).astype(np.uint8))
+    (tmp_path / "corrected").mkdir()
+    for z in (4, 9):
+        tifffile.imwrite(tmp_path / "corrected" / f"cells_{z:04d}.tif", np.where(cells[z] > 0, cells[z] + (z == 9), 0).astype(np.uint16))
     small = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
     study = "\n".join(readme_blocks("toml")).replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2")
     (tmp_path / "study.toml").write_text(study)

@@ -45,7 +45,7 @@ class AnnotationSettings(Settings):
     )
     ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
     background: int | None = Field(None, ge=1, description="a number that means 'outside of all', for labels whose 0 is ignored")
-    image: str | None = Field(None, description="the image that the labels were drawn on; the newest one if not given")
+    image: str | None = Field(None, description="the image that the labels were drawn on; the newest with slices of that size if not given")
     add: bool = Field(False, description="add these slices to those of that name; --overwrite also replaces slices that differ")
 
     @field_validator("slices", mode="before")
@@ -106,7 +106,7 @@ def import_annotation(
     settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
-    image = settings.image or (adding["image"] if adding else sample.newest_image)
+    image = settings.image or (adding["image"] if adding else _drawn_on(sample, found))
     z, planes = _choose(found, sample.image(image).shape, settings, str(source))
     plane_of = dict(zip(z, planes, strict=True))
 
@@ -120,6 +120,13 @@ def import_annotation(
         meaning = (settings.classes, settings.ignore, image, overwrite, settings.background)
         write_annotation(sample, name, z, map(labels_of, z), *meaning)
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
+
+
+def _drawn_on(sample: Sample, found: Source) -> str:
+    """The image that labels were drawn on, if nobody says it: the newest one with slices of their size, raw before others."""
+    newest, others = sample.newest_image, ("raw", *sample.names("images"))
+    size = tuple(found.stack.shape[1:])
+    return next((name for name in (newest, *others) if sample.image(name).shape[1:] == size), newest)
 
 
 def _as_named(settings: AnnotationSettings, name: str, found: Source) -> AnnotationSettings:

@@ -12,6 +12,7 @@ from sparsem.store.sample import Sample
 LOW_DICE = 0.8
 MANY_CUT = 0.5
 MANY_OUTSIDE = 0.1
+MOST_LISTED = 8
 MANY_BROKEN = 0.02  # of a structure's voxels
 
 
@@ -24,8 +25,32 @@ class Notice(NamedTuple):
 
 def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
     """Everything that can be said of a sample from its tables and its history, warnings first."""
-    found = [*_unchecked(sample, structures, cells), *_measured(sample, structures), *_constrained(sample), *_to_look_at(sample, cells)]
+    found = [
+        *_aligned(sample),
+        *_unchecked(sample, structures, cells),
+        *_measured(sample, structures),
+        *_constrained(sample),
+        *_to_look_at(sample, cells),
+    ]
     return sorted(found, key=lambda one: not one.warning)
+
+
+def _aligned(sample: Sample) -> Iterator[Notice]:
+    """Slices that alignment could not place, or which lie far from the one before."""
+    sentences = {
+        "bad": ("look like none of their neighbours; what was found there means little", True),
+        "break": ("are connected with nothing before: objects that cross there may be cut in two", True),
+        "jump": ("lay far from the slice before and were put right", False),
+    }
+    for image in sample.names("images"):
+        if f"alignment_{image}" not in sample.tables:
+            continue
+        table = sample.read_table(f"alignment_{image}").select(["z", "remark"]).to_pylist()
+        for remark, (sentence, warning) in sentences.items():
+            slices = [str(row["z"]) for row in table if remark in row["remark"].split()]
+            if slices:
+                more = f" and {len(slices) - MOST_LISTED} more" if len(slices) > MOST_LISTED else ""
+                yield Notice(f"{image}: slices {', '.join(slices[:MOST_LISTED])}{more} {sentence}.", warning)
 
 
 def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:

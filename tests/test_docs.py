@@ -1,0 +1,62 @@
+"""The pages of the documentation: every command runs as it stands, every link leads somewhere, every command has its page."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sparsem.cli import COMMANDS, GROUPS, app
+from sparsem.store.sample import Sample
+from tests.conftest import write_liver
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+# The pages of the stages, in the order in which their examples build on each other.
+PAGES = re.findall(r"\| \[\w+\]\((\w+\.md)\) \|", (DOCS / "index.md").read_text(encoding="utf-8"))
+SMALL = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run_page(page: str) -> int:
+    """Run every ``sparsem`` line of a page, word for word but for smaller trainings; how many there were."""
+    for text in blocks(page, "toml"):
+        Path("study.toml").write_text(text.replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2"))
+    lines = [line for text in blocks(page, "bash") for line in text.splitlines() if line.startswith("sparsem ")]
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        small = SMALL if words[0] == "train" or words[:2] == ["experiment", "slices"] else []
+        result = CliRunner().invoke(app, [*words, *small])
+        assert result.exit_code == 0, f"{page}: {line}\n{result.output}\n{result.exception}"
+    return len(lines)
+
+
+def test_the_pages_run_one_after_the_other(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_liver(tissue, tmp_path)
+    assert len(PAGES) >= 14
+    for page in PAGES:
+        assert run_page(page) >= 1, page
+
+
+def test_the_way_from_a_microscope_to_a_result_can_be_walked(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_liver(tissue, tmp_path)
+    (tmp_path / "corrected").mkdir()
+    mask = next((tmp_path / "masks" / "mitochondrion").iterdir())
+    (tmp_path / "corrected" / "mito_0004.tif").write_bytes(mask.read_bytes())
+    assert run_page("from-a-microscope-to-a-result.md") >= 12
+
+
+def test_every_command_has_its_page_and_every_link_leads_somewhere() -> None:
+    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
+    for name in COMMANDS:
+        if name not in ("demo", "phantom"):
+            verbs = [f"sparsem {name} {verb}" for verb in GROUPS.get(name, {})] or [f"sparsem {name} "]
+            assert all(verb in text for verb in verbs), name
+    for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
