@@ -128,7 +128,7 @@ PUBLIC = {
         "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"
     ),
     "sparsem.store.frame": "Frame MovedStack inverse joined moved",
-    "sparsem.prepare.registration": "Detail Registration detail register rotation_nearest",
+    "sparsem.prepare.registration": "Detail Registration coarse_shift correlations detail register rotation_nearest",
     "sparsem.prepare.drift": "Drift Link believed drift gaps groups",
     "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",
     "sparsem.prepare.equalize": (

@@ -1,12 +1,16 @@
 """Registration of pairs: known motions found, both kernels equal, and an independent library agrees."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from sparsem.prepare.drift import Link, believed, drift, gaps, groups
-from sparsem.prepare.registration import Kind, detail, register, rotation_nearest, tile_sums
+from sparsem.prepare.registration import Kind, coarse_shift, correlations, detail, register, rotation_nearest, tile_sums
 from sparsem.store.frame import UNMOVED, Motion, inverse, joined, moved
 
 SHAPE = (200, 260)
@@ -113,6 +117,21 @@ def test_both_kernels_are_the_definition(motion: Motion) -> None:
         assert ours == pytest.approx(plain, rel=2e-4, abs=2e-4)
 
 
+def test_correlations_are_those_of_what_overlaps() -> None:
+    random = np.random.default_rng(2)
+    fixed, moving = (random.standard_normal((7, 9)).astype(np.float32) + 40 for _ in range(2))
+    likeness, overlap = correlations(fixed, moving)
+    for y, x in ((0, 0), (2, -3), (-4, 5), (3, 4)):
+        one = fixed[max(0, -y) : 7 - max(0, y), max(0, -x) : 9 - max(0, x)]
+        other = moving[max(0, y) : 7 + min(0, y), max(0, x) : 9 + min(0, x)]
+        assert overlap[6 + y, 8 + x] == pytest.approx(one.size / 63)
+        assert likeness[6 + y, 8 + x] == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1], abs=1e-5)
+    wide = texture(3, (60, 90)).astype(np.float32)
+    assert coarse_shift(wide[10:50, 20:80], wide[18:58, 4:64]) == (-8, 16)
+    flat = np.zeros((20, 30), np.float32)
+    assert np.isfinite(correlations(flat, flat)[0]).all()
+
+
 def test_opencv_finds_the_same() -> None:
     picture = texture(9)
     pair = [detail(seen(picture, at(0, 0), 1)), detail(seen(picture, at(1.7, -2.3), 2))]
@@ -121,6 +140,26 @@ def test_opencv_finds_the_same() -> None:
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-7)
     _, other = cv2.findTransformECC(pair[0].levels[0], pair[1].levels[0], start, cv2.MOTION_TRANSLATION, stop, np.ones(SHAPE, np.uint8), 1)
     assert found == pytest.approx(other[::-1, 2], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shift"),
+    [
+        ("S000_000_000", "S001_000_001", (-92, -37)),
+        ("S000_001_000", "S001_001_001", (-98, -113)),
+        ("S000_001_001", "S001_001_001", (-62, 637)),
+    ],
+)
+def test_serial_sections_that_share_no_fine_detail(
+    real_data: Callable[[str], Path], first: str, second: str, shift: tuple[float, float]
+) -> None:
+    """Two real sections with the grid of the camera on them, checked by eye; the last pair overlaps by a fifth."""
+    sections = [detail(tifffile.imread(real_data(f"sem_tiles_unaligned/{name}_raw.tif"))) for name in (first, second)]
+    found = register(sections[0], sections[1], "rigid")
+    assert found.motion[:, 2] == pytest.approx(shift, abs=8)
+    assert found.likeness > 0.15
+    unrelated = detail(tifffile.imread(real_data("sem_tiles_unaligned/S000_000_001_raw.tif")))
+    assert register(sections[0], unrelated, "rigid").overlap < 0.3 or register(sections[0], unrelated, "rigid").likeness < 0.15
 
 
 # Drift of a whole stack, from links alone.

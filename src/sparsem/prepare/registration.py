@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import scipy.fft
+import scipy.signal
 from numba import njit
 from numpy.typing import NDArray
 
@@ -27,10 +27,10 @@ FINE_PX, COARSE_PX = 1.0, 3.0  # the band of detail, standard deviations of two 
 LOCAL_PX = 32.0  # over which contrast is made even
 CUT = 0.5  # standard deviations at which contrast is cut off
 WORKING_MPX = 2.0  # larger slices are shrunk first: a fiftieth of a pixel there is less than a tenth of one here
-COARSE_EDGE = 512  # of the picture in which a motion of any size is searched
+OUTLINE_EDGE = 200  # of the picture in which a motion of any size is searched
+FINER = 0.15  # likeness below which detail has nothing in common
 LEAST_EDGE = 48  # a level of the pyramid is no smaller
-LEAST_OVERLAP = 0.2  # of two slices that may lie over each other
-CANDIDATES = 3  # highest peaks of the phase correlation that are tried
+LEAST_OVERLAP = 0.15  # of two slices that may lie over each other
 STEPS, STILL_PX = 20, 0.003  # of Gauss-Newton on a level, and the step at which it has arrived
 TILE = 16  # edge of the parts of a slice that may move on their own
 REWEIGHTINGS, LEAST_SCALE_PX = 8, 0.01
@@ -50,11 +50,15 @@ class Detail:
 
     Attributes:
         levels: (y, x) float32, the finest first, each half as large as the one before it.
+        outline: (y, x) float32, a coarse picture without shading, for a first look.
+        outline_level: the level whose pixels it has.
         factor: pixels of the slice in one of the finest level.
         shape: (y, x) of the slice.
     """
 
     levels: tuple[Image, ...]
+    outline: Image
+    outline_level: int
     factor: int
     shape: tuple[int, int]
 
@@ -79,11 +83,18 @@ def detail(image: NDArray[Any], working_mpx: float = WORKING_MPX) -> Detail:
     shape = (image.shape[0], image.shape[1])
     factor = max(1, int(np.ceil(np.sqrt(shape[0] * shape[1] / (working_mpx * 1e6)))))
     picture = _shrunk(image.astype(np.float32) if factor == 1 else image, factor)
-    levels = [_band(picture)]
+    levels, outline, number = [_band(picture)], picture, 0
     while min(picture.shape) >= 2 * LEAST_EDGE:
         picture = _shrunk(picture, 2)
         levels.append(_band(picture))
-    return Detail(tuple(levels), factor, shape)
+        if max(outline.shape) > OUTLINE_EDGE:
+            outline, number = picture, len(levels) - 1
+    return Detail(tuple(levels), _without_shading(outline), number, factor, shape)
+
+
+def _without_shading(picture: Image) -> Image:
+    shading = cv2.GaussianBlur(picture, (0, 0), max(picture.shape) / 5)
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), FINE_PX) - shading, np.float32)
 
 
 def _shrunk(image: NDArray[Any], factor: int) -> Image:
@@ -108,22 +119,24 @@ def _band(picture: Image) -> Image:
 def register(fixed: Detail, moving: Detail, kind: Kind = "translation") -> Registration:
     """Find the motion between two slices of one shape, whatever its size.
 
-    Phase correlation of coarse pictures proposes motions; the one under which the pictures are most alike is refined by Gauss-Newton
-    from scale to scale (inverse compositional; Baker & Matthews 2004).
+    The shift under which coarse pictures are most alike is refined by Gauss-Newton from scale to scale (inverse compositional; Baker &
+    Matthews 2004), down to the finest at which the slices have detail in common.
 
     Args:
         fixed: detail of the one slice.
         moving: of the other.
         kind: what motion is allowed.
     """
-    start = next((n for n, level in enumerate(fixed.levels) if max(level.shape) <= COARSE_EDGE), len(fixed.levels) - 1)
-    y, x = _coarse_shift(fixed.levels[start], moving.levels[start])
+    y, x = coarse_shift(fixed.outline, moving.outline)
     motion = UNMOVED.copy()
-    motion[:, 2] = np.array([y, x]) * 2.0**start
-    likeness = overlap = 0.0
-    for level in range(start, -1, -1):
-        motion, likeness, overlap = _refined(fixed.levels[level], moving.levels[level], motion, kind, 2.0**level)
-    return Registration(_scaled(motion, fixed.factor), likeness, overlap)
+    motion[:, 2] = np.array([y, x]) * 2.0**fixed.outline_level
+    found, likeness, overlap = motion, 0.0, 0.0
+    for level in range(min(fixed.outline_level, len(fixed.levels) - 1), -1, -1):
+        motion, alike, over = _refined(fixed.levels[level], moving.levels[level], motion, kind, 2.0**level)
+        if alike < FINER and likeness >= alike:
+            break  # sections too far apart have no fine detail in common: what coarser detail said stands
+        found, likeness, overlap = motion, alike, over
+    return Registration(_scaled(found, fixed.factor), likeness, overlap)
 
 
 def _scaled(motion: Motion, factor: float) -> Motion:
@@ -134,35 +147,31 @@ def _scaled(motion: Motion, factor: float) -> Motion:
     return scaled
 
 
-def _coarse_shift(fixed: Image, moving: Image) -> tuple[float, float]:
-    """Whole-pixel (y, x) under which two pictures are most alike."""
-    window = np.outer(*(np.hanning(length + 2)[1:-1].astype(np.float32) for length in fixed.shape))
-    spectra = [scipy.fft.rfft2(picture * window) for picture in (fixed, moving)]
-    cross = np.conj(spectra[0]) * spectra[1]
-    cross /= np.abs(cross) + 1e-3 * float(np.abs(cross).max()) + 1e-12
-    surface = cv2.GaussianBlur(scipy.fft.irfft2(cross, fixed.shape).astype(np.float32), (3, 3), 0)
-    proposals = {(0, 0)}
-    for _ in range(CANDIDATES):
-        y, x = np.unravel_index(int(surface.argmax()), surface.shape)
-        # A spectrum does not tell a motion of y from one of y - height.
-        proposals |= {(int(v), int(u)) for v in (y, y - fixed.shape[0]) for u in (x, x - fixed.shape[1])}
-        surface[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = -np.inf
-    return max(sorted(proposals), key=lambda shift: _credit(fixed, moving, shift))
+def coarse_shift(fixed: Image, moving: Image) -> tuple[int, int]:
+    """Whole-pixel (y, x) under which two pictures of one shape are most alike, of all under which enough of them lies over each other.
+
+    Normalised cross-correlation of what overlaps (Padfield 2012, with masks that are rectangles), times the square root of the overlap:
+    a small piece is alike by chance more easily.
+    """
+    likeness, overlap = correlations(fixed, moving)
+    credit = np.where(overlap >= LEAST_OVERLAP, likeness * np.sqrt(overlap), -np.inf)
+    y, x = np.unravel_index(int(credit.argmax()), credit.shape)
+    return int(y) - fixed.shape[0] + 1, int(x) - fixed.shape[1] + 1
 
 
-def _credit(fixed: Image, moving: Image, shift: tuple[int, int]) -> float:
-    """How much speaks for a shift: the likeness where the pictures lie over each other, more of it where that is a large part."""
-    (fy, my), (fx, mx) = (_facing(length, by) for length, by in zip(fixed.shape, shift, strict=True))
-    one, other = fixed[fy, fx], moving[my, mx]
-    if one.size < LEAST_OVERLAP * fixed.size:
-        return -1.0
-    likeness = float((one * other).sum() / np.sqrt((one * one).sum() * (other * other).sum() + 1e-12))
-    return likeness * float(np.sqrt(one.size / fixed.size))
-
-
-def _facing(length: int, by: int) -> tuple[slice, slice]:
-    """The parts of an axis of two pictures that lie over each other when the second is moved by ``by``."""
-    return slice(max(0, -by), min(length, length - by)), slice(max(0, by), min(length, length + by))
+def correlations(fixed: Image, moving: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Correlation coefficients, and the part that overlaps, for every shift: (2 h - 1, 2 w - 1), no shift in the middle."""
+    one, other = (picture.astype(np.float64) - float(picture.mean()) for picture in (fixed, moving))
+    # What overlaps with a shift of s is the fixed picture from -s on and the moving one from s on; correlation with ones adds it up.
+    flipped, ones = one[::-1, ::-1], np.ones(one.shape)
+    pairs = scipy.signal.fftconvolve(other, flipped)
+    counts = np.rint(scipy.signal.fftconvolve(ones, ones))
+    sums = [scipy.signal.fftconvolve(ones, flipped**k) for k in (1, 2)]
+    more = [scipy.signal.fftconvolve(other**k, ones) for k in (1, 2)]
+    covariance = pairs - sums[0] * more[0] / counts
+    spread = np.maximum(sums[1] - sums[0] ** 2 / counts, 0) * np.maximum(more[1] - more[0] ** 2 / counts, 0)
+    floor = 1e-9 * float((one**2).sum() * (other**2).sum()) + 1e-30
+    return np.clip(covariance / np.sqrt(spread + floor), -1, 1), counts / one.size
 
 
 def _refined(fixed: Image, moving: Image, motion: Motion, kind: Kind, scale: float) -> tuple[Motion, float, float]:
