@@ -1,5 +1,6 @@
 """The command line: ``sparsem VERB ...``. Exit codes: 0 done, 2 something that you can mend, 130 stopped by you."""
 
+import errno
 import sys
 from importlib import import_module
 from typing import Any
@@ -90,11 +91,30 @@ def _version(version: bool = typer.Option(False, "--version", help="print the ve
         raise typer.Exit
 
 
+AGAIN = "the same command then goes on where it was"
+
+
+def in_words(error: OSError) -> str:
+    """What a file system refused, and what to do about it."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"There is no room left on the disk{' at' if where else ''}{where}; make room: {AGAIN}."
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"Writing or reading{where or ' a file'} is not allowed here; choose another place, or ask for the right to it: {AGAIN}."
+    if isinstance(error, FileNotFoundError):  # zarr's have no number
+        what = where.strip() or str(error).removesuffix(" does not exist") or "A file"
+        return f"{what} is gone; if the sample was moved or renamed while it was worked on, move it back: {AGAIN}."
+    return str(error)
+
+
 def main() -> None:
     """Entry point of the ``sparsem`` command."""
     try:
         app()
-    except (SparsemError, OSError, MemoryError) as error:
+    except OSError as error:
+        typer.echo(f"Error: {in_words(error)}", err=True)
+        sys.exit(2)
+    except (SparsemError, MemoryError) as error:
         typer.echo(f"Error: {error or 'out of memory'}", err=True)
         sys.exit(2)
     except RuntimeError as error:  # torch has its own way to say that memory is out

@@ -1,0 +1,126 @@
+"""The same network on the same tiles, through sparsem and through MONAI's sliding-window inference: time and peak memory.
+
+    python benchmarks/peer.py [--slices 100] [--width 16]
+
+A stack of 24 Mpx slices (6000 x 4000), one structure, 256 px seen at 128, tiles that overlap by a quarter, bfloat16 where the processor
+has it, each side in a process of its own, one after the other. MONAI gets one slice after the other, shrunk, enlarged and written by
+the functions that sparsem uses; sparsem writes coarser levels, labels and a resumable state besides. MONAI must be installed.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
+from sparsem.models.device import autocast, choose_device, keep_freed_memory
+from sparsem.phantom import PhantomSettings, phantom_slice
+from sparsem.predict import PredictSettings, predict, quantised
+from sparsem.store.sample import Sample
+from sparsem.store.volume import FOREGROUND
+from sparsem.tiles.context import enlarge, shrink
+
+RESULTS = Path(__file__).parent / "results"
+SHAPE = (4000, 6000)
+
+
+def make(folder: Path, slices: int, width: int) -> None:
+    """A stack that looks like tissue, and a network of random weights: neither changes what inference costs."""
+    part = phantom_slice(PhantomSettings(shape=(1, 1000, 1500), voxel_nm=(8, 8, 8), cells=6), 0).image
+    plane = np.tile(part, (4, 4))
+    with tifffile.TiffWriter(folder / "raw.tif", bigtiff=True) as tiff:
+        rolled = (np.roll(plane, 7 * z, axis=1) for z in range(slices))
+        tiff.write(rolled, shape=(slices, *SHAPE), dtype=np.uint8, photometric="minisblack")
+    import_stack(folder / "raw.tif", folder / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4))
+    recipe = Recipe("resunet", width, ("nucleus",), 128, (16.0, 16.0), 128.0, 30.0)
+    save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
+
+
+def by_sparsem(folder: Path) -> None:
+    """The command's function."""
+    predict(Sample.open(folder / "s.zarr"), folder / "m.safetensors", PredictSettings(batch=16))
+
+
+def by_monai(folder: Path) -> None:
+    """MONAI's way, as its documentation shows it, slice by slice."""
+    import torch
+
+    sliding_window_inference: Any = import_module("monai.inferers").sliding_window_inference
+
+    keep_freed_memory()
+    image = Sample.open(folder / "s.zarr").image()
+    network, recipe = load_checkpoint(folder / "m.safetensors")
+    device = choose_device("auto")
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    factors = recipe.factors(image.voxel_size)
+    stores = [
+        zarr.create_array(folder / f"monai-{name}.zarr", shape=image.shape, chunks=(4, 512, 512), dtype=np.uint8) for name in ("p", "l")
+    ]
+
+    def forward(tiles: Any) -> Any:
+        with autocast(device, "auto"):
+            return network(tiles.contiguous(memory_format=torch.channels_last)).float()
+
+    for z in range(image.shape[0]):
+        voxels = image.read(slice(z, z + 1))[0]
+        small = (shrink(voxels, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
+        with torch.inference_mode():
+            tensor = torch.from_numpy(small)[None, None].to(device)
+            logits = sliding_window_inference(tensor, (recipe.see, recipe.see), 16, forward, overlap=0.25, mode="gaussian")
+            probability = logits.sigmoid()[0].cpu().numpy()
+        grey = quantised(enlarge(probability, (voxels.shape[0], voxels.shape[1])))[0]
+        stores[0][z], stores[1][z] = grey, (grey >= FOREGROUND).view(np.uint8)
+
+
+SIDES: dict[str, Callable[[Path], None]] = {"sparsem": by_sparsem, "monai": by_monai}
+
+
+def told(side: str, folder: Path) -> str:
+    """Run one side; its time and peak memory as JSON."""
+    began = time.monotonic()
+    SIDES[side](folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return json.dumps({"side": side, "seconds": round(time.monotonic() - began, 1), "peak_gb": round(peak, 3)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=100)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--side", choices=SIDES, help="used by the script itself")
+    parser.add_argument("--folder", type=Path, help="used by the script itself")
+    given = parser.parse_args()
+    if given.side:
+        print(told(given.side, given.folder))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), given.slices, given.width)
+        rows = []
+        for side in SIDES:
+            command = [sys.executable, __file__, "--side", side, "--folder", folder]
+            result = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = json.loads(result.stdout.splitlines()[-1])
+            rows.append({"slices": given.slices, "mpx": 24, "width": given.width, **found})
+            print(rows[-1], flush=True)
+    with (RESULTS / "peer.csv").open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What a machine does to a run: a full disk, no right to write, a sample that is moved away, two runs at once."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from sparsem.cli import in_words
+from sparsem.errors import SampleError
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.prepare.align import align
+from sparsem.prepare.equalize import equalize
+from sparsem.store.sample import Sample
+from tests.conftest import files_in
+
+STACK = np.random.default_rng(0).integers(0, 255, (24, 300, 400), np.uint8)
+
+
+def importing(folder: Path, **limits: int) -> "subprocess.Popen[str]":
+    """The installed program, importing block by block."""
+    if not (folder / "a.tif").exists():
+        tifffile.imwrite(folder / "a.tif", STACK, photometric="minisblack")
+    words = ["import", "a.tif", "s.zarr", "--voxel-nm", "8", "8", "8", "--block-depth", "1"]
+
+    def limit() -> None:
+        if limits:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limits["bytes_a_file"], limits["bytes_a_file"]))
+
+    command = [sys.executable, "-m", "sparsem", *words]
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit, env=environment
+    )
+
+
+def whole(folder: Path) -> dict[str, bytes]:
+    sample = import_stack(folder / "a.tif", folder / "whole.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=1))
+    return {name: content for name, content in files_in(sample.path).items() if not name.startswith(".sparsem")}
+
+
+def imported(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files_in(folder / "s.zarr").items() if not name.startswith(".sparsem")}
+
+
+def test_no_room_left_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    run = importing(tmp_path, bytes_a_file=50_000)  # a chunk has 120,000
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 2
+    assert "There is no room left on the disk" in told.splitlines()[-1]
+    assert "the same command then goes on where it was" in told
+    assert "Traceback" not in told
+    with pytest.raises(SampleError, match="its import was interrupted"):
+        Sample.open(tmp_path / "s.zarr")
+    again = importing(tmp_path)
+    again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert imported(tmp_path) == whole(tmp_path)
+
+
+def test_a_sample_that_is_moved_away_meanwhile_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+    run = importing(tmp_path)
+    done = tmp_path / "s.zarr" / ".sparsem" / "work" / "import"
+    deadline = time.monotonic() + 60
+    while not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.002)
+    (tmp_path / "s.zarr").rename(tmp_path / "elsewhere.zarr")
+    _, told = run.communicate(timeout=120)
+    if run.returncode == 0:
+        pytest.skip("the run was faster than the move")
+    assert run.returncode == 2
+    assert "is gone" in told.splitlines()[-1] or "made by" in told.splitlines()[-1]
+    assert "Traceback" not in told
+    if (tmp_path / "s.zarr").exists():
+        assert not list((tmp_path / "s.zarr").rglob("zarr.json"))  # nothing that could be taken for a sample
+        (tmp_path / "s.zarr").rename(tmp_path / "leftover")
+    (tmp_path / "elsewhere.zarr").rename(tmp_path / "s.zarr")
+    again = importing(tmp_path)
+    again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert imported(tmp_path) == whole(tmp_path)
+
+
+def test_two_runs_on_one_sample_are_refused_and_the_first_ends(own_tissue: Sample) -> None:
+    with own_tissue.locked():
+        for stage in (align, equalize):
+            with pytest.raises(SampleError, match=r"Another run is writing to own\.zarr; wait for it to end"):
+                stage(own_tissue)
+    equalize(own_tissue)
+    assert own_tissue.newest_image == "equalized"
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "There is no room left on the disk at /data/s.zarr; make room"),
+        (errno.EDQUOT, "There is no room left on the disk"),
+        (errno.EROFS, "Writing or reading /data/s.zarr is not allowed here; choose another place"),
+        (errno.EACCES, "Writing or reading /data/s.zarr is not allowed here"),
+        (errno.ENOENT, "/data/s.zarr is gone; if the sample was moved"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_what_a_file_system_says_becomes_a_sentence(number: int, sentence: str) -> None:
+    assert sentence in in_words(OSError(number, os.strerror(number), "/data/s.zarr"))
+
+
+def test_a_place_that_may_not_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    tifffile.imwrite(tmp_path / "a.tif", STACK[:2], photometric="minisblack")
+    command = [sys.executable, "-m", "sparsem", "import", "a.tif", "closed/s.zarr", "--voxel-nm", "8", "8", "8"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert "is not allowed here" in result.stderr
