@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -42,6 +43,23 @@ def test_pieces_make_the_whole(monkeypatch: pytest.MonkeyPatch, motion: Motion, 
     pieces = moved(image, motion, (64, 90), how, outside=7)
     assert (whole[:, -3:] == 7).any()
     assert np.abs(pieces.astype(int) - whole.astype(int)).max() <= (0 if how == "nearest" else 3)  # OpenCV's weights are in 32nds
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.25, -0.5), (-7.75, 12.375), (3.0, -4.0), (61.5, 2), (200, 0)])
+@pytest.mark.parametrize("how", ["linear", "cubic"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_shift_is_what_opencv_makes_of_the_same_matrix(shift: tuple[float, float], how: Any, dtype: Any) -> None:
+    image = picture(dtype) if dtype == np.uint8 else picture(np.uint16) * 200
+    motion = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], float)
+    ours = moved(image, motion, (64, 90), how, outside=7)
+    matrix = np.array([[1, 0, shift[1]], [0, 1, shift[0]]], float)
+    flags = frame_module.FLAGS[how] | cv2.WARP_INVERSE_MAP
+    other = cv2.warpAffine(image, matrix, (90, 64), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    rows, columns = np.arange(64) + shift[0], np.arange(90) + shift[1]
+    inside = np.outer((rows >= 0) & (rows <= 59), (columns >= 0) & (columns <= 79))
+    assert (ours[~inside] == 7).all()
+    limit = 1 if dtype == np.uint8 else 60
+    assert np.abs(ours.astype(int) - np.asarray(other).astype(int))[inside].max(initial=0) <= limit
 
 
 def test_labels_of_any_type_are_never_mixed() -> None:

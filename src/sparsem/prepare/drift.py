@@ -86,7 +86,7 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
     """The places of ``count`` slices that agree best with believed links.
 
     Iteratively reweighted least squares (Charbonnier, then Geman-McClure weights) over the links; turns and shears first, then
-    shifts. A link over a distance of k slices has the weight 1 / k^2: its error grows with the distance (measured).
+    shifts. A link over a distance of k slices has the weight 1 / k: its error grows with the distance (measured).
 
     Args:
         count: slices.
@@ -99,7 +99,7 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
     fixed, moving = (np.array([getattr(link, end) for link in everything], np.int64).reshape(-1) for end in ("fixed", "moving"))
     motions = np.array([link.motion for link in everything]).reshape(-1, 2, 3)
     distance = (moving - fixed).astype(np.float64)
-    base = np.where(np.arange(len(everything)) < len(links), 1 / distance**2, FAINT)
+    base = np.where(np.arange(len(everything)) < len(links), 1 / distance, FAINT)
     agreed = AGREED_PX * distance**1.5  # so that two links over two slices outvote one between neighbours that contradicts them
     centre, reach = (np.array(shape, float) - 1) / 2, max(shape) / 2
     shifts = motions[:, :, 2] + motions[:, :, :2] @ centre - centre  # of the centre

