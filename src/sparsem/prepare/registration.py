@@ -29,6 +29,7 @@ CUT = 0.5  # standard deviations at which contrast is cut off
 WORKING_MPX = 2.0  # larger slices are shrunk first: a fiftieth of a pixel there is less than a tenth of one here
 OUTLINE_EDGE = 200  # of the picture in which a motion of any size is searched
 FINER = 0.15  # likeness below which detail has nothing in common
+GRAIN_PX = 25.0  # pixels of the band of detail that are not independent of each other
 LEAST_EDGE = 48  # a level of the pyramid is no smaller
 LEAST_OVERLAP = 0.15  # of two slices that may lie over each other
 STEPS, STILL_PX = 20, 0.003  # of Gauss-Newton on a level, and the step at which it has arrived
@@ -130,13 +131,21 @@ def register(fixed: Detail, moving: Detail, kind: Kind = "translation") -> Regis
     y, x = coarse_shift(fixed.outline, moving.outline)
     motion = UNMOVED.copy()
     motion[:, 2] = np.array([y, x]) * 2.0**fixed.outline_level
-    found, likeness, overlap = motion, 0.0, 0.0
+    found: tuple[Motion, float, float] | None = None
+    last = (motion, 0.0, 0.0)
     for level in range(min(fixed.outline_level, len(fixed.levels) - 1), -1, -1):
-        motion, alike, over = _refined(fixed.levels[level], moving.levels[level], motion, kind, 2.0**level)
-        if alike < FINER and likeness >= alike:
+        last = _refined(fixed.levels[level], moving.levels[level], last[0], kind, 2.0**level)
+        if last[1] >= _more_than_chance(last[2] * fixed.levels[level].size):
+            found = last
+        elif found is not None:
             break  # sections too far apart have no fine detail in common: what coarser detail said stands
-        found, likeness, overlap = motion, alike, over
-    return Registration(_scaled(found, fixed.factor), likeness, overlap)
+    motion, likeness, overlap = found or last
+    return Registration(_scaled(motion, fixed.factor), likeness, overlap)
+
+
+def _more_than_chance(pixels: float) -> float:
+    """A likeness that detail of so many pixels does not reach by chance: four standard deviations, and at least ``FINER``."""
+    return max(FINER, 4 * float(np.sqrt(GRAIN_PX / max(pixels, 1.0))))
 
 
 def _scaled(motion: Motion, factor: float) -> Motion:
