@@ -110,14 +110,18 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
     drawn = LabelledSlices(
         tuple(about["z"]), labels, ids, about["ignore"], about["image"], about["image_fingerprint"], own, about.get("background")
     )
-    return drawn if image in (None, drawn.image) else _seen_on(sample, structure, drawn, str(image))
+    return drawn if image is None else _seen_on(sample, structure, drawn, image)
 
 
 def _seen_on(sample: Sample, structure: str, drawn: LabelledSlices, name: str) -> LabelledSlices:
     """Labels as another image of the sample sees them."""
     before, image = sample.image(drawn.image), sample.image(name)
     if before.fingerprint != drawn.image_fingerprint:
-        raise _replaced(sample, drawn.image, structure)
+        raise SampleError(
+            f"The image '{drawn.image}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew."
+        )
+    if name == drawn.image:
+        return drawn
     here, there = sample.frame(image), sample.frame(before)
     if here.is_same(there):
         return replace(drawn, image=name)
@@ -128,10 +132,6 @@ def _seen_on(sample: Sample, structure: str, drawn: LabelledSlices, name: str) -
     return replace(drawn, labels=MovedLabels(drawn.labels, motions, shape, ignore), ignore=ignore, image=name, fingerprint=seen)
 
 
-def _replaced(sample: Sample, image: str, structure: str) -> SampleError:
-    return SampleError(f"The image '{image}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew.")
-
-
 def annotations_on(sample: Sample, structures: Sequence[str], name: str | None = None) -> tuple[Volume, dict[str, LabelledSlices]]:
     """An image, the newest one if none is named, and the labelled slices of structures as it sees them.
 
@@ -139,12 +139,7 @@ def annotations_on(sample: Sample, structures: Sequence[str], name: str | None =
         SampleError: a structure is not annotated, or was annotated on an image that was replaced since.
     """
     name = name or sample.newest_image
-    image = sample.image(name)
-    found = {structure: read_annotation(sample, structure, name) for structure in structures}
-    for structure, one in found.items():
-        if one.image == name and read_annotation(sample, structure).image == name and one.image_fingerprint != image.fingerprint:
-            raise _replaced(sample, name, structure)
-    return image, found
+    return sample.image(name), {structure: read_annotation(sample, structure, name) for structure in structures}
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ less there.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,14 +142,10 @@ def _entropies(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
     volume = sample.volume("probabilities", name)
     plane = volume.shape[1] * volume.shape[2]
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
-    with Stage(sample, f"entropy-{name}", SuggestSettings(), {"probabilities": volume.fingerprint}, [], _again(on), needs) as stage:
+    again = replace(on, overwrite=True)  # a question may be asked again of other probabilities
+    with Stage(sample, f"entropy-{name}", SuggestSettings(), {"probabilities": volume.fingerprint}, [], again, needs) as stage:
         blocks = stage.map(_entropy_block, volume.blocks(), volume)
     return np.array([value for block in blocks for value in block["entropy"]])
-
-
-def _again(on: Execution) -> Execution:
-    """A question may be asked again of other probabilities."""
-    return Execution(on.workers, on.scheduler, True, on.quiet)
 
 
 def _entropy_block(block: ZBlock, volume: Volume) -> BlockResult:
@@ -173,7 +170,7 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
     plane = image.shape[1] * image.shape[2]
     needs = Needs(ram=plane * (8 * len(models) + 24), smaller="use fewer --workers, or fewer models")
     lasting = settings.model_copy(update={"n": 1, "device": choose_device(settings.device).type, "every": every})
-    with Stage(sample, "disagreement", lasting, inputs, [], _again(on), needs) as stage:
+    with Stage(sample, "disagreement", lasting, inputs, [], replace(on, overwrite=True), needs) as stage:
         blocks = stage.map(_disagreement_block, image.blocks(), image, models, structure, every, settings.device)
     doubt = np.full(image.shape[0], np.nan)
     for block in blocks:

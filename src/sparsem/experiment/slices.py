@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def _run(
     z = tuple(one for one in check.z if one not in slices)
     inputs = {"image": check.image.fingerprint, "model": hash_of(model), "annotation": check.annotation.fingerprint, "slices": str(z)}
     needs = Needs(ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers")
-    again = Execution(on.workers, on.scheduler, True, on.quiet)
+    again = replace(on, overwrite=True)
     with Stage(check.sample, f"experiment-{name}", PredictSettings(device=settings.device), inputs, [], again, needs) as stage:
         blocks = stage.map(_measure_block, check.image.blocks(), check, model.resolve(), z, settings.device)
     return Run(count, tile, repeat, slices, z, tuple(Overlap(*counts) for block in blocks for counts in block["counts"]))

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
 
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
-PLAIN_AXES = "TCZYX"
 
 
 def open_hdf5(path: Path, pick: Pick) -> Source:

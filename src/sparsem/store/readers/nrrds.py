@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.store.readers.arrays import MappedStack
-from sparsem.store.readers.source import NM, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.source import NM, PLAIN_AXES, Axes, Pick, Source, layout, sentences
 
 NRRD_ENDINGS = (".nrrd", ".nhdr")
 PACKED: dict[str, Any] = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
@@ -37,7 +37,7 @@ def open_nrrd(path: Path, pick: Pick) -> Source:
         kind = _kind(header)
         if kind is None:
             raise InputError(f"{path.name} holds {header['type']} numbers; expected real ones.")
-        axes = "TCZYX"[-len(sizes) :] if len(sizes) <= 3 or not _has_list(header) else "ZYXC"
+        axes = PLAIN_AXES[-len(sizes) :] if len(sizes) <= 3 or not _has_list(header) else "ZYXC"
         if axes == "ZYXC":  # segments that overlap lie in layers, the fastest axis of all
             raise InputError(
                 f"{path.name} has segments that overlap, in {sizes[-1]} layers; in 3D Slicer, export them to a labelmap first."

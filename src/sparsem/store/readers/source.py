@@ -22,6 +22,8 @@ NM |= {"meter": 1e9, "centimeter": 1e7, "millimeter": 1e6, "micrometer": 1e3, "n
 # What the libraries raise at files that are damaged.
 UNREADABLE = (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, struct.error, NotImplementedError)
 
+PLAIN_AXES = "TCZYX"  # of an array that names none: the last of these
+
 Axes = tuple[float | None, float | None, float | None]
 
 
@@ -47,6 +49,11 @@ class Pick(NamedTuple):
     dataset: str | None = None
     channel: int | None = None
     time: int | None = None
+
+    @property
+    def part(self) -> str:
+        """Channel and time for fingerprints; empty where neither was picked."""
+        return f"channel {self.channel}, time {self.time}" if (self.channel, self.time) != (None, None) else ""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ def open_tiff(path: Path, pick: Pick) -> Source:
         _refuse_parts(tiff, path)
         index, shape = layout(series.axes, series.shape, pick, path.name)
         refuse_inverted(tiff.pages.first, path)
-        part = f"channel {pick.channel}, time {pick.time}" if (pick.channel, pick.time) != (None, None) else ""
-        return Source(TiffStack(path, shape, np.dtype(series.dtype), index), tiff_voxel(tiff), (path,), part=part)
+        return Source(TiffStack(path, shape, np.dtype(series.dtype), index), tiff_voxel(tiff), (path,), part=pick.part)
     raise AssertionError  # the context raises or the block returns
 
 

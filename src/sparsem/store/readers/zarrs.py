@@ -10,9 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, UNREADABLE, Axes, Pick, Source, layout, sentences
-
-PLAIN_AXES = "TCZYX"  # of an array that names none: the last of these
+from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
 
 
 def is_zarr(path: Path) -> bool:
@@ -48,8 +46,7 @@ def open_zarr(path: Path, pick: Pick) -> Source:
     if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
         raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
     index, shape = layout(names if len(names) == node.ndim else PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
-    part = f"channel {pick.channel}, time {pick.time}" if (pick.channel, pick.time) != (None, None) else ""
-    return Source(ZarrStack(node, index, shape), voxel, (path / (dataset or ""),), part=part)
+    return Source(ZarrStack(node, index, shape), voxel, (path / (dataset or ""),), part=pick.part)
 
 
 def _name_of(axis: Any) -> str:
