@@ -127,7 +127,7 @@ PUBLIC = {
     "sparsem.store.volume": (
         "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"
     ),
-    "sparsem.store.frame": "Frame MovedStack inverse joined moved",
+    "sparsem.store.frame": "Frame MovedStack inverse joined moved rounded",
     "sparsem.prepare.registration": "Detail Registration coarse_shift correlations detail register rotation_nearest",
     "sparsem.prepare.drift": "Drift Link believed drift gaps groups",
     "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",

@@ -1,5 +1,8 @@
 """Registration of pairs: known motions found, both kernels equal, and an independent library agrees."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +118,20 @@ def test_both_kernels_are_the_definition(motion: Motion) -> None:
     fixed, moving = (random.standard_normal((37, 52)).astype(np.float32) for _ in range(2))
     for ours, plain in zip(tile_sums(fixed, moving, motion), plain_sums(fixed, moving, motion), strict=True):
         assert ours == pytest.approx(plain, rel=2e-4, abs=2e-4)
+
+
+def test_a_new_kernel_and_one_from_the_cache_find_the_same_digits(tmp_path: Path) -> None:
+    """A run that was killed goes on in a process that did not compile anything."""
+    command = (
+        "import numpy as np; from sparsem.prepare.registration import tile_sums\n"
+        "random = np.random.default_rng(8); a, b = (random.standard_normal((61, 83)).astype(np.float32) for _ in range(2))\n"
+        "for motion in ([[1, 0, 3.25], [0, 1, -6.5]], [[0.99, 0.05, 2], [-0.04, 1.02, 1.5]]):\n"
+        "    print([part.tobytes().hex() for part in tile_sums(a, b, np.array(motion, float))])"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    found = [subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert len(found[0].stdout) > 5_000
+    assert found[0].stdout == found[1].stdout
 
 
 def test_correlations_are_those_of_what_overlaps() -> None:

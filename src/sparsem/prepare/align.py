@@ -17,7 +17,7 @@ from sparsem.prepare.registration import WORKING_MPX, Detail, Kind, detail, regi
 from sparsem.progress import Meter
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
-from sparsem.store.frame import Interpolation, Motion, inverse, joined, moved
+from sparsem.store.frame import Interpolation, Motion, inverse, joined, moved, rounded
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind as VolumeKind
 from sparsem.store.volume import Volume, volume_spec
@@ -182,7 +182,8 @@ def _canvas(found: Drift, shape: Sequence[int], canvas: str) -> tuple[Motion, tu
             "use --canvas whole to keep all of each slice, or --max-shift-nm to distrust large shifts."
         )
     corner = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
-    return joined(inverse(found.places), np.repeat(corner[None], shape[0], axis=0)), (int(size[0]), int(size[1]))
+    motions = joined(inverse(found.places), np.repeat(corner[None], shape[0], axis=0))
+    return rounded(motions), (int(size[0]), int(size[1]))
 
 
 def _move_block(block: ZBlock, image: Volume, path: str, shape: tuple[int, int], how: Interpolation, motions: Motion) -> BlockResult:

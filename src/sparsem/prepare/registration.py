@@ -18,7 +18,7 @@ import scipy.signal
 from numba import njit
 from numpy.typing import NDArray
 
-from sparsem.store.frame import UNMOVED, Motion, inverse, joined
+from sparsem.store.frame import UNMOVED, Motion, inverse, joined, rounded
 
 Image = NDArray[np.float32]
 Kind = Literal["translation", "rigid", "affine"]
@@ -140,7 +140,7 @@ def register(fixed: Detail, moving: Detail, kind: Kind = "translation") -> Regis
         elif found is not None:
             break  # sections too far apart have no fine detail in common: what coarser detail said stands
     motion, likeness, overlap = found or last
-    return Registration(_scaled(motion, fixed.factor), likeness, overlap)
+    return Registration(rounded(_scaled(motion, fixed.factor)), round(likeness, 6), round(overlap, 6))
 
 
 def _more_than_chance(pixels: float) -> float:
@@ -273,7 +273,7 @@ def rotation_nearest(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return rotation
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def tile_sums(fixed, moving, motion):  # type: ignore[no-untyped-def]
     """What every tile of the fixed picture says of the motion: one pass over the pixels that lie over each other.
 
@@ -281,6 +281,9 @@ def tile_sums(fixed, moving, motion):  # type: ignore[no-untyped-def]
         fixed: (y, x) float32.
         moving: (y, x) float32.
         motion: (2, 3) float64.
+
+    Rows are inlined as source: a function of their own would be inlined by the compiler when it is new and called when it comes from the
+    cache, and sums in another order have other last digits.
 
     Returns:
         Hessians (tiles, 2, 2) and gradients (tiles, 2) of the squared difference for a small translation of the tile; sums of
@@ -314,7 +317,7 @@ def tile_sums(fixed, moving, motion):  # type: ignore[no-untyped-def]
     return hessians, gradients, sums, counts
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(inline="always")
 def _straight_run(fixed, moving, dy, dx, i, start, stop):  # type: ignore[no-untyped-def]
     """Sums over a row of a tile for a translation: the same weights of interpolation everywhere, no bounds to look at."""
     rows, columns = moving.shape
@@ -345,7 +348,7 @@ def _straight_run(fixed, moving, dy, dx, i, start, stop):  # type: ignore[no-unt
     return yy, yx, xx, gy, gx, fm, ff, mm, stop - start
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(inline="always")
 def _oblique_run(fixed, moving, motion, i, start, stop):  # type: ignore[no-untyped-def]
     """The same for any motion."""
     rows, columns = moving.shape

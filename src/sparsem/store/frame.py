@@ -18,6 +18,7 @@ Interpolation = Literal["nearest", "linear", "cubic"]
 UNMOVED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 PIECE_PX = 8192  # edge of what is moved at once: OpenCV counts pixels in 16 bit
 RIM_PX = 3  # what interpolation looks at beyond a piece
+DECIMALS = np.array([[8, 8, 4], [8, 8, 4]])  # of a motion that is kept: a ten-thousandth of a pixel
 
 FLAGS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 
@@ -57,6 +58,12 @@ def inverse(motion: Motion) -> Motion:
     """The way back; also of many at once."""
     back = np.linalg.inv(motion[..., :2])
     return np.concatenate([back, -back @ motion[..., 2:]], axis=-1)
+
+
+def rounded(motion: Motion) -> Motion:
+    """The same motion, whatever the last digits of the processor that found it; also of many at once."""
+    unit = 10.0**DECIMALS
+    return np.asarray(np.rint(motion * unit) / unit)
 
 
 def moved(image: NDArray[Any], motion: Motion, shape: Sequence[int], how: Interpolation, outside: int = 0) -> NDArray[Any]:
