@@ -2,7 +2,7 @@
 
     python tests/killing.py train|predict|import|align|equalize|cells|constrain|measure|phantom ARGUMENTS(JSON) KILLS SEED
 
-The parent imports everything once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
+The parent imports the stage once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
 """
 
 import json
@@ -11,46 +11,45 @@ import random
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sparsem.cells.identify import TrackSettings, track
-from sparsem.cells.segment import CellsSettings, cells
-from sparsem.constrain import ConstrainSettings, constrain
 from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.learn.supervised import TrainSettings
-from sparsem.learn.train import train
-from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, predict
-from sparsem.prepare.align import AlignSettings, align
-from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
+
+# module, function, and its settings; a worker loads only what it needs, as it does for the program
+WORK = {
+    "train": ("sparsem.learn.train", "train", "TrainSettings"),
+    "predict": ("sparsem.predict", "predict", "PredictSettings"),
+    "import": ("sparsem.ingest", "import_stack", "ImportSettings"),
+    "align": ("sparsem.prepare.align", "align", "AlignSettings"),
+    "equalize": ("sparsem.prepare.equalize", "equalize", "EqualizeSettings"),
+    "constrain": ("sparsem.constrain", "constrain", "ConstrainSettings"),
+    "measure": ("sparsem.measure.tables", "measure", "MeasureSettings"),
+    "cells": ("sparsem.cells.segment", "cells", "CellsSettings"),
+    "track": ("sparsem.cells.identify", "track", "TrackSettings"),
+    "phantom": ("sparsem.phantom", "phantom", "PhantomSettings"),
+}
 
 
 def work(what: str, given: dict[str, Any]) -> None:
     on = Execution(workers=given.get("workers", 0), overwrite=given.get("overwrite", False), quiet=True)
+    module, function, name = WORK[what]
+    stage = getattr(import_module(module), function)
+    settings = getattr(import_module(module), name)(**given.get("settings", {}))
     if what == "train":
-        train([Sample.open(given["sample"])], given["out"], TrainSettings(**given["settings"]), on)
+        stage([Sample.open(given["sample"])], given["out"], settings, on)
     elif what == "predict":
-        predict(Sample.open(given["sample"]), given["model"], PredictSettings(**given["settings"]), on)
+        stage(Sample.open(given["sample"]), given["model"], settings, on)
     elif what == "import":
-        import_stack(given["source"], given["sample"], ImportSettings(**given["settings"]), on)
-    elif what == "align":
-        align(Sample.open(given["sample"]), AlignSettings(**given["settings"]), on)
-    elif what == "equalize":
-        equalize(Sample.open(given["sample"]), EqualizeSettings(**given["settings"]), on)
-    elif what == "constrain":
-        constrain(Sample.open(given["sample"]), ConstrainSettings(), on)
-    elif what == "measure":
-        measure(Sample.open(given["sample"]), MeasureSettings(**given["settings"]), on)
-    elif what == "cells":
-        cells(Sample.open(given["sample"]), CellsSettings(), on)
-        track(Sample.open(given["sample"]), TrackSettings(), on)
+        stage(given["source"], given["sample"], settings, on)
+    elif what == "phantom":
+        stage(Path(given["sample"]), settings, on)
     else:
-        phantom(Path(given["sample"]), PhantomSettings(**given["settings"]), on)
+        stage(Sample.open(given["sample"]), settings, on)
+    if what == "cells":
+        work("track", {**given, "settings": {}})
 
 
 def child(what: str, given: dict[str, Any]) -> int:
@@ -68,6 +67,7 @@ def child(what: str, given: dict[str, Any]) -> int:
 def main() -> None:
     what, given, kills, seed = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     moments = random.Random(seed)
+    import_module(WORK[what][0])  # before the clock runs
     died, longest = 0, float(given["seconds"])
     for _ in range(kills):
         process = child(what, given)

@@ -104,7 +104,7 @@ def test_classes_that_mean_nothing_are_refused(settings: dict[str, Any], sentenc
 @pytest.mark.parametrize("name", ["a/b", "../labels", "", ".", "..", "raw", "with space"])
 def test_a_name_is_a_folder_of_its_own(own_tissue: Sample, masks: Path, name: str) -> None:
     before = files_in(own_tissue.path)
-    with pytest.raises(InputError, match="A structure's name is of letters, digits"):
+    with pytest.raises(InputError, match="A name is of letters, digits"):
         import_as(own_tissue, name, masks)
     assert files_in(own_tissue.path) == before
 

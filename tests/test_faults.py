@@ -1,24 +1,31 @@
-"""What a machine does to a run: a full disk, no right to write, a sample that is moved away, two runs at once."""
+"""What a machine does to a run: a kill, a dead worker, a full disk, no right to write, a sample that is moved away, two runs at once."""
 
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 
 from sparsem.cli import in_words
 from sparsem.errors import SampleError
+from sparsem.execution import Execution, client_of
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.models.checkpoint import Recipe, save_checkpoint
+from sparsem.predict import predict
 from sparsem.prepare.align import align
 from sparsem.prepare.equalize import equalize
 from sparsem.store.sample import Sample
-from tests.conftest import files_in
+from tests.conftest import files_in, kill_ten_times
 
 STACK = np.random.default_rng(0).integers(0, 255, (24, 300, 400), np.uint8)
 
@@ -94,6 +101,73 @@ def test_two_runs_on_one_sample_are_refused_and_the_first_ends(own_tissue: Sampl
                 stage(own_tissue)
     equalize(own_tissue)
     assert own_tissue.newest_image == "equalized"
+
+
+def drifting_grain(folder: Path, slices: int = 30) -> Path:
+    """A TIFF of slices that drift, large enough for a run of some seconds."""
+    random = np.random.default_rng(4)
+    grain = sum(cv2.GaussianBlur(random.standard_normal((500, 500)), (0, 0), size) * size for size in (1.5, 3, 6))
+    plane = np.clip(128 + 25 * grain, 0, 255).astype(np.uint8)
+    made = np.stack([plane[z : z + 440, 2 * z : 2 * z + 440] for z in range(slices)])
+    tifffile.imwrite(folder / "grain.tif", made, photometric="minisblack")
+    return folder / "grain.tif"
+
+
+def network(folder: Path, width: int) -> Path:
+    recipe = Recipe("resunet", width, ("nucleus",), 64, (16.0, 16.0), 128.0, 30.0)
+    save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
+    return folder / "m.safetensors"
+
+
+@pytest.mark.parametrize(("what", "workers", "kills"), [("import", 0, 10), ("import", 2, 2), ("equalize", 2, 2), ("predict", 2, 2)])
+def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, what: str, workers: int, kills: int) -> None:
+    settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
+    source, model = drifting_grain(tmp_path), network(tmp_path, 2)
+    whole, other = (import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other"))
+    given = {"sample": str(other.path), "source": str(source), "model": str(model), "workers": workers}
+    given |= {"settings": settings.model_dump(mode="json") if what == "import" else {}, "seconds": 7.0 if workers else 0.5}
+    if what == "import":
+        other.path.rename(tmp_path / "put-by.zarr")
+    else:
+        equalize(whole) if what == "equalize" else predict(whole, model)
+    assert kill_ten_times(what, given, kills=kills) > 0
+    ours, theirs = files_in(other.path), files_in(whole.path)
+    assert list(ours) == list(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.parametrize("what", ["align", "predict"])
+def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path, what: str) -> None:
+    settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
+    source, model = drifting_grain(tmp_path), network(tmp_path, 8)
+    work: dict[str, Callable[[Sample, Execution], object]] = {
+        "align": lambda sample, on: align(sample, on=on),
+        "predict": lambda sample, on: predict(sample, model, on=on),
+    }
+    whole, other = (import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other"))
+    work[what](whole, Execution(quiet=True))
+    on = Execution(workers=2, quiet=True)
+    left: list[int] = []
+
+    def kill_one(process: int) -> None:
+        markers = other.path / ".sparsem" / "work"
+        while not (done := list(markers.glob("*/*/done/*.json"))):
+            time.sleep(0.001)
+        os.kill(process, signal.SIGKILL)
+        left.append(30 - len(done))
+
+    with client_of(on) as client:
+        assert client is not None
+        before = set(client.run(os.getpid).values())
+        killer = threading.Thread(target=kill_one, args=(min(before),), daemon=True)
+        killer.start()
+        work[what](other, on)
+        killer.join(10)
+        assert left[0] > 0
+        assert min(before) not in client.run(os.getpid).values()
+    ours, theirs = files_in(other.path), files_in(whole.path)
+    assert list(ours) == list(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """How work is spread over processes or a cluster, and whether there is room for it."""
 
+import atexit
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import psutil
 from sparsem.errors import ResourceError, SettingsError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 SCHEDULER_TIMEOUT_S = 30
 
@@ -88,7 +90,7 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
     if not on.workers and not on.scheduler:
         yield None
         return
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if on.scheduler:
         try:
@@ -98,9 +100,31 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
         with client:
             yield client
         return
-    options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}  # the preflight has checked the memory
-    with LocalCluster(n_workers=on.workers, **options) as cluster, Client(cluster, set_as_default=False) as client:
+    with Client(_local_cluster(on.workers), set_as_default=False) as client:
         yield client
+        client.run(_empty_gpu_cache)
+
+
+_kept: "list[LocalCluster]" = []  # one at most
+
+
+def _local_cluster(workers: int) -> "LocalCluster":
+    """Worker processes, kept for the next stage of this process: until they have imported everything they take ten seconds."""
+    from distributed import LocalCluster, Status
+
+    while _kept and not (_kept[0].status is Status.running and len(_kept[0].worker_spec) == workers):
+        _kept.pop().close()
+    if not _kept:
+        options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}  # the preflight has checked the memory
+        _kept.append(LocalCluster(n_workers=workers, **options))
+        atexit.register(_kept[0].close)
+    return _kept[0]
+
+
+def _empty_gpu_cache() -> None:
+    """What a stage's network needed on a GPU is free for the next stage; without a GPU nothing happens."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
 
 
 def spread(client: "Client", calls: Iterable[tuple[Callable[..., None], tuple[Any, ...]]]) -> Iterator[None]:

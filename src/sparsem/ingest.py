@@ -84,9 +84,10 @@ def _complete(found: Source, source: str, settings: ImportSettings) -> Source:
     if settings.missing == "repeat":
         return with_repeats(found)
     listed = ", ".join(map(str, lost[:6])) + (f" and {len(lost) - 6} more" if len(lost) > 6 else "")
+    which, them = (f"slice {listed} of the series is", "it") if len(lost) == 1 else (f"slices {listed} of the series are", "them")
     raise InputError(
-        f"{source}: {'slice' if len(lost) == 1 else 'slices'} {listed} of the series {'is' if len(lost) == 1 else 'are'} missing; put them "
-        "back, or use --missing repeat (the slice before stands in for each) or --missing join (as if nothing were lost)."
+        f"{source}: {which} missing; put {them} back, or use --missing repeat (the slice before stands in for each) or --missing join "
+        "(as if nothing were lost)."
     )
 
 

@@ -144,9 +144,7 @@ def _settled(image: Volume, links: Sequence[Link], settings: AlignSettings, on: 
     furthest = float("inf") if settings.max_shift_nm is None else settings.max_shift_nm / min(image.voxel_size[1:])
     kept = believed(links, settings.least_likeness, furthest, shape)
     if count > 1 and not kept:
-        raise InputError(
-            f"No two neighbouring slices of '{settings.image or 'the image'}' look alike: this is no stack, or its slices are mixed up."
-        )
+        raise InputError(f"No two neighbouring slices of {image.directory.name} look alike: this is no stack, or its slices are mixed up.")
     across = gaps(count, kept)
     with Meter("registration across bad slices", max(1, len(across)), quiet=on.quiet or not across) as meter:
         bridges = []

@@ -122,6 +122,7 @@ def equalize(sample: Sample, settings: EqualizeSettings = EqualizeSettings(), on
     if name == settings.out:
         raise InputError(f"The image '{name}' cannot be evened out into itself; give --out another name.")
     image = sample.image(name)
+    _refuse_no_reference(image, settings)
     curves = _curves(sample, image, settings, on)
     spec = image.like(f"images/{settings.out}", image.dtype, Kind.IMAGE, (name, image.fingerprint))
     inputs = {"image": image.fingerprint} | ({"curves": fingerprint_of({"curves": curves.tolist()})} if curves is not None else {})
@@ -137,6 +138,11 @@ def equalize(sample: Sample, settings: EqualizeSettings = EqualizeSettings(), on
             of_block=lambda block: None if curves is None else curves[block.own],
         )
     return settings.out
+
+
+def _refuse_no_reference(image: Volume, settings: EqualizeSettings) -> None:
+    if settings.way == "reference" and settings.reference is not None and settings.reference >= image.shape[0]:
+        raise InputError(f"There is no slice {settings.reference} to match: the image has slices 0 to {image.shape[0] - 1}.")
 
 
 def _curves(sample: Sample, image: Volume, settings: EqualizeSettings, on: Execution) -> NDArray[np.float64] | None:
@@ -159,8 +165,8 @@ def _wanted(own: NDArray[np.float64], image: Volume, settings: EqualizeSettings)
         return running_median(own, settings.window)
     if settings.way == "reference":
         number = image.shape[0] // 2 if settings.reference is None else settings.reference
-        if number >= image.shape[0] or np.isnan(own[number]).any():
-            raise InputError(f"There is no slice {number} to match: the image has slices 0 to {image.shape[0] - 1}, none all black.")
+        if np.isnan(own[number]).any():
+            raise InputError(f"Slice {number} is all black; give another --reference.")
         return np.repeat(own[number][None], len(own), axis=0)
     top = _levels(image.dtype) - 1
     mean, spread = float(np.nanmean(own)), float(np.nanstd(own))  # ranks are evenly spaced but for the two ends

@@ -140,12 +140,19 @@ def register(fixed: Detail, moving: Detail, kind: Kind = "translation") -> Regis
         elif found is not None:
             break  # sections too far apart have no fine detail in common: what coarser detail said stands
     motion, likeness, overlap = found or last
+    if likeness < _chance(overlap * fixed.levels[0].size):
+        likeness = 0.0
     return Registration(rounded(_scaled(motion, fixed.factor)), round(likeness, 6), round(overlap, 6))
 
 
 def _more_than_chance(pixels: float) -> float:
-    """A likeness that detail of so many pixels does not reach by chance: four standard deviations, and at least ``FINER``."""
-    return max(FINER, 4 * float(np.sqrt(GRAIN_PX / max(pixels, 1.0))))
+    """A likeness at which detail of so many pixels is worth following to a finer scale."""
+    return max(FINER, _chance(pixels))
+
+
+def _chance(pixels: float) -> float:
+    """A likeness that detail of so many pixels does not reach by chance: four standard deviations."""
+    return 4 * float(np.sqrt(GRAIN_PX / max(pixels, 1.0)))
 
 
 def _scaled(motion: Motion, factor: float) -> Motion:

@@ -42,7 +42,7 @@ def checked_name(name: str) -> str:
         InputError: it holds other characters than letters, digits, ``_``, ``-`` and ``.``, or is ``raw``.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "raw":
-        raise InputError(f"A structure's name is of letters, digits, '_', '-' and '.', and is not 'raw'; got '{name}'.")
+        raise InputError(f"A name is of letters, digits, '_', '-' and '.', and is not 'raw'; got '{name}'.")
     return name
 
 

@@ -132,8 +132,18 @@ class Volume:
         return zarr.open_array(store=self.directory / str(number), mode="r")
 
     def read(self, slices: slice) -> NDArray[Any]:
-        """Full-resolution slices as an array (z, y, x)."""
-        return np.asarray(self.level()[slices])
+        """Full-resolution slices as an array (z, y, x).
+
+        Raises:
+            SampleError: chunks are damaged.
+        """
+        try:
+            return np.asarray(self.level()[slices])
+        except (RuntimeError, ValueError) as error:  # what codecs raise
+            raise SampleError(
+                f"{self.directory} is damaged within slices {slices.start or 0} to {(slices.stop or self.shape[0]) - 1} ({error}); "
+                "make it anew, or put a copy in its place."
+            ) from None
 
     @property
     def shape(self) -> tuple[int, int, int]:

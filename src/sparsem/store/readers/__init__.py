@@ -39,8 +39,15 @@ def open_source(source: str | Path, dataset: str | None = None, channel: int | N
         time: of a series of stacks.
 
     Raises:
-        InputError: nothing there, a format that is not known, slices of unequal shape, a colour picture, a damaged file.
+        InputError: nothing there, a format that is not known, slices of unequal shape, a colour picture, no numbers, a damaged file.
     """
+    found = _opened(source, dataset, channel, time)
+    if found.stack.dtype.kind not in "biuf":
+        raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
+    return found
+
+
+def _opened(source: str | Path, dataset: str | None, channel: int | None, time: int | None) -> Source:
     path, pick = Path(source).absolute(), Pick(dataset, channel, time)  # a worker on another machine has another working directory
     if any(mark in str(source) for mark in "*?[") and not path.exists():
         files = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207  # Path.glob takes no absolute pattern

@@ -43,8 +43,10 @@ def _datasets(file: h5py.File) -> list[str]:
 
 def _only_stack(file: h5py.File, path: Path) -> str:
     keys = _datasets(file)
-    if len(keys) != 1:
-        raise InputError(f"{path.name} holds the datasets {', '.join(keys) or 'none'}; name one with --dataset KEY.")
+    if not keys:
+        raise InputError(f"{path.name} holds no stack: no dataset of three axes.")
+    if len(keys) > 1:
+        raise InputError(f"{path.name} holds the datasets {', '.join(keys)}; name one with --dataset KEY.")
     return keys[0]
 
 

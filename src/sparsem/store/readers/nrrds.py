@@ -70,7 +70,10 @@ def _data_of(path: Path, header: Mapping[str, Any], offset: int) -> tuple[Path, 
         return path, offset
     if isinstance(detached, list) or "%" in str(detached) or str(detached).upper().startswith("LIST"):
         raise InputError(f"{path.name} names several data files; save it anew as one .nrrd file.")
-    return path.parent / str(detached), 0
+    data = path.parent / str(detached)
+    if not data.is_file():
+        raise InputError(f"{path.name} keeps its numbers in {data.name}, which is not beside it; put both into one folder.")
+    return data, 0
 
 
 def _has_list(header: Mapping[str, Any]) -> bool:

@@ -34,13 +34,17 @@ def open_zarr(path: Path, pick: Pick) -> Source:
             except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
                 raise InputError(f"{path.name} has damaged OME-Zarr metadata ({error!r}); name its array with --dataset KEY.") from None
         if dataset is None:
-            keys = sorted(node.array_keys())
-            if len(keys) != 1:
-                raise InputError(f"{path.name} holds the arrays {keys or 'none'}; name one with --dataset KEY.")
+            with sentences(path, "Zarr"):
+                keys = sorted(node.array_keys())
+            if not keys:
+                raise InputError(f"{path.name} holds no array; name the group within it that does.")
+            if len(keys) > 1:
+                raise InputError(f"{path.name} holds the arrays {', '.join(keys)}; name one with --dataset KEY.")
             dataset = keys[0]
-        if ".." in dataset or dataset not in node:
-            raise InputError(f"{path.name} has no array '{dataset}'.")
-        node = node[dataset]
+        with sentences(path, "Zarr"):
+            if ".." in dataset or dataset not in node:
+                raise InputError(f"{path.name} has no array '{dataset}'.")
+            node = node[dataset]
     if not isinstance(node, zarr.Array):
         raise InputError(f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY.")
     if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):

@@ -1,0 +1,544 @@
+"""What goes wrong with files: every case below, through the program, is one sentence and exit code 2; nothing is half-written."""
+
+import pickle
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import h5py
+import mrcfile
+import nrrd
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+
+from sparsem.cli import main
+from sparsem.models.checkpoint import Recipe, save_checkpoint
+from sparsem.store.sample import Sample
+from tests.conftest import copy_of, files_in, put
+
+STACK = np.random.default_rng(0).integers(0, 255, (5, 40, 60), np.uint8)
+STACKS: "list[Case]" = []  # imported as s.zarr
+OTHERS: "list[Case]" = []  # beside a sample own.zarr: 19 slices of 96 x 128, nuclei annotated on three
+
+
+class Case(NamedTuple):
+    """What is wrong, the words of the command, what must be told, and what makes the files."""
+
+    wrong: str
+    words: str
+    sentence: str
+    make: Callable[[], Any]
+
+
+def stack(wrong: str, source: str, sentence: str) -> Callable[[Callable[[], Any]], None]:
+    return lambda make: STACKS.append(Case(wrong, f"import {source} s.zarr --voxel-nm 8 8 8 --quiet", sentence, make))
+
+
+def other(wrong: str, words: str, sentence: str) -> Callable[[Callable[[], Any]], None]:
+    return lambda make: OTHERS.append(Case(wrong, words, sentence, make))
+
+
+def nothing() -> None:
+    """The command alone is wrong."""
+
+
+def tiff(name: str, made: Any, **options: Any) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    tifffile.imwrite(name, made, **({"photometric": "minisblack"} | options))
+
+
+def png(name: str, made: Any) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    assert cv2.imwrite(name, made)
+
+
+def cut(name: str, part: float) -> None:
+    whole = Path(name).read_bytes()
+    Path(name).write_bytes(whole[: int(len(whole) * part)])
+
+
+stack("a file that is not there", "none.tif", "There is no file or folder none.tif")(nothing)
+stack("a pattern that matches nothing", "'slices/*.tif'", "There are no TIFF or PNG slices in the pattern")(nothing)
+
+
+@stack("an empty file", "a.tif", "a.tif cannot be read as TIFF")
+def _() -> None:
+    Path("a.tif").touch()
+
+
+@stack("text that is called a TIFF", "a.tif", "a.tif cannot be read as TIFF")
+def _() -> None:
+    Path("a.tif").write_text("precious data")
+
+
+@stack("an unknown format", "a.docx", "a.docx is of a format that is not read")
+def _() -> None:
+    Path("a.docx").write_text("x")
+
+
+@stack("an empty folder", "slices", "There are no TIFF or PNG slices in the folder")
+def _() -> None:
+    Path("slices").mkdir()
+
+
+@stack("half a TIFF", "a.tif", "a.tif (cannot be read|is damaged)")
+def _() -> None:
+    tiff("a.tif", STACK)
+    cut("a.tif", 0.5)
+
+
+@stack("half a list of pages", "a.tif", "a.tif (cannot be read|is damaged)")
+def _() -> None:
+    with tifffile.TiffWriter("a.tif") as file:
+        for plane in STACK:
+            file.write(plane, contiguous=False, photometric="minisblack")
+    cut("a.tif", 0.7)
+
+
+@stack("a TIFF in colour", "a.tif", "a.tif is a colour picture")
+def _() -> None:
+    tiff("a.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb")
+
+
+@stack("a TIFF with white as 0", "a.tif", "a.tif stores white as 0")
+def _() -> None:
+    tiff("a.tif", STACK, photometric="miniswhite")
+
+
+@stack("a PNG in colour", "slices", "s1.png is a colour picture")
+def _() -> None:
+    png("slices/s1.png", np.zeros((8, 8, 3), np.uint8))
+
+
+@stack("half a PNG", "slices", "s1.png cannot be read")
+def _() -> None:
+    png("slices/s1.png", STACK[0])
+    cut("slices/s1.png", 0.1)
+
+
+@stack("a slice of another shape", "slices", r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\)")
+def _() -> None:
+    png("slices/s1.png", STACK[0])
+    png("slices/s2.png", STACK[0, :, :50])
+
+
+@stack("a slice of another depth", "slices", "All slices must be alike: s1.tif is .* uint8, but s2.tif is .* uint16")
+def _() -> None:
+    tiff("slices/s1.tif", STACK[0])
+    tiff("slices/s2.tif", STACK[0].astype(np.uint16))
+
+
+@stack("a missing slice", "slices", "slice 3 of the series is missing; .*--missing")
+def _() -> None:
+    for z in (1, 2, 4, 5):
+        png(f"slices/s{z}.png", STACK[0])
+
+
+@stack("a stack among slices", "slices", "s1.tif holds 5 pages")
+def _() -> None:
+    tiff("slices/s1.tif", STACK)
+
+
+@stack("several times", "a.tif", "expected one time, or --time")
+def _() -> None:
+    tifffile.imwrite("a.tif", np.zeros((2, 3, 8, 8), np.uint8), photometric="minisblack", metadata={"axes": "TZYX"})
+
+
+@stack("a channel that is not there", "a.tif --channel 7", "there is no channel 7, only 0 to 3")
+def _() -> None:
+    tifffile.imwrite("a.tif", np.zeros((3, 4, 8, 8), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
+
+
+def _floats(value: float) -> None:
+    made = STACK.astype(np.float32)
+    made[2, 3, 4] = value
+    tiff("a.tif", made)
+
+
+@stack("missing numbers", "a.tif", "Slice 2 of a.tif holds values that are not numbers")
+def _() -> None:
+    _floats(np.nan)
+
+
+@stack("infinite numbers", "a.tif", "Slice 2 of a.tif holds values that are not numbers")
+def _() -> None:
+    _floats(np.inf)
+
+
+@stack("numbers that are all the same", "a.tif", "a.tif holds the same number, 7.5, .*--grey-levels")
+def _() -> None:
+    tiff("a.tif", np.full((3, 40, 60), 7.5, np.float32))
+
+
+@stack("complex numbers", "a.npy", "complex")
+def _() -> None:
+    np.save("a.npy", STACK.astype(np.complex64))
+
+
+@stack("pickled objects", "a.npy", "a.npy")
+def _() -> None:
+    np.save("a.npy", np.array([print, {}], dtype=object), allow_pickle=True)
+
+
+@stack("half a NumPy file", "a.npy", "a.npy")
+def _() -> None:
+    np.save("a.npy", STACK)
+    cut("a.npy", 0.5)
+
+
+@stack("four axes", "a.npy", r"a.npy holds uint8 \(2, 5, 40, 60\)")
+def _() -> None:
+    np.save("a.npy", np.stack([STACK, STACK]))
+
+
+@stack("one axis", "a.npy", r"a.npy holds uint8 \(60,\)")
+def _() -> None:
+    np.save("a.npy", STACK[0, 0])
+
+
+def _hdf5(**datasets: Any) -> None:
+    with h5py.File("a.h5", "w") as file:
+        for name, made in datasets.items():
+            file[name] = made
+
+
+@stack("half an HDF5 file", "a.h5", "a.h5 cannot be read")
+def _() -> None:
+    _hdf5(raw=STACK)
+    cut("a.h5", 0.5)
+
+
+@stack("two datasets", "a.h5", "a.h5 holds the datasets other, raw; name one with --dataset")
+def _() -> None:
+    _hdf5(raw=STACK, other=STACK)
+
+
+@stack("a dataset that is not there", "a.h5 --dataset volumes/raw", "'volumes/raw'")
+def _() -> None:
+    _hdf5(raw=STACK)
+
+
+@stack("a dataset of words", "a.h5", "expected real numbers")
+def _() -> None:
+    _hdf5(raw=np.array([[[b"a", b"b"]]]))
+
+
+@stack("an HDF5 file without arrays", "a.h5", "a.h5 holds no stack")
+def _() -> None:
+    _hdf5()
+
+
+def _mrc(made: Any) -> None:
+    with mrcfile.new("a.mrc", overwrite=True) as file:
+        file.set_data(made)
+
+
+@stack("half an MRC file", "a.mrc", "a.mrc")
+def _() -> None:
+    _mrc(STACK.astype(np.int16))
+    cut("a.mrc", 0.5)
+
+
+@stack("an MRC file of complex numbers", "a.mrc", "a.mrc")
+def _() -> None:
+    _mrc(STACK.astype(np.complex64))
+
+
+@stack("a header of noise", "a.mrc", "a.mrc cannot be read")
+def _() -> None:
+    Path("a.mrc").write_bytes(np.random.default_rng(1).bytes(5000))
+
+
+@stack("half a NRRD file", "a.nrrd", "a.nrrd")
+def _() -> None:
+    nrrd.write("a.nrrd", STACK, {"encoding": "raw"}, index_order="C")
+    cut("a.nrrd", 0.6)
+
+
+@stack("a NRRD header without its data", "a.nhdr", "a.nhdr keeps its numbers in a.raw, which is not beside it")
+def _() -> None:
+    nrrd.write("a.nhdr", STACK, {"encoding": "raw"}, index_order="C")
+    Path("a.raw").unlink()
+
+
+@stack("a NRRD file that packs its numbers otherwise", "a.nrrd", "a.nrrd")
+def _() -> None:
+    nrrd.write("a.nrrd", STACK, {"encoding": "raw"}, index_order="C")
+    Path("a.nrrd").write_bytes(Path("a.nrrd").read_bytes().replace(b"encoding: raw", b"encoding: zip"))
+
+
+@stack("a model that is no MATLAB file", "a.model", "a.model")
+def _() -> None:
+    Path("a.model").write_bytes(pickle.dumps({"a": 1}) * 50)
+
+
+def _zarr(**arrays: Any) -> Any:
+    group = zarr.create_group("a.zarr")
+    for name, made in arrays.items():
+        group.create_array(name, data=made, chunks=(1, *made.shape[1:]))
+    return group
+
+
+@stack("a damaged chunk", "a.zarr", "a.zarr")
+def _() -> None:
+    _zarr(raw=STACK)
+    next(path for path in Path("a.zarr/raw/c").rglob("*") if path.is_file()).write_bytes(b"not zstd")
+
+
+@stack("damaged metadata", "a.zarr", "a.zarr cannot be read as Zarr")
+def _() -> None:
+    _zarr(raw=STACK)
+    Path("a.zarr/raw/zarr.json").write_text("{")
+
+
+@stack("two arrays", "a.zarr", "a.zarr.*--dataset")
+def _() -> None:
+    _zarr(raw=STACK, other=STACK)
+
+
+@stack("no slices", "a.zarr", "a.zarr")
+def _() -> None:
+    zarr.create_array("a.zarr", shape=(0, 40, 60), chunks=(1, 40, 60), dtype=np.uint8)
+
+
+@stack("a Zarr group without arrays", "a.zarr", "a.zarr holds no array")
+def _() -> None:
+    _zarr()
+
+
+@stack("OME metadata of nonsense", "a.zarr", "a.zarr")
+def _() -> None:
+    _zarr(raw=STACK).attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": [{}], "axes": 3}]}
+
+
+def masks(made: Any, numbers: tuple[int, ...] = (0, 9, 18)) -> None:
+    for z in numbers:
+        tiff(f"masks/m_{z}.tif", made)
+
+
+MASK = np.zeros((96, 128), np.uint8)
+MASK[20:40, 30:50] = 1
+ANNOTATE = "annotate import own.zarr nucleolus masks --overwrite --quiet"
+
+
+@other("masks of another shape", ANNOTATE, r"\(96, 120\).*\(96, 128\)|\(96, 128\).*\(96, 120\)")
+def _() -> None:
+    masks(MASK[:, :120])
+
+
+@other("a mask of a slice that is not there", ANNOTATE, "19")
+def _() -> None:
+    masks(MASK, (0, 19))
+
+
+@other("masks without numbers", ANNOTATE, "Which slices of masks are annotated")
+def _() -> None:
+    tiff("masks/first.tif", MASK)
+    tiff("masks/second.tif", MASK)
+
+
+@other("two masks of one slice", ANNOTATE, "Which slices of masks are annotated")
+def _() -> None:
+    tiff("masks/a_9.tif", MASK)
+    tiff("masks/b_9.tif", MASK)
+
+
+@other("masks of fractions", ANNOTATE, "whole numbers|fraction")
+def _() -> None:
+    masks(MASK.astype(np.float32) / 2)
+
+
+@other("masks below zero", ANNOTATE, "negative|below 0|-1")
+def _() -> None:
+    masks(-MASK.astype(np.int16))
+
+
+@other("masks in colour", ANNOTATE, "colour picture")
+def _() -> None:
+    for z in (0, 9):
+        png(f"masks/m_{z}.png", np.repeat(MASK[..., None], 3, axis=2))
+
+
+@other("classes that cannot be read", f"{ANNOTATE} --classes nucleolus:1", "classes")
+def _() -> None:
+    masks(MASK)
+
+
+@other("slices that cannot be read", "annotate import own.zarr nucleolus all.tif --slices 1-to-5 --overwrite", "1-to-5")
+def _() -> None:
+    tiff("all.tif", np.stack([MASK] * 19))
+
+
+@other("labels of another number of slices", "annotate import own.zarr nucleolus all.tif --slices all --overwrite", "18")
+def _() -> None:
+    tiff("all.tif", np.stack([MASK] * 18))
+
+
+other("an image that is not there", "predict own.zarr m.safetensors --image aligned", "aligned")(lambda: network())
+other("no sample", "align none.zarr", "There is no sample at none.zarr")(nothing)
+
+
+@other("a Zarr that is no sample", "align plain.zarr", "plain.zarr is not a sparsem sample")
+def _() -> None:
+    zarr.create_array("plain.zarr", data=STACK)
+
+
+@other("a sample whose metadata are damaged", "equalize own.zarr", "own.zarr")
+def _() -> None:
+    Path("own.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {')
+
+
+@other("a sample whose history is damaged", "align own.zarr", "history")
+def _() -> None:
+    (file,) = Path("own.zarr").rglob("history.json")
+    file.write_text("[{")
+
+
+def _damage(folder: str) -> None:
+    for chunk in sorted(path for path in Path(folder, "0", "c").rglob("*") if path.is_file()):
+        chunk.write_bytes(b"not zstd")
+
+
+other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
+other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
+
+
+@other("an image whose chunks are damaged, predicted", "predict own.zarr m.safetensors --quiet", "own.zarr")
+def _() -> None:
+    network()
+    _damage("own.zarr")
+
+
+@other("labels whose chunks are damaged", "score own.zarr nucleus --quiet", "nucleus")
+def _() -> None:
+    shutil.copytree("own.zarr/truth", "own.zarr/labels")
+    _damage("own.zarr/labels/nucleus")
+
+
+@other("an annotation whose numbers are damaged", "train own.zarr --structure nucleus --out m.safetensors --quiet", "nucleus")
+def _() -> None:
+    Path("own.zarr/annotations/nucleus/zarr.json").write_text("[]")
+
+
+def network() -> None:
+    recipe = Recipe("resunet", 2, ("nucleus",), 32, (16.0, 16.0), 128.0, 30.0)
+    save_checkpoint(Path("m.safetensors"), recipe.build(), recipe)
+
+
+other("no model", "predict own.zarr none.safetensors", "none.safetensors")(nothing)
+
+
+@other("half a model", "predict own.zarr m.safetensors", "m.safetensors")
+def _() -> None:
+    network()
+    cut("m.safetensors", 0.5)
+
+
+@other("a model that is a pickle", "predict own.zarr m.pt", "m.pt")
+def _() -> None:
+    torch.save({"weights": torch.zeros(3)}, "m.pt")
+
+
+@other("a model of another program", "predict own.zarr m.safetensors", "m.safetensors")
+def _() -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weights": torch.zeros(3)}, "m.safetensors")
+
+
+other("nothing annotated", "train own.zarr --structure synapse --out m.safetensors", "synapse")(nothing)
+other("more folds than labelled slices", "train own.zarr --structure nucleus --folds 9 --out m.safetensors", "9")(nothing)
+other("labelled slices that are not", "train own.zarr --structure nucleus --slices 5 --out m.safetensors", "5")(nothing)
+other(
+    "a tile that does not shrink evenly",
+    "train own.zarr --structure nucleus --see 33 --out m.safetensors",
+    "edge is a multiple of 16 and at least 32; got 33",
+)(nothing)
+other("a stack that is no stack", "align noise.zarr --quiet", "No two neighbouring slices .* look alike")(lambda: imported("noise"))
+other("slices too small to align", "align small.zarr --quiet", r"too small to be aligned; expected at least 32")(lambda: imported("small"))
+other("an image aligned into itself", "align own.zarr --image raw --out raw", "raw")(nothing)
+other("a name that is a path", "align own.zarr --out ../elsewhere", "elsewhere")(nothing)
+other("a reference that is not there", "equalize own.zarr --way reference --reference 99", "99")(nothing)
+other("truth of another shape", "score own.zarr nucleus truth.tif", "truth.tif")(
+    lambda: [shutil.copytree("own.zarr/truth", "own.zarr/labels"), tifffile.imwrite("truth.tif", STACK, photometric="minisblack")]
+)
+other("an export that is not there", "export own.zarr synapse x.tif", "synapse")(nothing)
+other("an export of an unknown format", "export own.zarr image x.docx", "x.docx")(nothing)
+other("an export into a folder that is not there", "export own.zarr image none/x.tif", "none")(nothing)
+
+
+def imported(what: str) -> None:
+    made = {"noise": np.random.default_rng(3).integers(0, 255, (4, 128, 128), np.uint8), "small": STACK[:, :20, :20]}[what]
+    sample = Sample.create(Path(f"{what}.zarr"))
+    put(sample, "", made)
+
+
+@other("a study that is no TOML", "run study.toml", "study.toml is not valid TOML")
+def _() -> None:
+    Path("study.toml").write_text("sample = ")
+
+
+@other("a study with a word that is not known", "run study.toml", "unknown key 'trian'; did you mean 'train'")
+def _() -> None:
+    Path("study.toml").write_text('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[annotate.a]\nsource = "m"\n[trian]\nupdates = 3\n')
+
+
+@other("a study with a number that cannot be", "run study.toml", "study.toml.*updates")
+def _() -> None:
+    text = 'sample = "s.zarr"\n[import]\nsource = "a.tif"\n[annotate.a]\nsource = "m"\n[train]\nstructure = ["a"]\nupdates = -3\n'
+    Path("study.toml").write_text(text)
+
+
+def refused(case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the program and hold what it tells to the rule."""
+    monkeypatch.setattr(sys, "argv", ["sparsem", *shlex.split(case.words)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr()
+    assert end.value.code == 2, told
+    last = told.err.strip().splitlines()[-1]
+    assert last.startswith("Error: "), told.err
+    assert re.search(case.sentence, last), last
+    assert "Traceback" not in told.err + told.out
+
+
+def visible(folder: Path) -> dict[str, bytes]:
+    """Everything but unfinished work and records of stages."""
+    return {name: content for name, content in files_in(folder).items() if "/.sparsem/" not in name}
+
+
+def names(cases: list[Case]) -> list[str]:
+    return [case.wrong for case in cases]
+
+
+@pytest.mark.parametrize("case", STACKS, ids=names(STACKS))
+def test_a_malformed_stack(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    case.make()
+    refused(case, capsys, monkeypatch)
+    assert not Path("s.zarr/zarr.json").exists()
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=names(OTHERS))
+def test_malformed_labels_samples_models_and_settings(
+    case: Case, tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_of(tissue, tmp_path / "own.zarr")
+    case.make()
+    before = visible(tmp_path)
+    refused(case, capsys, monkeypatch)
+    assert visible(tmp_path) == before
+
+
+def test_there_are_sixty_cases_and_more() -> None:
+    assert len({*names(STACKS), *names(OTHERS)}) == len(STACKS) + len(OTHERS) >= 60
