@@ -67,7 +67,7 @@ def by_monai(folder: Path) -> None:
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     factors = recipe.factors(image.voxel_size)
     stores = [
-        zarr.create_array(folder / f"monai-{name}.zarr", shape=image.shape, chunks=(4, 512, 512), dtype=np.uint8) for name in ("p", "l")
+        zarr.create_array(folder / f"monai-{name}.zarr", shape=image.shape, chunks=(1, 512, 512), dtype=np.uint8) for name in ("p", "l")
     ]
 
     def forward(tiles: Any) -> Any:

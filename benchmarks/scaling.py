@@ -1,6 +1,7 @@
 """Every stage with 1 and 2 workers: speed-up and equal bytes; and what a stack of 50 gigavoxels would take.
 
     python benchmarks/scaling.py workers [--slices 8]    # every stage on slices of 24 Mpx (6000 x 4000)
+    python benchmarks/scaling.py memory [--slices 8]     # what every stage says it needs, and its peak
     python benchmarks/scaling.py cost                    # worked out from the rates in results/scaling.csv
 
 A worker is a process with one thread. Workers are started once for the whole chain, which is a row of its own.
@@ -9,6 +10,10 @@ A worker is a process with one thread. Workers are started once for the whole ch
 import argparse
 import csv
 import hashlib
+import re
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,11 +38,12 @@ from sparsem.prepare.align import AlignSettings, align
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
 
-TABLE = Path(__file__).with_name("results") / "scaling.csv"
+RESULTS = Path(__file__).with_name("results")
 SHAPE = (4000, 6000)
 GIGAVOXELS = 50.0
-CORES = {"one core": 1, "workstation, 16 cores": 16, "cluster, 16 x 16 cores": 256}
-IN_ORDER = ("track",)  # goes from slice to slice: more workers do not help
+WORKERS = {"one core": 1, "workstation, 16 cores": 16, "cluster, 16 x 16 cores": 256}
+# What goes from slice to slice has no more parts than these: track is one chain at its heart, cells two chains between labelled slices.
+MOST_PARTS = {"track": 1, "cells": 12}
 
 Work = Callable[[Sample, Execution], object]
 
@@ -61,10 +67,10 @@ def label(sample: Sample, phantom_: Sample) -> None:
         write_annotation(sample, name, (0, last), [volume.read(slice(z, z + 1))[0] for z in (0, last)], image="raw", overwrite=True)
 
 
-def stages(source: Path, model: Path) -> dict[str, Work]:
+def stages(source: Path, model: Path, depth: int = 1) -> dict[str, Work]:
     """The whole chain, in order."""
     return {
-        "import": lambda sample, on: import_stack(source, sample.path, ImportSettings(voxel_nm=(8, 8, 8), block_depth=1), on),
+        "import": lambda sample, on: import_stack(source, sample.path, ImportSettings(voxel_nm=(8, 8, 8), block_depth=depth), on),
         "align": lambda sample, on: align(sample, AlignSettings(), on),
         "equalize": lambda sample, on: equalize(sample, EqualizeSettings(), on),
         "predict": lambda sample, on: predict(sample, model, PredictSettings(), on),
@@ -117,11 +123,35 @@ def workers(slices: int) -> None:
         keep(row | {"core_s_a_gigavoxel": f"{alone / gigavoxels:.0f}"})
 
 
-def keep(row: dict[str, object]) -> None:
-    """Print a row and append it to the table."""
+def memory(slices: int) -> None:
+    """Every stage in a process of its own, z-blocks of 4: the memory that it states before it begins, and the peak of the process."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, model = made(folder, slices)
+        for stage in stages(source, model):
+            command = [sys.executable, __file__, "one", "--stage", stage, "--folder", name]
+            result = subprocess.run(command, check=True, capture_output=True, text=True)
+            stated = [float(number) for number in re.findall(r"needs up to ([\d.]+) GB of memory", result.stderr)]
+            before, peak = map(float, result.stdout.split()[-2:])
+            row: dict[str, object] = {"stage": stage, "slices": slices, "stated_gb": max(stated, default=0.0)}
+            keep(row | {"peak_gb": f"{peak:.2f}", "of_it_the_program_gb": f"{before:.2f}"}, "scaling_memory")
+            if stage == "import":
+                label(Sample.open(folder / "s.zarr"), Sample.open(folder / "phantom.zarr"))
+
+
+def one(folder: Path, stage: str) -> None:
+    """A stage in this process; prints its memory before and at its peak, GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stages(folder / "raw.tif", folder / "m.safetensors", depth=4)[stage](Sample(folder / "s.zarr"), Execution())
+    print(before / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def keep(row: dict[str, object], name: str = "scaling") -> None:
+    """Print a row and append it to results/NAME.csv."""
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="", encoding="utf-8") as file:
+    table = RESULTS / f"{name}.csv"
+    new = not table.exists()
+    with table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()
@@ -130,24 +160,31 @@ def keep(row: dict[str, object]) -> None:
 
 def cost() -> None:
     """Hours for ``GIGAVOXELS``, stage by stage, if more workers go on to help as one another; a Markdown table."""
-    with TABLE.open(encoding="utf-8") as file:
+    with (RESULTS / "scaling.csv").open(encoding="utf-8") as file:
         rates = {row["stage"]: float(row["core_s_a_gigavoxel"]) for row in csv.DictReader(file) if row["stage"] in stages(Path(), Path())}
-    print("| stage | core s a gigavoxel | " + " | ".join(CORES) + " |")
-    print("|---" * (2 + len(CORES)) + "|")
-    total = dict.fromkeys(CORES, 0.0)
+    print("| stage | core s a gigavoxel | " + " | ".join(WORKERS) + " |")
+    print("|---" * (2 + len(WORKERS)) + "|")
+    total = dict.fromkeys(WORKERS, 0.0)
     for stage, rate in rates.items():
-        hours = {where: rate * GIGAVOXELS / 3600 / (1 if stage in IN_ORDER else cores) for where, cores in CORES.items()}
-        total = {where: total[where] + hours[where] for where in CORES}
-        print(f"| {stage} | {rate:.0f} | " + " | ".join(f"{hours[where]:.2f} h" for where in CORES) + " |")
-    print("| all | " + f"{sum(rates.values()):.0f} | " + " | ".join(f"{total[where]:.1f} h" for where in CORES) + " |")
+        hours = {where: rate * GIGAVOXELS / 3600 / min(cores, MOST_PARTS.get(stage, cores)) for where, cores in WORKERS.items()}
+        total = {where: total[where] + hours[where] for where in WORKERS}
+        print(f"| {stage} | {rate:.0f} | " + " | ".join(f"{hours[where]:.2f} h" for where in WORKERS) + " |")
+    print("| all | " + f"{sum(rates.values()):.0f} | " + " | ".join(f"{total[where]:.1f} h" for where in WORKERS) + " |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["workers", "cost"])
+    parser.add_argument("what", choices=["workers", "memory", "cost", "one"])
     parser.add_argument("--slices", type=int, default=8)
+    parser.add_argument("--stage", help="for one, which memory starts")
+    parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
-    workers(given.slices) if given.what == "workers" else cost()
+    {
+        "workers": lambda: workers(given.slices),
+        "memory": lambda: memory(given.slices),
+        "one": lambda: one(given.folder, given.stage),
+        "cost": cost,
+    }[given.what]()
 
 
 if __name__ == "__main__":

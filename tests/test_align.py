@@ -203,13 +203,13 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
     assert found.breaks == (7,)
     noise = np.random.default_rng(0).integers(0, 255, stack.shape, np.uint8)
     put(sample, "", noise, 5)
-    with pytest.raises(InputError, match="No two neighbouring slices of 'the image' look alike"):
+    with pytest.raises(InputError, match="No two neighbouring slices of .* look alike"):
         align(sample, AlignSettings(), REPLACE)
 
 
 def test_what_cannot_be_aligned_is_told(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
-    with pytest.raises(InputError, match="cannot be aligned into itself"):
+    with pytest.raises(InputError, match="'x' cannot be made from itself"):
         align(sample, AlignSettings(image="x", out="x"))
     narrow = copy_of(drifting, tmp_path / "narrow.zarr")
     put(narrow, "", np.zeros((3, 20, 100), np.uint8))

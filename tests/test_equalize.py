@@ -115,5 +115,5 @@ def test_run_again_it_reads_the_same_image_and_refuses_another_way(own_tissue: S
     assert own_tissue.image("equalized").made_on == ("raw", own_tissue.image("raw").fingerprint)
     with pytest.raises(InputError, match="There is no slice 19 to match"):
         equalize(own_tissue, EqualizeSettings(way="reference", reference=19, out="matched"))
-    with pytest.raises(InputError, match="into itself"):
+    with pytest.raises(InputError, match="from itself"):
         equalize(own_tissue, EqualizeSettings(image="equalized"))

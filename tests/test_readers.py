@@ -530,3 +530,35 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path, ending: str, part: flo
     assert "\n" not in str(refused.value)
     with pytest.raises(SampleError):
         Sample.open(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("ending", ["tif", "npy", "mrc", "nrrd"])
+def test_places_beyond_four_gigabytes(tmp_path: Path, ending: str) -> None:
+    """A file with a hole: 4.8 GB of which the disk holds a few pages."""
+    path, shape, last = tmp_path / f"a.{ending}", (1150, 2048, 2048), 1140
+    if ending == "tif":
+        tifffile.memmap(path, shape=shape, dtype=np.uint8, bigtiff=True, photometric="minisblack").flush()
+    elif ending == "npy":
+        np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
+    elif ending == "mrc":
+        write_mrc(path, np.zeros((1, *shape[1:]), np.int8))
+        with path.open("r+b") as file:
+            file.seek(8)
+            file.write(struct.pack("<i", shape[0]))
+    else:
+        path.write_bytes(b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2048 2048 1150\nencoding: raw\n\n")
+    if ending == "tif":
+        with tifffile.TiffFile(path) as tiff:
+            header = tiff.pages[0].dataoffsets[0]
+    else:
+        header = path.stat().st_size - {"mrc": 1, "nrrd": 0, "npy": shape[0]}[ending] * 2048**2
+    with path.open("r+b") as file:
+        file.seek(header + last * 2048**2 + 5 * 2048 + 7)
+        file.write(b"\x2a")
+        file.truncate(max(path.stat().st_size, header + shape[0] * 2048**2))
+    assert path.stat().st_size > 2**32
+    found = open_source(path)
+    assert tuple(found.stack.shape) == shape
+    read = found.stack[last : last + 1]
+    assert read[0, 5, 7] == 42
+    assert np.count_nonzero(read) == 1

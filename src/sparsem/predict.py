@@ -23,7 +23,7 @@ from torch import nn
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
-from sparsem.models.device import Precision, autocast, choose_device, keep_freed_memory, resolved
+from sparsem.models.device import Precision, autocast, choose_device, free_memory, keep_freed_memory, resolved
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
@@ -212,13 +212,16 @@ def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
     factors = recipe.factors(image.voxel_size)
     small_y, small_x = scaled_shape((y, x), factors)
     structures = len(recipe.structures)
-    block = (
-        (image.block_depth + 2 * recipe.neighbours) * y * x * (image.dtype.itemsize + 4 * structures)
-    )  # image, both outputs, and their chunks
+    # The image, both outputs, and their chunks.
+    block = (image.block_depth + 2 * recipe.neighbours) * y * x * (image.dtype.itemsize + 4 * structures)
     working = y * x * 4 * (2 + 2 * structures) + small_y * small_x * 8 * (1 + structures)
     network = settings.batch * recipe.see**2 * recipe.width * 4 * 6
-    disk = sum(spec.nbytes for name in recipe.structures for spec in _outputs(name, image, ""))
-    return Needs(ram=block + working + network, disk=disk // 4, smaller="import with a smaller --block-depth, or use fewer --workers")
+    disk = sum(spec.nbytes for name in recipe.structures for spec in _outputs(name, image, "")) // 4
+    device = choose_device(settings.device)
+    if device.type == "cuda":
+        smaller = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
+        return Needs(block + working, disk, smaller, gpu=network, gpu_free=free_memory(device))
+    return Needs(block + working + network, disk, "import with a smaller --block-depth, or use fewer --workers")
 
 
 def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictSettings) -> BlockResult:

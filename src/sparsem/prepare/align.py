@@ -18,7 +18,7 @@ from sparsem.progress import Meter
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.frame import Interpolation, Motion, inverse, joined, moved, rounded
-from sparsem.store.sample import Sample, checked_name
+from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind as VolumeKind
 from sparsem.store.volume import Volume, volume_spec
 
@@ -82,10 +82,7 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
         InputError: slices too small, nothing alike, or no common area; with the setting that helps.
         ResumeError: the image was aligned otherwise, and ``on.overwrite`` is not set.
     """
-    checked_name(settings.out)
-    name = settings.image or sample.image_for(settings.out)
-    if name == settings.out:
-        raise InputError(f"The image '{name}' cannot be aligned into itself; give --out another name.")
+    name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
     if min(image.shape[1:]) < LEAST_EDGE_PX:
         raise InputError(f"Slices of {image.shape[1:]} px are too small to be aligned; expected at least {LEAST_EDGE_PX} px.")

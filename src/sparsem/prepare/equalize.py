@@ -17,7 +17,7 @@ from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
-from sparsem.store.sample import Sample, checked_name
+from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 
 Way = Literal["flicker", "histogram", "clahe", "reference", "standard"]
@@ -117,10 +117,7 @@ def equalize(sample: Sample, settings: EqualizeSettings = EqualizeSettings(), on
         InputError: there is no such reference slice.
         ResumeError: it was evened out otherwise, and ``on.overwrite`` is not set.
     """
-    checked_name(settings.out)
-    name = settings.image or sample.image_for(settings.out)
-    if name == settings.out:
-        raise InputError(f"The image '{name}' cannot be evened out into itself; give --out another name.")
+    name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
     _refuse_no_reference(image, settings)
     curves = _curves(sample, image, settings, on)

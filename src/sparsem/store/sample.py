@@ -124,10 +124,19 @@ class Sample:
         names = [path.removeprefix("images/") for path in reversed(made)]
         return next((name for name in names if name in self.names("images")), "raw")
 
-    def image_for(self, out: str) -> str:
-        """The image that ``images/OUT`` is made from unless told otherwise: what it was made from before, else the newest."""
-        made_on = self.volume("images", out).made_on if out in self.names("images") else None
-        return made_on[0] if made_on else self.newest_image
+    def image_for(self, out: str, image: str | None = None) -> str:
+        """The image that ``images/OUT`` is made from: the one that is asked for, what it was made from before, else the newest.
+
+        Raises:
+            InputError: ``out`` is no name, or that of the image itself.
+        """
+        checked_name(out)
+        if image is None:
+            made_on = self.volume("images", out).made_on if out in self.names("images") else None
+            image = made_on[0] if made_on else self.newest_image
+        if image == out:
+            raise InputError(f"The image '{out}' cannot be made from itself; give --out another name.")
+        return image
 
     def frame(self, volume: Volume) -> Frame:
         """Where the pixels of any volume lie in the raw image.
