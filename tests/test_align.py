@@ -203,7 +203,7 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
     assert found.breaks == (7,)
     noise = np.random.default_rng(0).integers(0, 255, stack.shape, np.uint8)
     put(sample, "", noise, 5)
-    with pytest.raises(InputError, match="No two neighbouring slices of .* look alike"):
+    with pytest.raises(InputError, match=r"No two neighbouring slices of .* look alike"):
         align(sample, AlignSettings(), REPLACE)
 
 

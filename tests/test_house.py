@@ -116,9 +116,10 @@ def test_files_and_functions_stay_small() -> None:
 
 
 PUBLIC = {
-    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack refuse_nan",
+    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
     "sparsem.annotations": (
-        "LabelledSlices MovedLabels annotated_structures annotations_on as_labels read_annotation restore_annotation write_annotation"
+        "LabelledSlices MovedLabels annotated_structures annotation_of_output annotations_on as_labels outputs_of_cells read_annotation "
+        "restore_annotation write_annotation"
     ),
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
@@ -141,10 +142,10 @@ PUBLIC = {
     "sparsem.store.readers.series": "SliceSeries missing_in natural_key numbers_in open_slices with_repeats",
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
     "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
-    "sparsem.store.readers.mrc": "open_mrc",
+    "sparsem.store.readers.mrc": "UprightStack open_mrc",
     "sparsem.store.readers.nrrds": "PackedStack open_nrrd",
     "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",
-    "sparsem.store.writers": "Piece Together appearing several write_tiff write_volume",
+    "sparsem.store.writers": "Piece Readable Together appearing several write_tiff write_volume",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
     "sparsem.stage": "Stage fingerprint_of finished forget",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
@@ -155,7 +156,7 @@ PUBLIC = {
     "sparsem.models.checkpoint": "Recipe load_checkpoint load_tensors read_recipe save_checkpoint save_tensors",
     "sparsem.learn.supervised": "LearningSlice Progress TrainSettings TrainingState fit learning_rate_at start step validation_dice",
     "sparsem.learn.train": "Job held_out job_of learning_slices train train_job training_needs",
-    "sparsem.learn.folds": "Promise cross_validate fold_path",
+    "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",
     "sparsem.suggest": "SuggestSettings Suggestion chosen disagreement entropy spread_out suggest",
     "sparsem.predict": "PredictSettings ahead forward_on hash_of in_context predict predict_slices probabilities_of quantised",

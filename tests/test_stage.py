@@ -188,7 +188,8 @@ def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(own_tissue: Sample
     with pytest.raises(StopError):
         run(own_tissue, tmp_path / "log", on=replace(HERE, workers=2), fail_at=7)
     run(own_tissue, tmp_path / "log")
-    assert sorted((tmp_path / "log").read_text().split(), key=int) == ["0", "7", "14"]
+    # What was in flight when the stage was given up is done again.
+    assert set((tmp_path / "log").read_text().split()) == {"0", "7", "14"}
 
 
 def test_an_unreachable_scheduler_is_one_sentence(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_a_model_is_what_microscopy_image_browser_expects(found: Sample, tmp_pat
 def test_a_segmentation_is_what_3d_slicer_expects(found: Sample, tmp_path: Path) -> None:
     data, header = nrrd.read(str(export(found, ["nucleus", "nucleolus"], tmp_path / "a.seg.nrrd")))
     assert data.shape == (128, 96, 19)
-    assert header["space directions"] == pytest.approx(np.eye(3) * 0.01)
+    assert header["space directions"] == pytest.approx(np.eye(3) * 1e-5)  # mm, in which Slicer takes them whatever the units say
     assert (header["Segment1_Name"], header["Segment1_LabelValue"], header["Segment1_Layer"]) == ("nucleolus", "2", "0")
 
 

@@ -118,7 +118,8 @@ def _seen_on(sample: Sample, structure: str, drawn: LabelledSlices, name: str) -
     before, image = sample.image(drawn.image), sample.image(name)
     if before.fingerprint != drawn.image_fingerprint:
         raise SampleError(
-            f"The image '{drawn.image}' of {sample.path.name} was replaced after '{structure}' was annotated; annotate it anew."
+            f"The image '{drawn.image}' of {sample.path.name} was replaced after '{structure}' was annotated; "
+            "import its labels again, with --overwrite."
         )
     if name == drawn.image:
         return drawn
@@ -140,6 +141,16 @@ def annotations_on(sample: Sample, structures: Sequence[str], name: str | None =
     """
     name = name or sample.newest_image
     return sample.image(name), {structure: read_annotation(sample, structure, name) for structure in structures}
+
+
+def outputs_of_cells(name: str) -> tuple[str, str]:
+    """What a network learns of an annotation of cells: their interior, and the boundary between them."""
+    return f"{name}-interior", f"{name}-boundary"
+
+
+def annotation_of_output(output: str) -> str:
+    """The annotation that an output of a network was learnt from."""
+    return output.removesuffix("-interior").removesuffix("-boundary")
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:

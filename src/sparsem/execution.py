@@ -1,6 +1,7 @@
 """How work is spread over processes or a cluster, and whether there is room for it."""
 
 import atexit
+import ctypes
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -100,9 +101,13 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
         with client:
             yield client
         return
-    with Client(_local_cluster(on.workers), set_as_default=False) as client:
-        yield client
-        client.run(_empty_gpu_cache)
+    try:
+        with Client(_local_cluster(on.workers), set_as_default=False) as client:
+            yield client
+            client.run(_give_memory_back, on_error="ignore")
+    except BaseException:
+        _close_kept()  # blocks in flight may not go on once the stage is given up
+        raise
 
 
 _kept: "list[LocalCluster]" = []  # one at most
@@ -112,19 +117,28 @@ def _local_cluster(workers: int) -> "LocalCluster":
     """Worker processes, kept for the next stage of this process: until they have imported everything they take ten seconds."""
     from distributed import LocalCluster, Status
 
-    while _kept and not (_kept[0].status is Status.running and len(_kept[0].worker_spec) == workers):
-        _kept.pop().close()
+    if _kept and not (_kept[0].status is Status.running and len(_kept[0].worker_spec) == workers):
+        _close_kept()
     if not _kept:
         options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}  # the preflight has checked the memory
         _kept.append(LocalCluster(n_workers=workers, **options))
-        atexit.register(_kept[0].close)
     return _kept[0]
 
 
-def _empty_gpu_cache() -> None:
-    """What a stage's network needed on a GPU is free for the next stage; without a GPU nothing happens."""
+@atexit.register
+def _close_kept() -> None:
+    while _kept:
+        _kept.pop().close()
+
+
+def _give_memory_back() -> None:
+    """What a stage freed is there for the next one's preflight."""
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
 
 
 def spread(client: "Client", calls: Iterable[tuple[Callable[..., None], tuple[Any, ...]]]) -> Iterator[None]:

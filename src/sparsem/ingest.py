@@ -47,7 +47,7 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
 
     Args:
         source: file, folder or glob; see ``open_source``.
-        path: the sample to make, by custom NAME.zarr.
+        path: the sample to make, by custom called NAME.zarr.
         settings: voxel size where the format has none, block depth.
         on: how the work is spread.
 
@@ -59,7 +59,7 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
         InputError: the source cannot be read, lacks slices, holds values that are not numbers, or states no voxel size and none was given.
         ResumeError: the sample holds another import.
     """
-    found = _complete(open_source(source, settings.dataset, settings.channel, settings.time), str(source), settings)
+    found = opened(source, settings)
     voxel = found.voxel_size(settings.voxel_nm)
     z, y, x = found.stack.shape
     depth = min(settings.block_depth, z)
@@ -76,8 +76,13 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     return sample
 
 
-def _complete(found: Source, source: str, settings: ImportSettings) -> Source:
-    """A series of slices in which none is missing, or what is to be done about it was said."""
+def opened(source: str | Path, settings: ImportSettings) -> Source:
+    """The stack that settings pick of a source; in a series none is missing, or what is to be done about it was said.
+
+    Raises:
+        InputError: as ``open_source``, and for missing slices.
+    """
+    found = open_source(source, settings.dataset, settings.channel, settings.time)
     lost = missing_in(found.numbers)
     if not lost or settings.missing == "join":
         return found

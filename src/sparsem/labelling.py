@@ -21,10 +21,11 @@ from sparsem.annotations import (
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
-from sparsem.ingest import ImportSettings
+from sparsem.ingest import ImportSettings, opened
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_source
+from sparsem.store.readers.series import numbers_in
 from sparsem.store.readers.source import Source, Stack
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
@@ -126,7 +127,7 @@ def _drawn_on(sample: Sample, found: Source) -> str:
     """The image that labels were drawn on, if nobody says it: the newest one with slices of their size, raw before others."""
     newest, others = sample.newest_image, ("raw", *sample.names("images"))
     size = tuple(found.stack.shape[1:])
-    return next((name for name in (newest, *others) if sample.image(name).shape[1:] == size), newest)
+    return sample.drawn_on(next((name for name in (newest, *others) if sample.image(name).shape[1:] == size), newest))
 
 
 def _as_named(settings: AnnotationSettings, name: str, found: Source) -> AnnotationSettings:
@@ -149,7 +150,11 @@ def _holds(
     sample: Sample, name: str, z: Sequence[int], labels_of: LabelsOf, there: Mapping[str, Any], settings: AnnotationSettings, image: str
 ) -> bool:
     """Whether all of these slices are labelled so already, and more besides: slices that were added later are not lost."""
-    if image != there["image"] or set(there["z"]) != {*z, *there.get("added", ())} or _meaning(settings) != _meaning_of(there):
+    if (
+        (image, sample.image(image).fingerprint) != (there["image"], there["image_fingerprint"])
+        or set(there["z"]) != {*z, *there.get("added", ())}
+        or _meaning(settings) != _meaning_of(there)
+    ):
         return False
     kept = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
     return all(np.array_equal(np.asarray(kept[there["z"].index(number)]), labels_of(number)) for number in z)
@@ -224,7 +229,7 @@ def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSett
 
 
 def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> list[int]:
-    told = found.numbers or _number_of_one(found)
+    told = found.numbers or (numbers_in([found.files[0].name]) if len(found.files) == 1 == found.stack.shape[0] else ())
     if not told:
         raise InputError(
             f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
@@ -236,15 +241,6 @@ def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> l
             f"The file names in {where} carry the numbers {min(told)} to {max(told)}, but the image has {n_slices} slices{hint}."
         )
     return numbers
-
-
-def _number_of_one(found: Source) -> tuple[int, ...]:
-    """Of a single picture the number after z or slice in its name, as in cells_z0137_8bit.tif, or the only number in it."""
-    if len(found.files) != 1 or found.stack.shape[0] != 1:
-        return ()
-    name = found.files[0].stem
-    numbers = re.findall(r"(?:z|slice)[ _-]?(\d+)", name, re.IGNORECASE) or re.findall(r"\d+", name)
-    return (int(numbers[0]),) if len(numbers) == 1 else ()
 
 
 def _parse_numbers(text: str) -> list[int]:
@@ -271,7 +267,7 @@ def import_labels(
         ResumeError: there are other labels of that name, and ``on.overwrite`` is not set.
     """
     checked_name(name)
-    found = open_source(source, settings.dataset)
+    found = opened(source, settings)
     sample = Sample.create(path)
     image = sample.image("raw") if sample.has_image else None
     z, y, x = found.stack.shape

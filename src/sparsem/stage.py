@@ -183,11 +183,11 @@ class Stage:
 
     def _prepare(self) -> None:
         left = replace(self.needs, disk=0) if self._continues() else self.needs
-        left = replace(left, ram=0) if self.on.scheduler else left  # the memory of other machines cannot be seen from here
+        left = replace(left, ram=0, gpu=0) if self.on.scheduler else left  # the memory of other machines cannot be seen from here
         left.check(self.sample.path, max(1, self.on.workers))
         if self._continues():
             for half in (self._work / "out").rglob("*.partial"):  # chunks that a kill left half-written
-                half.unlink()
+                half.unlink(missing_ok=True)
             return
         tell(f"{self.name}: {left}", self.on.quiet or not (left.ram or left.disk))
         shutil.rmtree(self._runs, ignore_errors=True)

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from sparsem import __version__
-from sparsem.annotations import UNKNOWN
+from sparsem.annotations import UNKNOWN, outputs_of_cells
 from sparsem.cells.identify import Tracked, TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
 from sparsem.constrain import SUFFIX, ConstrainSettings, constrain, release, result_of
@@ -24,13 +24,13 @@ from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.learn.folds import Promise, train_and_promise
 from sparsem.learn.supervised import TrainSettings
-from sparsem.learn.train import train
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
-from sparsem.prepare.align import AlignSettings, align
+from sparsem.prepare.align import Alignment, AlignSettings, align
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.report.figures import ComparedCells, ComparedSlice, cells_beside_truth, comparison, dice_along_z
 from sparsem.report.page import ReportSettings, report
@@ -110,6 +110,8 @@ class StudyResult:
     cells: Tracked | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    alignment: Alignment | None = None
+    promises: tuple[Promise, ...] = ()
 
 
 def read_study(path: str | Path) -> StudySettings:
@@ -128,7 +130,7 @@ def read_study(path: str | Path) -> StudySettings:
     if study.track and study.track.cells not in (TrackSettings().cells, _separation(study).name):
         raise SettingsError(f"{path.name}: [track] follows '{study.track.cells}', but cells are separated as '{_separation(study).name}'.")
     known = list(study.train.structure) or ([] if cells else structures_of(study))
-    known += [f"{cells}-interior", f"{cells}-boundary", _separation(study).name] if cells else []
+    known += [*outputs_of_cells(cells), _separation(study).name] if cells else []
     missing = [name for name in study.score if name not in known]
     if missing:
         raise SettingsError(f"{path.name}: [score.{missing[0]}] has no structure to score; trained are {', '.join(known)}.")
@@ -159,14 +161,12 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
         open_source(_source(here, step.truth), step.dataset)
     sample = import_stack(_source(here, study.import_.source), here / study.sample, _plain(ImportSettings, study.import_), on)
     _annotate(sample, here, study, on, drawn_on_raw=True)
-    if study.align:
-        align(sample, study.align, on)
-    if study.equalize:
-        equalize(sample, study.equalize, on)
+    image, alignment = _prepared(sample, study, on)
     _annotate(sample, here, study, on, drawn_on_raw=False)
     model = here / study.train.out
-    train([sample], model, _plain(TrainSettings, study.train), on)
-    volumes = predict(sample, model, study.predict, on)
+    training: TrainSettings = _plain(TrainSettings, study.train)
+    _, promises = train_and_promise([sample], model, training.model_copy(update={"image": training.image or image}), on)
+    volumes = predict(sample, model, study.predict.model_copy(update={"image": study.predict.image or image}), on)
     tracked = None
     if study.train.cells:
         separation = _separation(study)
@@ -176,7 +176,7 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     folder = here / study.export.folder if study.export else None
     names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
     cell = study.train.cells
-    on_the_way = {f"{cell}-interior", f"{cell}-boundary", f"{_separation(study).name}-regions"} if cell else set()
+    on_the_way = {*outputs_of_cells(cell), f"{_separation(study).name}-regions"} if cell else set()
     results = [name for name in names if name not in on_the_way]
     called = {"cells": _separation(study).name} if study.train.cells else {}
     if study.constrain:
@@ -189,7 +189,18 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     files = [_export(sample, name, folder / f"{name}.tif", on) for name in results] if folder else []
     if study.report:
         files.append(_report(sample, here, study, study.report.model_copy(update=called), on))
-    return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files))
+    return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files), alignment, tuple(promises))
+
+
+def _prepared(sample: Sample, study: StudySettings, on: Execution) -> tuple[str, Alignment | None]:
+    """The image that the study works on, whatever other images the sample holds, and how it was aligned."""
+    image, alignment = "raw", None
+    if study.align:
+        alignment = align(sample, study.align.model_copy(update={"image": study.align.image or image}), on)
+        image = alignment.image
+    if study.equalize:
+        image = equalize(sample, study.equalize.model_copy(update={"image": study.equalize.image or image}), on)
+    return image, alignment
 
 
 def _annotate(sample: Sample, here: Path, study: StudySettings, on: Execution, drawn_on_raw: bool) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.annotations import annotated_structures
+from sparsem.annotations import annotated_structures, annotation_of_output, outputs_of_cells
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, evenly_spaced
@@ -121,11 +121,13 @@ def suggest(
         SampleError: nothing of that name is annotated or predicted.
     """
     there = annotated_structures(sample)
-    if structure is not None and structure not in there and structure not in sample.names("probabilities"):
+    if structure is not None and structure not in there and not _outputs_of(structure, sample.names("probabilities")):
         raise SampleError(f"{sample.path.name} has no annotation and no probabilities of '{structure}'.")
-    labelled = sorted({z for name, numbers in there.items() if structure in (None, name) for z in numbers})
+    wanted = structure and annotation_of_output(structure)
+    labelled = sorted({z for name, numbers in there.items() if wanted in (None, name) for z in numbers})
     n_slices = sample.image().shape[0]
-    predicted = [name for name in sample.names("probabilities") if structure in (None, name) and (name in there or structure)]
+    outputs = sample.names("probabilities")
+    predicted = _outputs_of(structure, outputs) if structure else [name for name in outputs if annotation_of_output(name) in there]
     if settings.model:
         doubt = _disagreement(sample, structure, settings, on)
         by = "disagreement" if len(settings.model) > 1 else "entropy"
@@ -135,6 +137,11 @@ def suggest(
     else:
         return Suggestion(tuple(spread_out(n_slices, labelled, settings.n)), "evenly spaced", np.zeros(0))
     return Suggestion(tuple(chosen(doubt, labelled, settings.n)), by, doubt)
+
+
+def _outputs_of(structure: str, known: Sequence[str]) -> list[str]:
+    """The outputs of a network, of those that are known, that tell of a structure: its own, or interior and boundary of cells."""
+    return [name for name in (structure, *outputs_of_cells(structure)) if name in known]
 
 
 def _entropies(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
@@ -160,18 +167,21 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
     from sparsem.predict import hash_of
 
     models = [Path(one).resolve() for one in settings.model]
-    for model in models:
-        known = read_recipe(model).structures
-        if structure is not None and structure not in known:
-            raise InputError(f"{model.name} does not know '{structure}'; it knows {', '.join(known)}.")
+    known = {model: read_recipe(model).structures for model in models}
+    names = _outputs_of(structure, known[models[0]]) if structure else sorted(known[models[0]])
+    for model, structures in known.items():
+        if not names or not set(names) <= set(structures) or (structure is None and len(structures) > len(names)):
+            asked = f"'{structure}'" if structure else f"what {models[0].name} knows: {', '.join(names)}"
+            raise InputError(f"{model.name} does not know {asked}; it knows {', '.join(structures)}. Name one structure that all know.")
     image = sample.image()
     every = settings.every or max(1, image.shape[0] // LOOKED_AT)
-    inputs = {"image": image.fingerprint} | {f"model {n}": hash_of(model) for n, model in enumerate(models)}
+    inputs = {"image": image.fingerprint, "structures": ", ".join(names)}
+    inputs |= {f"model {n}": hash_of(model) for n, model in enumerate(models)}
     plane = image.shape[1] * image.shape[2]
     needs = Needs(ram=plane * (8 * len(models) + 24), smaller="use fewer --workers, or fewer models")
     lasting = settings.model_copy(update={"n": 1, "device": choose_device(settings.device).type, "every": every})
     with Stage(sample, "disagreement", lasting, inputs, [], replace(on, overwrite=True), needs) as stage:
-        blocks = stage.map(_disagreement_block, image.blocks(), image, models, structure, every, settings.device)
+        blocks = stage.map(_disagreement_block, image.blocks(), image, models, names, every, settings.device)
     doubt = np.full(image.shape[0], np.nan)
     for block in blocks:
         for z, value in block["doubt"]:
@@ -180,7 +190,7 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
 
 
 def _disagreement_block(
-    block: ZBlock, image: Volume, models: Sequence[Path], structure: str | None, every: int, device: str
+    block: ZBlock, image: Volume, models: Sequence[Path], structures: Sequence[str], every: int, device: str
 ) -> BlockResult:
     from sparsem.predict import PredictSettings, probabilities_of
 
@@ -190,7 +200,7 @@ def _disagreement_block(
     for model in models:  # one network at a time
         for z in asked:
             names, answer = probabilities_of(image, z, model, PredictSettings(device=device))
-            answer = answer if structure is None else answer[[names.index(structure)]]
+            answer = answer[[names.index(structure) for structure in structures]]
             together[z] = answer if z not in together else together[z] + answer
             alone[z] += float(entropy(answer).mean())
     return {}, {"doubt": [[z, disagreement(together[z] / len(models), alone[z] / len(models), len(models))] for z in asked]}

@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.cli.scores import score_data, score_lines
+from sparsem.cli.scores import promise_line, score_data, score_lines
 from sparsem.execution import Execution
 from sparsem.experiment.cells import ExperimentSettings
 from sparsem.experiment.cells import cells_compared as _experiment
 from sparsem.experiment.slices import SlicesSettings, slices_compared
-from sparsem.learn.folds import Promise, cross_validate
+from sparsem.learn.folds import train_and_promise
 from sparsem.learn.supervised import TrainSettings
-from sparsem.learn.train import train as _train
 from sparsem.predict import PredictSettings
 from sparsem.predict import predict as _predict
 from sparsem.score.against import ScoreSettings
@@ -35,14 +34,13 @@ def train(
     or, to know what Dice to expect on slices that nobody labelled, with --folds 5 besides
     """
     opened = [Sample.open(path) for path in samples]
-    promises = cross_validate(opened, out, settings, on) if settings.folds else []
-    recipe = _train(opened, out, settings, on)
+    recipe, promises = train_and_promise(opened, out, settings, on)
     held = recipe.training["held out"]
     told = f"; Dice {recipe.training['validation dice']:.3f} on the held-out {', '.join(held)}" if held else ""
     lines = [
         f"Wrote {out}: knows {', '.join(recipe.structures)} from {len(recipe.training['learnt from'])} slices{told}",
         f"Wrote {out.with_suffix('.csv')}",
-        *map(_promised, promises),
+        *map(promise_line, promises),
     ]
     return Outcome(
         lines,
@@ -54,11 +52,6 @@ def train(
             "folds": {one.structure: one.dice for one in promises},
         },
     )
-
-
-def _promised(one: Promise) -> str:
-    folds = ", ".join(f"{dice:.3f}" for dice in one.dice)
-    return f"{one.structure}: expect a Dice of {one.mean:.3f} ± {one.spread:.3f} on slices that nobody labelled (folds: {folds})"
 
 
 @command(PredictSettings, spread=True)

@@ -1,9 +1,16 @@
-"""Scores in words and as data."""
+"""What was found, in words and as data."""
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from sparsem.score.against import Scores
 from sparsem.score.instances import SCORES
+
+if TYPE_CHECKING:  # these load torch and numba
+    from sparsem.learn.folds import Promise
+    from sparsem.prepare.align import Alignment
+
+MOST_LISTED = 12
 
 
 def score_lines(scores: dict[str, Scores]) -> list[str]:
@@ -39,3 +46,25 @@ def score_data(found: Scores) -> dict[str, Any]:
     """The same for scripts."""
     both = {"unseen": True, "all": False}
     return {which: found.summary(only_unseen) | found.of_cells(only_unseen) for which, only_unseen in both.items()}
+
+
+def promise_line(one: "Promise") -> str:
+    """The Dice to expect."""
+    folds = ", ".join("--" if math.isnan(dice) else f"{dice:.3f}" for dice in one.dice)
+    spread = "" if math.isnan(one.spread) else f" ± {one.spread:.3f}"
+    return f"{one.structure}: expect a Dice of {one.mean:.3f}{spread} on slices that nobody labelled (folds: {folds})"
+
+
+def alignment_lines(found: "Alignment") -> list[str]:
+    """What should be looked at."""
+    sentences = (
+        (found.jumps, "lies", "lie", "far from the slice before", "put right, but look at it"),
+        (found.bad, "looks", "look", "like no neighbour", "left where the neighbours are"),
+        (found.breaks, "is", "are", "connected with nothing before", "from there the stack goes on as if it had not drifted"),
+    )
+    return [f"{_listed(which)} {one if len(which) == 1 else many} {what}: {then}" for which, one, many, what, then in sentences if which]
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
+    return f"Slices {', '.join(map(str, numbers[:MOST_LISTED]))}{more}" if len(numbers) > 1 else f"Slice {numbers[0]}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsem.cli.options import Outcome, command
-from sparsem.cli.scores import score_data, score_lines
+from sparsem.cli.scores import alignment_lines, promise_line, score_data, score_lines
 from sparsem.execution import Execution
 from sparsem.study import StudyResult
 from sparsem.study import demo as _demo
@@ -35,15 +35,21 @@ def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to pu
 
 @command(spread=True)
 def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution) -> Outcome:
-    """Walk the whole path from one file: import, annotate, train, predict, cells, track, score, measure, report. What is done stays done.
+    """Walk the whole path from one file: import, align, equalize, annotate, train, predict, cells, track, score, measure, report.
+
+    What is done stays done.
 
     'sparsem demo' writes a study.toml to start from.
     """
     result = _run(study, on)
-    lines = [*score_lines(result.scores), f"Wrote {result.sample.path}", *(f"Wrote {path}" for path in result.files)]
+    lines = [*(alignment_lines(result.alignment) if result.alignment else []), *map(promise_line, result.promises)]
+    lines += [*score_lines(result.scores), f"Wrote {result.sample.path}", *(f"Wrote {path}" for path in result.files)]
     return Outcome(lines, f"sparsem info {result.sample.path}", _study_data(result))
 
 
 def _study_data(result: StudyResult) -> dict[str, Any]:
     scores = {name: score_data(found) for name, found in result.scores.items()}
-    return {"sample": result.sample.path, "model": result.model, "volumes": result.volumes, "scores": scores, "files": list(result.files)}
+    data = {"sample": result.sample.path, "model": result.model, "volumes": result.volumes, "scores": scores, "files": list(result.files)}
+    if result.alignment:
+        data["alignment"] = {"jumps": result.alignment.jumps, "bad": result.alignment.bad, "breaks": result.alignment.breaks}
+    return data | ({"folds": {one.structure: one.dice for one in result.promises}} if result.promises else {})

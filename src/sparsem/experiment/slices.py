@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +30,12 @@ from sparsem.store.volume import Volume
 class SlicesSettings(TrainSettings):
     """Which numbers of slices and which tiles are compared; beside these, how the networks learn."""
 
-    labelled: tuple[int, ...] = Field((7, 10, 15, 25, 50), description="how many labelled slices to learn from; repeat it for each")
-    tile: tuple[int, ...] = Field((), description="edge of a tile in the image, px; repeat it for each; --read if not given")
+    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (7, 10, 15, 25, 50), min_length=1, description="how many labelled slices to learn from; repeat it for each"
+    )
+    tile: tuple[Annotated[int, Field(ge=16)], ...] = Field(
+        (), description="edge of a tile in the image, px; repeat it for each; --read if not given"
+    )
     repeats: int = Field(3, ge=1, description="trainings of each kind, with other seeds and other slices")
     dataset: str | None = Field(None, description="key of the truth inside a Zarr group or an HDF5 file")
 
@@ -122,7 +126,7 @@ def slices_compared(
     if len(counts) < len(settings.labelled):
         left_out = ", ".join(str(count) for count in settings.labelled if count not in counts)
         tell(f"'{structure}' is labelled on {len(annotation.z)} slices: {left_out} are left out.", on.quiet)
-    check = _Check(sample, image, structure, annotation, _truth_of(sample, image, structure, truth, settings))
+    check = _Check(sample, image, structure, annotation, *_truth_of(sample, image, structure, truth, settings))
     folder, runs = Path(folder), []
     for tile in settings.tile or (settings.read,):
         for count in counts:
@@ -146,6 +150,7 @@ class _Check:
     structure: str
     annotation: LabelledSlices
     truth: Any
+    truth_identity: str
 
     @property
     def z(self) -> tuple[int, ...]:
@@ -161,14 +166,16 @@ class _Check:
         return labels > 0, np.ones(labels.shape, bool)
 
 
-def _truth_of(sample: Sample, image: Volume, structure: str, truth: str | Path | None, settings: SlicesSettings) -> Any:
+def _truth_of(sample: Sample, image: Volume, structure: str, truth: str | Path | None, settings: SlicesSettings) -> tuple[Any, str]:
+    """A truth of every slice, and what is noticed when it changes."""
     if truth is None and structure not in sample.names("truth"):
-        return None
+        return None, ""
     source = str(truth) if truth is not None else str(sample.volume("truth", structure).directory)
-    stack = sample.seen_by(image, open_source(source, settings.dataset).stack)
+    found = open_source(source, settings.dataset)
+    stack = sample.seen_by(image, found.stack)
     if tuple(stack.shape) != image.shape:
         raise InputError(f"The truth {source} has the shape {tuple(stack.shape)}, but the image has {image.shape}.")
-    return stack
+    return stack, str(found.identity())
 
 
 def _run(
@@ -188,7 +195,8 @@ def _run(
     model = folder / f"{name}.safetensors"
     train([check.sample], model, how, on)
     z = tuple(one for one in check.z if one not in slices)
-    inputs = {"image": check.image.fingerprint, "model": hash_of(model), "annotation": check.annotation.fingerprint, "slices": str(z)}
+    inputs = {"image": check.image.fingerprint, "model": hash_of(model), "slices": str(z)}
+    inputs |= {"annotation": check.annotation.fingerprint, "truth": check.truth_identity}
     needs = Needs(ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers")
     again = replace(on, overwrite=True)
     with Stage(check.sample, f"experiment-{name}", PredictSettings(device=settings.device), inputs, [], again, needs) as stage:

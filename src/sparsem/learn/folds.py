@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import numpy as np
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution
 from sparsem.learn.supervised import TrainSettings
-from sparsem.learn.train import job_of, train_job
+from sparsem.learn.train import Job, job_of, train, train_job
+from sparsem.models.checkpoint import Recipe
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 
@@ -23,7 +24,8 @@ class Promise:
 
     Attributes:
         structure: what was learnt.
-        dice: of the held-out slices of each fold, pooled over a fold's slices.
+        dice: of the held-out slices of each fold, pooled over a fold's slices, at the network's scale; NaN where a fold holds out no
+            slice on which the structure is annotated.
     """
 
     structure: str
@@ -32,12 +34,13 @@ class Promise:
     @property
     def mean(self) -> float:
         """Over folds."""
-        return float(np.mean(self.dice))
+        return float(np.nanmean(self.dice))
 
     @property
     def spread(self) -> float:
         """Standard deviation over folds; NaN of one."""
-        return float(np.std(self.dice, ddof=1)) if len(self.dice) > 1 else math.nan
+        known = [dice for dice in self.dice if not math.isnan(dice)]
+        return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
 
 
 def fold_path(out: Path, number: int) -> Path:
@@ -45,14 +48,65 @@ def fold_path(out: Path, number: int) -> Path:
     return out.with_name(f"{out.stem}.fold{number}.safetensors")
 
 
+def held_out(slices: Sequence[tuple[str, int]], depths: Mapping[str, int], folds: int) -> list[list[int]]:
+    """Which labelled slices each fold leaves out.
+
+    A slice beside one that was learnt from says nothing of slices that nobody labelled. So labelled slices that lie closer than such slices
+    usually do (half of the distance that all labelled ones would have if they lay evenly) are left out together; where that leaves fewer
+    groups than folds, each fold leaves out neighbouring ones.
+
+    Args:
+        slices: sample and number of every labelled slice.
+        depths: slices of every sample.
+        folds: how many.
+
+    Returns:
+        Places in ``slices``, for each fold.
+    """
+    places = sorted(range(len(slices)), key=lambda place: slices[place])
+    groups: list[list[int]] = []
+    for place in places:
+        sample, z = slices[place]
+        near = depths[sample] / (2 * sum(one == sample for one, _ in slices))
+        before = slices[groups[-1][-1]] if groups else None
+        if before is not None and before[0] == sample and z - before[1] < near:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    if len(groups) < folds:
+        return [part.tolist() for part in np.array_split(places, folds)]
+    return [sorted(place for group in groups[number::folds] for place in group) for number in range(folds)]
+
+
+def train_and_promise(
+    samples: Sequence[Sample], out: str | Path, settings: TrainSettings = TrainSettings(), on: Execution = HERE
+) -> tuple[Recipe, list[Promise]]:
+    """``train``, and with ``settings.folds`` the Dice to expect of it (``cross_validate``), which is refused before anything is trained."""
+    if settings.folds:
+        _planned(samples, Path(out), settings)
+    recipe = train(samples, out, settings, on)
+    return recipe, cross_validate(samples, out, settings, on) if settings.folds else []
+
+
+def _planned(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> tuple[Job, list[list[int]]]:
+    """The training on all slices, and which slices each fold leaves out."""
+    whole = job_of(samples, out, settings.model_copy(update={"validation_slices": 0}))
+    if not 2 <= settings.folds <= len(whole.slices):
+        raise InputError(f"--folds takes 2 to {len(whole.slices)}, the number of labelled slices; got {settings.folds}.")
+    depths = {sample.name: sample.image().shape[0] for sample in samples}
+    parts = held_out([(each.sample, each.z) for each in whole.slices], depths, settings.folds)
+    for aside in parts:
+        _refuse_nothing_to_learn(whole, aside)
+    return whole, parts
+
+
 def cross_validate(
     samples: Sequence[Sample], out: str | Path, settings: TrainSettings = TrainSettings(), on: Execution = HERE
 ) -> list[Promise]:
-    """Train ``settings.folds`` networks, each without every k-th labelled slice, and measure each on the slices it did not see.
+    """Train ``settings.folds`` networks, each without a part of the labelled slices, and measure each on the slices it did not see.
 
     Beside ``out`` (NAME.safetensors) lie NAME.fold1.safetensors, ..., which predict as any other model, and NAME.folds.csv. Each is
-    resumed on its own. No weights are chosen by the held-out slices: the last count. The promise is rather too low than too high,
-    since each network has seen fewer slices than the one trained on all.
+    resumed on its own. No weights are chosen by the held-out slices: the last count. Dice is measured at the network's scale.
 
     Args:
         samples: with annotations of every structure.
@@ -64,27 +118,37 @@ def cross_validate(
         One promise a structure.
 
     Raises:
-        InputError: fewer labelled slices than folds, or fewer than two folds.
+        InputError: fewer labelled slices than folds, fewer than two folds, or a fold that would learn a structure from no slice.
         Whatever ``train`` raises.
     """
     out, folds = Path(out), settings.folds
-    whole = job_of(samples, out, settings.model_copy(update={"validation_slices": 0}))
-    if not 2 <= folds <= len(whole.slices):
-        raise InputError(f"--folds takes 2 to {len(whole.slices)}, the number of labelled slices; got {folds}.")
+    whole, parts = _planned(samples, out, settings)
     found: dict[str, list[float]] = {name: [] for name in whole.structures}
-    for number in range(folds):
-        aside = list(range(number, len(whole.slices), folds))
+    for number, aside in enumerate(parts):
         # Measured once, at the end: so the best weights are the last.
         last_only = settings.model_copy(update={"validation_slices": len(aside), "validate_every": settings.updates})
         inputs = whole.inputs | {"fold": f"{number + 1} of {folds}"}
         recipe = train_job(replace(whole, out=fold_path(out, number + 1), settings=last_only, inputs=inputs), aside, on)
         fold_path(out, number + 1).with_suffix(".last.safetensors").unlink(missing_ok=True)  # the same weights
-        for name, dice in recipe.training["validation dice by structure"].items():
-            found[name].append(float(dice))
-    promises = [Promise(name, tuple(dice)) for name, dice in found.items() if dice]
+        known = recipe.training["validation dice by structure"]
+        for name, dice in found.items():
+            dice.append(float(known.get(name, math.nan)))
+    promises = [Promise(name, tuple(dice)) for name, dice in found.items()]
     text = io.StringIO()
     csv.writer(text).writerows([["structure", "mean", "spread", *(f"fold{n + 1}" for n in range(folds))]])
     for one in promises:
-        csv.writer(text).writerow([one.structure, *(f"{value:.4f}" for value in (one.mean, one.spread, *one.dice))])
+        csv.writer(text).writerow(
+            [one.structure, *("" if math.isnan(value) else f"{value:.4f}" for value in (one.mean, one.spread, *one.dice))]
+        )
     write_atomically(out.with_name(f"{out.stem}.folds.csv"), text.getvalue().encode())
     return promises
+
+
+def _refuse_nothing_to_learn(whole: Job, aside: Sequence[int]) -> None:
+    learn = [each for place, each in enumerate(whole.slices) if place not in aside]
+    for channel, structure in enumerate(whole.structures):
+        if not any((each.target[channel] == 1).any() for each in learn):
+            left_out = ", ".join(whole.slices[place].name for place in aside)
+            raise InputError(
+                f"A fold without {left_out} has no slice to learn '{structure}' from; label it on more slices, or use more --folds."
+            )

@@ -76,12 +76,19 @@ class LearningSlice:
     Attributes:
         image: (K, y, x) float32, standardised: the slice in the middle of its neighbours.
         target: (C, y, x) uint8: 0, 1, or 255 where not known.
-        name: sample and slice number.
+        sample: its name.
+        z: slice number.
     """
 
     image: NDArray[np.float32]
     target: NDArray[np.uint8]
-    name: str
+    sample: str
+    z: int
+
+    @property
+    def name(self) -> str:
+        """Sample and slice number."""
+        return f"{self.sample} {self.z}"
 
 
 @dataclass

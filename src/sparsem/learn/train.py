@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sparsem import __version__
-from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, annotations_on
+from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, annotations_on, outputs_of_cells
 from sparsem.errors import InputError, ResumeError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start, validation_dice
@@ -138,7 +138,7 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
 def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
     structures = settings.structure or (() if settings.cells else tuple(annotated_structures(samples[0])))
     if settings.cells:
-        structures = (*structures, f"{settings.cells}-interior", f"{settings.cells}-boundary")
+        structures = (*structures, *outputs_of_cells(settings.cells))
     if not structures:
         raise InputError(
             f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'."
@@ -174,7 +174,7 @@ def learning_slices(
             target = np.concatenate(targets)  # (structures, y, x)
             around = np.clip(np.arange(z - settings.neighbours, z + settings.neighbours + 1), 0, image.shape[0] - 1).tolist()
             context = np.stack([shrink(image.read(slice(one, one + 1))[0], factors) for one in around])
-            found.append(LearningSlice(context, target, f"{sample.name} {z}"))
+            found.append(LearningSlice(context, target, sample.name, z))
     for place, structure in enumerate(structures):
         if not any((each.target[place] == 1).any() for each in found):
             raise InputError(f"No labelled slice holds a pixel of '{structure}': check its masks, --classes and --ignore.")

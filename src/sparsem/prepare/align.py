@@ -82,7 +82,7 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
         InputError: slices too small, nothing alike, or no common area; with the setting that helps.
         ResumeError: the image was aligned otherwise, and ``on.overwrite`` is not set.
     """
-    name = sample.image_for(settings.out, settings.image)
+    name = sample.image_for(settings.out, settings.image or _unmoved(sample, settings.out))
     image = sample.image(name)
     if min(image.shape[1:]) < LEAST_EDGE_PX:
         raise InputError(f"Slices of {image.shape[1:]} px are too small to be aligned; expected at least {LEAST_EDGE_PX} px.")
@@ -100,14 +100,25 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
         motions=motions,
     )
     inputs = {"image": image.fingerprint, "registration": fingerprint_of({"motions": motions.tolist()})}
-    plane = image.shape[1] * image.shape[2] * image.dtype.itemsize
-    needs = Needs(plane * (3 * image.block_depth + 4), spec.nbytes, "import with a smaller --block-depth, or use fewer --workers")
+    plane = (image.shape[1] * image.shape[2] + 2 * shape[0] * shape[1]) * image.dtype.itemsize  # what is read, written, and its pyramid
+    smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
+    needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
     with Stage(sample, f"align-{settings.out}", settings, inputs, [spec], on, needs) as stage:
         stage.map(_move_block, image.blocks(), image, spec.path, shape, settings.interpolation, of_block=lambda block: motions[block.own])
     jumps = _jumps(found, image, settings)
     alignment = Alignment(settings.out, motions, likeness, jumps, found.bad, found.breaks)
     sample.write_table(f"alignment_{settings.out}", alignment_table(alignment, found, image.shape))
     return alignment
+
+
+def _unmoved(sample: Sample, out: str) -> str | None:
+    """The newest image of which nothing was moved; None where the image was aligned before."""
+    if out in sample.names("images"):
+        return None
+    line = [sample.newest_image]
+    while (image := sample.image(line[-1])).made_on and sample.frame(image).to_raw is not None:
+        line.append(sample.name_of_image(image))
+    return line[-1]
 
 
 def _links(sample: Sample, image: Volume, name: str, settings: AlignSettings, on: Execution) -> list[Link]:
@@ -126,8 +137,8 @@ def _register_block(block: ZBlock, image: Volume, settings: RegisterSettings) ->
     """Links of the block's own slices to those before them."""
     details: dict[int, Detail] = {}
     links = []
-    for z in range(block.read_start, block.stop):
-        details[z] = detail(image.read(slice(z, z + 1))[0], settings.working_mpx)
+    for z, voxels in enumerate(image.read(slice(block.read_start, block.stop)), block.read_start):
+        details[z] = detail(voxels, settings.working_mpx)
         for before in range(max(block.read_start, z - settings.neighbours), z if z >= block.start else 0):
             found = register(details[before], details[z], settings.motion)
             links.append([before, z, found.motion.tolist(), found.likeness])
@@ -183,8 +194,8 @@ def _canvas(found: Drift, shape: Sequence[int], canvas: str) -> tuple[Motion, tu
 
 def _move_block(block: ZBlock, image: Volume, path: str, shape: tuple[int, int], how: Interpolation, motions: Motion) -> BlockResult:
     out = np.empty((block.stop - block.start, *shape), image.dtype)
-    for index, z in enumerate(range(block.start, block.stop)):
-        out[index] = moved(image.read(slice(z, z + 1))[0], motions[index], shape, how)
+    for index, voxels in enumerate(image.read(block.own)):
+        out[index] = moved(voxels, motions[index], shape, how)
     return {path: out}, {}
 
 

@@ -7,7 +7,6 @@ Places and motions are (2, 3) matrices over (y, x, 1) in pixels (see ``store.fra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import scipy.sparse
@@ -20,6 +19,7 @@ from sparsem.store.frame import UNMOVED, Motion
 
 ROUNDS = 20  # of reweighting
 AGREED_PX = 0.25  # links that differ by more than this from the others count less and less
+FEW_SLICES = 5  # so many alike may be bad together
 FAINT = 1e-6  # weight by which a slice without links stays with its neighbours
 ALIKE = 0.1  # likeness below which even whole stacks are not believed: noise reaches 0.03
 
@@ -75,10 +75,13 @@ def gaps(count: int, links: Sequence[Link]) -> list[tuple[int, int]]:
     """Pairs of slices whose registration might connect groups that bad slices hold apart: (fixed, moving)."""
     connected = [group for group in groups(count, links) if len(group) > 1]
     pairs = []
-    for before, after in pairwise(connected):
-        last, first = int(before[-1]), int(after[0])
-        if first > last:
-            pairs += [(last, first), (int(before[-2]), first), (last, int(after[1]))]
+    for place, before in enumerate(connected):
+        for after in connected[place + 1 :]:
+            last, first = int(before[-1]), int(after[0])
+            if first > last:
+                pairs += [(last, first), (int(before[-2]), first), (last, int(after[1]))]
+            if len(after) > FEW_SLICES:
+                break  # a few slices that are alike among themselves may all be bad: beyond them the stack goes on
     return pairs
 
 
@@ -117,9 +120,11 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
         weights = base / np.sqrt(1 + (off / agreed) ** 2) if number < ROUNDS / 2 else base / (1 + (off / (4 * agreed)) ** 2) ** 2
     places = np.concatenate([linear, (place + centre - (linear @ centre))[..., None]], axis=-1)
     found = groups(count, links)
-    bad = tuple(int(group[0]) for group in found if len(group) == 1 < count)
-    starts = tuple(int(group[0]) for group in found if len(group) > 1)[1:]
-    return Drift(places, bad, starts)
+    ends = [(int(group[0]), int(group[-1])) for group in found]
+    within = [any(low < first and last < high for low, high in ends) for first, last in ends]  # what others reach across
+    bad = tuple(int(z) for group, inside in zip(found, within, strict=True) for z in group if inside or len(group) == 1 < count)
+    starts = tuple(int(group[0]) for group, inside in zip(found, within, strict=True) if len(group) > 1 and not inside)[1:]
+    return Drift(places, tuple(sorted(bad)), starts)
 
 
 def _differences(

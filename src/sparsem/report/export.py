@@ -68,6 +68,8 @@ def export(
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     if ending not in (*MESHES, *LABEL_MAPS) and len(names) != 1:
         raise InputError(f"A {ending} holds one piece of a sample; got {len(names)}: {', '.join(names)}.")
+    if settings.onto is not None and ending not in WRITERS:
+        raise InputError(f"--onto moves voxels; a {ending} has none.")
     if ending in MESHES:
         return _write_meshes(sample, names, path, settings, on)
     if ending in TABLES:
@@ -77,9 +79,16 @@ def export(
 
 def _piece(sample: Sample, names: Sequence[str], onto: str | None) -> Piece:
     """One volume, or several masks together; on the pixels of another image if that is asked for."""
-    volumes = {name.rpartition("/")[2]: _volume(sample, name) for name in names}
-    if not volumes:
+    if not names:
         raise InputError("Nothing was named; expected a structure, images/NAME, probabilities/NAME, truth/NAME or raw.")
+    plains = [name.rpartition("/")[2] for name in names]
+    alike = len(set(plains)) < len(plains)
+    volumes = {name if alike else plain: _volume(sample, name) for name, plain in zip(names, plains, strict=True)}
+    no_mask = [name for name, volume in volumes.items() if len(volumes) > 1 and not _is_labels(volume)]
+    if no_mask:
+        raise InputError(
+            f"Several pieces in one file are masks, the first of them 1, the second 2; '{no_mask[0]}' is none: write it alone."
+        )
     plain, first = next(iter(volumes.items()))
     of_mask = first.dtype == np.uint8 and first.directory.parent.name == "labels"
     piece = several(volumes) if len(volumes) > 1 else Piece.of(first, {plain: 1} if of_mask else {})
@@ -87,6 +96,10 @@ def _piece(sample: Sample, names: Sequence[str], onto: str | None) -> Piece:
         return piece
     here, there = sample.frame(first), sample.frame(sample.image(onto))
     return replace(piece, stack=MovedStack(piece.stack, here.seen_from(there), there.shape))
+
+
+def _is_labels(volume: Volume) -> bool:
+    return volume.directory.parent.name in ("labels", "truth")
 
 
 def _volume(sample: Sample, name: str) -> Volume:

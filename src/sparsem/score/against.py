@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.annotations import annotated_structures, as_labels
+from sparsem.annotations import annotated_structures, annotation_of_output, as_labels
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
@@ -152,8 +152,7 @@ def _labelled(sample: Sample, name: str, annotation: str | None) -> tuple[int, .
     """Slices that somebody labelled: of the structure's own annotation, or of the one of the cells that it was made from."""
     found = annotated_structures(sample)
     made = [entry["settings"].get("cells") for entry in sample.history() if f"labels/{name}-regions" in entry["outputs"]]
-    plain = name.removesuffix("-interior").removesuffix("-boundary")
-    return next((found[one] for one in (annotation, name, *made[-1:], plain) if one in found), ())
+    return next((found[one] for one in (annotation, name, *made[-1:], annotation_of_output(name)) if one in found), ())
 
 
 def _overlaps_of(columns: Sequence[Sequence[int]]) -> Overlaps:

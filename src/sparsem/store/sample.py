@@ -103,11 +103,17 @@ class Sample:
         return Volume(self.path / folder / name)
 
     def image(self, name: str | None = None) -> Volume:
-        """An image by name; ``raw`` is what was imported. Without a name, the newest one."""
+        """An image by name; ``raw`` is what was imported. Without a name, the newest one.
+
+        Raises:
+            SampleError: there is none of that name, or what it was made from was replaced since.
+        """
         if name is None:
             name = self.newest_image
         if name != "raw":
-            return self.volume("images", name)
+            image = self.volume("images", name)
+            self._refuse_stale(image)
+            return image
         if not self.has_image:
             raise SampleError(f"{self.path.name} has no image, only labels; bring it in with 'sparsem import SOURCE {self.path.name}'.")
         return Volume(self.path)
@@ -128,15 +134,38 @@ class Sample:
         """The image that ``images/OUT`` is made from: the one that is asked for, what it was made from before, else the newest.
 
         Raises:
-            InputError: ``out`` is no name, or that of the image itself.
+            InputError: ``out`` is no name, or that of the image itself or of one that it was made from.
         """
         checked_name(out)
         if image is None:
             made_on = self.volume("images", out).made_on if out in self.names("images") else None
             image = made_on[0] if made_on else self.newest_image
-        if image == out:
-            raise InputError(f"The image '{out}' cannot be made from itself; give --out another name.")
+        if out in self._line_of(image):
+            what = "itself" if image == out else f"'{image}', which was made from it"
+            raise InputError(f"The image '{out}' cannot be made from {what}; give --out another name.")
         return image
+
+    def _line_of(self, image: str) -> list[str]:
+        """An image, the one that it was made from, and so on."""
+        line = [image]
+        while line[-1] in self.names("images") and (made_on := self.volume("images", line[-1]).made_on):
+            line.append(made_on[0])
+        return line
+
+    def drawn_on(self, image: str) -> str:
+        """The image whose pixels an image has: the one that it was made from without moving anything, or itself."""
+        for name in self._line_of(image):
+            if name == "raw" or self.volume("images", name).motions is not None:
+                return name
+        return image
+
+    def _refuse_stale(self, volume: Volume) -> None:
+        if volume.made_on is None:
+            return
+        name, fingerprint = volume.made_on
+        if self.image(name).fingerprint != fingerprint:
+            what = volume.directory.relative_to(self.path)
+            raise SampleError(f"{what} of {self.path.name} was made on the image '{name}', which was replaced since; make {what} again.")
 
     def frame(self, volume: Volume) -> Frame:
         """Where the pixels of any volume lie in the raw image.
@@ -146,12 +175,8 @@ class Sample:
         """
         if volume.made_on is None:
             return Frame(volume.shape)
-        name, fingerprint = volume.made_on
-        image = self.image(name)
-        if image.fingerprint != fingerprint:
-            what = volume.directory.relative_to(self.path)
-            raise SampleError(f"{what} of {self.path.name} was made on the image '{name}', which was replaced since; make {what} again.")
-        before, motions = self.frame(image), volume.motions
+        self._refuse_stale(volume)
+        before, motions = self.frame(self.image(volume.made_on[0])), volume.motions
         if motions is None or before.to_raw is None:
             return Frame(volume.shape, before.to_raw if motions is None else motions)
         return Frame(volume.shape, joined(before.to_raw, motions))

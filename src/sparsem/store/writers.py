@@ -24,6 +24,26 @@ CHUNK_YX = 256
 
 
 @dataclass(frozen=True)
+class Readable:
+    """A volume as a stack; damaged chunks are told."""
+
+    volume: Volume
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        return self.volume.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return self.volume.dtype
+
+    def __getitem__(self, slices: slice) -> NDArray[Any]:
+        return self.volume.read(slices)
+
+
+@dataclass(frozen=True)
 class Piece:
     """What is written.
 
@@ -42,7 +62,7 @@ class Piece:
     @classmethod
     def of(cls, volume: Volume, names: Mapping[str, int] | None = None) -> "Piece":
         """A volume of a sample."""
-        return cls(volume.level(), volume.voxel_size, volume.block_depth, names or {})
+        return cls(Readable(volume), volume.voxel_size, volume.block_depth, names or {})
 
     @property
     def nbytes(self) -> int:
@@ -137,13 +157,20 @@ def _write_tiff(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None
     with tifffile.TiffWriter(unfinished, bigtiff=piece.nbytes > 2**31, ome=True) as tiff:
         metadata = {"axes": "ZYX", **sizes, **units}
         tiff.write(
-            slices, shape=piece.stack.shape, dtype=piece.stack.dtype, compression="zlib", photometric="minisblack", metadata=metadata
+            slices,
+            shape=piece.stack.shape,
+            dtype=piece.stack.dtype,
+            compression="zlib",
+            photometric="minisblack",
+            metadata=metadata,
+            resolution=(1e7 / piece.voxel_size.x, 1e7 / piece.voxel_size.y),  # for programs that read no OME-XML
+            resolutionunit="CENTIMETER",
         )
 
 
 def _write_nrrd(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None:
     z, y, x = piece.stack.shape
-    edges = [edge / 1000 for edge in piece.voxel_size[::-1]]
+    edges = [edge / 1e6 for edge in piece.voxel_size[::-1]]  # mm: programs that read no units take them for granted
     directions = " ".join(f"({','.join(repr(edge) if k == axis else '0' for k in range(3))})" for axis, edge in enumerate(edges))
     lines = [
         "NRRD0005",
@@ -152,7 +179,7 @@ def _write_nrrd(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None
         "space: left-posterior-superior",
         f"sizes: {x} {y} {z}",
         f"space directions: {directions}",
-        'space units: "um" "um" "um"',
+        'space units: "mm" "mm" "mm"',
         "space origin: (0,0,0)",
         "kinds: domain domain domain",
         "endian: little",
@@ -182,6 +209,7 @@ def _write_hdf5(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None
 
 def _write_model(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None:
     """A model of Microscopy Image Browser; MATLAB 5 holds 2 GB, and whole."""
+    names = {number: name for name, number in piece.names.items()}
     if piece.nbytes > MATLAB_5_BYTES:
         raise InputError(
             f"{path.name} would hold {piece.nbytes / 1e9:.1f} GB, more than the 2 GB of its format; "
@@ -192,9 +220,10 @@ def _write_model(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> Non
     for start, block in piece.blocks(f"export {path.name}", quiet):
         model[:, :, start : start + len(block)] = np.moveaxis(block, 0, 2)
     largest = int(model.max(initial=0))
-    names = {number: name for name, number in piece.names.items()}
-    listed = [names.get(number, str(number)) for number in range(1, min(largest, 65535) + 1)] or list(piece.names)
     kind = next(limit for limit in (63, 255, 65535, 2**32 - 1) if largest <= limit)
+    # Models of more than 255 materials list the first two numbers only, as the program itself writes them.
+    last = max([largest, *names]) if kind <= 255 else 2
+    listed = [names.get(number, str(number)) for number in range(1, last + 1)]
     sizes = dict(zip("zyx", piece.voxel_size, strict=True))
     ends = [0, (x - 1) * sizes["x"] / 1000, 0, (y - 1) * sizes["y"] / 1000, 0, (z - 1) * sizes["z"] / 1000]
     content = {
@@ -230,4 +259,4 @@ def several(volumes: Mapping[str, Volume]) -> Piece:
         raise InputError(f"{', '.join(volumes)} have unlike shapes {', '.join(map(str, shapes))}; write them one by one.")
     first = next(iter(volumes.values()))
     names = {name: number for number, name in enumerate(volumes, 1)}
-    return Piece(Together(tuple(one.level() for one in volumes.values())), first.voxel_size, first.block_depth, names)
+    return Piece(Together(tuple(map(Readable, volumes.values()))), first.voxel_size, first.block_depth, names)

@@ -16,6 +16,7 @@ from sparsem.store.readers.hdf5 import Hdf5Stack
 from sparsem.store.readers.source import Pick, Source, sentences
 
 MATLAB_ENDINGS = (".model", ".mat")
+MOST_MATERIALS = 255  # models of more hold objects
 MATERIALS_63 = 63  # models of this type keep mask and selection in the two highest bits
 
 
@@ -26,8 +27,10 @@ def open_matlab(path: Path, pick: Pick) -> Source:
     raise AssertionError  # the context raises or the block returns
 
 
-def _named(names: list[str], count: int) -> dict[str, tuple[int, ...]]:
-    return {name: (number,) for number, name in enumerate(names, 1)} if count >= 1 else {}
+def _named(names: list[str], kind: int) -> dict[str, tuple[int, ...]]:
+    """What numbers mean; nothing where they are numbers of objects, whose names are the numbers themselves."""
+    of_objects = kind > MOST_MATERIALS or all(name == str(number) for number, name in enumerate(names, 1))
+    return {} if of_objects else {name: (number,) for number, name in enumerate(names, 1)}
 
 
 def _variable(pick: Pick, told: str | None, shapes: dict[str, tuple[int, ...]], path: Path) -> str:
@@ -52,7 +55,7 @@ def _open_5(path: Path, pick: Pick) -> Source:
     kind = int(np.ravel(about["modelType"])[0]) if "modelType" in about else 0
     variable = _variable(pick, told, shapes, path)
     stack = MatlabStack(path, path.stat().st_mtime_ns, variable, _stack_shape(shapes[variable], path), kind == MATERIALS_63)
-    return Source(stack, (None, None, None), (path,), names=_named(names, len(names)), part=variable)
+    return Source(stack, (None, None, None), (path,), names=_named(names, kind), part=variable)
 
 
 def _stack_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
@@ -76,7 +79,7 @@ def _open_hdf5(path: Path, pick: Pick) -> Source:
         places = (None,) if node.ndim == 3 else (0, None) if node.ndim == 4 else ()
         inner = Hdf5Stack(path, variable, places, (z, x, y), np.dtype(node.dtype))
         stack = TurnedStack(inner, (z, y, x), kind == MATERIALS_63)
-        return Source(stack, (None, None, None), (path,), names=_named(names, len(names)), part=variable)
+        return Source(stack, (None, None, None), (path,), names=_named(names, kind), part=variable)
 
 
 def _text(node: Any) -> str:

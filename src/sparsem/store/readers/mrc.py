@@ -1,10 +1,17 @@
-"""MRC, as IMOD, SerialEM and most electron microscopes write it (CCP4 / MRC2014)."""
+"""MRC, as IMOD, SerialEM and most electron microscopes write it (CCP4 / MRC2014).
+
+The first row of a file is the lowest one: IMOD and Fiji show it at the bottom, and so do pictures that were saved from there. Rows are
+turned round here, so that labels drawn on what these programs show lie where they were drawn.
+"""
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.store.readers.arrays import MappedStack
@@ -35,8 +42,28 @@ def open_mrc(path: Path) -> Source:
         voxel: Axes = (None, None, None)
         if all(np.isfinite(edges)) and min(edges) > 0 and set(edges) != {1.0}:
             voxel = (edges[0] / 10, edges[1] / 10, edges[2] / 10)
-        return Source(MappedStack(path, offset, shape, kind), voxel, (path,))
+        return Source(UprightStack(MappedStack(path, offset, shape, kind)), voxel, (path,))
     raise AssertionError  # the context raises or the block returns
+
+
+@dataclass(frozen=True)
+class UprightStack:
+    """Slices whose last row in the file is the uppermost one."""
+
+    stack: MappedStack
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        return self.stack.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return self.stack.dtype
+
+    def __getitem__(self, slices: slice) -> NDArray[Any]:
+        return np.ascontiguousarray(np.asarray(self.stack[slices])[:, ::-1])
 
 
 def _bytes_are_unsigned(path: Path) -> bool:

@@ -32,7 +32,7 @@ def open_nrrd(path: Path, pick: Pick) -> Source:
             offset = file.tell()
         data, offset = _data_of(path, header, offset)
         sizes = [int(size) for size in header["sizes"]][::-1]  # the first axis of the file is the fastest
-        if header.get("line skip", 0) or header.get("byte skip", 0):
+        if any(header.get(key, 0) for key in ("line skip", "lineskip", "byte skip", "byteskip")):
             raise InputError(f"{path.name} skips lines or bytes of its data file; save it anew as one .nrrd file.")
         kind = _kind(header)
         if kind is None:

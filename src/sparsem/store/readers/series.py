@@ -30,8 +30,12 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
     """The slice number in each file's name: the last number that differs from file to file, ``mask_z0137_8bit.tif`` is 137.
 
-    Empty where a name has no number, or the names are not alike.
+    Of a single file it is the number after z or slice, or the only one. Empty where that tells nothing, or the names are not alike.
     """
+    if len(names) == 1:
+        stem = Path(names[0]).stem
+        told = re.findall(r"(?:z|slice)[ _-]?(\d+)", stem, re.IGNORECASE) or re.findall(r"\d+", stem)
+        return (int(told[0]),) if len(told) == 1 else ()
     found = [[int(number) for number in re.findall(r"\d+", Path(name).stem)] for name in names]
     if not found or not found[0] or len({len(numbers) for numbers in found}) > 1:
         return ()
@@ -122,7 +126,8 @@ def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
 def _read_slice(file: Path) -> NDArray[Any]:
     try:
         if file.suffix.lower() in TIFF_ENDINGS:
-            return np.asarray(tifffile.imread(file))
+            with tifffile.TiffFile(file) as tiff:  # the page itself: what OME-XML says of other files is not followed
+                return np.asarray(tiff.pages.first.asarray())
         picture = cv2.imread(os.fspath(file), cv2.IMREAD_UNCHANGED)
     except UNREADABLE as error:
         raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None

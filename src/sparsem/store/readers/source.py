@@ -126,28 +126,28 @@ def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[tupl
         raise InputError(f"{name} is a colour picture ({axes} {tuple(shape)}); convert it to grey first.")
     if len(shape) < 2 or axes[-2:] != "YX" or not all(shape):
         raise InputError(f"{name} has {lengths}; expected slices (y, x) one after the other.")
-    long = {axis: place for place, axis in enumerate(axes[:-2]) if shape[place] > 1}
-    index: list[int | None] = [0] * (len(shape) - 2)
+    before = axes[:-2]
+    picked: dict[int, int] = {}  # place of an axis -> the index that was asked for
     for axis, what, chosen in (("C", "channel", pick.channel), ("T", "time", pick.time)):
         if chosen is not None:
-            found = shape[axes.index(axis)] if axis in axes[:-2] else 1
+            found = shape[before.index(axis)] if axis in before else 1
             if not 0 <= chosen < found:
                 raise InputError(f"{name} has {lengths}; there is no {what} {chosen}, only 0 to {found - 1}.")
-            if axis in axes[:-2]:
-                index[axes.index(axis)] = chosen
-                long.pop(axis, None)
-    if "C" in long:
+            if axis in before:
+                picked[before.index(axis)] = chosen
+    left = [place for place in range(len(before)) if place not in picked]
+    long = [place for place in left if shape[place] > 1]
+    named = "".join(before[place] for place in long)
+    if "C" in named:
         raise InputError(f"{name} has {lengths}; expected one channel, or --channel with its number (the first is 0).")
-    if "T" in long and len(long) > 1:
+    if "T" in named and len(long) > 1:
         raise InputError(f"{name} has {lengths}; expected one time, or --time with its number (the first is 0).")
     if len(long) > 1:
         raise InputError(f"{name} has {lengths}; expected one channel, (z, y, x).")
-    along = next(iter(long.values()), None)  # ImageJ calls many stacks a time series: the only long axis is z, whatever its name
-    if along is None:
-        along = next((place for place, axis in enumerate(axes[:-2]) if axis not in "CT"), len(index) - 1 if index else None)
-    if along is not None and index[along] == 0:
-        index[along] = None
-    return tuple(index), (shape[along] if along is not None and index[along] is None else 1, shape[-2], shape[-1])
+    # ImageJ calls many stacks a time series: the only long axis is z, whatever its name.
+    along = [*long, *(place for place in left if before[place] not in "CT"), *left[::-1], None][0]
+    index = tuple(None if place == along else picked.get(place, 0) for place in range(len(before)))
+    return index, (1 if along is None else shape[along], shape[-2], shape[-1])
 
 
 @contextmanager
