@@ -207,6 +207,35 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
         align(sample, AlignSettings(), REPLACE)
 
 
+def test_what_was_made_from_an_image_that_was_replaced_is_not_used(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    equalize(sample)
+    put(sample, "", aligned[0].image("raw").read(slice(None))[:, ::-1], 5)
+    for work in (lambda: sample.image(), lambda: equalize(sample), lambda: sample.frame(sample.volume("images", "equalized"))):
+        with pytest.raises(SampleError, match=r"images/aligned of s\.zarr was made on the image 'raw', which was replaced since"):
+            work()
+    align(sample, AlignSettings(), REPLACE)
+    with pytest.raises(SampleError, match=r"images/equalized of s\.zarr was made on the image 'aligned', which was replaced since"):
+        sample.image("equalized")
+    equalize(sample, EqualizeSettings(), REPLACE)
+    assert sample.image().shape == sample.image("aligned").shape
+
+
+def test_an_aligned_image_is_not_aligned_again_nor_made_from_what_was_made_from_it(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    equalize(sample)
+    align(sample, AlignSettings(out="other", canvas="whole"))
+    assert sample.image("other").made_on == ("raw", sample.image("raw").fingerprint)  # one resampling
+    with pytest.raises(InputError, match="The image 'aligned' cannot be made from 'equalized', which was made from it"):
+        align(sample, AlignSettings(image="equalized"), REPLACE)
+    plain = phantom(tmp_path / "plain.zarr", FAULTY)
+    equalize(plain)
+    align(plain)
+    assert plain.image("aligned").made_on == ("equalized", plain.image("equalized").fingerprint)
+
+
 def test_what_cannot_be_aligned_is_told(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     with pytest.raises(InputError, match="'x' cannot be made from itself"):

@@ -10,8 +10,10 @@ import tifffile
 
 from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
+from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings
 from sparsem.labelling import AnnotationSettings, import_annotation, import_labels
+from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
 from tests.conftest import LABELLED, TISSUE, files_in, truth_of
@@ -219,6 +221,27 @@ def test_labels_made_elsewhere_come_in_as_masks_or_with_their_numbers(own_tissue
     assert not Sample.open(alone.path).has_image
     with pytest.raises(SampleError, match=r"alone.zarr has no image, only labels; bring it in with 'sparsem import SOURCE alone.zarr'"):
         alone.image()
+
+
+def test_a_gap_in_labels_made_elsewhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    for z in (0, 1, 3):
+        tifffile.imwrite(tmp_path / "labels" / f"l{z}.tif", np.full((40, 60), z, np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match="slice 2 of the series is missing"):
+        import_labels(tmp_path / "s.zarr", "mito", tmp_path / "labels", ImportSettings(voxel_nm=(8, 8, 8)))
+    made = import_labels(tmp_path / "s.zarr", "mito", tmp_path / "labels", ImportSettings(voxel_nm=(8, 8, 8), missing="repeat"))
+    assert made.volume("labels", "mito").shape == (4, 40, 60)
+
+
+def test_masks_come_in_again_after_brightness_was_evened_out(own_tissue: Sample, masks: Path) -> None:
+    import_annotation(own_tissue, "nucleus", masks, overwrite=True)
+    equalize(own_tissue)
+    import_annotation(own_tissue, "nucleus", masks)
+    assert read_annotation(own_tissue, "nucleus").image == "raw"
+    import_annotation(own_tissue, "mito", masks)
+    assert read_annotation(own_tissue, "mito").image == "raw"  # whose pixels they are: remaking the equalized image harms nothing
+    equalize(own_tissue, EqualizeSettings(way="clahe"), Execution(overwrite=True, quiet=True))
+    assert read_annotation(own_tissue, "mito", "equalized").z == read_annotation(own_tissue, "nucleus").z
 
 
 def test_labels_made_elsewhere_that_do_not_fit_are_refused(own_tissue: Sample, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from typer.testing import CliRunner, Result
 
 from sparsem import __version__
 from sparsem.cli import COMMANDS, GROUPS, app
-from sparsem.errors import SparsemError
-from sparsem.execution import HERE
+from sparsem.errors import ResumeError, SparsemError
+from sparsem.execution import HERE, Execution
 from sparsem.learn.supervised import TrainSettings
 from sparsem.phantom import PhantomSettings
+from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
 from sparsem.study import demo, read_study, run
 from tests.conftest import LABELLED, files_in, truth_of, write_liver
@@ -212,6 +213,28 @@ def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
 def readme_blocks(language: str) -> list[str]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(tissue: Sample, tmp_path: Path) -> None:
+    write_liver(tissue, tmp_path)
+    words = ['sample = "s.zarr"', "[import]", 'source = "liver.tif"', "voxel_nm = [20, 20, 20]", "[align]", "[equalize]"]
+    words += ["[annotate.nucleus]", 'source = "masks/nucleus"', "[train]", "updates = 4", "width = 4", "read = 64", "see = 32", "batch = 2"]
+    study = tmp_path / "study.toml"
+    study.write_text("\n".join([*words, "folds = 3"]))
+    first = run(study)
+    assert first.sample.image("equalized").made_on == ("aligned", first.sample.image("aligned").fingerprint)
+    assert first.sample.volume("labels", "nucleus").made_on == ("equalized", first.sample.image("equalized").fingerprint)
+    assert first.alignment is not None
+    assert [len(one.dice) for one in first.promises] == [3]
+    equalize(first.sample, EqualizeSettings(way="clahe", out="test", image="raw"))  # somebody has a look
+    before = files_in(tmp_path)
+    run(study)
+    assert files_in(tmp_path) == before
+    study.write_text("\n".join(words[:4] + words[6:]))  # aligned already, says the user now
+    with pytest.raises(ResumeError, match="use --overwrite"):
+        run(study)
+    again = run(study, Execution(overwrite=True, quiet=True))
+    assert again.sample.volume("labels", "nucleus").made_on == ("raw", again.sample.image("raw").fingerprint)
 
 
 def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,33 @@ def test_a_tiff_of_unlike_parts_is_refused_rather_than_guessed(tmp_path: Path) -
     assert_reads(tmp_path / "b.tif")
 
 
+def test_what_was_picked_is_what_is_read(tmp_path: Path) -> None:
+    stack = np.arange(2 * 5 * 8 * 9, dtype=np.uint16).reshape(2, 5, 8, 9)
+    tifffile.imwrite(tmp_path / "q.tif", stack, photometric="minisblack")  # nobody says what the first two axes are
+    with pytest.raises(InputError, match=r"q.tif has the axes QQYX \(2, 5, 8, 9\); expected one channel, \(z, y, x\)"):
+        open_source(tmp_path / "q.tif")
+    tifffile.imwrite(tmp_path / "c.ome.tif", stack[0], photometric="minisblack", metadata={"axes": "CYX"})
+    for channel in (0, 3):
+        assert np.array_equal(open_source(tmp_path / "c.ome.tif", channel=channel).stack[0:1], stack[0, channel : channel + 1])
+    tifffile.imwrite(tmp_path / "t.ome.tif", stack[0], photometric="minisblack", metadata={"axes": "TYX"})
+    assert np.array_equal(open_source(tmp_path / "t.ome.tif", time=0).stack[0:1], stack[0, :1])
+
+
+def test_slices_that_know_of_each_other_are_read_one_by_one(tmp_path: Path) -> None:
+    names = [f"s_{z}.ome.tif" for z in range(3)]
+    files = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{z:08d}-0000-0000-0000-000000000000</UUID>'
+        "</TiffData>"
+        for z, name in enumerate(names)
+    )
+    pixels = '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="60" SizeY="40" SizeZ="3" SizeC="1" SizeT="1">'
+    for z, name in enumerate(names):
+        xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{z:08d}-0000-0000-0000-000000000000">'
+        xml += f'<Image ID="Image:0">{pixels}<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{files}</Pixels></Image></OME>'
+        tifffile.imwrite(tmp_path / name, STACK[z], photometric="minisblack", description=xml, metadata=None)
+    assert_reads(tmp_path, STACK[:3])
+
+
 def test_an_imagej_stack_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, metadata={"axes": "ZYX"})
     whole = (tmp_path / "a.tif").read_bytes()
@@ -259,6 +286,8 @@ def test_numbers_and_natural_order() -> None:
     assert numbers_in(["t1_z03_8bit.png", "t1_z11_8bit.png"]) == (3, 11)  # neither the time nor the bits
     assert numbers_in(["x.tif", "y1.tif"]) == numbers_in(["x.tif"]) == numbers_in([]) == ()
     assert numbers_in(["only_7.tif"]) == (7,)
+    assert numbers_in(["cells_z0137_8bit.tif"]) == (137,)  # and not 8
+    assert numbers_in(["day2_8bit.tif"]) == ()
 
 
 def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> None:
@@ -475,6 +504,15 @@ def test_models_of_microscopy_image_browser(tmp_path: Path, version: str) -> Non
     write_model(tmp_path / "b.model", with_mask, ["a", "b", "c"], version)
     assert_reads(tmp_path / "b.model", labels)
     assert np.array_equal(pickle.loads(pickle.dumps(found.stack))[1:3], labels[1:3])
+
+
+@pytest.mark.parametrize("key", ["byteskip", "byte skip", "lineskip"])
+def test_a_nrrd_file_that_skips_is_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(100) + STACK.tobytes())
+    lines = ["NRRD0004", "type: uchar", "dimension: 3", "sizes: 60 40 5", "encoding: raw", f"{key}: 100", "data file: a.raw"]
+    (tmp_path / "a.nhdr").write_text("\n".join(lines) + "\n\n")
+    with pytest.raises(InputError, match=r"a.nhdr skips lines or bytes"):
+        open_source(tmp_path / "a.nhdr")
 
 
 def test_numpy_files(tmp_path: Path) -> None:

@@ -229,6 +229,17 @@ def test_bad_slices_lie_between_their_neighbours_and_gaps_are_bridged() -> None:
     assert whole.places[[7, 8], :, 2] == pytest.approx(between, abs=1e-3)
 
 
+def test_a_few_bad_slices_that_are_alike_do_not_cut_the_stack() -> None:
+    true = true_places(40, "translation")
+    links = [*links_of(true, 2, bad=(7, 8)), Link(7, 8, UNMOVED, 0.9)]
+    assert (6, 9) in gaps(40, links)
+    bridged = [*links, Link(6, 9, joined(inverse(true[9]), true[6]), 0.5)]
+    found = drift(40, bridged, "translation", (300, 400))
+    assert (found.bad, found.breaks) == ((7, 8), ())
+    good = [z for z in range(40) if z not in (7, 8)]
+    assert np.abs(found.places - true)[good].max() < 1e-3
+
+
 def test_only_what_is_alike_and_near_is_believed() -> None:
     links = [Link(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [Link(z, z + 2, UNMOVED, 0.5) for z in range(8)]
     links += [Link(9, 10, UNMOVED, 0.3), Link(8, 10, UNMOVED, 0.3), Link(10, 11, at(0, 0), 0.8), Link(11, 12, UNMOVED, 0.05)]

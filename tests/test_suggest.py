@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sparsem.annotations import write_annotation
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
-from sparsem.learn.folds import cross_validate, fold_path
+from sparsem.learn.folds import cross_validate, fold_path, held_out, train_and_promise
 from sparsem.learn.train import train
-from sparsem.models.checkpoint import read_recipe
+from sparsem.models.checkpoint import Recipe, read_recipe, save_checkpoint
 from sparsem.store.sample import Sample
 from sparsem.suggest import SuggestSettings, chosen, disagreement, entropy, spread_out, suggest
 from tests.conftest import LABELLED, QUICK, copy_of, put, truth_of
@@ -117,3 +118,60 @@ def test_everything_annotated_together(own_tissue: Sample, tmp_path: Path) -> No
     write_annotation(sample, "lysosome", (4,), truth_of(sample, "lysosome", (4,)))
     assert 4 not in suggest(sample, None, SuggestSettings(n=3)).z
     assert 4 in suggest(sample, "nucleus", SuggestSettings(n=3)).z
+
+
+def a_model(path: Path, structures: tuple[str, ...], seed: int) -> str:
+    torch.manual_seed(seed)
+    recipe = Recipe("resunet", 2, structures, 32, (20.0, 20.0), 128.0, 30.0)
+    save_checkpoint(path, recipe.build(), recipe)
+    return str(path)
+
+
+def test_models_are_asked_about_one_structure_at_a_time_and_by_name(own_tissue: Sample, tmp_path: Path) -> None:
+    first = a_model(tmp_path / "1.safetensors", ("nucleus", "mitochondrion"), 1)
+    second = a_model(tmp_path / "2.safetensors", ("nucleus", "mitochondrion"), 2)
+    settings = SuggestSettings(n=1, model=(first, second), every=6)
+    nucleus, other = (suggest(own_tissue, name, settings).doubt for name in ("nucleus", "mitochondrion"))
+    assert not np.array_equal(nucleus, other, equal_nan=True)  # the second question has an answer of its own
+    both = suggest(own_tissue, None, settings).doubt
+    assert both == pytest.approx((nucleus + other) / 2, abs=1e-6, nan_ok=True)
+    turned = a_model(tmp_path / "3.safetensors", ("mitochondrion", "nucleus"), 3)
+    straight, crossed = SuggestSettings(n=1, model=(first, turned), every=6), SuggestSettings(n=1, model=(turned, first), every=6)
+    one, two = (suggest(own_tissue, None, asked).doubt for asked in (straight, crossed))
+    assert one == pytest.approx(two, abs=1e-6, nan_ok=True)
+    alone = a_model(tmp_path / "4.safetensors", ("nucleus",), 4)
+    for models in ((first, alone), (alone, first)):
+        with pytest.raises(InputError, match="Name one structure that all know"):
+            suggest(own_tissue, None, SuggestSettings(n=1, model=models))
+
+
+def test_cells_are_doubted_by_their_interior_and_boundary(own_tissue: Sample, tmp_path: Path) -> None:
+    write_annotation(own_tissue, "cells", LABELLED, truth_of(own_tissue, "cells", LABELLED))
+    doubt = np.zeros(own_tissue.image().shape, np.uint8)
+    put(own_tissue, "probabilities/cells-interior", doubt, 7)
+    doubt[5, 20:60] = 128
+    put(own_tissue, "probabilities/cells-boundary", doubt, 7)
+    for name in ("cells", "cells-boundary"):
+        found = suggest(own_tissue, name, SuggestSettings(n=1))
+        assert (found.by, found.z) == ("entropy", (5,))
+    model = a_model(tmp_path / "m.safetensors", ("cells-interior", "cells-boundary"), 1)
+    assert not set(suggest(own_tissue, "cells", SuggestSettings(n=16, model=(model,), every=1)).z) & set(LABELLED)
+
+
+def test_folds_leave_out_neighbouring_slices_together() -> None:
+    def of(*z: int) -> list[tuple[str, int]]:
+        return [("a", one) for one in z]
+
+    assert held_out(of(0, 13, 26, 39, 52, 65, 78), {"a": 80}, 3) == [[0, 3, 6], [1, 4], [2, 5]]
+    clumps = of(0, 1, 2, 300, 301, 600)
+    assert held_out(clumps, {"a": 1000}, 3) == [[0, 1, 2], [3, 4], [5]]
+    assert held_out(of(*range(500, 512)), {"a": 1000}, 3) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert held_out([("b", 5), ("a", 5), ("b", 80), ("a", 80)], {"a": 90, "b": 90}, 2) == [[0, 1], [2, 3]]
+
+
+def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(own_tissue: Sample, tmp_path: Path) -> None:
+    slices = truth_of(own_tissue, "nucleus", LABELLED)
+    write_annotation(own_tissue, "nucleus", LABELLED, [slices[0], 0 * slices[1], 0 * slices[2]], overwrite=True)
+    with pytest.raises(InputError, match=r"A fold without own 0 has no slice to learn 'nucleus' from"):
+        train_and_promise([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3}))
+    assert not list(tmp_path.glob("m.*"))

@@ -6,6 +6,7 @@ import nrrd
 import numpy as np
 import pytest
 import scipy.io
+import tifffile
 
 from sparsem.annotations import read_annotation
 from sparsem.errors import InputError
@@ -91,6 +92,33 @@ def test_a_segmentation_is_what_3d_slicer_expects(found: Sample, tmp_path: Path)
     assert data.shape == (128, 96, 19)
     assert header["space directions"] == pytest.approx(np.eye(3) * 1e-5)  # mm, in which Slicer takes them whatever the units say
     assert (header["Segment1_Name"], header["Segment1_LabelValue"], header["Segment1_Layer"]) == ("nucleolus", "2", "0")
+
+
+def test_numbers_of_objects_come_back_from_a_model_as_numbers(found: Sample, tmp_path: Path) -> None:
+    cells = found.volume("truth", "cells").read(slice(None)).astype(np.uint32)
+    put(found, "labels/some", cells, 7)
+    put(found, "labels/many", cells * 300, 7)
+    for name in ("some", "many"):
+        read = open_source(export(found, [name], tmp_path / f"{name}.model"))
+        assert read.names == {}
+        assert np.array_equal(read.stack[0:19], found.volume("labels", name).read(slice(None)))
+
+
+def test_two_pieces_of_one_name_are_both_written(found: Sample, tmp_path: Path) -> None:
+    read = open_source(export(found, ["labels/nucleus", "truth/nucleus", "truth/nucleolus"], tmp_path / "a.seg.nrrd"))
+    assert list(read.names) == ["labels/nucleus", "truth/nucleus", "truth/nucleolus"]
+    assert set(np.unique(read.stack[0:19])) == {0, 2, 3}  # where they overlap the later one counts
+    with pytest.raises(InputError, match="'raw' is none: write it alone"):
+        export(found, ["nucleus", "raw"], tmp_path / "b.nrrd")
+    with pytest.raises(InputError, match=r"--onto moves voxels; a \.glb has none"):
+        export(found, ["nucleus"], tmp_path / "b.glb", ExportSettings(onto="raw"))
+
+
+def test_programs_that_read_no_ome_find_the_pixel_size_of_a_tiff(found: Sample, tmp_path: Path) -> None:
+    with tifffile.TiffFile(export(found, ["nucleus"], tmp_path / "a.tif")) as tiff:
+        page = tiff.pages.first
+        assert page.tags["XResolution"].value[0] / page.tags["XResolution"].value[1] == pytest.approx(1e7 / 10)
+        assert page.tags["ResolutionUnit"].value == 3  # centimetres
 
 
 def test_results_go_back_onto_the_raw_image(found: Sample, tmp_path: Path) -> None:

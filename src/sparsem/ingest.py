@@ -68,8 +68,8 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     inputs = {"source": str(found.identity())} | ({} if grey.unchanged else {"grey levels": str(grey)})
     if not grey.unchanged:
         tell(f"Grey levels of {source}: {grey}.", on.quiet)
-    block_bytes = depth * y * x * max(found.stack.dtype.itemsize, output.dtype.itemsize)
-    needs = Needs(ram=5 * block_bytes, disk=output.nbytes, smaller="a smaller --block-depth needs less")
+    sizes = found.stack.dtype.itemsize + 3 * output.dtype.itemsize  # what is read, written, its pyramid and its chunks
+    needs = Needs(ram=y * x * (depth * sizes + 24), disk=output.nbytes, smaller="a smaller --block-depth needs less")
     sample = Sample.create(path)
     with Stage(sample, "import", settings, inputs, [output], on, needs) as stage:
         stage.map(_import_block, z_blocks(z, depth), found.stack, grey, found.files[0].name)
@@ -115,12 +115,15 @@ class GreyLevels(NamedTuple):
         return f"{self.low:.9g} to {self.high:.9g} become 0 to {self.top}"
 
     def of(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """The grey levels of numbers of any type, rounded half up; what lies beyond the range is black or white."""
+        """The grey levels of numbers (z, y, x) of any type, rounded half up; what lies beyond the range is black or white."""
         kind = np.uint8 if self.top == 255 else np.uint16
         if self.unchanged:
             return np.ascontiguousarray(voxels, kind)
-        scaled = (voxels.astype(np.float64) - self.low) * (self.top / (self.high - self.low))
-        return np.floor(np.clip(scaled, 0, self.top) + 0.5).astype(kind)
+        out = np.empty(voxels.shape, kind)
+        for plane, grey in zip(voxels, out, strict=True):  # a plane at a time: in between they are eight bytes a voxel
+            scaled = (plane.astype(np.float64) - self.low) * (self.top / (self.high - self.low))
+            grey[...] = np.floor(np.clip(scaled, 0, self.top) + 0.5)
+        return out
 
 
 def grey_of(found: Source, settings: ImportSettings) -> GreyLevels:

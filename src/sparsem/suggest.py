@@ -174,11 +174,12 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
             asked = f"'{structure}'" if structure else f"what {models[0].name} knows: {', '.join(names)}"
             raise InputError(f"{model.name} does not know {asked}; it knows {', '.join(structures)}. Name one structure that all know.")
     image = sample.image()
-    every = settings.every or max(1, image.shape[0] // LOOKED_AT)
+    every = settings.every or -(-image.shape[0] // LOOKED_AT)
     inputs = {"image": image.fingerprint, "structures": ", ".join(names)}
     inputs |= {f"model {n}": hash_of(model) for n, model in enumerate(models)}
     plane = image.shape[1] * image.shape[2]
-    needs = Needs(ram=plane * (8 * len(models) + 24), smaller="use fewer --workers, or fewer models")
+    most = max(len(structures) for structures in known.values())
+    needs = Needs(ram=plane * (8 * most + 40), smaller="use fewer --workers")  # answers, their mean, and a plane's entropy
     lasting = settings.model_copy(update={"n": 1, "device": choose_device(settings.device).type, "every": every})
     with Stage(sample, "disagreement", lasting, inputs, [], replace(on, overwrite=True), needs) as stage:
         blocks = stage.map(_disagreement_block, image.blocks(), image, models, names, every, settings.device)
@@ -194,16 +195,19 @@ def _disagreement_block(
 ) -> BlockResult:
     from sparsem.predict import PredictSettings, probabilities_of
 
-    asked = [z for z in range(block.start, block.stop) if z % every == every // 2]
-    together: dict[int, NDArray[np.float32]] = {}
-    alone = dict.fromkeys(asked, 0.0)
-    for model in models:  # one network at a time
-        for z in asked:
+    doubt = []
+    for z in (z for z in range(block.start, block.stop) if z % every == every // 2):
+        mean = np.zeros((len(structures), *image.shape[1:]), np.float32)
+        alone = 0.0
+        for model in models:
             names, answer = probabilities_of(image, z, model, PredictSettings(device=device))
-            answer = answer[[names.index(structure) for structure in structures]]
-            together[z] = answer if z not in together else together[z] + answer
-            alone[z] += float(entropy(answer).mean())
-    return {}, {"doubt": [[z, disagreement(together[z] / len(models), alone[z] / len(models), len(models))] for z in asked]}
+            for one, structure in zip(mean, structures, strict=True):
+                found = answer[names.index(structure)]
+                one += found / len(models)
+                alone += float(entropy(found).mean()) / (len(models) * len(structures))
+        value = np.mean([disagreement(one, alone, len(models)) for one in mean])
+        doubt.append([z, float(value)])
+    return {}, {"doubt": doubt}
 
 
 def disagreement(mean: NDArray[Any], alone: float, models: int) -> float:

@@ -38,14 +38,14 @@ def phantom(
 
 @command(ImportSettings, spread=True)
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="a TIFF, a folder of slices, a 'glob*.tif' in quotes, a Zarr")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="a stack of any format, a folder of slices, or a 'glob*.tif' in quotes")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the sample to make, NAME.zarr")],
     labels: Annotated[str | None, typer.Option("--labels", help="SRC holds labels of every slice, of the structure of this name")] = None,
     *,
     settings: ImportSettings,
     on: Execution,
 ) -> Outcome:
-    """Bring a stack in: TIFF, BigTIFF, OME-TIFF, a folder or glob of TIFF or PNG slices, Zarr or OME-Zarr.
+    """Bring a stack in: TIFF of any kind, a folder or glob of TIFF or PNG slices, MRC, HDF5, NRRD, NumPy, Zarr or OME-Zarr.
 
     Example: sparsem import slices/ liver.zarr --voxel-nm 8 4 4
     or, to measure what was found elsewhere, sparsem import mito.tif liver.zarr --labels mitochondrion
