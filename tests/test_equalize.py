@@ -2,6 +2,7 @@
 
 from typing import Any, get_args
 
+import cv2
 import numpy as np
 import pytest
 import skimage.exposure
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError
 from sparsem.execution import Execution
+from sparsem.prepare.clahe import locally_equalised
 from sparsem.prepare.equalize import EqualizeSettings, Way, counts_of, equalising, equalize, matching, quantiles, running_median, through
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of, kill_ten_times, put, voxels
@@ -41,6 +43,40 @@ def test_matching_brings_one_slice_to_the_levels_of_another(dtype: Any) -> None:
     inner = (expected > np.percentile(expected, 1)) & (expected < np.percentile(expected, 99))
     assert np.abs(ours - expected)[inner].max() <= 0.012 * np.iinfo(dtype).max
     assert np.all(np.diff(curve.astype(int)) >= 0)
+
+
+def shaded(dtype: Any = np.uint8) -> NDArray[Any]:
+    """Grain under a light that falls from one side."""
+    made = np.random.default_rng(2).normal(0, 12, (240, 320)) + np.linspace(60, 180, 320)
+    return np.clip(made * (1 if dtype == np.uint8 else 257), 1, np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("clip", [1.0, 2.0, 4.0])
+def test_local_equalising_is_that_of_opencv(clip: float) -> None:
+    image = shaded()
+    ours = locally_equalised(image, clip, (80, 80)).astype(float)
+    theirs = cv2.createCLAHE(clip, (4, 3)).apply(image).astype(float)
+    assert np.abs(ours - theirs).mean() < 3
+    assert np.abs(ours - theirs).max() < 16  # it cuts whole pixels off, and pads its tiles
+
+
+def test_local_equalising_of_16_bit_is_that_of_8_bit_and_clip_counts() -> None:
+    fine, coarse = (locally_equalised(shaded(dtype), 2, (80, 80)).astype(float) for dtype in (np.uint16, np.uint8))
+    assert np.abs(fine / 257 - coarse).mean() < 1
+    weak, strong = (locally_equalised(shaded(np.uint16), clip, (80, 80)) for clip in (1, 8))
+    assert strong[:, :80].std() > 1.3 * weak[:, :80].std()
+    assert len(np.unique(locally_equalised(shaded(np.uint16), 2, (80, 80)))) > 2000  # no grey levels are lost
+
+
+def test_black_takes_no_part_in_local_equalising() -> None:
+    image = shaded()
+    rim = image.copy()
+    rim[:80], rim[:, :10] = 0, 0
+    seen = locally_equalised(rim, 2, (80, 80))
+    assert np.array_equal(seen == 0, rim == 0)
+    alone = np.ascontiguousarray(rim[80:])
+    assert np.abs(seen[80:, 10:].astype(int) - locally_equalised(alone, 2, (80, 80))[:, 10:]).max() <= 1
+    assert not locally_equalised(np.zeros_like(image), 2, (80, 80)).any()
 
 
 def test_black_takes_no_part_and_stays() -> None:

@@ -24,7 +24,7 @@ LAYERS = [
     "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
-    "prepare prepare.registration prepare.drift prepare.align prepare.equalize",
+    "prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
     "regions annotations labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train learn.folds",
@@ -132,9 +132,8 @@ PUBLIC = {
     "sparsem.prepare.registration": "Detail Registration coarse_shift correlations detail register rotation_nearest",
     "sparsem.prepare.drift": "Drift Link believed drift gaps groups",
     "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",
-    "sparsem.prepare.equalize": (
-        "EqualizeSettings counts_of equalising equalize locally_equalised matching quantiles running_median through"
-    ),
+    "sparsem.prepare.clahe": "locally_equalised",
+    "sparsem.prepare.equalize": ("EqualizeSettings counts_of equalising equalize matching quantiles running_median through"),
     "sparsem.store.readers": "open_source",
     "sparsem.store.readers.source": "Pick Source Stack layout sentences",
     "sparsem.store.readers.arrays": "MappedStack open_npy",

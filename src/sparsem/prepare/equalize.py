@@ -15,6 +15,7 @@ from pydantic import Field
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
+from sparsem.prepare.clahe import locally_equalised
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.sample import Sample
@@ -193,10 +194,3 @@ def _curve_of(image: NDArray[Any], curve: NDArray[np.float64] | None) -> Curve:
 def through(image: NDArray[Any], curve: Curve) -> NDArray[Any]:
     """Every pixel (y, x) through a curve."""
     return np.asarray(cv2.LUT(image, curve)) if image.dtype == np.uint8 else curve[image]
-
-
-def locally_equalised(image: NDArray[Any], clip: float, tile_px: Sequence[int]) -> NDArray[Any]:
-    """CLAHE (Zuiderveld 1994) over squares of about ``tile_px`` (y, x), by OpenCV; black stays black."""
-    across = [max(1, round(length / edge)) for length, edge in zip(image.shape, tile_px, strict=True)]
-    even = np.asarray(cv2.createCLAHE(clip, (across[1], across[0])).apply(np.ascontiguousarray(image)))
-    return np.where(image == 0, image, np.maximum(even, 1)).astype(image.dtype)
