@@ -236,6 +236,12 @@ def test_an_aligned_image_is_not_aligned_again_nor_made_from_what_was_made_from_
     assert plain.image("aligned").made_on == ("equalized", plain.image("equalized").fingerprint)
 
 
+def test_uneven_pixels(drifting: Sample, tmp_path: Path) -> None:
+    uneven = phantom(tmp_path / "s.zarr", FAULTY.model_copy(update={"voxel_nm": (8, 16, 8), "shape": (6, 112, 256), "bad_slices": 0}))
+    with pytest.raises(InputError, match=r"--motion rigid takes square pixels; those of s\.zarr are 16 x 8 nm: use --motion affine"):
+        align(uneven, AlignSettings(motion="rigid"))
+
+
 def test_what_cannot_be_aligned_is_told(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     with pytest.raises(InputError, match="'x' cannot be made from itself"):

@@ -1,5 +1,6 @@
 """Every format, real faults, and one clear sentence for each; exports come back as they went."""
 
+import json
 import pickle
 import struct
 from pathlib import Path
@@ -504,6 +505,19 @@ def test_models_of_microscopy_image_browser(tmp_path: Path, version: str) -> Non
     write_model(tmp_path / "b.model", with_mask, ["a", "b", "c"], version)
     assert_reads(tmp_path / "b.model", labels)
     assert np.array_equal(pickle.loads(pickle.dumps(found.stack))[1:3], labels[1:3])
+
+
+def test_hdf5_of_ilastik(tmp_path: Path) -> None:
+    for name, tags in (("told", "zyxc"), ("untold", "")):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            data = file.create_dataset("exported_data", data=STACK[..., None])
+            if tags:
+                data.attrs["axistags"] = json.dumps({"axes": [{"key": key, "typeFlags": 1} for key in tags]})
+        assert_reads(tmp_path / f"{name}.h5")
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["data"] = np.stack([STACK, STACK], axis=-1)
+    with pytest.raises(InputError, match=r"'data' in two.h5 has its 2 channels last, \(5, 40, 60, 2\); write one of them"):
+        open_source(tmp_path / "two.h5")
 
 
 @pytest.mark.parametrize("key", ["byteskip", "byte skip", "lineskip"])

@@ -1,7 +1,7 @@
 """Alignment: every slice put over its neighbours (paper 3.2), with one resampling, and the way back kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +11,9 @@ from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock
+from sparsem.geometry import ZBlock, z_blocks
 from sparsem.prepare.drift import Drift, Link, believed, drift, gaps
 from sparsem.prepare.registration import WORKING_MPX, Detail, Kind, detail, register
-from sparsem.progress import Meter
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.frame import Interpolation, Motion, inverse, joined, moved, rounded
@@ -86,8 +85,11 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
     image = sample.image(name)
     if min(image.shape[1:]) < LEAST_EDGE_PX:
         raise InputError(f"Slices of {image.shape[1:]} px are too small to be aligned; expected at least {LEAST_EDGE_PX} px.")
+    if settings.motion == "rigid" and max(image.voxel_size[1:]) > 1.001 * min(image.voxel_size[1:]):
+        y, x = image.voxel_size[1:]
+        raise InputError(f"--motion rigid takes square pixels; those of {image.directory.name} are {y:g} x {x:g} nm: use --motion affine.")
     links = _links(sample, image, name, settings, on)
-    found, likeness = _settled(image, links, settings, on)
+    found, likeness = _settled(sample, image, links, settings, on)
     motions, shape = _canvas(found, image.shape, settings.canvas)
     spec = volume_spec(
         f"images/{settings.out}",
@@ -123,11 +125,8 @@ def _unmoved(sample: Sample, out: str) -> str | None:
 
 def _links(sample: Sample, image: Volume, name: str, settings: AlignSettings, on: Execution) -> list[Link]:
     """Registrations of every slice to those before it: a stage of its own, since the shape of the result follows from it."""
-    chosen = RegisterSettings(**{key: getattr(settings, key) for key in RegisterSettings.model_fields})
-    _, y, x = image.shape
-    working = min(y * x, settings.working_mpx * 1e6) * 4
-    ram = int((image.block_depth + settings.neighbours) * (y * x * image.dtype.itemsize + working * 2) + y * x * 8 + working * 12)
-    needs = Needs(ram=ram, smaller="a smaller --working-mpx, or fewer --workers, need less")
+    chosen = _registering(settings)
+    needs = _registration_needs(image, settings, image.block_depth + settings.neighbours)
     with Stage(sample, f"register-{settings.out}", chosen, {"image": image.fingerprint, "name": name}, [], on, needs) as stage:
         blocks = stage.map(_register_block, image.blocks(halo=settings.neighbours), image, chosen)
     return [Link(int(i), int(j), np.array(motion), float(likeness)) for block in blocks for i, j, motion, likeness in block["links"]]
@@ -146,28 +145,52 @@ def _register_block(block: ZBlock, image: Volume, settings: RegisterSettings) ->
     return {}, {"links": links}
 
 
-def _settled(image: Volume, links: Sequence[Link], settings: AlignSettings, on: Execution) -> tuple[Drift, NDArray[np.float64]]:
+def _settled(
+    sample: Sample, image: Volume, links: Sequence[Link], settings: AlignSettings, on: Execution
+) -> tuple[Drift, NDArray[np.float64]]:
     """Places of all slices; groups that bad slices hold apart are registered across them."""
     count, shape = image.shape[0], image.shape[1:]
-    furthest = float("inf") if settings.max_shift_nm is None else settings.max_shift_nm / min(image.voxel_size[1:])
-    kept = believed(links, settings.least_likeness, furthest, shape)
+    furthest, edges = settings.max_shift_nm or float("inf"), image.voxel_size[1:]
+    kept = believed(links, settings.least_likeness, furthest, shape, edges)
     if count > 1 and not kept:
         raise InputError(f"No two neighbouring slices of {image.directory.name} look alike: this is no stack, or its slices are mixed up.")
-    across = gaps(count, kept)
-    with Meter("registration across bad slices", max(1, len(across)), quiet=on.quiet or not across) as meter:
-        bridges = []
-        for fixed, moving in across:
-            pair = [detail(image.read(slice(z, z + 1))[0], settings.working_mpx) for z in (fixed, moving)]
-            found = register(pair[0], pair[1], settings.motion)
-            bridges.append(Link(fixed, moving, found.motion, found.likeness))
-            meter.step()
+    bridges = _bridges(sample, image, gaps(count, kept), settings, on)
     weakest = min((link.likeness for link in kept), default=0.0)  # further apart, slices are less like
-    kept += [link for link in believed(bridges, 0, furthest, shape) if link.likeness >= settings.least_likeness * weakest]
+    kept += [link for link in believed(bridges, 0, furthest, shape, edges) if link.likeness >= settings.least_likeness * weakest]
     likeness = np.full(count, np.nan)
     for link in links:
         if link.moving - link.fixed == 1:
             likeness[link.moving] = link.likeness
     return drift(count, kept, settings.motion, shape), likeness
+
+
+def _bridges(sample: Sample, image: Volume, pairs: Sequence[tuple[int, int]], settings: AlignSettings, on: Execution) -> list[Link]:
+    """Registrations across bad slices."""
+    if not pairs:
+        return []
+    chosen, again = _registering(settings), replace(on, overwrite=True)  # which pairs they are follows from what is believed
+    inputs = {"image": image.fingerprint, "pairs": str(pairs)}
+    with Stage(sample, f"bridge-{settings.out}", chosen, inputs, [], again, _registration_needs(image, settings, 1)) as stage:
+        blocks = stage.map(_bridge, z_blocks(len(pairs), 1), image, chosen, of_block=lambda block: pairs[block.start])
+    return [Link(int(i), int(j), np.array(motion), float(likeness)) for i, j, motion, likeness in (block["link"] for block in blocks)]
+
+
+def _bridge(_: ZBlock, image: Volume, settings: RegisterSettings, pair: tuple[int, int]) -> BlockResult:
+    fixed, moving = (detail(image.read(slice(z, z + 1))[0], settings.working_mpx) for z in pair)
+    found = register(fixed, moving, settings.motion)
+    return {}, {"link": [*pair, found.motion.tolist(), found.likeness]}
+
+
+def _registering(settings: AlignSettings) -> RegisterSettings:
+    return RegisterSettings(**{key: getattr(settings, key) for key in RegisterSettings.model_fields})
+
+
+def _registration_needs(image: Volume, settings: AlignSettings, slices: int) -> Needs:
+    """Memory for so many slices at once, their details, and what a registration takes besides."""
+    _, y, x = image.shape
+    working = min(y * x, settings.working_mpx * 1e6) * 4
+    ram = int(slices * y * x * image.dtype.itemsize + (settings.neighbours + 1) * working * 2 + y * x * 8 + working * 12)
+    return Needs(ram=ram, smaller="a smaller --working-mpx, or fewer --workers, need less")
 
 
 def _canvas(found: Drift, shape: Sequence[int], canvas: str) -> tuple[Motion, tuple[int, int]]:
@@ -213,11 +236,9 @@ def steps(found: Drift, shape: Sequence[int]) -> NDArray[np.float64]:
 
 def _jumps(found: Drift, image: Volume, settings: AlignSettings) -> tuple[int, ...]:
     """Slices that lie unusually far from the one before."""
-    length = np.linalg.norm(steps(found, image.shape), axis=1)
-    if settings.jump_nm is None:
-        limit = max(10.0, 10 * float(np.median(length[1:]))) if len(length) > 1 else 10.0
-    else:
-        limit = settings.jump_nm / min(image.voxel_size[1:])
+    length = np.linalg.norm(steps(found, image.shape) * image.voxel_size[1:], axis=1)
+    least = 10 * min(image.voxel_size[1:])
+    limit = settings.jump_nm or max(least, 10 * float(np.median(length[1:])) if len(length) > 1 else least)
     return tuple(int(z) for z in np.nonzero(length > limit)[0])
 
 

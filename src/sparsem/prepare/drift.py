@@ -49,16 +49,26 @@ class Drift:
     breaks: tuple[int, ...]
 
 
-def believed(links: Sequence[Link], least_likeness: float, max_shift_px: float, shape: Sequence[int]) -> list[Link]:
-    """Links whose slices are about as like as others at that distance, and which do not lead too far."""
+def believed(
+    links: Sequence[Link], least_likeness: float, max_shift: float, shape: Sequence[int], edges: Sequence[float] = (1, 1)
+) -> list[Link]:
+    """Links whose slices are about as like as others at that distance, and which do not lead too far.
+
+    Args:
+        links: of slices (y, x) of ``shape``.
+        least_likeness: part of what is usual at that distance.
+        max_shift: of the centre, in the unit of ``edges``.
+        shape: (y, x) px.
+        edges: of a pixel, (y, x).
+    """
     centre = np.append((np.array(shape) - 1) / 2, 1.0)
     usual = {}
     for distance in {link.moving - link.fixed for link in links}:
         usual[distance] = float(np.median([link.likeness for link in links if link.moving - link.fixed == distance]))
     kept = []
     for link in links:
-        shift = float(np.linalg.norm(link.motion @ centre - centre[:2]))
-        if link.likeness >= max(ALIKE, least_likeness * usual[link.moving - link.fixed]) and shift <= max_shift_px:
+        shift = float(np.linalg.norm((link.motion @ centre - centre[:2]) * edges))
+        if link.likeness >= max(ALIKE, least_likeness * usual[link.moving - link.fixed]) and shift <= max_shift:
             kept.append(link)
     return kept
 

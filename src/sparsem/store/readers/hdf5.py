@@ -1,5 +1,6 @@
 """HDF5: a dataset by its key, or the only one that is a stack."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
 
+MOST_CHANNELS = 4  # that a last axis holds of which nobody says what it is
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
 
 
@@ -23,10 +25,25 @@ def open_hdf5(path: Path, pick: Pick) -> Source:
             raise InputError(f"{path.name} has no dataset '{key}'; it has {', '.join(_datasets(file)) or 'none'}.")
         if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
             raise InputError(f"'{key}' in {path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
-        index, shape = layout(PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
+        axes, lengths = _axes(node), node.shape
+        if axes[-1] == "C":  # ilastik's order
+            if lengths[-1] > 1:
+                raise InputError(f"'{key}' in {path.name} has its {lengths[-1]} channels last, {lengths}; write one of them, (z, y, x).")
+            axes, lengths = axes[:-1], lengths[:-1]
+        index, shape = layout(axes, lengths, pick, path.name)
         part = ", ".join(str(one) for one in (key, pick.channel, pick.time) if one is not None)
         return Source(Hdf5Stack(path, key, index, shape, np.dtype(node.dtype)), _voxel(node), (path,), part=part)
     raise AssertionError  # the context raises or the block returns
+
+
+def _axes(node: h5py.Dataset) -> str:
+    """A letter an axis: as ilastik and vigra tell it, else the plain order; a short last axis of four holds channels."""
+    told = node.attrs.get("axistags")
+    if told is not None:
+        names = "".join(str(axis["key"]) for axis in json.loads(told)["axes"]).upper()
+        if len(names) == node.ndim:
+            return names
+    return "ZYXC" if node.ndim == 4 and node.shape[-1] <= MOST_CHANNELS else PLAIN_AXES[-node.ndim :]
 
 
 def _datasets(file: h5py.File) -> list[str]:
