@@ -2,7 +2,6 @@
 
     python benchmarks/alignment.py error      # the phantom with every fault; EPFL and FIB-25 with a known drift added
     python benchmarks/alignment.py speed      # slices of 24 Mpx, one core
-    python benchmarks/alignment.py workers    # the whole command with 1 and 2 workers
 
 ``SPARSEM_DATA`` names the folder of the real stacks; pystackreg is needed for ``error`` and ``speed``.
 """
@@ -164,7 +163,7 @@ def median_time(work: Callable[[], Any], times: int = 5) -> float:
 
 def big_phantom(folder: Path, slices: int) -> Sample:
     """Slices of 24 Mpx with drift; anatomy is drawn once and enlarged, so that it takes minutes and not an hour."""
-    tissue = PhantomSettings(shape=(slices, 4000, 6000), voxel_nm=(8, 4, 4), cells=12, seed=4, drift_nm=10, block_depth=2)
+    tissue = PhantomSettings(shape=(slices, 4000, 6000), voxel_nm=(8, 4, 4), cells=12, seed=4, drift_nm=10)
     return phantom(folder / "big.zarr", tissue, Execution(workers=2))
 
 
@@ -200,29 +199,13 @@ def speed(slices: int) -> None:
     write("alignment_speed", rows)
 
 
-def workers(slices: int) -> None:
-    """The whole command in one process and with two workers: speed-up, and equal bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        sample = big_phantom(Path(folder), slices)
-        rows, made = [], {}
-        for count in (1, 2):
-            began = time.perf_counter()
-            align(sample, AlignSettings(out=f"by{count}"), Execution(workers=count, quiet=True))
-            rows.append({"workers": count, "slices": slices, "seconds": round(time.perf_counter() - began, 1)})
-            made[count] = sample.image(f"by{count}").read(slice(None))
-        same = bool(np.array_equal(made[1], made[2]))
-        for row in rows:
-            row |= {"speed_up": round(rows[0]["seconds"] / row["seconds"], 2), "same_bytes": same}
-    write("alignment_workers", rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["error", "speed", "workers"])
+    parser.add_argument("what", choices=["error", "speed"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--slices", type=int, default=6)
     given = parser.parse_args()
-    {"error": lambda: error(given.seeds), "speed": lambda: speed(given.slices), "workers": lambda: workers(given.slices)}[given.what]()
+    {"error": lambda: error(given.seeds), "speed": lambda: speed(given.slices)}[given.what]()
 
 
 if __name__ == "__main__":

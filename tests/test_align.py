@@ -207,6 +207,15 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
         align(sample, AlignSettings(), REPLACE)
 
 
+def test_what_is_only_told_makes_no_other_image(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    before = sample.image("aligned").fingerprint
+    found = align(sample, AlignSettings(jump_nm=100_000))
+    assert (found.jumps, aligned[1].jumps) == ((), (7,))
+    assert sample.image("aligned").fingerprint == before
+    assert "jump" not in "".join(sample.read_table("alignment_aligned")["remark"].to_pylist())
+
+
 def test_what_was_made_from_an_image_that_was_replaced_is_not_used(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     equalize(sample)

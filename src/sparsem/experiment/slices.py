@@ -136,7 +136,7 @@ def slices_compared(
     _write_tables(sample, structure, runs)
     figures = (
         dice_by_labelled([(run.labelled, f"tile {run.tile} px", run.dice) for run in runs], structure, folder / f"{structure}-slices.png"),
-        dice_along_z(_curves(runs, image.shape[0]), folder / f"{structure}-along-z.png"),
+        dice_along_z(_curves(structure, runs, image.shape[0]), folder / f"{structure}-along-z.png"),
     )
     return SlicesFound(tuple(runs), figures)
 
@@ -232,7 +232,7 @@ def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
     sample.write_table(f"experiment_slices_{structure}_z", pa.table(along))
 
 
-def _curves(runs: Sequence[Run], n_slices: int) -> dict[str, tuple[list[float], list[int]]]:
+def _curves(structure: str, runs: Sequence[Run], n_slices: int) -> dict[str, tuple[list[float], list[int]]]:
     """Of the fewest and of the most labelled slices: Dice of each unseen slice, and the slices learnt from."""
     first = [run for run in runs if run.repeat == 0 and run.tile == runs[0].tile]
     curves = {}
@@ -240,5 +240,5 @@ def _curves(runs: Sequence[Run], n_slices: int) -> dict[str, tuple[list[float], 
         dice = [math.nan] * n_slices
         for z, one in zip(run.z, run.overlaps, strict=True):
             dice[z] = one.dice
-        curves[f"{run.labelled} labelled"] = (dice, list(run.slices))
+        curves[f"{structure}, {run.labelled} labelled,\ntile {run.tile} px"] = (dice, list(run.slices))
     return curves

@@ -105,7 +105,8 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
     plane = (image.shape[1] * image.shape[2] + 2 * shape[0] * shape[1]) * image.dtype.itemsize  # what is read, written, and its pyramid
     smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
     needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
-    with Stage(sample, f"align-{settings.out}", settings, inputs, [spec], on, needs) as stage:
+    moving = settings.model_copy(update={"jump_nm": None})  # what is only told makes no other image
+    with Stage(sample, f"align-{settings.out}", moving, inputs, [spec], on, needs) as stage:
         stage.map(_move_block, image.blocks(), image, spec.path, shape, settings.interpolation, of_block=lambda block: motions[block.own])
     jumps = _jumps(found, image, settings)
     alignment = Alignment(settings.out, motions, likeness, jumps, found.bad, found.breaks)

@@ -37,7 +37,7 @@ class EqualizeSettings(Settings):
         description="flicker: to the running median of the slices around; histogram: all levels equally often (the paper); clahe: so "
         "locally; reference: as in one slice; standard: the whole stack to one mean and spread",
     )
-    window: int = Field(25, ge=3, description="flicker: slices of the running median")
+    window: int = Field(25, ge=3, description="flicker: slices of the running median; of an even number the next odd one")
     reference: int | None = Field(None, ge=0, description="reference: the slice to match; the middle one if not given")
     clip: float = Field(2.0, gt=0, description="clahe: by how much contrast may grow")
     tile_nm: float = Field(2_000, gt=0, description="clahe: edge of the squares that are equalised on their own")

@@ -54,14 +54,12 @@ class Detail:
         outline: (y, x) float32, a coarse picture without shading, for a first look.
         outline_level: the level whose pixels it has.
         factor: pixels of the slice in one of the finest level.
-        shape: (y, x) of the slice.
     """
 
     levels: tuple[Image, ...]
     outline: Image
     outline_level: int
     factor: int
-    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,7 @@ class Registration:
 
 def detail(image: NDArray[Any], working_mpx: float = WORKING_MPX) -> Detail:
     """The fine detail of a slice (y, x), at most ``working_mpx`` megapixels of it, and of coarser pictures of it."""
-    shape = (image.shape[0], image.shape[1])
-    factor = max(1, int(np.ceil(np.sqrt(shape[0] * shape[1] / (working_mpx * 1e6)))))
+    factor = max(1, int(np.ceil(np.sqrt(image.shape[0] * image.shape[1] / (working_mpx * 1e6)))))
     picture = _shrunk(image.astype(np.float32) if factor == 1 else image, factor)
     levels, outline, number = [_band(picture)], picture, 0
     while min(picture.shape) >= 2 * LEAST_EDGE:
@@ -90,7 +87,7 @@ def detail(image: NDArray[Any], working_mpx: float = WORKING_MPX) -> Detail:
         levels.append(_band(picture))
         if max(outline.shape) > OUTLINE_EDGE:
             outline, number = picture, len(levels) - 1
-    return Detail(tuple(levels), _without_shading(outline), number, factor, shape)
+    return Detail(tuple(levels), _without_shading(outline), number, factor)
 
 
 def _without_shading(picture: Image) -> Image:

@@ -33,7 +33,7 @@ NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
 
 
 class ExportSettings(Settings):
-    """How meshes are made."""
+    """On whose pixels, and how meshes are made."""
 
     cells: str = Field("cells", description="name of the cells: a mesh of its own for each")
     onto: str | None = Field(None, description="carry voxels onto the pixels of this image, such as raw, if alignment moved them")

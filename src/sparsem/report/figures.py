@@ -124,8 +124,8 @@ def dice_along_z(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]], pa
         colour = _shade(OTHER_COLOURS[place % len(OTHER_COLOURS)])
         known = [z for z, value in enumerate(dice) if not math.isnan(value)]
         axis.plot(known, [dice[z] for z in known], label=structure, color=colour, linewidth=1.4)
-        # A slice that was learnt from has no Dice of its own where only others are measured: its mark lies at the bottom.
-        heights = [0.01 if math.isnan(dice[z]) else dice[z] for z in annotated]
+        # A slice that was learnt from has no Dice of its own where only others are measured: its mark lies at the bottom, a row a curve.
+        heights = [0.02 + 0.03 * place if math.isnan(dice[z]) else dice[z] for z in annotated]
         axis.plot(annotated, heights, "o", color=colour, markersize=4)
     axis.set(xlabel="slice (dots: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
     axis.grid(alpha=0.3)
