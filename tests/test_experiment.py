@@ -9,11 +9,12 @@ import pytest
 from sparsem.annotations import write_annotation
 from sparsem.errors import InputError
 from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared
+from sparsem.learn.supervised import LearnSettings
 from sparsem.store.sample import Sample
 from tests.conftest import QUICK, truth_of
 
 POOL = tuple(range(0, 19, 2))
-SETTINGS = SlicesSettings(**{**QUICK.model_dump(), "labelled": (3, 5, 40), "tile": (64, 96), "repeats": 2})
+SETTINGS = SlicesSettings(**QUICK.model_dump(include=set(LearnSettings.model_fields)), labelled=(3, 5, 40), tile=(64, 96), repeats=2)
 
 
 def test_slices_are_drawn_evenly_and_differently_each_time() -> None:

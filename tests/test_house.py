@@ -153,7 +153,9 @@ PUBLIC = {
     "sparsem.tiles.augment": "flipped_and_turned regreyed",
     "sparsem.models": "build count_parameters multiple_of",
     "sparsem.models.checkpoint": "Recipe load_checkpoint load_tensors read_recipe save_checkpoint save_tensors",
-    "sparsem.learn.supervised": "LearningSlice Progress TrainSettings TrainingState fit learning_rate_at start step validation_dice",
+    "sparsem.learn.supervised": (
+        "LearnSettings LearningSlice Progress TrainSettings TrainingState fit learning_rate_at start step validation_dice"
+    ),
     "sparsem.learn.train": "Job held_out job_of learning_slices train train_job training_needs",
     "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels",

@@ -15,7 +15,7 @@ from sparsem.annotations import LabelledSlices, annotations_on, as_labels
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.supervised import LearnSettings, TrainSettings
 from sparsem.learn.train import train
 from sparsem.predict import PredictSettings, hash_of, probabilities_of
 from sparsem.progress import tell
@@ -27,7 +27,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
 
-class SlicesSettings(TrainSettings):
+class SlicesSettings(LearnSettings):
     """Which numbers of slices and which tiles are compared; beside these, how the networks learn."""
 
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -188,10 +188,8 @@ def _run(
         "read": tile,
         "slices": slices,
         "seed": settings.seed + repeat,
-        "folds": 0,
-        "validation_slices": 0,
     }
-    how = TrainSettings(**{key: getattr(settings, key) for key in TrainSettings.model_fields}).model_copy(update=own)
+    how = TrainSettings(**{key: getattr(settings, key) for key in LearnSettings.model_fields} | own)
     model = folder / f"{name}.safetensors"
     train([check.sample], model, how, on)
     z = tuple(one for one in check.z if one not in slices)

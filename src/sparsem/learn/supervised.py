@@ -31,16 +31,9 @@ from sparsem.tiles.sampling import Batch, Sampling, TileSampler
 BEFORE_WARM = 10  # the running average of the weights follows closely at first: after n updates it spans about n / 10
 
 
-class TrainSettings(Settings):
+class LearnSettings(Settings):
     """How a network learns. The paper's own numbers: width 64, tile 2048 seen at 512, learning rate 1e-4 constant, 5000 updates."""
 
-    structure: tuple[str, ...] = Field(
-        (), description="what to learn; repeat it for several in one model; all that is annotated if not given"
-    )
-    cells: str | None = Field(
-        None, description="an annotation of objects that touch: its NAME-interior and NAME-boundary are learnt, beside any --structure"
-    )
-    boundary_nm: float | None = Field(None, gt=0, description="width of the boundary of --cells; three pixels of the network if not given")
     model: str = Field("resunet", description="architecture: resunet or unet")
     width: int = Field(16, ge=1, description="feature maps of the network's first level")
     read: int = Field(256, ge=16, le=16384, description="edge of a tile in the image, px: the context")
@@ -56,17 +49,29 @@ class TrainSettings(Settings):
     share: float = Field(0.8, ge=0, le=1, description="part of each batch that must hold a structure")
     least_px: int = Field(100, ge=0, description="how many pixels of it, at full resolution")
     grey: float = Field(0.25, ge=0, le=2, description="grey-level augmentation in standard deviations; 0 for none")
+    precision: Precision = Field("auto", description="auto: bfloat16 where the processor computes it fast")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, tiles and augmentation")
+    image: str | None = Field(None, description="image to learn from; the newest one if not given: annotations move along")
+    save_every_s: float = Field(30, ge=0, description="seconds between two saved states of an unfinished training")
+
+
+class TrainSettings(LearnSettings):
+    """What a network learns, from which slices, and how."""
+
+    structure: tuple[str, ...] = Field(
+        (), description="what to learn; repeat it for several in one model; all that is annotated if not given"
+    )
+    cells: str | None = Field(
+        None, description="an annotation of objects that touch: its NAME-interior and NAME-boundary are learnt, beside any --structure"
+    )
+    boundary_nm: float | None = Field(None, gt=0, description="width of the boundary of --cells; three pixels of the network if not given")
     slices: tuple[int, ...] = Field((), description="learn from these of the labelled slices only; from all of them if not given")
     folds: int = Field(
         0, ge=0, description="train so many times more, each time without some labelled slices, and tell the Dice that is reached there"
     )
     validation_slices: int = Field(0, ge=0, description="labelled slices held out to choose the best weights and to tell their Dice")
     validate_every: int = Field(100, ge=1, description="updates between two validations")
-    precision: Precision = Field("auto", description="auto: bfloat16 where the processor computes it fast")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    seed: int = Field(0, ge=0, lt=2**32, description="of weights, tiles and augmentation")
-    image: str | None = Field(None, description="image to learn from; the newest one if not given: annotations move along")
-    save_every_s: float = Field(30, ge=0, description="seconds between two saved states of an unfinished training")
 
 
 @dataclass(frozen=True)
