@@ -130,7 +130,7 @@ PUBLIC = {
     ),
     "sparsem.store.frame": "Frame MovedStack inverse joined moved rounded",
     "sparsem.prepare.registration": "Detail Registration coarse_shift correlations detail register rotation_nearest",
-    "sparsem.prepare.drift": "Drift Link believed drift gaps groups",
+    "sparsem.prepare.drift": "Drift Link believed common_rectangle drift gaps groups",
     "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",
     "sparsem.prepare.clahe": "locally_equalised",
     "sparsem.prepare.equalize": ("EqualizeSettings counts_of equalising equalize matching quantiles running_median through"),

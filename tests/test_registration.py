@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from sparsem.prepare.drift import Link, believed, drift, gaps, groups
+from sparsem.prepare.drift import Link, believed, common_rectangle, drift, gaps, groups
 from sparsem.prepare.registration import Kind, coarse_shift, correlations, detail, register, rotation_nearest, tile_sums
 from sparsem.store.frame import UNMOVED, Motion, inverse, joined, moved
 
@@ -208,7 +208,7 @@ def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: Kind) -> Non
         for one in links
     ]
     found = drift(40, wrong, kind, (300, 400))
-    assert np.abs(found.places - true).max() < 1e-3
+    assert np.abs(joined(np.repeat(inverse(found.places[0])[None], 40, axis=0), found.places) - true).max() < 1e-3
     assert found.bad == found.breaks == ()
 
 
@@ -238,6 +238,46 @@ def test_a_few_bad_slices_that_are_alike_do_not_cut_the_stack() -> None:
     assert (found.bad, found.breaks) == ((7, 8), ())
     good = [z for z in range(40) if z not in (7, 8)]
     assert np.abs(found.places - true)[good].max() < 1e-3
+
+
+def test_the_frame_is_that_of_most_slices() -> None:
+    true = true_places(15, "translation")
+    turned = at(0, 0)
+    turned[:, :2] = [[0.9, -0.4359], [0.4359, 0.9]]
+    true[0] = joined(true[0], turned)  # the first slice alone was mounted askew
+    found = drift(15, links_of(true, 2), "rigid", (300, 400))
+    assert np.abs(found.places[1:, :, :2] - np.eye(2)).max() < 1e-3
+    assert np.abs(found.places[0, :, :2] - true[0, :, :2]).max() < 1e-3
+
+
+def quad(height: float, width: float, degrees: float, y: float = 0, x: float = 0) -> NDArray[np.float64]:
+    a = np.radians(degrees)
+    corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * [height / 2, width / 2]
+    return np.asarray(corners @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) + [y, x])
+
+
+def test_the_largest_rectangle_that_turned_slices_share() -> None:
+    low, high = common_rectangle(np.stack([quad(100, 60, 0), quad(100, 60, 0, 7, -5)]))
+    assert low == pytest.approx([-43, -30], abs=0.1)
+    assert high == pytest.approx([50, 25], abs=0.1)
+    low, high = common_rectangle(quad(100, 100, 45)[None])
+    assert high - low == pytest.approx([100 / np.sqrt(2)] * 2, rel=2e-3)  # a square in a square on its corner
+    two = np.stack([quad(4000, 6000, 0), quad(4000, 6000, 25)])
+    low, high = common_rectangle(two[:, ::-1])  # either way round
+    inside = [(outline(one, low, high) >= -1e-3).all() for one in two]
+    assert all(inside)
+    assert np.prod(high - low) > 0.42 * 4000 * 6000
+    low, high = common_rectangle(np.stack([quad(10, 10, 3), quad(10, 10, 0, 50, 0)]))
+    assert (high <= low).any()
+
+
+def outline(corners: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far the corners of a rectangle lie within each edge of a piece."""
+    rectangle = np.array([[y, x] for y in (low[0], high[0]) for x in (low[1], high[1])])
+    ahead = np.roll(corners, -1, axis=0) - corners
+    inward = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
+    inward *= np.sign(((corners.mean(axis=0) - corners) * inward).sum(axis=1))[:, None]
+    return np.asarray(((rectangle[:, None] - corners) * inward / np.linalg.norm(inward, axis=1)[:, None]).sum(axis=2))
 
 
 def test_only_what_is_alike_and_near_is_believed() -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
-from sparsem.prepare.drift import Drift, Link, believed, drift, gaps
+from sparsem.prepare.drift import Drift, Link, believed, common_rectangle, drift, gaps
 from sparsem.prepare.registration import WORKING_MPX, Detail, Kind, detail, register
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
@@ -203,8 +203,11 @@ def _canvas(found: Drift, shape: Sequence[int], canvas: str) -> tuple[Motion, tu
     if canvas == "whole":
         low, high = np.floor([y.min(), x.min()]), np.ceil([y.max(), x.max()])
     else:
-        low = np.ceil([y[:, :2].max() - 1e-6, x[:, ::2].max() - 1e-6])
-        high = np.floor([y[:, 2:].min() + 1e-6, x[:, 1::2].min() + 1e-6])
+        if np.array_equal(found.places[:, :, :2], np.repeat(np.eye(2)[None], shape[0], axis=0)):
+            lowest, highest = np.array([y[:, :2].max(), x[:, ::2].max()]), np.array([y[:, 2:].min(), x[:, 1::2].min()])
+        else:
+            lowest, highest = common_rectangle(np.stack([y, x], axis=-1)[:, [0, 1, 3, 2]])
+        low, high = np.ceil(lowest - 1e-6), np.floor(highest + 1e-6)
     size = (high - low + 1).astype(int)
     if min(size) < LEAST_EDGE_PX or size[0] * size[1] < LEAST_COMMON * shape[1] * shape[2]:
         raise InputError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.optimize
 import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
@@ -128,6 +129,10 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
         off += reach * np.linalg.norm(linear[fixed] - linear[moving] @ motions[:, :, :2], axis=(1, 2))
         # First weights that always find the one best agreement, then such as let go what contradicts it.
         weights = base / np.sqrt(1 + (off / agreed) ** 2) if number < ROUNDS / 2 else base / (1 + (off / (4 * agreed)) ** 2) ** 2
+    # As little as possible turns: the frame is that of the slice that lies as most do, and not of the first one, which may be odd.
+    middle = int(np.linalg.norm(linear - np.median(linear, axis=0), axis=(1, 2)).argmin())
+    upright = np.linalg.inv(linear[middle])
+    linear, place = upright @ linear, place @ upright.T
     places = np.concatenate([linear, (place + centre - (linear @ centre))[..., None]], axis=-1)
     found = groups(count, links)
     ends = [(int(group[0]), int(group[-1])) for group in found]
@@ -135,6 +140,37 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
     bad = tuple(int(z) for group, inside in zip(found, within, strict=True) for z in group if inside or len(group) == 1 < count)
     starts = tuple(int(group[0]) for group, inside in zip(found, within, strict=True) if len(group) > 1 and not inside)[1:]
     return Drift(places, tuple(sorted(bad)), starts)
+
+
+def common_rectangle(corners: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The largest rectangle along y and x that lies within all of many convex pieces.
+
+    Args:
+        corners: (n, k, 2) y and x, one after the other along the rim of each piece.
+
+    Returns:
+        Its lowest and its highest corner, (y, x); the highest below the lowest where nothing is shared.
+    """
+    ahead = np.roll(corners, -1, axis=1) - corners
+    outward = np.stack([ahead[..., 1], -ahead[..., 0]], axis=-1)  # inside lies where outward . (p - corner) <= 0
+    turn = np.sign((ahead[:, :-1, 0] * ahead[:, 1:, 1] - ahead[:, :-1, 1] * ahead[:, 1:, 0]).sum(axis=1))
+    outward = (turn[:, None, None] * outward).reshape(-1, 2)
+    limits = (outward * corners.reshape(-1, 2)).sum(axis=1)
+    # A rectangle lies in a half-plane if its furthest corner does: that is linear in its centre and its half edges.
+    reach = np.abs(outward)
+
+    def widest(log_shape: float) -> tuple[float, NDArray[np.float64]]:
+        """The largest rectangle of half edges w exp(+-shape / 2), as minus the logarithm of w, and (centre y, centre x, w)."""
+        half = np.exp([log_shape / 2, -log_shape / 2])
+        found = scipy.optimize.linprog(
+            [0, 0, -1], np.column_stack([outward, reach @ half]), limits, bounds=[(None, None)] * 2 + [(0, None)]
+        )
+        return (-np.log(max(float(found.x[2]), 1e-9)), found.x) if found.status == 0 else (np.inf, np.array([0, 0, -1.0]))
+
+    best = scipy.optimize.minimize_scalar(lambda log_shape: widest(log_shape)[0], bounds=(-3, 3), method="bounded", options={"xatol": 1e-3})
+    y, x, w = widest(best.x)[1]
+    half = w * np.exp([best.x / 2, -best.x / 2])
+    return np.array([y, x]) - half, np.array([y, x]) + half
 
 
 def _differences(
