@@ -207,6 +207,18 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
         align(sample, AlignSettings(), REPLACE)
 
 
+def test_an_image_on_which_labels_were_drawn_is_not_replaced(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "s.zarr")
+    before = sample.image("aligned").fingerprint
+    write_annotation(sample, "mito", [2], np.ones((1, *sample.image("aligned").shape[1:]), np.uint8), image="aligned")
+    align(sample, AlignSettings(), REPLACE)  # the same alignment
+    with pytest.raises(InputError, match=r"mito of s\.zarr was annotated on images/aligned and cannot follow another alignment; give it"):
+        align(sample, AlignSettings(canvas="whole"), REPLACE)
+    assert sample.image("aligned").fingerprint == before
+    assert align(sample, AlignSettings(canvas="whole", out="wide"), REPLACE).image == "wide"
+    assert read_annotation(sample, "mito", "wide").z == (2,)
+
+
 def test_what_is_only_told_makes_no_other_image(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     before = sample.image("aligned").fingerprint

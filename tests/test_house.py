@@ -24,8 +24,8 @@ LAYERS = [
     "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
-    "prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
-    "regions annotations labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
+    "regions annotations prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
+    "labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train learn.folds",
     "predict suggest",
@@ -118,8 +118,8 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
     "sparsem.annotations": (
-        "LabelledSlices MovedLabels annotated_structures annotation_of_output annotations_on as_labels outputs_of_cells read_annotation "
-        "restore_annotation write_annotation"
+        "LabelledSlices MovedLabels annotated_structures annotation_of_output annotations_on as_labels drawn_on_image outputs_of_cells "
+        "read_annotation restore_annotation write_annotation"
     ),
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",

@@ -158,6 +158,13 @@ def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
     return {structure: tuple(about["z"]) for structure, (_, about) in _by_structure(sample).items()}
 
 
+def drawn_on_image(sample: Sample, image: str) -> list[str]:
+    """Annotations that were drawn on a derived image of the sample as it is now."""
+    fingerprint = sample.volume("images", image).fingerprint
+    found = {name: read_attributes(sample.path / "annotations" / name)["sparsem"] for name in sample.names("annotations")}
+    return [name for name, about in found.items() if (about["image"], about["image_fingerprint"]) == (image, fingerprint)]
+
+
 def _by_structure(sample: Sample) -> dict[str, tuple[str, dict[str, Any]]]:
     """Structure -> the annotation that holds it, and what that says of itself."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}

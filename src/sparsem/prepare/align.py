@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.annotations import drawn_on_image
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
@@ -78,7 +79,7 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
         on: how the work is spread.
 
     Raises:
-        InputError: slices too small, nothing alike, or no common area; with the setting that helps.
+        InputError: slices too small, nothing alike, no common area, or labels were drawn on the image to be replaced.
         ResumeError: the image was aligned otherwise, and ``on.overwrite`` is not set.
     """
     name = sample.image_for(settings.out, settings.image or _unmoved(sample, settings.out))
@@ -107,11 +108,23 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
     needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
     moving = settings.model_copy(update={"jump_nm": None})  # what is only told makes no other image
     with Stage(sample, f"align-{settings.out}", moving, inputs, [spec], on, needs) as stage:
+        if not stage.finished:
+            _refuse_to_strand(sample, settings.out)
         stage.map(_move_block, image.blocks(), image, spec.path, shape, settings.interpolation, of_block=lambda block: motions[block.own])
     jumps = _jumps(found, image, settings)
     alignment = Alignment(settings.out, motions, likeness, jumps, found.bad, found.breaks)
     sample.write_table(f"alignment_{settings.out}", alignment_table(alignment, found, image.shape))
     return alignment
+
+
+def _refuse_to_strand(sample: Sample, out: str) -> None:
+    """Labels that were drawn on the image that is to be replaced would have no image any more."""
+    drawn = drawn_on_image(sample, out) if out in sample.names("images") else []
+    if drawn:
+        raise InputError(
+            f"{', '.join(drawn)} of {sample.path.name} {'was' if len(drawn) == 1 else 'were'} annotated on images/{out} and cannot follow "
+            f"another alignment; give it another name with --out, or remove {sample.path.name}/annotations/{drawn[0]}."
+        )
 
 
 def _unmoved(sample: Sample, out: str) -> str | None:
