@@ -17,6 +17,7 @@ from sparsem.labelling import import_annotation as _import_annotation
 from sparsem.phantom import PhantomSettings
 from sparsem.phantom import phantom as _phantom
 from sparsem.store.sample import Sample
+from sparsem.store.volume import read_attributes
 from sparsem.suggest import SuggestSettings
 from sparsem.suggest import suggest as _suggest
 
@@ -80,11 +81,15 @@ def annotate_import(
     sample = Sample.open(path)
     _import_annotation(sample, name, source, settings, on.overwrite)
     found = annotated_structures(sample)
-    lines = [f"{structure}: {len(z)} labelled slices ({', '.join(map(str, z))}; the first slice is 0)" for structure, z in found.items()]
+    drawn_on = read_attributes(sample.path / "annotations" / name)["sparsem"]["image"]
+    lines = [
+        f"{structure}: {len(z)} labelled {'slice' if len(z) == 1 else 'slices'} ({', '.join(map(str, z))}; the first slice is 0)"
+        for structure, z in found.items()
+    ]
     separated = f"{name}-regions" in sample.names("labels")
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
     following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
-    return Outcome([f"Wrote annotations/{name}", *lines], following, {"annotations": found})
+    return Outcome([f"Wrote annotations/{name}, drawn on the image '{drawn_on}'", *lines], following, {"annotations": found})
 
 
 @command(SuggestSettings, spread=True)
@@ -100,11 +105,13 @@ def annotate_suggest(
     Examples: sparsem annotate suggest liver.zarr -n 7
     or, after train --folds 3, sparsem annotate suggest liver.zarr nucleus -n 4 --model m.fold1.safetensors --model m.fold2.safetensors
     """
-    found = _suggest(Sample.open(path), name, settings, on)
+    sample = Sample.open(path)
+    labelled = [one for one in annotated_structures(sample) if name in (None, one)]
+    found = _suggest(sample, name, settings, on)
     numbers = ", ".join(map(str, found.z))
     return Outcome(
         [f"Label next ({found.by}; the first slice is 0): {numbers}"],
-        f"sparsem annotate import {path} {name or 'NAME'} MASKS --add",
+        f"sparsem annotate import {path} {name or 'NAME'} MASKS{' --add' if labelled else ''}",
         {"slices": list(found.z), "by": found.by},
     )
 

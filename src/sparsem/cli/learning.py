@@ -69,9 +69,10 @@ def predict(
     sample = Sample.open(path)
     written = _predict(sample, model, settings, on)
     name = written[0].rsplit("/", 1)[-1]
+    read = sample.name_of_image(sample.volume(*written[0].split("/")))
     of_cells = [one.removesuffix("-boundary").rsplit("/", 1)[-1] for one in written if one.endswith("-boundary")]
     return Outcome(
-        [f"Wrote {path}/{volume}" for volume in written],
+        [f"Wrote {path}/{volume}, of the image '{read}'" for volume in written],
         f"sparsem cells {path} --cells {of_cells[0]}" if of_cells else f"sparsem export {path} {name} {name}.tif",
         {"sample": sample.path, "volumes": written},
     )

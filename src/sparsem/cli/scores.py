@@ -3,6 +3,8 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparsem.score.against import Scores
 from sparsem.score.instances import SCORES
 
@@ -56,13 +58,25 @@ def promise_line(one: "Promise") -> str:
 
 
 def alignment_lines(found: "Alignment") -> list[str]:
-    """What should be looked at."""
+    """How far slices were moved, and what should be looked at."""
     sentences = (
         (found.jumps, "lies", "lie", "far from the slice before", "put right, but look at it"),
         (found.bad, "looks", "look", "like no neighbour", "left where the neighbours are"),
         (found.breaks, "is", "are", "connected with nothing before", "from there the stack goes on as if it had not drifted"),
     )
-    return [f"{_listed(which)} {one if len(which) == 1 else many} {what}: {then}" for which, one, many, what, then in sentences if which]
+    told = [(which, one if len(which) == 1 else many, what, then) for which, one, many, what, then in sentences if which]
+    return _moved_by(found) + [f"{_listed(which)} {verb} {what}: {then}" for which, verb, what, then in told]
+
+
+def _moved_by(found: "Alignment") -> list[str]:
+    """The steps between slices, where nothing but shifts were allowed."""
+    shifts = found.motions[:, :, 2]
+    if len(shifts) < 2 or not np.array_equal(found.motions[:, :, :2], np.repeat(np.eye(2)[None], len(shifts), axis=0)):
+        return []
+    steps = np.linalg.norm(np.diff(shifts, axis=0), axis=1)
+    largest = int(steps.argmax())
+    usual, most, whole = float(np.median(steps)), float(steps[largest]), float(np.linalg.norm(np.ptp(shifts, axis=0)))
+    return [f"Put right: {usual:.1f} px from slice to slice, at most {most:.1f} px (slice {largest + 1}); {whole:.1f} px in all"]
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
