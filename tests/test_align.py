@@ -1,5 +1,6 @@
 """Alignment of a stack: the phantom's true drift, bad slices and a jump, labels that move along, and a stage like any other."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from sparsem.annotations import UNKNOWN, annotations_on, read_annotation, write_
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import Execution
 from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.prepare.align import Alignment, AlignSettings, align
 from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.report.export import export
+from sparsem.report.layers import layers_of
 from sparsem.score.against import ScoreSettings, score
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
@@ -173,8 +178,16 @@ def test_labels_of_an_image_that_was_replaced_are_not_carried(aligned: tuple[Sam
     align(sample, AlignSettings(canvas="whole"), REPLACE)
     with pytest.raises(SampleError, match=r"labels/nucleus of s\.zarr was made on the image 'aligned', which was replaced since"):
         sample.frame(sample.volume("labels", "nucleus"))
-    with pytest.raises(SampleError, match="which was replaced since"):
-        score(sample, "nucleus")
+    stages: tuple[Callable[[], object], ...] = (
+        lambda: score(sample, "nucleus"),
+        lambda: measure(sample, MeasureSettings(structure=("nucleus",))),
+        lambda: export(sample, ["nucleus"], tmp_path / "n.tif"),
+    )
+    for stage in stages:
+        with pytest.raises(SampleError, match="which was replaced since"):
+            stage()
+    _, problems = layers_of(sample, ["nucleus"], "cells", {})  # the report shows them, and says so
+    assert any("which was replaced since" in problem for problem in problems)
 
 
 def test_block_depth_and_workers_change_nothing(drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]) -> None:

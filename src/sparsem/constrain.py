@@ -171,9 +171,10 @@ def result_of(sample: Sample, name: str) -> Volume:
     """The labels of a structure that count: the constrained ones where there are any, else ``labels/NAME``.
 
     Raises:
-        SampleError: there are none, or the structure was predicted again since it was constrained.
+        SampleError: there are none, the image that they were made on was replaced, or they were since they were constrained.
     """
     labels = sample.volume("labels", name)
+    sample.frame(labels)
     if f"{name}{SUFFIX}" not in sample.names("labels"):
         return labels
     read = "input labels/"
