@@ -8,7 +8,6 @@ EPFL (80 slices), ``SPARSEM_DATA`` names the folder of the stacks. Rows are appe
 """
 
 import argparse
-import csv
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from rows import keep
 from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
@@ -31,22 +31,9 @@ from sparsem.score.overlap import overlap, pooled
 from sparsem.store.sample import Sample
 from sparsem.suggest import SuggestSettings, suggest
 
-RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "epfl_fibsem_mitochondria"
 NAME = "mitochondrion"
 REPLACE = Execution(overwrite=True)
-
-
-def write(name: str, row: dict[str, Any]) -> None:
-    """Print a row and append it to results/NAME.csv."""
-    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    path = RESULTS / f"{name}.csv"
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def labelled_sample(folder: Path, stack: Path = DATA / "raw.tif") -> Sample:
@@ -87,7 +74,7 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
             chosen = sorted({*first, *more})
             rows[way] = (chosen, dice_after(sample, folder / f"{way}.safetensors", settings, chosen))
     for way, (slices, dice) in rows.items():
-        write(
+        keep(
             "labelling_suggest",
             {"seed": seed, "updates": updates, "way": way, "slices": " ".join(map(str, slices)), "dice_3d": f"{dice:.4f}"},
         )
@@ -113,7 +100,7 @@ def promised(folds: Sequence[int], labelled: int, seed: int, updates: int) -> No
             (promise,) = cross_validate([sample], folder / f"{count}.safetensors", own, REPLACE)
             row: dict[str, Any] = {"labelled": labelled, "seed": seed, "updates": updates, "folds": count}
             row |= {"promised": f"{promise.mean:.4f}", "spread": f"{promise.spread:.4f}", "true": f"{true:.4f}"}
-            write("labelling_folds", row | {"off": f"{promise.mean - true:+.4f}"})
+            keep("labelling_folds", row | {"off": f"{promise.mean - true:+.4f}"})
 
 
 def flickering(seed: int, updates: int) -> None:
@@ -135,7 +122,7 @@ def flickering(seed: int, updates: int) -> None:
             equalize(sample, EqualizeSettings.model_validate({"way": way, "image": "raw", "out": way}), REPLACE)
             rows[f"flicker, equalize --way {way}"] = dice_after(sample, folder / f"{way}.safetensors", settings, slices)
     for what, dice in rows.items():
-        write("labelling_flicker", {"seed": seed, "updates": updates, "stack": what, "dice_3d": f"{dice:.4f}"})
+        keep("labelling_flicker", {"seed": seed, "updates": updates, "stack": what, "dice_3d": f"{dice:.4f}"})
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import tifffile
 
+from rows import RESULTS, keep
 from sparsem.annotations import write_annotation
 from sparsem.cells.identify import TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
@@ -38,7 +39,6 @@ from sparsem.prepare.align import AlignSettings, align
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
 
-RESULTS = Path(__file__).with_name("results")
 SHAPE = (4000, 6000)
 GIGAVOXELS = 50.0
 WORKERS = {"one core": 1, "workstation, 16 cores": 16, "cluster, 16 x 16 cores": 256}
@@ -120,7 +120,7 @@ def workers(slices: int) -> None:
         alone, together = one[stage][0], two[stage][0]
         row: dict[str, object] = {"stage": stage, "slices": slices, "one_worker_s": f"{alone:.1f}", "two_workers_s": f"{together:.1f}"}
         row |= {"speed_up": f"{alone / together:.2f}", "same_bytes": one[stage][1] == two[stage][1]}
-        keep(row | {"core_s_a_gigavoxel": f"{alone / gigavoxels:.0f}"})
+        keep("scaling", row | {"core_s_a_gigavoxel": f"{alone / gigavoxels:.0f}"})
 
 
 def memory(slices: int) -> None:
@@ -134,7 +134,7 @@ def memory(slices: int) -> None:
             stated = [float(number) for number in re.findall(r"needs up to ([\d.]+) GB of memory", result.stderr)]
             before, peak = map(float, result.stdout.split()[-2:])
             row: dict[str, object] = {"stage": stage, "slices": slices, "stated_gb": max(stated, default=0.0)}
-            keep(row | {"peak_gb": f"{peak:.2f}", "of_it_the_program_gb": f"{before:.2f}"}, "scaling_memory")
+            keep("scaling_memory", row | {"peak_gb": f"{peak:.2f}", "of_it_the_program_gb": f"{before:.2f}"})
             if stage == "import":
                 label(Sample.open(folder / "s.zarr"), Sample.open(folder / "phantom.zarr"))
 
@@ -144,18 +144,6 @@ def one(folder: Path, stage: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     stages(folder / "raw.tif", folder / "m.safetensors", depth=4)[stage](Sample(folder / "s.zarr"), Execution())
     print(before / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-
-
-def keep(row: dict[str, object], name: str = "scaling") -> None:
-    """Print a row and append it to results/NAME.csv."""
-    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    table = RESULTS / f"{name}.csv"
-    new = not table.exists()
-    with table.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def cost() -> None:

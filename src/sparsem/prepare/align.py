@@ -131,10 +131,7 @@ def _unmoved(sample: Sample, out: str) -> str | None:
     """The newest image of which nothing was moved; None where the image was aligned before."""
     if out in sample.names("images"):
         return None
-    line = [sample.newest_image]
-    while (image := sample.image(line[-1])).made_on and sample.frame(image).to_raw is not None:
-        line.append(sample.name_of_image(image))
-    return line[-1]
+    return next(name for name in sample.line_of(sample.newest_image) if sample.frame(sample.image(name)).to_raw is None)
 
 
 def _links(sample: Sample, image: Volume, name: str, settings: AlignSettings, on: Execution) -> list[Link]:

@@ -140,12 +140,12 @@ class Sample:
         if image is None:
             made_on = self.volume("images", out).made_on if out in self.names("images") else None
             image = made_on[0] if made_on else self.newest_image
-        if out in self._line_of(image):
+        if out in self.line_of(image):
             what = "itself" if image == out else f"'{image}', which was made from it"
             raise InputError(f"The image '{out}' cannot be made from {what}; give --out another name.")
         return image
 
-    def _line_of(self, image: str) -> list[str]:
+    def line_of(self, image: str) -> list[str]:
         """An image, the one that it was made from, and so on."""
         line = [image]
         while line[-1] in self.names("images") and (made_on := self.volume("images", line[-1]).made_on):
@@ -154,7 +154,7 @@ class Sample:
 
     def drawn_on(self, image: str) -> str:
         """The image whose pixels an image has: the one that it was made from without moving anything, or itself."""
-        for name in self._line_of(image):
+        for name in self.line_of(image):
             if name == "raw" or self.volume("images", name).motions is not None:
                 return name
         return image

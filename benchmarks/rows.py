@@ -1,0 +1,19 @@
+"""How benchmarks keep what they measured."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def keep(name: str, row: Mapping[str, object]) -> None:
+    """Print a row and append it to results/NAME.csv."""
+    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    path = RESULTS / f"{name}.csv"
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
