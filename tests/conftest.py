@@ -19,6 +19,7 @@ from sparsem.annotations import write_annotation
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.learn.supervised import TrainSettings
+from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
@@ -108,6 +109,13 @@ def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1, kills: int =
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     return int(json.loads(result.stdout)["died"])
+
+
+def untaught_model(path: Path, structures: tuple[str, ...] = ("nucleus",), width: int = 2, see: int = 32, pixel_nm: float = 16.0) -> Path:
+    """A checkpoint of random weights."""
+    recipe = Recipe("resunet", width, structures, see, (pixel_nm, pixel_nm), 128.0, 30.0)
+    save_checkpoint(path, recipe.build(), recipe)
+    return path
 
 
 def put(

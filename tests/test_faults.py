@@ -20,12 +20,11 @@ from sparsem.cli import in_words
 from sparsem.errors import SampleError
 from sparsem.execution import Execution, client_of
 from sparsem.ingest import ImportSettings, import_stack
-from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.predict import predict
 from sparsem.prepare.align import align
 from sparsem.prepare.equalize import equalize
 from sparsem.store.sample import Sample
-from tests.conftest import files_in, kill_ten_times
+from tests.conftest import files_in, kill_ten_times, untaught_model
 
 STACK = np.random.default_rng(0).integers(0, 255, (24, 300, 400), np.uint8)
 
@@ -113,16 +112,10 @@ def drifting_grain(folder: Path, slices: int = 30) -> Path:
     return folder / "grain.tif"
 
 
-def network(folder: Path, width: int) -> Path:
-    recipe = Recipe("resunet", width, ("nucleus",), 64, (16.0, 16.0), 128.0, 30.0)
-    save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
-    return folder / "m.safetensors"
-
-
 @pytest.mark.parametrize(("what", "workers", "kills"), [("import", 0, 10), ("import", 2, 2), ("equalize", 2, 2), ("predict", 2, 2)])
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, what: str, workers: int, kills: int) -> None:
     settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
-    source, model = drifting_grain(tmp_path), network(tmp_path, 2)
+    source, model = drifting_grain(tmp_path), untaught_model(tmp_path / "m.safetensors", see=64)
     whole, other = (import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other"))
     given = {"sample": str(other.path), "source": str(source), "model": str(model), "workers": workers}
     given |= {"settings": settings.model_dump(mode="json") if what == "import" else {}, "seconds": 7.0 if workers else 0.5}
@@ -139,7 +132,7 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, what: str, workers:
 @pytest.mark.parametrize("what", ["align", "predict"])
 def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path, what: str) -> None:
     settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
-    source, model = drifting_grain(tmp_path), network(tmp_path, 8)
+    source, model = drifting_grain(tmp_path), untaught_model(tmp_path / "m.safetensors", width=8, see=64)
     work: dict[str, Callable[[Sample, Execution], object]] = {
         "align": lambda sample, on: align(sample, on=on),
         "predict": lambda sample, on: predict(sample, model, on=on),

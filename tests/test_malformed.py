@@ -20,9 +20,8 @@ import torch
 import zarr
 
 from sparsem.cli import main
-from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.store.sample import Sample
-from tests.conftest import copy_of, files_in, put
+from tests.conftest import copy_of, files_in, put, untaught_model
 
 STACK = np.random.default_rng(0).integers(0, 255, (5, 40, 60), np.uint8)
 STACKS: "list[Case]" = []  # imported as s.zarr
@@ -382,7 +381,9 @@ def _() -> None:
     tiff("all.tif", np.stack([MASK] * 18))
 
 
-other("an image that is not there", "predict own.zarr m.safetensors --image aligned", "aligned")(lambda: network())
+other("an image that is not there", "predict own.zarr m.safetensors --image aligned", "aligned")(
+    lambda: untaught_model(Path("m.safetensors"))
+)
 other("no sample", "align none.zarr", "There is no sample at none.zarr")(nothing)
 
 
@@ -413,7 +414,7 @@ other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet
 
 @other("an image whose chunks are damaged, predicted", "predict own.zarr m.safetensors --quiet", "own.zarr")
 def _() -> None:
-    network()
+    untaught_model(Path("m.safetensors"))
     _damage("own.zarr")
 
 
@@ -428,17 +429,12 @@ def _() -> None:
     Path("own.zarr/annotations/nucleus/zarr.json").write_text("[]")
 
 
-def network() -> None:
-    recipe = Recipe("resunet", 2, ("nucleus",), 32, (16.0, 16.0), 128.0, 30.0)
-    save_checkpoint(Path("m.safetensors"), recipe.build(), recipe)
-
-
 other("no model", "predict own.zarr none.safetensors", "none.safetensors")(nothing)
 
 
 @other("half a model", "predict own.zarr m.safetensors", "m.safetensors")
 def _() -> None:
-    network()
+    untaught_model(Path("m.safetensors"))
     cut("m.safetensors", 0.5)
 
 

@@ -11,10 +11,10 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.learn.folds import cross_validate, fold_path, held_out, train_and_promise
 from sparsem.learn.train import train
-from sparsem.models.checkpoint import Recipe, read_recipe, save_checkpoint
+from sparsem.models.checkpoint import read_recipe
 from sparsem.store.sample import Sample
 from sparsem.suggest import SuggestSettings, chosen, disagreement, entropy, spread_out, suggest
-from tests.conftest import LABELLED, QUICK, copy_of, put, truth_of
+from tests.conftest import LABELLED, QUICK, copy_of, put, truth_of, untaught_model
 
 REPLACE = Execution(overwrite=True, quiet=True)
 
@@ -122,9 +122,7 @@ def test_everything_annotated_together(own_tissue: Sample, tmp_path: Path) -> No
 
 def a_model(path: Path, structures: tuple[str, ...], seed: int) -> str:
     torch.manual_seed(seed)
-    recipe = Recipe("resunet", 2, structures, 32, (20.0, 20.0), 128.0, 30.0)
-    save_checkpoint(path, recipe.build(), recipe)
-    return str(path)
+    return str(untaught_model(path, structures, pixel_nm=20.0))
 
 
 def test_models_are_asked_about_one_structure_at_a_time_and_by_name(own_tissue: Sample, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class RegisterSettings(Settings):
     motion: Kind = Field("translation", description="what a slice may do: translation, rigid (it turns too), affine (it shears too)")
     neighbours: int = Field(2, ge=1, le=16, description="slices before this one that it is registered to; what contradicts the rest loses")
     working_mpx: float = Field(WORKING_MPX, gt=0.01, description="slices of more megapixels are registered on a smaller picture of them")
-    image: str | None = Field(None, description="image to align; the newest one if not given")
+    image: str | None = Field(None, description="image to align; the newest one in which nothing was moved if not given")
 
 
 class AlignSettings(RegisterSettings):
