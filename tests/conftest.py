@@ -113,7 +113,7 @@ def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1, kills: int =
 
 def untaught_model(path: Path, structures: tuple[str, ...] = ("nucleus",), width: int = 2, see: int = 32, pixel_nm: float = 16.0) -> Path:
     """A checkpoint of random weights."""
-    recipe = Recipe("resunet", width, structures, see, (pixel_nm, pixel_nm), 128.0, 30.0)
+    recipe = Recipe("resunet", width, structures, see, (pixel_nm, pixel_nm), 0.5, 0.15)
     save_checkpoint(path, recipe.build(), recipe)
     return path
 

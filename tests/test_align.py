@@ -20,6 +20,7 @@ from sparsem.prepare.align import Alignment, AlignSettings, align
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.report.export import export
 from sparsem.report.layers import layers_of
+from sparsem.report.page import ReportSettings, report
 from sparsem.score.against import ScoreSettings, score
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
@@ -319,3 +320,17 @@ def test_labels_drawn_on_the_raw_stack_are_told_by_their_size(aligned: tuple[Sam
     import_annotation(sample, "nucleus", tmp_path / "nucleus.tif", AnnotationSettings(slices="0,6"))
     assert read_annotation(sample, "nucleus").image == "raw"
     assert annotations_on(sample, ["nucleus"])[1]["nucleus"].mask(0).shape == sample.image("aligned").shape[1:]
+
+
+def test_the_report_shows_how_far_slices_were_moved(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+    sample = copy_of(aligned[0], tmp_path / "liver.zarr")
+    equalize(sample)
+    text = report([sample.path], tmp_path / "r.html", ReportSettings(slices=3)).path.read_text(encoding="utf-8")
+    assert "Alignment: liver" in text
+    figure = text[text.index("Alignment: liver") :]
+    figure = figure[: figure.index("</svg>")]
+    assert ">moved by (px)<" in figure
+    assert figure.count(">bad<") == figure.count(">jump<") == 1  # once in the legend, however many slices
+    bare = copy_of(sample, tmp_path / "bare.zarr")
+    bare.remove_table("alignment_aligned")
+    assert "Alignment:" not in report([bare.path], tmp_path / "b.html", ReportSettings(slices=3)).path.read_text(encoding="utf-8")

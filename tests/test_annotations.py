@@ -11,11 +11,14 @@ import tifffile
 from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings
+from sparsem.geometry import ZBlock
+from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation, import_labels
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.settings import parse
+from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, Volume, volume_spec
 from tests.conftest import LABELLED, TISSUE, files_in, truth_of
 
 N, Y, X = TISSUE.shape
@@ -53,6 +56,33 @@ def test_names_that_count_from_one(own_tissue: Sample, tmp_path: Path) -> None:
         import_as(own_tissue, "a", folder)
     import_as(own_tissue, "a", folder, first_number=1)
     assert read_annotation(own_tissue, "a").z == (0, N - 1)
+
+
+def series(folder: Path, numbers: range | list[int]) -> Path:
+    """Slices whose files begin at another number than 0, each with its number as its grey level."""
+    folder.mkdir()
+    for number in numbers:
+        tifffile.imwrite(folder / f"slice_{number:04d}.tif", np.full((8, 9), number, np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize("missing", ["refuse", "join", "repeat"])
+def test_masks_are_numbered_as_the_files_of_the_stack(tmp_path: Path, missing: Any) -> None:
+    numbers = [number for number in range(5, 17) if missing == "refuse" or number not in (7, 8)]
+    sample = import_stack(series(tmp_path / "s", numbers), tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4), missing=missing))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number in (5, 10, 16):
+        tifffile.imwrite(masks / f"mask_{number:04d}.tif", np.pad([[1]], ((2, 5), (3, 5))).astype(np.uint8))
+    import_as(sample, "dot", masks)
+    z = read_annotation(sample, "dot").z
+    assert sample.image().read(slice(None))[list(z), 0, 0].tolist() == [5, 10, 16]
+    assert sample.image().repeated == ((2, 3) if missing == "repeat" else ())
+    import_as(sample, "counted", masks, first_number=5) if missing != "join" else None
+    assert missing == "join" or read_annotation(sample, "counted").z == z
+    tifffile.imwrite(masks / "mask_0017.tif", np.zeros((8, 9), np.uint8))
+    with pytest.raises(InputError, match=r"carries the number 17, but the files of the stack were numbered 5 to 16; .* --first-number 0"):
+        import_as(sample, "beyond", masks)
 
 
 @pytest.mark.parametrize("compact", [True, False])
@@ -254,3 +284,29 @@ def test_labels_made_elsewhere_that_do_not_fit_are_refused(own_tissue: Sample, t
     with pytest.raises(InputError, match="Labels are whole numbers"):
         import_labels(tmp_path / "new.zarr", "nucleus", tmp_path / "half.tif", ImportSettings(voxel_nm=(5, 5, 5)))
     assert not own_tissue.names("labels")
+
+
+def test_labels_of_every_slice_lie_on_the_image_of_their_shape(own_tissue: Sample, tmp_path: Path) -> None:
+    image = own_tissue.image("raw")
+    made_on = ("raw", image.fingerprint)
+    motions = np.repeat(np.array([[[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]]]), N, axis=0)
+    spec = volume_spec("images/aligned", (N, Y - 4, X - 6), image.dtype, Kind.IMAGE, image.voxel_size, 7, made_on, motions)
+    with Stage(own_tissue, "cut", EqualizeSettings(), {}, [spec]) as stage:
+        stage.map(_cut, image.blocks(), image)
+    labels = own_tissue.volume("truth", "cells").read(slice(None))
+    tifffile.imwrite(tmp_path / "raw.tif", labels.astype(np.uint16), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "aligned.tif", labels[:, 2:-2, 3:-3].astype(np.uint16), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "neither.tif", labels[:, 1:].astype(np.uint16), photometric="minisblack")
+    for name in ("raw", "aligned"):
+        import_labels(own_tissue.path, f"on-{name}", tmp_path / f"{name}.tif")
+    assert own_tissue.volume("labels", "on-raw").made_on is None
+    on_aligned = own_tissue.volume("labels", "on-aligned")
+    assert own_tissue.name_of_image(on_aligned) == "aligned"
+    seen = own_tissue.seen_by(on_aligned, own_tissue.volume("labels", "on-raw").level())
+    assert np.array_equal(np.asarray(seen[0:N]), on_aligned.read(slice(None)))
+    with pytest.raises(InputError, match=r"neither\.tif has the shape"):
+        import_labels(own_tissue.path, "neither", tmp_path / "neither.tif")
+
+
+def _cut(block: ZBlock, image: Volume) -> BlockResult:
+    return {"images/aligned": image.read(block.own)[:, 2:-2, 3:-3]}, {}

@@ -24,7 +24,7 @@ from sparsem.phantom import PhantomSettings
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
 from sparsem.study import demo, read_study, run
-from tests.conftest import LABELLED, files_in, truth_of, write_liver
+from tests.conftest import LABELLED, files_in, truth_of, untaught_model, write_liver
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,7 +74,7 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
     small = "--width 4 --read 64 --see 32 --batch 2 --updates 8 --seed 3"
     steps = [
         ("import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7", "Wrote s.zarr: 19 x 96 x 128 voxels of 20 x 20 x 20 nm"),
-        ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "nucleolus: 3 labelled slices (0, 9, 18; the first slice is 0)"),
+        ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "slices 0, 9, 18 (the first slice is 0), 1.8% to 6.2% of each"),
         (f"train s.zarr --structure nucleolus --out m.safetensors {small}", "Wrote m.safetensors: knows nucleolus from 3 slices"),
         ("predict s.zarr m.safetensors", "Wrote s.zarr/labels/nucleolus"),
         ("score s.zarr nucleolus truth.tif", "nucleolus  unseen slices  3D Dice 0."),
@@ -98,6 +98,50 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
     assert data["nucleolus"]["unseen"]["dice_3d"] == pytest.approx(dice)
     assert data["nucleolus"]["unseen"]["slices"] == 16
     assert json.loads(sparsem("info", "s.zarr", "--json").output)["shape"] == [19, 96, 128]
+
+
+def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A voxel size that the file contradicts, slices lost, masks inverted, an image replaced, a network that learnt other greys."""
+    monkeypatch.chdir(tmp_path)
+    image, nuclei = tissue.image().read(slice(None)), tissue.volume("truth", "nucleus").read(slice(None)) > 0
+    tifffile.imwrite("raw.tif", image, imagej=True, resolution=(0.05, 0.05), metadata={"spacing": 20, "unit": "nm", "axes": "ZYX"})
+    told = sparsem("import", "raw.tif", "file.zarr", "--voxel-nm", "8000", "4000", "4000").stderr
+    assert "raw.tif states a voxel of 20 x 20 x 20 nm (z y x); 8000 x 4000 x 4000 nm is taken" in told
+    assert "a voxel of 8000 x 4000 x 4000 nm (z y x) is unusual for electron microscopy; is it in nm?" in told
+    Path("series").mkdir()
+    Path("masks").mkdir()
+    for z, plane in enumerate(image):
+        if z not in (7, 8):
+            tifffile.imwrite(f"series/s{z + 1:03d}.tif", plane)
+    for z in LABELLED:
+        tifffile.imwrite(f"masks/s{z + 1:03d}.tif", np.where(nuclei[z], 0, 255).astype(np.uint8))
+    told = sparsem("import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat").stderr
+    assert "slices 7, 8 were missing; each is a copy of the slice before" in told
+    assert "2, 4, 6" not in sparsem("annotate", "suggest", "s.zarr", "-n", "7", "--quiet").stdout
+    suggested = sparsem("annotate", "suggest", "s.zarr", "-n", "17", "--quiet").stdout
+    assert "slices 0, 1, 2, 3, 4, 5, 6, 9, 10" in suggested  # and not the copies
+    assert "in file names 1, 2, 3, 4, 5, 6, 7, 10, 11" in suggested
+    told = sparsem("annotate", "import", "s.zarr", "nucleus", "masks").stdout
+    assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in told
+    assert "is the mask inverted?" in told
+    untaught_model(Path("m.safetensors"), pixel_nm=20)
+    assert "may find little" not in sparsem("predict", "s.zarr", "m.safetensors").stderr
+    dark = np.array(image // 4 + 5, np.uint8)
+    tifffile.imwrite("dark.tif", dark, photometric="minisblack")
+    assert sparsem("import", "dark.tif", "dark.zarr", "--voxel-nm", "20", "20", "20").exit_code == 0
+    assert "m.safetensors learnt on 0.50 ± 0.15 and may find little" in sparsem("predict", "dark.zarr", "m.safetensors").stderr
+    assert sparsem("equalize", "s.zarr", "--quiet").exit_code == 0
+    about = sparsem("info", "s.zarr").stdout
+    assert "slices: 0 to 18, from files numbered 1 to 19" in about
+    assert "slices that stand in for lost ones: 7, 8" in about
+    assert "images/equalized: 19 x 96 x 128, made from 'raw'; the newest: commands read it unless told otherwise" in about
+    assert "replaced since" not in about
+    assert "equalize-equalized: done before, with the same settings" in sparsem("equalize", "s.zarr").stderr
+    again = sparsem(
+        "import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat", "--block-depth", "5", "--overwrite"
+    )
+    assert again.exit_code == 0
+    assert "images/equalized was made on an image that was replaced since: make it again" in sparsem("info", "s.zarr").stdout
 
 
 @pytest.mark.parametrize(
@@ -137,7 +181,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, command: str,
 
 
 def test_an_unknown_command_or_option_exits_with_2() -> None:
-    assert sparsem("segment").exit_code == 2
+    unknown = outside("inof", "x", folder=Path.cwd())
+    assert unknown.returncode == 2
+    assert "There is no command 'inof'; did you mean 'info'?" in unknown.stderr
     assert sparsem("info", "x", "--colour").exit_code == 2
 
 

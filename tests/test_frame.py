@@ -9,7 +9,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from sparsem.store import frame as frame_module
-from sparsem.store.frame import UNMOVED, Frame, Motion, MovedStack, inverse, joined, moved
+from sparsem.store.frame import UNMOVED, Frame, Motion, MovedStack, covers, inverse, joined, moved
 
 OBLIQUE = np.array([[0.98712, 0.06123, 3.3171], [-0.05231, 1.02417, -2.6313]])
 SHIFTED = np.array([[1.0, 0.0, 4.25], [0.0, 1.0, -7.5]])
@@ -89,3 +89,13 @@ def test_a_frame_sees_another() -> None:
     assert seen[0:2].shape == aligned.shape
     assert np.array_equal(seen[1:2][0], moved(stack[1], OBLIQUE, (50, 70), "nearest"))
     assert seen[2:2].shape == (0, 50, 70)
+
+
+def test_what_covers_what() -> None:
+    shifted = np.repeat(SHIFTED[None], 3, axis=0)
+    assert covers((3, 40, 50), (3, 40, 50), np.repeat(UNMOVED[None], 3, axis=0))
+    assert not covers((3, 40, 50), (3, 40, 50), shifted)
+    assert covers((3, 40, 50), (3, 35, 40), np.array([[[1, 0, 4.25], [0, 1, 9.75]]] * 3))
+    assert not covers((3, 40, 50), (3, 35, 40), np.array([[[1, 0, 4.25], [0, 1, 9.75]], [[1, 0, 6.0], [0, 1, 9.75]]]))
+    seen = moved(np.ones((40, 50), np.uint8), SHIFTED, (40, 50), "nearest")
+    assert (seen == 0).any()

@@ -37,7 +37,7 @@ LAYERS = [
     "report report.figures report.mesh report.encode report.layers report.slices report.solids report.scene report.plots",
     "report.warnings report.page report.render report.export",
     "study experiment experiment.cells experiment.slices",
-    "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.separating cli.results cli.whole cli __main__",
+    "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.asking cli.separating cli.results cli.whole cli __main__",
 ]
 ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]
 ARRAYS_ONLY = ("sparsem.cells", "sparsem.constrain", "sparsem.measure", "sparsem.report")  # rows 7 to 9 of the design
@@ -86,7 +86,7 @@ def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
         "sparsem.stage": {"distributed"},
         "sparsem.cli": {"typer"},
         "sparsem.cli.options": {"typer"},
-        **{f"sparsem.cli.{name}": {"typer"} for name in ("bringing", "learning", "results", "whole")},
+        **{f"sparsem.cli.{name}": {"typer"} for name in ("asking", "bringing", "learning", "results", "whole")},
     }
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ PUBLIC = {
     "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
     "sparsem.annotations": (
         "LabelledSlices MovedLabels annotated_structures annotation_of_output annotations_on as_labels drawn_on_image outputs_of_cells "
-        "read_annotation restore_annotation write_annotation"
+        "read_annotation refuse_smeared restore_annotation write_annotation"
     ),
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
@@ -128,7 +128,7 @@ PUBLIC = {
     "sparsem.store.volume": (
         "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"
     ),
-    "sparsem.store.frame": "Frame MovedStack inverse joined moved rounded",
+    "sparsem.store.frame": "Frame MovedStack covers inverse joined moved rounded",
     "sparsem.prepare.registration": "Detail Registration coarse_shift correlations detail register rotation_nearest",
     "sparsem.prepare.drift": "Drift Link believed common_rectangle drift gaps groups",
     "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",
@@ -213,7 +213,7 @@ PUBLIC = {
     "sparsem.report.slices": "level_of_width slice_pictures",
     "sparsem.report.solids": "Cut Solid solids_of whole_box",
     "sparsem.report.scene": "scene",
-    "sparsem.report.plots": "Strip dice_curves organelles_per_cell spectra strips",
+    "sparsem.report.plots": "Strip dice_curves drift_curves organelles_per_cell spectra strips",
     "sparsem.report.warnings": "Notice notices",
     "sparsem.report.page": "Plot Report ReportSettings View report",
     "sparsem.report.render": "RenderSettings render",

@@ -344,10 +344,26 @@ def _() -> None:
     tiff("masks/second.tif", MASK)
 
 
-@other("two masks of one slice", ANNOTATE, "Which slices of masks are annotated")
+@other("two masks of one slice", ANNOTATE, "a_9.tif and b_9.tif carry the same number, 9")
 def _() -> None:
     tiff("masks/a_9.tif", MASK)
     tiff("masks/b_9.tif", MASK)
+
+
+@other("a grey picture as a mask", ANNOTATE, "Slice 0 of masks changes from pixel to pixel, as a grey picture does")
+def _() -> None:
+    masks(np.random.default_rng(1).integers(0, 255, (96, 128), np.uint8))
+
+
+@other("a mask that was a JPEG", ANNOTATE, "Slice 0 of masks is a mask of 0 and 255 with .* pixels in between, as JPEG")
+def _() -> None:
+    _, jpeg = cv2.imencode(".jpg", np.where(cv2.GaussianBlur(MASK * 255, (0, 0), 5) > 60, 255, 0).astype(np.uint8))
+    masks(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE))
+
+
+@other("masks that are JPEG", ANNOTATE, "There are no TIFF or PNG slices in the folder masks; other pictures, such as JPEG")
+def _() -> None:
+    png("masks/m_9.jpg", MASK)
 
 
 @other("masks of fractions", ANNOTATE, "whole numbers|fraction")
@@ -408,6 +424,12 @@ def _damage(folder: str) -> None:
         chunk.write_bytes(b"not zstd")
 
 
+def _lose(folder: str) -> None:
+    (sorted(path for path in Path(folder, "0", "c").rglob("*") if path.is_file())[-1]).unlink()
+
+
+other("an image that lost a chunk", "align own.zarr --quiet", "has lost a piece of slices 14 to 18")(lambda: _lose("own.zarr"))
+other("an image that lost a chunk, equalized", "equalize own.zarr --quiet", "has lost a piece of slices")(lambda: _lose("own.zarr"))
 other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
 other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
 
@@ -463,6 +485,12 @@ other("slices too small to align", "align small.zarr --quiet", r"too small to be
 other("an image aligned into itself", "align own.zarr --image raw --out raw", "raw")(nothing)
 other("a name that is a path", "align own.zarr --out ../elsewhere", "elsewhere")(nothing)
 other("a reference that is not there", "equalize own.zarr --way reference --reference 99", "99")(nothing)
+other("a grey picture as truth", "score own.zarr nucleus grey.tif --quiet", "truth's slices 0 to 6 changes from pixel to pixel")(
+    lambda: [
+        shutil.copytree("own.zarr/truth", "own.zarr/labels"),
+        tifffile.imwrite("grey.tif", np.random.default_rng(1).integers(0, 255, (19, 96, 128), np.uint8), photometric="minisblack"),
+    ]
+)
 other("truth of another shape", "score own.zarr nucleus truth.tif", "truth.tif")(
     lambda: [shutil.copytree("own.zarr/truth", "own.zarr/labels"), tifffile.imwrite("truth.tif", STACK, photometric="minisblack")]
 )

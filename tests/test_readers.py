@@ -289,6 +289,8 @@ def test_numbers_and_natural_order() -> None:
     assert numbers_in(["only_7.tif"]) == (7,)
     assert numbers_in(["cells_z0137_8bit.tif"]) == (137,)  # and not 8
     assert numbers_in(["day2_8bit.tif"]) == ()
+    timed = [f"s{z:03d}_20241003{9 + z:02d}{7 * z * z % 60:02d}11.tif" for z in range(12)]
+    assert numbers_in(timed) == tuple(range(12))  # and not the time, which has gaps
 
 
 def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> None:
@@ -311,6 +313,7 @@ def test_missing_slices_are_told(tmp_path: Path) -> None:
     assert joined.image().shape[0] == 3
     repeated = import_stack(tmp_path / "s*.tif", tmp_path / "repeated.zarr", ImportSettings(voxel_nm=(5, 5, 5), missing="repeat"))
     assert [int(one[0, 0]) for one in repeated.image().read(slice(None))] == [int(STACK[z, 0, 0]) for z in (0, 1, 1, 1, 2)]
+    assert missing_in([20241003091122, 20241003101522, 20241003115959]) == []  # times, not a series
     assert missing_in([10, 30, 20]) == missing_in([4]) == missing_in([]) == []
 
 
@@ -370,7 +373,7 @@ def test_another_stack_is_not_imported_over_a_sample(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / f"{name}.tif", STACK + (name == "b"), photometric="minisblack")
     settings = ImportSettings(voxel_nm=(5, 5, 5))
     import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", settings)
-    with pytest.raises(ResumeError, match="input source"):
+    with pytest.raises(ResumeError, match="another source"):
         import_stack(tmp_path / "b.tif", tmp_path / "s.zarr", settings)
     sample = import_stack(tmp_path / "b.tif", tmp_path / "s.zarr", settings, Execution(overwrite=True, quiet=True))
     assert np.array_equal(sample.image("raw").read(slice(None)), STACK + 1)

@@ -23,6 +23,10 @@ def test_slices_lie_evenly_at_first_and_in_the_widest_gaps_later() -> None:
     assert spread_out(19, [], 3) == [0, 9, 18]
     assert spread_out(21, [0, 20], 3) == [10, 5, 15]
     assert spread_out(21, [3], 2) == [20, 11]
+    assert spread_out(7, [], 3, copies=[3, 6]) == [0, 2, 5]
+    assert spread_out(21, [0, 20], 1, copies=[9, 10, 11]) == [8]
+    with pytest.raises(InputError, match="Cannot suggest 1 slices: 0 are not labelled"):
+        spread_out(3, [0, 1], 1, copies=[2])
     with pytest.raises(InputError, match="Cannot suggest 3 slices: 2 are not labelled"):
         spread_out(4, [0, 1], 3)
 

@@ -121,19 +121,24 @@ def test_programs_that_read_no_ome_find_the_pixel_size_of_a_tiff(found: Sample, 
         assert page.tags["ResolutionUnit"].value == 3  # centimetres
 
 
-def test_results_go_back_onto_the_raw_image(found: Sample, tmp_path: Path) -> None:
+def test_results_go_back_onto_the_raw_image(found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     motions = align(found, AlignSettings(canvas="whole")).motions
     shape = found.image("aligned").shape
     made = np.zeros(shape, np.uint8)
     made[:, 20:50, 30:70] = 1
     put(found, "labels/nucleus", made, 7, made_on=("aligned", found.image("aligned").fingerprint))
     path = export(found, ["nucleus"], tmp_path / "a.tif", ExportSettings(onto="raw"))
+    assert "shows places" not in capsys.readouterr().err
     back = open_source(path).stack[0:19]
     assert back.shape == (19, 96, 128)
     for z in (0, 9, 18):
         rows, columns = np.nonzero(back[z])
         assert (rows.min() - 20, columns.min() - 30) == pytest.approx(tuple(motions[z, :, 2]), abs=0.6)
     assert np.array_equal(open_source(export(found, ["nucleus"], tmp_path / "b.tif")).stack[0:19], made)
+    raw = np.ones((19, 96, 128), np.uint8)
+    put(found, "labels/everywhere", raw, 7)
+    export(found, ["everywhere"], tmp_path / "c.tif", ExportSettings(onto="aligned"), Execution())
+    assert "'aligned' shows places that everywhere was not made on" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written(found: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

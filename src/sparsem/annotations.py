@@ -24,6 +24,8 @@ from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
 
 UNKNOWN = 255
+MOST_EDGES = 0.5  # of the pixels of labels may differ from the one beside them
+SMEARED = 4  # unlike values between black and white that no mask has by intent
 BEYOND = 2**32 - 1  # label of what lies outside of the image that was annotated, as another image sees it
 
 Mask = NDArray[np.uint8]
@@ -263,14 +265,32 @@ def write_annotation(
         sample.remember({**record, "outputs": [f"annotations/{name}"], "finished": now()})
 
 
+def refuse_smeared(labels: Labels, where: str) -> None:
+    """A mask of 0 and 255 that was saved as JPEG or resized has pixels in between, which nobody drew.
+
+    Raises:
+        InputError: it is such a mask; ``where`` names it.
+    """
+    between = labels[(labels > 0) & (labels < UNKNOWN)]
+    if labels.max(initial=0) == UNKNOWN and 0 < between.size < np.count_nonzero(labels == UNKNOWN) and len(np.unique(between)) >= SMEARED:
+        raise InputError(
+            f"{where[:1].upper()}{where[1:]} is a mask of 0 and 255 with {between.size} pixels in between, as JPEG and resizing leave "
+            "them; make it black and white, or say what its numbers mean with --classes or --ignore."
+        )
+
+
 def as_labels(labels: NDArray[Any], where: str) -> Labels:
     """Labels as uint32.
 
     Raises:
-        InputError: they are not whole numbers, or not from 0 to 2^32 - 1; ``where`` names them.
+        InputError: they are not whole numbers, not from 0 to 2^32 - 1, or a grey picture; ``where`` names them.
     """
     if labels.dtype == bool:
         return labels.astype(np.uint8)
+    if labels.shape[-1] > 1 and np.mean(labels[..., 1:] != labels[..., :-1]) > MOST_EDGES:
+        raise InputError(
+            f"{where[:1].upper()}{where[1:]} changes from pixel to pixel, as a grey picture does; expected labels, alike in areas."
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         whole = labels.astype(np.int64)
         if not np.array_equal(whole, labels):

@@ -1,5 +1,6 @@
 """Import: a stack in any format that has a reader -> the raw image of a sample."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock, evenly_spaced, z_blocks
+from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced, z_blocks
 from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
@@ -20,6 +21,8 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
 SAMPLED = 16  # slices from which the range of grey levels is taken
+SAME = 0.02  # by which part two voxel sizes may differ and be the same
+PLAUSIBLE_NM = (0.5, 1000)  # edges of a voxel
 OUTSIDE = 0.1  # percent of their pixels that lie beyond it, on either side
 
 
@@ -61,11 +64,13 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     """
     found = opened(source, settings)
     voxel = found.voxel_size(settings.voxel_nm)
+    _tell_doubts(found, voxel, str(source), on.quiet)
     z, y, x = found.stack.shape
     depth = min(settings.block_depth, z)
     grey = grey_of(found, settings)
     output = volume_spec("", (z, y, x), np.uint8 if grey.top == 255 else np.uint16, Kind.IMAGE, voxel, depth)
-    inputs = {"source": str(found.identity())} | ({} if grey.unchanged else {"grey levels": str(grey)})
+    output = replace(output, numbers=found.numbers, repeated=found.repeated)
+    inputs = {"source": found.identity(), "files": found.title} | ({} if grey.unchanged else {"grey levels": str(grey)})
     if not grey.unchanged:
         tell(f"Grey levels of {source}: {grey}.", on.quiet)
     sizes = found.stack.dtype.itemsize + 3 * output.dtype.itemsize  # what is read, written, its pyramid and its chunks
@@ -74,6 +79,21 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     with Stage(sample, "import", settings, inputs, [output], on, needs) as stage:
         stage.map(_import_block, z_blocks(z, depth), found.stack, grey, found.files[0].name)
     return sample
+
+
+def _tell_doubts(found: Source, voxel: VoxelSize, source: str, quiet: bool) -> None:
+    """What is taken, but looks wrong: a voxel size that the file contradicts, or that no electron microscope has; missing slices."""
+    stated, taken = found.voxel_nm, " x ".join(f"{length:g}" for length in voxel)
+    if any(there is not None and abs(there / length - 1) > SAME for there, length in zip(stated, voxel, strict=True)):
+        told = " x ".join("?" if there is None else f"{there:g}" for there in stated)
+        tell(
+            f"Note: {source} states a voxel of {told} nm (z y x); {taken} nm is taken, as was asked.",
+            quiet,
+        )
+    if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
+        tell(f"Note: a voxel of {taken} nm (z y x) is unusual for electron microscopy; is it in nm?", quiet)
+    if found.repeated:
+        tell(f"Note: slices {', '.join(map(str, found.repeated))} were missing; each is a copy of the slice before.", quiet)
 
 
 def opened(source: str | Path, settings: ImportSettings) -> Source:

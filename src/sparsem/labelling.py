@@ -15,6 +15,7 @@ from sparsem.annotations import (
     annotated_structures,
     as_labels,
     read_annotation,
+    refuse_smeared,
     restore_annotation,
     write_annotation,
 )
@@ -40,7 +41,11 @@ class AnnotationSettings(Settings):
     slices: str | None = Field(
         None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
     )
-    first_number: int = Field(0, ge=0, description="the number in a file's name that stands for the first slice of the stack")
+    first_number: int | None = Field(
+        None,
+        ge=0,
+        description="the number in a file's name that is the first slice; if not given, that of the stack's own files, or 0",
+    )
     classes: dict[str, tuple[int, ...]] = Field(
         {}, description="what a number means, as nucleus=1,2; repeat it for each; without it, all but 0 is NAME"
     )
@@ -107,13 +112,17 @@ def import_annotation(
     settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
-    image = settings.image or (adding["image"] if adding else _drawn_on(sample, found))
-    z, planes = _choose(found, sample.image(image).shape, settings, str(source))
+    image = settings.image or (adding["image"] if adding else _drawn_on(sample, found.stack.shape[1:]) or sample.newest_image)
+    numbers = sample.image("raw").numbers if settings.first_number is None else ()
+    z, planes = _choose(found, sample.image(image).shape, settings, str(source), numbers)
     plane_of = dict(zip(z, planes, strict=True))
 
     def labels_of(number: int) -> Labels:
-        plane = plane_of[number]
-        return as_labels(np.asarray(found.stack[plane : plane + 1])[0], f"slice {number} of {source}")
+        plane, where = plane_of[number], f"slice {number} of {source}"
+        labels = as_labels(np.asarray(found.stack[plane : plane + 1])[0], where)
+        if not any(_meaning(settings)):
+            refuse_smeared(labels, where)
+        return labels
 
     if adding:
         _add(sample, name, z, labels_of, adding, settings, image, overwrite)
@@ -123,11 +132,13 @@ def import_annotation(
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
 
 
-def _drawn_on(sample: Sample, found: Source) -> str:
-    """The image that labels were drawn on, if nobody says it: the newest one with slices of their size, raw before others."""
-    newest, others = sample.newest_image, ("raw", *sample.names("images"))
-    size = tuple(found.stack.shape[1:])
-    return sample.drawn_on(next((name for name in (newest, *others) if sample.image(name).shape[1:] == size), newest))
+def _drawn_on(sample: Sample, size: Sequence[int]) -> str | None:
+    """The image that labels were drawn on, if nobody says it: the newest one of that size, (y, x) or (z, y, x); raw before others."""
+    for name in (sample.newest_image, "raw", *sample.names("images")):
+        image = sample.image("raw") if name == "raw" else sample.volume("images", name)
+        if image.shape[-len(size) :] == tuple(size):
+            return sample.drawn_on(name)
+    return None
 
 
 def _as_named(settings: AnnotationSettings, name: str, found: Source) -> AnnotationSettings:
@@ -197,15 +208,17 @@ def _meaning_of(there: Mapping[str, Any]) -> tuple[Any, ...]:
     return there["classes"], there["ignore"], there.get("background")
 
 
-def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSettings, where: str) -> tuple[list[int], list[int]]:
-    """Slice numbers, and which plane of the source holds each."""
+def _choose(
+    found: Source, shape: tuple[int, int, int], settings: AnnotationSettings, where: str, of_files: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Slice numbers, and which plane of the source holds each; ``of_files`` are the numbers that the stack's own files had, if any."""
     n_slices, n_planes = shape[0], found.stack.shape[0]
     if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
         raise InputError(
             f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice."
         )
     if settings.slices is None:
-        numbers = _numbers_in_names(found, settings.first_number, n_slices, where)
+        numbers = _numbers_in_names(found, settings.first_number or 0, n_slices, where, of_files)
         planes = list(range(n_planes))
     elif settings.slices in ("all", "non-empty"):
         if n_planes != n_slices:
@@ -228,12 +241,22 @@ def _choose(found: Source, shape: tuple[int, int, int], settings: AnnotationSett
     return [numbers[i] for i in order], [planes[i] for i in order]
 
 
-def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> list[int]:
+def _numbers_in_names(found: Source, first: int, n_slices: int, where: str, of_files: Sequence[int]) -> list[int]:
     told = found.numbers or (numbers_in([found.files[0].name]) if len(found.files) == 1 == found.stack.shape[0] else ())
     if not told:
+        _refuse_twins(found)
         raise InputError(
             f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
         )
+    if of_files:  # masks are numbered as the slices that they were drawn on
+        slice_of = {number: z for z, number in enumerate(of_files)}
+        unknown = [number for number in told if number not in slice_of]
+        if unknown:
+            raise InputError(
+                f"A file name in {where} carries the number {unknown[0]}, but the files of the stack were numbered {min(of_files)} to "
+                f"{max(of_files)}{' with gaps' if unknown[0] < max(of_files) else ''}; if masks count slices from 0, give --first-number 0."
+            )
+        return [slice_of[number] for number in told]
     numbers = [number - first for number in told]
     if any(not 0 <= number < n_slices for number in numbers):
         hint = "; if the first slice is numbered 1, give --first-number 1" if first == 0 and max(numbers) == n_slices else ""
@@ -241,6 +264,16 @@ def _numbers_in_names(found: Source, first: int, n_slices: int, where: str) -> l
             f"The file names in {where} carry the numbers {min(told)} to {max(told)}, but the image has {n_slices} slices{hint}."
         )
     return numbers
+
+
+def _refuse_twins(found: Source) -> None:
+    """Two masks of one slice are told as such."""
+    named: dict[tuple[int, ...], str] = {}
+    for file in found.files if len(found.files) > 1 else ():
+        number = numbers_in([file.name])
+        if number and number in named:
+            raise InputError(f"{named[number]} and {file.name} carry the same number, {number[0]}: a slice has one mask; keep one of them.")
+        named[number] = file.name
 
 
 def _parse_numbers(text: str) -> list[int]:
@@ -254,6 +287,8 @@ def import_labels(
     path: str | Path, name: str, source: str | Path, settings: ImportSettings = ImportSettings(), on: Execution = HERE
 ) -> Sample:
     """Write ``labels/NAME`` from labels of every slice, made elsewhere; a mask stays a mask, numbers of objects stay theirs.
+
+    They lie on the newest image of their shape.
 
     Args:
         path: a sample, or one to make: it then holds labels and no image.
@@ -269,17 +304,19 @@ def import_labels(
     checked_name(name)
     found = opened(source, settings)
     sample = Sample.create(path)
-    image = sample.image("raw") if sample.has_image else None
     z, y, x = found.stack.shape
-    if image and image.shape != (z, y, x):
-        raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {image.shape}.")
+    drawn_on = _drawn_on(sample, (z, y, x)) if sample.has_image else None
+    if sample.has_image and drawn_on is None:
+        raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {sample.image().shape}.")
+    image = sample.image(drawn_on) if drawn_on else None
+    made_on = (drawn_on, image.fingerprint) if image and drawn_on and drawn_on != "raw" else None
     voxel = image.voxel_size if image else found.voxel_size(settings.voxel_nm)
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
     numbers = _is_numbered(found.stack, blocks)
-    output = volume_spec(f"labels/{name}", (z, y, x), np.uint32 if numbers else np.uint8, Kind.LABELS, voxel, depth)
+    output = volume_spec(f"labels/{name}", (z, y, x), np.uint32 if numbers else np.uint8, Kind.LABELS, voxel, depth, made_on)
     needs = Needs(depth * y * x * 14, output.nbytes // 8, "a smaller --block-depth needs less")
-    with Stage(sample, f"import-{name}", settings, {"source": str(found.identity())}, [output], on, needs) as stage:
+    with Stage(sample, f"import-{name}", settings, {"source": found.identity(), "files": found.title}, [output], on, needs) as stage:
         stage.map(_labels_block, blocks, found.stack, output.path, numbers)
     return sample
 

@@ -21,14 +21,18 @@ from pydantic import Field
 from torch import nn
 
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock
+from sparsem.geometry import ZBlock, evenly_spaced
 from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.models.device import Precision, autocast, choose_device, free_memory, keep_freed_memory, resolved
+from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
+
+GREY_SLICES = 3  # whose grey levels are compared with those that were learnt
+FURTHEST_MEAN, MOST_CONTRAST = 1.5, 2.5  # standard deviations off, and times the contrast, that are not told
 
 T = TypeVar("T")
 
@@ -187,12 +191,29 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
     _, recipe = load_checkpoint(model)
     image_name = settings.image or sample.newest_image
     image = sample.image(image_name)
+    _tell_other_grey(image, recipe, model.name, on.quiet)
     outputs = [spec for name in recipe.structures for spec in _outputs(name, image, image_name)]
     inputs = {"image": image.fingerprint, "model": hash_of(model)}
     name = f"predict-{'-'.join(recipe.structures)}"
     with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
         stage.map(_predict_block, image.blocks(halo=recipe.neighbours), image, model, settings)
     return [output.path for output in outputs]
+
+
+def _tell_other_grey(image: Volume, recipe: Recipe, model: str, quiet: bool) -> None:
+    """A network finds little in slices much darker, brighter or flatter than those that it learnt from."""
+    fits = [number for number in range(image.levels) if image.voxel_size_of(number)[1:] <= tuple(1.01 * nm for nm in recipe.pixel_nm)]
+    level = max(fits, default=0)  # about what the network sees, and little to read
+    count = image.level(level).shape[0]
+    planes = [image.read(slice(z, z + 1), level) for z in evenly_spaced(count, min(GREY_SLICES, count))]
+    grey = np.stack(planes) / np.iinfo(image.dtype).max
+    mean, std = float(grey.mean()), float(grey.std())
+    if abs(mean - recipe.mean) > FURTHEST_MEAN * recipe.std or not 1 / MOST_CONTRAST < std / recipe.std < MOST_CONTRAST:
+        tell(
+            f"Note: the image has grey levels of {mean:.2f} ± {std:.2f} of their range, but {model} learnt on {recipe.mean:.2f} ± "
+            f"{recipe.std:.2f} and may find little; import with --grey-levels or use 'sparsem equalize', for both stacks alike.",
+            quiet,
+        )
 
 
 def _lasting(settings: PredictSettings) -> Settings:

@@ -6,6 +6,7 @@ default, its range and its help text exist once.
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -105,9 +106,17 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name the keys in which two flat records differ: ``batch: 5 -> 8, seed: 0 -> 1``."""
+    """Name the keys in which two flat records differ: ``another image, batch: 5 -> 8``; a fingerprint tells nobody more."""
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return ", ".join(f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in keys)
+    return ", ".join(_difference(key, before.get(key), now.get(key)) for key in keys)
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    prints = [re.fullmatch(r"[0-9a-f]{32}.*", value) for value in (before, now) if isinstance(value, str)]
+    if any(prints):
+        what = key.removeprefix("input ")
+        return f"no {what}" if now is None else f"{what}: not given before" if before is None else f"another {what}"
+    return f"{key.removeprefix('input ')}: {_short(before)} -> {_short(now)}"
 
 
 def _short(value: Any) -> str:

@@ -89,6 +89,7 @@ class Stage:
             held.enter_context(self.sample.locked())
             self.finished = self._is_finished()
             if self.finished:
+                tell(f"{self.name}: done before, with the same settings", self.on.quiet)
                 shutil.rmtree(self._runs, ignore_errors=True)
             else:
                 self._refuse_another_result()

@@ -88,15 +88,27 @@ def chosen(doubt: NDArray[np.float64], labelled: Sequence[int], n: int) -> list[
     return found
 
 
-def spread_out(n_slices: int, labelled: Sequence[int], n: int) -> list[int]:
-    """``n`` slices that lie evenly, or, where some are labelled, one after the other in the middle of the widest gap."""
+def spread_out(n_slices: int, labelled: Sequence[int], n: int, copies: Sequence[int] = ()) -> list[int]:
+    """``n`` slices that lie evenly, or, where some are labelled, one after the other in the middle of the widest gap.
+
+    Args:
+        n_slices: of the stack.
+        labelled: slices that are labelled.
+        n: how many.
+        copies: slices that stand in for lost ones, and are not worth labelling.
+
+    Raises:
+        InputError: fewer slices are left than asked for.
+    """
+    own = [z for z in range(n_slices) if z not in set(copies)]
     if not labelled:
-        return evenly_spaced(n_slices, n)
+        return [own[place] for place in evenly_spaced(len(own), n)]
     taken, found = set(labelled), []
-    if n > n_slices - len(taken):
-        raise InputError(f"Cannot suggest {n} slices: {n_slices - len(taken)} are not labelled.")
+    left = len(set(own) - taken)
+    if n > left:
+        raise InputError(f"Cannot suggest {n} slices: {left} are not labelled.")
     for _ in range(n):
-        best = max((z for z in range(n_slices) if z not in taken), key=lambda z: min(abs(z - other) for other in taken))
+        best = max((z for z in own if z not in taken), key=lambda z: min(abs(z - other) for other in taken))
         found.append(best)
         taken.add(best)
     return found
@@ -125,7 +137,7 @@ def suggest(
         raise SampleError(f"{sample.path.name} has no annotation and no probabilities of '{structure}'.")
     wanted = structure and annotation_of_output(structure)
     labelled = sorted({z for name, numbers in there.items() if wanted in (None, name) for z in numbers})
-    n_slices = sample.image().shape[0]
+    n_slices, copies = sample.image().shape[0], sample.image("raw").repeated
     outputs = sample.names("probabilities")
     predicted = _outputs_of(structure, outputs) if structure else [name for name in outputs if annotation_of_output(name) in there]
     if settings.model:
@@ -135,7 +147,8 @@ def suggest(
         doubt = np.sum([_entropies(sample, name, on) for name in predicted], axis=0)
         by = "entropy"
     else:
-        return Suggestion(tuple(spread_out(n_slices, labelled, settings.n)), "evenly spaced", np.zeros(0))
+        return Suggestion(tuple(spread_out(n_slices, labelled, settings.n, copies)), "evenly spaced", np.zeros(0))
+    doubt[list(copies)] = np.nan
     return Suggestion(tuple(chosen(doubt, labelled, settings.n)), by, doubt)
 
 

@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from sparsem import __version__
 from sparsem.errors import SparsemError
+from sparsem.settings import nearest
 
 # name -> (module.function, what --help lists). A module loads when one of its commands is called: some load torch, some VTK.
 COMMANDS = {
@@ -24,7 +25,7 @@ COMMANDS = {
     "cells": ("separating.cells", "Tell touching cells apart in every slice, from a few labelled ones."),
     "track": ("separating.track", "Give every protrusion its cell, and list where to look."),
     "score": ("learning.score", "Compare labels with truth."),
-    "experiment": ("learning.experiment", "Answer a question by measuring: how many slices to label, which way separates cells best."),
+    "experiment": ("asking.experiment", "Answer a question by measuring: how many slices to label, which way separates cells best."),
     "constrain": ("results.constrain", "Hold the structures to biology: nucleoli in nuclei, organelles in cells."),
     "measure": ("results.measure", "Measure every object and every cell."),
     "report": ("results.report", "Put slices, 3D, plots and tables on one page."),
@@ -50,7 +51,7 @@ class Verbs(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            return None
+            ctx.fail(f"There is no command '{cmd_name}'{nearest(cmd_name, COMMANDS)}")
         if self.listing:
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
         return _load(cmd_name)

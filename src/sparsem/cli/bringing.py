@@ -1,13 +1,13 @@
 """The commands that bring something in, and the one that tells what is there. They load no network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from sparsem.annotations import annotated_structures
-from sparsem.cells.segment import CellsSettings
+from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
 from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
 from sparsem.contents import describe
 from sparsem.execution import Execution
@@ -20,6 +20,8 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import read_attributes
 from sparsem.suggest import SuggestSettings
 from sparsem.suggest import suggest as _suggest
+
+MOST_COVER = 0.6  # of a slice, by a mask
 
 
 @command(PhantomSettings, spread=True)
@@ -59,7 +61,7 @@ def import_(
     image = sample.image("raw")
     return Outcome(
         [f"Wrote {out}: {size_in_words(image.shape)} voxels of {lengths_in_words(image.voxel_size)} nm"],
-        f"sparsem annotate import {out} NAME MASKS",
+        f"sparsem annotate suggest {out} -n 7; before that, where slices drift or flicker, sparsem align {out} and sparsem equalize {out}",
         {"sample": sample.path, "shape": image.shape, "voxel_nm": list(image.voxel_size)},
     )
 
@@ -78,14 +80,13 @@ def annotate_import(
     Examples: sparsem annotate import liver.zarr nucleus masks/nuclei
     or sparsem annotate import liver.zarr organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
     """
+    from sparsem.cells.segment import CellsSettings  # loads what only the separation of cells needs
+
     sample = Sample.open(path)
     _import_annotation(sample, name, source, settings, on.overwrite)
     found = annotated_structures(sample)
     drawn_on = read_attributes(sample.path / "annotations" / name)["sparsem"]["image"]
-    lines = [
-        f"{structure}: {len(z)} labelled {'slice' if len(z) == 1 else 'slices'} ({', '.join(map(str, z))}; the first slice is 0)"
-        for structure, z in found.items()
-    ]
+    lines = [f"{structure}: {_slices_in_words(sample, z)}, {_cover_in_words(sample, structure)}" for structure, z in found.items()]
     separated = f"{name}-regions" in sample.names("labels")
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
     following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
@@ -108,12 +109,29 @@ def annotate_suggest(
     sample = Sample.open(path)
     labelled = [one for one in annotated_structures(sample) if name in (None, one)]
     found = _suggest(sample, name, settings, on)
-    numbers = ", ".join(map(str, found.z))
     return Outcome(
-        [f"Label next ({found.by}; the first slice is 0): {numbers}"],
+        [f"Label next ({found.by}): {_slices_in_words(sample, found.z)}"],
         f"sparsem annotate import {path} {name or 'NAME'} MASKS{' --add' if labelled else ''}",
         {"slices": list(found.z), "by": found.by},
     )
+
+
+def _slices_in_words(sample: Sample, z: Sequence[int]) -> str:
+    """Slice numbers, and those in the names of their files where these are others."""
+    listed, of_files = ", ".join(map(str, z)), sample.image("raw").numbers
+    named = [of_files[one] for one in z] if of_files else list(z)
+    files = "" if named == list(z) else f"; in file names {', '.join(map(str, named))}"
+    return f"{'slice' if len(z) == 1 else 'slices'} {listed} (the first slice is 0{files})"
+
+
+def _cover_in_words(sample: Sample, structure: str) -> str:
+    """How much of the labelled slices a structure covers: an inverted mask shows here."""
+    annotation = read_annotation(sample, structure)
+    masks = (annotation.mask(index) for index in range(len(annotation.z)))
+    parts = [float(np.mean(mask[mask != UNKNOWN] == 1)) if (mask != UNKNOWN).any() else 0.0 for mask in masks]
+    told = f"{min(parts):.1%} to {max(parts):.1%} of each" if len(parts) > 1 else f"{parts[0]:.1%} of it"
+    is_mask = len(np.unique(annotation.labels[0])) <= 2
+    return told + ("; that is most of it: is the mask inverted?" if is_mask and np.mean(parts) > MOST_COVER else "")
 
 
 @command()
@@ -124,7 +142,15 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
         f"{path}: {size_in_words(data['shape'])} voxels (z y x) of {lengths_in_words(data['voxel_nm'])} nm, {data['dtype']}",
         f"size: {lengths_in_words(data['size_um'])} um; {data['levels']} levels",
     ]
+    if data["numbers"]:
+        lines.append(f"slices: 0 to {len(data['numbers']) - 1}, from files numbered {data['numbers'][0]} to {data['numbers'][-1]}")
+    if data["repeated"]:
+        lines.append(f"slices that stand in for lost ones: {', '.join(map(str, data['repeated']))}")
+    for name, about in data["images"].items():
+        newest = "; the newest: commands read it unless told otherwise" if name == data["newest_image"] else ""
+        lines.append(f"images/{name}: {size_in_words(about['shape'])}, made from '{about['made_from']}'{newest}")
     lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
-    lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("images", "probabilities", "labels", "truth", "tables") if data[folder]]
+    lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("probabilities", "labels", "truth", "tables") if data[folder]]
+    lines += [f"{one} was made on an image that was replaced since: make it again" for one in data["stale"]]
     lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
     return Outcome(lines, data=data)

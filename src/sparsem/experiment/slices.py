@@ -175,7 +175,7 @@ def _truth_of(sample: Sample, image: Volume, structure: str, truth: str | Path |
     stack = sample.seen_by(image, found.stack)
     if tuple(stack.shape) != image.shape:
         raise InputError(f"The truth {source} has the shape {tuple(stack.shape)}, but the image has {image.shape}.")
-    return stack, str(found.identity())
+    return stack, found.identity()
 
 
 def _run(

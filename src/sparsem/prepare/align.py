@@ -113,7 +113,7 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
         stage.map(_move_block, image.blocks(), image, spec.path, shape, settings.interpolation, of_block=lambda block: motions[block.own])
     jumps = _jumps(found, image, settings)
     alignment = Alignment(settings.out, motions, likeness, jumps, found.bad, found.breaks)
-    sample.write_table(f"alignment_{settings.out}", alignment_table(alignment, found, image.shape))
+    sample.write_table(f"alignment_{settings.out}", alignment_table(alignment, found, image.shape, sample.image("raw").repeated))
     return alignment
 
 
@@ -256,13 +256,13 @@ def _jumps(found: Drift, image: Volume, settings: AlignSettings) -> tuple[int, .
     return tuple(int(z) for z in np.nonzero(length > limit)[0])
 
 
-def alignment_table(alignment: Alignment, found: Drift, shape: Sequence[int]) -> pa.Table:
+def alignment_table(alignment: Alignment, found: Drift, shape: Sequence[int], repeated: Sequence[int] = ()) -> pa.Table:
     """One row a slice: where its centre lies, its turn, its likeness with the slice before it, and what is wrong with it."""
     centre = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
     y, x = (found.places @ centre - centre[:2]).T
     turn = np.degrees(np.arctan2(found.places[:, 1, 0], found.places[:, 0, 0]))
     remarks: dict[int, list[str]] = {}
-    for what, which in (("bad", alignment.bad), ("break", alignment.breaks), ("jump", alignment.jumps)):
+    for what, which in (("bad", alignment.bad), ("break", alignment.breaks), ("jump", alignment.jumps), ("repeated", repeated)):
         for z in which:
             remarks.setdefault(z, []).append(what)
     columns: dict[str, Any] = {"z": np.arange(len(y)), "shift_y_px": y, "shift_x_px": x, "turn_deg": turn}

@@ -17,11 +17,11 @@ from sparsem.constrain import result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.measure.settings import results_of
-from sparsem.progress import Meter
+from sparsem.progress import Meter, tell
 from sparsem.report.layers import layers_of
 from sparsem.report.solids import Solid, solids_of, whole_box
 from sparsem.settings import Settings
-from sparsem.store.frame import MovedStack
+from sparsem.store.frame import MovedStack, covers
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.store.writers import WRITERS, Piece, appearing, several, write_volume
@@ -74,10 +74,10 @@ def export(
         return _write_meshes(sample, names, path, settings, on)
     if ending in TABLES:
         return _write_table(sample, names[0], path)
-    return write_volume(_piece(sample, names, settings.onto), path, on.overwrite, on.quiet)
+    return write_volume(_piece(sample, names, settings.onto, on.quiet), path, on.overwrite, on.quiet)
 
 
-def _piece(sample: Sample, names: Sequence[str], onto: str | None) -> Piece:
+def _piece(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) -> Piece:
     """One volume, or several masks together; on the pixels of another image if that is asked for."""
     if not names:
         raise InputError("Nothing was named; expected a structure, images/NAME, probabilities/NAME, truth/NAME or raw.")
@@ -95,7 +95,10 @@ def _piece(sample: Sample, names: Sequence[str], onto: str | None) -> Piece:
     if onto is None:
         return piece
     here, there = sample.frame(first), sample.frame(sample.image(onto))
-    return replace(piece, stack=MovedStack(piece.stack, here.seen_from(there), there.shape))
+    motions = here.seen_from(there)
+    if not covers(here.shape, there.shape, motions):
+        tell(f"Note: '{onto}' shows places that {', '.join(names)} was not made on (alignment cut them off); they are 0.", quiet)
+    return replace(piece, stack=MovedStack(piece.stack, motions, there.shape))
 
 
 def _is_labels(volume: Volume) -> bool:

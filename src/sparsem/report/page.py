@@ -25,7 +25,7 @@ from sparsem.measure.settings import results_of
 from sparsem.progress import Meter
 from sparsem.report.figures import COLOURS
 from sparsem.report.layers import Layer, layers_of, legend
-from sparsem.report.plots import Strip, dice_curves, organelles_per_cell, spectra, strips
+from sparsem.report.plots import Strip, dice_curves, drift_curves, organelles_per_cell, spectra, strips
 from sparsem.report.scene import scene
 from sparsem.report.slices import slice_pictures
 from sparsem.report.warnings import Notice, notices
@@ -84,6 +84,7 @@ class View:
     scene: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pa.Table] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    aligned: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,12 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
             meter.step()
         return View(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
     image: Volume | None = None
+    line: list[str] = []
     layers, sentences = layers_of(sample, settings.structure, settings.cells, settings.truth, others)
     problems = [Notice(one, True) for one in sentences]
     try:
-        image = sample.image(sample.name_of_image(next((one.labels for one in layers if one.labels), None)))
+        name = sample.name_of_image(next((one.labels for one in layers if one.labels), None))
+        image, line = sample.image(name), sample.line_of(name)
     except SparsemError as error:
         problems.append(Notice(f"{error} Its slices are not shown.", True))
     meter.step("slices")
@@ -165,6 +168,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     view = View(sample.name, _facts(sample, image, layers), [], shown, colours=legend(layers), history=sample.history())
     view.labelled = {name: list(z) for name, z in annotated_structures(sample).items()}
     if image:
+        view.aligned = next((one for one in line if f"alignment_{one}" in sample.tables), "")
         numbers = evenly_spaced(image.shape[0], min(image.shape[0], max(3, settings.slices // of)))
         fitting = [one for one in layers if one.labels is None or one.labels.shape == image.shape]
         problems += [
@@ -212,6 +216,7 @@ def _plots(views: Sequence[View], settings: ReportSettings) -> Iterator[Plot]:
     names = list(dict.fromkeys(name for view in views for name in view.structures))
     _note_other_textures(views, names)
     for view in views:
+        yield from _drifts(view)
         yield from _curves(view, names)
     for view in views:
         yield from _bars(view, settings.cells)
@@ -251,6 +256,18 @@ def _note_other_textures(views: Sequence[View], names: Sequence[str]) -> None:
 
 def _has_texture(view: View, name: str) -> bool:
     return name in view.tables and "texture_voxel_nm" in view.tables[name].column_names and view.tables[name].num_rows > 0
+
+
+def _drifts(view: View) -> Iterator[Plot]:
+    """Where alignment put the slices of the image on the page."""
+    table = view.tables.get(f"alignment_{view.aligned}")
+    if table is None:
+        return
+    shifts = {axis: table[f"shift_{axis}_px"].to_numpy() for axis in "yx"}
+    remarks = [remark.split() for remark in table["remark"].to_pylist()]
+    marked = {what: [z for z, told in enumerate(remarks) if what in told] for what in sorted({one for told in remarks for one in told})}
+    about = "How far alignment moved the centre of every slice, in pixels down (y) and to the right (x)."
+    yield Plot(f"Alignment: {view.name}", about, drift_curves(shifts, marked), f"drift_{view.name}.csv", table)
 
 
 def _curves(view: View, names: Sequence[str]) -> Iterator[Plot]:

@@ -98,6 +98,22 @@ def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
     return _svg(figure)
 
 
+def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int]]) -> str:
+    """By how much alignment moved every slice, px, along each axis (n,); slices with a remark are marked."""
+    figure = _figure(13, 2.8)
+    axis = figure.subplots()
+    for place, (name, shift) in enumerate(shifts.items()):
+        axis.plot(shift, color=SAMPLE_COLOURS[place], linewidth=1.3, label=name)
+    for place, (remark, slices) in enumerate(marked.items()):
+        for number, z in enumerate(slices):
+            colour = SAMPLE_COLOURS[(len(shifts) + place) % len(SAMPLE_COLOURS)]
+            axis.axvline(z, color=colour, linewidth=0.9, linestyle=":", label=remark if not number else None)
+    axis.set(xlabel="slice", ylabel="moved by (px)")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
+    return _svg(figure)
+
+
 def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
     """Pattern spectra by sample, (sizes in nm (k,), parts (objects, k)): the median over objects, and the quartiles as a band."""
     figure = _figure(7, 3.0)

@@ -1,6 +1,6 @@
 """What a reader of the numbers should know before trusting them, each in a sentence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ class Notice(NamedTuple):
 def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
     """Everything that can be said of a sample from its tables and its history, warnings first."""
     found = [
+        *_lost(sample),
         *_aligned(sample),
         *_unchecked(sample, structures, cells),
         *_measured(sample, structures),
@@ -33,6 +34,13 @@ def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
         *_to_look_at(sample, cells),
     ]
     return sorted(found, key=lambda one: not one.warning)
+
+
+def _lost(sample: Sample) -> Iterator[Notice]:
+    """Slices that stand in for lost ones."""
+    copies = list(map(str, sample.image("raw").repeated)) if sample.has_image else []
+    if copies:
+        yield Notice(f"Slices {_listed(copies)} were lost; each is a copy of the one before.", True)
 
 
 def _aligned(sample: Sample) -> Iterator[Notice]:
@@ -49,8 +57,11 @@ def _aligned(sample: Sample) -> Iterator[Notice]:
         for remark, (sentence, warning) in sentences.items():
             slices = [str(row["z"]) for row in table if remark in row["remark"].split()]
             if slices:
-                more = f" and {len(slices) - MOST_LISTED} more" if len(slices) > MOST_LISTED else ""
-                yield Notice(f"{image}: slices {', '.join(slices[:MOST_LISTED])}{more} {sentence}.", warning)
+                yield Notice(f"{image}: slices {_listed(slices)} {sentence}.", warning)
+
+
+def _listed(slices: Sequence[str]) -> str:
+    return ", ".join(slices[:MOST_LISTED]) + (f" and {len(slices) - MOST_LISTED} more" if len(slices) > MOST_LISTED else "")
 
 
 def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:

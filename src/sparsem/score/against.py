@@ -95,7 +95,7 @@ def score(
     if tuple(true.shape) != predicted.shape:
         what = f"labels/{settings.labels or name}"
         raise InputError(f"The truth {source} has the shape {tuple(true.shape)}, but {what} has {predicted.shape}.")
-    inputs = {"labels": predicted.fingerprint, "truth": str(found.identity())}
+    inputs = {"labels": predicted.fingerprint, "truth": found.identity()}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")
     with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:

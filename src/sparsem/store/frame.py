@@ -60,6 +60,14 @@ def inverse(motion: Motion) -> Motion:
     return np.concatenate([back, -back @ motion[..., 2:]], axis=-1)
 
 
+def covers(shape: Sequence[int], seen: Sequence[int], motions: Motion) -> bool:
+    """Whether slices of ``shape`` (z, y, x) have a pixel for every pixel of those of ``seen`` that ``motions`` (z, 2, 3) lead from."""
+    rows, columns = seen[1] - 1, seen[2] - 1
+    corners = motions @ np.array([[0, 0, rows, rows], [0, columns, 0, columns], [1, 1, 1, 1]], float)  # (z, 2, 4)
+    beyond = np.array(shape[1:], float)[:, None] - 0.5
+    return bool(((corners >= -0.5) & (corners < beyond)).all())
+
+
 def rounded(motion: Motion) -> Motion:
     """The same motion, whatever the last digits of the processor that found it; also of many at once."""
     unit = 10.0**DECIMALS

@@ -223,7 +223,9 @@ class Sample:
         try:
             entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise SampleError(f"{path} is damaged ({error}); restore it from a copy or remove it.") from None
+            raise SampleError(
+                f"{path} is damaged ({error}); put a copy in its place, or remove it: what the sample holds stays, but not how it was made."
+            ) from None
         return entries
 
     def remember(self, entry: Mapping[str, Any]) -> None:

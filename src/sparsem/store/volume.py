@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class VolumeSpec:
         block_depth: slices a z-block, and so a chunk.
         made_on: name and fingerprint of the image that a derived volume was made on; its pixels are that image's, but for ``motions``.
         motions: (z, 2, 3) of a derived image, from its pixels to those of the image it was made from; None where they are the same.
+        numbers: of a raw image that was a series of files: the number in each file's name, in the order of the slices.
+        repeated: slices that stand in for lost ones: the same as the one before.
     """
 
     path: str
@@ -61,6 +63,8 @@ class VolumeSpec:
     block_depth: int
     made_on: tuple[str, str] | None = None
     motions: Motion | None = field(default=None, compare=False)
+    numbers: tuple[int, ...] = ()
+    repeated: tuple[int, ...] = ()
 
     def level_factors(self) -> list[tuple[int, int, int]]:
         """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
@@ -131,19 +135,37 @@ class Volume:
         """The array of one level; 0 is full resolution."""
         return zarr.open_array(store=self.directory / str(number), mode="r")
 
-    def read(self, slices: slice) -> NDArray[Any]:
-        """Full-resolution slices as an array (z, y, x).
+    def read(self, slices: slice, level: int = 0) -> NDArray[Any]:
+        """Slices of a level, the full resolution if not given, as an array (z, y, x).
 
         Raises:
-            SampleError: chunks are damaged.
+            SampleError: chunks are damaged or lost.
         """
+        array = self.level(level)
+        self._refuse_lost_chunks(array, slices, level)
         try:
-            return np.asarray(self.level()[slices])
+            return np.asarray(array[slices])
         except (RuntimeError, ValueError) as error:  # what codecs raise
             raise SampleError(
-                f"{self.directory} is damaged within slices {slices.start or 0} to {(slices.stop or self.shape[0]) - 1} ({error}); "
+                f"{self.directory} is damaged within slices {slices.start or 0} to {(slices.stop or array.shape[0]) - 1} "
+                f"{f'of level {level} ' if level else ''}({error}); "
                 "make it anew, or put a copy in its place."
             ) from None
+
+    def _refuse_lost_chunks(self, array: "zarr.Array[Any]", slices: slice, level: int) -> None:
+        """A chunk that is not there reads as zeros; we write every chunk, so one that is not there is lost."""
+        if "sparsem" not in self.attributes:
+            return  # made elsewhere, where chunks of zeros may have been left out
+        start, stop, _ = slices.indices(array.shape[0])
+        counts = [-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True)]
+        depth = array.chunks[0]
+        for z, y, x in product(range(start // depth, -(-stop // depth)), range(counts[1]), range(counts[2])):
+            chunk = f"{level}/{array.metadata.encode_chunk_key((z, y, x))}"
+            if not (self.directory / chunk).is_file():
+                raise SampleError(
+                    f"{self.directory} has lost a piece of slices {z * depth} to {min((z + 1) * depth, array.shape[0]) - 1}: "
+                    f"{chunk} is not there; make it anew, or copy it again."
+                )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -201,6 +223,16 @@ class Volume:
         motions = self.attributes.get("sparsem", {}).get("motions")
         return None if motions is None else np.array(motions, np.float64)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of a raw image that was a series of files: the number in each file's name, in the order of the slices; else empty."""
+        return tuple(self.attributes.get("sparsem", {}).get("numbers", ()))
+
+    @property
+    def repeated(self) -> tuple[int, ...]:
+        """Slices that stand in for lost ones: the same as the one before."""
+        return tuple(self.attributes.get("sparsem", {}).get("repeated", ()))
+
 
 def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     """Make the group and its empty arrays."""
@@ -220,6 +252,7 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     about: dict[str, Any] = {"kind": spec.kind.value, "fingerprint": fingerprint}
     about |= {"made_on": list(spec.made_on)} if spec.made_on else {}
     about |= {"motions": spec.motions.tolist()} if spec.motions is not None else {}
+    about |= {name: list(slices) for name, slices in (("numbers", spec.numbers), ("repeated", spec.repeated)) if slices}
     write_group(directory, {"ome": _ome_metadata(spec), "sparsem": about})
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
@@ -47,6 +46,8 @@ def _variable(pick: Pick, told: str | None, shapes: dict[str, tuple[int, ...]], 
 
 
 def _open_5(path: Path, pick: Pick) -> Source:
+    import scipy.io  # half a second that every command would wait
+
     with path.open("rb") as file:
         shapes = {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(file)}
         about = scipy.io.loadmat(file, variable_names=["modelVariable", "modelMaterialNames", "modelType"])
@@ -132,6 +133,8 @@ class MatlabStack:
 
 @lru_cache(maxsize=1)
 def _unpacked(path: Path, _changed: int, variable: str) -> NDArray[Any]:
+    import scipy.io
+
     load: Callable[..., dict[str, Any]] = scipy.io.loadmat
     with path.open("rb") as file:
         return np.asarray(load(file, variable_names=[variable])[variable])

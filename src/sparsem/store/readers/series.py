@@ -20,6 +20,7 @@ from sparsem.store.readers.source import UNREADABLE, Axes, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_voxel
 
 PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
+MOST_GAPS = 20  # a number, for each slice that is there, beyond which numbers do not count slices
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -28,9 +29,10 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
-    """The slice number in each file's name: the last number that differs from file to file, ``mask_z0137_8bit.tif`` is 137.
+    """The slice number in each file's name: the number that differs from file to file, ``mask_z0137_8bit.tif`` is 137.
 
-    Of a single file it is the number after z or slice, or the only one. Empty where that tells nothing, or the names are not alike.
+    Of several such numbers it is the one with the fewest gaps (a time has many), of those the last. Of a single file it is the number
+    after z or slice, or the only one. Empty where that tells nothing, or the names are not alike.
     """
     if len(names) == 1:
         stem = Path(names[0]).stem
@@ -41,15 +43,27 @@ def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
         return ()
     columns = list(zip(*found, strict=True))
     different = [column for column in columns if len(set(column)) == len(names)]
-    return different[-1] if different else ()
+    return min(reversed(different), key=_gaps, default=())
 
 
 def missing_in(numbers: Sequence[int]) -> list[int]:
-    """Numbers that a series of slices lacks; one that counts in tens lacks nothing."""
-    ordered = sorted(numbers)
-    steps = [after - before for before, after in pairwise(ordered)]
-    step = math.gcd(*steps) if steps else 0
-    return sorted(set(range(ordered[0], ordered[-1], step)) - set(ordered)) if step else []
+    """Numbers that a series of slices lacks; one that counts in tens lacks nothing.
+
+    Numbers with far more gaps than slices, such as times, count no slices: nothing is known of what they lack.
+    """
+    if not numbers or _gaps(numbers) > MOST_GAPS * len(numbers):
+        return []
+    return sorted(set(range(min(numbers), max(numbers), _step(numbers))) - set(numbers))
+
+
+def _gaps(numbers: Sequence[int]) -> int:
+    """How many numbers a series lacks."""
+    return (max(numbers) - min(numbers)) // _step(numbers) + 1 - len(numbers)
+
+
+def _step(numbers: Sequence[int]) -> int:
+    """What a series counts in: ones, tens."""
+    return math.gcd(*(after - before for before, after in pairwise(sorted(numbers)))) or 1
 
 
 def with_repeats(source: Source) -> Source:
@@ -57,18 +71,20 @@ def with_repeats(source: Source) -> Source:
     if not isinstance(source.stack, SliceSeries):
         return source
     file_of = dict(zip(source.numbers, source.stack.files, strict=True))
-    whole = sorted({*source.numbers, *missing_in(source.numbers)})
+    lost = missing_in(source.numbers)
+    whole = sorted({*source.numbers, *lost})
     files: list[Path] = []
     for number in whole:
         files.append(file_of.get(number, files[-1] if files else source.stack.files[0]))
     stack = SliceSeries(tuple(files), (len(files), *source.stack.shape[1:]), source.stack.dtype)
-    return replace(source, stack=stack, numbers=tuple(whole), part="missing slices repeated")
+    repeated = tuple(map(whole.index, lost))
+    return replace(source, stack=stack, numbers=tuple(whole), repeated=repeated, part="missing slices repeated")
 
 
 def open_slices(files: Sequence[Path], where: str) -> Source:
     """A series of files as a stack; ``where`` names it in messages."""
     if not files:
-        raise InputError(f"There are no TIFF or PNG slices in {where}.")
+        raise InputError(f"There are no TIFF or PNG slices in {where}; other pictures, such as JPEG, are to be saved as one of these.")
     ordered = sorted(files, key=lambda file: natural_key(file.name))
     headers = [_slice_header(file) for file in ordered]
     for file, header in zip(ordered, headers, strict=True):

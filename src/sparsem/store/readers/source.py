@@ -4,6 +4,7 @@ A stack is anything with ``shape`` (z, y, x), ``dtype`` and ``stack[z0:z1]``; no
 A voxel size axis that the format does not state is None: it is asked for, never assumed.
 """
 
+import hashlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ class Source:
         voxel_nm: lengths in nm, (z, y, x); None where the format does not state one.
         files: what was opened, for fingerprints.
         numbers: of a series of files: the number in each file's name that tells its slice, in the order of the slices.
+        repeated: slices that stand in for missing ones: the same as the one before.
         names: of labels: what the numbers mean, as the file says.
         part: what was picked of the file, for fingerprints.
     """
@@ -73,6 +75,7 @@ class Source:
     voxel_nm: Axes
     files: tuple[Path, ...]
     numbers: tuple[int, ...] = ()
+    repeated: tuple[int, ...] = ()
     names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     part: str = ""
 
@@ -93,10 +96,16 @@ class Source:
             )
         return VoxelSize.of((z, y, x))
 
-    def identity(self) -> list[list[Any]]:
-        """Name, size and time of change of every file (of a Zarr: of all its chunks together): to notice another input."""
-        part = [[self.part]] if self.part else []
-        return [*([file.name, *_size_and_change(file)] for file in self.files), *part]
+    @property
+    def title(self) -> str:
+        """The files, for people: the name of the first, and how many follow."""
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return f"{self.files[0].name}{more}"
+
+    def identity(self) -> str:
+        """A short hash of name, size and time of change of every file (of a Zarr: of all its chunks together): to notice another input."""
+        known = [[self.part], *([file.name, *_size_and_change(file)] for file in self.files)]
+        return hashlib.blake2b(repr(known).encode(), digest_size=16).hexdigest()
 
 
 def _size_and_change(path: Path) -> tuple[int, int]:
