@@ -144,6 +144,35 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     assert "images/equalized was made on an image that was replaced since: make it again" in sparsem("info", "s.zarr").stdout
 
 
+def test_pieces_are_taken_away_but_not_what_others_stand_on(own_tissue: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own_tissue.path.parent)
+    equalize(own_tissue)
+    equalize(own_tissue, EqualizeSettings(way="clahe", image="equalized", out="clear"))
+    before = files_in(own_tissue.path)
+    refused = [
+        ("images/equalized", "images/clear of own.zarr was made on images/equalized; remove it too, or keep both"),
+        ("images/clera", "own.zarr has no images/clera that can be removed; did you mean 'images/clear'?"),
+        ("images/../annotations/nucleus", "that can be removed"),
+        ("raw", "that can be removed"),
+        ("tables/phantom_slices", "that can be removed"),
+    ]
+    for piece, sentence in refused:
+        told = outside("remove", "own.zarr", "annotations/nucleus", piece, folder=own_tissue.path.parent)
+        assert told.returncode == 2
+        assert sentence in told.stderr
+        assert files_in(own_tissue.path) == before
+    assert sparsem("remove", "own.zarr", "images/equalized", "images/clear", "annotations/nucleolus", "truth/cells").exit_code == 0
+    assert own_tissue.names("images") == []
+    assert own_tissue.newest_image == "raw"
+    assert own_tissue.names("annotations") == ["mitochondrion", "nucleus"]
+    assert "cells" not in own_tissue.names("truth")
+    left = files_in(own_tissue.path)
+    assert not [name for name in left if "removed" in name or ("nucleolus" in name and name.startswith("annotations"))]
+    equalize(own_tissue)
+    assert own_tissue.newest_image == "equalized"
+    assert [name for name in before if name.startswith("images/equalized/") and files_in(own_tissue.path)[name] != before[name]] == []
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [

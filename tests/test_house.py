@@ -185,7 +185,7 @@ PUBLIC = {
     "sparsem.report.figures": (
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
-    "sparsem.contents": "describe",
+    "sparsem.contents": "describe remove",
     "sparsem.constrain": "ConstrainSettings Constrained Rule allowed constrain most_probable release result_of rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",
     "sparsem.measure.surface": "Surface reach slice_surface surface",

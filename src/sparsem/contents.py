@@ -1,10 +1,17 @@
-"""What a sample holds, at a glance."""
+"""What a sample holds, at a glance; and taking a piece of it away."""
 
+import os
+import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from sparsem.annotations import annotated_structures
-from sparsem.errors import SampleError
-from sparsem.store.sample import Sample
+from sparsem.errors import InputError, SampleError
+from sparsem.settings import nearest
+from sparsem.store.sample import Sample, now
+from sparsem.store.volume import read_attributes
+
+REMOVABLE = ("images", "annotations", "probabilities", "labels", "truth")
 
 
 def describe(sample: Sample) -> dict[str, Any]:
@@ -50,3 +57,37 @@ def _is_stale(sample: Sample, folder: str, name: str) -> bool:
     except SampleError:
         return True
     return False
+
+
+def remove(sample: Sample, pieces: Sequence[str]) -> None:
+    """Take pieces of a sample away, for good: ``labels/NAME``, ``annotations/NAME``, ``images/NAME`` and so on.
+
+    Raises:
+        InputError: a piece is the raw image, a table or none, or something else was made or drawn on it.
+        SampleError: another run writes to the sample.
+    """
+    there = [f"{folder}/{name}" for folder in REMOVABLE for name in sample.names(folder)]
+    for piece in pieces:
+        if piece not in there:
+            raise InputError(f"{sample.path.name} has no {piece} that can be removed{nearest(piece, there)}")
+    for other in there:
+        base = f"images/{_stands_on(sample, other)}"
+        if base in pieces and other not in pieces:
+            raise InputError(f"{other} of {sample.path.name} was made on {base}; remove it too, or keep both.")
+    with sample.locked():
+        for number, piece in enumerate(dict.fromkeys(pieces)):
+            aside = sample.path / ".sparsem" / "work" / f"removed-{number}"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            os.replace(sample.path / piece, aside)  # gone in one step, whatever comes between
+            shutil.rmtree(aside)
+        sample.publish_names()
+        sample.remember({"stage": "remove", "fingerprint": now(), "settings": {"removed": list(pieces)}, "outputs": [], "finished": now()})
+
+
+def _stands_on(sample: Sample, piece: str) -> str:
+    """The image that a piece was made or drawn on."""
+    folder, name = piece.split("/")
+    if folder == "annotations":
+        return str(read_attributes(sample.path / piece)["sparsem"]["image"])
+    return sample.name_of_image(sample.volume(folder, name))

@@ -32,6 +32,7 @@ COMMANDS = {
     "render": ("results.render", "Draw structures in 3D, as a picture or a video."),
     "export": ("results.export", "Write TIFF stacks, tables and meshes for other programs."),
     "info": ("bringing.info", "Tell what a sample holds, and what was done to it."),
+    "remove": ("bringing.remove", "Take a piece of a sample away."),
     "run": ("whole.run", "Walk the whole path from one study.toml."),
 }
 

@@ -10,6 +10,7 @@ import typer
 from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
 from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
 from sparsem.contents import describe
+from sparsem.contents import remove as _remove
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_labels
@@ -154,3 +155,18 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
     lines += [f"{one} was made on an image that was replaced since: make it again" for one in data["stale"]]
     lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
     return Outcome(lines, data=data)
+
+
+@command()
+def remove(
+    path: SamplePath,
+    pieces: Annotated[list[str], typer.Argument(metavar="PIECE...", help="labels/NAME, annotations/NAME, images/NAME, probabilities/NAME")],
+    *,
+    on: Execution,
+) -> Outcome:
+    """Take pieces of a sample away, for good: a structure under a wrong name, an image that nothing was made on.
+
+    Example: sparsem remove liver.zarr annotations/nucelus
+    """
+    _remove(Sample.open(path), pieces)
+    return Outcome([f"Removed {path}/{piece}" for piece in pieces], f"sparsem info {path}", {"removed": pieces})
