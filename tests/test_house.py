@@ -118,7 +118,7 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
     "sparsem.annotations": (
-        "LabelledSlices MovedLabels annotated_structures annotation_of_output annotations_on as_labels drawn_on_image outputs_of_cells "
+        "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image outputs_of_cells "
         "read_annotation refuse_smeared restore_annotation write_annotation"
     ),
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import nearest
-from sparsem.store.frame import Motion, moved
+from sparsem.store.frame import MovedStack
 from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
 
@@ -38,7 +38,7 @@ class LabelledSlices:
 
     Attributes:
         z: slice numbers, ascending.
-        labels: (n, y, x); an array, or a Zarr array that is read slice by slice.
+        labels: (n, y, x); anything that gives labels[i:j], read slice by slice.
         ids: labels that mean the structure; empty: all that is not 0.
         ignore: label of pixels that are not known.
         background: label of pixels outside of all, beside 0.
@@ -63,32 +63,12 @@ class LabelledSlices:
 
     def objects(self, index: int) -> tuple[Labels, NDArray[np.bool_]]:
         """The ids (y, x) of the ``index``-th labelled slice, 0 outside of the structure, and where they are known."""
-        labels = np.asarray(self.labels[index])
+        labels = np.asarray(self.labels[index : index + 1])[0]
         known = np.ones(labels.shape, bool) if self.ignore is None else labels != self.ignore
         inside = known & (np.isin(labels, self.ids) if self.ids else labels > 0)
         if self.background is not None:
             inside &= labels != self.background
         return np.where(inside, labels, 0).astype(labels.dtype), known
-
-
-@dataclass(frozen=True)
-class MovedLabels:
-    """Labelled slices as another image sees them, one at a time when asked for.
-
-    Attributes:
-        labels: (n, y, x) as drawn.
-        motions: (n, 2, 3) from pixels seen to those drawn on.
-        shape: (n, y, x) as seen.
-        outside: label of what lies beyond the image drawn on.
-    """
-
-    labels: Any
-    motions: Motion
-    shape: tuple[int, ...]
-    outside: int
-
-    def __getitem__(self, index: int) -> Labels:
-        return moved(np.asarray(self.labels[index]), self.motions[index], self.shape[1:], "nearest", self.outside)
 
 
 def read_annotation(sample: Sample, structure: str, image: str | None = None) -> LabelledSlices:
@@ -132,7 +112,7 @@ def _seen_on(sample: Sample, structure: str, drawn: LabelledSlices, name: str) -
     ignore = BEYOND if drawn.ignore is None else drawn.ignore
     shape = (len(drawn.z), *image.shape[1:])
     seen = f"{drawn.fingerprint} on {image.fingerprint}"
-    return replace(drawn, labels=MovedLabels(drawn.labels, motions, shape, ignore), ignore=ignore, image=name, fingerprint=seen)
+    return replace(drawn, labels=MovedStack(drawn.labels, motions, shape, ignore), ignore=ignore, image=name, fingerprint=seen)
 
 
 def annotations_on(sample: Sample, structures: Sequence[str], name: str | None = None) -> tuple[Volume, dict[str, LabelledSlices]]:

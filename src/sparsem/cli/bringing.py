@@ -131,7 +131,7 @@ def _cover_in_words(sample: Sample, structure: str) -> str:
     masks = (annotation.mask(index) for index in range(len(annotation.z)))
     parts = [float(np.mean(mask[mask != UNKNOWN] == 1)) if (mask != UNKNOWN).any() else 0.0 for mask in masks]
     told = f"{min(parts):.1%} to {max(parts):.1%} of each" if len(parts) > 1 else f"{parts[0]:.1%} of it"
-    is_mask = len(np.unique(annotation.labels[0])) <= 2
+    is_mask = len(np.unique(annotation.labels[0:1])) <= 2
     return told + ("; that is most of it: is the mask inverted?" if is_mask and np.mean(parts) > MOST_COVER else "")
 
 
