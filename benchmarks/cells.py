@@ -10,7 +10,6 @@ python benchmarks/cells.py growth                    # time and memory of both s
 import argparse
 import csv
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rows import peak_gb
 from sparsem.annotations import read_annotation, write_annotation
 from sparsem.cells.doubt import doubt, nearer, places_of_doubt
 from sparsem.cells.flow import flow_between, on_grid
@@ -200,8 +200,7 @@ def run(path: str) -> None:
     times.append(time.perf_counter())
     track(sample)
     times.append(time.perf_counter())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(round(times[1] - times[0], 2), round(times[2] - times[1], 2), round(peak, 3))
+    print(round(times[1] - times[0], 2), round(times[2] - times[1], 2), round(peak_gb(), 3))
 
 
 def neurites(every: list[int]) -> list[dict[str, Any]]:

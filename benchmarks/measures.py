@@ -11,7 +11,6 @@ Times are compared within one run, one core each (NUMBA, OpenMP and cc3d use one
 import argparse
 import csv
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from tests.bodies import BODIES, body
 
+from rows import peak_gb
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.measure.glcm import co_occurrence, co_occurrence_matrix, offsets_of
@@ -115,9 +115,8 @@ def nucleus_table(edge: int) -> list[dict[str, Any]]:
 def measured(path: str) -> None:
     """In a process of its own: its peak memory is that of measuring."""
     found = measure(Sample.open(path), MeasureSettings(), Execution(quiet=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     level = next(row["texture_level"] for row in found.summary.to_pylist() if row["structure"] == "nucleus")
-    print(f"peak_gb={peak:.2f} objects={sum(found.objects.values())} texture_level={level}")
+    print(f"peak_gb={peak_gb():.2f} objects={sum(found.objects.values())} texture_level={level}")
 
 
 def _make_nucleus(path: Path, edge: int) -> int:

@@ -10,7 +10,6 @@ the functions that sparsem uses; sparsem writes coarser levels, labels and a res
 import argparse
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 import tifffile
 import zarr
 
+from rows import peak_gb
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory
@@ -92,8 +92,7 @@ def told(side: str, folder: Path) -> str:
     """Run one side; its time and peak memory as JSON."""
     began = time.monotonic()
     SIDES[side](folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return json.dumps({"side": side, "seconds": round(time.monotonic() - began, 1), "peak_gb": round(peak, 3)})
+    return json.dumps({"side": side, "seconds": round(time.monotonic() - began, 1), "peak_gb": round(peak_gb(), 3)})
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ tiles in the same batches, measured in turn within one run.
 import argparse
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rows import peak_gb
 from sparsem.annotations import write_annotation
 from sparsem.execution import Execution
 from sparsem.learn.supervised import TrainSettings
@@ -122,8 +122,7 @@ def make_noise(folder: Path, slices: int) -> None:
 def predict_and_tell(folder: Path) -> str:
     started = time.monotonic()
     predict(Sample.open(folder / "s.zarr"), folder / "m.safetensors")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return json.dumps({"peak_gb": round(peak, 3), "predict_s": round(time.monotonic() - started, 1)})
+    return json.dumps({"peak_gb": round(peak_gb(), 3), "predict_s": round(time.monotonic() - started, 1)})
 
 
 def write(name: str, rows: list[dict[str, object]]) -> None:

@@ -1,6 +1,7 @@
-"""How benchmarks keep what they measured."""
+"""How benchmarks measure memory, and keep what they measured."""
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,3 +18,9 @@ def keep(name: str, row: Mapping[str, object]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def peak_gb() -> float:
+    """Most memory that this program ever held; ``getrusage`` would also count what the process held before it became this program."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) / 1e6

@@ -11,7 +11,6 @@ import argparse
 import csv
 import hashlib
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import tifffile
 
-from rows import RESULTS, keep
+from rows import RESULTS, keep, peak_gb
 from sparsem.annotations import write_annotation
 from sparsem.cells.identify import TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
@@ -141,9 +140,9 @@ def memory(slices: int) -> None:
 
 def one(folder: Path, stage: str) -> None:
     """A stage in this process; prints its memory before and at its peak, GB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_gb()
     stages(folder / "raw.tif", folder / "m.safetensors", depth=4)[stage](Sample(folder / "s.zarr"), Execution())
-    print(before / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    print(before, peak_gb())
 
 
 def cost() -> None:
