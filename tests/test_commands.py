@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 from sparsem import __version__
+from sparsem.annotations import restore_annotation
 from sparsem.cli import COMMANDS, GROUPS, app
 from sparsem.errors import ResumeError, SparsemError
 from sparsem.execution import HERE, Execution
@@ -116,7 +118,7 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     for z in LABELLED:
         tifffile.imwrite(f"masks/s{z + 1:03d}.tif", np.where(nuclei[z], 0, 255).astype(np.uint8))
     told = sparsem("import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat").stderr
-    assert "slices 7, 8 were missing; each is a copy of the slice before" in told
+    assert "slices 8, 9 of the series were missing; each is a copy of the slice before" in told
     assert "2, 4, 6" not in sparsem("annotate", "suggest", "s.zarr", "-n", "7", "--quiet").stdout
     suggested = sparsem("annotate", "suggest", "s.zarr", "-n", "17", "--quiet").stdout
     assert "slices 0, 1, 2, 3, 4, 5, 6, 9, 10" in suggested  # and not the copies
@@ -124,6 +126,7 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     told = sparsem("annotate", "import", "s.zarr", "nucleus", "masks").stdout
     assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in told
     assert "is the mask inverted?" in told
+    assert "Taken by the numbers of the stack's files: 1 is slice 0. If masks count slices: --first-number 0" in told
     untaught_model(Path("m.safetensors"), pixel_nm=20)
     assert "may find little" not in sparsem("predict", "s.zarr", "m.safetensors").stderr
     dark = np.array(image // 4 + 5, np.uint8)
@@ -171,6 +174,22 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(own_tissue: Sample, 
     equalize(own_tissue)
     assert own_tissue.newest_image == "equalized"
     assert [name for name in before if name.startswith("images/equalized/") and files_in(own_tissue.path)[name] != before[name]] == []
+    for number in (1, 2):  # other labels under a name that is free again
+        mask = np.zeros((19, 96, 128), np.uint8)
+        mask[:, 10 * number : 40] = 1
+        tifffile.imwrite(f"mask{number}.tif", mask, photometric="minisblack")
+        assert sparsem("import", f"mask{number}.tif", "own.zarr", "--labels", "vesicle").exit_code == 0
+        assert sparsem("remove", "own.zarr", "labels/vesicle").exit_code == 0
+    left_by_a_kill = own_tissue.path / ".sparsem" / "work" / "annotation-nucleus-replaced"
+    shutil.copytree(own_tissue.path / "annotations" / "nucleus", left_by_a_kill)
+    assert sparsem("remove", "own.zarr", "annotations/nucleus").exit_code == 0
+    restore_annotation(own_tissue, "nucleus")
+    assert "nucleus" not in own_tissue.names("annotations")
+    assert sparsem("import", "mask1.tif", "bare.zarr", "--labels", "vesicle", "--voxel-nm", "8", "8", "8").exit_code == 0
+    told = outside("remove", "bare.zarr", "labels/vesicle", folder=own_tissue.path.parent)
+    assert told.returncode == 2
+    assert "bare.zarr holds nothing else; remove its whole folder" in told.stderr
+    assert sparsem("info", "bare.zarr").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.frame store.volume store.sample store.readers.source store.readers.arrays",
+    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.source store.readers.arrays",
     "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "regions annotations prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
-    "labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
+    "numbering labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models models.checkpoint models.device",
     "score score.overlap score.instances score.against learn learn.losses learn.supervised learn.train learn.folds",
     "predict suggest",
@@ -118,8 +118,8 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
     "sparsem.annotations": (
-        "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image outputs_of_cells "
-        "read_annotation refuse_smeared restore_annotation write_annotation"
+        "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
+        "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
     ),
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
@@ -128,6 +128,7 @@ PUBLIC = {
     "sparsem.store.volume": (
         "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"
     ),
+    "sparsem.store.kept": "Kept",
     "sparsem.store.frame": "Frame MovedStack covers inverse joined moved rounded",
     "sparsem.prepare.registration": "Detail Registration coarse_shift correlations detail register rotation_nearest",
     "sparsem.prepare.drift": "Drift Link believed common_rectangle drift gaps groups",
@@ -138,13 +139,13 @@ PUBLIC = {
     "sparsem.store.readers.source": "Pick Source Stack layout sentences",
     "sparsem.store.readers.arrays": "MappedStack open_npy",
     "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_voxel",
-    "sparsem.store.readers.series": "SliceSeries missing_in natural_key numbers_in open_slices with_repeats",
+    "sparsem.store.readers.series": "SliceSeries missing_in natural_key numberings numbers_in open_slices with_repeats",
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
     "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
     "sparsem.store.readers.mrc": "UprightStack open_mrc",
     "sparsem.store.readers.nrrds": "PackedStack open_nrrd",
     "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",
-    "sparsem.store.writers": "Piece Readable Together appearing several write_tiff write_volume",
+    "sparsem.store.writers": "Piece Together appearing several write_tiff write_volume",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
     "sparsem.stage": "Stage fingerprint_of finished forget",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
@@ -185,6 +186,7 @@ PUBLIC = {
     "sparsem.report.figures": (
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
+    "sparsem.numbering": "slices_of",
     "sparsem.contents": "describe remove",
     "sparsem.constrain": "ConstrainSettings Constrained Rule allowed constrain most_probable release result_of rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",

@@ -177,3 +177,17 @@ def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(o
     with pytest.raises(InputError, match=r"A fold without own 0 has no slice to learn 'nucleus' from"):
         train_and_promise([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3}))
     assert not list(tmp_path.glob("m.*"))
+
+
+def test_probabilities_of_an_image_that_was_replaced_are_not_asked(own_tissue: Sample) -> None:
+    put(
+        own_tissue,
+        "probabilities/nucleus",
+        np.zeros(own_tissue.image().shape, np.uint8),
+        7,
+        made_on=("raw", own_tissue.image().fingerprint),
+    )
+    assert suggest(own_tissue, "nucleus", SuggestSettings(n=2)).by == "entropy"
+    put(own_tissue, "", np.zeros((25, 96, 128), np.uint8), 7)
+    with pytest.raises(SampleError, match="was replaced since"):
+        suggest(own_tissue, "nucleus", SuggestSettings(n=2))

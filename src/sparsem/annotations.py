@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import nearest
 from sparsem.store.frame import MovedStack
+from sparsem.store.kept import Kept
 from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
 
 UNKNOWN = 255
-MOST_EDGES = 0.5  # of the pixels of labels may differ from the one beside them
+MOST_EDGES = 0.5  # of the pixels of labels may differ from the one beside them,
+LEAST_PICTURE = 1024  # if there are so many pixels
+LEAST_GREYS = 16  # and values: else it is a grey picture
 SMEARED = 4  # unlike values between black and white that no mask has by intent
 BEYOND = 2**32 - 1  # label of what lies outside of the image that was annotated, as another image sees it
 
@@ -86,7 +89,7 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
     if structure not in found:
         raise SampleError(f"{sample.path.name} has no annotation of '{structure}'{nearest(structure, found)}")
     name, about = found[structure]
-    labels = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
+    labels = kept_labels(sample, name)
     ids = tuple(about["classes"].get(structure, ()))
     own = f"{about['fingerprint']} {structure}"
     drawn = LabelledSlices(
@@ -168,14 +171,25 @@ def _written(store: Path, count: int, slices: Iterable[Labels], shape: tuple[int
                 chunks=(1, min(shape[1], 2048), min(shape[2], 2048)),
                 dtype=np.uint32,
                 dimension_names=("slice", "y", "x"),
+                config={"write_empty_chunks": True},  # a chunk that is not there is lost
             )
         array[index] = labels
         content.update(np.ascontiguousarray(labels, np.uint32).tobytes())
     return content
 
 
+def kept_labels(sample: Sample, name: str) -> Kept:
+    """The labels (n, y, x) of ``annotations/NAME``."""
+    return Kept(sample.path / "annotations" / name / "labels")
+
+
 def _aside(sample: Sample, name: str) -> Path:
     return sample.path / ".sparsem" / "work" / f"annotation-{name}-replaced"
+
+
+def forget_aside(sample: Sample, name: str) -> None:
+    """What a replacement left aside never comes back; for whoever holds the sample's lock."""
+    shutil.rmtree(_aside(sample, name), ignore_errors=True)
 
 
 def restore_annotation(sample: Sample, name: str) -> None:
@@ -267,10 +281,6 @@ def as_labels(labels: NDArray[Any], where: str) -> Labels:
     """
     if labels.dtype == bool:
         return labels.astype(np.uint8)
-    if labels.shape[-1] > 1 and np.mean(labels[..., 1:] != labels[..., :-1]) > MOST_EDGES:
-        raise InputError(
-            f"{where[:1].upper()}{where[1:]} changes from pixel to pixel, as a grey picture does; expected labels, alike in areas."
-        )
     if not np.issubdtype(labels.dtype, np.integer):
         whole = labels.astype(np.int64)
         if not np.array_equal(whole, labels):
@@ -278,4 +288,7 @@ def as_labels(labels: NDArray[Any], where: str) -> Labels:
         labels = whole
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
         raise InputError(f"Labels are from 0 to 4294967295, but {where} holds {int(labels.min())} to {int(labels.max())}.")
+    rough = labels.size >= LEAST_PICTURE and np.mean(labels[..., 1:] != labels[..., :-1]) > MOST_EDGES
+    if rough and len(np.unique(labels)) > LEAST_GREYS:
+        raise InputError(f"{where[:1].upper()}{where[1:]} changes from pixel to pixel, as a grey picture does; expected labels of areas.")
     return labels.astype(np.uint32)

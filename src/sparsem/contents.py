@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from sparsem.annotations import annotated_structures
+from sparsem.annotations import annotated_structures, forget_aside
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
+from sparsem.stage import forget
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import read_attributes
 
@@ -63,10 +64,29 @@ def remove(sample: Sample, pieces: Sequence[str]) -> None:
     """Take pieces of a sample away, for good: ``labels/NAME``, ``annotations/NAME``, ``images/NAME`` and so on.
 
     Raises:
-        InputError: a piece is the raw image, a table or none, or something else was made or drawn on it.
+        InputError: a piece is the raw image, a table or none; something else was made or drawn on it; or nothing would be left.
         SampleError: another run writes to the sample.
     """
-    there = [f"{folder}/{name}" for folder in REMOVABLE for name in sample.names(folder)]
+    with sample.locked():
+        there = [f"{folder}/{name}" for folder in REMOVABLE for name in sample.names(folder)]
+        _refuse_to_remove(sample, list(pieces), there)
+        work = sample.path / ".sparsem" / "work"
+        work.mkdir(exist_ok=True)
+        stages = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
+        for number, piece in enumerate(dict.fromkeys(pieces)):
+            forget(sample, stages.get(piece, "none"))
+            if piece.startswith("annotations/"):
+                forget_aside(sample, piece.removeprefix("annotations/"))
+            aside = work / f"removed-{number}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(sample.path / piece, aside)  # gone in one step, whatever comes between
+            shutil.rmtree(aside)
+        sample.publish_names()
+        what = {"stage": "remove", "fingerprint": f"{', '.join(pieces)} {now()}", "settings": {"removed": list(pieces)}}
+        sample.remember({**what, "outputs": [], "finished": now()})
+
+
+def _refuse_to_remove(sample: Sample, pieces: Sequence[str], there: Sequence[str]) -> None:
     for piece in pieces:
         if piece not in there:
             raise InputError(f"{sample.path.name} has no {piece} that can be removed{nearest(piece, there)}")
@@ -74,15 +94,8 @@ def remove(sample: Sample, pieces: Sequence[str]) -> None:
         base = f"images/{_stands_on(sample, other)}"
         if base in pieces and other not in pieces:
             raise InputError(f"{other} of {sample.path.name} was made on {base}; remove it too, or keep both.")
-    with sample.locked():
-        for number, piece in enumerate(dict.fromkeys(pieces)):
-            aside = sample.path / ".sparsem" / "work" / f"removed-{number}"
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            os.replace(sample.path / piece, aside)  # gone in one step, whatever comes between
-            shutil.rmtree(aside)
-        sample.publish_names()
-        sample.remember({"stage": "remove", "fingerprint": now(), "settings": {"removed": list(pieces)}, "outputs": [], "finished": now()})
+    if not sample.has_image and not {f"labels/{name}" for name in sample.names("labels")} - set(pieces):
+        raise InputError(f"{sample.path.name} holds nothing else; remove its whole folder.")
 
 
 def _stands_on(sample: Sample, piece: str) -> str:

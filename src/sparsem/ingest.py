@@ -93,7 +93,8 @@ def _tell_doubts(found: Source, voxel: VoxelSize, source: str, quiet: bool) -> N
     if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
         tell(f"Note: a voxel of {taken} nm (z y x) is unusual for electron microscopy; is it in nm?", quiet)
     if found.repeated:
-        tell(f"Note: slices {', '.join(map(str, found.repeated))} were missing; each is a copy of the slice before.", quiet)
+        lost = ", ".join(str(found.numbers[z]) for z in found.repeated)
+        tell(f"Note: slices {lost} of the series were missing; each is a copy of the slice before.", quiet)
 
 
 def opened(source: str | Path, settings: ImportSettings) -> Source:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from pydantic import Field, field_validator, model_validator
 
 from sparsem.annotations import (
@@ -14,6 +13,7 @@ from sparsem.annotations import (
     Labels,
     annotated_structures,
     as_labels,
+    kept_labels,
     read_annotation,
     refuse_smeared,
     restore_annotation,
@@ -23,10 +23,11 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.ingest import ImportSettings, opened
+from sparsem.numbering import slices_of
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
+from sparsem.store.kept import Kept
 from sparsem.store.readers import open_source
-from sparsem.store.readers.series import numbers_in
 from sparsem.store.readers.source import Source, Stack
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
@@ -113,14 +114,15 @@ def import_annotation(
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
     image = settings.image or (adding["image"] if adding else _drawn_on(sample, found.stack.shape[1:]) or sample.newest_image)
-    numbers = sample.image("raw").numbers if settings.first_number is None else ()
-    z, planes = _choose(found, sample.image(image).shape, settings, str(source), numbers)
+    z, planes = slices_of(found, sample.image(image).shape, settings.slices, _numbering(sample, settings.first_number), str(source))
     plane_of = dict(zip(z, planes, strict=True))
+    classes, ignore, _ = _meaning_of(adding) if adding else _meaning(settings)
+    is_mask = found.stack.dtype.itemsize == 1 and not classes and ignore is None
 
     def labels_of(number: int) -> Labels:
         plane, where = plane_of[number], f"slice {number} of {source}"
         labels = as_labels(np.asarray(found.stack[plane : plane + 1])[0], where)
-        if not any(_meaning(settings)):
+        if is_mask:
             refuse_smeared(labels, where)
         return labels
 
@@ -130,6 +132,12 @@ def import_annotation(
         meaning = (settings.classes, settings.ignore, image, overwrite, settings.background)
         write_annotation(sample, name, z, map(labels_of, z), *meaning)
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
+
+
+def _numbering(sample: Sample, first: int | None) -> Sequence[int]:
+    """The number that stands for each slice in the names of masks: that of the stack's own files, or counted from ``first``."""
+    raw = sample.image("raw")
+    return raw.numbers if raw.numbers and first is None else range(first or 0, (first or 0) + raw.shape[0])
 
 
 def _drawn_on(sample: Sample, size: Sequence[int]) -> str | None:
@@ -167,8 +175,8 @@ def _holds(
         or _meaning(settings) != _meaning_of(there)
     ):
         return False
-    kept = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
-    return all(np.array_equal(np.asarray(kept[there["z"].index(number)]), labels_of(number)) for number in z)
+    kept = kept_labels(sample, name)
+    return all(np.array_equal(_slice(kept, there["z"].index(number)), labels_of(number)) for number in z)
 
 
 def _add(
@@ -186,16 +194,20 @@ def _add(
         raise InputError(f"'{name}' has other classes, ignored or background numbers; --add takes labels that mean what those there do.")
     if image != there["image"] or sample.image(image).fingerprint != there["image_fingerprint"]:
         raise SampleError(f"'{name}' was annotated on another image than '{image}' is now; annotate all of its slices anew.")
-    kept = zarr.open_array(store=sample.path / "annotations" / name / "labels", mode="r")
+    kept = kept_labels(sample, name)
     place = {number: index for index, number in enumerate(there["z"])}
-    differ = [number for number in z if number in place and not np.array_equal(np.asarray(kept[place[number]]), labels_of(number))]
+    differ = [number for number in z if number in place and not np.array_equal(_slice(kept, place[number]), labels_of(number))]
     if differ and not overwrite:
         listed = ", ".join(map(str, differ))
         raise ResumeError(f"Slices {listed} of '{name}' are labelled otherwise already; use --overwrite to replace them by these.")
     after = sorted({*place, *z})
-    slices = (labels_of(number) if number in set(z) else np.asarray(kept[place[number]]) for number in after)
+    slices = (labels_of(number) if number in set(z) else _slice(kept, place[number]) for number in after)
     added = sorted({*there.get("added", ()), *z})
     write_annotation(sample, name, after, slices, there["classes"], there["ignore"], image, True, there.get("background"), added)
+
+
+def _slice(labels: Kept, index: int) -> Labels:
+    return np.asarray(labels[index : index + 1][0])
 
 
 def _meaning(settings: AnnotationSettings) -> tuple[Any, ...]:
@@ -206,81 +218,6 @@ def _meaning(settings: AnnotationSettings) -> tuple[Any, ...]:
 def _meaning_of(there: Mapping[str, Any]) -> tuple[Any, ...]:
     """What numbers mean in an annotation that is there."""
     return there["classes"], there["ignore"], there.get("background")
-
-
-def _choose(
-    found: Source, shape: tuple[int, int, int], settings: AnnotationSettings, where: str, of_files: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """Slice numbers, and which plane of the source holds each; ``of_files`` are the numbers that the stack's own files had, if any."""
-    n_slices, n_planes = shape[0], found.stack.shape[0]
-    if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
-        raise InputError(
-            f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice."
-        )
-    if settings.slices is None:
-        numbers = _numbers_in_names(found, settings.first_number or 0, n_slices, where, of_files)
-        planes = list(range(n_planes))
-    elif settings.slices in ("all", "non-empty"):
-        if n_planes != n_slices:
-            raise InputError(f"{where} has {n_planes} slices and the image {n_slices}; name the annotated ones with --slices.")
-        keep_all = settings.slices == "all"
-        planes = [plane for plane in range(n_planes) if keep_all or np.any(found.stack[plane : plane + 1])]
-        numbers = planes
-    else:
-        numbers = _parse_numbers(settings.slices)
-        if n_planes not in (n_slices, len(numbers)):
-            raise InputError(
-                f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices."
-            )
-        planes = numbers if n_planes == n_slices else list(range(n_planes))
-    outside = [number for number in numbers if not 0 <= number < n_slices]
-    if outside or len(set(numbers)) != len(numbers) or not numbers:
-        fault = f"{outside[0]} is outside 0 to {n_slices - 1}" if outside else "a number appears twice" if numbers else "there are none"
-        raise InputError(f"The annotated slices of {where} do not fit the image: {fault}.")
-    order = np.argsort(numbers)
-    return [numbers[i] for i in order], [planes[i] for i in order]
-
-
-def _numbers_in_names(found: Source, first: int, n_slices: int, where: str, of_files: Sequence[int]) -> list[int]:
-    told = found.numbers or (numbers_in([found.files[0].name]) if len(found.files) == 1 == found.stack.shape[0] else ())
-    if not told:
-        _refuse_twins(found)
-        raise InputError(
-            f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
-        )
-    if of_files:  # masks are numbered as the slices that they were drawn on
-        slice_of = {number: z for z, number in enumerate(of_files)}
-        unknown = [number for number in told if number not in slice_of]
-        if unknown:
-            raise InputError(
-                f"A file name in {where} carries the number {unknown[0]}, but the files of the stack were numbered {min(of_files)} to "
-                f"{max(of_files)}{' with gaps' if unknown[0] < max(of_files) else ''}; if masks count slices from 0, give --first-number 0."
-            )
-        return [slice_of[number] for number in told]
-    numbers = [number - first for number in told]
-    if any(not 0 <= number < n_slices for number in numbers):
-        hint = "; if the first slice is numbered 1, give --first-number 1" if first == 0 and max(numbers) == n_slices else ""
-        raise InputError(
-            f"The file names in {where} carry the numbers {min(told)} to {max(told)}, but the image has {n_slices} slices{hint}."
-        )
-    return numbers
-
-
-def _refuse_twins(found: Source) -> None:
-    """Two masks of one slice are told as such."""
-    named: dict[tuple[int, ...], str] = {}
-    for file in found.files if len(found.files) > 1 else ():
-        number = numbers_in([file.name])
-        if number and number in named:
-            raise InputError(f"{named[number]} and {file.name} carry the same number, {number[0]}: a slice has one mask; keep one of them.")
-        named[number] = file.name
-
-
-def _parse_numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.replace(" ", ",").split(",") if part]
-    except ValueError:
-        raise InputError(f"--slices takes numbers such as 0,13,26, or 'all', or 'non-empty'; got '{text}'.") from None
 
 
 def import_labels(
@@ -316,7 +253,8 @@ def import_labels(
     numbers = _is_numbered(found.stack, blocks)
     output = volume_spec(f"labels/{name}", (z, y, x), np.uint32 if numbers else np.uint8, Kind.LABELS, voxel, depth, made_on)
     needs = Needs(depth * y * x * 14, output.nbytes // 8, "a smaller --block-depth needs less")
-    with Stage(sample, f"import-{name}", settings, {"source": found.identity(), "files": found.title}, [output], on, needs) as stage:
+    inputs = {"source": found.identity(), "files": found.title} | ({"image": made_on[1]} if made_on else {})
+    with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
         stage.map(_labels_block, blocks, found.stack, output.path, numbers)
     return sample
 
@@ -325,7 +263,10 @@ def _is_numbered(stack: Stack, blocks: Sequence[ZBlock]) -> bool:
     """Whether labels hold other values than 0 and 1, or 0 and 255."""
     first = 0
     for block in blocks:
-        labels = as_labels(np.asarray(stack[block.own]), f"slices {block.start} to {block.stop - 1}")
+        where = f"slices {block.start} to {block.stop - 1}"
+        labels = as_labels(np.asarray(stack[block.own]), where)
+        if stack.dtype.itemsize == 1:
+            refuse_smeared(labels, where)
         inside = labels[labels > 0]
         first = first or int(inside.max(initial=0))
         if (inside != first).any():

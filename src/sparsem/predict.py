@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import nn
 
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock, evenly_spaced
+from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.models.device import Precision, autocast, choose_device, free_memory, keep_freed_memory, resolved
 from sparsem.progress import tell
@@ -191,22 +191,25 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
     _, recipe = load_checkpoint(model)
     image_name = settings.image or sample.newest_image
     image = sample.image(image_name)
-    _tell_other_grey(image, recipe, model.name, on.quiet)
     outputs = [spec for name in recipe.structures for spec in _outputs(name, image, image_name)]
     inputs = {"image": image.fingerprint, "model": hash_of(model)}
     name = f"predict-{'-'.join(recipe.structures)}"
     with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
+        if not stage.finished:
+            _tell_other_grey(image, recipe, model.name, on.quiet)
         stage.map(_predict_block, image.blocks(halo=recipe.neighbours), image, model, settings)
     return [output.path for output in outputs]
 
 
 def _tell_other_grey(image: Volume, recipe: Recipe, model: str, quiet: bool) -> None:
     """A network finds little in slices much darker, brighter or flatter than those that it learnt from."""
-    fits = [number for number in range(image.levels) if image.voxel_size_of(number)[1:] <= tuple(1.01 * nm for nm in recipe.pixel_nm)]
-    level = max(fits, default=0)  # about what the network sees, and little to read
-    count = image.level(level).shape[0]
-    planes = [image.read(slice(z, z + 1), level) for z in evenly_spaced(count, min(GREY_SLICES, count))]
-    grey = np.stack(planes) / np.iinfo(image.dtype).max
+    y, x = (1.01 * nm for nm in recipe.pixel_nm)
+    sizes = {level: image.voxel_size_of(level) for level in range(image.levels)}
+    seen = max((level for level, size in sizes.items() if size.y <= y and size.x <= x), default=0)
+    count = image.level(seen).shape[0]
+    inner = {round((part + 1) * (count - 1) / (GREY_SLICES + 1)) for part in range(GREY_SLICES)}  # the ends of a stack are its worst
+    planes = [image.read(slice(z, z + 1), seen)[0, ::2, ::2] for z in sorted(inner)]
+    grey = np.stack(planes).astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
     mean, std = float(grey.mean()), float(grey.std())
     if abs(mean - recipe.mean) > FURTHEST_MEAN * recipe.std or not 1 / MOST_CONTRAST < std / recipe.std < MOST_CONTRAST:
         tell(

@@ -160,6 +160,7 @@ def _outputs_of(structure: str, known: Sequence[str]) -> list[str]:
 def _entropies(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
     """(slices,) mean entropy of a structure's probabilities."""
     volume = sample.volume("probabilities", name)
+    sample.frame(volume)  # refuses what was made on an image that was replaced since
     plane = volume.shape[1] * volume.shape[2]
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
     again = replace(on, overwrite=True)  # a question may be asked again of other probabilities

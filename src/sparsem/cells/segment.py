@@ -240,7 +240,7 @@ def _window(image: Volume) -> tuple[float, float] | None:
     """Where almost all grey levels lie, judged by the coarsest level; 8 bit is taken as it is."""
     if image.dtype == np.uint8:
         return None
-    low, high = np.percentile(np.asarray(image.level(image.levels - 1)[...]), (0.5, 99.5))
+    low, high = np.percentile(image.read(slice(None), image.levels - 1), (0.5, 99.5))
     return float(low), float(high)
 
 

@@ -7,11 +7,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
+from sparsem.annotations import annotated_structures, read_annotation
 from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
 from sparsem.contents import describe
 from sparsem.contents import remove as _remove
 from sparsem.execution import Execution
+from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_labels
 from sparsem.labelling import import_annotation as _import_annotation
@@ -23,6 +24,7 @@ from sparsem.suggest import SuggestSettings
 from sparsem.suggest import suggest as _suggest
 
 MOST_COVER = 0.6  # of a slice, by a mask
+COVERED = 10  # slices that are looked at, of more that are labelled
 
 
 @command(PhantomSettings, spread=True)
@@ -57,12 +59,14 @@ def import_(
     if labels:
         made = import_labels(out, labels, source, settings, on)
         kind = "objects by number" if made.volume("labels", labels).dtype == np.uint32 else "a mask"
-        return Outcome([f"Wrote {out}/labels/{labels} ({kind})"], f"sparsem measure {out}", {"sample": made.path, "labels": labels})
+        lies = f", on the image '{made.name_of_image(made.volume('labels', labels))}'" if made.has_image else ""
+        return Outcome([f"Wrote {out}/labels/{labels} ({kind}{lies})"], f"sparsem measure {out}", {"sample": made.path, "labels": labels})
     sample = import_stack(source, out, settings, on)
     image = sample.image("raw")
+    count = min(7, image.shape[0] - len(image.repeated))
     return Outcome(
         [f"Wrote {out}: {size_in_words(image.shape)} voxels of {lengths_in_words(image.voxel_size)} nm"],
-        f"sparsem annotate suggest {out} -n 7; before that, where slices drift or flicker, sparsem align {out} and sparsem equalize {out}",
+        f"sparsem annotate suggest {out} -n {count}; if slices drift or flicker, first sparsem align {out} and sparsem equalize {out}",
         {"sample": sample.path, "shape": image.shape, "voxel_nm": list(image.voxel_size)},
     )
 
@@ -85,13 +89,17 @@ def annotate_import(
 
     sample = Sample.open(path)
     _import_annotation(sample, name, source, settings, on.overwrite)
-    found = annotated_structures(sample)
-    drawn_on = read_attributes(sample.path / "annotations" / name)["sparsem"]["image"]
+    about = read_attributes(sample.path / "annotations" / name)["sparsem"]
+    found = {structure: tuple(about["z"]) for structure in about["classes"] or [name]}
     lines = [f"{structure}: {_slices_in_words(sample, z)}, {_cover_in_words(sample, structure)}" for structure, z in found.items()]
+    if settings.slices is None and settings.first_number is None and _is_numbered_otherwise(sample, about["z"]):
+        first = about["z"][0]
+        number = sample.image("raw").numbers[first]
+        lines.append(f"Taken by the numbers of the stack's files: {number} is slice {first}. If masks count slices: --first-number 0")
     separated = f"{name}-regions" in sample.names("labels")
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
     following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
-    return Outcome([f"Wrote annotations/{name}, drawn on the image '{drawn_on}'", *lines], following, {"annotations": found})
+    return Outcome([f"Wrote annotations/{name}, drawn on the image '{about['image']}'", *lines], following, {"annotations": found})
 
 
 @command(SuggestSettings, spread=True)
@@ -117,22 +125,31 @@ def annotate_suggest(
     )
 
 
+def _is_numbered_otherwise(sample: Sample, z: Sequence[int]) -> bool:
+    """Whether the stack's own files had other numbers than slices have."""
+    of_files = sample.image("raw").numbers
+    return any(one < len(of_files) and of_files[one] != one for one in z)
+
+
 def _slices_in_words(sample: Sample, z: Sequence[int]) -> str:
     """Slice numbers, and those in the names of their files where these are others."""
-    listed, of_files = ", ".join(map(str, z)), sample.image("raw").numbers
-    named = [of_files[one] for one in z] if of_files else list(z)
-    files = "" if named == list(z) else f"; in file names {', '.join(map(str, named))}"
-    return f"{'slice' if len(z) == 1 else 'slices'} {listed} (the first slice is 0{files})"
+    of_files = sample.image("raw").numbers
+    named = ", ".join(str(of_files[one]) if one < len(of_files) else "?" for one in z)
+    files = f"; in file names {named}" if _is_numbered_otherwise(sample, z) else ""
+    return f"{'slice' if len(z) == 1 else 'slices'} {', '.join(map(str, z))} (the first slice is 0{files})"
 
 
 def _cover_in_words(sample: Sample, structure: str) -> str:
     """How much of the labelled slices a structure covers: an inverted mask shows here."""
     annotation = read_annotation(sample, structure)
-    masks = (annotation.mask(index) for index in range(len(annotation.z)))
-    parts = [float(np.mean(mask[mask != UNKNOWN] == 1)) if (mask != UNKNOWN).any() else 0.0 for mask in masks]
+    looked = evenly_spaced(len(annotation.z), min(COVERED, len(annotation.z)))
+    parts, numbers = [], set()
+    for index in looked:
+        objects, known = annotation.objects(index)
+        parts.append(float(np.mean(objects[known] > 0)) if known.any() else 0.0)
+        numbers |= set(np.unique(objects).tolist()) - {0}
     told = f"{min(parts):.1%} to {max(parts):.1%} of each" if len(parts) > 1 else f"{parts[0]:.1%} of it"
-    is_mask = len(np.unique(annotation.labels[0:1])) <= 2
-    return told + ("; that is most of it: is the mask inverted?" if is_mask and np.mean(parts) > MOST_COVER else "")
+    return told + ("; that is most of it: is the mask inverted?" if len(numbers) == 1 and np.mean(parts) > MOST_COVER else "")
 
 
 @command()

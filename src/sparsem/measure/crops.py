@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
     def of(self, volume: Volume) -> NDArray[Any]:
         """Its voxels."""
-        return np.asarray(volume.level(self.level)[tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))])
+        return volume.kept(self.level)[tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))]
 
     def inner(self, other: "Piece") -> tuple[slice, ...]:
         """Where another piece of the same level lies in the voxels of this one."""

@@ -97,7 +97,7 @@ def _piece(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) 
     here, there = sample.frame(first), sample.frame(sample.image(onto))
     motions = here.seen_from(there)
     if not covers(here.shape, there.shape, motions):
-        tell(f"Note: '{onto}' shows places that {', '.join(names)} was not made on (alignment cut them off); they are 0.", quiet)
+        tell(f"Note: '{onto}' shows places that {', '.join(names)} was not made on; they are 0.", quiet)
     return replace(piece, stack=MovedStack(piece.stack, motions, there.shape))
 
 

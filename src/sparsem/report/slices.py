@@ -34,7 +34,7 @@ def slice_pictures(image: Volume, layers: Sequence[Layer], numbers: Sequence[int
     """
     level = level_of_width(image, pixels)
     step = round(image.voxel_size_of(level).z / image.voxel_size.z)
-    greys = [shown(np.asarray(image.level(level)[z // step]))[..., 0] for z in numbers]
+    greys = [shown(image.read(slice(z // step, z // step + 1), level)[0])[..., 0] for z in numbers]
     middle = greys[len(greys) // 2]
     quality = next((one for one in QUALITIES if len(grey_picture(middle, one)) * len(greys) <= budget), QUALITIES[-1])
     entries = []
@@ -46,7 +46,7 @@ def slice_pictures(image: Volume, layers: Sequence[Layer], numbers: Sequence[int
 
 
 def _slice_of(labels: Volume, level: int, z: int, step: int) -> NDArray[Any]:
-    return np.asarray(labels.level(level)[z // step])
+    return np.asarray(labels.read(slice(z // step, z // step + 1), level)[0])
 
 
 def _true_slice(truth: Stack, z: int, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from zarr.codecs import ZstdCodec
 from sparsem.errors import SampleError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.store.frame import Motion
+from sparsem.store.kept import Kept
 
 CHUNK_YX = 512  # a chunk of 16 slices is then 4 MB: small enough to look at, large enough for a cluster file system
 COARSEST = 512  # levels are added until the longest axis is no longer than this
@@ -135,37 +136,17 @@ class Volume:
         """The array of one level; 0 is full resolution."""
         return zarr.open_array(store=self.directory / str(number), mode="r")
 
+    def kept(self, level: int = 0) -> Kept:
+        """The voxels of a level, read when they are sliced; chunks that are lost or damaged are told."""
+        return Kept(self.directory / str(level), "sparsem" in self.attributes)
+
     def read(self, slices: slice, level: int = 0) -> NDArray[Any]:
         """Slices of a level, the full resolution if not given, as an array (z, y, x).
 
         Raises:
             SampleError: chunks are damaged or lost.
         """
-        array = self.level(level)
-        self._refuse_lost_chunks(array, slices, level)
-        try:
-            return np.asarray(array[slices])
-        except (RuntimeError, ValueError) as error:  # what codecs raise
-            raise SampleError(
-                f"{self.directory} is damaged within slices {slices.start or 0} to {(slices.stop or array.shape[0]) - 1} "
-                f"{f'of level {level} ' if level else ''}({error}); "
-                "make it anew, or put a copy in its place."
-            ) from None
-
-    def _refuse_lost_chunks(self, array: "zarr.Array[Any]", slices: slice, level: int) -> None:
-        """A chunk that is not there reads as zeros; we write every chunk, so one that is not there is lost."""
-        if "sparsem" not in self.attributes:
-            return  # made elsewhere, where chunks of zeros may have been left out
-        start, stop, _ = slices.indices(array.shape[0])
-        counts = [-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True)]
-        depth = array.chunks[0]
-        for z, y, x in product(range(start // depth, -(-stop // depth)), range(counts[1]), range(counts[2])):
-            chunk = f"{level}/{array.metadata.encode_chunk_key((z, y, x))}"
-            if not (self.directory / chunk).is_file():
-                raise SampleError(
-                    f"{self.directory} has lost a piece of slices {z * depth} to {min((z + 1) * depth, array.shape[0]) - 1}: "
-                    f"{chunk} is not there; make it anew, or copy it again."
-                )
+        return self.kept(level)[slices]
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -24,26 +24,6 @@ CHUNK_YX = 256
 
 
 @dataclass(frozen=True)
-class Readable:
-    """A volume as a stack; damaged chunks are told."""
-
-    volume: Volume
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(z, y, x)."""
-        return self.volume.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
-        return self.volume.dtype
-
-    def __getitem__(self, slices: slice) -> NDArray[Any]:
-        return self.volume.read(slices)
-
-
-@dataclass(frozen=True)
 class Piece:
     """What is written.
 
@@ -62,7 +42,7 @@ class Piece:
     @classmethod
     def of(cls, volume: Volume, names: Mapping[str, int] | None = None) -> "Piece":
         """A volume of a sample."""
-        return cls(Readable(volume), volume.voxel_size, volume.block_depth, names or {})
+        return cls(volume.kept(), volume.voxel_size, volume.block_depth, names or {})
 
     @property
     def nbytes(self) -> int:
@@ -259,4 +239,4 @@ def several(volumes: Mapping[str, Volume]) -> Piece:
         raise InputError(f"{', '.join(volumes)} have unlike shapes {', '.join(map(str, shapes))}; write them one by one.")
     first = next(iter(volumes.values()))
     names = {name: number for number, name in enumerate(volumes, 1)}
-    return Piece(Together(tuple(map(Readable, volumes.values()))), first.voxel_size, first.block_depth, names)
+    return Piece(Together(tuple(volume.kept() for volume in volumes.values())), first.voxel_size, first.block_depth, names)

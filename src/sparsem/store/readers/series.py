@@ -20,7 +20,8 @@ from sparsem.store.readers.source import UNREADABLE, Axes, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_voxel
 
 PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
-MOST_GAPS = 20  # a number, for each slice that is there, beyond which numbers do not count slices
+MOST_GAPS = 20  # for each slice that is there: numbers with more count something else, such as the time
+SLICE_MARK = re.compile(r"(?:z|slice)[ _-]?$", re.IGNORECASE)  # before a number that is a slice's
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -28,37 +29,43 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
-    """The slice number in each file's name: the number that differs from file to file, ``mask_z0137_8bit.tif`` is 137.
+def numberings(names: Sequence[str]) -> list[tuple[int, ...]]:
+    """What may be the slice number in each file's name: the numbers that differ from file to file; only those after z or slice, if any are.
 
-    Of several such numbers it is the one with the fewest gaps (a time has many), of those the last. Of a single file it is the number
-    after z or slice, or the only one. Empty where that tells nothing, or the names are not alike.
+    Of a single file it is the number after z or slice, or the only one. Empty where that tells nothing, or the names are not alike.
     """
-    if len(names) == 1:
-        stem = Path(names[0]).stem
-        told = re.findall(r"(?:z|slice)[ _-]?(\d+)", stem, re.IGNORECASE) or re.findall(r"\d+", stem)
-        return (int(told[0]),) if len(told) == 1 else ()
-    found = [[int(number) for number in re.findall(r"\d+", Path(name).stem)] for name in names]
-    if not found or not found[0] or len({len(numbers) for numbers in found}) > 1:
-        return ()
-    columns = list(zip(*found, strict=True))
-    different = [column for column in columns if len(set(column)) == len(names)]
-    return min(reversed(different), key=_gaps, default=())
+    found = [re.findall(r"(\D*)(\d+)", Path(name).stem) for name in names]
+    if not found or len({len(parts) for parts in found}) > 1:
+        return []
+    columns = [(tuple(int(number) for _, number in column), [text for text, _ in column]) for column in zip(*found, strict=True)]
+    different = [(numbers, before) for numbers, before in columns if len(set(numbers)) == len(names)]
+    of_slices = [numbers for numbers, before in different if all(SLICE_MARK.search(text) for text in before)]
+    told = of_slices or [numbers for numbers, _ in different]
+    return told if len(names) > 1 or len(told) == 1 else []
+
+
+def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
+    """The number of each slice of a series in its file's name: of several that may be (see ``numberings``) the last that counts slices.
+
+    One with far more gaps than files counts something else, such as the time. Empty where names tell nothing.
+    """
+    told = numberings(names)
+    return ([numbers for numbers in told if _counts_slices(numbers)] or told or [()])[-1]
 
 
 def missing_in(numbers: Sequence[int]) -> list[int]:
     """Numbers that a series of slices lacks; one that counts in tens lacks nothing.
 
-    Numbers with far more gaps than slices, such as times, count no slices: nothing is known of what they lack.
+    Of numbers that do not count slices nothing is known.
     """
-    if not numbers or _gaps(numbers) > MOST_GAPS * len(numbers):
+    if not numbers or not _counts_slices(numbers):
         return []
     return sorted(set(range(min(numbers), max(numbers), _step(numbers))) - set(numbers))
 
 
-def _gaps(numbers: Sequence[int]) -> int:
-    """How many numbers a series lacks."""
-    return (max(numbers) - min(numbers)) // _step(numbers) + 1 - len(numbers)
+def _counts_slices(numbers: Sequence[int]) -> bool:
+    """Whether a series lacks no more numbers than slices may be lost."""
+    return (max(numbers) - min(numbers)) // _step(numbers) + 1 - len(numbers) <= MOST_GAPS * len(numbers)
 
 
 def _step(numbers: Sequence[int]) -> int:
