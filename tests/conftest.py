@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import tifffile
@@ -29,6 +30,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One test process a core: more threads than cores make each other wait.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+hypothesis.settings.register_profile("shared", deadline=None)  # another process may hold the core
+hypothesis.settings.load_profile("shared")
 
 TISSUE = PhantomSettings(shape=(19, 96, 128), voxel_nm=(20, 20, 20), cells=3, seed=5, block_depth=7)
 LABELLED = (0, 9, 18)

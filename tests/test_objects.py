@@ -35,7 +35,7 @@ def in_blocks(mask: Mask, depth: int, least: int) -> NDArray[np.uint32]:
     return np.concatenate([names[one] for names, one in zip(found.numbers, parts, strict=True)])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(masks, st.integers(1, 4), st.integers(1, 5))
 def test_objects_of_blocks_are_those_of_the_whole_numbered_by_their_first_voxel(mask: Mask, depth: int, least: int) -> None:
     found = in_blocks(mask, depth, least)
@@ -53,7 +53,7 @@ def test_parts_touch_across_corners() -> None:
     assert touching(upper, lower).tolist() == [[1, 3]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks)
 def test_filling_equals_scipy(mask: Mask) -> None:
     np.testing.assert_array_equal(filled(mask), binary_fill_holes(np.pad(mask, 1))[1:-1, 1:-1, 1:-1])

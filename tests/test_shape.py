@@ -82,7 +82,7 @@ def test_moments_equal_regionprops() -> None:
         np.testing.assert_allclose(found.covariances(edges)[place], spread)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(hnp.arrays(np.uint32, (7, 6, 9), elements=st.sampled_from([0, 1, 2, 2, 9, 70_000])), st.integers(1, 6))
 def test_moments_add_up_over_blocks(labels: NDArray[np.uint32], cut: int) -> None:
     for whole, parts in zip(moments(labels), combined([moments(labels[cut:], cut), moments(labels[:cut])]), strict=True):
@@ -165,7 +165,7 @@ def hull_of(mask: NDArray[np.bool_]) -> int:
     return convex_voxels(np.concatenate(corners))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=7)))
 def test_hulls_hold_as_many_voxels_as_counted_one_by_one(mask: NDArray[np.bool_]) -> None:
     if mask.sum() < 4:

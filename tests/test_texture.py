@@ -66,7 +66,7 @@ def plain_matrix(grey: NDArray[Any], levels: int, offsets: NDArray[np.int64]) ->
     return counts[1:, 1:]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.integers(0, 4)),
     st.sampled_from([(1.0, EVEN), (2.0, EVEN), (10.0, (10.0, 5.0, 4.0)), (1.0, (5.0, 1.0, 1.0))]),
@@ -91,7 +91,7 @@ def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
     assert all(map(math.isnan, co_occurrence(co_occurrence_matrix(single, 8, offsets_of(1, EVEN)))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)))
 def test_zones_are_the_components_of_every_level(grey: NDArray[np.uint8]) -> None:
     expected = []

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsem.annotations import UNKNOWN
@@ -28,7 +28,6 @@ def test_tiles_cover_and_overlap_enough(length: int, tile: int, share: float) ->
 
 
 @given(shape=st.tuples(st.integers(1, 90), st.integers(1, 90)), overlap=st.integers(0, 16))
-@settings(deadline=None)
 def test_cutting_and_blending_gives_the_slice_back(shape: tuple[int, int], overlap: int) -> None:
     image = np.random.default_rng(0).random(shape, np.float32)
     grid = TileGrid(shape, 32, overlap)
