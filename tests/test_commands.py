@@ -118,7 +118,7 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     for z in LABELLED:
         tifffile.imwrite(f"masks/s{z + 1:03d}.tif", np.where(nuclei[z], 0, 255).astype(np.uint8))
     told = sparsem("import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat").stderr
-    assert "slices 8, 9 of the series were missing; each is a copy of the slice before" in told
+    assert "missing in the series, and replaced by a copy of the slice before: 8, 9" in told
     assert "2, 4, 6" not in sparsem("annotate", "suggest", "s.zarr", "-n", "7", "--quiet").stdout
     suggested = sparsem("annotate", "suggest", "s.zarr", "-n", "17", "--quiet").stdout
     assert "slices 0, 1, 2, 3, 4, 5, 6, 9, 10" in suggested  # and not the copies

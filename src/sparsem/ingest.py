@@ -94,7 +94,7 @@ def _tell_doubts(found: Source, voxel: VoxelSize, source: str, quiet: bool) -> N
         tell(f"Note: a voxel of {taken} nm (z y x) is unusual for electron microscopy; is it in nm?", quiet)
     if found.repeated:
         lost = ", ".join(str(found.numbers[z]) for z in found.repeated)
-        tell(f"Note: slices {lost} of the series were missing; each is a copy of the slice before.", quiet)
+        tell(f"Note: missing in the series, and replaced by a copy of the slice before: {lost}.", quiet)
 
 
 def opened(source: str | Path, settings: ImportSettings) -> Source:

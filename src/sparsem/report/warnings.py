@@ -40,7 +40,7 @@ def _lost(sample: Sample) -> Iterator[Notice]:
     """Slices that stand in for lost ones."""
     copies = list(map(str, sample.image("raw").repeated)) if sample.has_image else []
     if copies:
-        yield Notice(f"Slices {_listed(copies)} (the first is 0) were lost; each is a copy of the one before.", True)
+        yield Notice(f"Lost, and replaced by a copy of the slice before (the first is 0): {_listed(copies)}.", True)
 
 
 def _aligned(sample: Sample) -> Iterator[Notice]:
