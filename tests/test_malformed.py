@@ -442,6 +442,12 @@ def _() -> None:
     _lose("own.zarr/labels/nucleus")
 
 
+@other("a truth that lost a chunk", "score own.zarr nucleus --quiet", "has lost a piece of its slices")
+def _() -> None:
+    shutil.copytree("own.zarr/truth", "own.zarr/labels")
+    _lose("own.zarr/truth/nucleus")
+
+
 other("an image that lost a chunk, equalized", "equalize own.zarr --quiet", "has lost a piece of its slices")(lambda: _lose("own.zarr"))
 other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
 other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))

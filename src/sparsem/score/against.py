@@ -91,7 +91,8 @@ def score(
     predicted = sample.volume("labels", settings.labels or name)
     source = str(truth) if truth is not None else str(sample.volume("truth", name).directory)
     found = open_source(source, settings.dataset)
-    true = sample.seen_by(predicted, found.stack)
+    own = sample.volume("truth", name).kept() if truth is None else None  # tells of chunks that are lost
+    true = sample.seen_by(predicted, own or found.stack)
     if tuple(true.shape) != predicted.shape:
         what = f"labels/{settings.labels or name}"
         raise InputError(f"The truth {source} has the shape {tuple(true.shape)}, but {what} has {predicted.shape}.")
