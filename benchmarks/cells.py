@@ -39,7 +39,7 @@ from sparsem.experiment.cells import ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import train
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict

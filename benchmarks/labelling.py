@@ -23,7 +23,7 @@ from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.folds import cross_validate, fold_path
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import train
 from sparsem.predict import predict
 from sparsem.prepare.equalize import EqualizeSettings, equalize

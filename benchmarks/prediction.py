@@ -22,7 +22,7 @@ import numpy as np
 from rows import peak_gb
 from sparsem.annotations import write_annotation
 from sparsem.execution import Execution
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import train
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import choose_device

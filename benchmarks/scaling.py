@@ -28,7 +28,7 @@ from sparsem.cells.segment import CellsSettings, cells
 from sparsem.constrain import ConstrainSettings, constrain
 from sparsem.execution import Execution, client_of
 from sparsem.ingest import ImportSettings, import_stack
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import train
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure

@@ -21,7 +21,7 @@ from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import train
 from sparsem.predict import PredictSettings, predict
 from sparsem.score.against import score

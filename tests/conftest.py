@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sparsem.annotations import write_annotation
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.stage import BlockResult, Stage

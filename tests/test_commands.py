@@ -21,7 +21,7 @@ from sparsem.annotations import restore_annotation
 from sparsem.cli import COMMANDS, GROUPS, app
 from sparsem.errors import ResumeError, SparsemError
 from sparsem.execution import HERE, Execution
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.phantom import PhantomSettings
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample

@@ -9,7 +9,7 @@ import pytest
 from sparsem.annotations import write_annotation
 from sparsem.errors import InputError
 from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared
-from sparsem.learn.supervised import LearnSettings
+from sparsem.learn.settings import LearnSettings
 from sparsem.store.sample import Sample
 from tests.conftest import QUICK, truth_of
 

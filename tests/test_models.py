@@ -1,37 +1,94 @@
 """Networks: their parameter counts, what they take, and checkpoints that describe themselves."""
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from sparsem.annotations import UNKNOWN
 from sparsem.errors import InputError, SettingsError
-from sparsem.learn.losses import cross_entropy_loss, dice_loss
-from sparsem.models import MODELS, build, count_parameters, multiple_of
+from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
+from sparsem.learn.memory import training_bytes
+from sparsem.learn.settings import TrainSettings
+from sparsem.learn.supervised import labelled_loss
+from sparsem.models import MODELS, build, count_parameters, model_class, usual_width
 from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import autocast, choose_device
+from sparsem.models.fractal import tanimoto
+from sparsem.tiles.targets import edges_and_depths
 
 RECIPE = Recipe("resunet", 4, ("nucleus", "nucleolus"), 32, (8.0, 8.0), 120.0, 40.0, 0, {"record": {"seed": 1}})
 
 
+SMALL = {"resunet": 4, "unet": 4, "unet++": 2, "unet++-averaged": 2, "unet++-shallow": 2, "fractalresnet": 8, "ceecnet": 8}
+SMALL |= {"senformer": 32, "transunet": 32, "setr-naive": 1, "setr-pup": 1, "setr-mla": 1}
+
+
 @pytest.mark.parametrize(
-    ("name", "width", "parameters"), [("resunet", 64, 32_443_777), ("resunet", 32, 8_117_953), ("unet", 64, 4_283_201)]
+    ("name", "width", "inputs", "parameters"),
+    [
+        ("resunet", 64, 1, 32_443_777),
+        ("resunet", 32, 1, 8_117_953),
+        ("unet", 64, 1, 4_283_201),
+        ("unet++", 16, 1, 26_072_337),
+        ("unet++-shallow", 16, 1, 21_954_705),
+        ("fractalresnet", 32, 1, 18_199_919),
+        ("ceecnet", 32, 1, 58_964_079),
+        ("senformer", 96, 1, 163_100_906),
+        ("transunet", 64, 1, 105_911_825),
+        ("setr-naive", 16, 3, 304_412_673),
+        ("setr-pup", 16, 3, 308_281_601),
+        ("setr-mla", 16, 3, 309_343_745),
+        ("setr-naive", 12, 3, 86_632_193),
+        ("setr-pup", 12, 3, 89_976_833),
+        ("setr-mla", 12, 3, 91_365_121),
+        ("setr-pup", 16, 1, 308_281_601 - 524_288),
+    ],
 )
-def test_parameter_counts_are_the_papers(name: str, width: int, parameters: int) -> None:
-    assert count_parameters(build(name, width, 1, 512)) == parameters
+def test_parameter_counts_are_the_papers(name: str, width: int, inputs: int, parameters: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(build(name, width, 1, 512, inputs)) == parameters
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_network_keeps_the_size_and_learns_everywhere(name: str) -> None:
-    network = build(name, 4, 3, 64)
+    network = build(name, SMALL[name], 3, 64)
     logits = network(torch.randn(2, 1, 64, 64))
     assert logits.shape == (2, 3, 64, 64)
     logits.sum().backward()
-    assert all(parameter.grad is not None and bool(parameter.grad.abs().sum() >= 0) for parameter in network.parameters())
+    without = {key for key, parameter in network.named_parameters() if parameter.grad is None or not bool(parameter.grad.isfinite().all())}
+    used = {key for key in without if not key.startswith("network.encoder")}  # the library keeps layers that are not used
+    assert used == set()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_takes_larger_tiles_than_it_was_built_for(name: str) -> None:
+    network = build(name, SMALL[name], 1, 64).eval()
+    with torch.inference_mode():
+        assert network(torch.randn(1, 1, 96, 128)).shape == (1, 1, 96, 128)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_copy_of_a_network_is_its_own(name: str) -> None:
+    network = build(name, SMALL[name], 1, 64).eval()
+    copied, image = copy.deepcopy(network), torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        before = network(image)
+        for parameter in network.parameters():
+            parameter.zero_()
+        assert torch.equal(copied(image), before)
+
+
+def test_every_class_says_what_it_takes() -> None:
+    for name in MODELS:
+        kind = model_class(name)
+        assert usual_width(name) % kind.width_of == 0
+        assert 64 % kind.multiple_of == 0
 
 
 def test_what_cannot_be_built_says_why() -> None:
@@ -39,7 +96,8 @@ def test_what_cannot_be_built_says_why() -> None:
         build("resnet", 4, 1, 64)
     with pytest.raises(SettingsError, match="'resunet' takes tiles whose edge is a multiple of 16 and at least 32; got 100"):
         build("resunet", 4, 1, 100)
-    assert {name: multiple_of(name) for name in MODELS} == {"resunet": 16, "unet": 8}
+    with pytest.raises(SettingsError, match="'senformer' takes widths that are a multiple of 32; got 16, usual is 96"):
+        build("senformer", 16, 1, 64)
     for device in ("tpu9", "meta"):
         with pytest.raises(SettingsError, match=f"--device {device} cannot be used"):
             choose_device(device)
@@ -158,3 +216,65 @@ def test_precision_is_chosen_by_the_device() -> None:
         assert network(image).dtype == torch.bfloat16
     with autocast(torch.device("cpu"), "float32"):
         assert network(image).dtype == torch.float32
+
+
+def plain_tanimoto(p: NDArray[np.float64], t: NDArray[np.float64]) -> float:
+    ways = [(p, t), (1 - p, 1 - t)]
+    return float(np.mean([(a * b).sum() / ((a * a).sum() + (b * b).sum() - (a * b).sum()) for a, b in ways]))
+
+
+def test_tanimoto_is_its_formula_and_looks_at_no_unknown_pixel() -> None:
+    random = np.random.default_rng(0)
+    probability, target = random.random((3, 1, 8, 8)), random.integers(0, 2, (3, 1, 8, 8)).astype(np.uint8)
+    expected = 1 - np.mean([plain_tanimoto(p, t) for p, t in zip(probability, target.astype(float), strict=True)])
+    loss = tanimoto_loss(torch.from_numpy(probability), torch.from_numpy(target))
+    assert float(loss) == pytest.approx(expected, abs=1e-4)
+    target[:, :, :4] = UNKNOWN
+    other = probability.copy()
+    other[:, :, :4] = 1 - other[:, :, :4]
+    losses = [float(tanimoto_loss(torch.from_numpy(p), torch.from_numpy(target))) for p in (probability, other)]
+    assert losses[0] == pytest.approx(losses[1])
+    blank = torch.full((2, 1, 8, 8), UNKNOWN, dtype=torch.uint8)
+    assert float(tanimoto_loss(torch.rand(2, 1, 8, 8), blank)) == pytest.approx(0)
+    empty = torch.zeros((2, 1, 8, 8), dtype=torch.uint8)
+    assert float(tanimoto_loss(torch.zeros(2, 1, 8, 8), empty)) == pytest.approx(0)
+
+
+def test_fractal_similarity_is_its_formula() -> None:
+    first, second = torch.full((1, 1, 400, 400), 0.5), torch.ones((1, 1, 400, 400))
+    parts = (2 / 3 + 1 / 2 + 1 / 3 + 1 / 5 + 1 / 9) / 5  # x = 1/2, y = 5/4 a pixel
+    assert float(tanimoto(first, second, (2, 3), 5)) == pytest.approx(parts / 2, abs=1e-3)  # of the dual nothing is left
+    random = torch.rand(2, 3, 9, 9)
+    for depth in (1, 3, 5):
+        assert torch.allclose(tanimoto(random, random, (1,), depth), torch.ones(2, 1, 9, 9), atol=1e-3)
+    assert torch.allclose(tanimoto(random, 1 - random, (1,), 2), tanimoto(1 - random, random, (1,), 2))
+
+
+@pytest.mark.parametrize("name", ["fractalresnet", "ceecnet"])
+def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
+    target = np.zeros((2, 1, 64, 64), np.uint8)
+    target[:, :, 10:31, 20:41] = 1
+    beside = edges_and_depths(target)
+    assert beside.shape == (2, 2, 64, 64)
+    assert beside[0, 0, 20, 19:23].tolist() == [1, 1, 1, 0]  # three pixels, one of them outside
+    assert beside[0, 1, 20, 30] == 1  # in the middle
+    assert beside[0, 1, 20, 20] == pytest.approx(1 / 11)
+    assert edges_and_depths(np.ones((1, 1, 8, 8), np.uint8))[0, 1].min() == 1
+    network = build(name, 8, 1, 64)
+    settings = TrainSettings(precision="float32")
+    image = torch.rand(2, 1, 64, 64).numpy()
+    loss, dice = labelled_loss(network, (image, target), settings, torch.device("cpu"))
+    loss.backward()
+    assert 0 < loss.item() < 1
+    assert 0 < dice.item() < 1
+    assert not [key for key, parameter in network.named_parameters() if parameter.grad is None]
+    plain, _ = labelled_loss(network, (image, target), settings.model_copy(update={"loss": "dice"}), torch.device("cpu"))
+    assert plain.item() == pytest.approx(dice.item(), abs=0.2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
+    recipe = Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2)
+    one, two = (training_bytes(recipe, batch, torch.device("cpu"), "float32") for batch in (2, 4))
+    weights = 20 * count_parameters(recipe.build())
+    assert weights < one < two < 2 * one

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from sparsem.annotations import UNKNOWN, read_annotation, write_annotation
 from sparsem.errors import SettingsError
 from sparsem.labelling import AnnotationSettings
-from sparsem.learn.train import learning_slices, train
+from sparsem.learn.slices import learning_slices
+from sparsem.learn.train import train
 from sparsem.predict import predict
 from sparsem.settings import parse
 from sparsem.store.sample import Sample

@@ -21,8 +21,10 @@ from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.losses import dice_loss
-from sparsem.learn.supervised import TrainSettings, learning_rate_at
-from sparsem.learn.train import held_out, learning_slices, train
+from sparsem.learn.settings import TrainSettings
+from sparsem.learn.slices import learning_slices
+from sparsem.learn.supervised import learning_rate_at
+from sparsem.learn.train import held_out, train
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.predict import predict
 from sparsem.store.sample import Sample

@@ -25,7 +25,7 @@ from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.folds import Promise, train_and_promise
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom

@@ -9,7 +9,7 @@ from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.scores import promise_line, score_data, score_lines
 from sparsem.execution import Execution
 from sparsem.learn.folds import train_and_promise
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.predict import PredictSettings
 from sparsem.predict import predict as _predict
 from sparsem.score.against import ScoreSettings

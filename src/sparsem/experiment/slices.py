@@ -15,7 +15,7 @@ from sparsem.annotations import LabelledSlices, annotations_on, as_labels
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.learn.supervised import LearnSettings, TrainSettings
+from sparsem.learn.settings import LearnSettings, TrainSettings
 from sparsem.learn.train import train
 from sparsem.predict import PredictSettings, hash_of, probabilities_of
 from sparsem.progress import tell

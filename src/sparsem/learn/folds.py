@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution
-from sparsem.learn.supervised import TrainSettings
+from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import Job, job_of, train, train_job
 from sparsem.models.checkpoint import Recipe
 from sparsem.store.sample import Sample

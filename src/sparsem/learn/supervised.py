@@ -7,93 +7,30 @@ state that is saved holds the weights, their average and the optimiser's moments
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
 from sparsem.annotations import UNKNOWN
 from sparsem.errors import SettingsError
-from sparsem.learn.losses import cross_entropy_loss, dice_loss
+from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
+from sparsem.learn.settings import TrainSettings
+from sparsem.learn.slices import LearningSlice
 from sparsem.models.checkpoint import Recipe
-from sparsem.models.device import Precision, autocast, keep_freed_memory
+from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.score.overlap import Overlap, overlap, pooled
-from sparsem.settings import Settings
 from sparsem.tiles.context import TileGrid
 from sparsem.tiles.sampling import Batch, Sampling, TileSampler
+from sparsem.tiles.targets import edges_and_depths
+
+B = TypeVar("B")
 
 BEFORE_WARM = 10  # the running average of the weights follows closely at first: after n updates it spans about n / 10
-
-
-class LearnSettings(Settings):
-    """How a network learns. The paper's own numbers: width 64, tile 2048 seen at 512, learning rate 1e-4 constant, 5000 updates."""
-
-    model: str = Field("resunet", description="architecture: resunet or unet")
-    width: int = Field(16, ge=1, description="feature maps of the network's first level")
-    read: int = Field(256, ge=16, le=16384, description="edge of a tile in the image, px: the context")
-    see: int = Field(128, ge=16, le=4096, description="edge at which the network sees it, px")
-    neighbours: int = Field(0, ge=0, le=8, description="slices above and below that the network sees too; they help at boundaries")
-    batch: int = Field(5, ge=1, description="tiles an update")
-    updates: int = Field(2000, ge=1, description="weight updates")
-    learning_rate: float = Field(2e-3, gt=0, description="of Adam, at its highest")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: a warm-up, then down to 0")
-    warmup: int = Field(50, ge=0, description="updates over which the learning rate rises")
-    loss: Literal["dice", "linear-dice", "dice+cross-entropy"] = Field("dice", description="dice: squared, as the paper's equation 2")
-    average: float = Field(0.99, ge=0, lt=1, description="running average of the weights, which is what is saved; 0 takes the last")
-    share: float = Field(0.8, ge=0, le=1, description="part of each batch that must hold a structure")
-    least_px: int = Field(100, ge=0, description="how many pixels of it, at full resolution")
-    grey: float = Field(0.25, ge=0, le=2, description="grey-level augmentation in standard deviations; 0 for none")
-    precision: Precision = Field("auto", description="auto: bfloat16 where the processor computes it fast")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    seed: int = Field(0, ge=0, lt=2**32, description="of weights, tiles and augmentation")
-    image: str | None = Field(None, description="image to learn from; the newest one if not given: annotations move along")
-    save_every_s: float = Field(30, ge=0, description="seconds between two saved states of an unfinished training")
-
-
-class TrainSettings(LearnSettings):
-    """What a network learns, from which slices, and how."""
-
-    structure: tuple[str, ...] = Field(
-        (), description="what to learn; repeat it for several in one model; all that is annotated if not given"
-    )
-    cells: str | None = Field(
-        None, description="an annotation of objects that touch: its NAME-interior and NAME-boundary are learnt, beside any --structure"
-    )
-    boundary_nm: float | None = Field(None, gt=0, description="width of the boundary of --cells; three pixels of the network if not given")
-    slices: tuple[int, ...] = Field((), description="learn from these of the labelled slices only; from all of them if not given")
-    folds: int = Field(
-        0, ge=0, description="train so many times more, each time without some labelled slices, and tell the Dice that is reached there"
-    )
-    validation_slices: int = Field(0, ge=0, description="labelled slices held out to choose the best weights and to tell their Dice")
-    validate_every: int = Field(100, ge=1, description="updates between two validations")
-
-
-@dataclass(frozen=True)
-class LearningSlice:
-    """One labelled slice as the network meets it.
-
-    Attributes:
-        image: (K, y, x) float32, standardised: the slice in the middle of its neighbours.
-        target: (C, y, x) uint8: 0, 1, or 255 where not known.
-        sample: its name.
-        z: slice number.
-    """
-
-    image: NDArray[np.float32]
-    target: NDArray[np.uint8]
-    sample: str
-    z: int
-
-    @property
-    def name(self) -> str:
-        """Sample and slice number."""
-        return f"{self.sample} {self.z}"
 
 
 @dataclass
@@ -106,6 +43,11 @@ class TrainingState:
     update: int = 0
     best_dice: float = -1.0
     best: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list["TrainingState"]:
+        """The networks that are trained together: this one."""
+        return [self]
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names."""
@@ -123,7 +65,7 @@ class TrainingState:
         self.best = _under("best.", tensors)
         moments = {number: _under(f"adam.{number}.", tensors) for number, _ in enumerate(self.network.parameters())}
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.update, self.best_dice = int(about["update"]), float(about["best_dice"])
+        self.update, self.best_dice = int(about["update"]), float(about["best_dices"][0])
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,32 +91,61 @@ def learning_rate_at(update: int, settings: TrainSettings) -> float:
     return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
 
 
-def start(recipe: Recipe, settings: TrainSettings, device: torch.device) -> TrainingState:
-    """A fresh network on ``device``; the same seed gives the same weights."""
+def start(recipe: Recipe, settings: TrainSettings, device: torch.device, seed: int | None = None) -> TrainingState:
+    """A fresh network on ``device``; the same seed, that of the settings if not given, gives the same weights."""
     keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(settings.seed if seed is None else seed)
         network = recipe.build()
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.999), eps=1e-7)
     return TrainingState(network, copy.deepcopy(network), optimiser)
 
 
-def step(state: TrainingState, batch: Batch, settings: TrainSettings, device: torch.device) -> tuple[float, float]:
-    """One update of the weights; returns the loss and the soft Dice of the batch."""
+def logits_of(network: nn.Module, images: Tensor, settings: TrainSettings, all_heads: bool = False) -> Tensor:
+    """(B, K, S, S) -> (B, C, S, S) float32, computed as precisely as the settings say; of all heads (B, k C, S, S)."""
+    with autocast(images.device, settings.precision):
+        compute: Any = network.all_heads if all_heads else network
+        logits: Tensor = compute(images.contiguous(memory_format=torch.channels_last))
+    return logits.float()
+
+
+def has_heads(network: nn.Module, settings: TrainSettings) -> bool:
+    """Whether it learns outlines and depths beside structures."""
+    return hasattr(network, "all_heads") and settings.loss in (None, "tanimoto")
+
+
+def labelled_loss(network: nn.Module, batch: Batch, settings: TrainSettings, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The loss of labelled tiles, and their Dice loss."""
     images, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch)
-    state.network.train()
-    with autocast(device, settings.precision):
-        logits = state.network(images.contiguous(memory_format=torch.channels_last))
-    logits = logits.float()
-    dice = dice_loss(logits.sigmoid(), targets, squared=settings.loss != "linear-dice")
-    loss = dice + cross_entropy_loss(logits, targets) if settings.loss == "dice+cross-entropy" else dice
+    heads = has_heads(network, settings)
+    logits = logits_of(network, images, settings, heads)
+    dice = dice_loss(logits[:, : targets.shape[1]].sigmoid(), targets, squared=settings.loss != "linear-dice")
+    if heads:
+        beside = torch.from_numpy(edges_and_depths(batch[1])).to(device, non_blocking=True)
+        return tanimoto_loss(logits.sigmoid(), targets, beside), dice
+    if settings.loss == "tanimoto":
+        return tanimoto_loss(logits.sigmoid(), targets), dice
+    return (dice + cross_entropy_loss(logits, targets) if settings.loss == "dice+cross-entropy" else dice), dice
+
+
+def move(state: TrainingState, loss: Tensor, settings: TrainSettings, clip: float | None) -> None:
+    """One update of the weights down the gradient of a loss; their average follows."""
     state.optimiser.param_groups[0]["lr"] = learning_rate_at(state.update, settings)
     state.optimiser.zero_grad()
     loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(state.network.parameters(), clip)
     state.optimiser.step()
     _follow(state.average, state.network, min(settings.average, (1 + state.update) / (BEFORE_WARM + state.update)))
     state.update += 1
+
+
+def step(state: TrainingState, batch: Batch, settings: TrainSettings, device: torch.device) -> tuple[float, float]:
+    """One update from labelled tiles; returns the loss and the soft Dice of the batch."""
+    state.network.train()
+    loss, dice = labelled_loss(state.network, batch, settings, device)
+    move(state, loss, settings, settings.clip)
     return float(loss.detach()), 1 - float(dice.detach())
 
 
@@ -208,24 +179,69 @@ def fit(
     Raises:
         SettingsError: the loss is no longer a number.
     """
+    sampler = sampler_of(learn, settings, least_px)
+    yield from run(state, sampler.batch, lambda batch: step(state, batch, settings, device), validate, settings, device)
+
+
+def sampler_of(learn: Sequence[LearningSlice], settings: TrainSettings, least_px: float) -> TileSampler:
+    """Of the tiles of labelled slices that networks learn from."""
     how = Sampling(settings.see, settings.batch, settings.share, least_px, settings.grey, settings.seed)
-    sampler = TileSampler([each.image for each in learn], [each.target for each in learn], how)
+    return TileSampler([each.image for each in learn], [each.target for each in learn], how)
+
+
+class Course(Protocol):
+    """What a training changes: how far it is, and the networks that are trained together."""
+
+    @property
+    def update(self) -> int: ...
+    @property
+    def members(self) -> list[TrainingState]: ...
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors under flat names."""
+
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Take up where a saved state left off."""
+
+
+def run(
+    state: Course,
+    draw: Callable[[int], B],
+    update: Callable[[B], tuple[float, float]],
+    validate: Sequence[LearningSlice],
+    settings: TrainSettings,
+    device: torch.device,
+) -> Iterator[Progress]:
+    """The loop of all trainings: batches are drawn a step ahead, in a thread; held-out slices choose each network's best weights.
+
+    Raises:
+        SettingsError: the loss is no longer a number.
+    """
     with ThreadPoolExecutor(1) as ahead, torch.random.fork_rng(devices=[]):
-        following = ahead.submit(sampler.batch, state.update)
+        following = ahead.submit(draw, state.update)
         while state.update < settings.updates:
             batch = following.result()
-            following = ahead.submit(sampler.batch, state.update + 1)
+            following = ahead.submit(draw, state.update + 1)
             torch.manual_seed(settings.seed * 1_000_003 + state.update)  # dropout too depends on nothing but the update
-            loss, dice = step(state, batch, settings, device)
+            loss, dice = update(batch)
             if not math.isfinite(loss):
                 raise SettingsError(f"The training diverged at update {state.update}: the loss is {loss}. Try a lower --learning-rate.")
             due = validate and (state.update % settings.validate_every == 0 or state.update == settings.updates)
-            validation = validation_dice(state.average, validate, settings, device) if due else ()
-            known = [dice for dice in validation if not math.isnan(dice)]
-            if validation and float(np.mean(known or 0)) > state.best_dice:
-                state.best_dice = float(np.mean(known or 0))
-                state.best = {name: tensor.detach().clone() for name, tensor in state.average.state_dict().items()}
-            yield Progress(state.update, loss, dice, learning_rate_at(state.update - 1, settings), validation)
+            found = [_validated(one, validate, settings, device) for one in state.members] if due else [()]
+            yield Progress(state.update, loss, dice, learning_rate_at(state.update - 1, settings), max(found, key=_mean))
+
+
+def _validated(state: TrainingState, validate: Sequence[LearningSlice], settings: TrainSettings, device: torch.device) -> tuple[float, ...]:
+    """Dice of each structure on the held-out slices; the best weights are kept."""
+    found = validation_dice(state.average, validate, settings, device)
+    if _mean(found) > state.best_dice:
+        state.best_dice = _mean(found)
+        state.best = {name: tensor.detach().clone() for name, tensor in state.average.state_dict().items()}
+    return found
+
+
+def _mean(dice: Sequence[float]) -> float:
+    """Of the structures that are known; 0 of none."""
+    return float(np.mean([one for one in dice if not math.isnan(one)] or 0))
 
 
 @torch.no_grad()

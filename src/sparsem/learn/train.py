@@ -16,10 +16,14 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sparsem import __version__
-from sparsem.annotations import UNKNOWN, LabelledSlices, annotated_structures, annotations_on, outputs_of_cells
+from sparsem.annotations import annotated_structures, outputs_of_cells
 from sparsem.errors import InputError, ResumeError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.learn.supervised import LearningSlice, Progress, TrainingState, TrainSettings, fit, start, validation_dice
+from sparsem.learn.memory import training_bytes
+from sparsem.learn.semi import Pair, fit_with_unlabelled, second_recipe, start_pair
+from sparsem.learn.settings import TrainSettings
+from sparsem.learn.slices import LearningSlice, learning_slices, unlabelled_slices
+from sparsem.learn.supervised import Course, Progress, TrainingState, fit, start, validation_dice
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.progress import Meter, tell
@@ -27,11 +31,7 @@ from sparsem.settings import differences
 from sparsem.stage import fingerprint_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
-from sparsem.tiles.context import scaled_shape, shrink, shrink_mask
-from sparsem.tiles.targets import interior_and_boundary, shrink_labels
 
-BYTES_A_FEATURE = 200  # measured: peak memory of a training over (tiles x px x width), rounded up
-BOUNDARY_PX = 3.0  # wide enough that no border slips between two pixels, narrow enough for two borders side by side
 WITHOUT_EFFECT = {"save_every_s", "folds"}  # settings that change no weight
 
 
@@ -79,6 +79,7 @@ class Job:
         inputs: fingerprints of what was read.
         settings: how to learn.
         device: where.
+        unlabelled: (K, y, x) of slices without labels, if any are learnt from.
     """
 
     out: Path
@@ -88,6 +89,7 @@ class Job:
     inputs: dict[str, Any]
     settings: TrainSettings
     device: torch.device
+    unlabelled: Sequence[NDArray[np.float32]] = ()
 
 
 def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> Job:
@@ -100,13 +102,15 @@ def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> Job
         raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
     structures = _structures_of(samples, settings)
     slices, recipe, inputs = learning_slices(samples, structures, settings)
-    return Job(out, structures, slices, recipe, inputs, settings, choose_device(settings.device))
+    unlabelled, more = unlabelled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
+    return Job(out, structures, slices, recipe, inputs | more, settings, choose_device(settings.device), unlabelled)
 
 
 def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     """Train without the slices ``aside``, by whose Dice the best weights are chosen; see ``train``."""
     settings, slices, device, out = job.settings, job.slices, job.device, job.out
-    computed = {"structure": list(job.structures), "device": device.type, "precision": resolved(device, settings.precision)}
+    computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type, "precision": resolved(device, settings.precision)}
+    computed |= {"width": job.recipe.width}
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
     files = _Files(out)
     trained = files.finished(record, on.overwrite)
@@ -114,15 +118,19 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
         return trained
     if len(slices) <= len(aside):
         raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
-    needs = training_needs(slices, settings, device)
+    needs = training_needs(job)
     needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
     tell(f"train {out.stem}: {needs}", on.quiet)
     learn = [each for index, each in enumerate(slices) if index not in aside]
     validate = [slices[index] for index in aside]
-    state = start(job.recipe, settings, device)
+    state = (start_pair if settings.semi else start)(job.recipe, settings, device)
     with files.locked():
         files.restore(state, record, on.overwrite)
-        progress_of = fit(state, learn, validate, settings, device, settings.least_px * (settings.see / settings.read) ** 2)
+        least_px = settings.least_px * (settings.see / settings.read) ** 2
+        if isinstance(state, Pair):
+            progress_of = fit_with_unlabelled(state, learn, job.unlabelled, validate, settings, device, least_px)
+        else:
+            progress_of = fit(state, learn, validate, settings, device, least_px)
         with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(job.structures, state.update) as log:
             saved = time.monotonic()
             # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
@@ -132,7 +140,7 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
                 if time.monotonic() - saved >= settings.save_every_s:
                     files.save(state, record)
                     saved = time.monotonic()
-        return _finish(files, state, job.recipe, record, [each.name for each in learn], validate, settings, device)
+        return _finish(files, state, job, record, [each.name for each in learn], validate)
 
 
 def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
@@ -148,93 +156,47 @@ def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[
     return structures
 
 
-def learning_slices(
-    samples: Sequence[Sample], structures: tuple[str, ...], settings: TrainSettings
-) -> tuple[list[LearningSlice], Recipe, dict[str, Any]]:
-    """All labelled slices at the network's scale, the recipe that follows from them, and what they were read from.
-
-    The scale is that of the first sample (read / see of its pixels); other samples are brought to the same nm.
-    """
-    voxel = samples[0].voxel_size
-    pixel_nm = (voxel.y * settings.read / settings.see, voxel.x * settings.read / settings.see)
-    recipe = Recipe(settings.model, settings.width, structures, settings.see, pixel_nm, 0.0, 1.0, settings.neighbours)
-    found: list[LearningSlice] = []
-    inputs: dict[str, Any] = {}
-    for number, sample in enumerate(samples, 1):
-        image, annotations = annotations_on(sample, _annotated(structures, settings), settings.image)
-        factors = recipe.factors(image.voxel_size)
-        inputs |= {f"image {number}": image.fingerprint}
-        inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
-        chosen = sorted({z for one in annotations.values() for z in one.z})
-        unknown = set(settings.slices) - set(chosen)
-        if unknown:
-            raise InputError(f"Slice {min(unknown)} of {sample.path.name} is not labelled; labelled are {', '.join(map(str, chosen))}.")
-        for z in (z for z in chosen if not settings.slices or z in settings.slices):
-            targets = [_target(one, z, factors, name == settings.cells, settings, recipe) for name, one in annotations.items()]
-            target = np.concatenate(targets)  # (structures, y, x)
-            around = np.clip(np.arange(z - settings.neighbours, z + settings.neighbours + 1), 0, image.shape[0] - 1).tolist()
-            context = np.stack([shrink(image.read(slice(one, one + 1))[0], factors) for one in around])
-            found.append(LearningSlice(context, target, sample.name, z))
-    for place, structure in enumerate(structures):
-        if not any((each.target[place] == 1).any() for each in found):
-            raise InputError(f"No labelled slice holds a pixel of '{structure}': check its masks, --classes and --ignore.")
-    mean = float(np.mean([each.image.mean(dtype=np.float64) for each in found]))
-    std = float(np.sqrt(np.mean([np.square(each.image - mean, dtype=np.float64).mean() for each in found]))) or 1.0
-    slices = [replace(each, image=((each.image - mean) / std).astype(np.float32)) for each in found]
-    return slices, replace(recipe, mean=mean, std=std), inputs
-
-
-def _annotated(structures: tuple[str, ...], settings: TrainSettings) -> tuple[str, ...]:
-    """The annotations that structures are learnt from; that of the cells, which gives two of them, is the last."""
-    return (*structures[:-2], settings.cells) if settings.cells else structures
-
-
-def _target(
-    annotation: LabelledSlices, z: int, factors: tuple[float, float], cells: bool, settings: TrainSettings, recipe: Recipe
-) -> NDArray[np.uint8]:
-    """(1, y, x), or (2, y, x) of cells, at the network's scale; UNKNOWN all over where slice ``z`` is not annotated."""
-    if z not in annotation.z:
-        shape = scaled_shape((annotation.labels.shape[1], annotation.labels.shape[2]), factors)
-        return np.full((2 if cells else 1, *shape), UNKNOWN, np.uint8)
-    index = annotation.z.index(z)
-    if not cells:
-        return shrink_mask(annotation.mask(index), factors, UNKNOWN)[None]
-    labels, known = (shrink_labels(one, factors) for one in annotation.objects(index))
-    width_px = settings.boundary_nm / min(recipe.pixel_nm) if settings.boundary_nm else BOUNDARY_PX
-    return interior_and_boundary(labels, known, width_px, outlined=annotation.ignore == 0)
-
-
-def training_needs(slices: Sequence[LearningSlice], settings: TrainSettings, device: torch.device) -> Needs:
-    """Memory of a training: the labelled slices, and what the network keeps of a batch until its backward pass."""
-    kept = settings.batch * settings.see**2 * settings.width * BYTES_A_FEATURE
-    labelled = 2 * sum(each.image.nbytes + each.target.nbytes for each in slices)
+def training_needs(job: Job) -> Needs:
+    """Memory of a training: its slices, and what its networks keep of a batch until their backward pass."""
+    settings, device = job.settings, job.device
+    precision = resolved(device, settings.precision)
+    tiles = settings.batch * (2 if settings.semi else 1)
+    networks = [job.recipe, second_recipe(job.recipe, settings)] if settings.semi == "cps" else [job.recipe]
+    kept = sum(training_bytes(one, tiles, device, precision) for one in networks)
+    slices = 2 * (sum(each.image.nbytes + each.target.nbytes for each in job.slices) + sum(image.nbytes for image in job.unlabelled))
     smaller = "a smaller --batch, --see or --width needs less"
     if device.type == "cuda":
-        return Needs(ram=labelled, smaller=smaller, gpu=kept, gpu_free=free_memory(device))
-    return Needs(ram=labelled + kept, smaller=smaller)
+        return Needs(ram=slices, smaller=smaller, gpu=kept, gpu_free=free_memory(device))
+    return Needs(ram=slices + kept, smaller=smaller)
 
 
 def _finish(
-    files: "_Files",
-    state: TrainingState,
-    recipe: Recipe,
-    record: Mapping[str, Any],
-    learnt: list[str],
-    validate: Sequence[LearningSlice],
-    settings: TrainSettings,
-    device: torch.device,
+    files: "_Files", state: Course, job: Job, record: Mapping[str, Any], learnt: list[str], validate: Sequence[LearningSlice]
 ) -> Recipe:
-    last = state.average
+    """Write the network, of two the one that does better on held-out slices; the other one too if that is asked for."""
     about: dict[str, Any] = {"record": dict(record), "learnt from": learnt, "held out": [each.name for each in validate]}
+    recipes = [job.recipe, second_recipe(job.recipe, job.settings)]
+    order = sorted(range(len(state.members)), key=lambda number: -state.members[number].best_dice)
+    written = []
+    for number, out in zip(order, (files.out, files.second), strict=False):
+        if out == files.out or job.settings.both:
+            written.append((out, state.members[number], replace(recipes[number], training=about)))
+    made = [_write(*one, validate, job) for one in reversed(written)]  # what tells that all is done comes last
+    files.state.unlink(missing_ok=True)
+    return made[-1]
+
+
+def _write(out: Path, state: TrainingState, recipe: Recipe, validate: Sequence[LearningSlice], job: Job) -> Recipe:
+    last = state.average
+    about = dict(recipe.training)
     if validate:
-        save_checkpoint(files.last, last.cpu(), replace(recipe, training=about | {"weights": "last"}))
+        save_checkpoint(out.with_suffix(".last.safetensors"), last.cpu(), replace(recipe, training=about | {"weights": "last"}))
         last.load_state_dict(state.best)
-        by_structure = validation_dice(last.to(device), validate, settings, device)
+        by_structure = validation_dice(last.to(job.device), validate, job.settings, job.device)
         known = {name: round(dice, 6) for name, dice in zip(recipe.structures, by_structure, strict=True) if not math.isnan(dice)}
         about |= {"weights": "best", "validation dice": round(state.best_dice, 6), "validation dice by structure": known}
     recipe = replace(recipe, training=about)
-    save_checkpoint(files.out, last.cpu(), recipe)
-    files.state.unlink(missing_ok=True)
+    save_checkpoint(out, last.cpu(), recipe)
     return recipe
 
 
@@ -249,8 +211,8 @@ class _Files:
         return self.out.with_suffix(".state.safetensors")
 
     @property
-    def last(self) -> Path:
-        return self.out.with_suffix(".last.safetensors")
+    def second(self) -> Path:
+        return self.out.with_suffix(".second.safetensors")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -281,11 +243,12 @@ class _Files:
             raise ResumeError(f"{self.out.name} exists and {made}; use --overwrite, or another name.")
         return None
 
-    def save(self, state: TrainingState, record: Mapping[str, Any]) -> None:
-        about: dict[str, Any] = {"record": dict(record), "update": state.update, "best_dice": state.best_dice}
+    def save(self, state: Course, record: Mapping[str, Any]) -> None:
+        best = [one.best_dice for one in state.members]
+        about: dict[str, Any] = {"record": dict(record), "update": state.update, "best_dices": best}
         save_tensors(self.state, state.tensors(), about)
 
-    def restore(self, state: TrainingState, record: Mapping[str, Any], overwrite: bool) -> None:
+    def restore(self, state: Course, record: Mapping[str, Any], overwrite: bool) -> None:
         if not self.state.exists():
             return
         tensors, about = load_tensors(self.state)

@@ -1,32 +1,66 @@
-"""The networks by name. To add one: a file with the class, a line here, its parameter count in the tests."""
+"""The networks by name. To add one: a file with the class, a line here, its parameter count in the tests.
+
+A class says ``multiple_of``, the number that tile edges must be a multiple of, ``usual_width``, and ``width_of``, the number that widths
+must be a multiple of. Its module is loaded when it is built: some load libraries that take seconds.
+"""
+
+import inspect
+from importlib import import_module
+from typing import Any
 
 from torch import nn
 
 from sparsem.errors import SettingsError
-from sparsem.models.resunet import ResUNet
-from sparsem.models.unet import UNet
 from sparsem.settings import nearest
 
-MODELS: dict[str, type[ResUNet] | type[UNet]] = {"resunet": ResUNet, "unet": UNet}
+MODELS = {
+    "resunet": "resunet.ResUNet",
+    "unet": "unet.UNet",
+    "unet++": "unetplusplus.UNetPlusPlus",
+    "unet++-averaged": "unetplusplus.AveragedUNetPlusPlus",
+    "unet++-shallow": "unetplusplus.ShallowUNetPlusPlus",
+    "fractalresnet": "fractalresnet.FracTALResNet",
+    "ceecnet": "ceecnet.CEECNet",
+    "senformer": "senformer.SenFormer",
+    "transunet": "transunet.TransUNet",
+    "setr-naive": "setr.SetrNaive",
+    "setr-pup": "setr.SetrPup",
+    "setr-mla": "setr.SetrMla",
+}
+
+
+def model_class(name: str) -> Any:
+    """The class of a network.
+
+    Raises:
+        SettingsError: there is none of that name; the nearest is named.
+    """
+    if name not in MODELS:
+        raise SettingsError(f"There is no model '{name}'{nearest(name, MODELS)}")
+    module, _, found = MODELS[name].partition(".")
+    return getattr(import_module(f"sparsem.models.{module}"), found)
 
 
 def build(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn.Module:
     """A network with random weights: (B, inputs, tile, tile) -> logits (B, outputs, tile, tile).
 
     Raises:
-        SettingsError: no network of that name, or it cannot take tiles of that size.
+        SettingsError: no network of that name, or it cannot take that width or tiles of that size.
     """
-    if name not in MODELS:
-        raise SettingsError(f"There is no model '{name}'{nearest(name, MODELS)}")
-    multiple = multiple_of(name)
+    kind = model_class(name)
+    multiple: int = kind.multiple_of
     if tile % multiple or tile < 2 * multiple:
         raise SettingsError(f"'{name}' takes tiles whose edge is a multiple of {multiple} and at least {2 * multiple}; got {tile}.")
-    return MODELS[name](width=width, inputs=inputs, outputs=outputs)
+    if width % kind.width_of:
+        raise SettingsError(f"'{name}' takes widths that are a multiple of {kind.width_of}; got {width}, usual is {kind.usual_width}.")
+    positions = {"tile": tile} if "tile" in inspect.signature(kind).parameters else {}
+    network: nn.Module = kind(width=width, inputs=inputs, outputs=outputs, **positions)
+    return network
 
 
-def multiple_of(name: str) -> int:
-    """The number that tile edges of a network must be a multiple of."""
-    return MODELS[name].multiple_of
+def usual_width(name: str) -> int:
+    """The width that a network has if nobody says one."""
+    return int(model_class(name).usual_width)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -34,4 +68,4 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-__all__ = ["MODELS", "build", "count_parameters", "multiple_of"]
+__all__ = ["MODELS", "build", "count_parameters", "model_class", "usual_width"]

@@ -49,8 +49,9 @@ class ResUNet(nn.Module):
     """
 
     multiple_of = 2**DEPTH
+    usual_width, width_of = 16, 1
 
-    def __init__(self, width: int = 64, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(DEPTH + 1)]
         down = [ResidualBlock(above, below, stride=2) for above, below in pairwise(widths)]

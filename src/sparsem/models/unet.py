@@ -29,8 +29,9 @@ class UNet(nn.Module):
     """
 
     multiple_of = 8
+    usual_width, width_of = 16, 1
 
-    def __init__(self, width: int = 64, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         widths = [width, 2 * width, 4 * width, 4 * width]
         above = [inputs, *widths[:-1]]

@@ -71,3 +71,27 @@ def _near(edge: NDArray[np.bool_], width_px: float) -> NDArray[np.bool_]:
         return edge
     distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distance + 0.5 <= width_px / 2)
+
+
+def edges_and_depths(targets: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What networks with several heads learn beside structures: their outlines, then how deep inside of them a pixel lies, 0..1.
+
+    Args:
+        targets: (B, C, S, S) uint8: 0, 1, or UNKNOWN, which counts as outside here.
+
+    Returns:
+        (B, 2 C, S, S): outlines of three pixels; distances to the nearest pixel outside, over the largest of the tile (Diakogiannis et al.
+        2020).
+    """
+    count, structures = targets.shape[:2]
+    out = np.zeros((count, 2 * structures, *targets.shape[2:]), np.float32)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    for target, made in zip(targets, out, strict=True):
+        for place, mask in enumerate((target == 1).astype(np.uint8)):
+            if mask.any() and not mask.all():
+                made[place] = cv2.dilate(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, cross) & mask, cross)
+                depth = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                made[structures + place] = depth / depth.max()
+            elif mask.any():
+                made[structures + place] = 1
+    return out

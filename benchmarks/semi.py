@@ -1,0 +1,84 @@
+"""Do slices that nobody labelled help? Supervised and semi-supervised training at equal updates and equal architecture.
+
+    python benchmarks/semi.py epfl --labelled 3 7 --seeds 0 1 2
+    python benchmarks/semi.py vnc --labelled 3 --seeds 0 1 2
+
+Mitochondria; ``SPARSEM_DATA`` names the folder of the stacks. One row a training is appended to benchmarks/results/semi.csv, with the
+seconds that it took; the Dice of every slice to semi_curves.csv.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from rows import keep
+from sparsem.execution import Execution
+from sparsem.geometry import evenly_spaced
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.learn.settings import TrainSettings
+from sparsem.learn.train import train
+from sparsem.predict import predict
+from sparsem.score.overlap import overlap, pooled
+from sparsem.store.sample import Sample
+
+ROOT = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+STACKS = {"epfl": (ROOT / "epfl_fibsem_mitochondria", (5, 5, 5)), "vnc": (ROOT / "vnc_sstem", (50, 4.6, 4.6))}
+WAYS: dict[str, dict[str, object]] = {
+    "supervised": {},
+    "cps": {"semi": "cps"},
+    "cps without cutmix": {"semi": "cps", "cutmix": False},
+    "mean-teacher": {"semi": "mean-teacher"},
+}
+NAME = "mitochondrion"
+REPLACE = Execution(overwrite=True, quiet=True)
+
+
+def measured(sample: Sample, truth: Path, model: Path, settings: TrainSettings) -> tuple[float, list[float], float]:
+    """Train and predict: 3D Dice on the slices not learnt from, Dice of every slice, and seconds of the training."""
+    began = time.perf_counter()
+    train([sample], model, settings, REPLACE)
+    seconds = time.perf_counter() - began
+    predict(sample, model, on=REPLACE)
+    true, found = tifffile.imread(truth) > 0, sample.volume("labels", NAME).read(slice(None)) > 0
+    slices = [overlap(found[z], true[z]) for z in range(len(true))]
+    unseen = [one for z, one in enumerate(slices) if z not in settings.slices]
+    return pooled(unseen).dice, [one.dice for one in slices], seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stack", choices=list(STACKS))
+    parser.add_argument("--labelled", type=int, nargs="+", default=[3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--ways", nargs="+", default=["supervised", "cps", "mean-teacher"], choices=list(WAYS))
+    given = parser.parse_args()
+    folder, voxel = STACKS[given.stack]
+    with tempfile.TemporaryDirectory() as name:
+        sample = import_stack(folder / "raw.tif", Path(name) / "s.zarr", ImportSettings(voxel_nm=voxel))
+        truth = folder / "labels_mitochondria.tif"
+        import_annotation(sample, NAME, truth, AnnotationSettings(slices="all", image="raw"))
+        for seed in given.seeds:
+            for labelled in given.labelled:
+                slices = tuple(evenly_spaced(sample.image().shape[0], labelled))
+                for way in given.ways:
+                    settings = TrainSettings.model_validate(
+                        {"structure": (NAME,), "slices": slices, "seed": seed, "updates": given.updates, **WAYS[way]}
+                    )
+                    dice, curve, seconds = measured(sample, truth, Path(name) / "m.safetensors", settings)
+                    row = {"stack": given.stack, "labelled": labelled, "seed": seed, "updates": given.updates, "way": way}
+                    unseen = [one for z, one in enumerate(curve) if z not in slices]
+                    told = {"dice_3d": f"{dice:.4f}", "worst_slice": f"{np.nanmin(unseen):.4f}", "train_s": f"{seconds:.0f}"}
+                    keep("semi", row | told)
+                    for z, value in enumerate(curve):
+                        keep("semi_curves", row | {"z": z, "labelled_slice": z in slices, "dice": f"{value:.4f}"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Learning from unlabelled slices: the ramp, boxes, who teaches whom, resuming, and what is written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sparsem.learn.train
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.execution import Execution
+from sparsem.learn.semi import MixedSampler, Ramp, draw_boxes, fit_with_unlabelled, start_pair, step_with_unlabelled
+from sparsem.learn.settings import TrainSettings
+from sparsem.learn.slices import learning_slices, unlabelled_slices
+from sparsem.learn.train import job_of, train
+from sparsem.models.checkpoint import load_tensors, read_recipe
+from sparsem.store.sample import Sample
+from tests.conftest import LABELLED, QUICK, copy_of
+
+CPU = torch.device("cpu")
+
+
+def quick(**changes: Any) -> TrainSettings:
+    return TrainSettings.model_validate(QUICK.model_dump() | {"semi": "cps", "unlabelled": 5, "rise": (0.2, 0.5), "batch": 3} | changes)
+
+
+def sampler_for(sample: Sample, settings: TrainSettings) -> MixedSampler:
+    slices, recipe, _ = learning_slices([sample], ("nucleus",), settings)
+    free, _ = unlabelled_slices([sample], slices, recipe, settings)
+    return MixedSampler(slices, free, settings, 4.0, Ramp(2.0, 6.0, 1.0))
+
+
+def test_the_weight_rises_in_a_straight_line() -> None:
+    ramp = Ramp(10.0, 20.0, 0.5)
+    assert [ramp.at(update) for update in (0, 10, 12, 15, 20, 900)] == pytest.approx([0, 0, 0.1, 0.25, 0.5, 0.5])
+    assert Ramp(0.0, 0.0, 1.0).at(0) == 1.0
+
+
+def test_boxes_are_a_quarter_to_a_half_of_the_tile() -> None:
+    boxes = draw_boxes(300, 64, np.random.default_rng(0))
+    share = boxes.mean(axis=(1, 2, 3))
+    assert share.min() > 0.23
+    assert share.max() < 0.53
+    assert share.std() > 0.05
+    for box in boxes[:, 0]:
+        rows, columns = np.flatnonzero(box.any(axis=1)), np.flatnonzero(box.any(axis=0))
+        assert box.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)  # one rectangle
+        assert 0.4 < (np.ptp(rows) + 1) / (np.ptp(columns) + 1) < 2.5
+
+
+def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue: Sample) -> None:
+    settings = quick(grey=0.0)
+    sampler = sampler_for(tissue, settings)
+    assert sampler.batch(2).images.size == 0  # the weight is still 0: nothing is drawn
+    one, again, other = sampler.batch(4), sampler_for(tissue, settings).batch(4), sampler.batch(5)
+    for a, b in zip((*one.labelled, *one[1:]), (*again.labelled, *again[1:]), strict=True):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(one.images, other.images)
+    assert one.images.shape == (3, 1, 32, 32)
+    before = np.roll(one.images, 1, axis=0)
+    assert np.array_equal(one.mixed, np.where(one.boxes, before, one.images))
+    plain = sampler_for(tissue, quick(grey=0.0, cutmix=False)).batch(4)
+    assert np.array_equal(plain.mixed, plain.images)
+
+
+def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
+    """By hand: the gradient of the first is that of its own loss and of the Dice loss against the second one's mask, mixed as the tiles."""
+    settings = quick(precision="float32", average=0.0, clip=1e9)
+    _, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
+    pair, alone = start_pair(recipe, settings, CPU), start_pair(recipe, settings, CPU)
+    assert not torch.equal(next(pair.members[0].network.parameters()), next(pair.members[1].network.parameters()))
+    batch = sampler_for(tissue, settings).batch(6)
+    step_with_unlabelled(pair, batch, 0.7, settings, CPU)
+    first, second = (one.network.train() for one in alone.members)
+    images, boxes, mixed = torch.from_numpy(batch.images), torch.from_numpy(batch.boxes), torch.from_numpy(batch.mixed)
+    with torch.no_grad():
+        first(images)  # batch normalisation sees them
+        said = (second(images).sigmoid() > 0.5).float()
+    said = torch.where(boxes, said.roll(1, 0), said)
+    labelled, target = (torch.from_numpy(one) for one in batch.labelled)
+
+    def soft_dice(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 1 - (2 * (p * t).sum() + 1) / ((p * p).sum() + t.sum() + 1)
+
+    loss = soft_dice(first(labelled).sigmoid(), (target == 1).float()) + 0.7 * soft_dice(first(mixed).sigmoid(), said)
+    loss.backward()
+    for moved, expected in zip(pair.members[0].network.parameters(), first.parameters(), strict=True):
+        assert moved.grad is not None
+        assert expected.grad is not None
+        assert torch.allclose(moved.grad, expected.grad, atol=1e-5)
+
+
+def test_a_mean_teacher_is_the_running_average(tissue: Sample) -> None:
+    settings = quick(semi="mean-teacher")
+    slices, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
+    free, _ = unlabelled_slices([tissue], slices, recipe, settings)
+    state = start_pair(recipe, settings, CPU)
+    assert len(state.members) == 1
+    losses = [progress.loss for progress in fit_with_unlabelled(state, slices, free, [], settings, CPU, 4.0)]
+    assert len(losses) == settings.updates
+    assert np.isfinite(losses).all()
+    assert state.update == settings.updates
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+    whole = fit_with_unlabelled
+
+    def part(*arguments: Any) -> Any:
+        for number, progress in enumerate(whole(*arguments), 1):
+            yield progress
+            if number == updates:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sparsem.learn.train, "fit_with_unlabelled", part)
+
+
+@pytest.mark.parametrize("semi", ["cps", "mean-teacher"])
+def test_stopped_and_continued_is_as_if_never_stopped(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semi: Any) -> None:
+    settings = quick(semi=semi, validation_slices=1, validate_every=4, both=semi == "cps")
+    train([tissue], tmp_path / "whole.safetensors", settings)
+    for updates in (2, 7):  # before and after the weight rises
+        with monkeypatch.context() as patch:
+            stop_after(patch, updates)
+            with pytest.raises(KeyboardInterrupt):
+                train([tissue], tmp_path / "m.safetensors", settings)
+    train([tissue], tmp_path / "m.safetensors", settings)
+    written = sorted(file.name for file in tmp_path.glob("m.*"))
+    second = ["m.second.last.safetensors", "m.second.safetensors"] if semi == "cps" else []
+    assert written == ["m.csv", "m.last.safetensors", "m.safetensors", *second]
+    for name in (one for one in written if one.endswith("safetensors")):
+        assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("m.", "whole.", 1)).read_bytes(), name
+
+
+def test_the_better_network_is_written_whatever_its_architecture(tissue: Sample, tmp_path: Path) -> None:
+    settings = quick(second="unet", validation_slices=1, validate_every=4, both=True)
+    recipe = train([tissue], tmp_path / "m.safetensors", settings)
+    other = read_recipe(tmp_path / "m.second.safetensors")
+    assert {recipe.model, other.model} == {"resunet", "unet"}
+    assert recipe.training["validation dice"] >= other.training["validation dice"]
+    load_tensors(tmp_path / "m.safetensors")
+    with pytest.raises(ResumeError, match="was trained otherwise"):
+        train([tissue], tmp_path / "m.safetensors", settings.model_copy(update={"lam": 0.5}))
+
+
+def test_unlabelled_slices_are_evenly_spaced_and_none_is_labelled(tissue: Sample, own_tissue: Sample) -> None:
+    settings = quick(unlabelled=6)
+    slices, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
+    found, inputs = unlabelled_slices([tissue], slices, recipe, settings)
+    assert len(found) == 6
+    assert found[0].shape == slices[0].image.shape
+    labelled = {each.image.tobytes() for each in slices}
+    assert not [one for one in found if one.tobytes() in labelled]
+    assert inputs == {"unlabelled 1": tissue.image().fingerprint}
+    more, inputs = unlabelled_slices([tissue], slices, recipe, quick(unlabelled=6, also=(str(own_tissue.path),)))
+    assert len(more) == 6
+    assert sorted(inputs) == ["unlabelled 1", "unlabelled 2"]
+    with pytest.raises(SampleError, match=r"There is no sample at none\.zarr"):
+        unlabelled_slices([tissue], slices, recipe, quick(also=("none.zarr",)))
+    everything = [each.__class__(each.image, each.target, tissue.name, z) for each in slices[:1] for z in range(19)]
+    with pytest.raises(InputError, match="Every slice is labelled: --semi learns from slices that are not"):
+        unlabelled_slices([tissue], everything, recipe, settings)
+
+
+def test_another_unlabelled_image_is_another_training(tissue: Sample, tmp_path: Path) -> None:
+    own = copy_of(tissue, tmp_path / "other.zarr")
+    one = job_of([tissue], tmp_path / "m.safetensors", quick())
+    two = job_of([tissue], tmp_path / "m.safetensors", quick(also=(str(own.path),)))
+    assert one.inputs != two.inputs
+    assert len(one.slices) == len(LABELLED)
+    assert Execution().quiet is False
