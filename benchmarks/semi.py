@@ -33,7 +33,9 @@ WAYS: dict[str, dict[str, object]] = {
     "supervised": {},
     "cps": {"semi": "cps"},
     "cps without cutmix": {"semi": "cps", "cutmix": False},
+    "cps, where sure": {"semi": "cps", "sure": 0.9},
     "mean-teacher": {"semi": "mean-teacher"},
+    "mean-teacher, where sure": {"semi": "mean-teacher", "sure": 0.9},
 }
 NAME = "mitochondrion"
 REPLACE = Execution(overwrite=True, quiet=True)
@@ -76,8 +78,7 @@ def main() -> None:
                     unseen = [one for z, one in enumerate(curve) if z not in slices]
                     told = {"dice_3d": f"{dice:.4f}", "worst_slice": f"{np.nanmin(unseen):.4f}", "train_s": f"{seconds:.0f}"}
                     keep("semi", row | told)
-                    for z, value in enumerate(curve):
-                        keep("semi_curves", row | {"z": z, "labelled_slice": z in slices, "dice": f"{value:.4f}"})
+                    keep("semi_curves", row | {"dice_by_slice": " ".join(f"{value:.3f}" for value in curve)})
 
 
 if __name__ == "__main__":

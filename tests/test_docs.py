@@ -28,7 +28,7 @@ def run_page(page: str) -> int:
     lines = [line for text in blocks(page, "bash") for line in text.splitlines() if line.startswith("sparsem ")]
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        small = SMALL if words[0] == "train" or words[:2] == ["experiment", "slices"] else []
+        small = SMALL if words[0] == "train" or words[:2] in (["experiment", "slices"], ["experiment", "models"]) else []
         result = CliRunner().invoke(app, [*words, *small])
         assert result.exit_code == 0, f"{page}: {line}\n{result.output}\n{result.exception}"
     return len(lines)

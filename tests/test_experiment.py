@@ -1,4 +1,4 @@
-"""How many slices must be labelled: the experiment measures on what no network saw, and goes on where it was."""
+"""How many slices must be labelled, and which network: experiments measure on what no network saw, and go on where they were."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sparsem.annotations import write_annotation
-from sparsem.errors import InputError
+from sparsem.errors import InputError, SettingsError
+from sparsem.experiment.models import ModelsSettings, models_compared
 from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared
 from sparsem.learn.settings import LearnSettings
 from sparsem.store.sample import Sample
@@ -72,3 +73,42 @@ def test_too_few_labelled_slices_and_a_truth_that_does_not_fit(labelled: Sample,
     np.save(tmp_path / "t.npy", np.zeros((3, 96, 128), np.uint8))
     with pytest.raises(InputError, match=r"t\.npy has the shape \(3, 96, 128\), but the image has \(19, 96, 128\)"):
         slices_compared(labelled, "nucleus", tmp_path, tmp_path / "t.npy", SETTINGS)
+
+
+def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
+    settings = ModelsSettings(**QUICK.model_dump(include=set(LearnSettings.model_fields)), labelled=(2, 3), compare=("resunet", "unet+cps"))
+    found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
+    assert [(one.way, one.labelled) for one in found.trained] == [("resunet", 2), ("resunet", 3), ("unet+cps", 2), ("unet+cps", 3)]
+    assert found.trained[0].slices == (0, 18)
+    assert found.trained[0].z == tuple(z for z in range(19) if z not in (0, 18))
+    summary = found.summary()
+    for way, (mean, spread, rank) in summary.items():
+        dice = [one.dice for one in found.trained if one.way == way]
+        assert mean == pytest.approx(np.mean(dice))
+        assert spread == pytest.approx(np.std(dice, ddof=1))
+        assert 1 <= rank <= 2
+    table = own_tissue.read_table("experiment_models_nucleus")
+    assert table["dice_3d"].to_pylist() == [one.dice for one in found.trained]
+    text = found.files[0].read_text(encoding="utf-8")
+    assert text.splitlines()[0].startswith("| network | parameters | training s | memory GB | 2 labelled | 3 labelled | mean |")
+    assert len(text.splitlines()) == 4
+    assert found.files[1].stat().st_size > 10_000
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
+    models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")} == before
+    with pytest.raises(SettingsError, match="There is no model 'resnet'; did you mean 'resunet'"):
+        models_compared(own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"compare": ("resnet",)}))
+    with pytest.raises(InputError, match="labelled on 3 slices; expected more than 7"):
+        models_compared(own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"labelled": (7,)}))
+
+
+def test_equal_minutes_become_updates_that_stay(own_tissue: Sample, tmp_path: Path) -> None:
+    settings = ModelsSettings(
+        **QUICK.model_dump(include=set(LearnSettings.model_fields)), labelled=(2,), compare=("resunet", "resunet+cps"), minutes=0.005
+    )
+    found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
+    alone, pair = found.trained
+    assert min(alone.updates, pair.updates) >= 1
+    assert [int(file.read_text()) for file in sorted(tmp_path.glob("*.updates"))] == [pair.updates, alone.updates]
+    again = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
+    assert [one.updates for one in again.trained] == [alone.updates, pair.updates]

@@ -38,7 +38,7 @@ LAYERS = [
     "measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records measure.cells measure.tables",
     "report report.figures report.mesh report.encode report.layers report.slices report.solids report.scene report.plots",
     "report.warnings report.page report.render report.export",
-    "study experiment experiment.cells experiment.slices",
+    "study experiment experiment.cells experiment.check experiment.slices experiment.models",
     "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.asking cli.separating cli.results cli.whole cli __main__",
 ]
 ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]
@@ -164,7 +164,7 @@ PUBLIC = {
     "sparsem.learn.settings": "LearnSettings TrainSettings",
     "sparsem.learn.slices": "LearningSlice learning_slices unlabelled_slices",
     "sparsem.learn.semi": "MixedBatch MixedSampler Pair Ramp draw_boxes fit_with_unlabelled second_recipe start_pair step_with_unlabelled",
-    "sparsem.learn.train": "Job held_out job_of train train_job training_needs",
+    "sparsem.learn.train": "Job course_of held_out job_of train train_job training_needs updates_of",
     "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
     "sparsem.suggest": "SuggestSettings Suggestion chosen disagreement entropy spread_out suggest",
@@ -186,6 +186,8 @@ PUBLIC = {
     "sparsem.cells.track": "Links Tracks links renamed resolve",
     "sparsem.cells.look": "Look area_jumps disagreements jumps",
     "sparsem.cells.identify": "TrackSettings Tracked link_table look_table track track_table",
+    "sparsem.experiment.check": "Check check_of overlaps_with",
+    "sparsem.experiment.models": "ModelsFound ModelsSettings Trained markdown models_compared",
     "sparsem.experiment.slices": "Run SlicesFound SlicesSettings drawn slices_compared",
     "sparsem.experiment.cells": "ExperimentSettings cells_compared",
     "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",

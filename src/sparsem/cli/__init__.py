@@ -25,7 +25,7 @@ COMMANDS = {
     "cells": ("separating.cells", "Tell touching cells apart in every slice, from a few labelled ones."),
     "track": ("separating.track", "Give every protrusion its cell, and list where to look."),
     "score": ("learning.score", "Compare labels with truth."),
-    "experiment": ("asking.experiment", "Answer a question by measuring: how many slices to label, which way separates cells best."),
+    "experiment": ("asking.experiment", "Answer a question by measuring: how many slices to label, which network, which way with cells."),
     "constrain": ("results.constrain", "Hold the structures to biology: nucleoli in nuclei, organelles in cells."),
     "measure": ("results.measure", "Measure every object and every cell."),
     "report": ("results.report", "Put slices, 3D, plots and tables on one page."),
@@ -38,7 +38,7 @@ COMMANDS = {
 
 GROUPS = {
     "annotate": {"import": "annotate_import", "suggest": "annotate_suggest"},
-    "experiment": {"cells": "experiment_cells", "slices": "experiment_slices"},
+    "experiment": {"cells": "experiment_cells", "slices": "experiment_slices", "models": "experiment_models"},
 }
 
 

@@ -9,6 +9,7 @@ from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.execution import Execution
 from sparsem.experiment.cells import ExperimentSettings
 from sparsem.experiment.cells import cells_compared as _experiment
+from sparsem.experiment.models import ModelsSettings, markdown, models_compared
 from sparsem.experiment.slices import SlicesSettings, slices_compared
 from sparsem.store.sample import Sample
 
@@ -58,3 +59,24 @@ def experiment_slices(
     lines.append(f"Wrote {path}/tables/experiment_slices_{name}.parquet and .csv")
     rows = [{"labelled": one.labelled, "tile_px": one.tile, "repeat": one.repeat, "dice_3d": one.dice} for one in found.runs]
     return Outcome(lines, data={"runs": rows, "files": found.files})
+
+
+@command(ModelsSettings, spread=True)
+def experiment_models(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
+    truth: Annotated[str | None, typer.Argument(metavar="[TRUTH]", help="labels of every slice; else the labelled that are left")] = None,
+    folder: Annotated[Path, typer.Option("--folder", help="for networks, the table and the figure")] = Path("experiment"),
+    *,
+    settings: ModelsSettings,
+    on: Execution,
+) -> Outcome:
+    """Which network? Train several on the same labelled slices, with and without unlabelled ones, and measure them on the others.
+
+    Example: sparsem experiment models liver.zarr nucleus --compare resunet --compare unet++ --compare resunet+cps --labelled 7 --minutes 10
+    """
+    found = models_compared(Sample.open(path), name, folder, truth, settings, on)
+    lines = [*markdown(found).splitlines(), *(f"Wrote {file}" for file in found.files)]
+    lines.append(f"Wrote {path}/tables/experiment_models_{name}.parquet and .csv")
+    rows = [{"network": one.way, "labelled": one.labelled, "dice_3d": one.dice, "training_s": one.seconds} for one in found.trained]
+    return Outcome(lines, data={"trainings": rows, "files": found.files})

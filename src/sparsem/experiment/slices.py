@@ -2,29 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.annotations import LabelledSlices, annotations_on, as_labels
 from sparsem.errors import InputError
-from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock
+from sparsem.execution import HERE, Execution
+from sparsem.experiment.check import Check, check_of, overlaps_with
 from sparsem.learn.settings import LearnSettings, TrainSettings
 from sparsem.learn.train import train
-from sparsem.predict import PredictSettings, hash_of, probabilities_of
 from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z, dice_by_labelled
-from sparsem.score.overlap import Overlap, average_dice, overlap, pooled
-from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers import open_source
+from sparsem.score.overlap import Overlap, average_dice, pooled
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Volume
 
 
 class SlicesSettings(LearnSettings):
@@ -116,8 +110,8 @@ def slices_compared(
         InputError: no number of slices is smaller than that of the labelled ones, or the truth does not fit.
         SampleError: the structure is not annotated.
     """
-    image, annotations = annotations_on(sample, [structure], settings.image)
-    annotation = annotations[structure]
+    check = check_of(sample, structure, settings.image, truth, settings.dataset)
+    annotation = check.annotation
     counts = [count for count in settings.labelled if count < len(annotation.z)]
     if not counts:
         raise InputError(
@@ -126,7 +120,6 @@ def slices_compared(
     if len(counts) < len(settings.labelled):
         left_out = ", ".join(str(count) for count in settings.labelled if count not in counts)
         tell(f"'{structure}' is labelled on {len(annotation.z)} slices: {left_out} are left out.", on.quiet)
-    check = _Check(sample, image, structure, annotation, *_truth_of(sample, image, structure, truth, settings))
     folder, runs = Path(folder), []
     for tile in settings.tile or (settings.read,):
         for count in counts:
@@ -136,50 +129,13 @@ def slices_compared(
     _write_tables(sample, structure, runs)
     figures = (
         dice_by_labelled([(run.labelled, f"tile {run.tile} px", run.dice) for run in runs], structure, folder / f"{structure}-slices.png"),
-        dice_along_z(_curves(structure, runs, image.shape[0]), folder / f"{structure}-along-z.png"),
+        dice_along_z(_curves(structure, runs, check.image.shape[0]), folder / f"{structure}-along-z.png"),
     )
     return SlicesFound(tuple(runs), figures)
 
 
-@dataclass(frozen=True)
-class _Check:
-    """What networks are measured against: a truth of every slice, else the labelled slices that are left."""
-
-    sample: Sample
-    image: Volume
-    structure: str
-    annotation: LabelledSlices
-    truth: Any
-    truth_identity: str
-
-    @property
-    def z(self) -> tuple[int, ...]:
-        """Slices of which the truth is known."""
-        return self.annotation.z if self.truth is None else tuple(range(self.image.shape[0]))
-
-    def true(self, z: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Where the structure is, and where that is known."""
-        if self.truth is None:
-            objects, known = self.annotation.objects(self.annotation.z.index(z))
-            return objects > 0, known
-        labels = as_labels(np.asarray(self.truth[z : z + 1])[0], f"slice {z} of the truth")
-        return labels > 0, np.ones(labels.shape, bool)
-
-
-def _truth_of(sample: Sample, image: Volume, structure: str, truth: str | Path | None, settings: SlicesSettings) -> tuple[Any, str]:
-    """A truth of every slice, and what is noticed when it changes."""
-    if truth is None and structure not in sample.names("truth"):
-        return None, ""
-    source = str(truth) if truth is not None else str(sample.volume("truth", structure).directory)
-    found = open_source(source, settings.dataset)
-    stack = sample.seen_by(image, found.stack)
-    if tuple(stack.shape) != image.shape:
-        raise InputError(f"The truth {source} has the shape {tuple(stack.shape)}, but the image has {image.shape}.")
-    return stack, found.identity()
-
-
 def _run(
-    check: _Check, folder: Path, tile: int, count: int, repeat: int, slices: tuple[int, ...], settings: SlicesSettings, on: Execution
+    check: Check, folder: Path, tile: int, count: int, repeat: int, slices: tuple[int, ...], settings: SlicesSettings, on: Execution
 ) -> Run:
     """Train one network and measure it."""
     name = f"{check.structure}-{count}-{tile}-{repeat}"
@@ -193,23 +149,7 @@ def _run(
     model = folder / f"{name}.safetensors"
     train([check.sample], model, how, on)
     z = tuple(one for one in check.z if one not in slices)
-    inputs = {"image": check.image.fingerprint, "model": hash_of(model), "slices": str(z)}
-    inputs |= {"annotation": check.annotation.fingerprint, "truth": check.truth_identity}
-    needs = Needs(ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers")
-    again = replace(on, overwrite=True)
-    with Stage(check.sample, f"experiment-{name}", PredictSettings(device=settings.device), inputs, [], again, needs) as stage:
-        blocks = stage.map(_measure_block, check.image.blocks(), check, model.resolve(), z, settings.device)
-    return Run(count, tile, repeat, slices, z, tuple(Overlap(*counts) for block in blocks for counts in block["counts"]))
-
-
-def _measure_block(block: ZBlock, check: _Check, model: Path, chosen: tuple[int, ...], device: str) -> BlockResult:
-    counts = []
-    for z in (z for z in range(block.start, block.stop) if z in chosen):
-        _, probability = probabilities_of(check.image, z, model, PredictSettings(device=device))
-        true, known = check.true(z)
-        found = overlap(probability[0] >= 0.5, true, known)
-        counts.append([found.both, found.predicted, found.true])
-    return {}, {"counts": counts}
+    return Run(count, tile, repeat, slices, z, overlaps_with(check, name, model, z, settings.device, on))
 
 
 def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:

@@ -200,8 +200,10 @@ def _masks(state: Pair, batch: MixedBatch, settings: TrainSettings, device: torc
     boxes = torch.from_numpy(batch.boxes).to(device)
     found = []
     for one in state.members:
-        teacher = _teacher(one, settings)
-        mask = (logits_of(teacher, images, settings) > 0).to(torch.uint8)  # p > 0.5
+        probability = logits_of(_teacher(one, settings), images, settings).sigmoid()
+        mask = (probability > 0.5).to(torch.uint8)
+        if settings.sure > 0.5:
+            mask[torch.maximum(probability, 1 - probability) < settings.sure] = UNKNOWN
         found.append(torch.where(boxes, mask.roll(1, 0), mask))
     return found
 

@@ -123,14 +123,10 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     tell(f"train {out.stem}: {needs}", on.quiet)
     learn = [each for index, each in enumerate(slices) if index not in aside]
     validate = [slices[index] for index in aside]
-    state = (start_pair if settings.semi else start)(job.recipe, settings, device)
+    state = course_of(job)
     with files.locked():
         files.restore(state, record, on.overwrite)
-        least_px = settings.least_px * (settings.see / settings.read) ** 2
-        if isinstance(state, Pair):
-            progress_of = fit_with_unlabelled(state, learn, job.unlabelled, validate, settings, device, least_px)
-        else:
-            progress_of = fit(state, learn, validate, settings, device, least_px)
+        progress_of = updates_of(job, state, learn, validate)
         with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(job.structures, state.update) as log:
             saved = time.monotonic()
             # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
@@ -141,6 +137,22 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
                     files.save(state, record)
                     saved = time.monotonic()
         return _finish(files, state, job, record, [each.name for each in learn], validate)
+
+
+def course_of(job: Job) -> TrainingState | Pair:
+    """Fresh networks, one or two, for a training."""
+    return (start_pair if job.settings.semi else start)(job.recipe, job.settings, job.device)
+
+
+def updates_of(
+    job: Job, state: TrainingState | Pair, learn: Sequence[LearningSlice], validate: Sequence[LearningSlice]
+) -> Iterator[Progress]:
+    """The updates of a training, one after the other."""
+    settings = job.settings
+    least_px = settings.least_px * (settings.see / settings.read) ** 2
+    if isinstance(state, Pair):
+        return fit_with_unlabelled(state, learn, job.unlabelled, validate, settings, job.device, least_px)
+    return fit(state, learn, validate, settings, job.device, least_px)
 
 
 def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:

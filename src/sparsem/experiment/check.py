@@ -1,0 +1,92 @@
+"""Measuring a network on slices that it did not learn from: what all experiments with networks share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.annotations import LabelledSlices, annotations_on, as_labels
+from sparsem.errors import InputError
+from sparsem.execution import Execution, Needs
+from sparsem.geometry import ZBlock
+from sparsem.predict import PredictSettings, hash_of, probabilities_of
+from sparsem.score.overlap import Overlap, overlap
+from sparsem.stage import BlockResult, Stage
+from sparsem.store.readers import open_source
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+
+@dataclass(frozen=True)
+class Check:
+    """What networks are measured against: a truth of every slice, else the labelled slices that are left."""
+
+    sample: Sample
+    image: Volume
+    structure: str
+    annotation: LabelledSlices
+    truth: Any
+    truth_identity: str
+
+    @property
+    def z(self) -> tuple[int, ...]:
+        """Slices of which the truth is known."""
+        return self.annotation.z if self.truth is None else tuple(range(self.image.shape[0]))
+
+    def true(self, z: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where the structure is, and where that is known."""
+        if self.truth is None:
+            objects, known = self.annotation.objects(self.annotation.z.index(z))
+            return objects > 0, known
+        labels = as_labels(np.asarray(self.truth[z : z + 1])[0], f"slice {z} of the truth")
+        return labels > 0, np.ones(labels.shape, bool)
+
+
+def check_of(sample: Sample, structure: str, image: str | None, truth: str | Path | None, dataset: str | None) -> Check:
+    """What networks are measured against.
+
+    Args:
+        sample: with labelled slices of the structure.
+        structure: its name.
+        image: what networks see; the newest one if not given.
+        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labelled slices, if not given.
+        dataset: key of the truth inside a Zarr group or an HDF5 file.
+
+    Raises:
+        InputError: the truth does not fit the image.
+        SampleError: the structure is not annotated.
+    """
+    seen, annotations = annotations_on(sample, [structure], image)
+    annotation = annotations[structure]
+    if truth is None and structure not in sample.names("truth"):
+        return Check(sample, seen, structure, annotation, None, "")
+    source = str(truth) if truth is not None else str(sample.volume("truth", structure).directory)
+    found = open_source(source, dataset)
+    stack = sample.seen_by(seen, found.stack)
+    if tuple(stack.shape) != seen.shape:
+        raise InputError(f"The truth {source} has the shape {tuple(stack.shape)}, but the image has {seen.shape}.")
+    return Check(sample, seen, structure, annotation, stack, found.identity())
+
+
+def overlaps_with(check: Check, name: str, model: Path, z: Sequence[int], device: str, on: Execution) -> tuple[Overlap, ...]:
+    """What a model finds on slices, against what is true there; a stage called ``experiment-NAME``, so that nothing is computed twice."""
+    inputs = {"image": check.image.fingerprint, "model": hash_of(model), "slices": str(tuple(z))}
+    inputs |= {"annotation": check.annotation.fingerprint, "truth": check.truth_identity}
+    needs = Needs(ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers")
+    again = replace(on, overwrite=True)
+    with Stage(check.sample, f"experiment-{name}", PredictSettings(device=device), inputs, [], again, needs) as stage:
+        blocks = stage.map(_measure_block, check.image.blocks(), check, model.resolve(), tuple(z), device)
+    return tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
+
+
+def _measure_block(block: ZBlock, check: Check, model: Path, chosen: tuple[int, ...], device: str) -> BlockResult:
+    counts = []
+    for z in (z for z in range(block.start, block.stop) if z in chosen):
+        _, probability = probabilities_of(check.image, z, model, PredictSettings(device=device))
+        true, known = check.true(z)
+        found = overlap(probability[0] >= 0.5, true, known)
+        counts.append([found.both, found.predicted, found.true])
+    return {}, {"counts": counts}
