@@ -168,7 +168,9 @@ PUBLIC = {
     "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
     "sparsem.suggest": "SuggestSettings Suggestion chosen disagreement entropy spread_out suggest",
-    "sparsem.predict": "PredictSettings ahead forward_on hash_of in_context predict predict_slices probabilities_of quantised",
+    "sparsem.predict": (
+        "PredictSettings ahead forward_on hash_of in_context mirrored_mean predict predict_slices probabilities_of quantised"
+    ),
     "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (
         "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching variation_of_information"

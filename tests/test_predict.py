@@ -16,7 +16,16 @@ from sparsem.execution import HERE, Execution
 from sparsem.learn.train import train
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, forward_on, in_context, predict, predict_slices, quantised
+from sparsem.predict import (
+    PredictSettings,
+    forward_on,
+    in_context,
+    mirrored_mean,
+    predict,
+    predict_slices,
+    probabilities_of,
+    quantised,
+)
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.tiles.context import TileGrid, enlarge, scaled_shape, shrink, tile_starts
@@ -219,3 +228,24 @@ def test_killed_at_ten_random_moments_the_bytes_are_the_same(own_tissue: Sample,
     ours, theirs = files_in(own_tissue.path), files_in(whole.path)
     assert list(ours) == list(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_flips_are_the_mean_of_four_predictions(own_tissue: Sample, model: Path, tmp_path: Path) -> None:
+    image = own_tissue.image().read(slice(0, 3))
+    settings = PredictSettings(precision="float32")
+    network, recipe = load_checkpoint(model)
+    forward = forward_on(network, torch.device("cpu"), "float32")
+    tiles = np.random.default_rng(0).standard_normal((3, 1, recipe.see, recipe.see)).astype(np.float32)
+    found = mirrored_mean(forward)(tiles)
+    assert found.dtype == np.float32
+    expected = np.mean([np.flip(forward(np.flip(tiles, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))], axis=0)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert np.abs(found - forward(tiles)).max() > 1e-4  # a network is not the same in a mirror
+    assert mirrored_mean(forward)(np.flip(tiles, 3).copy()) == pytest.approx(np.flip(found, 3), abs=1e-5)  # the mean is
+    _, plain = probabilities_of(own_tissue.image(), 1, model, settings)
+    _, flipped = probabilities_of(own_tissue.image(), 1, model, settings.model_copy(update={"flips": True}))
+    assert plain.shape == flipped.shape == (len(recipe.structures), *image.shape[1:])
+    assert not np.array_equal(plain, flipped)
+    predict(own_tissue, model, settings)
+    with pytest.raises(ResumeError, match="flips: false -> true"):
+        predict(own_tissue, model, settings.model_copy(update={"flips": True}))

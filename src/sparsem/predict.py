@@ -44,6 +44,7 @@ class PredictSettings(Settings):
     """How a stack is predicted."""
 
     overlap: float = Field(0.25, ge=0, le=0.5, description="least overlap of neighbouring tiles, as part of a tile")
+    flips: bool = Field(False, description="see every tile in four mirror images and take the mean: four times as long")
     batch: int = Field(16, ge=1, description="tiles at once; changes the speed and the memory, not the result")
     precision: Precision = Field("auto", description="auto: bfloat16 where the processor computes it fast")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -168,6 +169,17 @@ def forward_on(network: nn.Module, device: torch.device, precision: Precision) -
     return forward
 
 
+def mirrored_mean(forward: Forward) -> Forward:
+    """A network that sees each tile as it is, upside down, left to right, and both, and says the mean."""
+
+    def mean(tiles: Tiles) -> Tiles:
+        ways = ((), (2,), (3,), (2, 3))
+        found = [np.flip(forward(np.ascontiguousarray(np.flip(tiles, axes))), axes) for axes in ways]
+        return np.asarray(np.mean(found, axis=0, dtype=np.float32))
+
+    return mean
+
+
 def predict(sample: Sample, model: str | Path, settings: PredictSettings = PredictSettings(), on: Execution = HERE) -> list[str]:
     """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure that the model knows.
 
@@ -249,7 +261,7 @@ def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
 
 
 def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictSettings) -> BlockResult:
-    forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
+    forward, recipe = _ready(model, settings)
     factors = recipe.factors(image.voxel_size)
     voxels = image.read(block.read)
     probabilities = np.empty((len(recipe.structures), block.stop - block.start, *voxels.shape[1:]), np.uint8)
@@ -266,12 +278,18 @@ def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictS
 
 def probabilities_of(image: Volume, z: int, model: Path, settings: PredictSettings) -> tuple[tuple[str, ...], Probability]:
     """What a model says of one slice: the structures that it knows, and their probabilities (C, y, x) float32; nothing is written."""
-    forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
+    forward, recipe = _ready(model, settings)
     first, stop = max(0, z - recipe.neighbours), min(image.shape[0], z + recipe.neighbours + 1)
     voxels, own = image.read(slice(first, stop)), slice(z - first, z - first + 1)
     factors = recipe.factors(image.voxel_size)
     found = next(predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, 0, own))
     return recipe.structures, found
+
+
+def _ready(model: Path, settings: PredictSettings) -> tuple[Forward, Recipe]:
+    """The network as the settings want it."""
+    forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
+    return (mirrored_mean(forward) if settings.flips else forward), recipe
 
 
 @lru_cache(maxsize=1)
