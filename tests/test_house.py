@@ -188,7 +188,7 @@ PUBLIC = {
     "sparsem.cells.track": "Links Tracks links renamed resolve",
     "sparsem.cells.look": "Look area_jumps disagreements jumps",
     "sparsem.cells.identify": "TrackSettings Tracked link_table look_table track track_table",
-    "sparsem.experiment.check": "Check check_of overlaps_with",
+    "sparsem.experiment.check": "Check Measured check_of overlaps_with",
     "sparsem.experiment.models": "ModelsFound ModelsSettings Trained markdown models_compared",
     "sparsem.experiment.slices": "Run SlicesFound SlicesSettings drawn slices_compared",
     "sparsem.experiment.cells": "ExperimentSettings cells_compared",

@@ -13,6 +13,8 @@ from sparsem.experiment.models import ModelsSettings, markdown, models_compared
 from sparsem.experiment.slices import SlicesSettings, slices_compared
 from sparsem.store.sample import Sample
 
+Truth = Annotated[str | None, typer.Argument(metavar="[TRUTH]", help="labels of every slice; else the labelled that are left")]
+
 
 @command(ExperimentSettings, spread=True)
 def experiment_cells(
@@ -40,7 +42,7 @@ def experiment_cells(
 def experiment_slices(
     path: SamplePath,
     name: Annotated[str, typer.Argument(metavar="NAME", help="the structure, labelled on many slices")],
-    truth: Annotated[str | None, typer.Argument(metavar="[TRUTH]", help="labels of every slice; else the labelled that are left")] = None,
+    truth: Truth = None,
     folder: Annotated[Path, typer.Option("--folder", help="for networks and figures")] = Path("experiment"),
     *,
     settings: SlicesSettings,
@@ -65,7 +67,7 @@ def experiment_slices(
 def experiment_models(
     path: SamplePath,
     name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
-    truth: Annotated[str | None, typer.Argument(metavar="[TRUTH]", help="labels of every slice; else the labelled that are left")] = None,
+    truth: Truth = None,
     folder: Annotated[Path, typer.Option("--folder", help="for networks, the table and the figure")] = Path("experiment"),
     *,
     settings: ModelsSettings,

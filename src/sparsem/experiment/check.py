@@ -1,5 +1,6 @@
 """Measuring a network on slices that it did not learn from: what all experiments with networks share."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from sparsem.errors import InputError
 from sparsem.execution import Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.predict import PredictSettings, hash_of, probabilities_of
-from sparsem.score.overlap import Overlap, overlap
+from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_source
 from sparsem.store.sample import Sample
@@ -43,6 +44,35 @@ class Check:
             return objects > 0, known
         labels = as_labels(np.asarray(self.truth[z : z + 1])[0], f"slice {z} of the truth")
         return labels > 0, np.ones(labels.shape, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A network on slices that it did not learn from.
+
+    Attributes:
+        labelled: slices it learnt from, how many.
+        slices: which.
+        z: slices that it was measured on; none that it learnt from.
+        overlaps: of each of these.
+    """
+
+    labelled: int
+    slices: tuple[int, ...]
+    z: tuple[int, ...]
+    overlaps: tuple[Overlap, ...]
+
+    @property
+    def dice(self) -> float:
+        """Pooled over slices that it did not learn from."""
+        return pooled(self.overlaps).dice
+
+    def along_z(self, n_slices: int) -> tuple[list[float], list[int]]:
+        """Dice of each slice, NaN where it was not measured, and the slices learnt from."""
+        dice = [math.nan] * n_slices
+        for z, one in zip(self.z, self.overlaps, strict=True):
+            dice[z] = one.dice
+        return dice, list(self.slices)
 
 
 def check_of(sample: Sample, structure: str, image: str | None, truth: str | Path | None, dataset: str | None) -> Check:

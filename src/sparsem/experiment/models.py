@@ -14,14 +14,14 @@ from pydantic import Field
 
 from sparsem.errors import InputError, SettingsError
 from sparsem.execution import HERE, Execution
-from sparsem.experiment.check import Check, check_of, overlaps_with
+from sparsem.experiment.check import Check, Measured, check_of, overlaps_with
 from sparsem.experiment.slices import drawn
 from sparsem.learn.settings import LearnSettings, TrainSettings
-from sparsem.learn.train import Job, course_of, job_of, train, training_needs, updates_of
+from sparsem.learn.train import Job, course_of, job_of, train_job, training_needs, updates_of
 from sparsem.models import count_parameters
 from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z
-from sparsem.score.overlap import Overlap, average_dice, pooled
+from sparsem.score.overlap import average_dice
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 
@@ -41,36 +41,23 @@ class ModelsSettings(LearnSettings):
     dataset: str | None = Field(None, description="key of the truth inside a Zarr group or an HDF5 file")
 
 
-@dataclass(frozen=True)
-class Trained:
+@dataclass(frozen=True, kw_only=True)
+class Trained(Measured):
     """One network and what it reached.
 
     Attributes:
         way: its name, with what it learnt from unlabelled slices.
-        labelled: slices it learnt from, how many.
-        slices: which.
         parameters: trainable, of one network.
         updates: of its weights.
         seconds: that its training took.
         memory_gb: that its training was said to need.
-        z: slices that it was measured on.
-        overlaps: of each of these.
     """
 
     way: str
-    labelled: int
-    slices: tuple[int, ...]
     parameters: int
     updates: int
     seconds: float
     memory_gb: float
-    z: tuple[int, ...]
-    overlaps: tuple[Overlap, ...]
-
-    @property
-    def dice(self) -> float:
-        """Pooled over slices that it did not learn from."""
-        return pooled(self.overlaps).dice
 
 
 @dataclass(frozen=True)
@@ -129,7 +116,9 @@ def models_compared(
     found = ModelsFound(tuple(trained), (folder / f"{structure}-models.md", folder / f"{structure}-models.png"))
     sample.write_table(f"experiment_models_{structure}", _table(trained))
     write_atomically(found.files[0], markdown(found).encode())
-    dice_along_z(_curves([one for one in trained if one.labelled == counts[0]], check.image.shape[0]), found.files[1])
+    fewest = [one for one in trained if one.labelled == counts[0]]
+    curves = {f"{one.way},\n{one.labelled} labelled": one.along_z(check.image.shape[0]) for one in fewest}
+    dice_along_z(curves, found.files[1])
     return found
 
 
@@ -147,20 +136,28 @@ def _settings_of(way: str, structure: str, settings: ModelsSettings) -> TrainSet
 def _trained(check: Check, folder: Path, way: str, how: TrainSettings, count: int, settings: ModelsSettings, on: Execution) -> Trained:
     """Train one network and measure it."""
     slices = drawn(check.annotation.z, count, 0)
-    how = how.model_copy(update={"slices": slices})
     name = f"{check.structure}-{way}-{count}"
     model = folder / f"{name}.safetensors"
-    job = job_of([check.sample], model, how)
-    needs = training_needs(job)
+    job = job_of([check.sample], model, how.model_copy(update={"slices": slices}))
     if settings.minutes:
-        how = how.model_copy(update={"updates": _updates_in(settings.minutes, folder / f"{name}.updates", job)})
-    recipe = train([check.sample], model, how, on)
+        updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
+        job = replace(job, settings=job.settings.model_copy(update={"updates": updates}))
+    recipe, needs = train_job(job, [], on), training_needs(job)
     with model.with_suffix(".csv").open(newline="", encoding="utf-8") as log:
         seconds = float(list(csv.DictReader(log))[-1]["seconds"])
     z = tuple(one for one in check.z if one not in slices)
     overlaps = overlaps_with(check, f"models-{name.replace('+', '-')}", model, z, settings.device, on)
-    memory = max(needs.ram, needs.gpu) / 1e9
-    return Trained(way, count, slices, count_parameters(recipe.build()), how.updates, seconds, memory, z, overlaps)
+    return Trained(
+        way=way,
+        labelled=count,
+        slices=slices,
+        parameters=count_parameters(recipe.build()),
+        updates=job.settings.updates,
+        seconds=seconds,
+        memory_gb=max(needs.ram, needs.gpu) / 1e9,
+        z=z,
+        overlaps=overlaps,
+    )
 
 
 def _updates_in(minutes: float, file: Path, job: Job) -> int:
@@ -205,14 +202,3 @@ def markdown(found: ModelsFound) -> str:
         last = [f"{mean:.3f}", "--" if math.isnan(spread) else f"{spread:.3f}", f"{rank:.1f}"]
         lines.append(f"| {' | '.join([*first, *dice, *last])} |")
     return "\n".join([*lines, ""])
-
-
-def _curves(trained: Sequence[Trained], n_slices: int) -> dict[str, tuple[list[float], list[int]]]:
-    """Dice of each unseen slice, and the slices learnt from."""
-    curves = {}
-    for one in trained:
-        dice = [math.nan] * n_slices
-        for z, part in zip(one.z, one.overlaps, strict=True):
-            dice[z] = part.dice
-        curves[f"{one.way},\n{one.labelled} labelled"] = (dice, list(one.slices))
-    return curves

@@ -12,12 +12,12 @@ from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution
-from sparsem.experiment.check import Check, check_of, overlaps_with
+from sparsem.experiment.check import Check, Measured, check_of, overlaps_with
 from sparsem.learn.settings import LearnSettings, TrainSettings
 from sparsem.learn.train import train
 from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z, dice_by_labelled
-from sparsem.score.overlap import Overlap, average_dice, pooled
+from sparsem.score.overlap import average_dice, pooled
 from sparsem.store.sample import Sample
 
 
@@ -34,30 +34,17 @@ class SlicesSettings(LearnSettings):
     dataset: str | None = Field(None, description="key of the truth inside a Zarr group or an HDF5 file")
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(Measured):
     """One training and what it reached.
 
     Attributes:
-        labelled: slices it learnt from, how many.
         tile: edge in the image, px.
         repeat: number of the repetition.
-        slices: that it learnt from.
-        z: slices that it was measured on; none that it learnt from.
-        overlaps: of each of these.
     """
 
-    labelled: int
     tile: int
     repeat: int
-    slices: tuple[int, ...]
-    z: tuple[int, ...]
-    overlaps: tuple[Overlap, ...]
-
-    @property
-    def dice(self) -> float:
-        """Pooled over slices that it did not learn from."""
-        return pooled(self.overlaps).dice
 
 
 @dataclass(frozen=True)
@@ -149,7 +136,8 @@ def _run(
     model = folder / f"{name}.safetensors"
     train([check.sample], model, how, on)
     z = tuple(one for one in check.z if one not in slices)
-    return Run(count, tile, repeat, slices, z, overlaps_with(check, name, model, z, settings.device, on))
+    overlaps = overlaps_with(check, name, model, z, settings.device, on)
+    return Run(labelled=count, tile=tile, repeat=repeat, slices=slices, z=z, overlaps=overlaps)
 
 
 def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
@@ -173,10 +161,5 @@ def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
 def _curves(structure: str, runs: Sequence[Run], n_slices: int) -> dict[str, tuple[list[float], list[int]]]:
     """Of the fewest and of the most labelled slices: Dice of each unseen slice, and the slices learnt from."""
     first = [run for run in runs if run.repeat == 0 and run.tile == runs[0].tile]
-    curves = {}
-    for run in {first[0].labelled: first[0], first[-1].labelled: first[-1]}.values():
-        dice = [math.nan] * n_slices
-        for z, one in zip(run.z, run.overlaps, strict=True):
-            dice[z] = one.dice
-        curves[f"{structure}, {run.labelled} labelled,\ntile {run.tile} px"] = (dice, list(run.slices))
-    return curves
+    chosen = {first[0].labelled: first[0], first[-1].labelled: first[-1]}.values()
+    return {f"{structure}, {run.labelled} labelled,\ntile {run.tile} px": run.along_z(n_slices) for run in chosen}
