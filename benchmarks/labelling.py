@@ -8,7 +8,6 @@ EPFL (80 slices), ``SPARSEM_DATA`` names the folder of the stacks. Rows are appe
 """
 
 import argparse
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,26 +29,24 @@ from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.score.overlap import overlap, pooled
 from sparsem.store.sample import Sample
 from sparsem.suggest import SuggestSettings, suggest
+from stacks import FOLDERS, NAME, VOXELS, labelled_sample, truth_of
 
-DATA = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "epfl_fibsem_mitochondria"
-NAME = "mitochondrion"
+RAW = FOLDERS["epfl"] / "raw.tif"
 REPLACE = Execution(overwrite=True)
-
-
-def labelled_sample(folder: Path, stack: Path = DATA / "raw.tif") -> Sample:
-    """EPFL, labelled on every slice; trainings take some of them."""
-    sample = import_stack(stack, folder / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
-    import_annotation(sample, NAME, DATA / "labels_mitochondria.tif", AnnotationSettings(slices="all", image="raw"))
-    return sample
 
 
 def dice_after(sample: Sample, model: Path, settings: TrainSettings, slices: Sequence[int], others: Sequence[int] = ()) -> float:
     """3D Dice, on slices that are in neither list, of a network that learnt from ``slices``."""
     train([sample], model, settings.model_copy(update={"slices": tuple(sorted(slices))}), REPLACE)
     predict(sample, model, on=REPLACE)
-    truth = tifffile.imread(DATA / "labels_mitochondria.tif") > 0
+    return dice_on(sample, [*slices, *others])
+
+
+def dice_on(sample: Sample, learnt: Sequence[int]) -> float:
+    """3D Dice of what was predicted, on all slices but those learnt from."""
+    truth = tifffile.imread(truth_of("epfl")) > 0
     found = sample.volume("labels", NAME).read(slice(None)) > 0
-    return pooled([overlap(found[z], truth[z]) for z in range(len(truth)) if z not in {*slices, *others}]).dice
+    return pooled([overlap(found[z], truth[z]) for z in range(len(truth)) if z not in set(learnt)]).dice
 
 
 def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
@@ -57,7 +54,7 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
     settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample = labelled_sample(folder)
+        sample = labelled_sample("epfl", folder)
         n = sample.image().shape[0]
         first, even = evenly_spaced(n, 3), evenly_spaced(n, 7)
         rows: dict[str, tuple[list[int], float]] = {"even": (even, dice_after(sample, folder / "even.safetensors", settings, even))}
@@ -82,8 +79,8 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
 
 def _without_other_labels(sample: Sample, path: Path, slices: Sequence[int]) -> Sample:
     """The same stack of which only some slices are labelled, as a user has it."""
-    other = import_stack(DATA / "raw.tif", path, ImportSettings(voxel_nm=(5, 5, 5)))
-    import_annotation(other, NAME, DATA / "labels_mitochondria.tif", AnnotationSettings(slices=",".join(map(str, slices))))
+    other = import_stack(RAW, path, ImportSettings(voxel_nm=VOXELS["epfl"]))
+    import_annotation(other, NAME, truth_of("epfl"), AnnotationSettings(slices=",".join(map(str, slices))))
     return other
 
 
@@ -92,29 +89,31 @@ def promised(folds: Sequence[int], labelled: int, seed: int, updates: int) -> No
     settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample = labelled_sample(folder)
+        sample = labelled_sample("epfl", folder)
         slices = evenly_spaced(sample.image().shape[0], labelled)
         true = dice_after(sample, folder / "all.safetensors", settings, slices)
         for count in folds:
             own = settings.model_copy(update={"folds": count, "slices": tuple(slices)})
             (promise,) = cross_validate([sample], folder / f"{count}.safetensors", own, REPLACE)
+            predict(sample, [fold_path(folder / f"{count}.safetensors", n + 1) for n in range(count)], on=REPLACE)
+            together = dice_on(sample, slices)
             row: dict[str, Any] = {"labelled": labelled, "seed": seed, "updates": updates, "folds": count}
             row |= {"promised": f"{promise.mean:.4f}", "spread": f"{promise.spread:.4f}", "true": f"{true:.4f}"}
-            keep("labelling_folds", row | {"off": f"{promise.mean - true:+.4f}"})
+            keep("labelling_folds", row | {"off": f"{promise.mean - true:+.4f}", "mean_of_folds": f"{together:.4f}"})
 
 
 def flickering(seed: int, updates: int) -> None:
     """Every slice with a brightness and contrast of its own; seven labelled slices."""
     settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
     random = np.random.default_rng(seed)
-    raw = tifffile.imread(DATA / "raw.tif").astype(np.float64)
+    raw = tifffile.imread(RAW).astype(np.float64)
     gain, offset = np.exp(random.normal(0, 0.15, len(raw))), random.normal(0, 20, len(raw))
     made = np.clip((raw - raw.mean()) * gain[:, None, None] + raw.mean() + offset[:, None, None], 1, 255)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tifffile.imwrite(folder / "flicker.tif", made.astype(np.uint8), photometric="minisblack")
-        sample = labelled_sample(folder, folder / "flicker.tif")
-        still = labelled_sample(folder / "still")
+        sample = labelled_sample("epfl", folder, folder / "flicker.tif")
+        still = labelled_sample("epfl", folder / "still")
         slices = evenly_spaced(len(raw), 7)
         rows = {"no flicker": dice_after(still, folder / "still.safetensors", settings, slices)}
         rows["flicker"] = dice_after(sample, folder / "m.safetensors", settings, slices)

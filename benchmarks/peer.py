@@ -24,11 +24,12 @@ import tifffile
 import zarr
 
 from rows import peak_gb
+from sparsem.inference import quantised
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory
 from sparsem.phantom import PhantomSettings, phantom_slice
-from sparsem.predict import PredictSettings, predict, quantised
+from sparsem.predict import PredictSettings, predict
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND
 from sparsem.tiles.context import enlarge, shrink

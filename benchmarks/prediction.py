@@ -22,12 +22,13 @@ import numpy as np
 from rows import peak_gb
 from sparsem.annotations import write_annotation
 from sparsem.execution import Execution
+from sparsem.inference import forward_on
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import train
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import choose_device
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, forward_on, predict
+from sparsem.predict import PredictSettings, predict
 from sparsem.store.sample import Sample
 from sparsem.tiles.context import TileGrid, scaled_shape
 

@@ -8,7 +8,6 @@ seconds that it took; the Dice of every slice to semi_curves.csv.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -19,16 +18,13 @@ import tifffile
 from rows import keep
 from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import train
 from sparsem.predict import predict
 from sparsem.score.overlap import overlap, pooled
 from sparsem.store.sample import Sample
+from stacks import FOLDERS, NAME, labelled_sample, truth_of
 
-ROOT = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-STACKS = {"epfl": (ROOT / "epfl_fibsem_mitochondria", (5, 5, 5)), "vnc": (ROOT / "vnc_sstem", (50, 4.6, 4.6))}
 WAYS: dict[str, dict[str, object]] = {
     "supervised": {},
     "cps": {"semi": "cps"},
@@ -37,7 +33,6 @@ WAYS: dict[str, dict[str, object]] = {
     "mean-teacher": {"semi": "mean-teacher"},
     "mean-teacher, where sure": {"semi": "mean-teacher", "sure": 0.9},
 }
-NAME = "mitochondrion"
 REPLACE = Execution(overwrite=True, quiet=True)
 
 
@@ -55,17 +50,14 @@ def measured(sample: Sample, truth: Path, model: Path, settings: TrainSettings) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stack", choices=list(STACKS))
+    parser.add_argument("stack", choices=list(FOLDERS))
     parser.add_argument("--labelled", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--ways", nargs="+", default=["supervised", "cps", "mean-teacher"], choices=list(WAYS))
     given = parser.parse_args()
-    folder, voxel = STACKS[given.stack]
     with tempfile.TemporaryDirectory() as name:
-        sample = import_stack(folder / "raw.tif", Path(name) / "s.zarr", ImportSettings(voxel_nm=voxel))
-        truth = folder / "labels_mitochondria.tif"
-        import_annotation(sample, NAME, truth, AnnotationSettings(slices="all", image="raw"))
+        sample, truth = labelled_sample(given.stack, Path(name)), truth_of(given.stack)
         for seed in given.seeds:
             for labelled in given.labelled:
                 slices = tuple(evenly_spaced(sample.image().shape[0], labelled))

@@ -25,19 +25,19 @@ LAYERS = [
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "regions annotations prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
-    "numbering labelling contents tiles tiles.context tiles.targets tiles.augment tiles.sampling",
+    "numbering labelling contents tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint",
     "score score.overlap score.instances score.against",
     "learn learn.losses learn.settings learn.memory learn.slices learn.supervised learn.semi learn.train learn.folds",
-    "predict suggest",
+    "inference predict suggest",
     "cells cells.flow cells.arrival cells.separate cells.propagate cells.refine cells.doubt cells.intervals cells.segment",
     "cells.track cells.look cells.identify",
     "constrain measure measure.moments measure.surface measure.hull measure.shape measure.glcm measure.size_zones",
     "measure.pattern_spectrum measure.texture measure.nucleolus measure.distances measure.protrusions measure.dictionary",
     "measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records measure.cells measure.tables",
     "report report.figures report.mesh report.encode report.layers report.slices report.solids report.scene report.plots",
-    "report.warnings report.page report.render report.export",
+    "report.warnings report.view report.charts report.page report.render report.export",
     "study experiment experiment.cells experiment.check experiment.slices experiment.models",
     "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.asking cli.separating cli.results cli.whole cli __main__",
 ]
@@ -154,7 +154,7 @@ PUBLIC = {
     "sparsem.tiles.targets": "edges_and_depths interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
     "sparsem.tiles.augment": "flipped_and_turned regreyed",
-    "sparsem.models": "build count_parameters model_class usual_width",
+    "sparsem.models": "begin_pretrained build count_parameters model_class usual_width",
     "sparsem.models.checkpoint": "Recipe load_checkpoint load_tensors read_recipe save_checkpoint save_tensors",
     "sparsem.learn.supervised": (
         "Course Progress TrainingState fit has_heads labelled_loss learning_rate_at logits_of move run sampler_of start step "
@@ -167,10 +167,10 @@ PUBLIC = {
     "sparsem.learn.train": "Job course_of held_out job_of train train_job training_needs updates_of",
     "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
-    "sparsem.suggest": "SuggestSettings Suggestion chosen disagreement entropy spread_out suggest",
-    "sparsem.predict": (
-        "PredictSettings ahead forward_on hash_of in_context mirrored_mean predict predict_slices probabilities_of quantised"
-    ),
+    "sparsem.suggest": "SuggestSettings Suggestion chosen spread_out suggest",
+    "sparsem.inference": "ahead forward_on in_context mirrored_mean predict_slices quantised",
+    "sparsem.predict": "PredictSettings answer_of hash_of predict",
+    "sparsem.tiles.doubt": "Answer entropy together",
     "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (
         "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching variation_of_information"
@@ -226,9 +226,11 @@ PUBLIC = {
     "sparsem.report.slices": "level_of_width slice_pictures",
     "sparsem.report.solids": "Cut Solid solids_of whole_box",
     "sparsem.report.scene": "scene",
-    "sparsem.report.plots": "Strip dice_curves drift_curves organelles_per_cell spectra strips",
+    "sparsem.report.plots": "Strip dice_curves drift_curves networks organelles_per_cell spectra strips",
     "sparsem.report.warnings": "Notice notices",
-    "sparsem.report.page": "Plot Report ReportSettings View report",
+    "sparsem.report.view": "Plot View",
+    "sparsem.report.charts": "plots",
+    "sparsem.report.page": "Report ReportSettings report",
     "sparsem.report.render": "RenderSettings render",
     "sparsem.report.export": "ExportSettings export neuroglancer_state viewers",
     "sparsem.study": (

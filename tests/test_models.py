@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -16,7 +19,7 @@ from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.learn.memory import training_bytes
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.supervised import labelled_loss
-from sparsem.models import MODELS, build, count_parameters, model_class, usual_width
+from sparsem.models import MODELS, PRETRAINED, begin_pretrained, build, count_parameters, model_class, usual_width
 from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import autocast, choose_device
 from sparsem.models.fractal import tanimoto
@@ -278,3 +281,63 @@ def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
     one, two = (training_bytes(recipe, batch, torch.device("cpu"), "float32") for batch in (2, 4))
     weights = 20 * count_parameters(recipe.build())
     assert weights < one < two < 2 * one
+
+
+@pytest.mark.parametrize("name", ["unet++-averaged", "senformer"])
+def test_networks_that_decide_together_have_a_loss_each(name: str) -> None:
+    torch.manual_seed(1)
+    network = build(name, SMALL[name], 1, 64)
+    random = np.random.default_rng(0)
+    image, target = random.random((2, 1, 64, 64), np.float32), random.integers(0, 2, (2, 1, 64, 64)).astype(np.uint8)
+    settings = TrainSettings(precision="float32")
+    seen, truth = torch.from_numpy(image), torch.from_numpy(target)
+    with torch.no_grad():
+        each = network.eval().each(seen)  # type: ignore[operator]
+    assert each.shape == (4, 2, 1, 64, 64)
+    assert each.std(dim=0).max() > 1e-4  # they differ
+    loss, dice = labelled_loss(network, (image, target), settings, torch.device("cpu"))
+    assert loss.item() == pytest.approx(np.mean([dice_loss(one.sigmoid(), truth).item() for one in each]), abs=1e-5)
+    mean = each.mean(0).sigmoid() if name == "unet++-averaged" else each.sigmoid().mean(0)
+    assert torch.allclose(network(seen).sigmoid(), mean, atol=1e-4)
+    assert dice.item() == pytest.approx(dice_loss(mean, truth).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 5])
+def test_an_encoder_begins_with_what_it_learnt_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: int) -> None:
+    learnt = smp.encoders.get_encoder("resnet34", in_channels=3, depth=5, weights=None).state_dict()
+    save_file(learnt, tmp_path / "model.safetensors")  # stands for what the hub holds
+    monkeypatch.setattr(smp.encoders, "hf_hub_download", lambda *_, filename, **__: str(tmp_path / filename))
+    network = build("unet++-shallow", 2, 1, 64, inputs)
+    begin_pretrained(network, "unet++-shallow")
+    own = network.network.encoder.state_dict()  # type: ignore[union-attr]
+    assert torch.equal(own["layer1.0.conv1.weight"], learnt["layer1.0.conv1.weight"])
+    first = learnt["conv1.weight"]
+    expected = {1: first.sum(1, keepdim=True), 3: first, 5: first[:, [0, 1, 2, 0, 1]] * 3 / 5}[inputs]
+    assert torch.allclose(own["conv1.weight"], expected, atol=1e-6)
+
+
+def test_a_transformer_begins_with_what_it_learnt_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt = timm.create_model("vit_base_patch16_384", pretrained=False, num_classes=7).state_dict()
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(learnt))
+    network = build("setr-naive", 12, 1, 64)
+    begin_pretrained(network, "setr-naive")
+    own = network.transformer.state_dict()  # type: ignore[union-attr]
+    assert torch.equal(own["blocks.3.attn.qkv.weight"], learnt["blocks.3.attn.qkv.weight"])
+    assert torch.allclose(own["patch_embed.proj.weight"], learnt["patch_embed.proj.weight"].sum(1, keepdim=True), atol=1e-5)
+    assert own["pos_embed"].shape == (1, 1 + 16, 768)  # 64 px: four patches a side
+    with pytest.raises(SettingsError, match="of width 12 or 16; got 2"):
+        begin_pretrained(build("setr-naive", 2, 1, 64), "setr-naive")
+
+
+def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("the hub cannot be reached.")
+
+    monkeypatch.setattr(smp.encoders, "hf_hub_download", unreachable)
+    with pytest.raises(SettingsError, match=r"of 'unet\+\+' could not be fetched .*cannot be reached.* HF_HOME .*leave out --pretrained"):
+        begin_pretrained(build("unet++", 2, 1, 64), "unet++")
+    with pytest.raises(SettingsError, match=r"no pretrained weights of 'resunet'; there are of unet\+\+, "):
+        begin_pretrained(build("resunet", 4, 1, 64), "resunet")
+    with pytest.raises(SettingsError, match="are of width 96; got 32"):
+        begin_pretrained(build("senformer", 32, 1, 64), "senformer")
+    assert {name for name in MODELS if hasattr(model_class(name), "load_pretrained")} == set(PRETRAINED)

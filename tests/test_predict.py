@@ -13,23 +13,15 @@ from numpy.typing import NDArray
 from sparsem.annotations import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError
 from sparsem.execution import HERE, Execution
+from sparsem.inference import forward_on, in_context, mirrored_mean, predict_slices, quantised
 from sparsem.learn.train import train
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import (
-    PredictSettings,
-    forward_on,
-    in_context,
-    mirrored_mean,
-    predict,
-    predict_slices,
-    probabilities_of,
-    quantised,
-)
+from sparsem.predict import PredictSettings, answer_of, predict
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.tiles.context import TileGrid, enlarge, scaled_shape, shrink, tile_starts
-from tests.conftest import QUICK, TISSUE, copy_of, files_in, kill_ten_times, truth_of, voxels
+from tests.conftest import QUICK, TISSUE, copy_of, files_in, kill_ten_times, truth_of, untaught_model, voxels
 
 SETTINGS = PredictSettings()
 
@@ -104,6 +96,37 @@ def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_b
     assert list(in_context("abc", 1)) == [["a", "a", "b"], ["a", "b", "c"], ["b", "c", "c"]]
     assert list(in_context("a", 2)) == [["a"] * 5]
     assert list(in_context("", 2)) == []
+
+
+def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_the_blocks(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    recipes = (
+        Recipe("resunet", 4, ("cell", "nucleus"), 64, (20.0, 20.0), 0.5, 0.2, neighbours=1),
+        Recipe("unet", 4, ("nucleus", "cell"), 32, (40.0, 40.0), 0.4, 0.1),
+    )
+    models = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for file, recipe in zip(models, recipes, strict=True):
+        save_checkpoint(file, recipe.build(), recipe)
+    exact, kinds = PredictSettings(precision="float32"), ("probabilities/cell", "labels/cell", "probabilities/cell-doubt")
+    samples = [phantom(tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth})) for depth in (1, 7)]
+    for sample in samples:
+        predict(sample, models, exact)
+    for kind in kinds:
+        first, second = (voxels(sample.volume(*kind.split("/"))) for sample in samples)
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)), kind
+    names, answer = answer_of(samples[0].image(), 0, models, exact)
+    assert names == ("cell", "nucleus")
+    alone = [answer_of(samples[0].image(), 0, [model], exact, names)[1].mean for model in models]
+    assert answer.mean == pytest.approx(np.mean(alone, axis=0), abs=1e-6)
+    assert np.array_equal(samples[0].volume("probabilities", "cell").read(slice(0, 1))[0], quantised(answer.mean[0]))
+    assert answer.doubt is not None
+    assert answer.doubt.max() > 0.02  # weights are random: they contradict each other
+    assert np.array_equal(samples[0].volume("probabilities", "cell-doubt").read(slice(0, 1))[0], quantised(answer.doubt[0]))
+    other = untaught_model(tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"other.safetensors knows nucleus, but a.safetensors knows cell, nucleus"):
+        predict(samples[0], [*models, other], exact)
+    with pytest.raises(InputError, match="a model was named twice"):
+        predict(samples[0], [other, other], exact)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +265,9 @@ def test_flips_are_the_mean_of_four_predictions(own_tissue: Sample, model: Path,
     assert found == pytest.approx(expected, abs=1e-6)
     assert np.abs(found - forward(tiles)).max() > 1e-4  # a network is not the same in a mirror
     assert mirrored_mean(forward)(np.flip(tiles, 3).copy()) == pytest.approx(np.flip(found, 3), abs=1e-5)  # the mean is
-    _, plain = probabilities_of(own_tissue.image(), 1, model, settings)
-    _, flipped = probabilities_of(own_tissue.image(), 1, model, settings.model_copy(update={"flips": True}))
+    plain, flipped = (
+        answer_of(own_tissue.image(), 1, [model], how)[1].mean for how in (settings, settings.model_copy(update={"flips": True}))
+    )
     assert plain.shape == flipped.shape == (len(recipe.structures), *image.shape[1:])
     assert not np.array_equal(plain, flipped)
     predict(own_tissue, model, settings)

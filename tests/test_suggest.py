@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from numpy.typing import NDArray
 
 from sparsem.annotations import write_annotation
 from sparsem.errors import InputError, ResumeError, SampleError
@@ -12,8 +14,10 @@ from sparsem.execution import Execution
 from sparsem.learn.folds import cross_validate, fold_path, held_out, train_and_promise
 from sparsem.learn.train import train
 from sparsem.models.checkpoint import read_recipe
+from sparsem.predict import PredictSettings, answer_of, predict
 from sparsem.store.sample import Sample
-from sparsem.suggest import SuggestSettings, chosen, disagreement, entropy, spread_out, suggest
+from sparsem.suggest import SuggestSettings, chosen, spread_out, suggest
+from sparsem.tiles.doubt import entropy, together
 from tests.conftest import LABELLED, QUICK, copy_of, put, truth_of, untaught_model
 
 REPLACE = Execution(overwrite=True, quiet=True)
@@ -48,10 +52,23 @@ def test_doubt_decides_but_not_beside_a_labelled_slice() -> None:
 def test_entropy_and_disagreement_by_their_formulas() -> None:
     assert entropy(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 1, 0], abs=1e-6)
     assert entropy(np.array(0.25)) == pytest.approx(0.8112781)
-    yes_and_no = np.array([0.5], np.float32)
-    assert disagreement(yes_and_no, 0.0, 2) == pytest.approx(1)  # two models, sure of opposites
-    assert disagreement(yes_and_no, 1.0, 2) == pytest.approx(0)  # both unsure: they do not disagree
-    assert disagreement(yes_and_no, 1.0, 1) == pytest.approx(1)
+    yes, no, unsure = (np.full((1, 2, 3), p, np.float32) for p in (1, 0, 0.5))
+    for answers, mean, doubt in (([yes, no], 0.5, 1), ([unsure, unsure], 0.5, 0), ([yes, yes, no], 2 / 3, entropy(np.array(2 / 3)))):
+        found = together(iter(answers))
+        assert found.mean == pytest.approx(np.full((1, 2, 3), mean))
+        assert found.doubt == pytest.approx(np.full((1, 2, 3), doubt), abs=1e-6)
+    assert together([unsure]).doubt is None  # one alone contradicts nobody
+    assert yes.min() == 1  # nothing that was given is changed
+    with pytest.raises(ValueError, match="at least one"):
+        together([])
+    several = np.random.default_rng(0).random((4, 2, 5, 7)).astype(np.float32)
+    expected = _entropy(several.mean(0)) - _entropy(several).mean(0)
+    assert together(several).doubt == pytest.approx(expected, abs=1e-5)
+
+
+def _entropy(p: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of scipy, in bits."""
+    return np.asarray(scipy.stats.entropy(np.stack([p, 1 - p]).astype(np.float64), base=2, axis=0))
 
 
 def test_suggestions_from_probabilities(own_tissue: Sample) -> None:
@@ -99,6 +116,23 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(own_tissue: Sample,
     assert spread.doubt[6] == pytest.approx(found.doubt[6])
     with pytest.raises(InputError, match="does not know 'mitochondrion'; it knows nucleus"):
         suggest(own_tissue, "mitochondrion", SuggestSettings(model=models))
+    _mean_and_doubt_are_written(own_tissue, [Path(model) for model in models], found.doubt)
+
+
+def _mean_and_doubt_are_written(sample: Sample, models: list[Path], doubt: NDArray[np.float64]) -> None:
+    written = predict(sample, models)
+    assert written == ["probabilities/nucleus", "labels/nucleus", "probabilities/nucleus-doubt"]
+    each = np.stack([[answer_of(sample.image(), z, [model], PredictSettings())[1].mean[0] for z in (0, 7)] for model in models])
+    mean = sample.volume("probabilities", "nucleus").read(slice(None))[[0, 7]] / 255
+    assert mean == pytest.approx(each.mean(0), abs=0.51 / 255)
+    told = sample.volume("probabilities", "nucleus-doubt").read(slice(None))[[0, 7]] / 255
+    assert told == pytest.approx(_entropy(each.mean(0)) - _entropy(each).mean(0), abs=0.52 / 255)
+    again = suggest(sample, "nucleus", SuggestSettings(n=2))
+    assert again.by == "disagreement"
+    assert again.doubt == pytest.approx(doubt, abs=0.6 / 255)
+    predict(sample, models[0], on=REPLACE)
+    assert sample.names("probabilities") == ["nucleus"]  # what several doubted tells nothing of one
+    assert suggest(sample, "nucleus", SuggestSettings(n=2)).by == "entropy"
 
 
 def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) -> None:

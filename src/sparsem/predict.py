@@ -1,43 +1,34 @@
-"""Prediction: a slice -> probabilities; a stack -> probabilities and labels, in bounded memory (paper 3.5).
+"""The stage ``predict``: a stack -> probabilities and labels, in bounded memory (paper 3.5), by one network or several together.
 
-A slice is shrunk once to the network's scale, tiled there with overlap, blended under a tapered cosine window, and enlarged
-once. Tiles of several slices share a batch, so that small slices fill a GPU too. Images are (y, x) of any real dtype;
-probabilities (C, y, x) float32 in 0..1, on disk uint8 round(255 p), where foreground is >= 128.
+On disk probabilities are uint8 round(255 p), where foreground is >= 128.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import nn
 
+from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
+from sparsem.inference import Forward, forward_on, mirrored_mean, predict_slices, quantised
 from sparsem.models.checkpoint import Recipe, load_checkpoint
-from sparsem.models.device import Precision, autocast, choose_device, free_memory, keep_freed_memory, resolved
+from sparsem.models.device import Precision, choose_device, free_memory, resolved
 from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
-from sparsem.tiles.context import Probability, TileGrid, enlarge, scaled_shape, shrink
+from sparsem.tiles.context import scaled_shape
+from sparsem.tiles.doubt import DOUBT, Answer, together
 
 GREY_SLICES = 3  # whose grey levels are compared with those that were learnt
 FURTHEST_MEAN, MOST_CONTRAST = 1.5, 2.5  # standard deviations off, and times the contrast, that are not told
-
-T = TypeVar("T")
-
-Tiles = NDArray[np.float32]
-Forward = Callable[[Tiles], Tiles]  # (B, K, S, S) standardised -> (B, C, S, S) probabilities
 
 
 class PredictSettings(Settings):
@@ -51,143 +42,18 @@ class PredictSettings(Settings):
     image: str | None = Field(None, description="image to predict; the newest one if not given")
 
 
-def predict_slices(
-    slices: Iterable[NDArray[Any]],
-    forward: Forward,
-    recipe: Recipe,
-    factors: tuple[float, float],
-    overlap: float,
-    batch: int,
-    prefetch: int = 0,
-    own: slice = slice(None),
-) -> Iterator[Probability]:
-    """Probabilities (C, y, x) float32 of one slice after another.
-
-    Args:
-        slices: (y, x) images of one shape.
-        forward: the network.
-        recipe: its tile size and the grey levels that it was trained on.
-        factors: slice pixels per network pixel, (y, x).
-        overlap: of neighbouring tiles, 0 to 0.5 of a tile.
-        batch: tiles in one call of ``forward``, across slices.
-        prefetch: slices by which cutting runs ahead of the network, and the network ahead of blending, each in a thread of its
-            own. It keeps a GPU busy; a network on the CPU wants the cores for itself (measured: a third slower).
-        own: which of the slices to predict; the others are only seen, by a network that sees the neighbours of a slice.
-    """
-    images = iter(slices)
-    first = next(images, None)
-    if first is None:
-        return
-    shape = (first.shape[0], first.shape[1])
-    grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
-    standardised = ((shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std) for image in chain([first], images))
-    windows = in_context((grid.cut(image) for image in standardised), recipe.neighbours)
-    chosen = islice(windows, own.start, own.stop)
-    cut = (np.stack(window, axis=1) if recipe.neighbours else window[0][:, None] for window in chosen)  # (N, K, S, S)
-    outputs = _in_batches(ahead(cut, prefetch), forward, batch, len(grid.corners))
-    for tiles in ahead(outputs, prefetch):
-        yield enlarge(grid.blend(tiles), shape)
-
-
-def _in_batches(cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slice: int) -> Iterator[list[Tiles]]:
-    """Network outputs (C, S, S) of one slice after another, computed ``batch`` tiles at a time whatever slice they are of."""
-    waiting: list[Tiles] = []  # tiles (K, S, S) that no call has taken yet
-    ready: list[Tiles] = []  # outputs (C, S, S) of slices that are not complete
-    inputs: Tiles | None = None
-
-    def compute() -> None:
-        nonlocal inputs
-        taken = waiting[:batch]
-        if inputs is None:
-            inputs = np.zeros((batch, *taken[0].shape), np.float32)
-        # Always a full batch: kernels, and with them the last bits of a sum, are chosen by the shape of a batch.
-        np.stack(taken, out=inputs[: len(taken)])
-        ready.extend(forward(inputs)[: len(taken)])
-        del waiting[:batch]
-
-    def complete() -> Iterator[list[Tiles]]:
-        while len(ready) >= tiles_a_slice:
-            yield ready[:tiles_a_slice]
-            del ready[:tiles_a_slice]
-
-    for tiles in cut:
-        waiting.extend(tiles)
-        while len(waiting) >= batch:
-            compute()
-        yield from complete()
-    if waiting:
-        compute()
-    yield from complete()
-
-
-def in_context(items: Iterable[T], neighbours: int) -> Iterator[list[T]]:
-    """Every item in the middle of its neighbours; the first and the last stand in for those beyond them."""
-    window: deque[T] = deque(maxlen=2 * neighbours + 1)
-    for item in items:
-        if not window:
-            window.extend([item] * neighbours)
-        window.append(item)
-        if len(window) == window.maxlen:
-            yield list(window)
-    for _ in range(neighbours if window else 0):
-        window.append(window[-1])
-        if len(window) == window.maxlen:
-            yield list(window)
-
-
-def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items in the same order, made in a thread of their own, at most ``depth`` ahead of who takes them; 0: no thread."""
-    if not depth:
-        yield from items
-        return
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque(thread.submit(next, items, end) for _ in range(depth))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(thread.submit(next, items, end))
-            yield cast(T, item)
-
-
-def quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
-    return (probability * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-
-
-def forward_on(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
-    """The network as a function of numpy arrays: tiles (B, K, S, S) -> probabilities (B, C, S, S)."""
-    keep_freed_memory()
-    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-    @torch.inference_mode()
-    def forward(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        images = torch.from_numpy(tiles).to(device).contiguous(memory_format=torch.channels_last)
-        with autocast(device, precision):
-            logits = network(images)
-        probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
-        return probabilities
-
-    return forward
-
-
-def mirrored_mean(forward: Forward) -> Forward:
-    """A network that sees each tile as it is, upside down, left to right, and both, and says the mean."""
-
-    def mean(tiles: Tiles) -> Tiles:
-        ways = ((), (2,), (3,), (2, 3))
-        found = [np.flip(forward(np.ascontiguousarray(np.flip(tiles, axes))), axes) for axes in ways]
-        return np.asarray(np.mean(found, axis=0, dtype=np.float32))
-
-    return mean
-
-
-def predict(sample: Sample, model: str | Path, settings: PredictSettings = PredictSettings(), on: Execution = HERE) -> list[str]:
+def predict(
+    sample: Sample, model: str | Path | Sequence[str | Path], settings: PredictSettings = PredictSettings(), on: Execution = HERE
+) -> list[str]:
     """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure that the model knows.
 
-    The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample.
+    The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample. The answer of several models is their
+    mean, and beside it ``probabilities/NAME-doubt`` says where they contradict each other: their mutual information with the answer,
+    255 times its bits (``tiles.doubt``), which ``suggest`` goes by.
 
     Args:
         sample: its image is read block by block; never more than a block is in memory.
-        model: a checkpoint.
+        model: a checkpoint, or several that know the same structures, as the folds of a training.
         settings: overlap, batch, precision, device, image.
         on: how the work is spread; blocks that are done are not done again.
 
@@ -195,22 +61,44 @@ def predict(sample: Sample, model: str | Path, settings: PredictSettings = Predi
         The paths of the volumes in the sample.
 
     Raises:
-        InputError: the model file is missing or damaged.
+        InputError: a model file is missing or damaged, is named twice, or knows other structures than the first.
         ResumeError: there are results of another model or other settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
-    model = Path(model).resolve()
-    _, recipe = load_checkpoint(model)
+    models = [Path(one).resolve() for one in ([model] if isinstance(model, str | Path) else model)]
+    recipes = _recipes_of(models)
+    structures = recipes[0].structures
     image_name = settings.image or sample.newest_image
     image = sample.image(image_name)
-    outputs = [spec for name in recipe.structures for spec in _outputs(name, image, image_name)]
-    inputs = {"image": image.fingerprint, "model": hash_of(model)}
-    name = f"predict-{'-'.join(recipe.structures)}"
-    with Stage(sample, name, _lasting(settings), inputs, outputs, on, _needs(image, recipe, settings)) as stage:
+    outputs = _outputs(structures, len(models), image, image_name)
+    hashes = [hash_of(one) for one in models]
+    inputs = {"image": image.fingerprint, "model": hashes[0], **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)}}
+    halo = max(recipe.neighbours for recipe in recipes)
+    name, needs = f"predict-{'-'.join(structures)}", _needs(image, recipes, settings)
+    made = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
+    before = {path for path, stage in made.items() if stage == name} - {output.path for output in outputs}
+    with Stage(sample, name, _lasting(settings), inputs, outputs, on, needs, sorted(before)) as stage:
         if not stage.finished:
-            _tell_other_grey(image, recipe, model.name, on.quiet)
-        stage.map(_predict_block, image.blocks(halo=recipe.neighbours), image, model, settings)
+            for file, recipe in zip(models, recipes, strict=True):
+                _tell_other_grey(image, recipe, file.name, on.quiet)
+        stage.map(_predict_block, image.blocks(halo=halo), image, models, settings)
     return [output.path for output in outputs]
+
+
+def _recipes_of(models: Sequence[Path]) -> list[Recipe]:
+    """Of models that can answer together."""
+    if not models or len(set(models)) < len(models):
+        raise InputError(
+            "Expected one model, or several that are not the same; a model was named twice." if models else "No model was named."
+        )
+    recipes = [load_checkpoint(one)[1] for one in models]
+    for file, recipe in zip(models, recipes, strict=True):
+        if set(recipe.structures) != set(recipes[0].structures):
+            raise InputError(
+                f"{file.name} knows {', '.join(recipe.structures)}, but {models[0].name} knows {', '.join(recipes[0].structures)}; "
+                "models that answer together know the same structures. Predict with each of them by itself."
+            )
+    return recipes
 
 
 def _tell_other_grey(image: Volume, recipe: Recipe, model: str, quiet: bool) -> None:
@@ -237,22 +125,29 @@ def _lasting(settings: PredictSettings) -> Settings:
     return settings.model_copy(update={"batch": 1, "device": device.type, "precision": resolved(device, settings.precision)})
 
 
-def _outputs(structure: str, image: Volume, image_name: str) -> tuple[VolumeSpec, VolumeSpec]:
+def _outputs(structures: Sequence[str], models: int, image: Volume, image_name: str) -> list[VolumeSpec]:
     made_on = (image_name, image.fingerprint)
-    probability = image.like(f"probabilities/{structure}", np.uint8, Kind.PROBABILITY, made_on)
-    return probability, image.like(f"labels/{structure}", np.uint8, Kind.LABELS, made_on)
+    out = []
+    for name in structures:
+        out.append(image.like(f"probabilities/{name}", np.uint8, Kind.PROBABILITY, made_on))
+        out.append(image.like(f"labels/{name}", np.uint8, Kind.LABELS, made_on))
+        if models > 1:
+            out.append(image.like(f"probabilities/{name}{DOUBT}", np.uint8, Kind.PROBABILITY, made_on))
+    return out
 
 
-def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
+def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) -> Needs:
     _, y, x = image.shape
-    factors = recipe.factors(image.voxel_size)
-    small_y, small_x = scaled_shape((y, x), factors)
-    structures = len(recipe.structures)
-    # The image, both outputs, and their chunks.
-    block = (image.block_depth + 2 * recipe.neighbours) * y * x * (image.dtype.itemsize + 4 * structures)
-    working = y * x * 4 * (2 + 2 * structures) + small_y * small_x * 8 * (1 + structures)
-    network = settings.batch * recipe.see**2 * recipe.width * 4 * 6
-    disk = sum(spec.nbytes for name in recipe.structures for spec in _outputs(name, image, "")) // 4
+    sizes = [scaled_shape((y, x), recipe.factors(image.voxel_size)) for recipe in recipes]
+    structures = len(recipes[0].structures)
+    several = len(recipes) > 1
+    # The image, all outputs, and their chunks.
+    depth = image.block_depth + 2 * max(recipe.neighbours for recipe in recipes)
+    block = depth * y * x * (image.dtype.itemsize + (6 if several else 4) * structures)
+    planes = 2 + (6 if several else 2) * structures  # of several models also their mean, doubt, and entropies
+    working = y * x * 4 * planes + max(small_y * small_x for small_y, small_x in sizes) * 8 * (1 + structures)
+    network = max(settings.batch * recipe.see**2 * recipe.width * 4 * 6 for recipe in recipes)
+    disk = sum(spec.nbytes for spec in _outputs(recipes[0].structures, len(recipes), image, "")) // 4
     device = choose_device(settings.device)
     if device.type == "cuda":
         smaller = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
@@ -260,43 +155,75 @@ def _needs(image: Volume, recipe: Recipe, settings: PredictSettings) -> Needs:
     return Needs(block + working + network, disk, "import with a smaller --block-depth, or use fewer --workers")
 
 
-def _predict_block(block: ZBlock, image: Volume, model: Path, settings: PredictSettings) -> BlockResult:
-    forward, recipe = _ready(model, settings)
-    factors = recipe.factors(image.voxel_size)
+def _predict_block(block: ZBlock, image: Volume, models: Sequence[Path], settings: PredictSettings) -> BlockResult:
     voxels = image.read(block.read)
-    probabilities = np.empty((len(recipe.structures), block.stop - block.start, *voxels.shape[1:]), np.uint8)
-    prefetch = 0 if choose_device(settings.device).type == "cpu" else 2
-    slices = predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, prefetch, block.inner)
-    for z, probability in enumerate(slices):
-        probabilities[:, z] = quantised(probability)
+    structures, answers = _answers(voxels, image, models, (), settings, block.inner)
+    several, shape = len(models) > 1, (len(structures), block.stop - block.start, *voxels.shape[1:])
+    probabilities, doubts = (np.empty(shape, np.uint8) for _ in range(2))  # pages that nobody writes cost nothing
+    for z, answer in enumerate(answers):
+        probabilities[:, z] = quantised(answer.mean)
+        if answer.doubt is not None:
+            doubts[:, z] = quantised(answer.doubt)
     arrays: dict[str, NDArray[Any]] = {}
-    for name, probability in zip(recipe.structures, probabilities, strict=True):
+    for name, probability, doubt in zip(structures, probabilities, doubts, strict=True):
         arrays[f"probabilities/{name}"] = probability
         arrays[f"labels/{name}"] = (probability >= FOREGROUND).view(np.uint8)
+        arrays |= {f"probabilities/{name}{DOUBT}": doubt} if several else {}
     return arrays, {}
 
 
-def probabilities_of(image: Volume, z: int, model: Path, settings: PredictSettings) -> tuple[tuple[str, ...], Probability]:
-    """What a model says of one slice: the structures that it knows, and their probabilities (C, y, x) float32; nothing is written."""
-    forward, recipe = _ready(model, settings)
-    first, stop = max(0, z - recipe.neighbours), min(image.shape[0], z + recipe.neighbours + 1)
-    voxels, own = image.read(slice(first, stop)), slice(z - first, z - first + 1)
-    factors = recipe.factors(image.voxel_size)
-    found = next(predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, 0, own))
-    return recipe.structures, found
+def answer_of(
+    image: Volume, z: int, models: Sequence[Path], settings: PredictSettings, structures: Sequence[str] = ()
+) -> tuple[tuple[str, ...], Answer]:
+    """What models say of one slice together; nothing is written.
+
+    Args:
+        image: that they see.
+        z: the slice.
+        models: checkpoints that all know the structures.
+        settings: how they see it.
+        structures: which are asked for; all that the first model knows if none is given.
+
+    Returns:
+        The structures, and the answer (C, y, x).
+    """
+    halo = max(recipe.neighbours for _, recipe in _ready(models, settings))
+    first, stop = max(0, z - halo), min(image.shape[0], z + halo + 1)
+    names, answers = _answers(image.read(slice(first, stop)), image, models, structures, settings, slice(z - first, z - first + 1))
+    return names, next(answers)
 
 
-def _ready(model: Path, settings: PredictSettings) -> tuple[Forward, Recipe]:
-    """The network as the settings want it."""
-    forward, recipe = _loaded(model, model.stat().st_mtime_ns, settings.device, settings.precision)
-    return (mirrored_mean(forward) if settings.flips else forward), recipe
+def _answers(
+    voxels: NDArray[Any], image: Volume, models: Sequence[Path], structures: Sequence[str], settings: PredictSettings, own: slice
+) -> tuple[tuple[str, ...], Iterator[Answer]]:
+    """Of the slices ``own`` of ``voxels`` (z, y, x), one after the other."""
+    names: tuple[str, ...] = tuple(structures)
+    prefetch = 0 if choose_device(settings.device).type == "cpu" else 2
+    ways = []
+    for forward, recipe in _ready(models, settings):
+        names = names or recipe.structures
+        channels = [recipe.structures.index(name) for name in names]
+        factors = recipe.factors(image.voxel_size)
+        ways.append((channels, predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, prefetch, own)))
+
+    def answers() -> Iterator[Answer]:
+        for _ in range(*own.indices(len(voxels))):
+            yield together(next(found)[channels] for channels, found in ways)
+
+    return names, answers()
+
+
+def _ready(models: Sequence[Path], settings: PredictSettings) -> list[tuple[Forward, Recipe]]:
+    """The networks as the settings want them."""
+    found = _loaded(tuple((model, model.stat().st_mtime_ns) for model in models), settings.device, settings.precision)
+    return [(mirrored_mean(forward) if settings.flips else forward, recipe) for forward, recipe in found]
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: Path, _changed: int, device: str, precision: Precision) -> tuple[Forward, Recipe]:
-    """The network of this process; blocks that follow find it loaded."""
-    network, recipe = load_checkpoint(model)
-    return forward_on(network, choose_device(device), precision), recipe
+def _loaded(models: tuple[tuple[Path, int], ...], device: str, precision: Precision) -> list[tuple[Forward, Recipe]]:
+    """The networks of this process; blocks that follow find them loaded."""
+    loaded = [load_checkpoint(model) for model, _ in models]
+    return [(forward_on(network, choose_device(device), precision), recipe) for network, recipe in loaded]
 
 
 def hash_of(file: Path) -> str:

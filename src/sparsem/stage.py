@@ -52,6 +52,7 @@ class Stage:
         settings: every setting that changes the result.
         inputs: what it reads, name to fingerprint.
         outputs: the volumes it writes.
+        instead_of: volumes of an earlier result that this one does not have; they go when it is published.
         on: how the work is spread.
         needs: checked before anything is written.
 
@@ -68,6 +69,7 @@ class Stage:
     outputs: Sequence[VolumeSpec]
     on: Execution = HERE
     needs: Needs = field(default_factory=Needs)
+    instead_of: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.record: dict[str, Any] = {
@@ -226,6 +228,9 @@ class Stage:
         for output in self.outputs:
             if not self._is_moved(output):
                 self._replace(self._work / "out" / output.path, self.sample.path / output.path, output)
+        for number, path in enumerate(self.instead_of):
+            if (self.sample.path / path).exists():
+                os.replace(self.sample.path / path, self._work / f"gone-{number}")
         self.sample.publish_names()
         self.sample.remember(
             {

@@ -1,14 +1,13 @@
 """Which slices to label next: evenly spaced at first (the papers' rule), then where a model is unsure.
 
-How unsure a slice is: the entropy of its probabilities, or, of several models, what their mean does not know and each of them does
-(mutual information; Houlsby et al. 2011: where they contradict each other). A slice beside a labelled one teaches little, so doubt counts
-less there.
+How unsure a slice is: the entropy of its probabilities, or, of several models, how far they contradict each other (``tiles.doubt``). A
+slice beside a labelled one teaches little, so doubt counts less there.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,9 @@ from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
+from sparsem.tiles.doubt import DOUBT, entropy
 
-LEVELS = np.arange(256) / 255.0
+LEVELS = np.arange(256) / 255.0  # what numbers on disk stand for
 LOOKED_AT = 96  # slices that several models are asked about, at most
 
 
@@ -48,12 +48,6 @@ class Suggestion(NamedTuple):
     z: tuple[int, ...]
     by: str
     doubt: NDArray[np.float64]
-
-
-def entropy(probability: NDArray[Any]) -> NDArray[np.float64]:
-    """Binary entropy in bits of probabilities in 0..1, of any shape."""
-    p = np.clip(np.asarray(probability, np.float64), 1e-9, 1 - 1e-9)
-    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
 
 
 ENTROPY = entropy(LEVELS)  # of probabilities as they lie on disk
@@ -120,7 +114,8 @@ def suggest(
     """Name the slices of a sample to label next.
 
     Without a model and without probabilities they lie evenly; with ``probabilities/NAME`` they are those of highest entropy; with two
-    models or more (``train --folds`` leaves them), those where the models contradict each other.
+    models or more (``train --folds`` leaves them), or ``probabilities/NAME-doubt``, which two or more that predict together leave, those
+    where the models contradict each other.
 
     Args:
         sample: the sample.
@@ -144,8 +139,9 @@ def suggest(
         doubt = _disagreement(sample, structure, settings, on)
         by = "disagreement" if len(settings.model) > 1 else "entropy"
     elif predicted:
-        doubt = np.sum([_entropies(sample, name, on) for name in predicted], axis=0)
-        by = "entropy"
+        together = [f"{name}{DOUBT}" for name in predicted if f"{name}{DOUBT}" in outputs]
+        by = "disagreement" if len(together) == len(predicted) else "entropy"
+        doubt = np.sum([_means(sample, name, on) for name in (together if by == "disagreement" else predicted)], axis=0)
     else:
         return Suggestion(tuple(spread_out(n_slices, labelled, settings.n, copies)), "evenly spaced", np.zeros(0))
     doubt[list(copies)] = np.nan
@@ -157,25 +153,26 @@ def _outputs_of(structure: str, known: Sequence[str]) -> list[str]:
     return [name for name in (structure, *outputs_of_cells(structure)) if name in known]
 
 
-def _entropies(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
-    """(slices,) mean entropy of a structure's probabilities."""
+def _means(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
+    """(slices,) mean entropy of a structure's probabilities, or the mean of a doubt, which is bits already."""
     volume = sample.volume("probabilities", name)
     sample.frame(volume)  # refuses what was made on an image that was replaced since
     plane = volume.shape[1] * volume.shape[2]
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
     again = replace(on, overwrite=True)  # a question may be asked again of other probabilities
+    bits = LEVELS if name.endswith(DOUBT) else ENTROPY
     with Stage(sample, f"entropy-{name}", SuggestSettings(), {"probabilities": volume.fingerprint}, [], again, needs) as stage:
-        blocks = stage.map(_entropy_block, volume.blocks(), volume)
-    return np.array([value for block in blocks for value in block["entropy"]])
+        blocks = stage.map(_means_block, volume.blocks(), volume, bits)
+    return np.array([value for block in blocks for value in block["bits"]])
 
 
-def _entropy_block(block: ZBlock, volume: Volume) -> BlockResult:
+def _means_block(block: ZBlock, volume: Volume, bits: NDArray[np.float64]) -> BlockResult:
     counts = (np.bincount(one.ravel(), minlength=256) for one in volume.read(block.own))
-    return {}, {"entropy": [float(count @ ENTROPY / count.sum()) for count in counts]}
+    return {}, {"bits": [float(count @ bits / count.sum()) for count in counts]}
 
 
 def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettings, on: Execution) -> NDArray[np.float64]:
-    """(slices,) mean mutual information of several models, or the entropy of one; NaN where they were not asked."""
+    """(slices,) mean mutual information of several models and their answer, or the entropy of one; NaN where they were not asked."""
     from sparsem.models.checkpoint import read_recipe  # torch takes seconds to load, and only models need it
     from sparsem.models.device import choose_device
     from sparsem.predict import hash_of
@@ -193,7 +190,7 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
     inputs |= {f"model {n}": hash_of(model) for n, model in enumerate(models)}
     plane = image.shape[1] * image.shape[2]
     most = max(len(structures) for structures in known.values())
-    needs = Needs(ram=plane * (8 * most + 40), smaller="use fewer --workers")  # answers, their mean, and a plane's entropy
+    needs = Needs(ram=plane * (8 * most + 16 * len(names) + 16), smaller="use fewer --workers")  # an answer, their mean, and entropies
     lasting = settings.model_copy(update={"n": 1, "device": choose_device(settings.device).type, "every": every})
     with Stage(sample, "disagreement", lasting, inputs, [], replace(on, overwrite=True), needs) as stage:
         blocks = stage.map(_disagreement_block, image.blocks(), image, models, names, every, settings.device)
@@ -207,29 +204,11 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
 def _disagreement_block(
     block: ZBlock, image: Volume, models: Sequence[Path], structures: Sequence[str], every: int, device: str
 ) -> BlockResult:
-    from sparsem.predict import PredictSettings, probabilities_of
+    from sparsem.predict import PredictSettings, answer_of
 
     doubt = []
     for z in (z for z in range(block.start, block.stop) if z % every == every // 2):
-        mean = np.zeros((len(structures), *image.shape[1:]), np.float32)
-        alone = 0.0
-        for model in models:
-            names, answer = probabilities_of(image, z, model, PredictSettings(device=device))
-            for one, structure in zip(mean, structures, strict=True):
-                found = answer[names.index(structure)]
-                one += found / len(models)
-                alone += float(entropy(found).mean()) / (len(models) * len(structures))
-        value = np.mean([disagreement(one, alone, len(models)) for one in mean])
-        doubt.append([z, float(value)])
+        _, answer = answer_of(image, z, models, PredictSettings(device=device), structures)
+        unsure = entropy(answer.mean) if answer.doubt is None else answer.doubt
+        doubt.append([z, float(unsure.mean(dtype=np.float64))])
     return {}, {"doubt": doubt}
-
-
-def disagreement(mean: NDArray[Any], alone: float, models: int) -> float:
-    """The mutual information between model and answer, in bits a pixel: entropy of the mean answer less the mean entropy of each.
-
-    Args:
-        mean: of the probabilities of all models, any shape.
-        alone: mean entropy of each model's own probabilities.
-        models: how many; one alone contradicts nobody, and its entropy is returned.
-    """
-    return float(entropy(mean).mean()) - (alone if models > 1 else 0.0)

@@ -54,17 +54,18 @@ def train(
 @command(PredictSettings, spread=True)
 def predict(
     path: SamplePath,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="what train wrote")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="what train wrote; of several models the mean counts")],
     *,
     settings: PredictSettings,
     on: Execution,
 ) -> Outcome:
     """Find the structures in every slice. Stop it any time; the same command goes on.
 
-    Example: sparsem predict liver.zarr liver.safetensors
+    Examples: sparsem predict liver.zarr liver.safetensors
+    or, the mean of what two folds say, and where they contradict each other, with liver.fold1.safetensors liver.fold2.safetensors
     """
     sample = Sample.open(path)
-    written = _predict(sample, model, settings, on)
+    written = _predict(sample, models, settings, on)
     name = written[0].rsplit("/", 1)[-1]
     read = sample.name_of_image(sample.volume(*written[0].split("/")))
     of_cells = [one.removesuffix("-boundary").rsplit("/", 1)[-1] for one in written if one.endswith("-boundary")]

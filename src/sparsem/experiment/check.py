@@ -13,7 +13,7 @@ from sparsem.annotations import LabelledSlices, annotations_on, as_labels
 from sparsem.errors import InputError
 from sparsem.execution import Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.predict import PredictSettings, hash_of, probabilities_of
+from sparsem.predict import PredictSettings, answer_of, hash_of
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_source
@@ -115,8 +115,8 @@ def overlaps_with(check: Check, name: str, model: Path, z: Sequence[int], device
 def _measure_block(block: ZBlock, check: Check, model: Path, chosen: tuple[int, ...], device: str) -> BlockResult:
     counts = []
     for z in (z for z in range(block.start, block.stop) if z in chosen):
-        _, probability = probabilities_of(check.image, z, model, PredictSettings(device=device))
+        _, answer = answer_of(check.image, z, [model], PredictSettings(device=device))
         true, known = check.true(z)
-        found = overlap(probability[0] >= 0.5, true, known)
+        found = overlap(answer.mean[0] >= 0.5, true, known)
         counts.append([found.both, found.predicted, found.true])
     return {}, {"counts": counts}

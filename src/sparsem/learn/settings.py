@@ -13,6 +13,7 @@ class LearnSettings(Settings):
 
     model: str = Field("resunet", description="resunet, unet, unet++, fractalresnet, ceecnet, senformer, transunet, setr-pup or another")
     width: int | None = Field(None, ge=1, description="feature maps of the network's first level; its usual ones if not given, resunet 16")
+    pretrained: bool = Field(False, description="begin with weights learnt on ImageNet, fetched once: unet++, senformer, setr")
     read: int = Field(256, ge=16, le=16384, description="edge of a tile in the image, px: the context")
     see: int = Field(128, ge=16, le=4096, description="edge at which the network sees it, px")
     neighbours: int = Field(0, ge=0, le=8, description="slices above and below that the network sees too; they help at boundaries")

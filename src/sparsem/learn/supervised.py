@@ -21,6 +21,7 @@ from sparsem.errors import SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice
+from sparsem.models import begin_pretrained
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.score.overlap import Overlap, overlap, pooled
@@ -97,16 +98,17 @@ def start(recipe: Recipe, settings: TrainSettings, device: torch.device, seed: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed if seed is None else seed)
         network = recipe.build()
+        if settings.pretrained:
+            begin_pretrained(network, recipe.model)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.999), eps=1e-7)
     return TrainingState(network, copy.deepcopy(network), optimiser)
 
 
-def logits_of(network: nn.Module, images: Tensor, settings: TrainSettings, all_heads: bool = False) -> Tensor:
-    """(B, K, S, S) -> (B, C, S, S) float32, computed as precisely as the settings say; of all heads (B, k C, S, S)."""
+def logits_of(compute: Callable[[Tensor], Tensor], images: Tensor, settings: TrainSettings) -> Tensor:
+    """(B, K, S, S) -> what a network, or a method of it, makes of them, float32, computed as precisely as the settings say."""
     with autocast(images.device, settings.precision):
-        compute: Any = network.all_heads if all_heads else network
-        logits: Tensor = compute(images.contiguous(memory_format=torch.channels_last))
+        logits = compute(images.contiguous(memory_format=torch.channels_last))
     return logits.float()
 
 
@@ -118,15 +120,26 @@ def has_heads(network: nn.Module, settings: TrainSettings) -> bool:
 def labelled_loss(network: nn.Module, batch: Batch, settings: TrainSettings, device: torch.device) -> tuple[Tensor, Tensor]:
     """The loss of labelled tiles, and their Dice loss."""
     images, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch)
-    heads = has_heads(network, settings)
-    logits = logits_of(network, images, settings, heads)
-    dice = dice_loss(logits[:, : targets.shape[1]].sigmoid(), targets, squared=settings.loss != "linear-dice")
-    if heads:
+    compute: Any = network
+    squared = settings.loss != "linear-dice"
+    if has_heads(network, settings):
+        logits = logits_of(compute.all_heads, images, settings)
         beside = torch.from_numpy(edges_and_depths(batch[1])).to(device, non_blocking=True)
-        return tanimoto_loss(logits.sigmoid(), targets, beside), dice
+        return tanimoto_loss(logits.sigmoid(), targets, beside), dice_loss(logits[:, : targets.shape[1]].sigmoid(), targets, squared)
+    if hasattr(network, "each"):  # several that decide together have a loss each
+        several = logits_of(compute.each, images, settings)
+        loss = torch.stack([_loss(logits, targets, settings) for logits in several]).mean()
+        return loss, dice_loss(compute.combined(several.detach()).sigmoid(), targets, squared)
+    logits = logits_of(compute, images, settings)
+    return _loss(logits, targets, settings), dice_loss(logits.detach().sigmoid(), targets, squared)
+
+
+def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
+    """Of (B, C, S, S), as the settings say."""
     if settings.loss == "tanimoto":
-        return tanimoto_loss(logits.sigmoid(), targets), dice
-    return (dice + cross_entropy_loss(logits, targets) if settings.loss == "dice+cross-entropy" else dice), dice
+        return tanimoto_loss(logits.sigmoid(), targets)
+    dice = dice_loss(logits.sigmoid(), targets, squared=settings.loss != "linear-dice")
+    return dice + cross_entropy_loss(logits, targets) if settings.loss == "dice+cross-entropy" else dice
 
 
 def move(state: TrainingState, loss: Tensor, settings: TrainSettings, clip: float | None) -> None:

@@ -28,6 +28,8 @@ MODELS = {
     "setr-mla": "setr.SetrMla",
 }
 
+PRETRAINED = ("unet++", "unet++-averaged", "unet++-shallow", "senformer", "setr-naive", "setr-pup", "setr-mla")
+
 
 def model_class(name: str) -> Any:
     """The class of a network.
@@ -58,6 +60,24 @@ def build(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn
     return network
 
 
+def begin_pretrained(network: nn.Module, name: str) -> None:
+    """Let the part of a network that looks at images begin with what its library has of it, learnt on ImageNet.
+
+    Raises:
+        SettingsError: there is nothing of that kind, or it cannot be fetched.
+    """
+    if not hasattr(network, "load_pretrained"):
+        raise SettingsError(f"There are no pretrained weights of '{name}'; there are of {', '.join(PRETRAINED)}. Leave out --pretrained.")
+    load: Any = network.load_pretrained
+    try:
+        load()
+    except OSError as error:  # what the hub raises, in all its kinds
+        raise SettingsError(
+            f"The pretrained weights of '{name}' could not be fetched from the Hugging Face hub ({str(error).splitlines()[0]}) Fetch them "
+            "once with a connection, or copy a machine's hub cache here and point HF_HOME to it; or leave out --pretrained."
+        ) from None
+
+
 def usual_width(name: str) -> int:
     """The width that a network has if nobody says one."""
     return int(model_class(name).usual_width)
@@ -68,4 +88,4 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-__all__ = ["MODELS", "build", "count_parameters", "model_class", "usual_width"]
+__all__ = ["MODELS", "PRETRAINED", "begin_pretrained", "build", "count_parameters", "model_class", "usual_width"]

@@ -4,6 +4,8 @@ Input (B, in, H, W), output logits (B, out, H, W). The Swin transformer and its 
 exclude each other; here every structure stands for itself, so a learner's probability is a sigmoid, and the network's the learners' mean.
 """
 
+from typing import Any
+
 import timm
 import torch
 from timm.layers.attention import Attention
@@ -12,6 +14,9 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
+from sparsem.errors import SettingsError
+
+SWIN = "swin_small_patch4_window7_224"
 DEPTHS = (2, 2, 18, 2)  # of Swin-S
 HEADS, LAYERS, WINDOW = 8, 6, 7
 HEAD = 32  # channels of a head of the Swin transformer
@@ -90,18 +95,18 @@ class SenFormer(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(len(DEPTHS))]
         channels = HEADS * round(width * 2 / 3)  # 512 at width 96
-        self.swin = timm.create_model(
-            "swin_small_patch4_window7_224",
-            pretrained=False,
-            in_chans=inputs,
-            img_size=tile,
-            embed_dim=width,
-            num_heads=tuple(one // HEAD for one in widths),
-            features_only=True,
-            drop_path_rate=0.2,
-            always_partition=True,
-            dynamic_img_size=True,
-        )
+        self.width = width
+        self.options: dict[str, Any] = {
+            "in_chans": inputs,
+            "img_size": tile,
+            "embed_dim": width,
+            "num_heads": tuple(one // HEAD for one in widths),
+            "features_only": True,
+            "drop_path_rate": 0.2,
+            "always_partition": True,
+            "dynamic_img_size": True,
+        }
+        self.swin = timm.create_model(SWIN, pretrained=False, **self.options)
         self.norms = nn.ModuleList(nn.LayerNorm(one) for one in widths)
         # A ring of zeros around maps of single pixels is what the published count and network have.
         self.narrow = nn.ModuleList(
@@ -113,18 +118,30 @@ class SenFormer(nn.Module):
         )
         self.learners = nn.ModuleList(Learner(channels, outputs) for _ in widths)
 
-    def each(self, x: Tensor) -> list[Tensor]:
-        """What every learner says: logits (B, outputs, h, w), the finest level first."""
+    def load_pretrained(self) -> None:
+        """Let the Swin transformer begin with what it learnt on ImageNet.
+
+        Raises:
+            SettingsError: weights are offered for another width only.
+        """
+        if self.width != self.usual_width:
+            raise SettingsError(f"Pretrained weights of 'senformer' are of width {self.usual_width}; got {self.width}.")
+        self.swin.load_state_dict(timm.create_model(SWIN, pretrained=True, **self.options).state_dict())
+
+    def each(self, x: Tensor) -> Tensor:
+        """What every learner says: logits (4, B, outputs, H, W), the finest level first; each has a loss of its own."""
         seen = self.swin(x)  # (B, h, w, C) each, the finest first
         maps = [narrow(norm(one).movedim(3, 1)) for narrow, norm, one in zip(self.narrow, self.norms, seen, strict=True)]
         for level in range(len(maps) - 2, -1, -1):
             maps[level] = maps[level] + interpolate(maps[level + 1], maps[level].shape[2:])
         joined = [block(one.movedim(1, 3)).movedim(3, 1) for block, one in zip(self.joined, maps, strict=True)]
-        return [learner(one) for learner, one in zip(self.learners, joined, strict=True)]
+        found = [learner(one) for learner, one in zip(self.learners, joined, strict=True)]
+        return torch.stack([interpolate(one, x.shape[2:], mode="bilinear") for one in found])
+
+    def combined(self, each: Tensor) -> Tensor:
+        """Logits of every learner -> logits (B, outputs, H, W) of their mean probability."""
+        return each.float().sigmoid().mean(0).clamp(SURE, 1 - SURE).logit()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, outputs, H, W) of the mean probability."""
-        found = self.each(x)
-        alike = [interpolate(one, found[0].shape[2:], mode="bilinear").sigmoid() for one in found]
-        mean = torch.stack(alike).mean(0).clamp(SURE, 1 - SURE)
-        return interpolate(mean.logit(), x.shape[2:], mode="bilinear")
+        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
+        return self.combined(self.each(x))

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from sparsem.errors import SettingsError
+
 PATCH = 16
 HEAD = 64  # channels of a head of attention
 MAPS = 256  # of the way up
+PRETRAINED = {12: "vit_base_patch16_384", 16: "vit_large_patch16_384"}  # of timm, by heads
 DEEP, SHALLOW = (16, 24), (0, 12)  # from so many heads on, so many blocks: ViT-L has 16 heads, ViT-B 12
 
 
@@ -38,10 +41,11 @@ class Setr(nn.Module):
     def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
         super().__init__()
         self.maps, self.blocks = width * HEAD, DEEP[1] if width >= DEEP[0] else SHALLOW[1]
+        self.heads = width
+        self.seen: dict[str, Any] = {"img_size": tile, "in_chans": inputs}
         self.transformer = timm.models.VisionTransformer(
-            img_size=tile,
+            **self.seen,
             patch_size=PATCH,
-            in_chans=inputs,
             num_classes=0,
             global_pool="",
             embed_dim=self.maps,
@@ -55,6 +59,17 @@ class Setr(nn.Module):
     def build_up(self, outputs: int) -> None:
         """Make the layers of the way up."""
         raise NotImplementedError
+
+    def load_pretrained(self) -> None:
+        """Let the transformer begin with what it learnt on ImageNet.
+
+        Raises:
+            SettingsError: weights are offered for other widths only.
+        """
+        if self.heads not in PRETRAINED:
+            raise SettingsError(f"Pretrained weights of SETR are of width {' or '.join(map(str, PRETRAINED))}; got {self.heads}.")
+        learnt = timm.create_model(PRETRAINED[self.heads], pretrained=True, num_classes=0, **self.seen).state_dict()
+        self.transformer.load_state_dict({name: learnt[name] for name in self.transformer.state_dict()})
 
     def looked(self, x: Tensor) -> list[Tensor]:
         """Maps (B, C, H / 16, W / 16) after a quarter, a half, three quarters and all of the blocks."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+ENCODER = "resnet34"
 LEVELS = 5  # of the encoder
 DECODER = (16, 8, 4, 2, 1)  # channels of the decoder over those of its last level
 SHALLOW = (8, 4, 1)  # the same with three levels of the encoder
@@ -32,7 +33,13 @@ class UNetPlusPlus(nn.Module):
         super().__init__()
         channels = tuple(width * part for part in self.channels)
         options = {"encoder_depth": self.levels, "encoder_weights": None, "decoder_channels": channels}
-        self.network = smp.UnetPlusPlus("resnet34", in_channels=inputs, classes=outputs, **options)
+        self.network = smp.UnetPlusPlus(ENCODER, in_channels=inputs, classes=outputs, **options)
+        self.inputs = inputs
+
+    def load_pretrained(self) -> None:
+        """Let the encoder begin with what it learnt on ImageNet."""
+        learnt = smp.encoders.get_encoder(ENCODER, in_channels=self.inputs, depth=self.levels, weights="imagenet")
+        self.network.encoder.load_state_dict(learnt.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
@@ -51,7 +58,7 @@ class ShallowUNetPlusPlus(UNetPlusPlus):
 
 
 class AveragedUNetPlusPlus(UNetPlusPlus):
-    """UNet++ whose output is the mean of those of its four nested branches."""
+    """UNet++ whose output is the mean of those of its four nested branches, each of which has a loss of its own (deep supervision)."""
 
     def __init__(self, width: int = UNetPlusPlus.usual_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__(width, inputs, outputs)
@@ -59,12 +66,20 @@ class AveragedUNetPlusPlus(UNetPlusPlus):
         channels = (blocks[f"x_{branch}_{LEVELS - 2}"].out_channels for branch in range(1, LEVELS - 1))
         self.heads = nn.ModuleList(nn.Conv2d(maps, outputs, 3, padding=1) for maps in channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
+    def each(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> logits of every branch (4, B, outputs, H, W)."""
         ends = self._branches(self.network.encoder(x))
         logits = [self.network.segmentation_head(self.network.decoder.blocks[f"x_0_{LEVELS - 1}"](ends[0]))]
         logits += [interpolate(head(end), x.shape[2:], mode="bilinear") for head, end in zip(self.heads, ends[1:], strict=True)]
-        return torch.stack(logits).mean(0)
+        return torch.stack(logits)
+
+    def combined(self, each: Tensor) -> Tensor:
+        """Logits of every branch -> logits (B, outputs, H, W) of all."""
+        return each.mean(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
+        return self.combined(self.each(x))
 
     def _branches(self, features: list[Tensor]) -> list[Tensor]:
         """Where the nested branches end, at half of the resolution: that from the deepest level first."""

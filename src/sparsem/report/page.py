@@ -4,13 +4,12 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from pydantic import Field, field_validator
@@ -20,14 +19,15 @@ from sparsem.annotations import annotated_structures
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
-from sparsem.measure.dictionary import dictionary_page_rows, features
+from sparsem.measure.dictionary import dictionary_page_rows
 from sparsem.measure.settings import results_of
 from sparsem.progress import Meter
+from sparsem.report.charts import plots
 from sparsem.report.figures import COLOURS
 from sparsem.report.layers import Layer, layers_of, legend
-from sparsem.report.plots import Strip, dice_curves, drift_curves, organelles_per_cell, spectra, strips
 from sparsem.report.scene import scene
 from sparsem.report.slices import slice_pictures
+from sparsem.report.view import Plot, View
 from sparsem.report.warnings import Notice, notices
 from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample, now
@@ -70,34 +70,6 @@ class Report:
     notices: Mapping[str, Sequence[Notice]]
 
 
-@dataclass
-class View:
-    """A sample on the page."""
-
-    name: str
-    facts: dict[str, str]
-    notices: list[Notice]
-    structures: list[str] = field(default_factory=list)
-    slices: list[dict[str, Any]] = field(default_factory=list)
-    labelled: dict[str, list[int]] = field(default_factory=dict)
-    colours: Mapping[str, str] = field(default_factory=dict)
-    scene: dict[str, Any] = field(default_factory=dict)
-    tables: dict[str, pa.Table] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    aligned: str = ""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure and the data behind it."""
-
-    title: str
-    about: str
-    svg: str
-    file: str
-    data: pa.Table
-
-
 def report(samples: Sequence[str | Path], path: str | Path, settings: ReportSettings = ReportSettings(), on: Execution = HERE) -> Report:
     """Write one self-contained HTML page.
 
@@ -130,9 +102,9 @@ def report(samples: Sequence[str | Path], path: str | Path, settings: ReportSett
             views[-1].name = _unlike(views[-1].name, [view.name for view in views[:-1]], place)
         if not any(view.facts for view in views):
             raise SampleError("; ".join(notice.text for view in views for notice in view.notices))
-        plots = list(_plots(views, settings))
+        figures = list(plots(views, settings.cells))
         meter.step("plots")
-        page = _page(views, plots, settings).encode()
+        page = _page(views, figures, settings).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page)
         meter.step()
@@ -211,113 +183,6 @@ def _tables(sample: Sample, problems: list[Notice]) -> dict[str, pa.Table]:
     return found
 
 
-def _plots(views: Sequence[View], settings: ReportSettings) -> Iterator[Plot]:
-    """Every figure that the tables hold."""
-    names = list(dict.fromkeys(name for view in views for name in view.structures))
-    _note_other_textures(views, names)
-    for view in views:
-        yield from _drifts(view)
-        yield from _curves(view, names)
-    for view in views:
-        yield from _bars(view, settings.cells)
-    for name in names:
-        tables = {view.name: view.tables[name] for view in views if name in _measured(view) and view.tables[name].num_rows}
-        columns = features(dict.fromkeys(column for one in tables.values() for column in one.column_names))
-        if columns:
-            about = (
-                "A mark an object; thick line: median, thin lines: quartiles. Hollow: cut by the border of the volume, and in no median."
-            )
-            yield Plot(f"{name}: every feature", about, strips(_strips(tables), columns), f"{name}.csv", _together(tables, "sample"))
-        measured = {
-            view.name: _spectra(view.tables[f"pattern_{name}"])
-            for view in views
-            if f"pattern_{name}" in view.tables and name in _measured(view)
-        }
-        if measured:
-            data = _together({view.name: view.tables[f"pattern_{name}"] for view in views if view.name in measured}, "sample")
-            about = "How much of the brightness lies in structures of each size. Line: median of all objects, band: quartiles."
-            yield Plot(f"{name}: pattern spectrum", about, spectra(measured), f"pattern_{name}.csv", data)
-
-
-def _measured(view: View) -> list[str]:
-    """Structures of the last run of measure; tables of other runs are not shown as if they belonged to it."""
-    return [name for name in view.tables["measured"]["structure"].to_pylist() if name in view.tables] if "measured" in view.tables else []
-
-
-def _note_other_textures(views: Sequence[View], names: Sequence[str]) -> None:
-    """Texture of samples that was measured with other voxels cannot be compared, though it stands side by side."""
-    for name in names:
-        sizes = {view.name: view.tables[name]["texture_voxel_nm"][0].as_py() for view in views if _has_texture(view, name)}
-        if len(set(sizes.values())) > 1:
-            told = ", ".join(f"{sample} {size:g} nm" for sample, size in sizes.items())
-            for view in views:
-                view.notices.insert(0, Notice(f"Texture of {name} cannot be compared: its voxels differ ({told}); set --texture-nm.", True))
-
-
-def _has_texture(view: View, name: str) -> bool:
-    return name in view.tables and "texture_voxel_nm" in view.tables[name].column_names and view.tables[name].num_rows > 0
-
-
-def _drifts(view: View) -> Iterator[Plot]:
-    """Where alignment put the slices of the image on the page."""
-    table = view.tables.get(f"alignment_{view.aligned}")
-    if table is None:
-        return
-    shifts = {axis: table[f"shift_{axis}_px"].to_numpy() for axis in "yx"}
-    remarks = [remark.split() for remark in table["remark"].to_pylist()]
-    marked = {what: [z for z, told in enumerate(remarks) if what in told] for what in sorted({one for told in remarks for one in told})}
-    about = "How far alignment moved the centre of every slice, in pixels down (y) and to the right (x)."
-    yield Plot(f"Alignment: {view.name}", about, drift_curves(shifts, marked), f"drift_{view.name}.csv", table)
-
-
-def _curves(view: View, names: Sequence[str]) -> Iterator[Plot]:
-    scores = {name: view.tables[f"scores_{name}"] for name in names if f"scores_{name}" in view.tables}
-    if scores:
-        curves = {name: (one["dice"].to_numpy(), np.flatnonzero(one["annotated"].to_numpy()).tolist()) for name, one in scores.items()}
-        title, data = f"Dice along z: {view.name}", _together(scores, "structure")
-        yield Plot(title, "Agreement with the truth, slice by slice.", dice_curves(curves), f"dice_{view.name}.csv", data)
-
-
-def _bars(view: View, cells: str) -> Iterator[Plot]:
-    table = view.tables.get(cells) if cells in _measured(view) else None
-    if table is None or not table.num_rows or "cell" not in table.column_names:
-        return
-    columns = {column.removesuffix("_volume_um3"): column for column in table.column_names if column.endswith("_volume_um3")}
-    chosen = {
-        name: column for name, column in columns.items() if f"{name}_count" in table.column_names and name not in ("nucleus", "nucleolus")
-    }
-    if chosen:
-        volumes = {name: table[column].to_numpy() for name, column in chosen.items()}
-        about = "Every bar is a cell; of organelles that lie in two cells each part counts where it lies."
-        svg = organelles_per_cell([str(cell) for cell in table["cell"].to_pylist()], volumes, view.colours)
-        yield Plot(
-            f"Organelle volume per cell: {view.name}", about, svg, f"organelles_{view.name}.csv", table.select(["cell", *chosen.values()])
-        )
-
-
-def _strips(tables: Mapping[str, pa.Table]) -> list[Strip]:
-    made = []
-    for name, table in tables.items():
-        numbers = {column: table[column] for column in table.column_names if not pa.types.is_string(table[column].type)}
-        values = {column: one.to_numpy().astype(np.float64) for column, one in numbers.items()}
-        cut = {column: table[column].to_numpy().astype(bool) for column in table.column_names if column.endswith("cut_by_edge")}
-        made.append(Strip(name, values, cut))
-    return made
-
-
-def _spectra(table: pa.Table) -> tuple[Any, Any]:
-    sizes = np.unique(table["size_nm"].to_numpy())
-    return sizes, table["part"].to_numpy().astype(np.float64).reshape(-1, len(sizes))
-
-
-def _together(tables: Mapping[str, pa.Table], column: str) -> pa.Table:
-    """Several tables as one, with a first column that says which."""
-    parts = [
-        one.add_column(0, column, pa.array([name] * one.num_rows, pa.string())).replace_schema_metadata() for name, one in tables.items()
-    ]
-    return pa.concat_tables(parts, promote_options="permissive")
-
-
 def _unlike(name: str, others: Sequence[str], place: int) -> str:
     return f"{name} ({place + 1})" if name in others else name
 
@@ -350,7 +215,10 @@ def _page(views: Sequence[View], plots: Sequence[Plot], settings: ReportSettings
     script_data = json.dumps(data).replace("<", "\\u003c")
     tables = [(view.name, name, table) for view in views for name, table in view.tables.items()]
     packed = _within([_csv(one.data) for one in plots] + [_csv(table) for _, _, table in tables], TABLES)
-    figures = [{"title": one.title, "about": one.about, "svg": one.svg, "file": one.file, "data": packed[k]} for k, one in enumerate(plots)]
+    figures = [
+        {"title": one.title, "about": one.about, "svg": one.svg, "file": one.file, "data": packed[k], "lines": one.lines}
+        for k, one in enumerate(plots)
+    ]
     downloads = [(sample, name, table.num_rows, packed[len(plots) + k]) for k, (sample, name, table) in enumerate(tables)]
     return environment.get_template("page.html").render(
         title=settings.title,

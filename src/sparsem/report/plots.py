@@ -98,6 +98,29 @@ def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
     return _svg(figure)
 
 
+def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
+    """Networks, each with (labelled slices, minutes of training, Dice) of its trainings: Dice by slices, and Dice by time."""
+    figure = _figure(13, 3.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    counts = sorted({labelled for runs in trained.values() for labelled, _, _ in runs})
+    for place, (name, runs) in enumerate(trained.items()):
+        style = {
+            "color": SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)],
+            "marker": MARKERS[(place + place // len(SAMPLE_COLOURS)) % len(MARKERS)],
+            "markersize": 5,
+        }
+        labelled, minutes, dice = zip(*sorted(runs), strict=True)
+        left.plot([counts.index(one) for one in labelled], dice, linewidth=1.2, label=_plain(name), **style)
+        right.plot(minutes, dice, linestyle="", **style)
+    left.set_xticks(range(len(counts)), [str(count) for count in counts])
+    left.set(xlabel="labelled slices", ylabel="3D Dice")
+    right.set(xlabel="training (minutes)", xscale="log")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
+    return _svg(figure)
+
+
 def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int]]) -> str:
     """By how much alignment moved every slice, px, along each axis (n,); slices with a remark are marked."""
     figure = _figure(13, 2.8)

@@ -1,0 +1,31 @@
+"""Real stacks with their mitochondria labelled; ``SPARSEM_DATA`` names the folder that holds them."""
+
+import os
+from pathlib import Path
+
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.store.sample import Sample
+
+ROOT = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+FOLDERS = {"epfl": ROOT / "epfl_fibsem_mitochondria", "vnc": ROOT / "vnc_sstem"}
+VOXELS = {"epfl": (5, 5, 5), "vnc": (50, 4.6, 4.6)}  # nm
+NAME = "mitochondrion"
+
+
+def truth_of(stack: str) -> Path:
+    """Labels of every slice."""
+    return FOLDERS[stack] / "labels_mitochondria.tif"
+
+
+def labelled_sample(stack: str, folder: Path, images: Path | None = None) -> Sample:
+    """A stack, labelled on every slice; trainings take some of them.
+
+    Args:
+        stack: its name.
+        folder: where the sample is made.
+        images: other images of the same tissue.
+    """
+    sample = import_stack(images or FOLDERS[stack] / "raw.tif", folder / "s.zarr", ImportSettings(voxel_nm=VOXELS[stack]))
+    import_annotation(sample, NAME, truth_of(stack), AnnotationSettings(slices="all", image="raw"))
+    return sample
