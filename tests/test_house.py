@@ -24,7 +24,7 @@ LAYERS = [
     "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
-    "regions annotations prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
+    "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
     "numbering labelling contents tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint",
@@ -123,6 +123,7 @@ PUBLIC = {
         "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
         "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
     ),
+    "sparsem.truth": "Truth truth_of",
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",

@@ -448,6 +448,11 @@ def _() -> None:
     _lose("own.zarr/truth/nucleus")
 
 
+@other("a truth that lost a chunk, shown", "report own.zarr --structure nucleus -o r.html --quiet", "has lost a piece of its slices")
+def _() -> None:
+    _lose("own.zarr/truth/nucleus")
+
+
 other("an image that lost a chunk, equalized", "equalize own.zarr --quiet", "has lost a piece of its slices")(lambda: _lose("own.zarr"))
 other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
 other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotations import LabelledSlices, annotations_on, as_labels
-from sparsem.errors import InputError
 from sparsem.execution import Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.predict import PredictSettings, answer_of, hash_of
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers import open_source
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
+from sparsem.truth import truth_of
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,8 @@ def check_of(sample: Sample, structure: str, image: str | None, truth: str | Pat
     annotation = annotations[structure]
     if truth is None and structure not in sample.names("truth"):
         return Check(sample, seen, structure, annotation, None, "")
-    source = str(truth) if truth is not None else str(sample.volume("truth", structure).directory)
-    found = open_source(source, dataset)
-    stack = sample.seen_by(seen, found.stack)
-    if tuple(stack.shape) != seen.shape:
-        raise InputError(f"The truth {source} has the shape {tuple(stack.shape)}, but the image has {seen.shape}.")
-    return Check(sample, seen, structure, annotation, stack, found.identity())
+    found = truth_of(sample, structure, seen, truth, dataset)
+    return Check(sample, seen, structure, annotation, found.stack, found.identity)
 
 
 def overlaps_with(check: Check, name: str, model: Path, z: Sequence[int], device: str, on: Execution) -> tuple[Overlap, ...]:

@@ -7,10 +7,10 @@ from sparsem.constrain import result_of
 from sparsem.errors import SparsemError
 from sparsem.measure.settings import results_of
 from sparsem.report.figures import COLOURS, colour_of
-from sparsem.store.readers import open_source
 from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
+from sparsem.truth import truth_of
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,7 @@ def _truth(sample: Sample, name: str, source: str | None, labels: Volume | None,
     if source is None and name not in sample.names("truth"):
         return None
     try:
-        stack = open_source(source or str(sample.volume("truth", name).directory)).stack
-        stack = sample.seen_by(labels, stack) if labels else stack
+        return truth_of(sample, name, labels, source).stack
     except SparsemError as error:
         problems.append(f"The truth of {name} is not shown: {error}")
         return None
-    if labels is not None and tuple(stack.shape) != labels.shape:
-        problems.append(f"The truth of {name} has the shape {tuple(stack.shape)}, labels/{name} {labels.shape}: it is not shown.")
-        return None
-    return stack

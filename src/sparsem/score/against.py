@@ -11,7 +11,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from sparsem.annotations import annotated_structures, annotation_of_output, as_labels
-from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.regions import Overlaps, added, overlaps
@@ -19,10 +18,10 @@ from sparsem.score.instances import dice_of_cells, instance_scores
 from sparsem.score.overlap import Overlap, average_dice, overlap, pooled
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers import open_source
 from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
+from sparsem.truth import truth_of
 
 
 class ScoreSettings(Settings):
@@ -89,18 +88,12 @@ def score(
         InputError: the truth cannot be read or has another shape.
     """
     predicted = sample.volume("labels", settings.labels or name)
-    source = str(truth) if truth is not None else str(sample.volume("truth", name).directory)
-    found = open_source(source, settings.dataset)
-    own = sample.volume("truth", name).kept() if truth is None else None  # tells of chunks that are lost
-    true = sample.seen_by(predicted, own or found.stack)
-    if tuple(true.shape) != predicted.shape:
-        what = f"labels/{settings.labels or name}"
-        raise InputError(f"The truth {source} has the shape {tuple(true.shape)}, but {what} has {predicted.shape}.")
-    inputs = {"labels": predicted.fingerprint, "truth": found.identity()}
+    true = truth_of(sample, name, predicted, truth, settings.dataset)
+    inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")
     with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:
-        blocks = stage.map(_score_block, predicted.blocks(), predicted, true, settings)
+        blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
     slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
     cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
     scores = Scores(slices, _labelled(sample, name, settings.annotation), cells, settings.least_voxels)
