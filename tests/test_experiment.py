@@ -1,5 +1,6 @@
 """How many slices must be labelled, and which network: experiments measure on what no network saw, and go on where they were."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -8,9 +9,11 @@ import pytest
 
 from sparsem.annotations import write_annotation
 from sparsem.errors import InputError, SettingsError
-from sparsem.experiment.models import ModelsSettings, models_compared
+from sparsem.execution import Execution
+from sparsem.experiment.models import ModelsSettings, Trained, models_compared
 from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared
 from sparsem.learn.settings import LearnSettings
+from sparsem.report.page import ReportSettings, report
 from sparsem.store.sample import Sample
 from tests.conftest import QUICK, truth_of
 
@@ -93,6 +96,7 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
     assert text.splitlines()[0].startswith("| network | parameters | training s | memory GB | 2 labelled | 3 labelled | mean |")
     assert len(text.splitlines()) == 4
     assert found.files[1].stat().st_size > 10_000
+    _is_on_the_page(own_tissue, found.trained[3], tmp_path / "page.html")
     before = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
     models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")} == before
@@ -100,6 +104,16 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
         models_compared(own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"compare": ("resnet",)}))
     with pytest.raises(InputError, match="labelled on 3 slices; expected more than 7"):
         models_compared(own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"labelled": (7,)}))
+
+
+def _is_on_the_page(sample: Sample, last: Trained, path: Path) -> None:
+    page = report([sample.path], path, ReportSettings(slices=3), Execution(quiet=True)).path.read_text(encoding="utf-8")
+    assert f"<h3>Networks: nucleus of {sample.name}</h3>" in page
+    table = page[page.index("Networks: nucleus") :]
+    rows = re.findall(r"<tr>(.*?)</tr>", table[: table.index("</table>")])
+    assert [re.sub("<[^>]+>", "|", rows[0]).split("||")[k].strip("|") for k in (0, 4, 5)] == ["network", "2 labelled", "3 labelled"]
+    assert rows[2].startswith("<td>unet+cps</td>")
+    assert f'<td class="n">{last.dice:.3f}</td>' in rows[2]
 
 
 def test_equal_minutes_become_updates_that_stay(own_tissue: Sample, tmp_path: Path) -> None:

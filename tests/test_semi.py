@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sparsem.learn.train
+from sparsem.annotations import UNKNOWN
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.learn.semi import MixedSampler, Ramp, draw_boxes, fit_with_unlabelled, start_pair, step_with_unlabelled
@@ -60,6 +61,9 @@ def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue:
     assert one.images.shape == (3, 1, 32, 32)
     before = np.roll(one.images, 1, axis=0)
     assert np.array_equal(one.mixed, np.where(one.boxes, before, one.images))
+    assert one.truth.shape == (3, 1, 32, 32)
+    whole = sampler_for(tissue, quick(grey=0.0, cutmix=False)).batch(4).truth.reshape(3, -1)
+    assert sorted((whole == UNKNOWN).mean(axis=1)) == [0, 0, 1]  # of three tiles two hold the structure and its truth
     plain = sampler_for(tissue, quick(grey=0.0, cutmix=False)).batch(4)
     assert np.array_equal(plain.mixed, plain.images)
 
@@ -78,6 +82,9 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
         first(images)  # batch normalisation sees them
         said = (second(images).sigmoid() > 0.5).float()
     said = torch.where(boxes, said.roll(1, 0), said)
+    truth = torch.from_numpy(batch.truth)
+    assert 0 < (truth != UNKNOWN).float().mean() < 1  # tiles of labelled slices and of others
+    said = torch.where(truth == UNKNOWN, said, (truth == 1).float())
     labelled, target = (torch.from_numpy(one) for one in batch.labelled)
 
     def soft_dice(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 Two networks that begin with other weights each learn from the labelled tiles, and from what the other one makes of mixed tiles: of the
 labelled slices, which hold the structure, and of slices that nobody labelled. What a network says counts as a mask (p > 0.5), without a
-gradient; all losses are soft Dice; boxes of one tile are put into another (CutMix, French et al. 2020). With a mean teacher there is one
-network, and its running average says the masks.
+gradient, and where the truth is known the truth counts instead; all losses are soft Dice; boxes of one tile are put into another (CutMix,
+French et al. 2020). With a mean teacher there is one network, and its running average says the masks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,12 +65,14 @@ class MixedBatch(NamedTuple):
         images: (B, K, S, S) labelled tiles that hold a structure and unlabelled ones, as the teachers see them.
         boxes: (B, 1, S, S) bool, where the tile before shows through.
         mixed: (B, K, S, S) the same with boxes in, and other grey levels, as the learners see them.
+        truth: (B, C, S, S) uint8 of the mixed tiles: 0, 1, or 255 where nobody labelled.
     """
 
     labelled: Batch
     images: NDArray[np.float32]
     boxes: NDArray[np.bool_]
     mixed: NDArray[np.float32]
+    truth: NDArray[np.uint8]
 
 
 class Ramp(NamedTuple):
@@ -111,7 +113,7 @@ class MixedSampler:
         known = (settings.batch + 1) // 2  # at least half of the tiles hold the structure
         how = Sampling(settings.see, known, 1.0, least_px, 0.0, settings.seed + 1)
         self._holding = TileSampler([each.image for each in learn], [each.target for each in learn], how)
-        blank = [np.full((1, *image.shape[1:]), UNKNOWN, np.uint8) for image in unlabelled]
+        blank = [np.full((len(learn[0].target), *image.shape[1:]), UNKNOWN, np.uint8) for image in unlabelled]
         free = replace(how, batch=max(1, settings.batch - known), share=0.0, seed=settings.seed + 2)
         self._unlabelled = TileSampler(unlabelled, blank, free)
 
@@ -119,15 +121,17 @@ class MixedSampler:
         """The ``update``-th batch."""
         labelled = self._labelled.batch(update)
         if self._ramp.at(update) == 0:
-            return MixedBatch(labelled, *3 * [np.empty((0, 0, 0, 0))])  # type: ignore[arg-type]
+            return MixedBatch(labelled, *4 * [np.empty((0, 0, 0, 0))])  # type: ignore[arg-type]
         random = np.random.default_rng([self._settings.seed + 3, update])
-        images = np.concatenate([self._holding.batch(update)[0], self._unlabelled.batch(update)[0]])
-        images = images[random.permutation(len(images))]
+        both = zip(self._holding.batch(update), self._unlabelled.batch(update), strict=True)
+        images, truth = (np.concatenate(one) for one in both)
+        order = random.permutation(len(images))
+        images, truth = images[order], truth[order]
         boxes = draw_boxes(len(images), self._settings.see, random) if self._settings.cutmix else np.zeros((len(images), 1, 1, 1), bool)
-        mixed = np.where(boxes, np.roll(images, 1, axis=0), images)
+        mixed, truth = (np.where(boxes, np.roll(one, 1, axis=0), one) for one in (images, truth))
         if self._settings.grey:
             mixed = np.stack([regreyed(one, random, self._settings.grey) for one in mixed])
-        return MixedBatch(labelled, images, boxes, mixed)
+        return MixedBatch(labelled, images, boxes, mixed, truth)
 
 
 def draw_boxes(count: int, edge: int, random: np.random.Generator) -> NDArray[np.bool_]:
@@ -195,16 +199,19 @@ def step_with_unlabelled(
 
 @torch.no_grad()
 def _masks(state: Pair, batch: MixedBatch, settings: TrainSettings, device: torch.device) -> list[Tensor]:
-    """What each teacher says of the mixed tiles, (B, C, S, S) uint8: it sees the tiles unmixed, and its masks are mixed as they are."""
+    """What each teacher says of the mixed tiles, (B, C, S, S) uint8: it sees the tiles unmixed, and its masks are mixed as they are.
+
+    The truth, where it is known, knows better (EPFL, 3 labelled slices: see benchmarks).
+    """
     images = torch.from_numpy(np.ascontiguousarray(batch.images)).to(device)
-    boxes = torch.from_numpy(batch.boxes).to(device)
+    boxes, truth = torch.from_numpy(batch.boxes).to(device), torch.from_numpy(batch.truth).to(device)
     found = []
     for one in state.members:
         probability = logits_of(_teacher(one, settings), images, settings).sigmoid()
         mask = (probability > 0.5).to(torch.uint8)
         if settings.sure > 0.5:
             mask[torch.maximum(probability, 1 - probability) < settings.sure] = UNKNOWN
-        found.append(torch.where(boxes, mask.roll(1, 0), mask))
+        found.append(torch.where(truth == UNKNOWN, torch.where(boxes, mask.roll(1, 0), mask), truth))
     return found
 
 

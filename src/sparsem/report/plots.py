@@ -18,6 +18,7 @@ SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 RASTER_FROM = 6000  # dots of a figure: more are drawn as pixels, or a page of ten thousand vesicles weighs 50 MB
 ACROSS = 5  # panels in a row
+PAGE = 13.0  # width of a figure, inches
 
 Floats = NDArray[np.float64]
 
@@ -45,9 +46,9 @@ class Strip(NamedTuple):
 def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
     """A panel a column: a dot an object, side by side by sample, with the median and the quartiles."""
     rows = -(-len(columns) // ACROSS)
-    figure = _figure(13, 2.35 * rows + 0.3)
+    figure = _panels(rows)
     raster = sum(len(values) for one in samples for values in one.values.values()) > RASTER_FROM
-    panels = figure.subplots(rows, ACROSS, squeeze=False).ravel()
+    panels = np.ravel(figure.axes)
     for axis, column in zip(panels, columns, strict=False):
         for place, one in enumerate(samples):
             _strip(axis, place, *one.of(column), raster)
@@ -86,7 +87,7 @@ def organelles_per_cell(cells: Sequence[str], volumes: Mapping[str, Floats], col
 
 def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
     """Dice of every slice by structure, (values, slices that were labelled by hand, which are marked)."""
-    figure = _figure(13, 3.2)
+    figure = _figure(PAGE, 3.2)
     axis = figure.subplots()
     for place, (name, (dice, labelled)) in enumerate(curves.items()):
         colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
@@ -100,7 +101,7 @@ def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
 
 def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
     """Networks, each with (labelled slices, minutes of training, Dice) of its trainings: Dice by slices, and Dice by time."""
-    figure = _figure(13, 3.6)
+    figure = _figure(PAGE, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     counts = sorted({labelled for runs in trained.values() for labelled, _, _ in runs})
     for place, (name, runs) in enumerate(trained.items()):
@@ -123,7 +124,7 @@ def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
 
 def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int]]) -> str:
     """By how much alignment moved every slice, px, along each axis (n,); slices with a remark are marked."""
-    figure = _figure(13, 2.8)
+    figure = _figure(PAGE, 2.8)
     axis = figure.subplots()
     for place, (name, shift) in enumerate(shifts.items()):
         axis.plot(shift, color=SAMPLE_COLOURS[place], linewidth=1.3, label=name)
@@ -183,6 +184,29 @@ def _counts(one: Strip, column: str) -> str:
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
+    return figure
+
+
+def _panels(rows: int) -> Figure:
+    """A figure of ``rows`` by ``ACROSS`` panels that lie where they are put: to find room for the words of sixty takes seconds."""
+    high, between, left, gap = 1.75, 0.6, 0.65, 0.62  # inches
+    height = rows * (high + between) + 0.1
+    figure = Figure(figsize=(PAGE, height))
+    FigureCanvasSVG(figure)
+    wide = (PAGE - left - 0.1 - (ACROSS - 1) * gap) / ACROSS
+    figure.subplots(
+        rows,
+        ACROSS,
+        squeeze=False,
+        gridspec_kw={
+            "left": left / PAGE,
+            "right": 1 - 0.1 / PAGE,
+            "top": 1 - 0.3 / height,
+            "bottom": 0.4 / height,
+            "wspace": gap / wide,
+            "hspace": between / high,
+        },
+    )
     return figure
 
 
