@@ -129,9 +129,7 @@ def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_t
         predict(samples[0], [other, other], exact)
 
 
-@pytest.mark.parametrize(
-    ("depth", "workers", "batch"), [(1, 0, 16), (7, 0, 1), (16, 0, 5), (7, 2, 16), (1, 1, 3)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("depth", "workers", "batch"), [(1, 0, 16), (7, 0, 1), (16, 0, 5), (7, 2, 3)], ids=lambda value: str(value))
 def test_blocks_workers_and_batches_change_no_label(
     tissue: Sample, model: Path, tmp_path: Path, depth: int, workers: int, batch: int
 ) -> None:

@@ -24,7 +24,7 @@ from sparsem.learn.losses import dice_loss
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import learning_slices
 from sparsem.learn.supervised import learning_rate_at
-from sparsem.learn.train import held_out, train
+from sparsem.learn.train import held_out, job_of, train, training_needs
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.predict import predict
 from sparsem.store.sample import Sample
@@ -224,10 +224,22 @@ def test_what_cannot_be_trained_is_one_sentence(
         train([tissue], tmp_path / "m.pt", QUICK)
 
 
-def test_what_does_not_fit_is_refused(tissue: Sample, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"needs .* GB of memory, and .* GB are free; a smaller --batch, --see or --width needs less"):
+def test_what_does_not_fit_is_refused_and_what_would_is_named(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ResourceError, match=r"needs .* GB of memory, and .* GB are free; --batch \d+ fits, with \d+\.\d GB"):
         train([tissue], tmp_path / "m.safetensors", quick(batch=10**7))
     assert list(tmp_path.iterdir()) == []
+    for changes, named in (
+        ({"batch": 4, "see": 64}, "--batch 2 fits"),
+        ({"batch": 1, "see": 64}, "--see 32 fits"),
+        ({"batch": 1, "see": 32}, "no --batch and no --see fits"),
+        ({"batch": 4, "see": 64, "semi": "cps"}, "--batch 2 fits"),
+    ):
+        job = job_of([tissue], tmp_path / "m.safetensors", quick(**changes))
+        needed = training_needs(job).ram
+        assert training_needs(job).smaller == ""
+        with monkeypatch.context() as patch:
+            patch.setattr(sparsem.learn.train, "free_memory", lambda _, most=needed: most - 1)
+            assert training_needs(job).smaller.startswith(named)
 
 
 def test_held_out_slices_lie_inside() -> None:

@@ -24,6 +24,7 @@ from sparsem.learn.semi import Pair, fit_with_unlabelled, second_recipe, start_p
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice, learning_slices, unlabelled_slices
 from sparsem.learn.supervised import Course, Progress, TrainingState, fit, start, validation_dice
+from sparsem.models import model_class
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.progress import Meter, tell
@@ -170,16 +171,33 @@ def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[
 
 def training_needs(job: Job) -> Needs:
     """Memory of a training: its slices, and what its networks keep of a batch until their backward pass."""
-    settings, device = job.settings, job.device
-    precision = resolved(device, settings.precision)
-    tiles = settings.batch * (2 if settings.semi else 1)
-    networks = [job.recipe, second_recipe(job.recipe, settings)] if settings.semi == "cps" else [job.recipe]
-    kept = sum(training_bytes(one, tiles, device, precision) for one in networks)
     slices = 2 * (sum(each.image.nbytes + each.target.nbytes for each in job.slices) + sum(image.nbytes for image in job.unlabelled))
-    smaller = "a smaller --batch, --see or --width needs less"
-    if device.type == "cuda":
-        return Needs(ram=slices, smaller=smaller, gpu=kept, gpu_free=free_memory(device))
-    return Needs(ram=slices + kept, smaller=smaller)
+    kept, free = _network_bytes(job, job.settings.batch, job.settings.see), free_memory(job.device)
+    if job.device.type == "cuda":
+        return Needs(ram=slices, smaller=_what_fits(job, free) if kept > free else "", gpu=kept, gpu_free=free)
+    return Needs(ram=slices + kept, smaller=_what_fits(job, free - slices) if slices + kept > free else "")
+
+
+def _network_bytes(job: Job, batch: int, see: int) -> int:
+    """What the networks of a training take with tiles of another size or number."""
+    settings = job.settings
+    recipe = replace(job.recipe, see=see)
+    networks = [recipe, second_recipe(recipe, settings)] if settings.semi == "cps" else [recipe]
+    precision = resolved(job.device, settings.precision)
+    return sum(training_bytes(one, batch * (2 if settings.semi else 1), job.device, precision) for one in networks)
+
+
+def _what_fits(job: Job, free: int) -> str:
+    """The largest half, quarter ... of the batch, or else of the tile, with which a training fits into ``free`` bytes."""
+    batch, see = job.settings.batch, job.settings.see
+    names = [job.recipe.model, *([second_recipe(job.recipe, job.settings).model] if job.settings.semi == "cps" else [])]
+    least = 2 * max(model_class(name).multiple_of for name in names)
+    fewer = [("--batch", batch >> halved, see) for halved in range(1, batch.bit_length())]
+    smaller = [("--see", batch, see >> halved) for halved in range(1, see.bit_length()) if (see >> halved) % (least // 2) == 0]
+    for option, count, edge in (*fewer, *(one for one in smaller if one[2] >= least)):
+        if (needed := _network_bytes(job, count, edge)) <= free:
+            return f"{option} {count if option == '--batch' else edge} fits, with {needed / 1e9:.1f} GB"
+    return "no --batch and no --see fits; take a smaller --width, or another --model"
 
 
 def _finish(

@@ -6,6 +6,7 @@ import sys
 from functools import cache
 from typing import Literal
 
+import psutil
 import torch
 
 from sparsem.errors import SettingsError
@@ -60,8 +61,8 @@ def keep_freed_memory() -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a CUDA device; 0 elsewhere."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+    """Bytes that are free for a network: on a CUDA device its own, elsewhere those of the machine."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else int(psutil.virtual_memory().available)
 
 
 def _is_fast_in_bfloat16(device: torch.device) -> bool:
