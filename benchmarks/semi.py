@@ -29,9 +29,7 @@ WAYS: dict[str, dict[str, object]] = {
     "supervised": {},
     "cps": {"semi": "cps"},
     "cps without cutmix": {"semi": "cps", "cutmix": False},
-    "cps, where sure": {"semi": "cps", "sure": 0.9},
     "mean-teacher": {"semi": "mean-teacher"},
-    "mean-teacher, where sure": {"semi": "mean-teacher", "sure": 0.9},
 }
 REPLACE = Execution(overwrite=True, quiet=True)
 
@@ -53,7 +51,8 @@ def main() -> None:
     parser.add_argument("stack", choices=list(FOLDERS))
     parser.add_argument("--labelled", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--ways", nargs="+", default=["supervised", "cps", "mean-teacher"], choices=list(WAYS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -63,10 +62,10 @@ def main() -> None:
                 slices = tuple(evenly_spaced(sample.image().shape[0], labelled))
                 for way in given.ways:
                     settings = TrainSettings.model_validate(
-                        {"structure": (NAME,), "slices": slices, "seed": seed, "updates": given.updates, **WAYS[way]}
+                        {"structure": (NAME,), "slices": slices, "seed": seed, "updates": given.updates, "width": given.width, **WAYS[way]}
                     )
                     dice, curve, seconds = measured(sample, truth, Path(name) / "m.safetensors", settings)
-                    row = {"stack": given.stack, "labelled": labelled, "seed": seed, "updates": given.updates, "way": way}
+                    row = {"stack": given.stack, "labelled": labelled, "seed": seed, "updates": given.updates, "width": given.width, "way": way}
                     unseen = [one for z, one in enumerate(curve) if z not in slices]
                     told = {"dice_3d": f"{dice:.4f}", "worst_slice": f"{np.nanmin(unseen):.4f}", "train_s": f"{seconds:.0f}"}
                     keep("semi", row | told)
