@@ -20,12 +20,12 @@ import torch
 from rows import keep, peak_gb
 from sparsem.execution import Execution
 from sparsem.experiment.models import ModelsSettings, models_compared
-from sparsem.learn.memory import training_bytes
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.supervised import start, step
 from sparsem.models import MODELS, build, count_parameters, usual_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import choose_device
+from sparsem.models.memory import training_bytes
 from sparsem.score.overlap import average_dice
 from stacks import NAME, labelled_sample, truth_of
 

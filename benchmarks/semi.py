@@ -65,7 +65,14 @@ def main() -> None:
                         {"structure": (NAME,), "slices": slices, "seed": seed, "updates": given.updates, "width": given.width, **WAYS[way]}
                     )
                     dice, curve, seconds = measured(sample, truth, Path(name) / "m.safetensors", settings)
-                    row = {"stack": given.stack, "labelled": labelled, "seed": seed, "updates": given.updates, "width": given.width, "way": way}
+                    row = {
+                        "stack": given.stack,
+                        "labelled": labelled,
+                        "seed": seed,
+                        "updates": given.updates,
+                        "width": given.width,
+                        "way": way,
+                    }
                     unseen = [one for z, one in enumerate(curve) if z not in slices]
                     told = {"dice_3d": f"{dice:.4f}", "worst_slice": f"{np.nanmin(unseen):.4f}", "train_s": f"{seconds:.0f}"}
                     keep("semi", row | told)

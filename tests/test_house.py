@@ -27,9 +27,9 @@ LAYERS = [
     "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
     "numbering labelling contents tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
-    "models.transunet models.setr models models.device models.checkpoint",
+    "models.transunet models.setr models models.device models.checkpoint models.memory",
     "score score.overlap score.instances score.against",
-    "learn learn.losses learn.settings learn.memory learn.slices learn.supervised learn.semi learn.train learn.folds",
+    "learn learn.losses learn.settings learn.slices learn.supervised learn.semi learn.train learn.folds",
     "inference predict suggest",
     "cells cells.flow cells.arrival cells.separate cells.propagate cells.refine cells.doubt cells.intervals cells.segment",
     "cells.track cells.look cells.identify",
@@ -161,7 +161,7 @@ PUBLIC = {
         "Course Progress TrainingState fit has_heads labelled_loss learning_rate_at logits_of move run sampler_of start step "
         "validation_dice"
     ),
-    "sparsem.learn.memory": "training_bytes",
+    "sparsem.models.memory": "Peak prediction_bytes training_bytes",
     "sparsem.learn.settings": "LearnSettings TrainSettings",
     "sparsem.learn.slices": "LearningSlice learning_slices unlabelled_slices",
     "sparsem.learn.semi": "MixedBatch MixedSampler Pair Ramp draw_boxes fit_with_unlabelled second_recipe start_pair step_with_unlabelled",

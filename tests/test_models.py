@@ -12,17 +12,18 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import nn
 
 from sparsem.annotations import UNKNOWN
 from sparsem.errors import InputError, SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
-from sparsem.learn.memory import training_bytes
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.supervised import labelled_loss
 from sparsem.models import MODELS, PRETRAINED, begin_pretrained, build, count_parameters, model_class, usual_width
 from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import autocast, choose_device
 from sparsem.models.fractal import tanimoto
+from sparsem.models.memory import Peak, prediction_bytes, training_bytes
 from sparsem.tiles.targets import edges_and_depths
 
 RECIPE = Recipe("resunet", 4, ("nucleus", "nucleolus"), 32, (8.0, 8.0), 120.0, 40.0, 0, {"record": {"seed": 1}})
@@ -277,10 +278,25 @@ def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resunet", "unet++-averaged", "fractalresnet", "senformer", "setr-mla"])
 def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
-    recipe = Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2)
-    one, two = (training_bytes(recipe, batch, torch.device("cpu"), "float32") for batch in (2, 4))
-    weights = 20 * count_parameters(recipe.build())
-    assert weights < one < two < 2 * one
+    recipe, cpu = Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2), torch.device("cpu")
+    one, two = (training_bytes(recipe, batch, cpu, "float32") for batch in (2, 4))
+    weights = 4 * count_parameters(recipe.build())
+    assert 7 * weights <= one <= two < 2 * one
+    assert training_bytes(recipe, 64, cpu, "bfloat16") < 0.8 * training_bytes(recipe, 64, cpu, "float32")
+    assert weights < prediction_bytes(recipe, 2, cpu, "float32") < one
+
+
+def test_memory_is_that_of_all_tensors_that_are_there_at_once() -> None:
+    """By hand, of a chain of convolutions: what each is given and gives in its turn; to learn, everything that a backward pass looks at."""
+    plain = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(5)))
+    maps = 2 * 8 * 32 * 32 * 4
+    with torch.device("meta"), torch.no_grad(), Peak() as count:
+        plain(torch.empty(2, 8, 32, 32))
+    assert count.most == 3 * maps  # the image, and two maps
+    with torch.device("meta"), Peak() as count:
+        plain(torch.empty(2, 8, 32, 32))
+    assert count.most == 6 * maps  # the image, and five maps
+    assert count.live == 0  # all of them are gone
 
 
 @pytest.mark.parametrize("name", ["unet++-averaged", "senformer"])

@@ -229,10 +229,10 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(tissue: Sample, tm
         train([tissue], tmp_path / "m.safetensors", quick(batch=10**7))
     assert list(tmp_path.iterdir()) == []
     for changes, named in (
-        ({"batch": 4, "see": 64}, "--batch 2 fits"),
-        ({"batch": 1, "see": 64}, "--see 32 fits"),
+        ({"batch": 4, "see": 128}, "--batch 2 fits"),
+        ({"batch": 1, "see": 256}, "--see 128 fits"),
         ({"batch": 1, "see": 32}, "no --batch and no --see fits"),
-        ({"batch": 4, "see": 64, "semi": "cps"}, "--batch 2 fits"),
+        ({"batch": 4, "see": 128, "semi": "cps"}, "--batch 2 fits"),
     ):
         job = job_of([tissue], tmp_path / "m.safetensors", quick(**changes))
         needed = training_needs(job).ram

@@ -19,6 +19,7 @@ from sparsem.geometry import ZBlock
 from sparsem.inference import Forward, forward_on, mirrored_mean, predict_slices, quantised
 from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.models.device import Precision, choose_device, free_memory, resolved
+from sparsem.models.memory import prediction_bytes
 from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
@@ -146,9 +147,9 @@ def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) 
     block = depth * y * x * (image.dtype.itemsize + (6 if several else 4) * structures)
     planes = 2 + (6 if several else 2) * structures  # of several models also their mean, doubt, and entropies
     working = y * x * 4 * planes + max(small_y * small_x for small_y, small_x in sizes) * 8 * (1 + structures)
-    network = max(settings.batch * recipe.see**2 * recipe.width * 4 * 6 for recipe in recipes)
-    disk = sum(spec.nbytes for spec in _outputs(recipes[0].structures, len(recipes), image, "")) // 4
     device = choose_device(settings.device)
+    network = sum(prediction_bytes(recipe, settings.batch, device, settings.precision) for recipe in recipes)
+    disk = sum(spec.nbytes for spec in _outputs(recipes[0].structures, len(recipes), image, "")) // 4
     if device.type == "cuda":
         smaller = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
         return Needs(block + working, disk, smaller, gpu=network, gpu_free=free_memory(device))

@@ -123,12 +123,12 @@ class MixedSampler:
         if self._ramp.at(update) == 0:
             return MixedBatch(labelled, *4 * [np.empty((0, 0, 0, 0))])  # type: ignore[arg-type]
         random = np.random.default_rng([self._settings.seed + 3, update])
-        both = zip(self._holding.batch(update), self._unlabelled.batch(update), strict=True)
-        images, truth = (np.concatenate(one) for one in both)
+        holding, free = self._holding.batch(update), self._unlabelled.batch(update)
+        images, truth = np.concatenate([holding[0], free[0]]), np.concatenate([holding[1], free[1]])
         order = random.permutation(len(images))
         images, truth = images[order], truth[order]
         boxes = draw_boxes(len(images), self._settings.see, random) if self._settings.cutmix else np.zeros((len(images), 1, 1, 1), bool)
-        mixed, truth = (np.where(boxes, np.roll(one, 1, axis=0), one) for one in (images, truth))
+        mixed, truth = np.where(boxes, np.roll(images, 1, axis=0), images), np.where(boxes, np.roll(truth, 1, axis=0), truth)
         if self._settings.grey:
             mixed = np.stack([regreyed(one, random, self._settings.grey) for one in mixed])
         return MixedBatch(labelled, images, boxes, mixed, truth)

@@ -19,7 +19,6 @@ from sparsem import __version__
 from sparsem.annotations import annotated_structures, outputs_of_cells
 from sparsem.errors import InputError, ResumeError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.learn.memory import training_bytes
 from sparsem.learn.semi import Pair, fit_with_unlabelled, second_recipe, start_pair
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice, learning_slices, unlabelled_slices
@@ -27,6 +26,7 @@ from sparsem.learn.supervised import Course, Progress, TrainingState, fit, start
 from sparsem.models import model_class
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import choose_device, free_memory, resolved
+from sparsem.models.memory import training_bytes
 from sparsem.progress import Meter, tell
 from sparsem.settings import differences
 from sparsem.stage import fingerprint_of
@@ -183,8 +183,8 @@ def _network_bytes(job: Job, batch: int, see: int) -> int:
     settings = job.settings
     recipe = replace(job.recipe, see=see)
     networks = [recipe, second_recipe(recipe, settings)] if settings.semi == "cps" else [recipe]
-    precision = resolved(job.device, settings.precision)
-    return sum(training_bytes(one, batch * (2 if settings.semi else 1), job.device, precision) for one in networks)
+    tiles = batch * (2 if settings.semi else 1)
+    return sum(training_bytes(one, tiles, job.device, settings.precision) for one in networks)
 
 
 def _what_fits(job: Job, free: int) -> str:

@@ -48,7 +48,7 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
     rows = -(-len(columns) // ACROSS)
     figure = _panels(rows)
     raster = sum(len(values) for one in samples for values in one.values.values()) > RASTER_FROM
-    panels = np.ravel(figure.axes)
+    panels = list(figure.axes)
     for axis, column in zip(panels, columns, strict=False):
         for place, one in enumerate(samples):
             _strip(axis, place, *one.of(column), raster)
