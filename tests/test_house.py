@@ -155,7 +155,7 @@ PUBLIC = {
     "sparsem.tiles.targets": "edges_and_depths interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
     "sparsem.tiles.augment": "flipped_and_turned regreyed",
-    "sparsem.models": "begin_pretrained build count_parameters model_class usual_width",
+    "sparsem.models": "begin_pretrained build count_parameters model_class usual_rate usual_width",
     "sparsem.models.checkpoint": "Recipe load_checkpoint load_tensors read_recipe save_checkpoint save_tensors",
     "sparsem.learn.supervised": (
         "Course Progress TrainingState fit has_heads labelled_loss learning_rate_at logits_of move run sampler_of start step "

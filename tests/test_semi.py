@@ -55,8 +55,8 @@ def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue:
     sampler = sampler_for(tissue, settings)
     assert sampler.batch(2).images.size == 0  # the weight is still 0: nothing is drawn
     one, again, other = sampler.batch(4), sampler_for(tissue, settings).batch(4), sampler.batch(5)
-    for a, b in zip((*one.labelled, *one[1:]), (*again.labelled, *again[1:]), strict=True):
-        assert np.array_equal(a, b)
+    pairs: list[Any] = list(zip((*one.labelled, *one[1:]), (*again.labelled, *again[1:]), strict=True))
+    assert all(np.array_equal(a, b) for a, b in pairs)
     assert not np.array_equal(one.images, other.images)
     assert one.images.shape == (3, 1, 32, 32)
     before = np.roll(one.images, 1, axis=0)

@@ -249,13 +249,13 @@ def test_held_out_slices_lie_inside() -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    settings = TrainSettings(updates=100, warmup=10, learning_rate=1.0)
-    rates = [learning_rate_at(update, settings) for update in range(100)]
+    settings = TrainSettings(updates=100, warmup=10)
+    rates = [learning_rate_at(update, settings, 1.0) for update in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert 0.95 < max(rates) <= 1
     assert rates.index(max(rates)) == 9
     assert rates[-1] < 1e-3
-    assert learning_rate_at(70, settings.model_copy(update={"schedule": "constant"})) == 1
+    assert learning_rate_at(70, settings.model_copy(update={"schedule": "constant"}), 1.0) == 1
 
 
 def test_killed_at_ten_random_moments_the_weights_are_the_same(tissue: Sample, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ class LearnSettings(Settings):
     neighbours: int = Field(0, ge=0, le=8, description="slices above and below that the network sees too; they help at boundaries")
     batch: int = Field(5, ge=1, description="tiles an update")
     updates: int = Field(2000, ge=1, description="weight updates")
-    learning_rate: float = Field(2e-3, gt=0, description="of Adam, at its highest")
+    learning_rate: float | None = Field(
+        None, gt=0, description="of Adam, at its highest; the network's usual one if not given, resunet 0.002"
+    )
     schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: a warm-up, then down to 0")
     warmup: int = Field(50, ge=0, description="updates over which the learning rate rises")
     loss: Literal["dice", "linear-dice", "dice+cross-entropy", "tanimoto"] | None = Field(

@@ -21,7 +21,7 @@ from sparsem.errors import SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice
-from sparsem.models import begin_pretrained
+from sparsem.models import begin_pretrained, usual_rate
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.score.overlap import Overlap, overlap, pooled
@@ -41,6 +41,7 @@ class TrainingState:
     network: nn.Module
     average: nn.Module
     optimiser: torch.optim.Adam
+    highest_rate: float
     update: int = 0
     best_dice: float = -1.0
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -84,12 +85,12 @@ class Progress:
     validation: tuple[float, ...] = ()
 
 
-def learning_rate_at(update: int, settings: TrainSettings) -> float:
-    """Of the ``update``-th update (from 0): a linear warm-up, then a half cosine to 0 (or constant)."""
+def learning_rate_at(update: int, settings: TrainSettings, highest: float) -> float:
+    """Of the ``update``-th update (from 0): a linear warm-up to about ``highest``, then a half cosine to 0 (or constant)."""
     if settings.schedule == "constant":
-        return settings.learning_rate
+        return highest
     rise = min(1.0, (update + 1) / max(settings.warmup, 1))
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
+    return highest * rise * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
 
 
 def start(recipe: Recipe, settings: TrainSettings, device: torch.device, seed: int | None = None) -> TrainingState:
@@ -101,8 +102,9 @@ def start(recipe: Recipe, settings: TrainSettings, device: torch.device, seed: i
         if settings.pretrained:
             begin_pretrained(network, recipe.model)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.999), eps=1e-7)
-    return TrainingState(network, copy.deepcopy(network), optimiser)
+    highest = settings.learning_rate or usual_rate(recipe.model)
+    optimiser = torch.optim.Adam(network.parameters(), highest, betas=(0.9, 0.999), eps=1e-7)
+    return TrainingState(network, copy.deepcopy(network), optimiser, highest)
 
 
 def logits_of(compute: Callable[[Tensor], Tensor], images: Tensor, settings: TrainSettings) -> Tensor:
@@ -144,7 +146,7 @@ def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
 
 def move(state: TrainingState, loss: Tensor, settings: TrainSettings, clip: float | None) -> None:
     """One update of the weights down the gradient of a loss; their average follows."""
-    state.optimiser.param_groups[0]["lr"] = learning_rate_at(state.update, settings)
+    state.optimiser.param_groups[0]["lr"] = learning_rate_at(state.update, settings, state.highest_rate)
     state.optimiser.zero_grad()
     loss.backward()
     if clip is not None:
@@ -240,7 +242,8 @@ def run(
                 raise SettingsError(f"The training diverged at update {state.update}: the loss is {loss}. Try a lower --learning-rate.")
             due = validate and (state.update % settings.validate_every == 0 or state.update == settings.updates)
             found = [_validated(one, validate, settings, device) for one in state.members] if due else [()]
-            yield Progress(state.update, loss, dice, learning_rate_at(state.update - 1, settings), max(found, key=_mean))
+            rate = learning_rate_at(state.update - 1, settings, state.members[0].highest_rate)
+            yield Progress(state.update, loss, dice, rate, max(found, key=_mean))
 
 
 def _validated(state: TrainingState, validate: Sequence[LearningSlice], settings: TrainSettings, device: torch.device) -> tuple[float, ...]:

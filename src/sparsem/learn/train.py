@@ -23,7 +23,7 @@ from sparsem.learn.semi import Pair, fit_with_unlabelled, second_recipe, start_p
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice, learning_slices, unlabelled_slices
 from sparsem.learn.supervised import Course, Progress, TrainingState, fit, start, validation_dice
-from sparsem.models import model_class
+from sparsem.models import model_class, usual_rate
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.models.memory import training_bytes
@@ -111,7 +111,7 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     """Train without the slices ``aside``, by whose Dice the best weights are chosen; see ``train``."""
     settings, slices, device, out = job.settings, job.slices, job.device, job.out
     computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type, "precision": resolved(device, settings.precision)}
-    computed |= {"width": job.recipe.width}
+    computed |= {"width": job.recipe.width, "learning_rate": settings.learning_rate or usual_rate(job.recipe.model)}
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
     files = _Files(out)
     trained = files.finished(record, on.overwrite)

@@ -1,7 +1,8 @@
 """The networks by name. To add one: a file with the class, a line here, its parameter count in the tests.
 
-A class says ``multiple_of``, the number that tile edges must be a multiple of, ``usual_width``, and ``width_of``, the number that widths
-must be a multiple of. Its module is loaded when it is built: some load libraries that take seconds.
+A class says ``multiple_of``, the number that tile edges must be a multiple of, ``usual_width``, ``width_of``, the number that widths must
+be a multiple of, and ``usual_rate``, the learning rate at which it learns well. Its module is loaded when it is built: some load
+libraries that take seconds.
 """
 
 import inspect
@@ -83,9 +84,14 @@ def usual_width(name: str) -> int:
     return int(model_class(name).usual_width)
 
 
+def usual_rate(name: str) -> float:
+    """The highest learning rate that a network has if nobody says one."""
+    return float(model_class(name).usual_rate)
+
+
 def count_parameters(network: nn.Module) -> int:
     """Trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-__all__ = ["MODELS", "PRETRAINED", "begin_pretrained", "build", "count_parameters", "model_class", "usual_width"]
+__all__ = ["MODELS", "PRETRAINED", "begin_pretrained", "build", "count_parameters", "model_class", "usual_rate", "usual_width"]

@@ -148,6 +148,7 @@ class Frame(nn.Module):
     multiple_of = 2 ** (LEVELS - 1)
     heads = 3  # structures, boundaries, distances
     usual_width, width_of = 16, 8
+    usual_rate = 2e-3
 
     def __init__(self, unit: Unit, width: int, inputs: int, outputs: int) -> None:
         super().__init__()

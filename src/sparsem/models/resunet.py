@@ -50,6 +50,7 @@ class ResUNet(nn.Module):
 
     multiple_of = 2**DEPTH
     usual_width, width_of = 16, 1
+    usual_rate = 2e-3
 
     def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()

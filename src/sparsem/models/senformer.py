@@ -90,6 +90,7 @@ class SenFormer(nn.Module):
 
     multiple_of = 32
     usual_width, width_of = 96, HEAD
+    usual_rate = 1e-4
 
     def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ class Setr(nn.Module):
 
     multiple_of = PATCH
     usual_width, width_of = 12, 1
+    usual_rate = 2e-4
 
     def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
         super().__init__()

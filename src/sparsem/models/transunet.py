@@ -67,6 +67,7 @@ class TransUNet(nn.Module):
 
     multiple_of = 16
     usual_width, width_of = 64, 32
+    usual_rate = 2e-3
 
     def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
         super().__init__()

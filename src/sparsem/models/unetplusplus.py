@@ -26,6 +26,7 @@ class UNetPlusPlus(nn.Module):
 
     multiple_of = 2**LEVELS
     usual_width, width_of = 16, 1
+    usual_rate = 2e-3
     channels: tuple[int, ...] = DECODER
     levels = LEVELS
 
