@@ -2,20 +2,23 @@
 
     python benchmarks/semi.py epfl --labelled 3 7 --seeds 0 1 2
     python benchmarks/semi.py vnc --labelled 3 --seeds 0 1 2
+    python benchmarks/semi.py curves --out curves.png       # Dice along z, of what was measured
 
 Mitochondria; ``SPARSEM_DATA`` names the folder of the stacks. One row a training is appended to benchmarks/results/semi.csv, with the
 seconds that it took; the Dice of every slice to semi_curves.csv.
 """
 
 import argparse
+import csv
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import tifffile
+from matplotlib.figure import Figure
 
-from rows import keep
+from rows import RESULTS, keep
 from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.learn.settings import TrainSettings
@@ -46,15 +49,39 @@ def measured(sample: Sample, truth: Path, model: Path, settings: TrainSettings) 
     return pooled(unseen).dice, [one.dice for one in slices], seconds
 
 
+def curves(path: Path) -> None:
+    """Dice of every slice, the mean over seeds and their spread: a panel for each stack and number of labelled slices."""
+    with (RESULTS / "semi_curves.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    panels = list(dict.fromkeys((row["stack"], int(row["labelled"])) for row in rows))
+    figure = Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
+    for axis, (stack, labelled) in zip(figure.subplots(len(panels), squeeze=False).ravel(), panels, strict=True):
+        own = [row for row in rows if (row["stack"], int(row["labelled"])) == (stack, labelled)]
+        for colour, way in zip(("#888888", "#0072B2", "#D55E00"), dict.fromkeys(row["way"] for row in own), strict=False):
+            dice = np.array([[float(value) for value in row["dice_by_slice"].split()] for row in own if row["way"] == way])
+            axis.plot(dice.mean(0), color=colour, label=way, linewidth=1.4)
+            axis.fill_between(range(dice.shape[1]), dice.min(0), dice.max(0), color=colour, alpha=0.15, linewidth=0)
+        for z in evenly_spaced(dice.shape[1], labelled):
+            axis.axvline(z, color="black", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="slice (dotted: learnt from)", ylabel="Dice", title=f"{stack}, {labelled} labelled slices, {len(dice)} seeds")
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stack", choices=list(FOLDERS))
+    parser.add_argument("stack", choices=[*FOLDERS, "curves"])
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
     parser.add_argument("--labelled", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--ways", nargs="+", default=["supervised", "cps", "mean-teacher"], choices=list(WAYS))
     given = parser.parse_args()
+    if given.stack == "curves":
+        curves(given.out)
+        return
     with tempfile.TemporaryDirectory() as name:
         sample, truth = labelled_sample(given.stack, Path(name)), truth_of(given.stack)
         for seed in given.seeds:

@@ -203,7 +203,7 @@ def _answers(
     ways = []
     for forward, recipe in _ready(models, settings):
         names = names or recipe.structures
-        channels = [recipe.structures.index(name) for name in names]
+        channels = slice(None) if names == recipe.structures else [recipe.structures.index(name) for name in names]
         factors = recipe.factors(image.voxel_size)
         ways.append((channels, predict_slices(voxels, forward, recipe, factors, settings.overlap, settings.batch, prefetch, own)))
 
