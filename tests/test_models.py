@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from sparsem.annotations import UNKNOWN
+from sparsem.annotations import UNKNOWN, write_annotation
 from sparsem.errors import InputError, SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.learn.settings import TrainSettings
-from sparsem.learn.supervised import labelled_loss
+from sparsem.learn.slices import learning_slices
+from sparsem.learn.supervised import labelled_loss, logits_of, sampler_of, start, step
 from sparsem.models import MODELS, PRETRAINED, begin_pretrained, build, count_parameters, model_class, usual_width
 from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint, save_tensors
 from sparsem.models.device import autocast, choose_device
 from sparsem.models.fractal import tanimoto
 from sparsem.models.memory import Peak, prediction_bytes, training_bytes
+from sparsem.phantom import PhantomSettings, phantom
+from sparsem.store.sample import Sample
 from sparsem.tiles.targets import edges_and_depths
+from tests.conftest import truth_of
 
 RECIPE = Recipe("resunet", 4, ("nucleus", "nucleolus"), 32, (8.0, 8.0), 120.0, 40.0, 0, {"record": {"seed": 1}})
 
@@ -357,3 +361,34 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match="are of width 96; got 32"):
         begin_pretrained(build("senformer", 32, 1, 64), "senformer")
     assert {name for name in MODELS if hasattr(model_class(name), "load_pretrained")} == set(PRETRAINED)
+
+
+@pytest.fixture(scope="module")
+def nucleoli(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """The phantom's, in one pixel of a hundred."""
+    settings = PhantomSettings(shape=(7, 128, 128), voxel_nm=(40, 40, 40), cells=3, seed=5)
+    sample = phantom(tmp_path_factory.mktemp("rare") / "s.zarr", settings)
+    write_annotation(sample, "nucleolus", (0, 3, 6), truth_of(sample, "nucleolus", (0, 3, 6)), image="raw")
+    return sample
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name: str) -> None:
+    """Within a few updates it says of the structure that it is there, and less so of what is not."""
+    settings = TrainSettings(
+        structure=("nucleolus",), model=name, width=SMALL[name], read=64, see=64, batch=2, updates=400, warmup=5, least_px=10, share=1.0
+    )
+    slices, recipe, _ = learning_slices([nucleoli], ("nucleolus",), settings)
+    state = start(recipe, settings, torch.device("cpu"))
+    batch = sampler_of(slices, settings, 10).batch(1)
+    there = batch[1] == 1
+    assert 0.005 < there.mean() < 0.015
+    for update in range(40):
+        step(state, batch, settings, torch.device("cpu"))
+        if update % 5 == 4:
+            with torch.no_grad():
+                found = logits_of(state.network, torch.from_numpy(batch[0]), settings).sigmoid().numpy()
+            inside, outside = found[there].mean(), found[~there].mean()
+            if inside > 0.6 and inside > 1.5 * outside:
+                return
+    pytest.fail(f"after 40 updates it says {inside:.2f} of the structure and {outside:.2f} of the rest")
