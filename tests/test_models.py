@@ -285,7 +285,7 @@ def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
     recipe, cpu = Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2), torch.device("cpu")
     one, two = (training_bytes(recipe, batch, cpu, "float32") for batch in (2, 4))
     weights = 4 * count_parameters(recipe.build())
-    assert 7 * weights <= one <= two < 2 * one
+    assert 7 * weights <= one <= two < 2.2 * one
     assert training_bytes(recipe, 64, cpu, "bfloat16") < 0.8 * training_bytes(recipe, 64, cpu, "float32")
     assert weights < prediction_bytes(recipe, 2, cpu, "float32") < one
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sparsem.models.checkpoint import Recipe
-from sparsem.models.device import Precision, resolved
+from sparsem.models.device import KEPT, Precision, autocast
 
-LASTING = 3  # copies of the weights beside themselves and their gradient: their running average, and two moments of Adam
-STEP = 2  # more of them for the moment of an update
+LASTING = 3  # copies of the weights beside themselves: their running average, and two moments of Adam
+STEP = 3  # more of them for the moment of an update: their gradient, and what Adam works with
+WORKING = 1.25  # what kernels work with beside their tensors (measured on a CPU, see benchmarks)
 
 
 class Peak(TorchDispatchMode):
@@ -46,26 +48,33 @@ class Peak(TorchDispatchMode):
 
 def training_bytes(recipe: Recipe, batch: int, device: torch.device, precision: Precision) -> int:
     """Bytes at the peak of an update: weights and what belongs to them, and what a network keeps of a batch until its backward pass."""
-    weights, beside = _counted(recipe, batch, resolved(device, precision), learning=True)
-    return (1 + LASTING) * weights + max(beside, (1 + STEP) * weights)
+    weights, beside = _counted(recipe, batch, device, precision, learning=True)
+    return (1 + LASTING) * weights + max(_with_working(beside, device), STEP * weights)
 
 
 def prediction_bytes(recipe: Recipe, batch: int, device: torch.device, precision: Precision) -> int:
     """Bytes of the weights, and at the peak of a forward pass that nothing is learnt from."""
-    return sum(_counted(recipe, batch, resolved(device, precision), learning=False))
+    weights, beside = _counted(recipe, batch, device, precision, learning=False)
+    return weights + _with_working(beside, device)
 
 
-def _counted(recipe: Recipe, batch: int, precision: Precision, learning: bool) -> tuple[int, int]:
+def _with_working(tensors: int, device: torch.device) -> int:
+    """Bytes that a process holds for so many of tensors; on a CPU freed memory is kept for the next ones."""
+    return int(WORKING * tensors) + (min(KEPT, tensors) if device.type == "cpu" else 0)
+
+
+def _counted(recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool) -> tuple[int, int]:
     """Bytes of the weights, and the most that there are beside them."""
-    with torch.device("meta"):
-        network = recipe.build().to("meta").train(learning)  # some libraries make a part of it elsewhere
-        weights = sum(parameter.numel() * 4 for parameter in network.parameters())
-        images = torch.empty(batch, 1 + 2 * recipe.neighbours, recipe.see, recipe.see)
-        if precision == "bfloat16":  # stands for mixed precision, which does not know tensors without content
-            network, images = network.bfloat16(), images.bfloat16()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with unset_fake_temporarily(), torch.device("meta"):  # some networks look at numbers while they are built
+            network = recipe.build().to("meta")  # a library may have made a part of it elsewhere
+        network = network.to_empty(device=device).train(learning)
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+        images = torch.empty(batch, 1 + 2 * recipe.neighbours, recipe.see, recipe.see, device=device)
         with Peak() as count, contextlib.nullcontext() if learning else torch.no_grad():
-            probability = network(images).float().sigmoid()
+            with autocast(device, precision):
+                logits = network(images)
+            probability = logits.float().sigmoid()
             if learning:
                 probability.square().sum().backward()
-    copies = weights // 2 if precision == "bfloat16" else 0  # of the weights, in mixed precision
-    return weights, count.most + copies
+    return weights, count.most
