@@ -64,7 +64,7 @@ def test_options_come_from_the_settings() -> None:
     for name, field in TrainSettings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
         assert str(field.description).split(";")[0].split(":")[0] in text
-    assert "[default: 0.002]" in text
+    assert "[default: 2000]" in text
 
 
 def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
