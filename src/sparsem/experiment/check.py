@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
-from sparsem.truth import truth_of
+from sparsem.truth import Truth, truth_of
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class Check:
     image: Volume
     structure: str
     annotation: LabelledSlices
-    truth: Any
-    truth_identity: str
+    truth: Truth | None
 
     @property
     def z(self) -> tuple[int, ...]:
@@ -41,7 +39,7 @@ class Check:
         if self.truth is None:
             objects, known = self.annotation.objects(self.annotation.z.index(z))
             return objects > 0, known
-        labels = as_labels(np.asarray(self.truth[z : z + 1])[0], f"slice {z} of the truth")
+        labels = as_labels(np.asarray(self.truth.stack[z : z + 1])[0], f"slice {z} of the truth")
         return labels > 0, np.ones(labels.shape, bool)
 
 
@@ -91,15 +89,14 @@ def check_of(sample: Sample, structure: str, image: str | None, truth: str | Pat
     seen, annotations = annotations_on(sample, [structure], image)
     annotation = annotations[structure]
     if truth is None and structure not in sample.names("truth"):
-        return Check(sample, seen, structure, annotation, None, "")
-    found = truth_of(sample, structure, seen, truth, dataset)
-    return Check(sample, seen, structure, annotation, found.stack, found.identity)
+        return Check(sample, seen, structure, annotation, None)
+    return Check(sample, seen, structure, annotation, truth_of(sample, structure, seen, truth, dataset))
 
 
 def overlaps_with(check: Check, name: str, model: Path, z: Sequence[int], device: str, on: Execution) -> tuple[Overlap, ...]:
     """What a model finds on slices, against what is true there; a stage called ``experiment-NAME``, so that nothing is computed twice."""
     inputs = {"image": check.image.fingerprint, "model": hash_of(model), "slices": str(tuple(z))}
-    inputs |= {"annotation": check.annotation.fingerprint, "truth": check.truth_identity}
+    inputs |= {"annotation": check.annotation.fingerprint, "truth": check.truth.identity if check.truth else ""}
     needs = Needs(ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers")
     again = replace(on, overwrite=True)
     with Stage(check.sample, f"experiment-{name}", PredictSettings(device=device), inputs, [], again, needs) as stage:
