@@ -62,7 +62,7 @@ def one(model: str, see: int, batch: int) -> None:
     settings = TrainSettings(model=model, see=see, read=see, batch=batch)
     device = choose_device(settings.device)
     recipe = Recipe(model, usual_width(model), ("m",), see, (5, 5), 0, 1)
-    said = training_bytes(recipe, batch, device, settings.precision)
+    said = training_bytes([recipe], batch, device, settings.precision)
     build(model, recipe.width, 1, see)  # loads its libraries
     before = peak_gb()
     state = start(recipe, settings, device)

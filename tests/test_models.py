@@ -283,10 +283,13 @@ def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
 @pytest.mark.parametrize("name", ["resunet", "unet++-averaged", "fractalresnet", "senformer", "setr-mla"])
 def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
     recipe, cpu = Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2), torch.device("cpu")
-    one, two = (training_bytes(recipe, batch, cpu, "float32") for batch in (2, 4))
+    one, two = (training_bytes([recipe], batch, cpu, "float32") for batch in (2, 4))
     weights = 4 * count_parameters(recipe.build())
     assert 7 * weights <= one <= two < 2.2 * one
-    assert training_bytes(recipe, 64, cpu, "bfloat16") < 0.8 * training_bytes(recipe, 64, cpu, "float32")
+    assert training_bytes([recipe], 64, cpu, "bfloat16") < 0.8 * training_bytes([recipe], 64, cpu, "float32")
+    small = Recipe("unet", 4, ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2)
+    own = 4 * count_parameters(small.build())
+    assert training_bytes([recipe, small], 2, cpu, "float32") == one + 4 * own  # their batches are not there at once
     assert weights < prediction_bytes(recipe, 2, cpu, "float32") < one
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def part_of(block: ZBlock, file: Path) -> BlockResult:
     return {path: np.asarray(voxels) for path in KINDS}, {}
 
 
-def run(sample: Sample, log: Path, by: int = 10, on: Execution = HERE, fail_at: int = -1, needs: Needs = Needs()) -> list[dict[str, Any]]:
+def run(sample: Sample, log: Path, by: int = 10, on: Execution = HERE, fail_at: int = -1, needs: Needs | Callable[[], Needs] = Needs) -> list[dict[str, Any]]:
     image = sample.image("raw")
     frame = (image.shape, np.uint8)
     outputs = [
@@ -169,6 +170,20 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(own_tissue: Sampl
     with pytest.raises(ResourceError, match=r"needs 5.0 GB of disk at .*, and 0.0 GB are free"):
         run(own_tissue, tmp_path / "log", needs=Needs(disk=5 * 10**9))
     assert files_in(own_tissue.path) == before
+
+
+def test_what_takes_a_while_to_find_out_is_not_asked_of_a_finished_stage(own_tissue: Sample, tmp_path: Path) -> None:
+    asked: list[Needs] = []
+
+    def needs() -> Needs:
+        asked.append(Needs(ram=1))
+        return asked[-1]
+
+    first = run(own_tissue, tmp_path / "log", needs=needs)
+    assert run(own_tissue, tmp_path / "log", needs=needs) == first
+    assert asked == [Needs(ram=1)]
+    with pytest.raises(ResourceError, match=r"needs 1000000.0 GB of memory"):
+        run(own_tissue, tmp_path / "log", by=20, on=Execution(overwrite=True), needs=lambda: Needs(ram=10**15))
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:

@@ -5,7 +5,7 @@ On disk probabilities are uint8 round(255 p), where foreground is >= 128.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,10 @@ def predict(
     hashes = [hash_of(one) for one in models]
     inputs = {"image": image.fingerprint, "model": hashes[0], **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)}}
     halo = max(recipe.neighbours for recipe in recipes)
-    name, needs = f"predict-{'-'.join(structures)}", _needs(image, recipes, settings)
+    name = f"predict-{'-'.join(structures)}"
     made = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
     before = {path for path, stage in made.items() if stage == name} - {output.path for output in outputs}
-    with Stage(sample, name, _lasting(settings), inputs, outputs, on, needs, sorted(before)) as stage:
+    with Stage(sample, name, _lasting(settings), inputs, outputs, on, partial(_needs, image, recipes, settings), sorted(before)) as stage:
         if not stage.finished:
             for file, recipe in zip(models, recipes, strict=True):
                 _tell_other_grey(image, recipe, file.name, on.quiet)

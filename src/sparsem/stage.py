@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class Stage:
         outputs: the volumes it writes.
         instead_of: volumes of an earlier result that this one does not have; they go when it is published.
         on: how the work is spread.
-        needs: checked before anything is written.
+        needs: checked before anything is written; a function of nothing where finding out takes a while.
 
     Raises:
         ResumeError: a result, finished or not, exists that was made otherwise, and ``on.overwrite`` is not set.
@@ -68,7 +68,7 @@ class Stage:
     inputs: Mapping[str, str]
     outputs: Sequence[VolumeSpec]
     on: Execution = HERE
-    needs: Needs = field(default_factory=Needs)
+    needs: Needs | Callable[[], Needs] = Needs
     instead_of: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -185,7 +185,8 @@ class Stage:
         return (self._work / "stage.json").exists()
 
     def _prepare(self) -> None:
-        left = replace(self.needs, disk=0) if self._continues() else self.needs
+        needs = self.needs() if callable(self.needs) else self.needs
+        left = replace(needs, disk=0) if self._continues() else needs
         left = replace(left, ram=0, gpu=0) if self.on.scheduler else left  # the memory of other machines cannot be seen from here
         left.check(self.sample.path, max(1, self.on.workers))
         if self._continues():

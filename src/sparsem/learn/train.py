@@ -183,8 +183,8 @@ def _network_bytes(job: Job, batch: int, see: int) -> int:
     settings = job.settings
     recipe = replace(job.recipe, see=see)
     networks = [recipe, second_recipe(recipe, settings)] if settings.semi == "cps" else [recipe]
-    tiles = batch * (2 if settings.semi else 1)
-    return sum(training_bytes(one, tiles, job.device, settings.precision) for one in networks)
+    tiles = batch + max(2, batch) if settings.semi else batch  # mixed ones: at least one labelled, and one that is not
+    return training_bytes(networks, tiles, job.device, settings.precision)
 
 
 def _what_fits(job: Job, free: int) -> str:

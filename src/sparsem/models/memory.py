@@ -2,6 +2,7 @@
 
 import contextlib
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,10 +47,14 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
-def training_bytes(recipe: Recipe, batch: int, device: torch.device, precision: Precision) -> int:
-    """Bytes at the peak of an update: weights and what belongs to them, and what a network keeps of a batch until its backward pass."""
-    weights, beside = _counted(recipe, batch, device, precision, learning=True)
-    return (1 + LASTING) * weights + max(_with_working(beside, device), STEP * weights)
+def training_bytes(recipes: Sequence[Recipe], batch: int, device: torch.device, precision: Precision) -> int:
+    """Bytes at the peak of an update of networks that learn together, one after the other.
+
+    The weights of all and what belongs to them, and what the largest keeps of a batch until its backward pass.
+    """
+    counted = [_counted(recipe, batch, device, precision, learning=True) for recipe in recipes]
+    lasting = (1 + LASTING) * sum(weights for weights, _ in counted)
+    return lasting + max(max(_with_working(beside, device), STEP * weights) for weights, beside in counted)
 
 
 def prediction_bytes(recipe: Recipe, batch: int, device: torch.device, precision: Precision) -> int:
