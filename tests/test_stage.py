@@ -49,7 +49,9 @@ def part_of(block: ZBlock, file: Path) -> BlockResult:
     return {path: np.asarray(voxels) for path in KINDS}, {}
 
 
-def run(sample: Sample, log: Path, by: int = 10, on: Execution = HERE, fail_at: int = -1, needs: Needs | Callable[[], Needs] = Needs) -> list[dict[str, Any]]:
+def run(
+    sample: Sample, log: Path, by: int = 10, on: Execution = HERE, fail_at: int = -1, needs: Needs | Callable[[], Needs] = Needs
+) -> list[dict[str, Any]]:
     image = sample.image("raw")
     frame = (image.shape, np.uint8)
     outputs = [
