@@ -73,7 +73,7 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
     labels = np.stack(truth_of(tissue, "nucleolus", LABELLED)).astype(np.uint16)
     tifffile.imwrite("labels.tif", labels, photometric="minisblack")
     tifffile.imwrite("truth.tif", tissue.volume("truth", "nucleolus").read(slice(None)), photometric="minisblack")
-    small = "--width 4 --read 64 --see 32 --batch 2 --updates 8 --seed 3"
+    small = "--width 4 --read 64 --see 32 --batch 2 --updates 8 --seed 3 --slices 0,9,18"
     steps = [
         ("import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7", "Wrote s.zarr: 19 x 96 x 128 voxels of 20 x 20 x 20 nm"),
         ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "slices 0, 9, 18 (the first slice is 0), 1.8% to 6.2% of each"),
@@ -87,6 +87,7 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
         result = sparsem(*shlex.split(command), "--quiet")
         assert result.exit_code == 0, result.output
         assert expected in result.output
+    assert Path("m.safetensors").stat().st_mode == Path("raw.tif").stat().st_mode  # whoever may read the stack may read the model
     sample = Sample.open("s.zarr")
     assert np.array_equal(tifffile.imread("out/nucleoli.tif"), sample.volume("labels", "nucleolus").read(slice(None)))
     table = sample.read_table("scores_nucleolus").to_pydict()

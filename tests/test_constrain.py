@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.constrain import ConstrainSettings, constrain, most_probable, release, result_of, rules_of
+from sparsem.constrain import ConstrainSettings, constrain, most_probable, release, rules_of
+from sparsem.contents import result_of
 from sparsem.errors import ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.store.sample import Sample

@@ -165,7 +165,7 @@ PUBLIC = {
     "sparsem.learn.settings": "LearnSettings TrainSettings",
     "sparsem.learn.slices": "LearningSlice learning_slices unlabelled_slices",
     "sparsem.learn.semi": "MixedBatch MixedSampler Pair Ramp draw_boxes fit_with_unlabelled second_recipe start_pair step_with_unlabelled",
-    "sparsem.learn.train": "Job course_of held_out job_of train train_job training_needs updates_of",
+    "sparsem.learn.train": "Job course_of held_out job_of log_path train train_job training_needs updates_of",
     "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
     "sparsem.suggest": "SuggestSettings Suggestion chosen spread_out suggest",
@@ -199,8 +199,8 @@ PUBLIC = {
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
     "sparsem.numbering": "slices_of",
-    "sparsem.contents": "describe remove",
-    "sparsem.constrain": "ConstrainSettings Constrained Rule allowed constrain most_probable release result_of rules_of",
+    "sparsem.contents": "describe outdated remove result_of",
+    "sparsem.constrain": "ConstrainSettings Constrained Rule allowed constrain most_probable release rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",
     "sparsem.measure.surface": "Surface reach slice_surface surface",
     "sparsem.measure.hull": "convex_voxels convex_voxels_of_each slice_corners",
@@ -231,7 +231,7 @@ PUBLIC = {
     "sparsem.report.warnings": "Notice notices",
     "sparsem.report.view": "Plot View",
     "sparsem.report.charts": "plots",
-    "sparsem.report.page": "Report ReportSettings report",
+    "sparsem.report.page": "Report ReportSettings report scale_bar",
     "sparsem.report.render": "RenderSettings render",
     "sparsem.report.export": "ExportSettings export neuroglancer_state viewers",
     "sparsem.study": (

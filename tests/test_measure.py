@@ -201,6 +201,17 @@ def test_settings_that_change_numbers_are_refused_and_replaced_on_request(made: 
     assert not sample.read_table("nucleus")["glcm_contrast"].equals(made.read_table("nucleus")["glcm_contrast"])
 
 
+def test_what_is_refused_numbers_no_objects_anew(made: Sample, tmp_path: Path) -> None:
+    sample = copy_of(made, tmp_path / "s.zarr")
+    before = sample.volume("labels", "mitochondrion-objects").fingerprint
+    larger = QUICK.model_copy(update={"least_voxels": 200})
+    with pytest.raises(ResumeError, match="least_voxels: .* -> 200"):
+        measure(sample, larger)
+    assert sample.volume("labels", "mitochondrion-objects").fingerprint == before
+    measure(sample, larger, Execution(overwrite=True, quiet=True))
+    assert sample.volume("labels", "mitochondrion-objects").fingerprint != before
+
+
 def test_empty_structures_specks_and_missing_cells(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
     put(sample, "", np.zeros(SHAPE, np.uint8), 7, VOXEL)

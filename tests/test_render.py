@@ -193,6 +193,7 @@ def test_tables_and_stacks_are_exported_too(tissue_with_cells: Sample, tmp_path:
     for names, name, sentence in (
         (["nucleus"], "a.xyz", "does not say what to write"),
         (["nucleus", "cells"], "a.tif", "holds one piece of a sample; got 2"),
+        ([], "a.tif", r"holds one piece of a sample; none was named\. There are .*nucleus"),
         (["nucleus"], "n.tif", "exists; use --overwrite"),
         (["what/nucleus"], "b.tif", "is not part of a sample"),
     ):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsem.constrain import constrain
+from sparsem.constrain import constrain, release
+from sparsem.contents import describe
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize
@@ -22,7 +23,7 @@ from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
 from sparsem.report.mesh import Mesh
-from sparsem.report.page import ReportSettings, report
+from sparsem.report.page import ReportSettings, report, scale_bar
 from sparsem.report.slices import slice_pictures
 from sparsem.score.against import score
 from sparsem.store.sample import Sample
@@ -42,8 +43,9 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         labels = sample.volume("labels", name).read(slice(None))
         put(sample, f"probabilities/{name}", np.where(labels > 0, 220, 20).astype(np.uint8), 7, VoxelSize(20, 10, 10))
         put(sample, f"truth/{name}", np.roll(labels, 1, axis=2), 7, VoxelSize(20, 10, 10))
-        score(sample, name)
     constrain(sample)
+    for name in ("nucleus", "nucleolus", "mitochondrion"):
+        score(sample, name)
     measure(sample, MEASURES)
     return sample
 
@@ -184,9 +186,27 @@ def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: P
 def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Path) -> None:
     sample = copy_of(complete, tmp_path / "s.zarr")
     (sample.path / "tables" / "phantom.parquet").write_bytes(b"PAR1 not")
+    assert "The scores of nucleus are of other labels" not in told(sample, tmp_path / "before.html")
+    assert re.search(r"<td>nucleus</td>.*0\.\d{3} \(\d+ unseen slices\)", (tmp_path / "before.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert describe(sample)["outdated"] == []
+    release(sample)
     words = told(sample, tmp_path / "r.html")
     assert "The table phantom.parquet is damaged and not shown" in words
-    assert "The scores of nucleus are of other labels than those that count now" in words  # scored before they were constrained
+    assert "The scores of nucleus are of other labels than those that count now" in words
+    assert "nucleus has changed since it was measured" in words
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "unseen slices)" not in text  # nobody takes an old score for that of the new labels
+    assert "Dice along z" not in text
+    assert {"tables/scores_nucleus", "tables/nucleus"} <= set(describe(sample)["outdated"])
+
+
+@pytest.mark.parametrize(("width_nm", "words"), [(4_700, "500 nm"), (10_000, "2 µm"), (51_200, "10 µm"), (99, "10 nm")])
+def test_scale_bars_are_round_lengths(width_nm: float, words: str) -> None:
+    part, length = scale_bar(width_nm)
+    assert length == words
+    number, unit = words.split()
+    assert part * width_nm == pytest.approx(float(number) * {"nm": 1, "µm": 1000}[unit])
+    assert 0.08 < part <= 0.2
 
 
 def test_tables_beyond_the_budget_are_named(complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ def test_stopped_and_continued_is_as_if_never_stopped(tissue: Sample, tmp_path: 
     train([tissue], tmp_path / "m.safetensors", settings)
     written = sorted(file.name for file in tmp_path.glob("m.*"))
     second = ["m.second.last.safetensors", "m.second.safetensors"] if semi == "cps" else []
-    assert written == ["m.csv", "m.last.safetensors", "m.safetensors", *second]
+    assert written == ["m.last.safetensors", "m.safetensors", *second, "m.training.csv"]
     for name in (one for one in written if one.endswith("safetensors")):
         assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("m.", "whole.", 1)).read_bytes(), name
 

@@ -24,7 +24,7 @@ from sparsem.learn.losses import dice_loss
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import learning_slices
 from sparsem.learn.supervised import learning_rate_at
-from sparsem.learn.train import held_out, job_of, train, training_needs
+from sparsem.learn.train import held_out, job_of, log_path, train, training_needs
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.predict import predict
 from sparsem.store.sample import Sample
@@ -38,7 +38,7 @@ def quick(**changes: Any) -> TrainSettings:
 
 
 def log_of(out: Path) -> list[dict[str, str]]:
-    with out.with_suffix(".csv").open(newline="") as file:
+    with log_path(out).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -61,7 +61,7 @@ def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> No
     assert len(scores) == 3
     assert recipe.training["validation dice"] == pytest.approx(max(scores), abs=1e-4)
     assert read_recipe(tmp_path / "m.last.safetensors").training["weights"] == "last"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.csv", "m.last.safetensors", "m.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.last.safetensors", "m.safetensors", "m.training.csv"]
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseException]) -> None:
@@ -91,7 +91,9 @@ def test_stopped_and_continued_is_as_if_never_stopped(
     train([tissue], tmp_path / "m.safetensors", settings)
     for ending in (".safetensors", ".last.safetensors"):
         assert (tmp_path / f"m{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
-    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in log_of(tmp_path / f"{n}.csv")] for n in ("m", "whole")]
+    without_time = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in log_of(tmp_path / f"{n}.safetensors")] for n in ("m", "whole")
+    ]
     assert without_time[0] == without_time[1]
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.contents import CONSTRAINED
 from sparsem.errors import SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
@@ -23,8 +24,6 @@ from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, finished, forget
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import FOREGROUND, Kind, Volume
-
-SUFFIX = "-constrained"
 
 Mask = NDArray[np.bool_]
 Probability = NDArray[np.uint8]
@@ -144,7 +143,7 @@ def constrain(sample: Sample, settings: ConstrainSettings = ConstrainSettings(),
     with Stage(sample, "constrain", settings, inputs, outputs, on, needs) as stage:
         stage.map(_constrain_block, first.blocks(), volumes, cells, settings)
     for name in sample.names("labels"):  # of structures that an earlier run constrained, and this one does not
-        if name.endswith(SUFFIX) and name.removesuffix(SUFFIX) not in names:
+        if name.endswith(CONSTRAINED) and name.removesuffix(CONSTRAINED) not in names:
             _removed(sample, name)
     return _told(sample, first.voxel_size.volume_um3)
 
@@ -154,40 +153,17 @@ def release(sample: Sample) -> list[str]:
     with sample.locked():
         shutil.rmtree(sample.path / ".sparsem" / "work" / "constrain", ignore_errors=True)
         forget(sample, "constrain")
-        names = sorted(folder.name for folder in (sample.path / "labels").glob(f"*{SUFFIX}"))
+        names = sorted(folder.name for folder in (sample.path / "labels").glob(f"*{CONSTRAINED}"))
         removed = [f"labels/{name}" for name in names]
         for name in names:
-            objects = f"{name.removesuffix(SUFFIX)}-objects"  # numbered in what goes away
-            forget(sample, f"objects-{name.removesuffix(SUFFIX)}")
+            objects = f"{name.removesuffix(CONSTRAINED)}-objects"  # numbered in what goes away
+            forget(sample, f"objects-{name.removesuffix(CONSTRAINED)}")
             _removed(sample, objects)
             _removed(sample, name)
         sample.remove_table("constrained")
         sample.publish_names()
         sample.remember({"stage": "release", "fingerprint": "", "settings": {}, "outputs": [], "removed": removed, "finished": now()})
     return removed
-
-
-def result_of(sample: Sample, name: str) -> Volume:
-    """The labels of a structure that count: the constrained ones where there are any, else ``labels/NAME``.
-
-    Raises:
-        SampleError: there are none, the image that they were made on was replaced, or they were since they were constrained.
-    """
-    labels = sample.volume("labels", name)
-    sample.frame(labels)
-    if f"{name}{SUFFIX}" not in sample.names("labels"):
-        return labels
-    read = "input labels/"
-    inputs = {key.removeprefix(read): value for key, value in sample.last_settings("constrain").items() if key.startswith(read)}
-    there = sample.names("labels")
-    changed = [one for one, value in inputs.items() if one not in there or sample.volume("labels", one).fingerprint != value]
-    if changed or name not in inputs:
-        what = changed[0] if changed else name
-        raise SampleError(
-            f"labels/{what} of {sample.path.name} has changed since labels/{name} was constrained; run 'sparsem constrain "
-            f"{sample.path.name} --overwrite', or the same with --undo."
-        )
-    return sample.volume("labels", f"{name}{SUFFIX}")
 
 
 def _constrain_block(
@@ -275,4 +251,4 @@ def _log_odds() -> NDArray[np.float64]:
 
 
 def _path(name: str) -> str:
-    return f"labels/{name}{SUFFIX}"
+    return f"labels/{name}{CONSTRAINED}"

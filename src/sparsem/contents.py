@@ -1,4 +1,4 @@
-"""What a sample holds, at a glance; and taking a piece of it away."""
+"""What a sample holds, at a glance; which labels count; what has to be made again; and taking a piece of a sample away."""
 
 import os
 import shutil
@@ -10,15 +10,16 @@ from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
 from sparsem.stage import forget
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import read_attributes
+from sparsem.store.volume import Volume, read_attributes
 
+CONSTRAINED = "-constrained"  # ending of the labels that biology allows, which count where there are any
 REMOVABLE = ("images", "annotations", "probabilities", "labels", "truth")
 
 
 def describe(sample: Sample) -> dict[str, Any]:
     """What a sample holds and what was done to it: shape, voxel size, images, structures by folder, tables, history.
 
-    ``stale`` names what was made on an image that was replaced since.
+    ``stale`` names what was made on an image that was replaced since, ``outdated`` the tables of labels that were.
     """
     names = sample.names("labels")
     image = sample.image("raw") if sample.has_image else sample.volume("labels", names[0])
@@ -41,6 +42,12 @@ def describe(sample: Sample) -> dict[str, Any]:
             for name in sample.names(folder)
             if _is_stale(sample, folder, name)
         ],
+        "outdated": [
+            f"tables/{table}"
+            for name in names
+            for table, made_by in ((f"scores_{name}", "score"), (name, "measure"))
+            if table in sample.tables and outdated(sample, name, made_by)
+        ],
         "tables": sample.tables,
         "history": sample.history(),
     }
@@ -58,6 +65,45 @@ def _is_stale(sample: Sample, folder: str, name: str) -> bool:
     except SampleError:
         return True
     return False
+
+
+def result_of(sample: Sample, name: str) -> Volume:
+    """The labels of a structure that count: the constrained ones where there are any, else ``labels/NAME``.
+
+    Raises:
+        SampleError: there are none, the image that they were made on was replaced, or they were since they were constrained.
+    """
+    labels = sample.volume("labels", name)
+    sample.frame(labels)
+    if f"{name}{CONSTRAINED}" not in sample.names("labels"):
+        return labels
+    read = "input labels/"
+    inputs = {key.removeprefix(read): value for key, value in sample.last_settings("constrain").items() if key.startswith(read)}
+    there = sample.names("labels")
+    changed = [one for one, value in inputs.items() if one not in there or sample.volume("labels", one).fingerprint != value]
+    if changed or name not in inputs:
+        what = changed[0] if changed else name
+        raise SampleError(
+            f"labels/{what} of {sample.path.name} has changed since labels/{name} was constrained; run 'sparsem constrain "
+            f"{sample.path.name} --overwrite', or the same with --undo."
+        )
+    return sample.volume("labels", f"{name}{CONSTRAINED}")
+
+
+def outdated(sample: Sample, name: str, table: str) -> bool:
+    """Whether ``tables/scores_NAME`` or ``tables/NAME`` is of other labels than those of the structure that count now.
+
+    Args:
+        sample: that holds it.
+        name: of the structure.
+        table: ``score`` or ``measure``, what it was made by.
+    """
+    stage, read = (f"score-{name}", "input labels") if table == "score" else ("measure", f"input labels/{name}")
+    before = sample.last_settings(stage).get(read)
+    try:
+        return before is not None and before != result_of(sample, name).fingerprint
+    except SampleError:
+        return before is not None
 
 
 def remove(sample: Sample, pieces: Sequence[str]) -> None:

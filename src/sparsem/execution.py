@@ -77,8 +77,12 @@ class Needs:
                 raise ResourceError(f"This needs {wanted / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are free{advice}.")
 
     def __str__(self) -> str:
-        gpu = f", {self.gpu / 1e9:.1f} GB of GPU memory" if self.gpu else ""
-        return f"needs up to {self.ram / 1e9:.1f} GB of memory a process{gpu} and {self.disk / 1e9:.1f} GB of disk"
+        gpu = f", {_size(self.gpu)} of GPU memory" if self.gpu else ""
+        return f"needs up to {_size(self.ram)} of memory a process{gpu}" + (f" and {_size(self.disk)} of disk" if self.disk else "")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{max(1, round(count / 1e6))} MB"
 
 
 @contextmanager

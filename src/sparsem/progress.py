@@ -37,6 +37,8 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         self._bar.start()
+        if self._log and self._first:
+            self._log.print(f"{self._title}: goes on, {self._first} of {self._total} were done before", highlight=False, soft_wrap=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

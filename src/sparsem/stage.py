@@ -94,7 +94,7 @@ class Stage:
                 tell(f"{self.name}: done before, with the same settings", self.on.quiet)
                 shutil.rmtree(self._runs, ignore_errors=True)
             else:
-                self._refuse_another_result()
+                self.refuse_other()
                 self._prepare()
             self._held = held.pop_all()  # the lock, and the workers once there is work for them
         return self
@@ -163,9 +163,15 @@ class Stage:
     def _is_finished(self) -> bool:
         return _fingerprint_in(self._record_file) == self.fingerprint and all(map(self._is_published, self.outputs))
 
-    def _refuse_another_result(self) -> None:
-        """What was made with other settings is only replaced on request; a run that was so requested may be continued."""
-        if self._continues() or self.on.overwrite:
+    def refuse_other(self) -> None:
+        """What was made with other settings is only replaced on request; a run that was so requested may be continued.
+
+        To be called before the stage is entered where something else is replaced on the way to it.
+
+        Raises:
+            ResumeError: there is such a result.
+        """
+        if self._is_finished() or self._continues() or self.on.overwrite:
             return
         begun = [run for run in self._runs.glob("*/stage.json") if any((run.parent / "done").iterdir())]
         others = [(file, "unfinished run") for file in begun]

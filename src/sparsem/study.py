@@ -18,7 +18,8 @@ from sparsem import __version__
 from sparsem.annotations import UNKNOWN, outputs_of_cells
 from sparsem.cells.identify import Tracked, TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
-from sparsem.constrain import SUFFIX, ConstrainSettings, constrain, release, result_of
+from sparsem.constrain import ConstrainSettings, constrain, release
+from sparsem.contents import CONSTRAINED, result_of
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
@@ -181,7 +182,7 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     called = {"cells": _separation(study).name} if study.train.cells else {}
     if study.constrain:
         constrain(sample, study.constrain.model_copy(update=called), on)
-    elif any(name.endswith(SUFFIX) for name in sample.names("labels")):
+    elif any(name.endswith(CONSTRAINED) for name in sample.names("labels")):
         release(sample)  # what an earlier version of the study constrained
     if study.measure:
         measure(sample, study.measure.model_copy(update=called), on)
@@ -214,9 +215,7 @@ def _annotate(sample: Sample, here: Path, study: StudySettings, on: Execution, d
 
 def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Execution) -> Scores:
     """Scores of the labels that count."""
-    settings: ScoreSettings = _plain(ScoreSettings, step)
-    counting = settings.labels or result_of(sample, name).directory.name
-    return score(sample, name, _source(here, step.truth), settings.model_copy(update={"labels": counting}), on)
+    return score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on)
 
 
 def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:

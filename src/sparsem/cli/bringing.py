@@ -99,7 +99,8 @@ def annotate_import(
     separated = f"{name}-regions" in sample.names("labels")
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
     following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
-    return Outcome([f"Wrote annotations/{name}, drawn on the image '{about['image']}'", *lines], following, {"annotations": found})
+    brought = f" ({', '.join(found)})" if list(found) != [name] else ""
+    return Outcome([f"Wrote annotations/{name}{brought}, drawn on the image '{about['image']}'", *lines], following, {"annotations": found})
 
 
 @command(SuggestSettings, spread=True)
@@ -170,6 +171,7 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
     lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
     lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("probabilities", "labels", "truth", "tables") if data[folder]]
     lines += [f"{one} was made on an image that was replaced since: make it again" for one in data["stale"]]
+    lines += [f"{one} is of other labels than those that count now: make it again" for one in data["outdated"]]
     lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
     return Outcome(lines, data=data)
 

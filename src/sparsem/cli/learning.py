@@ -10,6 +10,7 @@ from sparsem.cli.scores import promise_line, score_data, score_lines
 from sparsem.execution import Execution
 from sparsem.learn.folds import train_and_promise
 from sparsem.learn.settings import TrainSettings
+from sparsem.learn.train import log_path
 from sparsem.predict import PredictSettings
 from sparsem.predict import predict as _predict
 from sparsem.score.against import ScoreSettings
@@ -36,7 +37,7 @@ def train(
     told = f"; Dice {recipe.training['validation dice']:.3f} on the held-out {', '.join(held)}" if held else ""
     lines = [
         f"Wrote {out}: knows {', '.join(recipe.structures)} from {len(recipe.training['learnt from'])} slices{told}",
-        f"Wrote {out.with_suffix('.csv')}",
+        f"Wrote {log_path(out)}",
         *map(promise_line, promises),
     ]
     return Outcome(

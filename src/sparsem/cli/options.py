@@ -70,7 +70,7 @@ def command(model: type[Settings] | None = None, spread: bool = False) -> Callab
         def run(**values: Any) -> None:
             execution = Execution(**{name: values.pop(name) for name in common if name != "json"})
             as_json = values.pop("json")
-            given = {name: values.pop(name) for name in fields}
+            given = {name: _separated(values.pop(name), about) for name, about in fields.items()}
             settings = (
                 {"settings": parse(model, {key: value for key, value in given.items() if value is not None}, "command line")}
                 if model
@@ -100,9 +100,20 @@ def _option(name: str, about: FieldInfo) -> inspect.Parameter:
     )
     limits = [text for one in about.metadata if (text := _limit(one))]
     text = (about.description or "") + (f" [{', '.join(limits)}]" if limits else "")
-    option = typer.Option(*flags, help=text, show_default=default is not None)
+    words = len(typing.get_args(kind)) if typing.get_origin(kind) is tuple else 1
+    metavar = (
+        " ".join([name.rpartition("_")[2].upper()] * words) if words > 1 else None
+    )  # the library's own looks as if commas were asked for
+    option = typer.Option(*flags, help=text, show_default=default is not None, metavar=metavar)
     annotation: Any = Annotated[kind if default is not None else kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _separated(value: Any, about: FieldInfo) -> Any:
+    """Several numbers may be given one by one, or with commas between them."""
+    kinds = typing.get_args(about.annotation)
+    number = typing.get_origin(kinds[0]) is Annotated or kinds[0] in (int, float) if len(kinds) == 2 and kinds[1] is Ellipsis else False
+    return [part for one in value for part in one.split(",") if part] if number and value else value
 
 
 def _command_line_type(annotation: Any) -> Any:

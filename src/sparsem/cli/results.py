@@ -39,7 +39,11 @@ def constrain(
         lines = [f"Removed {path}/{one}; what was predicted counts again" for one in removed] or ["There was nothing to take away."]
         return Outcome(lines, data={"removed": removed})
     found = _constrain(sample, settings, on)
-    lines = [*_rule_lines(found), *(f"Wrote {path}/labels/{name}-constrained" for name in found.before), f"Wrote {path}/tables/constrained"]
+    if not {settings.cells, "nucleus"} & {*found.before, *sample.names("labels")}:
+        lines = [f"No rule applies: {path} has neither {settings.cells} nor nuclei."]
+    else:
+        lines = _rule_lines(found)
+    lines += [*(f"Wrote {path}/labels/{name}-constrained" for name in found.before), f"Wrote {path}/tables/constrained"]
     data = {"rules": [rule._asdict() for rule in found.rules], "before": dict(found.before), "after": dict(found.after)}
     return Outcome(lines, f"sparsem measure {path}", data)
 
@@ -63,7 +67,7 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
     lines = []
     for row in found.summary.to_pylist():
         lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
-        specks = f", {row['specks']} specks left out" if row["specks"] else ""
+        specks = f", {row['specks']} specks left out (--least-um3 {row['structure']}=... says below which size)" if row["specks"] else ""
         cut = f"{row['cut_by_edge']} cut by the border of the volume"
         lines.append(f"{row['structure']}: {row['objects']} objects, {row['volume_um3']:.4g} um3; {cut}{lost}{specks}")
     lines.append(f"Wrote {path}/tables/ {', '.join(found.tables)} (.parquet and .csv)")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # these load torch and numba
     from sparsem.prepare.align import Alignment
 
 MOST_LISTED = 12
+FAINT = 0.35  # likeness of neighbouring slices below which alignment may follow the tissue
 
 
 def score_lines(scores: dict[str, Scores]) -> list[str]:
@@ -65,7 +66,18 @@ def alignment_lines(found: "Alignment") -> list[str]:
         (found.breaks, "is", "are", "connected with nothing before", "from there the stack goes on as if it had not drifted"),
     )
     told = [(which, one if len(which) == 1 else many, what, then) for which, one, many, what, then in sentences if which]
-    return _moved_by(found) + [f"{_listed(which)} {verb} {what}: {then}" for which, verb, what, then in told]
+    return _moved_by(found) + _unsure(found) + [f"{_listed(which)} {verb} {what}: {then}" for which, verb, what, then in told]
+
+
+def _unsure(found: "Alignment") -> list[str]:
+    """What to know of slices that have little in common."""
+    usual = float(np.nanmedian(found.likeness)) if np.isfinite(found.likeness).any() else 1.0
+    if usual >= FAINT:
+        return []
+    sections = "as thick sections are: tissue that runs obliquely may have passed for drift"
+    return [
+        f"Neighbouring slices are little alike ({usual:.2f} of 1), {sections}. If the stack was aligned already, work with --image raw."
+    ]
 
 
 def _moved_by(found: "Alignment") -> list[str]:

@@ -43,8 +43,10 @@ def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml"
     """
     result = _run(study, on)
     lines = [*(alignment_lines(result.alignment) if result.alignment else []), *map(promise_line, result.promises)]
-    lines += [*score_lines(result.scores), f"Wrote {result.sample.path}", *(f"Wrote {path}" for path in result.files)]
-    return Outcome(lines, f"sparsem info {result.sample.path}", _study_data(result))
+    lines += [*score_lines(result.scores), f"Wrote {result.sample.path} and {result.model}", *(f"Wrote {path}" for path in result.files)]
+    pages = [path for path in result.files if path.suffix in (".html", ".htm")]
+    following = f"open {pages[-1]} in a browser" if pages else f"sparsem info {result.sample.path}"
+    return Outcome(lines, following, _study_data(result))
 
 
 def _study_data(result: StudyResult) -> dict[str, Any]:

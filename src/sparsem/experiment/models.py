@@ -17,8 +17,8 @@ from sparsem.execution import HERE, Execution
 from sparsem.experiment.check import Check, Measured, check_of, overlaps_with
 from sparsem.experiment.slices import drawn
 from sparsem.learn.settings import LearnSettings, TrainSettings
-from sparsem.learn.train import Job, course_of, job_of, train_job, training_needs, updates_of
-from sparsem.models import count_parameters
+from sparsem.learn.train import Job, course_of, job_of, log_path, train_job, training_needs, updates_of
+from sparsem.models import count_parameters, model_class
 from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z
 from sparsem.score.overlap import average_dice
@@ -107,7 +107,8 @@ def models_compared(
     check = check_of(sample, structure, settings.image, truth, settings.dataset)
     counts = [count for count in settings.labelled if count < len(check.z) and count <= len(check.annotation.z)]
     if not counts:
-        raise InputError(f"'{structure}' is labelled on {len(check.annotation.z)} slices; expected more than {min(settings.labelled)}.")
+        more = f"expected more than {min(settings.labelled)}; take fewer with --labelled"
+        raise InputError(f"'{structure}' is labelled on {len(check.annotation.z)} slices; {more}.")
     if len(counts) < len(settings.labelled):
         tell(f"'{structure}' is labelled on {len(check.annotation.z)} slices: more are left out.", on.quiet)
     folder = Path(folder)
@@ -127,6 +128,7 @@ def _settings_of(way: str, structure: str, settings: ModelsSettings) -> TrainSet
     known = {"cps", "mean-teacher"}
     model, _, semi = way.rpartition("+") if way.rpartition("+")[2] in known else (way, "", "")
     own = {"structure": (structure,), "model": model, "semi": semi or None}
+    model_class(model)
     try:
         return TrainSettings.model_validate({key: getattr(settings, key) for key in LearnSettings.model_fields} | own)
     except ValueError as error:
@@ -143,7 +145,7 @@ def _trained(check: Check, folder: Path, way: str, how: TrainSettings, count: in
         updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
         job = replace(job, settings=job.settings.model_copy(update={"updates": updates}))
     recipe, needs = train_job(job, [], on), training_needs(job)
-    with model.with_suffix(".csv").open(newline="", encoding="utf-8") as log:
+    with log_path(model).open(newline="", encoding="utf-8") as log:
         seconds = float(list(csv.DictReader(log))[-1]["seconds"])
     z = tuple(one for one in check.z if one not in slices)
     overlaps = overlaps_with(check, f"models-{name.replace('+', '-')}", model, z, settings.device, on)

@@ -45,7 +45,7 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
     """Train one network on the labelled slices of one or more samples and write it to ``out``.
 
     An interrupted training goes on where it was when called again; the weights end the same, bit for bit on a CPU.
-    Beside ``out`` (NAME.safetensors) lie NAME.csv, the course of the training, and, with slices held out, NAME.last.safetensors:
+    Beside ``out`` (NAME.safetensors) lie NAME.training.csv, its course, and, with slices held out, NAME.last.safetensors:
     ``out`` then holds the best weights and the other the last.
 
     Args:
@@ -138,6 +138,11 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
                     files.save(state, record)
                     saved = time.monotonic()
         return _finish(files, state, job, record, [each.name for each in learn], validate)
+
+
+def log_path(out: Path) -> Path:
+    """Where the course of a training lies: beside its checkpoint, and under no name that a table would get."""
+    return out.with_suffix(".training.csv")
 
 
 def course_of(job: Job) -> TrainingState | Pair:
@@ -293,7 +298,7 @@ class _Files:
         self.state.unlink()
 
     def log(self, structures: Sequence[str], update: int) -> "_Log":
-        return _Log(self.out.with_suffix(".csv"), structures, update)
+        return _Log(log_path(self.out), structures, update)
 
 
 class _Log:

@@ -4,13 +4,13 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from sparsem.constrain import SUFFIX
+from sparsem.contents import CONSTRAINED
 from sparsem.measure.nucleolus import Fill
 from sparsem.measure.pattern_spectrum import Element
 from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample
 
-STEPS = ("-interior", "-boundary", "-regions", "-objects", SUFFIX)  # labels that only lead to a result
+STEPS = ("-interior", "-boundary", "-regions", "-objects", CONSTRAINED)  # labels that only lead to a result
 
 
 class MeasureSettings(Settings):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.constrain import result_of
+from sparsem.contents import result_of
 from sparsem.errors import SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import evenly_spaced
@@ -90,11 +90,13 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
         ResumeError: there are tables of other labels or settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
-    volumes, specks = _numbered(sample, settings, on)
-    image = _image(sample, settings, next(iter(volumes.values())))
-    inputs = {f"labels/{name}": volume.fingerprint for name, volume in volumes.items()}
+    labels = _counting(sample, settings)
+    image = _image(sample, settings, next(iter(labels.values())))
+    inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
     inputs |= {"image": image.fingerprint} if image else {}
     forget_unless_whole(sample)
+    Stage(sample, "measure", settings, inputs, [], on).refuse_other()  # before objects are numbered anew
+    volumes, specks = _numbered(sample, labels, settings, on)
     with Stage(sample, "measure", settings, inputs, [], on, _needs(volumes, settings)) as stage:
         if not stage.finished:
             objects = _shapes(stage, volumes, settings, nameless(sample, settings.cells))
@@ -109,8 +111,8 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
     return Measured(dict(zip(names, summary["objects"].to_pylist(), strict=True)), tuple(tables_of(sample)), summary)
 
 
-def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple[Volumes, dict[str, Specks]]:
-    """Numbered objects of every structure that is to be measured, the cells last."""
+def _counting(sample: Sample, settings: MeasureSettings) -> Volumes:
+    """The labels of every structure that is to be measured, the cells last."""
     names = list(settings.structure) or results_of(sample, settings.cells)
     if not names:
         raise SampleError(f"{sample.path.name} has no labels to measure; run 'sparsem predict' first.")
@@ -120,8 +122,6 @@ def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple
     unknown = [name for name in settings.least_um3 if name not in names]
     if unknown:
         raise SettingsError(f"least_um3 names '{unknown[0]}', which is not measured{nearest(unknown[0], names)}")
-    volumes: Volumes = {}
-    specks: dict[str, Specks] = {}
     labels = {name: result_of(sample, name) for name in sorted(names, key=lambda name: name == settings.cells)}
     first, one = next(iter(labels.items()))
     for name, volume in labels.items():
@@ -131,6 +131,13 @@ def _numbered(sample: Sample, settings: MeasureSettings, on: Execution) -> tuple
                     f"labels/{name} of {sample.path.name} has the {what.replace('_', ' ')} {tuple(getattr(volume, what))}, but "
                     f"labels/{first} {tuple(getattr(one, what))}; name those that belong together with --structure."
                 )
+    return labels
+
+
+def _numbered(sample: Sample, labels: Volumes, settings: MeasureSettings, on: Execution) -> tuple[Volumes, dict[str, Specks]]:
+    """Numbered objects of every structure."""
+    volumes: Volumes = {}
+    specks: dict[str, Specks] = {}
     for name, volume in labels.items():
         if volume.dtype == np.uint8 and name != settings.cells:  # a mask: objects are numbered in 32 bit
             least = max(settings.least_voxels, math.ceil(settings.least_um3.get(name, 0) / volume.voxel_size.volume_um3))

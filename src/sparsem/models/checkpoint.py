@@ -61,7 +61,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     """Write tensors and a JSON record to a safetensors file in one step."""
     unfinished = path.with_name(f".{path.name}.partial")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    unfinished.touch()  # with the rights of any new file: the library would let its owner alone read it
+    rights = unfinished.stat().st_mode
     save_file(contiguous, unfinished, metadata={KEY: json.dumps({"format": FORMAT, **about}, sort_keys=True)})
+    unfinished.chmod(rights)
     os.replace(unfinished, path)
 
 

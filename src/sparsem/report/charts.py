@@ -95,15 +95,19 @@ def _networks(view: View) -> Iterator[Plot]:
                 "network": way,
                 "parameters": f"{runs[0]['parameters']:,}",
                 "memory": f"{runs[0]['memory_gb']:.1f} GB",
-                "training": f"{np.mean([one['training_s'] for one in runs]) / 60:.1f} min",
+                "training": _duration(float(np.mean([one["training_s"] for one in runs]))),
                 **{f"{one['labelled']} labelled": f"{one['dice_3d']:.3f}" for one in runs},
                 "worst slice": f"{np.nanmin([one['worst_slice'] for one in runs]):.3f}",
             }
             for way, runs in own.items()
         ]
-        drawn = {way: [(one["labelled"], one["training_s"] / 60, one["dice_3d"]) for one in runs] for way, runs in own.items()}
+        drawn = {way: [(one["labelled"], one["training_s"], one["dice_3d"]) for one in runs] for way, runs in own.items()}
         about = "3D Dice on slices that a network did not learn from, by labelled slices and by the time that its training took."
         yield Plot(f"Networks: {structure} of {view.name}", about, networks(drawn), f"{table_name}_{view.name}.csv", table, lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _bars(view: View, cells: str) -> Iterator[Plot]:

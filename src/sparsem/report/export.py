@@ -13,7 +13,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.constrain import result_of
+from sparsem.contents import result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.measure.settings import results_of
@@ -67,7 +67,8 @@ def export(
     if path.exists() and not on.overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     if ending not in (*MESHES, *LABEL_MAPS) and len(names) != 1:
-        raise InputError(f"A {ending} holds one piece of a sample; got {len(names)}: {', '.join(names)}.")
+        got = f"got {len(names)}: {', '.join(names)}" if names else f"none was named. There are {', '.join(_pieces(sample))}"
+        raise InputError(f"A {ending} holds one piece of a sample; {got}.")
     if settings.onto is not None and ending not in WRITERS:
         raise InputError(f"--onto moves voxels; a {ending} has none.")
     if ending in MESHES:
@@ -99,6 +100,12 @@ def _piece(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) 
     if not covers(here.shape, there.shape, motions):
         tell(f"Note: '{onto}' shows places that {', '.join(names)} was not made on; they are 0.", quiet)
     return replace(piece, stack=MovedStack(piece.stack, motions, there.shape))
+
+
+def _pieces(sample: Sample) -> list[str]:
+    """What may be named."""
+    folders = [f"{folder}/{name}" for folder in ("images", "probabilities", "truth") for name in sample.names(folder)]
+    return [*sample.names("labels"), *folders, *(["raw"] if sample.has_image else [])]
 
 
 def _is_labels(volume: Volume) -> bool:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 # Machireddy et al. 2023, figure 4. Other structures take the remaining colours of Okabe and Ito in turn.
@@ -120,14 +121,19 @@ def dice_along_z(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]], pa
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
+    unmeasured: set[int] = set()  # slices that all curves learnt from, where only others were measured
     for place, (structure, (dice, annotated)) in enumerate(scores.items()):
         colour = _shade(OTHER_COLOURS[place % len(OTHER_COLOURS)])
         known = [z for z, value in enumerate(dice) if not math.isnan(value)]
         axis.plot(known, [dice[z] for z in known], label=structure, color=colour, linewidth=1.4)
-        # A slice that was learnt from has no Dice of its own where only others are measured: its mark lies at the bottom, a row a curve.
-        heights = [0.02 + 0.03 * place if math.isnan(dice[z]) else dice[z] for z in annotated]
-        axis.plot(annotated, heights, "o", color=colour, markersize=4)
-    axis.set(xlabel="slice (dots: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
+        measured = [z for z in annotated if not math.isnan(dice[z])]
+        axis.plot(measured, [dice[z] for z in measured], "o", color=colour, markersize=4)
+        unmeasured |= {*annotated} - {*measured}
+    for z in sorted(unmeasured):
+        axis.axvline(z, color="black", linewidth=0.8, linestyle=":")
+    dotted = "; dotted: learnt from, not measured" if unmeasured else ""
+    axis.set(xlabel=f"slice (dots: labelled by hand{dotted})", ylabel="Dice", ylim=(0, 1.02))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
     return _save(figure, path)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsem.constrain import result_of
+from sparsem.contents import result_of
 from sparsem.errors import SparsemError
 from sparsem.measure.settings import results_of
 from sparsem.report.figures import COLOURS, colour_of

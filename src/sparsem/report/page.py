@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from pydantic import Field, field_validator
 
 from sparsem import __version__
 from sparsem.annotations import annotated_structures
+from sparsem.contents import outdated
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
@@ -148,10 +151,13 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
             for one in layers
             if one.labels is not None and one not in fitting
         ]
+        view.bar = scale_bar(image.shape[2] * image.voxel_size.x)
         view.slices = slice_pictures(image, fitting, numbers, settings.pixels, IMAGES // of)
     meter.step("3D scene")
     view.scene = scene(layers, settings.triangles // of)
-    view.tables = _tables(sample, problems)
+    old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]
+    view.tables = {name: table for name, table in _tables(sample, problems).items() if name not in old}
+    view.dice = {one.name: told for one in layers if (told := _dice(view.tables.get(f"scores_{one.name}")))}
     view.notices = [*problems, *notices(sample, [one.name for one in layers if one.labels], settings.cells)]
     meter.step("tables")
     return view
@@ -170,6 +176,25 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
         "extent": " × ".join(f"{n * edge / 1000:.3g}" for n, edge in zip(shape, voxel, strict=True)) + " µm",
         "image": sample.name_of_image(labels) if image else "none",
     }
+
+
+def _dice(scores: pa.Table | None) -> str:
+    """3D Dice on slices that nobody labelled, or on all where every one was; empty without scores, or with nothing to find."""
+    if scores is None:
+        return ""
+    unseen = ~scores["annotated"].to_numpy()
+    chosen = unseen if unseen.any() else np.ones(len(unseen), bool)
+    both, predicted, true = (int(scores[column].to_numpy()[chosen].sum()) for column in ("both_px", "predicted_px", "true_px"))
+    if not predicted + true:
+        return ""
+    return f"{2 * both / (predicted + true):.3f} ({chosen.sum()} {'unseen' if unseen.any() else 'labelled'} slices)"
+
+
+def scale_bar(width_nm: float) -> tuple[float, str]:
+    """A length of 1, 2 or 5 and noughts that is about a fifth of a picture of ``width_nm``: its part of the width, and in words."""
+    decade = 10.0 ** math.floor(math.log10(width_nm / 5))
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= width_nm / 5 * (1 + 1e-9))
+    return length / width_nm, f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
 
 
 def _tables(sample: Sample, problems: list[Notice]) -> dict[str, pa.Table]:

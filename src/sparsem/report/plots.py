@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from sparsem.measure.dictionary import about
@@ -17,6 +18,7 @@ from sparsem.measure.dictionary import about
 SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito: told apart by everybody
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 RASTER_FROM = 6000  # dots of a figure: more are drawn as pixels, or a page of ten thousand vesicles weighs 50 MB
+DECADES = 15  # times its median that a column reaches before its axis is logarithmic
 ACROSS = 5  # panels in a row
 PAGE = 13.0  # width of a figure, inches
 
@@ -52,6 +54,9 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
     for axis, column in zip(panels, columns, strict=False):
         for place, one in enumerate(samples):
             _strip(axis, place, *one.of(column), raster)
+        if _spans_decades(np.concatenate([one.of(column)[0] for one in samples])):
+            axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())
         found = about(column)
         unit = f" ({found.unit})" if found and found.unit not in ("", "1", "ratio", "count") else ""
         axis.set_title(_words(column) + unit, fontsize=8.5)
@@ -94,32 +99,42 @@ def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
         axis.plot(dice, color=colour, linewidth=1.3, label=_plain(name))
         axis.plot(labelled, [dice[z] for z in labelled], MARKERS[place % len(MARKERS)], color=colour, markersize=4.5)
     axis.set(xlabel="slice (marks: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
     return _svg(figure)
 
 
 def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
-    """Networks, each with (labelled slices, minutes of training, Dice) of its trainings: Dice by slices, and Dice by time."""
+    """Networks, each with (labelled slices, seconds of training, Dice) of its trainings: Dice by slices, and Dice by time."""
     figure = _figure(PAGE, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     counts = sorted({labelled for runs in trained.values() for labelled, _, _ in runs})
+    longest = max(seconds for runs in trained.values() for _, seconds, _ in runs)
+    unit, word = (60, "minutes") if longest >= 120 else (1, "seconds")
     for place, (name, runs) in enumerate(trained.items()):
         style = {
             "color": SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)],
             "marker": MARKERS[(place + place // len(SAMPLE_COLOURS)) % len(MARKERS)],
             "markersize": 5,
         }
-        labelled, minutes, dice = zip(*sorted(runs), strict=True)
+        labelled, seconds, dice = zip(*sorted(runs), strict=True)
         left.plot([counts.index(one) for one in labelled], dice, linewidth=1.2, label=_plain(name), **style)
-        right.plot(minutes, dice, linestyle="", **style)
+        right.plot([one / unit for one in seconds], dice, linestyle="", **style)
     left.set_xticks(range(len(counts)), [str(count) for count in counts])
     left.set(xlabel="labelled slices", ylabel="3D Dice")
-    right.set(xlabel="training (minutes)", xscale="log")
+    right.set(xlabel=f"training ({word})", xscale="log")
+    for which in ("major", "minor"):
+        getattr(right.xaxis, f"set_{which}_formatter")(FuncFormatter(_shown_tick))
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
     return _svg(figure)
+
+
+def _shown_tick(value: float, _: int) -> str:
+    """1, 2 and 5 and their tenfold on a logarithmic axis; the others without a number."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
 def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int]]) -> str:
@@ -133,6 +148,7 @@ def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int
             colour = SAMPLE_COLOURS[(len(shifts) + place) % len(SAMPLE_COLOURS)]
             axis.axvline(z, color=colour, linewidth=0.9, linestyle=":", label=remark if not number else None)
     axis.set(xlabel="slice", ylabel="moved by (px)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
     return _svg(figure)
@@ -153,6 +169,12 @@ def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
     axis.set(xlabel="size (nm); negative: dark structures", ylabel="part of brightness")
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
     return _svg(figure)
+
+
+def _spans_decades(values: Floats) -> bool:
+    """Whether values are told apart on a logarithmic axis alone: all above 0, and the large far from the middle."""
+    known = values[np.isfinite(values)]
+    return bool(len(known) and known.min() > 0 and np.percentile(known, 98) > DECADES * np.median(known))
 
 
 def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_], raster: bool) -> None:

@@ -1,6 +1,7 @@
 """Stills and turntable videos of structures in 3D, drawn off-screen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from sparsem.constrain import result_of
+from sparsem.contents import result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.progress import Meter
@@ -18,6 +19,7 @@ from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample
 
 MARGIN = 0.05  # of an object's box, around it
+MIDDLE_GREY = "#7d8791"  # behind names that are written in their colours, of which one is white and one black
 AROUND = ("cells", "nucleus")  # seen through where something else is shown
 
 
@@ -78,8 +80,12 @@ def render(sample: Sample, path: str | Path, settings: RenderSettings = RenderSe
             solids += [(one.name, solid) for solid in solids_of(one, box, settings.mvoxels * 1e6, settings.triangles, cut)]
             meter.step(one.name)
         if not any(len(solid.mesh.triangles) for _, solid in solids):
-            raise SampleError(f"There is nothing to draw in {sample.path.name}: {', '.join(one.name for one in there)} are empty there.")
-        _draw(solids, settings, frames, unfinished, meter)
+            where = "what is left when it is cut; take another --cut-at, or none" if cut else "what is looked at"
+            names = " or ".join(one.name for one in there)
+            raise SampleError(f"There is nothing to draw in {sample.path.name}: no {names} lies in {where}.")
+        legend = {one.name: one.colour for one in there if not one.cells} if len(there) > 1 else {}
+        size = (box[1] - box[0]) * np.array(there[0].labels.voxel_size.micrometres)
+        _draw(solids, settings, frames, unfinished, meter, legend, size)
     unfinished.replace(path)
     return path
 
@@ -99,11 +105,22 @@ def _box_of(sample: Sample, settings: RenderSettings) -> Box:
     return np.maximum(low - rim, 0), np.minimum(high + 1 + rim, volume.shape)
 
 
-def _draw(solids: list[tuple[str, Solid]], settings: RenderSettings, frames: int, path: Path, meter: Meter) -> None:
+def _draw(
+    solids: list[tuple[str, Solid]],
+    settings: RenderSettings,
+    frames: int,
+    path: Path,
+    meter: Meter,
+    legend: Mapping[str, tuple[int, int, int]],
+    size_um: NDArray[np.float64],
+) -> None:
+    """Draw what lies in a box of (z, y, x) micrometres, with a name for every colour."""
     import pyvista
 
-    plotter: Any = pyvista.Plotter(off_screen=True, window_size=[settings.width, settings.height], lighting="none")
-    try:
+    # Without a screen VTK tries one way to draw after the other, and would complain of each.
+    look: dict[str, Any] = {"off_screen": True, "window_size": [settings.width, settings.height], "lighting": "none"}
+    with pyvista.vtk_verbosity("off"), closing(pyvista.Plotter(**look)) as opened:
+        plotter: Any = opened
         plotter.add_light(pyvista.Light(light_type="headlight"))  # whatever faces the eye is bright, cut faces too
         plotter.set_background(settings.background)
         names = {name for name, _ in solids}
@@ -114,6 +131,7 @@ def _draw(solids: list[tuple[str, Solid]], settings: RenderSettings, frames: int
                 plotter.add_mesh(
                     surface, color=colour, opacity=_opacity(name, names, settings), smooth_shading=True, ambient=0.2, specular=0.25
                 )
+        _explain(plotter, legend, size_um, settings)
         plotter.enable_depth_peeling(8)
         plotter.enable_anti_aliasing("ssaa")
         plotter.camera_position = "xz"
@@ -124,8 +142,20 @@ def _draw(solids: list[tuple[str, Solid]], settings: RenderSettings, frames: int
             meter.step()
             return
         _write_video(path, _turned(plotter, frames, meter), settings)
-    finally:
-        plotter.close()
+
+
+def _explain(plotter: Any, legend: Mapping[str, tuple[int, int, int]], size_um: NDArray[np.float64], settings: RenderSettings) -> None:
+    """Names of colours, and the size of what is seen."""
+    import pyvista
+
+    ink = "white" if sum(pyvista.Color(settings.background).float_rgb) < 1.5 else "black"
+    font = max(6, settings.height // 100)
+    z, y, x = (f"{length:.3g}" for length in size_um)
+    plotter.add_text(f" {x} x {y} x {z} um (x y z)", position="lower_left", font_size=font, color=ink)
+    if legend:
+        named = [[name, [part / 255 for part in colour]] for name, colour in legend.items()]
+        look: dict[str, Any] = {"face": "rectangle", "loc": "upper left", "border": False}
+        plotter.add_legend(named, size=(0.2, 0.045 * len(named)), bcolor=MIDDLE_GREY, **look)
 
 
 def _opacity(name: str, names: set[str], settings: RenderSettings) -> float:

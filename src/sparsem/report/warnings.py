@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparsem.constrain import SUFFIX, result_of
-from sparsem.errors import SparsemError
+from sparsem.contents import CONSTRAINED, outdated
 from sparsem.store.sample import Sample
 
 LOW_DICE = 0.8
@@ -70,8 +69,9 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
         if f"scores_{name}" not in sample.tables:
             yield Notice(f"Nobody compared {name} with a truth: how good it is, is not known.", True)
             continue
-        if _input_of(sample, f"score-{name}", "labels") != _fingerprint_of(sample, name):
+        if outdated(sample, name, "score"):
             yield Notice(f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.", True)
+            continue
         scores = sample.read_table(f"scores_{name}")
         unseen = ~scores["annotated"].to_numpy()
         if not unseen.any():
@@ -91,34 +91,10 @@ def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
     table = sample.read_table("measured").to_pylist()
     for row in table:
         yield from _of_structure(row)
-        if _changed(sample, row["structure"]):
+        if outdated(sample, row["structure"], "measure"):
             yield Notice(f"{row['structure']} has changed since it was measured; run 'sparsem measure --overwrite'.", True)
     for name in sorted(set(structures) - {row["structure"] for row in table}):
         yield Notice(f"{name} was not measured.", True)
-
-
-def _changed(sample: Sample, name: str) -> bool:
-    """Whether a structure's labels are others than those that were measured."""
-    labels = _fingerprint_of(sample, name)
-    numbered = f"{name}-objects"
-    if numbered in sample.names("labels"):
-        if _input_of(sample, f"objects-{name}", "mask") != labels:
-            return True
-        labels = sample.volume("labels", numbered).fingerprint
-    return _input_of(sample, "measure", f"labels/{name}") != labels
-
-
-def _fingerprint_of(sample: Sample, name: str) -> str:
-    """Of the labels that count."""
-    try:
-        return result_of(sample, name).fingerprint
-    except SparsemError:
-        return "none"
-
-
-def _input_of(sample: Sample, stage: str, name: str) -> object:
-    """Fingerprint of what a stage read when it last ran."""
-    return sample.last_settings(stage).get(f"input {name}")
 
 
 def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
@@ -137,11 +113,12 @@ def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
     if int(str(row["specks"])):
         yield Notice(f"{name}: {row['specks']} specks ({row['specks_volume_um3']:.2g} µm³ together) were too small to be measured.", False)
     if row["texture_level"]:
-        yield Notice(f"{name}: texture was measured at level {row['texture_level']} of the pyramid.", False)
+        finer = "its largest object did not fit the budget at full resolution (measure --budget-mvoxels)"
+        yield Notice(f"{name}: texture was measured at level {row['texture_level']} of the pyramid, a coarser picture: {finer}.", False)
 
 
 def _constrained(sample: Sample) -> Iterator[Notice]:
-    if not any(name.endswith(SUFFIX) for name in sample.names("labels")) or "constrained" not in sample.tables:
+    if not any(name.endswith(CONSTRAINED) for name in sample.names("labels")) or "constrained" not in sample.tables:
         return
     for row in sample.read_table("constrained").to_pylist():
         part = row["removed_um3"] / row["before_um3"] if row["before_um3"] else 0.0

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from sparsem.annotations import annotated_structures, annotation_of_output, as_labels
+from sparsem.contents import CONSTRAINED, result_of
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.regions import Overlaps, added, overlaps
@@ -28,7 +29,7 @@ class ScoreSettings(Settings):
     """What is compared with what."""
 
     dataset: str | None = Field(None, description="key of the truth inside a Zarr group")
-    labels: str | None = Field(None, description="the labels to compare, such as NAME-constrained; NAME if not given")
+    labels: str | None = Field(None, description="the labels to compare; if not given NAME-constrained where there are any, else NAME")
     ids: tuple[int, ...] = Field((), description="values in the truth that mean the structure; all but 0 if not given")
     ignore: int | None = Field(None, ge=0, description="value in the truth of pixels that nobody decided on")
     annotation: str | None = Field(None, description="the annotation that tells which slices are labelled; NAME if not given")
@@ -73,7 +74,7 @@ class Scores:
 def score(
     sample: Sample, name: str, truth: str | Path | None = None, settings: ScoreSettings = ScoreSettings(), on: Execution = HERE
 ) -> Scores:
-    """Compare ``labels/NAME`` with truth and write ``tables/scores_NAME``, one row a slice.
+    """Compare the labels of a structure with truth and write ``tables/scores_NAME``, one row a slice.
 
     Args:
         sample: with labels of that name.
@@ -87,7 +88,7 @@ def score(
         SampleError: no such labels, or no truth in the sample and none given.
         InputError: the truth cannot be read or has another shape.
     """
-    predicted = sample.volume("labels", settings.labels or name)
+    predicted = sample.volume("labels", settings.labels) if settings.labels else result_of(sample, name)
     true = truth_of(sample, name, predicted, truth, settings.dataset)
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
@@ -146,6 +147,7 @@ def _labelled(sample: Sample, name: str, annotation: str | None) -> tuple[int, .
     """Slices that somebody labelled: of the structure's own annotation, or of the one of the cells that it was made from."""
     found = annotated_structures(sample)
     made = [entry["settings"].get("cells") for entry in sample.history() if f"labels/{name}-regions" in entry["outputs"]]
+    name = name.removesuffix(CONSTRAINED)
     return next((found[one] for one in (annotation, name, *made[-1:], annotation_of_output(name)) if one in found), ())
 
 
