@@ -1,6 +1,7 @@
 """Which network? All of them in the same time, and the memory that each takes to learn.
 
     python benchmarks/models.py zoo --minutes 4      # EPFL, 7 labelled slices; SPARSEM_DATA names the folder of the stacks
+    python benchmarks/models.py zoo --models unet resunet --stack vnc --labelled 3 --seeds 0 1 2 --minutes 2.5
     python benchmarks/models.py memory               # tiles of 512 px, five of them: what is said, and the peak
 
 One row a network is appended to benchmarks/results/models_zoo.csv or models_memory.csv.
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +29,23 @@ from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import choose_device
 from sparsem.models.memory import training_bytes
 from sparsem.score.overlap import average_dice
-from stacks import NAME, labelled_sample, truth_of
+from stacks import FOLDERS, NAME, labelled_sample, truth_of
 
 UPDATES = 2  # the second one finds the moments of the optimiser in place
 
 
-def zoo(models: list[str], minutes: float, labelled: int) -> None:
+def zoo(models: list[str], minutes: float, labelled: int, stack: str, seeds: list[int]) -> None:
     """Every network learns for as long, from the same slices."""
     with tempfile.TemporaryDirectory() as name:
-        sample, truth = labelled_sample("epfl", Path(name)), truth_of("epfl")
-        for model in models:
-            settings = ModelsSettings(compare=(model,), labelled=(labelled,), minutes=minutes)
+        sample, truth = labelled_sample(stack, Path(name)), truth_of(stack)
+        for seed, model in product(seeds, models):
+            settings = ModelsSettings(compare=(model,), labelled=(labelled,), minutes=minutes, seed=seed)
             (found,) = models_compared(sample, NAME, Path(name) / "models", truth, settings, Execution(overwrite=True)).trained
             worst = min(one.dice for one in found.overlaps)
             told = {"updates": found.updates, "train_s": f"{found.seconds:.0f}", "dice_3d": f"{found.dice:.4f}"}
             told |= {"dice_slices": f"{average_dice(found.overlaps):.4f}", "worst_slice": f"{worst:.4f}"}
-            keep("models_zoo", {"model": model, "parameters": found.parameters, "minutes": minutes, "labelled": labelled, **told})
+            row = {"stack": stack, "seed": seed, "model": model, "parameters": found.parameters, "minutes": minutes, "labelled": labelled}
+            keep("models_zoo", row | told)
 
 
 def memory(models: list[str], see: int, batch: int) -> None:
@@ -86,6 +89,8 @@ def main() -> None:
         if name == "zoo":
             command.add_argument("--minutes", type=float, default=4)
             command.add_argument("--labelled", type=int, default=7)
+            command.add_argument("--stack", choices=list(FOLDERS), default="epfl")
+            command.add_argument("--seeds", type=int, nargs="+", default=[0])
         else:
             command.add_argument("--see", type=int, default=512)
             command.add_argument("--batch", type=int, default=5)
