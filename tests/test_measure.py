@@ -205,7 +205,7 @@ def test_what_is_refused_numbers_no_objects_anew(made: Sample, tmp_path: Path) -
     sample = copy_of(made, tmp_path / "s.zarr")
     before = sample.volume("labels", "mitochondrion-objects").fingerprint
     larger = QUICK.model_copy(update={"least_voxels": 200})
-    with pytest.raises(ResumeError, match="least_voxels: .* -> 200"):
+    with pytest.raises(ResumeError, match=r"least_voxels: .* -> 200"):
         measure(sample, larger)
     assert sample.volume("labels", "mitochondrion-objects").fingerprint == before
     measure(sample, larger, Execution(overwrite=True, quiet=True))

@@ -207,10 +207,7 @@ def _masks(state: Pair, batch: MixedBatch, settings: TrainSettings, device: torc
     boxes, truth = torch.from_numpy(batch.boxes).to(device), torch.from_numpy(batch.truth).to(device)
     found = []
     for one in state.members:
-        probability = logits_of(_teacher(one, settings), images, settings).sigmoid()
-        mask = (probability > 0.5).to(torch.uint8)
-        if settings.sure > 0.5:
-            mask[torch.maximum(probability, 1 - probability) < settings.sure] = UNKNOWN
+        mask = (logits_of(_teacher(one, settings), images, settings) > 0).to(torch.uint8)
         found.append(torch.where(truth == UNKNOWN, torch.where(boxes, mask.roll(1, 0), mask), truth))
     return found
 

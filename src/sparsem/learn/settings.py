@@ -41,7 +41,6 @@ class LearnSettings(Settings):
     unlabelled: int = Field(64, ge=1, description="--semi: slices without labels that are learnt from, evenly spaced")
     lam: float = Field(1.0, ge=0, description="--semi: weight of what unlabelled slices teach, once it has risen")
     rise: tuple[float, float] = Field((0.1, 0.4), description="--semi: parts of the updates between which that weight rises from 0")
-    sure: float = Field(0.5, ge=0.5, lt=1, description="--semi: a teacher that is less sure than this of a pixel teaches nothing there")
     cutmix: bool = Field(True, description="--semi: boxes of one tile are put into another")
     clip: float | None = Field(None, gt=0, description="largest norm of a gradient; 1 with --semi, else none, if not given")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, tiles and augmentation")
