@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sparsem.annotations import read_annotation, write_annotation
@@ -32,7 +33,7 @@ from sparsem.stage import BlockResult, Stage, finished
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 from sparsem.tiles.targets import interior_and_boundary
-from tests.conftest import LABELLED, TISSUE, copy_of, drawn, kill_ten_times, truth_of, voxels
+from tests.conftest import LABELLED, TISSUE, copy_of, drawn, kill_ten_times, put, truth_of, voxels
 
 Labels = NDArray[Any]
 QUIET = Execution(overwrite=True, quiet=True)
@@ -98,6 +99,19 @@ def test_every_way_separates_and_the_papers_order_appears(own: Sample) -> None:
     assert dice["per_frame"] > 0.9
     assert dice["arrival"] > 0.93
     assert read_annotation(own, "cells").z == LABELLED
+
+
+def test_an_organelle_that_the_network_takes_for_the_outside_stays_in_its_cell(own: Sample) -> None:
+    truth = own.volume("truth", "cells").read(slice(None))
+    inside = own.volume("probabilities", "cells-interior").read(slice(None))
+    inside &= own.volume("probabilities", "cells-boundary").read(slice(None)) == 0
+    z, rows, columns = 5, *np.nonzero(sliding_window_view(inside[5], (9, 9)).all(axis=(2, 3)))  # 9 x 9 pixels well within a cell
+    hole = np.s_[z, rows[0] + 2 : rows[0] + 6, columns[0] + 2 : columns[0] + 6]
+    seen = own.volume("probabilities", "cells-interior").read(slice(None))
+    seen[hole] = 3
+    put(own, "probabilities/cells-interior", seen, 7, VoxelSize(20, 20, 20))
+    assert (both(own)[hole] == truth[hole]).all()
+    assert (both(own, hole_um2=0)[hole] == 0).all()
 
 
 def test_labelled_slices_stay_as_they_were_labelled(own: Sample) -> None:

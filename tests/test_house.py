@@ -182,7 +182,7 @@ PUBLIC = {
         "Evidence Seeds by_flow by_mask by_mask_and_border by_mask_and_flow edges faithful flooded per_frame seeds_of selective separated"
     ),
     "sparsem.cells.propagate": "ByArrival ByFlow ByFrame Carrier CarrySettings Front View moved",
-    "sparsem.cells.refine": "enlarged grown refined with_islands",
+    "sparsem.cells.refine": "enlarged filled grown refined with_islands",
     "sparsem.cells.doubt": "Place doubt nearer places_of_doubt",
     "sparsem.cells.intervals": "Fronts Leg legs seeds_of_nearest slice_fingerprints stored",
     "sparsem.cells.segment": "CellsSettings Job cells",

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt, generate_binary_structure
+from scipy.ndimage import label as components
 from skimage.segmentation import watershed
 
-from sparsem.cells.refine import enlarged, grown, refined, with_islands
+from sparsem.cells.refine import enlarged, filled, grown, refined, with_islands
 from sparsem.cells.separate import NAMELESS, WAYS, Evidence, Seeds, edges, faithful, flooded, seeds_of, separated
 from tests.conftest import drawn
 
@@ -168,3 +169,53 @@ def test_specks_are_no_islands() -> None:
     mask = drawn("11.1.11", "11...11") > 0
     found = with_islands(np.zeros(mask.shape, np.uint8), mask, 9, 2)
     assert found.tolist() == [[10, 10, 0, 0, 0, 11, 11], [10, 10, 0, 0, 0, 11, 11]]
+
+
+def test_holes_that_one_cell_encloses_are_filled() -> None:
+    cells = drawn(
+        ".111111222.",
+        ".1..11.2.2.",
+        ".1.111.222.",
+        ".111111222.",
+        "..........3",
+        "33.33333333",
+        "3.........3",
+        "33333333333",
+    )
+    found = filled(cells.astype(np.uint32), 3)
+    expected = drawn(
+        ".111111222.",
+        ".111112222.",
+        ".111112222.",
+        ".111111222.",
+        "..........3",
+        "33.33333333",
+        "3.........3",
+        "33333333333",
+    )
+    expected[1:3, 6] = 0  # between two cells: a gap
+    assert found.tolist() == expected.tolist()  # what opens to the outside stays open
+    assert np.array_equal(
+        filled(cells.astype(np.uint32), 2) > 0, (cells > 0) | (drawn(*["..........."] * 1, "........1..", *["..........."] * 6) > 0)
+    )
+
+
+def filled_plainly(regions: Labels, most_px: int) -> Labels:
+    """Hole by hole."""
+    holes, count = components(regions == 0)
+    found = regions.copy()
+    for number in range(1, count + 1):
+        hole = holes == number
+        around = np.unique(regions[binary_dilation(hole, generate_binary_structure(2, 1)) & ~hole])
+        on_edge = hole[0].any() or hole[-1].any() or hole[:, 0].any() or hole[:, -1].any()
+        if hole.sum() <= most_px and len(around) == 1 and not on_edge:
+            found[hole] = around[0]
+    return found
+
+
+@given(
+    hnp.arrays(np.uint32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 7, 7, 7, 70_000])),
+    st.integers(0, 9),
+)
+def test_filling_equals_filling_hole_by_hole(regions: Labels, most_px: int) -> None:
+    assert np.array_equal(filled(regions, most_px), filled_plainly(regions, most_px))

@@ -19,7 +19,7 @@ from sparsem.cells.doubt import Place, doubt, nearer, places_of_doubt
 from sparsem.cells.flow import on_grid
 from sparsem.cells.intervals import Fronts, Leg, legs, seeds_of_nearest, slice_fingerprints, stored
 from sparsem.cells.propagate import ByArrival, ByFlow, ByFrame, Carrier, CarrySettings, Front, View
-from sparsem.cells.refine import enlarged, refined, with_islands
+from sparsem.cells.refine import enlarged, filled, refined, with_islands
 from sparsem.cells.separate import CARRIED, WAYS, Evidence, Labels, Mask, separated
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution, Needs
@@ -50,6 +50,7 @@ class CellsSettings(CarrySettings):
         0.3, ge=0, lt=1, description="a region keeps its cell's name if it overlaps that much with what flow brought of the cell"
     )
     speck_nm2: float = Field(2500, ge=0, description="islands of a smaller area are dropped")
+    hole_um2: float = Field(1.0, ge=0, description="holes up to this area that a cell encloses in a slice are filled: organelles")
 
     @property
     def name(self) -> str:
@@ -219,7 +220,7 @@ def _separate_slice(z: int, mask: Mask, border: Mask, view: View | None, fronts:
         labels = separated(job.settings.way, Evidence(view.interior, view.boundary, labels, seeds, view.rim), job.settings.least_iou)
     if job.settings.way == "flow":
         mask = enlarged(labels, shape) > 0
-    regions = with_islands(refined(labels, mask), mask, job.base, speck, border)
+    regions = filled(with_islands(refined(labels, mask), mask, job.base, speck, border), job.pixels_of(1e6 * job.settings.hole_um2))
     in_cells = at_shape(mask, job.grid)
     doubtful = np.round(255 * doubt(below, above) * in_cells).astype(np.uint8)
     scale = [full / small for full, small in zip(shape, job.grid, strict=True)]
