@@ -25,6 +25,7 @@ LAYERS = [
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
+    "quality quality.spectrum quality.rings quality.sequence quality.verdict quality.resin quality.stack",
     "numbering labelling contents tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint models.memory",
@@ -137,6 +138,14 @@ PUBLIC = {
     "sparsem.prepare.drift": "Drift Link believed common_rectangle drift gaps groups",
     "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",
     "sparsem.prepare.clahe": "locally_equalised",
+    "sparsem.quality.spectrum": (
+        "SliceSpectrum Stripes Texture autocorrelation sharpness spectrum_of stripes_by_direction texture_of tile_edge tiles_of"
+    ),
+    "sparsem.quality.rings": "resolution_px ring_correlation",
+    "sparsem.quality.sequence": "Pair Sketch charging compared sketch_of spacing",
+    "sparsem.quality.verdict": "Light Rule Verdict judged stack_light unlike usual",
+    "sparsem.quality.resin": "Box area_of_boxes area_of_polygon noise_in proposed",
+    "sparsem.quality.stack": "Quality QualitySettings quality",
     "sparsem.prepare.equalize": ("EqualizeSettings counts_of equalising equalize matching quantiles running_median through"),
     "sparsem.store.readers": "open_source",
     "sparsem.store.readers.source": "Pick Source Stack layout sentences",

@@ -1,0 +1,262 @@
+"""Quality: every measure against what was done to a slice; distances of slices that were taken out; the stage in any blocks."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import scipy.fft
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from sparsem.errors import InputError
+from sparsem.execution import Execution
+from sparsem.phantom import PhantomSettings, phantom, phantom_slice
+from sparsem.quality.resin import Box, area_of_boxes, area_of_polygon, noise_in, proposed
+from sparsem.quality.rings import resolution_px, ring_correlation
+from sparsem.quality.sequence import charging, compared, sketch_of, spacing
+from sparsem.quality.spectrum import autocorrelation, sharpness, spectrum_of, stripes_by_direction, texture_of
+from sparsem.quality.stack import Quality, quality
+from sparsem.quality.verdict import Light, judged, stack_light, unlike
+from sparsem.store.sample import Sample
+
+SOUND = PhantomSettings(shape=(24, 320, 384), voxel_nm=(16, 16, 16), cells=2, seed=4)
+Image = NDArray[np.uint8]
+
+
+def grey(image: NDArray[Any]) -> Image:
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clean() -> NDArray[np.float64]:
+    """A slice without any fault."""
+    settings = PhantomSettings(shape=(8, 512, 512), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    return phantom_slice(settings, 4).image.astype(np.float64)
+
+
+def rank(true: Sequence[float], found: Sequence[float]) -> float:
+    return float(spearmanr(true, found).statistic)
+
+
+def spectra(image: NDArray[Any]) -> Any:
+    found = spectrum_of(grey(image))
+    assert found is not None
+    return found
+
+
+def test_noise_is_what_was_added(clean: NDArray[np.float64]) -> None:
+    random = np.random.default_rng(0)
+    for noise in (6, 12, 24):
+        found = texture_of(spectra(clean + random.normal(0, noise, clean.shape)))
+        assert 255 * found.noise == pytest.approx(noise, rel=0.15)
+        assert found.snr_db == pytest.approx(20 * np.log10(found.signal / found.noise))
+    assert 255 * texture_of(spectra(clean)).noise < 4
+
+
+def test_the_spectrum_holds_the_variance_and_the_autocorrelation() -> None:
+    """Of white noise the variance, all of it at no shift; of a wave half the square of its height, at the shift that it has."""
+    random = np.random.default_rng(1)
+    white = spectra(128 + random.normal(0, 20, (512, 512)))
+    found = autocorrelation(white)
+    assert found[0, 0] * 255**2 == pytest.approx(400, rel=0.05)
+    assert abs(found[0, 5] / found[0, 0]) < 0.02
+    wave = autocorrelation(spectra(128 + 60 * np.sin(2 * np.pi * np.arange(512) / 16)[None] * np.ones((512, 1))))
+    assert wave[0, 0] * 255**2 == pytest.approx(60**2 / 2, rel=0.02)
+    assert wave[0, 8] / wave[0, 0] == pytest.approx(-1, abs=0.02)
+    assert wave[16, 0] / wave[0, 0] == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("noise", [3, 12])
+def test_blur_is_ranked_by_sharpness_and_by_resolution(clean: NDArray[np.float64], noise: float) -> None:
+    random = np.random.default_rng(2)
+    blurs = [0.0, 0.5, 0.9, 1.3, 1.8, 2.5]
+    made = [cv2.GaussianBlur(clean, (0, 0), blur) if blur else clean for blur in blurs]
+    slices = [grey(one + random.normal(0, noise, one.shape)) for one in made]
+    assert rank(blurs, [-sharpness(spectra(one)) for one in slices]) >= 0.9
+    correlations = [ring_correlation(one) for one in slices]
+    assert rank(blurs, [resolution_px(one) for one in correlations if one is not None]) >= 0.9
+
+
+def test_contrast_is_ranked(clean: NDArray[np.float64]) -> None:
+    random = np.random.default_rng(3)
+    gains = [0.3, 0.5, 0.7, 0.85, 1.0]
+    found = [texture_of(spectra((clean - 128) * gain + 128 + random.normal(0, 9, clean.shape))).signal for gain in gains]
+    assert rank(gains, found) == pytest.approx(1)
+    assert found[1] / found[-1] == pytest.approx(0.5, abs=0.03)
+
+
+def test_rings_are_those_of_the_definition() -> None:
+    """Against sums over rings written out, of one tile."""
+    image = np.random.default_rng(4).integers(1, 255, (64, 64), dtype=np.uint8)
+    found = ring_correlation(image)
+    assert found is not None
+    tile, half = image / 255, 32
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(half) + 0.5) / half)
+    hann = np.outer(hann, hann)
+    f = scipy.fft.fftfreq(half)
+    sums = np.zeros((3, half // 2))
+    for (top, left), (lower, right) in (((0, 0), (1, 1)), ((0, 1), (1, 0))):
+        one, other = (
+            scipy.fft.fft2((part - np.average(part, weights=hann)) * hann) for part in (tile[top::2, left::2], tile[lower::2, right::2])
+        )
+        back = np.exp(1j * np.pi * (f[:, None] * (lower - top) + f[None] * (right - left)))
+        for y in range(half):
+            for x in range(half):
+                ring = int(np.hypot(f[y], f[x]) * half)
+                if ring < half // 2:
+                    # At the highest frequency of an axis forwards and backwards are one: its half pixel has no sign.
+                    cross = (one[y, x] * np.conj(other[y, x]) * back[y, x]).real
+                    sums[:, ring] += cross, abs(one[y, x]) ** 2, abs(other[y, x]) ** 2
+    expected = sums[0] / np.sqrt(sums[1] * sums[2])
+    assert np.allclose(found[1:], expected[1:], atol=1e-4)
+
+
+def test_noise_alone_has_no_resolution() -> None:
+    found = ring_correlation(grey(128 + np.random.default_rng(5).normal(0, 20, (512, 512))))
+    assert found is not None
+    assert np.isnan(resolution_px(found)) or resolution_px(found) > 60
+
+
+def test_stripes_are_ranked_and_have_a_direction() -> None:
+    strengths = [0.0, 1.5, 2.5, 4.0, 6.0, 9.0]
+    base = {"shape": (8, 512, 512), "flicker": 0, "drift_nm": 0, "seed": 1}
+    found = [stripes_by_direction(spectra(phantom_slice(PhantomSettings(**base, curtaining=one), 4).image)) for one in strengths]
+    assert int(np.median([one.score for one in found], axis=0).argmax()) - 90 in (-90, -89, 89)  # along y
+    along = [float(np.sqrt(one.variance[0])) for one in found]
+    assert rank(strengths, along) >= 0.9
+    assert 255 * along[-1] == pytest.approx(9, rel=0.35)
+
+
+def test_lost_and_repeated_slices_have_their_distance() -> None:
+    settings = SOUND.model_copy(update={"shape": (48, 320, 384), "voxel_nm": (8, 8, 8)})
+    places = [*range(10), 11, *range(12, 20), 22, *range(23, 30), 29, *range(30, 40), 43, 44, 45, 46]
+    sketches = [sketch_of(phantom_slice(settings, z).image) for z in places]
+    near = np.array([np.nan, *(compared(a, b).likeness for a, b in pairwise(sketches))])
+    far = np.array([np.nan, np.nan, *(compared(a, b).likeness for a, b in zip(sketches, sketches[2:], strict=False))])
+    found, true = spacing(near, far, 25), np.diff(places, prepend=places[0] - 1)
+    for distance in (1, 2, 3, 4):
+        assert np.nanmedian(found[true == distance]) == pytest.approx(distance, abs=0.5)
+    assert found[true == 0] < 0.2
+    assert rank([0, 1, 2, 3, 4], [float(np.nanmedian(found[true == one])) for one in range(5)]) == pytest.approx(1)
+
+
+def test_charge_is_what_brightness_and_contrast_do_not_explain() -> None:
+    cells = np.random.default_rng(6).random((20, 30)).astype(np.float32)
+    assert charging(0.5 * cells + 0.1, [cells, cells]) == pytest.approx(0, abs=1e-6)
+    patch = np.zeros_like(cells)
+    patch[5:10, 5:15] = 1
+    strengths = [0.02, 0.05, 0.1, 0.2]
+    assert rank(strengths, [charging(cells + one * patch, [cells, cells, cells]) for one in strengths]) == pytest.approx(1)
+    assert np.isnan(charging(cells, []))
+
+
+def columns(count: int = 40) -> dict[str, NDArray[np.float64]]:
+    usual = {"brightness": 0.5, "contrast": 0.12, "noise": 0.03, "snr_db": 12.0, "sharpness": 0.2, "stripes": 0.0, "charging": 0.01}
+    usual |= {"saturated": 0.0, "shift_part": 0.001, "likeness": 0.8, "second_likeness": 0.6, "spacing": 1.0}
+    return {name: np.full(count, value) for name, value in usual.items()}
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "light", "remark"),
+    [
+        ("snr_db", 1.0, Light.AMBER, "noisy"),
+        ("snr_db", -4.0, Light.RED, "noisy"),
+        ("noise", 0.07, Light.RED, "noisier than the slices around"),
+        ("sharpness", 0.14, Light.AMBER, "blurred"),
+        ("contrast", 0.05, Light.RED, "contrast jumps"),
+        ("brightness", 0.57, Light.AMBER, "brightness jumps"),
+        ("stripes", 0.03, Light.AMBER, "stripes"),
+        ("charging", 0.1, Light.RED, "charged"),
+        ("saturated", 0.02, Light.AMBER, "saturated"),
+        ("shift_part", 0.2, Light.RED, "shifted"),
+        ("spacing", 0.1, Light.RED, "repeats the slice before"),
+        ("spacing", 2.0, Light.AMBER, "a slice lost before it"),
+        ("spacing", 4.2, Light.RED, "about 3 slices lost before it"),
+        ("brightness", np.nan, Light.RED, "black"),
+    ],
+)
+def test_every_fault_turns_its_light(measure: str, value: float, light: Light, remark: str) -> None:
+    given = columns()
+    given[measure][20] = value
+    found = judged(given)
+    assert found[20].light is light
+    assert remark in found[20].remarks
+    assert {one.light for z, one in enumerate(found) if z != 20} == {Light.GREEN}
+    assert stack_light(found) is Light.AMBER
+    assert stack_light(judged(columns())) is Light.GREEN
+
+
+def test_a_bad_slice_is_not_taken_for_lost_ones() -> None:
+    given = columns()
+    given["likeness"][[20, 21]] = 0.01
+    given["spacing"][[20, 21]] = 8
+    assert unlike(given["likeness"], given["second_likeness"]).nonzero()[0].tolist() == [20]
+    assert [z for z, one in enumerate(judged(given)) if one.light is not Light.GREEN] == [20]
+    given["second_likeness"][21] = 0.02  # nor are its neighbours alike: the stack is broken there
+    assert not unlike(given["likeness"], given["second_likeness"]).any()
+
+
+def test_sound_stacks_are_green_and_faults_are_found(tmp_path: Path) -> None:
+    assert quality(phantom(tmp_path / "sound.zarr", SOUND)).light is Light.GREEN
+    bad = SOUND.model_copy(update={"jump_nm": 1500, "bad_slices": 2, "curtaining": 9, "seed": 5})
+    sample = phantom(tmp_path / "bad.zarr", bad)
+    found = quality(sample)
+    truth = sample.read_table("phantom_slices")
+    alone = {z for z, one in found.worst() if "unlike its neighbours" in one.remarks}
+    assert alone == set(np.flatnonzero(truth["bad"].to_numpy()).tolist())
+    assert found.stripes_degrees == pytest.approx(-90, abs=2)
+    table = sample.read_table("quality_raw")
+    assert table["light"].to_pylist() == [one.light.value for one in found.verdicts]
+    assert {"shift_y_nm", "resolution_nm", "remarks"} <= set(table.column_names)
+
+
+@pytest.mark.parametrize(("depth", "workers"), [(1, 0), (9, 2)])
+def test_blocks_and_workers_do_not_matter(tmp_path: Path, depth: int, workers: int) -> None:
+    small = SOUND.model_copy(update={"shape": (20, 128, 160)})
+    tables = []
+    for name, settings, on in (
+        ("a", small, Execution(quiet=True)),
+        ("b", small.model_copy(update={"block_depth": depth}), Execution(workers, quiet=True)),
+    ):
+        sample = phantom(tmp_path / f"{name}.zarr", settings)
+        found: Quality = quality(sample, on=on)
+        assert len(found.verdicts) == 20
+        tables.append(Sample.open(sample.path).read_table("quality_raw"))
+    first, second = (table.to_pydict() for table in tables)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_resin_is_noise_where_it_is_marked() -> None:
+    random = np.random.default_rng(7)
+    picture = 128 + 40 * cv2.GaussianBlur(random.standard_normal((400, 500)), (0, 0), 4) / 0.07
+    picture[40:200, 60:260] = 150
+    made = grey(picture + random.normal(0, 8, picture.shape))
+    area = area_of_boxes([Box(50, 70, 190, 250)], made.shape)
+    assert 255 * noise_in(made, area) == pytest.approx(8, rel=0.03)
+    assert np.array_equal(area_of_polygon([(50, 70), (50, 249), (189, 249), (189, 70)], made.shape), area)
+    boxes = proposed(made)
+    assert boxes[0].top >= 36
+    assert boxes[0].bottom <= 204
+    assert 255 * noise_in(made, area_of_boxes(boxes[:1], made.shape)) == pytest.approx(8, rel=0.1)
+    covered = np.zeros(made.shape, int)
+    for box in boxes:
+        covered[box.top : box.bottom, box.left : box.right] += 1
+    assert covered.max() == 1
+
+
+def test_resin_that_is_none_is_told() -> None:
+    picture = np.full((100, 100), 100, np.uint8)
+    with pytest.raises(InputError, match=r"its shape is \(100, 100\), that of the mask \(50, 50\)"):
+        noise_in(picture, np.ones((50, 50), bool))
+    with pytest.raises(InputError, match="0 pixels are marked as resin; expected at least 1000"):
+        noise_in(picture, np.zeros((100, 100), bool))
+    with pytest.raises(InputError, match=r"The box 0 0 200 10 \(top left bottom right\) does not lie in a picture"):
+        area_of_boxes([Box(0, 0, 200, 10)], (100, 100))
+    with pytest.raises(InputError, match="at least three corners; got 2"):
+        area_of_polygon([(0, 0), (1, 1)], (100, 100))
+    assert proposed(np.zeros((100, 100), np.uint8)) == []
