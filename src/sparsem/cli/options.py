@@ -101,9 +101,8 @@ def _option(name: str, about: FieldInfo) -> inspect.Parameter:
     limits = [text for one in about.metadata if (text := _limit(one))]
     text = (about.description or "") + (f" [{', '.join(limits)}]" if limits else "")
     words = len(typing.get_args(kind)) if typing.get_origin(kind) is tuple else 1
-    metavar = (
-        " ".join([name.rpartition("_")[2].upper()] * words) if words > 1 else None
-    )  # the library's own looks as if commas were asked for
+    # What the library shows of several numbers looks as if commas were asked for.
+    metavar = " ".join([name.rpartition("_")[2].upper()] * words) if words > 1 else None
     option = typer.Option(*flags, help=text, show_default=default is not None, metavar=metavar)
     annotation: Any = Annotated[kind if default is not None else kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

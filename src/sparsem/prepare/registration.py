@@ -80,10 +80,10 @@ class Registration:
 def detail(image: NDArray[Any], working_mpx: float = WORKING_MPX) -> Detail:
     """The fine detail of a slice (y, x), at most ``working_mpx`` megapixels of it, and of coarser pictures of it."""
     factor = max(1, int(np.ceil(np.sqrt(image.shape[0] * image.shape[1] / (working_mpx * 1e6)))))
-    picture = _shrunk(image.astype(np.float32) if factor == 1 else image, factor)
+    picture = shrunk(image.astype(np.float32) if factor == 1 else image, factor)
     levels, outline, number = [_band(picture)], picture, 0
     while min(picture.shape) >= 2 * LEAST_EDGE:
-        picture = _shrunk(picture, 2)
+        picture = shrunk(picture, 2)
         levels.append(_band(picture))
         if max(outline.shape) > OUTLINE_EDGE:
             outline, number = picture, len(levels) - 1
@@ -95,7 +95,7 @@ def _without_shading(picture: Image) -> Image:
     return np.asarray(cv2.GaussianBlur(picture, (0, 0), FINE_PX) - shading, np.float32)
 
 
-def _shrunk(image: NDArray[Any], factor: int) -> Image:
+def shrunk(image: NDArray[Any], factor: int) -> Image:
     """Means over squares of ``factor``; what is left over at the far edges is cut off, so that a pixel is ``factor`` wide everywhere."""
     if factor == 1:
         return np.asarray(image, np.float32)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.prepare.equalize import running_median
-from sparsem.prepare.registration import Detail, detail, register
+from sparsem.prepare.registration import Detail, detail, register, shrunk
 
 WORKING_MPX = 0.5  # slices are compared at this size: a lost slice shows in coarse detail as well, and noise less
 CELLS = 32  # parts of the longer edge in which charge is looked for
@@ -41,10 +40,7 @@ class Sketch:
 def sketch_of(image: NDArray[Any]) -> Sketch:
     """Of a slice (y, x) uint8 or uint16."""
     edge = max(1, -(-max(image.shape) // CELLS))
-    rows, columns = (max(1, length // edge) for length in image.shape)
-    cut = np.ascontiguousarray(image[: rows * min(edge, image.shape[0]), : columns * min(edge, image.shape[1])])
-    cells = cv2.resize(cut.astype(np.float32) if cut.dtype.itemsize > 2 else cut, (columns, rows), interpolation=cv2.INTER_AREA)
-    return Sketch(detail(image, WORKING_MPX), np.asarray(cells, np.float32) / np.float32(np.iinfo(image.dtype).max), edge)
+    return Sketch(detail(image, WORKING_MPX), shrunk(image, edge) / np.float32(np.iinfo(image.dtype).max), edge)
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def charging(cells: NDArray[np.float32], around: Sequence[NDArray[np.float32]]) 
 def spacing(next_likeness: Values, second_likeness: Values, window: int) -> Values:
     """(n,) distance of every slice from the one before, in slices; NaN where the likeness tells none.
 
-    Likeness is taken to fall as a (1 - loss) q^d with the distance d; ``loss``, by noise, and ``q`` follow from running medians.
+    Likeness is taken to fall as (1 - loss) q^d with the distance d; ``loss``, by noise, and ``q`` follow from running medians.
 
     Args:
         next_likeness: (n,) of each slice and the one before it; the first entry counts for nothing.

@@ -1,7 +1,7 @@
 """Which slices to look at, and why: a light for every slice of a stack, and for the stack.
 
-Strengths are parts of the range of grey levels, 0..1; the limits are ours, set so that a sound phantom and the open stacks are green and
-every fault that a phantom is given shows (see benchmarks).
+Strengths are parts of the range of grey levels, 0..1; the limits are ours, set by hand on phantoms
+and open stacks.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -31,7 +31,7 @@ from sparsem.report.layers import Layer, layers_of, legend
 from sparsem.report.scene import scene
 from sparsem.report.slices import slice_pictures
 from sparsem.report.view import Plot, View
-from sparsem.report.warnings import Notice, notices
+from sparsem.report.warnings import Notice, dice_of, notices
 from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Volume, write_atomically
@@ -184,10 +184,8 @@ def _dice(scores: pa.Table | None) -> str:
         return ""
     unseen = ~scores["annotated"].to_numpy()
     chosen = unseen if unseen.any() else np.ones(len(unseen), bool)
-    both, predicted, true = (int(scores[column].to_numpy()[chosen].sum()) for column in ("both_px", "predicted_px", "true_px"))
-    if not predicted + true:
-        return ""
-    return f"{2 * both / (predicted + true):.3f} ({chosen.sum()} {'unseen' if unseen.any() else 'labelled'} slices)"
+    dice = dice_of(scores, chosen)
+    return "" if math.isnan(dice) else f"{dice:.3f} ({chosen.sum()} {'unseen' if unseen.any() else 'labelled'} slices)"
 
 
 def scale_bar(width_nm: float) -> tuple[float, str]:

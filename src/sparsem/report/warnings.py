@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from sparsem.contents import CONSTRAINED, outdated
 from sparsem.store.sample import Sample
@@ -77,11 +79,15 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
         if not unseen.any():
             yield Notice(f"{name} was only compared on slices that were labelled by hand, which a training may have seen.", True)
             continue
-        both, predicted, true = (int(scores[column].to_numpy()[unseen].sum()) for column in ("both_px", "predicted_px", "true_px"))
-        size = predicted + true
-        dice = 2 * both / size if size else float("nan")
+        dice = dice_of(scores, unseen)
         if name != cells and dice < LOW_DICE:
             yield Notice(f"{name}: Dice {dice:.3f} on {unseen.sum()} slices that nobody labelled; label more before you count.", True)
+
+
+def dice_of(scores: pa.Table, chosen: NDArray[np.bool_]) -> float:
+    """3D Dice of the chosen slices (n,) of a table of scores; NaN with nothing to find and nothing found."""
+    both, predicted, true = (int(scores[column].to_numpy()[chosen].sum()) for column in ("both_px", "predicted_px", "true_px"))
+    return 2 * both / (predicted + true) if predicted + true else float("nan")
 
 
 def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
