@@ -34,7 +34,7 @@ $(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.ready-to-test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(call install,-e .[test])
+	$(call install,-e .[test,denoise])
 	touch $@ $(VENV)/.ready
 
 ifdef UV

@@ -29,6 +29,8 @@ LAYERS = [
     "numbering labelling contents tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint models.memory",
+    "prepare.unseen prepare.noise2void prepare.nonlocal_means prepare.denoise",
+    "quality.reference quality.learnt quality.picture quality.pictures quality.statistics quality.compare",
     "score score.overlap score.instances score.against",
     "learn learn.losses learn.settings learn.slices learn.supervised learn.semi learn.train learn.folds",
     "inference predict suggest",
@@ -38,9 +40,10 @@ LAYERS = [
     "measure.pattern_spectrum measure.texture measure.nucleolus measure.distances measure.protrusions measure.dictionary",
     "measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records measure.cells measure.tables",
     "report report.figures report.mesh report.encode report.layers report.slices report.solids report.scene report.plots",
-    "report.warnings report.view report.charts report.page report.render report.export",
+    "report.quality_plots report.warnings report.view report.charts report.page report.comparison report.render report.export",
     "study experiment experiment.cells experiment.check experiment.slices experiment.models",
-    "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.asking cli.separating cli.results cli.whole cli __main__",
+    "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.asking cli.looking cli.separating cli.results cli.whole",
+    "cli __main__",
 ]
 ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]
 ARRAYS_ONLY = ("sparsem.cells", "sparsem.constrain", "sparsem.measure", "sparsem.report")  # rows 7 to 9 of the design
@@ -89,7 +92,7 @@ def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
         "sparsem.stage": {"distributed"},
         "sparsem.cli": {"typer"},
         "sparsem.cli.options": {"typer"},
-        **{f"sparsem.cli.{name}": {"typer"} for name in ("asking", "bringing", "learning", "results", "whole")},
+        **{f"sparsem.cli.{name}": {"typer"} for name in ("asking", "bringing", "learning", "looking", "results", "whole")},
     }
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -144,7 +147,17 @@ PUBLIC = {
     "sparsem.quality.rings": "resolution_px ring_correlation",
     "sparsem.quality.sequence": "Pair Sketch charging compared sketch_of spacing",
     "sparsem.quality.verdict": "Light Rule Verdict judged stack_light unlike usual",
-    "sparsem.quality.resin": "Box area_of_boxes area_of_polygon noise_in proposed",
+    "sparsem.quality.resin": "Box Resin area_of_boxes area_of_polygon noise_in overlay proposal proposed",
+    "sparsem.quality.reference": "Metric as_tensor beside mean_squared_error psnr_of",
+    "sparsem.quality.learnt": "Loaded brisque dists loaded",
+    "sparsem.quality.picture": "Tile measured refuse_unfit",
+    "sparsem.quality.pictures": "Picture PicturesSettings Planes pictures tables write_csv write_tables",
+    "sparsem.quality.statistics": "Correlation Difference difference holm least_p pearson spearman",
+    "sparsem.quality.compare": "CompareSettings Compared Correlated GroupStep Test compare compared comparison_tables read_comparison",
+    "sparsem.prepare.noise2void": "denoised learn load_network new_network patches_of refuse_small refuse_without_careamics",
+    "sparsem.prepare.unseen": "unseen",
+    "sparsem.prepare.nonlocal_means": "smoothed",
+    "sparsem.prepare.denoise": "DenoiseSettings Piece denoise",
     "sparsem.quality.stack": "Quality QualitySettings quality",
     "sparsem.prepare.equalize": ("EqualizeSettings counts_of equalising equalize matching quantiles running_median through"),
     "sparsem.store.readers": "open_source",
@@ -231,12 +244,14 @@ PUBLIC = {
     "sparsem.measure.records": "Objects Specks forget_unless_whole tables_of write_tables",
     "sparsem.measure.tables": "Measured measure",
     "sparsem.report.mesh": "Mesh mesh_of simplified",
-    "sparsem.report.encode": "cell_colour cells_picture grey_picture mask_picture packed_mesh text_uri",
+    "sparsem.report.encode": "cell_colour cells_picture colour_picture grey_picture mask_picture packed_mesh text_uri",
     "sparsem.report.layers": "Layer layers_of legend",
     "sparsem.report.slices": "level_of_width slice_pictures",
     "sparsem.report.solids": "Cut Solid solids_of whole_box",
     "sparsem.report.scene": "scene",
-    "sparsem.report.plots": "Strip dice_curves drift_curves networks organelles_per_cell spectra strips",
+    "sparsem.report.plots": "Strip as_svg dice_curves drift_curves figure_of networks organelles_per_cell plain spectra strips",
+    "sparsem.report.quality_plots": "along_z before_and_after boxes_by_group correlation_matrices",
+    "sparsem.report.comparison": "Comparison compare_protocols figures",
     "sparsem.report.warnings": "Notice dice_of notices",
     "sparsem.report.view": "Plot View",
     "sparsem.report.charts": "plots",
@@ -286,7 +301,10 @@ def test_layers_are_listed_once() -> None:
 
 def test_everything_that_is_imported_is_a_dependency() -> None:
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[<>=\[]", one)[0].replace("-", "_").lower() for one in project["dependencies"]}
+    everyone, denoise = (
+        {re.split(r"[<>=\[]", one)[0].replace("-", "_").lower() for one in names}
+        for names in (project["dependencies"], project["optional-dependencies"]["denoise"])
+    )
     packages = {
         "cv2": "opencv_python_headless",
         "cc3d": "connected_components_3d",
@@ -299,5 +317,6 @@ def test_everything_that_is_imported_is_a_dependency() -> None:
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         foreign = {one.split(".")[0] for one in imported} - {"sparsem", *sys.stdlib_module_names}
+        declared = everyone | (denoise if name == "sparsem.prepare.noise2void" else set())
         missing = {packages.get(one, one).lower() for one in foreign} - declared - {"pydantic_core"}  # which comes with pydantic
         assert not missing, f"{name} imports {missing}"

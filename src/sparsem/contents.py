@@ -47,7 +47,8 @@ def describe(sample: Sample) -> dict[str, Any]:
             for name in names
             for table, made_by in ((f"scores_{name}", "score"), (name, "measure"))
             if table in sample.tables and outdated(sample, name, made_by)
-        ],
+        ]
+        + [f"tables/quality_{name}" for name in ["raw", *sample.names("images")] if outdated(sample, name, "quality")],
         "tables": sample.tables,
         "history": sample.history(),
     }
@@ -91,17 +92,21 @@ def result_of(sample: Sample, name: str) -> Volume:
 
 
 def outdated(sample: Sample, name: str, table: str) -> bool:
-    """Whether ``tables/scores_NAME`` or ``tables/NAME`` is of other labels than those of the structure that count now.
+    """Whether a table is of something else than what is there now.
+
+    That is ``tables/scores_NAME`` or ``tables/NAME`` and the labels of the structure that count, or ``tables/quality_NAME`` and the image.
 
     Args:
         sample: that holds it.
-        name: of the structure.
-        table: ``score`` or ``measure``, what it was made by.
+        name: of the structure or image.
+        table: ``score``, ``measure`` or ``quality``, what it was made by.
     """
-    stage, read = (f"score-{name}", "input labels") if table == "score" else ("measure", f"input labels/{name}")
-    before = sample.last_settings(stage).get(read)
+    made = {"score": (f"score-{name}", "labels"), "measure": ("measure", f"labels/{name}"), "quality": (f"quality-{name}", "image")}
+    stage, read = made[table]
+    before = sample.last_settings(stage).get(f"input {read}")
     try:
-        return before is not None and before != result_of(sample, name).fingerprint
+        present = sample.image(name) if table == "quality" else result_of(sample, name)
+        return before is not None and before != present.fingerprint
     except SampleError:
         return before is not None
 

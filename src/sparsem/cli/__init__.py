@@ -20,6 +20,8 @@ COMMANDS = {
     "annotate": ("bringing.annotate", "Bring hand-labelled slices in, and learn which to label next."),
     "align": ("preparing.align", "Put every slice over its neighbours: drift, jumps, bad slices."),
     "equalize": ("preparing.equalize", "Even out brightness from slice to slice, or within slices."),
+    "denoise": ("learning.denoise", "Take the noise away, by a network that learns on the sample itself, or without learning."),
+    "quality": ("looking.quality", "Tell how good the images are, and which slices to look at; compare protocols."),
     "train": ("learning.train", "Teach a network the structures from the labelled slices."),
     "predict": ("learning.predict", "Find the structures in every slice."),
     "cells": ("separating.cells", "Tell touching cells apart in every slice, from a few labelled ones."),
@@ -39,7 +41,16 @@ COMMANDS = {
 GROUPS = {
     "annotate": {"import": "annotate_import", "suggest": "annotate_suggest"},
     "experiment": {"cells": "experiment_cells", "slices": "experiment_slices", "models": "experiment_models"},
+    "quality": {"sample": "quality_sample", "pictures": "quality_pictures", "compare": "quality_compare"},
 }
+
+
+class SampleFirst(TyperGroup):
+    """A group whose command ``sample`` may go without its name: ``sparsem quality liver.zarr``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = args and args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if named or not args else ["sample", *args])
 
 
 class Verbs(TyperGroup):
@@ -65,7 +76,8 @@ class Verbs(TyperGroup):
 def _load(name: str) -> Any:
     module, _, only = COMMANDS[name][0].partition(".")
     commands = import_module(f"sparsem.cli.{module}")
-    one = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+    cls = SampleFirst if "sample" in GROUPS.get(name, {}) else None
+    one = typer.Typer(cls=cls, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
     if name in GROUPS:
         for verb, function in GROUPS[name].items():
             one.command(verb)(getattr(commands, function))

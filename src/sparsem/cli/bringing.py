@@ -171,7 +171,7 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
     lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
     lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("probabilities", "labels", "truth", "tables") if data[folder]]
     lines += [f"{one} was made on an image that was replaced since: make it again" for one in data["stale"]]
-    lines += [f"{one} is of other labels than those that count now: make it again" for one in data["outdated"]]
+    lines += [f"{one} is of other labels, or another image, than those that count now: make it again" for one in data["outdated"]]
     lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
     return Outcome(lines, data=data)
 

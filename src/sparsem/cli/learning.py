@@ -13,6 +13,8 @@ from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import log_path
 from sparsem.predict import PredictSettings
 from sparsem.predict import predict as _predict
+from sparsem.prepare.denoise import DenoiseSettings
+from sparsem.prepare.denoise import denoise as _denoise
 from sparsem.score.against import ScoreSettings
 from sparsem.score.against import score as _score
 from sparsem.store.sample import Sample
@@ -94,3 +96,15 @@ def score(
     lines = [*score_lines({name: found}), f"Wrote {path}/tables/scores_{name}.parquet and .csv"]
     lines += [f"Wrote {path}/tables/dice_{name}.parquet and .csv"] if found.cells else []
     return Outcome(lines, data={name: score_data(found)})
+
+
+@command(DenoiseSettings, spread=True)
+def denoise(path: SamplePath, *, settings: DenoiseSettings, on: Execution) -> Outcome:
+    """Take the noise away. The image it is made from stays; later stages read the denoised one, unless --image names another.
+
+    Examples: sparsem denoise liver.zarr
+    or sparsem denoise liver.zarr --way nlm --image raw --out smooth
+    """
+    sample = Sample.open(path)
+    name = _denoise(sample, settings, on)
+    return Outcome([f"Wrote {path}/images/{name}"], f"sparsem quality {path} --image {name}", {"sample": sample.path, "image": name})

@@ -3,7 +3,9 @@
 Areas are boolean (y, x) masks of a picture. Where nobody marked resin, the most featureless squares may be proposed; they are a proposal.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,6 +17,8 @@ from sparsem.errors import InputError
 LEAST_PX = 1000  # of resin: the standard deviation of fewer pixels is good to no more than 2 %
 PROPOSED = 6  # squares
 SQUARE_PX = 96  # their edge, or an eighth of the picture's if that is less
+SHOWN_PX = 900  # longest edge of a picture of it
+MARKED_COLOUR, PROPOSED_COLOUR = (0, 114, 178), (230, 159, 0)
 SMOOTHED_PX = 3.0  # standard deviation of the Gaussian after which noise is small beside what is seen
 
 
@@ -25,6 +29,55 @@ class Box(NamedTuple):
     left: int
     bottom: int
     right: int
+
+
+@dataclass(frozen=True)
+class Resin:
+    """Where resin is in a picture.
+
+    Attributes:
+        parts: (y, x) masks; one where somebody marked it, and of a proposal one a square.
+        is_proposal: nobody marked it.
+    """
+
+    parts: tuple[NDArray[np.bool_], ...]
+    is_proposal: bool
+
+    @property
+    def area(self) -> NDArray[np.bool_]:
+        """(y, x) all of it."""
+        return np.asarray(np.logical_or.reduce(self.parts), bool)
+
+    def noise(self, picture: NDArray[Any]) -> float:
+        """Standard deviation 0..1 where resin was marked; of a proposal, whose squares may show different things, the median of theirs.
+
+        Raises:
+            InputError: as ``noise_in``.
+        """
+        return float(np.median([noise_in(picture, part) for part in self.parts])) if self.parts else math.nan
+
+
+def proposal(picture: NDArray[Any]) -> Resin:
+    """The most featureless squares of a picture (see ``proposed``), as far as they have enough pixels."""
+    shape = (picture.shape[0], picture.shape[1])
+    boxes = [box for box in proposed(picture) if (box.bottom - box.top) * (box.right - box.left) >= LEAST_PX]
+    return Resin(tuple(area_of_boxes([box], shape) for box in boxes), True)
+
+
+def overlay(picture: NDArray[Any], resin: Resin) -> NDArray[np.uint8]:
+    """(y, x, 3), at most 900 px wide or high: what was marked in blue, what is proposed in orange frames."""
+    factor = min(1.0, SHOWN_PX / max(picture.shape))
+    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
+    small = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    low, high = np.percentile(small, (0.5, 99.5))
+    shown = np.repeat(np.clip((small - low) / max(high - low, 1e-6) * 255, 0, 255)[..., None], 3, axis=2)
+    for part in resin.parts:
+        area = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        if resin.is_proposal:
+            shown[area > cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)] = PROPOSED_COLOUR
+        else:
+            shown[area > 0] = 0.6 * shown[area > 0] + 0.4 * np.array(MARKED_COLOUR)
+    return shown.astype(np.uint8)
 
 
 def noise_in(picture: NDArray[Any], area: NDArray[np.bool_]) -> float:

@@ -8,9 +8,11 @@ import pyarrow as pa
 
 from sparsem.measure.dictionary import features
 from sparsem.report.plots import Strip, dice_curves, drift_curves, networks, organelles_per_cell, spectra, strips
+from sparsem.report.quality_plots import along_z
 from sparsem.report.view import Plot, View
 from sparsem.report.warnings import Notice
 
+QUALITY = "quality_"  # and the image
 NETWORKS = "experiment_models_"  # and the structure: the table of networks that were compared
 
 
@@ -19,6 +21,7 @@ def plots(views: Sequence[View], cells: str) -> Iterator[Plot]:
     names = list(dict.fromkeys(name for view in views for name in view.structures))
     _note_other_textures(views, names)
     for view in views:
+        yield from _qualities(view)
         yield from _drifts(view)
         yield from _curves(view, names)
         yield from _networks(view)
@@ -60,6 +63,20 @@ def _note_other_textures(views: Sequence[View], names: Sequence[str]) -> None:
 
 def _has_texture(view: View, name: str) -> bool:
     return name in view.tables and "texture_voxel_nm" in view.tables[name].column_names and view.tables[name].num_rows > 0
+
+
+def _qualities(view: View) -> Iterator[Plot]:
+    """What every slice is like, of every image that was looked at."""
+    for name in [name for name in view.tables if name.startswith(QUALITY)]:
+        table, image = view.tables[name], name.removeprefix(QUALITY)
+        numbers = [column for column in table.column_names if pa.types.is_floating(table[column].type)]
+        curves = {column: table[column].to_numpy().astype(np.float64) for column in numbers}
+        about = (
+            f"The image {image}, slice by slice. Bands: slices to look at, amber or red. Brightness, contrast, noise, stripes and charging "
+            "are parts of the range of grey levels."
+        )
+        svg = along_z(curves, table["light"].to_pylist())
+        yield Plot(f"Image quality: {view.name}, {image}", about, svg, f"{name}_{view.name}.csv", table)
 
 
 def _drifts(view: View) -> Iterator[Plot]:

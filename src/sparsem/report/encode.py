@@ -24,6 +24,11 @@ def grey_picture(grey: Grey, quality: int) -> str:
     return _uri(_saved(Image.fromarray(grey), "WEBP", quality=quality), "image/webp")
 
 
+def colour_picture(picture: Image.Image, quality: int) -> str:
+    """A picture of PIL's as a WebP data URI."""
+    return _uri(_saved(picture.convert("RGB"), "WEBP", quality=quality), "image/webp")
+
+
 def mask_picture(mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> str:
     """A mask (y, x) as a transparent PNG in one colour, with a darker outline that shows where neighbours of its colour begin."""
     inside = mask.copy()

@@ -65,12 +65,12 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
         axis.tick_params(axis="y", labelsize=7.5)
     for axis in panels[len(columns) :]:
         axis.set_axis_off()
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def organelles_per_cell(cells: Sequence[str], volumes: Mapping[str, Floats], colours: Mapping[str, str]) -> str:
     """A bar a cell: volume of every organelle, one upon the other, in the CSS colours that they have elsewhere."""
-    figure = _figure(max(6.0, min(13.0, 0.32 * len(cells) + 3)), 3.6)
+    figure = figure_of(max(6.0, min(13.0, 0.32 * len(cells) + 3)), 3.6)
     axis = figure.subplots()
     total = np.zeros(len(cells))
     for name, volume in volumes.items():
@@ -81,33 +81,33 @@ def organelles_per_cell(cells: Sequence[str], volumes: Mapping[str, Floats], col
             color=colours.get(name) or "#888888",
             edgecolor="#444444",
             linewidth=0.6,
-            label=_plain(name),
+            label=plain(name),
         )
         total = total + volume
     axis.set_xticks(range(len(cells)), cells, fontsize=7.5, rotation=90 if len(cells) > 12 else 0)
     axis.set(xlabel="cell", ylabel="volume (µm³)")
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5, reverse=True)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
     """Dice of every slice by structure, (values, slices that were labelled by hand, which are marked)."""
-    figure = _figure(PAGE, 3.2)
+    figure = figure_of(PAGE, 3.2)
     axis = figure.subplots()
     for place, (name, (dice, labelled)) in enumerate(curves.items()):
         colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
-        axis.plot(dice, color=colour, linewidth=1.3, label=_plain(name))
+        axis.plot(dice, color=colour, linewidth=1.3, label=plain(name))
         axis.plot(labelled, [dice[z] for z in labelled], MARKERS[place % len(MARKERS)], color=colour, markersize=4.5)
     axis.set(xlabel="slice (marks: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
     """Networks, each with (labelled slices, seconds of training, Dice) of its trainings: Dice by slices, and Dice by time."""
-    figure = _figure(PAGE, 3.6)
+    figure = figure_of(PAGE, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     counts = sorted({labelled for runs in trained.values() for labelled, _, _ in runs})
     longest = max(seconds for runs in trained.values() for _, seconds, _ in runs)
@@ -119,7 +119,7 @@ def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
             "markersize": 5,
         }
         labelled, seconds, dice = zip(*sorted(runs), strict=True)
-        left.plot([counts.index(one) for one in labelled], dice, linewidth=1.2, label=_plain(name), **style)
+        left.plot([counts.index(one) for one in labelled], dice, linewidth=1.2, label=plain(name), **style)
         right.plot([one / unit for one in seconds], dice, linestyle="", **style)
     left.set_xticks(range(len(counts)), [str(count) for count in counts])
     left.set(xlabel="labelled slices", ylabel="3D Dice")
@@ -129,7 +129,7 @@ def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _shown_tick(value: float, _: int) -> str:
@@ -139,7 +139,7 @@ def _shown_tick(value: float, _: int) -> str:
 
 def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int]]) -> str:
     """By how much alignment moved every slice, px, along each axis (n,); slices with a remark are marked."""
-    figure = _figure(PAGE, 2.8)
+    figure = figure_of(PAGE, 2.8)
     axis = figure.subplots()
     for place, (name, shift) in enumerate(shifts.items()):
         axis.plot(shift, color=SAMPLE_COLOURS[place], linewidth=1.3, label=name)
@@ -151,12 +151,12 @@ def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
     """Pattern spectra by sample, (sizes in nm (k,), parts (objects, k)): the median over objects, and the quartiles as a band."""
-    figure = _figure(7, 3.0)
+    figure = figure_of(7, 3.0)
     axis = figure.subplots()
     for place, (name, (sizes, parts)) in enumerate(samples.items()):
         if not np.isfinite(parts).any():
@@ -164,11 +164,11 @@ def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
         colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
         low, middle, high = np.nanpercentile(parts, (25, 50, 75), axis=0)
         axis.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
-        axis.plot(sizes, middle, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3.5, linewidth=1.2, label=_plain(name))
+        axis.plot(sizes, middle, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3.5, linewidth=1.2, label=plain(name))
     axis.axvline(0, color="#888888", linewidth=0.7)
     axis.set(xlabel="size (nm); negative: dark structures", ylabel="part of brightness")
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _spans_decades(values: Floats) -> bool:
@@ -203,7 +203,8 @@ def _counts(one: Strip, column: str) -> str:
     return f"n = {whole}, cut {int(known.sum()) - whole}"
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure
@@ -232,7 +233,7 @@ def _panels(rows: int) -> Figure:
     return figure
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
     """The picture as an element that scales with the page."""
     sink = io.StringIO()
     # Names inside an SVG must differ between pictures of a page, and be the same whenever the page is made.
@@ -251,9 +252,9 @@ def _words(column: str) -> str:
 
 
 def _short(name: str) -> str:
-    return _plain(name if len(name) <= 12 else name[:11] + "…")
+    return plain(name if len(name) <= 12 else name[:11] + "…")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name that matplotlib neither takes for a formula nor leaves out of a legend."""
     return name.replace("$", r"\$") if not name.startswith("_") else "\u200b" + name.replace("$", r"\$")

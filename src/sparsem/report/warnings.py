@@ -29,6 +29,7 @@ def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
     found = [
         *_lost(sample),
         *_aligned(sample),
+        *_quality(sample),
         *_unchecked(sample, structures, cells),
         *_measured(sample, structures),
         *_constrained(sample),
@@ -42,6 +43,22 @@ def _lost(sample: Sample) -> Iterator[Notice]:
     copies = list(map(str, sample.image("raw").repeated)) if sample.has_image else []
     if copies:
         yield Notice(f"Lost, and replaced by a copy of the slice before (the first is 0): {_listed(copies)}.", True)
+
+
+def _quality(sample: Sample) -> Iterator[Notice]:
+    """The light of every image that was looked at, and the slices to look at, the red ones first."""
+    for name in ["raw", *sample.names("images")]:
+        if f"quality_{name}" not in sample.tables or outdated(sample, name, "quality"):
+            continue
+        rows = sample.read_table(f"quality_{name}").select(["z", "light", "remarks"]).to_pylist()
+        for light in ("red", "amber"):
+            slices = [f"{row['z']} ({row['remarks']})" for row in rows if row["light"] == light]
+            if slices:
+                yield Notice(
+                    f"Image quality of {name}: {len(slices)} of {len(rows)} slices are {light}: {_listed(slices)}.", light == "red"
+                )
+        if all(row["light"] == "green" for row in rows):
+            yield Notice(f"Image quality of {name}: all {len(rows)} slices are green.", False)
 
 
 def _aligned(sample: Sample) -> Iterator[Notice]:

@@ -1,0 +1,99 @@
+"""The commands that tell how good images are."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.scores import MOST_LISTED
+from sparsem.execution import Execution
+from sparsem.quality.picture import METRICS
+from sparsem.quality.pictures import PicturesSettings, pictures, write_tables
+from sparsem.quality.stack import Quality, QualitySettings, quality
+from sparsem.report.comparison import SURE, compare_protocols
+from sparsem.store.sample import Sample
+
+Folder = Annotated[Path, typer.Option("--out", help="folder for the tables and what was measured")]
+
+
+@command(QualitySettings, spread=True)
+def quality_sample(path: SamplePath, *, settings: QualitySettings, on: Execution) -> Outcome:
+    """Tell of every slice how noisy, sharp, striped, charged or misplaced it is, and which ones to look at. 'sample' may be left out.
+
+    Example: sparsem quality liver.zarr
+    """
+    sample = Sample.open(path)
+    found = quality(sample, settings, on)
+    data = {"sample": sample.path, "image": found.image, "light": found.light, "medians": medians(found)}
+    worst = [{"z": z, "light": one.light, "remarks": one.remarks} for z, one in found.worst()]
+    table = f"Wrote {path}/tables/quality_{found.image}.parquet and .csv"
+    return Outcome([*quality_lines(found), table], f"sparsem report {path}", data | {"look_at": worst})
+
+
+def medians(found: Quality) -> dict[str, float]:
+    """Over all slices."""
+    return {name: float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan for name, values in found.columns.items()}
+
+
+def quality_lines(found: Quality) -> list[str]:
+    """For people: the light, the usual slice, and the slices to look at."""
+    usual, worst = medians(found), found.worst()
+    count = f"{len(worst)} of {len(found.verdicts)} slices to look at" if worst else f"{len(found.verdicts)} slices, none to look at"
+    lines = [f"{found.image}: {found.light.value} ({count})"]
+    lines.append(
+        f"The usual slice: noise {100 * usual['noise']:.1f} % of the range of grey levels, contrast {100 * usual['contrast']:.1f} %, "
+        f"SNR {usual['snr_db']:.1f} dB, details from {usual['resolution_px']:.1f} px on"
+    )
+    if not math.isnan(found.stripes_degrees):
+        lines.append(f"Stripes of {100 * usual['stripes']:.1f} % run at {found.stripes_degrees:.0f} degrees (0 is along x, 90 along y)")
+    lines += [f"  slice {z}: {one.light.value}, {', '.join(one.remarks)}" for z, one in worst[:MOST_LISTED]]
+    return lines + ([f"  and {len(worst) - MOST_LISTED} more, in the table"] if len(worst) > MOST_LISTED else [])
+
+
+@command(PicturesSettings, spread=True)
+def quality_pictures(
+    sources: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="files of pictures or stacks, folders, or patterns")],
+    folder: Folder = Path("quality"),
+    *,
+    settings: PicturesSettings,
+    on: Execution,
+) -> Outcome:
+    """Measure pictures by themselves, in their resin, and beside a reference; as a whole and by tile.
+
+    Examples: sparsem quality pictures bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
+    or sparsem quality pictures bench.tif asp.tif --denoise nlm
+    """
+    found = pictures(sources, folder, settings, on)
+    files = write_tables(found, folder)
+    shown = [name for name in METRICS if any(not math.isnan(one.values[name]) for one in found)]
+    width = max(len(one.name) for one in found)
+    lines = ["  ".join([" " * width, *(f"{METRICS[name].name:>10.10}" for name in shown)])]
+    lines += ["  ".join([f"{one.name:{width}}", *(f"{one.values[name]:10.4g}" for name in shown)]) for one in found]
+    if any(not one.resin_marked for one in found):
+        lines.append(f"Resin was marked by nobody in some: the most featureless squares are a proposal; look at {folder}/resin.")
+    rows = [{"picture": one.name, "resin_marked": one.resin_marked, **one.values} for one in found]
+    return Outcome([*lines, *(f"Wrote {file}" for file in files)], "", {"pictures": rows, "files": files})
+
+
+@command(spread=True)
+def quality_compare(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="the groups of pictures")], *, on: Execution
+) -> Outcome:
+    """Compare protocols, tissues and microscopes by the quality of their pictures: figures, tests and correlations on one page.
+
+    Example: sparsem quality compare protocols.toml
+    """
+    made = compare_protocols(study, on)
+    found = made.found
+    width = max(map(len, found.groups))
+    lines = ["  ".join([" " * width, f"{'n':>4}", *(f"{METRICS[metric].name:>10.10}" for metric in found.values)])]
+    for name, own in found.groups.items():
+        medians = (np.nanmedian(one[name]) if np.isfinite(one[name]).any() else math.nan for one in found.values.values())
+        lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *(f"{value:10.4g}" for value in medians)]))
+    sure = [one for one in found.tests if one.corrected < SURE]
+    lines += [f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)" for one in sure]
+    lines += [*(f"Note: {text}" for text in found.notices), *(f"Wrote {file}" for file in made.files)]
+    return Outcome(lines, "", {"files": made.files, "notices": found.notices, "sure": [[one.metric, *one.groups] for one in sure]})

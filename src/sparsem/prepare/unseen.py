@@ -1,0 +1,16 @@
+"""What no microscope has seen: the black rim that alignment leaves. Slices are (y, x) uint8 or uint16."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_PX = 7  # width and height: a single black pixel is noise
+
+
+def unseen(image: NDArray[Any]) -> NDArray[np.bool_]:
+    """(y, x) the black areas of a slice."""
+    black = (image == 0).astype(np.uint8)
+    opened = cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((LEAST_PX, LEAST_PX), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(opened > 0)

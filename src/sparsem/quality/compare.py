@@ -1,0 +1,303 @@
+"""Protocols, tissues and microscopes compared by the quality of their pictures (thesis, chapter 2), from one study.toml."""
+
+import glob
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sparsem.errors import InputError, SettingsError
+from sparsem.execution import HERE, Execution
+from sparsem.prepare.denoise import Way
+from sparsem.quality.picture import METRICS
+from sparsem.quality.pictures import Picture, PicturesSettings, pictures, tables
+from sparsem.quality.statistics import Correlation, Difference, difference, holm, least_p, pearson, spearman
+from sparsem.settings import Settings, parse, read_toml
+
+FACTORS = ("protocol", "tissue", "microscope")
+
+
+class GroupStep(Settings):
+    """[[group]]: pictures that were made alike. Paths are relative to the file."""
+
+    protocol: str = Field(description="how the tissue was prepared")
+    tissue: str = Field("", description="of what")
+    microscope: str = Field("", description="with which")
+    pictures: tuple[str, ...] = Field(min_length=1, description="files of pictures or stacks, or patterns such as bench/*.tif")
+    reference: tuple[str, ...] = Field((), description="what they are compared with, one for each file, or a pattern")
+    resin: tuple[str, ...] = Field((), description="masks of resin, one for each file, or a pattern")
+    box: tuple[int, int, int, int] | None = Field(None, description="rows and columns of resin: top left bottom right")
+    slices: tuple[int, ...] = Field((), description="of stacks, the slices to look at; all if not given")
+
+    @property
+    def name(self) -> str:
+        """What it is called in figures and tables."""
+        return " · ".join(one for one in (self.tissue, self.microscope, self.protocol) if one)
+
+
+class CompareSettings(Settings):
+    """A study of protocols."""
+
+    group: tuple[GroupStep, ...] = Field(min_length=1, description="pictures that were made alike; one [[group]] for each")
+    title: str = Field("Image quality by protocol", description="title of the page")
+    out: str = Field("comparison", description="folder for page, figures and tables")
+    denoise: Way | None = Field(None, description="compare each picture with itself denoised: nlm, or n2v as in the thesis")
+    by: Literal["picture", "tile"] = Field("picture", description="what counts as one measurement; tiles of a picture are not independent")
+    tile: int = Field(1024, ge=64, description="edge of the tiles, px")
+    weights: str | None = Field(None, description="folder with the files of BRISQUE and DISTS; torch's own if not given")
+
+
+@dataclass(frozen=True)
+class Test:
+    """Two groups that differ in one thing, by one metric.
+
+    Attributes:
+        metric: a key of ``METRICS``.
+        groups: names of both.
+        difference: what was found.
+        corrected: its p, corrected for all tests of the study.
+    """
+
+    metric: str
+    groups: tuple[str, str]
+    difference: Difference
+    corrected: float
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """Two metrics over all measurements, with p corrected for all pairs of the study."""
+
+    metrics: tuple[str, str]
+    pearson: Correlation
+    spearman: Correlation
+    corrected: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a study found.
+
+    Attributes:
+        groups: name -> its pictures.
+        values: metric -> group -> (n,) measurements; only metrics that were measured somewhere.
+        tests: of all metrics and pairs of groups that differ in one of protocol, tissue and microscope.
+        correlations: of all pairs of metrics.
+        notices: what a reader should know.
+        resin_marked: somebody marked resin in every picture.
+    """
+
+    groups: Mapping[str, Sequence[Picture]]
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    tests: tuple[Test, ...]
+    correlations: tuple[Correlated, ...]
+    notices: tuple[str, ...]
+    resin_marked: bool
+
+
+def read_comparison(path: str | Path) -> CompareSettings:
+    """Read and check a study of protocols.
+
+    Raises:
+        SettingsError: it cannot be read, has an unknown key or a value out of range, or two groups are called the same.
+    """
+    path = Path(path)
+    study = parse(CompareSettings, read_toml(path), path.name)
+    names = [one.name for one in study.group]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SettingsError(
+            f"{path.name}: two groups are '{twice[0]}'; put their pictures into one, or tell them apart by tissue or microscope."
+        )
+    if study.denoise and any(one.reference for one in study.group):
+        raise SettingsError(f"{path.name}: pictures are compared with a reference, or with themselves by denoise; give one of them.")
+    return study
+
+
+def compare(path: str | Path, on: Execution = HERE) -> Compared:
+    """Measure the pictures of every group, and compare the groups. What was measured before is not measured again.
+
+    Args:
+        path: the study.toml.
+        on: how denoising is spread, and whether progress is shown.
+
+    Raises:
+        SettingsError: the file is not a study.
+        InputError: pictures of a group are missing, differ in size, or cannot be measured (see ``pictures``).
+    """
+    path = Path(path).resolve()
+    study = read_comparison(path)
+    for one in study.group:  # found missing now rather than after hours of denoising
+        _files(path.parent, one.pictures)
+    groups = {one.name: _measured(path.parent, one, study, place, on) for place, one in enumerate(study.group)}
+    return compared(groups, study)
+
+
+def compared(groups: Mapping[str, Sequence[Picture]], study: CompareSettings) -> Compared:
+    """Tests and correlations of what was measured."""
+    if study.by == "picture":
+        _refuse_unequal(groups)
+    every = {name: {metric: _values(found, metric, study.by) for metric in METRICS} for name, found in groups.items()}
+    known = [metric for metric in METRICS if any(np.isfinite(one[metric]).any() for one in every.values())]
+    values = {metric: {name: one[metric] for name, one in every.items()} for metric in known}
+    marked = all(one.resin_marked for found in groups.values() for one in found)
+    tests = _tests(values, study.group)
+    return Compared(groups, values, tests, _correlations(values), tuple(_notices(groups, values, study, marked, tests)), marked)
+
+
+def _files(here: Path, given: Sequence[str]) -> list[str]:
+    """Files of paths and patterns, sorted within a pattern."""
+    found = []
+    for one in given:
+        place = here / one
+        matches = sorted(glob.glob(str(place))) if not place.exists() and any(mark in one for mark in "*?[") else [str(place)]  # noqa: PTH207
+        if not matches:
+            raise InputError(f"No file matches {one} in {here}.")
+        found += matches
+    if missing := [one for one in found if not Path(one).exists()]:
+        raise InputError(f"There is no file {missing[0]}.")
+    return found
+
+
+def _measured(here: Path, group: GroupStep, study: CompareSettings, place: int, on: Execution) -> list[Picture]:
+    settings = PicturesSettings(
+        reference=tuple(_files(here, group.reference)),
+        denoise=study.denoise,
+        resin=tuple(_files(here, group.resin)),
+        box=group.box,
+        slices=group.slices,
+        tile=study.tile,
+        weights=str(here / study.weights) if study.weights else None,
+    )
+    try:
+        return pictures(_files(here, group.pictures), here / study.out / f"group-{place + 1}", settings, on)
+    except InputError as error:
+        raise InputError(f"[[group]] {group.name}: {error}") from None
+
+
+def _refuse_unequal(groups: Mapping[str, Sequence[Picture]]) -> None:
+    for name, found in groups.items():
+        for one in found:
+            if one.shape != found[0].shape:
+                sizes = [" x ".join(map(str, each.shape)) for each in (found[0], one)]
+                raise InputError(
+                    f"[[group]] {name}: {found[0].name} has {sizes[0]} px, {one.name} {sizes[1]}; pictures of a group are of one size. "
+                    'Crop them, put them into groups of their own, or compare tiles of one size with by = "tile".'
+                )
+
+
+def _values(found: Sequence[Picture], metric: str, by: str) -> NDArray[np.float64]:
+    if by == "picture":
+        return np.array([one.values[metric] for one in found], np.float64)
+    return np.array([tile.values[metric] for one in found for tile in one.tiles], np.float64)
+
+
+def _tests(values: Mapping[str, Mapping[str, NDArray[np.float64]]], groups: Sequence[GroupStep]) -> tuple[Test, ...]:
+    pairs = [
+        (one.name, other.name)
+        for one, other in combinations(groups, 2)
+        if sum(getattr(one, factor) != getattr(other, factor) for factor in FACTORS) == 1
+    ]
+    found = [(metric, pair, difference(own[pair[0]], own[pair[1]])) for metric, own in values.items() for pair in pairs]
+    corrected = holm([one.p for _, _, one in found])
+    return tuple(Test(*one, p) for one, p in zip(found, corrected, strict=True))
+
+
+def _correlations(values: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> tuple[Correlated, ...]:
+    every = {metric: np.concatenate(list(own.values())) for metric, own in values.items()}
+    pairs = list(combinations(every, 2))
+    linear, ranked = ([way(every[one], every[other]) for one, other in pairs] for way in (pearson, spearman))
+    corrected = [holm([one.p for one in way]) for way in (linear, ranked)]
+    return tuple(Correlated(*each) for each in zip(pairs, linear, ranked, zip(*corrected, strict=True), strict=True))
+
+
+def _notices(
+    groups: Mapping[str, Sequence[Picture]],
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    study: CompareSettings,
+    marked: bool,
+    tests: Sequence[Test],
+) -> list[str]:
+    """What a reader should know before believing a number."""
+    counts = {name: len(_values(found, "noise", study.by)) for name, found in groups.items()}
+    told = [
+        f"'{name}' is one {study.by}: it has no spread, and no difference from it is tested." for name, count in counts.items() if count < 2
+    ]
+    least = min((least_p(one.difference.n) for one in tests if min(one.difference.n) >= 2), default=math.nan)
+    many = sum(not math.isnan(one.difference.p) for one in tests)
+    if least * many > 0.05:
+        told.append(
+            f"No difference can be significant here: the smallest p that groups so small can reach is {least:.2g}, and {many} tests "
+            "were made."
+        )
+    if study.by == "tile":
+        told.append("Tiles of one picture are not independent: p values and intervals are too good.")
+    if not marked:
+        told.append(
+            "Resin was not marked in every picture: there, noise in resin is that of the most featureless squares, a proposal; look at "
+            "the folders named resin."
+        )
+    absent = [METRICS[metric].name for metric in METRICS if metric not in values]
+    if absent:
+        told.append(f"Not measured: {', '.join(absent)}; they need a reference, denoise, or files of weights.")
+    return told
+
+
+def comparison_tables(found: Compared) -> dict[str, pa.Table]:
+    """``pictures``, ``tiles``, ``groups``, ``tests`` and ``correlations``."""
+    whole, parts = zip(*(tables(one) for one in found.groups.values()), strict=True)
+    named = [
+        pa.concat_tables(
+            [one.add_column(0, "group", pa.array([name] * one.num_rows)) for name, one in zip(found.groups, each, strict=True)]
+        )
+        for each in (whole, parts)
+    ]
+    rows = [(metric, name, values[np.isfinite(values)]) for metric, own in found.values.items() for name, values in own.items()]
+    groups = [_summary(*row) for row in rows]
+    tests = [_test_row(one) for one in found.tests]
+    correlations = [_correlation_row(one) for one in found.correlations]
+    return {
+        "pictures": named[0],
+        "tiles": named[1],
+        **{
+            name: pa.Table.from_pylist(each)
+            for name, each in (("groups", groups), ("tests", tests), ("correlations", correlations))
+            if each
+        },
+    }
+
+
+def _summary(metric: str, group: str, values: NDArray[np.float64]) -> dict[str, Any]:
+    quartiles = np.percentile(values, (25, 50, 75)) if len(values) else np.full(3, np.nan)
+    numbers = {"n": len(values), "median": quartiles[1], "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]}
+    moments = {"mean": values.mean() if len(values) else math.nan, "sd": values.std(ddof=1) if len(values) > 1 else math.nan}
+    return {"metric": METRICS[metric].name, "group": group, **numbers, **moments}
+
+
+def _test_row(one: Test) -> dict[str, Any]:
+    found = one.difference
+    return {
+        "metric": METRICS[one.metric].name,
+        "group": one.groups[0],
+        "other_group": one.groups[1],
+        "n": found.n[0],
+        "other_n": found.n[1],
+        "median": found.medians[0],
+        "other_median": found.medians[1],
+        "cliffs_delta": found.delta,
+        "p": found.p,
+        "p_corrected": one.corrected,
+    }
+
+
+def _correlation_row(one: Correlated) -> dict[str, Any]:
+    row: dict[str, Any] = {"metric": METRICS[one.metrics[0]].name, "other_metric": METRICS[one.metrics[1]].name, "n": one.pearson.n}
+    for name, own, corrected in zip(("pearson", "spearman"), (one.pearson, one.spearman), one.corrected, strict=True):
+        row |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high, f"{name}_p": own.p, f"{name}_p_corrected": corrected}
+    return row

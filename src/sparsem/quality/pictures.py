@@ -1,0 +1,256 @@
+"""Pictures from files: their quality, one row a picture and one row a tile. A stack counts as many pictures.
+
+What was measured of a picture is kept in the folder of the results, so that a run that was stopped goes on where it was.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from sparsem.annotations import as_labels
+from sparsem.errors import InputError
+from sparsem.execution import HERE, Execution
+from sparsem.ingest import ImportSettings, grey_of, import_stack, refuse_nan
+from sparsem.prepare.denoise import DenoiseSettings, Way, denoise
+from sparsem.progress import Meter, tell
+from sparsem.quality.learnt import Loaded, loaded
+from sparsem.quality.picture import METRICS, Tile, measured
+from sparsem.quality.resin import Box, Resin, area_of_boxes, area_of_polygon, overlay, proposal
+from sparsem.settings import Settings
+from sparsem.stage import fingerprint_of
+from sparsem.store.readers import open_source
+from sparsem.store.readers.source import Source
+from sparsem.store.volume import write_atomically
+
+PIXELS = ImportSettings(voxel_nm=(1, 1, 1), missing="join")  # no length counts here, and a picture seldom states how thick it is
+
+
+class PicturesSettings(Settings):
+    """What pictures are compared with, and where resin is in them."""
+
+    reference: tuple[str, ...] = Field((), description="picture or stack to compare with, one for each; repeat it")
+    denoise: Way | None = Field(None, description="compare each with itself denoised: non-local means, or Noise2Void")
+    resin: tuple[str, ...] = Field((), description="mask of resin, one for each; repeat it")
+    box: tuple[int, int, int, int] | None = Field(None, description="rows and columns of resin: top left bottom right")
+    polygon: tuple[float, ...] = Field((), description="corners of resin: y,x,y,x,...")
+    slices: tuple[int, ...] = Field((), description="of stacks, the slices to look at; all if not given")
+    tile: int = Field(1024, ge=64, description="edge of the tiles, px")
+    weights: str | None = Field(None, description="folder with the files of BRISQUE and DISTS; torch's own if not given")
+
+    @field_validator("polygon")
+    @classmethod
+    def _in_pairs(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) % 2 or 0 < len(value) < 6:
+            raise ValueError("expected at least three corners, each y and x, such as 10,10,10,200,180,90")
+        return value
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture and what was measured of it.
+
+    Attributes:
+        name: of its file, with the slice's number if that holds several.
+        shape: (y, x).
+        values: of every metric (see ``picture.METRICS``); NaN where there is none.
+        tiles: the same by tile.
+        resin_marked: somebody marked resin; else it was looked for where a picture is most featureless.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    values: dict[str, float]
+    tiles: tuple[Tile, ...]
+    resin_marked: bool
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Pictures of one source: what they are called, their grey levels, and what belongs to them."""
+
+    name: str
+    origin: str | Path
+    source: Source
+    numbers: tuple[int, ...]
+    reference: Source | None
+    mask: Source | None
+
+    def title(self, z: int) -> str:
+        """Of one picture."""
+        return self.name if self.source.stack.shape[0] == 1 else f"{self.name}-{z}"
+
+
+def pictures(
+    sources: Sequence[str | Path], folder: str | Path, settings: PicturesSettings = PicturesSettings(), on: Execution = HERE
+) -> list[Picture]:
+    """Measure pictures, one after the other: never more than one, its reference and its mask are in memory.
+
+    Args:
+        sources: files of pictures or stacks, folders, or patterns.
+        folder: where what was measured is kept, with a picture of every resin, and denoised pictures if they are made.
+        settings: references, resin, tiles, weights.
+        on: ``quiet`` shows no progress; how denoising is spread.
+
+    Raises:
+        InputError: what cannot be opened, is no grey picture, is constant or too small, holds NaN, or does not fit its reference or mask.
+    """
+    if settings.denoise and settings.reference:
+        raise InputError("Pictures are compared with others, --reference, or with themselves, --denoise; give one of them.")
+    folder, known = Path(folder), loaded(Path(settings.weights) if settings.weights else None)
+    for sentence in known.missing:
+        tell(sentence, on.quiet)
+    planes = _planes(sources, settings)
+    if settings.denoise:
+        planes = [_beside_denoised(one, folder / "denoised" / f"{one.name}.zarr", settings.denoise, on) for one in planes]
+    found = []
+    with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
+        for one in planes:
+            for z in one.numbers:
+                found.append(_once(one, z, folder, settings, known))
+                meter.step()
+    return found
+
+
+def _planes(sources: Sequence[str | Path], settings: PicturesSettings) -> list[Planes]:
+    """All that is to be measured; what does not open is found before anything is measured."""
+    opened = [open_source(source) for source in sources]
+    names: list[str] = []
+    for one in opened:
+        name = one.files[0].stem if len(one.files) == 1 else one.files[0].parent.name
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    numbers = [_numbers(one, settings.slices) for one in opened]
+    others = [_one_each(given, opened, what) for given, what in ((settings.reference, "reference"), (settings.resin, "resin"))]
+    return [Planes(*each) for each in zip(names, sources, opened, numbers, *others, strict=True)]
+
+
+def _numbers(source: Source, slices: tuple[int, ...]) -> tuple[int, ...]:
+    count = source.stack.shape[0]
+    if count == 1 or not slices:
+        return tuple(range(count))
+    if beyond := [z for z in slices if not 0 <= z < count]:
+        raise InputError(f"{source.title} has slices 0 to {count - 1}; --slices asks for {beyond[0]}.")
+    return slices
+
+
+def _one_each(given: Sequence[str], opened: Sequence[Source], what: str) -> list[Source | None]:
+    """What belongs to every source, if anything was given."""
+    if not given:
+        return [None] * len(opened)
+    if len(given) != len(opened):
+        raise InputError(f"{len(opened)} pictures and {len(given)} of --{what} were given; expected one for each, in the same order.")
+    found = [open_source(one) for one in given]
+    for one, own in zip(found, opened, strict=True):
+        if one.stack.shape != own.stack.shape:
+            shapes = [" x ".join(map(str, each.stack.shape)) for each in (own, one)]
+            raise InputError(f"{own.title} has {shapes[0]} (z y x) px, its {what} {one.title} {shapes[1]}; expected the same.")
+    return list(found)
+
+
+def _once(own: Planes, z: int, folder: Path, settings: PicturesSettings, known: Loaded) -> Picture:
+    """Measure a picture, unless that was done."""
+    file = folder / "measured" / f"{own.title(z)}.json"
+    belongs = [one.identity() for one in (own.source, own.reference, own.mask) if one]
+    how = settings.model_dump(mode="json", exclude={"reference", "resin", "slices", "weights"})
+    weights = {metric: [one.stat().st_size for one in files] for metric, files in known.files.items()}
+    made_from = fingerprint_of({"files": belongs, "masked": own.mask is not None, "z": z, "weights": weights, **how})
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["made from"] == made_from:
+            return _restored(before["picture"])
+    try:
+        found = _measured(own, z, folder, settings, known)
+    except InputError as error:
+        raise InputError(f"{own.title(z)}: {error}") from None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps({"made from": made_from, "picture": asdict(found)}).encode())
+    return found
+
+
+def _restored(kept: dict[str, Any]) -> Picture:
+    tiles = tuple(Tile(one["top"], one["left"], tuple(one["edge"]), one["values"]) for one in kept["tiles"])
+    return Picture(kept["name"], tuple(kept["shape"]), kept["values"], tiles, kept["resin_marked"])
+
+
+def _measured(own: Planes, z: int, folder: Path, settings: PicturesSettings, known: Loaded) -> Picture:
+    picture = _grey(own.source, own.source, z)
+    reference = _grey(own.reference, own.source, z) if own.reference else None
+    resin = _resin(picture, own.mask, z, settings)
+    values, tiles = measured(picture, reference, resin, known.files, settings.tile)
+    place = folder / "resin" / f"{own.title(z)}.png"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, bytes(cv2.imencode(".png", overlay(picture, resin)[..., ::-1])[1]))
+    return Picture(own.title(z), (picture.shape[0], picture.shape[1]), values, tuple(tiles), not resin.is_proposal)
+
+
+def _grey(source: Source, own: Source, z: int) -> NDArray[Any]:
+    """One picture; a reference of other numbers than whole ones becomes grey as the picture itself did."""
+    voxels = np.asarray(source.stack[z : z + 1])
+    refuse_nan(voxels, source.title, z)
+    grey = grey_of(own, ImportSettings())
+    return np.asarray(grey.of(voxels)[0]) if not grey.unchanged else np.asarray(voxels[0])
+
+
+def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes:
+    """Pictures beside themselves without noise: those of a source together, by the stage that samples are denoised by."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sample = import_stack(own.origin, path, PIXELS, on)
+    name = denoise(sample, DenoiseSettings(way=way, image="raw"), on)
+    source, reference = (open_source(path / place) for place in ("", f"images/{name}"))
+    return replace(own, source=source, reference=reference)
+
+
+def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: PicturesSettings) -> Resin:
+    """Where resin is marked, or else the most featureless squares."""
+    shape = (picture.shape[0], picture.shape[1])
+    marked = []
+    if mask is not None:
+        marked.append(as_labels(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0)
+    if settings.box:
+        marked.append(area_of_boxes([Box(*settings.box)], shape))
+    if settings.polygon:
+        marked.append(area_of_polygon(list(zip(settings.polygon[::2], settings.polygon[1::2], strict=True)), shape))
+    return Resin((np.logical_or.reduce(marked),), False) if marked else proposal(picture)
+
+
+def tables(found: Sequence[Picture]) -> tuple[pa.Table, pa.Table]:
+    """A row a picture, and a row a tile; lengths in pixels, strengths as parts of the range of grey levels."""
+    whole: dict[str, list[Any]] = {
+        "picture": [one.name for one in found],
+        "height_px": [one.shape[0] for one in found],
+        "width_px": [one.shape[1] for one in found],
+        "resin": ["marked" if one.resin_marked else "proposed" for one in found],
+        **{name: [one.values[name] for one in found] for name in METRICS},
+    }
+    rows = [(one.name, tile) for one in found for tile in one.tiles]
+    parts: dict[str, list[Any]] = {
+        "picture": [name for name, _ in rows],
+        "top_px": [tile.top for _, tile in rows],
+        "left_px": [tile.left for _, tile in rows],
+        "height_px": [tile.edge[0] for _, tile in rows],
+        "width_px": [tile.edge[1] for _, tile in rows],
+        **{name: [tile.values[name] for _, tile in rows] for name in METRICS},
+    }
+    return pa.table(whole), pa.table(parts)
+
+
+def write_tables(found: Sequence[Picture], folder: str | Path) -> tuple[Path, Path]:
+    """``pictures.csv`` and ``tiles.csv`` (see ``tables``)."""
+    whole, parts = tables(found)
+    return write_csv(whole, Path(folder) / "pictures.csv"), write_csv(parts, Path(folder) / "tiles.csv")
+
+
+def write_csv(table: pa.Table, path: Path) -> Path:
+    """A table, in one step."""
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink)
+    write_atomically(path, sink.getvalue().to_pybytes())
+    return path

@@ -1,0 +1,241 @@
+"""Protocols compared: statistics against worked examples and other programs, a study from pictures to a page, and what is refused."""
+
+import math
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from scipy import stats
+
+from sparsem.cli import main
+from sparsem.errors import InputError, SettingsError
+from sparsem.execution import Execution
+from sparsem.phantom import PhantomSettings, phantom_slice
+from sparsem.quality.compare import Compared, compare, comparison_tables, read_comparison
+from sparsem.quality.statistics import difference, holm, least_p, pearson, spearman
+from sparsem.report.comparison import compare_protocols
+
+QUIET = Execution(quiet=True)
+NONE = float("nan")
+
+
+def test_holm_is_the_worked_example() -> None:
+    """0.01, 0.04, 0.03, 0.005: times 4, 3, 2 and 1 by rank, never falling; what was not tested does not count."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, NONE, 0.9])[0] == 1
+    assert math.isnan(holm([0.5, NONE])[1])
+    assert holm([]) == []
+
+
+def test_holm_keeps_false_alarms_rare() -> None:
+    random = np.random.default_rng(0)
+    alarms = [min(holm(random.uniform(size=20).tolist())) < 0.05 for _ in range(2000)]
+    assert np.mean(alarms) == pytest.approx(0.05, abs=0.015)
+
+
+def test_correlations_and_their_intervals() -> None:
+    """Pearson's interval after Fisher by hand; both hold the truth in 95 of 100 samples."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=30)
+    y = 0.6 * x + 0.8 * random.normal(size=30)
+    found = pearson(x, y)
+    r = float(np.corrcoef(x, y)[0, 1])
+    half = 1.959964 / math.sqrt(27)
+    assert found.value == pytest.approx(r)
+    assert (found.low, found.high) == pytest.approx((math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)), abs=1e-5)
+    ranks = [stats.rankdata(one) for one in (x, y)]
+    assert spearman(x, y).value == pytest.approx(float(np.corrcoef(*ranks)[0, 1]))
+    true = 6 / math.pi * math.asin(0.6 / 2)  # of the normal distribution
+    held = 0
+    for _ in range(400):
+        x = random.normal(size=40)
+        one = spearman(x, 0.6 * x + 0.8 * random.normal(size=40))
+        held += one.low <= true <= one.high
+    assert held / 400 == pytest.approx(0.95, abs=0.03)
+
+
+def test_what_cannot_be_correlated_is_not() -> None:
+    x = np.array([1.0, 2, 3, 4, NONE])
+    assert pearson(x, np.ones(5)) == (4, *[pytest.approx(NONE, nan_ok=True)] * 4)
+    assert math.isnan(spearman(x[:3], x[:3]).value)
+    assert spearman(x, x)[:2] == (4, 1)
+
+
+def test_differences() -> None:
+    """Every number of the second group is larger: delta is 1, and p is 2 of all ways to share the ranks."""
+    one, other = np.array([1.0, 2, 3, NONE]), np.array([4.0, 5, 6, 7])
+    found = difference(one, other)
+    assert found.n == (3, 4)
+    assert found.medians == (2, 5.5)
+    assert found.delta == 1
+    assert found.p == pytest.approx(2 / len(list(combinations(range(7), 3)))) == pytest.approx(least_p((3, 4)))
+    assert difference(other, one).delta == -1
+    alone = difference(one[:1], other)
+    assert math.isnan(alone.p)
+    assert alone.delta == 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two protocols on two microscopes, five pictures each: the first has twice the noise of the second."""
+    where = tmp_path_factory.mktemp("protocols")
+    settings = PhantomSettings(shape=(12, 160, 192), voxel_nm=(16, 16, 16), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    slices = [phantom_slice(settings, z).image.astype(float) for z in range(10)]
+    random = np.random.default_rng(0)
+    mask = np.zeros((160, 192), np.uint8)
+    mask[:50, :60] = 1
+    for protocol, noise in (("bench", 20), ("asp", 10)):
+        for microscope in ("sbf", "fib"):
+            (where / protocol / microscope).mkdir(parents=True)
+            for place in range(5):
+                picture = slices[2 * place + (microscope == "fib")].copy()
+                picture[:50, :60] = 150
+                picture += random.normal(0, noise, picture.shape)
+                name = where / protocol / microscope / f"p{place}.tif"
+                tifffile.imwrite(name, np.clip(np.round(picture), 1, 255).astype(np.uint8), photometric="minisblack")
+                tifffile.imwrite(name.with_name(f"resin{place}.png.tif"), mask, photometric="minisblack")
+    return where
+
+
+def group(protocol: str, microscope: str, more: str = "") -> str:
+    names = f'pictures = ["{protocol}/{microscope}/p*.tif"]\nresin = ["{protocol}/{microscope}/resin*.tif"]'
+    return f'[[group]]\nprotocol = "{protocol}"\nmicroscope = "{microscope}"\n{names}\n{more}\n'
+
+
+def study(folder: Path, text: str, name: str = "study.toml") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+ALL = "".join(group(protocol, microscope) for protocol in ("bench", "asp") for microscope in ("sbf", "fib"))
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Compared:
+    return compare(study(folder, f'denoise = "nlm"\nout = "whole"\n{ALL}'), QUIET)
+
+
+def test_a_study_finds_the_noisier_protocol(found: Compared) -> None:
+    assert list(found.groups) == ["sbf · bench", "fib · bench", "sbf · asp", "fib · asp"]
+    assert found.resin_marked
+    noise = {name: 255 * float(np.median(values)) for name, values in found.values["resin_noise"].items()}
+    assert noise == pytest.approx({"sbf · bench": 20, "fib · bench": 20, "sbf · asp": 10, "fib · asp": 10}, rel=0.1)
+    after = found.values["resin_noise_reference"]
+    assert all(after[name].max() < found.values["resin_noise"][name].min() for name in after)
+    pairs = {test.groups for test in found.tests}
+    assert pairs == {("sbf · bench", "fib · bench"), ("sbf · bench", "sbf · asp"), ("fib · bench", "fib · asp"), ("sbf · asp", "fib · asp")}
+    by_pair = {test.groups: test for test in found.tests if test.metric == "resin_noise"}
+    protocols, microscopes = by_pair["sbf · bench", "sbf · asp"], by_pair["sbf · bench", "fib · bench"]
+    assert protocols.difference.p == pytest.approx(2 / 252)
+    assert protocols.difference.delta == -1
+    assert microscopes.difference.p > 0.05
+    assert protocols.corrected > protocols.difference.p
+    both = {one.metrics: one for one in found.correlations}
+    assert both["resin_noise", "noise"].pearson.value > 0.9
+    assert both["resin_noise", "ssim"].pearson.value < -0.8
+    assert both["resin_noise", "ssim"].corrected[0] < 0.001
+    assert any("No difference can be significant here: the smallest p" in one for one in found.notices)
+
+
+def test_tables_hold_everything(found: Compared) -> None:
+    tables = comparison_tables(found)
+    assert tables["pictures"].num_rows == 20
+    assert set(tables["pictures"]["group"].to_pylist()) == set(found.groups)
+    assert tables["groups"].num_rows == 4 * len(found.values)
+    first = tables["groups"].to_pylist()[0]
+    assert first["n"] == 5
+    assert first["lower_quartile"] <= first["median"] <= first["upper_quartile"]
+    assert tables["tests"].num_rows == 4 * len(found.values)
+    assert {"pearson_low", "spearman_high", "spearman_p_corrected", "n"} <= set(tables["correlations"].column_names)
+
+
+def test_the_page(folder: Path, found: Compared, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command; what was measured is not measured again, and the page says all that is to be said."""
+    kept = {file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")}
+    monkeypatch.setattr("sys.argv", ["sparsem", "quality", "compare", str(folder / "study.toml"), "--quiet"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert "Wrote" in told
+    assert "sbf · asp" in told
+    assert kept == {file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")}
+    page = (folder / "whole" / "comparison.html").read_text(encoding="utf-8")
+    for words in (
+        "Every metric by group",
+        "Noise before and after denoising",
+        "Correlation of the metrics",
+        "Cliff",
+        "Blue: resin as marked",
+    ):
+        assert words in page, words
+    assert page.count("<svg") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
+
+
+def test_by_tile_pictures_may_differ_in_size(folder: Path) -> None:
+    tifffile.imwrite(folder / "large.tif", np.random.default_rng(0).integers(1, 255, (300, 300)).astype(np.uint8), photometric="minisblack")
+    first = '[[group]]\nprotocol = "x"\npictures = ["asp/fib/p0.tif", "large.tif"]\n'
+    both = first + '[[group]]\nprotocol = "y"\npictures = ["bench/fib/p0.tif"]\n'
+    sentence = "x: p0 has 160 x 192 px, large 300 x 300; pictures of a group are of one size"
+    with pytest.raises(InputError, match=sentence):
+        compare(study(folder, f'out = "sizes"\n{both}', "sizes.toml"), QUIET)
+    made = compare_protocols(study(folder, f'by = "tile"\ntile = 128\nout = "tiles"\n{both}', "tiles.toml"), QUIET)
+    assert len(made.found.values["noise"]["x"]) == 4 + 9
+    assert any("Tiles of one picture are not independent" in one for one in made.found.notices)
+    assert any("a proposal" in one for one in made.found.notices)
+
+
+def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
+    one = '[[group]]\nprotocol = "alone"\npictures = ["asp/fib/p0.tif"]\n[[group]]\nprotocol = "other"\npictures = ["bench/fib/p*.tif"]\n'
+    made = compare_protocols(study(folder, f'out = "one"\n{one}', "one.toml"), QUIET)
+    assert "'alone' is one picture: it has no spread, and no difference from it is tested." in made.found.notices
+    assert all(math.isnan(test.difference.p) and math.isnan(test.corrected) for test in made.found.tests)
+    assert made.files[0].stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "sentence"),
+    [
+        ('[[group]]\nprotocol = "x"\npictures = ["none/*.tif"]', InputError, r"No file matches none/\*.tif in "),
+        ('[[group]]\nprotocol = "x"\npictures = ["none.tif"]', InputError, "There is no file .*none.tif"),
+        ('[[group]]\nprotocol = "x"\npictures = []', SettingsError, "pictures"),
+        ("title = 'empty'", SettingsError, "group"),
+        (f"{group('asp', 'fib')}{group('asp', 'fib')}", SettingsError, "two groups are 'fib · asp'"),
+        (f"{group('asp', 'fib', 'colour = 3')}", SettingsError, "colour"),
+        ('denoise = "nlm"\n' + group("asp", "fib", 'reference = ["asp/fib/p*.tif"]'), SettingsError, "give one of them"),
+        (
+            '[[group]]\nprotocol = "x"\npictures = ["flat.tif"]',
+            InputError,
+            r"\[\[group\]\] x: flat: it holds one grey level, 9, everywhere",
+        ),
+        (
+            '[[group]]\nprotocol = "x"\npictures = ["asp/fib/p*.tif"]\nresin = ["asp/fib/resin0*"]',
+            InputError,
+            "5 pictures and 1 of --resin",
+        ),
+    ],
+)
+def test_bad_studies_get_a_sentence(folder: Path, text: str, error: type[Exception], sentence: str) -> None:
+    tifffile.imwrite(folder / "flat.tif", np.full((64, 64), 9, np.uint8), photometric="minisblack")
+    with pytest.raises(error, match=sentence):
+        compare(study(folder, f'out = "bad"\n{text}' if "title" not in text else text, "bad.toml"), QUIET)
+    assert not (folder / "bad" / "comparison.html").exists()
+
+
+def test_groups_are_named_by_what_tells_them_apart(folder: Path) -> None:
+    read = read_comparison(study(folder, '[[group]]\nprotocol = "a"\ntissue = "brain"\npictures = ["x.tif"]', "names.toml"))
+    assert [one.name for one in read.group] == ["brain · a"]
+
+
+def values_of(found: Compared, metric: str) -> NDArray[Any]:
+    return np.concatenate(list(found.values[metric].values()))
+
+
+def test_equal_numbers_come_out_of_a_second_run(folder: Path, found: Compared) -> None:
+    again = compare(folder / "study.toml", QUIET)
+    assert all(np.array_equal(values_of(found, metric), values_of(again, metric), equal_nan=True) for metric in found.values)

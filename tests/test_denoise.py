@@ -1,0 +1,242 @@
+"""Denoising: noise goes and tissue stays, black stays black; Noise2Void in tiles and in pieces; a stage like any other."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from skimage.metrics import peak_signal_noise_ratio as psnr
+
+from sparsem.errors import InputError, ResumeError, SettingsError
+from sparsem.execution import Execution
+from sparsem.phantom import PhantomSettings, phantom_slice
+from sparsem.prepare import denoise as stage
+from sparsem.prepare import noise2void
+from sparsem.prepare.denoise import DenoiseSettings, denoise
+from sparsem.prepare.noise2void import denoised, learn, load_network, new_network, patches_of
+from sparsem.prepare.nonlocal_means import smoothed
+from sparsem.prepare.unseen import unseen
+from sparsem.store.sample import Sample
+from tests.conftest import copy_of, kill_ten_times, put, voxels
+
+QUIET = Execution(quiet=True)
+CPU = torch.device("cpu")
+SHORT = DenoiseSettings(updates=6, batch=2, device="cpu")
+
+careamics = pytest.mark.skipif(importlib.util.find_spec("careamics") is None, reason="CAREamics is not installed")
+# One process loads CAREamics, which takes seconds.
+together = pytest.mark.xdist_group("careamics")
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(6, 160, 168) without and with noise."""
+    settings = PhantomSettings(shape=(8, 160, 168), voxel_nm=(16, 16, 16), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    clean = np.stack([phantom_slice(settings, z).image for z in range(6)]).astype(np.float64)
+    noisy = clean + np.random.default_rng(0).normal(0, 20, clean.shape)
+    made = [np.clip(np.round(one), 1, 255).astype(np.uint8) for one in (clean, noisy)]
+    return made[0], made[1]
+
+
+@pytest.fixture
+def sample(own_tissue: Sample, pair: tuple[Any, Any]) -> Sample:
+    put(own_tissue, "", pair[1], 6)
+    return own_tissue
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_non_local_means_takes_noise_away(pair: tuple[Any, Any], dtype: Any) -> None:
+    scale = 1 if dtype == np.uint8 else 257
+    clean, noisy = (one[0].astype(dtype) * dtype(scale) for one in pair)
+    found = smoothed(noisy, 0.7)
+    assert found.dtype == dtype
+    assert psnr(clean, found) > psnr(clean, noisy) + 5
+    assert psnr(clean, smoothed(clean, 0.7)) > 30  # without noise hardly anything is done
+
+
+def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None:
+    image = pair[1][0].copy()
+    image[:12], image[:, -9:] = 0, 0
+    image[50:150:10, 40] = 0
+    area = unseen(image)
+    assert area[:12].all()
+    assert area[:, -9:].all()
+    assert not area[12:, :-9].any()
+    for found in (smoothed(image, 0.7), denoised(image, Identity(), (100.0, 30.0), CPU)):
+        assert np.array_equal(found == 0, area)
+    assert not smoothed(np.zeros((64, 64), np.uint8), 0.7).any()
+    assert np.array_equal(smoothed(image[:20, :20], 0.7), image[:20, :20])  # too small to say what is noise
+
+
+class Louder(torch.nn.Module):
+    """A network of random weights says nearly the same everywhere."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.network(x)
+        return 1000 * (found + 0.1325)
+
+
+class Identity(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@careamics
+@together
+@pytest.mark.parametrize("shape", [(160, 168), (97, 131), (64, 70)])
+def test_tiles_give_the_numbers_of_the_whole(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = Louder(new_network()).eval()
+    image = np.random.default_rng(0).integers(1, 65535, shape).astype(np.uint16)
+    whole = denoised(image, network, (30_000.0, 20_000.0), CPU)
+    monkeypatch.setattr(noise2void, "TILE_PX", 48)
+    tiles = denoised(image, network, (30_000.0, 20_000.0), CPU)
+    assert np.abs(whole.astype(int) - tiles.astype(int)).max() <= 1
+    assert len(np.unique(whole)) > 100
+
+
+@careamics
+@together
+def test_what_a_pixel_becomes_depends_on_none_beyond_the_halo() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 128, 128, requires_grad=True)
+    found = new_network().eval()(x)
+    for place in ((64, 64), (65, 66), (67, 65)):
+        (slope,) = torch.autograd.grad(found[0, 0, place[0], place[1]], x, retain_graph=True)
+        reach = (torch.nonzero(slope[0, 0]) - torch.tensor(place)).abs().max()
+        assert 8 < reach <= noise2void.HALO_PX
+
+
+@careamics
+@together
+def test_noise2void_takes_noise_away_without_seeing_the_clean_picture(pair: tuple[Any, Any]) -> None:
+    clean, noisy = pair
+    state = None
+    for first in range(0, 60, 30):
+        state, loss = learn(patches_of([noisy]), state, range(first, first + 30), 60, 8, 2e-3, 0, CPU)
+    assert state is not None
+    network, levels = load_network(state["network"], CPU)
+    assert levels == pytest.approx((noisy.mean(), noisy.std()), rel=0.1)
+    found = denoised(noisy[2], network, levels, CPU)
+    assert psnr(clean[2], found) > psnr(clean[2], noisy[2]) + 1.5
+    assert loss < 1
+
+
+@careamics
+@together
+def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> None:
+    """To the bit: the state holds the network, what Adam remembers and the grey levels; a piece's randomness is its own."""
+
+    def after(pieces: list[range]) -> dict[str, NDArray[np.uint8]]:
+        state = None
+        for updates in pieces:
+            state, _ = learn(patches_of([pair[1]]), state, updates, 4, 2, 1e-3, 3, CPU)
+            state = {name: value.copy() for name, value in state.items()}
+        assert state is not None
+        return state
+
+    one, other = after([range(2), range(2, 4)]), after([range(2), range(2, 4)])
+    assert {name: value.tobytes() for name, value in one.items()} == {name: value.tobytes() for name, value in other.items()}
+    assert after([range(2)])["network"].tobytes() != one["network"].tobytes()
+
+
+def test_patches_are_of_what_was_seen() -> None:
+    box = np.zeros((2, 200, 200), np.uint8)
+    box[:, :, 100:] = 1 + np.arange(100, dtype=np.uint8)
+    patches = patches_of([box])(np.random.default_rng(0), 40)
+    assert patches.shape == (40, 64, 64)
+    assert np.mean(patches > 0) > 0.85
+    with pytest.raises(InputError, match="learns from patches of 64 px, but slices have 200 x 40 px; use --way nlm"):
+        patches_of([box[:, :, :40]])
+
+
+@careamics
+@together
+def test_an_interrupted_training_ends_in_the_same_bytes(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "PIECE", 2)
+    other = copy_of(sample, tmp_path / "other.zarr")
+    assert denoise(sample, SHORT, QUIET) == "denoised"
+    calls: list[range] = []
+
+    def stopped(patches: Any, before: Any, updates: range, *rest: Any) -> Any:
+        calls.append(updates)
+        if len(calls) in (1, 3):
+            raise KeyboardInterrupt
+        return learn(patches, before, updates, *rest)
+
+    monkeypatch.setattr(stage, "learn", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            denoise(other, SHORT, QUIET)
+    denoise(other, SHORT, QUIET)
+    assert calls == [range(2), range(2), range(2, 4), range(2, 4), range(4, 6)]  # what was learnt is not learnt again
+    assert all(np.array_equal(*both) for both in zip(voxels(sample.image()), voxels(other.image()), strict=True))
+
+
+@careamics
+@together
+def test_block_depth_changes_nothing_that_noise2void_does(sample: Sample, tmp_path: Path) -> None:
+    stack = sample.image("raw").read(slice(None))
+    made = []
+    for depth in (1, 4):
+        other = copy_of(sample, tmp_path / f"{depth}.zarr")
+        put(other, "", stack, depth)
+        denoise(other, SHORT, QUIET)
+        made.append(other.image("denoised").read(slice(None)))
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], stack)
+
+
+def test_block_depth_and_workers_change_nothing(sample: Sample, tmp_path: Path) -> None:
+    stack = sample.image("raw").read(slice(None))
+    made = []
+    for depth in (1, 4, 6):
+        other = copy_of(sample, tmp_path / f"{depth}.zarr")
+        put(other, "", stack, depth)
+        denoise(other, DenoiseSettings(way="nlm"), Execution(workers=2 if depth == 4 else 0, quiet=True))
+        made.append(other.image("denoised").read(slice(None)))
+    assert all(np.array_equal(one, made[0]) for one in made)
+    assert sample.image("raw").made_on is None
+
+
+def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> None:
+    put(sample, "", sample.image("raw").read(slice(None)), 1)
+    other = copy_of(sample, tmp_path / "other.zarr")
+    denoise(sample, DenoiseSettings(way="nlm"), QUIET)
+    assert kill_ten_times("denoise", {"sample": str(other.path), "settings": {"way": "nlm"}, "seconds": 0.6}) > 0
+    assert all(np.array_equal(*both) for both in zip(voxels(sample.image()), voxels(other.image()), strict=True))
+
+
+def test_run_again_it_refuses_another_way_and_reads_what_it_is_told(sample: Sample) -> None:
+    plain = DenoiseSettings(way="nlm")
+    denoise(sample, plain, QUIET)
+    first = sample.image("denoised").fingerprint
+    denoise(sample, plain.model_copy(update={"updates": 7, "device": "cuda:7"}), QUIET)  # settings of the other way
+    assert sample.image("denoised").fingerprint == first
+    assert sample.newest_image == "denoised"
+    assert sample.image("denoised").made_on == ("raw", sample.image("raw").fingerprint)
+    with pytest.raises(ResumeError, match=r"strength: 0.7 -> 0.9"):
+        denoise(sample, plain.model_copy(update={"strength": 0.9}), QUIET)
+    denoise(sample, plain.model_copy(update={"image": "denoised", "out": "twice"}), QUIET)
+    assert sample.image("twice").made_on == ("denoised", first)
+
+
+def test_what_cannot_be_done_is_told(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"Noise2Void needs CAREamics, which is not installed: pip install 'sparsem\[denoise\]'"):
+            denoise(sample, SHORT, QUIET)
+    monkeypatch.setattr(stage, "refuse_without_careamics", lambda: None)
+    with pytest.raises(SettingsError, match="--device cuda:7 cannot be used"):
+        denoise(sample, SHORT.model_copy(update={"device": "cuda:7"}), QUIET)
+    put(sample, "", np.ones((2, 40, 200), np.uint8), 2)
+    with pytest.raises(InputError, match="but slices have 40 x 200 px"):
+        denoise(sample, SHORT, QUIET)
+    assert "denoised" not in sample.names("images")

@@ -1,0 +1,325 @@
+"""Pictures: metrics beside a reference against other implementations; learnt metrics; whole pictures, tiles, resin, bad input."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import piq
+import pytest
+import tifffile
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchvision.models import vgg16
+
+from sparsem.cli import main
+from sparsem.errors import InputError, SettingsError
+from sparsem.execution import Execution
+from sparsem.phantom import PhantomSettings, phantom_slice
+from sparsem.quality.learnt import brisque, dists, loaded
+from sparsem.quality.picture import METRICS, measured
+from sparsem.quality.pictures import PicturesSettings, pictures, tables, write_tables
+from sparsem.quality.reference import as_tensor, beside, mean_squared_error, psnr_of
+from sparsem.quality.resin import Resin, proposal
+from sparsem.settings import parse
+
+QUIET = Execution(quiet=True)
+Image = NDArray[Any]
+
+
+def grey(image: NDArray[Any], dtype: Any = np.uint8) -> Image:
+    top = np.iinfo(dtype).max
+    return np.clip(np.round(image), 0, top).astype(dtype)
+
+
+@pytest.fixture(scope="module")
+def clean() -> Image:
+    settings = PhantomSettings(shape=(8, 400, 360), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    return grey(phantom_slice(settings, 4).image)
+
+
+def noisy(image: Image, noise: float, seed: int = 0) -> Image:
+    return grey(image + np.random.default_rng(seed).normal(0, noise, image.shape))
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_psnr_and_ssim_are_those_of_scikit_image(clean: Image, scale: int) -> None:
+    """257 brings 8 to 16 bit: the same picture, the same numbers."""
+    kind = np.uint8 if scale == 1 else np.uint16
+    one, other = (grey(each.astype(float) * scale, kind) for each in (noisy(clean, 12), clean))
+    found, top = beside(one, other), np.iinfo(kind).max
+    assert found["psnr_db"] == pytest.approx(peak_signal_noise_ratio(other, one, data_range=top), abs=1e-6)
+    expected = structural_similarity(one, other, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=top)
+    assert found["ssim"] == pytest.approx(expected, abs=1e-3)
+
+
+def plain_ssim_maps(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:
+    """Means of SSIM and of its contrast and structure alone, where the window of 11 px lies within (Wang et al. 2003)."""
+    line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+
+    def smooth(image: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(ndimage.correlate(image, window)[5:-5, 5:-5])
+
+    mean, mean_other = smooth(one), smooth(other)
+    variance, variance_other = smooth(one * one) - mean**2, smooth(other * other) - mean_other**2
+    together = smooth(one * other) - mean * mean_other
+    contrast = (2 * together + 0.03**2) / (variance + variance_other + 0.03**2)
+    light = (2 * mean * mean_other + 0.01**2) / (mean**2 + mean_other**2 + 0.01**2)
+    return float((light * contrast).mean()), float(contrast.mean())
+
+
+def test_multi_scale_ssim_is_the_paper_s(clean: Image) -> None:
+    """Wang et al. 2003: contrast and structure at five scales, light at the last, to the powers of its table."""
+    pair = [each[:352, :352].astype(float) / 255 for each in (noisy(clean, 20), clean)]
+    product = 1.0
+    for scale, power in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        whole, contrast = plain_ssim_maps(pair[0], pair[1])
+        product *= (whole if scale == 4 else contrast) ** power
+        pair = [each[: each.shape[0] // 2 * 2, : each.shape[1] // 2 * 2] for each in pair]
+        pair = [each.reshape(each.shape[0] // 2, 2, each.shape[1] // 2, 2).mean(axis=(1, 3)) for each in pair]
+    found = beside(noisy(clean, 20)[:352, :352], clean[:352, :352])["ms_ssim"]
+    assert found == pytest.approx(product, abs=1e-3)
+
+
+def test_gmsd_is_the_paper_s(clean: Image) -> None:
+    """Xue et al. 2014: means of 2 x 2, Prewitt's gradients, the standard deviation of their similarity; T is 170 of 255 squared."""
+    smaller = [each.astype(float).reshape(200, 2, 180, 2).mean(axis=(1, 3)) for each in (noisy(clean, 20), clean)]
+    prewitt = np.array([[1, 0, -1]] * 3) / 3
+    size = [
+        np.hypot(ndimage.convolve(each, prewitt, mode="constant"), ndimage.convolve(each, prewitt.T, mode="constant")) for each in smaller
+    ]
+    similar = (2 * size[0] * size[1] + 170) / (size[0] ** 2 + size[1] ** 2 + 170)
+    assert beside(noisy(clean, 20), clean)["gmsd"] == pytest.approx(float(similar.std()), abs=1e-3)
+
+
+def test_sr_sim_is_the_paper_s(clean: Image) -> None:
+    """Zhang & Li 2012: similarity of spectral residual saliency and of Scharr's gradients, weighted by the larger saliency."""
+    pair = [each.astype(float)[:256, :256] for each in (noisy(clean, 20), clean)]
+    saliency = [plain_saliency(each) for each in pair]
+    scharr = np.array([[3, 0, -3], [10, 0, -10], [3, 0, -3]]) / 16
+    slope = [np.hypot(ndimage.convolve(each, scharr, mode="constant"), ndimage.convolve(each, scharr.T, mode="constant")) for each in pair]
+    similar = (2 * saliency[0] * saliency[1] + 0.40) / (saliency[0] ** 2 + saliency[1] ** 2 + 0.40)
+    similar *= ((2 * slope[0] * slope[1] + 225) / (slope[0] ** 2 + slope[1] ** 2 + 225)) ** 0.5
+    weight = np.maximum(*saliency)
+    expected = float((similar * weight).sum() / weight.sum())
+    assert beside(noisy(clean, 20)[:256, :256], clean[:256, :256])["sr_sim"] == pytest.approx(expected, abs=1e-3)
+
+
+def plain_saliency(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spectral residual (Hou & Zhang 2007) at a quarter of the size, and enlarged again, both cubic; the paper does not say how."""
+    small = resized(image, tuple(length // 4 for length in image.shape))
+    spectrum = np.fft.fft2(small)
+    height = np.log(np.abs(spectrum))
+    residual = height - ndimage.uniform_filter(height, 3, mode="nearest")
+    saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
+    line = np.exp(-((np.arange(10) - 4.5) ** 2) / (2 * 3.8**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    smooth = ndimage.correlate(saliency, window, mode="constant", origin=-1)  # an even window has its middle beside it
+    return resized((smooth - smooth.min()) / (smooth.max() - smooth.min()), image.shape)
+
+
+def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """By Keys' cubic kernel, as wide as an output pixel where it shrinks; beyond the border lies the mirror image."""
+    for axis, length in enumerate(shape):
+        scale = length / image.shape[axis]
+        width = max(1.0, 1 / scale)
+        weights = np.zeros((length, image.shape[axis]))
+        for out, centre in enumerate((np.arange(length) + 0.5) / scale - 0.5):
+            for place in range(math.floor(centre - 2 * width), math.ceil(centre + 2 * width) + 1):
+                x = abs(centre - place) / width
+                near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+                mirrored = place % (2 * image.shape[axis])
+                weights[out, min(mirrored, 2 * image.shape[axis] - 1 - mirrored)] += near if x <= 1 else far if x < 2 else 0
+        image = np.moveaxis(np.tensordot(weights / weights.sum(axis=1, keepdims=True), image, axes=(1, axis)), 0, axis)
+    return image
+
+
+def test_directions(clean: Image) -> None:
+    """More noise is worse by every metric, in the direction that its entry states; what is identical is best."""
+    rows = [beside(noisy(clean, noise), clean) for noise in (4, 10, 25)]
+    same = beside(clean, clean)
+    for name, values in same.items():
+        own = [row[name] * METRICS[name].better for row in rows]
+        assert own == sorted(own, reverse=True), name
+        assert values * METRICS[name].better > own[0], name
+    assert [same["psnr_db"], same["ssim"], same["gmsd"]] == pytest.approx([100, 1, 0], abs=1e-6)
+    assert psnr_of(0.01) == pytest.approx(20)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files as those that are fetched, with random numbers."""
+    folder, random = tmp_path_factory.mktemp("weights"), torch.Generator().manual_seed(0)
+    torch.save((torch.randn(774, 1, generator=random), torch.randn(774, 36, generator=random)), folder / "brisque_svm_weights.pt")
+    numbers = torch.rand(2, 1, 1475, 1, 1, generator=random)
+    numbers /= numbers.sum()  # as those of DISTS are
+    torch.save({"alpha": numbers[0], "beta": numbers[1]}, folder / "dists_weights.pt")
+    torch.manual_seed(0)
+    torch.save(vgg16(weights=None).state_dict(), folder / "vgg16-397923af.pth")
+    return folder
+
+
+def test_learnt_metrics_are_piq_s(weights: Path, clean: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers as piq gives that loads the same files in its own way; DISTS of what is identical is 0."""
+    files = loaded(weights).files
+    assert not loaded(weights).missing
+    kept = {name: torch.load(weights / name, weights_only=True) for name in ("brisque_svm_weights.pt", "dists_weights.pt")}
+    module = __import__("importlib").import_module("piq.brisque")
+    monkeypatch.setattr(module, "load_url", lambda url, map_location: tuple(one.clone() for one in kept["brisque_svm_weights.pt"]))
+    assert brisque(noisy(clean, 9), files["brisque"]) == pytest.approx(float(piq.brisque(as_tensor(noisy(clean, 9)))), abs=1e-3)
+    network = vgg16(weights=None)
+    network.load_state_dict(torch.load(weights / "vgg16-397923af.pth", weights_only=True))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, progress: kept["dists_weights.pt"])
+    monkeypatch.setattr("piq.perceptual.vgg16", lambda pretrained, progress: network)
+    one, other = (as_tensor(each[:256, :256]).expand(1, 3, 256, 256) for each in (noisy(clean, 9), clean))
+    found = dists(noisy(clean, 9)[:256, :256], clean[:256, :256], files["dists"])
+    assert found == pytest.approx(float(piq.DISTS()(one, other)), abs=1e-3)
+    assert dists(clean[:256, :256], clean[:256, :256], files["dists"]) == pytest.approx(0, abs=1e-5)
+    assert found > 0
+
+
+def test_learnt_metrics_that_are_not_at_hand_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    def offline(url: str, place: str, progress: bool) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    found = loaded(None)
+    assert not found.files
+    assert "BRISQUE is not measured: brisque_svm_weights.pt cannot be fetched (https://" in found.missing[0]
+    assert "dists_weights.pt and vgg16-397923af.pth" in found.missing[1]
+    assert "they are not in" in loaded(tmp_path).missing[0]
+    with pytest.raises(InputError, match=r"There is no folder .*nowhere with weights of metrics; expected brisque_svm_weights.pt"):
+        loaded(tmp_path / "nowhere")
+    (tmp_path / "brisque_svm_weights.pt").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="is damaged, or holds more than tensors"):
+        brisque(np.arange(4096, dtype=np.uint8).reshape(64, 64), (tmp_path / "brisque_svm_weights.pt",))
+    torch.save((torch.zeros(3, 1), torch.zeros(3, 5)), tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"expected \(n, 36\) support vectors, got \(3, 5\)"):
+        brisque(np.arange(4096, dtype=np.uint8).reshape(64, 64), (tmp_path / "other.pt",))
+    with pytest.raises(InputError, match="do not hold the weights of DISTS"):
+        dists(np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8), (tmp_path / "other.pt", weights / "vgg16-397923af.pth"))
+
+
+def test_a_picture_and_its_tiles(clean: Image, weights: Path) -> None:
+    picture, area = noisy(clean, 8), np.zeros(clean.shape, bool)
+    area[10:60, 20:90] = True
+    whole, tiles = measured(picture, clean, Resin((area,), False), loaded(weights).files, 256)
+    assert {(tile.top, tile.left) for tile in tiles} == {(0, 0), (0, 104), (144, 0), (144, 104)}
+    assert all(math.isfinite(whole[name]) for name in METRICS)
+    assert whole["resin_noise"] == pytest.approx(picture[area].std() / 255)
+    assert whole["resin_noise_reference"] == pytest.approx(clean[area].std() / 255)
+    assert whole["psnr_db"] == pytest.approx(psnr_of(mean_squared_error(picture, clean)))
+    assert whole["ssim"] == pytest.approx(np.mean([tile.values["ssim"] for tile in tiles]))
+    assert whole["ssim"] == pytest.approx(beside(picture, clean)["ssim"], abs=0.01)
+    assert math.isnan(tiles[-1].values["resin_noise"])  # no resin was marked there
+    assert math.isfinite(tiles[0].values["resin_noise"])
+    alone, _ = measured(picture, None, None, {}, 1024)
+    assert {name for name, value in alone.items() if math.isfinite(value)} == {
+        "noise", "contrast", "snr_db", "sharpness", "resolution_px", "saturated"
+    }  # fmt: skip
+
+
+def test_resin_is_proposed_where_nothing_is_to_be_seen(clean: Image) -> None:
+    picture = noisy(clean, 8)
+    picture[100:250, 50:200] = noisy(np.full((150, 150), 190.0), 8, seed=1)
+    found = proposal(picture)
+    assert found.is_proposal
+    assert found.area[100:250, 50:200].sum() >= found.parts[0].sum()
+    assert 255 * found.noise(picture) == pytest.approx(8, rel=0.15)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clean: Image) -> Path:
+    for number, noise in enumerate((4, 10, 25)):
+        tifffile.imwrite(tmp_path / f"p{number}.tif", noisy(clean, noise, number), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "clean.tif", clean, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([noisy(clean, 6, z) for z in range(3)]), photometric="minisblack")
+    mask = np.zeros(clean.shape, np.uint8)
+    mask[:50, :50] = 255
+    tifffile.imwrite(tmp_path / "resin.tif", mask, photometric="minisblack")
+    return tmp_path
+
+
+def test_pictures_from_files(folder: Path, capsys: pytest.CaptureFixture[str], weights: Path) -> None:
+    """Single ones and slices of a stack; a second run measures nothing that was measured, unless something changed."""
+    sources = [folder / "p0.tif", folder / "p2.tif", folder / "stack.tif"]
+    settings = PicturesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
+    found = pictures(sources, folder / "out", settings, QUIET)
+    assert [one.name for one in found] == ["p0", "p2", "stack-0", "stack-2"]
+    assert all(one.resin_marked for one in found)
+    assert found[1].values["noise"] > 2 * found[0].values["noise"]
+    assert (folder / "out" / "resin" / "stack-2.png").stat().st_size > 1000
+    kept = folder / "out" / "measured" / "p0.json"
+    before = kept.stat().st_mtime_ns
+    again = pictures(sources, folder / "out", settings, QUIET)
+    assert repr(again) == repr(found)
+    assert kept.stat().st_mtime_ns == before
+    pictures(sources, folder / "out", settings.model_copy(update={"tile": 128}), QUIET)
+    assert kept.stat().st_mtime_ns != before
+    whole, parts = tables(found)
+    assert whole.num_rows == 4
+    assert parts.num_rows == 4
+    assert all(file.read_text().startswith('"picture"') for file in write_tables(found, folder / "out"))
+
+
+def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) -> None:
+    given = PicturesSettings(reference=(str(folder / "clean.tif"),) * 2, resin=(str(folder / "resin.tif"),) * 2, weights=str(weights))
+    low, high = pictures([folder / "p0.tif", folder / "p2.tif"], folder / "a", given, QUIET)
+    assert low.values["ssim"] > high.values["ssim"]
+    assert low.values["dists"] != high.values["dists"]
+    itself = PicturesSettings(denoise="nlm", weights=str(weights))
+    own = pictures([folder / "p2.tif", folder / "stack.tif"], folder / "b", itself, QUIET)
+    assert [one.name for one in own] == ["p2", "stack-0", "stack-1", "stack-2"]
+    assert own[0].values["resin_noise_reference"] < 0.5 * own[0].values["resin_noise"]
+    assert own[0].values["psnr_db"] < own[1].values["psnr_db"]
+
+
+@pytest.mark.parametrize(
+    ("picture", "settings", "sentence"),
+    [
+        (np.full((64, 64), 7, np.uint8), {}, "bad: it holds one grey level, 7, everywhere; there is nothing to measure"),
+        (np.ones((1, 1), np.uint8), {}, r"bad: it has 1 x 1 px; expected at least 32 x 32"),
+        (np.full((64, 64), np.nan, np.float32), {}, "NaN"),
+        (np.zeros((64, 64, 3), np.uint8), {}, "colour"),
+        (None, {"resin": ["empty.tif"]}, "0 pixels are marked as resin; expected at least 1000"),
+        (None, {"resin": ["bad.tif"]}, r"bad.tif 1 x 64 x 64; expected the same"),
+        (None, {"reference": ["bad.tif"]}, r"its reference bad.tif 1 x 64 x 64"),
+        (None, {"reference": ["p1.tif", "p2.tif"]}, "1 pictures and 2 of --reference were given; expected one for each"),
+        (None, {"reference": ["p1.tif"], "denoise": "nlm"}, "give one of them"),
+        (None, {"box": [0, 0, 5000, 50]}, "does not lie in a picture"),
+        (None, {"slices": [9]}, r"stack.tif has slices 0 to 2; --slices asks for 9"),
+    ],
+)
+def test_bad_pictures_get_a_sentence(folder: Path, picture: Image | None, settings: dict[str, Any], sentence: str) -> None:
+    tifffile.imwrite(folder / "bad.tif", np.zeros((64, 64), np.uint8) if picture is None else picture)
+    tifffile.imwrite(folder / "empty.tif", np.zeros((400, 360), np.uint8), photometric="minisblack")
+    for name in ("resin", "reference"):
+        if name in settings:
+            settings = settings | {name: [str(folder / one) for one in settings[name]]}
+    source = folder / ("bad.tif" if picture is not None else "stack.tif" if "slices" in settings else "p0.tif")
+    with pytest.raises(InputError, match=sentence):
+        pictures([source], folder / "out", parse(PicturesSettings, settings, "test"), QUIET)
+    assert not (folder / "out" / "pictures.csv").exists()
+
+
+def test_a_polygon_has_three_corners() -> None:
+    with pytest.raises(SettingsError, match="at least three corners"):
+        parse(PicturesSettings, {"polygon": [1, 2, 3, 4]}, "test")
+
+
+def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    names = ["p0.tif", "p1.tif"]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["sparsem", "quality", "pictures", *names, "--weights", str(weights), "--json", "--quiet"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["picture"] for one in told["pictures"]] == ["p0", "p1"]
+    assert (folder / "quality" / "tiles.csv").exists()
