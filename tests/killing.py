@@ -1,6 +1,6 @@
 """Run a stage again and again, each time killed at a random moment, until it ends by itself.
 
-    python tests/killing.py train|predict|import|align|equalize|denoise|cells|constrain|measure|phantom ARGUMENTS(JSON) KILLS SEED
+    python tests/killing.py train|predict|import|align|equalize|denoise|quality|cells|constrain|measure|phantom ARGUMENTS(JSON) KILLS SEED
 
 The parent imports the stage once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
 """
@@ -26,6 +26,7 @@ WORK = {
     "align": ("sparsem.prepare.align", "align", "AlignSettings"),
     "equalize": ("sparsem.prepare.equalize", "equalize", "EqualizeSettings"),
     "denoise": ("sparsem.prepare.denoise", "denoise", "DenoiseSettings"),
+    "quality": ("sparsem.quality.stack", "quality", "QualitySettings"),
     "constrain": ("sparsem.constrain", "constrain", "ConstrainSettings"),
     "measure": ("sparsem.measure.tables", "measure", "MeasureSettings"),
     "cells": ("sparsem.cells.segment", "cells", "CellsSettings"),

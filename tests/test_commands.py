@@ -332,6 +332,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(tissue: 
     assert again.sample.volume("labels", "nucleus").made_on == ("raw", again.sample.image("raw").fingerprint)
 
 
+@pytest.mark.xdist_group("careamics")  # one process loads it, which takes seconds
 def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ``sparsem`` line of the README, word for word but for a smaller training, on a small stack of that name."""
     write_liver(tissue, tmp_path)
@@ -349,7 +350,7 @@ def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: py
         words = shlex.split(line, comments=True)[1:]
         if words[0] == "demo":
             continue  # the demo has its own test
-        result = sparsem(*words, *(small if words[0] == "train" else []))
+        result = sparsem(*words, *(small if words[0] == "train" else small[-4:] if words[0] == "denoise" else []))
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
 
 

@@ -4,7 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 from sparsem.cli import COMMANDS, GROUPS, app
@@ -29,14 +31,27 @@ def run_page(page: str) -> int:
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         small = SMALL if words[0] == "train" or words[:2] in (["experiment", "slices"], ["experiment", "models"]) else []
+        small = ["--updates", "4", "--batch", "2"] if words[0] == "denoise" else small
         result = CliRunner().invoke(app, [*words, *small])
         assert result.exit_code == 0, f"{page}: {line}\n{result.output}\n{result.exception}"
     return len(lines)
 
 
+def write_protocols(tissue: Sample, folder: Path) -> None:
+    """Pictures of the same tissue, prepared in two ways."""
+    random = np.random.default_rng(0)
+    for protocol, noise in (("bench", 12), ("asp", 4)):
+        (folder / protocol).mkdir()
+        for place, z in enumerate((2, 8, 14)):
+            noisy = tissue.image().read(slice(z, z + 1))[0] + random.normal(0, noise, tissue.image().shape[1:])
+            tifffile.imwrite(folder / protocol / f"{place}.tif", np.clip(noisy, 1, 255).astype(np.uint8), photometric="minisblack")
+
+
+@pytest.mark.xdist_group("careamics")  # one process loads it, which takes seconds
 def test_the_pages_run_one_after_the_other(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_liver(tissue, tmp_path)
+    write_protocols(tissue, tmp_path)
     assert len(PAGES) >= 14
     for page in PAGES:
         assert run_page(page) >= 1, page
@@ -55,7 +70,7 @@ def test_every_command_has_its_page_and_every_link_leads_somewhere() -> None:
     text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
     for name in COMMANDS:
         if name not in ("demo", "phantom"):
-            verbs = [f"sparsem {name} {verb}" for verb in GROUPS.get(name, {})] or [f"sparsem {name} "]
+            verbs = [f"sparsem {name} {verb}".removesuffix("sample") for verb in GROUPS.get(name, {})] or [f"sparsem {name} "]
             assert all(verb in text for verb in verbs), name
     for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

@@ -95,6 +95,16 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     assert noisy.std() == pytest.approx(9, rel=0.1)
     striped = phantom_slice(clean.model_copy(update={"curtaining": 6}), 2).image - plain
     assert striped.mean(axis=0).std() > 10 * striped.mean(axis=1).std()  # stripes run down the slice
+    many = {"shape": (40, 64, 64)}
+    charged, blurred = (clean.model_copy(update=many | {fault: most}) for fault, most in (("charging", 30), ("defocus", 4)))
+    charge, blur = faults_of(charged).charge, faults_of(blurred).blur_px
+    assert 2 <= np.count_nonzero(charge) <= 16
+    assert charge.max() <= 30
+    for z in (int(charge.argmax()), int(charge.argmin())):
+        patches = phantom_slice(charged, z).image.astype(float) - phantom_slice(clean.model_copy(update=many), z).image
+        assert patches.std() == pytest.approx(charge[z], rel=0.2)
+    fine = [np.diff(phantom_slice(one, int(blur.argmax())).image.astype(float)).std() for one in (blurred, clean.model_copy(update=many))]
+    assert fine[0] < 0.6 * fine[1]
     bright = clean.model_copy(update={"flicker": 8})
     sample = phantom(tmp_path / "p.zarr", bright)
     table = sample.read_table("phantom_slices")

@@ -1,5 +1,6 @@
 """Quality: every measure against what was done to a slice; distances of slices that were taken out; the stage in any blocks."""
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +13,12 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from sparsem.cli import main
+from sparsem.contents import describe
 from sparsem.errors import InputError
 from sparsem.execution import Execution
 from sparsem.phantom import PhantomSettings, phantom, phantom_slice
+from sparsem.prepare.denoise import DenoiseSettings, denoise
 from sparsem.quality.resin import Box, area_of_boxes, area_of_polygon, noise_in, proposed
 from sparsem.quality.rings import resolution_px, ring_correlation
 from sparsem.quality.sequence import charging, compared, sketch_of, spacing
@@ -22,6 +26,7 @@ from sparsem.quality.spectrum import autocorrelation, sharpness, spectrum_of, st
 from sparsem.quality.stack import Quality, quality
 from sparsem.quality.verdict import Light, judged, stack_light, unlike
 from sparsem.store.sample import Sample
+from tests.conftest import kill_ten_times, put
 
 SOUND = PhantomSettings(shape=(24, 320, 384), voxel_nm=(16, 16, 16), cells=2, seed=4)
 Image = NDArray[np.uint8]
@@ -260,3 +265,87 @@ def test_resin_that_is_none_is_told() -> None:
     with pytest.raises(InputError, match="at least three corners; got 2"):
         area_of_polygon([(0, 0), (1, 1)], (100, 100))
     assert proposed(np.zeros((100, 100), np.uint8)) == []
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A stack of which every fifth slice charges, and every fifth is out of focus."""
+    settings = PhantomSettings(shape=(48, 320, 384), voxel_nm=(12, 12, 12), cells=3, seed=2, flicker=4, drift_nm=15, charging=40, defocus=3)
+    return phantom(tmp_path_factory.mktemp("faulty") / "faulty.zarr", settings, Execution(quiet=True))
+
+
+def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> None:
+    found, truth = quality(faulty, on=Execution(quiet=True)), faulty.read_table("phantom_slices")
+    charge, blur, offset = (truth[name].to_numpy() for name in ("charge_grey", "blur_px", "offset_grey"))
+    own, calm = found.columns, charge == 0
+    assert rank(charge[~calm], own["charging"][~calm]) >= 0.9
+    assert rank(blur[blur > 0], -own["sharpness"][blur > 0]) >= 0.9
+    assert rank(blur[blur > 0], own["resolution_px"][blur > 0]) >= 0.9
+    assert rank(offset[calm], own["brightness"][calm]) >= 0.9
+    for axis in "yx":
+        steps, shifts = -np.diff(truth[f"drift_{axis}_nm"].to_numpy()) / 12, own[f"shift_{axis}_px"][1:]
+        known = np.isfinite(shifts)  # a slice that is charged and blurred is like nothing
+        assert known.sum() >= 44
+        assert rank(steps[known], shifts[known]) >= 0.9
+    for fault, strong, remark in ((charge, 25, "charged"), (blur, 2, "blurred")):
+        told = {z for z, one in enumerate(found.verdicts) if remark in one.remarks}
+        assert set(np.flatnonzero(fault > strong).tolist()) <= told
+        assert len(told - set(np.flatnonzero(fault > 0).tolist())) <= 2
+
+
+def test_the_command_tells_which_slices_to_look_at(faulty: Sample, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name may be left out; the report draws it, and knows when it is of an image that was replaced."""
+
+    def told(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["sparsem", *words, "--quiet"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    path = str(faulty.path)
+    assert told("quality", path) == told("quality", "sample", path)
+    lines = told("quality", path).splitlines()
+    assert lines[0].startswith("raw: ")
+    assert "The usual slice: noise" in lines[1]
+    assert any("charged" in line for line in lines)
+    data = json.loads(told("quality", path, "--json"))
+    assert data["light"] in ("amber", "red")
+    assert {"z", "light", "remarks"} == set(data["look_at"][0])
+    page = faulty.path.parent / "page.html"
+    told("report", path, "-o", str(page))
+    text = page.read_text(encoding="utf-8")
+    assert "Image quality: faulty, raw" in text
+    assert "slices are red" in text
+    denoise(faulty, DenoiseSettings(way="nlm", out="smooth"), Execution(quiet=True))
+    told("quality", path, "--image", "smooth")
+    assert "tables/quality_smooth" not in "".join(describe(faulty)["outdated"])
+    denoise(faulty, DenoiseSettings(way="nlm", out="smooth", image="raw", strength=0.4), Execution(quiet=True, overwrite=True))
+    assert describe(faulty)["outdated"] == ["tables/quality_smooth"]
+    told("report", path, "-o", str(page), "--overwrite")
+    assert "Image quality: faulty, smooth" not in page.read_text(encoding="utf-8")
+
+
+def test_a_killed_run_tells_the_same(tmp_path: Path) -> None:
+    small = SOUND.model_copy(update={"shape": (20, 128, 160), "block_depth": 1})
+    samples = [phantom(tmp_path / f"{name}.zarr", small, Execution(quiet=True)) for name in "ab"]
+    quality(samples[0], on=Execution(quiet=True))
+    assert kill_ten_times("quality", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.6}) > 0
+    first, second = (sample.read_table("quality_raw").to_pydict() for sample in samples)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_a_stack_of_nothing_is_red_and_no_failure(tmp_path: Path) -> None:
+    """Constant slices and black ones have a light and no number; slices of a pixel are refused."""
+    random = np.random.default_rng(0)
+    stack = random.integers(1, 255, (6, 64, 64)).astype(np.uint8)
+    stack[2], stack[4] = 0, 77
+    sample = phantom(tmp_path / "s.zarr", SOUND.model_copy(update={"shape": (6, 64, 64)}), Execution(quiet=True))
+    put(sample, "", stack)
+    found = quality(sample, on=Execution(quiet=True))
+    assert found.verdicts[2].remarks == ("black",)
+    assert found.verdicts[4].light is Light.RED
+    put(sample, "", np.full((3, 1, 1), 9, np.uint8))
+    with pytest.raises(InputError, match="have 1 x 1 px; quality is told of 32 x 32 px and more"):
+        quality(sample, on=Execution(quiet=True, overwrite=True))

@@ -32,7 +32,9 @@ from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.predict import PredictSettings, predict
 from sparsem.prepare.align import Alignment, AlignSettings, align
+from sparsem.prepare.denoise import DenoiseSettings, denoise
 from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.quality.stack import QualitySettings, quality
 from sparsem.report.figures import ComparedCells, ComparedSlice, cells_beside_truth, comparison, dice_along_z
 from sparsem.report.page import ReportSettings, report
 from sparsem.score.against import Scores, ScoreSettings, score
@@ -89,6 +91,8 @@ class StudySettings(Settings):
     import_: ImportStep = Field(alias="import", description="the stack")
     align: AlignSettings | None = Field(None, description="every slice put over its neighbours; annotations move along")
     equalize: EqualizeSettings | None = Field(None, description="brightness evened out")
+    denoise: DenoiseSettings | None = Field(None, description="noise taken away; stages then read the denoised image")
+    quality: QualitySettings | None = Field(None, description="every slice looked at, of the raw image unless another is named")
     annotate: dict[str, AnnotateStep] = Field(min_length=1, description="labelled slices by structure")
     train: TrainStep = Field(TrainStep(), description="the network")
     predict: PredictSettings = Field(PredictSettings(), description="prediction")
@@ -201,6 +205,10 @@ def _prepared(sample: Sample, study: StudySettings, on: Execution) -> tuple[str,
         image = alignment.image
     if study.equalize:
         image = equalize(sample, study.equalize.model_copy(update={"image": study.equalize.image or image}), on)
+    if study.denoise:
+        image = denoise(sample, study.denoise.model_copy(update={"image": study.denoise.image or image}), on)
+    if study.quality:
+        quality(sample, study.quality, on)
     return image, alignment
 
 

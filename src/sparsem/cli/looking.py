@@ -94,6 +94,7 @@ def quality_compare(
         medians = (np.nanmedian(one[name]) if np.isfinite(one[name]).any() else math.nan for one in found.values.values())
         lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *(f"{value:10.4g}" for value in medians)]))
     sure = [one for one in found.tests if one.corrected < SURE]
-    lines += [f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)" for one in sure]
+    told = [f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)" for one in sure]
+    lines += told[:MOST_LISTED] + ([f"and {len(told) - MOST_LISTED} differences more, on the page"] if len(told) > MOST_LISTED else [])
     lines += [*(f"Note: {text}" for text in found.notices), *(f"Wrote {file}" for file in made.files)]
     return Outcome(lines, "", {"files": made.files, "notices": found.notices, "sure": [[one.metric, *one.groups] for one in sure]})

@@ -6,9 +6,10 @@ Any slice can be drawn without any other, so a volume of any size is made in bou
 settings, whatever the block depth.
 """
 
+import math
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
 BEAM_PX = 0.6  # spread of the beam, standard deviation
+FAULTY = 0.2  # part of the slices that charge or are out of focus, where that is switched on
 JUMP_DIRECTION = np.array([0.8, -0.6])  # (y, x)
 
 
@@ -41,6 +43,8 @@ class PhantomSettings(Settings):
     drift_nm: float = Field(2.0, ge=0, description="stage drift from slice to slice, standard deviation in nm")
     flicker: float = Field(3.0, ge=0, description="brightness change from slice to slice, standard deviation in grey levels")
     curtaining: float = Field(2.5, ge=0, description="vertical stripes of the ion beam, standard deviation in grey levels")
+    charging: float = Field(0.0, ge=0, description="slices that charge: bright and dark patches, standard deviation in grey levels at most")
+    defocus: float = Field(0.0, ge=0, description="slices out of focus: blur, standard deviation in px at most")
     jump_nm: float = Field(0.0, ge=0, description="one jump of the stage, in the middle of the stack, in nm")
     bad_slices: int = Field(0, ge=0, description="slices that charge has ruined: nothing of the tissue is left in them")
     block_depth: int = Field(16, ge=1, description="slices a z-block; does not change the volume")
@@ -61,12 +65,16 @@ class Faults(NamedTuple):
         gain: (n,) contrast.
         offset: (n,) brightness in grey levels.
         bad: (n,) whether nothing of the tissue is left.
+        charge: (n,) standard deviation of bright and dark patches, in grey levels; of four slices in five 0.
+        blur_px: (n,) standard deviation of the blur of those that are out of focus; of four slices in five 0.
     """
 
     drift_nm: NDArray[np.float64]
     gain: NDArray[np.float64]
     offset: NDArray[np.float64]
     bad: NDArray[np.bool_]
+    charge: NDArray[np.float64]
+    blur_px: NDArray[np.float64]
 
 
 def faults_of(settings: PhantomSettings) -> Faults:
@@ -85,7 +93,23 @@ def faults_of(settings: PhantomSettings) -> Faults:
     bad = np.zeros(n, bool)
     inner = np.arange(1, n - 1)  # a bad slice at an end has neighbours on one side only, and could as well be cut off
     bad[generator(settings.seed, "bad").choice(inner, min(settings.bad_slices, len(inner)), replace=False)] = True
-    return Faults(drift, gain, offset, bad)
+    charge, blur = (
+        _in_some(settings.seed, name, n) * most for name, most in (("charging", settings.charging), ("defocus", settings.defocus))
+    )
+    return Faults(drift, gain, offset, bad, charge, blur)
+
+
+def _in_some(seed: int, name: str, n: int) -> NDArray[np.float64]:
+    """(n,) how strong a fault is in every slice, 0..1: one slice in five has it, on average."""
+    random = generator(seed, name)
+    return np.where(random.random(n) < FAULTY, random.uniform(0.2, 1, n), 0.0)
+
+
+def _patches(seed: int, z: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """(y, x) large bright and dark patches of mean 0 and standard deviation 1, as charge leaves them."""
+    points = generator(seed, "charge", z).standard_normal((6, 6), np.float32)
+    smooth = np.asarray(cv2.resize(points, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
+    return np.asarray((smooth - smooth.mean()) / smooth.std(), np.float32)
 
 
 class PhantomSlice(NamedTuple):
@@ -115,12 +139,15 @@ def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
     y = (np.arange(rows) + 0.5) * voxel.y + faults.drift_nm[z, 0]
     x = (np.arange(columns) + 0.5) * voxel.x + faults.drift_nm[z, 1]
     drawing = artist.draw(height, y, x)
-    grey = np.asarray(cv2.GaussianBlur(drawing.grey, (0, 0), BEAM_PX), np.float32)
+    beam = math.hypot(BEAM_PX, faults.blur_px[z])
+    grey = np.asarray(cv2.GaussianBlur(drawing.grey, (0, 0), beam), np.float32)
     if faults.bad[z]:
         smear = generator(settings.seed, "smear", z).standard_normal((settings.shape[1] // 16 + 2, 2), np.float32)
         grey = 150 + 30 * np.asarray(cv2.resize(smear, grey.shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
     if settings.curtaining and not faults.bad[z]:
         grey += np.float32(settings.curtaining) * stripes.at(height, y, x)
+    if faults.charge[z]:
+        grey += np.float32(faults.charge[z]) * _patches(settings.seed, z, grey.shape)
     grey = (grey - 128) * np.float32(faults.gain[z]) + np.float32(128 + faults.offset[z])
     if settings.noise:
         grey += np.float32(settings.noise) * generator(settings.seed, "noise", z).standard_normal(grey.shape, np.float32)
@@ -132,7 +159,7 @@ def phantom(path: str | Path, settings: PhantomSettings = PhantomSettings(), on:
 
     ``truth/NAME`` holds the exact labels of cells, nucleus, nucleolus, mitochondrion, endosome and lysosome (uint32 ids; the
     parts of a cell carry its id, organelles the id of their cell times 1000 plus a number), ``tables/phantom_slices`` the true
-    drift, gain and offset of every slice.
+    drift, gain, offset, charge and blur of every slice.
 
     Raises:
         ResumeError: the path holds another sample.
@@ -147,8 +174,14 @@ def phantom(path: str | Path, settings: PhantomSettings = PhantomSettings(), on:
     with Stage(sample, "phantom", settings, {}, [raw, *truth], on, needs) as stage:
         stage.map(_phantom_block, z_blocks(settings.shape[0], depth), settings)
     faults = faults_of(settings)
-    columns = {"z": np.arange(settings.shape[0]), "drift_y_nm": faults.drift_nm[:, 0], "drift_x_nm": faults.drift_nm[:, 1]}
-    sample.write_table("phantom_slices", pa.table({**columns, "gain": faults.gain, "offset_grey": faults.offset, "bad": faults.bad}))
+    columns: dict[str, NDArray[Any]] = {
+        "z": np.arange(settings.shape[0]),
+        "drift_y_nm": faults.drift_nm[:, 0],
+        "drift_x_nm": faults.drift_nm[:, 1],
+    }
+    columns |= {"gain": faults.gain, "offset_grey": faults.offset, "bad": faults.bad}
+    columns |= {"charge_grey": faults.charge, "blur_px": faults.blur_px}
+    sample.write_table("phantom_slices", pa.table(columns))
     return sample
 
 

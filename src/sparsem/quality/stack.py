@@ -12,11 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.quality.rings import resolution_px, ring_correlation
 from sparsem.quality.sequence import Pair, Sketch, charging, compared, sketch_of, spacing
-from sparsem.quality.spectrum import spectrum_of, stripes_by_direction, texture_of
+from sparsem.quality.spectrum import LEAST_TILE, spectrum_of, stripes_by_direction, texture_of
 from sparsem.quality.verdict import WINDOW, Light, Verdict, judged, stack_light
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
@@ -70,10 +71,14 @@ def quality(sample: Sample, settings: QualitySettings = QualitySettings(), on: E
         on: how the work is spread.
 
     Raises:
+        InputError: slices are smaller than 32 px.
         ResourceError: a block does not fit into memory.
     """
     name = settings.image or "raw"
     image = sample.image(name)
+    if min(image.shape[1:]) < LEAST_TILE:
+        size = f"{image.shape[1]} x {image.shape[2]}"
+        raise InputError(f"Slices of {sample.path.name} have {size} px; quality is told of {LEAST_TILE} x {LEAST_TILE} px and more.")
     plane = image.shape[1] * image.shape[2] * image.dtype.itemsize
     needs = Needs(plane * (image.block_depth + 2 * REACH + 4) + 300_000_000, smaller="use fewer --workers")
     with Stage(sample, f"quality-{name}", settings, {"image": image.fingerprint}, [], on, needs) as stage:
