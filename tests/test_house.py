@@ -151,7 +151,7 @@ PUBLIC = {
     "sparsem.quality.reference": "Metric as_tensor beside mean_squared_error psnr_of",
     "sparsem.quality.learnt": "Loaded brisque dists loaded",
     "sparsem.quality.picture": "Tile measured refuse_unfit",
-    "sparsem.quality.pictures": "Picture PicturesSettings Planes pictures tables write_csv write_tables",
+    "sparsem.quality.pictures": "Picture PicturesSettings Planes pictures resin_in_words tables write_csv write_tables",
     "sparsem.quality.statistics": "Correlation Difference difference holm least_p pearson spearman",
     "sparsem.quality.compare": "CompareSettings Compared Correlated GroupStep Test compare compared comparison_tables read_comparison",
     "sparsem.prepare.noise2void": "denoised learn load_network new_network patches_of refuse_small refuse_without_careamics",

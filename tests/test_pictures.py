@@ -234,6 +234,13 @@ def test_resin_is_proposed_where_nothing_is_to_be_seen(clean: Image) -> None:
     assert 255 * found.noise(picture) == pytest.approx(8, rel=0.15)
 
 
+def test_nothing_is_proposed_where_tissue_is_everywhere() -> None:
+    grain = np.random.default_rng(0).normal(0, 1, (400, 400))
+    tissue = grey(128 + 40 * ndimage.gaussian_filter(grain, 3) / 0.094)
+    assert not proposal(tissue).parts
+    assert math.isnan(proposal(tissue).noise(tissue))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, clean: Image) -> Path:
     for number, noise in enumerate((4, 10, 25)):

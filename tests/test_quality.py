@@ -293,7 +293,9 @@ def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> 
         assert len(told - set(np.flatnonzero(fault > 0).tolist())) <= 2
 
 
-def test_the_command_tells_which_slices_to_look_at(faulty: Sample, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_tells_which_slices_to_look_at(
+    faulty: Sample, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its name may be left out; the report draws it, and knows when it is of an image that was replaced."""
 
     def told(*words: str) -> str:

@@ -11,7 +11,7 @@ from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.scores import MOST_LISTED
 from sparsem.execution import Execution
 from sparsem.quality.picture import METRICS
-from sparsem.quality.pictures import PicturesSettings, pictures, write_tables
+from sparsem.quality.pictures import PicturesSettings, pictures, resin_in_words, write_tables
 from sparsem.quality.stack import Quality, QualitySettings, quality
 from sparsem.report.comparison import SURE, compare_protocols
 from sparsem.store.sample import Sample
@@ -72,8 +72,13 @@ def quality_pictures(
     width = max(len(one.name) for one in found)
     lines = ["  ".join([" " * width, *(f"{METRICS[name].name:>10.10}" for name in shown)])]
     lines += ["  ".join([f"{one.name:{width}}", *(f"{one.values[name]:10.4g}" for name in shown)]) for one in found]
-    if any(not one.resin_marked for one in found):
-        lines.append(f"Resin was marked by nobody in some: the most featureless squares are a proposal; look at {folder}/resin.")
+    told = {word: [one.name for one in found if resin_in_words(one) == word] for word in ("proposed", "none")}
+    if told["proposed"]:
+        lines.append(
+            f"Nobody marked resin in {len(told['proposed'])}: the most featureless squares are a proposal; look at {folder}/resin."
+        )
+    if told["none"]:
+        lines.append(f"Nobody marked resin in {len(told['none'])}, and nothing there is as featureless as resin; mark it with --resin.")
     rows = [{"picture": one.name, "resin_marked": one.resin_marked, **one.values} for one in found]
     return Outcome([*lines, *(f"Wrote {file}" for file in files)], "", {"pictures": rows, "files": files})
 

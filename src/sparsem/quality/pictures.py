@@ -4,6 +4,7 @@ What was measured of a picture is kept in the folder of the results, so that a r
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from sparsem import __version__
 from sparsem.annotations import as_labels
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution
@@ -161,7 +163,9 @@ def _once(own: Planes, z: int, folder: Path, settings: PicturesSettings, known: 
     belongs = [one.identity() for one in (own.source, own.reference, own.mask) if one]
     how = settings.model_dump(mode="json", exclude={"reference", "resin", "slices", "weights"})
     weights = {metric: [one.stat().st_size for one in files] for metric, files in known.files.items()}
-    made_from = fingerprint_of({"files": belongs, "masked": own.mask is not None, "z": z, "weights": weights, **how})
+    made_from = fingerprint_of(
+        {"files": belongs, "masked": own.mask is not None, "z": z, "weights": weights, "version": __version__, **how}
+    )
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         if before["made from"] == made_from:
@@ -227,7 +231,7 @@ def tables(found: Sequence[Picture]) -> tuple[pa.Table, pa.Table]:
         "picture": [one.name for one in found],
         "height_px": [one.shape[0] for one in found],
         "width_px": [one.shape[1] for one in found],
-        "resin": ["marked" if one.resin_marked else "proposed" for one in found],
+        "resin": [resin_in_words(one) for one in found],
         **{name: [one.values[name] for one in found] for name in METRICS},
     }
     rows = [(one.name, tile) for one in found for tile in one.tiles]
@@ -240,6 +244,13 @@ def tables(found: Sequence[Picture]) -> tuple[pa.Table, pa.Table]:
         **{name: [tile.values[name] for _, tile in rows] for name in METRICS},
     }
     return pa.table(whole), pa.table(parts)
+
+
+def resin_in_words(one: Picture) -> str:
+    """Where noise in resin comes from."""
+    if one.resin_marked:
+        return "marked"
+    return "none" if math.isnan(one.values["resin_noise"]) else "proposed"
 
 
 def write_tables(found: Sequence[Picture], folder: str | Path) -> tuple[Path, Path]:
