@@ -1,7 +1,6 @@
 """Quality: every measure against what was done to a slice; distances of slices that were taken out; the stage in any blocks."""
 
 import json
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import scipy.fft
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
 from sparsem.cli import main
@@ -43,7 +42,7 @@ def clean() -> NDArray[np.float64]:
     return phantom_slice(settings, 4).image.astype(np.float64)
 
 
-def rank(true: Sequence[float], found: Sequence[float]) -> float:
+def rank(true: ArrayLike, found: ArrayLike) -> float:
     return float(spearmanr(true, found).statistic)
 
 

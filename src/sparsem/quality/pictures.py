@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,22 @@ from pydantic import Field, field_validator
 from sparsem import __version__
 from sparsem.annotations import as_labels
 from sparsem.errors import InputError
-from sparsem.execution import HERE, Execution
-from sparsem.ingest import ImportSettings, grey_of, import_stack, refuse_nan
+from sparsem.execution import HERE, Execution, Needs
+from sparsem.geometry import VoxelSize, ZBlock, z_blocks
+from sparsem.ingest import GreyLevels, ImportSettings, grey_of, refuse_nan
 from sparsem.prepare.denoise import DenoiseSettings, Way, denoise
 from sparsem.progress import Meter, tell
 from sparsem.quality.learnt import Loaded, loaded
 from sparsem.quality.picture import METRICS, Tile, measured
 from sparsem.quality.resin import Box, Resin, area_of_boxes, area_of_polygon, overlay, proposal
 from sparsem.settings import Settings
-from sparsem.stage import fingerprint_of
+from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.readers import open_source
 from sparsem.store.readers.source import Source
-from sparsem.store.volume import write_atomically
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, volume_spec, write_atomically
 
-PIXELS = ImportSettings(voxel_nm=(1, 1, 1), missing="join")  # no length counts here, and a picture seldom states how thick it is
+GATHERED = 4  # slices a block of pictures that are denoised together
 
 
 class PicturesSettings(Settings):
@@ -77,18 +80,31 @@ class Picture:
 
 @dataclass(frozen=True)
 class Planes:
-    """Pictures of one source: what they are called, their grey levels, and what belongs to them."""
+    """Pictures of one source, and what belongs to them.
+
+    Attributes:
+        name: of its file.
+        numbers: of the pictures in the source.
+        source: where they are read.
+        reference: what they are compared with, or None.
+        mask: of resin, or None; by the numbers of the source.
+        gathered: source and reference hold these pictures alone, one after the other.
+    """
 
     name: str
-    origin: str | Path
-    source: Source
     numbers: tuple[int, ...]
+    source: Source
     reference: Source | None
     mask: Source | None
+    gathered: bool = False
 
     def title(self, z: int) -> str:
         """Of one picture."""
-        return self.name if self.source.stack.shape[0] == 1 else f"{self.name}-{z}"
+        return self.name if self.numbers == (0,) else f"{self.name}_z{z:04d}"
+
+    def place(self, z: int) -> int:
+        """Where a picture lies in source and reference."""
+        return self.numbers.index(z) if self.gathered else z
 
 
 def pictures(
@@ -116,8 +132,10 @@ def pictures(
     found = []
     with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
         for one in planes:
+            made_from = _made_from(one, settings, known)
+            grey = grey_of(one.source, ImportSettings())
             for z in one.numbers:
-                found.append(_once(one, z, folder, settings, known))
+                found.append(_once(one, z, grey, folder, fingerprint_of({"z": z, **made_from}), settings, known))
                 meter.step()
     return found
 
@@ -128,19 +146,20 @@ def _planes(sources: Sequence[str | Path], settings: PicturesSettings) -> list[P
     names: list[str] = []
     for one in opened:
         name = one.files[0].stem if len(one.files) == 1 else one.files[0].parent.name
-        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+        others = (f"{name}-{place}" for place in count(2))
+        names.append(name if name not in names else next(other for other in others if other not in names))
     numbers = [_numbers(one, settings.slices) for one in opened]
-    others = [_one_each(given, opened, what) for given, what in ((settings.reference, "reference"), (settings.resin, "resin"))]
-    return [Planes(*each) for each in zip(names, sources, opened, numbers, *others, strict=True)]
+    beside = [_one_each(given, opened, what) for given, what in ((settings.reference, "reference"), (settings.resin, "resin"))]
+    return [Planes(*each) for each in zip(names, numbers, opened, *beside, strict=True)]
 
 
 def _numbers(source: Source, slices: tuple[int, ...]) -> tuple[int, ...]:
-    count = source.stack.shape[0]
-    if count == 1 or not slices:
-        return tuple(range(count))
-    if beyond := [z for z in slices if not 0 <= z < count]:
-        raise InputError(f"{source.title} has slices 0 to {count - 1}; --slices asks for {beyond[0]}.")
-    return slices
+    there = source.stack.shape[0]
+    if there == 1 or not slices:
+        return tuple(range(there))
+    if beyond := [z for z in slices if not 0 <= z < there]:
+        raise InputError(f"{source.title} has slices 0 to {there - 1}; --slices asks for {beyond[0]}.")
+    return tuple(sorted(set(slices)))
 
 
 def _one_each(given: Sequence[str], opened: Sequence[Source], what: str) -> list[Source | None]:
@@ -157,25 +176,35 @@ def _one_each(given: Sequence[str], opened: Sequence[Source], what: str) -> list
     return list(found)
 
 
-def _once(own: Planes, z: int, folder: Path, settings: PicturesSettings, known: Loaded) -> Picture:
-    """Measure a picture, unless that was done."""
-    file = folder / "measured" / f"{own.title(z)}.json"
-    belongs = [one.identity() for one in (own.source, own.reference, own.mask) if one]
+def _made_from(own: Planes, settings: PicturesSettings, known: Loaded) -> dict[str, Any]:
+    """What the numbers of a source's pictures depend on."""
+    files = {name: one.identity() for name, one in (("own", own.source), ("reference", own.reference), ("resin", own.mask)) if one}
     how = settings.model_dump(mode="json", exclude={"reference", "resin", "slices", "weights"})
-    weights = {metric: [one.stat().st_size for one in files] for metric, files in known.files.items()}
-    made_from = fingerprint_of(
-        {"files": belongs, "masked": own.mask is not None, "z": z, "weights": weights, "version": __version__, **how}
-    )
-    if file.exists():
+    weights = {metric: [[one.stat().st_size, one.stat().st_mtime_ns] for one in files] for metric, files in known.files.items()}
+    return {"files": files, "weights": weights, "version": __version__, **how}
+
+
+def _once(own: Planes, z: int, grey: GreyLevels, folder: Path, made_from: str, settings: PicturesSettings, known: Loaded) -> Picture:
+    """Measure a picture, unless that was done."""
+    file, shown = folder / "measured" / f"{own.title(z)}.json", folder / "resin" / f"{own.title(z)}.png"
+    if file.exists() and shown.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         if before["made from"] == made_from:
             return _restored(before["picture"])
     try:
-        found = _measured(own, z, folder, settings, known)
+        picture = _grey(own.source, own.place(z), grey)
+        reference = _grey(own.reference, own.place(z), grey) if own.reference else None
+        resin = _resin(picture, own.mask, z, settings)
+        values, tiles = measured(picture, reference, resin, known.files, settings.tile)
     except InputError as error:
         raise InputError(f"{own.title(z)}: {error}") from None
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps({"made from": made_from, "picture": asdict(found)}).encode())
+    found = Picture(own.title(z), (picture.shape[0], picture.shape[1]), values, tuple(tiles), not resin.is_proposal)
+    for place, content in (
+        (shown, bytes(cv2.imencode(".png", overlay(picture, resin)[..., ::-1])[1])),
+        (file, json.dumps({"made from": made_from, "picture": asdict(found)}).encode()),
+    ):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, content)
     return found
 
 
@@ -184,32 +213,31 @@ def _restored(kept: dict[str, Any]) -> Picture:
     return Picture(kept["name"], tuple(kept["shape"]), kept["values"], tiles, kept["resin_marked"])
 
 
-def _measured(own: Planes, z: int, folder: Path, settings: PicturesSettings, known: Loaded) -> Picture:
-    picture = _grey(own.source, own.source, z)
-    reference = _grey(own.reference, own.source, z) if own.reference else None
-    resin = _resin(picture, own.mask, z, settings)
-    values, tiles = measured(picture, reference, resin, known.files, settings.tile)
-    place = folder / "resin" / f"{own.title(z)}.png"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(place, bytes(cv2.imencode(".png", overlay(picture, resin)[..., ::-1])[1]))
-    return Picture(own.title(z), (picture.shape[0], picture.shape[1]), values, tuple(tiles), not resin.is_proposal)
-
-
-def _grey(source: Source, own: Source, z: int) -> NDArray[Any]:
+def _grey(source: Source, place: int, grey: GreyLevels) -> NDArray[Any]:
     """One picture; a reference of other numbers than whole ones becomes grey as the picture itself did."""
-    voxels = np.asarray(source.stack[z : z + 1])
-    refuse_nan(voxels, source.title, z)
-    grey = grey_of(own, ImportSettings())
-    return np.asarray(grey.of(voxels)[0]) if not grey.unchanged else np.asarray(voxels[0])
+    voxels = np.asarray(source.stack[place : place + 1])
+    refuse_nan(voxels, source.title, place)
+    return np.asarray(voxels[0] if grey.unchanged else grey.of(voxels)[0])
 
 
 def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes:
     """Pictures beside themselves without noise: those of a source together, by the stage that samples are denoised by."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sample = import_stack(own.origin, path, PIXELS, on)
+    sample, grey = Sample.create(path), grey_of(own.source, ImportSettings())
+    _, y, x = own.source.stack.shape
+    depth, dtype = min(GATHERED, len(own.numbers)), np.uint8 if grey.top == 255 else np.uint16
+    # No length counts here, and a picture seldom states how thick it is.
+    raw = volume_spec("", (len(own.numbers), y, x), dtype, Kind.IMAGE, VoxelSize(1, 1, 1), depth)
+    inputs = {"source": own.source.identity(), "slices": " ".join(map(str, own.numbers)), "grey levels": str(grey)}
+    needs = Needs(3 * depth * y * x * own.source.stack.dtype.itemsize, raw.nbytes)
+    with Stage(sample, "pictures", Settings(), inputs, [raw], on, needs) as stage:
+        stage.map(_gather, z_blocks(len(own.numbers), depth), own, grey)
     name = denoise(sample, DenoiseSettings(way=way, image="raw"), on)
-    source, reference = (open_source(path / place) for place in ("", f"images/{name}"))
-    return replace(own, source=source, reference=reference)
+    return replace(own, source=open_source(path), reference=open_source(path / "images" / name), gathered=True)
+
+
+def _gather(block: ZBlock, own: Planes, grey: GreyLevels) -> BlockResult:
+    return {"": np.stack([_grey(own.source, z, grey) for z in own.numbers[block.own]])}, {}
 
 
 def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: PicturesSettings) -> Resin:
