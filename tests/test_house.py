@@ -154,7 +154,7 @@ PUBLIC = {
     "sparsem.quality.pictures": "Picture PicturesSettings Planes pictures resin_in_words tables write_csv write_tables",
     "sparsem.quality.statistics": "Correlation Difference difference holm least_p pearson spearman",
     "sparsem.quality.compare": "CompareSettings Compared Correlated GroupStep Test compare compared comparison_tables read_comparison",
-    "sparsem.prepare.noise2void": "denoised learn load_network new_network patches_of refuse_small refuse_without_careamics",
+    "sparsem.prepare.noise2void": "Course InFull denoised learn load_network new_network patches_of refuse_small refuse_without_careamics",
     "sparsem.prepare.unseen": "unseen",
     "sparsem.prepare.nonlocal_means": "smoothed",
     "sparsem.prepare.denoise": "DenoiseSettings Piece denoise",

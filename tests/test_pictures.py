@@ -183,6 +183,39 @@ def test_learnt_metrics_are_piq_s(weights: Path, clean: Image, monkeypatch: pyte
     assert found > 0
 
 
+def test_dists_is_the_paper_s(weights: Path, clean: Image) -> None:
+    """Ding et al. 2020: of the picture and five stages of VGG16, likeness of means and of covariance, weighted by channel, taken from 1."""
+    layers = torch.load(weights / "vgg16-397923af.pth", weights_only=True)
+    factors = torch.load(weights / "dists_weights.pt", weights_only=True)
+    mean, spread = (torch.tensor(one).reshape(1, 3, 1, 1) for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    line = torch.tensor([0.5, 1, 0.5]) / 2
+
+    def stages(image: Image) -> list[torch.Tensor]:
+        x = as_tensor(image).expand(1, 3, *image.shape)
+        found, x = [x], (x - mean) / spread
+        for number, places in enumerate(((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))):
+            if number:
+                window = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
+                x = torch.sqrt(torch.nn.functional.conv2d(x**2, window, stride=2, padding=1, groups=x.shape[1]) + 1e-12)
+            for place in places:
+                weight, bias = layers[f"features.{place}.weight"], layers[f"features.{place}.bias"]
+                x = torch.relu(torch.nn.functional.conv2d(x, weight, bias, padding=1))
+            found.append(x)
+        return found
+
+    likeness, first = 0.0, 0
+    for one, other in zip(stages(noisy(clean, 9)[:128, :128]), stages(clean[:128, :128]), strict=True):
+        a, b = (each[0].flatten(1).double() for each in (one, other))
+        light = (2 * a.mean(1) * b.mean(1) + 1e-6) / (a.mean(1) ** 2 + b.mean(1) ** 2 + 1e-6)
+        together = ((a - a.mean(1, keepdim=True)) * (b - b.mean(1, keepdim=True))).mean(1)
+        texture = (2 * together + 1e-6) / (a.var(1, correction=0) + b.var(1, correction=0) + 1e-6)
+        own = slice(first, first + len(a))
+        likeness += float((factors["alpha"][0, own, 0, 0] * light + factors["beta"][0, own, 0, 0] * texture).sum())
+        first += len(a)
+    found = dists(noisy(clean, 9)[:128, :128], clean[:128, :128], loaded(weights).files["dists"])
+    assert found == pytest.approx(1 - likeness, abs=1e-3)
+
+
 def test_learnt_metrics_that_are_not_at_hand_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
     def offline(url: str, place: str, progress: bool) -> None:
         raise URLError("no route to host")

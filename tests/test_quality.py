@@ -17,7 +17,7 @@ from sparsem.contents import describe
 from sparsem.errors import InputError
 from sparsem.execution import Execution
 from sparsem.phantom import PhantomSettings, phantom, phantom_slice
-from sparsem.prepare.denoise import DenoiseSettings, denoise
+from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.quality.resin import Box, area_of_boxes, area_of_polygon, noise_in, proposed
 from sparsem.quality.rings import resolution_px, ring_correlation
 from sparsem.quality.sequence import charging, compared, sketch_of, spacing
@@ -318,13 +318,13 @@ def test_the_command_tells_which_slices_to_look_at(
     text = page.read_text(encoding="utf-8")
     assert "Image quality: faulty, raw" in text
     assert "slices are red" in text
-    denoise(faulty, DenoiseSettings(way="nlm", out="smooth"), Execution(quiet=True))
-    told("quality", path, "--image", "smooth")
-    assert "tables/quality_smooth" not in "".join(describe(faulty)["outdated"])
-    denoise(faulty, DenoiseSettings(way="nlm", out="smooth", image="raw", strength=0.4), Execution(quiet=True, overwrite=True))
-    assert describe(faulty)["outdated"] == ["tables/quality_smooth"]
+    equalize(faulty, EqualizeSettings(out="even"), Execution(quiet=True))
+    told("quality", path, "--image", "even")
+    assert describe(faulty)["outdated"] == []
+    equalize(faulty, EqualizeSettings(way="standard", out="even", image="raw"), Execution(quiet=True, overwrite=True))
+    assert describe(faulty)["outdated"] == ["tables/quality_even"]
     told("report", path, "-o", str(page), "--overwrite")
-    assert "Image quality: faulty, smooth" not in page.read_text(encoding="utf-8")
+    assert "Image quality: faulty, even" not in page.read_text(encoding="utf-8")
 
 
 def test_a_killed_run_tells_the_same(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.models.device import choose_device
-from sparsem.prepare.noise2void import denoised, learn, load_network, patches_of, refuse_small, refuse_without_careamics
+from sparsem.models.device import Precision, choose_device, resolved
+from sparsem.prepare.noise2void import Course, denoised, learn, load_network, patches_of, refuse_small, refuse_without_careamics
 from sparsem.prepare.nonlocal_means import smoothed
 from sparsem.settings import Settings
 from sparsem.stage import Arrays, BlockResult, Stage, link_arrays
@@ -40,6 +40,7 @@ class DenoiseSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="n2v: of Adam, at its highest")
     seed: int = Field(0, ge=0, lt=2**31, description="n2v: of weights, patches and masked pixels")
     strength: float = Field(0.7, gt=0, description="nlm: patches so alike, in standard deviations of the noise, are taken for the same")
+    precision: Precision = Field("auto", description="n2v: auto: bfloat16 where the processor computes it fast")
     device: str = Field("auto", description="n2v: auto, cpu, cuda, cuda:1, mps")
     image: str | None = Field(None, description="image to denoise; the newest one if not given")
     out: str = Field("denoised", description="name of the image made")
@@ -90,8 +91,9 @@ def denoise(sample: Sample, settings: DenoiseSettings = DenoiseSettings(), on: E
 
 def _lasting(settings: DenoiseSettings) -> DenoiseSettings:
     """Settings that change the result, as they turn out here; those of the other way are as they would be by themselves."""
-    other = {"n2v": ("strength",), "nlm": ("updates", "batch", "learning_rate", "seed", "device")}[settings.way]
-    own = {"device": choose_device(settings.device).type} if settings.way == "n2v" else {}
+    other = {"n2v": ("strength",), "nlm": ("updates", "batch", "learning_rate", "seed", "precision", "device")}[settings.way]
+    device = choose_device(settings.device if settings.way == "n2v" else "cpu")
+    own = {"device": device.type, "precision": resolved(device, settings.precision)}
     return settings.model_copy(update=own | {key: DenoiseSettings.model_fields[key].default for key in other})
 
 
@@ -119,7 +121,8 @@ def _learn(piece: Piece, before: Mapping[str, NDArray[Any]] | None, image: Volum
     patches = patches_of([image.kept(0)[box] for box in piece.boxes])
     state = {name.removeprefix("state-"): array for name, array in before.items()} if before else None
     device = choose_device(settings.device)
-    after, loss = learn(patches, state, piece.updates, settings.updates, settings.batch, settings.learning_rate, settings.seed, device)
+    course = Course(settings.updates, settings.batch, settings.learning_rate, settings.seed, device, settings.precision)
+    after, loss = learn(patches, state, piece.updates, course)
     kept = {"network": after["network"]} if piece.updates.stop == settings.updates else {}
     return {f"state-{name}": array for name, array in after.items()} | kept | {"loss": np.array([loss])}
 
@@ -130,4 +133,4 @@ def _denoise_block(block: ZBlock, image: Volume, path: str, settings: DenoiseSet
         return {path: np.stack([smoothed(one, settings.strength) for one in slices])}, {}
     device = choose_device(settings.device)
     weights, levels = load_network(np.asarray(link_arrays(network[0], "n2v", network[1])["network"][...]), device)
-    return {path: np.stack([denoised(one, weights, levels, device) for one in slices])}, {}
+    return {path: np.stack([denoised(one, weights, levels, device, settings.precision) for one in slices])}, {}

@@ -9,6 +9,7 @@ any size is denoised in tiles with the numbers of the whole. Slices are (y, x) u
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from sparsem.errors import InputError
-from sparsem.models.device import keep_freed_memory
+from sparsem.models.device import Precision, autocast, keep_freed_memory
 from sparsem.prepare.unseen import unseen
 
 PATCH_PX = 64
@@ -57,8 +58,23 @@ def new_network() -> nn.Module:
     from careamics.config.architectures import UNetConfig
     from careamics.models.unet import UNet
 
-    network: nn.Module = UNet(**UNetConfig(architecture="UNet", n2v2=True).model_dump())
+    network = UNet(**UNetConfig(architecture="UNet", n2v2=True).model_dump())
+    network.final_conv = InFull(network.final_conv)
     return network
+
+
+class InFull(nn.Module):
+    """A layer that computes in single precision whatever those before it do: a rounded answer would lose grey levels."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The same shapes as the layer's."""
+        with torch.autocast(x.device.type, enabled=False):
+            found: torch.Tensor = self.layer(x.float())
+        return found
 
 
 def patches_of(boxes: Sequence[NDArray[Any]]) -> Patches:
@@ -88,20 +104,35 @@ def _seen_patch(random: np.random.Generator, boxes: Sequence[NDArray[Any]], weig
     return np.asarray(turned[:, ::-1] if random.integers(2) else turned, np.float32)
 
 
-def learn(
-    patches: Patches, before: State | None, updates: range, of: int, batch: int, rate: float, seed: int, device: torch.device
-) -> tuple[dict[str, NDArray[np.uint8]], float]:
+@dataclass(frozen=True)
+class Course:
+    """How a network learns.
+
+    Attributes:
+        updates: of the whole training.
+        batch: patches an update.
+        rate: the highest learning rate, of Adam.
+        seed: of weights, patches and masked pixels.
+        device: where it is computed.
+        precision: and how precisely.
+    """
+
+    updates: int
+    batch: int
+    rate: float
+    seed: int
+    device: torch.device
+    precision: Precision = "auto"
+
+
+def learn(patches: Patches, before: State | None, updates: range, course: Course) -> tuple[dict[str, NDArray[np.uint8]], float]:
     """A piece of a training.
 
     Args:
         patches: where they come from.
         before: what the piece before returned; None at the beginning.
         updates: which of the training's updates are done now.
-        of: updates of the whole training.
-        batch: patches an update.
-        rate: the highest learning rate, of Adam.
-        seed: of weights, patches and masked pixels.
-        device: where it is computed.
+        course: how.
 
     Returns:
         ``network`` (see ``load_network``) and ``adam``, both safetensors as bytes, and the mean loss, 1 for nothing learnt.
@@ -111,24 +142,26 @@ def learn(
     from careamics.losses.n2v_losses import n2v_loss
 
     keep_freed_memory()
-    random = np.random.default_rng([seed, updates.start])
-    torch.manual_seed(seed)
+    random = np.random.default_rng([course.seed, updates.start])
+    torch.manual_seed(course.seed)
     network = new_network()
     levels = _levels(patches, random) if before is None else load(before["network"].tobytes())["levels"].numpy()
-    network, optimizer = network.to(device).train(), None
-    optimizer = torch.optim.Adam(network.parameters(), rate)
+    # So laid out it learns in three quarters of the time on a CPU.
+    network = network.to(course.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), course.rate)
     if before is not None:
-        _restore(network, optimizer, before, device)
-    mask = N2VManipulate(
-        N2VManipulateConfig(seed=1 + seed + updates.start, masked_pixel_percentage=MASKED, strategy="median"), device=str(device)
-    )
+        _restore(network, optimizer, before)
+    masking = N2VManipulateConfig(seed=1 + course.seed + updates.start, masked_pixel_percentage=MASKED, strategy="median")
+    mask = N2VManipulate(masking, device=str(course.device))
     losses = []
     for update in updates:
         for group in optimizer.param_groups:
-            group["lr"] = rate * _part_of_rate(update, of)
-        grey = (patches(random, batch)[:, None] - levels[0]) / levels[1]
-        masked, original, which = mask(torch.from_numpy(grey).to(device))
-        loss = n2v_loss(network(masked), original, which)
+            group["lr"] = course.rate * _part_of_rate(update, course.updates)
+        grey = (patches(random, course.batch)[:, None] - levels[0]) / levels[1]
+        masked, original, which = mask(torch.from_numpy(grey).to(course.device))
+        with autocast(course.device, course.precision):
+            found = network(masked)
+        loss = n2v_loss(found, original, which)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -158,7 +191,7 @@ def _kept(network: nn.Module, optimizer: torch.optim.Optimizer, levels: NDArray[
     return {name: np.frombuffer(content, np.uint8) for name, content in packed.items()}
 
 
-def _restore(network: nn.Module, optimizer: torch.optim.Optimizer, before: State, device: torch.device) -> None:
+def _restore(network: nn.Module, optimizer: torch.optim.Optimizer, before: State) -> None:
     weights = load(before["network"].tobytes())
     network.load_state_dict({name: value for name, value in weights.items() if name != "levels"})
     moments: dict[int, dict[str, torch.Tensor]] = {}
@@ -174,10 +207,13 @@ def load_network(content: NDArray[np.uint8], device: torch.device) -> tuple[nn.M
     mean, spread = (float(value) for value in weights.pop("levels"))
     network = new_network()
     network.load_state_dict(weights)
-    return network.to(device).eval(), (mean, spread)
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return network, (mean, spread)
 
 
-def denoised(image: NDArray[Any], network: nn.Module, levels: tuple[float, float], device: torch.device) -> NDArray[Any]:
+def denoised(
+    image: NDArray[Any], network: nn.Module, levels: tuple[float, float], device: torch.device, precision: Precision = "auto"
+) -> NDArray[Any]:
     """A slice without its noise, (y, x) of its own type; what is black stays black, and nothing else becomes it.
 
     Tiles overlap by what the network sees around a pixel, so that the numbers are those of the whole slice at once.
@@ -189,7 +225,7 @@ def denoised(image: NDArray[Any], network: nn.Module, levels: tuple[float, float
         for x in range(0, image.shape[1], TILE_PX):
             tile = padded[y : y + TILE_PX + 2 * HALO_PX, x : x + TILE_PX + 2 * HALO_PX]
             grey = (torch.from_numpy(tile.astype(np.float32)) - levels[0]) / levels[1]
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast(device, precision):
                 found = network(grey[None, None].to(device))[0, 0].cpu().numpy()
             place = out[y : y + TILE_PX, x : x + TILE_PX]
             inner = found[HALO_PX : HALO_PX + place.shape[0], HALO_PX : HALO_PX + place.shape[1]]
