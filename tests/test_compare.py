@@ -15,9 +15,9 @@ from sparsem.cli import main
 from sparsem.errors import InputError, SettingsError
 from sparsem.execution import Execution
 from sparsem.phantom import PhantomSettings, phantom_slice
-from sparsem.quality.compare import Compared, compare, comparison_tables, read_comparison
+from sparsem.protocols import compare_protocols
+from sparsem.quality.compare import Compared, comparison_tables, read_comparison
 from sparsem.quality.statistics import difference, holm, least_p, pearson, spearman
-from sparsem.report.comparison import compare_protocols
 
 QUIET = Execution(quiet=True)
 NONE = float("nan")
@@ -77,6 +77,11 @@ def test_differences() -> None:
     alone = difference(one[:1], other)
     assert math.isnan(alone.p)
     assert alone.delta == 1
+    tied = difference(np.ones(3), np.full(3, 2.0))
+    assert tied.p == pytest.approx(2 / 20)  # the normal law would say 0.05
+    assert difference(np.array([1.0, 2, 2]), np.array([2.0, 2, 3])).delta == pytest.approx(5 / 9)  # larger 5 times of 9
+    large = difference(np.arange(4000.0), np.arange(4000.0) + 0.5)
+    assert large.delta == pytest.approx(2 * 4000 * 4001 / 2 / 4000**2 - 1)
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +121,12 @@ ALL = "".join(group(protocol, microscope) for protocol in ("bench", "asp") for m
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Compared:
-    return compare(study(folder, f'denoise = "nlm"\nout = "whole"\n{ALL}'), QUIET)
+    return compare_protocols(study(folder, f'denoise = "nlm"\nout = "whole"\n{ALL}'), QUIET).found
 
 
 def test_a_study_finds_the_noisier_protocol(found: Compared) -> None:
     assert list(found.groups) == ["sbf · bench", "fib · bench", "sbf · asp", "fib · asp"]
-    assert found.resin_marked
+    assert all(one.resin == "marked" for own in found.groups.values() for one in own)
     noise = {name: 255 * float(np.median(values)) for name, values in found.values["resin_noise"].items()}
     assert noise == pytest.approx({"sbf · bench": 20, "fib · bench": 20, "sbf · asp": 10, "fib · asp": 10}, rel=0.1)
     after = found.values["resin_noise_reference"]
@@ -183,11 +188,40 @@ def test_by_tile_pictures_may_differ_in_size(folder: Path) -> None:
     both = first + '[[group]]\nprotocol = "y"\npictures = ["bench/fib/p0.tif"]\n'
     sentence = "x: p0 has 160 x 192 px, large 300 x 300; pictures of a group are of one size"
     with pytest.raises(InputError, match=sentence):
-        compare(study(folder, f'out = "sizes"\n{both}', "sizes.toml"), QUIET)
+        compare_protocols(study(folder, f'out = "sizes"\n{both}', "sizes.toml"), QUIET)
     made = compare_protocols(study(folder, f'by = "tile"\ntile = 128\nout = "tiles"\n{both}', "tiles.toml"), QUIET)
-    assert len(made.found.values["noise"]["x"]) == 4 + 9
+    assert len(made.found.values["noise"]["x"]) == 1 + 4
     assert any("Tiles of one picture are not independent" in one for one in made.found.notices)
     assert any("a proposal" in one for one in made.found.notices)
+
+
+def test_files_belong_together_by_their_numbers(folder: Path) -> None:
+    """Of a_1, a_2 and a_10 and their masks none is taken for another's."""
+    where = folder / "numbered [1]"
+    where.mkdir()
+    for number in (1, 2, 10):
+        picture, mask = np.full((64, 64), 99, np.uint8), np.zeros((64, 64), np.uint8)
+        picture[:, : 32 + number] = np.random.default_rng(number).integers(1, 255, (64, 32 + number))
+        mask[:, 32 + number :] = 1
+        picture[0, 0] = 255
+        tifffile.imwrite(where / f"a_{number}.tif", picture, photometric="minisblack")
+        tifffile.imwrite(where / f"a_{number}_resin.png.tif", mask, photometric="minisblack")
+    text = '[[group]]\nprotocol = "x"\npictures = ["a_?.tif", "a_??.tif"]\nresin = ["a_*_resin*"]\n'
+    found = compare_protocols(study(where, text), QUIET).found
+    assert [one.values["resin_noise"] for one in found.groups["x"]] == [0, 0, 0]
+
+
+def test_slices_of_one_stack_and_a_study_of_one_picture_are_told(folder: Path) -> None:
+    tifffile.imwrite(
+        folder / "stack.tif", np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8), photometric="minisblack"
+    )
+    text = '[[group]]\nprotocol = "stack"\npictures = ["stack.tif"]\n'
+    found = compare_protocols(study(folder, f'out = "stacks"\n{text}', "stacks.toml"), QUIET).found
+    assert any(one.startswith("'stack' is 3 slices of 1 stack: slices of a stack are not independent") for one in found.notices)
+    alone = compare_protocols(study(folder, f'out = "alone"\n{text}slices = [0]', "alone.toml"), QUIET)
+    assert "nothing is tested" in alone.files[0].read_text(encoding="utf-8")
+    assert any("in them is as featureless as resin" in one or "a proposal" in one for one in alone.found.notices)
+    assert any(one.startswith("Not measured: PSNR") and one.endswith("they need a reference, or denoise.") for one in alone.found.notices)
 
 
 def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
@@ -223,7 +257,7 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
 def test_bad_studies_get_a_sentence(folder: Path, text: str, error: type[Exception], sentence: str) -> None:
     tifffile.imwrite(folder / "flat.tif", np.full((64, 64), 9, np.uint8), photometric="minisblack")
     with pytest.raises(error, match=sentence):
-        compare(study(folder, f'out = "bad"\n{text}' if "title" not in text else text, "bad.toml"), QUIET)
+        compare_protocols(study(folder, f'out = "bad"\n{text}' if "title" not in text else text, "bad.toml"), QUIET)
     assert not (folder / "bad" / "comparison.html").exists()
 
 
@@ -237,5 +271,5 @@ def values_of(found: Compared, metric: str) -> NDArray[Any]:
 
 
 def test_equal_numbers_come_out_of_a_second_run(folder: Path, found: Compared) -> None:
-    again = compare(folder / "study.toml", QUIET)
+    again = compare_protocols(folder / "study.toml", QUIET).found
     assert all(np.array_equal(values_of(found, metric), values_of(again, metric), equal_nan=True) for metric in found.values)

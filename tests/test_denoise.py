@@ -66,6 +66,12 @@ def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None
     assert area[:12].all()
     assert area[:, -9:].all()
     assert not area[12:, :-9].any()
+    for width in (1, 2, 3, 6):
+        rim = np.ones((60, 80), np.uint8)
+        rim[:, :width], rim[-width:] = 0, 0
+        assert np.array_equal(unseen(rim), rim == 0)
+    wedge = (np.arange(80)[None] >= np.arange(60)[:, None] / 6).astype(np.uint8)
+    assert np.array_equal(unseen(wedge), wedge == 0)
     for found in (smoothed(image, 0.7), denoised(image, Identity(), (100.0, 30.0), CPU)):
         assert np.array_equal(found == 0, area)
     assert not smoothed(np.zeros((64, 64), np.uint8), 0.7).any()
@@ -148,6 +154,12 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> N
     one, other = after([range(2), range(2, 4)]), after([range(2), range(2, 4)])
     assert {name: value.tobytes() for name, value in one.items()} == {name: value.tobytes() for name, value in other.items()}
     assert after([range(2)])["network"].tobytes() != one["network"].tobytes()
+    half = after([range(2)])
+    patches = patches_of([pair[1]])
+    for lost in half:  # each of both counts
+        empty = {name: noise2void.learn(patches, None, range(1), COURSE)[0][name] for name in half}
+        without, _ = learn(patches, {**half, lost: empty[lost]}, range(2, 4), COURSE)
+        assert without["network"].tobytes() != one["network"].tobytes(), lost
 
 
 def test_patches_are_of_what_was_seen() -> None:

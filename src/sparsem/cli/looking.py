@@ -10,10 +10,11 @@ import typer
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.scores import MOST_LISTED
 from sparsem.execution import Execution
+from sparsem.protocols import compare_protocols
+from sparsem.quality.compare import SURE
 from sparsem.quality.picture import METRICS
-from sparsem.quality.pictures import PicturesSettings, pictures, resin_in_words, write_tables
+from sparsem.quality.pictures import PicturesSettings, pictures, write_tables
 from sparsem.quality.stack import Quality, QualitySettings, quality
-from sparsem.report.comparison import SURE, compare_protocols
 from sparsem.store.sample import Sample
 
 Folder = Annotated[Path, typer.Option("--out", help="folder for the tables and what was measured")]
@@ -48,7 +49,7 @@ def quality_lines(found: Quality) -> list[str]:
         f"SNR {usual['snr_db']:.1f} dB, details from {usual['resolution_px']:.1f} px on"
     )
     if not math.isnan(found.stripes_degrees):
-        lines.append(f"Stripes of {100 * usual['stripes']:.1f} % run at {found.stripes_degrees:.0f} degrees (0 is along x, 90 along y)")
+        lines.append(f"Stripes of {100 * usual['stripes']:.1f} % run at {found.stripes_degrees:.0f} degrees (0 is along x, -90 along y)")
     lines += [f"  slice {z}: {one.light.value}, {', '.join(one.remarks)}" for z, one in worst[:MOST_LISTED]]
     return lines + ([f"  and {len(worst) - MOST_LISTED} more, in the table"] if len(worst) > MOST_LISTED else [])
 
@@ -72,7 +73,7 @@ def quality_pictures(
     width = max(len(one.name) for one in found)
     lines = ["  ".join([" " * width, *(f"{METRICS[name].name:>10.10}" for name in shown)])]
     lines += ["  ".join([f"{one.name:{width}}", *(f"{one.values[name]:10.4g}" for name in shown)]) for one in found]
-    told = {word: [one.name for one in found if resin_in_words(one) == word] for word in ("proposed", "none")}
+    told = {word: [one.name for one in found if one.resin == word] for word in ("proposed", "none")}
     if told["proposed"]:
         lines.append(
             f"Nobody marked resin in {len(told['proposed'])}: the most featureless squares are a proposal; look at {folder}/resin."

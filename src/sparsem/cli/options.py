@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,7 @@ class Outcome:
     def show(self, as_json: bool) -> None:
         """Print it on standard output."""
         if as_json:
-            typer.echo(json.dumps(self.data, default=_plain))
+            typer.echo(json.dumps(_without_nan(json.loads(json.dumps(self.data, default=_plain))), allow_nan=False))
             return
         for line in self.lines:
             typer.echo(line)
@@ -137,6 +138,15 @@ def _shared_option(name: str) -> inspect.Parameter:
     kind, default, text = SHARED[name]
     option = typer.Option(f"--{name}", help=text, rich_help_panel="Common options")
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no numbers that are none: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.models.device import Precision, choose_device, resolved
+from sparsem.models.device import Precision, choose_device, free_memory, resolved
 from sparsem.prepare.noise2void import Course, denoised, learn, load_network, patches_of, refuse_small, refuse_without_careamics
 from sparsem.prepare.nonlocal_means import smoothed
 from sparsem.settings import Settings
@@ -26,6 +26,7 @@ PIECE = 100  # updates between two saved states
 BOXES = 8  # of the image, as large as its chunks usually are, that the patches of a piece come from
 BOX = (16, CHUNK_YX, CHUNK_YX)
 LIBRARIES = 1_500_000_000  # bytes: torch, CAREamics, a batch or a tile on its way through the network
+ON_GPU = 1_000_000_000  # bytes: the same without the libraries
 SMOOTHING = 60  # bytes a pixel of a slice that is smoothed without learning
 
 Way = Literal["n2v", "nlm"]
@@ -81,8 +82,11 @@ def denoise(sample: Sample, settings: DenoiseSettings = DenoiseSettings(), on: E
     spec = image.like(f"images/{settings.out}", image.dtype, Kind.IMAGE, (name, image.fingerprint))
     plane = image.shape[1] * image.shape[2]
     ram = 3 * plane * image.dtype.itemsize * image.block_depth + (LIBRARIES if learns else SMOOTHING * plane)
-    needs = Needs(ram, spec.nbytes, "import with a smaller --block-depth, or use fewer --workers")
-    with Stage(sample, f"denoise-{settings.out}", _lasting(settings), {"image": image.fingerprint}, [spec], on, needs) as stage:
+    device = choose_device(settings.device) if learns else None
+    gpu = {"gpu": ON_GPU, "gpu_free": free_memory(device)} if device and device.type == "cuda" else {}
+    needs = Needs(ram, spec.nbytes, "import with a smaller --block-depth, or use fewer --workers", **gpu)
+    lasting = _lasting(settings.model_copy(update={"image": name}))
+    with Stage(sample, f"denoise-{settings.out}", lasting, {"image": image.fingerprint}, [spec], on, needs) as stage:
         pieces = _pieces(image, settings) if learns else []
         network = (stage.chain(f"{stage.name}, learning", _learn, {"n2v": pieces}, image, settings), len(pieces) - 1) if learns else None
         stage.map(_denoise_block, image.blocks(), image, spec.path, settings, network)

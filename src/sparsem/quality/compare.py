@@ -1,8 +1,8 @@
-"""Protocols, tissues and microscopes compared by the quality of their pictures (thesis, chapter 2), from one study.toml."""
+"""Protocols, tissues and microscopes compared by the quality of their pictures (thesis, chapter 2): groups, tests, correlations."""
 
-import glob
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -13,15 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.errors import InputError, SettingsError
-from sparsem.execution import HERE, Execution
+from sparsem.errors import SettingsError
 from sparsem.prepare.denoise import Way
-from sparsem.quality.picture import METRICS
-from sparsem.quality.pictures import Picture, PicturesSettings, pictures, tables
+from sparsem.quality.picture import METRICS, Picture, tables
+from sparsem.quality.reference import REFERENCE
 from sparsem.quality.statistics import Correlation, Difference, difference, holm, least_p, pearson, spearman
 from sparsem.settings import Settings, parse, read_toml
 
 FACTORS = ("protocol", "tissue", "microscope")
+SURE = 0.05  # p, corrected for all tests, below which a difference is called one
 
 
 class GroupStep(Settings):
@@ -40,6 +40,11 @@ class GroupStep(Settings):
     def name(self) -> str:
         """What it is called in figures and tables."""
         return " · ".join(one for one in (self.tissue, self.microscope, self.protocol) if one)
+
+    @property
+    def folder(self) -> str:
+        """Where what was measured of it is kept, in the study's folder."""
+        return re.sub(r"[^\w.-]+", "_", self.name).strip("_.") or "group"
 
 
 class CompareSettings(Settings):
@@ -91,7 +96,6 @@ class Compared:
         tests: of all metrics and pairs of groups that differ in one of protocol, tissue and microscope.
         correlations: of all pairs of metrics.
         notices: what a reader should know.
-        resin_marked: somebody marked resin in every picture.
     """
 
     groups: Mapping[str, Sequence[Picture]]
@@ -99,7 +103,6 @@ class Compared:
     tests: tuple[Test, ...]
     correlations: tuple[Correlated, ...]
     notices: tuple[str, ...]
-    resin_marked: bool
 
 
 def read_comparison(path: str | Path) -> CompareSettings:
@@ -110,8 +113,8 @@ def read_comparison(path: str | Path) -> CompareSettings:
     """
     path = Path(path)
     study = parse(CompareSettings, read_toml(path), path.name)
-    names = [one.name for one in study.group]
-    if twice := [name for name in names if names.count(name) > 1]:
+    names = [one.folder.casefold() for one in study.group]
+    if twice := [one.name for one in study.group if names.count(one.folder.casefold()) > 1]:
         raise SettingsError(
             f"{path.name}: two groups are '{twice[0]}'; put their pictures into one, or tell them apart by tissue or microscope."
         )
@@ -120,76 +123,14 @@ def read_comparison(path: str | Path) -> CompareSettings:
     return study
 
 
-def compare(path: str | Path, on: Execution = HERE) -> Compared:
-    """Measure the pictures of every group, and compare the groups. What was measured before is not measured again.
-
-    Args:
-        path: the study.toml.
-        on: how denoising is spread, and whether progress is shown.
-
-    Raises:
-        SettingsError: the file is not a study.
-        InputError: pictures of a group are missing, differ in size, or cannot be measured (see ``pictures``).
-    """
-    path = Path(path).resolve()
-    study = read_comparison(path)
-    for one in study.group:  # found missing now rather than after hours of denoising
-        _files(path.parent, one.pictures)
-    groups = {one.name: _measured(path.parent, one, study, place, on) for place, one in enumerate(study.group)}
-    return compared(groups, study)
-
-
 def compared(groups: Mapping[str, Sequence[Picture]], study: CompareSettings) -> Compared:
     """Tests and correlations of what was measured."""
-    if study.by == "picture":
-        _refuse_unequal(groups)
     every = {name: {metric: _values(found, metric, study.by) for metric in METRICS} for name, found in groups.items()}
     known = [metric for metric in METRICS if any(np.isfinite(one[metric]).any() for one in every.values())]
     values = {metric: {name: one[metric] for name, one in every.items()} for metric in known}
-    marked = all(one.resin_marked for found in groups.values() for one in found)
     tests = _tests(values, study.group)
-    return Compared(groups, values, tests, _correlations(values), tuple(_notices(groups, values, study, marked, tests)), marked)
-
-
-def _files(here: Path, given: Sequence[str]) -> list[str]:
-    """Files of paths and patterns, sorted within a pattern."""
-    found = []
-    for one in given:
-        place = here / one
-        matches = sorted(glob.glob(str(place))) if not place.exists() and any(mark in one for mark in "*?[") else [str(place)]  # noqa: PTH207
-        if not matches:
-            raise InputError(f"No file matches {one} in {here}.")
-        found += matches
-    if missing := [one for one in found if not Path(one).exists()]:
-        raise InputError(f"There is no file {missing[0]}.")
-    return found
-
-
-def _measured(here: Path, group: GroupStep, study: CompareSettings, place: int, on: Execution) -> list[Picture]:
-    settings = PicturesSettings(
-        reference=tuple(_files(here, group.reference)),
-        denoise=study.denoise,
-        resin=tuple(_files(here, group.resin)),
-        box=group.box,
-        slices=group.slices,
-        tile=study.tile,
-        weights=str(here / study.weights) if study.weights else None,
-    )
-    try:
-        return pictures(_files(here, group.pictures), here / study.out / f"group-{place + 1}", settings, on)
-    except InputError as error:
-        raise InputError(f"[[group]] {group.name}: {error}") from None
-
-
-def _refuse_unequal(groups: Mapping[str, Sequence[Picture]]) -> None:
-    for name, found in groups.items():
-        for one in found:
-            if one.shape != found[0].shape:
-                sizes = [" x ".join(map(str, each.shape)) for each in (found[0], one)]
-                raise InputError(
-                    f"[[group]] {name}: {found[0].name} has {sizes[0]} px, {one.name} {sizes[1]}; pictures of a group are of one size. "
-                    'Crop them, put them into groups of their own, or compare tiles of one size with by = "tile".'
-                )
+    notices = [*_of_numbers(groups, study, tests), *_of_resin(groups), *_unmeasured(values, study)]
+    return Compared(groups, values, tests, _correlations(values), tuple(notices))
 
 
 def _values(found: Sequence[Picture], metric: str, by: str) -> NDArray[np.float64]:
@@ -217,36 +158,51 @@ def _correlations(values: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> tu
     return tuple(Correlated(*each) for each in zip(pairs, linear, ranked, zip(*corrected, strict=True), strict=True))
 
 
-def _notices(
-    groups: Mapping[str, Sequence[Picture]],
-    values: Mapping[str, Mapping[str, NDArray[np.float64]]],
-    study: CompareSettings,
-    marked: bool,
-    tests: Sequence[Test],
-) -> list[str]:
-    """What a reader should know before believing a number."""
-    counts = {name: len(_values(found, "noise", study.by)) for name, found in groups.items()}
-    told = [
-        f"'{name}' is one {study.by}: it has no spread, and no difference from it is tested." for name, count in counts.items() if count < 2
-    ]
-    least = min((least_p(one.difference.n) for one in tests if min(one.difference.n) >= 2), default=math.nan)
-    many = sum(not math.isnan(one.difference.p) for one in tests)
-    if least * many > 0.05:
-        told.append(
-            f"No difference can be significant here: the smallest p that groups so small can reach is {least:.2g}, and {many} tests "
+def _of_numbers(groups: Mapping[str, Sequence[Picture]], study: CompareSettings, tests: Sequence[Test]) -> Iterator[str]:
+    """What to know before believing a p."""
+    for name, found in groups.items():
+        count, files = len(_values(found, "noise", study.by)), len({one.source for one in found})
+        if count < 2:
+            yield f"'{name}' is one {study.by}: it has no spread, and no difference from it is tested."
+        elif study.by == "picture" and files < count:
+            yield (
+                f"'{name}' is {count} slices of {files} {'stack' if files == 1 else 'files'}: slices of a stack are not independent, so "
+                "that p values and intervals are too good."
+            )
+    if study.by == "tile":
+        yield "Tiles of one picture are not independent: p values and intervals are too good."
+    made = [one for one in tests if not math.isnan(one.difference.p)]
+    least = min((least_p(n) for n in {one.difference.n for one in made}), default=0.0)
+    if least * len(made) > SURE:
+        yield (
+            f"No difference can be significant here: the smallest p that groups so small can reach is {least:.2g}, and {len(made)} tests "
             "were made."
         )
-    if study.by == "tile":
-        told.append("Tiles of one picture are not independent: p values and intervals are too good.")
-    if not marked:
-        told.append(
-            "Resin was not marked in every picture: there, noise in resin is that of the most featureless squares, a proposal; look at "
-            "the folders named resin."
+
+
+def _of_resin(groups: Mapping[str, Sequence[Picture]]) -> Iterator[str]:
+    kinds = [one.resin for found in groups.values() for one in found]
+    if proposed := kinds.count("proposed"):
+        yield (
+            f"Nobody marked resin in {proposed} of {len(kinds)} pictures: there, noise in resin is that of the most featureless squares, a "
+            "proposal; look at the folders named resin."
         )
-    absent = [METRICS[metric].name for metric in METRICS if metric not in values]
-    if absent:
-        told.append(f"Not measured: {', '.join(absent)}; they need a reference, denoise, or files of weights.")
-    return told
+    if none := kinds.count("none"):
+        yield f"Nobody marked resin in {none} of {len(kinds)} pictures, and nothing in them is as featureless as resin."
+
+
+def _unmeasured(values: Mapping[str, Any], study: CompareSettings) -> Iterator[str]:
+    """Metrics that no picture has, and why."""
+    compared = study.denoise or any(one.reference for one in study.group)
+    absent = [metric for metric in METRICS if metric not in values]
+    without = [METRICS[metric].name for metric in absent if metric in REFERENCE]
+    if without and not compared:
+        yield f"Not measured: {', '.join(without)}; they need a reference, or denoise."
+    elif without:
+        yield f"Not measured: {', '.join(without)}; the pictures are too small for it."
+    learnt = [METRICS[metric].name for metric in absent if metric == "brisque" or (metric == "dists" and compared)]
+    if learnt:
+        yield f"Not measured: {', '.join(learnt)}; the files that they were learnt with are not at hand (weights)."
 
 
 def comparison_tables(found: Compared) -> dict[str, pa.Table]:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.parse import urlparse
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.quality.reference import Metric, as_tensor
+from sparsem.quality.reference import Metric, as_tensor, places
 
 LEAST_BRISQUE = 32  # px
 DISTS_PX = 256  # edge of the squares that DISTS sees; piq would shrink larger ones to it, and so hide noise
@@ -116,7 +117,7 @@ def brisque(picture: NDArray[Any], files: tuple[Path, ...]) -> float:
 
 
 def dists(picture: NDArray[Any], reference: NDArray[Any], files: tuple[Path, ...]) -> float:
-    """DISTS of a tile and its reference, the mean over squares of 256 px; 0 is identical.
+    """DISTS of a tile and its reference, the mean over squares of 256 px all over it; 0 is identical.
 
     Raises:
         InputError: a file of weights is damaged.
@@ -124,13 +125,12 @@ def dists(picture: NDArray[Any], reference: NDArray[Any], files: tuple[Path, ...
     import torch
 
     network = _dists(*files)
-    edge = min(DISTS_PX, *picture.shape)
     found = []
     with torch.inference_mode():
-        for y in range(0, picture.shape[0] - edge + 1, edge):
-            for x in range(0, picture.shape[1] - edge + 1, edge):
-                one, other = (as_tensor(each[y : y + edge, x : x + edge]).expand(1, 3, edge, edge) for each in (picture, reference))
-                found.append(float(network(one, other)))
+        for top, left, (height, width) in places(picture.shape, DISTS_PX):
+            square = np.s_[top : top + height, left : left + width]
+            one, other = (as_tensor(each[square]).expand(1, 3, height, width) for each in (picture, reference))
+            found.append(float(network(one, other)))
     return sum(found) / len(found)
 
 

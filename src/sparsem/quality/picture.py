@@ -4,17 +4,18 @@ Pictures are (y, x) uint8 or uint16; every strength is a part of the range of gr
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.quality.learnt import LEARNT, brisque, dists
-from sparsem.quality.reference import REFERENCE, Metric, beside, mean_squared_error, psnr_of
+from sparsem.quality.reference import REFERENCE, Metric, beside, mean_squared_error, places, psnr_of
 from sparsem.quality.resin import LEAST_PX, Resin
 from sparsem.quality.rings import resolution_px, ring_correlation
 from sparsem.quality.spectrum import LEAST_TILE, spectrum_of, texture_of
@@ -46,6 +47,32 @@ class Tile:
     values: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One picture and what was measured of it.
+
+    Attributes:
+        name: of its file, with the slice's number if that holds several.
+        source: name of its file.
+        shape: (y, x).
+        values: of every metric (see ``METRICS``); NaN where there is none.
+        tiles: the same by tile.
+        resin_marked: somebody marked resin; else it was looked for where a picture is most featureless.
+    """
+
+    name: str
+    source: str
+    shape: tuple[int, int]
+    values: dict[str, float]
+    tiles: tuple[Tile, ...]
+    resin_marked: bool
+
+    @property
+    def resin(self) -> str:
+        """Where noise in resin comes from: ``marked``, ``proposed`` or ``none``."""
+        return "marked" if self.resin_marked else "none" if math.isnan(self.values["resin_noise"]) else "proposed"
+
+
 def measured(
     picture: NDArray[Any], reference: NDArray[Any] | None, resin: Resin | None, weights: Weights, edge: int
 ) -> tuple[dict[str, float], list[Tile]]:
@@ -56,13 +83,13 @@ def measured(
         reference: of the same shape and type, or None.
         resin: where it is, or None.
         weights: of learnt metrics, where they lie (see ``learnt.loaded``).
-        edge: of the tiles, px; those at the far sides lie within the picture, so that they may overlap others.
+        edge: of the tiles, px; they lie beside each other (see ``reference.places``).
 
     Raises:
         InputError: the picture is constant or too small, the reference does not fit, or too little resin is marked.
     """
     refuse_unfit(picture, reference)
-    tiles = [_tile(picture, reference, resin, weights, *place) for place in _places(picture.shape, edge)]
+    tiles = [_tile(picture, reference, resin, weights, *place) for place in places(picture.shape, edge)]
     whole = {name: _mean([tile.values[name] for tile in tiles]) for name in METRICS}
     whole |= _by_itself(picture)
     if resin is not None:
@@ -86,18 +113,6 @@ def refuse_unfit(picture: NDArray[Any], reference: NDArray[Any] | None) -> None:
     if reference is not None and (reference.shape, reference.dtype) != (picture.shape, picture.dtype):
         other = " x ".join(map(str, reference.shape))
         raise InputError(f"it has {size} px {picture.dtype}, its reference {other} px {reference.dtype}; expected the same.")
-
-
-def _places(shape: Sequence[int], edge: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Corner and edges of every tile; tiles cover the picture, and have all the same size."""
-    height, width = (min(edge, length) for length in shape)
-    rows, columns = (
-        [round(first) for first in np.linspace(0, length - size, -(-length // size))]
-        for length, size in zip(shape, (height, width), strict=True)
-    )
-    for top in rows:
-        for left in columns:
-            yield top, left, (height, width)
 
 
 def _tile(
@@ -138,3 +153,25 @@ def _mean(values: Sequence[float]) -> float:
     """Of what is known; NaN of nothing."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
+
+
+def tables(found: Sequence[Picture]) -> tuple[pa.Table, pa.Table]:
+    """A row a picture, and a row a tile; lengths in pixels, strengths as parts of the range of grey levels."""
+    whole: dict[str, list[Any]] = {
+        "picture": [one.name for one in found],
+        "file": [one.source for one in found],
+        "height_px": [one.shape[0] for one in found],
+        "width_px": [one.shape[1] for one in found],
+        "resin": [one.resin for one in found],
+        **{name: [one.values[name] for one in found] for name in METRICS},
+    }
+    rows = [(one.name, tile) for one in found for tile in one.tiles]
+    parts: dict[str, list[Any]] = {
+        "picture": [name for name, _ in rows],
+        "top_px": [tile.top for _, tile in rows],
+        "left_px": [tile.left for _, tile in rows],
+        "height_px": [tile.edge[0] for _, tile in rows],
+        "width_px": [tile.edge[1] for _, tile in rows],
+        **{name: [tile.values[name] for _, tile in rows] for name in METRICS},
+    }
+    return pa.table(whole), pa.table(parts)

@@ -4,10 +4,8 @@ What was measured of a picture is kept in the folder of the results, so that a r
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,8 @@ from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.ingest import GreyLevels, ImportSettings, grey_of, refuse_nan
 from sparsem.prepare.denoise import DenoiseSettings, Way, denoise
 from sparsem.progress import Meter, tell
-from sparsem.quality.learnt import Loaded, loaded
-from sparsem.quality.picture import METRICS, Tile, measured
+from sparsem.quality.learnt import loaded
+from sparsem.quality.picture import Picture, Tile, Weights, measured, tables
 from sparsem.quality.resin import Box, Resin, area_of_boxes, area_of_polygon, overlay, proposal
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
@@ -60,25 +58,6 @@ class PicturesSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture and what was measured of it.
-
-    Attributes:
-        name: of its file, with the slice's number if that holds several.
-        shape: (y, x).
-        values: of every metric (see ``picture.METRICS``); NaN where there is none.
-        tiles: the same by tile.
-        resin_marked: somebody marked resin; else it was looked for where a picture is most featureless.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    values: dict[str, float]
-    tiles: tuple[Tile, ...]
-    resin_marked: bool
-
-
-@dataclass(frozen=True)
 class Planes:
     """Pictures of one source, and what belongs to them.
 
@@ -88,6 +67,7 @@ class Planes:
         source: where they are read.
         reference: what they are compared with, or None.
         mask: of resin, or None; by the numbers of the source.
+        single: the source holds one picture.
         gathered: source and reference hold these pictures alone, one after the other.
     """
 
@@ -96,11 +76,12 @@ class Planes:
     source: Source
     reference: Source | None
     mask: Source | None
+    single: bool
     gathered: bool = False
 
     def title(self, z: int) -> str:
         """Of one picture."""
-        return self.name if self.numbers == (0,) else f"{self.name}_z{z:04d}"
+        return self.name if self.single else f"{self.name}_z{z:04d}"
 
     def place(self, z: int) -> int:
         """Where a picture lies in source and reference."""
@@ -121,36 +102,55 @@ def pictures(
     Raises:
         InputError: what cannot be opened, is no grey picture, is constant or too small, holds NaN, or does not fit its reference or mask.
     """
-    if settings.denoise and settings.reference:
-        raise InputError("Pictures are compared with others, --reference, or with themselves, --denoise; give one of them.")
-    folder, known = Path(folder), loaded(Path(settings.weights) if settings.weights else None)
+    planes = planes_of(sources, settings)
+    return measure_planes(planes, Path(folder), settings, weights_of(settings.weights, on), on)
+
+
+def weights_of(folder: str | None, on: Execution) -> Weights:
+    """Where the numbers of learnt metrics lie; those that are not at hand are told."""
+    known = loaded(Path(folder) if folder else None)
     for sentence in known.missing:
         tell(sentence, on.quiet)
-    planes = _planes(sources, settings)
-    if settings.denoise:
-        planes = [_beside_denoised(one, folder / "denoised" / f"{one.name}.zarr", settings.denoise, on) for one in planes]
-    found = []
-    with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
-        for one in planes:
-            made_from = _made_from(one, settings, known)
-            grey = grey_of(one.source, ImportSettings())
-            for z in one.numbers:
-                found.append(_once(one, z, grey, folder, fingerprint_of({"z": z, **made_from}), settings, known))
-                meter.step()
-    return found
+    return known.files
 
 
-def _planes(sources: Sequence[str | Path], settings: PicturesSettings) -> list[Planes]:
-    """All that is to be measured; what does not open is found before anything is measured."""
+def planes_of(sources: Sequence[str | Path], settings: PicturesSettings) -> list[Planes]:
+    """All that is to be measured; what does not open or fit is found before anything is measured.
+
+    Raises:
+        InputError: as ``pictures``, as far as headers tell.
+    """
+    if settings.denoise and settings.reference:
+        raise InputError("Pictures are compared with others, --reference, or with themselves, --denoise; give one of them.")
     opened = [open_source(source) for source in sources]
     names: list[str] = []
     for one in opened:
         name = one.files[0].stem if len(one.files) == 1 else one.files[0].parent.name
-        others = (f"{name}-{place}" for place in count(2))
-        names.append(name if name not in names else next(other for other in others if other not in names))
+        others = (name, *(f"{name}-{place}" for place in range(2, len(opened) + 2)))
+        taken = [other.casefold() for other in names]  # of which a file is named: some systems take a and A for the same
+        names.append(next(other for other in others if other.casefold() not in taken))
+    for one in opened:
+        if settings.box:
+            area_of_boxes([Box(*settings.box)], (one.stack.shape[1], one.stack.shape[2]))
     numbers = [_numbers(one, settings.slices) for one in opened]
+    single = [one.stack.shape[0] == 1 for one in opened]
     beside = [_one_each(given, opened, what) for given, what in ((settings.reference, "reference"), (settings.resin, "resin"))]
-    return [Planes(*each) for each in zip(names, numbers, opened, *beside, strict=True)]
+    return [Planes(*each) for each in zip(names, numbers, opened, *beside, single, strict=True)]
+
+
+def measure_planes(planes: Sequence[Planes], folder: Path, settings: PicturesSettings, weights: Weights, on: Execution) -> list[Picture]:
+    """What ``pictures`` does once everything is open."""
+    made_from = [_made_from(one, settings, weights) for one in planes]
+    if settings.denoise:
+        planes = [_beside_denoised(one, folder / "denoised" / f"{one.name}.zarr", settings.denoise, on) for one in planes]
+    found = []
+    with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
+        for one, before in zip(planes, made_from, strict=True):
+            grey = grey_of(one.source, ImportSettings())
+            for z in one.numbers:
+                found.append(_once(one, z, grey, folder, fingerprint_of({"z": z, **before}), settings, weights))
+                meter.step()
+    return found
 
 
 def _numbers(source: Source, slices: tuple[int, ...]) -> tuple[int, ...]:
@@ -176,15 +176,21 @@ def _one_each(given: Sequence[str], opened: Sequence[Source], what: str) -> list
     return list(found)
 
 
-def _made_from(own: Planes, settings: PicturesSettings, known: Loaded) -> dict[str, Any]:
+def _identity(one: Source) -> list[str]:
+    """Of a source: two files may have the same name, size and time of change."""
+    return [one.identity(), *(str(file.resolve()) for file in one.files)]
+
+
+def _made_from(own: Planes, settings: PicturesSettings, weights: Weights) -> dict[str, Any]:
     """What the numbers of a source's pictures depend on."""
-    files = {name: one.identity() for name, one in (("own", own.source), ("reference", own.reference), ("resin", own.mask)) if one}
+    files = {name: _identity(one) for name, one in (("own", own.source), ("reference", own.reference), ("resin", own.mask)) if one}
     how = settings.model_dump(mode="json", exclude={"reference", "resin", "slices", "weights"})
-    weights = {metric: [[one.stat().st_size, one.stat().st_mtime_ns] for one in files] for metric, files in known.files.items()}
-    return {"files": files, "weights": weights, "version": __version__, **how}
+    stamps = {metric: [[one.stat().st_size, one.stat().st_mtime_ns] for one in found] for metric, found in weights.items()}
+    numbers = list(own.numbers) if settings.denoise == "n2v" else []  # what is denoised together is learnt together
+    return {"files": files, "weights": stamps, "version": __version__, "together": numbers, **how}
 
 
-def _once(own: Planes, z: int, grey: GreyLevels, folder: Path, made_from: str, settings: PicturesSettings, known: Loaded) -> Picture:
+def _once(own: Planes, z: int, grey: GreyLevels, folder: Path, made_from: str, settings: PicturesSettings, weights: Weights) -> Picture:
     """Measure a picture, unless that was done."""
     file, shown = folder / "measured" / f"{own.title(z)}.json", folder / "resin" / f"{own.title(z)}.png"
     if file.exists() and shown.exists():
@@ -195,10 +201,10 @@ def _once(own: Planes, z: int, grey: GreyLevels, folder: Path, made_from: str, s
         picture = _grey(own.source, own.place(z), grey)
         reference = _grey(own.reference, own.place(z), grey) if own.reference else None
         resin = _resin(picture, own.mask, z, settings)
-        values, tiles = measured(picture, reference, resin, known.files, settings.tile)
+        values, tiles = measured(picture, reference, resin, weights, settings.tile)
     except InputError as error:
         raise InputError(f"{own.title(z)}: {error}") from None
-    found = Picture(own.title(z), (picture.shape[0], picture.shape[1]), values, tuple(tiles), not resin.is_proposal)
+    found = Picture(own.title(z), own.name, (picture.shape[0], picture.shape[1]), values, tuple(tiles), not resin.is_proposal)
     for place, content in (
         (shown, bytes(cv2.imencode(".png", overlay(picture, resin)[..., ::-1])[1])),
         (file, json.dumps({"made from": made_from, "picture": asdict(found)}).encode()),
@@ -210,7 +216,7 @@ def _once(own: Planes, z: int, grey: GreyLevels, folder: Path, made_from: str, s
 
 def _restored(kept: dict[str, Any]) -> Picture:
     tiles = tuple(Tile(one["top"], one["left"], tuple(one["edge"]), one["values"]) for one in kept["tiles"])
-    return Picture(kept["name"], tuple(kept["shape"]), kept["values"], tiles, kept["resin_marked"])
+    return Picture(kept["name"], kept["source"], tuple(kept["shape"]), kept["values"], tiles, kept["resin_marked"])
 
 
 def _grey(source: Source, place: int, grey: GreyLevels) -> NDArray[Any]:
@@ -223,12 +229,17 @@ def _grey(source: Source, place: int, grey: GreyLevels) -> NDArray[Any]:
 def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes:
     """Pictures beside themselves without noise: those of a source together, by the stage that samples are denoised by."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    on = replace(on, overwrite=True)  # nobody keeps anything of his own here
     sample, grey = Sample.create(path), grey_of(own.source, ImportSettings())
     _, y, x = own.source.stack.shape
     depth, dtype = min(GATHERED, len(own.numbers)), np.uint8 if grey.top == 255 else np.uint16
     # No length counts here, and a picture seldom states how thick it is.
     raw = volume_spec("", (len(own.numbers), y, x), dtype, Kind.IMAGE, VoxelSize(1, 1, 1), depth)
-    inputs = {"source": own.source.identity(), "slices": " ".join(map(str, own.numbers)), "grey levels": str(grey)}
+    inputs = {
+        "source": fingerprint_of({"files": _identity(own.source)}),
+        "slices": " ".join(map(str, own.numbers)),
+        "grey levels": str(grey),
+    }
     needs = Needs(3 * depth * y * x * own.source.stack.dtype.itemsize, raw.nbytes)
     with Stage(sample, "pictures", Settings(), inputs, [raw], on, needs) as stage:
         stage.map(_gather, z_blocks(len(own.numbers), depth), own, grey)
@@ -251,34 +262,6 @@ def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: Picture
     if settings.polygon:
         marked.append(area_of_polygon(list(zip(settings.polygon[::2], settings.polygon[1::2], strict=True)), shape))
     return Resin((np.logical_or.reduce(marked),), False) if marked else proposal(picture)
-
-
-def tables(found: Sequence[Picture]) -> tuple[pa.Table, pa.Table]:
-    """A row a picture, and a row a tile; lengths in pixels, strengths as parts of the range of grey levels."""
-    whole: dict[str, list[Any]] = {
-        "picture": [one.name for one in found],
-        "height_px": [one.shape[0] for one in found],
-        "width_px": [one.shape[1] for one in found],
-        "resin": [resin_in_words(one) for one in found],
-        **{name: [one.values[name] for one in found] for name in METRICS},
-    }
-    rows = [(one.name, tile) for one in found for tile in one.tiles]
-    parts: dict[str, list[Any]] = {
-        "picture": [name for name, _ in rows],
-        "top_px": [tile.top for _, tile in rows],
-        "left_px": [tile.left for _, tile in rows],
-        "height_px": [tile.edge[0] for _, tile in rows],
-        "width_px": [tile.edge[1] for _, tile in rows],
-        **{name: [tile.values[name] for _, tile in rows] for name in METRICS},
-    }
-    return pa.table(whole), pa.table(parts)
-
-
-def resin_in_words(one: Picture) -> str:
-    """Where noise in resin comes from."""
-    if one.resin_marked:
-        return "marked"
-    return "none" if math.isnan(one.values["resin_noise"]) else "proposed"
 
 
 def write_tables(found: Sequence[Picture], folder: str | Path) -> tuple[Path, Path]:

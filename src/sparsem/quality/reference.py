@@ -5,7 +5,7 @@ mean over its tiles, but for the PSNR, which is that of the mean squared error o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +60,19 @@ def beside(picture: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:
         if least >= edge:
             found[name] = float(measure())
     return found
+
+
+def places(shape: Sequence[int], edge: int) -> list[tuple[int, int, tuple[int, int]]]:
+    """Corner and edges of squares of ``edge`` px that lie beside each other all over a picture; of a smaller one all of it.
+
+    What is left over is spread evenly between them, so that none lies over another, and no side of the picture is left out.
+    """
+    height, width = (min(edge, length) for length in shape)
+    rows, columns = (
+        [round(first) for first in np.linspace(0, length - size, max(1, length // size))]
+        for length, size in zip(shape, (height, width), strict=True)
+    )
+    return [(top, left, (height, width)) for top in rows for left in columns]
 
 
 def mean_squared_error(picture: NDArray[Any], reference: NDArray[Any]) -> float:

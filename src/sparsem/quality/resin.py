@@ -16,7 +16,7 @@ from sparsem.errors import InputError
 
 LEAST_PX = 1000  # of resin: the standard deviation of fewer pixels is good to no more than 2 %
 PROPOSED = 6  # squares
-SQUARE_PX = 96  # their edge, or an eighth of the picture's if that is less
+SQUARE_PX, LEAST_EDGE_PX = 96, 32  # their edge: an eighth of the picture's, but within these
 FEATURELESS = 0.54  # part of a square's standard deviation that smoothing leaves: in resin 0.05 to 0.53 on real pictures, in tissue more
 SHOWN_PX = 900  # longest edge of a picture of it
 MARKED_COLOUR, PROPOSED_COLOUR = (0, 114, 178), (230, 159, 0)
@@ -135,7 +135,7 @@ def proposed(picture: NDArray[Any]) -> list[Box]:
 
     What is seen is what is left when noise is smoothed away: its standard deviation, and that of the square's halves against each other.
     """
-    edge = max(8, min(SQUARE_PX, min(picture.shape) // 8))
+    edge = min(max(LEAST_EDGE_PX, min(SQUARE_PX, min(picture.shape) // 8)), *picture.shape)
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMOOTHED_PX)
     black = (picture == 0).astype(np.float32)
     means, squares, unseen = (

@@ -81,6 +81,7 @@ def quality(sample: Sample, settings: QualitySettings = QualitySettings(), on: E
         raise InputError(f"Slices of {sample.path.name} have {size} px; quality is told of {LEAST_TILE} x {LEAST_TILE} px and more.")
     plane = image.shape[1] * image.shape[2] * image.dtype.itemsize
     needs = Needs(plane * (image.block_depth + 2 * REACH + 4) + 300_000_000, smaller="use fewer --workers")
+    settings = settings.model_copy(update={"image": name})
     with Stage(sample, f"quality-{name}", settings, {"image": image.fingerprint}, [], on, needs) as stage:
         blocks = stage.map(_quality_block, image.blocks(halo=REACH), image)
     found = _whole([row for block in blocks for row in block["slices"]], image, name)

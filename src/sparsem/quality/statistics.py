@@ -5,13 +5,14 @@ Numbers are (n,) float64; those that are NaN in either of two are left out of bo
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+MOST_EXACT, MOST_WAYS = 10_000, 20_000
 LEAST = 4  # pairs: an interval of a correlation has n - 3 in its denominator
 
 Values = NDArray[np.float64]
@@ -42,7 +43,7 @@ class Difference(NamedTuple):
         n: numbers of the one and of the other.
         medians: of the one and of the other; NaN of none.
         delta: Cliff's delta, -1..1: how much oftener a number of the second is larger than one of the first than smaller.
-        p: that both are the same, by the rank sum test of Mann and Whitney, exact without ties; NaN with fewer than two in a group.
+        p: that both are the same, by the rank sum test of Mann and Whitney; NaN with fewer than two in a group.
     """
 
     n: tuple[int, int]
@@ -86,15 +87,28 @@ def difference(one: Values, other: Values) -> Difference:
     """Two groups beside each other."""
     one, other = one[np.isfinite(one)], other[np.isfinite(other)]
     medians = tuple(float(np.median(each)) if len(each) else float("nan") for each in (one, other))
-    delta = float(np.sign(other[None] - one[:, None]).mean()) if len(one) and len(other) else float("nan")
-    tested = len(one) >= 2 and len(other) >= 2
-    p = float(stats.mannwhitneyu(one, other).pvalue) if tested else float("nan")
+    delta, p = float("nan"), float("nan")
+    if len(one) and len(other):
+        found = stats.mannwhitneyu(one, other, method=_way(one, other))
+        delta = float(1 - 2 * found.statistic / (len(one) * len(other)))
+        p = float(found.pvalue) if min(len(one), len(other)) >= 2 else float("nan")
     return Difference((len(one), len(other)), (medians[0], medians[1]), delta, p)
 
 
+def _way(one: Values, other: Values) -> Any:
+    """Exact as long as that is quick; with ties by all ways to share the numbers while these can be counted; else by the normal law."""
+    together = np.concatenate([one, other])
+    if min(len(one), len(other)) < 2:
+        return "asymptotic"  # of which only the statistic is used
+    if len(np.unique(together)) == len(together):
+        return "exact" if len(one) * len(other) <= MOST_EXACT else "asymptotic"
+    ways = math.comb(len(together), len(one)) if len(together) <= 60 else MOST_WAYS + 1
+    return stats.PermutationMethod(n_resamples=MOST_WAYS) if ways <= MOST_WAYS else "asymptotic"
+
+
 def least_p(n: tuple[int, int]) -> float:
-    """The smallest p that the exact rank sum test can come to with so many numbers: 2 of all ways to share the ranks."""
-    return min(1.0, 2 / math.comb(sum(n), n[0]))
+    """The smallest p that two groups of so many numbers can come to: all of the one are larger than all of the other."""
+    return difference(np.arange(n[0], dtype=np.float64), n[0] + np.arange(n[1], dtype=np.float64)).p
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -1,7 +1,6 @@
 """A study of protocols as one page: figures 4, 5 and 6 of the thesis' second chapter, with the tables behind them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparsem import __version__
-from sparsem.execution import HERE, Execution
-from sparsem.quality.compare import Compared, CompareSettings, GroupStep, Test, compare, comparison_tables, read_comparison
+from sparsem.quality.compare import SURE, Compared, CompareSettings, GroupStep, Test
 from sparsem.quality.picture import METRICS
-from sparsem.quality.pictures import write_csv
 from sparsem.report.encode import colour_picture
 from sparsem.report.plots import SAMPLE_COLOURS
 from sparsem.report.quality_plots import before_and_after, boxes_by_group, correlation_matrices
 from sparsem.store.sample import now
-from sparsem.store.volume import write_atomically
 
-SURE = 0.05  # corrected p below which a difference or a correlation is printed bold
 SHOWN_PX = 420  # longest edge of an example of a group
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a study found, and the files that tell it."""
-
-    found: Compared
-    files: tuple[Path, ...]
-
-
-def compare_protocols(path: str | Path, on: Execution = HERE) -> Comparison:
-    """Measure and compare (see ``quality.compare``), and write into the study's folder ``comparison.html`` and tables as CSV.
-
-    Files of an earlier run are replaced; what was measured is not measured again.
-
-    Args:
-        path: the study.toml.
-        on: how denoising is spread, and whether progress is shown.
-
-    Raises:
-        SettingsError: the file is not a study.
-        InputError: pictures of a group are missing, differ in size, or cannot be measured.
-    """
-    path = Path(path).resolve()
-    study, found = read_comparison(path), compare(path, on)
-    folder = path.parent / study.out
-    tables = comparison_tables(found)
-    files = [write_csv(table, folder / f"{name}.csv") for name, table in tables.items()]
-    page = folder / "comparison.html"
-    write_atomically(page, _page(found, study, tables, folder).encode())
-    return Comparison(found, (page, *files))
 
 
 def figures(found: Compared, study: CompareSettings) -> list[dict[str, str]]:
@@ -62,23 +26,26 @@ def figures(found: Compared, study: CompareSettings) -> list[dict[str, str]]:
     shown = {metric: own for metric, own in found.values.items() if metric != "resin_noise_reference" and _varies(own)}
     titles = {metric: _title(metric) for metric in shown}
     one = f"one {study.by}"
-    made = [
-        {
+    made = []
+    if shown:
+        every = {
             "title": "Every metric by group",
             "about": f"A dot is {one}; boxes reach from quartile to quartile, the line is the median, whiskers end at 1.5 times the box. "
             "An arrow says where better is.",
             "svg": boxes_by_group(shown, titles, _colours(study.group)),
         }
-    ]
+        made.append(every)
     if "resin_noise" in found.values and "resin_noise_reference" in found.values:
         before, after = (found.values[metric] for metric in ("resin_noise", "resin_noise_reference"))
-        about = "Standard deviation in resin, of the pictures and of what they are compared with. Bars: means; lines: standard deviations."
-        made.append({"title": "Noise before and after denoising", "about": about, "svg": before_and_after(before, after)})
-    if found.correlations:
+        other = "denoised" if study.denoise else "reference"
+        title = "Noise before and after denoising" if study.denoise else "Noise of pictures and of their reference"
+        about = "Standard deviation in resin. Bars: means; lines: standard deviations; dots: measurements."
+        made.append({"title": title, "about": about, "svg": before_and_after(before, after, other)})
+    if len(shown) > 1:
         n = max(each.pearson.n for each in found.correlations)
         about = (
             f"Over all measurements (n = {n} at most). Bold: not 0 (p < {SURE:g}, corrected for all pairs after Holm). Intervals are in "
-            "the table of correlations."
+            "the table of correlations. All groups are taken together: where groups differ, two metrics go together for that alone."
         )
         made.append({"title": "Correlation of the metrics", "about": about, "svg": _matrices(found)})
     return made
@@ -117,7 +84,15 @@ def _matrices(found: Compared) -> str:
     return correlation_matrices([METRICS[metric].name for metric in metrics], values, sure)
 
 
-def _page(found: Compared, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path) -> str:
+def comparison_page(found: Compared, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path) -> str:
+    """HTML of one page that loads nothing.
+
+    Args:
+        found: what is shown.
+        study: its settings.
+        tables: that lie beside the page.
+        folder: of the study, with a picture of the resin of every picture.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sparsem.report", "template"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -126,10 +101,10 @@ def _page(found: Compared, study: CompareSettings, tables: Mapping[str, pa.Table
             "name": one.name,
             "facts": {"protocol": one.protocol, "tissue": one.tissue, "microscope": one.microscope},
             "pictures": len(found.groups[one.name]),
-            "example": _example(folder / f"group-{place + 1}" / "resin" / f"{found.groups[one.name][0].name}.png"),
-            "marked": all(each.resin_marked for each in found.groups[one.name]),
+            "example": _example(folder / one.folder / "resin" / f"{found.groups[one.name][0].name}.png"),
+            "resin": found.groups[one.name][0].resin,
         }
-        for place, one in enumerate(study.group)
+        for one in study.group
     ]
     return environment.get_template("comparison.html").render(
         title=study.title,

@@ -12,6 +12,7 @@ from sparsem.report.plots import PAGE, SAMPLE_COLOURS, as_svg, figure_of, plain
 
 LIGHTS = {"amber": "#E69F00", "red": "#D40000"}
 COLUMNS = 4  # panels in a row
+RASTER_FROM = 300  # dots of a group: more are drawn as pixels, or a page of tiles weighs 50 MB
 CURVES = {
     "brightness": "brightness",
     "contrast": "contrast",
@@ -106,24 +107,26 @@ def _boxes(axis: Any, own: Mapping[str, Floats], colours: Mapping[str, str]) -> 
             medianprops={"color": "black", "linewidth": 1.4},
         )
         spread = np.random.default_rng(0).uniform(-0.2, 0.2, len(known))  # the same picture every time
-        axis.scatter(place + spread, known, s=8, color=colour, linewidth=0, zorder=3)
+        axis.scatter(place + spread, known, s=8, color=colour, linewidth=0, zorder=3, rasterized=len(known) > RASTER_FROM)
     axis.set_xlim(-0.6, len(colours) - 0.4)
     axis.grid(axis="y", alpha=0.3)
 
 
-def before_and_after(before: Mapping[str, Floats], after: Mapping[str, Floats]) -> str:
-    """Noise in resin by group, of pictures and of what they were denoised to: bars are means, lines standard deviations, dots pictures."""
+def before_and_after(before: Mapping[str, Floats], after: Mapping[str, Floats], other: str) -> str:
+    """Noise in resin by group, of pictures and of what they are compared with: bars are means, lines standard deviations, dots pictures."""
     names, turn, below = _group_names(list(before))
     figure = figure_of(max(6.0, min(PAGE, 0.9 * len(before) + 2.5)), 3.2 + below)
     axis = figure.subplots()
-    for shift, colour, title, values in ((-0.2, SAMPLE_COLOURS[0], "as imaged", before), (0.2, SAMPLE_COLOURS[5], "denoised", after)):
+    for shift, colour, title, values in ((-0.2, SAMPLE_COLOURS[0], "as imaged", before), (0.2, SAMPLE_COLOURS[5], other, after)):
         known = [one[np.isfinite(one)] for one in values.values()]
         means = [float(one.mean()) if len(one) else 0.0 for one in known]
         spreads = [float(one.std(ddof=1)) if len(one) > 1 else 0.0 for one in known]
         places = np.arange(len(known)) + shift
         axis.bar(places, means, 0.38, yerr=spreads, color=colour, alpha=0.6, label=title, capsize=3, error_kw={"linewidth": 0.8})
         for place, one in zip(places, known, strict=True):
-            axis.scatter(np.full(len(one), place), one, s=7, color="black", alpha=0.6, linewidth=0, zorder=3)
+            axis.scatter(
+                np.full(len(one), place), one, s=7, color="black", alpha=0.6, linewidth=0, zorder=3, rasterized=len(one) > RASTER_FROM
+            )
     axis.set_xticks(range(len(before)), names, rotation=turn, fontsize=8)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("standard deviation in resin\n(part of the range of grey levels)")
