@@ -70,7 +70,7 @@ def predict(
     recipes = _recipes_of(models)
     structures = recipes[0].structures
     image_name = settings.image or sample.newest_image
-    image = sample.image(image_name)
+    image, settings = sample.image(image_name), settings.model_copy(update={"image": image_name})
     outputs = _outputs(structures, len(models), image, image_name)
     hashes = [hash_of(one) for one in models]
     inputs = {"image": image.fingerprint, "model": hashes[0], **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)}}

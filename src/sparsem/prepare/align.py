@@ -106,7 +106,7 @@ def align(sample: Sample, settings: AlignSettings = AlignSettings(), on: Executi
     plane = (image.shape[1] * image.shape[2] + 2 * shape[0] * shape[1]) * image.dtype.itemsize  # what is read, written, and its pyramid
     smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
     needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
-    moving = settings.model_copy(update={"jump_nm": None})  # what is only told makes no other image
+    moving = settings.model_copy(update={"jump_nm": None, "image": name})  # what is only told makes no other image
     with Stage(sample, f"align-{settings.out}", moving, inputs, [spec], on, needs) as stage:
         if not stage.finished:
             _refuse_to_strand(sample, settings.out)

@@ -121,6 +121,7 @@ def equalize(sample: Sample, settings: EqualizeSettings = EqualizeSettings(), on
     name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
     _refuse_no_reference(image, settings)
+    settings = settings.model_copy(update={"image": name})
     curves = _curves(sample, image, settings, on)
     spec = image.like(f"images/{settings.out}", image.dtype, Kind.IMAGE, (name, image.fingerprint))
     inputs = {"image": image.fingerprint} | ({"curves": fingerprint_of({"curves": curves.tolist()})} if curves is not None else {})
