@@ -1,5 +1,6 @@
 """Stages: resumed, refused, replaced, locked, checked before they start, spread over workers; always the same bytes."""
 
+import os
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -253,6 +254,16 @@ def test_links_of_a_chain_run_in_turn_and_once(own_tissue: Sample, tmp_path: Pat
     assert not (own_tissue.path / ".sparsem" / "work" / "chained").exists()
     with pytest.raises(SampleError, match="'other' is not finished"):
         finished(own_tissue, "other")
+
+
+def whose(link: int, before: "dict[str, Any] | None") -> dict[str, Any]:
+    return {"process": np.array([os.getpid()]), "state": np.array([link])}
+
+
+def test_a_chain_that_is_to_be_done_here_is_given_to_no_worker(own_tissue: Sample) -> None:
+    with Stage(own_tissue, "here", BrightenSettings(), {}, [], Execution(workers=2, quiet=True)) as stage:
+        folder = stage.chain("learning", whose, {"one": [1, 2]}, here=True)
+        assert [int(link_arrays(folder, "one", number)["process"][0]) for number in range(2)] == [os.getpid()] * 2
 
 
 def test_a_stage_knows_the_result_that_it_replaces_only_while_it_is_whole(own_tissue: Sample, tmp_path: Path) -> None:

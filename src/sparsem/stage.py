@@ -123,11 +123,12 @@ class Stage:
         self._summaries = [task.summary() for task in tasks]
         return self._summaries
 
-    def chain(self, title: str, function: LinkFunction, chains: Mapping[str, Sequence[Any]], *arguments: Any) -> Path:
+    def chain(self, title: str, function: LinkFunction, chains: Mapping[str, Sequence[Any]], *arguments: Any, here: bool = False) -> Path:
         """Work that goes from slice to slice: several chains in parallel, the links of each one after the other.
 
         ``function(link, before, *arguments)`` returns arrays, of which the next link of the chain gets those named ``state...``
         as ``before`` (None for the first). A link that is done is not done again: the n-th link of a chain of a name is always the same.
+        ``here`` keeps local workers out of it: what adds numbers in another order in each process is to be the same with any of them.
 
         Returns:
             A folder that holds until the end of the stage, for the blocks of ``map`` (see ``link_arrays``).
@@ -138,7 +139,7 @@ class Stage:
             links = [(name, chain[number]) for name, chain in chains.items() if number < len(chain)]
             rounds.append([(Link(folder, name, number), function, (link, *arguments)) for name, link in links])
         if not self.finished:
-            self._run(title, rounds)
+            self._run(title, rounds, here and not self.on.scheduler)
         return folder
 
     def forget(self) -> None:
@@ -267,15 +268,15 @@ class Stage:
             shutil.rmtree(final / str(level), ignore_errors=True)
         os.replace(made / "zarr.json", final / "zarr.json")
 
-    def _run(self, title: str, rounds: Sequence[Sequence[Work]]) -> None:
-        """Rounds one after the other; what is in a round may run in parallel."""
+    def _run(self, title: str, rounds: Sequence[Sequence[Work]], here: bool = False) -> None:
+        """Rounds one after the other; what is in a round may run in parallel, unless it is to be done ``here``, in this process."""
         left = [[work for work in one if not work[0].is_done()] for one in rounds]
         total, undone = sum(map(len, rounds)), sum(map(len, left))
         if not undone:
             return
-        if self._client is None:
+        if self._client is None and not here:
             self._client = self._held.enter_context(client_of(self.on))
-        client = self._client
+        client = None if here else self._client
         with Meter(title, total, total - undone, self.on.quiet) as meter:
             for one in left:
                 if client is None:

@@ -63,7 +63,7 @@ def denoise(sample: Sample, settings: DenoiseSettings = DenoiseSettings(), on: E
     Args:
         sample: its image is read block by block.
         settings: in which way.
-        on: how the work is spread; a training goes on in one process.
+        on: how the work is spread; a training goes on in this process, or on one worker of a scheduler.
 
     Returns:
         The name of the image.
@@ -88,7 +88,8 @@ def denoise(sample: Sample, settings: DenoiseSettings = DenoiseSettings(), on: E
     lasting = _lasting(settings.model_copy(update={"image": name}))
     with Stage(sample, f"denoise-{settings.out}", lasting, {"image": image.fingerprint}, [spec], on, needs) as stage:
         pieces = _pieces(image, settings) if learns else []
-        network = (stage.chain(f"{stage.name}, learning", _learn, {"n2v": pieces}, image, settings), len(pieces) - 1) if learns else None
+        folder = stage.chain(f"{stage.name}, learning", _learn, {"n2v": pieces}, image, settings, here=True)
+        network = (folder, len(pieces) - 1) if learns else None
         stage.map(_denoise_block, image.blocks(), image, spec.path, settings, network)
     return settings.out
 
