@@ -263,7 +263,7 @@ def whose(link: int, before: "dict[str, Any] | None") -> dict[str, Any]:
 def test_a_chain_that_is_to_be_done_here_is_given_to_no_worker(own_tissue: Sample) -> None:
     with Stage(own_tissue, "here", BrightenSettings(), {}, [], Execution(workers=2, quiet=True)) as stage:
         folder = stage.chain("learning", whose, {"one": [1, 2]}, here=True)
-        assert [int(link_arrays(folder, "one", number)["process"][0]) for number in range(2)] == [os.getpid()] * 2
+        assert [int(np.asarray(link_arrays(folder, "one", number)["process"])[0]) for number in range(2)] == [os.getpid()] * 2
 
 
 def test_a_stage_knows_the_result_that_it_replaces_only_while_it_is_whole(own_tissue: Sample, tmp_path: Path) -> None:
