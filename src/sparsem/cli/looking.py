@@ -71,8 +71,8 @@ def quality_pictures(
     files = write_tables(found, folder)
     shown = [name for name in METRICS if any(not math.isnan(one.values[name]) for one in found)]
     width = max(len(one.name) for one in found)
-    lines = ["  ".join([" " * width, *(f"{METRICS[name].name:>10.10}" for name in shown)])]
-    lines += ["  ".join([f"{one.name:{width}}", *(f"{one.values[name]:10.4g}" for name in shown)]) for one in found]
+    lines = ["  ".join([" " * width, *(f"{METRICS[name].name:>8}" for name in shown)])]
+    lines += ["  ".join([f"{one.name:{width}}", *(_under(name, one.values[name]) for name in shown)]) for one in found]
     told = {word: [one.name for one in found if one.resin == word] for word in ("proposed", "none")}
     if told["proposed"]:
         lines.append(
@@ -82,6 +82,11 @@ def quality_pictures(
         lines.append(f"Nobody marked resin in {len(told['none'])}, and nothing there is as featureless as resin; mark it with --resin.")
     rows = [{"picture": one.name, "resin_marked": one.resin_marked, **one.values} for one in found]
     return Outcome([*lines, *(f"Wrote {file}" for file in files)], "", {"pictures": rows, "files": files})
+
+
+def _under(metric: str, value: float) -> str:
+    """A number as wide as the name over it."""
+    return f"{'--' if math.isnan(value) else f'{value:.4g}':>{max(8, len(METRICS[metric].name))}}"
 
 
 @command(spread=True)
@@ -95,10 +100,12 @@ def quality_compare(
     made = compare_protocols(study, on)
     found = made.found
     width = max(map(len, found.groups))
-    lines = ["  ".join([" " * width, f"{'n':>4}", *(f"{METRICS[metric].name:>10.10}" for metric in found.values)])]
+    lines = ["  ".join([" " * width, f"{'n':>4}", *(f"{METRICS[metric].name:>8}" for metric in found.values)])]
     for name, own in found.groups.items():
-        medians = (np.nanmedian(one[name]) if np.isfinite(one[name]).any() else math.nan for one in found.values.values())
-        lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *(f"{value:10.4g}" for value in medians)]))
+        middle = {
+            metric: float(np.nanmedian(one[name])) if np.isfinite(one[name]).any() else math.nan for metric, one in found.values.items()
+        }
+        lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *(_under(metric, value) for metric, value in middle.items())]))
     sure = [one for one in found.tests if one.corrected < SURE]
     told = [f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)" for one in sure]
     lines += told[:MOST_LISTED] + ([f"and {len(told) - MOST_LISTED} differences more, on the page"] if len(told) > MOST_LISTED else [])

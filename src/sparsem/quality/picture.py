@@ -30,7 +30,7 @@ ITSELF = {
 }
 RESIN = {
     "resin_noise": Metric("noise in resin", "", -1, "standard deviation in resin, where nothing else is to be seen"),
-    "resin_noise_reference": Metric("noise in resin of the reference", "", -1, "the same in the reference, such as the denoised picture"),
+    "resin_noise_reference": Metric("resin of reference", "", -1, "the same in the reference, such as the denoised picture"),
 }
 METRICS: Mapping[str, Metric] = {**RESIN, "brisque": LEARNT["brisque"], **REFERENCE, "dists": LEARNT["dists"], **ITSELF}
 
