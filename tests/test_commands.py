@@ -313,19 +313,22 @@ def readme_blocks(language: str) -> list[str]:
 def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(tissue: Sample, tmp_path: Path) -> None:
     write_liver(tissue, tmp_path)
     words = ['sample = "s.zarr"', "[import]", 'source = "liver.tif"', "voxel_nm = [20, 20, 20]", "[align]", "[equalize]"]
+    words += ["[denoise]", 'way = "nlm"', "[quality]"]
     words += ["[annotate.nucleus]", 'source = "masks/nucleus"', "[train]", "updates = 4", "width = 4", "read = 64", "see = 32", "batch = 2"]
     study = tmp_path / "study.toml"
     study.write_text("\n".join([*words, "folds = 3"]))
     first = run(study)
     assert first.sample.image("equalized").made_on == ("aligned", first.sample.image("aligned").fingerprint)
-    assert first.sample.volume("labels", "nucleus").made_on == ("equalized", first.sample.image("equalized").fingerprint)
+    assert first.sample.image("denoised").made_on == ("equalized", first.sample.image("equalized").fingerprint)
+    assert first.sample.volume("labels", "nucleus").made_on == ("denoised", first.sample.image("denoised").fingerprint)
+    assert first.sample.read_table("quality_raw").num_rows == 19
     assert first.alignment is not None
     assert [len(one.dice) for one in first.promises] == [3]
     equalize(first.sample, EqualizeSettings(way="clahe", out="test", image="raw"))  # somebody has a look
     before = files_in(tmp_path)
     run(study)
     assert files_in(tmp_path) == before
-    study.write_text("\n".join(words[:4] + words[6:]))  # aligned already, says the user now
+    study.write_text("\n".join(words[:4] + words[9:]))  # aligned already, says the user now
     with pytest.raises(ResumeError, match="use --overwrite"):
         run(study)
     again = run(study, Execution(overwrite=True, quiet=True))
