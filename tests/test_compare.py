@@ -221,6 +221,8 @@ def test_slices_of_one_stack_and_a_study_of_one_picture_are_told(folder: Path) -
     alone = compare_protocols(study(folder, f'out = "alone"\n{text}slices = [0]', "alone.toml"), QUIET)
     assert "nothing is tested" in alone.files[0].read_text(encoding="utf-8")
     assert any("in them is as featureless as resin" in one or "a proposal" in one for one in alone.found.notices)
+    marked = compare_protocols(study(folder, f'out = "box"\n{text}box = [0, 0, 40, 40]', "box.toml"), QUIET)
+    assert not any("is it resin?" in one for one in marked.found.notices)
     assert any(one.startswith("Not measured: PSNR") and one.endswith("they need a reference, or denoise.") for one in alone.found.notices)
 
 

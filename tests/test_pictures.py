@@ -358,6 +358,7 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
         (None, {"reference": ["bad.tif"]}, r"its reference bad.tif 1 x 64 x 64"),
         (None, {"reference": ["p1.tif", "p2.tif"]}, "1 pictures and 2 of --reference were given; expected one for each"),
         (None, {"reference": ["p1.tif"], "denoise": "nlm"}, "give one of them"),
+        (None, {"resin": ["resin.tif"], "box": [0, 0, 50, 50]}, "by a --box, or by a --polygon; give one of them"),
         (None, {"box": [0, 0, 5000, 50]}, "does not lie in a picture"),
         (None, {"slices": [9]}, r"stack.tif has slices 0 to 2; --slices asks for 9"),
     ],

@@ -1,6 +1,7 @@
 """The commands that tell how good images are."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,13 @@ from sparsem.cli.scores import MOST_LISTED
 from sparsem.execution import Execution
 from sparsem.protocols import compare_protocols
 from sparsem.quality.compare import SURE
+from sparsem.quality.learnt import LEARNT
 from sparsem.quality.picture import METRICS
 from sparsem.quality.pictures import PicturesSettings, pictures, write_tables
 from sparsem.quality.stack import Quality, QualitySettings, quality
 from sparsem.store.sample import Sample
 
+AT_LIMIT = ", the finest that can be told"
 Folder = Annotated[Path, typer.Option("--out", help="folder for the tables and what was measured")]
 
 
@@ -43,11 +46,17 @@ def quality_lines(found: Quality) -> list[str]:
     """For people: the light, the usual slice, and the slices to look at."""
     usual, worst = medians(found), found.worst()
     count = f"{len(worst)} of {len(found.verdicts)} slices to look at" if worst else f"{len(found.verdicts)} slices, none to look at"
-    lines = [f"{found.image}: {found.light.value} ({count})"]
+    lights = Counter(one.light.value for _, one in worst)
+    counted = "".join(f", {lights[light]} {light}" for light in ("red", "amber") if lights[light])
+    lines = [f"{found.image}: {found.light.value} ({count}{counted})"]
     lines.append(
         f"The usual slice: noise {100 * usual['noise']:.1f} % of the range of grey levels, contrast {100 * usual['contrast']:.1f} %, "
-        f"SNR {usual['snr_db']:.1f} dB, details from {usual['resolution_px']:.1f} px on"
+        f"SNR {usual['snr_db']:.1f} dB, details from {usual['resolution_px']:.1f} px on{AT_LIMIT if usual['resolution_px'] < 4.05 else ''}"
     )
+    if len(found.verdicts) > 2 and np.isnan(found.columns["spacing"]).mean() > 0.5:
+        lines.append(
+            f"Whether slices are lost cannot be told: neighbours are little alike ({usual['likeness']:.2f} of 1), or do not change at all"
+        )
     if not math.isnan(found.stripes_degrees):
         lines.append(f"Stripes of {100 * usual['stripes']:.1f} % run at {found.stripes_degrees:.0f} degrees (0 is along x, -90 along y)")
     lines += [f"  slice {z}: {one.light.value}, {', '.join(one.remarks)}" for z, one in worst[:MOST_LISTED]]
@@ -71,7 +80,7 @@ def quality_pictures(
     files = write_tables(found, folder)
     shown = [name for name in METRICS if any(not math.isnan(one.values[name]) for one in found)]
     width = max(len(one.name) for one in found)
-    lines = ["  ".join([" " * width, *(f"{METRICS[name].name:>8}" for name in shown)])]
+    lines = ["  ".join([" " * width, *(f"{_head(name):>8}" for name in shown)])]
     lines += ["  ".join([f"{one.name:{width}}", *(_under(name, one.values[name]) for name in shown)]) for one in found]
     told = {word: [one.name for one in found if one.resin == word] for word in ("proposed", "none")}
     if told["proposed"]:
@@ -80,13 +89,22 @@ def quality_pictures(
         )
     if told["none"]:
         lines.append(f"Nobody marked resin in {len(told['none'])}, and nothing there is as featureless as resin; mark it with --resin.")
+    if doubtful := [one.name for one in found if one.is_resin_doubtful]:
+        lines.append(f"What is marked varies more than twice as much as noise does in {', '.join(doubtful[:MOST_LISTED])}: is it resin?")
+    if absent := [about.name for name, about in LEARNT.items() if name not in shown]:
+        lines.append(f"Not measured: {', '.join(absent)}; see --weights, and for DISTS --reference or --denoise.")
     rows = [{"picture": one.name, "resin_marked": one.resin_marked, **one.values} for one in found]
     return Outcome([*lines, *(f"Wrote {file}" for file in files)], "", {"pictures": rows, "files": files})
 
 
+def _head(metric: str) -> str:
+    """A name with its unit."""
+    return " ".join(filter(None, (METRICS[metric].name, METRICS[metric].unit)))
+
+
 def _under(metric: str, value: float) -> str:
     """A number as wide as the name over it."""
-    return f"{'--' if math.isnan(value) else f'{value:.4g}':>{max(8, len(METRICS[metric].name))}}"
+    return f"{'--' if math.isnan(value) else f'{value:.4g}':>{max(8, len(_head(metric)))}}"
 
 
 @command(spread=True)
@@ -100,13 +118,13 @@ def quality_compare(
     made = compare_protocols(study, on)
     found = made.found
     width = max(map(len, found.groups))
-    lines = ["  ".join([" " * width, f"{'n':>4}", *(f"{METRICS[metric].name:>8}" for metric in found.values)])]
+    lines = ["  ".join([" " * width, f"{'n':>4}", *(f"{_head(metric):>8}" for metric in found.values)])]
     for name, own in found.groups.items():
         middle = {
             metric: float(np.nanmedian(one[name])) if np.isfinite(one[name]).any() else math.nan for metric, one in found.values.items()
         }
         lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *(_under(metric, value) for metric, value in middle.items())]))
-    sure = [one for one in found.tests if one.corrected < SURE]
+    sure = [one for one in found.tests if one.corrected < SURE and found.by == "picture"]  # of tiles p is too good to be told first
     told = [f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)" for one in sure]
     lines += told[:MOST_LISTED] + ([f"and {len(told) - MOST_LISTED} differences more, on the page"] if len(told) > MOST_LISTED else [])
     lines += [*(f"Note: {text}" for text in found.notices), *(f"Wrote {file}" for file in made.files)]

@@ -22,7 +22,7 @@ from sparsem.stage import Arrays, BlockResult, Stage, link_arrays
 from sparsem.store.sample import Sample
 from sparsem.store.volume import CHUNK_YX, Kind, Volume
 
-PIECE = 100  # updates between two saved states
+PIECE = 25  # updates between two saved states, and two signs of progress
 BOXES = 8  # of the image, as large as its chunks usually are, that the patches of a piece come from
 BOX = (16, CHUNK_YX, CHUNK_YX)
 LIBRARIES = 1_500_000_000  # bytes: torch, CAREamics, a batch or a tile on its way through the network

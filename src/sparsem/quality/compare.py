@@ -96,6 +96,7 @@ class Compared:
         tests: of all metrics and pairs of groups that differ in one of protocol, tissue and microscope.
         correlations: of all pairs of metrics.
         notices: what a reader should know.
+        by: what counts as one measurement, ``picture`` or ``tile``.
     """
 
     groups: Mapping[str, Sequence[Picture]]
@@ -103,6 +104,7 @@ class Compared:
     tests: tuple[Test, ...]
     correlations: tuple[Correlated, ...]
     notices: tuple[str, ...]
+    by: str
 
 
 def read_comparison(path: str | Path) -> CompareSettings:
@@ -130,7 +132,7 @@ def compared(groups: Mapping[str, Sequence[Picture]], study: CompareSettings) ->
     values = {metric: {name: one[metric] for name, one in every.items()} for metric in known}
     tests = _tests(values, study.group)
     notices = [*_of_numbers(groups, study, tests), *_of_resin(groups), *_unmeasured(values, study)]
-    return Compared(groups, values, tests, _correlations(values), tuple(notices))
+    return Compared(groups, values, tests, _correlations(values), tuple(notices), study.by)
 
 
 def _values(found: Sequence[Picture], metric: str, by: str) -> NDArray[np.float64]:
@@ -186,6 +188,12 @@ def _of_resin(groups: Mapping[str, Sequence[Picture]]) -> Iterator[str]:
         yield (
             f"Nobody marked resin in {proposed} of {len(kinds)} pictures: there, noise in resin is that of the most featureless squares, a "
             "proposal; look at the folders named resin."
+        )
+    doubtful = [one.name for found in groups.values() for one in found if one.is_resin_doubtful]
+    if doubtful:
+        yield (
+            f"What was marked as resin varies more than twice as much as noise does in {len(doubtful)} of {len(kinds)} pictures: is it "
+            "resin?"
         )
     if none := kinds.count("none"):
         yield f"Nobody marked resin in {none} of {len(kinds)} pictures, and nothing in them is as featureless as resin."

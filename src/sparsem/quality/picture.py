@@ -25,7 +25,12 @@ ITSELF = {
     "contrast": Metric("contrast", "", 1, "standard deviation of everything else"),
     "snr_db": Metric("SNR", "dB", 1, "20 log10 of contrast over noise"),
     "sharpness": Metric("sharpness", "", 1, "part of the amplitude that is fine: periods of 5 to 17 px beside those of 17 to 67 px"),
-    "resolution_px": Metric("resolution", "px", -1, "period at which Fourier ring correlation of the picture's halves falls below 1/7"),
+    "resolution_px": Metric(
+        "resolution",
+        "px",
+        -1,
+        "period at which Fourier ring correlation of the picture's halves falls below 1/7; 4 px is the finest that can be told",
+    ),
     "saturated": Metric("saturated", "", -1, "part of the pixels that are white"),
 }
 RESIN = {
@@ -34,6 +39,7 @@ RESIN = {
 }
 METRICS: Mapping[str, Metric] = {**RESIN, "brisque": LEARNT["brisque"], **REFERENCE, "dists": LEARNT["dists"], **ITSELF}
 
+DOUBTFUL = 2.0  # times the noise of the picture
 Weights = Mapping[str, tuple[Path, ...]]
 
 
@@ -53,7 +59,7 @@ class Picture:
 
     Attributes:
         name: of its file, with the slice's number if that holds several.
-        source: name of its file.
+        source: where its file lies.
         shape: (y, x).
         values: of every metric (see ``METRICS``); NaN where there is none.
         tiles: the same by tile.
@@ -66,6 +72,11 @@ class Picture:
     values: dict[str, float]
     tiles: tuple[Tile, ...]
     resin_marked: bool
+
+    @property
+    def is_resin_doubtful(self) -> bool:
+        """What somebody marked varies far more than noise does."""
+        return self.resin_marked and self.values["resin_noise"] > DOUBTFUL * self.values["noise"]
 
     @property
     def resin(self) -> str:

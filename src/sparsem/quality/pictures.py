@@ -62,7 +62,8 @@ class Planes:
     """Pictures of one source, and what belongs to them.
 
     Attributes:
-        name: of its file.
+        name: of its file, or folder.
+        file: where it lies.
         numbers: of the pictures in the source.
         source: where they are read.
         reference: what they are compared with, or None.
@@ -72,6 +73,7 @@ class Planes:
     """
 
     name: str
+    file: str
     numbers: tuple[int, ...]
     source: Source
     reference: Source | None
@@ -120,6 +122,8 @@ def planes_of(sources: Sequence[str | Path], settings: PicturesSettings) -> list
     Raises:
         InputError: as ``pictures``, as far as headers tell.
     """
+    if sum(map(bool, (settings.resin, settings.box, settings.polygon))) > 1:
+        raise InputError("Resin is marked by masks, --resin, by a --box, or by a --polygon; give one of them.")
     if settings.denoise and settings.reference:
         raise InputError("Pictures are compared with others, --reference, or with themselves, --denoise; give one of them.")
     opened = [open_source(source) for source in sources]
@@ -134,19 +138,23 @@ def planes_of(sources: Sequence[str | Path], settings: PicturesSettings) -> list
             area_of_boxes([Box(*settings.box)], (one.stack.shape[1], one.stack.shape[2]))
     numbers = [_numbers(one, settings.slices) for one in opened]
     single = [one.stack.shape[0] == 1 for one in opened]
+    files = [str(one.files[0] if len(one.files) == 1 else one.files[0].parent) for one in opened]
     beside = [_one_each(given, opened, what) for given, what in ((settings.reference, "reference"), (settings.resin, "resin"))]
-    return [Planes(*each) for each in zip(names, numbers, opened, *beside, single, strict=True)]
+    return [Planes(*each) for each in zip(names, files, numbers, opened, *beside, single, strict=True)]
 
 
 def measure_planes(planes: Sequence[Planes], folder: Path, settings: PicturesSettings, weights: Weights, on: Execution) -> list[Picture]:
     """What ``pictures`` does once everything is open."""
     made_from = [_made_from(one, settings, weights) for one in planes]
     if settings.denoise:
-        planes = [_beside_denoised(one, folder / "denoised" / f"{one.name}.zarr", settings.denoise, on) for one in planes]
+        planes = [_denoised_of(one, place, len(planes), folder, settings.denoise, on) for place, one in enumerate(planes)]
     found = []
     with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
         for one, before in zip(planes, made_from, strict=True):
             grey = grey_of(one.source, ImportSettings())
+            if not grey.unchanged:
+                told = f"{one.name} holds {one.source.stack.dtype}: {grey}. Its strengths are parts of that range; compare within it only."
+                tell(told, on.quiet)
             for z in one.numbers:
                 found.append(_once(one, z, grey, folder, fingerprint_of({"z": z, **before}), settings, weights))
                 meter.step()
@@ -204,7 +212,7 @@ def _once(own: Planes, z: int, grey: GreyLevels, folder: Path, made_from: str, s
         values, tiles = measured(picture, reference, resin, weights, settings.tile)
     except InputError as error:
         raise InputError(f"{own.title(z)}: {error}") from None
-    found = Picture(own.title(z), own.name, (picture.shape[0], picture.shape[1]), values, tuple(tiles), not resin.is_proposal)
+    found = Picture(own.title(z), own.file, (picture.shape[0], picture.shape[1]), values, tuple(tiles), not resin.is_proposal)
     for place, content in (
         (shown, bytes(cv2.imencode(".png", overlay(picture, resin)[..., ::-1])[1])),
         (file, json.dumps({"made from": made_from, "picture": asdict(found)}).encode()),
@@ -224,6 +232,12 @@ def _grey(source: Source, place: int, grey: GreyLevels) -> NDArray[Any]:
     voxels = np.asarray(source.stack[place : place + 1])
     refuse_nan(voxels, source.title, place)
     return np.asarray(voxels[0] if grey.unchanged else grey.of(voxels)[0])
+
+
+def _denoised_of(own: Planes, place: int, of: int, folder: Path, way: Way, on: Execution) -> Planes:
+    tell(f"denoising {own.name}, {place + 1} of {of}", on.quiet)
+    quietly = on if way == "n2v" else replace(on, quiet=True)  # which takes minutes
+    return _beside_denoised(own, folder / "denoised" / f"{own.name}.zarr", way, quietly)
 
 
 def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes:

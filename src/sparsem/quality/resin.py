@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
+from sparsem.quality.spectrum import spectrum_of, texture_of
 
 LEAST_PX = 1000  # of resin: the standard deviation of fewer pixels is good to no more than 2 %
 PROPOSED = 6  # squares
 SQUARE_PX, LEAST_EDGE_PX = 96, 32  # their edge: an eighth of the picture's, but within these
 FEATURELESS = 0.54  # part of a square's standard deviation that smoothing leaves: in resin 0.05 to 0.53 on real pictures, in tissue more
+ALL_NOISE = 1.6  # times the noise of the picture that resin varies at most: 1.1 to 1.5 on real pictures, packed axons 2.3
 SHOWN_PX = 900  # longest edge of a picture of it
 MARKED_COLOUR, PROPOSED_COLOUR = (0, 114, 178), (230, 159, 0)
 SMOOTHED_PX = 3.0  # standard deviation of the Gaussian after which noise is small beside what is seen
@@ -64,11 +66,14 @@ def proposal(picture: NDArray[Any]) -> Resin:
     Of noise little is left when it is smoothed; of tissue most is.
     """
     shape = (picture.shape[0], picture.shape[1])
+    spectrum = spectrum_of(picture)
+    noise = texture_of(spectrum).noise * float(np.iinfo(picture.dtype).max) if spectrum else 0.0
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMOOTHED_PX)
     parts = []
     for box in proposed(picture):
         inside = np.s_[box.top : box.bottom, box.left : box.right]
-        if picture[inside].size >= LEAST_PX and smooth[inside].std() < FEATURELESS * picture[inside].std():
+        spread = picture[inside].std()
+        if picture[inside].size >= LEAST_PX and smooth[inside].std() < FEATURELESS * spread and spread < ALL_NOISE * noise:
             parts.append(area_of_boxes([box], shape))
     return Resin(tuple(parts), True)
 

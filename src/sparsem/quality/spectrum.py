@@ -14,11 +14,13 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from sparsem.geometry import evenly_spaced
+from sparsem.prepare.unseen import unseen
 
 TILE = 512  # edge of a tile; of smaller slices the largest power of two that fits
 LEAST_TILE = 32
 MOST_TILES = 48  # a slice of 24 Mpx is cut into 88: every second one tells as much
 UNSEEN = 0.02  # part of a tile that may be black, which is what no microscope has seen
+LEAST_SNR = 1e-4  # of variances: -40 dB stand for no signal
 FINE, MIDDLE = (0.06, 0.2), (0.015, 0.06)  # bands of frequency, cycles per pixel, whose amplitudes make up the sharpness
 FINEST = 0.4  # cycles per pixel along both axes: a beam leaves noise there alone
 STRIPES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)  # cycles per pixel: octaves in which stripes are looked for
@@ -63,7 +65,8 @@ def tiles_of(image: NDArray[Any], edge: int, most: int = MOST_TILES) -> list[NDA
     chosen = [corners[index] for index in evenly_spaced(len(corners), min(most, len(corners)))]
     seen = (image[top : top + edge, left : left + edge] for top, left in chosen)
     scale = np.float32(1 / np.iinfo(image.dtype).max)
-    return [tile * scale for tile in seen if np.count_nonzero(tile == 0) <= UNSEEN * tile.size]
+    # Single black pixels may be noise: only where there are many it is worth to look for areas.
+    return [tile * scale for tile in seen if np.count_nonzero(tile == 0) <= UNSEEN * tile.size or unseen(tile).mean() <= UNSEEN]
 
 
 @lru_cache(maxsize=4)
@@ -123,7 +126,7 @@ def texture_of(spectrum: SliceSpectrum) -> Texture:
     variance = float(correlation[0, 0])
     noise = max(0.0, variance - min(_without_step(correlation[:4, 0]), _without_step(correlation[0, :4])))
     signal = max(0.0, variance - noise)
-    snr = 10 * np.log10(max(signal, 1e-12) / max(noise, 1e-12))
+    snr = 10 * np.log10(max(signal, LEAST_SNR * noise, 1e-12) / max(noise, 1e-12))
     return Texture(float(np.sqrt(noise)), float(np.sqrt(signal)), float(snr), sharpness(spectrum))
 
 

@@ -129,7 +129,8 @@ def _of_neighbours(sketches: Sequence[Sketch], pairs: Sequence[Pair], own: int) 
     around = [other for other in range(max(0, own - REACH), min(len(sketches), own + REACH + 1)) if other != own]
     cells = [sketches[other].cells for other in around if _same_place(pairs[min(own, other) : max(own, other)], sketches[own].cell_px)]
     found = {"likeness": before.likeness, "second_likeness": second, "shift_y_px": before.y, "shift_x_px": before.x}
-    return found | {"charging": charging(sketches[own].cells, cells)}
+    is_end = own in (0, len(sketches) - 1)  # what changes along z would be taken for charge where there is one side alone
+    return found | {"charging": math.nan if is_end else charging(sketches[own].cells, cells)}
 
 
 def _same_place(between: Sequence[Pair], cell_px: int) -> bool:

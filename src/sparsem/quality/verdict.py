@@ -16,6 +16,8 @@ from sparsem.prepare.equalize import running_median
 WINDOW = 25  # slices of the running medians that a slice is held against
 SAME, LOST = 0.5, 1.7  # distance from the slice before, in slices: less is a repeated one, more a lost one
 APART = 2.6  # more than one is lost for certain
+THE_SAME = 0.99  # likeness from which a slice is the one before, however alike neighbours are; at 5 nm these reach 0.95
+WORSE = 1.05  # times the usual resolution
 UNLIKE = 0.5  # part of the usual likeness below which a slice is like none of its neighbours
 MANY = 0.1  # part of the slices of one light that gives it to the stack
 
@@ -84,7 +86,7 @@ def _itself(values: Values, middle: Values, contrast: Values) -> Values:
 RULES = (
     Rule("snr_db", _lack, -3.0, 3.0, "noisy"),
     Rule("noise", _rise, 0.4, 1.0, "noisier than the slices around"),
-    Rule("sharpness", _fall, 0.2, 0.4, "blurred"),
+    Rule("blur", _itself, 0.2, 0.4, "blurred"),
     Rule("contrast", _change, 0.3, 0.7, "contrast jumps"),
     Rule("brightness", _difference, 0.05, 0.12, "brightness jumps"),
     Rule("stripes", _beside_contrast, 0.2, 0.4, "stripes"),
@@ -111,26 +113,40 @@ def judged(columns: Mapping[str, Values]) -> list[Verdict]:
     """Verdicts over all slices of a stack.
 
     Args:
-        columns: (n,) of every measure that ``RULES`` name, of ``spacing`` and the two likenesses, ``likeness`` and ``second_likeness``; NaN
-            where there is none, which turns no light.
+        columns: (n,) of every measure that ``RULES`` name but ``blur``, of ``sharpness``, ``resolution_px``, ``spacing``, ``likeness`` and
+            ``second_likeness``; NaN where there is none, which turns no light.
     """
     count = len(columns["brightness"])
     told: list[list[tuple[Light, str]]] = [[] for _ in range(count)]
+    after_gap = columns["spacing"] >= LOST
     with np.errstate(invalid="ignore", divide="ignore"):
+        columns = {**columns, "blur": blur(columns["sharpness"], columns["resolution_px"])}
         for rule in RULES:
             values = columns[rule.measure]
             found = rule.of(values, usual(values), columns["contrast"])
+            if rule.measure == "charging":  # beside a gap the tissue itself is another
+                found = np.where(after_gap | np.roll(after_gap, -1), np.nan, found)
             for z in np.flatnonzero(found >= rule.amber):
                 told[z].append((Light.RED if found[z] >= rule.red else Light.AMBER, rule.remark))
     alone = unlike(columns["likeness"], columns["second_likeness"])
     for z in np.flatnonzero(alone):
         told[z].append((Light.RED, "unlike its neighbours"))
-    near_alone = alone | np.roll(alone, 1)
+    for z in np.flatnonzero(columns["likeness"] >= THE_SAME):
+        told[z].append((Light.RED, "repeats the slice before"))
+    near_alone = alone | np.roll(alone, 1) | (columns["likeness"] >= THE_SAME)
     for place, distance in enumerate(columns["spacing"]):
         if not near_alone[place]:
             told[place].extend(_of_distance(float(distance)))
     empty = np.isnan(columns["brightness"])
-    return [Verdict(Light.RED, ("black",)) if black else _verdict(one) for black, one in zip(empty, told, strict=True)]
+    flat = (columns["contrast"] == 0) & (columns["noise"] == 0)
+    nothing = {int(z): ("black",) if empty[z] else ("one grey level everywhere",) for z in np.flatnonzero(empty | flat)}
+    return [Verdict(Light.RED, nothing[z]) if z in nothing else _verdict(one) for z, one in enumerate(told)]
+
+
+def blur(sharpness: Values, resolution_px: Values) -> Values:
+    """(n,) by how much of the usual a slice is less sharp; half of it where the resolution is no worse: large smooth things do that."""
+    fall, worse = _fall(sharpness, usual(sharpness), sharpness), resolution_px > WORSE * usual(resolution_px)
+    return np.where(worse, fall, fall / 2)
 
 
 def _verdict(told: Sequence[tuple[Light, str]]) -> Verdict:

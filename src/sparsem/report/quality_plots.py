@@ -22,6 +22,10 @@ CURVES = {
     "resolution_nm": "resolution (nm)",
     "stripes": "stripes",
     "charging": "charging",
+    "saturated": "saturated (part of the pixels)",
+    "shift_y_nm": "off the slice before, y (nm)",
+    "shift_x_nm": "off the slice before, x (nm)",
+    "likeness": "likeness with the slice before",
     "spacing": "distance to the slice before (slices)",
 }
 

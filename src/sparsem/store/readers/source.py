@@ -132,7 +132,10 @@ def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[tupl
     """
     lengths = f"the axes {axes} {tuple(shape)}"
     if "S" in axes:
-        raise InputError(f"{name} is a colour picture ({axes} {tuple(shape)}); convert it to grey first.")
+        raise InputError(
+            f"{name} is a colour picture ({axes} {tuple(shape)}); convert it to grey first, or, if these are slices, save it as such "
+            "(tifffile: photometric='minisblack')."
+        )
     if len(shape) < 2 or axes[-2:] != "YX" or not all(shape):
         raise InputError(f"{name} has {lengths}; expected slices (y, x) one after the other.")
     before = axes[:-2]
