@@ -219,14 +219,6 @@ def test_what_is_smooth_is_blurred_only_where_the_resolution_falls_too() -> None
     assert found[21].remarks == ("blurred",)
 
 
-def test_slices_beside_a_gap_are_not_called_charged() -> None:
-    given = columns()
-    given["charging"][[19, 20, 30]] = 0.1
-    given["spacing"][20] = 3
-    found = judged(given)
-    assert [z for z, one in enumerate(found) if "charged" in one.remarks] == [30]
-
-
 def test_a_bad_slice_is_not_taken_for_lost_ones() -> None:
     given = columns()
     given["likeness"][[20, 21]] = 0.01

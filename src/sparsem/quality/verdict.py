@@ -118,14 +118,11 @@ def judged(columns: Mapping[str, Values]) -> list[Verdict]:
     """
     count = len(columns["brightness"])
     told: list[list[tuple[Light, str]]] = [[] for _ in range(count)]
-    after_gap = columns["spacing"] >= LOST
     with np.errstate(invalid="ignore", divide="ignore"):
         columns = {**columns, "blur": blur(columns["sharpness"], columns["resolution_px"])}
         for rule in RULES:
             values = columns[rule.measure]
             found = rule.of(values, usual(values), columns["contrast"])
-            if rule.measure == "charging":  # beside a gap the tissue itself is another
-                found = np.where(after_gap | np.roll(after_gap, -1), np.nan, found)
             for z in np.flatnonzero(found >= rule.amber):
                 told[z].append((Light.RED if found[z] >= rule.red else Light.AMBER, rule.remark))
     alone = unlike(columns["likeness"], columns["second_likeness"])
