@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
+# Of its own, for a comma would end the argument of a call.
+WITH_EXTRAS := .[test,denoise]
 
 .PHONY: demo test format clean
 
@@ -34,7 +36,7 @@ $(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.ready-to-test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(call install,-e .[test,denoise])
+	$(call install,-e $(WITH_EXTRAS))
 	touch $@ $(VENV)/.ready
 
 ifdef UV
