@@ -131,7 +131,7 @@ PUBLIC = {
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
-    "sparsem.store.sample": "Sample checked_name now",
+    "sparsem.store.sample": "Sample checked_name now save_table",
     "sparsem.store.volume": (
         "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"
     ),
@@ -151,7 +151,7 @@ PUBLIC = {
     "sparsem.quality.reference": "Metric as_tensor beside mean_squared_error places psnr_of",
     "sparsem.quality.learnt": "Loaded brisque dists loaded",
     "sparsem.quality.picture": "Picture Tile measured refuse_unfit tables",
-    "sparsem.quality.pictures": "PicturesSettings Planes measure_planes pictures planes_of weights_of write_csv write_tables",
+    "sparsem.quality.pictures": "PicturesSettings Planes measure_planes pictures planes_of weights_of write_tables",
     "sparsem.quality.statistics": "Correlation Difference difference holm least_p pearson spearman",
     "sparsem.quality.compare": "CompareSettings Compared Correlated GroupStep Test compared comparison_tables read_comparison",
     "sparsem.prepare.noise2void": "Course InFull denoised learn load_network new_network patches_of refuse_small refuse_without_careamics",

@@ -48,7 +48,7 @@ def describe(sample: Sample) -> dict[str, Any]:
             for table, made_by in ((f"scores_{name}", "score"), (name, "measure"))
             if table in sample.tables and outdated(sample, name, made_by)
         ]
-        + [f"tables/quality_{name}" for name in ["raw", *sample.names("images")] if outdated(sample, name, "quality")],
+        + [f"tables/quality_{name}" for name in sample.images if outdated(sample, name, "quality")],
         "tables": sample.tables,
         "history": sample.history(),
     }

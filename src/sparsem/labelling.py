@@ -142,7 +142,7 @@ def _numbering(sample: Sample, first: int | None) -> Sequence[int]:
 
 def _drawn_on(sample: Sample, size: Sequence[int]) -> str | None:
     """The image that labels were drawn on, if nobody says it: the newest one of that size, (y, x) or (z, y, x); raw before others."""
-    for name in (sample.newest_image, "raw", *sample.names("images")):
+    for name in (sample.newest_image, *sample.images):
         image = sample.image("raw") if name == "raw" else sample.volume("images", name)
         if image.shape[-len(size) :] == tuple(size):
             return sample.drawn_on(name)

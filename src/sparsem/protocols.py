@@ -8,9 +8,10 @@ from pathlib import Path
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution
 from sparsem.quality.compare import Compared, CompareSettings, GroupStep, compared, comparison_tables, read_comparison
-from sparsem.quality.pictures import PicturesSettings, Planes, measure_planes, planes_of, weights_of, write_csv
+from sparsem.quality.pictures import PicturesSettings, Planes, measure_planes, planes_of, weights_of
 from sparsem.report.comparison import comparison_page
 from sparsem.store.readers.series import natural_key
+from sparsem.store.sample import save_table
 from sparsem.store.volume import write_atomically
 
 
@@ -48,7 +49,7 @@ def compare_protocols(path: str | Path, on: Execution = HERE) -> Comparison:
     found = compared(groups, study)
     tables = comparison_tables(found)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [write_csv(table, folder / f"{name}.csv") for name, table in tables.items()]
+    files = [save_table(table, folder / f"{name}.csv") for name, table in tables.items()]
     page = folder / "comparison.html"
     write_atomically(page, comparison_page(found, study, tables, folder).encode())
     return Comparison(found, (page, *files))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.scores import MOST_LISTED
@@ -39,7 +40,12 @@ def quality_sample(path: SamplePath, *, settings: QualitySettings, on: Execution
 
 def medians(found: Quality) -> dict[str, float]:
     """Over all slices."""
-    return {name: float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan for name, values in found.columns.items()}
+    return {name: _median(values) for name, values in found.columns.items()}
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Of what is known; NaN of nothing."""
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
 
 
 def quality_lines(found: Quality) -> list[str]:
@@ -120,10 +126,8 @@ def quality_compare(
     width = max(map(len, found.groups))
     lines = ["  ".join([" " * width, f"{'n':>4}", *(f"{_head(metric):>8}" for metric in found.values)])]
     for name, own in found.groups.items():
-        middle = {
-            metric: float(np.nanmedian(one[name])) if np.isfinite(one[name]).any() else math.nan for metric, one in found.values.items()
-        }
-        lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *(_under(metric, value) for metric, value in middle.items())]))
+        middle = (_under(metric, _median(one[name])) for metric, one in found.values.items())
+        lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *middle]))
     sure = [one for one in found.tests if one.corrected < SURE and found.by == "picture"]  # of tiles p is too good to be told first
     told = [f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)" for one in sure]
     lines += told[:MOST_LISTED] + ([f"and {len(told) - MOST_LISTED} differences more, on the page"] if len(told) > MOST_LISTED else [])

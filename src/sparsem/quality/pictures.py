@@ -11,8 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
@@ -31,7 +29,7 @@ from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.readers import open_source
 from sparsem.store.readers.source import Source
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, save_table
 from sparsem.store.volume import Kind, volume_spec, write_atomically
 
 GATHERED = 4  # slices a block of pictures that are denoised together
@@ -127,20 +125,19 @@ def planes_of(sources: Sequence[str | Path], settings: PicturesSettings) -> list
     if settings.denoise and settings.reference:
         raise InputError("Pictures are compared with others, --reference, or with themselves, --denoise; give one of them.")
     opened = [open_source(source) for source in sources]
+    files = [one.files[0] if len(one.files) == 1 else one.files[0].parent for one in opened]
     names: list[str] = []
-    for one in opened:
-        name = one.files[0].stem if len(one.files) == 1 else one.files[0].parent.name
+    for one, file in zip(opened, files, strict=True):
+        name = file.stem if len(one.files) == 1 else file.name
         others = (name, *(f"{name}-{place}" for place in range(2, len(opened) + 2)))
         taken = [other.casefold() for other in names]  # of which a file is named: some systems take a and A for the same
         names.append(next(other for other in others if other.casefold() not in taken))
-    for one in opened:
         if settings.box:
             area_of_boxes([Box(*settings.box)], (one.stack.shape[1], one.stack.shape[2]))
     numbers = [_numbers(one, settings.slices) for one in opened]
     single = [one.stack.shape[0] == 1 for one in opened]
-    files = [str(one.files[0] if len(one.files) == 1 else one.files[0].parent) for one in opened]
     beside = [_one_each(given, opened, what) for given, what in ((settings.reference, "reference"), (settings.resin, "resin"))]
-    return [Planes(*each) for each in zip(names, files, numbers, opened, *beside, single, strict=True)]
+    return [Planes(*each) for each in zip(names, map(str, files), numbers, opened, *beside, single, strict=True)]
 
 
 def measure_planes(planes: Sequence[Planes], folder: Path, settings: PicturesSettings, weights: Weights, on: Execution) -> list[Picture]:
@@ -268,25 +265,16 @@ def _gather(block: ZBlock, own: Planes, grey: GreyLevels) -> BlockResult:
 def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: PicturesSettings) -> Resin:
     """Where resin is marked, or else the most featureless squares."""
     shape = (picture.shape[0], picture.shape[1])
-    marked = []
     if mask is not None:
-        marked.append(as_labels(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0)
+        return Resin((as_labels(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0,), False)
     if settings.box:
-        marked.append(area_of_boxes([Box(*settings.box)], shape))
+        return Resin((area_of_boxes([Box(*settings.box)], shape),), False)
     if settings.polygon:
-        marked.append(area_of_polygon(list(zip(settings.polygon[::2], settings.polygon[1::2], strict=True)), shape))
-    return Resin((np.logical_or.reduce(marked),), False) if marked else proposal(picture)
+        return Resin((area_of_polygon(list(zip(settings.polygon[::2], settings.polygon[1::2], strict=True)), shape),), False)
+    return proposal(picture)
 
 
 def write_tables(found: Sequence[Picture], folder: str | Path) -> tuple[Path, Path]:
     """``pictures.csv`` and ``tiles.csv`` (see ``tables``)."""
     whole, parts = tables(found)
-    return write_csv(whole, Path(folder) / "pictures.csv"), write_csv(parts, Path(folder) / "tiles.csv")
-
-
-def write_csv(table: pa.Table, path: Path) -> Path:
-    """A table, in one step."""
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
-    return path
+    return save_table(whole, Path(folder) / "pictures.csv"), save_table(parts, Path(folder) / "tiles.csv")

@@ -128,9 +128,10 @@ def judged(columns: Mapping[str, Values]) -> list[Verdict]:
     alone = unlike(columns["likeness"], columns["second_likeness"])
     for z in np.flatnonzero(alone):
         told[z].append((Light.RED, "unlike its neighbours"))
-    for z in np.flatnonzero(columns["likeness"] >= THE_SAME):
+    same = columns["likeness"] >= THE_SAME
+    for z in np.flatnonzero(same):
         told[z].append((Light.RED, "repeats the slice before"))
-    near_alone = alone | np.roll(alone, 1) | (columns["likeness"] >= THE_SAME)
+    near_alone = alone | np.roll(alone, 1) | same
     for place, distance in enumerate(columns["spacing"]):
         if not near_alone[place]:
             told[place].extend(_of_distance(float(distance)))

@@ -156,7 +156,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     meter.step("3D scene")
     view.scene = scene(layers, settings.triangles // of)
     old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]
-    old += [f"quality_{name}" for name in ["raw", *sample.names("images")] if outdated(sample, name, "quality")]
+    old += [f"quality_{name}" for name in sample.images if outdated(sample, name, "quality")]
     view.tables = {name: table for name, table in _tables(sample, problems).items() if name not in old}
     view.dice = {one.name: told for one in layers if (told := _dice(view.tables.get(f"scores_{one.name}")))}
     view.notices = [*problems, *notices(sample, [one.name for one in layers if one.labels], settings.cells)]

@@ -47,7 +47,7 @@ def _lost(sample: Sample) -> Iterator[Notice]:
 
 def _quality(sample: Sample) -> Iterator[Notice]:
     """The light of every image that was looked at, and the slices to look at, the red ones first."""
-    for name in ["raw", *sample.names("images")]:
+    for name in sample.images:
         if f"quality_{name}" not in sample.tables or outdated(sample, name, "quality"):
             continue
         rows = sample.read_table(f"quality_{name}").select(["z", "light", "remarks"]).to_pylist()

@@ -124,6 +124,11 @@ class Sample:
         return (self.path / "zarr.json").is_file()
 
     @property
+    def images(self) -> list[str]:
+        """Names of all images, the raw one first."""
+        return ["raw", *self.names("images")]
+
+    @property
     def newest_image(self) -> str:
         """Name of the image that stages read unless told otherwise: the last derived one, else ``raw``."""
         made = [name for entry in self.history() for name in entry["outputs"] if name.startswith("images/")]
@@ -262,10 +267,8 @@ class Sample:
         """Write ``tables/NAME.parquet`` and the same as CSV, each in one step; returns the Parquet file's path."""
         folder = self.path / "tables"
         folder.mkdir(exist_ok=True)
-        for ending, write in ((".csv", pyarrow.csv.write_csv), (".parquet", pyarrow.parquet.write_table)):
-            sink = pa.BufferOutputStream()
-            write(table, sink)
-            write_atomically(folder / f"{name}{ending}", sink.getvalue().to_pybytes())
+        for ending in (".csv", ".parquet"):
+            save_table(table, folder / f"{name}{ending}")
         self.publish_names()
         return folder / f"{name}.parquet"
 
@@ -279,6 +282,14 @@ class Sample:
         if not path.exists():
             raise SampleError(f"{self.path.name} has no table '{name}'{nearest(name, self.tables)}")
         return pyarrow.parquet.read_table(path)
+
+
+def save_table(table: pa.Table, path: Path) -> Path:
+    """Write a table as CSV or Parquet, as the path's ending says, in one step; returns the path."""
+    sink = pa.BufferOutputStream()
+    (pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table)(table, sink)
+    write_atomically(path, sink.getvalue().to_pybytes())
+    return path
 
 
 def now() -> str:
