@@ -20,11 +20,12 @@ from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, 
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.learn.course import learning_rate_at
+from sparsem.learn.files import log_path
 from sparsem.learn.losses import dice_loss
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import learning_slices
-from sparsem.learn.supervised import learning_rate_at
-from sparsem.learn.train import held_out, job_of, log_path, train, training_needs
+from sparsem.learn.train import held_out, job_of, train, training_needs
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.predict import predict
 from sparsem.store.sample import Sample

@@ -69,7 +69,8 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     depth = min(settings.block_depth, z)
     grey = grey_of(found, settings)
     output = volume_spec("", (z, y, x), np.uint8 if grey.top == 255 else np.uint16, Kind.IMAGE, voxel, depth)
-    output = replace(output, numbers=found.numbers, repeated=found.repeated)
+    names = tuple(file.stem for file in found.files) if len(found.files) == z else ()
+    output = replace(output, numbers=found.numbers, repeated=found.repeated, names=names)
     inputs = {"source": found.identity(), "files": found.title} | ({} if grey.unchanged else {"grey levels": str(grey)})
     if not grey.unchanged:
         tell(f"Grey levels of {source}: {grey}.", on.quiet)

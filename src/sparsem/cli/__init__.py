@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": ("learning.predict", "Find the structures in every slice."),
     "cells": ("separating.cells", "Tell touching cells apart in every slice, from a few labelled ones."),
     "track": ("separating.track", "Give every protrusion its cell, and list where to look."),
+    "detect": ("detecting.detect", "Find organelles in boxes, in pictures of any size: learn, find, mask, score, count."),
     "score": ("learning.score", "Compare labels with truth."),
     "experiment": ("asking.experiment", "Answer a question by measuring: how many slices to label, which network, which way with cells."),
     "constrain": ("results.constrain", "Hold the structures to biology: nucleoli in nuclei, organelles in cells."),
@@ -41,6 +42,16 @@ COMMANDS = {
 GROUPS = {
     "annotate": {"import": "annotate_import", "suggest": "annotate_suggest"},
     "experiment": {"cells": "experiment_cells", "slices": "experiment_slices", "models": "experiment_models"},
+    "detect": {
+        "import": "detect_import",
+        "train": "detect_train",
+        "predict": "detect_predict",
+        "constrain": "detect_constrain",
+        "masks": "detect_masks",
+        "score": "detect_score",
+        "count": "detect_count",
+        "export": "detect_export",
+    },
     "quality": {"sample": "quality_sample", "pictures": "quality_pictures", "compare": "quality_compare"},
 }
 

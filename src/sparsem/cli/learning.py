@@ -8,9 +8,9 @@ import typer
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.scores import promise_line, score_data, score_lines
 from sparsem.execution import Execution
+from sparsem.learn.files import log_path
 from sparsem.learn.folds import train_and_promise
 from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import log_path
 from sparsem.predict import PredictSettings
 from sparsem.predict import predict as _predict
 from sparsem.prepare.denoise import DenoiseSettings

@@ -16,8 +16,9 @@ from sparsem.errors import InputError, SettingsError
 from sparsem.execution import HERE, Execution
 from sparsem.experiment.check import Check, Measured, check_of, overlaps_with
 from sparsem.experiment.slices import drawn
+from sparsem.learn.files import log_path
 from sparsem.learn.settings import LearnSettings, TrainSettings
-from sparsem.learn.train import Job, course_of, job_of, log_path, train_job, training_needs, updates_of
+from sparsem.learn.train import Job, course_of, job_of, train_job, training_needs, updates_of
 from sparsem.models import count_parameters, model_class
 from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z

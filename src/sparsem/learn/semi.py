@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsem.annotations import UNKNOWN
+from sparsem.learn.course import Progress, TrainingState, move, run
 from sparsem.learn.losses import dice_loss
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice
-from sparsem.learn.supervised import Progress, TrainingState, labelled_loss, logits_of, move, run, sampler_of, start
+from sparsem.learn.supervised import dice_on, labelled_loss, logits_of, sampler_of, start
 from sparsem.models import usual_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.tiles.augment import regreyed
@@ -54,7 +55,7 @@ class Pair:
         """Take up where a saved state left off."""
         for n, one in enumerate(self.members):
             own = {name.removeprefix(f"{n}."): tensor for name, tensor in tensors.items() if name.startswith(f"{n}.")}
-            one.restore(own, {"update": about["update"], "best_dices": about["best_dices"][n:]})
+            one.restore(own, {"update": about["update"], "best_scores": about["best_scores"][n:]})
 
 
 class MixedBatch(NamedTuple):
@@ -176,7 +177,7 @@ def fit_with_unlabelled(
     def update(batch: MixedBatch) -> tuple[float, float]:
         return step_with_unlabelled(state, batch, ramp.at(state.update), settings, device)
 
-    yield from run(state, sampler.batch, update, validate, settings, device)
+    yield from run(state, sampler.batch, update, dice_on(validate, settings, device), settings, settings.validate_every)
 
 
 def step_with_unlabelled(

@@ -1,37 +1,32 @@
 """Training: annotated slices of samples -> a checkpoint. Resumable at any moment; see ``train``."""
 
-import csv
-import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sparsem import __version__
 from sparsem.annotations import annotated_structures, outputs_of_cells
-from sparsem.errors import InputError, ResumeError
+from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
+from sparsem.learn.course import Course, Progress, TrainingState
+from sparsem.learn.files import TrainingFiles
 from sparsem.learn.semi import Pair, fit_with_unlabelled, second_recipe, start_pair
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice, learning_slices, unlabelled_slices
-from sparsem.learn.supervised import Course, Progress, TrainingState, fit, start, validation_dice
+from sparsem.learn.supervised import fit, start, validation_dice
 from sparsem.models import model_class, usual_rate
-from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe, save_checkpoint, save_tensors
+from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
 from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.models.memory import training_bytes
 from sparsem.progress import Meter, tell
-from sparsem.settings import differences
-from sparsem.stage import fingerprint_of
 from sparsem.store.sample import Sample
-from sparsem.store.volume import write_atomically
 
 WITHOUT_EFFECT = {"save_every_s", "folds"}  # settings that change no weight
 
@@ -113,10 +108,11 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type, "precision": resolved(device, settings.precision)}
     computed |= {"width": job.recipe.width, "learning_rate": settings.learning_rate or usual_rate(job.recipe.model)}
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
-    files = _Files(out)
-    trained = files.finished(record, on.overwrite)
-    if trained is not None:
-        return trained
+    files = TrainingFiles(out)
+    if out.exists():
+        trained = read_recipe(out)
+        if files.finished(trained.training.get("record", {}), record, on.overwrite):
+            return trained
     if len(slices) <= len(aside):
         raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
     needs = training_needs(job)
@@ -128,21 +124,17 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     with files.locked():
         files.restore(state, record, on.overwrite)
         progress_of = updates_of(job, state, learn, validate)
-        with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(job.structures, state.update) as log:
+        columns = ["dice", *(f"validation_dice_{name}" for name in job.structures)]
+        with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(columns, state.update) as log:
             saved = time.monotonic()
             # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
             for progress in progress_of:
                 log(progress)
-                meter.step(f"loss {progress.loss:.3f}, Dice {progress.dice:.3f}")
+                meter.step(f"loss {progress.loss:.3f}, Dice {progress.batch[0]:.3f}")
                 if time.monotonic() - saved >= settings.save_every_s:
                     files.save(state, record)
                     saved = time.monotonic()
         return _finish(files, state, job, record, [each.name for each in learn], validate)
-
-
-def log_path(out: Path) -> Path:
-    """Where the course of a training lies: beside its checkpoint, and under no name that a table would get."""
-    return out.with_suffix(".training.csv")
 
 
 def course_of(job: Job) -> TrainingState | Pair:
@@ -206,12 +198,12 @@ def _what_fits(job: Job, free: int) -> str:
 
 
 def _finish(
-    files: "_Files", state: Course, job: Job, record: Mapping[str, Any], learnt: list[str], validate: Sequence[LearningSlice]
+    files: TrainingFiles, state: Course, job: Job, record: Mapping[str, Any], learnt: list[str], validate: Sequence[LearningSlice]
 ) -> Recipe:
     """Write the network, of two the one that does better on held-out slices; the other one too if that is asked for."""
     about: dict[str, Any] = {"record": dict(record), "learnt from": learnt, "held out": [each.name for each in validate]}
     recipes = [job.recipe, second_recipe(job.recipe, job.settings)]
-    order = sorted(range(len(state.members)), key=lambda number: -state.members[number].best_dice)
+    order = sorted(range(len(state.members)), key=lambda number: -state.members[number].best_score)
     written = []
     for number, out in zip(order, (files.out, files.second), strict=False):
         if out == files.out or job.settings.both:
@@ -226,107 +218,10 @@ def _write(out: Path, state: TrainingState, recipe: Recipe, validate: Sequence[L
     about = dict(recipe.training)
     if validate:
         save_checkpoint(out.with_suffix(".last.safetensors"), last.cpu(), replace(recipe, training=about | {"weights": "last"}))
-        last.load_state_dict(state.best)
+        load_state(last, state.best)
         by_structure = validation_dice(last.to(job.device), validate, job.settings, job.device)
         known = {name: round(dice, 6) for name, dice in zip(recipe.structures, by_structure, strict=True) if not math.isnan(dice)}
-        about |= {"weights": "best", "validation dice": round(state.best_dice, 6), "validation dice by structure": known}
+        about |= {"weights": "best", "validation dice": round(state.best_score, 6), "validation dice by structure": known}
     recipe = replace(recipe, training=about)
     save_checkpoint(out, last.cpu(), recipe)
     return recipe
-
-
-@dataclass(frozen=True)
-class _Files:
-    """What a training writes beside its checkpoint."""
-
-    out: Path
-
-    @property
-    def state(self) -> Path:
-        return self.out.with_suffix(".state.safetensors")
-
-    @property
-    def second(self) -> Path:
-        return self.out.with_suffix(".second.safetensors")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the training for this process; a killed one leaves no lock behind."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.out.with_suffix(".lock"), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ResumeError(f"Another run is training {self.out.name}; wait for it to end, or use another name.") from None
-        try:
-            yield
-        finally:
-            self.out.with_suffix(".lock").unlink(missing_ok=True)
-            lock.release()
-
-    def finished(self, record: Mapping[str, Any], overwrite: bool) -> Recipe | None:
-        """The recipe of ``out`` if it was trained just so; None if it is to be trained."""
-        if not self.out.exists():
-            return None
-        recipe = read_recipe(self.out)
-        before = recipe.training.get("record", {})
-        if fingerprint_of(before) == fingerprint_of(record):
-            self.state.unlink(missing_ok=True)
-            return recipe
-        if not overwrite:
-            made = f"was trained otherwise ({differences(before, record)})"
-            raise ResumeError(f"{self.out.name} exists and {made}; use --overwrite, or another name.")
-        return None
-
-    def save(self, state: Course, record: Mapping[str, Any]) -> None:
-        best = [one.best_dice for one in state.members]
-        about: dict[str, Any] = {"record": dict(record), "update": state.update, "best_dices": best}
-        save_tensors(self.state, state.tensors(), about)
-
-    def restore(self, state: Course, record: Mapping[str, Any], overwrite: bool) -> None:
-        if not self.state.exists():
-            return
-        tensors, about = load_tensors(self.state)
-        if fingerprint_of(about["record"]) == fingerprint_of(record):
-            state.restore(tensors, about)
-            return
-        if not overwrite:
-            raise ResumeError(
-                f"{self.state.name} holds an unfinished training that was set otherwise "
-                f"({differences(about['record'], record)}); use --overwrite to start anew, or the same settings to go on."
-            )
-        self.state.unlink()
-
-    def log(self, structures: Sequence[str], update: int) -> "_Log":
-        return _Log(log_path(self.out), structures, update)
-
-
-class _Log:
-    """The course of a training as CSV; rows after the update that a resumed training starts from are dropped."""
-
-    def __init__(self, path: Path, structures: Sequence[str], update: int) -> None:
-        header = ["update", "seconds", "learning_rate", "loss", "dice", *(f"validation_dice_{name}" for name in structures)]
-        kept: list[list[str]] = []
-        if update and path.exists():
-            with path.open(newline="", encoding="utf-8") as before:
-                kept = [row for row in list(csv.reader(before))[1:] if row and int(row[0]) <= update]
-        text = io.StringIO()
-        csv.writer(text).writerows([header, *kept])
-        write_atomically(path, text.getvalue().encode())
-        self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
-        self._seconds = float(kept[-1][1]) if kept else 0.0
-        self._started, self._columns = time.monotonic(), len(structures)
-
-    def __enter__(self) -> Callable[[Progress], None]:
-        return self._write
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _write(self, progress: Progress) -> None:
-        seconds = self._seconds + time.monotonic() - self._started
-        validation = ["" if math.isnan(dice) else f"{dice:.4f}" for dice in progress.validation] or [""] * self._columns
-        numbers = [f"{progress.learning_rate:.3g}", f"{progress.loss:.5f}", f"{progress.dice:.5f}"]
-        self._writer.writerow([progress.update, f"{seconds:.2f}", *numbers, *validation])
-        self._file.flush()

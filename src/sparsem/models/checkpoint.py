@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,32 @@ def load_tensors(path: Path, names: Collection[str] | None = None) -> tuple[dict
     return tensors, about
 
 
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network by name; one that has several names, because parts share it, comes under the first."""
+    first: dict[int, str] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        first.setdefault(id(tensor), name)
+    names = set(first.values())
+    return {name: tensor for name, tensor in network.state_dict().items() if name in names}
+
+
+def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load what ``state_of`` told of a network of the same kind.
+
+    Raises:
+        RuntimeError: a tensor is missing, is not known, or has another shape.
+    """
+    lost, unknown = network.load_state_dict(tensors, strict=False)
+    missing = sorted(set(lost) & set(state_of(network)))
+    if missing or unknown:
+        raise RuntimeError(
+            f"it lacks {', '.join(missing[:1]) or 'nothing'}, and has {', '.join(unknown[:1]) or 'nothing'} that is not known"
+        )
+
+
 def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe) -> None:
     """Write a network and its recipe to ``path`` in one step."""
-    save_tensors(path, network.state_dict(), asdict(recipe))
+    save_tensors(path, state_of(network), asdict(recipe))
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
@@ -104,7 +127,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
     try:
         recipe = _recipe(about)
         network = recipe.build()
-        network.load_state_dict(tensors)
+        load_state(network, tensors)
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("it holds weights that are not numbers")
     except DAMAGED as error:

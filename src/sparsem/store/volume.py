@@ -54,6 +54,7 @@ class VolumeSpec:
         motions: (z, 2, 3) of a derived image, from its pixels to those of the image it was made from; None where they are the same.
         numbers: of a raw image that was a series of files: the number in each file's name, in the order of the slices.
         repeated: slices that stand in for lost ones: the same as the one before.
+        names: of a raw image whose slices were files of their own: those of the files, without ending.
     """
 
     path: str
@@ -66,6 +67,7 @@ class VolumeSpec:
     motions: Motion | None = field(default=None, compare=False)
     numbers: tuple[int, ...] = ()
     repeated: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     def level_factors(self) -> list[tuple[int, int, int]]:
         """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
@@ -214,6 +216,11 @@ class Volume:
         """Slices that stand in for lost ones: the same as the one before."""
         return tuple(self.attributes.get("sparsem", {}).get("repeated", ()))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of a raw image whose slices were files of their own: those of the files, without ending; else empty."""
+        return tuple(self.attributes.get("sparsem", {}).get("names", ()))
+
 
 def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     """Make the group and its empty arrays."""
@@ -233,7 +240,8 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     about: dict[str, Any] = {"kind": spec.kind.value, "fingerprint": fingerprint}
     about |= {"made_on": list(spec.made_on)} if spec.made_on else {}
     about |= {"motions": spec.motions.tolist()} if spec.motions is not None else {}
-    about |= {name: list(slices) for name, slices in (("numbers", spec.numbers), ("repeated", spec.repeated)) if slices}
+    told = (("numbers", spec.numbers), ("repeated", spec.repeated), ("names", spec.names))
+    about |= {name: list(slices) for name, slices in told if slices}
     write_group(directory, {"ome": _ome_metadata(spec), "sparsem": about})
 
 

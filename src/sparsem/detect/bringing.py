@@ -1,0 +1,219 @@
+"""Bringing boxes in: drawn by somebody, from a file; or around the objects of labels, so that what was segmented teaches detectors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from sparsem.annotations import annotated_structures, read_annotation
+from sparsem.box_tables import annotated_names, found_names, picture_names, read_annotated, read_found, write_annotated
+from sparsem.boxes import Boxes, boxes_of_labels, sizes, together
+from sparsem.contents import result_of
+from sparsem.detect.formats import BoxFile, read_boxes, write_boxes
+from sparsem.errors import InputError, SampleError
+from sparsem.execution import HERE, Execution
+from sparsem.progress import Meter, tell
+from sparsem.settings import Settings, named_values, nearest
+from sparsem.store.sample import Sample
+
+MOST_TOLD = 200  # faults that are listed one by one
+AFTER_NAME = "_-. "  # what may follow a picture's name in that of its file: cell_7 is cell_7_raw.tif, and not cell_70.tif
+
+
+class BoxesSettings(Settings):
+    """What boxes mean, and which are taken."""
+
+    source: str | None = Field(None, description="boxes that somebody drew: COCO .json, .csv, or a folder of YOLO labels")
+    labels: tuple[str, ...] = Field((), description="or boxes around objects: NAME of an annotation, of labels, or of a truth; repeat it")
+    classes: dict[str, str] = Field({}, description="FOUND=NAME, what a class of the file is called here, as 0=mitochondrion; repeat it")
+    least_px: float = Field(20, ge=0, description="boxes less wide or high than this are dropped: slips of the hand, as the thesis has it")
+    faults: Literal["refuse", "leave-out"] = Field("refuse", description="leave-out: go on without boxes that are wrong, and tell them")
+    unlisted: Literal["unknown", "empty"] = Field(
+        "unknown", description="pictures that a CSV does not speak of: nobody looked at them, or they are empty"
+    )
+    image: str | None = Field(None, description="the image that boxes were drawn on; the raw one if not given")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return named_values(value, "0=mitochondrion")
+
+
+class Brought(NamedTuple):
+    """What was brought in.
+
+    Attributes:
+        boxes: how many of each structure.
+        pictures: how many that were looked at.
+        small: boxes that were dropped because they are small.
+        left_out: what was wrong, a line each.
+    """
+
+    boxes: dict[str, int]
+    pictures: int
+    small: int
+    left_out: list[str]
+
+
+def import_boxes(samples: Sequence[Sample], settings: BoxesSettings, on: Execution = HERE) -> Brought:
+    """Write ``tables/annotated_boxes_NAME`` of every structure into every sample that the boxes speak of.
+
+    A picture of a file is the slice whose name is the same, or goes on after it; a number is that of a slice, of a single sample.
+
+    Args:
+        samples: that hold the pictures.
+        settings: where boxes come from, and which are taken.
+        on: ``overwrite`` replaces other boxes; ``quiet`` shows no progress.
+
+    Raises:
+        InputError: the file is none of boxes, or something in it is wrong, which is told all at once.
+        ResumeError: other boxes of that name are there.
+    """
+    if bool(settings.source) == bool(settings.labels):
+        raise InputError("Boxes come from a file, --source, or are put around objects, --labels; give one of them.")
+    if settings.labels:
+        counted = [_around_labels(sample, settings, on) for sample in samples]
+    else:
+        counted = _from_file(samples, read_boxes(str(settings.source)), settings, on)
+    names = dict.fromkeys(name for one in counted for name in one.boxes)
+    boxes = {name: sum(one.boxes.get(name, 0) for one in counted) for name in names}
+    small, pictures = sum(one.small for one in counted), sum(one.pictures for one in counted)
+    return Brought(boxes, pictures, small, [line for one in counted for line in one.left_out])
+
+
+def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSettings, on: Execution) -> list[Brought]:
+    unknown = [name for name in settings.classes if name not in found.names]
+    if unknown:
+        raise InputError(f"{found.path.name} has no class '{unknown[0]}'{nearest(unknown[0], found.names)}")
+    places = _places(samples, found)
+    shapes = {picture: _shape(samples[sample], settings) for picture, (sample, _) in places.items()}
+    for picture, shape in found.shapes.items():
+        if picture in shapes and shapes[picture] != shape:
+            sizes_told = " and ".join(f"{x} x {y} px" for y, x in (shape, shapes[picture]))
+            found.fault("pictures of another size than the file says", f"{found.pictures[picture]}: {sizes_told}")
+    found.check(shapes)
+    if found.faults:
+        for line in found.listing()[:MOST_TOLD]:
+            tell(line, on.quiet)
+        if settings.faults == "refuse":
+            raise InputError(f"{found.path.name}: {found.summary()}. Mend them, or use --faults leave-out to go on without them.")
+    listed = [place for place in places.values() if place is not None]
+    if not listed:
+        raise InputError(f"{found.path.name} speaks of no picture of {', '.join(sample.path.name for sample in samples)}.")
+    kept = [box for box in found.boxes if box.picture in places]
+    out, names = [], {name: settings.classes.get(name, name) for name in found.names}
+    for number, sample in enumerate(samples):
+        own = [box for box in kept if places[box.picture][0] == number]
+        z = [places[box.picture][1] for box in own]
+        pictures = sorted(z for sample_of, z in listed if sample_of == number)
+        if not pictures:
+            continue
+        if settings.unlisted == "empty":
+            pictures = list(range(sample.image("raw").shape[0]))
+        kinds = list(dict.fromkeys(names.values()))
+        boxes = Boxes.of(kinds, z, [kinds.index(names[box.name]) for box in own], [box.corners for box in own])
+        out.append(_written(sample, boxes, pictures, settings, on))
+    return [out[0]._replace(left_out=found.listing()), *out[1:]]
+
+
+def _shape(sample: Sample, settings: BoxesSettings) -> tuple[int, int]:
+    _, y, x = sample.image(settings.image or "raw").shape
+    return y, x
+
+
+def _places(samples: Sequence[Sample], found: BoxFile) -> dict[int, tuple[int, int]]:
+    """Sample and slice of every picture of a file; those that are nowhere, or in two places, become faults."""
+    names = [picture_names(sample) for sample in samples]
+    exact: dict[str, list[tuple[int, int]]] = {}
+    for sample, listed in enumerate(names):
+        for z, name in enumerate(listed):
+            exact.setdefault(name, []).append((sample, z))
+    places: dict[int, tuple[int, int]] = {}
+    taken: dict[tuple[int, int], int] = {}
+    for picture, called in enumerate(found.pictures):
+        if isinstance(called, int):
+            there = [(0, called)] if len(samples) == 1 and called < len(names[0]) else []
+        else:
+            longer = [
+                place for name, own in exact.items() if name.startswith(called) and name[len(called) :][:1] in AFTER_NAME for place in own
+            ]
+            there = exact.get(called) or longer
+        if len(there) != 1:
+            found.fault("pictures that are in none of the samples" if not there else "pictures that are in several places", str(called))
+        elif there[0] in taken:
+            found.fault("pictures that are listed twice", str(called))
+        else:
+            places[picture] = there[0]
+            taken[there[0]] = picture
+    return places
+
+
+def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> Brought:
+    """Boxes around the connected objects of every labelled slice."""
+    found: dict[str, Brought] = {}
+    for name in settings.labels:
+        source, pictures, image = _labels_of(sample, name)
+        z, corners = [], []
+        with Meter(f"boxes around {name}", len(pictures), quiet=on.quiet) as meter:
+            for place, picture in enumerate(pictures):
+                _, own = boxes_of_labels(_objects(source(place)))
+                z.append(np.full(len(own), picture))
+                corners.append(own)
+                meter.step()
+        boxes = Boxes.of((name.rpartition("/")[2],), np.concatenate(z), 0, np.concatenate(corners))
+        found[name] = _written(sample, boxes, pictures, settings.model_copy(update={"image": image}), on)
+    boxes_of = {key: count for one in found.values() for key, count in one.boxes.items()}
+    return Brought(boxes_of, max(one.pictures for one in found.values()), sum(one.small for one in found.values()), [])
+
+
+def _labels_of(sample: Sample, name: str) -> tuple[Any, list[int], str]:
+    """What reads the n-th labelled slice (y, x), the numbers of these slices, and the image whose pixels they have."""
+    folder, _, plain = name.rpartition("/")
+    places = {"annotations": annotated_structures(sample), "labels": sample.names("labels"), "truth": sample.names("truth")}
+    where = next((place for place, there in places.items() if plain in there and folder in ("", place)), None)
+    if where is None:
+        known = [f"{place}/{one}" for place, there in places.items() for one in there]
+        raise SampleError(f"{sample.path.name} has no annotation, labels or truth '{name}'{nearest(name, known)}")
+    if where == "annotations":
+        drawn = read_annotation(sample, plain)
+        return lambda place: drawn.objects(place)[0], list(drawn.z), drawn.image
+    volume = result_of(sample, plain) if where == "labels" else sample.volume("truth", plain)
+    return lambda z: volume.read(slice(z, z + 1))[0], list(range(volume.shape[0])), sample.name_of_image(volume)
+
+
+def _objects(labels: NDArray[Any]) -> NDArray[Any]:
+    """Connected parts of every label in a slice: what is one object in 3D may be several here, and a mask has no numbers."""
+    return np.asarray(cc3d.connected_components(np.ascontiguousarray(labels, np.uint32), connectivity=8))
+
+
+def _written(sample: Sample, boxes: Boxes, pictures: Sequence[int], settings: BoxesSettings, on: Execution) -> Brought:
+    """Keep the boxes of every structure that are large enough."""
+    large = (sizes(boxes.corners) >= settings.least_px).all(axis=1)
+    counts = {}
+    for name in boxes.names:
+        own = boxes[large].of_kind(name)
+        write_annotated(sample, own, sorted(pictures), settings.image or "raw", on.overwrite)
+        counts[name] = len(own)
+    return Brought(counts, len(pictures), int((~large).sum()), [])
+
+
+def export_boxes(sample: Sample, out: str | Path, drawn: bool = False) -> int:
+    """Write the boxes of a sample, found or drawn by somebody, as COCO JSON, CSV or YOLO; returns how many.
+
+    Raises:
+        SampleError: there are none.
+        InputError: it is a file of another kind.
+    """
+    names = annotated_names(sample) if drawn else found_names(sample)
+    if not names:
+        what = "annotated boxes" if drawn else "boxes that a detector found"
+        raise SampleError(f"{sample.path.name} has no {what}; bring some in, or find some, with 'sparsem detect'.")
+    kept = [read_annotated(sample, name) if drawn else read_found(sample, name) for name in names]
+    boxes, pictures = together([one.counted() for one in kept]), sorted({z for one in kept for z in one.pictures})
+    _, y, x = sample.image(kept[0].image).shape
+    write_boxes(out, boxes, picture_names(sample), (y, x), pictures)
+    return len(boxes)

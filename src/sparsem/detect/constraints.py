@@ -1,0 +1,162 @@
+"""Biological constraints on boxes: nucleoli in nuclei; mitochondria, endosomes and lysosomes in no nucleus, and not two in one place.
+
+Which box goes is decided by confidence, that is by how probably boxes are right (see ``calibration``): a score of one structure means
+something else than the same score of another. A nucleus stands against all that lies in it and may not, together: if these are more
+probable than it and its nucleoli, by the sum of their log odds, it goes; else they do.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.box_tables import FOUND, Kept, found_names, read_found, write_found
+from sparsem.boxes import Corners, areas, overlap_of_union, shared
+from sparsem.constrain import ConstrainSettings
+from sparsem.contents import CONSTRAINED
+from sparsem.errors import SampleError
+from sparsem.stage import fingerprint_of
+from sparsem.store.sample import Sample, now
+
+WITHIN = 0.7  # of a nucleolus' box that must lie in a nucleus' box
+CORE = 0.85  # of the ellipse that fits a nucleus' box: at the corners of the box, and near its edge, there is cytoplasm
+ONE_PLACE = 0.7  # intersection over union from which on two boxes of different structures are one object
+COUNTS = 0.5  # confidence from which on a box is more probably right than not
+
+Mask = NDArray[np.bool_]
+
+
+class Some(NamedTuple):
+    """Boxes of one structure in a picture: ``corners`` (n, 4) float32 px, ``confidence`` (n,) in 0..1."""
+
+    corners: Corners
+    confidence: NDArray[np.float32]
+
+
+class Verdict(NamedTuple):
+    """What biology says of the boxes of a structure in a picture.
+
+    Attributes:
+        stays: (n,) bool.
+        must_count: (n,) bool, nuclei that are there because a nucleolus is, however little a detector is sure of them.
+    """
+
+    stays: Mask
+    must_count: Mask
+
+
+def in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
+    """(n, m) whether the centre of a box lies within the core of a nucleus, which is larger than it."""
+    centre = (corners[:, None, :2] + corners[:, None, 2:]) / 2
+    middle, half = (nuclei[None, :, :2] + nuclei[None, :, 2:]) / 2, (nuclei[None, :, 2:] - nuclei[None, :, :2]) / 2
+    radius = (((centre - middle) / np.maximum(half, 1e-6)) ** 2).sum(axis=2)
+    return np.asarray((radius <= CORE**2) & (areas(corners)[:, None] < areas(nuclei)[None]))
+
+
+def judged(boxes: Mapping[str, Some], settings: ConstrainSettings) -> dict[str, Verdict]:
+    """Which boxes of a picture biology allows, structure by structure."""
+    stays = {name: np.ones(len(one.confidence), bool) for name, one in boxes.items()}
+    must = {name: np.zeros(len(one.confidence), bool) for name, one in boxes.items()}
+    others = [name for name in settings.cytoplasm if name in boxes]
+    _not_two_in_one_place(boxes, others, stays)
+    nuclei = boxes.get(settings.nucleus)
+    if nuclei is not None:
+        nested = boxes.get(settings.nucleolus)
+        inner = _within(nested, nuclei) if nested is not None else np.zeros((0, len(nuclei.confidence)), bool)
+        there = {name: in_nucleus(boxes[name].corners, nuclei.corners) for name in others}
+        for place in np.argsort(-nuclei.confidence, kind="stable"):
+            against = sum(_evidence(boxes[name].confidence[there[name][:, place] & stays[name]]) for name in others)
+            support = _evidence(nested.confidence[inner[:, place]]) if nested is not None else 0.0
+            sure = float(nuclei.confidence[place])
+            if against > _log_odds(np.array([sure])).item() + support:
+                stays[settings.nucleus][place] = False
+                continue
+            for name in others:
+                weaker = (boxes[name].confidence < sure) | (sure >= COUNTS)
+                stays[name] &= ~(there[name][:, place] & weaker)
+        if nested is not None:
+            allowed = inner & stays[settings.nucleus][None]
+            best = np.where(allowed, nuclei.confidence[None], 0).max(axis=1, initial=0)
+            stays[settings.nucleolus] &= 1 - best <= nested.confidence
+            sure_of = stays[settings.nucleolus] & (nested.confidence >= COUNTS)
+            holder = np.where(allowed, nuclei.confidence[None], -1).argmax(axis=1) if len(nuclei.confidence) else np.empty(0, int)
+            must[settings.nucleus][holder[sure_of]] = True
+    return {name: Verdict(stays[name], must[name]) for name in boxes}
+
+
+def _not_two_in_one_place(boxes: Mapping[str, Some], names: list[str], stays: dict[str, Mask]) -> None:
+    """Of boxes of different structures around one object the surest stays."""
+    for number, one in enumerate(names):
+        for other in names[number + 1 :]:
+            alike = overlap_of_union(boxes[one].corners, boxes[other].corners) >= ONE_PLACE
+            first, second = np.nonzero(alike & stays[one][:, None] & stays[other][None])
+            weaker = boxes[one].confidence[first] < boxes[other].confidence[second]
+            stays[one][first[weaker]] = False
+            stays[other][second[~weaker]] = False
+
+
+def _within(nested: Some, nuclei: Some) -> Mask:
+    """(n, m) whether a nucleolus lies in a nucleus."""
+    return np.asarray(shared(nested.corners, nuclei.corners) >= WITHIN * areas(nested.corners)[:, None])
+
+
+def _evidence(confidence: NDArray[np.float32]) -> float:
+    """Log odds that boxes are there together, of those that are more probable than not."""
+    return float(_log_odds(confidence[confidence > COUNTS]).sum())
+
+
+def _log_odds(confidence: NDArray[np.floating]) -> NDArray[np.float64]:
+    p = np.clip(np.asarray(confidence, np.float64), 1e-3, 1 - 1e-3)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def constrain_boxes(sample: Sample, settings: ConstrainSettings = ConstrainSettings()) -> dict[str, int]:
+    """Write ``tables/boxes_NAME-constrained`` of every structure that a detector found; ``boxes_NAME`` stays as it was.
+
+    What comes later (masks, score, counts, report) reads the constrained boxes where there are any.
+
+    Returns:
+        How many boxes of each structure went that were taken for objects.
+
+    Raises:
+        SampleError: fewer than two of the structures have boxes, or they were not found on one image.
+    """
+    known = (settings.nucleus, settings.nucleolus, *settings.cytoplasm)
+    names = [name for name in known if name in found_names(sample)]
+    if len(names) < 2:
+        raise SampleError(
+            f"{sample.path.name} has boxes of {', '.join(names) or 'none'} of {', '.join(known)}; rules are between two of them."
+        )
+    kept = {name: read_found(sample, name, as_predicted=True) for name in names}
+    if len({one.image for one in kept.values()}) > 1:
+        raise SampleError(f"Boxes in {sample.path.name} were not all found on one image; find them again with one --image.")
+    stays = {name: np.ones(len(one.boxes), bool) for name, one in kept.items()}
+    counts = {name: one.counts.copy() for name, one in kept.items()}
+    for z in sorted({z for one in kept.values() for z in one.boxes.z.tolist()}):
+        places = {name: np.flatnonzero(one.boxes.z == z) for name, one in kept.items()}
+        here = {name: Some(one.boxes.corners[places[name]], one.confidence[places[name]]) for name, one in kept.items()}
+        for name, verdict in judged(here, settings).items():
+            stays[name][places[name]] = verdict.stays
+            counts[name][places[name][verdict.must_count]] = True
+    made_from = {name: one.fingerprint for name, one in kept.items()}
+    fingerprint = fingerprint_of({"made_from": made_from, **settings.model_dump(mode="json")})
+    with sample.locked():
+        for name, one in kept.items():
+            own = stays[name]
+            about = {**one.about, "made_from": made_from, "fingerprint": fingerprint}
+            allowed = Kept(one.boxes[own], one.pictures, one.image, about, one.confidence[own], counts[name][own])
+            write_found(sample, f"{FOUND}{name}{CONSTRAINED}", allowed)
+        record = {"stage": "detect-constrain", "fingerprint": fingerprint, "settings": settings.model_dump(mode="json")}
+        sample.remember({**record, "outputs": [], "finished": now()})
+    return {name: int((one.counts & ~stays[name]).sum()) for name, one in kept.items()}
+
+
+def release_boxes(sample: Sample) -> list[str]:
+    """Take the constrained boxes away; what was found is what counts again. Returns the names of the tables."""
+    with sample.locked():
+        tables = [name for name in sample.tables if name.startswith(FOUND) and name.endswith(CONSTRAINED)]
+        for name in tables:
+            sample.remove_table(name)
+        sample.remember({"stage": "detect-release", "fingerprint": "", "settings": {}, "outputs": [], "finished": now()})
+    return tables

@@ -1,0 +1,146 @@
+"""A detector on pictures of any size: tiles read where they lie, seen in batches, and what was found in them made one.
+
+Never more than a batch of tiles is in memory. Grey levels are those of the sample's: mean 0, standard deviation 1.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparsem.detect.networks import Answer, Detector
+from sparsem.detect.recipe import DetectorRecipe
+from sparsem.detect.slicing import NOTHING, Found, Slicing, merged
+from sparsem.geometry import VoxelSize, evenly_spaced
+from sparsem.models.device import keep_freed_memory
+from sparsem.store.volume import Volume
+
+CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
+LEVEL_PICTURES, LEVEL_STEP = 16, 4  # pictures, and every so many-th row and column of them, that tell a sample's grey levels
+AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
+DECIMALS = 2  # of a pixel; beyond that numbers depend on the batch that a tile was in
+
+Tile = NDArray[np.float32]
+Window = Callable[[int, int, int, int], NDArray[Any]]  # x0 y0 x1 y1 -> (y, x)
+
+
+class Levels(NamedTuple):
+    """Grey levels of a sample: their mean and standard deviation."""
+
+    mean: float
+    spread: float
+
+    def standardised(self, grey: NDArray[Any]) -> Tile:
+        """Of mean 0 and standard deviation 1."""
+        return (grey.astype(np.float32) - np.float32(self.mean)) / np.float32(self.spread)
+
+
+def levels_of(image: Volume) -> Levels:
+    """Of up to 16 evenly spaced pictures; black, 0, is what no microscope has seen."""
+    count = image.shape[0]
+    sums = np.zeros(3)
+    for z in evenly_spaced(count, min(LEVEL_PICTURES, count)):
+        for part in _bands(image, z):
+            grey = part[::LEVEL_STEP, ::LEVEL_STEP].astype(np.float64)
+            seen = grey[grey > 0]
+            sums += [seen.size, seen.sum(), np.square(seen).sum()]
+    if not sums[0]:
+        return Levels(0.0, 1.0)
+    mean = sums[1] / sums[0]
+    return Levels(float(mean), max(1.0, float(np.sqrt(max(0.0, sums[2] / sums[0] - mean**2)))))
+
+
+def _bands(image: Volume, z: int, rows: int = 4096) -> Iterator[NDArray[Any]]:
+    voxels = image.kept(0)
+    for first in range(0, image.shape[1], rows):
+        yield voxels[slice(z, z + 1), slice(first, min(first + rows, image.shape[1]))][0]
+
+
+def slicing_of(shape: tuple[int, int], recipe: DetectorRecipe, voxel: VoxelSize, overlap: float) -> Slicing:
+    """How pictures of a shape are cut for a detector; ``overlap`` is a part of a tile."""
+    edge = recipe.edge(voxel)
+    return Slicing(shape, edge, (round(edge[0] * overlap), round(edge[1] * overlap)))
+
+
+def seen(grey: NDArray[Any], levels: Levels, edge: tuple[int, int], see: int) -> Tile:
+    """A window of a picture as a detector sees it, (see, see) float32; what lies beyond the picture is of the mean grey."""
+    tile = levels.standardised(grey)
+    if grey.shape != edge:
+        whole = np.zeros(edge, np.float32)
+        whole[: grey.shape[0], : grey.shape[1]] = tile
+        tile = whole
+    if edge == (see, see):
+        return tile
+    smaller = see <= edge[0] and see <= edge[1]
+    return np.asarray(cv2.resize(tile, (see, see), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR), np.float32)
+
+
+def found_in_tiles(
+    window: Window,
+    slicing: Slicing,
+    tiles: Sequence[int],
+    network: Detector,
+    recipe: DetectorRecipe,
+    levels: Levels,
+    batch: int,
+    device: torch.device,
+) -> Found:
+    """What a detector finds in some tiles of a picture.
+
+    Args:
+        window: reads part of the picture.
+        slicing: how it is cut.
+        tiles: which, ascending.
+        network: in evaluation mode, on ``device``.
+        recipe: how it sees.
+        levels: grey levels of the sample.
+        batch: tiles at once; never tiles of two calls, so that results do not depend on what else is done.
+        device: where.
+    """
+    keep_freed_memory()
+    parts = []
+    for first in range(0, len(tiles), batch):
+        some = list(tiles[first : first + batch])
+        cut = [window(*slicing.windows[tile].tolist()) for tile in some]
+        images = np.stack([seen(grey, levels, slicing.edge, recipe.see) for grey in cut])[:, None]
+        with torch.inference_mode():
+            answers = network.found(torch.from_numpy(images).to(device))
+        parts += [_in_picture(answer, tile, slicing, recipe.see) for answer, tile in zip(answers, some, strict=True)]
+    columns = zip(*(parts or [NOTHING]), strict=True)
+    return Found(*(np.concatenate(column) for column in columns))
+
+
+def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int) -> Found:
+    """What was found in a tile, in pixels of its picture; what lies beyond the picture, or has no area, is nothing."""
+    x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
+    scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2, np.float32)
+    corners = answer.corners.float().cpu().numpy() * scale + np.array([x0, y0, x0, y0], np.float32)
+    corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS).astype(np.float32)
+    real = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
+    kind, score = answer.kind.cpu().numpy().astype(np.int16), answer.score.float().cpu().numpy()
+    return Found(np.full(int(real.sum()), tile), kind[real], corners[real], np.round(score[real], 4))
+
+
+def merged_in_picture(found: Found, slicing: Slicing, see: int) -> Found:
+    """One box an object, from what was found in all tiles of a picture."""
+    return merged(found, slicing, CUT_PX * max(slicing.edge) / see)
+
+
+def found_in_picture(
+    window: Window, slicing: Slicing, network: Detector, recipe: DetectorRecipe, levels: Levels, batch: int, device: torch.device
+) -> Found:
+    """What a detector finds in a whole picture."""
+    tiles = range(len(slicing.windows))
+    return merged_in_picture(found_in_tiles(window, slicing, tiles, network, recipe, levels, batch, device), slicing, recipe.see)
+
+
+def window_of(image: Volume, z: int) -> Window:
+    """What reads part of a slice: one that is not huge is read once."""
+    voxels, (_, height, width) = image.kept(0), image.shape
+    if height * width <= AT_ONCE:
+        plane = image.read(slice(z, z + 1))[0]
+        return lambda x0, y0, x1, y1: plane[y0:y1, x0:x1]
+    return lambda x0, y0, x1, y1: voxels[slice(z, z + 1), slice(y0, y1), slice(x0, x1)][0]

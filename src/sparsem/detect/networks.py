@@ -1,0 +1,365 @@
+"""The detectors by name: RetinaNet of torchvision (Lin et al. 2017) and Deformable DETR of transformers (Zhu et al. 2020).
+
+The large ones are those of the thesis and of their libraries, and can begin with weights learnt on COCO; the small ones have a ResNet-18,
+a pyramid from stride 4 on, and a tenth of the work: they learn on a CPU. Images are (B, 1, S, S) float32, standardised by sample; corners
+are ``x0 y0 x1 y1`` in pixels of the tile.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sparsem.errors import SettingsError
+from sparsem.settings import nearest
+
+MOST_BOXES = 2000  # that RetinaNet tells of a tile
+LEAST_SCORE = 0.05  # below which nothing is told
+SAME = 0.5  # intersection over union above which RetinaNet tells the surer of two boxes only
+COARSEST = 128  # tiles are multiples of it: the stride of the coarsest level
+
+COCO_DETR = "SenseTime/deformable-detr"
+
+
+class Target(NamedTuple):
+    """What is in a tile.
+
+    Attributes:
+        corners: (n, 4) float32.
+        kind: (n,) int64.
+    """
+
+    corners: Tensor
+    kind: Tensor
+
+
+class Answer(NamedTuple):
+    """What a detector found in a tile: ``corners`` (n, 4), ``kind`` (n,), ``score`` (n,)."""
+
+    corners: Tensor
+    kind: Tensor
+    score: Tensor
+
+
+class Detector(nn.Module):
+    """What all detectors share.
+
+    Attributes:
+        smallest: edge of a square object, in pixels of the tile, that it finds well; smaller ones it may not.
+        usual_rate: learning rate that it learns well at.
+        backbone_part: of the learning rate, for the part that looks at images.
+    """
+
+    smallest = 16
+    usual_rate = 1e-4
+    backbone_part = 1.0
+    keeps_norms = False  # of weights that learnt on COCO: statistics of a few tiles would be worse than theirs
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Of a batch (B, 1, S, S), to learn from."""
+        raise NotImplementedError
+
+    def found(self, images: Tensor) -> list[Answer]:
+        """What is in every tile of a batch (B, 1, S, S)."""
+        raise NotImplementedError
+
+    def backbone(self) -> nn.Module:
+        """The part that looks at images."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "Detector":
+        """As any module; norms that are kept stay as they are."""
+        super().train(mode)
+        if self.keeps_norms:
+            for module in self.backbone().modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+class RetinaNet(Detector):
+    """Boxes by focal loss from anchors on a feature pyramid; ResNet-50, strides 8 to 128, 256 maps, version 2 of torchvision."""
+
+    smallest = 32
+    usual_rate = 1e-4
+
+    def __init__(self, kinds: int, see: int, queries: int) -> None:
+        super().__init__()
+        from torchvision.models.detection import retinanet_resnet50_fpn_v2
+
+        as_is: dict[str, Any] = {"min_size": see, "max_size": see, "image_mean": [0.0], "image_std": [1.0]}
+        limits = {"detections_per_img": MOST_BOXES, "topk_candidates": 2 * MOST_BOXES, "score_thresh": LEAST_SCORE, "nms_thresh": SAME}
+        self.net: Any = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=kinds, **as_is, **limits)
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Focal loss of what, and generalised overlap loss of where."""
+        wanted = [{"boxes": one.corners, "labels": one.kind} for one in targets]
+        losses = self.net(list(_grey_as_colour(images)), wanted)
+        return torch.stack(list(losses.values())).sum()
+
+    def found(self, images: Tensor) -> list[Answer]:
+        """Boxes of which none of a kind overlaps another by half."""
+        return [Answer(one["boxes"], one["labels"], one["scores"]) for one in self.net(list(_grey_as_colour(images)))]
+
+    def backbone(self) -> nn.Module:
+        """The ResNet."""
+        body: nn.Module = self.net.backbone.body
+        return body
+
+    def load_coco(self, file: Path | None) -> None:
+        """Begin with torchvision's weights of COCO, or those of a file; the classes are new."""
+        if file is None:
+            from torchvision.models.detection import RetinaNet_ResNet50_FPN_V2_Weights
+
+            state = RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        else:
+            state = _read_weights(file)
+        _load_but(self.net, state, "head.classification_head.cls_logits.")
+
+
+class SmallRetinaNet(RetinaNet):
+    """The same idea with a ResNet-18, strides 4 to 64, and 64 maps."""
+
+    smallest = 16
+    usual_rate = 1e-3
+
+    def __init__(self, kinds: int, see: int, queries: int) -> None:
+        Detector.__init__(self)
+        from torchvision.models import resnet18
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.backbone_utils import BackboneWithFPN
+        from torchvision.models.detection.retinanet import RetinaNet as Library
+        from torchvision.models.detection.retinanet import RetinaNetHead
+        from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+        maps, levels = 64, {f"layer{number + 1}": str(number) for number in range(4)}
+        pyramid = BackboneWithFPN(resnet18(weights=None), levels, [64, 128, 256, 512], maps, LastLevelMaxPool())
+        edges = tuple(tuple(self.smallest * 2 ** (level + third / 3) for third in range(3)) for level in range(5))
+        anchors = AnchorGenerator(edges, ((0.5, 1.0, 2.0),) * 5)
+        head = RetinaNetHead(maps, 9, kinds, norm_layer=partial(nn.GroupNorm, 16))
+        head.regression_head._loss_type = "giou"  # as in version 2 of the large one
+        as_is: dict[str, Any] = {"min_size": see, "max_size": see, "image_mean": [0.0], "image_std": [1.0]}
+        limits = {"detections_per_img": MOST_BOXES, "topk_candidates": 2 * MOST_BOXES, "score_thresh": LEAST_SCORE, "nms_thresh": SAME}
+        self.net = Library(pyramid, kinds, anchor_generator=anchors, head=head, **as_is, **limits)
+
+    load_coco = None  # type: ignore[assignment]  # nobody has any
+
+
+class DeformableDetr(Detector):
+    """Boxes by queries that look at a few points of four scales; ResNet-50, 6 + 6 layers, width 256, 300 queries."""
+
+    smallest = 24
+    usual_rate = 2e-4
+    backbone_part = 0.1
+    shape: dict[str, Any] = {"backbone_config": None}  # noqa: RUF012  # nobody changes it
+
+    def __init__(self, kinds: int, see: int, queries: int) -> None:
+        super().__init__()
+        from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+        # Weights of classes, corners and overlap in matching and loss: 2, 5, 2 (FACTS of the paper; the library's own class cost is 1).
+        make_config: Any = DeformableDetrConfig
+        config = make_config(
+            num_labels=kinds,
+            num_queries=queries,
+            two_stage_num_proposals=queries,
+            auxiliary_loss=True,
+            class_cost=2,
+            **{name: make() if callable(make) else make for name, make in self.shape.items() if make is not None},
+        )
+        self.net: Any = DeformableDetrForObjectDetection(config)
+        _with_learning_norms(self.net.model.backbone)
+        _begin_as_published(self.net, config)
+        for parameter in self.backbone().parameters():
+            parameter.requires_grad_(True)
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Of every layer's boxes, each matched to one object at most: focal loss, corners, generalised overlap."""
+        edge = images.shape[-1]
+        wanted = [{"class_labels": one.kind, "boxes": _as_centres(one.corners / edge)} for one in targets]
+        parts = self.net(pixel_values=_grey_as_colour(images), labels=wanted).loss_dict
+        weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+        counted = [weights[name] * value for key, value in parts.items() if (name := "_".join(key.split("_")[:2])) in weights]
+        return torch.stack(counted).sum()
+
+    def found(self, images: Tensor) -> list[Answer]:
+        """The surest kind of every query that is sure enough of any."""
+        said = self.net(pixel_values=_grey_as_colour(images))
+        answers = []
+        for logits, centres in zip(said.logits.sigmoid(), said.pred_boxes, strict=True):
+            query, kind = torch.nonzero(logits > LEAST_SCORE, as_tuple=True)
+            answers.append(Answer(_as_corners(centres[query]) * images.shape[-1], kind, logits[query, kind]))
+        return answers
+
+    def backbone(self) -> nn.Module:
+        """The ResNet."""
+        body: nn.Module = self.net.model.backbone.model
+        return body
+
+    def load_coco(self, file: Path | None) -> None:
+        """Begin with the authors' weights of COCO, from the hub or from a folder or file; the classes are new."""
+        from transformers import DeformableDetrForObjectDetection
+
+        if file is not None and file.is_file():
+            state = _read_weights(file)
+        else:
+            known = DeformableDetrForObjectDetection.from_pretrained(str(file or COCO_DETR), use_safetensors=True)
+            state = known.state_dict()
+        _load_but(self.net, state, "class_embed.", "query_position_embeddings.")
+
+
+class SmallDeformableDetr(DeformableDetr):
+    """The same idea with a ResNet-18, 3 + 3 layers, width 128; queries begin where the encoder sees something (two stages)."""
+
+    smallest = 16
+    usual_rate = 5e-4
+    backbone_part = 1.0
+    load_coco = None  # type: ignore[assignment]  # nobody has any
+
+    @staticmethod
+    def _resnet18() -> Any:
+        from transformers import ResNetConfig
+
+        make_config: Any = ResNetConfig
+        return make_config(
+            num_channels=3,
+            hidden_sizes=[64, 128, 256, 512],
+            depths=[2, 2, 2, 2],
+            layer_type="basic",
+            out_features=["stage2", "stage3", "stage4"],
+        )
+
+    shape = {  # noqa: RUF012
+        "backbone_config": _resnet18,
+        "d_model": 128,
+        "encoder_layers": 3,
+        "decoder_layers": 3,
+        "encoder_ffn_dim": 512,
+        "decoder_ffn_dim": 512,
+        "with_box_refine": True,
+        "two_stage": True,
+    }
+
+
+DETECTORS: dict[str, Callable[[int, int, int], Detector]] = {
+    "retinanet": RetinaNet,
+    "retinanet-small": SmallRetinaNet,
+    "deformable-detr": DeformableDetr,
+    "deformable-detr-small": SmallDeformableDetr,
+}
+
+
+def detector_class(name: str) -> Any:
+    """The class of a detector.
+
+    Raises:
+        SettingsError: there is none of that name; the nearest is named.
+    """
+    if name not in DETECTORS:
+        raise SettingsError(f"There is no detector '{name}'{nearest(name, DETECTORS)}")
+    return DETECTORS[name]
+
+
+def build(name: str, kinds: int, see: int, queries: int) -> Detector:
+    """A detector with random weights.
+
+    Args:
+        name: in DETECTORS.
+        kinds: how many structures it tells apart.
+        see: edge of its tiles, px.
+        queries: most boxes in a tile, of Deformable DETR.
+
+    Raises:
+        SettingsError: no detector of that name, or it cannot see tiles of that size.
+    """
+    kind = detector_class(name)
+    if see % COARSEST or see <= 0:
+        raise SettingsError(f"Detectors see tiles whose edge is a multiple of {COARSEST} px; got --see {see}.")
+    network: Detector = kind(kinds, see, queries)
+    return network
+
+
+def begin_with(network: Detector, name: str, weights: str) -> None:
+    """Let a detector begin with weights learnt on COCO: ``coco`` fetches its library's, anything else is a file or folder.
+
+    Raises:
+        SettingsError: there are none of that detector, they cannot be fetched, or they do not fit.
+    """
+    load: Any = getattr(network, "load_coco", None)
+    if load is None:
+        raise SettingsError(
+            f"There are no weights that '{name}' can begin with; 'retinanet' and 'deformable-detr' can. Leave out --weights."
+        )
+    try:
+        load(None if weights == "coco" else Path(weights))
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise SettingsError(
+            f"The weights '{weights}' for '{name}' cannot be had ({reason}); give a file or folder of them with --weights, or "
+            "--weights none to begin with random ones."
+        ) from None
+    network.keeps_norms = True
+
+
+def _grey_as_colour(images: Tensor) -> Tensor:
+    """What learnt on colour sees grey three times."""
+    return images.expand(-1, 3, -1, -1)
+
+
+def _as_centres(corners: Tensor) -> Tensor:
+    """Centre, width and height of boxes (n, 4)."""
+    return torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
+
+
+def _as_corners(centres: Tensor) -> Tensor:
+    return torch.cat([centres[:, :2] - centres[:, 2:] / 2, centres[:, :2] + centres[:, 2:] / 2], dim=1)
+
+
+def _with_learning_norms(module: nn.Module) -> None:
+    """Batch norms whose statistics are learnt for those that are frozen: frozen at random numbers nothing would be normalised."""
+    for name, child in module.named_children():
+        if type(child).__name__ == "DeformableDetrFrozenBatchNorm2d":
+            setattr(module, name, nn.BatchNorm2d(child.get_buffer("weight").numel()))
+        else:
+            _with_learning_norms(child)
+
+
+def _begin_as_published(net: Any, config: Any) -> None:
+    """What the authors' code begins with, and the library's leaves out: nothing is sure of anything, and boxes are small."""
+    for one in (net.model.input_proj, net.model.encoder, net.model.decoder):
+        for name, parameter in one.named_parameters():
+            if parameter.dim() > 1 and not any(part in name for part in ("sampling_offsets", "attention_weights")):
+                nn.init.xavier_uniform_(parameter)
+    for head in net.class_embed:
+        nn.init.constant_(head.bias, math.log(0.01 / 0.99))
+    for number, head in enumerate(net.bbox_embed):
+        nn.init.zeros_(head.layers[-1].weight)
+        nn.init.zeros_(head.layers[-1].bias)
+        if number == 0 and not config.two_stage:
+            nn.init.constant_(head.layers[-1].bias[2:], -2.0)
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors, .pth or .bin file; nothing else in it is run."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("it holds something else than the weights of one network")
+    return dict(state)
+
+
+def _load_but(network: nn.Module, state: dict[str, Tensor], *new: str) -> None:
+    """Load all weights but those of the classes, and those that count queries where there are others."""
+    own = network.state_dict()
+    fits = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape and not name.startswith(new[0])}
+    lost = [name for name in own if name not in fits and not name.startswith(new) and not name.endswith("num_batches_tracked")]
+    if lost:
+        raise ValueError(f"they lack {lost[0]} and {len(lost) - 1} more, or have them in another shape")
+    network.load_state_dict(fits, strict=False)

@@ -1,0 +1,147 @@
+"""The stage ``detect predict``: a detector on every picture of a sample -> ``tables/boxes_NAME`` of each of its structures."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sparsem.box_tables import FOUND, Kept, read_found, write_found
+from sparsem.boxes import Boxes
+from sparsem.detect.inference import (
+    AT_ONCE,
+    Levels,
+    found_in_tiles,
+    levels_of,
+    merged_in_picture,
+    slicing_of,
+    window_of,
+)
+from sparsem.detect.networks import Detector
+from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector
+from sparsem.detect.settings import DetectSettings
+from sparsem.detect.slicing import NOTHING, Found, Slicing
+from sparsem.execution import HERE, Execution, Needs
+from sparsem.models.device import choose_device, free_memory
+from sparsem.predict import hash_of
+from sparsem.settings import Settings
+from sparsem.stage import Arrays, Stage, forget, link_arrays
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+PIECE = 64  # tiles of a picture that are done together, at most: the unit of work, and of resuming
+TILE_BYTES = 150  # a pixel of a tile, on its way through a detector, with what all levels of its pyramid keep (measured, see benchmarks)
+LIBRARIES = 1_200_000_000  # bytes of torch and the detector
+
+
+class Piece(NamedTuple):
+    """Tiles of a picture that are done together: ``z``, and the ``first`` and beyond the last (``stop``) of them."""
+
+    z: int
+    first: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """Of its chain."""
+        return f"z{self.z:06d}-{self.first:06d}"
+
+
+def find_boxes(sample: Sample, model: str | Path, settings: DetectSettings = DetectSettings(), on: Execution = HERE) -> dict[str, Kept]:
+    """Write ``tables/boxes_NAME`` for every structure that the detector knows: a row a box, with its score.
+
+    The detector sees the nm per pixel that it was trained at, whatever the voxel size of the sample, and pictures of any size, tile by
+    tile. A picture that is done is not done again.
+
+    Args:
+        sample: its slices are the pictures.
+        model: what ``train_detector`` wrote.
+        settings: overlap of tiles, batch, device, image.
+        on: how the work is spread.
+
+    Returns:
+        The boxes of each structure.
+
+    Raises:
+        InputError: the file is missing, damaged, or no detector.
+        ResumeError: there are boxes of another detector or other settings, and ``on.overwrite`` is not set.
+        ResourceError: a batch of tiles does not fit into memory.
+    """
+    file = Path(model).resolve()
+    recipe = read_detector(file)
+    name = settings.image or sample.newest_image
+    image = sample.image(name)
+    slicing = slicing_of((image.shape[1], image.shape[2]), recipe, image.voxel_size, settings.overlap)
+    tiles = len(slicing.windows)
+    pieces = [Piece(z, first, min(first + PIECE, tiles)) for z in range(image.shape[0]) for first in range(0, tiles, PIECE)]
+    stage_name = f"detect-{'-'.join(recipe.structures)}"
+    if not {f"{FOUND}{structure}" for structure in recipe.structures} <= set(sample.tables):
+        forget(sample, stage_name)  # somebody took a table away
+    inputs = {"image": image.fingerprint, "model": hash_of(file)}
+    lasting = _lasting(settings.model_copy(update={"image": name}))
+    with Stage(sample, stage_name, lasting, inputs, [], on, partial(_needs, image, slicing, recipe, settings)) as stage:
+        if not stage.finished:
+            levels = levels_of(image)
+            chains = {one.name: [one] for one in pieces}
+            folder = stage.chain(stage.name, _find, chains, image, file, slicing, levels, settings)
+            found = _all_merged(folder, pieces, slicing, recipe)
+            stage.forget()
+            for structure in recipe.structures:
+                write_found(sample, f"{FOUND}{structure}", _kept(found.of_kind(structure), image, name, recipe, stage.fingerprint))
+    return {structure: read_found(sample, structure, as_predicted=True) for structure in recipe.structures}
+
+
+def _lasting(settings: DetectSettings) -> Settings:
+    """The settings that change a result, as they turn out here; how many tiles are seen at once changes the speed alone."""
+    return settings.model_copy(update={"batch": 1, "device": choose_device(settings.device).type})
+
+
+def _needs(image: Volume, slicing: Slicing, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
+    plane = image.shape[1] * image.shape[2]
+    read = (plane if plane <= AT_ONCE else slicing.edge[0] * slicing.edge[1] * settings.batch) * image.dtype.itemsize
+    seen = settings.batch * (TILE_BYTES * recipe.see**2 + 8 * slicing.edge[0] * slicing.edge[1])
+    smaller = "use a smaller --batch, or fewer --workers"
+    device = choose_device(settings.device)
+    if device.type == "cuda":
+        return Needs(LIBRARIES + 2 * read + seen, 0, smaller, gpu=LIBRARIES + seen, gpu_free=free_memory(device))
+    return Needs(LIBRARIES + 2 * read * min(image.block_depth, 2) + seen, 0, smaller)
+
+
+def _find(piece: Piece, before: Any, image: Volume, file: Path, slicing: Slicing, levels: Levels, settings: DetectSettings) -> Arrays:
+    network, recipe, device = _loaded(file, file.stat().st_mtime_ns, settings.device)
+    window = window_of(image, piece.z)
+    tiles = range(piece.first, piece.stop)
+    found = found_in_tiles(window, slicing, tiles, network, recipe, levels, settings.batch, device)
+    return found._asdict()
+
+
+@lru_cache(maxsize=1)
+def _loaded(file: Path, changed: int, device: str) -> tuple[Detector, DetectorRecipe, torch.device]:
+    """The detector of this process; pieces that follow find it loaded."""
+    network, recipe = load_detector(file)
+    chosen = choose_device(device)
+    return network.to(chosen), recipe, chosen
+
+
+def _all_merged(folder: Path, pieces: Sequence[Piece], slicing: Slicing, recipe: DetectorRecipe) -> Boxes:
+    """One box an object, in all pictures."""
+    z, parts = [np.empty(0, np.int64)], [NOTHING]
+    for picture, own in groupby(pieces, key=lambda piece: piece.z):
+        arrays = [link_arrays(folder, piece.name, 0) for piece in own]
+        found = Found(*(np.concatenate([np.asarray(one[field][...]) for one in arrays]) for field in Found._fields))
+        parts.append(merged_in_picture(found, slicing, recipe.see))
+        z.append(np.full(len(parts[-1].kind), picture))
+    every = Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Boxes.of(recipe.structures, np.concatenate(z), every.kind, every.corners, every.score)
+
+
+def _kept(boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, fingerprint: str) -> Kept:
+    structure = boxes.names[0]
+    confidence = recipe.confident(structure, boxes.score)
+    learnt = [place for role in ("learn", "validate") for place in recipe.training.get(role, ())]
+    about = {"fingerprint": fingerprint, "learnt from": learnt, "detector": recipe.detector, "counts_from": recipe.threshold(structure)}
+    pictures = tuple(range(image.shape[0]))
+    return Kept(boxes, pictures, name, about, confidence, boxes.score >= recipe.threshold(structure))

@@ -1,0 +1,205 @@
+"""Sliced inference (Akyon et al. 2022; thesis 4.3.6): a picture cut into overlapping tiles, and what was found in them made one.
+
+Two tiles see the same thing in what they share, so two boxes are one object if they are alike *there*, whatever each tile saw beyond.
+Objects of any size are put together so, from as many tiles as it takes, and two objects that one tile told apart stay two. A box that
+ends at a cut, where another tile saw all of it and more, is dropped. All work is between neighbouring tiles: time is linear in pixels.
+
+Windows and corners are ``x0 y0 x1 y1`` in pixels of the picture (see ``sparsem.boxes``).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise, product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from sparsem.boxes import Corners, clipped, overlap_of_union
+
+ALIKE = 0.5  # intersection over union, in what two tiles share, from which on two boxes are one object
+
+Ints = NDArray[np.int64]
+
+
+class Found(NamedTuple):
+    """Boxes found in tiles.
+
+    Attributes:
+        tile: (N,) int64, the tile of each, ascending.
+        kind: (N,) int16, what it is around.
+        corners: (N, 4) float32, in pixels of the picture.
+        score: (N,) float32 in 0..1.
+    """
+
+    tile: Ints
+    kind: NDArray[np.int16]
+    corners: Corners
+    score: NDArray[np.float32]
+
+    def taken(self, which: NDArray[np.bool_] | Ints) -> "Found":
+        """Those of a mask, or of places."""
+        return Found(self.tile[which], self.kind[which], self.corners[which], self.score[which])
+
+
+NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.int16), np.empty((0, 4), np.float32), np.empty(0, np.float32))
+
+
+def starts(length: int, edge: int, overlap: int) -> list[int]:
+    """Where tiles of ``edge`` px begin: one every ``edge - overlap`` px from 0 on, and a last one that ends with the picture.
+
+    Where a tile begins does not depend on how long the picture is, but for the last one: a part of a picture is cut as the whole.
+    """
+    step = edge - overlap
+    inner = list(range(0, max(1, length - edge + 1), step))
+    return inner if inner[-1] + edge >= length else [*inner, length - edge]
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How a picture is cut into tiles of one size.
+
+    Attributes:
+        shape: (y, x) of the picture.
+        edge: (y, x) of a tile, px of the picture.
+        overlap: (y, x) of neighbouring tiles, px; less than half a tile.
+    """
+
+    shape: tuple[int, int]
+    edge: tuple[int, int]
+    overlap: tuple[int, int]
+
+    @cached_property
+    def begins(self) -> tuple[list[int], list[int]]:
+        """Where the rows and the columns of tiles begin."""
+        rows, columns = (starts(*each) for each in zip(self.shape, self.edge, self.overlap, strict=True))
+        return rows, columns
+
+    @cached_property
+    def windows(self) -> NDArray[np.int64]:
+        """(T, 4) of all tiles, row by row; beyond a picture that is smaller than a tile there is nothing."""
+        height, width = self.shape
+        corners = [(x, y, min(x + self.edge[1], width), min(y + self.edge[0], height)) for y, x in product(*self.begins)]
+        return np.array(corners, np.int64)
+
+    @cached_property
+    def neighbours(self) -> list[tuple[int, int]]:
+        """Pairs of tiles that share pixels."""
+        down, across = (list(_near(begins, edge)) for begins, edge in zip(self.begins, self.edge, strict=True))
+        count, found = len(self.begins[1]), []
+        for (upper, lower), (left, right) in product(down, across):
+            found.append((upper * count + left, lower * count + right))
+            if upper != lower and left != right:
+                found.append((upper * count + right, lower * count + left))
+        return sorted(pair for pair in found if pair[0] < pair[1])
+
+    def is_cut(self, found: Found, margin: float) -> NDArray[np.bool_]:
+        """(N,) whether a box ends within ``margin`` px of an edge of its tile that is none of the picture."""
+        windows = self.windows[found.tile]
+        height, width = self.shape
+        inner = np.column_stack([windows[:, :2] > 0, windows[:, 2:] < [width, height]])
+        near = np.column_stack([found.corners[:, :2] <= windows[:, :2] + margin, found.corners[:, 2:] >= windows[:, 2:] - margin])
+        return np.asarray((inner & near).any(axis=1))
+
+
+def _near(begins: list[int], edge: int) -> Iterator[tuple[int, int]]:
+    """Places of tiles along an axis that share pixels, each with itself too."""
+    for first, begin in enumerate(begins):
+        for second in range(first, len(begins)):
+            if begins[second] >= begin + edge:
+                break
+            yield first, second
+
+
+def merged(found: Found, slicing: Slicing, margin: float) -> Found:
+    """One box an object, from what was found in all tiles of a picture; the surest first.
+
+    Of boxes that are one object the surest that is not cut counts; if all are cut, what they cover together.
+
+    Args:
+        found: in the tiles of ``slicing``, sorted by tile.
+        slicing: how the picture was cut.
+        margin: px from the edge of its tile within which a box is cut.
+    """
+    cut = slicing.is_cut(found, margin)
+    ends = np.searchsorted(found.tile, np.arange(len(slicing.windows) + 1))
+    of_tile = [np.arange(first, stop) for first, stop in pairwise(ends.tolist())]
+    pairs: list[Ints] = [np.empty((0, 2), np.int64)]
+    seen_whole = np.zeros(len(cut), bool)
+    for one, other in slicing.neighbours:
+        if not (len(of_tile[one]) and len(of_tile[other])):
+            _mark_seen_whole(seen_whole, found, cut, of_tile, slicing, (one, other), margin)
+            continue
+        pairs.append(_same(found, of_tile[one], of_tile[other], _shared_window(slicing, one, other)))
+        _mark_seen_whole(seen_whole, found, cut, of_tile, slicing, (one, other), margin)
+    edges = np.concatenate(pairs)
+    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(len(cut), len(cut)))
+    groups, group = connected_components(graph, directed=False) if len(cut) else (0, np.empty(0, np.int64))
+    alone = np.bincount(group, minlength=groups)[group] == 1
+    kept = ~(alone & cut & seen_whole)
+    return _one_each(found.taken(kept), group[kept], cut[kept])
+
+
+def _shared_window(slicing: Slicing, one: int, other: int) -> Ints:
+    first, second = slicing.windows[one], slicing.windows[other]
+    return np.concatenate([np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])])
+
+
+def _same(found: Found, one: Ints, other: Ints, window: Ints) -> Ints:
+    """Pairs (n, 2) of boxes of two tiles that are alike in what both see; none is in two pairs, and the most alike come first."""
+    parts = [clipped(found.corners[places], window.tolist()) for places in (one, other)]
+    there = [(part[:, 2:] > part[:, :2]).all(axis=1) for part in parts]
+    one, other = one[there[0]], other[there[1]]
+    alike = overlap_of_union(parts[0][there[0]], parts[1][there[1]])
+    alike[found.kind[one][:, None] != found.kind[other][None]] = 0
+    rows, columns = np.nonzero(alike >= ALIKE)
+    order = np.lexsort((columns, rows, -alike[rows, columns]))
+    taken_rows, taken_columns, pairs = set(), set(), []
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in taken_rows and column not in taken_columns:
+            taken_rows.add(row)
+            taken_columns.add(column)
+            pairs.append((one[row], other[column]))
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _mark_seen_whole(
+    seen: NDArray[np.bool_],
+    found: Found,
+    cut: NDArray[np.bool_],
+    of_tile: list[Ints],
+    slicing: Slicing,
+    pair: tuple[int, int],
+    margin: float,
+) -> None:
+    """Mark cut boxes of either tile that the other one sees whole, with room around them where the picture goes on."""
+    for own, other in (pair, pair[::-1]):
+        places = of_tile[own][cut[of_tile[own]]]
+        if not len(places):
+            continue
+        as_seen = Found(np.full(len(places), other), found.kind[places], found.corners[places], found.score[places])
+        window = slicing.windows[other]
+        inside = (as_seen.corners[:, :2] >= window[:2]).all(axis=1) & (as_seen.corners[:, 2:] <= window[2:]).all(axis=1)
+        seen[places] |= inside & ~slicing.is_cut(as_seen, margin)
+
+
+def _one_each(found: Found, group: Ints, cut: NDArray[np.bool_]) -> Found:
+    """One box a group, the surest first."""
+    if not len(group):
+        return NOTHING
+    # In every group the whole ones come first, and of these the surest.
+    order = np.lexsort((-found.score, cut, group))
+    found, group, cut = found.taken(order), group[order], cut[order]
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    best = found.taken(first)
+    lower, upper = (extreme.reduceat(found.corners, first, axis=0) for extreme in (np.minimum, np.maximum))
+    hull = np.column_stack([lower[:, :2], upper[:, 2:]])
+    surest = np.maximum.reduceat(found.score, first)
+    all_cut = cut[first]
+    corners = np.where(all_cut[:, None], hull, best.corners)
+    score = np.where(all_cut, surest, best.score)
+    joined = Found(best.tile, best.kind, corners, score)
+    return joined.taken(np.lexsort((*corners.T[::-1], -score)))

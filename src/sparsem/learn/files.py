@@ -1,0 +1,136 @@
+"""The files of a training: its checkpoint, the state of an unfinished one, its course as a table, and the lock of whoever trains."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sparsem.errors import ResumeError
+from sparsem.learn.course import Course, Progress
+from sparsem.models.checkpoint import load_tensors, save_tensors
+from sparsem.settings import differences
+from sparsem.stage import fingerprint_of
+from sparsem.store.volume import write_atomically
+
+
+def log_path(out: Path) -> Path:
+    """Where the course of a training lies: beside its checkpoint, and under no name that a table would get."""
+    return out.with_suffix(".training.csv")
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """What a training writes beside its checkpoint.
+
+    Attributes:
+        out: the checkpoint.
+    """
+
+    out: Path
+
+    @property
+    def state(self) -> Path:
+        """Of an unfinished training: weights, their average, the optimiser's moments."""
+        return self.out.with_suffix(".state.safetensors")
+
+    @property
+    def second(self) -> Path:
+        """The other one of two networks that were trained together."""
+        return self.out.with_suffix(".second.safetensors")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the training for this process; a killed one leaves no lock behind."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.out.with_suffix(".lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ResumeError(f"Another run is training {self.out.name}; wait for it to end, or use another name.") from None
+        try:
+            yield
+        finally:
+            self.out.with_suffix(".lock").unlink(missing_ok=True)
+            lock.release()
+
+    def finished(self, before: Mapping[str, Any], record: Mapping[str, Any], overwrite: bool) -> bool:
+        """Whether the checkpoint, which was trained as ``before`` says, is the one that is wanted.
+
+        Raises:
+            ResumeError: it was trained otherwise, and is not to be replaced.
+        """
+        if fingerprint_of(before) == fingerprint_of(record):
+            self.state.unlink(missing_ok=True)
+            return True
+        if not overwrite:
+            made = f"was trained otherwise ({differences(before, record)})"
+            raise ResumeError(f"{self.out.name} exists and {made}; use --overwrite, or another name.")
+        return False
+
+    def save(self, state: Course, record: Mapping[str, Any]) -> None:
+        """Write the state of an unfinished training in one step."""
+        best = [one.best_score for one in state.members]
+        about: dict[str, Any] = {"record": dict(record), "update": state.update, "best_scores": best}
+        save_tensors(self.state, state.tensors(), about)
+
+    def restore(self, state: Course, record: Mapping[str, Any], overwrite: bool) -> None:
+        """Go on where an unfinished training was, if there is one.
+
+        Raises:
+            ResumeError: it was set otherwise, and is not to be replaced.
+        """
+        if not self.state.exists():
+            return
+        tensors, about = load_tensors(self.state)
+        if fingerprint_of(about["record"]) == fingerprint_of(record):
+            state.restore(tensors, about)
+            return
+        if not overwrite:
+            raise ResumeError(
+                f"{self.state.name} holds an unfinished training that was set otherwise "
+                f"({differences(about['record'], record)}); use --overwrite to start anew, or the same settings to go on."
+            )
+        self.state.unlink()
+
+    def log(self, columns: Sequence[str], update: int) -> "TrainingLog":
+        """The course of the training, from an update on; ``columns`` are what is told beside the loss, held-out scores last."""
+        return TrainingLog(log_path(self.out), columns, update)
+
+
+class TrainingLog:
+    """The course of a training as CSV; rows after the update that a resumed training starts from are dropped."""
+
+    def __init__(self, path: Path, columns: Sequence[str], update: int) -> None:
+        header = ["update", "seconds", "learning_rate", "loss", *columns]
+        kept: list[list[str]] = []
+        if update and path.exists():
+            with path.open(newline="", encoding="utf-8") as before:
+                kept = [row for row in list(csv.reader(before))[1:] if row and int(row[0]) <= update]
+        text = io.StringIO()
+        csv.writer(text).writerows([header, *kept])
+        write_atomically(path, text.getvalue().encode())
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._seconds = float(kept[-1][1]) if kept else 0.0
+        self._started, self._columns = time.monotonic(), len(columns)
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        return self._write
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _write(self, progress: Progress) -> None:
+        seconds = self._seconds + time.monotonic() - self._started
+        numbers = [f"{progress.learning_rate:.3g}", *(f"{one:.5f}" for one in (progress.loss, *progress.batch))]
+        validation = ["" if math.isnan(score) else f"{score:.4f}" for score in progress.validation]
+        nothing = [""] * (self._columns - len(progress.batch) - len(validation))
+        self._writer.writerow([progress.update, f"{seconds:.2f}", *numbers, *validation, *nothing])
+        self._file.flush()
