@@ -1,6 +1,6 @@
 """Run a stage again and again, each time killed at a random moment, until it ends by itself.
 
-    python tests/killing.py train|predict|import|align|equalize|denoise|quality|cells|constrain|measure|phantom ARGUMENTS(JSON) KILLS SEED
+    python tests/killing.py STAGE (of WORK, below) ARGUMENTS(JSON) KILLS SEED
 
 The parent imports the stage once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
 """
@@ -28,6 +28,8 @@ WORK = {
     "denoise": ("sparsem.prepare.denoise", "denoise", "DenoiseSettings"),
     "quality": ("sparsem.quality.stack", "quality", "QualitySettings"),
     "constrain": ("sparsem.constrain", "constrain", "ConstrainSettings"),
+    "detect": ("sparsem.detect.predict", "find_boxes", "DetectSettings"),
+    "masks": ("sparsem.detect.masks", "masks", "MasksSettings"),
     "measure": ("sparsem.measure.tables", "measure", "MeasureSettings"),
     "cells": ("sparsem.cells.segment", "cells", "CellsSettings"),
     "track": ("sparsem.cells.identify", "track", "TrackSettings"),
@@ -42,7 +44,7 @@ def work(what: str, given: dict[str, Any]) -> None:
     settings = getattr(import_module(module), name)(**given.get("settings", {}))
     if what == "train":
         stage([Sample.open(given["sample"])], given["out"], settings, on)
-    elif what == "predict":
+    elif what in ("predict", "detect"):
         stage(Sample.open(given["sample"]), given["model"], settings, on)
     elif what == "import":
         stage(given["source"], given["sample"], settings, on)

@@ -349,7 +349,12 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors, .pth or .bin file; nothing else in it is run."""
     if file.suffix == ".safetensors":
         return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not file.exists():
+        raise FileNotFoundError(f"there is no {file}")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of anything but tensors, and of files that are none, it raises almost anything
+        raise ValueError(f"{file.name} holds no weights ({type(error).__name__})") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("it holds something else than the weights of one network")
     return dict(state)

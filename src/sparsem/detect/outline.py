@@ -1,8 +1,8 @@
 """A mask in a box without any learning: the tilted ellipse that touches its four edges, corrected by grey levels.
 
 Of all ellipses with that box, which differ in their tilt alone, the one is taken whose inside differs most in grey from what is around
-it. A pixel then belongs to the object by how likely its grey is inside and outside (two normal distributions), and by how far within
-the ellipse it lies.
+it. A pixel then belongs to the object by how likely its grey is inside and outside (two normal distributions of one width), and by how
+far within the ellipse it lies; and so much is taken for the object that it touches all four edges, as it must.
 """
 
 import math
@@ -16,13 +16,16 @@ from scipy.ndimage import binary_fill_holes
 Mask = NDArray[np.bool_]
 Grey = NDArray[np.float32]
 
-TILTS = (0.0, -0.25, 0.25, -0.5, 0.5, -0.75, 0.75, -0.9, 0.9)  # correlation of x and y in the ellipse
+TILTS = (0.0, *(sign * tilt for tilt in (0.25, 0.4, 0.55, 0.68, 0.78, 0.86, 0.92) for sign in (-1, 1)))  # correlation of x and y
 UPRIGHT = 0.05  # how much of the grey levels' variance a full tilt must explain more
 SMOOTH = 0.08  # of the shorter edge: standard deviation of the smoothing
-SHAPE = 10.0  # what the centre of the ellipse is worth, in logarithms of likelihoods
+SHAPE = 15.0  # what the centre of the ellipse is worth, in logarithms of likelihoods
 GREY = 3.0  # what the grey of a pixel is worth at most
 AROUND = 0.2  # of the longer edge: what is looked at around a box
 INSIDE, OUTSIDE = 0.7, 1.15  # radii within which, and beyond which, grey levels are learnt
+LEVELS = tuple(-0.5 * step for step in range(13))  # of the logarithm from which on a pixel is of the object, tried one after the other
+TOUCHES = 0.93  # of the edges of a box that an object must reach
+BEYOND = 1.6  # radius from which on nothing is of the object
 LONGEST = 128  # px at which an object is looked at, at most: an outline has no more detail
 
 
@@ -66,9 +69,14 @@ def _object(grey: Grey, top: float, left: float, height: float, width: float) ->
     inside, outside = grey[radius < INSIDE], grey[radius > OUTSIDE]
     if inside.size < 4 or outside.size < 4:
         return np.asarray(radius <= 1)
-    likely = _log_normal(grey, inside) - _log_normal(grey, outside)
-    said = np.clip(likely, -GREY, GREY) + SHAPE * (1 - radius)
-    mask = cv2.GaussianBlur(said.astype(np.float32), (0, 0), smooth) > 0
+    middles = float(np.median(inside)), float(np.median(outside))
+    likely = (grey - np.mean(middles)) * (middles[0] - middles[1]) / ((float(inside.var()) + float(outside.var())) / 2 + 1e-6)
+    said = cv2.GaussianBlur((np.clip(likely, -GREY, GREY) + SHAPE * (1 - radius)).astype(np.float32), (0, 0), smooth)
+    mask = said > 0
+    for level in LEVELS:
+        mask = (said > level) & (radius < BEYOND)
+        if _extent(mask.any(axis=1)) >= TOUCHES * height and _extent(mask.any(axis=0)) >= TOUCHES * width:
+            break
     count, parts = cv2.connectedComponents(mask.astype(np.uint8))
     if count < 2:
         return np.asarray(radius <= 1)
@@ -94,7 +102,7 @@ def _contrast(grey: Grey, radius: Grey, tilt: float) -> float:
     return difference**2 * part * (1 - part) / (float(grey.var()) + 1e-9) - UPRIGHT * tilt * tilt
 
 
-def _log_normal(grey: Grey, sample: Grey) -> Grey:
-    """Logarithm of the normal density that a sample of grey levels has."""
-    spread = float(sample.std()) + 1e-3 * (float(grey.std()) + 1e-6)
-    return np.asarray(-((grey - float(sample.mean())) ** 2) / (2 * spread**2) - math.log(spread), np.float32)
+def _extent(there: Mask) -> int:
+    """From the first to the last."""
+    places = np.flatnonzero(there)
+    return int(places[-1] - places[0]) + 1 if len(places) else 0

@@ -112,6 +112,6 @@ def _checked(path: Path, about: dict[str, Any]) -> DetectorRecipe:
                 raise ValueError("its recipe makes no sense")
             recipe.confident(structure, np.zeros(1, np.float32))
         dict(recipe.training)
-    except DAMAGED as error:
+    except (*DAMAGED, IndexError) as error:
         raise InputError(f"{path.name} is no finished detector: {str(error).splitlines()[0]}") from None
     return recipe

@@ -82,7 +82,7 @@ def split(places: Sequence[Place], by: str, validation: set[Place], test: set[Pl
     wanted = [role for role in (Role.TEST, Role.VALIDATE) if not named[role] and by != "none"]
     free = [place for place, role in roles.items() if role is Role.LEARN]
     units = list(dict.fromkeys(place.sample for place in free)) if by == "sample" else free
-    if len(units) <= len(wanted):
+    if wanted and len(units) <= len(wanted):
         raise SettingsError(
             f"{len(units)} annotated {by}{'s' if len(units) != 1 else ''} cannot be parted in learning, validation and test; name what is "
             "held out with --validation and --test, or use --split picture (the last pictures are held out) or --split none."

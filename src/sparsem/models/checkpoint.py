@@ -124,6 +124,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
         InputError: no such file, not one of ours, or its weights do not fit its recipe.
     """
     tensors, about = load_tensors(path)
+    _refuse_detector(path, about)
     try:
         recipe = _recipe(about)
         network = recipe.build()
@@ -141,10 +142,18 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: no such file, or not one of ours.
     """
+    about = load_tensors(path, names=())[1]
+    _refuse_detector(path, about)
     try:
-        return _recipe(load_tensors(path, names=())[1])
+        return _recipe(about)
     except DAMAGED as error:
         raise InputError(f"{path.name} is not a finished model: {str(error).splitlines()[0]}") from None
+
+
+def _refuse_detector(path: Path, about: dict[str, Any]) -> None:
+    """A file of another kind that is ours is told as such."""
+    if "detector" in about:
+        raise InputError(f"{path.name} finds boxes and not pixels; use it with 'sparsem detect predict'.")
 
 
 def _recipe(about: dict[str, Any]) -> Recipe:

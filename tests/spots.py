@@ -1,0 +1,66 @@
+"""Pictures of bright discs and dark squares, with boxes around them: what detectors learn in seconds."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.box_tables import write_annotated
+from sparsem.boxes import Boxes
+from sparsem.execution import HERE
+from sparsem.geometry import VoxelSize, z_blocks
+from sparsem.settings import Settings
+from sparsem.stage import Stage
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, volume_spec
+
+NAMES = ("disc", "square")
+APART = 4  # px between objects
+
+Picture = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int16]]
+
+
+def picture(seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, int] = (14, 30)) -> Picture:
+    """Grey (y, x), corners (n, 4) and kinds (n,) of objects that do not touch."""
+    random = np.random.default_rng(seed)
+    grey = random.normal(128, 8, shape)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    corners: list[tuple[int, int, int, int]] = []
+    kinds = []
+    for number in range(count * 10):
+        size = int(random.integers(*edge))
+        top, left = (int(random.integers(0, length - size)) for length in shape)
+        if len(corners) == count or any(
+            left < c + 4 and top < d + 4 and left + size > a - 4 and top + size > b - 4 for a, b, c, d in corners
+        ):
+            continue
+        kind = number % 2
+        own = (slice(top, top + size), slice(left, left + size))
+        if kind == 0:
+            middle = (size - 1) / 2
+            grey[own][np.hypot(y[own] - top - middle, x[own] - left - middle) <= size / 2] = 220
+        else:
+            grey[own] = 40
+        corners.append((left, top, left + size, top + size))
+        kinds.append(kind)
+    return np.clip(grey, 1, 255).astype(np.uint8), np.array(corners, np.float32).reshape(-1, 4), np.array(kinds, np.int16)
+
+
+def _touch(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(one[axis] < other[axis + 2] + APART and other[axis] < one[axis + 2] + APART for axis in (0, 1))
+
+
+def sample_of(path: Path, shape: tuple[int, int, int], seed: int = 0, annotate: bool = True, count: int = 7) -> tuple[Sample, Boxes]:
+    """A sample of such pictures, and the boxes in it."""
+    made = [picture(seed * 1000 + z, shape[1:], count) for z in range(shape[0])]
+    sample = Sample.create(path)
+    spec = volume_spec("", shape, np.uint8, Kind.IMAGE, VoxelSize(50, 10, 10), 2)
+    voxels = np.stack([grey for grey, _, _ in made])
+    with Stage(sample, "import", Settings(), {"seed": str(seed)}, [spec], HERE) as stage:
+        stage.map(lambda block: ({"": voxels[block.own]}, {}), z_blocks(shape[0], 2))
+    z = np.concatenate([np.full(len(kind), number) for number, (_, _, kind) in enumerate(made)])
+    boxes = Boxes.of(NAMES, z, np.concatenate([kind for _, _, kind in made]), np.concatenate([corners for _, corners, _ in made]))
+    if annotate:
+        for name in NAMES:
+            write_annotated(sample, boxes.of_kind(name), range(shape[0]), "raw", overwrite=False)
+    return sample, boxes

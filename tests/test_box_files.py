@@ -1,0 +1,332 @@
+"""Files of boxes: COCO, CSV and YOLO there and back; all that is wrong in one is told at once; boxes around labels; what a sample keeps."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from sparsem.box_tables import annotated_names, picture_names, read_annotated
+from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
+from sparsem.detect.formats import read_boxes
+from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.execution import Execution
+from sparsem.ingest import ImportSettings, import_stack
+from sparsem.store.sample import Sample
+
+QUIET = Execution(quiet=True)
+SHAPE = (60, 80)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Sample:
+    """Three pictures of 80 x 60 px, each a file of its own."""
+    (tmp_path / "pictures").mkdir()
+    random = np.random.default_rng(0)
+    for name in ("cell_1_raw", "cell_2_raw", "cell_10_raw"):
+        tifffile.imwrite(tmp_path / "pictures" / f"{name}.tif", random.integers(1, 255, SHAPE).astype(np.uint8), photometric="minisblack")
+    return import_stack(tmp_path / "pictures", tmp_path / "S01.zarr", ImportSettings(voxel_nm=(50, 4, 4), missing="join"), QUIET)
+
+
+COCO: dict[str, Any] = {
+    "images": [
+        {"id": 1, "file_name": "cell_1_raw.tif", "width": 80, "height": 60},
+        {"id": 2, "file_name": "folder/cell_2_raw.png", "width": 80, "height": 60},
+    ],
+    "categories": [{"id": 7, "name": "nucleus"}, {"id": 9, "name": "mitochondrion"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 7, "bbox": [2, 3, 40, 30]},
+        {"id": 2, "image_id": 1, "category_id": 9, "bbox": [50, 10, 25, 21]},
+        {"id": 3, "image_id": 1, "category_id": 9, "bbox": [50, 40, 12, 9]},
+    ],
+}
+
+
+def written(folder: Path, content: Any, name: str = "boxes.json") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    return {**json.loads(json.dumps(COCO)), **parts}
+
+
+def with_annotation(**parts: Any) -> dict[str, Any]:
+    return changed(annotations=[*COCO["annotations"], {"id": 4, "image_id": 2, "category_id": 7, "bbox": [1, 1, 30, 30], **parts}])
+
+
+def test_pictures_have_the_names_of_their_files(pictures: Sample) -> None:
+    assert picture_names(pictures) == ["cell_1_raw", "cell_2_raw", "cell_10_raw"]
+
+
+def test_coco_boxes_reach_their_pictures(pictures: Sample, tmp_path: Path) -> None:
+    found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    assert found.boxes == {"nucleus": 1, "mitochondrion": 1}
+    assert (found.pictures, found.small) == (2, 1)  # 12 x 9 px is a slip of the hand
+    kept = read_annotated(pictures, "mitochondrion")
+    assert kept.boxes.corners.tolist() == [[50, 10, 75, 31]]
+    assert kept.pictures == (0, 1)  # the second one is known to hold none
+    assert annotated_names(pictures) == ["mitochondrion", "nucleus"]
+    assert pictures.history()[-1]["stage"].startswith("annotate-boxes-")
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("image,class,x0,y0,x1,y1", "cell_2,mitochondrion,10,20,40,50"),
+        ("file_name;label;xmin;ymin;xmax;ymax", "cell_2_raw.tif;mitochondrion;10;20;40;50"),
+        ("z,class,x,y,width,height", "1,mitochondrion,10,20,30,30"),
+    ],
+)
+def test_csv_of_several_kinds_is_read(pictures: Sample, tmp_path: Path, header: str, row: str) -> None:
+    found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, f"{header}\n{row}\n", "b.csv"))), QUIET)
+    assert found.boxes == {"mitochondrion": 1}
+    kept = read_annotated(pictures, "mitochondrion")
+    assert (kept.boxes.corners.tolist(), kept.pictures) == ([[10, 20, 40, 50]], (1,))
+
+
+def test_a_name_goes_on_only_after_a_mark(pictures: Sample, tmp_path: Path) -> None:
+    """cell_1 is cell_1_raw, and not cell_10_raw."""
+    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\ncell_10,a,0,0,25,30\n", "b.csv")
+    import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+    assert read_annotated(pictures, "a").boxes.z.tolist() == [0, 2]
+
+
+def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_path: Path) -> None:
+    file = written(tmp_path, "z,class,x0,y0,x1,y1\n1,0,10,20,40,50\n", "b.csv")
+    settings = BoxesSettings(source=str(file), unlisted="empty", classes={"0": "mitochondrion"})
+    import_boxes([pictures], settings, QUIET)
+    assert read_annotated(pictures, "mitochondrion").pictures == (0, 1, 2)
+
+
+@pytest.mark.parametrize("ending", ["boxes.json", "boxes.csv", "yolo"])
+def test_what_is_exported_can_be_brought_in_again(pictures: Sample, tmp_path: Path, ending: str) -> None:
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), least_px=0), QUIET)
+    before = read_annotated(pictures, "mitochondrion")
+    assert export_boxes(pictures, tmp_path / ending, drawn=True) == 3
+    import_boxes([pictures], BoxesSettings(source=str(tmp_path / ending), least_px=0), Execution(quiet=True, overwrite=True))
+    after = read_annotated(pictures, "mitochondrion")
+    np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
+    assert after.pictures == (before.pictures if ending != "boxes.csv" else (0,))  # a row a box says nothing of empty pictures
+
+
+def test_other_boxes_are_replaced_only_on_request(pictures: Sample, tmp_path: Path) -> None:
+    settings = BoxesSettings(source=str(written(tmp_path, COCO)))
+    import_boxes([pictures], settings, QUIET)
+    import_boxes([pictures], settings, QUIET)  # the same again is no harm
+    written(tmp_path, with_annotation())
+    with pytest.raises(ResumeError, match=r"other annotated boxes of 'nucleus'.*--overwrite"):
+        import_boxes([pictures], settings, QUIET)
+
+
+def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "other.tif", np.ones((90, 90), np.uint8), photometric="minisblack")
+    other = import_stack(tmp_path / "other.tif", tmp_path / "S02.zarr", ImportSettings(voxel_nm=(50, 4, 4)), QUIET)
+    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\nother.tif,a,60,0,90,30\n", "b.csv")
+    found = import_boxes([pictures, other], BoxesSettings(source=str(file)), QUIET)
+    assert (found.boxes, found.pictures) == ({"a": 2}, 2)
+    assert read_annotated(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
+
+
+def test_boxes_around_labels(own_tissue: Sample) -> None:
+    found = import_boxes([own_tissue], BoxesSettings(labels=("truth/mitochondrion", "nucleus"), least_px=3), QUIET)
+    assert set(found.boxes) == {"mitochondrion", "nucleus"}
+    kept = read_annotated(own_tissue, "mitochondrion")
+    z = int(kept.boxes.z[0])
+    truth = own_tissue.volume("truth", "mitochondrion").read(slice(z, z + 1))[0] > 0
+    for x0, y0, x1, y1 in kept.boxes.of_picture(z).corners.astype(int):
+        for edge in (truth[y0, x0:x1], truth[y1 - 1, x0:x1], truth[y0:y1, x0], truth[y0:y1, x1 - 1]):
+            assert edge.any()  # an object touches all four edges of its box
+    annotated = read_annotated(own_tissue, "nucleus")  # hand-labelled slices come before labels of all
+    assert annotated.pictures == (0, 9, 18)
+
+
+def test_the_real_boxes_are_read(real_data: Callable[[str], Path]) -> None:
+    axons, mitochondria = (read_boxes(real_data(f"{name}/boxes.csv")) for name in ("axon_sem_2d", "epfl_fibsem_mitochondria"))
+    assert (len(axons.boxes), len(axons.pictures), axons.names) == (5952, 6, ["axon"])
+    assert (len(mitochondria.boxes), len(mitochondria.pictures)) == (1527, 80)
+
+
+LOST, TWICE, SAME = ({"id": n, "file_name": name} for n, name in ((3, "lost.tif"), (3, "cell_2_raw.tif"), (2, "cell_10_raw.tif")))
+
+MALFORMED: dict[str, tuple[Any, str]] = {
+    "a box beyond its picture": (
+        with_annotation(bbox=[60, 1, 30, 30]),
+        r"1 boxes outside of their picture \(annotation 4: 60 1 90 31, of 80",
+    ),
+    "a box before its picture": (with_annotation(bbox=[-9, 1, 30, 30]), "1 boxes outside of their picture"),
+    "a box without area": (with_annotation(bbox=[5, 5, 0, 30]), r"1 boxes without area \(annotation 4"),
+    "a box turned inside out": (with_annotation(bbox=[5, 5, -3, 30]), "1 boxes without area"),
+    "a box of what is no number": (with_annotation(bbox=[5, float("nan"), 30, 30]), "1 boxes of what is no number"),
+    "a box of three numbers": (with_annotation(bbox=[5, 5, 30]), "without four numbers as bbox"),
+    "a box of words": (with_annotation(bbox=["5", 5, 30, 30]), "without four numbers as bbox"),
+    "an unknown class": (with_annotation(category_id=8), r"of an unknown class \(annotation 4: category_id 8\)"),
+    "a picture that is not listed": (with_annotation(image_id=3), r"of a picture that is not listed \(annotation 4: image_id 3\)"),
+    "an id given twice": (with_annotation(id=3), "1 annotations of the same id"),
+    "a crowd": (with_annotation(iscrowd=1), "around a crowd"),
+    "an annotation that is a number": (changed(annotations=[5]), "without four numbers as bbox"),
+    "two pictures of one id": (changed(images=[*COCO["images"], SAME]), "pictures of the same id"),
+    "a picture listed twice": (
+        changed(images=[*COCO["images"], TWICE]),
+        "pictures that are listed twice",
+    ),
+    "a picture that is not there": (changed(images=[*COCO["images"], LOST]), "in none of the samples .lost"),
+    "a picture without a name": (changed(images=[*COCO["images"], {"id": 3}]), "pictures without id or file_name"),
+    "a picture of another size": (
+        changed(images=[COCO["images"][0], {**COCO["images"][1], "width": 800}]),
+        "another size than the file says .cell_2_raw: 800 x 60 px and 80 x 60 px",
+    ),
+    "a picture of no size": (changed(images=[COCO["images"][0], {**COCO["images"][1], "width": 0}]), "pictures without a size"),
+    "two classes of one name": (changed(categories=[*COCO["categories"], {"id": 1, "name": "nucleus"}]), "classes of the same id or name"),
+    "a class without a name": (changed(categories=[*COCO["categories"], {"id": 1}]), "classes without id or name"),
+    "no list of pictures": ({"annotations": [], "categories": []}, "no COCO file: expected an object with the lists"),
+    "a list": ([1, 2], "no COCO file"),
+    "half a file": ('{"images": [', "is no JSON"),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_what_is_wrong_in_a_coco_file_is_told(pictures: Sample, tmp_path: Path, what: str) -> None:
+    content, sentence = MALFORMED[what]
+    with pytest.raises(InputError, match=sentence) as error:
+        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content))), QUIET)
+    assert "\n" not in str(error.value)
+    assert not annotated_names(pictures)
+
+
+CSVS = {
+    "an empty file": ("", "is empty"),
+    "no class": ("image,x0,y0,x1,y1\na,1,2,3,4\n", "expected a picture .image or z., a class"),
+    "no corners": ("image,class,x0,y0\na,b,1,2\n", "expected a picture"),
+    "only a header": ("image,class,x0,y0,x1,y1\n", "holds no box"),
+    "a corner in words": ("z,class,x0,y0,x1,y1\n1,a,one,2,30,40\n", r"1 rows whose corners are no numbers \(line 2\)"),
+    "a row too short": ("z,class,x0,y0,x1,y1\n1,a,1,2,30\n", r"1 rows of another length than the header \(line 2: 5 of 6"),
+    "a slice that is not there": ("z,class,x0,y0,x1,y1\n9,a,1,2,30,40\n", "in none of the samples .9."),
+    "half a slice": ("z,class,x0,y0,x1,y1\n0.5,a,1,2,30,40\n", "rows without picture or class"),
+    "no class in a row": ("z,class,x0,y0,x1,y1\n1,,1,2,30,40\n", "rows without picture or class"),
+    "corners in the wrong order": ("z,class,x0,y0,x1,y1\n1,a,30,2,1,40\n", "boxes without area"),
+}
+
+
+@pytest.mark.parametrize("what", CSVS)
+def test_what_is_wrong_in_a_csv_is_told(pictures: Sample, tmp_path: Path, what: str) -> None:
+    content, sentence = CSVS[what]
+    with pytest.raises(InputError, match=sentence):
+        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content, "b.csv"))), QUIET)
+
+
+def yolo(folder: Path, lines: str, classes: str | None = "nucleus\nmitochondrion\n", yaml: str | None = None) -> Path:
+    path = folder / "yolo"
+    (path / "labels").mkdir(parents=True)
+    (path / "labels" / "cell_1_raw.txt").write_text(lines)
+    if classes is not None:
+        (path / "classes.txt").write_text(classes)
+    if yaml is not None:
+        (path / "data.yaml").write_text(yaml)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("0 0.5 0.5 0.5\n", r"lines that are not 'class x y width height' \(cell_1_raw.txt line 1\)"),
+        ("a 0.5 0.5 0.5 0.5\n", "lines that are not"),
+        ("4 0.5 0.5 0.5 0.5\n", "lines of an unknown class .cell_1_raw.txt line 1: 4 of 2"),
+        ("0 40 30 20 20\n", "lines in pixels"),
+        ("0 0.9 0.5 0.5 0.5\n", "boxes outside of their picture"),
+    ],
+)
+def test_what_is_wrong_in_yolo_labels_is_told(pictures: Sample, tmp_path: Path, lines: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        import_boxes([pictures], BoxesSettings(source=str(yolo(tmp_path, lines))), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("classes", "yaml", "sentence"),
+    [
+        (None, None, "does not say what its classes are called"),
+        ("a\na\n", None, "names a class twice"),
+        (None, "[", "no YAML with the names of classes"),
+    ],
+)
+def test_yolo_classes_need_names(tmp_path: Path, classes: str | None, yaml: str | None, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read_boxes(yolo(tmp_path, "0 0.5 0.5 0.5 0.5\n", classes, yaml))
+
+
+def test_yolo_names_may_stand_in_a_yaml(tmp_path: Path) -> None:
+    found = read_boxes(yolo(tmp_path, "1 0.5 0.5 0.5 0.5\n\n", None, "names:\n  0: nucleus\n  1: mitochondrion\n"))
+    assert [box.name for box in found.boxes] == ["mitochondrion"]
+
+
+def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(pictures: Sample, tmp_path: Path) -> None:
+    more = [
+        {"id": 4 + n, "image_id": 2, "category_id": 7, "bbox": box} for n, box in enumerate(([70, 1, 30, 30], [1, 1, 0, 0], [5, 5, 30, 30]))
+    ]
+    file = written(tmp_path, changed(annotations=[*COCO["annotations"], *more]))
+    with pytest.raises(InputError, match=r"1 boxes outside of their picture .*; 1 boxes without area .*--faults leave-out"):
+        import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+    found = import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
+    assert found.boxes["nucleus"] == 2
+    assert len(found.left_out) == 2
+
+
+def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: Path) -> None:
+    """Outlines are drawn through the centres of pixels, or around them."""
+    file = written(tmp_path, with_annotation(bbox=[-0.5, 30, 40, 30.5]))
+    import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+    assert read_annotated(pictures, "nucleus").boxes.of_picture(1).corners.tolist() == [[0, 30, 39.5, 60]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "sentence"),
+    [
+        ({}, InputError, "give one of them"),
+        ({"source": "nowhere.json"}, InputError, "There is no file or folder nowhere.json"),
+        ({"labels": ("nothing",)}, SampleError, "has no annotation, labels or truth 'nothing'"),
+    ],
+)
+def test_what_cannot_be_brought_in(pictures: Sample, settings: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        import_boxes([pictures], BoxesSettings(**settings), QUIET)
+
+
+def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
+    (tmp_path / "boxes.xml").write_text("<annotation/>")
+    with pytest.raises(InputError, match=r"boxes.xml is no file of boxes that is read; expected .json .COCO., .csv"):
+        read_boxes(tmp_path / "boxes.xml")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="cannot be read as text"):
+        read_boxes(tmp_path / "bytes.csv")
+    with pytest.raises(InputError, match="holds no YOLO labels"):
+        read_boxes(tmp_path / "pictures")
+    with pytest.raises(SampleError, match="has no boxes that a detector found"):
+        export_boxes(pictures, tmp_path / "x.json")
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    with pytest.raises(InputError, match=r"written as .json .COCO., .csv, or to a folder"):
+        export_boxes(pictures, tmp_path / "x.xml", drawn=True)
+    with pytest.raises(InputError, match="has no class 'mitochondria'; did you mean 'mitochondrion'"):
+        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), classes={"mitochondria": "x"}), QUIET)
+
+
+def test_a_table_that_was_changed_is_told(pictures: Sample, tmp_path: Path) -> None:
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    table = pictures.read_table("annotated_boxes_nucleus")
+    pictures.write_table("annotated_boxes_nucleus", table.drop_columns(["x0_px"]))
+    with pytest.raises(SampleError, match="was not written by sparsem, or is damaged"):
+        read_annotated(pictures, "nucleus")
+    with pytest.raises(SampleError, match="no annotated boxes of 'mitochondria'; did you mean 'mitochondrion'"):
+        read_annotated(pictures, "mitochondria")
+
+
+def test_the_csv_that_a_sample_keeps_can_be_read_by_people(pictures: Sample, tmp_path: Path) -> None:
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    with (pictures.path / "tables" / "annotated_boxes_nucleus.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert row["picture"] == "cell_1_raw"
+    assert [float(row[key]) for key in ("width_um", "height_um")] == pytest.approx([0.16, 0.12])

@@ -1,0 +1,173 @@
+"""Boxes: of labels, what they share, COCO's scores beside a plain version, confusion, counts, what a score means."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sparsem.boxes import Boxes, areas, boxes_of_labels, clipped, overlap_of_union, shared, together
+from sparsem.detect.calibration import calibrated, counting_from
+from sparsem.score.boxes import Compared, box_scores, confusion, counts, matched
+from tests.conftest import drawn
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+A = Boxes.of(("a",), [3, 1, 1], 0, [[0, 0, 4, 4], [1, 1, 2, 3], [5, 5, 9, 9]], [0.5, 0.9, 0.1])
+
+
+def test_boxes_are_sorted_by_picture() -> None:
+    assert A.z.tolist() == [1, 1, 3]
+    assert A.of_picture(1).corners.tolist() == [[1, 1, 2, 3], [5, 5, 9, 9]]
+    assert len(A.of_picture(2)) == 0
+    assert A[A.score > 0.3].z.tolist() == [1, 3]
+
+
+def test_structures_are_put_together_by_name() -> None:
+    other = Boxes.of(("b", "a"), [2, 1], [0, 1], [[0, 0, 1, 1], [7, 7, 8, 8]])
+    both = together([A, other])
+    assert both.names == ("a", "b")
+    assert len(both.of_kind("a")) == 4
+    assert both.of_kind("b").corners.tolist() == [[0, 0, 1, 1]]
+    assert len(together([])) == 0
+
+
+def test_boxes_of_labels_are_those_of_scipy(rng: np.random.Generator) -> None:
+    labels = ndimage.zoom(rng.integers(0, 5, (12, 9)), 7, order=0).astype(np.uint32) * 1000
+    numbers, corners = boxes_of_labels(labels)
+    found = {n: one for n, one in enumerate(ndimage.find_objects(labels.astype(int)), 1) if one}
+    assert numbers.tolist() == list(found)
+    for number, corner in zip(numbers, corners, strict=True):
+        y, x = found[int(number)]
+        assert corner.tolist() == [x.start, y.start, x.stop, y.stop]
+    assert len(boxes_of_labels(np.zeros((4, 5), np.uint8))[0]) == 0
+
+
+def test_a_box_of_one_pixel_is_one_pixel_large() -> None:
+    numbers, corners = boxes_of_labels(drawn("...", ".2.", "..1"))
+    assert numbers.tolist() == [1, 2]
+    assert corners.tolist() == [[2, 2, 3, 3], [1, 1, 2, 2]]
+    assert areas(corners).tolist() == [1, 1]
+
+
+def test_overlap_of_union_by_hand() -> None:
+    one, other = np.array([[0, 0, 4, 4]], np.float32), np.array([[2, 0, 6, 4], [8, 8, 9, 9], [0, 0, 4, 4]], np.float32)
+    assert shared(one, other).tolist() == [[8, 0, 16]]
+    assert overlap_of_union(one, other)[0] == pytest.approx([8 / 24, 0, 1])
+    assert clipped(other, (0, 0, 5, 5)).tolist() == [[2, 0, 5, 4], [5, 5, 5, 5], [0, 0, 4, 4]]
+
+
+def plain_average_precision(truth: list[NDArray[np.float64]], found: list[list[tuple[float, list[float]]]], least: float) -> float:
+    """COCO's, as its paper tells it: one class, every box matched greedily to the free true one that it overlaps most, 101 points."""
+    told = []
+    for true, boxes in zip(truth, found, strict=True):
+        free, surest = set(range(len(true))), sorted(boxes, key=lambda one: -one[0])
+        alike = overlap_of_union(np.array([box for _, box in surest], np.float32).reshape(-1, 4), true.astype(np.float32))
+        for place, (score, _) in enumerate(surest):
+            best = max(free, key=lambda n: alike[place, n], default=None)
+            hit = best is not None and alike[place, best] >= least
+            if hit:
+                free.discard(best)
+            told.append((score, hit))
+    hits = np.cumsum([hit for _, hit in sorted(told, key=lambda one: -one[0])])
+    precision = hits / np.arange(1, len(hits) + 1)
+    recall = hits / sum(map(len, truth))
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.mean([next((p for p, r in zip(highest, recall, strict=True) if r >= level), 0.0) for level in np.linspace(0, 1, 101)]))
+
+
+def many(rng: np.random.Generator, pictures: int, each: int) -> tuple[Boxes, Boxes]:
+    """True boxes, and found ones: most of them shifted a little, some lost, some from nowhere, scores all different."""
+    corner = rng.uniform(0, 900, (pictures * each, 2))
+    true = np.column_stack([corner, corner + rng.uniform(10, 60, corner.shape)])
+    z = np.repeat(np.arange(pictures), each)
+    kept = rng.random(len(true)) < 0.8
+    moved = true[kept] + rng.normal(0, 2, (kept.sum(), 4))
+    corner = rng.uniform(0, 900, (len(true) // 3, 2))
+    wrong = np.column_stack([corner, corner + 30])
+    score = rng.permutation(np.linspace(0.06, 0.99, len(moved) + len(wrong)))
+    where = np.concatenate([z[kept], rng.integers(0, pictures, len(wrong))])
+    return Boxes.of(("a",), z, 0, true), Boxes.of(("a",), where, 0, np.concatenate([moved, wrong]), score)
+
+
+@pytest.mark.parametrize("each", [7, 150])  # COCO's own limit is 100 boxes a picture
+def test_scores_are_those_of_a_plain_version(rng: np.random.Generator, each: int) -> None:
+    truth, found = many(rng, 4, each)
+    score = box_scores([Compared(truth, found, (0, 1)), Compared(truth, found, (2, 3))], ["a"])[0]
+    pictures = [
+        (truth.of_picture(z).corners.astype(float), list(zip(own.score.tolist(), own.corners.tolist(), strict=True)))
+        for z in range(4)
+        for own in (found.of_picture(z),)
+    ]
+    plain = [plain_average_precision([one for one, _ in pictures], [two for _, two in pictures], t) for t in np.arange(0.5, 1, 0.05)]
+    assert score.ap50 == pytest.approx(plain[0], abs=2e-3)
+    assert score.ap75 == pytest.approx(plain[5], abs=2e-3)
+    assert score.map == pytest.approx(np.mean(plain), abs=2e-3)
+    assert (score.truth, score.found) == (len(truth), len(found))
+    assert 0 < score.ar < 1
+    assert score.curve.mean() == pytest.approx(score.ap50)
+
+
+def test_a_perfect_detector_scores_one_and_a_blind_one_nothing(rng: np.random.Generator) -> None:
+    truth, _ = many(rng, 2, 5)
+    perfect, blind = (box_scores([Compared(truth, one, (0, 1))], ["a"])[0] for one in (truth, truth[:0]))
+    assert (perfect.map, perfect.ar, perfect.ap50) == (1, 1, 1)
+    assert (blind.map, blind.ar, blind.ap50) == (0, 0, 0)
+    nowhere = box_scores([Compared(truth[:0], truth, (0, 1))], ["a"])[0]
+    assert np.isnan(nowhere.map)
+
+
+def test_pictures_that_are_not_compared_do_not_count(rng: np.random.Generator) -> None:
+    truth, found = many(rng, 3, 6)
+    only = box_scores([Compared(truth, found, (1,))], ["a"])[0]
+    alone = box_scores([Compared(truth.of_picture(1), found.of_picture(1), (1,))], ["a"])[0]
+    assert only.map == alone.map
+    assert only.truth == 6
+
+
+def test_confusion_by_hand() -> None:
+    names = ("a", "b")
+    truth = Boxes.of(names, [0, 0, 0], [0, 0, 1], [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
+    corners = [[0, 0, 10, 9], [20, 0, 30, 10], [60, 0, 70, 10], [0, 0, 9, 10]]
+    found = Boxes.of(names, [0, 0, 0, 0], [0, 1, 1, 0], corners, [0.9, 0.8, 0.7, 0.5])
+    table = confusion([Compared(truth, found, (0,))], names)
+    assert table.tolist() == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]  # an a, an a taken for a b, a b missed; an a and a b from nowhere
+    own = counts([Compared(truth, found, (0, 1))], "a")
+    assert (own.truth.tolist(), own.found.tolist()) == ([2, 0], [2, 0])
+    assert (own.mean_error, own.bias) == (0, 0)
+
+
+def test_a_right_name_takes_its_object_before_a_surer_wrong_one() -> None:
+    truth = Boxes.of(("a", "b"), [0], [0], [[0, 0, 10, 10]])
+    found = Boxes.of(("a", "b"), [0, 0], [1, 0], [[0, 0, 10, 10], [0, 0, 10, 9]], [0.9, 0.4])
+    assert matched(truth, found).found.tolist() == [1]
+
+
+@given(st.integers(0, 2**31))
+def test_what_a_score_means_is_learnt_from_held_out_pictures(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth, found = many(random, 5, 40)
+    # Half of what is sure is wrong, all of what is not sure is wrong.
+    compared = [Compared(truth, found, tuple(range(5)))]
+    curve = calibrated(compared, "a")
+    assert curve is not None
+    scores, right = (np.array(one) for one in curve)
+    assert (np.diff(scores) >= 0).all()
+    assert (np.diff(right) >= 0).all()
+    assert 0 <= right[0] <= right[-1] <= 1
+    hits = sum(int((matched(truth.of_picture(z), found.of_picture(z)).truth >= 0).sum()) for z in range(5))
+    told = np.interp(found.score, scores, right)
+    assert told.sum() == pytest.approx(hits, abs=4)  # as many as are right, but for the two added at either end
+    assert calibrated([Compared(truth, found, (99,))], "a") is None
+
+
+def test_boxes_are_counted_from_where_they_agree_best_with_what_is_there() -> None:
+    corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(40)], np.float32)
+    truth = Boxes.of(("a",), np.zeros(20, int), 0, corners[:20])
+    found = Boxes.of(("a",), np.zeros(40, int), 0, corners, np.concatenate([np.full(20, 0.7), np.full(20, 0.3)]))
+    assert 0.3 < counting_from([Compared(truth, found, (0,))], "a") <= 0.7

@@ -1,0 +1,493 @@
+"""Detectors: they learn, go on where they were stopped, find the same whatever the workers, and what they find can be trusted."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sparsem.box_tables import found_names, read_annotated, read_found
+from sparsem.boxes import overlap_of_union
+from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
+from sparsem.detect.networks import COCO_DETR, DETECTORS, LEAST_SCORE, Target, begin_with, build
+from sparsem.detect.predict import find_boxes
+from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector, save_detector
+from sparsem.detect.score import DetectScoreSettings, score_boxes
+from sparsem.detect.settings import DetectSettings, DetectTrainSettings
+from sparsem.detect.splitting import Place, Role, chosen, split
+from sparsem.detect.tiles import DetectionSampler, LearningPicture, surviving, turned
+from sparsem.detect.train import train_detector
+from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
+from sparsem.execution import Execution
+from sparsem.models import count_parameters
+from sparsem.models.checkpoint import load_state, state_of
+from sparsem.store.sample import Sample
+from tests.conftest import copy_of, kill_ten_times
+from tests.spots import NAMES, sample_of
+
+QUIET = Execution(quiet=True)
+AGAIN = Execution(quiet=True, overwrite=True)
+HELD = {"split": "none", "validation": ("spots:5",), "test": ("spots:6-7",)}
+SHORT = DetectTrainSettings(see=128, updates=3, batch=1, validate_every=2, warmup=1, save_every_s=0, device="cpu", **HELD)
+LEARNT = SHORT.model_copy(update={"updates": 40, "batch": 2, "average": 0.8, "validate_every": 100, "save_every_s": 30})
+
+
+@pytest.fixture(scope="module")
+def spots(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return sample_of(tmp_path_factory.mktemp("spots") / "spots.zarr", (8, 160, 192))[0]
+
+
+@pytest.fixture(scope="module")
+def model(spots: Sample) -> Path:
+    file = spots.path.parent / "spots.safetensors"
+    train_detector([spots], file, LEARNT, QUIET)
+    return file
+
+
+@pytest.fixture
+def own(spots: Sample, tmp_path: Path) -> Sample:
+    return copy_of(spots, tmp_path / "spots.zarr")
+
+
+# networks
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(name, 2, 128, 20)
+    images = torch.randn(2, 1, 128, 128)
+    some = Target(torch.tensor([[10.0, 10, 40, 50], [60, 60, 100, 90]]), torch.tensor([0, 1]))
+    nothing = Target(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    loss = network.train().loss(images, [some, nothing])
+    assert loss.isfinite()
+    loss.backward()
+    learning = [one for one in network.parameters() if one.requires_grad]
+    assert sum(one.grad is not None and bool(one.grad.abs().sum() > 0) for one in learning) > 0.8 * len(learning)
+    with torch.inference_mode():
+        answers = network.eval().found(images)
+    assert len(answers) == 2
+    for one in answers:
+        assert one.corners.shape == (len(one.score), 4)
+        assert ((one.kind >= 0) & (one.kind < 2)).all()
+        assert (one.score >= LEAST_SCORE).all()
+
+
+def test_the_large_ones_are_those_of_the_papers() -> None:
+    from torchvision.models.detection import retinanet_resnet50_fpn_v2
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+    plain = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=91)
+    assert sum(one.numel() for one in plain.parameters()) == 38_198_935  # as torchvision states
+    assert count_parameters(build("retinanet", 91, 128, 10)) == sum(one.numel() for one in plain.parameters())
+    config: Any = DeformableDetrConfig
+    detr = DeformableDetrForObjectDetection(config(num_labels=91))
+    ours, frozen = build("deformable-detr", 91, 128, 300), sum(one.numel() for one in detr.parameters())
+    norms = sum(2 * one.num_features for one in ours.backbone().modules() if isinstance(one, torch.nn.BatchNorm2d))
+    assert count_parameters(ours) == frozen + norms  # norms that learn, where the library's are frozen
+
+
+def test_a_fresh_deformable_detr_is_sure_of_nothing() -> None:
+    """As the authors begin it: the library leaves class scores at a half, and a training would take days to unlearn that."""
+    torch.manual_seed(0)
+    network: Any = build("deformable-detr-small", 2, 128, 20).eval()
+    with torch.inference_mode():
+        said: Any = network.net(pixel_values=torch.randn(1, 3, 128, 128))
+    assert said.logits.sigmoid().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["retinanet", "deformable-detr"])
+def test_a_detector_begins_with_weights_of_other_classes(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    coco: Any = build(name, 91, 128, 30)
+    file = tmp_path / "coco.safetensors"
+    save_file({key: one.contiguous().clone() for key, one in coco.net.state_dict().items()}, file)
+    torch.manual_seed(2)
+    ours = build(name, 2, 128, 30)
+    begin_with(ours, name, str(file))
+    same = [key for key, one in state_of(ours).items() if one.shape == state_of(coco)[key].shape and torch.equal(one, state_of(coco)[key])]
+    assert len(same) > 0.95 * len(state_of(ours))
+    norms = [one for one in ours.train().backbone().modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(one.training for one in norms)  # statistics of COCO stay
+
+
+def test_weights_are_fetched_by_the_names_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models.detection import RetinaNet_ResNet50_FPN_V2_Weights
+    from transformers import DeformableDetrForObjectDetection
+
+    asked: list[Any] = []
+    detr: Any = build("deformable-detr", 91, 128, 300)
+    retina: Any = build("retinanet", 91, 128, 10)
+
+    def from_pretrained(name: str, **options: Any) -> Any:
+        asked.append((name, options))
+        return detr.net
+
+    def state_dict(self: Any, *_: Any, **options: Any) -> Any:
+        asked.append((self.url, options))
+        return retina.net.state_dict()
+
+    monkeypatch.setattr(DeformableDetrForObjectDetection, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(RetinaNet_ResNet50_FPN_V2_Weights, "get_state_dict", state_dict)
+    begin_with(build("deformable-detr", 1, 128, 300), "deformable-detr", "coco")
+    begin_with(build("retinanet", 1, 128, 10), "retinanet", "coco")
+    assert asked[0] == (COCO_DETR, {"use_safetensors": True})
+    assert asked[1][0].endswith("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth")
+    assert asked[1][1]["weights_only"] is True  # no pickles
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "sentence"),
+    [
+        ("retinanet-small", "coco", "no weights that 'retinanet-small' can begin with"),
+        ("retinanet", "nowhere.pth", "cannot be had .*nowhere.pth.*--weights none"),
+        ("retinanet", "other", "cannot be had .they lack"),
+        ("retinanet", "pickle", "cannot be had"),
+    ],
+)
+def test_weights_that_cannot_be_had(name: str, weights: str, sentence: str, tmp_path: Path) -> None:
+    if weights == "other":
+        save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+        weights = str(tmp_path / "other.safetensors")
+    if weights == "pickle":
+        torch.save(Levels, tmp_path / "bad.pth")  # a class, which a pickle would run code of
+        weights = str(tmp_path / "bad.pth")
+    with pytest.raises(SettingsError, match=sentence):
+        begin_with(build(name, 1, 128, 10), name, weights)
+
+
+def test_detectors_that_there_are_not() -> None:
+    with pytest.raises(SettingsError, match="no detector 'retinanets'; did you mean 'retinanet'"):
+        build("retinanets", 1, 128, 10)
+    with pytest.raises(SettingsError, match=r"a multiple of 128 px; got --see 100"):
+        build("retinanet-small", 1, 100, 10)
+
+
+# tiles
+
+
+@pytest.mark.parametrize("way", range(8))
+def test_boxes_turn_with_their_tile(way: int) -> None:
+    image = np.zeros((1, 12, 12), np.float32)
+    image[0, 2:5, 1:9] = 1
+    turned_image, corners = turned(image, np.array([[1, 2, 9, 5]], np.float32), way)
+    y, x = np.nonzero(turned_image[0])
+    assert corners.tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
+
+
+def test_boxes_that_survive_the_cut() -> None:
+    corners = np.array([[10, 10, 20, 20], [45, 10, 65, 20], [49, 30, 89, 40], [60, 60, 70, 70]], np.float32)
+    inside, kind = surviving(corners, np.arange(4), (5, 5, 55, 55))
+    assert kind.tolist() == [0, 1]  # half of the second is in; of the third less than a third is; the fourth lies elsewhere
+    assert inside.tolist() == [[5, 5, 15, 15], [40, 5, 50, 15]]
+
+
+def test_a_batch_is_a_function_of_seed_and_update_and_sees_rare_structures(spots: Sample) -> None:
+    image = spots.image()
+    corners = np.array([[10, 10, 30, 30], *[[60, 60 + n, 80, 80 + n] for n in range(30)]], np.float32)
+    kind = np.array([1, *[0] * 30], np.int64)
+    picture = LearningPicture("spots:0", image, 0, corners, kind, levels_of(image), (64, 64))
+    empty = LearningPicture("spots:1", image, 1, corners[:0], kind[:0], levels_of(image), (64, 64))
+    sampler = DetectionSampler([picture, empty], 128, 4, 0.2, 7)
+    one, same, other = sampler.draw(3), sampler.draw(3), sampler.draw(4)
+    assert np.array_equal(one.images, same.images)
+    assert not np.array_equal(one.images, other.images)
+    assert one.images.shape == (4, 1, 128, 128)
+    rare = [1 in kinds for update in range(40) for kinds in sampler.draw(update).kinds]
+    assert 0.3 < np.mean(rare) < 0.8  # one box of 31
+    for boxes in one.corners:
+        assert boxes.min(initial=0) >= 0
+        assert boxes.max(initial=0) <= 128
+
+
+def test_grey_levels_are_those_of_the_sample(spots: Sample) -> None:
+    image = spots.image()
+    voxels = image.read(slice(None)).astype(float)
+    levels = levels_of(image)
+    assert levels.mean == pytest.approx(voxels.mean(), abs=1)
+    assert levels.spread == pytest.approx(voxels.std(), abs=1)
+
+
+# which pictures are for what
+
+
+def places(samples: int, pictures: int) -> list[Place]:
+    return [Place(f"S{sample:02d}", z) for sample in range(samples) for z in range(pictures)]
+
+
+def test_whole_samples_are_held_out() -> None:
+    roles = split(places(20, 5), "sample", set(), set(), set(), seed=3)
+    by_sample = {name: {role for place, role in roles.items() if place.sample == name} for name in {place.sample for place in roles}}
+    assert all(len(own) == 1 for own in by_sample.values())
+    counted = [sum(own == {role} for own in by_sample.values()) for role in (Role.LEARN, Role.VALIDATE, Role.TEST)]
+    assert counted == [16, 2, 2]
+    assert roles == split(places(20, 5), "sample", set(), set(), set(), seed=3)
+    assert roles != split(places(20, 5), "sample", set(), set(), set(), seed=4)
+
+
+def test_of_a_stack_the_last_pictures_are_held_out() -> None:
+    roles = split(places(1, 20), "picture", set(), set(), {Place("S00", 0)}, seed=0)
+    order = [roles[Place("S00", z)].value for z in range(20)]
+    assert order == ["leave", *["learn"] * 15, "validate", "validate", "test", "test"]
+
+
+def test_what_is_named_is_held_out_and_nothing_else() -> None:
+    every = places(2, 50)
+    test = chosen(every, ["S01.zarr", "S00:40-49"], "--test")
+    assert len(test) == 60
+    roles = split(every, "none", chosen(every, ["S00:39"], "--validation"), test, set(), 0)
+    assert [role.value for place, role in roles.items() if place == Place("S00", 39)] == ["validate"]
+    assert sum(role is Role.LEARN for role in roles.values()) == 39
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((places(2, 9), "sample", set(), set(), set(), 0), "2 annotated samples cannot be parted.*--split picture"),
+        ((places(1, 2), "picture", set(), set(), set(), 0), "2 annotated pictures cannot be parted"),
+        ((places(1, 2), "none", set(places(1, 2)), set(), set(), 0), "leave some to learn from"),
+        ((places(1, 2), "none", {Place("S00", 1)}, {Place("S00", 1)}, set(), 0), "S00:1 is named for two"),
+    ],
+)
+def test_splits_that_are_none(given: Any, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        split(*given)
+
+
+@pytest.mark.parametrize(("choice", "sentence"), [("S09", "names no annotated picture"), ("S00:x", "takes a sample, or its slices")])
+def test_choices_that_are_none(choice: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        chosen(places(1, 3), [choice], "--test")
+
+
+# training
+
+
+def test_a_detector_learns(spots: Sample, model: Path) -> None:
+    recipe = read_detector(model)
+    assert recipe.structures == NAMES
+    assert recipe.training["learn"] == [f"spots:{z}" for z in range(5)]
+    assert recipe.training["test"] == ["spots:6", "spots:7"]
+    assert recipe.training["weights"] == "best"
+    assert np.mean(list(recipe.training["validation ap50"].values())) > 0.3
+    log = model.with_suffix(".training.csv").read_text().splitlines()
+    assert log[0] == "update,seconds,learning_rate,loss,validation_ap50_disc,validation_ap50_square"
+    losses = [float(line.split(",")[3]) for line in log[1:]]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_objects_are_shown_as_large_as_the_detector_finds_them_well(spots: Sample, model: Path) -> None:
+    recipe = read_detector(model)
+    boxes = [read_annotated(spots, name).boxes for name in NAMES]
+    edges = np.concatenate([np.sqrt(np.prod(one.corners[:, 2:] - one.corners[:, :2], axis=1)) for one in boxes])
+    assert np.percentile(edges, 10) * 10 / recipe.pixel_nm[0] == pytest.approx(DETECTORS["retinanet-small"].smallest, abs=1.5)  # type: ignore[attr-defined]
+    assert recipe.edge(spots.voxel_size) == (115, 115)
+
+
+@pytest.mark.parametrize("name", ["retinanet-small", "deformable-detr-small"])
+def test_a_training_that_was_stopped_ends_the_same(spots: Sample, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SHORT.model_copy(update={"detector": name, "queries": 20})
+    train_detector([spots], tmp_path / "whole.safetensors", settings, QUIET)
+    seen = []
+
+    def stop(self: DetectionSampler, update: int) -> Any:
+        seen.append(update)
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+        return drawn(self, update)
+
+    drawn = DetectionSampler.draw
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionSampler, "draw", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_detector([spots], tmp_path / "parts.safetensors", settings, QUIET)
+    assert (tmp_path / "parts.state.safetensors").exists()
+    train_detector([spots], tmp_path / "parts.safetensors", settings, QUIET)
+    assert (tmp_path / "parts.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert not (tmp_path / "parts.state.safetensors").exists()
+
+
+def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) -> None:
+    before = model.read_bytes()
+    train_detector([spots], model, LEARNT, QUIET)  # the same again is done
+    with pytest.raises(ResumeError, match="updates: 40 -> 41"):
+        train_detector([spots], model, LEARNT.model_copy(update={"updates": 41}), QUIET)
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        ({"structure": ("disk",)}, SampleError, "no annotated boxes of 'disk'; did you mean 'disc'"),
+        ({"detector": "yolo"}, SettingsError, "no detector 'yolo'"),
+        ({"see": 200}, SettingsError, "multiple of 128"),
+        ({"validation": (), "test": (), "split": "sample"}, SettingsError, "1 annotated sample cannot be parted"),
+        ({"test": ("liver",)}, SettingsError, "--test liver names no annotated picture; there are some in spots"),
+        ({"device": "cuda:9"}, SettingsError, "--device cuda:9"),
+        ({"weights": "coco"}, SettingsError, "no weights that 'retinanet-small' can begin with"),
+    ],
+)
+def test_trainings_that_cannot_be(spots: Sample, tmp_path: Path, change: Any, error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        train_detector([spots], tmp_path / "x.safetensors", SHORT.model_copy(update=change), QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_has_no_boxes_cannot_be_learnt(tissue: Sample, tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match=r"No structure has annotated boxes in .*detect import"):
+        train_detector([tissue], tmp_path / "x.safetensors", SHORT, QUIET)
+    with pytest.raises(InputError, match=r"NAME.safetensors; got 'x.pth'"):
+        train_detector([tissue], "x.pth", SHORT, QUIET)
+
+
+# files
+
+
+def test_a_detector_is_told_from_a_network(model: Path, tmp_path: Path) -> None:
+    from sparsem.models.checkpoint import read_recipe, save_tensors
+
+    with pytest.raises(InputError, match=r"finds boxes.*sparsem detect predict"):
+        read_recipe(model)
+    save_tensors(tmp_path / "net.safetensors", {}, {"model": "resunet"})
+    with pytest.raises(InputError, match="finds structures pixel by pixel, not in boxes"):
+        read_detector(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"structures": []}, "no finished detector: its recipe makes no sense"),
+        ({"structures": ["../x"]}, "no finished detector: A name is of letters"),
+        ({"pixel_nm": [0, 1]}, "no finished detector: its recipe makes no sense"),
+        ({"counts_from": {"disc": 7}}, "no finished detector: its recipe makes no sense"),
+        ({"confidence": {"disc": [[0.1]]}}, "no finished detector"),
+        ({"detector": "yolo"}, "is damaged: There is no detector 'yolo'"),
+        ({"see": 256.5}, "is damaged|no finished detector"),
+    ],
+)
+def test_damaged_detectors(model: Path, tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    from sparsem.models.checkpoint import load_tensors, save_tensors
+
+    tensors, about = load_tensors(model)
+    save_tensors(tmp_path / "bad.safetensors", tensors, {**about, **change})
+    with pytest.raises(InputError, match=sentence):
+        load_detector(tmp_path / "bad.safetensors")
+
+
+def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
+    """Heads of Deformable DETR are one and the same in several places."""
+    torch.manual_seed(0)
+    network = build("deformable-detr", 2, 128, 20)
+    recipe = DetectorRecipe("deformable-detr", NAMES, 128, (10.0, 10.0), 20)
+    save_detector(tmp_path / "d.safetensors", network, recipe)
+    again, _ = load_detector(tmp_path / "d.safetensors")
+    assert all(torch.equal(one, two) for one, two in zip(network.state_dict().values(), again.state_dict().values(), strict=True))
+    assert len(state_of(network)) < len(network.state_dict())
+    with pytest.raises(RuntimeError, match="it lacks"):
+        load_state(network, {})
+
+
+# finding
+
+
+def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
+    kept = find_boxes(spots, model, DetectSettings(device="cpu"), QUIET)
+    assert sorted(found_names(spots)) == sorted(NAMES)
+    scores = score_boxes([spots], DetectScoreSettings())
+    assert scores.pictures == dict.fromkeys(NAMES, 2)  # not those that were learnt from, nor the one that chose the weights
+    assert np.mean([one.ap50 for one in scores.as_predicted]) > 0.3
+    everywhere = score_boxes([spots], DetectScoreSettings(pictures="all"))
+    assert everywhere.pictures == dict.fromkeys(NAMES, 8)
+    for name in NAMES:
+        assert (kept[name].counts == (kept[name].boxes.score >= read_detector(model).threshold(name))).all()
+        assert ((kept[name].confidence >= 0) & (kept[name].confidence <= 1)).all()
+    assert spots.read_table("box_scores").num_rows == 2
+
+
+def test_found_boxes_do_not_depend_on_workers_or_batch(spots: Sample, model: Path, tmp_path: Path) -> None:
+    samples = [copy_of(spots, tmp_path / f"{name}.zarr") for name in ("one", "two")]
+    find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
+    find_boxes(samples[1], model, DetectSettings(device="cpu", batch=1), Execution(workers=2, quiet=True))
+    for name in NAMES:
+        one, two = (read_found(sample, name).boxes for sample in samples)
+        np.testing.assert_array_equal(one.z, two.z)
+        np.testing.assert_allclose(one.corners, two.corners, atol=0.011)  # a batch of another size rounds otherwise
+        np.testing.assert_allclose(one.score, two.score, atol=2e-4)
+
+
+def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path) -> None:
+    samples = [copy_of(spots, tmp_path / f"{name}.zarr") for name in ("one", "two")]
+    find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
+    given = {"sample": str(samples[1].path), "model": str(model), "settings": {"device": "cpu"}, "seconds": 1.5}
+    assert kill_ten_times("detect", given, kills=4) > 0
+    for name in NAMES:
+        tables = [(sample.path / "tables" / f"boxes_{name}.csv").read_bytes() for sample in samples]
+        assert tables[0] == tables[1]
+
+
+def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> None:
+    """What is found away from the cuts is the same, and what lies at a cut is found once."""
+    mosaic, truth = sample_of(tmp_path / "mosaic.zarr", (1, 420, 600), seed=5, annotate=False, count=40)
+    network, recipe = load_detector(model)
+    image = mosaic.image()
+    levels, voxel, device = levels_of(image), image.voxel_size, torch.device("cpu")
+    whole_slicing = slicing_of((420, 600), recipe, voxel, 0.2)
+    window = window_of(image, 0)
+    whole = found_in_picture(window, whole_slicing, network, recipe, levels, 1, device)
+    step = whole_slicing.begins[1][2]
+    part_slicing = slicing_of((420, 600 - step), recipe, voxel, 0.2)
+    part = found_in_picture(lambda x0, y0, x1, y1: window(x0 + step, y0, x1 + step, y1), part_slicing, network, recipe, levels, 1, device)
+    moved = part.corners + np.array([step, 0, step, 0], np.float32)
+    edge = recipe.edge(voxel)[1]
+    away = [one[one[:, 0] > step + edge] for one in (whole.corners, moved)]
+    assert len(away[0]) > 5
+    np.testing.assert_allclose(sorted(map(tuple, away[0].tolist())), sorted(map(tuple, away[1].tolist())), atol=0.02)
+    sure = whole.taken(whole.score > 0.5)
+    for kind in (0, 1):
+        own = sure.corners[sure.kind == kind]
+        alike = overlap_of_union(own, own) - np.eye(len(own))
+        assert alike.max(initial=0) < 0.6  # nothing twice
+    assert len(truth) == 40
+
+
+def test_boxes_of_another_detector_are_replaced_only_on_request(own: Sample, model: Path, tmp_path: Path) -> None:
+    find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    shutil.copy(model, tmp_path / "same.safetensors")
+    find_boxes(own, tmp_path / "same.safetensors", DetectSettings(device="cpu"), QUIET)  # the same detector under another name
+    with pytest.raises(ResumeError, match=r"overlap: 0.2 -> 0.4"):
+        find_boxes(own, model, DetectSettings(device="cpu", overlap=0.4), QUIET)
+    own.remove_table("boxes_disc")
+    find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    assert "boxes_disc" in own.tables  # somebody took it away; it is made again
+
+
+def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
+    small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
+    found = find_boxes(small, model, DetectSettings(device="cpu"), QUIET)
+    for kept in found.values():
+        assert (kept.boxes.corners >= 0).all()
+        assert (kept.boxes.corners <= [90, 70, 90, 70]).all()
+    assert len(truth) == 3
+
+
+def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path) -> None:
+    find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    from sparsem.box_tables import write_annotated
+
+    for name in NAMES:
+        boxes = read_annotated(own, name).boxes
+        write_annotated(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
+    with pytest.raises(SampleError, match=r"learnt from every annotated picture.*--pictures all"):
+        score_boxes([own])
+    assert isinstance(score_boxes([own], DetectScoreSettings(pictures="all")).table().to_pylist()[0]["map"], float)
+
+
+def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> None:
+    with pytest.raises(SampleError, match="Nothing was both annotated and found"):
+        score_boxes([tissue])
+    with pytest.raises(SampleError, match="has no boxes of 'disk'"):
+        read_found(tissue, "disk")

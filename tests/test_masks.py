@@ -1,0 +1,266 @@
+"""Masks in boxes: outlines without learning, a Segment Anything Model with random weights, labels that other stages work on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sparsem.box_tables import FOUND, Kept, write_found
+from sparsem.boxes import Boxes, boxes_of_labels, overlap_of_union
+from sparsem.detect import masks as stage
+from sparsem.detect.masks import MasksSettings, masks, paint, views_of
+from sparsem.detect.outline import mask_in_box
+from sparsem.detect.sam import load_sam
+from sparsem.errors import ResumeError, SampleError, SettingsError
+from sparsem.execution import Execution
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.tables import measure
+from sparsem.store.sample import Sample
+from tests.conftest import copy_of, kill_ten_times
+from tests.spots import sample_of
+
+QUIET = Execution(quiet=True)
+CPU = torch.device("cpu")
+
+
+def ellipse(shape: tuple[int, int], centre: tuple[float, float], axes: tuple[float, float], degrees: float) -> NDArray[np.bool_]:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    angle = np.deg2rad(degrees)
+    u = (x - centre[1]) * np.cos(angle) + (y - centre[0]) * np.sin(angle)
+    v = (y - centre[0]) * np.cos(angle) - (x - centre[1]) * np.sin(angle)
+    return np.asarray((u / axes[0]) ** 2 + (v / axes[1]) ** 2 <= 1)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, -45, 90])
+@pytest.mark.parametrize("size", [1, 8])  # the large one is looked at on a coarser grid
+@pytest.mark.parametrize("bright", [True, False])
+def test_an_ellipse_is_found_in_its_box(degrees: float, size: int, bright: bool) -> None:
+    shape = (90 * size, 100 * size)
+    true = ellipse(shape, (45.0 * size, 50.0 * size), (32.0 * size, 14.0 * size), degrees)
+    noise = np.random.default_rng(0).normal(0, 15, shape)
+    image = np.clip(128 + (40 if bright else -40) * true + noise, 0, 255).astype(np.uint8)
+    _, corners = boxes_of_labels(true.astype(np.uint8))
+    mask, (top, left) = mask_in_box(image, corners[0].tolist())
+    found = np.zeros(shape, bool)
+    found[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    assert np.count_nonzero(found & true) / np.count_nonzero(found | true) > 0.9
+
+
+def test_a_box_at_the_border_beyond_it_or_without_contrast_gives_a_mask() -> None:
+    image = np.full((40, 50), 90, np.uint8)
+    for corners in ((0, 0, 20, 12), (45, 30, 60, 45), (10, 10, 11, 11), (10.2, 10.2, 10.6, 30)):
+        mask, (top, left) = mask_in_box(image, corners)
+        assert mask.any()
+        assert top + mask.shape[0] <= 40
+        assert left + mask.shape[1] <= 50
+    assert not mask_in_box(image, (60, 60, 70, 70))[0].size
+
+
+def test_outlines_of_real_mitochondria(real_data: Any) -> None:
+    """Better than the ellipse that every box has, and than nothing at all."""
+    import tifffile
+
+    z = 30
+    image = tifffile.imread(real_data("epfl_fibsem_mitochondria/raw.tif"), key=z)
+    labels = tifffile.imread(real_data("epfl_fibsem_mitochondria/labels_mitochondria_instances2d.tif"), key=z)
+    scores = []
+    for number, corners in zip(*boxes_of_labels(labels), strict=True):
+        mask, (top, left) = mask_in_box(image, corners.tolist())
+        area = (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
+        true = labels[area] == number
+        upright = ellipse(mask.shape, ((mask.shape[0] - 1) / 2, (mask.shape[1] - 1) / 2), (mask.shape[1] / 2, mask.shape[0] / 2), 0)
+        scores.append([np.count_nonzero(one & true) / np.count_nonzero(one | true) for one in (mask, upright)])
+    ours, plain = np.mean(scores, axis=0)
+    assert ours > 0.8
+    assert ours > plain + 0.01
+
+
+# tiles for a model
+
+
+def test_every_box_is_whole_in_its_view_and_few_views_are_needed() -> None:
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 3000, (500, 2))
+    corners = np.column_stack([low, low + random.uniform(4, 900, (500, 2))]).astype(np.float32)
+    corners = np.clip(corners, 0, [3100, 3000, 3100, 3000]).astype(np.float32)
+    views = views_of(corners, (3000, 3100), 1024)
+    for (x0, y0, x1, y1), view in zip(corners.tolist(), views, strict=True):
+        assert view.left <= x0
+        assert view.top <= y0
+        assert x1 <= view.left + view.edge
+        assert y1 <= view.top + view.edge
+        assert max(x1 - x0, y1 - y0) <= view.edge / 2
+    assert len(set(views)) < 250
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SAM as small as one can be, with random weights, as a folder of transformers."""
+    from transformers import SamConfig, SamModel
+
+    torch.manual_seed(0)
+    looks = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 128, "patch_size": 16, "mlp_dim": 64}
+    config: Any = SamConfig
+    made = config(
+        vision_config={**looks, "output_channels": 256, "global_attn_indexes": [1], "window_size": 4},
+        prompt_encoder_config={"image_size": 128, "patch_size": 16},
+        mask_decoder_config={"mlp_dim": 64, "num_hidden_layers": 1},
+    )
+    folder = tmp_path_factory.mktemp("sam")
+    SamModel(made).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_answers_for_many_boxes_in_a_tile_that_it_looked_at_once(sam: Path) -> None:
+    model = load_sam(str(sam), CPU)
+    assert model.edge == 128
+    tile = np.random.default_rng(0).random((128, 128), np.float32)
+    embedding = model.embedding(tile)
+    corners = np.array([[10, 10, 40, 50], [60, 60, 100, 90], [0, 0, 128, 128]], np.float32)
+    found = list(model.masks(embedding, corners))
+    assert [one.shape for one in found] == [(128, 128)] * 3
+    # The same as when transformers does it all in one call.
+    pixels = (torch.from_numpy(tile)[None, None].expand(-1, 3, -1, -1) - torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)) / (
+        torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
+    )
+    with torch.inference_mode():
+        whole = model.network(pixel_values=pixels, input_boxes=torch.from_numpy(corners)[None], multimask_output=False)
+    small = whole.pred_masks[0, :, 0].numpy()
+    assert small.shape[1:] == (32, 32)
+    for one, plain in zip(found, small, strict=True):
+        assert np.corrcoef(one[2::4, 2::4].ravel(), plain.ravel())[0, 1] > 0.95
+
+
+def test_colours_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    folder = tmp_path / "other"
+    shutil.copytree(sam, folder)
+    about = {"image_processor_type": "SamImageProcessor", "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    assert load_sam(str(folder), CPU).colours == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize("what", ["nothing", "nowhere/at-all", "resunet"])
+def test_models_that_cannot_be_had(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if what == "nothing":
+        (tmp_path / "empty").mkdir()
+        what = str(tmp_path / "empty")
+    with pytest.raises(SettingsError, match=r"cannot be had .*leave out --model"):
+        load_sam(what, CPU)
+
+
+# the stage
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> tuple[Sample, Boxes]:
+    """Three pictures with the true boxes as if a detector had found them."""
+    sample, boxes = sample_of(tmp_path / "spots.zarr", (3, 120, 150), count=6)
+    for name in boxes.names:
+        own = boxes.of_kind(name)
+        about = {"fingerprint": f"by hand {name}", "learnt from": []}
+        write_found(sample, f"{FOUND}{name}", Kept(own, (0, 1, 2), "raw", about, own.score, np.ones(len(own), bool)))
+    return sample, boxes
+
+
+def volumes(sample: Sample) -> dict[str, NDArray[Any]]:
+    return {name: sample.volume("labels", name).read(slice(None)) for name in sample.names("labels")}
+
+
+def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> None:
+    sample, boxes = found
+    assert masks(sample, MasksSettings(), QUIET) == ["labels/disc", "labels/square"]
+    labels = volumes(sample)["disc"]
+    discs = boxes.of_kind("disc")
+    assert labels.dtype == np.uint32
+    assert np.unique(labels).tolist() == list(range(len(discs) + 1))
+    for number, (z, corners) in enumerate(zip(discs.z, discs.corners, strict=True), 1):
+        _, own = boxes_of_labels(labels[z] == number)
+        assert overlap_of_union(own, corners[None]).item() > 0.8
+    counted = measure(sample, MeasureSettings(texture=False), QUIET)
+    assert counted.objects["disc"] == len(discs)
+
+
+def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
+    sample, _ = found
+    masks(sample, MasksSettings(objects="stack", structure=("disc",)), QUIET)
+    labels = volumes(sample)["disc"]
+    assert labels.dtype == np.uint8
+    assert np.unique(labels).tolist() == [0, 1]
+
+
+def test_the_surer_box_has_the_pixel() -> None:
+    labels = np.zeros((4, 4), np.uint32)
+    square = np.ones((3, 3), bool)
+    paint(labels, [(square, (0, 0)), (square, (1, 1))], np.array([5, 6]), np.array([0.9, 0.3], np.float32))
+    assert labels[1, 1] == 5
+    assert labels[3, 3] == 6
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_model_masks_every_box(found: tuple[Sample, Boxes], sam: Path, keep: bool) -> None:
+    sample, boxes = found
+    masks(sample, MasksSettings(model=str(sam), keep_embeddings=keep, device="cpu"), QUIET)
+    for name, labels in volumes(sample).items():
+        own = boxes.of_kind(name)
+        assert np.unique(labels).tolist() == list(range(len(own) + 1))
+        for number, (z, (x0, y0, x1, y1)) in enumerate(zip(own.z, own.corners.astype(int), strict=True), 1):
+            outside = labels[z] == number
+            outside[y0:y1, x0:x1] = False
+            assert not outside.any()
+    kept = list((sample.path / ".sparsem" / "embeddings").rglob("*.safetensors"))
+    assert bool(kept) is keep
+
+
+def test_kept_embeddings_are_used_again(found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, _ = found
+    settings = MasksSettings(model=str(sam), keep_embeddings=True, device="cpu")
+    masks(sample, settings.model_copy(update={"structure": ("disc",)}), QUIET)
+    before = volumes(sample)["disc"]
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("looked at a tile again")
+
+    monkeypatch.setattr(stage.Sam, "embedding", refuse)
+    masks(sample, settings.model_copy(update={"structure": ("disc",)}), Execution(quiet=True, overwrite=True))
+    assert np.array_equal(volumes(sample)["disc"], before)
+
+
+def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
+    found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, _ = found
+    masks(sample, MasksSettings(structure=("disc",)), QUIET)
+    outlines = volumes(sample)["disc"]
+    monkeypatch.setattr(stage.Sam, "masks", lambda self, embedding, corners: iter(np.full((len(corners), 128, 128), -1, np.float32)))
+    masks(sample, MasksSettings(structure=("disc",), model=str(sam), device="cpu"), Execution(quiet=True, overwrite=True))
+    assert np.array_equal(volumes(sample)["disc"], outlines)
+
+
+def test_masks_do_not_depend_on_workers_or_kills(found: tuple[Sample, Boxes], tmp_path: Path) -> None:
+    samples = [found[0], *(copy_of(found[0], tmp_path / f"{name}.zarr") for name in ("killed", "spread"))]
+    masks(samples[0], MasksSettings(), QUIET)
+    assert kill_ten_times("masks", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.4}, kills=4) >= 0
+    masks(samples[2], MasksSettings(), Execution(workers=2, quiet=True))
+    for other in samples[1:]:
+        for name, labels in volumes(samples[0]).items():
+            assert np.array_equal(labels, volumes(other)[name])
+
+
+def test_masks_that_cannot_be(found: tuple[Sample, Boxes], tissue: Sample, sam: Path) -> None:
+    sample, _ = found
+    with pytest.raises(SampleError, match=r"has no boxes; find some"):
+        masks(tissue)
+    with pytest.raises(SampleError, match=r"has no boxes of 'disk'; did you mean 'disc'"):
+        masks(sample, MasksSettings(structure=("disk",)), QUIET)
+    masks(sample, MasksSettings(), QUIET)
+    with pytest.raises(ResumeError, match=r"objects: pictures -> stack.*--overwrite"):
+        masks(sample, MasksSettings(objects="stack"), QUIET)
+    with pytest.raises(ResumeError, match=r"model: not given before"):
+        masks(sample, MasksSettings(model=str(sam)), QUIET)

@@ -1,0 +1,157 @@
+"""Slicing: where tiles lie, and that what tiles see of objects becomes one box an object, whatever their size."""
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sparsem.boxes import clipped, overlap_of_union, sizes
+from sparsem.detect.slicing import ALIKE, NOTHING, Found, Slicing, merged, starts
+
+SEEN = 4.0  # px of an object that a detector needs to see it
+
+
+def test_tiles_begin_in_the_same_places_however_large_the_picture_is() -> None:
+    assert starts(100, 40, 10) == [0, 30, 60]
+    assert starts(101, 40, 10) == [0, 30, 60, 61]
+    assert starts(40, 40, 10) == [0]
+    assert starts(7, 40, 10) == [0]
+
+
+@given(st.integers(1, 300), st.integers(1, 80), st.data())
+def test_tiles_cover_every_pixel(length: int, edge: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, max(0, (edge - 1) // 2)))
+    covered = np.zeros(max(length, edge), bool)
+    for begin in starts(length, edge, overlap):
+        covered[begin : begin + edge] = True
+    assert covered[:length].all()
+
+
+def test_neighbours_are_all_tiles_that_share_pixels() -> None:
+    slicing = Slicing((101, 75), (40, 32), (10, 8))
+    windows = slicing.windows
+    plain = [
+        (one, other)
+        for one, other in itertools.combinations(range(len(windows)), 2)
+        if (np.minimum(windows[one][2:], windows[other][2:]) > np.maximum(windows[one][:2], windows[other][:2])).all()
+    ]
+    assert slicing.neighbours == plain
+
+
+def oracle(truth: NDArray[np.float32], slicing: Slicing, jitter: float = 0, seed: int = 0) -> Found:
+    """What a detector that sees all there is tells of every tile: the part of every object that lies in it."""
+    random, parts = np.random.default_rng(seed), []
+    for tile, window in enumerate(slicing.windows):
+        inside = clipped(truth, window.tolist())
+        there = np.flatnonzero((sizes(inside) >= SEEN).all(axis=1))
+        moved = clipped(inside[there] + random.uniform(-jitter, jitter, (len(there), 4)).astype(np.float32), window.tolist())
+        kind = (there % 2).astype(np.int16)
+        parts.append(Found(np.full(len(there), tile), kind, moved, random.uniform(0.1, 1, len(there)).astype(np.float32)))
+    return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def apart(random: np.random.Generator, count: int, shape: tuple[int, int], longest: float) -> NDArray[np.float32]:
+    """Boxes that do not touch."""
+    boxes: list[NDArray[np.float32]] = []
+    for _ in range(count * 4):
+        size = random.uniform(8, longest, 2)
+        corner = random.uniform(0, np.maximum(1, np.array(shape)[::-1] - size))
+        box = np.concatenate([corner, np.minimum(corner + size, np.array(shape)[::-1])]).astype(np.float32)
+        if not boxes or overlap_of_union(box[None] + np.array([[-3, -3, 3, 3]], np.float32), np.array(boxes)).max() == 0:
+            boxes.append(box)
+    return np.array(boxes[:count], np.float32).reshape(-1, 4)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([30.0, 90.0, 300.0]))
+def test_every_object_is_found_once_and_whole(seed: int, longest: float) -> None:
+    random = np.random.default_rng(seed)
+    truth = apart(random, 25, (260, 330), longest)
+    slicing = Slicing((260, 330), (100, 100), (30, 20))
+    found = merged(oracle(truth, slicing, seed=seed), slicing, margin=2)
+    assert len(found.kind) == len(truth)
+    assert sorted(map(tuple, found.corners.tolist())) == sorted(map(tuple, truth.tolist()))
+
+
+@given(st.integers(0, 2**31))
+def test_boxes_that_are_a_little_off_are_still_one(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth = apart(random, 20, (260, 330), 60)
+    slicing = Slicing((260, 330), (100, 100), (30, 30))
+    found = merged(oracle(truth, slicing, jitter=1, seed=seed), slicing, margin=3)
+    assert len(found.kind) == len(truth)
+    assert overlap_of_union(truth, found.corners).max(axis=1).min() > 0.5
+
+
+def plain_merged(found: Found, slicing: Slicing, margin: float) -> list[tuple[float, ...]]:
+    """The same rules over all pairs of boxes, one by one."""
+    windows, count = slicing.windows, len(found.kind)
+    cut = slicing.is_cut(found, margin)
+    group = list(range(count))
+
+    def root(n: int) -> int:
+        return n if group[n] == n else root(group[n])
+
+    for one, other in itertools.combinations(range(len(windows)), 2):
+        area = [*np.maximum(windows[one][:2], windows[other][:2]), *np.minimum(windows[one][2:], windows[other][2:])]
+        if area[0] >= area[2] or area[1] >= area[3]:
+            continue
+        alike = []
+        for a, b in itertools.product(*(np.flatnonzero(found.tile == tile).tolist() for tile in (one, other))):
+            parts = [clipped(found.corners[n : n + 1], area) for n in (a, b)]
+            value = overlap_of_union(*parts).item() if all((sizes(part) > 0).all() for part in parts) else 0.0
+            if found.kind[a] == found.kind[b] and value >= ALIKE:
+                alike.append((-value, a, b))
+        taken: set[int] = set()
+        for _, a, b in sorted(alike):
+            if not {a, b} & taken:
+                taken |= {a, b}
+                group[root(a)] = root(b)
+    out = []
+    for name in {root(n) for n in range(count)}:
+        own = [n for n in range(count) if root(n) == name]
+        whole = [n for n in own if not cut[n]]
+        if whole:
+            best = max(whole, key=lambda n: found.score[n])
+            out.append((*found.corners[best].tolist(), float(found.score[best])))
+            continue
+        box = found.corners[own]
+        hull = [*box[:, :2].min(axis=0).tolist(), *box[:, 2:].max(axis=0).tolist()]
+        elsewhere = False
+        for tile in range(len(windows)):
+            alone = Found(np.array([tile]), found.kind[own[:1]], box[:1], found.score[own[:1]])
+            inside = (box[0, :2] >= windows[tile][:2]).all() and (box[0, 2:] <= windows[tile][2:]).all()
+            elsewhere |= bool(len(own) == 1 and tile != found.tile[own[0]] and inside and not slicing.is_cut(alone, margin)[0])
+        if not elsewhere:
+            out.append((*hull, float(found.score[own].max())))
+    return sorted(out)
+
+
+@given(st.integers(0, 2**31))
+def test_the_fast_way_is_the_plain_one(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    slicing = Slicing((150, 190), (70, 80), (20, 25))
+    count = int(random.integers(0, 60))
+    tile = np.sort(random.integers(0, len(slicing.windows), count))
+    windows = slicing.windows[tile].astype(np.float32)
+    low = windows[:, :2] + random.uniform(0, 60, (count, 2)) * (random.random((count, 2)) < 0.8)
+    corners = np.column_stack([low, np.minimum(low + random.uniform(3, 50, (count, 2)), windows[:, 2:])]).astype(np.float32)
+    kind = random.integers(0, 2, count).astype(np.int16)
+    found = Found(tile, kind, corners, random.permutation(np.linspace(0.1, 0.9, count)).astype(np.float32))
+    fast = merged(found, slicing, 3)
+    rows = [(*corner, score) for corner, score in zip(fast.corners.tolist(), fast.score.tolist(), strict=True)]
+    np.testing.assert_allclose(np.array(sorted(rows)).reshape(-1, 5), np.array(plain_merged(found, slicing, 3)).reshape(-1, 5), atol=1e-6)
+    assert (np.diff(fast.score) <= 0).all()
+
+
+def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:
+    slicing = Slicing((100, 160), (100, 100), (0, 40))
+    piece = Found(np.array([0]), np.zeros(1, np.int16), np.array([[90, 10, 100, 20]], np.float32), np.ones(1, np.float32))
+    assert len(merged(piece, slicing, 2).kind) == 0  # tile 1, from 60 on, sees all of that place, and nothing there
+    lone = Slicing((100, 200), (100, 100), (0, 0))
+    assert len(merged(piece, lone, 2).kind) == 1  # nobody else sees it
+
+
+def test_nothing_is_nothing() -> None:
+    assert len(merged(NOTHING, Slicing((50, 50), (20, 20), (4, 4)), 2).kind) == 0
