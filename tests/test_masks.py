@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from sparsem.box_tables import FOUND, Kept, write_found
 from sparsem.boxes import Boxes, boxes_of_labels, overlap_of_union
-from sparsem.detect import masks as stage
 from sparsem.detect.masks import MasksSettings, masks, paint, views_of
 from sparsem.detect.outline import mask_in_box
-from sparsem.detect.sam import load_sam
+from sparsem.detect.sam import Sam, load_sam
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.execution import Execution
 from sparsem.measure.settings import MeasureSettings
@@ -227,7 +226,7 @@ def test_kept_embeddings_are_used_again(found: tuple[Sample, Boxes], sam: Path, 
     def refuse(*_: Any) -> None:
         raise AssertionError("looked at a tile again")
 
-    monkeypatch.setattr(stage.Sam, "embedding", refuse)
+    monkeypatch.setattr(Sam, "embedding", refuse)
     masks(sample, settings.model_copy(update={"structure": ("disc",)}), Execution(quiet=True, overwrite=True))
     assert np.array_equal(volumes(sample)["disc"], before)
 
@@ -238,7 +237,7 @@ def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
     sample, _ = found
     masks(sample, MasksSettings(structure=("disc",)), QUIET)
     outlines = volumes(sample)["disc"]
-    monkeypatch.setattr(stage.Sam, "masks", lambda self, embedding, corners: iter(np.full((len(corners), 128, 128), -1, np.float32)))
+    monkeypatch.setattr(Sam, "masks", lambda self, embedding, corners: iter(np.full((len(corners), 128, 128), -1, np.float32)))
     masks(sample, MasksSettings(structure=("disc",), model=str(sam), device="cpu"), Execution(quiet=True, overwrite=True))
     assert np.array_equal(volumes(sample)["disc"], outlines)
 

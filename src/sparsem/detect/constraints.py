@@ -60,29 +60,34 @@ def judged(boxes: Mapping[str, Some], settings: ConstrainSettings) -> dict[str, 
     must = {name: np.zeros(len(one.confidence), bool) for name, one in boxes.items()}
     others = [name for name in settings.cytoplasm if name in boxes]
     _not_two_in_one_place(boxes, others, stays)
-    nuclei = boxes.get(settings.nucleus)
+    nuclei, nested = boxes.get(settings.nucleus), boxes.get(settings.nucleolus)
     if nuclei is not None:
-        nested = boxes.get(settings.nucleolus)
-        inner = _within(nested, nuclei) if nested is not None else np.zeros((0, len(nuclei.confidence)), bool)
-        there = {name: in_nucleus(boxes[name].corners, nuclei.corners) for name in others}
-        for place in np.argsort(-nuclei.confidence, kind="stable"):
-            against = sum(_evidence(boxes[name].confidence[there[name][:, place] & stays[name]]) for name in others)
-            support = _evidence(nested.confidence[inner[:, place]]) if nested is not None else 0.0
-            sure = float(nuclei.confidence[place])
-            if against > _log_odds(np.array([sure])).item() + support:
-                stays[settings.nucleus][place] = False
-                continue
-            for name in others:
-                weaker = (boxes[name].confidence < sure) | (sure >= COUNTS)
-                stays[name] &= ~(there[name][:, place] & weaker)
-        if nested is not None:
-            allowed = inner & stays[settings.nucleus][None]
-            best = np.where(allowed, nuclei.confidence[None], 0).max(axis=1, initial=0)
-            stays[settings.nucleolus] &= 1 - best <= nested.confidence
-            sure_of = stays[settings.nucleolus] & (nested.confidence >= COUNTS)
-            holder = np.where(allowed, nuclei.confidence[None], -1).argmax(axis=1) if len(nuclei.confidence) else np.empty(0, int)
-            must[settings.nucleus][holder[sure_of]] = True
+        nested = nested or Some(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+        inner = shared(nested.corners, nuclei.corners) >= WITHIN * areas(nested.corners)[:, None]
+        _nuclei_against_others(boxes, nuclei, others, nested.confidence[:, None] * inner, stays, settings.nucleus)
+        if len(nested.confidence):
+            sure = np.where(inner & stays[settings.nucleus][None], nuclei.confidence[None], 0)
+            stays[settings.nucleolus] &= 1 - sure.max(axis=1, initial=0) <= nested.confidence
+            there = stays[settings.nucleolus] & (nested.confidence >= COUNTS) & sure.any(axis=1)
+            if there.any():
+                must[settings.nucleus][sure[there].argmax(axis=1)] = True
     return {name: Verdict(stays[name], must[name]) for name in boxes}
+
+
+def _nuclei_against_others(
+    boxes: Mapping[str, Some], nuclei: Some, others: list[str], inner: NDArray[np.float32], stays: dict[str, Mask], nucleus: str
+) -> None:
+    """The surest nucleus first: it goes, or what lies in it and may not; ``inner`` (n, m) is the confidence of nucleoli that lie in it."""
+    there = {name: in_nucleus(boxes[name].corners, nuclei.corners) for name in others}
+    for place in np.argsort(-nuclei.confidence, kind="stable"):
+        sure = nuclei.confidence[place : place + 1]
+        against = sum(_evidence(boxes[name].confidence[there[name][:, place] & stays[name]]) for name in others)
+        if against > 0 and against > _log_odds(sure).item() + _evidence(inner[:, place]):
+            stays[nucleus][place] = False
+            continue
+        for name in others:
+            weaker = (boxes[name].confidence < sure) | (sure >= COUNTS)
+            stays[name] &= ~(there[name][:, place] & weaker)
 
 
 def _not_two_in_one_place(boxes: Mapping[str, Some], names: list[str], stays: dict[str, Mask]) -> None:
@@ -94,11 +99,6 @@ def _not_two_in_one_place(boxes: Mapping[str, Some], names: list[str], stays: di
             weaker = boxes[one].confidence[first] < boxes[other].confidence[second]
             stays[one][first[weaker]] = False
             stays[other][second[~weaker]] = False
-
-
-def _within(nested: Some, nuclei: Some) -> Mask:
-    """(n, m) whether a nucleolus lies in a nucleus."""
-    return np.asarray(shared(nested.corners, nuclei.corners) >= WITHIN * areas(nested.corners)[:, None])
 
 
 def _evidence(confidence: NDArray[np.float32]) -> float:

@@ -75,7 +75,7 @@ def _object(grey: Grey, top: float, left: float, height: float, width: float) ->
     mask = said > 0
     for level in LEVELS:
         mask = (said > level) & (radius < BEYOND)
-        if _extent(mask.any(axis=1)) >= TOUCHES * height and _extent(mask.any(axis=0)) >= TOUCHES * width:
+        if _extent(np.asarray(mask.any(axis=1))) >= TOUCHES * height and _extent(np.asarray(mask.any(axis=0))) >= TOUCHES * width:
             break
     count, parts = cv2.connectedComponents(mask.astype(np.uint8))
     if count < 2:

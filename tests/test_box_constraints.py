@@ -1,0 +1,171 @@
+"""Biology of boxes: which goes is decided by confidence; what nobody contradicts stays; nothing that was found is lost."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsem.box_tables import FOUND, Kept, found_names, read_found, write_annotated, write_found
+from sparsem.boxes import Boxes
+from sparsem.constrain import ConstrainSettings
+from sparsem.detect.constraints import Some, constrain_boxes, in_nucleus, judged, release_boxes
+from sparsem.detect.score import DetectScoreSettings, score_boxes
+from sparsem.detect.summary import SummarySettings, read_metadata, summary
+from sparsem.errors import InputError, SampleError
+from sparsem.store.sample import Sample
+from tests.spots import sample_of
+
+RULES = ConstrainSettings()
+NUCLEUS = (100, 100, 300, 300)
+
+
+def some(*boxes: tuple[float, float, float, float, float]) -> Some:
+    rows = np.array(boxes, np.float32).reshape(-1, 5)
+    return Some(rows[:, :4], rows[:, 4])
+
+
+def stays(**boxes: Some) -> dict[str, list[bool]]:
+    return {name: verdict.stays.tolist() for name, verdict in judged(boxes, RULES).items()}
+
+
+def test_the_corner_of_a_nucleus_box_is_cytoplasm() -> None:
+    inside = in_nucleus(
+        np.array([[190, 190, 210, 210], [102, 102, 122, 122], [90, 90, 310, 310]], np.float32), np.array([NUCLEUS], np.float32)
+    )
+    assert inside[:, 0].tolist() == [True, False, False]  # the middle; a corner; what is larger than the nucleus
+
+
+@pytest.mark.parametrize(("nucleus", "organelle", "expected"), [(0.9, 0.7, (True, False)), (0.55, 0.9, (False, True))])
+def test_of_a_nucleus_and_what_lies_in_it_the_more_confident_stays(nucleus: float, organelle: float, expected: tuple[bool, bool]) -> None:
+    found = stays(nucleus=some((*NUCLEUS, nucleus)), mitochondrion=some((190, 190, 220, 220, organelle), (20, 20, 60, 60, 0.3)))
+    assert (found["nucleus"][0], found["mitochondrion"][0]) == expected
+    assert found["mitochondrion"][1]  # outside
+
+
+def test_many_organelles_stand_together_against_a_nucleus() -> None:
+    alone = some((190, 190, 220, 220, 0.8))
+    many = some(*((150 + 30 * n, 190, 170 + 30 * n, 210, 0.8) for n in range(4)))
+    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=alone) == {"nucleus": [True], "mitochondrion": [False]}
+    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=many) == {"nucleus": [False], "mitochondrion": [True] * 4}
+    with_nucleoli = stays(nucleus=some((*NUCLEUS, 0.95)), nucleolus=some((150, 150, 200, 200, 0.97)), mitochondrion=many)
+    assert with_nucleoli == {"nucleus": [True], "nucleolus": [True], "mitochondrion": [False] * 4}
+
+
+def test_a_nucleolus_needs_a_nucleus() -> None:
+    assert stays(nucleus=some(), nucleolus=some((150, 150, 200, 200, 0.9))) == {"nucleus": [], "nucleolus": [False]}
+    assert stays(nucleus=some((*NUCLEUS, 0.9)), nucleolus=some((150, 150, 200, 200, 0.3), (290, 290, 340, 340, 0.9)))["nucleolus"] == [
+        True,
+        False,
+    ]
+
+
+def test_a_sure_nucleolus_makes_a_doubtful_nucleus_count() -> None:
+    found = judged({"nucleus": some((*NUCLEUS, 0.3)), "nucleolus": some((150, 150, 200, 200, 0.9))}, RULES)
+    assert found["nucleolus"].stays.tolist() == [True]
+    assert found["nucleus"].must_count.tolist() == [True]
+    doubtful = judged({"nucleus": some((*NUCLEUS, 0.05)), "nucleolus": some((150, 150, 200, 200, 0.6))}, RULES)
+    assert doubtful["nucleolus"].stays.tolist() == [False]  # more probably there is no nucleus than that there is a nucleolus
+
+
+def test_of_two_names_in_one_place_the_surer_stays() -> None:
+    found = stays(mitochondrion=some((10, 10, 40, 40, 0.6)), endosome=some((11, 10, 40, 41, 0.7), (30, 30, 60, 60, 0.2)))
+    assert found == {"mitochondrion": [False], "endosome": [True, True]}
+
+
+def test_without_nuclei_nothing_is_known() -> None:
+    boxes = {"mitochondrion": some((10, 10, 40, 40, 0.1)), "nucleolus": some((10, 10, 40, 40, 0.1))}
+    assert stays(**boxes) == {"mitochondrion": [True], "nucleolus": [True]}
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Sample:
+    """Two pictures in which a mitochondrion was found in a nucleus, and annotations that know better."""
+    sample, _ = sample_of(tmp_path / "S01.zarr", (2, 320, 400), annotate=False, count=1)
+    boxes = {
+        "nucleus": (Boxes.of(("nucleus",), [0, 1], 0, [NUCLEUS, NUCLEUS], [0.8, 0.8]), [0.95, 0.95]),
+        "mitochondrion": (
+            Boxes.of(("mitochondrion",), [0, 0, 1], 0, [[190, 190, 220, 220], [10, 10, 50, 40], [10, 10, 50, 40]], [0.9, 0.7, 0.2]),
+            [0.6, 0.8, 0.1],
+        ),
+    }
+    for name, (own, confidence) in boxes.items():
+        sure = np.array(confidence, np.float32)
+        kept = Kept(own, (0, 1), "raw", {"fingerprint": f"of {name}", "learnt from": []}, sure, sure >= 0.5)
+        write_found(sample, f"{FOUND}{name}", kept)
+        true = own if name == "nucleus" else own[np.array([False, True, True])]
+        write_annotated(sample, true, (0, 1), "raw", overwrite=False)
+    return sample
+
+
+def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
+    assert constrain_boxes(found) == {"nucleus": 0, "mitochondrion": 1}
+    assert len(read_found(found, "mitochondrion").boxes) == 2
+    assert len(read_found(found, "mitochondrion", as_predicted=True).boxes) == 3
+    assert found_names(found) == ["mitochondrion", "nucleus"]
+    scores = score_boxes([found], DetectScoreSettings())
+    before, after = ({one.name: one for one in own}["mitochondrion"] for own in (scores.as_predicted, scores.constrained))
+    assert before.map < after.map == 1
+    assert {row["boxes"] for row in found.read_table("box_scores").to_pylist()} == {"predicted", "constrained"}
+    assert release_boxes(found) == ["boxes_mitochondrion-constrained", "boxes_nucleus-constrained"]
+    assert len(read_found(found, "mitochondrion").boxes) == 3
+    assert release_boxes(found) == []
+
+
+def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) -> None:
+    constrain_boxes(found)
+    before = read_found(found, "nucleus", as_predicted=True)
+    about = {**before.about, "fingerprint": "of another run"}
+    write_found(found, f"{FOUND}nucleus", Kept(before.boxes, before.pictures, before.image, about, before.confidence, before.counts))
+    with pytest.raises(SampleError, match=r"Boxes of 'nucleus' in S01.zarr have changed .* detect constrain S01.zarr"):
+        read_found(found, "mitochondrion")
+    constrain_boxes(found)
+    assert len(read_found(found, "mitochondrion").boxes) == 2
+
+
+def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None:
+    with pytest.raises(SampleError, match=r"has boxes of none of nucleus, nucleolus, mitochondrion"):
+        constrain_boxes(tissue)
+    with pytest.raises(SampleError, match=r"has boxes of nucleus of nucleus, nucleolus"):
+        constrain_boxes(found, ConstrainSettings(cytoplasm=()))
+
+
+# counts beside what is known of the samples
+
+
+def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(found: Sample, tmp_path: Path) -> None:
+    table = tmp_path / "samples.csv"
+    table.write_text("sample,subtype,grade\nS01.zarr,TNBC,3\nS02,ER+,1\n")
+    rows = summary([found], SummarySettings(metadata=str(table))).to_pylist()
+    assert [(row["sample"], row["structure"], row["subtype"], row["grade"], row["objects"]) for row in rows] == [
+        ("S01", "mitochondrion", "TNBC", "3", 2),
+        ("S01", "nucleus", "TNBC", "3", 2),
+    ]
+    nuclei = rows[1]
+    assert nuclei["diameter_um_median"] == pytest.approx(2.0)  # 200 px of 10 nm
+    assert nuclei["objects_per_picture"] == 1
+    assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
+    assert summary([found], SummarySettings(structure=("nucleus",))).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "has no column 'sample'"),
+        ("name,grade\nS01,3\n", "has no column 'sample'"),
+        ("sample,grade\nS01,3\nS01,2\n", "has 'S01' a second time in line 3"),
+        ("sample,grade\n,3\n", "has no sample in line 2"),
+        ("sample,grade\nS01,3,4\n", "has more values than the header in line 2"),
+        ("sample,grade\nS02,3\n", "says nothing of S01; it knows S02"),
+    ],
+)
+def test_metadata_that_are_none(found: Sample, tmp_path: Path, content: str, sentence: str) -> None:
+    (tmp_path / "samples.csv").write_text(content)
+    with pytest.raises(InputError, match=sentence):
+        summary([found], SummarySettings(metadata=str(tmp_path / "samples.csv")))
+
+
+def test_metadata_that_cannot_be_read(tmp_path: Path, tissue: Sample) -> None:
+    with pytest.raises(InputError, match="cannot be read as a table of samples"):
+        read_metadata(tmp_path / "nowhere.csv")
+    with pytest.raises(SampleError, match="has no boxes"):
+        summary([tissue])
