@@ -104,7 +104,7 @@ def test_pictures_are_what_they_are_of(complete: Sample) -> None:
     np.testing.assert_array_equal(picture[..., 3] > 0, mask)
     cells = np.asarray(opened(cells_picture(drawn("1122", "1122", "....", "...."))).convert("RGBA"))
     assert (cells[3, 0, 3], cells[0, 0, 3]) == (0, 255)
-    (entry,) = slice_pictures(complete.image(), [], [4], 900, 10**6)
+    (entry,) = slice_pictures(complete.image(), [], [], [4], 900, 10**6)
     assert opened(entry["image"]).size == (SHAPE[2], SHAPE[1])
     mesh = Mesh(np.array([[0.0, 0, 0], [1, 2, 3], [2, 2, 2]]), np.array([[0, 1, 2]]))
     planes = np.frombuffer(zlib.decompress(base64.b64decode(packed_mesh(mesh, np.zeros(3), 4.0)["vertices"])), np.uint8)

@@ -58,9 +58,30 @@ class Judged:
                 )  # fmt: skip
         return pa.Table.from_pylist(rows)
 
+    def tables(self) -> dict[str, pa.Table]:
+        """What is drawn: ``box_curves``, precision at each recall; ``box_counts``, a row a picture; ``box_confusion``."""
+        curves = [
+            {"structure": one.name, "boxes": kind, "recall": recall, "precision": precision}
+            for kind, found in (("predicted", self.as_predicted), ("constrained", self.constrained))
+            for one in found
+            for recall, precision in zip(np.linspace(0, 1, len(one.curve)).tolist(), one.curve.tolist(), strict=True)
+        ]
+        numbers = [
+            {"structure": name, "sample": sample, "z": z, "annotated": truth, "counted": found}
+            for name, own in self.counts.items()
+            for (sample, z), truth, found in zip(own.pictures, own.truth.tolist(), own.found.tolist(), strict=True)
+        ]
+        columns = (*self.names, "missed")
+        confusion = [
+            {"annotated": name, **dict(zip(columns, row, strict=True))}
+            for name, row in zip((*self.names, "not there"), self.confusion.tolist(), strict=True)
+        ]
+        return {name: pa.Table.from_pylist(rows) for name, rows in
+                (("box_curves", curves), ("box_counts", numbers), ("box_confusion", confusion))}  # fmt: skip
+
 
 def score_boxes(samples: Sequence[Sample], settings: DetectScoreSettings = DetectScoreSettings()) -> Judged:
-    """Compare the boxes of samples, all together, and write ``tables/box_scores`` of each by itself.
+    """Compare the boxes of samples, all together, and write ``tables/box_scores`` of each by itself, with what is drawn of them.
 
     Raises:
         SampleError: nothing was both annotated and found, or every annotated picture was learnt from.
@@ -69,7 +90,9 @@ def score_boxes(samples: Sequence[Sample], settings: DetectScoreSettings = Detec
     for sample in samples:
         own = [name for name in names if name in annotated_names(sample) and name in found_names(sample)]
         if own and _pictures(sample, own, settings, all_of_them=False):
-            sample.write_table("box_scores", _judged([sample], own, settings).table())
+            judged = _judged([sample], own, settings)
+            for name, table in {"box_scores": judged.table(), **judged.tables()}.items():
+                sample.write_table(name, table)
     return _judged(samples, names, settings)
 
 
@@ -122,7 +145,7 @@ def _compared(
     for name in names:
         kept: Kept = read_found(sample, name, as_predicted)
         parts.append(kept.counted() if counted else kept.boxes)
-    return Compared(truth, together(parts), _pictures(sample, names, settings))
+    return Compared(truth, together(parts), _pictures(sample, names, settings), sample.name)
 
 
 def _pictures(sample: Sample, names: Sequence[str], settings: DetectScoreSettings, all_of_them: bool = True) -> tuple[int, ...]:

@@ -26,7 +26,9 @@ def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], vo
     """
     edges = np.array(voxel.micrometres)
     volumes = found.voxels * voxel.volume_um3
-    cut = (found.low == 0).any(axis=1) | (found.high == np.array(volume)).any(axis=1)
+    # Where no object is more than a slice thick the slices are pictures: no border across z cuts anything.
+    thick = (found.high - found.low > 1).any(axis=0) | (np.arange(3) > 0)
+    cut = ((found.low == 0) | (found.high == np.array(volume)))[:, thick].any(axis=1)
     extents = (found.high - found.low) * edges
     values, vectors = (np.asarray(one) for one in np.linalg.eigh(found.covariances(edges)))
     axes = 2 * np.sqrt(5 * np.maximum(values[:, ::-1], 0))  # (n, 3), longest first

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparsem.measure.dictionary import features
+from sparsem.report.boxes import box_plots
 from sparsem.report.plots import Strip, dice_curves, drift_curves, networks, organelles_per_cell, spectra, strips
 from sparsem.report.quality_plots import along_z
 from sparsem.report.view import Plot, View
@@ -25,6 +26,7 @@ def plots(views: Sequence[View], cells: str) -> Iterator[Plot]:
         yield from _drifts(view)
         yield from _curves(view, names)
         yield from _networks(view)
+        yield from box_plots(view)
     for view in views:
         yield from _bars(view, cells)
     for name in names:

@@ -25,6 +25,7 @@ from sparsem.geometry import evenly_spaced
 from sparsem.measure.dictionary import dictionary_page_rows
 from sparsem.measure.settings import results_of
 from sparsem.progress import Meter
+from sparsem.report.boxes import box_layers_of, legend_of_boxes
 from sparsem.report.charts import plots
 from sparsem.report.figures import COLOURS
 from sparsem.report.layers import Layer, layers_of, legend
@@ -152,7 +153,10 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
             if one.labels is not None and one not in fitting
         ]
         view.bar = scale_bar(image.shape[2] * image.voxel_size.x)
-        view.slices = slice_pictures(image, fitting, numbers, settings.pixels, IMAGES // of)
+        boxes, sentences = box_layers_of(sample, name, settings.structure, others)
+        problems += [Notice(one, True) for one in sentences]
+        view.structures, view.colours = [*shown, *(one.name for one in boxes)], {**view.colours, **legend_of_boxes(boxes)}
+        view.slices = slice_pictures(image, fitting, boxes, numbers, settings.pixels, IMAGES // of)
     meter.step("3D scene")
     view.scene = scene(layers, settings.triangles // of)
     old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]

@@ -258,3 +258,39 @@ def _short(name: str) -> str:
 def plain(name: str) -> str:
     """A name that matplotlib neither takes for a formula nor leaves out of a legend."""
     return name.replace("$", r"\$") if not name.startswith("_") else "\u200b" + name.replace("$", r"\$")
+
+
+def precision_and_recall(curves: Mapping[tuple[str, str], tuple[Floats, Floats]], colours: Mapping[str, str]) -> str:
+    """A line a structure: precision at each recall; dashed of boxes that are held to biology.
+
+    Args:
+        curves: (structure, ``predicted`` or ``constrained``) to recall and precision, (n,) each.
+        colours: CSS colours of structures and of their boxes.
+    """
+    figure = figure_of(6.4, 3.8)
+    axis = figure.subplots()
+    for (name, kind), (recall, precision) in curves.items():
+        told = name if kind == "predicted" else f"{name}, constrained"
+        style = "-" if kind == "predicted" else "--"
+        axis.plot(recall, precision, style, color=_colour(name, colours), linewidth=1.6, label=told)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
+    return as_svg(figure)
+
+
+def counted_and_annotated(numbers: Mapping[str, Sequence[tuple[int, int]]], colours: Mapping[str, str]) -> str:
+    """A mark a picture: objects that were annotated, and that were counted; one panel a structure."""
+    figure = figure_of(min(PAGE, max(6.4, 2.6 * len(numbers))), 2.8)
+    panels = np.atleast_1d(figure.subplots(1, max(1, len(numbers))))
+    for axis, (name, pairs) in zip(panels, numbers.items(), strict=False):
+        most = 1.05 * max([1, *(max(pair) for pair in pairs)])
+        axis.plot([0, most], [0, most], color="#999999", linewidth=0.8)
+        axis.scatter(*zip(*pairs, strict=True), s=16, color=_colour(name, colours), edgecolors="#333333", linewidths=0.4)
+        axis.set(xlabel="annotated", ylabel="counted" if axis is panels[0] else "", xlim=(0, most), ylim=(0, most))
+        axis.set_title(plain(name), fontsize=9)
+        axis.set_aspect("equal")
+    return as_svg(figure)
+
+
+def _colour(name: str, colours: Mapping[str, str]) -> str:
+    return colours.get(name) or colours.get(f"{name}, boxes") or "#555555"

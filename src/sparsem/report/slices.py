@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.regions import at_shape
+from sparsem.report.boxes import BoxLayer, edges_of
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture
 from sparsem.report.figures import shown
 from sparsem.report.layers import Layer
@@ -22,12 +23,15 @@ def level_of_width(volume: Volume, pixels: int) -> int:
     return next(fits, volume.levels - 1)
 
 
-def slice_pictures(image: Volume, layers: Sequence[Layer], numbers: Sequence[int], pixels: int, budget: int) -> list[dict[str, Any]]:
+def slice_pictures(
+    image: Volume, layers: Sequence[Layer], boxes: Sequence[BoxLayer], numbers: Sequence[int], pixels: int, budget: int
+) -> list[dict[str, Any]]:
     """One entry a slice: its number, the image, and by structure what was found and what is true, as data URIs.
 
     Args:
         image: what lies below.
         layers: in the order in which they are laid over.
+        boxes: laid over them.
         numbers: of the slices.
         pixels: longest edge of a picture; a coarser level is taken for a larger slice.
         budget: bytes of all images together; quality is reduced until they fit.
@@ -41,6 +45,11 @@ def slice_pictures(image: Volume, layers: Sequence[Layer], numbers: Sequence[int
     for z, grey in zip(numbers, greys, strict=True):
         found = {one.name: _picture(_slice_of(one.labels, level, z, step), one) for one in layers if one.labels}
         true = {one.name: _picture(_true_slice(one.truth, z, grey.shape), one) for one in layers if one.truth is not None}
+        factor = image.shape[2] / grey.shape[1]
+        for one in boxes:
+            for own, known in ((found, one.found), (true, one.truth)):
+                if known is not None:
+                    own[one.name] = mask_picture(edges_of(known, z, factor, grey.shape), one.colour)
         entries.append({"z": z, "image": grey_picture(grey, quality), "found": found, "truth": true})
     return entries
 

@@ -25,11 +25,13 @@ class Compared(NamedTuple):
         truth: what is there.
         found: what a detector says, with scores.
         pictures: that are compared.
+        sample: its name.
     """
 
     truth: Boxes
     found: Boxes
     pictures: tuple[int, ...]
+    sample: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,12 @@ class Counts(NamedTuple):
     Attributes:
         truth: (P,) in every picture.
         found: (P,).
+        pictures: sample and slice of each.
     """
 
     truth: NDArray[np.int64]
     found: NDArray[np.int64]
+    pictures: tuple[tuple[str, int], ...] = ()
 
     @property
     def mean_error(self) -> float:
@@ -205,4 +209,5 @@ def counts(compared: Sequence[Compared], name: str) -> Counts:
         for boxes, out in zip((one.truth, one.found), columns, strict=True):
             own = boxes.z[boxes.kind == boxes.names.index(name)]
             out += [int((own == z).sum()) for z in one.pictures]
-    return Counts(*(np.array(column, np.int64) for column in columns))
+    truth, found = (np.array(column, np.int64) for column in columns)
+    return Counts(truth, found, tuple((one.sample, z) for one in compared for z in one.pictures))
