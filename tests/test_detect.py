@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from safetensors.torch import save_file
 
@@ -25,6 +26,7 @@ from sparsem.execution import Execution
 from sparsem.models import count_parameters
 from sparsem.models.checkpoint import load_state, state_of
 from sparsem.store.sample import Sample
+from sparsem.study import run
 from tests.conftest import copy_of, kill_ten_times
 from tests.spots import NAMES, sample_of
 
@@ -491,3 +493,63 @@ def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> N
         score_boxes([tissue])
     with pytest.raises(SampleError, match="has no boxes of 'disk'"):
         read_found(tissue, "disk")
+
+
+# the whole path
+
+
+def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "raw.tif", spots.image().read(slice(None)), photometric="minisblack")
+    rows = [
+        f"{z},{name},{','.join(f'{one:g}' for one in corners)}"
+        for name in NAMES
+        for kept in (read_annotated(spots, name).boxes,)
+        for z, corners in zip(kept.z, kept.corners, strict=True)
+    ]
+    (tmp_path / "boxes.csv").write_text("\n".join(["z,class,x0,y0,x1,y1", *rows]))
+    study = """
+    sample = "s.zarr"
+    [import]
+    source = "raw.tif"
+    voxel_nm = [50, 10, 10]
+    [detect.boxes]
+    source = "boxes.csv"
+    least_px = 5
+    [detect.train]
+    see = 128
+    updates = 30
+    batch = 2
+    average = 0.5
+    split = "picture"
+    device = "cpu"
+    [detect.masks]
+    [measure]
+    texture = false
+    [report]
+    """
+    (tmp_path / "study.toml").write_text(study)
+    result = run(tmp_path / "study.toml", QUIET)
+    assert result.boxes is not None
+    assert result.boxes.pictures == dict.fromkeys(NAMES, 1)
+    assert set(result.volumes) == {"labels/disc", "labels/square"}
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "disc, boxes" in page
+    assert "Boxes: s" in page
+    assert result.sample.read_table("measured").num_rows == 2
+    before = (tmp_path / "detector.safetensors").stat().st_mtime_ns
+    run(tmp_path / "study.toml", QUIET)  # what is done stays done
+    assert (tmp_path / "detector.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n', r"nothing is to be found; name labelled slices, \[annotate.NAME\], or boxes"),
+        ('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect]\n', "needs boxes to learn from"),
+        ('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect.tran]\n', "did you mean 'train'"),
+    ],
+)
+def test_studies_of_boxes_that_are_none(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(SettingsError, match=sentence):
+        run(tmp_path / "study.toml", QUIET)

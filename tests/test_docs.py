@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from sparsem.boxes import boxes_of_labels
 from sparsem.cli import COMMANDS, GROUPS, app
 from sparsem.store.sample import Sample
 from tests.conftest import write_liver
@@ -16,6 +17,7 @@ from tests.conftest import write_liver
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 # The pages of the stages, in the order in which their examples build on each other.
 PAGES = re.findall(r"\| \[\w+\]\((\w+\.md)\) \|", (DOCS / "index.md").read_text(encoding="utf-8"))
+SMALL_BOXES = ["--see", "128", "--updates", "3", "--batch", "1"]
 SMALL = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
 
 
@@ -32,6 +34,7 @@ def run_page(page: str) -> int:
         words = shlex.split(line, comments=True)[1:]
         small = SMALL if words[0] == "train" or words[:2] in (["experiment", "slices"], ["experiment", "models"]) else []
         small = ["--updates", "4", "--batch", "2"] if words[0] == "denoise" else small
+        small = SMALL_BOXES if words[:2] == ["detect", "train"] else small
         result = CliRunner().invoke(app, [*words, *small])
         assert result.exit_code == 0, f"{page}: {line}\n{result.output}\n{result.exception}"
     return len(lines)
@@ -47,11 +50,22 @@ def write_protocols(tissue: Sample, folder: Path) -> None:
             tifffile.imwrite(folder / protocol / f"{place}.tif", np.clip(noisy, 1, 255).astype(np.uint8), photometric="minisblack")
 
 
+def write_boxes(tissue: Sample, folder: Path) -> None:
+    """Boxes around the mitochondria of all slices, and what is known of the sample."""
+    rows = ["z,class,x0,y0,x1,y1"]
+    for z in range(tissue.image().shape[0]):
+        labels = tissue.volume("truth", "mitochondrion").read(slice(z, z + 1))[0]
+        rows += [f"{z},mitochondrion,{','.join(f'{one:g}' for one in corners)}" for corners in boxes_of_labels(labels)[1]]
+    (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
+    (folder / "samples.csv").write_text("sample,subtype,tissue,grade\ncounted,TNBC,liver,3\n")
+
+
 @pytest.mark.xdist_group("careamics")  # one process loads it, which takes seconds
 def test_the_pages_run_one_after_the_other(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_liver(tissue, tmp_path)
     write_protocols(tissue, tmp_path)
+    write_boxes(tissue, tmp_path)
     assert len(PAGES) >= 14
     for page in PAGES:
         assert run_page(page) >= 1, page

@@ -41,7 +41,7 @@ LAYERS = [
     "measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records measure.cells measure.tables",
     "detect detect.networks detect.recipe detect.slicing detect.inference detect.settings detect.formats detect.bringing",
     "detect.splitting detect.tiles detect.calibration detect.train detect.predict detect.outline detect.sam detect.masks",
-    "detect.constraints detect.score detect.summary",
+    "detect.constraints detect.score detect.summary detect.whole",
     "report report.figures report.mesh report.encode report.plots report.warnings report.view report.boxes report.layers",
     "report.slices report.solids report.scene report.quality_plots report.charts report.page report.comparison report.render",
     "report.export",
@@ -249,10 +249,8 @@ PUBLIC = {
     "sparsem.report.mesh": "Mesh mesh_of simplified",
     "sparsem.report.encode": "cell_colour cells_picture colour_picture grey_picture mask_picture packed_mesh text_uri",
     "sparsem.report.layers": "Layer layers_of legend",
-    "sparsem.report.slices": "level_of_width slice_pictures",
     "sparsem.report.solids": "Cut Solid solids_of whole_box",
     "sparsem.report.scene": "scene",
-    "sparsem.report.plots": "Strip as_svg dice_curves drift_curves figure_of networks organelles_per_cell plain spectra strips",
     "sparsem.report.quality_plots": "along_z before_and_after boxes_by_group correlation_matrices",
     "sparsem.report.comparison": "comparison_page figures",
     "sparsem.protocols": "Comparison compare_protocols",
@@ -262,6 +260,37 @@ PUBLIC = {
     "sparsem.report.page": "Report ReportSettings report scale_bar",
     "sparsem.report.render": "RenderSettings render",
     "sparsem.report.export": "ExportSettings export neuroglancer_state viewers",
+    "sparsem.boxes": "Boxes areas boxes_of_labels clipped overlap_of_union shared sizes together",
+    "sparsem.box_tables": (
+        "Kept annotated_names found_names found_together picture_names read_annotated read_found write_annotated write_found"
+    ),
+    "sparsem.score.boxes": "BoxScores Compared Counts Match box_scores confusion counts matched",
+    "sparsem.detect.networks": (
+        "Answer DeformableDetr Detector RetinaNet SmallDeformableDetr SmallRetinaNet Target begin_with build detector_class"
+    ),
+    "sparsem.detect.recipe": "DetectorRecipe load_detector read_detector save_detector",
+    "sparsem.detect.slicing": "Found Slicing merged starts",
+    "sparsem.detect.inference": "Levels found_in_picture found_in_tiles levels_of merged_in_picture seen slicing_of window_of",
+    "sparsem.detect.settings": "DetectSettings DetectTrainSettings",
+    "sparsem.detect.formats": "BoxFile Drawn as_coco read_boxes write_boxes",
+    "sparsem.detect.bringing": "BoxesSettings Brought export_boxes import_boxes",
+    "sparsem.detect.splitting": "Place Role chosen split",
+    "sparsem.detect.tiles": "DetectionBatch DetectionSampler LearningPicture surviving turned",
+    "sparsem.detect.calibration": "calibrated counting_from right_or_not",
+    "sparsem.detect.train": "Job job_of train_detector",
+    "sparsem.detect.predict": "Piece find_boxes",
+    "sparsem.detect.outline": "mask_in_box",
+    "sparsem.detect.sam": "Sam load_sam",
+    "sparsem.detect.masks": "MasksSettings View masks paint views_of",
+    "sparsem.detect.constraints": "Some Verdict constrain_boxes in_nucleus judged release_boxes",
+    "sparsem.detect.score": "DetectScoreSettings Judged score_boxes",
+    "sparsem.detect.summary": "SummarySettings read_metadata summary",
+    "sparsem.report.plots": (
+        "Strip as_svg counted_and_annotated dice_curves drift_curves figure_of networks organelles_per_cell plain "
+        "precision_and_recall spectra strips"
+    ),
+    "sparsem.report.boxes": "BoxLayer box_layers_of box_plots edges_of legend_of_boxes",
+    "sparsem.report.slices": "level_of_width slice_pictures",
     "sparsem.study": (
         "AnnotateStep ExportStep ImportStep ReportStep ScoreStep StudyResult StudySettings TrainStep demo read_study run structures_of"
     ),

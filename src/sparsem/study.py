@@ -4,7 +4,7 @@ Every stage resumes on its own, so running a study again does what is left and n
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,8 @@ from sparsem.cells.identify import Tracked, TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
 from sparsem.constrain import ConstrainSettings, constrain, release
 from sparsem.contents import CONSTRAINED, result_of
+from sparsem.detect.score import Judged
+from sparsem.detect.whole import DetectStep, detect
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
@@ -93,11 +95,12 @@ class StudySettings(Settings):
     equalize: EqualizeSettings | None = Field(None, description="brightness evened out")
     denoise: DenoiseSettings | None = Field(None, description="noise taken away; stages then read the denoised image")
     quality: QualitySettings | None = Field(None, description="every slice looked at, of the raw image unless another is named")
-    annotate: dict[str, AnnotateStep] = Field(min_length=1, description="labelled slices by structure")
+    annotate: dict[str, AnnotateStep] = Field({}, description="labelled slices by structure")
     train: TrainStep = Field(TrainStep(), description="the network")
     predict: PredictSettings = Field(PredictSettings(), description="prediction")
     cells: CellsSettings | None = Field(None, description="separation of cells; runs where [train] has cells = NAME")
     track: TrackSettings | None = Field(None, description="tracking of protrusions")
+    detect: DetectStep | None = Field(None, description="organelles in boxes; without [annotate.NAME] nothing else is looked for")
     score: dict[str, ScoreStep] = Field({}, description="truth by structure")
     constrain: ConstrainSettings | None = Field(None, description="biological constraints")
     measure: MeasureSettings | None = Field(None, description="measures of every object and cell")
@@ -110,13 +113,14 @@ class StudyResult:
     """What a study made."""
 
     sample: Sample
-    model: Path
+    model: Path | None
     volumes: tuple[str, ...]
     cells: Tracked | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     alignment: Alignment | None = None
     promises: tuple[Promise, ...] = ()
+    boxes: Judged | None = None
 
 
 def read_study(path: str | Path) -> StudySettings:
@@ -127,6 +131,8 @@ def read_study(path: str | Path) -> StudySettings:
     """
     path = Path(path)
     study = parse(StudySettings, read_toml(path), path.name)
+    if not (study.annotate or study.detect):
+        raise SettingsError(f"{path.name}: nothing is to be found; name labelled slices, [annotate.NAME], or boxes, [detect].")
     cells = study.train.cells
     if (study.cells or study.track) and not cells:
         raise SettingsError(f"{path.name}: [cells] and [track] need a network that knows cells; add cells = 'cells' to [train].")
@@ -168,10 +174,10 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     _annotate(sample, here, study, on, drawn_on_raw=True)
     image, alignment = _prepared(sample, study, on)
     _annotate(sample, here, study, on, drawn_on_raw=False)
-    model = here / study.train.out
-    training: TrainSettings = _plain(TrainSettings, study.train)
-    _, promises = train_and_promise([sample], model, training.model_copy(update={"image": training.image or image}), on)
-    volumes = predict(sample, model, study.predict.model_copy(update={"image": study.predict.image or image}), on)
+    model, volumes, promises = _pixel_by_pixel(sample, here, study, image, on) if study.annotate else (None, [], ())
+    rules = study.constrain or ConstrainSettings()
+    masked, judged = detect(sample, here, study.detect, image, rules, on) if study.detect else ([], None)
+    volumes += masked
     tracked = None
     if study.train.cells:
         separation = _separation(study)
@@ -194,7 +200,18 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     files = [_export(sample, name, folder / f"{name}.tif", on) for name in results] if folder else []
     if study.report:
         files.append(_report(sample, here, study, study.report.model_copy(update=called), on))
-    return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files), alignment, tuple(promises))
+    return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files), alignment, tuple(promises), judged)
+
+
+def _pixel_by_pixel(
+    sample: Sample, here: Path, study: StudySettings, image: str, on: Execution
+) -> tuple[Path, list[str], Sequence[Promise]]:
+    """What a network finds that learnt from the labelled slices."""
+    model = here / study.train.out
+    training: TrainSettings = _plain(TrainSettings, study.train)
+    _, promises = train_and_promise([sample], model, training.model_copy(update={"image": training.image or image}), on)
+    volumes = predict(sample, model, study.predict.model_copy(update={"image": study.predict.image or image}), on)
+    return model, volumes, promises
 
 
 def _prepared(sample: Sample, study: StudySettings, on: Execution) -> tuple[str, Alignment | None]:

@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.scores import box_data, box_lines
 from sparsem.constrain import ConstrainSettings
 from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
 from sparsem.detect.constraints import constrain_boxes, release_boxes
 from sparsem.detect.masks import MasksSettings
 from sparsem.detect.masks import masks as _masks
 from sparsem.detect.predict import find_boxes
-from sparsem.detect.score import DetectScoreSettings, Judged, score_boxes
+from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.summary import SummarySettings, summary
 from sparsem.detect.train import train_detector
@@ -89,35 +90,7 @@ def detect_score(samples: Samples, *, settings: DetectScoreSettings, on: Executi
     Example: sparsem detect score S*.zarr
     """
     found = score_boxes([Sample.open(path) for path in samples], settings)
-    return Outcome([*score_lines(found), *(f"Wrote {path}/tables/box_scores.parquet and .csv" for path in samples)], data=score_data(found))
-
-
-def score_lines(found: Judged) -> list[str]:
-    """Scores for people: the thesis' table 5, counts, and what was taken for what."""
-    head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "error a picture")
-    lines = ["  ".join(f"{word:>15}" for word in head)]
-    for kind, scores in (("predicted", found.as_predicted), ("constrained", found.constrained)):
-        for one in scores:
-            own = found.counts[one.name]
-            numbers = (
-                f"{one.map:.3f}",
-                f"{one.ar:.3f}",
-                f"{one.ap50:.3f}",
-                str(one.truth),
-                str(int(own.found.sum())),
-                f"{own.mean_error:.1f}",
-            )
-            lines.append("  ".join(f"{word:>15}" for word in (one.name, kind, *numbers)))
-    if len(found.names) > 1:
-        lines += ["", "Annotated (rows) found as (columns):", "  ".join(f"{word:>15}" for word in ("", *found.names, "missed"))]
-        for name, row in zip((*found.names, "not there"), found.confusion, strict=True):
-            lines.append("  ".join(f"{word:>15}" for word in (name, *map(str, row))))
-    return lines
-
-
-def score_data(found: Judged) -> dict[str, object]:
-    """Scores for scripts."""
-    return {"scores": found.table().to_pylist(), "names": found.names, "confusion": found.confusion.tolist()}
+    return Outcome([*box_lines(found), *(f"Wrote {path}/tables/box_scores.parquet and .csv" for path in samples)], data=box_data(found))
 
 
 @command(MasksSettings, spread=True)

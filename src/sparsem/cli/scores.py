@@ -9,6 +9,7 @@ from sparsem.score.against import Scores
 from sparsem.score.instances import SCORES
 
 if TYPE_CHECKING:  # these load torch and numba
+    from sparsem.detect.score import Judged
     from sparsem.learn.folds import Promise
     from sparsem.prepare.align import Alignment
 
@@ -94,3 +95,31 @@ def _moved_by(found: "Alignment") -> list[str]:
 def _listed(numbers: tuple[int, ...]) -> str:
     more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
     return f"Slices {', '.join(map(str, numbers[:MOST_LISTED]))}{more}" if len(numbers) > 1 else f"Slice {numbers[0]}"
+
+
+def box_lines(found: "Judged") -> list[str]:
+    """Scores of boxes for people: the thesis' table 5, counts, and what was taken for what."""
+    head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "error a picture")
+    lines = ["  ".join(f"{word:>15}" for word in head)]
+    for kind, scores in (("predicted", found.as_predicted), ("constrained", found.constrained)):
+        for one in scores:
+            own = found.counts[one.name]
+            numbers = (
+                f"{one.map:.3f}",
+                f"{one.ar:.3f}",
+                f"{one.ap50:.3f}",
+                str(one.truth),
+                str(int(own.found.sum())),
+                f"{own.mean_error:.1f}",
+            )
+            lines.append("  ".join(f"{word:>15}" for word in (one.name, kind, *numbers)))
+    if len(found.names) > 1:
+        lines += ["", "Annotated (rows) found as (columns):", "  ".join(f"{word:>15}" for word in ("", *found.names, "missed"))]
+        for name, row in zip((*found.names, "not there"), found.confusion, strict=True):
+            lines.append("  ".join(f"{word:>15}" for word in (name, *map(str, row))))
+    return lines
+
+
+def box_data(found: "Judged") -> dict[str, object]:
+    """Scores of boxes for scripts."""
+    return {"scores": found.table().to_pylist(), "names": found.names, "confusion": found.confusion.tolist()}

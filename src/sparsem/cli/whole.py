@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsem.cli.options import Outcome, command
-from sparsem.cli.scores import alignment_lines, promise_line, score_data, score_lines
+from sparsem.cli.scores import alignment_lines, box_data, box_lines, promise_line, score_data, score_lines
 from sparsem.execution import Execution
 from sparsem.study import StudyResult
 from sparsem.study import demo as _demo
@@ -43,7 +43,9 @@ def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml"
     """
     result = _run(study, on)
     lines = [*(alignment_lines(result.alignment) if result.alignment else []), *map(promise_line, result.promises)]
-    lines += [*score_lines(result.scores), f"Wrote {result.sample.path} and {result.model}", *(f"Wrote {path}" for path in result.files)]
+    model = f" and {result.model}" if result.model else ""
+    lines += [*score_lines(result.scores), *(box_lines(result.boxes) if result.boxes else [])]
+    lines += [f"Wrote {result.sample.path}{model}", *(f"Wrote {path}" for path in result.files)]
     pages = [path for path in result.files if path.suffix in (".html", ".htm")]
     following = f"open {pages[-1]} in a browser" if pages else f"sparsem info {result.sample.path}"
     return Outcome(lines, following, _study_data(result))
@@ -51,7 +53,8 @@ def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml"
 
 def _study_data(result: StudyResult) -> dict[str, Any]:
     scores = {name: score_data(found) for name, found in result.scores.items()}
-    data = {"sample": result.sample.path, "model": result.model, "volumes": result.volumes, "scores": scores, "files": list(result.files)}
+    data: dict[str, Any] = {"sample": result.sample.path, "model": result.model, "volumes": result.volumes, "scores": scores}
+    data |= {"files": list(result.files)} | ({"boxes": box_data(result.boxes)} if result.boxes else {})
     if result.alignment:
         data["alignment"] = {"jumps": result.alignment.jumps, "bad": result.alignment.bad, "breaks": result.alignment.breaks}
     return data | ({"folds": {one.structure: one.dice for one in result.promises}} if result.promises else {})
