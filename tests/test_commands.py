@@ -353,7 +353,8 @@ def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: py
         words = shlex.split(line, comments=True)[1:]
         if words[0] == "demo":
             continue  # the demo has its own test
-        result = sparsem(*words, *(small if words[0] == "train" else small[-4:] if words[0] == "denoise" else []))
+        boxes = ["--see", "128", "--updates", "2", "--batch", "1"] if words[:2] == ["detect", "train"] else []
+        result = sparsem(*words, *boxes, *(small if words[0] == "train" else small[-4:] if words[0] == "denoise" else []))
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
 
 

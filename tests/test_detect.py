@@ -1,5 +1,7 @@
 """Detectors: they learn, go on where they were stopped, find the same whatever the workers, and what they find can be trusted."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ import pytest
 import tifffile
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from sparsem.box_tables import found_names, read_annotated, read_found
 from sparsem.boxes import overlap_of_union
+from sparsem.cli import app
 from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
 from sparsem.detect.networks import COCO_DETR, DETECTORS, LEAST_SCORE, Target, begin_with, build
 from sparsem.detect.predict import find_boxes
@@ -553,3 +557,26 @@ def test_studies_of_boxes_that_are_none(tmp_path: Path, text: str, sentence: str
     (tmp_path / "study.toml").write_text(text)
     with pytest.raises(SettingsError, match=sentence):
         run(tmp_path / "study.toml", QUIET)
+
+
+def test_the_commands_of_boxes(spots: Sample, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_of(spots, tmp_path / "spots.zarr")
+    (tmp_path / "samples.csv").write_text("sample,grade\nspots,3\n")
+    steps = [
+        (f"predict spots.zarr {model} --device cpu", r"Wrote spots.zarr/tables/boxes_disc.parquet and .csv: \d+ objects"),
+        ("score spots.zarr", r"(?s)mAP .*disc .*predicted .*Annotated .rows. found as .columns.:"),
+        ("masks spots.zarr --structure disc", r"Wrote spots.zarr/labels/disc .outlines: no model was given, --model."),
+        ("count spots.zarr --metadata samples.csv --out counts.csv", r"spots: \d+ of disc in 8 pictures"),
+        ("export spots.zarr found.json", r"Wrote found.json: \d+ boxes"),
+        ("constrain spots.zarr --undo", "There was nothing to undo"),
+    ]
+    for words, sentence in steps:
+        result = CliRunner().invoke(app, ["detect", *words.split()])
+        assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception}"
+        assert re.search(sentence, result.output), result.output
+    told = json.loads(CliRunner().invoke(app, ["detect", "score", "spots.zarr", "--json", "--quiet"]).stdout)
+    assert {row["structure"] for row in told["scores"]} == set(NAMES)
+    assert (tmp_path / "counts.csv").read_text().splitlines()[0].startswith('"sample","grade","structure"')
+    assert isinstance(CliRunner().invoke(app, ["detect", "count", "spots.zarr", "--out", "counts.xlsx"]).exception, InputError)
+    assert isinstance(CliRunner().invoke(app, ["detect", "constrain", "spots.zarr"]).exception, SampleError)
