@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sparsem.boxes import Boxes, areas, boxes_of_labels, clipped, overlap_of_union, shared, together
+from sparsem.boxes import Boxes, alike_pairs, areas, boxes_of_labels, clipped, overlap_of_union, shared, together
 from sparsem.detect.calibration import calibrated, counting_from
 from sparsem.score.boxes import Compared, box_scores, confusion, counts, matched
 from tests.conftest import drawn
@@ -60,6 +60,20 @@ def test_overlap_of_union_by_hand() -> None:
     assert shared(one, other).tolist() == [[8, 0, 16]]
     assert overlap_of_union(one, other)[0] == pytest.approx([8 / 24, 0, 1])
     assert clipped(other, (0, 0, 5, 5)).tolist() == [[2, 0, 5, 4], [5, 5, 5, 5], [0, 0, 4, 4]]
+
+
+@pytest.mark.parametrize(("count", "other"), [(0, 5), (7, 0), (40, 300), (400, 700)])
+def test_pairs_that_are_alike_are_those_of_all_pairs(rng: np.random.Generator, count: int, other: int) -> None:
+    sets = []
+    for number in (count, other):
+        corner = rng.uniform(0, 400, (number, 2))
+        sets.append(np.column_stack([corner, corner + rng.uniform(5, 120, (number, 2))]).astype(np.float32))
+    alike = overlap_of_union(*sets)
+    row, column = np.nonzero(alike >= 0.3)
+    found = alike_pairs(*sets, 0.3)
+    assert np.array_equal(found[0], row)
+    assert np.array_equal(found[1], column)
+    np.testing.assert_allclose(found[2], alike[row, column])
 
 
 def plain_average_precision(truth: list[NDArray[np.float64]], found: list[list[tuple[float, list[float]]]], least: float) -> float:

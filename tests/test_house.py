@@ -260,7 +260,7 @@ PUBLIC = {
     "sparsem.report.page": "Report ReportSettings report scale_bar",
     "sparsem.report.render": "RenderSettings render",
     "sparsem.report.export": "ExportSettings export neuroglancer_state viewers",
-    "sparsem.boxes": "Boxes areas boxes_of_labels clipped overlap_of_union shared sizes together",
+    "sparsem.boxes": "Boxes alike_pairs areas boxes_of_labels clipped overlap_of_union shared sizes together",
     "sparsem.box_tables": (
         "Kept annotated_names found_names found_together picture_names read_annotated read_found write_annotated write_found"
     ),
@@ -285,6 +285,7 @@ PUBLIC = {
     "sparsem.detect.constraints": "Some Verdict constrain_boxes in_nucleus judged release_boxes",
     "sparsem.detect.score": "DetectScoreSettings Judged score_boxes",
     "sparsem.detect.summary": "SummarySettings read_metadata summary",
+    "sparsem.detect.whole": "DetectStep detect",
     "sparsem.report.plots": (
         "Strip as_svg counted_and_annotated dice_curves drift_curves figure_of networks organelles_per_cell plain "
         "precision_and_recall spectra strips"

@@ -123,8 +123,7 @@ def write_annotated(sample: Sample, boxes: Boxes, pictures: Sequence[int], image
         ResumeError: other boxes of that name are there, and ``overwrite`` is not set.
     """
     name = checked_name(boxes.names[0])
-    content = {"corners": boxes.corners.tolist(), "z": boxes.z.tolist(), "pictures": list(map(int, pictures)), "image": image}
-    fingerprint = fingerprint_of(content)
+    fingerprint = fingerprint_of({"boxes": boxes.fingerprint, "pictures": list(map(int, pictures)), "image": image})
     with sample.locked():
         if name in annotated_names(sample) and not overwrite and _read(sample, f"{ANNOTATED}{name}", name).fingerprint != fingerprint:
             raise ResumeError(f"{sample.path.name} has other annotated boxes of '{name}' already; use --overwrite to replace them.")

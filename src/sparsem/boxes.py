@@ -4,12 +4,15 @@ Corners are (N, 4) float32 ``x0 y0 x1 y1`` in pixels of the picture, in the orde
 right, y down, from the upper left corner of the first pixel, so that the box of a single first pixel is 0 0 1 1.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+BESIDE = 128  # boxes from left to right that are compared at once with those that may touch any of them
 
 Corners = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -44,6 +47,14 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.z)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what they are and where."""
+        content = hashlib.blake2b(repr(self.names).encode(), digest_size=16)
+        for column in (self.z, self.kind, self.corners, self.score):
+            content.update(np.ascontiguousarray(column).tobytes())
+        return content.hexdigest()
 
     def __getitem__(self, which: Any) -> "Boxes":
         """Those of a mask, of places, or of a slice."""
@@ -95,6 +106,29 @@ def overlap_of_union(one: Corners, other: Corners) -> NDArray[np.float64]:
     both = shared(one, other)
     union = areas(one)[:, None] + areas(other)[None] - both
     return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0))
+
+
+def alike_pairs(one: Corners, other: Corners, least: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs of boxes, one of each set, whose intersection over union is ``least`` (more than 0) or more.
+
+    Boxes are compared with those beside them: five thousand with as many take neither the time nor the memory of all pairs.
+
+    Returns:
+        Places in either set and their overlap, (n,) each, ascending by the first and then by the second.
+    """
+    order = np.argsort(one[:, 0], kind="stable")
+    rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    for first in range(0, len(order), BESIDE):
+        own = order[first : first + BESIDE]
+        near = np.flatnonzero((other[:, 2] > one[own, 0].min()) & (other[:, 0] < one[own, 2].max()))
+        alike = overlap_of_union(one[own], other[near])
+        row, column = np.nonzero(alike >= least)
+        rows.append(own[row])
+        columns.append(near[column])
+        values.append(alike[row, column])
+    first_of, second_of = np.concatenate(rows), np.concatenate(columns)
+    sorted_pairs = np.lexsort((second_of, first_of))
+    return first_of[sorted_pairs], second_of[sorted_pairs], np.concatenate(values)[sorted_pairs]
 
 
 def boxes_of_labels(labels: NDArray[Any]) -> tuple[NDArray[np.int64], Corners]:

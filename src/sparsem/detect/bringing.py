@@ -62,7 +62,8 @@ class Brought(NamedTuple):
 def import_boxes(samples: Sequence[Sample], settings: BoxesSettings, on: Execution = HERE) -> Brought:
     """Write ``tables/annotated_boxes_NAME`` of every structure into every sample that the boxes speak of.
 
-    A picture of a file is the slice whose name is the same, or goes on after it; a number is that of a slice, of a single sample.
+    A picture of a file is the slice whose name is the same, or goes on after it; where no name is known, of a single sample, the slice of
+    its number.
 
     Args:
         samples: that hold the pictures.
@@ -129,23 +130,24 @@ def _places(samples: Sequence[Sample], found: BoxFile) -> dict[int, tuple[int, i
     """Sample and slice of every picture of a file; those that are nowhere, or in two places, become faults."""
     names = [picture_names(sample) for sample in samples]
     exact: dict[str, list[tuple[int, int]]] = {}
+    begins: dict[str, list[tuple[int, int]]] = {}
     for sample, listed in enumerate(names):
         for z, name in enumerate(listed):
             exact.setdefault(name, []).append((sample, z))
+            for end, mark in enumerate(name):
+                if mark in AFTER_NAME:
+                    begins.setdefault(name[:end], []).append((sample, z))
     places: dict[int, tuple[int, int]] = {}
     taken: dict[tuple[int, int], int] = {}
-    for picture, called in enumerate(found.pictures):
-        if isinstance(called, int):
-            there = [(0, called)] if len(samples) == 1 and called < len(names[0]) else []
-        else:
-            longer = [
-                place for name, own in exact.items() if name.startswith(called) and name[len(called) :][:1] in AFTER_NAME for place in own
-            ]
-            there = exact.get(called) or longer
+    by_name = [exact.get(called) or begins.get(called, []) for called in found.pictures]
+    if len(samples) == 1 and not any(by_name):  # numbers count only where no name is known: those of another sample are others
+        by_name = [[(0, found.numbers[place])] if found.numbers.get(place, len(names[0])) < len(names[0]) else [] for place in
+                   range(len(found.pictures))]  # fmt: skip
+    for picture, (called, there) in enumerate(zip(found.pictures, by_name, strict=True)):
         if len(there) != 1:
-            found.fault("pictures that are in none of the samples" if not there else "pictures that are in several places", str(called))
+            found.fault("pictures that are in none of the samples" if not there else "pictures that are in several places", called)
         elif there[0] in taken:
-            found.fault("pictures that are listed twice", str(called))
+            found.fault("pictures that are listed twice", called)
         else:
             places[picture] = there[0]
             taken[there[0]] = picture

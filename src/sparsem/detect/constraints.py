@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.box_tables import FOUND, Kept, found_names, read_found, write_found
-from sparsem.boxes import Corners, areas, overlap_of_union, shared
+from sparsem.boxes import Corners, alike_pairs, areas, shared
 from sparsem.constrain import ConstrainSettings
 from sparsem.contents import CONSTRAINED
 from sparsem.errors import SampleError
@@ -94,8 +94,9 @@ def _not_two_in_one_place(boxes: Mapping[str, Some], names: list[str], stays: di
     """Of boxes of different structures around one object the surest stays."""
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
-            alike = overlap_of_union(boxes[one].corners, boxes[other].corners) >= ONE_PLACE
-            first, second = np.nonzero(alike & stays[one][:, None] & stays[other][None])
+            first, second, _ = alike_pairs(boxes[one].corners, boxes[other].corners, ONE_PLACE)
+            there = stays[one][first] & stays[other][second]
+            first, second = first[there], second[there]
             weaker = boxes[one].confidence[first] < boxes[other].confidence[second]
             stays[one][first[weaker]] = False
             stays[other][second[~weaker]] = False

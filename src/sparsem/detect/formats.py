@@ -48,7 +48,8 @@ class BoxFile:
 
     Attributes:
         path: the file.
-        pictures: name of each, without ending, or the number of a slice.
+        pictures: name of each, without ending; of one that has none the number of its slice.
+        numbers: slices that the file states, by picture.
         shapes: (y, x) that the file states, by picture.
         names: of all classes, in its order.
         boxes: all that can be understood.
@@ -57,7 +58,8 @@ class BoxFile:
     """
 
     path: Path
-    pictures: list[str | int] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
+    numbers: dict[int, int] = field(default_factory=dict)
     shapes: dict[int, tuple[int, int]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     boxes: list[Drawn] = field(default_factory=list)
@@ -179,13 +181,14 @@ def _coco_pictures(listed: Sequence[Any], out: BoxFile) -> dict[Any, int]:
         elif _key(number) in found:
             out.fault("pictures of the same id", f"image {number} '{name}'")
         else:
-            z = one.get("z")
             found[_key(number)] = len(out.pictures)
+            if isinstance(one.get("z"), int) and one["z"] >= 0:
+                out.numbers[len(out.pictures)] = one["z"]
             if all(isinstance(one.get(key), int) and one[key] > 0 for key in ("height", "width")):
                 out.shapes[len(out.pictures)] = (one["height"], one["width"])
             elif "height" in one or "width" in one:
                 out.fault("pictures without a size", f"image {number} '{name}': {one.get('width')} x {one.get('height')} px")
-            out.pictures.append(z if isinstance(z, int) else _stem(name))
+            out.pictures.append(_stem(name))
     return found
 
 
@@ -199,16 +202,17 @@ def _read_csv(path: Path) -> BoxFile:
     if not rows or not any(rows[0]):
         raise InputError(f"{path.name} is empty; expected a header such as image,class,x0,y0,x1,y1 and a row a box.")
     header = [word.strip().lower() for word in rows[0]]
-    picture = next((key for key in (*SLICE_KEYS, *PICTURE_KEYS) if key in header), None)
+    picture = next((key for key in PICTURE_KEYS if key in header), None)
+    number = next((key for key in SLICE_KEYS if key in header), None)
     kind = next((key for key in CLASS_KEYS if key in header and key != picture), None)
     corners = next((keys for keys in CORNER_KEYS if set(keys) <= set(header)), None)
     extent = next((keys for keys in EXTENT_KEYS if set(keys) <= set(header)), None)
-    if picture is None or kind is None or not (corners or extent):
+    if (picture or number) is None or kind is None or not (corners or extent):
         raise InputError(
             f"{path.name} has the columns {', '.join(header)[:200]}; expected a picture (image or z), a class, and x0, y0, x1, y1 "
             "or x, y, width, height."
         )
-    out, places = BoxFile(path), dict[str | int, int]()
+    out, places = BoxFile(path), dict[tuple[str, int | None], int]()
     for line, row in enumerate(rows[1:], 2):
         if not any(row):
             continue
@@ -218,14 +222,15 @@ def _read_csv(path: Path) -> BoxFile:
             continue
         where, name = f"line {line}", values[kind]
         numbers = [_number(values[key]) for key in (corners or extent or ())]
-        which = _picture_of(values[picture], picture in SLICE_KEYS)
-        if which is None or not name:
+        z, called = _slice_number(values[number]) if number else None, _stem(values[picture]) if picture else ""
+        if (not called and z is None) or not name:
             out.fault("rows without picture or class", where)
         elif any(one is None for one in numbers):
             out.fault("rows whose corners are no numbers", where)
         else:
-            place = places.setdefault(which, len(out.pictures))
-            out.pictures += [which] if place == len(out.pictures) else []
+            place = places.setdefault((called, z), len(out.pictures))
+            out.pictures += [called or str(z)] if place == len(out.pictures) else []
+            out.numbers |= {} if z is None else {place: z}
             out.names += [name] if name not in out.names else []
             a, b, c, d = (float(one) for one in numbers if one is not None)
             out.boxes.append(Drawn(place, name, (a, b, c, d) if corners else (a, b, a + c, b + d), where))
@@ -234,9 +239,7 @@ def _read_csv(path: Path) -> BoxFile:
     return out
 
 
-def _picture_of(value: str, is_number: bool) -> str | int | None:
-    if not is_number:
-        return _stem(value) or None
+def _slice_number(value: str) -> int | None:
     number = _number(value)
     return int(number) if number is not None and number >= 0 and number == int(number) else None
 

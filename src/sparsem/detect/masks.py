@@ -82,10 +82,7 @@ def masks(sample: Sample, settings: MasksSettings = MasksSettings(), on: Executi
     dtype = np.uint32 if settings.objects == "pictures" else np.uint8
     outputs = [image.like(f"labels/{name}", dtype, Kind.LABELS, (images[0], image.fingerprint)) for name in names]
     boxes = {name: one.counted() for name, one in kept.items()}
-    inputs = {"image": image.fingerprint} | {
-        f"boxes {name}": fingerprint_of({"corners": one.corners.tolist(), "z": one.z.tolist(), "score": one.score.tolist()})
-        for name, one in boxes.items()
-    }
+    inputs = {"image": image.fingerprint} | {f"boxes {name}": one.fingerprint for name, one in boxes.items()}
     model = _resolved(settings.model)
     inputs |= {"model": _identity(model)} if model else {}
     lasting = settings.model_copy(update={"model": None, "keep_embeddings": False, "device": choose_device(settings.device).type})

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes import Boxes, overlap_of_union
+from sparsem.boxes import Boxes, alike_pairs
 
 COCO_MOST = 100  # boxes a picture that COCO looks at; the library says -1 of everything if it is not among its limits
 HALF = 0.5  # intersection over union from which on a box is right, for AP50, confusion and counts
@@ -147,19 +147,17 @@ def matched(truth: Boxes, found: Boxes, least: float = HALF) -> Match:
     Among equals one of the same structure comes first.
     """
     to_found, to_truth = np.full(len(truth), -1), np.full(len(found), -1)
-    if not (len(truth) and len(found)):
-        return Match(to_found, to_truth)
-    alike = overlap_of_union(found.corners, truth.corners)
-    same = (
-        np.array([truth.names.index(name) if name in truth.names else -1 for name in found.names])[found.kind][:, None] == truth.kind[None]
-    )
+    row, column, alike = alike_pairs(found.corners, truth.corners, least)
+    kinds = np.array([truth.names.index(name) if name in truth.names else -1 for name in found.names], int)
+    same = kinds[found.kind[row]] == truth.kind[column]
+    first = np.searchsorted(row, np.arange(len(found) + 1))
+    order = np.argsort(-found.score, kind="stable").tolist()
     for wanted in (same, np.ones_like(same)):  # what is told right first: a wrong name never takes another's object
-        for place in np.argsort(-found.score, kind="stable"):
-            if to_truth[place] >= 0:
-                continue
-            free = np.where(wanted[place] & (to_found < 0), alike[place], 0)
-            best = int(free.argmax())
-            if free[best] >= least:
+        for place in order:
+            own = slice(first[place], first[place + 1])
+            free = np.where(wanted[own] & (to_found[column[own]] < 0), alike[own], 0)
+            if to_truth[place] < 0 and free.any():
+                best = column[own][free.argmax()]
                 to_found[best], to_truth[place] = place, best
     return Match(to_found, to_truth)
 
