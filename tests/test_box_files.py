@@ -16,7 +16,9 @@ from sparsem.detect.formats import read_boxes
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.store.readers import open_montage
 from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind
 
 QUIET = Execution(quiet=True)
 SHAPE = (60, 80)
@@ -330,3 +332,68 @@ def test_the_csv_that_a_sample_keeps_can_be_read_by_people(pictures: Sample, tmp
         row = next(csv.DictReader(file))
     assert row["picture"] == "cell_1_raw"
     assert [float(row[key]) for key in ("width_um", "height_um")] == pytest.approx([0.16, 0.12])
+
+
+# pictures of any size
+
+
+@pytest.fixture
+def montage(tmp_path: Path) -> Sample:
+    """Three pictures of three sizes, whose names count nothing."""
+    folder = tmp_path / "montage"
+    folder.mkdir()
+    for name, shape in (("tile_r1-c1", (60, 80)), ("tile_r1-c2", (40, 90)), ("overview", (30, 30))):
+        tifffile.imwrite(folder / f"{name}.tif", np.full(shape, 200, np.uint8), photometric="minisblack")
+    return import_stack(folder, tmp_path / "S03.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET)
+
+
+def test_pictures_of_any_size_are_slices(montage: Sample) -> None:
+    image = montage.image()
+    assert (image.shape, image.block_depth) == ((3, 60, 90), 1)
+    assert picture_names(montage) == ["overview", "tile_r1-c1", "tile_r1-c2"]
+    assert image.sizes == ((30, 30), (60, 80), (40, 90))
+    assert image.size_of(2) == (40, 90)
+    voxels = image.read(slice(None))
+    assert [int((one > 0).sum()) for one in voxels] == [900, 4800, 3600]
+    assert voxels[2, :40].all()
+    assert not voxels[2, 40:].any()
+
+
+def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for name, grey in (("a", 10), ("b", 250)):
+        tifffile.imwrite(folder / f"{name}.tif", np.full((600, 700), grey, np.uint8), photometric="minisblack")
+    image = import_stack(folder, tmp_path / "large.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET).image()
+    assert image.level(1).shape == (2, 300, 350)
+    assert np.unique(image.read(slice(None), 1)).tolist() == [10, 250]
+    labels = image.like("labels/a", np.uint8, Kind.LABELS, None)
+    assert labels.level_shapes()[1] == (2, 300, 350)
+
+
+def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -> None:
+    file = written(tmp_path, "image,class,x0,y0,x1,y1\noverview,a,0,0,40,30\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
+    with pytest.raises(InputError, match=r"line 2: 0 0 40 30, of 30 x 30 px"):
+        import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
+    import_boxes([montage], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
+    export_boxes(montage, tmp_path / "boxes.json", drawn=True)
+    listed = json.loads((tmp_path / "boxes.json").read_text())["images"]
+    assert [(one["file_name"], one["width"], one["height"]) for one in listed] == [("overview", 30, 30), ("tile_r1-c1", 80, 60)]
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({}, "no TIFF or PNG pictures"),
+        ({"a.tif": np.uint8, "b.tif": np.uint16}, "All pictures must be of one type: a.tif is uint8, but b.tif is uint16"),
+        ({"a.tif": np.uint8, "a.tiff": np.uint8}, "Two pictures in .* are called a"),
+    ],
+)
+def test_montages_that_are_none(tmp_path: Path, files: dict[str, Any], sentence: str) -> None:
+    (tmp_path / "m").mkdir()
+    for name, dtype in files.items():
+        tifffile.imwrite(tmp_path / "m" / name, np.ones((20, 20), dtype), photometric="minisblack")
+    with pytest.raises(InputError, match=sentence):
+        import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET)
+    with pytest.raises(InputError, match="There is no file or folder"):
+        open_montage(tmp_path / "nowhere")

@@ -64,13 +64,11 @@ def test_overlap_of_union_by_hand() -> None:
 
 @pytest.mark.parametrize(("count", "other"), [(0, 5), (7, 0), (40, 300), (400, 700)])
 def test_pairs_that_are_alike_are_those_of_all_pairs(rng: np.random.Generator, count: int, other: int) -> None:
-    sets = []
-    for number in (count, other):
-        corner = rng.uniform(0, 400, (number, 2))
-        sets.append(np.column_stack([corner, corner + rng.uniform(5, 120, (number, 2))]).astype(np.float32))
-    alike = overlap_of_union(*sets)
+    lows = [rng.uniform(0, 400, (number, 2)) for number in (count, other)]
+    one, two = (np.column_stack([low, low + rng.uniform(5, 120, low.shape)]).astype(np.float32) for low in lows)
+    alike = overlap_of_union(one, two)
     row, column = np.nonzero(alike >= 0.3)
-    found = alike_pairs(*sets, 0.3)
+    found = alike_pairs(one, two, 0.3)
     assert np.array_equal(found[0], row)
     assert np.array_equal(found[1], column)
     np.testing.assert_allclose(found[2], alike[row, column])

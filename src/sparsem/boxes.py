@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-BESIDE = 128  # boxes from left to right that are compared at once with those that may touch any of them
+BESIDE = 64  # boxes in a row that are compared at once with those that may touch any of them
 
 Corners = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -97,8 +97,11 @@ def clipped(corners: Corners, window: Sequence[float]) -> Corners:
 
 def shared(one: Corners, other: Corners) -> NDArray[np.float64]:
     """Area that every box of one set shares with every box of another, (N, M)."""
-    upper, lower = np.maximum(one[:, None, :2], other[None, :, :2]), np.minimum(one[:, None, 2:], other[None, :, 2:])
-    return np.asarray(np.maximum(lower - upper, 0).astype(np.float64).prod(axis=-1))
+    extents = [
+        np.maximum(np.minimum(one[:, None, axis + 2], other[None, :, axis + 2]) - np.maximum(one[:, None, axis], other[None, :, axis]), 0)
+        for axis in (0, 1)
+    ]
+    return np.asarray(np.multiply(*extents, dtype=np.float64))
 
 
 def overlap_of_union(one: Corners, other: Corners) -> NDArray[np.float64]:
@@ -116,11 +119,12 @@ def alike_pairs(one: Corners, other: Corners, least: float) -> tuple[NDArray[np.
     Returns:
         Places in either set and their overlap, (n,) each, ascending by the first and then by the second.
     """
-    order = np.argsort(one[:, 0], kind="stable")
+    axis = int(len(one) > 0 and np.ptp(one[:, 1]) > np.ptp(one[:, 0]))  # along which they lie further apart
+    order = np.argsort(one[:, axis], kind="stable")
     rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
     for first in range(0, len(order), BESIDE):
         own = order[first : first + BESIDE]
-        near = np.flatnonzero((other[:, 2] > one[own, 0].min()) & (other[:, 0] < one[own, 2].max()))
+        near = np.flatnonzero((other[:, axis + 2] > one[own, axis].min()) & (other[:, axis] < one[own, axis + 2].max()))
         alike = overlap_of_union(one[own], other[near])
         row, column = np.nonzero(alike >= least)
         rows.append(own[row])

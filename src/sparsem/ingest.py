@@ -14,7 +14,7 @@ from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced, z_blocks
 from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers import open_source
+from sparsem.store.readers import open_montage, open_source
 from sparsem.store.readers.series import missing_in, with_repeats
 from sparsem.store.readers.source import Source, Stack
 from sparsem.store.sample import Sample
@@ -37,6 +37,9 @@ class ImportSettings(Settings):
     time: int | None = Field(None, ge=0, description="of a series of stacks")
     missing: Literal["refuse", "repeat", "join"] = Field(
         "refuse", description="slices that a series of files lacks: repeat puts the one before in their place, join closes the gap"
+    )
+    pictures: bool = Field(
+        False, description="the files are pictures of their own, of any size, and no stack: a montage, whose tiles detect looks at"
     )
     grey_levels: tuple[float, float] | None = Field(
         None, description="what becomes black and white; not needed for 8 and 16 bit unsigned; else 0.1 % of the pixels lie beyond either"
@@ -66,11 +69,11 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     voxel = found.voxel_size(settings.voxel_nm)
     _tell_doubts(found, voxel, str(source), on.quiet)
     z, y, x = found.stack.shape
-    depth = min(settings.block_depth, z)
+    depth = 1 if settings.pictures else min(settings.block_depth, z)
     grey = grey_of(found, settings)
     output = volume_spec("", (z, y, x), np.uint8 if grey.top == 255 else np.uint16, Kind.IMAGE, voxel, depth)
     names = tuple(file.stem for file in found.files) if len(found.files) == z else ()
-    output = replace(output, numbers=found.numbers, repeated=found.repeated, names=names)
+    output = replace(output, numbers=found.numbers, repeated=found.repeated, names=names, sizes=found.sizes)
     inputs = {"source": found.identity(), "files": found.title} | ({} if grey.unchanged else {"grey levels": str(grey)})
     if not grey.unchanged:
         tell(f"Grey levels of {source}: {grey}.", on.quiet)
@@ -104,6 +107,8 @@ def opened(source: str | Path, settings: ImportSettings) -> Source:
     Raises:
         InputError: as ``open_source``, and for missing slices.
     """
+    if settings.pictures:
+        return open_montage(source)
     found = open_source(source, settings.dataset, settings.channel, settings.time)
     lost = missing_in(found.numbers)
     if not lost or settings.missing == "join":

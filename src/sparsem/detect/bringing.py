@@ -91,7 +91,8 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
     if unknown:
         raise InputError(f"{found.path.name} has no class '{unknown[0]}'{nearest(unknown[0], found.names)}")
     places = _places(samples, found)
-    shapes = {picture: _shape(samples[sample], settings) for picture, (sample, _) in places.items()}
+    images = [sample.image(settings.image or "raw") for sample in samples]
+    shapes = {picture: images[sample].size_of(z) for picture, (sample, z) in places.items()}
     for picture, shape in found.shapes.items():
         if picture in shapes and shapes[picture] != shape:
             sizes_told = " and ".join(f"{x} x {y} px" for y, x in (shape, shapes[picture]))
@@ -119,11 +120,6 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
         boxes = Boxes.of(kinds, z, [kinds.index(names[box.name]) for box in own], [box.corners for box in own])
         out.append(_written(sample, boxes, pictures, settings, on))
     return [out[0]._replace(left_out=found.listing()), *out[1:]]
-
-
-def _shape(sample: Sample, settings: BoxesSettings) -> tuple[int, int]:
-    _, y, x = sample.image(settings.image or "raw").shape
-    return y, x
 
 
 def _places(samples: Sequence[Sample], found: BoxFile) -> dict[int, tuple[int, int]]:
@@ -216,6 +212,6 @@ def export_boxes(sample: Sample, out: str | Path, drawn: bool = False) -> int:
         raise SampleError(f"{sample.path.name} has no {what}; bring some in, or find some, with 'sparsem detect'.")
     kept = [read_annotated(sample, name) if drawn else read_found(sample, name) for name in names]
     boxes, pictures = together([one.counted() for one in kept]), sorted({z for one in kept for z in one.pictures})
-    _, y, x = sample.image(kept[0].image).shape
-    write_boxes(out, boxes, picture_names(sample), (y, x), pictures)
+    image = sample.image(kept[0].image)
+    write_boxes(out, boxes, picture_names(sample), {z: image.size_of(z) for z in pictures})
     return len(boxes)

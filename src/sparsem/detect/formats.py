@@ -295,19 +295,18 @@ def _yolo_names(path: Path) -> list[str]:
     raise InputError(f"{path} does not say what its classes are called; expected classes.txt, a name a line, or names in a data.yaml.")
 
 
-def write_boxes(path: str | Path, boxes: Boxes, names: Sequence[str], shape: tuple[int, int], pictures: Sequence[int]) -> None:
+def write_boxes(path: str | Path, boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]]) -> None:
     """Write boxes as COCO JSON, CSV or, to a path without ending, a folder of YOLO labels.
 
     Args:
         path: to write.
         boxes: of one sample.
         names: of its slices.
-        shape: (y, x) of them.
-        pictures: slices that were looked at: they are listed also where they hold nothing.
+        pictures: slices that were looked at and their (y, x): they are listed also where they hold nothing.
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
-        path.write_text(json.dumps(as_coco(boxes, names, shape, pictures)), encoding="utf-8")
+        path.write_text(json.dumps(as_coco(boxes, names, pictures)), encoding="utf-8")
     elif path.suffix.lower() == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -315,33 +314,31 @@ def write_boxes(path: str | Path, boxes: Boxes, names: Sequence[str], shape: tup
             for z, kind, corners, score in zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True):
                 writer.writerow([names[z], z, boxes.names[kind], *(f"{one:.2f}" for one in corners), f"{score:.4f}"])
     elif not path.suffix:
-        _write_yolo(path, boxes, names, shape, pictures)
+        _write_yolo(path, boxes, names, pictures)
     else:
         raise InputError(f"Boxes are written as .json (COCO), .csv, or to a folder (YOLO); got {path.name}.")
 
 
-def as_coco(boxes: Boxes, names: Sequence[str], shape: tuple[int, int], pictures: Sequence[int], first: int = 1) -> dict[str, Any]:
-    """Boxes as a COCO data set; numbers of pictures and boxes begin with ``first``."""
-    place = {z: number for number, z in enumerate(pictures, first)}
-    listed = [{"id": place[z], "file_name": names[z], "z": z, "height": shape[0], "width": shape[1]} for z in pictures]
+def as_coco(boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
+    """Boxes as a COCO data set; pictures, boxes and classes are numbered from 1."""
+    place = {z: number for number, z in enumerate(pictures, 1)}
+    listed = [{"id": place[z], "file_name": names[z], "z": z, "height": y, "width": x} for z, (y, x) in pictures.items()]
     annotations = [
         {"id": number, "image_id": place[z], "category_id": int(kind) + 1, "bbox": _extent(corners), "area": _area(corners), "iscrowd": 0,
          "score": round(float(score), 4)}
         for number, (z, kind, corners, score) in enumerate(
-            zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True), first
+            zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True), 1
         )
     ]  # fmt: skip
     return {"images": listed, "annotations": annotations, "categories": [{"id": n, "name": one} for n, one in enumerate(boxes.names, 1)]}
 
 
-def _write_yolo(path: Path, boxes: Boxes, names: Sequence[str], shape: tuple[int, int], pictures: Sequence[int]) -> None:
+def _write_yolo(path: Path, boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]]) -> None:
     (path / "labels").mkdir(parents=True, exist_ok=True)
     (path / "classes.txt").write_text("\n".join(boxes.names) + "\n", encoding="utf-8")
-    parts = boxes.corners.astype(np.float64) / [shape[1], shape[0], shape[1], shape[0]]
-    for z in pictures:
-        own = np.flatnonzero(boxes.z == z)
-        lines = []
-        for kind, (x0, y0, x1, y1) in zip(boxes.kind[own], parts[own], strict=True):
+    for z, (height, width) in pictures.items():
+        own, lines = boxes.of_picture(z), []
+        for kind, (x0, y0, x1, y1) in zip(own.kind, own.corners.astype(np.float64) / [width, height, width, height], strict=True):
             lines.append(f"{kind} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}\n")
         (path / "labels" / f"{names[z]}.txt").write_text("".join(lines), encoding="utf-8")
 

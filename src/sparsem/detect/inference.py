@@ -139,7 +139,7 @@ def found_in_picture(
 
 def window_of(image: Volume, z: int) -> Window:
     """What reads part of a slice: one that is not huge is read once."""
-    voxels, (_, height, width) = image.kept(0), image.shape
+    voxels, (height, width) = image.kept(0), image.size_of(z)
     if height * width <= AT_ONCE:
         plane = image.read(slice(z, z + 1))[0]
         return lambda x0, y0, x1, y1: plane[y0:y1, x0:x1]

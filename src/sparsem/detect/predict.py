@@ -1,6 +1,6 @@
 """The stage ``detect predict``: a detector on every picture of a sample -> ``tables/boxes_NAME`` of each of its structures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -74,20 +74,20 @@ def find_boxes(sample: Sample, model: str | Path, settings: DetectSettings = Det
     recipe = read_detector(file)
     name = settings.image or sample.newest_image
     image = sample.image(name)
-    slicing = slicing_of((image.shape[1], image.shape[2]), recipe, image.voxel_size, settings.overlap)
-    tiles = len(slicing.windows)
-    pieces = [Piece(z, first, min(first + PIECE, tiles)) for z in range(image.shape[0]) for first in range(0, tiles, PIECE)]
+    cut = partial(_slicing, image, recipe, settings.overlap)
+    counts = [len(cut(z).windows) for z in range(image.shape[0])]
+    pieces = [Piece(z, first, min(first + PIECE, count)) for z, count in enumerate(counts) for first in range(0, count, PIECE)]
     stage_name = f"detect-{'-'.join(recipe.structures)}"
     if not {f"{FOUND}{structure}" for structure in recipe.structures} <= set(sample.tables):
         forget(sample, stage_name)  # somebody took a table away
     inputs = {"image": image.fingerprint, "model": hash_of(file)}
     lasting = _lasting(settings.model_copy(update={"image": name}))
-    with Stage(sample, stage_name, lasting, inputs, [], on, partial(_needs, image, slicing, recipe, settings)) as stage:
+    with Stage(sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings)) as stage:
         if not stage.finished:
             levels = levels_of(image)
             chains = {one.name: [one] for one in pieces}
-            folder = stage.chain(stage.name, _find, chains, image, file, slicing, levels, settings)
-            found = _all_merged(folder, pieces, slicing, recipe)
+            folder = stage.chain(stage.name, _find, chains, image, file, levels, settings)
+            found = _all_merged(folder, pieces, cut, recipe)
             stage.forget()
             for structure in recipe.structures:
                 write_found(sample, f"{FOUND}{structure}", _kept(found.of_kind(structure), image, name, recipe, stage.fingerprint))
@@ -99,10 +99,15 @@ def _lasting(settings: DetectSettings) -> Settings:
     return settings.model_copy(update={"batch": 1, "device": choose_device(settings.device).type})
 
 
-def _needs(image: Volume, slicing: Slicing, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
-    plane = image.shape[1] * image.shape[2]
-    read = (plane if plane <= AT_ONCE else slicing.edge[0] * slicing.edge[1] * settings.batch) * image.dtype.itemsize
-    seen = settings.batch * (TILE_BYTES * recipe.see**2 + 8 * slicing.edge[0] * slicing.edge[1])
+def _slicing(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Slicing:
+    """How a picture is cut."""
+    return slicing_of(image.size_of(z), recipe, image.voxel_size, overlap)
+
+
+def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
+    plane, (height, width) = image.shape[1] * image.shape[2], recipe.edge(image.voxel_size)
+    read = (plane if plane <= AT_ONCE else height * width * settings.batch) * image.dtype.itemsize
+    seen = settings.batch * (TILE_BYTES * recipe.see**2 + 8 * height * width)
     smaller = "use a smaller --batch, or fewer --workers"
     device = choose_device(settings.device)
     if device.type == "cuda":
@@ -110,9 +115,9 @@ def _needs(image: Volume, slicing: Slicing, recipe: DetectorRecipe, settings: De
     return Needs(LIBRARIES + 2 * read * min(image.block_depth, 2) + seen, 0, smaller)
 
 
-def _find(piece: Piece, before: Any, image: Volume, file: Path, slicing: Slicing, levels: Levels, settings: DetectSettings) -> Arrays:
+def _find(piece: Piece, before: Any, image: Volume, file: Path, levels: Levels, settings: DetectSettings) -> Arrays:
     network, recipe, device = _loaded(file, file.stat().st_mtime_ns, settings.device)
-    window = window_of(image, piece.z)
+    window, slicing = window_of(image, piece.z), _slicing(image, recipe, settings.overlap, piece.z)
     tiles = range(piece.first, piece.stop)
     found = found_in_tiles(window, slicing, tiles, network, recipe, levels, settings.batch, device)
     return found._asdict()
@@ -126,13 +131,13 @@ def _loaded(file: Path, changed: int, device: str) -> tuple[Detector, DetectorRe
     return network.to(chosen), recipe, chosen
 
 
-def _all_merged(folder: Path, pieces: Sequence[Piece], slicing: Slicing, recipe: DetectorRecipe) -> Boxes:
+def _all_merged(folder: Path, pieces: Sequence[Piece], cut: Callable[[int], Slicing], recipe: DetectorRecipe) -> Boxes:
     """One box an object, in all pictures."""
     z, parts = [np.empty(0, np.int64)], [NOTHING]
     for picture, own in groupby(pieces, key=lambda piece: piece.z):
         arrays = [link_arrays(folder, piece.name, 0) for piece in own]
         found = Found(*(np.concatenate([np.asarray(one[field][...]) for one in arrays]) for field in Found._fields))
-        parts.append(merged_in_picture(found, slicing, recipe.see))
+        parts.append(merged_in_picture(found, cut(picture), recipe.see))
         z.append(np.full(len(parts[-1].kind), picture))
     every = Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     return Boxes.of(recipe.structures, np.concatenate(z), every.kind, every.corners, every.score)

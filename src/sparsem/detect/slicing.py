@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sparsem.boxes import Corners, clipped, overlap_of_union
+from sparsem.boxes import Corners, alike_pairs, clipped
 
 ALIKE = 0.5  # intersection over union, in what two tiles share, from which on two boxes are one object
 
@@ -153,10 +153,10 @@ def _same(found: Found, one: Ints, other: Ints, window: Ints) -> Ints:
     parts = [clipped(found.corners[places], window.tolist()) for places in (one, other)]
     there = [(part[:, 2:] > part[:, :2]).all(axis=1) for part in parts]
     one, other = one[there[0]], other[there[1]]
-    alike = overlap_of_union(parts[0][there[0]], parts[1][there[1]])
-    alike[found.kind[one][:, None] != found.kind[other][None]] = 0
-    rows, columns = np.nonzero(alike >= ALIKE)
-    order = np.lexsort((columns, rows, -alike[rows, columns]))
+    rows, columns, alike = alike_pairs(parts[0][there[0]], parts[1][there[1]], ALIKE)
+    same = found.kind[one[rows]] == found.kind[other[columns]]
+    rows, columns, alike = rows[same], columns[same], alike[same]
+    order = np.lexsort((columns, rows, -alike))
     taken_rows, taken_columns, pairs = set(), set(), []
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
         if row not in taken_rows and column not in taken_columns:

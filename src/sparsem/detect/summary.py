@@ -1,6 +1,7 @@
 """Counts and sizes of organelles, sample by sample, beside what is known of the samples: subtype, tissue, grade."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _counted(sample: Sample, name: str, kept: Kept) -> Mapping[str, Any]:
     image, boxes = sample.image(kept.image), kept.counted()
     pixel = image.voxel_size
     extent = sizes(boxes.corners).astype(np.float64) * [pixel.x / 1000, pixel.y / 1000]
-    area = len(kept.pictures) * image.shape[1] * image.shape[2] * pixel.x * pixel.y * 1e-12
+    area = sum(math.prod(image.size_of(z)) for z in kept.pictures) * pixel.x * pixel.y * 1e-12
     diameter = np.sqrt(extent.prod(axis=1))
     pictures = np.bincount(boxes.z, minlength=image.shape[0])[list(kept.pictures)]
     quartiles = np.percentile(diameter, (25, 50, 75)) if len(diameter) else np.full(3, np.nan)

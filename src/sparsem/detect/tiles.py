@@ -78,7 +78,7 @@ class DetectionSampler:
 
     def _tile(self, random: np.random.Generator) -> tuple[NDArray[np.float32], Corners, NDArray[np.int64]]:
         picture, centre = self._place(random)
-        _, height, width = picture.image.shape
+        height, width = picture.image.size_of(picture.z)
         y, x = (_begin(length, edge, at, random) for length, edge, at in zip((height, width), picture.edge, centre, strict=True))
         stop_y, stop_x = min(height, y + picture.edge[0]), min(width, x + picture.edge[1])
         grey = picture.image.kept(0)[slice(picture.z, picture.z + 1), slice(y, stop_y), slice(x, stop_x)][0]

@@ -265,7 +265,7 @@ def _compared(network: torch.nn.Module, pictures: Sequence[LearningPicture], job
     """What a detector finds in annotated pictures, beside what is there; every picture by itself."""
     detector, overlap, out = _as_detector(network).eval(), float(DetectSettings().overlap), []
     for one in pictures:
-        slicing = slicing_of((one.image.shape[1], one.image.shape[2]), job.recipe, one.image.voxel_size, overlap)
+        slicing = slicing_of(one.image.size_of(one.z), job.recipe, one.image.voxel_size, overlap)
         batch = int(DetectSettings().batch)
         found = found_in_picture(window_of(one.image, one.z), slicing, detector, job.recipe, one.levels, batch, job.device)
         names = job.recipe.structures

@@ -7,7 +7,7 @@ its coarser levels too, and no level is read back.
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -55,6 +55,7 @@ class VolumeSpec:
         numbers: of a raw image that was a series of files: the number in each file's name, in the order of the slices.
         repeated: slices that stand in for lost ones: the same as the one before.
         names: of a raw image whose slices were files of their own: those of the files, without ending.
+        sizes: of slices that are pictures of their own, (y, x) of each; what lies beyond in a slice is nothing. Empty for a stack.
     """
 
     path: str
@@ -68,13 +69,14 @@ class VolumeSpec:
     numbers: tuple[int, ...] = ()
     repeated: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def level_factors(self) -> list[tuple[int, int, int]]:
         """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
         factors, shape, voxel = [(1, 1, 1)], self.shape, self.voxel_size
         while max(shape) > COARSEST:
             z, y, x = (1 if length == 1 else factor for length, factor in zip(shape, voxel.halving(), strict=True))
-            halve = (z, y, x)
+            halve = (1 if self.sizes else z, y, x)  # a picture is never mixed with the next one
             if halve == (1, 1, 1):
                 break
             shape, voxel = _shrunk(shape, halve), voxel.times(halve)
@@ -172,7 +174,7 @@ class Volume:
 
     def like(self, path: str, dtype: DTypeLike, kind: Kind, made_on: tuple[str, str] | None) -> VolumeSpec:
         """A volume to be, of the same voxels and blocks."""
-        return volume_spec(path, self.shape, dtype, kind, self.voxel_size, self.block_depth, made_on)
+        return replace(volume_spec(path, self.shape, dtype, kind, self.voxel_size, self.block_depth, made_on), sizes=self.sizes)
 
     @property
     def voxel_size(self) -> VoxelSize:
@@ -221,6 +223,15 @@ class Volume:
         """Of a raw image whose slices were files of their own: those of the files, without ending; else empty."""
         return tuple(self.attributes.get("sparsem", {}).get("names", ()))
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Of slices that are pictures of their own: (y, x) of each; empty for a stack."""
+        return tuple((int(y), int(x)) for y, x in self.attributes.get("sparsem", {}).get("sizes", ()))
+
+    def size_of(self, z: int) -> tuple[int, int]:
+        """(y, x) of what there is in a slice."""
+        return self.sizes[z] if self.sizes else self.shape[1:]
+
 
 def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     """Make the group and its empty arrays."""
@@ -240,7 +251,7 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     about: dict[str, Any] = {"kind": spec.kind.value, "fingerprint": fingerprint}
     about |= {"made_on": list(spec.made_on)} if spec.made_on else {}
     about |= {"motions": spec.motions.tolist()} if spec.motions is not None else {}
-    told = (("numbers", spec.numbers), ("repeated", spec.repeated), ("names", spec.names))
+    told = (("numbers", spec.numbers), ("repeated", spec.repeated), ("names", spec.names), ("sizes", spec.sizes))
     about |= {name: list(slices) for name, slices in told if slices}
     write_group(directory, {"ome": _ome_metadata(spec), "sparsem": about})
 

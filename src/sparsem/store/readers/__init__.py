@@ -10,7 +10,7 @@ from sparsem.store.readers.hdf5 import HDF5_ENDINGS, open_hdf5
 from sparsem.store.readers.matlab import MATLAB_ENDINGS, open_matlab
 from sparsem.store.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.store.readers.nrrds import NRRD_ENDINGS, open_nrrd
-from sparsem.store.readers.series import PICTURE_ENDINGS, open_slices
+from sparsem.store.readers.series import PICTURE_ENDINGS, open_pictures, open_slices
 from sparsem.store.readers.source import Pick, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, open_tiff
 from sparsem.store.readers.zarrs import is_zarr, open_zarr
@@ -45,6 +45,21 @@ def open_source(source: str | Path, dataset: str | None = None, channel: int | N
     if found.stack.dtype.kind not in "biuf":
         raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
     return found
+
+
+def open_montage(source: str | Path) -> Source:
+    """Pictures that are no stack, in a folder or of a pattern: of any size and name, each a slice.
+
+    Raises:
+        InputError: there are none, or they are not grey pictures of one type.
+    """
+    path = Path(source).absolute()
+    if any(mark in str(source) for mark in "*?[") and not path.exists():
+        return open_pictures([Path(name) for name in glob.glob(str(path))], f"the pattern {source}")  # noqa: PTH207
+    if not path.exists():
+        raise InputError(f"There is no file or folder {source}.")
+    files = [path] if path.is_file() else list(path.iterdir())
+    return open_pictures([one for one in files if one.suffix.lower() in PICTURE_ENDINGS and not one.name.startswith(".")], str(source))
 
 
 def _opened(source: str | Path, dataset: str | None, channel: int | None, time: int | None) -> Source:

@@ -109,9 +109,35 @@ def open_slices(files: Sequence[Path], where: str) -> Source:
     return Source(stack, voxel, tuple(ordered), numbers_in([file.name for file in ordered]))
 
 
+def open_pictures(files: Sequence[Path], where: str) -> Source:
+    """Pictures that are no stack, of any size: each is a slice, continued with black to the size of the largest.
+
+    Raises:
+        InputError: there are none, one cannot be read, or they are not of one type.
+    """
+    if not files:
+        raise InputError(f"There are no TIFF or PNG pictures in {where}; other ones, such as JPEG, are to be saved as one of these.")
+    ordered = sorted(files, key=lambda file: natural_key(file.name))
+    headers = [_slice_header(file) for file in ordered]
+    dtype = headers[0][1]
+    for file, (_, kind) in zip(ordered, headers, strict=True):
+        if kind != dtype:
+            raise InputError(f"All pictures must be of one type: {ordered[0].name} is {dtype}, but {file.name} is {kind}.")
+    twice = next((file for file, after in pairwise(sorted(ordered, key=lambda file: file.stem)) if file.stem == after.stem), None)
+    if twice:
+        raise InputError(f"Two pictures in {where} are called {twice.stem}; a picture is known by its name, so give them different ones.")
+    sizes = tuple(shape for shape, _ in headers)
+    height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
+    voxel: Axes = (None, None, None)
+    if ordered[0].suffix.lower() in TIFF_ENDINGS:
+        with tifffile.TiffFile(ordered[0]) as tiff:
+            voxel = (None, *tiff_voxel(tiff)[1:])
+    return Source(SliceSeries(tuple(ordered), (len(ordered), height, width), dtype), voxel, tuple(ordered), sizes=sizes)
+
+
 @dataclass(frozen=True)
 class SliceSeries:
-    """One file a slice."""
+    """One file a slice; what is smaller than the others is continued with black."""
 
     files: tuple[Path, ...]
     shape: tuple[int, ...]
@@ -121,7 +147,11 @@ class SliceSeries:
         chosen = self.files[slices]
         if not chosen:
             return np.empty((0, *self.shape[1:]), self.dtype)
-        return np.stack([_read_slice(file) for file in chosen])
+        out = np.zeros((len(chosen), *self.shape[1:]), self.dtype)
+        for place, file in zip(out, chosen, strict=True):
+            picture = _read_slice(file)
+            place[: picture.shape[0], : picture.shape[1]] = picture
+        return out
 
 
 def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:

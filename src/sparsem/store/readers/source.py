@@ -69,6 +69,7 @@ class Source:
         repeated: slices that stand in for missing ones: the same as the one before.
         names: of labels: what the numbers mean, as the file says.
         part: what was picked of the file, for fingerprints.
+        sizes: of pictures that are no stack, (y, x) of each.
     """
 
     stack: Stack
@@ -78,6 +79,7 @@ class Source:
     repeated: tuple[int, ...] = ()
     names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     part: str = ""
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def voxel_size(self, given: Sequence[float] | None = None) -> VoxelSize:
         """The voxel size: ``given`` if any, else the file's.
