@@ -90,7 +90,7 @@ def found(tmp_path: Path) -> Sample:
     }
     for name, (own, confidence) in boxes.items():
         sure = np.array(confidence, np.float32)
-        kept = Kept(own, (0, 1), "raw", {"fingerprint": f"of {name}", "learnt from": []}, sure, sure >= 0.5)
+        kept = Kept(own, (0, 1), "raw", {"fingerprint": f"of {name}"}, sure, sure >= 0.5)
         write_found(sample, f"{FOUND}{name}", kept)
         true = own if name == "nucleus" else own[np.array([False, True, True])]
         write_annotated(sample, true, (0, 1), "raw", overwrite=False)

@@ -163,7 +163,7 @@ def found(tmp_path: Path) -> tuple[Sample, Boxes]:
     sample, boxes = sample_of(tmp_path / "spots.zarr", (3, 120, 150), count=6)
     for name in boxes.names:
         own = boxes.of_kind(name)
-        about = {"fingerprint": f"by hand {name}", "learnt from": []}
+        about = {"fingerprint": f"by hand {name}"}
         write_found(sample, f"{FOUND}{name}", Kept(own, (0, 1, 2), "raw", about, own.score, np.ones(len(own), bool)))
     return sample, boxes
 

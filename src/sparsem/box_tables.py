@@ -136,7 +136,8 @@ def write_annotated(sample: Sample, boxes: Boxes, pictures: Sequence[int], image
 def write_found(sample: Sample, table: str, kept: Kept) -> None:
     """Keep boxes of one structure that a detector found, as ``tables/TABLE``."""
     about = {**kept.about, "pictures": list(kept.pictures)}
-    columns = {"score": kept.boxes.score, "confidence": kept.confidence, "counts": kept.counts}
+    numbers = np.where(kept.counts, np.cumsum(kept.counts), 0)  # of the objects, as masks have them
+    columns = {"score": kept.boxes.score, "confidence": kept.confidence, "counts": kept.counts, "object": numbers}
     _write(sample, table, kept.boxes, kept.image, about, columns)
 
 

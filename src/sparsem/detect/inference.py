@@ -15,6 +15,7 @@ from sparsem.detect.networks import Answer, Detector
 from sparsem.detect.recipe import DetectorRecipe
 from sparsem.detect.slicing import NOTHING, Found, Slicing, merged
 from sparsem.geometry import VoxelSize, evenly_spaced
+from sparsem.inference import ahead
 from sparsem.models.device import keep_freed_memory
 from sparsem.store.volume import Volume
 
@@ -102,10 +103,14 @@ def found_in_tiles(
     """
     keep_freed_memory()
     parts = []
-    for first in range(0, len(tiles), batch):
-        some = list(tiles[first : first + batch])
-        cut = [window(*slicing.windows[tile].tolist()) for tile in some]
-        images = np.stack([seen(grey, levels, slicing.edge, recipe.see) for grey in cut])[:, None]
+
+    def cut(some: Sequence[int]) -> tuple[Sequence[int], NDArray[np.float32]]:
+        windows = [window(*slicing.windows[tile].tolist()) for tile in some]
+        return some, np.stack([seen(grey, levels, slicing.edge, recipe.see) for grey in windows])[:, None]
+
+    batches = map(cut, (tiles[first : first + batch] for first in range(0, len(tiles), batch)))
+    # Cutting ahead, in a thread, keeps a GPU busy; a detector on the CPU wants the cores for itself.
+    for some, images in ahead(batches, 0 if device.type == "cpu" else 2):
         with torch.inference_mode():
             answers = network.found(torch.from_numpy(images).to(device))
         parts += [_in_picture(answer, tile, slicing, recipe.see) for answer, tile in zip(answers, some, strict=True)]

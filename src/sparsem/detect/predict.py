@@ -146,7 +146,7 @@ def _all_merged(folder: Path, pieces: Sequence[Piece], cut: Callable[[int], Slic
 def _kept(boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, fingerprint: str) -> Kept:
     structure = boxes.names[0]
     confidence = recipe.confident(structure, boxes.score)
-    learnt = [place for role in ("learn", "validate") for place in recipe.training.get(role, ())]
-    about = {"fingerprint": fingerprint, "learnt from": learnt, "detector": recipe.detector, "counts_from": recipe.threshold(structure)}
+    about = {"fingerprint": fingerprint, "seen": recipe.training.get("seen", {}), "detector": recipe.detector}
+    about["counts_from"] = recipe.threshold(structure)
     pictures = tuple(range(image.shape[0]))
     return Kept(boxes, pictures, name, about, confidence, boxes.score >= recipe.threshold(structure))

@@ -160,6 +160,6 @@ def _pictures(sample: Sample, names: Sequence[str], settings: DetectScoreSetting
     sets = [set(drawn.pictures) & set(found.pictures) for drawn, found in kept.values()]
     pictures = set.intersection(*sets) if all_of_them else set.union(*sets)
     if settings.pictures == "unseen":
-        seen = {place for _, found in kept.values() for place in found.about.get("learnt from", ())}
-        pictures = {z for z in pictures if f"{sample.name}:{z}" not in seen}
+        raw = sample.image("raw").fingerprint  # whatever the sample is called now
+        pictures -= {z for _, found in kept.values() for z in found.about.get("seen", {}).get(raw, ())}
     return tuple(sorted(pictures))

@@ -45,6 +45,7 @@ class Job:
         recipe: of the detector.
         roles: what each annotated picture is for.
         pictures: all of them, by place.
+        raw: fingerprint of the raw image of each sample, by which its pictures are known again under another name.
         inputs: fingerprints of what was read.
         device: where.
     """
@@ -52,6 +53,7 @@ class Job:
     recipe: DetectorRecipe
     roles: Mapping[Place, Role]
     pictures: Mapping[Place, LearningPicture]
+    raw: Mapping[str, str]
     inputs: Mapping[str, str]
     device: torch.device
 
@@ -147,7 +149,8 @@ def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
     if not any(len(pictures_of[place].kind) for place in learnt):
         raise InputError("No picture to learn from holds a box; annotate some, or hold others out.")
     build(settings.detector, 1, settings.see, 10)  # what it cannot see is told before anything is read
-    return Job(recipe, roles, pictures_of, inputs, choose_device(settings.device))
+    raw = {sample.name: sample.image("raw").fingerprint for sample in samples}
+    return Job(recipe, roles, pictures_of, raw, inputs, choose_device(settings.device))
 
 
 class _Drawn(NamedTuple):
@@ -284,6 +287,8 @@ def _finished(state: TrainingState, job: Job, record: Mapping[str, Any]) -> Dete
     validate = job.of(Role.VALIDATE)
     about: dict[str, Any] = {"record": dict(record), "weights": "last"}
     about |= {role.value: [str(place) for place in sorted(job.roles) if job.roles[place] is role] for role in Role}
+    seen = sorted((job.raw[place.sample], place.z) for place, role in job.roles.items() if role in (Role.LEARN, Role.VALIDATE))
+    about["seen"] = {print_: [z for one, z in seen if one == print_] for print_, _ in seen}
     recipe = job.recipe
     if validate:
         load_state(state.average, state.best)
