@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rows import keep, peak_gb
 from sparsem.box_tables import read_annotated, read_found
-from sparsem.boxes import Boxes, boxes_of_labels
+from sparsem.boxes import Boxes, alike_pairs, boxes_of_labels
 from sparsem.constrain import ConstrainSettings
 from sparsem.detect.bringing import BoxesSettings, import_boxes
 from sparsem.detect.constraints import constrain_boxes
@@ -228,6 +228,29 @@ def sized(updates: int) -> None:
             mpx = picture.size / 1e6
             row = {"shape": f"{picture.shape[1]}x{picture.shape[0]}", "mpx": f"{mpx:.1f}", "boxes": len(found.boxes), "s": f"{seconds:.1f}"}
             keep("detection_sizes", {**row, "s_per_mpx": f"{seconds / mpx:.2f}", "peak_gb": f"{peak_gb():.2f}"})
+        _parts_beside_whole(sample, model)
+
+
+def _parts_beside_whole(sample: Sample, model: Path) -> None:
+    """Boxes of a mosaic beside those of its right half and of its lower half, which begin where a tile of the mosaic does."""
+    network, recipe = load_detector(model)
+    image, whole = sample.image(), read_found(sample, "axon").boxes
+    _, height, width = image.shape
+    levels, edge = levels_of(image), recipe.edge(image.voxel_size)
+    slicing, window = slicing_of((height, width), recipe, image.voxel_size, DetectSettings().overlap), window_of(image, 0)
+    for part, axis in (("right half", 1), ("lower half", 0)):
+        begins = slicing.begins[axis]
+        shift = [0, 0]
+        shift[axis] = begins[len(begins) // 2]
+        y, x = shift
+        own = slicing_of((height - y, width - x), recipe, image.voxel_size, DetectSettings().overlap)
+        moved = lambda x0, y0, x1, y1, x=x, y=y: window(x0 + x, y0 + y, x1 + x, y1 + y)  # noqa: E731
+        found = found_in_picture(moved, own, network, recipe, levels, DetectSettings().batch, torch.device("cpu"))
+        corners = found.corners + np.array([x, y, x, y], np.float32)
+        away = [one[one[:, 1 - axis] > shift[axis] + edge[axis]] for one in (whole.corners, corners)]
+        same = len(alike_pairs(away[0], away[1], 0.99)[0])
+        row = {"part": part, "boxes_of_whole": len(away[0]), "boxes_of_part": len(away[1]), "the_same": same}
+        keep("detection_parts", row)
 
 
 def phantoms(seeds: Sequence[int], updates: int) -> None:

@@ -54,11 +54,16 @@ class Detector(nn.Module):
         smallest: edge of a square object, in pixels of the tile, that it finds well; smaller ones it may not.
         usual_rate: learning rate that it learns well at.
         backbone_part: of the learning rate, for the part that looks at images.
+        finding_bytes: of memory that a pixel of a tile takes to be searched (measured on a CPU, tiles of 512 px, see benchmarks).
+        learning_bytes: the same to be learnt from.
     """
 
     smallest = 16
     usual_rate = 1e-4
     backbone_part = 1.0
+    finding_bytes = 0
+    learning_bytes = 0
+    asks = False  # by a number of queries, that is for so many objects in a tile
     keeps_norms = False  # of weights that learnt on COCO: statistics of a few tiles would be worse than theirs
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
@@ -88,6 +93,8 @@ class RetinaNet(Detector):
 
     smallest = 32
     usual_rate = 1e-4
+    finding_bytes = 450
+    learning_bytes = 2700
 
     def __init__(self, kinds: int, see: int, queries: int) -> None:
         super().__init__()
@@ -128,6 +135,8 @@ class SmallRetinaNet(RetinaNet):
 
     smallest = 16
     usual_rate = 1e-3
+    finding_bytes = 300
+    learning_bytes = 1600
 
     def __init__(self, kinds: int, see: int, queries: int) -> None:
         Detector.__init__(self)
@@ -157,6 +166,9 @@ class DeformableDetr(Detector):
     smallest = 24
     usual_rate = 2e-4
     backbone_part = 0.1
+    asks = True
+    finding_bytes = 1600
+    learning_bytes = 10_000
     shape: dict[str, Any] = {"backbone_config": None}  # noqa: RUF012  # nobody changes it
 
     def __init__(self, kinds: int, see: int, queries: int) -> None:
@@ -220,6 +232,8 @@ class SmallDeformableDetr(DeformableDetr):
     smallest = 16
     usual_rate = 5e-4
     backbone_part = 1.0
+    finding_bytes = 950
+    learning_bytes = 2900
     load_coco = None  # type: ignore[assignment]  # nobody has any
 
     @staticmethod

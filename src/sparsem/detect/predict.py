@@ -20,7 +20,7 @@ from sparsem.detect.inference import (
     slicing_of,
     window_of,
 )
-from sparsem.detect.networks import Detector
+from sparsem.detect.networks import Detector, detector_class
 from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.detect.settings import DetectSettings
 from sparsem.detect.slicing import NOTHING, Found, Slicing
@@ -33,7 +33,6 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
 PIECE = 64  # tiles of a picture that are done together, at most: the unit of work, and of resuming
-TILE_BYTES = 150  # a pixel of a tile, on its way through a detector, with what all levels of its pyramid keep (measured, see benchmarks)
 LIBRARIES = 1_200_000_000  # bytes of torch and the detector
 
 
@@ -107,7 +106,7 @@ def _slicing(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> S
 def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
     plane, (height, width) = image.shape[1] * image.shape[2], recipe.edge(image.voxel_size)
     read = (plane if plane <= AT_ONCE else height * width * settings.batch) * image.dtype.itemsize
-    seen = settings.batch * (TILE_BYTES * recipe.see**2 + 8 * height * width)
+    seen = settings.batch * (detector_class(recipe.detector).finding_bytes * recipe.see**2 + 8 * height * width)
     smaller = "use a smaller --batch, or fewer --workers"
     device = choose_device(settings.device)
     if device.type == "cuda":

@@ -1,5 +1,6 @@
 """Training a detector: annotated boxes of samples -> a .safetensors file. Resumable at any moment; see ``train_detector``."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +21,11 @@ from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.splitting import Place, Role, chosen, split
 from sparsem.detect.tiles import DetectionBatch, DetectionSampler, LearningPicture
 from sparsem.errors import InputError, SampleError, SettingsError
-from sparsem.execution import HERE, Execution
+from sparsem.execution import HERE, Execution, Needs
 from sparsem.learn.course import TrainingState, move, run
 from sparsem.learn.files import TrainingFiles
 from sparsem.models.checkpoint import load_state
-from sparsem.models.device import choose_device, keep_freed_memory
+from sparsem.models.device import choose_device, free_memory, keep_freed_memory
 from sparsem.progress import Meter, tell
 from sparsem.score.boxes import Compared, box_scores
 from sparsem.store.sample import Sample
@@ -33,8 +34,9 @@ from sparsem.store.volume import Volume
 WITHOUT_EFFECT = {"save_every_s"}  # settings that change no weight
 ENLARGED = 2.0  # times that a picture is enlarged at most for small objects
 SMALL, LARGE = 10, 95  # percentiles of the objects' sizes that tell the scale: small ones must be seen, large ones must fit into a tile
+FREE = 0.5  # of the queries that objects may take in the usual tile of the most crowded picture: others hold more
 FITS = 0.6  # of a tile that a large object may take
-CROWDED = 1.5  # queries for each object in the most crowded tile, so that none goes without
+LIBRARIES = 1_000_000_000  # bytes of torch and what it works with
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def train_detector(
         trained = read_detector(out)
         if files.finished(trained.training.get("record", {}), record, on.overwrite):
             return trained
-    _tell_plan(job, on.quiet)
+    needs = _needs(job, settings)
+    needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
+    _tell_plan(job, needs, on.quiet)
     state = _start(job, settings, on.quiet and settings.weights == "auto")
     learn, validate = job.of(Role.LEARN), job.of(Role.VALIDATE)
     sampler = DetectionSampler(learn, settings.see, settings.batch, settings.grey, settings.seed)
@@ -210,7 +214,19 @@ def _pixel_nm(drawn: Mapping[str, _Drawn], learnt: set[Place], settings: DetectT
     return pixel * first.y / float(np.sqrt(first.y * first.x)), pixel * first.x / float(np.sqrt(first.y * first.x))
 
 
-def _tell_plan(job: Job, quiet: bool) -> None:
+def _needs(job: Job, settings: DetectTrainSettings) -> Needs:
+    """Memory of a training: the weights with their average, gradient and two moments, and what is kept of a batch."""
+    kind = detector_class(settings.detector)
+    with torch.device("meta"):
+        weights = sum(one.numel() * one.element_size() for one in job.recipe.build().parameters())
+    batch = settings.batch * kind.learning_bytes * settings.see**2
+    smaller = "use a smaller --batch or --see, or a smaller --detector"
+    if job.device.type == "cuda":
+        return Needs(LIBRARIES, 0, smaller, gpu=5 * weights + batch, gpu_free=free_memory(job.device))
+    return Needs(LIBRARIES + 5 * weights + batch, 0, smaller)
+
+
+def _tell_plan(job: Job, needs: Needs, quiet: bool) -> None:
     """What is learnt from what, for people."""
     learn, counts = job.of(Role.LEARN), [sum(role is one for role in job.roles.values()) for one in (Role.VALIDATE, Role.TEST)]
     boxes = sum(len(one.kind) for one in learn)
@@ -220,6 +236,12 @@ def _tell_plan(job: Job, quiet: bool) -> None:
         f"held out for validation and {counts[1]} for the test. A tile of {edge} px is seen at {job.recipe.see} px.",
         quiet,
     )
+    tell(f"It {needs}", quiet)
+    crowd = max(len(one.kind) * min(1.0, math.prod(one.edge) / math.prod(one.image.size_of(one.z))) for one in learn)
+    if detector_class(job.recipe.detector).asks and crowd > job.recipe.queries * FREE:
+        tell(
+            f"Note: about {crowd:.0f} objects lie in a tile, and {job.recipe.queries} --queries find as many at most; ask for more.", quiet
+        )
 
 
 def _start(job: Job, settings: DetectTrainSettings, quiet: bool) -> TrainingState:
