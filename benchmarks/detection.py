@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rows import keep, peak_gb
 from sparsem.box_tables import read_annotated, read_found
 from sparsem.boxes import Boxes, alike_pairs, boxes_of_labels
-from sparsem.constrain import ConstrainSettings
+from sparsem.constrain import Roles
 from sparsem.detect.bringing import BoxesSettings, import_boxes
 from sparsem.detect.constraints import constrain_boxes
 from sparsem.detect.inference import found_in_picture, levels_of, slicing_of, window_of
@@ -275,9 +275,10 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
 
 
 def _phantom_rows(sample: Sample, detectors: str, updates: int, seed: int) -> None:
-    gone = constrain_boxes(sample, ConstrainSettings())
+    gone = constrain_boxes(sample, Roles())
     judged = score_boxes([sample], DetectScoreSettings(structure=ORGANELLES))
-    for before, after in zip(judged.as_predicted, judged.constrained, strict=True):
+    for name in ORGANELLES:
+        before, after = (judged.of(kind)[name].scores for kind in ("predicted", "constrained"))
         counted = int(read_found(sample, before.name, as_predicted=True).counts.sum())
         numbers = {key: f"{getattr(before, key):.3f}" for key in ("map", "ar", "ap50")}
         held = {f"constrained_{key}": f"{getattr(after, key):.3f}" for key in ("map", "ar", "ap50")}

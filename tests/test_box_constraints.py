@@ -7,7 +7,7 @@ import pytest
 
 from sparsem.box_tables import FOUND, Kept, found_names, read_found, write_annotated, write_found
 from sparsem.boxes import Boxes
-from sparsem.constrain import ConstrainSettings
+from sparsem.constrain import Roles
 from sparsem.detect.constraints import Some, constrain_boxes, in_nucleus, judged, release_boxes
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.detect.summary import SummarySettings, read_metadata, summary
@@ -15,7 +15,7 @@ from sparsem.errors import InputError, SampleError
 from sparsem.store.sample import Sample
 from tests.spots import sample_of
 
-RULES = ConstrainSettings()
+RULES = Roles()
 NUCLEUS = (100, 100, 300, 300)
 
 
@@ -90,7 +90,7 @@ def found(tmp_path: Path) -> Sample:
     }
     for name, (own, confidence) in boxes.items():
         sure = np.array(confidence, np.float32)
-        kept = Kept(own, (0, 1), "raw", {"fingerprint": f"of {name}"}, sure, sure >= 0.5)
+        kept = Kept(own, (0, 1), "raw", {"fingerprint": f"of {name}", "seen": []}, sure, sure >= 0.5)
         write_found(sample, f"{FOUND}{name}", kept)
         true = own if name == "nucleus" else own[np.array([False, True, True])]
         write_annotated(sample, true, (0, 1), "raw", overwrite=False)
@@ -103,8 +103,9 @@ def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
     assert len(read_found(found, "mitochondrion", as_predicted=True).boxes) == 3
     assert found_names(found) == ["mitochondrion", "nucleus"]
     scores = score_boxes([found], DetectScoreSettings())
-    before, after = ({one.name: one for one in own}["mitochondrion"] for own in (scores.as_predicted, scores.constrained))
-    assert before.map < after.map == 1
+    before, after = (scores.of(kind)["mitochondrion"] for kind in ("predicted", "constrained"))
+    assert before.scores.map < after.scores.map == 1
+    assert (before.counts.found.tolist(), after.counts.found.tolist()) == ([2, 0], [1, 0])
     assert {row["boxes"] for row in found.read_table("box_scores").to_pylist()} == {"predicted", "constrained"}
     assert release_boxes(found) == ["boxes_mitochondrion-constrained", "boxes_nucleus-constrained"]
     assert len(read_found(found, "mitochondrion").boxes) == 3
@@ -126,7 +127,7 @@ def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None
     with pytest.raises(SampleError, match=r"has boxes of none of nucleus, nucleolus, mitochondrion"):
         constrain_boxes(tissue)
     with pytest.raises(SampleError, match=r"has boxes of nucleus of nucleus, nucleolus"):
-        constrain_boxes(found, ConstrainSettings(cytoplasm=()))
+        constrain_boxes(found, Roles(cytoplasm=()))
 
 
 # counts beside what is known of the samples

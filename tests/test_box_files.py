@@ -106,15 +106,17 @@ def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_p
     assert read_annotated(pictures, "mitochondrion").pictures == (0, 1, 2)
 
 
-@pytest.mark.parametrize("ending", ["boxes.json", "boxes.csv", "yolo"])
+@pytest.mark.parametrize("ending", ["out.json", "out.csv", "yolo"])
 def test_what_is_exported_can_be_brought_in_again(pictures: Sample, tmp_path: Path, ending: str) -> None:
     import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), least_px=0), QUIET)
     before = read_annotated(pictures, "mitochondrion")
     assert export_boxes(pictures, tmp_path / ending, drawn=True) == 3
+    with pytest.raises(InputError, match=r"exists.*--overwrite"):
+        export_boxes(pictures, tmp_path / ending, drawn=True)
     import_boxes([pictures], BoxesSettings(source=str(tmp_path / ending), least_px=0), Execution(quiet=True, overwrite=True))
     after = read_annotated(pictures, "mitochondrion")
     np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
-    assert after.pictures == (before.pictures if ending != "boxes.csv" else (0,))  # a row a box says nothing of empty pictures
+    assert after.pictures == (before.pictures if ending != "out.csv" else (0,))  # a row a box says nothing of empty pictures
 
 
 def test_other_boxes_are_replaced_only_on_request(pictures: Sample, tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ CSVS = {
     "only a header": ("image,class,x0,y0,x1,y1\n", "holds no box"),
     "a corner in words": ("z,class,x0,y0,x1,y1\n1,a,one,2,30,40\n", r"1 rows whose corners are no numbers \(line 2\)"),
     "a row too short": ("z,class,x0,y0,x1,y1\n1,a,1,2,30\n", r"1 rows of another length than the header \(line 2: 5 of 6"),
-    "a slice that is not there": ("z,class,x0,y0,x1,y1\n9,a,1,2,30,40\n", "in none of the samples .9."),
+    "a slice that is not there": ("z,class,x0,y0,x1,y1\n9,a,1,2,30,40\n", "in none of the samples .slice 9."),
     "half a slice": ("z,class,x0,y0,x1,y1\n0.5,a,1,2,30,40\n", "rows without picture or class"),
     "no class in a row": ("z,class,x0,y0,x1,y1\n1,,1,2,30,40\n", "rows without picture or class"),
     "corners in the wrong order": ("z,class,x0,y0,x1,y1\n1,a,30,2,1,40\n", "boxes without area"),
@@ -376,8 +378,8 @@ def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -
     with pytest.raises(InputError, match=r"line 2: 0 0 40 30, of 30 x 30 px"):
         import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
     import_boxes([montage], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
-    export_boxes(montage, tmp_path / "boxes.json", drawn=True)
-    listed = json.loads((tmp_path / "boxes.json").read_text())["images"]
+    export_boxes(montage, tmp_path / "out.json", drawn=True)
+    listed = json.loads((tmp_path / "out.json").read_text())["images"]
     assert [(one["file_name"], one["width"], one["height"]) for one in listed] == [("overview", 30, 30), ("tile_r1-c1", 80, 60)]
 
 

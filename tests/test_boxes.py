@@ -1,10 +1,11 @@
 """Boxes: of labels, what they share, COCO's scores beside a plain version, confusion, counts, what a score means."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from sparsem.boxes import Boxes, alike_pairs, areas, boxes_of_labels, clipped, overlap_of_union, shared, together
@@ -74,23 +75,27 @@ def test_pairs_that_are_alike_are_those_of_all_pairs(rng: np.random.Generator, c
     np.testing.assert_allclose(found[2], alike[row, column])
 
 
-def plain_average_precision(truth: list[NDArray[np.float64]], found: list[list[tuple[float, list[float]]]], least: float) -> float:
-    """COCO's, as its paper tells it: one class, every box matched greedily to the free true one that it overlaps most, 101 points."""
-    told = []
-    for true, boxes in zip(truth, found, strict=True):
-        free, surest = set(range(len(true))), sorted(boxes, key=lambda one: -one[0])
-        alike = overlap_of_union(np.array([box for _, box in surest], np.float32).reshape(-1, 4), true.astype(np.float32))
-        for place, (score, _) in enumerate(surest):
-            best = max(free, key=lambda n: alike[place, n], default=None)
-            hit = best is not None and alike[place, best] >= least
-            if hit:
-                free.discard(best)
-            told.append((score, hit))
-    hits = np.cumsum([hit for _, hit in sorted(told, key=lambda one: -one[0])])
-    precision = hits / np.arange(1, len(hits) + 1)
-    recall = hits / sum(map(len, truth))
-    highest = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.mean([next((p for p, r in zip(highest, recall, strict=True) if r >= level), 0.0) for level in np.linspace(0, 1, 101)]))
+def by_the_library(compared: list[Compared], most: int) -> Any:
+    """The same by faster-coco-eval: (T, R) precision and (T,) recall."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    images, lists = [], ([], [])  # type: ignore[var-annotated]
+    for one in compared:
+        number = {z: len(images) + place for place, z in enumerate(one.pictures, 1)}
+        images += [{"id": place, "width": 1, "height": 1} for place in number.values()]
+        for boxes, out in zip((one.truth, one.found), lists, strict=True):
+            for z, (x0, y0, x1, y1), score in zip(
+                boxes.z.tolist(), boxes.corners.astype(float).tolist(), boxes.score.tolist(), strict=True
+            ):
+                if z in number:
+                    row = {"image_id": number[z], "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "id": len(out) + 1}
+                    out.append({**row, "score": score, "iscrowd": 0, "area": (x1 - x0) * (y1 - y0)})
+    truth = COCO({"images": images, "annotations": lists[0], "categories": [{"id": 1, "name": "a"}]})
+    judge = COCOeval_faster(truth, truth.loadRes(lists[1]), "bbox", print_function=lambda *_: None)
+    judge.params.maxDets = [1, 100, most]
+    judge.evaluate()
+    judge.accumulate()
+    return judge.eval["precision"][:, :, 0, 0, -1], judge.eval["recall"][:, 0, 0, -1]
 
 
 def many(rng: np.random.Generator, pictures: int, each: int) -> tuple[Boxes, Boxes]:
@@ -108,21 +113,17 @@ def many(rng: np.random.Generator, pictures: int, each: int) -> tuple[Boxes, Box
 
 
 @pytest.mark.parametrize("each", [7, 150])  # COCO's own limit is 100 boxes a picture
-def test_scores_are_those_of_a_plain_version(rng: np.random.Generator, each: int) -> None:
+def test_scores_are_those_of_the_library(rng: np.random.Generator, each: int) -> None:
     truth, found = many(rng, 4, each)
-    score = box_scores([Compared(truth, found, (0, 1)), Compared(truth, found, (2, 3))], ["a"])[0]
-    pictures = [
-        (truth.of_picture(z).corners.astype(float), list(zip(own.score.tolist(), own.corners.tolist(), strict=True)))
-        for z in range(4)
-        for own in (found.of_picture(z),)
-    ]
-    plain = [plain_average_precision([one for one, _ in pictures], [two for _, two in pictures], t) for t in np.arange(0.5, 1, 0.05)]
-    assert score.ap50 == pytest.approx(plain[0], abs=2e-3)
-    assert score.ap75 == pytest.approx(plain[5], abs=2e-3)
-    assert score.map == pytest.approx(np.mean(plain), abs=2e-3)
+    compared = [Compared(truth, found, (0, 1)), Compared(truth, found, (2, 3))]
+    score = box_scores(compared, ["a"])[0]
+    precision, recall = by_the_library(compared, 1000)
+    assert score.map == pytest.approx(precision.mean(), abs=1e-6)
+    assert score.ap50 == pytest.approx(precision[0].mean(), abs=1e-6)
+    assert score.ap75 == pytest.approx(precision[5].mean(), abs=1e-6)
+    assert score.ar == pytest.approx(recall.mean(), abs=1e-6)
+    np.testing.assert_allclose(score.curve, precision[0], atol=1e-6)
     assert (score.truth, score.found) == (len(truth), len(found))
-    assert 0 < score.ar < 1
-    assert score.curve.mean() == pytest.approx(score.ap50)
 
 
 def test_a_perfect_detector_scores_one_and_a_blind_one_nothing(rng: np.random.Generator) -> None:

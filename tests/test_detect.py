@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from sparsem.box_tables import found_names, read_annotated, read_found
-from sparsem.boxes import overlap_of_union
+from sparsem.box_tables import found_names, read_annotated, read_found, write_annotated
+from sparsem.boxes import Boxes, overlap_of_union
 from sparsem.cli import app
 from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
 from sparsem.detect.networks import COCO_DETR, DETECTORS, LEAST_SCORE, Target, begin_with, build
@@ -27,6 +27,7 @@ from sparsem.detect.tiles import DetectionSampler, LearningPicture, surviving, t
 from sparsem.detect.train import train_detector
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.execution import Execution
+from sparsem.ingest import ImportSettings, import_stack
 from sparsem.models import count_parameters
 from sparsem.models.checkpoint import load_state, state_of
 from sparsem.store.sample import Sample
@@ -53,9 +54,21 @@ def model(spots: Sample) -> Path:
     return file
 
 
+def unsearched(sample: Sample, folder: Path) -> Sample:
+    """A copy of the same name in which nothing was found yet, whatever other tests found in the sample."""
+    folder.mkdir(exist_ok=True)
+    made = copy_of(sample, folder / sample.path.name)
+    for name in found_names(made):
+        made.remove_table(f"boxes_{name}")
+    shutil.rmtree(made.path / ".sparsem" / "work", ignore_errors=True)
+    for record in (made.path / ".sparsem").rglob("detect-*.json"):
+        record.unlink()
+    return made
+
+
 @pytest.fixture
 def own(spots: Sample, tmp_path: Path) -> Sample:
-    return copy_of(spots, tmp_path / "spots.zarr")
+    return unsearched(spots, tmp_path)
 
 
 # networks
@@ -404,10 +417,10 @@ def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
     kept = find_boxes(spots, model, DetectSettings(device="cpu"), QUIET)
     assert sorted(found_names(spots)) == sorted(NAMES)
     scores = score_boxes([spots], DetectScoreSettings())
-    assert scores.pictures == dict.fromkeys(NAMES, 2)  # not those that were learnt from, nor the one that chose the weights
-    assert np.mean([one.ap50 for one in scores.as_predicted]) > 0.3
+    assert {name: one.pictures for name, one in scores.of("predicted").items()} == dict.fromkeys(NAMES, 2)  # nobody learnt or chose by them
+    assert np.mean([one.scores.ap50 for one in scores.boxes]) > 0.3
     everywhere = score_boxes([spots], DetectScoreSettings(pictures="all"))
-    assert everywhere.pictures == dict.fromkeys(NAMES, 8)
+    assert [one.pictures for one in everywhere.boxes] == [8, 8]
     for name in NAMES:
         assert (kept[name].counts == (kept[name].boxes.score >= read_detector(model).threshold(name))).all()
         assert ((kept[name].confidence >= 0) & (kept[name].confidence <= 1)).all()
@@ -415,7 +428,7 @@ def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
 
 
 def test_found_boxes_do_not_depend_on_workers_or_batch(spots: Sample, model: Path, tmp_path: Path) -> None:
-    samples = [copy_of(spots, tmp_path / f"{name}.zarr") for name in ("one", "two")]
+    samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
     find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
     find_boxes(samples[1], model, DetectSettings(device="cpu", batch=1), Execution(workers=2, quiet=True))
     for name in NAMES:
@@ -426,9 +439,10 @@ def test_found_boxes_do_not_depend_on_workers_or_batch(spots: Sample, model: Pat
 
 
 def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path) -> None:
-    samples = [copy_of(spots, tmp_path / f"{name}.zarr") for name in ("one", "two")]
+    samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
     find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
     given = {"sample": str(samples[1].path), "model": str(model), "settings": {"device": "cpu"}, "seconds": 1.5}
+    assert not found_names(samples[1])
     assert kill_ten_times("detect", given, kills=4) > 0
     for name in NAMES:
         tables = [(sample.path / "tables" / f"boxes_{name}.csv").read_bytes() for sample in samples]
@@ -457,7 +471,7 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
         own = sure.corners[sure.kind == kind]
         alike = overlap_of_union(own, own) - np.eye(len(own))
         assert alike.max(initial=0) < 0.6  # nothing twice
-    assert len(truth) == 40
+    assert len(sure.kind) > 0.5 * len(truth)
 
 
 def test_boxes_of_another_detector_are_replaced_only_on_request(own: Sample, model: Path, tmp_path: Path) -> None:
@@ -471,19 +485,45 @@ def test_boxes_of_another_detector_are_replaced_only_on_request(own: Sample, mod
     assert "boxes_disc" in own.tables  # somebody took it away; it is made again
 
 
+def test_boxes_that_another_detector_found_are_not_taken_for_its_own(own: Sample, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "disc.safetensors"
+    train_detector([own], other, SHORT.model_copy(update={"structure": ("disc",)}), QUIET)
+    both = find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    with pytest.raises(ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"):
+        find_boxes(own, other, DetectSettings(device="cpu"), QUIET)
+    alone = find_boxes(own, other, DetectSettings(device="cpu"), AGAIN)
+    assert len(alone["disc"].boxes) != len(both["disc"].boxes)
+    with pytest.raises(ResumeError, match=r"boxes of 'disc' that another detector found"):
+        find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    again = find_boxes(own, model, DetectSettings(device="cpu"), AGAIN)
+    assert np.array_equal(again["disc"].boxes.corners, both["disc"].boxes.corners)
+
+
+def test_a_picture_that_was_learnt_from_is_known_in_another_sample(own: Sample, model: Path, tmp_path: Path) -> None:
+    """However it is imported again, and whatever it is called."""
+    voxels = own.image().read(slice(None))
+    tifffile.imwrite(tmp_path / "again.tif", voxels[::-1], photometric="minisblack")
+    settings = ImportSettings(voxel_nm=(50, 10, 10), block_depth=3)
+    other = import_stack(tmp_path / "again.tif", tmp_path / "other.zarr", settings, QUIET)
+    for name in NAMES:
+        boxes = read_annotated(own, name).boxes
+        write_annotated(other, Boxes.of((name,), 7 - boxes.z, 0, boxes.corners), range(8), "raw", overwrite=False)
+    find_boxes(other, model, DetectSettings(device="cpu"), QUIET)
+    counted = score_boxes([other]).of("predicted")["disc"].counts
+    assert counted.pictures == (("other", 0), ("other", 1))  # 7 and 6 of the first one
+
+
 def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
     small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
     found = find_boxes(small, model, DetectSettings(device="cpu"), QUIET)
     for kept in found.values():
         assert (kept.boxes.corners >= 0).all()
         assert (kept.boxes.corners <= [90, 70, 90, 70]).all()
-    assert len(truth) == 3
+    assert len(truth) == sum(len(kept.pictures) * 3 for kept in list(found.values())[:1])
 
 
 def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path) -> None:
     find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
-    from sparsem.box_tables import write_annotated
-
     for name in NAMES:
         boxes = read_annotated(own, name).boxes
         write_annotated(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
@@ -534,7 +574,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(study)
     result = run(tmp_path / "study.toml", QUIET)
     assert result.boxes is not None
-    assert result.boxes.pictures == dict.fromkeys(NAMES, 1)
+    assert [one.pictures for one in result.boxes.boxes] == [1, 1]
     assert set(result.volumes) == {"labels/disc", "labels/square"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "disc, boxes" in page

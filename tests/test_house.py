@@ -39,7 +39,7 @@ LAYERS = [
     "constrain measure measure.moments measure.surface measure.hull measure.shape measure.glcm measure.size_zones",
     "measure.pattern_spectrum measure.texture measure.nucleolus measure.distances measure.protrusions measure.dictionary",
     "measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records measure.cells measure.tables",
-    "detect detect.networks detect.recipe detect.slicing detect.inference detect.settings detect.formats detect.bringing",
+    "detect detect.weights detect.networks detect.recipe detect.slicing detect.inference detect.settings detect.formats detect.bringing",
     "detect.splitting detect.tiles detect.calibration detect.train detect.predict detect.outline detect.sam detect.masks",
     "detect.constraints detect.score detect.summary detect.whole",
     "report report.figures report.mesh report.encode report.plots report.warnings report.view report.boxes report.layers",
@@ -225,7 +225,7 @@ PUBLIC = {
     ),
     "sparsem.numbering": "slices_of",
     "sparsem.contents": "describe outdated remove result_of",
-    "sparsem.constrain": "ConstrainSettings Constrained Rule allowed constrain most_probable release rules_of",
+    "sparsem.constrain": "ConstrainSettings Constrained Roles Rule allowed constrain most_probable release rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",
     "sparsem.measure.surface": "Surface reach slice_surface surface",
     "sparsem.measure.hull": "convex_voxels convex_voxels_of_each slice_corners",
@@ -262,15 +262,19 @@ PUBLIC = {
     "sparsem.report.export": "ExportSettings export neuroglancer_state viewers",
     "sparsem.boxes": "Boxes alike_pairs areas boxes_of_labels clipped overlap_of_union shared sizes together",
     "sparsem.box_tables": (
-        "Kept annotated_names found_names found_together picture_names read_annotated read_found write_annotated write_found"
+        "Kept about_of annotated_names found_by found_names picture_names read_annotated read_found refuse_other_boxes "
+        "scores_outdated write_annotated write_found"
     ),
     "sparsem.score.boxes": "BoxScores Compared Counts Match box_scores confusion counts matched",
+    "sparsem.detect.weights": "hash_of_weights load_but read_weights",
     "sparsem.detect.networks": (
         "Answer DeformableDetr Detector RetinaNet SmallDeformableDetr SmallRetinaNet Target begin_with build detector_class"
     ),
     "sparsem.detect.recipe": "DetectorRecipe load_detector read_detector save_detector",
     "sparsem.detect.slicing": "Found Slicing merged starts",
-    "sparsem.detect.inference": "Levels found_in_picture found_in_tiles levels_of merged_in_picture seen slicing_of window_of",
+    "sparsem.detect.inference": (
+        "Levels found_in_picture found_in_tiles levels_of merged_in_picture picture_print seen slicing_of window_of"
+    ),
     "sparsem.detect.settings": "DetectSettings DetectTrainSettings",
     "sparsem.detect.formats": "BoxFile Drawn as_coco read_boxes write_boxes",
     "sparsem.detect.bringing": "BoxesSettings Brought export_boxes import_boxes",
@@ -279,11 +283,11 @@ PUBLIC = {
     "sparsem.detect.calibration": "calibrated counting_from right_or_not",
     "sparsem.detect.train": "Job job_of train_detector",
     "sparsem.detect.predict": "Piece find_boxes",
-    "sparsem.detect.outline": "mask_in_box",
+    "sparsem.detect.outline": "mask_in_box pixels_of",
     "sparsem.detect.sam": "Sam load_sam",
     "sparsem.detect.masks": "MasksSettings View masks paint views_of",
     "sparsem.detect.constraints": "Some Verdict constrain_boxes in_nucleus judged release_boxes",
-    "sparsem.detect.score": "DetectScoreSettings Judged score_boxes",
+    "sparsem.detect.score": "DetectScoreSettings Judged JudgedBoxes can_be_scored score_boxes",
     "sparsem.detect.summary": "SummarySettings read_metadata summary",
     "sparsem.detect.whole": "DetectStep detect",
     "sparsem.report.plots": (

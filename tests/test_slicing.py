@@ -93,6 +93,7 @@ def plain_merged(found: Found, slicing: Slicing, margin: float) -> list[tuple[fl
     def root(n: int) -> int:
         return n if group[n] == n else root(group[n])
 
+    pairs: list[tuple[float, int, int]] = []
     for one, other in itertools.combinations(range(len(windows)), 2):
         area = [*np.maximum(windows[one][:2], windows[other][:2]), *np.minimum(windows[one][2:], windows[other][2:])]
         if area[0] >= area[2] or area[1] >= area[3]:
@@ -104,10 +105,14 @@ def plain_merged(found: Found, slicing: Slicing, margin: float) -> list[tuple[fl
             if found.kind[a] == found.kind[b] and value >= ALIKE:
                 alike.append((-value, a, b))
         taken: set[int] = set()
-        for _, a, b in sorted(alike):
-            if not {a, b} & taken:
-                taken |= {a, b}
-                group[root(a)] = root(b)
+        for pair in sorted(alike):
+            if not {*pair[1:]} & taken:
+                taken |= {*pair[1:]}
+                pairs.append(pair)
+    for _, a, b in sorted(pairs):
+        own, others = ([n for n in range(count) if root(n) == root(one)] for one in (a, b))
+        if root(a) != root(b) and not {*found.tile[own].tolist()} & {*found.tile[others].tolist()}:
+            group[root(b)] = root(a)
     out = []
     for name in {root(n) for n in range(count)}:
         own = [n for n in range(count) if root(n) == name]

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 from numpy.typing import NDArray
 
-from sparsem.boxes import Boxes, sizes, together
+from sparsem.boxes import Boxes, sizes
 from sparsem.contents import CONSTRAINED
 from sparsem.errors import ResumeError, SampleError
 from sparsem.settings import nearest
@@ -97,23 +98,20 @@ def read_found(sample: Sample, name: str, as_predicted: bool = False) -> Kept:
             f"{sample.path.name} has no boxes of '{name}'{nearest(name, found_names(sample))} "
             f"'sparsem detect predict {sample.path.name} MODEL' finds some."
         )
-    found = _read(sample, f"{FOUND}{name}", name)
-    if as_predicted or f"{FOUND}{name}{CONSTRAINED}" not in sample.tables:
-        return found
-    allowed = _read(sample, f"{FOUND}{name}{CONSTRAINED}", name)
-    for one, fingerprint in dict(allowed.about["made_from"]).items():
-        if one not in found_names(sample) or _read(sample, f"{FOUND}{one}", one).fingerprint != fingerprint:
+    constrained = [table for table in sample.tables if table.startswith(FOUND) and table.endswith(CONSTRAINED)]
+    abouts = {table.removeprefix(FOUND).removesuffix(CONSTRAINED): _about(sample, table) for table in constrained}
+    if as_predicted or not any(name in {own, *about.get("made_from", {})} for own, about in abouts.items()):
+        return _read(sample, f"{FOUND}{name}", name)
+    for own, about in abouts.items():
+        of_one_run = all(abouts.get(one, {}).get("fingerprint") == about.get("fingerprint") for one in about.get("made_from", {"": ""}))
+        changed = [one for one, fingerprint in about.get("made_from", {}).items() if found_by(sample, one) != fingerprint]
+        if changed or not of_one_run:
+            what = f"Boxes of '{changed[0]}'" if changed else f"Constrained boxes of '{own}'"
             raise SampleError(
-                f"Boxes of '{one}' in {sample.path.name} have changed since those of '{name}' were constrained; run 'sparsem detect "
+                f"{what} in {sample.path.name} have changed since boxes were constrained, or that was interrupted; run 'sparsem detect "
                 f"constrain {sample.path.name}' again."
             )
-    return allowed
-
-
-def found_together(sample: Sample, names: Sequence[str], z: int | None = None) -> Boxes:
-    """The boxes of several structures that are taken for objects, in all pictures or in one."""
-    every = together([read_found(sample, name).counted() for name in names])
-    return every if z is None else every.of_picture(z)
+    return _read(sample, f"{FOUND}{name}{CONSTRAINED}", name)
 
 
 def write_annotated(sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, overwrite: bool) -> None:
@@ -123,14 +121,69 @@ def write_annotated(sample: Sample, boxes: Boxes, pictures: Sequence[int], image
         ResumeError: other boxes of that name are there, and ``overwrite`` is not set.
     """
     name = checked_name(boxes.names[0])
-    fingerprint = fingerprint_of({"boxes": boxes.fingerprint, "pictures": list(map(int, pictures)), "image": image})
+    fingerprint = _drawn(boxes, pictures, image)
     with sample.locked():
-        if name in annotated_names(sample) and not overwrite and _read(sample, f"{ANNOTATED}{name}", name).fingerprint != fingerprint:
-            raise ResumeError(f"{sample.path.name} has other annotated boxes of '{name}' already; use --overwrite to replace them.")
+        if refuse_other_boxes(sample, boxes, pictures, image, overwrite):
+            return
         about = {"pictures": list(map(int, pictures)), "fingerprint": fingerprint}
         _write(sample, f"{ANNOTATED}{name}", boxes, image, about, {})
         record = {"stage": f"annotate-boxes-{name}", "fingerprint": fingerprint, "settings": {"boxes": len(boxes), "image": image}}
         sample.remember({**record, "outputs": [], "finished": now()})
+
+
+def _drawn(boxes: Boxes, pictures: Sequence[int], image: str) -> str:
+    return fingerprint_of({"boxes": boxes.fingerprint, "pictures": list(map(int, pictures)), "image": image})
+
+
+def refuse_other_boxes(sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, overwrite: bool) -> bool:
+    """Whether just these boxes, of one structure, are there already.
+
+    Raises:
+        InputError: what they are around cannot be a name.
+        ResumeError: others are there, on this image or one that is gone, and are not to be replaced.
+    """
+    name = checked_name(boxes.names[0])
+    if name not in annotated_names(sample):
+        return False
+    about = _about(sample, f"{ANNOTATED}{name}")
+    same = about.get("fingerprint") == _drawn(boxes, pictures, image)
+    if same and about.get("image_fingerprint") == sample.image(image).fingerprint:
+        return True
+    if not overwrite:
+        raise ResumeError(f"{sample.path.name} has other annotated boxes of '{name}' already; use --overwrite to replace them.")
+    return False
+
+
+def about_of(table: pa.Table | pa.Schema) -> dict[str, Any]:
+    """What a table of boxes or of their scores says of itself; nothing if it says nothing."""
+    schema = table.schema if isinstance(table, pa.Table) else table
+    try:
+        return dict(json.loads((schema.metadata or {})[KEY]))
+    except (KeyError, ValueError, TypeError):
+        return {}
+
+
+def _about(sample: Sample, table: str) -> dict[str, Any]:
+    """What ``tables/TABLE`` says of itself; nothing if it is not there, or damaged."""
+    try:
+        return about_of(pyarrow.parquet.read_schema(sample.path / "tables" / f"{table}.parquet"))
+    except (OSError, pa.ArrowException):
+        return {}
+
+
+def scores_outdated(sample: Sample) -> bool:
+    """Whether boxes were drawn, found or constrained anew since ``tables/box_scores`` was written."""
+    for key, fingerprint in _about(sample, "box_scores").get("made_from", {}).items():
+        _, name, kind = key.rsplit(" ", 2)
+        table = {"annotated": f"{ANNOTATED}{name}", "constrained": f"{FOUND}{name}{CONSTRAINED}"}.get(kind, f"{FOUND}{name}")
+        if _about(sample, table).get("fingerprint") != fingerprint:
+            return True
+    return False
+
+
+def found_by(sample: Sample, name: str) -> str:
+    """Fingerprint of the run that found the boxes of a structure; empty if there are none."""
+    return str(_about(sample, f"{FOUND}{name}").get("fingerprint", "")) if name in found_names(sample) else ""
 
 
 def write_found(sample: Sample, table: str, kept: Kept) -> None:

@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 Probability = NDArray[np.uint8]
 
 
-class ConstrainSettings(Settings):
+class Roles(Settings):
     """Which structure plays which part."""
 
     nucleus: str = Field("nucleus", description="name of the nuclei")
@@ -37,6 +37,11 @@ class ConstrainSettings(Settings):
     cytoplasm: tuple[str, ...] = Field(
         ("mitochondrion", "endosome", "lysosome"), description="a structure outside nuclei and inside cells only; repeat it for each"
     )
+
+
+class ConstrainSettings(Roles):
+    """Which structure plays which part, and what is held to it."""
+
     cells: str = Field("cells", description="name of the cells")
     inside_cells: bool = Field(True, description="take away what lies in no cell; needs labels of cells")
 

@@ -108,6 +108,9 @@ def opened(source: str | Path, settings: ImportSettings) -> Source:
         InputError: as ``open_source``, and for missing slices.
     """
     if settings.pictures:
+        idle = [name for name in ("dataset", "channel", "time") if getattr(settings, name) is not None]
+        if idle or settings.missing != "refuse":
+            raise InputError(f"--pictures takes files as they are; leave out --{idle[0] if idle else 'missing'}, which is for stacks.")
         return open_montage(source)
     found = open_source(source, settings.dataset, settings.channel, settings.time)
     lost = missing_in(found.numbers)

@@ -188,6 +188,11 @@ class Stage:
                 what = output.path or "image"
                 raise ResumeError(f"{self.sample.path.name} has a {what} already, made by another command; use --overwrite to replace it.")
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a run of just this stage was begun, and is to be continued."""
+        return self._continues()
+
     def _continues(self) -> bool:
         return (self._work / "stage.json").exists()
 

@@ -18,7 +18,7 @@ from sparsem import __version__
 from sparsem.annotations import UNKNOWN, outputs_of_cells
 from sparsem.cells.identify import Tracked, TrackSettings, track
 from sparsem.cells.segment import CellsSettings, cells
-from sparsem.constrain import ConstrainSettings, constrain, release
+from sparsem.constrain import ConstrainSettings, Roles, constrain, release
 from sparsem.contents import CONSTRAINED, result_of
 from sparsem.detect.score import Judged
 from sparsem.detect.whole import DetectStep, detect
@@ -175,7 +175,7 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     image, alignment = _prepared(sample, study, on)
     _annotate(sample, here, study, on, drawn_on_raw=False)
     model, volumes, promises = _pixel_by_pixel(sample, here, study, image, on) if study.annotate else (None, [], ())
-    rules = study.constrain or ConstrainSettings()
+    rules = study.constrain or Roles()
     masked, judged = detect(sample, here, study.detect, image, rules, on) if study.detect else ([], None)
     volumes += masked
     tracked = None

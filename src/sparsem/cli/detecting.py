@@ -7,7 +7,7 @@ import typer
 
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.scores import box_data, box_lines
-from sparsem.constrain import ConstrainSettings
+from sparsem.constrain import Roles
 from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
 from sparsem.detect.constraints import constrain_boxes, release_boxes
 from sparsem.detect.masks import MasksSettings
@@ -22,6 +22,7 @@ from sparsem.execution import Execution
 from sparsem.learn.files import log_path
 from sparsem.progress import tell
 from sparsem.store.sample import Sample, save_table
+from sparsem.store.writers import appearing
 
 Samples = Annotated[list[Path], typer.Argument(metavar="SAMPLE...", help="one or more samples, NAME.zarr")]
 
@@ -108,12 +109,12 @@ def detect_masks(path: SamplePath, *, settings: MasksSettings, on: Execution) ->
     )
 
 
-@command(ConstrainSettings)
+@command(Roles)
 def detect_constrain(
     path: SamplePath,
     undo: Annotated[bool, typer.Option("--undo", help="take the constrained boxes away")] = False,
     *,
-    settings: ConstrainSettings,
+    settings: Roles,
     on: Execution,
 ) -> Outcome:
     """Hold boxes to biology: nucleoli in nuclei, organelles in no nucleus; the less confident goes. What was found is kept.
@@ -141,10 +142,11 @@ def detect_count(
 
     Example: sparsem detect count S*.zarr --metadata samples.csv --out counts.csv
     """
-    table = summary([Sample.open(path) for path in samples], settings)
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"A table is written as .csv or .parquet; got {out}.")
-    save_table(table, out)
+    table = summary([Sample.open(path) for path in samples], settings)
+    with appearing(out, on.overwrite) as unfinished:
+        save_table(table, unfinished)
     rows = table.to_pylist()
     lines = [f"{row['sample']}: {row['objects']} of {row['structure']} in {row['pictures']} pictures" for row in rows]
     return Outcome([*lines, f"Wrote {out}"], data={"rows": rows})
@@ -162,5 +164,5 @@ def detect_export(
 
     Example: sparsem detect export S01.zarr boxes.json
     """
-    count = export_boxes(Sample.open(path), out, drawn)
+    count = export_boxes(Sample.open(path), out, drawn, on.overwrite)
     return Outcome([f"Wrote {out}: {count} boxes"], data={"file": out, "boxes": count})

@@ -101,18 +101,11 @@ def box_lines(found: "Judged") -> list[str]:
     """Scores of boxes for people: the thesis' table 5, counts, and what was taken for what."""
     head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "error a picture")
     lines = ["  ".join(f"{word:>15}" for word in head)]
-    for kind, scores in (("predicted", found.as_predicted), ("constrained", found.constrained)):
-        for one in scores:
-            own = found.counts[one.name]
-            numbers = (
-                f"{one.map:.3f}",
-                f"{one.ar:.3f}",
-                f"{one.ap50:.3f}",
-                str(one.truth),
-                str(int(own.found.sum())),
-                f"{own.mean_error:.1f}",
-            )
-            lines.append("  ".join(f"{word:>15}" for word in (one.name, kind, *numbers)))
+    for one in found.boxes:
+        own, scores = one.counts, one.scores
+        numbers = (f"{scores.map:.3f}", f"{scores.ar:.3f}", f"{scores.ap50:.3f}", str(scores.truth))
+        counted = (str(int(own.found.sum())), f"{own.mean_error:.1f}")
+        lines.append("  ".join(f"{word:>15}" for word in (scores.name, one.kind, *numbers, *counted)))
     if len(found.names) > 1:
         lines += ["", "Annotated (rows) found as (columns):", "  ".join(f"{word:>15}" for word in ("", *found.names, "missed"))]
         for name, row in zip((*found.names, "not there"), found.confusion, strict=True):

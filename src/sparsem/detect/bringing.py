@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem.annotations import annotated_structures, read_annotation
-from sparsem.box_tables import annotated_names, found_names, picture_names, read_annotated, read_found, write_annotated
+from sparsem.box_tables import annotated_names, found_names, picture_names, read_annotated, read_found, refuse_other_boxes, write_annotated
 from sparsem.boxes import Boxes, boxes_of_labels, sizes, together
 from sparsem.contents import result_of
 from sparsem.detect.formats import BoxFile, read_boxes, write_boxes
@@ -18,7 +18,7 @@ from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, named_values, nearest
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, checked_name
 
 MOST_TOLD = 200  # faults that are listed one by one
 AFTER_NAME = "_-. "  # what may follow a picture's name in that of its file: cell_7 is cell_7_raw.tif, and not cell_70.tif
@@ -76,17 +76,33 @@ def import_boxes(samples: Sequence[Sample], settings: BoxesSettings, on: Executi
     """
     if bool(settings.source) == bool(settings.labels):
         raise InputError("Boxes come from a file, --source, or are put around objects, --labels; give one of them.")
+    left_out: list[str] = []
     if settings.labels:
-        counted = [_around_labels(sample, settings, on) for sample in samples]
+        drawn = [one for sample in samples for one in _around_labels(sample, settings, on)]
     else:
-        counted = _from_file(samples, read_boxes(str(settings.source)), settings, on)
-    names = dict.fromkeys(name for one in counted for name in one.boxes)
-    boxes = {name: sum(one.boxes.get(name, 0) for one in counted) for name in names}
-    small, pictures = sum(one.small for one in counted), sum(one.pictures for one in counted)
-    return Brought(boxes, pictures, small, [line for one in counted for line in one.left_out])
+        drawn, left_out = _from_file(samples, read_boxes(str(settings.source)), settings, on)
+    for one in drawn:  # all of it, before any is written
+        refuse_other_boxes(one.sample, one.boxes, one.pictures, one.image, on.overwrite)
+    for one in drawn:
+        write_annotated(one.sample, one.boxes, one.pictures, one.image, on.overwrite)
+    names = dict.fromkeys(one.boxes.names[0] for one in drawn)
+    boxes = {name: sum(len(one.boxes) for one in drawn if one.boxes.names == (name,)) for name in names}
+    pictures = {(one.sample.path, z) for one in drawn for z in one.pictures}
+    return Brought(boxes, len(pictures), sum(one.small for one in drawn), left_out)
 
 
-def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSettings, on: Execution) -> list[Brought]:
+class _Drawn(NamedTuple):
+    """Boxes of one structure in one sample, and how many were dropped because they are small."""
+
+    sample: Sample
+    boxes: Boxes
+    pictures: list[int]
+    image: str
+    small: int
+
+
+def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSettings, on: Execution) -> tuple[list[_Drawn], list[str]]:
+    """Boxes by sample and structure, and what was left out."""
     unknown = [name for name in settings.classes if name not in found.names]
     if unknown:
         raise InputError(f"{found.path.name} has no class '{unknown[0]}'{nearest(unknown[0], found.names)}")
@@ -97,6 +113,7 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
         if picture in shapes and shapes[picture] != shape:
             sizes_told = " and ".join(f"{x} x {y} px" for y, x in (shape, shapes[picture]))
             found.fault("pictures of another size than the file says", f"{found.pictures[picture]}: {sizes_told}")
+            del places[picture], shapes[picture]  # its boxes are drawn on another one
     found.check(shapes)
     if found.faults:
         for line in found.listing()[:MOST_TOLD]:
@@ -107,7 +124,10 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
     if not listed:
         raise InputError(f"{found.path.name} speaks of no picture of {', '.join(sample.path.name for sample in samples)}.")
     kept = [box for box in found.boxes if box.picture in places]
-    out, names = [], {name: settings.classes.get(name, name) for name in found.names}
+    out: list[_Drawn] = []
+    names = {name: settings.classes.get(name, name) for name in found.names}
+    for name in names.values():
+        checked_name(name)
     for number, sample in enumerate(samples):
         own = [box for box in kept if places[box.picture][0] == number]
         z = [places[box.picture][1] for box in own]
@@ -118,8 +138,8 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
             pictures = list(range(sample.image("raw").shape[0]))
         kinds = list(dict.fromkeys(names.values()))
         boxes = Boxes.of(kinds, z, [kinds.index(names[box.name]) for box in own], [box.corners for box in own])
-        out.append(_written(sample, boxes, pictures, settings, on))
-    return [out[0]._replace(left_out=found.listing()), *out[1:]]
+        out += _large(sample, boxes, pictures, settings.image or "raw", settings.least_px)
+    return out, found.listing()
 
 
 def _places(samples: Sequence[Sample], found: BoxFile) -> dict[int, tuple[int, int]]:
@@ -135,41 +155,49 @@ def _places(samples: Sequence[Sample], found: BoxFile) -> dict[int, tuple[int, i
                     begins.setdefault(name[:end], []).append((sample, z))
     places: dict[int, tuple[int, int]] = {}
     taken: dict[tuple[int, int], int] = {}
-    by_name = [exact.get(called) or begins.get(called, []) for called in found.pictures]
+    by_name = [exact.get(called) or begins.get(called, []) if called else [] for called in found.pictures]
     if len(samples) == 1 and not any(by_name):  # numbers count only where no name is known: those of another sample are others
-        by_name = [[(0, found.numbers[place])] if found.numbers.get(place, len(names[0])) < len(names[0]) else [] for place in
-                   range(len(found.pictures))]  # fmt: skip
+        numbers = [found.numbers.get(place, len(names[0])) for place in range(len(found.pictures))]
+        by_name = [[(0, number)] if number < len(names[0]) else [] for number in numbers]
     for picture, (called, there) in enumerate(zip(found.pictures, by_name, strict=True)):
+        told = called or f"slice {found.numbers.get(picture)}"
         if len(there) != 1:
-            found.fault("pictures that are in none of the samples" if not there else "pictures that are in several places", called)
+            found.fault("pictures that are in none of the samples" if not there else "pictures that are in several places", told)
         elif there[0] in taken:
-            found.fault("pictures that are listed twice", called)
+            found.fault("pictures that are listed twice", told)
         else:
             places[picture] = there[0]
             taken[there[0]] = picture
     return places
 
 
-def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> Brought:
-    """Boxes around the connected objects of every labelled slice."""
-    found: dict[str, Brought] = {}
+def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> list[_Drawn]:
+    """Boxes around the connected objects of every slice that is labelled as a whole."""
+    out: list[_Drawn] = []
     for name in settings.labels:
         source, pictures, image = _labels_of(sample, name)
-        z, corners = [], []
+        z, corners, known = [np.empty(0, int)], [np.empty((0, 4), np.float32)], []
         with Meter(f"boxes around {name}", len(pictures), quiet=on.quiet) as meter:
             for place, picture in enumerate(pictures):
-                _, own = boxes_of_labels(_objects(source(place)))
+                labels, is_known = source(place)
+                meter.step()
+                if not is_known:
+                    continue
+                known.append(picture)
+                _, own = boxes_of_labels(_objects(labels))
                 z.append(np.full(len(own), picture))
                 corners.append(own)
-                meter.step()
+        if lost := len(pictures) - len(known):
+            tell(f"Note: {lost} slices of {name} are not labelled as a whole (pixels of them are ignored), and are left out.", on.quiet)
+        if not known:
+            raise InputError(f"No slice of {name} in {sample.path.name} is labelled as a whole: what is ignored may hold anything.")
         boxes = Boxes.of((name.rpartition("/")[2],), np.concatenate(z), 0, np.concatenate(corners))
-        found[name] = _written(sample, boxes, pictures, settings.model_copy(update={"image": image}), on)
-    boxes_of = {key: count for one in found.values() for key, count in one.boxes.items()}
-    return Brought(boxes_of, max(one.pictures for one in found.values()), sum(one.small for one in found.values()), [])
+        out += _large(sample, boxes, known, image, settings.least_px)
+    return out
 
 
 def _labels_of(sample: Sample, name: str) -> tuple[Any, list[int], str]:
-    """What reads the n-th labelled slice (y, x), the numbers of these slices, and the image whose pixels they have."""
+    """What reads the n-th labelled slice (y, x) and whether all of it is known, the numbers of these slices, and their image."""
     folder, _, plain = name.rpartition("/")
     places = {"annotations": annotated_structures(sample), "labels": sample.names("labels"), "truth": sample.names("truth")}
     where = next((place for place, there in places.items() if plain in there and folder in ("", place)), None)
@@ -178,9 +206,14 @@ def _labels_of(sample: Sample, name: str) -> tuple[Any, list[int], str]:
         raise SampleError(f"{sample.path.name} has no annotation, labels or truth '{name}'{nearest(name, known)}")
     if where == "annotations":
         drawn = read_annotation(sample, plain)
-        return lambda place: drawn.objects(place)[0], list(drawn.z), drawn.image
+
+        def labelled(place: int) -> tuple[NDArray[Any], bool]:
+            labels, known = drawn.objects(place)
+            return labels, bool(known.all())
+
+        return labelled, list(drawn.z), drawn.image
     volume = result_of(sample, plain) if where == "labels" else sample.volume("truth", plain)
-    return lambda z: volume.read(slice(z, z + 1))[0], list(range(volume.shape[0])), sample.name_of_image(volume)
+    return lambda z: (volume.read(slice(z, z + 1))[0], True), list(range(volume.shape[0])), sample.name_of_image(volume)
 
 
 def _objects(labels: NDArray[Any]) -> NDArray[Any]:
@@ -188,30 +221,33 @@ def _objects(labels: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cc3d.connected_components(np.ascontiguousarray(labels, np.uint32), connectivity=8))
 
 
-def _written(sample: Sample, boxes: Boxes, pictures: Sequence[int], settings: BoxesSettings, on: Execution) -> Brought:
-    """Keep the boxes of every structure that are large enough."""
-    large = (sizes(boxes.corners) >= settings.least_px).all(axis=1)
-    counts = {}
+def _large(sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, least_px: float) -> list[_Drawn]:
+    """The boxes of every structure that are large enough."""
+    large = (sizes(boxes.corners) >= least_px).all(axis=1)
+    out = []
     for name in boxes.names:
-        own = boxes[large].of_kind(name)
-        write_annotated(sample, own, sorted(pictures), settings.image or "raw", on.overwrite)
-        counts[name] = len(own)
-    return Brought(counts, len(pictures), int((~large).sum()), [])
+        own, dropped = boxes[large].of_kind(name), len(boxes[~large].of_kind(name))
+        out.append(_Drawn(sample, own, sorted(pictures), image, dropped))
+    return out
 
 
-def export_boxes(sample: Sample, out: str | Path, drawn: bool = False) -> int:
+def export_boxes(sample: Sample, out: str | Path, drawn: bool = False, overwrite: bool = False) -> int:
     """Write the boxes of a sample, found or drawn by somebody, as COCO JSON, CSV or YOLO; returns how many.
 
     Raises:
-        SampleError: there are none.
-        InputError: it is a file of another kind.
+        SampleError: there are none, or they lie on images with other pixels.
+        InputError: it is a file of another kind, or exists and is not to be replaced.
     """
     names = annotated_names(sample) if drawn else found_names(sample)
     if not names:
         what = "annotated boxes" if drawn else "boxes that a detector found"
         raise SampleError(f"{sample.path.name} has no {what}; bring some in, or find some, with 'sparsem detect'.")
     kept = [read_annotated(sample, name) if drawn else read_found(sample, name) for name in names]
+    if len({sample.drawn_on(one.image) for one in kept}) > 1:
+        raise SampleError(
+            f"Boxes in {sample.path.name} lie on images whose pixels differ; remove those of one, or find them on one --image."
+        )
     boxes, pictures = together([one.counted() for one in kept]), sorted({z for one in kept for z in one.pictures})
     image = sample.image(kept[0].image)
-    write_boxes(out, boxes, picture_names(sample), {z: image.size_of(z) for z in pictures})
+    write_boxes(out, boxes, picture_names(sample), {z: image.size_of(z) for z in pictures}, overwrite)
     return len(boxes)

@@ -38,15 +38,14 @@ def calibrated(compared: Sequence[Compared], name: str) -> Curve | None:
     score, right, _ = right_or_not(compared, name)
     if len(score) < LEAST_BOXES:
         return None
-    order = np.argsort(score, kind="stable")
-    score, known = score[order].astype(np.float64), right[order].astype(np.float64)
-    ends = np.repeat([LEAST_SCORE, 1.0], 2)
-    score, known = np.concatenate([ends[:2], score, ends[2:]]), np.concatenate([[0, 1], known, [0, 1]])
-    order = np.argsort(score, kind="stable")
-    score, fitted = score[order], isotonic_regression(known[order]).x
+    ends = np.array([LEAST_SCORE, LEAST_SCORE, 1.0, 1.0])
+    levels, place = np.unique(np.concatenate([score.astype(np.float64), ends]), return_inverse=True)
+    weights = np.bincount(place).astype(np.float64)  # boxes of one score are as right as they are together
+    share = np.bincount(place, weights=np.concatenate([right, [0, 1, 0, 1]])) / weights
+    fitted = isotonic_regression(share, weights=weights).x
     edges = np.flatnonzero(np.diff(fitted, prepend=-1) > 0)  # a level begins, and the one before it ends
-    knots = sorted({0, len(score) - 1, *edges.tolist(), *(edges[1:] - 1).tolist()})
-    return tuple(round(float(one), 5) for one in score[knots]), tuple(round(float(one), 5) for one in fitted[knots])
+    knots = sorted({0, len(levels) - 1, *edges.tolist(), *(edges[1:] - 1).tolist()})
+    return tuple(round(float(one), 5) for one in levels[knots]), tuple(round(float(one), 5) for one in fitted[knots])
 
 
 def counting_from(compared: Sequence[Compared], name: str) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sparsem.box_tables import FOUND, Kept, found_names, read_found, write_found
 from sparsem.boxes import Corners, alike_pairs, areas, shared
-from sparsem.constrain import ConstrainSettings
+from sparsem.constrain import Roles
 from sparsem.contents import CONSTRAINED
 from sparsem.errors import SampleError
 from sparsem.stage import fingerprint_of
@@ -54,7 +54,7 @@ def in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
     return np.asarray((radius <= CORE**2) & (areas(corners)[:, None] < areas(nuclei)[None]))
 
 
-def judged(boxes: Mapping[str, Some], settings: ConstrainSettings) -> dict[str, Verdict]:
+def judged(boxes: Mapping[str, Some], settings: Roles) -> dict[str, Verdict]:
     """Which boxes of a picture biology allows, structure by structure."""
     stays = {name: np.ones(len(one.confidence), bool) for name, one in boxes.items()}
     must = {name: np.zeros(len(one.confidence), bool) for name, one in boxes.items()}
@@ -112,7 +112,7 @@ def _log_odds(confidence: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def constrain_boxes(sample: Sample, settings: ConstrainSettings = ConstrainSettings()) -> dict[str, int]:
+def constrain_boxes(sample: Sample, settings: Roles = Roles()) -> dict[str, int]:
     """Write ``tables/boxes_NAME-constrained`` of every structure that a detector found; ``boxes_NAME`` stays as it was.
 
     What comes later (masks, score, counts, report) reads the constrained boxes where there are any.
@@ -143,6 +143,7 @@ def constrain_boxes(sample: Sample, settings: ConstrainSettings = ConstrainSetti
     made_from = {name: one.fingerprint for name, one in kept.items()}
     fingerprint = fingerprint_of({"made_from": made_from, **settings.model_dump(mode="json")})
     with sample.locked():
+        _remove_constrained(sample)  # also those of structures that were constrained before, and are not now
         for name, one in kept.items():
             own = stays[name]
             about = {**one.about, "made_from": made_from, "fingerprint": fingerprint}
@@ -156,8 +157,14 @@ def constrain_boxes(sample: Sample, settings: ConstrainSettings = ConstrainSetti
 def release_boxes(sample: Sample) -> list[str]:
     """Take the constrained boxes away; what was found is what counts again. Returns the names of the tables."""
     with sample.locked():
-        tables = [name for name in sample.tables if name.startswith(FOUND) and name.endswith(CONSTRAINED)]
-        for name in tables:
-            sample.remove_table(name)
-        sample.remember({"stage": "detect-release", "fingerprint": "", "settings": {}, "outputs": [], "finished": now()})
+        tables = _remove_constrained(sample)
+        if tables:
+            sample.remember({"stage": "detect-release", "fingerprint": "", "settings": {}, "outputs": [], "finished": now()})
+    return tables
+
+
+def _remove_constrained(sample: Sample) -> list[str]:
+    tables = [name for name in sample.tables if name.startswith(FOUND) and name.endswith(CONSTRAINED)]
+    for name in tables:
+        sample.remove_table(name)
     return tables

@@ -6,6 +6,7 @@ Corners are ``x0 y0 x1 y1`` px (see ``sparsem.boxes``). COCO has x, y, width, he
 import csv
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from sparsem.boxes import Boxes, Corners
 from sparsem.errors import InputError
+from sparsem.store.writers import appearing
 
 Numbers = tuple[float, float, float, float]
 
@@ -48,7 +50,7 @@ class BoxFile:
 
     Attributes:
         path: the file.
-        pictures: name of each, without ending; of one that has none the number of its slice.
+        pictures: name of each, without ending; empty where only the number of a slice is stated.
         numbers: slices that the file states, by picture.
         shapes: (y, x) that the file states, by picture.
         names: of all classes, in its order.
@@ -71,10 +73,12 @@ class BoxFile:
         self.faults.setdefault(kind, []).append(where)
 
     def check(self, shapes: Mapping[int, tuple[int, int]]) -> None:
-        """Leave out, and note as faults, boxes without area and beyond the edges of their picture, whose (y, x) is known."""
+        """Leave out boxes of pictures whose (y, x) is not known, and, as faults, those without area and beyond the edges of theirs."""
         kept = []
         for box in self.boxes:
-            height, width = shapes.get(box.picture, (math.inf, math.inf))
+            if box.picture not in shapes:
+                continue  # of a picture that is nowhere, which is told of the picture
+            height, width = shapes[box.picture]
             factors = (width, height, width, height) if self.in_parts else (1, 1, 1, 1)
             x0, y0, x1, y1 = corners = _four([part * factor for part, factor in zip(box.corners, factors, strict=True)])
             told = f"{box.where}: {x0:g} {y0:g} {x1:g} {y1:g}"
@@ -129,7 +133,7 @@ def _text(path: Path) -> str:
 def _read_coco(path: Path) -> BoxFile:
     try:
         content = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name} is no JSON ({error}); is it complete?") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
         raise InputError(f"{path.name} is no COCO file: expected an object with the lists 'images', 'annotations' and 'categories'.")
@@ -198,7 +202,10 @@ def _read_csv(path: Path) -> BoxFile:
         dialect: Any = csv.Sniffer().sniff(text[:4096], ",;\t") if text.strip() else csv.excel
     except csv.Error:
         dialect = csv.excel
-    rows = list(csv.reader(text.splitlines(), dialect))
+    try:
+        rows = list(csv.reader(text.splitlines(), dialect))
+    except csv.Error as error:
+        raise InputError(f"{path.name} cannot be read as CSV ({error}); is a quotation mark left open?") from None
     if not rows or not any(rows[0]):
         raise InputError(f"{path.name} is empty; expected a header such as image,class,x0,y0,x1,y1 and a row a box.")
     header = [word.strip().lower() for word in rows[0]]
@@ -229,7 +236,7 @@ def _read_csv(path: Path) -> BoxFile:
             out.fault("rows whose corners are no numbers", where)
         else:
             place = places.setdefault((called, z), len(out.pictures))
-            out.pictures += [called or str(z)] if place == len(out.pictures) else []
+            out.pictures += [called] if place == len(out.pictures) else []
             out.numbers |= {} if z is None else {place: z}
             out.names += [name] if name not in out.names else []
             a, b, c, d = (float(one) for one in numbers if one is not None)
@@ -241,7 +248,7 @@ def _read_csv(path: Path) -> BoxFile:
 
 def _slice_number(value: str) -> int | None:
     number = _number(value)
-    return int(number) if number is not None and number >= 0 and number == int(number) else None
+    return int(number) if number is not None and math.isfinite(number) and number >= 0 and number == int(number) else None
 
 
 def _read_yolo(path: Path) -> BoxFile:
@@ -275,6 +282,7 @@ def _read_yolo(path: Path) -> BoxFile:
     return out
 
 
+LARGEST = 1e300  # whole numbers beyond are none that a computer reckons with
 YOLO_MOST = 1.001  # parts of a picture are up to 1, and rounded
 
 
@@ -284,10 +292,11 @@ def _yolo_names(path: Path) -> list[str]:
             names = [line.strip() for line in _text(file).splitlines() if line.strip()]
         else:
             try:
-                listed = (yaml.safe_load(_text(file)) or {}).get("names", [])
-            except (yaml.YAMLError, AttributeError):
+                listed = (yaml.safe_load(_text(file)) or {}).get("names") or []
+                listed = list(listed.values()) if isinstance(listed, dict) else list(listed)
+            except (yaml.YAMLError, AttributeError, TypeError, RecursionError):
                 raise InputError(f"{file.name} is no YAML with the names of classes; expected 'names:' and a list.") from None
-            names = [str(one) for one in (listed.values() if isinstance(listed, dict) else listed)]
+            names = [str(one) for one in listed]
         if names:
             if len(set(names)) < len(names):
                 raise InputError(f"{file.name} names a class twice: {', '.join(names)}.")
@@ -295,7 +304,9 @@ def _yolo_names(path: Path) -> list[str]:
     raise InputError(f"{path} does not say what its classes are called; expected classes.txt, a name a line, or names in a data.yaml.")
 
 
-def write_boxes(path: str | Path, boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]]) -> None:
+def write_boxes(
+    path: str | Path, boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]], overwrite: bool = False
+) -> None:
     """Write boxes as COCO JSON, CSV or, to a path without ending, a folder of YOLO labels.
 
     Args:
@@ -303,17 +314,25 @@ def write_boxes(path: str | Path, boxes: Boxes, names: Sequence[str], pictures: 
         boxes: of one sample.
         names: of its slices.
         pictures: slices that were looked at and their (y, x): they are listed also where they hold nothing.
+        overwrite: replace what is there.
+
+    Raises:
+        InputError: the ending is of no known kind, or something is there that is not to be replaced.
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
-        path.write_text(json.dumps(as_coco(boxes, names, pictures)), encoding="utf-8")
+        with appearing(path, overwrite) as unfinished:
+            unfinished.write_text(json.dumps(as_coco(boxes, names, pictures)), encoding="utf-8")
     elif path.suffix.lower() == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with appearing(path, overwrite) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "z", "class", "x0", "y0", "x1", "y1", "score"])
             for z, kind, corners, score in zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True):
                 writer.writerow([names[z], z, boxes.names[kind], *(f"{one:.2f}" for one in corners), f"{score:.4f}"])
     elif not path.suffix:
+        if path.exists() and any(path.iterdir()) and not overwrite:
+            raise InputError(f"{path} exists and holds files; use --overwrite to replace its labels, or choose another name.")
+        shutil.rmtree(path / "labels", ignore_errors=True)
         _write_yolo(path, boxes, names, pictures)
     else:
         raise InputError(f"Boxes are written as .json (COCO), .csv, or to a folder (YOLO); got {path.name}.")
@@ -365,7 +384,7 @@ def _key(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) >= LARGEST
 
 
 def _number(word: str) -> float | None:

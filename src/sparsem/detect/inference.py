@@ -1,8 +1,10 @@
 """A detector on pictures of any size: tiles read where they lie, seen in batches, and what was found in them made one.
 
-Never more than a batch of tiles is in memory. Grey levels are those of the sample's: mean 0, standard deviation 1.
+Of a huge picture never more than a batch of tiles is in memory, of another one the rows that are looked at. Grey levels are those of
+the sample's: mean 0, standard deviation 1.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from sparsem.store.volume import Volume
 
 CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
 LEVEL_PICTURES, LEVEL_STEP = 16, 4  # pictures, and every so many-th row and column of them, that tell a sample's grey levels
+PRINT_PX = 256  # edge of what a picture is known by: noise alone tells two apart
 AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
 DECIMALS = 2  # of a pixel; beyond that numbers depend on the batch that a tile was in
 
@@ -58,6 +61,15 @@ def _bands(image: Volume, z: int, rows: int = 4096) -> Iterator[NDArray[Any]]:
     voxels = image.kept(0)
     for first in range(0, image.shape[1], rows):
         yield voxels[slice(z, z + 1), slice(first, min(first + rows, image.shape[1]))][0]
+
+
+def picture_print(raw: Volume, z: int) -> str:
+    """By which a picture is known again, however its sample is called and what else it holds: of its size and the pixels in its middle."""
+    shape = raw.size_of(z)
+    rows, columns = (slice(max(0, (length - PRINT_PX) // 2), min(length, (length + PRINT_PX) // 2)) for length in shape)
+    content = hashlib.blake2b(repr(shape).encode(), digest_size=8)
+    content.update(np.ascontiguousarray(raw.kept(0)[slice(z, z + 1), rows, columns]).tobytes())
+    return content.hexdigest()
 
 
 def slicing_of(shape: tuple[int, int], recipe: DetectorRecipe, voxel: VoxelSize, overlap: float) -> Slicing:
@@ -142,10 +154,11 @@ def found_in_picture(
     return merged_in_picture(found_in_tiles(window, slicing, tiles, network, recipe, levels, batch, device), slicing, recipe.see)
 
 
-def window_of(image: Volume, z: int) -> Window:
-    """What reads part of a slice: one that is not huge is read once."""
+def window_of(image: Volume, z: int, rows: slice = slice(None)) -> Window:
+    """What reads part of a slice: its ``rows`` that are looked at are read once, unless they are huge."""
     voxels, (height, width) = image.kept(0), image.size_of(z)
-    if height * width <= AT_ONCE:
-        plane = image.read(slice(z, z + 1))[0]
-        return lambda x0, y0, x1, y1: plane[y0:y1, x0:x1]
+    top, bottom, _ = rows.indices(height)
+    if (bottom - top) * width <= AT_ONCE:
+        plane = voxels[slice(z, z + 1), slice(top, bottom), slice(0, width)][0]
+        return lambda x0, y0, x1, y1: plane[y0 - top : y1 - top, x0:x1]
     return lambda x0, y0, x1, y1: voxels[slice(z, z + 1), slice(y0, y1), slice(x0, x1)][0]

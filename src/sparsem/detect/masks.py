@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from sparsem.box_tables import found_names, read_found
 from sparsem.boxes import Corners, sizes
 from sparsem.detect.inference import Levels, levels_of
-from sparsem.detect.outline import Mask, mask_in_box
-from sparsem.detect.sam import Sam, load_sam
+from sparsem.detect.outline import Mask, mask_in_box, pixels_of
+from sparsem.detect.sam import Embedding, Sam, load_sam
 from sparsem.errors import SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
@@ -92,8 +92,10 @@ def masks(sample: Sample, settings: MasksSettings = MasksSettings(), on: Executi
         if not stage.finished:
             if model:
                 _loaded(model, settings.device)  # what is wrong with it is told before any work begins
-            folder = sample.path / ".sparsem" / "embeddings" / inputs["model"] if model and settings.keep_embeddings else None
-            job = _Job(image, tuple(names), dtype, model, settings.device, levels_of(image), folder)
+            levels = levels_of(image)
+            seen = fingerprint_of({"model": inputs.get("model"), "image": image.fingerprint, "levels": list(levels)})
+            folder = sample.path / ".sparsem" / "embeddings" / seen if model and settings.keep_embeddings else None
+            job = _Job(image, tuple(names), dtype, model, settings.device, levels, folder)
         columns = {name: (one.z, one.corners, one.score) for name, one in boxes.items()}
         stage.map(_masks_block, image.blocks(), job, of_block=lambda block: _in_block(columns, block))
     return [output.path for output in outputs]
@@ -123,8 +125,8 @@ class _Few(NamedTuple):
 def _in_block(columns: dict[str, Any], block: ZBlock) -> dict[str, _Few]:
     out = {}
     for name, (z, corners, score) in columns.items():
-        own = np.flatnonzero((z >= block.start) & (z < block.stop))
-        out[name] = _Few(own + 1, z[own], corners[own], score[own])
+        own = slice(*np.searchsorted(z, (block.start, block.stop)))
+        out[name] = _Few(np.arange(own.start, own.stop) + 1, z[own], corners[own], score[own])
     return out
 
 
@@ -154,7 +156,9 @@ def _masks_block(block: ZBlock, job: _Job, boxes: dict[str, _Few]) -> BlockResul
     voxels = job.image.read(block.own)
     made = {name: np.zeros(voxels.shape, job.dtype) for name in job.names}
     sam = _loaded(job.model, job.device) if job.model else None
-    for z, plane in enumerate(voxels, block.start):
+    for z, whole in enumerate(voxels, block.start):
+        height, width = job.image.size_of(z)
+        plane = whole[:height, :width]
         every = [(name, few) for name in job.names for few in (boxes[name],)]
         own = [np.flatnonzero(few.z == z) for _, few in every]
         corners = np.concatenate([few.corners[places] for (_, few), places in zip(every, own, strict=True)])
@@ -195,6 +199,8 @@ def views_of(corners: Corners, shape: tuple[int, int], edge: int) -> list[View]:
     for (x0, y0, x1, y1), extent in zip(corners.tolist(), sizes(corners).max(axis=1).tolist(), strict=True):
         length = max(extent, 1.0)
         power = max(FINEST, int(np.floor(np.log2(length / LEAST_PART / edge))))
+        while power > FINEST and edge * 2.0 ** (power - 1) >= max(length / MOST_PART, max(shape)):
+            power -= 1  # no larger than the picture
         own = int(edge * 2.0**power)
         step = own // 2  # tiles overlap by half, so a box of up to half a tile is whole in the one that its centre is nearest to
         top, left = (max(0, round(((low + high) / 2 - step) / step)) * step for low, high in ((y0, y1), (x0, x1)))
@@ -205,10 +211,11 @@ def views_of(corners: Corners, shape: tuple[int, int], edge: int) -> list[View]:
 def _by_sam(plane: NDArray[Any], z: int, corners: Corners, sam: Sam, job: _Job) -> list[Placed]:
     """What the model sees in every box of a picture; each tile is looked at once."""
     shape = (plane.shape[0], plane.shape[1])
-    views = views_of(corners, shape, sam.edge)
+    seen_in: dict[View, list[int]] = {}
+    for place, view in enumerate(views_of(corners, shape, sam.edge)):
+        seen_in.setdefault(view, []).append(place)
     out: dict[int, Placed] = {}
-    for view in dict.fromkeys(views):
-        places = [place for place, one in enumerate(views) if one == view]
+    for view, places in seen_in.items():
         embedding = _kept_embedding(plane, z, view, sam, job)
         scale = sam.edge / view.edge
         inside = (corners[places] - np.array([view.left, view.top] * 2, np.float32)) * np.float32(scale)
@@ -219,31 +226,34 @@ def _by_sam(plane: NDArray[Any], z: int, corners: Corners, sam: Sam, job: _Job) 
 
 def _cut(logits: NDArray[np.float32], corners: Sequence[float], view: View, scale: float, plane: NDArray[Any]) -> Placed:
     """The mask within its box, of which the largest connected part counts; an outline where there is none."""
-    outline, (top, left) = mask_in_box(plane, corners)
-    if not outline.size:
-        return outline, (top, left)
+    rows, columns = pixels_of(corners, (plane.shape[0], plane.shape[1]))
+    top, left, shape = rows.start, columns.start, (rows.stop - rows.start, columns.stop - columns.start)
+    if min(shape) <= 0:
+        return np.zeros((max(0, shape[0]), max(0, shape[1])), bool), (top, left)
     # From the centre of a pixel of the box to that of the model's.
     shift = [(one + 0.5 - first) * scale - 0.5 for one, first in ((left, view.left), (top, view.top))]
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float64)
-    own = cv2.warpAffine(logits, matrix, outline.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=-1.0)
+    own = cv2.warpAffine(logits, matrix, shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=-1.0)
     count, parts = cv2.connectedComponents((own > 0).astype(np.uint8))
     if count < 2:
-        return outline, (top, left)
+        return mask_in_box(plane, corners)
     return parts == 1 + np.bincount(parts.reshape(-1))[1:].argmax(), (top, left)
 
 
-def _kept_embedding(plane: NDArray[Any], z: int, view: View, sam: Sam, job: _Job) -> Any:
+def _kept_embedding(plane: NDArray[Any], z: int, view: View, sam: Sam, job: _Job) -> Embedding:
     """What the model makes of a tile, from the disk if it was kept there."""
     file = job.embeddings / f"z{z:06d}-{view.top}-{view.left}-{view.edge}.safetensors" if job.embeddings else None
     if file and file.exists():
-        kept = [one.to(sam.device, torch.float32) for _, one in sorted(load_file(file).items())]
-        return kept[0] if len(kept) == 1 else kept
+        kept: Embedding = {}
+        for name, one in sorted(load_file(file).items()):
+            kept.setdefault(name.partition(".")[0], []).append(one.to(sam.device, torch.float32))
+        return kept
     embedding = sam.embedding(_tile(plane, view, sam.edge, job.levels))
     if file:
-        parts = embedding if isinstance(embedding, list | tuple) else [embedding]
+        parts = {f"{name}.{place:02d}": one for name, own in embedding.items() for place, one in enumerate(own)}
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".partial")
-        save_file({f"{number:02d}": one.half().cpu().contiguous() for number, one in enumerate(parts)}, unfinished)
+        save_file({name: one.half().cpu().contiguous() for name, one in parts.items()}, unfinished)
         unfinished.replace(file)
         return _kept_embedding(plane, z, view, sam, job)  # of half precision, as it will be read
     return embedding
@@ -252,10 +262,12 @@ def _kept_embedding(plane: NDArray[Any], z: int, view: View, sam: Sam, job: _Job
 def _tile(plane: NDArray[Any], view: View, edge: int, levels: Levels) -> NDArray[np.float32]:
     """A tile in 0..1, (edge, edge); what lies beyond the picture is of the mean grey."""
     grey = plane[view.top : view.top + view.edge, view.left : view.left + view.edge]
-    tile = np.full((view.edge, view.edge), 0.5, np.float32)
-    tile[: grey.shape[0], : grey.shape[1]] = np.clip(levels.standardised(grey) / (2 * RANGE) + 0.5, 0, 1)
     method = cv2.INTER_AREA if view.edge >= edge else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(tile, (edge, edge), interpolation=method), np.float32)
+    height, width = (max(1, round(length * edge / view.edge)) for length in grey.shape)
+    small = cv2.resize(grey, (width, height), interpolation=method)  # of its own numbers: a large tile is never held as others
+    tile = np.full((edge, edge), 0.5, np.float32)
+    tile[:height, :width] = np.clip(levels.standardised(small) / (2 * RANGE) + 0.5, 0, 1)
+    return tile
 
 
 @lru_cache(maxsize=1)

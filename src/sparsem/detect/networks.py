@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sparsem.detect.weights import load_but, read_weights
 from sparsem.errors import SettingsError
 from sparsem.settings import nearest
 
@@ -64,6 +64,7 @@ class Detector(nn.Module):
     finding_bytes = 0
     learning_bytes = 0
     asks = False  # by a number of queries, that is for so many objects in a tile
+    has_coco = False  # weights that learnt on COCO, which it may begin with
     keeps_norms = False  # of weights that learnt on COCO: statistics of a few tiles would be worse than theirs
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
@@ -76,6 +77,10 @@ class Detector(nn.Module):
 
     def backbone(self) -> nn.Module:
         """The part that looks at images."""
+        raise NotImplementedError
+
+    def load_coco(self, file: Path | None) -> None:
+        """Begin with weights of a file or folder, or with those that the library fetches."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Detector":
@@ -93,6 +98,7 @@ class RetinaNet(Detector):
 
     smallest = 32
     usual_rate = 1e-4
+    has_coco = True
     finding_bytes = 450
     learning_bytes = 2700
 
@@ -126,8 +132,8 @@ class RetinaNet(Detector):
 
             state = RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
         else:
-            state = _read_weights(file)
-        _load_but(self.net, state, "head.classification_head.cls_logits.")
+            state = read_weights(file)
+        load_but(self.net, state, "head.classification_head.cls_logits.")
 
 
 class SmallRetinaNet(RetinaNet):
@@ -157,7 +163,7 @@ class SmallRetinaNet(RetinaNet):
         limits = {"detections_per_img": MOST_BOXES, "topk_candidates": 2 * MOST_BOXES, "score_thresh": LEAST_SCORE, "nms_thresh": SAME}
         self.net = Library(pyramid, kinds, anchor_generator=anchors, head=head, **as_is, **limits)
 
-    load_coco = None  # type: ignore[assignment]  # nobody has any
+    has_coco = False
 
 
 class DeformableDetr(Detector):
@@ -167,6 +173,7 @@ class DeformableDetr(Detector):
     usual_rate = 2e-4
     backbone_part = 0.1
     asks = True
+    has_coco = True
     finding_bytes = 1600
     learning_bytes = 10_000
     shape: dict[str, Any] = {"backbone_config": None}  # noqa: RUF012  # nobody changes it
@@ -205,8 +212,9 @@ class DeformableDetr(Detector):
         said = self.net(pixel_values=_grey_as_colour(images))
         answers = []
         for logits, centres in zip(said.logits.sigmoid(), said.pred_boxes, strict=True):
-            query, kind = torch.nonzero(logits > LEAST_SCORE, as_tuple=True)
-            answers.append(Answer(_as_corners(centres[query]) * images.shape[-1], kind, logits[query, kind]))
+            score, kind = logits.max(dim=1)
+            sure = score > LEAST_SCORE
+            answers.append(Answer(_as_corners(centres[sure]) * images.shape[-1], kind[sure], score[sure]))
         return answers
 
     def backbone(self) -> nn.Module:
@@ -219,11 +227,11 @@ class DeformableDetr(Detector):
         from transformers import DeformableDetrForObjectDetection
 
         if file is not None and file.is_file():
-            state = _read_weights(file)
+            state = read_weights(file)
         else:
             known = DeformableDetrForObjectDetection.from_pretrained(str(file or COCO_DETR), use_safetensors=True)
             state = known.state_dict()
-        _load_but(self.net, state, "class_embed.", "query_position_embeddings.")
+        load_but(self.net, state, "class_embed.", "query_position_embeddings.")
 
 
 class SmallDeformableDetr(DeformableDetr):
@@ -234,7 +242,7 @@ class SmallDeformableDetr(DeformableDetr):
     backbone_part = 1.0
     finding_bytes = 950
     learning_bytes = 2900
-    load_coco = None  # type: ignore[assignment]  # nobody has any
+    has_coco = False
 
     @staticmethod
     def _resnet18() -> Any:
@@ -305,13 +313,12 @@ def begin_with(network: Detector, name: str, weights: str) -> None:
     Raises:
         SettingsError: there are none of that detector, they cannot be fetched, or they do not fit.
     """
-    load: Any = getattr(network, "load_coco", None)
-    if load is None:
+    if not network.has_coco:
         raise SettingsError(
             f"There are no weights that '{name}' can begin with; 'retinanet' and 'deformable-detr' can. Leave out --weights."
         )
     try:
-        load(None if weights == "coco" else Path(weights))
+        network.load_coco(None if weights == "coco" else Path(weights))
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise SettingsError(
@@ -357,28 +364,3 @@ def _begin_as_published(net: Any, config: Any) -> None:
         nn.init.zeros_(head.layers[-1].bias)
         if number == 0 and not config.two_stage:
             nn.init.constant_(head.layers[-1].bias[2:], -2.0)
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .pth or .bin file; nothing else in it is run."""
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    if not file.exists():
-        raise FileNotFoundError(f"there is no {file}")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of anything but tensors, and of files that are none, it raises almost anything
-        raise ValueError(f"{file.name} holds no weights ({type(error).__name__})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("it holds something else than the weights of one network")
-    return dict(state)
-
-
-def _load_but(network: nn.Module, state: dict[str, Tensor], *new: str) -> None:
-    """Load all weights but those of the classes, and those that count queries where there are others."""
-    own = network.state_dict()
-    fits = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape and not name.startswith(new[0])}
-    lost = [name for name in own if name not in fits and not name.startswith(new) and not name.endswith("num_batches_tracked")]
-    if lost:
-        raise ValueError(f"they lack {lost[0]} and {len(lost) - 1} more, or have them in another shape")
-    network.load_state_dict(fits, strict=False)

@@ -29,6 +29,15 @@ BEYOND = 1.6  # radius from which on nothing is of the object
 LONGEST = 128  # px at which an object is looked at, at most: an outline has no more detail
 
 
+def pixels_of(corners: Sequence[float], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels of a picture (y, x) that a box covers by half or more: at least one, unless it lies beyond."""
+    spans = []
+    for low, high, length in ((corners[1], corners[3], shape[0]), (corners[0], corners[2], shape[1])):
+        first = max(0, math.floor(low + 0.5))
+        spans.append(slice(first, min(length, max(math.floor(high + 0.5), first + 1))))
+    return spans[0], spans[1]
+
+
 def mask_in_box(image: NDArray[np.generic], corners: Sequence[float]) -> tuple[Mask, tuple[int, int]]:
     """The most probable mask of the object in a box.
 
@@ -40,9 +49,8 @@ def mask_in_box(image: NDArray[np.generic], corners: Sequence[float]) -> tuple[M
         The mask of the pixels that the box covers, and the (y, x) of its first pixel.
     """
     height, width = image.shape
-    left, top = (max(0, math.floor(one + 0.5)) for one in corners[:2])
-    right, bottom = (min(length, max(math.floor(one + 0.5), first + 1)) for one, length, first in
-                     zip(corners[2:], (width, height), (left, top), strict=True))  # fmt: skip
+    own_rows, own_columns = pixels_of(corners, (height, width))
+    top, bottom, left, right = own_rows.start, own_rows.stop, own_columns.start, own_columns.stop
     if right <= left or bottom <= top:
         return np.zeros((max(0, bottom - top), max(0, right - left)), bool), (top, left)
     pad = max(6, int(AROUND * max(bottom - top, right - left)))

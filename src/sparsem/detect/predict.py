@@ -1,6 +1,6 @@
 """The stage ``detect predict``: a detector on every picture of a sample -> ``tables/boxes_NAME`` of each of its structures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sparsem.box_tables import FOUND, Kept, read_found, write_found
+from sparsem.box_tables import FOUND, Kept, found_by, read_found, write_found
 from sparsem.boxes import Boxes
 from sparsem.detect.inference import (
     AT_ONCE,
@@ -24,6 +24,7 @@ from sparsem.detect.networks import Detector, detector_class
 from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.detect.settings import DetectSettings
 from sparsem.detect.slicing import NOTHING, Found, Slicing
+from sparsem.errors import ResumeError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.models.device import choose_device, free_memory
 from sparsem.predict import hash_of
@@ -77,11 +78,15 @@ def find_boxes(sample: Sample, model: str | Path, settings: DetectSettings = Det
     counts = [len(cut(z).windows) for z in range(image.shape[0])]
     pieces = [Piece(z, first, min(first + PIECE, count)) for z, count in enumerate(counts) for first in range(0, count, PIECE)]
     stage_name = f"detect-{'-'.join(recipe.structures)}"
-    if not {f"{FOUND}{structure}" for structure in recipe.structures} <= set(sample.tables):
-        forget(sample, stage_name)  # somebody took a table away
     inputs = {"image": image.fingerprint, "model": hash_of(file)}
     lasting = _lasting(settings.model_copy(update={"image": name}))
-    with Stage(sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings)) as stage:
+    stage = Stage(sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings))
+    stage.refuse_other()
+    made_by = {structure: found_by(sample, structure) for structure in recipe.structures}
+    if any(fingerprint != stage.fingerprint for fingerprint in made_by.values()):
+        _refuse_others(sample, stage, made_by)
+        forget(sample, stage_name)  # a table was taken away, or another detector found such boxes since
+    with stage:
         if not stage.finished:
             levels = levels_of(image)
             chains = {one.name: [one] for one in pieces}
@@ -91,6 +96,17 @@ def find_boxes(sample: Sample, model: str | Path, settings: DetectSettings = Det
             for structure in recipe.structures:
                 write_found(sample, f"{FOUND}{structure}", _kept(found.of_kind(structure), image, name, recipe, stage.fingerprint))
     return {structure: read_found(sample, structure, as_predicted=True) for structure in recipe.structures}
+
+
+def _refuse_others(sample: Sample, stage: Stage, made_by: Mapping[str, str]) -> None:
+    """Boxes that another detector found are only replaced on request."""
+    own = {entry["fingerprint"] for entry in sample.history() if entry["stage"] == stage.name}
+    others = [name for name, fingerprint in made_by.items() if fingerprint and fingerprint not in {*own, stage.fingerprint}]
+    if others and not (stage.on.overwrite or stage.goes_on):
+        raise ResumeError(
+            f"{sample.path.name} has boxes of '{others[0]}' that another detector found; use --overwrite to replace them, or the same "
+            "detector to keep them."
+        )
 
 
 def _lasting(settings: DetectSettings) -> Settings:
@@ -116,8 +132,9 @@ def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> N
 
 def _find(piece: Piece, before: Any, image: Volume, file: Path, levels: Levels, settings: DetectSettings) -> Arrays:
     network, recipe, device = _loaded(file, file.stat().st_mtime_ns, settings.device)
-    window, slicing = window_of(image, piece.z), _slicing(image, recipe, settings.overlap, piece.z)
-    tiles = range(piece.first, piece.stop)
+    slicing, tiles = _slicing(image, recipe, settings.overlap, piece.z), range(piece.first, piece.stop)
+    rows = slicing.windows[piece.first : piece.stop]
+    window = window_of(image, piece.z, slice(int(rows[:, 1].min()), int(rows[:, 3].max())))
     found = found_in_tiles(window, slicing, tiles, network, recipe, levels, settings.batch, device)
     return found._asdict()
 
@@ -145,7 +162,7 @@ def _all_merged(folder: Path, pieces: Sequence[Piece], cut: Callable[[int], Slic
 def _kept(boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, fingerprint: str) -> Kept:
     structure = boxes.names[0]
     confidence = recipe.confident(structure, boxes.score)
-    about = {"fingerprint": fingerprint, "seen": recipe.training.get("seen", {}), "detector": recipe.detector}
+    about = {"fingerprint": fingerprint, "seen": recipe.training.get("seen"), "detector": recipe.detector}
     about["counts_from"] = recipe.threshold(structure)
     pictures = tuple(range(image.shape[0]))
     return Kept(boxes, pictures, name, about, confidence, boxes.score >= recipe.threshold(structure))

@@ -20,6 +20,8 @@ from sparsem.errors import SettingsError
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of colours, where a model does not say others
 AT_ONCE = 64  # boxes
 
+Embedding = dict[str, list[torch.Tensor]]
+
 
 @dataclass(frozen=True)
 class Sam:
@@ -37,19 +39,23 @@ class Sam:
     edge: int
     colours: tuple[tuple[float, ...], tuple[float, ...]]
 
-    def embedding(self, tile: NDArray[np.float32]) -> Any:
-        """What the model makes of a grey tile (edge, edge): to be handed to ``masks``."""
+    def embedding(self, tile: NDArray[np.float32]) -> Embedding:
+        """What the model makes of a grey tile (edge, edge): to be handed to ``masks``, a list of tensors by name."""
         mean, spread = (torch.tensor(one, device=self.device).reshape(1, 3, 1, 1) for one in self.colours)
         pixels = (torch.from_numpy(tile).to(self.device)[None, None].expand(-1, 3, -1, -1) - mean) / spread
         with torch.inference_mode():
-            return self.network.get_image_embeddings(pixels)
+            made = self.network.get_image_embeddings(pixels)
+        if self.network.config.model_type == "sam_hq":  # which wants what lies between its layers too
+            return {"image_embeddings": [made[0]], "intermediate_embeddings": list(made[1])}
+        return {"image_embeddings": list(made) if isinstance(made, list | tuple) else [made]}
 
-    def masks(self, embedding: Any, corners: Corners) -> Iterator[NDArray[np.float32]]:
+    def masks(self, embedding: Embedding, corners: Corners) -> Iterator[NDArray[np.float32]]:
         """What it says of every box in a tile: (edge, edge) float32 logits, positive within the object, one after the other."""
+        given = {name: parts if name == "intermediate_embeddings" or len(parts) > 1 else parts[0] for name, parts in embedding.items()}
         for first in range(0, len(corners), AT_ONCE):
             some = torch.from_numpy(corners[first : first + AT_ONCE]).to(self.device)[None]
             with torch.inference_mode():
-                said = self.network(image_embeddings=embedding, input_boxes=some, multimask_output=False)
+                said = self.network(**given, input_boxes=some, multimask_output=False)
             for one in said.pred_masks[0, :, 0].float().cpu().numpy():
                 yield np.asarray(cv2.resize(one, (self.edge, self.edge), interpolation=cv2.INTER_LINEAR), np.float32)
 

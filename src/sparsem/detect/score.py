@@ -1,19 +1,20 @@
 """Scoring: boxes that a detector found beside annotated ones, on pictures that it did not learn from, over several samples together."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.box_tables import FOUND, Kept, annotated_names, found_names, read_annotated, read_found
-from sparsem.boxes import Boxes, together
-from sparsem.contents import CONSTRAINED
+from sparsem.box_tables import KEY, Kept, annotated_names, found_names, read_annotated, read_found
+from sparsem.boxes import together
+from sparsem.detect.inference import picture_print
 from sparsem.errors import SampleError
-from sparsem.score.boxes import BoxScores, Compared, Counts, box_scores, confusion, counts
+from sparsem.score.boxes import RECALLS, BoxScores, Compared, Counts, box_scores, confusion, counts
 from sparsem.settings import Settings, nearest
 from sparsem.store.sample import Sample
 
@@ -26,58 +27,75 @@ class DetectScoreSettings(Settings):
 
 
 @dataclass(frozen=True)
+class JudgedBoxes:
+    """How good the boxes of one structure are.
+
+    Attributes:
+        kind: ``predicted``, all that the detector told, or ``constrained``, those that biology allows.
+        scores: of all boxes.
+        counts: of those that are taken for objects.
+        pictures: how many were compared.
+    """
+
+    kind: str
+    scores: BoxScores
+    counts: Counts
+    pictures: int
+
+
+@dataclass(frozen=True)
 class Judged:
     """How good boxes are.
 
     Attributes:
         names: of the structures.
-        as_predicted: scores of each, of all boxes that the detector told.
-        constrained: the same, of those that biology allows; empty where nobody asked for that.
-        counts: of each, of boxes that are taken for objects.
-        confusion: (K + 1, K + 1), of these, on pictures where all structures were annotated.
-        pictures: how many were compared for each.
+        boxes: as predicted, and constrained where all samples are.
+        confusion: (K + 1, K + 1), of boxes that are taken for objects, on pictures where all structures were annotated.
+        pictures: ``unseen`` or ``all``, which were compared.
+        made_from: fingerprints of what was compared, by sample and structure.
     """
 
     names: tuple[str, ...]
-    as_predicted: tuple[BoxScores, ...]
-    constrained: tuple[BoxScores, ...]
-    counts: Mapping[str, Counts]
+    boxes: tuple[JudgedBoxes, ...]
     confusion: NDArray[np.int64]
-    pictures: Mapping[str, int]
+    pictures: str
+    made_from: Mapping[str, str]
+
+    def of(self, kind: str) -> dict[str, JudgedBoxes]:
+        """By structure."""
+        return {one.scores.name: one for one in self.boxes if one.kind == kind}
 
     def table(self) -> pa.Table:
         """One row a structure, and whether its boxes were held to biology (thesis, table 5)."""
-        rows = []
-        for kind, found in (("predicted", self.as_predicted), ("constrained", self.constrained)):
-            for one in found:
-                own = self.counts[one.name]
-                rows.append(
-                    {"structure": one.name, "boxes": kind, "pictures": self.pictures[one.name], "annotated": one.truth, "found": one.found,
-                     "map": one.map, "ar": one.ar, "ap50": one.ap50, "ap75": one.ap75, "counted": int(own.found.sum()),
-                     "count_error_per_picture": own.mean_error, "count_bias": own.bias}
-                )  # fmt: skip
+        rows = [
+            {"structure": one.scores.name, "boxes": one.kind, "pictures": one.pictures, "annotated": one.scores.truth,
+             "found": one.scores.found, "map": one.scores.map, "ar": one.scores.ar, "ap50": one.scores.ap50, "ap75": one.scores.ap75,
+             "counted": int(one.counts.found.sum()), "count_error_per_picture": one.counts.mean_error, "count_bias": one.counts.bias}
+            for one in self.boxes
+        ]  # fmt: skip
         return pa.Table.from_pylist(rows)
 
     def tables(self) -> dict[str, pa.Table]:
-        """What is drawn: ``box_curves``, precision at each recall; ``box_counts``, a row a picture; ``box_confusion``."""
+        """``box_scores``; and what is drawn: ``box_curves``, precision at each recall; ``box_counts``; ``box_confusion``."""
         curves = [
-            {"structure": one.name, "boxes": kind, "recall": recall, "precision": precision}
-            for kind, found in (("predicted", self.as_predicted), ("constrained", self.constrained))
-            for one in found
-            for recall, precision in zip(np.linspace(0, 1, len(one.curve)).tolist(), one.curve.tolist(), strict=True)
+            {"structure": one.scores.name, "boxes": one.kind, "recall": recall, "precision": precision}
+            for one in self.boxes
+            for recall, precision in zip(RECALLS.tolist(), one.scores.curve.tolist(), strict=True)
         ]
         numbers = [
-            {"structure": name, "sample": sample, "z": z, "annotated": truth, "counted": found}
-            for name, own in self.counts.items()
-            for (sample, z), truth, found in zip(own.pictures, own.truth.tolist(), own.found.tolist(), strict=True)
+            {"structure": one.scores.name, "boxes": one.kind, "sample": sample, "z": z, "annotated": truth, "counted": found}
+            for one in self.boxes
+            for (sample, z), truth, found in zip(one.counts.pictures, one.counts.truth.tolist(), one.counts.found.tolist(), strict=True)
         ]
-        columns = (*self.names, "missed")
         confusion = [
-            {"annotated": name, **dict(zip(columns, row, strict=True))}
+            {"annotated": name, **dict(zip((*self.names, "missed"), row, strict=True))}
             for name, row in zip((*self.names, "not there"), self.confusion.tolist(), strict=True)
         ]
-        return {name: pa.Table.from_pylist(rows) for name, rows in
-                (("box_curves", curves), ("box_counts", numbers), ("box_confusion", confusion))}  # fmt: skip
+        made = {"box_scores": self.table()}
+        made |= {name: pa.Table.from_pylist(rows) for name, rows in
+                 (("box_curves", curves), ("box_counts", numbers), ("box_confusion", confusion))}  # fmt: skip
+        about = {KEY: json.dumps({"made_from": dict(self.made_from), "pictures": self.pictures}).encode()}
+        return {name: table.replace_schema_metadata(about) for name, table in made.items()}
 
 
 def score_boxes(samples: Sequence[Sample], settings: DetectScoreSettings = DetectScoreSettings()) -> Judged:
@@ -87,18 +105,27 @@ def score_boxes(samples: Sequence[Sample], settings: DetectScoreSettings = Detec
         SampleError: nothing was both annotated and found, or every annotated picture was learnt from.
     """
     names = settings.structure or _names(samples)
+    together_ = _judged(samples, names, settings)
     for sample in samples:
-        own = [name for name in names if name in annotated_names(sample) and name in found_names(sample)]
-        if own and _pictures(sample, own, settings, all_of_them=False):
-            judged = _judged([sample], own, settings)
-            for name, table in {"box_scores": judged.table(), **judged.tables()}.items():
-                sample.write_table(name, table)
-    return _judged(samples, names, settings)
+        own = [name for name in names if _has_both(sample, name) and _pictures(sample, name, settings)]
+        if own:
+            with sample.locked():
+                for name, table in _judged([sample], own, settings).tables().items():
+                    sample.write_table(name, table)
+    return together_
+
+
+def can_be_scored(sample: Sample, settings: DetectScoreSettings = DetectScoreSettings()) -> bool:
+    """Whether there is a picture whose boxes were annotated and found, and that nobody learnt from."""
+    return any(_has_both(sample, name) and _pictures(sample, name, settings) for name in found_names(sample))
+
+
+def _has_both(sample: Sample, name: str) -> bool:
+    return name in annotated_names(sample) and name in found_names(sample)
 
 
 def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
-    both = [[name for name in found_names(sample) if name in annotated_names(sample)] for sample in samples]
-    names = tuple(dict.fromkeys(name for own in both for name in own))
+    names = tuple(dict.fromkeys(name for sample in samples for name in found_names(sample) if _has_both(sample, name)))
     if not names:
         raise SampleError(
             f"Nothing was both annotated and found in {' and '.join(sample.path.name for sample in samples[:3])}; bring annotated boxes in "
@@ -108,58 +135,62 @@ def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
 
 
 def _judged(samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings) -> Judged:
-    with_both = {name: [one for one in samples if name in annotated_names(one) and name in found_names(one)] for name in names}
-    for name, own in with_both.items():
+    boxes: list[JudgedBoxes] = []
+    made_from: dict[str, str] = {}
+    for name in names:
+        own = [sample for sample in samples if _has_both(sample, name)]
         if not own:
             known = sorted({each for sample in samples for each in annotated_names(sample)})
             raise SampleError(f"No sample has both annotated and found boxes of '{name}'{nearest(name, known)}")
-    before = {name: [_compared(one, [name], settings, as_predicted=True) for one in own] for name, own in with_both.items()}
-    held = {name: [_compared(one, [name], settings) for one in own if _is_constrained(one, name)] for name, own in with_both.items()}
-    for name, compared in before.items():
-        if not any(one.pictures for one in compared):
+        pictures = [_pictures(sample, name, settings) for sample in own]
+        if not any(pictures):
             raise SampleError(
                 f"The detector of '{name}' learnt from every annotated picture, so a score would promise too much; annotate others, or use "
                 "--pictures all."
             )
-    counted = {name: [_compared(one, [name], settings, counted=True) for one in own] for name, own in with_both.items()}
-    everything = [_compared(one, names, settings, counted=True) for one in samples if all(one in own for own in with_both.values())]
-    return Judged(
-        tuple(names),
-        tuple(box_scores(compared, [name])[0] for name, compared in before.items()),
-        tuple(box_scores(compared, [name])[0] for name, compared in held.items() if compared),
-        {name: counts(compared, name) for name, compared in counted.items()},
-        confusion(everything, names),
-        {name: sum(len(one.pictures) for one in compared) for name, compared in before.items()},
-    )
+        # Where some samples are constrained and others are not, constrained boxes would be of other pictures.
+        constrained = all(read_found(sample, name).about.get("made_from") for sample in own)
+        for kind in ("predicted", *(["constrained"] if constrained else [])):
+            kept = [read_found(sample, name, as_predicted=kind == "predicted") for sample in own]
+            boxes.append(_compared(own, kept, name, pictures, kind))
+            made_from |= {f"{sample.name} {name} {kind}": one.fingerprint for sample, one in zip(own, kept, strict=True)}
+        made_from |= {f"{sample.name} {name} annotated": read_annotated(sample, name).fingerprint for sample in own}
+    return Judged(tuple(names), tuple(boxes), _confused(samples, names, settings), settings.pictures, made_from)
 
 
-def _is_constrained(sample: Sample, name: str) -> bool:
-    return f"{FOUND}{name}{CONSTRAINED}" in sample.tables
+def _compared(own: Sequence[Sample], kept: Sequence[Kept], name: str, pictures: Sequence[tuple[int, ...]], kind: str) -> JudgedBoxes:
+    truth = [read_annotated(sample, name).boxes for sample in own]
+    columns = list(zip(truth, kept, pictures, own, strict=True))
+    every = [Compared(true, one.boxes, z, sample.name) for true, one, z, sample in columns]
+    counted = [Compared(true, one.counted(), z, sample.name) for true, one, z, sample in columns]
+    return JudgedBoxes(kind, box_scores(every, [name])[0], counts(counted, name), sum(map(len, pictures)))
 
 
-def _compared(
-    sample: Sample, names: Sequence[str], settings: DetectScoreSettings, as_predicted: bool = False, counted: bool = False
-) -> Compared:
-    truth = together([read_annotated(sample, name).boxes for name in names])
-    parts: list[Boxes] = []
-    for name in names:
-        kept: Kept = read_found(sample, name, as_predicted)
-        parts.append(kept.counted() if counted else kept.boxes)
-    return Compared(truth, together(parts), _pictures(sample, names, settings), sample.name)
+def _confused(samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings) -> NDArray[np.int64]:
+    """What was taken for what, where all structures were annotated."""
+    compared = []
+    for sample in samples:
+        if all(_has_both(sample, name) for name in names):
+            pictures = set.intersection(*(set(_pictures(sample, name, settings)) for name in names))
+            truth = together([read_annotated(sample, name).boxes for name in names])
+            found = together([read_found(sample, name).counted() for name in names])
+            compared.append(Compared(truth, found, tuple(sorted(pictures)), sample.name))
+    return confusion(compared, names)
 
 
-def _pictures(sample: Sample, names: Sequence[str], settings: DetectScoreSettings, all_of_them: bool = True) -> tuple[int, ...]:
-    """Pictures where all structures, or any, were annotated, but for those that a detector saw before."""
-    kept: dict[str, Any] = {name: (read_annotated(sample, name), read_found(sample, name, as_predicted=True)) for name in names}
-    for name, (drawn, found) in kept.items():
-        if sample.drawn_on(drawn.image) != sample.drawn_on(found.image):
-            raise SampleError(
-                f"Boxes of '{name}' in {sample.path.name} were drawn on '{drawn.image}' and found on '{found.image}', whose pixels lie "
-                f"elsewhere; find them with --image {drawn.image}."
-            )
-    sets = [set(drawn.pictures) & set(found.pictures) for drawn, found in kept.values()]
-    pictures = set.intersection(*sets) if all_of_them else set.union(*sets)
-    if settings.pictures == "unseen":
-        raw = sample.image("raw").fingerprint  # whatever the sample is called now
-        pictures -= {z for _, found in kept.values() for z in found.about.get("seen", {}).get(raw, ())}
-    return tuple(sorted(pictures))
+def _pictures(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple[int, ...]:
+    """Pictures where a structure was annotated and looked for, but for those that its detector saw before."""
+    drawn, found = read_annotated(sample, name), read_found(sample, name, as_predicted=True)
+    if sample.drawn_on(drawn.image) != sample.drawn_on(found.image):
+        raise SampleError(
+            f"Boxes of '{name}' in {sample.path.name} were drawn on '{drawn.image}' and found on '{found.image}', whose pixels lie "
+            f"elsewhere; find them with --image {drawn.image}."
+        )
+    pictures = sorted(set(drawn.pictures) & set(found.pictures))
+    seen = found.about.get("seen")
+    if settings.pictures == "all":
+        return tuple(pictures)
+    if seen is None:
+        raise SampleError(f"Nobody knows which pictures the detector of '{name}' learnt from; score all of them with --pictures all.")
+    raw = sample.image("raw")
+    return tuple(z for z in pictures if picture_print(raw, z) not in seen)

@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from sparsem.boxes import Corners, alike_pairs, clipped
 
@@ -127,20 +125,38 @@ def merged(found: Found, slicing: Slicing, margin: float) -> Found:
     cut = slicing.is_cut(found, margin)
     ends = np.searchsorted(found.tile, np.arange(len(slicing.windows) + 1))
     of_tile = [np.arange(first, stop) for first, stop in pairwise(ends.tolist())]
-    pairs: list[Ints] = [np.empty((0, 2), np.int64)]
+    pairs: list[tuple[float, int, int]] = []
     seen_whole = np.zeros(len(cut), bool)
     for one, other in slicing.neighbours:
         if not (len(of_tile[one]) and len(of_tile[other])):
             _mark_seen_whole(seen_whole, found, cut, of_tile, slicing, (one, other), margin)
             continue
-        pairs.append(_same(found, of_tile[one], of_tile[other], _shared_window(slicing, one, other)))
+        pairs += _same(found, of_tile[one], of_tile[other], _shared_window(slicing, one, other))
         _mark_seen_whole(seen_whole, found, cut, of_tile, slicing, (one, other), margin)
-    edges = np.concatenate(pairs)
-    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(len(cut), len(cut)))
-    groups, group = connected_components(graph, directed=False) if len(cut) else (0, np.empty(0, np.int64))
-    alone = np.bincount(group, minlength=groups)[group] == 1
+    group = _objects(pairs, found.tile)
+    alone = np.bincount(group)[group] == 1
     kept = ~(alone & cut & seen_whole)
     return _one_each(found.taken(kept), group[kept], cut[kept])
+
+
+def _objects(pairs: list[tuple[float, int, int]], tile: Ints) -> Ints:
+    """(N,) the object of each box: pairs are joined, the most alike first, unless two boxes of one tile would become one."""
+    leader = list(range(len(tile)))
+    tiles: dict[int, set[int]] = {}
+
+    def of(box: int) -> int:
+        while leader[box] != box:
+            leader[box] = leader[leader[box]]
+            box = leader[box]
+        return box
+
+    for _, one, other in sorted(pairs):
+        first, second = of(one), of(other)
+        in_first, in_second = (tiles.get(box) or {int(tile[box])} for box in (first, second))
+        if first != second and not in_first & in_second:
+            leader[second] = first
+            tiles[first] = in_first | in_second
+    return np.unique([of(box) for box in range(len(tile))], return_inverse=True)[1].astype(np.int64)
 
 
 def _shared_window(slicing: Slicing, one: int, other: int) -> Ints:
@@ -148,8 +164,8 @@ def _shared_window(slicing: Slicing, one: int, other: int) -> Ints:
     return np.concatenate([np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])])
 
 
-def _same(found: Found, one: Ints, other: Ints, window: Ints) -> Ints:
-    """Pairs (n, 2) of boxes of two tiles that are alike in what both see; none is in two pairs, and the most alike come first."""
+def _same(found: Found, one: Ints, other: Ints, window: Ints) -> list[tuple[float, int, int]]:
+    """Pairs of boxes of two tiles that are alike in what both see, the most alike first, with minus their likeness; none is in two."""
     parts = [clipped(found.corners[places], window.tolist()) for places in (one, other)]
     there = [(part[:, 2:] > part[:, :2]).all(axis=1) for part in parts]
     one, other = one[there[0]], other[there[1]]
@@ -158,12 +174,12 @@ def _same(found: Found, one: Ints, other: Ints, window: Ints) -> Ints:
     rows, columns, alike = rows[same], columns[same], alike[same]
     order = np.lexsort((columns, rows, -alike))
     taken_rows, taken_columns, pairs = set(), set(), []
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+    for row, column, value in zip(rows[order].tolist(), columns[order].tolist(), alike[order].tolist(), strict=True):
         if row not in taken_rows and column not in taken_columns:
             taken_rows.add(row)
             taken_columns.add(column)
-            pairs.append((one[row], other[column]))
-    return np.array(pairs, np.int64).reshape(-1, 2)
+            pairs.append((-value, int(one[row]), int(other[column])))
+    return pairs
 
 
 def _mark_seen_whole(

@@ -14,12 +14,13 @@ from sparsem import __version__
 from sparsem.box_tables import annotated_names, read_annotated
 from sparsem.boxes import Boxes, sizes, together
 from sparsem.detect.calibration import calibrated, counting_from
-from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
+from sparsem.detect.inference import Levels, found_in_picture, levels_of, picture_print, slicing_of, window_of
 from sparsem.detect.networks import Detector, Target, begin_with, build, detector_class
 from sparsem.detect.recipe import DetectorRecipe, read_detector, save_detector
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.splitting import Place, Role, chosen, split
 from sparsem.detect.tiles import DetectionBatch, DetectionSampler, LearningPicture
+from sparsem.detect.weights import hash_of_weights
 from sparsem.errors import InputError, SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.learn.course import TrainingState, move, run
@@ -47,7 +48,7 @@ class Job:
         recipe: of the detector.
         roles: what each annotated picture is for.
         pictures: all of them, by place.
-        raw: fingerprint of the raw image of each sample, by which its pictures are known again under another name.
+        raw: image of each sample as it came, by which its pictures are known again under another name.
         inputs: fingerprints of what was read.
         device: where.
     """
@@ -55,7 +56,7 @@ class Job:
     recipe: DetectorRecipe
     roles: Mapping[Place, Role]
     pictures: Mapping[Place, LearningPicture]
-    raw: Mapping[str, str]
+    raw: Mapping[str, Volume]
     inputs: Mapping[str, str]
     device: torch.device
 
@@ -92,14 +93,16 @@ def train_detector(
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)}
     record |= {"structure": list(job.recipe.structures), "device": job.device.type}
     files = TrainingFiles(out)
-    if out.exists():
-        trained = read_detector(out)
-        if files.finished(trained.training.get("record", {}), record, on.overwrite):
-            return trained
+    trained = read_detector(out) if out.exists() else None
+    # What ``auto`` meant when a training began is what it means when it goes on, whether there is a network now or not.
+    begun = files.begun() or (trained.training.get("record", {}) if trained else {})
+    network, record["begins with"] = _beginning(job, settings, str(begun.get("begins with", "")), on.quiet)
+    if trained and files.finished(trained.training.get("record", {}), record, on.overwrite):
+        return trained
     needs = _needs(job, settings)
     needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
     _tell_plan(job, needs, on.quiet)
-    state = _start(job, settings, on.quiet and settings.weights == "auto")
+    state = _start(network, job, settings)
     learn, validate = job.of(Role.LEARN), job.of(Role.VALIDATE)
     sampler = DetectionSampler(learn, settings.see, settings.batch, settings.grey, settings.seed)
     columns = [f"validation_ap50_{name}" for name in job.recipe.structures]
@@ -153,7 +156,7 @@ def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
     if not any(len(pictures_of[place].kind) for place in learnt):
         raise InputError("No picture to learn from holds a box; annotate some, or hold others out.")
     build(settings.detector, 1, settings.see, 10)  # what it cannot see is told before anything is read
-    raw = {sample.name: sample.image("raw").fingerprint for sample in samples}
+    raw = {sample.name: sample.image("raw") for sample in samples}
     return Job(recipe, roles, pictures_of, raw, inputs, choose_device(settings.device))
 
 
@@ -244,20 +247,30 @@ def _tell_plan(job: Job, needs: Needs, quiet: bool) -> None:
         )
 
 
-def _start(job: Job, settings: DetectTrainSettings, quiet: bool) -> TrainingState:
-    """A fresh detector on its device; the same seed gives the same weights."""
+def _beginning(job: Job, settings: DetectTrainSettings, before: str, quiet: bool) -> tuple[Detector, str]:
+    """A fresh detector, the same for the same seed, and what it begins with: ``random``, ``coco``, or a hash of the weights given."""
     keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = job.recipe.build()
+    if settings.weights == "none" or (settings.weights == "auto" and (not network.has_coco or before == "random")):
+        return network, "random"
+    if settings.weights == "auto" and before == "coco":
+        network.keeps_norms = True  # the weights themselves lie in what was saved
+        return network, "coco"
     if settings.weights == "auto":
         try:
             begin_with(network, settings.detector, "coco")
         except SettingsError as error:
-            if hasattr(network, "load_coco") and network.load_coco is not None:
-                tell(f"Note: {error} It begins with random weights.", quiet)
-    elif settings.weights != "none":
-        begin_with(network, settings.detector, settings.weights)
+            tell(f"Note: {error} It begins with random weights.", quiet)
+            return network, "random"
+        return network, "coco"
+    begin_with(network, settings.detector, settings.weights)
+    return network, "coco" if settings.weights == "coco" else hash_of_weights(Path(settings.weights))
+
+
+def _start(network: Detector, job: Job, settings: DetectTrainSettings) -> TrainingState:
+    """A detector on its device, with an optimiser."""
     network = network.to(job.device)
     rate = settings.learning_rate or network.usual_rate
     looks = {id(parameter) for parameter in network.backbone().parameters()}
@@ -309,14 +322,15 @@ def _finished(state: TrainingState, job: Job, record: Mapping[str, Any]) -> Dete
     validate = job.of(Role.VALIDATE)
     about: dict[str, Any] = {"record": dict(record), "weights": "last"}
     about |= {role.value: [str(place) for place in sorted(job.roles) if job.roles[place] is role] for role in Role}
-    seen = sorted((job.raw[place.sample], place.z) for place, role in job.roles.items() if role in (Role.LEARN, Role.VALIDATE))
-    about["seen"] = {print_: [z for one, z in seen if one == print_] for print_, _ in seen}
+    touched = [place for place in sorted(job.roles) if job.roles[place] in (Role.LEARN, Role.VALIDATE)]
+    about["seen"] = sorted({picture_print(job.raw[place.sample], place.z) for place in touched})
     recipe = job.recipe
     if validate:
         load_state(state.average, state.best)
         compared = _compared(state.average, validate, job)
         scores = box_scores(compared, recipe.structures)
-        about |= {"weights": "best", "validation ap50": {one.name: round(one.ap50, 4) for one in scores if one.truth}}
+        known = {one.name: round(one.ap50, 4) for one in scores if one.truth}
+        about |= {"weights": "best" if known else "last", "validation ap50": known}
         recipe = replace(
             recipe,
             confidence={name: curve for name in recipe.structures if (curve := calibrated(compared, name)) is not None},

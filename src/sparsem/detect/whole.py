@@ -5,15 +5,16 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from sparsem.box_tables import annotated_names, read_annotated
-from sparsem.constrain import ConstrainSettings
+from sparsem.constrain import Roles
 from sparsem.detect.bringing import BoxesSettings, import_boxes
 from sparsem.detect.constraints import constrain_boxes, release_boxes
 from sparsem.detect.masks import MasksSettings, masks
 from sparsem.detect.predict import find_boxes
-from sparsem.detect.score import Judged, score_boxes
+from sparsem.detect.score import Judged, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.train import train_detector
 from sparsem.execution import HERE, Execution
+from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
 
@@ -36,9 +37,7 @@ class DetectStep(Settings):
         return self
 
 
-def detect(
-    sample: Sample, here: Path, step: DetectStep, image: str, rules: ConstrainSettings, on: Execution = HERE
-) -> tuple[list[str], Judged | None]:
+def detect(sample: Sample, here: Path, step: DetectStep, image: str, rules: Roles, on: Execution = HERE) -> tuple[list[str], Judged | None]:
     """Find boxes in a sample, and what follows from them.
 
     Args:
@@ -60,11 +59,20 @@ def detect(
         image = drawn[0]
     model = here / (step.model or step.out)
     if step.model is None:
-        train_detector([sample], model, step.train.model_copy(update={"image": step.train.image or image}), on)
+        weights = str(here / step.train.weights) if (here / step.train.weights).exists() else step.train.weights
+        training = step.train.model_copy(update={"image": step.train.image or image, "weights": weights})
+        train_detector([sample], model, training, on)
     find_boxes(sample, model, step.predict.model_copy(update={"image": step.predict.image or image}), on)
     if step.constrain:
         constrain_boxes(sample, rules)
     else:
         release_boxes(sample)
-    made = masks(sample, step.masks, on) if step.masks else []
+    made = []
+    if step.masks:
+        folder = step.masks.model and here / step.masks.model
+        own = str(folder) if folder and folder.exists() else step.masks.model
+        made = masks(sample, step.masks.model_copy(update={"model": own}), on)
+    if step.boxes and not can_be_scored(sample):
+        tell("Note: the detector learnt from every annotated picture, so how good its boxes are cannot be told.", on.quiet)
+        return made, None
     return made, score_boxes([sample]) if step.boxes else None

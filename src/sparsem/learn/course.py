@@ -186,7 +186,7 @@ def run(
 def _validated(state: TrainingState, scores: Callable[[nn.Module], tuple[float, ...]]) -> tuple[float, ...]:
     """Score of each structure on what is held out; the best weights are kept."""
     found = scores(state.average)
-    if mean_known(found) > state.best_score:
+    if mean_known(found) >= state.best_score:  # of equals the one that learnt longer; where nothing is known that is the last
         state.best_score = mean_known(found)
         state.best = {name: tensor.detach().clone() for name, tensor in state_of(state.average).items()}
     return found

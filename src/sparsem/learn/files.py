@@ -80,6 +80,10 @@ class TrainingFiles:
         about: dict[str, Any] = {"record": dict(record), "update": state.update, "best_scores": best}
         save_tensors(self.state, state.tensors(), about)
 
+    def begun(self) -> dict[str, Any]:
+        """The record of an unfinished training; empty if there is none."""
+        return dict(load_tensors(self.state, names=())[1].get("record", {})) if self.state.exists() else {}
+
     def restore(self, state: Course, record: Mapping[str, Any], overwrite: bool) -> None:
         """Go on where an unfinished training was, if there is one.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.box_tables import annotated_names, found_names, read_annotated, read_found
+from sparsem.box_tables import about_of, annotated_names, found_names, read_annotated, read_found
 from sparsem.boxes import Boxes
 from sparsem.errors import SparsemError
 from sparsem.report.figures import COLOURS, colour_of
@@ -91,14 +91,18 @@ def box_plots(view: View) -> Iterator[Plot]:
         return
     rows = scores.to_pylist()
     lines = [_line(one) for one in rows]
+    seen = "of which it learnt from some" if about_of(scores).get("pictures") == "all" else "that the detector did not learn from"
     drawn = {(one["structure"], one["boxes"]): _columns(curves, one["structure"], one["boxes"]) for one in rows}
     about = (
         "Of the boxes from each score on: how many are right (precision), and how many of the objects are among them (recall), on pictures "
-        "that the detector did not learn from. A box is right that overlaps an annotated one by half."
+        f"{seen}. A box is right that overlaps an annotated one by half."
     )
     yield Plot(f"Boxes: {view.name}", about, precision_and_recall(drawn, view.colours), f"box_curves_{view.name}.csv", curves, lines)
-    each = {name: [(one["annotated"], one["counted"]) for one in numbers.to_pylist() if one["structure"] == name]
-            for name in dict.fromkeys(numbers["structure"].to_pylist())}  # fmt: skip
+    counts_of = dict.fromkeys(one["structure"] for one in rows)
+    each = {
+        name: [(one["annotated"], one["counted"]) for one in numbers.to_pylist() if (one["structure"], one["boxes"]) == (name, "predicted")]
+        for name in counts_of
+    }
     about = "A mark a picture: how many objects were annotated, and how many were counted. On the line they are as many."
     yield Plot(f"Counts: {view.name}", about, counted_and_annotated(each, view.colours), f"box_counts_{view.name}.csv", numbers)
 

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from sparsem import __version__
 from sparsem.annotations import annotated_structures
+from sparsem.box_tables import scores_outdated
 from sparsem.contents import outdated
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.execution import HERE, Execution
@@ -161,6 +162,11 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     view.scene = scene(layers, settings.triangles // of)
     old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]
     old += [f"quality_{name}" for name in sample.images if outdated(sample, name, "quality")]
+    if scores_outdated(sample):
+        problems.append(
+            Notice("Boxes have changed since they were scored; their scores are not shown. Run 'sparsem detect score' again.", True)
+        )
+        old += [name for name in sample.tables if name.startswith("box_")]
     view.tables = {name: table for name, table in _tables(sample, problems).items() if name not in old}
     view.dice = {one.name: told for one in layers if (told := _dice(view.tables.get(f"scores_{one.name}")))}
     view.notices = [*problems, *notices(sample, [one.name for one in layers if one.labels], settings.cells)]

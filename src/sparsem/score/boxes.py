@@ -1,20 +1,21 @@
 """How good boxes are: COCO's mean average precision, average recall and AP50 (Lin et al. 2014), confusion between classes, counts.
 
-Precision and recall are those of faster-coco-eval. COCO looks at the 100 surest boxes of a picture; pictures of tissue hold many more, so
-all that there are count here, and so does every size.
+COCO looks at the 100 surest boxes of a picture; pictures of tissue hold many more, so all that there are count here, and so does every
+size. The numbers are those of faster-coco-eval, which is the oracle of the tests: it compares all boxes of a picture with all and keeps it
+for all pictures, 0.4 GB and 8 s for one of 5,000 objects; here boxes are compared with those beside them.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.boxes import Boxes, alike_pairs
 
-COCO_MOST = 100  # boxes a picture that COCO looks at; the library says -1 of everything if it is not among its limits
+EXACT = 1e-10  # by which an overlap may miss its threshold, as in COCO's own programs
 HALF = 0.5  # intersection over union from which on a box is right, for AP50, confusion and counts
 
 
@@ -59,6 +60,10 @@ class BoxScores:
     curve: NDArray[np.float64]
 
 
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+
+
 def box_scores(compared: Sequence[Compared], names: Sequence[str]) -> list[BoxScores]:
     """COCO's scores of every structure, over all pictures of all samples together; NaN of one that is nowhere.
 
@@ -66,67 +71,50 @@ def box_scores(compared: Sequence[Compared], names: Sequence[str]) -> list[BoxSc
         compared: samples; truth and found of the same names.
         names: structures.
     """
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    truth, found = _as_coco(compared, names)
-    numbers = {name: _number(compared, name) for name in names}
-    if not truth["annotations"] or not found:
-        nothing = np.zeros(101)
-        return [_nothing(name, *numbers[name], nothing) for name in names]
-    gt = COCO(truth)
-    judge = COCOeval_faster(gt, gt.loadRes(found), "bbox", print_function=lambda *_: None)
-    most = max(np.unique([one["image_id"] for one in found], return_counts=True)[1].max(initial=0), COCO_MOST)
-    judge.params.maxDets = sorted({1, COCO_MOST, int(most) + 1})
-    judge.evaluate()
-    judge.accumulate()
-    precision, recall = (np.asarray(judge.eval[key])[..., 0, -1] for key in ("precision", "recall"))  # (T, R, K) and (T, K), of all sizes
-    scores = []
-    for place, name in enumerate(names):
-        if not numbers[name][0]:
-            scores.append(_nothing(name, *numbers[name], np.full(101, math.nan)))
-            continue
-        own = np.maximum(precision[..., place], 0)
-        scores.append(
-            BoxScores(name, *numbers[name], float(own.mean()), float(own[0].mean()), float(own[5].mean()),
-                      float(np.maximum(recall[:, place], 0).mean()), own[0])
-        )  # fmt: skip
-    return scores
+    return [_scores_of(compared, name) for name in names]
 
 
-def _number(compared: Sequence[Compared], name: str) -> tuple[int, int]:
-    """How many boxes of a structure are there, and were found, in the pictures that are compared."""
-    totals = [0, 0]
+def _scores_of(compared: Sequence[Compared], name: str) -> BoxScores:
+    scores, hits, objects = [np.empty(0, np.float32)], [np.empty((len(THRESHOLDS), 0), bool)], 0
     for one in compared:
-        for place, boxes in enumerate((one.truth, one.found)):
-            totals[place] += int(np.count_nonzero(np.isin(boxes.z, one.pictures) & (boxes.kind == boxes.names.index(name))))
-    return totals[0], totals[1]
+        truth, found = one.truth.of_kind(name), one.found.of_kind(name)
+        for z in one.pictures:
+            here, there = found.of_picture(z), truth.of_picture(z)
+            here = here[np.argsort(-here.score, kind="stable")]
+            scores.append(here.score)
+            hits.append(_hits(here, there))
+            objects += len(there)
+    score, hit = np.concatenate(scores), np.concatenate(hits, axis=1)
+    if not objects:
+        nothing = math.nan
+        return BoxScores(name, 0, len(score), nothing, nothing, nothing, nothing, np.full(len(RECALLS), math.nan))
+    right = np.cumsum(hit[:, np.argsort(-score, kind="stable")], axis=1)
+    recall, precision = right / objects, right / np.arange(1, len(score) + 1)
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    curves = np.zeros((len(THRESHOLDS), len(RECALLS)))
+    for curve, reached, own in zip(curves, recall, best, strict=True):
+        place = np.searchsorted(reached, RECALLS, side="left")
+        curve[place < len(own)] = own[place[place < len(own)]]
+    highest = recall[:, -1].mean() if len(score) else 0.0
+    return BoxScores(
+        name, objects, len(score), float(curves.mean()), float(curves[0].mean()), float(curves[5].mean()), float(highest), curves[0]
+    )
 
 
-def _nothing(name: str, truth: int, found: int, curve: NDArray[np.float64]) -> BoxScores:
-    value = 0.0 if truth else math.nan
-    return BoxScores(name, truth, found, value, value, value, value, curve if truth else np.full(101, math.nan))
-
-
-def _as_coco(compared: Sequence[Compared], names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A data set and results, in COCO's form; pictures are numbered through all samples."""
-    pictures: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    for one in compared:
-        number = {z: len(pictures) + place for place, z in enumerate(one.pictures, 1)}
-        pictures += [{"id": place, "width": 1, "height": 1} for place in number.values()]
-        for boxes, out in ((one.truth, annotations), (one.found, results)):
-            extents = np.column_stack([boxes.corners[:, :2], boxes.corners[:, 2:] - boxes.corners[:, :2]]).astype(float)
-            for z, kind, extent, score in zip(boxes.z.tolist(), boxes.kind.tolist(), extents.tolist(), boxes.score.tolist(), strict=True):
-                if z in number and boxes.names[kind] in names:
-                    row = {"image_id": number[z], "category_id": names.index(boxes.names[kind]) + 1, "bbox": extent}
-                    more = {"score": score} if out is results else {"iscrowd": 0, "area": extent[2] * extent[3]}
-                    out.append({**row, "id": len(out) + 1, **more})
-    return {
-        "images": pictures,
-        "annotations": annotations,
-        "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
-    }, results
+def _hits(found: Boxes, truth: Boxes) -> NDArray[np.bool_]:
+    """(10, N) whether each found box of a picture, the surest first, is right at each threshold: the free true one it overlaps most."""
+    hits = np.zeros((len(THRESHOLDS), len(found)), bool)
+    row, column, alike = alike_pairs(found.corners, truth.corners, THRESHOLDS[0] - EXACT)
+    first = np.searchsorted(row, np.arange(len(found) + 1)).tolist()
+    for own, least in zip(hits, THRESHOLDS - EXACT, strict=True):
+        free = np.ones(len(truth), bool)
+        for place in np.unique(row).tolist():
+            beside = slice(first[place], first[place + 1])
+            there = np.where(free[column[beside]], alike[beside], 0)
+            best = int(there.argmax())
+            if there[best] >= least:
+                own[place], free[column[beside][best]] = True, False
+    return hits
 
 
 class Match(NamedTuple):
