@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsem.box_tables import FOUND, Kept, found_names, read_found, write_annotated, write_found
+from sparsem.box_tables import FOUND, Kept, found_names, read_found, scores_outdated, write_annotated, write_found
 from sparsem.boxes import Boxes
 from sparsem.constrain import Roles
 from sparsem.detect.constraints import Some, constrain_boxes, in_nucleus, judged, release_boxes
@@ -121,6 +121,27 @@ def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) ->
         read_found(found, "mitochondrion")
     constrain_boxes(found)
     assert len(read_found(found, "mitochondrion").boxes) == 2
+
+
+def test_of_an_earlier_run_nothing_counts_on(found: Sample) -> None:
+    constrain_boxes(found)
+    found.write_table("boxes_lysosome-constrained", found.read_table("boxes_mitochondrion-constrained"))
+    constrain_boxes(found)
+    assert "boxes_lysosome-constrained" not in found.tables
+    found.remove_table("boxes_mitochondrion-constrained")  # as a kill leaves it
+    with pytest.raises(SampleError, match=r"interrupted; run 'sparsem detect constrain S01.zarr' again"):
+        read_found(found, "mitochondrion")
+    assert len(read_found(found, "mitochondrion", as_predicted=True).boxes) == 3
+
+
+def test_scores_of_other_boxes_are_not_shown(found: Sample) -> None:
+    score_boxes([found])
+    assert not scores_outdated(found)
+    constrain_boxes(found)
+    assert not scores_outdated(found)  # of boxes as they were predicted they still are
+    score_boxes([found])
+    release_boxes(found)
+    assert scores_outdated(found)
 
 
 def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None:

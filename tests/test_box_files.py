@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from sparsem.annotations import write_annotation
 from sparsem.box_tables import annotated_names, picture_names, read_annotated
 from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
 from sparsem.detect.formats import read_boxes
@@ -399,3 +400,53 @@ def test_montages_that_are_none(tmp_path: Path, files: dict[str, Any], sentence:
         import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET)
     with pytest.raises(InputError, match="There is no file or folder"):
         open_montage(tmp_path / "nowhere")
+
+
+def test_a_number_is_never_taken_for_a_name(tmp_path: Path) -> None:
+    """Files called 1 to 3 are the slices 0 to 2."""
+    (tmp_path / "numbered").mkdir()
+    for name in ("1", "2", "3"):
+        tifffile.imwrite(tmp_path / "numbered" / f"{name}.tif", np.ones((40, 40), np.uint8), photometric="minisblack")
+    sample = import_stack(tmp_path / "numbered", tmp_path / "n.zarr", ImportSettings(voxel_nm=(4, 4, 4)), QUIET)
+    import_boxes([sample], BoxesSettings(source=str(written(tmp_path, "z,class,x0,y0,x1,y1\n1,a,0,0,30,30\n", "b.csv"))), QUIET)
+    assert read_annotated(sample, "a").boxes.z.tolist() == [1]
+    by_name = written(tmp_path, "image,class,x0,y0,x1,y1\n1.tif,a,0,0,30,30\n", "c.csv")
+    import_boxes([sample], BoxesSettings(source=str(by_name)), Execution(quiet=True, overwrite=True))
+    assert read_annotated(sample, "a").boxes.z.tolist() == [0]
+
+
+def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(pictures: Sample, tmp_path: Path) -> None:
+    images = [COCO["images"][0], {**COCO["images"][1], "width": 40, "height": 30}]
+    file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
+    import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
+    kept = read_annotated(pictures, "nucleus")
+    assert (kept.pictures, kept.boxes.z.tolist()) == ((0,), [0])
+
+
+def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: Path) -> None:
+    categories = [{"id": 7, "name": "ok"}, {"id": 9, "name": "not a name"}]
+    with pytest.raises(InputError, match="A name is of letters"):
+        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, changed(categories=categories)))), QUIET)
+    assert not annotated_names(pictures)
+
+
+def test_slices_that_are_not_labelled_as_a_whole_are_left_out(own_tissue: Sample) -> None:
+    labels = [np.ones((96, 128), np.uint8), np.ones((96, 128), np.uint8)]
+    labels[1][:, 64:] = 9
+    write_annotation(own_tissue, "spot", (3, 5), labels, ignore=9)
+    import_boxes([own_tissue], BoxesSettings(labels=("spot",), least_px=3), QUIET)
+    assert read_annotated(own_tissue, "spot").pictures == (3,)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "sentence"),
+    [
+        ('z,class,x0,y0,x1,y1\n1,"a,0,0,30,30\n' + "x" * 200_000, "q.csv", "is a quotation mark left open"),
+        ("z,class,x0,y0,x1,y1\ninf,a,0,0,30,30\n", "i.csv", "rows without picture or class"),
+        ('{"images": ' + "[" * 100_000, "deep.json", "is no JSON"),
+        (json.dumps(with_annotation(bbox=[10**400, 0, 30, 30])), "huge.json", "without four numbers as bbox"),
+    ],
+)
+def test_files_that_libraries_stumble_over(pictures: Sample, tmp_path: Path, content: str, name: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content, name))), QUIET)

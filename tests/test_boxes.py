@@ -184,3 +184,12 @@ def test_boxes_are_counted_from_where_they_agree_best_with_what_is_there() -> No
     truth = Boxes.of(("a",), np.zeros(20, int), 0, corners[:20])
     found = Boxes.of(("a",), np.zeros(40, int), 0, corners, np.concatenate([np.full(20, 0.7), np.full(20, 0.3)]))
     assert 0.3 < counting_from([Compared(truth, found, (0,))], "a") <= 0.7
+
+
+def test_boxes_of_one_score_are_as_right_as_they_are_together() -> None:
+    corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(20)], np.float32)
+    truth = Boxes.of(("a",), np.ones(20, int), 0, corners)
+    found = Boxes.of(("a",), np.repeat([0, 1], 20), 0, np.concatenate([corners, corners]), np.full(40, 0.7))
+    curve = calibrated([Compared(truth, found, (0, 1))], "a")
+    assert curve is not None
+    assert np.interp(0.7, *curve) == pytest.approx(0.5, abs=0.02)

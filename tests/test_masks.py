@@ -1,22 +1,26 @@
 """Masks in boxes: outlines without learning, a Segment Anything Model with random weights, labels that other stages work on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 
-from sparsem.box_tables import FOUND, Kept, write_found
+from sparsem.box_tables import FOUND, Kept, read_found, write_found
 from sparsem.boxes import Boxes, boxes_of_labels, overlap_of_union
 from sparsem.detect.masks import MasksSettings, masks, paint, views_of
 from sparsem.detect.outline import mask_in_box
 from sparsem.detect.sam import Sam, load_sam
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.execution import Execution
+from sparsem.ingest import ImportSettings, import_stack
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
+from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of, kill_ten_times
 from tests.spots import sample_of
@@ -60,8 +64,6 @@ def test_a_box_at_the_border_beyond_it_or_without_contrast_gives_a_mask() -> Non
 
 def test_outlines_of_real_mitochondria(real_data: Any) -> None:
     """Better than the ellipse that every box has, and than nothing at all."""
-    import tifffile
-
     z = 30
     image = tifffile.imread(real_data("epfl_fibsem_mitochondria/raw.tif"), key=z)
     labels = tifffile.imread(real_data("epfl_fibsem_mitochondria/labels_mitochondria_instances2d.tif"), key=z)
@@ -131,6 +133,75 @@ def test_a_model_answers_for_many_boxes_in_a_tile_that_it_looked_at_once(sam: Pa
     assert small.shape[1:] == (32, 32)
     for one, plain in zip(found, small, strict=True):
         assert np.corrcoef(one[2::4, 2::4].ravel(), plain.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("family", ["sam_hq", "sam2"])
+def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    if family == "sam_hq":
+        looks = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 128, "patch_size": 16, "mlp_dim": 64}
+        config: Any = transformers.SamHQConfig
+        made = config(
+            vision_config={**looks, "output_channels": 256, "global_attn_indexes": [0, 1, 2, 3], "window_size": 4},
+            prompt_encoder_config={"image_size": 128, "patch_size": 16},
+            mask_decoder_config={"mlp_dim": 64, "num_hidden_layers": 1, "vit_dim": 32},
+        )
+        network: Any = transformers.SamHQModel(made)
+    else:
+        backbone = {
+            "model_type": "sam2_hiera_det_model",
+            "image_size": [128, 128],
+            "hidden_size": 16,
+            "embed_dim_per_stage": [16, 32, 64, 128],
+            "blocks_per_stage": [1, 1, 1, 1],
+            "num_attention_heads_per_stage": [1, 1, 2, 4],
+            "global_attention_blocks": [2],
+            "window_size_per_stage": [4, 4, 4, 4],
+        }
+        sizes = [[32, 32], [16, 16], [8, 8]]
+        vision = {"backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16], "backbone_feature_sizes": sizes}
+        config = transformers.Sam2Config
+        made = config(vision_config=vision, prompt_encoder_config={"image_size": 128, "patch_size": 16}, mask_decoder_config={})
+        network = transformers.Sam2Model(made)
+    network.save_pretrained(tmp_path / "model")
+    model = load_sam(str(tmp_path / "model"), CPU)
+    embedding = model.embedding(np.random.default_rng(0).random((128, 128), np.float32))
+    found = list(model.masks(embedding, np.array([[10, 10, 40, 50], [60, 60, 100, 90]], np.float32)))
+    assert [one.shape for one in found] == [(128, 128)] * 2
+    assert all(np.isfinite(one).all() for one in found)
+
+
+def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], sam: Path) -> None:
+    sample, _ = found
+    settings = MasksSettings(model=str(sam), keep_embeddings=True, device="cpu", structure=("disc",))
+    masks(sample, settings, QUIET)
+    folders = set((sample.path / ".sparsem" / "embeddings").iterdir())
+    equalize(sample, EqualizeSettings(way="clahe"), QUIET)
+    kept = read_found(sample, "disc")
+    write_found(sample, f"{FOUND}disc", replace(kept, image="equalized"))
+    masks(sample, settings, Execution(quiet=True, overwrite=True))
+    assert len(set((sample.path / ".sparsem" / "embeddings").iterdir()) - folders) == 1
+
+
+def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) -> None:
+    from tests.spots import picture
+
+    grey, corners, _ = picture(3, (90, 100), 3)
+    made = []
+    for name, others in (("alone", ()), ("beside", (np.full((200, 220), 200, np.uint8),))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, one in enumerate((grey, *others)):
+            tifffile.imwrite(folder / f"p{number}.tif", one, photometric="minisblack")
+        sample = import_stack(folder, tmp_path / f"{name}.zarr", ImportSettings(voxel_nm=(50, 10, 10), pictures=True), QUIET)
+        boxes = Boxes.of(("disc",), np.zeros(len(corners), int), 0, corners)
+        kept = Kept(boxes, (0,), "raw", {"fingerprint": "by hand", "seen": []}, boxes.score, np.ones(len(boxes), bool))
+        write_found(sample, f"{FOUND}disc", kept)
+        masks(sample, MasksSettings(), QUIET)
+        made.append(volumes(sample)["disc"][0, :90, :100])
+    assert np.array_equal(made[0], made[1])
 
 
 def test_colours_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> None:
