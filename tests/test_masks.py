@@ -155,9 +155,9 @@ def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
             "image_size": [128, 128],
             "hidden_size": 16,
             "embed_dim_per_stage": [16, 32, 64, 128],
-            "blocks_per_stage": [1, 1, 1, 1],
+            "blocks_per_stage": [1, 1, 2, 1],
             "num_attention_heads_per_stage": [1, 1, 2, 4],
-            "global_attention_blocks": [2],
+            "global_attention_blocks": [3],
             "window_size_per_stage": [4, 4, 4, 4],
         }
         sizes = [[32, 32], [16, 16], [8, 8]]

@@ -67,7 +67,9 @@ def load_sam(model: str, device: torch.device) -> Sam:
         SettingsError: it cannot be had, or makes no masks from boxes.
     """
     from transformers import AutoImageProcessor, AutoModelForMaskGeneration
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # it loads in seconds, and --quiet is quiet
     try:
         network = AutoModelForMaskGeneration.from_pretrained(model, use_safetensors=True)
         size = network.config.prompt_encoder_config.image_size
