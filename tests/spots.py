@@ -30,9 +30,8 @@ def picture(seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, 
     for number in range(count * 10):
         size = int(random.integers(*edge))
         top, left = (int(random.integers(0, length - size)) for length in shape)
-        if len(corners) == count or any(
-            left < c + 4 and top < d + 4 and left + size > a - 4 and top + size > b - 4 for a, b, c, d in corners
-        ):
+        box = (left, top, left + size, top + size)
+        if len(corners) == count or any(_touch(box, other) for other in corners):
             continue
         kind = number % 2
         own = (slice(top, top + size), slice(left, left + size))
@@ -41,7 +40,7 @@ def picture(seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, 
             grey[own][np.hypot(y[own] - top - middle, x[own] - left - middle) <= size / 2] = 220
         else:
             grey[own] = 40
-        corners.append((left, top, left + size, top + size))
+        corners.append(box)
         kinds.append(kind)
     return np.clip(grey, 1, 255).astype(np.uint8), np.array(corners, np.float32).reshape(-1, 4), np.array(kinds, np.int16)
 

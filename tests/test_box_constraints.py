@@ -167,6 +167,8 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(found: Sampl
     assert nuclei["objects_per_picture"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
     assert summary([found], SummarySettings(structure=("nucleus",))).num_rows == 1
+    table.write_text("sample;subtype;grade\nS01;TNBC;2,5\n")  # as a spreadsheet writes it where numbers have commas
+    assert summary([found], SummarySettings(metadata=str(table))).to_pylist()[0]["grade"] == "2,5"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,7 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(found: Sampl
         ("sample,grade\n,3\n", "has no sample in line 2"),
         ("sample,grade\nS01,3,4\n", "has more values than the header in line 2"),
         ("sample,grade\nS02,3\n", "says nothing of S01; it knows S02"),
+        ("sample,objects\nS01,3\n", "has a column 'objects', as the counts have; give it another name"),
     ],
 )
 def test_metadata_that_are_none(found: Sample, tmp_path: Path, content: str, sentence: str) -> None:

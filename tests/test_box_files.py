@@ -17,6 +17,7 @@ from sparsem.detect.formats import read_boxes
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.report.boxes import box_layers_of
 from sparsem.store.readers import open_montage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
@@ -372,6 +373,18 @@ def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
     assert np.unique(image.read(slice(None), 1)).tolist() == [10, 250]
     labels = image.like("labels/a", np.uint8, Kind.LABELS, None)
     assert labels.level_shapes()[1] == (2, 300, 350)
+
+
+def test_boxes_of_other_pixels_are_told_and_not_drawn(montage: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, "image,class,x0,y0,x1,y1\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
+    import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
+    (layer,), problems = box_layers_of(montage, "raw", (), ())
+    assert (layer.name, layer.found, problems) == ("a, boxes", None, [])
+    monkeypatch.setattr(Sample, "drawn_on", lambda self, image: image)  # as if every image were moved
+    assert box_layers_of(montage, "aligned", (), ()) == (
+        [],
+        ["Boxes of a lie on images/raw, whose pixels images/aligned has not; they are not shown."],
+    )
 
 
 def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -> None:

@@ -204,6 +204,28 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
     assert np.array_equal(made[0], made[1])
 
 
+def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -> None:
+    """A small picture of a montage ends before its slice does."""
+    (tmp_path / "m").mkdir()
+    grey = np.full((60, 80), 200, np.uint8)
+    for name, shape in (("large", (100, 120)), ("small", (60, 80))):
+        tifffile.imwrite(tmp_path / "m" / f"{name}.tif", np.resize(grey, shape), photometric="minisblack")
+    sample = import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(50, 10, 10), pictures=True), QUIET)
+    corners = np.array([[20, 20, 40, 40], [20, 40, 40, 60], [60, 10, 80, 30], [20, 40, 40, 60]], np.float32)
+    z = np.array([1, 1, 1, 0])
+    kept = Kept(Boxes.of(("disc",), z, 0, corners), (0, 1), "raw", {"fingerprint": "by hand", "seen": []}, np.ones(4), np.ones(4, bool))
+    write_found(sample, f"{FOUND}disc", kept)
+    masks(sample, MasksSettings(), QUIET)
+    measure(sample, MeasureSettings(texture=False), QUIET)
+    rows = sample.read_table("disc").to_pylist()
+    assert sorted((row["first_z"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows) == [
+        (0, 40, 20, False),
+        (1, 10, 60, True),
+        (1, 20, 20, False),
+        (1, 40, 20, True),
+    ]
+
+
 def test_colours_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> None:
     import json
     import shutil

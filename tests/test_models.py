@@ -127,7 +127,7 @@ def test_a_checkpoint_carries_weights_and_recipe(tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    with pytest.raises(InputError, match=r"There is no model file .*; 'sparsem train' makes one"):
+    with pytest.raises(InputError, match=r"There is no model file .*; 'sparsem train' and"):
         load_checkpoint(path)
     path.write_bytes(b"not a model")
     with pytest.raises(InputError, match=r"m.safetensors is not a sparsem model, or is damaged"):

@@ -13,7 +13,8 @@ from sparsem.annotations import annotated_structures, read_annotation
 from sparsem.box_tables import annotated_names, found_names, picture_names, read_annotated, read_found, refuse_other_boxes, write_annotated
 from sparsem.boxes import Boxes, boxes_of_labels, sizes, together
 from sparsem.contents import result_of
-from sparsem.detect.formats import BoxFile, read_boxes, write_boxes
+from sparsem.detect.formats import BoxFile, read_boxes
+from sparsem.detect.writing import write_boxes
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.progress import Meter, tell

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from sparsem.detect.networks import LEAST_SCORE
-from sparsem.detect.recipe import Curve
+from sparsem.detect.recipe import COUNTS_FROM, Curve
 from sparsem.score.boxes import Compared, matched
 
 LEAST_BOXES = 20  # found on held-out pictures, with fewer of which nothing can be told
-USUAL = 0.5  # score from which boxes are counted where nothing can be told
 
 
 def right_or_not(compared: Sequence[Compared], name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
@@ -52,7 +51,7 @@ def counting_from(compared: Sequence[Compared], name: str) -> float:
     """The score from which on the boxes of a structure agree best with what is there: the highest F1."""
     score, right, objects = right_or_not(compared, name)
     if not objects or len(score) < LEAST_BOXES:
-        return USUAL
+        return COUNTS_FROM
     order = np.argsort(-score, kind="stable")
     hits = np.cumsum(right[order])
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)

@@ -1,4 +1,4 @@
-"""Files of boxes: COCO JSON, CSV and YOLO, read into one form with everything that is wrong in them told at once, and written.
+"""Files of boxes: COCO JSON, CSV and YOLO, read into one form with everything that is wrong in them told at once.
 
 Corners are ``x0 y0 x1 y1`` px (see ``sparsem.boxes``). COCO has x, y, width, height; YOLO centre, width and height as parts of the picture.
 """
@@ -6,18 +6,14 @@ Corners are ``x0 y0 x1 y1`` px (see ``sparsem.boxes``). COCO has x, y, width, he
 import csv
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import yaml
 
-from sparsem.boxes import Boxes, Corners
 from sparsem.errors import InputError
-from sparsem.store.writers import appearing
 
 Numbers = tuple[float, float, float, float]
 
@@ -196,14 +192,18 @@ def _coco_pictures(listed: Sequence[Any], out: BoxFile) -> dict[Any, int]:
     return found
 
 
+def dialect_of(text: str) -> Any:
+    """How the values of a table are parted: by commas, semicolons or tabs."""
+    try:
+        return csv.Sniffer().sniff(text[:4096], ",;\t") if text.strip() else csv.excel
+    except csv.Error:
+        return csv.excel
+
+
 def _read_csv(path: Path) -> BoxFile:
     text = _text(path)
     try:
-        dialect: Any = csv.Sniffer().sniff(text[:4096], ",;\t") if text.strip() else csv.excel
-    except csv.Error:
-        dialect = csv.excel
-    try:
-        rows = list(csv.reader(text.splitlines(), dialect))
+        rows = list(csv.reader(text.splitlines(), dialect_of(text)))
     except csv.Error as error:
         raise InputError(f"{path.name} cannot be read as CSV ({error}); is a quotation mark left open?") from None
     if not rows or not any(rows[0]):
@@ -302,73 +302,6 @@ def _yolo_names(path: Path) -> list[str]:
                 raise InputError(f"{file.name} names a class twice: {', '.join(names)}.")
             return names
     raise InputError(f"{path} does not say what its classes are called; expected classes.txt, a name a line, or names in a data.yaml.")
-
-
-def write_boxes(
-    path: str | Path, boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]], overwrite: bool = False
-) -> None:
-    """Write boxes as COCO JSON, CSV or, to a path without ending, a folder of YOLO labels.
-
-    Args:
-        path: to write.
-        boxes: of one sample.
-        names: of its slices.
-        pictures: slices that were looked at and their (y, x): they are listed also where they hold nothing.
-        overwrite: replace what is there.
-
-    Raises:
-        InputError: the ending is of no known kind, or something is there that is not to be replaced.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".json":
-        with appearing(path, overwrite) as unfinished:
-            unfinished.write_text(json.dumps(as_coco(boxes, names, pictures)), encoding="utf-8")
-    elif path.suffix.lower() == ".csv":
-        with appearing(path, overwrite) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "z", "class", "x0", "y0", "x1", "y1", "score"])
-            for z, kind, corners, score in zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True):
-                writer.writerow([names[z], z, boxes.names[kind], *(f"{one:.2f}" for one in corners), f"{score:.4f}"])
-    elif not path.suffix:
-        if path.exists() and any(path.iterdir()) and not overwrite:
-            raise InputError(f"{path} exists and holds files; use --overwrite to replace its labels, or choose another name.")
-        shutil.rmtree(path / "labels", ignore_errors=True)
-        _write_yolo(path, boxes, names, pictures)
-    else:
-        raise InputError(f"Boxes are written as .json (COCO), .csv, or to a folder (YOLO); got {path.name}.")
-
-
-def as_coco(boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
-    """Boxes as a COCO data set; pictures, boxes and classes are numbered from 1."""
-    place = {z: number for number, z in enumerate(pictures, 1)}
-    listed = [{"id": place[z], "file_name": names[z], "z": z, "height": y, "width": x} for z, (y, x) in pictures.items()]
-    annotations = [
-        {"id": number, "image_id": place[z], "category_id": int(kind) + 1, "bbox": _extent(corners), "area": _area(corners), "iscrowd": 0,
-         "score": round(float(score), 4)}
-        for number, (z, kind, corners, score) in enumerate(
-            zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True), 1
-        )
-    ]  # fmt: skip
-    return {"images": listed, "annotations": annotations, "categories": [{"id": n, "name": one} for n, one in enumerate(boxes.names, 1)]}
-
-
-def _write_yolo(path: Path, boxes: Boxes, names: Sequence[str], pictures: Mapping[int, tuple[int, int]]) -> None:
-    (path / "labels").mkdir(parents=True, exist_ok=True)
-    (path / "classes.txt").write_text("\n".join(boxes.names) + "\n", encoding="utf-8")
-    for z, (height, width) in pictures.items():
-        own, lines = boxes.of_picture(z), []
-        for kind, (x0, y0, x1, y1) in zip(own.kind, own.corners.astype(np.float64) / [width, height, width, height], strict=True):
-            lines.append(f"{kind} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}\n")
-        (path / "labels" / f"{names[z]}.txt").write_text("".join(lines), encoding="utf-8")
-
-
-def _extent(corners: Corners) -> list[float]:
-    x0, y0, x1, y1 = (round(float(one), 2) for one in corners)
-    return [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-
-
-def _area(corners: Corners) -> float:
-    return round(float(corners[2] - corners[0]) * float(corners[3] - corners[1]), 2)
 
 
 def _stem(name: str) -> str:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from sparsem.detect.networks import LEAST_SCORE, Detector, build
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize
-from sparsem.models.checkpoint import DAMAGED, load_state, load_tensors, save_tensors, state_of
+from sparsem.models.checkpoint import DAMAGED, filled, load_tensors, save_tensors, state_of
 from sparsem.store.sample import checked_name
 
+COUNTS_FROM = 0.5  # score from which boxes are counted where nothing can be told
 Curve = tuple[tuple[float, ...], tuple[float, ...]]  # scores, ascending, and how many of the boxes with such a score are right
 
 
@@ -59,7 +60,7 @@ class DetectorRecipe:
 
     def threshold(self, structure: str) -> float:
         """Score from which a box is taken for an object."""
-        return self.counts_from.get(structure, 0.5)
+        return self.counts_from.get(structure, COUNTS_FROM)
 
 
 def save_detector(path: Path, network: Detector, recipe: DetectorRecipe) -> None:
@@ -75,15 +76,7 @@ def load_detector(path: Path) -> tuple[Detector, DetectorRecipe]:
     """
     tensors, about = load_tensors(path)
     recipe = _checked(path, about)
-    try:
-        network = recipe.build()
-        load_state(network, tensors)
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise ValueError("it holds weights that are not numbers")
-    except DAMAGED as error:
-        raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
-    network.eval()
-    return network, recipe
+    return filled(path, recipe.build, tensors), recipe
 
 
 def read_detector(path: Path) -> DetectorRecipe:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from sparsem.box_tables import Kept, found_names, read_found
 from sparsem.boxes import sizes
+from sparsem.detect.formats import dialect_of
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
@@ -30,11 +31,11 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     """What a CSV says of each sample, by its name without ending.
 
     Raises:
-        InputError: it cannot be read, has no column ``sample``, or names a sample twice.
+        InputError: it cannot be read, has no column ``sample`` or one that is counted, or names a sample twice.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(text.splitlines(), dialect=dialect_of(text)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table of samples ({error}); expected a .csv with a column '{KEY}'.") from None
     if not rows or KEY not in rows[0]:
@@ -64,9 +65,13 @@ def summary(samples: Sequence[Sample], settings: SummarySettings = SummarySettin
             raise SampleError(f"{sample.path.name} has no boxes; find some with 'sparsem detect predict {sample.path.name} MODEL'.")
         if known and sample.name not in known:
             raise InputError(f"{settings.metadata} says nothing of {sample.name}; it knows {', '.join(known)[:200]}.")
-        rows += [
-            {"sample": sample.name, **known.get(sample.name, {}), **_counted(sample, name, read_found(sample, name))} for name in names
-        ]
+        of_it = {"sample": sample.name, **known.get(sample.name, {})}
+        for name in names:
+            counted = _counted(sample, name, read_found(sample, name))
+            twice = sorted(of_it.keys() & counted.keys())
+            if twice:
+                raise InputError(f"{settings.metadata} has a column '{twice[0]}', as the counts have; give it another name.")
+            rows.append({**of_it, **counted})
     return pa.Table.from_pylist(rows)
 
 

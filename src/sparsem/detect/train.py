@@ -1,7 +1,6 @@
 """Training a detector: annotated boxes of samples -> a .safetensors file. Resumable at any moment; see ``train_detector``."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from sparsem.learn.course import TrainingState, move, run
 from sparsem.learn.files import TrainingFiles
 from sparsem.models.checkpoint import load_state
 from sparsem.models.device import choose_device, free_memory, keep_freed_memory
-from sparsem.progress import Meter, tell
+from sparsem.progress import tell
 from sparsem.score.boxes import Compared, box_scores
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -93,7 +92,7 @@ def train_detector(
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)}
     record |= {"structure": list(job.recipe.structures), "device": job.device.type}
     files = TrainingFiles(out)
-    trained = read_detector(out) if out.exists() else None
+    trained = files.trained(read_detector, on.overwrite)
     # What ``auto`` meant when a training began is what it means when it goes on, whether there is a network now or not.
     begun = files.begun() or (trained.training.get("record", {}) if trained else {})
     network, record["begins with"] = _beginning(job, settings, str(begun.get("begins with", "")), on.quiet)
@@ -112,14 +111,7 @@ def train_detector(
         course = run(
             state, sampler.draw, lambda batch: _step(state, batch, settings, job.device), scores, settings, settings.validate_every
         )
-        with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(columns, state.update) as log:
-            saved = time.monotonic()
-            for progress in course:
-                log(progress)
-                meter.step(f"loss {progress.loss:.3f}")
-                if time.monotonic() - saved >= settings.save_every_s:
-                    files.save(state, record)
-                    saved = time.monotonic()
+        files.follow(course, state, record, settings, columns, lambda one: f"loss {one.loss:.3f}", on.quiet)
         recipe = _finished(state, job, record)
         save_detector(out, _as_detector(state.average).cpu(), recipe)
         files.state.unlink(missing_ok=True)

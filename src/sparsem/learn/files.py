@@ -4,20 +4,24 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from sparsem.errors import ResumeError
+from sparsem.errors import InputError, ResumeError
 from sparsem.learn.course import Course, Progress
+from sparsem.learn.settings import CourseSettings
 from sparsem.models.checkpoint import load_tensors, save_tensors
+from sparsem.progress import Meter
 from sparsem.settings import differences
 from sparsem.stage import fingerprint_of
 from sparsem.store.volume import write_atomically
+
+R = TypeVar("R")
 
 
 def log_path(out: Path) -> Path:
@@ -59,6 +63,19 @@ class TrainingFiles:
         finally:
             self.out.with_suffix(".lock").unlink(missing_ok=True)
             lock.release()
+
+    def trained(self, read: Callable[[Path], R], overwrite: bool) -> R | None:
+        """What was trained before under this name; None of nothing, or of something damaged that is to be replaced.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        try:
+            return read(self.out) if self.out.exists() else None
+        except InputError:
+            if overwrite:
+                return None
+            raise
 
     def finished(self, before: Mapping[str, Any], record: Mapping[str, Any], overwrite: bool) -> bool:
         """Whether the checkpoint, which was trained as ``before`` says, is the one that is wanted.
@@ -103,9 +120,37 @@ class TrainingFiles:
             )
         self.state.unlink()
 
-    def log(self, columns: Sequence[str], update: int) -> "TrainingLog":
-        """The course of the training, from an update on; ``columns`` are what is told beside the loss, held-out scores last."""
-        return TrainingLog(log_path(self.out), columns, update)
+    def follow(
+        self,
+        course: Iterable[Progress],
+        state: Course,
+        record: Mapping[str, Any],
+        settings: CourseSettings,
+        columns: Sequence[str],
+        said: Callable[[Progress], str],
+        quiet: bool,
+    ) -> None:
+        """Run through a training to its end: how far it is is shown and logged, and every now and then its state is saved.
+
+        Args:
+            course: of the training, as ``run`` gives it.
+            state: of it.
+            record: of what is learnt from and how, by which an unfinished training is known again.
+            settings: how many updates, and how often to save.
+            columns: of the log beside the loss, held-out scores last.
+            said: of an update, beside how far it is.
+            quiet: show nothing.
+        """
+        log = TrainingLog(log_path(self.out), columns, state.update)
+        with Meter(f"train {self.out.stem}", settings.updates, state.update, quiet) as meter, log as write:
+            saved = time.monotonic()
+            # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
+            for progress in course:
+                write(progress)
+                meter.step(said(progress))
+                if time.monotonic() - saved >= settings.save_every_s:
+                    self.save(state, record)
+                    saved = time.monotonic()
 
 
 class TrainingLog:

@@ -1,7 +1,6 @@
 """Training: annotated slices of samples -> a checkpoint. Resumable at any moment; see ``train``."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from sparsem.models import model_class, usual_rate
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
 from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.models.memory import training_bytes
-from sparsem.progress import Meter, tell
+from sparsem.progress import tell
 from sparsem.store.sample import Sample
 
 WITHOUT_EFFECT = {"save_every_s", "folds"}  # settings that change no weight
@@ -109,10 +108,9 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     computed |= {"width": job.recipe.width, "learning_rate": settings.learning_rate or usual_rate(job.recipe.model)}
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
     files = TrainingFiles(out)
-    if out.exists():
-        trained = read_recipe(out)
-        if files.finished(trained.training.get("record", {}), record, on.overwrite):
-            return trained
+    trained = files.trained(read_recipe, on.overwrite)
+    if trained and files.finished(trained.training.get("record", {}), record, on.overwrite):
+        return trained
     if len(slices) <= len(aside):
         raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
     needs = training_needs(job)
@@ -123,17 +121,10 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     state = course_of(job)
     with files.locked():
         files.restore(state, record, on.overwrite)
-        progress_of = updates_of(job, state, learn, validate)
+        course = updates_of(job, state, learn, validate)
         columns = ["dice", *(f"validation_dice_{name}" for name in job.structures)]
-        with Meter(f"train {out.stem}", settings.updates, state.update, on.quiet) as meter, files.log(columns, state.update) as log:
-            saved = time.monotonic()
-            # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
-            for progress in progress_of:
-                log(progress)
-                meter.step(f"loss {progress.loss:.3f}, Dice {progress.batch[0]:.3f}")
-                if time.monotonic() - saved >= settings.save_every_s:
-                    files.save(state, record)
-                    saved = time.monotonic()
+        said = lambda one: f"loss {one.loss:.3f}, Dice {one.batch[0]:.3f}"  # noqa: E731
+        files.follow(course, state, record, settings, columns, said, on.quiet)
         return _finish(files, state, job, record, [each.name for each in learn], validate)
 
 

@@ -14,21 +14,21 @@ Columns = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 
 
-def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], volume: tuple[int, int, int], voxel: VoxelSize) -> Columns:
+def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], ends: NDArray[np.int64], voxel: VoxelSize) -> Columns:
     """One number an object in every column; see the data dictionary.
 
     Args:
         found: sums of the n objects.
         bounds: their surfaces, in µm.
         convex: voxels in their convex hulls, (n,); 0 where that is not defined.
-        volume: shape of the volume that they were measured in.
+        ends: (z, y, x) where what they were measured in ends, (3,) or (n, 3).
         voxel: nm.
     """
     edges = np.array(voxel.micrometres)
     volumes = found.voxels * voxel.volume_um3
     # Where no object is more than a slice thick the slices are pictures: no border across z cuts anything.
     thick = (found.high - found.low > 1).any(axis=0) | (np.arange(3) > 0)
-    cut = ((found.low == 0) | (found.high == np.array(volume)))[:, thick].any(axis=1)
+    cut = ((found.low == 0) | (found.high == ends))[:, thick].any(axis=1)
     extents = (found.high - found.low) * edges
     values, vectors = (np.asarray(one) for one in np.linalg.eigh(found.covariances(edges)))
     axes = 2 * np.sqrt(5 * np.maximum(values[:, ::-1], 0))  # (n, 3), longest first
@@ -70,6 +70,4 @@ def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
     corners = [slice_corners(one, len(ids)) for one in index]
     of = np.concatenate([owner for owner, _ in corners])
     places = np.concatenate([np.column_stack([np.full(len(place), z), place]) for z, (_, place) in enumerate(corners)])
-    return shape_columns(
-        found, bounds, convex_voxels_of_each(of, places, len(ids)), (index.shape[0], index.shape[1], index.shape[2]), voxel
-    )
+    return shape_columns(found, bounds, convex_voxels_of_each(of, places, len(ids)), np.array(index.shape), voxel)

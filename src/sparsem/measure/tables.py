@@ -199,7 +199,8 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: 
         convex[name][chosen] = np.asarray(counted[key]["voxels"][...])
     for name, one in made.items():
         surface = surfaces_summed((read[f"surface.{name}.{block.start}"] for block in one.volume.blocks()), one.found.ids)
-        one.columns = shape_columns(one.found, surface, convex[name], one.volume.shape, one.volume.voxel_size)
+        ends = np.array([(one.volume.shape[0], *one.volume.size_of(z)) for z in one.found.low[:, 0].tolist()], np.int64).reshape(-1, 3)
+        one.columns = shape_columns(one.found, surface, convex[name], ends, one.volume.voxel_size)
     return made
 
 

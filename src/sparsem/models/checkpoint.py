@@ -3,10 +3,10 @@
 import json
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,7 +17,10 @@ from sparsem.geometry import VoxelSize
 from sparsem.models import build
 from sparsem.store.sample import checked_name
 
+N = TypeVar("N", bound=nn.Module)
+
 FORMAT = 1
+MADE_BY = "'sparsem train' and 'sparsem detect train' make one"
 DAMAGED = (TypeError, KeyError, ValueError, AttributeError, RuntimeError, SparsemError)
 KEY = "sparsem"  # one metadata key: safetensors writes several in an order that changes from run to run
 
@@ -75,15 +78,13 @@ def load_tensors(path: Path, names: Collection[str] | None = None) -> tuple[dict
         InputError: no such file, or not one of ours.
     """
     if not path.is_file():
-        raise InputError(f"There is no model file {path}; 'sparsem train' makes one.")
+        raise InputError(f"There is no model file {path}; {MADE_BY}.")
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); 'sparsem train' makes one."
-        ) from None
+        raise InputError(f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); {MADE_BY}.") from None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
         raise InputError(f"{path.name} was written by another version of sparsem; expected format {FORMAT}.")
     return tensors, about
@@ -112,6 +113,28 @@ def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+def filled(path: Path, build: Callable[[], N], tensors: Mapping[str, Tensor]) -> N:
+    """A network with its weights, in evaluation mode on the CPU.
+
+    Args:
+        path: of the file, as faults are told.
+        build: the network that the file's recipe tells of.
+        tensors: of the file.
+
+    Raises:
+        InputError: there is no such network, or the weights do not fit it or are no numbers.
+    """
+    try:
+        network = build()
+        load_state(network, tensors)
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise ValueError("it holds weights that are not numbers")
+    except DAMAGED as error:
+        raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
+    network.eval()
+    return network
+
+
 def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe) -> None:
     """Write a network and its recipe to ``path`` in one step."""
     save_tensors(path, state_of(network), asdict(recipe))
@@ -124,16 +147,8 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
         InputError: no such file, not one of ours, or its weights do not fit its recipe.
     """
     tensors, about = load_tensors(path)
-    _refuse_detector(path, about)
-    try:
-        recipe = _recipe(about)
-        network = recipe.build()
-        load_state(network, tensors)
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise ValueError("it holds weights that are not numbers")
-    except DAMAGED as error:
-        raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
-    return network.eval(), recipe
+    recipe = _checked(path, about)
+    return filled(path, recipe.build, tensors), recipe
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -142,18 +157,17 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: no such file, or not one of ours.
     """
-    about = load_tensors(path, names=())[1]
-    _refuse_detector(path, about)
+    return _checked(path, load_tensors(path, names=())[1])
+
+
+def _checked(path: Path, about: dict[str, Any]) -> Recipe:
+    """The recipe of a network for pixels; another kind of file that is ours is told as such."""
+    if "detector" in about:
+        raise InputError(f"{path.name} finds boxes and not pixels; use it with 'sparsem detect predict'.")
     try:
         return _recipe(about)
     except DAMAGED as error:
-        raise InputError(f"{path.name} is not a finished model: {str(error).splitlines()[0]}") from None
-
-
-def _refuse_detector(path: Path, about: dict[str, Any]) -> None:
-    """A file of another kind that is ours is told as such."""
-    if "detector" in about:
-        raise InputError(f"{path.name} finds boxes and not pixels; use it with 'sparsem detect predict'.")
+        raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def _recipe(about: dict[str, Any]) -> Recipe:

@@ -62,8 +62,12 @@ def box_layers_of(sample: Sample, image: str, structures: Sequence[str], others:
             except SparsemError as error:
                 problems.append(str(error))
                 continue
-            if kept and sample.drawn_on(kept.image) == sample.drawn_on(image):
+            if not kept:
+                continue
+            if sample.drawn_on(kept.image) == sample.drawn_on(image):
                 own[what] = kept.counted()
+            else:
+                problems.append(f"Boxes of {name} lie on images/{kept.image}, whose pixels images/{image} has not; they are not shown.")
         if own:
             place = strangers.index(name) if name in strangers else 0
             made.append(BoxLayer(name, own.get("found"), own.get("truth"), colour_of(name, place)))
