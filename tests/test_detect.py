@@ -35,6 +35,8 @@ from sparsem.study import run
 from tests.conftest import copy_of, kill_ten_times
 from tests.spots import NAMES, sample_of
 
+pytestmark = pytest.mark.xdist_group("detector")  # one process trains it
+
 QUIET = Execution(quiet=True)
 AGAIN = Execution(quiet=True, overwrite=True)
 HELD = {"split": "none", "validation": ("spots:5",), "test": ("spots:6-7",)}

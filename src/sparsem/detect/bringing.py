@@ -117,8 +117,11 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
             del places[picture], shapes[picture]  # its boxes are drawn on another one
     found.check(shapes)
     if found.faults:
-        for line in found.listing()[:MOST_TOLD]:
+        listing = found.listing()
+        for line in listing[:MOST_TOLD]:
             tell(line, on.quiet)
+        if len(listing) > MOST_TOLD:
+            tell(f"and {len(listing) - MOST_TOLD} more", on.quiet)
         if settings.faults == "refuse":
             raise InputError(f"{found.path.name}: {found.summary()}. Mend them, or use --faults leave-out to go on without them.")
     listed = [place for place in places.values() if place is not None]
