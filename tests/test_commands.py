@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from sparsem import __version__
 from sparsem.annotations import restore_annotation
-from sparsem.cli import COMMANDS, GROUPS, app
+from sparsem.cli import COMMANDS, GROUPS, app, main
 from sparsem.errors import ResumeError, SparsemError
 from sparsem.execution import HERE, Execution
 from sparsem.learn.settings import TrainSettings
@@ -41,6 +41,15 @@ def outside(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "sparsem", *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=environment
     )
+
+
+def entered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str, str]:
+    """What the program's entry point returns and says, in this process: its code, stdout and stderr."""
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["sparsem", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code, *capsys.readouterr()
 
 
 def test_help_lists_every_command_quickly_and_each_teaches() -> None:
@@ -148,7 +157,9 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     assert "images/equalized was made on an image that was replaced since: make it again" in sparsem("info", "s.zarr").stdout
 
 
-def test_pieces_are_taken_away_but_not_what_others_stand_on(own_tissue: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_taken_away_but_not_what_others_stand_on(
+    own_tissue: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(own_tissue.path.parent)
     equalize(own_tissue)
     equalize(own_tissue, EqualizeSettings(way="clahe", image="equalized", out="clear"))
@@ -161,9 +172,9 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(own_tissue: Sample, 
         ("tables/phantom_slices", "that can be removed"),
     ]
     for piece, sentence in refused:
-        told = outside("remove", "own.zarr", "annotations/nucleus", piece, folder=own_tissue.path.parent)
-        assert told.returncode == 2
-        assert sentence in told.stderr
+        code, _, told = entered(monkeypatch, capsys, "remove", "own.zarr", "annotations/nucleus", piece)
+        assert code == 2
+        assert sentence in told
         assert files_in(own_tissue.path) == before
     assert sparsem("remove", "own.zarr", "images/equalized", "images/clear", "annotations/nucleolus", "truth/cells").exit_code == 0
     assert own_tissue.names("images") == []
@@ -187,9 +198,9 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(own_tissue: Sample, 
     restore_annotation(own_tissue, "nucleus")
     assert "nucleus" not in own_tissue.names("annotations")
     assert sparsem("import", "mask1.tif", "bare.zarr", "--labels", "vesicle", "--voxel-nm", "8", "8", "8").exit_code == 0
-    told = outside("remove", "bare.zarr", "labels/vesicle", folder=own_tissue.path.parent)
-    assert told.returncode == 2
-    assert "bare.zarr holds nothing else; remove its whole folder" in told.stderr
+    code, _, told = entered(monkeypatch, capsys, "remove", "bare.zarr", "labels/vesicle")
+    assert code == 2
+    assert "bare.zarr holds nothing else; remove its whole folder" in told
     assert sparsem("info", "bare.zarr").exit_code == 0
 
 
@@ -212,7 +223,10 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(own_tissue: Sample, 
         ("export raw.tif nucleus x.tif", "is not a sparsem sample"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, command: str, sentence: str) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, command: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     tifffile.imwrite(tmp_path / "raw.tif", np.zeros((3, 40, 40), np.uint8), photometric="minisblack")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("precious")
@@ -221,12 +235,18 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, command: str,
     )
     (tmp_path / "broken.toml").write_text("sample = \n")
     before = files_in(tmp_path)
-    result = outside(*shlex.split(command), folder=tmp_path)
-    assert result.returncode == 2
-    assert sentence in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
+    code, shown, told = entered(monkeypatch, capsys, *shlex.split(command))
+    assert code == 2
+    assert sentence in " ".join(told.split())
+    assert shown == ""
     assert files_in(tmp_path) == before
+
+
+def test_the_installed_program_ends_with_one_sentence(tmp_path: Path) -> None:
+    result = outside("info", "none.zarr", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: There is no sample at none.zarr")
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_unknown_command_or_option_exits_with_2() -> None:
