@@ -213,9 +213,8 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     sample = import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(50, 10, 10), pictures=True), QUIET)
     corners = np.array([[20, 20, 40, 40], [20, 40, 40, 60], [60, 10, 80, 30], [20, 40, 40, 60]], np.float32)
     z = np.array([1, 1, 1, 0])
-    kept = Kept(
-        Boxes.of(("disc",), z, 0, corners), (0, 1), "raw", {"fingerprint": "by hand", "seen": []}, np.ones(4, np.float32), np.ones(4, bool)
-    )
+    boxes, about = Boxes.of(("disc",), z, 0, corners), {"fingerprint": "by hand", "seen": []}
+    kept = Kept(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
     write_found(sample, f"{FOUND}disc", kept)
     masks(sample, MasksSettings(), QUIET)
     measure(sample, MeasureSettings(texture=False), QUIET)
