@@ -12,6 +12,7 @@ import tifffile
 
 from sparsem.annotations import write_annotation
 from sparsem.box_tables import annotated_names, picture_names, read_annotated
+from sparsem.contents import remove
 from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
 from sparsem.detect.formats import read_boxes
 from sparsem.errors import InputError, ResumeError, SampleError
@@ -375,6 +376,34 @@ def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
     assert labels.level_shapes()[1] == (2, 300, 350)
 
 
+def test_boxes_at_the_border_are_cut_on_request(pictures: Sample, tmp_path: Path) -> None:
+    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,-5,10,50,40\ncell_1,a,90,10,130,40\ncell_1,a,10,10,40,40\n", "b.csv")
+    with pytest.raises(InputError, match="2 boxes outside of their picture"):
+        import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+    found = import_boxes([pictures], BoxesSettings(source=str(file), faults="clip"), QUIET)
+    assert len(found.left_out) == 1  # what lies beyond as a whole
+    assert read_annotated(pictures, "a").boxes.corners.tolist() == [[0, 10, 50, 40], [10, 10, 40, 40]]
+
+
+def test_a_box_that_is_there_twice_counts_once(pictures: Sample, tmp_path: Path) -> None:
+    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,5,10,50,40\ncell_1,a,5,10,50,40\ncell_1,b,5,10,50,40\n", "b.csv")
+    with pytest.raises(InputError, match=r"1 boxes that are there twice \(line 3"):
+        import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+    assert import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET).boxes == {"a": 1, "b": 1}
+
+
+def test_what_many_small_boxes_and_numbers_for_names_mean_is_asked(
+    pictures: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,0,5,10,50,40\ncell_1,0,5,10,20,40\n", "b.csv")
+    import_boxes([pictures], BoxesSettings(source=str(file)), Execution())
+    told = capsys.readouterr().err
+    assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in told
+    assert "--classes 0=NAME gives it a name" in told
+    remove(pictures, ["tables/annotated_boxes_0"])
+    assert not annotated_names(pictures)
+
+
 def test_boxes_of_other_pixels_are_told_and_not_drawn(montage: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path, "image,class,x0,y0,x1,y1\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
     import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
@@ -438,7 +467,7 @@ def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(pictures: Sampl
 
 def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: Path) -> None:
     categories = [{"id": 7, "name": "ok"}, {"id": 9, "name": "not a name"}]
-    with pytest.raises(InputError, match="A name is of letters"):
+    with pytest.raises(InputError, match=r"1 classes that cannot be called so .*--classes 'not a name=NAME'"):
         import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, changed(categories=categories)))), QUIET)
     assert not annotated_names(pictures)
 

@@ -515,6 +515,33 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(own: Sample, 
     assert counted.pictures == (("other", 0), ("other", 1))  # 7 and 6 of the first one
 
 
+def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
+    """What no microscope has seen holds nothing, in a picture of its own and beside what was seen."""
+    sample, _ = sample_of(tmp_path / "half.zarr", (2, 150, 300), seed=4, annotate=False, count=9)
+    network, recipe = load_detector(model)
+    levels, slicing = levels_of(sample.image()), slicing_of((150, 300), recipe, sample.voxel_size, 0.2)
+    black = sample.image().read(slice(0, 1))[0].copy()
+    black[:, 150:] = 0
+    found = []
+    for grey in (black, np.zeros_like(black)):
+
+        def window(x0: int, y0: int, x1: int, y1: int, grey: Any = grey) -> Any:
+            return grey[y0:y1, x0:x1]
+
+        found.append(found_in_picture(window, slicing, network, recipe, levels, 4, torch.device("cpu")))
+    assert len(found[0].kind) > 5
+    assert (found[0].corners[:, 0] < 150).all()
+    assert len(found[1].kind) == 0
+
+
+def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path) -> None:
+    settings = SHORT.model_copy(update={"updates": 1, "leave": ("spots.zarr:3-4",), "test": ("spots:6-7",)})
+    train_detector([spots], tmp_path / "m.safetensors", settings, QUIET)
+    sample = unsearched(spots, tmp_path / "one")
+    find_boxes(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), QUIET)
+    assert score_boxes([sample]).of("predicted")["disc"].counts.pictures == (("spots", 6), ("spots", 7))
+
+
 def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
     small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
     found = find_boxes(small, model, DetectSettings(device="cpu"), QUIET)

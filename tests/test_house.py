@@ -36,9 +36,10 @@ LAYERS = [
     "inference predict suggest",
     "cells cells.flow cells.arrival cells.separate cells.propagate cells.refine cells.doubt cells.intervals cells.segment",
     "cells.track cells.look cells.identify",
-    "constrain measure measure.moments measure.surface measure.hull measure.shape measure.glcm measure.size_zones",
-    "measure.pattern_spectrum measure.texture measure.nucleolus measure.distances measure.protrusions measure.dictionary",
-    "measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records measure.cells measure.tables",
+    "constrain measure measure.moments measure.surface measure.hull measure.shape measure.outline measure.glcm",
+    "measure.size_zones measure.pattern_spectrum measure.texture measure.nucleolus measure.distances measure.protrusions",
+    "measure.dictionary measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records",
+    "measure.cells measure.tables",
     "detect detect.weights detect.networks detect.recipe detect.slicing detect.inference detect.settings detect.formats detect.writing",
     "detect.bringing detect.splitting detect.tiles detect.calibration detect.train detect.predict detect.outline detect.sam detect.masks",
     "detect.constraints detect.score detect.summary detect.whole",
@@ -238,6 +239,7 @@ PUBLIC = {
     "sparsem.measure.distances": "depth_within distance_to half_edge nearest",
     "sparsem.measure.protrusions": "Protrusion body_of protrusions",
     "sparsem.measure.dictionary": "Column about dictionary_page dictionary_page_rows dictionary_table features",
+    "sparsem.measure.outline": "outline_columns",
     "sparsem.measure.settings": "MeasureSettings results_of",
     "sparsem.measure.objects": "Joined ObjectSettings first_voxels joined numbered_objects parts_of touching",
     "sparsem.measure.crops": "Piece factors_of groups level_nearest level_of_even_voxels level_within piece_around",
@@ -257,13 +259,12 @@ PUBLIC = {
     "sparsem.report.warnings": "Notice dice_of notices",
     "sparsem.report.view": "Plot View",
     "sparsem.report.charts": "plots",
-    "sparsem.report.page": "Report ReportSettings report scale_bar",
     "sparsem.report.render": "RenderSettings render",
     "sparsem.report.export": "ExportSettings export neuroglancer_state viewers",
     "sparsem.boxes": "Boxes alike_pairs areas boxes_of_labels clipped overlap_of_union shared sizes together",
     "sparsem.box_tables": (
-        "Kept about_of annotated_names found_by found_names picture_names read_annotated read_found refuse_other_boxes "
-        "scores_outdated write_annotated write_found"
+        "Kept about_of annotated_names found_by found_names masks_outdated picture_names read_annotated read_found "
+        "refuse_other_boxes scores_outdated write_annotated write_found"
     ),
     "sparsem.score.boxes": "BoxScores Compared Counts Match box_scores confusion counts matched",
     "sparsem.detect.weights": "hash_of_weights load_but read_weights",
@@ -286,8 +287,8 @@ PUBLIC = {
     "sparsem.detect.predict": "Piece find_boxes",
     "sparsem.detect.outline": "mask_in_box pixels_of",
     "sparsem.detect.sam": "Sam load_sam",
-    "sparsem.detect.masks": "MasksSettings View masks paint views_of",
-    "sparsem.detect.constraints": "Some Verdict constrain_boxes in_nucleus judged release_boxes",
+    "sparsem.detect.masks": "Masked MasksSettings View masks paint views_of",
+    "sparsem.detect.constraints": "Some Verdict constrain_boxes in_nucleus judged release_boxes ruled",
     "sparsem.detect.score": "DetectScoreSettings Judged JudgedBoxes can_be_scored score_boxes",
     "sparsem.detect.summary": "SummarySettings read_metadata summary",
     "sparsem.detect.whole": "DetectStep detect",
@@ -296,7 +297,8 @@ PUBLIC = {
         "precision_and_recall spectra strips"
     ),
     "sparsem.report.boxes": "BoxLayer box_layers_of box_plots edges_of legend_of_boxes",
-    "sparsem.report.slices": "level_of_width slice_pictures",
+    "sparsem.report.slices": "level_of_width scale_bar slice_pictures",
+    "sparsem.report.page": "Report ReportSettings report",
     "sparsem.study": (
         "AnnotateStep ExportStep ImportStep ReportStep ScoreStep StudyResult StudySettings TrainStep demo read_study run structures_of"
     ),

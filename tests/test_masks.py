@@ -10,7 +10,7 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from sparsem.box_tables import FOUND, Kept, read_found, write_found
+from sparsem.box_tables import FOUND, Kept, masks_outdated, read_found, write_found
 from sparsem.boxes import Boxes, boxes_of_labels, overlap_of_union
 from sparsem.detect.masks import MasksSettings, masks, paint, views_of
 from sparsem.detect.outline import mask_in_box
@@ -21,6 +21,7 @@ from sparsem.ingest import ImportSettings, import_stack
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.report.warnings import notices
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of, kill_ten_times
 from tests.spots import sample_of
@@ -219,7 +220,7 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     masks(sample, MasksSettings(), QUIET)
     measure(sample, MeasureSettings(texture=False), QUIET)
     rows = sample.read_table("disc").to_pylist()
-    assert sorted((row["first_z"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows) == [
+    assert sorted((row["picture"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows) == [
         (0, 40, 20, False),
         (1, 10, 60, True),
         (1, 20, 20, False),
@@ -268,7 +269,10 @@ def volumes(sample: Sample) -> dict[str, NDArray[Any]]:
 
 def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> None:
     sample, boxes = found
-    assert masks(sample, MasksSettings(), QUIET) == ["labels/disc", "labels/square"]
+    made = masks(sample, MasksSettings(), QUIET)
+    assert made.volumes == ["labels/disc", "labels/square"]
+    assert made.boxes == made.visible == {name: int((boxes.kind == kind).sum()) for kind, name in enumerate(boxes.names)}
+    assert masks(sample, MasksSettings(), QUIET) == made  # done before
     labels = volumes(sample)["disc"]
     discs = boxes.of_kind("disc")
     assert labels.dtype == np.uint32
@@ -288,10 +292,32 @@ def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
     assert np.unique(labels).tolist() == [0, 1]
 
 
+def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    for name in "ab":
+        tifffile.imwrite(tmp_path / "m" / f"{name}.tif", np.full((40, 50), 90, np.uint8), photometric="minisblack")
+    sample = import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(50, 10, 10), pictures=True), QUIET)
+    boxes = Boxes.of(("disc",), [0, 1], 0, [[5, 5, 30, 30]] * 2)
+    write_found(sample, f"{FOUND}disc", Kept(boxes, (0, 1), "raw", {"fingerprint": "a"}, boxes.score, np.ones(2, bool)))
+    with pytest.raises(SettingsError, match=r"pictures of their own, which nothing connects; leave out --objects stack"):
+        masks(sample, MasksSettings(objects="stack"), QUIET)
+
+
+def test_masks_of_other_boxes_are_known(found: tuple[Sample, Boxes]) -> None:
+    sample, boxes = found
+    masks(sample, MasksSettings(), QUIET)
+    assert not masks_outdated(sample, "disc")
+    own = boxes.of_kind("disc")[1:]
+    write_found(sample, f"{FOUND}disc", Kept(own, (0, 1, 2), "raw", {"fingerprint": "others"}, own.score, np.ones(len(own), bool)))
+    assert masks_outdated(sample, "disc")
+    assert not masks_outdated(sample, "square")
+    assert any("masks of disc were made of other boxes" in one.text for one in notices(sample, ["disc", "square"], "cells"))
+
+
 def test_the_surer_box_has_the_pixel() -> None:
     labels = np.zeros((4, 4), np.uint32)
     square = np.ones((3, 3), bool)
-    paint(labels, [(square, (0, 0)), (square, (1, 1))], np.array([5, 6]), np.array([0.9, 0.3], np.float32))
+    assert paint(labels, [(square, (0, 0)), (square, (1, 1))], np.array([5, 6]), np.array([0.9, 0.3], np.float32)) == 2
     assert labels[1, 1] == 5
     assert labels[3, 3] == 6
 

@@ -23,8 +23,8 @@ from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
 from sparsem.report.mesh import Mesh
-from sparsem.report.page import ReportSettings, report, scale_bar
-from sparsem.report.slices import slice_pictures
+from sparsem.report.page import ReportSettings, report
+from sparsem.report.slices import scale_bar, slice_pictures
 from sparsem.score.against import score
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of, drawn, put

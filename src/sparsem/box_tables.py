@@ -15,14 +15,14 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from sparsem.boxes import Boxes, sizes
-from sparsem.contents import CONSTRAINED
+from sparsem.contents import BOXES, CONSTRAINED
 from sparsem.errors import ResumeError, SampleError
 from sparsem.settings import nearest
 from sparsem.stage import fingerprint_of
 from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import Volume
 
-ANNOTATED, FOUND = "annotated_boxes_", "boxes_"
+ANNOTATED, FOUND = BOXES
 KEY = b"sparsem"
 CORNERS = ("x0_px", "y0_px", "x1_px", "y1_px")
 
@@ -179,6 +179,15 @@ def scores_outdated(sample: Sample) -> bool:
         if _about(sample, table).get("fingerprint") != fingerprint:
             return True
     return False
+
+
+def masks_outdated(sample: Sample, name: str) -> bool:
+    """Whether ``labels/NAME`` was made of other boxes than those that count now; labels that were not made of boxes never are."""
+    made = [entry["settings"] for entry in sample.history() if f"labels/{name}" in entry["outputs"]]
+    before = made[-1].get(f"input boxes {name}") if made else None
+    if before is None:
+        return False
+    return name not in found_names(sample) or read_found(sample, name).counted().fingerprint != before
 
 
 def found_by(sample: Sample, name: str) -> str:

@@ -14,6 +14,7 @@ from sparsem.store.volume import Volume, read_attributes
 
 CONSTRAINED = "-constrained"  # ending of the labels that biology allows, which count where there are any
 REMOVABLE = ("images", "annotations", "probabilities", "labels", "truth")
+BOXES = ("annotated_boxes_", "boxes_")  # how tables of boxes begin, which can be removed too
 
 
 def describe(sample: Sample) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def describe(sample: Sample) -> dict[str, Any]:
         "newest_image": sample.newest_image if sample.has_image else None,
         **{folder: sample.names(folder) for folder in ("probabilities", "labels", "truth")},
         "numbers": list(image.numbers),
+        "pictures": [{"name": name, "size": size} for name, size in zip(image.names, image.sizes, strict=True)] if image.sizes else [],
         "repeated": list(image.repeated),
         "stale": [
             f"{folder}/{name}"
@@ -115,16 +117,21 @@ def remove(sample: Sample, pieces: Sequence[str]) -> None:
     """Take pieces of a sample away, for good: ``labels/NAME``, ``annotations/NAME``, ``images/NAME`` and so on.
 
     Raises:
-        InputError: a piece is the raw image, a table or none; something else was made or drawn on it; or nothing would be left.
+        InputError: a piece is the raw image, a table other than of boxes, or none; something else was made or drawn on it; or nothing
+            would be left.
         SampleError: another run writes to the sample.
     """
     with sample.locked():
         there = [f"{folder}/{name}" for folder in REMOVABLE for name in sample.names(folder)]
+        there += [f"tables/{name}" for name in sample.tables if name.startswith(BOXES)]
         _refuse_to_remove(sample, list(pieces), there)
         work = sample.path / ".sparsem" / "work"
         work.mkdir(exist_ok=True)
         stages = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
         for number, piece in enumerate(dict.fromkeys(pieces)):
+            if piece.startswith("tables/"):
+                sample.remove_table(piece.removeprefix("tables/"))
+                continue
             forget(sample, stages.get(piece, "none"))
             if piece.startswith("annotations/"):
                 forget_aside(sample, piece.removeprefix("annotations/"))
@@ -150,8 +157,10 @@ def _refuse_to_remove(sample: Sample, pieces: Sequence[str], there: Sequence[str
 
 
 def _stands_on(sample: Sample, piece: str) -> str:
-    """The image that a piece was made or drawn on."""
+    """The image that a piece was made or drawn on; boxes stay when it goes, and tell that it did."""
     folder, name = piece.split("/")
+    if folder == "tables":
+        return ""
     if folder == "annotations":
         return str(read_attributes(sample.path / piece)["sparsem"]["image"])
     return sample.name_of_image(sample.volume(folder, name))

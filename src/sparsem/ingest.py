@@ -67,6 +67,8 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     """
     found = opened(source, settings)
     voxel = found.voxel_size(settings.voxel_nm)
+    if settings.pictures:
+        voxel = voxel._replace(z=voxel.y)  # a picture has no depth, so its pixels are even if they are square
     _tell_doubts(found, voxel, str(source), on.quiet)
     z, y, x = found.stack.shape
     depth = 1 if settings.pictures else min(settings.block_depth, z)

@@ -64,6 +64,10 @@ def import_(
     sample = import_stack(source, out, settings, on)
     image = sample.image("raw")
     count = min(7, image.shape[0] - len(image.repeated))
+    if image.sizes:
+        told = f"Wrote {out}: {image.shape[0]} pictures of up to {size_in_words(image.shape[1:])} px ({', '.join(image.names)})"
+        data = {"sample": sample.path, "pictures": image.names, "sizes": image.sizes, "voxel_nm": list(image.voxel_size)}
+        return Outcome([told], f"sparsem detect import {out} --source BOXES", data)
     return Outcome(
         [f"Wrote {out}: {size_in_words(image.shape)} voxels of {lengths_in_words(image.voxel_size)} nm"],
         f"sparsem annotate suggest {out} -n {count}; if slices drift or flicker, first sparsem align {out} and sparsem equalize {out}",
@@ -163,6 +167,8 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
     ]
     if data["numbers"]:
         lines.append(f"slices: 0 to {len(data['numbers']) - 1}, from files numbered {data['numbers'][0]} to {data['numbers'][-1]}")
+    if data["pictures"]:
+        lines.append("pictures: " + ", ".join(f"{one['name']} {one['size'][0]} x {one['size'][1]}" for one in data["pictures"]))
     if data["repeated"]:
         lines.append(f"slices that stand in for lost ones: {', '.join(map(str, data['repeated']))}")
     for name, about in data["images"].items():
@@ -179,7 +185,7 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
 @command()
 def remove(
     path: SamplePath,
-    pieces: Annotated[list[str], typer.Argument(metavar="PIECE...", help="labels/NAME, annotations/NAME, images/NAME, probabilities/NAME")],
+    pieces: Annotated[list[str], typer.Argument(metavar="PIECE...", help="labels/NAME, annotations/NAME, images/NAME, tables/boxes_NAME")],
     *,
     on: Execution,
 ) -> Outcome:

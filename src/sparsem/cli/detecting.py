@@ -13,14 +13,13 @@ from sparsem.detect.constraints import constrain_boxes, release_boxes
 from sparsem.detect.masks import MasksSettings
 from sparsem.detect.masks import masks as _masks
 from sparsem.detect.predict import find_boxes
-from sparsem.detect.score import DetectScoreSettings, score_boxes
+from sparsem.detect.score import DetectScoreSettings, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.summary import SummarySettings, summary
 from sparsem.detect.train import train_detector
 from sparsem.errors import InputError
 from sparsem.execution import Execution
 from sparsem.learn.files import log_path
-from sparsem.progress import tell
 from sparsem.store.sample import Sample, save_table
 from sparsem.store.writers import appearing
 
@@ -35,14 +34,13 @@ def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -
     or, around the objects of labelled slices, sparsem detect import liver.zarr --labels mitochondrion
     """
     found = import_boxes([Sample.open(path) for path in samples], settings, on)
-    for line in found.left_out:
-        tell(f"Left out: {line}", on.quiet)
     lines = [f"{count} boxes of {name}" for name, count in found.boxes.items()]
     small = f"; {found.small} boxes of less than {settings.least_px:g} px were dropped (--least-px)" if found.small else ""
     lines.append(f"in {found.pictures} annotated pictures{small}")
     given = " ".join(map(str, samples))
     data = {"boxes": found.boxes, "pictures": found.pictures, "small": found.small, "left_out": found.left_out}
-    return Outcome(lines, f"sparsem detect train {given} --out detector.safetensors", data)
+    parted = " --split picture" if len(samples) == 1 else ""
+    return Outcome(lines, f"sparsem detect train {given}{parted} --out detector.safetensors", data)
 
 
 @command(DetectTrainSettings)
@@ -78,10 +76,16 @@ def detect_predict(
 
     Example: sparsem detect predict S01.zarr mitochondria.safetensors
     """
-    found = find_boxes(Sample.open(path), model, settings, on)
-    lines = [f"Wrote {path}/tables/boxes_{name}.parquet and .csv: {int(kept.counts.sum())} objects" for name, kept in found.items()]
-    data = {"sample": path, "objects": {name: int(kept.counts.sum()) for name, kept in found.items()}}
-    return Outcome(lines, f"sparsem detect masks {path}", data)
+    sample = Sample.open(path)
+    found = find_boxes(sample, model, settings, on)
+    objects = {name: int(kept.counts.sum()) for name, kept in found.items()}
+    lines = [
+        f"Wrote {path}/tables/boxes_{name}.parquet and .csv: {objects[name]} objects, of {len(kept.boxes)} boxes those of a score of "
+        f"{kept.about['counts_from']:.3g} or more"
+        for name, kept in found.items()
+    ]
+    following = "score" if can_be_scored(sample) else "masks" if any(objects.values()) else "count"
+    return Outcome(lines, f"sparsem detect {following} {path}", {"sample": path, "objects": objects})
 
 
 @command(DetectScoreSettings)
@@ -102,11 +106,19 @@ def detect_masks(path: SamplePath, *, settings: MasksSettings, on: Execution) ->
     or sparsem detect masks S01.zarr --model facebook/sam-vit-large
     """
     sample = Sample.open(path)
-    written = _masks(sample, settings, on)
+    made = _masks(sample, settings, on)
     way = f"by {settings.model}" if settings.model else "outlines: no model was given, --model"
-    return Outcome(
-        [f"Wrote {path}/{volume} ({way})" for volume in written], f"sparsem measure {path}", {"sample": path, "volumes": written}
-    )
+    lines = [
+        f"Wrote {path}/{volume} ({way}): {_visible(made.boxes[name], made.visible[name])}"
+        for volume, name in zip(made.volumes, made.boxes, strict=True)
+    ]
+    data = {"sample": path, "volumes": made.volumes, "boxes": made.boxes, "visible": made.visible}
+    return Outcome(lines, f"sparsem measure {path}", data)
+
+
+def _visible(boxes: int, visible: int) -> str:
+    hidden = f"; {boxes - visible} boxes have none, as they lie under surer ones" if visible < boxes else ""
+    return f"masks of {visible} objects{hidden}"
 
 
 @command(Roles)

@@ -68,8 +68,9 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
     for row in found.summary.to_pylist():
         lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
         specks = f", {row['specks']} specks left out (--least-um3 {row['structure']}=... says below which size)" if row["specks"] else ""
-        cut = f"{row['cut_by_edge']} cut by the border of the volume"
-        lines.append(f"{row['structure']}: {row['objects']} objects, {row['volume_um3']:.4g} um3; {cut}{lost}{specks}")
+        cut = f"{row['cut_by_edge']} cut by the border"
+        size = f"{row['volume_um3']:.4g} um3" if "volume_um3" in row else f"{row['area_um2']:.4g} um2"
+        lines.append(f"{row['structure']}: {row['objects']} objects, {size}; {cut}{lost}{specks}")
     lines.append(f"Wrote {path}/tables/ {', '.join(found.tables)} (.parquet and .csv)")
     return Outcome(lines, f"sparsem report {path} -o report.html", {"objects": dict(found.objects), "tables": found.tables})
 

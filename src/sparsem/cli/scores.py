@@ -99,12 +99,14 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 def box_lines(found: "Judged") -> list[str]:
     """Scores of boxes for people: the thesis' table 5, counts, and what was taken for what."""
-    head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "error a picture")
-    lines = ["  ".join(f"{word:>15}" for word in head)]
+    head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "off a picture")
+    looked = dict.fromkeys(f"{sample}:{z}" for one in found.boxes for sample, z in one.counts.pictures)
+    few = ", ".join(list(looked)[:MOST_LISTED]) + (f" and {len(looked) - MOST_LISTED} more" if len(looked) > MOST_LISTED else "")
+    lines = [f"Compared on {len(looked)} pictures ({few})", "  ".join(f"{word:>15}" for word in head)]
     for one in found.boxes:
         own, scores = one.counts, one.scores
         numbers = (f"{scores.map:.3f}", f"{scores.ar:.3f}", f"{scores.ap50:.3f}", str(scores.truth))
-        counted = (str(int(own.found.sum())), f"{own.mean_error:.1f}")
+        counted = (str(int(own.found.sum())), f"{own.mean_error:.1f} ({own.bias:+.0%})")
         lines.append("  ".join(f"{word:>15}" for word in (scores.name, one.kind, *numbers, *counted)))
     if len(found.names) > 1:
         lines += ["", "Annotated (rows) found as (columns):", "  ".join(f"{word:>15}" for word in ("", *found.names, "missed"))]

@@ -21,6 +21,7 @@ from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, named_values, nearest
 from sparsem.store.sample import Sample, checked_name
 
+MANY_SMALL = 0.1  # of the boxes: more are no slips of the hand
 MOST_TOLD = 200  # faults that are listed one by one
 AFTER_NAME = "_-. "  # what may follow a picture's name in that of its file: cell_7 is cell_7_raw.tif, and not cell_70.tif
 
@@ -32,7 +33,10 @@ class BoxesSettings(Settings):
     labels: tuple[str, ...] = Field((), description="or boxes around objects: NAME of an annotation, of labels, or of a truth; repeat it")
     classes: dict[str, str] = Field({}, description="FOUND=NAME, what a class of the file is called here, as 0=mitochondrion; repeat it")
     least_px: float = Field(20, ge=0, description="boxes less wide or high than this are dropped: slips of the hand, as the thesis has it")
-    faults: Literal["refuse", "leave-out"] = Field("refuse", description="leave-out: go on without boxes that are wrong, and tell them")
+    faults: Literal["refuse", "leave-out", "clip"] = Field(
+        "refuse",
+        description="leave-out: go on without boxes that are wrong, and tell them; clip: the same, but cut boxes at their picture's border",
+    )
     unlisted: Literal["unknown", "empty"] = Field(
         "unknown", description="pictures that a CSV does not speak of: nobody looked at them, or they are empty"
     )
@@ -89,7 +93,17 @@ def import_boxes(samples: Sequence[Sample], settings: BoxesSettings, on: Executi
     names = dict.fromkeys(one.boxes.names[0] for one in drawn)
     boxes = {name: sum(len(one.boxes) for one in drawn if one.boxes.names == (name,)) for name in names}
     pictures = {(one.sample.path, z) for one in drawn for z in one.pictures}
-    return Brought(boxes, len(pictures), sum(one.small for one in drawn), left_out)
+    small = sum(one.small for one in drawn)
+    if small > MANY_SMALL * (small + sum(boxes.values())):
+        tell(
+            f"Note: {small} of {small + sum(boxes.values())} boxes are less than {settings.least_px:g} px wide or high and were dropped; "
+            "if these are objects, and no slips of the hand, bring the boxes in again with a smaller --least-px and --overwrite.",
+            on.quiet,
+        )
+    for name in names:
+        if name.isdigit():
+            tell(f"Note: boxes of a structure called '{name}' are there now; --classes {name}=NAME gives it a name.", on.quiet)
+    return Brought(boxes, len(pictures), small, left_out)
 
 
 class _Drawn(NamedTuple):
@@ -106,7 +120,8 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
     """Boxes by sample and structure, and what was left out."""
     unknown = [name for name in settings.classes if name not in found.names]
     if unknown:
-        raise InputError(f"{found.path.name} has no class '{unknown[0]}'{nearest(unknown[0], found.names)}")
+        raise InputError(f"{found.called} has no class '{unknown[0]}'{nearest(unknown[0], found.names)}")
+    names = _own_names(found, settings)
     places = _places(samples, found)
     images = [sample.image(settings.image or "raw") for sample in samples]
     shapes = {picture: images[sample].size_of(z) for picture, (sample, z) in places.items()}
@@ -115,23 +130,13 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
             sizes_told = " and ".join(f"{x} x {y} px" for y, x in (shape, shapes[picture]))
             found.fault("pictures of another size than the file says", f"{found.pictures[picture]}: {sizes_told}")
             del places[picture], shapes[picture]  # its boxes are drawn on another one
-    found.check(shapes)
-    if found.faults:
-        listing = found.listing()
-        for line in listing[:MOST_TOLD]:
-            tell(line, on.quiet)
-        if len(listing) > MOST_TOLD:
-            tell(f"and {len(listing) - MOST_TOLD} more", on.quiet)
-        if settings.faults == "refuse":
-            raise InputError(f"{found.path.name}: {found.summary()}. Mend them, or use --faults leave-out to go on without them.")
+    found.check(shapes, settings.faults == "clip")
+    _tell_faults(found, settings.faults == "refuse", on.quiet)
     listed = [place for place in places.values() if place is not None]
     if not listed:
-        raise InputError(f"{found.path.name} speaks of no picture of {', '.join(sample.path.name for sample in samples)}.")
+        raise InputError(f"{found.called} speaks of no picture of {', '.join(sample.path.name for sample in samples)}.")
     kept = [box for box in found.boxes if box.picture in places]
     out: list[_Drawn] = []
-    names = {name: settings.classes.get(name, name) for name in found.names}
-    for name in names.values():
-        checked_name(name)
     for number, sample in enumerate(samples):
         own = [box for box in kept if places[box.picture][0] == number]
         z = [places[box.picture][1] for box in own]
@@ -144,6 +149,33 @@ def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSetting
         boxes = Boxes.of(kinds, z, [kinds.index(names[box.name]) for box in own], [box.corners for box in own])
         out += _large(sample, boxes, pictures, settings.image or "raw", settings.least_px)
     return out, found.listing()
+
+
+def _own_names(found: BoxFile, settings: BoxesSettings) -> dict[str, str]:
+    """What each class of a file is called here; one that cannot be called so becomes a fault, and its boxes are left out."""
+    names = {name: settings.classes.get(name, name) for name in found.names}
+    for name, own in list(names.items()):
+        try:
+            checked_name(own)
+        except InputError:
+            kind = "classes that cannot be called so (letters, digits, '_', '-' and '.'; not 'raw'); give them names with --classes"
+            found.fault(kind, f"'{own}', as --classes '{name}=NAME'")
+            found.boxes = [box for box in found.boxes if box.name != name]
+            del names[name]
+    return names
+
+
+def _tell_faults(found: BoxFile, refuse: bool, quiet: bool) -> None:
+    listing = found.listing()
+    for line in listing[:MOST_TOLD]:
+        tell(line if refuse else f"Left out: {line}", quiet)
+    if len(listing) > MOST_TOLD:
+        tell(f"and {len(listing) - MOST_TOLD} more", quiet)
+    if listing and refuse:
+        raise InputError(
+            f"{found.called}: {found.summary()}. Mend them, name the samples that hold such pictures, or use --faults leave-out to go on "
+            "without them."
+        )
 
 
 def _places(samples: Sequence[Sample], found: BoxFile) -> dict[int, tuple[int, int]]:

@@ -112,6 +112,11 @@ def _log_odds(confidence: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.log(p / (1 - p)))
 
 
+def ruled(sample: Sample, settings: Roles) -> list[str]:
+    """The structures that rules know and a detector found."""
+    return [name for name in (settings.nucleus, settings.nucleolus, *settings.cytoplasm) if name in found_names(sample)]
+
+
 def constrain_boxes(sample: Sample, settings: Roles = Roles()) -> dict[str, int]:
     """Write ``tables/boxes_NAME-constrained`` of every structure that a detector found; ``boxes_NAME`` stays as it was.
 
@@ -123,11 +128,11 @@ def constrain_boxes(sample: Sample, settings: Roles = Roles()) -> dict[str, int]
     Raises:
         SampleError: fewer than two of the structures have boxes, or they were not found on one image.
     """
-    known = (settings.nucleus, settings.nucleolus, *settings.cytoplasm)
-    names = [name for name in known if name in found_names(sample)]
+    names = ruled(sample, settings)
     if len(names) < 2:
+        known = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))
         raise SampleError(
-            f"{sample.path.name} has boxes of {', '.join(names) or 'none'} of {', '.join(known)}; rules are between two of them."
+            f"Rules are between two of {known}; {sample.path.name} has found boxes of {', '.join(found_names(sample)) or 'nothing'}."
         )
     kept = {name: read_found(sample, name, as_predicted=True) for name in names}
     if len({one.image for one in kept.values()}) > 1:

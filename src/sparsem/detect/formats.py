@@ -64,13 +64,23 @@ class BoxFile:
     faults: dict[str, list[str]] = field(default_factory=dict)
     in_parts: bool = False
 
+    @property
+    def called(self) -> str:
+        """The file, as messages name it."""
+        return self.path.resolve().name
+
     def fault(self, kind: str, where: str) -> None:
         """Note something that is wrong."""
         self.faults.setdefault(kind, []).append(where)
 
-    def check(self, shapes: Mapping[int, tuple[int, int]]) -> None:
-        """Leave out boxes of pictures whose (y, x) is not known, and, as faults, those without area and beyond the edges of theirs."""
-        kept = []
+    def check(self, shapes: Mapping[int, tuple[int, int]], clip: bool = False) -> None:
+        """Leave out boxes of pictures whose (y, x) is not known, and, as faults, what is no box of its picture, or is there twice.
+
+        Args:
+            shapes: of the pictures that are known.
+            clip: cut boxes that reach beyond their picture at its border; else they are faults.
+        """
+        kept, there = [], set[tuple[int, str, Numbers]]()
         for box in self.boxes:
             if box.picture not in shapes:
                 continue  # of a picture that is nowhere, which is told of the picture
@@ -82,9 +92,16 @@ class BoxFile:
                 self.fault("boxes of what is no number", told)
             elif x1 <= x0 or y1 <= y0:
                 self.fault("boxes without area", told)
-            elif x0 < -BEYOND or y0 < -BEYOND or x1 > width + BEYOND or y1 > height + BEYOND:
+            elif (
+                min(x1, width) <= max(x0, 0)
+                or min(y1, height) <= max(y0, 0)
+                or not (clip or (x0 >= -BEYOND and y0 >= -BEYOND and x1 <= width + BEYOND and y1 <= height + BEYOND))
+            ):
                 self.fault("boxes outside of their picture", f"{told}, of {width} x {height} px")
+            elif (box.picture, box.name, corners) in there:
+                self.fault("boxes that are there twice", told)
             else:
+                there.add((box.picture, box.name, corners))
                 inside = (max(0, x0), max(0, y0), min(width, x1), min(height, y1))
                 kept.append(box._replace(corners=inside))
         self.boxes = kept

@@ -116,27 +116,34 @@ def found_in_tiles(
     keep_freed_memory()
     parts = []
 
-    def cut(some: Sequence[int]) -> tuple[Sequence[int], NDArray[np.float32]]:
-        windows = [window(*slicing.windows[tile].tolist()) for tile in some]
-        return some, np.stack([seen(grey, levels, slicing.edge, recipe.see) for grey in windows])[:, None]
+    def cut(some: Sequence[int]) -> tuple[list[tuple[int, NDArray[Any]]], NDArray[np.float32]]:
+        windows = [(tile, window(*slicing.windows[tile].tolist())) for tile in some]
+        filled = [(tile, grey) for tile, grey in windows if grey.any()]
+        tiles = [seen(grey, levels, slicing.edge, recipe.see)[None] for _, grey in filled]
+        return filled, np.stack(tiles) if tiles else np.empty((0, 1, recipe.see, recipe.see), np.float32)
 
     batches = map(cut, (tiles[first : first + batch] for first in range(0, len(tiles), batch)))
     # Cutting ahead, in a thread, keeps a GPU busy; a detector on the CPU wants the cores for itself.
-    for some, images in ahead(batches, 0 if device.type == "cpu" else 2):
+    for filled, images in ahead(batches, 0 if device.type == "cpu" else 2):
+        if not filled:
+            continue  # nothing but black, which no microscope has seen
         with torch.inference_mode():
             answers = network.found(torch.from_numpy(images).to(device))
-        parts += [_in_picture(answer, tile, slicing, recipe.see) for answer, tile in zip(answers, some, strict=True)]
+        parts += [_in_picture(answer, tile, slicing, recipe.see, grey) for answer, (tile, grey) in zip(answers, filled, strict=True)]
     columns = zip(*(parts or [NOTHING]), strict=True)
     return Found(*(np.concatenate(column) for column in columns))
 
 
-def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int) -> Found:
-    """What was found in a tile, in pixels of its picture; what lies beyond the picture, or has no area, is nothing."""
+def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, grey: NDArray[Any]) -> Found:
+    """What was found in a tile, in pixels of its picture; what lies beyond the picture, has no area, or is black is nothing."""
     x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
     scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2, np.float32)
     corners = answer.corners.float().cpu().numpy() * scale + np.array([x0, y0, x0, y0], np.float32)
     corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS).astype(np.float32)
     real = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
+    left, top, right, bottom = (np.round(corners).astype(int) - np.array([x0, y0, x0, y0], int)).T
+    known = cv2.integral((grey != 0).astype(np.uint8))
+    real &= known[bottom, right] - known[top, right] - known[bottom, left] + known[top, left] > 0
     kind, score = answer.kind.cpu().numpy().astype(np.int16), answer.score.float().cpu().numpy()
     return Found(np.full(int(real.sum()), tile), kind[real], corners[real], np.round(score[real], 4))
 

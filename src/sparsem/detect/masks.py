@@ -18,7 +18,7 @@ from sparsem.boxes import Corners, sizes
 from sparsem.detect.inference import Levels, levels_of
 from sparsem.detect.outline import Mask, mask_in_box, pixels_of
 from sparsem.detect.sam import Embedding, Sam, load_sam
-from sparsem.errors import SampleError
+from sparsem.errors import SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.models.device import choose_device, free_memory
@@ -50,7 +50,22 @@ class MasksSettings(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 
-def masks(sample: Sample, settings: MasksSettings = MasksSettings(), on: Execution = HERE) -> list[str]:
+@dataclass(frozen=True)
+class Masked:
+    """What ``masks`` wrote.
+
+    Attributes:
+        volumes: paths in the sample.
+        boxes: how many boxes of each structure are taken for objects.
+        visible: of how many of them a pixel is to be seen; the others lie under surer ones.
+    """
+
+    volumes: list[str]
+    boxes: dict[str, int]
+    visible: dict[str, int]
+
+
+def masks(sample: Sample, settings: MasksSettings = MasksSettings(), on: Execution = HERE) -> Masked:
     """Write ``labels/NAME``: the mask of every box that is taken for an object, with the number of its box (1 is the first that counts).
 
     With a SAM its masks; without one the outline of ``outline.mask_in_box``, which needs no learning. Where masks of a structure overlap
@@ -61,12 +76,9 @@ def masks(sample: Sample, settings: MasksSettings = MasksSettings(), on: Executi
         settings: whose, and by which model.
         on: how the work is spread.
 
-    Returns:
-        The paths of the volumes in the sample.
-
     Raises:
         SampleError: there are no boxes, or not all were found on one image.
-        SettingsError: the model cannot be had.
+        SettingsError: the model cannot be had; slices are to be joined that are pictures of their own.
         ResumeError: there are such labels that were made otherwise, and ``on.overwrite`` is not set.
     """
     names = settings.structure or tuple(found_names(sample))
@@ -79,6 +91,10 @@ def masks(sample: Sample, settings: MasksSettings = MasksSettings(), on: Executi
             f"Boxes in {sample.path.name} were found on {' and '.join(images)}; make masks of one --structure after the other."
         )
     image = sample.image(images[0])
+    if settings.objects == "stack" and image.sizes:
+        raise SettingsError(
+            f"The slices of {sample.path.name} are pictures of their own, which nothing connects; leave out --objects stack."
+        )
     dtype = np.uint32 if settings.objects == "pictures" else np.uint8
     outputs = [image.like(f"labels/{name}", dtype, Kind.LABELS, (images[0], image.fingerprint)) for name in names]
     boxes = {name: one.counted() for name, one in kept.items()}
@@ -97,8 +113,9 @@ def masks(sample: Sample, settings: MasksSettings = MasksSettings(), on: Executi
             folder = sample.path / ".sparsem" / "embeddings" / seen if model and settings.keep_embeddings else None
             job = _Job(image, tuple(names), dtype, model, settings.device, levels, folder)
         columns = {name: (one.z, one.corners, one.score) for name, one in boxes.items()}
-        stage.map(_masks_block, image.blocks(), job, of_block=lambda block: _in_block(columns, block))
-    return [output.path for output in outputs]
+        visible = stage.map(_masks_block, image.blocks(), job, of_block=lambda block: _in_block(columns, block))
+    counts = {name: len(one) for name, one in boxes.items()}
+    return Masked([one.path for one in outputs], counts, {name: sum(block[name] for block in visible) for name in names})
 
 
 class _Job(NamedTuple):
@@ -155,6 +172,7 @@ def _needs(image: Volume, structures: int, itemsize: int, settings: MasksSetting
 def _masks_block(block: ZBlock, job: _Job, boxes: dict[str, _Few]) -> BlockResult:
     voxels = job.image.read(block.own)
     made = {name: np.zeros(voxels.shape, job.dtype) for name in job.names}
+    visible = dict.fromkeys(job.names, 0)
     sam = _loaded(job.model, job.device) if job.model else None
     for z, whole in enumerate(voxels, block.start):
         height, width = job.image.size_of(z)
@@ -165,17 +183,22 @@ def _masks_block(block: ZBlock, job: _Job, boxes: dict[str, _Few]) -> BlockResul
         found = _by_sam(plane, z, corners, sam, job) if sam else [mask_in_box(plane, one.tolist()) for one in corners]
         first = 0
         for (name, few), places in zip(every, own, strict=True):
-            paint(made[name][z - block.start], found[first : first + len(places)], few.number[places], few.score[places])
+            labels = made[name][z - block.start]
+            visible[name] += paint(labels, found[first : first + len(places)], few.number[places], few.score[places])
             first += len(places)
-    return {f"labels/{name}": one for name, one in made.items()}, {}
+    return {f"labels/{name}": one for name, one in made.items()}, visible
 
 
-def paint(labels: NDArray[Any], found: Sequence[Placed], numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
-    """Put masks into a picture of labels (y, x), the surest on top; in a picture of bytes each is 1."""
-    for place in np.argsort(scores, kind="stable"):
+def paint(labels: NDArray[Any], found: Sequence[Placed], numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> int:
+    """Put masks into a picture of labels (y, x), the surest on top; in a picture of bytes each is 1. Returns how many are to be seen."""
+    visible = 0
+    for place in np.argsort(scores, kind="stable")[::-1]:  # the surest first: nothing is put over it
         mask, (top, left) = found[place]
         area = labels[top : top + mask.shape[0], left : left + mask.shape[1]]
-        area[mask] = 1 if labels.dtype == np.uint8 else numbers[place]
+        free = mask & (area == 0)
+        area[free] = 1 if labels.dtype == np.uint8 else numbers[place]
+        visible += bool(free.any())
+    return visible
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ class DetectScoreSettings(Settings):
     """Which boxes are compared."""
 
     structure: tuple[str, ...] = Field((), description="what to compare; repeat it; all that was annotated and found if not given")
-    pictures: Literal["unseen", "all"] = Field("unseen", description="unseen: without those that the detector learnt from or was chosen by")
+    pictures: Literal["unseen", "all"] = Field(
+        "unseen", description="unseen: without those that were learnt from, validated on or left out"
+    )
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _judged(samples: Sequence[Sample], names: Sequence[str], settings: DetectSco
     for name in names:
         own = [sample for sample in samples if _has_both(sample, name)]
         if not own:
-            known = sorted({each for sample in samples for each in annotated_names(sample)})
+            known = sorted({each for sample in samples for each in annotated_names(sample) if _has_both(sample, each)})
             raise SampleError(f"No sample has both annotated and found boxes of '{name}'{nearest(name, known)}")
         pictures = [_pictures(sample, name, settings) for sample in own]
         if not any(pictures):

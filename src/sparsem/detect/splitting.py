@@ -45,7 +45,7 @@ def chosen(places: Sequence[Place], choices: Sequence[str], option: str) -> set[
     """
     found: set[Place] = set()
     for choice in choices:
-        parts = CHOICE.fullmatch(choice.removesuffix(".zarr"))
+        parts = CHOICE.fullmatch(re.sub(r"\.zarr(?=:|$)", "", choice))
         if parts is None:
             raise SettingsError(f"{option} takes a sample, or its slices, such as S01, S01:12 or S01:12-40; got '{choice}'.")
         first = 0 if parts["first"] is None else int(parts["first"])
@@ -83,9 +83,11 @@ def split(places: Sequence[Place], by: str, validation: set[Place], test: set[Pl
     free = [place for place, role in roles.items() if role is Role.LEARN]
     units = list(dict.fromkeys(place.sample for place in free)) if by == "sample" else free
     if wanted and len(units) <= len(wanted):
+        missing = " and ".join("--test" if role is Role.TEST else "--validation" for role in reversed(wanted))
+        pictures = "--split picture (the last pictures are held out), or " if by == "sample" else ""
         raise SettingsError(
-            f"{len(units)} annotated {by}{'s' if len(units) != 1 else ''} cannot be parted in learning, validation and test; name what is "
-            "held out with --validation and --test, or use --split picture (the last pictures are held out) or --split none."
+            f"{len(units)} annotated {by}{'s' if len(units) != 1 else ''} cannot be parted in learning and what is held out; name pictures "
+            f"with {missing}, or use {pictures}--split none (only what you name is held out)."
         )
     if by == "sample":
         units = [units[place] for place in np.random.default_rng(seed).permutation(len(units))]

@@ -314,7 +314,7 @@ def _finished(state: TrainingState, job: Job, record: Mapping[str, Any]) -> Dete
     validate = job.of(Role.VALIDATE)
     about: dict[str, Any] = {"record": dict(record), "weights": "last"}
     about |= {role.value: [str(place) for place in sorted(job.roles) if job.roles[place] is role] for role in Role}
-    touched = [place for place in sorted(job.roles) if job.roles[place] in (Role.LEARN, Role.VALIDATE)]
+    touched = [place for place in sorted(job.roles) if job.roles[place] is not Role.TEST]  # what is left out is near to them
     about["seen"] = sorted({picture_print(job.raw[place.sample], place.z) for place in touched})
     recipe = job.recipe
     if validate:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from sparsem.box_tables import annotated_names, read_annotated
 from sparsem.constrain import Roles
 from sparsem.detect.bringing import BoxesSettings, import_boxes
-from sparsem.detect.constraints import constrain_boxes, release_boxes
+from sparsem.detect.constraints import constrain_boxes, release_boxes, ruled
 from sparsem.detect.masks import MasksSettings, masks
 from sparsem.detect.predict import find_boxes
 from sparsem.detect.score import Judged, can_be_scored, score_boxes
@@ -63,7 +63,10 @@ def detect(sample: Sample, here: Path, step: DetectStep, image: str, rules: Role
         training = step.train.model_copy(update={"image": step.train.image or image, "weights": weights})
         train_detector([sample], model, training, on)
     find_boxes(sample, model, step.predict.model_copy(update={"image": step.predict.image or image}), on)
-    if step.constrain:
+    if step.constrain and len(ruled(sample, rules)) < 2:
+        tell("Note: rules are between two structures, and no two that they know were looked for; nothing is constrained.", on.quiet)
+        release_boxes(sample)
+    elif step.constrain:
         constrain_boxes(sample, rules)
     else:
         release_boxes(sample)
@@ -71,7 +74,7 @@ def detect(sample: Sample, here: Path, step: DetectStep, image: str, rules: Role
     if step.masks:
         folder = step.masks.model and here / step.masks.model
         own = str(folder) if folder and folder.exists() else step.masks.model
-        made = masks(sample, step.masks.model_copy(update={"model": own}), on)
+        made = masks(sample, step.masks.model_copy(update={"model": own}), on).volumes
     if step.boxes and not can_be_scored(sample):
         tell("Note: the detector learnt from every annotated picture, so how good its boxes are cannot be told.", on.quiet)
         return made, None

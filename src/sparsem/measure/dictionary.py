@@ -59,14 +59,26 @@ SHAPE = {
     "axis_minor_um": _f("shortest axis of that ellipsoid", "µm", "2 sqrt(5 lambda_3)"),
     **{f"axis_major_{axis}": Column(f"direction of the longest axis, {axis} of the unit vector", "1") for axis in "zyx"},
     "convex_volume_um3": _f("volume of the convex hull", "µm³", HULL),
-    "solidity": _f("volume over convex volume: 1 without concavities", "ratio", f"equation 5, {PAPER}; {HULL}"),
+    "solidity": _f("volume (in pictures area) over convex volume: 1 without concavities", "ratio", f"equation 5, {PAPER}; {HULL}"),
     "sphericity": _f("area of the ball of the same volume over surface area: 1 for a ball", "ratio", f"equation 6, {PAPER} (Wadell 1935)"),
     "circular_variance": _f(
-        "variance of the distance of the surface from the centroid over its squared mean: 0 for a ball",
+        "variance of the distance of the surface (in pictures the outline) from the centroid over its squared mean: 0 for a ball",
         "ratio",
         f"equation 7, {PAPER}; every part of the surface weighs as much as its area",
     ),
-    "box_fill": _f("volume over volume of the bounding box", "ratio", "extent of regionprops"),
+    "box_fill": _f("volume (in pictures area) over that of the bounding box", "ratio", "extent of regionprops"),
+}
+PICTURE = {
+    "picture": Column("slice of the sample that is the object's picture; the first is 0"),
+    "pixels": Column("pixels at full resolution", "pixels"),
+    "area_um2": _f("area", "µm²", "pixels times the area of a pixel"),
+    "perimeter_um": _f("length of the outline", "µm", "edges of pixels weighted by the local normal, as surface areas are"),
+    "circle_diameter_um": _f("diameter of the circle of the same area", "µm", "2 sqrt(A / pi)"),
+    "ellipse_major_um": _f("longer axis of the ellipse with the same second moments", "µm", "4 sqrt(lambda_1), full length"),
+    "ellipse_minor_um": _f("shorter axis of that ellipse", "µm", "4 sqrt(lambda_2)"),
+    "elongation": _f("longer over shorter axis: 1 for a circle", "ratio", "sqrt(lambda_1 / lambda_2)"),
+    "convex_area_um2": _f("area of the convex hull", "µm²", "pixel centres in the convex hull of the object's pixel centres"),
+    "circularity": _f("area over that of the circle of the same perimeter: 1 for a circle", "ratio", "4 pi A / P²"),
 }
 NUCLEOLUS = {
     "filled_volume_um3": _f("volume with its cavities filled", "µm³", f"{PAPER}; cavities that no path connects to the outside"),
@@ -136,7 +148,7 @@ OF_ORGANELLE = {
     "{}_distance_to_nucleus_um": _f("distance of its {} objects to its nearest nucleus, median", "µm", NEAREST),
     "{}_distance_to_membrane_um": _f("distance of its {} objects to the outside of the cell, median", "µm", NEAREST),
 }
-OBJECT = {**IDENTITY, **SHAPE, **NUCLEOLUS, **NUCLEUS, **PLACE, **TEXTURE, **CELL}
+OBJECT = {**IDENTITY, **PICTURE, **SHAPE, **NUCLEOLUS, **NUCLEUS, **PLACE, **TEXTURE, **CELL}
 
 
 def about(column: str) -> Column | None:
@@ -167,6 +179,7 @@ def dictionary_page_rows() -> dict[str, dict[str, Column]]:
     of_organelle = {name.format("ORGANELLE"): one._replace(meaning=one.meaning.format("ORGANELLE")) for name, one in OF_ORGANELLE.items()}
     return {
         "Every object": {**IDENTITY, **SHAPE},
+        "Objects in pictures": PICTURE,
         "Nucleoli": NUCLEOLUS,
         "Nuclei": NUCLEUS,
         "Organelles in cells": PLACE,

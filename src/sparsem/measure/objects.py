@@ -129,6 +129,8 @@ def numbered_objects(sample: Sample, name: str, mask: Volume, least_voxels: int,
             parts = [link_arrays(folder, _name("parts", block), 0) for block in blocks]
             voxels, firsts = ([np.asarray(one[key][...]) for one in parts] for key in ("voxels", "firsts"))
             pairs = [np.asarray(link_arrays(folder, seam, 0)["pairs"][...]).reshape(-1, 2) for seam in seams]
+            if mask.sizes:  # pictures, a block each, which nothing connects
+                pairs = [pair[:0] for pair in pairs]
             found = joined(voxels, firsts, pairs, least_voxels)
         names = found.numbers if found else []
         specks = [found.specks, found.speck_voxels] if found else [0, 0]

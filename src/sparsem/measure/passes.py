@@ -91,6 +91,8 @@ def surfaces(link: Surfaces, _before: None) -> Arrays:
     for z in range(block.start, block.stop):
         low = max(block.read_start, z - around)
         window = index[low - block.read_start : z + around + 1 - block.read_start]
+        if link.volume.sizes:  # a picture goes on above and below: it has an outline, and nothing that ends it
+            low, window = z - around, np.repeat(index[z - block.read_start][None], 2 * around + 1, axis=0)
         found = slice_surface(window, z - low, low, voxel, centroids)
         there = np.flatnonzero((found.area > 0) & known)
         rows.append(np.column_stack([present[there], np.full(len(there), z), *(one[there] for one in found)]))

@@ -1,6 +1,7 @@
 """Objects on the way to their table, and the tables: tidy, one row an object, units in the names of the columns."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -110,24 +111,32 @@ def _summary(objects: Mapping[str, Objects], specks: Mapping[str, Specks], setti
     """One row a structure."""
     rows = []
     for name, one in objects.items():
-        voxel_um3 = one.volume.voxel_size.volume_um3
-        total = float(one.columns["volume_um3"].sum())
-        whole = float(np.prod(one.volume.shape, dtype=np.float64)) * voxel_um3
-        outside = int((one.columns["cell"] == 0).sum()) if settings.cells in objects and name != settings.cells else None
+        what, unit, step, extent = _extent(one.volume)
+        total = float(one.columns[f"{what}_{unit}"].sum())
+        outside = int((one.columns["cell"] == 0).sum()) if "cell" in one.columns and name != settings.cells else None
         rows.append(
             {
                 "structure": name,
                 "objects": len(one.found.ids),
                 "cut_by_edge": int(one.columns["cut_by_edge"].sum()),
                 "in_no_cell": outside,
-                "volume_um3": total,
-                "volume_fraction": total / whole,
+                f"{what}_{unit}": total,
+                f"{what}_fraction": total / extent,
                 "specks": specks[name].parts,
-                "specks_volume_um3": specks[name].voxels * voxel_um3,
+                f"specks_{what}_{unit}": specks[name].voxels * step,
                 "texture_level": one.notes.get("texture", {}).get("level"),
             }
         )
     return pa.Table.from_pylist(rows)
+
+
+def _extent(volume: Volume) -> tuple[str, str, float, float]:
+    """Volume or, of pictures, area: what it is, its unit, that of a voxel or pixel, and that of all there is."""
+    voxel = volume.voxel_size
+    if volume.sizes:
+        pixel = voxel.y * voxel.x * 1e-6
+        return "area", "um2", pixel, pixel * sum(math.prod(size) for size in volume.sizes)
+    return "volume", "um3", voxel.volume_um3, float(np.prod(volume.shape, dtype=np.float64)) * voxel.volume_um3
 
 
 def _nulls(column: NDArray[Any]) -> Any:

@@ -18,6 +18,7 @@ from sparsem.measure.cells import distance_columns, nameless, organelle_columns,
 from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
 from sparsem.measure.nucleolus import proximity_to_membrane
 from sparsem.measure.objects import numbered_objects
+from sparsem.measure.outline import outline_columns
 from sparsem.measure.passes import (
     Read,
     Sums,
@@ -82,6 +83,9 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
     ``tables/protrusions``, ``tables/measured`` (one row a structure) and ``tables/dictionary`` (what every column means).
     Masks are split into connected objects first (``labels/NAME-objects``); labels that number objects are taken as they are.
 
+    Of pictures, which no depth connects (``import --pictures``), objects have an area and an outline in place of a volume and a surface,
+    and nothing is measured of what holds what.
+
     Shape is measured at full resolution, whatever the size of an object; texture, cavities, distances and protrusions at the level of
     the pyramid at which the largest object of the structure fits the budget, which the row tells.
 
@@ -100,10 +104,12 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
     with Stage(sample, "measure", settings, inputs, [], on, _needs(volumes, settings)) as stage:
         if not stage.finished:
             objects = _shapes(stage, volumes, settings, nameless(sample, settings.cells))
-            _nuclear(stage, objects, settings)
+            pictures = any(one.volume.sizes for one in objects.values())  # in which nothing is around or within another in depth
+            if not pictures:
+                _nuclear(stage, objects, settings)
             if image:
                 _textured(stage, objects, image, settings)
-            protruding = _cellular(stage, objects, settings)
+            protruding = None if pictures else _cellular(stage, objects, settings)
             stage.forget()
             write_tables(sample, objects, specks, protruding, settings)
     summary = sample.read_table("measured")
@@ -115,7 +121,9 @@ def _counting(sample: Sample, settings: MeasureSettings) -> Volumes:
     """The labels of every structure that is to be measured, the cells last."""
     names = list(settings.structure) or results_of(sample, settings.cells)
     if not names:
-        raise SampleError(f"{sample.path.name} has no labels to measure; run 'sparsem predict' first.")
+        raise SampleError(
+            f"{sample.path.name} has no labels to measure; run 'sparsem predict' first, or 'sparsem detect masks' where there are boxes."
+        )
     for name in names:
         if name in RESERVED:
             raise SampleError(f"A structure cannot be called '{name}': tables and columns of that name mean something else; rename it.")
@@ -200,7 +208,8 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: 
     for name, one in made.items():
         surface = surfaces_summed((read[f"surface.{name}.{block.start}"] for block in one.volume.blocks()), one.found.ids)
         ends = np.array([(one.volume.shape[0], *one.volume.size_of(z)) for z in one.found.low[:, 0].tolist()], np.int64).reshape(-1, 3)
-        one.columns = shape_columns(one.found, surface, convex[name], ends, one.volume.voxel_size)
+        columns = outline_columns if one.volume.sizes else shape_columns
+        one.columns = columns(one.found, surface, convex[name], ends, one.volume.voxel_size)
     return made
 
 

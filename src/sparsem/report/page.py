@@ -153,11 +153,10 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
             for one in layers
             if one.labels is not None and one not in fitting
         ]
-        view.bar = scale_bar(image.shape[2] * image.voxel_size.x)
         boxes, sentences = box_layers_of(sample, name, settings.structure, others)
         problems += [Notice(one, True) for one in sentences]
         view.structures, view.colours = [*shown, *(one.name for one in boxes)], {**view.colours, **legend_of_boxes(boxes)}
-        view.slices = slice_pictures(image, fitting, boxes, numbers, settings.pixels, IMAGES // of)
+        view.slices = slice_pictures(image, fitting, boxes, numbers, settings.pixels, IMAGES // of, sample.image("raw").names)
     meter.step("3D scene")
     view.scene = scene(layers, settings.triangles // of)
     old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]
@@ -181,6 +180,14 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
     if volume is None:
         return {"holds": "nothing to show yet"}
     voxel, shape = volume.voxel_size, volume.shape
+    if volume.sizes:
+        smallest, largest = (pick(volume.sizes, key=math.prod) for pick in (min, max))
+        return {
+            "pixel": f"{voxel.y:g} × {voxel.x:g} nm (y x)",
+            "pictures": f"{shape[0]}, of {smallest[0]} × {smallest[1]} to {largest[0]} × {largest[1]} pixels",
+            "area": f"{sum(map(math.prod, volume.sizes)) * voxel.y * voxel.x * 1e-6:.4g} µm²",
+            "image": sample.name_of_image(labels) if image else "none",
+        }
     return {
         "voxel": " × ".join(f"{edge:g}" for edge in voxel) + " nm (z y x)",
         "size": " × ".join(map(str, shape)) + " voxels",
@@ -197,13 +204,6 @@ def _dice(scores: pa.Table | None) -> str:
     chosen = unseen if unseen.any() else np.ones(len(unseen), bool)
     dice = dice_of(scores, chosen)
     return "" if math.isnan(dice) else f"{dice:.3f} ({chosen.sum()} {'unseen' if unseen.any() else 'labelled'} slices)"
-
-
-def scale_bar(width_nm: float) -> tuple[float, str]:
-    """A length of 1, 2 or 5 and noughts that is about a fifth of a picture of ``width_nm``: its part of the width, and in words."""
-    decade = 10.0 ** math.floor(math.log10(width_nm / 5))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= width_nm / 5 * (1 + 1e-9))
-    return length / width_nm, f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
 
 
 def _tables(sample: Sample, problems: list[Notice]) -> dict[str, pa.Table]:

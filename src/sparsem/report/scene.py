@@ -22,7 +22,7 @@ def scene(layers: Sequence[Layer], triangles: int) -> dict[str, Any]:
         triangles: of the whole scene, about.
     """
     there = [one for one in layers if one.labels]
-    if not there or there[0].labels is None or there[0].labels.shape[0] == 1:  # a picture has no depth
+    if not there or there[0].labels is None or there[0].labels.shape[0] == 1 or there[0].labels.sizes:  # a picture has no depth
         return {"size": [0, 0, 0], "structures": []}
     first = there[0].labels
     size = np.array(first.shape) * np.array(first.voxel_size) / 1000

@@ -1,5 +1,6 @@
 """Slices for the page: the image, and every structure found and true as transparent pictures over it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,23 @@ def level_of_width(volume: Volume, pixels: int) -> int:
     return next(fits, volume.levels - 1)
 
 
+def scale_bar(width_nm: float) -> tuple[float, str]:
+    """A length of 1, 2 or 5 and noughts that is about a fifth of a picture of ``width_nm``: its part of the width, and in words."""
+    decade = 10.0 ** math.floor(math.log10(width_nm / 5))
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= width_nm / 5 * (1 + 1e-9))
+    return length / width_nm, f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+
+
 def slice_pictures(
-    image: Volume, layers: Sequence[Layer], boxes: Sequence[BoxLayer], numbers: Sequence[int], pixels: int, budget: int
+    image: Volume,
+    layers: Sequence[Layer],
+    boxes: Sequence[BoxLayer],
+    numbers: Sequence[int],
+    pixels: int,
+    budget: int,
+    names: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """One entry a slice: its number, the image, and by structure what was found and what is true, as data URIs.
+    """One entry a slice: its number and name, a scale bar, the image, and by structure what was found and what is true, as data URIs.
 
     Args:
         image: what lies below.
@@ -35,31 +49,42 @@ def slice_pictures(
         numbers: of the slices.
         pixels: longest edge of a picture; a coarser level is taken for a larger slice.
         budget: bytes of all images together; quality is reduced until they fit.
+        names: of all slices, if they have any.
     """
     level = level_of_width(image, pixels)
     step = round(image.voxel_size_of(level).z / image.voxel_size.z)
-    greys = [shown(image.read(slice(z // step, z // step + 1), level)[0])[..., 0] for z in numbers]
+    parts = [_there(image, z, level) for z in numbers]
+    greys = [shown(image.read(slice(z // step, z // step + 1), level)[0][part])[..., 0] for z, part in zip(numbers, parts, strict=True)]
     middle = greys[len(greys) // 2]
     quality = next((one for one in QUALITIES if len(grey_picture(middle, one)) * len(greys) <= budget), QUALITIES[-1])
     entries = []
-    for z, grey in zip(numbers, greys, strict=True):
-        found = {one.name: _picture(_slice_of(one.labels, level, z, step), one) for one in layers if one.labels}
-        true = {one.name: _picture(_true_slice(one.truth, z, grey.shape), one) for one in layers if one.truth is not None}
-        factor = image.shape[2] / grey.shape[1]
+    for z, grey, part in zip(numbers, greys, parts, strict=True):
+        found = {one.name: _picture(_slice_of(one.labels, level, z, step)[part], one) for one in layers if one.labels}
+        true = {one.name: _picture(_true_slice(one.truth, image, z, grey.shape), one) for one in layers if one.truth is not None}
+        factor = image.size_of(z)[1] / grey.shape[1]
         for one in boxes:
             for own, known in ((found, one.found), (true, one.truth)):
                 if known is not None:
                     own[one.name] = mask_picture(edges_of(known, z, factor, grey.shape), one.colour)
-        entries.append({"z": z, "image": grey_picture(grey, quality), "found": found, "truth": true})
+        about = {"z": z, "name": names[z] if names else "", "bar": scale_bar(image.size_of(z)[1] * image.voxel_size.x)}
+        entries.append({**about, "image": grey_picture(grey, quality), "found": found, "truth": true})
     return entries
+
+
+def _there(image: Volume, z: int, level: int) -> tuple[slice, slice]:
+    """Where a slice holds something at a level: a picture may be smaller than the largest one."""
+    whole, own = image.shape[1:], image.level(level).shape[1:]
+    y, x = (max(1, round(size * length / full)) for size, length, full in zip(image.size_of(z), own, whole, strict=True))
+    return slice(0, y), slice(0, x)
 
 
 def _slice_of(labels: Volume, level: int, z: int, step: int) -> NDArray[Any]:
     return np.asarray(labels.read(slice(z // step, z // step + 1), level)[0])
 
 
-def _true_slice(truth: Stack, z: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    return at_shape(np.asarray(truth[z : z + 1])[0], (shape[0], shape[1]))
+def _true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    height, width = image.size_of(z)
+    return at_shape(np.asarray(truth[z : z + 1])[0][:height, :width], (shape[0], shape[1]))
 
 
 def _picture(labels: NDArray[Any], layer: Layer) -> str:

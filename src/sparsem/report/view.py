@@ -25,7 +25,6 @@ class View:
     history: list[dict[str, Any]] = field(default_factory=list)
     aligned: str = ""
     dice: Mapping[str, str] = field(default_factory=dict)  # of structures that were compared with a truth, in words
-    bar: tuple[float, str] = (0.0, "")  # part of a slice's width, and how long that is
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparsem.box_tables import FOUND, masks_outdated
 from sparsem.contents import CONSTRAINED, outdated
 from sparsem.store.sample import Sample
 
@@ -31,6 +32,7 @@ def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
         *_aligned(sample),
         *_quality(sample),
         *_unchecked(sample, structures, cells),
+        *_of_other_boxes(sample, structures),
         *_measured(sample, structures),
         *_constrained(sample),
         *_to_look_at(sample, cells),
@@ -86,7 +88,9 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
     """What nobody compared with a truth, and what compares badly."""
     for name in structures:
         if f"scores_{name}" not in sample.tables:
-            yield Notice(f"Nobody compared {name} with a truth: how good it is, is not known.", True)
+            known = f"{FOUND}{name}" in sample.tables and "box_scores" in sample.tables
+            what, but = ("the masks of ", "; of its boxes it is (box_scores)") if known else ("", "")
+            yield Notice(f"Nobody compared {what}{name} with a truth: how good they are, is not known{but}.", not known)
             continue
         if outdated(sample, name, "score"):
             yield Notice(f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.", True)
@@ -105,6 +109,12 @@ def dice_of(scores: pa.Table, chosen: NDArray[np.bool_]) -> float:
     """3D Dice of the chosen slices (n,) of a table of scores; NaN with nothing to find and nothing found."""
     both, predicted, true = (int(scores[column].to_numpy()[chosen].sum()) for column in ("both_px", "predicted_px", "true_px"))
     return 2 * both / (predicted + true) if predicted + true else float("nan")
+
+
+def _of_other_boxes(sample: Sample, structures: list[str]) -> Iterator[Notice]:
+    for name in structures:
+        if masks_outdated(sample, name):
+            yield Notice(f"The masks of {name} were made of other boxes than those that count now; run 'sparsem detect masks' again.", True)
 
 
 def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
@@ -128,13 +138,14 @@ def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
         return
     if int(str(cut)) > MANY_CUT * count:
         yield Notice(
-            f"{name}: {cut} of {count} objects are cut by the border of the volume; their sizes and shapes are of the part that is seen.",
+            f"{name}: {cut} of {count} objects are cut by the border; their sizes and shapes are of the part that is seen.",
             True,
         )
     if outside is not None and int(str(outside)) > MANY_OUTSIDE * count:
         yield Notice(f"{name}: {outside} of {count} objects lie in no cell; they are in its table, and in no cell's numbers.", True)
     if int(str(row["specks"])):
-        yield Notice(f"{name}: {row['specks']} specks ({row['specks_volume_um3']:.2g} µm³ together) were too small to be measured.", False)
+        size = f"{row['specks_volume_um3']:.2g} µm³" if "specks_volume_um3" in row else f"{row['specks_area_um2']:.2g} µm²"
+        yield Notice(f"{name}: {row['specks']} specks ({size} together) were too small to be measured.", False)
     if row["texture_level"]:
         finer = "its largest object did not fit the budget at full resolution (measure --budget-mvoxels)"
         yield Notice(f"{name}: texture was measured at level {row['texture_level']} of the pyramid, a coarser picture: {finer}.", False)
