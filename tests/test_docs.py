@@ -28,7 +28,11 @@ def blocks(page: str, language: str) -> list[str]:
 def run_page(page: str) -> int:
     """Run every ``sparsem`` line of a page, word for word but for smaller trainings; how many there were."""
     for text in blocks(page, "toml"):
-        Path("study.toml").write_text(text.replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2"))
+        Path("study.toml").write_text(
+            text.replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2").replace(
+                "updates = 300", "updates = 3\nsee = 128\nbatch = 1"
+            )
+        )
     lines = [line for text in blocks(page, "bash") for line in text.splitlines() if line.startswith("sparsem ")]
     for line in lines:
         words = shlex.split(line, comments=True)[1:]

@@ -70,6 +70,20 @@ def test_no_room_left_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) 
     assert imported(tmp_path) == whole(tmp_path)
 
 
+def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
+    run = importing(tmp_path)
+    done = tmp_path / "s.zarr" / ".sparsem" / "work" / "import"
+    deadline = time.monotonic() + 60
+    while not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.002)
+    run.send_signal(signal.SIGTERM)
+    _, told = run.communicate(timeout=120)
+    if run.returncode == 0:
+        pytest.skip("the run was faster than the signal")
+    assert run.returncode == 130
+    assert told.splitlines()[-1] == "Stopped. The same command goes on where this one was."
+
+
 def test_a_sample_that_is_moved_away_meanwhile_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
     run = importing(tmp_path)
     done = tmp_path / "s.zarr" / ".sparsem" / "work" / "import"

@@ -381,5 +381,5 @@ def test_masks_that_cannot_be(found: tuple[Sample, Boxes], tissue: Sample, sam: 
     masks(sample, MasksSettings(), QUIET)
     with pytest.raises(ResumeError, match=r"objects: pictures -> stack.*--overwrite"):
         masks(sample, MasksSettings(objects="stack"), QUIET)
-    with pytest.raises(ResumeError, match=r"model: not given before"):
+    with pytest.raises(ResumeError, match=r"now with model"):
         masks(sample, MasksSettings(model=str(sam)), QUIET)

@@ -1,6 +1,7 @@
 """The command line: ``sparsem VERB ...``. Exit codes: 0 done, 2 something that you can mend, 130 stopped by you."""
 
 import errno
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -134,6 +135,7 @@ def in_words(error: OSError) -> str:
 
 def main() -> None:
     """Entry point of the ``sparsem`` command."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster that stops a run lets it end as Ctrl+C does
     try:
         app()
     except OSError as error:
