@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from typer.testing import CliRunner
 
 from sparsem.annotations import write_annotation
 from sparsem.box_tables import annotated_names, picture_names, read_annotated
+from sparsem.cli import app
 from sparsem.contents import remove
 from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
 from sparsem.detect.formats import read_boxes
@@ -362,6 +364,13 @@ def test_pictures_of_any_size_are_slices(montage: Sample) -> None:
     assert [int((one > 0).sum()) for one in voxels] == [900, 4800, 3600]
     assert voxels[2, :40].all()
     assert not voxels[2, 40:].any()
+
+
+def test_what_a_montage_holds_is_listed(montage: Sample) -> None:
+    told = CliRunner().invoke(app, ["info", str(montage.path)]).stdout
+    assert "3 pictures of 4 x 4 nm a pixel, uint8" in told
+    assert "0: overview, 30 x 30" in told
+    assert "um;" not in told  # a montage has no depth, and so no size
 
 
 def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:

@@ -161,14 +161,15 @@ def _cover_in_words(sample: Sample, structure: str) -> str:
 def info(path: SamplePath, *, on: Execution) -> Outcome:
     """Tell what a sample holds, and what was done to it."""
     data = describe(Sample.open(path))
-    lines = [
-        f"{path}: {size_in_words(data['shape'])} voxels (z y x) of {lengths_in_words(data['voxel_nm'])} nm, {data['dtype']}",
-        f"size: {lengths_in_words(data['size_um'])} um; {data['levels']} levels",
-    ]
+    if data["pictures"]:
+        size = f"{len(data['pictures'])} pictures of {lengths_in_words(data['voxel_nm'][1:])} nm a pixel"
+        lines = [f"{path}: {size}, {data['dtype']}; {data['levels']} levels"]
+        lines += [f"{z}: {one['name']}, {size_in_words(one['size'])}" for z, one in enumerate(data["pictures"])]
+    else:
+        size = f"{size_in_words(data['shape'])} voxels (z y x) of {lengths_in_words(data['voxel_nm'])} nm"
+        lines = [f"{path}: {size}, {data['dtype']}", f"size: {lengths_in_words(data['size_um'])} um; {data['levels']} levels"]
     if data["numbers"]:
         lines.append(f"slices: 0 to {len(data['numbers']) - 1}, from files numbered {data['numbers'][0]} to {data['numbers'][-1]}")
-    if data["pictures"]:
-        lines.append("pictures: " + ", ".join(f"{one['name']} {one['size'][0]} x {one['size'][1]}" for one in data["pictures"]))
     if data["repeated"]:
         lines.append(f"slices that stand in for lost ones: {', '.join(map(str, data['repeated']))}")
     for name, about in data["images"].items():
