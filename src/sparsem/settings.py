@@ -106,7 +106,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name the keys in which two flat records differ: ``image is another, batch: 5 -> 8``; a fingerprint tells nobody more."""
+    """Name the keys in which two flat records differ: ``another image, batch: 5 -> 8``; a fingerprint tells nobody more."""
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return ", ".join(_difference(key, before.get(key), now.get(key)) for key in keys)
 
@@ -115,7 +115,8 @@ def _difference(key: str, before: Any, now: Any) -> str:
     prints = [re.fullmatch(r"[0-9a-f]{32}.*", value) for value in (before, now) if isinstance(value, str)]
     if any(prints):
         what = key.removeprefix("input ")
-        return f"without {what}" if now is None else f"now with {what}" if before is None else f"{what} is another"
+        other = "other" if what.split()[0].endswith("s") else "another"
+        return f"without {what}" if now is None else f"now with {what}" if before is None else f"{other} {what}"
     return f"{key.removeprefix('input ')}: {_short(before)} -> {_short(now)}"
 
 
