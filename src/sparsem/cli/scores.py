@@ -102,7 +102,8 @@ def box_lines(found: "Judged") -> list[str]:
     head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "off a picture")
     looked = dict.fromkeys(f"{sample}:{z}" for one in found.boxes for sample, z in one.counts.pictures)
     few = ", ".join(list(looked)[:MOST_LISTED]) + (f" and {len(looked) - MOST_LISTED} more" if len(looked) > MOST_LISTED else "")
-    lines = [f"Compared on {len(looked)} pictures ({few})", "  ".join(f"{word:>15}" for word in head)]
+    pictures = "picture" if len(looked) == 1 else "pictures"
+    lines = [f"Compared on {len(looked)} {pictures} ({few})", "  ".join(f"{word:>15}" for word in head)]
     for one in found.boxes:
         own, scores = one.counts, one.scores
         numbers = (f"{scores.map:.3f}", f"{scores.ar:.3f}", f"{scores.ap50:.3f}", str(scores.truth))

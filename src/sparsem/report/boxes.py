@@ -19,8 +19,6 @@ from sparsem.store.sample import Sample
 
 Colour = tuple[int, int, int]
 
-LIGHTER = 0.5  # part of the way from the colour of a structure's masks to white
-
 
 @dataclass(frozen=True)
 class BoxLayer:
@@ -72,9 +70,7 @@ def box_layers_of(sample: Sample, image: str, structures: Sequence[str], others:
                 problems.append(f"Boxes of {name} lie on images/{kept.image}, whose pixels images/{image} has not; they are not shown.")
         if own:
             place = strangers.index(name) if name in strangers else 0
-            colour = np.array(colour_of(name, place))
-            red, green, blue = (colour + (255 - colour) * LIGHTER).astype(int).tolist()  # boxes are seen over the masks in them
-            made.append(BoxLayer(name, own.get("found"), own.get("truth"), (red, green, blue)))
+            made.append(BoxLayer(name, own.get("found"), own.get("truth"), colour_of(name, place)))
     return made, problems
 
 

@@ -41,10 +41,15 @@ for (const leaf of document.querySelectorAll(".leaf")) {
       const stack = leaf.querySelector(`.stack.${kind}`);
       if (!stack) continue;
       const on = boxes.filter((box) => box.checked && layers[box.value]);
-      const over = document.createElement("div"); // structures cover each other, and all of them together let the image through
-      over.className = "over";
-      over.append(...on.map((box) => picture(layers[box.value], `${box.value}, ${kind}`)));
-      stack.replaceChildren(picture(slice.image, `slice ${slice.z}`), over);
+      const laid = (name, chosen) => {
+        const over = document.createElement("div");
+        over.className = name;
+        over.append(...chosen.map((box) => picture(layers[box.value], `${box.value}, ${kind}`)));
+        return over;
+      };
+      // Structures cover each other, and all of them together let the image through; edges of boxes hide nothing.
+      const [areas, edges] = [false, true].map((edge) => on.filter((box) => box.value.endsWith(", boxes") === edge));
+      stack.replaceChildren(picture(slice.image, `slice ${slice.z}`), laid("over", areas), laid("edges", edges));
     }
   };
   slider.addEventListener("input", show);
