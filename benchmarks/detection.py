@@ -20,10 +20,11 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from rows import keep, peak_gb
 from sparsem.box_tables import read_annotated, read_found
-from sparsem.boxes import Boxes, alike_pairs, boxes_of_labels
+from sparsem.boxes import Boxes, boxes_of_labels
 from sparsem.constrain import Roles
 from sparsem.detect.bringing import BoxesSettings, import_boxes
 from sparsem.detect.constraints import constrain_boxes
@@ -254,8 +255,8 @@ def _parts_beside_whole(sample: Sample, model: Path) -> None:
         found = found_in_picture(moved, own, network, recipe, levels, 1, cpu)
         corners = found.corners + np.array([x, y, x, y], np.float32)
         away = [one[one[:, 1 - axis] > shift[axis] + edge[axis]] for one in (whole.corners, corners)]
-        same = len(alike_pairs(away[0], away[1], 0.99)[0])
-        row = {"part": part, "boxes_of_whole": len(away[0]), "boxes_of_part": len(away[1]), "the_same": same}
+        apart = cKDTree(away[0]).query(away[1], p=np.inf)[0]
+        row = {"part": part, "boxes_of_whole": len(away[0]), "boxes_of_part": len(away[1]), "most_px_apart": f"{apart.max():.3f}"}
         keep("detection_parts", row)
 
 
