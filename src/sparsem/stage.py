@@ -186,7 +186,10 @@ class Stage:
         for output in self.outputs:
             if (self.sample.path / output.path / "0").is_dir() and not self._is_published(output):
                 what = output.path or "image"
-                raise ResumeError(f"{self.sample.path.name} has a {what} already, made by another command; use --overwrite to replace it.")
+                raise ResumeError(
+                    f"{self.sample.path.name} has a {what} already, made by another command or for other structures; use --overwrite to "
+                    "replace it."
+                )
 
     @property
     def goes_on(self) -> bool:

@@ -31,7 +31,9 @@ def choose_device(name: str = "auto") -> torch.device:
             raise RuntimeError("not a kind of device that networks run on here")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"--device {name} cannot be used ({str(error).splitlines()[0]}); try cpu, cuda or mps.") from None
+        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        others = "".join(f" or {kind}" for kind, there in here.items() if there)
+        raise SettingsError(f"--device {name} cannot be used here ({str(error).splitlines()[0][:120]}); use cpu{others}.") from None
     return device
 
 
