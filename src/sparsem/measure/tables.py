@@ -207,7 +207,9 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: 
         convex[name][chosen] = np.asarray(counted[key]["voxels"][...])
     for name, one in made.items():
         surface = surfaces_summed((read[f"surface.{name}.{block.start}"] for block in one.volume.blocks()), one.found.ids)
-        ends = np.array([(one.volume.shape[0], *one.volume.size_of(z)) for z in one.found.low[:, 0].tolist()], np.int64).reshape(-1, 3)
+        depth, *plane = one.volume.shape
+        planes = np.array(one.volume.sizes or [plane] * depth, np.int64)[one.found.low[:, 0]]  # a picture may be smaller than another
+        ends = np.column_stack([np.full(len(planes), depth), planes])
         columns = outline_columns if one.volume.sizes else shape_columns
         one.columns = columns(one.found, surface, convex[name], ends, one.volume.voxel_size)
     return made
