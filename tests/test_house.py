@@ -272,7 +272,7 @@ PUBLIC = {
         "Answer DeformableDetr Detector RetinaNet SmallDeformableDetr SmallRetinaNet Target begin_with build detector_class"
     ),
     "sparsem.detect.recipe": "DetectorRecipe load_detector read_detector save_detector",
-    "sparsem.detect.slicing": "Found Slicing merged starts",
+    "sparsem.detect.slicing": "Found Slicing exact merged starts",
     "sparsem.detect.inference": (
         "Levels found_in_picture found_in_tiles levels_of merged_in_picture picture_print seen slicing_of window_of"
     ),

@@ -160,3 +160,39 @@ def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:
 
 def test_nothing_is_nothing() -> None:
     assert len(merged(NOTHING, Slicing((50, 50), (20, 20), (4, 4)), 2).kind) == 0
+
+
+def told_by(objects: NDArray[np.float64], slicing: Slicing, rows_and_columns: list[tuple[int, int]], first: int) -> Found:
+    """What each tile of a picture tells of objects, a little off; the same of tiles at the same place from column ``first`` on."""
+    found = []
+    for row, column in rows_and_columns:
+        tile, noise = row * len(slicing.begins[1]) + column, np.random.default_rng(1000 * row + column - first)
+        x0, y0, x1, y1 = window = slicing.windows[tile].tolist()
+        inside = np.clip(objects, [x0, y0, x0, y0], [x1, y1, x1, y1])
+        seen = inside[(inside[:, 2:] - inside[:, :2] >= 1).all(axis=1)]
+        moved = np.clip(seen - np.tile(window[:2], 2) + noise.normal(0, 1.5, seen.shape), 0, [x1 - x0, y1 - y0] * 2)
+        own = np.round(moved[(moved[:, 2:] - moved[:, :2] >= 1).all(axis=1)] + np.tile(window[:2], 2), 2)
+        score = noise.random(len(own)).astype(np.float32)
+        found.append(Found(np.full(len(own), tile), np.zeros(len(own), np.int16), own.astype(np.float32), score))
+    return Found(*(np.concatenate(one) for one in zip(*found, strict=True)))
+
+
+def test_where_in_a_picture_tiles_lie_changes_nothing() -> None:
+    """What lies far to the right in a mosaic becomes one box an object just as it does in the part that begins there."""
+    random = np.random.default_rng(0)
+    whole = Slicing((400, 9000), (215, 215), (43, 43))
+    rows, columns, first = len(whole.begins[0]), len(whole.begins[1]), 30
+    shift = whole.begins[1][first]
+    part = Slicing((400, 9000 - shift), (215, 215), (43, 43))
+    begin = random.uniform((shift, 0), (8970, 370), (40_000, 2))
+    objects = np.column_stack([begin, begin + random.uniform(3, 25, begin.shape)])
+    places = []
+    for slicing, at in ((whole, 0), (part, shift)):
+        skipped = 0 if at else first
+        tiles = [(row, column + skipped) for row in range(rows) for column in range(columns - first)]
+        found = merged(told_by(objects - np.array([at, 0, at, 0]), slicing, tiles, skipped), slicing, 1.1)
+        corners = np.round(found.corners.astype(np.float64) - [shift - at, 0, shift - at, 0], 2)
+        away = corners[corners[:, 0] > 215]  # at the cut itself objects are seen in part, or end with their picture
+        places.append(away[np.lexsort(away.T)])
+    assert len(places[0]) > 30_000
+    np.testing.assert_allclose(places[0], places[1], atol=1e-6)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparsem.detect.networks import Answer, Detector
 from sparsem.detect.recipe import DetectorRecipe
-from sparsem.detect.slicing import NOTHING, Found, Slicing, merged
+from sparsem.detect.slicing import DECIMALS, NOTHING, Found, Slicing, merged
 from sparsem.geometry import VoxelSize, evenly_spaced
 from sparsem.inference import ahead
 from sparsem.models.device import keep_freed_memory
@@ -25,7 +25,6 @@ CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
 LEVEL_PICTURES, LEVEL_STEP = 16, 4  # pictures, and every so many-th row and column of them, that tell a sample's grey levels
 PRINT_PX = 256  # edge of what a picture is known by: noise alone tells two apart
 AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
-DECIMALS = 2  # of a pixel; beyond that numbers depend on the batch that a tile was in
 
 Tile = NDArray[np.float32]
 Window = Callable[[int, int, int, int], NDArray[Any]]  # x0 y0 x1 y1 -> (y, x)
@@ -137,15 +136,15 @@ def found_in_tiles(
 def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, grey: NDArray[Any]) -> Found:
     """What was found in a tile, in pixels of its picture; what lies beyond the picture, has no area, or is black is nothing."""
     x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
-    scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2, np.float32)
-    corners = answer.corners.float().cpu().numpy() * scale + np.array([x0, y0, x0, y0], np.float32)
-    corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS).astype(np.float32)
-    real = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
-    left, top, right, bottom = (np.round(corners).astype(int) - np.array([x0, y0, x0, y0], int)).T
+    scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2)
+    corners = answer.corners.double().cpu().numpy() * scale + np.array([x0, y0, x0, y0])  # the same wherever the tile lies
+    corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS)
+    real = (np.round(corners[:, 2:] - corners[:, :2], DECIMALS) >= 1).all(axis=1)
+    left, top, right, bottom = np.round(corners - [x0, y0, x0, y0]).astype(int).T
     known = cv2.integral((grey != 0).astype(np.uint8))
     real &= known[bottom, right] - known[top, right] - known[bottom, left] + known[top, left] > 0
     kind, score = answer.kind.cpu().numpy().astype(np.int16), answer.score.float().cpu().numpy()
-    return Found(np.full(int(real.sum()), tile), kind[real], corners[real], np.round(score[real], 4))
+    return Found(np.full(int(real.sum()), tile), kind[real], corners[real].astype(np.float32), np.round(score[real], 4))
 
 
 def merged_in_picture(found: Found, slicing: Slicing, see: int) -> Found:

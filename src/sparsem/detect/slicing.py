@@ -43,7 +43,13 @@ class Found(NamedTuple):
         return Found(self.tile[which], self.kind[which], self.corners[which], self.score[which])
 
 
+DECIMALS = 2  # of a pixel, to which corners are rounded; beyond that numbers depend on the batch that a tile was in
 NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.int16), np.empty((0, 4), np.float32), np.empty(0, np.float32))
+
+
+def exact(corners: Corners) -> NDArray[np.float64]:
+    """Corners as they were rounded: single precision keeps them less well the further from the corner of a picture they lie."""
+    return np.asarray(np.round(corners.astype(np.float64), DECIMALS), np.float64)
 
 
 def starts(length: int, edge: int, overlap: int) -> list[int]:
@@ -99,7 +105,8 @@ class Slicing:
         windows = self.windows[found.tile]
         height, width = self.shape
         inner = np.column_stack([windows[:, :2] > 0, windows[:, 2:] < [width, height]])
-        near = np.column_stack([found.corners[:, :2] <= windows[:, :2] + margin, found.corners[:, 2:] >= windows[:, 2:] - margin])
+        within = (exact(found.corners) - windows) * [1, 1, -1, -1]  # px from the edges of the tile
+        near = within <= margin + 1e-6
         return np.asarray((inner & near).any(axis=1))
 
 
@@ -166,7 +173,10 @@ def _shared_window(slicing: Slicing, one: int, other: int) -> Ints:
 
 def _same(found: Found, one: Ints, other: Ints, window: Ints) -> list[tuple[float, int, int]]:
     """Pairs of boxes of two tiles that are alike in what both see, the most alike first, with minus their likeness; none is in two."""
-    parts = [clipped(found.corners[places], window.tolist()) for places in (one, other)]
+    # From the corner of what both see, so that it does not matter where in a picture that lies.
+    origin, size = np.tile(window[:2], 2), (window[2:] - window[:2]).tolist()
+    own = [(exact(found.corners[places]) - origin).astype(np.float32) for places in (one, other)]
+    parts = [clipped(corners, (0, 0, *size)) for corners in own]
     there = [(part[:, 2:] > part[:, :2]).all(axis=1) for part in parts]
     one, other = one[there[0]], other[there[1]]
     rows, columns, alike = alike_pairs(parts[0][there[0]], parts[1][there[1]], ALIKE)
