@@ -79,8 +79,9 @@ def test_a_value_out_of_range_says_which_and_where() -> None:
 def test_differences_names_what_changed() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": "x"}) == "b: 2 -> 3, c: null -> x"
     one, other = "0123456789abcdef" * 2, "f" * 32
-    assert differences({"input image": one, "input truth": one}, {"input image": other}) == "another image, no truth"
-    assert differences({}, {"input files": "a.tif", "input source": one}) == "files: null -> a.tif, source: not given before"
+    assert differences({"input image": one, "input truth": one}, {"input image": other}) == "another image, without truth"
+    assert differences({"input boxes disc": one}, {"input boxes disc": other}) == "other boxes disc"
+    assert differences({}, {"input files": "a.tif", "input source": one}) == "files: null -> a.tif, now with source"
 
 
 def plain_mode(fine: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
