@@ -45,6 +45,13 @@ def importing(folder: Path, **limits: int) -> "subprocess.Popen[str]":
     )
 
 
+def wait_for_a_block(run: "subprocess.Popen[str]", folder: Path) -> None:
+    """Until the import has done one block, or has ended."""
+    done, deadline = folder / "s.zarr" / ".sparsem" / "work" / "import", time.monotonic() + 60
+    while not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.002)
+
+
 def whole(folder: Path) -> dict[str, bytes]:
     sample = import_stack(folder / "a.tif", folder / "whole.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=1))
     return {name: content for name, content in files_in(sample.path).items() if not name.startswith(".sparsem")}
@@ -71,10 +78,7 @@ def test_no_room_left_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) 
 
 def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
     run = importing(tmp_path)
-    done = tmp_path / "s.zarr" / ".sparsem" / "work" / "import"
-    deadline = time.monotonic() + 60
-    while not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None:
-        time.sleep(0.002)
+    wait_for_a_block(run, tmp_path)
     run.send_signal(signal.SIGTERM)
     _, told = run.communicate(timeout=120)
     if run.returncode == 0:
@@ -85,10 +89,7 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_a_sample_that_is_moved_away_meanwhile_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
     run = importing(tmp_path)
-    done = tmp_path / "s.zarr" / ".sparsem" / "work" / "import"
-    deadline = time.monotonic() + 60
-    while not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None:
-        time.sleep(0.002)
+    wait_for_a_block(run, tmp_path)
     (tmp_path / "s.zarr").rename(tmp_path / "elsewhere.zarr")
     _, told = run.communicate(timeout=120)
     if run.returncode == 0:

@@ -172,7 +172,7 @@ class Stage:
         Raises:
             ResumeError: there is such a result.
         """
-        if self._is_finished() or self._continues() or self.on.overwrite:
+        if self._is_finished() or self.goes_on or self.on.overwrite:
             return
         begun = [run for run in self._runs.glob("*/stage.json") if any((run.parent / "done").iterdir())]
         others = [(file, "unfinished run") for file in begun]
@@ -194,17 +194,14 @@ class Stage:
     @property
     def goes_on(self) -> bool:
         """Whether a run of just this stage was begun, and is to be continued."""
-        return self._continues()
-
-    def _continues(self) -> bool:
         return (self._work / "stage.json").exists()
 
     def _prepare(self) -> None:
         needs = self.needs() if callable(self.needs) else self.needs
-        left = replace(needs, disk=0) if self._continues() else needs
+        left = replace(needs, disk=0) if self.goes_on else needs
         left = replace(left, ram=0, gpu=0) if self.on.scheduler else left  # the memory of other machines cannot be seen from here
         left.check(self.sample.path, max(1, self.on.workers))
-        if self._continues():
+        if self.goes_on:
             for half in (self._work / "out").rglob("*.partial"):  # chunks that a kill left half-written
                 half.unlink(missing_ok=True)
             return
