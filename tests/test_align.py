@@ -26,6 +26,8 @@ from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
 from tests.conftest import copy_of, kill_ten_times, put, voxels
 
+pytestmark = pytest.mark.xdist_group("align")  # one process draws and aligns the stack
+
 FAULTY = PhantomSettings(
     shape=(14, 224, 256), voxel_nm=(8, 8, 8), cells=3, seed=2, drift_nm=20, jump_nm=480, bad_slices=2, block_depth=5, flicker=5, noise=10
 )

@@ -23,6 +23,8 @@ from sparsem.store.volume import Volume
 from sparsem.tiles.context import TileGrid, enlarge, scaled_shape, shrink, tile_starts
 from tests.conftest import QUICK, TISSUE, copy_of, files_in, kill_ten_times, truth_of, untaught_model, voxels
 
+pytestmark = pytest.mark.xdist_group("predict")  # one process trains the network
+
 SETTINGS = PredictSettings()
 
 

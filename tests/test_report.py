@@ -19,6 +19,7 @@ from sparsem.contents import describe
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize
+from sparsem.measure.dictionary import features
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
@@ -29,6 +30,8 @@ from sparsem.score.against import score
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of, drawn, put
 from tests.test_measure import SHAPE, tissue_of
+
+pytestmark = pytest.mark.xdist_group("report")  # one process makes the sample and its page
 
 AGAIN = Execution(overwrite=True, quiet=True)
 SMALL = ReportSettings(slices=5, triangles=6000)
@@ -56,6 +59,12 @@ def page(complete: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     other = copy_of(complete, folder / '<b>O\'Hara & "Sons"<script>alert(1).zarr')
     return report([complete.path, other.path], folder / "report.html", SMALL).path
+
+
+@pytest.fixture
+def few_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plot of a few features: sixty take as long as all the rest, and the page of ``page`` has them."""
+    monkeypatch.setattr("sparsem.report.charts.features", lambda columns: features(columns)[:4])
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -123,6 +132,7 @@ def told(sample: Sample, path: Path, settings: ReportSettings = SMALL) -> str:
     return " ".join(one.text for some in made.notices.values() for one in some)
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_path: Path) -> None:
     sample, page = copy_of(complete, tmp_path / "s.zarr"), tmp_path / "r.html"
     words = told(sample, page, SMALL.model_copy(update={"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}))
@@ -138,6 +148,7 @@ def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_pat
     assert "nucleus" in data_of(page)["samples"][0]["slices"][0]["found"]
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_a_sample_without_image_and_one_that_is_none(complete: Sample, tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "labels only.zarr")
     put(sample, "labels/nucleus", complete.volume("labels", "nucleus").read(slice(None)), 7, VoxelSize(20, 10, 10))
@@ -153,6 +164,7 @@ def test_a_sample_without_image_and_one_that_is_none(complete: Sample, tmp_path:
         report([tmp_path / "none.zarr"], tmp_path / "n.html")
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) -> None:
     words = told(complete, tmp_path / "r.html")
     assert "Nobody compared cells with a truth" in words
@@ -169,6 +181,7 @@ def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) 
     assert "nucleus: 1 of 1 objects are cut by the border" in told(bare, tmp_path / "b.html")
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: Path) -> None:
     other = copy_of(complete, tmp_path / "cost$\\frac$x.zarr")
     measure(other, MEASURES.model_copy(update={"texture_nm": 80.0}), AGAIN)
@@ -183,6 +196,7 @@ def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: P
         report([complete.path, other.path], tmp_path / "s.html", SMALL.model_copy(update={"truth": {"nucleus": "x.tif"}}))
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Path) -> None:
     sample = copy_of(complete, tmp_path / "s.zarr")
     (sample.path / "tables" / "phantom.parquet").write_bytes(b"PAR1 not")
@@ -209,6 +223,7 @@ def test_scale_bars_are_round_lengths(width_nm: float, words: str) -> None:
     assert 0.08 < part <= 0.2
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_tables_beyond_the_budget_are_named(complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsem.report.page.TABLES", 4000)
     text = report([complete.path], tmp_path / "r.html", SMALL).path.read_text(encoding="utf-8")
@@ -218,6 +233,7 @@ def test_tables_beyond_the_budget_are_named(complete: Sample, tmp_path: Path, mo
     assert "too large for this page, in tables/dictionary.csv of the sample" in text
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_pages_are_not_overwritten_unless_asked(complete: Sample, tmp_path: Path) -> None:
     page = tmp_path / "r.html"
     page.write_text("precious")
@@ -274,7 +290,6 @@ for (let i = 0; i < out.length; i += 4) {
 return [counts.size, out.length / 4 - Math.max(...counts.values())];"""
 
 
-@pytest.mark.xdist_group("browser")
 def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     browser.set_window_size(1400, 1000)
     browser.get(page.as_uri())
@@ -310,7 +325,6 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     assert not [one for one in browser.get_log("browser") if one["level"] == "SEVERE"]  # no console error
 
 
-@pytest.mark.xdist_group("browser")
 def test_the_page_fits_a_telephone(browser: Any, page: Path) -> None:
     metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -3,6 +3,7 @@
 import contextlib
 import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sparsem.models import build
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import KEPT, Precision, autocast
 
@@ -70,12 +72,20 @@ def _with_working(tensors: int, device: torch.device) -> int:
 
 def _counted(recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool) -> tuple[int, int]:
     """Bytes of the weights, and the most that there are beside them."""
+    outputs, inputs = len(recipe.structures), 1 + 2 * recipe.neighbours
+    return _looked_at(recipe.model, recipe.width, outputs, inputs, recipe.see, batch, device, precision, learning)
+
+
+@lru_cache(maxsize=1000)  # folds and experiments train one network many times
+def _looked_at(
+    model: str, width: int, outputs: int, inputs: int, see: int, batch: int, device: torch.device, precision: Precision, learning: bool
+) -> tuple[int, int]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         with unset_fake_temporarily(), torch.device("meta"):  # some networks look at numbers while they are built
-            network = recipe.build().to("meta")  # a library may have made a part of it elsewhere
+            network = build(model, width, outputs, see, inputs).to("meta")  # a library may have made a part of it elsewhere
         network = network.to_empty(device=device).train(learning)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-        images = torch.empty(batch, 1 + 2 * recipe.neighbours, recipe.see, recipe.see, device=device)
+        images = torch.empty(batch, inputs, see, see, device=device)
         with Peak() as count, contextlib.nullcontext() if learning else torch.no_grad():
             with autocast(device, precision):
                 logits = network(images)

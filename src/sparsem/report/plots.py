@@ -59,7 +59,7 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
             axis.yaxis.set_minor_formatter(NullFormatter())
         found = about(column)
         unit = f" ({found.unit})" if found and found.unit not in ("", "1", "ratio", "count") else ""
-        axis.set_title(_words(column) + unit, fontsize=8.5)
+        axis.set_title(_words(column) + unit, fontsize=8.5, y=1.0)  # where it would be put, but to look for room takes a fifth of the time
         axis.set_xlim(-0.6, len(samples) - 0.4)
         axis.set_xticks(range(len(samples)), [f"{_short(one.sample)}\n{_counts(one, column)}" for one in samples], fontsize=7)
         axis.tick_params(axis="y", labelsize=7.5)
