@@ -28,6 +28,8 @@ from sparsem.quality.reference import as_tensor, beside, mean_squared_error, psn
 from sparsem.quality.resin import Resin, proposal
 from sparsem.settings import parse
 
+pytestmark = pytest.mark.xdist_group("pictures")  # one process writes the weights of a large network
+
 QUIET = Execution(quiet=True)
 Image = NDArray[Any]
 
