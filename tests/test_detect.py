@@ -97,6 +97,18 @@ def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
         assert (one.score >= LEAST_SCORE).all()
 
 
+def test_where_queries_begin_is_learnt_whatever_the_structure() -> None:
+    torch.manual_seed(0)
+    network = build("deformable-detr-small", 2, 128, 20)
+    objects = Target(torch.tensor([[10.0, 10, 40, 50], [60, 60, 100, 90]]), torch.tensor([1, 1]))
+    network.train().loss(torch.randn(1, 1, 128, 128), [objects]).backward()
+    net: Any = network.net
+    which, where = net.class_embed[-1].weight.grad, net.bbox_embed[-1].layers[-1].bias.grad
+    assert where.abs().min() > 0
+    assert which[0].abs().max() > 0  # the output by which the encoder chooses, though no object is of its structure
+    assert which[1].abs().max() == 0
+
+
 def test_the_large_ones_are_those_of_the_papers() -> None:
     from torchvision.models.detection import retinanet_resnet50_fpn_v2
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection

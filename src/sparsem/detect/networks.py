@@ -6,7 +6,7 @@ are ``x0 y0 x1 y1`` in pixels of the tile.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,10 +202,11 @@ class DeformableDetr(Detector):
         """Of every layer's boxes, each matched to one object at most: focal loss, corners, generalised overlap."""
         edge = images.shape[-1]
         wanted = [{"class_labels": one.kind, "boxes": _as_centres(one.corners / edge)} for one in targets]
-        parts = self.net(pixel_values=_grey_as_colour(images), labels=wanted).loss_dict
+        said = self.net(pixel_values=_grey_as_colour(images), labels=wanted)
         weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
-        counted = [weights[name] * value for key, value in parts.items() if (name := "_".join(key.split("_")[:2])) in weights]
-        return torch.stack(counted).sum()
+        every = [said.loss_dict, _loss_of_proposals(said, wanted, self.net.config)] if self.net.config.two_stage else [said.loss_dict]
+        named = [("_".join(key.split("_")[:2]), value) for parts in every for key, value in parts.items()]
+        return torch.stack([weights[name] * value for name, value in named if name in weights]).sum()
 
     def found(self, images: Tensor) -> list[Answer]:
         """The surest kind of every query that is sure enough of any."""
@@ -241,7 +242,7 @@ class SmallDeformableDetr(DeformableDetr):
     usual_rate = 5e-4
     backbone_part = 1.0
     finding_bytes = 950
-    learning_bytes = 2900
+    learning_bytes = 3200
     has_coco = False
 
     @staticmethod
@@ -349,6 +350,28 @@ def _with_learning_norms(module: nn.Module) -> None:
             setattr(module, name, nn.BatchNorm2d(child.get_buffer("weight").numel()))
         else:
             _with_learning_norms(child)
+
+
+def _loss_of_proposals(said: Any, wanted: Sequence[Mapping[str, Tensor]], config: Any) -> Mapping[str, Tensor]:
+    """Of where the encoder sees objects, of any kind: in the authors' code, and without it queries would begin anywhere for ever.
+
+    The library computes these boxes and leaves their loss out.
+    """
+    from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
+
+    make_matcher: Any = DeformableDetrHungarianMatcher
+    matcher = make_matcher(class_cost=config.class_cost, bbox_cost=config.bbox_cost, giou_cost=config.giou_cost)
+
+    def tile_by_tile(proposed: Mapping[str, Tensor], objects: Sequence[Any]) -> list[Any]:  # together, each would be held to all objects
+        return [matcher({key: own[at : at + 1] for key, own in proposed.items()}, [one])[0] for at, one in enumerate(objects)]
+
+    criterion: Any = DeformableDetrImageLoss(tile_by_tile, 1, config.focal_alpha, ["labels", "boxes"])
+    objects = [{"class_labels": torch.zeros_like(one["class_labels"]), "boxes": one["boxes"]} for one in wanted]
+    # The first output is by which it chooses.
+    losses: Mapping[str, Tensor] = criterion(
+        {"logits": said.enc_outputs_class[..., :1], "pred_boxes": said.enc_outputs_coord_logits.sigmoid()}, objects
+    )
+    return losses
 
 
 def _begin_as_published(net: Any, config: Any) -> None:
