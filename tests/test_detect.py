@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 from sparsem.box_tables import found_names, read_annotated, read_found, write_annotated
 from sparsem.boxes import Boxes, overlap_of_union
 from sparsem.cli import app
+from sparsem.detect.deformable_detr import COCO_DETR
+from sparsem.detect.detector import LEAST_SCORE, Target
 from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
-from sparsem.detect.networks import COCO_DETR, DETECTORS, LEAST_SCORE, Target, begin_with, build
+from sparsem.detect.networks import DETECTORS, begin_with, build
 from sparsem.detect.predict import find_boxes
 from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector, save_detector
 from sparsem.detect.score import DetectScoreSettings, score_boxes

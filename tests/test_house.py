@@ -40,7 +40,8 @@ LAYERS = [
     "measure.size_zones measure.pattern_spectrum measure.texture measure.nucleolus measure.distances measure.protrusions",
     "measure.dictionary measure.settings measure.objects measure.crops measure.passes measure.pieces measure.records",
     "measure.cells measure.tables",
-    "detect detect.weights detect.networks detect.recipe detect.slicing detect.inference detect.settings detect.formats detect.writing",
+    "detect detect.weights detect.detector detect.retinanet detect.deformable_detr detect.networks detect.recipe detect.slicing",
+    "detect.inference detect.settings detect.formats detect.writing",
     "detect.bringing detect.splitting detect.tiles detect.calibration detect.train detect.predict detect.outline detect.sam detect.masks",
     "detect.constraints detect.score detect.summary detect.whole",
     "report report.figures report.mesh report.encode report.plots report.warnings report.view report.boxes report.layers",
@@ -268,9 +269,10 @@ PUBLIC = {
     ),
     "sparsem.score.boxes": "BoxScores Compared Counts Match box_scores confusion counts matched",
     "sparsem.detect.weights": "hash_of_weights load_but read_weights",
-    "sparsem.detect.networks": (
-        "Answer DeformableDetr Detector RetinaNet SmallDeformableDetr SmallRetinaNet Target begin_with build detector_class"
-    ),
+    "sparsem.detect.detector": "Answer Detector Target grey_as_colour",
+    "sparsem.detect.retinanet": "RetinaNet SmallRetinaNet",
+    "sparsem.detect.deformable_detr": "DeformableDetr SmallDeformableDetr",
+    "sparsem.detect.networks": "begin_with build detector_class",
     "sparsem.detect.recipe": "DetectorRecipe load_detector read_detector save_detector",
     "sparsem.detect.slicing": "Found Slicing exact merged starts",
     "sparsem.detect.inference": (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from sparsem.detect.networks import LEAST_SCORE
+from sparsem.detect.detector import LEAST_SCORE
 from sparsem.detect.recipe import COUNTS_FROM, Curve
 from sparsem.score.boxes import Compared, matched
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsem.detect.networks import Answer, Detector
+from sparsem.detect.detector import Answer, Detector
 from sparsem.detect.recipe import DetectorRecipe
 from sparsem.detect.slicing import DECIMALS, NOTHING, Found, Slicing, merged
 from sparsem.geometry import VoxelSize, evenly_spaced

@@ -11,6 +11,7 @@ import torch
 
 from sparsem.box_tables import FOUND, Kept, found_by, read_found, write_found
 from sparsem.boxes import Boxes
+from sparsem.detect.detector import Detector
 from sparsem.detect.inference import (
     AT_ONCE,
     Levels,
@@ -20,7 +21,7 @@ from sparsem.detect.inference import (
     slicing_of,
     window_of,
 )
-from sparsem.detect.networks import Detector, detector_class
+from sparsem.detect.networks import detector_class
 from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.detect.settings import DetectSettings
 from sparsem.detect.slicing import NOTHING, Found, Slicing

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.detect.networks import LEAST_SCORE, Detector, build
+from sparsem.detect.detector import LEAST_SCORE, Detector
+from sparsem.detect.networks import build
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize
 from sparsem.models.checkpoint import DAMAGED, filled, load_tensors, save_tensors, state_of

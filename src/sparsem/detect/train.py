@@ -13,8 +13,9 @@ from sparsem import __version__
 from sparsem.box_tables import annotated_names, read_annotated
 from sparsem.boxes import Boxes, sizes, together
 from sparsem.detect.calibration import calibrated, counting_from
+from sparsem.detect.detector import Detector, Target
 from sparsem.detect.inference import Levels, found_in_picture, levels_of, picture_print, slicing_of, window_of
-from sparsem.detect.networks import Detector, Target, begin_with, build, detector_class
+from sparsem.detect.networks import begin_with, build, detector_class
 from sparsem.detect.recipe import DetectorRecipe, read_detector, save_detector
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.splitting import Place, Role, chosen, split

@@ -1,0 +1,83 @@
+"""What all detectors share: what they are given, what they answer, and what they say of themselves.
+
+Images are (B, 1, S, S) float32, standardised by sample; corners are ``x0 y0 x1 y1`` in pixels of the tile.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+LEAST_SCORE = 0.05  # below which nothing is told
+
+
+class Target(NamedTuple):
+    """What is in a tile.
+
+    Attributes:
+        corners: (n, 4) float32.
+        kind: (n,) int64.
+    """
+
+    corners: Tensor
+    kind: Tensor
+
+
+class Answer(NamedTuple):
+    """What a detector found in a tile: ``corners`` (n, 4), ``kind`` (n,), ``score`` (n,)."""
+
+    corners: Tensor
+    kind: Tensor
+    score: Tensor
+
+
+class Detector(nn.Module):
+    """What all detectors share.
+
+    Attributes:
+        smallest: edge of a square object, in pixels of the tile, that it finds well; smaller ones it may not.
+        usual_rate: learning rate that it learns well at.
+        backbone_part: of the learning rate, for the part that looks at images.
+        finding_bytes: of memory that a pixel of a tile takes to be searched (measured on a CPU, tiles of 512 px, see benchmarks).
+        learning_bytes: the same to be learnt from.
+    """
+
+    smallest = 16
+    usual_rate = 1e-4
+    backbone_part = 1.0
+    finding_bytes = 0
+    learning_bytes = 0
+    asks = False  # by a number of queries, that is for so many objects in a tile
+    has_coco = False  # weights that learnt on COCO, which it may begin with
+    keeps_norms = False  # of weights that learnt on COCO: statistics of a few tiles would be worse than theirs
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Of a batch (B, 1, S, S), to learn from."""
+        raise NotImplementedError
+
+    def found(self, images: Tensor) -> list[Answer]:
+        """What is in every tile of a batch (B, 1, S, S)."""
+        raise NotImplementedError
+
+    def backbone(self) -> nn.Module:
+        """The part that looks at images."""
+        raise NotImplementedError
+
+    def load_coco(self, file: Path | None) -> None:
+        """Begin with weights of a file or folder, or with those that the library fetches."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "Detector":
+        """As any module; norms that are kept stay as they are."""
+        super().train(mode)
+        if self.keeps_norms:
+            for module in self.backbone().modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+def grey_as_colour(images: Tensor) -> Tensor:
+    """What learnt on colour sees grey three times."""
+    return images.expand(-1, 3, -1, -1)
