@@ -20,6 +20,7 @@ from sparsem.annotations import write_annotation
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.learn.settings import TrainSettings
+from sparsem.measure.dictionary import features
 from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.stage import BlockResult, Stage
@@ -85,6 +86,12 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def own_tissue(tissue: Sample, tmp_path: Path) -> Sample:
     """A copy of it that a test may write to."""
     return copy_of(tissue, tmp_path / "own.zarr")
+
+
+@pytest.fixture
+def few_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots of a few features on a page: sixty take as long as all the rest of it, and the page of test_report.py has them."""
+    monkeypatch.setattr("sparsem.report.charts.features", lambda columns: features(columns)[:4])
 
 
 def copy_of(sample: Sample, path: Path) -> Sample:

@@ -201,11 +201,10 @@ def test_block_depth_and_workers_change_nothing(drifting: Sample, tmp_path: Path
         assert np.array_equal(sample.image("aligned").read(slice(None)), expected)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_run_ends_in_the_same_bytes(drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment], workers: int) -> None:
+def test_a_killed_run_ends_in_the_same_bytes(drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]) -> None:
     other = copy_of(drifting, tmp_path / "other.zarr")
-    given = {"sample": str(other.path), "settings": {}, "seconds": 6.0 if workers else 1.5, "workers": workers}
-    assert kill_ten_times("align", given, kills=2 if workers else 10) > 0
+    given = {"sample": str(other.path), "settings": {}, "seconds": 1.5}
+    assert kill_ten_times("align", given) > 0
     assert all(np.array_equal(*pair) for pair in zip(voxels(aligned[0].image()), voxels(other.image()), strict=True))
     assert other.image().fingerprint == aligned[0].image().fingerprint
 

@@ -260,6 +260,7 @@ SMALL_DEMO = PhantomSettings(shape=(12, 96, 96), voxel_nm=(24, 24, 24), cells=2,
 SMALL_TRAINING = TrainSettings(structure=("nucleus", "nucleolus"), width=4, read=64, see=32, batch=2, updates=6)
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path: Path) -> None:
     result = demo(tmp_path, SMALL_DEMO, SMALL_TRAINING, labelled=4)
     assert sorted(result.scores) == ["nucleolus", "nucleus"]
@@ -284,6 +285,7 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
         run(tmp_path / "study.toml", HERE)
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
     training = SMALL_TRAINING.model_copy(update={"structure": ("nucleus",), "cells": "cells"})
     result = demo(tmp_path, SMALL_DEMO, training, labelled=4)
@@ -356,6 +358,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(tissue: 
 
 
 @pytest.mark.xdist_group("careamics")  # one process loads it, which takes seconds
+@pytest.mark.usefixtures("few_plots")
 def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ``sparsem`` line of the README, word for word but for a smaller training, on a small stack of that name."""
     write_liver(tissue, tmp_path)

@@ -585,6 +585,7 @@ def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> N
 # the whole path
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "raw.tif", spots.image().read(slice(None)), photometric="minisblack")
     rows = [

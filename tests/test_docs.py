@@ -65,6 +65,7 @@ def write_boxes(tissue: Sample, folder: Path) -> None:
 
 
 @pytest.mark.xdist_group("careamics")  # one process loads it, which takes seconds
+@pytest.mark.usefixtures("few_plots")
 def test_the_pages_run_one_after_the_other(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_liver(tissue, tmp_path)
@@ -75,6 +76,7 @@ def test_the_pages_run_one_after_the_other(tissue: Sample, tmp_path: Path, monke
         assert run_page(page) >= 1, page
 
 
+@pytest.mark.usefixtures("few_plots")
 def test_the_way_from_a_microscope_to_a_result_can_be_walked(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_liver(tissue, tmp_path)

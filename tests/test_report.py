@@ -19,7 +19,6 @@ from sparsem.contents import describe
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize
-from sparsem.measure.dictionary import features
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
@@ -59,12 +58,6 @@ def page(complete: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     other = copy_of(complete, folder / '<b>O\'Hara & "Sons"<script>alert(1).zarr')
     return report([complete.path, other.path], folder / "report.html", SMALL).path
-
-
-@pytest.fixture
-def few_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plot of a few features: sixty take as long as all the rest, and the page of ``page`` has them."""
-    monkeypatch.setattr("sparsem.report.charts.features", lambda columns: features(columns)[:4])
 
 
 def data_of(page: Path) -> dict[str, Any]:
