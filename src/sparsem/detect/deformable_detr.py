@@ -90,7 +90,7 @@ class SmallDeformableDetr(DeformableDetr):
     usual_rate = 5e-4
     backbone_part = 1.0
     finding_bytes = 950
-    learning_bytes = 3200
+    learning_bytes = 3500
     has_coco = False
 
     @staticmethod
