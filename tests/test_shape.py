@@ -182,8 +182,10 @@ def test_flat_hulls_are_counted_by_picks_theorem() -> None:
     for turned in (flat, flat.transpose(1, 0, 2), flat.transpose(1, 2, 0)):
         assert hull_of(turned) == 24
     assert hull_of(drawn("2..2")[None] > 0) == 4
-    corner = drawn("2.", ".2")[None] > 0
-    assert hull_of(corner) == 0  # an oblique line of two voxels has no hull that could be counted
+    assert hull_of(drawn("2")[None] > 0) == 1
+    assert hull_of(drawn("2.", ".2")[None] > 0) == 2
+    assert hull_of(drawn("2....", ".....", "....2")[None] > 0) == 3  # a line meets the voxel in its middle
+    assert hull_of(np.eye(3, dtype=bool)[:, :, None] & np.eye(3, dtype=bool)[:, None]) == 0  # a line from slice to slice
 
 
 def test_corners_of_touching_objects_are_their_own() -> None:

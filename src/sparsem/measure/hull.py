@@ -27,7 +27,7 @@ def slice_corners(labels: NDArray[np.uint32], count: int) -> tuple[NDArray[np.ui
 
 
 def convex_voxels(corners: Points) -> int:
-    """Voxel centres in the hull of ``corners`` (n, 3); 0 if they lie in an oblique plane or line, where no voxels can be counted."""
+    """Voxel centres in the hull of ``corners`` (n, 3); 0 if they lie in an oblique plane, where no voxels can be counted."""
     low = corners.min(axis=0)
     points = corners - low
     spread = points.max(axis=0)
@@ -52,14 +52,11 @@ def convex_voxels_of_each(of: NDArray[Any], corners: NDArray[np.int64], count: i
 
 
 def _in_polygon(points: Points) -> int:
-    """Lattice points in the convex hull of (n, 2) lattice points, by Pick's theorem; of a line, its length where it is straight."""
-    spread = points.max(axis=0)
-    if spread.min() == 0:
-        return int(spread.max()) + 1
+    """Lattice points in the convex hull of (n, 2) lattice points, by Pick's theorem; of a line, those that it meets."""
     try:
         corners = points[ConvexHull(points).vertices]
     except QhullError:
-        return 0
+        return int(np.gcd(*np.ptp(points, axis=0))) + 1
     steps = np.roll(corners, -1, axis=0) - corners
     twice_area = abs(int((corners[:, 0] * steps[:, 1] - corners[:, 1] * steps[:, 0]).sum()))
     border = int(np.gcd(steps[:, 0], steps[:, 1]).sum())
