@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsem.boxes import clipped, overlap_of_union, sizes
-from sparsem.detect.slicing import ALIKE, NOTHING, Found, Slicing, merged, starts
+from sparsem.detect.slicing import ALIKE, DECIMALS, NOTHING, Found, Slicing, merged, starts
 
 SEEN = 4.0  # px of an object that a detector needs to see it
 
@@ -141,7 +141,8 @@ def test_the_fast_way_is_the_plain_one(seed: int) -> None:
     tile = np.sort(random.integers(0, len(slicing.windows), count))
     windows = slicing.windows[tile].astype(np.float32)
     low = windows[:, :2] + random.uniform(0, 60, (count, 2)) * (random.random((count, 2)) < 0.8)
-    corners = np.column_stack([low, np.minimum(low + random.uniform(3, 50, (count, 2)), windows[:, 2:])]).astype(np.float32)
+    high = np.minimum(low + random.uniform(3, 50, (count, 2)), windows[:, 2:])
+    corners = np.round(np.column_stack([low, high]), DECIMALS).astype(np.float32)
     kind = random.integers(0, 2, count).astype(np.int16)
     found = Found(tile, kind, corners, random.permutation(np.linspace(0.1, 0.9, count)).astype(np.float32))
     fast = merged(found, slicing, 3)

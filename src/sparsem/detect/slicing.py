@@ -29,7 +29,7 @@ class Found(NamedTuple):
     Attributes:
         tile: (N,) int64, the tile of each, ascending.
         kind: (N,) int16, what it is around.
-        corners: (N, 4) float32, in pixels of the picture.
+        corners: (N, 4) float32, in pixels of the picture, in whole hundredths (DECIMALS): they are compared as such.
         score: (N,) float32 in 0..1.
     """
 
