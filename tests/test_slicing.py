@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -84,7 +84,7 @@ def test_boxes_that_are_a_little_off_are_still_one(seed: int) -> None:
     assert overlap_of_union(truth, found.corners).max(axis=1).min() > 0.5
 
 
-def plain_merged(found: Found, slicing: Slicing, margin: float) -> list[tuple[float, ...]]:
+def plain_merged(found: Found, slicing: Slicing, margin: float, alike_from: float = ALIKE) -> list[tuple[float, ...]]:
     """The same rules over all pairs of boxes, one by one."""
     windows, count = slicing.windows, len(found.kind)
     cut = slicing.is_cut(found, margin)
@@ -102,7 +102,7 @@ def plain_merged(found: Found, slicing: Slicing, margin: float) -> list[tuple[fl
         for a, b in itertools.product(*(np.flatnonzero(found.tile == tile).tolist() for tile in (one, other))):
             parts = [clipped(found.corners[n : n + 1], area) for n in (a, b)]
             value = overlap_of_union(*parts).item() if all((sizes(part) > 0).all() for part in parts) else 0.0
-            if found.kind[a] == found.kind[b] and value >= ALIKE:
+            if found.kind[a] == found.kind[b] and value >= alike_from:
                 alike.append((-value, a, b))
         taken: set[int] = set()
         for pair in sorted(alike):
@@ -145,9 +145,11 @@ def test_the_fast_way_is_the_plain_one(seed: int) -> None:
     corners = np.round(np.column_stack([low, high]), DECIMALS).astype(np.float32)
     kind = random.integers(0, 2, count).astype(np.int16)
     found = Found(tile, kind, corners, random.permutation(np.linspace(0.1, 0.9, count)).astype(np.float32))
+    plain, other = (plain_merged(found, slicing, 3, ALIKE + nudge) for nudge in (-1e-5, 1e-5))
+    assume(plain == other)  # boxes that overlap by exactly a half are one or two, as numbers are rounded
     fast = merged(found, slicing, 3)
     rows = [(*corner, score) for corner, score in zip(fast.corners.tolist(), fast.score.tolist(), strict=True)]
-    np.testing.assert_allclose(np.array(sorted(rows)).reshape(-1, 5), np.array(plain_merged(found, slicing, 3)).reshape(-1, 5), atol=1e-6)
+    np.testing.assert_allclose(np.array(sorted(rows)).reshape(-1, 5), np.array(plain).reshape(-1, 5), atol=1e-6)
     assert (np.diff(fast.score) <= 0).all()
 
 
