@@ -24,13 +24,13 @@ class DeformableDetr(Detector):
     has_coco = True
     finding_bytes = 1600
     learning_bytes = 10_000
-    shape: dict[str, Any] = {"backbone_config": None}  # noqa: RUF012  # nobody changes it
+    shape: dict[str, Any] = {}  # noqa: RUF012  # as the library has it; nobody changes it
 
     def __init__(self, kinds: int, see: int, queries: int) -> None:
         super().__init__()
         from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
-        # Weights of classes, corners and overlap in matching and loss: 2, 5, 2 (FACTS of the paper; the library's own class cost is 1).
+        # Weights of classes, corners and overlap in matching and loss: 2, 5, 2, as in the paper (the library's own class cost is 1).
         make_config: Any = DeformableDetrConfig
         config = make_config(
             num_labels=kinds,
@@ -38,7 +38,7 @@ class DeformableDetr(Detector):
             two_stage_num_proposals=queries,
             auxiliary_loss=True,
             class_cost=2,
-            **{name: make() if callable(make) else make for name, make in self.shape.items() if make is not None},
+            **{name: make() if callable(make) else make for name, make in self.shape.items()},
         )
         self.net: Any = DeformableDetrForObjectDetection(config)
         _with_learning_norms(self.net.model.backbone)
@@ -52,9 +52,10 @@ class DeformableDetr(Detector):
         wanted = [{"class_labels": one.kind, "boxes": _as_centres(one.corners / edge)} for one in targets]
         said = self.net(pixel_values=grey_as_colour(images), labels=wanted)
         weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
-        every = [said.loss_dict, _loss_of_proposals(said, wanted, self.net.config)] if self.net.config.two_stage else [said.loss_dict]
-        named = [("_".join(key.split("_")[:2]), value) for parts in every for key, value in parts.items()]
-        return torch.stack([weights[name] * value for name, value in named if name in weights]).sum()
+        parts = list(said.loss_dict.items())
+        if self.net.config.two_stage:
+            parts += _loss_of_proposals(said, wanted, self.net.config).items()
+        return torch.stack([weight * value for key, value in parts for name, weight in weights.items() if key.startswith(name)]).sum()
 
     def found(self, images: Tensor) -> list[Answer]:
         """The surest kind of every query that is sure enough of any."""

@@ -3,6 +3,7 @@
 Images are (B, 1, S, S) float32, standardised by sample; corners are ``x0 y0 x1 y1`` in pixels of the tile.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ class Answer(NamedTuple):
     score: Tensor
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """What all detectors share.
 
     Attributes:
@@ -43,30 +44,30 @@ class Detector(nn.Module):
         learning_bytes: the same to be learnt from.
     """
 
-    smallest = 16
-    usual_rate = 1e-4
+    smallest: int
+    usual_rate: float
     backbone_part = 1.0
-    finding_bytes = 0
-    learning_bytes = 0
+    finding_bytes: int
+    learning_bytes: int
     asks = False  # by a number of queries, that is for so many objects in a tile
     has_coco = False  # weights that learnt on COCO, which it may begin with
     keeps_norms = False  # of weights that learnt on COCO: statistics of a few tiles would be worse than theirs
 
+    @abstractmethod
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
         """Of a batch (B, 1, S, S), to learn from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self, images: Tensor) -> list[Answer]:
         """What is in every tile of a batch (B, 1, S, S)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backbone(self) -> nn.Module:
         """The part that looks at images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_coco(self, file: Path | None) -> None:
         """Begin with weights of a file or folder, or with those that the library fetches."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Detector":
         """As any module; norms that are kept stay as they are."""

@@ -137,7 +137,7 @@ def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, grey: NDA
     """What was found in a tile, in pixels of its picture; what lies beyond the picture, has no area, or is black is nothing."""
     x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
     scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2)
-    corners = answer.corners.double().cpu().numpy() * scale + np.array([x0, y0, x0, y0])  # the same wherever the tile lies
+    corners = answer.corners.cpu().double().numpy() * scale + np.array([x0, y0, x0, y0])  # the same wherever the tile lies
     corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS)
     real = (np.round(corners[:, 2:] - corners[:, :2], DECIMALS) >= 1).all(axis=1)
     left, top, right, bottom = np.round(corners - [x0, y0, x0, y0]).astype(int).T

@@ -28,9 +28,7 @@ class RetinaNet(Detector):
         super().__init__()
         from torchvision.models.detection import retinanet_resnet50_fpn_v2
 
-        as_is: dict[str, Any] = {"min_size": see, "max_size": see, "image_mean": [0.0], "image_std": [1.0]}
-        limits = {"detections_per_img": MOST_BOXES, "topk_candidates": 2 * MOST_BOXES, "score_thresh": LEAST_SCORE, "nms_thresh": SAME}
-        self.net: Any = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=kinds, **as_is, **limits)
+        self.net: Any = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=kinds, **_as_it_is(see))
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
         """Focal loss of what, and generalised overlap loss of where."""
@@ -65,6 +63,7 @@ class SmallRetinaNet(RetinaNet):
     usual_rate = 1e-3
     finding_bytes = 300
     learning_bytes = 1600
+    has_coco = False
 
     def __init__(self, kinds: int, see: int, queries: int) -> None:
         Detector.__init__(self)
@@ -81,8 +80,10 @@ class SmallRetinaNet(RetinaNet):
         anchors = AnchorGenerator(edges, ((0.5, 1.0, 2.0),) * 5)
         head = RetinaNetHead(maps, 9, kinds, norm_layer=partial(nn.GroupNorm, 16))
         head.regression_head._loss_type = "giou"  # as in version 2 of the large one
-        as_is: dict[str, Any] = {"min_size": see, "max_size": see, "image_mean": [0.0], "image_std": [1.0]}
-        limits = {"detections_per_img": MOST_BOXES, "topk_candidates": 2 * MOST_BOXES, "score_thresh": LEAST_SCORE, "nms_thresh": SAME}
-        self.net = Library(pyramid, kinds, anchor_generator=anchors, head=head, **as_is, **limits)
+        self.net = Library(pyramid, kinds, anchor_generator=anchors, head=head, **_as_it_is(see))
 
-    has_coco = False
+
+def _as_it_is(see: int) -> dict[str, Any]:
+    """A tile goes in as it is, and out comes all that may count."""
+    tile: dict[str, Any] = {"min_size": see, "max_size": see, "image_mean": [0.0], "image_std": [1.0]}
+    return tile | {"detections_per_img": MOST_BOXES, "topk_candidates": 2 * MOST_BOXES, "score_thresh": LEAST_SCORE, "nms_thresh": SAME}

@@ -135,10 +135,8 @@ def merged(found: Found, slicing: Slicing, margin: float) -> Found:
     pairs: list[tuple[float, int, int]] = []
     seen_whole = np.zeros(len(cut), bool)
     for one, other in slicing.neighbours:
-        if not (len(of_tile[one]) and len(of_tile[other])):
-            _mark_seen_whole(seen_whole, found, cut, of_tile, slicing, (one, other), margin)
-            continue
-        pairs += _same(found, of_tile[one], of_tile[other], _shared_window(slicing, one, other))
+        if len(of_tile[one]) and len(of_tile[other]):
+            pairs += _same(found, of_tile[one], of_tile[other], _shared_window(slicing, one, other))
         _mark_seen_whole(seen_whole, found, cut, of_tile, slicing, (one, other), margin)
     group = _objects(pairs, found.tile)
     alone = np.bincount(group)[group] == 1
