@@ -215,7 +215,7 @@ def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) ->
         (np.zeros((2, Y, X), np.uint8), {"slices": "three"}, "takes numbers such as 0,13,26, or 'all', or 'non-empty'; got 'three'"),
         (np.zeros((2, Y - 1, X), np.uint8), {"slices": "1,2"}, r"has slices of \(95, 128\) px, but the image has \(96, 128\)"),
         (np.full((1, Y, X), 0.5, np.float32), {"slices": "1"}, "Labels are whole numbers, but slice 1 of .* holds float32 such as 0.5"),
-        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Labels are from 0 to 4294967295, but slice 1 of .* holds -3 to -3"),
+        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Slice 1 of .* holds -3, but no label is negative; give --ignore -3"),
     ],
 )
 def test_labels_that_do_not_fit_are_one_sentence(

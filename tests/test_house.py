@@ -21,12 +21,15 @@ SOURCE = Path(sparsem.__file__).parent
 LAYERS = [
     "sparsem errors geometry settings progress",
     "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.source store.readers.arrays",
+    "store.readers.display store.readers.png",
     "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
-    "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
+    "regions label_numbers label_volumes annotations truth",
+    "prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
     "prepare.unseen quality quality.spectrum quality.rings quality.sequence quality.verdict quality.resin quality.stack",
-    "numbering labelling contents boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
+    "numbering origins drawings labelling",
+    "contents boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint models.memory",
     "prepare.noise2void prepare.nonlocal_means prepare.denoise",
@@ -130,9 +133,17 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
     "sparsem.annotations": (
-        "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
-        "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
+        "LabelledSlices annotated_structures annotation_of_output annotations_on drawn_on_image file_numbers forget_aside inside_of "
+        "kept_labels outputs_of_cells read_annotation record_origin restore_annotation write_annotation"
     ),
+    "sparsem.label_numbers": (
+        "Renumbering Special extended is_any_of mark_among numbers_in refuse_smeared renumbered unchanged whole_numbers"
+    ),
+    "sparsem.label_volumes": "Reading keep_table labels_block reading_of",
+    "sparsem.origins": "Prediction Similarity origins predictions_of same_boundary",
+    "sparsem.drawings": "Drawing kept_slice origins_of read_drawing report_numbers",
+    "sparsem.store.readers.display": "Display full_range notes_of palette_display refuse_color refuse_color_tiff tiff_display",
+    "sparsem.store.readers.png": "PngHeader png_header png_slice read_png",
     "sparsem.truth": "Truth truth_of",
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
@@ -169,8 +180,10 @@ PUBLIC = {
     "sparsem.store.readers": "open_montage open_source",
     "sparsem.store.readers.source": "Pick Source Stack layout sentences",
     "sparsem.store.readers.arrays": "MappedStack open_npy",
-    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_voxel",
-    "sparsem.store.readers.series": "SliceSeries missing_in natural_key numberings numbers_in open_pictures open_slices with_repeats",
+    "sparsem.store.readers.tiff": "TiffStack open_tiff tiff_voxel",
+    "sparsem.store.readers.series": (
+        "SliceHeader SliceSeries missing_in natural_key numberings numbers_in open_pictures open_slices with_repeats"
+    ),
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
     "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
     "sparsem.store.readers.mrc": "UprightStack open_mrc",

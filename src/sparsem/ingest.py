@@ -16,7 +16,7 @@ from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_montage, open_source
 from sparsem.store.readers.series import missing_in, with_repeats
-from sparsem.store.readers.source import Source, Stack
+from sparsem.store.readers.source import MinIsWhite, Source, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
@@ -44,6 +44,16 @@ class ImportSettings(Settings):
     grey_levels: tuple[float, float] | None = Field(
         None, description="what becomes black and white; not needed for 8 and 16 bit unsigned; else 0.1 % of the pixels lie beyond either"
     )
+    min_is_white: MinIsWhite | None = Field(
+        None,
+        description="which numbers of a 'min is white' TIFF count: stored (as napari reads them) or displayed (as in Fiji); "
+        "images are taken as displayed if not given",
+    )
+    label_type: Literal["mask", "objects"] | None = Field(
+        None,
+        description="with --labels: mask, all but 0 is the structure, or objects, each number is one; if not given, one number is a mask",
+    )
+    background: int | None = Field(None, description="with --labels: a number that is background in addition to 0, such as -1")
     bits: Literal[8, 16] | None = Field(None, description="8 or 16 a voxel; 8 for one byte, else 16, if not given")
     block_depth: int = Field(16, ge=1, description="slices a z-block: the unit of work, of resuming, and of the chunks on disk")
 
@@ -65,6 +75,11 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
         InputError: the source cannot be read, lacks slices, holds values that are not numbers, or states no voxel size and none was given.
         ResumeError: the sample holds another import.
     """
+    idle = [name for name in ("label_type", "background") if getattr(settings, name) is not None]
+    if idle:
+        raise InputError(
+            f"--{idle[0].replace('_', '-')} is for labels; give the name of their structure as --labels NAME, or leave it out."
+        )
     found = opened(source, settings)
     voxel = found.voxel_size(settings.voxel_nm)
     if settings.pictures:
@@ -89,6 +104,8 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
 
 def _tell_doubts(found: Source, voxel: VoxelSize, source: str, quiet: bool) -> None:
     """What is taken, but looks wrong: a voxel size that the file contradicts, or that no electron microscope has; missing slices."""
+    for note in found.notes:
+        tell(f"Note: {note}", quiet)
     stated, taken = found.voxel_nm, " x ".join(f"{length:g}" for length in voxel)
     if any(there is not None and abs(there / length - 1) > SAME for there, length in zip(stated, voxel, strict=True)):
         told = " x ".join("?" if there is None else f"{there:g}" for there in stated)
@@ -103,8 +120,8 @@ def _tell_doubts(found: Source, voxel: VoxelSize, source: str, quiet: bool) -> N
         tell(f"Note: missing in the series, and replaced by a copy of the slice before: {lost}.", quiet)
 
 
-def opened(source: str | Path, settings: ImportSettings) -> Source:
-    """The stack that settings pick of a source; in a series none is missing, or what is to be done about it was said.
+def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -> Source:
+    """The stack, of an image or of labels, that settings pick of a source; in a series none is missing, or settings say what to do.
 
     Raises:
         InputError: as ``open_source``, and for missing slices.
@@ -113,8 +130,8 @@ def opened(source: str | Path, settings: ImportSettings) -> Source:
         idle = [name for name in ("dataset", "channel", "time") if getattr(settings, name) is not None]
         if idle or settings.missing != "refuse":
             raise InputError(f"--pictures takes files as they are; leave out --{idle[0] if idle else 'missing'}, which is for stacks.")
-        return open_montage(source)
-    found = open_source(source, settings.dataset, settings.channel, settings.time)
+        return open_montage(source, settings.min_is_white)
+    found = open_source(source, settings.dataset, settings.channel, settings.time, labels, settings.min_is_white)
     lost = missing_in(found.numbers)
     if not lost or settings.missing == "join":
         return found

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsem.errors import InputError
+from sparsem.geometry import axes_hint
 from sparsem.store.readers.series import numberings
 from sparsem.store.readers.source import Source
 
@@ -26,8 +27,10 @@ def slices_of(
     """
     n_slices, n_planes = shape[0], found.stack.shape[0]
     if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
+        hint = axes_hint(found.stack.shape[1:], shape[1:])
         raise InputError(
-            f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice."
+            f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}"
+            f"{hint or '; labels must cover the whole slice'}."
         )
     if chosen is None:
         numbers = _by_name(found, numbering, where)
@@ -60,7 +63,8 @@ def _by_name(found: Source, numbering: Sequence[int], where: str) -> list[int]:
     if not told:
         _refuse_twins(names)
         raise InputError(
-            f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
+            f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all' or 'non-empty'): a slice that nobody labelled is not "
+            "background."
         )
     slice_of = {number: z for z, number in enumerate(numbering)}
     fitting = [numbers for numbers in told if all(number in slice_of for number in numbers)]

@@ -169,7 +169,7 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     path = Path(path).resolve()
     study, here = read_study(path), path.parent
     for step in study.score.values():  # found missing now rather than after a night of training
-        open_source(_source(here, step.truth), step.dataset)
+        open_source(_source(here, step.truth), step.dataset, labels=True, min_is_white=step.min_is_white)
     sample = import_stack(_source(here, study.import_.source), here / study.sample, _plain(ImportSettings, study.import_), on)
     _annotate(sample, here, study, on, drawn_on_raw=True)
     image, alignment = _prepared(sample, study, on)
@@ -235,7 +235,9 @@ def _annotate(sample: Sample, here: Path, study: StudySettings, on: Execution, d
         settings: AnnotationSettings = _plain(AnnotationSettings, step)
         image = settings.image or "raw"
         if (image == "raw") is drawn_on_raw:
-            import_annotation(sample, name, _source(here, step.source), settings.model_copy(update={"image": image}), on.overwrite)
+            import_annotation(
+                sample, name, _source(here, step.source), settings.model_copy(update={"image": image}), on.overwrite, on.quiet
+            )
 
 
 def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Execution) -> Scores:

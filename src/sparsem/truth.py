@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsem.errors import InputError
+from sparsem.geometry import axes_hint
 from sparsem.store.readers import open_source
-from sparsem.store.readers.source import Stack
+from sparsem.store.readers.source import MinIsWhite, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
@@ -23,7 +24,14 @@ class Truth:
     identity: str
 
 
-def truth_of(sample: Sample, name: str, seen: Volume | None, source: str | Path | None = None, dataset: str | None = None) -> Truth:
+def truth_of(
+    sample: Sample,
+    name: str,
+    seen: Volume | None,
+    source: str | Path | None = None,
+    dataset: str | None = None,
+    min_is_white: MinIsWhite | None = None,
+) -> Truth:
     """The truth of a structure.
 
     Args:
@@ -33,6 +41,7 @@ def truth_of(sample: Sample, name: str, seen: Volume | None, source: str | Path 
             there is none the truth stays as it is.
         source: a labelled volume; the sample's own if not given.
         dataset: key inside a Zarr group or an HDF5 file.
+        min_is_white: which numbers of a "min is white" TIFF count.
 
     Raises:
         SampleError: the sample has no truth of that name, and none is given.
@@ -40,11 +49,12 @@ def truth_of(sample: Sample, name: str, seen: Volume | None, source: str | Path 
     """
     own = sample.volume("truth", name) if source is None else None
     path = str(own.directory if own else source)
-    found = open_source(path, dataset)
+    found = open_source(path, dataset, labels=True, min_is_white=min_is_white)
     stack: Stack = own.kept() if own else found.stack  # our own tells of chunks that are lost
     if seen is not None:
         stack = sample.seen_by(seen, stack)
         if tuple(stack.shape) != seen.shape:
             what = "the image" if seen.directory == sample.path else seen.directory.relative_to(sample.path).as_posix()
-            raise InputError(f"The truth {path} has the shape {tuple(stack.shape)}, but {what} has {seen.shape}.")
+            hint = axes_hint(stack.shape, seen.shape)
+            raise InputError(f"The truth {path} has the shape {tuple(stack.shape)}, but {what} has {seen.shape}{hint}.")
     return Truth(stack, found.identity())

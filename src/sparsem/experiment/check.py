@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotations import LabelledSlices, annotations_on, as_labels
+from sparsem.annotations import LabelledSlices, annotations_on
 from sparsem.execution import Execution, Needs
 from sparsem.geometry import ZBlock
+from sparsem.label_numbers import refuse_smeared, whole_numbers
 from sparsem.predict import PredictSettings, answer_of, hash_of
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
@@ -39,7 +40,9 @@ class Check:
         if self.truth is None:
             objects, known = self.annotation.objects(self.annotation.z.index(z))
             return objects > 0, known
-        labels = as_labels(np.asarray(self.truth.stack[z : z + 1])[0], f"slice {z} of the truth")
+        where = f"slice {z} of the truth"
+        labels = whole_numbers(np.asarray(self.truth.stack[z : z + 1])[0], where)
+        refuse_smeared(labels, where)
         return labels > 0, np.ones(labels.shape, bool)
 
 

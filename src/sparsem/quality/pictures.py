@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem import __version__
-from sparsem.annotations import as_labels
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.ingest import GreyLevels, ImportSettings, grey_of, refuse_nan
+from sparsem.label_numbers import whole_numbers
 from sparsem.prepare.denoise import DenoiseSettings, Way, denoise
 from sparsem.progress import Meter, tell
 from sparsem.quality.learnt import loaded
@@ -173,7 +173,7 @@ def _one_each(given: Sequence[str], opened: Sequence[Source], what: str) -> list
         return [None] * len(opened)
     if len(given) != len(opened):
         raise InputError(f"{len(opened)} pictures and {len(given)} of --{what} were given; expected one for each, in the same order.")
-    found = [open_source(one) for one in given]
+    found = [open_source(one, labels=what == "resin") for one in given]
     for one, own in zip(found, opened, strict=True):
         if one.stack.shape != own.stack.shape:
             shapes = [" x ".join(map(str, each.stack.shape)) for each in (own, one)]
@@ -266,7 +266,7 @@ def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: Picture
     """Where resin is marked, or else the most featureless squares."""
     shape = (picture.shape[0], picture.shape[1])
     if mask is not None:
-        return Resin((as_labels(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0,), False)
+        return Resin((whole_numbers(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0,), False)
     if settings.box:
         return Resin((area_of_boxes([Box(*settings.box)], shape),), False)
     if settings.polygon:

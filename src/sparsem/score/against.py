@@ -10,16 +10,28 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.annotations import annotated_structures, annotation_of_output, as_labels
+from sparsem.annotations import annotated_structures, annotation_of_output
 from sparsem.contents import CONSTRAINED, result_of
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
+from sparsem.label_numbers import (
+    Numbers,
+    Renumbering,
+    Special,
+    is_any_of,
+    numbers_in,
+    refuse_smeared,
+    renumbered,
+    unchanged,
+    whole_numbers,
+)
+from sparsem.label_volumes import WIDE_BYTES, keep_table
 from sparsem.regions import Overlaps, added, overlaps
 from sparsem.score.instances import dice_of_cells, instance_scores
 from sparsem.score.overlap import Overlap, average_dice, overlap, pooled
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
-from sparsem.store.readers.source import Stack
+from sparsem.store.readers.source import MinIsWhite, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.truth import truth_of
@@ -31,7 +43,11 @@ class ScoreSettings(Settings):
     dataset: str | None = Field(None, description="key of the truth inside a Zarr group")
     labels: str | None = Field(None, description="the labels to compare; if not given NAME-constrained where there are any, else NAME")
     ids: tuple[int, ...] = Field((), description="values in the truth that mean the structure; all but 0 if not given")
-    ignore: int | None = Field(None, ge=0, description="value in the truth of pixels that nobody decided on")
+    ignore: int | None = Field(None, description="the number of pixels that are not labeled in the truth, such as 255 or -1")
+    min_is_white: MinIsWhite | None = Field(
+        None,
+        description="which numbers of a 'min is white' truth count: stored (as napari and scikit-image read) or displayed (as in Fiji)",
+    )
     annotation: str | None = Field(None, description="the annotation that tells which slices are labelled; NAME if not given")
     instances: bool = Field(False, description="compare cell by cell too: Dice a cell, adapted Rand error, VOI, PQ, AP")
     least_voxels: int = Field(0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells")
@@ -89,12 +105,14 @@ def score(
         InputError: the truth cannot be read or has another shape.
     """
     predicted = sample.volume("labels", settings.labels) if settings.labels else result_of(sample, name)
-    true = truth_of(sample, name, predicted, truth, settings.dataset)
+    true = truth_of(sample, name, predicted, truth, settings.dataset, settings.min_is_white)
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")
+    renumbering = _renumbering(predicted.blocks(), true.stack, settings)
     with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:
-        blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
+        blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings, renumbering)
+    keep_table(sample, f"truth_ids_{name}", renumbering)
     slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
     cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
     scores = Scores(slices, _labelled(sample, name, settings.annotation), cells, settings.least_voxels)
@@ -132,14 +150,40 @@ def score_table(scores: Scores) -> pa.Table:
     return pa.table({name: list(values) for name, values in columns.items()})
 
 
-def _score_block(block: ZBlock, predicted: Volume, truth: Stack, settings: ScoreSettings) -> BlockResult:
-    labels = as_labels(np.asarray(truth[block.own]), f"the truth's slices {block.start} to {block.stop - 1}")
-    true = np.isin(labels, settings.ids) if settings.ids else labels > 0
-    known = None if settings.ignore is None else labels != settings.ignore
+def _renumbering(blocks: Sequence[ZBlock], truth: Stack, settings: ScoreSettings) -> Renumbering:
+    """How the true objects that are compared one by one are numbered; all slices are read where numbers may be beyond 32 bits."""
+    if not settings.instances or truth.dtype.itemsize < WIDE_BYTES:
+        return unchanged()
+    numbers: set[int] = set()
+    for block in blocks:
+        numbers |= numbers_in(_true_numbers(block, truth, settings))
+    return renumbered(numbers, Special(settings.ignore))
+
+
+def _true_numbers(block: ZBlock, truth: Stack, settings: ScoreSettings) -> Numbers:
+    """Numbers (z, y, x) of the truth, as its file has them."""
+    slices = []
+    for z, stored in zip(range(block.start, block.stop), np.asarray(truth[block.own]), strict=True):
+        where = f"slice {z} of the truth"
+        numbers = whole_numbers(stored, where, Special(settings.ignore))
+        if not settings.ids and settings.ignore is None:
+            refuse_smeared(numbers, where, "--ids or --ignore")
+        slices.append(numbers)
+    return np.stack(slices)
+
+
+def _score_block(block: ZBlock, predicted: Volume, truth: Stack, settings: ScoreSettings, renumbering: Renumbering) -> BlockResult:
+    numbers = _true_numbers(block, truth, settings)
+    true = is_any_of(numbers, settings.ids) if settings.ids else numbers != 0
+    known = None if settings.ignore is None else numbers != settings.ignore
+    if known is not None:
+        true &= known
     ours = predicted.read(block.own)
     sums = [overlap(ours[z] > 0, true[z], None if known is None else known[z]) for z in range(len(ours))]
-    chosen = range(len(ours)) if settings.instances else ()
-    found = [overlaps(ours[z], np.where(true[z], labels[z], 0), None if known is None else known[z]) for z in chosen]
+    found = []
+    for z in range(len(ours)) if settings.instances else ():
+        cells = renumbering.of(np.where(true[z], numbers[z], 0).astype(numbers.dtype))
+        found.append(overlaps(ours[z], cells, None if known is None else known[z]))
     return {}, {"counts": [[one.both, one.predicted, one.true] for one in sums], "cells": [[c.tolist() for c in one] for one in found]}
 
 

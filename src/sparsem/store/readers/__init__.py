@@ -11,7 +11,7 @@ from sparsem.store.readers.matlab import MATLAB_ENDINGS, open_matlab
 from sparsem.store.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.store.readers.nrrds import NRRD_ENDINGS, open_nrrd
 from sparsem.store.readers.series import PICTURE_ENDINGS, open_pictures, open_slices
-from sparsem.store.readers.source import Pick, Source
+from sparsem.store.readers.source import MinIsWhite, Pick, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, open_tiff
 from sparsem.store.readers.zarrs import is_zarr, open_zarr
 
@@ -20,7 +20,7 @@ Opener = Callable[[Path, Pick], Source]
 # What a file is, by its ending.
 OPENERS: dict[tuple[str, ...], Opener] = {
     TIFF_ENDINGS: open_tiff,
-    (".png",): lambda path, pick: open_slices([path], str(path)),
+    (".png",): lambda path, pick: open_slices([path], str(path), pick),
     MRC_ENDINGS: lambda path, pick: open_mrc(path),
     HDF5_ENDINGS: open_hdf5,
     NRRD_ENDINGS: open_nrrd,
@@ -29,7 +29,14 @@ OPENERS: dict[tuple[str, ...], Opener] = {
 }
 
 
-def open_source(source: str | Path, dataset: str | None = None, channel: int | None = None, time: int | None = None) -> Source:
+def open_source(
+    source: str | Path,
+    dataset: str | None = None,
+    channel: int | None = None,
+    time: int | None = None,
+    labels: bool = False,
+    min_is_white: MinIsWhite | None = None,
+) -> Source:
     """Open a stack: TIFF (multi-page, BigTIFF, OME, ImageJ), MRC, HDF5, NRRD, MIB and MATLAB, NumPy, Zarr, or a series of TIFF or PNG.
 
     Args:
@@ -37,43 +44,46 @@ def open_source(source: str | Path, dataset: str | None = None, channel: int | N
         dataset: key of the array within a Zarr group, an HDF5 or a MATLAB file, where it is not the only one.
         channel: of a stack with several.
         time: of a series of stacks.
+        labels: the numbers are classes or objects, not gray levels: palettes and images of few bits are read as they are stored.
+        min_is_white: which numbers of a "min is white" TIFF count; by default those displayed for an image, while labels are refused.
 
     Raises:
         InputError: nothing there, a format that is not known, slices of unequal shape, a colour picture, no numbers, a damaged file.
     """
-    found = _opened(source, dataset, channel, time)
+    found = _opened(source, Pick(dataset, channel, time, labels, min_is_white))
     if found.stack.dtype.kind not in "biuf":
         raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
     return found
 
 
-def open_montage(source: str | Path) -> Source:
-    """Pictures that are no stack, in a folder or of a pattern: of any size and name, each a slice.
+def open_montage(source: str | Path, min_is_white: MinIsWhite | None = None) -> Source:
+    """Pictures that are no stack, in a folder or of a pattern: of any size and name, each a slice; see ``open_source``.
 
     Raises:
         InputError: there are none, or they are not grey pictures of one type.
     """
-    path = Path(source).absolute()
+    path, pick = Path(source).absolute(), Pick(min_is_white=min_is_white)
     if any(mark in str(source) for mark in "*?[") and not path.exists():
-        return open_pictures([Path(name) for name in glob.glob(str(path))], f"the pattern {source}")  # noqa: PTH207
+        return open_pictures([Path(name) for name in glob.glob(str(path))], f"the pattern {source}", pick)  # noqa: PTH207
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     files = [path] if path.is_file() else list(path.iterdir())
-    return open_pictures([one for one in files if one.suffix.lower() in PICTURE_ENDINGS and not one.name.startswith(".")], str(source))
+    chosen = [one for one in files if one.suffix.lower() in PICTURE_ENDINGS and not one.name.startswith(".")]
+    return open_pictures(chosen, str(source), pick)
 
 
-def _opened(source: str | Path, dataset: str | None, channel: int | None, time: int | None) -> Source:
-    path, pick = Path(source).absolute(), Pick(dataset, channel, time)  # a worker on another machine has another working directory
+def _opened(source: str | Path, pick: Pick) -> Source:
+    path = Path(source).absolute()  # a worker on another machine has another working directory
     if any(mark in str(source) for mark in "*?[") and not path.exists():
         files = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207  # Path.glob takes no absolute pattern
-        return open_slices(files, f"the pattern {source}")
+        return open_slices(files, f"the pattern {source}", pick)
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     if is_zarr(path):
         return open_zarr(path, pick)
     if path.is_dir():
         files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")]
-        return open_slices(files, f"the folder {source}")
+        return open_slices(files, f"the folder {source}", pick)
     for endings, opener in OPENERS.items():
         if path.suffix.lower() in endings:
             return opener(path, pick)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import tifffile
@@ -26,6 +26,7 @@ UNREADABLE = (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, 
 PLAIN_AXES = "TCZYX"  # of an array that names none: the last of these
 
 Axes = tuple[float | None, float | None, float | None]
+MinIsWhite = Literal["stored", "displayed"]  # which numbers of a "min is white" TIFF count
 
 
 class Stack(Protocol):
@@ -45,16 +46,24 @@ class Pick(NamedTuple):
         dataset: key of the array in a Zarr group or an HDF5 file.
         channel: of a stack with several.
         time: of a series of stacks.
+        labels: the numbers are classes or objects, read as they are stored; else gray levels, read as
+            they are displayed.
+        min_is_white: which numbers of a "min is white" TIFF count; None where nobody said it.
     """
 
     dataset: str | None = None
     channel: int | None = None
     time: int | None = None
+    labels: bool = False
+    min_is_white: MinIsWhite | None = None
 
     @property
     def part(self) -> str:
         """Channel and time for fingerprints; empty where neither was picked."""
         return f"channel {self.channel}, time {self.time}" if (self.channel, self.time) != (None, None) else ""
+
+
+WHOLE = Pick()  # all of a file that holds one stack
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class Source:
         names: of labels: what the numbers mean, as the file says.
         part: what was picked of the file, for fingerprints.
         sizes: of pictures that are no stack, (y, x) of each.
+        notes: sentences about how the file was read, where another reading is possible.
     """
 
     stack: Stack
@@ -80,6 +90,7 @@ class Source:
     names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     part: str = ""
     sizes: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def voxel_size(self, given: Sequence[float] | None = None) -> VoxelSize:
         """The voxel size: ``given`` if any, else the file's.
@@ -134,9 +145,10 @@ def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[tupl
     """
     lengths = f"the axes {axes} {tuple(shape)}"
     if "S" in axes:
+        advice = "export its numbers of classes or objects instead" if pick.labels else "convert it to gray first"
         raise InputError(
-            f"{name} is a colour picture ({axes} {tuple(shape)}); convert it to grey first, or, if these are slices, save it as such "
-            "(tifffile: photometric='minisblack')."
+            f"{name} is a color image ({axes} {tuple(shape)}); {advice}, or, if these are slices, save it "
+            "as such (tifffile: photometric='minisblack')."
         )
     if len(shape) < 2 or axes[-2:] != "YX" or not all(shape):
         raise InputError(f"{name} has {lengths}; expected slices (y, x) one after the other.")

@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
+from sparsem.store.readers.display import Display, notes_of, refuse_color_tiff, tiff_display
 from sparsem.store.readers.source import NM, UNREADABLE, Axes, Pick, Source, layout, sentences
 
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
@@ -25,9 +26,14 @@ def open_tiff(path: Path, pick: Pick) -> Source:
             raise InputError(f"{path.name} holds no image.")
         series = tiff.series[0]
         _refuse_parts(tiff, path)
+        page = tiff.pages.first
+        if series.axes.endswith("S"):
+            refuse_color_tiff(page, path, pick.labels)
         index, shape = layout(series.axes, series.shape, pick, path.name)
-        refuse_inverted(tiff.pages.first, path)
-        return Source(TiffStack(path, shape, np.dtype(series.dtype), index), tiff_voxel(tiff), (path,), part=pick.part)
+        display = tiff_display(page, path, pick)
+        dtype = display.dtype if display else np.dtype(series.dtype)
+        stack = TiffStack(path, shape, dtype, index, display)
+        return Source(stack, tiff_voxel(tiff), (path,), part=pick.part, notes=notes_of(page, path, pick))
     raise AssertionError  # the context raises or the block returns
 
 
@@ -39,6 +45,7 @@ class TiffStack:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     index: tuple[int | None, ...]
+    display: Display | None = None
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
@@ -48,7 +55,8 @@ class TiffStack:
                 voxels = np.asarray(array[tuple(slice(start, stop) if one is None else one for one in self.index)])
         except UNREADABLE as error:
             raise InputError(f"Slices {start} to {stop - 1} of {self.path.name} cannot be read ({error}); is the file complete?") from None
-        return voxels.reshape((stop - start, *self.shape[1:]))
+        stored = voxels.reshape((stop - start, *self.shape[1:]))
+        return self.display.read(stored, self.path.name) if self.display else stored
 
 
 def _tiff_file(path: Path) -> tifffile.TiffFile:
@@ -75,12 +83,6 @@ def _complaints_refused(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
     if complaints:
         raise InputError(f"{path.name} is damaged ({complaints[0]}); is it complete?")
-
-
-def refuse_inverted(page: Any, path: Path) -> None:
-    """Refuse a picture that stores white as 0."""
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        raise InputError(f"{path.name} stores white as 0 (photometric 'min is white'); invert it and save it as 'min is black' first.")
 
 
 def _refuse_parts(tiff: tifffile.TiffFile, path: Path) -> None:
