@@ -165,8 +165,8 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def origins_of(
-    sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any] | None, said: Origin | None, quiet: bool
-) -> dict[int, Origin]:
+    sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any] | None, said: Origin | None
+) -> tuple[dict[int, Origin], list[str]]:
     """How the labels of a drawing came about: as is said, as before where they did not change, or as they compare with predictions.
 
     Args:
@@ -175,11 +175,14 @@ def origins_of(
         drawing: the labels.
         there: attributes of the annotation that they replace or come to, if any.
         said: what somebody said of it.
-        quiet: report nothing.
+
+    Returns:
+        The origin of each slice, and sentences about those that resemble a prediction.
     """
     if said:
-        return dict.fromkeys(drawing.z, said)
+        return dict.fromkeys(drawing.z, said), []
     kept = kept_labels(sample, name) if there else None
+    numbered = file_numbers(sample, name) if there else drawing.renumbering
     place = {number: index for index, number in enumerate(there["z"])} if there else {}
     recorded = there.get("origin", {}) if there else {}
     known: dict[int, Origin] = {number: recorded.get(str(number), "unknown") for number in place}
@@ -187,11 +190,13 @@ def origins_of(
     def before(number: int) -> Labels:
         if kept is None or number not in place or kept.shape[1:] != drawing.stack.shape[1:]:
             return np.zeros(drawing.stack.shape[1:], np.uint32)
-        return kept_slice(kept, place[number])
+        stored = kept_slice(kept, place[number])
+        means_the_same = numbered.special == drawing.renumbering.special
+        return drawing.renumbering.carried(stored, numbered) if means_the_same else stored
 
     unchanged = [number for number in drawing.z if number in place and np.array_equal(before(number), drawing.labels(number))]
     changed = [number for number in drawing.z if number not in unchanged]
-    compared = origins(
+    compared, sentences = origins(
         sample,
         list(drawing.classes) or [name],
         changed,
@@ -199,9 +204,8 @@ def origins_of(
         lambda number, structure: drawing.objects(before(number), structure),
         known,
         drawing.image,
-        quiet,
     )
-    return {**{number: known[number] for number in unchanged}, **compared}
+    return {**{number: known[number] for number in unchanged}, **compared}, sentences
 
 
 def kept_slice(kept: Kept, index: int) -> Labels:

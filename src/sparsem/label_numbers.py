@@ -100,6 +100,15 @@ class Renumbering:
             stored[pixels] = self.number(number)
         return stored
 
+    def carried(self, stored: Labels, before: "Renumbering") -> Labels:
+        """Labels as they are stored by this renumbering, which extends the one by which they were stored: special numbers may move."""
+        carried = stored.copy()
+        for number in self.special.numbers:
+            old, new = before.number(number), self.number(number)
+            if old != new:
+                carried[stored == old] = new
+        return carried
+
     def _looked_up(self, numbers: Numbers) -> Labels:
         wanted = numbers.astype(np.uint64)
         places = np.minimum(np.searchsorted(self.file, wanted), len(self.file) - 1)
@@ -212,7 +221,7 @@ def refuse_smeared(labels: Numbers, where: str, options: str = "--classes or --i
     if 0 < between.size < np.count_nonzero(labels == top) and len(np.unique(between)) >= values:
         raise InputError(
             f"{_opening(where)} is a mask of 0 and {top} with {between.size} pixels in between, as JPEG and resizing leave "
-            "them; make it black and white, or say what its numbers mean with {options}."
+            f"them; make it black and white, or say what its numbers mean with {options}."
         )
 
 

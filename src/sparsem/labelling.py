@@ -24,8 +24,10 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import axes_hint, z_blocks
 from sparsem.ingest import ImportSettings, opened
+from sparsem.label_numbers import Labels
 from sparsem.label_volumes import keep_table, labels_block, reading_of
 from sparsem.numbering import slices_of
+from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import Stage
 from sparsem.store.readers import open_source
@@ -140,33 +142,28 @@ def import_annotation(
     meaning = _meaning_of(adding) if adding else _meaning(settings)
     drawing = read_drawing(sample, name, found.stack, dict(zip(z, planes, strict=True)), meaning, bool(adding), str(source), image)
     report_numbers(drawing, quiet)
-    if adding:
-        _add(sample, name, drawing, adding, overwrite, settings, quiet)
-    elif there and not overwrite and _holds(sample, name, drawing, there):
-        if settings.origin:
-            record_origin(sample, name, dict.fromkeys(z, ORIGINS[settings.origin]))
+    said = ORIGINS[settings.origin] if settings.origin else None
+    if there and not adding and not overwrite and _holds(sample, name, drawing, there):
+        if said:
+            record_origin(sample, name, dict.fromkeys(z, said))
     else:
-        _write(sample, name, drawing, there, settings, overwrite, quiet)
+        origin, sentences = origins_of(sample, name, drawing, there, said)
+        if adding:
+            _add(sample, name, drawing, adding, overwrite, origin)
+        else:
+            _write(sample, name, drawing, overwrite, origin)
+        for sentence in sentences:
+            tell(f"Note: {sentence}", quiet)
     keep_table(sample, f"annotation_ids_{name}", file_numbers(sample, name))
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
 
 
-def _write(
-    sample: Sample,
-    name: str,
-    drawing: Drawing,
-    there: Mapping[str, Any] | None,
-    settings: AnnotationSettings,
-    overwrite: bool,
-    quiet: bool,
-) -> None:
+def _write(sample: Sample, name: str, drawing: Drawing, overwrite: bool, origin: Mapping[int, Origin]) -> None:
     """A new annotation, or one in place of another."""
-    origin = origins_of(sample, name, drawing, there, ORIGINS.get(settings.origin or ""), quiet)
     classes, ignore, background = drawing.meaning
     slices = map(drawing.labels, drawing.z)
-    write_annotation(
-        sample, name, drawing.z, slices, classes, ignore, drawing.image, overwrite, background, (), drawing.renumbering, origin
-    )
+    numbers = drawing.renumbering
+    write_annotation(sample, name, drawing.z, slices, classes, ignore, drawing.image, overwrite, background, (), numbers, origin)
 
 
 def _numbering(sample: Sample, first: int | None) -> Sequence[int]:
@@ -222,22 +219,24 @@ def _refuse_other_meaning(sample: Sample, name: str, there: Mapping[str, Any], s
         raise SampleError(f"'{name}' was annotated on another image than '{image}' is now; annotate all of its slices anew.")
 
 
-def _add(
-    sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any], overwrite: bool, settings: AnnotationSettings, quiet: bool
-) -> None:
+def _add(sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any], overwrite: bool, origin: Mapping[int, Origin]) -> None:
     """More labelled slices for an annotation, understood as its others are; those that are labelled otherwise are not lost unasked."""
-    kept = kept_labels(sample, name)
+    kept, numbered = kept_labels(sample, name), file_numbers(sample, name)
     z = drawing.z
     place = {number: index for index, number in enumerate(there["z"])}
-    differ = [number for number in z if number in place and not np.array_equal(kept_slice(kept, place[number]), drawing.labels(number))]
+
+    def before(number: int) -> Labels:
+        return drawing.renumbering.carried(kept_slice(kept, place[number]), numbered)
+
+    differ = [number for number in z if number in place and not np.array_equal(before(number), drawing.labels(number))]
     if differ and not overwrite:
         listed = ", ".join(map(str, differ))
         raise ResumeError(f"Slices {listed} of '{name}' are labelled otherwise already; use --overwrite to replace them by these.")
     recorded = there.get("origin", {})
     known: dict[int, Origin] = {number: recorded.get(str(number), "unknown") for number in place}
-    origin = {**known, **origins_of(sample, name, drawing, there, ORIGINS.get(settings.origin or ""), quiet)}
+    origin = {**known, **origin}
     after = sorted({*place, *z})
-    slices = (drawing.labels(number) if number in drawing.plane_of else kept_slice(kept, place[number]) for number in after)
+    slices = (drawing.labels(number) if number in drawing.plane_of else before(number) for number in after)
     added = sorted({*there.get("added", ()), *z})
     classes, ignore, background = drawing.meaning
     write_annotation(sample, name, after, slices, classes, ignore, drawing.image, True, background, added, drawing.renumbering, origin)

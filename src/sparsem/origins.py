@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sparsem.annotations import Origin
 from sparsem.errors import SampleError
 from sparsem.label_numbers import Labels
-from sparsem.progress import tell
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND, Volume
 
@@ -68,9 +67,8 @@ def origins(
     before: ObjectsOf,
     known: Mapping[int, Origin],
     image: str,
-    quiet: bool,
-) -> dict[int, Origin]:
-    """The origin of newly labeled slices, as the sample's predictions show it; those that resemble one are reported.
+) -> tuple[dict[int, Origin], list[str]]:
+    """The origin of newly labeled slices, as the sample's predictions show it, and sentences about those that resemble one.
 
     Args:
         sample: that they belong to.
@@ -80,9 +78,9 @@ def origins(
         before: the labels that they replace; all 0 where there were none.
         known: the origin of these; it stays where the new labels resemble them more than a prediction.
         image: on whose pixels they were drawn.
-        quiet: report nothing.
     """
     found: dict[int, Origin] = dict.fromkeys(z, "manual")
+    sentences: list[str] = []
     for structure in structures:
         predictions = predictions_of(sample, structure, image)
         copied: dict[int, Similarity] = {}
@@ -91,19 +89,20 @@ def origins(
             objects = objects_of(number, structure)
             best = max((_similarity(objects, one, number) for one in predictions), key=lambda one: one[1:])
             from_before = same_boundary(objects, before(number, structure))
-            if number in known and from_before > 0 and from_before >= best.same_boundary:
+            if number in known and from_before > MIN_SAME_BOUNDARY and from_before >= best.same_boundary:
                 found[number] = max(found[number], known[number], key=DOUBT.index)
             elif best.same_boundary > MIN_SAME_BOUNDARY:
                 copied[number] = best
             elif best.dice > SIMILAR_DICE:
                 similar[number] = best
-        _report(structure, copied, similar, quiet)
+        sentences += _sentences(structure, copied, similar)
         found |= dict.fromkeys((number for number in similar if found[number] == "manual"), "unknown")
         found |= dict.fromkeys(copied, "corrected prediction")
-    return found
+    return found, sentences
 
 
-def _report(structure: str, copied: dict[int, Similarity], similar: dict[int, Similarity], quiet: bool) -> None:
+def _sentences(structure: str, copied: dict[int, Similarity], similar: dict[int, Similarity]) -> list[str]:
+    sentences = []
     for found, is_copy in ((copied, True), (similar, False)):
         if not found:
             continue
@@ -119,7 +118,8 @@ def _report(structure: str, copied: dict[int, Similarity], similar: dict[int, Si
                 f"{slices}: similar to {first.volume} (Dice {first.dice:.3f}); origin recorded as unknown. Give --origin manual, or "
                 "--origin corrected-prediction, on which scores are too high."
             )
-        tell(f"Note: {told}", quiet)
+        sentences.append(told)
+    return sentences
 
 
 def same_boundary(labels: Labels, other: Labels) -> float:

@@ -60,11 +60,10 @@ def import_(
         made = import_labels(out, labels, source, settings, on)
         kind = made.last_settings(f"import-{labels}")["input reading"]
         lies = f", on the image '{made.name_of_image(made.volume('labels', labels))}'" if made.has_image else ""
-        return Outcome(
-            [f"Wrote {out}/labels/{labels} ({kind}{lies})"],
-            f"sparsem measure {out}",
-            {"sample": made.path, "labels": labels, "reading": kind},
-        )
+        lines = [f"Wrote {out}/labels/{labels} ({kind}{lies})"]
+        if f"label_ids_{labels}" in made.tables:
+            lines.append(f"Numbers beyond 32 bits were replaced; tables/label_ids_{labels} holds both")
+        return Outcome(lines, f"sparsem measure {out}", {"sample": made.path, "labels": labels, "reading": kind})
     sample = import_stack(source, out, settings, on)
     image = sample.image("raw")
     count = min(7, image.shape[0] - len(image.repeated))
@@ -103,9 +102,10 @@ def annotate_import(
         f"{structure}: {_slices_in_words(sample, z)}, {_cover_in_words(sample, structure)}{_empty_in_words(about, structure)}"
         for structure, z in found.items()
     ]
-    renumbered = file_numbers(sample, name)
-    if not renumbered.is_identity:
-        lines.append(f"Its numbers were changed to 1 to {int(renumbered.stored.max())}: tables/annotation_ids_{name} holds both")
+    origin = about.get("origin", {})
+    lines += _origin_in_words(origin)
+    if not file_numbers(sample, name).is_identity:
+        lines.append(f"Numbers beyond 32 bits were replaced; tables/annotation_ids_{name} holds both")
     if settings.slices is None and settings.first_number is None and _is_numbered_otherwise(sample, about["z"]):
         first = about["z"][0]
         number = sample.image("raw").numbers[first]
@@ -114,7 +114,11 @@ def annotate_import(
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
     following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
     brought = f" ({', '.join(found)})" if list(found) != [name] else ""
-    return Outcome([f"Wrote annotations/{name}{brought}, drawn on the image '{about['image']}'", *lines], following, {"annotations": found})
+    return Outcome(
+        [f"Wrote annotations/{name}{brought}, drawn on the image '{about['image']}'", *lines],
+        following,
+        {"annotations": found, "origin": origin},
+    )
 
 
 @command(SuggestSettings, spread=True)
@@ -169,9 +173,15 @@ def _cover_in_words(sample: Sample, structure: str) -> str:
 
 def _empty_in_words(about: Mapping[str, Any], structure: str) -> str:
     """On which labeled slices nothing of a structure is drawn, and on which no pixel is labeled."""
-    empty, unknown = about["empty"][structure], about["unknown"]
+    empty, unknown = about.get("empty", {}).get(structure, []), about.get("unknown", [])
     words = [(f"nothing is drawn on {_numbers_in_words(empty)}", empty), (f"no pixel is labeled on {_numbers_in_words(unknown)}", unknown)]
     return "".join(f"; {text}" for text, z in words if z)
+
+
+def _origin_in_words(origin: Mapping[str, str]) -> list[str]:
+    """Which slices are no work of a hand alone."""
+    copied = [int(z) for z, one in origin.items() if one == "corrected prediction"]
+    return [f"Corrected predictions, on which scores are too high: {_numbers_in_words(copied)}"] if copied else []
 
 
 def _numbers_in_words(z: Sequence[int]) -> str:
