@@ -108,7 +108,7 @@ def import_annotation(
     source: str | Path,
     settings: AnnotationSettings = AnnotationSettings(),
     overwrite: bool = False,
-    quiet: bool = False,
+    quiet: bool = True,
 ) -> LabelledSlices | None:
     """Bring hand-made labels into a sample.
 
