@@ -413,7 +413,7 @@ def write_mrc(path: Path, stack: NDArray[Any], edge: float = 0.0) -> None:
 def test_mrc(tmp_path: Path, kind: Any) -> None:
     stack = (STACK // 2).astype(kind)
     write_mrc(tmp_path / "a.mrc", stack, 52.0)
-    stored = np.uint16 if kind == np.uint8 else kind  # MRC has no unsigned bytes
+    stored = {np.uint8: np.uint16, np.int8: np.uint8}.get(kind, kind)  # bytes up to 127 mean the same whether signed or not
     assert_reads(tmp_path / "a.mrc", stack.astype(stored)[:, ::-1], (5.2, 5.2, 5.2))  # the lowest row comes first in the file
     write_mrc(tmp_path / "b.mrc", stack)
     assert open_source(tmp_path / "b.mrc").voxel_nm == (None, None, None)
@@ -519,8 +519,9 @@ def test_hdf5_of_ilastik(tmp_path: Path) -> None:
         assert_reads(tmp_path / f"{name}.h5")
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["data"] = np.stack([STACK, STACK], axis=-1)
-    with pytest.raises(InputError, match=r"'data' in two.h5 has its 2 channels last, \(5, 40, 60, 2\); write one of them"):
+    with pytest.raises(InputError, match=r"'data' in two.h5 has the axes ZYXC \(5, 40, 60, 2\); expected one channel, or --channel"):
         open_source(tmp_path / "two.h5")
+    assert np.array_equal(open_source(tmp_path / "two.h5", channel=1).stack[1:4], STACK[1:4])
 
 
 @pytest.mark.parametrize("key", ["byteskip", "byte skip", "lineskip"])
