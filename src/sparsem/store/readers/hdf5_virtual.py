@@ -35,18 +35,18 @@ def mappings_of(node: h5py.Dataset) -> list[Mapping]:
     """All mappings of a virtual dataset; a pattern of names is written out."""
     found = []
     for source in node.virtual_sources():
-        boxes = boxes_of(source.vspace, node.shape)
         if "%b" not in source.file_name + source.dset_name:
-            found.append(Mapping(boxes, source.file_name, source.dset_name, source.src_space))
+            found.append(Mapping(boxes_of(source.vspace, node.shape), source.file_name, source.dset_name, source.src_space))
             continue
+        boxes = boxes_of(source.vspace, node.shape, joined=False)
         for number in range(len(boxes)):  # block number n is read from the file, or the dataset, with n in its name
             file, key = (name.replace("%b", str(number)).replace("%%", "%") for name in (source.file_name, source.dset_name))
             found.append(Mapping(boxes[number : number + 1], file, key, source.src_space))
     return found
 
 
-def boxes_of(space: Any, shape: Sequence[int]) -> Boxes:
-    """The boxes of a selection in an array of this shape."""
+def boxes_of(space: Any, shape: Sequence[int], joined: bool = True) -> Boxes:
+    """The boxes of a selection in an array of this shape; blocks that follow one another without a gap are one box if ``joined``."""
     kind = space.get_select_type()
     if kind == h5py.h5s.SEL_NONE:
         return np.empty((0, len(shape), 2), np.int64)
@@ -57,9 +57,10 @@ def boxes_of(space: Any, shape: Sequence[int]) -> Boxes:
         return np.stack([blocks[:, 0], blocks[:, 1] + 1], axis=-1)
     along = []
     for start, stride, count, block, length in zip(*space.get_regular_hyperslab(), shape, strict=True):
-        if block == h5py.h5s.UNLIMITED or (count == h5py.h5s.UNLIMITED and stride == block):
+        dense = stride == block and (joined or count != h5py.h5s.UNLIMITED)
+        if block == h5py.h5s.UNLIMITED or (dense and count == h5py.h5s.UNLIMITED):
             spans = [(start, length)]
-        elif stride == block:
+        elif dense:
             spans = [(start, start + count * block)]
         else:
             number = min(count, max(-(-(length - start) // stride), 0))
@@ -99,12 +100,11 @@ def uncovered(shape: Sequence[int], boxes: Boxes) -> Boxes:
         return whole[:0] if covered >= int(np.prod(shape, dtype=np.int64)) else whole
     free = np.ones(cells, bool)
     for box in boxes:
-        starts, stops = (np.array([np.searchsorted(along, bound) for along, bound in zip(edges, side, strict=True)]) for side in box.T)
-        free[tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))] = False
+        inside = [slice(*np.searchsorted(along, bounds).tolist()) for along, bounds in zip(edges, box, strict=True)]
+        free[tuple(inside)] = False
     places = np.argwhere(free)
-    starts = [along[places[:, axis]] for axis, along in enumerate(edges)]
-    stops = [along[places[:, axis] + 1] for axis, along in enumerate(edges)]
-    return np.stack([np.stack(starts, axis=-1), np.stack(stops, axis=-1)], axis=-1)
+    spans = [np.stack([along[:-1], along[1:]], axis=-1)[places[:, axis]] for axis, along in enumerate(edges)]
+    return np.stack(spans, axis=1)
 
 
 def carried_over(missing: Boxes, source: Boxes, virtual: Boxes) -> Boxes:

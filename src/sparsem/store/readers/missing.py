@@ -50,8 +50,13 @@ class Missing:
     @property
     def _lost(self) -> str:
         if self.total is None:
-            return f"{self.name} lacks {self.count} {self.what}{'s' if self.count > 1 else ''}"
-        return f"{self.name} lacks {self.count} of {self.total} {self.what}{'s' if self.total > 1 else ''}"
+            return f"{self.name} lacks {self.count} {self.what if self.count == 1 else self._plural}"
+        return f"{self.name} lacks {self.count} of {self.total} {self.what if self.total == 1 else self._plural}"
+
+    @property
+    def _plural(self) -> str:
+        kind, space, more = self.what.partition(" ")
+        return f"{kind}s{space}{more}"
 
     @property
     def note(self) -> str:
@@ -65,7 +70,7 @@ class Missing:
         again = "copy it again, or put what is missing back"
         if not labels and self.sparse:
             return (
-                f"{lost}. Programs leave out {self.what}s that hold only {self.fill:g}: if that is so, import it with --missing fill, "
+                f"{lost}. Programs leave out {self._plural} that hold only {self.fill:g}: if that is so, import it with --missing fill, "
                 f"which takes them as {self.fill:g} and reports it; otherwise {again}."
             )
         if not labels:
@@ -75,7 +80,7 @@ class Missing:
         if self.count == self.total:
             return f"{lost}, so it holds nothing; copy it again, or write its background too."
         if self.fill != 0:
-            return f"{lost} and fills them with {self.fill:g}, which is not background (0); write these {self.what}s too."
+            return f"{lost} and fills them with {self.fill:g}, which is not background (0); write these {self._plural} too."
         return None
 
 
@@ -163,7 +168,8 @@ class ChunkGrid:
 
     def places(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The numbers of chosen chunks along each axis, (n, axes)."""
-        return np.argwhere(chosen) + [numbers.start for numbers in self.ranges]
+        first = np.array([numbers.start for numbers in self.ranges], np.int64)
+        return np.argwhere(chosen).astype(np.int64) + first
 
     def boxes(self, chosen: NDArray[np.bool_]) -> Boxes:
         """The boxes of chosen chunks; those at the end of the array are cut to it."""

@@ -45,7 +45,7 @@ def missing_pages(series: tifffile.TiffPageSeries, path: Path, index: Index) -> 
         else:
             unwritten.append(_at(place, unwritten_segments(page, path)))
     pages, segments = np.concatenate(lost), np.concatenate(unwritten)
-    file = _lost_file(series.parent, path)
+    file = _lost_file(series.parent, path) if len(pages) else None
     fill = float(keyframe.nodata)
     page_part = Part("page", pages, lambda number: file or _named(pages[number], len(before)), fill)
     kind = "tile" if keyframe.is_tiled else "strip"
@@ -90,14 +90,12 @@ def unwritten_segments(page: Any, path: Path) -> Boxes:
 
 def _stored(lengths: NDArray[np.int64], keyframe: Any) -> NDArray[np.int64]:
     """Bytes of each segment that are needed: the last strip of a page is often stated as long as the others."""
-    if keyframe.compression != tifffile.COMPRESSION.NONE:
+    if keyframe.compression != tifffile.COMPRESSION.NONE or keyframe.is_tiled:
         return lengths
     boxes = ChunkGrid(keyframe.shape, keyframe.chunks, (FULL_AXIS,) * keyframe.ndim).boxes(np.ones(keyframe.chunked, bool))
-    if keyframe.is_tiled:
-        return lengths
     rows = boxes[:, -2, 1] - boxes[:, -2, 0]
-    bytes_per_row = -(-keyframe.imagewidth * keyframe.bitspersample // 8)
-    return np.minimum(lengths, rows * bytes_per_row)
+    bytes_per_row = -(-int(keyframe.imagewidth) * int(keyframe.bitspersample) // 8)
+    return np.asarray(np.minimum(lengths, rows * bytes_per_row))
 
 
 def _refuse_short(end: int, page: Any, path: Path) -> None:
@@ -122,7 +120,12 @@ def _named(box: NDArray[np.int64], axes: int) -> str:
 
 
 def _lost_file(tiff: Any, path: Path) -> str | None:
-    """The first file that OME-XML names and that is not there."""
-    names = [unescape(name) for name in FILE_NAME.findall(tiff.ome_metadata or "")]
-    lost = [name for name in names if not (path.parent / name).is_file()]
-    return f"in {lost[0]}, which is not there" if lost else None
+    """The first file of a set that is not there, or is no TIFF; in words."""
+    for name in dict.fromkeys(unescape(name) for name in FILE_NAME.findall(tiff.ome_metadata or "")):
+        if not (path.parent / name).is_file():
+            return f"in {name}, which is not there"
+        try:
+            tifffile.TiffFile(path.parent / name).close()
+        except (OSError, ValueError, tifffile.TiffFileError):
+            return f"in {name}, which cannot be read"
+    return None

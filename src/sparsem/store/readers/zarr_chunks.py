@@ -58,7 +58,7 @@ def missing_chunks(array: "zarr.Array[Any]", directory: Path, index: Index, name
 
 def _files_in(directory: Path) -> set[str]:
     """Paths of all files below a folder, relative to it, with slashes."""
-    found = set()
+    found: set[str] = set()
     for folder, _, names in os.walk(directory):
         before = Path(folder).relative_to(directory).as_posix()
         prefix = "" if before == "." else f"{before}/"

@@ -10,7 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.missing import Index, Missing
+from sparsem.store.readers.missing import Index
 from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, plain_axes, sentences
 from sparsem.store.readers.zarr_chunks import missing_chunks
 
@@ -56,10 +56,10 @@ def open_zarr(path: Path, pick: Pick) -> Source:
     name = f"'{dataset}' in {path.name}" if dataset else path.name
     index, shape = layout(axes, node.shape, pick, name)
     directory = path / (dataset or "")
-    missing: tuple[Missing, ...] = ()
-    if node.dtype.kind in "biuf":
-        with sentences(path, "Zarr"):
-            missing = missing_chunks(node, directory, index, name)
+    if getattr(node.dtype, "kind", "") not in "biuf":
+        raise InputError(f"{name} holds {node.dtype}; expected real numbers.")
+    with sentences(path, "Zarr"):
+        missing = missing_chunks(node, directory, index, name)
     return Source(ZarrStack(node, index, shape), voxel, (directory,), part=pick.part, missing=missing)
 
 
