@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import struct
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -239,6 +241,23 @@ def test_a_page_that_ends_too_early_is_never_filled(tmp_path: Path, options: dic
         open_source(path, fill_missing=True)
 
 
+@pytest.mark.parametrize("options", [{"ome": True}, {"shaped": True}, {"imagej": True}])
+def test_a_list_of_pages_that_ends_too_early(tmp_path: Path, options: dict[str, bool]) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif", **options) as tiff:  # type: ignore[arg-type]
+        tiff.write(STACK, photometric="minisblack", compression="zlib", metadata={"axes": "ZYX"})
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        here, following = (int(tiff.pages[page].offset) for page in (3, 4))
+    (entries,) = struct.unpack_from("<H", content, here)
+    assert struct.unpack_from("<I", content, here + 2 + 12 * entries) == (following,)
+    struct.pack_into("<I", content, here + 2 + 12 * entries, 0)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"a.tif (lacks 2 of 6 pages|says that it has 6 slices, but holds|cannot be read|.*is it complete)"
+    ):
+        open_source(tmp_path / "a.tif").stack[0:6]
+
+
 def test_ome_xml_that_states_more_slices_than_there_are(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata={"axes": "ZYX"})
     content = (tmp_path / "a.ome.tif").read_bytes()
@@ -294,6 +313,17 @@ def test_samples_are_sources(tissue: Sample, tmp_path: Path) -> None:
     assert np.array_equal(sample.image().read(slice(None)), tissue.image().read(slice(None)))
     for name in ("nucleus", "mitochondrion"):
         assert not open_source(tissue.path / "truth" / name).missing
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_chunks_behind_links(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "a.zarr", [], 3)
+    (tmp_path / "a.zarr" / "c" / "1").rename(tmp_path / "elsewhere")
+    (tmp_path / "a.zarr" / "c" / "1").symlink_to(tmp_path / "elsewhere")
+    assert np.array_equal(open_source(tmp_path / "a.zarr").stack[:6], STACK)
+    (tmp_path / "elsewhere" / "0" / "1").unlink()
+    (tmp_path / "elsewhere" / "0" / "1").symlink_to(tmp_path / "gone")  # as a dataset whose content was not fetched
+    assert_refused_or_filled(tmp_path / "a.zarr", without_chunks([(1, 0, 1)]))
 
 
 def test_only_the_picked_channel_counts(tmp_path: Path) -> None:

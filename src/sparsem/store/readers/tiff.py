@@ -1,5 +1,6 @@
 """TIFF in all its forms: multi-page, BigTIFF, OME, ImageJ and its hyperstacks, with the voxel size that each states."""
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -134,9 +135,13 @@ def _images_in(tiff: tifffile.TiffFile) -> str:
 
 
 def _refuse_fewer_slices(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a stack that ImageJ states to be longer."""
+    """Refuse a stack that is longer by what ImageJ or tifffile wrote into its first page."""
     first = tiff.series[0]
     stated = int((tiff.imagej_metadata or {}).get("images", 1))
+    description = tiff.pages.first.shaped_description or ""
+    if description.startswith("{"):
+        size = int(np.prod(json.loads(description)["shape"], dtype=np.int64))
+        stated = max(stated, size // int(np.prod(first.shape[-2:], dtype=np.int64)))
     found = int(np.prod(first.shape[:-2]))
     if stated > found:
         raise InputError(f"{path.name} says that it has {stated} slices, but holds {found}; is it complete?")

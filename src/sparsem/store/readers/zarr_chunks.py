@@ -56,13 +56,15 @@ def missing_chunks(array: "zarr.Array[Any]", directory: Path, index: Index, name
     return missing_of(name, part, index, present.size)
 
 
-def _files_in(directory: Path) -> set[str]:
-    """Paths of all files below a folder, relative to it, with slashes."""
+def _files_in(directory: Path, prefix: str = "") -> set[str]:
+    """Paths of all files below a folder, relative to it, with slashes; links whose target is missing are none."""
     found: set[str] = set()
-    for folder, _, names in os.walk(directory):
-        before = Path(folder).relative_to(directory).as_posix()
-        prefix = "" if before == "." else f"{before}/"
-        found.update(prefix + name for name in names)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file():
+                found.add(prefix + entry.name)
+            elif entry.is_dir():
+                found |= _files_in(Path(entry.path), f"{prefix}{entry.name}/")
     return found
 
 
