@@ -20,8 +20,10 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.source store.readers.arrays",
-    "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
+    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.missing store.readers.source",
+    "store.readers.arrays store.readers.placement store.readers.tiff_parts store.readers.tiff store.readers.series",
+    "store.readers.zarr_chunks store.readers.zarrs store.readers.hdf5_files store.readers.hdf5_virtual store.readers.hdf5_parts",
+    "store.readers.hdf5 store.readers.mrc_bytes store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
@@ -128,7 +130,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 PUBLIC = {
-    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
+    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan tell_reading",
     "sparsem.annotations": (
         "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
         "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
@@ -167,12 +169,20 @@ PUBLIC = {
     "sparsem.quality.stack": "Quality QualitySettings quality",
     "sparsem.prepare.equalize": ("EqualizeSettings counts_of equalising equalize matching quantiles running_median through"),
     "sparsem.store.readers": "open_montage open_source",
-    "sparsem.store.readers.source": "Pick Source Stack layout sentences",
+    "sparsem.store.readers.source": "Pick Placement Source Stack layout plain_axes sentences",
+    "sparsem.store.readers.missing": "ChunkGrid Missing Part as_number missing_of refuse_missing runs_in_words touching",
+    "sparsem.store.readers.placement": "PaddedStack placed",
     "sparsem.store.readers.arrays": "MappedStack open_npy",
     "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_voxel",
     "sparsem.store.readers.series": "SliceSeries missing_in natural_key numberings numbers_in open_pictures open_slices with_repeats",
+    "sparsem.store.readers.tiff_parts": "missing_pages refuse_unwritten unwritten_segments",
+    "sparsem.store.readers.zarr_chunks": "missing_chunks",
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
     "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
+    "sparsem.store.readers.hdf5_files": "Datasets dataset_of datasets_in hdf5_file require_filters target_of",
+    "sparsem.store.readers.hdf5_parts": "missing_parts",
+    "sparsem.store.readers.hdf5_virtual": "Mapping boxes_of carried_over is_unlimited mappings_of source_path uncovered",
+    "sparsem.store.readers.mrc_bytes": "Sign sign_of_bytes",
     "sparsem.store.readers.mrc": "UprightStack open_mrc",
     "sparsem.store.readers.nrrds": "PackedStack open_nrrd",
     "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",

@@ -18,6 +18,7 @@ from PIL import Image
 from sparsem.errors import InputError
 from sparsem.store.readers.source import UNREADABLE, Axes, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_voxel
+from sparsem.store.readers.tiff_parts import refuse_unwritten
 
 PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
 MOST_GAPS = 20  # for each slice that is there: numbers with more count something else, such as the time
@@ -163,6 +164,7 @@ def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
                     raise InputError(f"{file.name} holds {len(tiff.pages)} pages; in a folder of slices each file is one slice.")
                 page = tiff.pages.first
                 refuse_inverted(page, file)
+                refuse_unwritten(page, file)
                 shape, dtype = page.shape, np.dtype(page.dtype)
         else:
             with Image.open(file) as picture:

@@ -10,7 +10,9 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.missing import Index
+from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, plain_axes, sentences
+from sparsem.store.readers.zarr_chunks import missing_chunks
 
 
 def is_zarr(path: Path) -> bool:
@@ -21,7 +23,8 @@ def is_zarr(path: Path) -> bool:
 def open_zarr(path: Path, pick: Pick) -> Source:
     """A Zarr array as a stack; see ``open_source``."""
     with sentences(path, "Zarr"):
-        node = zarr.open(store=path, mode="r")
+        # The metadata of the array itself hold: consolidated ones are a copy that is not updated when an array grows.
+        node = zarr.open(store=path, mode="r", use_consolidated=False)
     voxel: Axes = (None, None, None)
     dataset, names = pick.dataset, ""
     if isinstance(node, zarr.Group):
@@ -43,14 +46,31 @@ def open_zarr(path: Path, pick: Pick) -> Source:
             dataset = keys[0]
         with sentences(path, "Zarr"):
             if ".." in dataset or dataset not in node:
-                raise InputError(f"{path.name} has no array '{dataset}'.")
+                raise InputError(_no_array(path, dataset, multiscale))
             node = node[dataset]
     if not isinstance(node, zarr.Array):
         raise InputError(f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY.")
     if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
         raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
-    index, shape = layout(names if len(names) == node.ndim else PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
-    return Source(ZarrStack(node, index, shape), voxel, (path / (dataset or ""),), part=pick.part)
+    axes = names if len(names) == node.ndim else plain_axes(node.shape)
+    name = f"'{dataset}' in {path.name}" if dataset else path.name
+    index, shape = layout(axes, node.shape, pick, name)
+    directory = path / (dataset or "")
+    if getattr(node.dtype, "kind", "") not in "biuf":
+        raise InputError(f"{name} holds {node.dtype}; expected real numbers.")
+    with sentences(path, "Zarr"):
+        missing = missing_chunks(node, directory, index, name)
+    return Source(ZarrStack(node, index, shape), voxel, (directory,), part=pick.part, missing=missing)
+
+
+def _no_array(path: Path, dataset: str, multiscale: Mapping[str, Any] | None) -> str:
+    """Why an array is not there, and what to do."""
+    levels = _levels(multiscale) if multiscale is not None else []
+    if dataset not in levels:
+        return f"{path.name} has no array '{dataset}'."
+    others = [level for level in levels if level != dataset and (path / level).is_dir()]
+    coarser = f", or name a coarser level with --dataset {others[0]}" if others else ""
+    return f"{path.name} has no array '{dataset}', although its OME-Zarr metadata name this level; copy it again{coarser}."
 
 
 def _name_of(axis: Any) -> str:
@@ -73,7 +93,7 @@ class ZarrStack:
     """A Zarr array of (z, y, x), possibly behind other axes."""
 
     array: Any
-    index: tuple[int | None, ...]
+    index: Index
     shape: tuple[int, ...]
 
     @property
