@@ -188,7 +188,7 @@ PUBLIC = {
     "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",
     "sparsem.store.writers": "Piece Together appearing several write_tiff write_volume",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
-    "sparsem.stage": "Stage fingerprint_of finished forget",
+    "sparsem.stage": "Stage earlier_setting fingerprint_of finished forget",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
     "sparsem.tiles.targets": "edges_and_depths interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
@@ -207,7 +207,7 @@ PUBLIC = {
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
     "sparsem.suggest": "SuggestSettings Suggestion chosen spread_out suggest",
     "sparsem.inference": "ahead forward_on in_context mirrored_mean predict_slices quantised",
-    "sparsem.predict": "PredictSettings answer_of hash_of predict",
+    "sparsem.predict": "PredictSettings answer_of hash_of predict settings_here",
     "sparsem.tiles.doubt": "Answer entropy together",
     "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (
