@@ -20,21 +20,23 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.missing store.readers.source",
+    "execution store store.pyramid store.frame store.kept store.volume store.slice_use store.sample",
+    "store.readers.missing store.readers.source",
     "store.readers.arrays store.readers.placement store.readers.tiff_parts store.readers.tiff store.readers.series",
     "store.readers.zarr_chunks store.readers.zarrs store.readers.hdf5_files store.readers.hdf5_virtual store.readers.hdf5_parts",
     "store.readers.hdf5 store.readers.mrc_bytes store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
-    "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
+    "regions annotations prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
     "prepare.unseen quality quality.spectrum quality.rings quality.sequence quality.verdict quality.resin quality.stack",
-    "numbering labelling contents boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
+    "numbering labelling truth contents boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint models.memory",
     "prepare.noise2void prepare.nonlocal_means prepare.denoise",
     "quality.reference quality.learnt quality.picture quality.pictures quality.statistics quality.compare",
     "score score.overlap score.instances score.against score.boxes",
-    "learn learn.losses learn.settings learn.course learn.files learn.slices learn.supervised learn.semi learn.train learn.folds",
+    "learn learn.losses learn.settings learn.course learn.files learn.slices learn.supervised",
+    "learn.validation learn.semi learn.train learn.folds",
     "inference predict suggest",
     "cells cells.flow cells.arrival cells.separate cells.propagate cells.refine cells.doubt cells.intervals cells.segment",
     "cells.track cells.look cells.identify",
@@ -135,7 +137,7 @@ PUBLIC = {
         "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
         "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
     ),
-    "sparsem.truth": "Truth truth_of",
+    "sparsem.truth": "SparseStack Truth TruthSettings parsed_box truth_of",
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
@@ -202,7 +204,7 @@ PUBLIC = {
     "sparsem.learn.settings": "CourseSettings LearnSettings TrainSettings",
     "sparsem.learn.slices": "LearningSlice learning_slices unlabelled_slices",
     "sparsem.learn.semi": "MixedBatch MixedSampler Pair Ramp draw_boxes fit_with_unlabelled second_recipe start_pair step_with_unlabelled",
-    "sparsem.learn.train": "Job course_of held_out job_of train train_job training_needs updates_of",
+    "sparsem.learn.train": "Job course_of job_of train train_job training_needs updates_of",
     "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
     "sparsem.suggest": "SuggestSettings Suggestion chosen spread_out suggest",
@@ -211,7 +213,8 @@ PUBLIC = {
     "sparsem.tiles.doubt": "Answer entropy together",
     "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (
-        "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching variation_of_information"
+        "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching "
+        "variation_of_information without_small"
     ),
     "sparsem.cells.flow": ("Carried FlowSettings composed flow_between inconsistency numbered on_grid places remapped sampled stay warped"),
     "sparsem.cells.arrival": "Arrival advanced departure first resistance spread",
@@ -230,12 +233,12 @@ PUBLIC = {
     "sparsem.experiment.models": "ModelsFound ModelsSettings Trained markdown models_compared",
     "sparsem.experiment.slices": "Run SlicesFound SlicesSettings drawn slices_compared",
     "sparsem.experiment.cells": "ExperimentSettings cells_compared",
-    "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
-    "sparsem.score.against": "ScoreSettings Scores dice_table score score_table",
+    "sparsem.score.overlap": "OutlineCount Overlap average_dice dice_of_sums outline_count overlap pooled",
+    "sparsem.score.against": "ScoreSettings Scores dice_table score score_table slice_use_of",
     "sparsem.report.figures": (
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
-    "sparsem.numbering": "slices_of",
+    "sparsem.numbering": "numbering_of parsed_slices slices_of",
     "sparsem.contents": "describe outdated remove result_of",
     "sparsem.constrain": "ConstrainSettings Constrained Roles Rule allowed constrain most_probable release rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",
@@ -285,9 +288,7 @@ PUBLIC = {
     "sparsem.detect.networks": "begin_with build detector_class",
     "sparsem.detect.recipe": "DetectorRecipe load_detector read_detector save_detector",
     "sparsem.detect.slicing": "Found Slicing exact merged starts",
-    "sparsem.detect.inference": (
-        "Levels found_in_picture found_in_tiles levels_of merged_in_picture picture_print seen slicing_of window_of"
-    ),
+    "sparsem.detect.inference": ("Levels found_in_picture found_in_tiles levels_of merged_in_picture seen slicing_of window_of"),
     "sparsem.detect.settings": "DetectSettings DetectTrainSettings",
     "sparsem.detect.formats": "BoxFile Drawn dialect_of read_boxes",
     "sparsem.detect.writing": "write_boxes",
@@ -305,7 +306,7 @@ PUBLIC = {
     "sparsem.detect.summary": "SummarySettings read_metadata summary",
     "sparsem.detect.whole": "DetectStep detect",
     "sparsem.report.plots": (
-        "Strip as_svg counted_and_annotated dice_curves drift_curves figure_of networks organelles_per_cell plain "
+        "DiceCurve Strip as_svg counted_and_annotated dice_curves drift_curves figure_of networks organelles_per_cell plain "
         "precision_and_recall spectra strips"
     ),
     "sparsem.report.boxes": "BoxLayer box_layers_of box_plots edges_of legend_of_boxes",

@@ -12,7 +12,7 @@ from sparsem.annotations import kept_labels, read_annotation
 from sparsem.errors import InputError
 from sparsem.ingest import ImportSettings
 from sparsem.labelling import AnnotationSettings, import_annotation, import_labels
-from sparsem.score.against import score
+from sparsem.score.against import ScoreSettings, score
 from sparsem.store.readers import open_source
 from sparsem.store.readers.placement import placed
 from sparsem.store.sample import Sample
@@ -52,7 +52,7 @@ def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(own_tissue: 
     assert np.array_equal(kept_labels(own_tissue, "drawn")[:], truth)
     import_labels(own_tissue.path, "whole", path)
     assert np.array_equal(own_tissue.volume("labels", "whole").read(slice(None)), truth)
-    assert score(own_tissue, "whole", path).summary(False)["dice_3d"] == 1
+    assert score(own_tissue, "whole", path, ScoreSettings(slices="all")).summary()["dice_3d"] == 1
     found = placed(open_source(path), [truth.shape])
     assert np.array_equal(found.stack[3:9], truth[3:9])
 

@@ -23,7 +23,7 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.ingest import ImportSettings, opened, tell_reading
-from sparsem.numbering import slices_of
+from sparsem.numbering import numbering_of, slices_of
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.kept import Kept
@@ -118,7 +118,7 @@ def import_annotation(
     adding = there if settings.add else None
     found = placed(found, _shapes(sample, settings.image or (adding["image"] if adding else None)))
     image = settings.image or (adding["image"] if adding else _drawn_on(sample, found.stack.shape[1:]) or sample.newest_image)
-    z, planes = slices_of(found, sample.image(image).shape, settings.slices, _numbering(sample, settings.first_number), str(source))
+    z, planes = slices_of(found, sample.image(image).shape, settings.slices, numbering_of(sample, settings.first_number), str(source))
     plane_of = dict(zip(z, planes, strict=True))
     classes, ignore, _ = _meaning_of(adding) if adding else _meaning(settings)
     is_mask = found.stack.dtype.itemsize == 1 and not classes and ignore is None
@@ -136,12 +136,6 @@ def import_annotation(
         meaning = (settings.classes, settings.ignore, image, overwrite, settings.background)
         write_annotation(sample, name, z, map(labels_of, z), *meaning)
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
-
-
-def _numbering(sample: Sample, first: int | None) -> Sequence[int]:
-    """The number that stands for each slice in the names of masks: that of the stack's own files, or counted from ``first``."""
-    raw = sample.image("raw")
-    return raw.numbers if raw.numbers and first is None else range(first or 0, (first or 0) + raw.shape[0])
 
 
 def _shapes(sample: Sample, image: str | None = None) -> list[tuple[int, int, int]]:

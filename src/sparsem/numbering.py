@@ -7,6 +7,7 @@ import numpy as np
 from sparsem.errors import InputError
 from sparsem.store.readers.series import numberings
 from sparsem.store.readers.source import Source
+from sparsem.store.sample import Sample
 
 
 def slices_of(
@@ -39,7 +40,7 @@ def slices_of(
         planes = [plane for plane in range(n_planes) if keep_all or np.any(found.stack[plane : plane + 1])]
         numbers = planes
     else:
-        numbers = _parsed(chosen)
+        numbers = parsed_slices(chosen)
         if n_planes not in (n_slices, len(numbers)):
             raise InputError(
                 f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices."
@@ -93,8 +94,19 @@ def _refuse_twins(names: Sequence[str]) -> None:
             named[number] = name
 
 
-def _parsed(text: str) -> list[int]:
+def parsed_slices(text: str) -> list[int]:
+    """Return slice numbers that were given as 0,13,26.
+
+    Raises:
+        InputError: it is no such list.
+    """
     try:
         return [int(part) for part in text.replace(" ", ",").split(",") if part]
     except ValueError:
         raise InputError(f"--slices takes numbers such as 0,13,26, or 'all', or 'non-empty'; got '{text}'.") from None
+
+
+def numbering_of(sample: Sample, first: int | None) -> Sequence[int]:
+    """Return the number that stands for each slice in file names: that of the stack's own files, or counted from ``first``."""
+    raw = sample.image("raw")
+    return raw.numbers if raw.numbers and first is None else range(first or 0, (first or 0) + raw.shape[0])

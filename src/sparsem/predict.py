@@ -5,6 +5,7 @@ On disk probabilities are uint8 round(255 p), where foreground is >= 128.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, earlier_setting
 from sparsem.store.sample import Sample
+from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.tiles.context import scaled_shape
 from sparsem.tiles.doubt import DOUBT, Answer, together
@@ -75,7 +77,8 @@ def predict(
     earlier = earlier_setting(sample, name, "precision", on.overwrite)
     precision = resolved(choose_device(settings.device), settings.precision, earlier)
     settings = settings.model_copy(update={"image": image_name, "precision": precision})
-    outputs = _outputs(structures, len(models), image, image_name)
+    use = combined(matched_use(recipe.training.get("slices"), sample.image("raw")) for recipe in recipes)
+    outputs = [replace(one, slice_use=use.record() if use else None) for one in _outputs(structures, len(models), image, image_name)]
     hashes = [hash_of(one) for one in models]
     inputs = {"image": image.fingerprint, "model": hashes[0], **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)}}
     halo = max(recipe.neighbours for recipe in recipes)
