@@ -19,9 +19,11 @@ SOURCE = Path(sparsem.__file__).parent
 
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
-    "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.source store.readers.arrays",
-    "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
+    "sparsem errors geometry settings slice_lists progress",
+    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.source store.readers.units",
+    "store.readers.arrays store.readers.file_names store.readers.gaps store.readers.file_order store.readers.patterns",
+    "store.readers.name_faults store.readers.tiff store.readers.series",
+    "store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
@@ -128,7 +130,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 PUBLIC = {
-    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
+    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened print_series_notes refuse_nan voxel_of",
     "sparsem.annotations": (
         "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
         "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
@@ -169,8 +171,15 @@ PUBLIC = {
     "sparsem.store.readers": "open_montage open_source",
     "sparsem.store.readers.source": "Pick Source Stack layout sentences",
     "sparsem.store.readers.arrays": "MappedStack open_npy",
-    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_voxel",
-    "sparsem.store.readers.series": "SliceSeries missing_in natural_key numberings numbers_in open_pictures open_slices with_repeats",
+    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_lengths",
+    "sparsem.slice_lists": "parsed_slices",
+    "sparsem.store.readers.units": "StatedLength axes_of faults_of stated_length unit_nm",
+    "sparsem.store.readers.file_names": "FileName NamePart copied_from names_of natural_key negative split_names",
+    "sparsem.store.readers.gaps": "counts_slices is_complete is_nearly_complete missing_in",
+    "sparsem.store.readers.file_order": "NameFault SeriesOrder numberings series_order",
+    "sparsem.store.readers.patterns": "files_of_pattern is_pattern pattern_of_kind",
+    "sparsem.store.readers.name_faults": "fault_sentence",
+    "sparsem.store.readers.series": "SliceSeries open_pictures open_slices with_repeats",
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
     "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
     "sparsem.store.readers.mrc": "UprightStack open_mrc",

@@ -22,7 +22,7 @@ from sparsem.annotations import (
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
-from sparsem.ingest import ImportSettings, opened
+from sparsem.ingest import ImportSettings, opened, print_series_notes, voxel_of
 from sparsem.numbering import slices_of
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
@@ -40,7 +40,9 @@ class AnnotationSettings(Settings):
 
     dataset: str | None = Field(None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file")
     slices: str | None = Field(
-        None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
+        None,
+        description="labeled slices: 0,13,26 or 10-20, 'all', or 'non-empty' (those that hold a "
+        "label); not needed where file names carry the number",
     )
     first_number: int | None = Field(
         None,
@@ -109,7 +111,7 @@ def import_annotation(
         ResumeError: other labels of that name are there, and ``overwrite`` is not set.
     """
     restore_annotation(sample, name)
-    found = open_source(source, settings.dataset)
+    found = open_source(source, settings.dataset, any_order=True)
     settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
@@ -134,7 +136,7 @@ def import_annotation(
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
 
 
-def _numbering(sample: Sample, first: int | None) -> Sequence[int]:
+def _numbering(sample: Sample, first: int | None) -> Sequence[int | float]:
     """The number that stands for each slice in the names of masks: that of the stack's own files, or counted from ``first``."""
     raw = sample.image("raw")
     return raw.numbers if raw.numbers and first is None else range(first or 0, (first or 0) + raw.shape[0])
@@ -247,7 +249,8 @@ def import_labels(
         raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {sample.image().shape}.")
     image = sample.image(drawn_on) if drawn_on else None
     made_on = (drawn_on, image.fingerprint) if image and drawn_on and drawn_on != "raw" else None
-    voxel = image.voxel_size if image else found.voxel_size(settings.voxel_nm)
+    voxel = image.voxel_size if image else voxel_of(found, settings, str(source), on.quiet)
+    print_series_notes(found, on.quiet)
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
     numbers = _is_numbered(found.stack, blocks)

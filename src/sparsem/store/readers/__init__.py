@@ -1,6 +1,5 @@
 """Readers: one file a format, each giving a lazy stack and what the file states of it (see ``source``)."""
 
-import glob
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from sparsem.store.readers.hdf5 import HDF5_ENDINGS, open_hdf5
 from sparsem.store.readers.matlab import MATLAB_ENDINGS, open_matlab
 from sparsem.store.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.store.readers.nrrds import NRRD_ENDINGS, open_nrrd
+from sparsem.store.readers.patterns import files_of_pattern, is_pattern
 from sparsem.store.readers.series import PICTURE_ENDINGS, open_pictures, open_slices
 from sparsem.store.readers.source import Pick, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, open_tiff
@@ -29,7 +29,13 @@ OPENERS: dict[tuple[str, ...], Opener] = {
 }
 
 
-def open_source(source: str | Path, dataset: str | None = None, channel: int | None = None, time: int | None = None) -> Source:
+def open_source(
+    source: str | Path,
+    dataset: str | None = None,
+    channel: int | None = None,
+    time: int | None = None,
+    any_order: bool = False,
+) -> Source:
     """Open a stack: TIFF (multi-page, BigTIFF, OME, ImageJ), MRC, HDF5, NRRD, MIB and MATLAB, NumPy, Zarr, or a series of TIFF or PNG.
 
     Args:
@@ -37,13 +43,18 @@ def open_source(source: str | Path, dataset: str | None = None, channel: int | N
         dataset: key of the array within a Zarr group, an HDF5 or a MATLAB file, where it is not the only one.
         channel: of a stack with several.
         time: of a series of stacks.
+        any_order: accept a series of files whose names do not give their order; ``order_error`` of
+            the source says why.
 
     Raises:
-        InputError: nothing there, a format that is not known, slices of unequal shape, a colour picture, no numbers, a damaged file.
+        InputError: nothing there, a format that is not known, slices of unequal shape, file names
+            that give no order, a colour picture, no numbers, a damaged file.
     """
     found = _opened(source, dataset, channel, time)
     if found.stack.dtype.kind not in "biuf":
         raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
+    if not any_order:
+        found.refuse_unordered()
     return found
 
 
@@ -54,8 +65,8 @@ def open_montage(source: str | Path) -> Source:
         InputError: there are none, or they are not grey pictures of one type.
     """
     path = Path(source).absolute()
-    if any(mark in str(source) for mark in "*?[") and not path.exists():
-        return open_pictures([Path(name) for name in glob.glob(str(path))], f"the pattern {source}")  # noqa: PTH207
+    if is_pattern(source):
+        return open_pictures(files_of_pattern(source), f"the pattern {source}")
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     files = [path] if path.is_file() else list(path.iterdir())
@@ -64,16 +75,15 @@ def open_montage(source: str | Path) -> Source:
 
 def _opened(source: str | Path, dataset: str | None, channel: int | None, time: int | None) -> Source:
     path, pick = Path(source).absolute(), Pick(dataset, channel, time)  # a worker on another machine has another working directory
-    if any(mark in str(source) for mark in "*?[") and not path.exists():
-        files = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207  # Path.glob takes no absolute pattern
-        return open_slices(files, f"the pattern {source}")
+    if is_pattern(source):
+        return open_slices(files_of_pattern(source), f"the pattern {source}", str(Path(source).parent))
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     if is_zarr(path):
         return open_zarr(path, pick)
     if path.is_dir():
         files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")]
-        return open_slices(files, f"the folder {source}")
+        return open_slices(files, f"the folder {source}", str(source).rstrip("/"))
     for endings, opener in OPENERS.items():
         if path.suffix.lower() in endings:
             return opener(path, pick)

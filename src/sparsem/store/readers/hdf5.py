@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.source import PLAIN_AXES, UNREADABLE, Pick, Source, layout, sentences
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
 
 MOST_CHANNELS = 4  # that a last axis holds of which nobody says what it is
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
@@ -32,7 +33,9 @@ def open_hdf5(path: Path, pick: Pick) -> Source:
             axes, lengths = axes[:-1], lengths[:-1]
         index, shape = layout(axes, lengths, pick, path.name)
         part = ", ".join(str(one) for one in (key, pick.channel, pick.time) if one is not None)
-        return Source(Hdf5Stack(path, key, index, shape, np.dtype(node.dtype)), _voxel(node), (path,), part=part)
+        lengths = _lengths(node)
+        stack = Hdf5Stack(path, key, index, shape, np.dtype(node.dtype))
+        return Source(stack, axes_of(lengths), (path,), part=part, voxel_faults=faults_of(lengths))
     raise AssertionError  # the context raises or the block returns
 
 
@@ -67,14 +70,16 @@ def _only_stack(file: h5py.File, path: Path) -> str:
     return keys[0]
 
 
-def _voxel(node: h5py.Dataset) -> Axes:
-    """From the attributes of ImageJ's HDF5 plugins and ilastik (element_size_um), or of CREMI (resolution, nm); both are z y x."""
-    for name, unit in (("element_size_um", NM["um"]), ("resolution", NM["nm"])):
+def _lengths(node: h5py.Dataset) -> dict[str, StatedLength]:
+    """Edges of a voxel by axis, from attributes that hold them as z y x.
+
+    ``element_size_um`` is that of ImageJ's HDF5 plugins and ilastik, ``resolution`` (nm) of CREMI.
+    """
+    for name, unit in (("element_size_um", "um"), ("resolution", "nm")):
         found = np.ravel(np.asarray(node.attrs[name], object)).tolist() if name in node.attrs else []
-        if len(found) == 3 and all(isinstance(one, int | float) and one > 0 for one in found):
-            z, y, x = (float(one) * unit for one in found)
-            return z, y, x
-    return None, None, None
+        if len(found) == 3:
+            return {axis: stated_length(edge, unit) for axis, edge in zip("zyx", found, strict=True)}
+    return {}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """TIFF in all its forms: multi-page, BigTIFF, OME, ImageJ and its hyperstacks, with the voxel size that each states."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.source import UNREADABLE, Pick, Source, layout, sentences
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
 
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
 
@@ -27,7 +28,9 @@ def open_tiff(path: Path, pick: Pick) -> Source:
         _refuse_parts(tiff, path)
         index, shape = layout(series.axes, series.shape, pick, path.name)
         refuse_inverted(tiff.pages.first, path)
-        return Source(TiffStack(path, shape, np.dtype(series.dtype), index), tiff_voxel(tiff), (path,), part=pick.part)
+        lengths = tiff_lengths(tiff)
+        stack = TiffStack(path, shape, np.dtype(series.dtype), index)
+        return Source(stack, axes_of(lengths), (path,), part=pick.part, voxel_faults=faults_of(lengths))
     raise AssertionError  # the context raises or the block returns
 
 
@@ -95,38 +98,46 @@ def _refuse_parts(tiff: tifffile.TiffFile, path: Path) -> None:
         raise InputError(f"{path.name} says that it has {stated} slices, but holds {found}; is it complete?")
 
 
-def tiff_voxel(tiff: tifffile.TiffFile) -> Axes:
-    """The voxel size that a TIFF states, in OME, ImageJ's or FEI's words."""
+def tiff_lengths(tiff: tifffile.TiffFile) -> dict[str, StatedLength]:
+    """Return the edges of a voxel by axis that a TIFF states, in the words of OME, ImageJ or FEI."""
     if tiff.is_ome and tiff.ome_metadata:
-        return _ome_voxel(tiff.ome_metadata)
-    tags = tiff.pages.first.tags
-    imagej: Mapping[str, Any] = tiff.imagej_metadata or {}
-    unit = NM.get(str(imagej.get("unit", "")).lower())
-    if unit is not None:
-        spacing = imagej.get("spacing")
-        z = float(spacing) * unit if spacing else None
-        return z, _length_of(tags.get("YResolution"), unit), _length_of(tags.get("XResolution"), unit)
+        return _ome_lengths(tiff.ome_metadata)
+    imagej: dict[str, Any] = tiff.imagej_metadata or {}
+    if imagej.get("unit") is not None:
+        return _imagej_lengths(imagej, tiff.pages.first.tags)
     if tiff.is_fei and tiff.fei_metadata:
-        scan = tiff.fei_metadata.get("Scan", {})  # Thermo Fisher / FEI dual beams; metres
-        y, x = (float(scan[key]) * 1e9 if scan.get(key) else None for key in ("PixelHeight", "PixelWidth"))
-        return None, y, x
-    return None, None, None  # a resolution tag alone is mostly the 72 or 96 dots per inch of some program
+        scan = tiff.fei_metadata.get("Scan", {})  # Thermo Fisher / FEI dual beams; meters
+        edges = {"y": scan.get("PixelHeight"), "x": scan.get("PixelWidth")}
+        return {axis: stated_length(edge, "m") for axis, edge in edges.items()}
+    return {}  # a resolution tag alone is mostly the 72 or 96 dots per inch of some program
 
 
-def _length_of(tag: Any, unit_nm: float) -> float | None:
-    """Pixel edge in nm from a TIFF resolution tag (pixels per unit as a fraction)."""
-    if tag is None or not tag.value[0]:
-        return None
+def _imagej_lengths(imagej: dict[str, Any], tags: Any) -> dict[str, StatedLength]:
+    """ImageJ states units of y and z where they differ from that of x."""
+    unit = imagej["unit"]
+    y_unit, z_unit = imagej.get("yunit", unit), imagej.get("zunit", unit)
+    return {
+        "z": stated_length(imagej.get("spacing"), z_unit),
+        "y": _length_of(tags.get("YResolution"), y_unit),
+        "x": _length_of(tags.get("XResolution"), unit),
+    }
+
+
+def _length_of(tag: Any, unit: Any) -> StatedLength:
+    """Edge of a pixel from a TIFF resolution tag: pixels per unit, as a fraction."""
+    if tag is None:
+        return StatedLength()
     pixels, units = tag.value
-    return float(units / pixels * unit_nm)
+    edge = units / pixels if pixels else 0.0
+    return stated_length(edge, unit, f"{pixels}/{units} pixels per {unit}")
 
 
-def _ome_voxel(xml: str) -> Axes:
-    pixels = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
-    pixels = (pixels[0] if isinstance(pixels, list) else pixels).get("Pixels", {})
-
-    def length(axis: str) -> float | None:
-        value, unit = pixels.get(f"PhysicalSize{axis}"), NM.get(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")).lower())
-        return float(value) * unit if value is not None and unit is not None else None
-
-    return length("Z"), length("Y"), length("X")
+def _ome_lengths(xml: str) -> dict[str, StatedLength]:
+    """PhysicalSizeX, Y and Z of the first image; their unit is µm if none is stated."""
+    image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
+    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    lengths = {}
+    for axis in "zyx":
+        key = f"PhysicalSize{axis.upper()}"
+        lengths[axis] = stated_length(pixels.get(key), pixels.get(f"{key}Unit", "µm"))
+    return lengths

@@ -10,7 +10,8 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.source import PLAIN_AXES, UNREADABLE, Pick, Source, layout, sentences
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
 
 
 def is_zarr(path: Path) -> bool:
@@ -22,14 +23,14 @@ def open_zarr(path: Path, pick: Pick) -> Source:
     """A Zarr array as a stack; see ``open_source``."""
     with sentences(path, "Zarr"):
         node = zarr.open(store=path, mode="r")
-    voxel: Axes = (None, None, None)
+    lengths: dict[str, StatedLength] = {}
     dataset, names = pick.dataset, ""
     if isinstance(node, zarr.Group):
         multiscale = _multiscale(node)
         if multiscale is not None and dataset in (None, *_levels(multiscale)):
             try:
                 level = _levels(multiscale).index(dataset) if dataset is not None else 0
-                dataset, voxel = str(multiscale["datasets"][level]["path"]), _ngff_voxel(multiscale, level)
+                dataset, lengths = str(multiscale["datasets"][level]["path"]), _ngff_lengths(multiscale, level)
                 names = "".join(_name_of(axis) for axis in multiscale.get("axes", ())).upper()
             except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
                 raise InputError(f"{path.name} has damaged OME-Zarr metadata ({error!r}); name its array with --dataset KEY.") from None
@@ -50,7 +51,8 @@ def open_zarr(path: Path, pick: Pick) -> Source:
     if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
         raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
     index, shape = layout(names if len(names) == node.ndim else PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
-    return Source(ZarrStack(node, index, shape), voxel, (path / (dataset or ""),), part=pick.part)
+    stack, files = ZarrStack(node, index, shape), (path / (dataset or ""),)
+    return Source(stack, axes_of(lengths), files, part=pick.part, voxel_faults=faults_of(lengths), name=path.name)
 
 
 def _name_of(axis: Any) -> str:
@@ -90,15 +92,16 @@ class ZarrStack:
         return found.reshape(-1, *self.shape[1:])
 
 
-def _ngff_voxel(multiscale: Mapping[str, Any], level: int) -> Axes:
+def _ngff_lengths(multiscale: Mapping[str, Any], level: int) -> dict[str, StatedLength]:
+    """Edges of a voxel by axis: the scales of a level and of all levels together."""
     axes = multiscale.get("axes", [None])
-    steps = [*multiscale["datasets"][level].get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
+    own = multiscale["datasets"][level].get("coordinateTransformations", ())
+    steps = [*own, *multiscale.get("coordinateTransformations", ())]
     scales = [one["scale"] for one in steps if one.get("type") == "scale"]
     if not scales or not isinstance(axes[0], Mapping):
-        return None, None, None  # NGFF before 0.4 states no lengths
-    lengths: dict[str, float] = {}
-    for axis, length in zip(axes, np.prod(scales, axis=0), strict=True):
-        unit = NM.get(str(axis.get("unit", "")).lower())
-        if unit is not None:
-            lengths[axis["name"]] = float(length) * unit
-    return lengths.get("z"), lengths.get("y"), lengths.get("x")
+        return {}  # NGFF before 0.4 states no lengths
+    edges = np.prod(np.asarray(scales, float), axis=0).tolist()
+    return {
+        str(axis["name"]).lower(): stated_length(edge, axis.get("unit"), f"{edge:g} {axis.get('unit')}")
+        for axis, edge in zip(axes, edges, strict=True)
+    }
