@@ -247,6 +247,9 @@ def _order_without_marks(names: Sequence[FileName]) -> SeriesOrder:
     counting = [column for column in unique if counts_slices(column.values)]
     numbered = [column for column in unique if not column.is_time]
     chosen = (counting or numbered or unique)[-1]
+    stranger = _stranger(names, chosen)
+    if stranger:
+        return SeriesOrder(natural, fault=NameFault.UNLIKE, pair=stranger)
     if chosen.order != natural:
         return _contradiction(names, natural, chosen.order)
     pair = _alternating(names, columns)
