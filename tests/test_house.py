@@ -20,10 +20,12 @@ SOURCE = Path(sparsem.__file__).parent
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
     "sparsem errors geometry settings slice_lists progress",
-    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.source store.readers.units",
-    "store.readers.arrays store.readers.file_names store.readers.gaps store.readers.file_order store.readers.patterns",
-    "store.readers.name_faults store.readers.tiff store.readers.series",
-    "store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
+    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.missing store.readers.source",
+    "store.readers.units store.readers.arrays store.readers.placement store.readers.tiff_parts store.readers.tiff",
+    "store.readers.file_names store.readers.gaps store.readers.file_order store.readers.patterns store.readers.name_faults",
+    "store.readers.series",
+    "store.readers.zarr_chunks store.readers.zarrs store.readers.hdf5_files store.readers.hdf5_virtual store.readers.hdf5_parts",
+    "store.readers.hdf5 store.readers.mrc_bytes store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
     "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
@@ -130,7 +132,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 PUBLIC = {
-    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened print_series_notes refuse_nan voxel_of",
+    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan tell_reading voxel_of",
     "sparsem.annotations": (
         "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
         "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
@@ -169,7 +171,9 @@ PUBLIC = {
     "sparsem.quality.stack": "Quality QualitySettings quality",
     "sparsem.prepare.equalize": ("EqualizeSettings counts_of equalising equalize matching quantiles running_median through"),
     "sparsem.store.readers": "open_montage open_source",
-    "sparsem.store.readers.source": "Pick Source Stack layout sentences",
+    "sparsem.store.readers.source": "Pick Placement Source Stack layout plain_axes sentences",
+    "sparsem.store.readers.missing": "ChunkGrid Missing Part as_number missing_of refuse_missing runs_in_words touching",
+    "sparsem.store.readers.placement": "PaddedStack placed",
     "sparsem.store.readers.arrays": "MappedStack open_npy",
     "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_lengths",
     "sparsem.slice_lists": "parsed_slices",
@@ -180,14 +184,20 @@ PUBLIC = {
     "sparsem.store.readers.patterns": "files_of_pattern is_pattern pattern_of_kind",
     "sparsem.store.readers.name_faults": "fault_sentence",
     "sparsem.store.readers.series": "SliceSeries open_pictures open_slices with_repeats",
+    "sparsem.store.readers.tiff_parts": "missing_pages refuse_unwritten unwritten_segments",
+    "sparsem.store.readers.zarr_chunks": "missing_chunks",
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
     "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
+    "sparsem.store.readers.hdf5_files": "Datasets dataset_of datasets_in hdf5_file require_filters target_of",
+    "sparsem.store.readers.hdf5_parts": "missing_parts",
+    "sparsem.store.readers.hdf5_virtual": "Mapping boxes_of carried_over is_unlimited mappings_of source_path uncovered",
+    "sparsem.store.readers.mrc_bytes": "Sign sign_of_bytes",
     "sparsem.store.readers.mrc": "UprightStack open_mrc",
     "sparsem.store.readers.nrrds": "PackedStack open_nrrd",
     "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",
     "sparsem.store.writers": "Piece Together appearing several write_tiff write_volume",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
-    "sparsem.stage": "Stage fingerprint_of finished forget",
+    "sparsem.stage": "Stage earlier_setting fingerprint_of finished forget",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
     "sparsem.tiles.targets": "edges_and_depths interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
@@ -206,7 +216,7 @@ PUBLIC = {
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
     "sparsem.suggest": "SuggestSettings Suggestion chosen spread_out suggest",
     "sparsem.inference": "ahead forward_on in_context mirrored_mean predict_slices quantised",
-    "sparsem.predict": "PredictSettings answer_of hash_of predict",
+    "sparsem.predict": "PredictSettings answer_of hash_of predict settings_here",
     "sparsem.tiles.doubt": "Answer entropy together",
     "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (

@@ -18,7 +18,7 @@ from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_montage, open_source
 from sparsem.store.readers.gaps import missing_in
 from sparsem.store.readers.series import with_repeats
-from sparsem.store.readers.source import Source, Stack
+from sparsem.store.readers.source import MrcBytes, Source, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
@@ -36,11 +36,18 @@ class ImportSettings(Settings):
         None, description="voxel size z y x in nm, such as 50 4 4; required where the file does not state it"
     )
     non_square_pixels: bool = Field(False, description="accept a voxel size whose y and x differ; the order is z y x")
-    dataset: str | None = Field(None, description="key of the array inside a Zarr group, an HDF5 or a MATLAB file")
+    dataset: str | None = Field(
+        None, description="key of the array inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several"
+    )
     channel: int | None = Field(None, ge=0, description="of a stack with several channels")
     time: int | None = Field(None, ge=0, description="of a series of stacks")
-    missing: Literal["refuse", "repeat", "join"] = Field(
-        "refuse", description="slices that a series of files lacks: repeat puts the one before in their place, join closes the gap"
+    missing: Literal["refuse", "repeat", "join", "fill"] = Field(
+        "refuse",
+        description="slices that a series of files lacks: repeat puts the one before in their place, join closes the gap; "
+        "chunks, pages or files that a stack lacks: fill takes them as their fill value, mostly black",
+    )
+    mrc_bytes: MrcBytes | None = Field(
+        None, description="whether the bytes of an MRC file (mode 0) are signed; only where its header does not state it"
     )
     pictures: bool = Field(
         False, description="the files are pictures of their own, of any size, and no stack: a montage, whose tiles detect looks at"
@@ -72,7 +79,7 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     """
     found = opened(source, settings)
     voxel = voxel_of(found, settings, str(source), on.quiet)
-    print_series_notes(found, on.quiet)
+    tell_reading(found, settings, on.quiet)
     z, y, x = found.stack.shape
     depth = 1 if settings.pictures else min(settings.block_depth, z)
     grey = grey_of(found, settings)
@@ -80,6 +87,8 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     names = tuple(file.stem for file in found.files) if len(found.files) == z else ()
     output = replace(output, numbers=found.numbers, repeated=found.repeated, names=names, sizes=found.sizes)
     inputs = {"source": found.identity(), "files": found.title} | ({} if grey.unchanged else {"grey levels": str(grey)})
+    if found.missing:  # else it would have been refused
+        inputs["filled"] = "; ".join(one.note for one in found.missing)
     if not grey.unchanged:
         tell(f"Grey levels of {source}: {grey}.", on.quiet)
     sizes = found.stack.dtype.itemsize + 3 * output.dtype.itemsize  # what is read, written, its pyramid and its chunks
@@ -88,6 +97,17 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     with Stage(sample, "import", settings, inputs, [output], on, needs) as stage:
         stage.map(_import_block, z_blocks(z, depth), found.stack, grey, found.files[0].name)
     return sample
+
+
+def tell_reading(found: Source, settings: ImportSettings, quiet: bool) -> None:
+    """Report how a source was read, where another reading is possible, what was filled, and which slices are copies."""
+    for note in (*found.notes, *([found.order_note] if found.order_note else [])):
+        tell(f"Note: {note}", quiet)
+    for missing in found.missing if settings.missing == "fill" else ():
+        tell(f"Note: {missing.note}.", quiet)
+    if found.repeated:
+        lost = ", ".join(str(found.numbers[z]) for z in found.repeated)
+        tell(f"Note: missing in the series, and replaced by a copy of the slice before: {lost}.", quiet)
 
 
 def voxel_of(found: Source, settings: ImportSettings, source: str, quiet: bool) -> VoxelSize:
@@ -146,27 +166,27 @@ def _in_words(lengths: Sequence[float | None]) -> str:
     return " x ".join("?" if length is None else f"{length:g}" for length in lengths)
 
 
-def print_series_notes(found: Source, quiet: bool) -> None:
-    """Say how a series of files was understood, and which of its slices are copies."""
-    if found.order_note:
-        tell(f"Note: {found.order_note}", quiet)
-    if found.repeated:
-        lost = ", ".join(str(found.numbers[z]) for z in found.repeated)
-        tell(f"Note: missing in the series, and replaced by a copy of the slice before: {lost}.", quiet)
-
-
-def opened(source: str | Path, settings: ImportSettings) -> Source:
-    """The stack that settings pick of a source; in a series none is missing, or what is to be done about it was said.
+def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -> Source:
+    """The stack, of an image or of labels, that settings pick of a source; in a series none is missing, or settings say what to do.
 
     Raises:
         InputError: as ``open_source``, and for missing slices.
     """
     if settings.pictures:
-        idle = [name for name in ("dataset", "channel", "time") if getattr(settings, name) is not None]
+        idle = [name for name in ("dataset", "channel", "time", "mrc_bytes") if getattr(settings, name) is not None]
         if idle or settings.missing != "refuse":
-            raise InputError(f"--pictures takes files as they are; leave out --{idle[0] if idle else 'missing'}, which is for stacks.")
+            option = (idle or ["missing"])[0].replace("_", "-")
+            raise InputError(f"--pictures takes files as they are; leave out --{option}, which is for stacks.")
         return open_montage(source)
-    found = open_source(source, settings.dataset, settings.channel, settings.time)
+    found = open_source(
+        source,
+        settings.dataset,
+        settings.channel,
+        settings.time,
+        labels,
+        mrc_bytes=settings.mrc_bytes,
+        fill_missing=settings.missing == "fill",
+    )
     lost = missing_in(found.numbers)
     if not lost or settings.missing == "join":
         return found

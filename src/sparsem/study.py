@@ -169,7 +169,7 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     path = Path(path).resolve()
     study, here = read_study(path), path.parent
     for step in study.score.values():  # found missing now rather than after a night of training
-        open_source(_source(here, step.truth), step.dataset)
+        open_source(_source(here, step.truth), step.dataset, labels=True)
     sample = import_stack(_source(here, study.import_.source), here / study.sample, _plain(ImportSettings, study.import_), on)
     _annotate(sample, here, study, on, drawn_on_raw=True)
     image, alignment = _prepared(sample, study, on)

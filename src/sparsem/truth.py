@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sparsem.errors import InputError
 from sparsem.store.readers import open_source
+from sparsem.store.readers.placement import placed
 from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -40,7 +41,9 @@ def truth_of(sample: Sample, name: str, seen: Volume | None, source: str | Path 
     """
     own = sample.volume("truth", name) if source is None else None
     path = str(own.directory if own else source)
-    found = open_source(path, dataset)
+    found = open_source(path, dataset, labels=True)
+    if seen is not None:
+        found = placed(found, [*([sample.image("raw").shape] if sample.has_image else []), seen.shape])
     stack: Stack = own.kept() if own else found.stack  # our own tells of chunks that are lost
     if seen is not None:
         stack = sample.seen_by(seen, stack)

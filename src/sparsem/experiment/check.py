@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsem.annotations import LabelledSlices, annotations_on, as_labels
 from sparsem.execution import Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.predict import PredictSettings, answer_of, hash_of
+from sparsem.predict import PredictSettings, answer_of, hash_of, settings_here
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
@@ -98,16 +98,16 @@ def overlaps_with(check: Check, name: str, model: Path, z: Sequence[int], device
     inputs = {"image": check.image.fingerprint, "model": hash_of(model), "slices": str(tuple(z))}
     inputs |= {"annotation": check.annotation.fingerprint, "truth": check.truth.identity if check.truth else ""}
     needs = Needs(ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers")
-    again = replace(on, overwrite=True)
-    with Stage(check.sample, f"experiment-{name}", PredictSettings(device=device), inputs, [], again, needs) as stage:
-        blocks = stage.map(_measure_block, check.image.blocks(), check, model.resolve(), tuple(z), device)
+    again, how = replace(on, overwrite=True), settings_here(device)
+    with Stage(check.sample, f"experiment-{name}", how, inputs, [], again, needs) as stage:
+        blocks = stage.map(_measure_block, check.image.blocks(), check, model.resolve(), tuple(z), how)
     return tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
 
 
-def _measure_block(block: ZBlock, check: Check, model: Path, chosen: tuple[int, ...], device: str) -> BlockResult:
+def _measure_block(block: ZBlock, check: Check, model: Path, chosen: tuple[int, ...], how: PredictSettings) -> BlockResult:
     counts = []
     for z in (z for z in range(block.start, block.stop) if z in chosen):
-        _, answer = answer_of(check.image, z, [model], PredictSettings(device=device))
+        _, answer = answer_of(check.image, z, [model], how)
         true, known = check.true(z)
         found = overlap(answer.mean[0] >= 0.5, true, known)
         counts.append([found.both, found.predicted, found.true])

@@ -141,7 +141,7 @@ def _trained(check: Check, folder: Path, way: str, how: TrainSettings, count: in
     slices = drawn(check.annotation.z, count, 0)
     name = f"{check.structure}-{way}-{count}"
     model = folder / f"{name}.safetensors"
-    job = job_of([check.sample], model, how.model_copy(update={"slices": slices}))
+    job = job_of([check.sample], model, how.model_copy(update={"slices": slices}), on.overwrite)
     if settings.minutes:
         updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
         job = replace(job, settings=job.settings.model_copy(update={"updates": updates}))

@@ -57,7 +57,7 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
         SettingsError: unknown model, a tile size that it cannot take, a device that is not there.
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
-    job = job_of(samples, Path(out), settings)
+    job = job_of(samples, Path(out), settings, on.overwrite)
     aside = held_out(len(job.slices), settings.validation_slices)
     return train_job(job, aside, on)
 
@@ -87,7 +87,7 @@ class Job:
     unlabelled: Sequence[NDArray[np.float32]] = ()
 
 
-def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> Job:
+def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings, overwrite: bool = False) -> Job:
     """Look at samples and settings, and read the labelled slices.
 
     Raises:
@@ -98,13 +98,15 @@ def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> Job
     structures = _structures_of(samples, settings)
     slices, recipe, inputs = learning_slices(samples, structures, settings)
     unlabelled, more = unlabelled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
-    return Job(out, structures, slices, recipe, inputs | more, settings, choose_device(settings.device), unlabelled)
+    device = choose_device(settings.device)
+    computed = {"precision": resolved(device, settings.precision, TrainingFiles(out).earlier_precision(overwrite))}
+    return Job(out, structures, slices, recipe, inputs | more, settings.model_copy(update=computed), device, unlabelled)
 
 
 def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     """Train without the slices ``aside``, by whose Dice the best weights are chosen; see ``train``."""
     settings, slices, device, out = job.settings, job.slices, job.device, job.out
-    computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type, "precision": resolved(device, settings.precision)}
+    computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type}
     computed |= {"width": job.recipe.width, "learning_rate": settings.learning_rate or usual_rate(job.recipe.model)}
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
     files = TrainingFiles(out)

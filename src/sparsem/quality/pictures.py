@@ -183,7 +183,7 @@ def _one_each(given: Sequence[str], opened: Sequence[Source], what: str) -> list
         return [None] * len(opened)
     if len(given) != len(opened):
         raise InputError(f"{len(opened)} pictures and {len(given)} of --{what} were given; expected one for each, in the same order.")
-    found = [open_source(one, any_order=True) for one in given]
+    found = [open_source(one, labels=what == "resin", any_order=True) for one in given]
     for one, own in zip(found, opened, strict=True):
         if one.stack.shape != own.stack.shape:
             shapes = [" x ".join(map(str, each.stack.shape)) for each in (own, one)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.store.readers.arrays import MappedStack
-from sparsem.store.readers.source import PLAIN_AXES, Pick, Source, layout, sentences
+from sparsem.store.readers.source import PLAIN_AXES, Pick, Placement, Source, layout, plain_axes, sentences
 from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
 
 NRRD_ENDINGS = (".nrrd", ".nhdr")
@@ -23,6 +23,8 @@ TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4"
 TYPES |= {f"{sign}int{8 * size}": f"{sign or 'i'}{size}" for sign in ("", "u") for size in (1, 2, 4, 8)}
 TYPES |= {"longlong": "i8", "ulonglong": "u8", "long": "i8", "ulong": "u8"}
 MAX_HEADER = 1 << 24  # bytes
+MATRIX = 16  # numbers of a geometry of 3D Slicer before the first and last voxel along x, y, z
+SPACE = ("domain", "space", "none", "???", "unknown")  # kinds of axes that may be one of z, y, x
 ROOM = 1 << 24  # bytes unpacked at once while slices are skipped
 
 
@@ -37,14 +39,8 @@ def open_nrrd(path: Path, pick: Pick) -> Source:
         kind = _kind(header)
         if kind is None:
             raise InputError(f"{path.name} holds {header['type']} numbers; expected real ones.")
-        axes = PLAIN_AXES[-len(sizes) :] if len(sizes) <= 3 or not _has_list(header) else "ZYXC"
-        if axes == "ZYXC":  # segments that overlap lie in layers, the fastest axis of all
-            raise InputError(
-                f"{path.name} has segments that overlap, in {sizes[-1]} layers; in 3D Slicer, export them to a labelmap first."
-            )
-        index, shape = layout(axes, sizes, pick, path.name)
-        if any(one not in (None, 0) for one in index) or len(sizes) > 3:
-            raise InputError(f"{path.name} has the sizes {sizes[::-1]}; expected x, y, z.")
+        sizes = _without_single_axes(sizes, header, path)
+        _, shape = layout(PLAIN_AXES[-len(sizes) :], sizes, pick, path.name)
         encoding = str(header["encoding"]).lower()
         if encoding == "raw":
             stack: Any = MappedStack(data, offset, shape, kind)
@@ -52,10 +48,10 @@ def open_nrrd(path: Path, pick: Pick) -> Source:
             stack = PackedStack(data, offset, shape, kind, encoding)
         else:
             raise InputError(f"{path.name} is encoded as {encoding}; expected raw, gzip or bzip2.")
-        lengths = _lengths(header)
+        lengths, names = _lengths(header), _segments(header)
         files = (path, *([data] if data != path else []))
-        names = _segments(header)
-        return Source(stack, axes_of(lengths), files, names=names, voxel_faults=faults_of(lengths))
+        placement, faults = _placement(header, path), faults_of(lengths)
+        return Source(stack, axes_of(lengths), files, names=names, voxel_faults=faults, placement=placement)
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
@@ -103,8 +99,59 @@ def _data_of(path: Path, header: Mapping[str, Any], offset: int) -> tuple[Path, 
     return data, 0
 
 
-def _has_list(header: Mapping[str, Any]) -> bool:
-    return "list" in [str(kind).lower() for kind in header.get("kinds", ())]
+def _without_single_axes(sizes: list[int], header: Mapping[str, Any], path: Path) -> list[int]:
+    """The lengths of the axes of space; others are left out if they are one long.
+
+    Raises:
+        InputError: segments that overlap, channels, or times.
+    """
+    kinds = [str(kind).lower() for kind in header.get("kinds", ())][::-1]
+    beyond = len(sizes) - 3
+    if len(kinds) != len(sizes):
+        kinds = ["unknown"] * max(beyond, 0) + ["domain"] * min(len(sizes), 3)
+    stated = f"{path.name} has the sizes {sizes[::-1]}"
+    if "list" in kinds and sizes[kinds.index("list")] > 1:  # segments that overlap lie in layers
+        raise InputError(
+            f"{path.name} has segments that overlap, in {sizes[kinds.index('list')]} layers; in 3D Slicer, export them to a labelmap first."
+        )
+    channels = [kind for size, kind in zip(sizes, kinds, strict=True) if kind not in SPACE and size > 1]
+    if len(sizes) == 3 and channels == ["time"]:
+        return sizes  # as ImageJ calls slices
+    left = [size for size, kind in zip(sizes, kinds, strict=True) if kind in ("domain", "space") or size > 1]
+    if channels or len(left) > 3:
+        what = f" ({', '.join(channels)})" if channels else ""
+        raise InputError(f"{stated}{what}; expected x, y, z of one channel and one time.")
+    if len(left) == 3 and plain_axes(left) == "YXC":
+        raise InputError(f"{stated}, which looks like one image of {left[-1]} channels; expected x, y, z.")
+    return left
+
+
+def _placement(header: Mapping[str, Any], path: Path) -> Placement | None:
+    """Where a segmentation of 3D Slicer lies in its image."""
+    offset = header.get("Segmentation_ReferenceImageExtentOffset")
+    if offset is None:
+        return None
+    x, y, z = (int(number) for number in str(offset).split())
+    geometry = str(header.get("Segmentation_ConversionParameters", "")).partition("Reference image geometry|")[2].partition("|")[0]
+    numbers = [float(number) for number in geometry.split(";") if number.strip()]
+    if len(numbers) != MATRIX + 6:
+        return Placement((z, y, x), None)
+    _refuse_other_voxels(numbers, header, path)
+    x0, x1, y0, y1, z0, z1 = (int(number) for number in numbers[MATRIX:])
+    return Placement((z - z0, y - y0, x - x0), (z1 - z0 + 1, y1 - y0 + 1, x1 - x0 + 1))
+
+
+def _refuse_other_voxels(numbers: list[float], header: Mapping[str, Any], path: Path) -> None:
+    """Refuse a segmentation with other voxels than its image has: its place would be counted in the wrong ones."""
+    directions = [one for one in header.get("space directions", ()) if one is not None]
+    own = sorted(float(np.linalg.norm(np.asarray(one, float))) for one in directions)
+    matrix = np.reshape(numbers[:MATRIX], (4, 4))
+    stated = sorted(np.linalg.norm(matrix[:3, :3], axis=0).tolist())
+    if len(own) == 3 and np.isfinite(own).all() and not np.allclose(own, stated, rtol=0.01):
+        raise InputError(
+            f"{path.name} has other voxels than the image it was drawn on; in 3D Slicer, export it as a labelmap with the image as its "
+            "reference."
+        )
 
 
 def _lengths(header: Mapping[str, Any]) -> dict[str, StatedLength]:

@@ -20,6 +20,7 @@ from sparsem.store.readers.gaps import missing_in
 from sparsem.store.readers.name_faults import fault_sentence
 from sparsem.store.readers.source import UNREADABLE, Source, sentences
 from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_lengths
+from sparsem.store.readers.tiff_parts import refuse_unwritten
 from sparsem.store.readers.units import StatedLength, axes_of, faults_of
 
 PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
@@ -145,6 +146,7 @@ def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
                     raise InputError(f"{file.name} holds {len(tiff.pages)} pages; in a folder of slices each file is one slice.")
                 page = tiff.pages.first
                 refuse_inverted(page, file)
+                refuse_unwritten(page, file)
                 shape, dtype = page.shape, np.dtype(page.dtype)
         else:
             with Image.open(file) as picture:

@@ -10,8 +10,10 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import PLAIN_AXES, UNREADABLE, Pick, Source, layout, sentences
+from sparsem.store.readers.missing import Index
+from sparsem.store.readers.source import PLAIN_AXES, UNREADABLE, Pick, Source, layout, plain_axes, sentences
 from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
+from sparsem.store.readers.zarr_chunks import missing_chunks
 
 
 def is_zarr(path: Path) -> bool:
@@ -22,7 +24,8 @@ def is_zarr(path: Path) -> bool:
 def open_zarr(path: Path, pick: Pick) -> Source:
     """A Zarr array as a stack; see ``open_source``."""
     with sentences(path, "Zarr"):
-        node = zarr.open(store=path, mode="r")
+        # The metadata of the array itself hold: consolidated ones are a copy that is not updated when an array grows.
+        node = zarr.open(store=path, mode="r", use_consolidated=False)
     lengths: dict[str, StatedLength] = {}
     dataset, names = pick.dataset, ""
     if isinstance(node, zarr.Group):
@@ -44,15 +47,32 @@ def open_zarr(path: Path, pick: Pick) -> Source:
             dataset = keys[0]
         with sentences(path, "Zarr"):
             if ".." in dataset or dataset not in node:
-                raise InputError(f"{path.name} has no array '{dataset}'.")
+                raise InputError(_no_array(path, dataset, multiscale))
             node = node[dataset]
     if not isinstance(node, zarr.Array):
         raise InputError(f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY.")
     if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
         raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
-    index, shape = layout(names if len(names) == node.ndim else PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
-    stack, files = ZarrStack(node, index, shape), (path / (dataset or ""),)
-    return Source(stack, axes_of(lengths), files, part=pick.part, voxel_faults=faults_of(lengths), name=path.name)
+    axes = names if len(names) == node.ndim else plain_axes(node.shape)
+    name = f"'{dataset}' in {path.name}" if dataset else path.name
+    index, shape = layout(axes, node.shape, pick, name)
+    directory = path / (dataset or "")
+    if getattr(node.dtype, "kind", "") not in "biuf":
+        raise InputError(f"{name} holds {node.dtype}; expected real numbers.")
+    with sentences(path, "Zarr"):
+        missing = missing_chunks(node, directory, index, name)
+    stack, faults = ZarrStack(node, index, shape), faults_of(lengths)
+    return Source(stack, axes_of(lengths), (directory,), part=pick.part, missing=missing, voxel_faults=faults, name=path.name)
+
+
+def _no_array(path: Path, dataset: str, multiscale: Mapping[str, Any] | None) -> str:
+    """Why an array is not there, and what to do."""
+    levels = _levels(multiscale) if multiscale is not None else []
+    if dataset not in levels:
+        return f"{path.name} has no array '{dataset}'."
+    others = [level for level in levels if level != dataset and (path / level).is_dir()]
+    coarser = f", or name a coarser level with --dataset {others[0]}" if others else ""
+    return f"{path.name} has no array '{dataset}', although its OME-Zarr metadata name this level; copy it again{coarser}."
 
 
 def _name_of(axis: Any) -> str:
@@ -75,7 +95,7 @@ class ZarrStack:
     """A Zarr array of (z, y, x), possibly behind other axes."""
 
     array: Any
-    index: tuple[int | None, ...]
+    index: Index
     shape: tuple[int, ...]
 
     @property
