@@ -19,10 +19,12 @@ SOURCE = Path(sparsem.__file__).parent
 
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
-    "sparsem errors geometry settings progress",
+    "sparsem errors geometry settings slice_lists progress",
     "execution store store.pyramid store.frame store.kept store.volume store.slice_use store.sample",
     "store.readers.missing store.readers.source",
-    "store.readers.arrays store.readers.placement store.readers.tiff_parts store.readers.tiff store.readers.series",
+    "store.readers.units store.readers.arrays store.readers.placement store.readers.tiff_parts store.readers.tiff",
+    "store.readers.file_names store.readers.gaps store.readers.file_order store.readers.patterns store.readers.name_faults",
+    "store.readers.series",
     "store.readers.zarr_chunks store.readers.zarrs store.readers.hdf5_files store.readers.hdf5_virtual store.readers.hdf5_parts",
     "store.readers.hdf5 store.readers.mrc_bytes store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
@@ -132,7 +134,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 PUBLIC = {
-    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan tell_reading",
+    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan tell_reading voxel_of",
     "sparsem.annotations": (
         "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
         "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
@@ -175,8 +177,15 @@ PUBLIC = {
     "sparsem.store.readers.missing": "ChunkGrid Missing Part as_number missing_of refuse_missing runs_in_words touching",
     "sparsem.store.readers.placement": "PaddedStack placed",
     "sparsem.store.readers.arrays": "MappedStack open_npy",
-    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_voxel",
-    "sparsem.store.readers.series": "SliceSeries missing_in natural_key numberings numbers_in open_pictures open_slices with_repeats",
+    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_lengths",
+    "sparsem.slice_lists": "parsed_slices",
+    "sparsem.store.readers.units": "StatedLength axes_of faults_of stated_length unit_nm",
+    "sparsem.store.readers.file_names": "FileName NamePart copied_from names_of natural_key negative split_names",
+    "sparsem.store.readers.gaps": "counts_slices is_complete is_nearly_complete missing_in",
+    "sparsem.store.readers.file_order": "NameFault SeriesOrder numberings series_order",
+    "sparsem.store.readers.patterns": "files_of_pattern is_pattern pattern_of_kind",
+    "sparsem.store.readers.name_faults": "fault_sentence",
+    "sparsem.store.readers.series": "SliceSeries open_pictures open_slices with_repeats",
     "sparsem.store.readers.tiff_parts": "missing_pages refuse_unwritten unwritten_segments",
     "sparsem.store.readers.zarr_chunks": "missing_chunks",
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
@@ -238,7 +247,7 @@ PUBLIC = {
     "sparsem.report.figures": (
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
-    "sparsem.numbering": "numbering_of parsed_slices slices_of",
+    "sparsem.numbering": "numbering_of slices_of",
     "sparsem.contents": "describe outdated remove result_of",
     "sparsem.constrain": "ConstrainSettings Constrained Roles Rule allowed constrain most_probable release rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",

@@ -21,7 +21,6 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.store.readers import open_source
-from sparsem.store.readers.series import missing_in, natural_key, numbers_in
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
 
@@ -331,18 +330,6 @@ def test_a_truncated_tiff_leaves_no_half_sample(tmp_path: Path) -> None:
         Sample.open(tmp_path / "s.zarr")
 
 
-def test_numbers_and_natural_order() -> None:
-    assert sorted(["s10", "s9", "s1b", "s1a"], key=natural_key) == ["s1a", "s1b", "s9", "s10"]
-    assert numbers_in(["mask_z0137.tif", "mask_z0002.tif"]) == (137, 2)
-    assert numbers_in(["t1_z03_8bit.png", "t1_z11_8bit.png"]) == (3, 11)  # neither the time nor the bits
-    assert numbers_in(["x.tif", "y1.tif"]) == numbers_in(["x.tif"]) == numbers_in([]) == ()
-    assert numbers_in(["only_7.tif"]) == (7,)
-    assert numbers_in(["cells_z0137_8bit.tif"]) == (137,)  # and not 8
-    assert numbers_in(["day2_8bit.tif"]) == ()
-    timed = [f"s{z:03d}_20241003{9 + z:02d}{7 * z * z % 60:02d}11.tif" for z in range(12)]
-    assert numbers_in(timed) == tuple(range(12))  # and not the time, which has gaps
-
-
 def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
     with pytest.raises(InputError, match=r"a.tif does not state its voxel size; give it in nm as --voxel-nm Z Y X"):
@@ -363,8 +350,6 @@ def test_missing_slices_are_told(tmp_path: Path) -> None:
     assert joined.image().shape[0] == 3
     repeated = import_stack(tmp_path / "s*.tif", tmp_path / "repeated.zarr", ImportSettings(voxel_nm=(5, 5, 5), missing="repeat"))
     assert [int(one[0, 0]) for one in repeated.image().read(slice(None))] == [int(STACK[z, 0, 0]) for z in (0, 1, 1, 1, 2)]
-    assert missing_in([20241003091122, 20241003101522, 20241003115959]) == []  # times, not a series
-    assert missing_in([10, 30, 20]) == missing_in([4]) == missing_in([]) == []
 
 
 def imported(tmp_path: Path, stack: NDArray[Any], **settings: Any) -> Sample:
@@ -412,7 +397,9 @@ def test_numbers_that_cannot_become_grey_levels(tmp_path: Path, value: float, se
 @pytest.mark.parametrize("depth", [1, 2, 16])
 def test_import_is_the_same_for_any_block_depth(tmp_path: Path, depth: int) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
-    sample = import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(9, 5, 4), block_depth=depth))
+    sample = import_stack(
+        tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(9, 5, 4), non_square_pixels=True, block_depth=depth)
+    )
     assert np.array_equal(sample.image("raw").read(slice(None)), STACK)
     assert tuple(sample.voxel_size) == (9, 5, 4)
     assert sample.image("raw").block_depth == min(depth, 5)

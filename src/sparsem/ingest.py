@@ -1,5 +1,6 @@
 """Import: a stack in any format that has a reader -> the raw image of a sample."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,12 +16,14 @@ from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_montage, open_source
-from sparsem.store.readers.series import missing_in, with_repeats
+from sparsem.store.readers.gaps import missing_in
+from sparsem.store.readers.series import with_repeats
 from sparsem.store.readers.source import MrcBytes, Source, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
 SAMPLED = 16  # slices from which the range of grey levels is taken
+SQUARE = 0.05  # by which part y and x of square pixels may differ
 SAME = 0.02  # by which part two voxel sizes may differ and be the same
 PLAUSIBLE_NM = (0.5, 1000)  # edges of a voxel
 OUTSIDE = 0.1  # percent of their pixels that lie beyond it, on either side
@@ -30,8 +33,9 @@ class ImportSettings(Settings):
     """How a stack becomes a sample."""
 
     voxel_nm: tuple[float, float, float] | None = Field(
-        None, description="voxel size z y x in nm; required where the file does not state it"
+        None, description="voxel size z y x in nm, such as 50 4 4; required where the file does not state it"
     )
+    non_square_pixels: bool = Field(False, description="accept a voxel size whose y and x differ; the order is z y x")
     dataset: str | None = Field(
         None, description="key of the array inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several"
     )
@@ -69,15 +73,13 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
         says how.
 
     Raises:
-        InputError: the source cannot be read, lacks slices, holds values that are not numbers, or states no voxel size and none was given.
+        InputError: the source cannot be read, lacks slices, has names that give no order, holds values that are not
+            numbers, or states no voxel size and none was given; pixels were given that are not square.
         ResumeError: the sample holds another import.
     """
     found = opened(source, settings)
-    voxel = found.voxel_size(settings.voxel_nm)
-    if settings.pictures:
-        voxel = voxel._replace(z=voxel.y)  # a picture has no depth, so its pixels are even if they are square
+    voxel = voxel_of(found, settings, str(source), on.quiet)
     tell_reading(found, settings, on.quiet)
-    _tell_doubts(found, voxel, str(source), on.quiet)
     z, y, x = found.stack.shape
     depth = 1 if settings.pictures else min(settings.block_depth, z)
     grey = grey_of(found, settings)
@@ -98,27 +100,70 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
 
 
 def tell_reading(found: Source, settings: ImportSettings, quiet: bool) -> None:
-    """Report how a source was read, where another reading is possible, and what was filled."""
-    for note in found.notes:
+    """Report how a source was read, where another reading is possible, what was filled, and which slices are copies."""
+    for note in (*found.notes, *([found.order_note] if found.order_note else [])):
         tell(f"Note: {note}", quiet)
     for missing in found.missing if settings.missing == "fill" else ():
         tell(f"Note: {missing.note}.", quiet)
-
-
-def _tell_doubts(found: Source, voxel: VoxelSize, source: str, quiet: bool) -> None:
-    """What is taken, but looks wrong: a voxel size that the file contradicts, or that no electron microscope has; missing slices."""
-    stated, taken = found.voxel_nm, " x ".join(f"{length:g}" for length in voxel)
-    if any(there is not None and abs(there / length - 1) > SAME for there, length in zip(stated, voxel, strict=True)):
-        told = " x ".join("?" if there is None else f"{there:g}" for there in stated)
-        tell(
-            f"Note: {source} states a voxel of {told} nm (z y x); {taken} nm is taken, as was asked.",
-            quiet,
-        )
-    if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
-        tell(f"Note: a voxel of {taken} nm (z y x) is unusual for electron microscopy; is it in nm?", quiet)
     if found.repeated:
         lost = ", ".join(str(found.numbers[z]) for z in found.repeated)
         tell(f"Note: missing in the series, and replaced by a copy of the slice before: {lost}.", quiet)
+
+
+def voxel_of(found: Source, settings: ImportSettings, source: str, quiet: bool) -> VoxelSize:
+    """Return the voxel size of a source, as the user or the file states it, and warn of odd ones.
+
+    Raises:
+        InputError: neither states it, or the user gave pixels that are not square without saying
+            that they are so.
+    """
+    voxel = found.voxel_size(settings.voxel_nm)
+    if not _has_square_pixels(voxel):
+        if settings.voxel_nm is None:
+            edges = f"y is {voxel.y:g} nm, x is {voxel.x:g} nm"
+            tell(f"Note: {source} states pixels that are not square: {edges}.", quiet)
+        elif not settings.non_square_pixels and _differs(found, voxel, "yx"):
+            raise InputError(_non_square_sentence(voxel))
+    if settings.pictures:
+        voxel = voxel._replace(z=voxel.y)  # a picture has no depth, so its pixels are even if they are square
+    taken = _in_words(voxel)
+    if _differs(found, voxel, "zyx", unknown_differs=False):
+        stated = _in_words(found.voxel_nm)
+        tell(f"Note: {source} states a voxel of {stated} nm (z y x); {taken} nm is taken, as was asked.", quiet)
+    if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
+        tell(f"Note: a voxel of {taken} nm (z y x) is unusual for electron microscopy; is it in nm?", quiet)
+    return voxel
+
+
+def _has_square_pixels(voxel: VoxelSize) -> bool:
+    return abs(voxel.y / voxel.x - 1) <= SQUARE
+
+
+def _differs(found: Source, voxel: VoxelSize, axes: str, unknown_differs: bool = True) -> bool:
+    """Whether the file states other lengths along some axes."""
+    for axis in axes:
+        stated, taken = found.voxel_nm["zyx".index(axis)], voxel["zyx".index(axis)]
+        if stated is None:
+            if unknown_differs:
+                return True
+        elif abs(stated / taken - 1) > SAME:
+            return True
+    return False
+
+
+def _non_square_sentence(voxel: VoxelSize) -> str:
+    z, y, x = voxel
+    swapped = (VoxelSize(x, z, y), VoxelSize(y, z, x))
+    meant = next((one for one in swapped if _has_square_pixels(one)), None)
+    guess = f": did you mean --voxel-nm {meant.z:g} {meant.y:g} {meant.x:g}?" if meant else "."
+    return (
+        f"--voxel-nm {z:g} {y:g} {x:g} has pixels that are not square: y is {y:g} nm, x is {x:g} nm. "
+        f"The order is z y x{guess} If the pixels are not square, add --non-square-pixels."
+    )
+
+
+def _in_words(lengths: Sequence[float | None]) -> str:
+    return " x ".join("?" if length is None else f"{length:g}" for length in lengths)
 
 
 def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -> Source:

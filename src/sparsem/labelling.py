@@ -22,7 +22,7 @@ from sparsem.annotations import (
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
-from sparsem.ingest import ImportSettings, opened, tell_reading
+from sparsem.ingest import ImportSettings, opened, tell_reading, voxel_of
 from sparsem.numbering import numbering_of, slices_of
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
@@ -43,7 +43,9 @@ class AnnotationSettings(Settings):
         None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several"
     )
     slices: str | None = Field(
-        None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
+        None,
+        description="labeled slices: 0,13,26 or 10-20, 'all', or 'non-empty' (those that hold a "
+        "label); not needed where file names carry the number",
     )
     first_number: int | None = Field(
         None,
@@ -112,7 +114,7 @@ def import_annotation(
         ResumeError: other labels of that name are there, and ``overwrite`` is not set.
     """
     restore_annotation(sample, name)
-    found = open_source(source, settings.dataset, labels=True)
+    found = open_source(source, settings.dataset, labels=True, any_order=True)
     settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
@@ -252,7 +254,7 @@ def import_labels(
         raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {sample.image().shape}.")
     image = sample.image(drawn_on) if drawn_on else None
     made_on = (drawn_on, image.fingerprint) if image and drawn_on and drawn_on != "raw" else None
-    voxel = image.voxel_size if image else found.voxel_size(settings.voxel_nm)
+    voxel = image.voxel_size if image else voxel_of(found, settings, str(source), on.quiet)
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
     numbers = _is_numbered(found.stack, blocks)

@@ -18,6 +18,7 @@ from sparsem.errors import InputError
 from sparsem.numbering import numbering_of, slices_of
 from sparsem.settings import Settings
 from sparsem.store.readers import open_source
+from sparsem.store.readers.file_names import Number
 from sparsem.store.readers.placement import placed
 from sparsem.store.readers.series import PICTURE_ENDINGS
 from sparsem.store.readers.source import Source, Stack
@@ -42,7 +43,7 @@ class TruthSettings(Settings):
     )
     slices: str | None = Field(
         None,
-        description="the slices that the ground truth labels: 3,10,17, or 'non-empty', or 'all' "
+        description="the slices that the ground truth labels: 3,10,17 or 10-20, or 'non-empty', or 'all' "
         "(slices without a label are background); not needed where file names carry the number, "
         "or every slice holds a label",
     )
@@ -145,7 +146,7 @@ def truth_of(
     """
     own = sample.volume("truth", name) if source is None else None
     where = str(own.directory if own else source)
-    found = open_source(where, settings.dataset, labels=True)
+    found = open_source(where, settings.dataset, labels=True, any_order=True)
     shapes = [*([sample.image("raw").shape] if sample.has_image else []), *([seen.shape] if seen is not None else [])]
     found = placed(found, shapes) if shapes else found
     planes: Any = own.kept() if own else found.stack  # a volume of ours reports chunks that are lost
@@ -213,7 +214,7 @@ def _extent(box: Box, shape: Sequence[int]) -> Box:
     return z, y, x
 
 
-def _labeled(found: Source, shape: Shape, extent: Box, chosen: str | None, numbering: Sequence[int], where: str) -> dict[int, int]:
+def _labeled(found: Source, shape: Shape, extent: Box, chosen: str | None, numbering: Sequence[Number], where: str) -> dict[int, int]:
     """Return the plane of every labeled slice.
 
     Raises:

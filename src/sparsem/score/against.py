@@ -19,10 +19,10 @@ from sparsem.contents import CONSTRAINED, result_of
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.numbering import parsed_slices
 from sparsem.regions import Overlaps, added, overlaps
 from sparsem.score.instances import dice_of_cells, instance_scores, without_small
 from sparsem.score.overlap import NO_OUTLINE, OutlineCount, Overlap, average_dice, outline_count, overlap, pooled
+from sparsem.slice_lists import parsed_slices
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
@@ -49,6 +49,13 @@ class ScoreSettings(TruthSettings):
     @classmethod
     def _as_one_text(cls, value: object) -> object:
         return ",".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
+
+    @field_validator("trained_slices")
+    @classmethod
+    def _is_a_list(cls, value: str | None) -> str | None:
+        if value not in (None, "none"):
+            parsed_slices(value)
+        return value
 
 
 @dataclass(frozen=True)

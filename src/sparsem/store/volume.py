@@ -68,7 +68,7 @@ class VolumeSpec:
     block_depth: int
     made_on: tuple[str, str] | None = None
     motions: Motion | None = field(default=None, compare=False)
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int | float, ...] = ()
     repeated: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
@@ -212,7 +212,7 @@ class Volume:
         return None if motions is None else np.array(motions, np.float64)
 
     @property
-    def numbers(self) -> tuple[int, ...]:
+    def numbers(self) -> tuple[int | float, ...]:
         """Of a raw image that was a series of files: the number in each file's name, in the order of the slices; else empty."""
         return tuple(self.attributes.get("sparsem", {}).get("numbers", ()))
 

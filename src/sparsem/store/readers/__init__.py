@@ -1,6 +1,5 @@
 """Readers: one file a format, each giving a lazy stack and what the file states of it (see ``source``)."""
 
-import glob
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from sparsem.store.readers.matlab import MATLAB_ENDINGS, open_matlab
 from sparsem.store.readers.missing import refuse_missing
 from sparsem.store.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.store.readers.nrrds import NRRD_ENDINGS, open_nrrd
+from sparsem.store.readers.patterns import files_of_pattern, is_pattern
 from sparsem.store.readers.series import PICTURE_ENDINGS, open_pictures, open_slices
 from sparsem.store.readers.source import MrcBytes, Pick, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, open_tiff
@@ -37,6 +37,7 @@ def open_source(
     time: int | None = None,
     labels: bool = False,
     *,
+    any_order: bool = False,
     mrc_bytes: MrcBytes | None = None,
     fill_missing: bool = False,
 ) -> Source:
@@ -48,16 +49,19 @@ def open_source(
         channel: of a stack with several.
         time: of a series of stacks.
         labels: the numbers are classes or objects; chunks that were never written are their background.
+        any_order: accept a series of files whose names do not give their order; ``order_error`` of the source says why.
         mrc_bytes: whether the bytes of an MRC file are signed; if not given, what its header states.
         fill_missing: chunks, pages and files that the stack lacks are taken as the fill value, and noted; else they are refused.
 
     Raises:
-        InputError: nothing there, a format that is not known, slices of unequal shape, a color image, no numbers, a damaged file,
-            missing parts.
+        InputError: nothing there, a format that is not known, slices of unequal shape, file names that give no order, a color image,
+            no numbers, a damaged file, missing parts.
     """
     found = _opened(source, Pick(dataset, channel, time, labels, mrc_bytes=mrc_bytes))
     if found.stack.dtype.kind not in "biuf":
         raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
+    if not any_order:
+        found.refuse_unordered()
     refuse_missing(found.missing, labels, fill_missing)
     return found
 
@@ -69,8 +73,8 @@ def open_montage(source: str | Path) -> Source:
         InputError: there are none, or they are not grey pictures of one type.
     """
     path = Path(source).absolute()
-    if any(mark in str(source) for mark in "*?[") and not path.exists():
-        return open_pictures([Path(name) for name in glob.glob(str(path))], f"the pattern {source}")  # noqa: PTH207
+    if is_pattern(source):
+        return open_pictures(files_of_pattern(source), f"the pattern {source}")
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     files = [path] if path.is_file() else list(path.iterdir())
@@ -79,16 +83,15 @@ def open_montage(source: str | Path) -> Source:
 
 def _opened(source: str | Path, pick: Pick) -> Source:
     path = Path(source).absolute()  # a worker on another machine has another working directory
-    if any(mark in str(source) for mark in "*?[") and not path.exists():
-        files = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207  # Path.glob takes no absolute pattern
-        return open_slices(files, f"the pattern {source}")
+    if is_pattern(source):
+        return open_slices(files_of_pattern(source), f"the pattern {source}", str(Path(source).parent))
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     if is_zarr(path):
         return open_zarr(path, pick)
     if path.is_dir():
         files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")]
-        return open_slices(files, f"the folder {source}")
+        return open_slices(files, f"the folder {source}", str(source).rstrip("/"))
     for endings, opener in OPENERS.items():
         if path.suffix.lower() in endings:
             return opener(path, pick)

@@ -13,7 +13,8 @@ from sparsem.errors import InputError
 from sparsem.store.readers.hdf5_files import Datasets, dataset_of, datasets_in, hdf5_file, require_filters, target_of
 from sparsem.store.readers.hdf5_parts import missing_parts
 from sparsem.store.readers.missing import Index
-from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, plain_axes, sentences
+from sparsem.store.readers.source import PLAIN_AXES, UNREADABLE, Pick, Source, layout, plain_axes, sentences
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
 
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
 
@@ -32,8 +33,9 @@ def open_hdf5(path: Path, pick: Pick) -> Source:
         index, shape = layout(_axes(node), node.shape, pick, name)
         missing = missing_parts(node, path, index, name)
         part = ", ".join(str(one) for one in (key, pick.channel, pick.time) if one is not None)
+        lengths, notes = _lengths(node), tuple(f"{one}." for one in found.dangling)
         stack = Hdf5Stack(path, key, index, shape, np.dtype(node.dtype))
-        return Source(stack, _voxel(node), (path,), part=part, missing=missing, notes=tuple(f"{one}." for one in found.dangling))
+        return Source(stack, axes_of(lengths), (path,), part=part, missing=missing, notes=notes, voxel_faults=faults_of(lengths))
     raise AssertionError  # the context raises or the block returns
 
 
@@ -64,14 +66,16 @@ def _only_stack(found: Datasets, path: Path) -> str:
     return found.keys[0]
 
 
-def _voxel(node: h5py.Dataset) -> Axes:
-    """From the attributes of ImageJ's HDF5 plugins and ilastik (element_size_um), or of CREMI (resolution, nm); both are z y x."""
-    for name, unit in (("element_size_um", NM["um"]), ("resolution", NM["nm"])):
+def _lengths(node: h5py.Dataset) -> dict[str, StatedLength]:
+    """Edges of a voxel by axis, from attributes that hold them as z y x.
+
+    ``element_size_um`` is that of ImageJ's HDF5 plugins and ilastik, ``resolution`` (nm) of CREMI.
+    """
+    for name, unit in (("element_size_um", "um"), ("resolution", "nm")):
         found = np.ravel(np.asarray(node.attrs[name], object)).tolist() if name in node.attrs else []
-        if len(found) == 3 and all(isinstance(one, int | float) and one > 0 for one in found):
-            z, y, x = (float(one) * unit for one in found)
-            return z, y, x
-    return None, None, None
+        if len(found) == 3:
+            return {axis: stated_length(edge, unit) for axis, edge in zip("zyx", found, strict=True)}
+    return {}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
 from sparsem.store.readers.missing import FULL_AXIS, Index, Missing
 
-NM = {"m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, "nm": 1.0, "å": 0.1, "angstrom": 0.1}
-NM |= {"meter": 1e9, "centimeter": 1e7, "millimeter": 1e6, "micrometer": 1e3, "nanometer": 1.0, "\\u00b5m": 1e3}
 # What the libraries raise at files that are damaged.
 UNREADABLE = (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, struct.error, NotImplementedError)
 
@@ -89,6 +87,10 @@ class Source:
         names: of labels: what the numbers mean, as the file says.
         part: what was picked of the file, for fingerprints.
         sizes: of pictures that are no stack, (y, x) of each.
+        order_error: why the names of a series of files do not give their order; empty if they do.
+        order_note: what was understood of the names of files and may be wrong.
+        voxel_faults: lengths that the format states and that cannot be, in words.
+        name: of the source, where that of its first file says little.
         missing: parts that the files lack, see ``missing``.
         notes: sentences about how the file was read, where another reading is possible.
         placement: where a cropped segmentation lies in its image.
@@ -97,28 +99,46 @@ class Source:
     stack: Stack
     voxel_nm: Axes
     files: tuple[Path, ...]
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int | float, ...] = ()
     repeated: tuple[int, ...] = ()
     names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     part: str = ""
     sizes: tuple[tuple[int, int], ...] = ()
+    order_error: str = ""
+    order_note: str = ""
+    voxel_faults: tuple[str, ...] = ()
+    name: str = ""
     missing: tuple[Missing, ...] = ()
     notes: tuple[str, ...] = ()
     placement: Placement | None = None
 
-    def voxel_size(self, given: Sequence[float] | None = None) -> VoxelSize:
-        """The voxel size: ``given`` if any, else the file's.
+    def refuse_unordered(self) -> None:
+        """Refuse a series of files whose names do not give their order.
 
         Raises:
-            InputError: the file does not state all three lengths and none were given.
+            InputError: two files are named, and what to do.
+        """
+        if self.order_error:
+            raise InputError(self.order_error)
+
+    def voxel_size(self, given: Sequence[float] | None = None) -> VoxelSize:
+        """Return the voxel size: ``given`` if any, else the file's.
+
+        Raises:
+            InputError: the file does not state all three lengths, or states some that cannot be,
+                and none were given.
         """
         if given is not None:
             return VoxelSize.of(given)
         z, y, x = self.voxel_nm
         if z is None or y is None or x is None:
             found = ", ".join(f"{axis} = {value:g} nm" for axis, value in zip("zyx", self.voxel_nm, strict=True) if value)
+            name = self.name or self.files[0].name
+            asked = "give the voxel size in nm as --voxel-nm Z Y X, for instance --voxel-nm 8 4 4."
+            if self.voxel_faults:
+                raise InputError(f"{name}: {'; '.join(self.voxel_faults)}; {asked}")
             raise InputError(
-                f"{self.files[0].name} does not state its voxel size{f' completely (only {found})' if found else ''}; "
+                f"{name} does not state its voxel size{f' completely (only {found})' if found else ''}; "
                 "give it in nm as --voxel-nm Z Y X, for instance --voxel-nm 8 4 4."
             )
         return VoxelSize.of((z, y, x))

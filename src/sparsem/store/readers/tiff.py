@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import unescape
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.store.readers.missing import Index
-from sparsem.store.readers.source import NM, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.source import UNREADABLE, Pick, Source, layout, sentences
 from sparsem.store.readers.tiff_parts import missing_pages
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
 
 METADATA_FILE = re.compile(r'BinaryOnly[^>]*MetadataFile="([^"]+)"')  # that describes a set of OME-TIFF files
 PIXELS = re.compile(r"<(?:\w+:)?Pixels[^>]*>")
@@ -36,11 +37,11 @@ def open_tiff(path: Path, pick: Pick) -> Source:
         series = tiff.series[number]
         index, shape = layout(series.axes, series.shape, pick, path.name)
         refuse_inverted(tiff.pages.first, path)
-        missing = missing_pages(series, path, index)
+        missing, lengths = missing_pages(series, path, index), _lengths_of_series(tiff, number)
         stack = TiffStack(path, shape, np.dtype(series.dtype), index, number)
         image = "" if pick.dataset is None else f"image {number}"
         part = ", ".join(filter(None, (image, pick.part)))
-        return Source(stack, _voxel_of_series(tiff, number), (path,), part=part, missing=missing)
+        return Source(stack, axes_of(lengths), (path,), part=part, missing=missing, voxel_faults=faults_of(lengths))
     raise AssertionError  # the context raises or the block returns
 
 
@@ -147,46 +148,54 @@ def _refuse_fewer_slices(tiff: tifffile.TiffFile, path: Path) -> None:
         raise InputError(f"{path.name} says that it has {stated} slices, but holds {found}; is it complete?")
 
 
-def _voxel_of_series(tiff: tifffile.TiffFile, number: int) -> Axes:
-    """The voxel size of an image; what a file states is that of its first one, unless OME states the same of all."""
+def _lengths_of_series(tiff: tifffile.TiffFile, number: int) -> dict[str, StatedLength]:
+    """Return the edges of a voxel of an image: a file states those of its first one, unless OME states the same of all."""
     if number == 0:
-        return tiff_voxel(tiff)
-    lengths = {tuple(SIZE_OF_VOXEL.findall(pixels)) for pixels in PIXELS.findall(tiff.ome_metadata or "")} if tiff.is_ome else set()
-    return tiff_voxel(tiff) if len(lengths) == 1 else (None, None, None)
+        return tiff_lengths(tiff)
+    stated = {tuple(SIZE_OF_VOXEL.findall(pixels)) for pixels in PIXELS.findall(tiff.ome_metadata or "")} if tiff.is_ome else set()
+    return tiff_lengths(tiff) if len(stated) == 1 else {}
 
 
-def tiff_voxel(tiff: tifffile.TiffFile) -> Axes:
-    """The voxel size that a TIFF states, in OME, ImageJ's or FEI's words."""
+def tiff_lengths(tiff: tifffile.TiffFile) -> dict[str, StatedLength]:
+    """Return the edges of a voxel by axis that a TIFF states, in the words of OME, ImageJ or FEI."""
     if tiff.is_ome and tiff.ome_metadata:
-        return _ome_voxel(tiff.ome_metadata)
-    tags = tiff.pages.first.tags
-    imagej: Mapping[str, Any] = tiff.imagej_metadata or {}
-    unit = NM.get(str(imagej.get("unit", "")).lower())
-    if unit is not None:
-        spacing = imagej.get("spacing")
-        z = float(spacing) * unit if spacing else None
-        return z, _length_of(tags.get("YResolution"), unit), _length_of(tags.get("XResolution"), unit)
+        return _ome_lengths(tiff.ome_metadata)
+    imagej: dict[str, Any] = tiff.imagej_metadata or {}
+    if imagej.get("unit") is not None:
+        return _imagej_lengths(imagej, tiff.pages.first.tags)
     if tiff.is_fei and tiff.fei_metadata:
-        scan = tiff.fei_metadata.get("Scan", {})  # Thermo Fisher / FEI dual beams; metres
-        y, x = (float(scan[key]) * 1e9 if scan.get(key) else None for key in ("PixelHeight", "PixelWidth"))
-        return None, y, x
-    return None, None, None  # a resolution tag alone is mostly the 72 or 96 dots per inch of some program
+        scan = tiff.fei_metadata.get("Scan", {})  # Thermo Fisher / FEI dual beams; meters
+        edges = {"y": scan.get("PixelHeight"), "x": scan.get("PixelWidth")}
+        return {axis: stated_length(edge, "m") for axis, edge in edges.items()}
+    return {}  # a resolution tag alone is mostly the 72 or 96 dots per inch of some program
 
 
-def _length_of(tag: Any, unit_nm: float) -> float | None:
-    """Pixel edge in nm from a TIFF resolution tag (pixels per unit as a fraction)."""
-    if tag is None or not tag.value[0]:
-        return None
+def _imagej_lengths(imagej: dict[str, Any], tags: Any) -> dict[str, StatedLength]:
+    """ImageJ states units of y and z where they differ from that of x."""
+    unit = imagej["unit"]
+    y_unit, z_unit = imagej.get("yunit", unit), imagej.get("zunit", unit)
+    return {
+        "z": stated_length(imagej.get("spacing"), z_unit),
+        "y": _length_of(tags.get("YResolution"), y_unit),
+        "x": _length_of(tags.get("XResolution"), unit),
+    }
+
+
+def _length_of(tag: Any, unit: Any) -> StatedLength:
+    """Edge of a pixel from a TIFF resolution tag: pixels per unit, as a fraction."""
+    if tag is None:
+        return StatedLength()
     pixels, units = tag.value
-    return float(units / pixels * unit_nm)
+    edge = units / pixels if pixels else 0.0
+    return stated_length(edge, unit, f"{pixels}/{units} pixels per {unit}")
 
 
-def _ome_voxel(xml: str) -> Axes:
-    pixels = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
-    pixels = (pixels[0] if isinstance(pixels, list) else pixels).get("Pixels", {})
-
-    def length(axis: str) -> float | None:
-        value, unit = pixels.get(f"PhysicalSize{axis}"), NM.get(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")).lower())
-        return float(value) * unit if value is not None and unit is not None else None
-
-    return length("Z"), length("Y"), length("X")
+def _ome_lengths(xml: str) -> dict[str, StatedLength]:
+    """PhysicalSizeX, Y and Z of the first image; their unit is µm if none is stated."""
+    image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
+    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    lengths = {}
+    for axis in "zyx":
+        key = f"PhysicalSize{axis.upper()}"
+        lengths[axis] = stated_length(pixels.get(key), pixels.get(f"{key}Unit", "µm"))
+    return lengths
