@@ -23,14 +23,15 @@ from sparsem.drawings import Drawing, kept_slice, origins_of, read_drawing, repo
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import axes_hint, z_blocks
-from sparsem.ingest import ImportSettings, opened
+from sparsem.ingest import ImportSettings, opened, tell_reading, voxel_of
 from sparsem.label_numbers import Labels
 from sparsem.label_volumes import keep_table, labels_block, reading_of
-from sparsem.numbering import slices_of
+from sparsem.numbering import numbering_of, slices_of
 from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import Stage
 from sparsem.store.readers import open_source
+from sparsem.store.readers.placement import placed
 from sparsem.store.readers.source import MinIsWhite, Source
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
@@ -41,9 +42,13 @@ ORIGINS: dict[str, Origin] = {"manual": "manual", "corrected-prediction": "corre
 class AnnotationSettings(Settings):
     """How a file of labels is to be understood."""
 
-    dataset: str | None = Field(None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file")
+    dataset: str | None = Field(
+        None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several"
+    )
     slices: str | None = Field(
-        None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
+        None,
+        description="labeled slices: 0,13,26 or 10-20, 'all', or 'non-empty' (those that hold a "
+        "label); not needed where file names carry the number",
     )
     first_number: int | None = Field(
         None,
@@ -131,12 +136,13 @@ def import_annotation(
         ResumeError: other labels of that name are there, and ``overwrite`` is not set.
     """
     restore_annotation(sample, name)
-    found = open_source(source, settings.dataset, labels=True, min_is_white=settings.min_is_white)
+    found = open_source(source, settings.dataset, labels=True, any_order=True, min_is_white=settings.min_is_white)
     settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
+    found = placed(found, _shapes(sample, settings.image or (adding["image"] if adding else None)))
     image = settings.image or (adding["image"] if adding else _drawn_on(sample, found.stack.shape[1:]) or sample.newest_image)
-    z, planes = slices_of(found, sample.image(image).shape, settings.slices, _numbering(sample, settings.first_number), str(source))
+    z, planes = slices_of(found, sample.image(image).shape, settings.slices, numbering_of(sample, settings.first_number), str(source))
     if adding:
         _refuse_other_meaning(sample, name, adding, settings, image)
     meaning = _meaning_of(adding) if adding else _meaning(settings)
@@ -166,10 +172,10 @@ def _write(sample: Sample, name: str, drawing: Drawing, overwrite: bool, origin:
     write_annotation(sample, name, drawing.z, slices, classes, ignore, drawing.image, overwrite, background, (), numbers, origin)
 
 
-def _numbering(sample: Sample, first: int | None) -> Sequence[int]:
-    """The number that stands for each slice in the names of masks: that of the stack's own files, or counted from ``first``."""
-    raw = sample.image("raw")
-    return raw.numbers if raw.numbers and first is None else range(first or 0, (first or 0) + raw.shape[0])
+def _shapes(sample: Sample, image: str | None = None) -> list[tuple[int, int, int]]:
+    """(z, y, x) of the images that a segmentation may have been drawn on: the one that was named, or the raw image before others."""
+    names = [image] if image else sample.images
+    return [(sample.image("raw") if name == "raw" else sample.volume("images", name)).shape for name in names]
 
 
 def _drawn_on(sample: Sample, size: Sequence[int]) -> str | None:
@@ -274,6 +280,7 @@ def import_labels(
     checked_name(name)
     found = opened(source, settings, labels=True)
     sample = Sample.create(path)
+    found = placed(found, _shapes(sample) if sample.has_image else [])
     z, y, x = found.stack.shape
     drawn_on = _drawn_on(sample, (z, y, x)) if sample.has_image else None
     if sample.has_image and drawn_on is None:
@@ -282,15 +289,18 @@ def import_labels(
         raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {shape}{hint}.")
     image = sample.image(drawn_on) if drawn_on else None
     made_on = (drawn_on, image.fingerprint) if image and drawn_on and drawn_on != "raw" else None
-    voxel = image.voxel_size if image else found.voxel_size(settings.voxel_nm)
+    voxel = image.voxel_size if image else voxel_of(found, settings, str(source), on.quiet)
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
+    tell_reading(found, settings, on.quiet)
     reading = reading_of(found, blocks, settings, on.quiet)
     kind = np.uint8 if reading.is_mask else np.uint32
     output = volume_spec(f"labels/{name}", (z, y, x), kind, Kind.LABELS, voxel, depth, made_on)
     needs = Needs(depth * y * x * (found.stack.dtype.itemsize + 14) + y * x * 32, output.nbytes // 8, "a smaller --block-depth needs less")
     inputs = {"source": found.identity(), "files": found.title, "reading": str(reading)}
     inputs |= {"image": made_on[1]} if made_on else {}
+    if settings.missing == "fill" and found.missing:
+        inputs["filled"] = "; ".join(one.note for one in found.missing)
     with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
         stage.map(labels_block, blocks, found.stack, output.path, reading)
     keep_table(sample, f"label_ids_{name}", reading.renumbering)
