@@ -238,6 +238,7 @@ def test_every_architecture_trains_at_small_odd_widths() -> None:
 def test_the_shortcut_of_a_residual_block_is_a_strided_convolution(stride: int) -> None:
     block, image = ResidualBlock(3, 5, stride).eval(), torch.randn(2, 3, 9, 12)
     convolution, norm = block.shortcut
+    assert isinstance(convolution, nn.Conv2d)
     strided = nn.functional.conv2d(image, convolution.weight, convolution.bias, stride)
     torch.testing.assert_close(block(image) - block.residual(image), norm(strided))
 
