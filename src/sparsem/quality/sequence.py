@@ -17,6 +17,7 @@ from sparsem.prepare.registration import Detail, detail, register, shrunk
 WORKING_MPX = 0.5  # slices are compared at this size: a lost slice shows in coarse detail as well, and noise less
 CELLS = 32  # parts of the longer edge in which charge is looked for
 LEAST_LIKENESS, LEAST_FALL = 0.3, 0.02  # of neighbours, and of its logarithm with a slice more: below, likeness tells no distance
+POWER = 1.5  # of the distance, by which the logarithm of similarity falls
 ALL_APART = 8.0  # slices: farther apart than this nothing is alike, and no distance is told
 
 Values = NDArray[np.float64]
@@ -79,9 +80,10 @@ def charging(cells: NDArray[np.float32], around: Sequence[NDArray[np.float32]]) 
 
 
 def spacing(next_likeness: Values, second_likeness: Values, window: int) -> Values:
-    """(n,) distance of every slice from the one before, in slices; NaN where the likeness tells none.
+    """Return (n,) the distance of every slice from the one before, in slices; NaN where their similarity shows none.
 
-    Likeness is taken to fall as (1 - loss) q^d with the distance d; ``loss``, by noise, and ``q`` follow from running medians.
+    Similarity falls as (1 - loss) exp(-c d^1.5) with the distance d, on open stacks up to eight slices (measured); ``loss``, by noise,
+    and ``c`` follow from running medians.
 
     Args:
         next_likeness: (n,) of each slice and the one before it; the first entry counts for nothing.
@@ -91,6 +93,7 @@ def spacing(next_likeness: Values, second_likeness: Values, window: int) -> Valu
     near, far = (running_median(values[:, None], window)[:, 0] for values in (next_likeness, second_likeness))
     fall = np.log(np.maximum(near, 1e-6) / np.maximum(far, 1e-6))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = 1 + np.log(near / np.maximum(next_likeness, 1e-6)) / fall
+        c = fall / (2**POWER - 1)
+        found = np.maximum(1 + np.log(near / np.maximum(next_likeness, 1e-6)) / c, 0) ** (1 / POWER)
     found[(fall < LEAST_FALL) | ~(near > LEAST_LIKENESS)] = np.nan
     return np.clip(found, 0, ALL_APART)

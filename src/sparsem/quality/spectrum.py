@@ -5,6 +5,7 @@ mean over tiles under a Hann window (Welch 1967), so that memory does not grow w
 beside it: the step of the autocorrelation at its centre (Thong, Sim & Phang 2001).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,10 +24,12 @@ UNSEEN = 0.02  # part of a tile that may be black, which is what no microscope h
 LEAST_SNR = 1e-4  # of variances: -40 dB stand for no signal
 FINE, MIDDLE = (0.06, 0.2), (0.015, 0.06)  # bands of frequency, cycles per pixel, whose amplitudes make up the sharpness
 FINEST = 0.4  # cycles per pixel along both axes: a beam leaves noise there alone
-STRIPES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)  # cycles per pixel: octaves in which stripes are looked for
+STRIPES = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # cycles per pixel: octaves in which stripes are measured
+SCORED = slice(1, 5)  # octaves by which stripes are found: in the coarsest tissue has a direction too, in the finest little is left
+STILL_NEAR = 1024  # over the edge of a tile: degrees up to which tissue has the same direction; small tiles resolve directions less
 OUTSTANDING = 2.0  # times the scatter of other directions that the stripes of an octave stand out
 CORRELATED = 2.5  # neighbouring frequencies that tell one thing, on a line under a Hann window
-BESIDE = (3, 9)  # degrees: stripes stand out against directions so far off
+NEAREST, REACH = 3, 7  # degrees: stripes stand out against directions from the nearest on, over so many degrees on either side
 LINE = 1.5  # half the width, in steps of frequency, of the line that the stripes of one direction fill under a Hann window
 
 Spectrum = NDArray[np.float64]
@@ -186,31 +189,65 @@ def sharpness(spectrum: SliceSpectrum) -> float:
 
 
 def stripes_by_direction(spectrum: SliceSpectrum) -> Stripes:
-    """Stripes that run along each of 180 directions.
+    """Return the stripes that run along each of 180 directions.
 
-    Stripes fill a line through the middle of the plane, across themselves. In every octave of frequency, what lies on that line is held
-    against lines some degrees off: tissue fills many of them.
+    Stripes fill a line through the middle of the plane, across themselves. In every octave of frequency, the power on that line is
+    compared with that on lines some degrees off: tissue fills many of them. Stripes are found by lines that are near, since tissue has a
+    direction too, and measured by lines that share nothing with theirs.
     """
-    on_line, background, scatter = _lines(spectrum)
-    excess = on_line - background
+    sums, entries = _lines(spectrum)
+    still_near = max(NEAREST, STILL_NEAR // spectrum.edge)
+    near = [_directions(min(_degrees_apart(low * spectrum.edge), still_near)) for low in STRIPES[:-1]]
+    apart = [_directions(_degrees_apart(low * spectrum.edge)) for low in STRIPES[:-1]]
+    excess, scatter = _excess(sums, entries, near, spectrum.tiles)
+    by_octave = (excess / np.maximum(scatter, 1e-30))[SCORED]
+    octaves = max(1, int(np.count_nonzero(entries[SCORED].any(axis=1))))
+    scores = by_octave.sum(axis=0) / np.sqrt(octaves)
+    excess, scatter = _excess(sums, entries, apart, spectrum.tiles)
     variance = np.where(excess > OUTSTANDING * scatter, excess, 0.0).sum(axis=0)
-    scores = (excess / np.maximum(scatter, 1e-30)).sum(axis=0) / np.sqrt(len(excess))
     across = np.roll(np.stack([variance, scores]), 90, axis=1)  # stripes run across the direction in which they change
     return Stripes(across[0], across[1])
 
 
-def _lines(spectrum: SliceSpectrum) -> tuple[Spectrum, Spectrum, Spectrum]:
-    """(octaves, 180) variance on the line of each direction from -90 degrees on, that to be expected there, and its scatter."""
-    steps, octaves = np.arange(-90, 90), len(STRIPES) - 1
+def _excess(sums: Spectrum, entries: Spectrum, turns: Sequence[Sequence[int]], tiles: int) -> tuple[Spectrum, Spectrum]:
+    """Return (octaves, 180) by how much the lines of a direction hold more than other lines, and how much these scatter.
+
+    Args:
+        sums: (octaves, 180) power on the line of each direction.
+        entries: (octaves, 180) frequencies on each line.
+        turns: for each octave, by how many degrees the other lines are off.
+        tiles: over which the power is a mean.
+    """
+    count = np.maximum(entries, 1)
+    mean = sums / count
+    middle, scatter = np.empty_like(mean), np.empty_like(mean)
+    for octave, shifts in enumerate(turns):
+        others = np.stack([np.roll(mean[octave], shift) for shift in shifts])
+        middle[octave] = np.median(others, axis=0)
+        scatter[octave] = 1.4826 * np.median(np.abs(others - middle[octave]), axis=0)
+    of_means = middle * np.sqrt(CORRELATED / (count * tiles))  # of exponentially distributed powers
+    return sums - middle * entries, np.maximum(scatter, of_means) * entries
+
+
+def _lines(spectrum: SliceSpectrum) -> tuple[Spectrum, Spectrum]:
+    """Return (octaves, 180) the power on the line of each direction from -90 degrees on, and the number of its frequencies."""
+    octaves = len(STRIPES) - 1
     power, place, octave, entries = _line_entries(spectrum.edge)
     count = _frequencies(spectrum.edge)[2]
     values = (spectrum.power * count).ravel()[power]
-    sums = np.bincount(octave * len(steps) + place, values, octaves * len(steps)).reshape(octaves, -1)
-    near = np.stack([np.roll(sums / entries, shift, axis=1) for shift in range(-BESIDE[1], BESIDE[1] + 1) if abs(shift) >= BESIDE[0]])
-    middle = np.median(near, axis=0)
-    scatter = middle * np.sqrt(CORRELATED / (entries * spectrum.tiles))  # of the mean of so many exponentially distributed powers
-    scatter = np.maximum(scatter, 1.4826 * np.median(np.abs(near - middle), axis=0))
-    return sums.astype(np.float64), middle * entries, scatter * entries
+    sums = np.bincount(octave * 180 + place, values, octaves * 180).reshape(octaves, -1)
+    return sums.astype(np.float64), entries.astype(np.float64)
+
+
+def _directions(first: int) -> list[int]:
+    """Return by how many degrees directions are off that are compared with one, from ``first`` on, on either side."""
+    return [side * (first + turn) for side in (-1, 1) for turn in range(REACH)]
+
+
+def _degrees_apart(steps: float) -> int:
+    """Return by how many degrees a line is off that shares no frequency with another, so many steps from the middle of the plane."""
+    apart = np.rad2deg(np.arcsin(min(1.0, 2 * LINE / max(steps, 1e-6))))
+    return min(max(NEAREST, int(np.ceil(apart))), 90 - REACH)
 
 
 @lru_cache(maxsize=4)
@@ -219,7 +256,7 @@ def _line_entries(edge: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
     fy, fx, _ = _frequencies(edge)
     radius = np.hypot(fy, fx).ravel()
     octave = np.searchsorted(STRIPES, radius, side="right") - 1
-    inside = (octave >= 0) & (octave < len(STRIPES) - 1)
+    inside = (octave >= 0) & (octave < len(STRIPES) - 1) & (radius * edge > 2 * LINE)  # nearer to the middle all lines are one
     found = []
     for number, angle in enumerate(np.deg2rad(np.arange(-90, 90))):
         beside = np.abs(fy * np.cos(angle) - fx * np.sin(angle)).ravel() * edge <= LINE

@@ -25,7 +25,8 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
 REACH = 2  # slices on either side that a slice is held against
-CLEAR = 3.0  # median score from which a direction of stripes is one
+CLEAR = 3.0  # median score of all slices from which a direction of stripes is one
+CLEAR_ALONE = 6.0  # score of a slice by itself; clean slices of open stacks reach 4.5
 
 
 class QualitySettings(Settings):
@@ -143,13 +144,33 @@ def _whole(rows: list[dict[str, Any]], image: Volume, name: str) -> Quality:
     """What all slices say together."""
     stripes = [np.array([row.pop(key) for row in rows], np.float64) for key in ("stripe_variance", "stripe_score")]
     columns = {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
-    direction = int(np.median(stripes[1], axis=0).argmax())
-    clear = float(np.median(stripes[1], axis=0)[direction]) >= CLEAR
-    columns["stripes"] = np.sqrt(stripes[0][:, direction]) if clear else np.zeros(len(rows))
+    columns["stripes"], degrees = _stripes_of(*stripes)
     columns["spacing"] = spacing(columns["likeness"], columns["second_likeness"], WINDOW)
     columns["shift_part"] = np.hypot(columns["shift_y_px"] / image.shape[1], columns["shift_x_px"] / image.shape[2])
     verdicts = judged(columns)
-    return Quality(name, columns, tuple(verdicts), stack_light(verdicts), direction - 90.0 if clear else float("nan"))
+    return Quality(name, columns, tuple(verdicts), stack_light(verdicts), degrees)
+
+
+def _stripes_of(variance: NDArray[np.float64], scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return (n,) how strong stripes are in every slice, and their direction in degrees; zeros and NaN where there are none.
+
+    Stripes in most slices show in the median, and are then measured everywhere; else slices count in which they are clear by themselves.
+
+    Args:
+        variance: (n, 180) of stripes along each direction.
+        scores: (n, 180) by how many standard deviations they stand out.
+    """
+    common = np.median(scores, axis=0)
+    if common.max() >= CLEAR:
+        direction, chosen = int(common.argmax()), np.ones(len(scores), bool)
+    else:
+        alone = scores.max(axis=1) >= CLEAR_ALONE
+        if not alone.any():
+            return np.zeros(len(scores)), float("nan")
+        direction = int(scores[alone].sum(axis=0).argmax())
+        near = [(direction + turn) % 180 for turn in (-1, 0, 1)]
+        chosen = scores[:, near].max(axis=1) >= CLEAR_ALONE
+    return np.where(chosen, np.sqrt(variance[:, direction]), 0.0), direction - 90.0
 
 
 def _table(found: Quality, image: Volume) -> pa.Table:

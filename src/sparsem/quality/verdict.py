@@ -16,6 +16,7 @@ from sparsem.prepare.equalize import running_median
 WINDOW = 25  # slices of the running medians that a slice is held against
 SAME, LOST = 0.5, 1.7  # distance from the slice before, in slices: less is a repeated one, more a lost one
 APART = 2.6  # more than one is lost for certain
+SATURATED = 0.33  # part of the usual similarity below which slices are similar by chance, and a distance is the least that it may be
 THE_SAME = 0.99  # likeness from which a slice is the one before, however alike neighbours are; at 5 nm these reach 0.95
 WORSE = 1.05  # times the usual resolution
 UNLIKE = 0.5  # part of the usual likeness below which a slice is like none of its neighbours
@@ -132,9 +133,11 @@ def judged(columns: Mapping[str, Values]) -> list[Verdict]:
     for z in np.flatnonzero(same):
         told[z].append((Light.RED, "repeats the slice before"))
     near_alone = alone | np.roll(alone, 1) | same
+    with np.errstate(invalid="ignore"):
+        is_saturated = columns["likeness"] < SATURATED * usual(columns["likeness"])
     for place, distance in enumerate(columns["spacing"]):
         if not near_alone[place]:
-            told[place].extend(_of_distance(float(distance)))
+            told[place].extend(_of_distance(float(distance), bool(is_saturated[place])))
     empty = np.isnan(columns["brightness"])
     flat = (columns["contrast"] == 0) & (columns["noise"] == 0)
     nothing = {int(z): ("black",) if empty[z] else ("one grey level everywhere",) for z in np.flatnonzero(empty | flat)}
@@ -153,11 +156,12 @@ def _verdict(told: Sequence[tuple[Light, str]]) -> Verdict:
     return Verdict(light, tuple(remark for _, remark in told))
 
 
-def _of_distance(distance: float) -> list[tuple[Light, str]]:
+def _of_distance(distance: float, is_saturated: bool) -> list[tuple[Light, str]]:
     if distance < SAME:
         return [(Light.RED, "repeats the slice before")]
     if distance >= APART:
-        return [(Light.RED, f"about {round(distance) - 1} slices lost before it")]
+        bound = "at least" if is_saturated else "about"
+        return [(Light.RED, f"{bound} {round(distance) - 1} slices lost before it")]
     return [(Light.AMBER, "a slice lost before it")] if distance >= LOST else []
 
 
