@@ -242,8 +242,8 @@ def grids(sample: Sample) -> list[dict[str, Any]]:
         cells(sample, CellsSettings(grid=grid, out=f"grid-{grid}"), Execution())
         seconds = time.perf_counter() - started
         track(sample, TrackSettings(cells=f"grid-{grid}"), Execution())
-        scoring = ScoreSettings(instances=True, least_voxels=5000, annotation="cells")
-        numbers = score(sample, f"grid-{grid}", sample.volume("truth", "cells").directory, scoring).of_cells(only_unseen=True)
+        scoring = ScoreSettings(instances=True, least_voxels=5000, slices="all")
+        numbers = score(sample, f"grid-{grid}", sample.volume("truth", "cells").directory, scoring).of_cells("unseen")
         right = islands_right(sample, f"grid-{grid}")
         print(f"grid {grid}: {seconds:.0f} s")
         rows.append({"stack": "phantom", "way": f"arrival, grid {grid}", **rounded(numbers), **rounded(right)})

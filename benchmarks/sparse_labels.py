@@ -45,7 +45,7 @@ def measure(data: Path, which: str, labelled: int, training: TrainSettings, pred
         trained = time.monotonic()
         predict(sample, Path(folder) / "m.safetensors", prediction, Execution())
         predicted = time.monotonic()
-        unseen = score(sample, NAME, data / labels).summary(only_unseen=True)
+        unseen = score(sample, NAME, data / labels).summary("unseen")
     return {
         "stack": which,
         "labelled": labelled,

@@ -135,9 +135,9 @@ def test_annotations_move_along_and_score_finds_its_truth(aligned: tuple[Sample,
     moved_truth = stack[0:14]
     put_on(sample, "labels/cells", moved_truth)
     scores = score(sample, "cells", None, ScoreSettings())
-    assert scores.summary(only_unseen=False)["dice_3d"] == 1
+    assert scores.summary()["dice_3d"] == 1
     write_tiff(sample.volume("truth", "cells"), tmp_path / "truth.tif")
-    assert score(sample, "cells", tmp_path / "truth.tif").summary(only_unseen=False)["dice_3d"] == 1
+    assert score(sample, "cells", tmp_path / "truth.tif").summary()["dice_3d"] == 1
 
 
 def put_on(sample: Sample, path: str, made: NDArray[Any]) -> None:

@@ -18,6 +18,7 @@ from sparsem.score.against import Scores
 from sparsem.score.overlap import Overlap, average_dice, dice_of_sums, overlap, pooled
 from sparsem.settings import Settings, differences, parse
 from sparsem.store.pyramid import coarser, coarser_mean, coarser_mode
+from sparsem.store.slice_use import SliceUse
 from tests.conftest import drawn
 
 
@@ -135,29 +136,35 @@ def test_dice_precision_recall_by_hand() -> None:
     predicted = drawn("11..", "11..") > 0
     true = drawn(".11.", ".11.") > 0
     found = overlap(predicted, true)
-    assert found == Overlap(both=2, predicted=4, true=4)
+    assert found == Overlap(both=2, predicted=4, true=4, known=8)
     assert (found.dice, found.precision, found.recall) == (0.5, 0.5, 0.5)
     assert dice_of_sums(2, 4, 4) == pytest.approx(5 / 9)
 
 
 def test_unknown_pixels_count_nowhere() -> None:
     predicted, true = drawn("1111") > 0, drawn("11..") > 0
-    assert overlap(predicted, true, known=drawn("111.") > 0) == Overlap(2, 3, 2)
+    assert overlap(predicted, true, known=drawn("111.") > 0) == Overlap(2, 3, 2, 3)
 
 
 def test_false_positives_in_empty_slices_are_only_hidden_by_name() -> None:
-    slices = [Overlap(10, 10, 10), Overlap(0, 9, 0), Overlap(0, 0, 0)]
+    slices = [Overlap(10, 10, 10, 50), Overlap(0, 9, 0, 50), Overlap(0, 0, 0, 50)]
     assert average_dice(slices) == pytest.approx((1 + 0.1 + 1) / 3)
     assert average_dice(slices, skip_empty_truth=True) == 1
     assert pooled(slices).dice == pytest.approx(20 / 29)
     assert math.isnan(average_dice([], skip_empty_truth=True))
 
 
+def test_a_slice_of_which_nothing_is_known_is_in_no_average() -> None:
+    nothing_known = Overlap(0, 0, 0, 0)
+    assert average_dice([Overlap(5, 9, 9, 40), nothing_known, nothing_known]) == pytest.approx(11 / 19)
+    assert math.isnan(average_dice([nothing_known]))
+
+
 def test_a_score_of_nothing_is_not_perfect() -> None:
-    assert all(math.isnan(value) for value in (Overlap(0, 0, 0).dice, Overlap(0, 0, 5).precision, Overlap(0, 5, 0).recall))
-    everything_seen = Scores((Overlap(3, 4, 5),), seen=(0,))
-    assert everything_seen.summary(only_unseen=True)["dice_3d"] is None
-    assert everything_seen.summary(only_unseen=False)["dice_3d"] == pytest.approx(6 / 9)
+    assert all(math.isnan(value) for value in (Overlap(0, 0, 0, 9).dice, Overlap(0, 0, 5, 9).precision, Overlap(0, 5, 0, 9).recall))
+    everything_seen = Scores((Overlap(3, 4, 5, 9),), SliceUse((0,)))
+    assert everything_seen.summary("unseen")["dice_3d"] is None
+    assert everything_seen.summary()["dice_3d"] == pytest.approx(6 / 9)
 
 
 def test_masks_of_unequal_shape_are_refused() -> None:

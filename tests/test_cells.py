@@ -27,7 +27,7 @@ from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.phantom import phantom
 from sparsem.regions import overlaps
 from sparsem.score.against import ScoreSettings, score
-from sparsem.score.instances import dice_of_cells
+from sparsem.score.instances import dice_of_cells, without_small
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage, finished
 from sparsem.store.sample import Sample
@@ -90,7 +90,8 @@ def both(sample: Sample, way: Way = "arrival", on: Execution = QUIET, **more: An
 def mean_dice(sample: Sample, found: Labels, least: int = 500) -> float:
     truth = sample.volume("truth", "cells").read(slice(None))
     unseen = [z for z in range(len(truth)) if z not in LABELLED]
-    return float(np.mean(list(dice_of_cells(overlaps(found[unseen], truth[unseen]), least).values())))
+    (table,) = without_small([overlaps(found[unseen], truth[unseen])], least)
+    return float(np.mean(list(dice_of_cells(table).values())))
 
 
 def test_every_way_separates_and_the_papers_order_appears(own: Sample) -> None:
@@ -225,12 +226,12 @@ def test_the_experiment_prints_all_ways(own: Sample) -> None:
 def test_scores_of_cells_are_those_of_the_arrays(own: Sample) -> None:
     found = both(own)
     scores = score(own, "cells", settings=ScoreSettings(instances=True, least_voxels=500))
-    assert scores.of_cells(only_unseen=True)["dice_cells"] == pytest.approx(mean_dice(own, found))
-    assert scores.of_cells(only_unseen=False)["dice_cells"] > mean_dice(own, found)  # type: ignore[operator]
+    assert scores.of_cells("unseen")["dice_cells"] == pytest.approx(mean_dice(own, found))
+    assert scores.of_cells()["dice_cells"] > mean_dice(own, found)  # type: ignore[operator]
     table = own.read_table("dice_cells").to_pydict()
     truth = own.volume("truth", "cells").read(slice(None))
     assert table["voxels"] == [int((truth == cell).sum()) for cell in table["cell"]]
-    assert score(own, "cells").of_cells(only_unseen=True) == {}
+    assert score(own, "cells").of_cells("unseen") == {}
 
 
 # Drawn stacks: slices side by side. 1 to 9 are cells; what is not drawn is labelled by nobody.
@@ -414,9 +415,9 @@ def test_labelled_slices_of_a_result_are_those_of_the_annotation_that_it_was_mad
     cells(own, CellsSettings(out="neurons"))
     track(own, TrackSettings(cells="neurons"))
     truth = own.volume("truth", "cells").directory
-    assert score(own, "neurons", truth).seen == LABELLED
+    assert score(own, "neurons", truth, ScoreSettings(slices="all")).group("trained") == LABELLED
     chosen = sorted({int(cell) for one in truth_of(own, "cells", LABELLED) for cell in np.unique(one) if cell})[:2]
-    some = score(own, "neurons", truth, ScoreSettings(instances=True, ids=tuple(chosen))).of_cells(only_unseen=False)
+    some = score(own, "neurons", truth, ScoreSettings(instances=True, ids=tuple(chosen), slices="all")).of_cells()
     assert some["cells"] == 2  # other structures in the truth are no cells
 
 

@@ -86,9 +86,9 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
     steps = [
         ("import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7", "Wrote s.zarr: 19 x 96 x 128 voxels of 20 x 20 x 20 nm"),
         ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "slices 0, 9, 18 (the first slice is 0), 1.8% to 6.2% of each"),
-        (f"train s.zarr --structure nucleolus --out m.safetensors {small}", "Wrote m.safetensors: knows nucleolus from 3 slices"),
+        (f"train s.zarr --structure nucleolus --out m.safetensors {small}", "Wrote m.safetensors: nucleolus, trained on 3 slices"),
         ("predict s.zarr m.safetensors", "Wrote s.zarr/labels/nucleolus"),
-        ("score s.zarr nucleolus truth.tif", "nucleolus  unseen slices  3D Dice 0."),
+        ("score s.zarr nucleolus truth.tif --slices all", "nucleolus  unseen slices      3D Dice 0."),
         ("export s.zarr nucleolus out/nucleoli.tif", "Wrote out/nucleoli.tif"),
         ("info s.zarr", "annotated: nucleolus on 3 slices (0, 9, 18)"),
     ]
@@ -100,11 +100,11 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
     sample = Sample.open("s.zarr")
     assert np.array_equal(tifffile.imread("out/nucleoli.tif"), sample.volume("labels", "nucleolus").read(slice(None)))
     table = sample.read_table("scores_nucleolus").to_pydict()
-    assert [z for z, seen in zip(table["z"], table["annotated"], strict=True) if seen] == list(LABELLED)
+    assert [z for z, use in zip(table["z"], table["use"], strict=True) if use == "trained"] == list(LABELLED)
     predicted = tifffile.imread("out/nucleoli.tif") > 0
     true = tifffile.imread("truth.tif") > 0
     assert table["both_px"] == [int(n) for n in (predicted & true).sum(axis=(1, 2))]
-    data = json.loads(sparsem("score", "s.zarr", "nucleolus", "truth.tif", "--json", "--quiet").output)
+    data = json.loads(sparsem("score", "s.zarr", "nucleolus", "truth.tif", "--slices", "all", "--json", "--quiet").output)
     unseen = np.setdiff1d(np.arange(19), LABELLED)
     dice = 2 * (predicted & true)[unseen].sum() / (predicted[unseen].sum() + true[unseen].sum())
     assert data["nucleolus"]["unseen"]["dice_3d"] == pytest.approx(dice)
@@ -298,14 +298,14 @@ def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
     labelled = cv2.imread(str(tmp_path / "masks" / "cells" / "cells_z0011.png"), cv2.IMREAD_UNCHANGED)
     assert labelled is not None
     assert np.array_equal(found[11], labelled)
-    scores = result.scores["cells"].of_cells(only_unseen=False)
+    scores = result.scores["cells"].of_cells()
     assert 0 < scores["dice_cells"] <= 1  # type: ignore[operator]
     again = run(tmp_path / "study.toml")
     assert again.cells == result.cells
     words = f"experiment cells {result.sample.path} {tmp_path}/phantom.zarr/truth/cells --way mask --way arrival --json --quiet"
     rows = json.loads(sparsem(*words.split()).output)
     assert list(rows) == ["mask", "arrival"]
-    assert rows["arrival"]["dice_cells"] == pytest.approx(result.scores["cells"].of_cells(only_unseen=True)["dice_cells"], abs=0.05)
+    assert rows["arrival"]["dice_cells"] == pytest.approx(result.scores["cells"].of_cells("unseen")["dice_cells"], abs=0.05)
     table = sparsem(*words.replace(" --json", "").split()).output
     assert re.search(r"arrival +0\.\d{3}", table)
 

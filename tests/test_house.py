@@ -19,20 +19,26 @@ SOURCE = Path(sparsem.__file__).parent
 
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
-    "sparsem errors geometry settings progress",
-    "execution store store.pyramid store.frame store.kept store.volume store.sample store.readers.source store.readers.arrays",
-    "store.readers.tiff store.readers.series store.readers.zarrs store.readers.hdf5 store.readers.mrc store.readers.nrrds",
+    "sparsem errors geometry settings slice_lists progress",
+    "execution store store.pyramid store.frame store.kept store.volume store.slice_use store.sample",
+    "store.readers.missing store.readers.source",
+    "store.readers.units store.readers.arrays store.readers.placement store.readers.tiff_parts store.readers.tiff",
+    "store.readers.file_names store.readers.gaps store.readers.file_order store.readers.patterns store.readers.name_faults",
+    "store.readers.series",
+    "store.readers.zarr_chunks store.readers.zarrs store.readers.hdf5_files store.readers.hdf5_virtual store.readers.hdf5_parts",
+    "store.readers.hdf5 store.readers.mrc_bytes store.readers.mrc store.readers.nrrds",
     "store.readers.matlab store.readers store.writers tasks stage ingest",
     "phantom.noise phantom.anatomy phantom.draw phantom",
-    "regions annotations truth prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
+    "regions annotations prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
     "prepare.unseen quality quality.spectrum quality.rings quality.sequence quality.verdict quality.resin quality.stack",
-    "numbering labelling contents boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
+    "numbering labelling truth contents boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint models.memory",
     "prepare.noise2void prepare.nonlocal_means prepare.denoise",
     "quality.reference quality.learnt quality.picture quality.pictures quality.statistics quality.compare",
     "score score.overlap score.instances score.against score.boxes",
-    "learn learn.losses learn.settings learn.course learn.files learn.slices learn.supervised learn.semi learn.train learn.folds",
+    "learn learn.losses learn.settings learn.course learn.files learn.slices learn.supervised",
+    "learn.validation learn.semi learn.train learn.folds",
     "inference predict suggest",
     "cells cells.flow cells.arrival cells.separate cells.propagate cells.refine cells.doubt cells.intervals cells.segment",
     "cells.track cells.look cells.identify",
@@ -128,12 +134,12 @@ def test_files_and_functions_stay_small() -> None:
 
 
 PUBLIC = {
-    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan",
+    "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan tell_reading voxel_of",
     "sparsem.annotations": (
         "LabelledSlices annotated_structures annotation_of_output annotations_on as_labels drawn_on_image forget_aside "
         "kept_labels outputs_of_cells read_annotation refuse_smeared restore_annotation write_annotation"
     ),
-    "sparsem.truth": "Truth truth_of",
+    "sparsem.truth": "SparseStack Truth TruthSettings parsed_box truth_of",
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
@@ -167,18 +173,33 @@ PUBLIC = {
     "sparsem.quality.stack": "Quality QualitySettings quality",
     "sparsem.prepare.equalize": ("EqualizeSettings counts_of equalising equalize matching quantiles running_median through"),
     "sparsem.store.readers": "open_montage open_source",
-    "sparsem.store.readers.source": "Pick Source Stack layout sentences",
+    "sparsem.store.readers.source": "Pick Placement Source Stack layout plain_axes sentences",
+    "sparsem.store.readers.missing": "ChunkGrid Missing Part as_number missing_of refuse_missing runs_in_words touching",
+    "sparsem.store.readers.placement": "PaddedStack placed",
     "sparsem.store.readers.arrays": "MappedStack open_npy",
-    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_voxel",
-    "sparsem.store.readers.series": "SliceSeries missing_in natural_key numberings numbers_in open_pictures open_slices with_repeats",
+    "sparsem.store.readers.tiff": "TiffStack open_tiff refuse_inverted tiff_lengths",
+    "sparsem.slice_lists": "parsed_slices",
+    "sparsem.store.readers.units": "StatedLength axes_of faults_of stated_length unit_nm",
+    "sparsem.store.readers.file_names": "FileName NamePart copied_from names_of natural_key negative split_names",
+    "sparsem.store.readers.gaps": "counts_slices is_complete is_nearly_complete missing_in",
+    "sparsem.store.readers.file_order": "NameFault SeriesOrder numberings series_order",
+    "sparsem.store.readers.patterns": "files_of_pattern is_pattern pattern_of_kind",
+    "sparsem.store.readers.name_faults": "fault_sentence",
+    "sparsem.store.readers.series": "SliceSeries open_pictures open_slices with_repeats",
+    "sparsem.store.readers.tiff_parts": "missing_pages refuse_unwritten unwritten_segments",
+    "sparsem.store.readers.zarr_chunks": "missing_chunks",
     "sparsem.store.readers.zarrs": "ZarrStack is_zarr open_zarr",
     "sparsem.store.readers.hdf5": "Hdf5Stack open_hdf5",
+    "sparsem.store.readers.hdf5_files": "Datasets dataset_of datasets_in hdf5_file require_filters target_of",
+    "sparsem.store.readers.hdf5_parts": "missing_parts",
+    "sparsem.store.readers.hdf5_virtual": "Mapping boxes_of carried_over is_unlimited mappings_of source_path uncovered",
+    "sparsem.store.readers.mrc_bytes": "Sign sign_of_bytes",
     "sparsem.store.readers.mrc": "UprightStack open_mrc",
     "sparsem.store.readers.nrrds": "PackedStack open_nrrd",
     "sparsem.store.readers.matlab": "MatlabStack TurnedStack open_matlab",
     "sparsem.store.writers": "Piece Together appearing several write_tiff write_volume",
     "sparsem.tasks": "BlockTask Link coarser_block link_arrays read_record",
-    "sparsem.stage": "Stage fingerprint_of finished forget",
+    "sparsem.stage": "Stage earlier_setting fingerprint_of finished forget",
     "sparsem.tiles.context": "TileGrid enlarge mirrored scaled_shape shrink shrink_mask taper tile_starts",
     "sparsem.tiles.targets": "edges_and_depths interior_and_boundary shrink_labels",
     "sparsem.tiles.sampling": "Sampling TileSampler tile_counts",
@@ -192,16 +213,17 @@ PUBLIC = {
     "sparsem.learn.settings": "CourseSettings LearnSettings TrainSettings",
     "sparsem.learn.slices": "LearningSlice learning_slices unlabelled_slices",
     "sparsem.learn.semi": "MixedBatch MixedSampler Pair Ramp draw_boxes fit_with_unlabelled second_recipe start_pair step_with_unlabelled",
-    "sparsem.learn.train": "Job course_of held_out job_of train train_job training_needs updates_of",
+    "sparsem.learn.train": "Job course_of job_of train train_job training_needs updates_of",
     "sparsem.learn.folds": "Promise cross_validate fold_path held_out train_and_promise",
     "sparsem.learn.losses": "cross_entropy_loss dice_loss known_pixels known_tanimoto tanimoto_loss",
     "sparsem.suggest": "SuggestSettings Suggestion chosen spread_out suggest",
     "sparsem.inference": "ahead forward_on in_context mirrored_mean predict_slices quantised",
-    "sparsem.predict": "PredictSettings answer_of hash_of predict",
+    "sparsem.predict": "PredictSettings answer_of hash_of predict settings_here",
     "sparsem.tiles.doubt": "Answer entropy together",
     "sparsem.regions": "Overlaps added at_shape overlaps places_in sizes",
     "sparsem.score.instances": (
-        "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching variation_of_information"
+        "Information Matching Panoptic RandError adapted_rand_error dice_of_cells instance_scores matching "
+        "variation_of_information without_small"
     ),
     "sparsem.cells.flow": ("Carried FlowSettings composed flow_between inconsistency numbered on_grid places remapped sampled stay warped"),
     "sparsem.cells.arrival": "Arrival advanced departure first resistance spread",
@@ -220,12 +242,12 @@ PUBLIC = {
     "sparsem.experiment.models": "ModelsFound ModelsSettings Trained markdown models_compared",
     "sparsem.experiment.slices": "Run SlicesFound SlicesSettings drawn slices_compared",
     "sparsem.experiment.cells": "ExperimentSettings cells_compared",
-    "sparsem.score.overlap": "Overlap average_dice dice_of_sums overlap pooled",
-    "sparsem.score.against": "ScoreSettings Scores dice_table score score_table",
+    "sparsem.score.overlap": "OutlineCount Overlap average_dice dice_of_sums outline_count overlap pooled",
+    "sparsem.score.against": "ScoreSettings Scores dice_table score score_table slice_use_of",
     "sparsem.report.figures": (
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
-    "sparsem.numbering": "slices_of",
+    "sparsem.numbering": "numbering_of slices_of",
     "sparsem.contents": "describe outdated remove result_of",
     "sparsem.constrain": "ConstrainSettings Constrained Roles Rule allowed constrain most_probable release rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",
@@ -275,9 +297,7 @@ PUBLIC = {
     "sparsem.detect.networks": "begin_with build detector_class",
     "sparsem.detect.recipe": "DetectorRecipe load_detector read_detector save_detector",
     "sparsem.detect.slicing": "Found Slicing exact merged starts",
-    "sparsem.detect.inference": (
-        "Levels found_in_picture found_in_tiles levels_of merged_in_picture picture_print seen slicing_of window_of"
-    ),
+    "sparsem.detect.inference": ("Levels found_in_picture found_in_tiles levels_of merged_in_picture seen slicing_of window_of"),
     "sparsem.detect.settings": "DetectSettings DetectTrainSettings",
     "sparsem.detect.formats": "BoxFile Drawn dialect_of read_boxes",
     "sparsem.detect.writing": "write_boxes",
@@ -295,7 +315,7 @@ PUBLIC = {
     "sparsem.detect.summary": "SummarySettings read_metadata summary",
     "sparsem.detect.whole": "DetectStep detect",
     "sparsem.report.plots": (
-        "Strip as_svg counted_and_annotated dice_curves drift_curves figure_of networks organelles_per_cell plain "
+        "DiceCurve Strip as_svg counted_and_annotated dice_curves drift_curves figure_of networks organelles_per_cell plain "
         "precision_and_recall spectra strips"
     ),
     "sparsem.report.boxes": "BoxLayer box_layers_of box_plots edges_of legend_of_boxes",

@@ -256,6 +256,32 @@ def _() -> None:
     Path("a.mrc").write_bytes(np.random.default_rng(1).bytes(5000))
 
 
+@stack("a virtual dataset without a source", "a.h5", r"'data' in a.h5 lacks 1 of 5 sources \(slice 2: part2.h5, which is not there\)")
+def _() -> None:
+    with h5py.File("a.h5", "w") as file:
+        layout = h5py.VirtualLayout(STACK.shape, "u1")
+        for z, plane in enumerate(STACK):
+            layout[z] = h5py.VirtualSource(f"part{z}.h5", "d", plane.shape)
+            with h5py.File(f"part{z}.h5", "w") as part:
+                part["d"] = plane
+        file.create_virtual_dataset("data", layout)
+    Path("part2.h5").unlink()
+
+
+@stack("a chunk of a Zarr that is not there", "a.zarr", r"a.zarr lacks 1 of 5 chunks \(slice 3: c/3/0/0\)")
+def _() -> None:
+    zarr.create_array("a.zarr", shape=STACK.shape, dtype="u1", chunks=(1, 40, 60))[:] = STACK
+    Path("a.zarr/c/3/0/0").unlink()
+
+
+@stack("bytes of which nobody knows whether they are signed", "a.mrc", "a.mrc does not state whether its bytes are signed")
+def _() -> None:
+    _mrc(STACK.view(np.int8))
+    with Path("a.mrc").open("r+b") as file:
+        file.seek(76)
+        file.write(bytes(12))
+
+
 @stack("half a NRRD file", "a.nrrd", "a.nrrd")
 def _() -> None:
     nrrd.write("a.nrrd", STACK, {"encoding": "raw"}, index_order="C")

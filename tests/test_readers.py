@@ -21,7 +21,6 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import Execution
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.store.readers import open_source
-from sparsem.store.readers.series import missing_in, natural_key, numbers_in
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
 
@@ -129,6 +128,56 @@ def test_a_tiff_of_unlike_parts_is_refused_rather_than_guessed(tmp_path: Path) -
         tiff.write(STACK, photometric="minisblack")
         tiff.write(STACK[0, :10, :10], photometric="minisblack")  # a thumbnail behind the stack harms nobody
     assert_reads(tmp_path / "b.tif")
+
+
+def test_one_of_several_images_of_a_tiff_is_chosen_by_its_number(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for number, edge in enumerate((4, 5)):
+            sizes = {"PhysicalSizeX": edge, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": edge, "PhysicalSizeYUnit": "nm"}
+            tiff.write(STACK + number, photometric="minisblack", metadata={"axes": "ZYX", "Name": f"position {number}", **sizes})
+    several = (
+        r"holds several images \(numbered from 0: \(5, 40, 60\) position 0, \(5, 40, 60\) position 1\); expected one stack, or --dataset"
+    )
+    with pytest.raises(InputError, match=several):
+        open_source(tmp_path / "a.ome.tif")
+    for number in (0, 1):
+        found = open_source(tmp_path / "a.ome.tif", str(number))
+        assert np.array_equal(found.stack[0:5], STACK + number)
+        assert found.voxel_nm == ((None, 4, 4), (None, None, None))[number]  # the size of the second is not that of the first
+    assert found.identity() != open_source(tmp_path / "a.ome.tif", "0").identity()
+    for name in ("2", "-1", "position 0"):
+        with pytest.raises(InputError, match=rf"has no image '{name}'; expected its number"):
+            open_source(tmp_path / "a.ome.tif", name)
+    tifffile.imwrite(tmp_path / "b.tif", STACK, photometric="minisblack")
+    assert np.array_equal(open_source(tmp_path / "b.tif", "0").stack[0:5], STACK)
+
+
+@pytest.mark.parametrize("ending", ["npy", "nrrd"])
+def test_one_color_image_is_no_stack(tmp_path: Path, ending: str) -> None:
+    image = np.repeat(STACK[0][..., None], 3, axis=-1)
+    if ending == "npy":
+        np.save(tmp_path / "a.npy", image)
+    else:
+        nrrd.write(str(tmp_path / "a.nrrd"), image, index_order="C")
+    with pytest.raises(InputError, match="one image of 3 channels"):
+        open_source(tmp_path / f"a.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "shape"),
+    [
+        (["RGB-color", "domain", "domain", "domain"], (5, 40, 60, 3)),
+        (["RGB-color", "domain", "domain"], (40, 60, 3)),
+        (["domain", "domain", "domain", "time"], (2, 5, 40, 60)),
+        (["vector", "domain", "domain", "domain"], (5, 40, 60, 2)),
+    ],
+)
+def test_channels_and_times_of_nrrd_are_refused(tmp_path: Path, kinds: list[str], shape: tuple[int, ...]) -> None:
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros(shape, np.uint8), {"kinds": kinds}, index_order="C")
+    with pytest.raises(InputError, match=r"a.nrrd has the sizes .*; expected x, y, z"):
+        open_source(tmp_path / "a.nrrd")
+    nrrd.write(str(tmp_path / "b.nrrd"), STACK[..., None], {"kinds": ["list", "domain", "domain", "domain"]}, index_order="C")
+    assert np.array_equal(open_source(tmp_path / "b.nrrd").stack[0:5], STACK)
 
 
 def test_what_was_picked_is_what_is_read(tmp_path: Path) -> None:
@@ -281,18 +330,6 @@ def test_a_truncated_tiff_leaves_no_half_sample(tmp_path: Path) -> None:
         Sample.open(tmp_path / "s.zarr")
 
 
-def test_numbers_and_natural_order() -> None:
-    assert sorted(["s10", "s9", "s1b", "s1a"], key=natural_key) == ["s1a", "s1b", "s9", "s10"]
-    assert numbers_in(["mask_z0137.tif", "mask_z0002.tif"]) == (137, 2)
-    assert numbers_in(["t1_z03_8bit.png", "t1_z11_8bit.png"]) == (3, 11)  # neither the time nor the bits
-    assert numbers_in(["x.tif", "y1.tif"]) == numbers_in(["x.tif"]) == numbers_in([]) == ()
-    assert numbers_in(["only_7.tif"]) == (7,)
-    assert numbers_in(["cells_z0137_8bit.tif"]) == (137,)  # and not 8
-    assert numbers_in(["day2_8bit.tif"]) == ()
-    timed = [f"s{z:03d}_20241003{9 + z:02d}{7 * z * z % 60:02d}11.tif" for z in range(12)]
-    assert numbers_in(timed) == tuple(range(12))  # and not the time, which has gaps
-
-
 def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
     with pytest.raises(InputError, match=r"a.tif does not state its voxel size; give it in nm as --voxel-nm Z Y X"):
@@ -313,8 +350,6 @@ def test_missing_slices_are_told(tmp_path: Path) -> None:
     assert joined.image().shape[0] == 3
     repeated = import_stack(tmp_path / "s*.tif", tmp_path / "repeated.zarr", ImportSettings(voxel_nm=(5, 5, 5), missing="repeat"))
     assert [int(one[0, 0]) for one in repeated.image().read(slice(None))] == [int(STACK[z, 0, 0]) for z in (0, 1, 1, 1, 2)]
-    assert missing_in([20241003091122, 20241003101522, 20241003115959]) == []  # times, not a series
-    assert missing_in([10, 30, 20]) == missing_in([4]) == missing_in([]) == []
 
 
 def imported(tmp_path: Path, stack: NDArray[Any], **settings: Any) -> Sample:
@@ -362,7 +397,9 @@ def test_numbers_that_cannot_become_grey_levels(tmp_path: Path, value: float, se
 @pytest.mark.parametrize("depth", [1, 2, 16])
 def test_import_is_the_same_for_any_block_depth(tmp_path: Path, depth: int) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
-    sample = import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(9, 5, 4), block_depth=depth))
+    sample = import_stack(
+        tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(9, 5, 4), non_square_pixels=True, block_depth=depth)
+    )
     assert np.array_equal(sample.image("raw").read(slice(None)), STACK)
     assert tuple(sample.voxel_size) == (9, 5, 4)
     assert sample.image("raw").block_depth == min(depth, 5)
@@ -413,7 +450,7 @@ def write_mrc(path: Path, stack: NDArray[Any], edge: float = 0.0) -> None:
 def test_mrc(tmp_path: Path, kind: Any) -> None:
     stack = (STACK // 2).astype(kind)
     write_mrc(tmp_path / "a.mrc", stack, 52.0)
-    stored = np.uint16 if kind == np.uint8 else kind  # MRC has no unsigned bytes
+    stored = {np.uint8: np.uint16, np.int8: np.uint8}.get(kind, kind)  # bytes up to 127 mean the same whether signed or not
     assert_reads(tmp_path / "a.mrc", stack.astype(stored)[:, ::-1], (5.2, 5.2, 5.2))  # the lowest row comes first in the file
     write_mrc(tmp_path / "b.mrc", stack)
     assert open_source(tmp_path / "b.mrc").voxel_nm == (None, None, None)
@@ -510,6 +547,20 @@ def test_models_of_microscopy_image_browser(tmp_path: Path, version: str) -> Non
     assert np.array_equal(pickle.loads(pickle.dumps(found.stack))[1:3], labels[1:3])
 
 
+def test_a_model_that_lacks_chunks(tmp_path: Path) -> None:
+    labels = (STACK % 4).astype(np.uint8)
+    write_model(tmp_path / "a.model", labels, ["a", "b", "c"], "7.3")
+    with h5py.File(tmp_path / "a.model", "a") as file:
+        turned = file["mibModel"][...]
+        del file["mibModel"]
+        data = file.create_dataset("mibModel", turned.shape, "u1", chunks=(1, *turned.shape[1:]))
+        data[1:] = turned[1:]
+    with pytest.raises(InputError, match=r"'mibModel' in a.model lacks 1 of 5 chunks \(slice 0"):
+        open_source(tmp_path / "a.model")
+    labels[0] = 0
+    assert np.array_equal(open_source(tmp_path / "a.model", labels=True).stack[0:5], labels)
+
+
 def test_hdf5_of_ilastik(tmp_path: Path) -> None:
     for name, tags in (("told", "zyxc"), ("untold", "")):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
@@ -519,8 +570,9 @@ def test_hdf5_of_ilastik(tmp_path: Path) -> None:
         assert_reads(tmp_path / f"{name}.h5")
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["data"] = np.stack([STACK, STACK], axis=-1)
-    with pytest.raises(InputError, match=r"'data' in two.h5 has its 2 channels last, \(5, 40, 60, 2\); write one of them"):
+    with pytest.raises(InputError, match=r"'data' in two.h5 has the axes ZYXC \(5, 40, 60, 2\); expected one channel, or --channel"):
         open_source(tmp_path / "two.h5")
+    assert np.array_equal(open_source(tmp_path / "two.h5", channel=1).stack[1:4], STACK[1:4])
 
 
 @pytest.mark.parametrize("key", ["byteskip", "byte skip", "lineskip"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsem.regions import Overlaps, added, overlaps
-from sparsem.score.instances import adapted_rand_error, dice_of_cells, matching, variation_of_information
+from sparsem.score.instances import adapted_rand_error, dice_of_cells, matching, variation_of_information, without_small
 from tests.conftest import drawn
 
 some_labels = st.sampled_from([0, 1, 2, 3, 70_000])
@@ -95,7 +95,8 @@ def test_scores_by_hand() -> None:
     predicted = drawn("1112", "1112", "4444")
     table = overlaps(predicted, true)
     assert dice_of_cells(table) == {1: 2 * 4 / 10, 2: 2 * 2 / 6, 3: 0}
-    assert dice_of_cells(table, least_px=3) == {1: 0.8, 2: 2 / 3}
+    (large,) = without_small([table], 3)
+    assert dice_of_cells(large) == {1: 0.8, 2: 0}  # the predicted 2 and the true 3, of two pixels, are background
     found = matching(table)
     assert found.iou.tolist() == [4 / 6, 2 / 8, 2 / 4, 2 / 4]
     assert found.average_precision(0.5) == 1 / 5

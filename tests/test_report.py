@@ -130,7 +130,7 @@ def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_pat
     sample, page = copy_of(complete, tmp_path / "s.zarr"), tmp_path / "r.html"
     words = told(sample, page, SMALL.model_copy(update={"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}))
     assert "s.zarr has no labels/lysosome" in words
-    assert "The truth of nucleus is not shown: There is no file or folder nowhere.tif" in words
+    assert "The ground truth of nucleus is not shown: There is no file or folder nowhere.tif" in words
     assert set(data_of(page)["samples"][0]["slices"][0]["found"]) == {"nucleus"}
     put(sample, "labels/odd", np.ones((4, 60, 70), np.uint8))
     assert "odd has the shape (4, 60, 70), its image (19, 60, 70): it is not laid over the slices" in told(sample, page)
@@ -194,7 +194,9 @@ def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Pat
     sample = copy_of(complete, tmp_path / "s.zarr")
     (sample.path / "tables" / "phantom.parquet").write_bytes(b"PAR1 not")
     assert "The scores of nucleus are of other labels" not in told(sample, tmp_path / "before.html")
-    assert re.search(r"<td>nucleus</td>.*0\.\d{3} \(\d+ unseen slices\)", (tmp_path / "before.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert re.search(
+        r"<td>nucleus</td>.*0\.\d{3} on \d+ compared slices", (tmp_path / "before.html").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert describe(sample)["outdated"] == []
     release(sample)
     words = told(sample, tmp_path / "r.html")
@@ -202,7 +204,7 @@ def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Pat
     assert "The scores of nucleus are of other labels than those that count now" in words
     assert "nucleus has changed since it was measured" in words
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "unseen slices)" not in text  # nobody takes an old score for that of the new labels
+    assert "compared slices" not in text  # nobody takes an old score for that of the new labels
     assert "Dice along z" not in text
     assert {"tables/scores_nucleus", "tables/nucleus"} <= set(describe(sample)["outdated"])
 
@@ -313,7 +315,7 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     until(lambda: browser.execute_script(drawn_scene) > frames)
     browser.execute_script("document.querySelector('figure .download').click()")  # a download arrives
     file = until(lambda: next(iter(browser.downloads.glob("*.csv")), None))
-    assert until(lambda: file.read_text(encoding="utf-8")).startswith('"structure","z","annotated"')
+    assert until(lambda: file.read_text(encoding="utf-8")).startswith('"structure","z","use"')
     assert browser.execute_script("return document.querySelector('h1').textContent") == "sparsem report"
     assert not [one for one in browser.get_log("browser") if one["level"] == "SEVERE"]  # no console error
 

@@ -24,8 +24,9 @@ from sparsem.learn.course import learning_rate_at
 from sparsem.learn.files import log_path
 from sparsem.learn.losses import dice_loss
 from sparsem.learn.settings import TrainSettings
-from sparsem.learn.slices import learning_slices
-from sparsem.learn.train import held_out, job_of, train, training_needs
+from sparsem.learn.slices import LearningSlice, learning_slices
+from sparsem.learn.train import job_of, train, training_needs
+from sparsem.learn.validation import held_out, spaced
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.predict import predict
 from sparsem.store.sample import Sample
@@ -212,7 +213,7 @@ def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_pat
         ({"structure": ("nuclei",)}, SampleError, "no annotation of 'nuclei'; did you mean 'nucleus'"),
         ({"model": "unet3"}, SettingsError, "no model 'unet3'; did you mean 'unet'"),
         ({"see": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
-        ({"validation_slices": 3}, InputError, "3 labelled slices are too few to hold out 3"),
+        ({"validation_slices": 3}, InputError, "3 labeled slices are too few to hold out 3"),
         ({"structure": ("nucleus", "nucleus")}, InputError, "A sample or a structure was named twice"),
         ({"device": "cuda:77"}, SettingsError, "--device cuda:77 cannot be used"),
     ],
@@ -246,9 +247,31 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(tissue: Sample, tm
 
 
 def test_held_out_slices_lie_inside() -> None:
-    assert held_out(7, 1) == [3]
-    assert held_out(15, 2) == [3, 11]
-    assert held_out(7, 0) == []
+    assert spaced(7, 1) == [3]
+    assert spaced(15, 2) == [3, 11]
+    assert spaced(7, 0) == []
+
+
+def slices_of(*targets: int) -> list[LearningSlice]:
+    """Labeled slices with one value all over: 0, 1, or 255 where nothing is known."""
+    image = np.zeros((1, 2, 2), np.float32)
+    return [LearningSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * place) for place, value in enumerate(targets)]
+
+
+def test_slices_on_which_nothing_is_known_are_not_held_out() -> None:
+    slices = slices_of(1, 255, 0, 1, 1)
+    assert held_out(slices, ["n"], TrainSettings(validation_slices=1)) == [3]
+    assert held_out(slices, ["n"], TrainSettings(validate_on=(20, 30))) == [2, 3]
+    with pytest.raises(InputError, match="Nothing is known on the held-out w 10: all of its pixels are ignored"):
+        held_out(slices, ["n"], TrainSettings(validate_on=(10,)))
+    with pytest.raises(InputError, match="Slice 7 of --validate-on is not labeled; labeled are 0, 10, 20, 30, 40"):
+        held_out(slices, ["n"], TrainSettings(validate_on=(7,)))
+    with pytest.raises(InputError, match="Only 1 of 3 labeled slices hold a structure; they are too few to hold out 2"):
+        held_out(slices_of(1, 255, 0), ["n"], TrainSettings(validation_slices=2))
+    with pytest.raises(InputError, match="Without the held-out w 0 no labeled slice holds 'n'"):
+        held_out(slices_of(1, 0, 0), ["n"], TrainSettings(validation_slices=1))
+    with pytest.raises(SettingsError, match="give one of the two"):
+        held_out(slices, ["n"], TrainSettings(validation_slices=1, validate_on=(30,)))
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -1,5 +1,6 @@
 """Import: a stack in any format that has a reader -> the raw image of a sample."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,12 +16,14 @@ from sparsem.progress import tell
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_montage, open_source
-from sparsem.store.readers.series import missing_in, with_repeats
-from sparsem.store.readers.source import Source, Stack
+from sparsem.store.readers.gaps import missing_in
+from sparsem.store.readers.series import with_repeats
+from sparsem.store.readers.source import MrcBytes, Source, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
 SAMPLED = 16  # slices from which the range of grey levels is taken
+SQUARE = 0.05  # by which part y and x of square pixels may differ
 SAME = 0.02  # by which part two voxel sizes may differ and be the same
 PLAUSIBLE_NM = (0.5, 1000)  # edges of a voxel
 OUTSIDE = 0.1  # percent of their pixels that lie beyond it, on either side
@@ -30,13 +33,21 @@ class ImportSettings(Settings):
     """How a stack becomes a sample."""
 
     voxel_nm: tuple[float, float, float] | None = Field(
-        None, description="voxel size z y x in nm; required where the file does not state it"
+        None, description="voxel size z y x in nm, such as 50 4 4; required where the file does not state it"
     )
-    dataset: str | None = Field(None, description="key of the array inside a Zarr group, an HDF5 or a MATLAB file")
+    non_square_pixels: bool = Field(False, description="accept a voxel size whose y and x differ; the order is z y x")
+    dataset: str | None = Field(
+        None, description="key of the array inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several"
+    )
     channel: int | None = Field(None, ge=0, description="of a stack with several channels")
     time: int | None = Field(None, ge=0, description="of a series of stacks")
-    missing: Literal["refuse", "repeat", "join"] = Field(
-        "refuse", description="slices that a series of files lacks: repeat puts the one before in their place, join closes the gap"
+    missing: Literal["refuse", "repeat", "join", "fill"] = Field(
+        "refuse",
+        description="slices that a series of files lacks: repeat puts the one before in their place, join closes the gap; "
+        "chunks, pages or files that a stack lacks: fill takes them as their fill value, mostly black",
+    )
+    mrc_bytes: MrcBytes | None = Field(
+        None, description="whether the bytes of an MRC file (mode 0) are signed; only where its header does not state it"
     )
     pictures: bool = Field(
         False, description="the files are pictures of their own, of any size, and no stack: a montage, whose tiles detect looks at"
@@ -62,14 +73,13 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
         says how.
 
     Raises:
-        InputError: the source cannot be read, lacks slices, holds values that are not numbers, or states no voxel size and none was given.
+        InputError: the source cannot be read, lacks slices, has names that give no order, holds values that are not
+            numbers, or states no voxel size and none was given; pixels were given that are not square.
         ResumeError: the sample holds another import.
     """
     found = opened(source, settings)
-    voxel = found.voxel_size(settings.voxel_nm)
-    if settings.pictures:
-        voxel = voxel._replace(z=voxel.y)  # a picture has no depth, so its pixels are even if they are square
-    _tell_doubts(found, voxel, str(source), on.quiet)
+    voxel = voxel_of(found, settings, str(source), on.quiet)
+    tell_reading(found, settings, on.quiet)
     z, y, x = found.stack.shape
     depth = 1 if settings.pictures else min(settings.block_depth, z)
     grey = grey_of(found, settings)
@@ -77,6 +87,8 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     names = tuple(file.stem for file in found.files) if len(found.files) == z else ()
     output = replace(output, numbers=found.numbers, repeated=found.repeated, names=names, sizes=found.sizes)
     inputs = {"source": found.identity(), "files": found.title} | ({} if grey.unchanged else {"grey levels": str(grey)})
+    if found.missing:  # else it would have been refused
+        inputs["filled"] = "; ".join(one.note for one in found.missing)
     if not grey.unchanged:
         tell(f"Grey levels of {source}: {grey}.", on.quiet)
     sizes = found.stack.dtype.itemsize + 3 * output.dtype.itemsize  # what is read, written, its pyramid and its chunks
@@ -87,34 +99,94 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
     return sample
 
 
-def _tell_doubts(found: Source, voxel: VoxelSize, source: str, quiet: bool) -> None:
-    """What is taken, but looks wrong: a voxel size that the file contradicts, or that no electron microscope has; missing slices."""
-    stated, taken = found.voxel_nm, " x ".join(f"{length:g}" for length in voxel)
-    if any(there is not None and abs(there / length - 1) > SAME for there, length in zip(stated, voxel, strict=True)):
-        told = " x ".join("?" if there is None else f"{there:g}" for there in stated)
-        tell(
-            f"Note: {source} states a voxel of {told} nm (z y x); {taken} nm is taken, as was asked.",
-            quiet,
-        )
-    if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
-        tell(f"Note: a voxel of {taken} nm (z y x) is unusual for electron microscopy; is it in nm?", quiet)
+def tell_reading(found: Source, settings: ImportSettings, quiet: bool) -> None:
+    """Report how a source was read, where another reading is possible, what was filled, and which slices are copies."""
+    for note in (*found.notes, *([found.order_note] if found.order_note else [])):
+        tell(f"Note: {note}", quiet)
+    for missing in found.missing if settings.missing == "fill" else ():
+        tell(f"Note: {missing.note}.", quiet)
     if found.repeated:
         lost = ", ".join(str(found.numbers[z]) for z in found.repeated)
         tell(f"Note: missing in the series, and replaced by a copy of the slice before: {lost}.", quiet)
 
 
-def opened(source: str | Path, settings: ImportSettings) -> Source:
-    """The stack that settings pick of a source; in a series none is missing, or what is to be done about it was said.
+def voxel_of(found: Source, settings: ImportSettings, source: str, quiet: bool) -> VoxelSize:
+    """Return the voxel size of a source, as the user or the file states it, and warn of odd ones.
+
+    Raises:
+        InputError: neither states it, or the user gave pixels that are not square without saying
+            that they are so.
+    """
+    voxel = found.voxel_size(settings.voxel_nm)
+    if not _has_square_pixels(voxel):
+        if settings.voxel_nm is None:
+            edges = f"y is {voxel.y:g} nm, x is {voxel.x:g} nm"
+            tell(f"Note: {source} states pixels that are not square: {edges}.", quiet)
+        elif not settings.non_square_pixels and _differs(found, voxel, "yx"):
+            raise InputError(_non_square_sentence(voxel))
+    if settings.pictures:
+        voxel = voxel._replace(z=voxel.y)  # a picture has no depth, so its pixels are even if they are square
+    taken = _in_words(voxel)
+    if _differs(found, voxel, "zyx", unknown_differs=False):
+        stated = _in_words(found.voxel_nm)
+        tell(f"Note: {source} states a voxel of {stated} nm (z y x); {taken} nm is taken, as was asked.", quiet)
+    if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
+        tell(f"Note: a voxel of {taken} nm (z y x) is unusual for electron microscopy; is it in nm?", quiet)
+    return voxel
+
+
+def _has_square_pixels(voxel: VoxelSize) -> bool:
+    return abs(voxel.y / voxel.x - 1) <= SQUARE
+
+
+def _differs(found: Source, voxel: VoxelSize, axes: str, unknown_differs: bool = True) -> bool:
+    """Whether the file states other lengths along some axes."""
+    for axis in axes:
+        stated, taken = found.voxel_nm["zyx".index(axis)], voxel["zyx".index(axis)]
+        if stated is None:
+            if unknown_differs:
+                return True
+        elif abs(stated / taken - 1) > SAME:
+            return True
+    return False
+
+
+def _non_square_sentence(voxel: VoxelSize) -> str:
+    z, y, x = voxel
+    swapped = (VoxelSize(x, z, y), VoxelSize(y, z, x))
+    meant = next((one for one in swapped if _has_square_pixels(one)), None)
+    guess = f": did you mean --voxel-nm {meant.z:g} {meant.y:g} {meant.x:g}?" if meant else "."
+    return (
+        f"--voxel-nm {z:g} {y:g} {x:g} has pixels that are not square: y is {y:g} nm, x is {x:g} nm. "
+        f"The order is z y x{guess} If the pixels are not square, add --non-square-pixels."
+    )
+
+
+def _in_words(lengths: Sequence[float | None]) -> str:
+    return " x ".join("?" if length is None else f"{length:g}" for length in lengths)
+
+
+def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -> Source:
+    """The stack, of an image or of labels, that settings pick of a source; in a series none is missing, or settings say what to do.
 
     Raises:
         InputError: as ``open_source``, and for missing slices.
     """
     if settings.pictures:
-        idle = [name for name in ("dataset", "channel", "time") if getattr(settings, name) is not None]
+        idle = [name for name in ("dataset", "channel", "time", "mrc_bytes") if getattr(settings, name) is not None]
         if idle or settings.missing != "refuse":
-            raise InputError(f"--pictures takes files as they are; leave out --{idle[0] if idle else 'missing'}, which is for stacks.")
+            option = (idle or ["missing"])[0].replace("_", "-")
+            raise InputError(f"--pictures takes files as they are; leave out --{option}, which is for stacks.")
         return open_montage(source)
-    found = open_source(source, settings.dataset, settings.channel, settings.time)
+    found = open_source(
+        source,
+        settings.dataset,
+        settings.channel,
+        settings.time,
+        labels,
+        mrc_bytes=settings.mrc_bytes,
+        fill_missing=settings.missing == "fill",
+    )
     lost = missing_in(found.numbers)
     if not lost or settings.missing == "join":
         return found

@@ -22,12 +22,13 @@ from sparsem.annotations import (
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock, z_blocks
-from sparsem.ingest import ImportSettings, opened
-from sparsem.numbering import slices_of
+from sparsem.ingest import ImportSettings, opened, tell_reading, voxel_of
+from sparsem.numbering import numbering_of, slices_of
 from sparsem.settings import Settings
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.kept import Kept
 from sparsem.store.readers import open_source
+from sparsem.store.readers.placement import placed
 from sparsem.store.readers.source import Source, Stack
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
@@ -38,9 +39,13 @@ LabelsOf = Callable[[int], Labels]
 class AnnotationSettings(Settings):
     """How a file of labels is to be understood."""
 
-    dataset: str | None = Field(None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file")
+    dataset: str | None = Field(
+        None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several"
+    )
     slices: str | None = Field(
-        None, description="which slices are annotated: 0,13,26 or 'all' or 'non-empty'; not needed where file names carry the number"
+        None,
+        description="labeled slices: 0,13,26 or 10-20, 'all', or 'non-empty' (those that hold a "
+        "label); not needed where file names carry the number",
     )
     first_number: int | None = Field(
         None,
@@ -109,12 +114,13 @@ def import_annotation(
         ResumeError: other labels of that name are there, and ``overwrite`` is not set.
     """
     restore_annotation(sample, name)
-    found = open_source(source, settings.dataset)
+    found = open_source(source, settings.dataset, labels=True, any_order=True)
     settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
+    found = placed(found, _shapes(sample, settings.image or (adding["image"] if adding else None)))
     image = settings.image or (adding["image"] if adding else _drawn_on(sample, found.stack.shape[1:]) or sample.newest_image)
-    z, planes = slices_of(found, sample.image(image).shape, settings.slices, _numbering(sample, settings.first_number), str(source))
+    z, planes = slices_of(found, sample.image(image).shape, settings.slices, numbering_of(sample, settings.first_number), str(source))
     plane_of = dict(zip(z, planes, strict=True))
     classes, ignore, _ = _meaning_of(adding) if adding else _meaning(settings)
     is_mask = found.stack.dtype.itemsize == 1 and not classes and ignore is None
@@ -134,10 +140,10 @@ def import_annotation(
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
 
 
-def _numbering(sample: Sample, first: int | None) -> Sequence[int]:
-    """The number that stands for each slice in the names of masks: that of the stack's own files, or counted from ``first``."""
-    raw = sample.image("raw")
-    return raw.numbers if raw.numbers and first is None else range(first or 0, (first or 0) + raw.shape[0])
+def _shapes(sample: Sample, image: str | None = None) -> list[tuple[int, int, int]]:
+    """(z, y, x) of the images that a segmentation may have been drawn on: the one that was named, or the raw image before others."""
+    names = [image] if image else sample.images
+    return [(sample.image("raw") if name == "raw" else sample.volume("images", name)).shape for name in names]
 
 
 def _drawn_on(sample: Sample, size: Sequence[int]) -> str | None:
@@ -239,21 +245,25 @@ def import_labels(
         ResumeError: there are other labels of that name, and ``on.overwrite`` is not set.
     """
     checked_name(name)
-    found = opened(source, settings)
+    found = opened(source, settings, labels=True)
     sample = Sample.create(path)
+    found = placed(found, _shapes(sample) if sample.has_image else [])
     z, y, x = found.stack.shape
     drawn_on = _drawn_on(sample, (z, y, x)) if sample.has_image else None
     if sample.has_image and drawn_on is None:
         raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {sample.image().shape}.")
     image = sample.image(drawn_on) if drawn_on else None
     made_on = (drawn_on, image.fingerprint) if image and drawn_on and drawn_on != "raw" else None
-    voxel = image.voxel_size if image else found.voxel_size(settings.voxel_nm)
+    voxel = image.voxel_size if image else voxel_of(found, settings, str(source), on.quiet)
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
     numbers = _is_numbered(found.stack, blocks)
     output = volume_spec(f"labels/{name}", (z, y, x), np.uint32 if numbers else np.uint8, Kind.LABELS, voxel, depth, made_on)
     needs = Needs(depth * y * x * 14, output.nbytes // 8, "a smaller --block-depth needs less")
     inputs = {"source": found.identity(), "files": found.title} | ({"image": made_on[1]} if made_on else {})
+    if settings.missing == "fill" and found.missing:
+        inputs["filled"] = "; ".join(one.note for one in found.missing)
+    tell_reading(found, settings, on.quiet)
     with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
         stage.map(_labels_block, blocks, found.stack, output.path, numbers)
     return sample

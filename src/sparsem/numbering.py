@@ -1,28 +1,40 @@
-"""Which slices masks and labelled volumes are of: by the numbers in file names, or as somebody says."""
+"""Which slices masks and labeled volumes are of: by the numbers in file names, or by --slices."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from sparsem.errors import InputError
-from sparsem.store.readers.series import numberings
+from sparsem.slice_lists import parsed_slices
+from sparsem.store.readers.file_names import Number, names_of, split_names
+from sparsem.store.readers.file_order import numberings
 from sparsem.store.readers.source import Source
+from sparsem.store.sample import Sample
+
+WORDS = {"all": "every slice is labeled", "non-empty": "slices that hold a label are labeled"}
+CHOICES = "0,13,26 or 10-20, " + " or ".join(f"'{word}' ({why})" for word, why in WORDS.items())
 
 
 def slices_of(
-    found: Source, shape: tuple[int, int, int], chosen: str | None, numbering: Sequence[int], where: str
+    found: Source,
+    shape: tuple[int, int, int],
+    chosen: str | None,
+    numbering: Sequence[Number],
+    where: str,
 ) -> tuple[list[int], list[int]]:
-    """Slice numbers, ascending, and which plane of the source holds each.
+    """Return slice numbers, ascending, and which plane of the source holds each.
 
     Args:
-        found: masks, or a labelled volume.
+        found: masks, or a labeled volume.
         shape: (z, y, x) of the image.
-        chosen: ``0,13,26``, ``all`` or ``non-empty``; None where file names carry the number.
+        chosen: ``0,13,26``, ``10-20``, ``all`` or ``non-empty``; None where file names carry the
+            number.
         numbering: the number that stands for each slice of the image in file names.
         where: the source, for messages.
 
     Raises:
-        InputError: slices of another size, or their numbers are not told, not clear, or not those of the image.
+        InputError: slices of another size, or their numbers are not given, are ambiguous, or are
+            not those of the image.
     """
     n_slices, n_planes = shape[0], found.stack.shape[0]
     if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
@@ -32,38 +44,52 @@ def slices_of(
     if chosen is None:
         numbers = _by_name(found, numbering, where)
         planes = list(range(n_planes))
-    elif chosen in ("all", "non-empty"):
-        if n_planes != n_slices:
-            raise InputError(f"{where} has {n_planes} slices and the image {n_slices}; name the annotated ones with --slices.")
-        keep_all = chosen == "all"
-        planes = [plane for plane in range(n_planes) if keep_all or np.any(found.stack[plane : plane + 1])]
-        numbers = planes
     else:
-        numbers = _parsed(chosen)
-        if n_planes not in (n_slices, len(numbers)):
-            raise InputError(
-                f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices."
-            )
-        planes = numbers if n_planes == n_slices else list(range(n_planes))
+        found.refuse_unordered()
+        numbers, planes = _by_choice(found, n_slices, chosen, where)
     outside = [number for number in numbers if not 0 <= number < n_slices]
-    if outside or len(set(numbers)) != len(numbers) or not numbers:
-        fault = f"{outside[0]} is outside 0 to {n_slices - 1}" if outside else "a number appears twice" if numbers else "there are none"
+    if outside or not numbers:
+        fault = f"{outside[0]} is outside 0 to {n_slices - 1}" if outside else "there are none"
         raise InputError(f"The annotated slices of {where} do not fit the image: {fault}.")
     order = np.argsort(numbers)
     return [numbers[i] for i in order], [planes[i] for i in order]
 
 
-def _by_name(found: Source, numbering: Sequence[int], where: str) -> list[int]:
+def _by_choice(found: Source, n_slices: int, chosen: str, where: str) -> tuple[list[int], list[int]]:
+    """Slice numbers and planes as --slices names them."""
+    n_planes = found.stack.shape[0]
+    if chosen in WORDS:
+        if n_planes != n_slices:
+            raise InputError(f"{where} has {n_planes} slices and the image {n_slices}; name the annotated ones with --slices.")
+        planes = list(range(n_planes))
+        if chosen == "non-empty":
+            planes = [plane for plane in planes if np.any(found.stack[plane : plane + 1])]
+        return planes, planes
+    try:
+        numbers = parsed_slices(chosen)
+    except ValueError as error:
+        raise InputError(f"--slices: {error}. It takes {CHOICES}.") from None
+    if n_planes not in (n_slices, len(numbers)):
+        raise InputError(f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(numbers)}, one for each of --slices.")
+    return numbers, numbers if n_planes == n_slices else list(range(n_planes))
+
+
+def _by_name(found: Source, numbering: Sequence[Number], where: str) -> list[int]:
     """The slice of each file, by the one number in the names that can be it."""
-    names = [file.name for file in found.files]
-    told = numberings(names) if len(names) == found.stack.shape[0] else []
-    if not told:
+    names = names_of(found.files)
+    has_decimals = any(number != int(number) for number in numbering)
+    is_signed = any(number < 0 for number in numbering)
+    candidates: list[tuple[Number, ...]] = []
+    if len(names) == found.stack.shape[0]:
+        candidates = numberings(names, has_decimals, is_signed)
+    if not candidates:
+        found.refuse_unordered()
         _refuse_twins(names)
         raise InputError(
-            f"Which slices of {where} are annotated? Give --slices 0,13,26 (or 'all'): a slice that nobody labelled is not background."
+            f"Which slices of {where} are annotated? Give --slices {CHOICES}: a slice without labels is unlabeled, not background."
         )
     slice_of = {number: z for z, number in enumerate(numbering)}
-    fitting = [numbers for numbers in told if all(number in slice_of for number in numbers)]
+    fitting = [numbers for numbers in candidates if all(number in slice_of for number in numbers)]
     if len(fitting) > 1:
         one, other = (", ".join(map(str, numbers[:3])) for numbers in fitting[:2])
         raise InputError(
@@ -71,30 +97,39 @@ def _by_name(found: Source, numbering: Sequence[int], where: str) -> list[int]:
         )
     if fitting:
         return [slice_of[number] for number in fitting[0]]
-    first, last, unknown = min(numbering), max(numbering), next(number for number in told[-1] if number not in slice_of)
+    raise InputError(_misfit(candidates[-1], numbering, where))
+
+
+def _misfit(numbers: Sequence[Number], numbering: Sequence[Number], where: str) -> str:
+    """Say which numbers were expected."""
+    first, last = min(numbering), max(numbering)
+    unknown = next(number for number in numbers if number not in set(numbering))
     if list(numbering) == list(range(len(numbering))):
-        count, lowest, highest = len(numbering), min(told[-1]), max(told[-1])
+        count, highest = len(numbering), max(numbers)
         hint = "; if the first slice is numbered 1, give --first-number 1" if highest == count else ""
-        raise InputError(f"The file names in {where} carry the numbers {lowest} to {highest}, but the image has {count} slices{hint}.")
+        return f"The file names in {where} carry the numbers {min(numbers)} to {highest}, but the image has {count} slices{hint}."
     gaps = " with gaps" if first < unknown < last else ""
-    raise InputError(
+    return (
         f"A file name in {where} carries the number {unknown}, but the first slice is numbered {first} and the last {last}{gaps}, as "
         "the files of the stack were, or as --first-number says; if masks count slices from 0, give --first-number 0."
     )
 
 
 def _refuse_twins(names: Sequence[str]) -> None:
-    """Two masks of one slice are told as such."""
-    named: dict[int, str] = {}
-    for name in names if len(names) > 1 else ():
-        for (number,) in numberings([name]):
-            if number in named:
-                raise InputError(f"{named[number]} and {name} carry the same number, {number}: a slice has one mask; keep one of them.")
-            named[number] = name
+    """Refuse two masks of one slice."""
+    named: dict[tuple[Number, ...], str] = {}
+    for name in split_names(names) if len(names) > 1 else ():
+        numbers = tuple(part.value for part in name.parts)
+        if numbers and numbers in named:
+            listed = ", ".join(map(str, numbers))
+            raise InputError(
+                f"{named[numbers]} and {name.name} carry the same number, {listed}: a slice has one mask; keep one of them, or name "
+                "the masks of one structure with a pattern in quotes."
+            )
+        named[numbers] = name.name
 
 
-def _parsed(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.replace(" ", ",").split(",") if part]
-    except ValueError:
-        raise InputError(f"--slices takes numbers such as 0,13,26, or 'all', or 'non-empty'; got '{text}'.") from None
+def numbering_of(sample: Sample, first: int | None) -> Sequence[Number]:
+    """Return the number that stands for each slice in file names: that of the stack's own files, or counted from ``first``."""
+    raw = sample.image("raw")
+    return raw.numbers if raw.numbers and first is None else range(first or 0, (first or 0) + raw.shape[0])

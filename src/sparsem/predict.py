@@ -5,6 +5,7 @@ On disk probabilities are uint8 round(255 p), where foreground is >= 128.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from sparsem.models.device import Precision, choose_device, free_memory, resolve
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import tell
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage
+from sparsem.stage import BlockResult, Stage, earlier_setting
 from sparsem.store.sample import Sample
+from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.tiles.context import scaled_shape
 from sparsem.tiles.doubt import DOUBT, Answer, together
@@ -70,12 +72,16 @@ def predict(
     recipes = _recipes_of(models)
     structures = recipes[0].structures
     image_name = settings.image or sample.newest_image
-    image, settings = sample.image(image_name), settings.model_copy(update={"image": image_name})
-    outputs = _outputs(structures, len(models), image, image_name)
+    image = sample.image(image_name)
+    name = f"predict-{'-'.join(structures)}"
+    earlier = earlier_setting(sample, name, "precision", on.overwrite)
+    precision = resolved(choose_device(settings.device), settings.precision, earlier)
+    settings = settings.model_copy(update={"image": image_name, "precision": precision})
+    use = combined(matched_use(recipe.training.get("slices"), sample.image("raw")) for recipe in recipes)
+    outputs = [replace(one, slice_use=use.record() if use else None) for one in _outputs(structures, len(models), image, image_name)]
     hashes = [hash_of(one) for one in models]
     inputs = {"image": image.fingerprint, "model": hashes[0], **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)}}
     halo = max(recipe.neighbours for recipe in recipes)
-    name = f"predict-{'-'.join(structures)}"
     made = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
     before = {path for path, stage in made.items() if stage == name} - {output.path for output in outputs}
     with Stage(sample, name, _lasting(settings), inputs, outputs, on, partial(_needs, image, recipes, settings), sorted(before)) as stage:
@@ -84,6 +90,11 @@ def predict(
                 _tell_other_grey(image, recipe, file.name, on.quiet)
         stage.map(_predict_block, image.blocks(halo=halo), image, models, settings)
     return [output.path for output in outputs]
+
+
+def settings_here(device: str) -> PredictSettings:
+    """Return the default settings on a device, with the precision that is fast on this machine: workers then compute alike."""
+    return PredictSettings(device=device, precision=resolved(choose_device(device), "auto"))
 
 
 def _recipes_of(models: Sequence[Path]) -> list[Recipe]:
@@ -122,8 +133,7 @@ def _tell_other_grey(image: Volume, recipe: Recipe, model: str, quiet: bool) -> 
 
 def _lasting(settings: PredictSettings) -> Settings:
     """The settings that change a result, as they turn out here; another batch size may continue an interrupted run."""
-    device = choose_device(settings.device)
-    return settings.model_copy(update={"batch": 1, "device": device.type, "precision": resolved(device, settings.precision)})
+    return settings.model_copy(update={"batch": 1, "device": choose_device(settings.device).type})
 
 
 def _outputs(structures: Sequence[str], models: int, image: Volume, image_name: str) -> list[VolumeSpec]:

@@ -13,7 +13,7 @@ LOG_EVERY_S = 30.0
 def tell(message: str, quiet: bool) -> None:
     """One line on standard error, unless it is to be quiet."""
     if not quiet:
-        Console(file=sys.stderr).print(message, highlight=False, soft_wrap=True)
+        Console(file=sys.stderr).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 class Meter:

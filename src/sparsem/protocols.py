@@ -10,7 +10,7 @@ from sparsem.execution import HERE, Execution
 from sparsem.quality.compare import Compared, CompareSettings, GroupStep, compared, comparison_tables, read_comparison
 from sparsem.quality.pictures import PicturesSettings, Planes, measure_planes, planes_of, weights_of
 from sparsem.report.comparison import comparison_page
-from sparsem.store.readers.series import natural_key
+from sparsem.store.readers.file_names import natural_key
 from sparsem.store.sample import save_table
 from sparsem.store.volume import write_atomically
 

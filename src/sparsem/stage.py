@@ -31,7 +31,7 @@ from sparsem.tasks import Arrays, BlockFunction, BlockResult, BlockTask, Link, L
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Arrays", "BlockResult", "Stage", "fingerprint_of", "finished", "forget", "link_arrays"]
+__all__ = ["Arrays", "BlockResult", "Stage", "earlier_setting", "fingerprint_of", "finished", "forget", "link_arrays"]
 
 Work = tuple[BlockTask | Link, Callable[..., Any], tuple[Any, ...]]
 
@@ -303,6 +303,15 @@ def finished(sample: Sample, name: str) -> list[dict[str, Any]]:
     if not file.exists():
         raise SampleError(f"'{name}' is not finished in {sample.path.name}; run it again.")
     return list(read_record(file)["summaries"])
+
+
+def earlier_setting(sample: Sample, name: str, key: str, overwrite: bool) -> Any:
+    """Return a setting of a stage's unfinished run, or else of its finished one unless that is replaced; None without either."""
+    files = sorted((sample.path / ".sparsem" / "work" / name).glob("*/stage.json"))
+    finished = _record_of(sample, name)
+    if finished.exists() and not overwrite:
+        files.append(finished)
+    return read_record(files[0])["record"].get(key) if files else None
 
 
 def forget(sample: Sample, name: str) -> None:

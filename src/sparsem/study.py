@@ -42,10 +42,10 @@ from sparsem.report.page import ReportSettings, report
 from sparsem.score.against import Scores, ScoreSettings, score
 from sparsem.settings import Settings, parse, read_toml
 from sparsem.stage import fingerprint_of
-from sparsem.store.readers import open_source
 from sparsem.store.sample import Sample
 from sparsem.store.volume import json_bytes, write_atomically
 from sparsem.store.writers import write_tiff
+from sparsem.truth import truth_of
 
 
 class ImportStep(ImportSettings):
@@ -168,9 +168,9 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     """
     path = Path(path).resolve()
     study, here = read_study(path), path.parent
-    for step in study.score.values():  # found missing now rather than after a night of training
-        open_source(_source(here, step.truth), step.dataset)
     sample = import_stack(_source(here, study.import_.source), here / study.sample, _plain(ImportSettings, study.import_), on)
+    for name, step in study.score.items():  # what is wrong with ground truth is reported before a night of training
+        truth_of(sample, name, sample.image("raw"), _source(here, step.truth), step)
     _annotate(sample, here, study, on, drawn_on_raw=True)
     image, alignment = _prepared(sample, study, on)
     _annotate(sample, here, study, on, drawn_on_raw=False)
@@ -251,10 +251,12 @@ def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:
 
 def _report(sample: Sample, here: Path, study: StudySettings, step: ReportStep, on: Execution) -> Path:
     """The page, made again when anything was done to the sample since."""
-    # A truth of which only some numbers are the structure cannot be laid over a slice as it is.
-    whole = {name: one.truth for name, one in study.score.items() if not (one.ids or one.dataset or one.ignore is not None)}
-    truth = {name: _source(here, path) for name, path in (whole | step.truth).items()}
-    settings = _plain(ReportSettings, step).model_copy(update={"truth": truth})
+    # Ground truth of which only some numbers are the structure cannot be laid over a slice as it is.
+    whole = {name: one for name, one in study.score.items() if not (one.ids or one.dataset or one.box or one.ignore is not None)}
+    paths = {name: one.truth for name, one in whole.items()} | step.truth
+    slices = {name: one.slices for name, one in whole.items() if one.slices} | step.truth_slices
+    truth = {name: _source(here, path) for name, path in paths.items()}
+    settings = _plain(ReportSettings, step).model_copy(update={"truth": truth, "truth_slices": slices})
     done = [[entry["stage"], entry["fingerprint"]] for entry in sample.history()]
     made_from = fingerprint_of({"done": done, "settings": settings.model_dump(mode="json"), "version": __version__})
     path = here / step.out
@@ -316,7 +318,7 @@ def demo(
     if not (folder / "study.toml").exists():
         (folder / "study.toml").write_text(_demo_study(training), encoding="utf-8")
     result = run(folder / "study.toml", on)
-    dice = {name: ([one.dice for one in found.slices], found.seen) for name, found in result.scores.items() if not found.cells}
+    dice = {name: ([one.dice for one in found.slices], found.group("trained")) for name, found in result.scores.items() if not found.cells}
     files = [
         comparison(_compared(result.sample, truth, training.structure, slices), folder / "overlays.png"),
         dice_along_z(dice, folder / "dice.png"),
@@ -344,10 +346,10 @@ def _demo_study(training: TrainSettings) -> str:
         lines += [f"[annotate.{name}]", f'source = "masks/{name}"', ""]
     lines += ["[train]", *(f"{key} = {_toml(value)}" for key, value in changed.items()), ""]
     for name in training.structure:
-        lines += [f"[score.{name}]", f'truth = "phantom.zarr/truth/{name}"', ""]
+        lines += [f"[score.{name}]", f'truth = "phantom.zarr/truth/{name}"', 'slices = "all"', ""]
     if training.cells:
         truth = f'truth = "phantom.zarr/truth/{training.cells}"'
-        lines += [f"[score.{training.cells}]", truth, "instances = true", "least_voxels = 5000", ""]
+        lines += [f"[score.{training.cells}]", truth, 'slices = "all"', "instances = true", "least_voxels = 5000", ""]
     least = f"least_um3 = {{ {', '.join(f'{name} = {size}' for name, size in DEMO_LEAST_UM3.items() if name in training.structure)} }}"
     lines += ["[constrain]", "", "[measure]", least, ""]
     return "\n".join([*lines, "[export]", 'folder = "results"', "", "[report]", 'out = "report.html"', ""])

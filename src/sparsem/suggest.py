@@ -7,7 +7,7 @@ slice beside a labelled one teaches little, so doubt counts less there.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.tiles.doubt import DOUBT, entropy
+
+if TYPE_CHECKING:
+    from sparsem.predict import PredictSettings
 
 LEVELS = np.arange(256) / 255.0  # what numbers on disk stand for
 LOOKED_AT = 96  # slices that several models are asked about, at most
@@ -175,7 +178,7 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
     """(slices,) mean mutual information of several models and their answer, or the entropy of one; NaN where they were not asked."""
     from sparsem.models.checkpoint import read_recipe  # torch takes seconds to load, and only models need it
     from sparsem.models.device import choose_device
-    from sparsem.predict import hash_of
+    from sparsem.predict import hash_of, settings_here
 
     models = [Path(one).resolve() for one in settings.model]
     known = {model: read_recipe(model).structures for model in models}
@@ -193,7 +196,7 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
     needs = Needs(ram=plane * (8 * most + 16 * len(names) + 16), smaller="use fewer --workers")  # an answer, their mean, and entropies
     lasting = settings.model_copy(update={"n": 1, "device": choose_device(settings.device).type, "every": every})
     with Stage(sample, "disagreement", lasting, inputs, [], replace(on, overwrite=True), needs) as stage:
-        blocks = stage.map(_disagreement_block, image.blocks(), image, models, names, every, settings.device)
+        blocks = stage.map(_disagreement_block, image.blocks(), image, models, names, every, settings_here(settings.device))
     doubt = np.full(image.shape[0], np.nan)
     for block in blocks:
         for z, value in block["doubt"]:
@@ -202,13 +205,13 @@ def _disagreement(sample: Sample, structure: str | None, settings: SuggestSettin
 
 
 def _disagreement_block(
-    block: ZBlock, image: Volume, models: Sequence[Path], structures: Sequence[str], every: int, device: str
+    block: ZBlock, image: Volume, models: Sequence[Path], structures: Sequence[str], every: int, how: "PredictSettings"
 ) -> BlockResult:
-    from sparsem.predict import PredictSettings, answer_of
+    from sparsem.predict import answer_of
 
     doubt = []
     for z in (z for z in range(block.start, block.stop) if z % every == every // 2):
-        _, answer = answer_of(image, z, models, PredictSettings(device=device), structures)
+        _, answer = answer_of(image, z, models, how, structures)
         unsure = entropy(answer.mean) if answer.doubt is None else answer.doubt
         doubt.append([z, float(unsure.mean(dtype=np.float64))])
     return {}, {"doubt": doubt}

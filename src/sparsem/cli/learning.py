@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.cli.scores import promise_line, score_data, score_lines
+from sparsem.cli.scores import promise_line, score_data, score_lines, validation_lines
 from sparsem.execution import Execution
 from sparsem.learn.files import log_path
 from sparsem.learn.folds import train_and_promise
@@ -35,10 +35,10 @@ def train(
     """
     opened = [Sample.open(path) for path in samples]
     recipe, promises = train_and_promise(opened, out, settings, on)
-    held = recipe.training["held out"]
-    told = f"; Dice {recipe.training['validation dice']:.3f} on the held-out {', '.join(held)}" if held else ""
+    count = len(recipe.training["learnt from"])
     lines = [
-        f"Wrote {out}: knows {', '.join(recipe.structures)} from {len(recipe.training['learnt from'])} slices{told}",
+        f"Wrote {out}: {', '.join(recipe.structures)}, trained on {count} {'slice' if count == 1 else 'slices'}",
+        *validation_lines(recipe),
         f"Wrote {log_path(out)}",
         *map(promise_line, promises),
     ]

@@ -7,34 +7,72 @@ import numpy as np
 
 from sparsem.score.against import Scores
 from sparsem.score.instances import SCORES
+from sparsem.store.slice_use import Role
 
 if TYPE_CHECKING:  # these load torch and numba
     from sparsem.detect.score import Judged
     from sparsem.learn.folds import Promise
+    from sparsem.models.checkpoint import Recipe
     from sparsem.prepare.align import Alignment
 
 MOST_LISTED = 12
+GROUP_NAMES: dict[Role | None, str] = {
+    "unseen": "unseen slices",
+    "validated": "validation slices",
+    "trained": "training slices",
+    None: "all slices",
+}
 FAINT = 0.35  # likeness of neighbouring slices below which alignment may follow the tissue
 
 
 def score_lines(scores: dict[str, Scores]) -> list[str]:
-    """Two lines a structure: on the slices that no training saw, and on all."""
+    """Return the scores of each structure: by what slices were to the training, and of all slices together."""
     width = max((len(name) for name in scores), default=0)
     lines = []
     for name, found in scores.items():
-        some = [("unseen slices", found.summary(only_unseen=True))] if 0 < len(found.seen) < len(found.slices) else []
-        for which, summary in [*some, ("all slices", found.summary(only_unseen=False))]:
-            dice, precision, recall, average = (
-                "--" if summary[key] is None else f"{summary[key]:.3f}" for key in ("dice_3d", "precision_3d", "recall_3d", "dice_slices")
-            )
-            pooled = f"3D Dice {dice}, precision {precision}, recall {recall}"
-            lines.append(f"{name:{width}}  {which:13}  {pooled}; mean over {summary['slices']} slices {average}")
-            lines += _cell_lines(found.of_cells(only_unseen=which != "all slices"), f"{name:{width}}  {which:13}")
+        groups: list[Role | None] = list(found.roles)
+        for role in groups if len(groups) == 1 else [*groups, None]:
+            title = f"{name:{width}}  {GROUP_NAMES[role]:17}"
+            lines.append(f"{title}  {_overlap_words(found.summary(role))}")
+            lines += _cell_lines(found.of_cells(role), title)
+        lines += _score_notes(name, found)
     return lines
 
 
+def _overlap_words(summary: dict[str, float | None]) -> str:
+    """Return pooled and average scores of a group of slices."""
+    keys = ("dice_3d", "precision_3d", "recall_3d", "dice_slices")
+    dice, precision, recall, average = ("--" if summary[key] is None else f"{summary[key]:.3f}" for key in keys)
+    slices = "1 slice" if summary["slices"] == 1 else f"{summary['slices']} slices"
+    return f"3D Dice {dice}, precision {precision}, recall {recall}; mean Dice over {slices} {average}"
+
+
+def _score_notes(name: str, found: Scores) -> list[str]:
+    """Return what a reader of the scores has to know."""
+    notes = []
+    if len(found.compared) < len(found.slices):
+        count = f"{len(found.compared)} of {len(found.slices)} slices"
+        listed = _numbers_listed(found.compared)
+        others = "the ground truth does not label the others"
+        notes.append(f"{name}: compared on {count} ({listed}); {others}.")
+    if found.use is None:
+        notes.append(
+            f"{name}: which slices these labels were trained on is not known, so the score may be "
+            "too high; name them with --trained-slices."
+        )
+    elif not found.group("unseen"):
+        notes.append(f"{name}: training used every compared slice, so the score does not show how good unseen slices are.")
+    if found.is_copied:
+        notes.append(
+            f"{name}: {found.outline.fraction:.0%} of the outline of the ground truth is that of "
+            "the labels to the pixel, as if it had been drawn from a prediction; such a score is "
+            "too high."
+        )
+    return notes
+
+
 def _cell_lines(numbers: dict[str, float | None], title: str) -> list[str]:
-    """Scores of instances, if they were asked for."""
+    """Return scores of objects, if they were asked for."""
     if not numbers:
         return []
     shown = {key: "--" if value is None else f"{value:.3f}" for key, value in numbers.items()}
@@ -47,16 +85,34 @@ def _cell_lines(numbers: dict[str, float | None], title: str) -> list[str]:
 
 
 def score_data(found: Scores) -> dict[str, Any]:
-    """The same for scripts."""
-    both = {"unseen": True, "all": False}
-    return {which: found.summary(only_unseen) | found.of_cells(only_unseen) for which, only_unseen in both.items()}
+    """Return the same for scripts: by group, which slices were compared, and whether the ground truth looks like a copy."""
+    groups: list[Role | None] = [*found.roles, None]
+    data: dict[str, Any] = {role or "all": found.summary(role) | found.of_cells(role) for role in groups}
+    return data | {"compared": list(found.compared), "outline_shared": found.outline.fraction}
 
 
 def promise_line(one: "Promise") -> str:
     """The Dice to expect."""
+    known = [dice for dice in one.dice if not math.isnan(dice)]
+    if not known:
+        return f"{one.structure}: no fold held out a slice on which it is labeled, so no Dice can be expected"
     folds = ", ".join("--" if math.isnan(dice) else f"{dice:.3f}" for dice in one.dice)
-    spread = "" if math.isnan(one.spread) else f" ± {one.spread:.3f}"
-    return f"{one.structure}: expect a Dice of {one.mean:.3f}{spread} on slices that nobody labelled (folds: {folds})"
+    found = f"the folds found {folds}" if len(known) > 1 else f"one fold found {folds}"
+    return f"{one.structure}: expect a Dice of about {one.mean:.3f} on unlabeled slices ({found})"
+
+
+def validation_lines(recipe: "Recipe") -> list[str]:
+    """Return the Dice on the slices that a training held out, structure by structure; empty if it held out none."""
+    held_out = recipe.training["held out"]
+    if not held_out:
+        return []
+    where = f"on the held-out {', '.join(held_out)}"
+    known = recipe.training["validation dice by structure"]
+    lines = [f"{name}: Dice {known[name]:.3f} {where}" for name in recipe.structures if name in known]
+    unknown = [name for name in recipe.structures if name not in known]
+    if unknown:
+        lines.append(f"{', '.join(unknown)}: no Dice {where}, where it is not labeled or there is none of it")
+    return lines
 
 
 def alignment_lines(found: "Alignment") -> list[str]:
@@ -93,8 +149,12 @@ def _moved_by(found: "Alignment") -> list[str]:
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
+    return f"Slices {_numbers_listed(numbers)}" if len(numbers) > 1 else f"Slice {numbers[0]}"
+
+
+def _numbers_listed(numbers: tuple[int, ...]) -> str:
     more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
-    return f"Slices {', '.join(map(str, numbers[:MOST_LISTED]))}{more}" if len(numbers) > 1 else f"Slice {numbers[0]}"
+    return ", ".join(map(str, numbers[:MOST_LISTED])) + more
 
 
 def box_lines(found: "Judged") -> list[str]:

@@ -4,7 +4,6 @@ Of a huge picture never more than a batch of tiles is in memory, of another one 
 the sample's: mean 0, standard deviation 1.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from sparsem.store.volume import Volume
 
 CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
 LEVEL_PICTURES, LEVEL_STEP = 16, 4  # pictures, and every so many-th row and column of them, that tell a sample's grey levels
-PRINT_PX = 256  # edge of what a picture is known by: noise alone tells two apart
 AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
 
 Tile = NDArray[np.float32]
@@ -60,15 +58,6 @@ def _bands(image: Volume, z: int, rows: int = 4096) -> Iterator[NDArray[Any]]:
     voxels = image.kept(0)
     for first in range(0, image.shape[1], rows):
         yield voxels[slice(z, z + 1), slice(first, min(first + rows, image.shape[1]))][0]
-
-
-def picture_print(raw: Volume, z: int) -> str:
-    """By which a picture is known again, however its sample is called and what else it holds: of its size and the pixels in its middle."""
-    shape = raw.size_of(z)
-    rows, columns = (slice(max(0, (length - PRINT_PX) // 2), min(length, (length + PRINT_PX) // 2)) for length in shape)
-    content = hashlib.blake2b(repr(shape).encode(), digest_size=8)
-    content.update(np.ascontiguousarray(raw.kept(0)[slice(z, z + 1), rows, columns]).tobytes())
-    return content.hexdigest()
 
 
 def slicing_of(shape: tuple[int, int], recipe: DetectorRecipe, voxel: VoxelSize, overlap: float) -> Slicing:

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from sparsem.box_tables import KEY, Kept, annotated_names, found_names, read_annotated, read_found
 from sparsem.boxes import together
-from sparsem.detect.inference import picture_print
 from sparsem.errors import SampleError
 from sparsem.score.boxes import RECALLS, BoxScores, Compared, Counts, box_scores, confusion, counts
 from sparsem.settings import Settings, nearest
 from sparsem.store.sample import Sample
+from sparsem.store.slice_use import slice_digest
 
 
 class DetectScoreSettings(Settings):
@@ -195,4 +195,4 @@ def _pictures(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple
     if seen is None:
         raise SampleError(f"Nobody knows which pictures the detector of '{name}' learnt from; score all of them with --pictures all.")
     raw = sample.image("raw")
-    return tuple(z for z in pictures if picture_print(raw, z) not in seen)
+    return tuple(z for z in pictures if slice_digest(raw, z) not in seen)

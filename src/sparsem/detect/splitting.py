@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparsem.errors import SettingsError
+from sparsem.slice_lists import parsed_slices
 
 
 class Role(StrEnum):
@@ -34,7 +35,7 @@ class Place(NamedTuple):
 
 
 PARTS = (0.1, 0.1)  # of the samples, or pictures: held out for validation, and for the test
-CHOICE = re.compile(r"(?P<sample>[^:]+)(:(?P<first>\d+)(-(?P<last>\d+))?)?")
+CHOICE = re.compile(r"(?P<sample>[^:]+)(:(?P<slices>\d[\d,-]*))?")
 
 
 def chosen(places: Sequence[Place], choices: Sequence[str], option: str) -> set[Place]:
@@ -48,9 +49,13 @@ def chosen(places: Sequence[Place], choices: Sequence[str], option: str) -> set[
         parts = CHOICE.fullmatch(re.sub(r"\.zarr(?=:|$)", "", choice))
         if parts is None:
             raise SettingsError(f"{option} takes a sample, or its slices, such as S01, S01:12 or S01:12-40; got '{choice}'.")
-        first = 0 if parts["first"] is None else int(parts["first"])
-        last = (first if parts["first"] else 2**31) if parts["last"] is None else int(parts["last"])
-        own = {place for place in places if place.sample == parts["sample"] and first <= place.z <= last}
+        own = {place for place in places if place.sample == parts["sample"]}
+        if parts["slices"] is not None:
+            try:
+                slices = set(parsed_slices(parts["slices"]))
+            except ValueError as error:
+                raise SettingsError(f"{option} {choice}: {error}.") from None
+            own = {place for place in own if place.z in slices}
         if not own:
             known = ", ".join(dict.fromkeys(place.sample for place in places))
             raise SettingsError(f"{option} {choice} names no annotated picture; there are some in {known}.")

@@ -14,7 +14,7 @@ from sparsem.box_tables import annotated_names, read_annotated
 from sparsem.boxes import Boxes, sizes, together
 from sparsem.detect.calibration import calibrated, counting_from
 from sparsem.detect.detector import Detector, Target
-from sparsem.detect.inference import Levels, found_in_picture, levels_of, picture_print, slicing_of, window_of
+from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
 from sparsem.detect.networks import begin_with, build, detector_class
 from sparsem.detect.recipe import DetectorRecipe, read_detector, save_detector
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
@@ -30,6 +30,7 @@ from sparsem.models.device import choose_device, free_memory, keep_freed_memory
 from sparsem.progress import tell
 from sparsem.score.boxes import Compared, box_scores
 from sparsem.store.sample import Sample
+from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
 
 WITHOUT_EFFECT = {"save_every_s"}  # settings that change no weight
@@ -316,7 +317,7 @@ def _finished(state: TrainingState, job: Job, record: Mapping[str, Any]) -> Dete
     about: dict[str, Any] = {"record": dict(record), "weights": "last"}
     about |= {role.value: [str(place) for place in sorted(job.roles) if job.roles[place] is role] for role in Role}
     touched = [place for place in sorted(job.roles) if job.roles[place] is not Role.TEST]  # what is left out is near to them
-    about["seen"] = sorted({picture_print(job.raw[place.sample], place.z) for place in touched})
+    about["seen"] = sorted({slice_digest(job.raw[place.sample], place.z) for place in touched})
     recipe = job.recipe
     if validate:
         load_state(state.average, state.best)

@@ -22,7 +22,8 @@ class ExperimentSettings(Settings):
     cells: str = Field("cells", description="the annotation of cells")
     way: tuple[Way, ...] = Field(ALL_WAYS, description="a way of separating cells; repeat it for each; all of them if not given")
     least_voxels: int = Field(0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells")
-    dataset: str | None = Field(None, description="key of the truth inside a Zarr group")
+    dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group")
+    truth_slices: str | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
 
 
 def cells_compared(
@@ -44,14 +45,16 @@ def cells_compared(
     Raises:
         SampleError, InputError: as ``cells``, ``track`` and ``score`` do.
     """
-    own = sample.volume("truth", settings.cells).directory if truth is None else truth
-    scoring = ScoreSettings(instances=True, least_voxels=settings.least_voxels, dataset=settings.dataset, annotation=settings.cells)
+    is_own = truth is None
+    source = sample.volume("truth", settings.cells).directory if is_own else truth
+    slices = "all" if is_own else settings.truth_slices  # ground truth that was made with the sample is complete
+    scoring = ScoreSettings(instances=True, least_voxels=settings.least_voxels, dataset=settings.dataset, slices=slices)
     rows: dict[str, dict[str, Any]] = {}
     for way in settings.way:
         name = f"{settings.cells}-{way}"
         cells(sample, CellsSettings.model_validate({"cells": settings.cells, "way": way, "out": name}), on)
         track(sample, TrackSettings(cells=name), on)
-        rows[way] = score(sample, name, own, scoring, on).of_cells(only_unseen=True)
+        rows[way] = score(sample, name, source, scoring, on).of_cells("unseen")
     columns = {key: [row[key] for row in rows.values()] for key in next(iter(rows.values()), {})}
     sample.write_table(f"experiment_{settings.cells}", pa.table({"way": list(rows), **columns}))
     return rows

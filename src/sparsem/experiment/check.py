@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotations import LabelledSlices, annotations_on, as_labels
+from sparsem.annotations import LabelledSlices, annotations_on
 from sparsem.execution import Execution, Needs
 from sparsem.geometry import ZBlock
-from sparsem.predict import PredictSettings, answer_of, hash_of
+from sparsem.predict import PredictSettings, answer_of, hash_of, settings_here
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
-from sparsem.truth import Truth, truth_of
+from sparsem.truth import UNLABELED, Truth, TruthSettings, truth_of
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,16 @@ class Check:
     @property
     def z(self) -> tuple[int, ...]:
         """Slices of which the truth is known."""
-        return self.annotation.z if self.truth is None else tuple(range(self.image.shape[0]))
+        return self.annotation.z if self.truth is None else self.truth.z
 
     def true(self, z: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Where the structure is, and where that is known."""
         if self.truth is None:
             objects, known = self.annotation.objects(self.annotation.z.index(z))
             return objects > 0, known
-        labels = as_labels(np.asarray(self.truth.stack[z : z + 1])[0], f"slice {z} of the truth")
-        return labels > 0, np.ones(labels.shape, bool)
+        labels = np.asarray(self.truth.stack[z : z + 1])[0]
+        known = labels != UNLABELED
+        return (labels > 0) & known, known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Measured:
         return dice, list(self.slices)
 
 
-def check_of(sample: Sample, structure: str, image: str | None, truth: str | Path | None, dataset: str | None) -> Check:
+def check_of(sample: Sample, structure: str, image: str | None, truth: str | Path | None, how: TruthSettings) -> Check:
     """What networks are measured against.
 
     Args:
@@ -80,7 +81,7 @@ def check_of(sample: Sample, structure: str, image: str | None, truth: str | Pat
         structure: its name.
         image: what networks see; the newest one if not given.
         truth: labels of every slice; the sample's own ``truth/NAME``, or else the labelled slices, if not given.
-        dataset: key of the truth inside a Zarr group or an HDF5 file.
+        how: which slices and parts of the ground truth are labeled.
 
     Raises:
         InputError: the truth does not fit the image.
@@ -90,7 +91,7 @@ def check_of(sample: Sample, structure: str, image: str | None, truth: str | Pat
     annotation = annotations[structure]
     if truth is None and structure not in sample.names("truth"):
         return Check(sample, seen, structure, annotation, None)
-    return Check(sample, seen, structure, annotation, truth_of(sample, structure, seen, truth, dataset))
+    return Check(sample, seen, structure, annotation, truth_of(sample, structure, seen, truth, how))
 
 
 def overlaps_with(check: Check, name: str, model: Path, z: Sequence[int], device: str, on: Execution) -> tuple[Overlap, ...]:
@@ -98,17 +99,17 @@ def overlaps_with(check: Check, name: str, model: Path, z: Sequence[int], device
     inputs = {"image": check.image.fingerprint, "model": hash_of(model), "slices": str(tuple(z))}
     inputs |= {"annotation": check.annotation.fingerprint, "truth": check.truth.identity if check.truth else ""}
     needs = Needs(ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers")
-    again = replace(on, overwrite=True)
-    with Stage(check.sample, f"experiment-{name}", PredictSettings(device=device), inputs, [], again, needs) as stage:
-        blocks = stage.map(_measure_block, check.image.blocks(), check, model.resolve(), tuple(z), device)
+    again, how = replace(on, overwrite=True), settings_here(device)
+    with Stage(check.sample, f"experiment-{name}", how, inputs, [], again, needs) as stage:
+        blocks = stage.map(_measure_block, check.image.blocks(), check, model.resolve(), tuple(z), how)
     return tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
 
 
-def _measure_block(block: ZBlock, check: Check, model: Path, chosen: tuple[int, ...], device: str) -> BlockResult:
+def _measure_block(block: ZBlock, check: Check, model: Path, chosen: tuple[int, ...], how: PredictSettings) -> BlockResult:
     counts = []
     for z in (z for z in range(block.start, block.stop) if z in chosen):
-        _, answer = answer_of(check.image, z, [model], PredictSettings(device=device))
+        _, answer = answer_of(check.image, z, [model], how)
         true, known = check.true(z)
         found = overlap(answer.mean[0] >= 0.5, true, known)
-        counts.append([found.both, found.predicted, found.true])
+        counts.append([found.both, found.predicted, found.true, found.known])
     return {}, {"counts": counts}

@@ -25,6 +25,7 @@ from sparsem.report.figures import dice_along_z
 from sparsem.score.overlap import average_dice
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
+from sparsem.truth import TruthSettings
 
 WARM, TIMED = 2, 4  # updates before the clock starts, and on the clock
 
@@ -39,7 +40,8 @@ class ModelsSettings(LearnSettings):
         (7, 10, 15, 25), min_length=1, description="how many labelled slices to learn from; repeat it for each"
     )
     minutes: float | None = Field(None, gt=0, description="every training takes as long, on this machine; else --updates each")
-    dataset: str | None = Field(None, description="key of the truth inside a Zarr group or an HDF5 file")
+    dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group or an HDF5 file")
+    truth_slices: str | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ def models_compared(
         SettingsError: no network of a name.
         SampleError: the structure is not annotated.
     """
-    check = check_of(sample, structure, settings.image, truth, settings.dataset)
+    check = check_of(sample, structure, settings.image, truth, TruthSettings(dataset=settings.dataset, slices=settings.truth_slices))
     counts = [count for count in settings.labelled if count < len(check.z) and count <= len(check.annotation.z)]
     if not counts:
         more = f"expected more than {min(settings.labelled)}; take fewer with --labelled"
@@ -141,7 +143,7 @@ def _trained(check: Check, folder: Path, way: str, how: TrainSettings, count: in
     slices = drawn(check.annotation.z, count, 0)
     name = f"{check.structure}-{way}-{count}"
     model = folder / f"{name}.safetensors"
-    job = job_of([check.sample], model, how.model_copy(update={"slices": slices}))
+    job = job_of([check.sample], model, how.model_copy(update={"slices": slices}), on.overwrite)
     if settings.minutes:
         updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
         job = replace(job, settings=job.settings.model_copy(update={"updates": updates}))

@@ -19,6 +19,7 @@ from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z, dice_by_labelled
 from sparsem.score.overlap import average_dice, pooled
 from sparsem.store.sample import Sample
+from sparsem.truth import TruthSettings
 
 
 class SlicesSettings(LearnSettings):
@@ -31,7 +32,8 @@ class SlicesSettings(LearnSettings):
         (), description="edge of a tile in the image, px; repeat it for each; --read if not given"
     )
     repeats: int = Field(3, ge=1, description="trainings of each kind, with other seeds and other slices")
-    dataset: str | None = Field(None, description="key of the truth inside a Zarr group or an HDF5 file")
+    dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group or an HDF5 file")
+    truth_slices: str | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def slices_compared(
         InputError: no number of slices is smaller than that of the labelled ones, or the truth does not fit.
         SampleError: the structure is not annotated.
     """
-    check = check_of(sample, structure, settings.image, truth, settings.dataset)
+    check = check_of(sample, structure, settings.image, truth, TruthSettings(dataset=settings.dataset, slices=settings.truth_slices))
     annotation = check.annotation
     counts = [count for count in settings.labelled if count < len(annotation.z)]
     if not counts:

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from sparsem.errors import InputError, ResumeError
 from sparsem.learn.course import Course, Progress
 from sparsem.learn.settings import CourseSettings
-from sparsem.models.checkpoint import load_tensors, save_tensors
+from sparsem.models.checkpoint import load_tensors, read_recipe, save_tensors
+from sparsem.models.device import Precision
 from sparsem.progress import Meter
 from sparsem.settings import differences
 from sparsem.stage import fingerprint_of
@@ -100,6 +101,16 @@ class TrainingFiles:
     def begun(self) -> dict[str, Any]:
         """The record of an unfinished training; empty if there is none."""
         return dict(load_tensors(self.state, names=())[1].get("record", {})) if self.state.exists() else {}
+
+    def earlier_precision(self, overwrite: bool) -> Precision | None:
+        """Return the precision of an unfinished training, or else of a finished one unless that is replaced; None without either."""
+        try:
+            record = self.begun()
+            if not record and not overwrite and self.out.exists():
+                record = read_recipe(self.out).training.get("record", {})
+        except InputError:  # whoever reads these files next reports what is wrong with them
+            return None
+        return record.get("precision")
 
     def restore(self, state: Course, record: Mapping[str, Any], overwrite: bool) -> None:
         """Go on where an unfinished training was, if there is one.

@@ -13,6 +13,7 @@ from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.train import Job, job_of, train, train_job
+from sparsem.learn.validation import refuse_nothing_to_learn
 from sparsem.models.checkpoint import Recipe
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
@@ -90,13 +91,13 @@ def train_and_promise(
 
 def _planned(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> tuple[Job, list[list[int]]]:
     """The training on all slices, and which slices each fold leaves out."""
-    whole = job_of(samples, out, settings.model_copy(update={"validation_slices": 0}))
+    whole = job_of(samples, out, settings.model_copy(update={"validation_slices": 0, "validate_on": ()}))
     if not 2 <= settings.folds <= len(whole.slices):
         raise InputError(f"--folds takes 2 to {len(whole.slices)}, the number of labelled slices; got {settings.folds}.")
     depths = {sample.name: sample.image().shape[0] for sample in samples}
     parts = held_out([(each.sample, each.z) for each in whole.slices], depths, settings.folds)
     for aside in parts:
-        _refuse_nothing_to_learn(whole, aside)
+        refuse_nothing_to_learn(whole.slices, whole.structures, aside, "label it on more slices, or use more --folds")
     return whole, parts
 
 
@@ -142,13 +143,3 @@ def cross_validate(
         )
     write_atomically(out.with_name(f"{out.stem}.folds.csv"), text.getvalue().encode())
     return promises
-
-
-def _refuse_nothing_to_learn(whole: Job, aside: Sequence[int]) -> None:
-    learn = [each for place, each in enumerate(whole.slices) if place not in aside]
-    for channel, structure in enumerate(whole.structures):
-        if not any((each.target[channel] == 1).any() for each in learn):
-            left_out = ", ".join(whole.slices[place].name for place in aside)
-            raise InputError(
-                f"A fold without {left_out} has no slice to learn '{structure}' from; label it on more slices, or use more --folds."
-            )

@@ -67,7 +67,10 @@ class TrainSettings(LearnSettings):
     folds: int = Field(
         0, ge=0, description="train so many times more, each time without some labelled slices, and tell the Dice that is reached there"
     )
-    validation_slices: int = Field(0, ge=0, description="labelled slices held out to choose the best weights and to tell their Dice")
+    validation_slices: int = Field(
+        0, ge=0, description="number of labeled slices, evenly spaced, held out to choose the best weights and to report their Dice"
+    )
+    validate_on: tuple[int, ...] = Field((), description="the labeled slices to hold out, by number, instead of --validation-slices")
     also: tuple[str, ...] = Field((), description="--semi: a sample without labels to learn from as well; repeat it for more")
     both: bool = Field(False, description="--semi cps: write the other network too, as NAME.second.safetensors")
     validate_every: int = Field(100, ge=1, description="updates between two validations")

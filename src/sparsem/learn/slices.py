@@ -14,6 +14,7 @@ from sparsem.learn.settings import TrainSettings
 from sparsem.models import usual_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.store.sample import Sample
+from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
 from sparsem.tiles.context import scaled_shape, shrink, shrink_mask
 from sparsem.tiles.targets import interior_and_boundary, shrink_labels
@@ -30,12 +31,14 @@ class LearningSlice:
         target: (C, y, x) uint8: 0, 1, or 255 where not known.
         sample: its name.
         z: slice number.
+        digest: of the slice in the raw image (``slice_digest``).
     """
 
     image: NDArray[np.float32]
     target: NDArray[np.uint8]
     sample: str
     z: int
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -58,7 +61,7 @@ def learning_slices(
     inputs: dict[str, Any] = {}
     for number, sample in enumerate(samples, 1):
         image, annotations = annotations_on(sample, _annotated(structures, settings), settings.image)
-        factors = recipe.factors(image.voxel_size)
+        factors, raw = recipe.factors(image.voxel_size), sample.image("raw")
         inputs |= {f"image {number}": image.fingerprint}
         inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
         chosen = sorted({z for one in annotations.values() for z in one.z})
@@ -68,7 +71,7 @@ def learning_slices(
         for z in (z for z in chosen if not settings.slices or z in settings.slices):
             targets = [_target(one, z, factors, name == settings.cells, settings, recipe) for name, one in annotations.items()]
             target = np.concatenate(targets)  # (structures, y, x)
-            found.append(LearningSlice(_context(image, z, recipe), target, sample.name, z))
+            found.append(LearningSlice(_context(image, z, recipe), target, sample.name, z, slice_digest(raw, z)))
     for place, structure in enumerate(structures):
         if not any((each.target[place] == 1).any() for each in found):
             raise InputError(f"No labelled slice holds a pixel of '{structure}': check its masks, --classes and --ignore.")

@@ -20,6 +20,7 @@ from sparsem.learn.semi import Pair, fit_with_unlabelled, second_recipe, start_p
 from sparsem.learn.settings import TrainSettings
 from sparsem.learn.slices import LearningSlice, learning_slices, unlabelled_slices
 from sparsem.learn.supervised import fit, start, validation_dice
+from sparsem.learn.validation import held_out
 from sparsem.models import model_class, usual_rate
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
 from sparsem.models.device import choose_device, free_memory, resolved
@@ -28,11 +29,6 @@ from sparsem.progress import tell
 from sparsem.store.sample import Sample
 
 WITHOUT_EFFECT = {"save_every_s", "folds"}  # settings that change no weight
-
-
-def held_out(count: int, validation: int) -> list[int]:
-    """Which of ``count`` labelled slices to hold out: ``validation`` of them, evenly spaced and away from the ends."""
-    return [int((2 * index + 1) * count / (2 * validation)) for index in range(validation)]
 
 
 def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = TrainSettings(), on: Execution = HERE) -> Recipe:
@@ -57,9 +53,8 @@ def train(samples: Sequence[Sample], out: str | Path, settings: TrainSettings = 
         SettingsError: unknown model, a tile size that it cannot take, a device that is not there.
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
-    job = job_of(samples, Path(out), settings)
-    aside = held_out(len(job.slices), settings.validation_slices)
-    return train_job(job, aside, on)
+    job = job_of(samples, Path(out), settings, on.overwrite)
+    return train_job(job, held_out(job.slices, job.structures, settings), on)
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class Job:
     unlabelled: Sequence[NDArray[np.float32]] = ()
 
 
-def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> Job:
+def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings, overwrite: bool = False) -> Job:
     """Look at samples and settings, and read the labelled slices.
 
     Raises:
@@ -98,21 +93,21 @@ def job_of(samples: Sequence[Sample], out: Path, settings: TrainSettings) -> Job
     structures = _structures_of(samples, settings)
     slices, recipe, inputs = learning_slices(samples, structures, settings)
     unlabelled, more = unlabelled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
-    return Job(out, structures, slices, recipe, inputs | more, settings, choose_device(settings.device), unlabelled)
+    device = choose_device(settings.device)
+    computed = {"precision": resolved(device, settings.precision, TrainingFiles(out).earlier_precision(overwrite))}
+    return Job(out, structures, slices, recipe, inputs | more, settings.model_copy(update=computed), device, unlabelled)
 
 
 def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     """Train without the slices ``aside``, by whose Dice the best weights are chosen; see ``train``."""
     settings, slices, device, out = job.settings, job.slices, job.device, job.out
-    computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type, "precision": resolved(device, settings.precision)}
+    computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type}
     computed |= {"width": job.recipe.width, "learning_rate": settings.learning_rate or usual_rate(job.recipe.model)}
     record = {"version": __version__, **job.inputs, **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), **computed}
     files = TrainingFiles(out)
     trained = files.trained(read_recipe, on.overwrite)
     if trained and files.finished(trained.training.get("record", {}), record, on.overwrite):
         return trained
-    if len(slices) <= len(aside):
-        raise InputError(f"{len(slices)} labelled slices are too few to hold out {len(aside)} of them for validation.")
     needs = training_needs(job)
     needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
     tell(f"train {out.stem}: {needs}", on.quiet)
@@ -122,10 +117,10 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
     with files.locked():
         files.restore(state, record, on.overwrite)
         course = updates_of(job, state, learn, validate)
-        columns = ["dice", *(f"validation_dice_{name}" for name in job.structures)]
-        said = lambda one: f"loss {one.loss:.3f}, Dice {one.batch[0]:.3f}"  # noqa: E731
+        columns = ["batch_dice", *(f"validation_dice_{name}" for name in job.structures)]
+        said = lambda one: f"loss {one.loss:.3f}, Dice of the batch {one.batch[0]:.3f}"  # noqa: E731
         files.follow(course, state, record, settings, columns, said, on.quiet)
-        return _finish(files, state, job, record, [each.name for each in learn], validate)
+        return _finish(files, state, job, record, learn, validate)
 
 
 def course_of(job: Job) -> TrainingState | Pair:
@@ -189,10 +184,21 @@ def _what_fits(job: Job, free: int) -> str:
 
 
 def _finish(
-    files: TrainingFiles, state: Course, job: Job, record: Mapping[str, Any], learnt: list[str], validate: Sequence[LearningSlice]
+    files: TrainingFiles,
+    state: Course,
+    job: Job,
+    record: Mapping[str, Any],
+    learn: Sequence[LearningSlice],
+    validate: Sequence[LearningSlice],
 ) -> Recipe:
     """Write the network, of two the one that does better on held-out slices; the other one too if that is asked for."""
-    about: dict[str, Any] = {"record": dict(record), "learnt from": learnt, "held out": [each.name for each in validate]}
+    used = {"trained": learn, "validated": validate}
+    about: dict[str, Any] = {
+        "record": dict(record),
+        "learnt from": [each.name for each in learn],
+        "held out": [each.name for each in validate],
+        "slices": {role: [[each.z, each.digest] for each in slices] for role, slices in used.items()},
+    }
     recipes = [job.recipe, second_recipe(job.recipe, job.settings)]
     order = sorted(range(len(state.members)), key=lambda number: -state.members[number].best_score)
     written = []
@@ -212,7 +218,11 @@ def _write(out: Path, state: TrainingState, recipe: Recipe, validate: Sequence[L
         load_state(last, state.best)
         by_structure = validation_dice(last.to(job.device), validate, job.settings, job.device)
         known = {name: round(dice, 6) for name, dice in zip(recipe.structures, by_structure, strict=True) if not math.isnan(dice)}
-        about |= {"weights": "best", "validation dice": round(state.best_score, 6), "validation dice by structure": known}
+        about |= {
+            "weights": "best",
+            "validation dice": round(state.best_score, 6) if known else None,
+            "validation dice by structure": known,
+        }
     recipe = replace(recipe, training=about)
     save_checkpoint(out, last.cpu(), recipe)
     return recipe

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparsem.models import build
 from sparsem.models.checkpoint import Recipe
-from sparsem.models.device import KEPT, Precision, autocast
+from sparsem.models.device import KEPT, Precision, autocast, resolved
 
 LASTING = 3  # copies of the weights beside themselves: their running average, and two moments of Adam
 STEP = 3  # more of them for the moment of an update: their gradient, and what Adam works with
@@ -73,7 +73,8 @@ def _with_working(tensors: int, device: torch.device) -> int:
 def _counted(recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool) -> tuple[int, int]:
     """Bytes of the weights, and the most that there are beside them."""
     outputs, inputs = len(recipe.structures), 1 + 2 * recipe.neighbours
-    return _looked_at(recipe.model, recipe.width, outputs, inputs, recipe.see, batch, device, precision, learning)
+    computed = resolved(device, precision)  # tensors without content cannot be timed
+    return _looked_at(recipe.model, recipe.width, outputs, inputs, recipe.see, batch, device, computed, learning)
 
 
 @lru_cache(maxsize=1000)  # folds and experiments train one network many times

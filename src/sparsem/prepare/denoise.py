@@ -18,7 +18,7 @@ from sparsem.models.device import Precision, choose_device, free_memory, resolve
 from sparsem.prepare.noise2void import Course, denoised, learn, load_network, patches_of, refuse_small, refuse_without_careamics
 from sparsem.prepare.nonlocal_means import smoothed
 from sparsem.settings import Settings
-from sparsem.stage import Arrays, BlockResult, Stage, link_arrays
+from sparsem.stage import Arrays, BlockResult, Stage, earlier_setting, link_arrays
 from sparsem.store.sample import Sample
 from sparsem.store.volume import CHUNK_YX, Kind, Volume
 
@@ -83,6 +83,9 @@ def denoise(sample: Sample, settings: DenoiseSettings = DenoiseSettings(), on: E
     plane = image.shape[1] * image.shape[2]
     ram = 3 * plane * image.dtype.itemsize * image.block_depth + (LIBRARIES if learns else SMOOTHING * plane)
     device = choose_device(settings.device) if learns else None
+    if device:
+        earlier = earlier_setting(sample, f"denoise-{settings.out}", "precision", on.overwrite)
+        settings = settings.model_copy(update={"precision": resolved(device, settings.precision, earlier)})
     gpu = {"gpu": ON_GPU, "gpu_free": free_memory(device)} if device and device.type == "cuda" else {}
     needs = Needs(ram, spec.nbytes, "import with a smaller --block-depth, or use fewer --workers", **gpu)
     lasting = _lasting(settings.model_copy(update={"image": name}))
@@ -98,8 +101,7 @@ def _lasting(settings: DenoiseSettings) -> DenoiseSettings:
     """Settings that change the result, as they turn out here; those of the other way are as they would be by themselves."""
     other = {"n2v": ("strength",), "nlm": ("updates", "batch", "learning_rate", "seed", "precision", "device")}[settings.way]
     device = choose_device(settings.device if settings.way == "n2v" else "cpu")
-    own = {"device": device.type, "precision": resolved(device, settings.precision)}
-    return settings.model_copy(update=own | {key: DenoiseSettings.model_fields[key].default for key in other})
+    return settings.model_copy(update={"device": device.type} | {key: DenoiseSettings.model_fields[key].default for key in other})
 
 
 def _pieces(image: Volume, settings: DenoiseSettings) -> list[Piece]:

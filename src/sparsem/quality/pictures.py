@@ -26,6 +26,7 @@ from sparsem.quality.learnt import loaded
 from sparsem.quality.picture import Picture, Tile, Weights, measured, tables
 from sparsem.quality.resin import Box, Resin, area_of_boxes, area_of_polygon, overlay, proposal
 from sparsem.settings import Settings
+from sparsem.slice_lists import parsed_slices
 from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.readers import open_source
 from sparsem.store.readers.source import Source
@@ -43,9 +44,18 @@ class PicturesSettings(Settings):
     resin: tuple[str, ...] = Field((), description="mask of resin, one for each; repeat it")
     box: tuple[int, int, int, int] | None = Field(None, description="rows and columns of resin: top left bottom right")
     polygon: tuple[float, ...] = Field((), description="corners of resin: y,x,y,x,...")
-    slices: tuple[int, ...] = Field((), description="of stacks, the slices to look at; all if not given")
+    slices: tuple[int, ...] = Field((), description="slices of stacks to measure, such as 0,9 or 10-20; all if not given")
     tile: int = Field(1024, ge=64, description="edge of the tiles, px")
     weights: str | None = Field(None, description="folder with the files of BRISQUE and DISTS; torch's own if not given")
+
+    @field_validator("slices", mode="before")
+    @classmethod
+    def _as_numbers(cls, value: object) -> object:
+        if isinstance(value, str):
+            return parsed_slices(value)
+        if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
+            return parsed_slices(",".join(map(str, value)))
+        return value
 
     @field_validator("polygon")
     @classmethod
@@ -124,7 +134,7 @@ def planes_of(sources: Sequence[str | Path], settings: PicturesSettings) -> list
         raise InputError("Resin is marked by masks, --resin, by a --box, or by a --polygon; give one of them.")
     if settings.denoise and settings.reference:
         raise InputError("Pictures are compared with others, --reference, or with themselves, --denoise; give one of them.")
-    opened = [open_source(source) for source in sources]
+    opened = [open_source(source, any_order=True) for source in sources]
     files = [one.files[0] if len(one.files) == 1 else one.files[0].parent for one in opened]
     names: list[str] = []
     for one, file in zip(opened, files, strict=True):
@@ -173,7 +183,7 @@ def _one_each(given: Sequence[str], opened: Sequence[Source], what: str) -> list
         return [None] * len(opened)
     if len(given) != len(opened):
         raise InputError(f"{len(opened)} pictures and {len(given)} of --{what} were given; expected one for each, in the same order.")
-    found = [open_source(one) for one in given]
+    found = [open_source(one, labels=what == "resin", any_order=True) for one in given]
     for one, own in zip(found, opened, strict=True):
         if one.stack.shape != own.stack.shape:
             shapes = [" x ".join(map(str, each.stack.shape)) for each in (own, one)]

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from sparsem.measure.dictionary import features
 from sparsem.report.boxes import box_plots
-from sparsem.report.plots import Strip, dice_curves, drift_curves, networks, organelles_per_cell, spectra, strips
+from sparsem.report.plots import DiceCurve, Strip, dice_curves, drift_curves, networks, organelles_per_cell, spectra, strips
 from sparsem.report.quality_plots import along_z
 from sparsem.report.view import Plot, View
 from sparsem.report.warnings import Notice
@@ -96,9 +96,17 @@ def _drifts(view: View) -> Iterator[Plot]:
 def _curves(view: View, names: Sequence[str]) -> Iterator[Plot]:
     scores = {name: view.tables[f"scores_{name}"] for name in names if f"scores_{name}" in view.tables}
     if scores:
-        curves = {name: (one["dice"].to_numpy(), np.flatnonzero(one["annotated"].to_numpy()).tolist()) for name, one in scores.items()}
+        curves = {name: _curve_of(one) for name, one in scores.items()}
         title, data = f"Dice along z: {view.name}", _together(scores, "structure")
-        yield Plot(title, "Agreement with the truth, slice by slice.", dice_curves(curves), f"dice_{view.name}.csv", data)
+        about = "Agreement with the ground truth in every slice that it labels, and both masks are not empty."
+        if any(np.isfinite(curve.dice).sum() > 1 for curve in curves.values()):
+            yield Plot(title, about, dice_curves(curves), f"dice_{view.name}.csv", data)
+
+
+def _curve_of(scores: pa.Table) -> DiceCurve:
+    z, dice = scores["z"].to_numpy(), scores["dice"].to_numpy()
+    trained = scores["use"].to_numpy(zero_copy_only=False) == "trained"
+    return DiceCurve(z, dice, trained)
 
 
 def _networks(view: View) -> Iterator[Plot]:

@@ -7,10 +7,9 @@ from sparsem.contents import result_of
 from sparsem.errors import SparsemError
 from sparsem.measure.settings import results_of
 from sparsem.report.figures import COLOURS, colour_of
-from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
-from sparsem.truth import truth_of
+from sparsem.truth import Truth, TruthSettings, truth_of
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,14 @@ class Layer:
     Attributes:
         name: of the structure.
         labels: found, if it was.
-        truth: true labels of the same full resolution, if somebody has them.
+        truth: ground truth of the same full resolution, if there is any.
         cells: whether each number gets a colour of its own.
         place: among the structures that have no colour of their own in the papers.
     """
 
     name: str
     labels: Volume | None
-    truth: Stack | None
+    truth: Truth | None
     cells: bool
     place: int = 0
 
@@ -38,7 +37,11 @@ class Layer:
 
 
 def layers_of(
-    sample: Sample, structures: Sequence[str], cells: str, truth: Mapping[str, str], others: Sequence[str] = ()
+    sample: Sample,
+    structures: Sequence[str],
+    cells: str,
+    truth: Mapping[str, tuple[str, TruthSettings]],
+    others: Sequence[str] = (),
 ) -> tuple[list[Layer], list[str]]:
     """Structures, cells first and then the larger ones, and a sentence on everything that cannot be shown.
 
@@ -46,7 +49,7 @@ def layers_of(
         sample: as it is.
         structures: which; all results if none is named.
         cells: name of the cells.
-        truth: name to volume, for structures whose truth lies elsewhere than in ``truth/NAME``.
+        truth: name to volume and what of it is labeled, for structures whose ground truth lies elsewhere than in ``truth/NAME``.
         others: structures without a colour of the papers, of all samples that are shown together; those of this one if not given.
     """
     names = list(structures) or results_of(sample, cells)
@@ -62,7 +65,8 @@ def layers_of(
         except SparsemError as error:
             problems.append(str(error))
             labels = sample.volume("labels", name) if name in sample.names("labels") else None  # as predicted, then
-        true = _truth(sample, name, truth.get(name), labels, problems)
+        source, how = truth.get(name, (None, TruthSettings()))
+        true = _truth(sample, name, source, how, labels, problems)
         if labels is not None or true is not None:
             made.append(Layer(name, labels, true, name == cells, others.index(name) if name in others else 0))
     return made, problems
@@ -73,12 +77,14 @@ def legend(layers: Sequence[Layer]) -> Mapping[str, str]:
     return {one.name: "" if one.cells else "#{:02x}{:02x}{:02x}".format(*one.colour) for one in layers}
 
 
-def _truth(sample: Sample, name: str, source: str | None, labels: Volume | None, problems: list[str]) -> Stack | None:
-    """True labels, of the sample itself or from elsewhere."""
+def _truth(
+    sample: Sample, name: str, source: str | None, settings: TruthSettings, labels: Volume | None, problems: list[str]
+) -> Truth | None:
+    """Return ground truth, of the sample itself or from elsewhere."""
     if source is None and name not in sample.names("truth"):
         return None
     try:
-        return truth_of(sample, name, labels, source).stack
+        return truth_of(sample, name, labels, source, settings)
     except SparsemError as error:
-        problems.append(f"The truth of {name} is not shown: {error}")
+        problems.append(f"The ground truth of {name} is not shown: {error}")
         return None

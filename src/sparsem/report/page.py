@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from pydantic import Field, field_validator
@@ -36,10 +35,13 @@ from sparsem.report.view import Plot, View
 from sparsem.report.warnings import Notice, dice_of, notices
 from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample, now
+from sparsem.store.slice_use import ROLES
 from sparsem.store.volume import Volume, write_atomically
+from sparsem.truth import TruthSettings
 
 # A page is to stay under 15 MB, which mail takes. Its parts, in bytes; overlays and meshes take 3 MB, plots as much.
 IMAGES = 6_000_000  # slices of all samples
+ROLE_WORDS = {"unseen": "unseen", "validated": "validation", "trained": "training", "unknown": "compared"}
 TABLES = 2_500_000  # tables to download; larger ones are named, and lie in the sample
 
 
@@ -49,7 +51,10 @@ class ReportSettings(Settings):
     title: str = Field("sparsem report", description="title of the page")
     structure: tuple[str, ...] = Field((), description="structure to show; repeat it for each; every result if not given")
     cells: str = Field("cells", description="name of the cells")
-    truth: dict[str, str] = Field({}, description="NAME=VOLUME, true labels to show beside what was found; repeat it for each")
+    truth: dict[str, str] = Field({}, description="NAME=VOLUME, ground truth to show next to the result; repeat it for each")
+    truth_slices: dict[str, str] = Field(
+        {}, description="NAME=SLICES, the slices that it labels: 3,10,17, 'non-empty', or 'all'; not needed if every slice holds a label"
+    )
     slices: int = Field(24, ge=1, description="slices to leaf through, of all samples together")
     pixels: int = Field(900, ge=64, description="longest edge of a slice")
     triangles: int = Field(240_000, ge=100, description="triangles of the 3D scenes, of all samples together")
@@ -58,6 +63,11 @@ class ReportSettings(Settings):
     @classmethod
     def _named(cls, value: Any) -> Any:
         return named_values(value, "nucleus=all_nuclei.tif")
+
+    @field_validator("truth_slices", mode="before")
+    @classmethod
+    def _named_slices(cls, value: Any) -> Any:
+        return named_values(value, "nucleus=3,10,17")
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,8 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
         return View(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
     image: Volume | None = None
     line: list[str] = []
-    layers, sentences = layers_of(sample, settings.structure, settings.cells, settings.truth, others)
+    truth = {name: (source, TruthSettings(slices=settings.truth_slices.get(name))) for name, source in settings.truth.items()}
+    layers, sentences = layers_of(sample, settings.structure, settings.cells, truth, others)
     problems = [Notice(one, True) for one in sentences]
     try:
         name = sample.name_of_image(next((one.labels for one in layers if one.labels), None))
@@ -146,7 +157,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     view.labelled = {name: list(z) for name, z in annotated_structures(sample).items()}
     if image:
         view.aligned = next((one for one in line if f"alignment_{one}" in sample.tables), "")
-        numbers = evenly_spaced(image.shape[0], min(image.shape[0], max(3, settings.slices // of)))
+        numbers = _shown_slices(image.shape[0], max(3, settings.slices // of), layers)
         fitting = [one for one in layers if one.labels is None or one.labels.shape == image.shape]
         problems += [
             Notice(f"{one.name} has the shape {one.labels.shape}, its image {image.shape}: it is not laid over the slices.", True)
@@ -157,6 +168,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
         problems += [Notice(one, True) for one in sentences]
         view.structures, view.colours = [*shown, *(one.name for one in boxes)], {**view.colours, **legend_of_boxes(boxes)}
         view.slices = slice_pictures(image, fitting, boxes, numbers, settings.pixels, IMAGES // of, sample.image("raw").names)
+        view.has_truth = any(one["truth"] for one in view.slices)
     meter.step("3D scene")
     view.scene = scene(layers, settings.triangles // of)
     old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]
@@ -171,6 +183,15 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     view.notices = [*problems, *notices(sample, [one.name for one in layers if one.labels], settings.cells)]
     meter.step("tables")
     return view
+
+
+def _shown_slices(n_slices: int, count: int, layers: Sequence[Layer]) -> list[int]:
+    """Return the numbers of evenly spaced slices; where ground truth labels few slices, these are among them."""
+    labeled = sorted({z for one in layers if one.truth and len(one.truth.z) < n_slices for z in one.truth.z})
+    if len(labeled) > count:
+        labeled = [labeled[place] for place in evenly_spaced(len(labeled), count)]
+    spaced = evenly_spaced(n_slices, min(n_slices, max(count - len(labeled), 3)))
+    return sorted({*labeled, *spaced})
 
 
 def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dict[str, str]:
@@ -197,13 +218,17 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
 
 
 def _dice(scores: pa.Table | None) -> str:
-    """3D Dice on slices that nobody labelled, or on all where every one was; empty without scores, or with nothing to find."""
+    """Return the 3D Dice by what slices were to the training; empty without scores, or with nothing to find."""
     if scores is None:
         return ""
-    unseen = ~scores["annotated"].to_numpy()
-    chosen = unseen if unseen.any() else np.ones(len(unseen), bool)
-    dice = dice_of(scores, chosen)
-    return "" if math.isnan(dice) else f"{dice:.3f} ({chosen.sum()} {'unseen' if unseen.any() else 'labelled'} slices)"
+    use = scores["use"].to_numpy(zero_copy_only=False)
+    words = []
+    for role in (*ROLES, "unknown"):
+        chosen = use == role
+        dice = dice_of(scores, chosen) if chosen.any() else math.nan
+        if not math.isnan(dice):
+            words.append(f"{dice:.3f} on {chosen.sum()} {ROLE_WORDS[role]} {'slice' if chosen.sum() == 1 else 'slices'}")
+    return "; ".join(words)
 
 
 def _tables(sample: Sample, problems: list[Notice]) -> dict[str, pa.Table]:

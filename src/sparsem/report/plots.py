@@ -90,15 +90,35 @@ def organelles_per_cell(cells: Sequence[str], volumes: Mapping[str, Floats], col
     return as_svg(figure)
 
 
-def dice_curves(curves: Mapping[str, tuple[Floats, Sequence[int]]]) -> str:
-    """Dice of every slice by structure, (values, slices that were labelled by hand, which are marked)."""
+class DiceCurve(NamedTuple):
+    """Dice of the slices that ground truth labels.
+
+    Attributes:
+        z: (n,) numbers of the slices, ascending.
+        dice: (n,), NaN where neither mask has a pixel.
+        trained: (n,) whether training used the slice.
+    """
+
+    z: NDArray[np.int64]
+    dice: Floats
+    trained: NDArray[np.bool_]
+
+
+def dice_curves(curves: Mapping[str, DiceCurve]) -> str:
+    """Draw the Dice of every slice by structure; slices that training used are marked.
+
+    Only neighboring slices are joined by a line: between others nothing is known.
+    """
     figure = figure_of(PAGE, 3.2)
     axis = figure.subplots()
-    for place, (name, (dice, labelled)) in enumerate(curves.items()):
-        colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
-        axis.plot(dice, color=colour, linewidth=1.3, label=plain(name))
-        axis.plot(labelled, [dice[z] for z in labelled], MARKERS[place % len(MARKERS)], color=colour, markersize=4.5)
-    axis.set(xlabel="slice (marks: labelled by hand)", ylabel="Dice", ylim=(0, 1.02))
+    for place, (name, curve) in enumerate(curves.items()):
+        color, marker = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)], MARKERS[place % len(MARKERS)]
+        whole = np.full(int(curve.z.max()) + 1, np.nan)
+        whole[curve.z] = curve.dice
+        is_dense = len(curve.z) > 1 and np.diff(curve.z).min() == 1
+        axis.plot(whole, color=color, linewidth=1.3, label=plain(name), marker=None if is_dense else ".")
+        axis.plot(curve.z[curve.trained], curve.dice[curve.trained], marker, color=color, markersize=4.5)
+    axis.set(xlabel="slice (marks: used for training)", ylabel="Dice", ylim=(0, 1.02))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)

@@ -14,6 +14,7 @@ from sparsem.report.figures import shown
 from sparsem.report.layers import Layer
 from sparsem.store.readers.source import Stack
 from sparsem.store.volume import Volume
+from sparsem.truth import UNLABELED
 
 QUALITIES = (82, 70, 55, 40)  # of WebP, best first
 
@@ -60,7 +61,8 @@ def slice_pictures(
     entries = []
     for z, grey, part in zip(numbers, greys, parts, strict=True):
         found = {one.name: _picture(_slice_of(one.labels, level, z, step)[part], one) for one in layers if one.labels}
-        true = {one.name: _picture(_true_slice(one.truth, image, z, grey.shape), one) for one in layers if one.truth is not None}
+        labeled = [one for one in layers if one.truth and z in one.truth.z]
+        true = {one.name: _picture(_true_slice(one.truth.stack, image, z, grey.shape), one) for one in labeled if one.truth}
         factor = image.size_of(z)[1] / grey.shape[1]
         for one in boxes:
             for own, known in ((found, one.found), (true, one.truth)):
@@ -84,7 +86,8 @@ def _slice_of(labels: Volume, level: int, z: int, step: int) -> NDArray[Any]:
 
 def _true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]) -> NDArray[Any]:
     height, width = image.size_of(z)
-    return at_shape(np.asarray(truth[z : z + 1])[0][:height, :width], (shape[0], shape[1]))
+    labels = np.asarray(truth[z : z + 1])[0][:height, :width]
+    return at_shape(np.where(labels == UNLABELED, 0, labels), (shape[0], shape[1]))
 
 
 def _picture(labels: NDArray[Any], layer: Layer) -> str:

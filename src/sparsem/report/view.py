@@ -18,6 +18,7 @@ class View:
     notices: list[Notice]
     structures: list[str] = field(default_factory=list)
     slices: list[dict[str, Any]] = field(default_factory=list)
+    has_truth: bool = False  # on any of its slices
     labelled: dict[str, list[int]] = field(default_factory=dict)
     colours: Mapping[str, str] = field(default_factory=dict)
     scene: dict[str, Any] = field(default_factory=dict)

@@ -96,13 +96,18 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
             yield Notice(f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.", True)
             continue
         scores = sample.read_table(f"scores_{name}")
-        unseen = ~scores["annotated"].to_numpy()
-        if not unseen.any():
-            yield Notice(f"{name} was only compared on slices that were labelled by hand, which a training may have seen.", True)
-            continue
-        dice = dice_of(scores, unseen)
-        if name != cells and dice < LOW_DICE:
-            yield Notice(f"{name}: Dice {dice:.3f} on {unseen.sum()} slices that nobody labelled; label more before you count.", True)
+        use = scores["use"].to_numpy(zero_copy_only=False)
+        unseen = use == "unseen"
+        if (use == "unknown").any():
+            yield Notice(
+                f"Which slices {name} was trained on is not known, so its score may be too high; "
+                "run 'sparsem score' with --trained-slices.",
+                True,
+            )
+        elif not unseen.any():
+            yield Notice(f"{name} was only compared on slices that training used; how good it is on others is not known.", True)
+        elif name != cells and (dice := dice_of(scores, unseen)) < LOW_DICE:
+            yield Notice(f"{name}: Dice {dice:.3f} on {unseen.sum()} unseen slices; label more slices before you count.", True)
 
 
 def dice_of(scores: pa.Table, chosen: NDArray[np.bool_]) -> float:

@@ -1,4 +1,8 @@
-"""Scoring a sample's labels against truth, slice by slice, on all slices and on those that no training saw."""
+"""The stage ``score``: labels compared with ground truth, slice by slice, where the ground truth is labeled.
+
+Scores are given for three groups of slices: those that training never saw, those that only chose the weights, and those that the
+weights were trained on. Only the first group says how good a result is.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,63 +12,105 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from sparsem.annotations import annotated_structures, annotation_of_output, as_labels
+from sparsem.annotations import annotated_structures, annotation_of_output, outputs_of_cells
 from sparsem.contents import CONSTRAINED, result_of
+from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
 from sparsem.regions import Overlaps, added, overlaps
-from sparsem.score.instances import dice_of_cells, instance_scores
-from sparsem.score.overlap import Overlap, average_dice, overlap, pooled
-from sparsem.settings import Settings
+from sparsem.score.instances import dice_of_cells, instance_scores, without_small
+from sparsem.score.overlap import NO_OUTLINE, OutlineCount, Overlap, average_dice, outline_count, overlap, pooled
+from sparsem.slice_lists import parsed_slices
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
+from sparsem.store.slice_use import ROLES, Role, SliceUse, use_of
 from sparsem.store.volume import Volume
-from sparsem.truth import truth_of
+from sparsem.truth import UNLABELED, TruthSettings, truth_of
+
+COPIED_OUTLINE = 0.8  # part of the outline that is the same to the pixel; two people's drawings share a third (measured)
 
 
-class ScoreSettings(Settings):
+class ScoreSettings(TruthSettings):
     """What is compared with what."""
 
-    dataset: str | None = Field(None, description="key of the truth inside a Zarr group")
     labels: str | None = Field(None, description="the labels to compare; if not given NAME-constrained where there are any, else NAME")
-    ids: tuple[int, ...] = Field((), description="values in the truth that mean the structure; all but 0 if not given")
-    ignore: int | None = Field(None, ge=0, description="value in the truth of pixels that nobody decided on")
-    annotation: str | None = Field(None, description="the annotation that tells which slices are labelled; NAME if not given")
-    instances: bool = Field(False, description="compare cell by cell too: Dice a cell, adapted Rand error, VOI, PQ, AP")
-    least_voxels: int = Field(0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells")
+    ids: tuple[int, ...] = Field((), description="values in the ground truth that mean the structure; all but 0 if not given")
+    trained_slices: str | None = Field(
+        None,
+        description="slices that the labels were trained on, as 3,10,17 or 'none', where the sample does not know: labels made elsewhere",
+    )
+    instances: bool = Field(False, description="compare cell by cell too: Dice per cell, adapted Rand error, VOI, PQ, AP")
+    least_voxels: int = Field(0, ge=0, description="with --instances: smaller objects count as background, in labels and ground truth")
+
+    @field_validator("trained_slices", mode="before")
+    @classmethod
+    def _as_one_text(cls, value: object) -> object:
+        return ",".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
+
+    @field_validator("trained_slices")
+    @classmethod
+    def _is_a_list(cls, value: str | None) -> str | None:
+        if value not in (None, "none"):
+            parsed_slices(value)
+        return value
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Overlap of every slice, and which slices were annotated, so that a training may have seen them.
+    """Overlap of labels and ground truth in every slice of the stack.
 
     Attributes:
-        slices: of the structure.
-        seen: numbers of the annotated slices.
-        cells: overlaps of every predicted with every true cell, slice by slice; empty unless cells were compared.
-        least_voxels: of a cell that counts in the mean Dice of cells.
+        slices: of the structure; slices without ground truth have no known pixel.
+        use: what slices were to the training; None if that is not known.
+        cells: overlaps of every predicted with every true object, slice by slice; empty unless objects were compared.
+        least_voxels: smaller objects count as background.
+        outline: how much of the outline of the ground truth is that of the labels.
     """
 
     slices: tuple[Overlap, ...]
-    seen: tuple[int, ...]
+    use: SliceUse | None
     cells: tuple[Overlaps, ...] = ()
     least_voxels: int = 0
+    outline: OutlineCount = NO_OUTLINE
 
-    def of_cells(self, only_unseen: bool) -> dict[str, float | None]:
-        """Scores of cells (see ``instance_scores``); None where a number has no meaning. Empty unless cells were compared."""
-        chosen = [one for z, one in enumerate(self.cells) if not (only_unseen and z in self.seen)]
-        numbers = instance_scores(chosen, self.least_voxels) if self.cells else {}
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """Numbers of the slices that can be compared, in whole or in part."""
+        return tuple(z for z, one in enumerate(self.slices) if one.known)
+
+    def group(self, role: Role | None = None) -> tuple[int, ...]:
+        """Return the numbers of the compared slices of a role; of all roles if none is given. Empty if roles are not known."""
+        if role is None:
+            return self.compared
+        use = self.use
+        return tuple(z for z in self.compared if use.role(z) == role) if use else ()
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that compared slices have."""
+        return tuple(role for role in ROLES if self.group(role))
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the ground truth seems to have been drawn from these labels, or labels like them."""
+        return self.outline.fraction > COPIED_OUTLINE
+
+    def of_cells(self, role: Role | None = None) -> dict[str, float | None]:
+        """Return scores of objects (see ``instance_scores``); None where a number has no meaning. Empty unless they were compared."""
+        if not self.cells:
+            return {}
+        numbers = instance_scores([self.cells[z] for z in self.group(role)], self.least_voxels)
         return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
-    def summary(self, only_unseen: bool) -> dict[str, float | None]:
-        """Pooled 3D Dice, precision and recall; the average Dice over slices, and the papers' (slices without truth left out).
+    def summary(self, role: Role | None = None) -> dict[str, float | None]:
+        """Return pooled 3D Dice, precision and recall, and the average Dice over slices; the papers' leaves out slices without truth.
 
         None where a number has no meaning: no slice is left, nothing was predicted, or there was nothing to find.
         """
-        chosen = [one for z, one in enumerate(self.slices) if not (only_unseen and z in self.seen)]
+        chosen = [self.slices[z] for z in self.group(role)]
         whole = pooled(chosen)
         average = {"dice_slices": average_dice(chosen), "dice_slices_skipping_empty": average_dice(chosen, skip_empty_truth=True)}
         numbers = {"dice_3d": whole.dice, "precision_3d": whole.precision, "recall_3d": whole.recall, **average}
@@ -74,22 +120,22 @@ class Scores:
 def score(
     sample: Sample, name: str, truth: str | Path | None = None, settings: ScoreSettings = ScoreSettings(), on: Execution = HERE
 ) -> Scores:
-    """Compare the labels of a structure with truth and write ``tables/scores_NAME``, one row a slice.
+    """Compare the labels of a structure with ground truth and write ``tables/scores_NAME``, one row for each slice that is labeled.
 
     Args:
         sample: with labels of that name.
         name: of the structure; any label that is not 0 counts as the structure.
-        truth: a labelled volume of the same shape, or of that of the raw image: it then moves along with alignment; the sample's own
-            ``truth/NAME`` if not given.
-        settings: where in the truth, and what in it is not known.
+        truth: a labeled volume, a folder of masks or a single slice, with the pixels of the labels or of the raw image: it is then
+            moved as alignment moved them; the sample's own ``truth/NAME`` if not given.
+        settings: which slices and parts of the ground truth are labeled, and what its numbers mean.
         on: how the work is spread.
 
     Raises:
-        SampleError: no such labels, or no truth in the sample and none given.
-        InputError: the truth cannot be read or has another shape.
+        SampleError: no such labels, or no ground truth in the sample and none given.
+        InputError: the ground truth cannot be read, has another shape, or does not show which slices it labels.
     """
     predicted = sample.volume("labels", settings.labels) if settings.labels else result_of(sample, name)
-    true = truth_of(sample, name, predicted, truth, settings.dataset)
+    true = truth_of(sample, name, predicted, truth, settings)
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")
@@ -97,19 +143,51 @@ def score(
         blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
     slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
     cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
-    scores = Scores(slices, _labelled(sample, name, settings.annotation), cells, settings.least_voxels)
+    outline = OutlineCount(*(sum(block["outline"][k] for block in blocks) for k in range(2)))
+    if not any(one.known for one in slices):
+        raise InputError(f"The ground truth of '{name}' labels no pixel of the stack; check --slices, --box and --ignore.")
+    stated = settings.trained_slices
+    use = slice_use_of(sample, settings.labels or name)
+    if stated is not None:
+        use = SliceUse(() if stated == "none" else tuple(sorted(parsed_slices(stated))))
+    scores = Scores(slices, use, cells, settings.least_voxels, outline)
     sample.write_table(f"scores_{name}", score_table(scores))
     if cells:
         sample.write_table(f"dice_{name}", dice_table(scores))
     return scores
 
 
+def slice_use_of(sample: Sample, name: str) -> SliceUse | None:
+    """Return what slices were to the training of ``labels/NAME``; None if that is not known, as of labels made elsewhere.
+
+    Cells are carried from their annotated slices, so these count as trained.
+    """
+    base = name.removesuffix(CONSTRAINED)
+    made_of = [entry["settings"].get("cells") for entry in sample.history() if f"labels/{base}-regions" in entry["outputs"]]
+    if made_of:
+        return _use_of_cells(sample, str(made_of[-1]))
+    if base not in sample.names("labels"):
+        return None
+    return use_of(sample.volume("labels", base).slice_use)
+
+
+def _use_of_cells(sample: Sample, annotation: str) -> SliceUse:
+    """Return the annotated slices, and those that the network was trained on."""
+    annotated = annotated_structures(sample).get(annotation_of_output(annotation), ())
+    known = [name for name in outputs_of_cells(annotation) if name in sample.names("probabilities")]
+    uses = [use_of(sample.volume("probabilities", name).slice_use) for name in known]
+    trained = {*annotated, *(z for use in uses if use for z in use.trained)}
+    validated = {z for use in uses if use for z in use.validated} - trained
+    return SliceUse(tuple(sorted(trained)), tuple(sorted(validated)))
+
+
 def dice_table(scores: Scores) -> pa.Table:
-    """One row a true cell: its voxels, and its Dice with the predicted cell of the same identity, in all slices and in unseen ones."""
-    unseen = [one for z, one in enumerate(scores.cells) if z not in scores.seen]
-    everywhere, elsewhere = (dice_of_cells(added(some)) for some in (scores.cells, unseen))
+    """Return one row a true cell: its voxels, and its Dice with the predicted cell of the same identity, in all and in unseen slices."""
+    cells = without_small(scores.cells, scores.least_voxels)
+    unseen = [cells[z] for z in scores.group("unseen")]
+    everywhere, elsewhere = dice_of_cells(added(cells)), dice_of_cells(added(unseen))
     voxels = dict.fromkeys(everywhere, 0)
-    for one in scores.cells:
+    for one in cells:
         for cell, pixels in zip(one.second.tolist(), one.pixels.tolist(), strict=True):
             voxels[cell] = voxels.get(cell, 0) + pixels
     columns = {"cell": list(everywhere), "voxels": [voxels[cell] for cell in everywhere], "dice": list(everywhere.values())}
@@ -117,11 +195,13 @@ def dice_table(scores: Scores) -> pa.Table:
 
 
 def score_table(scores: Scores) -> pa.Table:
-    """One row a slice: pixel counts and what follows from them; NaN where a ratio has no meaning."""
-    slices = scores.slices
+    """Return one row for each slice that can be compared: pixel counts and what follows from them; NaN where a ratio has no meaning."""
+    slices = [scores.slices[z] for z in scores.compared]
+    use = scores.use
     columns: dict[str, Sequence[Any]] = {
-        "z": range(len(slices)),
-        "annotated": [z in scores.seen for z in range(len(slices))],
+        "z": scores.compared,
+        "use": [use.role(z) if use else "unknown" for z in scores.compared],
+        "known_px": [one.known for one in slices],
         "both_px": [one.both for one in slices],
         "predicted_px": [one.predicted for one in slices],
         "true_px": [one.true for one in slices],
@@ -133,22 +213,20 @@ def score_table(scores: Scores) -> pa.Table:
 
 
 def _score_block(block: ZBlock, predicted: Volume, truth: Stack, settings: ScoreSettings) -> BlockResult:
-    labels = as_labels(np.asarray(truth[block.own]), f"the truth's slices {block.start} to {block.stop - 1}")
-    true = np.isin(labels, settings.ids) if settings.ids else labels > 0
-    known = None if settings.ignore is None else labels != settings.ignore
+    labels = np.asarray(truth[block.own])
+    known = labels != UNLABELED
+    if not known.any():  # most blocks of a stack with a few labeled slices: the labels are not read
+        nothing = [0, 0, 0, 0]
+        return {}, {"counts": [nothing] * len(labels), "cells": [[[], [], []]] * len(labels) * settings.instances, "outline": [0, 0]}
+    true = (np.isin(labels, settings.ids) if settings.ids else labels > 0) & known
     ours = predicted.read(block.own)
-    sums = [overlap(ours[z] > 0, true[z], None if known is None else known[z]) for z in range(len(ours))]
-    chosen = range(len(ours)) if settings.instances else ()
-    found = [overlaps(ours[z], np.where(true[z], labels[z], 0), None if known is None else known[z]) for z in chosen]
-    return {}, {"counts": [[one.both, one.predicted, one.true] for one in sums], "cells": [[c.tolist() for c in one] for one in found]}
-
-
-def _labelled(sample: Sample, name: str, annotation: str | None) -> tuple[int, ...]:
-    """Slices that somebody labelled: of the structure's own annotation, or of the one of the cells that it was made from."""
-    found = annotated_structures(sample)
-    made = [entry["settings"].get("cells") for entry in sample.history() if f"labels/{name}-regions" in entry["outputs"]]
-    name = name.removesuffix(CONSTRAINED)
-    return next((found[one] for one in (annotation, name, *made[-1:], annotation_of_output(name)) if one in found), ())
+    sums = [overlap(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
+    counted = range(len(ours)) if settings.instances else ()
+    cells = [overlaps(ours[z], np.where(true[z], labels[z], 0), known[z]) for z in counted]
+    outlines = [outline_count(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
+    outline = [sum(one.shared for one in outlines), sum(one.true for one in outlines)]
+    counts = [[one.both, one.predicted, one.true, one.known] for one in sums]
+    return {}, {"counts": counts, "cells": [[column.tolist() for column in one] for one in cells], "outline": outline}
 
 
 def _overlaps_of(columns: Sequence[Sequence[int]]) -> Overlaps:

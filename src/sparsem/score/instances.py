@@ -42,21 +42,15 @@ class Panoptic(NamedTuple):
     recognition: float
 
 
-def dice_of_cells(table: Overlaps, least_px: int = 0) -> dict[int, float]:
-    """Dice of every true cell with the predicted cell of the same identity (paper 5.5): 2 |P and G| / (|P| + |G|).
+def dice_of_cells(table: Overlaps) -> dict[int, float]:
+    """Return the Dice of every true cell with the predicted cell of the same identity (paper 5.5): 2 |P and G| / (|P| + |G|).
 
-    Args:
-        table: predicted (first) against true (second).
-        least_px: true cells with fewer pixels are left out.
+    The table holds predicted (first) against true (second).
     """
     predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
     same = table.first == table.second
     shared = dict(zip(table.first[same].tolist(), table.pixels[same].tolist(), strict=True))
-    return {
-        label: 2 * shared.get(label, 0) / (predicted.get(label, 0) + size)
-        for label, size in true.items()
-        if label and size >= max(least_px, 1)
-    }
+    return {label: 2 * shared.get(label, 0) / (predicted.get(label, 0) + size) for label, size in true.items() if label and size}
 
 
 def adapted_rand_error(table: Overlaps) -> RandError:
@@ -127,20 +121,43 @@ def matching(table: Overlaps) -> Matching:
 
 
 def instance_scores(slices: Sequence[Overlaps], least_px: int = 0) -> dict[str, float]:
-    """All scores of a stack from the overlaps of its slices: in 3D, where a cell is one object, and as means over slices (2D).
+    """Return all scores of a stack from the overlaps of its slices: in 3D, where a cell is one object, and as means over slices (2D).
 
     Slices without a true cell count in 3D only. NaN where a number has no meaning.
 
     Args:
         slices: predicted (first) against true (second), slice by slice.
-        least_px: true cells with fewer voxels are left out of the mean Dice.
+        least_px: objects with fewer voxels in all slices count as background, in the prediction and in the ground truth alike.
     """
+    slices = without_small(slices, least_px)
     whole = added(slices)
-    dice = dice_of_cells(whole, least_px)
+    dice = dice_of_cells(whole)
     flat = [_scores(one) for one in slices if (one.second > 0).any()]
     means = {f"{name}_2d": float(np.mean([one[name] for one in flat])) if flat else np.nan for name in SCORES}
     mean_dice = float(np.mean(list(dice.values()))) if dice else np.nan
     return {"cells": len(dice), "dice_cells": mean_dice, **{f"{name}_3d": value for name, value in _scores(whole).items()}, **means}
+
+
+def without_small(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
+    """Return the overlaps of slices with small objects as background.
+
+    Args:
+        slices: predicted (first) against true (second), slice by slice.
+        least_px: voxels in all slices together of the smallest object that counts.
+    """
+    if least_px <= 1:
+        return list(slices)
+    whole = added(slices)
+    small = []
+    for labels in (whole.first, whole.second):
+        voxels = _sizes(labels, whole.pixels)
+        small.append([label for label, count in voxels.items() if label and count < least_px])
+    kept = []
+    for table in slices:
+        first = np.where(np.isin(table.first, small[0]), 0, table.first).astype(np.uint32)
+        second = np.where(np.isin(table.second, small[1]), 0, table.second).astype(np.uint32)
+        kept.append(added([Overlaps(first, second, table.pixels)]))  # pairs that became one are one row again
+    return kept
 
 
 def _scores(table: Overlaps) -> dict[str, float]:

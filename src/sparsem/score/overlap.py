@@ -6,7 +6,7 @@ Masks are boolean (z, y, x) or (y, x). Pixels that are not ``known`` count nowhe
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,16 @@ def dice_of_sums(both: T, predicted: T, true: T, smooth: float = SMOOTH) -> T:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pixel counts: in both, in the prediction, in the truth."""
+    """Pixel counts of one slice or volume: in both masks, in the prediction, in the ground truth, and where the ground truth is known."""
 
     both: int
     predicted: int
     true: int
+    known: int
 
     def __add__(self, other: "Overlap") -> "Overlap":
-        return Overlap(self.both + other.both, self.predicted + other.predicted, self.true + other.true)
+        both, predicted, true = self.both + other.both, self.predicted + other.predicted, self.true + other.true
+        return Overlap(both, predicted, true, self.known + other.known)
 
     @property
     def dice(self) -> float:
@@ -49,7 +51,7 @@ class Overlap:
 
 
 def overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> Overlap:
-    """Counts of one slice or volume.
+    """Return the counts of one slice or volume; pixels that are not known count nowhere.
 
     Raises:
         ValueError: the masks differ in shape.
@@ -58,19 +60,58 @@ def overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArra
         raise ValueError(f"masks of {predicted.shape} and {true.shape} cannot be compared")
     if known is not None:
         predicted, true = predicted & known, true & known
-    return Overlap(*(int(np.count_nonzero(mask)) for mask in (predicted & true, predicted, true)))
+    comparable = predicted.size if known is None else int(np.count_nonzero(known))
+    both, ours, theirs = (int(np.count_nonzero(mask)) for mask in (predicted & true, predicted, true))
+    return Overlap(both, ours, theirs, comparable)
 
 
 def pooled(slices: Iterable[Overlap]) -> Overlap:
     """All slices as one volume: the 3D score."""
-    return sum(slices, Overlap(0, 0, 0))
+    return sum(slices, Overlap(0, 0, 0, 0))
 
 
 def average_dice(slices: Iterable[Overlap], skip_empty_truth: bool = False) -> float:
-    """Mean over slices of the smoothed Dice, the papers' average Dice.
+    """Return the mean over slices of the smoothed Dice, the papers' average Dice.
 
-    ``skip_empty_truth`` leaves out slices without the structure, as the papers' scripts did; false positives there then go
-    unseen. NaN where no slice is left.
+    Slices without a pixel that can be compared do not count. ``skip_empty_truth`` leaves out slices without the structure too, as the
+    papers' scripts did; false positives there then go unseen. NaN where no slice is left.
     """
-    counted = [each for each in slices if each.true or not skip_empty_truth]
+    counted = [each for each in slices if each.known and (each.true or not skip_empty_truth)]
     return float(np.mean([dice_of_sums(each.both, each.predicted, each.true) for each in counted])) if counted else float("nan")
+
+
+class OutlineCount(NamedTuple):
+    """Steps between two neighboring pixels, one inside and one outside of the structure.
+
+    Attributes:
+        shared: steps of the ground truth that are steps of the prediction too.
+        true: steps of the ground truth.
+    """
+
+    shared: int
+    true: int
+
+    @property
+    def fraction(self) -> float:
+        """Part of the outline of the ground truth that the prediction has to the pixel; 0 without an outline."""
+        return self.shared / self.true if self.true else 0.0
+
+
+NO_OUTLINE = OutlineCount(0, 0)
+
+
+def outline_count(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_]) -> OutlineCount:
+    """Count the outline (y, x) that two masks share; a ground truth that was drawn from a prediction shares most of it.
+
+    Args:
+        predicted: (y, x).
+        true: (y, x).
+        known: where the ground truth is known; a step counts if both of its pixels are known.
+    """
+    shared = steps = 0
+    for before, after in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        both_known = known[before] & known[after]
+        true_steps = (true[before] != true[after]) & both_known
+        steps += int(np.count_nonzero(true_steps))
+        shared += int(np.count_nonzero(true_steps & (predicted[before] != predicted[after])))
+    return OutlineCount(shared, steps)

@@ -186,11 +186,14 @@ class Sample:
             return Frame(volume.shape, before.to_raw if motions is None else motions)
         return Frame(volume.shape, joined(before.to_raw, motions))
 
-    def seen_by(self, volume: Volume, stack: Any) -> Any:
-        """A stack with the pixels of the raw image, a truth above all, as a volume made on a derived image sees it; others stay."""
+    def seen_by(self, volume: Volume, stack: Any, outside: int = 0) -> Any:
+        """Return a stack with the pixels of the raw image as a volume made on a derived image sees it; other stacks stay.
+
+        ``outside`` is the value of what lies beyond the raw image.
+        """
         frame = self.frame(volume)
         of_raw = self.has_image and tuple(stack.shape) == self.image("raw").shape
-        return stack if frame.to_raw is None or not of_raw else MovedStack(stack, frame.to_raw, volume.shape)
+        return stack if frame.to_raw is None or not of_raw else MovedStack(stack, frame.to_raw, volume.shape, outside)
 
     def name_of_image(self, volume: Volume | None) -> str:
         """The image whose pixels a volume has; without a volume the newest one."""

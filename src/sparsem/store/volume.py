@@ -7,6 +7,7 @@ its coarser levels too, and no level is read back.
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
@@ -56,6 +57,7 @@ class VolumeSpec:
         repeated: slices that stand in for lost ones: the same as the one before.
         names: of a raw image whose slices were files of their own: those of the files, without ending.
         sizes: of slices that are pictures of their own, (y, x) of each; what lies beyond in a slice is nothing. Empty for a stack.
+        slice_use: of a network's answer, which slices its training used (see ``slice_use``); None if that is not known.
     """
 
     path: str
@@ -66,10 +68,11 @@ class VolumeSpec:
     block_depth: int
     made_on: tuple[str, str] | None = None
     motions: Motion | None = field(default=None, compare=False)
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int | float, ...] = ()
     repeated: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    slice_use: Mapping[str, Sequence[int]] | None = field(default=None, compare=False)
 
     def level_factors(self) -> list[tuple[int, int, int]]:
         """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
@@ -209,7 +212,7 @@ class Volume:
         return None if motions is None else np.array(motions, np.float64)
 
     @property
-    def numbers(self) -> tuple[int, ...]:
+    def numbers(self) -> tuple[int | float, ...]:
         """Of a raw image that was a series of files: the number in each file's name, in the order of the slices; else empty."""
         return tuple(self.attributes.get("sparsem", {}).get("numbers", ()))
 
@@ -217,6 +220,12 @@ class Volume:
     def repeated(self) -> tuple[int, ...]:
         """Slices that stand in for lost ones: the same as the one before."""
         return tuple(self.attributes.get("sparsem", {}).get("repeated", ()))
+
+    @property
+    def slice_use(self) -> dict[str, list[int]] | None:
+        """Numbers of the slices that a training used, by ``trained`` and ``validated``; None if that is not known."""
+        used: dict[str, list[int]] | None = self.attributes.get("sparsem", {}).get("slice_use")
+        return used
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -253,6 +262,7 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     about |= {"motions": spec.motions.tolist()} if spec.motions is not None else {}
     told = (("numbers", spec.numbers), ("repeated", spec.repeated), ("names", spec.names), ("sizes", spec.sizes))
     about |= {name: list(slices) for name, slices in told if slices}
+    about |= {"slice_use": dict(spec.slice_use)} if spec.slice_use is not None else {}
     write_group(directory, {"ome": _ome_metadata(spec), "sparsem": about})
 
 

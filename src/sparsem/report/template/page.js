@@ -49,6 +49,8 @@ for (const leaf of document.querySelectorAll(".leaf")) {
       };
       // Structures cover each other, and all of them together let the image through; edges of boxes hide nothing.
       const [areas, edges] = [false, true].map((edge) => on.filter((box) => box.value.endsWith(", boxes") === edge));
+      const note = leaf.querySelector(".unlabeled");
+      if (kind === "truth") note.textContent = Object.keys(layers).length ? "" : " (this slice has none)";
       stack.replaceChildren(picture(slice.image, `slice ${slice.z}`), laid("over", areas), laid("edges", edges));
     }
   };

@@ -1,6 +1,5 @@
 """Readers: one file a format, each giving a lazy stack and what the file states of it (see ``source``)."""
 
-import glob
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +7,12 @@ from sparsem.errors import InputError
 from sparsem.store.readers.arrays import NPY_ENDINGS, open_npy
 from sparsem.store.readers.hdf5 import HDF5_ENDINGS, open_hdf5
 from sparsem.store.readers.matlab import MATLAB_ENDINGS, open_matlab
+from sparsem.store.readers.missing import refuse_missing
 from sparsem.store.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.store.readers.nrrds import NRRD_ENDINGS, open_nrrd
+from sparsem.store.readers.patterns import files_of_pattern, is_pattern
 from sparsem.store.readers.series import PICTURE_ENDINGS, open_pictures, open_slices
-from sparsem.store.readers.source import Pick, Source
+from sparsem.store.readers.source import MrcBytes, Pick, Source
 from sparsem.store.readers.tiff import TIFF_ENDINGS, open_tiff
 from sparsem.store.readers.zarrs import is_zarr, open_zarr
 
@@ -21,7 +22,7 @@ Opener = Callable[[Path, Pick], Source]
 OPENERS: dict[tuple[str, ...], Opener] = {
     TIFF_ENDINGS: open_tiff,
     (".png",): lambda path, pick: open_slices([path], str(path)),
-    MRC_ENDINGS: lambda path, pick: open_mrc(path),
+    MRC_ENDINGS: open_mrc,
     HDF5_ENDINGS: open_hdf5,
     NRRD_ENDINGS: open_nrrd,
     MATLAB_ENDINGS: open_matlab,
@@ -29,21 +30,39 @@ OPENERS: dict[tuple[str, ...], Opener] = {
 }
 
 
-def open_source(source: str | Path, dataset: str | None = None, channel: int | None = None, time: int | None = None) -> Source:
+def open_source(
+    source: str | Path,
+    dataset: str | None = None,
+    channel: int | None = None,
+    time: int | None = None,
+    labels: bool = False,
+    *,
+    any_order: bool = False,
+    mrc_bytes: MrcBytes | None = None,
+    fill_missing: bool = False,
+) -> Source:
     """Open a stack: TIFF (multi-page, BigTIFF, OME, ImageJ), MRC, HDF5, NRRD, MIB and MATLAB, NumPy, Zarr, or a series of TIFF or PNG.
 
     Args:
         source: path of a file or folder, or a glob pattern in quotes.
-        dataset: key of the array within a Zarr group, an HDF5 or a MATLAB file, where it is not the only one.
+        dataset: key of the array in a Zarr group, an HDF5 or a MATLAB file, number of the image in a TIFF, where it is not the only one.
         channel: of a stack with several.
         time: of a series of stacks.
+        labels: the numbers are classes or objects; chunks that were never written are their background.
+        any_order: accept a series of files whose names do not give their order; ``order_error`` of the source says why.
+        mrc_bytes: whether the bytes of an MRC file are signed; if not given, what its header states.
+        fill_missing: chunks, pages and files that the stack lacks are taken as the fill value, and noted; else they are refused.
 
     Raises:
-        InputError: nothing there, a format that is not known, slices of unequal shape, a colour picture, no numbers, a damaged file.
+        InputError: nothing there, a format that is not known, slices of unequal shape, file names that give no order, a color image,
+            no numbers, a damaged file, missing parts.
     """
-    found = _opened(source, dataset, channel, time)
+    found = _opened(source, Pick(dataset, channel, time, labels, mrc_bytes=mrc_bytes))
     if found.stack.dtype.kind not in "biuf":
         raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
+    if not any_order:
+        found.refuse_unordered()
+    refuse_missing(found.missing, labels, fill_missing)
     return found
 
 
@@ -54,26 +73,25 @@ def open_montage(source: str | Path) -> Source:
         InputError: there are none, or they are not grey pictures of one type.
     """
     path = Path(source).absolute()
-    if any(mark in str(source) for mark in "*?[") and not path.exists():
-        return open_pictures([Path(name) for name in glob.glob(str(path))], f"the pattern {source}")  # noqa: PTH207
+    if is_pattern(source):
+        return open_pictures(files_of_pattern(source), f"the pattern {source}")
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     files = [path] if path.is_file() else list(path.iterdir())
     return open_pictures([one for one in files if one.suffix.lower() in PICTURE_ENDINGS and not one.name.startswith(".")], str(source))
 
 
-def _opened(source: str | Path, dataset: str | None, channel: int | None, time: int | None) -> Source:
-    path, pick = Path(source).absolute(), Pick(dataset, channel, time)  # a worker on another machine has another working directory
-    if any(mark in str(source) for mark in "*?[") and not path.exists():
-        files = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207  # Path.glob takes no absolute pattern
-        return open_slices(files, f"the pattern {source}")
+def _opened(source: str | Path, pick: Pick) -> Source:
+    path = Path(source).absolute()  # a worker on another machine has another working directory
+    if is_pattern(source):
+        return open_slices(files_of_pattern(source), f"the pattern {source}", str(Path(source).parent))
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     if is_zarr(path):
         return open_zarr(path, pick)
     if path.is_dir():
         files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")]
-        return open_slices(files, f"the folder {source}")
+        return open_slices(files, f"the folder {source}", str(source).rstrip("/"))
     for endings, opener in OPENERS.items():
         if path.suffix.lower() in endings:
             return opener(path, pick)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import PLAIN_AXES, Pick, Source, layout, sentences
+from sparsem.store.readers.source import PLAIN_AXES, Pick, Source, layout, plain_axes, sentences
 
 NPY_ENDINGS = (".npy",)
 
@@ -19,6 +19,8 @@ def open_npy(path: Path) -> Source:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim not in (2, 3) or array.dtype.kind not in "iufb" or array.flags.f_contiguous > array.flags.c_contiguous:
             raise InputError(f"{path.name} holds {array.dtype} {array.shape}; expected numbers, (z, y, x), in C order.")
+        if plain_axes(array.shape) == "YXC":
+            raise InputError(f"{path.name} holds one image of {array.shape[-1]} channels, {array.shape}; expected one channel, (z, y, x).")
         _, shape = layout(PLAIN_AXES[-array.ndim :], array.shape, Pick(), path.name)
         return Source(MappedStack(path, int(array.offset), shape, np.dtype(array.dtype)), (None, None, None), (path,))
     raise AssertionError  # the context raises or the block returns

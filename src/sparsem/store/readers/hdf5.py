@@ -10,71 +10,72 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.hdf5_files import Datasets, dataset_of, datasets_in, hdf5_file, require_filters, target_of
+from sparsem.store.readers.hdf5_parts import missing_parts
+from sparsem.store.readers.missing import Index
+from sparsem.store.readers.source import PLAIN_AXES, UNREADABLE, Pick, Source, layout, plain_axes, sentences
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
 
-MOST_CHANNELS = 4  # that a last axis holds of which nobody says what it is
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
 
 
 def open_hdf5(path: Path, pick: Pick) -> Source:
     """A dataset of an HDF5 file as a stack; see ``open_source``."""
-    with sentences(path, "HDF5"), h5py.File(path, "r") as file:
-        key = pick.dataset or _only_stack(file, path)
-        node = file.get(key)
-        if not isinstance(node, h5py.Dataset):
-            raise InputError(f"{path.name} has no dataset '{key}'; it has {', '.join(_datasets(file)) or 'none'}.")
-        if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
-            raise InputError(f"'{key}' in {path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
-        axes, lengths = _axes(node), node.shape
-        if axes[-1] == "C":  # ilastik's order
-            if lengths[-1] > 1:
-                raise InputError(f"'{key}' in {path.name} has its {lengths[-1]} channels last, {lengths}; write one of them, (z, y, x).")
-            axes, lengths = axes[:-1], lengths[:-1]
-        index, shape = layout(axes, lengths, pick, path.name)
+    with sentences(path, "HDF5"), hdf5_file(path) as file:
+        found = datasets_in(file) if pick.dataset is None else Datasets()
+        key = _only_stack(found, path) if pick.dataset is None else pick.dataset
+        node = dataset_of(file, key)
+        name = f"'{key}' in {path.name}"
+        if node is None:
+            raise InputError(_no_dataset(file, key, path))
+        if node.shape is None or not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
+            raise InputError(f"{name} has the shape {node.shape}; expected one channel, (z, y, x).")
+        index, shape = layout(_axes(node), node.shape, pick, name)
+        missing = missing_parts(node, path, index, name)
         part = ", ".join(str(one) for one in (key, pick.channel, pick.time) if one is not None)
-        return Source(Hdf5Stack(path, key, index, shape, np.dtype(node.dtype)), _voxel(node), (path,), part=part)
+        lengths, notes = _lengths(node), tuple(f"{one}." for one in found.dangling)
+        stack = Hdf5Stack(path, key, index, shape, np.dtype(node.dtype))
+        return Source(stack, axes_of(lengths), (path,), part=part, missing=missing, notes=notes, voxel_faults=faults_of(lengths))
     raise AssertionError  # the context raises or the block returns
 
 
 def _axes(node: h5py.Dataset) -> str:
-    """A letter an axis: as ilastik and vigra tell it, else the plain order; a short last axis of four holds channels."""
-    told = node.attrs.get("axistags")
-    if told is not None:
-        names = "".join(str(axis["key"]) for axis in json.loads(told)["axes"]).upper()
+    """A letter an axis: as ilastik and vigra state it, else the plain order."""
+    stated = node.attrs.get("axistags")
+    if stated is not None:
+        names = "".join(str(axis["key"]) for axis in json.loads(stated)["axes"]).upper()
         if len(names) == node.ndim:
             return names
-    return "ZYXC" if node.ndim == 4 and node.shape[-1] <= MOST_CHANNELS else PLAIN_AXES[-node.ndim :]
+    return plain_axes(node.shape)
 
 
-def _datasets(file: h5py.File) -> list[str]:
-    """Keys of all datasets that could be a stack."""
-    keys: list[str] = []
-
-    def note(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and node.ndim >= 3:
-            keys.append(name)
-
-    file.visititems(note)
-    return keys
+def _no_dataset(file: h5py.File, key: str, path: Path) -> str:
+    """Why a dataset cannot be opened."""
+    target = target_of(file, key)
+    if target is not None:
+        return f"'{key}' in {path.name} is a link to {target}, which is not there; put it back."
+    return f"{path.name} has no dataset '{key}'; it has {', '.join(datasets_in(file).keys) or 'none'}."
 
 
-def _only_stack(file: h5py.File, path: Path) -> str:
-    keys = _datasets(file)
-    if not keys:
-        raise InputError(f"{path.name} holds no stack: no dataset of three axes.")
-    if len(keys) > 1:
-        raise InputError(f"{path.name} holds the datasets {', '.join(keys)}; name one with --dataset KEY.")
-    return keys[0]
+def _only_stack(found: Datasets, path: Path) -> str:
+    if not found.keys:
+        dangling = f" ({'; '.join(found.dangling[:3])})" if found.dangling else ""
+        raise InputError(f"{path.name} holds no stack: no dataset of three axes{dangling}.")
+    if len(found.keys) > 1:
+        raise InputError(f"{path.name} holds the datasets {', '.join(found.keys)}; name one with --dataset KEY.")
+    return found.keys[0]
 
 
-def _voxel(node: h5py.Dataset) -> Axes:
-    """From the attributes of ImageJ's HDF5 plugins and ilastik (element_size_um), or of CREMI (resolution, nm); both are z y x."""
-    for name, unit in (("element_size_um", NM["um"]), ("resolution", NM["nm"])):
+def _lengths(node: h5py.Dataset) -> dict[str, StatedLength]:
+    """Edges of a voxel by axis, from attributes that hold them as z y x.
+
+    ``element_size_um`` is that of ImageJ's HDF5 plugins and ilastik, ``resolution`` (nm) of CREMI.
+    """
+    for name, unit in (("element_size_um", "um"), ("resolution", "nm")):
         found = np.ravel(np.asarray(node.attrs[name], object)).tolist() if name in node.attrs else []
-        if len(found) == 3 and all(isinstance(one, int | float) and one > 0 for one in found):
-            z, y, x = (float(one) * unit for one in found)
-            return z, y, x
-    return None, None, None
+        if len(found) == 3:
+            return {axis: stated_length(edge, unit) for axis, edge in zip("zyx", found, strict=True)}
+    return {}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Hdf5Stack:
 
     path: Path
     key: str
-    index: tuple[int | None, ...]
+    index: Index
     shape: tuple[int, ...]
     stored: np.dtype[Any]
 
@@ -95,8 +96,11 @@ class Hdf5Stack:
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
         try:
-            with h5py.File(self.path, "r") as file:
-                node = file[self.key]
+            with hdf5_file(self.path) as file:
+                node = dataset_of(file, self.key)
+                if node is None:
+                    raise InputError(f"{self.path.name} has no dataset '{self.key}' any more.")
+                require_filters(node, f"'{self.key}' in {self.path.name}")  # a worker loads its plugins itself
                 found = np.asarray(node[tuple(slice(start, stop) if one is None else one for one in self.index)], self.dtype)
         except UNREADABLE as error:
             raise InputError(f"Slices {start} to {stop - 1} of '{self.key}' in {self.path.name} cannot be read ({error}).") from None

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.store.readers.hdf5 import Hdf5Stack
+from sparsem.store.readers.hdf5_files import hdf5_file
+from sparsem.store.readers.hdf5_parts import missing_parts
+from sparsem.store.readers.missing import FULL_AXIS
 from sparsem.store.readers.source import Pick, Source, sentences
 
 MATLAB_ENDINGS = (".model", ".mat")
@@ -68,7 +71,7 @@ def _stack_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
 
 def _open_hdf5(path: Path, pick: Pick) -> Source:
     """MATLAB 7.3: HDF5, where axes are in the opposite order, (z, x, y)."""
-    with h5py.File(path, "r") as file:
+    with hdf5_file(path) as file:
         shapes = {name: tuple(node.shape[::-1]) for name, node in file.items() if isinstance(node, h5py.Dataset)}
         told = _text(file["modelVariable"]) if "modelVariable" in file else None
         cells: Any = np.ravel(file["modelMaterialNames"][...]) if "modelMaterialNames" in file else []
@@ -77,10 +80,12 @@ def _open_hdf5(path: Path, pick: Pick) -> Source:
         variable = _variable(pick, told, shapes, path)
         node = file[variable]
         z, y, x = _stack_shape(shapes[variable], path)
-        places = (None,) if node.ndim == 3 else (0, None) if node.ndim == 4 else ()
-        inner = Hdf5Stack(path, variable, places, (z, x, y), np.dtype(node.dtype))
+        before: tuple[int | None, ...] = (None,) if node.ndim == 3 else (0, None) if node.ndim == 4 else ()
+        index = (*before, FULL_AXIS, FULL_AXIS)
+        missing = missing_parts(node, path, index, f"'{variable}' in {path.name}")
+        inner = Hdf5Stack(path, variable, index, (z, x, y), np.dtype(node.dtype))
         stack = TurnedStack(inner, (z, y, x), kind == MATERIALS_63)
-        return Source(stack, (None, None, None), (path,), names=_named(names, kind), part=variable)
+        return Source(stack, (None, None, None), (path,), names=_named(names, kind), part=variable, missing=missing)
 
 
 def _text(node: Any) -> str:

@@ -1,8 +1,6 @@
-"""A series of slices: one TIFF or PNG file a slice, in the natural order of their names."""
+"""A series of slices: one TIFF or PNG file a slice, in the order of the numbers in their names."""
 
-import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,61 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import UNREADABLE, Axes, Source
-from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_voxel
+from sparsem.store.readers.file_names import names_of, natural_key
+from sparsem.store.readers.file_order import SeriesOrder, series_order
+from sparsem.store.readers.gaps import missing_in
+from sparsem.store.readers.name_faults import fault_sentence
+from sparsem.store.readers.source import UNREADABLE, Source, sentences
+from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_lengths
+from sparsem.store.readers.tiff_parts import refuse_unwritten
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of
 
 PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
-MOST_GAPS = 20  # for each slice that is there: numbers with more count something else, such as the time
-SLICE_MARK = re.compile(r"(?:z|slice)[ _-]?$", re.IGNORECASE)  # before a number that is a slice's
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorting key by which ``s2`` comes before ``s10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def numberings(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """What may be the slice number in each file's name: the numbers that differ from file to file; only those after z or slice, if any are.
-
-    Of a single file it is the number after z or slice, or the only one. Empty where that tells nothing, or the names are not alike.
-    """
-    found = [re.findall(r"(\D*)(\d+)", Path(name).stem) for name in names]
-    if not found or len({len(parts) for parts in found}) > 1:
-        return []
-    columns = [(tuple(int(number) for _, number in column), [text for text, _ in column]) for column in zip(*found, strict=True)]
-    different = [(numbers, before) for numbers, before in columns if len(set(numbers)) == len(names)]
-    of_slices = [numbers for numbers, before in different if all(SLICE_MARK.search(text) for text in before)]
-    told = of_slices or [numbers for numbers, _ in different]
-    return told if len(names) > 1 or len(told) == 1 else []
-
-
-def numbers_in(names: Sequence[str]) -> tuple[int, ...]:
-    """The number of each slice of a series in its file's name: of several that may be (see ``numberings``) the last that counts slices.
-
-    One with far more gaps than files counts something else, such as the time. Empty where names tell nothing.
-    """
-    told = numberings(names)
-    return ([numbers for numbers in told if _counts_slices(numbers)] or told or [()])[-1]
-
-
-def missing_in(numbers: Sequence[int]) -> list[int]:
-    """Numbers that a series of slices lacks; one that counts in tens lacks nothing.
-
-    Of numbers that do not count slices nothing is known.
-    """
-    if not numbers or not _counts_slices(numbers):
-        return []
-    return sorted(set(range(min(numbers), max(numbers), _step(numbers))) - set(numbers))
-
-
-def _counts_slices(numbers: Sequence[int]) -> bool:
-    """Whether a series lacks no more numbers than slices may be lost."""
-    return (max(numbers) - min(numbers)) // _step(numbers) + 1 - len(numbers) <= MOST_GAPS * len(numbers)
-
-
-def _step(numbers: Sequence[int]) -> int:
-    """What a series counts in: ones, tens."""
-    return math.gcd(*(after - before for before, after in pairwise(sorted(numbers)))) or 1
 
 
 def with_repeats(source: Source) -> Source:
@@ -88,11 +41,21 @@ def with_repeats(source: Source) -> Source:
     return replace(source, stack=stack, numbers=tuple(whole), repeated=repeated, part="missing slices repeated")
 
 
-def open_slices(files: Sequence[Path], where: str) -> Source:
-    """A series of files as a stack; ``where`` names it in messages."""
+def open_slices(files: Sequence[Path], where: str, folder: str = "") -> Source:
+    """Open a series of files as a stack.
+
+    Files whose names give no order are in their natural order, and ``order_error`` says why.
+
+    Args:
+        files: one a slice.
+        where: the source, for messages.
+        folder: of the files, as the user wrote it.
+    """
     if not files:
         raise InputError(f"There are no TIFF or PNG slices in {where}; other pictures, such as JPEG, are to be saved as one of these.")
-    ordered = sorted(files, key=lambda file: natural_key(file.name))
+    names = names_of(files)
+    found = series_order(names)
+    ordered = [files[index] for index in found.order]
     headers = [_slice_header(file) for file in ordered]
     for file, header in zip(ordered, headers, strict=True):
         if header != headers[0]:
@@ -101,12 +64,24 @@ def open_slices(files: Sequence[Path], where: str) -> Source:
                 f"All slices must be alike: {ordered[0].name} is {headers[0][0]} {headers[0][1]}, but {file.name} is {shape} {dtype}."
             )
     shape, dtype = headers[0]
-    voxel: Axes = (None, None, None)
-    if ordered[0].suffix.lower() in TIFF_ENDINGS:
-        with tifffile.TiffFile(ordered[0]) as tiff:
-            voxel = (None, *tiff_voxel(tiff)[1:])
+    lengths = _pixel_lengths(ordered[0])
     stack = SliceSeries(tuple(ordered), (len(ordered), *shape), dtype)
-    return Source(stack, voxel, tuple(ordered), numbers_in([file.name for file in ordered]))
+    return Source(
+        stack,
+        axes_of(lengths),
+        tuple(ordered),
+        found.numbers,
+        voxel_faults=faults_of(lengths),
+        order_error=fault_sentence(found, names, where, folder) if found.fault else "",
+        order_note=_note_sentence(found, names, where),
+    )
+
+
+def _note_sentence(found: SeriesOrder, names: Sequence[str], where: str) -> str:
+    if not found.note:
+        return ""
+    first, last = names[found.order[0]], names[found.order[-1]]
+    return f"{where}: {found.note}, {first} to {last}."
 
 
 def open_pictures(files: Sequence[Path], where: str) -> Source:
@@ -128,11 +103,19 @@ def open_pictures(files: Sequence[Path], where: str) -> Source:
         raise InputError(f"Two pictures in {where} are called {twice.stem}; a picture is known by its name, so give them different ones.")
     sizes = tuple(shape for shape, _ in headers)
     height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
-    voxel: Axes = (None, None, None)
-    if ordered[0].suffix.lower() in TIFF_ENDINGS:
-        with tifffile.TiffFile(ordered[0]) as tiff:
-            voxel = (None, *tiff_voxel(tiff)[1:])
-    return Source(SliceSeries(tuple(ordered), (len(ordered), height, width), dtype), voxel, tuple(ordered), sizes=sizes)
+    lengths = _pixel_lengths(ordered[0])
+    stack = SliceSeries(tuple(ordered), (len(ordered), height, width), dtype)
+    faults = faults_of(lengths)
+    return Source(stack, axes_of(lengths), tuple(ordered), sizes=sizes, voxel_faults=faults)
+
+
+def _pixel_lengths(file: Path) -> dict[str, StatedLength]:
+    """Edges of a pixel that a slice states, by axis: a slice has no depth."""
+    if file.suffix.lower() not in TIFF_ENDINGS:
+        return {}
+    with sentences(file, "TIFF"), tifffile.TiffFile(file) as tiff:
+        return {axis: length for axis, length in tiff_lengths(tiff).items() if axis != "z"}
+    raise AssertionError  # the context raises or the block returns
 
 
 @dataclass(frozen=True)
@@ -163,6 +146,7 @@ def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
                     raise InputError(f"{file.name} holds {len(tiff.pages)} pages; in a folder of slices each file is one slice.")
                 page = tiff.pages.first
                 refuse_inverted(page, file)
+                refuse_unwritten(page, file)
                 shape, dtype = page.shape, np.dtype(page.dtype)
         else:
             with Image.open(file) as picture:

@@ -10,21 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import tifffile
 
 from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
+from sparsem.store.readers.missing import FULL_AXIS, Index, Missing
 
-NM = {"m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, "nm": 1.0, "å": 0.1, "angstrom": 0.1}
-NM |= {"meter": 1e9, "centimeter": 1e7, "millimeter": 1e6, "micrometer": 1e3, "nanometer": 1.0, "\\u00b5m": 1e3}
 # What the libraries raise at files that are damaged.
 UNREADABLE = (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, struct.error, NotImplementedError)
 
 PLAIN_AXES = "TCZYX"  # of an array that names none: the last of these
+MAX_CHANNELS = 4  # in the last axis of an array that names no axes
 
+MrcBytes = Literal["signed", "unsigned"]
 Axes = tuple[float | None, float | None, float | None]
 
 
@@ -42,19 +43,35 @@ class Pick(NamedTuple):
     """Which part of a file that holds several stacks.
 
     Attributes:
-        dataset: key of the array in a Zarr group or an HDF5 file.
+        dataset: key of the array in a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF.
         channel: of a stack with several.
         time: of a series of stacks.
+        labels: the numbers are classes or objects.
+        mrc_bytes: whether the bytes of an MRC file are signed, where that is known better than the file states it.
     """
 
     dataset: str | None = None
     channel: int | None = None
     time: int | None = None
+    labels: bool = False
+    mrc_bytes: MrcBytes | None = None
 
     @property
     def part(self) -> str:
         """Channel and time for fingerprints; empty where neither was picked."""
         return f"channel {self.channel}, time {self.time}" if (self.channel, self.time) != (None, None) else ""
+
+
+class Placement(NamedTuple):
+    """Where a cropped segmentation lies in its image.
+
+    Attributes:
+        offset: (z, y, x) of its first voxel.
+        shape: (z, y, x) of the image, where the file states it.
+    """
+
+    offset: tuple[int, int, int]
+    shape: tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -70,30 +87,58 @@ class Source:
         names: of labels: what the numbers mean, as the file says.
         part: what was picked of the file, for fingerprints.
         sizes: of pictures that are no stack, (y, x) of each.
+        order_error: why the names of a series of files do not give their order; empty if they do.
+        order_note: what was understood of the names of files and may be wrong.
+        voxel_faults: lengths that the format states and that cannot be, in words.
+        name: of the source, where that of its first file says little.
+        missing: parts that the files lack, see ``missing``.
+        notes: sentences about how the file was read, where another reading is possible.
+        placement: where a cropped segmentation lies in its image.
     """
 
     stack: Stack
     voxel_nm: Axes
     files: tuple[Path, ...]
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int | float, ...] = ()
     repeated: tuple[int, ...] = ()
     names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     part: str = ""
     sizes: tuple[tuple[int, int], ...] = ()
+    order_error: str = ""
+    order_note: str = ""
+    voxel_faults: tuple[str, ...] = ()
+    name: str = ""
+    missing: tuple[Missing, ...] = ()
+    notes: tuple[str, ...] = ()
+    placement: Placement | None = None
 
-    def voxel_size(self, given: Sequence[float] | None = None) -> VoxelSize:
-        """The voxel size: ``given`` if any, else the file's.
+    def refuse_unordered(self) -> None:
+        """Refuse a series of files whose names do not give their order.
 
         Raises:
-            InputError: the file does not state all three lengths and none were given.
+            InputError: two files are named, and what to do.
+        """
+        if self.order_error:
+            raise InputError(self.order_error)
+
+    def voxel_size(self, given: Sequence[float] | None = None) -> VoxelSize:
+        """Return the voxel size: ``given`` if any, else the file's.
+
+        Raises:
+            InputError: the file does not state all three lengths, or states some that cannot be,
+                and none were given.
         """
         if given is not None:
             return VoxelSize.of(given)
         z, y, x = self.voxel_nm
         if z is None or y is None or x is None:
             found = ", ".join(f"{axis} = {value:g} nm" for axis, value in zip("zyx", self.voxel_nm, strict=True) if value)
+            name = self.name or self.files[0].name
+            asked = "give the voxel size in nm as --voxel-nm Z Y X, for instance --voxel-nm 8 4 4."
+            if self.voxel_faults:
+                raise InputError(f"{name}: {'; '.join(self.voxel_faults)}; {asked}")
             raise InputError(
-                f"{self.files[0].name} does not state its voxel size{f' completely (only {found})' if found else ''}; "
+                f"{name} does not state its voxel size{f' completely (only {found})' if found else ''}; "
                 "give it in nm as --voxel-nm Z Y X, for instance --voxel-nm 8 4 4."
             )
         return VoxelSize.of((z, y, x))
@@ -117,20 +162,29 @@ def _size_and_change(path: Path) -> tuple[int, int]:
     return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
-def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[tuple[int | None, ...], tuple[int, int, int]]:
+def plain_axes(shape: Sequence[int]) -> str:
+    """A letter for each axis of an array that names none: a short last axis holds channels."""
+    channels_last = len(shape) >= 3 and shape[-1] <= MAX_CHANNELS
+    if len(shape) == 3 and min(shape[:2]) <= MAX_CHANNELS:
+        channels_last = False  # as likely a few slices of a tiny stack
+    axes = "TZYXC" if channels_last else PLAIN_AXES
+    return axes[-len(shape) :]
+
+
+def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[Index, tuple[int, int, int]]:
     """How a stack lies in an array of more axes.
 
     Args:
-        axes: a letter an axis: T, C, Z, Y, X; I and Q are pages that nobody named.
+        axes: a letter an axis: T, C, Z, Y, X; I and Q are pages that nobody named; C may also be the last one.
         shape: of the array.
         pick: which channel and which time, where there are several.
         name: of the file, for messages.
 
     Returns:
-        An index for each axis before the last two, None for the one that is z; and the shape (z, y, x).
+        An index for each axis: None is z, FULL_AXIS is y or x, a number is what was picked; and the shape (z, y, x).
 
     Raises:
-        InputError: a colour picture; several channels, times or other axes, and none was picked.
+        InputError: a color image; several channels, times or other axes, and none was picked.
     """
     lengths = f"the axes {axes} {tuple(shape)}"
     if "S" in axes:
@@ -138,20 +192,14 @@ def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[tupl
             f"{name} is a colour picture ({axes} {tuple(shape)}); convert it to grey first, or, if these are slices, save it as such "
             "(tifffile: photometric='minisblack')."
         )
-    if len(shape) < 2 or axes[-2:] != "YX" or not all(shape):
+    if axes.removesuffix("C")[-2:] != "YX" or not all(shape):
         raise InputError(f"{name} has {lengths}; expected slices (y, x) one after the other.")
-    before = axes[:-2]
-    picked: dict[int, int] = {}  # place of an axis -> the index that was asked for
-    for axis, what, chosen in (("C", "channel", pick.channel), ("T", "time", pick.time)):
-        if chosen is not None:
-            found = shape[before.index(axis)] if axis in before else 1
-            if not 0 <= chosen < found:
-                raise InputError(f"{name} has {lengths}; there is no {what} {chosen}, only 0 to {found - 1}.")
-            if axis in before:
-                picked[before.index(axis)] = chosen
-    left = [place for place in range(len(before)) if place not in picked]
+    y = axes.index("YX")
+    others = [place for place in range(len(axes)) if place not in (y, y + 1)]
+    picked = _picked(axes, shape, pick, name)
+    left = [place for place in others if place not in picked]
     long = [place for place in left if shape[place] > 1]
-    named = "".join(before[place] for place in long)
+    named = "".join(axes[place] for place in long)
     if "C" in named:
         raise InputError(f"{name} has {lengths}; expected one channel, or --channel with its number (the first is 0).")
     if "T" in named and len(long) > 1:
@@ -159,9 +207,27 @@ def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[tupl
     if len(long) > 1:
         raise InputError(f"{name} has {lengths}; expected one channel, (z, y, x).")
     # ImageJ calls many stacks a time series: the only long axis is z, whatever its name.
-    along = [*long, *(place for place in left if before[place] not in "CT"), *left[::-1], None][0]
-    index = tuple(None if place == along else picked.get(place, 0) for place in range(len(before)))
-    return index, (1 if along is None else shape[along], shape[-2], shape[-1])
+    along = [*long, *(place for place in left if axes[place] not in "CT"), *left[::-1], None][0]
+    index: list[int | slice | None] = [picked.get(place, 0) for place in range(len(axes))]
+    index[y] = index[y + 1] = FULL_AXIS
+    if along is not None:
+        index[along] = None
+    return tuple(index), (1 if along is None else shape[along], shape[y], shape[y + 1])
+
+
+def _picked(axes: str, shape: Sequence[int], pick: Pick, name: str) -> dict[int, int]:
+    """Place of an axis -> the channel or time that was asked for."""
+    picked: dict[int, int] = {}
+    for axis, what, chosen in (("C", "channel", pick.channel), ("T", "time", pick.time)):
+        if chosen is None:
+            continue
+        found = shape[axes.index(axis)] if axis in axes else 1
+        if not 0 <= chosen < found:
+            only = f"only 0 to {found - 1}" if found > 1 else "only one, 0"
+            raise InputError(f"{name} has the axes {axes} {tuple(shape)}; there is no {what} {chosen}, {only}.")
+        if axis in axes:
+            picked[axes.index(axis)] = chosen
+    return picked
 
 
 @contextmanager

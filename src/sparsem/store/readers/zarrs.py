@@ -10,7 +10,10 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers.source import NM, PLAIN_AXES, UNREADABLE, Axes, Pick, Source, layout, sentences
+from sparsem.store.readers.missing import Index
+from sparsem.store.readers.source import PLAIN_AXES, UNREADABLE, Pick, Source, layout, plain_axes, sentences
+from sparsem.store.readers.units import StatedLength, axes_of, faults_of, stated_length
+from sparsem.store.readers.zarr_chunks import missing_chunks
 
 
 def is_zarr(path: Path) -> bool:
@@ -21,15 +24,16 @@ def is_zarr(path: Path) -> bool:
 def open_zarr(path: Path, pick: Pick) -> Source:
     """A Zarr array as a stack; see ``open_source``."""
     with sentences(path, "Zarr"):
-        node = zarr.open(store=path, mode="r")
-    voxel: Axes = (None, None, None)
+        # The metadata of the array itself hold: consolidated ones are a copy that is not updated when an array grows.
+        node = zarr.open(store=path, mode="r", use_consolidated=False)
+    lengths: dict[str, StatedLength] = {}
     dataset, names = pick.dataset, ""
     if isinstance(node, zarr.Group):
         multiscale = _multiscale(node)
         if multiscale is not None and dataset in (None, *_levels(multiscale)):
             try:
                 level = _levels(multiscale).index(dataset) if dataset is not None else 0
-                dataset, voxel = str(multiscale["datasets"][level]["path"]), _ngff_voxel(multiscale, level)
+                dataset, lengths = str(multiscale["datasets"][level]["path"]), _ngff_lengths(multiscale, level)
                 names = "".join(_name_of(axis) for axis in multiscale.get("axes", ())).upper()
             except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
                 raise InputError(f"{path.name} has damaged OME-Zarr metadata ({error!r}); name its array with --dataset KEY.") from None
@@ -43,14 +47,32 @@ def open_zarr(path: Path, pick: Pick) -> Source:
             dataset = keys[0]
         with sentences(path, "Zarr"):
             if ".." in dataset or dataset not in node:
-                raise InputError(f"{path.name} has no array '{dataset}'.")
+                raise InputError(_no_array(path, dataset, multiscale))
             node = node[dataset]
     if not isinstance(node, zarr.Array):
         raise InputError(f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY.")
     if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
         raise InputError(f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x).")
-    index, shape = layout(names if len(names) == node.ndim else PLAIN_AXES[-node.ndim :], node.shape, pick, path.name)
-    return Source(ZarrStack(node, index, shape), voxel, (path / (dataset or ""),), part=pick.part)
+    axes = names if len(names) == node.ndim else plain_axes(node.shape)
+    name = f"'{dataset}' in {path.name}" if dataset else path.name
+    index, shape = layout(axes, node.shape, pick, name)
+    directory = path / (dataset or "")
+    if getattr(node.dtype, "kind", "") not in "biuf":
+        raise InputError(f"{name} holds {node.dtype}; expected real numbers.")
+    with sentences(path, "Zarr"):
+        missing = missing_chunks(node, directory, index, name)
+    stack, faults = ZarrStack(node, index, shape), faults_of(lengths)
+    return Source(stack, axes_of(lengths), (directory,), part=pick.part, missing=missing, voxel_faults=faults, name=path.name)
+
+
+def _no_array(path: Path, dataset: str, multiscale: Mapping[str, Any] | None) -> str:
+    """Why an array is not there, and what to do."""
+    levels = _levels(multiscale) if multiscale is not None else []
+    if dataset not in levels:
+        return f"{path.name} has no array '{dataset}'."
+    others = [level for level in levels if level != dataset and (path / level).is_dir()]
+    coarser = f", or name a coarser level with --dataset {others[0]}" if others else ""
+    return f"{path.name} has no array '{dataset}', although its OME-Zarr metadata name this level; copy it again{coarser}."
 
 
 def _name_of(axis: Any) -> str:
@@ -73,7 +95,7 @@ class ZarrStack:
     """A Zarr array of (z, y, x), possibly behind other axes."""
 
     array: Any
-    index: tuple[int | None, ...]
+    index: Index
     shape: tuple[int, ...]
 
     @property
@@ -90,15 +112,16 @@ class ZarrStack:
         return found.reshape(-1, *self.shape[1:])
 
 
-def _ngff_voxel(multiscale: Mapping[str, Any], level: int) -> Axes:
+def _ngff_lengths(multiscale: Mapping[str, Any], level: int) -> dict[str, StatedLength]:
+    """Edges of a voxel by axis: the scales of a level and of all levels together."""
     axes = multiscale.get("axes", [None])
-    steps = [*multiscale["datasets"][level].get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
+    own = multiscale["datasets"][level].get("coordinateTransformations", ())
+    steps = [*own, *multiscale.get("coordinateTransformations", ())]
     scales = [one["scale"] for one in steps if one.get("type") == "scale"]
     if not scales or not isinstance(axes[0], Mapping):
-        return None, None, None  # NGFF before 0.4 states no lengths
-    lengths: dict[str, float] = {}
-    for axis, length in zip(axes, np.prod(scales, axis=0), strict=True):
-        unit = NM.get(str(axis.get("unit", "")).lower())
-        if unit is not None:
-            lengths[axis["name"]] = float(length) * unit
-    return lengths.get("z"), lengths.get("y"), lengths.get("x")
+        return {}  # NGFF before 0.4 states no lengths
+    edges = np.prod(np.asarray(scales, float), axis=0).tolist()
+    return {
+        str(axis["name"]).lower(): stated_length(edge, axis.get("unit"), f"{edge:g} {axis.get('unit')}")
+        for axis, edge in zip(axes, edges, strict=True)
+    }
