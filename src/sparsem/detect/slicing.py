@@ -2,7 +2,7 @@
 
 Two tiles see the same thing in what they share, so two boxes are one object if they are similar *there*, whatever each tile saw
 beyond, and if their scores are similar: a box that is hardly an object does not enlarge a certain one, and does not connect two of
-them. Objects of any size are joined in this manner, from as many tiles as it takes, and two objects that one tile separates stay two.
+them. _Objects of any size are joined in this manner, from as many tiles as it takes, and two objects that one tile separates stay two.
 A box that ends at a cut, where another tile saw all of it and more, is dropped. All work is between neighboring tiles: time is linear
 in pixels.
 
@@ -124,7 +124,7 @@ def _near(begins: list[int], edge: int) -> Iterator[tuple[int, int]]:
             yield first, second
 
 
-class Pair(NamedTuple):
+class _Pair(NamedTuple):
     """Boxes ``one`` and ``other`` of two tiles, and how ``similar`` they are in what both tiles see, 0..1."""
 
     one: int
@@ -132,7 +132,7 @@ class Pair(NamedTuple):
     similar: float
 
 
-class Objects(NamedTuple):
+class _Objects(NamedTuple):
     """Which boxes are one object.
 
     Attributes:
@@ -159,7 +159,7 @@ def merged(found: Found, slicing: Slicing, margin: float) -> Found:
     cut = slicing.is_cut(found, margin)
     ends = np.searchsorted(found.tile, np.arange(len(slicing.windows) + 1))
     of_tile = [np.arange(first, stop) for first, stop in pairwise(ends.tolist())]
-    pairs: list[Pair] = []
+    pairs: list[_Pair] = []
     seen_whole = np.zeros(len(cut), bool)
     for one, other in slicing.neighbours:
         if len(of_tile[one]) and len(of_tile[other]):
@@ -201,7 +201,7 @@ class _Groups:
         self.best[first] = max(self.best[first], self.best[second])
 
 
-def _objects(found: Found, pairs: Sequence[Pair]) -> Objects:
+def _objects(found: Found, pairs: Sequence[_Pair]) -> _Objects:
     """Join pairs of similar scores to objects, and drop objects that are similar to a far more certain one."""
     groups = _joined(found, pairs)
     leaders = np.array([groups.leader(box) for box in range(len(found.tile))], np.int64)
@@ -214,10 +214,10 @@ def _objects(found: Found, pairs: Sequence[Pair]) -> Objects:
         if is_far_weaker and not groups.are_separate(first, second):
             dropped[weak] = True
             seen_once[certain] = False
-    return Objects(leaders, dropped[leaders], seen_once[leaders])
+    return _Objects(leaders, dropped[leaders], seen_once[leaders])
 
 
-def _joined(found: Found, pairs: Sequence[Pair]) -> _Groups:
+def _joined(found: Found, pairs: Sequence[_Pair]) -> _Groups:
     """Join pairs to objects, the most certain pairs first.
 
     The lower score of a pair that is joined is at least ``SIMILAR_SCORE`` of the highest score of the object that it makes. Pairs of
@@ -239,7 +239,7 @@ def _shared_window(slicing: Slicing, one: int, other: int) -> Ints:
     return np.concatenate([np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])])
 
 
-def _pairs(found: Found, one: Ints, other: Ints, window: Ints) -> list[Pair]:
+def _pairs(found: Found, one: Ints, other: Ints, window: Ints) -> list[_Pair]:
     """Boxes of two tiles that are similar in what both see, a box in one pair at most.
 
     Those that are most similar in place and score are matched first, so that no weak box takes the place of a certain one.
@@ -261,7 +261,7 @@ def _pairs(found: Found, one: Ints, other: Ints, window: Ints) -> list[Pair]:
         if row not in taken_rows and column not in taken_columns:
             taken_rows.add(row)
             taken_columns.add(column)
-            pairs.append(Pair(int(one[row]), int(other[column]), float(overlap[place])))
+            pairs.append(_Pair(int(one[row]), int(other[column]), float(overlap[place])))
     return pairs
 
 
