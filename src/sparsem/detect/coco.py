@@ -15,6 +15,8 @@ LISTS = ("images", "annotations", "categories")
 UNLISTED = "annotations of an image that is not listed"
 MIN_ORDERED = 3  # boxes that could all be x0 y0 x1 y1, from which on this is a doubt
 MIN_POINTS = 3  # of a polygon
+SAME_AREA = 0.01  # fraction by which areas of one box differ at most, as they are rounded
+SAME_PX = 1.5  # px by which a box and the one around its polygons differ at most
 
 Id = int | str
 Object = Mapping[str, Any]
@@ -144,7 +146,7 @@ class _Coco:
             return
         if image is not None:
             self.annotated.add(image)
-        corners = self._corners(annotation)
+        corners, are_corners = self._corners(annotation)
         if own_id is not None and own_id in self.annotations:
             self._read_copy(annotation, self.annotations[own_id], where, image)
         elif image is not None and not name:
@@ -154,6 +156,8 @@ class _Coco:
         elif image is None or not name or corners is None:
             what = "without four numbers as bbox" + (": masks (RLE) only" if isinstance(annotation.get("segmentation"), dict) else "")
             self.out.lose(f"annotations {what}", where, image, name or None)
+        elif are_corners:
+            self.out.lose("bbox of x0, y0, x1, y1, where COCO has x, y, width, height", where, image, name)
         else:
             self.out.boxes.append(FileBox(image, name, corners, where))
         if own_id is not None:
@@ -165,18 +169,33 @@ class _Coco:
         if any(annotation.get(key) != first.get(key) for key in ("image_id", "category_id", "bbox", "segmentation")):
             self.out.lost.add(LostBox(image, None))
 
-    def _corners(self, annotation: Object) -> Numbers | None:
-        """Corners of an annotation: of its bbox, or around its polygons if it has none; None of what has neither."""
+    def _corners(self, annotation: Object) -> tuple[Numbers | None, bool]:
+        """Corners of an annotation, of its bbox or around its polygons, None of what has neither; True if its bbox holds corners."""
         box = annotation.get("bbox")
         if is_missing(box) or box == []:
-            return _around_polygons(annotation.get("segmentation"))
+            return _around_polygons(annotation.get("segmentation")), False
         numbers = _numbers(box)
         if numbers is None or len(numbers) != 4:
-            return None
+            return None, False
         x, y, width, height = numbers
+        corners = (x, y, x + width, y + height)
+        if _is_confirmed(corners, annotation):
+            self.ordered.append(False)
+            return corners, False
+        is_ordered = width > x and height > y
         if x or y:
-            self.ordered.append(width > x and height > y)
-        return x, y, x + width, y + height
+            self.ordered.append(is_ordered)
+        return corners, is_ordered and _is_confirmed((x, y, width, height), annotation)
+
+
+def _is_confirmed(corners: Numbers, annotation: Object) -> bool:
+    """Return True if the polygons or, without them, the area of an annotation agree with a box."""
+    hull = _around_polygons(annotation.get("segmentation"))
+    if hull is not None:
+        return all(abs(one - other) <= SAME_PX for one, other in zip(hull, corners, strict=True))
+    x0, y0, x1, y1 = corners
+    expected, stated = (x1 - x0) * (y1 - y0), real_of(annotation.get("area"))
+    return stated is not None and abs(stated - expected) <= SAME_AREA * expected
 
 
 def _is_true(value: Any) -> bool:
@@ -185,7 +204,7 @@ def _is_true(value: Any) -> bool:
 
 def _around_polygons(polygons: Any) -> Numbers | None:
     points: list[float] = []
-    for polygon in polygons if isinstance(polygons, list) else []:
+    for polygon in _as_list(polygons):
         numbers = _numbers(polygon)
         if numbers is None or len(numbers) % 2 or len(numbers) < 2 * MIN_POINTS:
             return None
@@ -194,13 +213,20 @@ def _around_polygons(polygons: Any) -> Numbers | None:
 
 
 def _numbers(values: Any) -> list[float] | None:
-    if isinstance(values, str):  # a list that went through a table
+    """The numbers of a list; None if one is none."""
+    numbers = [real_of(value) for value in _as_list(values)]
+    known = [number for number in numbers if number is not None]
+    return known if len(known) == len(numbers) else None
+
+
+def _as_list(value: Any) -> list[Any]:
+    """The values of a list, also of one that is written as text, as tables write it; empty for anything else."""
+    if isinstance(value, str):
         try:
-            values = json.loads(values)
+            value = json.loads(value)
         except (ValueError, RecursionError):
-            return None
-    numbers = [real_of(value) for value in values] if isinstance(values, list) else [None]
-    return [number for number in numbers if number is not None] if None not in numbers else None
+            return []
+    return value if isinstance(value, list) else []
 
 
 def _as_object(value: Any) -> Object:

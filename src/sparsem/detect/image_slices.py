@@ -1,7 +1,9 @@
 """Which slice of which sample an image of a file of boxes is: by its name or, in a single sample, by its number."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from sparsem.box_tables import picture_names
 from sparsem.detect.box_file import BoxFile, LostBox
@@ -54,12 +56,23 @@ def _by_name(samples: Sequence[Sample], found: BoxFile) -> list[list[SliceOfImag
     exact: dict[str, list[SliceOfImage]] = {}
     longer: dict[str, list[SliceOfImage]] = {}
     for sample, names in enumerate(map(picture_names, samples)):
-        for z, name in enumerate(names):
+        for z, name in enumerate(map(_composed, names)):
             exact.setdefault(name, []).append(SliceOfImage(sample, z))
             for end, mark in enumerate(name):
                 if mark in AFTER_NAME:
                     longer.setdefault(name[:end], []).append(SliceOfImage(sample, z))
-    return [exact.get(called) or longer.get(called, []) if called else [] for called in found.images]
+    candidates = []
+    for written in found.images:
+        called = _composed(written)
+        plain = unquote(called)  # names in addresses have %20 for a blank
+        own = exact.get(called) or exact.get(plain) or longer.get(called) or longer.get(plain) or []
+        candidates.append(own if called else [])
+    return candidates
+
+
+def _composed(name: str) -> str:
+    """The name with letters such as ö as one character; macOS writes two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _by_number(sample: Sample, found: BoxFile) -> list[list[SliceOfImage]]:

@@ -74,10 +74,8 @@ def decimal_of(words: Iterable[str], separator: str) -> Decimal:
     groups = {mark for word in marked if GROUP.fullmatch(word) for mark in ".," if mark in word}
     if clear or len(groups) == 2:
         return "?"
-    if groups == {","}:
-        return "," if len(marked) == len(compact) else "?"
-    # Where commas are decimal marks, programs separate values by semicolons or tabs.
-    return "?" if groups and separator != "," and len(marked) < len(compact) else "."
+    # Where values are separated by commas, decimals are not.
+    return "?" if groups and (groups == {","} or separator != ",") else "."
 
 
 def _decimal_mark(word: str) -> str:

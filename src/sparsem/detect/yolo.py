@@ -55,7 +55,7 @@ def _read_line(out: BoxFile, names: dict[int, str], words: Sequence[str], where:
         out.lose("lines that are not 'class x y width height'", where, image, name)
     elif name is None:
         out.lose("lines of an unknown class", f"{where}: {numbers[0]:g} of {', '.join(map(str, names))}", image, None)
-    elif max(numbers[1:5]) > LARGEST_FRACTION or max(corners) > 2 * LARGEST_FRACTION:
+    elif max(numbers[1:5]) > LARGEST_FRACTION:
         out.lose("lines in pixels, where fractions of the image are expected", where, image, name)
     else:
         out.boxes.append(FileBox(image, name, corners, where))
