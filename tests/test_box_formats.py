@@ -150,6 +150,17 @@ def test_images_without_boxes_are_unknown_where_ids_do_not_fit(cells: Sample, tm
     assert begins(cells) == {0: [10.0], 2: [30.0]}
 
 
+@pytest.mark.parametrize("image", [{"id": 2}, {"id": 2, "file_name": ""}, {"file_name": "cell b.tif"}, 5])
+def test_other_images_are_not_empty_where_one_is_not_known(cells: Sample, tmp_path: Path, image: Any) -> None:
+    content = coco()
+    content["images"][1] = image
+    path = written(tmp_path, content)
+    with pytest.raises(InputError, match="1 images without id or file_name"):
+        brought(cells, path)
+    brought(cells, path, faults="leave-out", unlisted="empty")
+    assert begins(cells) == {0: [10.0], 2: [30.0]}
+
+
 # images
 
 
@@ -240,7 +251,6 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
     "no class": ({"category_id": float("nan")}, "of an unknown class"),
     "another box of a known id": ({"id": 1}, "annotations of the same id"),
     "corners, as its polygon says": ({"bbox": [20, 20, 50, 45], "segmentation": [[20, 20, 50, 20, 50, 45]]}, "bbox of x0, y0, x1, y1"),
-    "corners, as its area says": ({"bbox": [20, 20, 50, 45]}, "bbox of x0, y0, x1, y1"),
 }
 
 

@@ -15,6 +15,7 @@ Numbers = tuple[float, float, float, float]
 
 BEYOND = 1.0  # px that a box may reach beyond its image: outlines are drawn through the centers of pixels, or around them
 LARGEST_FRACTION = 1.001  # fractions of an image are up to 1, and rounded
+NOT_LISTED = -1  # index of all images that a file does not list
 IMAGE_ENDINGS = ("tif", "tiff", "png", "jpg", "jpeg", "bmp", "btf")
 
 
@@ -35,7 +36,10 @@ class FileBox(NamedTuple):
 
 
 class LostBox(NamedTuple):
-    """A box that could not be read, and so an object that may lie in ``image``; None: in any image, or of any class."""
+    """A box that could not be read, and so an object that may lie in ``image``; None: in any image, or of any class.
+
+    The image ``NOT_LISTED`` stands for all that the file does not list.
+    """
 
     image: int | None
     name: str | None
@@ -83,8 +87,8 @@ class BoxFile:
         self.fault(kind, where)
         self.lost.add(LostBox(image, name))
 
-    def may_lack(self, image: int | None, name: str) -> bool:
-        """Return True if an object of a class in an image, None for one that is not listed, may be among the lost boxes."""
+    def may_lack(self, image: int, name: str) -> bool:
+        """Return True if an object of a class in an image may be among the boxes that could not be read."""
         candidates = {LostBox(image, name), LostBox(image, None), LostBox(None, name), LostBox(None, None)}
         return not candidates.isdisjoint(self.lost)
 

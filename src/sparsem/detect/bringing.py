@@ -13,7 +13,7 @@ from sparsem.annotations import annotated_structures, read_annotation
 from sparsem.box_tables import annotated_names, found_names, picture_names, read_annotated, read_found, refuse_other_boxes, write_annotated
 from sparsem.boxes import Boxes, boxes_of_labels, sizes, together
 from sparsem.contents import result_of
-from sparsem.detect.box_file import BoxFile
+from sparsem.detect.box_file import NOT_LISTED, BoxFile
 from sparsem.detect.formats import read_boxes
 from sparsem.detect.image_slices import SliceOfImage, slices_of_images
 from sparsem.detect.writing import write_boxes
@@ -40,7 +40,7 @@ class BoxesSettings(Settings):
         "clip: the same, but cut boxes at the border of their image",
     )
     unlisted: Literal["unknown", "empty"] = Field(
-        "unknown", description="pictures that a CSV does not speak of: nobody looked at them, or they are empty"
+        "unknown", description="images that the file does not list: unknown, or annotated and empty"
     )
     image: str | None = Field(None, description="the image that boxes were drawn on; the raw one if not given")
 
@@ -172,7 +172,7 @@ def _complete(
         lacking = {own for index, own in slices.items() if any(found.may_lack(index, name) for name in classes)}
         if lacking:
             incomplete[structure] = len(lacking)
-        are_others_empty = settings.unlisted == "empty" and not any(found.may_lack(None, name) for name in classes)
+        are_others_empty = settings.unlisted == "empty" and not any(found.may_lack(NOT_LISTED, name) for name in classes)
         for number, sample in enumerate(samples):
             listed = {own for own in slices.values() if own.sample == number}
             if listed and are_others_empty:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsem.detect.box_file import BoxFile, FileBox, LostBox, Numbers, hull_of, stem_of
+from sparsem.detect.box_file import NOT_LISTED, BoxFile, FileBox, LostBox, Numbers, hull_of, stem_of
 from sparsem.detect.numbers import id_of, is_missing, real_of, whole_of
 from sparsem.detect.tables import read_records, records_of, text_of
 from sparsem.errors import InputError
@@ -99,10 +99,10 @@ class _Coco:
     def _read_image(self, image: Object, number: int) -> None:
         own_id, name = id_of(image.get("id")), image.get("file_name")
         has_name = isinstance(name, str) and bool(name.strip())
-        if not has_name and own_id is not None:
-            self.refused.add(own_id)
         if not has_name:
-            self.out.fault("images without id or file_name", f"image number {number}")
+            if own_id is not None:
+                self.refused.add(own_id)
+            self.out.lose("images without id or file_name", f"image number {number}", NOT_LISTED, None)
             return
         index, where = len(self.out.images), f"image {own_id} '{name}'"
         self.out.images.append(stem_of(str(name)))
@@ -131,37 +131,41 @@ class _Coco:
             self.out.shapes[index] = (height, width)
 
     def _read_annotation(self, annotation: Object, number: int) -> None:
-        own_id, image_id, class_id = (id_of(annotation.get(key)) for key in ("id", "image_id", "category_id"))
+        if not annotation:
+            self.out.lose("annotations without four numbers as bbox", f"annotation number {number}", None, None)
+            return
+        own_id, class_id = id_of(annotation.get("id")), id_of(annotation.get("category_id"))
         where = f"annotation number {number}" if own_id is None else f"annotation {own_id}"
-        name = self.classes.get(class_id) if class_id is not None else None
-        if image_id in self.refused:
-            return  # the image has a fault, and is not completely annotated
-        if image_id is None and annotation:
-            shown = f"{where}: image_id {_short(annotation.get('image_id'))}"
-            self.out.lose("annotations without the id of an image", shown, None, name or None)
+        name = self.classes.get(class_id, "") if class_id is not None else ""
+        image = self._image_of(annotation, where, name)
+        if image is None:
             return
-        image = self.images.get(image_id) if image_id is not None else None
-        if annotation and image is None:
-            self.out.fault(UNLISTED, f"{where}: image_id {image_id}")
-            return
-        if image is not None:
-            self.annotated.add(image)
+        self.annotated.add(image)
+        first = self.annotations.setdefault(own_id, annotation) if own_id is not None else annotation
         corners, are_corners = self._corners(annotation)
-        if own_id is not None and own_id in self.annotations:
-            self._read_copy(annotation, self.annotations[own_id], where, image)
-        elif image is not None and not name:
+        if first is not annotation:
+            self._read_copy(annotation, first, where, image)
+        elif not name:
             self.out.lose("annotations of an unknown class", f"{where}: category_id {_short(annotation.get('category_id'))}", image, None)
         elif _is_true(annotation.get("iscrowd")):
             self.out.lose("boxes around a crowd, and not around one object", where, image, name)
-        elif image is None or not name or corners is None:
-            what = "without four numbers as bbox" + (": masks (RLE) only" if isinstance(annotation.get("segmentation"), dict) else "")
-            self.out.lose(f"annotations {what}", where, image, name or None)
+        elif corners is None:
+            only_mask = ": masks (RLE) only" if isinstance(annotation.get("segmentation"), dict) else ""
+            self.out.lose(f"annotations without four numbers as bbox{only_mask}", where, image, name)
         elif are_corners:
             self.out.lose("bbox of x0, y0, x1, y1, where COCO has x, y, width, height", where, image, name)
         else:
             self.out.boxes.append(FileBox(image, name, corners, where))
-        if own_id is not None:
-            self.annotations.setdefault(own_id, annotation)
+
+    def _image_of(self, annotation: Object, where: str, name: str) -> int | None:
+        """Index of the image of an annotation; None, with the fault, if it is not known."""
+        image_id = id_of(annotation.get("image_id"))
+        if image_id is None:
+            shown = f"{where}: image_id {_short(annotation.get('image_id'))}"
+            self.out.lose("annotations without the id of an image", shown, None, name or None)
+        elif image_id not in self.images and image_id not in self.refused:  # a refused one has its own fault
+            self.out.lose(UNLISTED, f"{where}: image_id {image_id}", NOT_LISTED, name or None)
+        return None if image_id is None else self.images.get(image_id)
 
     def _read_copy(self, annotation: Object, first: Object, where: str, image: int | None) -> None:
         """Record an annotation whose id is there already; another object hides behind it, unless it is the same box."""
@@ -179,23 +183,18 @@ class _Coco:
             return None, False
         x, y, width, height = numbers
         corners = (x, y, x + width, y + height)
-        if _is_confirmed(corners, annotation):
-            self.ordered.append(False)
-            return corners, False
-        is_ordered = width > x and height > y
-        if x or y:
-            self.ordered.append(is_ordered)
-        return corners, is_ordered and _is_confirmed((x, y, width, height), annotation)
+        area = real_of(annotation.get("area"))
+        has_area = area is not None and abs(area - width * height) <= SAME_AREA * width * height
+        is_extent = has_area or _is_around(corners, annotation)
+        if x or y or is_extent:  # from 0, 0 on, both are one
+            self.ordered.append(width > x and height > y and not is_extent)
+        return corners, not is_extent and _is_around((x, y, width, height), annotation)
 
 
-def _is_confirmed(corners: Numbers, annotation: Object) -> bool:
-    """Return True if the polygons or, without them, the area of an annotation agree with a box."""
+def _is_around(corners: Numbers, annotation: Object) -> bool:
+    """Return True if a box is that around the polygons of its annotation."""
     hull = _around_polygons(annotation.get("segmentation"))
-    if hull is not None:
-        return all(abs(one - other) <= SAME_PX for one, other in zip(hull, corners, strict=True))
-    x0, y0, x1, y1 = corners
-    expected, stated = (x1 - x0) * (y1 - y0), real_of(annotation.get("area"))
-    return stated is not None and abs(stated - expected) <= SAME_AREA * expected
+    return hull is not None and all(abs(one - other) <= SAME_PX for one, other in zip(hull, corners, strict=True))
 
 
 def _is_true(value: Any) -> bool:

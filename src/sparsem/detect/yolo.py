@@ -104,9 +104,9 @@ def _classes(path: Path) -> tuple[dict[int, str], bool]:
     if not known:
         raise InputError(f"{path} does not say what its classes are called; expected classes.txt, a name a line, or names in a data.yaml.")
     first, names = known[0]
-    for file, other in known[1:]:
+    for second, other in known[1:]:
         if other != names:
-            raise InputError(f"{first} and {file} in {path} name the classes differently; correct or remove one of them.")
+            raise InputError(f"{first} and {second} in {path} name the classes differently; correct or remove one of them.")
     if len(set(names.values())) < len(names):
         raise InputError(f"{first} names a class twice: {', '.join(names.values())}.")
     return names, has_keypoints
