@@ -18,7 +18,8 @@ from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.settings import parse
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, volume_spec
+from sparsem.store.volume import Kind, Volume, read_attributes, volume_spec
+from sparsem.truth import truth_of as truth_stack
 from tests.conftest import LABELLED, TISSUE, files_in, truth_of
 
 N, Y, X = TISSUE.shape
@@ -219,7 +220,7 @@ def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) ->
         ),
         (np.zeros((2, Y - 1, X), np.uint8), {"slices": "1,2"}, r"has slices of \(95, 128\) px, but the image has \(96, 128\)"),
         (np.full((1, Y, X), 0.5, np.float32), {"slices": "1"}, "Labels are whole numbers, but slice 1 of .* holds float32 such as 0.5"),
-        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Labels are from 0 to 4294967295, but slice 1 of .* holds -3 to -3"),
+        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Slice 1 of .* holds -3, but no label is negative; give --ignore -3"),
     ],
 )
 def test_labels_that_do_not_fit_are_one_sentence(
@@ -366,3 +367,106 @@ def test_labels_of_every_slice_lie_on_the_image_of_their_shape(own_tissue: Sampl
 
 def _cut(block: ZBlock, image: Volume) -> BlockResult:
     return {"images/aligned": image.read(block.own)[:, 2:-2, 3:-3]}, {}
+
+
+# How labels came about, and what is reported of them.
+
+
+def origin_of(sample: Sample, name: str) -> dict[str, str]:
+    return dict(read_attributes(sample.path / "annotations" / name)["sparsem"]["origin"])
+
+
+def hand_drawn(mask: Any, seed: int) -> Any:
+    """A mask whose boundary wobbles, as that of another person does."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(0, 1, mask.shape).astype(np.float32), (0, 0), 4)
+    return (cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 3) + 3 * noise > 0.5).astype(np.uint8)
+
+
+@pytest.fixture
+def predicted(own_tissue: Sample, tmp_path: Path) -> Any:
+    """Nuclei that stand for a prediction, and masks (N, y, x) of them."""
+    nuclei = own_tissue.volume("truth", "nucleus").read(slice(None)) > 0
+    tifffile.imwrite(tmp_path / "predicted.tif", nuclei.astype(np.uint8), photometric="minisblack")
+    import_labels(own_tissue.path, "core", tmp_path / "predicted.tif")
+    return nuclei
+
+
+def test_a_corrected_prediction_is_recorded(own_tissue: Sample, predicted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corrected = predicted[9].copy()
+    corrected[:, : int(np.median(np.nonzero(corrected)[1]))] = 0  # half of it is taken away
+    picture(tmp_path, "core_z009.tif", corrected)
+    import_annotation(own_tissue, "core", tmp_path / "core_z009.tif", quiet=False)
+    assert origin_of(own_tissue, "core") == {"9": "corrected prediction"}
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Note: slice 9 of core: " in told
+    assert "of the boundary is that of labels/core; recorded as corrected predictions, on which scores are too high" in told
+    picture(tmp_path, "core_z005.tif", hand_drawn(predicted[5], 1))
+    import_annotation(own_tissue, "core", tmp_path / "core_z005.tif", AnnotationSettings(add=True), quiet=False)
+    assert origin_of(own_tissue, "core") == {"5": "manual", "9": "corrected prediction"}
+    assert capsys.readouterr().err == ""
+    import_as(own_tissue, "core", tmp_path / "core_z009.tif", origin="manual", add=True)
+    assert origin_of(own_tissue, "core") == {"5": "manual", "9": "manual"}
+    import_as(own_tissue, "core", tmp_path / "core_z009.tif", add=True, overwrite=True)
+    assert origin_of(own_tissue, "core")["9"] == "manual"  # the same labels: what was said of them stays
+
+
+def test_the_origin_of_labels_that_are_there_can_be_said(own_tissue: Sample, predicted: Any, masks: Path, tmp_path: Path) -> None:
+    import_as(own_tissue, "core", masks)
+    assert set(origin_of(own_tissue, "core").values()) == {"corrected prediction"}
+    import_as(own_tissue, "core", masks, origin="manual")
+    assert set(origin_of(own_tissue, "core").values()) == {"manual"}
+    fingerprint = read_annotation(own_tissue, "core").fingerprint
+    import_as(own_tissue, "core", masks)
+    assert set(origin_of(own_tissue, "core").values()) == {"manual"}
+    assert read_annotation(own_tissue, "core").fingerprint == fingerprint
+    import_as(own_tissue, "other", masks)
+    assert set(origin_of(own_tissue, "other").values()) == {"manual"}  # nothing was predicted of that name
+
+
+def test_a_similar_prediction_leaves_the_origin_open(own_tissue: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = np.zeros((N, Y, X), np.uint8)
+    drawn[:, 10:80, 20:100] = 1
+    tifffile.imwrite(tmp_path / "predicted.tif", np.roll(drawn, (1, 1), (1, 2)), photometric="minisblack")  # a pixel aside
+    import_labels(own_tissue.path, "core", tmp_path / "predicted.tif")
+    import_annotation(own_tissue, "core", picture(tmp_path, "core_z009.tif", drawn[9]), quiet=False)
+    assert origin_of(own_tissue, "core") == {"9": "unknown"}
+    assert "similar to labels/core (Dice 0.97" in " ".join(capsys.readouterr().err.split())
+
+
+def test_slices_on_which_nothing_is_drawn_are_recorded(own_tissue: Sample, tmp_path: Path) -> None:
+    labels = np.zeros((N, Y, X), np.uint8)
+    labels[2, :20, :20], labels[4, :20, 30:40], labels[6] = 1, 2, 9
+    tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
+    import_as(own_tissue, "set", tmp_path / "v.tif", slices="0,2,4,6", classes=["a=1", "b=2"], ignore=9)
+    about = read_attributes(own_tissue.path / "annotations" / "set")["sparsem"]
+    assert about["empty"] == {"a": [0, 4], "b": [0, 2]}
+    assert about["unknown"] == [6]
+
+
+def test_a_refusal_names_the_slices_that_differ(own_tissue: Sample, masks: Path, tmp_path: Path) -> None:
+    import_as(own_tissue, "core", masks)
+    (masks / "nucleus_z000.png").rename(masks / "nucleus_z003.png")
+    cv2.imwrite(str(masks / "nucleus_z018.png"), np.eye(Y, X, dtype=np.uint8))
+    with pytest.raises(ResumeError, match=r"or another name \(slices: 18 differ; 0 now missing; 3 new\)"):
+        import_as(own_tissue, "core", masks)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((X, Y), r"has slices of \(128, 96\) px, but the image has \(96, 128\); y and x are exchanged, transpose it"),
+        ((Y, X - 1), r"has slices of \(96, 127\) px, but the image has \(96, 128\); labels must cover the whole slice"),
+    ],
+)
+def test_masks_of_another_size_or_orientation(own_tissue: Sample, tmp_path: Path, shape: tuple[int, int], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        import_as(own_tissue, "core", picture(tmp_path, "core_z009.tif", np.ones(shape)))
+
+
+def test_a_volume_with_its_axes_in_another_order(own_tissue: Sample, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "v.tif", np.ones((X, Y, N), np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match="its axes are in another order than z, y, x"):
+        import_labels(own_tissue.path, "core", tmp_path / "v.tif")
+    tifffile.imwrite(tmp_path / "v.tif", np.ones((N, X, Y), np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match=r"v\.tif has slices of .*; y and x are exchanged, transpose it"):
+        truth_stack(own_tissue, "nucleus", own_tissue.image(), tmp_path / "v.tif")

@@ -82,6 +82,11 @@ def test_differences_names_what_changed() -> None:
     one, other = "0123456789abcdef" * 2, "f" * 32
     assert differences({"input image": one, "input truth": one}, {"input image": other}) == "another image, without truth"
     assert differences({"input boxes disc": one}, {"input boxes disc": other}) == "other boxes disc"
+    slices = ({"0": one, "9": one, "13": one}, {"0": one, "9": other, "18": one})
+    before, now = ({"mito 1": one, "mito 1 slices": slices[0]}, {"mito 1": other, "mito 1 slices": slices[1]})
+    assert differences(before, now) == "other labels of mito 1 on slices 9, 13, 18"
+    assert differences({"mito 1": one}, now) == "another mito 1"
+    assert differences({**before, "mito 1": other}, before) == "another mito 1"
     assert differences({}, {"input files": "a.tif", "input source": one}) == "files: null -> a.tif, now with source"
 
 

@@ -157,6 +157,32 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     assert "images/equalized was made on an image that was replaced since: make it again" in sparsem("info", "s.zarr").stdout
 
 
+def test_numbers_of_labels_on_the_command_line(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A negative number is the value of an option; what was read of labels, and what is drawn where, is reported."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tissue.path, "s.zarr")
+    labels = np.zeros((3, 96, 128), np.int64)
+    labels[:, :10] = -1
+    labels[0, 20:40, 20:50] = 720575940621039145
+    tifffile.imwrite("labels.tif", labels, photometric="minisblack")
+    words = ["annotate", "import", "s.zarr", "lyso", "labels.tif", "--slices", "0,9,18"]
+    refused = sparsem(*words)
+    assert refused.exit_code == 2
+    assert "give --ignore -1 if these pixels are not labeled" in " ".join(refused.output.split())
+    told = sparsem(*words, "--ignore", "-1").stdout
+    assert "0.0% to 5.5% of each; nothing is drawn on slices 9, 18" in told
+    assert "Numbers beyond 32 bits were replaced; tables/annotation_ids_lyso holds both" in told
+    assert json.loads(sparsem(*words, "--ignore", "-1", "--json").stdout)["origin"] == {"0": "manual", "9": "manual", "18": "manual"}
+    tifffile.imwrite("mask.tif", np.full((19, 96, 128), 2, np.uint8), photometric="minisblack")
+    assert (
+        "Wrote s.zarr/labels/er (a mask (value 2), on the image 'raw')" in sparsem("import", "mask.tif", "s.zarr", "--labels", "er").stdout
+    )
+    told = sparsem(*words, "--ignore", "-1", "--origin", "corrected-prediction").stdout
+    assert "Corrected predictions, on which scores are too high: slices 0, 9, 18" in told
+    assert sparsem("remove", "s.zarr", "annotations/lyso").exit_code == 0
+    assert "annotation_ids_lyso" not in Sample.open("s.zarr").tables
+
+
 def test_pieces_are_taken_away_but_not_what_others_stand_on(
     own_tissue: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

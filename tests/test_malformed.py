@@ -102,17 +102,17 @@ def _() -> None:
     cut("a.tif", 0.7)
 
 
-@stack("a TIFF in colour", "a.tif", "a.tif is a colour picture")
+@stack("a TIFF in colour", "a.tif", "a.tif is a color image")
 def _() -> None:
     tiff("a.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb")
 
 
-@stack("a TIFF with white as 0", "a.tif", "a.tif stores white as 0")
+@stack("a TIFF with white as 0 whose numbers have no inverse", "a.tif", "a.tif is a 'min is white' TIFF of float32, whose inverse is not")
 def _() -> None:
-    tiff("a.tif", STACK, photometric="miniswhite")
+    tiff("a.tif", STACK.astype(np.float32), photometric="miniswhite")
 
 
-@stack("a PNG in colour", "slices", "s1.png is a colour picture")
+@stack("a PNG in colour", "slices", "s1.png is a color image")
 def _() -> None:
     png("slices/s1.png", np.zeros((8, 8, 3), np.uint8))
 
@@ -376,7 +376,7 @@ def _() -> None:
     tiff("masks/b_9.tif", MASK)
 
 
-@other("a grey picture as a mask", ANNOTATE, "Slice 0 of masks changes from pixel to pixel, as a grey picture does")
+@other("a grey picture as a mask", ANNOTATE, "Slice 0 of masks changes from pixel to pixel, as a gray image does")
 def _() -> None:
     masks(np.random.default_rng(1).integers(0, 255, (96, 128), np.uint8))
 
@@ -402,7 +402,7 @@ def _() -> None:
     masks(-MASK.astype(np.int16))
 
 
-@other("masks in colour", ANNOTATE, "colour picture")
+@other("masks in colour", ANNOTATE, "color image .* whose channels are equal; save it as a gray image")
 def _() -> None:
     for z in (0, 9):
         png(f"masks/m_{z}.png", np.repeat(MASK[..., None], 3, axis=2))
@@ -535,7 +535,7 @@ other("slices too small to align", "align small.zarr --quiet", r"too small to be
 other("an image aligned into itself", "align own.zarr --image raw --out raw", "raw")(nothing)
 other("a name that is a path", "align own.zarr --out ../elsewhere", "elsewhere")(nothing)
 other("a reference that is not there", "equalize own.zarr --way reference --reference 99", "99")(nothing)
-other("a grey picture as truth", "score own.zarr nucleus grey.tif --quiet", "truth's slices 0 to 6 changes from pixel to pixel")(
+other("a grey picture as truth", "score own.zarr nucleus grey.tif --quiet", "Slice 0 of grey.tif changes from pixel to pixel")(
     lambda: [
         shutil.copytree("own.zarr/truth", "own.zarr/labels"),
         tifffile.imwrite("grey.tif", np.random.default_rng(1).integers(0, 255, (19, 96, 128), np.uint8), photometric="minisblack"),

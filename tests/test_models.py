@@ -1,6 +1,9 @@
 """Networks: their parameter counts, what they take, and checkpoints that describe themselves."""
 
 import copy
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
+import sparsem.models.device as device_module
 from sparsem.annotations import UNKNOWN, write_annotation
 from sparsem.errors import InputError, SettingsError
 from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
@@ -22,9 +26,10 @@ from sparsem.learn.slices import learning_slices
 from sparsem.learn.supervised import labelled_loss, logits_of, sampler_of, start, step
 from sparsem.models import MODELS, PRETRAINED, begin_pretrained, build, count_parameters, model_class, usual_width
 from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint, save_tensors
-from sparsem.models.device import autocast, choose_device
+from sparsem.models.device import autocast, choose_device, resolved
 from sparsem.models.fractal import tanimoto
 from sparsem.models.memory import Peak, prediction_bytes, training_bytes
+from sparsem.models.resunet import ResidualBlock
 from sparsem.phantom import PhantomSettings, phantom
 from sparsem.store.sample import Sample
 from sparsem.tiles.targets import edges_and_depths
@@ -34,7 +39,7 @@ RECIPE = Recipe("resunet", 4, ("nucleus", "nucleolus"), 32, (8.0, 8.0), 120.0, 4
 
 
 SMALL = {"resunet": 4, "unet": 4, "unet++": 2, "unet++-averaged": 2, "unet++-shallow": 2, "fractalresnet": 8, "ceecnet": 8}
-SMALL |= {"senformer": 32, "transunet": 32, "setr-naive": 1, "setr-pup": 1, "setr-mla": 1}
+SMALL |= {"senformer": 32, "transunet": 32, "setr-naive": 64, "setr-pup": 64, "setr-mla": 64}
 
 
 @pytest.mark.parametrize(
@@ -49,13 +54,13 @@ SMALL |= {"senformer": 32, "transunet": 32, "setr-naive": 1, "setr-pup": 1, "set
         ("ceecnet", 32, 1, 58_964_079),
         ("senformer", 96, 1, 163_100_906),
         ("transunet", 64, 1, 105_911_825),
-        ("setr-naive", 16, 3, 304_412_673),
-        ("setr-pup", 16, 3, 308_281_601),
-        ("setr-mla", 16, 3, 309_343_745),
-        ("setr-naive", 12, 3, 86_632_193),
-        ("setr-pup", 12, 3, 89_976_833),
-        ("setr-mla", 12, 3, 91_365_121),
-        ("setr-pup", 16, 1, 308_281_601 - 524_288),
+        ("setr-naive", 1024, 3, 304_412_673),
+        ("setr-pup", 1024, 3, 308_281_601),
+        ("setr-mla", 1024, 3, 309_343_745),
+        ("setr-naive", 768, 3, 86_632_193),
+        ("setr-pup", 768, 3, 89_976_833),
+        ("setr-mla", 768, 3, 91_365_121),
+        ("setr-pup", 1024, 1, 308_281_601 - 524_288),
     ],
 )
 def test_parameter_counts_are_the_papers(name: str, width: int, inputs: int, parameters: int) -> None:
@@ -218,6 +223,46 @@ def test_cross_entropy_equals_torch_on_known_pixels() -> None:
     assert float(cross_entropy_loss(logits, target)) == pytest.approx(float(expected), abs=1e-6)
 
 
+def test_every_architecture_trains_at_small_odd_widths() -> None:
+    """In processes of their own: a library that writes beyond its memory ends them, or never ends."""
+    script = Path(__file__).parent.parent / "benchmarks" / "small_widths.py"
+    options = ["--trainings", str(len(MODELS)), "--updates", "2", "--edges", "64", "--widths", "3"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    ended = subprocess.run(
+        [sys.executable, str(script), *options], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_shortcut_of_a_residual_block_is_a_strided_convolution(stride: int) -> None:
+    block, image = ResidualBlock(3, 5, stride).eval(), torch.randn(2, 3, 9, 12)
+    convolution, norm = block.shortcut
+    assert isinstance(convolution, nn.Conv2d)
+    strided = nn.functional.conv2d(image, convolution.weight, convolution.bias, stride)
+    torch.testing.assert_close(block(image) - block.residual(image), norm(strided))
+
+
+def test_bfloat16_is_chosen_by_a_trial_and_an_earlier_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for gain, expected in ((2.0, "bfloat16"), (1.0, "float32"), (0.3, "float32")):
+        monkeypatch.setattr(device_module, "_cpu_gain_of_bfloat16", lambda gain=gain: gain)
+        device_module._is_faster_in_bfloat16.cache_clear()
+        assert resolved(cpu, "auto") == expected
+        assert resolved(cpu, "auto", "bfloat16") == "bfloat16"
+        assert resolved(cpu, "float32", "bfloat16") == "float32"
+    device_module._is_faster_in_bfloat16.cache_clear()
+
+
+def test_the_trial_measures_and_leaves_no_trace() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    with torch.inference_mode():
+        gain = device_module._cpu_gain_of_bfloat16()
+    assert 0 < gain < 100
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_precision_is_chosen_by_the_device() -> None:
     network, image = build("unet", 4, 1, 16), torch.randn(1, 1, 16, 16)
     with autocast(torch.device("cpu"), "bfloat16"):
@@ -349,14 +394,14 @@ def test_an_encoder_begins_with_what_it_learnt_elsewhere(tmp_path: Path, monkeyp
 def test_a_transformer_begins_with_what_it_learnt_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     learnt = timm.create_model("vit_base_patch16_384", pretrained=False, num_classes=7).state_dict()
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(learnt))
-    network = build("setr-naive", 12, 1, 64)
+    network = build("setr-naive", 768, 1, 64)
     begin_pretrained(network, "setr-naive")
     own = network.transformer.state_dict()  # type: ignore[union-attr]
     assert torch.equal(own["blocks.3.attn.qkv.weight"], learnt["blocks.3.attn.qkv.weight"])
     assert torch.allclose(own["patch_embed.proj.weight"], learnt["patch_embed.proj.weight"].sum(1, keepdim=True), atol=1e-5)
     assert own["pos_embed"].shape == (1, 1 + 16, 768)  # 64 px: four patches a side
-    with pytest.raises(SettingsError, match="of width 12 or 16; got 2"):
-        begin_pretrained(build("setr-naive", 2, 1, 64), "setr-naive")
+    with pytest.raises(SettingsError, match="of width 768 or 1024; got 128"):
+        begin_pretrained(build("setr-naive", 128, 1, 64), "setr-naive")
 
 
 def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -354,7 +354,7 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
         (np.full((64, 64), 7, np.uint8), {}, "bad: it holds one grey level, 7, everywhere; there is nothing to measure"),
         (np.ones((1, 1), np.uint8), {}, r"bad: it has 1 x 1 px; expected at least 32 x 32"),
         (np.full((64, 64), np.nan, np.float32), {}, "NaN"),
-        (np.zeros((64, 64, 3), np.uint8), {}, "colour"),
+        (np.zeros((64, 64, 3), np.uint8), {}, "color image"),
         (None, {"resin": ["empty.tif"]}, "0 pixels are marked as resin; expected at least 1000"),
         (None, {"resin": ["bad.tif"]}, r"bad.tif 1 x 64 x 64; expected the same"),
         (None, {"reference": ["bad.tif"]}, r"its reference bad.tif 1 x 64 x 64"),

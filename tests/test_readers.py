@@ -266,14 +266,9 @@ def broken(tmp_path: Path, fault: str) -> Path:
     if fault == "empty folder":
         return folder
     if fault == "colour":
-        tifffile.imwrite(file, np.zeros((8, 8, 3), np.uint8), photometric="rgb")
-    if fault == "inverted":
-        tifffile.imwrite(file, np.zeros((3, 8, 8), np.uint8), photometric="miniswhite")
-    if fault == "inverted slice":
-        tifffile.imwrite(folder / "s1.tif", np.zeros((8, 8), np.uint8), photometric="miniswhite")
-        return folder
+        tifffile.imwrite(file, np.full((8, 8, 3), (0, 9, 0), np.uint8), photometric="rgb")
     if fault == "colour slice":
-        cv2.imwrite(str(folder / "s1.png"), np.zeros((8, 8, 3), np.uint8))
+        cv2.imwrite(str(folder / "s1.png"), np.full((8, 8, 3), (0, 9, 0), np.uint8))
         return folder
     if fault == "not a tiff":
         file.write_text("precious data")
@@ -299,10 +294,8 @@ def broken(tmp_path: Path, fault: str) -> Path:
         ("missing", "There is no file or folder"),
         ("unknown format", r"a.docx is of a format that is not read: expected .tif"),
         ("empty folder", "There are no TIFF or PNG slices in the folder"),
-        ("colour", r"a.tif is a colour picture .*; convert it to grey first"),
-        ("inverted", r"a.tif stores white as 0 .*; invert it"),
-        ("inverted slice", r"s1.tif stores white as 0 .*; invert it"),
-        ("colour slice", r"s1.png is a colour picture \(8, 8, 3\); convert it to grey"),
+        ("colour", r"a.tif is a color image \(8, 8, 3\); convert it to gray first"),
+        ("colour slice", r"s1.png is a color image \(8, 8, 3\); convert it to gray first"),
         ("not a tiff", r"a.tif cannot be read as TIFF .*; is it complete\?"),
         ("five axes", r"a.tif has the axes TZYX \(2, 3, 8, 8\); expected one time, or --time"),
         ("unequal slices", r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\) uint8"),

@@ -139,6 +139,15 @@ def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Pa
         train([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
 
 
+def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_path: Path) -> None:
+    out, settings = tmp_path / "m.safetensors", quick(updates=1)
+    train([own_tissue], out, settings)
+    labels = truth_of(own_tissue, "nucleus", LABELLED)
+    write_annotation(own_tissue, "nucleus", LABELLED, [labels[0], 0 * labels[1], labels[2]], overwrite=True)
+    with pytest.raises(ResumeError, match=r"was trained otherwise \(other labels of nucleus 1 on slice 9\); use --overwrite"):
+        train([own_tissue], out, settings)
+
+
 def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path: Path) -> None:
     write_annotation(own_tissue, "partial", (0, 18), truth_of(own_tissue, "nucleolus", (0, 18)))
     settings = quick(structure=("nucleus", "partial"), updates=2, validation_slices=1, validate_every=1)

@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError, SampleError
+from sparsem.label_numbers import UNLABELED, Labels, Renumbering, Special, unchanged
 from sparsem.settings import nearest
 from sparsem.store.frame import MovedStack
 from sparsem.store.kept import Kept
@@ -25,14 +26,10 @@ from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
 
 UNKNOWN = 255
-MOST_EDGES = 0.5  # of the pixels of labels may differ from the one beside them,
-LEAST_PICTURE = 1024  # if there are so many pixels
-LEAST_GREYS = 16  # and values: else it is a grey picture
-SMEARED = 4  # unlike values between black and white that no mask has by intent
-BEYOND = 2**32 - 1  # label of what lies outside of the image that was annotated, as another image sees it
+BEYOND = UNLABELED  # label of what lies outside of the image that was annotated, as another image sees it
 
 Mask = NDArray[np.uint8]
-Labels = NDArray[np.unsignedinteger[Any]]
+Origin = Literal["manual", "corrected prediction", "unknown"]  # how the labels of a slice came about
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class LabelledSlices:
         image: name of the image whose pixels the labels have.
         image_fingerprint: of the image that they were drawn on, as it was then.
         fingerprint: of numbers, labels and meaning.
+        prints: of the labels of each slice, in the order of ``z``: to name the slices that differ; empty if they were not recorded.
     """
 
     z: tuple[int, ...]
@@ -58,6 +56,7 @@ class LabelledSlices:
     image_fingerprint: str
     fingerprint: str
     background: int | None = None
+    prints: tuple[str, ...] = ()
 
     def mask(self, index: int) -> Mask:
         """The ``index``-th labelled slice as (y, x) uint8: 0, 1 or UNKNOWN."""
@@ -67,11 +66,19 @@ class LabelledSlices:
     def objects(self, index: int) -> tuple[Labels, NDArray[np.bool_]]:
         """The ids (y, x) of the ``index``-th labelled slice, 0 outside of the structure, and where they are known."""
         labels = np.asarray(self.labels[index : index + 1])[0]
-        known = np.ones(labels.shape, bool) if self.ignore is None else labels != self.ignore
-        inside = known & (np.isin(labels, self.ids) if self.ids else labels > 0)
-        if self.background is not None:
-            inside &= labels != self.background
+        inside, known = inside_of(labels, self.ids, self.ignore, self.background)
         return np.where(inside, labels, 0).astype(labels.dtype), known
+
+
+def inside_of(
+    labels: Labels, ids: Sequence[int], ignore: int | None, background: int | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where labels are of a structure, and where that is known; see ``LabelledSlices``."""
+    known = np.ones(labels.shape, bool) if ignore is None else labels != ignore
+    inside = known & (np.isin(labels, ids) if ids else labels > 0)
+    if background is not None:
+        inside &= labels != background
+    return inside, known
 
 
 def read_annotation(sample: Sample, structure: str, image: str | None = None) -> LabelledSlices:
@@ -92,8 +99,17 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
     labels = kept_labels(sample, name)
     ids = tuple(about["classes"].get(structure, ()))
     own = f"{about['fingerprint']} {structure}"
+    z, prints = tuple(about["z"]), about.get("slices", {})
     drawn = LabelledSlices(
-        tuple(about["z"]), labels, ids, about["ignore"], about["image"], about["image_fingerprint"], own, about.get("background")
+        z,
+        labels,
+        ids,
+        about["ignore"],
+        about["image"],
+        about["image_fingerprint"],
+        own,
+        about.get("background"),
+        tuple(prints[str(one)] for one in z) if prints else (),
     )
     return drawn if image is None else _seen_on(sample, structure, drawn, image)
 
@@ -159,23 +175,52 @@ def _by_structure(sample: Sample) -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def _written(store: Path, count: int, slices: Iterable[Labels], shape: tuple[int, int, int]) -> "hashlib.blake2b":
-    """Write slices one at a time; returns the running hash of what they hold."""
-    content = hashlib.blake2b(digest_size=16)
+@dataclass
+class _Written:
+    """What is noted while slices are written.
+
+    Attributes:
+        content: running hash of all labels.
+        prints: hash of the labels of each slice.
+        empty: structure -> slices on which nothing of it is drawn.
+        unknown: slices without a labeled pixel.
+    """
+
+    content: "hashlib.blake2b"
+    prints: dict[str, str]
+    empty: dict[str, list[int]]
+    unknown: list[int]
+
+
+def _write_slices(
+    store: Path, name: str, z: Sequence[int], slices: Iterable[Labels], shape: tuple[int, int, int], meaning: Mapping[str, Any]
+) -> _Written:
+    """Write slices one at a time; ``meaning`` is that of the stored numbers."""
+    structures: Mapping[str, Sequence[int]] = meaning["classes"] or {name: ()}
+    ignore, background = meaning["ignore"], meaning["background"]
+    written = _Written(hashlib.blake2b(digest_size=16), {}, {name: [] for name in structures}, [])
     array = None
-    for index, labels in enumerate(slices):
+    for index, (number, labels) in enumerate(zip(z, slices, strict=True)):
         if array is None:
             array = zarr.create_array(
                 store=store,
-                shape=(count, *shape[1:]),
+                shape=(len(z), *shape[1:]),
                 chunks=(1, min(shape[1], 2048), min(shape[2], 2048)),
                 dtype=np.uint32,
                 dimension_names=("slice", "y", "x"),
                 config={"write_empty_chunks": True},  # a chunk that is not there is lost
             )
         array[index] = labels
-        content.update(np.ascontiguousarray(labels, np.uint32).tobytes())
-    return content
+        stored = np.ascontiguousarray(labels, np.uint32).tobytes()
+        written.content.update(stored)
+        written.prints[str(number)] = hashlib.blake2b(stored, digest_size=8).hexdigest()
+        for name, ids in structures.items():
+            inside, known = inside_of(labels, ids, ignore, background)
+            if known.any() and not inside.any():
+                written.empty[name].append(number)
+        if ignore is not None and (labels == ignore).all():
+            written.unknown.append(number)
+    return written
 
 
 def kept_labels(sample: Sample, name: str) -> Kept:
@@ -220,8 +265,13 @@ def write_annotation(
     overwrite: bool = False,
     background: int | None = None,
     added: Sequence[int] = (),
+    renumbering: Renumbering | None = None,
+    origin: Mapping[int, Origin] | None = None,
 ) -> None:
     """Write labels of the slices ``z`` (each (y, x)) as ``annotations/NAME``, one at a time, renamed into place at the end.
+
+    Classes, ``ignore`` and ``background`` are numbers of the file that the labels came from; ``renumbering`` leads from these to
+    the labels. A slice that ``origin`` does not name was drawn by hand.
 
     Raises:
         InputError: a name that cannot be a folder, or a structure that another annotation holds.
@@ -231,26 +281,25 @@ def write_annotation(
     for structure, (holder, _) in _by_structure(sample).items():
         if holder != name and structure in (structures[1:] or structures):
             raise InputError(f"'{structure}' is annotated already, in annotations/{holder}; a structure has one set of labelled slices.")
+    numbers = renumbering or unchanged(Special(ignore, background))
+    meaning = _stored_meaning({key: list(ids) for key, ids in (classes or {}).items()}, numbers)
     with sample.locked():
         unfinished, final = sample.path / ".sparsem" / "work" / f"annotation-{name}", sample.path / "annotations" / name
         _restore(sample, name)
         shutil.rmtree(unfinished, ignore_errors=True)
-        content = _written(unfinished / "labels", len(z), slices, sample.image(image).shape)
-        about: dict[str, Any] = {
-            "z": list(z),
-            "classes": {key: list(ids) for key, ids in (classes or {}).items()},
-            "ignore": ignore,
-            "background": background,
-            "image": image,
-            "image_fingerprint": sample.image(image).fingerprint,
-            **({"added": list(added)} if added else {}),  # slices that were not there at first
-        }
-        content.update(repr(about).encode())
-        about["fingerprint"] = content.hexdigest()
+        drawn_on = sample.image(image)
+        written = _write_slices(unfinished / "labels", name, z, slices, drawn_on.shape, meaning)
+        about = _attributes(z, meaning, (image, drawn_on.fingerprint), added, written)
+        about["origin"] = {str(one): (origin or {}).get(one, "manual") for one in z}
+        _write_file_ids(unfinished / "file_ids", numbers)
         write_group(unfinished, {"sparsem": about})
-        if final.exists() and read_attributes(final)["sparsem"]["fingerprint"] != about["fingerprint"] and not overwrite:
+        before = read_attributes(final)["sparsem"] if final.exists() else about
+        if before["fingerprint"] != about["fingerprint"] and not overwrite:
             shutil.rmtree(unfinished)
-            raise ResumeError(f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace them, or another name.")
+            raise ResumeError(
+                f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace them, or another "
+                f"name{_changes(before, about)}."
+            )
         shutil.rmtree(_aside(sample, name), ignore_errors=True)
         put_in_place(unfinished, final, _aside(sample, name))
         shutil.rmtree(_aside(sample, name), ignore_errors=True)
@@ -259,36 +308,69 @@ def write_annotation(
         sample.remember({**record, "outputs": [f"annotations/{name}"], "finished": now()})
 
 
-def refuse_smeared(labels: Labels, where: str) -> None:
-    """A mask of 0 and 255 that was saved as JPEG or resized has pixels in between, which nobody drew.
+def _attributes(
+    z: Sequence[int], meaning: Mapping[str, Any], image: tuple[str, str], added: Sequence[int], written: _Written
+) -> dict[str, Any]:
+    """What an annotation says of itself; ``image`` is name and fingerprint of the one that it was drawn on."""
+    about: dict[str, Any] = {
+        "z": list(z),
+        **{key: meaning[key] for key in ("classes", "ignore", "background")},
+        "image": image[0],
+        "image_fingerprint": image[1],
+        **({"added": list(added)} if added else {}),  # slices that were not there at first
+        **{key: meaning[key] for key in meaning if key == "file"},
+    }
+    written.content.update(repr(about).encode())
+    about["fingerprint"] = written.content.hexdigest()
+    return {**about, "slices": written.prints, "empty": written.empty, "unknown": written.unknown}
 
-    Raises:
-        InputError: it is such a mask; ``where`` names it.
-    """
-    between = labels[(labels > 0) & (labels < UNKNOWN)]
-    if labels.max(initial=0) == UNKNOWN and 0 < between.size < np.count_nonzero(labels == UNKNOWN) and len(np.unique(between)) >= SMEARED:
-        raise InputError(
-            f"{where[:1].upper()}{where[1:]} is a mask of 0 and 255 with {between.size} pixels in between, as JPEG and resizing leave "
-            "them; make it black and white, or say what its numbers mean with --classes or --ignore."
-        )
+
+def _stored_meaning(classes: dict[str, list[int]], numbers: Renumbering) -> dict[str, Any]:
+    """Classes, ignored and background number as they are stored, and under ``file`` those of the file where they differ."""
+    special = numbers.special
+    of_file = {"classes": classes, "ignore": special.ignore, "background": special.background}
+    stored = {
+        "classes": {name: [numbers.number(one) for one in ids] for name, ids in classes.items()},
+        "ignore": None if special.ignore is None else numbers.number(special.ignore),
+        "background": None if special.background is None else numbers.number(special.background),
+    }
+    return stored if of_file == stored else {**stored, "file": of_file}
 
 
-def as_labels(labels: NDArray[Any], where: str) -> Labels:
-    """Labels as uint32.
+def _write_file_ids(store: Path, numbers: Renumbering) -> None:
+    """Numbers of the file and stored ones, (n, 2) uint64; nothing where they are the same."""
+    if not numbers.is_identity:
+        pairs = np.stack([numbers.file, numbers.stored.astype(np.uint64)], axis=1)
+        zarr.create_array(store=store, data=pairs, dimension_names=("id", "file_and_stored"))
 
-    Raises:
-        InputError: they are not whole numbers, not from 0 to 2^32 - 1, or a grey picture; ``where`` names them.
-    """
-    if labels.dtype == bool:
-        return labels.astype(np.uint8)
-    if not np.issubdtype(labels.dtype, np.integer):
-        whole = labels.astype(np.int64)
-        if not np.array_equal(whole, labels):
-            raise InputError(f"Labels are whole numbers, but {where} holds {labels.dtype} such as {labels[whole != labels][0]:.3g}.")
-        labels = whole
-    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
-        raise InputError(f"Labels are from 0 to 4294967295, but {where} holds {int(labels.min())} to {int(labels.max())}.")
-    rough = labels.size >= LEAST_PICTURE and np.mean(labels[..., 1:] != labels[..., :-1]) > MOST_EDGES
-    if rough and len(np.unique(labels)) > LEAST_GREYS:
-        raise InputError(f"{where[:1].upper()}{where[1:]} changes from pixel to pixel, as a grey picture does; expected labels of areas.")
-    return labels.astype(np.uint32)
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Which slices two annotations label differently, in parentheses; empty where that was not recorded or only the meaning differs."""
+    old, new = before.get("slices", {}), after["slices"]
+    differ = [z for z in new if z in old and old[z] != new[z]]
+    lost, fresh = ([z for z in one if z not in other] for one, other in ((old, new), (new, old)))
+    listed = [f"{', '.join(z)} {what}" for what, z in (("differ", differ), ("now missing", lost), ("new", fresh)) if z and old]
+    return f" (slices: {'; '.join(listed)})" if listed else ""
+
+
+def file_numbers(sample: Sample, name: str) -> Renumbering:
+    """How the numbers of ``annotations/NAME`` follow from those of the file."""
+    about = read_attributes(sample.path / "annotations" / name)["sparsem"]
+    of_file = about.get("file", about)
+    special = Special(of_file["ignore"], of_file.get("background"))
+    stored = sample.path / "annotations" / name / "file_ids"
+    if not stored.exists():
+        return unchanged(special)
+    pairs = np.asarray(zarr.open_array(store=stored, mode="r")[...], np.uint64)
+    return Renumbering(pairs[:, 0], pairs[:, 1].astype(np.uint32), special)
+
+
+def record_origin(sample: Sample, name: str, origin: Mapping[int, Origin]) -> None:
+    """Record how the labels of some slices of ``annotations/NAME`` came about."""
+    with sample.locked():
+        directory = sample.path / "annotations" / name
+        attributes = read_attributes(directory)
+        about = attributes["sparsem"]
+        known = about.get("origin", {})
+        about["origin"] = {str(z): origin.get(z, known.get(str(z), "unknown")) for z in about["z"]}
+        write_group(directory, attributes)

@@ -14,6 +14,7 @@ from sparsem.store.volume import Volume, read_attributes
 
 CONSTRAINED = "-constrained"  # ending of the labels that biology allows, which count where there are any
 REMOVABLE = ("images", "annotations", "probabilities", "labels", "truth")
+FILE_IDS = {"annotations": "annotation_ids_", "labels": "label_ids_"}  # folder -> how the table of its files' numbers begins
 BOXES = ("annotated_boxes_", "boxes_")  # how tables of boxes begin, which can be removed too
 
 
@@ -133,6 +134,9 @@ def remove(sample: Sample, pieces: Sequence[str]) -> None:
                 sample.remove_table(piece.removeprefix("tables/"))
                 continue
             forget(sample, stages.get(piece, "none"))
+            folder, _, name = piece.partition("/")
+            if folder in FILE_IDS:
+                sample.remove_table(f"{FILE_IDS[folder]}{name}")
             if piece.startswith("annotations/"):
                 forget_aside(sample, piece.removeprefix("annotations/"))
             aside = work / f"removed-{number}"

@@ -92,3 +92,15 @@ def evenly_spaced(n_slices: int, count: int) -> list[int]:
     if count == 1:
         return [n_slices // 2]
     return [round(index * (n_slices - 1) / (count - 1)) for index in range(count)]
+
+
+def axes_hint(found: Sequence[int], expected: Sequence[int]) -> str:
+    """The end of a message about a shape that does not fit: which axes were exchanged, if that explains it; else empty.
+
+    >>> axes_hint((128, 96), (96, 128))
+    '; y and x are exchanged, transpose it'
+    """
+    if tuple(found) == tuple(expected) or sorted(found) != sorted(expected):
+        return ""
+    leading_fit = list(found[:-2]) == list(expected[:-2])
+    return "; y and x are exchanged, transpose it" if leading_fit else "; its axes are in another order than z, y, x"

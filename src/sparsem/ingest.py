@@ -18,7 +18,7 @@ from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers import open_montage, open_source
 from sparsem.store.readers.gaps import missing_in
 from sparsem.store.readers.series import with_repeats
-from sparsem.store.readers.source import MrcBytes, Source, Stack
+from sparsem.store.readers.source import MinIsWhite, MrcBytes, Source, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 
@@ -55,6 +55,16 @@ class ImportSettings(Settings):
     grey_levels: tuple[float, float] | None = Field(
         None, description="what becomes black and white; not needed for 8 and 16 bit unsigned; else 0.1 % of the pixels lie beyond either"
     )
+    min_is_white: MinIsWhite | None = Field(
+        None,
+        description="which numbers of a 'min is white' TIFF count: stored (as napari reads them) or displayed (as in Fiji); "
+        "images are taken as displayed if not given",
+    )
+    label_type: Literal["mask", "objects"] | None = Field(
+        None,
+        description="with --labels: mask, all but 0 is the structure, or objects, each number is one; if not given, one number is a mask",
+    )
+    background: int | None = Field(None, description="with --labels: a number that is background in addition to 0, such as -1")
     bits: Literal[8, 16] | None = Field(None, description="8 or 16 a voxel; 8 for one byte, else 16, if not given")
     block_depth: int = Field(16, ge=1, description="slices a z-block: the unit of work, of resuming, and of the chunks on disk")
 
@@ -77,6 +87,11 @@ def import_stack(source: str | Path, path: str | Path, settings: ImportSettings 
             numbers, or states no voxel size and none was given; pixels were given that are not square.
         ResumeError: the sample holds another import.
     """
+    idle = [name for name in ("label_type", "background") if getattr(settings, name) is not None]
+    if idle:
+        raise InputError(
+            f"--{idle[0].replace('_', '-')} is for labels; give the name of their structure as --labels NAME, or leave it out."
+        )
     found = opened(source, settings)
     voxel = voxel_of(found, settings, str(source), on.quiet)
     tell_reading(found, settings, on.quiet)
@@ -177,13 +192,14 @@ def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -
         if idle or settings.missing != "refuse":
             option = (idle or ["missing"])[0].replace("_", "-")
             raise InputError(f"--pictures takes files as they are; leave out --{option}, which is for stacks.")
-        return open_montage(source)
+        return open_montage(source, settings.min_is_white)
     found = open_source(
         source,
         settings.dataset,
         settings.channel,
         settings.time,
         labels,
+        min_is_white=settings.min_is_white,
         mrc_bytes=settings.mrc_bytes,
         fill_missing=settings.missing == "fill",
     )

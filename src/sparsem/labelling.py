@@ -1,39 +1,42 @@
 """Bringing labels in: hand-made ones of a few slices, as masks or from a labelled volume; and those of every slice, made elsewhere."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from sparsem.annotations import (
     LabelledSlices,
-    Labels,
+    Origin,
     annotated_structures,
-    as_labels,
+    file_numbers,
     kept_labels,
     read_annotation,
-    refuse_smeared,
+    record_origin,
     restore_annotation,
     write_annotation,
 )
+from sparsem.drawings import Drawing, kept_slice, origins_of, read_drawing, report_numbers
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.execution import HERE, Execution, Needs
-from sparsem.geometry import ZBlock, z_blocks
+from sparsem.geometry import axes_hint, z_blocks
 from sparsem.ingest import ImportSettings, opened, tell_reading, voxel_of
+from sparsem.label_numbers import Labels
+from sparsem.label_volumes import keep_table, labels_block, reading_of
 from sparsem.numbering import numbering_of, slices_of
+from sparsem.progress import tell
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage
-from sparsem.store.kept import Kept
+from sparsem.stage import Stage
 from sparsem.store.readers import open_source
 from sparsem.store.readers.placement import placed
-from sparsem.store.readers.source import Source, Stack
+from sparsem.store.readers.source import MinIsWhite, Source
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
 
-LabelsOf = Callable[[int], Labels]
+ORIGINS: dict[str, Origin] = {"manual": "manual", "corrected-prediction": "corrected prediction"}
 
 
 class AnnotationSettings(Settings):
@@ -55,8 +58,15 @@ class AnnotationSettings(Settings):
     classes: dict[str, tuple[int, ...]] = Field(
         {}, description="what a number means, as nucleus=1,2; repeat it for each; without it, all but 0 is NAME"
     )
-    ignore: int | None = Field(None, ge=0, description="the value of pixels that nobody decided on")
-    background: int | None = Field(None, ge=1, description="a number that means 'outside of all', for labels whose 0 is ignored")
+    ignore: int | None = Field(None, description="the number of pixels that are not labeled, such as 255 or -1")
+    background: int | None = Field(None, description="a number that means 'outside of all', for labels whose 0 is ignored")
+    min_is_white: MinIsWhite | None = Field(
+        None, description="which numbers of a 'min is white' TIFF count: stored (as napari and scikit-image read) or displayed (as in Fiji)"
+    )
+    origin: Literal["manual", "corrected-prediction"] | None = Field(
+        None,
+        description="how the labels came about; if not given, manual, unless they share their boundary with a prediction of the sample",
+    )
     image: str | None = Field(None, description="the image that the labels were drawn on; the newest with slices of that size if not given")
     add: bool = Field(False, description="add these slices to those of that name; --overwrite also replaces slices that differ")
 
@@ -83,7 +93,11 @@ class AnnotationSettings(Settings):
 
     @model_validator(mode="after")
     def _known_is_not_ignored(self) -> "AnnotationSettings":
+        if self.background == 0:
+            raise ValueError("0 is background already; give --background another number, or leave it out")
         for name, ids in self.classes.items():
+            if min(ids) < 1:
+                raise ValueError(f"{name} was given the number {min(ids)}; the numbers of a class are 1 or more, 0 is background")
             if self.background in ids:
                 raise ValueError(f"{self.background} cannot be both background and {name}")
             if self.ignore in ids:
@@ -94,9 +108,16 @@ class AnnotationSettings(Settings):
 
 
 def import_annotation(
-    sample: Sample, name: str, source: str | Path, settings: AnnotationSettings = AnnotationSettings(), overwrite: bool = False
+    sample: Sample,
+    name: str,
+    source: str | Path,
+    settings: AnnotationSettings = AnnotationSettings(),
+    overwrite: bool = False,
+    quiet: bool = True,
 ) -> LabelledSlices | None:
     """Bring hand-made labels into a sample.
+
+    Numbers beyond 32 bits are renumbered; ``tables/annotation_ids_NAME`` then holds both.
 
     Args:
         sample: the sample.
@@ -105,6 +126,7 @@ def import_annotation(
             either as many slices as the image or one for each annotated slice.
         settings: which slices, which ids, what is not known.
         overwrite: replace labels of that name that differ.
+        quiet: report no doubts.
 
     Returns:
         The labelled slices; None where several classes were named.
@@ -114,30 +136,40 @@ def import_annotation(
         ResumeError: other labels of that name are there, and ``overwrite`` is not set.
     """
     restore_annotation(sample, name)
-    found = open_source(source, settings.dataset, labels=True, any_order=True)
+    found = open_source(source, settings.dataset, labels=True, any_order=True, min_is_white=settings.min_is_white)
     settings = _as_named(settings, name, found)
     there = read_attributes(sample.path / "annotations" / name)["sparsem"] if name in sample.names("annotations") else None
     adding = there if settings.add else None
     found = placed(found, _shapes(sample, settings.image or (adding["image"] if adding else None)))
     image = settings.image or (adding["image"] if adding else _drawn_on(sample, found.stack.shape[1:]) or sample.newest_image)
     z, planes = slices_of(found, sample.image(image).shape, settings.slices, numbering_of(sample, settings.first_number), str(source))
-    plane_of = dict(zip(z, planes, strict=True))
-    classes, ignore, _ = _meaning_of(adding) if adding else _meaning(settings)
-    is_mask = found.stack.dtype.itemsize == 1 and not classes and ignore is None
-
-    def labels_of(number: int) -> Labels:
-        plane, where = plane_of[number], f"slice {number} of {source}"
-        labels = as_labels(np.asarray(found.stack[plane : plane + 1])[0], where)
-        if is_mask:
-            refuse_smeared(labels, where)
-        return labels
-
     if adding:
-        _add(sample, name, z, labels_of, adding, settings, image, overwrite)
-    elif overwrite or not there or not _holds(sample, name, z, labels_of, there, settings, image):
-        meaning = (settings.classes, settings.ignore, image, overwrite, settings.background)
-        write_annotation(sample, name, z, map(labels_of, z), *meaning)
+        _refuse_other_meaning(sample, name, adding, settings, image)
+    meaning = _meaning_of(adding) if adding else _meaning(settings)
+    drawing = read_drawing(sample, name, found.stack, dict(zip(z, planes, strict=True)), meaning, bool(adding), str(source), image)
+    report_numbers(drawing, quiet)
+    said = ORIGINS[settings.origin] if settings.origin else None
+    if there and not adding and not overwrite and _holds(sample, name, drawing, there):
+        if said:
+            record_origin(sample, name, dict.fromkeys(z, said))
+    else:
+        origin, sentences = origins_of(sample, name, drawing, there, said)
+        if adding:
+            _add(sample, name, drawing, adding, overwrite, origin)
+        else:
+            _write(sample, name, drawing, overwrite, origin)
+        for sentence in sentences:
+            tell(f"Note: {sentence}", quiet)
+    keep_table(sample, f"annotation_ids_{name}", file_numbers(sample, name))
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
+
+
+def _write(sample: Sample, name: str, drawing: Drawing, overwrite: bool, origin: Mapping[int, Origin]) -> None:
+    """A new annotation, or one in place of another."""
+    classes, ignore, background = drawing.meaning
+    slices = map(drawing.labels, drawing.z)
+    numbers = drawing.renumbering
+    write_annotation(sample, name, drawing.z, slices, classes, ignore, drawing.image, overwrite, background, (), numbers, origin)
 
 
 def _shapes(sample: Sample, image: str | None = None) -> list[tuple[int, int, int]]:
@@ -171,49 +203,49 @@ def _as_named(settings: AnnotationSettings, name: str, found: Source) -> Annotat
     return settings.model_copy(update={"classes": classes})
 
 
-def _holds(
-    sample: Sample, name: str, z: Sequence[int], labels_of: LabelsOf, there: Mapping[str, Any], settings: AnnotationSettings, image: str
-) -> bool:
+def _holds(sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any]) -> bool:
     """Whether all of these slices are labelled so already, and more besides: slices that were added later are not lost."""
     if (
-        (image, sample.image(image).fingerprint) != (there["image"], there["image_fingerprint"])
-        or set(there["z"]) != {*z, *there.get("added", ())}
-        or _meaning(settings) != _meaning_of(there)
+        (drawing.image, sample.image(drawing.image).fingerprint) != (there["image"], there["image_fingerprint"])
+        or set(there["z"]) != {*drawing.z, *there.get("added", ())}
+        or drawing.meaning != _meaning_of(there)
     ):
         return False
-    kept = kept_labels(sample, name)
-    return all(np.array_equal(_slice(kept, there["z"].index(number)), labels_of(number)) for number in z)
+    kept, before = kept_labels(sample, name), file_numbers(sample, name)
+    if not drawing.numbers - {0, *before.special.numbers} <= set(before.file.tolist()) and not before.is_identity:
+        return False
+    return all(np.array_equal(kept_slice(kept, there["z"].index(number)), before.of(drawing.of_file(number))) for number in drawing.z)
 
 
-def _add(
-    sample: Sample,
-    name: str,
-    z: Sequence[int],
-    labels_of: LabelsOf,
-    there: Mapping[str, Any],
-    settings: AnnotationSettings,
-    image: str,
-    overwrite: bool,
-) -> None:
-    """More labelled slices for an annotation, understood as its others are; those that are labelled otherwise are not lost unasked."""
+def _refuse_other_meaning(sample: Sample, name: str, there: Mapping[str, Any], settings: AnnotationSettings, image: str) -> None:
+    """Refuse to add labels to an annotation whose numbers mean something else, or that was drawn on another image."""
     if any(_meaning(settings)) and _meaning(settings) != _meaning_of(there):
         raise InputError(f"'{name}' has other classes, ignored or background numbers; --add takes labels that mean what those there do.")
     if image != there["image"] or sample.image(image).fingerprint != there["image_fingerprint"]:
         raise SampleError(f"'{name}' was annotated on another image than '{image}' is now; annotate all of its slices anew.")
-    kept = kept_labels(sample, name)
+
+
+def _add(sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any], overwrite: bool, origin: Mapping[int, Origin]) -> None:
+    """More labelled slices for an annotation, understood as its others are; those that are labelled otherwise are not lost unasked."""
+    kept, numbered = kept_labels(sample, name), file_numbers(sample, name)
+    z = drawing.z
     place = {number: index for index, number in enumerate(there["z"])}
-    differ = [number for number in z if number in place and not np.array_equal(_slice(kept, place[number]), labels_of(number))]
+
+    def before(number: int) -> Labels:
+        return drawing.renumbering.carried(kept_slice(kept, place[number]), numbered)
+
+    differ = [number for number in z if number in place and not np.array_equal(before(number), drawing.labels(number))]
     if differ and not overwrite:
         listed = ", ".join(map(str, differ))
         raise ResumeError(f"Slices {listed} of '{name}' are labelled otherwise already; use --overwrite to replace them by these.")
+    recorded = there.get("origin", {})
+    known: dict[int, Origin] = {number: recorded.get(str(number), "unknown") for number in place}
+    origin = {**known, **origin}
     after = sorted({*place, *z})
-    slices = (labels_of(number) if number in set(z) else _slice(kept, place[number]) for number in after)
+    slices = (drawing.labels(number) if number in drawing.plane_of else before(number) for number in after)
     added = sorted({*there.get("added", ()), *z})
-    write_annotation(sample, name, after, slices, there["classes"], there["ignore"], image, True, there.get("background"), added)
-
-
-def _slice(labels: Kept, index: int) -> Labels:
-    return np.asarray(labels[index : index + 1][0])
+    classes, ignore, background = drawing.meaning
+    write_annotation(sample, name, after, slices, classes, ignore, drawing.image, True, background, added, drawing.renumbering, origin)
 
 
 def _meaning(settings: AnnotationSettings) -> tuple[Any, ...]:
@@ -222,8 +254,9 @@ def _meaning(settings: AnnotationSettings) -> tuple[Any, ...]:
 
 
 def _meaning_of(there: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What numbers mean in an annotation that is there."""
-    return there["classes"], there["ignore"], there.get("background")
+    """What the numbers of its file mean in an annotation that is there."""
+    of_file = there.get("file", there)
+    return of_file["classes"], of_file["ignore"], of_file.get("background")
 
 
 def import_labels(
@@ -251,39 +284,24 @@ def import_labels(
     z, y, x = found.stack.shape
     drawn_on = _drawn_on(sample, (z, y, x)) if sample.has_image else None
     if sample.has_image and drawn_on is None:
-        raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {sample.image().shape}.")
+        shape = sample.image().shape
+        hint = axes_hint((z, y, x), shape)
+        raise InputError(f"{source} has the shape {(z, y, x)}, but the image of {sample.path.name} has {shape}{hint}.")
     image = sample.image(drawn_on) if drawn_on else None
     made_on = (drawn_on, image.fingerprint) if image and drawn_on and drawn_on != "raw" else None
     voxel = image.voxel_size if image else voxel_of(found, settings, str(source), on.quiet)
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
-    numbers = _is_numbered(found.stack, blocks)
-    output = volume_spec(f"labels/{name}", (z, y, x), np.uint32 if numbers else np.uint8, Kind.LABELS, voxel, depth, made_on)
-    needs = Needs(depth * y * x * 14, output.nbytes // 8, "a smaller --block-depth needs less")
-    inputs = {"source": found.identity(), "files": found.title} | ({"image": made_on[1]} if made_on else {})
+    tell_reading(found, settings, on.quiet)
+    reading = reading_of(found, blocks, settings, on.quiet)
+    kind = np.uint8 if reading.is_mask else np.uint32
+    output = volume_spec(f"labels/{name}", (z, y, x), kind, Kind.LABELS, voxel, depth, made_on)
+    needs = Needs(depth * y * x * (found.stack.dtype.itemsize + 14) + y * x * 32, output.nbytes // 8, "a smaller --block-depth needs less")
+    inputs = {"source": found.identity(), "files": found.title, "reading": str(reading)}
+    inputs |= {"image": made_on[1]} if made_on else {}
     if settings.missing == "fill" and found.missing:
         inputs["filled"] = "; ".join(one.note for one in found.missing)
-    tell_reading(found, settings, on.quiet)
     with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
-        stage.map(_labels_block, blocks, found.stack, output.path, numbers)
+        stage.map(labels_block, blocks, found.stack, output.path, reading)
+    keep_table(sample, f"label_ids_{name}", reading.renumbering)
     return sample
-
-
-def _is_numbered(stack: Stack, blocks: Sequence[ZBlock]) -> bool:
-    """Whether labels hold other values than 0 and 1, or 0 and 255."""
-    first = 0
-    for block in blocks:
-        where = f"slices {block.start} to {block.stop - 1}"
-        labels = as_labels(np.asarray(stack[block.own]), where)
-        if stack.dtype.itemsize == 1:
-            refuse_smeared(labels, where)
-        inside = labels[labels > 0]
-        first = first or int(inside.max(initial=0))
-        if (inside != first).any():
-            return True
-    return first not in (0, 1, 255)
-
-
-def _labels_block(block: ZBlock, stack: Stack, path: str, numbers: bool) -> BlockResult:
-    labels = as_labels(np.asarray(stack[block.own]), f"slices {block.start} to {block.stop - 1}")
-    return {path: labels if numbers else (labels > 0).astype(np.uint8)}, {}

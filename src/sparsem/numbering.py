@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsem.errors import InputError
+from sparsem.geometry import axes_hint
 from sparsem.slice_lists import parsed_slices
 from sparsem.store.readers.file_names import Number, names_of, split_names
 from sparsem.store.readers.file_order import numberings
@@ -38,8 +39,10 @@ def slices_of(
     """
     n_slices, n_planes = shape[0], found.stack.shape[0]
     if tuple(found.stack.shape[1:]) != tuple(shape[1:]):
+        hint = axes_hint(found.stack.shape[1:], shape[1:])
         raise InputError(
-            f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}; labels must cover the whole slice."
+            f"{where} has slices of {tuple(found.stack.shape[1:])} px, but the image has {shape[1:]}"
+            f"{hint or '; labels must cover the whole slice'}."
         )
     if chosen is None:
         numbers = _by_name(found, numbering, where)

@@ -17,6 +17,8 @@ from pydantic_core import ErrorDetails
 
 from sparsem.errors import SettingsError
 
+SLICES = " slices"  # ending of the keys of a record that hold a fingerprint for each slice
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and an unknown key is an error."""
@@ -106,12 +108,24 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name the keys in which two flat records differ: ``another image, batch: 5 -> 8``; a fingerprint tells nobody more."""
+    """Name the keys in which two flat records differ: ``another image, batch: 5 -> 8``; a fingerprint tells nobody more.
+
+    Next to the fingerprint ``NAME`` of an annotation a record may hold ``NAME slices``, slice -> fingerprint: then the slices that
+    differ are named instead.
+    """
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return ", ".join(_difference(key, before.get(key), now.get(key)) for key in keys)
+    tables = [key for key in keys if key.endswith(SLICES)]
+    by_slice = {key for key in tables if isinstance(before.get(key), Mapping) and isinstance(now.get(key), Mapping)}
+    explained = {key.removesuffix(SLICES) for key in by_slice}
+    explained |= {key for key in tables if key not in by_slice and key.removesuffix(SLICES) in keys}
+    named = [_difference(key, before.get(key), now.get(key)) for key in keys if key not in explained]
+    return ", ".join(named)
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
+    if key.endswith(SLICES) and isinstance(before, Mapping) and isinstance(now, Mapping):
+        slices = sorted({z for z in {**before, **now} if before.get(z) != now.get(z)}, key=int)
+        return f"other labels of {key.removesuffix(SLICES)} on {'slice' if len(slices) == 1 else 'slices'} {', '.join(slices)}"
     prints = [re.fullmatch(r"[0-9a-f]{32}.*", value) for value in (before, now) if isinstance(value, str)]
     if any(prints):
         what = key.removeprefix("input ")

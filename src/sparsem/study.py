@@ -235,7 +235,9 @@ def _annotate(sample: Sample, here: Path, study: StudySettings, on: Execution, d
         settings: AnnotationSettings = _plain(AnnotationSettings, step)
         image = settings.image or "raw"
         if (image == "raw") is drawn_on_raw:
-            import_annotation(sample, name, _source(here, step.source), settings.model_copy(update={"image": image}), on.overwrite)
+            import_annotation(
+                sample, name, _source(here, step.source), settings.model_copy(update={"image": image}), on.overwrite, on.quiet
+            )
 
 
 def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Execution) -> Scores:

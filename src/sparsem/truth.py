@@ -5,7 +5,7 @@ What is not labeled is not background: it is not known, and counts nowhere. Grou
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from sparsem.annotations import BEYOND, as_labels
 from sparsem.errors import InputError
+from sparsem.geometry import axes_hint
+from sparsem.label_numbers import (
+    OUTSIDE,
+    UNLABELED,
+    Numbers,
+    Renumbering,
+    Special,
+    is_any_of,
+    numbers_in,
+    refuse_smeared,
+    renumbered,
+    unchanged,
+    whole_numbers,
+)
+from sparsem.label_volumes import WIDE_BYTES
 from sparsem.numbering import numbering_of, slices_of
 from sparsem.settings import Settings
 from sparsem.store.readers import open_source
 from sparsem.store.readers.file_names import Number
 from sparsem.store.readers.placement import placed
 from sparsem.store.readers.series import PICTURE_ENDINGS
-from sparsem.store.readers.source import Source, Stack
+from sparsem.store.readers.source import MinIsWhite, Source, Stack
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
-UNLABELED = BEYOND  # annotations that were moved with alignment use it for the same
 Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 
@@ -54,7 +67,13 @@ class TruthSettings(Settings):
         None,
         description=f"the part of the stack that the ground truth labels, as {BOX_EXAMPLE}; the file holds that part, or the whole stack",
     )
-    ignore: int | None = Field(None, ge=0, description="value in the ground truth of pixels that are not decided")
+    ids: tuple[int, ...] = Field((), description="numbers in the ground truth that mean the structure; all but 0 if not given")
+    ignore: int | None = Field(None, description="number in the ground truth of pixels that are not labeled, such as 255 or -1")
+    min_is_white: MinIsWhite | None = Field(
+        None,
+        description="which numbers of a 'min is white' ground truth count: stored (as napari and scikit-image read) "
+        "or displayed (as in Fiji)",
+    )
 
     @field_validator("slices", mode="before")
     @classmethod
@@ -77,16 +96,18 @@ class Truth:
         stack: (z, y, x) uint32, read when it is sliced; ``UNLABELED`` where nothing is known.
         identity: a short hash; another ground truth has another.
         z: numbers of the slices that are labeled, in whole or in part.
+        renumbering: from the numbers of the file to those of the stack.
     """
 
     stack: Stack
     identity: str
     z: tuple[int, ...]
+    renumbering: Renumbering
 
 
 @dataclass(frozen=True)
 class SparseStack:
-    """Labels of some slices as a stack (z, y, x) uint32, with ``UNLABELED`` everywhere else.
+    """Labels of some slices as a stack (z, y, x) uint32, 0 outside of the structure, and ``UNLABELED`` where nothing is known.
 
     Attributes:
         planes: (n, y, x) labels, read when they are sliced.
@@ -94,7 +115,9 @@ class SparseStack:
         shape: (z, y, x) of the whole stack.
         where: the source, for messages.
         box: the part that is known; planes are as large as it, or as whole slices.
-        ignore: label of pixels that are not decided.
+        ids: numbers of the file that mean the structure; all but 0 if there are none.
+        ignore: number of the file for pixels that are not labeled.
+        renumbering: from the numbers of the file to those of the stack; None if the stack is to be a mask of 0 and 1.
     """
 
     planes: Any
@@ -102,7 +125,9 @@ class SparseStack:
     shape: Shape
     where: str
     box: Box = WHOLE
+    ids: tuple[int, ...] = ()
     ignore: int | None = None
+    renumbering: Renumbering | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -117,18 +142,47 @@ class SparseStack:
                 out[z - first][self.box[1:]] = self._labels(z)
         return out
 
+    def numbers(self, z: int) -> Numbers:
+        """Return the numbers (y, x) of the known part of a slice, as they are in the file.
+
+        Raises:
+            InputError: they are no labels.
+        """
+        plane, where = self.plane_of[z], f"slice {z} of {self.where}"
+        stored = np.asarray(self.planes[plane : plane + 1])[0]
+        if stored.shape == self.shape[1:]:
+            stored = stored[self.box[1:]]
+        numbers = whole_numbers(stored, where, Special(self.ignore))
+        if not self.ids and self.ignore is None:
+            refuse_smeared(numbers, where, "--ids or --ignore")
+        return numbers
+
+    def inside(self, numbers: Numbers) -> NDArray[np.bool_]:
+        """Return where the structure is, for numbers of the file."""
+        inside = is_any_of(numbers, self.ids) if self.ids else numbers != 0
+        return inside if self.ignore is None else inside & (numbers != self.ignore)
+
     def _labels(self, z: int) -> NDArray[np.uint32]:
         """Return the labels (y, x) of the known part of a slice."""
-        plane = self.plane_of[z]
-        given = np.asarray(self.planes[plane : plane + 1])[0]
-        labels = as_labels(given, f"slice {z} of {self.where}").astype(np.uint32)
-        if labels.shape == self.shape[1:]:
-            labels = labels[self.box[1:]]
-        return labels if self.ignore is None else np.where(labels == self.ignore, np.uint32(UNLABELED), labels)
+        numbers = self.numbers(z)
+        inside = self.inside(numbers)
+        if self.renumbering is None:
+            labels = inside.astype(np.uint32)
+        else:
+            labels = self.renumbering.of(np.where(inside, numbers, 0).astype(numbers.dtype)).astype(np.uint32)
+        labels[labels == UNLABELED] = OUTSIDE  # an object that has the largest number of 32 bits
+        if self.ignore is not None:
+            labels[numbers == self.ignore] = UNLABELED
+        return labels
 
 
 def truth_of(
-    sample: Sample, name: str, seen: Volume | None, source: str | Path | None = None, settings: TruthSettings = TruthSettings()
+    sample: Sample,
+    name: str,
+    seen: Volume | None,
+    source: str | Path | None = None,
+    settings: TruthSettings = TruthSettings(),
+    objects: bool = False,
 ) -> Truth:
     """Return the ground truth of a structure.
 
@@ -139,6 +193,8 @@ def truth_of(
             there is none, the ground truth stays as it is.
         source: a labeled volume, a folder of masks, or a single slice; the sample's own ``truth/NAME`` if not given.
         settings: what of it is labeled.
+        objects: the numbers of objects are wanted: those of files whose numbers may be beyond 32 bits are then all read; else such
+            a file becomes a mask.
 
     Raises:
         SampleError: the sample has no ground truth of that name, and none is given.
@@ -146,7 +202,7 @@ def truth_of(
     """
     own = sample.volume("truth", name) if source is None else None
     where = str(own.directory if own else source)
-    found = open_source(where, settings.dataset, labels=True, any_order=True)
+    found = open_source(where, settings.dataset, labels=True, any_order=True, min_is_white=settings.min_is_white)
     shapes = [*([sample.image("raw").shape] if sample.has_image else []), *([seen.shape] if seen is not None else [])]
     found = placed(found, shapes) if shapes else found
     planes: Any = own.kept() if own else found.stack  # a volume of ours reports chunks that are lost
@@ -158,13 +214,28 @@ def truth_of(
         numbering = numbering_of(sample, settings.first_number) if sample.has_image else range(shape[0])
         labeled = _labeled(found, shape, extent, settings.slices, numbering, where)
     z = tuple(number for number in labeled if extent[0].start <= number < extent[0].stop)
-    stack: Any = SparseStack(planes, {number: labeled[number] for number in z}, shape, where, extent, settings.ignore)
+    plane_of = {number: labeled[number] for number in z}
+    sparse = SparseStack(planes, plane_of, shape, where, extent, settings.ids, settings.ignore)
+    is_wide = np.dtype(planes.dtype).itemsize >= WIDE_BYTES
+    if objects or not is_wide:
+        sparse = replace(sparse, renumbering=_renumbering(sparse) if is_wide else unchanged())
+    stack: Any = sparse
     if seen is not None:
         stack = sample.seen_by(seen, stack, UNLABELED)
         if tuple(stack.shape) != seen.shape:
             what = "the image" if seen.directory == sample.path else seen.directory.relative_to(sample.path).as_posix()
-            raise InputError(f"The ground truth {where} has the shape {tuple(stack.shape)}, but {what} has {seen.shape}.")
-    return Truth(stack, found.identity(), z)
+            shapes_differ = f"has the shape {tuple(stack.shape)}, but {what} has {seen.shape}"
+            raise InputError(f"The ground truth {where} {shapes_differ}{axes_hint(stack.shape, seen.shape)}.")
+    return Truth(stack, found.identity(), z, sparse.renumbering or unchanged())
+
+
+def _renumbering(stack: SparseStack) -> Renumbering:
+    """Return how the numbers of objects are stored; all labeled slices are read."""
+    numbers: set[int] = set()
+    for z in stack.plane_of:
+        found = stack.numbers(z)
+        numbers |= numbers_in(np.where(stack.inside(found), found, 0).astype(found.dtype))
+    return renumbered(numbers)
 
 
 def parsed_box(text: str) -> Box:
@@ -196,7 +267,8 @@ def _frame_of(found: tuple[int, ...], shapes: Sequence[Shape], box: str | None, 
         if box and found[1:] == tuple(one.stop - one.start for one in _extent(part, shape)[1:]):
             return shape, part
     sizes = " or ".join(dict.fromkeys(f"{shape[1:]}" for shape in shapes))
-    hint = "" if box else "; if it labels a part of the stack, say which with --box"
+    swapped = axes_hint(found, shapes[0]) if shapes else ""
+    hint = swapped or ("" if box else "; if it labels a part of the stack, say which with --box")
     raise InputError(f"{where} has slices of {found[1:]} px, but expected {sizes} px (y, x), as the stack has{hint}.")
 
 

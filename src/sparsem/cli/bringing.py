@@ -1,13 +1,13 @@
 """The commands that bring something in, and the one that tells what is there. They load no network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from sparsem.annotations import annotated_structures, read_annotation
+from sparsem.annotations import annotated_structures, file_numbers, read_annotation
 from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
 from sparsem.contents import describe
 from sparsem.contents import remove as _remove
@@ -58,9 +58,12 @@ def import_(
     """
     if labels:
         made = import_labels(out, labels, source, settings, on)
-        kind = "objects by number" if made.volume("labels", labels).dtype == np.uint32 else "a mask"
+        kind = made.last_settings(f"import-{labels}")["input reading"]
         lies = f", on the image '{made.name_of_image(made.volume('labels', labels))}'" if made.has_image else ""
-        return Outcome([f"Wrote {out}/labels/{labels} ({kind}{lies})"], f"sparsem measure {out}", {"sample": made.path, "labels": labels})
+        lines = [f"Wrote {out}/labels/{labels} ({kind}{lies})"]
+        if f"label_ids_{labels}" in made.tables:
+            lines.append(f"Numbers beyond 32 bits were replaced; tables/label_ids_{labels} holds both")
+        return Outcome(lines, f"sparsem measure {out}", {"sample": made.path, "labels": labels, "reading": kind})
     sample = import_stack(source, out, settings, on)
     image = sample.image("raw")
     count = min(7, image.shape[0] - len(image.repeated))
@@ -92,10 +95,17 @@ def annotate_import(
     from sparsem.cells.segment import CellsSettings  # loads what only the separation of cells needs
 
     sample = Sample.open(path)
-    _import_annotation(sample, name, source, settings, on.overwrite)
+    _import_annotation(sample, name, source, settings, on.overwrite, on.quiet)
     about = read_attributes(sample.path / "annotations" / name)["sparsem"]
     found = {structure: tuple(about["z"]) for structure in about["classes"] or [name]}
-    lines = [f"{structure}: {_slices_in_words(sample, z)}, {_cover_in_words(sample, structure)}" for structure, z in found.items()]
+    lines = [
+        f"{structure}: {_slices_in_words(sample, z)}, {_cover_in_words(sample, structure)}{_empty_in_words(about, structure)}"
+        for structure, z in found.items()
+    ]
+    origin = about.get("origin", {})
+    lines += _origin_in_words(origin)
+    if not file_numbers(sample, name).is_identity:
+        lines.append(f"Numbers beyond 32 bits were replaced; tables/annotation_ids_{name} holds both")
     if settings.slices is None and settings.first_number is None and _is_numbered_otherwise(sample, about["z"]):
         first = about["z"][0]
         number = sample.image("raw").numbers[first]
@@ -104,7 +114,11 @@ def annotate_import(
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
     following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
     brought = f" ({', '.join(found)})" if list(found) != [name] else ""
-    return Outcome([f"Wrote annotations/{name}{brought}, drawn on the image '{about['image']}'", *lines], following, {"annotations": found})
+    return Outcome(
+        [f"Wrote annotations/{name}{brought}, drawn on the image '{about['image']}'", *lines],
+        following,
+        {"annotations": found, "origin": origin},
+    )
 
 
 @command(SuggestSettings, spread=True)
@@ -155,6 +169,23 @@ def _cover_in_words(sample: Sample, structure: str) -> str:
         numbers |= set(np.unique(objects).tolist()) - {0}
     told = f"{min(parts):.1%} to {max(parts):.1%} of each" if len(parts) > 1 else f"{parts[0]:.1%} of it"
     return told + ("; that is most of it: is the mask inverted?" if len(numbers) == 1 and np.mean(parts) > MOST_COVER else "")
+
+
+def _empty_in_words(about: Mapping[str, Any], structure: str) -> str:
+    """On which labeled slices nothing of a structure is drawn, and on which no pixel is labeled."""
+    empty, unknown = about.get("empty", {}).get(structure, []), about.get("unknown", [])
+    words = [(f"nothing is drawn on {_numbers_in_words(empty)}", empty), (f"no pixel is labeled on {_numbers_in_words(unknown)}", unknown)]
+    return "".join(f"; {text}" for text, z in words if z)
+
+
+def _origin_in_words(origin: Mapping[str, str]) -> list[str]:
+    """Which slices are no work of a hand alone."""
+    copied = [int(z) for z, one in origin.items() if one == "corrected prediction"]
+    return [f"Corrected predictions, on which scores are too high: {_numbers_in_words(copied)}"] if copied else []
+
+
+def _numbers_in_words(z: Sequence[int]) -> str:
+    return f"{'slice' if len(z) == 1 else 'slices'} {', '.join(map(str, z))}"
 
 
 @command()

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from sparsem.annotations import LabelledSlices, annotations_on
 from sparsem.execution import Execution, Needs
 from sparsem.geometry import ZBlock
+from sparsem.label_numbers import UNLABELED
 from sparsem.predict import PredictSettings, answer_of, hash_of, settings_here
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
-from sparsem.truth import UNLABELED, Truth, TruthSettings, truth_of
+from sparsem.truth import Truth, TruthSettings, truth_of
 
 
 @dataclass(frozen=True)

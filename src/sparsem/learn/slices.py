@@ -13,6 +13,7 @@ from sparsem.geometry import evenly_spaced
 from sparsem.learn.settings import TrainSettings
 from sparsem.models import usual_width
 from sparsem.models.checkpoint import Recipe
+from sparsem.settings import SLICES
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
@@ -64,6 +65,8 @@ def learning_slices(
         factors, raw = recipe.factors(image.voxel_size), sample.image("raw")
         inputs |= {f"image {number}": image.fingerprint}
         inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
+        prints = {name: dict(zip(map(str, one.z), one.prints, strict=True)) for name, one in annotations.items() if one.prints}
+        inputs |= {f"{name} {number}{SLICES}": of_slices for name, of_slices in prints.items()}
         chosen = sorted({z for one in annotations.values() for z in one.z})
         unknown = set(settings.slices) - set(chosen)
         if unknown:

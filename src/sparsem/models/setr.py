@@ -16,8 +16,8 @@ from sparsem.errors import SettingsError
 PATCH = 16
 HEAD = 64  # channels of a head of attention
 MAPS = 256  # of the way up
-PRETRAINED = {12: "vit_base_patch16_384", 16: "vit_large_patch16_384"}  # of timm, by heads
-DEEP, SHALLOW = (16, 24), (0, 12)  # from so many heads on, so many blocks: ViT-L has 16 heads, ViT-B 12
+PRETRAINED = {768: "vit_base_patch16_384", 1024: "vit_large_patch16_384"}  # of timm, by width
+DEEP, SHALLOW = (1024, 24), (0, 12)  # from such a width on, so many blocks: that of ViT-L, and that of ViT-B
 
 
 def convolution(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Sequential:
@@ -29,20 +29,19 @@ class Setr(nn.Module):
     """What the three have in common.
 
     Args:
-        width: heads of attention: 16 is ViT-L, 12 is ViT-B.
+        width: channels of a token, a multiple of 64: 1024 is ViT-L, 768 is ViT-B.
         inputs: channels of the image.
         outputs: structures; one logit each.
         tile: edge of the tiles that it learns from, px.
     """
 
     multiple_of = PATCH
-    usual_width, width_of = 12, 1
+    usual_width, width_of = 768, HEAD
     usual_rate = 2e-4
 
     def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
         super().__init__()
-        self.maps, self.blocks = width * HEAD, DEEP[1] if width >= DEEP[0] else SHALLOW[1]
-        self.heads = width
+        self.maps, self.blocks = width, DEEP[1] if width >= DEEP[0] else SHALLOW[1]
         self.seen: dict[str, Any] = {"img_size": tile, "in_chans": inputs}
         self.transformer = timm.models.VisionTransformer(
             **self.seen,
@@ -51,7 +50,7 @@ class Setr(nn.Module):
             global_pool="",
             embed_dim=self.maps,
             depth=self.blocks,
-            num_heads=width,
+            num_heads=width // HEAD,
             final_norm=False,
             dynamic_img_size=True,
         )
@@ -67,9 +66,9 @@ class Setr(nn.Module):
         Raises:
             SettingsError: weights are offered for other widths only.
         """
-        if self.heads not in PRETRAINED:
-            raise SettingsError(f"Pretrained weights of SETR are of width {' or '.join(map(str, PRETRAINED))}; got {self.heads}.")
-        learnt = timm.create_model(PRETRAINED[self.heads], pretrained=True, num_classes=0, **self.seen).state_dict()
+        if self.maps not in PRETRAINED:
+            raise SettingsError(f"Pretrained weights of SETR are of width {' or '.join(map(str, PRETRAINED))}; got {self.maps}.")
+        learnt = timm.create_model(PRETRAINED[self.maps], pretrained=True, num_classes=0, **self.seen).state_dict()
         self.transformer.load_state_dict({name: learnt[name] for name in self.transformer.state_dict()})
 
     def looked(self, x: Tensor) -> list[Tensor]:
@@ -94,7 +93,7 @@ class NormedMap(nn.Module):
 
 
 class SetrNaive(Setr):
-    """Straight up: 304,412,673 parameters at width 16, 86,632,193 at 12, with three channels in, one out, and tiles of 512."""
+    """Straight up: 304,412,673 parameters at width 1024, 86,632,193 at 768, with three channels in, one out, and tiles of 512."""
 
     def build_up(self, outputs: int) -> None:
         """Two convolutions of single pixels."""
@@ -106,7 +105,7 @@ class SetrNaive(Setr):
 
 
 class SetrPup(Setr):
-    """Up in four steps of two: 308,281,601 parameters at width 16, 89,976,833 at 12, with three channels in, one out, and tiles of 512."""
+    """Up in four steps of two: 308,281,601 parameters at width 1024, 89,976,833 at 768, with three channels in, one out, tiles of 512."""
 
     def build_up(self, outputs: int) -> None:
         """Four convolutions, each before an enlargement."""
@@ -124,7 +123,7 @@ class SetrPup(Setr):
 
 
 class SetrMla(Setr):
-    """Up from four depths at once: 309,343,745 parameters at width 16, 91,365,121 at 12, with three channels in, one out, tiles of 512.
+    """Up from four depths at once: 309,343,745 parameters at width 1024, 91,365,121 at 768, with three channels in, one out, tiles of 512.
 
     The class token is in the count and is left out before the first block, as published.
     """

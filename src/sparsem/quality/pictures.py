@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem import __version__
-from sparsem.annotations import as_labels
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.ingest import GreyLevels, ImportSettings, grey_of, refuse_nan
+from sparsem.label_numbers import whole_numbers
 from sparsem.prepare.denoise import DenoiseSettings, Way, denoise
 from sparsem.progress import Meter, tell
 from sparsem.quality.learnt import loaded
@@ -276,7 +276,7 @@ def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: Picture
     """Where resin is marked, or else the most featureless squares."""
     shape = (picture.shape[0], picture.shape[1])
     if mask is not None:
-        return Resin((as_labels(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0,), False)
+        return Resin((whole_numbers(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0,), False)
     if settings.box:
         return Resin((area_of_boxes([Box(*settings.box)], shape),), False)
     if settings.polygon:

@@ -84,7 +84,7 @@ def _truth(
     if source is None and name not in sample.names("truth"):
         return None
     try:
-        return truth_of(sample, name, labels, source, settings)
+        return truth_of(sample, name, labels, source, settings, objects=True)
     except SparsemError as error:
         problems.append(f"The ground truth of {name} is not shown: {error}")
         return None

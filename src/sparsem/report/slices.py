@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.label_numbers import UNLABELED
 from sparsem.regions import at_shape
 from sparsem.report.boxes import BoxLayer, edges_of
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture
@@ -14,7 +15,6 @@ from sparsem.report.figures import shown
 from sparsem.report.layers import Layer
 from sparsem.store.readers.source import Stack
 from sparsem.store.volume import Volume
-from sparsem.truth import UNLABELED
 
 QUALITIES = (82, 70, 55, 40)  # of WebP, best first
 

@@ -19,6 +19,8 @@ from sparsem.contents import CONSTRAINED, result_of
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
+from sparsem.label_numbers import UNLABELED
+from sparsem.label_volumes import keep_table
 from sparsem.regions import Overlaps, added, overlaps
 from sparsem.score.instances import dice_of_cells, instance_scores, without_small
 from sparsem.score.overlap import NO_OUTLINE, OutlineCount, Overlap, average_dice, outline_count, overlap, pooled
@@ -28,7 +30,7 @@ from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import ROLES, Role, SliceUse, use_of
 from sparsem.store.volume import Volume
-from sparsem.truth import UNLABELED, TruthSettings, truth_of
+from sparsem.truth import TruthSettings, truth_of
 
 COPIED_OUTLINE = 0.8  # part of the outline that is the same to the pixel; two people's drawings share a third (measured)
 
@@ -37,7 +39,6 @@ class ScoreSettings(TruthSettings):
     """What is compared with what."""
 
     labels: str | None = Field(None, description="the labels to compare; if not given NAME-constrained where there are any, else NAME")
-    ids: tuple[int, ...] = Field((), description="values in the ground truth that mean the structure; all but 0 if not given")
     trained_slices: str | None = Field(
         None,
         description="slices that the labels were trained on, as 3,10,17 or 'none', where the sample does not know: labels made elsewhere",
@@ -135,12 +136,13 @@ def score(
         InputError: the ground truth cannot be read, has another shape, or does not show which slices it labels.
     """
     predicted = sample.volume("labels", settings.labels) if settings.labels else result_of(sample, name)
-    true = truth_of(sample, name, predicted, truth, settings)
+    true = truth_of(sample, name, predicted, truth, settings, objects=settings.instances)
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32, smaller="use fewer --workers")
     with Stage(sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs) as stage:
         blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
+    keep_table(sample, f"truth_ids_{name}", true.renumbering)
     slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
     cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
     outline = OutlineCount(*(sum(block["outline"][k] for block in blocks) for k in range(2)))
@@ -218,7 +220,7 @@ def _score_block(block: ZBlock, predicted: Volume, truth: Stack, settings: Score
     if not known.any():  # most blocks of a stack with a few labeled slices: the labels are not read
         nothing = [0, 0, 0, 0]
         return {}, {"counts": [nothing] * len(labels), "cells": [[[], [], []]] * len(labels) * settings.instances, "outline": [0, 0]}
-    true = (np.isin(labels, settings.ids) if settings.ids else labels > 0) & known
+    true = (labels > 0) & known
     ours = predicted.read(block.own)
     sums = [overlap(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
     counted = range(len(ours)) if settings.instances else ()

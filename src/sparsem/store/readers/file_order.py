@@ -14,13 +14,13 @@ from enum import Enum
 from sparsem.store.readers.file_names import (
     DATED_ONLY,
     FileName,
-    NamePart,
     Number,
     copied_from,
     negative,
     split_names,
 )
 from sparsem.store.readers.gaps import counts_slices, is_complete, is_nearly_complete
+from sparsem.store.readers.name_columns import Column, columns_of, marked_columns
 
 
 class NameFault(Enum):
@@ -54,59 +54,6 @@ class SeriesOrder:
     pair: tuple[int, int] = (0, 0)
     same: Number | None = None
     note: str = ""
-
-
-@dataclass(frozen=True)
-class _Column:
-    """The numbers at one place of all names."""
-
-    parts: tuple[NamePart, ...]
-
-    @property
-    def values(self) -> tuple[Number, ...]:
-        return tuple(part.value for part in self.parts)
-
-    @property
-    def is_constant(self) -> bool:
-        return len(set(self.values)) == 1
-
-    @property
-    def is_unique(self) -> bool:
-        return len(set(self.values)) == len(self.parts)
-
-    @property
-    def is_slice(self) -> bool:
-        return all(part.is_slice for part in self.parts)
-
-    @property
-    def is_channel(self) -> bool:
-        return all(part.is_channel for part in self.parts)
-
-    @property
-    def is_time(self) -> bool:
-        return all(part.is_time for part in self.parts)
-
-    @property
-    def is_whole(self) -> bool:
-        return all(part.is_whole for part in self.parts)
-
-    @property
-    def is_after_hyphen(self) -> bool:
-        """Whether only a hyphen parts z from the numbers, which may be its sign: no digits pad them."""
-        return all(part.is_slice and part.before.endswith(("z-", "Z-")) and not part.is_padded for part in self.parts)
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        return tuple(sorted(range(len(self.parts)), key=self.values.__getitem__))
-
-    def first_pair(self) -> tuple[int, int]:
-        """Two files of the same number."""
-        seen: dict[Number, int] = {}
-        for index, value in enumerate(self.values):
-            if value in seen:
-                return seen[value], index
-            seen[value] = index
-        return 0, 0
 
 
 def series_order(names: Sequence[str]) -> SeriesOrder:
@@ -163,7 +110,7 @@ def _is_evenly_written(names: Sequence[FileName], numbers: Sequence[Number]) -> 
     """Whether numbers are written as decimals are: 1.9 and 1.10 are not, 003 and 003.1 are not."""
     if not numbers:
         return False
-    for column in _columns(names):
+    for column in columns_of(names):
         written = [re.sub("[,p]", ".", part.written) for part in column.parts]
         if column.is_constant or column.is_whole or column.is_time:
             continue
@@ -194,27 +141,9 @@ def _order_of(names: Sequence[FileName]) -> SeriesOrder:
     return found
 
 
-def _columns(names: Sequence[FileName]) -> list[_Column]:
-    """Numbers at the same place of all names; none where names carry different counts."""
-    if len({len(one.parts) for one in names}) != 1:
-        return []
-    return [_Column(parts) for parts in zip(*(one.parts for one in names), strict=True)]
-
-
-def _marked_columns(names: Sequence[FileName]) -> list[_Column]:
-    """Numbers after z or slice in all names."""
-    columns = _columns(names)
-    if columns:
-        return [column for column in columns if column.is_slice]
-    marked = [[part for part in one.parts if part.is_slice] for one in names]
-    if all(len(parts) == 1 for parts in marked):
-        return [_Column(tuple(parts[0] for parts in marked))]
-    return []
-
-
 def _order_by_marks(names: Sequence[FileName]) -> SeriesOrder | None:
     """The order by numbers after z or slice; None where names have none that tells slices apart."""
-    marked = _marked_columns(names)
+    marked = marked_columns(names)
     varying = [column for column in marked if not column.is_constant]
     unique = [column for column in varying if column.is_unique]
     if unique:
@@ -226,7 +155,7 @@ def _order_by_marks(names: Sequence[FileName]) -> SeriesOrder | None:
     if varying:
         return _same_number(names, varying[0])
     constant = [column for column in marked if not any(part.has_unit for part in column.parts)]
-    others = [column for column in _columns(names) if column.is_unique and not column.is_channel]
+    others = [column for column in columns_of(names) if column.is_unique and not column.is_channel]
     return _same_number(names, constant[0]) if constant and not others else None
 
 
@@ -235,7 +164,7 @@ def _order_without_marks(names: Sequence[FileName]) -> SeriesOrder:
     natural = tuple(range(len(names)))
     if len({len(one.parts) for one in names}) > 1:
         return _unlike(names)
-    columns = [column for column in _columns(names) if not column.is_constant]
+    columns = [column for column in columns_of(names) if not column.is_constant]
     if not columns:
         return SeriesOrder(natural, note="the names carry no slice number; the order is alphabetical")
     channels = _channel_columns(names)
@@ -258,7 +187,7 @@ def _order_without_marks(names: Sequence[FileName]) -> SeriesOrder:
     return _ordered(names, chosen)
 
 
-def _ordered(names: Sequence[FileName], column: _Column) -> SeriesOrder:
+def _ordered(names: Sequence[FileName], column: Column) -> SeriesOrder:
     pair = _stranger(names, column)
     if pair:
         return SeriesOrder(column.order, fault=NameFault.UNLIKE, pair=pair)
@@ -271,11 +200,11 @@ def _ordered(names: Sequence[FileName], column: _Column) -> SeriesOrder:
     return SeriesOrder(column.order, numbers, note=note)
 
 
-def _channel_columns(names: Sequence[FileName]) -> list[_Column]:
+def _channel_columns(names: Sequence[FileName]) -> list[Column]:
     """Varying numbers after channel, tile or the like, and those that only a hyphen parts from them."""
-    found: list[_Column] = []
+    found: list[Column] = []
     after_channel = False
-    for column in _columns(names):
+    for column in columns_of(names):
         follows = all(part.before in ("-", "x", ",") for part in column.parts)
         after_channel = column.is_channel or (after_channel and follows)
         if after_channel and not column.is_constant and not column.is_slice:
@@ -283,7 +212,7 @@ def _channel_columns(names: Sequence[FileName]) -> list[_Column]:
     return found
 
 
-def _same_or_channel(names: Sequence[FileName], columns: Sequence[_Column], channels: Sequence[_Column]) -> SeriesOrder:
+def _same_or_channel(names: Sequence[FileName], columns: Sequence[Column], channels: Sequence[Column]) -> SeriesOrder:
     """Several channels of slices, or of one image."""
     others = [column for column in columns if column not in channels and not column.is_unique]
     if others:
@@ -293,13 +222,13 @@ def _same_or_channel(names: Sequence[FileName], columns: Sequence[_Column], chan
     return SeriesOrder((), fault=NameFault.CHANNEL, pair=(0, other))
 
 
-def _most_varied(columns: Sequence[_Column]) -> _Column:
+def _most_varied(columns: Sequence[Column]) -> Column:
     """The column that most likely counts slices of which there are several files each."""
     likely = [column for column in columns if not column.is_time] or columns
     return max(likely, key=lambda column: len(set(column.values)))
 
 
-def _same_number(names: Sequence[FileName], column: _Column) -> SeriesOrder:
+def _same_number(names: Sequence[FileName], column: Column) -> SeriesOrder:
     pair = column.first_pair()
     counts = set(Counter(column.values).values())
     is_channel = len(counts) == 1 and (len(names) > max(counts) or bool(_channel_columns(names)))
@@ -339,9 +268,9 @@ def _first_difference(order: Sequence[int], other: Sequence[int]) -> tuple[int, 
     return next((a, b) for a, b in zip(order, other, strict=True) if a != b)
 
 
-def _stranger(names: Sequence[FileName], column: _Column) -> tuple[int, int] | None:
+def _stranger(names: Sequence[FileName], column: Column) -> tuple[int, int] | None:
     """The one name that begins otherwise than all others, such as an overview, and another."""
-    columns = _columns(names)
+    columns = columns_of(names)
     if column not in columns:
         return None
     place = columns.index(column)
@@ -352,7 +281,7 @@ def _stranger(names: Sequence[FileName], column: _Column) -> tuple[int, int] | N
     return texts.index(usual), texts.index(others[0][0])
 
 
-def _alternating(names: Sequence[FileName], columns: Sequence[_Column]) -> tuple[int, int] | None:
+def _alternating(names: Sequence[FileName], columns: Sequence[Column]) -> tuple[int, int] | None:
     """Two names of a series whose text, or a number in it, comes back at a fixed period.
 
     Files of two detectors that share one counter look so: 0001_ESB, 0002_InLens, 0003_ESB, ...
@@ -394,10 +323,10 @@ def numberings(names: Sequence[str], decimals: bool = False, signed: bool = Fals
 
 
 def _candidates(names: Sequence[FileName]) -> list[tuple[Number, ...]]:
-    columns = _columns(names)
+    columns = columns_of(names)
     if len(names) == 1:
         columns = [column for column in columns if not column.is_time] or columns
-    marked = [column for column in _marked_columns(names) if column.is_unique]
+    marked = [column for column in marked_columns(names) if column.is_unique]
     different = marked or [column for column in columns if column.is_unique]
     different.sort(key=lambda column: not column.is_time)
     return [column.values for column in different] if len(names) > 1 or len(different) == 1 else []

@@ -1,25 +1,24 @@
 """A series of slices: one TIFF or PNG file a slice, in the order of the numbers in their names."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
 from sparsem.errors import InputError
+from sparsem.store.readers.display import notes_of, refuse_color_tiff, tiff_display
 from sparsem.store.readers.file_names import names_of, natural_key
 from sparsem.store.readers.file_order import SeriesOrder, series_order
 from sparsem.store.readers.gaps import missing_in
 from sparsem.store.readers.name_faults import fault_sentence
-from sparsem.store.readers.source import UNREADABLE, Source, sentences
-from sparsem.store.readers.tiff import TIFF_ENDINGS, refuse_inverted, tiff_lengths
+from sparsem.store.readers.png import png_slice, read_png
+from sparsem.store.readers.source import UNREADABLE, WHOLE, Pick, Source, sentences
+from sparsem.store.readers.tiff import TIFF_ENDINGS, tiff_lengths
 from sparsem.store.readers.tiff_parts import refuse_unwritten
 from sparsem.store.readers.units import StatedLength, axes_of, faults_of
 
@@ -36,12 +35,12 @@ def with_repeats(source: Source) -> Source:
     files: list[Path] = []
     for number in whole:
         files.append(file_of.get(number, files[-1] if files else source.stack.files[0]))
-    stack = SliceSeries(tuple(files), (len(files), *source.stack.shape[1:]), source.stack.dtype)
+    stack = replace(source.stack, files=tuple(files), shape=(len(files), *source.stack.shape[1:]))
     repeated = tuple(map(whole.index, lost))
     return replace(source, stack=stack, numbers=tuple(whole), repeated=repeated, part="missing slices repeated")
 
 
-def open_slices(files: Sequence[Path], where: str, folder: str = "") -> Source:
+def open_slices(files: Sequence[Path], where: str, pick: Pick = WHOLE, folder: str = "") -> Source:
     """Open a series of files as a stack.
 
     Files whose names give no order are in their natural order, and ``order_error`` says why.
@@ -49,6 +48,7 @@ def open_slices(files: Sequence[Path], where: str, folder: str = "") -> Source:
     Args:
         files: one a slice.
         where: the source, for messages.
+        pick: says whether it holds labels.
         folder: of the files, as the user wrote it.
     """
     if not files:
@@ -56,21 +56,21 @@ def open_slices(files: Sequence[Path], where: str, folder: str = "") -> Source:
     names = names_of(files)
     found = series_order(names)
     ordered = [files[index] for index in found.order]
-    headers = [_slice_header(file) for file in ordered]
+    headers = [_slice_header(file, pick) for file in ordered]
+    shape, dtype, _ = headers[0]
     for file, header in zip(ordered, headers, strict=True):
-        if header != headers[0]:
-            shape, dtype = header
+        if (header.shape, header.dtype) != (shape, dtype):
             raise InputError(
-                f"All slices must be alike: {ordered[0].name} is {headers[0][0]} {headers[0][1]}, but {file.name} is {shape} {dtype}."
+                f"All slices must be alike: {ordered[0].name} is {shape} {dtype}, but {file.name} is {header.shape} {header.dtype}."
             )
-    shape, dtype = headers[0]
     lengths = _pixel_lengths(ordered[0])
-    stack = SliceSeries(tuple(ordered), (len(ordered), *shape), dtype)
+    stack = SliceSeries(tuple(ordered), (len(ordered), *shape), dtype, pick)
     return Source(
         stack,
         axes_of(lengths),
         tuple(ordered),
         found.numbers,
+        notes=_first_notes(headers),
         voxel_faults=faults_of(lengths),
         order_error=fault_sentence(found, names, where, folder) if found.fault else "",
         order_note=_note_sentence(found, names, where),
@@ -84,7 +84,7 @@ def _note_sentence(found: SeriesOrder, names: Sequence[str], where: str) -> str:
     return f"{where}: {found.note}, {first} to {last}."
 
 
-def open_pictures(files: Sequence[Path], where: str) -> Source:
+def open_pictures(files: Sequence[Path], where: str, pick: Pick = WHOLE) -> Source:
     """Pictures that are no stack, of any size: each is a slice, continued with black to the size of the largest.
 
     Raises:
@@ -93,20 +93,20 @@ def open_pictures(files: Sequence[Path], where: str) -> Source:
     if not files:
         raise InputError(f"There are no TIFF or PNG pictures in {where}; other ones, such as JPEG, are to be saved as one of these.")
     ordered = sorted(files, key=lambda file: natural_key(file.name))
-    headers = [_slice_header(file) for file in ordered]
-    dtype = headers[0][1]
-    for file, (_, kind) in zip(ordered, headers, strict=True):
+    headers = [_slice_header(file, pick) for file in ordered]
+    dtype = headers[0].dtype
+    for file, (_, kind, _) in zip(ordered, headers, strict=True):
         if kind != dtype:
             raise InputError(f"All pictures must be of one type: {ordered[0].name} is {dtype}, but {file.name} is {kind}.")
     twice = next((file for file, after in pairwise(sorted(ordered, key=lambda file: file.stem)) if file.stem == after.stem), None)
     if twice:
         raise InputError(f"Two pictures in {where} are called {twice.stem}; a picture is known by its name, so give them different ones.")
-    sizes = tuple(shape for shape, _ in headers)
+    sizes = tuple(header.shape for header in headers)
     height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
     lengths = _pixel_lengths(ordered[0])
-    stack = SliceSeries(tuple(ordered), (len(ordered), height, width), dtype)
-    faults = faults_of(lengths)
-    return Source(stack, axes_of(lengths), tuple(ordered), sizes=sizes, voxel_faults=faults)
+    stack = SliceSeries(tuple(ordered), (len(ordered), height, width), dtype, pick)
+    notes, faults = _first_notes(headers), faults_of(lengths)
+    return Source(stack, axes_of(lengths), tuple(ordered), sizes=sizes, notes=notes, voxel_faults=faults)
 
 
 def _pixel_lengths(file: Path) -> dict[str, StatedLength]:
@@ -125,6 +125,7 @@ class SliceSeries:
     files: tuple[Path, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    pick: Pick = WHOLE
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         chosen = self.files[slices]
@@ -132,42 +133,51 @@ class SliceSeries:
             return np.empty((0, *self.shape[1:]), self.dtype)
         out = np.zeros((len(chosen), *self.shape[1:]), self.dtype)
         for place, file in zip(out, chosen, strict=True):
-            picture = _read_slice(file)
+            picture = _read_slice(file, self.pick)
             place[: picture.shape[0], : picture.shape[1]] = picture
         return out
 
 
-def _slice_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
-    """(y, x) and dtype of one slice, without decoding it."""
-    try:
-        if file.suffix.lower() in TIFF_ENDINGS:
-            with tifffile.TiffFile(file) as tiff:
-                if len(tiff.pages) != 1:
-                    raise InputError(f"{file.name} holds {len(tiff.pages)} pages; in a folder of slices each file is one slice.")
-                page = tiff.pages.first
-                refuse_inverted(page, file)
-                refuse_unwritten(page, file)
-                shape, dtype = page.shape, np.dtype(page.dtype)
-        else:
-            with Image.open(file) as picture:
-                bands = len(picture.getbands()) if picture.mode != "P" else 3
-                shape = (picture.height, picture.width) + ((bands,) if bands > 1 else ())
-                dtype = np.dtype(np.uint16 if picture.mode.startswith("I") else np.uint8)
-    except UNREADABLE as error:
-        raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
-    if len(shape) != 2:
-        raise InputError(f"{file.name} is a colour picture {shape}; convert it to grey first.")
-    return (shape[0], shape[1]), dtype
+class SliceHeader(NamedTuple):
+    """What a file says of its slice: (y, x), dtype, and sentences about how it is read."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    notes: tuple[str, ...] = ()
 
 
-def _read_slice(file: Path) -> NDArray[Any]:
+def _first_notes(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
+    """The sentences about the first slice that has any: those about the others are the same."""
+    return next((header.notes for header in headers if header.notes), ())
+
+
+def _slice_header(file: Path, pick: Pick) -> SliceHeader:
+    """What one file says of its slice, without decoding it."""
     try:
-        if file.suffix.lower() in TIFF_ENDINGS:
-            with tifffile.TiffFile(file) as tiff:  # the page itself: what OME-XML says of other files is not followed
-                return np.asarray(tiff.pages.first.asarray())
-        picture = cv2.imread(os.fspath(file), cv2.IMREAD_UNCHANGED)
+        if file.suffix.lower() not in TIFF_ENDINGS:
+            return SliceHeader(*png_slice(file, pick.labels))
+        with tifffile.TiffFile(file) as tiff:
+            if len(tiff.pages) != 1:
+                raise InputError(f"{file.name} holds {len(tiff.pages)} pages; in a folder of slices each file is one slice.")
+            page = tiff.pages.first
+            if len(page.shape) != 2:
+                refuse_color_tiff(page, file, pick.labels)
+            refuse_unwritten(page, file)
+            display = tiff_display(page, file, pick)
+            dtype = display.dtype if display else np.dtype(page.dtype)
+            return SliceHeader((page.shape[0], page.shape[1]), dtype, notes_of(page, file, pick))
     except UNREADABLE as error:
         raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
-    if picture is None or picture.ndim != 2:
-        raise InputError(f"{file.name} cannot be read as a grey PNG; is it complete?")
-    return picture
+
+
+def _read_slice(file: Path, pick: Pick) -> NDArray[Any]:
+    try:
+        if file.suffix.lower() not in TIFF_ENDINGS:
+            return read_png(file, pick.labels)
+        with tifffile.TiffFile(file) as tiff:  # the page itself: what OME-XML says of other files is not followed
+            page = tiff.pages.first
+            display = tiff_display(page, file, pick)
+            pixels = np.asarray(page.asarray())
+    except UNREADABLE as error:
+        raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
+    return display.read(pixels, file.name) if display else pixels

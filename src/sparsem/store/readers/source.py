@@ -27,6 +27,7 @@ MAX_CHANNELS = 4  # in the last axis of an array that names no axes
 
 MrcBytes = Literal["signed", "unsigned"]
 Axes = tuple[float | None, float | None, float | None]
+MinIsWhite = Literal["stored", "displayed"]  # which numbers of a "min is white" TIFF count
 
 
 class Stack(Protocol):
@@ -46,7 +47,9 @@ class Pick(NamedTuple):
         dataset: key of the array in a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF.
         channel: of a stack with several.
         time: of a series of stacks.
-        labels: the numbers are classes or objects.
+        labels: the numbers are classes or objects, read as they are stored; else gray levels, read as
+            they are displayed.
+        min_is_white: which numbers of a "min is white" TIFF count; None where it is not stated.
         mrc_bytes: whether the bytes of an MRC file are signed, where that is known better than the file states it.
     """
 
@@ -54,12 +57,16 @@ class Pick(NamedTuple):
     channel: int | None = None
     time: int | None = None
     labels: bool = False
+    min_is_white: MinIsWhite | None = None
     mrc_bytes: MrcBytes | None = None
 
     @property
     def part(self) -> str:
         """Channel and time for fingerprints; empty where neither was picked."""
         return f"channel {self.channel}, time {self.time}" if (self.channel, self.time) != (None, None) else ""
+
+
+WHOLE = Pick()  # all of a file that holds one stack
 
 
 class Placement(NamedTuple):
@@ -188,9 +195,10 @@ def layout(axes: str, shape: Sequence[int], pick: Pick, name: str) -> tuple[Inde
     """
     lengths = f"the axes {axes} {tuple(shape)}"
     if "S" in axes:
+        advice = "export its numbers of classes or objects instead" if pick.labels else "convert it to gray first"
         raise InputError(
-            f"{name} is a colour picture ({axes} {tuple(shape)}); convert it to grey first, or, if these are slices, save it as such "
-            "(tifffile: photometric='minisblack')."
+            f"{name} is a color image ({axes} {tuple(shape)}); {advice}, or, if these are slices, save it "
+            "as such (tifffile: photometric='minisblack')."
         )
     if axes.removesuffix("C")[-2:] != "YX" or not all(shape):
         raise InputError(f"{name} has {lengths}; expected slices (y, x) one after the other.")

@@ -16,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
+from sparsem.store.readers.display import Display, notes_of, refuse_color_tiff, tiff_display
 from sparsem.store.readers.missing import Index
 from sparsem.store.readers.source import UNREADABLE, Pick, Source, layout, sentences
 from sparsem.store.readers.tiff_parts import missing_pages
@@ -34,14 +35,24 @@ def open_tiff(path: Path, pick: Pick) -> Source:
         if not tiff.series:
             raise InputError(f"{path.name} holds no image.")
         number = _number_of_series(tiff, pick, path)
-        series = tiff.series[number]
+        series, page = tiff.series[number], tiff.pages.first
+        if series.axes.endswith("S"):
+            refuse_color_tiff(page, path, pick.labels)
         index, shape = layout(series.axes, series.shape, pick, path.name)
-        refuse_inverted(tiff.pages.first, path)
-        missing, lengths = missing_pages(series, path, index), _lengths_of_series(tiff, number)
-        stack = TiffStack(path, shape, np.dtype(series.dtype), index, number)
+        display = tiff_display(page, path, pick)
+        dtype = display.dtype if display else np.dtype(series.dtype)
+        stack = TiffStack(path, shape, dtype, index, number, display)
+        lengths = _lengths_of_series(tiff, number)
         image = "" if pick.dataset is None else f"image {number}"
-        part = ", ".join(filter(None, (image, pick.part)))
-        return Source(stack, axes_of(lengths), (path,), part=part, missing=missing, voxel_faults=faults_of(lengths))
+        return Source(
+            stack,
+            axes_of(lengths),
+            (path,),
+            part=", ".join(filter(None, (image, pick.part))),
+            missing=missing_pages(series, path, index),
+            notes=notes_of(page, path, pick),
+            voxel_faults=faults_of(lengths),
+        )
     raise AssertionError  # the context raises or the block returns
 
 
@@ -54,6 +65,7 @@ class TiffStack:
     dtype: np.dtype[Any]
     index: Index
     series: int = 0
+    display: Display | None = None
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
@@ -63,7 +75,8 @@ class TiffStack:
                 voxels = np.asarray(array[tuple(slice(start, stop) if one is None else one for one in self.index)])
         except UNREADABLE as error:
             raise InputError(f"Slices {start} to {stop - 1} of {self.path.name} cannot be read ({error}); is the file complete?") from None
-        return voxels.reshape((stop - start, *self.shape[1:]))
+        stored = voxels.reshape((stop - start, *self.shape[1:]))
+        return self.display.read(stored, self.path.name) if self.display else stored
 
 
 def _tiff_file(path: Path) -> tifffile.TiffFile:
@@ -107,12 +120,6 @@ def _complaints_refused(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
     if complaints:
         raise InputError(f"{path.name} is damaged ({complaints[0]}); is it complete?")
-
-
-def refuse_inverted(page: Any, path: Path) -> None:
-    """Refuse a picture that stores white as 0."""
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        raise InputError(f"{path.name} stores white as 0 (photometric 'min is white'); invert it and save it as 'min is black' first.")
 
 
 def _number_of_series(tiff: tifffile.TiffFile, pick: Pick, path: Path) -> int:
