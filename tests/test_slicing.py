@@ -186,8 +186,9 @@ WEAK = {
 
 def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) -> Found:
     order = np.argsort(tiles, kind="stable")
-    columns = (np.array(tiles), np.zeros(len(tiles), np.int16), np.array(corners, np.float32), np.array(scores, np.float32))
-    return Found(*(column[order] for column in columns))
+    kind = np.zeros(len(tiles), np.int16)
+    found = Found(np.array(tiles, np.int64), kind, np.array(corners, np.float32), np.array(scores, np.float32))
+    return found.taken(order)
 
 
 @pytest.mark.parametrize("score", [0.05, 0.1, 0.2])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsem.detect.box_file import NOT_LISTED, BoxFile, FileBox, LostBox, Numbers, hull_of, stem_of
-from sparsem.detect.numbers import id_of, is_missing, real_of, whole_of
+from sparsem.detect.numbers import LARGEST_EXACT_FLOAT, id_of, is_missing, real_of, whole_of
 from sparsem.detect.tables import read_records, records_of, text_of
 from sparsem.errors import InputError
 
@@ -111,7 +111,7 @@ class _Coco:
         if z is not None and z >= 0:
             self.out.numbers[index] = z
         if own_id is None:
-            self.out.lose("images without id or file_name", f"image number {number}: id {_short(image.get('id'))}", index, None)
+            self.out.lose("images without id or file_name", f"image number {number}: id {_shown_id(image.get('id'))}", index, None)
         elif own_id in self.images or own_id in self.refused:
             self.out.lose("images of the same id", where, index, None)
             if own_id in self.images:
@@ -161,7 +161,7 @@ class _Coco:
         """Index of the image of an annotation; None, with the fault, if it is not known."""
         image_id = id_of(annotation.get("image_id"))
         if image_id is None:
-            shown = f"{where}: image_id {_short(annotation.get('image_id'))}"
+            shown = f"{where}: image_id {_shown_id(annotation.get('image_id'))}"
             self.out.lose("annotations without the id of an image", shown, None, name or None)
         elif image_id not in self.images and image_id not in self.refused:  # a refused one has its own fault
             self.out.lose(UNLISTED, f"{where}: image_id {image_id}", NOT_LISTED, name or None)
@@ -230,6 +230,11 @@ def _as_list(value: Any) -> list[Any]:
 
 def _as_object(value: Any) -> Object:
     return value if isinstance(value, dict) else {}
+
+
+def _shown_id(value: Any) -> str:
+    is_rounded = isinstance(value, float) and abs(value) >= LARGEST_EXACT_FLOAT
+    return _short(value) + (", rounded as a float" if is_rounded else "")
 
 
 def _short(value: Any) -> str:
