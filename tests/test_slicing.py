@@ -3,12 +3,13 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsem.boxes import clipped, overlap_of_union, sizes
-from sparsem.detect.slicing import ALIKE, DECIMALS, NOTHING, Found, Slicing, merged, starts
+from sparsem.detect.slicing import ALIKE, DECIMALS, NOTHING, SIMILAR_SCORE, Found, Slicing, merged, starts
 
 SEEN = 4.0  # px of an object that a detector needs to see it
 
@@ -41,14 +42,14 @@ def test_neighbours_are_all_tiles_that_share_pixels() -> None:
 
 
 def oracle(truth: NDArray[np.float32], slicing: Slicing, jitter: float = 0, seed: int = 0) -> Found:
-    """What a detector that sees all there is tells of every tile: the part of every object that lies in it."""
+    """Boxes of a detector that sees everything: in every tile the part of every object in it, with scores that are similar."""
     random, parts = np.random.default_rng(seed), []
     for tile, window in enumerate(slicing.windows):
         inside = clipped(truth, window.tolist())
         there = np.flatnonzero((sizes(inside) >= SEEN).all(axis=1))
         moved = clipped(inside[there] + random.uniform(-jitter, jitter, (len(there), 4)).astype(np.float32), window.tolist())
         kind = (there % 2).astype(np.int16)
-        parts.append(Found(np.full(len(there), tile), kind, moved, random.uniform(0.1, 1, len(there)).astype(np.float32)))
+        parts.append(Found(np.full(len(there), tile), kind, moved, random.uniform(0.3, 1, len(there)).astype(np.float32)))
     return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -84,42 +85,63 @@ def test_boxes_that_are_a_little_off_are_still_one(seed: int) -> None:
     assert overlap_of_union(truth, found.corners).max(axis=1).min() > 0.5
 
 
-def plain_merged(found: Found, slicing: Slicing, margin: float, alike_from: float = ALIKE) -> list[tuple[float, ...]]:
-    """The same rules over all pairs of boxes, one by one."""
-    windows, count = slicing.windows, len(found.kind)
-    cut = slicing.is_cut(found, margin)
-    group = list(range(count))
+Rows = list[tuple[float, ...]]
 
-    def root(n: int) -> int:
-        return n if group[n] == n else root(group[n])
 
-    pairs: list[tuple[float, int, int]] = []
+def plain_pairs(found: Found, windows: NDArray[np.int64], similar_from: float) -> Rows:
+    """Similar boxes of two tiles, each once at most: minus the lower score, minus the similarity, and the two boxes."""
+    pairs: Rows = []
     for one, other in itertools.combinations(range(len(windows)), 2):
         area = [*np.maximum(windows[one][:2], windows[other][:2]), *np.minimum(windows[one][2:], windows[other][2:])]
         if area[0] >= area[2] or area[1] >= area[3]:
             continue
-        alike = []
+        candidates = []
         for a, b in itertools.product(*(np.flatnonzero(found.tile == tile).tolist() for tile in (one, other))):
             parts = [clipped(found.corners[n : n + 1], area) for n in (a, b)]
             value = overlap_of_union(*parts).item() if all((sizes(part) > 0).all() for part in parts) else 0.0
-            if found.kind[a] == found.kind[b] and value >= alike_from:
-                alike.append((-value, a, b))
+            low, high = sorted([float(found.score[a]), float(found.score[b])])
+            if found.kind[a] == found.kind[b] and value >= similar_from:
+                candidates.append((-value * low / high, -low, -value, a, b))
         taken: set[int] = set()
-        for pair in sorted(alike):
-            if not {*pair[1:]} & taken:
-                taken |= {*pair[1:]}
-                pairs.append(pair)
-    for _, a, b in sorted(pairs):
-        own, others = ([n for n in range(count) if root(n) == root(one)] for one in (a, b))
-        if root(a) != root(b) and not {*found.tile[own].tolist()} & {*found.tile[others].tolist()}:
-            group[root(b)] = root(a)
+        for _, low, value, a, b in sorted(candidates):
+            if not {a, b} & taken:
+                taken |= {a, b}
+                pairs.append((low, value, a, b))
+    return sorted(pairs)
+
+
+def plain_merged(found: Found, slicing: Slicing, margin: float, similar_from: float = ALIKE) -> Rows:
+    """The same rules over all pairs of boxes, one by one."""
+    windows, count = slicing.windows, len(found.kind)
+    cut = slicing.is_cut(found, margin)
+    group = list(range(count))
+    score = found.score.astype(float)
+    pairs = [(-low, int(a), int(b)) for low, _, a, b in plain_pairs(found, windows, similar_from)]
+
+    def boxes_of(box: int) -> list[int]:
+        return [n for n in range(count) if group[n] == group[box]]
+
+    def are_separate(a: int, b: int) -> bool:
+        return bool({*found.tile[boxes_of(a)].tolist()} & {*found.tile[boxes_of(b)].tolist()})
+
+    for low, a, b in pairs:
+        both = [*boxes_of(a), *boxes_of(b)]
+        if low >= SIMILAR_SCORE * score[both].max() and not are_separate(a, b):
+            for n in boxes_of(b):
+                group[n] = group[a]
+    dropped, seen_twice = set(), {group[n] for n in range(count) if len(boxes_of(n)) > 1}
+    for _, a, b in pairs:
+        weak, certain = sorted((a, b), key=lambda n: score[boxes_of(n)].max())
+        if score[boxes_of(weak)].max() < SIMILAR_SCORE * score[boxes_of(certain)].max() and not are_separate(a, b):
+            dropped.add(group[weak])
+            seen_twice.add(group[certain])
     out = []
-    for name in {root(n) for n in range(count)}:
-        own = [n for n in range(count) if root(n) == name]
+    for name in {*group} - dropped:
+        own = [n for n in range(count) if group[n] == name]
         whole = [n for n in own if not cut[n]]
         if whole:
-            best = max(whole, key=lambda n: found.score[n])
-            out.append((*found.corners[best].tolist(), float(found.score[best])))
+            best = max(whole, key=lambda n: score[n])
+            out.append((*found.corners[best].tolist(), score[best]))
             continue
         box = found.corners[own]
         hull = [*box[:, :2].min(axis=0).tolist(), *box[:, 2:].max(axis=0).tolist()]
@@ -127,9 +149,9 @@ def plain_merged(found: Found, slicing: Slicing, margin: float, alike_from: floa
         for tile in range(len(windows)):
             alone = Found(np.array([tile]), found.kind[own[:1]], box[:1], found.score[own[:1]])
             inside = (box[0, :2] >= windows[tile][:2]).all() and (box[0, 2:] <= windows[tile][2:]).all()
-            elsewhere |= bool(len(own) == 1 and tile != found.tile[own[0]] and inside and not slicing.is_cut(alone, margin)[0])
-        if not elsewhere:
-            out.append((*hull, float(found.score[own].max())))
+            elsewhere |= bool(tile != found.tile[own[0]] and inside and not slicing.is_cut(alone, margin)[0])
+        if name in seen_twice or not elsewhere:
+            out.append((*hull, score[own].max()))
     return sorted(out)
 
 
@@ -144,13 +166,68 @@ def test_the_fast_way_is_the_plain_one(seed: int) -> None:
     high = np.minimum(low + random.uniform(3, 50, (count, 2)), windows[:, 2:])
     corners = np.round(np.column_stack([low, high]), DECIMALS).astype(np.float32)
     kind = random.integers(0, 2, count).astype(np.int16)
-    found = Found(tile, kind, corners, random.permutation(np.linspace(0.1, 0.9, count)).astype(np.float32))
+    score = random.permutation(np.geomspace(0.05, 0.95, count)).astype(np.float32)
+    found = Found(tile, kind, corners, score)
     plain, other = (plain_merged(found, slicing, 3, ALIKE + nudge) for nudge in (-1e-5, 1e-5))
     assume(plain == other)  # boxes that overlap by exactly a half are one or two, as numbers are rounded
     fast = merged(found, slicing, 3)
     rows = [(*corner, score) for corner, score in zip(fast.corners.tolist(), fast.score.tolist(), strict=True)]
     np.testing.assert_allclose(np.array(sorted(rows)).reshape(-1, 5), np.array(plain).reshape(-1, 5), atol=1e-6)
     assert (np.diff(fast.score) <= 0).all()
+
+
+CERTAIN = [155.0, 50.0, 215.0, 110.0]  # 60 px, and ends at the cut of the first tile
+WEAK = {
+    "ends at the cut of its tile": (1, [172.0, 40.0, 300.0, 115.0]),
+    "is seen whole": (1, [180.0, 45.0, 250.0, 112.0]),
+    "fills its tile": (1, [172.0, 30.0, 387.0, 130.0]),
+}
+
+
+def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) -> Found:
+    order = np.argsort(tiles, kind="stable")
+    kind = np.zeros(len(tiles), np.int16)
+    found = Found(np.array(tiles, np.int64), kind, np.array(corners, np.float32), np.array(scores, np.float32))
+    return found.taken(order)
+
+
+@pytest.mark.parametrize("score", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("kind", [(one,) for one in WEAK] + [("ends at the cut of its tile", "is seen whole")])
+def test_weak_boxes_do_not_extend_a_certain_one(kind: tuple[str, ...], score: float) -> None:
+    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    tiles, corners = [0, 2], [CERTAIN, [344.0, 30.0, 500.0, 130.0]]
+    for name in kind:
+        tiles.append(WEAK[name][0])
+        corners.append(WEAK[name][1])
+    found = merged(boxes_in(tiles, corners, [0.9, score, *[score] * len(kind)]), slicing, 2.2)
+    assert found.corners[0].tolist() == CERTAIN
+    assert found.score[0] == np.float32(0.9)
+    assert (found.score[1:] < 0.25).all()  # what is left of the weak ones stays weak
+
+
+def test_parts_of_similar_scores_are_one_object() -> None:
+    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    parts = [CERTAIN, [172.0, 52.0, 240.0, 108.0]]
+    found = merged(boxes_in([0, 1], parts, [0.9, 0.3]), slicing, 2.2)
+    assert found.corners.tolist() == [[155, 50, 240, 110]]
+    assert found.score[0] == np.float32(0.9)
+
+
+def test_a_weak_box_does_not_connect_two_certain_ones() -> None:
+    """Two neighbors that end at the cuts of their tiles, and a weak box between them."""
+    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    certain = [[150.0, 50.0, 215.0, 110.0], [344.0, 50.0, 400.0, 110.0]]
+    found = merged(boxes_in([0, 2, 1], [*certain, [172.0, 45.0, 387.0, 115.0]], [0.9, 0.8, 0.1]), slicing, 2.2)
+    assert found.corners.tolist() == certain
+
+
+def test_a_certain_box_is_matched_with_a_certain_one_first() -> None:
+    """The weak box overlaps more of the certain one, where both tiles see it, than the other certain one does."""
+    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    first, second, weak = [155.0, 50.0, 215.0, 110.0], [180.0, 55.0, 230.0, 108.0], [172.0, 50.0, 300.0, 110.0]
+    found = merged(boxes_in([0, 1, 1], [first, second, weak], [0.9, 0.8, 0.06]), slicing, 2.2)
+    assert found.corners[0].tolist() == second  # seen whole
+    assert found.score[0] == np.float32(0.8)
 
 
 def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:

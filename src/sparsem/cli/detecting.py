@@ -36,9 +36,12 @@ def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -
     found = import_boxes([Sample.open(path) for path in samples], settings, on)
     lines = [f"{count} boxes of {name}" for name, count in found.boxes.items()]
     small = f"; {found.small} boxes of less than {settings.least_px:g} px were dropped (--least-px)" if found.small else ""
-    lines.append(f"in {found.pictures} annotated pictures{small}")
+    lines.append(f"in {found.pictures} annotated images{small}")
+    for name, count in found.incomplete.items():
+        lines.append(f"without {count} image{'s' if count != 1 else ''} not completely annotated with {name}")
     given = " ".join(map(str, samples))
     data = {"boxes": found.boxes, "pictures": found.pictures, "small": found.small, "left_out": found.left_out}
+    data["incomplete"] = found.incomplete
     parted = " --split picture" if len(samples) == 1 else ""
     return Outcome(lines, f"sparsem detect train {given}{parted} --out detector.safetensors", data)
 

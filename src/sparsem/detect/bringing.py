@@ -13,7 +13,9 @@ from sparsem.annotations import annotated_structures, read_annotation
 from sparsem.box_tables import annotated_names, found_names, picture_names, read_annotated, read_found, refuse_other_boxes, write_annotated
 from sparsem.boxes import Boxes, boxes_of_labels, sizes, together
 from sparsem.contents import result_of
-from sparsem.detect.formats import BoxFile, read_boxes
+from sparsem.detect.box_file import NOT_LISTED, BoxFile
+from sparsem.detect.formats import read_boxes
+from sparsem.detect.image_slices import SliceOfImage, slices_of_images
 from sparsem.detect.writing import write_boxes
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
@@ -23,7 +25,6 @@ from sparsem.store.sample import Sample, checked_name
 
 MANY_SMALL = 0.1  # of the boxes: more are no slips of the hand
 MOST_TOLD = 200  # faults that are listed one by one
-AFTER_NAME = "_-. "  # what may follow a picture's name in that of its file: cell_7 is cell_7_raw.tif, and not cell_70.tif
 
 
 class BoxesSettings(Settings):
@@ -35,10 +36,11 @@ class BoxesSettings(Settings):
     least_px: float = Field(20, ge=0, description="boxes less wide or high than this are dropped: slips of the hand, as the thesis has it")
     faults: Literal["refuse", "leave-out", "clip"] = Field(
         "refuse",
-        description="leave-out: go on without boxes that are wrong, and tell them; clip: the same, but cut boxes at their picture's border",
+        description="leave-out: continue without boxes that are wrong, and without their images, which are then not completely annotated; "
+        "clip: the same, but cut boxes at the border of their image",
     )
     unlisted: Literal["unknown", "empty"] = Field(
-        "unknown", description="pictures that a CSV does not speak of: nobody looked at them, or they are empty"
+        "unknown", description="images that the file does not list: unknown, or annotated and empty"
     )
     image: str | None = Field(None, description="the image that boxes were drawn on; the raw one if not given")
 
@@ -52,16 +54,18 @@ class Brought(NamedTuple):
     """What was brought in.
 
     Attributes:
-        boxes: how many of each structure.
-        pictures: how many that were looked at.
-        small: boxes that were dropped because they are small.
-        left_out: what was wrong, a line each.
+        boxes: number of each structure.
+        pictures: number of images that are completely annotated with a structure at least.
+        small: number of boxes that were dropped because they are small.
+        left_out: faults, a line each.
+        incomplete: number of images, by structure, that are not completely annotated because boxes of them were left out.
     """
 
     boxes: dict[str, int]
     pictures: int
     small: int
     left_out: list[str]
+    incomplete: dict[str, int]
 
 
 def import_boxes(samples: Sequence[Sample], settings: BoxesSettings, on: Execution = HERE) -> Brought:
@@ -82,10 +86,11 @@ def import_boxes(samples: Sequence[Sample], settings: BoxesSettings, on: Executi
     if bool(settings.source) == bool(settings.labels):
         raise InputError("Boxes come from a file, --source, or are put around objects, --labels; give one of them.")
     left_out: list[str] = []
+    incomplete: dict[str, int] = {}
     if settings.labels:
         drawn = [one for sample in samples for one in _around_labels(sample, settings, on)]
     else:
-        drawn, left_out = _from_file(samples, read_boxes(str(settings.source)), settings, on)
+        drawn, left_out, incomplete = _from_file(samples, read_boxes(str(settings.source)), settings, on)
     for one in drawn:  # all of it, before any is written
         refuse_other_boxes(one.sample, one.boxes, one.pictures, one.image, on.overwrite)
     for one in drawn:
@@ -103,7 +108,7 @@ def import_boxes(samples: Sequence[Sample], settings: BoxesSettings, on: Executi
     for name in names:
         if name.isdigit():
             tell(f"Note: boxes of a structure called '{name}' are there now; --classes {name}=NAME gives it a name.", on.quiet)
-    return Brought(boxes, len(pictures), small, left_out)
+    return Brought(boxes, len(pictures), small, left_out, incomplete)
 
 
 class _Drawn(NamedTuple):
@@ -116,43 +121,77 @@ class _Drawn(NamedTuple):
     small: int
 
 
-def _from_file(samples: Sequence[Sample], found: BoxFile, settings: BoxesSettings, on: Execution) -> tuple[list[_Drawn], list[str]]:
-    """Boxes by sample and structure, and what was left out."""
+def _from_file(
+    samples: Sequence[Sample], found: BoxFile, settings: BoxesSettings, on: Execution
+) -> tuple[list[_Drawn], list[str], dict[str, int]]:
+    """Boxes by sample and structure, the faults that were left out, and the number of incomplete images by structure."""
     unknown = [name for name in settings.classes if name not in found.names]
     if unknown:
         raise InputError(f"{found.called} has no class '{unknown[0]}'{nearest(unknown[0], found.names)}")
     names = _own_names(found, settings)
-    places = _places(samples, found)
+    slices, ambiguous = slices_of_images(samples, found)
     images = [sample.image(settings.image or "raw") for sample in samples]
-    shapes = {picture: images[sample].size_of(z) for picture, (sample, z) in places.items()}
-    for picture, shape in found.shapes.items():
-        if picture in shapes and shapes[picture] != shape:
-            sizes_told = " and ".join(f"{x} x {y} px" for y, x in (shape, shapes[picture]))
-            found.fault("pictures of another size than the file says", f"{found.pictures[picture]}: {sizes_told}")
-            del places[picture], shapes[picture]  # its boxes are drawn on another one
+    shapes = {index: images[own.sample].size_of(own.z) for index, own in slices.items()}
+    for index, shape in found.shapes.items():
+        if index in shapes and shapes[index] != shape:
+            both = " and ".join(f"{x} x {y} px" for y, x in (shape, shapes[index]))
+            found.lose("images of another size than the file says", f"{found.images[index]}: {both}", index, None)
+            del shapes[index]  # its boxes were drawn on another one
     found.check(shapes, settings.faults == "clip")
+    for note in found.notes:
+        tell(f"Note: {note}", on.quiet)
     _tell_faults(found, settings.faults == "refuse", on.quiet)
-    listed = [place for place in places.values() if place is not None]
-    if not listed:
-        raise InputError(f"{found.called} speaks of no picture of {', '.join(sample.path.name for sample in samples)}.")
-    kept = [box for box in found.boxes if box.picture in places]
+    if not slices:
+        raise InputError(f"{found.called} lists no image of {', '.join(sample.path.name for sample in samples)}.")
+    if not names:
+        raise InputError(f"{found.called} holds no class of objects; expected one at least.")
+    out, incomplete = _complete(samples, found, names, slices, ambiguous, settings)
+    for name, count in incomplete.items():
+        which = "1 image is" if count == 1 else f"{count} images are"
+        tell(
+            f"Note: {which} not completely annotated with {name}: boxes were left out. Training and scores leave out such images.", on.quiet
+        )
+    if not out:
+        raise InputError(f"{found.called}: no image is completely annotated, because boxes of all of them were left out; correct the file.")
+    return out, found.listing(), incomplete
+
+
+def _complete(
+    samples: Sequence[Sample],
+    found: BoxFile,
+    names: dict[str, str],
+    slices: dict[int, SliceOfImage],
+    ambiguous: set[SliceOfImage],
+    settings: BoxesSettings,
+) -> tuple[list[_Drawn], dict[str, int]]:
+    """Boxes by structure and sample, of the images that are completely annotated with it; and the number of others by structure."""
     out: list[_Drawn] = []
-    for number, sample in enumerate(samples):
-        own = [box for box in kept if places[box.picture][0] == number]
-        z = [places[box.picture][1] for box in own]
-        pictures = sorted(z for sample_of, z in listed if sample_of == number)
-        if not pictures:
-            continue
-        if settings.unlisted == "empty":
-            pictures = list(range(sample.image("raw").shape[0]))
-        kinds = list(dict.fromkeys(names.values()))
-        boxes = Boxes.of(kinds, z, [kinds.index(names[box.name]) for box in own], [box.corners for box in own])
-        out += _large(sample, boxes, pictures, settings.image or "raw", settings.least_px)
-    return out, found.listing()
+    incomplete: dict[str, int] = {}
+    for structure in dict.fromkeys(names.values()):
+        classes = {name for name, own in names.items() if own == structure}
+        lacking = {own for index, own in slices.items() if any(found.may_lack(index, name) for name in classes)}
+        if lacking:
+            incomplete[structure] = len(lacking)
+        are_others_empty = settings.unlisted == "empty" and not any(found.may_lack(NOT_LISTED, name) for name in classes)
+        for number, sample in enumerate(samples):
+            listed = {own for own in slices.values() if own.sample == number}
+            if listed and are_others_empty:
+                listed = {SliceOfImage(number, z) for z in range(sample.image("raw").shape[0])}
+            pictures = sorted(own.z for own in listed - lacking - ambiguous)
+            if pictures:
+                boxes = _boxes_of(found, structure, classes, slices, number)
+                complete = boxes[np.isin(boxes.z, pictures)]
+                out.append(_large(sample, complete, pictures, settings.image or "raw", settings.least_px))
+    return out, incomplete
+
+
+def _boxes_of(found: BoxFile, structure: str, classes: set[str], slices: dict[int, SliceOfImage], sample: int) -> Boxes:
+    chosen = [box for box in found.boxes if box.name in classes and slices[box.image].sample == sample]
+    return Boxes.of([structure], [slices[box.image].z for box in chosen], 0, [box.corners for box in chosen])
 
 
 def _own_names(found: BoxFile, settings: BoxesSettings) -> dict[str, str]:
-    """What each class of a file is called here; one that cannot be called so becomes a fault, and its boxes are left out."""
+    """Names of structures by the classes of a file; a class that cannot have its name becomes a fault, and is left out as a whole."""
     names = {name: settings.classes.get(name, name) for name in found.names}
     for name, own in list(names.items()):
         try:
@@ -173,38 +212,9 @@ def _tell_faults(found: BoxFile, refuse: bool, quiet: bool) -> None:
         tell(f"and {len(listing) - MOST_TOLD} more", quiet)
     if listing and refuse:
         raise InputError(
-            f"{found.called}: {found.summary()}. Mend them, name the samples that hold such pictures, or use --faults leave-out to go on "
-            "without them."
+            f"{found.called}: {found.summary()}. Correct them, name the samples that hold such images, or use --faults leave-out to "
+            "continue without them and their images."
         )
-
-
-def _places(samples: Sequence[Sample], found: BoxFile) -> dict[int, tuple[int, int]]:
-    """Sample and slice of every picture of a file; those that are nowhere, or in two places, become faults."""
-    names = [picture_names(sample) for sample in samples]
-    exact: dict[str, list[tuple[int, int]]] = {}
-    begins: dict[str, list[tuple[int, int]]] = {}
-    for sample, listed in enumerate(names):
-        for z, name in enumerate(listed):
-            exact.setdefault(name, []).append((sample, z))
-            for end, mark in enumerate(name):
-                if mark in AFTER_NAME:
-                    begins.setdefault(name[:end], []).append((sample, z))
-    places: dict[int, tuple[int, int]] = {}
-    taken: dict[tuple[int, int], int] = {}
-    by_name = [exact.get(called) or begins.get(called, []) if called else [] for called in found.pictures]
-    if len(samples) == 1 and not any(by_name):  # numbers count only where no name is known: those of another sample are others
-        numbers = [found.numbers.get(place, len(names[0])) for place in range(len(found.pictures))]
-        by_name = [[(0, number)] if number < len(names[0]) else [] for number in numbers]
-    for picture, (called, there) in enumerate(zip(found.pictures, by_name, strict=True)):
-        told = called or f"slice {found.numbers.get(picture)}"
-        if len(there) != 1:
-            found.fault("pictures that are in none of the samples" if not there else "pictures that are in several places", told)
-        elif there[0] in taken:
-            found.fault("pictures that are listed twice", told)
-        else:
-            places[picture] = there[0]
-            taken[there[0]] = picture
-    return places
 
 
 def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> list[_Drawn]:
@@ -228,7 +238,7 @@ def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> li
         if not known:
             raise InputError(f"No slice of {name} in {sample.path.name} is labelled as a whole: what is ignored may hold anything.")
         boxes = Boxes.of((name.rpartition("/")[2],), np.concatenate(z), 0, np.concatenate(corners))
-        out += _large(sample, boxes, known, image, settings.least_px)
+        out.append(_large(sample, boxes, known, image, settings.least_px))
     return out
 
 
@@ -257,14 +267,10 @@ def _objects(labels: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cc3d.connected_components(np.ascontiguousarray(labels, np.uint32), connectivity=8))
 
 
-def _large(sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, least_px: float) -> list[_Drawn]:
-    """The boxes of every structure that are large enough."""
+def _large(sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, least_px: float) -> _Drawn:
+    """The boxes of one structure that are large enough."""
     large = (sizes(boxes.corners) >= least_px).all(axis=1)
-    out = []
-    for name in boxes.names:
-        own, dropped = boxes[large].of_kind(name), len(boxes[~large].of_kind(name))
-        out.append(_Drawn(sample, own, sorted(pictures), image, dropped))
-    return out
+    return _Drawn(sample, boxes[large], sorted(pictures), image, int((~large).sum()))
 
 
 def export_boxes(sample: Sample, out: str | Path, drawn: bool = False, overwrite: bool = False) -> int:

@@ -1,6 +1,7 @@
 """Counts and sizes of organelles, sample by sample, beside what is known of the samples: subtype, tissue, grade."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from sparsem.box_tables import Kept, found_names, read_found
 from sparsem.boxes import sizes
-from sparsem.detect.formats import dialect_of
+from sparsem.detect.tables import separator_of, text_of
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
@@ -33,10 +34,10 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     Raises:
         InputError: it cannot be read, has no column ``sample`` or one that is counted, or names a sample twice.
     """
+    text = text_of(Path(path))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(text.splitlines(), dialect=dialect_of(text)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator_of(text)))
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read as a table of samples ({error}); expected a .csv with a column '{KEY}'.") from None
     if not rows or KEY not in rows[0]:
         raise InputError(f"{path} has no column '{KEY}'; expected a row a sample, such as sample,subtype,tissue,grade.")
