@@ -140,10 +140,9 @@ def test_stripes_are_ranked_and_have_a_direction() -> None:
 
 def with_stripes(image: NDArray[np.uint8], strength: float, seed: int) -> NDArray[np.uint8]:
     """Vertical stripes of a standard deviation in gray levels, two pixels wide."""
-    stripes = np.random.default_rng(seed).normal(0, 1, image.shape[1])
-    stripes = cv2.GaussianBlur(stripes[None].astype(np.float32), (0, 0), 1.0)[0]
-    stripes *= strength / stripes.std()
-    return np.clip(image * 0.8 + 20 + stripes, 1, 255).astype(np.uint8)
+    noise = np.random.default_rng(seed).normal(0, 1, (1, image.shape[1])).astype(np.float32)
+    stripes = np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.0), np.float64)
+    return grey(image * 0.8 + 20 + stripes * strength / stripes.std())
 
 
 @pytest.mark.parametrize("strength", [6.0, 12.0, 20.0])
