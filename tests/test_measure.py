@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from sparsem.contents import outdated, remove
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize
@@ -237,7 +238,21 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(made: Samp
     only = QUICK.model_copy(update={"structure": ("nucleus",), "texture": False})
     found = measure(sample, only, Execution(overwrite=True, quiet=True))
     left = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {"tracks_cells"}
-    assert left == set(found.tables) == {"nucleus", "dictionary", "measured"}
+    others = {"nucleolus", "pattern_nucleolus", "mitochondrion", "pattern_mitochondrion", "cells", "protrusions"}
+    assert left == set(found.tables) == {"nucleus", "dictionary", "measured", *others}  # its own pattern spectra are gone
+    for name in others:
+        assert sample.read_table(name).equals(made.read_table(name)), name
+    assert sorted(found.objects) == sorted(made.read_table("measured")["structure"].to_pylist())
+    assert not outdated(sample, "cells", "measure")
+    others_cells = sample.volume("labels", "cells").read(slice(None))
+    others_cells[:3] = 0
+    put(sample, "labels/cells", others_cells, 7, sample.voxel_size)
+    assert outdated(sample, "cells", "measure")
+    remove(sample, ["labels/mitochondrion"])
+    measure(sample, only.model_copy(update={"spectrum_sizes": 2}), Execution(overwrite=True, quiet=True))
+    assert "mitochondrion" not in sample.tables  # its labels are gone
+    everything = measure(sample, QUICK.model_copy(update={"texture": False}), Execution(overwrite=True, quiet=True))
+    assert set(everything.tables) == {"nucleus", "nucleolus", "cells", "protrusions", "dictionary", "measured"}
 
 
 def test_a_killed_replacement_is_not_taken_for_the_old_result(made: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

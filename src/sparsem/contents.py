@@ -104,14 +104,22 @@ def outdated(sample: Sample, name: str, table: str) -> bool:
         name: of the structure or image.
         table: ``score``, ``measure`` or ``quality``, what it was made by.
     """
-    made = {"score": (f"score-{name}", "labels"), "measure": ("measure", f"labels/{name}"), "quality": (f"quality-{name}", "image")}
-    stage, read = made[table]
-    before = sample.last_settings(stage).get(f"input {read}")
+    if table == "measure":
+        before = _measured_labels(sample, name)
+    else:
+        stage, read = {"score": (f"score-{name}", "labels"), "quality": (f"quality-{name}", "image")}[table]
+        before = sample.last_settings(stage).get(f"input {read}")
     try:
         present = sample.image(name) if table == "quality" else result_of(sample, name)
         return before is not None and before != present.fingerprint
     except SampleError:
         return before is not None
+
+
+def _measured_labels(sample: Sample, name: str) -> str | None:
+    """Return the fingerprint of the labels that ``tables/NAME`` was measured from; None if there is no such table."""
+    fingerprint: str | None = sample.table_notes(name).get("labels") if name in sample.tables else None
+    return fingerprint
 
 
 def remove(sample: Sample, pieces: Sequence[str]) -> None:

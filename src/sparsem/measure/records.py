@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -51,14 +51,16 @@ class Objects:
 
 def tables_of(sample: Sample) -> list[str]:
     """Names of all tables that the last run wrote, as the table ``measured`` lists them."""
-    kept = sample.read_table("measured").schema.metadata or {}
-    return [str(name) for name in json.loads(kept[b"sparsem"])["tables"]]
+    if "measured" not in sample.tables:
+        return []
+    return [str(name) for name in sample.table_notes("measured")["tables"]]
 
 
 def forget_unless_whole(sample: Sample) -> None:
     """Where a table is missing nothing counts as measured: it is done again."""
     try:
-        whole = set(tables_of(sample)) <= set(sample.tables)
+        listed = tables_of(sample)
+        whole = bool(listed) and set(listed) <= set(sample.tables)
     except (SampleError, KeyError, ValueError, OSError):
         whole = False
     if not whole:
@@ -66,14 +68,34 @@ def forget_unless_whole(sample: Sample) -> None:
 
 
 def write_tables(
-    sample: Sample, objects: Mapping[str, Objects], specks: Mapping[str, Specks], protruding: pa.Table | None, settings: MeasureSettings
+    sample: Sample,
+    objects: Mapping[str, Objects],
+    specks: Mapping[str, Specks],
+    protruding: pa.Table | None,
+    settings: MeasureSettings,
+    labels: Mapping[str, Volume],
 ) -> None:
-    """Write ``tables/NAME`` and ``pattern_NAME`` of every structure, ``protrusions``, ``dictionary`` and ``measured``."""
+    """Write ``tables/NAME`` and ``pattern_NAME`` of every structure, ``protrusions``, ``dictionary`` and ``measured``.
+
+    Tables of structures that an earlier run measured, and this one does not, stay as long as their labels are there.
+
+    Args:
+        sample: to write to.
+        objects: of every structure.
+        specks: parts of masks that were too small.
+        protruding: protrusions of cells; None if no cells were measured.
+        settings: of the stage.
+        labels: the labels of every structure, by whose fingerprint a table is known as outdated.
+    """
     made: dict[str, pa.Table] = {}
+    kept_rows, kept_tables = _kept(sample, list(objects), settings)
     columns: dict[str, None] = {}
+    for name in kept_tables:
+        columns |= dict.fromkeys(sample.read_table(name).column_names)
     for name, one in objects.items():
         order = sorted(one.columns, key=lambda column: list(OBJECT).index(column) if column in OBJECT else len(OBJECT))
         notes = {"settings": settings.model_dump(mode="json"), "voxel_nm": list(one.volume.voxel_size), **one.notes}
+        notes["labels"] = labels[name].fingerprint
         metadata = {"sparsem": json.dumps(notes)}
         made[name] = pa.table({column: _nulls(one.columns[column]) for column in order}, metadata=metadata)
         columns |= dict.fromkeys(order)
@@ -82,22 +104,39 @@ def write_tables(
     if protruding is not None:
         made["protrusions"] = protruding
     made["dictionary"] = dictionary_table(columns)
-    _remove_earlier(sample)
+    for name in _earlier_tables(sample):
+        if name not in kept_tables:
+            sample.remove_table(name)
     for name, table in made.items():
         sample.write_table(name, table)
-    summary = _summary(objects, specks, settings)
-    listed = {"sparsem": json.dumps({"tables": [*made, "measured"]})}
+    summary = pa.Table.from_pylist([*kept_rows, *_summary(objects, specks, settings)])
+    listed = {"sparsem": json.dumps({"tables": [*kept_tables, *made, "measured"]})}
     sample.write_table("measured", summary.replace_schema_metadata(listed))
 
 
-def _remove_earlier(sample: Sample) -> None:
-    """Tables of an earlier run: what this run does not measure must not stay beside what it does."""
+def _earlier_tables(sample: Sample) -> list[str]:
+    """Return the names of the tables of an earlier run; none if there was none, or its list is damaged."""
     try:
-        names = tables_of(sample)
+        return tables_of(sample)
     except (SampleError, KeyError, ValueError, OSError):
-        return
-    for name in names:
-        sample.remove_table(name)
+        return []
+
+
+def _kept(sample: Sample, measured: Sequence[str], settings: MeasureSettings) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of ``measured``, and the names of the tables, of structures that only an earlier run measured."""
+    earlier = _earlier_tables(sample)
+    if not settings.structure or not earlier:  # everything was measured now
+        return [], []
+    rows, tables = [], []
+    for row in sample.read_table("measured").to_pylist():
+        name = str(row["structure"])
+        if name in measured or name not in sample.names("labels") or name not in earlier:
+            continue
+        rows.append(row)
+        tables += [table for table in (name, f"pattern_{name}") if table in earlier]
+        if name == settings.cells and "protrusions" in earlier:
+            tables.append("protrusions")
+    return rows, tables
 
 
 def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:
@@ -107,8 +146,8 @@ def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: 
     return pa.table({**columns, "part": _nulls(spectra.ravel())})
 
 
-def _summary(objects: Mapping[str, Objects], specks: Mapping[str, Specks], settings: MeasureSettings) -> pa.Table:
-    """One row a structure."""
+def _summary(objects: Mapping[str, Objects], specks: Mapping[str, Specks], settings: MeasureSettings) -> list[dict[str, Any]]:
+    """Return one row a structure."""
     rows = []
     for name, one in objects.items():
         what, unit, step, extent = _extent(one.volume)
@@ -127,7 +166,7 @@ def _summary(objects: Mapping[str, Objects], specks: Mapping[str, Specks], setti
                 "texture_level": one.notes.get("texture", {}).get("level"),
             }
         )
-    return pa.Table.from_pylist(rows)
+    return rows
 
 
 def _extent(volume: Volume) -> tuple[str, str, float, float]:

@@ -111,7 +111,7 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
                 _textured(stage, objects, image, settings)
             protruding = None if pictures else _cellular(stage, objects, settings)
             stage.forget()
-            write_tables(sample, objects, specks, protruding, settings)
+            write_tables(sample, objects, specks, protruding, settings, labels)
     summary = sample.read_table("measured")
     names = summary["structure"].to_pylist()
     return Measured(dict(zip(names, summary["objects"].to_pylist(), strict=True)), tuple(tables_of(sample)), summary)

@@ -286,6 +286,12 @@ class Sample:
             raise SampleError(f"{self.path.name} has no table '{name}'{nearest(name, self.tables)}")
         return pyarrow.parquet.read_table(path)
 
+    def table_notes(self, name: str) -> dict[str, Any]:
+        """Return what the metadata of ``tables/NAME.parquet`` hold under ``sparsem``: how it was made; empty if they hold nothing."""
+        metadata = pyarrow.parquet.read_schema(self.path / "tables" / f"{name}.parquet").metadata or {}
+        notes: dict[str, Any] = json.loads(metadata.get(b"sparsem", b"{}"))
+        return notes
+
 
 def save_table(table: pa.Table, path: Path) -> Path:
     """Write a table as CSV or Parquet, as the path's ending says, in one step; returns the path."""
