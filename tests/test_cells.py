@@ -83,7 +83,7 @@ def own(tissue_with_cells: Sample, tmp_path: Path) -> Sample:
 
 def both(sample: Sample, way: Way = "arrival", on: Execution = QUIET, **more: Any) -> Labels:
     cells(sample, CellsSettings(way=way, **more), on)
-    track(sample, TrackSettings(), on)
+    track(sample, TrackSettings(min_volume_um3=0), on)
     return sample.volume("labels", "cells").read(slice(None))
 
 
@@ -282,7 +282,7 @@ def test_a_cell_that_ends_between_labelled_slices(tmp_path: Path, way: Way) -> N
 def test_a_cell_that_no_labelled_slice_knows_gets_an_identity_of_its_own(tmp_path: Path, way: Way) -> None:
     truth = stack_of("11... 11.55 11.55 11.55 11...", "11... 11.55 11.55 11.55 11...")
     found = separated(tmp_path / "s.zarr", truth, (0, 4), way=way)
-    assert marks(np.where(found == 65_536, 5, found)) == marks(truth)  # the first identity above all ids
+    assert marks(np.where(found > 65_535, 5, found)) == marks(truth)  # an identity above all ids
     assert Sample.open(tmp_path / "s.zarr").read_table("tracks_cells")["in_cell"].to_pylist() == [False]
 
 
@@ -322,7 +322,7 @@ def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(tmp_path: Pat
     assert (found[truth == 1] == 1).mean() > 0.9
     assert (found[truth == 3] == 1).mean() < 0.2
     if way != "flow":  # which knows no mask
-        assert (found[truth == 3] == 65_536).mean() > 0.8  # an identity above all ids
+        assert (found[truth == 3] > 65_535).mean() > 0.8  # an identity above all ids
 
 
 @pytest.mark.parametrize("way", ["arrival", "per_frame", "flow"])  # the others take their seeds from the nearest labelled slice alone
@@ -398,7 +398,7 @@ def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
 def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None:
     truth = own.volume("truth", "cells").read(slice(None))
     found = both(own)
-    tracked = track(own, TrackSettings(), Execution(quiet=True))
+    tracked = track(own, TrackSettings(min_volume_um3=0), Execution(quiet=True))
     assert tracked.look
     assert [one.area_um2 for one in tracked.look] == sorted((one.area_um2 for one in tracked.look), reverse=True)
     doubt = own.volume("probabilities", "cells-doubt").read(slice(None))

@@ -157,7 +157,9 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     assert "images/equalized was made on an image that was replaced since: make it again" in sparsem("info", "s.zarr").stdout
 
 
-def test_numbers_of_labels_on_the_command_line(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_of_labels_on_the_command_line(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A negative number is the value of an option; what was read of labels, and what is drawn where, is reported."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tissue.path, "s.zarr")
@@ -166,9 +168,9 @@ def test_numbers_of_labels_on_the_command_line(tissue: Sample, tmp_path: Path, m
     labels[0, 20:40, 20:50] = 720575940621039145
     tifffile.imwrite("labels.tif", labels, photometric="minisblack")
     words = ["annotate", "import", "s.zarr", "lyso", "labels.tif", "--slices", "0,9,18"]
-    refused = sparsem(*words)
-    assert refused.exit_code == 2
-    assert "give --ignore -1 if these pixels are not labeled" in " ".join(refused.output.split())
+    code, _, sentence = entered(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "give --ignore -1 if these pixels are not labeled" in " ".join(sentence.split())
     told = sparsem(*words, "--ignore", "-1").stdout
     assert "0.0% to 5.5% of each; nothing is drawn on slices 9, 18" in told
     assert "Numbers beyond 32 bits were replaced; tables/annotation_ids_lyso holds both" in told

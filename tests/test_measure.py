@@ -71,9 +71,10 @@ def test_shapes_are_those_of_the_arrays(made: Sample) -> None:
         for column, values in expected.items():
             np.testing.assert_allclose(found[column], values, rtol=1e-12, err_msg=column)
     cells, expected = columns_of(made, "cells"), shapes(made.volume("labels", "cells").read(slice(None)), VOXEL)
-    assert cells["cell"].tolist() == [7, 300]  # 70,000 is an island of no cell
+    assert cells["cell"].tolist() == [7, 300, 70_000]
+    assert cells["annotated"].tolist() == [True, True, False]  # 70,000 meets no annotated cell
     for column in set(expected) - {"object"}:
-        np.testing.assert_allclose(cells[column], expected[column][:2], rtol=1e-12, err_msg=column)
+        np.testing.assert_allclose(cells[column], expected[column], rtol=1e-12, err_msg=column)
 
 
 def test_volumes_are_those_of_balls(made: Sample) -> None:
@@ -104,11 +105,12 @@ def test_nucleoli_know_their_nucleus_and_their_cavity(made: Sample) -> None:
 def test_every_organelle_counts_once(made: Sample) -> None:
     organelles, cells = columns_of(made, "mitochondrion"), columns_of(made, "cells")
     assert sorted(organelles["cell"].tolist()) == [0, 7, 300, 300]
-    assert cells["mitochondrion_count"].tolist() == [1, 2]
+    assert cells["mitochondrion_count"].tolist() == [1, 2, 0]
     in_cells = organelles["cell"] > 0
     np.testing.assert_allclose(cells["mitochondrion_volume_um3"].sum(), organelles["volume_um3"][in_cells].sum())
     np.testing.assert_allclose(cells["mitochondrion_density_per_um3"], cells["mitochondrion_count"] / cells["volume_um3"])
-    np.testing.assert_allclose(cells["nucleus_volume_fraction"] * cells["volume_um3"], columns_of(made, "nucleus")["volume_um3"])
+    in_nuclei = [*columns_of(made, "nucleus")["volume_um3"], 0]
+    np.testing.assert_allclose(cells["nucleus_volume_fraction"] * cells["volume_um3"], in_nuclei)
     np.testing.assert_allclose(cells["cytoplasm_volume_um3"], cells["volume_um3"] - cells["nucleus_volume_um3"])
     row = next(one for one in made.read_table("measured").to_pylist() if one["structure"] == "mitochondrion")
     assert (row["objects"], row["in_no_cell"], row["cut_by_edge"], row["specks"]) == (4, 1, 1, 0)
@@ -122,7 +124,7 @@ def test_distances_are_from_surface_to_surface(made: Sample) -> None:
     assert found["distance_to_membrane_um"][first] == pytest.approx(0.03)  # its first row is 6, the last one outside is 3
     cells = columns_of(made, "cells")
     for what in ("nucleus", "membrane"):
-        expected = [np.median(found[f"distance_to_{what}_um"][found["cell"] == cell]) for cell in (7, 300)]
+        expected = [np.median(found[f"distance_to_{what}_um"][found["cell"] == cell]) for cell in (7, 300)] + [np.nan]
         np.testing.assert_allclose(cells[f"mitochondrion_distance_to_{what}_um"], expected)
     nowhere = found["cell"] == 0
     assert np.isnan(found["distance_to_nucleus_um"][nowhere]).all()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.cells.track import links, renamed, resolve
+from sparsem.cells.track import links, renamed, resolve, without_fragments
 from sparsem.phantom import PhantomSettings, phantom_slice
 from tests.conftest import drawn
 
@@ -25,13 +25,19 @@ def joined(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
     return np.stack(named)
 
 
+def in_order(named: Labels, base: int) -> Labels:
+    """Unassigned objects numbered from ``base + 1`` on in the order of their identities."""
+    present = np.unique(named[named > base])
+    return np.where(named > base, base + 1 + np.searchsorted(present, named), named)
+
+
 def islands_in(labels: Labels, base: int) -> int:
     return max(0, int(labels.max()) - base)
 
 
 def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
     """The paper's text: every slice after the one before, labels replaced in all earlier slices when an island meets a cell."""
-    nameless = 10**6
+    step = 10 ** int(np.log10((2**32 - 2 - base) / len(slices)))
     out: list[dict[int, int]] = []  # region -> label, slice by slice
 
     def replace(old: int, new: int) -> None:
@@ -45,8 +51,7 @@ def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
         out.append(labels)
         for island in range(base + 1, base + 1 + islands_in(here, base)):
             best = best_match(island, here, slices[z - 1], window_px) if z else 0
-            labels[island] = out[z - 1][best] if best else nameless
-            nameless += not best
+            labels[island] = out[z - 1][best] if best else z * step + island
         for island in range(base + 1, base + 1 + islands_in(slices[z - 1], base) if z else 0):
             met = best_match(island, slices[z - 1], here, window_px)
             if met:
@@ -55,9 +60,7 @@ def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
                     replace(max(one, other), min(one, other))
                 elif one > base or other > base:
                     replace(max(one, other), min(one, other))  # names of cells are the smaller ones
-    names = {label: base + 1 + n for n, label in enumerate(sorted({v for one in out for v in one.values() if v > base}))}
-    table = [{region: names.get(label, label) for region, label in one.items()} for one in out]
-    return np.stack([[[one.get(int(v), 0) for v in row] for row in here] for one, here in zip(table, slices, strict=True)])
+    return np.stack([[[one.get(int(v), 0) for v in row] for row in here] for one, here in zip(out, slices, strict=True)])
 
 
 def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
@@ -153,7 +156,33 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_islands_as_drawn(case: str) -> None:
     before, after = (stack_of(*rows) for rows in CASES[case])
-    assert joined(before, 2).tolist() == np.stack(after).tolist()
+    assert in_order(joined(before, 2), 2).tolist() == np.stack(after).tolist()
+
+
+def test_an_unassigned_object_keeps_its_identity_when_other_slices_change() -> None:
+    slices = stack_of("11... 11... 11...", "..... ...3. ..33.", "..... ..... .4...")
+    named = joined(slices, 2)
+    identity = 3 + 10**9  # the largest power of ten for which three slices find numbers: slice 1, island 1 there
+    assert np.unique(named[named > 2]).tolist() == [identity, identity + 10**9 + 1]
+    changed = [np.where(slices[0] > 0, 0, slices[0]), *slices[1:]]
+    changed[0][2, 1] = 3  # an island that is there now and was not before
+    assert set(np.unique(joined(changed, 2))) >= {identity, identity + 10**9 + 1}
+
+
+def test_small_objects_that_meet_no_cell_are_left_out_and_counted() -> None:
+    slices = stack_of("11... 11... 11...", "....3 ...3. ..33.", "..... ..... .4...")
+    pairs = [links(lower, upper, 2, 512) for lower, upper in itertools.pairwise(slices)]
+    every = resolve(pairs, [islands_in(one, 2) for one in slices], 2)
+    pixels = [np.bincount(one.ravel())[3:] for one in slices]
+    kept, left_out = without_fragments(every, pixels, 2, 2)
+    named = np.stack([renamed(one, kept.identity[of], 2) for one, of in zip(slices, kept.of_slice, strict=True)])
+    everything = joined(slices, 2)
+    voxels = {one: np.count_nonzero(everything == one) for one in np.unique(everything[everything > 2]).tolist()}
+    small = [one for one, count in voxels.items() if count < 2]
+    assert sorted(left_out) == [1] * len(small)
+    assert small
+    assert named.tolist() == np.where(np.isin(everything, small), 0, everything).tolist()
+    assert without_fragments(every, pixels, 2, 1)[1] == []
 
 
 def test_a_cell_that_fills_the_slice_does_not_win_against_an_island_of_the_same_size() -> None:

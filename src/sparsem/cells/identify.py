@@ -1,6 +1,7 @@
 """The stage ``track``: islands get the identity of their cell, and a list says where to look."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.cells.look import Look, area_jumps, disagreements
-from sparsem.cells.track import Links, Tracks, links, renamed, resolve
+from sparsem.cells.track import Links, Tracks, links, renamed, resolve, without_fragments
 from sparsem.errors import SampleError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
@@ -32,6 +33,9 @@ class TrackSettings(Settings):
     """How islands are followed."""
 
     cells: str = Field("cells", description="name of the result of cells; also that of the result")
+    min_volume_um3: float = Field(
+        0.02, ge=0, description="objects that never meet an annotated cell, and are smaller, are left out of the result"
+    )
     window_px: int = Field(512, ge=8, description="edge of the square around an island in which it is compared with other regions")
 
 
@@ -42,18 +46,24 @@ class Tracked:
     Attributes:
         cells: how many of the annotated ones are in the result.
         islands: tracks of islands.
-        orphans: identities of islands that never meet a cell.
+        unassigned: objects that never meet an annotated cell, by their identity: volume in cubic micrometers.
+        left_out: how many others were smaller than the minimum.
+        left_out_um3: their volume.
         look: where to look, the largest area first.
     """
 
     cells: int
     islands: int
-    orphans: int
+    unassigned: Mapping[int, float]
+    left_out: int
+    left_out_um3: float
     look: tuple[Look, ...]
 
 
 def track(sample: Sample, settings: TrackSettings = TrackSettings(), on: Execution = HERE) -> Tracked:
-    """Write ``labels/NAME``: every cell with its protrusions under one identity; islands of no cell under identities above all ids.
+    """Write ``labels/NAME``: every cell with its protrusions under one identity; what meets no cell under identities above all ids.
+
+    Objects that meet no annotated cell are fragments, or cells that were not annotated: small ones are left out, and reported.
 
     Also ``tables/tracks_NAME``, one row a track of islands; ``tables/links_NAME``, one row a pair of overlapping regions of
     neighbouring slices of which one is an island, so that splits and mergers are all there; ``tables/look_NAME``, where to look.
@@ -82,21 +92,29 @@ def track(sample: Sample, settings: TrackSettings = TrackSettings(), on: Executi
             singly = {_name_of(block): [block] for block in blocks}
             compared = stage.chain(f"{stage.name}, slices compared", _compared, singly, regions, base, settings)
             pairs, pixels = _links_in(compared, blocks)
-            tracks = resolve(pairs, [len(one) for one in pixels], base)
+            min_voxels = settings.min_volume_um3 / regions.voxel_size.volume_um3
+            every = resolve(pairs, [len(one) for one in pixels], base)
+            tracks, left_out = without_fragments(every, pixels, base, min_voxels)
             stage.map(_name_block, regions.blocks(), regions, base, of_block=partial(_identities_in, tracks))
             stage.forget()
-            sample.write_table(f"tracks_{name}", track_table(tracks, pixels, regions, base))
+            notes = {"left_out": len(left_out), "left_out_um3": sum(left_out) * regions.voxel_size.volume_um3}
+            table = track_table(tracks, pixels, regions, base)
+            sample.write_table(f"tracks_{name}", table.replace_schema_metadata({"sparsem": json.dumps(notes)}))
             sample.write_table(f"links_{name}", link_table(pairs, tracks, base))
     areas = [{int(cell): pixels for cell, pixels in one.items()} for block in finished(sample, stage.name) for one in block["areas"]]
     look = _look(regions, sample.volume("labels", name), made, areas)
     sample.write_table(f"look_{name}", look_table(look))
-    found = sample.read_table(f"tracks_{name}")
-    orphans = np.unique(found["identity"].to_numpy()[~found["in_cell"].to_numpy()]).size
-    return Tracked(len({cell for one in areas for cell in one}), found.num_rows, orphans, tuple(look))
+    found, notes = sample.read_table(f"tracks_{name}"), sample.table_notes(f"tracks_{name}")
+    unassigned: dict[int, float] = {}
+    for row in found.select(["identity", "volume_um3"]).to_pylist():
+        if row["identity"] > base:
+            unassigned[row["identity"]] = unassigned.get(row["identity"], 0.0) + row["volume_um3"]
+    count = len({cell for one in areas for cell in one})
+    return Tracked(count, found.num_rows, unassigned, int(notes["left_out"]), float(notes["left_out_um3"]), tuple(look))
 
 
 def track_table(tracks: Tracks, pixels: Sequence[NDArray[np.int64]], regions: Volume, base: int) -> pa.Table:
-    """One row a track of islands: its identity, where it runs, how large it is, and whether it belongs to a cell.
+    """One row a track of islands: its identity (0 if it was left out), where it runs, how large it is, and whether it belongs to a cell.
 
     Args:
         tracks: what ``resolve`` found.
@@ -112,7 +130,8 @@ def track_table(tracks: Tracks, pixels: Sequence[NDArray[np.int64]], regions: Vo
         last[of_slice] = z
         slices[np.unique(of_slice)] += 1
         np.add.at(voxels, of_slice, islands)
-    columns = {"track": np.arange(count), "identity": tracks.identity, "in_cell": tracks.identity <= base, "first_z": first, "last_z": last}
+    in_cell = (tracks.identity > 0) & (tracks.identity <= base)
+    columns = {"track": np.arange(count), "identity": tracks.identity, "in_cell": in_cell, "first_z": first, "last_z": last}
     return pa.table({**columns, "slices": slices, "voxels": voxels, "volume_um3": voxels * regions.voxel_size.volume_um3})
 
 

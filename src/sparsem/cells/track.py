@@ -5,7 +5,8 @@ only. Pairs of neighbouring slices are compared in any order; one small graph is
 
 An island goes on from the region below that it overlaps most with, by IoU. One that leaves a cell keeps its identity; one that goes
 over into a cell, or into an island of a cell, takes its identity in all slices before, unless it has one already. Islands that go
-over into each other are one. What never meets a cell gets an identity of its own.
+over into each other are one. What never meets a cell gets an identity of its own, made of its first slice and its number there, so that
+nothing that changes in other slices changes it.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class Tracks(NamedTuple):
     """Islands as they were followed.
 
     Attributes:
-        identity: of every track, (t,): a cell's id, or a number above ``base`` for what never meets a cell.
+        identity: of every track, (t,): a cell's id, a number above ``base`` for what never meets a cell, or 0 for what is left out.
         of_slice: for every slice the track of its islands, (islands,) each; island ``base + 1`` is the first.
     """
 
@@ -131,7 +132,9 @@ def resolve(pairs: Sequence[Links], islands: Sequence[int], base: int) -> Tracks
                 names[one] = names[one] or upper
             else:
                 _unite(roots, names, one, _root(roots, int(of_slice[z + 1][upper - base - 1])))
-    return Tracks(_identities(roots, names, base), of_slice)
+    heads = np.array([_root(roots, track) for track in range(len(roots))], np.int64)
+    cells = np.array(names, np.int64)[heads]
+    return Tracks(np.where(cells > 0, cells, _unassigned(of_slice, base)[heads]).astype(np.uint32), of_slice)
 
 
 def _fresh(names: list[int], count: int) -> NDArray[np.int64]:
@@ -168,14 +171,43 @@ def _unite(roots: list[int], names: list[int], one: int, other: int) -> None:
     roots[second] = first
 
 
-def _identities(roots: list[int], names: list[int], base: int) -> Ids:
-    """The cell of every track, or a number above ``base`` in the order in which nameless ones first appear."""
-    heads = [_root(roots, track) for track in range(len(roots))]
-    count = len({head for head in heads if not names[head]})
-    if base + count >= 2**32:
-        raise ValueError(f"{count} islands of no cell do not find numbers above {base} in 32 bit; renumber the cells")
-    nameless = {head: base + 1 + number for number, head in enumerate(dict.fromkeys(head for head in heads if not names[head]))}
-    return np.array([names[head] or nameless[head] for head in heads], np.uint32)
+def _unassigned(of_slice: Sequence[NDArray[np.int64]], base: int) -> NDArray[np.int64]:
+    """Return for every track the identity that it has if it meets no cell: ``base`` + 1 + its first slice times a step + its number there.
+
+    The step is the largest power of ten for which all slices find numbers in 32 bits.
+
+    Raises:
+        ValueError: a slice has more islands than the step.
+    """
+    step = 10 ** int(np.log10((2**32 - 2 - base) / max(1, len(of_slice))))
+    identity = np.zeros(1 + max((int(tracks.max(initial=-1)) for tracks in of_slice), default=-1), np.int64)
+    for z in range(len(of_slice) - 1, -1, -1):
+        tracks = of_slice[z]
+        if len(tracks) > step:
+            raise ValueError(f"{len(tracks)} islands of slice {z} do not find numbers above {base} in 32 bits; renumber the cells")
+        identity[tracks[::-1]] = base + 1 + z * step + np.arange(len(tracks))[::-1]  # of several islands the first counts
+    return identity
+
+
+def without_fragments(tracks: Tracks, pixels: Sequence[NDArray[np.int64]], base: int, min_voxels: float) -> tuple[Tracks, list[int]]:
+    """Leave out what meets no cell and is small.
+
+    Args:
+        tracks: what ``resolve`` found.
+        pixels: of every island, slice by slice.
+        base: identities above it are unassigned.
+        min_voxels: of the smallest unassigned object that stays.
+
+    Returns:
+        The tracks, of which those of small objects have the identity 0; and the voxels of each object that was left out.
+    """
+    objects, which = np.unique(tracks.identity, return_inverse=True)
+    voxels = np.zeros(len(objects), np.int64)
+    for of_slice, islands in zip(tracks.of_slice, pixels, strict=True):
+        np.add.at(voxels, which[of_slice], islands)
+    is_small = (objects > base) & (voxels < min_voxels)
+    identity = np.where(is_small[which], 0, tracks.identity).astype(np.uint32)
+    return Tracks(identity, tracks.of_slice), voxels[is_small].tolist()
 
 
 def renamed(regions: Labels, identity: Ids, base: int) -> NDArray[np.uint32]:

@@ -1,6 +1,6 @@
 """The commands that tell cells apart and follow their protrusions."""
 
-from sparsem.cells.identify import TrackSettings
+from sparsem.cells.identify import Tracked, TrackSettings
 from sparsem.cells.identify import track as _track
 from sparsem.cells.look import Look
 from sparsem.cells.segment import CellsSettings
@@ -32,13 +32,30 @@ def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcom
     name = settings.cells
     tables = ", ".join(f"tables/{kind}_{name}" for kind in ("tracks", "links", "look"))
     lines = [
-        f"{found.cells} cells, {found.islands} tracks of islands; {found.orphans} objects never meet a cell",
+        f"{found.cells} cells, {found.islands} tracks of islands",
+        *_unassigned_lines(found),
         f"Wrote {path}/labels/{name}, {tables}",
     ]
     if found.look:
         lines += ["", f"Where to look first ({len(found.look)} places in tables/look_{name}.csv):", *map(_place_line, found.look[:10])]
-    data = {"cells": found.cells, "islands": found.islands, "orphans": found.orphans, "look": [one._asdict() for one in found.look]}
+    data = {"cells": found.cells, "islands": found.islands, "unassigned": dict(found.unassigned)}
+    data |= {"left_out": found.left_out, "left_out_um3": found.left_out_um3, "look": [one._asdict() for one in found.look]}
     return Outcome(lines, f"sparsem export {path} {name} {name}.tif", data)
+
+
+def _unassigned_lines(found: Tracked) -> list[str]:
+    """Return what is reported of objects that meet no annotated cell: they may be cells that were not annotated."""
+    lines = []
+    if found.unassigned:
+        largest = max(found.unassigned, key=lambda identity: found.unassigned[identity])
+        count, total = len(found.unassigned), sum(found.unassigned.values())
+        lines.append(
+            f"{count} {'object meets' if count == 1 else 'objects meet'} no annotated cell ({total:.3g} um3; the largest, "
+            f"{largest}, {found.unassigned[largest]:.3g} um3): fragments, or cells that were not annotated"
+        )
+    if found.left_out:
+        lines.append(f"{found.left_out} smaller ones ({found.left_out_um3:.3g} um3) were left out (--min-volume-um3)")
+    return lines
 
 
 def _place_line(place: Look) -> str:

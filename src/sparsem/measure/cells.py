@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.measure.moments import Moments
 from sparsem.regions import Overlaps, places_in
 from sparsem.store.sample import Sample
 
@@ -71,14 +70,10 @@ def protrusion_table(cells: Ids, found: list[Floats]) -> pa.Table:
     return pa.table({"cell": owner, "length_um": rows[:, 0], "volume_um3": rows[:, 1], "attached": rows[:, 2] > 0})
 
 
-def nameless(sample: Sample, cells: str) -> NDArray[np.uint32]:
-    """Identities in labels of cells that are islands of no cell, from the table of tracks; none where there is no such table."""
+def unassigned(sample: Sample, cells: str) -> NDArray[np.uint32]:
+    """Return the identities in labels of cells that meet no annotated cell, from the table of tracks; none if there is no such table."""
     if f"tracks_{cells}" not in sample.tables:
         return np.empty(0, np.uint32)
     tracks = sample.read_table(f"tracks_{cells}")
-    return np.unique(tracks["identity"].to_numpy()[~tracks["in_cell"].to_numpy()]).astype(np.uint32)
-
-
-def without(found: Moments, ids: Ids) -> Moments:
-    """The objects that are not among ``ids``."""
-    return found.of(~np.isin(found.ids, ids))
+    identities = tracks["identity"].to_numpy()[~tracks["in_cell"].to_numpy()]
+    return np.unique(identities[identities > 0]).astype(np.uint32)

@@ -38,6 +38,7 @@ ZONES = "zones: 26-connected voxels of one grey level, levels numbered from 1"
 IDENTITY = {
     "object": Column("number of the object in the labels that it was measured in"),
     "cell": Column("number of the cell; of an object, the cell that holds most of its voxels, 0 for none"),
+    "annotated": Column("the cell was annotated: it has an id of yours; others are fragments, or cells that were not annotated"),
     "cell_share": Column("part of the object's voxels that lies in that cell", "ratio"),
     "nucleus": Column("number of the nucleus that holds most of the nucleolus, 0 for none"),
     **{f"{end}_{axis}": Column(f"{end} voxel along {axis}; the first of the volume is 0") for axis in "yx" for end in ("first", "last")},

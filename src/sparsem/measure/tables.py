@@ -14,7 +14,7 @@ from sparsem.contents import result_of
 from sparsem.errors import SampleError, SettingsError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import evenly_spaced
-from sparsem.measure.cells import distance_columns, nameless, organelle_columns, protrusion_columns, protrusion_table, without
+from sparsem.measure.cells import distance_columns, organelle_columns, protrusion_columns, protrusion_table, unassigned
 from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
 from sparsem.measure.nucleolus import proximity_to_membrane
 from sparsem.measure.objects import numbered_objects
@@ -103,7 +103,7 @@ def measure(sample: Sample, settings: MeasureSettings = MeasureSettings(), on: E
     volumes, specks = _numbered(sample, labels, settings, on)
     with Stage(sample, "measure", settings, inputs, [], on, _needs(volumes, settings)) as stage:
         if not stage.finished:
-            objects = _shapes(stage, volumes, settings, nameless(sample, settings.cells))
+            objects = _shapes(stage, volumes, settings)
             pictures = any(one.volume.sizes for one in objects.values())  # in which nothing is around or within another in depth
             if not pictures:
                 _nuclear(stage, objects, settings)
@@ -176,7 +176,7 @@ def _each(stage: Stage, title: str, function: Any, links: Mapping[str, Any], *ar
     return _Links(folder)
 
 
-def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: NDArray[np.uint32]) -> dict[str, Objects]:
+def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings) -> dict[str, Objects]:
     """Sums, surfaces and hulls of the objects of every structure, by two passes over the blocks."""
     holding = {name: volumes[name] for name in (settings.cells, settings.nucleus) if name in volumes}
     blocks = {(name, block.start): (volume, block) for name, volume in volumes.items() for block in volume.blocks()}
@@ -189,8 +189,6 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings, orphans: 
     for name, volume in volumes.items():
         within = [one for one in holding if one != name]
         found, shared = summed((read[f"sums.{name}.{block.start}"] for block in volume.blocks()), within)
-        if name == settings.cells:
-            found = without(found, orphans)
         made[name] = Objects(volume, found, shared)
     bounds = {}
     for name, one in made.items():
@@ -370,6 +368,7 @@ def _cellular(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSet
         cells.columns |= distance_columns(name, one.columns["cell"], distances, ids)
     cells.columns |= protrusion_columns(found) | {"distance_level": np.full(len(ids), level)}
     cells.columns["cell"] = cells.columns.pop("object")
+    cells.columns["annotated"] = ~np.isin(ids, unassigned(stage.sample, settings.cells))
     return protrusion_table(ids, found)
 
 

@@ -34,6 +34,7 @@ def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
         *_unchecked(sample, structures, cells),
         *_of_other_boxes(sample, structures),
         *_measured(sample, structures),
+        *_unassigned(sample, cells),
         *_constrained(sample),
         *_to_look_at(sample, cells),
     ]
@@ -133,6 +134,25 @@ def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
             yield Notice(f"{row['structure']} has changed since it was measured; run 'sparsem measure --overwrite'.", True)
     for name in sorted(set(structures) - {row["structure"] for row in table}):
         yield Notice(f"{name} was not measured.", True)
+
+
+def _unassigned(sample: Sample, cells: str) -> Iterator[Notice]:
+    """Cells that were not annotated: whole ones, or fragments."""
+    if cells not in sample.tables or "annotated" not in (table := sample.read_table(cells)).column_names:
+        return
+    is_other = ~table["annotated"].to_numpy()
+    if is_other.any():
+        volumes = table["volume_um3"].to_numpy()[is_other]
+        yield Notice(
+            f"{cells}: {is_other.sum()} of {table.num_rows} meet no annotated cell ({volumes.sum():.3g} µm³, the largest "
+            f"{volumes.max():.3g} µm³): fragments, or cells that were not annotated. They are in the table, as annotated = false.",
+            True,
+        )
+    if f"tracks_{cells}" in sample.tables:
+        notes = sample.table_notes(f"tracks_{cells}")
+        if notes.get("left_out"):
+            count, volume = notes["left_out"], notes["left_out_um3"]
+            yield Notice(f"{cells}: {count} smaller objects that meet no annotated cell ({volume:.3g} µm³ together) were left out.", False)
 
 
 def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
