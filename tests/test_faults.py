@@ -19,6 +19,7 @@ from sparsem.cli import in_words
 from sparsem.errors import SampleError
 from sparsem.execution import Execution, client_of
 from sparsem.ingest import ImportSettings, import_stack
+from sparsem.interruption import SENTENCE
 from sparsem.prepare.align import align
 from sparsem.prepare.equalize import equalize
 from sparsem.store.sample import Sample
@@ -83,7 +84,7 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
     if run.returncode == 0:
         pytest.skip("the run was faster than the signal")
     assert run.returncode == 130
-    assert told.splitlines()[-1] == "Stopped. The same command goes on where this one was."
+    assert told.splitlines()[-1] == SENTENCE
 
 
 def test_a_sample_that_is_moved_away_meanwhile_is_told_and_nothing_is_lost(tmp_path: Path) -> None:

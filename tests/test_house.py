@@ -19,8 +19,8 @@ SOURCE = Path(sparsem.__file__).parent
 
 # Earlier lines are lower layers: a module imports only from earlier lines, or earlier in its own line.
 LAYERS = [
-    "sparsem errors geometry settings slice_lists progress",
-    "execution store store.pyramid store.frame store.kept store.volume store.slice_use store.sample",
+    "sparsem errors interruption compiled geometry settings slice_lists progress",
+    "execution store store.locks store.pyramid store.frame store.kept store.volume store.slice_use store.sample",
     "store.readers.missing store.readers.source",
     "store.readers.units store.readers.arrays store.readers.placement store.readers.tiff_parts store.readers.display",
     "store.readers.png store.readers.tiff",
@@ -60,7 +60,7 @@ LAYERS = [
     "report.export",
     "protocols study experiment experiment.cells experiment.check experiment.slices experiment.models",
     "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.asking cli.looking",
-    "cli.detecting cli.separating cli.results cli.whole cli __main__",
+    "cli.detecting cli.separating cli.results cli.whole cli.console cli __main__",
 ]
 ORDER = [name if name == "sparsem" else f"sparsem.{name}" for layer in LAYERS for name in layer.split()]
 ARRAYS_ONLY = ("sparsem.cells", "sparsem.constrain", "sparsem.measure", "sparsem.report")  # rows 7 to 9 of the design
@@ -156,6 +156,10 @@ PUBLIC = {
     "sparsem.labelling": "AnnotationSettings import_annotation import_labels",
     "sparsem.phantom": "Faults PhantomSettings PhantomSlice faults_of phantom phantom_slice",
     "sparsem.execution": "Execution Needs client_of spread",
+    "sparsem.interruption": "Stopped blocked_here end listen stops_after_steps",
+    "sparsem.compiled": "compiled",
+    "sparsem.store.locks": "acquired",
+    "sparsem.cli.console": "accept_every_character replaced",
     "sparsem.store.sample": "Sample checked_name now save_table",
     "sparsem.store.volume": (
         "Kind Volume VolumeSpec create_volume json_bytes put_in_place read_attributes volume_spec write_atomically write_group"

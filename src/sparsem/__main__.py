@@ -1,6 +1,18 @@
-"""``python -m sparsem``."""
+"""``python -m sparsem``, and the program ``sparsem``."""
 
-from sparsem.cli import main
+from sparsem import interruption
+
+
+def main() -> None:
+    """Run the command line; stop it by Ctrl+C or SIGTERM also while it is loading."""
+    try:
+        interruption.listen()
+        from sparsem.cli import main as command_line
+
+        command_line()
+    except interruption.Stopped:
+        interruption.end()
+
 
 if __name__ == "__main__":
     main()

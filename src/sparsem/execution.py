@@ -2,23 +2,28 @@
 
 import atexit
 import ctypes
+import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from sparsem.errors import ResourceError, SettingsError
+from sparsem.interruption import Stopped, blocked_here
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
 SCHEDULER_TIMEOUT_S = 30
+CLOSING_S = 5  # of a connection to workers that are gone
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,17 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
         with client:
             yield client
         return
+    client = Client(_local_cluster(on.workers), set_as_default=False)
     try:
-        with Client(_local_cluster(on.workers), set_as_default=False) as client:
-            yield client
-            client.run(_give_memory_back, on_error="ignore")
+        yield client
+        client.run(_give_memory_back, on_error="ignore")
+    except Stopped:
+        raise  # the program ends now, and its processes with it
     except BaseException:
-        _close_kept()  # blocks in flight may not go on once the stage is given up
+        _kill_kept()  # blocks in flight may not go on once the stage is given up
+        client.close(timeout=CLOSING_S)
         raise
+    client.close()
 
 
 _kept: "list[LocalCluster]" = []  # one at most
@@ -120,19 +129,49 @@ _kept: "list[LocalCluster]" = []  # one at most
 def _local_cluster(workers: int) -> "LocalCluster":
     """Worker processes, kept for the next stage of this process: until they have imported everything they take ten seconds."""
     from distributed import LocalCluster, Status
+    from distributed.utils import LoopRunner
 
     if _kept and not (_kept[0].status is Status.running and len(_kept[0].worker_spec) == workers):
         _close_kept()
     if not _kept:
+        _start_resource_tracker()
+        with blocked_here():
+            runner = LoopRunner(asynchronous=False)
+            runner.start()  # the thread that starts the workers
         options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}  # the preflight has checked the memory
-        _kept.append(LocalCluster(n_workers=workers, **options))
+        _kept.append(LocalCluster(n_workers=workers, loop=runner.loop, silence_logs=logging.ERROR, **options))
     return _kept[0]
+
+
+def _start_resource_tracker() -> None:
+    """Start what removes semaphores after workers, before the thread that starts them: it would unblock that thread's signals.
+
+    It warns of the semaphores of a program that was stopped, which it removes; the warning is no news.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 @atexit.register
 def _close_kept() -> None:
     while _kept:
         _kept.pop().close()
+
+
+def _kill_kept() -> None:
+    """End the workers without waiting for what they do: nothing half-written counts."""
+    for cluster in _kept:
+        for nanny in cluster.workers.values():
+            nanny.auto_restart = False
+            with suppress(AttributeError, psutil.Error):  # one that is starting has no process yet
+                psutil.Process(nanny.pid).kill()
+    _close_kept()
 
 
 def _give_memory_back() -> None:

@@ -1,7 +1,6 @@
 """The command line: ``sparsem VERB ...``. Exit codes: 0 done, 2 something that you can mend, 130 stopped by you."""
 
 import errno
-import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -10,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sparsem import __version__
+from sparsem.cli.console import accept_every_character
 from sparsem.errors import SparsemError
 from sparsem.settings import nearest
 
@@ -135,7 +135,7 @@ def in_words(error: OSError) -> str:
 
 def main() -> None:
     """Entry point of the ``sparsem`` command."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster that stops a run lets it end as Ctrl+C does
+    accept_every_character()
     try:
         app()
     except OSError as error:

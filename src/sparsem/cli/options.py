@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +18,12 @@ from pydantic_core import PydanticUndefined
 from sparsem.execution import Execution
 from sparsem.settings import Settings, parse
 
-STOPPED = 130  # what a shell gives a program that Ctrl-C ended
-
 SHARED = {
     "workers": (int, 0, "local worker processes; 0 works in this one"),
     "scheduler": (str | None, None, "address of a running Dask scheduler, such as tcp://node:8786"),
     "overwrite": (bool, False, "replace a result that was made with other settings"),
     "quiet": (bool, False, "no progress"),
+    "debug": (bool, False, "show where in the program an error arose"),
     "json": (bool, False, "one JSON object on standard output, for scripts"),
 }
 
@@ -69,8 +69,8 @@ def command(model: type[Settings] | None = None, spread: bool = False) -> Callab
         shared = [_shared_option(name) for name in common]
 
         def run(**values: Any) -> None:
-            execution = Execution(**{name: values.pop(name) for name in common if name != "json"})
-            as_json = values.pop("json")
+            execution = Execution(**{name: values.pop(name) for name in common if name not in ("json", "debug")})
+            as_json, show_traceback = values.pop("json"), values.pop("debug")
             given = {name: _separated(values.pop(name), about) for name, about in fields.items()}
             settings = (
                 {"settings": parse(model, {key: value for key, value in given.items() if value is not None}, "command line")}
@@ -79,9 +79,10 @@ def command(model: type[Settings] | None = None, spread: bool = False) -> Callab
             )
             try:
                 function(**values, **settings, on=execution).show(as_json)
-            except KeyboardInterrupt:
-                typer.echo("Stopped. The same command goes on where this one was.", err=True)
-                raise typer.Exit(STOPPED) from None
+            except Exception:
+                if show_traceback:
+                    traceback.print_exc()
+                raise
 
         parameters = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *options, *shared]
         run.__doc__, run.__name__ = function.__doc__, function.__name__

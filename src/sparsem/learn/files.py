@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
-
 from sparsem.errors import InputError, ResumeError
+from sparsem.interruption import stops_after_steps
 from sparsem.learn.course import Course, Progress
 from sparsem.learn.settings import CourseSettings
 from sparsem.models.checkpoint import load_tensors, read_recipe, save_tensors
@@ -20,6 +19,7 @@ from sparsem.models.device import Precision
 from sparsem.progress import Meter
 from sparsem.settings import differences
 from sparsem.stage import fingerprint_of
+from sparsem.store.locks import acquired
 from sparsem.store.volume import write_atomically
 
 R = TypeVar("R")
@@ -54,11 +54,8 @@ class TrainingFiles:
     def locked(self) -> Iterator[None]:
         """Hold the training for this process; a killed one leaves no lock behind."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.out.with_suffix(".lock"), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ResumeError(f"Another run is training {self.out.name}; wait for it to end, or use another name.") from None
+        refusal = ResumeError(f"Another run is training {self.out.name}; wait for it to end, or use another name.")
+        lock = acquired(self.out.with_suffix(".lock"), refusal)
         try:
             yield
         finally:
@@ -153,15 +150,18 @@ class TrainingFiles:
             quiet: show nothing.
         """
         log = TrainingLog(log_path(self.out), columns, state.update)
-        with Meter(f"train {self.out.stem}", settings.updates, state.update, quiet) as meter, log as write:
+        meter = Meter(f"train {self.out.stem}", settings.updates, state.update, quiet)
+        with stops_after_steps() as is_to_stop, meter, log as write:
             saved = time.monotonic()
             # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
             for progress in course:
                 write(progress)
                 meter.step(said(progress))
-                if time.monotonic() - saved >= settings.save_every_s:
+                if is_to_stop() or time.monotonic() - saved >= settings.save_every_s:
                     self.save(state, record)
                     saved = time.monotonic()
+                if is_to_stop():
+                    break
 
 
 class TrainingLog:

@@ -9,8 +9,9 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sparsem.compiled import compiled
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]
@@ -64,7 +65,7 @@ def co_occurrence(matrix: NDArray[np.int64]) -> CoOccurrence:
     return CoOccurrence(float((p / (1 + apart)).sum()), together / variance if variance > 0 else 1.0, variance, float((apart * p).sum()))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _count(grey, dz, dy, dx, counts):  # type: ignore[no-untyped-def]
     """Forward pairs of one offset. Row 0 and column 0 of the counts take what lies outside, so no voxel is tested."""
     depth, rows, columns = grey.shape

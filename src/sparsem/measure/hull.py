@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
+
+from sparsem.compiled import compiled
 
 Points = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -69,7 +70,7 @@ def _between(first: Floats, last: Floats) -> int:
     return int(np.maximum(counts, 0).sum())
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _extents(labels, count):  # type: ignore[no-untyped-def]
     """First and last pixel of every object in every row that it is in."""
     rows, columns = labels.shape
@@ -95,7 +96,7 @@ def _extents(labels, count):  # type: ignore[no-untyped-def]
     return owner[:found], row[:found], starts[:found], ends[:found]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _corners(owner, rows, starts, ends):  # type: ignore[no-untyped-def]
     """Andrew's monotone chain along each side of each object."""
     n = len(owner)
@@ -122,7 +123,7 @@ def _corners(owner, rows, starts, ends):  # type: ignore[no-untyped-def]
     return of[:found], points[:found]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _cut(triangles, first, last):  # type: ignore[no-untyped-def]
     """Where the hull's triangles meet the rows of voxel centres: first and last x of each row (z, y)."""
     for number in range(len(triangles)):
@@ -142,7 +143,7 @@ def _cut(triangles, first, last):  # type: ignore[no-untyped-def]
             _edge(first[z], last[z], y, x, lower[1] + s * (upper[1] - lower[1]), lower[2] + s * (upper[2] - lower[2]))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _edge(first, last, y0, x0, y1, x1):  # type: ignore[no-untyped-def]
     """Widen the rows that a line from (y0, x0) to (y1, x1) meets."""
     if y0 > y1:

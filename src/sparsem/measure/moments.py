@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.regions import sizes
 
 Floats = NDArray[np.float64]
@@ -91,7 +91,7 @@ def compacted(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
     return index, ids
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _renumber(labels, ids, out):  # type: ignore[no-untyped-def]
     before, number = np.uint32(0), np.uint32(0)
     for place in range(len(labels)):
@@ -101,7 +101,7 @@ def _renumber(labels, ids, out):  # type: ignore[no-untyped-def]
         out[place] = number
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _add_runs(labels, first_z, sums, low, high):  # type: ignore[no-untyped-def]
     depth, rows, columns = labels.shape
     for k in range(depth):

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sparsem.compiled import compiled
 
 SIGMA = 1.2  # of the window, in voxels of the coarsest axis: less leaves the stairs in, more rounds edges off
 WIDEST = 3.0  # the other axes' Gaussian is wider by the ratio of edge lengths, but at most by this: a window of 2,000 voxels
@@ -86,7 +87,7 @@ def _gaussian(at: Floats, sigma: float, edge: float) -> tuple[Floats, Floats]:
     return weights / weights.sum(), at * weights / (at**2 * weights).sum() / edge
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _slice(labels, own, first_z, voxel, centroids, smooth, slope, smooth_face, slope_face, out):  # type: ignore[no-untyped-def]
     depth, rows, columns = labels.shape
     below = own - 1 if own + first_z == 0 else own
@@ -120,7 +121,7 @@ def _slice(labels, own, first_z, voxel, centroids, smooth, slope, smooth_face, s
                             out[2, label] += part * squared
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _share(labels, label, first, smooth, slope):  # type: ignore[no-untyped-def]
     """|n|_2 / |n|_1 of an object's normal in the window that begins at voxel ``first``."""
     depth, rows, columns = labels.shape

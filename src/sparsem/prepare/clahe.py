@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sparsem.compiled import compiled
 
 BINS = 256
 
@@ -29,7 +30,7 @@ def locally_equalised(image: NDArray[Any], clip: float, tile_px: Sequence[int]) 
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _ranks(image, rows, columns, clip, shift):  # type: ignore[no-untyped-def]
     """(rows, columns, 256) rank, 0 to 1, of the middle of every bin in every tile; (rows, columns) pixels that are not black."""
     height, width = image.shape
@@ -56,7 +57,7 @@ def _ranks(image, rows, columns, clip, shift):  # type: ignore[no-untyped-def]
     return ranks, counts
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _through(image, ranks, counts, top, out):  # type: ignore[no-untyped-def]
     """Every pixel through the curves of the four tiles around it, those that hold more than black."""
     height, width = image.shape

@@ -18,6 +18,7 @@ import scipy.signal
 from numba import njit
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.store.frame import UNMOVED, Motion, inverse, joined, rounded
 
 Image = NDArray[np.float32]
@@ -277,7 +278,7 @@ def rotation_nearest(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return rotation
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def tile_sums(fixed, moving, motion):  # type: ignore[no-untyped-def]
     """What every tile of the fixed picture says of the motion: one pass over the pixels that lie over each other.
 

@@ -24,12 +24,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from filelock import FileLock, Timeout
 
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize
 from sparsem.settings import nearest
 from sparsem.store.frame import Frame, MovedStack, joined
+from sparsem.store.locks import acquired
 from sparsem.store.volume import Volume, json_bytes, read_attributes, write_atomically, write_group
 
 FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
@@ -213,11 +213,8 @@ class Sample:
         Raises:
             SampleError: another run holds it.
         """
-        lock = FileLock(self.path / ".sparsem" / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise SampleError(f"Another run is writing to {self.path.name}; wait for it to end, or work on a copy.") from None
+        refusal = SampleError(f"Another run is writing to {self.path.name}; wait for it to end, or work on a copy.")
+        lock = acquired(self.path / ".sparsem" / "lock", refusal)
         try:
             yield
         finally:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.tiles.context import Probability
 
 DOUBT = "-doubt"  # behind the name of a structure: the volume of what networks doubt
@@ -51,10 +51,11 @@ def together(answers: Iterable[Probability]) -> Answer:
 def entropy(probability: NDArray[Any]) -> NDArray[np.float32]:
     """Binary entropy in bits of probabilities in 0..1, of any shape."""
     values = np.ascontiguousarray(probability, np.float32)
-    return _entropies(values.ravel()).reshape(values.shape)
+    entropies: NDArray[np.float32] = _entropies(values.ravel())
+    return entropies.reshape(values.shape)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _entropies(values: NDArray[np.float32]) -> NDArray[np.float32]:
     out = np.empty_like(values)
     for place, p in enumerate(values):
