@@ -326,7 +326,7 @@ def test_labels_drawn_on_the_raw_stack_are_told_by_their_size(aligned: tuple[Sam
 def test_the_report_shows_how_far_slices_were_moved(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
     sample = copy_of(aligned[0], tmp_path / "liver.zarr")
     equalize(sample)
-    text = report([sample.path], tmp_path / "r.html", ReportSettings(slices=3)).path.read_text(encoding="utf-8")
+    text = report([sample.path], tmp_path / "r.html", ReportSettings(slice_count=3)).path.read_text(encoding="utf-8")
     assert "Alignment: liver" in text
     figure = text[text.index("Alignment: liver") :]
     figure = figure[: figure.index("</svg>")]
@@ -334,4 +334,4 @@ def test_the_report_shows_how_far_slices_were_moved(aligned: tuple[Sample, Align
     assert figure.count(">bad<") == figure.count(">jump<") == 1  # once in the legend, however many slices
     bare = copy_of(sample, tmp_path / "bare.zarr")
     bare.remove_table("alignment_aligned")
-    assert "Alignment:" not in report([bare.path], tmp_path / "b.html", ReportSettings(slices=3)).path.read_text(encoding="utf-8")
+    assert "Alignment:" not in report([bare.path], tmp_path / "b.html", ReportSettings(slice_count=3)).path.read_text(encoding="utf-8")

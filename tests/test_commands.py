@@ -25,7 +25,8 @@ from sparsem.learn.settings import TrainSettings
 from sparsem.phantom import PhantomSettings
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
-from sparsem.study import demo, read_study, run
+from sparsem.study import demo, run
+from sparsem.study_settings import read_study
 from tests.conftest import LABELLED, files_in, truth_of, untaught_model, write_liver
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -365,9 +366,14 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(tissue: 
     words = ['sample = "s.zarr"', "[import]", 'source = "liver.tif"', "voxel_nm = [20, 20, 20]", "[align]", "[equalize]"]
     words += ["[denoise]", 'way = "nlm"', "[quality]"]
     words += ["[annotate.nucleus]", 'source = "masks/nucleus"', "[train]", "updates = 4", "width = 4", "read = 64", "see = 32", "batch = 2"]
+    pictures = ["[export]", 'onto = "raw"', "[render]", "width = 64", "height = 64", 'out = "nuclei.png"']
     study = tmp_path / "study.toml"
-    study.write_text("\n".join([*words, "folds = 3"]))
+    study.write_text("\n".join([*words, "folds = 3", *pictures]))
     first = run(study)
+    assert tifffile.imread(tmp_path / "results" / "nucleus.tif").shape == first.sample.image("raw").shape
+    drawn = cv2.imread(str(tmp_path / "nuclei.png"))
+    assert drawn is not None
+    assert drawn.shape == (64, 64, 3)
     assert first.sample.image("equalized").made_on == ("aligned", first.sample.image("aligned").fingerprint)
     assert first.sample.image("denoised").made_on == ("equalized", first.sample.image("equalized").fingerprint)
     assert first.sample.volume("labels", "nucleus").made_on == ("denoised", first.sample.image("denoised").fingerprint)

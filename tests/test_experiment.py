@@ -107,7 +107,7 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
 
 
 def _is_on_the_page(sample: Sample, last: Trained, path: Path) -> None:
-    page = report([sample.path], path, ReportSettings(slices=3), Execution(quiet=True)).path.read_text(encoding="utf-8")
+    page = report([sample.path], path, ReportSettings(slice_count=3), Execution(quiet=True)).path.read_text(encoding="utf-8")
     assert f"<h3>Networks: nucleus of {sample.name}</h3>" in page
     table = page[page.index("Networks: nucleus") :]
     rows = re.findall(r"<tr>(.*?)</tr>", table[: table.index("</table>")])

@@ -57,8 +57,8 @@ LAYERS = [
     "detect.constraints detect.score detect.summary detect.whole",
     "report report.figures report.mesh report.encode report.plots report.warnings report.view report.boxes report.layers",
     "report.slices report.solids report.scene report.quality_plots report.charts report.page report.comparison report.render",
-    "report.export",
-    "protocols study experiment experiment.cells experiment.check experiment.slices experiment.models",
+    "report.pieces report.export",
+    "protocols study_settings study experiment experiment.cells experiment.check experiment.slices experiment.models",
     "cli.options cli.scores cli.bringing cli.preparing cli.learning cli.asking cli.looking",
     "cli.detecting cli.separating cli.results cli.whole cli.console cli __main__",
 ]
@@ -345,8 +345,9 @@ PUBLIC = {
     "sparsem.report.boxes": "BoxLayer box_layers_of box_plots edges_of legend_of_boxes",
     "sparsem.report.slices": "level_of_width scale_bar slice_pictures",
     "sparsem.report.page": "Report ReportSettings report",
-    "sparsem.study": (
-        "AnnotateStep ExportStep ImportStep ReportStep ScoreStep StudyResult StudySettings TrainStep demo read_study run structures_of"
+    "sparsem.study": ("StudyResult demo run"),
+    "sparsem.study_settings": (
+        "AnnotateStep ExportStep ImportStep RenderStep ReportStep ScoreStep StudySettings TrainStep read_study separation_of structures_of"
     ),
 }
 

@@ -33,7 +33,7 @@ from tests.test_measure import SHAPE, tissue_of
 pytestmark = pytest.mark.xdist_group("report")  # one process makes the sample and its page
 
 AGAIN = Execution(overwrite=True, quiet=True)
-SMALL = ReportSettings(slices=5, triangles=6000)
+SMALL = ReportSettings(slice_count=5, triangles=6000)
 MEASURES = MeasureSettings(least_voxels=8, spectrum_sizes=3, protrusion_nm=60)
 
 

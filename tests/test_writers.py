@@ -1,6 +1,7 @@
 """What other programs open comes back as it went: every format, several structures in one file, and onto the raw image."""
 
 from pathlib import Path
+from typing import Any
 
 import nrrd
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 import scipy.io
 import tifffile
 
-from sparsem.annotations import read_annotation
-from sparsem.errors import InputError
+from sparsem.annotations import read_annotation, write_annotation
+from sparsem.errors import InputError, SampleError
 from sparsem.execution import Execution
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.prepare.align import AlignSettings, align
@@ -139,6 +140,65 @@ def test_results_go_back_onto_the_raw_image(found: Sample, tmp_path: Path, capsy
     put(found, "labels/everywhere", raw, 7)
     export(found, ["everywhere"], tmp_path / "c.tif", ExportSettings(onto="aligned"), Execution())
     assert "'aligned' shows places that everywhere was not made on" in capsys.readouterr().err
+
+
+def test_chosen_slices_are_written_in_their_order(found: Sample, tmp_path: Path) -> None:
+    raw = found.image("raw").read(slice(None))
+    path = export(found, ["raw"], tmp_path / "a.tif", ExportSettings(slices=(9, 0, 3)))
+    assert np.array_equal(open_source(path).stack[0:3], raw[[9, 0, 3]])
+    together = export(found, ["nucleus", "nucleolus"], tmp_path / "b.seg.nrrd", ExportSettings(slices=(9,)))
+    assert open_source(together).stack.shape == (1, *raw.shape[1:])
+    with pytest.raises(InputError, match="Slice 19 is beyond the last one of raw, 18"):
+        export(found, ["raw"], tmp_path / "c.tif", ExportSettings(slices=(0, 19)))
+    with pytest.raises(InputError, match=r"--slices chooses voxels; a \.glb has none"):
+        export(found, ["nucleus"], tmp_path / "c.glb", ExportSettings(slices=(0,)))
+
+
+def test_an_annotation_comes_back_as_it_was_drawn(found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = found.volume("truth", "cells").read(slice(None)).astype(np.uint32)
+    numbers[:, :10] = 77
+    write_annotation(found, "neurons", [2, 9, 12], [numbers[z] for z in (2, 9, 12)], ignore=77)
+    path = export(found, ["annotations/neurons"], tmp_path / "a.tif", on=Execution())
+    note = " ".join(capsys.readouterr().err.split())
+    assert "the slices are 2,9,12; 'annotate import' takes them with --slices 2,9,12 --ignore 77" in note
+    import_annotation(found, "again", path, AnnotationSettings(slices="2,9,12", ignore=77))
+    first, second = read_annotation(found, "neurons"), read_annotation(found, "again")
+    assert first.z == second.z
+    assert np.array_equal(first.labels[0:3], second.labels[0:3])
+    some = export(found, ["annotations/neurons"], tmp_path / "b.tif", ExportSettings(slices=(12, 2)))
+    assert np.array_equal(open_source(some).stack[0:2], numbers[[12, 2]])
+    refused: list[tuple[list[str], dict[str, Any], str]] = [
+        (["annotations/neurons"], {"slices": (3,)}, "Slice 3 of annotations/neurons is not annotated; annotated are 2, 9, 12"),
+        (["annotations/neurons"], {"onto": "raw"}, "leave --onto away"),
+        (["annotations/neurons", "nucleus"], {}, "An annotation is written alone"),
+    ]
+    for names, settings, sentence in refused:
+        with pytest.raises(InputError, match=sentence):
+            export(found, names, tmp_path / "c.nrrd", ExportSettings(**settings))
+    with pytest.raises(SampleError, match="no annotations/neuron; did you mean 'neurons'"):
+        export(found, ["annotations/neuron"], tmp_path / "c.tif")
+
+
+def test_several_structures_of_one_annotation_are_written_with_their_numbers(found: Sample, tmp_path: Path) -> None:
+    numbers = np.zeros((96, 128), np.uint16)
+    numbers[10:20, 10:20], numbers[30:40, 30:40] = 1, 2
+    tifffile.imwrite(tmp_path / "both.tif", np.stack([numbers, numbers]), photometric="minisblack")
+    classes = {"granule": (1,), "droplet": (2,)}
+    import_annotation(found, "both", tmp_path / "both.tif", AnnotationSettings(slices="2,9", classes=classes))
+    path = export(found, ["annotations/both"], tmp_path / "a.tif")
+    assert np.array_equal(open_source(path).stack[0:2], np.stack([numbers, numbers]))
+
+
+def test_voxels_that_alignment_moved_are_reported(found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    align(found, AlignSettings())
+    shape = found.image("aligned").shape
+    put(found, "labels/nucleus", np.zeros(shape, np.uint8), 7, made_on=("aligned", found.image("aligned").fingerprint))
+    export(found, ["nucleus"], tmp_path / "a.tif", on=Execution())
+    note = " ".join(capsys.readouterr().err.split())
+    assert f"lies on the pixels of 'aligned' ({shape[1]} x {shape[2]})" in note
+    assert "not on those of the raw stack (96 x 128); --onto raw carries it there" in note
+    export(found, ["raw"], tmp_path / "b.tif", on=Execution())
+    assert "lies on the pixels" not in capsys.readouterr().err
 
 
 def test_what_cannot_be_written(found: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

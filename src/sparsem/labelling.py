@@ -29,6 +29,7 @@ from sparsem.label_volumes import keep_table, labels_block, reading_of
 from sparsem.numbering import numbering_of, slices_of
 from sparsem.progress import tell
 from sparsem.settings import Settings
+from sparsem.slice_lists import SliceChoice
 from sparsem.stage import Stage
 from sparsem.store.readers import open_source
 from sparsem.store.readers.placement import placed
@@ -45,7 +46,7 @@ class AnnotationSettings(Settings):
     dataset: str | None = Field(
         None, description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several"
     )
-    slices: str | None = Field(
+    slices: SliceChoice | None = Field(
         None,
         description="labeled slices: 0,13,26 or 10-20, 'all', or 'non-empty' (those that hold a "
         "label); not needed where file names carry the number",

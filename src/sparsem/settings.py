@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from sparsem.errors import SettingsError
 
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SLICES = " slices"  # ending of the keys of a record that hold a fingerprint for each slice
 
 
@@ -100,7 +101,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         SettingsError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        # Windows' editors and PowerShell open a file with a byte order mark, which TOML does not know.
+        return tomllib.loads(content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"Cannot read the settings file {path}: {error.strerror or error}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

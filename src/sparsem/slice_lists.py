@@ -1,6 +1,9 @@
 """Lists of slices as a user writes them: numbers and ranges, ``0,13,26`` or ``10-20,40``."""
 
 import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 MAX_SLICES = 1_000_000
 RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
@@ -37,3 +40,21 @@ def parsed_slices(text: str) -> list[int]:
             raise ValueError(f"slice {number} is given twice in '{text}'")
         seen.add(number)
     return numbers
+
+
+def _as_text(value: Any) -> Any:
+    """A number, or a list of numbers and ranges, as one text; anything else stays."""
+    parts = [value] if isinstance(value, int) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, int | str) for part in parts):
+        return value
+    return ",".join(map(str, parts))
+
+
+def _as_numbers(value: Any) -> Any:
+    text = _as_text(value)
+    return tuple(parsed_slices(text)) if isinstance(text, str) else value
+
+
+# Every field of settings that takes slices has one of these types, so that all take 5, [0, 9] and "10-20,40".
+SliceNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_numbers)]
+SliceChoice = Annotated[str, BeforeValidator(_as_text)]  # or a word, such as "non-empty" or "all"

@@ -12,100 +12,49 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pydantic import ConfigDict, Field
 
 from sparsem import __version__
 from sparsem.annotations import UNKNOWN, outputs_of_cells
 from sparsem.cells.identify import Tracked, TrackSettings, track
-from sparsem.cells.segment import CellsSettings, cells
-from sparsem.constrain import ConstrainSettings, Roles, constrain, release
+from sparsem.cells.segment import cells
+from sparsem.constrain import Roles, constrain, release
 from sparsem.contents import CONSTRAINED, result_of
 from sparsem.detect.score import Judged
-from sparsem.detect.whole import DetectStep, detect
-from sparsem.errors import ResumeError, SettingsError
+from sparsem.detect.whole import detect
+from sparsem.errors import ResumeError
 from sparsem.execution import HERE, Execution
 from sparsem.geometry import evenly_spaced
 from sparsem.ingest import ImportSettings, import_stack
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.learn.folds import Promise, train_and_promise
 from sparsem.learn.settings import TrainSettings
-from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, predict
-from sparsem.prepare.align import Alignment, AlignSettings, align
-from sparsem.prepare.denoise import DenoiseSettings, denoise
-from sparsem.prepare.equalize import EqualizeSettings, equalize
-from sparsem.quality.stack import QualitySettings, quality
+from sparsem.predict import predict
+from sparsem.prepare.align import Alignment, align
+from sparsem.prepare.denoise import denoise
+from sparsem.prepare.equalize import equalize
+from sparsem.quality.stack import quality
+from sparsem.report.export import ExportSettings, export
 from sparsem.report.figures import ComparedCells, ComparedSlice, cells_beside_truth, comparison, dice_along_z
 from sparsem.report.page import ReportSettings, report
+from sparsem.report.render import RenderSettings, render
 from sparsem.score.against import Scores, ScoreSettings, score
-from sparsem.settings import Settings, parse, read_toml
+from sparsem.settings import Settings
 from sparsem.stage import fingerprint_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import json_bytes, write_atomically
 from sparsem.store.writers import write_tiff
+from sparsem.study_settings import (
+    ExportStep,
+    RenderStep,
+    ReportStep,
+    ScoreStep,
+    StudySettings,
+    read_study,
+    separation_of,
+)
 from sparsem.truth import truth_of
-
-
-class ImportStep(ImportSettings):
-    """[import]: the stack."""
-
-    source: str = Field(description="file, folder or glob of the stack")
-
-
-class AnnotateStep(AnnotationSettings):
-    """[annotate.NAME]: labelled slices of a structure."""
-
-    source: str = Field(description="folder of masks, or labelled volume")
-
-
-class TrainStep(TrainSettings):
-    """[train]: the network."""
-
-    out: str = Field("model.safetensors", description="the checkpoint to write")
-
-
-class ScoreStep(ScoreSettings):
-    """[score.NAME]: truth, where somebody has it."""
-
-    truth: str = Field(description="labelled volume")
-
-
-class ReportStep(ReportSettings):
-    """[report]: the page."""
-
-    out: str = Field("report.html", description="the page to write")
-
-
-class ExportStep(Settings):
-    """[export]: labels as TIFF."""
-
-    folder: str = Field("results", description="where NAME.tif are written")
-
-
-class StudySettings(Settings):
-    """A study.toml: paths are relative to the file."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    sample: str = Field(description="the sample to make, NAME.zarr")
-    import_: ImportStep = Field(alias="import", description="the stack")
-    align: AlignSettings | None = Field(None, description="every slice put over its neighbours; annotations move along")
-    equalize: EqualizeSettings | None = Field(None, description="brightness evened out")
-    denoise: DenoiseSettings | None = Field(None, description="noise taken away; stages then read the denoised image")
-    quality: QualitySettings | None = Field(None, description="every slice looked at, of the raw image unless another is named")
-    annotate: dict[str, AnnotateStep] = Field({}, description="labelled slices by structure")
-    train: TrainStep = Field(TrainStep(), description="the network")
-    predict: PredictSettings = Field(PredictSettings(), description="prediction")
-    cells: CellsSettings | None = Field(None, description="separation of cells; runs where [train] has cells = NAME")
-    track: TrackSettings | None = Field(None, description="tracking of protrusions")
-    detect: DetectStep | None = Field(None, description="organelles in boxes; without [annotate.NAME] nothing else is looked for")
-    score: dict[str, ScoreStep] = Field({}, description="truth by structure")
-    constrain: ConstrainSettings | None = Field(None, description="biological constraints")
-    measure: MeasureSettings | None = Field(None, description="measures of every object and cell")
-    export: ExportStep | None = Field(None, description="TIFF files")
-    report: ReportStep | None = Field(None, description="everything on one page")
 
 
 @dataclass(frozen=True)
@@ -121,40 +70,6 @@ class StudyResult:
     alignment: Alignment | None = None
     promises: tuple[Promise, ...] = ()
     boxes: Judged | None = None
-
-
-def read_study(path: str | Path) -> StudySettings:
-    """Read and check a study file.
-
-    Raises:
-        SettingsError: it cannot be read, has an unknown key or a value out of range.
-    """
-    path = Path(path)
-    study = parse(StudySettings, read_toml(path), path.name)
-    if not (study.annotate or study.detect):
-        raise SettingsError(f"{path.name}: nothing is to be found; name labelled slices, [annotate.NAME], or boxes, [detect].")
-    cells = study.train.cells
-    if (study.cells or study.track) and not cells:
-        raise SettingsError(f"{path.name}: [cells] and [track] need a network that knows cells; add cells = 'cells' to [train].")
-    if study.cells and study.cells.cells != cells:
-        raise SettingsError(f"{path.name}: [cells] separates '{study.cells.cells}', but [train] learns '{cells}'; give both one name.")
-    if study.track and study.track.cells not in (TrackSettings().cells, _separation(study).name):
-        raise SettingsError(f"{path.name}: [track] follows '{study.track.cells}', but cells are separated as '{_separation(study).name}'.")
-    known = list(study.train.structure) or ([] if cells else structures_of(study))
-    known += [*outputs_of_cells(cells), _separation(study).name] if cells else []
-    missing = [name for name in study.score if name not in known]
-    if missing:
-        raise SettingsError(f"{path.name}: [score.{missing[0]}] has no structure to score; trained are {', '.join(known)}.")
-    return study
-
-
-def _separation(study: StudySettings) -> CellsSettings:
-    return study.cells or CellsSettings(cells=study.train.cells or "cells")
-
-
-def structures_of(study: StudySettings) -> list[str]:
-    """Every structure that a study annotates."""
-    return [name for key, step in study.annotate.items() for name in (list(step.classes) or [key])]
 
 
 def run(path: str | Path, on: Execution = HERE) -> StudyResult:
@@ -180,16 +95,15 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     volumes += masked
     tracked = None
     if study.train.cells:
-        separation = _separation(study)
+        separation = separation_of(study)
         volumes += cells(sample, separation, on)
         tracked = track(sample, (study.track or TrackSettings()).model_copy(update={"cells": separation.name}), on)
         volumes.append(f"labels/{separation.name}")
-    folder = here / study.export.folder if study.export else None
     names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
     cell = study.train.cells
-    on_the_way = {*outputs_of_cells(cell), f"{_separation(study).name}-regions"} if cell else set()
+    on_the_way = {*outputs_of_cells(cell), f"{separation_of(study).name}-regions"} if cell else set()
     results = [name for name in names if name not in on_the_way]
-    called = {"cells": _separation(study).name} if study.train.cells else {}
+    called = {"cells": separation_of(study).name} if study.train.cells else {}
     if study.constrain:
         constrain(sample, study.constrain.model_copy(update=called), on)
     elif any(name.endswith(CONSTRAINED) for name in sample.names("labels")):
@@ -197,7 +111,9 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     if study.measure:
         measure(sample, study.measure.model_copy(update=called), on)
     scores = {name: _scored(sample, here, name, step, on) for name, step in study.score.items()}
-    files = [_export(sample, name, folder / f"{name}.tif", on) for name in results] if folder else []
+    files = [_exported(sample, name, here, study.export, on) for name in results] if study.export else []
+    if study.render:
+        files.append(_rendered(sample, here, study.render.model_copy(update=called), on))
     if study.report:
         files.append(_report(sample, here, study, study.report.model_copy(update=called), on))
     return StudyResult(sample, model, tuple(volumes), tracked, scores, tuple(files), alignment, tuple(promises), judged)
@@ -245,10 +161,23 @@ def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Executio
     return score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on)
 
 
-def _export(sample: Sample, name: str, path: Path, on: Execution) -> Path:
+def _exported(sample: Sample, name: str, here: Path, step: ExportStep, on: Execution) -> Path:
     """Export the labels that count, as TIFF."""
-    volume = result_of(sample, name)
-    return _written_once(sample, name, path, volume.fingerprint, lambda: write_tiff(volume, path, overwrite=True, quiet=on.quiet), on)
+    path, settings = here / step.folder / f"{name}.tif", ExportSettings(onto=step.onto)
+    made_from = result_of(sample, name).fingerprint
+    if step.onto is not None:
+        made_from = fingerprint_of({"labels": made_from, "onto": step.onto, "image": sample.image(step.onto).fingerprint})
+    again = replace(on, overwrite=True)
+    return _written_once(sample, name, path, made_from, lambda: export(sample, [name], path, settings, again), on)
+
+
+def _rendered(sample: Sample, here: Path, step: RenderStep, on: Execution) -> Path:
+    """The picture, made again when any labels were."""
+    settings: RenderSettings = _plain(RenderSettings, step)
+    path, again = here / step.out, replace(on, overwrite=True)
+    labels = {name: sample.volume("labels", name).fingerprint for name in sample.names("labels")}
+    made_from = fingerprint_of({"labels": labels, "settings": settings.model_dump(mode="json"), "version": __version__})
+    return _written_once(sample, f"render-{path.stem}", path, made_from, lambda: render(sample, path, settings, again), on)
 
 
 def _report(sample: Sample, here: Path, study: StudySettings, step: ReportStep, on: Execution) -> Path:

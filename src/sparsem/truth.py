@@ -31,6 +31,7 @@ from sparsem.label_numbers import (
 from sparsem.label_volumes import WIDE_BYTES
 from sparsem.numbering import numbering_of, slices_of
 from sparsem.settings import Settings
+from sparsem.slice_lists import SliceChoice
 from sparsem.store.readers import open_source
 from sparsem.store.readers.file_names import Number
 from sparsem.store.readers.placement import placed
@@ -54,7 +55,7 @@ class TruthSettings(Settings):
         None,
         description="key of the ground truth inside a Zarr group, an HDF5 or a MATLAB file; number of the image in a TIFF with several",
     )
-    slices: str | None = Field(
+    slices: SliceChoice | None = Field(
         None,
         description="the slices that the ground truth labels: 3,10,17 or 10-20, or 'non-empty', or 'all' "
         "(slices without a label are background); not needed where file names carry the number, "

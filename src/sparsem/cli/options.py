@@ -119,6 +119,8 @@ def _separated(value: Any, about: FieldInfo) -> Any:
 
 def _command_line_type(annotation: Any) -> Any:
     """How a field's type is given in a shell: tuples of fixed length as that many words, other collections word by word."""
+    if typing.get_origin(annotation) is Annotated:
+        return _command_line_type(typing.get_args(annotation)[0])
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return _command_line_type(next(one for one in typing.get_args(annotation) if one is not type(None)))
     if typing.get_origin(annotation) is dict:

@@ -113,7 +113,8 @@ def render(
 def export(
     path: SamplePath,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="a structure, probabilities/NAME, images/NAME, raw, or a table")
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="a structure, annotations/NAME, probabilities/NAME, images/NAME, raw, or a table"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj")

@@ -11,6 +11,7 @@ from sparsem.cells.segment import CellsSettings, Way, cells
 from sparsem.execution import HERE, Execution
 from sparsem.score.against import ScoreSettings, score
 from sparsem.settings import Settings
+from sparsem.slice_lists import SliceChoice
 from sparsem.store.sample import Sample
 
 ALL_WAYS: tuple[Way, ...] = get_args(Way)[::-1]
@@ -23,7 +24,7 @@ class ExperimentSettings(Settings):
     way: tuple[Way, ...] = Field(ALL_WAYS, description="a way of separating cells; repeat it for each; all of them if not given")
     least_voxels: int = Field(0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells")
     dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group")
-    truth_slices: str | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
+    truth_slices: SliceChoice | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
 
 
 def cells_compared(

@@ -23,6 +23,7 @@ from sparsem.models import count_parameters, model_class
 from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z
 from sparsem.score.overlap import average_dice
+from sparsem.slice_lists import SliceChoice
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.truth import TruthSettings
@@ -41,7 +42,7 @@ class ModelsSettings(LearnSettings):
     )
     minutes: float | None = Field(None, gt=0, description="every training takes as long, on this machine; else --updates each")
     dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group or an HDF5 file")
-    truth_slices: str | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
+    truth_slices: SliceChoice | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
 
 
 @dataclass(frozen=True, kw_only=True)

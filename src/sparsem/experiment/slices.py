@@ -18,6 +18,7 @@ from sparsem.learn.train import train
 from sparsem.progress import tell
 from sparsem.report.figures import dice_along_z, dice_by_labelled
 from sparsem.score.overlap import average_dice, pooled
+from sparsem.slice_lists import SliceChoice
 from sparsem.store.sample import Sample
 from sparsem.truth import TruthSettings
 
@@ -33,7 +34,7 @@ class SlicesSettings(LearnSettings):
     )
     repeats: int = Field(3, ge=1, description="trainings of each kind, with other seeds and other slices")
     dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group or an HDF5 file")
-    truth_slices: str | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
+    truth_slices: SliceChoice | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
 
 
 @dataclass(frozen=True, kw_only=True)

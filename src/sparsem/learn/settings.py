@@ -6,6 +6,7 @@ from pydantic import Field
 
 from sparsem.models.device import Precision
 from sparsem.settings import Settings
+from sparsem.slice_lists import SliceNumbers
 
 
 class CourseSettings(Settings):
@@ -63,14 +64,14 @@ class TrainSettings(LearnSettings):
         None, description="an annotation of objects that touch: its NAME-interior and NAME-boundary are learnt, beside any --structure"
     )
     boundary_nm: float | None = Field(None, gt=0, description="width of the boundary of --cells; three pixels of the network if not given")
-    slices: tuple[int, ...] = Field((), description="learn from these of the labelled slices only; from all of them if not given")
+    slices: SliceNumbers = Field((), description="learn from these of the labelled slices only; from all of them if not given")
     folds: int = Field(
         0, ge=0, description="train so many times more, each time without some labelled slices, and tell the Dice that is reached there"
     )
     validation_slices: int = Field(
         0, ge=0, description="number of labeled slices, evenly spaced, held out to choose the best weights and to report their Dice"
     )
-    validate_on: tuple[int, ...] = Field((), description="the labeled slices to hold out, by number, instead of --validation-slices")
+    validate_on: SliceNumbers = Field((), description="the labeled slices to hold out, by number, instead of --validation-slices")
     also: tuple[str, ...] = Field((), description="--semi: a sample without labels to learn from as well; repeat it for more")
     both: bool = Field(False, description="--semi cps: write the other network too, as NAME.second.safetensors")
     validate_every: int = Field(100, ge=1, description="updates between two validations")

@@ -19,6 +19,7 @@ from sparsem.quality.picture import METRICS, Picture, tables
 from sparsem.quality.reference import REFERENCE
 from sparsem.quality.statistics import Correlation, Difference, difference, holm, least_p, pearson, spearman
 from sparsem.settings import Settings, parse, read_toml
+from sparsem.slice_lists import SliceNumbers
 
 FACTORS = ("protocol", "tissue", "microscope")
 SURE = 0.05  # p, corrected for all tests, below which a difference is called one
@@ -34,7 +35,7 @@ class GroupStep(Settings):
     reference: tuple[str, ...] = Field((), description="what they are compared with, one for each file, or a pattern")
     resin: tuple[str, ...] = Field((), description="masks of resin, one for each file, or a pattern")
     box: tuple[int, int, int, int] | None = Field(None, description="rows and columns of resin: top left bottom right")
-    slices: tuple[int, ...] = Field((), description="of stacks, the slices to look at; all if not given")
+    slices: SliceNumbers = Field((), description="of stacks, the slices to look at; all if not given")
 
     @property
     def name(self) -> str:

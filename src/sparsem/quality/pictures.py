@@ -26,7 +26,7 @@ from sparsem.quality.learnt import loaded
 from sparsem.quality.picture import Picture, Tile, Weights, measured, tables
 from sparsem.quality.resin import Box, Resin, area_of_boxes, area_of_polygon, overlay, proposal
 from sparsem.settings import Settings
-from sparsem.slice_lists import parsed_slices
+from sparsem.slice_lists import SliceNumbers
 from sparsem.stage import BlockResult, Stage, fingerprint_of
 from sparsem.store.readers import open_source
 from sparsem.store.readers.source import Source
@@ -44,18 +44,9 @@ class PicturesSettings(Settings):
     resin: tuple[str, ...] = Field((), description="mask of resin, one for each; repeat it")
     box: tuple[int, int, int, int] | None = Field(None, description="rows and columns of resin: top left bottom right")
     polygon: tuple[float, ...] = Field((), description="corners of resin: y,x,y,x,...")
-    slices: tuple[int, ...] = Field((), description="slices of stacks to measure, such as 0,9 or 10-20; all if not given")
+    slices: SliceNumbers = Field((), description="slices of stacks to measure, such as 0,9 or 10-20; all if not given")
     tile: int = Field(1024, ge=64, description="edge of the tiles, px")
     weights: str | None = Field(None, description="folder with the files of BRISQUE and DISTS; torch's own if not given")
-
-    @field_validator("slices", mode="before")
-    @classmethod
-    def _as_numbers(cls, value: object) -> object:
-        if isinstance(value, str):
-            return parsed_slices(value)
-        if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
-            return parsed_slices(",".join(map(str, value)))
-        return value
 
     @field_validator("polygon")
     @classmethod

@@ -3,7 +3,6 @@
 import json
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,17 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.contents import result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.measure.settings import results_of
-from sparsem.progress import Meter, tell
+from sparsem.progress import Meter
 from sparsem.report.layers import layers_of
+from sparsem.report.pieces import named_piece, pieces_of
 from sparsem.report.solids import Solid, solids_of, whole_box
 from sparsem.settings import Settings
-from sparsem.store.frame import MovedStack, covers
+from sparsem.slice_lists import SliceNumbers
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Volume
-from sparsem.store.writers import WRITERS, Piece, appearing, several, write_volume
+from sparsem.store.writers import WRITERS, appearing, write_volume
 
 MESHES = (".glb", ".stl", ".obj")
 TABLES = (".csv", ".parquet")
@@ -37,6 +35,7 @@ class ExportSettings(Settings):
 
     cells: str = Field("cells", description="name of the cells: a mesh of its own for each")
     onto: str | None = Field(None, description="carry voxels onto the pixels of this image, such as raw, if alignment moved them")
+    slices: SliceNumbers = Field((), description="write only these slices, in this order: 0,13,26 or 10-20")
     mvoxels: float = Field(48, gt=0, description="million voxels a mesh is made from; beyond that a coarser level is read")
     triangles: int = Field(0, ge=0, description="triangles a structure, about; 0 for all")
 
@@ -49,8 +48,8 @@ def export(
     Args:
         sample: as it is.
         names: for voxels (TIFF, NRRD, HDF5, MIB) a structure (constrained, if it was), ``labels/NAME``, ``probabilities/NAME``,
-            ``images/NAME``, ``truth/NAME`` or ``raw``, for NRRD and MIB also several structures; for CSV and Parquet a table; for meshes
-            (GLB, STL, OBJ) one or more structures.
+            ``images/NAME``, ``truth/NAME``, ``annotations/NAME`` (its annotated slices) or ``raw``, for NRRD and MIB also several
+            structures; for CSV and Parquet a table; for meshes (GLB, STL, OBJ) one or more structures.
         path: NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj; it appears when it is complete.
         settings: on whose pixels; how meshes are made: a unit of theirs is 1 µm, and x, y, z lie as in the stack.
         on: ``overwrite`` replaces a file.
@@ -67,56 +66,18 @@ def export(
     if path.exists() and not on.overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     if ending not in (*MESHES, *LABEL_MAPS) and len(names) != 1:
-        got = f"got {len(names)}: {', '.join(names)}" if names else f"none was named. There are {', '.join(_pieces(sample))}"
+        got = f"got {len(names)}: {', '.join(names)}" if names else f"none was named. There are {', '.join(pieces_of(sample))}"
         raise InputError(f"A {ending} holds one piece of a sample; {got}.")
     if settings.onto is not None and ending not in WRITERS:
         raise InputError(f"--onto moves voxels; a {ending} has none.")
+    if settings.slices and ending not in WRITERS:
+        raise InputError(f"--slices chooses voxels; a {ending} has none.")
     if ending in MESHES:
         return _write_meshes(sample, names, path, settings, on)
     if ending in TABLES:
         return _write_table(sample, names[0], path)
-    return write_volume(_piece(sample, names, settings.onto, on.quiet), path, on.overwrite, on.quiet)
-
-
-def _piece(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) -> Piece:
-    """One volume, or several masks together; on the pixels of another image if that is asked for."""
-    if not names:
-        raise InputError("Nothing was named; expected a structure, images/NAME, probabilities/NAME, truth/NAME or raw.")
-    plains = [name.rpartition("/")[2] for name in names]
-    alike = len(set(plains)) < len(plains)
-    volumes = {name if alike else plain: _volume(sample, name) for name, plain in zip(names, plains, strict=True)}
-    no_mask = [name for name, volume in volumes.items() if len(volumes) > 1 and not _is_labels(volume)]
-    if no_mask:
-        raise InputError(
-            f"Several pieces in one file are masks, the first of them 1, the second 2; '{no_mask[0]}' is none: write it alone."
-        )
-    plain, first = next(iter(volumes.items()))
-    of_mask = first.dtype == np.uint8 and first.directory.parent.name == "labels"
-    piece = several(volumes) if len(volumes) > 1 else Piece.of(first, {plain: 1} if of_mask else {})
-    if onto is None:
-        return piece
-    here, there = sample.frame(first), sample.frame(sample.image(onto))
-    motions = here.seen_from(there)
-    if not covers(here.shape, there.shape, motions):
-        tell(f"Note: '{onto}' shows places that {', '.join(names)} was not made on; they are 0.", quiet)
-    return replace(piece, stack=MovedStack(piece.stack, motions, there.shape))
-
-
-def _pieces(sample: Sample) -> list[str]:
-    """What may be named."""
-    folders = [f"{folder}/{name}" for folder in ("images", "probabilities", "truth") for name in sample.names(folder)]
-    return [*sample.names("labels"), *folders, *(["raw"] if sample.has_image else [])]
-
-
-def _is_labels(volume: Volume) -> bool:
-    return volume.directory.parent.name in ("labels", "truth")
-
-
-def _volume(sample: Sample, name: str) -> Volume:
-    folder, _, plain = name.rpartition("/")
-    if folder not in ("", "labels", "probabilities", "images", "truth"):
-        raise InputError(f"'{name}' is not part of a sample; expected NAME, probabilities/NAME, images/NAME, truth/NAME or raw.")
-    return sample.volume(folder, plain) if folder else sample.image("raw") if plain == "raw" else result_of(sample, plain)
+    piece = named_piece(sample, names, settings.onto, settings.slices, on.quiet)
+    return write_volume(piece, path, on.overwrite, on.quiet)
 
 
 def viewers(sample: Sample, cells: str = "cells") -> dict[str, str]:

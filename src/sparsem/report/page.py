@@ -34,6 +34,7 @@ from sparsem.report.slices import slice_pictures
 from sparsem.report.view import Plot, View
 from sparsem.report.warnings import Notice, dice_of, notices
 from sparsem.settings import Settings, named_values
+from sparsem.slice_lists import SliceChoice
 from sparsem.store.sample import Sample, now
 from sparsem.store.slice_use import ROLES
 from sparsem.store.volume import Volume, write_atomically
@@ -52,10 +53,10 @@ class ReportSettings(Settings):
     structure: tuple[str, ...] = Field((), description="structure to show; repeat it for each; every result if not given")
     cells: str = Field("cells", description="name of the cells")
     truth: dict[str, str] = Field({}, description="NAME=VOLUME, ground truth to show next to the result; repeat it for each")
-    truth_slices: dict[str, str] = Field(
+    truth_slices: dict[str, SliceChoice] = Field(
         {}, description="NAME=SLICES, the slices that it labels: 3,10,17, 'non-empty', or 'all'; not needed if every slice holds a label"
     )
-    slices: int = Field(24, ge=1, description="slices to leaf through, of all samples together")
+    slice_count: int = Field(24, ge=1, description="slices to leaf through, of all samples together")
     pixels: int = Field(900, ge=64, description="longest edge of a slice")
     triangles: int = Field(240_000, ge=100, description="triangles of the 3D scenes, of all samples together")
 
@@ -157,7 +158,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     view.labelled = {name: list(z) for name, z in annotated_structures(sample).items()}
     if image:
         view.aligned = next((one for one in line if f"alignment_{one}" in sample.tables), "")
-        numbers = _shown_slices(image.shape[0], max(3, settings.slices // of), layers)
+        numbers = _shown_slices(image.shape[0], max(3, settings.slice_count // of), layers)
         fitting = [one for one in layers if one.labels is None or one.labels.shape == image.shape]
         problems += [
             Notice(f"{one.name} has the shape {one.labels.shape}, its image {image.shape}: it is not laid over the slices.", True)

@@ -24,7 +24,7 @@ from sparsem.label_volumes import keep_table
 from sparsem.regions import Overlaps, added, overlaps
 from sparsem.score.instances import dice_of_cells, instance_scores, without_small
 from sparsem.score.overlap import NO_OUTLINE, OutlineCount, Overlap, average_dice, outline_count, overlap, pooled
-from sparsem.slice_lists import parsed_slices
+from sparsem.slice_lists import SliceChoice, parsed_slices
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
@@ -39,22 +39,17 @@ class ScoreSettings(TruthSettings):
     """What is compared with what."""
 
     labels: str | None = Field(None, description="the labels to compare; if not given NAME-constrained where there are any, else NAME")
-    trained_slices: str | None = Field(
+    trained_slices: SliceChoice | None = Field(
         None,
         description="slices that the labels were trained on, as 3,10,17 or 'none', where the sample does not know: labels made elsewhere",
     )
     instances: bool = Field(False, description="compare cell by cell too: Dice per cell, adapted Rand error, VOI, PQ, AP")
     least_voxels: int = Field(0, ge=0, description="with --instances: smaller objects count as background, in labels and ground truth")
 
-    @field_validator("trained_slices", mode="before")
-    @classmethod
-    def _as_one_text(cls, value: object) -> object:
-        return ",".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
-
     @field_validator("trained_slices")
     @classmethod
     def _is_a_list(cls, value: str | None) -> str | None:
-        if value not in (None, "none"):
+        if value not in (None, "", "none"):
             parsed_slices(value)
         return value
 
@@ -151,7 +146,7 @@ def score(
     stated = settings.trained_slices
     use = slice_use_of(sample, settings.labels or name)
     if stated is not None:
-        use = SliceUse(() if stated == "none" else tuple(sorted(parsed_slices(stated))))
+        use = SliceUse(() if stated in ("", "none") else tuple(sorted(parsed_slices(stated))))
     scores = Scores(slices, use, cells, settings.least_voxels, outline)
     sample.write_table(f"scores_{name}", score_table(scores))
     if cells:
