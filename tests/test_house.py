@@ -141,8 +141,8 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan tell_reading voxel_of",
     "sparsem.annotations": (
-        "LabelledSlices annotated_structures annotation_of_output annotations_on drawn_on_image file_numbers forget_aside inside_of "
-        "kept_labels outputs_of_cells read_annotation record_origin restore_annotation write_annotation"
+        "LabelledSlices annotated_structures annotation_names annotation_of_output annotations_on drawn_on_image file_numbers "
+        "forget_aside inside_of kept_labels outputs_of_cells read_annotation record_origin restore_annotation write_annotation"
     ),
     "sparsem.label_numbers": (
         "Renumbering Special extended is_any_of mark_among numbers_in refuse_smeared renumbered unchanged whole_numbers"
@@ -266,7 +266,7 @@ PUBLIC = {
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),
     "sparsem.numbering": "numbering_of slices_of",
-    "sparsem.contents": "describe outdated remove result_of",
+    "sparsem.contents": "describe older_than_annotation outdated remove result_of",
     "sparsem.constrain": "ConstrainSettings Constrained Roles Rule allowed constrain most_probable release rules_of",
     "sparsem.measure.moments": "Moments combined compacted moments",
     "sparsem.measure.surface": "Surface reach slice_surface surface",

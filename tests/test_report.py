@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsem.annotations import write_annotation
 from sparsem.constrain import constrain, release
 from sparsem.contents import describe
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import Execution
-from sparsem.geometry import VoxelSize
+from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
@@ -26,7 +27,10 @@ from sparsem.report.mesh import Mesh
 from sparsem.report.page import ReportSettings, report
 from sparsem.report.slices import scale_bar, slice_pictures
 from sparsem.score.against import score
+from sparsem.settings import Settings
+from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind
 from tests.conftest import copy_of, drawn, put
 from tests.test_measure import SHAPE, tissue_of
 
@@ -327,3 +331,17 @@ def test_the_page_fits_a_telephone(browser: Any, page: Path) -> None:
     until(lambda: browser.execute_script("return document.querySelectorAll('.stack img').length"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_labels_older_than_their_annotation_are_named(own_tissue: Sample) -> None:
+    truth = own_tissue.volume("truth", "nucleus").read(slice(None))
+    write_annotation(own_tissue, "seen", [0, 9], [truth[0], truth[9]])
+    with Stage(own_tissue, "made", Settings(), {}, [own_tissue.image().like("labels/seen", np.uint8, Kind.LABELS, None)]) as stage:
+        stage.map(_zeros, own_tissue.image().blocks())
+    assert describe(own_tissue)["older"] == []
+    write_annotation(own_tissue, "seen", [0, 9, 12], [truth[z] for z in (0, 9, 12)], overwrite=True)
+    assert describe(own_tissue)["older"] == ["labels/seen"]
+
+
+def _zeros(block: ZBlock) -> BlockResult:
+    return {"labels/seen": np.zeros((block.own.stop - block.own.start, 96, 128), np.uint8)}, {}

@@ -94,7 +94,8 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
     """
     found = _by_structure(sample)
     if structure not in found:
-        raise SampleError(f"{sample.path.name} has no annotation of '{structure}'{nearest(structure, found)}")
+        how = "" if found else f" 'sparsem annotate import {sample.path.name} {structure} MASKS' brings one in."
+        raise SampleError(f"{sample.path.name} has no annotation of '{structure}'{nearest(structure, found)}{how}")
     name, about = found[structure]
     labels = kept_labels(sample, name)
     ids = tuple(about["classes"].get(structure, ()))
@@ -157,6 +158,11 @@ def annotation_of_output(output: str) -> str:
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
     """Every structure that is annotated, with its slice numbers."""
     return {structure: tuple(about["z"]) for structure, (_, about) in _by_structure(sample).items()}
+
+
+def annotation_names(sample: Sample) -> dict[str, str]:
+    """Return for every annotated structure the NAME of its ``annotations/NAME``."""
+    return {structure: name for structure, (name, _) in _by_structure(sample).items()}
 
 
 def drawn_on_image(sample: Sample, image: str) -> list[str]:

@@ -131,7 +131,8 @@ def constrain(sample: Sample, settings: ConstrainSettings = ConstrainSettings(),
     """
     names = [name for name in (settings.nucleus, settings.nucleolus, *settings.cytoplasm) if name in sample.names("labels")]
     if not names:
-        raise SampleError(f"{sample.path.name} has none of {settings.nucleus}, {settings.nucleolus}, {', '.join(settings.cytoplasm)}.")
+        wanted = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))
+        raise SampleError(f"{sample.path.name} has no labels of any of {wanted}; run 'sparsem predict {sample.path.name} MODEL' first.")
     labels = {name: sample.volume("labels", name) for name in names}
     predicted = set(sample.names("probabilities"))
     # Numbers of objects could not be given to voxels that a structure gains: numbered labels are certain, and only lose.

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from sparsem.annotations import annotated_structures, forget_aside
+from sparsem.annotations import annotated_structures, annotation_names, forget_aside
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
 from sparsem.stage import forget
@@ -21,7 +21,8 @@ BOXES = ("annotated_boxes_", "boxes_")  # how tables of boxes begin, which can b
 def describe(sample: Sample) -> dict[str, Any]:
     """What a sample holds and what was done to it: shape, voxel size, images, structures by folder, tables, history.
 
-    ``stale`` names what was made on an image that was replaced since, ``outdated`` the tables of labels that were.
+    ``stale`` names what was made on an image that was replaced since, ``outdated`` the tables of labels that were,
+    ``older`` labels that were made before their annotation got its newest slices.
     """
     names = sample.names("labels")
     image = sample.image("raw") if sample.has_image else sample.volume("labels", names[0])
@@ -45,6 +46,7 @@ def describe(sample: Sample) -> dict[str, Any]:
             for name in sample.names(folder)
             if _is_stale(sample, folder, name)
         ],
+        "older": older_than_annotation(sample),
         "outdated": [
             f"tables/{table}"
             for name in names
@@ -69,6 +71,21 @@ def _is_stale(sample: Sample, folder: str, name: str) -> bool:
     except SampleError:
         return True
     return False
+
+
+def older_than_annotation(sample: Sample) -> list[str]:
+    """Return the ``labels/NAME`` that were made before the annotation of their structure was last written."""
+    last: dict[str, int] = {}  # the entry of the history that wrote a piece last
+    for number, entry in enumerate(sample.history()):
+        last.update(dict.fromkeys(entry.get("outputs", ()), number))
+    annotation_of = annotation_names(sample)
+    older = []
+    for name in sample.names("labels"):
+        structure = name.removesuffix(CONSTRAINED).removesuffix("-objects")
+        drawn = last.get(f"annotations/{annotation_of.get(structure, structure)}", -1)
+        if drawn > last.get(f"labels/{name}", drawn):
+            older.append(f"labels/{name}")
+    return older
 
 
 def result_of(sample: Sample, name: str) -> Volume:

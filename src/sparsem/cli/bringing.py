@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from sparsem.annotations import annotated_structures, file_numbers, read_annotation
-from sparsem.cli.options import Outcome, SamplePath, command, lengths_in_words, size_in_words
+from sparsem.cli.options import Outcome, SamplePath, command, in_shell, lengths_in_words, size_in_words
 from sparsem.contents import describe
 from sparsem.contents import remove as _remove
 from sparsem.execution import Execution
@@ -38,7 +38,9 @@ def phantom(
     sample = _phantom(out, settings, on)
     truth = [f"truth/{name}" for name in sample.names("truth")]
     return Outcome(
-        [f"Wrote {out} with {', '.join(truth)} and tables/phantom_slices"], f"sparsem info {out}", {"sample": sample.path, "truth": truth}
+        [f"Wrote {out} with {', '.join(truth)} and tables/phantom_slices"],
+        f"sparsem info {in_shell(out)}",
+        {"sample": sample.path, "truth": truth},
     )
 
 
@@ -63,17 +65,19 @@ def import_(
         lines = [f"Wrote {out}/labels/{labels} ({kind}{lies})"]
         if f"label_ids_{labels}" in made.tables:
             lines.append(f"Numbers beyond 32 bits were replaced; tables/label_ids_{labels} holds both")
-        return Outcome(lines, f"sparsem measure {out}", {"sample": made.path, "labels": labels, "reading": kind})
+        return Outcome(lines, f"sparsem measure {in_shell(out)}", {"sample": made.path, "labels": labels, "reading": kind})
     sample = import_stack(source, out, settings, on)
     image = sample.image("raw")
     count = min(7, image.shape[0] - len(image.repeated))
     if image.sizes:
         told = f"Wrote {out}: {image.shape[0]} pictures of up to {size_in_words(image.shape[1:])} px ({', '.join(image.names)})"
         data = {"sample": sample.path, "pictures": image.names, "sizes": image.sizes, "voxel_nm": list(image.voxel_size)}
-        return Outcome([told], f"sparsem detect import {out} --source BOXES", data)
+        return Outcome([told], f"sparsem detect import {in_shell(out)} --source BOXES", data)
+    made_sample = in_shell(out)
     return Outcome(
         [f"Wrote {out}: {size_in_words(image.shape)} voxels of {lengths_in_words(image.voxel_size)} nm"],
-        f"sparsem annotate suggest {out} -n {count}; if slices drift or flicker, first sparsem align {out} and sparsem equalize {out}",
+        f"sparsem annotate suggest {made_sample} -n {count}; if slices drift or flicker, first sparsem align {made_sample} "
+        f"and sparsem equalize {made_sample}",
         {"sample": sample.path, "shape": image.shape, "voxel_nm": list(image.voxel_size)},
     )
 
@@ -112,7 +116,8 @@ def annotate_import(
         lines.append(f"Taken by the numbers of the stack's files: {number} is slice {first}. If masks count slices: --first-number 0")
     separated = f"{name}-regions" in sample.names("labels")
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
-    following = f"sparsem cells {path} --overwrite" if separated else f"sparsem train {path}{learn} --out model.safetensors"
+    again, first = f"cells {in_shell(path)} --overwrite", f"train {in_shell(path)}{learn} --out model.safetensors"
+    following = f"sparsem {again if separated else first}"
     brought = f" ({', '.join(found)})" if list(found) != [name] else ""
     return Outcome(
         [f"Wrote annotations/{name}{brought}, drawn on the image '{about['image']}'", *lines],
@@ -139,7 +144,7 @@ def annotate_suggest(
     found = _suggest(sample, name, settings, on)
     return Outcome(
         [f"Label next ({found.by}): {_slices_in_words(sample, found.z)}"],
-        f"sparsem annotate import {path} {name or 'NAME'} MASKS{' --add' if labelled else ''}",
+        f"sparsem annotate import {in_shell(path)} {name or 'NAME'} MASKS{' --add' if labelled else ''}",
         {"slices": list(found.z), "by": found.by},
     )
 
@@ -209,6 +214,7 @@ def info(path: SamplePath, *, on: Execution) -> Outcome:
     lines += [f"annotated: {name} on {len(z)} slices ({', '.join(map(str, z))})" for name, z in data["annotations"].items()]
     lines += [f"{folder}: {', '.join(data[folder])}" for folder in ("probabilities", "labels", "truth", "tables") if data[folder]]
     lines += [f"{one} was made on an image that was replaced since: make it again" for one in data["stale"]]
+    lines += [f"{one} is older than its annotation: train, predict, and make it again" for one in data["older"]]
     lines += [f"{one} is of other labels, or another image, than those that count now: make it again" for one in data["outdated"]]
     lines += [f"{entry['finished']}  {entry['stage']}" for entry in data["history"]]
     return Outcome(lines, data=data)
@@ -226,4 +232,4 @@ def remove(
     Example: sparsem remove liver.zarr annotations/nucelus
     """
     _remove(Sample.open(path), pieces)
-    return Outcome([f"Removed {path}/{piece}" for piece in pieces], f"sparsem info {path}", {"removed": pieces})
+    return Outcome([f"Removed {path}/{piece}" for piece in pieces], f"sparsem info {in_shell(path)}", {"removed": pieces})

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.cli.scores import box_data, box_lines
 from sparsem.constrain import Roles
 from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
@@ -39,7 +39,7 @@ def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -
     lines.append(f"in {found.pictures} annotated images{small}")
     for name, count in found.incomplete.items():
         lines.append(f"without {count} image{'s' if count != 1 else ''} not completely annotated with {name}")
-    given = " ".join(map(str, samples))
+    given = " ".join(map(in_shell, samples))
     data = {"boxes": found.boxes, "pictures": found.pictures, "small": found.small, "left_out": found.left_out}
     data["incomplete"] = found.incomplete
     parted = " --split picture" if len(samples) == 1 else ""
@@ -64,7 +64,7 @@ def detect_train(
     told = "".join(f"; AP50 of {name} {value:.3f} on held-out pictures" for name, value in held.items())
     lines = [f"Wrote {out}: finds {', '.join(recipe.structures)}{told}", f"Wrote {log_path(out)}"]
     data = {"detector": out, "structures": recipe.structures, "training": recipe.training, "counts_from": recipe.counts_from}
-    return Outcome(lines, f"sparsem detect predict {samples[0]} {out}", data)
+    return Outcome(lines, f"sparsem detect predict {in_shell(samples[0])} {in_shell(out)}", data)
 
 
 @command(DetectSettings, spread=True)
@@ -88,7 +88,7 @@ def detect_predict(
         for name, kept in found.items()
     ]
     following = "score" if can_be_scored(sample) else "masks" if any(objects.values()) else "count"
-    return Outcome(lines, f"sparsem detect {following} {path}", {"sample": path, "objects": objects})
+    return Outcome(lines, f"sparsem detect {following} {in_shell(path)}", {"sample": path, "objects": objects})
 
 
 @command(DetectScoreSettings)
@@ -116,7 +116,7 @@ def detect_masks(path: SamplePath, *, settings: MasksSettings, on: Execution) ->
         for volume, name in zip(made.volumes, made.boxes, strict=True)
     ]
     data = {"sample": path, "volumes": made.volumes, "boxes": made.boxes, "visible": made.visible}
-    return Outcome(lines, f"sparsem measure {path}", data)
+    return Outcome(lines, f"sparsem measure {in_shell(path)}", data)
 
 
 def _visible(boxes: int, visible: int) -> str:
@@ -142,7 +142,7 @@ def detect_constrain(
         return Outcome([f"Removed tables/{name}" for name in removed] or ["There was nothing to undo"], data={"removed": removed})
     gone = constrain_boxes(sample, settings)
     lines = [f"{name}: {count} objects contradict biology and do not count" for name, count in gone.items()]
-    return Outcome(lines, f"sparsem detect score {path}", {"gone": gone})
+    return Outcome(lines, f"sparsem detect score {in_shell(path)}", {"gone": gone})
 
 
 @command(SummarySettings)

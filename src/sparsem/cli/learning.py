@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.cli.scores import promise_line, score_data, score_lines, validation_lines
 from sparsem.execution import Execution
 from sparsem.learn.files import log_path
@@ -44,7 +44,7 @@ def train(
     ]
     return Outcome(
         lines,
-        f"sparsem predict {samples[0]} {out}",
+        f"sparsem predict {in_shell(samples[0])} {in_shell(out)}",
         {
             "model": out,
             "structures": recipe.structures,
@@ -74,7 +74,7 @@ def predict(
     of_cells = [one.removesuffix("-boundary").rsplit("/", 1)[-1] for one in written if one.endswith("-boundary")]
     return Outcome(
         [f"Wrote {path}/{volume}, of the image '{read}'" for volume in written],
-        f"sparsem cells {path} --cells {of_cells[0]}" if of_cells else f"sparsem export {path} {name} {name}.tif",
+        f"sparsem cells {in_shell(path)} --cells {of_cells[0]}" if of_cells else f"sparsem export {in_shell(path)} {name} {name}.tif",
         {"sample": sample.path, "volumes": written},
     )
 
@@ -107,4 +107,5 @@ def denoise(path: SamplePath, *, settings: DenoiseSettings, on: Execution) -> Ou
     """
     sample = Sample.open(path)
     name = _denoise(sample, settings, on)
-    return Outcome([f"Wrote {path}/images/{name}"], f"sparsem quality {path} --image {name}", {"sample": sample.path, "image": name})
+    following = f"sparsem quality {in_shell(path)} --image {name}"
+    return Outcome([f"Wrote {path}/images/{name}"], following, {"sample": sample.path, "image": name})

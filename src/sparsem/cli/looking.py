@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.cli.scores import MOST_LISTED
 from sparsem.execution import Execution
 from sparsem.protocols import compare_protocols
@@ -35,7 +35,7 @@ def quality_sample(path: SamplePath, *, settings: QualitySettings, on: Execution
     data = {"sample": sample.path, "image": found.image, "light": found.light, "medians": medians(found)}
     worst = [{"z": z, "light": one.light, "remarks": one.remarks} for z, one in found.worst()]
     table = f"Wrote {path}/tables/quality_{found.image}.parquet and .csv"
-    return Outcome([*quality_lines(found), table], f"sparsem report {path}", data | {"look_at": worst})
+    return Outcome([*quality_lines(found), table], f"sparsem report {in_shell(path)}", data | {"look_at": worst})
 
 
 def medians(found: Quality) -> dict[str, float]:

@@ -3,6 +3,9 @@
 import inspect
 import json
 import math
+import os
+import shlex
+import subprocess
 import traceback
 import types
 import typing
@@ -154,6 +157,11 @@ def _without_nan(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value.tolist()
+
+
+def in_shell(path: str | Path) -> str:
+    """Return a path as it is typed in a shell: in quotes if it holds a space or another character that means something there."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def size_in_words(shape: Sequence[int]) -> str:

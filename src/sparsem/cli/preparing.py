@@ -1,6 +1,6 @@
 """The commands that make an image better before anything is found in it."""
 
-from sparsem.cli.options import Outcome, SamplePath, command, size_in_words
+from sparsem.cli.options import Outcome, SamplePath, command, in_shell, size_in_words
 from sparsem.cli.scores import alignment_lines
 from sparsem.execution import Execution
 from sparsem.prepare.align import AlignSettings
@@ -22,7 +22,7 @@ def align(path: SamplePath, *, settings: AlignSettings, on: Execution) -> Outcom
     lines = [f"Wrote {path}/images/{found.image}: {size_in_words(shape)} voxels", *alignment_lines(found)]
     lines.append(f"Wrote {path}/tables/alignment_{found.image}.parquet and .csv")
     remarks = {"jumps": found.jumps, "bad": found.bad, "breaks": found.breaks}
-    return Outcome(lines, f"sparsem equalize {path}", {"sample": sample.path, "image": found.image, "shape": shape, **remarks})
+    return Outcome(lines, f"sparsem equalize {in_shell(path)}", {"sample": sample.path, "image": found.image, "shape": shape, **remarks})
 
 
 @command(EqualizeSettings, spread=True)
@@ -34,4 +34,5 @@ def equalize(path: SamplePath, *, settings: EqualizeSettings, on: Execution) -> 
     """
     sample = Sample.open(path)
     name = _equalize(sample, settings, on)
-    return Outcome([f"Wrote {path}/images/{name}"], f"sparsem annotate import {path} NAME MASKS", {"sample": sample.path, "image": name})
+    following = f"sparsem annotate import {in_shell(path)} NAME MASKS"
+    return Outcome([f"Wrote {path}/images/{name}"], following, {"sample": sample.path, "image": name})

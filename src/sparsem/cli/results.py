@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.constrain import Constrained, ConstrainSettings, release
 from sparsem.constrain import constrain as _constrain
 from sparsem.execution import Execution
@@ -45,7 +45,7 @@ def constrain(
         lines = _rule_lines(found)
     lines += [*(f"Wrote {path}/labels/{name}-constrained" for name in found.before), f"Wrote {path}/tables/constrained"]
     data = {"rules": [rule._asdict() for rule in found.rules], "before": dict(found.before), "after": dict(found.after)}
-    return Outcome(lines, f"sparsem measure {path}", data)
+    return Outcome(lines, f"sparsem measure {in_shell(path)}", data)
 
 
 def _rule_lines(found: Constrained) -> list[str]:
@@ -72,7 +72,7 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
         size = f"{row['volume_um3']:.4g} um3" if "volume_um3" in row else f"{row['area_um2']:.4g} um2"
         lines.append(f"{row['structure']}: {row['objects']} objects, {size}; {cut}{lost}{specks}")
     lines.append(f"Wrote {path}/tables/ {', '.join(found.tables)} (.parquet and .csv)")
-    return Outcome(lines, f"sparsem report {path} -o report.html", {"objects": dict(found.objects), "tables": found.tables})
+    return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", {"objects": dict(found.objects), "tables": found.tables})
 
 
 @command(ReportSettings)

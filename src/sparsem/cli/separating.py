@@ -5,7 +5,7 @@ from sparsem.cells.identify import track as _track
 from sparsem.cells.look import Look
 from sparsem.cells.segment import CellsSettings
 from sparsem.cells.segment import cells as _cells
-from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.execution import Execution
 from sparsem.store.sample import Sample
 
@@ -19,7 +19,7 @@ def cells(path: SamplePath, *, settings: CellsSettings, on: Execution) -> Outcom
     """
     written = _cells(Sample.open(path), settings, on)
     name = f" --cells {settings.name}" if settings.name != TrackSettings().cells else ""
-    return Outcome([f"Wrote {path}/{volume}" for volume in written], f"sparsem track {path}{name}", {"volumes": written})
+    return Outcome([f"Wrote {path}/{volume}" for volume in written], f"sparsem track {in_shell(path)}{name}", {"volumes": written})
 
 
 @command(TrackSettings, spread=True)
@@ -40,7 +40,7 @@ def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcom
         lines += ["", f"Where to look first ({len(found.look)} places in tables/look_{name}.csv):", *map(_place_line, found.look[:10])]
     data = {"cells": found.cells, "islands": found.islands, "unassigned": dict(found.unassigned)}
     data |= {"left_out": found.left_out, "left_out_um3": found.left_out_um3, "look": [one._asdict() for one in found.look]}
-    return Outcome(lines, f"sparsem export {path} {name} {name}.tif", data)
+    return Outcome(lines, f"sparsem export {in_shell(path)} {name} {name}.tif", data)
 
 
 def _unassigned_lines(found: Tracked) -> list[str]:

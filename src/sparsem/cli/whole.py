@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsem.cli.options import Outcome, command
+from sparsem.cli.options import Outcome, command, in_shell
 from sparsem.cli.scores import alignment_lines, box_data, box_lines, promise_line, score_data, score_lines
 from sparsem.execution import Execution
 from sparsem.study import StudyResult
@@ -47,7 +47,7 @@ def run(study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml"
     lines += [*score_lines(result.scores), *(box_lines(result.boxes) if result.boxes else [])]
     lines += [f"Wrote {result.sample.path}{model}", *(f"Wrote {path}" for path in result.files)]
     pages = [path for path in result.files if path.suffix in (".html", ".htm")]
-    following = f"open {pages[-1]} in a browser" if pages else f"sparsem info {result.sample.path}"
+    following = f"open {pages[-1]} in a browser" if pages else f"sparsem info {in_shell(result.sample.path)}"
     return Outcome(lines, following, _study_data(result))
 
 

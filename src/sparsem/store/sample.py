@@ -34,6 +34,12 @@ from sparsem.store.volume import Volume, json_bytes, read_attributes, write_atom
 
 FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
 
+MADE_BY = {  # the command that fills a folder, for who has none of it yet
+    "labels": "'sparsem predict {} MODEL' finds structures, with a model that 'sparsem train' makes.",
+    "probabilities": "'sparsem predict {} MODEL' writes them, with a model that 'sparsem train' makes.",
+    "images": "'sparsem align {0}', 'sparsem equalize {0}' and 'sparsem denoise {0}' make images.",
+}
+
 
 def checked_name(name: str) -> str:
     """A name that may become a folder in a sample.
@@ -99,7 +105,8 @@ class Sample:
             SampleError: there is none of that name; the nearest is named.
         """
         if name not in self.names(folder):
-            raise SampleError(f"{self.path.name} has no {folder}/{name}{nearest(name, self.names(folder))}")
+            how = f" {MADE_BY[folder].format(self.path.name)}" if folder in MADE_BY and not self.names(folder) else ""
+            raise SampleError(f"{self.path.name} has no {folder}/{name}{nearest(name, self.names(folder))}{how}")
         return Volume(self.path / folder / name)
 
     def image(self, name: str | None = None) -> Volume:
