@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +20,7 @@ from sparsem.measure.tables import measure
 from sparsem.report.export import NEUROGLANCER, ExportSettings, export, neuroglancer_state, viewers
 from sparsem.report.layers import layers_of
 from sparsem.report.mesh import Mesh, mesh_of, simplified
-from sparsem.report.render import RenderSettings, render
+from sparsem.report.render import RenderSettings, render, with_object
 from sparsem.report.solids import Cut, solids_of, whole_box
 from sparsem.store.sample import Sample
 from tests.bodies import body
@@ -70,9 +71,9 @@ def test_a_mesh_lies_where_its_body_does(voxel: tuple[float, float, float]) -> N
 
 def test_an_object_at_the_border_is_closed_there_and_nothing_makes_no_mesh() -> None:
     mesh = made(np.ones((6, 7, 8), bool), 3)
-    assert mesh.vertices.min() >= -0.1
-    assert (mesh.vertices.max(axis=0) <= (6.1, 7.1, 8.1)).all()
-    assert volume_of(mesh) == pytest.approx(6 * 7 * 8, rel=0.25)  # corners of so small a box are round
+    assert mesh.vertices.min() >= -0.2
+    assert (mesh.vertices.max(axis=0) <= (6.2, 7.2, 8.2)).all()
+    assert volume_of(mesh) == pytest.approx(6 * 7 * 8, rel=0.01)
     assert len(made(np.zeros((4, 5, 6), bool), 2).triangles) == 0
 
 
@@ -81,6 +82,23 @@ def test_what_is_one_voxel_thin_has_a_surface() -> None:
     rod[4, 4, 3:27] = True
     assert volume_of(made(sheet, 4)) > 100
     assert made(rod, 4).vertices[:, 2].max() - made(rod, 4).vertices[:, 2].min() == pytest.approx(24, abs=1)
+
+
+@pytest.mark.parametrize("voxel", [(1.0, 1.0, 1.0), (5.0, 1.0, 2.0)])
+def test_every_body_has_the_volume_of_its_voxels(voxel: tuple[float, float, float]) -> None:
+    """Small cubes, sheets and rods beside a ball, and a hollow one: what smoothing takes away of each is given back."""
+    bodies = [np.ones(shape, bool) for shape in ((1, 1, 1), (2, 2, 2), (3, 3, 3), (8, 8, 8), (1, 20, 20), (2, 20, 20), (1, 1, 20))]
+    bodies.append(body("ball", 16.0, (1.0, 1.0, 1.0)).mask)
+    hollow = body("ball", 16.0, (1.0, 1.0, 1.0)).mask.copy()
+    middle = np.array(hollow.shape) // 2
+    hollow[tuple(slice(one - 3, one + 3) for one in middle)] = False
+    for mask in (*bodies, hollow):
+        padded = np.pad(mask, 2)
+        assert volume_of(made(padded, 5, voxel)) == pytest.approx(mask.sum() * np.prod(voxel), rel=0.01)
+    together = np.zeros((30, 30, 60), bool)
+    together[2:4, 2:22, 2:22] = True
+    together[10:25, 5:20, 35:50] = True
+    assert volume_of(made(together, 7, voxel)) == pytest.approx(together.sum() * np.prod(voxel), rel=0.01)
 
 
 def test_fewer_triangles_keep_the_shape() -> None:
@@ -137,6 +155,10 @@ def test_one_object_is_drawn_close_and_cut(tissue_with_cells: Sample, tmp_path: 
     assert render(sample, tmp_path / "a.png", near).exists()
     with pytest.raises(InputError, match="has no object 9; it has 2"):
         render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus=9"}))
+    picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    render(sample, tmp_path / "whole.png", near.model_copy(update={"structure": ("nucleus", "nucleolus", "mitochondrion")}))
+    same = np.asarray(Image.open(tmp_path / "whole.png").convert("RGB")).astype(int)
+    assert np.abs(same - picture).mean() < 3  # a mitochondrion that is near lies in no nucleus; only the legend is the same
     with pytest.raises(InputError, match="expects NAME=NUMBER"):
         render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus"}))
 
@@ -214,3 +236,56 @@ def test_viewers_open_what_is_there(tissue_with_cells: Sample, tmp_path: Path) -
         place = urllib.parse.unquote(layer["source"].removeprefix("zarr3://http://localhost:9000/"))
         assert (sample.path.parent / place / "zarr.json").exists()
     shutil.rmtree(sample.path)
+
+
+def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
+    measure(sample, MeasureSettings(texture=False))
+    tables = {name: sample.read_table(name).to_pydict() for name in ("nucleus", "nucleolus", "mitochondrion")}
+    layers, _ = layers_of(sample, (), "cells", {})
+    of_nucleus = {one.name: one.only for one in with_object(sample, layers, ("nucleus", 2), "cells")}
+    held = [number for number, nucleus in zip(tables["nucleolus"]["object"], tables["nucleolus"]["nucleus"], strict=True) if nucleus == 2]
+    assert of_nucleus == {"cells": (tables["nucleus"]["cell"][1],), "nucleus": (2,), "nucleolus": tuple(held)}
+    of_cell = {one.name: one.only for one in with_object(sample, layers, ("cells", 300), "cells")}
+    inside = [
+        number for number, cell in zip(tables["mitochondrion"]["object"], tables["mitochondrion"]["cell"], strict=True) if cell == 300
+    ]
+    assert of_cell["mitochondrion"] == tuple(inside)
+    assert of_cell["cells"] == (300,)
+    assert len(inside) == 2
+    layer = next(one for one in with_object(sample, layers, ("mitochondrion", inside[0]), "cells") if one.name == "mitochondrion")
+    assert layer.labels is not None
+    (solid,) = solids_of(layer, whole_box(layer.labels), 1e9, 0)
+    row = tables["mitochondrion"]["object"].index(inside[0])
+    assert volume_of(solid.mesh) == pytest.approx(tables["mitochondrion"]["volume_um3"][row], rel=0.01)
+
+
+def test_specks_that_measure_left_out_are_in_no_file_either(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
+    smallest = sorted(measured_volumes(sample, MeasureSettings(texture=False)))
+    least = {"mitochondrion": (smallest[0] + smallest[1]) / 2}
+    again = measured_volumes(sample, MeasureSettings(texture=False, least_um3=least))
+    assert sorted(again) == pytest.approx(smallest[1:])
+    mask = tifffile.imread(export(sample, ["mitochondrion"], tmp_path / "a.tif"))
+    assert mask.dtype == np.uint8
+    assert mask.sum() * VOXEL.volume_um3 == pytest.approx(sum(again))
+    everything = tifffile.imread(export(sample, ["labels/mitochondrion"], tmp_path / "b.tif"))
+    assert everything.sum() * VOXEL.volume_um3 == pytest.approx(sum(smallest))
+    mesh = trimesh.load_mesh(export(sample, ["mitochondrion"], tmp_path / "a.stl"))
+    assert mesh.volume == pytest.approx(sum(again), rel=0.01)
+
+
+def measured_volumes(sample: Sample, settings: MeasureSettings) -> list[float]:
+    measure(sample, settings, AGAIN)
+    return list(sample.read_table("mitochondrion")["volume_um3"].to_pylist())
+
+
+def test_an_obj_has_its_colours_beside_it(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    path = export(tissue_with_cells, ["nucleus", "nucleolus"], tmp_path / "a.obj")
+    named = [line.split()[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("mtllib")]
+    assert named == ["a.mtl"]
+    colours = (tmp_path / "a.mtl").read_text(encoding="utf-8")
+    used = {line.split()[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("usemtl")}
+    assert used == {line.split()[1] for line in colours.splitlines() if line.startswith("newmtl")}
+    assert len(used) == 2
+    assert "http" not in path.read_text(encoding="utf-8") + colours

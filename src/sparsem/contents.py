@@ -111,6 +111,18 @@ def result_of(sample: Sample, name: str) -> Volume:
     return sample.volume("labels", f"{name}{CONSTRAINED}")
 
 
+def objects_of(sample: Sample, name: str) -> Volume | None:
+    """Return ``labels/NAME-objects``, the objects of a mask that ``measure`` counts, if they are of the labels that count.
+
+    Raises:
+        SampleError: as of ``result_of``.
+    """
+    if f"{name}-objects" not in sample.names("labels"):
+        return None
+    made_from = sample.last_settings(f"objects-{name}").get("input mask")
+    return sample.volume("labels", f"{name}-objects") if made_from == result_of(sample, name).fingerprint else None
+
+
 def outdated(sample: Sample, name: str, table: str) -> bool:
     """Whether a table is of something else than what is there now.
 

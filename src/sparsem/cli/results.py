@@ -9,6 +9,7 @@ from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.constrain import Constrained, ConstrainSettings, release
 from sparsem.constrain import constrain as _constrain
 from sparsem.execution import Execution
+from sparsem.measure.remarks import remark_lines
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure as _measure
 from sparsem.report.export import ExportSettings, viewers
@@ -63,7 +64,8 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
 
     tables/dictionary says what every column means. Example: sparsem measure liver.zarr
     """
-    found = _measure(Sample.open(path), settings, on)
+    sample = Sample.open(path)
+    found = _measure(sample, settings, on)
     lines = []
     for row in found.summary.to_pylist():
         lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
@@ -71,6 +73,7 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
         cut = f"{row['cut_by_edge']} cut by the border"
         size = f"{row['volume_um3']:.4g} um3" if "volume_um3" in row else f"{row['area_um2']:.4g} um2"
         lines.append(f"{row['structure']}: {row['objects']} objects, {size}; {cut}{lost}{specks}")
+        lines += remark_lines(sample, row["structure"], settings.cells)
     lines.append(f"Wrote {path}/tables/ {', '.join(found.tables)} (.parquet and .csv)")
     return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", {"objects": dict(found.objects), "tables": found.tables})
 

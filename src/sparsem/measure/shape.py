@@ -36,6 +36,9 @@ def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], en
     turned = np.where(
         major[np.arange(len(major)), np.abs(major).argmax(axis=1)] < 0, -1, 1
     )  # an axis has no sign: its largest part is positive
+    # Normals of bodies of a few voxels are those of rounder ones; no body has less surface than the ball of its volume.
+    of_balls = np.cbrt(36 * np.pi) * volumes ** (2 / 3)
+    areas = np.maximum(bounds.area, of_balls)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_radius = bounds.radius / bounds.area
         columns: Columns = {
@@ -49,13 +52,13 @@ def shape_columns(found: Moments, bounds: Surface, convex: NDArray[np.int64], en
             **{f"centroid_{axis}_um": (found.centroids[:, k] + 0.5) * edges[k] for k, axis in enumerate("zyx")},
             **{f"extent_{axis}_um": extents[:, k] for k, axis in enumerate("zyx")},
             "volume_um3": volumes,
-            "surface_um2": bounds.area,
+            "surface_um2": areas,
             "equivalent_diameter_um": np.cbrt(6 * volumes / np.pi),
             **{f"axis_{name}_um": axes[:, k] for k, name in enumerate(("major", "middle", "minor"))},
             **{f"axis_major_{axis}": major[:, k] * turned for k, axis in enumerate("zyx")},
             "convex_volume_um3": np.where(convex > 0, convex * voxel.volume_um3, np.nan),
             "solidity": np.where(convex > 0, found.voxels / convex, np.nan),
-            "sphericity": np.cbrt(np.pi) * (6 * volumes) ** (2 / 3) / bounds.area,
+            "sphericity": of_balls / areas,
             "circular_variance": np.maximum(bounds.radius_squared / bounds.area - mean_radius**2, 0) / mean_radius**2,
             "box_fill": volumes / extents.prod(axis=1),
         }

@@ -125,12 +125,27 @@ def _write_meshes(sample: Sample, names: Sequence[str], path: Path, settings: Ex
             meter.step(one.name)
         if not solids:
             raise SampleError(f"There is nothing to write: {', '.join(names)} are empty in {sample.path.name}.")
-        whole = scene.to_mesh() if path.suffix.lower() == ".stl" else scene
-        content = whole.export(file_type=path.suffix.lower()[1:])
-        with appearing(path, overwrite=True) as unfinished:
-            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        if path.suffix.lower() == ".obj":
+            _write_obj(scene, path, on)
+        else:
+            whole = scene.to_mesh() if path.suffix.lower() == ".stl" else scene
+            with appearing(path, overwrite=True) as unfinished:
+                unfinished.write_bytes(whole.export(file_type=path.suffix.lower()[1:]))
         meter.step()
     return path
+
+
+def _write_obj(scene: Any, path: Path, on: Execution) -> None:
+    """Write a scene as Wavefront OBJ, and beside it the colours, which the format keeps in a file of their own."""
+    from trimesh.exchange.obj import export_obj
+
+    colours = path.with_suffix(".mtl")
+    text, files = export_obj(scene, return_texture=True, write_texture=False, mtl_name=colours.name, header=None)
+    for name, content in files.items():
+        with appearing(path.with_name(name), on.overwrite) as unfinished:
+            unfinished.write_bytes(content)
+    with appearing(path, overwrite=True) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def _trimesh(solid: Solid) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsem.contents import result_of
+from sparsem.contents import objects_of, result_of
 from sparsem.errors import SparsemError
 from sparsem.measure.settings import results_of
 from sparsem.report.figures import COLOURS, colour_of
@@ -22,6 +22,7 @@ class Layer:
         truth: ground truth of the same full resolution, if there is any.
         cells: whether each number gets a colour of its own.
         place: among the structures that have no colour of their own in the papers.
+        only: numbers of the objects that are shown; all if None.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Layer:
     truth: Truth | None
     cells: bool
     place: int = 0
+    only: tuple[int, ...] | None = None
 
     @property
     def colour(self) -> tuple[int, int, int]:
@@ -61,7 +63,7 @@ def layers_of(
     for name in names:
         labels: Volume | None = None
         try:
-            labels = result_of(sample, name)
+            labels = objects_of(sample, name) or result_of(sample, name)
         except SparsemError as error:
             problems.append(str(error))
             labels = sample.volume("labels", name) if name in sample.names("labels") else None  # as predicted, then

@@ -1,14 +1,17 @@
 """Surfaces of structures as triangles, made block by block without seams.
 
-The mask is smoothed a little and its surface of one half taken by marching cubes. Blocks share one slice of voxels, whose smoothed
-values are the same on both sides, so vertices on it are the same bit for bit and are joined. Beyond the volume lies outside, so meshes
-are closed. Vertices are (n, 3) z, y, x, in the unit of ``voxel``; triangles (m, 3) places of vertices, seen from outside counter-clockwise
-in a right-handed (x, y, z).
+The mask is smoothed a little and its surface of one half taken by marching cubes. Smoothing takes volume away, of small and thin bodies
+most of it, so every body is then moved along its normals until it has the volume of its voxels.
+
+Blocks share one slice of voxels, whose smoothed values are the same on both sides, so vertices on it are the same bit for bit and are
+joined. Beyond the volume lies outside, so meshes are closed. Vertices are (n, 3) z, y, x, in the unit of ``voxel``; triangles (m, 3)
+places of vertices, seen from outside counter-clockwise in a right-handed (x, y, z).
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import cc3d
 import fast_simplification
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,10 @@ from skimage.measure import marching_cubes
 SIGMA = 0.8  # voxels: less shows steps, more eats what is thin
 REACH = 3  # voxels that the smoothing looks at
 THIN = 0.55  # least value of a voxel of the mask: just above the surface
+
+STEP = 0.25  # by how many voxels a surface moves at once
+STEPS = 30
+CLOSE = 0.005  # part of its volume that a body may differ from its voxels
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,7 +58,61 @@ def mesh_of(read: ReadMask, shape: Sequence[int], voxel: Sequence[float], depth:
         slab = _smoothed(read, shape, start, stop + 1)
         parts.append((start, _marched(slab)))
     vertices, triangles = _welded(parts)
-    return Mesh((vertices + 0.5) * np.asarray(voxel, np.float64), triangles)
+    if not len(triangles):
+        return Mesh(vertices, triangles)
+    body, voxels = _bodies(vertices, read(0, shape[0]))
+    edges = np.asarray(voxel, np.float64)
+    return with_volumes(Mesh((vertices + 0.5) * edges, triangles), body, voxels * edges.prod(), STEP * edges.min())
+
+
+def with_volumes(mesh: Mesh, body: Ints, volumes: Floats, step: float) -> Mesh:
+    """Return the mesh with every body moved along its normals until it encloses its volume.
+
+    Args:
+        mesh: closed; of several bodies, each of one or more closed surfaces.
+        body: of every vertex, the place of its body in ``volumes``.
+        volumes: that the bodies are to have.
+        step: the most by which a vertex moves at once.
+    """
+    vertices, triangles = mesh.vertices.copy(), mesh.triangles
+    owner = body[triangles[:, 0]]
+    for _ in range(STEPS):
+        # In (x, y, z), in which triangles are counter-clockwise from outside.
+        a, b, c = (vertices[triangles[:, k]][:, ::-1] for k in range(3))
+        across = np.cross(b - a, c - a)
+        enclosed = np.bincount(owner, np.einsum("ij,ij->i", a, np.cross(b, c)) / 6, len(volumes))
+        area = np.bincount(owner, np.linalg.norm(across, axis=1) / 2, len(volumes))
+        lacks = volumes - enclosed
+        is_off = (np.abs(lacks) > CLOSE * volumes) & (area > 0)
+        if not is_off.any():
+            break
+        distance = np.where(is_off, np.clip(lacks / np.where(area > 0, area, 1), -step, step), 0)
+        normals = np.stack(
+            [sum(np.bincount(triangles[:, k], across[:, axis], len(vertices)) for k in range(3)) for axis in (2, 1, 0)], axis=1
+        )
+        lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+        vertices += distance[body][:, None] * normals / np.where(lengths > 0, lengths, 1)
+    return Mesh(vertices, triangles)
+
+
+def _bodies(vertices: Floats, mask: NDArray[np.bool_]) -> tuple[Ints, Floats]:
+    """Return for every vertex (in voxels) the body of the mask that it is on, and the voxels of every body."""
+    parts = cc3d.connected_components(np.ascontiguousarray(mask).view(np.uint8), connectivity=26)
+    last = np.array(mask.shape) - 1
+    body = np.zeros(len(vertices), np.int64)
+    low = np.floor(vertices).astype(np.int64)
+    # One of the eight voxels around it is of the mask; in the smoothed corner of a cavity one of those around these.
+    around = sorted(np.ndindex(4, 4, 4), key=lambda corner: max(abs(2 * one - 3) for one in corner))
+    for corner in around:
+        unknown = np.flatnonzero(body == 0)
+        if not unknown.size:
+            break
+        place = low[unknown] + corner - 1
+        is_inside = ((place >= 0) & (place <= last)).all(axis=1)
+        body[unknown] = np.where(is_inside, parts[tuple(np.clip(place, 0, last).T)], 0)
+    voxels = np.bincount(parts.ravel(), minlength=int(body.max(initial=0)) + 1).astype(np.float64)
+    voxels[0] = 0
+    return body, voxels
 
 
 def simplified(mesh: Mesh, triangles: int) -> Mesh:

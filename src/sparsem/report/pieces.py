@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotations import LabelledSlices, annotated_structures, kept_labels, read_annotation
-from sparsem.contents import result_of
+from sparsem.contents import objects_of, result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.progress import tell
 from sparsem.settings import nearest
@@ -51,6 +51,30 @@ class ChosenSlices:
         return np.concatenate([np.asarray(self.stack[plane : plane + 1]) for plane in planes])
 
 
+@dataclass(frozen=True)
+class AsMask:
+    """Numbered objects as a mask.
+
+    Attributes:
+        stack: (z, y, x) numbers, sliced along z.
+    """
+
+    stack: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        return tuple(self.stack.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a mask."""
+        return np.dtype(np.uint8)
+
+    def __getitem__(self, slices: slice) -> NDArray[np.uint8]:
+        return (np.asarray(self.stack[slices]) > 0).astype(np.uint8)
+
+
 def named_piece(sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool) -> Piece:
     """Return what ``names`` call: one volume or annotation, or several masks together.
 
@@ -82,15 +106,21 @@ def named_piece(sample: Sample, names: Sequence[str], onto: str | None, slices: 
 def _whole(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) -> Piece:
     plains = [name.rpartition("/")[2] for name in names]
     alike = len(set(plains)) < len(plains)
-    volumes = {name if alike else plain: _volume(sample, name) for name, plain in zip(names, plains, strict=True)}
+    # Of a structure that was measured the same objects are written as are in its table; "labels/NAME" is all that was predicted.
+    counted = {name: objects_of(sample, name) for name in names if "/" not in name}
+    whole = {name: counted.get(name) or _volume(sample, name) for name in names}
+    volumes = {name if alike else plain: whole[name] for name, plain in zip(names, plains, strict=True)}
     no_mask = [name for name, volume in volumes.items() if len(volumes) > 1 and not _is_labels(volume)]
     if no_mask:
         raise InputError(
             f"Several pieces in one file are masks, the first of them 1, the second 2; '{no_mask[0]}' is none: write it alone."
         )
     plain, first = next(iter(volumes.items()))
-    of_mask = first.dtype == np.uint8 and first.directory.parent.name == "labels"
+    is_counted = counted.get(names[0]) is not None
+    of_mask = is_counted or (first.dtype == np.uint8 and first.directory.parent.name == "labels")
     piece = several(volumes) if len(volumes) > 1 else Piece.of(first, {plain: 1} if of_mask else {})
+    if is_counted and len(volumes) == 1:
+        piece = replace(piece, stack=AsMask(piece.stack))
     if onto is None:
         tell(*_frame_note(sample, names, first, quiet))
         return piece

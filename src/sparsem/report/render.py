@@ -1,7 +1,8 @@
 """Stills and turntable videos of structures in 3D, drawn off-screen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from sparsem.contents import result_of
+from sparsem.contents import outdated, result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import HERE, Execution
 from sparsem.progress import Meter
-from sparsem.report.layers import layers_of
+from sparsem.report.layers import Layer, layers_of
 from sparsem.report.solids import Axis, Box, Cut, Solid, solids_of, whole_box
 from sparsem.settings import Settings, named_values
 from sparsem.store.sample import Sample
@@ -28,7 +29,7 @@ class RenderSettings(Settings):
 
     structure: tuple[str, ...] = Field((), description="structure to draw; repeat it for each; every result if not given")
     cells: str = Field("cells", description="name of the cells")
-    object: str | None = Field(None, description="NAME=NUMBER, draw only the box around that object, as numbered in its table")
+    object: str | None = Field(None, description="NAME=NUMBER, draw only that object of its table, what lies in it, and what it lies in")
     cut: Axis | None = Field(None, description="cut open across this axis, so that one sees inside: z, y or x")
     cut_at: float = Field(0.5, ge=0, le=1, description="where it is cut, as a part of the length")
     see_through: dict[str, float] = Field(
@@ -67,9 +68,12 @@ def render(sample: Sample, path: str | Path, settings: RenderSettings = RenderSe
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     layers, problems = layers_of(sample, settings.structure, settings.cells, {})
     there = [one for one in layers if one.labels]
-    if not there or there[0].labels is None:
+    first = there[0].labels if there else None
+    if first is None:
         raise SampleError(problems[0] if problems else f"{sample.path.name} has no labels to draw; run 'sparsem predict' first.")
-    box = _box_of(sample, settings) if settings.object else whole_box(there[0].labels)
+    chosen = _chosen(settings)
+    box = _box_of(sample, chosen) if chosen else whole_box(first)
+    there = with_object(sample, there, chosen, settings.cells) if chosen else there
     cut = Cut(settings.cut, settings.cut_at) if settings.cut else None
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.partial{ending}")
@@ -84,25 +88,60 @@ def render(sample: Sample, path: str | Path, settings: RenderSettings = RenderSe
             names = " or ".join(one.name for one in there)
             raise SampleError(f"There is nothing to draw in {sample.path.name}: no {names} lies in {where}.")
         legend = {one.name: one.colour for one in there if not one.cells} if len(there) > 1 else {}
-        size = (box[1] - box[0]) * np.array(there[0].labels.voxel_size.micrometres)
+        size = (box[1] - box[0]) * np.array(first.voxel_size.micrometres)
         _draw(solids, settings, frames, unfinished, meter, legend, size)
     unfinished.replace(path)
     return path
 
 
-def _box_of(sample: Sample, settings: RenderSettings) -> Box:
+def _box_of(sample: Sample, chosen: tuple[str, int]) -> Box:
     """Around one object, with a margin."""
-    name, _, number = str(settings.object).partition("=")
-    if not number.isdigit():
-        raise InputError(f"--object expects NAME=NUMBER, for example nucleus=3; got '{settings.object}'.")
-    table = sample.read_table(name).to_pydict()
-    ids = table.get("cell" if "object" not in table else "object", [])
-    if int(number) not in ids:
-        raise InputError(f"tables/{name} of {sample.path.name} has no object {number}; it has {len(ids)}, see tables/{name}.csv.")
-    row, volume = ids.index(int(number)), result_of(sample, name)
-    low, high = (np.array([table[f"{end}_{axis}"][row] for axis in "zyx"]) for end in ("first", "last"))
+    name, number = chosen
+    row, volume = _row_of(sample, name, number), result_of(sample, name)
+    low, high = (np.array([row[f"{end}_{axis}"] for axis in "zyx"]) for end in ("first", "last"))
     rim = np.ceil(MARGIN * (high - low) + 2).astype(np.int64)
     return np.maximum(low - rim, 0), np.minimum(high + 1 + rim, volume.shape)
+
+
+def _chosen(settings: RenderSettings) -> tuple[str, int] | None:
+    """Structure and number of the one object that is drawn; None if all are."""
+    if settings.object is None:
+        return None
+    name, _, number = settings.object.partition("=")
+    if not number.isdigit():
+        raise InputError(f"--object expects NAME=NUMBER, for example nucleus=3; got '{settings.object}'.")
+    return name, int(number)
+
+
+def _row_of(sample: Sample, name: str, number: int) -> Mapping[str, Any]:
+    table = sample.read_table(name)
+    ids = table["cell" if "object" not in table.column_names else "object"].to_pylist()
+    if number not in ids:
+        raise InputError(f"tables/{name} of {sample.path.name} has no object {number}; it has {len(ids)}, see tables/{name}.csv.")
+    if outdated(sample, name, "measure"):
+        raise SampleError(f"{name} has changed since it was measured; run 'sparsem measure {sample.path.name} --overwrite' first.")
+    return dict(table.slice(ids.index(number), 1).to_pylist()[0])
+
+
+def with_object(sample: Sample, layers: Sequence[Layer], chosen: tuple[str, int], cells: str) -> list[Layer]:
+    """Return the layers of an object, of what lies in it, and of what it lies in, by the tables of ``measure``; nothing else."""
+    name, number = chosen
+    row = _row_of(sample, name, number)
+    around = {cells: int(row.get("cell") or 0), "nucleus": int(row.get("nucleus") or 0)}
+    holds = {cells: "cell", "nucleus": "nucleus"}.get(name)
+    shown = []
+    for layer in layers:
+        if layer.name == name:
+            numbers = [number]
+        elif around.get(layer.name, 0):
+            numbers = [around[layer.name]]
+        else:
+            table = sample.read_table(layer.name) if layer.name in sample.tables else None
+            is_held = table is not None and holds in table.column_names
+            numbers = table["object"].to_numpy()[table[holds].to_numpy() == number].tolist() if table is not None and is_held else []
+        if numbers:
+            shown.append(replace(layer, only=tuple(numbers)))
+    return shown
 
 
 def _draw(

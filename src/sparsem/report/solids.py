@@ -62,16 +62,22 @@ def solids_of(layer: Layer, box: Box, voxels: float, triangles: int, cut: Cut | 
     piece = piece_around(labels, level, *box)
     voxel = labels.voxel_size_of(level).micrometres
     if layer.cells:
-        yield from _cells(_cut(piece.of(labels), cut), voxel, np.array(piece.low), triangles)
+        yield from _cells(_cut(_only(piece.of(labels), layer.only), cut), voxel, np.array(piece.low), triangles)
         return
     shape = tuple(b - a for a, b in zip(piece.low, piece.high, strict=True))
-    mesh = mesh_of(lambda first, last: _slab(labels, piece, first, last, cut), shape, voxel, SLAB)
+    mesh = mesh_of(lambda first, last: _slab(layer, piece, first, last, cut), shape, voxel, SLAB)
     yield Solid(layer.name, layer.colour, _placed(simplified(mesh, triangles) if triangles else mesh, piece.low, voxel))
 
 
-def _slab(labels: Volume, piece: Piece, first: int, last: int, cut: Cut | None) -> NDArray[np.bool_]:
+def _only(labels: NDArray[Any], numbers: Sequence[int] | None) -> NDArray[Any]:
+    return labels if numbers is None else np.where(np.isin(labels, numbers), labels, 0)
+
+
+def _slab(layer: Layer, piece: Piece, first: int, last: int, cut: Cut | None) -> NDArray[np.bool_]:
+    if layer.labels is None:
+        raise AssertionError(f"{layer.name} has no labels")
     part = Piece(piece.level, (piece.low[0] + first, *piece.low[1:]), (piece.low[0] + last, *piece.high[1:]))
-    return _cut(part.of(labels), cut, piece.high[0] - piece.low[0], first) > 0
+    return _cut(_only(part.of(layer.labels), layer.only), cut, piece.high[0] - piece.low[0], first) > 0
 
 
 def _cut(labels: NDArray[Any], cut: Cut | None, depth: int | None = None, first: int = 0) -> NDArray[Any]:

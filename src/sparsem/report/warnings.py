@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsem.box_tables import FOUND, masks_outdated
 from sparsem.contents import CONSTRAINED, outdated
+from sparsem.measure.remarks import remark_lines
 from sparsem.store.sample import Sample
 
 LOW_DICE = 0.8
@@ -33,7 +34,7 @@ def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
         *_quality(sample),
         *_unchecked(sample, structures, cells),
         *_of_other_boxes(sample, structures),
-        *_measured(sample, structures),
+        *_measured(sample, structures, cells),
         *_unassigned(sample, cells),
         *_constrained(sample),
         *_to_look_at(sample, cells),
@@ -123,13 +124,14 @@ def _of_other_boxes(sample: Sample, structures: list[str]) -> Iterator[Notice]:
             yield Notice(f"The masks of {name} were made of other boxes than those that count now; run 'sparsem detect masks' again.", True)
 
 
-def _measured(sample: Sample, structures: list[str]) -> Iterator[Notice]:
+def _measured(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:
     if "measured" not in sample.tables:
         yield Notice("Nothing was measured yet; run 'sparsem measure'.", True)
         return
     table = sample.read_table("measured").to_pylist()
     for row in table:
         yield from _of_structure(row)
+        yield from _of_objects(sample, row["structure"], cells)
         if outdated(sample, row["structure"], "measure"):
             yield Notice(f"{row['structure']} has changed since it was measured; run 'sparsem measure --overwrite'.", True)
     for name in sorted(set(structures) - {row["structure"] for row in table}):
@@ -153,6 +155,13 @@ def _unassigned(sample: Sample, cells: str) -> Iterator[Notice]:
         if notes.get("left_out"):
             count, volume = notes["left_out"], notes["left_out_um3"]
             yield Notice(f"{cells}: {count} smaller objects that meet no annotated cell ({volume:.3g} µm³ together) were left out.", False)
+
+
+def _of_objects(sample: Sample, name: str, cells: str) -> Iterator[Notice]:
+    """Specks among the objects, and lost slices that they cross."""
+    if name in sample.tables:
+        for line in remark_lines(sample, name, cells):
+            yield Notice(f"{line.replace('um3', 'µm³')}.", True)
 
 
 def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
