@@ -10,17 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsem.annotations import UNKNOWN, annotations_on, read_annotation, write_annotation
+from sparsem.cli.scores import alignment_lines
 from sparsem.errors import InputError, SampleError
 from sparsem.execution import Execution
 from sparsem.labelling import AnnotationSettings, import_annotation
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.tables import measure
 from sparsem.phantom import PhantomSettings, phantom
-from sparsem.prepare.align import Alignment, AlignSettings, align
+from sparsem.prepare.align import Alignment, AlignSettings, align, hardly_drifts
 from sparsem.prepare.equalize import EqualizeSettings, equalize
 from sparsem.report.export import export
 from sparsem.report.layers import layers_of
 from sparsem.report.page import ReportSettings, report
+from sparsem.report.warnings import notices
 from sparsem.score.against import ScoreSettings, score
 from sparsem.store.sample import Sample
 from sparsem.store.writers import write_tiff
@@ -335,3 +337,17 @@ def test_the_report_shows_how_far_slices_were_moved(aligned: tuple[Sample, Align
     bare = copy_of(sample, tmp_path / "bare.zarr")
     bare.remove_table("alignment_aligned")
     assert "Alignment:" not in report([bare.path], tmp_path / "b.html", ReportSettings(slice_count=3)).path.read_text(encoding="utf-8")
+
+
+def test_a_stack_that_hardly_drifts_is_recommended_to_stay(tmp_path: Path) -> None:
+    for drift_nm, is_close in ((1.0, True), (40.0, False)):
+        settings = PhantomSettings(shape=(12, 128, 160), voxel_nm=(20, 20, 20), drift_nm=drift_nm)
+        sample = phantom(tmp_path / f"{drift_nm}.zarr", settings)
+        found = align(sample)
+        assert found.hardly_drifts is is_close
+        assert any("Leave align out" in line for line in alignment_lines(found)) is is_close
+        assert any("work on the raw image" in one.text for one in notices(sample, [], "cells")) is is_close
+    assert not hardly_drifts(np.zeros((1, 2)))
+    moves = np.zeros((100, 2))
+    moves[::10] = 3
+    assert not hardly_drifts(moves)  # every tenth slice jumps

@@ -168,7 +168,7 @@ PUBLIC = {
     "sparsem.store.frame": "Frame MovedStack covers inverse joined moved rounded",
     "sparsem.prepare.registration": "Detail Registration coarse_shift correlations detail register rotation_nearest shrunk",
     "sparsem.prepare.drift": "Drift Link believed common_rectangle drift gaps groups",
-    "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table steps",
+    "sparsem.prepare.align": "AlignSettings Alignment RegisterSettings align alignment_table hardly_drifts steps",
     "sparsem.prepare.clahe": "locally_equalised",
     "sparsem.quality.spectrum": (
         "SliceSpectrum Stripes Texture autocorrelation sharpness spectrum_of stripes_by_direction texture_of tile_edge tiles_of"

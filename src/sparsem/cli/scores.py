@@ -123,7 +123,16 @@ def alignment_lines(found: "Alignment") -> list[str]:
         (found.breaks, "is", "are", "connected with nothing before", "from there the stack goes on as if it had not drifted"),
     )
     told = [(which, one if len(which) == 1 else many, what, then) for which, one, many, what, then in sentences if which]
-    return _moved_by(found) + _unsure(found) + [f"{_listed(which)} {verb} {what}: {then}" for which, verb, what, then in told]
+    places = [f"{_listed(which)} {verb} {what}: {then}" for which, verb, what, then in told]
+    return _moved_by(found) + _hardly_drifting(found) + _unsure(found) + places
+
+
+def _hardly_drifting(found: "Alignment") -> list[str]:
+    """A recommendation where there was next to nothing to align."""
+    if not found.hardly_drifts:
+        return []
+    seen = "Slices follow each other within a pixel, as those of an aligned stack do"
+    return [f"{seen}: if it was aligned before, oblique tissue passed for drift. Leave align out then, and work with --image raw."]
 
 
 def _unsure(found: "Alignment") -> list[str]:

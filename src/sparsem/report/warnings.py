@@ -75,6 +75,12 @@ def _aligned(sample: Sample) -> Iterator[Notice]:
     for image in sample.names("images"):
         if f"alignment_{image}" not in sample.tables:
             continue
+        if sample.table_notes(f"alignment_{image}").get("hardly_drifts"):
+            yield Notice(
+                f"{image}: slices follow each other within a pixel, as those of an aligned stack do. If the stack was aligned before, "
+                "oblique tissue passed for drift; work on the raw image then.",
+                True,
+            )
         table = sample.read_table(f"alignment_{image}").select(["z", "remark"]).to_pylist()
         for remark, (sentence, warning) in sentences.items():
             slices = [str(row["z"]) for row in table if remark in row["remark"].split()]
