@@ -84,6 +84,7 @@ def test_rules_tell_conflicts_and_losses() -> None:
     after = {"nucleus": drawn("11..") > 0, "mitochondrion": drawn("..1.") > 0, "lysosome": drawn("....") > 0}
     told = {(one.structure, one.reason): (one.conflicts, one.removed) for one in rules_of(before, after, drawn("111.") > 0, RULES)}
     assert told["mitochondrion", "in a nucleus"] == (1, 1)
+    assert told["nucleus", "also mitochondrion"] == (1, 0)
     assert told["mitochondrion", "also lysosome"] == (1, 0)
     assert told["lysosome", "also mitochondrion"] == (1, 1)
     assert told["mitochondrion", "in no cell"] == (1, 1)
@@ -115,6 +116,11 @@ def test_the_stage_writes_beside_what_was_predicted_and_can_be_taken_back(tmp_pa
     outside = (before["nucleolus"][0] > 0) & (before["nucleus"][0] == 0)
     assert row["conflicts_voxels"] == outside.sum()
     assert row["conflicts_um3"] == pytest.approx(outside.sum() * 1e-6)
+    for name in NAMES:  # whatever a structure lost has a row
+        lost = (before[name][0] > 0) & (result_of(sample, name).read(slice(None)) == 0)
+        rows = [one["removed_voxels"] for one in table if one["structure"] == name]
+        assert max(rows) <= lost.sum() <= sum(rows)
+    assert any(one["removed_voxels"] for one in table if one["structure"] == "nucleus")
     assert constrain(sample) == found  # done already, told again
     assert set(release(sample)) == {f"labels/{name}-constrained" for name in NAMES}
     assert result_of(sample, "nucleus").directory.name == "nucleus"
@@ -154,7 +160,10 @@ def test_what_changed_since_is_refused_and_says_so(tmp_path: Path) -> None:
 def test_missing_pieces_are_named(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
     put(sample, "", np.zeros(SHAPE, np.uint8))
-    with pytest.raises(SampleError, match="has none of nucleus, nucleolus, mitochondrion, endosome, lysosome"):
+    with pytest.raises(
+        SampleError,
+        match=r"has no labels of any of nucleus, nucleolus, mitochondrion, endosome, lysosome; run 'sparsem predict s\.zarr MODEL'",
+    ):
         constrain(sample)
 
 

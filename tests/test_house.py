@@ -35,12 +35,12 @@ LAYERS = [
     "prepare prepare.registration prepare.drift prepare.align prepare.clahe prepare.equalize",
     "prepare.unseen quality quality.spectrum quality.rings quality.sequence quality.verdict quality.resin quality.stack",
     "numbering origins drawings labelling truth",
-    "contents boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
+    "contents slice_roles boxes box_tables tiles tiles.context tiles.doubt tiles.targets tiles.augment tiles.sampling",
     "models.resunet models.unet models.unetplusplus models.fractal models.fractalresnet models.ceecnet models.senformer",
     "models.transunet models.setr models models.device models.checkpoint models.memory",
     "prepare.noise2void prepare.nonlocal_means prepare.denoise",
     "quality.reference quality.learnt quality.picture quality.pictures quality.statistics quality.compare",
-    "score score.overlap score.instances score.against score.boxes",
+    "score score.overlap score.instances score.islands score.against score.boxes",
     "learn learn.losses learn.settings learn.course learn.files learn.slices learn.supervised",
     "learn.validation learn.semi learn.train learn.folds",
     "inference predict suggest",
@@ -141,8 +141,9 @@ def test_files_and_functions_stay_small() -> None:
 PUBLIC = {
     "sparsem.ingest": "GreyLevels ImportSettings grey_of import_stack opened refuse_nan tell_reading voxel_of",
     "sparsem.annotations": (
-        "LabelledSlices annotated_structures annotation_names annotation_of_output annotations_on drawn_on_image file_numbers "
-        "forget_aside inside_of kept_labels outputs_of_cells read_annotation record_origin restore_annotation write_annotation"
+        "LabelledSlices annotated_structures annotation_names annotation_of_output annotations_on corrected_slices "
+        "drawn_on_image file_numbers "
+        "forget_aside inside_of kept_labels origin_of outputs_of_cells read_annotation record_origin restore_annotation write_annotation"
     ),
     "sparsem.label_numbers": (
         "Renumbering Special extended is_any_of mark_among numbers_in refuse_smeared renumbered unchanged whole_numbers"
@@ -261,7 +262,9 @@ PUBLIC = {
     "sparsem.experiment.slices": "Run SlicesFound SlicesSettings drawn slices_compared",
     "sparsem.experiment.cells": "ExperimentSettings cells_compared",
     "sparsem.score.overlap": "OutlineCount Overlap average_dice dice_of_sums outline_count overlap pooled",
-    "sparsem.score.against": "ScoreSettings Scores dice_table score score_table slice_use_of",
+    "sparsem.score.islands": "IslandCount island_count",
+    "sparsem.score.against": "ScoreSettings Scores dice_table score score_table",
+    "sparsem.slice_roles": "slice_use_of",
     "sparsem.report.figures": (
         "ComparedCells ComparedSlice cells_beside_truth cells_overlay colour_of comparison dice_along_z dice_by_labelled overlay shown"
     ),

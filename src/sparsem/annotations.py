@@ -160,6 +160,17 @@ def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
     return {structure: tuple(about["z"]) for structure, (_, about) in _by_structure(sample).items()}
 
 
+def origin_of(sample: Sample, structure: str) -> dict[int, Origin]:
+    """Return how the labels of every annotated slice of a structure came about; empty if it is not annotated, or that was not recorded."""
+    _, about = _by_structure(sample).get(structure, ("", {}))
+    return {int(z): origin for z, origin in about.get("origin", {}).items()}
+
+
+def corrected_slices(sample: Sample, structure: str) -> tuple[int, ...]:
+    """Return the annotated slices of a structure whose labels began as a prediction, ascending."""
+    return tuple(sorted(z for z, origin in origin_of(sample, structure).items() if origin == "corrected prediction"))
+
+
 def annotation_names(sample: Sample) -> dict[str, str]:
     """Return for every annotated structure the NAME of its ``annotations/NAME``."""
     return {structure: name for structure, (name, _) in _by_structure(sample).items()}

@@ -238,6 +238,7 @@ def _rules(found: Mapping[str, Mask], in_cell: Mask | None, settings: ConstrainS
     if len(nuclear) == 2:
         rules.append((settings.nucleolus, "outside nuclei", found[settings.nucleolus] & ~found[settings.nucleus]))
     rules += [(name, f"in a {where}", found[name] & found[where]) for name in others for where in nuclear]
+    rules += [(where, f"also {name}", found[name] & found[where]) for name in others for where in nuclear]  # either may lose them
     rules += [(one, f"also {other}", found[one] & found[other]) for pair in combinations(others, 2) for one, other in (pair, pair[::-1])]
     if in_cell is not None:
         rules += [(name, "in no cell", found[name] & ~in_cell) for name in others]

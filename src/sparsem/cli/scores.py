@@ -62,6 +62,11 @@ def _score_notes(name: str, found: Scores) -> list[str]:
         )
     elif not found.group("unseen"):
         notes.append(f"{name}: training used every compared slice, so the score does not show how good unseen slices are.")
+    if found.corrected:
+        notes.append(
+            f"{name}: the annotation of {_listed(found.corrected).lower()} began as a prediction; where the ground truth is that "
+            "annotation the score is too high."
+        )
     if found.is_copied:
         notes.append(
             f"{name}: {found.outline.fraction:.0%} of the outline of the ground truth is that of "
@@ -81,7 +86,8 @@ def _cell_lines(numbers: dict[str, float | None], title: str) -> list[str]:
         arand, split, merge, quality, half, mean = (shown[f"{key}_{where}"] for key in SCORES)
         errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
         ways.append(f"{where.upper()}: {errors}, PQ {quality}, AP50 {half}, mAP {mean}")
-    return [f"{title}  Dice of {numbers['cells']} cells {shown['dice_cells']}; {ways[0]}", f"{title}  {ways[1]}"]
+    of_islands = f", {shown['islands_right']} of the area of islands right" if numbers["islands_right"] is not None else ""
+    return [f"{title}  Dice of {numbers['cells']} cells {shown['dice_cells']}{of_islands}; {ways[0]}", f"{title}  {ways[1]}"]
 
 
 def score_data(found: Scores) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pyarrow.csv
 from pydantic import Field, field_validator
 
 from sparsem import __version__
-from sparsem.annotations import annotated_structures
+from sparsem.annotations import annotated_structures, corrected_slices
 from sparsem.box_tables import scores_outdated
 from sparsem.contents import outdated
 from sparsem.errors import InputError, SampleError, SparsemError
@@ -35,6 +35,7 @@ from sparsem.report.view import Plot, View
 from sparsem.report.warnings import Notice, dice_of, notices
 from sparsem.settings import Settings, named_values
 from sparsem.slice_lists import SliceChoice
+from sparsem.slice_roles import slice_use_of
 from sparsem.store.sample import Sample, now
 from sparsem.store.slice_use import ROLES
 from sparsem.store.volume import Volume, write_atomically
@@ -156,6 +157,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
     shown = [one.name for one in layers]
     view = View(sample.name, _facts(sample, image, layers), [], shown, colours=legend(layers), history=sample.history())
     view.labelled = {name: list(z) for name, z in annotated_structures(sample).items()}
+    view.labelled_words = {name: _labelled_in_words(sample, name, z) for name, z in view.labelled.items()}
     if image:
         view.aligned = next((one for one in line if f"alignment_{one}" in sample.tables), "")
         numbers = _shown_slices(image.shape[0], max(3, settings.slice_count // of), layers)
@@ -180,7 +182,7 @@ def _view(path: str | Path, settings: ReportSettings, of: int, others: Sequence[
         )
         old += [name for name in sample.tables if name.startswith("box_")]
     view.tables = {name: table for name, table in _tables(sample, problems).items() if name not in old}
-    view.dice = {one.name: told for one in layers if (told := _dice(view.tables.get(f"scores_{one.name}")))}
+    view.dice = {one.name: told for one in layers if (told := _scores_in_words(view.tables, one.name))}
     view.notices = [*problems, *notices(sample, [one.name for one in layers if one.labels], settings.cells)]
     meter.step("tables")
     return view
@@ -216,6 +218,42 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
         "extent": " × ".join(f"{n * edge / 1000:.3g}" for n, edge in zip(shape, voxel, strict=True)) + " µm",
         "image": sample.name_of_image(labels) if image else "none",
     }
+
+
+def _labelled_in_words(sample: Sample, name: str, z: Sequence[int]) -> str:
+    """How many slices are labelled, what training made of them, and how many began as a prediction."""
+    words = [f"{len(z)} {'slice' if len(z) == 1 else 'slices'}"]
+    use = slice_use_of(sample, name) if name in sample.names("labels") else None
+    if use is not None:
+        counts = {role: sum(use.role(one) == role for one in z) for role in ROLES}
+        if counts["trained"] != len(z):
+            told = {"trained": "trained on", "validated": "held out", "unseen": "not used"}
+            words.append(", ".join(f"{counts[role]} {told[role]}" for role in reversed(ROLES) if counts[role]))
+    corrected = len(corrected_slices(sample, name))
+    if corrected:
+        words.append(f"{corrected} corrected predictions")
+    return words[0] + (f" ({'; '.join(words[1:])})" if len(words) > 1 else "")
+
+
+def _scores_in_words(tables: Mapping[str, pa.Table], name: str) -> str:
+    """Return the Dice of a structure; of objects that were compared one by one first that of objects, and of islands."""
+    scores = tables.get(f"scores_{name}")
+    foreground = _dice(scores)
+    if scores is None or not foreground:
+        return ""
+    objects = tables.get(f"dice_{name}")
+    if objects is None or "island_px" not in scores.column_names:  # or of an earlier comparison
+        return foreground
+    is_unseen = scores["use"].to_numpy(zero_copy_only=False) == "unseen"
+    column = "dice_unseen" if is_unseen.any() else "dice"
+    known = [one for one in objects[column].to_pylist() if one is not None]
+    words = (
+        [f"{sum(known) / len(known):.3f} per object ({len(known)} objects{', unseen slices' if is_unseen.any() else ''})"] if known else []
+    )
+    chosen = is_unseen if is_unseen.any() else ~is_unseen
+    pixels, right = (int(scores[one].to_numpy()[chosen].sum()) for one in ("island_px", "island_right_px"))
+    words += [f"{right / pixels:.3f} of the area of islands right"] if pixels else []
+    return "; ".join([*words, f"foreground {foreground}"])
 
 
 def _dice(scores: pa.Table | None) -> str:

@@ -20,6 +20,7 @@ class View:
     slices: list[dict[str, Any]] = field(default_factory=list)
     has_truth: bool = False  # on any of its slices
     labelled: dict[str, list[int]] = field(default_factory=dict)
+    labelled_words: dict[str, str] = field(default_factory=dict)
     colours: Mapping[str, str] = field(default_factory=dict)
     scene: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pa.Table] = field(default_factory=dict)

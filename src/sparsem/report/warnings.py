@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparsem.annotations import corrected_slices
 from sparsem.box_tables import FOUND, masks_outdated
 from sparsem.contents import CONSTRAINED, outdated
 from sparsem.measure.remarks import remark_lines
@@ -33,6 +34,7 @@ def notices(sample: Sample, structures: list[str], cells: str) -> list[Notice]:
         *_aligned(sample),
         *_quality(sample),
         *_unchecked(sample, structures, cells),
+        *_corrected(sample, structures),
         *_of_other_boxes(sample, structures),
         *_measured(sample, structures, cells),
         *_unassigned(sample, cells),
@@ -122,6 +124,15 @@ def dice_of(scores: pa.Table, chosen: NDArray[np.bool_]) -> float:
     """3D Dice of the chosen slices (n,) of a table of scores; NaN with nothing to find and nothing found."""
     both, predicted, true = (int(scores[column].to_numpy()[chosen].sum()) for column in ("both_px", "predicted_px", "true_px"))
     return 2 * both / (predicted + true) if predicted + true else float("nan")
+
+
+def _corrected(sample: Sample, structures: list[str]) -> Iterator[Notice]:
+    """Annotations that began as predictions: what is measured against them is too good."""
+    for name in structures:
+        slices = list(map(str, corrected_slices(sample, name)))
+        if slices:
+            text = f"{name}: the annotation of slices {_listed(slices)} began as a prediction; Dice on them is too high, held out or not."
+            yield Notice(text, True)
 
 
 def _of_other_boxes(sample: Sample, structures: list[str]) -> Iterator[Notice]:

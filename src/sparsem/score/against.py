@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from sparsem.annotations import annotated_structures, annotation_of_output, outputs_of_cells
-from sparsem.contents import CONSTRAINED, result_of
+from sparsem.annotations import corrected_slices
+from sparsem.contents import result_of
 from sparsem.errors import InputError
 from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import ZBlock
@@ -23,12 +23,14 @@ from sparsem.label_numbers import UNLABELED
 from sparsem.label_volumes import keep_table
 from sparsem.regions import Overlaps, added, overlaps
 from sparsem.score.instances import dice_of_cells, instance_scores, without_small
+from sparsem.score.islands import IslandCount, island_count
 from sparsem.score.overlap import NO_OUTLINE, OutlineCount, Overlap, average_dice, outline_count, overlap, pooled
 from sparsem.slice_lists import SliceChoice, parsed_slices
+from sparsem.slice_roles import slice_use_of
 from sparsem.stage import BlockResult, Stage
 from sparsem.store.readers.source import Stack
 from sparsem.store.sample import Sample
-from sparsem.store.slice_use import ROLES, Role, SliceUse, use_of
+from sparsem.store.slice_use import ROLES, Role, SliceUse
 from sparsem.store.volume import Volume
 from sparsem.truth import TruthSettings, truth_of
 
@@ -64,6 +66,8 @@ class Scores:
         cells: overlaps of every predicted with every true object, slice by slice; empty unless objects were compared.
         least_voxels: smaller objects count as background.
         outline: how much of the outline of the ground truth is that of the labels.
+        islands: of cells, slice by slice; empty unless objects were compared.
+        corrected: compared slices whose annotation began as a prediction.
     """
 
     slices: tuple[Overlap, ...]
@@ -71,6 +75,8 @@ class Scores:
     cells: tuple[Overlaps, ...] = ()
     least_voxels: int = 0
     outline: OutlineCount = NO_OUTLINE
+    islands: tuple[IslandCount, ...] = ()
+    corrected: tuple[int, ...] = ()
 
     @property
     def compared(self) -> tuple[int, ...]:
@@ -95,10 +101,16 @@ class Scores:
         return self.outline.fraction > COPIED_OUTLINE
 
     def of_cells(self, role: Role | None = None) -> dict[str, float | None]:
-        """Return scores of objects (see ``instance_scores``); None where a number has no meaning. Empty unless they were compared."""
+        """Return scores of objects (see ``instance_scores``), and which part of the area of islands has the right identity.
+
+        None where a number has no meaning; empty unless objects were compared.
+        """
         if not self.cells:
             return {}
-        numbers = instance_scores([self.cells[z] for z in self.group(role)], self.least_voxels)
+        group = self.group(role)
+        numbers = instance_scores([self.cells[z] for z in group], self.least_voxels)
+        pixels, right = (sum(self.islands[z][k] for z in group) for k in range(2))
+        numbers["islands_right"] = right / pixels if pixels else math.nan
         return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
     def summary(self, role: Role | None = None) -> dict[str, float | None]:
@@ -147,35 +159,13 @@ def score(
     use = slice_use_of(sample, settings.labels or name)
     if stated is not None:
         use = SliceUse(() if stated in ("", "none") else tuple(sorted(parsed_slices(stated))))
-    scores = Scores(slices, use, cells, settings.least_voxels, outline)
+    islands = tuple(IslandCount(*counts) for block in blocks for counts in block["islands"])
+    corrected = tuple(z for z in corrected_slices(sample, name) if slices[z].known)
+    scores = Scores(slices, use, cells, settings.least_voxels, outline, islands, corrected)
     sample.write_table(f"scores_{name}", score_table(scores))
     if cells:
         sample.write_table(f"dice_{name}", dice_table(scores))
     return scores
-
-
-def slice_use_of(sample: Sample, name: str) -> SliceUse | None:
-    """Return what slices were to the training of ``labels/NAME``; None if that is not known, as of labels made elsewhere.
-
-    Cells are carried from their annotated slices, so these count as trained.
-    """
-    base = name.removesuffix(CONSTRAINED)
-    made_of = [entry["settings"].get("cells") for entry in sample.history() if f"labels/{base}-regions" in entry["outputs"]]
-    if made_of:
-        return _use_of_cells(sample, str(made_of[-1]))
-    if base not in sample.names("labels"):
-        return None
-    return use_of(sample.volume("labels", base).slice_use)
-
-
-def _use_of_cells(sample: Sample, annotation: str) -> SliceUse:
-    """Return the annotated slices, and those that the network was trained on."""
-    annotated = annotated_structures(sample).get(annotation_of_output(annotation), ())
-    known = [name for name in outputs_of_cells(annotation) if name in sample.names("probabilities")]
-    uses = [use_of(sample.volume("probabilities", name).slice_use) for name in known]
-    trained = {*annotated, *(z for use in uses if use for z in use.trained)}
-    validated = {z for use in uses if use for z in use.validated} - trained
-    return SliceUse(tuple(sorted(trained)), tuple(sorted(validated)))
 
 
 def dice_table(scores: Scores) -> pa.Table:
@@ -206,6 +196,9 @@ def score_table(scores: Scores) -> pa.Table:
         "precision": [one.precision for one in slices],
         "recall": [one.recall for one in slices],
     }
+    if scores.islands:
+        columns["island_px"] = [scores.islands[z].pixels for z in scores.compared]
+        columns["island_right_px"] = [scores.islands[z].right for z in scores.compared]
     return pa.table({name: list(values) for name, values in columns.items()})
 
 
@@ -214,16 +207,20 @@ def _score_block(block: ZBlock, predicted: Volume, truth: Stack, settings: Score
     known = labels != UNLABELED
     if not known.any():  # most blocks of a stack with a few labeled slices: the labels are not read
         nothing = [0, 0, 0, 0]
-        return {}, {"counts": [nothing] * len(labels), "cells": [[[], [], []]] * len(labels) * settings.instances, "outline": [0, 0]}
+        count = len(labels) if settings.instances else 0
+        return {}, {"counts": [nothing] * len(labels), "cells": [[[], [], []]] * count, "islands": [[0, 0]] * count, "outline": [0, 0]}
     true = (labels > 0) & known
     ours = predicted.read(block.own)
     sums = [overlap(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
     counted = range(len(ours)) if settings.instances else ()
-    cells = [overlaps(ours[z], np.where(true[z], labels[z], 0), known[z]) for z in counted]
+    objects = np.where(true, labels, 0)
+    cells = [overlaps(ours[z], objects[z], known[z]) for z in counted]
+    islands = [island_count(ours[z], objects[z]) for z in counted]
     outlines = [outline_count(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
     outline = [sum(one.shared for one in outlines), sum(one.true for one in outlines)]
     counts = [[one.both, one.predicted, one.true, one.known] for one in sums]
-    return {}, {"counts": counts, "cells": [[column.tolist() for column in one] for one in cells], "outline": outline}
+    tables = [[column.tolist() for column in one] for one in cells]
+    return {}, {"counts": counts, "cells": tables, "islands": islands, "outline": outline}
 
 
 def _overlaps_of(columns: Sequence[Sequence[int]]) -> Overlaps:

@@ -1,0 +1,45 @@
+"""Islands of cells: how much of their area has the right identity."""
+
+import cc3d
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from sparsem.score.islands import IslandCount, island_count
+
+
+def test_islands_as_drawn() -> None:
+    true = np.array([[1, 1, 1, 0, 1], [1, 1, 1, 0, 1], [0, 0, 0, 0, 0], [2, 2, 0, 0, 2]], np.uint32)
+    good, half = true.copy(), true.copy()
+    half[0, 4] = 0  # of the two pixels of the island of cell 1
+    assert island_count(good, true) == IslandCount(3, 3)
+    assert island_count(half, true) == IslandCount(3, 1)  # half of it is not most of it
+    half[1, 4] = 2
+    half[3, 4] = 0
+    assert island_count(half, true) == IslandCount(3, 0)
+    assert island_count(np.zeros_like(true), np.zeros_like(true)) == IslandCount(0, 0)
+
+
+def by_hand(labels: np.ndarray, true: np.ndarray) -> tuple[int, int]:
+    pixels = right = 0
+    for cell in set(np.unique(true).tolist()) - {0}:
+        parts = cc3d.connected_components(np.ascontiguousarray(true == cell).view(np.uint8), connectivity=8)
+        masks = sorted((parts == part for part in range(1, int(parts.max()) + 1)), key=np.count_nonzero)
+        for mask in masks[:-1]:
+            pixels += int(mask.sum())
+            right += int(mask.sum()) * bool(2 * (labels[mask] == cell).sum() > mask.sum())
+    return pixels, right
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_islands_are_those_of_a_plain_count(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    labels, true = (data.draw(arrays.arrays(np.uint32, shape, elements=st.integers(0, 3))) for _ in range(2))
+    pixels, right = by_hand(labels, true)
+    found = island_count(labels, true)
+    assert found.pixels == pixels
+    largest = [np.bincount(cc3d.connected_components((true == cell).view(np.uint8), connectivity=8).ravel())[1:] for cell in (1, 2, 3)]
+    if all(len(one) < 2 or np.sort(one)[-1] > np.sort(one)[-2] for one in largest):  # else which part is the island is open
+        assert found.right == right
