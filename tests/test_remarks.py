@@ -67,8 +67,8 @@ def test_measure_and_report_name_objects_that_cross_lost_slices(tmp_path: Path) 
     crossed = sum(first < z <= last for first, last in zip(table["first_z"], table["last_z"], strict=True) for z in [place])
     assert crossed >= 1
     (line,) = [one for one in remark_lines(sample, "nucleus", "cells") if "lost" in one]
-    assert line.startswith(f"nucleus: {crossed} of them cross one of 2 places where slices are lost")
-    assert any("cross one of 2 places" in one.text for one in notices(sample, ["nucleus"], "cells"))
+    assert line.startswith(f"nucleus: {crossed} of 2 objects cross one of 2 places where slices are lost")
+    assert any("objects cross one of 2 places" in one.text for one in notices(sample, ["nucleus"], "cells"))
 
 
 def mark_repeated(sample: Sample, z: int) -> None:

@@ -167,12 +167,15 @@ def _cover_in_words(sample: Sample, structure: str) -> str:
     """How much of the labelled slices a structure covers: an inverted mask shows here."""
     annotation = read_annotation(sample, structure)
     looked = evenly_spaced(len(annotation.z), min(COVERED, len(annotation.z)))
-    parts, numbers = [], set()
+    parts, numbers, is_whole = [], set(), True
     for index in looked:
         objects, known = annotation.objects(index)
         parts.append(float(np.mean(objects[known] > 0)) if known.any() else 0.0)
         numbers |= set(np.unique(objects).tolist()) - {0}
+        is_whole &= bool(known.all())
     told = f"{min(parts):.1%} to {max(parts):.1%} of each" if len(parts) > 1 else f"{parts[0]:.1%} of it"
+    if not is_whole:  # where next to nothing but the structure is labeled it covers most of that
+        return f"{told}, of what is labeled there"
     return told + ("; that is most of it: is the mask inverted?" if len(numbers) == 1 and np.mean(parts) > MOST_COVER else "")
 
 

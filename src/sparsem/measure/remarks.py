@@ -25,12 +25,14 @@ class Remarks(NamedTuple):
     """What to know of the objects of a structure.
 
     Attributes:
+        objects: how many there are.
         minimum_um3: a volume that parts specks from objects; None if the volumes show none.
         below: how many objects are smaller.
         gaps: how many places with lost slices are known in the stack.
         crossing: how many objects lie on both sides of one.
     """
 
+    objects: int
     minimum_um3: float | None
     below: int
     gaps: int
@@ -109,7 +111,7 @@ def remarks(sample: Sample, name: str, cells: str) -> Remarks:
     gaps = gaps_of(sample) if "first_z" in table.column_names else np.empty(0, np.int64)
     across = crossing(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps) if len(gaps) else np.empty(0, bool)
     below = int((volumes < minimum).sum()) if minimum is not None else 0
-    return Remarks(minimum, below, len(gaps), int(across.sum()))
+    return Remarks(table.num_rows, minimum, below, len(gaps), int(across.sum()))
 
 
 def remark_lines(sample: Sample, name: str, cells: str) -> list[str]:
@@ -118,11 +120,12 @@ def remark_lines(sample: Sample, name: str, cells: str) -> list[str]:
     lines = []
     if known.minimum_um3 is not None:
         size = f"{known.minimum_um3:.2g}"
-        lines.append(
-            f"{name}: {known.below} of them are smaller than {size} um3, where the histogram of volumes has a valley, and are probably "
-            f"specks; --least-um3 {name}={size} leaves them out"
+        smaller = (
+            f"{name}: {known.below} of {known.objects} objects are smaller than {size} um3, where the histogram of volumes has a valley"
         )
+        lines.append(f"{smaller}, and are probably specks; --least-um3 {name}={size} leaves them out")
     if known.crossing:
         places = "a place" if known.gaps == 1 else f"one of {known.gaps} places"
-        lines.append(f"{name}: {known.crossing} of them cross {places} where slices are lost; their sizes and shapes are too small there")
+        crossing_objects = f"{known.crossing} of {known.objects} objects cross {places}"
+        lines.append(f"{name}: {crossing_objects} where slices are lost; they are larger than they are measured")
     return lines

@@ -178,7 +178,7 @@ def _of_objects(sample: Sample, name: str, cells: str) -> Iterator[Notice]:
     """Specks among the objects, and lost slices that they cross."""
     if name in sample.tables:
         for line in remark_lines(sample, name, cells):
-            yield Notice(f"{line.replace('um3', 'µm³')}.", True)
+            yield Notice(f"{line.replace(' um3', ' µm³')}.", True)
 
 
 def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
