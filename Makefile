@@ -15,7 +15,7 @@ test: $(VENV)/.ready-to-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup --max-worker-restart 0
 
 format: $(VENV)/.ready-to-test
 	$(BIN)/ruff check --fix .
