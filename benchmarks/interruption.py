@@ -58,6 +58,7 @@ def stopped(words: Sequence[str], folder: Path, number: signal.Signals, to_group
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal, also when this runs in the background
     )
     try:
         run.wait(after_s)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,26 @@ from sparsem.store.sample import Sample
 from tests.conftest import copy_of
 
 
+def hear_interrupts() -> None:
+    """What a terminal does: tests may run in the background, where a shell lets programs ignore Ctrl+C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def running(*words: str, folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "sparsem", *words], cwd=folder, text=True, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "sparsem", *words],
+        cwd=folder,
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
 
 
@@ -60,6 +78,7 @@ def test_a_signal_waits_for_the_end_of_a_step(number: signal.Signals) -> None:
         signal.signal(number, before)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparsem.interruption, "REPEATED_S", 0)
     reached = []
@@ -76,6 +95,7 @@ def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reached == [0, 1]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_error_in_a_step_is_not_hidden_by_a_signal() -> None:
     def work() -> None:
         with stops_after_steps():

@@ -51,7 +51,8 @@ def listen() -> None:
             end()
 
     for number in SIGNALS:
-        signal.signal(number, stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell lets programs in the background ignore Ctrl+C
+            signal.signal(number, stop)
 
 
 def _end_after_grace(receiver: socket.socket, _sender: socket.socket) -> None:
