@@ -173,7 +173,7 @@ def test_numbers_of_labels_on_the_command_line(
     assert code == 2
     assert "give --ignore -1 if these pixels are not labeled" in " ".join(sentence.split())
     told = sparsem(*words, "--ignore", "-1").stdout
-    assert "0.0% to 5.5% of each; nothing is drawn on slices 9, 18" in told
+    assert "0.0% to 5.5% of each, of what is labeled there; nothing is drawn on slices 9, 18" in told
     assert "Numbers beyond 32 bits were replaced; tables/annotation_ids_lyso holds both" in told
     assert json.loads(sparsem(*words, "--ignore", "-1", "--json").stdout)["origin"] == {"0": "manual", "9": "manual", "18": "manual"}
     tifffile.imwrite("mask.tif", np.full((19, 96, 128), 2, np.uint8), photometric="minisblack")

@@ -170,9 +170,11 @@ def _cover_in_words(sample: Sample, structure: str) -> str:
     parts, numbers, is_whole = [], set(), True
     for index in looked:
         objects, known = annotation.objects(index)
-        parts.append(float(np.mean(objects[known] > 0)) if known.any() else 0.0)
+        parts += [float(np.mean(objects[known] > 0))] if known.any() else []
         numbers |= set(np.unique(objects).tolist()) - {0}
         is_whole &= bool(known.all())
+    if not parts:
+        return "nothing of it is known"
     told = f"{min(parts):.1%} to {max(parts):.1%} of each" if len(parts) > 1 else f"{parts[0]:.1%} of it"
     if not is_whole:  # where next to nothing but the structure is labeled it covers most of that
         return f"{told}, of what is labeled there"
