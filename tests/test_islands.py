@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from sparsem.cli.scores import score_lines
+from sparsem.regions import overlaps
+from sparsem.score.against import Scores
 from sparsem.score.islands import IslandCount, island_count
+from sparsem.score.overlap import Overlap
 
 
 def test_islands_as_drawn() -> None:
@@ -43,3 +47,13 @@ def test_islands_are_those_of_a_plain_count(data: st.DataObject) -> None:
     largest = [np.bincount(cc3d.connected_components((true == cell).view(np.uint8), connectivity=8).ravel())[1:] for cell in (1, 2, 3)]
     if all(len(one) < 2 or np.sort(one)[-1] > np.sort(one)[-2] for one in largest):  # else which part is the island is open
         assert found.right == right
+
+
+def test_other_numbers_in_the_ground_truth_are_reported() -> None:
+    true = np.array([[1, 1, 0], [2, 2, 0]], np.uint32)
+    known = np.ones(true.shape, bool)
+    for labels, is_told in ((true, False), (np.where(true > 0, true + 10, 0), True)):
+        table = overlaps(labels.astype(np.uint32), true, known)
+        scores = Scores((Overlap(4, 4, 4, 6),), None, (table,), islands=(island_count(labels, true),))
+        lines = score_lines({"cells": scores})
+        assert any("no object has the number that it has in the ground truth" in line for line in lines) is is_told

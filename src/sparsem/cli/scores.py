@@ -62,6 +62,11 @@ def _score_notes(name: str, found: Scores) -> list[str]:
         )
     elif not found.group("unseen"):
         notes.append(f"{name}: training used every compared slice, so the score does not show how good unseen slices are.")
+    if found.cells and found.of_cells()["dice_cells"] == 0:
+        notes.append(
+            f"{name}: no object has the number that it has in the ground truth. Dice and islands compare objects of one number; "
+            "PQ, AP, VOI and Rand error do not need that."
+        )
     if found.corrected:
         notes.append(
             f"{name}: the annotation of {_listed(found.corrected).lower()} began as a prediction; where the ground truth is that "
