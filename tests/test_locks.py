@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from sparsem.errors import ResumeError, SampleError
 from sparsem.store.locks import acquired
+from sparsem.store.sample import Sample
 
 REFUSAL = SampleError("Another run is writing to s.zarr; wait for it to end, or work on a copy.")
 
@@ -59,3 +60,12 @@ def test_a_process_that_ended_holds_nothing_here_and_is_named_elsewhere(tmp_path
 def test_other_faults_of_the_file_system_are_not_taken_for_missing_locks(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         acquired(tmp_path, REFUSAL)
+
+
+def test_files_that_a_kill_left_half_written_go_with_the_next_run(tmp_path: Path) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    left = [sample.path / ".sparsem" / "zarr.json.4711.partial", sample.path / "zarr.json.4711.partial"]
+    for path in left:
+        path.write_text("{", encoding="utf-8")
+    with sample.locked():
+        assert not any(path.exists() for path in left)

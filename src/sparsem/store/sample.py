@@ -223,6 +223,9 @@ class Sample:
         refusal = SampleError(f"Another run is writing to {self.path.name}; wait for it to end, or work on a copy.")
         lock = acquired(self.path / ".sparsem" / "lock", refusal)
         try:
+            for folder in (self.path, self.path / ".sparsem", self.path / "tables"):
+                for unfinished in folder.glob("*.partial"):  # files that a kill left half-written
+                    unfinished.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
