@@ -95,6 +95,32 @@ def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reached == [0, 1]
 
 
+@pytest.mark.parametrize(("handler", "is_left"), [(signal.SIG_IGN, False), (lambda *_: None, True)])
+def test_a_block_that_was_left_is_never_taken_for_complete(handler: Any, is_left: bool) -> None:
+    """As of a program in the background that ignores Ctrl+C, and of one whose own handler only takes a note."""
+    steps = []
+
+    def work() -> None:
+        with stops_after_steps() as is_to_stop:
+            for step in range(3):
+                signal.raise_signal(signal.SIGINT)
+                steps.append(step)
+                if is_to_stop():
+                    break
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        if is_left:
+            with pytest.raises(KeyboardInterrupt):
+                work()
+        else:
+            work()
+        assert steps == ([0] if is_left else [0, 1, 2])
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_an_error_in_a_step_is_not_hidden_by_a_signal() -> None:
     def work() -> None:

@@ -92,14 +92,19 @@ def _kill_children() -> None:
 def stops_after_steps() -> Iterator[Callable[[], bool]]:
     """Hold back Ctrl+C and SIGTERM; what is yielded returns whether one came, upon which the block is to be left.
 
-    At the end of the block the signal takes its effect. A second one takes it at once. In another thread than the main one, where
-    Python allows no handlers, nothing is held back.
+    At the end of the block the signal takes its effect; if that ends nothing the block does, since it is not complete. A second signal
+    takes its effect at once. Signals that the program ignores stay ignored, and in another thread than the main one, where Python
+    allows no handlers, nothing is held back.
+
+    Raises:
+        KeyboardInterrupt: the block was left, and the program's own handler went on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     came: list[tuple[int, float]] = []
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def hold(number: int, _frame: FrameType | None) -> None:
         if came and time.monotonic() - came[0][1] > REPEATED_S:
@@ -107,7 +112,7 @@ def stops_after_steps() -> Iterator[Callable[[], bool]]:
             signal.raise_signal(number)
         came.append((number, time.monotonic()))
 
-    for number in SIGNALS:
+    for number in handlers:
         signal.signal(number, hold)
     _holds_back.set()
     try:
@@ -117,6 +122,7 @@ def stops_after_steps() -> Iterator[Callable[[], bool]]:
         _restore(handlers)
     if came:
         signal.raise_signal(came[0][0])
+        raise KeyboardInterrupt
 
 
 def _restore(handlers: dict[int, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotations import LabelledSlices, annotated_structures, kept_labels, read_annotation
+from sparsem.annotations import annotation_names, kept_labels, read_annotation
 from sparsem.contents import objects_of, result_of
 from sparsem.errors import InputError, SampleError
 from sparsem.progress import tell
@@ -158,7 +158,7 @@ def _annotated(sample: Sample, names: Sequence[str], onto: str | None, slices: S
     name = names[0].removeprefix("annotations/")
     if name not in sample.names("annotations"):
         raise SampleError(f"{sample.path.name} has no annotations/{name}{nearest(name, sample.names('annotations'))}")
-    drawn = _of_annotation(sample, name)
+    drawn = read_annotation(sample, next(structure for structure, own in annotation_names(sample).items() if own == name))
     missing = [z for z in slices if z not in drawn.z]
     if missing:
         known = ", ".join(map(str, drawn.z))
@@ -170,15 +170,6 @@ def _annotated(sample: Sample, names: Sequence[str], onto: str | None, slices: S
     tell(f"Note: the slices are {listed}; 'annotate import' takes them with --slices {listed}{ignored}.", quiet)
     planes = tuple(drawn.z.index(z) for z in wanted)
     return Piece(ChosenSlices(kept_labels(sample, name), planes), image.voxel_size, 1)
-
-
-def _of_annotation(sample: Sample, name: str) -> LabelledSlices:
-    """The slices of ``annotations/NAME``, whichever structures it speaks of."""
-    structures = annotated_structures(sample)
-    of_name = [name, *structures] if name in structures else list(structures)
-    found = (read_annotation(sample, one) for one in of_name)
-    directory = kept_labels(sample, name).directory
-    return next(one for one in found if one.labels.directory == directory)
 
 
 def pieces_of(sample: Sample) -> list[str]:
