@@ -20,13 +20,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.prepare.align import AlignSettings, align
-from sparsem.prepare.registration import detail, register
-from sparsem.store.frame import Motion, moved
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.preprocess.align import AlignSettings, align
+from sparsem.preprocess.registration import detail, register
 from sparsem.store.sample import Sample
+from sparsem.store.transforms import Motion, moved
+from sparsem.workflow.execution import Execution
 
 RESULTS = Path(__file__).with_name("results")
 DATA = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -88,7 +88,10 @@ def on_phantom(folder: Path) -> dict[str, Any]:
     """Every fault at once: noise, curtaining, flicker, two bad slices, and a jump of 300 px."""
     sample = phantom(folder / "phantom.zarr", FAULTY, Execution(workers=2))
     table = sample.read_table("phantom_slices")
-    true = -np.stack([table["drift_y_nm"].to_numpy(), table["drift_x_nm"].to_numpy()], axis=1) / FAULTY.voxel_nm[1]
+    true = (
+        -np.stack([table["drift_y_nm"].to_numpy(), table["drift_x_nm"].to_numpy()], axis=1)
+        / FAULTY.voxel_nm[1]
+    )
     good = ~table["bad"].to_numpy()
     began = time.perf_counter()
     found = align(sample, AlignSettings())
@@ -121,9 +124,15 @@ def on_stack(name: str, folder: Path, seed: int) -> dict[str, Any]:
         motions = np.repeat(np.array([[[1, 0, rim], [0, 1, rim]]], float), len(raw), axis=0)
         motions[:, :, 2] -= shift  # content moves by the shift
         shape = tuple(length - 2 * rim for length in raw.shape[1:])
-        stack = np.stack([moved(one, motion, shape, "cubic") for one, motion in zip(raw, motions, strict=True)])
+        stack = np.stack(
+            [moved(one, motion, shape, "cubic") for one, motion in zip(raw, motions, strict=True)]
+        )
         tifffile.imwrite(folder / f"{which}.tif", stack, photometric="minisblack")
-        sample = import_stack(folder / f"{which}.tif", folder / f"{name}-{which}-{seed}.zarr", ImportSettings(voxel_nm=voxel))
+        sample = import_stack(
+            folder / f"{which}.tif",
+            folder / f"{name}-{which}-{seed}.zarr",
+            ImportSettings(voxel_nm=voxel),
+        )
         began = time.perf_counter()
         ours = align(sample, AlignSettings(canvas="whole"))
         times[which] = time.perf_counter() - began
@@ -163,7 +172,9 @@ def median_time(work: Callable[[], Any], times: int = 5) -> float:
 
 def big_phantom(folder: Path, slices: int) -> Sample:
     """Slices of 24 Mpx with drift; anatomy is drawn once and enlarged, so that it takes minutes and not an hour."""
-    tissue = PhantomSettings(shape=(slices, 4000, 6000), voxel_nm=(8, 4, 4), cells=12, seed=4, drift_nm=10)
+    tissue = PhantomSettings(
+        shape=(slices, 4000, 6000), voxel_nm=(8, 4, 4), cells=12, seed=4, drift_nm=10
+    )
     return phantom(folder / "big.zarr", tissue, Execution(workers=2))
 
 
@@ -176,23 +187,36 @@ def speed(slices: int) -> None:
         first, second = image.read(slice(0, 1))[0], image.read(slice(1, 2))[0]
         details = detail(first), detail(second)
         table = sample.read_table("phantom_slices")
-        true = -np.array([np.diff(table[f"drift_{axis}_nm"].to_numpy()[:2])[0] for axis in "yx"]) / 4
+        true = (
+            -np.array([np.diff(table[f"drift_{axis}_nm"].to_numpy()[:2])[0] for axis in "yx"]) / 4
+        )
         ours = register(*details).motion[:, 2]
         motion = np.array([[1, 0, 3.3], [0, 1, -2.6]])
         rows = [
             {"what": "read a slice", "seconds": median_time(lambda: image.read(slice(0, 1)))},
             {"what": "detail of a slice", "seconds": median_time(lambda: detail(first))},
             {"what": "register a pair", "seconds": median_time(lambda: register(*details))},
-            {"what": "move a slice (cubic)", "seconds": median_time(lambda: moved(first, motion, first.shape, "cubic"))},
+            {
+                "what": "move a slice (cubic)",
+                "seconds": median_time(lambda: moved(first, motion, first.shape, "cubic")),
+            },
         ]
         began = time.perf_counter()
         found = align(sample, AlignSettings())
-        rows.append({"what": "align, a slice of the whole command", "seconds": (time.perf_counter() - began) / slices})
+        rows.append(
+            {
+                "what": "align, a slice of the whole command",
+                "seconds": (time.perf_counter() - began) / slices,
+            }
+        )
         drift = -np.stack([table[f"drift_{axis}_nm"].to_numpy() for axis in "yx"], axis=1) / 4
         print(f"error of the stack: {rms(shifts_of(found.motions, image.shape), drift):.3f} px")
         other, theirs = stackreg(np.stack([first, second]))
         rows.append({"what": "pystackreg, a pair", "seconds": theirs})
-        errors = {"register a pair": np.linalg.norm(ours - true), "pystackreg, a pair": np.linalg.norm(other[1] - other[0] - true)}
+        errors = {
+            "register a pair": np.linalg.norm(ours - true),
+            "pystackreg, a pair": np.linalg.norm(other[1] - other[0] - true),
+        }
         for row in rows:
             row["seconds"] = round(float(str(row["seconds"])), 3)
             row["error_px"] = round(float(errors[row["what"]]), 3) if row["what"] in errors else ""
@@ -200,7 +224,9 @@ def speed(slices: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["error", "speed"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--slices", type=int, default=6)

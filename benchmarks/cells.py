@@ -25,30 +25,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rows import peak_gb
-from sparsem.annotations import read_annotation, write_annotation
-from sparsem.cells.doubt import doubt, nearer, places_of_doubt
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.labeled_slices import read_annotation, write_annotation
+from sparsem.cells.cells import CellsSettings, cells
+from sparsem.cells.disagreement import doubt, nearer, places_of_doubt
 from sparsem.cells.flow import flow_between, on_grid
-from sparsem.cells.identify import TrackSettings, track
+from sparsem.cells.linking import links, renamed
 from sparsem.cells.propagate import ByArrival, ByFlow, ByFrame, Carrier, View
 from sparsem.cells.refine import refined, with_islands
-from sparsem.cells.segment import CellsSettings, cells
 from sparsem.cells.separate import Evidence, separated
-from sparsem.cells.track import links, renamed
-from sparsem.execution import Execution
+from sparsem.cells.track import TrackSettings, track
 from sparsem.experiment.cells import ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import train
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, predict
-from sparsem.regions import at_shape, sizes
-from sparsem.score.against import ScoreSettings, score
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.labels.overlaps import at_shape, sizes
+from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.score.score import ScoreSettings, score
+from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.train import train
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
+from sparsem.workflow.stage import BlockResult, Stage
 
 RESULTS = Path(__file__).with_name("results")
 SHAPE, CELLS, ISLANDS, BASE = (4000, 6000), 20, 500, 20
@@ -61,19 +61,29 @@ def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], N
     scale = height / SHAPE[0]
     small = (height // 8, width // 8)
     y, x = np.mgrid[: small[0], : small[1]].astype(np.float32) * 8
-    centres = random.uniform((0, 0), shape, (CELLS, 2)) + z * random.normal(0, 3 * scale, (CELLS, 2))
+    centres = random.uniform((0, 0), shape, (CELLS, 2)) + z * random.normal(
+        0, 3 * scale, (CELLS, 2)
+    )
     distance = np.stack([np.hypot(y - cy, x - cx) for cy, cx in centres])
     order = np.sort(distance, axis=0)
-    labels = np.where(order[1] - order[0] > 40 * scale, distance.argmin(axis=0) + 1, 0).astype(np.uint32)
+    labels = np.where(order[1] - order[0] > 40 * scale, distance.argmin(axis=0) + 1, 0).astype(
+        np.uint32
+    )
     labels = at_shape(labels, shape).copy()
-    places = random.uniform((0, 0), shape, (ISLANDS, 2)) + z * random.normal(0, 3 * scale, (ISLANDS, 2))
+    places = random.uniform((0, 0), shape, (ISLANDS, 2)) + z * random.normal(
+        0, 3 * scale, (ISLANDS, 2)
+    )
     for number, (cy, cx) in enumerate(places):
-        rows, columns = (slice(max(0, int(c - 30 * scale)), max(0, int(c + 30 * scale))) for c in (cy, cx))
+        rows, columns = (
+            slice(max(0, int(c - 30 * scale)), max(0, int(c + 30 * scale))) for c in (cy, cx)
+        )
         labels[rows, columns] = 0
         disc = (slice(max(0, int(c - 22 * scale)), max(0, int(c + 22 * scale))) for c in (cy, cx))
         labels[tuple(disc)] = number % CELLS + 1
     grey = np.where(labels > 0, 150, 70).astype(np.float32) + 20 * cv2.resize(
-        random.standard_normal((height // 16, width // 16)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        random.standard_normal((height // 16, width // 16)).astype(np.float32),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
     )
     return np.clip(grey, 0, 255).astype(np.uint8), labels
 
@@ -81,8 +91,15 @@ def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], N
 def network(labels: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Interior and boundary as a network would give them: soft at the borders."""
     inside = (labels > 0).astype(np.uint8) * 255
-    edge = cv2.morphologyEx((labels % 251).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)) > 0
-    return np.asarray(cv2.blur(inside, (5, 5)), np.uint8), np.asarray(cv2.blur(edge.astype(np.uint8) * 230, (5, 5)), np.uint8)
+    edge = (
+        cv2.morphologyEx(
+            (labels % 251).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)
+        )
+        > 0
+    )
+    return np.asarray(cv2.blur(inside, (5, 5)), np.uint8), np.asarray(
+        cv2.blur(edge.astype(np.uint8) * 230, (5, 5)), np.uint8
+    )
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
@@ -115,7 +132,11 @@ def speed() -> list[dict[str, Any]]:
     row("flow of a pair on the grid", flow_s)
     start, known = at_shape(labels_above, grid), np.ones(grid, bool)
     mask = volumes[1] >= 128
-    carriers: dict[str, Carrier] = {"arrival": ByArrival(settings, 0.25), "per_frame": ByFrame(settings), "flow": ByFlow(settings)}
+    carriers: dict[str, Carrier] = {
+        "arrival": ByArrival(settings, 0.25),
+        "per_frame": ByFrame(settings),
+        "flow": ByFlow(settings),
+    }
     for name, carrier in carriers.items():
         state = carrier.begin(start, known, there)
         advance_s, moved = timed(partial(carrier.advance, state, here))
@@ -123,12 +144,18 @@ def speed() -> list[dict[str, Any]]:
         row(f"{name}: a step of one direction, with its flow", advance_s)
         if name != "flow":
             finish_s, _ = timed(partial(finished_slice, front, front, mask, volumes[2] >= 128))
-            row(f"{name}: both directions, and full resolution", reduce_s * 2 + advance_s * 2 + finish_s)
+            row(
+                f"{name}: both directions, and full resolution",
+                reduce_s * 2 + advance_s * 2 + finish_s,
+            )
             continue
         for way in ("selective", "mask_flow", "mask_border", "mask"):
             evidence = Evidence(here.interior, here.boundary, front.labels, front.seeds, here.rim)
             way_s, _ = timed(partial(separated, way, evidence, 0.3))
-            row(f"{way}: both directions, and full resolution", reduce_s * 3 + advance_s * 2 + way_s + finish_s)
+            row(
+                f"{way}: both directions, and full resolution",
+                reduce_s * 3 + advance_s * 2 + way_s + finish_s,
+            )
     main = cells_and_islands(labels)
     main_above = cells_and_islands(labels_above)
     islands = int(main.max()) - BASE
@@ -141,10 +168,17 @@ def speed() -> list[dict[str, Any]]:
 
 def view(volumes: tuple[NDArray[np.uint8], ...], grid: tuple[int, int]) -> View:
     image, interior, boundary = (on_grid(one, grid) for one in volumes)
-    return View(image, interior.astype(np.float32) / np.float32(255), boundary.astype(np.float32) / np.float32(255), 1.0)
+    return View(
+        image,
+        interior.astype(np.float32) / np.float32(255),
+        boundary.astype(np.float32) / np.float32(255),
+        1.0,
+    )
 
 
-def finished_slice(below: Any, above: Any, mask: NDArray[np.bool_], border: NDArray[np.bool_]) -> NDArray[np.uint32]:
+def finished_slice(
+    below: Any, above: Any, mask: NDArray[np.bool_], border: NDArray[np.bool_]
+) -> NDArray[np.uint32]:
     """What is left to do of a slice when labels have come from both sides."""
     labels = nearer(below, above).labels
     doubt(below, above)
@@ -166,9 +200,13 @@ def growth() -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             sample = drawn_stack(Path(folder) / "s.zarr", slices, (2000, 3000))
             command = [sys.executable, __file__, "run", str(sample.path)]
-            measured = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            measured = subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.split()
         numbers = dict(zip(("cells_s", "track_s", "peak_gb"), map(float, measured), strict=True))
-        a_slice = {f"{key}_a_slice": round(numbers[key] / slices, 3) for key in ("cells_s", "track_s")}
+        a_slice = {
+            f"{key}_a_slice": round(numbers[key] / slices, 3) for key in ("cells_s", "track_s")
+        }
         rows.append({"slices": slices, **numbers, **a_slice})
         print(rows[-1], flush=True)
     return rows
@@ -177,15 +215,32 @@ def growth() -> list[dict[str, Any]]:
 def _given(block: ZBlock, shape: tuple[int, int]) -> BlockResult:
     drawn = [tissue(z, shape) for z in range(block.start, block.stop)]
     seen = [network(labels) for _, labels in drawn]
-    pictures = (np.stack([image for image, _ in drawn]), np.stack([one for one, _ in seen]), np.stack([one for _, one in seen]))
-    return dict(zip(("", "probabilities/cells-interior", "probabilities/cells-boundary"), pictures, strict=True)), {}
+    pictures = (
+        np.stack([image for image, _ in drawn]),
+        np.stack([one for one, _ in seen]),
+        np.stack([one for _, one in seen]),
+    )
+    return dict(
+        zip(
+            ("", "probabilities/cells-interior", "probabilities/cells-boundary"),
+            pictures,
+            strict=True,
+        )
+    ), {}
 
 
 def drawn_stack(path: Path, slices: int, shape: tuple[int, int]) -> Sample:
     """A sample of drawn slices, the first of every sixteen and the last one labelled, and what a network would have seen."""
     sample, voxel = Sample.create(path), VoxelSize(8, 8, 8)
-    kinds = {"": Kind.IMAGE, "probabilities/cells-interior": Kind.PROBABILITY, "probabilities/cells-boundary": Kind.PROBABILITY}
-    specs = [volume_spec(name, (slices, *shape), np.uint8, kind, voxel, 8) for name, kind in kinds.items()]
+    kinds = {
+        "": Kind.IMAGE,
+        "probabilities/cells-interior": Kind.PROBABILITY,
+        "probabilities/cells-boundary": Kind.PROBABILITY,
+    }
+    specs = [
+        volume_spec(name, (slices, *shape), np.uint8, kind, voxel, 8)
+        for name, kind in kinds.items()
+    ]
     with Stage(sample, "drawn", Settings(), {}, specs) as stage:
         stage.map(_given, [ZBlock(z, z + 8, z, z + 8) for z in range(0, slices, 8)], shape)
     z = [*range(0, slices, 16), slices - 1]
@@ -209,12 +264,24 @@ def neurites(every: list[int]) -> list[dict[str, Any]]:
     rows = []
     for step in every:
         with tempfile.TemporaryDirectory() as folder:
-            sample = import_stack(data / "raw.tif", Path(folder) / "s.zarr", ImportSettings(voxel_nm=(10, 10, 10)))
+            sample = import_stack(
+                data / "raw.tif", Path(folder) / "s.zarr", ImportSettings(voxel_nm=(10, 10, 10))
+            )
             slices = AnnotationSettings(slices=",".join(map(str, range(0, 250, step))))
             import_annotation(sample, "cells", data / "labels_cells.tif", slices)
-            taught(sample, TrainSettings(cells="cells", neighbours=2, read=128, see=128, updates=1000))
-            found = cells_compared(sample, data / "labels_cells.tif", ExperimentSettings(least_voxels=5000), Execution())
-        rows += [{"stack": f"FIB-25, every {step}th", "way": way, **rounded(numbers)} for way, numbers in found.items()]
+            taught(
+                sample, TrainSettings(cells="cells", neighbours=2, read=128, see=128, updates=1000)
+            )
+            found = cells_compared(
+                sample,
+                data / "labels_cells.tif",
+                ExperimentSettings(least_voxels=5000),
+                Execution(),
+            )
+        rows += [
+            {"stack": f"FIB-25, every {step}th", "way": way, **rounded(numbers)}
+            for way, numbers in found.items()
+        ]
         show(rows[-len(found) :])
     return rows
 
@@ -228,7 +295,10 @@ def protrusions(updates: int = 1500) -> list[dict[str, Any]]:
         sample = taught_phantom(Path(folder) / "s.zarr", updates)
         found = cells_compared(sample, None, ExperimentSettings(least_voxels=5000), Execution())
         islands = {way: islands_right(sample, f"cells-{way}") for way in found}
-        rows = [{"stack": "phantom", "way": way, **rounded(numbers), **rounded(islands[way])} for way, numbers in found.items()]
+        rows = [
+            {"stack": "phantom", "way": way, **rounded(numbers), **rounded(islands[way])}
+            for way, numbers in found.items()
+        ]
         show(rows)
         grid_rows = grids(sample)
     return rows + grid_rows
@@ -243,10 +313,19 @@ def grids(sample: Sample) -> list[dict[str, Any]]:
         seconds = time.perf_counter() - started
         track(sample, TrackSettings(cells=f"grid-{grid}"), Execution())
         scoring = ScoreSettings(instances=True, least_voxels=5000, slices="all")
-        numbers = score(sample, f"grid-{grid}", sample.volume("truth", "cells").directory, scoring).of_cells("unseen")
+        numbers = score(
+            sample, f"grid-{grid}", sample.volume("truth", "cells").directory, scoring
+        ).of_cells("unseen")
         right = islands_right(sample, f"grid-{grid}")
         print(f"grid {grid}: {seconds:.0f} s")
-        rows.append({"stack": "phantom", "way": f"arrival, grid {grid}", **rounded(numbers), **rounded(right)})
+        rows.append(
+            {
+                "stack": "phantom",
+                "way": f"arrival, grid {grid}",
+                **rounded(numbers),
+                **rounded(right),
+            }
+        )
     show(rows)
     return rows
 
@@ -254,8 +333,15 @@ def grids(sample: Sample) -> list[dict[str, Any]]:
 def taught_phantom(path: Path, updates: int) -> Sample:
     sample = phantom(path, PROTRUSIONS, Execution())
     slices = evenly_spaced(PROTRUSIONS.shape[0], 7)
-    write_annotation(sample, "cells", slices, [sample.volume("truth", "cells").read(slice(z, z + 1))[0] for z in slices])
-    return taught(sample, TrainSettings(cells="cells", neighbours=2, read=192, see=192, updates=updates))
+    write_annotation(
+        sample,
+        "cells",
+        slices,
+        [sample.volume("truth", "cells").read(slice(z, z + 1))[0] for z in slices],
+    )
+    return taught(
+        sample, TrainSettings(cells="cells", neighbours=2, read=192, see=192, updates=updates)
+    )
 
 
 def taught(sample: Sample, training: TrainSettings) -> Sample:
@@ -270,7 +356,10 @@ def islands_right(sample: Sample, name: str) -> dict[str, float | None]:
     """How much of the true islands on slices that nobody labelled has the right identity: of their pixels, and of their area when
     an island counts as what most of it is. An island is every part of a cell in a slice but its largest.
     """
-    truth, found = sample.volume("truth", "cells").read(slice(None)), sample.volume("labels", name).read(slice(None))
+    truth, found = (
+        sample.volume("truth", "cells").read(slice(None)),
+        sample.volume("labels", name).read(slice(None)),
+    )
     seen = read_annotation(sample, "cells").z
     area = right = mostly = 0
     for z in (z for z in range(len(truth)) if z not in seen):
@@ -278,7 +367,10 @@ def islands_right(sample: Sample, name: str) -> dict[str, float | None]:
         pixels, cell = np.bincount(parts.ravel()), np.zeros(int(parts.max()) + 1, np.int64)
         cell[parts.ravel()] = truth[z].ravel()
         good = np.bincount(parts.ravel(), weights=(truth[z] == found[z]).ravel())
-        main = {one: max(np.flatnonzero(cell == one), key=lambda part: pixels[part]) for one in np.unique(cell[1:])}
+        main = {
+            one: max(np.flatnonzero(cell == one), key=lambda part: pixels[part])
+            for one in np.unique(cell[1:])
+        }
         islands = [part for part in range(1, len(cell)) if main[cell[part]] != part]
         area += int(pixels[islands].sum())
         right += int(good[islands].sum())
@@ -291,13 +383,24 @@ def rounded(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    keys = ("way", "dice_cells", "arand_3d", "voi_split_3d", "voi_merge_3d", "pq_3d", "island_px_right", "islands_right")
+    keys = (
+        "way",
+        "dice_cells",
+        "arand_3d",
+        "voi_split_3d",
+        "voi_merge_3d",
+        "pq_3d",
+        "island_px_right",
+        "islands_right",
+    )
     for row in rows:
         print("  ".join(f"{key} {row[key]}" for key in keys if key in row), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("neurites", "protrusions", "speed", "growth", "run"))
     parser.add_argument("path", nargs="?", help="for run, which growth starts")
     parser.add_argument("--every", type=int, nargs="+", default=[25, 50])

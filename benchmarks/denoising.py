@@ -16,17 +16,17 @@ import numpy as np
 import tifffile
 
 from rows import keep
-from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import train
-from sparsem.predict import PredictSettings, predict
-from sparsem.prepare.denoise import DenoiseSettings, denoise
-from sparsem.quality.picture import METRICS, measured
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.preprocess.denoise import DenoiseSettings, denoise
+from sparsem.quality.image_metrics import METRICS, measured
 from sparsem.quality.resin import proposal
 from sparsem.score.overlap import overlap, pooled
+from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.train import train
 from sparsem.store.sample import Sample
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, NAME, VOXELS, labelled_sample, raw_of, truth_of
 
 REPLACE = Execution(overwrite=True)
@@ -38,18 +38,40 @@ def paired(updates: int) -> None:
     """Every metric of the noisy slices, the denoised ones, and the smooth ones, towards the smooth ones; means over slices."""
     smooth = tifffile.imread(SMOOTH)
     with tempfile.TemporaryDirectory() as name:
-        sample = import_stack(raw_of("sbem"), Path(name) / "s.zarr", ImportSettings(voxel_nm=VOXELS["sbem"]))
+        sample = import_stack(
+            raw_of("sbem"), Path(name) / "s.zarr", ImportSettings(voxel_nm=VOXELS["sbem"])
+        )
         versions = {"noisy": (sample.image("raw").read(slice(None)), 0.0), "smooth": (smooth, 0.0)}
         for way in ("nlm", "n2v"):
             started = time.perf_counter()
-            denoise(sample, DenoiseSettings.model_validate({"way": way, "image": "raw", "out": way, "updates": updates}))
+            denoise(
+                sample,
+                DenoiseSettings.model_validate(
+                    {"way": way, "image": "raw", "out": way, "updates": updates}
+                ),
+            )
             versions[way] = (sample.image(way).read(slice(None)), time.perf_counter() - started)
     for version in ("noisy", "nlm", "n2v", "smooth"):
         slices, seconds = versions[version]
-        rows = [measured(one, other, proposal(other), {}, 1024)[0] for one, other in zip(slices, smooth, strict=True)]
+        rows = [
+            measured(one, other, proposal(other), {}, 1024)[0]
+            for one, other in zip(slices, smooth, strict=True)
+        ]
         means = {metric: float(np.mean([row[metric] for row in rows])) for metric in METRICS}
-        known = {metric: f"{value:.4g}" for metric, value in means.items() if np.isfinite(value) and metric != "resin_noise_reference"}
-        keep("denoising_pair", {"version": version, "updates": updates if version == "n2v" else "", "seconds": f"{seconds:.0f}", **known})
+        known = {
+            metric: f"{value:.4g}"
+            for metric, value in means.items()
+            if np.isfinite(value) and metric != "resin_noise_reference"
+        }
+        keep(
+            "denoising_pair",
+            {
+                "version": version,
+                "updates": updates if version == "n2v" else "",
+                "seconds": f"{seconds:.0f}",
+                **known,
+            },
+        )
 
 
 def segmented(stack: str, seeds: list[int], updates: int) -> None:
@@ -58,19 +80,49 @@ def segmented(stack: str, seeds: list[int], updates: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample = labelled_sample(stack, folder)
-        ways = [DenoiseSettings.model_validate({"way": way, "image": "raw", "out": way}) for way in ("nlm", "n2v")]
+        ways = [
+            DenoiseSettings.model_validate({"way": way, "image": "raw", "out": way})
+            for way in ("nlm", "n2v")
+        ]
         samples = {"raw": sample, **{denoise(sample, way): sample for way in ways}}
         if stack == "sbem":
             samples["smooth"] = labelled_sample(stack, folder / "smooth", SMOOTH)
         slices = tuple(evenly_spaced(len(truth), LABELLED[stack]))
         for seed in seeds:
             for image, own in samples.items():
-                dice = _dice(own, folder / "m.safetensors", "raw" if image == "smooth" else image, seed, updates, slices, truth)
-                keep("denoising_segmentation", {"stack": stack, "image": image, "seed": seed, "updates": updates, "dice_3d": f"{dice:.4f}"})
+                dice = _dice(
+                    own,
+                    folder / "m.safetensors",
+                    "raw" if image == "smooth" else image,
+                    seed,
+                    updates,
+                    slices,
+                    truth,
+                )
+                keep(
+                    "denoising_segmentation",
+                    {
+                        "stack": stack,
+                        "image": image,
+                        "seed": seed,
+                        "updates": updates,
+                        "dice_3d": f"{dice:.4f}",
+                    },
+                )
 
 
-def _dice(sample: Sample, model: Path, image: str, seed: int, updates: int, slices: tuple[int, ...], truth: np.ndarray) -> float:
-    settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates, slices=slices, image=image)
+def _dice(
+    sample: Sample,
+    model: Path,
+    image: str,
+    seed: int,
+    updates: int,
+    slices: tuple[int, ...],
+    truth: np.ndarray,
+) -> float:
+    settings = TrainSettings(
+        structure=(NAME,), seed=seed, updates=updates, slices=slices, image=image
+    )
     train([sample], model, settings, REPLACE)
     predict(sample, model, PredictSettings(image=image), REPLACE)
     found = sample.volume("labels", NAME).read(slice(None)) > 0
@@ -78,11 +130,18 @@ def _dice(sample: Sample, model: Path, image: str, seed: int, updates: int, slic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["pair", "segmentation"])
     parser.add_argument("--stack", choices=list(LABELLED), default="epfl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--updates", type=int, default=1000, help="of the network that denoises (pair) or segments (segmentation)")
+    parser.add_argument(
+        "--updates",
+        type=int,
+        default=1000,
+        help="of the network that denoises (pair) or segments (segmentation)",
+    )
     given = parser.parse_args()
     if given.what == "pair":
         paired(given.updates)

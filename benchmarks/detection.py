@@ -26,25 +26,25 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from rows import keep, peak_gb
-from sparsem.box_tables import read_annotated, read_found
-from sparsem.boxes import Boxes, boxes_of_labels
-from sparsem.constrain import Roles
-from sparsem.detect.bringing import BoxesSettings, import_boxes
-from sparsem.detect.constraints import constrain_boxes
+from sparsem.boxes.constrain import constrain_boxes
+from sparsem.boxes.geometry import Boxes, boxes_of_labels
+from sparsem.boxes.importing import BoxesSettings, import_boxes
+from sparsem.boxes.tables import read_annotated, read_found
 from sparsem.detect.inference import found_in_picture, levels_of, slicing_of, window_of
-from sparsem.detect.outline import mask_in_box
+from sparsem.detect.masks.outline import mask_in_box
 from sparsem.detect.predict import find_boxes
-from sparsem.detect.recipe import load_detector
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.slicing import Found, Slicing, merged
-from sparsem.detect.train import train_detector
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
+from sparsem.detect.training.recipe import load_detector
+from sparsem.detect.training.train import train_detector
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.labels.constrain import Roles
 from sparsem.models.checkpoint import load_state, state_of
-from sparsem.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.score.boxes import Compared, box_scores
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, ROOT
 
 SHOWN = Execution()
@@ -52,7 +52,10 @@ AGAIN = Execution(overwrite=True)
 SEE = 384
 AXONS, MITOCHONDRIA = ROOT / "axon_sem_2d", FOLDERS["epfl"]
 # By picture: of the rats that are learnt from one gives a picture to the test, another rat only to the test.
-HELD_AXONS = {"validation": ("sub-rat3_sample-data11",), "test": ("sub-rat4_sample-data12", "sub-rat3_sample-data9")}
+HELD_AXONS = {
+    "validation": ("sub-rat3_sample-data11",),
+    "test": ("sub-rat4_sample-data12", "sub-rat3_sample-data9"),
+}
 HELD_EPFL = {"validation": ("epfl:36-39",), "leave": ("epfl:40-47",), "test": ("epfl:48-79",)}
 ORGANELLES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 
@@ -60,12 +63,24 @@ ORGANELLES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 def samples_of(data: str, folder: Path) -> list[Sample]:
     """The pictures with their boxes: six of axons, or one stack."""
     if data == "epfl":
-        stack = import_stack(MITOCHONDRIA / "raw.tif", folder / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
-        import_boxes([stack], BoxesSettings(source=str(MITOCHONDRIA / "boxes.csv"), classes={"0": "mitochondrion"}))
+        stack = import_stack(
+            MITOCHONDRIA / "raw.tif", folder / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5))
+        )
+        import_boxes(
+            [stack],
+            BoxesSettings(source=str(MITOCHONDRIA / "boxes.csv"), classes={"0": "mitochondrion"}),
+        )
         return [stack]
     files = sorted(AXONS.glob("*_raw.tif"))
     # No file says how large a pixel is: all of one size, and each picture a sample of its own.
-    samples = [import_stack(one, folder / f"{one.name.split('_SEM')[0]}.zarr", ImportSettings(voxel_nm=(100, 100, 100))) for one in files]
+    samples = [
+        import_stack(
+            one,
+            folder / f"{one.name.split('_SEM')[0]}.zarr",
+            ImportSettings(voxel_nm=(100, 100, 100)),
+        )
+        for one in files
+    ]
     import_boxes(samples, BoxesSettings(source=str(AXONS / "boxes.csv"), least_px=0))
     return samples
 
@@ -90,16 +105,38 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
     train_detector(samples, model, settings, SHOWN)
     minutes = (time.perf_counter() - started) / 60
     _, recipe = load_detector(model)
-    tested = [sample for sample in samples if any(place.startswith(f"{sample.name}:") for place in recipe.training["test"])]
+    tested = [
+        sample
+        for sample in samples
+        if any(place.startswith(f"{sample.name}:") for place in recipe.training["test"])
+    ]
     for way in ("tiles", "whole", "squeezed"):
         started = time.perf_counter()
         compared = [_found(sample, model, way) for sample in tested]
         one = box_scores(compared, recipe.structures)[0]
-        numbers = {"map": f"{one.map:.3f}", "ar": f"{one.ar:.3f}", "ap50": f"{one.ap50:.3f}", "annotated": one.truth, "found": one.found}
-        row = {"data": data, "detector": detector, "updates": updates, "seed": seed, "threads": torch.get_num_threads()}
+        numbers = {
+            "map": f"{one.map:.3f}",
+            "ar": f"{one.ar:.3f}",
+            "ap50": f"{one.ap50:.3f}",
+            "annotated": one.truth,
+            "found": one.found,
+        }
+        row = {
+            "data": data,
+            "detector": detector,
+            "updates": updates,
+            "seed": seed,
+            "threads": torch.get_num_threads(),
+        }
         keep(
             "detection_scores",
-            {**row, "minutes": f"{minutes:.1f}", "seen": way, **numbers, "test_s": f"{time.perf_counter() - started:.1f}"},
+            {
+                **row,
+                "minutes": f"{minutes:.1f}",
+                "seen": way,
+                **numbers,
+                "test_s": f"{time.perf_counter() - started:.1f}",
+            },
         )
 
 
@@ -109,8 +146,16 @@ def _found(sample: Sample, model: Path, way: str) -> Compared:
     image, (_, height, width) = sample.image(), sample.image().shape
     edge = max(height, width)
     own = recipe
-    if way == "squeezed":  # a whole picture in one tile, as detectors do with what is too large for them
-        own = replace(recipe, pixel_nm=(image.voxel_size.y * edge / recipe.see, image.voxel_size.x * edge / recipe.see))
+    if (
+        way == "squeezed"
+    ):  # a whole picture in one tile, as detectors do with what is too large for them
+        own = replace(
+            recipe,
+            pixel_nm=(
+                image.voxel_size.y * edge / recipe.see,
+                image.voxel_size.x * edge / recipe.see,
+            ),
+        )
     if way == "whole":  # one large tile at the scale that was learnt
         seen = edge * image.voxel_size.x / recipe.pixel_nm[1]
         own = replace(recipe, see=int(-(-seen // 128) * 128))
@@ -119,17 +164,33 @@ def _found(sample: Sample, model: Path, way: str) -> Compared:
         load_state(larger, state_of(network))
         network = larger.eval()
     names, levels = recipe.structures, levels_of(image)
-    tested = [int(place.rpartition(":")[2]) for place in recipe.training["test"] if place.startswith(f"{sample.name}:")]
-    parts, slicing = [], slicing_of((height, width), own, image.voxel_size, DetectSettings().overlap)
+    tested = [
+        int(place.rpartition(":")[2])
+        for place in recipe.training["test"]
+        if place.startswith(f"{sample.name}:")
+    ]
+    parts, slicing = (
+        [],
+        slicing_of((height, width), own, image.voxel_size, DetectSettings().overlap),
+    )
     for z in tested:
-        one = found_in_picture(window_of(image, z), slicing, network, own, levels, 4, torch.device("cpu"))
+        one = found_in_picture(
+            window_of(image, z), slicing, network, own, levels, 4, torch.device("cpu")
+        )
         parts.append((np.full(len(one.kind), z), one.kind, one.corners, one.score))
-    return Compared(read_annotated(sample, names[0]).boxes, Boxes.of(names, *map(np.concatenate, zip(*parts, strict=True))), tuple(tested))
+    return Compared(
+        read_annotated(sample, names[0]).boxes,
+        Boxes.of(names, *map(np.concatenate, zip(*parts, strict=True))),
+        tuple(tested),
+    )
 
 
 def outlines() -> None:
     """Outlines in true boxes beside true masks: mitochondria in every slice of the EPFL stack, and axons."""
-    raw, labels = (tifffile.imread(MITOCHONDRIA / name) for name in ("raw.tif", "labels_mitochondria_instances2d.tif"))
+    raw, labels = (
+        tifffile.imread(MITOCHONDRIA / name)
+        for name in ("raw.tif", "labels_mitochondria_instances2d.tif")
+    )
     cases = [("mitochondria", raw[z], labels[z]) for z in range(len(raw))]
     for file in sorted(AXONS.glob("*_raw.tif")):
         truth = tifffile.imread(str(file).replace("_raw", "_labels_axon1_myelin2"))
@@ -145,13 +206,29 @@ def outlines() -> None:
                 seconds += time.perf_counter() - started
                 here = true[top : top + mask.shape[0], left : left + mask.shape[1]] == number
                 y, x = (2 * (np.arange(length) + 0.5) / length - 1 for length in mask.shape)
-                ways = {"outline": mask, "ellipse": x[None] ** 2 + y[:, None] ** 2 <= 1, "box": np.ones_like(mask)}
-                scores.append({way: np.count_nonzero(one & here) / np.count_nonzero(one | here) for way, one in ways.items()})
+                ways = {
+                    "outline": mask,
+                    "ellipse": x[None] ** 2 + y[:, None] ** 2 <= 1,
+                    "box": np.ones_like(mask),
+                }
+                scores.append(
+                    {
+                        way: np.count_nonzero(one & here) / np.count_nonzero(one | here)
+                        for way, one in ways.items()
+                    }
+                )
         for way in scores[0]:
             own = np.array([one[way] for one in scores])
-            numbers = {"mean_iou": f"{own.mean():.3f}", "median": f"{np.median(own):.3f}", "tenth": f"{np.percentile(own, 10):.3f}"}
+            numbers = {
+                "mean_iou": f"{own.mean():.3f}",
+                "median": f"{np.median(own):.3f}",
+                "tenth": f"{np.percentile(own, 10):.3f}",
+            }
             ms = f"{1000 * seconds / len(own):.1f}" if way == "outline" else ""
-            keep("detection_masks", {"objects": name, "count": len(own), "way": way, **numbers, "ms_each": ms})
+            keep(
+                "detection_masks",
+                {"objects": name, "count": len(own), "way": way, **numbers, "ms_each": ms},
+            )
 
 
 def _components(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
@@ -173,13 +250,26 @@ def _crowd(count: int, shape: tuple[int, int], seed: int, slicing: Slicing) -> F
         there = ((inside[:, 2:] - inside[:, :2]) > 4).all(axis=1)
         moved = inside[there] + random.normal(0, 0.5, (int(there.sum()), 4)).astype(np.float32)
         size = len(moved)
-        parts.append(Found(np.full(size, tile), np.zeros(size, np.int16), moved, random.uniform(0.3, 1, size).astype(np.float32)))
+        parts.append(
+            Found(
+                np.full(size, tile),
+                np.zeros(size, np.int16),
+                moved,
+                random.uniform(0.3, 1, size).astype(np.float32),
+            )
+        )
     return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def merging() -> None:
     """Time to make one box of what tiles found, with more and more objects in a picture of 6144 x 4096, and in larger pictures."""
-    for count, shape in ((500, (4096, 6144)), (1000, (4096, 6144)), (2000, (4096, 6144)), (5000, (4096, 6144)), (20000, (8192, 12288))):
+    for count, shape in (
+        (500, (4096, 6144)),
+        (1000, (4096, 6144)),
+        (2000, (4096, 6144)),
+        (5000, (4096, 6144)),
+        (20000, (8192, 12288)),
+    ):
         slicing = Slicing(shape, (2048, 2048), (410, 410))
         found = _crowd(count, shape, 0, slicing)
         times = []
@@ -187,7 +277,11 @@ def merging() -> None:
             started = time.perf_counter()
             kept = merged(found, slicing, 8)
             times.append(time.perf_counter() - started)
-        row: dict[str, object] = {"shape": f"{shape[1]}x{shape[0]}", "objects": count, "told": len(found.kind)}
+        row: dict[str, object] = {
+            "shape": f"{shape[1]}x{shape[0]}",
+            "objects": count,
+            "told": len(found.kind),
+        }
         row |= {"sparsem_objects": len(kept.kind), "sparsem_ms": f"{1000 * min(times):.1f}"}
         keep("detection_merging", row | _by_sahi(found))
 
@@ -199,30 +293,58 @@ def _by_sahi(found: Found) -> dict[str, object]:
         from sahi.prediction import ObjectPrediction
     except ImportError:
         return {"sahi_objects": "", "sahi_bare_ms": "", "sahi_ms": ""}
-    rows = np.column_stack([found.corners, found.score, np.zeros(len(found.score))]).astype(np.float64)
+    rows = np.column_stack([found.corners, found.score, np.zeros(len(found.score))]).astype(
+        np.float64
+    )
     greedy_nmm(rows[:10], "IOS", 0.5)  # what compiles does so once
     bare, whole, kept = [], [], []
-    told = [ObjectPrediction(bbox=row[:4].tolist(), score=float(row[4]), category_id=0, category_name="a") for row in rows]
+    told = [
+        ObjectPrediction(
+            bbox=row[:4].tolist(), score=float(row[4]), category_id=0, category_name="a"
+        )
+        for row in rows
+    ]
     for _ in range(2):
         started = time.perf_counter()
         greedy_nmm(rows, "IOS", 0.5)
         bare.append(time.perf_counter() - started)
         started = time.perf_counter()
-        kept = GreedyNMMPostprocess(match_threshold=0.5, match_metric="IOS", class_agnostic=False)(list(told))
+        kept = GreedyNMMPostprocess(match_threshold=0.5, match_metric="IOS", class_agnostic=False)(
+            list(told)
+        )
         whole.append(time.perf_counter() - started)
-    return {"sahi_objects": len(kept), "sahi_bare_ms": f"{1000 * min(bare):.1f}", "sahi_ms": f"{1000 * min(whole):.1f}"}
+    return {
+        "sahi_objects": len(kept),
+        "sahi_bare_ms": f"{1000 * min(bare):.1f}",
+        "sahi_ms": f"{1000 * min(whole):.1f}",
+    }
 
 
 def mosaics(folder: Path, updates: int) -> tuple[Path, list[Sample]]:
     """A detector of axons, and mosaics of one, four and sixteen times the same piece of a picture."""
     samples = samples_of("axon", folder)
     model = folder / "m.safetensors"
-    settings = {"updates": updates, "see": SEE, "weights": "none", "split": "none", "validate_every": 100, **HELD_AXONS}
+    settings = {
+        "updates": updates,
+        "see": SEE,
+        "weights": "none",
+        "split": "none",
+        "validate_every": 100,
+        **HELD_AXONS,
+    }
     train_detector(samples, model, DetectTrainSettings.model_validate(settings), SHOWN)
     piece, made = samples[-1].image().read(slice(0, 1))[0, :1024, :1536], []
     for times in (1, 2, 4):
-        tifffile.imwrite(folder / f"x{times}.tif", np.tile(piece, (times, times)), photometric="minisblack")
-        made.append(import_stack(folder / f"x{times}.tif", folder / f"x{times}.zarr", ImportSettings(voxel_nm=(100, 100, 100))))
+        tifffile.imwrite(
+            folder / f"x{times}.tif", np.tile(piece, (times, times)), photometric="minisblack"
+        )
+        made.append(
+            import_stack(
+                folder / f"x{times}.tif",
+                folder / f"x{times}.zarr",
+                ImportSettings(voxel_nm=(100, 100, 100)),
+            )
+        )
     return model, made
 
 
@@ -242,7 +364,10 @@ def sized(updates: int) -> None:
                 "boxes": len(found.boxes),
                 "core_s": f"{seconds:.1f}",
             }
-            keep("detection_sizes", {**row, "core_s_per_mpx": f"{seconds / mpx:.2f}", "peak_gb": f"{peak_gb():.2f}"})
+            keep(
+                "detection_sizes",
+                {**row, "core_s_per_mpx": f"{seconds / mpx:.2f}", "peak_gb": f"{peak_gb():.2f}"},
+            )
 
 
 def parted(updates: int) -> None:
@@ -257,21 +382,37 @@ def _parts_beside_whole(sample: Sample, model: Path) -> None:
     image, cpu = sample.image(), torch.device("cpu")
     _, height, width = image.shape
     levels, edge = levels_of(image), recipe.edge(image.voxel_size)
-    slicing, window = slicing_of((height, width), recipe, image.voxel_size, DetectSettings().overlap), window_of(image, 0)
-    whole = found_in_picture(window, slicing, network, recipe, levels, 1, cpu)  # numbers round otherwise where more tiles are seen at once
+    slicing, window = (
+        slicing_of((height, width), recipe, image.voxel_size, DetectSettings().overlap),
+        window_of(image, 0),
+    )
+    whole = found_in_picture(
+        window, slicing, network, recipe, levels, 1, cpu
+    )  # numbers round otherwise where more tiles are seen at once
     for part, axis in (("right half", 1), ("lower half", 0)):
         begins = slicing.begins[axis]
         shift = [0, 0]
         shift[axis] = begins[len(begins) // 2]
         y, x = shift
-        own = slicing_of((height - y, width - x), recipe, image.voxel_size, DetectSettings().overlap)
+        own = slicing_of(
+            (height - y, width - x), recipe, image.voxel_size, DetectSettings().overlap
+        )
         moved = lambda x0, y0, x1, y1, x=x, y=y: window(x0 + x, y0 + y, x1 + x, y1 + y)  # noqa: E731
         found = found_in_picture(moved, own, network, recipe, levels, 1, cpu)
         corners = found.corners + np.array([x, y, x, y], np.float32)
-        away = [one[one[:, 1 - axis] > shift[axis] + edge[axis]] for one in (whole.corners, corners)]
-        others = away[1][cKDTree(away[0]).query(away[1], p=np.inf)[0] > 0.015]  # corners are rounded to 0.01 px
+        away = [
+            one[one[:, 1 - axis] > shift[axis] + edge[axis]] for one in (whole.corners, corners)
+        ]
+        others = away[1][
+            cKDTree(away[0]).query(away[1], p=np.inf)[0] > 0.015
+        ]  # corners are rounded to 0.01 px
         reach = ((others[:, 1 - axis] - shift[axis]) / edge[axis]).max(initial=0)
-        row = {"part": part, "boxes_of_whole": len(away[0]), "boxes_of_part": len(away[1]), "others": len(others)}
+        row = {
+            "part": part,
+            "boxes_of_whole": len(away[0]),
+            "boxes_of_part": len(away[1]),
+            "others": len(others),
+        }
         keep("detection_parts", {**row, "tiles_from_the_cut": f"{reach:.2f}"})
 
 
@@ -280,14 +421,38 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
     for seed in seeds:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            tissue = PhantomSettings(shape=(40, 512, 512), voxel_nm=(60, 16, 16), cells=6, seed=seed)
+            tissue = PhantomSettings(
+                shape=(40, 512, 512), voxel_nm=(60, 16, 16), cells=6, seed=seed
+            )
             sample = phantom(folder / "tissue.zarr", tissue, SHOWN)
-            import_boxes([sample], BoxesSettings(labels=tuple(f"truth/{one}" for one in ORGANELLES), least_px=8))
-            held = {"split": "none", "validation": ("tissue:24-27",), "test": ("tissue:30-39",), "leave": ("tissue:28-29",)}
-            common = {"see": SEE, "read": 512, "weights": "none", "seed": seed, "validate_every": 100, **held}
+            import_boxes(
+                [sample],
+                BoxesSettings(labels=tuple(f"truth/{one}" for one in ORGANELLES), least_px=8),
+            )
+            held = {
+                "split": "none",
+                "validation": ("tissue:24-27",),
+                "test": ("tissue:30-39",),
+                "leave": ("tissue:28-29",),
+            }
+            common = {
+                "see": SEE,
+                "read": 512,
+                "weights": "none",
+                "seed": seed,
+                "validate_every": 100,
+                **held,
+            }
             long = updates * len(ORGANELLES)
-            jobs = [(ORGANELLES, long), *(((one,), updates) for one in ORGANELLES), (ORGANELLES, updates)]
-            settings = [DetectTrainSettings.model_validate({**common, "structure": names, "updates": count}) for names, count in jobs]
+            jobs = [
+                (ORGANELLES, long),
+                *(((one,), updates) for one in ORGANELLES),
+                (ORGANELLES, updates),
+            ]
+            settings = [
+                DetectTrainSettings.model_validate({**common, "structure": names, "updates": count})
+                for names, count in jobs
+            ]
             models = [folder / f"{'-'.join(names)}-{count}.safetensors" for names, count in jobs]
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
                 list(beside.map(train_detector, [[sample]] * len(jobs), models, settings))
@@ -307,12 +472,23 @@ def _phantom_rows(sample: Sample, detectors: str, updates: int, seed: int) -> No
         counted = int(read_found(sample, before.name, as_predicted=True).counts.sum())
         numbers = {key: f"{getattr(before, key):.3f}" for key in ("map", "ar", "ap50")}
         held = {f"constrained_{key}": f"{getattr(after, key):.3f}" for key in ("map", "ar", "ap50")}
-        row = {"detectors": detectors, "structure": before.name, "updates": updates, "seed": seed, "annotated": before.truth}
-        keep("detection_phantom", {**row, **numbers, **held, "objects": counted, "of_them_gone": gone[before.name]})
+        row = {
+            "detectors": detectors,
+            "structure": before.name,
+            "updates": updates,
+            "seed": seed,
+            "annotated": before.truth,
+        }
+        keep(
+            "detection_phantom",
+            {**row, **numbers, **held, "objects": counted, "of_them_gone": gone[before.name]},
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["scores", "masks", "merging", "sizes", "parts", "phantom"])
     parser.add_argument("--data", choices=["axon", "epfl"], default="axon")
     parser.add_argument("--detector", default="retinanet-small")

@@ -49,7 +49,9 @@ class Stop:
     faults: tuple[str, ...]
 
 
-def stopped(words: Sequence[str], folder: Path, number: signal.Signals, to_group: bool, after_s: float) -> Stop | None:
+def stopped(
+    words: Sequence[str], folder: Path, number: signal.Signals, to_group: bool, after_s: float
+) -> Stop | None:
     """Run a command and stop it; None if it ended before."""
     run = subprocess.Popen(
         [sys.executable, "-m", "sparsem", *words],
@@ -58,7 +60,9 @@ def stopped(words: Sequence[str], folder: Path, number: signal.Signals, to_group
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal, also when this runs in the background
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # as in a terminal, also when this runs in the background
     )
     try:
         run.wait(after_s)
@@ -90,19 +94,31 @@ def stopped(words: Sequence[str], folder: Path, number: signal.Signals, to_group
         faults.append("says nothing of it")
     if any(word in text for word in ("Traceback", "Error", "Exception", "warn")):
         faults.append("noise")
-        Path(tempfile.gettempdir(), f"interruption-{run.pid}.txt").write_text(text, encoding="utf-8")
+        Path(tempfile.gettempdir(), f"interruption-{run.pid}.txt").write_text(
+            text, encoding="utf-8"
+        )
     if took_s > LATE_S:
         faults.append("late")
     if left:
         faults.append(f"leaves {len(left)} processes")
         os.killpg(run.pid, signal.SIGKILL)
-    return Stop(words[0], number.name, "group" if to_group else "process", after_s, took_s, run.returncode, tuple(faults))
+    return Stop(
+        words[0],
+        number.name,
+        "group" if to_group else "process",
+        after_s,
+        took_s,
+        run.returncode,
+        tuple(faults),
+    )
 
 
 def _session_of(process: int) -> int:
     """The session of a process; -1 if it ended, whether or not somebody asked for its exit code."""
     try:
-        return -1 if psutil.Process(process).status() == psutil.STATUS_ZOMBIE else os.getsid(process)
+        return (
+            -1 if psutil.Process(process).status() == psutil.STATUS_ZOMBIE else os.getsid(process)
+        )
     except (OSError, psutil.Error):
         return -1
 
@@ -110,21 +126,66 @@ def _session_of(process: int) -> int:
 def prepared(folder: Path) -> dict[str, tuple[list[str], float]]:
     """Commands that can be stopped, with about how many seconds each takes."""
     noise = np.random.default_rng(0)
-    tifffile.imwrite(folder / "big.tif", noise.integers(0, 255, (64, 1500, 1500), np.uint8), photometric="minisblack")
+    tifffile.imwrite(
+        folder / "big.tif",
+        noise.integers(0, 255, (64, 1500, 1500), np.uint8),
+        photometric="minisblack",
+    )
     voxel = ["--voxel-nm", "8", "4", "4"]
     sparsem(folder, "phantom", "tissue.zarr", "--shape", "24", "192", "192")
-    sparsem(folder, "annotate", "import", "tissue.zarr", "nucleus", "tissue.zarr/truth/nucleus", "--slices", "2,12,20")
-    training = ["train", "tissue.zarr", "--structure", "nucleus", "--width", "8", "--read", "64", "--see", "64", "--out"]
+    sparsem(
+        folder,
+        "annotate",
+        "import",
+        "tissue.zarr",
+        "nucleus",
+        "tissue.zarr/truth/nucleus",
+        "--slices",
+        "2,12,20",
+    )
+    training = [
+        "train",
+        "tissue.zarr",
+        "--structure",
+        "nucleus",
+        "--width",
+        "8",
+        "--read",
+        "64",
+        "--see",
+        "64",
+        "--out",
+    ]
     sparsem(folder, *training, "model.safetensors", "--updates", "20")
     return {
-        "import": (["import", "big.tif", "big.zarr", *voxel, "--block-depth", "1", "--workers", "2"], 20),
+        "import": (
+            ["import", "big.tif", "big.zarr", *voxel, "--block-depth", "1", "--workers", "2"],
+            20,
+        ),
         "train": ([*training, "long.safetensors", "--updates", "2000"], 30),
-        "predict": (["predict", "tissue.zarr", "model.safetensors", "--overlap", "0.5", "--workers", "2", "--overwrite"], 20),
+        "predict": (
+            [
+                "predict",
+                "tissue.zarr",
+                "model.safetensors",
+                "--overlap",
+                "0.5",
+                "--workers",
+                "2",
+                "--overwrite",
+            ],
+            20,
+        ),
     }
 
 
 def sparsem(folder: Path, *words: str) -> None:
-    subprocess.run([sys.executable, "-m", "sparsem", *words, "--quiet"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "sparsem", *words, "--quiet"],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _line(stop: Stop) -> str:
@@ -133,7 +194,9 @@ def _line(stop: Stop) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stops", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -156,7 +219,9 @@ def main() -> None:
             else:
                 shutil.rmtree(folder / "big.zarr", ignore_errors=True)
     slowest = max(stop.took_s for stop in stops)
-    print(f"{len(stops)} stops, {sum(bool(stop.faults) for stop in stops)} with faults; the slowest took {slowest:.1f} s")
+    print(
+        f"{len(stops)} stops, {sum(bool(stop.faults) for stop in stops)} with faults; the slowest took {slowest:.1f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -17,25 +17,31 @@ import numpy as np
 import tifffile
 
 from rows import keep
-from sparsem.execution import Execution
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.geometry import evenly_spaced
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.learn.folds import cross_validate, fold_path
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import train
-from sparsem.predict import predict
-from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.score.overlap import overlap, pooled
+from sparsem.segment.cross_validation import cross_validate, fold_path
+from sparsem.segment.predict import predict
+from sparsem.segment.suggest import SuggestSettings, suggest
+from sparsem.segment.train import train
 from sparsem.store.sample import Sample
-from sparsem.suggest import SuggestSettings, suggest
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, NAME, VOXELS, labelled_sample, truth_of
 
 RAW = FOLDERS["epfl"] / "raw.tif"
 REPLACE = Execution(overwrite=True)
 
 
-def dice_after(sample: Sample, model: Path, settings: TrainSettings, slices: Sequence[int], others: Sequence[int] = ()) -> float:
+def dice_after(
+    sample: Sample,
+    model: Path,
+    settings: TrainSettings,
+    slices: Sequence[int],
+    others: Sequence[int] = (),
+) -> float:
     """3D Dice, on slices that are in neither list, of a network that learnt from ``slices``."""
     train([sample], model, settings.model_copy(update={"slices": tuple(sorted(slices))}), REPLACE)
     predict(sample, model, on=REPLACE)
@@ -46,7 +52,9 @@ def dice_on(sample: Sample, learnt: Sequence[int]) -> float:
     """3D Dice of what was predicted, on all slices but those learnt from."""
     truth = tifffile.imread(truth_of("epfl")) > 0
     found = sample.volume("labels", NAME).read(slice(None)) > 0
-    return pooled([overlap(found[z], truth[z]) for z in range(len(truth)) if z not in set(learnt)]).dice
+    return pooled(
+        [overlap(found[z], truth[z]) for z in range(len(truth)) if z not in set(learnt)]
+    ).dice
 
 
 def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
@@ -57,30 +65,46 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
         sample = labelled_sample("epfl", folder)
         n = sample.image().shape[0]
         first, even = evenly_spaced(n, 3), evenly_spaced(n, 7)
-        rows: dict[str, tuple[list[int], float]] = {"even": (even, dice_after(sample, folder / "even.safetensors", settings, even))}
+        rows: dict[str, tuple[list[int], float]] = {
+            "even": (even, dice_after(sample, folder / "even.safetensors", settings, even))
+        }
         rows["three"] = (first, dice_after(sample, folder / "three.safetensors", settings, first))
         for way in ways:
             unlabelled = _without_other_labels(sample, folder / f"{way}.zarr", first)
             models: tuple[str, ...] = (str(folder / "three.safetensors"),)
             if way == "disagreement":
                 cross_validate(
-                    [sample], folder / "f.safetensors", settings.model_copy(update={"folds": 3, "slices": tuple(first)}), REPLACE
+                    [sample],
+                    folder / "f.safetensors",
+                    settings.model_copy(update={"folds": 3, "slices": tuple(first)}),
+                    REPLACE,
                 )
                 models = tuple(str(fold_path(folder / "f.safetensors", k + 1)) for k in range(3))
             more = suggest(unlabelled, NAME, SuggestSettings(n=4, model=models)).z
             chosen = sorted({*first, *more})
-            rows[way] = (chosen, dice_after(sample, folder / f"{way}.safetensors", settings, chosen))
+            rows[way] = (
+                chosen,
+                dice_after(sample, folder / f"{way}.safetensors", settings, chosen),
+            )
     for way, (slices, dice) in rows.items():
         keep(
             "labelling_suggest",
-            {"seed": seed, "updates": updates, "way": way, "slices": " ".join(map(str, slices)), "dice_3d": f"{dice:.4f}"},
+            {
+                "seed": seed,
+                "updates": updates,
+                "way": way,
+                "slices": " ".join(map(str, slices)),
+                "dice_3d": f"{dice:.4f}",
+            },
         )
 
 
 def _without_other_labels(sample: Sample, path: Path, slices: Sequence[int]) -> Sample:
     """The same stack of which only some slices are labelled, as a user has it."""
     other = import_stack(RAW, path, ImportSettings(voxel_nm=VOXELS["epfl"]))
-    import_annotation(other, NAME, truth_of("epfl"), AnnotationSettings(slices=",".join(map(str, slices))))
+    import_annotation(
+        other, NAME, truth_of("epfl"), AnnotationSettings(slices=",".join(map(str, slices)))
+    )
     return other
 
 
@@ -95,11 +119,27 @@ def promised(folds: Sequence[int], labelled: int, seed: int, updates: int) -> No
         for count in folds:
             own = settings.model_copy(update={"folds": count, "slices": tuple(slices)})
             (promise,) = cross_validate([sample], folder / f"{count}.safetensors", own, REPLACE)
-            predict(sample, [fold_path(folder / f"{count}.safetensors", n + 1) for n in range(count)], on=REPLACE)
+            predict(
+                sample,
+                [fold_path(folder / f"{count}.safetensors", n + 1) for n in range(count)],
+                on=REPLACE,
+            )
             together = dice_on(sample, slices)
-            row: dict[str, Any] = {"labelled": labelled, "seed": seed, "updates": updates, "folds": count}
-            row |= {"promised": f"{promise.mean:.4f}", "spread": f"{promise.spread:.4f}", "true": f"{true:.4f}"}
-            keep("labelling_folds", row | {"off": f"{promise.mean - true:+.4f}", "mean_of_folds": f"{together:.4f}"})
+            row: dict[str, Any] = {
+                "labelled": labelled,
+                "seed": seed,
+                "updates": updates,
+                "folds": count,
+            }
+            row |= {
+                "promised": f"{promise.mean:.4f}",
+                "spread": f"{promise.spread:.4f}",
+                "true": f"{true:.4f}",
+            }
+            keep(
+                "labelling_folds",
+                row | {"off": f"{promise.mean - true:+.4f}", "mean_of_folds": f"{together:.4f}"},
+            )
 
 
 def flickering(seed: int, updates: int) -> None:
@@ -108,7 +148,9 @@ def flickering(seed: int, updates: int) -> None:
     random = np.random.default_rng(seed)
     raw = tifffile.imread(RAW).astype(np.float64)
     gain, offset = np.exp(random.normal(0, 0.15, len(raw))), random.normal(0, 20, len(raw))
-    made = np.clip((raw - raw.mean()) * gain[:, None, None] + raw.mean() + offset[:, None, None], 1, 255)
+    made = np.clip(
+        (raw - raw.mean()) * gain[:, None, None] + raw.mean() + offset[:, None, None], 1, 255
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tifffile.imwrite(folder / "flicker.tif", made.astype(np.uint8), photometric="minisblack")
@@ -118,14 +160,25 @@ def flickering(seed: int, updates: int) -> None:
         rows = {"no flicker": dice_after(still, folder / "still.safetensors", settings, slices)}
         rows["flicker"] = dice_after(sample, folder / "m.safetensors", settings, slices)
         for way in ("flicker", "histogram", "clahe"):
-            equalize(sample, EqualizeSettings.model_validate({"way": way, "image": "raw", "out": way}), REPLACE)
-            rows[f"flicker, equalize --way {way}"] = dice_after(sample, folder / f"{way}.safetensors", settings, slices)
+            equalize(
+                sample,
+                EqualizeSettings.model_validate({"way": way, "image": "raw", "out": way}),
+                REPLACE,
+            )
+            rows[f"flicker, equalize --way {way}"] = dice_after(
+                sample, folder / f"{way}.safetensors", settings, slices
+            )
     for what, dice in rows.items():
-        keep("labelling_flicker", {"seed": seed, "updates": updates, "stack": what, "dice_3d": f"{dice:.4f}"})
+        keep(
+            "labelling_flicker",
+            {"seed": seed, "updates": updates, "stack": what, "dice_3d": f"{dice:.4f}"},
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["suggest", "folds", "flicker"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=TrainSettings().updates)

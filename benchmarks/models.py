@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 from rows import keep, peak_gb
-from sparsem.execution import Execution
 from sparsem.experiment.models import ModelsSettings, models_compared
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.supervised import start, step
-from sparsem.models import MODELS, build, count_parameters, usual_width
+from sparsem.models.architectures import MODELS, build, count_parameters, usual_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import choose_device
 from sparsem.models.memory import training_bytes
 from sparsem.score.overlap import average_dice
+from sparsem.segment.supervised import start, step
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, NAME, labelled_sample, truth_of
 
 UPDATES = 2  # the second one finds the moments of the optimiser in place
@@ -39,25 +39,53 @@ def zoo(models: list[str], minutes: float, labelled: int, stack: str, seeds: lis
     with tempfile.TemporaryDirectory() as name:
         sample, truth = labelled_sample(stack, Path(name)), truth_of(stack)
         for seed, model in product(seeds, models):
-            settings = ModelsSettings(compare=(model,), labelled=(labelled,), minutes=minutes, seed=seed)
-            (found,) = models_compared(sample, NAME, Path(name) / "models", truth, settings, Execution(overwrite=True)).trained
+            settings = ModelsSettings(
+                compare=(model,), labelled=(labelled,), minutes=minutes, seed=seed
+            )
+            (found,) = models_compared(
+                sample, NAME, Path(name) / "models", truth, settings, Execution(overwrite=True)
+            ).trained
             worst = min(one.dice for one in found.overlaps)
-            told = {"updates": found.updates, "train_s": f"{found.seconds:.0f}", "dice_3d": f"{found.dice:.4f}"}
-            told |= {"dice_slices": f"{average_dice(found.overlaps):.4f}", "worst_slice": f"{worst:.4f}"}
-            row = {"stack": stack, "seed": seed, "model": model, "parameters": found.parameters, "minutes": minutes, "labelled": labelled}
+            told = {
+                "updates": found.updates,
+                "train_s": f"{found.seconds:.0f}",
+                "dice_3d": f"{found.dice:.4f}",
+            }
+            told |= {
+                "dice_slices": f"{average_dice(found.overlaps):.4f}",
+                "worst_slice": f"{worst:.4f}",
+            }
+            row = {
+                "stack": stack,
+                "seed": seed,
+                "model": model,
+                "parameters": found.parameters,
+                "minutes": minutes,
+                "labelled": labelled,
+            }
             keep("models_zoo", row | told)
 
 
 def memory(models: list[str], see: int, batch: int) -> None:
     """Every network in a process of its own."""
     for model in models:
-        done = subprocess.run([sys.executable, __file__, "one", model, str(see), str(batch)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, __file__, "one", model, str(see), str(batch)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
-            print(f"{model}: {done.stderr.strip().splitlines()[-1:]} ({done.returncode})", flush=True)
+            print(
+                f"{model}: {done.stderr.strip().splitlines()[-1:]} ({done.returncode})", flush=True
+            )
             continue
         parameters, said, taken, seconds = done.stdout.split()[-4:]
         told = {"said_gb": said, "taken_gb": taken, "update_s": seconds}
-        keep("models_memory", {"model": model, "see": see, "batch": batch, "parameters": parameters, **told})
+        keep(
+            "models_memory",
+            {"model": model, "see": see, "batch": batch, "parameters": parameters, **told},
+        )
 
 
 def one(model: str, see: int, batch: int) -> None:
@@ -81,7 +109,9 @@ def one(model: str, see: int, batch: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="what", required=True)
     for name in ("zoo", "memory"):
         command = commands.add_parser(name)

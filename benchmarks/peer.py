@@ -24,15 +24,15 @@ import tifffile
 import zarr
 
 from rows import peak_gb
-from sparsem.inference import quantised
-from sparsem.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory
-from sparsem.phantom import PhantomSettings, phantom_slice
-from sparsem.predict import PredictSettings, predict
+from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.segment.inference import quantised
+from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.tiles import enlarge, shrink
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND
-from sparsem.tiles.context import enlarge, shrink
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (4000, 6000)
@@ -40,12 +40,16 @@ SHAPE = (4000, 6000)
 
 def make(folder: Path, slices: int, width: int) -> None:
     """A stack that looks like tissue, and a network of random weights: neither changes what inference costs."""
-    part = phantom_slice(PhantomSettings(shape=(1, 1000, 1500), voxel_nm=(8, 8, 8), cells=6), 0).image
+    part = phantom_slice(
+        PhantomSettings(shape=(1, 1000, 1500), voxel_nm=(8, 8, 8), cells=6), 0
+    ).image
     plane = np.tile(part, (4, 4))
     with tifffile.TiffWriter(folder / "raw.tif", bigtiff=True) as tiff:
         rolled = (np.roll(plane, 7 * z, axis=1) for z in range(slices))
         tiff.write(rolled, shape=(slices, *SHAPE), dtype=np.uint8, photometric="minisblack")
-    import_stack(folder / "raw.tif", folder / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4))
+    import_stack(
+        folder / "raw.tif", folder / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4)
+    )
     recipe = Recipe("resunet", width, ("nucleus",), 128, (16.0, 16.0), 128.0, 30.0)
     save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
 
@@ -68,7 +72,10 @@ def by_monai(folder: Path) -> None:
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     factors = recipe.factors(image.voxel_size)
     stores = [
-        zarr.create_array(folder / f"monai-{name}.zarr", shape=image.shape, chunks=(1, 512, 512), dtype=np.uint8) for name in ("p", "l")
+        zarr.create_array(
+            folder / f"monai-{name}.zarr", shape=image.shape, chunks=(1, 512, 512), dtype=np.uint8
+        )
+        for name in ("p", "l")
     ]
 
     def forward(tiles: Any) -> Any:
@@ -80,7 +87,9 @@ def by_monai(folder: Path) -> None:
         small = (shrink(voxels, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
         with torch.inference_mode():
             tensor = torch.from_numpy(small)[None, None].to(device)
-            logits = sliding_window_inference(tensor, (recipe.see, recipe.see), 16, forward, overlap=0.25, mode="gaussian")
+            logits = sliding_window_inference(
+                tensor, (recipe.see, recipe.see), 16, forward, overlap=0.25, mode="gaussian"
+            )
             probability = logits.sigmoid()[0].cpu().numpy()
         grey = quantised(enlarge(probability, (voxels.shape[0], voxels.shape[1])))[0]
         stores[0][z], stores[1][z] = grey, (grey >= FOREGROUND).view(np.uint8)
@@ -93,11 +102,19 @@ def told(side: str, folder: Path) -> str:
     """Run one side; its time and peak memory as JSON."""
     began = time.monotonic()
     SIDES[side](folder)
-    return json.dumps({"side": side, "seconds": round(time.monotonic() - began, 1), "peak_gb": round(peak_gb(), 3)})
+    return json.dumps(
+        {
+            "side": side,
+            "seconds": round(time.monotonic() - began, 1),
+            "peak_gb": round(peak_gb(), 3),
+        }
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slices", type=int, default=100)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--side", choices=SIDES, help="used by the script itself")

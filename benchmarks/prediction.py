@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from rows import peak_gb
-from sparsem.annotations import write_annotation
-from sparsem.execution import Execution
-from sparsem.inference import forward_on
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import train
+from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import choose_device
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, predict
+from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.segment.inference import forward_on
+from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.tiles import TileGrid, scaled_shape
+from sparsem.segment.train import train
 from sparsem.store.sample import Sample
-from sparsem.tiles.context import TileGrid, scaled_shape
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 
 RESULTS = Path(__file__).parent / "results"
 EDGE = 1448  # 2.1 Mpx
@@ -43,7 +43,14 @@ def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sa
         labels = [sample.volume("truth", name).read(slice(z, z + 1))[0] for z in (0, slices - 1)]
         write_annotation(sample, name, (0, slices - 1), labels)
     # A network that has learnt a little: what it finds has the shape of objects, as in real use, and not of noise.
-    settings_of = TrainSettings(structure=("nucleus", "mitochondrion"), width=width, read=read, see=see, updates=150, average=0.9)
+    settings_of = TrainSettings(
+        structure=("nucleus", "mitochondrion"),
+        width=width,
+        read=read,
+        see=see,
+        updates=150,
+        average=0.9,
+    )
     train([sample], folder / "m.safetensors", settings_of)
     return sample, folder / "m.safetensors"
 
@@ -53,8 +60,14 @@ def bare_seconds(sample: Sample, model: Path, settings: PredictSettings) -> floa
     network, recipe = load_checkpoint(model)
     forward = forward_on(network, choose_device(settings.device), settings.precision)
     shape = sample.image().shape
-    grid = TileGrid(scaled_shape(shape[1:], recipe.factors(sample.voxel_size)), recipe.see, round(settings.overlap * recipe.see))
-    tiles = np.random.default_rng(0).standard_normal((settings.batch, 1, recipe.see, recipe.see), np.float32)
+    grid = TileGrid(
+        scaled_shape(shape[1:], recipe.factors(sample.voxel_size)),
+        recipe.see,
+        round(settings.overlap * recipe.see),
+    )
+    tiles = np.random.default_rng(0).standard_normal(
+        (settings.batch, 1, recipe.see, recipe.see), np.float32
+    )
     left = shape[0] * len(grid.corners)
     forward(tiles)
     started = time.monotonic()
@@ -74,7 +87,10 @@ def overhead(slices: int, device: str, width: int, read: int, see: int) -> dict[
             started = time.monotonic()
             predict(sample, model, settings, Execution(overwrite=True, quiet=True))
             whole = time.monotonic() - started
-            subprocess.run(["rm", "-rf", *(str(sample.path / name) for name in ("probabilities", "labels"))], check=True)
+            subprocess.run(
+                ["rm", "-rf", *(str(sample.path / name) for name in ("probabilities", "labels"))],
+                check=True,
+            )
             ratios.append(whole / bare)
             times.append((whole, bare))
     middle = sorted(ratios)[1]
@@ -102,19 +118,26 @@ def memory_of(slices: int) -> dict[str, object]:
         make_it = code + f"p.make_noise(Path(sys.argv[2]), {slices})"
         subprocess.run([sys.executable, "-c", make_it, here, folder], check=True)
         run_it = code + "print(p.predict_and_tell(Path(sys.argv[2])))"
-        result = subprocess.run([sys.executable, "-c", run_it, here, folder], check=True, capture_output=True, text=True)
+        result = subprocess.run(
+            [sys.executable, "-c", run_it, here, folder], check=True, capture_output=True, text=True
+        )
     return {"slices": slices, "mpx": round(EDGE**2 / 1e6, 1), **json.loads(result.stdout)}
 
 
 def make_noise(folder: Path, slices: int) -> None:
     import tifffile
 
-    from sparsem.ingest import ImportSettings, import_stack
+    from sparsem.io.ingest import ImportSettings, import_stack
 
     random = np.random.default_rng(0)
     plane = random.integers(0, 255, (EDGE, EDGE), np.uint8)
     with tifffile.TiffWriter(folder / "raw.tif", bigtiff=True) as tiff:
-        tiff.write((np.roll(plane, z, axis=1) for z in range(slices)), shape=(slices, EDGE, EDGE), dtype=np.uint8, photometric="minisblack")
+        tiff.write(
+            (np.roll(plane, z, axis=1) for z in range(slices)),
+            shape=(slices, EDGE, EDGE),
+            dtype=np.uint8,
+            photometric="minisblack",
+        )
     import_stack(folder / "raw.tif", folder / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8)))
     recipe = Recipe("resunet", 2, ("nucleus",), 128, (64.0, 64.0), 0.6, 0.12)
     save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
@@ -123,7 +146,9 @@ def make_noise(folder: Path, slices: int) -> None:
 def predict_and_tell(folder: Path) -> str:
     started = time.monotonic()
     predict(Sample.open(folder / "s.zarr"), folder / "m.safetensors")
-    return json.dumps({"peak_gb": round(peak_gb(), 3), "predict_s": round(time.monotonic() - started, 1)})
+    return json.dumps(
+        {"peak_gb": round(peak_gb(), 3), "predict_s": round(time.monotonic() - started, 1)}
+    )
 
 
 def write(name: str, rows: list[dict[str, object]]) -> None:
@@ -136,7 +161,9 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("overhead", "memory"))
     parser.add_argument("--slices", type=int, default=16)
     parser.add_argument("--width", type=int, default=16)

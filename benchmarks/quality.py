@@ -24,12 +24,12 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
 from rows import keep, peak_gb
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.phantom import PhantomSettings, faults_of, phantom, phantom_slice
-from sparsem.quality.reference import as_tensor
-from sparsem.quality.stack import Quality, quality
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.phantom.phantom import PhantomSettings, faults_of, phantom, phantom_slice
+from sparsem.quality.full_reference import as_tensor
+from sparsem.quality.quality import Quality, quality
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 
 QUIET = Execution(quiet=True)
 SHAPE = (60, 512, 512)
@@ -38,7 +38,11 @@ SHAPE = (60, 512, 512)
 def looked_at(folder: Path, seed: int, **faults: Any) -> tuple[PhantomSettings, Quality]:
     """A phantom with faults, and what is said of it."""
     settings = PhantomSettings(shape=SHAPE, seed=seed, **faults)
-    sample = phantom(folder / f"{seed}-{'-'.join(f'{name}{value}' for name, value in faults.items())}.zarr", settings, QUIET)
+    sample = phantom(
+        folder / f"{seed}-{'-'.join(f'{name}{value}' for name, value in faults.items())}.zarr",
+        settings,
+        QUIET,
+    )
     return settings, quality(sample, on=QUIET)
 
 
@@ -48,9 +52,14 @@ def of_slices(true: ArrayLike, found: ArrayLike) -> float:
     return float(spearmanr(*both[:, np.isfinite(both).all(axis=0)]).statistic)
 
 
-def between_stacks(folder: Path, seed: int, fault: str, strengths: Sequence[float], measure: str) -> float:
+def between_stacks(
+    folder: Path, seed: int, fault: str, strengths: Sequence[float], measure: str
+) -> float:
     """A fault that all slices of a stack share: phantoms of several strengths, by their median."""
-    found = [float(np.nanmedian(looked_at(folder, seed, **{fault: strength})[1].columns[measure])) for strength in strengths]
+    found = [
+        float(np.nanmedian(looked_at(folder, seed, **{fault: strength})[1].columns[measure]))
+        for strength in strengths
+    ]
     return of_slices(strengths, found) * (-1 if measure == "snr_db" else 1)
 
 
@@ -60,16 +69,30 @@ def ranked(seeds: Sequence[int]) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             rows = {fault: between_stacks(folder, seed, *how) for fault, how in BETWEEN.items()}
-            settings, found = looked_at(folder, seed, flicker=6.0, drift_nm=16.0, charging=40.0, defocus=3.0)
+            settings, found = looked_at(
+                folder, seed, flicker=6.0, drift_nm=16.0, charging=40.0, defocus=3.0
+            )
             faults, own = faults_of(settings), found.columns
             sharp, quiet = faults.blur_px == 0, faults.charge == 0
-            rows["brightness of a slice"] = of_slices(faults.offset[quiet], own["brightness"][quiet])
-            drift = np.vstack([np.zeros(2), np.diff(faults.drift_nm, axis=0)]) / settings.voxel_nm[1]
+            rows["brightness of a slice"] = of_slices(
+                faults.offset[quiet], own["brightness"][quiet]
+            )
+            drift = (
+                np.vstack([np.zeros(2), np.diff(faults.drift_nm, axis=0)]) / settings.voxel_nm[1]
+            )
             for place, axis in enumerate("yx"):
-                rows[f"drift along {axis}"] = of_slices(-drift[1:, place], own[f"shift_{axis}_px"][1:])
-            rows["charging (slices that charge)"] = of_slices(faults.charge[~quiet], own["charging"][~quiet])
-            rows["blur, by sharpness (blurred slices)"] = -of_slices(faults.blur_px[~sharp], own["sharpness"][~sharp])
-            rows["blur, by resolution (blurred slices)"] = of_slices(faults.blur_px[~sharp], own["resolution_px"][~sharp])
+                rows[f"drift along {axis}"] = of_slices(
+                    -drift[1:, place], own[f"shift_{axis}_px"][1:]
+                )
+            rows["charging (slices that charge)"] = of_slices(
+                faults.charge[~quiet], own["charging"][~quiet]
+            )
+            rows["blur, by sharpness (blurred slices)"] = -of_slices(
+                faults.blur_px[~sharp], own["sharpness"][~sharp]
+            )
+            rows["blur, by resolution (blurred slices)"] = of_slices(
+                faults.blur_px[~sharp], own["resolution_px"][~sharp]
+            )
             rows["saturation"] = saturation(seed)
         for fault, rank in rows.items():
             keep("quality_ranks", {"seed": seed, "fault": fault, "rank_correlation": f"{rank:.3f}"})
@@ -88,17 +111,30 @@ def saturation(seed: int) -> float:
     settings = PhantomSettings(shape=SHAPE, seed=seed)
     shares: list[float] = []
     with tempfile.TemporaryDirectory() as name:
-        stack = np.stack([np.clip(phantom_slice(settings, z).image * (1 + 0.02 * z), 0, 255).astype(np.uint8) for z in range(30)])
+        stack = np.stack(
+            [
+                np.clip(phantom_slice(settings, z).image * (1 + 0.02 * z), 0, 255).astype(np.uint8)
+                for z in range(30)
+            ]
+        )
         tifffile.imwrite(Path(name) / "s.tif", stack, photometric="minisblack")
-        sample = import_stack(Path(name) / "s.tif", Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8)), QUIET)
+        sample = import_stack(
+            Path(name) / "s.tif", Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8)), QUIET
+        )
         found = quality(sample, on=QUIET).columns["saturated"]
-        shares = [float(np.mean(phantom_slice(settings, z).image * (1 + 0.02 * z) >= 255)) for z in range(30)]
+        shares = [
+            float(np.mean(phantom_slice(settings, z).image * (1 + 0.02 * z) >= 255))
+            for z in range(30)
+        ]
     return of_slices(shares, found)
 
 
 def told_slices(seed: int) -> None:
     """Slices taken out and put in twice: which are told."""
-    settings, random = PhantomSettings(shape=(80, 512, 512), seed=seed, drift_nm=8.0), np.random.default_rng(seed)
+    settings, random = (
+        PhantomSettings(shape=(80, 512, 512), seed=seed, drift_nm=8.0),
+        np.random.default_rng(seed),
+    )
     chosen = np.sort(random.choice(np.arange(6, 74, 4), 8, replace=False))
     lost, twice = set(chosen[::2].tolist()), set(chosen[1::2].tolist())
     slices: list[NDArray[Any]] = []
@@ -115,17 +151,38 @@ def told_slices(seed: int) -> None:
             slices.append(np.clip(np.round(again), 0, 255).astype(np.uint8))
     with tempfile.TemporaryDirectory() as name:
         tifffile.imwrite(Path(name) / "s.tif", np.stack(slices), photometric="minisblack")
-        found = quality(import_stack(Path(name) / "s.tif", Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8)), QUIET), on=QUIET)
-    for what, true, word in (("lost", true_lost, "lost before it"), ("repeated", true_twice, "repeats the slice before")):
-        told = [z for z, one in enumerate(found.verdicts) if any(word in remark for remark in one.remarks)]
+        found = quality(
+            import_stack(
+                Path(name) / "s.tif",
+                Path(name) / "s.zarr",
+                ImportSettings(voxel_nm=(8, 8, 8)),
+                QUIET,
+            ),
+            on=QUIET,
+        )
+    for what, true, word in (
+        ("lost", true_lost, "lost before it"),
+        ("repeated", true_twice, "repeats the slice before"),
+    ):
+        told = [
+            z
+            for z, one in enumerate(found.verdicts)
+            if any(word in remark for remark in one.remarks)
+        ]
         right = len(set(told) & set(true))
-        keep("quality_told", {"seed": seed, "fault": what, "true": len(true), "told": len(told), "right": right})
+        keep(
+            "quality_told",
+            {"seed": seed, "fault": what, "true": len(true), "told": len(told), "right": right},
+        )
 
 
 def large_slice() -> NDArray[np.uint8]:
     """6000 x 4000 px of a phantom, enlarged, with noise of its own."""
     settings = PhantomSettings(shape=(8, 1000, 1500), noise=0, curtaining=0)
-    smooth = np.asarray(cv2.resize(phantom_slice(settings, 4).image, (6000, 4000), interpolation=cv2.INTER_CUBIC), np.float32)
+    smooth = np.asarray(
+        cv2.resize(phantom_slice(settings, 4).image, (6000, 4000), interpolation=cv2.INTER_CUBIC),
+        np.float32,
+    )
     smooth += np.random.default_rng(0).normal(0, 9, smooth.shape).astype(np.float32)
     return np.asarray(np.clip(smooth, 1, 255), np.uint8)
 
@@ -149,7 +206,9 @@ def stack_speed(slices: int) -> None:
             for _ in range(slices):
                 y, x = random.integers(-3, 4, 2)
                 file.write(np.roll(own, (y, x), (0, 1)), contiguous=True, photometric="minisblack")
-        sample = import_stack(path, Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4), QUIET)
+        sample = import_stack(
+            path, Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4), QUIET
+        )
         before = peak_gb()
         started = time.perf_counter()
         quality(Sample.open(sample.path), on=QUIET)
@@ -165,26 +224,40 @@ def stack_speed(slices: int) -> None:
 
 def peers() -> None:
     """All measures of a slice of 24 Mpx beside a single metric of a library, which needs a reference, in one run."""
-    from sparsem.quality.stack import _of_slice
+    from sparsem.quality.quality import _of_slice
 
     own = large_slice()
     other = cv2.GaussianBlur(own, (0, 0), 1.0)
-    crop = np.s_[:2048, :2048]  # a library holds many maps of the whole picture: scaled up from a part
+    crop = np.s_[
+        :2048, :2048
+    ]  # a library holds many maps of the whole picture: scaled up from a part
     scale = own.size / own[crop].size
     pair = [as_tensor(one[crop]) for one in (own, other)]
     ours = timed(lambda: _of_slice(own))
     rows = {
         "sparsem, all measures of a slice": ours,
-        "scikit-image, SSIM": scale * timed(lambda: structural_similarity(own[crop], other[crop], gaussian_weights=True, sigma=1.5)),
+        "scikit-image, SSIM": scale
+        * timed(
+            lambda: structural_similarity(own[crop], other[crop], gaussian_weights=True, sigma=1.5)
+        ),
         "piq, SSIM": scale * timed(lambda: piq.ssim(pair[0], pair[1], downsample=False)),
         "piq, SR-SIM": scale * timed(lambda: piq.srsim(pair[0], pair[1])),
     }
     for what, seconds in rows.items():
-        keep("quality_peers", {"what": what, "seconds_24_mpx": f"{seconds:.2f}", "times_ours": f"{seconds / ours:.1f}"})
+        keep(
+            "quality_peers",
+            {
+                "what": what,
+                "seconds_24_mpx": f"{seconds:.2f}",
+                "times_ours": f"{seconds / ours:.1f}",
+            },
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["ranks", "speed", "peers"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--slices", type=int, default=100)

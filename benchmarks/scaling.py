@@ -22,21 +22,21 @@ from pathlib import Path
 import tifffile
 
 from rows import RESULTS, keep, peak_gb
-from sparsem.annotations import write_annotation
-from sparsem.cells.identify import TrackSettings, track
-from sparsem.cells.segment import CellsSettings, cells
-from sparsem.constrain import ConstrainSettings, constrain
-from sparsem.execution import Execution, client_of
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import train
+from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.cells.cells import CellsSettings, cells
+from sparsem.cells.track import TrackSettings, track
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.labels.constrain import ConstrainSettings, constrain
+from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, predict
-from sparsem.prepare.align import AlignSettings, align
-from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.preprocess.align import AlignSettings, align
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.train import train
 from sparsem.store.sample import Sample
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution, client_of
 
 SHAPE = (4000, 6000)
 GIGAVOXELS = 50.0
@@ -49,11 +49,15 @@ Work = Callable[[Sample, Execution], object]
 
 def made(folder: Path, slices: int) -> tuple[Path, Path]:
     """A TIFF of tissue that drifts, and a network that has learnt a little: what it finds has the shape of objects."""
-    settings = PhantomSettings(shape=(slices, *SHAPE), voxel_nm=(8, 8, 8), cells=12, seed=4, drift_nm=10, block_depth=1)
+    settings = PhantomSettings(
+        shape=(slices, *SHAPE), voxel_nm=(8, 8, 8), cells=12, seed=4, drift_nm=10, block_depth=1
+    )
     sample = phantom(folder / "phantom.zarr", settings, Execution(workers=2))
     tifffile.imwrite(folder / "raw.tif", sample.image().read(slice(None)), photometric="minisblack")
     label(sample, sample)
-    training = TrainSettings(structure=("nucleus", "nucleolus", "mitochondrion"), cells="cells", updates=300, average=0.9)
+    training = TrainSettings(
+        structure=("nucleus", "nucleolus", "mitochondrion"), cells="cells", updates=300, average=0.9
+    )
     train([sample], folder / "m.safetensors", training)
     return folder / "raw.tif", folder / "m.safetensors"
 
@@ -63,13 +67,22 @@ def label(sample: Sample, phantom_: Sample) -> None:
     last = sample.image().shape[0] - 1
     for name in ("nucleus", "nucleolus", "mitochondrion", "cells"):
         volume = phantom_.volume("truth", name)
-        write_annotation(sample, name, (0, last), [volume.read(slice(z, z + 1))[0] for z in (0, last)], image="raw", overwrite=True)
+        write_annotation(
+            sample,
+            name,
+            (0, last),
+            [volume.read(slice(z, z + 1))[0] for z in (0, last)],
+            image="raw",
+            overwrite=True,
+        )
 
 
 def stages(source: Path, model: Path, depth: int = 1) -> dict[str, Work]:
     """The whole chain, in order."""
     return {
-        "import": lambda sample, on: import_stack(source, sample.path, ImportSettings(voxel_nm=(8, 8, 8), block_depth=depth), on),
+        "import": lambda sample, on: import_stack(
+            source, sample.path, ImportSettings(voxel_nm=(8, 8, 8), block_depth=depth), on
+        ),
         "align": lambda sample, on: align(sample, AlignSettings(), on),
         "equalize": lambda sample, on: equalize(sample, EqualizeSettings(), on),
         "predict": lambda sample, on: predict(sample, model, PredictSettings(), on),
@@ -83,7 +96,9 @@ def stages(source: Path, model: Path, depth: int = 1) -> dict[str, Work]:
 def digest(sample: Path) -> str:
     """Of everything that a reader sees: volumes, tables, meshes; not of the history, which tells the time of day."""
     found = hashlib.blake2b()
-    for file in sorted(path for path in sample.rglob("*") if path.is_file() and path.suffix != ".parquet"):
+    for file in sorted(
+        path for path in sample.rglob("*") if path.is_file() and path.suffix != ".parquet"
+    ):
         inside = file.relative_to(sample)
         if inside.parts[0] != ".sparsem" and str(inside) != "zarr.json":
             found.update(str(inside).encode() + file.read_bytes())
@@ -95,7 +110,7 @@ def chain(folder: Path, source: Path, model: Path, count: int) -> dict[str, tupl
     began, done = time.perf_counter(), {}
     with client_of(Execution(workers=count)) as client:
         assert client is not None
-        client.run(import_module, "sparsem.predict")
+        client.run(import_module, "sparsem.segment.predict")
     done["start of the workers"] = time.perf_counter() - began, ""
     sample = Sample(folder / f"by-{count}.zarr")
     for stage, work in stages(source, model).items():
@@ -117,7 +132,12 @@ def workers(slices: int) -> None:
     gigavoxels = slices * SHAPE[0] * SHAPE[1] / 1e9
     for stage in one:
         alone, together = one[stage][0], two[stage][0]
-        row: dict[str, object] = {"stage": stage, "slices": slices, "one_worker_s": f"{alone:.1f}", "two_workers_s": f"{together:.1f}"}
+        row: dict[str, object] = {
+            "stage": stage,
+            "slices": slices,
+            "one_worker_s": f"{alone:.1f}",
+            "two_workers_s": f"{together:.1f}",
+        }
         row |= {"speed_up": f"{alone / together:.2f}", "same_bytes": one[stage][1] == two[stage][1]}
         keep("scaling", row | {"core_s_a_gigavoxel": f"{alone / gigavoxels:.0f}"})
 
@@ -130,10 +150,20 @@ def memory(slices: int) -> None:
         for stage in stages(source, model):
             command = [sys.executable, __file__, "one", "--stage", stage, "--folder", name]
             result = subprocess.run(command, check=True, capture_output=True, text=True)
-            stated = [float(number) for number in re.findall(r"needs up to ([\d.]+) GB of memory", result.stderr)]
+            stated = [
+                float(number)
+                for number in re.findall(r"needs up to ([\d.]+) GB of memory", result.stderr)
+            ]
             before, peak = map(float, result.stdout.split()[-2:])
-            row: dict[str, object] = {"stage": stage, "slices": slices, "stated_gb": max(stated, default=0.0)}
-            keep("scaling_memory", row | {"peak_gb": f"{peak:.2f}", "of_it_the_program_gb": f"{before:.2f}"})
+            row: dict[str, object] = {
+                "stage": stage,
+                "slices": slices,
+                "stated_gb": max(stated, default=0.0),
+            }
+            keep(
+                "scaling_memory",
+                row | {"peak_gb": f"{peak:.2f}", "of_it_the_program_gb": f"{before:.2f}"},
+            )
             if stage == "import":
                 label(Sample.open(folder / "s.zarr"), Sample.open(folder / "phantom.zarr"))
 
@@ -141,26 +171,46 @@ def memory(slices: int) -> None:
 def one(folder: Path, stage: str) -> None:
     """A stage in this process; prints its memory before and at its peak, GB."""
     before = peak_gb()
-    stages(folder / "raw.tif", folder / "m.safetensors", depth=4)[stage](Sample(folder / "s.zarr"), Execution())
+    stages(folder / "raw.tif", folder / "m.safetensors", depth=4)[stage](
+        Sample(folder / "s.zarr"), Execution()
+    )
     print(before, peak_gb())
 
 
 def cost() -> None:
     """Hours for ``GIGAVOXELS``, stage by stage, if more workers go on to help as one another; a Markdown table."""
     with (RESULTS / "scaling.csv").open(encoding="utf-8") as file:
-        rates = {row["stage"]: float(row["core_s_a_gigavoxel"]) for row in csv.DictReader(file) if row["stage"] in stages(Path(), Path())}
+        rates = {
+            row["stage"]: float(row["core_s_a_gigavoxel"])
+            for row in csv.DictReader(file)
+            if row["stage"] in stages(Path(), Path())
+        }
     print("| stage | core s a gigavoxel | " + " | ".join(WORKERS) + " |")
     print("|---" * (2 + len(WORKERS)) + "|")
     total = dict.fromkeys(WORKERS, 0.0)
     for stage, rate in rates.items():
-        hours = {where: rate * GIGAVOXELS / 3600 / min(cores, MOST_PARTS.get(stage, cores)) for where, cores in WORKERS.items()}
+        hours = {
+            where: rate * GIGAVOXELS / 3600 / min(cores, MOST_PARTS.get(stage, cores))
+            for where, cores in WORKERS.items()
+        }
         total = {where: total[where] + hours[where] for where in WORKERS}
-        print(f"| {stage} | {rate:.0f} | " + " | ".join(f"{hours[where]:.2f} h" for where in WORKERS) + " |")
-    print("| all | " + f"{sum(rates.values()):.0f} | " + " | ".join(f"{total[where]:.1f} h" for where in WORKERS) + " |")
+        print(
+            f"| {stage} | {rate:.0f} | "
+            + " | ".join(f"{hours[where]:.2f} h" for where in WORKERS)
+            + " |"
+        )
+    print(
+        "| all | "
+        f"{sum(rates.values()):.0f} | "
+        + " | ".join(f"{total[where]:.1f} h" for where in WORKERS)
+        + " |"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["workers", "memory", "cost", "one"])
     parser.add_argument("--slices", type=int, default=8)
     parser.add_argument("--stage", help="for one, which memory starts")

@@ -19,13 +19,13 @@ import tifffile
 from matplotlib.figure import Figure
 
 from rows import RESULTS, keep
-from sparsem.execution import Execution
 from sparsem.geometry import evenly_spaced
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import train
-from sparsem.predict import predict
 from sparsem.score.overlap import overlap, pooled
+from sparsem.segment.predict import predict
+from sparsem.segment.train import train
 from sparsem.store.sample import Sample
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, NAME, labelled_sample, truth_of
 
 WAYS: dict[str, dict[str, object]] = {
@@ -37,7 +37,9 @@ WAYS: dict[str, dict[str, object]] = {
 REPLACE = Execution(overwrite=True, quiet=True)
 
 
-def measured(sample: Sample, truth: Path, model: Path, settings: TrainSettings) -> tuple[float, list[float], float]:
+def measured(
+    sample: Sample, truth: Path, model: Path, settings: TrainSettings
+) -> tuple[float, list[float], float]:
     """Train and predict: 3D Dice on the slices not learnt from, Dice of every slice, and seconds of the training."""
     began = time.perf_counter()
     train([sample], model, settings, REPLACE)
@@ -55,29 +57,56 @@ def curves(path: Path) -> None:
         rows = list(csv.DictReader(file))
     panels = list(dict.fromkeys((row["stack"], int(row["labelled"])) for row in rows))
     figure = Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
-    for axis, (stack, labelled) in zip(figure.subplots(len(panels), squeeze=False).ravel(), panels, strict=True):
+    for axis, (stack, labelled) in zip(
+        figure.subplots(len(panels), squeeze=False).ravel(), panels, strict=True
+    ):
         own = [row for row in rows if (row["stack"], int(row["labelled"])) == (stack, labelled)]
-        for colour, way in zip(("#888888", "#0072B2", "#D55E00"), dict.fromkeys(row["way"] for row in own), strict=False):
-            dice = np.array([[float(value) for value in row["dice_by_slice"].split()] for row in own if row["way"] == way])
+        for colour, way in zip(
+            ("#888888", "#0072B2", "#D55E00"),
+            dict.fromkeys(row["way"] for row in own),
+            strict=False,
+        ):
+            dice = np.array(
+                [
+                    [float(value) for value in row["dice_by_slice"].split()]
+                    for row in own
+                    if row["way"] == way
+                ]
+            )
             axis.plot(dice.mean(0), color=colour, label=way, linewidth=1.4)
-            axis.fill_between(range(dice.shape[1]), dice.min(0), dice.max(0), color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(
+                range(dice.shape[1]),
+                dice.min(0),
+                dice.max(0),
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
         for z in evenly_spaced(dice.shape[1], labelled):
             axis.axvline(z, color="black", linewidth=0.8, linestyle=":")
-        axis.set(xlabel="slice (dotted: learnt from)", ylabel="Dice", title=f"{stack}, {labelled} labelled slices, {len(dice)} seeds")
+        axis.set(
+            xlabel="slice (dotted: learnt from)",
+            ylabel="Dice",
+            title=f"{stack}, {labelled} labelled slices, {len(dice)} seeds",
+        )
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stack", choices=[*FOLDERS, "curves"])
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
     parser.add_argument("--labelled", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--ways", nargs="+", default=["supervised", "cps", "mean-teacher"], choices=list(WAYS))
+    parser.add_argument(
+        "--ways", nargs="+", default=["supervised", "cps", "mean-teacher"], choices=list(WAYS)
+    )
     given = parser.parse_args()
     if given.stack == "curves":
         curves(given.out)
@@ -89,9 +118,18 @@ def main() -> None:
                 slices = tuple(evenly_spaced(sample.image().shape[0], labelled))
                 for way in given.ways:
                     settings = TrainSettings.model_validate(
-                        {"structure": (NAME,), "slices": slices, "seed": seed, "updates": given.updates, "width": given.width, **WAYS[way]}
+                        {
+                            "structure": (NAME,),
+                            "slices": slices,
+                            "seed": seed,
+                            "updates": given.updates,
+                            "width": given.width,
+                            **WAYS[way],
+                        }
                     )
-                    dice, curve, seconds = measured(sample, truth, Path(name) / "m.safetensors", settings)
+                    dice, curve, seconds = measured(
+                        sample, truth, Path(name) / "m.safetensors", settings
+                    )
                     row = {
                         "stack": given.stack,
                         "labelled": labelled,
@@ -101,9 +139,16 @@ def main() -> None:
                         "way": way,
                     }
                     unseen = [one for z, one in enumerate(curve) if z not in slices]
-                    told = {"dice_3d": f"{dice:.4f}", "worst_slice": f"{np.nanmin(unseen):.4f}", "train_s": f"{seconds:.0f}"}
+                    told = {
+                        "dice_3d": f"{dice:.4f}",
+                        "worst_slice": f"{np.nanmin(unseen):.4f}",
+                        "train_s": f"{seconds:.0f}",
+                    }
                     keep("semi", row | told)
-                    keep("semi_curves", row | {"dice_by_slice": " ".join(f"{value:.3f}" for value in curve)})
+                    keep(
+                        "semi_curves",
+                        row | {"dice_by_slice": " ".join(f"{value:.3f}" for value in curve)},
+                    )
 
 
 if __name__ == "__main__":

@@ -17,28 +17,41 @@ import sys
 import time
 from collections import Counter
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not keep a core from others
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # threads that wait do not keep a core from others
 
 import numpy as np
 import torch
 
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.supervised import start, step
-from sparsem.models import MODELS, model_class
+from sparsem.models.architectures import MODELS, model_class
 from sparsem.models.checkpoint import Recipe
+from sparsem.segment.supervised import start, step
+from sparsem.training.settings import TrainSettings
 
 TIMEOUT_S = 300
 THREADS = 2  # one thread does not crash
 WIDTHS = 8  # of each architecture: its smallest ones
 
 
-def train_once(name: str, width: int, edge: int, channels: int, batch: int, precision: str, seed: int, updates: int) -> None:
+def train_once(
+    name: str,
+    width: int,
+    edge: int,
+    channels: int,
+    batch: int,
+    precision: str,
+    seed: int,
+    updates: int,
+) -> None:
     """Train a network on random tiles for a few updates."""
     torch.set_num_threads(THREADS)
     random_numbers = np.random.default_rng(seed)
     device = torch.device("cpu")
     recipe = Recipe(name, width, ("a", "b"), edge, (8.0, 8.0), 0.0, 1.0, (channels - 1) // 2)
-    settings = TrainSettings.model_validate({"model": name, "width": width, "precision": precision, "batch": batch})
+    settings = TrainSettings.model_validate(
+        {"model": name, "width": width, "precision": precision, "batch": batch}
+    )
     state = start(recipe, settings, device)
     for _ in range(updates):
         images = random_numbers.normal(size=(batch, channels, edge, edge)).astype(np.float32)
@@ -56,7 +69,9 @@ def widths_of(name: str, count: int) -> list[int]:
 def main(trainings: int, seed: int, updates: int, edges: list[int], widths: int) -> int:
     """Run the trainings, print how they ended by architecture, and return how many crashed."""
     draw, names = random.Random(seed), list(MODELS)
-    context = multiprocessing.get_context("fork")  # of a process that has computed nothing: it has no threads yet
+    context = multiprocessing.get_context(
+        "fork"
+    )  # of a process that has computed nothing: it has no threads yet
     ends: Counter[tuple[str, str]] = Counter()
     for number in range(trainings):
         name = names[number % len(names)]
@@ -77,7 +92,10 @@ def main(trainings: int, seed: int, updates: int, edges: list[int], widths: int)
         ends[name, end] += 1
         if end != "finished":
             print(f"{end}: {arguments}", flush=True)
-        print(f"{number + 1} of {trainings}: {name} {width}, {time.monotonic() - started:.1f} s", flush=True)
+        print(
+            f"{number + 1} of {trainings}: {name} {width}, {time.monotonic() - started:.1f} s",
+            flush=True,
+        )
     for (name, end), count in sorted(ends.items()):
         print(f"{name:>18} {end:>14} {count}")
     return sum(count for (_, end), count in ends.items() if end != "finished")
@@ -89,7 +107,12 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=4)
     parser.add_argument("--edges", type=int, nargs="+", default=[64, 96, 128])
-    parser.add_argument("--widths", type=int, default=WIDTHS, help="how many of the smallest widths of each architecture")
+    parser.add_argument(
+        "--widths",
+        type=int,
+        default=WIDTHS,
+        help="how many of the smallest widths of each architecture",
+    )
     options = parser.parse_args()
     crashed = main(options.trainings, options.seed, options.updates, options.edges, options.widths)
     sys.exit(1 if crashed else 0)

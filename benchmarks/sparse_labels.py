@@ -17,29 +17,37 @@ from pathlib import Path
 
 import torch
 
-from sparsem.execution import Execution
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.geometry import evenly_spaced
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.train import train
-from sparsem.predict import PredictSettings, predict
-from sparsem.score.against import score
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.score.score import score
+from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.train import train
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 
 DATA = {  # stack, labels, voxel size nm
-    "epfl": ("epfl_fibsem_mitochondria/raw.tif", "epfl_fibsem_mitochondria/labels_mitochondria.tif", (5, 5, 5)),
+    "epfl": (
+        "epfl_fibsem_mitochondria/raw.tif",
+        "epfl_fibsem_mitochondria/labels_mitochondria.tif",
+        (5, 5, 5),
+    ),
     "vnc": ("vnc_sstem/raw.tif", "vnc_sstem/labels_mitochondria.tif", (50, 4.6, 4.6)),
 }
 RESULTS = Path(__file__).parent / "results" / "sparse_labels.csv"
 NAME = "mitochondrion"
 
 
-def measure(data: Path, which: str, labelled: int, training: TrainSettings, prediction: PredictSettings) -> dict[str, object]:
+def measure(
+    data: Path, which: str, labelled: int, training: TrainSettings, prediction: PredictSettings
+) -> dict[str, object]:
     stack, labels, voxel = DATA[which]
     with tempfile.TemporaryDirectory() as folder:
         sample = import_stack(data / stack, Path(folder) / "s.zarr", ImportSettings(voxel_nm=voxel))
         slices = evenly_spaced(sample.image().shape[0], labelled)
-        import_annotation(sample, NAME, data / labels, AnnotationSettings(slices=",".join(map(str, slices))))
+        import_annotation(
+            sample, NAME, data / labels, AnnotationSettings(slices=",".join(map(str, slices)))
+        )
         started = time.monotonic()
         train([sample], Path(folder) / "m.safetensors", training, Execution())
         trained = time.monotonic()
@@ -69,23 +77,43 @@ def measure(data: Path, which: str, labelled: int, training: TrainSettings, pred
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stack", choices=DATA)
     parser.add_argument("--labelled", type=int, nargs="+", default=[7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--overlap", type=float, default=PredictSettings().overlap)
-    for name, kind in (("model", str), ("width", int), ("read", int), ("see", int), ("updates", int), ("learning_rate", float)):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(TrainSettings(), name))
+    for name, kind in (
+        ("model", str),
+        ("width", int),
+        ("read", int),
+        ("see", int),
+        ("updates", int),
+        ("learning_rate", float),
+    ):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=getattr(TrainSettings(), name)
+        )
     parser.add_argument("--precision", default="auto")
     given = parser.parse_args()
     if "SPARSEM_DATA" not in os.environ:
         parser.error("set SPARSEM_DATA to the folder that holds the stacks")
     data = Path(os.environ["SPARSEM_DATA"])
-    settings = {name: getattr(given, name) for name in ("model", "width", "read", "see", "updates", "learning_rate", "precision")}
+    settings = {
+        name: getattr(given, name)
+        for name in ("model", "width", "read", "see", "updates", "learning_rate", "precision")
+    }
     for labelled in given.labelled:
         for seed in given.seeds:
             training = TrainSettings(structure=(NAME,), seed=seed, **settings)
-            row = measure(data, given.stack, labelled, training, PredictSettings(overlap=given.overlap, precision=given.precision))
+            row = measure(
+                data,
+                given.stack,
+                labelled,
+                training,
+                PredictSettings(overlap=given.overlap, precision=given.precision),
+            )
             print(row, flush=True)
             RESULTS.parent.mkdir(exist_ok=True)
             new = not RESULTS.exists()

@@ -3,12 +3,16 @@
 import os
 from pathlib import Path
 
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.store.sample import Sample
 
 ROOT = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-FOLDERS = {"epfl": ROOT / "epfl_fibsem_mitochondria", "vnc": ROOT / "vnc_sstem", "sbem": ROOT / "sbem_noise_pair"}
+FOLDERS = {
+    "epfl": ROOT / "epfl_fibsem_mitochondria",
+    "vnc": ROOT / "vnc_sstem",
+    "sbem": ROOT / "sbem_noise_pair",
+}
 VOXELS = {"epfl": (5, 5, 5), "vnc": (50, 4.6, 4.6), "sbem": (1, 1, 1)}  # nm; of sbem nobody says
 RAW = {"sbem": "noisy_z020-029.tif"}
 TRUTH = {"sbem": "labels_mitochondria_z020-029.tif"}
@@ -33,6 +37,8 @@ def labelled_sample(stack: str, folder: Path, images: Path | None = None) -> Sam
         folder: where the sample is made.
         images: other images of the same tissue.
     """
-    sample = import_stack(images or raw_of(stack), folder / "s.zarr", ImportSettings(voxel_nm=VOXELS[stack]))
+    sample = import_stack(
+        images or raw_of(stack), folder / "s.zarr", ImportSettings(voxel_nm=VOXELS[stack])
+    )
     import_annotation(sample, NAME, truth_of(stack), AnnotationSettings(slices="all", image="raw"))
     return sample

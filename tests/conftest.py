@@ -16,16 +16,16 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from sparsem.annotations import write_annotation
-from sparsem.execution import Execution
+from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.learn.settings import TrainSettings
 from sparsem.measure.dictionary import features
 from sparsem.models.checkpoint import Recipe, save_checkpoint
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.stage import BlockResult, Stage
+from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, volume_spec
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
+from sparsem.workflow.stage import BlockResult, Stage
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One test process a core: more threads than cores make each other wait.
@@ -37,7 +37,9 @@ hypothesis.settings.load_profile("shared")
 
 TISSUE = PhantomSettings(shape=(19, 96, 128), voxel_nm=(20, 20, 20), cells=3, seed=5, block_depth=7)
 LABELLED = (0, 9, 18)
-QUICK = TrainSettings(structure=("nucleus",), width=4, read=64, see=32, batch=2, updates=12, warmup=2, save_every_s=0)
+QUICK = TrainSettings(
+    structure=("nucleus",), width=4, read=64, see=32, batch=2, updates=12, warmup=2, save_every_s=0
+)
 
 
 def drawn(*rows: str) -> NDArray[np.uint8]:
@@ -51,10 +53,16 @@ def truth_of(sample: Sample, name: str, slices: tuple[int, ...]) -> list[NDArray
 
 def write_liver(tissue: Sample, folder: Path) -> None:
     """The files from which the README and the pages of the documentation start."""
-    tifffile.imwrite(folder / "liver.tif", tissue.image().read(slice(None)), photometric="minisblack")
+    tifffile.imwrite(
+        folder / "liver.tif", tissue.image().read(slice(None)), photometric="minisblack"
+    )
     for name, file in (("nucleus", "all_nuclei.tif"), ("cells", "all_cells.tif")):
         truth = tissue.volume("truth", name).read(slice(None))
-        tifffile.imwrite(folder / file, truth.astype(np.uint16 if name == "cells" else np.uint32), photometric="minisblack")
+        tifffile.imwrite(
+            folder / file,
+            truth.astype(np.uint16 if name == "cells" else np.uint32),
+            photometric="minisblack",
+        )
     for name in ("nucleus", "mitochondrion", "cells"):
         (folder / "masks" / name).mkdir(parents=True)
         for z, labels in zip(LABELLED, truth_of(tissue, name, LABELLED), strict=True):
@@ -65,7 +73,11 @@ def write_liver(tissue: Sample, folder: Path) -> None:
 def files_in(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, without those that tell the time."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.name not in ("history.json", "lock")}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in found
+        if path.name not in ("history.json", "lock")
+    }
 
 
 def voxels(volume: Volume) -> list[NDArray[Any]]:
@@ -122,7 +134,13 @@ def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1, kills: int =
     return int(json.loads(result.stdout)["died"])
 
 
-def untaught_model(path: Path, structures: tuple[str, ...] = ("nucleus",), width: int = 2, see: int = 32, pixel_nm: float = 16.0) -> Path:
+def untaught_model(
+    path: Path,
+    structures: tuple[str, ...] = ("nucleus",),
+    width: int = 2,
+    see: int = 32,
+    pixel_nm: float = 16.0,
+) -> Path:
     """A checkpoint of random weights."""
     recipe = Recipe("resunet", width, structures, see, (pixel_nm, pixel_nm), 0.5, 0.15)
     save_checkpoint(path, recipe.build(), recipe)
@@ -138,11 +156,21 @@ def put(
     made_on: tuple[str, str] | None = None,
 ) -> Volume:
     """Write an array into a sample as a volume: probabilities, labels, or the image where the path is empty."""
-    kind = Kind.IMAGE if path == "" else Kind.PROBABILITY if path.startswith("probabilities") else Kind.LABELS
+    kind = (
+        Kind.IMAGE
+        if path == ""
+        else Kind.PROBABILITY
+        if path.startswith("probabilities")
+        else Kind.LABELS
+    )
     shape = (made.shape[0], made.shape[1], made.shape[2])
-    spec = volume_spec(path, shape, made.dtype, kind, voxel or VoxelSize(10, 10, 10), depth or len(made), made_on)
+    spec = volume_spec(
+        path, shape, made.dtype, kind, voxel or VoxelSize(10, 10, 10), depth or len(made), made_on
+    )
     name = f"put-{path.replace('/', '-')}"
-    settings = PhantomSettings(seed=int(made.sum(dtype=np.int64) % 2**31))  # other contents, other fingerprint
+    settings = PhantomSettings(
+        seed=int(made.sum(dtype=np.int64) % 2**31)
+    )  # other contents, other fingerprint
     with Stage(sample, name, settings, {}, [spec], Execution(overwrite=True, quiet=True)) as stage:
         stage.map(_given, z_blocks(shape[0], spec.block_depth), path, made)
     return sample.volume(*path.split("/")) if path else sample.image("raw")

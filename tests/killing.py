@@ -15,30 +15,32 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sparsem.execution import Execution
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 
 # module, function, and its settings; a worker loads only what it needs, as it does for the program
 WORK = {
-    "train": ("sparsem.learn.train", "train", "TrainSettings"),
-    "predict": ("sparsem.predict", "predict", "PredictSettings"),
-    "import": ("sparsem.ingest", "import_stack", "ImportSettings"),
-    "align": ("sparsem.prepare.align", "align", "AlignSettings"),
-    "equalize": ("sparsem.prepare.equalize", "equalize", "EqualizeSettings"),
-    "denoise": ("sparsem.prepare.denoise", "denoise", "DenoiseSettings"),
-    "quality": ("sparsem.quality.stack", "quality", "QualitySettings"),
-    "constrain": ("sparsem.constrain", "constrain", "ConstrainSettings"),
+    "train": ("sparsem.segment.train", "train", "TrainSettings"),
+    "predict": ("sparsem.segment.predict", "predict", "PredictSettings"),
+    "import": ("sparsem.io.ingest", "import_stack", "ImportSettings"),
+    "align": ("sparsem.preprocess.align", "align", "AlignSettings"),
+    "equalize": ("sparsem.preprocess.equalize", "equalize", "EqualizeSettings"),
+    "denoise": ("sparsem.preprocess.denoise", "denoise", "DenoiseSettings"),
+    "quality": ("sparsem.quality.quality", "quality", "QualitySettings"),
+    "constrain": ("sparsem.labels.constrain", "constrain", "ConstrainSettings"),
     "detect": ("sparsem.detect.predict", "find_boxes", "DetectSettings"),
-    "masks": ("sparsem.detect.masks", "masks", "MasksSettings"),
-    "measure": ("sparsem.measure.tables", "measure", "MeasureSettings"),
-    "cells": ("sparsem.cells.segment", "cells", "CellsSettings"),
-    "track": ("sparsem.cells.identify", "track", "TrackSettings"),
-    "phantom": ("sparsem.phantom", "phantom", "PhantomSettings"),
+    "masks": ("sparsem.detect.masks.masks", "masks", "MasksSettings"),
+    "measure": ("sparsem.measure.measure", "measure", "MeasureSettings"),
+    "cells": ("sparsem.cells.cells", "cells", "CellsSettings"),
+    "track": ("sparsem.cells.track", "track", "TrackSettings"),
+    "phantom": ("sparsem.phantom.phantom", "phantom", "PhantomSettings"),
 }
 
 
 def work(what: str, given: dict[str, Any]) -> None:
-    on = Execution(workers=given.get("workers", 0), overwrite=given.get("overwrite", False), quiet=True)
+    on = Execution(
+        workers=given.get("workers", 0), overwrite=given.get("overwrite", False), quiet=True
+    )
     module, function, name = WORK[what]
     stage = getattr(import_module(module), function)
     settings = getattr(import_module(module), name)(**given.get("settings", {}))
@@ -69,7 +71,12 @@ def child(what: str, given: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    what, given, kills, seed = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    what, given, kills, seed = (
+        sys.argv[1],
+        json.loads(sys.argv[2]),
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+    )
     moments = random.Random(seed)
     import_module(WORK[what][0])  # before the clock runs
     died, longest = 0, float(given["seconds"])

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.box_tables import write_annotated
-from sparsem.boxes import Boxes
-from sparsem.execution import HERE
+from sparsem.boxes.geometry import Boxes
+from sparsem.boxes.tables import write_annotated
 from sparsem.geometry import VoxelSize, z_blocks
 from sparsem.settings import Settings
-from sparsem.stage import Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
+from sparsem.workflow.execution import HERE
+from sparsem.workflow.stage import Stage
 
 NAMES = ("disc", "square")
 APART = 4  # px between objects
@@ -20,7 +20,9 @@ APART = 4  # px between objects
 Picture = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int16]]
 
 
-def picture(seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, int] = (14, 30)) -> Picture:
+def picture(
+    seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, int] = (14, 30)
+) -> Picture:
     """Grey (y, x), corners (n, 4) and kinds (n,) of objects that do not touch."""
     random = np.random.default_rng(seed)
     grey = random.normal(128, 8, shape)
@@ -42,14 +44,23 @@ def picture(seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, 
             grey[own] = 40
         corners.append(box)
         kinds.append(kind)
-    return np.clip(grey, 1, 255).astype(np.uint8), np.array(corners, np.float32).reshape(-1, 4), np.array(kinds, np.int16)
+    return (
+        np.clip(grey, 1, 255).astype(np.uint8),
+        np.array(corners, np.float32).reshape(-1, 4),
+        np.array(kinds, np.int16),
+    )
 
 
 def _touch(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return all(one[axis] < other[axis + 2] + APART and other[axis] < one[axis + 2] + APART for axis in (0, 1))
+    return all(
+        one[axis] < other[axis + 2] + APART and other[axis] < one[axis + 2] + APART
+        for axis in (0, 1)
+    )
 
 
-def sample_of(path: Path, shape: tuple[int, int, int], seed: int = 0, annotate: bool = True, count: int = 7) -> tuple[Sample, Boxes]:
+def sample_of(
+    path: Path, shape: tuple[int, int, int], seed: int = 0, annotate: bool = True, count: int = 7
+) -> tuple[Sample, Boxes]:
     """A sample of such pictures, and the boxes in it."""
     made = [picture(seed * 1000 + z, shape[1:], count) for z in range(shape[0])]
     sample = Sample.create(path)
@@ -58,7 +69,12 @@ def sample_of(path: Path, shape: tuple[int, int, int], seed: int = 0, annotate: 
     with Stage(sample, "import", Settings(), {"seed": str(seed)}, [spec], HERE) as stage:
         stage.map(lambda block: ({"": voxels[block.own]}, {}), z_blocks(shape[0], 2))
     z = np.concatenate([np.full(len(kind), number) for number, (_, _, kind) in enumerate(made)])
-    boxes = Boxes.of(NAMES, z, np.concatenate([kind for _, _, kind in made]), np.concatenate([corners for _, corners, _ in made]))
+    boxes = Boxes.of(
+        NAMES,
+        z,
+        np.concatenate([kind for _, _, kind in made]),
+        np.concatenate([corners for _, corners, _ in made]),
+    )
     if annotate:
         for name in NAMES:
             write_annotated(sample, boxes.of_kind(name), range(shape[0]), "raw", overwrite=False)

@@ -9,29 +9,43 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotations import UNKNOWN, annotations_on, read_annotation, write_annotation
-from sparsem.cli.scores import alignment_lines
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.labeled_slices import (
+    UNKNOWN,
+    annotations_on,
+    read_annotation,
+    write_annotation,
+)
+from sparsem.cli.score_format import alignment_lines
 from sparsem.errors import InputError, SampleError
-from sparsem.execution import Execution
-from sparsem.labelling import AnnotationSettings, import_annotation
+from sparsem.io.writers import write_tiff
+from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.prepare.align import Alignment, AlignSettings, align, hardly_drifts
-from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.preprocess.align import Alignment, AlignSettings, align, hardly_drifts
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.report.export import export
 from sparsem.report.layers import layers_of
-from sparsem.report.page import ReportSettings, report
+from sparsem.report.report import ReportSettings, report
 from sparsem.report.warnings import notices
-from sparsem.score.against import ScoreSettings, score
+from sparsem.score.score import ScoreSettings, score
 from sparsem.store.sample import Sample
-from sparsem.store.writers import write_tiff
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times, put, voxels
 
 pytestmark = pytest.mark.xdist_group("align")  # one process draws and aligns the stack
 
 FAULTY = PhantomSettings(
-    shape=(14, 224, 256), voxel_nm=(8, 8, 8), cells=3, seed=2, drift_nm=20, jump_nm=480, bad_slices=2, block_depth=5, flicker=5, noise=10
+    shape=(14, 224, 256),
+    voxel_nm=(8, 8, 8),
+    cells=3,
+    seed=2,
+    drift_nm=20,
+    jump_nm=480,
+    bad_slices=2,
+    block_depth=5,
+    flicker=5,
+    noise=10,
 )
 LABELLED = (0, 6, 13)
 REPLACE = Execution(overwrite=True, quiet=True)
@@ -60,7 +74,9 @@ def true_shifts(sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
     return -drift / FAULTY.voxel_nm[1], ~table["bad"].to_numpy()
 
 
-def test_the_true_drift_is_found_bad_slices_and_the_jump_are_told(aligned: tuple[Sample, Alignment]) -> None:
+def test_the_true_drift_is_found_bad_slices_and_the_jump_are_told(
+    aligned: tuple[Sample, Alignment],
+) -> None:
     sample, found = aligned
     true, good = true_shifts(sample)
     off = (found.motions[:, :, 2] - true)[good]
@@ -70,21 +86,32 @@ def test_the_true_drift_is_found_bad_slices_and_the_jump_are_told(aligned: tuple
     assert found.jumps == (7,)
     assert found.breaks == ()
     table = sample.read_table("alignment_aligned")
-    assert table["remark"].to_pylist() == ["jump" if z == 7 else "bad" if z in found.bad else "" for z in range(14)]
+    assert table["remark"].to_pylist() == [
+        "jump" if z == 7 else "bad" if z in found.bad else "" for z in range(14)
+    ]
     assert np.isnan(table["likeness"][0].as_py())
 
 
-def test_each_slice_is_resampled_once_and_only_what_all_show_is_kept(aligned: tuple[Sample, Alignment]) -> None:
+def test_each_slice_is_resampled_once_and_only_what_all_show_is_kept(
+    aligned: tuple[Sample, Alignment],
+) -> None:
     sample, found = aligned
     image = sample.image()
     assert sample.newest_image == "aligned"
     true, good = true_shifts(sample)
     lost = np.ptp(true[good], axis=0)
     assert np.array(image.shape[1:]) == pytest.approx(np.array([224, 256]) - lost, abs=2.5)
-    whole = align(copy_of(sample, sample.path.with_name("whole.zarr")), AlignSettings(canvas="whole", out="whole", image="raw"))
+    whole = align(
+        copy_of(sample, sample.path.with_name("whole.zarr")),
+        AlignSettings(canvas="whole", out="whole", image="raw"),
+    )
     assert np.allclose(whole.motions[:, :, :2], np.eye(2))
     rows, columns = np.mgrid[: image.shape[1], : image.shape[2]]
-    y, x = (found.motions[3] @ np.stack([rows.ravel(), columns.ravel(), np.ones(rows.size)])).round().astype(int)
+    y, x = (
+        (found.motions[3] @ np.stack([rows.ravel(), columns.ravel(), np.ones(rows.size)]))
+        .round()
+        .astype(int)
+    )
     exact = sample.image("raw").read(slice(3, 4))[0][y, x].reshape(image.shape[1:])
     assert np.corrcoef(exact.ravel(), image.read(slice(3, 4))[0].ravel())[0, 1] > 0.9
 
@@ -104,9 +131,16 @@ def test_neighbours_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> N
 
     def likeness(stack: NDArray[Any]) -> float:
         good = [z for z in range(14) if z not in found.bad]
-        return float(np.median([np.corrcoef(stack[a].ravel(), stack[b].ravel())[0, 1] for a, b in pairwise(good)]))
+        return float(
+            np.median(
+                [np.corrcoef(stack[a].ravel(), stack[b].ravel())[0, 1] for a, b in pairwise(good)]
+            )
+        )
 
-    assert likeness(sample.image("aligned").read(slice(None))) > likeness(sample.image("raw").read(slice(None))) + 0.1
+    assert (
+        likeness(sample.image("aligned").read(slice(None)))
+        > likeness(sample.image("raw").read(slice(None))) + 0.1
+    )
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
@@ -120,7 +154,9 @@ def test_turns_may_be_allowed(drifting: Sample, tmp_path: Path, kind: Any) -> No
     assert np.abs(found.motions[good, :, :2] - np.eye(2)).max() < 0.02
 
 
-def test_annotations_move_along_and_score_finds_its_truth(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_annotations_move_along_and_score_finds_its_truth(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     found, image = aligned[1], sample.image()
     annotation = read_annotation(sample, "cells", "aligned")
@@ -133,7 +169,10 @@ def test_annotations_move_along_and_score_finds_its_truth(aligned: tuple[Sample,
         assert known.all()  # all slices show all of the aligned image
         assert np.array_equal(objects, stack[z : z + 1][0])
         y, x = np.floor(found.motions[z, :, 2] + 0.5).astype(int)
-        assert np.array_equal(objects[5:-5, 5:-5], truth[z, y + 5 : y + image.shape[1] - 5, x + 5 : x + image.shape[2] - 5])
+        assert np.array_equal(
+            objects[5:-5, 5:-5],
+            truth[z, y + 5 : y + image.shape[1] - 5, x + 5 : x + image.shape[2] - 5],
+        )
     moved_truth = stack[0:14]
     put_on(sample, "labels/cells", moved_truth)
     scores = score(sample, "cells", None, ScoreSettings())
@@ -144,7 +183,12 @@ def test_annotations_move_along_and_score_finds_its_truth(aligned: tuple[Sample,
 
 def put_on(sample: Sample, path: str, made: NDArray[Any]) -> None:
     """Write labels that were made on the aligned image."""
-    put(sample, path, made.astype(np.uint32), made_on=("aligned", sample.image("aligned").fingerprint))
+    put(
+        sample,
+        path,
+        made.astype(np.uint32),
+        made_on=("aligned", sample.image("aligned").fingerprint),
+    )
 
 
 def test_a_corner_that_was_not_annotated_is_not_known(drifting: Sample, tmp_path: Path) -> None:
@@ -157,7 +201,9 @@ def test_a_corner_that_was_not_annotated_is_not_known(drifting: Sample, tmp_path
     assert found["cells"].fingerprint != read_annotation(sample, "cells").fingerprint
 
 
-def test_frames_go_through_several_images(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_frames_go_through_several_images(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     equalize(sample)
     assert sample.image("equalized").made_on == ("aligned", sample.image("aligned").fingerprint)
@@ -173,15 +219,22 @@ def test_frames_go_through_several_images(aligned: tuple[Sample, Alignment], tmp
     assert (inside == 3).sum() == pytest.approx(600, abs=1)
     assert (~known).any()
     rows, columns = np.nonzero(inside)
-    assert (rows.min() - 60, columns.min() - 50) == pytest.approx(tuple(aligned[1].motions[2, :, 2]), abs=0.6)
+    assert (rows.min() - 60, columns.min() - 50) == pytest.approx(
+        tuple(aligned[1].motions[2, :, 2]), abs=0.6
+    )
 
 
-def test_labels_of_an_image_that_was_replaced_are_not_carried(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_labels_of_an_image_that_was_replaced_are_not_carried(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     shape = sample.image("aligned").shape
     put_on(sample, "labels/nucleus", np.ones(shape, np.uint32))
     align(sample, AlignSettings(canvas="whole"), REPLACE)
-    with pytest.raises(SampleError, match=r"labels/nucleus of s\.zarr was made on the image 'aligned', which was replaced since"):
+    with pytest.raises(
+        SampleError,
+        match=r"labels/nucleus of s\.zarr was made on the image 'aligned', which was replaced since",
+    ):
         sample.frame(sample.volume("labels", "nucleus"))
     stages: tuple[Callable[[], object], ...] = (
         lambda: score(sample, "nucleus"),
@@ -195,19 +248,28 @@ def test_labels_of_an_image_that_was_replaced_are_not_carried(aligned: tuple[Sam
     assert any("which was replaced since" in problem for problem in problems)
 
 
-def test_block_depth_and_workers_change_nothing(drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]) -> None:
+def test_block_depth_and_workers_change_nothing(
+    drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]
+) -> None:
     expected = aligned[0].image("aligned").read(slice(None))
     for depth in (1, 3, 14):
-        sample = phantom(tmp_path / f"{depth}.zarr", FAULTY.model_copy(update={"block_depth": depth}))
+        sample = phantom(
+            tmp_path / f"{depth}.zarr", FAULTY.model_copy(update={"block_depth": depth})
+        )
         align(sample, on=Execution(workers=2 if depth == 3 else 0, quiet=True))
         assert np.array_equal(sample.image("aligned").read(slice(None)), expected)
 
 
-def test_a_killed_run_ends_in_the_same_bytes(drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]) -> None:
+def test_a_killed_run_ends_in_the_same_bytes(
+    drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]
+) -> None:
     other = copy_of(drifting, tmp_path / "other.zarr")
     given = {"sample": str(other.path), "settings": {}, "seconds": 1.5}
     assert kill_ten_times("align", given) > 0
-    assert all(np.array_equal(*pair) for pair in zip(voxels(aligned[0].image()), voxels(other.image()), strict=True))
+    assert all(
+        np.array_equal(*pair)
+        for pair in zip(voxels(aligned[0].image()), voxels(other.image()), strict=True)
+    )
     assert other.image().fingerprint == aligned[0].image().fingerprint
 
 
@@ -224,19 +286,32 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
         align(sample, AlignSettings(), REPLACE)
 
 
-def test_an_image_on_which_labels_were_drawn_is_not_replaced(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_an_image_on_which_labels_were_drawn_is_not_replaced(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     before = sample.image("aligned").fingerprint
-    write_annotation(sample, "mito", [2], np.ones((1, *sample.image("aligned").shape[1:]), np.uint8), image="aligned")
+    write_annotation(
+        sample,
+        "mito",
+        [2],
+        np.ones((1, *sample.image("aligned").shape[1:]), np.uint8),
+        image="aligned",
+    )
     align(sample, AlignSettings(), REPLACE)  # the same alignment
-    with pytest.raises(InputError, match=r"mito of s\.zarr was annotated on images/aligned and cannot follow another alignment; give it"):
+    with pytest.raises(
+        InputError,
+        match=r"mito of s\.zarr was annotated on images/aligned and cannot follow another alignment; give it",
+    ):
         align(sample, AlignSettings(canvas="whole"), REPLACE)
     assert sample.image("aligned").fingerprint == before
     assert align(sample, AlignSettings(canvas="whole", out="wide"), REPLACE).image == "wide"
     assert read_annotation(sample, "mito", "wide").z == (2,)
 
 
-def test_what_is_only_told_makes_no_other_image(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_what_is_only_told_makes_no_other_image(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     before = sample.image("aligned").fingerprint
     found = align(sample, AlignSettings(jump_nm=100_000))
@@ -245,15 +320,27 @@ def test_what_is_only_told_makes_no_other_image(aligned: tuple[Sample, Alignment
     assert "jump" not in "".join(sample.read_table("alignment_aligned")["remark"].to_pylist())
 
 
-def test_what_was_made_from_an_image_that_was_replaced_is_not_used(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_what_was_made_from_an_image_that_was_replaced_is_not_used(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     equalize(sample)
     put(sample, "", aligned[0].image("raw").read(slice(None))[:, ::-1], 5)
-    for work in (lambda: sample.image(), lambda: equalize(sample), lambda: sample.frame(sample.volume("images", "equalized"))):
-        with pytest.raises(SampleError, match=r"images/aligned of s\.zarr was made on the image 'raw', which was replaced since"):
+    for work in (
+        lambda: sample.image(),
+        lambda: equalize(sample),
+        lambda: sample.frame(sample.volume("images", "equalized")),
+    ):
+        with pytest.raises(
+            SampleError,
+            match=r"images/aligned of s\.zarr was made on the image 'raw', which was replaced since",
+        ):
             work()
     align(sample, AlignSettings(), REPLACE)
-    with pytest.raises(SampleError, match=r"images/equalized of s\.zarr was made on the image 'aligned', which was replaced since"):
+    with pytest.raises(
+        SampleError,
+        match=r"images/equalized of s\.zarr was made on the image 'aligned', which was replaced since",
+    ):
         sample.image("equalized")
     equalize(sample, EqualizeSettings(), REPLACE)
     assert sample.image().shape == sample.image("aligned").shape
@@ -265,8 +352,14 @@ def test_an_aligned_image_is_not_aligned_again_nor_made_from_what_was_made_from_
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     equalize(sample)
     align(sample, AlignSettings(out="other", canvas="whole"))
-    assert sample.image("other").made_on == ("raw", sample.image("raw").fingerprint)  # one resampling
-    with pytest.raises(InputError, match="The image 'aligned' cannot be made from 'equalized', which was made from it"):
+    assert sample.image("other").made_on == (
+        "raw",
+        sample.image("raw").fingerprint,
+    )  # one resampling
+    with pytest.raises(
+        InputError,
+        match="The image 'aligned' cannot be made from 'equalized', which was made from it",
+    ):
         align(sample, AlignSettings(image="equalized"), REPLACE)
     plain = phantom(tmp_path / "plain.zarr", FAULTY)
     equalize(plain)
@@ -275,8 +368,14 @@ def test_an_aligned_image_is_not_aligned_again_nor_made_from_what_was_made_from_
 
 
 def test_uneven_pixels(drifting: Sample, tmp_path: Path) -> None:
-    uneven = phantom(tmp_path / "s.zarr", FAULTY.model_copy(update={"voxel_nm": (8, 16, 8), "shape": (6, 112, 256), "bad_slices": 0}))
-    with pytest.raises(InputError, match=r"--motion rigid takes square pixels; those of s\.zarr are 16 x 8 nm: use --motion affine"):
+    uneven = phantom(
+        tmp_path / "s.zarr",
+        FAULTY.model_copy(update={"voxel_nm": (8, 16, 8), "shape": (6, 112, 256), "bad_slices": 0}),
+    )
+    with pytest.raises(
+        InputError,
+        match=r"--motion rigid takes square pixels; those of s\.zarr are 16 x 8 nm: use --motion affine",
+    ):
         align(uneven, AlignSettings(motion="rigid"))
 
 
@@ -295,7 +394,9 @@ def test_what_cannot_be_aligned_is_told(drifting: Sample, tmp_path: Path) -> Non
     assert align(one).motions == pytest.approx(np.array([[[1.0, 0, 0], [0, 1, 0]]]))
 
 
-def test_annotating_the_aligned_image_again_is_possible(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_annotating_the_aligned_image_again_is_possible(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     labels = read_annotation(sample, "cells", "aligned")
     seen = [np.asarray(labels.objects(index)[0], np.uint16) for index in range(3)]
@@ -317,26 +418,39 @@ def test_equalize_may_come_first(drifting: Sample, tmp_path: Path) -> None:
     assert sample.frame(sample.image("aligned")).to_raw is not None
 
 
-def test_labels_drawn_on_the_raw_stack_are_told_by_their_size(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_labels_drawn_on_the_raw_stack_are_told_by_their_size(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     write_tiff(sample.volume("truth", "nucleus"), tmp_path / "nucleus.tif")
     import_annotation(sample, "nucleus", tmp_path / "nucleus.tif", AnnotationSettings(slices="0,6"))
     assert read_annotation(sample, "nucleus").image == "raw"
-    assert annotations_on(sample, ["nucleus"])[1]["nucleus"].mask(0).shape == sample.image("aligned").shape[1:]
+    assert (
+        annotations_on(sample, ["nucleus"])[1]["nucleus"].mask(0).shape
+        == sample.image("aligned").shape[1:]
+    )
 
 
-def test_the_report_shows_how_far_slices_were_moved(aligned: tuple[Sample, Alignment], tmp_path: Path) -> None:
+def test_the_report_shows_how_far_slices_were_moved(
+    aligned: tuple[Sample, Alignment], tmp_path: Path
+) -> None:
     sample = copy_of(aligned[0], tmp_path / "liver.zarr")
     equalize(sample)
-    text = report([sample.path], tmp_path / "r.html", ReportSettings(slice_count=3)).path.read_text(encoding="utf-8")
+    text = report([sample.path], tmp_path / "r.html", ReportSettings(slice_count=3)).path.read_text(
+        encoding="utf-8"
+    )
     assert "Alignment: liver" in text
     figure = text[text.index("Alignment: liver") :]
     figure = figure[: figure.index("</svg>")]
     assert ">moved by (px)<" in figure
-    assert figure.count(">bad<") == figure.count(">jump<") == 1  # once in the legend, however many slices
+    assert (
+        figure.count(">bad<") == figure.count(">jump<") == 1
+    )  # once in the legend, however many slices
     bare = copy_of(sample, tmp_path / "bare.zarr")
     bare.remove_table("alignment_aligned")
-    assert "Alignment:" not in report([bare.path], tmp_path / "b.html", ReportSettings(slice_count=3)).path.read_text(encoding="utf-8")
+    assert "Alignment:" not in report(
+        [bare.path], tmp_path / "b.html", ReportSettings(slice_count=3)
+    ).path.read_text(encoding="utf-8")
 
 
 def test_a_stack_that_hardly_drifts_is_recommended_to_stay(tmp_path: Path) -> None:
@@ -346,7 +460,10 @@ def test_a_stack_that_hardly_drifts_is_recommended_to_stay(tmp_path: Path) -> No
         found = align(sample)
         assert found.hardly_drifts is is_close
         assert any("Leave align out" in line for line in alignment_lines(found)) is is_close
-        assert any("work on the raw image" in one.text for one in notices(sample, [], "cells")) is is_close
+        assert (
+            any("work on the raw image" in one.text for one in notices(sample, [], "cells"))
+            is is_close
+        )
     assert not hardly_drifts(np.zeros((1, 2)))
     moves = np.zeros((100, 2))
     moves[::10] = 3

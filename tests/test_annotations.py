@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import tifffile
 
-from sparsem.annotations import UNKNOWN, annotated_structures, read_annotation
+from sparsem.annotation.ground_truth import truth_of as truth_stack
+from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
+from sparsem.annotation.labeled_slices import UNKNOWN, annotated_structures, read_annotation
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
-from sparsem.execution import Execution
 from sparsem.geometry import ZBlock
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings, import_annotation, import_labels
-from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.settings import parse
-from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, read_attributes, volume_spec
-from sparsem.truth import truth_of as truth_stack
+from sparsem.workflow.execution import Execution
+from sparsem.workflow.stage import BlockResult, Stage
 from tests.conftest import LABELLED, TISSUE, files_in, truth_of
 
 N, Y, X = TISSUE.shape
@@ -31,11 +31,15 @@ def masks(tissue: Sample, tmp_path: Path) -> Path:
     folder = tmp_path / "masks"
     folder.mkdir()
     for z, labels in zip(LABELLED, truth_of(tissue, "nucleus", LABELLED), strict=True):
-        cv2.imwrite(str(folder / f"nucleus_z{z:03d}.png"), np.where(labels > 0, 255, 0).astype(np.uint8))
+        cv2.imwrite(
+            str(folder / f"nucleus_z{z:03d}.png"), np.where(labels > 0, 255, 0).astype(np.uint8)
+        )
     return folder
 
 
-def import_as(sample: Sample, name: str, source: Path, overwrite: bool = False, **settings: Any) -> None:
+def import_as(
+    sample: Sample, name: str, source: Path, overwrite: bool = False, **settings: Any
+) -> None:
     import_annotation(sample, name, source, AnnotationSettings(**settings), overwrite)
 
 
@@ -70,11 +74,17 @@ def series(folder: Path, numbers: range | list[int]) -> Path:
 @pytest.mark.parametrize("missing", ["refuse", "join", "repeat"])
 def test_masks_are_numbered_as_the_files_of_the_stack(tmp_path: Path, missing: Any) -> None:
     numbers = [number for number in range(5, 17) if missing == "refuse" or number not in (7, 8)]
-    sample = import_stack(series(tmp_path / "s", numbers), tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4), missing=missing))
+    sample = import_stack(
+        series(tmp_path / "s", numbers),
+        tmp_path / "s.zarr",
+        ImportSettings(voxel_nm=(8, 4, 4), missing=missing),
+    )
     masks = tmp_path / "masks"
     masks.mkdir()
     for number in (5, 10, 16):
-        tifffile.imwrite(masks / f"mask_{number:04d}.tif", np.pad([[1]], ((2, 5), (3, 5))).astype(np.uint8))
+        tifffile.imwrite(
+            masks / f"mask_{number:04d}.tif", np.pad([[1]], ((2, 5), (3, 5))).astype(np.uint8)
+        )
     import_as(sample, "dot", masks)
     z = read_annotation(sample, "dot").z
     assert sample.image().read(slice(None))[list(z), 0, 0].tolist() == [5, 10, 16]
@@ -82,13 +92,18 @@ def test_masks_are_numbered_as_the_files_of_the_stack(tmp_path: Path, missing: A
     import_as(sample, "counted", masks, first_number=5) if missing != "join" else None
     assert missing == "join" or read_annotation(sample, "counted").z == z
     tifffile.imwrite(masks / "mask_0017.tif", np.zeros((8, 9), np.uint8))
-    with pytest.raises(InputError, match=r"carries the number 17, but the first slice is numbered 5 and the last 16, .* --first-number 0"):
+    with pytest.raises(
+        InputError,
+        match=r"carries the number 17, but the first slice is numbered 5 and the last 16, .* --first-number 0",
+    ):
         import_as(sample, "beyond", masks)
 
 
 def test_the_number_in_a_name_that_is_the_slice(tmp_path: Path) -> None:
     """Neither the rater, nor the time; where two numbers may be it, nobody guesses."""
-    sample = import_stack(series(tmp_path / "s", range(120)), tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4)))
+    sample = import_stack(
+        series(tmp_path / "s", range(120)), tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4))
+    )
     names = {
         "labelled": ["Label01_z0010", "Label02_z0057", "Label03_z0100"],
         "timed": ["m0010_20241003101122", "m0057_20241003111533", "m0100_20241004081201"],
@@ -97,13 +112,18 @@ def test_the_number_in_a_name_that_is_the_slice(tmp_path: Path) -> None:
     for name, files in names.items():
         (tmp_path / name).mkdir()
         for file in files:
-            tifffile.imwrite(tmp_path / name / f"{file}.tif", np.pad([[1]], ((2, 5), (3, 5))).astype(np.uint8))
+            tifffile.imwrite(
+                tmp_path / name / f"{file}.tif", np.pad([[1]], ((2, 5), (3, 5))).astype(np.uint8)
+            )
         import_as(sample, name, tmp_path / name)
         assert read_annotation(sample, name).z == (10, 57, 100), name
     (tmp_path / "two").mkdir()
     for file in ("1_0010", "2_0057", "3_0100"):
         tifffile.imwrite(tmp_path / "two" / f"{file}.tif", np.zeros((8, 9), np.uint8))
-    with pytest.raises(InputError, match=r"Which number in the file names of .* is the slice, 1, 2, 3 or 10, 57, 100"):
+    with pytest.raises(
+        InputError,
+        match=r"Which number in the file names of .* is the slice, 1, 2, 3 or 10, 57, 100",
+    ):
         import_as(sample, "two", tmp_path / "two")
     import_as(sample, "two", tmp_path / "two", slices=[10, 57, 100])
     assert read_annotation(sample, "two").z == (10, 57, 100)
@@ -126,14 +146,18 @@ def test_small_and_numbered_labels_are_no_pictures(own_tissue: Sample, tmp_path:
         import_as(own_tissue, "unsure", tmp_path / "unsure.tif", slices=[0])
     import_as(own_tissue, "unsure", tmp_path / "unsure.tif", slices=[0], ignore=255)
     tifffile.imwrite(tmp_path / "more.tif", unsure[:1], photometric="minisblack")
-    import_as(own_tissue, "unsure", tmp_path / "more.tif", slices=[5], add=True)  # means what the others mean
+    import_as(
+        own_tissue, "unsure", tmp_path / "more.tif", slices=[5], add=True
+    )  # means what the others mean
     assert read_annotation(own_tissue, "unsure").z == (0, 5)
     with pytest.raises(InputError, match="as JPEG and resizing leave them"):
         import_labels(own_tissue.path, "smeared", tmp_path / "unsure.tif")
 
 
 @pytest.mark.parametrize("compact", [True, False])
-def test_a_labelled_volume_with_the_list_of_slices(own_tissue: Sample, tmp_path: Path, compact: bool) -> None:
+def test_a_labelled_volume_with_the_list_of_slices(
+    own_tissue: Sample, tmp_path: Path, compact: bool
+) -> None:
     volume = own_tissue.volume("truth", "cells").read(slice(None))
     chosen = volume[[2, 7]] if compact else volume
     tifffile.imwrite(tmp_path / "cells.tif", chosen.astype(np.uint16), photometric="minisblack")
@@ -153,11 +177,20 @@ def test_slices_by_word(own_tissue: Sample, tmp_path: Path) -> None:
     assert read_annotation(own_tissue, "every").z == tuple(range(N))
 
 
-def test_classes_may_share_ids_and_unknown_pixels_stay_unknown(own_tissue: Sample, tmp_path: Path) -> None:
+def test_classes_may_share_ids_and_unknown_pixels_stay_unknown(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     labels = np.zeros((1, Y, X), np.uint8)
     labels[0, 0, :4] = (1, 2, 3, 200)
     tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
-    import_as(own_tissue, "set", tmp_path / "v.tif", slices="4", classes=["core=1,2", "spot=2"], ignore=200)
+    import_as(
+        own_tissue,
+        "set",
+        tmp_path / "v.tif",
+        slices="4",
+        classes=["core=1,2", "spot=2"],
+        ignore=200,
+    )
     assert read_annotation(own_tissue, "core").mask(0)[0, :4].tolist() == [1, 1, 0, UNKNOWN]
     assert read_annotation(own_tissue, "spot").mask(0)[0, :4].tolist() == [0, 1, 0, UNKNOWN]
     with pytest.raises(SampleError, match="no annotation of 'cores'; did you mean 'core'"):
@@ -189,7 +222,9 @@ def test_a_name_is_a_folder_of_its_own(own_tissue: Sample, masks: Path, name: st
 
 
 def test_large_ids_survive(own_tissue: Sample, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "v.tif", np.full((1, Y, X), 3_000_000_000, np.uint32), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "v.tif", np.full((1, Y, X), 3_000_000_000, np.uint32), photometric="minisblack"
+    )
     import_as(own_tissue, "big", tmp_path / "v.tif", slices="0")
     assert int(read_annotation(own_tissue, "big").labels[0:1][0, 0, 0]) == 3_000_000_000
 
@@ -208,9 +243,21 @@ def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) ->
 @pytest.mark.parametrize(
     ("labels", "settings", "sentence"),
     [
-        (np.zeros((2, Y, X), np.uint8), {}, r"Which slices of .* are annotated\? Give --slices 0,13,26"),
-        (np.zeros((2, Y, X), np.uint8), {"slices": "all"}, "has 2 slices and the image 19; name the annotated ones with --slices"),
-        (np.zeros((2, Y, X), np.uint8), {"slices": "1,2,3"}, "has 2 slices; expected 19 as the image, or 3, one for each of --slices"),
+        (
+            np.zeros((2, Y, X), np.uint8),
+            {},
+            r"Which slices of .* are annotated\? Give --slices 0,13,26",
+        ),
+        (
+            np.zeros((2, Y, X), np.uint8),
+            {"slices": "all"},
+            "has 2 slices and the image 19; name the annotated ones with --slices",
+        ),
+        (
+            np.zeros((2, Y, X), np.uint8),
+            {"slices": "1,2,3"},
+            "has 2 slices; expected 19 as the image, or 3, one for each of --slices",
+        ),
         (np.zeros((2, Y, X), np.uint8), {"slices": "3,99"}, "99 is outside 0 to 18"),
         (np.zeros((2, Y, X), np.uint8), {"slices": "3,3"}, "--slices: slice 3 is given twice"),
         (
@@ -218,9 +265,21 @@ def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) ->
             {"slices": "three"},
             "--slices: expected .*; got 'three'. It takes 0,13,26 or 10-20, 'all' .* or 'non-empty'",
         ),
-        (np.zeros((2, Y - 1, X), np.uint8), {"slices": "1,2"}, r"has slices of \(95, 128\) px, but the image has \(96, 128\)"),
-        (np.full((1, Y, X), 0.5, np.float32), {"slices": "1"}, "Labels are whole numbers, but slice 1 of .* holds float32 such as 0.5"),
-        (np.full((1, Y, X), -3, np.int16), {"slices": "1"}, "Slice 1 of .* holds -3, but no label is negative; give --ignore -3"),
+        (
+            np.zeros((2, Y - 1, X), np.uint8),
+            {"slices": "1,2"},
+            r"has slices of \(95, 128\) px, but the image has \(96, 128\)",
+        ),
+        (
+            np.full((1, Y, X), 0.5, np.float32),
+            {"slices": "1"},
+            "Labels are whole numbers, but slice 1 of .* holds float32 such as 0.5",
+        ),
+        (
+            np.full((1, Y, X), -3, np.int16),
+            {"slices": "1"},
+            "Slice 1 of .* holds -3, but no label is negative; give --ignore -3",
+        ),
     ],
 )
 def test_labels_that_do_not_fit_are_one_sentence(
@@ -237,7 +296,9 @@ def picture(folder: Path, name: str, labels: Any) -> Path:
     return folder / name
 
 
-def test_slices_are_added_and_replaced_one_by_one(own_tissue: Sample, masks: Path, tmp_path: Path) -> None:
+def test_slices_are_added_and_replaced_one_by_one(
+    own_tissue: Sample, masks: Path, tmp_path: Path
+) -> None:
     import_as(own_tissue, "core", masks, ignore=7)
     fresh = np.full((Y, X), 3)
     with pytest.raises(InputError, match="--add takes labels that mean what those there do"):
@@ -247,14 +308,20 @@ def test_slices_are_added_and_replaced_one_by_one(own_tissue: Sample, masks: Pat
     assert found.z == (0, 5, 9, 18)
     assert (found.labels[1:2] == 3).all()
     assert found.ignore == 7  # as before
-    import_as(own_tissue, "core", masks, ignore=7)  # the first folder again, as a study does: what was added stays
+    import_as(
+        own_tissue, "core", masks, ignore=7
+    )  # the first folder again, as a study does: what was added stays
     assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
-    with pytest.raises(ResumeError, match="Slices 9 of 'core' are labelled otherwise already; use --overwrite"):
+    with pytest.raises(
+        ResumeError, match="Slices 9 of 'core' are labelled otherwise already; use --overwrite"
+    ):
         import_as(own_tissue, "core", picture(tmp_path, "core_z009.tif", fresh), add=True)
     import_as(own_tissue, "core", tmp_path / "core_z009.tif", add=True, overwrite=True)
     assert (read_annotation(own_tissue, "core").labels[2:3] == 3).all()
     with pytest.raises(ResumeError, match="has other labels of 'core' already"):
-        import_as(own_tissue, "core", masks, ignore=7)  # 9 was corrected: the folder does not take that back unasked
+        import_as(
+            own_tissue, "core", masks, ignore=7
+        )  # 9 was corrected: the folder does not take that back unasked
 
 
 def test_classes_can_be_added_to(own_tissue: Sample, tmp_path: Path) -> None:
@@ -268,27 +335,44 @@ def test_classes_can_be_added_to(own_tissue: Sample, tmp_path: Path) -> None:
 
 
 def test_the_number_in_the_name_of_a_single_picture(own_tissue: Sample, tmp_path: Path) -> None:
-    for name, z in (("mask_z0013_8bit.tif", 13), ("sample2_slice 4 final3.tif", 4), ("core17.tif", 17)):
+    for name, z in (
+        ("mask_z0013_8bit.tif", 13),
+        ("sample2_slice 4 final3.tif", 4),
+        ("core17.tif", 17),
+    ):
         import_as(own_tissue, "core", picture(tmp_path, name, np.ones((Y, X))), overwrite=True)
         assert read_annotation(own_tissue, "core").z == (z,)
     with pytest.raises(InputError, match=r"Which slices of .*sample2_run3"):
-        import_as(own_tissue, "core", picture(tmp_path, "sample2_run3.tif", np.ones((Y, X))), overwrite=True)
+        import_as(
+            own_tissue,
+            "core",
+            picture(tmp_path, "sample2_run3.tif", np.ones((Y, X))),
+            overwrite=True,
+        )
 
 
-def test_labels_that_a_kill_left_aside_come_back(own_tissue: Sample, masks: Path, tmp_path: Path) -> None:
+def test_labels_that_a_kill_left_aside_come_back(
+    own_tissue: Sample, masks: Path, tmp_path: Path
+) -> None:
     import_as(own_tissue, "core", masks)
     aside = own_tissue.path / ".sparsem" / "work" / "annotation-core-replaced"
     aside.parent.mkdir(exist_ok=True)
-    (own_tissue.path / "annotations" / "core").rename(aside)  # a kill between the two renames of a replacement
+    (own_tissue.path / "annotations" / "core").rename(
+        aside
+    )  # a kill between the two renames of a replacement
     import_as(own_tissue, "core", picture(tmp_path, "core_z005.tif", np.ones((Y, X))), add=True)
     assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
     assert not aside.exists()
 
 
-def test_labels_made_elsewhere_come_in_as_masks_or_with_their_numbers(own_tissue: Sample, tmp_path: Path) -> None:
+def test_labels_made_elsewhere_come_in_as_masks_or_with_their_numbers(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     truth = own_tissue.volume("truth", "mitochondrion").read(slice(None))
     tifffile.imwrite(tmp_path / "numbers.tif", truth, photometric="minisblack")
-    tifffile.imwrite(tmp_path / "mask.tif", (truth > 0).astype(np.uint8) * 255, photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "mask.tif", (truth > 0).astype(np.uint8) * 255, photometric="minisblack"
+    )
     import_labels(own_tissue.path, "numbers", tmp_path / "numbers.tif")
     import_labels(own_tissue.path, "mask", tmp_path / "mask.tif")
     np.testing.assert_array_equal(own_tissue.volume("labels", "numbers").read(slice(None)), truth)
@@ -298,56 +382,111 @@ def test_labels_made_elsewhere_come_in_as_masks_or_with_their_numbers(own_tissue
     np.testing.assert_array_equal(mask.read(slice(None)), truth > 0)
     with pytest.raises(ResumeError, match="--overwrite"):
         import_labels(own_tissue.path, "mask", tmp_path / "numbers.tif")
-    alone = import_labels(tmp_path / "alone.zarr", "mask", tmp_path / "mask.tif", ImportSettings(voxel_nm=(20, 20, 20), block_depth=5))
+    alone = import_labels(
+        tmp_path / "alone.zarr",
+        "mask",
+        tmp_path / "mask.tif",
+        ImportSettings(voxel_nm=(20, 20, 20), block_depth=5),
+    )
     assert not Sample.open(alone.path).has_image
-    with pytest.raises(SampleError, match=r"alone.zarr has no image, only labels; bring it in with 'sparsem import SOURCE alone.zarr'"):
+    with pytest.raises(
+        SampleError,
+        match=r"alone.zarr has no image, only labels; bring it in with 'sparsem import SOURCE alone.zarr'",
+    ):
         alone.image()
 
 
 def test_a_gap_in_labels_made_elsewhere_is_told(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     for z in (0, 1, 3):
-        tifffile.imwrite(tmp_path / "labels" / f"l{z}.tif", np.full((40, 60), z, np.uint8), photometric="minisblack")
+        tifffile.imwrite(
+            tmp_path / "labels" / f"l{z}.tif",
+            np.full((40, 60), z, np.uint8),
+            photometric="minisblack",
+        )
     with pytest.raises(InputError, match="slice 2 of the series is missing"):
-        import_labels(tmp_path / "s.zarr", "mito", tmp_path / "labels", ImportSettings(voxel_nm=(8, 8, 8)))
-    made = import_labels(tmp_path / "s.zarr", "mito", tmp_path / "labels", ImportSettings(voxel_nm=(8, 8, 8), missing="repeat"))
+        import_labels(
+            tmp_path / "s.zarr", "mito", tmp_path / "labels", ImportSettings(voxel_nm=(8, 8, 8))
+        )
+    made = import_labels(
+        tmp_path / "s.zarr",
+        "mito",
+        tmp_path / "labels",
+        ImportSettings(voxel_nm=(8, 8, 8), missing="repeat"),
+    )
     assert made.volume("labels", "mito").shape == (4, 40, 60)
 
 
-def test_masks_come_in_again_after_brightness_was_evened_out(own_tissue: Sample, masks: Path) -> None:
+def test_masks_come_in_again_after_brightness_was_evened_out(
+    own_tissue: Sample, masks: Path
+) -> None:
     import_annotation(own_tissue, "nucleus", masks, overwrite=True)
     equalize(own_tissue)
     import_annotation(own_tissue, "nucleus", masks)
     assert read_annotation(own_tissue, "nucleus").image == "raw"
     import_annotation(own_tissue, "mito", masks)
-    assert read_annotation(own_tissue, "mito").image == "raw"  # whose pixels they are: remaking the equalized image harms nothing
+    assert (
+        read_annotation(own_tissue, "mito").image == "raw"
+    )  # whose pixels they are: remaking the equalized image harms nothing
     equalize(own_tissue, EqualizeSettings(way="clahe"), Execution(overwrite=True, quiet=True))
-    assert read_annotation(own_tissue, "mito", "equalized").z == read_annotation(own_tissue, "nucleus").z
+    assert (
+        read_annotation(own_tissue, "mito", "equalized").z
+        == read_annotation(own_tissue, "nucleus").z
+    )
 
 
-def test_labels_made_elsewhere_that_do_not_fit_are_refused(own_tissue: Sample, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "short.tif", np.ones((3, 96, 128), np.uint8), photometric="minisblack")
-    with pytest.raises(InputError, match=r"short.tif has the shape \(3, 96, 128\), but the image of own.zarr has \(19, 96, 128\)"):
+def test_labels_made_elsewhere_that_do_not_fit_are_refused(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
+    tifffile.imwrite(
+        tmp_path / "short.tif", np.ones((3, 96, 128), np.uint8), photometric="minisblack"
+    )
+    with pytest.raises(
+        InputError,
+        match=r"short.tif has the shape \(3, 96, 128\), but the image of own.zarr has \(19, 96, 128\)",
+    ):
         import_labels(own_tissue.path, "nucleus", tmp_path / "short.tif")
     with pytest.raises(InputError, match="does not state its voxel size"):
         import_labels(tmp_path / "new.zarr", "nucleus", tmp_path / "short.tif")
-    tifffile.imwrite(tmp_path / "half.tif", np.full((3, 96, 128), 0.5, np.float32), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "half.tif", np.full((3, 96, 128), 0.5, np.float32), photometric="minisblack"
+    )
     with pytest.raises(InputError, match="Labels are whole numbers"):
-        import_labels(tmp_path / "new.zarr", "nucleus", tmp_path / "half.tif", ImportSettings(voxel_nm=(5, 5, 5)))
+        import_labels(
+            tmp_path / "new.zarr",
+            "nucleus",
+            tmp_path / "half.tif",
+            ImportSettings(voxel_nm=(5, 5, 5)),
+        )
     assert not own_tissue.names("labels")
 
 
-def test_labels_of_every_slice_lie_on_the_image_of_their_shape(own_tissue: Sample, tmp_path: Path) -> None:
+def test_labels_of_every_slice_lie_on_the_image_of_their_shape(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     image = own_tissue.image("raw")
     made_on = ("raw", image.fingerprint)
     motions = np.repeat(np.array([[[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]]]), N, axis=0)
-    spec = volume_spec("images/aligned", (N, Y - 4, X - 6), image.dtype, Kind.IMAGE, image.voxel_size, 7, made_on, motions)
+    spec = volume_spec(
+        "images/aligned",
+        (N, Y - 4, X - 6),
+        image.dtype,
+        Kind.IMAGE,
+        image.voxel_size,
+        7,
+        made_on,
+        motions,
+    )
     with Stage(own_tissue, "cut", EqualizeSettings(), {}, [spec]) as stage:
         stage.map(_cut, image.blocks(), image)
     labels = own_tissue.volume("truth", "cells").read(slice(None))
     tifffile.imwrite(tmp_path / "raw.tif", labels.astype(np.uint16), photometric="minisblack")
-    tifffile.imwrite(tmp_path / "aligned.tif", labels[:, 2:-2, 3:-3].astype(np.uint16), photometric="minisblack")
-    tifffile.imwrite(tmp_path / "neither.tif", labels[:, 1:].astype(np.uint16), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "aligned.tif", labels[:, 2:-2, 3:-3].astype(np.uint16), photometric="minisblack"
+    )
+    tifffile.imwrite(
+        tmp_path / "neither.tif", labels[:, 1:].astype(np.uint16), photometric="minisblack"
+    )
     for name in ("raw", "aligned"):
         import_labels(own_tissue.path, f"on-{name}", tmp_path / f"{name}.tif")
     assert own_tissue.volume("labels", "on-raw").made_on is None
@@ -355,11 +494,23 @@ def test_labels_of_every_slice_lie_on_the_image_of_their_shape(own_tissue: Sampl
     assert own_tissue.name_of_image(on_aligned) == "aligned"
     seen = own_tissue.seen_by(on_aligned, own_tissue.volume("labels", "on-raw").level())
     assert np.array_equal(np.asarray(seen[0:N]), on_aligned.read(slice(None)))
-    with Stage(own_tissue, "cut", EqualizeSettings(way="clahe"), {}, [spec], Execution(overwrite=True, quiet=True)) as stage:
+    with Stage(
+        own_tissue,
+        "cut",
+        EqualizeSettings(way="clahe"),
+        {},
+        [spec],
+        Execution(overwrite=True, quiet=True),
+    ) as stage:
         stage.map(_cut, image.blocks(), image)  # another image of that name
     with pytest.raises(SampleError, match="was replaced since"):
         own_tissue.frame(on_aligned)
-    import_labels(own_tissue.path, "on-aligned", tmp_path / "aligned.tif", on=Execution(overwrite=True, quiet=True))
+    import_labels(
+        own_tissue.path,
+        "on-aligned",
+        tmp_path / "aligned.tif",
+        on=Execution(overwrite=True, quiet=True),
+    )
     own_tissue.frame(on_aligned)
     with pytest.raises(InputError, match=r"neither\.tif has the shape"):
         import_labels(own_tissue.path, "neither", tmp_path / "neither.tif")
@@ -378,8 +529,12 @@ def origin_of(sample: Sample, name: str) -> dict[str, str]:
 
 def hand_drawn(mask: Any, seed: int) -> Any:
     """A mask whose boundary wobbles, as that of another person does."""
-    noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(0, 1, mask.shape).astype(np.float32), (0, 0), 4)
-    return (cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 3) + 3 * noise > 0.5).astype(np.uint8)
+    noise = cv2.GaussianBlur(
+        np.random.default_rng(seed).normal(0, 1, mask.shape).astype(np.float32), (0, 0), 4
+    )
+    return (cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 3) + 3 * noise > 0.5).astype(
+        np.uint8
+    )
 
 
 @pytest.fixture
@@ -391,7 +546,9 @@ def predicted(own_tissue: Sample, tmp_path: Path) -> Any:
     return nuclei
 
 
-def test_a_corrected_prediction_is_recorded(own_tissue: Sample, predicted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corrected_prediction_is_recorded(
+    own_tissue: Sample, predicted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corrected = predicted[9].copy()
     corrected[:, : int(np.median(np.nonzero(corrected)[1]))] = 0  # half of it is taken away
     picture(tmp_path, "core_z009.tif", corrected)
@@ -399,18 +556,27 @@ def test_a_corrected_prediction_is_recorded(own_tissue: Sample, predicted: Any, 
     assert origin_of(own_tissue, "core") == {"9": "corrected prediction"}
     told = " ".join(capsys.readouterr().err.split())
     assert "Note: slice 9 of core: " in told
-    assert "of the boundary is that of labels/core; recorded as corrected predictions, on which scores are too high" in told
+    assert (
+        "of the boundary is that of labels/core; recorded as corrected predictions, on which scores are too high"
+        in told
+    )
     picture(tmp_path, "core_z005.tif", hand_drawn(predicted[5], 1))
-    import_annotation(own_tissue, "core", tmp_path / "core_z005.tif", AnnotationSettings(add=True), quiet=False)
+    import_annotation(
+        own_tissue, "core", tmp_path / "core_z005.tif", AnnotationSettings(add=True), quiet=False
+    )
     assert origin_of(own_tissue, "core") == {"5": "manual", "9": "corrected prediction"}
     assert capsys.readouterr().err == ""
     import_as(own_tissue, "core", tmp_path / "core_z009.tif", origin="manual", add=True)
     assert origin_of(own_tissue, "core") == {"5": "manual", "9": "manual"}
     import_as(own_tissue, "core", tmp_path / "core_z009.tif", add=True, overwrite=True)
-    assert origin_of(own_tissue, "core")["9"] == "manual"  # the same labels: what was said of them stays
+    assert (
+        origin_of(own_tissue, "core")["9"] == "manual"
+    )  # the same labels: what was said of them stays
 
 
-def test_the_origin_of_labels_that_are_there_can_be_said(own_tissue: Sample, predicted: Any, masks: Path, tmp_path: Path) -> None:
+def test_the_origin_of_labels_that_are_there_can_be_said(
+    own_tissue: Sample, predicted: Any, masks: Path, tmp_path: Path
+) -> None:
     import_as(own_tissue, "core", masks)
     assert set(origin_of(own_tissue, "core").values()) == {"corrected prediction"}
     import_as(own_tissue, "core", masks, origin="manual")
@@ -420,13 +586,19 @@ def test_the_origin_of_labels_that_are_there_can_be_said(own_tissue: Sample, pre
     assert set(origin_of(own_tissue, "core").values()) == {"manual"}
     assert read_annotation(own_tissue, "core").fingerprint == fingerprint
     import_as(own_tissue, "other", masks)
-    assert set(origin_of(own_tissue, "other").values()) == {"manual"}  # nothing was predicted of that name
+    assert set(origin_of(own_tissue, "other").values()) == {
+        "manual"
+    }  # nothing was predicted of that name
 
 
-def test_a_similar_prediction_leaves_the_origin_open(own_tissue: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_similar_prediction_leaves_the_origin_open(
+    own_tissue: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     drawn = np.zeros((N, Y, X), np.uint8)
     drawn[:, 10:80, 20:100] = 1
-    tifffile.imwrite(tmp_path / "predicted.tif", np.roll(drawn, (1, 1), (1, 2)), photometric="minisblack")  # a pixel aside
+    tifffile.imwrite(
+        tmp_path / "predicted.tif", np.roll(drawn, (1, 1), (1, 2)), photometric="minisblack"
+    )  # a pixel aside
     import_labels(own_tissue.path, "core", tmp_path / "predicted.tif")
     import_annotation(own_tissue, "core", picture(tmp_path, "core_z009.tif", drawn[9]), quiet=False)
     assert origin_of(own_tissue, "core") == {"9": "unknown"}
@@ -437,28 +609,42 @@ def test_slices_on_which_nothing_is_drawn_are_recorded(own_tissue: Sample, tmp_p
     labels = np.zeros((N, Y, X), np.uint8)
     labels[2, :20, :20], labels[4, :20, 30:40], labels[6] = 1, 2, 9
     tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
-    import_as(own_tissue, "set", tmp_path / "v.tif", slices="0,2,4,6", classes=["a=1", "b=2"], ignore=9)
+    import_as(
+        own_tissue, "set", tmp_path / "v.tif", slices="0,2,4,6", classes=["a=1", "b=2"], ignore=9
+    )
     about = read_attributes(own_tissue.path / "annotations" / "set")["sparsem"]
     assert about["empty"] == {"a": [0, 4], "b": [0, 2]}
     assert about["unknown"] == [6]
 
 
-def test_a_refusal_names_the_slices_that_differ(own_tissue: Sample, masks: Path, tmp_path: Path) -> None:
+def test_a_refusal_names_the_slices_that_differ(
+    own_tissue: Sample, masks: Path, tmp_path: Path
+) -> None:
     import_as(own_tissue, "core", masks)
     (masks / "nucleus_z000.png").rename(masks / "nucleus_z003.png")
     cv2.imwrite(str(masks / "nucleus_z018.png"), np.eye(Y, X, dtype=np.uint8))
-    with pytest.raises(ResumeError, match=r"or another name \(slices: 18 differ; 0 now missing; 3 new\)"):
+    with pytest.raises(
+        ResumeError, match=r"or another name \(slices: 18 differ; 0 now missing; 3 new\)"
+    ):
         import_as(own_tissue, "core", masks)
 
 
 @pytest.mark.parametrize(
     ("shape", "sentence"),
     [
-        ((X, Y), r"has slices of \(128, 96\) px, but the image has \(96, 128\); y and x are exchanged, transpose it"),
-        ((Y, X - 1), r"has slices of \(96, 127\) px, but the image has \(96, 128\); labels must cover the whole slice"),
+        (
+            (X, Y),
+            r"has slices of \(128, 96\) px, but the image has \(96, 128\); y and x are exchanged, transpose it",
+        ),
+        (
+            (Y, X - 1),
+            r"has slices of \(96, 127\) px, but the image has \(96, 128\); labels must cover the whole slice",
+        ),
     ],
 )
-def test_masks_of_another_size_or_orientation(own_tissue: Sample, tmp_path: Path, shape: tuple[int, int], sentence: str) -> None:
+def test_masks_of_another_size_or_orientation(
+    own_tissue: Sample, tmp_path: Path, shape: tuple[int, int], sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         import_as(own_tissue, "core", picture(tmp_path, "core_z009.tif", np.ones(shape)))
 
@@ -468,5 +654,7 @@ def test_a_volume_with_its_axes_in_another_order(own_tissue: Sample, tmp_path: P
     with pytest.raises(InputError, match="its axes are in another order than z, y, x"):
         import_labels(own_tissue.path, "core", tmp_path / "v.tif")
     tifffile.imwrite(tmp_path / "v.tif", np.ones((N, X, Y), np.uint8), photometric="minisblack")
-    with pytest.raises(InputError, match=r"v\.tif has slices of .*; y and x are exchanged, transpose it"):
+    with pytest.raises(
+        InputError, match=r"v\.tif has slices of .*; y and x are exchanged, transpose it"
+    ):
         truth_stack(own_tissue, "nucleus", own_tissue.image(), tmp_path / "v.tif")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from sparsem.cells.arrival import FLOOR, Arrival, advanced, departure, first, resistance, spread
+from sparsem.cells.geodesic import FLOOR, Arrival, advanced, departure, first, resistance, spread
 from tests.conftest import drawn
 
 pictures = hnp.arrays(np.float64, (7, 9), elements=st.integers(1, 64).map(lambda n: n / 8))
@@ -25,11 +25,15 @@ def shortest(cost: NDArray[np.float64], against: NDArray[np.float64]) -> NDArray
     one, two = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     weight = (against.ravel()[one] + against.ravel()[two]) / 2
     graph = coo_array((weight, (one, two)), shape=(height * width, height * width)).tocsr()
-    return np.asarray((dijkstra(graph, directed=False) + cost.ravel()[:, None]).min(axis=0).reshape(cost.shape))
+    return np.asarray(
+        (dijkstra(graph, directed=False) + cost.ravel()[:, None]).min(axis=0).reshape(cost.shape)
+    )
 
 
 @given(against=pictures, cost=pictures)
-def test_spreading_finds_the_cheapest_ways(against: NDArray[np.float64], cost: NDArray[np.float64]) -> None:
+def test_spreading_finds_the_cheapest_ways(
+    against: NDArray[np.float64], cost: NDArray[np.float64]
+) -> None:
     labels = np.arange(1, cost.size + 1, dtype=np.uint32).reshape(cost.shape)
     found = spread(Arrival(labels, cost), against, rounds=20)
     assert np.allclose(found.cost, shortest(cost, against))
@@ -41,7 +45,9 @@ def test_spreading_finds_the_cheapest_ways(against: NDArray[np.float64], cost: N
 
 
 @given(against=pictures, cost=pictures)
-def test_two_rounds_are_never_better_than_the_best_way(against: NDArray[Any], cost: NDArray[Any]) -> None:
+def test_two_rounds_are_never_better_than_the_best_way(
+    against: NDArray[Any], cost: NDArray[Any]
+) -> None:
     labels = np.zeros(cost.shape, np.uint8)
     assert (spread(Arrival(labels, cost), against).cost >= shortest(cost, against) - 1e-9).all()
 
@@ -63,7 +69,9 @@ def test_a_boundary_stops_a_label_and_a_gap_lets_it_pass() -> None:
 def test_labels_follow_the_flow_into_the_next_slice_and_grow_up_to_the_boundary() -> None:
     before = departure(drawn("11..22", "11..22"), np.ones((2, 6), bool))
     here = walls(drawn("...9..", "...9.."))
-    right = np.broadcast_to(np.array([-1, 0], np.float32), (2, 6, 2)).copy()  # the content has moved right by one
+    right = np.broadcast_to(
+        np.array([-1, 0], np.float32), (2, 6, 2)
+    ).copy()  # the content has moved right by one
     found = advanced(before, walls(drawn("......", "......")), here, right, thickness=1)
     assert found.labels.tolist() == [[1, 1, 1, 0, 0, 2]] * 2
     assert found.cost[0, 0] == pytest.approx(FLOOR)
@@ -90,5 +98,9 @@ def test_the_cheaper_side_wins_and_the_first_named_a_tie() -> None:
 
 def test_resistance_is_the_odds_of_a_boundary_or_of_lying_outside() -> None:
     boundary, interior = np.array([[0, 0.5, 1]], np.float32), np.array([[1, 1, 0]], np.float32)
-    assert resistance(boundary)[0] == pytest.approx([FLOOR, FLOOR + 0.5 / 0.52, FLOOR + 50], rel=1e-4)
-    assert resistance(np.zeros_like(boundary), interior)[0] == pytest.approx([FLOOR, FLOOR, FLOOR + 50], rel=1e-4)
+    assert resistance(boundary)[0] == pytest.approx(
+        [FLOOR, FLOOR + 0.5 / 0.52, FLOOR + 50], rel=1e-4
+    )
+    assert resistance(np.zeros_like(boundary), interior)[0] == pytest.approx(
+        [FLOOR, FLOOR, FLOOR + 50], rel=1e-4
+    )

@@ -14,8 +14,8 @@ from skimage.measure import block_reduce
 
 from sparsem.errors import InputError, SettingsError
 from sparsem.geometry import VoxelSize, evenly_spaced, z_blocks
-from sparsem.score.against import Scores
 from sparsem.score.overlap import Overlap, average_dice, dice_of_sums, overlap, pooled
+from sparsem.score.score import Scores
 from sparsem.settings import Settings, differences, parse
 from sparsem.store.pyramid import coarser, coarser_mean, coarser_mode
 from sparsem.store.slice_use import SliceUse
@@ -49,7 +49,9 @@ def test_evenly_spaced_refuses_more_than_there_are() -> None:
         evenly_spaced(7, 8)
 
 
-@pytest.mark.parametrize("lengths", [(1, 2), (0, 1, 1), (-1, 1, 1), (math.nan, 1, 1), (math.inf, 1, 1)])
+@pytest.mark.parametrize(
+    "lengths", [(1, 2), (0, 1, 1), (-1, 1, 1), (math.nan, 1, 1), (math.inf, 1, 1)]
+)
 def test_a_voxel_size_is_three_positive_lengths(lengths: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="three positive lengths in nm"):
         VoxelSize.of(lengths)
@@ -68,30 +70,47 @@ class Oven(Settings):
 
 
 def test_an_unknown_key_names_the_nearest() -> None:
-    with pytest.raises(SettingsError, match=r"oven.toml: unknown key 'haet'; did you mean 'heat'\? Known: heat, mode"):
+    with pytest.raises(
+        SettingsError,
+        match=r"oven.toml: unknown key 'haet'; did you mean 'heat'\? Known: heat, mode",
+    ):
         parse(Oven, {"haet": 3}, "oven.toml")
 
 
 def test_a_value_out_of_range_says_which_and_where() -> None:
-    with pytest.raises(SettingsError, match=r"oven.toml: 'heat' was given as 900: input should be less than or equal to 300"):
+    with pytest.raises(
+        SettingsError,
+        match=r"oven.toml: 'heat' was given as 900: input should be less than or equal to 300",
+    ):
         parse(Oven, {"heat": 900}, "oven.toml")
 
 
 def test_differences_names_what_changed() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": "x"}) == "b: 2 -> 3, c: null -> x"
     one, other = "0123456789abcdef" * 2, "f" * 32
-    assert differences({"input image": one, "input truth": one}, {"input image": other}) == "another image, without truth"
+    assert (
+        differences({"input image": one, "input truth": one}, {"input image": other})
+        == "another image, without truth"
+    )
     assert differences({"input boxes disc": one}, {"input boxes disc": other}) == "other boxes disc"
     slices = ({"0": one, "9": one, "13": one}, {"0": one, "9": other, "18": one})
-    before, now = ({"mito 1": one, "mito 1 slices": slices[0]}, {"mito 1": other, "mito 1 slices": slices[1]})
+    before, now = (
+        {"mito 1": one, "mito 1 slices": slices[0]},
+        {"mito 1": other, "mito 1 slices": slices[1]},
+    )
     assert differences(before, now) == "other labels of mito 1 on slices 9, 13, 18"
     assert differences({"mito 1": one}, now) == "another mito 1"
     assert differences({**before, "mito 1": other}, before) == "another mito 1"
-    assert differences({}, {"input files": "a.tif", "input source": one}) == "files: null -> a.tif, now with source"
+    assert (
+        differences({}, {"input files": "a.tif", "input source": one})
+        == "files: null -> a.tif, now with source"
+    )
 
 
 def plain_mode(fine: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
-    padded = np.pad(fine, [(0, -n % f) for n, f in zip(fine.shape, factors, strict=True)], mode="edge")
+    padded = np.pad(
+        fine, [(0, -n % f) for n, f in zip(fine.shape, factors, strict=True)], mode="edge"
+    )
     coarse = np.zeros([n // f for n, f in zip(padded.shape, factors, strict=True)], fine.dtype)
     for index in np.ndindex(*coarse.shape):
         cell = padded[tuple(slice(i * f, (i + 1) * f) for i, f in zip(index, factors, strict=True))]
@@ -101,34 +120,62 @@ def plain_mode(fine: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any
 
 
 factors = st.tuples(*(st.sampled_from([1, 2]) for _ in range(3)))
-small_labels = hnp.arrays(np.uint32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.sampled_from([0, 1, 2, 70_000]))
+small_labels = hnp.arrays(
+    np.uint32,
+    hnp.array_shapes(min_dims=3, max_dims=3, max_side=7),
+    elements=st.sampled_from([0, 1, 2, 70_000]),
+)
 
 
 @given(fine=small_labels, factors=factors)
-def test_coarser_labels_are_the_most_frequent_ones(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
+def test_coarser_labels_are_the_most_frequent_ones(
+    fine: NDArray[Any], factors: tuple[int, int, int]
+) -> None:
     coarse = coarser_mode(fine, factors)
     assert coarse.dtype == fine.dtype
     assert np.array_equal(coarse, plain_mode(fine, factors))
 
 
-@given(fine=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.integers(0, 1)), factors=factors)
+@given(
+    fine=hnp.arrays(
+        np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.integers(0, 1)
+    ),
+    factors=factors,
+)
 def test_coarser_masks_are_a_vote(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
     assert np.array_equal(coarser_mode(fine, factors), plain_mode(fine, factors))
 
 
-@given(fine=hnp.arrays(np.uint8, st.tuples(*(st.sampled_from([2, 4, 6]) for _ in range(3)))), factors=factors)
-def test_coarser_images_are_rounded_means(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
+@given(
+    fine=hnp.arrays(np.uint8, st.tuples(*(st.sampled_from([2, 4, 6]) for _ in range(3)))),
+    factors=factors,
+)
+def test_coarser_images_are_rounded_means(
+    fine: NDArray[Any], factors: tuple[int, int, int]
+) -> None:
     mean = block_reduce(fine.astype(float), factors, np.mean)
     assert np.array_equal(coarser_mean(fine, factors), np.floor(mean + 0.5).astype(np.uint8))
 
 
 @given(
-    fine=hnp.arrays(st.sampled_from([np.uint8, np.int16, np.uint16]), hnp.array_shapes(min_dims=3, max_dims=3, max_side=7)), factors=factors
+    fine=hnp.arrays(
+        st.sampled_from([np.uint8, np.int16, np.uint16]),
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=7),
+    ),
+    factors=factors,
 )
-def test_coarser_slice_by_slice_is_coarser_at_once(fine: NDArray[Any], factors: tuple[int, int, int]) -> None:
-    padded = np.pad(fine, [(0, -length % factor) for length, factor in zip(fine.shape, factors, strict=True)], mode="edge")
+def test_coarser_slice_by_slice_is_coarser_at_once(
+    fine: NDArray[Any], factors: tuple[int, int, int]
+) -> None:
+    padded = np.pad(
+        fine,
+        [(0, -length % factor) for length, factor in zip(fine.shape, factors, strict=True)],
+        mode="edge",
+    )
     mean = block_reduce(padded.astype(float), factors, np.mean)
-    assert np.array_equal(coarser(fine, factors, labels=False), np.floor(mean + 0.5).astype(fine.dtype))
+    assert np.array_equal(
+        coarser(fine, factors, labels=False), np.floor(mean + 0.5).astype(fine.dtype)
+    )
     assert np.array_equal(coarser(fine, factors, labels=True), coarser_mode(fine, factors))
 
 
@@ -161,12 +208,21 @@ def test_false_positives_in_empty_slices_are_only_hidden_by_name() -> None:
 
 def test_a_slice_of_which_nothing_is_known_is_in_no_average() -> None:
     nothing_known = Overlap(0, 0, 0, 0)
-    assert average_dice([Overlap(5, 9, 9, 40), nothing_known, nothing_known]) == pytest.approx(11 / 19)
+    assert average_dice([Overlap(5, 9, 9, 40), nothing_known, nothing_known]) == pytest.approx(
+        11 / 19
+    )
     assert math.isnan(average_dice([nothing_known]))
 
 
 def test_a_score_of_nothing_is_not_perfect() -> None:
-    assert all(math.isnan(value) for value in (Overlap(0, 0, 0, 9).dice, Overlap(0, 0, 5, 9).precision, Overlap(0, 5, 0, 9).recall))
+    assert all(
+        math.isnan(value)
+        for value in (
+            Overlap(0, 0, 0, 9).dice,
+            Overlap(0, 0, 5, 9).precision,
+            Overlap(0, 5, 0, 9).recall,
+        )
+    )
     everything_seen = Scores((Overlap(3, 4, 5, 9),), SliceUse((0,)))
     assert everything_seen.summary("unseen")["dice_3d"] is None
     assert everything_seen.summary()["dice_3d"] == pytest.approx(6 / 9)

@@ -5,13 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsem.box_tables import FOUND, Kept, found_names, read_found, scores_outdated, write_annotated, write_found
-from sparsem.boxes import Boxes
-from sparsem.constrain import Roles
-from sparsem.detect.constraints import Some, constrain_boxes, in_nucleus, judged, release_boxes
+from sparsem.boxes.constrain import Some, constrain_boxes, in_nucleus, judged, release_boxes
+from sparsem.boxes.counts import SummarySettings, read_metadata, summary
+from sparsem.boxes.geometry import Boxes
+from sparsem.boxes.tables import (
+    FOUND,
+    Kept,
+    found_names,
+    read_found,
+    scores_outdated,
+    write_annotated,
+    write_found,
+)
 from sparsem.detect.score import DetectScoreSettings, score_boxes
-from sparsem.detect.summary import SummarySettings, read_metadata, summary
 from sparsem.errors import InputError, SampleError
+from sparsem.labels.constrain import Roles
 from sparsem.store.sample import Sample
 from tests.spots import sample_of
 
@@ -30,14 +38,26 @@ def stays(**boxes: Some) -> dict[str, list[bool]]:
 
 def test_the_corner_of_a_nucleus_box_is_cytoplasm() -> None:
     inside = in_nucleus(
-        np.array([[190, 190, 210, 210], [102, 102, 122, 122], [90, 90, 310, 310]], np.float32), np.array([NUCLEUS], np.float32)
+        np.array([[190, 190, 210, 210], [102, 102, 122, 122], [90, 90, 310, 310]], np.float32),
+        np.array([NUCLEUS], np.float32),
     )
-    assert inside[:, 0].tolist() == [True, False, False]  # the middle; a corner; what is larger than the nucleus
+    assert inside[:, 0].tolist() == [
+        True,
+        False,
+        False,
+    ]  # the middle; a corner; what is larger than the nucleus
 
 
-@pytest.mark.parametrize(("nucleus", "organelle", "expected"), [(0.9, 0.7, (True, False)), (0.55, 0.9, (False, True))])
-def test_of_a_nucleus_and_what_lies_in_it_the_more_confident_stays(nucleus: float, organelle: float, expected: tuple[bool, bool]) -> None:
-    found = stays(nucleus=some((*NUCLEUS, nucleus)), mitochondrion=some((190, 190, 220, 220, organelle), (20, 20, 60, 60, 0.3)))
+@pytest.mark.parametrize(
+    ("nucleus", "organelle", "expected"), [(0.9, 0.7, (True, False)), (0.55, 0.9, (False, True))]
+)
+def test_of_a_nucleus_and_what_lies_in_it_the_more_confident_stays(
+    nucleus: float, organelle: float, expected: tuple[bool, bool]
+) -> None:
+    found = stays(
+        nucleus=some((*NUCLEUS, nucleus)),
+        mitochondrion=some((190, 190, 220, 220, organelle), (20, 20, 60, 60, 0.3)),
+    )
     assert (found["nucleus"][0], found["mitochondrion"][0]) == expected
     assert found["mitochondrion"][1]  # outside
 
@@ -45,30 +65,55 @@ def test_of_a_nucleus_and_what_lies_in_it_the_more_confident_stays(nucleus: floa
 def test_many_organelles_stand_together_against_a_nucleus() -> None:
     alone = some((190, 190, 220, 220, 0.8))
     many = some(*((150 + 30 * n, 190, 170 + 30 * n, 210, 0.8) for n in range(4)))
-    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=alone) == {"nucleus": [True], "mitochondrion": [False]}
-    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=many) == {"nucleus": [False], "mitochondrion": [True] * 4}
-    with_nucleoli = stays(nucleus=some((*NUCLEUS, 0.95)), nucleolus=some((150, 150, 200, 200, 0.97)), mitochondrion=many)
+    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=alone) == {
+        "nucleus": [True],
+        "mitochondrion": [False],
+    }
+    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=many) == {
+        "nucleus": [False],
+        "mitochondrion": [True] * 4,
+    }
+    with_nucleoli = stays(
+        nucleus=some((*NUCLEUS, 0.95)),
+        nucleolus=some((150, 150, 200, 200, 0.97)),
+        mitochondrion=many,
+    )
     assert with_nucleoli == {"nucleus": [True], "nucleolus": [True], "mitochondrion": [False] * 4}
 
 
 def test_a_nucleolus_needs_a_nucleus() -> None:
-    assert stays(nucleus=some(), nucleolus=some((150, 150, 200, 200, 0.9))) == {"nucleus": [], "nucleolus": [False]}
-    assert stays(nucleus=some((*NUCLEUS, 0.9)), nucleolus=some((150, 150, 200, 200, 0.3), (290, 290, 340, 340, 0.9)))["nucleolus"] == [
+    assert stays(nucleus=some(), nucleolus=some((150, 150, 200, 200, 0.9))) == {
+        "nucleus": [],
+        "nucleolus": [False],
+    }
+    assert stays(
+        nucleus=some((*NUCLEUS, 0.9)),
+        nucleolus=some((150, 150, 200, 200, 0.3), (290, 290, 340, 340, 0.9)),
+    )["nucleolus"] == [
         True,
         False,
     ]
 
 
 def test_a_sure_nucleolus_makes_a_doubtful_nucleus_count() -> None:
-    found = judged({"nucleus": some((*NUCLEUS, 0.3)), "nucleolus": some((150, 150, 200, 200, 0.9))}, RULES)
+    found = judged(
+        {"nucleus": some((*NUCLEUS, 0.3)), "nucleolus": some((150, 150, 200, 200, 0.9))}, RULES
+    )
     assert found["nucleolus"].stays.tolist() == [True]
     assert found["nucleus"].must_count.tolist() == [True]
-    doubtful = judged({"nucleus": some((*NUCLEUS, 0.05)), "nucleolus": some((150, 150, 200, 200, 0.6))}, RULES)
-    assert doubtful["nucleolus"].stays.tolist() == [False]  # more probably there is no nucleus than that there is a nucleolus
+    doubtful = judged(
+        {"nucleus": some((*NUCLEUS, 0.05)), "nucleolus": some((150, 150, 200, 200, 0.6))}, RULES
+    )
+    assert doubtful["nucleolus"].stays.tolist() == [
+        False
+    ]  # more probably there is no nucleus than that there is a nucleolus
 
 
 def test_of_two_names_in_one_place_the_surer_stays() -> None:
-    found = stays(mitochondrion=some((10, 10, 40, 40, 0.6)), endosome=some((11, 10, 40, 41, 0.7), (30, 30, 60, 60, 0.2)))
+    found = stays(
+        mitochondrion=some((10, 10, 40, 40, 0.6)),
+        endosome=some((11, 10, 40, 41, 0.7), (30, 30, 60, 60, 0.2)),
+    )
     assert found == {"mitochondrion": [False], "endosome": [True, True]}
 
 
@@ -82,15 +127,26 @@ def found(tmp_path: Path) -> Sample:
     """Two pictures in which a mitochondrion was found in a nucleus, and annotations that know better."""
     sample, _ = sample_of(tmp_path / "S01.zarr", (2, 320, 400), annotate=False, count=1)
     boxes = {
-        "nucleus": (Boxes.of(("nucleus",), [0, 1], 0, [NUCLEUS, NUCLEUS], [0.8, 0.8]), [0.95, 0.95]),
+        "nucleus": (
+            Boxes.of(("nucleus",), [0, 1], 0, [NUCLEUS, NUCLEUS], [0.8, 0.8]),
+            [0.95, 0.95],
+        ),
         "mitochondrion": (
-            Boxes.of(("mitochondrion",), [0, 0, 1], 0, [[190, 190, 220, 220], [10, 10, 50, 40], [10, 10, 50, 40]], [0.9, 0.7, 0.2]),
+            Boxes.of(
+                ("mitochondrion",),
+                [0, 0, 1],
+                0,
+                [[190, 190, 220, 220], [10, 10, 50, 40], [10, 10, 50, 40]],
+                [0.9, 0.7, 0.2],
+            ),
             [0.6, 0.8, 0.1],
         ),
     }
     for name, (own, confidence) in boxes.items():
         sure = np.array(confidence, np.float32)
-        kept = Kept(own, (0, 1), "raw", {"fingerprint": f"of {name}", "seen": []}, sure, sure >= 0.5)
+        kept = Kept(
+            own, (0, 1), "raw", {"fingerprint": f"of {name}", "seen": []}, sure, sure >= 0.5
+        )
         write_found(sample, f"{FOUND}{name}", kept)
         true = own if name == "nucleus" else own[np.array([False, True, True])]
         write_annotated(sample, true, (0, 1), "raw", overwrite=False)
@@ -106,7 +162,10 @@ def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
     before, after = (scores.of(kind)["mitochondrion"] for kind in ("predicted", "constrained"))
     assert before.scores.map < after.scores.map == 1
     assert (before.counts.found.tolist(), after.counts.found.tolist()) == ([2, 0], [1, 0])
-    assert {row["boxes"] for row in found.read_table("box_scores").to_pylist()} == {"predicted", "constrained"}
+    assert {row["boxes"] for row in found.read_table("box_scores").to_pylist()} == {
+        "predicted",
+        "constrained",
+    }
     assert release_boxes(found) == ["boxes_mitochondrion-constrained", "boxes_nucleus-constrained"]
     assert len(read_found(found, "mitochondrion").boxes) == 3
     assert release_boxes(found) == []
@@ -116,8 +175,15 @@ def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) ->
     constrain_boxes(found)
     before = read_found(found, "nucleus", as_predicted=True)
     about = {**before.about, "fingerprint": "of another run"}
-    write_found(found, f"{FOUND}nucleus", Kept(before.boxes, before.pictures, before.image, about, before.confidence, before.counts))
-    with pytest.raises(SampleError, match=r"Boxes of 'nucleus' in S01.zarr have changed .* detect constrain S01.zarr"):
+    write_found(
+        found,
+        f"{FOUND}nucleus",
+        Kept(before.boxes, before.pictures, before.image, about, before.confidence, before.counts),
+    )
+    with pytest.raises(
+        SampleError,
+        match=r"Boxes of 'nucleus' in S01.zarr have changed .* detect constrain S01.zarr",
+    ):
         read_found(found, "mitochondrion")
     constrain_boxes(found)
     assert len(read_found(found, "mitochondrion").boxes) == 2
@@ -125,11 +191,15 @@ def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) ->
 
 def test_of_an_earlier_run_nothing_counts_on(found: Sample) -> None:
     constrain_boxes(found)
-    found.write_table("boxes_lysosome-constrained", found.read_table("boxes_mitochondrion-constrained"))
+    found.write_table(
+        "boxes_lysosome-constrained", found.read_table("boxes_mitochondrion-constrained")
+    )
     constrain_boxes(found)
     assert "boxes_lysosome-constrained" not in found.tables
     found.remove_table("boxes_mitochondrion-constrained")  # as a kill leaves it
-    with pytest.raises(SampleError, match=r"interrupted; run 'sparsem detect constrain S01.zarr' again"):
+    with pytest.raises(
+        SampleError, match=r"interrupted; run 'sparsem detect constrain S01.zarr' again"
+    ):
         read_found(found, "mitochondrion")
     assert len(read_found(found, "mitochondrion", as_predicted=True).boxes) == 3
 
@@ -145,20 +215,29 @@ def test_scores_of_other_boxes_are_not_shown(found: Sample) -> None:
 
 
 def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None:
-    with pytest.raises(SampleError, match=r"two of nucleus, nucleolus, mitochondrion.*has found boxes of nothing"):
+    with pytest.raises(
+        SampleError, match=r"two of nucleus, nucleolus, mitochondrion.*has found boxes of nothing"
+    ):
         constrain_boxes(tissue)
-    with pytest.raises(SampleError, match=r"two of nucleus, nucleolus; .*has found boxes of mitochondrion, nucleus"):
+    with pytest.raises(
+        SampleError, match=r"two of nucleus, nucleolus; .*has found boxes of mitochondrion, nucleus"
+    ):
         constrain_boxes(found, Roles(cytoplasm=()))
 
 
 # counts beside what is known of the samples
 
 
-def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(found: Sample, tmp_path: Path) -> None:
+def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
+    found: Sample, tmp_path: Path
+) -> None:
     table = tmp_path / "samples.csv"
     table.write_text("sample,subtype,grade\nS01.zarr,TNBC,3\nS02,ER+,1\n")
     rows = summary([found], SummarySettings(metadata=str(table))).to_pylist()
-    assert [(row["sample"], row["structure"], row["subtype"], row["grade"], row["objects"]) for row in rows] == [
+    assert [
+        (row["sample"], row["structure"], row["subtype"], row["grade"], row["objects"])
+        for row in rows
+    ] == [
         ("S01", "mitochondrion", "TNBC", "3", 2),
         ("S01", "nucleus", "TNBC", "3", 2),
     ]
@@ -167,7 +246,9 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(found: Sampl
     assert nuclei["objects_per_picture"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
     assert summary([found], SummarySettings(structure=("nucleus",))).num_rows == 1
-    table.write_text("sample;subtype;grade\nS01;TNBC;2,5\n")  # as a spreadsheet writes it where numbers have commas
+    table.write_text(
+        "sample;subtype;grade\nS01;TNBC;2,5\n"
+    )  # as a spreadsheet writes it where numbers have commas
     assert summary([found], SummarySettings(metadata=str(table))).to_pylist()[0]["grade"] == "2,5"
 
 
@@ -180,7 +261,10 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(found: Sampl
         ("sample,grade\n,3\n", "has no sample in line 2"),
         ("sample,grade\nS01,3,4\n", "has more values than the header in line 2"),
         ("sample,grade\nS02,3\n", "says nothing of S01; it knows S02"),
-        ("sample,objects\nS01,3\n", "has a column 'objects', as the counts have; give it another name"),
+        (
+            "sample,objects\nS01,3\n",
+            "has a column 'objects', as the counts have; give it another name",
+        ),
     ],
 )
 def test_metadata_that_are_none(found: Sample, tmp_path: Path, content: str, sentence: str) -> None:

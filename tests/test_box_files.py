@@ -11,19 +11,19 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from sparsem.annotations import write_annotation
-from sparsem.box_tables import annotated_names, picture_names, read_annotated
-from sparsem.cli import app
-from sparsem.contents import remove
-from sparsem.detect.bringing import BoxesSettings, export_boxes, import_boxes
-from sparsem.detect.formats import read_boxes
+from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
+from sparsem.boxes.read import read_boxes
+from sparsem.boxes.tables import annotated_names, picture_names, read_annotated
+from sparsem.cli.app import app
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.readers.open import open_montage
+from sparsem.labels.results import remove
 from sparsem.report.boxes import box_layers_of
-from sparsem.store.readers import open_montage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
+from sparsem.workflow.execution import Execution
 
 QUIET = Execution(quiet=True)
 SHAPE = (60, 80)
@@ -35,8 +35,17 @@ def pictures(tmp_path: Path) -> Sample:
     (tmp_path / "pictures").mkdir()
     random = np.random.default_rng(0)
     for name in ("cell_1_raw", "cell_2_raw", "cell_10_raw"):
-        tifffile.imwrite(tmp_path / "pictures" / f"{name}.tif", random.integers(1, 255, SHAPE).astype(np.uint8), photometric="minisblack")
-    return import_stack(tmp_path / "pictures", tmp_path / "S01.zarr", ImportSettings(voxel_nm=(50, 4, 4), missing="join"), QUIET)
+        tifffile.imwrite(
+            tmp_path / "pictures" / f"{name}.tif",
+            random.integers(1, 255, SHAPE).astype(np.uint8),
+            photometric="minisblack",
+        )
+    return import_stack(
+        tmp_path / "pictures",
+        tmp_path / "S01.zarr",
+        ImportSettings(voxel_nm=(50, 4, 4), missing="join"),
+        QUIET,
+    )
 
 
 COCO: dict[str, Any] = {
@@ -64,7 +73,12 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 
 def with_annotation(**parts: Any) -> dict[str, Any]:
-    return changed(annotations=[*COCO["annotations"], {"id": 4, "image_id": 2, "category_id": 7, "bbox": [1, 1, 30, 30], **parts}])
+    return changed(
+        annotations=[
+            *COCO["annotations"],
+            {"id": 4, "image_id": 2, "category_id": 7, "bbox": [1, 1, 30, 30], **parts},
+        ]
+    )
 
 
 def test_pictures_have_the_names_of_their_files(pictures: Sample) -> None:
@@ -90,8 +104,14 @@ def test_coco_boxes_reach_their_pictures(pictures: Sample, tmp_path: Path) -> No
         ("z,class,x,y,width,height", "1,mitochondrion,10,20,30,30"),
     ],
 )
-def test_csv_of_several_kinds_is_read(pictures: Sample, tmp_path: Path, header: str, row: str) -> None:
-    found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, f"{header}\n{row}\n", "b.csv"))), QUIET)
+def test_csv_of_several_kinds_is_read(
+    pictures: Sample, tmp_path: Path, header: str, row: str
+) -> None:
+    found = import_boxes(
+        [pictures],
+        BoxesSettings(source=str(written(tmp_path, f"{header}\n{row}\n", "b.csv"))),
+        QUIET,
+    )
     assert found.boxes == {"mitochondrion": 1}
     kept = read_annotated(pictures, "mitochondrion")
     assert (kept.boxes.corners.tolist(), kept.pictures) == ([[10, 20, 40, 50]], (1,))
@@ -99,7 +119,9 @@ def test_csv_of_several_kinds_is_read(pictures: Sample, tmp_path: Path, header: 
 
 def test_a_name_goes_on_only_after_a_mark(pictures: Sample, tmp_path: Path) -> None:
     """cell_1 is cell_1_raw, and not cell_10_raw."""
-    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\ncell_10,a,0,0,25,30\n", "b.csv")
+    file = written(
+        tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\ncell_10,a,0,0,25,30\n", "b.csv"
+    )
     import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
     assert read_annotated(pictures, "a").boxes.z.tolist() == [0, 2]
 
@@ -112,16 +134,24 @@ def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_p
 
 
 @pytest.mark.parametrize("ending", ["out.json", "out.csv", "yolo"])
-def test_what_is_exported_can_be_brought_in_again(pictures: Sample, tmp_path: Path, ending: str) -> None:
+def test_what_is_exported_can_be_brought_in_again(
+    pictures: Sample, tmp_path: Path, ending: str
+) -> None:
     import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), least_px=0), QUIET)
     before = read_annotated(pictures, "mitochondrion")
     assert export_boxes(pictures, tmp_path / ending, drawn=True) == 3
     with pytest.raises(InputError, match=r"exists.*--overwrite"):
         export_boxes(pictures, tmp_path / ending, drawn=True)
-    import_boxes([pictures], BoxesSettings(source=str(tmp_path / ending), least_px=0), Execution(quiet=True, overwrite=True))
+    import_boxes(
+        [pictures],
+        BoxesSettings(source=str(tmp_path / ending), least_px=0),
+        Execution(quiet=True, overwrite=True),
+    )
     after = read_annotated(pictures, "mitochondrion")
     np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
-    assert after.pictures == (before.pictures if ending != "out.csv" else (0,))  # a row a box says nothing of empty pictures
+    assert after.pictures == (
+        before.pictures if ending != "out.csv" else (0,)
+    )  # a row a box says nothing of empty pictures
 
 
 def test_other_boxes_are_replaced_only_on_request(pictures: Sample, tmp_path: Path) -> None:
@@ -135,47 +165,81 @@ def test_other_boxes_are_replaced_only_on_request(pictures: Sample, tmp_path: Pa
 
 def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "other.tif", np.ones((90, 90), np.uint8), photometric="minisblack")
-    other = import_stack(tmp_path / "other.tif", tmp_path / "S02.zarr", ImportSettings(voxel_nm=(50, 4, 4)), QUIET)
-    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\nother.tif,a,60,0,90,30\n", "b.csv")
+    other = import_stack(
+        tmp_path / "other.tif", tmp_path / "S02.zarr", ImportSettings(voxel_nm=(50, 4, 4)), QUIET
+    )
+    file = written(
+        tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\nother.tif,a,60,0,90,30\n", "b.csv"
+    )
     found = import_boxes([pictures, other], BoxesSettings(source=str(file)), QUIET)
     assert (found.boxes, found.pictures) == ({"a": 2}, 2)
     assert read_annotated(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
 
 
 def test_boxes_around_labels(own_tissue: Sample) -> None:
-    found = import_boxes([own_tissue], BoxesSettings(labels=("truth/mitochondrion", "nucleus"), least_px=3), QUIET)
+    found = import_boxes(
+        [own_tissue], BoxesSettings(labels=("truth/mitochondrion", "nucleus"), least_px=3), QUIET
+    )
     assert set(found.boxes) == {"mitochondrion", "nucleus"}
     kept = read_annotated(own_tissue, "mitochondrion")
     z = int(kept.boxes.z[0])
     truth = own_tissue.volume("truth", "mitochondrion").read(slice(z, z + 1))[0] > 0
     for x0, y0, x1, y1 in kept.boxes.of_picture(z).corners.astype(int):
-        for edge in (truth[y0, x0:x1], truth[y1 - 1, x0:x1], truth[y0:y1, x0], truth[y0:y1, x1 - 1]):
+        for edge in (
+            truth[y0, x0:x1],
+            truth[y1 - 1, x0:x1],
+            truth[y0:y1, x0],
+            truth[y0:y1, x1 - 1],
+        ):
             assert edge.any()  # an object touches all four edges of its box
-    annotated = read_annotated(own_tissue, "nucleus")  # hand-labelled slices come before labels of all
+    annotated = read_annotated(
+        own_tissue, "nucleus"
+    )  # hand-labelled slices come before labels of all
     assert annotated.pictures == (0, 9, 18)
 
 
 def test_the_real_boxes_are_read(real_data: Callable[[str], Path]) -> None:
-    axons, mitochondria = (read_boxes(real_data(f"{name}/boxes.csv")) for name in ("axon_sem_2d", "epfl_fibsem_mitochondria"))
+    axons, mitochondria = (
+        read_boxes(real_data(f"{name}/boxes.csv"))
+        for name in ("axon_sem_2d", "epfl_fibsem_mitochondria")
+    )
     assert (len(axons.boxes), len(axons.images), axons.names) == (5952, 6, ["axon"])
     assert (len(mitochondria.boxes), len(mitochondria.images)) == (1527, 80)
 
 
-LOST, TWICE, SAME = ({"id": n, "file_name": name} for n, name in ((3, "lost.tif"), (3, "cell_2_raw.tif"), (2, "cell_10_raw.tif")))
+LOST, TWICE, SAME = (
+    {"id": n, "file_name": name}
+    for n, name in ((3, "lost.tif"), (3, "cell_2_raw.tif"), (2, "cell_10_raw.tif"))
+)
 
 MALFORMED: dict[str, tuple[Any, str]] = {
     "a box beyond its picture": (
         with_annotation(bbox=[60, 1, 30, 30]),
         r"1 boxes outside of their image \(annotation 4: 60 1 90 31, of 80",
     ),
-    "a box before its picture": (with_annotation(bbox=[-9, 1, 30, 30]), "1 boxes outside of their image"),
-    "a box without area": (with_annotation(bbox=[5, 5, 0, 30]), r"1 boxes without area \(annotation 4"),
+    "a box before its picture": (
+        with_annotation(bbox=[-9, 1, 30, 30]),
+        "1 boxes outside of their image",
+    ),
+    "a box without area": (
+        with_annotation(bbox=[5, 5, 0, 30]),
+        r"1 boxes without area \(annotation 4",
+    ),
     "a box turned inside out": (with_annotation(bbox=[5, 5, -3, 30]), "1 boxes without area"),
-    "a box of what is no number": (with_annotation(bbox=[5, float("nan"), 30, 30]), "1 boxes with corners that are not numbers"),
+    "a box of what is no number": (
+        with_annotation(bbox=[5, float("nan"), 30, 30]),
+        "1 boxes with corners that are not numbers",
+    ),
     "a box of three numbers": (with_annotation(bbox=[5, 5, 30]), "without four numbers as bbox"),
     "a box of words": (with_annotation(bbox=["five", 5, 30, 30]), "without four numbers as bbox"),
-    "an unknown class": (with_annotation(category_id=8), r"of an unknown class \(annotation 4: category_id 8\)"),
-    "a picture that is not listed": (with_annotation(image_id=3), r"of an image that is not listed \(annotation 4: image_id 3\)"),
+    "an unknown class": (
+        with_annotation(category_id=8),
+        r"of an unknown class \(annotation 4: category_id 8\)",
+    ),
+    "a picture that is not listed": (
+        with_annotation(image_id=3),
+        r"of an image that is not listed \(annotation 4: image_id 3\)",
+    ),
     "an id given twice": (with_annotation(id=3), "1 annotations of the same id"),
     "a crowd": (with_annotation(iscrowd=1), "around a crowd"),
     "an annotation that is a number": (changed(annotations=[5]), "without four numbers as bbox"),
@@ -184,16 +248,34 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         changed(images=[*COCO["images"], TWICE]),
         "images that are listed twice",
     ),
-    "a picture that is not there": (changed(images=[*COCO["images"], LOST]), "in none of the samples .lost"),
-    "a picture without a name": (changed(images=[*COCO["images"], {"id": 3}]), "images without id or file_name"),
+    "a picture that is not there": (
+        changed(images=[*COCO["images"], LOST]),
+        "in none of the samples .lost",
+    ),
+    "a picture without a name": (
+        changed(images=[*COCO["images"], {"id": 3}]),
+        "images without id or file_name",
+    ),
     "a picture of another size": (
         changed(images=[COCO["images"][0], {**COCO["images"][1], "width": 800}]),
         "another size than the file says .cell_2_raw: 800 x 60 px and 80 x 60 px",
     ),
-    "a picture of no size": (changed(images=[COCO["images"][0], {**COCO["images"][1], "width": 0}]), "images without a size"),
-    "two classes of one name": (changed(categories=[*COCO["categories"], {"id": 1, "name": "nucleus"}]), "classes of the same id or name"),
-    "a class without a name": (changed(categories=[*COCO["categories"], {"id": 1}]), "classes without id or name"),
-    "no list of pictures": ({"annotations": [], "categories": []}, "no COCO file: expected an object with the lists"),
+    "a picture of no size": (
+        changed(images=[COCO["images"][0], {**COCO["images"][1], "width": 0}]),
+        "images without a size",
+    ),
+    "two classes of one name": (
+        changed(categories=[*COCO["categories"], {"id": 1, "name": "nucleus"}]),
+        "classes of the same id or name",
+    ),
+    "a class without a name": (
+        changed(categories=[*COCO["categories"], {"id": 1}]),
+        "classes without id or name",
+    ),
+    "no list of pictures": (
+        {"annotations": [], "categories": []},
+        "no COCO file: expected an object with the lists",
+    ),
     "a list": ([1, 2], "no COCO file"),
     "half a file": ('{"images": [', "is no JSON"),
 }
@@ -213,9 +295,18 @@ CSVS = {
     "no class": ("image,x0,y0,x1,y1\na,1,2,3,4\n", "expected an image .image or z., a class"),
     "no corners": ("image,class,x0,y0\na,b,1,2\n", "expected an image"),
     "only a header": ("image,class,x0,y0,x1,y1\n", "holds no box"),
-    "a corner in words": ("z,class,x0,y0,x1,y1\n1,a,one,2,30,40\n", r"1 rows whose corners are no numbers \(line 2\)"),
-    "a row too short": ("z,class,x0,y0,x1,y1\n1,a,1,2,30\n", r"1 rows of another length than the header \(line 2: 5 of 6"),
-    "a slice that is not there": ("z,class,x0,y0,x1,y1\n9,a,1,2,30,40\n", "in none of the samples .slice 9."),
+    "a corner in words": (
+        "z,class,x0,y0,x1,y1\n1,a,one,2,30,40\n",
+        r"1 rows whose corners are no numbers \(line 2\)",
+    ),
+    "a row too short": (
+        "z,class,x0,y0,x1,y1\n1,a,1,2,30\n",
+        r"1 rows of another length than the header \(line 2: 5 of 6",
+    ),
+    "a slice that is not there": (
+        "z,class,x0,y0,x1,y1\n9,a,1,2,30,40\n",
+        "in none of the samples .slice 9.",
+    ),
     "half a slice": ("z,class,x0,y0,x1,y1\n0.5,a,1,2,30,40\n", "rows without image or class"),
     "no class in a row": ("z,class,x0,y0,x1,y1\n1,,1,2,30,40\n", "rows without image or class"),
     "corners in the wrong order": ("z,class,x0,y0,x1,y1\n1,a,30,2,1,40\n", "boxes without area"),
@@ -226,10 +317,17 @@ CSVS = {
 def test_what_is_wrong_in_a_csv_is_told(pictures: Sample, tmp_path: Path, what: str) -> None:
     content, sentence = CSVS[what]
     with pytest.raises(InputError, match=sentence):
-        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content, "b.csv"))), QUIET)
+        import_boxes(
+            [pictures], BoxesSettings(source=str(written(tmp_path, content, "b.csv"))), QUIET
+        )
 
 
-def yolo(folder: Path, lines: str, classes: str | None = "nucleus\nmitochondrion\n", yaml: str | None = None) -> Path:
+def yolo(
+    folder: Path,
+    lines: str,
+    classes: str | None = "nucleus\nmitochondrion\n",
+    yaml: str | None = None,
+) -> Path:
     path = folder / "yolo"
     (path / "labels").mkdir(parents=True)
     (path / "labels" / "cell_1_raw.txt").write_text(lines)
@@ -243,14 +341,19 @@ def yolo(folder: Path, lines: str, classes: str | None = "nucleus\nmitochondrion
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ("0 0.5 0.5 0.5\n", r"lines that are not 'class x y width height' \(cell_1_raw.txt line 1\)"),
+        (
+            "0 0.5 0.5 0.5\n",
+            r"lines that are not 'class x y width height' \(cell_1_raw.txt line 1\)",
+        ),
         ("a 0.5 0.5 0.5 0.5\n", "lines that are not"),
         ("4 0.5 0.5 0.5 0.5\n", "lines of an unknown class .cell_1_raw.txt line 1: 4 of 0, 1"),
         ("0 40 30 20 20\n", "lines in pixels"),
         ("0 0.9 0.5 0.5 0.5\n", "boxes outside of their image"),
     ],
 )
-def test_what_is_wrong_in_yolo_labels_is_told(pictures: Sample, tmp_path: Path, lines: str, sentence: str) -> None:
+def test_what_is_wrong_in_yolo_labels_is_told(
+    pictures: Sample, tmp_path: Path, lines: str, sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         import_boxes([pictures], BoxesSettings(source=str(yolo(tmp_path, lines))), QUIET)
 
@@ -263,36 +366,53 @@ def test_what_is_wrong_in_yolo_labels_is_told(pictures: Sample, tmp_path: Path, 
         (None, "[", "no YAML with the names of classes"),
     ],
 )
-def test_yolo_classes_need_names(tmp_path: Path, classes: str | None, yaml: str | None, sentence: str) -> None:
+def test_yolo_classes_need_names(
+    tmp_path: Path, classes: str | None, yaml: str | None, sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         read_boxes(yolo(tmp_path, "0 0.5 0.5 0.5 0.5\n", classes, yaml))
 
 
 def test_yolo_names_may_stand_in_a_yaml(tmp_path: Path) -> None:
-    found = read_boxes(yolo(tmp_path, "1 0.5 0.5 0.5 0.5\n\n", None, "names:\n  0: nucleus\n  1: mitochondrion\n"))
+    found = read_boxes(
+        yolo(tmp_path, "1 0.5 0.5 0.5 0.5\n\n", None, "names:\n  0: nucleus\n  1: mitochondrion\n")
+    )
     assert [box.name for box in found.boxes] == ["mitochondrion"]
 
 
-def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(pictures: Sample, tmp_path: Path) -> None:
+def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
+    pictures: Sample, tmp_path: Path
+) -> None:
     more = [
-        {"id": 4 + n, "image_id": 2, "category_id": 7, "bbox": box} for n, box in enumerate(([70, 1, 30, 30], [1, 1, 0, 0], [5, 5, 30, 30]))
+        {"id": 4 + n, "image_id": 2, "category_id": 7, "bbox": box}
+        for n, box in enumerate(([70, 1, 30, 30], [1, 1, 0, 0], [5, 5, 30, 30]))
     ]
     file = written(tmp_path, changed(annotations=[*COCO["annotations"], *more]))
-    with pytest.raises(InputError, match=r"1 boxes outside of their image .*; 1 boxes without area .*--faults leave-out"):
+    with pytest.raises(
+        InputError,
+        match=r"1 boxes outside of their image .*; 1 boxes without area .*--faults leave-out",
+    ):
         import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
     found = import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
-    assert found.boxes["nucleus"] == 1  # the third box of the second image is right, but its image lacks two others
+    assert (
+        found.boxes["nucleus"] == 1
+    )  # the third box of the second image is right, but its image lacks two others
     assert len(found.left_out) == 2
     assert found.incomplete == {"nucleus": 1}
     assert read_annotated(pictures, "nucleus").pictures == (0,)
-    assert read_annotated(pictures, "mitochondrion").pictures == (0, 1)  # no box of this class was left out
+    assert read_annotated(pictures, "mitochondrion").pictures == (
+        0,
+        1,
+    )  # no box of this class was left out
 
 
 def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: Path) -> None:
     """Outlines are drawn through the centres of pixels, or around them."""
     file = written(tmp_path, with_annotation(bbox=[-0.5, 30, 40, 30.5]))
     import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
-    assert read_annotated(pictures, "nucleus").boxes.of_picture(1).corners.tolist() == [[0, 30, 39.5, 60]]
+    assert read_annotated(pictures, "nucleus").boxes.of_picture(1).corners.tolist() == [
+        [0, 30, 39.5, 60]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -303,17 +423,24 @@ def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: P
         ({"labels": ("nothing",)}, SampleError, "has no annotation, labels or truth 'nothing'"),
     ],
 )
-def test_what_cannot_be_brought_in(pictures: Sample, settings: dict[str, Any], error: type[Exception], sentence: str) -> None:
+def test_what_cannot_be_brought_in(
+    pictures: Sample, settings: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
     with pytest.raises(error, match=sentence):
         import_boxes([pictures], BoxesSettings(**settings), QUIET)
 
 
 def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
     (tmp_path / "boxes.xml").write_text("<annotation/>")
-    with pytest.raises(InputError, match=r"boxes.xml is no file of boxes that is read; expected .json .COCO., .csv"):
+    with pytest.raises(
+        InputError, match=r"boxes.xml is no file of boxes that is read; expected .json .COCO., .csv"
+    ):
         read_boxes(tmp_path / "boxes.xml")
     (tmp_path / "bytes.csv").write_bytes(b"a,b\n\xffPK\x00\x81")
-    with pytest.raises(InputError, match=r"cannot be read as text: it is not in UTF-8 .byte 0xff in line 2.; save it as UTF-8, in Excel"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot be read as text: it is not in UTF-8 .byte 0xff in line 2.; save it as UTF-8, in Excel",
+    ):
         read_boxes(tmp_path / "bytes.csv")
     with pytest.raises(InputError, match="holds no YOLO labels"):
         read_boxes(tmp_path / "pictures")
@@ -322,8 +449,14 @@ def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
     import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
     with pytest.raises(InputError, match=r"written as .json .COCO., .csv, or to a folder"):
         export_boxes(pictures, tmp_path / "x.xml", drawn=True)
-    with pytest.raises(InputError, match="has no class 'mitochondria'; did you mean 'mitochondrion'"):
-        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), classes={"mitochondria": "x"}), QUIET)
+    with pytest.raises(
+        InputError, match="has no class 'mitochondria'; did you mean 'mitochondrion'"
+    ):
+        import_boxes(
+            [pictures],
+            BoxesSettings(source=str(written(tmp_path, COCO)), classes={"mitochondria": "x"}),
+            QUIET,
+        )
 
 
 def test_a_table_that_was_changed_is_told(pictures: Sample, tmp_path: Path) -> None:
@@ -332,11 +465,15 @@ def test_a_table_that_was_changed_is_told(pictures: Sample, tmp_path: Path) -> N
     pictures.write_table("annotated_boxes_nucleus", table.drop_columns(["x0_px"]))
     with pytest.raises(SampleError, match="was not written by sparsem, or is damaged"):
         read_annotated(pictures, "nucleus")
-    with pytest.raises(SampleError, match="no annotated boxes of 'mitochondria'; did you mean 'mitochondrion'"):
+    with pytest.raises(
+        SampleError, match="no annotated boxes of 'mitochondria'; did you mean 'mitochondrion'"
+    ):
         read_annotated(pictures, "mitochondria")
 
 
-def test_the_csv_that_a_sample_keeps_can_be_read_by_people(pictures: Sample, tmp_path: Path) -> None:
+def test_the_csv_that_a_sample_keeps_can_be_read_by_people(
+    pictures: Sample, tmp_path: Path
+) -> None:
     import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
     with (pictures.path / "tables" / "annotated_boxes_nucleus.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
@@ -353,8 +490,12 @@ def montage(tmp_path: Path) -> Sample:
     folder = tmp_path / "montage"
     folder.mkdir()
     for name, shape in (("tile_r1-c1", (60, 80)), ("tile_r1-c2", (40, 90)), ("overview", (30, 30))):
-        tifffile.imwrite(folder / f"{name}.tif", np.full(shape, 200, np.uint8), photometric="minisblack")
-    return import_stack(folder, tmp_path / "S03.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET)
+        tifffile.imwrite(
+            folder / f"{name}.tif", np.full(shape, 200, np.uint8), photometric="minisblack"
+        )
+    return import_stack(
+        folder, tmp_path / "S03.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET
+    )
 
 
 def test_pictures_of_any_size_are_slices(montage: Sample) -> None:
@@ -380,8 +521,12 @@ def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
     for name, grey in (("a", 10), ("b", 250)):
-        tifffile.imwrite(folder / f"{name}.tif", np.full((600, 700), grey, np.uint8), photometric="minisblack")
-    image = import_stack(folder, tmp_path / "large.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET).image()
+        tifffile.imwrite(
+            folder / f"{name}.tif", np.full((600, 700), grey, np.uint8), photometric="minisblack"
+        )
+    image = import_stack(
+        folder, tmp_path / "large.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET
+    ).image()
     assert image.level(1).shape == (2, 300, 350)
     assert np.unique(image.read(slice(None), 1)).tolist() == [10, 250]
     labels = image.like("labels/a", np.uint8, Kind.LABELS, None)
@@ -389,25 +534,40 @@ def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
 
 
 def test_boxes_at_the_border_are_cut_on_request(pictures: Sample, tmp_path: Path) -> None:
-    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,-5,10,50,40\ncell_1,a,90,10,130,40\ncell_1,a,10,10,40,40\n", "b.csv")
+    file = written(
+        tmp_path,
+        "image,class,x0,y0,x1,y1\ncell_1,a,-5,10,50,40\ncell_1,a,90,10,130,40\ncell_1,a,10,10,40,40\n",
+        "b.csv",
+    )
     with pytest.raises(InputError, match="2 boxes outside of their image"):
         import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
     found = import_boxes([pictures], BoxesSettings(source=str(file), faults="clip"), QUIET)
     assert len(found.left_out) == 1  # what lies beyond as a whole
-    assert read_annotated(pictures, "a").boxes.corners.tolist() == [[0, 10, 50, 40], [10, 10, 40, 40]]
+    assert read_annotated(pictures, "a").boxes.corners.tolist() == [
+        [0, 10, 50, 40],
+        [10, 10, 40, 40],
+    ]
 
 
 def test_a_box_that_is_there_twice_counts_once(pictures: Sample, tmp_path: Path) -> None:
-    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,5,10,50,40\ncell_1,a,5,10,50,40\ncell_1,b,5,10,50,40\n", "b.csv")
+    file = written(
+        tmp_path,
+        "image,class,x0,y0,x1,y1\ncell_1,a,5,10,50,40\ncell_1,a,5,10,50,40\ncell_1,b,5,10,50,40\n",
+        "b.csv",
+    )
     with pytest.raises(InputError, match=r"1 boxes that are there twice \(line 3"):
         import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
-    assert import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET).boxes == {"a": 1, "b": 1}
+    assert import_boxes(
+        [pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET
+    ).boxes == {"a": 1, "b": 1}
 
 
 def test_what_many_small_boxes_and_numbers_for_names_mean_is_asked(
     pictures: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = written(tmp_path, "image,class,x0,y0,x1,y1\ncell_1,0,5,10,50,40\ncell_1,0,5,10,20,40\n", "b.csv")
+    file = written(
+        tmp_path, "image,class,x0,y0,x1,y1\ncell_1,0,5,10,50,40\ncell_1,0,5,10,20,40\n", "b.csv"
+    )
     import_boxes([pictures], BoxesSettings(source=str(file)), Execution())
     told = capsys.readouterr().err
     assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in told
@@ -416,12 +576,16 @@ def test_what_many_small_boxes_and_numbers_for_names_mean_is_asked(
     assert not annotated_names(pictures)
 
 
-def test_boxes_of_other_pixels_are_told_and_not_drawn(montage: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_of_other_pixels_are_told_and_not_drawn(
+    montage: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = written(tmp_path, "image,class,x0,y0,x1,y1\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
     import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
     (layer,), problems = box_layers_of(montage, "raw", (), ())
     assert (layer.name, layer.found, problems) == ("a, boxes", None, [])
-    monkeypatch.setattr(Sample, "drawn_on", lambda self, image: image)  # as if every image were moved
+    monkeypatch.setattr(
+        Sample, "drawn_on", lambda self, image: image
+    )  # as if every image were moved
     assert box_layers_of(montage, "aligned", (), ()) == (
         [],
         ["Boxes of a lie on images/raw, whose pixels images/aligned has not; they are not shown."],
@@ -429,20 +593,28 @@ def test_boxes_of_other_pixels_are_told_and_not_drawn(montage: Sample, tmp_path:
 
 
 def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -> None:
-    file = written(tmp_path, "image,class,x0,y0,x1,y1\noverview,a,0,0,40,30\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
+    file = written(
+        tmp_path, "image,class,x0,y0,x1,y1\noverview,a,0,0,40,30\ntile_r1-c1,a,0,0,40,30\n", "b.csv"
+    )
     with pytest.raises(InputError, match=r"line 2: 0 0 40 30, of 30 x 30 px"):
         import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
     import_boxes([montage], BoxesSettings(source=str(file), faults="clip"), QUIET)
     export_boxes(montage, tmp_path / "out.json", drawn=True)
     listed = json.loads((tmp_path / "out.json").read_text())["images"]
-    assert [(one["file_name"], one["width"], one["height"]) for one in listed] == [("overview", 30, 30), ("tile_r1-c1", 80, 60)]
+    assert [(one["file_name"], one["width"], one["height"]) for one in listed] == [
+        ("overview", 30, 30),
+        ("tile_r1-c1", 80, 60),
+    ]
 
 
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
         ({}, "no TIFF or PNG pictures"),
-        ({"a.tif": np.uint8, "b.tif": np.uint16}, "All pictures must be of one type: a.tif is uint8, but b.tif is uint16"),
+        (
+            {"a.tif": np.uint8, "b.tif": np.uint16},
+            "All pictures must be of one type: a.tif is uint8, but b.tif is uint16",
+        ),
         ({"a.tif": np.uint8, "a.tiff": np.uint8}, "Two pictures in .* are called a"),
     ],
 )
@@ -451,7 +623,12 @@ def test_montages_that_are_none(tmp_path: Path, files: dict[str, Any], sentence:
     for name, dtype in files.items():
         tifffile.imwrite(tmp_path / "m" / name, np.ones((20, 20), dtype), photometric="minisblack")
     with pytest.raises(InputError, match=sentence):
-        import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET)
+        import_stack(
+            tmp_path / "m",
+            tmp_path / "m.zarr",
+            ImportSettings(voxel_nm=(4, 4, 4), pictures=True),
+            QUIET,
+        )
     with pytest.raises(InputError, match="There is no file or folder"):
         open_montage(tmp_path / "nowhere")
 
@@ -460,16 +637,32 @@ def test_a_number_is_never_taken_for_a_name(tmp_path: Path) -> None:
     """Files called 1 to 3 are the slices 0 to 2."""
     (tmp_path / "numbered").mkdir()
     for name in ("1", "2", "3"):
-        tifffile.imwrite(tmp_path / "numbered" / f"{name}.tif", np.ones((40, 40), np.uint8), photometric="minisblack")
-    sample = import_stack(tmp_path / "numbered", tmp_path / "n.zarr", ImportSettings(voxel_nm=(4, 4, 4)), QUIET)
-    import_boxes([sample], BoxesSettings(source=str(written(tmp_path, "z,class,x0,y0,x1,y1\n1,a,0,0,30,30\n", "b.csv"))), QUIET)
+        tifffile.imwrite(
+            tmp_path / "numbered" / f"{name}.tif",
+            np.ones((40, 40), np.uint8),
+            photometric="minisblack",
+        )
+    sample = import_stack(
+        tmp_path / "numbered", tmp_path / "n.zarr", ImportSettings(voxel_nm=(4, 4, 4)), QUIET
+    )
+    import_boxes(
+        [sample],
+        BoxesSettings(
+            source=str(written(tmp_path, "z,class,x0,y0,x1,y1\n1,a,0,0,30,30\n", "b.csv"))
+        ),
+        QUIET,
+    )
     assert read_annotated(sample, "a").boxes.z.tolist() == [1]
     by_name = written(tmp_path, "image,class,x0,y0,x1,y1\n1.tif,a,0,0,30,30\n", "c.csv")
-    import_boxes([sample], BoxesSettings(source=str(by_name)), Execution(quiet=True, overwrite=True))
+    import_boxes(
+        [sample], BoxesSettings(source=str(by_name)), Execution(quiet=True, overwrite=True)
+    )
     assert read_annotated(sample, "a").boxes.z.tolist() == [0]
 
 
-def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(pictures: Sample, tmp_path: Path) -> None:
+def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(
+    pictures: Sample, tmp_path: Path
+) -> None:
     images = [COCO["images"][0], {**COCO["images"][1], "width": 40, "height": 30}]
     file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
     import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
@@ -479,8 +672,14 @@ def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(pictures: Sampl
 
 def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: Path) -> None:
     categories = [{"id": 7, "name": "ok"}, {"id": 9, "name": "not a name"}]
-    with pytest.raises(InputError, match=r"1 classes that cannot be called so .*--classes 'not a name=NAME'"):
-        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, changed(categories=categories)))), QUIET)
+    with pytest.raises(
+        InputError, match=r"1 classes that cannot be called so .*--classes 'not a name=NAME'"
+    ):
+        import_boxes(
+            [pictures],
+            BoxesSettings(source=str(written(tmp_path, changed(categories=categories)))),
+            QUIET,
+        )
     assert not annotated_names(pictures)
 
 
@@ -495,12 +694,22 @@ def test_slices_that_are_not_labelled_as_a_whole_are_left_out(own_tissue: Sample
 @pytest.mark.parametrize(
     ("content", "name", "sentence"),
     [
-        ('z,class,x0,y0,x1,y1\n1,"a,0,0,30,30\n' + "x" * 200_000, "q.csv", "is a quotation mark left open"),
+        (
+            'z,class,x0,y0,x1,y1\n1,"a,0,0,30,30\n' + "x" * 200_000,
+            "q.csv",
+            "is a quotation mark left open",
+        ),
         ("z,class,x0,y0,x1,y1\ninf,a,0,0,30,30\n", "i.csv", "rows without image or class"),
         ('{"images": ' + "[" * 100_000, "deep.json", "is no JSON"),
-        (json.dumps(with_annotation(bbox=[10**400, 0, 30, 30])), "huge.json", "without four numbers as bbox"),
+        (
+            json.dumps(with_annotation(bbox=[10**400, 0, 30, 30])),
+            "huge.json",
+            "without four numbers as bbox",
+        ),
     ],
 )
-def test_files_that_libraries_stumble_over(pictures: Sample, tmp_path: Path, content: str, name: str, sentence: str) -> None:
+def test_files_that_libraries_stumble_over(
+    pictures: Sample, tmp_path: Path, content: str, name: str, sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content, name))), QUIET)

@@ -11,15 +11,15 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsem.box_tables import annotated_names, read_annotated
-from sparsem.detect.bringing import BoxesSettings, Brought, import_boxes
-from sparsem.detect.coco import read_json
-from sparsem.detect.formats import read_boxes
-from sparsem.detect.numbers import decimal_of, number_of
+from sparsem.boxes.coco import read_json
+from sparsem.boxes.importing import BoxesSettings, Brought, import_boxes
+from sparsem.boxes.numbers import decimal_of, number_of
+from sparsem.boxes.read import read_boxes
+from sparsem.boxes.tables import annotated_names, read_annotated
 from sparsem.errors import InputError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 
 QUIET = Execution(quiet=True)
 SHOWN = Execution()
@@ -33,18 +33,32 @@ def cells(tmp_path: Path) -> Sample:
     folder = tmp_path / "images"
     folder.mkdir()
     for name in NAMES:
-        tifffile.imwrite(folder / f"{name}.tif", np.full((HEIGHT, WIDTH), 100, np.uint8), photometric="minisblack")
-    return import_stack(folder, tmp_path / "S.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET)
+        tifffile.imwrite(
+            folder / f"{name}.tif",
+            np.full((HEIGHT, WIDTH), 100, np.uint8),
+            photometric="minisblack",
+        )
+    return import_stack(
+        folder, tmp_path / "S.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET
+    )
 
 
 def coco(images: Any = None, annotations: Any = None, categories: Any = None) -> dict[str, Any]:
     """A COCO file in which image n has one box that begins at x = 10 n; ids are from 1 on."""
-    listed = [{"id": n, "file_name": f"{name}.tif", "height": HEIGHT, "width": WIDTH} for n, name in enumerate(NAMES, 1)]
-    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [10 * n, 20, 30, 25], "area": 750} for n in (1, 2, 3)]
+    listed = [
+        {"id": n, "file_name": f"{name}.tif", "height": HEIGHT, "width": WIDTH}
+        for n, name in enumerate(NAMES, 1)
+    ]
+    boxes = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [10 * n, 20, 30, 25], "area": 750}
+        for n in (1, 2, 3)
+    ]
     return {
         "images": listed if images is None else images,
         "annotations": boxes if annotations is None else annotations,
-        "categories": [{"id": 1, "name": "mito"}, {"id": 2, "name": "er"}] if categories is None else categories,
+        "categories": [{"id": 1, "name": "mito"}, {"id": 2, "name": "er"}]
+        if categories is None
+        else categories,
     }
 
 
@@ -59,7 +73,9 @@ def written(folder: Path, content: Any, name: str = "b.json") -> Path:
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        path.write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
     return path
 
 
@@ -81,9 +97,13 @@ ALL = {0: [10.0], 1: [20.0], 2: [30.0]}
 
 
 @given(st.data())
-def test_an_id_is_one_however_it_is_written(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_an_id_is_one_however_it_is_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     def drawn(value: int) -> Any:
-        return data.draw(st.sampled_from([value, float(value), str(value), f"{value}.0", f" {value} "]))
+        return data.draw(
+            st.sampled_from([value, float(value), str(value), f"{value}.0", f" {value} "])
+        )
 
     limit = 2**53 - 1
     ids = data.draw(st.lists(st.integers(-limit, limit), min_size=3, max_size=3, unique=True))
@@ -97,7 +117,11 @@ def test_an_id_is_one_however_it_is_written(tmp_path_factory: pytest.TempPathFac
         category["id"] = drawn(value)
     found = read_json(written(tmp_path_factory.mktemp("ids"), content))
     assert not found.faults
-    assert [(box.image, box.name, box.corners[0]) for box in found.boxes] == [(0, "mito", 10), (1, "mito", 20), (2, "mito", 30)]
+    assert [(box.image, box.name, box.corners[0]) for box in found.boxes] == [
+        (0, "mito", 10),
+        (1, "mito", 20),
+        (2, "mito", 30),
+    ]
 
 
 def test_ids_may_be_text_or_whole_numbers_of_any_size(cells: Sample, tmp_path: Path) -> None:
@@ -109,15 +133,24 @@ def test_ids_may_be_text_or_whole_numbers_of_any_size(cells: Sample, tmp_path: P
     assert begins(cells) == ALL
 
 
-@pytest.mark.parametrize("image_id", [float("nan"), None, True, 1.5, "", float(2**60), [1], "nan", float("inf")])
-def test_an_annotation_of_no_image_may_be_of_any(cells: Sample, tmp_path: Path, image_id: Any) -> None:
+@pytest.mark.parametrize(
+    "image_id", [float("nan"), None, True, 1.5, "", float(2**60), [1], "nan", float("inf")]
+)
+def test_an_annotation_of_no_image_may_be_of_any(
+    cells: Sample, tmp_path: Path, image_id: Any
+) -> None:
     path = written(tmp_path, changed("annotations", 1, image_id=image_id))
-    with pytest.raises(InputError, match=r"1 annotations without the id of an image \(annotation 2: image_id"):
+    with pytest.raises(
+        InputError, match=r"1 annotations without the id of an image \(annotation 2: image_id"
+    ):
         brought(cells, path)
     assert brought(cells, path, faults="leave-out").incomplete == {"mito": 3}
     assert annotated_names(cells) == ["er"]
     written(tmp_path, changed("annotations", 1, image_id=image_id, category_id=None))
-    with pytest.raises(InputError, match=r"b.json: no image is completely annotated, because boxes of all of them were left out"):
+    with pytest.raises(
+        InputError,
+        match=r"b.json: no image is completely annotated, because boxes of all of them were left out",
+    ):
         brought(cells, path, faults="leave-out")
 
 
@@ -127,7 +160,9 @@ def test_rounded_ids_do_not_join_boxes_and_images(cells: Sample, tmp_path: Path)
     for index in range(3):
         content["images"][index]["id"] = 2**53 + index
         content["annotations"][index]["image_id"] = float(2**53 + index)
-    with pytest.raises(InputError, match=r"3 annotations without the id of an image .*, rounded as a float"):
+    with pytest.raises(
+        InputError, match=r"3 annotations without the id of an image .*, rounded as a float"
+    ):
         brought(cells, written(tmp_path, content))
 
 
@@ -140,18 +175,27 @@ def test_images_of_one_id_are_unknown(cells: Sample, tmp_path: Path, same: Any) 
     assert begins(cells) == {0: [10.0]}
 
 
-def test_images_without_boxes_are_unknown_where_ids_do_not_fit(cells: Sample, tmp_path: Path) -> None:
+def test_images_without_boxes_are_unknown_where_ids_do_not_fit(
+    cells: Sample, tmp_path: Path
+) -> None:
     content = coco()
     content["annotations"][1]["image_id"] = "cell b"
     path = written(tmp_path, content)
-    with pytest.raises(InputError, match=r"1 annotations of an image that is not listed .annotation 2: image_id cell b."):
+    with pytest.raises(
+        InputError,
+        match=r"1 annotations of an image that is not listed .annotation 2: image_id cell b.",
+    ):
         brought(cells, path)
     brought(cells, path, faults="leave-out")
     assert begins(cells) == {0: [10.0], 2: [30.0]}
 
 
-@pytest.mark.parametrize("image", [{"id": 2}, {"id": 2, "file_name": ""}, {"file_name": "cell b.tif"}, 5])
-def test_other_images_are_not_empty_where_one_is_not_known(cells: Sample, tmp_path: Path, image: Any) -> None:
+@pytest.mark.parametrize(
+    "image", [{"id": 2}, {"id": 2, "file_name": ""}, {"file_name": "cell b.tif"}, 5]
+)
+def test_other_images_are_not_empty_where_one_is_not_known(
+    cells: Sample, tmp_path: Path, image: Any
+) -> None:
     content = coco()
     content["images"][1] = image
     path = written(tmp_path, content)
@@ -174,13 +218,17 @@ def test_other_images_are_not_empty_where_one_is_not_known(cells: Sample, tmp_pa
         {"height": None},
     ],
 )
-def test_sizes_may_be_written_in_several_manners_or_missing(cells: Sample, tmp_path: Path, size: dict[str, Any]) -> None:
+def test_sizes_may_be_written_in_several_manners_or_missing(
+    cells: Sample, tmp_path: Path, size: dict[str, Any]
+) -> None:
     brought(cells, written(tmp_path, changed("images", 1, **size)))
     assert begins(cells) == ALL
 
 
 def test_sizes_that_are_not_stated_are_those_of_the_images(cells: Sample, tmp_path: Path) -> None:
-    content = coco(images=[{"id": n, "file_name": f"{name}.tif"} for n, name in enumerate(NAMES, 1)])
+    content = coco(
+        images=[{"id": n, "file_name": f"{name}.tif"} for n, name in enumerate(NAMES, 1)]
+    )
     brought(cells, written(tmp_path, content))
     assert begins(cells) == ALL
 
@@ -188,7 +236,9 @@ def test_sizes_that_are_not_stated_are_those_of_the_images(cells: Sample, tmp_pa
 @pytest.mark.parametrize("width", [0, -80, "wide", 80.5, True, [80], 100])
 def test_an_image_of_a_wrong_size_is_unknown(cells: Sample, tmp_path: Path, width: Any) -> None:
     path = written(tmp_path, changed("images", 1, width=width))
-    with pytest.raises(InputError, match=r"images (without a size|of another size than the file says) \("):
+    with pytest.raises(
+        InputError, match=r"images (without a size|of another size than the file says) \("
+    ):
         brought(cells, path)
     brought(cells, path, faults="leave-out", unlisted="empty")
     assert begins(cells) == {0: [10.0], 2: [30.0]}
@@ -196,7 +246,12 @@ def test_an_image_of_a_wrong_size_is_unknown(cells: Sample, tmp_path: Path, widt
 
 @pytest.mark.parametrize(
     "name",
-    ["folder/cell b.tif", "C:\\data\\cell b.png", "https://host/x/cell%20b.tif", unicodedata.normalize("NFD", "cell b.jpg")],
+    [
+        "folder/cell b.tif",
+        "C:\\data\\cell b.png",
+        "https://host/x/cell%20b.tif",
+        unicodedata.normalize("NFD", "cell b.jpg"),
+    ],
 )
 def test_names_of_images_may_have_folders(cells: Sample, tmp_path: Path, name: str) -> None:
     brought(cells, written(tmp_path, changed("images", 1, file_name=name)))
@@ -205,10 +260,19 @@ def test_names_of_images_may_have_folders(cells: Sample, tmp_path: Path, name: s
 
 def test_letters_of_two_characters_are_one(tmp_path: Path) -> None:
     """macOS names files with the letter and its dots as two characters."""
-    tifffile.imwrite(tmp_path / "Körper.tif", np.full((HEIGHT, WIDTH), 100, np.uint8), photometric="minisblack")
-    sample = import_stack(tmp_path / "Körper.tif", tmp_path / "k.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET)
+    tifffile.imwrite(
+        tmp_path / "Körper.tif", np.full((HEIGHT, WIDTH), 100, np.uint8), photometric="minisblack"
+    )
+    sample = import_stack(
+        tmp_path / "Körper.tif",
+        tmp_path / "k.zarr",
+        ImportSettings(voxel_nm=(4, 4, 4), pictures=True),
+        QUIET,
+    )
     name = unicodedata.normalize("NFD", "Körper.tif")
-    brought(sample, written(tmp_path, f"image,class,x0,y0,x1,y1\n{name},mito,10,20,40,45\n", "b.csv"))
+    brought(
+        sample, written(tmp_path, f"image,class,x0,y0,x1,y1\n{name},mito,10,20,40,45\n", "b.csv")
+    )
     assert begins(sample) == {0: [10.0]}
 
 
@@ -229,16 +293,27 @@ def test_letters_of_two_characters_are_one(tmp_path: Path) -> None:
         {"iscrowd": False},
     ],
 )
-def test_boxes_may_be_written_in_several_manners(cells: Sample, tmp_path: Path, values: dict[str, Any]) -> None:
+def test_boxes_may_be_written_in_several_manners(
+    cells: Sample, tmp_path: Path, values: dict[str, Any]
+) -> None:
     brought(cells, written(tmp_path, changed("annotations", 1, **values)))
     assert begins(cells) == ALL
     assert read_annotated(cells, "mito").boxes.corners[1].tolist() == [20, 20, 50, 45]
 
 
 LOST: dict[str, tuple[dict[str, Any], str]] = {
-    "a mask only": ({"bbox": None, "segmentation": {"size": [60, 80], "counts": [20, 30, 4750]}}, r"without four numbers as bbox: masks"),
-    "a compressed mask only": ({"bbox": None, "segmentation": {"size": [60, 80], "counts": "aB3"}}, r"without four numbers as bbox: masks"),
-    "a polygon of two points": ({"bbox": None, "segmentation": [[1, 2, 3, 4]]}, "without four numbers as bbox"),
+    "a mask only": (
+        {"bbox": None, "segmentation": {"size": [60, 80], "counts": [20, 30, 4750]}},
+        r"without four numbers as bbox: masks",
+    ),
+    "a compressed mask only": (
+        {"bbox": None, "segmentation": {"size": [60, 80], "counts": "aB3"}},
+        r"without four numbers as bbox: masks",
+    ),
+    "a polygon of two points": (
+        {"bbox": None, "segmentation": [[1, 2, 3, 4]]},
+        "without four numbers as bbox",
+    ),
     "three numbers": ({"bbox": [1, 2, 3]}, "without four numbers as bbox"),
     "words": ({"bbox": ["a", 2, 3, 4]}, "without four numbers as bbox"),
     "truth values": ({"bbox": [True, 2, 3, 4]}, "without four numbers as bbox"),
@@ -250,7 +325,10 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown class": ({"category_id": 5}, "of an unknown class"),
     "no class": ({"category_id": float("nan")}, "of an unknown class"),
     "another box of a known id": ({"id": 1}, "annotations of the same id"),
-    "corners, as its polygon says": ({"bbox": [20, 20, 50, 45], "segmentation": [[20, 20, 50, 20, 50, 45]]}, "bbox of x0, y0, x1, y1"),
+    "corners, as its polygon says": (
+        {"bbox": [20, 20, 50, 45], "segmentation": [[20, 20, 50, 20, 50, 45]]},
+        "bbox of x0, y0, x1, y1",
+    ),
 }
 
 
@@ -268,7 +346,9 @@ def test_an_image_that_lost_a_box_is_unknown(cells: Sample, tmp_path: Path, what
     assert found.pictures == (2 if "er" in found.incomplete else 3)
 
 
-def test_what_was_lost_of_one_class_hides_nothing_of_another(cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_lost_of_one_class_hides_nothing_of_another(
+    cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = coco()
     content["annotations"].append({"id": 9, "image_id": 2, "category_id": 2, "bbox": [1, 2, 3]})
     found = brought(cells, written(tmp_path, content), SHOWN, faults="leave-out")
@@ -294,15 +374,26 @@ def test_what_hides_no_object_keeps_the_image(cells: Sample, tmp_path: Path) -> 
 
 def test_clipped_boxes_keep_the_image(cells: Sample, tmp_path: Path) -> None:
     content = coco()
-    content["annotations"] += [{"id": n, "image_id": 1, "category_id": 1, "bbox": [x, 5, 30, 20]} for n, x in ((8, 70), (9, 90))]
+    content["annotations"] += [
+        {"id": n, "image_id": 1, "category_id": 1, "bbox": [x, 5, 30, 20]}
+        for n, x in ((8, 70), (9, 90))
+    ]
     brought(cells, written(tmp_path, content), faults="clip")
     assert begins(cells) == {**ALL, 0: [10.0, 70.0]}
 
 
-def test_corners_taken_for_sizes_are_a_doubt(cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [10 * n, 20, 10 * n + 30, 35]} for n in (1, 2, 3)]
+def test_corners_taken_for_sizes_are_a_doubt(
+    cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [10 * n, 20, 10 * n + 30, 35]}
+        for n in (1, 2, 3)
+    ]
     brought(cells, written(tmp_path, coco(annotations=boxes)), SHOWN, faults="clip")
-    assert "Note: all 3 boxes of b.json could be x0, y0, x1, y1; COCO's bbox is x, y, width, height" in capsys.readouterr().err
+    assert (
+        "Note: all 3 boxes of b.json could be x0, y0, x1, y1; COCO's bbox is x, y, width, height"
+        in capsys.readouterr().err
+    )
     brought(cells, written(tmp_path, coco(), "c.json"), Execution(overwrite=True))
     assert "could be" not in capsys.readouterr().err  # their areas say what they are
 
@@ -313,16 +404,25 @@ def test_fractions_where_pixels_are_expected(cells: Sample, tmp_path: Path, suff
     if suffix == ".json":
         content = changed("annotations", 0, bbox=[0.1, 0.2, 0.3, 0.25], area=None)
         content["annotations"] = content["annotations"][:1]
-    with pytest.raises(InputError, match=r"holds corners from 0.1 to 0.45; expected pixels, not fractions"):
+    with pytest.raises(
+        InputError, match=r"holds corners from 0.1 to 0.45; expected pixels, not fractions"
+    ):
         brought(cells, written(tmp_path, content, f"b{suffix}"))
 
 
 # JSON as pandas writes it
 
-ROWS = [{"image": name, "class": 1.0, "x0": 10.0 * n, "y0": 20, "x1": 10 * n + 30, "y1": 45} for n, name in enumerate(NAMES, 1)]
+ROWS = [
+    {"image": name, "class": 1.0, "x0": 10.0 * n, "y0": 20, "x1": 10 * n + 30, "y1": 45}
+    for n, name in enumerate(NAMES, 1)
+]
 TABLES_IN_JSON: dict[str, Any] = {
     "records": ROWS,
-    "split": {"columns": list(ROWS[0]), "index": [0, 1, 2], "data": [list(row.values()) for row in ROWS]},
+    "split": {
+        "columns": list(ROWS[0]),
+        "index": [0, 1, 2],
+        "data": [list(row.values()) for row in ROWS],
+    },
     "columns": {key: {str(n): row[key] for n, row in enumerate(ROWS)} for key in ROWS[0]},
 }
 
@@ -340,14 +440,18 @@ def test_coco_lists_may_be_tables_of_pandas(cells: Sample, tmp_path: Path, orien
         if orient == "split":
             content[key] = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
         else:
-            content[key] = {name: {str(n): row[name] for n, row in enumerate(rows)} for name in rows[0]}
+            content[key] = {
+                name: {str(n): row[name] for n, row in enumerate(rows)} for name in rows[0]
+            }
     brought(cells, written(tmp_path, content))
     assert begins(cells) == ALL
 
 
 def test_a_list_of_detections_is_no_table_of_boxes(tmp_path: Path) -> None:
     results = [{"image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 25], "score": 0.9}]
-    with pytest.raises(InputError, match=r"has the columns image_id, category_id, bbox, score; expected an image"):
+    with pytest.raises(
+        InputError, match=r"has the columns image_id, category_id, bbox, score; expected an image"
+    ):
         read_boxes(written(tmp_path, results))
 
 
@@ -361,7 +465,9 @@ def yolo(tmp_path: Path) -> Path:
     (path / "labels").mkdir(parents=True)
     (path / "classes.txt").write_text("mito\ner\n")
     for n, name in enumerate(NAMES, 1):
-        (path / "labels" / f"{name}.txt").write_text(f"0 {(10 * n + 15) / WIDTH} {32.5 / HEIGHT} {30 / WIDTH} {25 / HEIGHT}\n")
+        (path / "labels" / f"{name}.txt").write_text(
+            f"0 {(10 * n + 15) / WIDTH} {32.5 / HEIGHT} {30 / WIDTH} {25 / HEIGHT}\n"
+        )
     return path
 
 
@@ -369,16 +475,32 @@ POLYGON = f"{20 / WIDTH} {20 / HEIGHT} {50 / WIDTH} {20 / HEIGHT} {50 / WIDTH} {
 BOX = f"{35 / WIDTH} {32.5 / HEIGHT} {30 / WIDTH} {25 / HEIGHT}"
 
 
-@pytest.mark.parametrize("line", [f"0 {BOX}", f"0 {BOX} 0.93", f"0 {POLYGON}", f"0 {POLYGON} 0.93", f"0.0 {BOX}".replace(".", ",")])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"0 {BOX}",
+        f"0 {BOX} 0.93",
+        f"0 {POLYGON}",
+        f"0 {POLYGON} 0.93",
+        f"0.0 {BOX}".replace(".", ","),
+    ],
+)
 def test_yolo_boxes_and_polygons(cells: Sample, yolo: Path, line: str) -> None:
     (yolo / "labels" / "cell b.txt").write_text(line)
     brought(cells, yolo)
     assert begins(cells) == pytest.approx(ALL)
-    np.testing.assert_allclose(read_annotated(cells, "mito").boxes.corners[1], [20, 20, 50, 45], atol=1e-3)
+    np.testing.assert_allclose(
+        read_annotated(cells, "mito").boxes.corners[1], [20, 20, 50, 45], atol=1e-3
+    )
 
 
 def test_hidden_files_are_passed_over(cells: Sample, yolo: Path) -> None:
-    for file in ("labels/._cell a.txt", "__MACOSX/labels/cell b.txt", ".git/x.txt", "labels/.ipynb_checkpoints/cell c.txt"):
+    for file in (
+        "labels/._cell a.txt",
+        "__MACOSX/labels/cell b.txt",
+        ".git/x.txt",
+        "labels/.ipynb_checkpoints/cell c.txt",
+    ):
         (yolo / file).parent.mkdir(parents=True, exist_ok=True)
         (yolo / file).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        \xff\xfe")
     (yolo / "._data.yaml").write_bytes(b"\0\xff")
@@ -386,7 +508,9 @@ def test_hidden_files_are_passed_over(cells: Sample, yolo: Path) -> None:
     assert begins(cells) == pytest.approx(ALL)
 
 
-def test_an_empty_label_file_is_an_empty_image_and_none_is_unknown(cells: Sample, yolo: Path) -> None:
+def test_an_empty_label_file_is_an_empty_image_and_none_is_unknown(
+    cells: Sample, yolo: Path
+) -> None:
     (yolo / "labels" / "cell a.txt").write_text("\n")
     (yolo / "labels" / "cell c.txt").unlink()
     brought(cells, yolo)
@@ -397,7 +521,10 @@ def test_an_empty_label_file_is_an_empty_image_and_none_is_unknown(cells: Sample
     ("content", "sentence"),
     [
         (b"0 0.5 0.5 0.5\n", "1 lines that are not 'class x y width height'"),
-        (b"0 0.5 0.5 0.2 0.2\nmito 0.5 0.5 0.5 0.5\n", "1 lines that are not 'class x y width height'"),
+        (
+            b"0 0.5 0.5 0.2 0.2\nmito 0.5 0.5 0.5 0.5\n",
+            "1 lines that are not 'class x y width height'",
+        ),
         (b"0 nan 0.5 0.5 0.5\n", "1 lines that are not 'class x y width height'"),
         (b"7 0.5 0.5 0.5 0.5\n", r"1 lines of an unknown class \(cell b.txt line 1: 7 of 0, 1\)"),
         (b"0 40 30 20 20\n", "1 lines in pixels"),
@@ -407,7 +534,9 @@ def test_an_empty_label_file_is_an_empty_image_and_none_is_unknown(cells: Sample
         (b"PK\x03\x04\x00\xff", "1 label files that cannot be read as text"),
     ],
 )
-def test_a_wrong_label_file_makes_its_image_unknown(cells: Sample, yolo: Path, content: bytes, sentence: str) -> None:
+def test_a_wrong_label_file_makes_its_image_unknown(
+    cells: Sample, yolo: Path, content: bytes, sentence: str
+) -> None:
     (yolo / "labels" / "cell b.txt").write_bytes(content)
     with pytest.raises(InputError, match=sentence):
         brought(cells, yolo)
@@ -424,7 +553,16 @@ def test_keypoints_are_no_polygon(cells: Sample, yolo: Path) -> None:
     assert begins(cells) == pytest.approx(ALL)
 
 
-@pytest.mark.parametrize("names", ["{1: er, 0: mito}", "{'0': mito, '1': er}", "[mito, er]", "{0: mito, 1: er}", "{0: mito, 5: er}"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "{1: er, 0: mito}",
+        "{'0': mito, '1': er}",
+        "[mito, er]",
+        "{0: mito, 1: er}",
+        "{0: mito, 5: er}",
+    ],
+)
 def test_classes_of_a_yaml_have_their_numbers(cells: Sample, yolo: Path, names: str) -> None:
     (yolo / "classes.txt").unlink()
     (yolo / "data.yaml").write_text(f"names: {names}\n")
@@ -438,7 +576,10 @@ def test_classes_of_a_yaml_have_their_numbers(cells: Sample, yolo: Path, names: 
     ("files", "sentence"),
     [
         ({"classes.txt": "mito\n\ner\n"}, r"classes.txt has no name in line 2"),
-        ({"data.yaml": "names: [er, mito]"}, r"classes.txt and data.yaml in .* name the classes differently"),
+        (
+            {"data.yaml": "names: [er, mito]"},
+            r"classes.txt and data.yaml in .* name the classes differently",
+        ),
         ({"labels/train/classes.txt": "er\n"}, "name the classes differently"),
         ({"data.yaml": "names: {a: mito}"}, "data.yaml is no YAML with the names of classes"),
         ({"data.yaml": "names: mito"}, "data.yaml is no YAML with the names of classes"),
@@ -462,10 +603,16 @@ SAVED: dict[str, bytes] = {
     "with empty lines and cells": TABLE.replace("\n", ";;\n").encode() + b";;;;;;;\n\n ; ; ;\n\n",
     "with its separator": b"sep=;\r\n" + TABLE.encode(),
     "with quotes": TABLE.replace("cell a;mito;10,5", '"cell a"; "mito";"10,5"').encode(),
-    "with other headers": TABLE.replace("image;class;x0;y0;x1;y1", " File Name ;CLASS; X_min (px);y-min [px];XMAX;Y Max").encode(),
+    "with other headers": TABLE.replace(
+        "image;class;x0;y0;x1;y1", " File Name ;CLASS; X_min (px);y-min [px];XMAX;Y Max"
+    ).encode(),
     "with tabs": TABLE.replace(";", "\t").encode(),
     "with commas": TABLE.replace(",", ".").replace(";", ",").encode(),
-    "with commas and quotes": TABLE.replace(";", '","').replace("\n", '"\n"').strip('"').join(['"', ""]).encode(),
+    "with commas and quotes": TABLE.replace(";", '","')
+    .replace("\n", '"\n"')
+    .strip('"')
+    .join(['"', ""])
+    .encode(),
 }
 
 
@@ -476,12 +623,27 @@ def test_tables_of_spreadsheets(cells: Sample, tmp_path: Path, how: str) -> None
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "an encoding of Windows": ("image;class;x0;y0;x1;y1\ncell a;Zellkörper;1;2;30;40\n".encode("cp1252"), r"0xf6 in line 2.*'CSV UTF-8'"),
-    "no byte order mark": (TABLE.encode("utf-16-le"), "cannot be read as text: it holds bytes of 0"),
+    "an encoding of Windows": (
+        "image;class;x0;y0;x1;y1\ncell a;Zellkörper;1;2;30;40\n".encode("cp1252"),
+        r"0xf6 in line 2.*'CSV UTF-8'",
+    ),
+    "no byte order mark": (
+        TABLE.encode("utf-16-le"),
+        "cannot be read as text: it holds bytes of 0",
+    ),
     "half of UTF-16": (TABLE.encode("utf-16")[:-1], "it is not in UTF-16"),
-    "a column twice": (b"image,class,x0,x0,y0,x1,y1\ncell a,mito,1,2,3,30,40\n", "has two columns called 'x0'"),
-    "thousands or decimals": (b"image;class;x0;y0;x1;y1\ncell a;mito;1.234;20;1.300;45\n", "may be thousands or decimals"),
-    "thousands or decimals with commas": (b'image,class,x0,y0,x1,y1\ncell a,mito,"1,234",20,"1,300",45\n', "may be thousands or decimals"),
+    "a column twice": (
+        b"image,class,x0,x0,y0,x1,y1\ncell a,mito,1,2,3,30,40\n",
+        "has two columns called 'x0'",
+    ),
+    "thousands or decimals": (
+        b"image;class;x0;y0;x1;y1\ncell a;mito;1.234;20;1.300;45\n",
+        "may be thousands or decimals",
+    ),
+    "thousands or decimals with commas": (
+        b'image,class,x0,y0,x1,y1\ncell a,mito,"1,234",20,"1,300",45\n',
+        "may be thousands or decimals",
+    ),
     "micrometers": ("image;class;x0 (µm);y0 (µm);x1 (µm);y1 (µm)\n".encode(), "expected an image"),
 }
 
@@ -507,7 +669,9 @@ def test_tables_that_are_unclear(cells: Sample, tmp_path: Path, what: str) -> No
         (",mito,1,2,30,40", None),  # of any image
     ],
 )
-def test_rows_that_are_lost(cells: Sample, tmp_path: Path, row: str, complete: list[int] | None) -> None:
+def test_rows_that_are_lost(
+    cells: Sample, tmp_path: Path, row: str, complete: list[int] | None
+) -> None:
     text = f"image,class,x0,y0,x1,y1\ncell a,mito,10,20,40,45\ncell b,mito,20,20,50,45\n{row}\n"
     path = written(tmp_path, text, "b.csv")
     with pytest.raises(InputError, match=r"1 (rows|boxes|images)"):
@@ -532,7 +696,10 @@ STYLES = {  # decimal mark, separator of thousands, separator of values
 }
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 4)), min_size=1, max_size=12), st.sampled_from(sorted(STYLES)))
+@given(
+    st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 4)), min_size=1, max_size=12),
+    st.sampled_from(sorted(STYLES)),
+)
 def test_a_number_is_read_right_or_not_at_all(drawn: list[tuple[int, int]], style: str) -> None:
     decimal, thousands, separator = STYLES[style]
     values = [number / 10**digits for number, digits in drawn]
@@ -546,7 +713,9 @@ def test_a_number_is_read_right_or_not_at_all(drawn: list[tuple[int, int]], styl
         assert all(number_of(word, mark) is not None for word in words)
 
 
-def test_slices_counted_from_one_are_refused(cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slices_counted_from_one_are_refused(
+    cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def table(*numbers: Any) -> Path:
         rows = [f"{z},mito,10,20,40,45\n" for z in numbers]
         return written(tmp_path, "z,class,x0,y0,x1,y1\n" + "".join(rows), "b.csv")
@@ -554,10 +723,16 @@ def test_slices_counted_from_one_are_refused(cells: Sample, tmp_path: Path, caps
     refused: tuple[dict[str, Any], ...] = ({}, {"faults": "leave-out"})
     for settings in refused:
         for numbers in ((1, 2, 3), (1, 3), (2, 3), ("2.0", "3,0")):
-            with pytest.raises(InputError, match=r"b.csv: z counts from 0; the file holds [12] to 3, but S.zarr has slices 0 to 2"):
+            with pytest.raises(
+                InputError,
+                match=r"b.csv: z counts from 0; the file holds [12] to 3, but S.zarr has slices 0 to 2",
+            ):
                 brought(cells, table(*numbers), **settings)
     brought(cells, table(1, 2), SHOWN)
-    assert "Note: z counts from 0; b.csv holds slices from 1 to 2, and nothing of slice 0." in capsys.readouterr().err
+    assert (
+        "Note: z counts from 0; b.csv holds slices from 1 to 2, and nothing of slice 0."
+        in capsys.readouterr().err
+    )
     assert list(begins(cells)) == [1, 2]
     with pytest.raises(InputError, match=r"2 images that are in none of the samples \(slice 3"):
         brought(cells, table(0, 3, 9))

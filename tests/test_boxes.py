@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from sparsem.boxes import Boxes, alike_pairs, areas, boxes_of_labels, clipped, overlap_of_union, shared, together
-from sparsem.detect.calibration import calibrated, counting_from
+from sparsem.boxes.geometry import (
+    Boxes,
+    alike_pairs,
+    areas,
+    boxes_of_labels,
+    clipped,
+    overlap_of_union,
+    shared,
+    together,
+)
+from sparsem.detect.training.calibration import calibrated, counting_from
 from sparsem.score.boxes import Compared, box_scores, confusion, counts, matched
 from tests.conftest import drawn
 
@@ -57,16 +66,24 @@ def test_a_box_of_one_pixel_is_one_pixel_large() -> None:
 
 
 def test_overlap_of_union_by_hand() -> None:
-    one, other = np.array([[0, 0, 4, 4]], np.float32), np.array([[2, 0, 6, 4], [8, 8, 9, 9], [0, 0, 4, 4]], np.float32)
+    one, other = (
+        np.array([[0, 0, 4, 4]], np.float32),
+        np.array([[2, 0, 6, 4], [8, 8, 9, 9], [0, 0, 4, 4]], np.float32),
+    )
     assert shared(one, other).tolist() == [[8, 0, 16]]
     assert overlap_of_union(one, other)[0] == pytest.approx([8 / 24, 0, 1])
     assert clipped(other, (0, 0, 5, 5)).tolist() == [[2, 0, 5, 4], [5, 5, 5, 5], [0, 0, 4, 4]]
 
 
 @pytest.mark.parametrize(("count", "other"), [(0, 5), (7, 0), (40, 300), (400, 700)])
-def test_pairs_that_are_alike_are_those_of_all_pairs(rng: np.random.Generator, count: int, other: int) -> None:
+def test_pairs_that_are_alike_are_those_of_all_pairs(
+    rng: np.random.Generator, count: int, other: int
+) -> None:
     lows = [rng.uniform(0, 400, (number, 2)) for number in (count, other)]
-    one, two = (np.column_stack([low, low + rng.uniform(5, 120, low.shape)]).astype(np.float32) for low in lows)
+    one, two = (
+        np.column_stack([low, low + rng.uniform(5, 120, low.shape)]).astype(np.float32)
+        for low in lows
+    )
     alike = overlap_of_union(one, two)
     row, column = np.nonzero(alike >= 0.3)
     found = alike_pairs(one, two, 0.3)
@@ -85,12 +102,22 @@ def by_the_library(compared: list[Compared], most: int) -> Any:
         images += [{"id": place, "width": 1, "height": 1} for place in number.values()]
         for boxes, out in zip((one.truth, one.found), lists, strict=True):
             for z, (x0, y0, x1, y1), score in zip(
-                boxes.z.tolist(), boxes.corners.astype(float).tolist(), boxes.score.tolist(), strict=True
+                boxes.z.tolist(),
+                boxes.corners.astype(float).tolist(),
+                boxes.score.tolist(),
+                strict=True,
             ):
                 if z in number:
-                    row = {"image_id": number[z], "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "id": len(out) + 1}
+                    row = {
+                        "image_id": number[z],
+                        "category_id": 1,
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "id": len(out) + 1,
+                    }
                     out.append({**row, "score": score, "iscrowd": 0, "area": (x1 - x0) * (y1 - y0)})
-    truth = COCO({"images": images, "annotations": lists[0], "categories": [{"id": 1, "name": "a"}]})
+    truth = COCO(
+        {"images": images, "annotations": lists[0], "categories": [{"id": 1, "name": "a"}]}
+    )
     judge = COCOeval_faster(truth, truth.loadRes(lists[1]), "bbox", print_function=lambda *_: None)
     judge.params.maxDets = [1, 100, most]
     judge.evaluate()
@@ -109,7 +136,9 @@ def many(rng: np.random.Generator, pictures: int, each: int) -> tuple[Boxes, Box
     wrong = np.column_stack([corner, corner + 30])
     score = rng.permutation(np.linspace(0.06, 0.99, len(moved) + len(wrong)))
     where = np.concatenate([z[kept], rng.integers(0, pictures, len(wrong))])
-    return Boxes.of(("a",), z, 0, true), Boxes.of(("a",), where, 0, np.concatenate([moved, wrong]), score)
+    return Boxes.of(("a",), z, 0, true), Boxes.of(
+        ("a",), where, 0, np.concatenate([moved, wrong]), score
+    )
 
 
 @pytest.mark.parametrize("each", [7, 150])  # COCO's own limit is 100 boxes a picture
@@ -128,7 +157,9 @@ def test_scores_are_those_of_the_library(rng: np.random.Generator, each: int) ->
 
 def test_a_perfect_detector_scores_one_and_a_blind_one_nothing(rng: np.random.Generator) -> None:
     truth, _ = many(rng, 2, 5)
-    perfect, blind = (box_scores([Compared(truth, one, (0, 1))], ["a"])[0] for one in (truth, truth[:0]))
+    perfect, blind = (
+        box_scores([Compared(truth, one, (0, 1))], ["a"])[0] for one in (truth, truth[:0])
+    )
     assert (perfect.map, perfect.ar, perfect.ap50) == (1, 1, 1)
     assert (blind.map, blind.ar, blind.ap50) == (0, 0, 0)
     nowhere = box_scores([Compared(truth[:0], truth, (0, 1))], ["a"])[0]
@@ -145,11 +176,17 @@ def test_pictures_that_are_not_compared_do_not_count(rng: np.random.Generator) -
 
 def test_confusion_by_hand() -> None:
     names = ("a", "b")
-    truth = Boxes.of(names, [0, 0, 0], [0, 0, 1], [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
+    truth = Boxes.of(
+        names, [0, 0, 0], [0, 0, 1], [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]]
+    )
     corners = [[0, 0, 10, 9], [20, 0, 30, 10], [60, 0, 70, 10], [0, 0, 9, 10]]
     found = Boxes.of(names, [0, 0, 0, 0], [0, 1, 1, 0], corners, [0.9, 0.8, 0.7, 0.5])
     table = confusion([Compared(truth, found, (0,))], names)
-    assert table.tolist() == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]  # an a, an a taken for a b, a b missed; an a and a b from nowhere
+    assert table.tolist() == [
+        [1, 1, 0],
+        [0, 0, 1],
+        [1, 1, 0],
+    ]  # an a, an a taken for a b, a b missed; an a and a b from nowhere
     own = counts([Compared(truth, found, (0, 1))], "a")
     assert (own.truth.tolist(), own.found.tolist()) == ([2, 0], [2, 0])
     assert (own.mean_error, own.bias) == (0, 0)
@@ -173,23 +210,31 @@ def test_what_a_score_means_is_learnt_from_held_out_pictures(seed: int) -> None:
     assert (np.diff(scores) >= 0).all()
     assert (np.diff(right) >= 0).all()
     assert 0 <= right[0] <= right[-1] <= 1
-    hits = sum(int((matched(truth.of_picture(z), found.of_picture(z)).truth >= 0).sum()) for z in range(5))
+    hits = sum(
+        int((matched(truth.of_picture(z), found.of_picture(z)).truth >= 0).sum()) for z in range(5)
+    )
     told = np.interp(found.score, scores, right)
-    assert told.sum() == pytest.approx(hits, abs=4)  # as many as are right, but for the two added at either end
+    assert told.sum() == pytest.approx(
+        hits, abs=4
+    )  # as many as are right, but for the two added at either end
     assert calibrated([Compared(truth, found, (99,))], "a") is None
 
 
 def test_boxes_are_counted_from_where_they_agree_best_with_what_is_there() -> None:
     corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(40)], np.float32)
     truth = Boxes.of(("a",), np.zeros(20, int), 0, corners[:20])
-    found = Boxes.of(("a",), np.zeros(40, int), 0, corners, np.concatenate([np.full(20, 0.7), np.full(20, 0.3)]))
+    found = Boxes.of(
+        ("a",), np.zeros(40, int), 0, corners, np.concatenate([np.full(20, 0.7), np.full(20, 0.3)])
+    )
     assert 0.3 < counting_from([Compared(truth, found, (0,))], "a") <= 0.7
 
 
 def test_boxes_of_one_score_are_as_right_as_they_are_together() -> None:
     corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(20)], np.float32)
     truth = Boxes.of(("a",), np.ones(20, int), 0, corners)
-    found = Boxes.of(("a",), np.repeat([0, 1], 20), 0, np.concatenate([corners, corners]), np.full(40, 0.7))
+    found = Boxes.of(
+        ("a",), np.repeat([0, 1], 20), 0, np.concatenate([corners, corners]), np.full(40, 0.7)
+    )
     curve = calibrated([Compared(truth, found, (0, 1))], "a")
     assert curve is not None
     assert np.interp(0.7, *curve) == pytest.approx(0.5, abs=0.02)

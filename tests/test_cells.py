@@ -13,26 +13,26 @@ import tifffile
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from sparsem.annotations import read_annotation, write_annotation
-from sparsem.cells import segment
-from sparsem.cells.identify import TrackSettings, track
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.labeled_slices import read_annotation, write_annotation
+from sparsem.cells import cells as segment
+from sparsem.cells.cells import CellsSettings, Way, cells
 from sparsem.cells.intervals import Leg, legs
 from sparsem.cells.propagate import ByFlow, CarrySettings, View
-from sparsem.cells.segment import CellsSettings, Way, cells
+from sparsem.cells.track import TrackSettings, track
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.execution import Execution
 from sparsem.experiment.cells import ALL_WAYS, ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock
-from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.phantom import phantom
-from sparsem.regions import overlaps
-from sparsem.score.against import ScoreSettings, score
+from sparsem.labels.overlaps import overlaps
+from sparsem.phantom.phantom import phantom
 from sparsem.score.instances import dice_of_cells, without_small
+from sparsem.score.score import ScoreSettings, score
+from sparsem.segment.targets import interior_and_boundary
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage, finished
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
-from sparsem.tiles.targets import interior_and_boundary
+from sparsem.workflow.execution import Execution
+from sparsem.workflow.stage import BlockResult, Stage, finished
 from tests.conftest import LABELLED, TISSUE, copy_of, drawn, kill_ten_times, put, truth_of, voxels
 
 Labels = NDArray[Any]
@@ -44,19 +44,37 @@ def _given(block: ZBlock, path: str, stack: Labels) -> BlockResult:
 
 
 def give(
-    sample: Sample, path: str, stack: Labels, depth: int, kind: Kind = Kind.PROBABILITY, voxel: Sequence[float] = (20, 20, 20)
+    sample: Sample,
+    path: str,
+    stack: Labels,
+    depth: int,
+    kind: Kind = Kind.PROBABILITY,
+    voxel: Sequence[float] = (20, 20, 20),
 ) -> None:
     """Write a volume as a stage would."""
     shape = (stack.shape[0], stack.shape[1], stack.shape[2])
     spec = volume_spec(path, shape, stack.dtype, kind, VoxelSize.of(voxel), depth)
-    with Stage(sample, f"given-{path.replace('/', '-')}", Settings(), {"voxels": str(hash(stack.tobytes()))}, [spec]) as stage:
-        stage.map(_given, [ZBlock(z, min(z + depth, len(stack)), z, z) for z in range(0, len(stack), depth)], path, stack)
+    with Stage(
+        sample,
+        f"given-{path.replace('/', '-')}",
+        Settings(),
+        {"voxels": str(hash(stack.tobytes()))},
+        [spec],
+    ) as stage:
+        stage.map(
+            _given,
+            [ZBlock(z, min(z + depth, len(stack)), z, z) for z in range(0, len(stack), depth)],
+            path,
+            stack,
+        )
 
 
 def give_network(sample: Sample, truth: Labels, depth: int, sees: float = 1.0) -> None:
     """What a network would have seen: interior and border of true cells, borders only in a part ``sees`` of the slice."""
     targets = [interior_and_boundary(one, np.ones(one.shape, bool), 3.0, True) for one in truth]
-    interior, boundary = (np.stack([target[n] for target in targets]) * np.uint8(255) for n in (0, 1))
+    interior, boundary = (
+        np.stack([target[n] for target in targets]) * np.uint8(255) for n in (0, 1)
+    )
     boundary[:, : round((1 - sees) * truth.shape[1])] = 0
     give(sample, "probabilities/cells-interior", interior, depth)
     give(sample, "probabilities/cells-boundary", boundary, depth)
@@ -106,7 +124,10 @@ def test_an_organelle_that_the_network_takes_for_the_outside_stays_in_its_cell(o
     truth = own.volume("truth", "cells").read(slice(None))
     inside = own.volume("probabilities", "cells-interior").read(slice(None))
     inside &= own.volume("probabilities", "cells-boundary").read(slice(None)) == 0
-    z, rows, columns = 5, *np.nonzero(sliding_window_view(inside[5], (9, 9)).all(axis=(2, 3)))  # 9 x 9 pixels well within a cell
+    z, rows, columns = (
+        5,
+        *np.nonzero(sliding_window_view(inside[5], (9, 9)).all(axis=(2, 3))),
+    )  # 9 x 9 pixels well within a cell
     hole = np.s_[z, rows[0] + 2 : rows[0] + 6, columns[0] + 2 : columns[0] + 6]
     seen = own.volume("probabilities", "cells-interior").read(slice(None))
     seen[hole] = 3
@@ -123,7 +144,9 @@ def test_labelled_slices_stay_as_they_were_labelled(own: Sample) -> None:
 
 @pytest.mark.parametrize("way", ["arrival", "per_frame", "selective"])
 @pytest.mark.parametrize("depth", [1, 16])
-def test_the_depth_of_blocks_does_not_matter(tissue_with_cells: Sample, tmp_path: Path, way: Way, depth: int) -> None:
+def test_the_depth_of_blocks_does_not_matter(
+    tissue_with_cells: Sample, tmp_path: Path, way: Way, depth: int
+) -> None:
     one = copy_of(tissue_with_cells, tmp_path / "seven.zarr")
     other = tissue_of_depth(tmp_path / "other.zarr", depth)
     assert np.array_equal(both(one, way), both(other, way))
@@ -131,16 +154,23 @@ def test_the_depth_of_blocks_does_not_matter(tissue_with_cells: Sample, tmp_path
     for folder, name in (path.split("/") for path in names):
         mine, theirs = (sample.volume(folder, name).read(slice(None)) for sample in (one, other))
         assert np.array_equal(mine, theirs)
-    tables = [[sample.read_table(f"{kind}_cells") for kind in ("tracks", "links", "look")] for sample in (one, other)]
+    tables = [
+        [sample.read_table(f"{kind}_cells") for kind in ("tracks", "links", "look")]
+        for sample in (one, other)
+    ]
     assert tables[0] == tables[1]
 
 
 def test_workers_do_not_matter(tissue_with_cells: Sample, tmp_path: Path) -> None:
-    one, other = (copy_of(tissue_with_cells, tmp_path / f"{name}.zarr") for name in ("here", "workers"))
+    one, other = (
+        copy_of(tissue_with_cells, tmp_path / f"{name}.zarr") for name in ("here", "workers")
+    )
     both(one)
     both(other, on=replace(QUIET, workers=2))
     for name in ("cells", "cells-regions"):
-        for mine, theirs in zip(*(voxels(sample.volume("labels", name)) for sample in (one, other)), strict=True):
+        for mine, theirs in zip(
+            *(voxels(sample.volume("labels", name)) for sample in (one, other)), strict=True
+        ):
             assert np.array_equal(mine, theirs)
 
 
@@ -150,7 +180,9 @@ def test_killed_at_any_moment_and_run_again(own: Sample, tmp_path: Path) -> None
     died = kill_ten_times("cells", {"sample": str(own.path), "seconds": 1.0})
     assert died >= 3
     for name in ("cells", "cells-regions"):
-        for mine, theirs in zip(*(voxels(sample.volume("labels", name)) for sample in (own, whole)), strict=True):
+        for mine, theirs in zip(
+            *(voxels(sample.volume("labels", name)) for sample in (own, whole)), strict=True
+        ):
             assert np.array_equal(mine, theirs)
     for kind in ("tracks", "links", "look"):
         assert own.read_table(f"{kind}_cells") == whole.read_table(f"{kind}_cells")
@@ -170,7 +202,9 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
 
     monkeypatch.setattr(segment, "_separate_slice", counted)
     corrected = truth_of(own, "cells", (18,))[0]
-    tifffile.imwrite(tmp_path / "cells_0018.tif", np.where(corrected == corrected.max(), 900, corrected))  # a new id
+    tifffile.imwrite(
+        tmp_path / "cells_0018.tif", np.where(corrected == corrected.max(), 900, corrected)
+    )  # a new id
     add = AnnotationSettings(add=True)
     with pytest.raises(ResumeError, match="Slices 18 of 'cells' are labelled otherwise already"):
         import_annotation(own, "cells", tmp_path / "cells_0018.tif", add)
@@ -216,7 +250,11 @@ def test_legs_lead_from_every_labelled_slice_to_its_neighbours_and_end_at_blocks
 
 
 def test_the_experiment_prints_all_ways(own: Sample) -> None:
-    rows = cells_compared(own, settings=ExperimentSettings(way=("mask", "arrival"), least_voxels=500), on=Execution(quiet=True))
+    rows = cells_compared(
+        own,
+        settings=ExperimentSettings(way=("mask", "arrival"), least_voxels=500),
+        on=Execution(quiet=True),
+    )
     assert list(rows) == ["mask", "arrival"]
     assert rows["arrival"]["dice_cells"] == pytest.approx(mean_dice(own, both(own)))
     assert rows["arrival"]["arand_3d"] < rows["mask"]["arand_3d"]  # type: ignore[operator]
@@ -245,7 +283,11 @@ def stack_of(*rows: str) -> Labels:
 
 
 def drawn_sample(
-    path: Path, truth: Labels, labelled: dict[int, Labels], ids: dict[int, int] | None = None, voxel: Sequence[float] = (20, 20, 20)
+    path: Path,
+    truth: Labels,
+    labelled: dict[int, Labels],
+    ids: dict[int, int] | None = None,
+    voxel: Sequence[float] = (20, 20, 20),
 ) -> Sample:
     """A sample whose image shows the drawing."""
     sample = Sample.create(path)
@@ -254,14 +296,19 @@ def drawn_sample(
     image = np.clip(np.where(truth > 0, 150, 60) + texture + noise, 0, 255).astype(np.uint8)
     give(sample, "", image, 4, Kind.IMAGE, voxel)
     give_network(sample, truth, 4)
-    renamed = [np.vectorize(lambda v: (ids or {}).get(int(v), int(v)))(one).astype(np.uint32) for one in labelled.values()]
+    renamed = [
+        np.vectorize(lambda v: (ids or {}).get(int(v), int(v)))(one).astype(np.uint32)
+        for one in labelled.values()
+    ]
     write_annotation(sample, "cells", list(labelled), renamed)
     return sample
 
 
 def marks(found: Labels) -> list[list[str]]:
     """The label in the middle of every mark, slice by slice."""
-    return [["".join(str(v) if v else "." for v in row) for row in one[3::6, 3::6]] for one in found]
+    return [
+        ["".join(str(v) if v else "." for v in row) for row in one[3::6, 3::6]] for one in found
+    ]
 
 
 def separated(path: Path, truth: Labels, z: Sequence[int], **more: Any) -> Labels:
@@ -279,15 +326,21 @@ def test_a_cell_that_ends_between_labelled_slices(tmp_path: Path, way: Way) -> N
 
 
 @pytest.mark.parametrize("way", [way for way in ALL_WAYS if way != "flow"])
-def test_a_cell_that_no_labelled_slice_knows_gets_an_identity_of_its_own(tmp_path: Path, way: Way) -> None:
+def test_a_cell_that_no_labelled_slice_knows_gets_an_identity_of_its_own(
+    tmp_path: Path, way: Way
+) -> None:
     truth = stack_of("11... 11.55 11.55 11.55 11...", "11... 11.55 11.55 11.55 11...")
     found = separated(tmp_path / "s.zarr", truth, (0, 4), way=way)
     assert marks(np.where(found > 65_535, 5, found)) == marks(truth)  # an identity above all ids
-    assert Sample.open(tmp_path / "s.zarr").read_table("tracks_cells")["in_cell"].to_pylist() == [False]
+    assert Sample.open(tmp_path / "s.zarr").read_table("tracks_cells")["in_cell"].to_pylist() == [
+        False
+    ]
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
-def test_an_empty_slice_a_full_one_and_a_labelled_slice_without_cells(tmp_path: Path, way: Way) -> None:
+def test_an_empty_slice_a_full_one_and_a_labelled_slice_without_cells(
+    tmp_path: Path, way: Way
+) -> None:
     truth = stack_of("..... ..... 11111 11.22 .....", "..... ..... 11111 11.22 .....")
     found = separated(tmp_path / "s.zarr", truth, (0, 3, 4), way=way)
     assert marks(found)[0] == marks(truth)[0]
@@ -305,7 +358,9 @@ def test_ids_beyond_16_bit(tmp_path: Path) -> None:
     assert np.array_equal(found == 70_000, truth == 1)
 
 
-def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(tmp_path: Path) -> None:
+def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(
+    tmp_path: Path,
+) -> None:
     truth = stack_of("1...2 11111 1...2", "1...2 1...2 1...2")
     found = separated(tmp_path / "s.zarr", truth, (0, 2))
     middle = marks(found)[1]
@@ -314,10 +369,14 @@ def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(tm
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
-def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(tmp_path: Path, way: Way) -> None:
+def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(
+    tmp_path: Path, way: Way
+) -> None:
     truth = stack_of("1133 1133 1133", "1133 1133 1133")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 2: truth[2]})
-    write_annotation(sample, "cells", [0, 2], [truth[0], truth[2]], ignore=3, overwrite=True)  # 3 was not outlined
+    write_annotation(
+        sample, "cells", [0, 2], [truth[0], truth[2]], ignore=3, overwrite=True
+    )  # 3 was not outlined
     found = both(sample, way)
     assert (found[truth == 1] == 1).mean() > 0.9
     assert (found[truth == 3] == 1).mean() < 0.2
@@ -325,8 +384,12 @@ def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(tmp_path: Pat
         assert (found[truth == 3] > 65_535).mean() > 0.8  # an identity above all ids
 
 
-@pytest.mark.parametrize("way", ["arrival", "per_frame", "flow"])  # the others take their seeds from the nearest labelled slice alone
-def test_what_one_labelled_slice_leaves_open_is_taken_from_the_other(tmp_path: Path, way: Way) -> None:
+@pytest.mark.parametrize(
+    "way", ["arrival", "per_frame", "flow"]
+)  # the others take their seeds from the nearest labelled slice alone
+def test_what_one_labelled_slice_leaves_open_is_taken_from_the_other(
+    tmp_path: Path, way: Way
+) -> None:
     truth = stack_of("112233 112233 112233 112233 112233", "112233 112233 112233 112233 112233")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 4: truth[4]})
     half = np.where(truth[0] == 1, 1, 9)  # only cell 1 was outlined in the first slice
@@ -336,7 +399,9 @@ def test_what_one_labelled_slice_leaves_open_is_taken_from_the_other(tmp_path: P
 
 @pytest.mark.parametrize("way", ["arrival", "per_frame", "selective", "mask_border"])
 def test_two_new_cells_that_touch_are_two(tmp_path: Path, way: Way) -> None:
-    truth = stack_of("1...... 1.55566 1.55566 1.55566 1......", "1...... 1.55566 1.55566 1.55566 1......")
+    truth = stack_of(
+        "1...... 1.55566 1.55566 1.55566 1......", "1...... 1.55566 1.55566 1.55566 1......"
+    )
     found = separated(tmp_path / "s.zarr", truth, (0, 4), way=way)
     assert {v: np.unique(found[truth == v]).size for v in (5, 6)} == {5: 1, 6: 1}
     assert found[truth == 5].min() != found[truth == 6].min()
@@ -347,7 +412,9 @@ def test_what_was_ignored_and_is_background_now_is_done_again(own: Sample) -> No
     holes = [np.where(np.indices(one.shape)[1] < 20, 4_000, one) for one in first]
     write_annotation(own, "cells", LABELLED, holes, ignore=4_000, overwrite=True)
     both(own)
-    write_annotation(own, "cells", LABELLED, [np.where(one == 4_000, 0, one) for one in holes], overwrite=True)
+    write_annotation(
+        own, "cells", LABELLED, [np.where(one == 4_000, 0, one) for one in holes], overwrite=True
+    )
     changed = both(own)
     assert not changed[0][:, :20].any()
 
@@ -357,7 +424,10 @@ def test_probabilities_of_another_image_are_refused(own: Sample, tmp_path: Path)
     shutil.rmtree(own.path / "probabilities")
     shutil.rmtree(own.path / ".sparsem" / "stages")
     give_network(own, truth[:, :-2], 7)
-    with pytest.raises(SampleError, match=r"The pixels of the image 'raw' of own\.zarr are not those of probabilities/cells-interior"):
+    with pytest.raises(
+        SampleError,
+        match=r"The pixels of the image 'raw' of own\.zarr are not those of probabilities/cells-interior",
+    ):
         cells(own)
 
 
@@ -366,7 +436,17 @@ def test_slices_are_as_far_apart_as_they_are(tmp_path: Path, grid: int) -> None:
     truth = stack_of("11.22 11.22", "11.22 11.22")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0]}, voxel=(60, 20, 20))
     image = sample.image("raw")
-    job = segment.Job(sample, "raw", image, image, image, CellsSettings(grid=grid), (12 // grid, 30 // grid), (0,), 1)
+    job = segment.Job(
+        sample,
+        "raw",
+        image,
+        image,
+        image,
+        CellsSettings(grid=grid),
+        (12 // grid, 30 // grid),
+        (0,),
+        1,
+    )
     assert job.pixel_nm == pytest.approx(20 * np.sqrt(12 * 30 / ((12 // grid) * (30 // grid))))
     assert job.carrier.thickness == pytest.approx(60 / job.pixel_nm)  # type: ignore[attr-defined]
 
@@ -377,13 +457,17 @@ def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"no annotation of 'cell'.*did you mean 'cells'"):
         cells(own, CellsSettings(cells="cell"))
     write_annotation(own, "others", [0], [np.ones((96, 128), np.uint32)])
-    with pytest.raises(SampleError, match="no probabilities/others-interior; train with --cells others"):
+    with pytest.raises(
+        SampleError, match="no probabilities/others-interior; train with --cells others"
+    ):
         cells(own, CellsSettings(cells="others"))
     empty = [np.zeros((96, 128), np.uint32)] * 3
     write_annotation(own, "cells", LABELLED, empty, overwrite=True)
     with pytest.raises(InputError, match="No labelled slice of 'cells' holds a cell"):
         cells(own)
-    write_annotation(own, "cells", LABELLED, [one + np.uint32(2**32 - 1) for one in empty], overwrite=True)
+    write_annotation(
+        own, "cells", LABELLED, [one + np.uint32(2**32 - 1) for one in empty], overwrite=True
+    )
     with pytest.raises(InputError, match="Renumber the cells"):
         cells(own)
     many = np.arange(96 * 128, dtype=np.uint32).reshape(96, 128)
@@ -400,24 +484,37 @@ def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None
     found = both(own)
     tracked = track(own, TrackSettings(min_volume_um3=0), Execution(quiet=True))
     assert tracked.look
-    assert [one.area_um2 for one in tracked.look] == sorted((one.area_um2 for one in tracked.look), reverse=True)
+    assert [one.area_um2 for one in tracked.look] == sorted(
+        (one.area_um2 for one in tracked.look), reverse=True
+    )
     doubt = own.volume("probabilities", "cells-doubt").read(slice(None))
     for place in tracked.look:
         if place.kind == "disagreement":
             assert doubt[place.z, place.y, place.x] >= 127
     wrong = found != truth
     assert wrong[doubt > 0].mean() > 3 * wrong[doubt == 0].mean()
-    assert json.loads((own.path / ".sparsem" / "stages" / "track-cells.json").read_text())["record"]["window_px"] == 512
+    assert (
+        json.loads((own.path / ".sparsem" / "stages" / "track-cells.json").read_text())["record"][
+            "window_px"
+        ]
+        == 512
+    )
     assert len(finished(own, "cells-cells")) == 3
 
 
-def test_labelled_slices_of_a_result_are_those_of_the_annotation_that_it_was_made_from(own: Sample) -> None:
+def test_labelled_slices_of_a_result_are_those_of_the_annotation_that_it_was_made_from(
+    own: Sample,
+) -> None:
     cells(own, CellsSettings(out="neurons"))
     track(own, TrackSettings(cells="neurons"))
     truth = own.volume("truth", "cells").directory
     assert score(own, "neurons", truth, ScoreSettings(slices="all")).group("trained") == LABELLED
-    chosen = sorted({int(cell) for one in truth_of(own, "cells", LABELLED) for cell in np.unique(one) if cell})[:2]
-    some = score(own, "neurons", truth, ScoreSettings(instances=True, ids=tuple(chosen), slices="all")).of_cells()
+    chosen = sorted(
+        {int(cell) for one in truth_of(own, "cells", LABELLED) for cell in np.unique(one) if cell}
+    )[:2]
+    some = score(
+        own, "neurons", truth, ScoreSettings(instances=True, ids=tuple(chosen), slices="all")
+    ).of_cells()
     assert some["cells"] == 2  # other structures in the truth are no cells
 
 
@@ -427,14 +524,22 @@ def test_a_correction_may_be_killed_too(own: Sample, tmp_path: Path) -> None:
     import_annotation(own, "cells", tmp_path / "cells_0005.tif", AnnotationSettings(add=True))
     whole = copy_of(own, tmp_path / "whole.zarr")
     both(whole)
-    assert kill_ten_times("cells", {"sample": str(own.path), "seconds": 0.8, "overwrite": True}) >= 3
-    assert np.array_equal(*(np.asarray(sample.volume("labels", "cells").read(slice(None))) for sample in (own, whole)))  # type: ignore[arg-type]
+    assert (
+        kill_ten_times("cells", {"sample": str(own.path), "seconds": 0.8, "overwrite": True}) >= 3
+    )
+    killed_labels, whole_labels = (
+        np.asarray(sample.volume("labels", "cells").read(slice(None))) for sample in (own, whole)
+    )
+    assert np.array_equal(killed_labels, whole_labels)
     assert not (own.path / ".sparsem" / "work" / "cells-cells").exists()
 
 
 def test_a_refused_track_says_so_at_once(own: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     both(own)
-    monkeypatch.setattr("sparsem.cells.identify.links", lambda *_: pytest.fail("slices were compared before the refusal"))
+    monkeypatch.setattr(
+        "sparsem.cells.track.links",
+        lambda *_: pytest.fail("slices were compared before the refusal"),
+    )
     with pytest.raises(ResumeError, match="window_px: 512 -> 64"):
         track(own, TrackSettings(window_px=64))
 
@@ -443,8 +548,12 @@ def test_what_flow_brings_from_beyond_the_picture_is_worth_nothing() -> None:
     labels = np.ones((8, 10), np.uint32)
     carrier = ByFlow(CarrySettings())
     none = np.zeros((8, 10), np.float32)
-    state = dict(carrier.begin(labels, labels > 0, View(np.zeros((8, 10), np.uint8), none, none, 1.0)))
-    state["flow"] = state["flow"] - np.float32(3)  # everything came from three pixels up and to the left
+    state = dict(
+        carrier.begin(labels, labels > 0, View(np.zeros((8, 10), np.uint8), none, none, 1.0))
+    )
+    state["flow"] = state["flow"] - np.float32(
+        3
+    )  # everything came from three pixels up and to the left
     front = carrier.front(state)
     assert np.isinf(front.cost[:3]).all()
     assert np.isinf(front.cost[:, :3]).all()

@@ -17,16 +17,16 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 from sparsem import __version__
-from sparsem.annotations import restore_annotation
-from sparsem.cli import COMMANDS, GROUPS, app, main
+from sparsem.annotation.labeled_slices import restore_annotation
+from sparsem.cli.app import COMMANDS, GROUPS, app, main
 from sparsem.errors import ResumeError, SparsemError
-from sparsem.execution import HERE, Execution
-from sparsem.learn.settings import TrainSettings
-from sparsem.phantom import PhantomSettings
-from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.phantom.phantom import PhantomSettings
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
-from sparsem.study import demo, run
-from sparsem.study_settings import read_study
+from sparsem.study.settings import read_study
+from sparsem.study.study import demo, run
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import HERE, Execution
 from tests.conftest import LABELLED, files_in, truth_of, untaught_model, write_liver
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,11 +40,19 @@ def outside(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """The installed program, in a process of its own."""
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "sparsem", *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=environment
+        [sys.executable, "-m", "sparsem", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment,
     )
 
 
-def entered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str, str]:
+def entered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[object, str, str]:
     """What the program's entry point returns and says, in this process: its code, stdout and stderr."""
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["sparsem", *words])
@@ -64,9 +72,14 @@ def test_help_lists_every_command_quickly_and_each_teaches() -> None:
         if name not in ("demo", "info", "run"):
             assert "Example" in text, name
     assert sparsem("--version").output.strip() == __version__
-    code = "import sys; sys.argv = ['sparsem', '--help']\nfrom sparsem.cli import app\ntry: app()\n"
+    code = "import sys; sys.argv = ['sparsem', '--help']\nfrom sparsem.cli.app import app\ntry: app()\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, timeout=60, check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_options_come_from_the_settings() -> None:
@@ -77,19 +90,35 @@ def test_options_come_from_the_settings() -> None:
     assert "[default: 2000]" in text
 
 
-def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_main_job_by_commands(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("raw.tif", tissue.image().read(slice(None)), photometric="minisblack")
     labels = np.stack(truth_of(tissue, "nucleolus", LABELLED)).astype(np.uint16)
     tifffile.imwrite("labels.tif", labels, photometric="minisblack")
-    tifffile.imwrite("truth.tif", tissue.volume("truth", "nucleolus").read(slice(None)), photometric="minisblack")
+    tifffile.imwrite(
+        "truth.tif", tissue.volume("truth", "nucleolus").read(slice(None)), photometric="minisblack"
+    )
     small = "--width 4 --read 64 --see 32 --batch 2 --updates 8 --seed 3 --slices 0,9,18"
     steps = [
-        ("import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7", "Wrote s.zarr: 19 x 96 x 128 voxels of 20 x 20 x 20 nm"),
-        ("annotate import s.zarr nucleolus labels.tif --slices 0,9,18", "slices 0, 9, 18 (the first slice is 0), 1.8% to 6.2% of each"),
-        (f"train s.zarr --structure nucleolus --out m.safetensors {small}", "Wrote m.safetensors: nucleolus, trained on 3 slices"),
+        (
+            "import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7",
+            "Wrote s.zarr: 19 x 96 x 128 voxels of 20 x 20 x 20 nm",
+        ),
+        (
+            "annotate import s.zarr nucleolus labels.tif --slices 0,9,18",
+            "slices 0, 9, 18 (the first slice is 0), 1.8% to 6.2% of each",
+        ),
+        (
+            f"train s.zarr --structure nucleolus --out m.safetensors {small}",
+            "Wrote m.safetensors: nucleolus, trained on 3 slices",
+        ),
         ("predict s.zarr m.safetensors", "Wrote s.zarr/labels/nucleolus"),
-        ("score s.zarr nucleolus truth.tif --slices all", "nucleolus  unseen slices      3D Dice 0."),
+        (
+            "score s.zarr nucleolus truth.tif --slices all",
+            "nucleolus  unseen slices      3D Dice 0.",
+        ),
         ("export s.zarr nucleolus out/nucleoli.tif", "Wrote out/nucleoli.tif"),
         ("info s.zarr", "annotated: nucleolus on 3 slices (0, 9, 18)"),
     ]
@@ -97,15 +126,25 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
         result = sparsem(*shlex.split(command), "--quiet")
         assert result.exit_code == 0, result.output
         assert expected in result.output
-    assert Path("m.safetensors").stat().st_mode == Path("raw.tif").stat().st_mode  # whoever may read the stack may read the model
+    assert (
+        Path("m.safetensors").stat().st_mode == Path("raw.tif").stat().st_mode
+    )  # whoever may read the stack may read the model
     sample = Sample.open("s.zarr")
-    assert np.array_equal(tifffile.imread("out/nucleoli.tif"), sample.volume("labels", "nucleolus").read(slice(None)))
+    assert np.array_equal(
+        tifffile.imread("out/nucleoli.tif"), sample.volume("labels", "nucleolus").read(slice(None))
+    )
     table = sample.read_table("scores_nucleolus").to_pydict()
-    assert [z for z, use in zip(table["z"], table["use"], strict=True) if use == "trained"] == list(LABELLED)
+    assert [z for z, use in zip(table["z"], table["use"], strict=True) if use == "trained"] == list(
+        LABELLED
+    )
     predicted = tifffile.imread("out/nucleoli.tif") > 0
     true = tifffile.imread("truth.tif") > 0
     assert table["both_px"] == [int(n) for n in (predicted & true).sum(axis=(1, 2))]
-    data = json.loads(sparsem("score", "s.zarr", "nucleolus", "truth.tif", "--slices", "all", "--json", "--quiet").output)
+    data = json.loads(
+        sparsem(
+            "score", "s.zarr", "nucleolus", "truth.tif", "--slices", "all", "--json", "--quiet"
+        ).output
+    )
     unseen = np.setdiff1d(np.arange(19), LABELLED)
     dice = 2 * (predicted & true)[unseen].sum() / (predicted[unseen].sum() + true[unseen].sum())
     assert data["nucleolus"]["unseen"]["dice_3d"] == pytest.approx(dice)
@@ -113,14 +152,30 @@ def test_the_main_job_by_commands(tissue: Sample, tmp_path: Path, monkeypatch: p
     assert json.loads(sparsem("info", "s.zarr", "--json").output)["shape"] == [19, 96, 128]
 
 
-def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_looks_wrong_is_told(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A voxel size that the file contradicts, slices lost, masks inverted, an image replaced, a network that learnt other greys."""
     monkeypatch.chdir(tmp_path)
-    image, nuclei = tissue.image().read(slice(None)), tissue.volume("truth", "nucleus").read(slice(None)) > 0
-    tifffile.imwrite("raw.tif", image, imagej=True, resolution=(0.05, 0.05), metadata={"spacing": 20, "unit": "nm", "axes": "ZYX"})
+    image, nuclei = (
+        tissue.image().read(slice(None)),
+        tissue.volume("truth", "nucleus").read(slice(None)) > 0,
+    )
+    tifffile.imwrite(
+        "raw.tif",
+        image,
+        imagej=True,
+        resolution=(0.05, 0.05),
+        metadata={"spacing": 20, "unit": "nm", "axes": "ZYX"},
+    )
     told = sparsem("import", "raw.tif", "file.zarr", "--voxel-nm", "8000", "4000", "4000").stderr
-    assert "raw.tif states a voxel of 20 x 20 x 20 nm (z y x); 8000 x 4000 x 4000 nm is taken" in told
-    assert "a voxel of 8000 x 4000 x 4000 nm (z y x) is unusual for electron microscopy; is it in nm?" in told
+    assert (
+        "raw.tif states a voxel of 20 x 20 x 20 nm (z y x); 8000 x 4000 x 4000 nm is taken" in told
+    )
+    assert (
+        "a voxel of 8000 x 4000 x 4000 nm (z y x) is unusual for electron microscopy; is it in nm?"
+        in told
+    )
     Path("series").mkdir()
     Path("masks").mkdir()
     for z, plane in enumerate(image):
@@ -128,7 +183,9 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
             tifffile.imwrite(f"series/s{z + 1:03d}.tif", plane)
     for z in LABELLED:
         tifffile.imwrite(f"masks/s{z + 1:03d}.tif", np.where(nuclei[z], 0, 255).astype(np.uint8))
-    told = sparsem("import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat").stderr
+    told = sparsem(
+        "import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat"
+    ).stderr
     assert "missing in the series, and replaced by a copy of the slice before: 8, 9" in told
     assert "2, 4, 6" not in sparsem("annotate", "suggest", "s.zarr", "-n", "7", "--quiet").stdout
     suggested = sparsem("annotate", "suggest", "s.zarr", "-n", "17", "--quiet").stdout
@@ -137,29 +194,58 @@ def test_what_looks_wrong_is_told(tissue: Sample, tmp_path: Path, monkeypatch: p
     told = sparsem("annotate", "import", "s.zarr", "nucleus", "masks").stdout
     assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in told
     assert "is the mask inverted?" in told
-    assert "Taken by the numbers of the stack's files: 1 is slice 0. If masks count slices: --first-number 0" in told
+    assert (
+        "Taken by the numbers of the stack's files: 1 is slice 0. If masks count slices: --first-number 0"
+        in told
+    )
     untaught_model(Path("m.safetensors"), pixel_nm=20)
     assert "may find little" not in sparsem("predict", "s.zarr", "m.safetensors").stderr
     dark = np.array(image // 4 + 5, np.uint8)
     tifffile.imwrite("dark.tif", dark, photometric="minisblack")
     assert sparsem("import", "dark.tif", "dark.zarr", "--voxel-nm", "20", "20", "20").exit_code == 0
-    assert "m.safetensors learnt on 0.50 ± 0.15 and may find little" in sparsem("predict", "dark.zarr", "m.safetensors").stderr
+    assert (
+        "m.safetensors learnt on 0.50 ± 0.15 and may find little"
+        in sparsem("predict", "dark.zarr", "m.safetensors").stderr
+    )
     assert sparsem("equalize", "s.zarr", "--quiet").exit_code == 0
     about = sparsem("info", "s.zarr").stdout
     assert "slices: 0 to 18, from files numbered 1 to 19" in about
     assert "slices that stand in for lost ones: 7, 8" in about
-    assert "images/equalized: 19 x 96 x 128, made from 'raw'; the newest: commands read it unless told otherwise" in about
+    assert (
+        "images/equalized: 19 x 96 x 128, made from 'raw'; the newest: commands read it unless told otherwise"
+        in about
+    )
     assert "replaced since" not in about
-    assert "equalize-equalized: done before, with the same settings" in sparsem("equalize", "s.zarr").stderr
+    assert (
+        "equalize-equalized: done before, with the same settings"
+        in sparsem("equalize", "s.zarr").stderr
+    )
     again = sparsem(
-        "import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat", "--block-depth", "5", "--overwrite"
+        "import",
+        "series",
+        "s.zarr",
+        "--voxel-nm",
+        "20",
+        "20",
+        "20",
+        "--missing",
+        "repeat",
+        "--block-depth",
+        "5",
+        "--overwrite",
     )
     assert again.exit_code == 0
-    assert "images/equalized was made on an image that was replaced since: make it again" in sparsem("info", "s.zarr").stdout
+    assert (
+        "images/equalized was made on an image that was replaced since: make it again"
+        in sparsem("info", "s.zarr").stdout
+    )
 
 
 def test_numbers_of_labels_on_the_command_line(
-    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tissue: Sample,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A negative number is the value of an option; what was read of labels, and what is drawn where, is reported."""
     monkeypatch.chdir(tmp_path)
@@ -173,12 +259,19 @@ def test_numbers_of_labels_on_the_command_line(
     assert code == 2
     assert "give --ignore -1 if these pixels are not labeled" in " ".join(sentence.split())
     told = sparsem(*words, "--ignore", "-1").stdout
-    assert "0.0% to 5.5% of each, of what is labeled there; nothing is drawn on slices 9, 18" in told
+    assert (
+        "0.0% to 5.5% of each, of what is labeled there; nothing is drawn on slices 9, 18" in told
+    )
     assert "Numbers beyond 32 bits were replaced; tables/annotation_ids_lyso holds both" in told
-    assert json.loads(sparsem(*words, "--ignore", "-1", "--json").stdout)["origin"] == {"0": "manual", "9": "manual", "18": "manual"}
+    assert json.loads(sparsem(*words, "--ignore", "-1", "--json").stdout)["origin"] == {
+        "0": "manual",
+        "9": "manual",
+        "18": "manual",
+    }
     tifffile.imwrite("mask.tif", np.full((19, 96, 128), 2, np.uint8), photometric="minisblack")
     assert (
-        "Wrote s.zarr/labels/er (a mask (value 2), on the image 'raw')" in sparsem("import", "mask.tif", "s.zarr", "--labels", "er").stdout
+        "Wrote s.zarr/labels/er (a mask (value 2), on the image 'raw')"
+        in sparsem("import", "mask.tif", "s.zarr", "--labels", "er").stdout
     )
     told = sparsem(*words, "--ignore", "-1", "--origin", "corrected-prediction").stdout
     assert "Corrected predictions, on which scores are too high: slices 0, 9, 18" in told
@@ -194,39 +287,72 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
     equalize(own_tissue, EqualizeSettings(way="clahe", image="equalized", out="clear"))
     before = files_in(own_tissue.path)
     refused = [
-        ("images/equalized", "images/clear of own.zarr was made on images/equalized; remove it too, or keep both"),
-        ("images/clera", "own.zarr has no images/clera that can be removed; did you mean 'images/clear'?"),
+        (
+            "images/equalized",
+            "images/clear of own.zarr was made on images/equalized; remove it too, or keep both",
+        ),
+        (
+            "images/clera",
+            "own.zarr has no images/clera that can be removed; did you mean 'images/clear'?",
+        ),
         ("images/../annotations/nucleus", "that can be removed"),
         ("raw", "that can be removed"),
         ("tables/phantom_slices", "that can be removed"),
     ]
     for piece, sentence in refused:
-        code, _, told = entered(monkeypatch, capsys, "remove", "own.zarr", "annotations/nucleus", piece)
+        code, _, told = entered(
+            monkeypatch, capsys, "remove", "own.zarr", "annotations/nucleus", piece
+        )
         assert code == 2
         assert sentence in told
         assert files_in(own_tissue.path) == before
-    assert sparsem("remove", "own.zarr", "images/equalized", "images/clear", "annotations/nucleolus", "truth/cells").exit_code == 0
+    assert (
+        sparsem(
+            "remove",
+            "own.zarr",
+            "images/equalized",
+            "images/clear",
+            "annotations/nucleolus",
+            "truth/cells",
+        ).exit_code
+        == 0
+    )
     assert own_tissue.names("images") == []
     assert own_tissue.newest_image == "raw"
     assert own_tissue.names("annotations") == ["mitochondrion", "nucleus"]
     assert "cells" not in own_tissue.names("truth")
     left = files_in(own_tissue.path)
-    assert not [name for name in left if "removed" in name or ("nucleolus" in name and name.startswith("annotations"))]
+    assert not [
+        name
+        for name in left
+        if "removed" in name or ("nucleolus" in name and name.startswith("annotations"))
+    ]
     equalize(own_tissue)
     assert own_tissue.newest_image == "equalized"
-    assert [name for name in before if name.startswith("images/equalized/") and files_in(own_tissue.path)[name] != before[name]] == []
+    assert [
+        name
+        for name in before
+        if name.startswith("images/equalized/") and files_in(own_tissue.path)[name] != before[name]
+    ] == []
     for number in (1, 2):  # other labels under a name that is free again
         mask = np.zeros((19, 96, 128), np.uint8)
         mask[:, 10 * number : 40] = 1
         tifffile.imwrite(f"mask{number}.tif", mask, photometric="minisblack")
-        assert sparsem("import", f"mask{number}.tif", "own.zarr", "--labels", "vesicle").exit_code == 0
+        assert (
+            sparsem("import", f"mask{number}.tif", "own.zarr", "--labels", "vesicle").exit_code == 0
+        )
         assert sparsem("remove", "own.zarr", "labels/vesicle").exit_code == 0
     left_by_a_kill = own_tissue.path / ".sparsem" / "work" / "annotation-nucleus-replaced"
     shutil.copytree(own_tissue.path / "annotations" / "nucleus", left_by_a_kill)
     assert sparsem("remove", "own.zarr", "annotations/nucleus").exit_code == 0
     restore_annotation(own_tissue, "nucleus")
     assert "nucleus" not in own_tissue.names("annotations")
-    assert sparsem("import", "mask1.tif", "bare.zarr", "--labels", "vesicle", "--voxel-nm", "8", "8", "8").exit_code == 0
+    assert (
+        sparsem(
+            "import", "mask1.tif", "bare.zarr", "--labels", "vesicle", "--voxel-nm", "8", "8", "8"
+        ).exit_code
+        == 0
+    )
     code, _, told = entered(monkeypatch, capsys, "remove", "bare.zarr", "labels/vesicle")
     assert code == 2
     assert "bare.zarr holds nothing else; remove its whole folder" in told
@@ -239,12 +365,18 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
         ("info none.zarr", "Error: There is no sample at none.zarr"),
         ("import none.tif s.zarr", "Error: There is no file or folder none.tif."),
         ("import raw.tif s.zarr", "Error: raw.tif does not state its voxel size"),
-        ("import raw.tif s.zarr --voxel-nm 0 5 5", "Error: A voxel size is three positive lengths in nm"),
+        (
+            "import raw.tif s.zarr --voxel-nm 0 5 5",
+            "Error: A voxel size is three positive lengths in nm",
+        ),
         (
             "import raw.tif s.zarr --voxel-nm 5 5 5 --block-depth 0",
             "Error: command line: 'block_depth' was given as 0: input should be greater",
         ),
-        ("import raw.tif taken --voxel-nm 5 5 5", "Error: taken exists and is not a sparsem sample"),
+        (
+            "import raw.tif taken --voxel-nm 5 5 5",
+            "Error: taken exists and is not a sparsem sample",
+        ),
         ("phantom p.zarr --shape 0 64 64", "at least 1 slice of 32 x 32"),
         ("run none.toml", "Error: Cannot read the settings file"),
         ("run bad.toml", "Error: bad.toml: unknown key 'trian'; did you mean 'train'?"),
@@ -253,10 +385,16 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    tmp_path: Path, command: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    command: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tifffile.imwrite(tmp_path / "raw.tif", np.zeros((3, 40, 40), np.uint8), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "raw.tif", np.zeros((3, 40, 40), np.uint8), photometric="minisblack"
+    )
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("precious")
     (tmp_path / "bad.toml").write_text(
@@ -286,16 +424,29 @@ def test_an_unknown_command_or_option_exits_with_2() -> None:
 
 
 SMALL_DEMO = PhantomSettings(shape=(12, 96, 96), voxel_nm=(24, 24, 24), cells=2, seed=1)
-SMALL_TRAINING = TrainSettings(structure=("nucleus", "nucleolus"), width=4, read=64, see=32, batch=2, updates=6)
+SMALL_TRAINING = TrainSettings(
+    structure=("nucleus", "nucleolus"), width=4, read=64, see=32, batch=2, updates=6
+)
 
 
 @pytest.mark.usefixtures("few_plots")
 def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path: Path) -> None:
     result = demo(tmp_path, SMALL_DEMO, SMALL_TRAINING, labelled=4)
     assert sorted(result.scores) == ["nucleolus", "nucleus"]
-    for name in ("raw.tif", "study.toml", "overlays.png", "dice.png", "results/nucleus.tif", "masks/nucleolus/nucleolus_z0011.png"):
+    for name in (
+        "raw.tif",
+        "study.toml",
+        "overlays.png",
+        "dice.png",
+        "results/nucleus.tif",
+        "masks/nucleolus/nucleolus_z0011.png",
+    ):
         assert (tmp_path / name).stat().st_size > 0
-    made = [f"{name}{step}" for name in ("nucleolus", "nucleus") for step in ("", "-constrained", "-objects")]
+    made = [
+        f"{name}{step}"
+        for name in ("nucleolus", "nucleus")
+        for step in ("", "-constrained", "-objects")
+    ]
     assert result.sample.names("labels") == made
     assert "nucleolus: every feature" in (tmp_path / "report.html").read_text(encoding="utf-8")
     before = files_in(result.sample.path)
@@ -306,10 +457,15 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
     assert study.train.updates == 6
     corrected = tmp_path / "results" / "nucleus.tif"
     corrected.write_bytes(corrected.read_bytes() + b"by hand")
-    with pytest.raises(SparsemError, match=r"nucleus.tif was not written by this study, or was changed since; move it away"):
+    with pytest.raises(
+        SparsemError,
+        match=r"nucleus.tif was not written by this study, or was changed since; move it away",
+    ):
         run(tmp_path / "study.toml")
     corrected.unlink()
-    (tmp_path / "study.toml").write_text((tmp_path / "study.toml").read_text().replace("updates = 6", "updates = 7"))
+    (tmp_path / "study.toml").write_text(
+        (tmp_path / "study.toml").read_text().replace("updates = 6", "updates = 7")
+    )
     with pytest.raises(SparsemError, match=r"trained otherwise \(updates: 6 -> 7\)"):
         run(tmp_path / "study.toml", HERE)
 
@@ -324,7 +480,9 @@ def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "cells.tif").exists()
     assert not (tmp_path / "results" / "cells-interior.tif").exists()
     found = tifffile.imread(tmp_path / "results" / "cells.tif")
-    labelled = cv2.imread(str(tmp_path / "masks" / "cells" / "cells_z0011.png"), cv2.IMREAD_UNCHANGED)
+    labelled = cv2.imread(
+        str(tmp_path / "masks" / "cells" / "cells_z0011.png"), cv2.IMREAD_UNCHANGED
+    )
     assert labelled is not None
     assert np.array_equal(found[11], labelled)
     scores = result.scores["cells"].of_cells()
@@ -334,7 +492,9 @@ def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
     words = f"experiment cells {result.sample.path} {tmp_path}/phantom.zarr/truth/cells --way mask --way arrival --json --quiet"
     rows = json.loads(sparsem(*words.split()).output)
     assert list(rows) == ["mask", "arrival"]
-    assert rows["arrival"]["dice_cells"] == pytest.approx(result.scores["cells"].of_cells("unseen")["dice_cells"], abs=0.05)
+    assert rows["arrival"]["dice_cells"] == pytest.approx(
+        result.scores["cells"].of_cells("unseen")["dice_cells"], abs=0.05
+    )
     table = sparsem(*words.replace(" --json", "").split()).output
     assert re.search(r"arrival +0\.\d{3}", table)
 
@@ -344,12 +504,27 @@ def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     for text, sentence in (
         ("[import]\nsource='a'\n[annotate.x]\nsource='b'\n", "the key 'sample' is required"),
         (good + "[train]\nupdate = 3\n", r"unknown key 'train.update'; did you mean 'updates'\?"),
-        (good + "[predict]\noverlap = 0.9\n", "'predict.overlap' was given as 0.9: input should be less than or equal to 0.5"),
-        (good + '[score.mito]\ntruth = "t.tif"\n', r"\[score.mito\] has no structure to score; trained are nucleus"),
-        (good + "[cells]\nway = 'mask'\n", r"\[cells\] and \[track\] need a network that knows cells; add cells = 'cells' to \[train\]"),
-        (good + "[cells]\ncells = 'b'\n[train]\ncells = 'a'\n", r"\[cells\] separates 'b', but \[train\] learns 'a'"),
+        (
+            good + "[predict]\noverlap = 0.9\n",
+            "'predict.overlap' was given as 0.9: input should be less than or equal to 0.5",
+        ),
+        (
+            good + '[score.mito]\ntruth = "t.tif"\n',
+            r"\[score.mito\] has no structure to score; trained are nucleus",
+        ),
+        (
+            good + "[cells]\nway = 'mask'\n",
+            r"\[cells\] and \[track\] need a network that knows cells; add cells = 'cells' to \[train\]",
+        ),
+        (
+            good + "[cells]\ncells = 'b'\n[train]\ncells = 'a'\n",
+            r"\[cells\] separates 'b', but \[train\] learns 'a'",
+        ),
         (good + "[cells]\nway = 'guess'\n", "'cells.way' was given as 'guess'"),
-        (good + '[annotate.b]\nsorce = "x"\n', r"unknown key 'annotate.b.sorce'; did you mean 'source'\?"),
+        (
+            good + '[annotate.b]\nsorce = "x"\n',
+            r"unknown key 'annotate.b.sorce'; did you mean 'source'\?",
+        ),
     ):
         (tmp_path / "study.toml").write_text(text)
         with pytest.raises(SparsemError, match=sentence):
@@ -361,26 +536,65 @@ def readme_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(tissue: Sample, tmp_path: Path) -> None:
+def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
+    tissue: Sample, tmp_path: Path
+) -> None:
     write_liver(tissue, tmp_path)
-    words = ['sample = "s.zarr"', "[import]", 'source = "liver.tif"', "voxel_nm = [20, 20, 20]", "[align]", "[equalize]"]
+    words = [
+        'sample = "s.zarr"',
+        "[import]",
+        'source = "liver.tif"',
+        "voxel_nm = [20, 20, 20]",
+        "[align]",
+        "[equalize]",
+    ]
     words += ["[denoise]", 'way = "nlm"', "[quality]"]
-    words += ["[annotate.nucleus]", 'source = "masks/nucleus"', "[train]", "updates = 4", "width = 4", "read = 64", "see = 32", "batch = 2"]
-    pictures = ["[export]", 'onto = "raw"', "[render]", "width = 64", "height = 64", 'out = "nuclei.png"']
+    words += [
+        "[annotate.nucleus]",
+        'source = "masks/nucleus"',
+        "[train]",
+        "updates = 4",
+        "width = 4",
+        "read = 64",
+        "see = 32",
+        "batch = 2",
+    ]
+    pictures = [
+        "[export]",
+        'onto = "raw"',
+        "[render]",
+        "width = 64",
+        "height = 64",
+        'out = "nuclei.png"',
+    ]
     study = tmp_path / "study.toml"
     study.write_text("\n".join([*words, "folds = 3", *pictures]))
     first = run(study)
-    assert tifffile.imread(tmp_path / "results" / "nucleus.tif").shape == first.sample.image("raw").shape
+    assert (
+        tifffile.imread(tmp_path / "results" / "nucleus.tif").shape
+        == first.sample.image("raw").shape
+    )
     drawn = cv2.imread(str(tmp_path / "nuclei.png"))
     assert drawn is not None
     assert drawn.shape == (64, 64, 3)
-    assert first.sample.image("equalized").made_on == ("aligned", first.sample.image("aligned").fingerprint)
-    assert first.sample.image("denoised").made_on == ("equalized", first.sample.image("equalized").fingerprint)
-    assert first.sample.volume("labels", "nucleus").made_on == ("denoised", first.sample.image("denoised").fingerprint)
+    assert first.sample.image("equalized").made_on == (
+        "aligned",
+        first.sample.image("aligned").fingerprint,
+    )
+    assert first.sample.image("denoised").made_on == (
+        "equalized",
+        first.sample.image("equalized").fingerprint,
+    )
+    assert first.sample.volume("labels", "nucleus").made_on == (
+        "denoised",
+        first.sample.image("denoised").fingerprint,
+    )
     assert first.sample.read_table("quality_raw").num_rows == 19
     assert first.alignment is not None
     assert [len(one.dice) for one in first.promises] == [3]
-    equalize(first.sample, EqualizeSettings(way="clahe", out="test", image="raw"))  # somebody has a look
+    equalize(
+        first.sample, EqualizeSettings(way="clahe", out="test", image="raw")
+    )  # somebody has a look
     before = files_in(tmp_path)
     run(study)
     assert files_in(tmp_path) == before
@@ -388,37 +602,66 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(tissue: 
     with pytest.raises(ResumeError, match="use --overwrite"):
         run(study)
     again = run(study, Execution(overwrite=True, quiet=True))
-    assert again.sample.volume("labels", "nucleus").made_on == ("raw", again.sample.image("raw").fingerprint)
+    assert again.sample.volume("labels", "nucleus").made_on == (
+        "raw",
+        again.sample.image("raw").fingerprint,
+    )
 
 
 @pytest.mark.xdist_group("careamics")  # one process loads it, which takes seconds
 @pytest.mark.usefixtures("few_plots")
-def test_the_readme_commands_run(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_commands_run(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each ``sparsem`` line of the README, word for word but for a smaller training, on a small stack of that name."""
     write_liver(tissue, tmp_path)
     cells = tissue.volume("truth", "cells").read(slice(None)).astype(np.uint16)
     (tmp_path / "corrected").mkdir()
     for z in (4, 9):
-        tifffile.imwrite(tmp_path / "corrected" / f"cells_{z:04d}.tif", np.where(cells[z] > 0, cells[z] + (z == 9), 0).astype(np.uint16))
+        tifffile.imwrite(
+            tmp_path / "corrected" / f"cells_{z:04d}.tif",
+            np.where(cells[z] > 0, cells[z] + (z == 9), 0).astype(np.uint16),
+        )
     small = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
-    study = "\n".join(readme_blocks("toml")).replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2")
+    study = "\n".join(readme_blocks("toml")).replace(
+        "updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2"
+    )
     (tmp_path / "study.toml").write_text(study)
     monkeypatch.chdir(tmp_path)
-    lines = [line for block in readme_blocks("bash") for line in block.splitlines() if line.startswith("sparsem ")]
+    lines = [
+        line
+        for block in readme_blocks("bash")
+        for line in block.splitlines()
+        if line.startswith("sparsem ")
+    ]
     assert len(lines) >= 7
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         if words[0] == "demo":
             continue  # the demo has its own test
-        boxes = ["--see", "128", "--updates", "2", "--batch", "1"] if words[:2] == ["detect", "train"] else []
-        result = sparsem(*words, *boxes, *(small if words[0] == "train" else small[-4:] if words[0] == "denoise" else []))
+        boxes = (
+            ["--see", "128", "--updates", "2", "--batch", "1"]
+            if words[:2] == ["detect", "train"]
+            else []
+        )
+        result = sparsem(
+            *words,
+            *boxes,
+            *(small if words[0] == "train" else small[-4:] if words[0] == "denoise" else []),
+        )
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
 
 
-def test_the_readme_python_runs(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_python_runs(
+    own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("liver.tif", own_tissue.image().read(slice(None)), photometric="minisblack")
-    tifffile.imwrite("nuclei.tif", own_tissue.volume("truth", "nucleus").read(slice(None)), photometric="minisblack")
+    tifffile.imwrite(
+        "nuclei.tif",
+        own_tissue.volume("truth", "nucleus").read(slice(None)),
+        photometric="minisblack",
+    )
     blocks = readme_blocks("python")
     assert blocks
     for block in blocks:
@@ -433,21 +676,36 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "sparsem/py.typed" in names
     assert all(name.startswith(("sparsem/", f"sparsem-{__version__}.dist-info/")) for name in names)
-    expected = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src" / "sparsem").rglob("*.py")}
+    expected = {
+        str(path.relative_to(ROOT / "src")) for path in (ROOT / "src" / "sparsem").rglob("*.py")
+    }
     assert expected <= set(names)
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "site")
-    code = "import sparsem, sparsem.study; print(sparsem.__file__)"
+    code = "import sparsem, sparsem.study.study; print(sparsem.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     assert str(tmp_path / "site") in result.stdout
 
 
 def test_no_file_names_a_registry_or_a_machine() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    forbidden = re.compile("|".join(("pythonhoste" + "d", "pyp" + r"i\.org", "npm" + "js", r"/home/\w+", "file" + "://")))
+    forbidden = re.compile(
+        "|".join(
+            ("pythonhoste" + "d", "pyp" + r"i\.org", "npm" + "js", r"/home/\w+", "file" + "://")
+        )
+    )
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if path.suffix not in (".png", ".jpg") and path.exists():

@@ -11,13 +11,13 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import stats
 
-from sparsem.cli import main
+from sparsem.cli.app import main
 from sparsem.errors import InputError, SettingsError
-from sparsem.execution import Execution
-from sparsem.phantom import PhantomSettings, phantom_slice
-from sparsem.protocols import compare_protocols
+from sparsem.experiment.protocols import compare_protocols
+from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from sparsem.quality.compare import Compared, comparison_tables, read_comparison
 from sparsem.quality.statistics import difference, holm, least_p, pearson, spearman
+from sparsem.workflow.execution import Execution
 
 QUIET = Execution(quiet=True)
 NONE = float("nan")
@@ -46,7 +46,9 @@ def test_correlations_and_their_intervals() -> None:
     r = float(np.corrcoef(x, y)[0, 1])
     half = 1.959964 / math.sqrt(27)
     assert found.value == pytest.approx(r)
-    assert (found.low, found.high) == pytest.approx((math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)), abs=1e-5)
+    assert (found.low, found.high) == pytest.approx(
+        (math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)), abs=1e-5
+    )
     ranks = [stats.rankdata(one) for one in (x, y)]
     assert spearman(x, y).value == pytest.approx(float(np.corrcoef(*ranks)[0, 1]))
     true = 6 / math.pi * math.asin(0.6 / 2)  # of the normal distribution
@@ -72,14 +74,20 @@ def test_differences() -> None:
     assert found.n == (3, 4)
     assert found.medians == (2, 5.5)
     assert found.delta == 1
-    assert found.p == pytest.approx(2 / len(list(combinations(range(7), 3)))) == pytest.approx(least_p((3, 4)))
+    assert (
+        found.p
+        == pytest.approx(2 / len(list(combinations(range(7), 3))))
+        == pytest.approx(least_p((3, 4)))
+    )
     assert difference(other, one).delta == -1
     alone = difference(one[:1], other)
     assert math.isnan(alone.p)
     assert alone.delta == 1
     tied = difference(np.ones(3), np.full(3, 2.0))
     assert tied.p == pytest.approx(2 / 20)  # the normal law would say 0.05
-    assert difference(np.array([1.0, 2, 2]), np.array([2.0, 2, 3])).delta == pytest.approx(5 / 9)  # larger 5 times of 9
+    assert difference(np.array([1.0, 2, 2]), np.array([2.0, 2, 3])).delta == pytest.approx(
+        5 / 9
+    )  # larger 5 times of 9
     large = difference(np.arange(4000.0), np.arange(4000.0) + 0.5)
     assert large.delta == pytest.approx(2 * 4000 * 4001 / 2 / 4000**2 - 1)
 
@@ -88,7 +96,15 @@ def test_differences() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two protocols on two microscopes, five pictures each: the first has twice the noise of the second."""
     where = tmp_path_factory.mktemp("protocols")
-    settings = PhantomSettings(shape=(12, 160, 192), voxel_nm=(16, 16, 16), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    settings = PhantomSettings(
+        shape=(12, 160, 192),
+        voxel_nm=(16, 16, 16),
+        flicker=0,
+        drift_nm=0,
+        noise=0,
+        curtaining=0,
+        seed=0,
+    )
     slices = [phantom_slice(settings, z).image.astype(float) for z in range(10)]
     random = np.random.default_rng(0)
     mask = np.zeros((160, 192), np.uint8)
@@ -101,8 +117,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 picture[:50, :60] = 150
                 picture += random.normal(0, noise, picture.shape)
                 name = where / protocol / microscope / f"p{place}.tif"
-                tifffile.imwrite(name, np.clip(np.round(picture), 1, 255).astype(np.uint8), photometric="minisblack")
-                tifffile.imwrite(name.with_name(f"resin{place}.png.tif"), mask, photometric="minisblack")
+                tifffile.imwrite(
+                    name,
+                    np.clip(np.round(picture), 1, 255).astype(np.uint8),
+                    photometric="minisblack",
+                )
+                tifffile.imwrite(
+                    name.with_name(f"resin{place}.png.tif"), mask, photometric="minisblack"
+                )
     return where
 
 
@@ -116,7 +138,9 @@ def study(folder: Path, text: str, name: str = "study.toml") -> Path:
     return folder / name
 
 
-ALL = "".join(group(protocol, microscope) for protocol in ("bench", "asp") for microscope in ("sbf", "fib"))
+ALL = "".join(
+    group(protocol, microscope) for protocol in ("bench", "asp") for microscope in ("sbf", "fib")
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +151,26 @@ def found(folder: Path) -> Compared:
 def test_a_study_finds_the_noisier_protocol(found: Compared) -> None:
     assert list(found.groups) == ["sbf · bench", "fib · bench", "sbf · asp", "fib · asp"]
     assert all(one.resin == "marked" for own in found.groups.values() for one in own)
-    noise = {name: 255 * float(np.median(values)) for name, values in found.values["resin_noise"].items()}
-    assert noise == pytest.approx({"sbf · bench": 20, "fib · bench": 20, "sbf · asp": 10, "fib · asp": 10}, rel=0.1)
+    noise = {
+        name: 255 * float(np.median(values)) for name, values in found.values["resin_noise"].items()
+    }
+    assert noise == pytest.approx(
+        {"sbf · bench": 20, "fib · bench": 20, "sbf · asp": 10, "fib · asp": 10}, rel=0.1
+    )
     after = found.values["resin_noise_reference"]
     assert all(after[name].max() < found.values["resin_noise"][name].min() for name in after)
     pairs = {test.groups for test in found.tests}
-    assert pairs == {("sbf · bench", "fib · bench"), ("sbf · bench", "sbf · asp"), ("fib · bench", "fib · asp"), ("sbf · asp", "fib · asp")}
+    assert pairs == {
+        ("sbf · bench", "fib · bench"),
+        ("sbf · bench", "sbf · asp"),
+        ("fib · bench", "fib · asp"),
+        ("sbf · asp", "fib · asp"),
+    }
     by_pair = {test.groups: test for test in found.tests if test.metric == "resin_noise"}
-    protocols, microscopes = by_pair["sbf · bench", "sbf · asp"], by_pair["sbf · bench", "fib · bench"]
+    protocols, microscopes = (
+        by_pair["sbf · bench", "sbf · asp"],
+        by_pair["sbf · bench", "fib · bench"],
+    )
     assert protocols.difference.p == pytest.approx(2 / 252)
     assert protocols.difference.delta == -1
     assert microscopes.difference.p > 0.05
@@ -143,7 +179,9 @@ def test_a_study_finds_the_noisier_protocol(found: Compared) -> None:
     assert both["resin_noise", "noise"].pearson.value > 0.9
     assert both["resin_noise", "ssim"].pearson.value < -0.8
     assert both["resin_noise", "ssim"].corrected[0] < 0.001
-    assert any("No difference can be significant here: the smallest p" in one for one in found.notices)
+    assert any(
+        "No difference can be significant here: the smallest p" in one for one in found.notices
+    )
 
 
 def test_tables_hold_everything(found: Compared) -> None:
@@ -155,20 +193,31 @@ def test_tables_hold_everything(found: Compared) -> None:
     assert first["n"] == 5
     assert first["lower_quartile"] <= first["median"] <= first["upper_quartile"]
     assert tables["tests"].num_rows == 4 * len(found.values)
-    assert {"pearson_low", "spearman_high", "spearman_p_corrected", "n"} <= set(tables["correlations"].column_names)
+    assert {"pearson_low", "spearman_high", "spearman_p_corrected", "n"} <= set(
+        tables["correlations"].column_names
+    )
 
 
-def test_the_page(folder: Path, found: Compared, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page(
+    folder: Path,
+    found: Compared,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By the command; what was measured is not measured again, and the page says all that is to be said."""
     kept = {file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")}
-    monkeypatch.setattr("sys.argv", ["sparsem", "quality", "compare", str(folder / "study.toml"), "--quiet"])
+    monkeypatch.setattr(
+        "sys.argv", ["sparsem", "quality", "compare", str(folder / "study.toml"), "--quiet"]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "Wrote" in told
     assert "sbf · asp" in told
-    assert kept == {file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")}
+    assert kept == {
+        file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")
+    }
     page = (folder / "whole" / "comparison.html").read_text(encoding="utf-8")
     for words in (
         "Every metric by group",
@@ -179,17 +228,25 @@ def test_the_page(folder: Path, found: Compared, capsys: pytest.CaptureFixture[s
     ):
         assert words in page, words
     assert page.count("<svg") == 3
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
+    assert "http://" not in page.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
 
 
 def test_by_tile_pictures_may_differ_in_size(folder: Path) -> None:
-    tifffile.imwrite(folder / "large.tif", np.random.default_rng(0).integers(1, 255, (300, 300)).astype(np.uint8), photometric="minisblack")
+    tifffile.imwrite(
+        folder / "large.tif",
+        np.random.default_rng(0).integers(1, 255, (300, 300)).astype(np.uint8),
+        photometric="minisblack",
+    )
     first = '[[group]]\nprotocol = "x"\npictures = ["asp/fib/p0.tif", "large.tif"]\n'
     both = first + '[[group]]\nprotocol = "y"\npictures = ["bench/fib/p0.tif"]\n'
     sentence = "x: p0 has 160 x 192 px, large 300 x 300; pictures of a group are of one size"
     with pytest.raises(InputError, match=sentence):
         compare_protocols(study(folder, f'out = "sizes"\n{both}', "sizes.toml"), QUIET)
-    made = compare_protocols(study(folder, f'by = "tile"\ntile = 128\nout = "tiles"\n{both}', "tiles.toml"), QUIET)
+    made = compare_protocols(
+        study(folder, f'by = "tile"\ntile = 128\nout = "tiles"\n{both}', "tiles.toml"), QUIET
+    )
     assert len(made.found.values["noise"]["x"]) == 1 + 4
     assert any("Tiles of one picture are not independent" in one for one in made.found.notices)
     assert any("a proposal" in one for one in made.found.notices)
@@ -201,7 +258,9 @@ def test_files_belong_together_by_their_numbers(folder: Path) -> None:
     where.mkdir()
     for number in (1, 2, 10):
         picture, mask = np.full((64, 64), 99, np.uint8), np.zeros((64, 64), np.uint8)
-        picture[:, : 32 + number] = np.random.default_rng(number).integers(1, 255, (64, 32 + number))
+        picture[:, : 32 + number] = np.random.default_rng(number).integers(
+            1, 255, (64, 32 + number)
+        )
         mask[:, 32 + number :] = 1
         picture[0, 0] = 255
         tifffile.imwrite(where / f"a_{number}.tif", picture, photometric="minisblack")
@@ -213,37 +272,73 @@ def test_files_belong_together_by_their_numbers(folder: Path) -> None:
 
 def test_slices_of_one_stack_and_a_study_of_one_picture_are_told(folder: Path) -> None:
     tifffile.imwrite(
-        folder / "stack.tif", np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8), photometric="minisblack"
+        folder / "stack.tif",
+        np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8),
+        photometric="minisblack",
     )
     text = '[[group]]\nprotocol = "stack"\npictures = ["stack.tif"]\n'
     found = compare_protocols(study(folder, f'out = "stacks"\n{text}', "stacks.toml"), QUIET).found
-    assert any(one.startswith("'stack' is 3 slices of 1 stack: slices of a stack are not independent") for one in found.notices)
-    alone = compare_protocols(study(folder, f'out = "alone"\n{text}slices = [0]', "alone.toml"), QUIET)
+    assert any(
+        one.startswith("'stack' is 3 slices of 1 stack: slices of a stack are not independent")
+        for one in found.notices
+    )
+    alone = compare_protocols(
+        study(folder, f'out = "alone"\n{text}slices = [0]', "alone.toml"), QUIET
+    )
     assert "nothing is tested" in alone.files[0].read_text(encoding="utf-8")
-    assert any("in them is as featureless as resin" in one or "a proposal" in one for one in alone.found.notices)
-    marked = compare_protocols(study(folder, f'out = "box"\n{text}box = [0, 0, 40, 40]', "box.toml"), QUIET)
+    assert any(
+        "in them is as featureless as resin" in one or "a proposal" in one
+        for one in alone.found.notices
+    )
+    marked = compare_protocols(
+        study(folder, f'out = "box"\n{text}box = [0, 0, 40, 40]', "box.toml"), QUIET
+    )
     assert not any("is it resin?" in one for one in marked.found.notices)
-    assert any(one.startswith("Not measured: PSNR") and one.endswith("they need a reference, or denoise.") for one in alone.found.notices)
+    assert any(
+        one.startswith("Not measured: PSNR") and one.endswith("they need a reference, or denoise.")
+        for one in alone.found.notices
+    )
 
 
 def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
     one = '[[group]]\nprotocol = "alone"\npictures = ["asp/fib/p0.tif"]\n[[group]]\nprotocol = "other"\npictures = ["bench/fib/p*.tif"]\n'
     made = compare_protocols(study(folder, f'out = "one"\n{one}', "one.toml"), QUIET)
-    assert "'alone' is one picture: it has no spread, and no difference from it is tested." in made.found.notices
-    assert all(math.isnan(test.difference.p) and math.isnan(test.corrected) for test in made.found.tests)
+    assert (
+        "'alone' is one picture: it has no spread, and no difference from it is tested."
+        in made.found.notices
+    )
+    assert all(
+        math.isnan(test.difference.p) and math.isnan(test.corrected) for test in made.found.tests
+    )
     assert made.files[0].stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
     ("text", "error", "sentence"),
     [
-        ('[[group]]\nprotocol = "x"\npictures = ["none/*.tif"]', InputError, r"No file matches none/\*.tif in "),
-        ('[[group]]\nprotocol = "x"\npictures = ["none.tif"]', InputError, "There is no file .*none.tif"),
+        (
+            '[[group]]\nprotocol = "x"\npictures = ["none/*.tif"]',
+            InputError,
+            r"No file matches none/\*.tif in ",
+        ),
+        (
+            '[[group]]\nprotocol = "x"\npictures = ["none.tif"]',
+            InputError,
+            "There is no file .*none.tif",
+        ),
         ('[[group]]\nprotocol = "x"\npictures = []', SettingsError, "pictures"),
         ("title = 'empty'", SettingsError, "group"),
-        (f"{group('asp', 'fib')}{group('asp', 'fib')}", SettingsError, "two groups are 'fib · asp'"),
+        (
+            f"{group('asp', 'fib')}{group('asp', 'fib')}",
+            SettingsError,
+            "two groups are 'fib · asp'",
+        ),
         (f"{group('asp', 'fib', 'colour = 3')}", SettingsError, "colour"),
-        ('denoise = "nlm"\n' + group("asp", "fib", 'reference = ["asp/fib/p*.tif"]'), SettingsError, "give one of them"),
+        (
+            'denoise = "nlm"\n' + group("asp", "fib", 'reference = ["asp/fib/p*.tif"]'),
+            SettingsError,
+            "give one of them",
+        ),
         (
             '[[group]]\nprotocol = "x"\npictures = ["flat.tif"]',
             InputError,
@@ -256,15 +351,26 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
         ),
     ],
 )
-def test_bad_studies_get_a_sentence(folder: Path, text: str, error: type[Exception], sentence: str) -> None:
+def test_bad_studies_get_a_sentence(
+    folder: Path, text: str, error: type[Exception], sentence: str
+) -> None:
     tifffile.imwrite(folder / "flat.tif", np.full((64, 64), 9, np.uint8), photometric="minisblack")
     with pytest.raises(error, match=sentence):
-        compare_protocols(study(folder, f'out = "bad"\n{text}' if "title" not in text else text, "bad.toml"), QUIET)
+        compare_protocols(
+            study(folder, f'out = "bad"\n{text}' if "title" not in text else text, "bad.toml"),
+            QUIET,
+        )
     assert not (folder / "bad" / "comparison.html").exists()
 
 
 def test_groups_are_named_by_what_tells_them_apart(folder: Path) -> None:
-    read = read_comparison(study(folder, '[[group]]\nprotocol = "a"\ntissue = "brain"\npictures = ["x.tif"]', "names.toml"))
+    read = read_comparison(
+        study(
+            folder,
+            '[[group]]\nprotocol = "a"\ntissue = "brain"\npictures = ["x.tif"]',
+            "names.toml",
+        )
+    )
     assert [one.name for one in read.group] == ["brain · a"]
 
 
@@ -274,4 +380,7 @@ def values_of(found: Compared, metric: str) -> NDArray[Any]:
 
 def test_equal_numbers_come_out_of_a_second_run(folder: Path, found: Compared) -> None:
     again = compare_protocols(folder / "study.toml", QUIET).found
-    assert all(np.array_equal(values_of(found, metric), values_of(again, metric), equal_nan=True) for metric in found.values)
+    assert all(
+        np.array_equal(values_of(found, metric), values_of(again, metric), equal_nan=True)
+        for metric in found.values
+    )

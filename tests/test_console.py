@@ -12,14 +12,19 @@ import tifffile
 from numba import njit
 
 from sparsem.cli.console import HANDLER, accept_every_character
-from sparsem.compiled import compiled
 from sparsem.progress import time_left
+from sparsem.workflow.compiled import compiled
 
 
 def sparsem(*words: str, encoding: str, folder: Path) -> "subprocess.CompletedProcess[bytes]":
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "sparsem", *words], cwd=folder, env=environment, capture_output=True, timeout=120, check=False
+        [sys.executable, "-m", "sparsem", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -32,7 +37,9 @@ def test_help_is_text_in_every_encoding(encoding: str, tmp_path: Path) -> None:
 
 def test_a_path_outside_of_the_encoding_is_written_as_escapes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 32, 32), np.uint8), photometric="minisblack")
-    shown = sparsem("import", "a.tif", "Ω.zarr", "--voxel-nm", "8", "4", "4", encoding="cp1252", folder=tmp_path)
+    shown = sparsem(
+        "import", "a.tif", "Ω.zarr", "--voxel-nm", "8", "4", "4", encoding="cp1252", folder=tmp_path
+    )
     assert shown.returncode == 0, shown.stderr
     assert "Wrote \\u03a9.zarr" in shown.stdout.decode("cp1252")
     refused = sparsem("info", "Ψ.zarr", encoding="cp1252", folder=tmp_path)
@@ -48,7 +55,9 @@ def test_characters_become_plain_ones_and_others_escapes() -> None:
 
 def test_what_cannot_be_cached_is_compiled_in_every_process() -> None:
     names: dict[str, object] = {}
-    exec("def double(values):\n    return 2 * values", names)  # of no file, beside which compiled code could lie
+    exec(
+        "def double(values):\n    return 2 * values", names
+    )  # of no file, beside which compiled code could lie
     double = names["double"]
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(double, cache=True)
@@ -57,8 +66,20 @@ def test_what_cannot_be_cached_is_compiled_in_every_process() -> None:
 
 def test_a_path_with_a_space_is_shown_as_it_is_typed(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 32, 32), np.uint8), photometric="minisblack")
-    shown = sparsem("import", "a.tif", "my liver.zarr", "--voxel-nm", "8", "4", "4", encoding="utf-8", folder=tmp_path)
-    following = next(line for line in shown.stdout.decode().splitlines() if line.startswith("Next: "))
+    shown = sparsem(
+        "import",
+        "a.tif",
+        "my liver.zarr",
+        "--voxel-nm",
+        "8",
+        "4",
+        "4",
+        encoding="utf-8",
+        folder=tmp_path,
+    )
+    following = next(
+        line for line in shown.stdout.decode().splitlines() if line.startswith("Next: ")
+    )
     words = shlex.split(following.partition(";")[0].removeprefix("Next: "))
     assert words[:4] == ["sparsem", "annotate", "suggest", "my liver.zarr"]
     assert sparsem(*words[1:], encoding="utf-8", folder=tmp_path).returncode == 0
@@ -69,7 +90,11 @@ def test_debug_shows_where_an_error_arose(tmp_path: Path) -> None:
         refused = sparsem(*words, encoding="utf-8", folder=tmp_path)
         assert refused.returncode == 2
         assert ("Traceback" in refused.stderr.decode()) is shown
-        assert refused.stderr.decode().splitlines()[-1].startswith("Error: There is no sample at s.zarr")
+        assert (
+            refused.stderr.decode()
+            .splitlines()[-1]
+            .startswith("Error: There is no sample at s.zarr")
+        )
 
 
 @pytest.mark.parametrize(

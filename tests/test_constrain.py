@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.constrain import ConstrainSettings, constrain, most_probable, release, rules_of
-from sparsem.contents import result_of
 from sparsem.errors import ResumeError, SampleError
-from sparsem.execution import Execution
+from sparsem.labels.constrain import ConstrainSettings, constrain, most_probable, release, rules_of
+from sparsem.labels.results import result_of
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, drawn, files_in, kill_ten_times, put, voxels
 
 RULES = ConstrainSettings()
@@ -41,7 +41,10 @@ def by_trying(probability: dict[str, int], in_cell: bool) -> float:
     p = {name: min(max(value, 0.25), 254.75) / 255 for name, value in probability.items()}
     every = chain.from_iterable(combinations(p, n) for n in range(len(p) + 1))
     allowed = [set(state) for state in every if is_allowed(set(state), in_cell)]
-    return max(float(sum(np.log(p[name] if name in state else 1 - p[name]) for name in p)) for state in allowed)
+    return max(
+        float(sum(np.log(p[name] if name in state else 1 - p[name]) for name in p))
+        for state in allowed
+    )
 
 
 def test_the_most_probable_allowed_combination_wins() -> None:
@@ -51,9 +54,16 @@ def test_the_most_probable_allowed_combination_wins() -> None:
     for place in np.ndindex(*SHAPE[1:]):
         state = {name for name in NAMES if found[name][place]}
         assert is_allowed(state, bool(in_cell[place])), (place, state)
-        p = {name: min(max(int(one[place]), 0.25), 254.75) / 255 for name, one in probabilities.items()}
+        p = {
+            name: min(max(int(one[place]), 0.25), 254.75) / 255
+            for name, one in probabilities.items()
+        }
         ours = sum(np.log(p[name] if name in state else 1 - p[name]) for name in p)
-        assert ours == pytest.approx(by_trying({name: int(one[place]) for name, one in probabilities.items()}, bool(in_cell[place])))
+        assert ours == pytest.approx(
+            by_trying(
+                {name: int(one[place]) for name, one in probabilities.items()}, bool(in_cell[place])
+            )
+        )
 
 
 def test_what_breaks_no_rule_stays() -> None:
@@ -67,7 +77,10 @@ def test_what_breaks_no_rule_stays() -> None:
 
 
 def weighed(nucleolus: int, nucleus: int) -> tuple[bool, bool]:
-    one = {"nucleus": np.full((1, 1), nucleus, np.uint8), "nucleolus": np.full((1, 1), nucleolus, np.uint8)}
+    one = {
+        "nucleus": np.full((1, 1), nucleus, np.uint8),
+        "nucleolus": np.full((1, 1), nucleolus, np.uint8),
+    }
     found = most_probable(one, None, RULES)
     return bool(found["nucleolus"][0, 0]), bool(found["nucleus"][0, 0])
 
@@ -76,13 +89,26 @@ def test_a_nucleolus_outside_its_nucleus_extends_it_or_goes() -> None:
     assert weighed(nucleolus=230, nucleus=100) == (True, True)
     assert weighed(nucleolus=140, nucleus=20) == (False, False)
     alone = {"nucleolus": np.full((1, 1), 200, np.uint8)}
-    assert most_probable(alone, None, RULES)["nucleolus"].all()  # where nobody knows nuclei there is no rule
+    assert most_probable(alone, None, RULES)[
+        "nucleolus"
+    ].all()  # where nobody knows nuclei there is no rule
 
 
 def test_rules_tell_conflicts_and_losses() -> None:
-    before = {"nucleus": drawn("11..") > 0, "mitochondrion": drawn(".111") > 0, "lysosome": drawn("..1.") > 0}
-    after = {"nucleus": drawn("11..") > 0, "mitochondrion": drawn("..1.") > 0, "lysosome": drawn("....") > 0}
-    told = {(one.structure, one.reason): (one.conflicts, one.removed) for one in rules_of(before, after, drawn("111.") > 0, RULES)}
+    before = {
+        "nucleus": drawn("11..") > 0,
+        "mitochondrion": drawn(".111") > 0,
+        "lysosome": drawn("..1.") > 0,
+    }
+    after = {
+        "nucleus": drawn("11..") > 0,
+        "mitochondrion": drawn("..1.") > 0,
+        "lysosome": drawn("....") > 0,
+    }
+    told = {
+        (one.structure, one.reason): (one.conflicts, one.removed)
+        for one in rules_of(before, after, drawn("111.") > 0, RULES)
+    }
     assert told["mitochondrion", "in a nucleus"] == (1, 1)
     assert told["nucleus", "also mitochondrion"] == (1, 0)
     assert told["mitochondrion", "also lysosome"] == (1, 0)
@@ -97,7 +123,12 @@ def sample_of(path: Path, depth: int = 6, seed: int = 0) -> Sample:
     for name, one in noisy(seed).items():
         put(sample, f"probabilities/{name}", one, depth)
         put(sample, f"labels/{name}", (one >= 128).astype(np.uint8), depth)
-    put(sample, "labels/cells", np.random.default_rng(3).integers(0, 3, SHAPE).astype(np.uint32), depth)
+    put(
+        sample,
+        "labels/cells",
+        np.random.default_rng(3).integers(0, 3, SHAPE).astype(np.uint32),
+        depth,
+    )
     return sample
 
 
@@ -110,9 +141,13 @@ def test_the_stage_writes_beside_what_was_predicted_and_can_be_taken_back(tmp_pa
         assert made.directory.name == f"{name}-constrained"
         assert int(made.read(slice(None)).sum()) == found.after[name]
         assert found.before[name] == int(before[name][0].sum())
-        np.testing.assert_array_equal(sample.volume("labels", name).read(slice(None)), before[name][0])
+        np.testing.assert_array_equal(
+            sample.volume("labels", name).read(slice(None)), before[name][0]
+        )
     table = sample.read_table("constrained").to_pylist()
-    row = next(one for one in table if (one["structure"], one["reason"]) == ("nucleolus", "outside nuclei"))
+    row = next(
+        one for one in table if (one["structure"], one["reason"]) == ("nucleolus", "outside nuclei")
+    )
     outside = (before["nucleolus"][0] > 0) & (before["nucleus"][0] == 0)
     assert row["conflicts_voxels"] == outside.sum()
     assert row["conflicts_um3"] == pytest.approx(outside.sum() * 1e-6)
@@ -133,7 +168,9 @@ def test_blocks_and_workers_do_not_matter(tmp_path: Path) -> None:
     other = sample_of(tmp_path / "4.zarr", depth=4)
     assert constrain(one, on=Execution(workers=2, quiet=True)) == constrain(other)
     for name in NAMES:
-        np.testing.assert_array_equal(result_of(one, name).read(slice(None)), result_of(other, name).read(slice(None)))
+        np.testing.assert_array_equal(
+            result_of(one, name).read(slice(None)), result_of(other, name).read(slice(None))
+        )
 
 
 @pytest.mark.xdist_group("killing")
@@ -151,7 +188,10 @@ def test_what_changed_since_is_refused_and_says_so(tmp_path: Path) -> None:
     changed: NDArray[Any] = np.ones(SHAPE, np.uint8)
     put(sample, "labels/nucleus", changed)
     for name in ("nucleus", "mitochondrion"):  # which was cut to the old nuclei
-        with pytest.raises(SampleError, match=r"labels/nucleus of s.zarr has changed .* run 'sparsem constrain s\.zarr --overwrite'"):
+        with pytest.raises(
+            SampleError,
+            match=r"labels/nucleus of s.zarr has changed .* run 'sparsem constrain s\.zarr --overwrite'",
+        ):
             result_of(sample, name)
     with pytest.raises(ResumeError, match="--overwrite"):
         constrain(sample)
@@ -177,7 +217,9 @@ def test_what_somebody_corrected_is_certain(tmp_path: Path) -> None:
     made = result_of(sample, "mitochondrion").read(slice(None))
     assert not made[:, :10].any()
     p = noisy()
-    sure = (p["mitochondrion"] < 128) & (p["nucleolus"] < 128)  # drawn by hand, against one other structure at most
+    sure = (p["mitochondrion"] < 128) & (
+        p["nucleolus"] < 128
+    )  # drawn by hand, against one other structure at most
     for name in ("nucleus", "endosome", "lysosome"):
         sure &= p[name] < 255
     assert made[:, 15:][sure[:, 15:]].all()
@@ -194,13 +236,19 @@ def test_numbers_stay_and_labels_without_probabilities_are_certain(tmp_path: Pat
     put(sample, "labels/mitochondrion", organelles)
     constrain(sample)
     np.testing.assert_array_equal(result_of(sample, "nucleus").read(slice(None)), nuclei)
-    np.testing.assert_array_equal(result_of(sample, "mitochondrion").read(slice(None)), np.where(nuclei > 0, 0, organelles))
+    np.testing.assert_array_equal(
+        result_of(sample, "mitochondrion").read(slice(None)), np.where(nuclei > 0, 0, organelles)
+    )
 
 
 def test_structures_that_are_no_longer_constrained_are_free(tmp_path: Path) -> None:
     sample = sample_of(tmp_path / "s.zarr")
     constrain(sample)
-    constrain(sample, RULES.model_copy(update={"cytoplasm": ("mitochondrion",)}), Execution(overwrite=True, quiet=True))
+    constrain(
+        sample,
+        RULES.model_copy(update={"cytoplasm": ("mitochondrion",)}),
+        Execution(overwrite=True, quiet=True),
+    )
     assert result_of(sample, "lysosome").directory.name == "lysosome"
     assert result_of(sample, "mitochondrion").directory.name == "mitochondrion-constrained"
 

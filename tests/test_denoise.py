@@ -11,15 +11,22 @@ from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio as psnr
 
 from sparsem.errors import InputError, ResumeError, SettingsError
-from sparsem.execution import Execution
-from sparsem.phantom import PhantomSettings, phantom_slice
-from sparsem.prepare import denoise as stage
-from sparsem.prepare import noise2void
-from sparsem.prepare.denoise import DenoiseSettings, denoise
-from sparsem.prepare.noise2void import Course, denoised, learn, load_network, new_network, patches_of
-from sparsem.prepare.nonlocal_means import smoothed
-from sparsem.prepare.unseen import unseen
+from sparsem.image.black import unseen
+from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.preprocess import denoise as stage
+from sparsem.preprocess import noise2void
+from sparsem.preprocess.denoise import DenoiseSettings, denoise
+from sparsem.preprocess.noise2void import (
+    Course,
+    denoised,
+    learn,
+    load_network,
+    new_network,
+    patches_of,
+)
+from sparsem.preprocess.nonlocal_means import smoothed
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times, put, voxels
 
 QUIET = Execution(quiet=True)
@@ -27,7 +34,9 @@ CPU = torch.device("cpu")
 SHORT = DenoiseSettings(updates=6, batch=2, device="cpu")
 COURSE = Course(4, 2, 1e-3, 3, CPU)
 
-careamics = pytest.mark.skipif(importlib.util.find_spec("careamics") is None, reason="CAREamics is not installed")
+careamics = pytest.mark.skipif(
+    importlib.util.find_spec("careamics") is None, reason="CAREamics is not installed"
+)
 # One process loads CAREamics, which takes seconds.
 together = pytest.mark.xdist_group("careamics")
 
@@ -35,7 +44,15 @@ together = pytest.mark.xdist_group("careamics")
 @pytest.fixture(scope="module")
 def pair() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(6, 160, 168) without and with noise."""
-    settings = PhantomSettings(shape=(8, 160, 168), voxel_nm=(16, 16, 16), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    settings = PhantomSettings(
+        shape=(8, 160, 168),
+        voxel_nm=(16, 16, 16),
+        flicker=0,
+        drift_nm=0,
+        noise=0,
+        curtaining=0,
+        seed=0,
+    )
     clean = np.stack([phantom_slice(settings, z).image for z in range(6)]).astype(np.float64)
     noisy = clean + np.random.default_rng(0).normal(0, 20, clean.shape)
     made = [np.clip(np.round(one), 1, 255).astype(np.uint8) for one in (clean, noisy)]
@@ -75,7 +92,9 @@ def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None
     for found in (smoothed(image, 0.7), denoised(image, Identity(), (100.0, 30.0), CPU)):
         assert np.array_equal(found == 0, area)
     assert not smoothed(np.zeros((64, 64), np.uint8), 0.7).any()
-    assert np.array_equal(smoothed(image[:20, :20], 0.7), image[:20, :20])  # too small to say what is noise
+    assert np.array_equal(
+        smoothed(image[:20, :20], 0.7), image[:20, :20]
+    )  # too small to say what is noise
 
 
 class Louder(torch.nn.Module):
@@ -98,7 +117,9 @@ class Identity(torch.nn.Module):
 @careamics
 @together
 @pytest.mark.parametrize("shape", [(160, 168), (97, 131), (64, 70)])
-def test_tiles_give_the_numbers_of_the_whole(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+def test_tiles_give_the_numbers_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
     network = Louder(new_network()).eval()
     image = np.random.default_rng(0).integers(1, 65535, shape).astype(np.uint16)
@@ -108,7 +129,9 @@ def test_tiles_give_the_numbers_of_the_whole(monkeypatch: pytest.MonkeyPatch, sh
     tiles = denoised(image, network, (30_000.0, 20_000.0), CPU, "float32")
     assert np.abs(whole.astype(int) - tiles.astype(int)).max() <= 1
     assert len(np.unique(whole)) > 100
-    assert len(np.unique(rough)) > 0.8 * len(np.unique(whole))  # what half precision rounds is not the answer
+    assert len(np.unique(rough)) > 0.8 * len(
+        np.unique(whole)
+    )  # what half precision rounds is not the answer
 
 
 @careamics
@@ -125,11 +148,15 @@ def test_what_a_pixel_becomes_depends_on_none_beyond_the_halo() -> None:
 
 @careamics
 @together
-def test_noise2void_takes_noise_away_without_seeing_the_clean_picture(pair: tuple[Any, Any]) -> None:
+def test_noise2void_takes_noise_away_without_seeing_the_clean_picture(
+    pair: tuple[Any, Any],
+) -> None:
     clean, noisy = pair
     state = None
     for first in range(0, 60, 30):
-        state, loss = learn(patches_of([noisy]), state, range(first, first + 30), Course(60, 8, 2e-3, 0, CPU))
+        state, loss = learn(
+            patches_of([noisy]), state, range(first, first + 30), Course(60, 8, 2e-3, 0, CPU)
+        )
     assert state is not None
     network, levels = load_network(state["network"], CPU)
     assert levels == pytest.approx((noisy.mean(), noisy.std()), rel=0.1)
@@ -152,7 +179,9 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> N
         return state
 
     one, other = after([range(2), range(2, 4)]), after([range(2), range(2, 4)])
-    assert {name: value.tobytes() for name, value in one.items()} == {name: value.tobytes() for name, value in other.items()}
+    assert {name: value.tobytes() for name, value in one.items()} == {
+        name: value.tobytes() for name, value in other.items()
+    }
     assert after([range(2)])["network"].tobytes() != one["network"].tobytes()
     half = after([range(2)])
     patches = patches_of([pair[1]])
@@ -168,13 +197,17 @@ def test_patches_are_of_what_was_seen() -> None:
     patches = patches_of([box])(np.random.default_rng(0), 40)
     assert patches.shape == (40, 64, 64)
     assert np.mean(patches > 0) > 0.85
-    with pytest.raises(InputError, match="learns from patches of 64 px, but slices have 200 x 40 px; use --way nlm"):
+    with pytest.raises(
+        InputError, match="learns from patches of 64 px, but slices have 200 x 40 px; use --way nlm"
+    ):
         patches_of([box[:, :, :40]])
 
 
 @careamics
 @together
-def test_an_interrupted_training_ends_in_the_same_bytes(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_ends_in_the_same_bytes(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stage, "PIECE", 2)
     other = copy_of(sample, tmp_path / "other.zarr")
     assert denoise(sample, SHORT, QUIET) == "denoised"
@@ -191,8 +224,17 @@ def test_an_interrupted_training_ends_in_the_same_bytes(sample: Sample, tmp_path
         with pytest.raises(KeyboardInterrupt):
             denoise(other, SHORT, QUIET)
     denoise(other, SHORT, QUIET)
-    assert calls == [range(2), range(2), range(2, 4), range(2, 4), range(4, 6)]  # what was learnt is not learnt again
-    assert all(np.array_equal(*both) for both in zip(voxels(sample.image()), voxels(other.image()), strict=True))
+    assert calls == [
+        range(2),
+        range(2),
+        range(2, 4),
+        range(2, 4),
+        range(4, 6),
+    ]  # what was learnt is not learnt again
+    assert all(
+        np.array_equal(*both)
+        for both in zip(voxels(sample.image()), voxels(other.image()), strict=True)
+    )
 
 
 @careamics
@@ -215,7 +257,9 @@ def test_block_depth_and_workers_change_nothing(sample: Sample, tmp_path: Path) 
     for depth in (1, 4, 6):
         other = copy_of(sample, tmp_path / f"{depth}.zarr")
         put(other, "", stack, depth)
-        denoise(other, DenoiseSettings(way="nlm"), Execution(workers=2 if depth == 4 else 0, quiet=True))
+        denoise(
+            other, DenoiseSettings(way="nlm"), Execution(workers=2 if depth == 4 else 0, quiet=True)
+        )
         made.append(other.image("denoised").read(slice(None)))
     assert all(np.array_equal(one, made[0]) for one in made)
     assert sample.image("raw").made_on is None
@@ -225,15 +269,25 @@ def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> 
     put(sample, "", sample.image("raw").read(slice(None)), 1)
     other = copy_of(sample, tmp_path / "other.zarr")
     denoise(sample, DenoiseSettings(way="nlm"), QUIET)
-    assert kill_ten_times("denoise", {"sample": str(other.path), "settings": {"way": "nlm"}, "seconds": 0.6}) > 0
-    assert all(np.array_equal(*both) for both in zip(voxels(sample.image()), voxels(other.image()), strict=True))
+    assert (
+        kill_ten_times(
+            "denoise", {"sample": str(other.path), "settings": {"way": "nlm"}, "seconds": 0.6}
+        )
+        > 0
+    )
+    assert all(
+        np.array_equal(*both)
+        for both in zip(voxels(sample.image()), voxels(other.image()), strict=True)
+    )
 
 
 def test_run_again_it_refuses_another_way_and_reads_what_it_is_told(sample: Sample) -> None:
     plain = DenoiseSettings(way="nlm")
     denoise(sample, plain, QUIET)
     first = sample.image("denoised").fingerprint
-    denoise(sample, plain.model_copy(update={"updates": 7, "device": "cuda:7"}), QUIET)  # settings of the other way
+    denoise(
+        sample, plain.model_copy(update={"updates": 7, "device": "cuda:7"}), QUIET
+    )  # settings of the other way
     assert sample.image("denoised").fingerprint == first
     assert sample.newest_image == "denoised"
     assert sample.image("denoised").made_on == ("raw", sample.image("raw").fingerprint)
@@ -246,7 +300,10 @@ def test_run_again_it_refuses_another_way_and_reads_what_it_is_told(sample: Samp
 def test_what_cannot_be_done_is_told(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as context:
         context.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(InputError, match=r"Noise2Void needs CAREamics, which is not installed: pip install 'sparsem\[denoise\]'"):
+        with pytest.raises(
+            InputError,
+            match=r"Noise2Void needs CAREamics, which is not installed: pip install 'sparsem\[denoise\]'",
+        ):
             denoise(sample, SHORT, QUIET)
     monkeypatch.setattr(stage, "refuse_without_careamics", lambda: None)
     with pytest.raises(SettingsError, match="--device cuda:7 cannot be used"):

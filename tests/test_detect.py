@@ -13,27 +13,32 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from sparsem.box_tables import found_names, read_annotated, read_found, write_annotated
-from sparsem.boxes import Boxes, overlap_of_union
-from sparsem.cli import app
-from sparsem.detect.deformable_detr import COCO_DETR
-from sparsem.detect.detector import LEAST_SCORE, Target
+from sparsem.boxes.geometry import Boxes, overlap_of_union
+from sparsem.boxes.tables import found_names, read_annotated, read_found, write_annotated
+from sparsem.cli.app import app
 from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
-from sparsem.detect.networks import DETECTORS, begin_with, build
+from sparsem.detect.models.deformable_detr import COCO_DETR
+from sparsem.detect.models.detector import LEAST_SCORE, Target
+from sparsem.detect.models.networks import DETECTORS, begin_with, build
 from sparsem.detect.predict import find_boxes
-from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector, save_detector
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
-from sparsem.detect.splitting import Place, Role, chosen, split
-from sparsem.detect.tiles import DetectionSampler, LearningPicture, surviving, turned
-from sparsem.detect.train import train_detector
+from sparsem.detect.training.recipe import (
+    DetectorRecipe,
+    load_detector,
+    read_detector,
+    save_detector,
+)
+from sparsem.detect.training.splitting import Place, Role, chosen, split
+from sparsem.detect.training.tiles import DetectionSampler, LearningPicture, surviving, turned
+from sparsem.detect.training.train import train_detector
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.models import count_parameters
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.models.architectures import count_parameters
 from sparsem.models.checkpoint import load_state, state_of
 from sparsem.store.sample import Sample
-from sparsem.study import run
+from sparsem.study.study import run
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times
 from tests.spots import NAMES, sample_of
 
@@ -42,8 +47,12 @@ pytestmark = pytest.mark.xdist_group("detector")  # one process trains it
 QUIET = Execution(quiet=True)
 AGAIN = Execution(quiet=True, overwrite=True)
 HELD = {"split": "none", "validation": ("spots:5",), "test": ("spots:6-7",)}
-SHORT = DetectTrainSettings(see=128, updates=3, batch=1, validate_every=2, warmup=1, save_every_s=0, device="cpu", **HELD)
-LEARNT = SHORT.model_copy(update={"updates": 40, "batch": 2, "average": 0.8, "validate_every": 100, "save_every_s": 30})
+SHORT = DetectTrainSettings(
+    see=128, updates=3, batch=1, validate_every=2, warmup=1, save_every_s=0, device="cpu", **HELD
+)
+LEARNT = SHORT.model_copy(
+    update={"updates": 40, "batch": 2, "average": 0.8, "validate_every": 100, "save_every_s": 30}
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,9 @@ def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
     assert loss.isfinite()
     loss.backward()
     learning = [one for one in network.parameters() if one.requires_grad]
-    assert sum(one.grad is not None and bool(one.grad.abs().sum() > 0) for one in learning) > 0.8 * len(learning)
+    assert sum(
+        one.grad is not None and bool(one.grad.abs().sum() > 0) for one in learning
+    ) > 0.8 * len(learning)
     with torch.inference_mode():
         answers = network.eval().found(images)
     assert len(answers) == 2
@@ -107,7 +118,9 @@ def test_where_queries_begin_is_learnt_whatever_the_structure() -> None:
     net: Any = network.net
     which, where = net.class_embed[-1].weight.grad, net.bbox_embed[-1].layers[-1].bias.grad
     assert where.abs().min() > 0
-    assert which[0].abs().max() > 0  # the output by which the encoder chooses, though no object is of its structure
+    assert (
+        which[0].abs().max() > 0
+    )  # the output by which the encoder chooses, though no object is of its structure
     assert which[1].abs().max() == 0
 
 
@@ -117,12 +130,23 @@ def test_the_large_ones_are_those_of_the_papers() -> None:
 
     plain = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=91)
     assert sum(one.numel() for one in plain.parameters()) == 38_198_935  # as torchvision states
-    assert count_parameters(build("retinanet", 91, 128, 10)) == sum(one.numel() for one in plain.parameters())
+    assert count_parameters(build("retinanet", 91, 128, 10)) == sum(
+        one.numel() for one in plain.parameters()
+    )
     config: Any = DeformableDetrConfig
     detr = DeformableDetrForObjectDetection(config(num_labels=91))
-    ours, frozen = build("deformable-detr", 91, 128, 300), sum(one.numel() for one in detr.parameters())
-    norms = sum(2 * one.num_features for one in ours.backbone().modules() if isinstance(one, torch.nn.BatchNorm2d))
-    assert count_parameters(ours) == frozen + norms  # norms that learn, where the library's are frozen
+    ours, frozen = (
+        build("deformable-detr", 91, 128, 300),
+        sum(one.numel() for one in detr.parameters()),
+    )
+    norms = sum(
+        2 * one.num_features
+        for one in ours.backbone().modules()
+        if isinstance(one, torch.nn.BatchNorm2d)
+    )
+    assert (
+        count_parameters(ours) == frozen + norms
+    )  # norms that learn, where the library's are frozen
 
 
 def test_a_fresh_deformable_detr_is_sure_of_nothing() -> None:
@@ -143,9 +167,15 @@ def test_a_detector_begins_with_weights_of_other_classes(name: str, tmp_path: Pa
     torch.manual_seed(2)
     ours = build(name, 2, 128, 30)
     begin_with(ours, name, str(file))
-    same = [key for key, one in state_of(ours).items() if one.shape == state_of(coco)[key].shape and torch.equal(one, state_of(coco)[key])]
+    same = [
+        key
+        for key, one in state_of(ours).items()
+        if one.shape == state_of(coco)[key].shape and torch.equal(one, state_of(coco)[key])
+    ]
     assert len(same) > 0.95 * len(state_of(ours))
-    norms = [one for one in ours.train().backbone().modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    norms = [
+        one for one in ours.train().backbone().modules() if isinstance(one, torch.nn.BatchNorm2d)
+    ]
     assert norms
     assert not any(one.training for one in norms)  # statistics of COCO stay
 
@@ -215,15 +245,22 @@ def test_boxes_turn_with_their_tile(way: int) -> None:
 
 
 def test_boxes_that_survive_the_cut() -> None:
-    corners = np.array([[10, 10, 20, 20], [45, 10, 65, 20], [49, 30, 89, 40], [60, 60, 70, 70]], np.float32)
+    corners = np.array(
+        [[10, 10, 20, 20], [45, 10, 65, 20], [49, 30, 89, 40], [60, 60, 70, 70]], np.float32
+    )
     inside, kind = surviving(corners, np.arange(4), (5, 5, 55, 55))
-    assert kind.tolist() == [0, 1]  # half of the second is in; of the third less than a third is; the fourth lies elsewhere
+    assert kind.tolist() == [
+        0,
+        1,
+    ]  # half of the second is in; of the third less than a third is; the fourth lies elsewhere
     assert inside.tolist() == [[5, 5, 15, 15], [40, 5, 50, 15]]
 
 
 def test_a_batch_is_a_function_of_seed_and_update_and_sees_rare_structures(spots: Sample) -> None:
     image = spots.image()
-    corners = np.array([[10, 10, 30, 30], *[[60, 60 + n, 80, 80 + n] for n in range(30)]], np.float32)
+    corners = np.array(
+        [[10, 10, 30, 30], *[[60, 60 + n, 80, 80 + n] for n in range(30)]], np.float32
+    )
     kind = np.array([1, *[0] * 30], np.int64)
     picture = LearningPicture("spots:0", image, 0, corners, kind, levels_of(image), (64, 64))
     empty = LearningPicture("spots:1", image, 1, corners[:0], kind[:0], levels_of(image), (64, 64))
@@ -256,9 +293,15 @@ def places(samples: int, pictures: int) -> list[Place]:
 
 def test_whole_samples_are_held_out() -> None:
     roles = split(places(20, 5), "sample", set(), set(), set(), seed=3)
-    by_sample = {name: {role for place, role in roles.items() if place.sample == name} for name in {place.sample for place in roles}}
+    by_sample = {
+        name: {role for place, role in roles.items() if place.sample == name}
+        for name in {place.sample for place in roles}
+    }
     assert all(len(own) == 1 for own in by_sample.values())
-    counted = [sum(own == {role} for own in by_sample.values()) for role in (Role.LEARN, Role.VALIDATE, Role.TEST)]
+    counted = [
+        sum(own == {role} for own in by_sample.values())
+        for role in (Role.LEARN, Role.VALIDATE, Role.TEST)
+    ]
     assert counted == [16, 2, 2]
     assert roles == split(places(20, 5), "sample", set(), set(), set(), seed=3)
     assert roles != split(places(20, 5), "sample", set(), set(), set(), seed=4)
@@ -275,17 +318,28 @@ def test_what_is_named_is_held_out_and_nothing_else() -> None:
     test = chosen(every, ["S01.zarr", "S00:40-49"], "--test")
     assert len(test) == 60
     roles = split(every, "none", chosen(every, ["S00:39"], "--validation"), test, set(), 0)
-    assert [role.value for place, role in roles.items() if place == Place("S00", 39)] == ["validate"]
+    assert [role.value for place, role in roles.items() if place == Place("S00", 39)] == [
+        "validate"
+    ]
     assert sum(role is Role.LEARN for role in roles.values()) == 39
 
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ((places(2, 9), "sample", set(), set(), set(), 0), "2 annotated samples cannot be parted.*--split picture"),
-        ((places(1, 2), "picture", set(), set(), set(), 0), "2 annotated pictures cannot be parted"),
+        (
+            (places(2, 9), "sample", set(), set(), set(), 0),
+            "2 annotated samples cannot be parted.*--split picture",
+        ),
+        (
+            (places(1, 2), "picture", set(), set(), set(), 0),
+            "2 annotated pictures cannot be parted",
+        ),
         ((places(1, 2), "none", set(places(1, 2)), set(), set(), 0), "leave some to learn from"),
-        ((places(1, 2), "none", {Place("S00", 1)}, {Place("S00", 1)}, set(), 0), "S00:1 is named for two"),
+        (
+            (places(1, 2), "none", {Place("S00", 1)}, {Place("S00", 1)}, set(), 0),
+            "S00:1 is named for two",
+        ),
     ],
 )
 def test_splits_that_are_none(given: Any, sentence: str) -> None:
@@ -293,7 +347,10 @@ def test_splits_that_are_none(given: Any, sentence: str) -> None:
         split(*given)
 
 
-@pytest.mark.parametrize(("choice", "sentence"), [("S09", "names no annotated picture"), ("S00:x", "takes a sample, or its slices")])
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [("S09", "names no annotated picture"), ("S00:x", "takes a sample, or its slices")],
+)
 def test_choices_that_are_none(choice: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         chosen(places(1, 3), [choice], "--test")
@@ -315,16 +372,24 @@ def test_a_detector_learns(spots: Sample, model: Path) -> None:
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
-def test_objects_are_shown_as_large_as_the_detector_finds_them_well(spots: Sample, model: Path) -> None:
+def test_objects_are_shown_as_large_as_the_detector_finds_them_well(
+    spots: Sample, model: Path
+) -> None:
     recipe = read_detector(model)
     boxes = [read_annotated(spots, name).boxes for name in NAMES]
-    edges = np.concatenate([np.sqrt(np.prod(one.corners[:, 2:] - one.corners[:, :2], axis=1)) for one in boxes])
-    assert np.percentile(edges, 10) * 10 / recipe.pixel_nm[0] == pytest.approx(DETECTORS["retinanet-small"].smallest, abs=1.5)  # type: ignore[attr-defined]
+    edges = np.concatenate(
+        [np.sqrt(np.prod(one.corners[:, 2:] - one.corners[:, :2], axis=1)) for one in boxes]
+    )
+    smallest: float = DETECTORS["retinanet-small"].smallest  # type: ignore[attr-defined]
+    shrunk = np.percentile(edges, 10) * 10 / recipe.pixel_nm[0]
+    assert shrunk == pytest.approx(smallest, abs=1.5)
     assert recipe.edge(spots.voxel_size) == (115, 115)
 
 
 @pytest.mark.parametrize("name", ["retinanet-small", "deformable-detr-small"])
-def test_a_training_that_was_stopped_ends_the_same(spots: Sample, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_was_stopped_ends_the_same(
+    spots: Sample, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = SHORT.model_copy(update={"detector": name, "queries": 20})
     train_detector([spots], tmp_path / "whole.safetensors", settings, QUIET)
     seen = []
@@ -342,7 +407,9 @@ def test_a_training_that_was_stopped_ends_the_same(spots: Sample, tmp_path: Path
             train_detector([spots], tmp_path / "parts.safetensors", settings, QUIET)
     assert (tmp_path / "parts.state.safetensors").exists()
     train_detector([spots], tmp_path / "parts.safetensors", settings, QUIET)
-    assert (tmp_path / "parts.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert (tmp_path / "parts.safetensors").read_bytes() == (
+        tmp_path / "whole.safetensors"
+    ).read_bytes()
     assert not (tmp_path / "parts.state.safetensors").exists()
 
 
@@ -357,16 +424,30 @@ def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) ->
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        ({"structure": ("disk",)}, SampleError, "no annotated boxes of 'disk'; did you mean 'disc'"),
+        (
+            {"structure": ("disk",)},
+            SampleError,
+            "no annotated boxes of 'disk'; did you mean 'disc'",
+        ),
         ({"detector": "yolo"}, SettingsError, "no detector 'yolo'"),
         ({"see": 200}, SettingsError, "multiple of 128"),
-        ({"validation": (), "test": (), "split": "sample"}, SettingsError, "1 annotated sample cannot be parted"),
-        ({"test": ("liver",)}, SettingsError, "--test liver names no annotated picture; there are some in spots"),
+        (
+            {"validation": (), "test": (), "split": "sample"},
+            SettingsError,
+            "1 annotated sample cannot be parted",
+        ),
+        (
+            {"test": ("liver",)},
+            SettingsError,
+            "--test liver names no annotated picture; there are some in spots",
+        ),
         ({"device": "cuda:9"}, SettingsError, "--device cuda:9"),
         ({"weights": "coco"}, SettingsError, "no weights that 'retinanet-small' can begin with"),
     ],
 )
-def test_trainings_that_cannot_be(spots: Sample, tmp_path: Path, change: Any, error: type[Exception], sentence: str) -> None:
+def test_trainings_that_cannot_be(
+    spots: Sample, tmp_path: Path, change: Any, error: type[Exception], sentence: str
+) -> None:
     with pytest.raises(error, match=sentence):
         train_detector([spots], tmp_path / "x.safetensors", SHORT.model_copy(update=change), QUIET)
     assert not list(tmp_path.iterdir())
@@ -404,7 +485,9 @@ def test_a_detector_is_told_from_a_network(model: Path, tmp_path: Path) -> None:
         ({"see": 256.5}, "is damaged|no finished detector"),
     ],
 )
-def test_damaged_detectors(model: Path, tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+def test_damaged_detectors(
+    model: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
     from sparsem.models.checkpoint import load_tensors, save_tensors
 
     tensors, about = load_tensors(model)
@@ -420,7 +503,10 @@ def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
     recipe = DetectorRecipe("deformable-detr", NAMES, 128, (10.0, 10.0), 20)
     save_detector(tmp_path / "d.safetensors", network, recipe)
     again, _ = load_detector(tmp_path / "d.safetensors")
-    assert all(torch.equal(one, two) for one, two in zip(network.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert len(state_of(network)) < len(network.state_dict())
     with pytest.raises(RuntimeError, match="it lacks"):
         load_state(network, {})
@@ -433,31 +519,46 @@ def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
     kept = find_boxes(spots, model, DetectSettings(device="cpu"), QUIET)
     assert sorted(found_names(spots)) == sorted(NAMES)
     scores = score_boxes([spots], DetectScoreSettings())
-    assert {name: one.pictures for name, one in scores.of("predicted").items()} == dict.fromkeys(NAMES, 2)  # nobody learnt or chose by them
+    assert {name: one.pictures for name, one in scores.of("predicted").items()} == dict.fromkeys(
+        NAMES, 2
+    )  # nobody learnt or chose by them
     assert np.mean([one.scores.ap50 for one in scores.boxes]) > 0.3
     everywhere = score_boxes([spots], DetectScoreSettings(pictures="all"))
     assert [one.pictures for one in everywhere.boxes] == [8, 8]
     for name in NAMES:
-        assert (kept[name].counts == (kept[name].boxes.score >= read_detector(model).threshold(name))).all()
+        assert (
+            kept[name].counts == (kept[name].boxes.score >= read_detector(model).threshold(name))
+        ).all()
         assert ((kept[name].confidence >= 0) & (kept[name].confidence <= 1)).all()
     assert spots.read_table("box_scores").num_rows == 2
 
 
-def test_found_boxes_do_not_depend_on_workers_or_batch(spots: Sample, model: Path, tmp_path: Path) -> None:
+def test_found_boxes_do_not_depend_on_workers_or_batch(
+    spots: Sample, model: Path, tmp_path: Path
+) -> None:
     samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
     find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
-    find_boxes(samples[1], model, DetectSettings(device="cpu", batch=1), Execution(workers=2, quiet=True))
+    find_boxes(
+        samples[1], model, DetectSettings(device="cpu", batch=1), Execution(workers=2, quiet=True)
+    )
     for name in NAMES:
         one, two = (read_found(sample, name).boxes for sample in samples)
         np.testing.assert_array_equal(one.z, two.z)
-        np.testing.assert_allclose(one.corners, two.corners, atol=0.011)  # a batch of another size rounds otherwise
+        np.testing.assert_allclose(
+            one.corners, two.corners, atol=0.011
+        )  # a batch of another size rounds otherwise
         np.testing.assert_allclose(one.score, two.score, atol=2e-4)
 
 
 def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path) -> None:
     samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
     find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
-    given = {"sample": str(samples[1].path), "model": str(model), "settings": {"device": "cpu"}, "seconds": 1.5}
+    given = {
+        "sample": str(samples[1].path),
+        "model": str(model),
+        "settings": {"device": "cpu"},
+        "seconds": 1.5,
+    }
     assert not found_names(samples[1])
     assert kill_ten_times("detect", given, kills=4) > 0
     for name in NAMES:
@@ -467,7 +568,9 @@ def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path)
 
 def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> None:
     """What is found away from the cuts is the same, and what lies at a cut is found once."""
-    mosaic, truth = sample_of(tmp_path / "mosaic.zarr", (1, 420, 600), seed=5, annotate=False, count=40)
+    mosaic, truth = sample_of(
+        tmp_path / "mosaic.zarr", (1, 420, 600), seed=5, annotate=False, count=40
+    )
     network, recipe = load_detector(model)
     image = mosaic.image()
     levels, voxel, device = levels_of(image), image.voxel_size, torch.device("cpu")
@@ -476,26 +579,42 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
     whole = found_in_picture(window, whole_slicing, network, recipe, levels, 1, device)
     step = whole_slicing.begins[1][2]
     part_slicing = slicing_of((420, 600 - step), recipe, voxel, 0.2)
-    part = found_in_picture(lambda x0, y0, x1, y1: window(x0 + step, y0, x1 + step, y1), part_slicing, network, recipe, levels, 1, device)
+    part = found_in_picture(
+        lambda x0, y0, x1, y1: window(x0 + step, y0, x1 + step, y1),
+        part_slicing,
+        network,
+        recipe,
+        levels,
+        1,
+        device,
+    )
     moved = part.corners + np.array([step, 0, step, 0], np.float32)
     edge = recipe.edge(voxel)[1]
     away = [one[one[:, 0] > step + edge] for one in (whole.corners, moved)]
     assert len(away[0]) > 5
-    np.testing.assert_allclose(sorted(map(tuple, away[0].tolist())), sorted(map(tuple, away[1].tolist())), atol=0.02)
+    np.testing.assert_allclose(
+        sorted(map(tuple, away[0].tolist())), sorted(map(tuple, away[1].tolist())), atol=0.02
+    )
     sure = whole.taken(whole.score > 0.5)
     twice = 0
     for kind in (0, 1):
         of_kind = sure.corners[sure.kind == kind]
         is_alike = np.triu(overlap_of_union(of_kind, of_kind), 1) > 0.6
         twice += int(is_alike.any(axis=0).sum())
-    assert twice < 0.1 * len(sure.kind)  # what a certain and an uncertain box found at a cut may stay two
+    assert twice < 0.1 * len(
+        sure.kind
+    )  # what a certain and an uncertain box found at a cut may stay two
     assert len(sure.kind) > 0.5 * len(truth)
 
 
-def test_boxes_of_another_detector_are_replaced_only_on_request(own: Sample, model: Path, tmp_path: Path) -> None:
+def test_boxes_of_another_detector_are_replaced_only_on_request(
+    own: Sample, model: Path, tmp_path: Path
+) -> None:
     find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
     shutil.copy(model, tmp_path / "same.safetensors")
-    find_boxes(own, tmp_path / "same.safetensors", DetectSettings(device="cpu"), QUIET)  # the same detector under another name
+    find_boxes(
+        own, tmp_path / "same.safetensors", DetectSettings(device="cpu"), QUIET
+    )  # the same detector under another name
     with pytest.raises(ResumeError, match=r"overlap: 0.2 -> 0.4"):
         find_boxes(own, model, DetectSettings(device="cpu", overlap=0.4), QUIET)
     own.remove_table("boxes_disc")
@@ -503,11 +622,15 @@ def test_boxes_of_another_detector_are_replaced_only_on_request(own: Sample, mod
     assert "boxes_disc" in own.tables  # somebody took it away; it is made again
 
 
-def test_boxes_that_another_detector_found_are_not_taken_for_its_own(own: Sample, model: Path, tmp_path: Path) -> None:
+def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
+    own: Sample, model: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "disc.safetensors"
     train_detector([own], other, SHORT.model_copy(update={"structure": ("disc",)}), QUIET)
     both = find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
-    with pytest.raises(ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"):
+    with pytest.raises(
+        ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"
+    ):
         find_boxes(own, other, DetectSettings(device="cpu"), QUIET)
     alone = find_boxes(own, other, DetectSettings(device="cpu"), AGAIN)
     assert len(alone["disc"].boxes) != len(both["disc"].boxes)
@@ -517,7 +640,9 @@ def test_boxes_that_another_detector_found_are_not_taken_for_its_own(own: Sample
     assert np.array_equal(again["disc"].boxes.corners, both["disc"].boxes.corners)
 
 
-def test_a_picture_that_was_learnt_from_is_known_in_another_sample(own: Sample, model: Path, tmp_path: Path) -> None:
+def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
+    own: Sample, model: Path, tmp_path: Path
+) -> None:
     """However it is imported again, and whatever it is called."""
     voxels = own.image().read(slice(None))
     tifffile.imwrite(tmp_path / "again.tif", voxels[::-1], photometric="minisblack")
@@ -525,7 +650,13 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(own: Sample, 
     other = import_stack(tmp_path / "again.tif", tmp_path / "other.zarr", settings, QUIET)
     for name in NAMES:
         boxes = read_annotated(own, name).boxes
-        write_annotated(other, Boxes.of((name,), 7 - boxes.z, 0, boxes.corners), range(8), "raw", overwrite=False)
+        write_annotated(
+            other,
+            Boxes.of((name,), 7 - boxes.z, 0, boxes.corners),
+            range(8),
+            "raw",
+            overwrite=False,
+        )
     find_boxes(other, model, DetectSettings(device="cpu"), QUIET)
     counted = score_boxes([other]).of("predicted")["disc"].counts
     assert counted.pictures == (("other", 0), ("other", 1))  # 7 and 6 of the first one
@@ -535,7 +666,10 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
     """What no microscope has seen holds nothing, in a picture of its own and beside what was seen."""
     sample, _ = sample_of(tmp_path / "half.zarr", (2, 150, 300), seed=4, annotate=False, count=9)
     network, recipe = load_detector(model)
-    levels, slicing = levels_of(sample.image()), slicing_of((150, 300), recipe, sample.voxel_size, 0.2)
+    levels, slicing = (
+        levels_of(sample.image()),
+        slicing_of((150, 300), recipe, sample.voxel_size, 0.2),
+    )
     black = sample.image().read(slice(0, 1))[0].copy()
     black[:, 150:] = 0
     found = []
@@ -544,18 +678,25 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
         def window(x0: int, y0: int, x1: int, y1: int, grey: Any = grey) -> Any:
             return grey[y0:y1, x0:x1]
 
-        found.append(found_in_picture(window, slicing, network, recipe, levels, 4, torch.device("cpu")))
+        found.append(
+            found_in_picture(window, slicing, network, recipe, levels, 4, torch.device("cpu"))
+        )
     assert len(found[0].kind) > 5
     assert (found[0].corners[:, 0] < 150).all()
     assert len(found[1].kind) == 0
 
 
 def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path) -> None:
-    settings = SHORT.model_copy(update={"updates": 1, "leave": ("spots.zarr:3-4",), "test": ("spots:6-7",)})
+    settings = SHORT.model_copy(
+        update={"updates": 1, "leave": ("spots.zarr:3-4",), "test": ("spots:6-7",)}
+    )
     train_detector([spots], tmp_path / "m.safetensors", settings, QUIET)
     sample = unsearched(spots, tmp_path / "one")
     find_boxes(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), QUIET)
-    assert score_boxes([sample]).of("predicted")["disc"].counts.pictures == (("spots", 6), ("spots", 7))
+    assert score_boxes([sample]).of("predicted")["disc"].counts.pictures == (
+        ("spots", 6),
+        ("spots", 7),
+    )
 
 
 def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
@@ -574,7 +715,9 @@ def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path
         write_annotated(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
     with pytest.raises(SampleError, match=r"learnt from every annotated picture.*--pictures all"):
         score_boxes([own])
-    assert isinstance(score_boxes([own], DetectScoreSettings(pictures="all")).table().to_pylist()[0]["map"], float)
+    assert isinstance(
+        score_boxes([own], DetectScoreSettings(pictures="all")).table().to_pylist()[0]["map"], float
+    )
 
 
 def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> None:
@@ -589,7 +732,9 @@ def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> N
 
 @pytest.mark.usefixtures("few_plots")
 def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "raw.tif", spots.image().read(slice(None)), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "raw.tif", spots.image().read(slice(None)), photometric="minisblack"
+    )
     rows = [
         f"{z},{name},{','.join(f'{one:g}' for one in corners)}"
         for name in NAMES
@@ -634,9 +779,18 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n', r"nothing is to be found; name labelled slices, \[annotate.NAME\], or boxes"),
-        ('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect]\n', "needs boxes to learn from"),
-        ('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect.tran]\n', "did you mean 'train'"),
+        (
+            'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n',
+            r"nothing is to be found; name labelled slices, \[annotate.NAME\], or boxes",
+        ),
+        (
+            'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect]\n',
+            "needs boxes to learn from",
+        ),
+        (
+            'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect.tran]\n',
+            "did you mean 'train'",
+        ),
     ],
 )
 def test_studies_of_boxes_that_are_none(tmp_path: Path, text: str, sentence: str) -> None:
@@ -645,15 +799,26 @@ def test_studies_of_boxes_that_are_none(tmp_path: Path, text: str, sentence: str
         run(tmp_path / "study.toml", QUIET)
 
 
-def test_the_commands_of_boxes(spots: Sample, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_boxes(
+    spots: Sample, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     copy_of(spots, tmp_path / "spots.zarr")
     (tmp_path / "samples.csv").write_text("sample,grade\nspots,3\n")
     steps = [
-        (f"predict spots.zarr {model} --device cpu", r"Wrote spots.zarr/tables/boxes_disc.parquet and .csv: \d+ objects"),
+        (
+            f"predict spots.zarr {model} --device cpu",
+            r"Wrote spots.zarr/tables/boxes_disc.parquet and .csv: \d+ objects",
+        ),
         ("score spots.zarr", r"(?s)mAP .*disc .*predicted .*Annotated .rows. found as .columns.:"),
-        ("masks spots.zarr --structure disc", r"Wrote spots.zarr/labels/disc .outlines: no model was given, --model."),
-        ("count spots.zarr --metadata samples.csv --out counts.csv", r"spots: \d+ of disc in 8 pictures"),
+        (
+            "masks spots.zarr --structure disc",
+            r"Wrote spots.zarr/labels/disc .outlines: no model was given, --model.",
+        ),
+        (
+            "count spots.zarr --metadata samples.csv --out counts.csv",
+            r"spots: \d+ of disc in 8 pictures",
+        ),
         ("export spots.zarr found.json", r"Wrote found.json: \d+ boxes"),
         ("constrain spots.zarr --undo", "There was nothing to undo"),
     ]
@@ -661,8 +826,22 @@ def test_the_commands_of_boxes(spots: Sample, model: Path, tmp_path: Path, monke
         result = CliRunner().invoke(app, ["detect", *words.split()])
         assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception}"
         assert re.search(sentence, result.output), result.output
-    told = json.loads(CliRunner().invoke(app, ["detect", "score", "spots.zarr", "--json", "--quiet"]).stdout)
+    told = json.loads(
+        CliRunner().invoke(app, ["detect", "score", "spots.zarr", "--json", "--quiet"]).stdout
+    )
     assert {row["structure"] for row in told["scores"]} == set(NAMES)
-    assert (tmp_path / "counts.csv").read_text().splitlines()[0].startswith('"sample","grade","structure"')
-    assert isinstance(CliRunner().invoke(app, ["detect", "count", "spots.zarr", "--out", "counts.xlsx"]).exception, InputError)
-    assert isinstance(CliRunner().invoke(app, ["detect", "constrain", "spots.zarr"]).exception, SampleError)
+    assert (
+        (tmp_path / "counts.csv")
+        .read_text()
+        .splitlines()[0]
+        .startswith('"sample","grade","structure"')
+    )
+    assert isinstance(
+        CliRunner()
+        .invoke(app, ["detect", "count", "spots.zarr", "--out", "counts.xlsx"])
+        .exception,
+        InputError,
+    )
+    assert isinstance(
+        CliRunner().invoke(app, ["detect", "constrain", "spots.zarr"]).exception, SampleError
+    )

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from sparsem.boxes import boxes_of_labels
-from sparsem.cli import COMMANDS, GROUPS, app
+from sparsem.boxes.geometry import boxes_of_labels
+from sparsem.cli.app import COMMANDS, GROUPS, app
 from sparsem.store.sample import Sample
 from tests.conftest import write_liver
 
@@ -22,21 +22,33 @@ SMALL = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--bat
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(
+        rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL
+    )
 
 
 def run_page(page: str) -> int:
     """Run every ``sparsem`` line of a page, word for word but for smaller trainings; how many there were."""
     for text in blocks(page, "toml"):
         Path("study.toml").write_text(
-            text.replace("updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2").replace(
-                "updates = 300", "updates = 3\nsee = 128\nbatch = 1"
-            )
+            text.replace(
+                "updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2"
+            ).replace("updates = 300", "updates = 3\nsee = 128\nbatch = 1")
         )
-    lines = [line for text in blocks(page, "bash") for line in text.splitlines() if line.startswith("sparsem ")]
+    lines = [
+        line
+        for text in blocks(page, "bash")
+        for line in text.splitlines()
+        if line.startswith("sparsem ")
+    ]
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        small = SMALL if words[0] == "train" or words[:2] in (["experiment", "slices"], ["experiment", "models"]) else []
+        small = (
+            SMALL
+            if words[0] == "train"
+            or words[:2] in (["experiment", "slices"], ["experiment", "models"])
+            else []
+        )
         small = ["--updates", "4", "--batch", "2"] if words[0] == "denoise" else small
         small = SMALL_BOXES if words[:2] == ["detect", "train"] else small
         result = CliRunner().invoke(app, [*words, *small])
@@ -50,8 +62,14 @@ def write_protocols(tissue: Sample, folder: Path) -> None:
     for protocol, noise in (("bench", 12), ("asp", 4)):
         (folder / protocol).mkdir()
         for place, z in enumerate((2, 8, 14)):
-            noisy = tissue.image().read(slice(z, z + 1))[0] + random.normal(0, noise, tissue.image().shape[1:])
-            tifffile.imwrite(folder / protocol / f"{place}.tif", np.clip(noisy, 1, 255).astype(np.uint8), photometric="minisblack")
+            noisy = tissue.image().read(slice(z, z + 1))[0] + random.normal(
+                0, noise, tissue.image().shape[1:]
+            )
+            tifffile.imwrite(
+                folder / protocol / f"{place}.tif",
+                np.clip(noisy, 1, 255).astype(np.uint8),
+                photometric="minisblack",
+            )
 
 
 def write_boxes(tissue: Sample, folder: Path) -> None:
@@ -59,14 +77,19 @@ def write_boxes(tissue: Sample, folder: Path) -> None:
     rows = ["z,class,x0,y0,x1,y1"]
     for z in range(tissue.image().shape[0]):
         labels = tissue.volume("truth", "mitochondrion").read(slice(z, z + 1))[0]
-        rows += [f"{z},mitochondrion,{','.join(f'{one:g}' for one in corners)}" for corners in boxes_of_labels(labels)[1]]
+        rows += [
+            f"{z},mitochondrion,{','.join(f'{one:g}' for one in corners)}"
+            for corners in boxes_of_labels(labels)[1]
+        ]
     (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
     (folder / "samples.csv").write_text("sample,subtype,tissue,grade\ncounted,TNBC,liver,3\n")
 
 
 @pytest.mark.xdist_group("careamics")  # one process loads it, which takes seconds
 @pytest.mark.usefixtures("few_plots")
-def test_the_pages_run_one_after_the_other(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_run_one_after_the_other(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_liver(tissue, tmp_path)
     write_protocols(tissue, tmp_path)
@@ -77,7 +100,9 @@ def test_the_pages_run_one_after_the_other(tissue: Sample, tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_the_way_from_a_microscope_to_a_result_can_be_walked(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_from_a_microscope_to_a_result_can_be_walked(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_liver(tissue, tmp_path)
     (tmp_path / "corrected").mkdir()
@@ -90,7 +115,9 @@ def test_every_command_has_its_page_and_every_link_leads_somewhere() -> None:
     text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
     for name in COMMANDS:
         if name not in ("demo", "phantom"):
-            verbs = [f"sparsem {name} {verb}".removesuffix("sample") for verb in GROUPS.get(name, {})] or [f"sparsem {name} "]
+            verbs = [
+                f"sparsem {name} {verb}".removesuffix("sample") for verb in GROUPS.get(name, {})
+            ] or [f"sparsem {name} "]
             assert all(verb in text for verb in verbs), name
     for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

@@ -9,10 +9,20 @@ import skimage.exposure
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError
-from sparsem.execution import Execution
-from sparsem.prepare.clahe import locally_equalised
-from sparsem.prepare.equalize import EqualizeSettings, Way, counts_of, equalising, equalize, matching, quantiles, running_median, through
+from sparsem.preprocess.clahe import locally_equalised
+from sparsem.preprocess.equalize import (
+    EqualizeSettings,
+    Way,
+    counts_of,
+    equalising,
+    equalize,
+    matching,
+    quantiles,
+    running_median,
+    through,
+)
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times, put, voxels
 
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -30,7 +40,9 @@ def test_equalising_is_the_cumulative_histogram(dtype: Any) -> None:
     ours = through(image, equalising(counts_of(image), image.dtype))
     top = np.iinfo(dtype).max
     expected = skimage.exposure.equalize_hist(image, nbins=top + 1) * (top - 1) + 1
-    assert np.abs(ours - expected).max() <= (2.5 if dtype == np.uint8 else 600)  # scikit-image spreads its bins over the range of the image
+    assert np.abs(ours - expected).max() <= (
+        2.5 if dtype == np.uint8 else 600
+    )  # scikit-image spreads its bins over the range of the image
     assert ours.min() >= 1
 
 
@@ -61,11 +73,16 @@ def test_local_equalising_is_that_of_opencv(clip: float) -> None:
 
 
 def test_local_equalising_of_16_bit_is_that_of_8_bit_and_clip_counts() -> None:
-    fine, coarse = (locally_equalised(shaded(dtype), 2, (80, 80)).astype(float) for dtype in (np.uint16, np.uint8))
+    fine, coarse = (
+        locally_equalised(shaded(dtype), 2, (80, 80)).astype(float)
+        for dtype in (np.uint16, np.uint8)
+    )
     assert np.abs(fine / 257 - coarse).mean() < 1
     weak, strong = (locally_equalised(shaded(np.uint16), clip, (80, 80)) for clip in (1, 8))
     assert strong[:, :80].std() > 1.3 * weak[:, :80].std()
-    assert len(np.unique(locally_equalised(shaded(np.uint16), 2, (80, 80)))) > 2000  # no grey levels are lost
+    assert (
+        len(np.unique(locally_equalised(shaded(np.uint16), 2, (80, 80)))) > 2000
+    )  # no grey levels are lost
 
 
 def test_black_takes_no_part_in_local_equalising() -> None:
@@ -75,7 +92,10 @@ def test_black_takes_no_part_in_local_equalising() -> None:
     seen = locally_equalised(rim, 2, (80, 80))
     assert np.array_equal(seen == 0, rim == 0)
     alone = np.ascontiguousarray(rim[80:])
-    assert np.abs(seen[80:, 10:].astype(int) - locally_equalised(alone, 2, (80, 80))[:, 10:]).max() <= 1
+    assert (
+        np.abs(seen[80:, 10:].astype(int) - locally_equalised(alone, 2, (80, 80))[:, 10:]).max()
+        <= 1
+    )
     assert not locally_equalised(np.zeros_like(image), 2, (80, 80)).any()
 
 
@@ -84,18 +104,25 @@ def test_black_takes_no_part_and_stays() -> None:
     rim = image.copy()
     rim[:20] = 0
     assert np.array_equal(counts_of(rim)[1:], counts_of(rim[20:])[1:])
-    for curve in (equalising(counts_of(rim), rim.dtype), matching(quantiles(counts_of(rim)), quantiles(counts_of(image)), rim.dtype)):
+    for curve in (
+        equalising(counts_of(rim), rim.dtype),
+        matching(quantiles(counts_of(rim)), quantiles(counts_of(image)), rim.dtype),
+    ):
         seen = through(rim, curve)
         assert not seen[:20].any()
         assert seen[20:].all()
     black = np.zeros_like(image)
     assert np.isnan(quantiles(counts_of(black))).all()
-    assert not through(black, matching(quantiles(counts_of(black)), quantiles(counts_of(image)), black.dtype)).any()
+    assert not through(
+        black, matching(quantiles(counts_of(black)), quantiles(counts_of(image)), black.dtype)
+    ).any()
 
 
 def test_running_median_leaves_out_black_slices() -> None:
     rows = np.array([[1.0, 10], [2, 20], [np.nan, np.nan], [90, 30], [5, 50]])
-    assert running_median(rows, 3) == pytest.approx(np.array([[1.5, 15], [1.5, 15], [46, 25], [47.5, 40], [47.5, 40]]))
+    assert running_median(rows, 3) == pytest.approx(
+        np.array([[1.5, 15], [1.5, 15], [46, 25], [47.5, 40], [47.5, 40]])
+    )
 
 
 def flickering(sample: Sample, dtype: Any = np.uint8) -> NDArray[Any]:
@@ -121,13 +148,19 @@ def test_flicker_goes_away(own_tissue: Sample, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_block_depth_and_workers_change_nothing(own_tissue: Sample, tmp_path: Any, way: Way) -> None:
+def test_block_depth_and_workers_change_nothing(
+    own_tissue: Sample, tmp_path: Any, way: Way
+) -> None:
     stack = own_tissue.image("raw").read(slice(None))
     made = []
     for depth in (1, 4, 19):
         sample = copy_of(own_tissue, tmp_path / f"{depth}.zarr")
         put(sample, "", stack, depth)
-        equalize(sample, EqualizeSettings(way=way), Execution(workers=2 if depth == 4 and way == "flicker" else 0, quiet=True))
+        equalize(
+            sample,
+            EqualizeSettings(way=way),
+            Execution(workers=2 if depth == 4 and way == "flicker" else 0, quiet=True),
+        )
         made.append(sample.image("equalized").read(slice(None)))
     assert all(np.array_equal(one, made[0]) for one in made)
     assert not np.array_equal(made[0], stack)
@@ -136,8 +169,13 @@ def test_block_depth_and_workers_change_nothing(own_tissue: Sample, tmp_path: An
 def test_a_killed_run_ends_in_the_same_bytes(own_tissue: Sample, tmp_path: Any) -> None:
     other = copy_of(own_tissue, tmp_path / "other.zarr")
     equalize(own_tissue)
-    assert kill_ten_times("equalize", {"sample": str(other.path), "settings": {}, "seconds": 0.6}) > 0
-    assert all(np.array_equal(*pair) for pair in zip(voxels(own_tissue.image()), voxels(other.image()), strict=True))
+    assert (
+        kill_ten_times("equalize", {"sample": str(other.path), "settings": {}, "seconds": 0.6}) > 0
+    )
+    assert all(
+        np.array_equal(*pair)
+        for pair in zip(voxels(own_tissue.image()), voxels(other.image()), strict=True)
+    )
 
 
 def test_run_again_it_reads_the_same_image_and_refuses_another_way(own_tissue: Sample) -> None:

@@ -7,18 +7,23 @@ import cv2
 import numpy as np
 import pytest
 
-from sparsem.annotations import write_annotation
+from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.errors import InputError, SettingsError
-from sparsem.execution import Execution
 from sparsem.experiment.models import ModelsSettings, Trained, models_compared
 from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared
-from sparsem.learn.settings import LearnSettings
-from sparsem.report.page import ReportSettings, report
+from sparsem.report.report import ReportSettings, report
 from sparsem.store.sample import Sample
+from sparsem.training.settings import LearnSettings
+from sparsem.workflow.execution import Execution
 from tests.conftest import QUICK, truth_of
 
 POOL = tuple(range(0, 19, 2))
-SETTINGS = SlicesSettings(**QUICK.model_dump(include=set(LearnSettings.model_fields)), labelled=(3, 5, 40), tile=(64, 96), repeats=2)
+SETTINGS = SlicesSettings(
+    **QUICK.model_dump(include=set(LearnSettings.model_fields)),
+    labelled=(3, 5, 40),
+    tile=(64, 96),
+    repeats=2,
+)
 
 
 def test_slices_are_drawn_evenly_and_differently_each_time() -> None:
@@ -35,33 +40,45 @@ def test_slices_are_drawn_evenly_and_differently_each_time() -> None:
 
 @pytest.fixture
 def labelled(own_tissue: Sample) -> Sample:
-    write_annotation(own_tissue, "nucleus", POOL, truth_of(own_tissue, "nucleus", POOL), overwrite=True)
+    write_annotation(
+        own_tissue, "nucleus", POOL, truth_of(own_tissue, "nucleus", POOL), overwrite=True
+    )
     return own_tissue
 
 
 def test_every_kind_is_measured_where_it_was_not_trained(labelled: Sample, tmp_path: Path) -> None:
     found = slices_compared(labelled, "nucleus", tmp_path / "e", None, SETTINGS)
-    assert [(run.labelled, run.tile, run.repeat) for run in found.runs] == [(n, t, r) for t in (64, 96) for n in (3, 5) for r in (0, 1)]
+    assert [(run.labelled, run.tile, run.repeat) for run in found.runs] == [
+        (n, t, r) for t in (64, 96) for n in (3, 5) for r in (0, 1)
+    ]
     for run in found.runs:
         assert len(run.slices) == run.labelled
-        assert set(run.z) == set(range(19)) - set(run.slices)  # the phantom has a truth of every slice
+        assert set(run.z) == set(range(19)) - set(
+            run.slices
+        )  # the phantom has a truth of every slice
         assert 0 <= run.dice <= 1
     summary = found.summary()
     ofthree = [run.dice for run in found.runs if (run.labelled, run.tile) == (3, 96)]
     assert summary[3, 96] == pytest.approx((np.mean(ofthree), np.std(ofthree, ddof=1)))
     table = labelled.read_table("experiment_slices_nucleus")
     assert table["dice_3d"].to_pylist() == [run.dice for run in found.runs]
-    assert labelled.read_table("experiment_slices_nucleus_z").num_rows == sum(len(run.z) for run in found.runs)
+    assert labelled.read_table("experiment_slices_nucleus_z").num_rows == sum(
+        len(run.z) for run in found.runs
+    )
     for file in found.files:
         assert np.ptp(np.asarray(cv2.imread(str(file)))) > 100
     models = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")}
     assert len(models) == 8
     again = slices_compared(labelled, "nucleus", tmp_path / "e", None, SETTINGS)
     assert again.runs == found.runs
-    assert models == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")}
+    assert models == {
+        path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")
+    }
 
 
-def test_without_a_truth_the_labelled_slices_that_are_left_count(labelled: Sample, tmp_path: Path) -> None:
+def test_without_a_truth_the_labelled_slices_that_are_left_count(
+    labelled: Sample, tmp_path: Path
+) -> None:
     shutil_truth = labelled.path / "truth" / "nucleus"
     shutil_truth.rename(tmp_path / "aside")
     settings = SETTINGS.model_copy(update={"labelled": (3,), "tile": (), "repeats": 1})
@@ -70,18 +87,33 @@ def test_without_a_truth_the_labelled_slices_that_are_left_count(labelled: Sampl
     assert run.z == (2, 4, 6, 8, 12, 14, 16)
 
 
-def test_too_few_labelled_slices_and_a_truth_that_does_not_fit(labelled: Sample, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'nucleus' is labelled on 10 slices; expected more than 40"):
-        slices_compared(labelled, "nucleus", tmp_path, None, SETTINGS.model_copy(update={"labelled": (40,)}))
+def test_too_few_labelled_slices_and_a_truth_that_does_not_fit(
+    labelled: Sample, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match="'nucleus' is labelled on 10 slices; expected more than 40"
+    ):
+        slices_compared(
+            labelled, "nucleus", tmp_path, None, SETTINGS.model_copy(update={"labelled": (40,)})
+        )
     np.save(tmp_path / "t.npy", np.zeros((3, 96, 128), np.uint8))
     with pytest.raises(InputError, match=r"Which 3 of the 19 slices does .*t\.npy label"):
         slices_compared(labelled, "nucleus", tmp_path, tmp_path / "t.npy", SETTINGS)
 
 
 def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
-    settings = ModelsSettings(**QUICK.model_dump(include=set(LearnSettings.model_fields)), labelled=(2, 3), compare=("resunet", "unet+cps"))
+    settings = ModelsSettings(
+        **QUICK.model_dump(include=set(LearnSettings.model_fields)),
+        labelled=(2, 3),
+        compare=("resunet", "unet+cps"),
+    )
     found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
-    assert [(one.way, one.labelled) for one in found.trained] == [("resunet", 2), ("resunet", 3), ("unet+cps", 2), ("unet+cps", 3)]
+    assert [(one.way, one.labelled) for one in found.trained] == [
+        ("resunet", 2),
+        ("resunet", 3),
+        ("unet+cps", 2),
+        ("unet+cps", 3),
+    ]
     assert found.trained[0].slices == (0, 18)
     assert found.trained[0].z == tuple(z for z in range(19) if z not in (0, 18))
     summary = found.summary()
@@ -93,7 +125,9 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
     table = own_tissue.read_table("experiment_models_nucleus")
     assert table["dice_3d"].to_pylist() == [one.dice for one in found.trained]
     text = found.files[0].read_text(encoding="utf-8")
-    assert text.splitlines()[0].startswith("| network | parameters | training s | memory GB | 2 labelled | 3 labelled | mean |")
+    assert text.splitlines()[0].startswith(
+        "| network | parameters | training s | memory GB | 2 labelled | 3 labelled | mean |"
+    )
     assert len(text.splitlines()) == 4
     assert found.files[1].stat().st_size > 10_000
     _is_on_the_page(own_tissue, found.trained[3], tmp_path / "page.html")
@@ -101,28 +135,47 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
     models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")} == before
     with pytest.raises(SettingsError, match="There is no model 'resnet'; did you mean 'resunet'"):
-        models_compared(own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"compare": ("resnet",)}))
+        models_compared(
+            own_tissue,
+            "nucleus",
+            tmp_path,
+            settings=settings.model_copy(update={"compare": ("resnet",)}),
+        )
     with pytest.raises(InputError, match="labelled on 3 slices; expected more than 7"):
-        models_compared(own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"labelled": (7,)}))
+        models_compared(
+            own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"labelled": (7,)})
+        )
 
 
 def _is_on_the_page(sample: Sample, last: Trained, path: Path) -> None:
-    page = report([sample.path], path, ReportSettings(slice_count=3), Execution(quiet=True)).path.read_text(encoding="utf-8")
+    page = report(
+        [sample.path], path, ReportSettings(slice_count=3), Execution(quiet=True)
+    ).path.read_text(encoding="utf-8")
     assert f"<h3>Networks: nucleus of {sample.name}</h3>" in page
     table = page[page.index("Networks: nucleus") :]
     rows = re.findall(r"<tr>(.*?)</tr>", table[: table.index("</table>")])
-    assert [re.sub("<[^>]+>", "|", rows[0]).split("||")[k].strip("|") for k in (0, 4, 5)] == ["network", "2 labelled", "3 labelled"]
+    assert [re.sub("<[^>]+>", "|", rows[0]).split("||")[k].strip("|") for k in (0, 4, 5)] == [
+        "network",
+        "2 labelled",
+        "3 labelled",
+    ]
     assert rows[2].startswith("<td>unet+cps</td>")
     assert f'<td class="n">{last.dice:.3f}</td>' in rows[2]
 
 
 def test_equal_minutes_become_updates_that_stay(own_tissue: Sample, tmp_path: Path) -> None:
     settings = ModelsSettings(
-        **QUICK.model_dump(include=set(LearnSettings.model_fields)), labelled=(2,), compare=("resunet", "resunet+cps"), minutes=0.005
+        **QUICK.model_dump(include=set(LearnSettings.model_fields)),
+        labelled=(2,),
+        compare=("resunet", "resunet+cps"),
+        minutes=0.005,
     )
     found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
     alone, pair = found.trained
     assert min(alone.updates, pair.updates) >= 1
-    assert [int(file.read_text()) for file in sorted(tmp_path.glob("*.updates"))] == [pair.updates, alone.updates]
+    assert [int(file.read_text()) for file in sorted(tmp_path.glob("*.updates"))] == [
+        pair.updates,
+        alone.updates,
+    ]
     again = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
     assert [one.updates for one in again.trained] == [alone.updates, pair.updates]

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from sparsem.cli import in_words
+from sparsem.cli.app import in_words
 from sparsem.errors import SampleError
-from sparsem.execution import Execution, client_of
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.interruption import SENTENCE
-from sparsem.prepare.align import align
-from sparsem.prepare.equalize import equalize
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.preprocess.align import align
+from sparsem.preprocess.equalize import equalize
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution, client_of
+from sparsem.workflow.interruption import SENTENCE
 from tests.conftest import files_in, kill_ten_times
 
 STACK = np.random.default_rng(0).integers(0, 255, (24, 300, 400), np.uint8)
@@ -36,29 +36,49 @@ def importing(folder: Path, **limits: int) -> "subprocess.Popen[str]":
 
     def limit() -> None:
         if limits:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limits["bytes_a_file"], limits["bytes_a_file"]))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (limits["bytes_a_file"], limits["bytes_a_file"])
+            )
 
     command = [sys.executable, "-m", "sparsem", *words]
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit, env=environment
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+        env=environment,
     )
 
 
 def wait_for_a_block(run: "subprocess.Popen[str]", folder: Path) -> None:
     """Until the import has done one block, or has ended."""
     done, deadline = folder / "s.zarr" / ".sparsem" / "work" / "import", time.monotonic() + 60
-    while not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None:
+    while (
+        not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None
+    ):
         time.sleep(0.002)
 
 
 def whole(folder: Path) -> dict[str, bytes]:
-    sample = import_stack(folder / "a.tif", folder / "whole.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=1))
-    return {name: content for name, content in files_in(sample.path).items() if not name.startswith(".sparsem")}
+    sample = import_stack(
+        folder / "a.tif", folder / "whole.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
+    )
+    return {
+        name: content
+        for name, content in files_in(sample.path).items()
+        if not name.startswith(".sparsem")
+    }
 
 
 def imported(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, content in files_in(folder / "s.zarr").items() if not name.startswith(".sparsem")}
+    return {
+        name: content
+        for name, content in files_in(folder / "s.zarr").items()
+        if not name.startswith(".sparsem")
+    }
 
 
 def test_no_room_left_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) -> None:
@@ -98,7 +118,9 @@ def test_a_sample_that_is_moved_away_meanwhile_is_told_and_nothing_is_lost(tmp_p
     assert "is gone" in told.splitlines()[-1] or "made by" in told.splitlines()[-1]
     assert "Traceback" not in told
     if (tmp_path / "s.zarr").exists():
-        assert not list((tmp_path / "s.zarr").rglob("zarr.json"))  # nothing that could be taken for a sample
+        assert not list(
+            (tmp_path / "s.zarr").rglob("zarr.json")
+        )  # nothing that could be taken for a sample
         (tmp_path / "s.zarr").rename(tmp_path / "leftover")
     (tmp_path / "elsewhere.zarr").rename(tmp_path / "s.zarr")
     again = importing(tmp_path)
@@ -110,7 +132,9 @@ def test_a_sample_that_is_moved_away_meanwhile_is_told_and_nothing_is_lost(tmp_p
 def test_two_runs_on_one_sample_are_refused_and_the_first_ends(own_tissue: Sample) -> None:
     with own_tissue.locked():
         for stage in (align, equalize):
-            with pytest.raises(SampleError, match=r"Another run is writing to own\.zarr; wait for it to end"):
+            with pytest.raises(
+                SampleError, match=r"Another run is writing to own\.zarr; wait for it to end"
+            ):
                 stage(own_tissue)
     equalize(own_tissue)
     assert own_tissue.newest_image == "equalized"
@@ -119,7 +143,10 @@ def test_two_runs_on_one_sample_are_refused_and_the_first_ends(own_tissue: Sampl
 def drifting_grain(folder: Path, slices: int = 30) -> Path:
     """A TIFF of slices that drift, large enough for a run of some seconds."""
     random = np.random.default_rng(4)
-    grain = sum(cv2.GaussianBlur(random.standard_normal((500, 500)), (0, 0), size) * size for size in (1.5, 3, 6))
+    grain = sum(
+        cv2.GaussianBlur(random.standard_normal((500, 500)), (0, 0), size) * size
+        for size in (1.5, 3, 6)
+    )
     plane = np.clip(128 + 25 * grain, 0, 255).astype(np.uint8)
     made = np.stack([plane[z : z + 440, 2 * z : 2 * z + 440] for z in range(slices)])
     tifffile.imwrite(folder / "grain.tif", made, photometric="minisblack")
@@ -127,12 +154,19 @@ def drifting_grain(folder: Path, slices: int = 30) -> Path:
 
 
 @pytest.mark.parametrize(("what", "workers", "kills"), [("import", 0, 10), ("equalize", 2, 2)])
-def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, what: str, workers: int, kills: int) -> None:
+def test_a_killed_run_ends_in_the_same_bytes(
+    tmp_path: Path, what: str, workers: int, kills: int
+) -> None:
     settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
     source = drifting_grain(tmp_path)
-    whole, other = (import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other"))
+    whole, other = (
+        import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other")
+    )
     given = {"sample": str(other.path), "source": str(source), "workers": workers}
-    given |= {"settings": settings.model_dump(mode="json") if what == "import" else {}, "seconds": 4.0 if workers else 0.5}
+    given |= {
+        "settings": settings.model_dump(mode="json") if what == "import" else {},
+        "seconds": 4.0 if workers else 0.5,
+    }
     if what == "import":
         other.path.rename(tmp_path / "put-by.zarr")
     else:
@@ -146,7 +180,9 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, what: str, workers:
 def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
     source = drifting_grain(tmp_path)
-    whole, other = (import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other"))
+    whole, other = (
+        import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other")
+    )
     align(whole, on=Execution(quiet=True))  # links of a chain and then blocks
     on = Execution(workers=2, quiet=True)
     left: list[int] = []
@@ -192,7 +228,20 @@ def test_a_place_that_may_not_be_written_to(tmp_path: Path) -> None:
     if os.access(tmp_path / "closed", os.W_OK):
         pytest.skip("this user may write everywhere")
     tifffile.imwrite(tmp_path / "a.tif", STACK[:2], photometric="minisblack")
-    command = [sys.executable, "-m", "sparsem", "import", "a.tif", "closed/s.zarr", "--voxel-nm", "8", "8", "8"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "sparsem",
+        "import",
+        "a.tif",
+        "closed/s.zarr",
+        "--voxel-nm",
+        "8",
+        "8",
+        "8",
+    ]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert result.returncode == 2
     assert "is not allowed here" in result.stderr

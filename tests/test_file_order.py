@@ -11,23 +11,57 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsem.errors import InputError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.store.readers import open_source
-from sparsem.store.readers.file_names import names_of, natural_key
-from sparsem.store.readers.file_order import NameFault, numberings, series_order
-from sparsem.store.readers.gaps import missing_in
-from sparsem.store.readers.name_faults import fault_sentence
-from sparsem.store.readers.patterns import files_of_pattern
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.readers.file_names import names_of, natural_key
+from sparsem.io.readers.file_order import NameFault, numberings, series_order
+from sparsem.io.readers.gaps import missing_in
+from sparsem.io.readers.name_faults import fault_sentence
+from sparsem.io.readers.open import open_source
+from sparsem.io.readers.patterns import files_of_pattern
+from sparsem.workflow.execution import Execution
 
 TRUTH = dict[str, float]  # the z of every file
 
 PREFIXES = (
-    *("", "s", "slice_", "z", "img_", "cell-", "Schnitt µm Nr ", "scan.", "8nm_", "run 2 ", "A1_B2_"),
+    *(
+        "",
+        "s",
+        "slice_",
+        "z",
+        "img_",
+        "cell-",
+        "Schnitt µm Nr ",
+        "scan.",
+        "8nm_",
+        "run 2 ",
+        "A1_B2_",
+    ),
     *("t1_z", "2021-03-04_", "20210304_", "Slice=", "x[1]_", "Z1_slice", "day2_s"),
 )
-SUFFIXES = ["", "_8bit", "_of_120", " (aligned)", ".ome", "_4x4x8nm", "_ch00", "-final3", "_t1", "~b"]
-STRAYS = ["overview_{}", "{} copy", "{} - Copy", "{} (1)", "{}~", "{}_old", "Copy of {}", "{}_2", "{} copy 2", "{}.1"]
+SUFFIXES = [
+    "",
+    "_8bit",
+    "_of_120",
+    " (aligned)",
+    ".ome",
+    "_4x4x8nm",
+    "_ch00",
+    "-final3",
+    "_t1",
+    "~b",
+]
+STRAYS = [
+    "overview_{}",
+    "{} copy",
+    "{} - Copy",
+    "{} (1)",
+    "{}~",
+    "{}_old",
+    "Copy of {}",
+    "{}_2",
+    "{} copy 2",
+    "{}.1",
+]
 
 
 def numbered(draw: st.DrawFn, gaps: bool) -> list[int]:
@@ -54,12 +88,21 @@ def timed(draw: st.DrawFn) -> TRUTH:
     """A counter, and the time at which each slice was taken, before or after it."""
     begin = draw(st.integers(0, 50_000))
     pattern = draw(st.sampled_from(["{time}_{z:04d}", "s{z:03d}_{time}", "{time}_z{z}", "{time}"]))
-    written = draw(st.sampled_from(["2021-03-{d:02d}_{h:02d}-{m:02d}-{s:02d}", "202103{d:02d}{h:02d}{m:02d}{s:02d}"]))
+    written = draw(
+        st.sampled_from(
+            ["2021-03-{d:02d}_{h:02d}-{m:02d}-{s:02d}", "202103{d:02d}{h:02d}{m:02d}{s:02d}"]
+        )
+    )
     pause = draw(st.integers(7, 90))
     truth = {}
     for z in range(draw(st.integers(4, 14))):
         second = begin + pause * z
-        clock = {"d": 4 + second // 86400, "h": second // 3600 % 24, "m": second // 60 % 60, "s": second % 60}
+        clock = {
+            "d": 4 + second // 86400,
+            "h": second // 3600 % 24,
+            "m": second // 60 % 60,
+            "s": second % 60,
+        }
         truth[pattern.format(time=written.format(**clock), z=z) + ".tif"] = float(z)
     return truth
 
@@ -95,7 +138,11 @@ def with_stray(draw: st.DrawFn) -> TRUTH:
     name = draw(st.sampled_from(sorted(truth)))
     stem, ending = name[:-4], name[-4:]
     stray = draw(st.sampled_from(STRAYS)).format(stem) + ending
-    twins = [stem + (".png" if ending != ".png" else ".tif"), stem.upper() + ending, stem + ".ome" + ending]
+    twins = [
+        stem + (".png" if ending != ".png" else ".tif"),
+        stem.upper() + ending,
+        stem + ".ome" + ending,
+    ]
     stray = draw(st.sampled_from([stray, stray, *twins]))
     return truth if stray in truth else truth | {stray: truth[name] + 0.5}
 
@@ -106,7 +153,17 @@ def several(draw: st.DrawFn) -> TRUTH:
     prefix = draw(st.sampled_from(["s", "z", "slice_", "img_", "2021-03-04_"]))
     kind = draw(
         st.sampled_from(
-            ["{z}_ch{c}", "ch0{c}_{z}", "{z}_{t}", "{t}_{z}", "{z}_tile_0-{c}", "tile_{c}-1_{z}", "{z}_C{c}", "{z} {t} 8bit", "t{c}_{z}"]
+            [
+                "{z}_ch{c}",
+                "ch0{c}_{z}",
+                "{z}_{t}",
+                "{t}_{z}",
+                "{z}_tile_0-{c}",
+                "tile_{c}-1_{z}",
+                "{z}_C{c}",
+                "{z} {t} 8bit",
+                "t{c}_{z}",
+            ]
         )
     )
     count = draw(st.integers(2, 3))
@@ -122,7 +179,9 @@ def several(draw: st.DrawFn) -> TRUTH:
 def odd(draw: st.DrawFn) -> TRUTH:
     """Names whose meaning only their maker knows."""
     numbers = numbered(draw, draw(st.booleans()))
-    kind = draw(st.sampled_from(["decimal", "two runs", "exponent", "counter", "digits", "run.slice"]))
+    kind = draw(
+        st.sampled_from(["decimal", "two runs", "exponent", "counter", "digits", "run.slice"])
+    )
     truth: TRUTH = {}
     for index, z in enumerate(numbers):
         if kind == "decimal":
@@ -134,7 +193,9 @@ def odd(draw: st.DrawFn) -> TRUTH:
         elif kind == "counter":
             truth[f"{'ESB' if index % 2 else 'SE2'}_{z:04d}.tif"] = z // 2 + 10_000 * (index % 2)
         elif kind == "digits":
-            truth["m" + str(z).translate({48 + digit: 0x660 + digit for digit in range(10)}) + ".tif"] = z
+            truth[
+                "m" + str(z).translate({48 + digit: 0x660 + digit for digit in range(10)}) + ".tif"
+            ] = z
         else:
             truth[f"run1.{z}.tif"] = z
     return truth
@@ -186,15 +247,26 @@ def numbers_in(names: Sequence[str]) -> tuple[float, ...]:
 
 
 def test_the_number_of_a_slice_is_the_one_that_differs() -> None:
-    assert sorted(["s10", "s9", "s1b", "s1a", "s²"], key=natural_key) == ["s1a", "s1b", "s9", "s10", "s²"]
+    assert sorted(["s10", "s9", "s1b", "s1a", "s²"], key=natural_key) == [
+        "s1a",
+        "s1b",
+        "s9",
+        "s10",
+        "s²",
+    ]
     assert numbers_in(["mask_z0137.tif", "mask_z0002.tif"]) == (2, 137)
-    assert numbers_in(["t1_z03_8bit.png", "t1_z11_8bit.png"]) == (3, 11)  # neither the time nor the bits
+    assert numbers_in(["t1_z03_8bit.png", "t1_z11_8bit.png"]) == (
+        3,
+        11,
+    )  # neither the time nor the bits
     assert numbers_in(["x.tif"]) == numbers_in(["day2_8bit.tif"]) == ()
     assert numbers_in(["only_7.tif"]) == (7,)
     assert numbers_in(["cells_z0137_8bit.tif"]) == (137,)  # and not 8
     timed = [f"s{z:03d}_20241003{9 + z:02d}{7 * z * z % 60:02d}11.tif" for z in range(12)]
     assert numbers_in(timed) == tuple(range(12))  # and not the time, which has gaps
-    assert numbers_in([f"{10**20 + z}.tif" for z in (0, 1, 3)]) == tuple(10**20 + z for z in (0, 1, 3))
+    assert numbers_in([f"{10**20 + z}.tif" for z in (0, 1, 3)]) == tuple(
+        10**20 + z for z in (0, 1, 3)
+    )
     assert numbers_in(["IMG_0002.tif", "img_0001.tif"]) == (1, 2)
     assert numbers_in(["z0p80um.tif", "z0p85um.tif", "z1p00um.tif"]) == (0.8, 0.85, 1)
     assert numbers_in(["run1.9.tif", "run1.10.tif", "run1.11.tif"]) == (9, 10, 11)
@@ -211,8 +283,18 @@ def test_gaps_are_told_from_steps_and_times() -> None:
 
 SAME = "carry the same slice number, "
 REFUSED = [
-    ("z0_ch0 z0_ch1 z1_ch0 z1_ch1", "z0_ch0.tif and z0_ch1.tif", SAME + "0: which channel", "'f/*ch0*.tif'"),
-    ("r0_ESB r0_SE r1_ESB r1_SE", "r0_ESB.tif and r0_SE.tif", SAME + "0: which channel", "'f/*_ESB.tif'"),
+    (
+        "z0_ch0 z0_ch1 z1_ch0 z1_ch1",
+        "z0_ch0.tif and z0_ch1.tif",
+        SAME + "0: which channel",
+        "'f/*ch0*.tif'",
+    ),
+    (
+        "r0_ESB r0_SE r1_ESB r1_SE",
+        "r0_ESB.tif and r0_SE.tif",
+        SAME + "0: which channel",
+        "'f/*_ESB.tif'",
+    ),
     ("z3_ch0 z3_ch1", "z3_ch0.tif and z3_ch1.tif", SAME + "3: which channel", "'f/*ch0*.tif'"),
     ("a_ch0 a_ch1 a_ch2", "a_ch0.tif and a_ch1.tif", "look like channels", "import --pictures"),
     ("01_SE 02_ESB 03_SE 04_ESB", "01_SE.tif and 02_ESB.tif", "look like channels", "'f/*_SE.tif'"),
@@ -227,12 +309,19 @@ REFUSED = [
     ("s1 s2 r3_7_2", "s1.tif and r3_7_2.tif", "not named alike", "'f/s*.tif'"),
     ("b_1 a_2", "a_2.tif or b_1.tif", "do not say whether", "write z before the slice number"),
     ("3_01 1_02", "1_02.tif or 3_01.tif", "do not say whether", "write z before the slice number"),
-    ("p1.2 p1.3 p1.5 p1.11", "p1.2.tif and p1.11.tif", "decimals or pairs", "same number of digits"),
+    (
+        "p1.2 p1.3 p1.5 p1.11",
+        "p1.2.tif and p1.11.tif",
+        "decimals or pairs",
+        "same number of digits",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("stems", "pair", "why", "what_to_do"), REFUSED)
-def test_a_refusal_names_two_files_and_what_to_do(stems: str, pair: str, why: str, what_to_do: str) -> None:
+def test_a_refusal_names_two_files_and_what_to_do(
+    stems: str, pair: str, why: str, what_to_do: str
+) -> None:
     names = [f"{stem}.tif" for stem in stems.split()]
     found = series_order(names)
     sentence = fault_sentence(found, names, "the folder f", "f")
@@ -244,7 +333,10 @@ def test_a_refusal_names_two_files_and_what_to_do(stems: str, pair: str, why: st
     ("names", "note"),
     [
         (["b", "a", "c"], "carry no slice number; the order is alphabetical, a.tif to c.tif"),
-        (["20210304_235959", "20210305_000011"], "the order is that of dates and times, 20210304_235959.tif"),
+        (
+            ["20210304_235959", "20210305_000011"],
+            "the order is that of dates and times, 20210304_235959.tif",
+        ),
         (["z-1", "z0"], "numbers after a hyphen are read as negative, z-1.tif to z0.tif"),
         (["z-1", "z-2"], "hyphens before the numbers are read as separators"),
     ],
@@ -277,7 +369,9 @@ def levels(source: str | Path) -> list[int]:
 def test_a_series_is_refused_only_where_its_order_counts(tmp_path: Path) -> None:
     folder = write_slices(tmp_path / "f", "z0_ch0", "z1_ch0", "z0_ch1", "z1_ch1")
     for make in (lambda: open_source(folder), lambda: import_stack(folder, tmp_path / "s.zarr")):
-        with pytest.raises(InputError, match=r"z0_ch0.tif and z0_ch1.tif in the folder .* which channel"):
+        with pytest.raises(
+            InputError, match=r"z0_ch0.tif and z0_ch1.tif in the folder .* which channel"
+        ):
             make()
     assert not (tmp_path / "s.zarr").exists()
     assert levels(folder / "*ch1*.tif") == [2, 3]
@@ -287,7 +381,12 @@ def test_a_series_is_refused_only_where_its_order_counts(tmp_path: Path) -> None
 def test_negative_numbers_and_decimals_put_slices_in_order(tmp_path: Path) -> None:
     names = ["z-2", "z-1", "z0", "z1"]
     assert levels(write_slices(tmp_path / "n", *names)) == [0, 1, 2, 3]
-    assert levels(write_slices(tmp_path / "d", "z0.8um", "z0.95um", "z1um", "z1.05um")) == [0, 1, 2, 3]
+    assert levels(write_slices(tmp_path / "d", "z0.8um", "z0.95um", "z1um", "z1.05um")) == [
+        0,
+        1,
+        2,
+        3,
+    ]
     settings = ImportSettings(voxel_nm=(50, 4, 4), missing="repeat")
     sample = import_stack(tmp_path / "d", tmp_path / "s.zarr", settings)
     assert sample.image("raw").numbers == (0.8, 0.85, 0.9, 0.95, 1, 1.05)
@@ -302,9 +401,14 @@ def test_folders_with_brackets_and_slices_in_folders_of_their_own(tmp_path: Path
     assert files_of_pattern(f"{folder}/none*.tif") == []
     each = write_slices(tmp_path / "each", "z010/image", "z009/image")
     assert levels(f"{each}/z*/image.tif") == [1, 0]
-    assert names_of([each / "z010/image.tif", each / "z009/image.tif"]) == ["z010/image.tif", "z009/image.tif"]
+    assert names_of([each / "z010/image.tif", each / "z009/image.tif"]) == [
+        "z010/image.tif",
+        "z009/image.tif",
+    ]
     write_slices(tmp_path / "runs", "run1/s1", "run1/s2", "run2/s1", "run2/s2")
-    with pytest.raises(InputError, match=r"run1/s1.tif and run1/s2.tif in .* carry the same slice number, 1"):
+    with pytest.raises(
+        InputError, match=r"run1/s1.tif and run1/s2.tif in .* carry the same slice number, 1"
+    ):
         open_source(f"{tmp_path}/runs/run*/s*.tif")
 
 

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import FlowSettings, composed, flow_between, inconsistency, numbered, on_grid, places, sampled, stay, warped
+from sparsem.cells.flow import (
+    FlowSettings,
+    composed,
+    flow_between,
+    inconsistency,
+    numbered,
+    on_grid,
+    places,
+    sampled,
+    stay,
+    warped,
+)
 from tests.conftest import drawn
 
 
@@ -20,7 +31,9 @@ def texture(shape: tuple[int, int] = (120, 160), seed: int = 0) -> NDArray[np.ui
 def shifted(image: NDArray[Any], dy: float, dx: float) -> NDArray[Any]:
     """The content of an image moved down and right."""
     matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
-    return cv2.warpAffine(image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 def constant(shape: tuple[int, int], dx: float, dy: float) -> NDArray[np.float32]:
@@ -39,7 +52,9 @@ def test_a_known_shift_is_found(method: Any) -> None:
 def test_the_papers_parameters_are_taken() -> None:
     paper = FlowSettings(pyramid_scale=0.2, levels=6, window=30)
     here = texture()
-    assert np.median(flow_between(here, shifted(here, 0, 2), paper)[20:-20, 20:-20, 0]) == pytest.approx(2, abs=0.2)
+    assert np.median(
+        flow_between(here, shifted(here, 0, 2), paper)[20:-20, 20:-20, 0]
+    ) == pytest.approx(2, abs=0.2)
 
 
 def test_two_steps_composed_are_one_step_of_their_sum() -> None:
@@ -71,7 +86,9 @@ def test_labels_follow_the_flow_whatever_their_ids() -> None:
     assert (moved // 100_000).tolist() == drawn(".11...", ".11...", "22....").tolist()
     assert moved.dtype == np.uint32
     # What comes from outside of the labelled slice is nothing, not its border drawn out.
-    assert warped(np.full((2, 4), 7, np.uint8), constant((2, 4), 2, 0)).tolist() == [[7, 7, 0, 0]] * 2
+    assert (
+        warped(np.full((2, 4), 7, np.uint8), constant((2, 4), 2, 0)).tolist() == [[7, 7, 0, 0]] * 2
+    )
 
 
 def test_a_flow_on_a_coarser_grid_moves_by_as_much_more() -> None:
@@ -98,5 +115,9 @@ def test_the_grid_brings_a_slice_to_two_megapixels() -> None:
     assert settings.grid_of((4000, 6000)) == (1000, 1500)
     assert settings.grid_of((1000, 1500)) == (1000, 1500)
     assert FlowSettings(grid=3).grid_of((10, 10)) == (3, 3)
-    assert on_grid(np.full((8, 8), 512, np.uint16), (2, 4), (0, 1024)).tolist() == [[127] * 4] * 2  # 16 bit, in a window of grey levels
-    assert on_grid(np.array([[0, 300, 400, 999]], np.uint16), (1, 4), (300, 400)).tolist() == [[0, 0, 255, 255]]
+    assert (
+        on_grid(np.full((8, 8), 512, np.uint16), (2, 4), (0, 1024)).tolist() == [[127] * 4] * 2
+    )  # 16 bit, in a window of grey levels
+    assert on_grid(np.array([[0, 300, 400, 999]], np.uint16), (1, 4), (300, 400)).tolist() == [
+        [0, 0, 255, 255]
+    ]

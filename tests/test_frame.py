@@ -8,8 +8,17 @@ import pytest
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from sparsem.store import frame as frame_module
-from sparsem.store.frame import UNMOVED, Frame, Motion, MovedStack, covers, inverse, joined, moved
+from sparsem.store import transforms as frame_module
+from sparsem.store.transforms import (
+    UNMOVED,
+    Frame,
+    Motion,
+    MovedStack,
+    covers,
+    inverse,
+    joined,
+    moved,
+)
 
 OBLIQUE = np.array([[0.98712, 0.06123, 3.3171], [-0.05231, 1.02417, -2.6313]])
 SHIFTED = np.array([[1.0, 0.0, 4.25], [0.0, 1.0, -7.5]])
@@ -22,12 +31,16 @@ def picture(dtype: Any = np.uint8) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("motion", [UNMOVED, SHIFTED, OBLIQUE])
-@pytest.mark.parametrize(("how", "order", "off"), [("linear", 1, 1.5), ("cubic", 3, 2.5), ("nearest", 0, 0)])
+@pytest.mark.parametrize(
+    ("how", "order", "off"), [("linear", 1, 1.5), ("cubic", 3, 2.5), ("nearest", 0, 0)]
+)
 def test_moved_is_what_scipy_says(motion: Motion, how: Any, order: int, off: float) -> None:
     image = picture()
     places = np.tensordot(motion[:, :2], np.mgrid[:50, :70], 1) + motion[:, 2, None, None]
     places = np.floor(places + 0.5) if how == "nearest" else places
-    expected = scipy.ndimage.map_coordinates(image.astype(float), places, order=order, mode="nearest")
+    expected = scipy.ndimage.map_coordinates(
+        image.astype(float), places, order=order, mode="nearest"
+    )
     inner = np.all((places >= 3) & (places <= np.array([56, 76])[:, None, None]), axis=0)
     assert inner.mean() > 0.6
     assert np.abs(moved(image, motion, (50, 70), how).astype(float) - expected)[inner].max() <= off
@@ -36,19 +49,27 @@ def test_moved_is_what_scipy_says(motion: Motion, how: Any, order: int, off: flo
 @pytest.mark.parametrize("motion", [SHIFTED, OBLIQUE])
 @pytest.mark.parametrize("how", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pieces_make_the_whole(monkeypatch: pytest.MonkeyPatch, motion: Motion, how: Any, dtype: Any) -> None:
+def test_pieces_make_the_whole(
+    monkeypatch: pytest.MonkeyPatch, motion: Motion, how: Any, dtype: Any
+) -> None:
     image = picture(dtype)
     whole = moved(image, motion, (64, 90), how, outside=7)
     monkeypatch.setattr(frame_module, "PIECE_PX", 16)
     pieces = moved(image, motion, (64, 90), how, outside=7)
     assert (whole[:, -3:] == 7).any()
-    assert np.abs(pieces.astype(int) - whole.astype(int)).max() <= (0 if how == "nearest" else 3)  # OpenCV's weights are in 32nds
+    assert np.abs(pieces.astype(int) - whole.astype(int)).max() <= (
+        0 if how == "nearest" else 3
+    )  # OpenCV's weights are in 32nds
 
 
-@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.25, -0.5), (-7.75, 12.375), (3.0, -4.0), (61.5, 2), (200, 0)])
+@pytest.mark.parametrize(
+    "shift", [(0.0, 0.0), (0.25, -0.5), (-7.75, 12.375), (3.0, -4.0), (61.5, 2), (200, 0)]
+)
 @pytest.mark.parametrize("how", ["linear", "cubic"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_shift_is_what_opencv_makes_of_the_same_matrix(shift: tuple[float, float], how: Any, dtype: Any) -> None:
+def test_a_shift_is_what_opencv_makes_of_the_same_matrix(
+    shift: tuple[float, float], how: Any, dtype: Any
+) -> None:
     image = picture(dtype) if dtype == np.uint8 else picture(np.uint16) * 200
     motion = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], float)
     ours = moved(image, motion, (64, 90), how, outside=7)
@@ -96,6 +117,10 @@ def test_what_covers_what() -> None:
     assert covers((3, 40, 50), (3, 40, 50), np.repeat(UNMOVED[None], 3, axis=0))
     assert not covers((3, 40, 50), (3, 40, 50), shifted)
     assert covers((3, 40, 50), (3, 35, 40), np.array([[[1, 0, 4.25], [0, 1, 9.75]]] * 3))
-    assert not covers((3, 40, 50), (3, 35, 40), np.array([[[1, 0, 4.25], [0, 1, 9.75]], [[1, 0, 6.0], [0, 1, 9.75]]]))
+    assert not covers(
+        (3, 40, 50),
+        (3, 35, 40),
+        np.array([[[1, 0, 4.25], [0, 1, 9.75]], [[1, 0, 6.0], [0, 1, 9.75]]]),
+    )
     seen = moved(np.ones((40, 50), np.uint8), SHIFTED, (40, 50), "nearest")
     assert (seen == 0).any()

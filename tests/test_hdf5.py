@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.store.readers import open_source
+from sparsem.io.readers.open import open_source
 
 STACK = np.random.default_rng(0).integers(1, 255, (5, 12, 16), np.uint8)
 
@@ -31,20 +31,32 @@ def assert_reads(path: Path, expected: NDArray[Any] = STACK, *options: Any, **na
     assert np.array_equal(found.stack[0 : len(expected)], expected)
 
 
-@pytest.mark.parametrize(("code", "name"), [(32001, "Blosc"), (32004, "LZ4"), (32008, "bitshuffle"), (32013, "ZFP"), (32015, "Zstd")])
-def test_compression_that_is_not_installed(tmp_path: Path, code: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(32001, "Blosc"), (32004, "LZ4"), (32008, "bitshuffle"), (32013, "ZFP"), (32015, "Zstd")],
+)
+def test_compression_that_is_not_installed(
+    tmp_path: Path, code: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)  # cannot be imported
     with h5py.File(tmp_path / "a.h5", "w") as file:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk(STACK.shape)
         plist.set_filter(code, h5py.h5z.FLAG_OPTIONAL, (1, 2))
-        data = h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT8, h5py.h5s.create_simple(STACK.shape), plist)
+        data = h5py.h5d.create(
+            file.id, b"data", h5py.h5t.NATIVE_UINT8, h5py.h5s.create_simple(STACK.shape), plist
+        )
         data.write_direct_chunk((0, 0, 0), STACK.tobytes())
-    with pytest.raises(InputError, match=rf"'data' in a.h5 is compressed by filter {code} \({name}\), .*: pip install hdf5plugin"):
+    with pytest.raises(
+        InputError,
+        match=rf"'data' in a.h5 is compressed by filter {code} \({name}\), .*: pip install hdf5plugin",
+    ):
         open_source(tmp_path / "a.h5")
 
 
-def test_plugins_are_loaded_where_they_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_are_loaded_where_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     test_compression_that_is_not_installed(tmp_path, 32001, "Blosc", monkeypatch)
     asked: list[int] = []
 
@@ -59,14 +71,19 @@ def test_plugins_are_loaded_where_they_are_installed(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("number", [37, 95, 524])
-def test_file_systems_without_locks(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_locks(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "a.h5", data=STACK)
     opened, locking = h5py.File, []
 
     def without_locks(path: Path, mode: str, **options: Any) -> h5py.File:
         locking.append(options.get("locking"))
         if locking[-1] is not False:
-            raise OSError(number, f"Unable to synchronously open file (unable to lock file, errno = {number}, error message = '?')")
+            raise OSError(
+                number,
+                f"Unable to synchronously open file (unable to lock file, errno = {number}, error message = '?')",
+            )
         return opened(path, mode, **options)
 
     monkeypatch.setattr(h5py, "File", without_locks)
@@ -77,13 +94,21 @@ def test_file_systems_without_locks(tmp_path: Path, number: int, monkeypatch: py
 WRITER = "import h5py, sys; file = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses a file that is open elsewhere by itself")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows refuses a file that is open elsewhere by itself"
+)
 def test_a_file_that_is_being_written(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", data=STACK)
-    with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "a.h5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, tmp_path / "a.h5"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
-        with pytest.raises(InputError, match=r"a.h5 is open for writing in another program; close it there first"):
+        with pytest.raises(
+            InputError, match=r"a.h5 is open for writing in another program; close it there first"
+        ):
             open_source(tmp_path / "a.h5")
         writer.communicate()
     assert_reads(tmp_path / "a.h5")
@@ -96,20 +121,30 @@ def test_links(tmp_path: Path) -> None:
     assert_reads(tmp_path / "a.h5", STACK, "entry/data")
     write(tmp_path / "group.h5", entry=h5py.ExternalLink("b.h5", "/deep"))
     assert_reads(tmp_path / "group.h5")
-    write(tmp_path / "soft.h5", real=STACK, alias=h5py.SoftLink("/real"), loop__up=h5py.SoftLink("/"))
+    write(
+        tmp_path / "soft.h5", real=STACK, alias=h5py.SoftLink("/real"), loop__up=h5py.SoftLink("/")
+    )
     assert_reads(tmp_path / "soft.h5")  # one dataset, by two names
     assert open_source(tmp_path / "soft.h5").part == "real"
 
 
 def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", data=h5py.ExternalLink("gone.h5", "/deep"))
-    with pytest.raises(InputError, match=r"a.h5 holds no stack: .* \('data' is a link to '/deep' in gone.h5, which is not there\)"):
+    with pytest.raises(
+        InputError,
+        match=r"a.h5 holds no stack: .* \('data' is a link to '/deep' in gone.h5, which is not there\)",
+    ):
         open_source(tmp_path / "a.h5")
-    with pytest.raises(InputError, match=r"'data' in a.h5 is a link to '/deep' in gone.h5, which is not there; put it back"):
+    with pytest.raises(
+        InputError,
+        match=r"'data' in a.h5 is a link to '/deep' in gone.h5, which is not there; put it back",
+    ):
         open_source(tmp_path / "a.h5", "data")
     write(tmp_path / "b.h5", data=STACK, soft=h5py.SoftLink("/gone"))
     assert_reads(tmp_path / "b.h5")
-    assert open_source(tmp_path / "b.h5").notes == ("'soft' is a link to '/gone', which is not there.",)
+    assert open_source(tmp_path / "b.h5").notes == (
+        "'soft' is a link to '/gone', which is not there.",
+    )
 
 
 CHANNELS = np.random.default_rng(1).integers(1, 255, (2, 5, 12, 16, 3), np.uint8)  # t, z, y, x, c
@@ -128,7 +163,9 @@ CHANNELS = np.random.default_rng(1).integers(1, 255, (2, 5, 12, 16, 3), np.uint8
     ],
 )
 @pytest.mark.parametrize("ending", ["h5", "zarr"])
-def test_the_advice_of_a_message_is_right(tmp_path: Path, array: NDArray[Any], picks: dict[str, int], expected: Any, ending: str) -> None:
+def test_the_advice_of_a_message_is_right(
+    tmp_path: Path, array: NDArray[Any], picks: dict[str, int], expected: Any, ending: str
+) -> None:
     path = tmp_path / f"a.{ending}"
     if ending == "h5":
         write(path, data=array)
@@ -149,7 +186,10 @@ def test_the_advice_of_a_message_is_right(tmp_path: Path, array: NDArray[Any], p
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (np.zeros((5, 12, 16), [("a", "u1"), ("b", "f4")]), r"holds \[\('a', 'u1'\), \('b', '<f4'\)\]; expected real numbers"),
+        (
+            np.zeros((5, 12, 16), [("a", "u1"), ("b", "f4")]),
+            r"holds \[\('a', 'u1'\), \('b', '<f4'\)\]; expected real numbers",
+        ),
         (np.zeros((5, 12, 16), np.complex64), "holds complex64; expected real numbers"),
         (h5py.Empty("f4"), "holds no stack"),
         (np.full((5, 12, 16), b"x", "S3"), "expected real numbers"),
@@ -167,5 +207,9 @@ def test_booleans_and_enumerations_are_numbers(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", data=STACK > 100)
     assert_reads(tmp_path / "a.h5", STACK > 100)
     with h5py.File(tmp_path / "b.h5", "w") as file:
-        file.create_dataset("data", data=STACK % 3, dtype=h5py.enum_dtype({"none": 0, "nucleus": 1, "cell": 2}, "u1"))
+        file.create_dataset(
+            "data",
+            data=STACK % 3,
+            dtype=h5py.enum_dtype({"none": 0, "nucleus": 1, "cell": 2}, "u1"),
+        )
     assert_reads(tmp_path / "b.h5", STACK % 3)

@@ -15,10 +15,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-import sparsem.interruption
-from sparsem.interruption import SENTENCE, STOPPED, stops_after_steps
+import sparsem.workflow.interruption
 from sparsem.models.checkpoint import load_tensors
 from sparsem.store.sample import Sample
+from sparsem.workflow.interruption import SENTENCE, STOPPED, stops_after_steps
 from tests.conftest import copy_of
 
 
@@ -80,7 +80,7 @@ def test_a_signal_waits_for_the_end_of_a_step(number: signal.Signals) -> None:
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparsem.interruption, "REPEATED_S", 0)
+    monkeypatch.setattr(sparsem.workflow.interruption, "REPEATED_S", 0)
     reached = []
 
     def work() -> None:
@@ -134,14 +134,31 @@ def test_an_error_in_a_step_is_not_hidden_by_a_signal() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_goes_on_with_the_next_update(tissue: Sample, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stopped_training_goes_on_with_the_next_update(
+    tissue: Sample, tmp_path: Path, number: signal.Signals
+) -> None:
     sample = copy_of(tissue, tmp_path / "s.zarr")
-    words = ["train", "s.zarr", "--structure", "nucleus", "--width", "8", "--read", "64", "--see", "64", "--batch", "1"]
+    words = [
+        "train",
+        "s.zarr",
+        "--structure",
+        "nucleus",
+        "--width",
+        "8",
+        "--read",
+        "64",
+        "--see",
+        "64",
+        "--batch",
+        "1",
+    ]
     words += ["--save-every-s", "100000", "--out", "m.safetensors", "--device", "cpu"]
     assert sample.path.exists()
     run = running(*words, "--updates", "100000", folder=tmp_path)
     log = tmp_path / "m.training.csv"
-    while run.poll() is None and not (log.exists() and len(log.read_text(encoding="utf-8").splitlines()) > 5):
+    while run.poll() is None and not (
+        log.exists() and len(log.read_text(encoding="utf-8").splitlines()) > 5
+    ):
         time.sleep(0.05)
     run.send_signal(number)
     _, text = run.communicate(timeout=60)
@@ -156,7 +173,19 @@ def test_a_stopped_training_goes_on_with_the_next_update(tissue: Sample, tmp_pat
 def test_workers_that_are_stopped_with_their_program_end_quietly(tmp_path: Path) -> None:
     noise: NDArray[Any] = np.random.default_rng(0).integers(0, 255, (40, 700, 700)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", noise, photometric="minisblack")
-    words = ["import", "a.tif", "s.zarr", "--voxel-nm", "8", "4", "4", "--block-depth", "1", "--workers", "2"]
+    words = [
+        "import",
+        "a.tif",
+        "s.zarr",
+        "--voxel-nm",
+        "8",
+        "4",
+        "4",
+        "--block-depth",
+        "1",
+        "--workers",
+        "2",
+    ]
     for after_s in (2.5, 5.0):
         run = running(*words, folder=tmp_path)
         time.sleep(after_s)
@@ -171,5 +200,7 @@ def test_workers_that_are_stopped_with_their_program_end_quietly(tmp_path: Path)
         assert "Traceback" not in text
         time.sleep(2)
         assert run.pid not in [session_of(process) for process in psutil.process_iter()]
-    subprocess.run([sys.executable, "-m", "sparsem", *words, "--quiet"], cwd=tmp_path, timeout=120, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "sparsem", *words, "--quiet"], cwd=tmp_path, timeout=120, check=True
+    )
     np.testing.assert_array_equal(Sample.open(tmp_path / "s.zarr").image().read(slice(None)), noise)

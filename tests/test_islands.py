@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sparsem.cli.scores import score_lines
-from sparsem.regions import overlaps
-from sparsem.score.against import Scores
+from sparsem.cli.score_format import score_lines
+from sparsem.labels.overlaps import overlaps
 from sparsem.score.islands import IslandCount, island_count
 from sparsem.score.overlap import Overlap
+from sparsem.score.score import Scores
 
 
 def test_islands_as_drawn() -> None:
@@ -28,8 +28,12 @@ def test_islands_as_drawn() -> None:
 def by_hand(labels: np.ndarray, true: np.ndarray) -> tuple[int, int]:
     pixels = right = 0
     for cell in set(np.unique(true).tolist()) - {0}:
-        parts = cc3d.connected_components(np.ascontiguousarray(true == cell).view(np.uint8), connectivity=8)
-        masks = sorted((parts == part for part in range(1, int(parts.max()) + 1)), key=np.count_nonzero)
+        parts = cc3d.connected_components(
+            np.ascontiguousarray(true == cell).view(np.uint8), connectivity=8
+        )
+        masks = sorted(
+            (parts == part for part in range(1, int(parts.max()) + 1)), key=np.count_nonzero
+        )
         for mask in masks[:-1]:
             pixels += int(mask.sum())
             right += int(mask.sum()) * bool(2 * (labels[mask] == cell).sum() > mask.sum())
@@ -40,12 +44,21 @@ def by_hand(labels: np.ndarray, true: np.ndarray) -> tuple[int, int]:
 @given(st.data())
 def test_islands_are_those_of_a_plain_count(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
-    labels, true = (data.draw(arrays.arrays(np.uint32, shape, elements=st.integers(0, 3))) for _ in range(2))
+    labels, true = (
+        data.draw(arrays.arrays(np.uint32, shape, elements=st.integers(0, 3))) for _ in range(2)
+    )
     pixels, right = by_hand(labels, true)
     found = island_count(labels, true)
     assert found.pixels == pixels
-    largest = [np.bincount(cc3d.connected_components((true == cell).view(np.uint8), connectivity=8).ravel())[1:] for cell in (1, 2, 3)]
-    if all(len(one) < 2 or np.sort(one)[-1] > np.sort(one)[-2] for one in largest):  # else which part is the island is open
+    largest = [
+        np.bincount(
+            cc3d.connected_components((true == cell).view(np.uint8), connectivity=8).ravel()
+        )[1:]
+        for cell in (1, 2, 3)
+    ]
+    if all(
+        len(one) < 2 or np.sort(one)[-1] > np.sort(one)[-2] for one in largest
+    ):  # else which part is the island is open
         assert found.right == right
 
 
@@ -54,6 +67,13 @@ def test_other_numbers_in_the_ground_truth_are_reported() -> None:
     known = np.ones(true.shape, bool)
     for labels, is_told in ((true, False), (np.where(true > 0, true + 10, 0), True)):
         table = overlaps(labels.astype(np.uint32), true, known)
-        scores = Scores((Overlap(4, 4, 4, 6),), None, (table,), islands=(island_count(labels, true),))
+        scores = Scores(
+            (Overlap(4, 4, 4, 6),), None, (table,), islands=(island_count(labels, true),)
+        )
         lines = score_lines({"cells": scores})
-        assert any("no object has the number that it has in the ground truth" in line for line in lines) is is_told
+        assert (
+            any(
+                "no object has the number that it has in the ground truth" in line for line in lines
+            )
+            is is_told
+        )

@@ -27,7 +27,10 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_held_lock_is_refused_and_goes_with_its_holder(tmp_path: Path) -> None:
-    with FileLock(tmp_path / "lock"), pytest.raises(SampleError, match="wait for it to end, or work on a copy"):
+    with (
+        FileLock(tmp_path / "lock"),
+        pytest.raises(SampleError, match="wait for it to end, or work on a copy"),
+    ):
         acquired(tmp_path / "lock", REFUSAL)
     acquired(tmp_path / "lock", REFUSAL).release()
 
@@ -36,7 +39,10 @@ def test_a_held_lock_is_refused_and_goes_with_its_holder(tmp_path: Path) -> None
 def test_without_locks_a_file_stands_for_one(tmp_path: Path) -> None:
     lock = acquired(tmp_path / "lock", REFUSAL)
     assert (tmp_path / "lock.held").exists()
-    with pytest.raises(SampleError, match=rf"is held by process {os.getpid()} on .*if that process has ended, remove this file"):
+    with pytest.raises(
+        SampleError,
+        match=rf"is held by process {os.getpid()} on .*if that process has ended, remove this file",
+    ):
         acquired(tmp_path / "lock", REFUSAL)
     lock.release()
     assert not (tmp_path / "lock.held").exists()
@@ -53,7 +59,9 @@ def test_a_process_that_ended_holds_nothing_here_and_is_named_elsewhere(tmp_path
     with pytest.raises(ResumeError, match=r"Busy\. .*lock\.held is held by process 4711 on node7"):
         acquired(tmp_path / "lock", ResumeError("Busy."))
     (tmp_path / "lock.held").write_text("", encoding="utf-8")
-    with pytest.raises(SampleError, match="a process without a name; if that process has ended, remove this file"):
+    with pytest.raises(
+        SampleError, match="a process without a name; if that process has ended, remove this file"
+    ):
         acquired(tmp_path / "lock", REFUSAL)
 
 
@@ -64,7 +72,10 @@ def test_other_faults_of_the_file_system_are_not_taken_for_missing_locks(tmp_pat
 
 def test_files_that_a_kill_left_half_written_go_with_the_next_run(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
-    left = [sample.path / ".sparsem" / "zarr.json.4711.partial", sample.path / "zarr.json.4711.partial"]
+    left = [
+        sample.path / ".sparsem" / "zarr.json.4711.partial",
+        sample.path / "zarr.json.4711.partial",
+    ]
     for path in left:
         path.write_text("{", encoding="utf-8")
     with sample.locked():

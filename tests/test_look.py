@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from sparsem.cells.doubt import Place, doubt, nearer, places_of_doubt
+from sparsem.cells.disagreement import Place, doubt, nearer, places_of_doubt
 from sparsem.cells.intervals import seeds_of_nearest
-from sparsem.cells.look import area_jumps, disagreements, jumps
 from sparsem.cells.propagate import Front
+from sparsem.cells.review import area_jumps, disagreements, jumps
 from sparsem.cells.separate import Seeds
-from sparsem.regions import sizes
+from sparsem.labels.overlaps import sizes
 from tests.conftest import drawn
 
 
@@ -22,7 +22,9 @@ ABOVE = front("1221", [9.0, 4.0, 4.0, 1.0], seed=8)
 
 
 def test_the_nearer_front_has_the_pixel() -> None:
-    assert nearer(BELOW, ABOVE).labels.tolist() == [[1, 1, 1, 1]]  # equal: the one below; infinite: the one that came
+    assert nearer(BELOW, ABOVE).labels.tolist() == [
+        [1, 1, 1, 1]
+    ]  # equal: the one below; infinite: the one that came
     assert nearer(BELOW, ABOVE).cost.tolist() == [[0, 1, 4, 1]]
 
 
@@ -35,7 +37,10 @@ def test_doubt_is_greatest_where_both_are_equally_certain() -> None:
 def test_places_are_the_middle_of_what_is_disputed() -> None:
     flat = np.zeros((3, 5), np.float32)
     none = Seeds(np.array([]), np.zeros((0, 2)))
-    below, above = Front(drawn("11111", "11111", "11111"), flat, none), Front(drawn("12221", "12221", "12221"), flat, none)
+    below, above = (
+        Front(drawn("11111", "11111", "11111"), flat, none),
+        Front(drawn("12221", "12221", "12221"), flat, none),
+    )
     inside = np.ones((3, 5), bool)
     assert places_of_doubt(below, above, inside) == [Place(1, 2, 9, 1, 2)]
     assert places_of_doubt(below, above, ~inside) == []
@@ -50,9 +55,18 @@ def test_seeds_come_from_the_labelled_slice_that_is_nearest() -> None:
 
 
 def test_one_place_for_each_pair_of_cells_between_two_labelled_slices() -> None:
-    places = [[], [(1, 2, 30, 5, 6)], [(2, 1, 50, 7, 8), (0, 1, 5, 0, 0)], [], [(1, 2, 40, 9, 9)], []]
+    places = [
+        [],
+        [(1, 2, 30, 5, 6)],
+        [(2, 1, 50, 7, 8), (0, 1, 5, 0, 0)],
+        [],
+        [(1, 2, 40, 9, 9)],
+        [],
+    ]
     found = disagreements(places, (0, 3, 5), 0.5)
-    assert [(one.z, one.y, one.x, {one.first, one.second}, one.area_um2, one.slices) for one in found] == [
+    assert [
+        (one.z, one.y, one.x, {one.first, one.second}, one.area_um2, one.slices) for one in found
+    ] == [
         (2, 7, 8, {1, 2}, 25.0, 2),
         (2, 0, 0, {0, 1}, 2.5, 1),
         (4, 9, 9, {1, 2}, 20.0, 1),

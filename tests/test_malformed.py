@@ -19,7 +19,7 @@ import tifffile
 import torch
 import zarr
 
-from sparsem.cli import main
+from sparsem.cli.app import main
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of, files_in, put, untaught_model
 
@@ -38,7 +38,9 @@ class Case(NamedTuple):
 
 
 def stack(wrong: str, source: str, sentence: str) -> Callable[[Callable[[], Any]], None]:
-    return lambda make: STACKS.append(Case(wrong, f"import {source} s.zarr --voxel-nm 8 8 8 --quiet", sentence, make))
+    return lambda make: STACKS.append(
+        Case(wrong, f"import {source} s.zarr --voxel-nm 8 8 8 --quiet", sentence, make)
+    )
 
 
 def other(wrong: str, words: str, sentence: str) -> Callable[[Callable[[], Any]], None]:
@@ -65,7 +67,11 @@ def cut(name: str, part: float) -> None:
 
 
 stack("a file that is not there", "none.tif", "There is no file or folder none.tif")(nothing)
-stack("a pattern that matches nothing", "'slices/*.tif'", "There are no TIFF or PNG slices in the pattern")(nothing)
+stack(
+    "a pattern that matches nothing",
+    "'slices/*.tif'",
+    "There are no TIFF or PNG slices in the pattern",
+)(nothing)
 
 
 @stack("an empty file", "a.tif", "a.tif cannot be read as TIFF")
@@ -107,7 +113,11 @@ def _() -> None:
     tiff("a.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb")
 
 
-@stack("a TIFF with white as 0 whose numbers have no inverse", "a.tif", "a.tif is a 'min is white' TIFF of float32, whose inverse is not")
+@stack(
+    "a TIFF with white as 0 whose numbers have no inverse",
+    "a.tif",
+    "a.tif is a 'min is white' TIFF of float32, whose inverse is not",
+)
 def _() -> None:
     tiff("a.tif", STACK.astype(np.float32), photometric="miniswhite")
 
@@ -123,13 +133,21 @@ def _() -> None:
     cut("slices/s1.png", 0.1)
 
 
-@stack("a slice of another shape", "slices", r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\)")
+@stack(
+    "a slice of another shape",
+    "slices",
+    r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\)",
+)
 def _() -> None:
     png("slices/s1.png", STACK[0])
     png("slices/s2.png", STACK[0, :, :50])
 
 
-@stack("a slice of another depth", "slices", "All slices must be alike: s1.tif is .* uint8, but s2.tif is .* uint16")
+@stack(
+    "a slice of another depth",
+    "slices",
+    "All slices must be alike: s1.tif is .* uint8, but s2.tif is .* uint16",
+)
 def _() -> None:
     tiff("slices/s1.tif", STACK[0])
     tiff("slices/s2.tif", STACK[0].astype(np.uint16))
@@ -148,12 +166,19 @@ def _() -> None:
 
 @stack("several times", "a.tif", "expected one time, or --time")
 def _() -> None:
-    tifffile.imwrite("a.tif", np.zeros((2, 3, 8, 8), np.uint8), photometric="minisblack", metadata={"axes": "TZYX"})
+    tifffile.imwrite(
+        "a.tif",
+        np.zeros((2, 3, 8, 8), np.uint8),
+        photometric="minisblack",
+        metadata={"axes": "TZYX"},
+    )
 
 
 @stack("a channel that is not there", "a.tif --channel 7", "there is no channel 7, only 0 to 3")
 def _() -> None:
-    tifffile.imwrite("a.tif", np.zeros((3, 4, 8, 8), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
+    tifffile.imwrite(
+        "a.tif", np.zeros((3, 4, 8, 8), np.uint8), imagej=True, metadata={"axes": "ZCYX"}
+    )
 
 
 def _floats(value: float) -> None:
@@ -172,7 +197,9 @@ def _() -> None:
     _floats(np.inf)
 
 
-@stack("numbers that are all the same", "a.tif", "a.tif holds the same number, 7.5, .*--grey-levels")
+@stack(
+    "numbers that are all the same", "a.tif", "a.tif holds the same number, 7.5, .*--grey-levels"
+)
 def _() -> None:
     tiff("a.tif", np.full((3, 40, 60), 7.5, np.float32))
 
@@ -256,7 +283,11 @@ def _() -> None:
     Path("a.mrc").write_bytes(np.random.default_rng(1).bytes(5000))
 
 
-@stack("a virtual dataset without a source", "a.h5", r"'data' in a.h5 lacks 1 of 5 sources \(slice 2: part2.h5, which is not there\)")
+@stack(
+    "a virtual dataset without a source",
+    "a.h5",
+    r"'data' in a.h5 lacks 1 of 5 sources \(slice 2: part2.h5, which is not there\)",
+)
 def _() -> None:
     with h5py.File("a.h5", "w") as file:
         layout = h5py.VirtualLayout(STACK.shape, "u1")
@@ -268,13 +299,21 @@ def _() -> None:
     Path("part2.h5").unlink()
 
 
-@stack("a chunk of a Zarr that is not there", "a.zarr", r"a.zarr lacks 1 of 5 chunks \(slice 3: c/3/0/0\)")
+@stack(
+    "a chunk of a Zarr that is not there",
+    "a.zarr",
+    r"a.zarr lacks 1 of 5 chunks \(slice 3: c/3/0/0\)",
+)
 def _() -> None:
     zarr.create_array("a.zarr", shape=STACK.shape, dtype="u1", chunks=(1, 40, 60))[:] = STACK
     Path("a.zarr/c/3/0/0").unlink()
 
 
-@stack("bytes of which nobody knows whether they are signed", "a.mrc", "a.mrc does not state whether its bytes are signed")
+@stack(
+    "bytes of which nobody knows whether they are signed",
+    "a.mrc",
+    "a.mrc does not state whether its bytes are signed",
+)
 def _() -> None:
     _mrc(STACK.view(np.int8))
     with Path("a.mrc").open("r+b") as file:
@@ -288,7 +327,11 @@ def _() -> None:
     cut("a.nrrd", 0.6)
 
 
-@stack("a NRRD header without its data", "a.nhdr", "a.nhdr keeps its numbers in a.raw, which is not beside it")
+@stack(
+    "a NRRD header without its data",
+    "a.nhdr",
+    "a.nhdr keeps its numbers in a.raw, which is not beside it",
+)
 def _() -> None:
     nrrd.write("a.nhdr", STACK, {"encoding": "raw"}, index_order="C")
     Path("a.raw").unlink()
@@ -297,7 +340,9 @@ def _() -> None:
 @stack("a NRRD file that packs its numbers otherwise", "a.nrrd", "a.nrrd")
 def _() -> None:
     nrrd.write("a.nrrd", STACK, {"encoding": "raw"}, index_order="C")
-    Path("a.nrrd").write_bytes(Path("a.nrrd").read_bytes().replace(b"encoding: raw", b"encoding: zip"))
+    Path("a.nrrd").write_bytes(
+        Path("a.nrrd").read_bytes().replace(b"encoding: raw", b"encoding: zip")
+    )
 
 
 @stack("a model that is no MATLAB file", "a.model", "a.model")
@@ -315,7 +360,9 @@ def _zarr(**arrays: Any) -> Any:
 @stack("a damaged chunk", "a.zarr", "a.zarr")
 def _() -> None:
     _zarr(raw=STACK)
-    next(path for path in Path("a.zarr/raw/c").rglob("*") if path.is_file()).write_bytes(b"not zstd")
+    next(path for path in Path("a.zarr/raw/c").rglob("*") if path.is_file()).write_bytes(
+        b"not zstd"
+    )
 
 
 @stack("damaged metadata", "a.zarr", "a.zarr cannot be read as Zarr")
@@ -341,7 +388,10 @@ def _() -> None:
 
 @stack("OME metadata of nonsense", "a.zarr", "a.zarr")
 def _() -> None:
-    _zarr(raw=STACK).attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": [{}], "axes": 3}]}
+    _zarr(raw=STACK).attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"datasets": [{}], "axes": 3}],
+    }
 
 
 def masks(made: Any, numbers: tuple[int, ...] = (0, 9, 18)) -> None:
@@ -376,18 +426,32 @@ def _() -> None:
     tiff("masks/b_9.tif", MASK)
 
 
-@other("a grey picture as a mask", ANNOTATE, "Slice 0 of masks changes from pixel to pixel, as a gray image does")
+@other(
+    "a grey picture as a mask",
+    ANNOTATE,
+    "Slice 0 of masks changes from pixel to pixel, as a gray image does",
+)
 def _() -> None:
     masks(np.random.default_rng(1).integers(0, 255, (96, 128), np.uint8))
 
 
-@other("a mask that was a JPEG", ANNOTATE, "Slice 0 of masks is a mask of 0 and 255 with .* pixels in between, as JPEG")
+@other(
+    "a mask that was a JPEG",
+    ANNOTATE,
+    "Slice 0 of masks is a mask of 0 and 255 with .* pixels in between, as JPEG",
+)
 def _() -> None:
-    _, jpeg = cv2.imencode(".jpg", np.where(cv2.GaussianBlur(MASK * 255, (0, 0), 5) > 60, 255, 0).astype(np.uint8))
+    _, jpeg = cv2.imencode(
+        ".jpg", np.where(cv2.GaussianBlur(MASK * 255, (0, 0), 5) > 60, 255, 0).astype(np.uint8)
+    )
     masks(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE))
 
 
-@other("masks that are JPEG", ANNOTATE, "There are no TIFF or PNG slices in the folder masks; other pictures, such as JPEG")
+@other(
+    "masks that are JPEG",
+    ANNOTATE,
+    "There are no TIFF or PNG slices in the folder masks; other pictures, such as JPEG",
+)
 def _() -> None:
     png("masks/m_9.jpg", MASK)
 
@@ -402,7 +466,9 @@ def _() -> None:
     masks(-MASK.astype(np.int16))
 
 
-@other("masks in colour", ANNOTATE, "color image .* whose channels are equal; save it as a gray image")
+@other(
+    "masks in colour", ANNOTATE, "color image .* whose channels are equal; save it as a gray image"
+)
 def _() -> None:
     for z in (0, 9):
         png(f"masks/m_{z}.png", np.repeat(MASK[..., None], 3, axis=2))
@@ -413,12 +479,20 @@ def _() -> None:
     masks(MASK)
 
 
-@other("slices that cannot be read", "annotate import own.zarr nucleolus all.tif --slices 1-to-5 --overwrite", "1-to-5")
+@other(
+    "slices that cannot be read",
+    "annotate import own.zarr nucleolus all.tif --slices 1-to-5 --overwrite",
+    "1-to-5",
+)
 def _() -> None:
     tiff("all.tif", np.stack([MASK] * 19))
 
 
-@other("labels of another number of slices", "annotate import own.zarr nucleolus all.tif --slices all --overwrite", "18")
+@other(
+    "labels of another number of slices",
+    "annotate import own.zarr nucleolus all.tif --slices all --overwrite",
+    "18",
+)
 def _() -> None:
     tiff("all.tif", np.stack([MASK] * 18))
 
@@ -436,7 +510,9 @@ def _() -> None:
 
 @other("a sample whose metadata are damaged", "equalize own.zarr", "own.zarr")
 def _() -> None:
-    Path("own.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {')
+    Path("own.zarr/zarr.json").write_text(
+        '{"zarr_format": 3, "node_type": "group", "attributes": {'
+    )
 
 
 @other("a sample whose history is damaged", "align own.zarr", "history")
@@ -454,12 +530,22 @@ def _lose(folder: str) -> None:
     (sorted(path for path in Path(folder, "0", "c").rglob("*") if path.is_file())[-1]).unlink()
 
 
-other("an image that lost a chunk", "align own.zarr --quiet", "has lost a piece of its slices 14 to 18")(lambda: _lose("own.zarr"))
+other(
+    "an image that lost a chunk",
+    "align own.zarr --quiet",
+    "has lost a piece of its slices 14 to 18",
+)(lambda: _lose("own.zarr"))
 
 
-@other("an annotation that lost a chunk", "train own.zarr --structure nucleus --out m.safetensors --quiet", "has lost a piece of its")
+@other(
+    "an annotation that lost a chunk",
+    "train own.zarr --structure nucleus --out m.safetensors --quiet",
+    "has lost a piece of its",
+)
 def _() -> None:
-    next(path for path in Path("own.zarr/annotations/nucleus/labels/c").rglob("*") if path.is_file()).unlink()
+    next(
+        path for path in Path("own.zarr/annotations/nucleus/labels/c").rglob("*") if path.is_file()
+    ).unlink()
 
 
 @other("labels that lost a chunk", "measure own.zarr --quiet", "has lost a piece of its slices")
@@ -468,23 +554,41 @@ def _() -> None:
     _lose("own.zarr/labels/nucleus")
 
 
-@other("a truth that lost a chunk", "score own.zarr nucleus --quiet", "has lost a piece of its slices")
+@other(
+    "a truth that lost a chunk", "score own.zarr nucleus --quiet", "has lost a piece of its slices"
+)
 def _() -> None:
     shutil.copytree("own.zarr/truth", "own.zarr/labels")
     _lose("own.zarr/truth/nucleus")
 
 
-@other("a truth that lost a chunk, shown", "report own.zarr --structure nucleus -o r.html --quiet", "has lost a piece of its slices")
+@other(
+    "a truth that lost a chunk, shown",
+    "report own.zarr --structure nucleus -o r.html --quiet",
+    "has lost a piece of its slices",
+)
 def _() -> None:
     _lose("own.zarr/truth/nucleus")
 
 
-other("an image that lost a chunk, equalized", "equalize own.zarr --quiet", "has lost a piece of its slices")(lambda: _lose("own.zarr"))
-other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
-other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr")(lambda: _damage("own.zarr"))
+other(
+    "an image that lost a chunk, equalized",
+    "equalize own.zarr --quiet",
+    "has lost a piece of its slices",
+)(lambda: _lose("own.zarr"))
+other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(
+    lambda: _damage("own.zarr")
+)
+other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr")(
+    lambda: _damage("own.zarr")
+)
 
 
-@other("an image whose chunks are damaged, predicted", "predict own.zarr m.safetensors --quiet", "own.zarr")
+@other(
+    "an image whose chunks are damaged, predicted",
+    "predict own.zarr m.safetensors --quiet",
+    "own.zarr",
+)
 def _() -> None:
     untaught_model(Path("m.safetensors"))
     _damage("own.zarr")
@@ -496,7 +600,11 @@ def _() -> None:
     _damage("own.zarr/labels/nucleus")
 
 
-@other("an annotation whose numbers are damaged", "train own.zarr --structure nucleus --out m.safetensors --quiet", "nucleus")
+@other(
+    "an annotation whose numbers are damaged",
+    "train own.zarr --structure nucleus --out m.safetensors --quiet",
+    "nucleus",
+)
 def _() -> None:
     Path("own.zarr/annotations/nucleus/zarr.json").write_text("[]")
 
@@ -522,35 +630,71 @@ def _() -> None:
     save_file({"weights": torch.zeros(3)}, "m.safetensors")
 
 
-other("nothing annotated", "train own.zarr --structure synapse --out m.safetensors", "synapse")(nothing)
-other("more folds than labelled slices", "train own.zarr --structure nucleus --folds 9 --out m.safetensors", "9")(nothing)
-other("labelled slices that are not", "train own.zarr --structure nucleus --slices 5 --out m.safetensors", "5")(nothing)
+other("nothing annotated", "train own.zarr --structure synapse --out m.safetensors", "synapse")(
+    nothing
+)
+other(
+    "more folds than labelled slices",
+    "train own.zarr --structure nucleus --folds 9 --out m.safetensors",
+    "9",
+)(nothing)
+other(
+    "labelled slices that are not",
+    "train own.zarr --structure nucleus --slices 5 --out m.safetensors",
+    "5",
+)(nothing)
 other(
     "a tile that does not shrink evenly",
     "train own.zarr --structure nucleus --see 33 --out m.safetensors",
     "edge is a multiple of 16 and at least 32; got 33",
 )(nothing)
-other("a stack that is no stack", "align noise.zarr --quiet", "No two neighbouring slices .* look alike")(lambda: imported("noise"))
-other("slices too small to align", "align small.zarr --quiet", r"too small to be aligned; expected at least 32")(lambda: imported("small"))
+other(
+    "a stack that is no stack",
+    "align noise.zarr --quiet",
+    "No two neighbouring slices .* look alike",
+)(lambda: imported("noise"))
+other(
+    "slices too small to align",
+    "align small.zarr --quiet",
+    r"too small to be aligned; expected at least 32",
+)(lambda: imported("small"))
 other("an image aligned into itself", "align own.zarr --image raw --out raw", "raw")(nothing)
 other("a name that is a path", "align own.zarr --out ../elsewhere", "elsewhere")(nothing)
-other("a reference that is not there", "equalize own.zarr --way reference --reference 99", "99")(nothing)
-other("a grey picture as truth", "score own.zarr nucleus grey.tif --quiet", "Slice 0 of grey.tif changes from pixel to pixel")(
+other("a reference that is not there", "equalize own.zarr --way reference --reference 99", "99")(
+    nothing
+)
+other(
+    "a grey picture as truth",
+    "score own.zarr nucleus grey.tif --quiet",
+    "Slice 0 of grey.tif changes from pixel to pixel",
+)(
     lambda: [
         shutil.copytree("own.zarr/truth", "own.zarr/labels"),
-        tifffile.imwrite("grey.tif", np.random.default_rng(1).integers(0, 255, (19, 96, 128), np.uint8), photometric="minisblack"),
+        tifffile.imwrite(
+            "grey.tif",
+            np.random.default_rng(1).integers(0, 255, (19, 96, 128), np.uint8),
+            photometric="minisblack",
+        ),
     ]
 )
 other("truth of another shape", "score own.zarr nucleus truth.tif", "truth.tif")(
-    lambda: [shutil.copytree("own.zarr/truth", "own.zarr/labels"), tifffile.imwrite("truth.tif", STACK, photometric="minisblack")]
+    lambda: [
+        shutil.copytree("own.zarr/truth", "own.zarr/labels"),
+        tifffile.imwrite("truth.tif", STACK, photometric="minisblack"),
+    ]
 )
 other("an export that is not there", "export own.zarr synapse x.tif", "synapse")(nothing)
 other("an export of an unknown format", "export own.zarr image x.docx", "x.docx")(nothing)
-other("an export into a folder that is not there", "export own.zarr image none/x.tif", "none")(nothing)
+other("an export into a folder that is not there", "export own.zarr image none/x.tif", "none")(
+    nothing
+)
 
 
 def imported(what: str) -> None:
-    made = {"noise": np.random.default_rng(3).integers(0, 255, (4, 128, 128), np.uint8), "small": STACK[:, :20, :20]}[what]
+    made = {
+        "noise": np.random.default_rng(3).integers(0, 255, (4, 128, 128), np.uint8),
+        "small": STACK[:, :20, :20],
+    }[what]
     sample = Sample.create(Path(f"{what}.zarr"))
     put(sample, "", made)
 
@@ -560,9 +704,15 @@ def _() -> None:
     Path("study.toml").write_text("sample = ")
 
 
-@other("a study with a word that is not known", "run study.toml", "unknown key 'trian'; did you mean 'train'")
+@other(
+    "a study with a word that is not known",
+    "run study.toml",
+    "unknown key 'trian'; did you mean 'train'",
+)
 def _() -> None:
-    Path("study.toml").write_text('sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[annotate.a]\nsource = "m"\n[trian]\nupdates = 3\n')
+    Path("study.toml").write_text(
+        'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[annotate.a]\nsource = "m"\n[trian]\nupdates = 3\n'
+    )
 
 
 @other("a study with a number that cannot be", "run study.toml", "study.toml.*updates")
@@ -571,7 +721,9 @@ def _() -> None:
     Path("study.toml").write_text(text)
 
 
-def refused(case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def refused(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Run the program and hold what it tells to the rule."""
     monkeypatch.setattr(sys, "argv", ["sparsem", *shlex.split(case.words)])
     capsys.readouterr()
@@ -595,7 +747,9 @@ def names(cases: list[Case]) -> list[str]:
 
 
 @pytest.mark.parametrize("case", STACKS, ids=names(STACKS))
-def test_a_malformed_stack(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_stack(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     case.make()
     refused(case, capsys, monkeypatch)
@@ -604,7 +758,11 @@ def test_a_malformed_stack(case: Case, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("case", OTHERS, ids=names(OTHERS))
 def test_malformed_labels_samples_models_and_settings(
-    case: Case, tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: Case,
+    tissue: Sample,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     copy_of(tissue, tmp_path / "own.zarr")

@@ -10,19 +10,19 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from sparsem.box_tables import FOUND, Kept, masks_outdated, read_found, write_found
-from sparsem.boxes import Boxes, boxes_of_labels, overlap_of_union
-from sparsem.detect.masks import MasksSettings, masks, paint, views_of
-from sparsem.detect.outline import mask_in_box
-from sparsem.detect.sam import Sam, load_sam
+from sparsem.boxes.geometry import Boxes, boxes_of_labels, overlap_of_union
+from sparsem.boxes.tables import FOUND, Kept, masks_outdated, read_found, write_found
+from sparsem.detect.masks.masks import MasksSettings, masks, paint, views_of
+from sparsem.detect.masks.outline import mask_in_box
+from sparsem.detect.masks.sam import Sam, load_sam
 from sparsem.errors import ResumeError, SampleError, SettingsError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
-from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.report.warnings import notices
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times
 from tests.spots import sample_of
 
@@ -30,7 +30,9 @@ QUIET = Execution(quiet=True)
 CPU = torch.device("cpu")
 
 
-def ellipse(shape: tuple[int, int], centre: tuple[float, float], axes: tuple[float, float], degrees: float) -> NDArray[np.bool_]:
+def ellipse(
+    shape: tuple[int, int], centre: tuple[float, float], axes: tuple[float, float], degrees: float
+) -> NDArray[np.bool_]:
     y, x = np.mgrid[: shape[0], : shape[1]]
     angle = np.deg2rad(degrees)
     u = (x - centre[1]) * np.cos(angle) + (y - centre[0]) * np.sin(angle)
@@ -67,14 +69,23 @@ def test_outlines_of_real_mitochondria(real_data: Any) -> None:
     """Better than the ellipse that every box has, and than nothing at all."""
     z = 30
     image = tifffile.imread(real_data("epfl_fibsem_mitochondria/raw.tif"), key=z)
-    labels = tifffile.imread(real_data("epfl_fibsem_mitochondria/labels_mitochondria_instances2d.tif"), key=z)
+    labels = tifffile.imread(
+        real_data("epfl_fibsem_mitochondria/labels_mitochondria_instances2d.tif"), key=z
+    )
     scores = []
     for number, corners in zip(*boxes_of_labels(labels), strict=True):
         mask, (top, left) = mask_in_box(image, corners.tolist())
         area = (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
         true = labels[area] == number
-        upright = ellipse(mask.shape, ((mask.shape[0] - 1) / 2, (mask.shape[1] - 1) / 2), (mask.shape[1] / 2, mask.shape[0] / 2), 0)
-        scores.append([np.count_nonzero(one & true) / np.count_nonzero(one | true) for one in (mask, upright)])
+        upright = ellipse(
+            mask.shape,
+            ((mask.shape[0] - 1) / 2, (mask.shape[1] - 1) / 2),
+            (mask.shape[1] / 2, mask.shape[0] / 2),
+            0,
+        )
+        scores.append(
+            [np.count_nonzero(one & true) / np.count_nonzero(one | true) for one in (mask, upright)]
+        )
     ours, plain = np.mean(scores, axis=0)
     assert ours > 0.8
     assert ours > plain + 0.01
@@ -104,10 +115,22 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import SamConfig, SamModel
 
     torch.manual_seed(0)
-    looks = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 128, "patch_size": 16, "mlp_dim": 64}
+    looks = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 128,
+        "patch_size": 16,
+        "mlp_dim": 64,
+    }
     config: Any = SamConfig
     made = config(
-        vision_config={**looks, "output_channels": 256, "global_attn_indexes": [1], "window_size": 4},
+        vision_config={
+            **looks,
+            "output_channels": 256,
+            "global_attn_indexes": [1],
+            "window_size": 4,
+        },
         prompt_encoder_config={"image_size": 128, "patch_size": 16},
         mask_decoder_config={"mlp_dim": 64, "num_hidden_layers": 1},
     )
@@ -125,11 +148,14 @@ def test_a_model_answers_for_many_boxes_in_a_tile_that_it_looked_at_once(sam: Pa
     found = list(model.masks(embedding, corners))
     assert [one.shape for one in found] == [(128, 128)] * 3
     # The same as when transformers does it all in one call.
-    pixels = (torch.from_numpy(tile)[None, None].expand(-1, 3, -1, -1) - torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)) / (
-        torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
-    )
+    pixels = (
+        torch.from_numpy(tile)[None, None].expand(-1, 3, -1, -1)
+        - torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
+    ) / (torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1))
     with torch.inference_mode():
-        whole = model.network(pixel_values=pixels, input_boxes=torch.from_numpy(corners)[None], multimask_output=False)
+        whole = model.network(
+            pixel_values=pixels, input_boxes=torch.from_numpy(corners)[None], multimask_output=False
+        )
     small = whole.pred_masks[0, :, 0].numpy()
     assert small.shape[1:] == (32, 32)
     for one, plain in zip(found, small, strict=True):
@@ -142,10 +168,22 @@ def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     if family == "sam_hq":
-        looks = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 128, "patch_size": 16, "mlp_dim": 64}
+        looks = {
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "image_size": 128,
+            "patch_size": 16,
+            "mlp_dim": 64,
+        }
         config: Any = transformers.SamHQConfig
         made = config(
-            vision_config={**looks, "output_channels": 256, "global_attn_indexes": [0, 1, 2, 3], "window_size": 4},
+            vision_config={
+                **looks,
+                "output_channels": 256,
+                "global_attn_indexes": [0, 1, 2, 3],
+                "window_size": 4,
+            },
             prompt_encoder_config={"image_size": 128, "patch_size": 16},
             mask_decoder_config={"mlp_dim": 64, "num_hidden_layers": 1, "vit_dim": 32},
         )
@@ -162,21 +200,33 @@ def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
             "window_size_per_stage": [4, 4, 4, 4],
         }
         sizes = [[32, 32], [16, 16], [8, 8]]
-        vision = {"backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16], "backbone_feature_sizes": sizes}
+        vision = {
+            "backbone_config": backbone,
+            "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": sizes,
+        }
         config = transformers.Sam2Config
-        made = config(vision_config=vision, prompt_encoder_config={"image_size": 128, "patch_size": 16}, mask_decoder_config={})
+        made = config(
+            vision_config=vision,
+            prompt_encoder_config={"image_size": 128, "patch_size": 16},
+            mask_decoder_config={},
+        )
         network = transformers.Sam2Model(made)
     network.save_pretrained(tmp_path / "model")
     model = load_sam(str(tmp_path / "model"), CPU)
     embedding = model.embedding(np.random.default_rng(0).random((128, 128), np.float32))
-    found = list(model.masks(embedding, np.array([[10, 10, 40, 50], [60, 60, 100, 90]], np.float32)))
+    found = list(
+        model.masks(embedding, np.array([[10, 10, 40, 50], [60, 60, 100, 90]], np.float32))
+    )
     assert [one.shape for one in found] == [(128, 128)] * 2
     assert all(np.isfinite(one).all() for one in found)
 
 
 def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], sam: Path) -> None:
     sample, _ = found
-    settings = MasksSettings(model=str(sam), keep_embeddings=True, device="cpu", structure=("disc",))
+    settings = MasksSettings(
+        model=str(sam), keep_embeddings=True, device="cpu", structure=("disc",)
+    )
     masks(sample, settings, QUIET)
     folders = set((sample.path / ".sparsem" / "embeddings").iterdir())
     equalize(sample, EqualizeSettings(way="clahe"), QUIET)
@@ -196,9 +246,21 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
         folder.mkdir()
         for number, one in enumerate((grey, *others)):
             tifffile.imwrite(folder / f"p{number}.tif", one, photometric="minisblack")
-        sample = import_stack(folder, tmp_path / f"{name}.zarr", ImportSettings(voxel_nm=(50, 10, 10), pictures=True), QUIET)
+        sample = import_stack(
+            folder,
+            tmp_path / f"{name}.zarr",
+            ImportSettings(voxel_nm=(50, 10, 10), pictures=True),
+            QUIET,
+        )
         boxes = Boxes.of(("disc",), np.zeros(len(corners), int), 0, corners)
-        kept = Kept(boxes, (0,), "raw", {"fingerprint": "by hand", "seen": []}, boxes.score, np.ones(len(boxes), bool))
+        kept = Kept(
+            boxes,
+            (0,),
+            "raw",
+            {"fingerprint": "by hand", "seen": []},
+            boxes.score,
+            np.ones(len(boxes), bool),
+        )
         write_found(sample, f"{FOUND}disc", kept)
         masks(sample, MasksSettings(), QUIET)
         made.append(volumes(sample)["disc"][0, :90, :100])
@@ -210,9 +272,18 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     (tmp_path / "m").mkdir()
     grey = np.full((60, 80), 200, np.uint8)
     for name, shape in (("large", (100, 120)), ("small", (60, 80))):
-        tifffile.imwrite(tmp_path / "m" / f"{name}.tif", np.resize(grey, shape), photometric="minisblack")
-    sample = import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(50, 10, 10), pictures=True), QUIET)
-    corners = np.array([[20, 20, 40, 40], [20, 40, 40, 60], [60, 10, 80, 30], [20, 40, 40, 60]], np.float32)
+        tifffile.imwrite(
+            tmp_path / "m" / f"{name}.tif", np.resize(grey, shape), photometric="minisblack"
+        )
+    sample = import_stack(
+        tmp_path / "m",
+        tmp_path / "m.zarr",
+        ImportSettings(voxel_nm=(50, 10, 10), pictures=True),
+        QUIET,
+    )
+    corners = np.array(
+        [[20, 20, 40, 40], [20, 40, 40, 60], [60, 10, 80, 30], [20, 40, 40, 60]], np.float32
+    )
     z = np.array([1, 1, 1, 0])
     boxes, about = Boxes.of(("disc",), z, 0, corners), {"fingerprint": "by hand", "seen": []}
     kept = Kept(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
@@ -220,7 +291,9 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     masks(sample, MasksSettings(), QUIET)
     measure(sample, MeasureSettings(texture=False), QUIET)
     rows = sample.read_table("disc").to_pylist()
-    assert sorted((row["picture"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows) == [
+    assert sorted(
+        (row["picture"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows
+    ) == [
         (0, 40, 20, False),
         (1, 10, 60, True),
         (1, 20, 20, False),
@@ -234,14 +307,22 @@ def test_colours_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> No
 
     folder = tmp_path / "other"
     shutil.copytree(sam, folder)
-    about = {"image_processor_type": "SamImageProcessor", "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
+    about = {
+        "image_processor_type": "SamImageProcessor",
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(about))
     assert load_sam(str(folder), CPU).colours == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.mark.parametrize("what", ["nothing", "nowhere/at-all", "resunet"])
-def test_models_that_cannot_be_had(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the environment is read when the library is loaded
+def test_models_that_cannot_be_had(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # the environment is read when the library is loaded
     if what == "nothing":
         (tmp_path / "empty").mkdir()
         what = str(tmp_path / "empty")
@@ -259,19 +340,29 @@ def found(tmp_path: Path) -> tuple[Sample, Boxes]:
     for name in boxes.names:
         own = boxes.of_kind(name)
         about = {"fingerprint": f"by hand {name}"}
-        write_found(sample, f"{FOUND}{name}", Kept(own, (0, 1, 2), "raw", about, own.score, np.ones(len(own), bool)))
+        write_found(
+            sample,
+            f"{FOUND}{name}",
+            Kept(own, (0, 1, 2), "raw", about, own.score, np.ones(len(own), bool)),
+        )
     return sample, boxes
 
 
 def volumes(sample: Sample) -> dict[str, NDArray[Any]]:
-    return {name: sample.volume("labels", name).read(slice(None)) for name in sample.names("labels")}
+    return {
+        name: sample.volume("labels", name).read(slice(None)) for name in sample.names("labels")
+    }
 
 
 def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> None:
     sample, boxes = found
     made = masks(sample, MasksSettings(), QUIET)
     assert made.volumes == ["labels/disc", "labels/square"]
-    assert made.boxes == made.visible == {name: int((boxes.kind == kind).sum()) for kind, name in enumerate(boxes.names)}
+    assert (
+        made.boxes
+        == made.visible
+        == {name: int((boxes.kind == kind).sum()) for kind, name in enumerate(boxes.names)}
+    )
     assert masks(sample, MasksSettings(), QUIET) == made  # done before
     labels = volumes(sample)["disc"]
     discs = boxes.of_kind("disc")
@@ -295,11 +386,27 @@ def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
 def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     for name in "ab":
-        tifffile.imwrite(tmp_path / "m" / f"{name}.tif", np.full((40, 50), 90, np.uint8), photometric="minisblack")
-    sample = import_stack(tmp_path / "m", tmp_path / "m.zarr", ImportSettings(voxel_nm=(50, 10, 10), pictures=True), QUIET)
+        tifffile.imwrite(
+            tmp_path / "m" / f"{name}.tif",
+            np.full((40, 50), 90, np.uint8),
+            photometric="minisblack",
+        )
+    sample = import_stack(
+        tmp_path / "m",
+        tmp_path / "m.zarr",
+        ImportSettings(voxel_nm=(50, 10, 10), pictures=True),
+        QUIET,
+    )
     boxes = Boxes.of(("disc",), [0, 1], 0, [[5, 5, 30, 30]] * 2)
-    write_found(sample, f"{FOUND}disc", Kept(boxes, (0, 1), "raw", {"fingerprint": "a"}, boxes.score, np.ones(2, bool)))
-    with pytest.raises(SettingsError, match=r"pictures of their own, which nothing connects; leave out --objects stack"):
+    write_found(
+        sample,
+        f"{FOUND}disc",
+        Kept(boxes, (0, 1), "raw", {"fingerprint": "a"}, boxes.score, np.ones(2, bool)),
+    )
+    with pytest.raises(
+        SettingsError,
+        match=r"pictures of their own, which nothing connects; leave out --objects stack",
+    ):
         masks(sample, MasksSettings(objects="stack"), QUIET)
 
 
@@ -308,16 +415,31 @@ def test_masks_of_other_boxes_are_known(found: tuple[Sample, Boxes]) -> None:
     masks(sample, MasksSettings(), QUIET)
     assert not masks_outdated(sample, "disc")
     own = boxes.of_kind("disc")[1:]
-    write_found(sample, f"{FOUND}disc", Kept(own, (0, 1, 2), "raw", {"fingerprint": "others"}, own.score, np.ones(len(own), bool)))
+    write_found(
+        sample,
+        f"{FOUND}disc",
+        Kept(own, (0, 1, 2), "raw", {"fingerprint": "others"}, own.score, np.ones(len(own), bool)),
+    )
     assert masks_outdated(sample, "disc")
     assert not masks_outdated(sample, "square")
-    assert any("masks of disc were made of other boxes" in one.text for one in notices(sample, ["disc", "square"], "cells"))
+    assert any(
+        "masks of disc were made of other boxes" in one.text
+        for one in notices(sample, ["disc", "square"], "cells")
+    )
 
 
 def test_the_surer_box_has_the_pixel() -> None:
     labels = np.zeros((4, 4), np.uint32)
     square = np.ones((3, 3), bool)
-    assert paint(labels, [(square, (0, 0)), (square, (1, 1))], np.array([5, 6]), np.array([0.9, 0.3], np.float32)) == 2
+    assert (
+        paint(
+            labels,
+            [(square, (0, 0)), (square, (1, 1))],
+            np.array([5, 6]),
+            np.array([0.9, 0.3], np.float32),
+        )
+        == 2
+    )
     assert labels[1, 1] == 5
     assert labels[3, 3] == 6
 
@@ -329,7 +451,9 @@ def test_a_model_masks_every_box(found: tuple[Sample, Boxes], sam: Path, keep: b
     for name, labels in volumes(sample).items():
         own = boxes.of_kind(name)
         assert np.unique(labels).tolist() == list(range(len(own) + 1))
-        for number, (z, (x0, y0, x1, y1)) in enumerate(zip(own.z, own.corners.astype(int), strict=True), 1):
+        for number, (z, (x0, y0, x1, y1)) in enumerate(
+            zip(own.z, own.corners.astype(int), strict=True), 1
+        ):
             outside = labels[z] == number
             outside[y0:y1, x0:x1] = False
             assert not outside.any()
@@ -337,7 +461,9 @@ def test_a_model_masks_every_box(found: tuple[Sample, Boxes], sam: Path, keep: b
     assert bool(kept) is keep
 
 
-def test_kept_embeddings_are_used_again(found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_embeddings_are_used_again(
+    found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sample, _ = found
     settings = MasksSettings(model=str(sam), keep_embeddings=True, device="cpu")
     masks(sample, settings.model_copy(update={"structure": ("disc",)}), QUIET)
@@ -347,7 +473,11 @@ def test_kept_embeddings_are_used_again(found: tuple[Sample, Boxes], sam: Path, 
         raise AssertionError("looked at a tile again")
 
     monkeypatch.setattr(Sam, "embedding", refuse)
-    masks(sample, settings.model_copy(update={"structure": ("disc",)}), Execution(quiet=True, overwrite=True))
+    masks(
+        sample,
+        settings.model_copy(update={"structure": ("disc",)}),
+        Execution(quiet=True, overwrite=True),
+    )
     assert np.array_equal(volumes(sample)["disc"], before)
 
 
@@ -357,15 +487,33 @@ def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
     sample, _ = found
     masks(sample, MasksSettings(structure=("disc",)), QUIET)
     outlines = volumes(sample)["disc"]
-    monkeypatch.setattr(Sam, "masks", lambda self, embedding, corners: iter(np.full((len(corners), 128, 128), -1, np.float32)))
-    masks(sample, MasksSettings(structure=("disc",), model=str(sam), device="cpu"), Execution(quiet=True, overwrite=True))
+    monkeypatch.setattr(
+        Sam,
+        "masks",
+        lambda self, embedding, corners: iter(np.full((len(corners), 128, 128), -1, np.float32)),
+    )
+    masks(
+        sample,
+        MasksSettings(structure=("disc",), model=str(sam), device="cpu"),
+        Execution(quiet=True, overwrite=True),
+    )
     assert np.array_equal(volumes(sample)["disc"], outlines)
 
 
-def test_masks_do_not_depend_on_workers_or_kills(found: tuple[Sample, Boxes], tmp_path: Path) -> None:
-    samples = [found[0], *(copy_of(found[0], tmp_path / f"{name}.zarr") for name in ("killed", "spread"))]
+def test_masks_do_not_depend_on_workers_or_kills(
+    found: tuple[Sample, Boxes], tmp_path: Path
+) -> None:
+    samples = [
+        found[0],
+        *(copy_of(found[0], tmp_path / f"{name}.zarr") for name in ("killed", "spread")),
+    ]
     masks(samples[0], MasksSettings(), QUIET)
-    assert kill_ten_times("masks", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.25}, kills=4) > 0
+    assert (
+        kill_ten_times(
+            "masks", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.25}, kills=4
+        )
+        > 0
+    )
     masks(samples[2], MasksSettings(), Execution(workers=2, quiet=True))
     for other in samples[1:]:
         for name, labels in volumes(samples[0]).items():

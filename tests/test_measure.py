@@ -10,16 +10,22 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from sparsem.contents import outdated, remove
 from sparsem.errors import ResumeError, SampleError, SettingsError
-from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize
-from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within, piece_around
+from sparsem.labels.results import outdated, remove
+from sparsem.measure.crops import (
+    groups,
+    level_nearest,
+    level_of_even_voxels,
+    level_within,
+    piece_around,
+)
 from sparsem.measure.dictionary import about, dictionary_page, features
+from sparsem.measure.features.shape import shapes
+from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings, results_of
-from sparsem.measure.shape import shapes
-from sparsem.measure.tables import measure
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, files_in, kill_ten_times, put
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,22 +36,35 @@ QUICK = MeasureSettings(least_voxels=8, spectrum_sizes=3, protrusion_nm=60)
 
 def ball(centre: tuple[float, float, float], radius_nm: float) -> NDArray[np.bool_]:
     z, y, x = np.indices(SHAPE)
-    squared = sum(((axis - at) * edge) ** 2 for axis, at, edge in zip((z, y, x), centre, VOXEL, strict=True))
+    squared = sum(
+        ((axis - at) * edge) ** 2 for axis, at, edge in zip((z, y, x), centre, VOXEL, strict=True)
+    )
     return np.asarray(squared < radius_nm**2)
 
 
 def tissue_of(path: Path, depth: int = 7) -> Sample:
     """Two cells side by side, a nucleus with a hollow nucleolus in each, mitochondria in them and one in none; a third, open cell."""
     sample = Sample.create(path)
-    image = np.clip(128 + 40 * gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1) * 4, 0, 255).astype(np.uint8)
+    image = np.clip(
+        128 + 40 * gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1) * 4, 0, 255
+    ).astype(np.uint8)
     cells = np.zeros(SHAPE, np.uint32)
     cells[1:18, 4:56, 3:34], cells[1:18, 4:56, 36:66], cells[:, 58:, :] = 7, 300, 70_000
     nucleus = ball((9, 30, 18), 125) | ball((9, 30, 50), 100)
     nucleolus = (ball((9, 30, 21), 60) & ~ball((9, 30, 21), 30)) | ball((9, 30, 50), 45)
-    mitochondrion = ball((9, 10, 12), 50) | ball((9, 10, 50), 40) | ball((9, 50, 52), 40) | ball((9, 50, 69), 35)
+    mitochondrion = (
+        ball((9, 10, 12), 50)
+        | ball((9, 10, 50), 40)
+        | ball((9, 50, 52), 40)
+        | ball((9, 50, 69), 35)
+    )
     put(sample, "", image, depth, VOXEL)
     put(sample, "labels/cells", cells, depth, VOXEL)
-    for name, one in (("nucleus", nucleus), ("nucleolus", nucleolus), ("mitochondrion", mitochondrion)):
+    for name, one in (
+        ("nucleus", nucleus),
+        ("nucleolus", nucleolus),
+        ("mitochondrion", mitochondrion),
+    ):
         put(sample, f"labels/{name}", one.astype(np.uint8), depth, VOXEL)
     tracks = {"track": [0], "identity": pa.array([70_000], pa.uint32()), "in_cell": [False]}
     sample.write_table("tracks_cells", pa.table(tracks))
@@ -70,7 +89,10 @@ def test_shapes_are_those_of_the_arrays(made: Sample) -> None:
         expected, found = shapes(labels, VOXEL), columns_of(made, name)
         for column, values in expected.items():
             np.testing.assert_allclose(found[column], values, rtol=1e-12, err_msg=column)
-    cells, expected = columns_of(made, "cells"), shapes(made.volume("labels", "cells").read(slice(None)), VOXEL)
+    cells, expected = (
+        columns_of(made, "cells"),
+        shapes(made.volume("labels", "cells").read(slice(None)), VOXEL),
+    )
     assert cells["cell"].tolist() == [7, 300, 70_000]
     assert cells["annotated"].tolist() == [True, True, False]  # 70,000 meets no annotated cell
     for column in set(expected) - {"object"}:
@@ -82,7 +104,9 @@ def test_volumes_are_those_of_balls(made: Sample) -> None:
     expected = [4 / 3 * np.pi * r**3 for r in (0.125, 0.1)]
     np.testing.assert_allclose(nuclei["volume_um3"], expected, rtol=0.04)
     np.testing.assert_allclose(nuclei["solidity"], 1)
-    np.testing.assert_allclose(nuclei["surface_um2"], [4 * np.pi * r**2 for r in (0.125, 0.1)], rtol=0.05)
+    np.testing.assert_allclose(
+        nuclei["surface_um2"], [4 * np.pi * r**2 for r in (0.125, 0.1)], rtol=0.05
+    )
     np.testing.assert_allclose(nuclei["centroid_x_um"], [0.185, 0.505], atol=1e-9)
 
 
@@ -98,7 +122,9 @@ def test_nucleoli_know_their_nucleus_and_their_cavity(made: Sample) -> None:
     np.testing.assert_allclose(nucleoli["solidity_filled"], [1, 1])
     to_surface = 0.125 - 0.03  # the nucleolus lies 30 nm from the middle of a nucleus of 125 nm
     np.testing.assert_allclose(nucleoli["centroid_to_membrane_um"][0], to_surface, atol=0.006)
-    np.testing.assert_allclose(nucleoli["proximity_to_membrane"][0], 0.03 / (0.03 + to_surface), atol=0.02)
+    np.testing.assert_allclose(
+        nucleoli["proximity_to_membrane"][0], 0.03 / (0.03 + to_surface), atol=0.02
+    )
     np.testing.assert_allclose(nucleoli["proximity_to_membrane"][1], 0, atol=1e-6)
 
 
@@ -107,12 +133,22 @@ def test_every_organelle_counts_once(made: Sample) -> None:
     assert sorted(organelles["cell"].tolist()) == [0, 7, 300, 300]
     assert cells["mitochondrion_count"].tolist() == [1, 2, 0]
     in_cells = organelles["cell"] > 0
-    np.testing.assert_allclose(cells["mitochondrion_volume_um3"].sum(), organelles["volume_um3"][in_cells].sum())
-    np.testing.assert_allclose(cells["mitochondrion_density_per_um3"], cells["mitochondrion_count"] / cells["volume_um3"])
+    np.testing.assert_allclose(
+        cells["mitochondrion_volume_um3"].sum(), organelles["volume_um3"][in_cells].sum()
+    )
+    np.testing.assert_allclose(
+        cells["mitochondrion_density_per_um3"], cells["mitochondrion_count"] / cells["volume_um3"]
+    )
     in_nuclei = [*columns_of(made, "nucleus")["volume_um3"], 0]
     np.testing.assert_allclose(cells["nucleus_volume_fraction"] * cells["volume_um3"], in_nuclei)
-    np.testing.assert_allclose(cells["cytoplasm_volume_um3"], cells["volume_um3"] - cells["nucleus_volume_um3"])
-    row = next(one for one in made.read_table("measured").to_pylist() if one["structure"] == "mitochondrion")
+    np.testing.assert_allclose(
+        cells["cytoplasm_volume_um3"], cells["volume_um3"] - cells["nucleus_volume_um3"]
+    )
+    row = next(
+        one
+        for one in made.read_table("measured").to_pylist()
+        if one["structure"] == "mitochondrion"
+    )
     assert (row["objects"], row["in_no_cell"], row["cut_by_edge"], row["specks"]) == (4, 1, 1, 0)
 
 
@@ -120,20 +156,29 @@ def test_distances_are_from_surface_to_surface(made: Sample) -> None:
     found = columns_of(made, "mitochondrion")
     first = int(np.flatnonzero(found["cell"] == 7)[0])
     between = np.hypot(200, 60) / 1000 - 0.125 - 0.05  # centres in one slice, less both radii
-    assert found["distance_to_nucleus_um"][first] == pytest.approx(between + 0.01, abs=0.012)  # to the next voxel's centre
-    assert found["distance_to_membrane_um"][first] == pytest.approx(0.03)  # its first row is 6, the last one outside is 3
+    assert found["distance_to_nucleus_um"][first] == pytest.approx(
+        between + 0.01, abs=0.012
+    )  # to the next voxel's centre
+    assert found["distance_to_membrane_um"][first] == pytest.approx(
+        0.03
+    )  # its first row is 6, the last one outside is 3
     cells = columns_of(made, "cells")
     for what in ("nucleus", "membrane"):
-        expected = [np.median(found[f"distance_to_{what}_um"][found["cell"] == cell]) for cell in (7, 300)] + [np.nan]
+        expected = [
+            np.median(found[f"distance_to_{what}_um"][found["cell"] == cell]) for cell in (7, 300)
+        ] + [np.nan]
         np.testing.assert_allclose(cells[f"mitochondrion_distance_to_{what}_um"], expected)
     nowhere = found["cell"] == 0
     assert np.isnan(found["distance_to_nucleus_um"][nowhere]).all()
 
 
 def test_texture_is_that_of_the_array(made: Sample) -> None:
-    from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale, texture_of
+    from sparsem.measure.features.texture import COLUMNS, GreyScale, TextureScale, texture_of
 
-    image, labels = made.image().read(slice(None)), made.volume("labels", "mitochondrion-objects").read(slice(None))
+    image, labels = (
+        made.image().read(slice(None)),
+        made.volume("labels", "mitochondrion-objects").read(slice(None)),
+    )
     table = made.read_table("mitochondrion")
     notes = json.loads(table.schema.metadata[b"sparsem"])["texture"]
     assert (notes["level"], notes["distance_nm"], notes["grey"]["levels"]) == (0, 20, 64)
@@ -141,13 +186,19 @@ def test_texture_is_that_of_the_array(made: Sample) -> None:
     for number in (1, 4):
         values, spectrum = texture_of(image, labels == number, GreyScale(0, 256, 64), scale)
         for column in COLUMNS:
-            assert table[column][number - 1].as_py() == pytest.approx(values[column], rel=1e-12), column
+            assert table[column][number - 1].as_py() == pytest.approx(values[column], rel=1e-12), (
+                column
+            )
         pattern = columns_of(made, "pattern_mitochondrion")
-        np.testing.assert_allclose(pattern["part"][pattern["object"] == number], spectrum, rtol=1e-12)
+        np.testing.assert_allclose(
+            pattern["part"][pattern["object"] == number], spectrum, rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize(("depth", "workers"), [(1, 0), (16, 2)])
-def test_blocks_and_workers_do_not_matter(made: Sample, tmp_path: Path, depth: int, workers: int) -> None:
+def test_blocks_and_workers_do_not_matter(
+    made: Sample, tmp_path: Path, depth: int, workers: int
+) -> None:
     other = tissue_of(tmp_path / "o.zarr", depth)
     found = measure(other, QUICK, Execution(workers=workers, quiet=True))
     assert found.tables == measure(made, QUICK).tables
@@ -160,7 +211,11 @@ def test_killed_ten_times_it_ends_in_the_same_bytes(made: Sample, tmp_path: Path
     other = tissue_of(tmp_path / "s.zarr")
     given = {"sample": str(other.path), "settings": QUICK.model_dump(), "seconds": 2.5}
     assert kill_ten_times("measure", given) > 0
-    tables = {name: content for name, content in files_in(made.path).items() if name.startswith("tables") and name.endswith("parquet")}
+    tables = {
+        name: content
+        for name, content in files_in(made.path).items()
+        if name.startswith("tables") and name.endswith("parquet")
+    }
     assert {name: files_in(other.path)[name] for name in tables} == tables
 
 
@@ -184,10 +239,23 @@ def test_a_budget_moves_to_a_coarser_level_and_the_row_tells(tmp_path: Path) -> 
 
 def test_levels_pieces_and_groups(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
-    volume = put(sample, "labels/nucleus", np.zeros((40, 1100, 1100), np.uint8), 8, VoxelSize(40, 10, 10))
-    assert [tuple(volume.voxel_size_of(level)) for level in range(volume.levels)] == [(40, 10, 10), (40, 20, 20), (40, 40, 40)]
-    low, high = np.array([[0, 0, 0], [30, 1000, 1000]]), np.array([[40, 100, 100], [40, 1100, 1090]])
-    assert [level_within(volume, low, high, budget) for budget in (400_000, 399_999, 10)] == [0, 1, 2]
+    volume = put(
+        sample, "labels/nucleus", np.zeros((40, 1100, 1100), np.uint8), 8, VoxelSize(40, 10, 10)
+    )
+    assert [tuple(volume.voxel_size_of(level)) for level in range(volume.levels)] == [
+        (40, 10, 10),
+        (40, 20, 20),
+        (40, 40, 40),
+    ]
+    low, high = (
+        np.array([[0, 0, 0], [30, 1000, 1000]]),
+        np.array([[40, 100, 100], [40, 1100, 1090]]),
+    )
+    assert [level_within(volume, low, high, budget) for budget in (400_000, 399_999, 10)] == [
+        0,
+        1,
+        2,
+    ]
     assert level_of_even_voxels(volume) == 2
     assert [level_nearest(volume, edge) for edge in (1, 40, 999)] == [0, 0, 0]
     piece = piece_around(volume, 1, [3, 11, 20], [7, 14, 1100], rim=1)
@@ -196,12 +264,18 @@ def test_levels_pieces_and_groups(tmp_path: Path) -> None:
     assert [one.tolist() for one in groups(volume, 0, low, high, 10**9)] == [[0, 1]]
 
 
-def test_settings_that_change_numbers_are_refused_and_replaced_on_request(made: Sample, tmp_path: Path) -> None:
+def test_settings_that_change_numbers_are_refused_and_replaced_on_request(
+    made: Sample, tmp_path: Path
+) -> None:
     sample = copy_of(made, tmp_path / "s.zarr")
     with pytest.raises(ResumeError, match=r"grey_levels: 64 -> 32.*--overwrite"):
         measure(sample, QUICK.model_copy(update={"grey_levels": 32}))
-    measure(sample, QUICK.model_copy(update={"grey_levels": 32}), Execution(overwrite=True, quiet=True))
-    assert not sample.read_table("nucleus")["glcm_contrast"].equals(made.read_table("nucleus")["glcm_contrast"])
+    measure(
+        sample, QUICK.model_copy(update={"grey_levels": 32}), Execution(overwrite=True, quiet=True)
+    )
+    assert not sample.read_table("nucleus")["glcm_contrast"].equals(
+        made.read_table("nucleus")["glcm_contrast"]
+    )
 
 
 def test_what_is_refused_numbers_no_objects_anew(made: Sample, tmp_path: Path) -> None:
@@ -230,7 +304,9 @@ def test_empty_structures_specks_and_missing_cells(tmp_path: Path) -> None:
     assert "volume_um3" in sample.read_table("nucleus").column_names
 
 
-def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(made: Sample, tmp_path: Path) -> None:
+def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
+    made: Sample, tmp_path: Path
+) -> None:
     sample = copy_of(made, tmp_path / "s.zarr")
     kept = {path.name for path in (sample.path / "tables").glob("*.parquet")}
     assert {"pattern_nucleus.parquet", "protrusions.parquet", "mitochondrion.parquet"} <= kept
@@ -240,8 +316,17 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(made: Samp
     only = QUICK.model_copy(update={"structure": ("nucleus",), "texture": False})
     found = measure(sample, only, Execution(overwrite=True, quiet=True))
     left = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {"tracks_cells"}
-    others = {"nucleolus", "pattern_nucleolus", "mitochondrion", "pattern_mitochondrion", "cells", "protrusions"}
-    assert left == set(found.tables) == {"nucleus", "dictionary", "measured", *others}  # its own pattern spectra are gone
+    others = {
+        "nucleolus",
+        "pattern_nucleolus",
+        "mitochondrion",
+        "pattern_mitochondrion",
+        "cells",
+        "protrusions",
+    }
+    assert (
+        left == set(found.tables) == {"nucleus", "dictionary", "measured", *others}
+    )  # its own pattern spectra are gone
     for name in others:
         assert sample.read_table(name).equals(made.read_table(name)), name
     assert sorted(found.objects) == sorted(made.read_table("measured")["structure"].to_pylist())
@@ -251,22 +336,39 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(made: Samp
     put(sample, "labels/cells", others_cells, 7, sample.voxel_size)
     assert outdated(sample, "cells", "measure")
     remove(sample, ["labels/mitochondrion"])
-    measure(sample, only.model_copy(update={"spectrum_sizes": 2}), Execution(overwrite=True, quiet=True))
+    measure(
+        sample, only.model_copy(update={"spectrum_sizes": 2}), Execution(overwrite=True, quiet=True)
+    )
     assert "mitochondrion" not in sample.tables  # its labels are gone
-    everything = measure(sample, QUICK.model_copy(update={"texture": False}), Execution(overwrite=True, quiet=True))
-    assert set(everything.tables) == {"nucleus", "nucleolus", "cells", "protrusions", "dictionary", "measured"}
+    everything = measure(
+        sample, QUICK.model_copy(update={"texture": False}), Execution(overwrite=True, quiet=True)
+    )
+    assert set(everything.tables) == {
+        "nucleus",
+        "nucleolus",
+        "cells",
+        "protrusions",
+        "dictionary",
+        "measured",
+    }
 
 
-def test_a_killed_replacement_is_not_taken_for_the_old_result(made: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_replacement_is_not_taken_for_the_old_result(
+    made: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sample = copy_of(made, tmp_path / "s.zarr")
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
-        during.setattr("sparsem.measure.records._summary", killed)
+        during.setattr("sparsem.measure.tables._summary", killed)
         with pytest.raises(KeyboardInterrupt):
-            measure(sample, QUICK.model_copy(update={"grey_levels": 8}), Execution(overwrite=True, quiet=True))
+            measure(
+                sample,
+                QUICK.model_copy(update={"grey_levels": 8}),
+                Execution(overwrite=True, quiet=True),
+            )
     measure(sample, QUICK, Execution(overwrite=True, quiet=True))
     for name in ("nucleus", "nucleolus", "cells", "measured"):
         assert sample.read_table(name).equals(made.read_table(name)), name
@@ -274,7 +376,10 @@ def test_a_killed_replacement_is_not_taken_for_the_old_result(made: Sample, tmp_
 
 def test_names_that_mean_something_else_are_refused(made: Sample, tmp_path: Path) -> None:
     sample = copy_of(made, tmp_path / "s.zarr")
-    with pytest.raises(SettingsError, match="least_um3 names 'nucleos', which is not measured; did you mean 'nucleolus'"):
+    with pytest.raises(
+        SettingsError,
+        match="least_um3 names 'nucleos', which is not measured; did you mean 'nucleolus'",
+    ):
         measure(sample, QUICK.model_copy(update={"least_um3": {"nucleos": 1.0}}))
     put(sample, "labels/protrusions", np.ones(SHAPE, np.uint8), 7, VOXEL)
     with pytest.raises(SampleError, match="A structure cannot be called 'protrusions'"):
@@ -290,13 +395,22 @@ def test_what_fills_the_volume_has_no_distances(tmp_path: Path) -> None:
         ("nucleolus", ball((9, 30, 18), 60)),
         ("er", ball((9, 30, 50), 60)),
     ):
-        put(sample, f"labels/{name}", one.astype(np.uint32 if name == "cells" else np.uint8), 7, VOXEL)
+        put(
+            sample,
+            f"labels/{name}",
+            one.astype(np.uint32 if name == "cells" else np.uint8),
+            7,
+            VOXEL,
+        )
     measure(sample, QUICK)
     nucleolus, other = columns_of(sample, "nucleolus"), columns_of(sample, "er")
     assert np.isnan(nucleolus["centroid_to_membrane_um"]).all()
     assert np.isnan(nucleolus["proximity_to_membrane"]).all()
     assert np.isnan(other["distance_to_membrane_um"]).all()
-    assert (nucleolus["nucleus_cut_by_edge"].tolist(), nucleolus["cut_by_edge"].tolist()) == ([True], [False])
+    assert (nucleolus["nucleus_cut_by_edge"].tolist(), nucleolus["cut_by_edge"].tolist()) == (
+        [True],
+        [False],
+    )
     assert (other["cell_cut_by_edge"].tolist(), other["cut_by_edge"].tolist()) == ([True], [False])
 
 
@@ -304,10 +418,17 @@ def test_grey_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> 
     sample = Sample.create(tmp_path / "s.zarr")
     noise = np.random.default_rng(0).normal(30_000, 3000, (8, 1100, 600))
     put(sample, "", noise.astype(np.uint16), 8)
-    put(sample, "labels/nucleus", np.pad(np.ones((4, 40, 40), np.uint8), ((2, 2), (500, 560), (300, 260))), 8)
+    put(
+        sample,
+        "labels/nucleus",
+        np.pad(np.ones((4, 40, 40), np.uint8), ((2, 2), (500, 560), (300, 260))),
+        8,
+    )
     measure(sample, QUICK)
     grey = json.loads(sample.read_table("nucleus").schema.metadata[b"sparsem"])["texture"]["grey"]
-    assert (grey["low"], grey["high"]) == pytest.approx(tuple(np.percentile(noise, (0.1, 99.9))), rel=0.005)
+    assert (grey["low"], grey["high"]) == pytest.approx(
+        tuple(np.percentile(noise, (0.1, 99.9))), rel=0.005
+    )
 
 
 def test_faults_are_told_in_a_sentence(made: Sample, tmp_path: Path) -> None:
@@ -315,10 +436,15 @@ def test_faults_are_told_in_a_sentence(made: Sample, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="has no labels/lysosome"):
         measure(sample, MeasureSettings(structure=("lysosome",)))
     put(sample, "labels/other", np.ones((19, 60, 71), np.uint8), 7, VOXEL)
-    with pytest.raises(SampleError, match=r"labels/other of s.zarr has the shape \(19, 60, 71\), but labels/mitochondrion"):
+    with pytest.raises(
+        SampleError,
+        match=r"labels/other of s.zarr has the shape \(19, 60, 71\), but labels/mitochondrion",
+    ):
         measure(sample, QUICK)
     put(sample, "labels/other", np.ones(SHAPE, np.uint8), 7, VoxelSize(20, 20, 20))
-    with pytest.raises(SampleError, match=r"labels/other of s.zarr has the voxel size .*--structure"):
+    with pytest.raises(
+        SampleError, match=r"labels/other of s.zarr has the voxel size .*--structure"
+    ):
         measure(sample, QUICK)
     put(sample, "labels/other", np.ones((9, 9, 9), np.uint8), 7, VOXEL)
     with pytest.raises(SampleError, match=r"image raw of s.zarr has the shape .*--no-texture"):
@@ -334,7 +460,9 @@ def test_a_sample_without_an_image_is_measured_without_texture(tmp_path: Path) -
     put(sample, "labels/nucleus", ball((9, 30, 18), 125).astype(np.uint8), 7, VOXEL)
     measure(sample, QUICK)
     assert "glcm_contrast" not in sample.read_table("nucleus").column_names
-    assert sample.read_table("nucleus")["volume_um3"][0].as_py() == pytest.approx(4 / 3 * np.pi * 0.125**3, rel=0.01)
+    assert sample.read_table("nucleus")["volume_um3"][0].as_py() == pytest.approx(
+        4 / 3 * np.pi * 0.125**3, rel=0.01
+    )
 
 
 def test_steps_on_the_way_are_no_results(made: Sample) -> None:
@@ -359,7 +487,10 @@ def test_every_column_is_in_the_dictionary_and_the_docs_are_made_from_it(made: S
 def test_real_labels_have_plausible_shapes(real_data: Any, name: str) -> None:
     import tifffile
 
-    found = shapes(tifffile.imread(real_data(f"urocell_labels/{name}")).astype(np.uint32), VoxelSize(15, 16, 16))
+    found = shapes(
+        tifffile.imread(real_data(f"urocell_labels/{name}")).astype(np.uint32),
+        VoxelSize(15, 16, 16),
+    )
     assert len(found["object"]) == 39
     assert (found["solidity"] <= 1).all()
     whole = ~found["cut_by_edge"] & (found["voxels"] > 1000)

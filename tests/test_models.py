@@ -18,27 +18,51 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparsem.models.device as device_module
-from sparsem.annotations import UNKNOWN, write_annotation
+from sparsem.annotation.labeled_slices import UNKNOWN, write_annotation
 from sparsem.errors import InputError, SettingsError
-from sparsem.learn.losses import cross_entropy_loss, dice_loss, tanimoto_loss
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.slices import learning_slices
-from sparsem.learn.supervised import labelled_loss, logits_of, sampler_of, start, step
-from sparsem.models import MODELS, PRETRAINED, begin_pretrained, build, count_parameters, model_class, usual_width
-from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe, save_checkpoint, save_tensors
+from sparsem.models.architectures import (
+    MODELS,
+    PRETRAINED,
+    begin_pretrained,
+    build,
+    count_parameters,
+    model_class,
+    usual_width,
+)
+from sparsem.models.checkpoint import (
+    Recipe,
+    load_checkpoint,
+    read_recipe,
+    save_checkpoint,
+    save_tensors,
+)
 from sparsem.models.device import autocast, choose_device, resolved
 from sparsem.models.fractal import tanimoto
 from sparsem.models.memory import Peak, prediction_bytes, training_bytes
 from sparsem.models.resunet import ResidualBlock
-from sparsem.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
+from sparsem.segment.supervised import labelled_loss, logits_of, sampler_of, start, step
+from sparsem.segment.targets import edges_and_depths
+from sparsem.segment.training_slices import learning_slices
 from sparsem.store.sample import Sample
-from sparsem.tiles.targets import edges_and_depths
+from sparsem.training.settings import TrainSettings
 from tests.conftest import truth_of
 
-RECIPE = Recipe("resunet", 4, ("nucleus", "nucleolus"), 32, (8.0, 8.0), 120.0, 40.0, 0, {"record": {"seed": 1}})
+RECIPE = Recipe(
+    "resunet", 4, ("nucleus", "nucleolus"), 32, (8.0, 8.0), 120.0, 40.0, 0, {"record": {"seed": 1}}
+)
 
 
-SMALL = {"resunet": 4, "unet": 4, "unet++": 2, "unet++-averaged": 2, "unet++-shallow": 2, "fractalresnet": 8, "ceecnet": 8}
+SMALL = {
+    "resunet": 4,
+    "unet": 4,
+    "unet++": 2,
+    "unet++-averaged": 2,
+    "unet++-shallow": 2,
+    "fractalresnet": 8,
+    "ceecnet": 8,
+}
 SMALL |= {"senformer": 32, "transunet": 32, "setr-naive": 64, "setr-pup": 64, "setr-mla": 64}
 
 
@@ -63,7 +87,9 @@ SMALL |= {"senformer": 32, "transunet": 32, "setr-naive": 64, "setr-pup": 64, "s
         ("setr-pup", 1024, 1, 308_281_601 - 524_288),
     ],
 )
-def test_parameter_counts_are_the_papers(name: str, width: int, inputs: int, parameters: int) -> None:
+def test_parameter_counts_are_the_papers(
+    name: str, width: int, inputs: int, parameters: int
+) -> None:
     with torch.device("meta"):
         assert count_parameters(build(name, width, 1, 512, inputs)) == parameters
 
@@ -74,8 +100,14 @@ def test_a_network_keeps_the_size_and_learns_everywhere(name: str) -> None:
     logits = network(torch.randn(2, 1, 64, 64))
     assert logits.shape == (2, 3, 64, 64)
     logits.sum().backward()
-    without = {key for key, parameter in network.named_parameters() if parameter.grad is None or not bool(parameter.grad.isfinite().all())}
-    used = {key for key in without if not key.startswith("network.encoder")}  # the library keeps layers that are not used
+    without = {
+        key
+        for key, parameter in network.named_parameters()
+        if parameter.grad is None or not bool(parameter.grad.isfinite().all())
+    }
+    used = {
+        key for key in without if not key.startswith("network.encoder")
+    }  # the library keeps layers that are not used
     assert used == set()
 
 
@@ -107,9 +139,15 @@ def test_every_class_says_what_it_takes() -> None:
 def test_what_cannot_be_built_says_why() -> None:
     with pytest.raises(SettingsError, match="no model 'resnet'; did you mean 'resunet'"):
         build("resnet", 4, 1, 64)
-    with pytest.raises(SettingsError, match="'resunet' takes tiles whose edge is a multiple of 16 and at least 32; got 100"):
+    with pytest.raises(
+        SettingsError,
+        match="'resunet' takes tiles whose edge is a multiple of 16 and at least 32; got 100",
+    ):
         build("resunet", 4, 1, 100)
-    with pytest.raises(SettingsError, match="'senformer' takes widths that are a multiple of 32; got 16, usual is 96"):
+    with pytest.raises(
+        SettingsError,
+        match="'senformer' takes widths that are a multiple of 32; got 16, usual is 96",
+    ):
         build("senformer", 16, 1, 64)
     for device in ("tpu9", "meta"):
         with pytest.raises(SettingsError, match=f"--device {device} cannot be used"):
@@ -140,7 +178,9 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="is not a sparsem model"):
         load_checkpoint(path)
-    save_checkpoint(path, build("resunet", 8, 2, 32), RECIPE)  # weights of another width than the recipe says
+    save_checkpoint(
+        path, build("resunet", 8, 2, 32), RECIPE
+    )  # weights of another width than the recipe says
     with pytest.raises(InputError, match=r"m.safetensors is damaged"):
         load_checkpoint(path)
     whole = path.read_bytes()
@@ -180,7 +220,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
     save_checkpoint(tmp_path / "m.safetensors", network, RECIPE)
-    with pytest.raises(InputError, match=r"m.safetensors is damaged: it holds weights that are not numbers"):
+    with pytest.raises(
+        InputError, match=r"m.safetensors is damaged: it holds weights that are not numbers"
+    ):
         load_checkpoint(tmp_path / "m.safetensors")
 
 
@@ -189,7 +231,10 @@ def plain_dice_loss(probability: np.ndarray, target: np.ndarray, squared: bool) 
     for structure in range(target.shape[1]):
         known = target[:, structure] != UNKNOWN
         if known.any():
-            p, g = probability[:, structure][known], (target[:, structure][known] == 1).astype(float)
+            p, g = (
+                probability[:, structure][known],
+                (target[:, structure][known] == 1).astype(float),
+            )
             bottom = (p**2).sum() + (g**2).sum() if squared else p.sum() + g.sum()
             losses.append(1 - (2 * (p * g).sum() + 1) / (bottom + 1))
     return float(np.mean(losses)) if losses else 1.0
@@ -219,7 +264,9 @@ def test_cross_entropy_equals_torch_on_known_pixels() -> None:
     logits, target = torch.randn(2, 1, 5, 5), torch.randint(0, 2, (2, 1, 5, 5), dtype=torch.uint8)
     target[0, 0, 0] = UNKNOWN
     known = target != UNKNOWN
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], target[known].float())
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[known], target[known].float()
+    )
     assert float(cross_entropy_loss(logits, target)) == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -229,7 +276,12 @@ def test_every_architecture_trains_at_small_odd_widths() -> None:
     options = ["--trainings", str(len(MODELS)), "--updates", "2", "--edges", "64", "--widths", "3"]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     ended = subprocess.run(
-        [sys.executable, str(script), *options], env=environment, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, str(script), *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
@@ -243,7 +295,9 @@ def test_the_shortcut_of_a_residual_block_is_a_strided_convolution(stride: int) 
     torch.testing.assert_close(block(image) - block.residual(image), norm(strided))
 
 
-def test_bfloat16_is_chosen_by_a_trial_and_an_earlier_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_chosen_by_a_trial_and_an_earlier_choice_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cpu = torch.device("cpu")
     for gain, expected in ((2.0, "bfloat16"), (1.0, "float32"), (0.3, "float32")):
         monkeypatch.setattr(device_module, "_cpu_gain_of_bfloat16", lambda gain=gain: gain)
@@ -273,19 +327,29 @@ def test_precision_is_chosen_by_the_device() -> None:
 
 def plain_tanimoto(p: NDArray[np.float64], t: NDArray[np.float64]) -> float:
     ways = [(p, t), (1 - p, 1 - t)]
-    return float(np.mean([(a * b).sum() / ((a * a).sum() + (b * b).sum() - (a * b).sum()) for a, b in ways]))
+    return float(
+        np.mean([(a * b).sum() / ((a * a).sum() + (b * b).sum() - (a * b).sum()) for a, b in ways])
+    )
 
 
 def test_tanimoto_is_its_formula_and_looks_at_no_unknown_pixel() -> None:
     random = np.random.default_rng(0)
-    probability, target = random.random((3, 1, 8, 8)), random.integers(0, 2, (3, 1, 8, 8)).astype(np.uint8)
-    expected = 1 - np.mean([plain_tanimoto(p, t) for p, t in zip(probability, target.astype(float), strict=True)])
+    probability, target = (
+        random.random((3, 1, 8, 8)),
+        random.integers(0, 2, (3, 1, 8, 8)).astype(np.uint8),
+    )
+    expected = 1 - np.mean(
+        [plain_tanimoto(p, t) for p, t in zip(probability, target.astype(float), strict=True)]
+    )
     loss = tanimoto_loss(torch.from_numpy(probability), torch.from_numpy(target))
     assert float(loss) == pytest.approx(expected, abs=1e-4)
     target[:, :, :4] = UNKNOWN
     other = probability.copy()
     other[:, :, :4] = 1 - other[:, :, :4]
-    losses = [float(tanimoto_loss(torch.from_numpy(p), torch.from_numpy(target))) for p in (probability, other)]
+    losses = [
+        float(tanimoto_loss(torch.from_numpy(p), torch.from_numpy(target)))
+        for p in (probability, other)
+    ]
     assert losses[0] == pytest.approx(losses[1])
     blank = torch.full((2, 1, 8, 8), UNKNOWN, dtype=torch.uint8)
     assert float(tanimoto_loss(torch.rand(2, 1, 8, 8), blank)) == pytest.approx(0)
@@ -296,11 +360,17 @@ def test_tanimoto_is_its_formula_and_looks_at_no_unknown_pixel() -> None:
 def test_fractal_similarity_is_its_formula() -> None:
     first, second = torch.full((1, 1, 400, 400), 0.5), torch.ones((1, 1, 400, 400))
     parts = (2 / 3 + 1 / 2 + 1 / 3 + 1 / 5 + 1 / 9) / 5  # x = 1/2, y = 5/4 a pixel
-    assert float(tanimoto(first, second, (2, 3), 5)) == pytest.approx(parts / 2, abs=1e-3)  # of the dual nothing is left
+    assert float(tanimoto(first, second, (2, 3), 5)) == pytest.approx(
+        parts / 2, abs=1e-3
+    )  # of the dual nothing is left
     random = torch.rand(2, 3, 9, 9)
     for depth in (1, 3, 5):
-        assert torch.allclose(tanimoto(random, random, (1,), depth), torch.ones(2, 1, 9, 9), atol=1e-3)
-    assert torch.allclose(tanimoto(random, 1 - random, (1,), 2), tanimoto(1 - random, random, (1,), 2))
+        assert torch.allclose(
+            tanimoto(random, random, (1,), depth), torch.ones(2, 1, 9, 9), atol=1e-3
+        )
+    assert torch.allclose(
+        tanimoto(random, 1 - random, (1,), 2), tanimoto(1 - random, random, (1,), 2)
+    )
 
 
 @pytest.mark.parametrize("name", ["fractalresnet", "ceecnet"])
@@ -321,28 +391,45 @@ def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
     assert 0 < loss.item() < 1
     assert 0 < dice.item() < 1
     assert not [key for key, parameter in network.named_parameters() if parameter.grad is None]
-    plain, _ = labelled_loss(network, (image, target), settings.model_copy(update={"loss": "dice"}), torch.device("cpu"))
+    plain, _ = labelled_loss(
+        network, (image, target), settings.model_copy(update={"loss": "dice"}), torch.device("cpu")
+    )
     assert plain.item() == pytest.approx(dice.item(), abs=0.2)
 
 
 @pytest.mark.parametrize("name", ["resunet", "unet++-averaged", "setr-mla"])
 def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
-    recipe, cpu = Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2), torch.device("cpu")
+    recipe, cpu = (
+        Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2),
+        torch.device("cpu"),
+    )
     one, two = (training_bytes([recipe], batch, cpu, "float32") for batch in (2, 4))
     weights = 4 * count_parameters(recipe.build())
     assert 7 * weights <= one <= two < 2.2 * one
-    assert training_bytes([recipe], 64, cpu, "bfloat16") < 0.8 * training_bytes([recipe], 64, cpu, "float32")
+    assert training_bytes([recipe], 64, cpu, "bfloat16") < 0.8 * training_bytes(
+        [recipe], 64, cpu, "float32"
+    )
     small = Recipe("unet", 4, ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2)
     own = 4 * count_parameters(small.build())
-    assert training_bytes([recipe, small], 2, cpu, "float32") == one + 4 * own  # their batches are not there at once
+    assert (
+        training_bytes([recipe, small], 2, cpu, "float32") == one + 4 * own
+    )  # their batches are not there at once
     assert weights < prediction_bytes(recipe, 2, cpu, "float32") < one
 
 
 @pytest.mark.parametrize("name", ["senformer", "fractalresnet"])
 def test_memory_is_stated_of_the_slowest_networks_to_look_at(name: str) -> None:
-    recipe, cpu = Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2), torch.device("cpu")
+    recipe, cpu = (
+        Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2),
+        torch.device("cpu"),
+    )
     weights = 4 * count_parameters(recipe.build())
-    assert weights < prediction_bytes(recipe, 2, cpu, "float32") < 7 * weights <= training_bytes([recipe], 2, cpu, "float32")
+    assert (
+        weights
+        < prediction_bytes(recipe, 2, cpu, "float32")
+        < 7 * weights
+        <= training_bytes([recipe], 2, cpu, "float32")
+    )
 
 
 def test_memory_is_that_of_all_tensors_that_are_there_at_once() -> None:
@@ -363,7 +450,10 @@ def test_networks_that_decide_together_have_a_loss_each(name: str) -> None:
     torch.manual_seed(1)
     network = build(name, SMALL[name], 1, 64)
     random = np.random.default_rng(0)
-    image, target = random.random((2, 1, 64, 64), np.float32), random.integers(0, 2, (2, 1, 64, 64)).astype(np.uint8)
+    image, target = (
+        random.random((2, 1, 64, 64), np.float32),
+        random.integers(0, 2, (2, 1, 64, 64)).astype(np.uint8),
+    )
     settings = TrainSettings(precision="float32")
     seen, truth = torch.from_numpy(image), torch.from_numpy(target)
     with torch.no_grad():
@@ -371,34 +461,50 @@ def test_networks_that_decide_together_have_a_loss_each(name: str) -> None:
     assert each.shape == (4, 2, 1, 64, 64)
     assert each.std(dim=0).max() > 1e-4  # they differ
     loss, dice = labelled_loss(network, (image, target), settings, torch.device("cpu"))
-    assert loss.item() == pytest.approx(np.mean([dice_loss(one.sigmoid(), truth).item() for one in each]), abs=1e-5)
+    assert loss.item() == pytest.approx(
+        np.mean([dice_loss(one.sigmoid(), truth).item() for one in each]), abs=1e-5
+    )
     mean = each.mean(0).sigmoid() if name == "unet++-averaged" else each.sigmoid().mean(0)
     assert torch.allclose(network(seen).sigmoid(), mean, atol=1e-4)
     assert dice.item() == pytest.approx(dice_loss(mean, truth).item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("inputs", [1, 3, 5])
-def test_an_encoder_begins_with_what_it_learnt_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: int) -> None:
+def test_an_encoder_begins_with_what_it_learnt_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: int
+) -> None:
     learnt = smp.encoders.get_encoder("resnet34", in_channels=3, depth=5, weights=None).state_dict()
     save_file(learnt, tmp_path / "model.safetensors")  # stands for what the hub holds
-    monkeypatch.setattr(smp.encoders, "hf_hub_download", lambda *_, filename, **__: str(tmp_path / filename))
+    monkeypatch.setattr(
+        smp.encoders, "hf_hub_download", lambda *_, filename, **__: str(tmp_path / filename)
+    )
     network = build("unet++-shallow", 2, 1, 64, inputs)
     begin_pretrained(network, "unet++-shallow")
     own = network.network.encoder.state_dict()  # type: ignore[union-attr]
     assert torch.equal(own["layer1.0.conv1.weight"], learnt["layer1.0.conv1.weight"])
     first = learnt["conv1.weight"]
-    expected = {1: first.sum(1, keepdim=True), 3: first, 5: first[:, [0, 1, 2, 0, 1]] * 3 / 5}[inputs]
+    expected = {1: first.sum(1, keepdim=True), 3: first, 5: first[:, [0, 1, 2, 0, 1]] * 3 / 5}[
+        inputs
+    ]
     assert torch.allclose(own["conv1.weight"], expected, atol=1e-6)
 
 
-def test_a_transformer_begins_with_what_it_learnt_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transformer_begins_with_what_it_learnt_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     learnt = timm.create_model("vit_base_patch16_384", pretrained=False, num_classes=7).state_dict()
-    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(learnt))
+    monkeypatch.setattr(
+        timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(learnt)
+    )
     network = build("setr-naive", 768, 1, 64)
     begin_pretrained(network, "setr-naive")
     own = network.transformer.state_dict()  # type: ignore[union-attr]
     assert torch.equal(own["blocks.3.attn.qkv.weight"], learnt["blocks.3.attn.qkv.weight"])
-    assert torch.allclose(own["patch_embed.proj.weight"], learnt["patch_embed.proj.weight"].sum(1, keepdim=True), atol=1e-5)
+    assert torch.allclose(
+        own["patch_embed.proj.weight"],
+        learnt["patch_embed.proj.weight"].sum(1, keepdim=True),
+        atol=1e-5,
+    )
     assert own["pos_embed"].shape == (1, 1 + 16, 768)  # 64 px: four patches a side
     with pytest.raises(SettingsError, match="of width 768 or 1024; got 128"):
         begin_pretrained(build("setr-naive", 128, 1, 64), "setr-naive")
@@ -409,13 +515,20 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
         raise LocalEntryNotFoundError("the hub cannot be reached.")
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", unreachable)
-    with pytest.raises(SettingsError, match=r"of 'unet\+\+' could not be fetched .*cannot be reached.* HF_HOME .*leave out --pretrained"):
+    with pytest.raises(
+        SettingsError,
+        match=r"of 'unet\+\+' could not be fetched .*cannot be reached.* HF_HOME .*leave out --pretrained",
+    ):
         begin_pretrained(build("unet++", 2, 1, 64), "unet++")
-    with pytest.raises(SettingsError, match=r"no pretrained weights of 'resunet'; there are of unet\+\+, "):
+    with pytest.raises(
+        SettingsError, match=r"no pretrained weights of 'resunet'; there are of unet\+\+, "
+    ):
         begin_pretrained(build("resunet", 4, 1, 64), "resunet")
     with pytest.raises(SettingsError, match="are of width 96; got 32"):
         begin_pretrained(build("senformer", 32, 1, 64), "senformer")
-    assert {name for name in MODELS if hasattr(model_class(name), "load_pretrained")} == set(PRETRAINED)
+    assert {name for name in MODELS if hasattr(model_class(name), "load_pretrained")} == set(
+        PRETRAINED
+    )
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +536,9 @@ def nucleoli(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """The phantom's, in one pixel of a hundred."""
     settings = PhantomSettings(shape=(7, 128, 128), voxel_nm=(40, 40, 40), cells=3, seed=5)
     sample = phantom(tmp_path_factory.mktemp("rare") / "s.zarr", settings)
-    write_annotation(sample, "nucleolus", (0, 3, 6), truth_of(sample, "nucleolus", (0, 3, 6)), image="raw")
+    write_annotation(
+        sample, "nucleolus", (0, 3, 6), truth_of(sample, "nucleolus", (0, 3, 6)), image="raw"
+    )
     return sample
 
 
@@ -434,7 +549,16 @@ def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name
     One that takes it for background says a hundredth everywhere: the share of the pixels that are of the structure.
     """
     settings = TrainSettings(
-        structure=("nucleolus",), model=name, width=SMALL[name], read=64, see=64, batch=2, updates=400, warmup=5, least_px=10, share=1.0
+        structure=("nucleolus",),
+        model=name,
+        width=SMALL[name],
+        read=64,
+        see=64,
+        batch=2,
+        updates=400,
+        warmup=5,
+        least_px=10,
+        share=1.0,
     )
     slices, recipe, _ = learning_slices([nucleoli], ("nucleolus",), settings)
     state = start(recipe, settings, torch.device("cpu"))
@@ -445,8 +569,12 @@ def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name
         step(state, batch, settings, torch.device("cpu"))
         if update % 5 == 4:
             with torch.no_grad():
-                found = logits_of(state.network, torch.from_numpy(batch[0]), settings).sigmoid().numpy()
+                found = (
+                    logits_of(state.network, torch.from_numpy(batch[0]), settings).sigmoid().numpy()
+                )
             inside, outside = found[there].mean(), found[~there].mean()
             if inside > 0.4 and inside > 1.5 * outside:
                 return
-    pytest.fail(f"after 40 updates it says {inside:.2f} of the structure and {outside:.2f} of the rest")
+    pytest.fail(
+        f"after 40 updates it says {inside:.2f} of the structure and {outside:.2f} of the rest"
+    )

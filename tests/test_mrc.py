@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.store.readers import open_source
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.readers.open import open_source
+from sparsem.workflow.execution import Execution
 
 Z, Y, X = np.mgrid[0:8, 0:40, 0:60]
 NOISE = np.random.default_rng(0).integers(0, 8, Z.shape)
@@ -25,7 +25,14 @@ DARK = (BRIGHT // 2).astype(np.uint8)
 IMOD = 1146047817
 
 
-def write(path: Path, stack: NDArray[Any], order: str = "<", stamp: bytes | None = None, name: bytes = b"MAP ", **header: Any) -> None:
+def write(
+    path: Path,
+    stack: NDArray[Any],
+    order: str = "<",
+    stamp: bytes | None = None,
+    name: bytes = b"MAP ",
+    **header: Any,
+) -> None:
     """A file of any byte order, with header fields as given; extremes that are not given are not determined, as the standard says."""
     modes = {"i1": 0, "u1": 0, "i2": 1, "f4": 2, "u2": 6, "f2": 12}
     fields = np.zeros(1, mrcfile.dtypes.HEADER_DTYPE.newbyteorder(order))
@@ -39,9 +46,13 @@ def write(path: Path, stack: NDArray[Any], order: str = "<", stamp: bytes | None
         fields[key] = value
     content = bytearray(fields.tobytes())
     content[208:212] = name
-    content[212:216] = stamp if stamp is not None else b"\x44\x44\0\0" if order == "<" else b"\x11\x11\0\0"
+    content[212:216] = (
+        stamp if stamp is not None else b"\x44\x44\0\0" if order == "<" else b"\x11\x11\0\0"
+    )
     extended = bytes(int(header.get("nsymbt", 0)))
-    path.write_bytes(bytes(content) + extended + stack[:, ::-1].astype(f"{order}{stack.dtype.str[1:]}").tobytes())
+    path.write_bytes(
+        bytes(content) + extended + stack[:, ::-1].astype(f"{order}{stack.dtype.str[1:]}").tobytes()
+    )
 
 
 def poke(path: Path, place: int, content: bytes) -> None:
@@ -62,9 +73,17 @@ def assert_reads(path: Path, stack: NDArray[Any], **options: Any) -> None:
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(
     ("stack", "extremes"),
-    [(BRIGHT, (60, 225)), (AROUND_ZERO, (-50, 55)), (DARK, (30, 112)), (BRIGHT, (5, 250)), (AROUND_ZERO, (-128, 127))],
+    [
+        (BRIGHT, (60, 225)),
+        (AROUND_ZERO, (-50, 55)),
+        (DARK, (30, 112)),
+        (BRIGHT, (5, 250)),
+        (AROUND_ZERO, (-128, 127)),
+    ],
 )
-def test_the_extremes_of_a_header_show_whether_bytes_are_signed(tmp_path: Path, stack: NDArray[Any], extremes: Any, order: str) -> None:
+def test_the_extremes_of_a_header_show_whether_bytes_are_signed(
+    tmp_path: Path, stack: NDArray[Any], extremes: Any, order: str
+) -> None:
     write(tmp_path / "a.mrc", stack, order, dmin=extremes[0], dmax=extremes[1])
     assert_reads(tmp_path / "a.mrc", stack)
     assert not open_source(tmp_path / "a.mrc").notes
@@ -78,13 +97,19 @@ def test_the_stamp_of_imod_comes_first(tmp_path: Path, stack: NDArray[Any], orde
     assert_reads(tmp_path / "a.mrc", stack)
 
 
-@pytest.mark.parametrize("extremes", [(0, -1), (0, 0), (-5, 250), (0.25, 0.75), (np.nan, np.nan), (0, 100)])
+@pytest.mark.parametrize(
+    "extremes", [(0, -1), (0, 0), (-5, 250), (0.25, 0.75), (np.nan, np.nan), (0, 100)]
+)
 @pytest.mark.parametrize(("stack", "word"), [(BRIGHT, "unsigned"), (AROUND_ZERO, "signed")])
-def test_voxels_show_it_where_the_header_does_not(tmp_path: Path, stack: NDArray[Any], word: str, extremes: Any) -> None:
+def test_voxels_show_it_where_the_header_does_not(
+    tmp_path: Path, stack: NDArray[Any], word: str, extremes: Any
+) -> None:
     write(tmp_path / "a.mrc", stack, dmin=extremes[0], dmax=extremes[1])
     assert_reads(tmp_path / "a.mrc", stack)
     (note,) = open_source(tmp_path / "a.mrc").notes
-    assert note.startswith(f"a.mrc does not state whether its bytes are signed; they are read as {word}, as neighboring pixels")
+    assert note.startswith(
+        f"a.mrc does not state whether its bytes are signed; they are read as {word}, as neighboring pixels"
+    )
 
 
 def test_small_bytes_mean_the_same_in_both(tmp_path: Path) -> None:
@@ -97,7 +122,10 @@ def test_voxels_that_do_not_show_it_are_asked_for(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 40, 60), np.uint8)
     for stack in (noise, np.full_like(noise, 200)):
         write(tmp_path / "a.mrc", stack)
-        with pytest.raises(InputError, match=r"a.mrc does not state whether its bytes are signed, and its voxels do not show it; give"):
+        with pytest.raises(
+            InputError,
+            match=r"a.mrc does not state whether its bytes are signed, and its voxels do not show it; give",
+        ):
             open_source(tmp_path / "a.mrc")
         assert_reads(tmp_path / "a.mrc", stack, mrc_bytes="unsigned")
         assert_reads(tmp_path / "a.mrc", stack.view(np.int8), mrc_bytes="signed")
@@ -111,22 +139,36 @@ def test_a_byte_beyond_the_sampled_slices_is_not_guessed(tmp_path: Path, depth: 
     stack[1, 3, 4] = 200  # a slice that is not sampled
     write(tmp_path / "a.mrc", stack)
     given = ImportSettings(voxel_nm=(8, 4, 4), block_depth=depth)
-    with pytest.raises(InputError, match=r"a.mrc does not state whether its bytes are signed, and some are 128 or more"):
+    with pytest.raises(
+        InputError,
+        match=r"a.mrc does not state whether its bytes are signed, and some are 128 or more",
+    ):
         import_stack(tmp_path / "a.mrc", tmp_path / "s.zarr", given)
-    sample = import_stack(tmp_path / "a.mrc", tmp_path / "t.zarr", given.model_copy(update={"mrc_bytes": "unsigned"}))
+    sample = import_stack(
+        tmp_path / "a.mrc", tmp_path / "t.zarr", given.model_copy(update={"mrc_bytes": "unsigned"})
+    )
     assert np.array_equal(sample.image().read(slice(None)), stack)
 
 
-def test_how_bytes_were_read_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_bytes_were_read_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "a.mrc", BRIGHT)
-    sample = import_stack(tmp_path / "a.mrc", tmp_path / "s.zarr", ImportSettings(), Execution(quiet=False))
-    assert "Note: a.mrc does not state whether its bytes are signed; they are read as unsigned" in capsys.readouterr().err
+    sample = import_stack(
+        tmp_path / "a.mrc", tmp_path / "s.zarr", ImportSettings(), Execution(quiet=False)
+    )
+    assert (
+        "Note: a.mrc does not state whether its bytes are signed; they are read as unsigned"
+        in capsys.readouterr().err
+    )
     assert np.array_equal(sample.image().read(slice(None)), BRIGHT)
 
 
 @settings(max_examples=30)
 @given(st.integers(-128, 127), st.integers(1, 100), st.sampled_from("<>"))
-def test_bytes_within_the_extremes_come_back(tmp_path_factory: pytest.TempPathFactory, low: int, span: int, order: str) -> None:
+def test_bytes_within_the_extremes_come_back(
+    tmp_path_factory: pytest.TempPathFactory, low: int, span: int, order: str
+) -> None:
     """Signed bytes with negative ones, whose extremes the header states."""
     stack = (low + NOISE * span // 8).clip(-128, 127).astype(np.int8)
     path = tmp_path_factory.mktemp("mrc") / "a.mrc"
@@ -138,7 +180,9 @@ def test_bytes_within_the_extremes_come_back(tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("kind", ["<i2", "<u2", "<f4", "<f2", ">i2", ">u2", ">f4", ">f2"])
-@pytest.mark.parametrize("stamp", [b"DD\0\0", b"DA\0\0", b"D   ", b"D\0\0\0", bytes(4), b"\x11\x11\0\0", b"    "])
+@pytest.mark.parametrize(
+    "stamp", [b"DD\0\0", b"DA\0\0", b"D   ", b"D\0\0\0", bytes(4), b"\x11\x11\0\0", b"    "]
+)
 @pytest.mark.parametrize("name", [b"MAP ", b"MAP\0", bytes(4)])
 def test_any_stamp(tmp_path: Path, kind: str, stamp: bytes, name: bytes) -> None:
     stack = (BRIGHT.astype(np.float32) * 7).astype(kind[1:])
@@ -175,9 +219,15 @@ def test_what_a_header_lacks_and_what_lies_behind_the_data(tmp_path: Path) -> No
         ({"mode": 16}, r"holds a color image \(mode 16\)"),
         ({"mode": 4, "nz": 2}, r"holds complex numbers \(mode 4\)"),
         ({"mode": 77}, "its header makes no sense"),
-        ({"mapc": 2, "mapr": 1}, r"stores its axes in the order \(2, 1, 3\); expected columns, rows, slices"),
+        (
+            {"mapc": 2, "mapr": 1},
+            r"stores its axes in the order \(2, 1, 3\); expected columns, rows, slices",
+        ),
         ({"ispg": 401, "mz": 4}, "holds several volumes, 8 slices in all"),
-        ({"nz": 9}, r"cannot be read as MRC \(its header states 44224 bytes, it has 39424\); is it complete"),
+        (
+            {"nz": 9},
+            r"cannot be read as MRC \(its header states 44224 bytes, it has 39424\); is it complete",
+        ),
         ({"nx": 0}, "its header makes no sense"),
     ],
 )

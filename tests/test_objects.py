@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from sparsem.measure.distances import depth_within, distance_to, half_edge, nearest
-from sparsem.measure.nucleolus import filled, proximity_to_membrane
-from sparsem.measure.objects import first_voxels, joined, parts_of, touching
+from sparsem.labels.objects import first_voxels, joined, parts_of, touching
+from sparsem.labels.overlaps import Overlaps, overlaps
+from sparsem.measure.features.distances import depth_within, distance_to, half_edge, nearest
+from sparsem.measure.features.nucleolus import filled, proximity_to_membrane
+from sparsem.measure.features.protrusions import body_of, protrusions
 from sparsem.measure.passes import holders
-from sparsem.measure.protrusions import body_of, protrusions
-from sparsem.regions import Overlaps, overlaps
 from tests.conftest import drawn
 
 EVEN = (1.0, 1.0, 1.0)
@@ -30,14 +30,18 @@ def in_blocks(mask: Mask, depth: int, least: int) -> NDArray[np.uint32]:
     starts = range(0, len(mask), depth)
     parts = [parts_of(mask[start : start + depth]) for start in starts]
     pairs = [touching(one[-1], other[0]) for one, other in pairwise(parts)]
-    firsts = [first_voxels(one) + start * mask[0].size for one, start in zip(parts, starts, strict=True)]
+    firsts = [
+        first_voxels(one) + start * mask[0].size for one, start in zip(parts, starts, strict=True)
+    ]
     found = joined([np.bincount(one.ravel())[1:] for one in parts], firsts, pairs, least)
     return np.concatenate([names[one] for names, one in zip(found.numbers, parts, strict=True)])
 
 
 @settings(max_examples=80)
 @given(masks, st.integers(1, 4), st.integers(1, 5))
-def test_objects_of_blocks_are_those_of_the_whole_numbered_by_their_first_voxel(mask: Mask, depth: int, least: int) -> None:
+def test_objects_of_blocks_are_those_of_the_whole_numbered_by_their_first_voxel(
+    mask: Mask, depth: int, least: int
+) -> None:
     found = in_blocks(mask, depth, least)
     whole = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
     large = np.bincount(whole.ravel()) >= least
@@ -49,15 +53,23 @@ def test_objects_of_blocks_are_those_of_the_whole_numbered_by_their_first_voxel(
 
 
 def test_parts_touch_across_corners() -> None:
-    upper, lower = drawn("1...", "...2", "....").astype(np.uint32), drawn("....", ".3..", "....").astype(np.uint32)
+    upper, lower = (
+        drawn("1...", "...2", "....").astype(np.uint32),
+        drawn("....", ".3..", "....").astype(np.uint32),
+    )
     assert touching(upper, lower).tolist() == [[1, 3]]
 
 
 @settings(max_examples=60)
 @given(masks)
 def test_filling_equals_scipy(mask: Mask) -> None:
-    np.testing.assert_array_equal(filled(mask), binary_fill_holes(np.pad(mask, 1))[1:-1, 1:-1, 1:-1])
-    np.testing.assert_array_equal(filled(mask, "2d"), np.stack([binary_fill_holes(np.pad(one, 1))[1:-1, 1:-1] for one in mask]))
+    np.testing.assert_array_equal(
+        filled(mask), binary_fill_holes(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    )
+    np.testing.assert_array_equal(
+        filled(mask, "2d"),
+        np.stack([binary_fill_holes(np.pad(one, 1))[1:-1, 1:-1] for one in mask]),
+    )
 
 
 def test_a_tunnel_is_a_hole_in_2d_only() -> None:
@@ -98,14 +110,24 @@ def test_the_nearest_voxel_of_every_object_counts() -> None:
 
 
 def test_the_holder_of_most_voxels_holds_an_object() -> None:
-    objects, cells = drawn("1112233").astype(np.uint32), drawn("5566 77".replace(" ", ".")).astype(np.uint32)
+    objects, cells = (
+        drawn("1112233").astype(np.uint32),
+        drawn("5566 77".replace(" ", ".")).astype(np.uint32),
+    )
     shared = overlaps(objects, cells, objects > 0)
     who, share = holders(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]))
     assert who.tolist() == [5, 6, 7]
     assert share.tolist() == pytest.approx([2 / 3, 1 / 2, 1])
     who, share = holders(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]), nobody=[5, 7])
     assert who.tolist() == [0, 6, 0]
-    assert holders(Overlaps(*(np.empty(0, np.uint32),) * 2, np.empty(0, np.int64)), np.empty(0, np.uint32), np.empty(0, int))[0].size == 0
+    assert (
+        holders(
+            Overlaps(*(np.empty(0, np.uint32),) * 2, np.empty(0, np.int64)),
+            np.empty(0, np.uint32),
+            np.empty(0, int),
+        )[0].size
+        == 0
+    )
 
 
 def cell_with(*tubes: tuple[int, int, int]) -> Mask:
@@ -129,14 +151,18 @@ def test_protrusions_have_their_length_and_volume(step: int) -> None:
     assert attached.attached
     assert not free.attached
     assert attached.length == pytest.approx(80 - 49.7, abs=2.5)  # beyond the ball
-    assert free.length == pytest.approx(25, rel=0.25)  # the diagonal of a thick tube is longer than its axis
+    assert free.length == pytest.approx(
+        25, rel=0.25
+    )  # the diagonal of a thick tube is longer than its axis
     assert free.volume == pytest.approx(cell_with((70, 20, 44))[:, 62:].sum(), rel=0.1)
 
 
 def test_what_is_thick_or_short_is_no_protrusion() -> None:
     assert protrusions(cell_with((40, 30, 80)), EVEN, 5) == []  # thicker than 5
     assert protrusions(cell_with((40, 30, 54)), EVEN, 10) == []  # stands out by 4
-    assert [one.attached for one in protrusions(cell_with((70, 20, 44))[:, 60:], EVEN, 10)] == [False]  # a part without a body
+    assert [one.attached for one in protrusions(cell_with((70, 20, 44))[:, 60:], EVEN, 10)] == [
+        False
+    ]  # a part without a body
 
 
 def test_a_cell_that_fills_its_box_is_all_body() -> None:

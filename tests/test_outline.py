@@ -8,23 +8,25 @@ import tifffile
 from numpy.typing import NDArray
 from skimage.measure import regionprops
 
-from sparsem.execution import Execution
 from sparsem.geometry import z_blocks
-from sparsem.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.measure.dictionary import about
+from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
 from sparsem.settings import Settings
-from sparsem.stage import Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
+from sparsem.workflow.execution import Execution
+from sparsem.workflow.stage import Stage
 
 QUIET = Execution(quiet=True)
 PLAIN = MeasureSettings(texture=False)
 NM = 10.0
 
 
-def drawn(shape: tuple[int, int], centre: tuple[float, float], half: tuple[float, float], degrees: float) -> NDArray[np.bool_]:
+def drawn(
+    shape: tuple[int, int], centre: tuple[float, float], half: tuple[float, float], degrees: float
+) -> NDArray[np.bool_]:
     """An ellipse."""
     y, x = np.mgrid[: shape[0], : shape[1]] - np.array(centre)[:, None, None]
     angle = np.deg2rad(degrees)
@@ -32,21 +34,33 @@ def drawn(shape: tuple[int, int], centre: tuple[float, float], half: tuple[float
     return np.asarray((u / half[0]) ** 2 + (v / half[1]) ** 2 <= 1)
 
 
-def montage(folder: Path, pictures: dict[str, NDArray[np.uint32]], dtype: type = np.uint32) -> Sample:
+def montage(
+    folder: Path, pictures: dict[str, NDArray[np.uint32]], dtype: type = np.uint32
+) -> Sample:
     """Pictures, each with labels."""
     (folder / "pictures").mkdir(parents=True)
     random = np.random.default_rng(0)
     for name, labels in pictures.items():
         grey = random.integers(1, 255, labels.shape).astype(np.uint8)
         tifffile.imwrite(folder / "pictures" / f"{name}.tif", grey, photometric="minisblack")
-    sample = import_stack(folder / "pictures", folder / "m.zarr", ImportSettings(voxel_nm=(50, NM, NM), pictures=True), QUIET)
+    sample = import_stack(
+        folder / "pictures",
+        folder / "m.zarr",
+        ImportSettings(voxel_nm=(50, NM, NM), pictures=True),
+        QUIET,
+    )
     image = sample.image()
     whole: NDArray[np.uint32] = np.zeros(image.shape, dtype)
     for z, name in enumerate(sorted(pictures)):
         own = pictures[name]
         whole[z, : own.shape[0], : own.shape[1]] = own
     with Stage(
-        sample, "draw", Settings(), {}, [image.like("labels/thing", dtype, Kind.LABELS, ("raw", image.fingerprint))], QUIET
+        sample,
+        "draw",
+        Settings(),
+        {},
+        [image.like("labels/thing", dtype, Kind.LABELS, ("raw", image.fingerprint))],
+        QUIET,
     ) as stage:
         stage.map(lambda block: ({"labels/thing": whole[block.own]}, {}), z_blocks(len(whole), 1))
     return sample
@@ -56,8 +70,12 @@ def column(sample: Sample, name: str) -> NDArray[np.float64]:
     return np.asarray(sample.read_table("thing")[name].to_numpy(), np.float64)
 
 
-@pytest.mark.parametrize(("half", "degrees"), [((40, 40), 0), ((60, 30), 0), ((60, 30), 35), ((50, 20), 70)])
-def test_ellipses_are_as_their_formulas(tmp_path: Path, half: tuple[float, float], degrees: float) -> None:
+@pytest.mark.parametrize(
+    ("half", "degrees"), [((40, 40), 0), ((60, 30), 0), ((60, 30), 35), ((50, 20), 70)]
+)
+def test_ellipses_are_as_their_formulas(
+    tmp_path: Path, half: tuple[float, float], degrees: float
+) -> None:
     mask = drawn((160, 180), (80.3, 90.6), half, degrees)
     sample = montage(tmp_path, {"a": mask.astype(np.uint32)})
     measure(sample, PLAIN, QUIET)
@@ -75,7 +93,9 @@ def test_ellipses_are_as_their_formulas(tmp_path: Path, half: tuple[float, float
         "solidity": 1.0,
     }
     for name, value in truth.items():
-        assert column(sample, name)[0] == pytest.approx(value, rel=0.02 if name == "circularity" else 0.01), name
+        assert column(sample, name)[0] == pytest.approx(
+            value, rel=0.02 if name == "circularity" else 0.01
+        ), name
 
 
 def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
@@ -83,7 +103,9 @@ def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
     labels = np.zeros((200, 220), np.uint32)
     for number in range(1, 6):
         centre, half = random.uniform(45, 155, 2), random.uniform(8, 40, 2)
-        labels[drawn(labels.shape, (centre[0], centre[1]), (half[0], half[1]), random.uniform(0, 180))] = number
+        labels[
+            drawn(labels.shape, (centre[0], centre[1]), (half[0], half[1]), random.uniform(0, 180))
+        ] = number
     sample = montage(tmp_path, {"a": labels})
     measure(sample, PLAIN, QUIET)
     theirs, um = regionprops(labels.astype(np.int64)), NM / 1000
@@ -92,11 +114,25 @@ def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
         ("equivalent_diameter_area", "circle_diameter_um", um),
         ("extent", "box_fill", 1),
     ):
-        np.testing.assert_allclose(column(sample, ours), [getattr(one, name) * unit for one in theirs], rtol=1e-6, err_msg=name)
-    for name, ours in (("axis_major_length", "ellipse_major_um"), ("axis_minor_length", "ellipse_minor_um")):
-        points = np.sqrt(column(sample, ours) ** 2 - 16 / 12 * um**2)  # to the library pixels are points and have no extent
-        np.testing.assert_allclose(points, [getattr(one, name) * um for one in theirs], rtol=1e-6, err_msg=name)
-    np.testing.assert_allclose(column(sample, "perimeter_um"), [one.perimeter_crofton * um for one in theirs], rtol=0.03)
+        np.testing.assert_allclose(
+            column(sample, ours),
+            [getattr(one, name) * unit for one in theirs],
+            rtol=1e-6,
+            err_msg=name,
+        )
+    for name, ours in (
+        ("axis_major_length", "ellipse_major_um"),
+        ("axis_minor_length", "ellipse_minor_um"),
+    ):
+        points = np.sqrt(
+            column(sample, ours) ** 2 - 16 / 12 * um**2
+        )  # to the library pixels are points and have no extent
+        np.testing.assert_allclose(
+            points, [getattr(one, name) * um for one in theirs], rtol=1e-6, err_msg=name
+        )
+    np.testing.assert_allclose(
+        column(sample, "perimeter_um"), [one.perimeter_crofton * um for one in theirs], rtol=0.03
+    )
     for name in sample.read_table("thing").column_names:
         assert about(name), name
 
@@ -112,7 +148,10 @@ def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
             labels[drawn(shape, (centre[0], centre[1]), (18, 9), random.uniform(0, 180))] = number
         pictures[name] = labels
     offset = {name: 10 * place for place, name in enumerate(pictures)}
-    numbered = {name: np.where(labels > 0, labels + offset[name], 0).astype(np.uint32) for name, labels in pictures.items()}
+    numbered = {
+        name: np.where(labels > 0, labels + offset[name], 0).astype(np.uint32)
+        for name, labels in pictures.items()
+    }
     together = montage(tmp_path / "all", numbered)
     measure(together, PLAIN, Execution(workers=2, quiet=True))
     table = together.read_table("thing").to_pylist()
@@ -120,13 +159,19 @@ def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
         alone = montage(tmp_path / name, {name: labels})
         measure(alone, PLAIN, QUIET)
         rows = alone.read_table("thing").to_pylist()
-        assert [{**row, "picture": z} for row in rows] == [row for row in table if row["picture"] == z]
+        assert [{**row, "picture": z} for row in rows] == [
+            row for row in table if row["picture"] == z
+        ]
         for row in rows:
             own = np.argwhere(labels == row["object"])
-            assert row["cut_by_edge"] == bool((own == 0).any() or (own == np.array(labels.shape) - 1).any())
+            assert row["cut_by_edge"] == bool(
+                (own == 0).any() or (own == np.array(labels.shape) - 1).any()
+            )
     (summary,) = together.read_table("measured").to_pylist()
     area = sum(labels.size for labels in pictures.values())
-    assert summary["area_fraction"] == pytest.approx(sum((one > 0).sum() for one in pictures.values()) / area)
+    assert summary["area_fraction"] == pytest.approx(
+        sum((one > 0).sum() for one in pictures.values()) / area
+    )
     assert "volume_um3" not in summary
 
 
@@ -139,7 +184,10 @@ def test_a_mask_of_pictures_is_parted_picture_by_picture(tmp_path: Path) -> None
 def test_texture_of_a_picture_is_that_of_its_pixels(tmp_path: Path) -> None:
     mask = drawn((60, 60), (30, 30), (20, 20), 0).astype(np.uint32)
     values = []
-    for name, pictures in (("alone", {"a": mask}), ("beside", {"a": mask, "b": np.zeros_like(mask)})):
+    for name, pictures in (
+        ("alone", {"a": mask}),
+        ("beside", {"a": mask, "b": np.zeros_like(mask)}),
+    ):
         sample = montage(tmp_path / name, pictures)
         measure(sample, MeasureSettings(spectrum_sizes=3, grey_range=(0, 256)), QUIET)
         (row,) = sample.read_table("thing").to_pylist()

@@ -7,23 +7,34 @@ import pytest
 from scipy import ndimage
 
 from sparsem.errors import ResumeError, SettingsError
-from sparsem.execution import Execution
-from sparsem.phantom import PhantomSettings, faults_of, phantom, phantom_slice
 from sparsem.phantom.noise import SmoothField, spline_weights
+from sparsem.phantom.phantom import PhantomSettings, faults_of, phantom, phantom_slice
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.conftest import TISSUE, files_in, voxels
 
 ORGANELLES = ("mitochondrion", "endosome", "lysosome")
 
 
 @pytest.mark.parametrize(("depth", "workers"), [(1, 0), (16, 0), (7, 2)])
-def test_block_depth_and_workers_change_nothing(tissue: Sample, tmp_path: Path, depth: int, workers: int) -> None:
-    other = phantom(tmp_path / "p.zarr", TISSUE.model_copy(update={"block_depth": depth}), Execution(workers=workers, quiet=True))
+def test_block_depth_and_workers_change_nothing(
+    tissue: Sample, tmp_path: Path, depth: int, workers: int
+) -> None:
+    other = phantom(
+        tmp_path / "p.zarr",
+        TISSUE.model_copy(update={"block_depth": depth}),
+        Execution(workers=workers, quiet=True),
+    )
     for name in ("cells", "nucleus", "endosome"):
         expected = voxels(tissue.volume("truth", name))
-        assert all(np.array_equal(a, b) for a, b in zip(voxels(other.volume("truth", name)), expected, strict=True))
-    assert np.array_equal(other.image("raw").read(slice(None)), tissue.image("raw").read(slice(None)))
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(voxels(other.volume("truth", name)), expected, strict=True)
+        )
+    assert np.array_equal(
+        other.image("raw").read(slice(None)), tissue.image("raw").read(slice(None))
+    )
     if depth == 7:
         assert files_in(other.path / "0") == files_in(tissue.path / "0")
 
@@ -31,7 +42,9 @@ def test_block_depth_and_workers_change_nothing(tissue: Sample, tmp_path: Path, 
 def test_another_seed_is_another_tissue(tissue: Sample) -> None:
     other = phantom_slice(TISSUE.model_copy(update={"seed": 6}), 3)
     assert (other.labels["nucleus"] > 0).mean() > 0
-    assert not np.array_equal(other.labels["cells"], tissue.volume("truth", "cells").read(slice(3, 4))[0])
+    assert not np.array_equal(
+        other.labels["cells"], tissue.volume("truth", "cells").read(slice(3, 4))[0]
+    )
 
 
 def truth(sample: Sample) -> dict[str, np.ndarray]:
@@ -42,7 +55,9 @@ def test_everything_is_there_and_lies_where_it_belongs(tissue: Sample) -> None:
     found = truth(tissue)
     assert all((labels > 0).any() for labels in found.values())
     nucleus, cells = found["nucleus"], found["cells"]
-    assert np.array_equal(nucleus[nucleus > 0], cells[nucleus > 0])  # a nucleus carries the number of its cell
+    assert np.array_equal(
+        nucleus[nucleus > 0], cells[nucleus > 0]
+    )  # a nucleus carries the number of its cell
     inside = found["nucleolus"] > 0
     assert (nucleus[inside] == found["nucleolus"][inside] // 1000).all()
     for name in ORGANELLES:
@@ -57,8 +72,14 @@ def test_neighbours_touch_and_look_alike(tissue: Sample) -> None:
     cells, image = truth(tissue)["cells"], tissue.image("raw").read(slice(None)).astype(float)
     beside = (cells[:, :, 1:] != cells[:, :, :-1]) & (cells[:, :, 1:] > 0) & (cells[:, :, :-1] > 0)
     assert beside.sum() > 100
-    free = (cells > 0) & (sum((truth(tissue)[name] > 0).astype(int) for name in ("nucleus", *ORGANELLES)) == 0)
-    means = [image[free & (cells == cell)].mean() for cell in np.unique(cells[free]) if (free & (cells == cell)).sum() > 2000]
+    free = (cells > 0) & (
+        sum((truth(tissue)[name] > 0).astype(int) for name in ("nucleus", *ORGANELLES)) == 0
+    )
+    means = [
+        image[free & (cells == cell)].mean()
+        for cell in np.unique(cells[free])
+        if (free & (cells == cell)).sum() > 2000
+    ]
     assert len(means) >= 3
     assert np.ptp(means) < image[free].std()  # brightness does not tell them apart
 
@@ -66,11 +87,18 @@ def test_neighbours_touch_and_look_alike(tissue: Sample) -> None:
 def test_nuclei_are_concave_and_nucleoli_have_holes() -> None:
     settings = PhantomSettings(shape=(6, 320, 320), voxel_nm=(40, 12, 12), cells=3, seed=1)
     slices = [phantom_slice(settings, z).labels for z in range(6)]
-    holes = [ndimage.binary_fill_holes(one["nucleolus"] > 0) & (one["nucleolus"] == 0) for one in slices]
+    holes = [
+        ndimage.binary_fill_holes(one["nucleolus"] > 0) & (one["nucleolus"] == 0) for one in slices
+    ]
     assert sum(hole.sum() for hole in holes) > 20
     from skimage.measure import regionprops
 
-    solidity = [region.solidity for one in slices for region in regionprops(one["nucleus"].astype(int)) if region.area > 500]
+    solidity = [
+        region.solidity
+        for one in slices
+        for region in regionprops(one["nucleus"].astype(int))
+        if region.area > 500
+    ]
     assert min(solidity) < 0.93
 
 
@@ -85,7 +113,15 @@ def test_filopodia_come_back_as_islands() -> None:
 
 
 def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) -> None:
-    clean = PhantomSettings(shape=(6, 64, 64), voxel_nm=(20, 20, 20), cells=2, noise=0, drift_nm=0, flicker=0, curtaining=0)
+    clean = PhantomSettings(
+        shape=(6, 64, 64),
+        voxel_nm=(20, 20, 20),
+        cells=2,
+        noise=0,
+        drift_nm=0,
+        flicker=0,
+        curtaining=0,
+    )
     faults = faults_of(clean)
     assert not faults.drift_nm.any()
     assert (faults.gain == 1).all()
@@ -94,16 +130,27 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     noisy = phantom_slice(clean.model_copy(update={"noise": 9}), 2).image - plain
     assert noisy.std() == pytest.approx(9, rel=0.1)
     striped = phantom_slice(clean.model_copy(update={"curtaining": 6}), 2).image - plain
-    assert striped.mean(axis=0).std() > 10 * striped.mean(axis=1).std()  # stripes run down the slice
+    assert (
+        striped.mean(axis=0).std() > 10 * striped.mean(axis=1).std()
+    )  # stripes run down the slice
     many = {"shape": (40, 64, 64)}
-    charged, blurred = (clean.model_copy(update=many | {fault: most}) for fault, most in (("charging", 30), ("defocus", 4)))
+    charged, blurred = (
+        clean.model_copy(update=many | {fault: most})
+        for fault, most in (("charging", 30), ("defocus", 4))
+    )
     charge, blur = faults_of(charged).charge, faults_of(blurred).blur_px
     assert 2 <= np.count_nonzero(charge) <= 16
     assert charge.max() <= 30
     for z in (int(charge.argmax()), int(charge.argmin())):
-        patches = phantom_slice(charged, z).image.astype(float) - phantom_slice(clean.model_copy(update=many), z).image
+        patches = (
+            phantom_slice(charged, z).image.astype(float)
+            - phantom_slice(clean.model_copy(update=many), z).image
+        )
         assert patches.std() == pytest.approx(charge[z], rel=0.2)
-    fine = [np.diff(phantom_slice(one, int(blur.argmax())).image.astype(float)).std() for one in (blurred, clean.model_copy(update=many))]
+    fine = [
+        np.diff(phantom_slice(one, int(blur.argmax())).image.astype(float)).std()
+        for one in (blurred, clean.model_copy(update=many))
+    ]
     assert fine[0] < 0.6 * fine[1]
     bright = clean.model_copy(update={"flicker": 8})
     sample = phantom(tmp_path / "p.zarr", bright)
@@ -118,15 +165,29 @@ def phantom_mean(settings: PhantomSettings) -> np.ndarray:
 
 
 def test_drift_moves_truth_and_image_together() -> None:
-    still = PhantomSettings(shape=(8, 96, 96), voxel_nm=(10, 10, 10), cells=2, noise=0, drift_nm=0, flicker=0, curtaining=0, seed=3)
+    still = PhantomSettings(
+        shape=(8, 96, 96),
+        voxel_nm=(10, 10, 10),
+        cells=2,
+        noise=0,
+        drift_nm=0,
+        flicker=0,
+        curtaining=0,
+        seed=3,
+    )
     moved = still.model_copy(update={"drift_nm": 25.0})
     faults = faults_of(moved)
     z = int(np.abs(faults.drift_nm).sum(axis=1).argmax())
     dy, dx = (faults.drift_nm[z] / 10).round().astype(int)
-    a, b = phantom_slice(still, z).labels["nucleus"] > 0, phantom_slice(moved, z).labels["nucleus"] > 0
+    a, b = (
+        phantom_slice(still, z).labels["nucleus"] > 0,
+        phantom_slice(moved, z).labels["nucleus"] > 0,
+    )
     shifted = np.roll(a, (-dy, -dx), axis=(0, 1))
     core = (slice(20, -20), slice(20, -20))
-    assert (shifted[core] & b[core]).sum() / (shifted[core] | b[core]).sum() > (a[core] & b[core]).sum() / (a[core] | b[core]).sum()
+    assert (shifted[core] & b[core]).sum() / (shifted[core] | b[core]).sum() > (
+        a[core] & b[core]
+    ).sum() / (a[core] | b[core]).sum()
 
 
 def test_a_phantom_of_other_settings_is_refused(tissue: Sample) -> None:

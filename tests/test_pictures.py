@@ -17,18 +17,20 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchvision.models import vgg16
 
-from sparsem.cli import main
+from sparsem.cli.app import main
 from sparsem.errors import InputError, SettingsError
-from sparsem.execution import Execution
-from sparsem.phantom import PhantomSettings, phantom_slice
-from sparsem.quality.learnt import brisque, dists, loaded
-from sparsem.quality.picture import METRICS, measured, tables
-from sparsem.quality.pictures import PicturesSettings, pictures, write_tables
-from sparsem.quality.reference import as_tensor, beside, mean_squared_error, psnr_of
+from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.quality.full_reference import as_tensor, beside, mean_squared_error, psnr_of
+from sparsem.quality.image_metrics import METRICS, measured, tables
+from sparsem.quality.images import PicturesSettings, pictures, write_tables
+from sparsem.quality.learned_metrics import brisque, dists, loaded
 from sparsem.quality.resin import Resin, proposal
 from sparsem.settings import parse
+from sparsem.workflow.execution import Execution
 
-pytestmark = pytest.mark.xdist_group("pictures")  # one process writes the weights of a large network
+pytestmark = pytest.mark.xdist_group(
+    "pictures"
+)  # one process writes the weights of a large network
 
 QUIET = Execution(quiet=True)
 Image = NDArray[Any]
@@ -41,7 +43,9 @@ def grey(image: NDArray[Any], dtype: Any = np.uint8) -> Image:
 
 @pytest.fixture(scope="module")
 def clean() -> Image:
-    settings = PhantomSettings(shape=(8, 400, 360), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    settings = PhantomSettings(
+        shape=(8, 400, 360), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0
+    )
     return grey(phantom_slice(settings, 4).image)
 
 
@@ -55,8 +59,12 @@ def test_psnr_and_ssim_are_those_of_scikit_image(clean: Image, scale: int) -> No
     kind = np.uint8 if scale == 1 else np.uint16
     one, other = (grey(each.astype(float) * scale, kind) for each in (noisy(clean, 12), clean))
     found, top = beside(one, other), np.iinfo(kind).max
-    assert found["psnr_db"] == pytest.approx(peak_signal_noise_ratio(other, one, data_range=top), abs=1e-6)
-    expected = structural_similarity(one, other, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=top)
+    assert found["psnr_db"] == pytest.approx(
+        peak_signal_noise_ratio(other, one, data_range=top), abs=1e-6
+    )
+    expected = structural_similarity(
+        one, other, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=top
+    )
     assert found["ssim"] == pytest.approx(expected, abs=1e-3)
 
 
@@ -84,17 +92,27 @@ def test_multi_scale_ssim_is_the_paper_s(clean: Image) -> None:
         whole, contrast = plain_ssim_maps(pair[0], pair[1])
         product *= (whole if scale == 4 else contrast) ** power
         pair = [each[: each.shape[0] // 2 * 2, : each.shape[1] // 2 * 2] for each in pair]
-        pair = [each.reshape(each.shape[0] // 2, 2, each.shape[1] // 2, 2).mean(axis=(1, 3)) for each in pair]
+        pair = [
+            each.reshape(each.shape[0] // 2, 2, each.shape[1] // 2, 2).mean(axis=(1, 3))
+            for each in pair
+        ]
     found = beside(noisy(clean, 20)[:352, :352], clean[:352, :352])["ms_ssim"]
     assert found == pytest.approx(product, abs=1e-3)
 
 
 def test_gmsd_is_the_paper_s(clean: Image) -> None:
     """Xue et al. 2014: means of 2 x 2, Prewitt's gradients, the standard deviation of their similarity; T is 170 of 255 squared."""
-    smaller = [each.astype(float).reshape(200, 2, 180, 2).mean(axis=(1, 3)) for each in (noisy(clean, 20), clean)]
+    smaller = [
+        each.astype(float).reshape(200, 2, 180, 2).mean(axis=(1, 3))
+        for each in (noisy(clean, 20), clean)
+    ]
     prewitt = np.array([[1, 0, -1]] * 3) / 3
     size = [
-        np.hypot(ndimage.convolve(each, prewitt, mode="constant"), ndimage.convolve(each, prewitt.T, mode="constant")) for each in smaller
+        np.hypot(
+            ndimage.convolve(each, prewitt, mode="constant"),
+            ndimage.convolve(each, prewitt.T, mode="constant"),
+        )
+        for each in smaller
     ]
     similar = (2 * size[0] * size[1] + 170) / (size[0] ** 2 + size[1] ** 2 + 170)
     assert beside(noisy(clean, 20), clean)["gmsd"] == pytest.approx(float(similar.std()), abs=1e-3)
@@ -105,12 +123,20 @@ def test_sr_sim_is_the_paper_s(clean: Image) -> None:
     pair = [each.astype(float)[:256, :256] for each in (noisy(clean, 20), clean)]
     saliency = [plain_saliency(each) for each in pair]
     scharr = np.array([[3, 0, -3], [10, 0, -10], [3, 0, -3]]) / 16
-    slope = [np.hypot(ndimage.convolve(each, scharr, mode="constant"), ndimage.convolve(each, scharr.T, mode="constant")) for each in pair]
+    slope = [
+        np.hypot(
+            ndimage.convolve(each, scharr, mode="constant"),
+            ndimage.convolve(each, scharr.T, mode="constant"),
+        )
+        for each in pair
+    ]
     similar = (2 * saliency[0] * saliency[1] + 0.40) / (saliency[0] ** 2 + saliency[1] ** 2 + 0.40)
     similar *= ((2 * slope[0] * slope[1] + 225) / (slope[0] ** 2 + slope[1] ** 2 + 225)) ** 0.5
     weight = np.maximum(*saliency)
     expected = float((similar * weight).sum() / weight.sum())
-    assert beside(noisy(clean, 20)[:256, :256], clean[:256, :256])["sr_sim"] == pytest.approx(expected, abs=1e-3)
+    assert beside(noisy(clean, 20)[:256, :256], clean[:256, :256])["sr_sim"] == pytest.approx(
+        expected, abs=1e-3
+    )
 
 
 def plain_saliency(image: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -122,7 +148,9 @@ def plain_saliency(image: NDArray[np.float64]) -> NDArray[np.float64]:
     saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
     line = np.exp(-((np.arange(10) - 4.5) ** 2) / (2 * 3.8**2))
     window = np.outer(line, line) / line.sum() ** 2
-    smooth = ndimage.correlate(saliency, window, mode="constant", origin=-1)  # an even window has its middle beside it
+    smooth = ndimage.correlate(
+        saliency, window, mode="constant", origin=-1
+    )  # an even window has its middle beside it
     return resized((smooth - smooth.min()) / (smooth.max() - smooth.min()), image.shape)
 
 
@@ -137,8 +165,14 @@ def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.fl
                 x = abs(centre - place) / width
                 near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
                 mirrored = place % (2 * image.shape[axis])
-                weights[out, min(mirrored, 2 * image.shape[axis] - 1 - mirrored)] += near if x <= 1 else far if x < 2 else 0
-        image = np.moveaxis(np.tensordot(weights / weights.sum(axis=1, keepdims=True), image, axes=(1, axis)), 0, axis)
+                weights[out, min(mirrored, 2 * image.shape[axis] - 1 - mirrored)] += (
+                    near if x <= 1 else far if x < 2 else 0
+                )
+        image = np.moveaxis(
+            np.tensordot(weights / weights.sum(axis=1, keepdims=True), image, axes=(1, axis)),
+            0,
+            axis,
+        )
     return image
 
 
@@ -158,7 +192,10 @@ def test_directions(clean: Image) -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files as those that are fetched, with random numbers."""
     folder, random = tmp_path_factory.mktemp("weights"), torch.Generator().manual_seed(0)
-    torch.save((torch.randn(774, 1, generator=random), torch.randn(774, 36, generator=random)), folder / "brisque_svm_weights.pt")
+    torch.save(
+        (torch.randn(774, 1, generator=random), torch.randn(774, 36, generator=random)),
+        folder / "brisque_svm_weights.pt",
+    )
     numbers = torch.rand(2, 1, 1475, 1, 1, generator=random)
     numbers /= numbers.sum()  # as those of DISTS are
     torch.save({"alpha": numbers[0], "beta": numbers[1]}, folder / "dists_weights.pt")
@@ -167,19 +204,34 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_learnt_metrics_are_piq_s(weights: Path, clean: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learnt_metrics_are_piq_s(
+    weights: Path, clean: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same numbers as piq gives that loads the same files in its own way; DISTS of what is identical is 0."""
     files = loaded(weights).files
     assert not loaded(weights).missing
-    kept = {name: torch.load(weights / name, weights_only=True) for name in ("brisque_svm_weights.pt", "dists_weights.pt")}
+    kept = {
+        name: torch.load(weights / name, weights_only=True)
+        for name in ("brisque_svm_weights.pt", "dists_weights.pt")
+    }
     module = __import__("importlib").import_module("piq.brisque")
-    monkeypatch.setattr(module, "load_url", lambda url, map_location: tuple(one.clone() for one in kept["brisque_svm_weights.pt"]))
-    assert brisque(noisy(clean, 9), files["brisque"]) == pytest.approx(float(piq.brisque(as_tensor(noisy(clean, 9)))), abs=1e-3)
+    monkeypatch.setattr(
+        module,
+        "load_url",
+        lambda url, map_location: tuple(one.clone() for one in kept["brisque_svm_weights.pt"]),
+    )
+    assert brisque(noisy(clean, 9), files["brisque"]) == pytest.approx(
+        float(piq.brisque(as_tensor(noisy(clean, 9)))), abs=1e-3
+    )
     network = vgg16(weights=None)
     network.load_state_dict(torch.load(weights / "vgg16-397923af.pth", weights_only=True))
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, progress: kept["dists_weights.pt"])
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda url, progress: kept["dists_weights.pt"]
+    )
     monkeypatch.setattr("piq.perceptual.vgg16", lambda pretrained, progress: network)
-    one, other = (as_tensor(each[:256, :256]).expand(1, 3, 256, 256) for each in (noisy(clean, 9), clean))
+    one, other = (
+        as_tensor(each[:256, :256]).expand(1, 3, 256, 256) for each in (noisy(clean, 9), clean)
+    )
     found = dists(noisy(clean, 9)[:256, :256], clean[:256, :256], files["dists"])
     assert found == pytest.approx(float(piq.DISTS()(one, other)), abs=1e-3)
     assert dists(clean[:256, :256], clean[:256, :256], files["dists"]) == pytest.approx(0, abs=1e-5)
@@ -190,7 +242,10 @@ def test_dists_is_the_paper_s(weights: Path, clean: Image) -> None:
     """Ding et al. 2020: of the picture and five stages of VGG16, likeness of means and of covariance, weighted by channel, taken from 1."""
     layers = torch.load(weights / "vgg16-397923af.pth", weights_only=True)
     factors = torch.load(weights / "dists_weights.pt", weights_only=True)
-    mean, spread = (torch.tensor(one).reshape(1, 3, 1, 1) for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, spread = (
+        torch.tensor(one).reshape(1, 3, 1, 1)
+        for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     line = torch.tensor([0.5, 1, 0.5]) / 2
 
     def stages(image: Image) -> list[torch.Tensor]:
@@ -199,7 +254,10 @@ def test_dists_is_the_paper_s(weights: Path, clean: Image) -> None:
         for number, places in enumerate(((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))):
             if number:
                 window = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
-                x = torch.sqrt(torch.nn.functional.conv2d(x**2, window, stride=2, padding=1, groups=x.shape[1]) + 1e-12)
+                x = torch.sqrt(
+                    torch.nn.functional.conv2d(x**2, window, stride=2, padding=1, groups=x.shape[1])
+                    + 1e-12
+                )
             for place in places:
                 weight, bias = layers[f"features.{place}.weight"], layers[f"features.{place}.bias"]
                 x = torch.relu(torch.nn.functional.conv2d(x, weight, bias, padding=1))
@@ -207,19 +265,25 @@ def test_dists_is_the_paper_s(weights: Path, clean: Image) -> None:
         return found
 
     likeness, first = 0.0, 0
-    for one, other in zip(stages(noisy(clean, 9)[:128, :128]), stages(clean[:128, :128]), strict=True):
+    for one, other in zip(
+        stages(noisy(clean, 9)[:128, :128]), stages(clean[:128, :128]), strict=True
+    ):
         a, b = (each[0].flatten(1).double() for each in (one, other))
         light = (2 * a.mean(1) * b.mean(1) + 1e-6) / (a.mean(1) ** 2 + b.mean(1) ** 2 + 1e-6)
         together = ((a - a.mean(1, keepdim=True)) * (b - b.mean(1, keepdim=True))).mean(1)
         texture = (2 * together + 1e-6) / (a.var(1, correction=0) + b.var(1, correction=0) + 1e-6)
         own = slice(first, first + len(a))
-        likeness += float((factors["alpha"][0, own, 0, 0] * light + factors["beta"][0, own, 0, 0] * texture).sum())
+        likeness += float(
+            (factors["alpha"][0, own, 0, 0] * light + factors["beta"][0, own, 0, 0] * texture).sum()
+        )
         first += len(a)
     found = dists(noisy(clean, 9)[:128, :128], clean[:128, :128], loaded(weights).files["dists"])
     assert found == pytest.approx(1 - likeness, abs=1e-3)
 
 
-def test_learnt_metrics_that_are_not_at_hand_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+def test_learnt_metrics_that_are_not_at_hand_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
+) -> None:
     def offline(url: str, place: str, progress: bool) -> None:
         raise URLError("no route to host")
 
@@ -227,19 +291,31 @@ def test_learnt_metrics_that_are_not_at_hand_are_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     found = loaded(None)
     assert not found.files
-    assert "BRISQUE is not measured: brisque_svm_weights.pt cannot be fetched (https://" in found.missing[0]
+    assert (
+        "BRISQUE is not measured: brisque_svm_weights.pt cannot be fetched (https://"
+        in found.missing[0]
+    )
     assert "dists_weights.pt and vgg16-397923af.pth" in found.missing[1]
     assert "they are not in" in loaded(tmp_path).missing[0]
-    with pytest.raises(InputError, match=r"There is no folder .*nowhere with weights of metrics; expected brisque_svm_weights.pt"):
+    with pytest.raises(
+        InputError,
+        match=r"There is no folder .*nowhere with weights of metrics; expected brisque_svm_weights.pt",
+    ):
         loaded(tmp_path / "nowhere")
     (tmp_path / "brisque_svm_weights.pt").write_bytes(b"no tensors")
     with pytest.raises(InputError, match="is damaged, or holds more than tensors"):
-        brisque(np.arange(4096, dtype=np.uint8).reshape(64, 64), (tmp_path / "brisque_svm_weights.pt",))
+        brisque(
+            np.arange(4096, dtype=np.uint8).reshape(64, 64), (tmp_path / "brisque_svm_weights.pt",)
+        )
     torch.save((torch.zeros(3, 1), torch.zeros(3, 5)), tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"expected \(n, 36\) support vectors, got \(3, 5\)"):
         brisque(np.arange(4096, dtype=np.uint8).reshape(64, 64), (tmp_path / "other.pt",))
     with pytest.raises(InputError, match="do not hold the weights of DISTS"):
-        dists(np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8), (tmp_path / "other.pt", weights / "vgg16-397923af.pth"))
+        dists(
+            np.zeros((64, 64), np.uint8),
+            np.zeros((64, 64), np.uint8),
+            (tmp_path / "other.pt", weights / "vgg16-397923af.pth"),
+        )
 
 
 def test_a_picture_and_its_tiles(clean: Image, weights: Path) -> None:
@@ -280,16 +356,24 @@ def test_nothing_is_proposed_where_tissue_is_everywhere() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, clean: Image) -> Path:
     for number, noise in enumerate((4, 10, 25)):
-        tifffile.imwrite(tmp_path / f"p{number}.tif", noisy(clean, noise, number), photometric="minisblack")
+        tifffile.imwrite(
+            tmp_path / f"p{number}.tif", noisy(clean, noise, number), photometric="minisblack"
+        )
     tifffile.imwrite(tmp_path / "clean.tif", clean, photometric="minisblack")
-    tifffile.imwrite(tmp_path / "stack.tif", np.stack([noisy(clean, 6, z) for z in range(3)]), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "stack.tif",
+        np.stack([noisy(clean, 6, z) for z in range(3)]),
+        photometric="minisblack",
+    )
     mask = np.zeros(clean.shape, np.uint8)
     mask[:50, :50] = 255
     tifffile.imwrite(tmp_path / "resin.tif", mask, photometric="minisblack")
     return tmp_path
 
 
-def test_pictures_from_files(folder: Path, capsys: pytest.CaptureFixture[str], weights: Path) -> None:
+def test_pictures_from_files(
+    folder: Path, capsys: pytest.CaptureFixture[str], weights: Path
+) -> None:
     """Single ones and slices of a stack; a second run measures nothing that was measured, unless something changed."""
     sources = [folder / "p0.tif", folder / "p2.tif", folder / "stack.tif"]
     settings = PicturesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
@@ -308,7 +392,9 @@ def test_pictures_from_files(folder: Path, capsys: pytest.CaptureFixture[str], w
     whole, parts = tables(found)
     assert whole.num_rows == 4
     assert parts.num_rows == 4
-    assert all(file.read_text().startswith('"picture"') for file in write_tables(found, folder / "out"))
+    assert all(
+        file.read_text().startswith('"picture"') for file in write_tables(found, folder / "out")
+    )
 
 
 def test_two_files_of_one_name_are_two_pictures(folder: Path) -> None:
@@ -318,26 +404,45 @@ def test_two_files_of_one_name_are_two_pictures(folder: Path) -> None:
         made = folder / place / "x.tif"
         tifffile.imwrite(made, tifffile.imread(folder / source), photometric="minisblack")
         os.utime(made, ns=(10**18, 10**18))
-    both = pictures([folder / "a" / "x.tif", folder / "b" / "x.tif"], folder / "both", PicturesSettings(), QUIET)
+    both = pictures(
+        [folder / "a" / "x.tif", folder / "b" / "x.tif"], folder / "both", PicturesSettings(), QUIET
+    )
     assert [one.name for one in both] == ["x", "x-2"]
-    first, second = (pictures([folder / place / "x.tif"], folder / "out", PicturesSettings(), QUIET)[0] for place in "ab")
+    first, second = (
+        pictures([folder / place / "x.tif"], folder / "out", PicturesSettings(), QUIET)[0]
+        for place in "ab"
+    )
     assert second.values["noise"] == both[1].values["noise"] > 2 * first.values["noise"]
-    one, two = (pictures([folder / "stack.tif"], folder / "out", PicturesSettings(slices=z), QUIET) for z in ((0,), (0, 1)))
+    one, two = (
+        pictures([folder / "stack.tif"], folder / "out", PicturesSettings(slices=z), QUIET)
+        for z in ((0,), (0, 1))
+    )
     assert repr(one[0]) == repr(two[0])
     assert one[0].name == "stack_z0000"
 
 
 def test_pictures_that_are_denoised_may_become_others(folder: Path) -> None:
     """More slices, another way, another file: what was denoised is replaced, for it is nobody's."""
-    for settings in (PicturesSettings(denoise="nlm", slices=(0,)), PicturesSettings(denoise="nlm", slices=(0, 2))):
+    for settings in (
+        PicturesSettings(denoise="nlm", slices=(0,)),
+        PicturesSettings(denoise="nlm", slices=(0, 2)),
+    ):
         found = pictures([folder / "stack.tif"], folder / "out", settings, QUIET)
-    tifffile.imwrite(folder / "stack.tif", np.stack([tifffile.imread(folder / "p2.tif")] * 3), photometric="minisblack")
+    tifffile.imwrite(
+        folder / "stack.tif",
+        np.stack([tifffile.imread(folder / "p2.tif")] * 3),
+        photometric="minisblack",
+    )
     other = pictures([folder / "stack.tif"], folder / "out", settings, QUIET)
     assert other[0].values["resin_noise"] > 2 * found[0].values["resin_noise"]
 
 
 def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) -> None:
-    given = PicturesSettings(reference=(str(folder / "clean.tif"),) * 2, resin=(str(folder / "resin.tif"),) * 2, weights=str(weights))
+    given = PicturesSettings(
+        reference=(str(folder / "clean.tif"),) * 2,
+        resin=(str(folder / "resin.tif"),) * 2,
+        weights=str(weights),
+    )
     low, high = pictures([folder / "p0.tif", folder / "p2.tif"], folder / "a", given, QUIET)
     assert low.values["ssim"] > high.values["ssim"]
     assert low.values["dists"] != high.values["dists"]
@@ -351,27 +456,45 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
 @pytest.mark.parametrize(
     ("picture", "settings", "sentence"),
     [
-        (np.full((64, 64), 7, np.uint8), {}, "bad: it holds one grey level, 7, everywhere; there is nothing to measure"),
+        (
+            np.full((64, 64), 7, np.uint8),
+            {},
+            "bad: it holds one grey level, 7, everywhere; there is nothing to measure",
+        ),
         (np.ones((1, 1), np.uint8), {}, r"bad: it has 1 x 1 px; expected at least 32 x 32"),
         (np.full((64, 64), np.nan, np.float32), {}, "NaN"),
         (np.zeros((64, 64, 3), np.uint8), {}, "color image"),
         (None, {"resin": ["empty.tif"]}, "0 pixels are marked as resin; expected at least 1000"),
         (None, {"resin": ["bad.tif"]}, r"bad.tif 1 x 64 x 64; expected the same"),
         (None, {"reference": ["bad.tif"]}, r"its reference bad.tif 1 x 64 x 64"),
-        (None, {"reference": ["p1.tif", "p2.tif"]}, "1 pictures and 2 of --reference were given; expected one for each"),
+        (
+            None,
+            {"reference": ["p1.tif", "p2.tif"]},
+            "1 pictures and 2 of --reference were given; expected one for each",
+        ),
         (None, {"reference": ["p1.tif"], "denoise": "nlm"}, "give one of them"),
-        (None, {"resin": ["resin.tif"], "box": [0, 0, 50, 50]}, "by a --box, or by a --polygon; give one of them"),
+        (
+            None,
+            {"resin": ["resin.tif"], "box": [0, 0, 50, 50]},
+            "by a --box, or by a --polygon; give one of them",
+        ),
         (None, {"box": [0, 0, 5000, 50]}, "does not lie in a picture"),
         (None, {"slices": [9]}, r"stack.tif has slices 0 to 2; --slices asks for 9"),
     ],
 )
-def test_bad_pictures_get_a_sentence(folder: Path, picture: Image | None, settings: dict[str, Any], sentence: str) -> None:
-    tifffile.imwrite(folder / "bad.tif", np.zeros((64, 64), np.uint8) if picture is None else picture)
+def test_bad_pictures_get_a_sentence(
+    folder: Path, picture: Image | None, settings: dict[str, Any], sentence: str
+) -> None:
+    tifffile.imwrite(
+        folder / "bad.tif", np.zeros((64, 64), np.uint8) if picture is None else picture
+    )
     tifffile.imwrite(folder / "empty.tif", np.zeros((400, 360), np.uint8), photometric="minisblack")
     for name in ("resin", "reference"):
         if name in settings:
             settings = settings | {name: [str(folder / one) for one in settings[name]]}
-    source = folder / ("bad.tif" if picture is not None else "stack.tif" if "slices" in settings else "p0.tif")
+    source = folder / (
+        "bad.tif" if picture is not None else "stack.tif" if "slices" in settings else "p0.tif"
+    )
     with pytest.raises(InputError, match=sentence):
         pictures([source], folder / "out", parse(PicturesSettings, settings, "test"), QUIET)
     assert not (folder / "out" / "pictures.csv").exists()
@@ -382,14 +505,21 @@ def test_a_polygon_has_three_corners() -> None:
         parse(PicturesSettings, {"polygon": [1, 2, 3, 4]}, "test")
 
 
-def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+def test_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, weights: Path
+) -> None:
     names = ["p0.tif", "p1.tif"]
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.argv", ["sparsem", "quality", "pictures", *names, "--weights", str(weights), "--json", "--quiet"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["sparsem", "quality", "pictures", *names, "--weights", str(weights), "--json", "--quiet"],
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
-    told = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    told = json.loads(
+        capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON")
+    )
     assert told["pictures"][0]["ssim"] is None
     assert [one["picture"] for one in told["pictures"]] == ["p0", "p1"]
     assert (folder / "quality" / "tiles.csv").exists()

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotations import kept_labels, read_annotation
+from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
+from sparsem.annotation.labeled_slices import kept_labels, read_annotation
 from sparsem.errors import InputError
-from sparsem.ingest import ImportSettings
-from sparsem.labelling import AnnotationSettings, import_annotation, import_labels
-from sparsem.score.against import ScoreSettings, score
-from sparsem.store.readers import open_source
-from sparsem.store.readers.placement import placed
+from sparsem.io.ingest import ImportSettings
+from sparsem.io.readers.open import open_source
+from sparsem.io.readers.placement import placed
+from sparsem.score.score import ScoreSettings, score
 from sparsem.store.sample import Sample
 
 SLICER: dict[str, Any] = {
@@ -28,25 +28,33 @@ SLICER: dict[str, Any] = {
 Shape = tuple[int, int, int]
 
 
-def write_segmentation(path: Path, labels: NDArray[Any], offset: Shape, image: Shape | None = None, edge: float = 4e-6) -> None:
+def write_segmentation(
+    path: Path, labels: NDArray[Any], offset: Shape, image: Shape | None = None, edge: float = 4e-6
+) -> None:
     """A segmentation as 3D Slicer saves it: ``offset`` (z, y, x) of its first voxel; ``image``, the shape of what it was drawn on."""
     header = SLICER | {"Segmentation_ReferenceImageExtentOffset": " ".join(map(str, offset[::-1]))}
     if image is not None:
         z, y, x = (length - 1 for length in image)
         geometry = f"{edge};0;0;0;0;{edge};0;0;0;0;{2 * edge};0;0;0;0;1;0;{x};0;{y};0;{z};"
-        header["Segmentation_ConversionParameters"] = f"Decimation factor|0.0|Desired&Reference image geometry|{geometry}|Image geometry&"
+        header["Segmentation_ConversionParameters"] = (
+            f"Decimation factor|0.0|Desired&Reference image geometry|{geometry}|Image geometry&"
+        )
     nrrd.write(str(path), labels, header, index_order="C")
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(own_tissue: Sample, tmp_path: Path, stated: bool) -> None:
+def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(
+    own_tissue: Sample, tmp_path: Path, stated: bool
+) -> None:
     truth = (own_tissue.volume("truth", "mitochondrion").read(slice(None)) > 0).astype(np.uint8)
     truth[:2] = truth[-3:] = truth[:, :5] = truth[:, :, -7:] = 0
     box = tuple(slice(int(along.min()), int(along.max()) + 1) for along in np.nonzero(truth))
     offset = (box[0].start, box[1].start, box[2].start)
     path = tmp_path / "a.seg.nrrd"
     write_segmentation(path, truth[box], offset, truth.shape if stated else None)
-    import_annotation(own_tissue, "drawn", path, AnnotationSettings(slices="all", classes={"drawn": (1,)}))
+    import_annotation(
+        own_tissue, "drawn", path, AnnotationSettings(slices="all", classes={"drawn": (1,)})
+    )
     drawn = read_annotation(own_tissue, "drawn")
     assert drawn.z == tuple(range(len(truth)))
     assert np.array_equal(kept_labels(own_tissue, "drawn")[:], truth)
@@ -60,10 +68,17 @@ def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(own_tissue: 
 def test_a_cropped_segmentation_without_an_image(tmp_path: Path) -> None:
     labels = np.ones((2, 3, 4), np.uint8)
     write_segmentation(tmp_path / "a.seg.nrrd", labels, (1, 2, 3))
-    with pytest.raises(InputError, match=r"a.seg.nrrd is cropped to its segments, and it does not state the size of its image"):
-        import_labels(tmp_path / "s.zarr", "a", tmp_path / "a.seg.nrrd", ImportSettings(voxel_nm=(8, 4, 4)))
+    with pytest.raises(
+        InputError,
+        match=r"a.seg.nrrd is cropped to its segments, and it does not state the size of its image",
+    ):
+        import_labels(
+            tmp_path / "s.zarr", "a", tmp_path / "a.seg.nrrd", ImportSettings(voxel_nm=(8, 4, 4))
+        )
     write_segmentation(tmp_path / "b.seg.nrrd", labels, (1, 2, 3), (5, 9, 10))
-    sample = import_labels(tmp_path / "t.zarr", "a", tmp_path / "b.seg.nrrd", ImportSettings(voxel_nm=(8, 4, 4)))
+    sample = import_labels(
+        tmp_path / "t.zarr", "a", tmp_path / "b.seg.nrrd", ImportSettings(voxel_nm=(8, 4, 4))
+    )
     expected = np.zeros((5, 9, 10), np.uint8)
     expected[1:3, 2:5, 3:7] = 1
     assert np.array_equal(sample.volume("labels", "a").read(slice(None)), expected)
@@ -72,12 +87,26 @@ def test_a_cropped_segmentation_without_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offset", "image", "edge", "sentence"),
     [
-        ((18, 0, 0), None, 4e-6, r"covers the voxels \(18, 0, 0\) to \(20, 3, 4\) \(z, y, x\), but the image has \(19, 96, 128\)"),
-        ((0, 0, 0), (19, 96, 127), 4e-6, r"was drawn on an image of \(19, 96, 127\) .* but the image here has \(19, 96, 128\)"),
+        (
+            (18, 0, 0),
+            None,
+            4e-6,
+            r"covers the voxels \(18, 0, 0\) to \(20, 3, 4\) \(z, y, x\), but the image has \(19, 96, 128\)",
+        ),
+        (
+            (0, 0, 0),
+            (19, 96, 127),
+            4e-6,
+            r"was drawn on an image of \(19, 96, 127\) .* but the image here has \(19, 96, 128\)",
+        ),
         ((0, 0, 0), (19, 96, 128), 8e-6, "has other voxels than the image it was drawn on"),
     ],
 )
-def test_a_segmentation_of_another_image(tissue: Sample, tmp_path: Path, offset: Any, image: Any, edge: float, sentence: str) -> None:
+def test_a_segmentation_of_another_image(
+    tissue: Sample, tmp_path: Path, offset: Any, image: Any, edge: float, sentence: str
+) -> None:
     write_segmentation(tmp_path / "a.seg.nrrd", np.ones((2, 3, 4), np.uint8), offset, image, edge)
-    with pytest.raises(InputError, match=f"a.seg.nrrd {sentence}.*in 3D Slicer, export it as a labelmap"):
+    with pytest.raises(
+        InputError, match=f"a.seg.nrrd {sentence}.*in 3D Slicer, export it as a labelmap"
+    ):
         import_annotation(tissue, "a", tmp_path / "a.seg.nrrd", AnnotationSettings(slices="all"))

@@ -10,18 +10,33 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sparsem.annotations import write_annotation
+from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError
-from sparsem.execution import HERE, Execution
-from sparsem.inference import forward_on, in_context, mirrored_mean, predict_slices, quantised
-from sparsem.learn.train import train
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
-from sparsem.phantom import PhantomSettings, phantom
-from sparsem.predict import PredictSettings, answer_of, predict
+from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.segment.inference import (
+    forward_on,
+    in_context,
+    mirrored_mean,
+    predict_slices,
+    quantised,
+)
+from sparsem.segment.predict import PredictSettings, answer_of, predict
+from sparsem.segment.tiles import TileGrid, enlarge, scaled_shape, shrink, tile_starts
+from sparsem.segment.train import train
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
-from sparsem.tiles.context import TileGrid, enlarge, scaled_shape, shrink, tile_starts
-from tests.conftest import QUICK, TISSUE, copy_of, files_in, kill_ten_times, truth_of, untaught_model, voxels
+from sparsem.workflow.execution import HERE, Execution
+from tests.conftest import (
+    QUICK,
+    TISSUE,
+    copy_of,
+    files_in,
+    kill_ten_times,
+    truth_of,
+    untaught_model,
+    voxels,
+)
 
 pytestmark = pytest.mark.xdist_group("predict")  # one process trains the network
 
@@ -53,9 +68,16 @@ def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.
     slices = []
     for image in volume.read(slice(None)):
         small = (shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
-        grid = TileGrid(scaled_shape((image.shape[0], image.shape[1]), factors), recipe.see, round(overlap * recipe.see))
+        grid = TileGrid(
+            scaled_shape((image.shape[0], image.shape[1]), factors),
+            recipe.see,
+            round(overlap * recipe.see),
+        )
         with torch.inference_mode():
-            outputs = [network(torch.from_numpy(tile[None, None].copy())).sigmoid().numpy()[0] for tile in grid.cut(small)]
+            outputs = [
+                network(torch.from_numpy(tile[None, None].copy())).sigmoid().numpy()[0]
+                for tile in grid.cut(small)
+            ]
         slices.append(enlarge(grid.blend(np.stack(outputs)), (image.shape[0], image.shape[1])))
     return np.stack(slices, axis=1)
 
@@ -63,21 +85,32 @@ def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.
 def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, model: Path) -> None:
     exact = SETTINGS.model_copy(update={"precision": "float32"})
     assert predict(own_tissue, model, exact) == [
-        f"{kind}/{name}" for name in ("nucleus", "nucleolus") for kind in ("probabilities", "labels")
+        f"{kind}/{name}"
+        for name in ("nucleus", "nucleolus")
+        for kind in ("probabilities", "labels")
     ]
     plain = plain_prediction(own_tissue.image(), model, exact.overlap)
     for channel, name in enumerate(("nucleus", "nucleolus")):
         probability = own_tissue.volume("probabilities", name).read(slice(None))
         difference = np.abs(probability.astype(int) - quantised(plain[channel]).astype(int))
-        assert difference.max() <= 1  # float sums in another order may fall on the other side of a rounding edge
+        assert (
+            difference.max() <= 1
+        )  # float sums in another order may fall on the other side of a rounding edge
         assert (difference > 0).mean() < 1e-3
-        assert np.array_equal(own_tissue.volume("labels", name).read(slice(None)), (probability >= 128).astype(np.uint8))
+        assert np.array_equal(
+            own_tissue.volume("labels", name).read(slice(None)),
+            (probability >= 128).astype(np.uint8),
+        )
     truth = own_tissue.volume("truth", "nucleolus").read(slice(None)) > 0
     found = own_tissue.volume("labels", "nucleolus").read(slice(None)) > 0
-    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.5  # all foreground would reach 0.1
+    assert (
+        2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.5
+    )  # all foreground would reach 0.1
 
 
-def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_beyond(tmp_path: Path) -> None:
+def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_beyond(
+    tmp_path: Path,
+) -> None:
     """Against a plain way, slice by slice; and the same whatever the block depth."""
     torch.manual_seed(3)
     recipe = Recipe("resunet", 4, ("cell",), 64, (20.0, 20.0), 0.5, 0.2, neighbours=2)
@@ -85,13 +118,17 @@ def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_b
     network, _ = load_checkpoint(tmp_path / "m.safetensors")
     forward = forward_on(network, torch.device("cpu"), "float32")
     for depth in (1, 7, 16):
-        sample = phantom(tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth}))
+        sample = phantom(
+            tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth})
+        )
         predict(sample, tmp_path / "m.safetensors", PredictSettings(precision="float32"))
         found = sample.volume("probabilities", "cell").read(slice(None))
         stack = sample.image().read(slice(None))
         grid = TileGrid((stack.shape[1], stack.shape[2]), 64, 16)
         for z in (0, 1, 6, 7, 18):
-            around = stack[np.clip(range(z - 2, z + 3), 0, len(stack) - 1)].astype(np.float32) * np.float32(1 / 255)
+            around = stack[np.clip(range(z - 2, z + 3), 0, len(stack) - 1)].astype(
+                np.float32
+            ) * np.float32(1 / 255)
             tiles = grid.cut((around - np.float32(0.5)) / np.float32(0.2))  # (N, 5, 64, 64)
             plain = grid.blend(list(np.concatenate([forward(tile[None]) for tile in tiles])))
             assert np.abs(found[z].astype(int) - quantised(plain)[0].astype(int)).max() <= 1
@@ -100,7 +137,9 @@ def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_b
     assert list(in_context("", 2)) == []
 
 
-def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_the_blocks(tmp_path: Path) -> None:
+def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_the_blocks(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(4)
     recipes = (
         Recipe("resunet", 4, ("cell", "nucleus"), 64, (20.0, 20.0), 0.5, 0.2, neighbours=1),
@@ -109,8 +148,14 @@ def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_t
     models = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for file, recipe in zip(models, recipes, strict=True):
         save_checkpoint(file, recipe.build(), recipe)
-    exact, kinds = PredictSettings(precision="float32"), ("probabilities/cell", "labels/cell", "probabilities/cell-doubt")
-    samples = [phantom(tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth})) for depth in (1, 7)]
+    exact, kinds = (
+        PredictSettings(precision="float32"),
+        ("probabilities/cell", "labels/cell", "probabilities/cell-doubt"),
+    )
+    samples = [
+        phantom(tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth}))
+        for depth in (1, 7)
+    ]
     for sample in samples:
         predict(sample, models, exact)
     for kind in kinds:
@@ -120,28 +165,47 @@ def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_t
     assert names == ("cell", "nucleus")
     alone = [answer_of(samples[0].image(), 0, [model], exact, names)[1].mean for model in models]
     assert answer.mean == pytest.approx(np.mean(alone, axis=0), abs=1e-6)
-    assert np.array_equal(samples[0].volume("probabilities", "cell").read(slice(0, 1))[0], quantised(answer.mean[0]))
+    assert np.array_equal(
+        samples[0].volume("probabilities", "cell").read(slice(0, 1))[0], quantised(answer.mean[0])
+    )
     assert answer.doubt is not None
     assert answer.doubt.max() > 0.02  # weights are random: they contradict each other
-    assert np.array_equal(samples[0].volume("probabilities", "cell-doubt").read(slice(0, 1))[0], quantised(answer.doubt[0]))
+    assert np.array_equal(
+        samples[0].volume("probabilities", "cell-doubt").read(slice(0, 1))[0],
+        quantised(answer.doubt[0]),
+    )
     other = untaught_model(tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"other.safetensors knows nucleus, but a.safetensors knows cell, nucleus"):
+    with pytest.raises(
+        InputError, match=r"other.safetensors knows nucleus, but a.safetensors knows cell, nucleus"
+    ):
         predict(samples[0], [*models, other], exact)
     with pytest.raises(InputError, match="a model was named twice"):
         predict(samples[0], [other, other], exact)
 
 
-@pytest.mark.parametrize(("depth", "workers", "batch"), [(1, 0, 16), (7, 0, 1), (16, 0, 5), (7, 2, 3)], ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("depth", "workers", "batch"),
+    [(1, 0, 16), (7, 0, 1), (16, 0, 5), (7, 2, 3)],
+    ids=lambda value: str(value),
+)
 def test_blocks_workers_and_batches_change_no_label(
     tissue: Sample, model: Path, tmp_path: Path, depth: int, workers: int, batch: int
 ) -> None:
     expected = predicted_once(tissue, model, tmp_path / "once.zarr")
     other = phantom(tmp_path / "other.zarr", TISSUE.model_copy(update={"block_depth": depth}))
-    predict(other, model, SETTINGS.model_copy(update={"batch": batch}), Execution(workers=workers, quiet=True))
+    predict(
+        other,
+        model,
+        SETTINGS.model_copy(update={"batch": batch}),
+        Execution(workers=workers, quiet=True),
+    )
     for kind in ("labels", "probabilities"):
         for name in ("nucleus", "nucleolus"):
             levels = voxels(other.volume(kind, name))
-            assert all(np.array_equal(a, b) for a, b in zip(levels, voxels(expected.volume(kind, name)), strict=True)), kind
+            assert all(
+                np.array_equal(a, b)
+                for a, b in zip(levels, voxels(expected.volume(kind, name)), strict=True)
+            ), kind
 
 
 def predicted_once(tissue: Sample, model: Path, path: Path) -> Sample:
@@ -150,7 +214,9 @@ def predicted_once(tissue: Sample, model: Path, path: Path) -> Sample:
     return sample
 
 
-def jumps_at_borders(network: torch.nn.Module, recipe: Recipe, slices: list[NDArray[np.uint8]], overlap: float) -> float:
+def jumps_at_borders(
+    network: torch.nn.Module, recipe: Recipe, slices: list[NDArray[np.uint8]], overlap: float
+) -> float:
     """Mean absolute jump of probability across tile borders over that in the same columns when no border lies there.
 
     The columns are the same because the grid is moved over the picture: a column with an edge in it jumps in any case.
@@ -163,12 +229,19 @@ def jumps_at_borders(network: torch.nn.Module, recipe: Recipe, slices: list[NDAr
     for move in range(8):
         first = move * edge // 8
         views = [np.ascontiguousarray(one[:, first : first + length]) for one in slices]
-        probability = np.stack(list(predict_slices(views, forward, recipe, (1, 1), overlap, batch=16)))
-        jumps[move, first : first + length - 1] = np.abs(np.diff(probability, axis=3)).mean(axis=(0, 1, 2))
+        probability = np.stack(
+            list(predict_slices(views, forward, recipe, (1, 1), overlap, batch=16))
+        )
+        jumps[move, first : first + length - 1] = np.abs(np.diff(probability, axis=3)).mean(
+            axis=(0, 1, 2)
+        )
         at[move, first + borders] = True
     compared = at.any(axis=0)
     elsewhere = np.nanmean(np.where(at, np.nan, jumps)[:, compared], axis=0)
-    return float(np.nansum(np.where(at, jumps, 0)[:, compared]) / (elsewhere * at[:, compared].sum(axis=0)).sum())
+    return float(
+        np.nansum(np.where(at, jumps, 0)[:, compared])
+        / (elsewhere * at[:, compared].sum(axis=0)).sum()
+    )
 
 
 def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
@@ -177,19 +250,34 @@ def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
     sample = phantom(tmp_path / "t.zarr", settings)
     write_annotation(sample, "nucleus", (0, 8), truth_of(sample, "nucleus", (0, 8)))
     training = QUICK.model_copy(
-        update={"width": 8, "read": 64, "see": 64, "batch": 4, "updates": 60, "learning_rate": 3e-3, "average": 0.9}
+        update={
+            "width": 8,
+            "read": 64,
+            "see": 64,
+            "batch": 4,
+            "updates": 60,
+            "learning_rate": 3e-3,
+            "average": 0.9,
+        }
     )
     train([sample], tmp_path / "m.safetensors", training)
     network, recipe = load_checkpoint(tmp_path / "m.safetensors")
     slices = [sample.image().read(slice(z, z + 1))[0] for z in (2, 4, 6)]
     assert jumps_at_borders(network, recipe, slices, overlap=SETTINGS.overlap) <= 1.0
-    assert jumps_at_borders(network, recipe, slices, overlap=0.0) > 1.5  # what blending is for: the measure sees a seam
+    assert (
+        jumps_at_borders(network, recipe, slices, overlap=0.0) > 1.5
+    )  # what blending is for: the measure sees a seam
 
 
-def test_the_network_sees_the_scale_that_it_learnt(tissue: Sample, model: Path, tmp_path: Path) -> None:
+def test_the_network_sees_the_scale_that_it_learnt(
+    tissue: Sample, model: Path, tmp_path: Path
+) -> None:
     _, recipe = load_checkpoint(model)
     assert recipe.factors(tissue.voxel_size) == (1, 1)
-    coarse = phantom(tmp_path / "coarse.zarr", PhantomSettings(shape=(2, 48, 64), voxel_nm=(40, 40, 40), cells=3, seed=5))
+    coarse = phantom(
+        tmp_path / "coarse.zarr",
+        PhantomSettings(shape=(2, 48, 64), voxel_nm=(40, 40, 40), cells=3, seed=5),
+    )
     assert recipe.factors(coarse.voxel_size) == (0.5, 0.5)
     predict(coarse, model, SETTINGS)
     assert coarse.volume("labels", "nucleus").shape == (2, 48, 64)
@@ -199,7 +287,9 @@ def test_a_slice_smaller_than_a_tile_and_a_single_row_of_tiles(model: Path) -> N
     network, recipe = load_checkpoint(model)
     forward = forward_on(network, torch.device("cpu"), "float32")
     for shape in ((20, 30), (64, 300), (33, 65)):
-        (probability,) = predict_slices([np.full(shape, 120, np.uint8)], forward, recipe, (2, 2), 0.25, 4)
+        (probability,) = predict_slices(
+            [np.full(shape, 120, np.uint8)], forward, recipe, (2, 2), 0.25, 4
+        )
         assert probability.shape == (2, *shape)
         assert np.isfinite(probability).all()
     assert list(predict_slices([], forward, recipe, (2, 2), 0.25, 4)) == []
@@ -209,64 +299,104 @@ def test_threads_change_nothing(tissue: Sample, model: Path) -> None:
     network, recipe = load_checkpoint(model)
     slices = tissue.image().read(slice(0, 5))
     forward = forward_on(network, torch.device("cpu"), "float32")
-    plain, threaded = (np.stack(list(predict_slices(slices, forward, recipe, (1, 1), 0.25, 3, prefetch))) for prefetch in (0, 2))
+    plain, threaded = (
+        np.stack(list(predict_slices(slices, forward, recipe, (1, 1), 0.25, 3, prefetch)))
+        for prefetch in (0, 2)
+    )
     assert np.array_equal(plain, threaded)
 
 
 def test_half_is_foreground() -> None:
-    assert quantised(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [0, 127, 127, 128, 255]
+    assert quantised(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [
+        0,
+        127,
+        127,
+        128,
+        255,
+    ]
 
 
-def test_another_model_or_setting_is_refused(own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path) -> None:
+def test_another_model_or_setting_is_refused(
+    own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path
+) -> None:
     predict(own_tissue, model, SETTINGS)
     predict(own_tissue, model, SETTINGS.model_copy(update={"batch": 3}))  # no result depends on it
     with pytest.raises(ResumeError, match=r"overlap: 0.25 -> 0.5"):
         predict(own_tissue, model, SETTINGS.model_copy(update={"overlap": 0.5}))
-    train([tissue], tmp_path / "n.safetensors", QUICK.model_copy(update={"structure": ("nucleus",), "updates": 1}))
-    with pytest.raises(ResumeError, match="has a probabilities/nucleus already, made by another command"):
+    train(
+        [tissue],
+        tmp_path / "n.safetensors",
+        QUICK.model_copy(update={"structure": ("nucleus",), "updates": 1}),
+    )
+    with pytest.raises(
+        ResumeError, match="has a probabilities/nucleus already, made by another command"
+    ):
         predict(own_tissue, tmp_path / "n.safetensors", SETTINGS)
     predict(own_tissue, tmp_path / "n.safetensors", SETTINGS, replace(HERE, overwrite=True))
-    with pytest.raises(ResumeError, match="has a probabilities/nucleus already, made by another command"):
+    with pytest.raises(
+        ResumeError, match="has a probabilities/nucleus already, made by another command"
+    ):
         predict(own_tissue, model, SETTINGS)  # nor does the first model come back unasked
     with pytest.raises(InputError, match="There is no model file"):
         predict(own_tissue, tmp_path / "none.safetensors")
 
 
-def test_what_does_not_fit_is_refused(own_tissue: Sample, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_refused(
+    own_tissue: Sample, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Memory:
         available = 10**5
 
     monkeypatch.setattr("psutil.virtual_memory", Memory)
-    with pytest.raises(ResourceError, match=r"import with a smaller --block-depth, or use fewer --workers"):
+    with pytest.raises(
+        ResourceError, match=r"import with a smaller --block-depth, or use fewer --workers"
+    ):
         predict(own_tissue, model, SETTINGS)
     assert own_tissue.names("labels") == []
 
 
-def test_killed_at_ten_random_moments_the_bytes_are_the_same(own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path) -> None:
+def test_killed_at_ten_random_moments_the_bytes_are_the_same(
+    own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path
+) -> None:
     started = time.monotonic()
     whole = predicted_once(tissue, model, tmp_path / "whole.zarr")
     seconds = 0.5 * (time.monotonic() - started)
-    given: dict[str, Any] = {"sample": str(own_tissue.path), "model": str(model), "settings": {}, "seconds": seconds}
+    given: dict[str, Any] = {
+        "sample": str(own_tissue.path),
+        "model": str(model),
+        "settings": {},
+        "seconds": seconds,
+    }
     assert kill_ten_times("predict", given) >= 3
     ours, theirs = files_in(own_tissue.path), files_in(whole.path)
     assert list(ours) == list(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_flips_are_the_mean_of_four_predictions(own_tissue: Sample, model: Path, tmp_path: Path) -> None:
+def test_flips_are_the_mean_of_four_predictions(
+    own_tissue: Sample, model: Path, tmp_path: Path
+) -> None:
     image = own_tissue.image().read(slice(0, 3))
     settings = PredictSettings(precision="float32")
     network, recipe = load_checkpoint(model)
     forward = forward_on(network, torch.device("cpu"), "float32")
-    tiles = np.random.default_rng(0).standard_normal((3, 1, recipe.see, recipe.see)).astype(np.float32)
+    tiles = (
+        np.random.default_rng(0).standard_normal((3, 1, recipe.see, recipe.see)).astype(np.float32)
+    )
     found = mirrored_mean(forward)(tiles)
     assert found.dtype == np.float32
-    expected = np.mean([np.flip(forward(np.flip(tiles, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))], axis=0)
+    expected = np.mean(
+        [np.flip(forward(np.flip(tiles, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))],
+        axis=0,
+    )
     assert found == pytest.approx(expected, abs=1e-6)
     assert np.abs(found - forward(tiles)).max() > 1e-4  # a network is not the same in a mirror
-    assert mirrored_mean(forward)(np.flip(tiles, 3).copy()) == pytest.approx(np.flip(found, 3), abs=1e-5)  # the mean is
+    assert mirrored_mean(forward)(np.flip(tiles, 3).copy()) == pytest.approx(
+        np.flip(found, 3), abs=1e-5
+    )  # the mean is
     plain, flipped = (
-        answer_of(own_tissue.image(), 1, [model], how)[1].mean for how in (settings, settings.model_copy(update={"flips": True}))
+        answer_of(own_tissue.image(), 1, [model], how)[1].mean
+        for how in (settings, settings.model_copy(update={"flips": True}))
     )
     assert plain.shape == flipped.shape == (len(recipe.structures), *image.shape[1:])
     assert not np.array_equal(plain, flipped)

@@ -12,19 +12,25 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
-from sparsem.cli import main
-from sparsem.contents import describe
+from sparsem.cli.app import main
 from sparsem.errors import InputError
-from sparsem.execution import Execution
-from sparsem.phantom import PhantomSettings, phantom, phantom_slice
-from sparsem.prepare.equalize import EqualizeSettings, equalize
+from sparsem.image.spectrum import (
+    autocorrelation,
+    sharpness,
+    spectrum_of,
+    stripes_by_direction,
+    texture_of,
+)
+from sparsem.labels.results import describe
+from sparsem.phantom.phantom import PhantomSettings, phantom, phantom_slice
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.quality.flags import Light, judged, stack_light, unlike
+from sparsem.quality.fourier_ring import resolution_px, ring_correlation
+from sparsem.quality.neighbors import charging, compared, sketch_of, spacing
+from sparsem.quality.quality import Quality, quality
 from sparsem.quality.resin import Box, area_of_boxes, area_of_polygon, noise_in, proposed
-from sparsem.quality.rings import resolution_px, ring_correlation
-from sparsem.quality.sequence import charging, compared, sketch_of, spacing
-from sparsem.quality.spectrum import autocorrelation, sharpness, spectrum_of, stripes_by_direction, texture_of
-from sparsem.quality.stack import Quality, quality
-from sparsem.quality.verdict import Light, judged, stack_light, unlike
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.conftest import kill_ten_times, put
 
 SOUND = PhantomSettings(shape=(24, 320, 384), voxel_nm=(16, 16, 16), cells=2, seed=4)
@@ -38,7 +44,9 @@ def grey(image: NDArray[Any]) -> Image:
 @pytest.fixture(scope="module")
 def clean() -> NDArray[np.float64]:
     """A slice without any fault."""
-    settings = PhantomSettings(shape=(8, 512, 512), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0)
+    settings = PhantomSettings(
+        shape=(8, 512, 512), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0
+    )
     return phantom_slice(settings, 4).image.astype(np.float64)
 
 
@@ -59,7 +67,9 @@ def test_noise_is_what_was_added(clean: NDArray[np.float64]) -> None:
         assert 255 * found.noise == pytest.approx(noise, rel=0.15)
         assert found.snr_db == pytest.approx(20 * np.log10(found.signal / found.noise))
     assert 255 * texture_of(spectra(clean)).noise < 4
-    clipped = texture_of(spectra(20 + random.normal(0, 25, (512, 512))))  # many pixels are black, and all were seen
+    clipped = texture_of(
+        spectra(20 + random.normal(0, 25, (512, 512)))
+    )  # many pixels are black, and all were seen
     assert 10 < 255 * clipped.noise < 25
     assert clipped.snr_db >= -40
 
@@ -71,14 +81,18 @@ def test_the_spectrum_holds_the_variance_and_the_autocorrelation() -> None:
     found = autocorrelation(white)
     assert found[0, 0] * 255**2 == pytest.approx(400, rel=0.05)
     assert abs(found[0, 5] / found[0, 0]) < 0.02
-    wave = autocorrelation(spectra(128 + 60 * np.sin(2 * np.pi * np.arange(512) / 16)[None] * np.ones((512, 1))))
+    wave = autocorrelation(
+        spectra(128 + 60 * np.sin(2 * np.pi * np.arange(512) / 16)[None] * np.ones((512, 1)))
+    )
     assert wave[0, 0] * 255**2 == pytest.approx(60**2 / 2, rel=0.02)
     assert wave[0, 8] / wave[0, 0] == pytest.approx(-1, abs=0.02)
     assert wave[16, 0] / wave[0, 0] == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("noise", [3, 12])
-def test_blur_is_ranked_by_sharpness_and_by_resolution(clean: NDArray[np.float64], noise: float) -> None:
+def test_blur_is_ranked_by_sharpness_and_by_resolution(
+    clean: NDArray[np.float64], noise: float
+) -> None:
     random = np.random.default_rng(2)
     blurs = [0.0, 0.5, 0.9, 1.3, 1.8, 2.5]
     made = [cv2.GaussianBlur(clean, (0, 0), blur) if blur else clean for blur in blurs]
@@ -91,7 +105,10 @@ def test_blur_is_ranked_by_sharpness_and_by_resolution(clean: NDArray[np.float64
 def test_contrast_is_ranked(clean: NDArray[np.float64]) -> None:
     random = np.random.default_rng(3)
     gains = [0.3, 0.5, 0.7, 0.85, 1.0]
-    found = [texture_of(spectra((clean - 128) * gain + 128 + random.normal(0, 9, clean.shape))).signal for gain in gains]
+    found = [
+        texture_of(spectra((clean - 128) * gain + 128 + random.normal(0, 9, clean.shape))).signal
+        for gain in gains
+    ]
     assert rank(gains, found) == pytest.approx(1)
     assert found[1] / found[-1] == pytest.approx(0.5, abs=0.03)
 
@@ -108,7 +125,8 @@ def test_rings_are_those_of_the_definition() -> None:
     sums = np.zeros((3, half // 2))
     for (top, left), (lower, right) in (((0, 0), (1, 1)), ((0, 1), (1, 0))):
         one, other = (
-            scipy.fft.fft2((part - np.average(part, weights=hann)) * hann) for part in (tile[top::2, left::2], tile[lower::2, right::2])
+            scipy.fft.fft2((part - np.average(part, weights=hann)) * hann)
+            for part in (tile[top::2, left::2], tile[lower::2, right::2])
         )
         back = np.exp(1j * np.pi * (f[:, None] * (lower - top) + f[None] * (right - left)))
         for y in range(half):
@@ -131,8 +149,17 @@ def test_noise_alone_has_no_resolution() -> None:
 def test_stripes_are_ranked_and_have_a_direction() -> None:
     strengths = [0.0, 1.5, 2.5, 4.0, 6.0, 9.0]
     base = {"shape": (8, 512, 512), "flicker": 0, "drift_nm": 0, "seed": 1}
-    found = [stripes_by_direction(spectra(phantom_slice(PhantomSettings(**base, curtaining=one), 4).image)) for one in strengths]
-    assert int(np.median([one.score for one in found], axis=0).argmax()) - 90 in (-90, -89, 89)  # along y
+    found = [
+        stripes_by_direction(
+            spectra(phantom_slice(PhantomSettings(**base, curtaining=one), 4).image)
+        )
+        for one in strengths
+    ]
+    assert int(np.median([one.score for one in found], axis=0).argmax()) - 90 in (
+        -90,
+        -89,
+        89,
+    )  # along y
     along = [float(np.sqrt(one.variance[0])) for one in found]
     assert rank(strengths, along) >= 0.9
     assert 255 * along[-1] == pytest.approx(9, rel=0.2)
@@ -149,7 +176,9 @@ def with_stripes(image: NDArray[np.uint8], strength: float, seed: int) -> NDArra
 def test_stripes_are_as_strong_as_they_are(strength: float) -> None:
     image = phantom_slice(SOUND.model_copy(update={"shape": (4, 1024, 1024)}), 2).image
     found = stripes_by_direction(spectra(with_stripes(image, strength, 1)))
-    assert 255 * float(np.sqrt(found.variance[found.score.argmax()])) == pytest.approx(strength, rel=0.15)
+    assert 255 * float(np.sqrt(found.variance[found.score.argmax()])) == pytest.approx(
+        strength, rel=0.15
+    )
 
 
 def test_stripes_of_a_few_slices_are_found_in_these_alone(tmp_path: Path) -> None:
@@ -168,15 +197,35 @@ def test_stripes_of_a_few_slices_are_found_in_these_alone(tmp_path: Path) -> Non
 
 def test_lost_and_repeated_slices_have_their_distance() -> None:
     settings = SOUND.model_copy(update={"shape": (48, 320, 384), "voxel_nm": (8, 8, 8)})
-    places = [*range(10), 11, *range(12, 20), 22, *range(23, 30), 29, *range(30, 40), 43, 44, 45, 46]
+    places = [
+        *range(10),
+        11,
+        *range(12, 20),
+        22,
+        *range(23, 30),
+        29,
+        *range(30, 40),
+        43,
+        44,
+        45,
+        46,
+    ]
     sketches = [sketch_of(phantom_slice(settings, z).image) for z in places]
     near = np.array([np.nan, *(compared(a, b).likeness for a, b in pairwise(sketches))])
-    far = np.array([np.nan, np.nan, *(compared(a, b).likeness for a, b in zip(sketches, sketches[2:], strict=False))])
+    far = np.array(
+        [
+            np.nan,
+            np.nan,
+            *(compared(a, b).likeness for a, b in zip(sketches, sketches[2:], strict=False)),
+        ]
+    )
     found, true = spacing(near, far, 25), np.diff(places, prepend=places[0] - 1)
     for distance in (1, 2, 3, 4):
         assert np.nanmedian(found[true == distance]) == pytest.approx(distance, abs=0.4)
     assert found[true == 0] < 0.2
-    assert rank([0, 1, 2, 3, 4], [float(np.nanmedian(found[true == one])) for one in range(5)]) == pytest.approx(1)
+    assert rank(
+        [0, 1, 2, 3, 4], [float(np.nanmedian(found[true == one])) for one in range(5)]
+    ) == pytest.approx(1)
 
 
 def test_charge_is_what_brightness_and_contrast_do_not_explain() -> None:
@@ -185,7 +234,9 @@ def test_charge_is_what_brightness_and_contrast_do_not_explain() -> None:
     patch = np.zeros_like(cells)
     patch[5:10, 5:15] = 1
     strengths = [0.02, 0.05, 0.1, 0.2]
-    assert rank(strengths, [charging(cells + one * patch, [cells, cells, cells]) for one in strengths]) == pytest.approx(1)
+    assert rank(
+        strengths, [charging(cells + one * patch, [cells, cells, cells]) for one in strengths]
+    ) == pytest.approx(1)
     assert np.isnan(charging(cells, []))
 
 
@@ -200,7 +251,13 @@ def columns(count: int = 40) -> dict[str, NDArray[np.float64]]:
         "stripes": 0.0,
         "charging": 0.01,
     }
-    usual |= {"saturated": 0.0, "shift_part": 0.001, "likeness": 0.8, "second_likeness": 0.6, "spacing": 1.0}
+    usual |= {
+        "saturated": 0.0,
+        "shift_part": 0.001,
+        "likeness": 0.8,
+        "second_likeness": 0.6,
+        "spacing": 1.0,
+    }
     return {name: np.full(count, value) for name, value in usual.items()}
 
 
@@ -302,7 +359,9 @@ def test_resin_is_noise_where_it_is_marked() -> None:
     made = grey(picture + random.normal(0, 8, picture.shape))
     area = area_of_boxes([Box(50, 70, 190, 250)], made.shape)
     assert 255 * noise_in(made, area) == pytest.approx(8, rel=0.03)
-    assert np.array_equal(area_of_polygon([(50, 70), (50, 249), (189, 249), (189, 70)], made.shape), area)
+    assert np.array_equal(
+        area_of_polygon([(50, 70), (50, 249), (189, 249), (189, 70)], made.shape), area
+    )
     boxes = proposed(made)
     assert boxes[0].top >= 36
     assert boxes[0].bottom <= 204
@@ -319,7 +378,9 @@ def test_resin_that_is_none_is_told() -> None:
         noise_in(picture, np.ones((50, 50), bool))
     with pytest.raises(InputError, match="0 pixels are marked as resin; expected at least 1000"):
         noise_in(picture, np.zeros((100, 100), bool))
-    with pytest.raises(InputError, match=r"The box 0 0 200 10 \(top left bottom right\) does not lie in a picture"):
+    with pytest.raises(
+        InputError, match=r"The box 0 0 200 10 \(top left bottom right\) does not lie in a picture"
+    ):
         area_of_boxes([Box(0, 0, 200, 10)], (100, 100))
     with pytest.raises(InputError, match="at least three corners; got 2"):
         area_of_polygon([(0, 0), (1, 1)], (100, 100))
@@ -329,22 +390,40 @@ def test_resin_that_is_none_is_told() -> None:
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """A stack of which every fifth slice charges, and every fifth is out of focus."""
-    settings = PhantomSettings(shape=(48, 320, 384), voxel_nm=(12, 12, 12), cells=3, seed=2, flicker=4, drift_nm=15, charging=40, defocus=3)
-    return phantom(tmp_path_factory.mktemp("faulty") / "faulty.zarr", settings, Execution(quiet=True))
+    settings = PhantomSettings(
+        shape=(48, 320, 384),
+        voxel_nm=(12, 12, 12),
+        cells=3,
+        seed=2,
+        flicker=4,
+        drift_nm=15,
+        charging=40,
+        defocus=3,
+    )
+    return phantom(
+        tmp_path_factory.mktemp("faulty") / "faulty.zarr", settings, Execution(quiet=True)
+    )
 
 
 def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> None:
     found, truth = quality(faulty, on=Execution(quiet=True)), faulty.read_table("phantom_slices")
-    charge, blur, offset = (truth[name].to_numpy() for name in ("charge_grey", "blur_px", "offset_grey"))
+    charge, blur, offset = (
+        truth[name].to_numpy() for name in ("charge_grey", "blur_px", "offset_grey")
+    )
     own, calm = found.columns, charge == 0
-    charged = ~calm & np.isfinite(own["charging"])  # of the first and the last slice nothing is said
+    charged = ~calm & np.isfinite(
+        own["charging"]
+    )  # of the first and the last slice nothing is said
     assert np.count_nonzero(~np.isfinite(own["charging"])) == 2
     assert rank(charge[charged], own["charging"][charged]) >= 0.9
     assert rank(blur[blur > 0], -own["sharpness"][blur > 0]) >= 0.9
     assert rank(blur[blur > 0], own["resolution_px"][blur > 0]) >= 0.9
     assert rank(offset[calm], own["brightness"][calm]) >= 0.9
     for axis in "yx":
-        steps, shifts = -np.diff(truth[f"drift_{axis}_nm"].to_numpy()) / 12, own[f"shift_{axis}_px"][1:]
+        steps, shifts = (
+            -np.diff(truth[f"drift_{axis}_nm"].to_numpy()) / 12,
+            own[f"shift_{axis}_px"][1:],
+        )
         known = np.isfinite(shifts)  # a slice that is charged and blurred is like nothing
         assert known.sum() >= 44
         assert rank(steps[known], shifts[known]) >= 0.9
@@ -383,7 +462,11 @@ def test_the_command_tells_which_slices_to_look_at(
     equalize(faulty, EqualizeSettings(out="even"), Execution(quiet=True))
     told("quality", path, "--image", "even")
     assert describe(faulty)["outdated"] == []
-    equalize(faulty, EqualizeSettings(way="standard", out="even", image="raw"), Execution(quiet=True, overwrite=True))
+    equalize(
+        faulty,
+        EqualizeSettings(way="standard", out="even", image="raw"),
+        Execution(quiet=True, overwrite=True),
+    )
     assert describe(faulty)["outdated"] == ["tables/quality_even"]
     told("report", path, "-o", str(page), "--overwrite")
     assert "Image quality: faulty, even" not in page.read_text(encoding="utf-8")
@@ -393,7 +476,10 @@ def test_a_killed_run_tells_the_same(tmp_path: Path) -> None:
     small = SOUND.model_copy(update={"shape": (20, 128, 160), "block_depth": 1})
     samples = [phantom(tmp_path / f"{name}.zarr", small, Execution(quiet=True)) for name in "ab"]
     quality(samples[0], on=Execution(quiet=True))
-    assert kill_ten_times("quality", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.6}) > 0
+    assert (
+        kill_ten_times("quality", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.6})
+        > 0
+    )
     first, second = (sample.read_table("quality_raw").to_pydict() for sample in samples)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
@@ -404,7 +490,9 @@ def test_a_stack_of_nothing_is_red_and_no_failure(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     stack = random.integers(1, 255, (6, 64, 64)).astype(np.uint8)
     stack[2], stack[4] = 0, 77
-    sample = phantom(tmp_path / "s.zarr", SOUND.model_copy(update={"shape": (6, 64, 64)}), Execution(quiet=True))
+    sample = phantom(
+        tmp_path / "s.zarr", SOUND.model_copy(update={"shape": (6, 64, 64)}), Execution(quiet=True)
+    )
     put(sample, "", stack)
     found = quality(sample, on=Execution(quiet=True))
     assert found.verdicts[2].remarks == ("black",)

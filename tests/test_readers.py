@@ -18,16 +18,20 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.store.readers import open_source
+from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.readers.open import open_source
+from sparsem.io.writers import write_tiff
 from sparsem.store.sample import Sample
-from sparsem.store.writers import write_tiff
+from sparsem.workflow.execution import Execution
 
 STACK = np.random.default_rng(0).integers(0, 255, (5, 40, 60), np.uint8)
 
 
-def assert_reads(source: Path | str, expected: NDArray[Any] = STACK, voxel: tuple[float | None, ...] = (None, None, None)) -> None:
+def assert_reads(
+    source: Path | str,
+    expected: NDArray[Any] = STACK,
+    voxel: tuple[float | None, ...] = (None, None, None),
+) -> None:
     found = open_source(source)
     assert tuple(found.stack.shape) == expected.shape
     assert found.stack.dtype == expected.dtype
@@ -36,7 +40,10 @@ def assert_reads(source: Path | str, expected: NDArray[Any] = STACK, voxel: tupl
     assert found.voxel_nm == pytest.approx(voxel)
 
 
-@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"compression": "zlib"}, {"tile": (16, 16)}, {"rowsperstrip": 7}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bigtiff": True}, {"compression": "zlib"}, {"tile": (16, 16)}, {"rowsperstrip": 7}],
+)
 def test_multi_page_tiff(tmp_path: Path, options: dict[str, Any]) -> None:
     big = {key: options.pop(key) for key in list(options) if key == "bigtiff"}
     with tifffile.TiffWriter(tmp_path / "a.tif", **big) as tiff:
@@ -47,19 +54,34 @@ def test_multi_page_tiff(tmp_path: Path, options: dict[str, Any]) -> None:
 
 def test_16_bit_and_a_resolution_tag_that_means_nothing(tmp_path: Path) -> None:
     stack = STACK.astype(np.uint16) * 200
-    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", resolution=(72, 72), resolutionunit="INCH")
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        stack,
+        photometric="minisblack",
+        resolution=(72, 72),
+        resolutionunit="INCH",
+    )
     assert_reads(tmp_path / "a.tif", stack)
 
 
 def test_ome_tiff_states_its_voxel_size(tmp_path: Path) -> None:
-    sizes = {"PhysicalSizeZ": 8, "PhysicalSizeZUnit": "nm", "PhysicalSizeY": 0.004, "PhysicalSizeX": 0.004}
-    tifffile.imwrite(tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata={"axes": "ZYX", **sizes})
+    sizes = {
+        "PhysicalSizeZ": 8,
+        "PhysicalSizeZUnit": "nm",
+        "PhysicalSizeY": 0.004,
+        "PhysicalSizeX": 0.004,
+    }
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata={"axes": "ZYX", **sizes}
+    )
     assert_reads(tmp_path / "a.ome.tif", voxel=(8, 4, 4))
 
 
 def test_imagej_tiff_states_its_voxel_size(tmp_path: Path) -> None:
     metadata = {"spacing": 0.01, "unit": "micron", "axes": "ZYX"}
-    tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, resolution=(1 / 0.005, 1 / 0.004), metadata=metadata)
+    tifffile.imwrite(
+        tmp_path / "a.tif", STACK, imagej=True, resolution=(1 / 0.005, 1 / 0.004), metadata=metadata
+    )
     assert_reads(tmp_path / "a.tif", voxel=(10, 4, 5))
 
 
@@ -82,24 +104,44 @@ def test_zarr_and_ome_zarr(tmp_path: Path, version: int) -> None:
     assert_reads(tmp_path / "a.zarr")
     group = zarr.create_group(tmp_path / "g.zarr", zarr_format=version)  # type: ignore[arg-type]
     group.create_array("s0", data=STACK[None, None])
-    axes = [{"name": n, "type": "space", "unit": "micrometer"} if n in "zyx" else {"name": n} for n in "tczyx"]
-    datasets = [{"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 0.02, 0.005, 0.004]}]}]
+    axes = [
+        {"name": n, "type": "space", "unit": "micrometer"} if n in "zyx" else {"name": n}
+        for n in "tczyx"
+    ]
+    datasets = [
+        {
+            "path": "s0",
+            "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 0.02, 0.005, 0.004]}],
+        }
+    ]
     multiscales: Any = [{"version": "0.4", "axes": axes, "datasets": datasets}]
-    group.attrs.update({"multiscales": multiscales} if version == 2 else {"ome": {"version": "0.5", "multiscales": multiscales}})
+    group.attrs.update(
+        {"multiscales": multiscales}
+        if version == 2
+        else {"ome": {"version": "0.5", "multiscales": multiscales}}
+    )
     assert_reads(tmp_path / "g.zarr", voxel=(20, 5, 4))
 
 
 def test_odd_but_valid_files(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", STACK[:, None], photometric="minisblack")  # a channel axis of length one
+    tifffile.imwrite(
+        tmp_path / "a.tif", STACK[:, None], photometric="minisblack"
+    )  # a channel axis of length one
     assert_reads(tmp_path / "a.tif")
-    tifffile.imwrite(tmp_path / "c.ome.tif", STACK[:3], photometric="minisblack", metadata={"axes": "CYX"})
-    with pytest.raises(InputError, match=r"c.ome.tif has the axes CYX \(3, 40, 60\); expected one channel"):
+    tifffile.imwrite(
+        tmp_path / "c.ome.tif", STACK[:3], photometric="minisblack", metadata={"axes": "CYX"}
+    )
+    with pytest.raises(
+        InputError, match=r"c.ome.tif has the axes CYX \(3, 40, 60\); expected one channel"
+    ):
         open_source(tmp_path / "c.ome.tif")
     zarr.create_array(tmp_path / "b.zarr", data=STACK.astype(">u2"))
     assert_reads(tmp_path / "b.zarr", STACK.astype(np.uint16))
     group = zarr.create_group(tmp_path / "g.zarr", zarr_format=2)
     group.create_array("0", data=STACK)
-    group.attrs["multiscales"] = [{"version": "0.3", "axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}]
+    group.attrs["multiscales"] = [
+        {"version": "0.3", "axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}
+    ]
     assert_reads(tmp_path / "g.zarr")
 
 
@@ -112,9 +154,14 @@ def test_a_damaged_zarr_is_one_sentence(tmp_path: Path, fault: str) -> None:
     if fault == "metadata":
         group.attrs["ome"] = {"version": "0.5", "multiscales": [{"datasets": [{}], "axes": 3}]}
     if fault == "chunk":
-        chunk = next(path for path in (tmp_path / "g.zarr" / "0" / "c").rglob("*") if path.is_file())
+        chunk = next(
+            path for path in (tmp_path / "g.zarr" / "0" / "c").rglob("*") if path.is_file()
+        )
         chunk.write_bytes(b"not zstd")
-    with pytest.raises(InputError, match=r"cannot be read|damaged OME-Zarr metadata|expected one channel|has no array"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot be read|damaged OME-Zarr metadata|expected one channel|has no array",
+    ):
         _ = open_source(tmp_path / "g.zarr", "../g.zarr" if fault == "way out" else None).stack[0:5]
 
 
@@ -122,28 +169,42 @@ def test_a_tiff_of_unlike_parts_is_refused_rather_than_guessed(tmp_path: Path) -
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(STACK[0, :20, :20], photometric="minisblack")
         tiff.write(STACK, photometric="minisblack")
-    with pytest.raises(InputError, match=r"a.tif holds several images .*\(20, 20\), \(5, 40, 60\).*; expected one stack"):
+    with pytest.raises(
+        InputError,
+        match=r"a.tif holds several images .*\(20, 20\), \(5, 40, 60\).*; expected one stack",
+    ):
         open_source(tmp_path / "a.tif")
     with tifffile.TiffWriter(tmp_path / "b.tif") as tiff:
         tiff.write(STACK, photometric="minisblack")
-        tiff.write(STACK[0, :10, :10], photometric="minisblack")  # a thumbnail behind the stack harms nobody
+        tiff.write(
+            STACK[0, :10, :10], photometric="minisblack"
+        )  # a thumbnail behind the stack harms nobody
     assert_reads(tmp_path / "b.tif")
 
 
 def test_one_of_several_images_of_a_tiff_is_chosen_by_its_number(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
         for number, edge in enumerate((4, 5)):
-            sizes = {"PhysicalSizeX": edge, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": edge, "PhysicalSizeYUnit": "nm"}
-            tiff.write(STACK + number, photometric="minisblack", metadata={"axes": "ZYX", "Name": f"position {number}", **sizes})
-    several = (
-        r"holds several images \(numbered from 0: \(5, 40, 60\) position 0, \(5, 40, 60\) position 1\); expected one stack, or --dataset"
-    )
+            sizes = {
+                "PhysicalSizeX": edge,
+                "PhysicalSizeXUnit": "nm",
+                "PhysicalSizeY": edge,
+                "PhysicalSizeYUnit": "nm",
+            }
+            tiff.write(
+                STACK + number,
+                photometric="minisblack",
+                metadata={"axes": "ZYX", "Name": f"position {number}", **sizes},
+            )
+    several = r"holds several images \(numbered from 0: \(5, 40, 60\) position 0, \(5, 40, 60\) position 1\); expected one stack, or --dataset"
     with pytest.raises(InputError, match=several):
         open_source(tmp_path / "a.ome.tif")
     for number in (0, 1):
         found = open_source(tmp_path / "a.ome.tif", str(number))
         assert np.array_equal(found.stack[0:5], STACK + number)
-        assert found.voxel_nm == ((None, 4, 4), (None, None, None))[number]  # the size of the second is not that of the first
+        assert (
+            found.voxel_nm == ((None, 4, 4), (None, None, None))[number]
+        )  # the size of the second is not that of the first
     assert found.identity() != open_source(tmp_path / "a.ome.tif", "0").identity()
     for name in ("2", "-1", "position 0"):
         with pytest.raises(InputError, match=rf"has no image '{name}'; expected its number"):
@@ -172,23 +233,44 @@ def test_one_color_image_is_no_stack(tmp_path: Path, ending: str) -> None:
         (["vector", "domain", "domain", "domain"], (5, 40, 60, 2)),
     ],
 )
-def test_channels_and_times_of_nrrd_are_refused(tmp_path: Path, kinds: list[str], shape: tuple[int, ...]) -> None:
-    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros(shape, np.uint8), {"kinds": kinds}, index_order="C")
+def test_channels_and_times_of_nrrd_are_refused(
+    tmp_path: Path, kinds: list[str], shape: tuple[int, ...]
+) -> None:
+    nrrd.write(
+        str(tmp_path / "a.nrrd"), np.zeros(shape, np.uint8), {"kinds": kinds}, index_order="C"
+    )
     with pytest.raises(InputError, match=r"a.nrrd has the sizes .*; expected x, y, z"):
         open_source(tmp_path / "a.nrrd")
-    nrrd.write(str(tmp_path / "b.nrrd"), STACK[..., None], {"kinds": ["list", "domain", "domain", "domain"]}, index_order="C")
+    nrrd.write(
+        str(tmp_path / "b.nrrd"),
+        STACK[..., None],
+        {"kinds": ["list", "domain", "domain", "domain"]},
+        index_order="C",
+    )
     assert np.array_equal(open_source(tmp_path / "b.nrrd").stack[0:5], STACK)
 
 
 def test_what_was_picked_is_what_is_read(tmp_path: Path) -> None:
     stack = np.arange(2 * 5 * 8 * 9, dtype=np.uint16).reshape(2, 5, 8, 9)
-    tifffile.imwrite(tmp_path / "q.tif", stack, photometric="minisblack")  # nobody says what the first two axes are
-    with pytest.raises(InputError, match=r"q.tif has the axes QQYX \(2, 5, 8, 9\); expected one channel, \(z, y, x\)"):
+    tifffile.imwrite(
+        tmp_path / "q.tif", stack, photometric="minisblack"
+    )  # nobody says what the first two axes are
+    with pytest.raises(
+        InputError,
+        match=r"q.tif has the axes QQYX \(2, 5, 8, 9\); expected one channel, \(z, y, x\)",
+    ):
         open_source(tmp_path / "q.tif")
-    tifffile.imwrite(tmp_path / "c.ome.tif", stack[0], photometric="minisblack", metadata={"axes": "CYX"})
+    tifffile.imwrite(
+        tmp_path / "c.ome.tif", stack[0], photometric="minisblack", metadata={"axes": "CYX"}
+    )
     for channel in (0, 3):
-        assert np.array_equal(open_source(tmp_path / "c.ome.tif", channel=channel).stack[0:1], stack[0, channel : channel + 1])
-    tifffile.imwrite(tmp_path / "t.ome.tif", stack[0], photometric="minisblack", metadata={"axes": "TYX"})
+        assert np.array_equal(
+            open_source(tmp_path / "c.ome.tif", channel=channel).stack[0:1],
+            stack[0, channel : channel + 1],
+        )
+    tifffile.imwrite(
+        tmp_path / "t.ome.tif", stack[0], photometric="minisblack", metadata={"axes": "TYX"}
+    )
     assert np.array_equal(open_source(tmp_path / "t.ome.tif", time=0).stack[0:1], stack[0, :1])
 
 
@@ -203,7 +285,9 @@ def test_slices_that_know_of_each_other_are_read_one_by_one(tmp_path: Path) -> N
     for z, name in enumerate(names):
         xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{z:08d}-0000-0000-0000-000000000000">'
         xml += f'<Image ID="Image:0">{pixels}<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{files}</Pixels></Image></OME>'
-        tifffile.imwrite(tmp_path / name, STACK[z], photometric="minisblack", description=xml, metadata=None)
+        tifffile.imwrite(
+            tmp_path / name, STACK[z], photometric="minisblack", description=xml, metadata=None
+        )
     assert_reads(tmp_path, STACK[:3])
 
 
@@ -211,7 +295,9 @@ def test_an_imagej_stack_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, metadata={"axes": "ZYX"})
     whole = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[: int(len(whole) * 0.6)])
-    with pytest.raises(InputError, match=r"a.tif (says that it has 5 slices, but holds 1|cannot be read)"):
+    with pytest.raises(
+        InputError, match=r"a.tif (says that it has 5 slices, but holds 1|cannot be read)"
+    ):
         open_source(tmp_path / "a.tif").stack[0:5]
 
 
@@ -223,7 +309,9 @@ def test_a_tiff_whose_list_of_pages_is_broken_is_not_a_shorter_one(tmp_path: Pat
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         link = int(tiff.pages[2].offset)
     where = content.find(link.to_bytes(4, "little"))
-    content[where : where + 4] = (2**31).to_bytes(4, "little")  # the second page points beyond the end of the file
+    content[where : where + 4] = (2**31).to_bytes(
+        4, "little"
+    )  # the second page points beyond the end of the file
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(InputError, match=r"a.tif is damaged \(.*invalid page offset"):
         open_source(tmp_path / "a.tif")
@@ -247,7 +335,9 @@ def test_a_group_of_several_arrays_wants_a_name(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "g.zarr")
     for key in ("raw", "other"):
         group.create_array(key, data=STACK)
-    with pytest.raises(InputError, match=r"holds the arrays other, raw; name one with --dataset KEY"):
+    with pytest.raises(
+        InputError, match=r"holds the arrays other, raw; name one with --dataset KEY"
+    ):
         open_source(tmp_path / "g.zarr")
     with pytest.raises(InputError, match="has no array 'row'"):
         open_source(tmp_path / "g.zarr", "row")
@@ -273,7 +363,12 @@ def broken(tmp_path: Path, fault: str) -> Path:
     if fault == "not a tiff":
         file.write_text("precious data")
     if fault == "five axes":
-        tifffile.imwrite(file, np.zeros((2, 3, 8, 8), np.uint8), photometric="minisblack", metadata={"axes": "TZYX"})
+        tifffile.imwrite(
+            file,
+            np.zeros((2, 3, 8, 8), np.uint8),
+            photometric="minisblack",
+            metadata={"axes": "TZYX"},
+        )
     if fault == "unequal slices":
         cv2.imwrite(str(folder / "s1.png"), STACK[0])
         cv2.imwrite(str(folder / "s2.png"), STACK[0, :, :50])
@@ -298,8 +393,14 @@ def broken(tmp_path: Path, fault: str) -> Path:
         ("colour slice", r"s1.png is a color image \(8, 8, 3\); convert it to gray first"),
         ("not a tiff", r"a.tif cannot be read as TIFF .*; is it complete\?"),
         ("five axes", r"a.tif has the axes TZYX \(2, 3, 8, 8\); expected one time, or --time"),
-        ("unequal slices", r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\) uint8"),
-        ("stack in a folder of slices", "s1.tif holds 5 pages; in a folder of slices each file is one slice"),
+        (
+            "unequal slices",
+            r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\) uint8",
+        ),
+        (
+            "stack in a folder of slices",
+            "s1.tif holds 5 pages; in a folder of slices each file is one slice",
+        ),
         ("half a png", r"s1.png cannot be read .*; is it complete\?"),
     ],
 )
@@ -325,10 +426,18 @@ def test_a_truncated_tiff_leaves_no_half_sample(tmp_path: Path) -> None:
 
 def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
-    with pytest.raises(InputError, match=r"a.tif does not state its voxel size; give it in nm as --voxel-nm Z Y X"):
+    with pytest.raises(
+        InputError, match=r"a.tif does not state its voxel size; give it in nm as --voxel-nm Z Y X"
+    ):
         import_stack(tmp_path / "a.tif", tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
-    tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, resolution=(200, 200), metadata={"unit": "micron", "axes": "ZYX"})
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        STACK,
+        imagej=True,
+        resolution=(200, 200),
+        metadata={"unit": "micron", "axes": "ZYX"},
+    )
     with pytest.raises(InputError, match=r"completely \(only y = 5 nm, x = 5 nm\)"):
         import_stack(tmp_path / "a.tif", tmp_path / "s.zarr")
 
@@ -336,13 +445,26 @@ def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> 
 def test_missing_slices_are_told(tmp_path: Path) -> None:
     for index, number in enumerate((3, 4, 7)):
         tifffile.imwrite(tmp_path / f"s{number}.tif", STACK[index])
-    with pytest.raises(InputError, match=r"s\*\.tif: slices 5, 6 of the series are missing; put them back, or use --missing repeat"):
+    with pytest.raises(
+        InputError,
+        match=r"s\*\.tif: slices 5, 6 of the series are missing; put them back, or use --missing repeat",
+    ):
         import_stack(tmp_path / "s*.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
     assert not (tmp_path / "s.zarr").exists()
-    joined = import_stack(tmp_path / "s*.tif", tmp_path / "joined.zarr", ImportSettings(voxel_nm=(5, 5, 5), missing="join"))
+    joined = import_stack(
+        tmp_path / "s*.tif",
+        tmp_path / "joined.zarr",
+        ImportSettings(voxel_nm=(5, 5, 5), missing="join"),
+    )
     assert joined.image().shape[0] == 3
-    repeated = import_stack(tmp_path / "s*.tif", tmp_path / "repeated.zarr", ImportSettings(voxel_nm=(5, 5, 5), missing="repeat"))
-    assert [int(one[0, 0]) for one in repeated.image().read(slice(None))] == [int(STACK[z, 0, 0]) for z in (0, 1, 1, 1, 2)]
+    repeated = import_stack(
+        tmp_path / "s*.tif",
+        tmp_path / "repeated.zarr",
+        ImportSettings(voxel_nm=(5, 5, 5), missing="repeat"),
+    )
+    assert [int(one[0, 0]) for one in repeated.image().read(slice(None))] == [
+        int(STACK[z, 0, 0]) for z in (0, 1, 1, 1, 2)
+    ]
 
 
 def imported(tmp_path: Path, stack: NDArray[Any], **settings: Any) -> Sample:
@@ -374,11 +496,17 @@ def test_numbers_of_any_type_become_grey_levels_and_how_is_recorded(tmp_path: Pa
     [
         (np.nan, {}, r"Slice 2 of a\.npy holds values that are not numbers \(NaN or infinite\)"),
         (np.inf, {"grey_levels": (0, 1)}, r"Slice 2 of a\.npy holds values that are not numbers"),
-        (1.0, {"grey_levels": (5, 5)}, "--grey-levels takes what becomes black and what becomes white"),
+        (
+            1.0,
+            {"grey_levels": (5, 5)},
+            "--grey-levels takes what becomes black and what becomes white",
+        ),
         (1.0, {}, "a.npy holds the same number, 1, almost everywhere"),
     ],
 )
-def test_numbers_that_cannot_become_grey_levels(tmp_path: Path, value: float, settings: dict[str, Any], sentence: str) -> None:
+def test_numbers_that_cannot_become_grey_levels(
+    tmp_path: Path, value: float, settings: dict[str, Any], sentence: str
+) -> None:
     stack = np.ones((5, 40, 60), np.float32)
     stack[2, 3, 4] = value
     with pytest.raises(InputError, match=sentence):
@@ -391,7 +519,9 @@ def test_numbers_that_cannot_become_grey_levels(tmp_path: Path, value: float, se
 def test_import_is_the_same_for_any_block_depth(tmp_path: Path, depth: int) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
     sample = import_stack(
-        tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(9, 5, 4), non_square_pixels=True, block_depth=depth)
+        tmp_path / "a.tif",
+        tmp_path / "s.zarr",
+        ImportSettings(voxel_nm=(9, 5, 4), non_square_pixels=True, block_depth=depth),
     )
     assert np.array_equal(sample.image("raw").read(slice(None)), STACK)
     assert tuple(sample.voxel_size) == (9, 5, 4)
@@ -405,7 +535,9 @@ def test_another_stack_is_not_imported_over_a_sample(tmp_path: Path) -> None:
     import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", settings)
     with pytest.raises(ResumeError, match="another source"):
         import_stack(tmp_path / "b.tif", tmp_path / "s.zarr", settings)
-    sample = import_stack(tmp_path / "b.tif", tmp_path / "s.zarr", settings, Execution(overwrite=True, quiet=True))
+    sample = import_stack(
+        tmp_path / "b.tif", tmp_path / "s.zarr", settings, Execution(overwrite=True, quiet=True)
+    )
     assert np.array_equal(sample.image("raw").read(slice(None)), STACK + 1)
 
 
@@ -443,8 +575,12 @@ def write_mrc(path: Path, stack: NDArray[Any], edge: float = 0.0) -> None:
 def test_mrc(tmp_path: Path, kind: Any) -> None:
     stack = (STACK // 2).astype(kind)
     write_mrc(tmp_path / "a.mrc", stack, 52.0)
-    stored = {np.uint8: np.uint16, np.int8: np.uint8}.get(kind, kind)  # bytes up to 127 mean the same whether signed or not
-    assert_reads(tmp_path / "a.mrc", stack.astype(stored)[:, ::-1], (5.2, 5.2, 5.2))  # the lowest row comes first in the file
+    stored = {np.uint8: np.uint16, np.int8: np.uint8}.get(
+        kind, kind
+    )  # bytes up to 127 mean the same whether signed or not
+    assert_reads(
+        tmp_path / "a.mrc", stack.astype(stored)[:, ::-1], (5.2, 5.2, 5.2)
+    )  # the lowest row comes first in the file
     write_mrc(tmp_path / "b.mrc", stack)
     assert open_source(tmp_path / "b.mrc").voxel_nm == (None, None, None)
 
@@ -462,14 +598,18 @@ def test_bytes_of_imod_are_unsigned(tmp_path: Path) -> None:
 
 def test_hdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        node = file.create_dataset("volumes/raw", data=STACK, chunks=(2, 16, 16), compression="gzip")
+        node = file.create_dataset(
+            "volumes/raw", data=STACK, chunks=(2, 16, 16), compression="gzip"
+        )
         node.attrs["resolution"] = [20.0, 4.0, 5.0]
         file.create_dataset("row", data=np.arange(5))
     assert_reads(tmp_path / "a.h5", voxel=(20, 4, 5))
     with h5py.File(tmp_path / "a.h5", "a") as file:
         node = file.create_dataset("more", data=np.stack([STACK, STACK[::-1]])[None].astype(">i2"))
         node.attrs["element_size_um"] = [0.02, 0.004, 0.005]
-    with pytest.raises(InputError, match=r"a\.h5 holds the datasets more, volumes/raw; name one with --dataset KEY"):
+    with pytest.raises(
+        InputError, match=r"a\.h5 holds the datasets more, volumes/raw; name one with --dataset KEY"
+    ):
         open_source(tmp_path / "a.h5")
     with pytest.raises(InputError, match=r"has no dataset 'raw'; it has more, volumes/raw"):
         open_source(tmp_path / "a.h5", "raw")
@@ -483,8 +623,14 @@ def test_hdf5(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])
 def test_nrrd(tmp_path: Path, encoding: str) -> None:
     stack = STACK.astype(np.uint16) * 7
-    header = {"encoding": encoding, "space directions": np.diag([0.004, 0.005, 0.02]), "space": "left-posterior-superior"}
-    nrrd.write(str(tmp_path / "a.nrrd"), stack, {**header, "space units": ["um"] * 3}, index_order="C")
+    header = {
+        "encoding": encoding,
+        "space directions": np.diag([0.004, 0.005, 0.02]),
+        "space": "left-posterior-superior",
+    }
+    nrrd.write(
+        str(tmp_path / "a.nrrd"), stack, {**header, "space units": ["um"] * 3}, index_order="C"
+    )
     assert_reads(tmp_path / "a.nrrd", stack, (20, 5, 4))
     found = open_source(tmp_path / "a.nrrd").stack
     assert np.array_equal(found[3:4], stack[3:4])
@@ -499,11 +645,18 @@ def test_nrrd(tmp_path: Path, encoding: str) -> None:
 
 
 def test_segments_of_3d_slicer_have_names(tmp_path: Path) -> None:
-    names = {"Segment0_Name": "cell nucleus", "Segment0_LabelValue": "1", "Segment1_Name": "mito", "Segment1_LabelValue": "4"}
+    names = {
+        "Segment0_Name": "cell nucleus",
+        "Segment0_LabelValue": "1",
+        "Segment1_Name": "mito",
+        "Segment1_LabelValue": "4",
+    }
     nrrd.write(str(tmp_path / "a.seg.nrrd"), STACK, names, index_order="C")
     assert open_source(tmp_path / "a.seg.nrrd").names == {"cell nucleus": (1,), "mito": (4,)}
     layers = {"kinds": ["list", "domain", "domain", "domain"]}
-    nrrd.write(str(tmp_path / "b.seg.nrrd"), np.stack([STACK, STACK], axis=-1), layers, index_order="C")
+    nrrd.write(
+        str(tmp_path / "b.seg.nrrd"), np.stack([STACK, STACK], axis=-1), layers, index_order="C"
+    )
     with pytest.raises(InputError, match=r"b\.seg\.nrrd has segments that overlap, in 2 layers"):
         open_source(tmp_path / "b.seg.nrrd")
 
@@ -513,8 +666,17 @@ def write_model(path: Path, labels: NDArray[Any], names: list[str], version: str
     turned = np.moveaxis(labels, 0, 2)
     if version == "5":
         cells = np.array(names, dtype=object).reshape(-1, 1)
-        about = {"modelMaterialNames": cells, "modelMaterialColors": np.ones((len(names), 3)), "modelVariable": "mibModel"}
-        scipy.io.savemat(path, {"mibModel": turned, "modelType": 63.0, **about}, appendmat=False, do_compression=True)
+        about = {
+            "modelMaterialNames": cells,
+            "modelMaterialColors": np.ones((len(names), 3)),
+            "modelVariable": "mibModel",
+        }
+        scipy.io.savemat(
+            path,
+            {"mibModel": turned, "modelType": 63.0, **about},
+            appendmat=False,
+            do_compression=True,
+        )
         return
     with h5py.File(path, "w", userblock_size=512) as file:
         file["mibModel"] = turned.T
@@ -523,7 +685,9 @@ def write_model(path: Path, labels: NDArray[Any], names: list[str], version: str
         held = file.create_group("#refs#")
         for number, name in enumerate(names):
             held[str(number)] = np.array([[ord(one)] for one in name], np.uint16)
-        references = np.array([[held[str(number)].ref for number in range(len(names))]], dtype=h5py.ref_dtype)
+        references = np.array(
+            [[held[str(number)].ref for number in range(len(names))]], dtype=h5py.ref_dtype
+        )
         file.create_dataset("modelMaterialNames", data=references, dtype=h5py.ref_dtype)
 
 
@@ -559,11 +723,16 @@ def test_hdf5_of_ilastik(tmp_path: Path) -> None:
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             data = file.create_dataset("exported_data", data=STACK[..., None])
             if tags:
-                data.attrs["axistags"] = json.dumps({"axes": [{"key": key, "typeFlags": 1} for key in tags]})
+                data.attrs["axistags"] = json.dumps(
+                    {"axes": [{"key": key, "typeFlags": 1} for key in tags]}
+                )
         assert_reads(tmp_path / f"{name}.h5")
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["data"] = np.stack([STACK, STACK], axis=-1)
-    with pytest.raises(InputError, match=r"'data' in two.h5 has the axes ZYXC \(5, 40, 60, 2\); expected one channel, or --channel"):
+    with pytest.raises(
+        InputError,
+        match=r"'data' in two.h5 has the axes ZYXC \(5, 40, 60, 2\); expected one channel, or --channel",
+    ):
         open_source(tmp_path / "two.h5")
     assert np.array_equal(open_source(tmp_path / "two.h5", channel=1).stack[1:4], STACK[1:4])
 
@@ -571,7 +740,15 @@ def test_hdf5_of_ilastik(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["byteskip", "byte skip", "lineskip"])
 def test_a_nrrd_file_that_skips_is_refused(tmp_path: Path, key: str) -> None:
     (tmp_path / "a.raw").write_bytes(bytes(100) + STACK.tobytes())
-    lines = ["NRRD0004", "type: uchar", "dimension: 3", "sizes: 60 40 5", "encoding: raw", f"{key}: 100", "data file: a.raw"]
+    lines = [
+        "NRRD0004",
+        "type: uchar",
+        "dimension: 3",
+        "sizes: 60 40 5",
+        "encoding: raw",
+        f"{key}: 100",
+        "data file: a.raw",
+    ]
     (tmp_path / "a.nhdr").write_text("\n".join(lines) + "\n\n")
     with pytest.raises(InputError, match=r"a.nhdr skips lines or bytes"):
         open_source(tmp_path / "a.nhdr")
@@ -599,22 +776,33 @@ def test_hyperstacks_have_channels_and_times(tmp_path: Path) -> None:
         open_source(tmp_path / "a.tif", channel=4, time=0)
     found = open_source(tmp_path / "a.tif", channel=2, time=1)
     assert np.array_equal(found.stack[1:3], stack[1, 1:3, 2])
-    tifffile.imwrite(tmp_path / "t.tif", STACK, imagej=True, metadata={"axes": "TYX"})  # what ImageJ makes of many stacks
+    tifffile.imwrite(
+        tmp_path / "t.tif", STACK, imagej=True, metadata={"axes": "TYX"}
+    )  # what ImageJ makes of many stacks
     assert_reads(tmp_path / "t.tif")
     group = zarr.create_group(tmp_path / "g.zarr")
     group.create_array("0", data=stack)
     axes = [{"name": name} for name in "tzcyx"]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
-    assert np.array_equal(open_source(tmp_path / "g.zarr", channel=1, time=0).stack[0:3], stack[0, :, 1])
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}],
+    }
+    assert np.array_equal(
+        open_source(tmp_path / "g.zarr", channel=1, time=0).stack[0:3], stack[0, :, 1]
+    )
 
 
-@pytest.mark.parametrize("ending", ["mrc", "h5", "nrrd", "packed.nrrd", "model", "7.model", "npy", "tif"])
+@pytest.mark.parametrize(
+    "ending", ["mrc", "h5", "nrrd", "packed.nrrd", "model", "7.model", "npy", "tif"]
+)
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.6, 0.97])
 def test_a_truncated_file_is_one_sentence(tmp_path: Path, ending: str, part: float) -> None:
     path = tmp_path / f"a.{ending}"
     writers: dict[str, Any] = {
         "mrc": lambda: write_mrc(path, STACK.astype(np.int16)),
-        "h5": lambda: h5py.File(path, "w").create_dataset("raw", data=STACK, chunks=(1, 40, 60)).file.close(),
+        "h5": lambda: (
+            h5py.File(path, "w").create_dataset("raw", data=STACK, chunks=(1, 40, 60)).file.close()
+        ),
         "nrrd": lambda: nrrd.write(str(path), STACK, {"encoding": "raw"}, index_order="C"),
         "packed.nrrd": lambda: nrrd.write(str(path), STACK, {"encoding": "gzip"}, index_order="C"),
         "model": lambda: write_model(path, STACK, ["a"], "5"),
@@ -637,7 +825,9 @@ def test_places_beyond_four_gigabytes(tmp_path: Path, ending: str) -> None:
     """A file with a hole: 4.8 GB of which the disk holds a few pages."""
     path, shape, last = tmp_path / f"a.{ending}", (1150, 2048, 2048), 1140
     if ending == "tif":
-        tifffile.memmap(path, shape=shape, dtype=np.uint8, bigtiff=True, photometric="minisblack").flush()
+        tifffile.memmap(
+            path, shape=shape, dtype=np.uint8, bigtiff=True, photometric="minisblack"
+        ).flush()
     elif ending == "npy":
         np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
     elif ending == "mrc":
@@ -646,7 +836,9 @@ def test_places_beyond_four_gigabytes(tmp_path: Path, ending: str) -> None:
             file.seek(8)
             file.write(struct.pack("<i", shape[0]))
     else:
-        path.write_bytes(b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2048 2048 1150\nencoding: raw\n\n")
+        path.write_bytes(
+            b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2048 2048 1150\nencoding: raw\n\n"
+        )
     if ending == "tif":
         with tifffile.TiffFile(path) as tiff:
             header = tiff.pages[0].dataoffsets[0]

@@ -12,8 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.regions import Overlaps, added, overlaps
-from sparsem.score.instances import adapted_rand_error, dice_of_cells, matching, variation_of_information, without_small
+from sparsem.labels.overlaps import Overlaps, added, overlaps
+from sparsem.score.instances import (
+    adapted_rand_error,
+    dice_of_cells,
+    matching,
+    variation_of_information,
+    without_small,
+)
 from tests.conftest import drawn
 
 some_labels = st.sampled_from([0, 1, 2, 3, 70_000])
@@ -28,7 +34,12 @@ def plain_overlaps(first: NDArray[Any], second: NDArray[Any]) -> dict[tuple[int,
 
 
 def as_dict(table: Overlaps) -> dict[tuple[int, int], int]:
-    return {(p, t): n for p, t, n in zip(table.first.tolist(), table.second.tolist(), table.pixels.tolist(), strict=True)}
+    return {
+        (p, t): n
+        for p, t, n in zip(
+            table.first.tolist(), table.second.tolist(), table.pixels.tolist(), strict=True
+        )
+    }
 
 
 @given(maps)
@@ -65,17 +76,26 @@ def test_rand_error_and_information_are_those_of_scikit_image(both: NDArray[np.u
         return
     inside = true > 0
     with np.errstate(invalid="ignore"):
-        theirs = skimage.metrics.adapted_rand_error(true[inside].astype(int), predicted[inside].astype(int), ignore_labels=())
+        theirs = skimage.metrics.adapted_rand_error(
+            true[inside].astype(int), predicted[inside].astype(int), ignore_labels=()
+        )
     if np.isfinite(theirs).all():  # they divide 0 by 0 where no two pixels lie together
-        error, recall, precision = theirs  # in this order, whatever its documentation says: a cell cut in two has full precision
+        error, recall, precision = (
+            theirs  # in this order, whatever its documentation says: a cell cut in two has full precision
+        )
         assert adapted_rand_error(table) == pytest.approx((error, precision, recall))
-    split, merge = skimage.metrics.variation_of_information(true[inside].astype(int), predicted[inside].astype(int))
+    split, merge = skimage.metrics.variation_of_information(
+        true[inside].astype(int), predicted[inside].astype(int)
+    )
     assert variation_of_information(table) == pytest.approx((split, merge), abs=1e-9)
 
 
 def plain_iou(predicted: NDArray[Any], true: NDArray[Any]) -> NDArray[np.float64]:
     ids = [sorted(set(labels.ravel().tolist()) - {0}) for labels in (predicted, true)]
-    iou = [((predicted == p) & (true == t)).sum() / ((predicted == p) | (true == t)).sum() for p, t in itertools.product(*ids)]
+    iou = [
+        ((predicted == p) & (true == t)).sum() / ((predicted == p) | (true == t)).sum()
+        for p, t in itertools.product(*ids)
+    ]
     return np.array(iou).reshape(len(ids[0]), len(ids[1]))
 
 
@@ -96,7 +116,10 @@ def test_scores_by_hand() -> None:
     table = overlaps(predicted, true)
     assert dice_of_cells(table) == {1: 2 * 4 / 10, 2: 2 * 2 / 6, 3: 0}
     (large,) = without_small([table], 3)
-    assert dice_of_cells(large) == {1: 0.8, 2: 0}  # the predicted 2 and the true 3, of two pixels, are background
+    assert dice_of_cells(large) == {
+        1: 0.8,
+        2: 0,
+    }  # the predicted 2 and the true 3, of two pixels, are background
     found = matching(table)
     assert found.iou.tolist() == [4 / 6, 2 / 8, 2 / 4, 2 / 4]
     assert found.average_precision(0.5) == 1 / 5

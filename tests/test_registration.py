@@ -12,9 +12,17 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from sparsem.prepare.drift import Link, believed, common_rectangle, drift, gaps, groups
-from sparsem.prepare.registration import Kind, coarse_shift, correlations, detail, register, rotation_nearest, tile_sums
-from sparsem.store.frame import UNMOVED, Motion, inverse, joined, moved
+from sparsem.preprocess.drift import Link, believed, common_rectangle, drift, gaps, groups
+from sparsem.preprocess.registration import (
+    Kind,
+    coarse_shift,
+    correlations,
+    detail,
+    register,
+    rotation_nearest,
+    tile_sums,
+)
+from sparsem.store.transforms import UNMOVED, Motion, inverse, joined, moved
 
 SHAPE = (200, 260)
 
@@ -22,7 +30,9 @@ SHAPE = (200, 260)
 def texture(seed: int, shape: tuple[int, int] = (420, 480)) -> NDArray[np.uint8]:
     """Grain of several sizes, as in cytoplasm."""
     random = np.random.default_rng(seed)
-    layers = [cv2.GaussianBlur(random.standard_normal(shape), (0, 0), size) * size for size in (1.5, 3, 6)]
+    layers = [
+        cv2.GaussianBlur(random.standard_normal(shape), (0, 0), size) * size for size in (1.5, 3, 6)
+    ]
     return np.clip(128 + 25 * sum(layers), 0, 255).astype(np.uint8)
 
 
@@ -40,7 +50,9 @@ def at(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
     return np.concatenate([linear, (middle - linear @ centre)[:, None]], axis=1)
 
 
-@pytest.mark.parametrize(("y", "x"), [(0, 0), (0.5, -0.25), (3.4, -2.7), (-40.3, 55.8), (80.0, -90.5)])
+@pytest.mark.parametrize(
+    ("y", "x"), [(0, 0), (0.5, -0.25), (3.4, -2.7), (-40.3, 55.8), (80.0, -90.5)]
+)
 def test_a_shift_of_any_size_is_found(y: float, x: float) -> None:
     picture = texture(1)
     first, second = seen(picture, at(0, 0), 2), seen(picture, at(y, x), 3)
@@ -68,7 +80,10 @@ def test_turns_and_shears_are_found(kind: Kind) -> None:
 
 def test_a_larger_slice_is_registered_on_a_smaller_picture_of_it() -> None:
     picture = texture(7, (900, 1100))
-    views = [moved(picture, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic") for y, x in ((0, 0), (5.3, -8.6))]
+    views = [
+        moved(picture, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic")
+        for y, x in ((0, 0), (5.3, -8.6))
+    ]
     details = [detail(view, working_mpx=0.3) for view in views]
     assert details[0].factor == 2
     assert register(details[0], details[1]).motion[:, 2] == pytest.approx([-5.3, 8.6], abs=0.1)
@@ -81,11 +96,18 @@ def test_nothing_alike_is_told() -> None:
     assert register(detail(black), detail(black)).likeness == 0
 
 
-def plain_sums(fixed: NDArray[np.float32], moving: NDArray[np.float32], motion: Motion) -> tuple[NDArray[np.float64], ...]:
+def plain_sums(
+    fixed: NDArray[np.float32], moving: NDArray[np.float32], motion: Motion
+) -> tuple[NDArray[np.float64], ...]:
     """The definition, pixel by pixel."""
     across = -(-fixed.shape[1] // 16)
     tiles = across * -(-fixed.shape[0] // 16)
-    hessian, gradient, sums, count = np.zeros((tiles, 2, 2)), np.zeros((tiles, 2)), np.zeros((tiles, 3)), np.zeros(tiles)
+    hessian, gradient, sums, count = (
+        np.zeros((tiles, 2, 2)),
+        np.zeros((tiles, 2)),
+        np.zeros((tiles, 3)),
+        np.zeros(tiles),
+    )
     for i in range(1, fixed.shape[0] - 1):
         for j in range(1, fixed.shape[1] - 1):
             y, x = motion @ [i, j, 1]
@@ -95,7 +117,12 @@ def plain_sums(fixed: NDArray[np.float32], moving: NDArray[np.float32], motion: 
             square = moving[p : p + 2, q : q + 2].astype(float)
             there = np.array([1 - (y - p), y - p]) @ square @ np.array([1 - (x - q), x - q])
             here = float(fixed[i, j])
-            slope = np.array([fixed[i + 1, j] - fixed[i - 1, j], fixed[i, j + 1] - fixed[i, j - 1]], float) / 2
+            slope = (
+                np.array(
+                    [fixed[i + 1, j] - fixed[i - 1, j], fixed[i, j + 1] - fixed[i, j - 1]], float
+                )
+                / 2
+            )
             tile = i // 16 * across + j // 16
             hessian[tile] += np.outer(slope, slope)
             gradient[tile] += slope * (there - here)
@@ -116,20 +143,31 @@ def plain_sums(fixed: NDArray[np.float32], moving: NDArray[np.float32], motion: 
 def test_both_kernels_are_the_definition(motion: Motion) -> None:
     random = np.random.default_rng(8)
     fixed, moving = (random.standard_normal((37, 52)).astype(np.float32) for _ in range(2))
-    for ours, plain in zip(tile_sums(fixed, moving, motion), plain_sums(fixed, moving, motion), strict=True):
+    for ours, plain in zip(
+        tile_sums(fixed, moving, motion), plain_sums(fixed, moving, motion), strict=True
+    ):
         assert ours == pytest.approx(plain, rel=2e-4, abs=2e-4)
 
 
 def test_a_new_kernel_and_one_from_the_cache_find_the_same_digits(tmp_path: Path) -> None:
     """A run that was killed goes on in a process that did not compile anything."""
     command = (
-        "import numpy as np; from sparsem.prepare.registration import tile_sums\n"
+        "import numpy as np; from sparsem.preprocess.registration import tile_sums\n"
         "random = np.random.default_rng(8); a, b = (random.standard_normal((61, 83)).astype(np.float32) for _ in range(2))\n"
         "for motion in ([[1, 0, 3.25], [0, 1, -6.5]], [[0.99, 0.05, 2], [-0.04, 1.02, 1.5]]):\n"
         "    print([part.tobytes().hex() for part in tile_sums(a, b, np.array(motion, float))])"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    found = [subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for _ in range(2)
+    ]
     assert len(found[0].stdout) > 5_000
     assert found[0].stdout == found[1].stdout
 
@@ -142,7 +180,9 @@ def test_correlations_are_those_of_what_overlaps() -> None:
         one = fixed[max(0, -y) : 7 - max(0, y), max(0, -x) : 9 - max(0, x)]
         other = moving[max(0, y) : 7 + min(0, y), max(0, x) : 9 + min(0, x)]
         assert overlap[6 + y, 8 + x] == pytest.approx(one.size / 63)
-        assert likeness[6 + y, 8 + x] == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1], abs=1e-5)
+        assert likeness[6 + y, 8 + x] == pytest.approx(
+            np.corrcoef(one.ravel(), other.ravel())[0, 1], abs=1e-5
+        )
     wide = texture(3, (60, 90)).astype(np.float32)
     assert coarse_shift(wide[10:50, 20:80], wide[18:58, 4:64]) == (-8, 16)
     flat = np.zeros((20, 30), np.float32)
@@ -155,7 +195,15 @@ def test_opencv_finds_the_same() -> None:
     found = register(pair[0], pair[1]).motion[:, 2]
     start = np.array([[1, 0, 2], [0, 1, -2]], np.float32)
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-7)
-    _, other = cv2.findTransformECC(pair[0].levels[0], pair[1].levels[0], start, cv2.MOTION_TRANSLATION, stop, np.ones(SHAPE, np.uint8), 1)
+    _, other = cv2.findTransformECC(
+        pair[0].levels[0],
+        pair[1].levels[0],
+        start,
+        cv2.MOTION_TRANSLATION,
+        stop,
+        np.ones(SHAPE, np.uint8),
+        1,
+    )
     assert found == pytest.approx(other[::-1, 2], abs=0.05)
 
 
@@ -171,12 +219,18 @@ def test_serial_sections_that_share_no_fine_detail(
     real_data: Callable[[str], Path], first: str, second: str, shift: tuple[float, float]
 ) -> None:
     """Two real sections with the grid of the camera on them, checked by eye; the last pair overlaps by a fifth."""
-    sections = [detail(tifffile.imread(real_data(f"sem_tiles_unaligned/{name}_raw.tif"))) for name in (first, second)]
+    sections = [
+        detail(tifffile.imread(real_data(f"sem_tiles_unaligned/{name}_raw.tif")))
+        for name in (first, second)
+    ]
     found = register(sections[0], sections[1], "rigid")
     assert found.motion[:, 2] == pytest.approx(shift, abs=8)
     assert found.likeness > 0.15
     unrelated = detail(tifffile.imread(real_data("sem_tiles_unaligned/S000_000_001_raw.tif")))
-    assert register(sections[0], unrelated, "rigid").overlap < 0.3 or register(sections[0], unrelated, "rigid").likeness < 0.15
+    assert (
+        register(sections[0], unrelated, "rigid").overlap < 0.3
+        or register(sections[0], unrelated, "rigid").likeness < 0.15
+    )
 
 
 # Drift of a whole stack, from links alone.
@@ -196,7 +250,11 @@ def true_places(count: int, kind: Kind) -> Motion:
 
 def links_of(places: Motion, neighbours: int, bad: tuple[int, ...] = ()) -> list[Link]:
     pairs = [(z, z + k) for k in range(1, neighbours + 1) for z in range(len(places) - k)]
-    return [Link(i, j, joined(inverse(places[j]), places[i]), 0.7) for i, j in pairs if i not in bad and j not in bad]
+    return [
+        Link(i, j, joined(inverse(places[j]), places[i]), 0.7)
+        for i, j in pairs
+        if i not in bad and j not in bad
+    ]
 
 
 @pytest.mark.parametrize("kind", ["translation", "rigid", "affine"])
@@ -204,11 +262,18 @@ def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: Kind) -> Non
     true = true_places(40, kind)
     links = links_of(true, 2)
     wrong = [
-        Link(one.fixed, one.moving, one.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9) if (one.fixed, one.moving) == (30, 31) else one
+        Link(one.fixed, one.moving, one.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9)
+        if (one.fixed, one.moving) == (30, 31)
+        else one
         for one in links
     ]
     found = drift(40, wrong, kind, (300, 400))
-    assert np.abs(joined(np.repeat(inverse(found.places[0])[None], 40, axis=0), found.places) - true).max() < 1e-3
+    assert (
+        np.abs(
+            joined(np.repeat(inverse(found.places[0])[None], 40, axis=0), found.places) - true
+        ).max()
+        < 1e-3
+    )
     assert found.bad == found.breaks == ()
 
 
@@ -220,7 +285,10 @@ def test_bad_slices_lie_between_their_neighbours_and_gaps_are_bridged() -> None:
     broken = drift(40, links, "translation", (300, 400))
     assert broken.bad == (7, 8)
     assert broken.breaks == (9,)
-    bridged = [*links, *(Link(i, j, joined(inverse(true[j]), true[i]), 0.5) for i, j in gaps(40, links))]
+    bridged = [
+        *links,
+        *(Link(i, j, joined(inverse(true[j]), true[i]), 0.5) for i, j in gaps(40, links)),
+    ]
     whole = drift(40, bridged, "translation", (300, 400))
     assert whole.breaks == ()
     good = [z for z in range(40) if z not in (7, 8)]
@@ -250,10 +318,14 @@ def test_the_frame_is_that_of_most_slices() -> None:
     assert np.abs(found.places[0, :, :2] - true[0, :, :2]).max() < 1e-3
 
 
-def quad(height: float, width: float, degrees: float, y: float = 0, x: float = 0) -> NDArray[np.float64]:
+def quad(
+    height: float, width: float, degrees: float, y: float = 0, x: float = 0
+) -> NDArray[np.float64]:
     a = np.radians(degrees)
     corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * [height / 2, width / 2]
-    return np.asarray(corners @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) + [y, x])
+    return np.asarray(
+        corners @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) + [y, x]
+    )
 
 
 def test_the_largest_rectangle_that_turned_slices_share() -> None:
@@ -261,7 +333,9 @@ def test_the_largest_rectangle_that_turned_slices_share() -> None:
     assert low == pytest.approx([-43, -30], abs=0.1)
     assert high == pytest.approx([50, 25], abs=0.1)
     low, high = common_rectangle(quad(100, 100, 45)[None])
-    assert high - low == pytest.approx([100 / np.sqrt(2)] * 2, rel=2e-3)  # a square in a square on its corner
+    assert high - low == pytest.approx(
+        [100 / np.sqrt(2)] * 2, rel=2e-3
+    )  # a square in a square on its corner
     two = np.stack([quad(4000, 6000, 0), quad(4000, 6000, 25)])
     low, high = common_rectangle(two[:, ::-1])  # either way round
     inside = [(outline(one, low, high) >= -1e-3).all() for one in two]
@@ -271,18 +345,31 @@ def test_the_largest_rectangle_that_turned_slices_share() -> None:
     assert (high <= low).any()
 
 
-def outline(corners: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+def outline(
+    corners: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """How far the corners of a rectangle lie within each edge of a piece."""
     rectangle = np.array([[y, x] for y in (low[0], high[0]) for x in (low[1], high[1])])
     ahead = np.roll(corners, -1, axis=0) - corners
     inward = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
     inward *= np.sign(((corners.mean(axis=0) - corners) * inward).sum(axis=1))[:, None]
-    return np.asarray(((rectangle[:, None] - corners) * inward / np.linalg.norm(inward, axis=1)[:, None]).sum(axis=2))
+    return np.asarray(
+        ((rectangle[:, None] - corners) * inward / np.linalg.norm(inward, axis=1)[:, None]).sum(
+            axis=2
+        )
+    )
 
 
 def test_only_what_is_alike_and_near_is_believed() -> None:
-    links = [Link(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [Link(z, z + 2, UNMOVED, 0.5) for z in range(8)]
-    links += [Link(9, 10, UNMOVED, 0.3), Link(8, 10, UNMOVED, 0.3), Link(10, 11, at(0, 0), 0.8), Link(11, 12, UNMOVED, 0.05)]
+    links = [Link(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [
+        Link(z, z + 2, UNMOVED, 0.5) for z in range(8)
+    ]
+    links += [
+        Link(9, 10, UNMOVED, 0.3),
+        Link(8, 10, UNMOVED, 0.3),
+        Link(10, 11, at(0, 0), 0.8),
+        Link(11, 12, UNMOVED, 0.05),
+    ]
     kept = {(one.fixed, one.moving) for one in believed(links, 0.4, 100, (20, 30))}
     assert (9, 10) not in kept  # 0.3 of 0.8
     assert (8, 10) in kept  # 0.3 of 0.5

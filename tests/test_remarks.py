@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsem.measure.measure import measure
 from sparsem.measure.remarks import crossing, gaps_of, proposed_minimum, remark_lines
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
 from sparsem.report.warnings import notices
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of
@@ -36,15 +36,21 @@ def test_no_minimum_where_volumes_show_none() -> None:
     assert proposed_minimum(np.full(100, 0.2)) is None
     assert proposed_minimum(np.array([1e-5] * 10 + [1.0] * 5)) is None  # too few to tell
     assert proposed_minimum(np.repeat([0.01, 0.1], [100, 100])) is not None
-    assert proposed_minimum(np.repeat([0.05, 0.1], [100, 100])) is None  # so near that both may be objects
+    assert (
+        proposed_minimum(np.repeat([0.05, 0.1], [100, 100])) is None
+    )  # so near that both may be objects
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(1e-12, 1e12), max_size=60), st.floats(1e-3, 1e3))
-def test_a_minimum_does_not_depend_on_the_unit_and_takes_little(volumes: list[float], unit: float) -> None:
+def test_a_minimum_does_not_depend_on_the_unit_and_takes_little(
+    volumes: list[float], unit: float
+) -> None:
     values = np.array(volumes, float)
     found, other = proposed_minimum(values), proposed_minimum(values * unit)
-    assert (found is None) == (other is None) or len(values) < 60  # the grid begins at the smallest volume
+    assert (found is None) == (other is None) or len(
+        values
+    ) < 60  # the grid begins at the smallest volume
     if found is not None:
         assert values[values < found].sum() <= 0.1 * values.sum()
 
@@ -64,11 +70,19 @@ def test_measure_and_report_name_objects_that_cross_lost_slices(tmp_path: Path) 
     place = (table["first_z"][0] + table["last_z"][0]) // 2 + 1
     sample.image("raw")
     mark_repeated(sample, place)
-    crossed = sum(first < z <= last for first, last in zip(table["first_z"], table["last_z"], strict=True) for z in [place])
+    crossed = sum(
+        first < z <= last
+        for first, last in zip(table["first_z"], table["last_z"], strict=True)
+        for z in [place]
+    )
     assert crossed >= 1
     (line,) = [one for one in remark_lines(sample, "nucleus", "cells") if "lost" in one]
-    assert line.startswith(f"nucleus: {crossed} of 2 objects cross one of 2 places where slices are lost")
-    assert any("objects cross one of 2 places" in one.text for one in notices(sample, ["nucleus"], "cells"))
+    assert line.startswith(
+        f"nucleus: {crossed} of 2 objects cross one of 2 places where slices are lost"
+    )
+    assert any(
+        "objects cross one of 2 places" in one.text for one in notices(sample, ["nucleus"], "cells")
+    )
 
 
 def mark_repeated(sample: Sample, z: int) -> None:

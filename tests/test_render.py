@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparsem.errors import InputError, SampleError
-from sparsem.execution import Execution
+from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
 from sparsem.report.export import NEUROGLANCER, ExportSettings, export, neuroglancer_state, viewers
 from sparsem.report.layers import layers_of
 from sparsem.report.mesh import Mesh, mesh_of, simplified
-from sparsem.report.render import RenderSettings, render, with_object
-from sparsem.report.solids import Cut, solids_of, whole_box
+from sparsem.report.scene3d.render import RenderSettings, render, with_object
+from sparsem.report.scene3d.solids import Cut, solids_of, whole_box
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 from tests.bodies import body
 from tests.conftest import copy_of
 from tests.test_measure import VOXEL, ball, tissue_of
@@ -31,7 +31,9 @@ SMALL = RenderSettings(width=160, height=120, triangles=20_000)
 AGAIN = Execution(overwrite=True, quiet=True)
 
 
-def made(mask: NDArray[np.bool_], depth: int, voxel: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Mesh:
+def made(
+    mask: NDArray[np.bool_], depth: int, voxel: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Mesh:
     return mesh_of(lambda first, last: mask[first:last], mask.shape, voxel, depth)
 
 
@@ -43,7 +45,12 @@ def volume_of(mesh: Mesh) -> float:
 
 def corners(mesh: Mesh) -> NDArray[np.float64]:
     """Triangles as rows of coordinates, in an order that does not depend on how they were found."""
-    found = np.sort(np.round(mesh.vertices, 4)[mesh.triangles].view([("z", float), ("y", float), ("x", float)])[..., 0], axis=1)
+    found = np.sort(
+        np.round(mesh.vertices, 4)[mesh.triangles].view([("z", float), ("y", float), ("x", float)])[
+            ..., 0
+        ],
+        axis=1,
+    )
     flat = found.view(float).reshape(len(found), 9)
     return np.asarray(flat[np.lexsort(flat.T)])
 
@@ -66,7 +73,9 @@ def test_a_mesh_lies_where_its_body_does(voxel: tuple[float, float, float]) -> N
     mesh = made(found.mask, 9, voxel)
     assert volume_of(mesh) == pytest.approx(found.truth["volume_um3"], rel=0.02)
     middle = (np.argwhere(found.mask).mean(axis=0) + 0.5) * voxel
-    np.testing.assert_allclose((mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2, middle, atol=0.6 * voxel[0])
+    np.testing.assert_allclose(
+        (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2, middle, atol=0.6 * voxel[0]
+    )
 
 
 def test_an_object_at_the_border_is_closed_there_and_nothing_makes_no_mesh() -> None:
@@ -81,24 +90,41 @@ def test_what_is_one_voxel_thin_has_a_surface() -> None:
     sheet, rod = np.ones((1, 30, 30), bool), np.zeros((9, 9, 30), bool)
     rod[4, 4, 3:27] = True
     assert volume_of(made(sheet, 4)) > 100
-    assert made(rod, 4).vertices[:, 2].max() - made(rod, 4).vertices[:, 2].min() == pytest.approx(24, abs=1)
+    assert made(rod, 4).vertices[:, 2].max() - made(rod, 4).vertices[:, 2].min() == pytest.approx(
+        24, abs=1
+    )
 
 
 @pytest.mark.parametrize("voxel", [(1.0, 1.0, 1.0), (5.0, 1.0, 2.0)])
 def test_every_body_has_the_volume_of_its_voxels(voxel: tuple[float, float, float]) -> None:
     """Small cubes, sheets and rods beside a ball, and a hollow one: what smoothing takes away of each is given back."""
-    bodies = [np.ones(shape, bool) for shape in ((1, 1, 1), (2, 2, 2), (3, 3, 3), (8, 8, 8), (1, 20, 20), (2, 20, 20), (1, 1, 20))]
+    bodies = [
+        np.ones(shape, bool)
+        for shape in (
+            (1, 1, 1),
+            (2, 2, 2),
+            (3, 3, 3),
+            (8, 8, 8),
+            (1, 20, 20),
+            (2, 20, 20),
+            (1, 1, 20),
+        )
+    ]
     bodies.append(body("ball", 16.0, (1.0, 1.0, 1.0)).mask)
     hollow = body("ball", 16.0, (1.0, 1.0, 1.0)).mask.copy()
     middle = np.array(hollow.shape) // 2
     hollow[tuple(slice(one - 3, one + 3) for one in middle)] = False
     for mask in (*bodies, hollow):
         padded = np.pad(mask, 2)
-        assert volume_of(made(padded, 5, voxel)) == pytest.approx(mask.sum() * np.prod(voxel), rel=0.01)
+        assert volume_of(made(padded, 5, voxel)) == pytest.approx(
+            mask.sum() * np.prod(voxel), rel=0.01
+        )
     together = np.zeros((30, 30, 60), bool)
     together[2:4, 2:22, 2:22] = True
     together[10:25, 5:20, 35:50] = True
-    assert volume_of(made(together, 7, voxel)) == pytest.approx(together.sum() * np.prod(voxel), rel=0.01)
+    assert volume_of(made(together, 7, voxel)) == pytest.approx(
+        together.sum() * np.prod(voxel), rel=0.01
+    )
 
 
 def test_fewer_triangles_keep_the_shape() -> None:
@@ -137,28 +163,44 @@ def test_every_cell_is_a_solid_of_its_own(tissue_with_cells: Sample) -> None:
     np.testing.assert_allclose(low, np.array([1, 4, 36]) * VOXEL / 1000, atol=0.012)
 
 
-def test_stills_show_the_structures_in_their_colours(tissue_with_cells: Sample, tmp_path: Path) -> None:
-    path = render(tissue_with_cells, tmp_path / "a.png", SMALL.model_copy(update={"structure": ("nucleolus",)}))
+def test_stills_show_the_structures_in_their_colours(
+    tissue_with_cells: Sample, tmp_path: Path
+) -> None:
+    path = render(
+        tissue_with_cells,
+        tmp_path / "a.png",
+        SMALL.model_copy(update={"structure": ("nucleolus",)}),
+    )
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert picture.shape == (120, 160, 3)
     red = (picture[..., 0] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 2] + 60)
     assert 0.01 < red.mean() < 0.9
     assert (picture[0] == 255).all()
-    everything = np.asarray(Image.open(render(tissue_with_cells, tmp_path / "b.png", SMALL)).convert("RGB"))
+    everything = np.asarray(
+        Image.open(render(tissue_with_cells, tmp_path / "b.png", SMALL)).convert("RGB")
+    )
     assert np.unique(everything.reshape(-1, 3), axis=0).shape[0] > 100
 
 
 def test_one_object_is_drawn_close_and_cut(tissue_with_cells: Sample, tmp_path: Path) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     measure(sample, MeasureSettings(texture=False))
-    near = SMALL.model_copy(update={"structure": ("nucleus", "nucleolus"), "object": "nucleus=2", "cut": "z"})
+    near = SMALL.model_copy(
+        update={"structure": ("nucleus", "nucleolus"), "object": "nucleus=2", "cut": "z"}
+    )
     assert render(sample, tmp_path / "a.png", near).exists()
     with pytest.raises(InputError, match="has no object 9; it has 2"):
         render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus=9"}))
     picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
-    render(sample, tmp_path / "whole.png", near.model_copy(update={"structure": ("nucleus", "nucleolus", "mitochondrion")}))
+    render(
+        sample,
+        tmp_path / "whole.png",
+        near.model_copy(update={"structure": ("nucleus", "nucleolus", "mitochondrion")}),
+    )
     same = np.asarray(Image.open(tmp_path / "whole.png").convert("RGB")).astype(int)
-    assert np.abs(same - picture).mean() < 3  # a mitochondrion that is near lies in no nucleus; only the legend is the same
+    assert (
+        np.abs(same - picture).mean() < 3
+    )  # a mitochondrion that is near lies in no nucleus; only the legend is the same
     with pytest.raises(InputError, match="expects NAME=NUMBER"):
         render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus"}))
 
@@ -166,7 +208,9 @@ def test_one_object_is_drawn_close_and_cut(tissue_with_cells: Sample, tmp_path: 
 def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> None:
     import cv2
 
-    settings = SMALL.model_copy(update={"structure": ("nucleus",), "seconds": 0.4, "frames_per_second": 10})
+    settings = SMALL.model_copy(
+        update={"structure": ("nucleus",), "seconds": 0.4, "frames_per_second": 10}
+    )
     video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
     frames = []
     while True:
@@ -181,12 +225,19 @@ def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> No
 
 def test_pictures_are_refused_in_a_sentence(tissue_with_cells: Sample, tmp_path: Path) -> None:
     (tmp_path / "there.png").write_bytes(b"precious")
-    for name, sentence in (("a.jpg", "NAME.png, a turntable NAME.mp4"), ("there.png", "exists; use --overwrite")):
+    for name, sentence in (
+        ("a.jpg", "NAME.png, a turntable NAME.mp4"),
+        ("there.png", "exists; use --overwrite"),
+    ):
         with pytest.raises(InputError, match=sentence):
             render(tissue_with_cells, tmp_path / name, SMALL)
     assert (tmp_path / "there.png").read_bytes() == b"precious"
     with pytest.raises(SampleError, match="has no labels/lysosome"):
-        render(tissue_with_cells, tmp_path / "a.png", SMALL.model_copy(update={"structure": ("lysosome",)}))
+        render(
+            tissue_with_cells,
+            tmp_path / "a.png",
+            SMALL.model_copy(update={"structure": ("lysosome",)}),
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there.png"]
 
 
@@ -198,9 +249,18 @@ def test_meshes_open_elsewhere(tissue_with_cells: Sample, tmp_path: Path, ending
     found: Any = trimesh.load(path)
     parts = list(found.geometry.values()) if hasattr(found, "geometry") else [found]
     volume = sum(abs(part.volume) for part in parts)
-    labels = [tissue_with_cells.volume("labels", name).read(slice(None)) for name in ("nucleus", "nucleolus")]
-    assert volume == pytest.approx(sum(int(one.sum()) for one in labels) * VOXEL.volume_um3, rel=0.1)
-    extents = (np.argwhere(labels[0]).max(axis=0) - np.argwhere(labels[0]).min(axis=0) + 1) * np.array(VOXEL) / 1000
+    labels = [
+        tissue_with_cells.volume("labels", name).read(slice(None))
+        for name in ("nucleus", "nucleolus")
+    ]
+    assert volume == pytest.approx(
+        sum(int(one.sum()) for one in labels) * VOXEL.volume_um3, rel=0.1
+    )
+    extents = (
+        (np.argwhere(labels[0]).max(axis=0) - np.argwhere(labels[0]).min(axis=0) + 1)
+        * np.array(VOXEL)
+        / 1000
+    )
     np.testing.assert_allclose(found.extents, extents[::-1], atol=0.02)  # x, y, z in µm
     if ending == "glb":
         assert sorted(found.geometry) == ["nucleolus", "nucleus"]
@@ -211,7 +271,9 @@ def test_tables_and_stacks_are_exported_too(tissue_with_cells: Sample, tmp_path:
     assert (tmp_path / "t.csv").read_text(encoding="utf-8").startswith('"track","identity"')
     assert export(tissue_with_cells, ["tracks_cells"], tmp_path / "t.parquet").exists()
     stack = export(tissue_with_cells, ["nucleus"], tmp_path / "n.tif")
-    assert (tifffile.imread(stack) > 0).sum() == (ball((9, 30, 18), 125) | ball((9, 30, 50), 100)).sum()
+    assert (tifffile.imread(stack) > 0).sum() == (
+        ball((9, 30, 18), 125) | ball((9, 30, 50), 100)
+    ).sum()
     for names, name, sentence in (
         (["nucleus"], "a.xyz", "does not say what to write"),
         (["nucleus", "cells"], "a.tif", "holds one piece of a sample; got 2"),
@@ -231,36 +293,71 @@ def test_viewers_open_what_is_there(tissue_with_cells: Sample, tmp_path: Path) -
     assert told["napari"] == f'napari --plugin napari-ome-zarr "{sample.path}"'
     state = json.loads(urllib.parse.unquote(told["neuroglancer"].removeprefix(NEUROGLANCER)))
     assert state == neuroglancer_state(sample, "cells")
-    assert [layer["name"] for layer in state["layers"]] == ["raw", "cells", "mitochondrion", "nucleolus", "nucleus"]
+    assert [layer["name"] for layer in state["layers"]] == [
+        "raw",
+        "cells",
+        "mitochondrion",
+        "nucleolus",
+        "nucleus",
+    ]
     for layer in state["layers"]:
         place = urllib.parse.unquote(layer["source"].removeprefix("zarr3://http://localhost:9000/"))
         assert (sample.path.parent / place / "zarr.json").exists()
     shutil.rmtree(sample.path)
 
 
-def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(tissue_with_cells: Sample, tmp_path: Path) -> None:
+def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(
+    tissue_with_cells: Sample, tmp_path: Path
+) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     measure(sample, MeasureSettings(texture=False))
-    tables = {name: sample.read_table(name).to_pydict() for name in ("nucleus", "nucleolus", "mitochondrion")}
+    tables = {
+        name: sample.read_table(name).to_pydict()
+        for name in ("nucleus", "nucleolus", "mitochondrion")
+    }
     layers, _ = layers_of(sample, (), "cells", {})
-    of_nucleus = {one.name: one.only for one in with_object(sample, layers, ("nucleus", 2), "cells")}
-    held = [number for number, nucleus in zip(tables["nucleolus"]["object"], tables["nucleolus"]["nucleus"], strict=True) if nucleus == 2]
-    assert of_nucleus == {"cells": (tables["nucleus"]["cell"][1],), "nucleus": (2,), "nucleolus": tuple(held)}
+    of_nucleus = {
+        one.name: one.only for one in with_object(sample, layers, ("nucleus", 2), "cells")
+    }
+    held = [
+        number
+        for number, nucleus in zip(
+            tables["nucleolus"]["object"], tables["nucleolus"]["nucleus"], strict=True
+        )
+        if nucleus == 2
+    ]
+    assert of_nucleus == {
+        "cells": (tables["nucleus"]["cell"][1],),
+        "nucleus": (2,),
+        "nucleolus": tuple(held),
+    }
     of_cell = {one.name: one.only for one in with_object(sample, layers, ("cells", 300), "cells")}
     inside = [
-        number for number, cell in zip(tables["mitochondrion"]["object"], tables["mitochondrion"]["cell"], strict=True) if cell == 300
+        number
+        for number, cell in zip(
+            tables["mitochondrion"]["object"], tables["mitochondrion"]["cell"], strict=True
+        )
+        if cell == 300
     ]
     assert of_cell["mitochondrion"] == tuple(inside)
     assert of_cell["cells"] == (300,)
     assert len(inside) == 2
-    layer = next(one for one in with_object(sample, layers, ("mitochondrion", inside[0]), "cells") if one.name == "mitochondrion")
+    layer = next(
+        one
+        for one in with_object(sample, layers, ("mitochondrion", inside[0]), "cells")
+        if one.name == "mitochondrion"
+    )
     assert layer.labels is not None
     (solid,) = solids_of(layer, whole_box(layer.labels), 1e9, 0)
     row = tables["mitochondrion"]["object"].index(inside[0])
-    assert volume_of(solid.mesh) == pytest.approx(tables["mitochondrion"]["volume_um3"][row], rel=0.01)
+    assert volume_of(solid.mesh) == pytest.approx(
+        tables["mitochondrion"]["volume_um3"][row], rel=0.01
+    )
 
 
-def test_specks_that_measure_left_out_are_in_no_file_either(tissue_with_cells: Sample, tmp_path: Path) -> None:
+def test_specks_that_measure_left_out_are_in_no_file_either(
+    tissue_with_cells: Sample, tmp_path: Path
+) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     smallest = sorted(measured_volumes(sample, MeasureSettings(texture=False)))
     least = {"mitochondrion": (smallest[0] + smallest[1]) / 2}
@@ -282,10 +379,18 @@ def measured_volumes(sample: Sample, settings: MeasureSettings) -> list[float]:
 
 def test_an_obj_has_its_colours_beside_it(tissue_with_cells: Sample, tmp_path: Path) -> None:
     path = export(tissue_with_cells, ["nucleus", "nucleolus"], tmp_path / "a.obj")
-    named = [line.split()[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("mtllib")]
+    named = [
+        line.split()[1]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("mtllib")
+    ]
     assert named == ["a.mtl"]
     colours = (tmp_path / "a.mtl").read_text(encoding="utf-8")
-    used = {line.split()[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("usemtl")}
+    used = {
+        line.split()[1]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("usemtl")
+    }
     assert used == {line.split()[1] for line in colours.splitlines() if line.startswith("newmtl")}
     assert len(used) == 2
     assert "http" not in path.read_text(encoding="utf-8") + colours

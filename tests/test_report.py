@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsem.annotations import write_annotation
-from sparsem.constrain import constrain, release
-from sparsem.contents import describe
+from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.errors import InputError, SampleError
-from sparsem.execution import Execution
 from sparsem.geometry import VoxelSize, ZBlock
+from sparsem.labels.constrain import constrain, release
+from sparsem.labels.results import describe
+from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
 from sparsem.report.mesh import Mesh
-from sparsem.report.page import ReportSettings, report
+from sparsem.report.report import ReportSettings, report
 from sparsem.report.slices import scale_bar, slice_pictures
-from sparsem.score.against import score
+from sparsem.score.score import score
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
+from sparsem.workflow.execution import Execution
+from sparsem.workflow.stage import BlockResult, Stage
 from tests.conftest import copy_of, drawn, put
 from tests.test_measure import SHAPE, tissue_of
 
@@ -47,7 +47,13 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     sample = tissue_of(tmp_path_factory.mktemp("reported") / "tissue.zarr")
     for name in ("nucleus", "nucleolus", "mitochondrion"):
         labels = sample.volume("labels", name).read(slice(None))
-        put(sample, f"probabilities/{name}", np.where(labels > 0, 220, 20).astype(np.uint8), 7, VoxelSize(20, 10, 10))
+        put(
+            sample,
+            f"probabilities/{name}",
+            np.where(labels > 0, 220, 20).astype(np.uint8),
+            7,
+            VoxelSize(20, 10, 10),
+        )
         put(sample, f"truth/{name}", np.roll(labels, 1, axis=2), 7, VoxelSize(20, 10, 10))
     constrain(sample)
     for name in ("nucleus", "nucleolus", "mitochondrion"):
@@ -75,7 +81,9 @@ def test_the_page_loads_nothing_and_escapes_names(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
-    places = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+    places = re.findall(
+        r"""(?:src|href)\s*=\s*["']([^"']+)""", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+    )
     assert places
     assert all(one.startswith(("#", "data:")) for one in places)
     assert "@import" not in text
@@ -85,14 +93,31 @@ def test_the_page_loads_nothing_and_escapes_names(page: Path) -> None:
 
 def test_everything_is_on_it(page: Path, complete: Sample) -> None:
     text = page.read_text(encoding="utf-8")
-    for words in ("Summary", "every feature", "pattern spectrum", "Dice along z: tissue", "Organelle volume per cell", "How it was made"):
+    for words in (
+        "Summary",
+        "every feature",
+        "pattern spectrum",
+        "Dice along z: tissue",
+        "Organelle volume per cell",
+        "How it was made",
+    ):
         assert words in text, words
     assert "equation 8, Machireddy et al. 2023" in text
     samples = data_of(page)["samples"]
     assert [len(one["slices"]) for one in samples] == [3, 3]
-    assert set(samples[0]["slices"][0]["found"]) == {"cells", "nucleus", "nucleolus", "mitochondrion"}
+    assert set(samples[0]["slices"][0]["found"]) == {
+        "cells",
+        "nucleus",
+        "nucleolus",
+        "mitochondrion",
+    }
     assert set(samples[0]["slices"][0]["truth"]) == {"nucleus", "nucleolus", "mitochondrion"}
-    assert [one["name"] for one in samples[0]["scene"]["structures"]] == ["cells", "nucleus", "nucleolus", "mitochondrion"]
+    assert [one["name"] for one in samples[0]["scene"]["structures"]] == [
+        "cells",
+        "nucleus",
+        "nucleolus",
+        "mitochondrion",
+    ]
     assert samples[0]["scene"]["size"] == pytest.approx([0.38, 0.6, 0.7])
     downloads = dict(re.findall(r'data-file="([^"]+)" data-content="([^"]+)"', text))
     csv = zlib.decompress(base64.b64decode(downloads["tissue_nucleus.csv"])).decode()
@@ -104,7 +129,10 @@ def test_everything_is_on_it(page: Path, complete: Sample) -> None:
 
 def test_pictures_are_what_they_are_of(complete: Sample) -> None:
     grey = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
-    assert np.abs(np.asarray(opened(grey_picture(grey, 95)).convert("L")).astype(int) - grey).mean() < 4
+    assert (
+        np.abs(np.asarray(opened(grey_picture(grey, 95)).convert("L")).astype(int) - grey).mean()
+        < 4
+    )
     mask = drawn("....", ".11.", ".11.") > 0
     picture = np.asarray(opened(mask_picture(mask, (10, 200, 30))).convert("RGBA"))
     np.testing.assert_array_equal(picture[..., 3] > 0, mask)
@@ -113,7 +141,9 @@ def test_pictures_are_what_they_are_of(complete: Sample) -> None:
     (entry,) = slice_pictures(complete.image(), [], [], [4], 900, 10**6)
     assert opened(entry["image"]).size == (SHAPE[2], SHAPE[1])
     mesh = Mesh(np.array([[0.0, 0, 0], [1, 2, 3], [2, 2, 2]]), np.array([[0, 1, 2]]))
-    planes = np.frombuffer(zlib.decompress(base64.b64decode(packed_mesh(mesh, np.zeros(3), 4.0)["vertices"])), np.uint8)
+    planes = np.frombuffer(
+        zlib.decompress(base64.b64decode(packed_mesh(mesh, np.zeros(3), 4.0)["vertices"])), np.uint8
+    )
     steps = planes.reshape(2, -1).T.copy().view("<u2").reshape(3, 3)
     np.testing.assert_allclose(steps / 65535 * 4, mesh.vertices[:, ::-1], atol=1e-4)
 
@@ -132,23 +162,42 @@ def told(sample: Sample, path: Path, settings: ReportSettings = SMALL) -> str:
 @pytest.mark.usefixtures("few_plots")
 def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_path: Path) -> None:
     sample, page = copy_of(complete, tmp_path / "s.zarr"), tmp_path / "r.html"
-    words = told(sample, page, SMALL.model_copy(update={"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}))
+    words = told(
+        sample,
+        page,
+        SMALL.model_copy(
+            update={"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}
+        ),
+    )
     assert "s.zarr has no labels/lysosome" in words
-    assert "The ground truth of nucleus is not shown: There is no file or folder nowhere.tif" in words
+    assert (
+        "The ground truth of nucleus is not shown: There is no file or folder nowhere.tif" in words
+    )
     assert set(data_of(page)["samples"][0]["slices"][0]["found"]) == {"nucleus"}
     put(sample, "labels/odd", np.ones((4, 60, 70), np.uint8))
-    assert "odd has the shape (4, 60, 70), its image (19, 60, 70): it is not laid over the slices" in told(sample, page)
+    assert (
+        "odd has the shape (4, 60, 70), its image (19, 60, 70): it is not laid over the slices"
+        in told(sample, page)
+    )
     shutil.rmtree(sample.path / "labels" / "odd")
     put(sample, "labels/mitochondrion", np.zeros(SHAPE, np.uint8), 7, VoxelSize(20, 10, 10))
     words = told(sample, page)
-    assert "labels/mitochondrion of s.zarr has changed since labels/nucleus was constrained" in words
+    assert (
+        "labels/mitochondrion of s.zarr has changed since labels/nucleus was constrained" in words
+    )
     assert "nucleus" in data_of(page)["samples"][0]["slices"][0]["found"]
 
 
 @pytest.mark.usefixtures("few_plots")
 def test_a_sample_without_image_and_one_that_is_none(complete: Sample, tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "labels only.zarr")
-    put(sample, "labels/nucleus", complete.volume("labels", "nucleus").read(slice(None)), 7, VoxelSize(20, 10, 10))
+    put(
+        sample,
+        "labels/nucleus",
+        complete.volume("labels", "nucleus").read(slice(None)),
+        7,
+        VoxelSize(20, 10, 10),
+    )
     (tmp_path / "none.zarr").mkdir()
     made = report([sample.path, tmp_path / "none.zarr", complete.path], tmp_path / "r.html", SMALL)
     words = " ".join(one.text for some in made.notices.values() for one in some)
@@ -173,7 +222,9 @@ def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) 
     measure(bare, MEASURES)
     assert "nucleus: no object was found" in told(bare, tmp_path / "b.html")
     put(bare, "labels/nucleus", np.ones(SHAPE, np.uint8), 7)
-    assert "nucleus has changed since it was measured; run 'sparsem measure --overwrite'" in told(bare, tmp_path / "b.html")
+    assert "nucleus has changed since it was measured; run 'sparsem measure --overwrite'" in told(
+        bare, tmp_path / "b.html"
+    )
     measure(bare, MEASURES, AGAIN)
     assert "nucleus: 1 of 1 objects are cut by the border" in told(bare, tmp_path / "b.html")
 
@@ -185,12 +236,21 @@ def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: P
     for name in ("nucleus", "nucleolus", "mitochondrion"):
         table = other.read_table(name)
         column = table.column_names.index("texture_voxel_nm")
-        other.write_table(name, table.set_column(column, "texture_voxel_nm", [[40.0] * table.num_rows]))
+        other.write_table(
+            name, table.set_column(column, "texture_voxel_nm", [[40.0] * table.num_rows])
+        )
     made = report([complete.path, other.path], tmp_path / "r.html", SMALL)
     words = [one.text for one in made.notices["tissue"]]
-    assert any(one.startswith("Texture of nucleus cannot be compared: its voxels differ (tissue 20 nm,") for one in words)
+    assert any(
+        one.startswith("Texture of nucleus cannot be compared: its voxels differ (tissue 20 nm,")
+        for one in words
+    )
     with pytest.raises(InputError, match="A truth belongs to one sample"):
-        report([complete.path, other.path], tmp_path / "s.html", SMALL.model_copy(update={"truth": {"nucleus": "x.tif"}}))
+        report(
+            [complete.path, other.path],
+            tmp_path / "s.html",
+            SMALL.model_copy(update={"truth": {"nucleus": "x.tif"}}),
+        )
 
 
 @pytest.mark.usefixtures("few_plots")
@@ -199,7 +259,9 @@ def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Pat
     (sample.path / "tables" / "phantom.parquet").write_bytes(b"PAR1 not")
     assert "The scores of nucleus are of other labels" not in told(sample, tmp_path / "before.html")
     assert re.search(
-        r"<td>nucleus</td>.*0\.\d{3} on \d+ compared slices", (tmp_path / "before.html").read_text(encoding="utf-8"), re.DOTALL
+        r"<td>nucleus</td>.*0\.\d{3} on \d+ compared slices",
+        (tmp_path / "before.html").read_text(encoding="utf-8"),
+        re.DOTALL,
     )
     assert describe(sample)["outdated"] == []
     release(sample)
@@ -213,7 +275,9 @@ def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Pat
     assert {"tables/scores_nucleus", "tables/nucleus"} <= set(describe(sample)["outdated"])
 
 
-@pytest.mark.parametrize(("width_nm", "words"), [(4_700, "500 nm"), (10_000, "2 µm"), (51_200, "10 µm"), (99, "10 nm")])
+@pytest.mark.parametrize(
+    ("width_nm", "words"), [(4_700, "500 nm"), (10_000, "2 µm"), (51_200, "10 µm"), (99, "10 nm")]
+)
 def test_scale_bars_are_round_lengths(width_nm: float, words: str) -> None:
     part, length = scale_bar(width_nm)
     assert length == words
@@ -223,8 +287,10 @@ def test_scale_bars_are_round_lengths(width_nm: float, words: str) -> None:
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_tables_beyond_the_budget_are_named(complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsem.report.page.TABLES", 4000)
+def test_tables_beyond_the_budget_are_named(
+    complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsem.report.report.TABLES", 4000)
     text = report([complete.path], tmp_path / "r.html", SMALL).path.read_text(encoding="utf-8")
     contents = re.findall(r'data-content="([^"]+)"', text)
     assert contents
@@ -250,14 +316,25 @@ def test_pages_are_not_overwritten_unless_asked(complete: Sample, tmp_path: Path
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Headless Chromium that draws WebGL in software, and puts downloads into a folder."""
-    program, driver = (next(filter(None, map(shutil.which, names)), None) for names in (("chromium", "google-chrome"), ("chromedriver",)))
+    program, driver = (
+        next(filter(None, map(shutil.which, names)), None)
+        for names in (("chromium", "google-chrome"), ("chromedriver",))
+    )
     if not program or not driver:
-        pytest.skip("no Chromium with its driver on this machine (Debian: apt install chromium chromium-driver)")
+        pytest.skip(
+            "no Chromium with its driver on this machine (Debian: apt install chromium chromium-driver)"
+        )
     from selenium import webdriver
 
     folder = tmp_path_factory.mktemp("downloads")
     options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"):
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+    ):
         options.add_argument(flag)
     options.binary_location = program
     options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
@@ -292,22 +369,35 @@ return [counts.size, out.length / 4 - Math.max(...counts.values())];"""
 def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     browser.set_window_size(1400, 1000)
     browser.get(page.as_uri())
-    drawn_scene = "const one = document.querySelector('canvas'); return Number(one.dataset.drawn || 0)"
+    drawn_scene = (
+        "const one = document.querySelector('canvas'); return Number(one.dataset.drawn || 0)"
+    )
     until(lambda: browser.execute_script(drawn_scene))
     colours, covered = browser.execute_script(PIXELS)
     assert colours > 30  # the 3D scene draws
     assert covered > 1000
 
     def source(kind: str) -> list[str]:
-        return list(browser.execute_script(f"return [...document.querySelectorAll('.stack.{kind} img')].map((one) => one.src)"))
+        return list(
+            browser.execute_script(
+                f"return [...document.querySelectorAll('.stack.{kind} img')].map((one) => one.src)"
+            )
+        )
 
-    before, text = source("found"), browser.execute_script("return document.querySelector('.leaf output').textContent")
+    before, text = (
+        source("found"),
+        browser.execute_script("return document.querySelector('.leaf output').textContent"),
+    )
     move = "const one = document.querySelector('.slider'); one.value = 0; one.dispatchEvent(new Event('input', {bubbles: true}))"
     browser.execute_script(move)  # the slice slider moves
     assert source("found")[0] != before[0]
-    assert browser.execute_script("return document.querySelector('.leaf output').textContent") != text
+    assert (
+        browser.execute_script("return document.querySelector('.leaf output').textContent") != text
+    )
     layers = len(source("found"))
-    browser.execute_script("document.querySelector('.leaf input.layer').click()")  # a structure switches off in the slices
+    browser.execute_script(
+        "document.querySelector('.leaf input.layer').click()"
+    )  # a structure switches off in the slices
     assert len(source("found")) < layers
     frames = browser.execute_script(drawn_scene)
     browser.execute_script("document.querySelector('.scene input.layer').click()")  # and in 3D
@@ -317,11 +407,18 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     press = "document.querySelector('canvas').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
     browser.execute_script(press)  # it turns by the keyboard
     until(lambda: browser.execute_script(drawn_scene) > frames)
-    browser.execute_script("document.querySelector('figure .download').click()")  # a download arrives
+    browser.execute_script(
+        "document.querySelector('figure .download').click()"
+    )  # a download arrives
     file = until(lambda: next(iter(browser.downloads.glob("*.csv")), None))
     assert until(lambda: file.read_text(encoding="utf-8")).startswith('"structure","z","use"')
-    assert browser.execute_script("return document.querySelector('h1').textContent") == "sparsem report"
-    assert not [one for one in browser.get_log("browser") if one["level"] == "SEVERE"]  # no console error
+    assert (
+        browser.execute_script("return document.querySelector('h1').textContent")
+        == "sparsem report"
+    )
+    assert not [
+        one for one in browser.get_log("browser") if one["level"] == "SEVERE"
+    ]  # no console error
 
 
 def test_the_page_fits_a_telephone(browser: Any, page: Path) -> None:
@@ -336,7 +433,13 @@ def test_the_page_fits_a_telephone(browser: Any, page: Path) -> None:
 def test_labels_older_than_their_annotation_are_named(own_tissue: Sample) -> None:
     truth = own_tissue.volume("truth", "nucleus").read(slice(None))
     write_annotation(own_tissue, "seen", [0, 9], [truth[0], truth[9]])
-    with Stage(own_tissue, "made", Settings(), {}, [own_tissue.image().like("labels/seen", np.uint8, Kind.LABELS, None)]) as stage:
+    with Stage(
+        own_tissue,
+        "made",
+        Settings(),
+        {},
+        [own_tissue.image().like("labels/seen", np.uint8, Kind.LABELS, None)],
+    ) as stage:
         stage.map(_zeros, own_tissue.image().blocks())
     assert describe(own_tissue)["older"] == []
     write_annotation(own_tissue, "seen", [0, 9, 12], [truth[z] for z in (0, 9, 12)], overwrite=True)

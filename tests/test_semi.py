@@ -7,23 +7,34 @@ import numpy as np
 import pytest
 import torch
 
-import sparsem.learn.train
-from sparsem.annotations import UNKNOWN
+import sparsem.segment.train
+from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.execution import Execution
-from sparsem.learn.semi import MixedSampler, Ramp, draw_boxes, fit_with_unlabelled, start_pair, step_with_unlabelled
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.slices import learning_slices, unlabelled_slices
-from sparsem.learn.train import job_of, train
 from sparsem.models.checkpoint import load_tensors, read_recipe
+from sparsem.segment.semi_supervised import (
+    MixedSampler,
+    Ramp,
+    draw_boxes,
+    fit_with_unlabelled,
+    start_pair,
+    step_with_unlabelled,
+)
+from sparsem.segment.train import job_of, train
+from sparsem.segment.training_slices import learning_slices, unlabelled_slices
 from sparsem.store.sample import Sample
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 from tests.conftest import LABELLED, QUICK, copy_of
 
 CPU = torch.device("cpu")
 
 
 def quick(**changes: Any) -> TrainSettings:
-    return TrainSettings.model_validate(QUICK.model_dump() | {"semi": "cps", "unlabelled": 5, "rise": (0.2, 0.5), "batch": 3} | changes)
+    return TrainSettings.model_validate(
+        QUICK.model_dump()
+        | {"semi": "cps", "unlabelled": 5, "rise": (0.2, 0.5), "batch": 3}
+        | changes
+    )
 
 
 def sampler_for(sample: Sample, settings: TrainSettings) -> MixedSampler:
@@ -34,7 +45,9 @@ def sampler_for(sample: Sample, settings: TrainSettings) -> MixedSampler:
 
 def test_the_weight_rises_in_a_straight_line() -> None:
     ramp = Ramp(10.0, 20.0, 0.5)
-    assert [ramp.at(update) for update in (0, 10, 12, 15, 20, 900)] == pytest.approx([0, 0, 0.1, 0.25, 0.5, 0.5])
+    assert [ramp.at(update) for update in (0, 10, 12, 15, 20, 900)] == pytest.approx(
+        [0, 0, 0.1, 0.25, 0.5, 0.5]
+    )
     assert Ramp(0.0, 0.0, 1.0).at(0) == 1.0
 
 
@@ -55,7 +68,9 @@ def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue:
     sampler = sampler_for(tissue, settings)
     assert sampler.batch(2).images.size == 0  # the weight is still 0: nothing is drawn
     one, again, other = sampler.batch(4), sampler_for(tissue, settings).batch(4), sampler.batch(5)
-    pairs: list[Any] = list(zip((*one.labelled, *one[1:]), (*again.labelled, *again[1:]), strict=True))
+    pairs: list[Any] = list(
+        zip((*one.labelled, *one[1:]), (*again.labelled, *again[1:]), strict=True)
+    )
     assert all(np.array_equal(a, b) for a, b in pairs)
     assert not np.array_equal(one.images, other.images)
     assert one.images.shape == (3, 1, 32, 32)
@@ -63,7 +78,11 @@ def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue:
     assert np.array_equal(one.mixed, np.where(one.boxes, before, one.images))
     assert one.truth.shape == (3, 1, 32, 32)
     whole = sampler_for(tissue, quick(grey=0.0, cutmix=False)).batch(4).truth.reshape(3, -1)
-    assert sorted((whole == UNKNOWN).mean(axis=1)) == [0, 0, 1]  # of three tiles two hold the structure and its truth
+    assert sorted((whole == UNKNOWN).mean(axis=1)) == [
+        0,
+        0,
+        1,
+    ]  # of three tiles two hold the structure and its truth
     plain = sampler_for(tissue, quick(grey=0.0, cutmix=False)).batch(4)
     assert np.array_equal(plain.mixed, plain.images)
 
@@ -73,11 +92,17 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
     settings = quick(precision="float32", average=0.0, clip=1e9)
     _, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
     pair, alone = start_pair(recipe, settings, CPU), start_pair(recipe, settings, CPU)
-    assert not torch.equal(next(pair.members[0].network.parameters()), next(pair.members[1].network.parameters()))
+    assert not torch.equal(
+        next(pair.members[0].network.parameters()), next(pair.members[1].network.parameters())
+    )
     batch = sampler_for(tissue, settings).batch(6)
     step_with_unlabelled(pair, batch, 0.7, settings, CPU)
     first, second = (one.network.train() for one in alone.members)
-    images, boxes, mixed = torch.from_numpy(batch.images), torch.from_numpy(batch.boxes), torch.from_numpy(batch.mixed)
+    images, boxes, mixed = (
+        torch.from_numpy(batch.images),
+        torch.from_numpy(batch.boxes),
+        torch.from_numpy(batch.mixed),
+    )
     with torch.no_grad():
         first(images)  # batch normalisation sees them
         said = (second(images).sigmoid() > 0.5).float()
@@ -90,9 +115,13 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
     def soft_dice(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return 1 - (2 * (p * t).sum() + 1) / ((p * p).sum() + t.sum() + 1)
 
-    loss = soft_dice(first(labelled).sigmoid(), (target == 1).float()) + 0.7 * soft_dice(first(mixed).sigmoid(), said)
+    loss = soft_dice(first(labelled).sigmoid(), (target == 1).float()) + 0.7 * soft_dice(
+        first(mixed).sigmoid(), said
+    )
     loss.backward()
-    for moved, expected in zip(pair.members[0].network.parameters(), first.parameters(), strict=True):
+    for moved, expected in zip(
+        pair.members[0].network.parameters(), first.parameters(), strict=True
+    ):
         assert moved.grad is not None
         assert expected.grad is not None
         assert torch.allclose(moved.grad, expected.grad, atol=1e-5)
@@ -104,7 +133,10 @@ def test_a_mean_teacher_is_the_running_average(tissue: Sample) -> None:
     free, _ = unlabelled_slices([tissue], slices, recipe, settings)
     state = start_pair(recipe, settings, CPU)
     assert len(state.members) == 1
-    losses = [progress.loss for progress in fit_with_unlabelled(state, slices, free, [], settings, CPU, 4.0)]
+    losses = [
+        progress.loss
+        for progress in fit_with_unlabelled(state, slices, free, [], settings, CPU, 4.0)
+    ]
     assert len(losses) == settings.updates
     assert np.isfinite(losses).all()
     assert state.update == settings.updates
@@ -119,11 +151,13 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
             if number == updates:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(sparsem.learn.train, "fit_with_unlabelled", part)
+    monkeypatch.setattr(sparsem.segment.train, "fit_with_unlabelled", part)
 
 
 @pytest.mark.parametrize("semi", ["cps", "mean-teacher"])
-def test_stopped_and_continued_is_as_if_never_stopped(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semi: Any) -> None:
+def test_stopped_and_continued_is_as_if_never_stopped(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semi: Any
+) -> None:
     settings = quick(semi=semi, validation_slices=1, validate_every=4, both=semi == "cps")
     train([tissue], tmp_path / "whole.safetensors", settings)
     for updates in (2, 7):  # before and after the weight rises
@@ -136,10 +170,14 @@ def test_stopped_and_continued_is_as_if_never_stopped(tissue: Sample, tmp_path: 
     second = ["m.second.last.safetensors", "m.second.safetensors"] if semi == "cps" else []
     assert written == ["m.last.safetensors", "m.safetensors", *second, "m.training.csv"]
     for name in (one for one in written if one.endswith("safetensors")):
-        assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("m.", "whole.", 1)).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (
+            tmp_path / name.replace("m.", "whole.", 1)
+        ).read_bytes(), name
 
 
-def test_the_better_network_is_written_whatever_its_architecture(tissue: Sample, tmp_path: Path) -> None:
+def test_the_better_network_is_written_whatever_its_architecture(
+    tissue: Sample, tmp_path: Path
+) -> None:
     settings = quick(second="unet", validation_slices=1, validate_every=4, both=True)
     recipe = train([tissue], tmp_path / "m.safetensors", settings)
     other = read_recipe(tmp_path / "m.second.safetensors")
@@ -150,7 +188,9 @@ def test_the_better_network_is_written_whatever_its_architecture(tissue: Sample,
         train([tissue], tmp_path / "m.safetensors", settings.model_copy(update={"lam": 0.5}))
 
 
-def test_unlabelled_slices_are_evenly_spaced_and_none_is_labelled(tissue: Sample, own_tissue: Sample) -> None:
+def test_unlabelled_slices_are_evenly_spaced_and_none_is_labelled(
+    tissue: Sample, own_tissue: Sample
+) -> None:
     settings = quick(unlabelled=6)
     slices, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
     found, inputs = unlabelled_slices([tissue], slices, recipe, settings)
@@ -159,13 +199,21 @@ def test_unlabelled_slices_are_evenly_spaced_and_none_is_labelled(tissue: Sample
     labelled = {each.image.tobytes() for each in slices}
     assert not [one for one in found if one.tobytes() in labelled]
     assert inputs == {"unlabelled 1": tissue.image().fingerprint}
-    more, inputs = unlabelled_slices([tissue], slices, recipe, quick(unlabelled=6, also=(str(own_tissue.path),)))
+    more, inputs = unlabelled_slices(
+        [tissue], slices, recipe, quick(unlabelled=6, also=(str(own_tissue.path),))
+    )
     assert len(more) == 6
     assert sorted(inputs) == ["unlabelled 1", "unlabelled 2"]
     with pytest.raises(SampleError, match=r"There is no sample at none\.zarr"):
         unlabelled_slices([tissue], slices, recipe, quick(also=("none.zarr",)))
-    everything = [each.__class__(each.image, each.target, tissue.name, z) for each in slices[:1] for z in range(19)]
-    with pytest.raises(InputError, match="Every slice is labelled: --semi learns from slices that are not"):
+    everything = [
+        each.__class__(each.image, each.target, tissue.name, z)
+        for each in slices[:1]
+        for z in range(19)
+    ]
+    with pytest.raises(
+        InputError, match="Every slice is labelled: --semi learns from slices that are not"
+    ):
         unlabelled_slices([tissue], everything, recipe, settings)
 
 

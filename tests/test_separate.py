@@ -14,14 +14,26 @@ from scipy.ndimage import label as components
 from skimage.segmentation import watershed
 
 from sparsem.cells.refine import enlarged, filled, grown, refined, with_islands
-from sparsem.cells.separate import NAMELESS, WAYS, Evidence, Seeds, edges, faithful, flooded, seeds_of, separated
+from sparsem.cells.separate import (
+    NAMELESS,
+    WAYS,
+    Evidence,
+    Seeds,
+    edges,
+    faithful,
+    flooded,
+    seeds_of,
+    separated,
+)
 from tests.conftest import drawn
 
 Labels = NDArray[Any]
 
 
 def evidence(mask: Labels, boundary: Labels, carried: Labels) -> Evidence:
-    return Evidence(mask.astype(np.float32), boundary.astype(np.float32), carried, seeds_of(carried))
+    return Evidence(
+        mask.astype(np.float32), boundary.astype(np.float32), carried, seeds_of(carried)
+    )
 
 
 # Two cells side by side. The network sees their border in the upper half only (b); flow brought it one pixel too far to the left.
@@ -68,7 +80,9 @@ def test_an_empty_slice() -> None:
         assert not separated(way, evidence(none, none, none + 5), 0.3).any() or way == "flow", way
 
 
-def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches_is_an_island() -> None:
+def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches_is_an_island() -> (
+    None
+):
     mask = drawn("111.111...", "1111111..1", "111.111.1.") > 0
     carried = drawn("111.222...", "111.222...", "111.222...")
     found = separated("mask", evidence(mask, mask * 0, carried), 0.3)
@@ -82,32 +96,51 @@ def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches
 def test_a_region_that_flow_does_not_confirm_loses_its_name() -> None:
     mask = drawn("1111.1111") > 0
     drifted = Evidence(
-        mask.astype(np.float32), np.zeros((1, 9), np.float32), drawn("2222.3333"), Seeds(np.array([2]), np.array([[0.0, 6.0]]))
+        mask.astype(np.float32),
+        np.zeros((1, 9), np.float32),
+        drawn("2222.3333"),
+        Seeds(np.array([2]), np.array([[0.0, 6.0]])),
     )
-    assert separated("mask", drifted, 0.3).tolist() == [[0] * 5 + [NAMELESS] * 4]  # the seed of 2 sits in what flow says is 3
+    assert separated("mask", drifted, 0.3).tolist() == [
+        [0] * 5 + [NAMELESS] * 4
+    ]  # the seed of 2 sits in what flow says is 3
     assert separated("mask", drifted, 0.0)[0, 8] == 2
     assert faithful(drawn("1122"), drawn("1222"), 0.5).tolist() == [[1, 1, 2, 2]]
     assert faithful(drawn("1122"), drawn("1222"), 0.6).tolist() == [[NAMELESS, NAMELESS, 2, 2]]
     lost = faithful(drawn("112233"), drawn("444444"), 0.5)
-    assert lost.tolist() == [[NAMELESS, NAMELESS, NAMELESS + 1, NAMELESS + 1, NAMELESS + 2, NAMELESS + 2]]
-    assert with_islands(lost, np.ones((1, 6), bool), 9, 0).tolist() == [[10, 10, 11, 11, 12, 12]]  # each stays a region of its own
+    assert lost.tolist() == [
+        [NAMELESS, NAMELESS, NAMELESS + 1, NAMELESS + 1, NAMELESS + 2, NAMELESS + 2]
+    ]
+    assert with_islands(lost, np.ones((1, 6), bool), 9, 0).tolist() == [
+        [10, 10, 11, 11, 12, 12]
+    ]  # each stays a region of its own
 
 
 def test_islands_are_cut_at_borders_whose_pixels_join_a_part_beside_them() -> None:
     none, mask = np.zeros((2, 9), np.uint8), drawn("111111111", "111111111") > 0
     border = drawn("...1.....", "...1.....") > 0
-    assert with_islands(none, mask, 9, 0, border).tolist() == [[10, 10, 10, 11, 11, 11, 11, 11, 11]] * 2
+    assert (
+        with_islands(none, mask, 9, 0, border).tolist()
+        == [[10, 10, 10, 11, 11, 11, 11, 11, 11]] * 2
+    )
     assert with_islands(none, mask, 9, 0).tolist() == [[10] * 9] * 2
     thin = drawn(".........", "...11....") > 0
-    assert with_islands(none, thin, 9, 0, thin).tolist() == [[0] * 9, [0, 0, 0, 10, 10, 0, 0, 0, 0]]  # nothing but border is an island too
+    assert with_islands(none, thin, 9, 0, thin).tolist() == [
+        [0] * 9,
+        [0, 0, 0, 10, 10, 0, 0, 0, 0],
+    ]  # nothing but border is an island too
 
 
 blobs = hnp.arrays(bool, (9, 11), elements=st.sampled_from([True, True, True, False]))
-points = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 10)), min_size=1, max_size=5, unique=True)
+points = st.lists(
+    st.tuples(st.integers(0, 8), st.integers(0, 10)), min_size=1, max_size=5, unique=True
+)
 
 
 @given(mask=blobs, cut=blobs, places=points)
-def test_flooding_only_where_cells_touch_is_flooding(mask: Labels, cut: Labels, places: list[tuple[int, int]]) -> None:
+def test_flooding_only_where_cells_touch_is_flooding(
+    mask: Labels, cut: Labels, places: list[tuple[int, int]]
+) -> None:
     seeds = Seeds(np.arange(101, 101 + len(places)), np.array(places, float))
     markers = np.zeros(mask.shape, np.int32)
     markers[tuple(np.array(places).T)] = seeds.ids
@@ -134,8 +167,12 @@ def test_a_centroid_may_lie_outside_of_its_cell_and_the_deepest_point_does_not()
     assert ring[y, x] == 1
 
 
-@given(hnp.arrays(np.uint16, (5, 6), elements=st.sampled_from([0, 1, 2, 60_000])), st.integers(2, 5))
-def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(labels: Labels, factor: int) -> None:
+@given(
+    hnp.arrays(np.uint16, (5, 6), elements=st.sampled_from([0, 1, 2, 60_000])), st.integers(2, 5)
+)
+def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(
+    labels: Labels, factor: int
+) -> None:
     shape = (5 * factor, 6 * factor - 1)
     found = enlarged(labels, shape)
     best, weight = np.zeros(shape, np.uint16), np.full(shape, -1.0)
@@ -143,7 +180,10 @@ def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(labels: La
         share = linear((labels == label).astype(float), shape)
         nearer = share > weight - 1e-9
         best[nearer], weight = label, np.maximum(weight, share)
-    tied = [np.abs(linear((labels == label).astype(float), shape) - weight) < 1e-9 for label in np.unique(labels)]
+    tied = [
+        np.abs(linear((labels == label).astype(float), shape) - weight) < 1e-9
+        for label in np.unique(labels)
+    ]
     clear = np.sum(tied, axis=0) == 1
     assert np.array_equal(found[clear], best[clear])
 
@@ -158,11 +198,25 @@ def linear(picture: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.f
 
 def test_refined_labels_keep_to_the_mask_and_reach_its_rim() -> None:
     labels = drawn("12", "12")
-    mask = drawn("........", ".111111.", ".111111.", "........", "......11", "......11", "........", "........") > 0
+    mask = (
+        drawn(
+            "........",
+            ".111111.",
+            ".111111.",
+            "........",
+            "......11",
+            "......11",
+            "........",
+            "........",
+        )
+        > 0
+    )
     found = refined(labels, mask)
     assert np.array_equal(found > 0, mask)
     assert found[1].tolist() == [0, 1, 1, 1, 2, 2, 2, 0]
-    assert grown(drawn("1..2..").astype(np.uint16), drawn("111111") > 0, 1).tolist() == [[1, 1, 2, 2, 2, 0]]
+    assert grown(drawn("1..2..").astype(np.uint16), drawn("111111") > 0, 1).tolist() == [
+        [1, 1, 2, 2, 2, 0]
+    ]
 
 
 def test_specks_are_no_islands() -> None:
@@ -196,7 +250,8 @@ def test_holes_that_one_cell_encloses_are_filled() -> None:
     expected[1:3, 6] = 0  # between two cells: a gap
     assert found.tolist() == expected.tolist()  # what opens to the outside stays open
     assert np.array_equal(
-        filled(cells.astype(np.uint32), 2) > 0, (cells > 0) | (drawn(*["..........."] * 1, "........1..", *["..........."] * 6) > 0)
+        filled(cells.astype(np.uint32), 2) > 0,
+        (cells > 0) | (drawn(*["..........."] * 1, "........1..", *["..........."] * 6) > 0),
     )
 
 
@@ -214,7 +269,11 @@ def filled_plainly(regions: Labels, most_px: int) -> Labels:
 
 
 @given(
-    hnp.arrays(np.uint32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 7, 7, 7, 70_000])),
+    hnp.arrays(
+        np.uint32,
+        st.tuples(st.integers(1, 12), st.integers(1, 12)),
+        elements=st.sampled_from([0, 7, 7, 7, 70_000]),
+    ),
     st.integers(0, 9),
 )
 def test_filling_equals_filling_hole_by_hole(regions: Labels, most_px: int) -> None:

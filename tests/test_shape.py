@@ -14,10 +14,10 @@ from scipy.spatial import ConvexHull, QhullError
 from skimage.measure import regionprops
 
 from sparsem.geometry import VoxelSize
-from sparsem.measure.hull import convex_voxels, slice_corners
-from sparsem.measure.moments import combined, compacted, moments
-from sparsem.measure.shape import shapes
-from sparsem.measure.surface import _windows, reach, slice_surface, surface
+from sparsem.measure.features.hull import convex_voxels, slice_corners
+from sparsem.measure.features.moments import combined, compacted, moments
+from sparsem.measure.features.shape import shapes
+from sparsem.measure.features.surface import _windows, reach, slice_surface, surface
 from tests.bodies import BODIES, body
 from tests.conftest import drawn
 
@@ -27,18 +27,28 @@ EVEN, UNEVEN = (1.0, 1.0, 1.0), (5.0, 1.0, 1.0)
 SHARP = ("cube", "box", "cube with tunnels")
 
 
-def of_body(name: str, across: float, voxel: tuple[float, float, float]) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+def of_body(
+    name: str, across: float, voxel: tuple[float, float, float]
+) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
     made = body(name, across * max(voxel), voxel)
-    return shapes(made.mask.astype(np.uint32), VoxelSize.of([1000 * edge for edge in voxel])), made.truth
+    return shapes(
+        made.mask.astype(np.uint32), VoxelSize.of([1000 * edge for edge in voxel])
+    ), made.truth
 
 
 @pytest.mark.parametrize("voxel", [EVEN, UNEVEN])
 @pytest.mark.parametrize("name", BODIES)
-def test_measures_of_bodies_are_near_their_formulas(name: str, voxel: tuple[float, float, float]) -> None:
+def test_measures_of_bodies_are_near_their_formulas(
+    name: str, voxel: tuple[float, float, float]
+) -> None:
     found, truth = of_body(name, 40, voxel)
     for column, value in truth.items():
         by_area = column in ("surface_um2", "sphericity")
-        tolerance = (0.11 if name == "cube with tunnels" else 0.075) if name in SHARP and by_area else 0.0075
+        tolerance = (
+            (0.11 if name == "cube with tunnels" else 0.075)
+            if name in SHARP and by_area
+            else 0.0075
+        )
         assert found[column][0] == pytest.approx(value, rel=tolerance), column
     assert not found["cut_by_edge"][0]
 
@@ -52,40 +62,61 @@ def test_measures_converge_as_voxels_shrink(name: str, voxel: tuple[float, float
             found, truth = of_body(name, across, voxel)
             errors.append(abs(found[column][0] / truth.get(column, np.nan) - 1))
         if np.isfinite(errors[0]):
-            assert errors[1] <= max(errors[0] / 2, 0.003), (column, errors)  # 0.3 % is the floor of the surface's window
+            assert errors[1] <= max(errors[0] / 2, 0.003), (
+                column,
+                errors,
+            )  # 0.3 % is the floor of the surface's window
 
 
 def test_circular_variance_of_a_ball_is_nothing_and_of_an_ellipsoid_is_known() -> None:
     assert of_body("ball", 60, EVEN)[0]["circular_variance"][0] < 1e-4
     # By integration over the surface of an ellipsoid of half-axes 2, 1, 1: variance of |p| over its squared mean.
-    u, v = np.meshgrid((np.arange(400) + 0.5) / 400 * np.pi, (np.arange(400) + 0.5) / 400 * 2 * np.pi, indexing="ij")
+    u, v = np.meshgrid(
+        (np.arange(400) + 0.5) / 400 * np.pi,
+        (np.arange(400) + 0.5) / 400 * 2 * np.pi,
+        indexing="ij",
+    )
     p = np.stack([2 * np.cos(u), np.sin(u) * np.cos(v), np.sin(u) * np.sin(v)])
     area = np.sin(u) * np.sqrt(np.sin(u) ** 2 + 4 * np.cos(u) ** 2)
     radius = np.linalg.norm(p, axis=0)
     mean = (radius * area).sum() / area.sum()
     expected = ((radius - mean) ** 2 * area).sum() / area.sum() / mean**2
     z, y, x = np.mgrid[-32:33, -17:18, -17:18]
-    found = shapes(((z / 2) ** 2 + y**2 + x**2 < 15.4**2).astype(np.uint32), VoxelSize(1000, 1000, 1000))
+    found = shapes(
+        ((z / 2) ** 2 + y**2 + x**2 < 15.4**2).astype(np.uint32), VoxelSize(1000, 1000, 1000)
+    )
     assert found["circular_variance"][0] == pytest.approx(expected, rel=0.02)
 
 
 def test_moments_equal_regionprops() -> None:
     random = np.random.default_rng(0)
-    labels = np.where(random.random((9, 30, 40)) < 0.5, random.integers(1, 5, (9, 30, 40)), 0).astype(np.uint32) * 1_000_003
+    labels = (
+        np.where(random.random((9, 30, 40)) < 0.5, random.integers(1, 5, (9, 30, 40)), 0).astype(
+            np.uint32
+        )
+        * 1_000_003
+    )
     found = moments(labels)
     edges = (2.0, 1.0, 3.0)
     for place, one in enumerate(regionprops(labels, spacing=edges)):
         assert (found.ids[place], found.voxels[place]) == (one.label, one.num_pixels)
         np.testing.assert_allclose(found.centroids[place] * edges, one.centroid)
         assert (*found.low[place], *found.high[place]) == one.bbox
-        spread = np.cov((one.coords * np.array(edges)).T, bias=True) + np.diag(np.square(edges)) / 12
+        spread = (
+            np.cov((one.coords * np.array(edges)).T, bias=True) + np.diag(np.square(edges)) / 12
+        )
         np.testing.assert_allclose(found.covariances(edges)[place], spread)
 
 
 @settings(max_examples=40)
-@given(hnp.arrays(np.uint32, (7, 6, 9), elements=st.sampled_from([0, 1, 2, 2, 9, 70_000])), st.integers(1, 6))
+@given(
+    hnp.arrays(np.uint32, (7, 6, 9), elements=st.sampled_from([0, 1, 2, 2, 9, 70_000])),
+    st.integers(1, 6),
+)
 def test_moments_add_up_over_blocks(labels: NDArray[np.uint32], cut: int) -> None:
-    for whole, parts in zip(moments(labels), combined([moments(labels[cut:], cut), moments(labels[:cut])]), strict=True):
+    for whole, parts in zip(
+        moments(labels), combined([moments(labels[cut:], cut), moments(labels[:cut])]), strict=True
+    ):
         np.testing.assert_array_equal(whole, parts)
 
 
@@ -107,13 +138,30 @@ def plain_surface(mask: NDArray[np.bool_], voxel: tuple[float, float, float]) ->
         for along in range(3):
             field = padded
             for other in range(3):
-                weights = (slope_face if other == along else smooth_face) if other == axis else (slope if other == along else smooth)
-                field = correlate1d(field, weights[other], axis=other, mode="constant", origin=-1 if other == axis else 0)
+                weights = (
+                    (slope_face if other == along else smooth_face)
+                    if other == axis
+                    else (slope if other == along else smooth)
+                )
+                field = correlate1d(
+                    field,
+                    weights[other],
+                    axis=other,
+                    mode="constant",
+                    origin=-1 if other == axis else 0,
+                )
             gradients.append(field)
-        here, there = (tuple(slice(*(ends if one == axis else (None, None))) for one in range(3)) for ends in ((None, -1), (1, None)))
+        here, there = (
+            tuple(slice(*(ends if one == axis else (None, None))) for one in range(3))
+            for ends in ((None, -1), (1, None))
+        )
         faces = padded[here] != padded[there]
         n = np.stack([one[here][faces] for one in gradients])
-        total += float((np.linalg.norm(n, axis=0) / np.abs(n).sum(axis=0)).sum()) * float(np.prod(voxel)) / voxel[axis]
+        total += (
+            float((np.linalg.norm(n, axis=0) / np.abs(n).sum(axis=0)).sum())
+            * float(np.prod(voxel))
+            / voxel[axis]
+        )
     return total
 
 
@@ -145,14 +193,18 @@ def test_a_sheet_of_one_voxel_keeps_both_sides_and_a_cut_object_is_closed() -> N
     found = surface(sheet, EVEN, np.array([[2.0, 19.5, 19.5]]))
     assert found.area[0] == pytest.approx(2 * 40 * 40, rel=0.06)
     whole = np.ones((30, 30, 30), np.uint32)
-    assert shapes(whole, VoxelSize(1000, 1000, 1000))["surface_um2"][0] == pytest.approx(6 * 900, rel=0.07)
+    assert shapes(whole, VoxelSize(1000, 1000, 1000))["surface_um2"][0] == pytest.approx(
+        6 * 900, rel=0.07
+    )
     assert shapes(whole, VoxelSize(1000, 1000, 1000))["cut_by_edge"][0]
 
 
 def counted(mask: NDArray[np.bool_]) -> int:
     """Voxel centres in the hull, every one tested against every side."""
     hull = ConvexHull(np.argwhere(mask))
-    inside = np.indices(mask.shape).reshape(3, -1).T @ hull.equations[:, :3].T + hull.equations[:, 3]
+    inside = (
+        np.indices(mask.shape).reshape(3, -1).T @ hull.equations[:, :3].T + hull.equations[:, 3]
+    )
     return int((inside <= 1e-9).all(axis=1).sum())
 
 
@@ -184,13 +236,20 @@ def test_flat_hulls_are_counted_by_picks_theorem() -> None:
     assert hull_of(drawn("2..2")[None] > 0) == 4
     assert hull_of(drawn("2")[None] > 0) == 1
     assert hull_of(drawn("2.", ".2")[None] > 0) == 2
-    assert hull_of(drawn("2....", ".....", "....2")[None] > 0) == 3  # a line meets the voxel in its middle
-    assert hull_of(np.eye(3, dtype=bool)[:, :, None] & np.eye(3, dtype=bool)[:, None]) == 0  # a line from slice to slice
+    assert (
+        hull_of(drawn("2....", ".....", "....2")[None] > 0) == 3
+    )  # a line meets the voxel in its middle
+    assert (
+        hull_of(np.eye(3, dtype=bool)[:, :, None] & np.eye(3, dtype=bool)[:, None]) == 0
+    )  # a line from slice to slice
 
 
 def test_corners_of_touching_objects_are_their_own() -> None:
     of, places = slice_corners(drawn(".112", "1122", "1.22").astype(np.uint32), 2)
-    for number, corners in ((1, {(0, 1), (0, 2), (1, 0), (2, 0), (1, 1)}), (2, {(0, 3), (1, 2), (2, 2), (2, 3)})):
+    for number, corners in (
+        (1, {(0, 1), (0, 2), (1, 0), (2, 0), (1, 1)}),
+        (2, {(0, 3), (1, 2), (2, 2), (2, 3)}),
+    ):
         found = {(int(y), int(x)) for y, x in places[of == number]}
         assert found <= corners | {(1, 3)}
         assert {(2, 0)} <= found if number == 1 else {(0, 3), (2, 2)} <= found
@@ -198,7 +257,10 @@ def test_corners_of_touching_objects_are_their_own() -> None:
 
 def test_an_object_larger_than_a_part_is_the_same_however_it_is_numbered() -> None:
     made = body("torus", 30, EVEN)
-    one, other = (shapes(made.mask.astype(np.uint32) * number, VoxelSize(1000, 1000, 1000)) for number in (1, 4_000_000_000))
+    one, other = (
+        shapes(made.mask.astype(np.uint32) * number, VoxelSize(1000, 1000, 1000))
+        for number in (1, 4_000_000_000)
+    )
     for column in set(one) - {"object"}:
         np.testing.assert_array_equal(one[column], other[column])
     assert all(b > a for a, b in pairwise([0, *one["object"], *other["object"]]))

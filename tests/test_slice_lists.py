@@ -5,19 +5,23 @@ from typing import Any
 
 import pytest
 
+from sparsem.annotation.importing import AnnotationSettings
 from sparsem.errors import SettingsError
 from sparsem.experiment.models import ModelsSettings
-from sparsem.labelling import AnnotationSettings
-from sparsem.learn.settings import TrainSettings
-from sparsem.quality.pictures import PicturesSettings
+from sparsem.quality.images import PicturesSettings
 from sparsem.report.export import ExportSettings
-from sparsem.report.page import ReportSettings
-from sparsem.score.against import ScoreSettings
-from sparsem.settings import Settings, parse, read_toml
-from sparsem.slice_lists import parsed_slices
+from sparsem.report.report import ReportSettings
+from sparsem.score.score import ScoreSettings
+from sparsem.settings import Settings, parse, parsed_slices, read_toml
+from sparsem.training.settings import TrainSettings
 
 Fields = list[tuple[type[Settings], str]]
-NUMBERS: Fields = [(TrainSettings, "slices"), (TrainSettings, "validate_on"), (PicturesSettings, "slices"), (ExportSettings, "slices")]
+NUMBERS: Fields = [
+    (TrainSettings, "slices"),
+    (TrainSettings, "validate_on"),
+    (PicturesSettings, "slices"),
+    (ExportSettings, "slices"),
+]
 CHOICES: Fields = [
     (AnnotationSettings, "slices"),
     (ScoreSettings, "slices"),
@@ -35,7 +39,9 @@ def test_every_field_takes_every_way(value: Any) -> None:
     for model, field in CHOICES:
         settings = parse(model, {field: value}, "study.toml")
         assert parsed_slices(getattr(settings, field)) == [1, 2, 3, 9]
-    assert parsed_slices(parse(ReportSettings, {"truth_slices": {"nucleus": value}}, "x").truth_slices["nucleus"]) == [1, 2, 3, 9]
+    assert parsed_slices(
+        parse(ReportSettings, {"truth_slices": {"nucleus": value}}, "x").truth_slices["nucleus"]
+    ) == [1, 2, 3, 9]
 
 
 def test_one_slice_is_a_number() -> None:
@@ -43,7 +49,9 @@ def test_one_slice_is_a_number() -> None:
     assert all(getattr(parse(model, {field: 5}, "x"), field) == "5" for model, field in CHOICES)
 
 
-@pytest.mark.parametrize("value", ["3-1", "a", [1, 1], -1, "1-9999999999", [1.5], [[1]], "1..5"], ids=str)
+@pytest.mark.parametrize(
+    "value", ["3-1", "a", [1, 1], -1, "1-9999999999", [1.5], [[1]], "1..5"], ids=str
+)
 def test_what_is_no_list_of_slices_is_refused(value: Any) -> None:
     for model, field in NUMBERS:
         with pytest.raises(SettingsError, match=f"'{field}"):

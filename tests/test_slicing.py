@@ -8,8 +8,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.boxes import clipped, overlap_of_union, sizes
-from sparsem.detect.slicing import ALIKE, DECIMALS, NOTHING, SIMILAR_SCORE, Found, Slicing, merged, starts
+from sparsem.boxes.geometry import clipped, overlap_of_union, sizes
+from sparsem.detect.slicing import (
+    ALIKE,
+    DECIMALS,
+    NOTHING,
+    SIMILAR_SCORE,
+    Found,
+    Slicing,
+    merged,
+    starts,
+)
 
 SEEN = 4.0  # px of an object that a detector needs to see it
 
@@ -36,7 +45,10 @@ def test_neighbours_are_all_tiles_that_share_pixels() -> None:
     plain = [
         (one, other)
         for one, other in itertools.combinations(range(len(windows)), 2)
-        if (np.minimum(windows[one][2:], windows[other][2:]) > np.maximum(windows[one][:2], windows[other][:2])).all()
+        if (
+            np.minimum(windows[one][2:], windows[other][2:])
+            > np.maximum(windows[one][:2], windows[other][:2])
+        ).all()
     ]
     assert slicing.neighbours == plain
 
@@ -47,20 +59,40 @@ def oracle(truth: NDArray[np.float32], slicing: Slicing, jitter: float = 0, seed
     for tile, window in enumerate(slicing.windows):
         inside = clipped(truth, window.tolist())
         there = np.flatnonzero((sizes(inside) >= SEEN).all(axis=1))
-        moved = clipped(inside[there] + random.uniform(-jitter, jitter, (len(there), 4)).astype(np.float32), window.tolist())
+        moved = clipped(
+            inside[there] + random.uniform(-jitter, jitter, (len(there), 4)).astype(np.float32),
+            window.tolist(),
+        )
         kind = (there % 2).astype(np.int16)
-        parts.append(Found(np.full(len(there), tile), kind, moved, random.uniform(0.3, 1, len(there)).astype(np.float32)))
+        parts.append(
+            Found(
+                np.full(len(there), tile),
+                kind,
+                moved,
+                random.uniform(0.3, 1, len(there)).astype(np.float32),
+            )
+        )
     return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def apart(random: np.random.Generator, count: int, shape: tuple[int, int], longest: float) -> NDArray[np.float32]:
+def apart(
+    random: np.random.Generator, count: int, shape: tuple[int, int], longest: float
+) -> NDArray[np.float32]:
     """Boxes that do not touch."""
     boxes: list[NDArray[np.float32]] = []
     for _ in range(count * 4):
         size = random.uniform(8, longest, 2)
         corner = random.uniform(0, np.maximum(1, np.array(shape)[::-1] - size))
-        box = np.concatenate([corner, np.minimum(corner + size, np.array(shape)[::-1])]).astype(np.float32)
-        if not boxes or overlap_of_union(box[None] + np.array([[-3, -3, 3, 3]], np.float32), np.array(boxes)).max() == 0:
+        box = np.concatenate([corner, np.minimum(corner + size, np.array(shape)[::-1])]).astype(
+            np.float32
+        )
+        if (
+            not boxes
+            or overlap_of_union(
+                box[None] + np.array([[-3, -3, 3, 3]], np.float32), np.array(boxes)
+            ).max()
+            == 0
+        ):
             boxes.append(box)
     return np.array(boxes[:count], np.float32).reshape(-1, 4)
 
@@ -92,13 +124,22 @@ def plain_pairs(found: Found, windows: NDArray[np.int64], similar_from: float) -
     """Similar boxes of two tiles, each once at most: minus the lower score, minus the similarity, and the two boxes."""
     pairs: Rows = []
     for one, other in itertools.combinations(range(len(windows)), 2):
-        area = [*np.maximum(windows[one][:2], windows[other][:2]), *np.minimum(windows[one][2:], windows[other][2:])]
+        area = [
+            *np.maximum(windows[one][:2], windows[other][:2]),
+            *np.minimum(windows[one][2:], windows[other][2:]),
+        ]
         if area[0] >= area[2] or area[1] >= area[3]:
             continue
         candidates = []
-        for a, b in itertools.product(*(np.flatnonzero(found.tile == tile).tolist() for tile in (one, other))):
+        for a, b in itertools.product(
+            *(np.flatnonzero(found.tile == tile).tolist() for tile in (one, other))
+        ):
             parts = [clipped(found.corners[n : n + 1], area) for n in (a, b)]
-            value = overlap_of_union(*parts).item() if all((sizes(part) > 0).all() for part in parts) else 0.0
+            value = (
+                overlap_of_union(*parts).item()
+                if all((sizes(part) > 0).all() for part in parts)
+                else 0.0
+            )
             low, high = sorted([float(found.score[a]), float(found.score[b])])
             if found.kind[a] == found.kind[b] and value >= similar_from:
                 candidates.append((-value * low / high, -low, -value, a, b))
@@ -110,7 +151,9 @@ def plain_pairs(found: Found, windows: NDArray[np.int64], similar_from: float) -
     return sorted(pairs)
 
 
-def plain_merged(found: Found, slicing: Slicing, margin: float, similar_from: float = ALIKE) -> Rows:
+def plain_merged(
+    found: Found, slicing: Slicing, margin: float, similar_from: float = ALIKE
+) -> Rows:
     """The same rules over all pairs of boxes, one by one."""
     windows, count = slicing.windows, len(found.kind)
     cut = slicing.is_cut(found, margin)
@@ -132,7 +175,9 @@ def plain_merged(found: Found, slicing: Slicing, margin: float, similar_from: fl
     dropped, seen_twice = set(), {group[n] for n in range(count) if len(boxes_of(n)) > 1}
     for _, a, b in pairs:
         weak, certain = sorted((a, b), key=lambda n: score[boxes_of(n)].max())
-        if score[boxes_of(weak)].max() < SIMILAR_SCORE * score[boxes_of(certain)].max() and not are_separate(a, b):
+        if score[boxes_of(weak)].max() < SIMILAR_SCORE * score[
+            boxes_of(certain)
+        ].max() and not are_separate(a, b):
             dropped.add(group[weak])
             seen_twice.add(group[certain])
     out = []
@@ -148,8 +193,12 @@ def plain_merged(found: Found, slicing: Slicing, margin: float, similar_from: fl
         elsewhere = False
         for tile in range(len(windows)):
             alone = Found(np.array([tile]), found.kind[own[:1]], box[:1], found.score[own[:1]])
-            inside = (box[0, :2] >= windows[tile][:2]).all() and (box[0, 2:] <= windows[tile][2:]).all()
-            elsewhere |= bool(tile != found.tile[own[0]] and inside and not slicing.is_cut(alone, margin)[0])
+            inside = (box[0, :2] >= windows[tile][:2]).all() and (
+                box[0, 2:] <= windows[tile][2:]
+            ).all()
+            elsewhere |= bool(
+                tile != found.tile[own[0]] and inside and not slicing.is_cut(alone, margin)[0]
+            )
         if name in seen_twice or not elsewhere:
             out.append((*hull, score[own].max()))
     return sorted(out)
@@ -169,10 +218,17 @@ def test_the_fast_way_is_the_plain_one(seed: int) -> None:
     score = random.permutation(np.geomspace(0.05, 0.95, count)).astype(np.float32)
     found = Found(tile, kind, corners, score)
     plain, other = (plain_merged(found, slicing, 3, ALIKE + nudge) for nudge in (-1e-5, 1e-5))
-    assume(plain == other)  # boxes that overlap by exactly a half are one or two, as numbers are rounded
+    assume(
+        plain == other
+    )  # boxes that overlap by exactly a half are one or two, as numbers are rounded
     fast = merged(found, slicing, 3)
-    rows = [(*corner, score) for corner, score in zip(fast.corners.tolist(), fast.score.tolist(), strict=True)]
-    np.testing.assert_allclose(np.array(sorted(rows)).reshape(-1, 5), np.array(plain).reshape(-1, 5), atol=1e-6)
+    rows = [
+        (*corner, score)
+        for corner, score in zip(fast.corners.tolist(), fast.score.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(
+        np.array(sorted(rows)).reshape(-1, 5), np.array(plain).reshape(-1, 5), atol=1e-6
+    )
     assert (np.diff(fast.score) <= 0).all()
 
 
@@ -187,12 +243,16 @@ WEAK = {
 def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) -> Found:
     order = np.argsort(tiles, kind="stable")
     kind = np.zeros(len(tiles), np.int16)
-    found = Found(np.array(tiles, np.int64), kind, np.array(corners, np.float32), np.array(scores, np.float32))
+    found = Found(
+        np.array(tiles, np.int64), kind, np.array(corners, np.float32), np.array(scores, np.float32)
+    )
     return found.taken(order)
 
 
 @pytest.mark.parametrize("score", [0.05, 0.1, 0.2])
-@pytest.mark.parametrize("kind", [(one,) for one in WEAK] + [("ends at the cut of its tile", "is seen whole")])
+@pytest.mark.parametrize(
+    "kind", [(one,) for one in WEAK] + [("ends at the cut of its tile", "is seen whole")]
+)
 def test_weak_boxes_do_not_extend_a_certain_one(kind: tuple[str, ...], score: float) -> None:
     slicing = Slicing((215, 560), (215, 215), (43, 43))
     tiles, corners = [0, 2], [CERTAIN, [344.0, 30.0, 500.0, 130.0]]
@@ -217,14 +277,20 @@ def test_a_weak_box_does_not_connect_two_certain_ones() -> None:
     """Two neighbors that end at the cuts of their tiles, and a weak box between them."""
     slicing = Slicing((215, 560), (215, 215), (43, 43))
     certain = [[150.0, 50.0, 215.0, 110.0], [344.0, 50.0, 400.0, 110.0]]
-    found = merged(boxes_in([0, 2, 1], [*certain, [172.0, 45.0, 387.0, 115.0]], [0.9, 0.8, 0.1]), slicing, 2.2)
+    found = merged(
+        boxes_in([0, 2, 1], [*certain, [172.0, 45.0, 387.0, 115.0]], [0.9, 0.8, 0.1]), slicing, 2.2
+    )
     assert found.corners.tolist() == certain
 
 
 def test_a_certain_box_is_matched_with_a_certain_one_first() -> None:
     """The weak box overlaps more of the certain one, where both tiles see it, than the other certain one does."""
     slicing = Slicing((215, 560), (215, 215), (43, 43))
-    first, second, weak = [155.0, 50.0, 215.0, 110.0], [180.0, 55.0, 230.0, 108.0], [172.0, 50.0, 300.0, 110.0]
+    first, second, weak = (
+        [155.0, 50.0, 215.0, 110.0],
+        [180.0, 55.0, 230.0, 108.0],
+        [172.0, 50.0, 300.0, 110.0],
+    )
     found = merged(boxes_in([0, 1, 1], [first, second, weak], [0.9, 0.8, 0.06]), slicing, 2.2)
     assert found.corners[0].tolist() == second  # seen whole
     assert found.score[0] == np.float32(0.8)
@@ -232,8 +298,15 @@ def test_a_certain_box_is_matched_with_a_certain_one_first() -> None:
 
 def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:
     slicing = Slicing((100, 160), (100, 100), (0, 40))
-    piece = Found(np.array([0]), np.zeros(1, np.int16), np.array([[90, 10, 100, 20]], np.float32), np.ones(1, np.float32))
-    assert len(merged(piece, slicing, 2).kind) == 0  # tile 1, from 60 on, sees all of that place, and nothing there
+    piece = Found(
+        np.array([0]),
+        np.zeros(1, np.int16),
+        np.array([[90, 10, 100, 20]], np.float32),
+        np.ones(1, np.float32),
+    )
+    assert (
+        len(merged(piece, slicing, 2).kind) == 0
+    )  # tile 1, from 60 on, sees all of that place, and nothing there
     lone = Slicing((100, 200), (100, 100), (0, 0))
     assert len(merged(piece, lone, 2).kind) == 1  # nobody else sees it
 
@@ -242,18 +315,36 @@ def test_nothing_is_nothing() -> None:
     assert len(merged(NOTHING, Slicing((50, 50), (20, 20), (4, 4)), 2).kind) == 0
 
 
-def told_by(objects: NDArray[np.float64], slicing: Slicing, rows_and_columns: list[tuple[int, int]], first: int) -> Found:
+def told_by(
+    objects: NDArray[np.float64],
+    slicing: Slicing,
+    rows_and_columns: list[tuple[int, int]],
+    first: int,
+) -> Found:
     """What each tile of a picture tells of objects, a little off; the same of tiles at the same place from column ``first`` on."""
     found = []
     for row, column in rows_and_columns:
-        tile, noise = row * len(slicing.begins[1]) + column, np.random.default_rng(1000 * row + column - first)
+        tile, noise = (
+            row * len(slicing.begins[1]) + column,
+            np.random.default_rng(1000 * row + column - first),
+        )
         x0, y0, x1, y1 = window = slicing.windows[tile].tolist()
         inside = np.clip(objects, [x0, y0, x0, y0], [x1, y1, x1, y1])
         seen = inside[(inside[:, 2:] - inside[:, :2] >= 1).all(axis=1)]
-        moved = np.clip(seen - np.tile(window[:2], 2) + noise.normal(0, 1.5, seen.shape), 0, [x1 - x0, y1 - y0] * 2)
-        own = np.round(moved[(moved[:, 2:] - moved[:, :2] >= 1).all(axis=1)] + np.tile(window[:2], 2), 2)
+        moved = np.clip(
+            seen - np.tile(window[:2], 2) + noise.normal(0, 1.5, seen.shape),
+            0,
+            [x1 - x0, y1 - y0] * 2,
+        )
+        own = np.round(
+            moved[(moved[:, 2:] - moved[:, :2] >= 1).all(axis=1)] + np.tile(window[:2], 2), 2
+        )
         score = noise.random(len(own)).astype(np.float32)
-        found.append(Found(np.full(len(own), tile), np.zeros(len(own), np.int16), own.astype(np.float32), score))
+        found.append(
+            Found(
+                np.full(len(own), tile), np.zeros(len(own), np.int16), own.astype(np.float32), score
+            )
+        )
     return Found(*(np.concatenate(one) for one in zip(*found, strict=True)))
 
 
@@ -269,10 +360,16 @@ def test_where_in_a_picture_tiles_lie_changes_nothing() -> None:
     places = []
     for slicing, at in ((whole, 0), (part, shift)):
         skipped = 0 if at else first
-        tiles = [(row, column + skipped) for row in range(rows) for column in range(columns - first)]
-        found = merged(told_by(objects - np.array([at, 0, at, 0]), slicing, tiles, skipped), slicing, 1.1)
+        tiles = [
+            (row, column + skipped) for row in range(rows) for column in range(columns - first)
+        ]
+        found = merged(
+            told_by(objects - np.array([at, 0, at, 0]), slicing, tiles, skipped), slicing, 1.1
+        )
         corners = np.round(found.corners.astype(np.float64) - [shift - at, 0, shift - at, 0], 2)
-        away = corners[corners[:, 0] > 215]  # at the cut itself objects are seen in part, or end with their picture
+        away = corners[
+            corners[:, 0] > 215
+        ]  # at the cut itself objects are seen in part, or end with their picture
         places.append(away[np.lexsort(away.T)])
     assert len(places[0]) > 30_000
     np.testing.assert_allclose(places[0], places[1], atol=1e-6)

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sparsem.annotation.ground_truth import TruthSettings, parsed_box, truth_of
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize
-from sparsem.score.against import Scores, ScoreSettings, score
 from sparsem.score.overlap import OutlineCount, outline_count
+from sparsem.score.score import Scores, ScoreSettings, score
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import SliceUse, combined, matched_use, slice_digest
-from sparsem.truth import TruthSettings, parsed_box, truth_of
 from tests.conftest import put
 
 SHAPE = (9, 20, 24)
@@ -36,7 +36,9 @@ def found(tmp_path: Path) -> Sample:
 
 
 def write(path: Path, labels: NDArray[np.uint8]) -> None:
-    tifffile.imwrite(path, labels, photometric="minisblack")  # else a stack of three slices becomes colors
+    tifffile.imwrite(
+        path, labels, photometric="minisblack"
+    )  # else a stack of three slices becomes colors
 
 
 def labels_of(sample: Sample) -> NDArray[np.uint8]:
@@ -51,7 +53,9 @@ def drawn_on(slices: tuple[int, ...]) -> NDArray[np.uint8]:
     return truth
 
 
-def plain_scores(labels: NDArray[np.uint8], truth: NDArray[np.uint8], known: NDArray[np.bool_]) -> tuple[float, float, int]:
+def plain_scores(
+    labels: NDArray[np.uint8], truth: NDArray[np.uint8], known: NDArray[np.bool_]
+) -> tuple[float, float, int]:
     """Pooled Dice, mean Dice and number of slices, by numpy alone."""
     each = []
     for z in range(len(labels)):
@@ -74,24 +78,41 @@ def check(scores: Scores, expected: tuple[float, float, int]) -> None:
 def test_empty_slices_of_a_volume_need_a_word(found: Sample, tmp_path: Path) -> None:
     truth = drawn_on(DRAWN)
     write(tmp_path / "t.tif", truth)
-    with pytest.raises(InputError, match=r"6 of the 9 slices of .*t.tif hold no label \(0, 2, 3, 5, 7, 8\): are they background"):
+    with pytest.raises(
+        InputError,
+        match=r"6 of the 9 slices of .*t.tif hold no label \(0, 2, 3, 5, 7, 8\): are they background",
+    ):
         score(found, "mito", tmp_path / "t.tif")
     labels = labels_of(found)
     everywhere = np.ones(SHAPE, bool)
     here = np.zeros(SHAPE, bool)
     here[list(DRAWN)] = True
-    check(score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices="all")), plain_scores(labels, truth, everywhere))
+    check(
+        score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices="all")),
+        plain_scores(labels, truth, everywhere),
+    )
     for chosen in ("non-empty", "1,4,6", "6 1 4"):
-        check(score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices=chosen)), plain_scores(labels, truth, here))
+        check(
+            score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices=chosen)),
+            plain_scores(labels, truth, here),
+        )
     only = np.zeros(SHAPE, bool)
     only[[2, 4]] = True  # one of them is empty, and counts
-    check(score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices="2,4")), plain_scores(labels, truth, only))
+    check(
+        score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices="2,4")),
+        plain_scores(labels, truth, only),
+    )
 
 
-def test_volumes_without_an_empty_slice_are_taken_as_they_are(found: Sample, tmp_path: Path) -> None:
+def test_volumes_without_an_empty_slice_are_taken_as_they_are(
+    found: Sample, tmp_path: Path
+) -> None:
     truth = drawn_on(tuple(range(9)))
     write(tmp_path / "t.tif", truth)
-    check(score(found, "mito", tmp_path / "t.tif"), plain_scores(labels_of(found), truth, np.ones(SHAPE, bool)))
+    check(
+        score(found, "mito", tmp_path / "t.tif"),
+        plain_scores(labels_of(found), truth, np.ones(SHAPE, bool)),
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "single", "some planes"])
@@ -121,10 +142,15 @@ def test_masks_of_some_slices_are_compared_there(found: Sample, tmp_path: Path, 
 
 def test_planes_that_fit_no_slices_need_their_numbers(found: Sample, tmp_path: Path) -> None:
     write(tmp_path / "some.tif", drawn_on(DRAWN)[:4])
-    with pytest.raises(InputError, match=r"Which 4 of the 9 slices does .*some.tif label\? Give their numbers with --slices"):
+    with pytest.raises(
+        InputError,
+        match=r"Which 4 of the 9 slices does .*some.tif label\? Give their numbers with --slices",
+    ):
         score(found, "mito", tmp_path / "some.tif")
     write(tmp_path / "other.tif", np.ones((9, 20, 25), np.uint8))
-    with pytest.raises(InputError, match=r"has slices of \(20, 25\) px, but expected \(20, 24\) px"):
+    with pytest.raises(
+        InputError, match=r"has slices of \(20, 25\) px, but expected \(20, 24\) px"
+    ):
         score(found, "mito", tmp_path / "other.tif")
 
 
@@ -150,9 +176,15 @@ def test_parts_of_slices_are_compared_inside_alone(found: Sample, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("box", "message"),
-    [("2:6,1:9,5:25", "holds 5:25 along x, but the stack has 0:24"), ("5:5,:,:", "holds 5:5 along z"), (":,-3:4,:", "holds -3:4 along y")],
+    [
+        ("2:6,1:9,5:25", "holds 5:25 along x, but the stack has 0:24"),
+        ("5:5,:,:", "holds 5:5 along z"),
+        (":,-3:4,:", "holds -3:4 along y"),
+    ],
 )
-def test_boxes_beyond_the_stack_are_refused(found: Sample, tmp_path: Path, box: str, message: str) -> None:
+def test_boxes_beyond_the_stack_are_refused(
+    found: Sample, tmp_path: Path, box: str, message: str
+) -> None:
     write(tmp_path / "t.tif", drawn_on(tuple(range(9))))
     with pytest.raises(InputError, match=message):
         score(found, "mito", tmp_path / "t.tif", ScoreSettings(box=box))
@@ -167,7 +199,9 @@ def test_what_is_no_box_says_how_to_write_one() -> None:
 
 def test_ground_truth_without_a_known_pixel_is_refused(found: Sample, tmp_path: Path) -> None:
     write(tmp_path / "t.tif", np.full(SHAPE, 3, np.uint8))
-    with pytest.raises(InputError, match="labels no pixel of the stack; check --slices, --box and --ignore"):
+    with pytest.raises(
+        InputError, match="labels no pixel of the stack; check --slices, --box and --ignore"
+    ):
         score(found, "mito", tmp_path / "t.tif", ScoreSettings(ignore=3))
 
 
@@ -198,19 +232,26 @@ def test_any_sparse_ground_truth_gives_the_score_of_its_labeled_pixels(
         with pytest.raises(InputError, match="labels no pixel"):
             score(sample, "x", folder / "t.tif", how)
         return
-    check(score(sample, "x", folder / "t.tif", how), plain_scores(labels, np.where(truth == 9, 0, truth), known))
+    check(
+        score(sample, "x", folder / "t.tif", how),
+        plain_scores(labels, np.where(truth == 9, 0, truth), known),
+    )
 
 
 def test_unlabeled_slices_show_nothing(found: Sample, tmp_path: Path) -> None:
     write(tmp_path / "t.tif", drawn_on(DRAWN))
-    truth = truth_of(found, "mito", found.image("raw"), tmp_path / "t.tif", TruthSettings(slices="non-empty"))
+    truth = truth_of(
+        found, "mito", found.image("raw"), tmp_path / "t.tif", TruthSettings(slices="non-empty")
+    )
     assert truth.z == DRAWN
     seen = np.asarray(truth.stack[0:9])
     assert (seen[[0, 2, 3, 5, 7, 8]] == 2**32 - 1).all()
     assert np.array_equal(seen[list(DRAWN)], drawn_on(DRAWN)[list(DRAWN)])
 
 
-def test_scores_are_given_by_what_slices_were_to_the_training(found: Sample, tmp_path: Path) -> None:
+def test_scores_are_given_by_what_slices_were_to_the_training(
+    found: Sample, tmp_path: Path
+) -> None:
     truth = drawn_on(tuple(range(9)))
     write(tmp_path / "t.tif", truth)
     unknown = score(found, "mito", tmp_path / "t.tif")
@@ -221,8 +262,12 @@ def test_scores_are_given_by_what_slices_were_to_the_training(found: Sample, tmp
     assert scores.group("unseen") == tuple(range(1, 8))
     inside = np.zeros(SHAPE, bool)
     inside[1:8] = True
-    assert scores.summary("unseen")["dice_3d"] == pytest.approx(plain_scores(labels_of(found), truth, inside)[0])
-    assert score(found, "mito", tmp_path / "t.tif", ScoreSettings(trained_slices="none")).roles == ("unseen",)
+    assert scores.summary("unseen")["dice_3d"] == pytest.approx(
+        plain_scores(labels_of(found), truth, inside)[0]
+    )
+    assert score(found, "mito", tmp_path / "t.tif", ScoreSettings(trained_slices="none")).roles == (
+        "unseen",
+    )
 
 
 def test_slices_are_recognized_by_number_and_pixels(found: Sample) -> None:

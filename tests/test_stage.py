@@ -15,13 +15,13 @@ from distributed import Client, LocalCluster
 from pydantic import Field
 
 from sparsem.errors import ResourceError, ResumeError, SampleError, SettingsError
-from sparsem.execution import HERE, Execution, Needs
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.settings import Settings
-from sparsem.stage import BlockResult, Stage, fingerprint_of, finished, link_arrays
 from sparsem.store.pyramid import coarser_mean, coarser_mode
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, volume_spec
+from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of, finished, link_arrays
 from tests.conftest import copy_of, files_in
 
 
@@ -39,7 +39,10 @@ def brighten(block: ZBlock, image: Volume, by: int, log: Path, fail_at: int = -1
     with log.open("a") as file:
         file.write(f"{block.start}\n")
     voxels = image.read(block.own)
-    return {"images/bright": voxels + np.uint8(by), "labels/dark": (voxels < 90).astype(np.uint8)}, {"mean": float(voxels.mean())}
+    return {
+        "images/bright": voxels + np.uint8(by),
+        "labels/dark": (voxels < 90).astype(np.uint8),
+    }, {"mean": float(voxels.mean())}
 
 
 KINDS = {"images/part": Kind.IMAGE, "labels/part": Kind.LABELS}
@@ -51,7 +54,12 @@ def part_of(block: ZBlock, file: Path) -> BlockResult:
 
 
 def run(
-    sample: Sample, log: Path, by: int = 10, on: Execution = HERE, fail_at: int = -1, needs: Needs | Callable[[], Needs] = Needs
+    sample: Sample,
+    log: Path,
+    by: int = 10,
+    on: Execution = HERE,
+    fail_at: int = -1,
+    needs: Needs | Callable[[], Needs] = Needs,
 ) -> list[dict[str, Any]]:
     image = sample.image("raw")
     frame = (image.shape, np.uint8)
@@ -59,7 +67,15 @@ def run(
         volume_spec("images/bright", *frame, Kind.IMAGE, image.voxel_size, image.block_depth),
         volume_spec("labels/dark", *frame, Kind.LABELS, image.voxel_size, image.block_depth),
     ]
-    with Stage(sample, "brighten", BrightenSettings(by=by), {"image": image.fingerprint}, outputs, on, needs) as stage:
+    with Stage(
+        sample,
+        "brighten",
+        BrightenSettings(by=by),
+        {"image": image.fingerprint},
+        outputs,
+        on,
+        needs,
+    ) as stage:
         return stage.map(brighten, image.blocks(), image, by, log, fail_at)
 
 
@@ -68,7 +84,9 @@ def test_outputs_appear_whole_with_history_and_lists(own_tissue: Sample, tmp_pat
     raw = own_tissue.image("raw").read(slice(None))
     assert np.array_equal(own_tissue.image("bright").read(slice(None)), raw + np.uint8(10))
     assert own_tissue.newest_image == "bright"
-    assert [round(one["mean"], 6) for one in summaries] == [round(float(raw[z : z + 7].mean()), 6) for z in (0, 7, 14)]
+    assert [round(one["mean"], 6) for one in summaries] == [
+        round(float(raw[z : z + 7].mean()), 6) for z in (0, 7, 14)
+    ]
     entry = own_tissue.history()[-1]
     assert (entry["stage"], entry["settings"]["by"]) == ("brighten", 10)
     assert entry["outputs"] == ["images/bright", "labels/dark"]
@@ -82,7 +100,9 @@ def test_coarser_levels_do_not_depend_on_the_blocks(tmp_path: Path, depth: int) 
     np.save(tmp_path / "stack.npy", stack)
     sample = Sample.create(tmp_path / "long.zarr")
     frame = (stack.shape, np.uint8)
-    outputs = [volume_spec(path, *frame, kind, VoxelSize(8, 8, 8), depth) for path, kind in KINDS.items()]
+    outputs = [
+        volume_spec(path, *frame, kind, VoxelSize(8, 8, 8), depth) for path, kind in KINDS.items()
+    ]
     assert len(outputs[0].level_runs()) == {1: 5, 4: 2, 7: 5, 16: 1}[depth]
     with Stage(sample, "slice", Settings(), {}, outputs) as stage:
         stage.map(part_of, z_blocks(len(stack), depth), tmp_path / "stack.npy")
@@ -92,7 +112,10 @@ def test_coarser_levels_do_not_depend_on_the_blocks(tmp_path: Path, depth: int) 
         for level, factors in enumerate(outputs[0].level_factors()):
             whole = make(whole, factors)
             assert np.array_equal(made.level(level)[:], whole)
-            assert made.level(level).chunks[0] == [deep for run in outputs[0].level_runs() for _, deep in run][level]
+            assert (
+                made.level(level).chunks[0]
+                == [deep for run in outputs[0].level_runs() for _, deep in run][level]
+            )
 
 
 def test_an_interrupted_run_does_only_what_is_left(own_tissue: Sample, tmp_path: Path) -> None:
@@ -111,13 +134,17 @@ def test_a_finished_stage_is_not_done_again(own_tissue: Sample, tmp_path: Path) 
     first = run(own_tissue, tmp_path / "log")
     assert run(own_tissue, tmp_path / "log") == first
     assert len((tmp_path / "log").read_text().split()) == 3
-    shutil.rmtree(own_tissue.path / "images" / "bright")  # somebody threw a result away: it is made again
+    shutil.rmtree(
+        own_tissue.path / "images" / "bright"
+    )  # somebody threw a result away: it is made again
     run(own_tissue, tmp_path / "log")
     assert own_tissue.names("images") == ["bright"]
 
 
 @pytest.mark.parametrize("fail_at", [-1, 14])
-def test_other_settings_are_refused_with_the_difference(own_tissue: Sample, tmp_path: Path, fail_at: int) -> None:
+def test_other_settings_are_refused_with_the_difference(
+    own_tissue: Sample, tmp_path: Path, fail_at: int
+) -> None:
     if fail_at >= 0:
         with pytest.raises(StopError):
             run(own_tissue, tmp_path / "log", fail_at=fail_at)
@@ -125,19 +152,24 @@ def test_other_settings_are_refused_with_the_difference(own_tissue: Sample, tmp_
         run(own_tissue, tmp_path / "log")
     what = "unfinished run" if fail_at >= 0 else "finished result"
     with pytest.raises(
-        ResumeError, match=rf"'brighten' has a {what} in own.zarr that was made otherwise \(by: 10 -> 20\); use --overwrite"
+        ResumeError,
+        match=rf"'brighten' has a {what} in own.zarr that was made otherwise \(by: 10 -> 20\); use --overwrite",
     ):
         run(own_tissue, tmp_path / "log", by=20)
 
 
-def test_overwrite_keeps_the_old_result_until_the_new_one_is_whole(own_tissue: Sample, tmp_path: Path) -> None:
+def test_overwrite_keeps_the_old_result_until_the_new_one_is_whole(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     run(own_tissue, tmp_path / "log")
     again = replace(HERE, overwrite=True)
     with pytest.raises(StopError):
         run(own_tissue, tmp_path / "log", by=20, on=again, fail_at=14)
     raw = own_tissue.image("raw").read(slice(None))
     assert np.array_equal(own_tissue.image("bright").read(slice(None)), raw + np.uint8(10))
-    run(own_tissue, tmp_path / "log", by=20)  # the replacement was asked for; going on with it needs no second word
+    run(
+        own_tissue, tmp_path / "log", by=20
+    )  # the replacement was asked for; going on with it needs no second word
     assert np.array_equal(own_tissue.image("bright").read(slice(None)), raw + np.uint8(20))
 
 
@@ -152,12 +184,18 @@ def test_a_result_of_another_command_is_not_overwritten(own_tissue: Sample, tmp_
 def test_a_damaged_record_is_told(own_tissue: Sample, tmp_path: Path) -> None:
     run(own_tissue, tmp_path / "log")
     (own_tissue.path / ".sparsem" / "stages" / "brighten.json").write_text('{"rec')
-    with pytest.raises(SampleError, match=r"brighten.json is damaged; remove it, and the stage it belongs to is done again"):
+    with pytest.raises(
+        SampleError,
+        match=r"brighten.json is damaged; remove it, and the stage it belongs to is done again",
+    ):
         run(own_tissue, tmp_path / "log")
 
 
 def test_two_runs_at_once_are_refused(own_tissue: Sample, tmp_path: Path) -> None:
-    with own_tissue.locked(), pytest.raises(SampleError, match=r"Another run is writing to own.zarr"):
+    with (
+        own_tissue.locked(),
+        pytest.raises(SampleError, match=r"Another run is writing to own.zarr"),
+    ):
         run(own_tissue, tmp_path / "log")
     run(own_tissue, tmp_path / "log")
 
@@ -165,17 +203,28 @@ def test_two_runs_at_once_are_refused(own_tissue: Sample, tmp_path: Path) -> Non
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_written(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_fit_is_refused_before_anything_is_written(
+    own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = files_in(own_tissue.path)
-    with pytest.raises(ResourceError, match=r"needs 1000000.0 GB of memory, and .* GB are free; a smaller --block-depth"):
-        run(own_tissue, tmp_path / "log", needs=Needs(ram=10**15, smaller="a smaller --block-depth needs less"))
+    with pytest.raises(
+        ResourceError,
+        match=r"needs 1000000.0 GB of memory, and .* GB are free; a smaller --block-depth",
+    ):
+        run(
+            own_tissue,
+            tmp_path / "log",
+            needs=Needs(ram=10**15, smaller="a smaller --block-depth needs less"),
+        )
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 10**6))
     with pytest.raises(ResourceError, match=r"needs 5.0 GB of disk at .*, and 0.0 GB are free"):
         run(own_tissue, tmp_path / "log", needs=Needs(disk=5 * 10**9))
     assert files_in(own_tissue.path) == before
 
 
-def test_what_takes_a_while_to_find_out_is_not_asked_of_a_finished_stage(own_tissue: Sample, tmp_path: Path) -> None:
+def test_what_takes_a_while_to_find_out_is_not_asked_of_a_finished_stage(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     asked: list[Needs] = []
 
     def needs() -> Needs:
@@ -186,23 +235,42 @@ def test_what_takes_a_while_to_find_out_is_not_asked_of_a_finished_stage(own_tis
     assert run(own_tissue, tmp_path / "log", needs=needs) == first
     assert asked == [Needs(ram=1)]
     with pytest.raises(ResourceError, match=r"needs 1000000.0 GB of memory"):
-        run(own_tissue, tmp_path / "log", by=20, on=Execution(overwrite=True), needs=lambda: Needs(ram=10**15))
+        run(
+            own_tissue,
+            tmp_path / "log",
+            by=20,
+            on=Execution(overwrite=True),
+            needs=lambda: Needs(ram=10**15),
+        )
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
-    assert fingerprint_of({"a": 1, "b": [2]}) == fingerprint_of({"b": [2], "a": 1}) != fingerprint_of({"a": 1, "b": [3]})
+    assert (
+        fingerprint_of({"a": 1, "b": [2]})
+        == fingerprint_of({"b": [2], "a": 1})
+        != fingerprint_of({"a": 1, "b": [3]})
+    )
 
 
 def test_workers_and_a_scheduler_give_the_same_bytes(own_tissue: Sample, tmp_path: Path) -> None:
-    here, workers, scheduler = (copy_of(own_tissue, tmp_path / f"{name}.zarr") for name in ("here", "workers", "scheduler"))
+    here, workers, scheduler = (
+        copy_of(own_tissue, tmp_path / f"{name}.zarr") for name in ("here", "workers", "scheduler")
+    )
     run(here, tmp_path / "log")
     run(workers, tmp_path / "log", on=replace(HERE, workers=2))
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster, Client(cluster):
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster),
+    ):
         run(scheduler, tmp_path / "log", on=replace(HERE, scheduler=cluster.scheduler_address))
     assert files_in(here.path) == files_in(workers.path) == files_in(scheduler.path)
 
 
-def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(own_tissue: Sample, tmp_path: Path) -> None:
+def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     with pytest.raises(StopError):
         run(own_tissue, tmp_path / "log", on=replace(HERE, workers=2), fail_at=7)
     run(own_tissue, tmp_path / "log")
@@ -210,12 +278,16 @@ def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(own_tissue: Sample
     assert set((tmp_path / "log").read_text().split()) == {"0", "7", "14"}
 
 
-def test_an_unreachable_scheduler_is_one_sentence(own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsem.execution.SCHEDULER_TIMEOUT_S", 1)
+def test_an_unreachable_scheduler_is_one_sentence(
+    own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsem.workflow.execution.SCHEDULER_TIMEOUT_S", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense://x:1"):
         with pytest.raises(SettingsError, match=rf"No Dask scheduler answers at {address}"):
             run(own_tissue, tmp_path / "log", on=replace(HERE, scheduler=address))
-    with pytest.raises(SettingsError, match=r"--workers takes 0 .* or a number of processes; got -1"):
+    with pytest.raises(
+        SettingsError, match=r"--workers takes 0 .* or a number of processes; got -1"
+    ):
         replace(HERE, workers=-1)
 
 
@@ -231,18 +303,27 @@ def add_up(link: int, before: "dict[str, Any] | None", log: Path, fail_at: int) 
 
 
 def with_sums(block: ZBlock, folder: Path) -> BlockResult:
-    ends = [int(np.asarray(link_arrays(folder, chain, number)["slices"][1]).max()) for chain, number in (("ones", 2), ("tens", 1))]
+    ends = [
+        int(np.asarray(link_arrays(folder, chain, number)["slices"][1]).max())
+        for chain, number in (("ones", 2), ("tens", 1))
+    ]
     return {}, {"ends": ends}
 
 
-def chained(sample: Sample, log: Path, fail_at: int = -1, on: Execution = HERE) -> list[dict[str, Any]]:
+def chained(
+    sample: Sample, log: Path, fail_at: int = -1, on: Execution = HERE
+) -> list[dict[str, Any]]:
     with Stage(sample, "chained", BrightenSettings(), {}, [], on) as stage:
-        folder = stage.chain("adding up", add_up, {"ones": [1, 2, 3], "tens": [10, 20]}, log, fail_at)
+        folder = stage.chain(
+            "adding up", add_up, {"ones": [1, 2, 3], "tens": [10, 20]}, log, fail_at
+        )
         return stage.map(with_sums, z_blocks(4, 4), folder)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_links_of_a_chain_run_in_turn_and_once(own_tissue: Sample, tmp_path: Path, workers: int) -> None:
+def test_links_of_a_chain_run_in_turn_and_once(
+    own_tissue: Sample, tmp_path: Path, workers: int
+) -> None:
     log = tmp_path / "log"
     with pytest.raises(StopError):
         chained(own_tissue, log, fail_at=3, on=replace(HERE, workers=workers))
@@ -261,17 +342,26 @@ def whose(link: int, before: "dict[str, Any] | None") -> dict[str, Any]:
 
 
 def test_a_chain_that_is_to_be_done_here_is_given_to_no_worker(own_tissue: Sample) -> None:
-    with Stage(own_tissue, "here", BrightenSettings(), {}, [], Execution(workers=2, quiet=True)) as stage:
+    with Stage(
+        own_tissue, "here", BrightenSettings(), {}, [], Execution(workers=2, quiet=True)
+    ) as stage:
         folder = stage.chain("learning", whose, {"one": [1, 2]}, here=True)
-        assert [int(np.asarray(link_arrays(folder, "one", number)["process"])[0]) for number in range(2)] == [os.getpid()] * 2
+        assert [
+            int(np.asarray(link_arrays(folder, "one", number)["process"])[0]) for number in range(2)
+        ] == [os.getpid()] * 2
 
 
-def test_a_stage_knows_the_result_that_it_replaces_only_while_it_is_whole(own_tissue: Sample, tmp_path: Path) -> None:
+def test_a_stage_knows_the_result_that_it_replaces_only_while_it_is_whole(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     def replaced() -> list[dict[str, Any]]:
         image = own_tissue.image("raw")
         frame = (image.shape, np.uint8, Kind.IMAGE, image.voxel_size, image.block_depth)
         specs = [volume_spec("images/bright", *frame), volume_spec("labels/dark", *frame)]
-        with suppress(StopError), Stage(own_tissue, "brighten", BrightenSettings(by=3), {}, specs, OVERWRITE) as stage:
+        with (
+            suppress(StopError),
+            Stage(own_tissue, "brighten", BrightenSettings(by=3), {}, specs, OVERWRITE) as stage,
+        ):
             found.append(stage.replaced())
             raise StopError
         return found[-1]

@@ -51,21 +51,30 @@ def test_ome_zarr_reads_image_and_scale(tissue: Sample) -> None:
 def test_levels_halve_until_they_are_small_and_stay_in_place() -> None:
     spec = volume_spec("labels/x", (40, 3000, 1200), np.uint8, Kind.LABELS, VoxelSize(20, 5, 5), 16)
     assert spec.level_factors() == [(1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)]
-    assert spec.level_shapes() == [(40, 3000, 1200), (40, 1500, 600), (40, 750, 300), (20, 375, 150)]
+    assert spec.level_shapes() == [
+        (40, 3000, 1200),
+        (40, 1500, 600),
+        (40, 750, 300),
+        (20, 375, 150),
+    ]
     assert spec.level_runs() == [[(0, 16), (1, 16), (2, 16), (3, 8)]]
 
 
 def test_level_transformations_say_where_the_centres_lie(tmp_path: Path) -> None:
     spec = volume_spec("", (4, 2000, 600), np.uint8, Kind.IMAGE, VoxelSize(4, 4, 4), 2)
     create_volume(tmp_path / "a.zarr", spec, "f")
-    datasets = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["ome"]["multiscales"][0]["datasets"]
+    datasets = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["ome"][
+        "multiscales"
+    ][0]["datasets"]
     assert [one["coordinateTransformations"][0]["scale"][1] for one in datasets] == [4, 8, 16]
     # The centre of the first cell of level 2 is that of 4 fine voxels: 1.5 voxels of 4 nm beyond the first voxel's.
     assert datasets[2]["coordinateTransformations"][1]["translation"] == [6, 6, 6]
 
 
 def test_a_sample_is_found_or_the_way_to_make_one_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=r"There is no sample at .*; make one with 'sparsem import"):
+    with pytest.raises(
+        SampleError, match=r"There is no sample at .*; make one with 'sparsem import"
+    ):
         Sample.open(tmp_path / "none.zarr")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
@@ -98,7 +107,11 @@ def test_tables_are_written_twice_and_read_back(own_tissue: Sample) -> None:
 
 def test_a_volume_is_picklable_and_says_what_it_is(tissue: Sample) -> None:
     volume = tissue.volume("truth", "cells")
-    assert (volume.shape, volume.dtype, volume.block_depth) == (TISSUE.shape, np.dtype(np.uint32), 7)
+    assert (volume.shape, volume.dtype, volume.block_depth) == (
+        TISSUE.shape,
+        np.dtype(np.uint32),
+        7,
+    )
     assert volume.voxel_size == VoxelSize(20, 20, 20)
     assert len(volume.fingerprint) == 32
     with pytest.raises(SampleError, match="not a Zarr v3 group"):

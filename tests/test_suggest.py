@@ -8,16 +8,16 @@ import scipy.stats
 import torch
 from numpy.typing import NDArray
 
-from sparsem.annotations import write_annotation
+from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.execution import Execution
-from sparsem.learn.folds import cross_validate, fold_path, held_out, train_and_promise
-from sparsem.learn.train import train
 from sparsem.models.checkpoint import read_recipe
-from sparsem.predict import PredictSettings, answer_of, predict
+from sparsem.segment.cross_validation import cross_validate, fold_path, held_out, train_and_promise
+from sparsem.segment.predict import PredictSettings, answer_of, predict
+from sparsem.segment.suggest import SuggestSettings, chosen, spread_out, suggest
+from sparsem.segment.train import train
+from sparsem.segment.uncertainty import entropy, together
 from sparsem.store.sample import Sample
-from sparsem.suggest import SuggestSettings, chosen, spread_out, suggest
-from sparsem.tiles.doubt import entropy, together
+from sparsem.workflow.execution import Execution
 from tests.conftest import LABELLED, QUICK, copy_of, put, truth_of, untaught_model
 
 REPLACE = Execution(overwrite=True, quiet=True)
@@ -45,7 +45,9 @@ def test_doubt_decides_but_not_beside_a_labelled_slice() -> None:
     holes = np.full(10, np.nan)
     holes[[2, 6]] = 1
     assert set(chosen(holes, [], 2)) == {2, 6}
-    with pytest.raises(InputError, match="Cannot suggest 2 slices: 1 that are not labelled were looked at"):
+    with pytest.raises(
+        InputError, match="Cannot suggest 2 slices: 1 that are not labelled were looked at"
+    ):
         chosen(holes, [2], 2)
 
 
@@ -53,7 +55,11 @@ def test_entropy_and_disagreement_by_their_formulas() -> None:
     assert entropy(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 1, 0], abs=1e-6)
     assert entropy(np.array(0.25)) == pytest.approx(0.8112781)
     yes, no, unsure = (np.full((1, 2, 3), p, np.float32) for p in (1, 0, 0.5))
-    for answers, mean, doubt in (([yes, no], 0.5, 1), ([unsure, unsure], 0.5, 0), ([yes, yes, no], 2 / 3, entropy(np.array(2 / 3)))):
+    for answers, mean, doubt in (
+        ([yes, no], 0.5, 1),
+        ([unsure, unsure], 0.5, 0),
+        ([yes, yes, no], 2 / 3, entropy(np.array(2 / 3))),
+    ):
         found = together(iter(answers))
         assert found.mean == pytest.approx(np.full((1, 2, 3), mean))
         assert found.doubt == pytest.approx(np.full((1, 2, 3), doubt), abs=1e-6)
@@ -87,7 +93,9 @@ def test_suggestions_from_probabilities(own_tissue: Sample) -> None:
         suggest(own_tissue, "golgi")
 
 
-def test_folds_promise_a_dice_and_leave_models_that_disagree(own_tissue: Sample, tmp_path: Path) -> None:
+def test_folds_promise_a_dice_and_leave_models_that_disagree(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     settings = QUICK.model_copy(update={"folds": 3, "updates": 25})
     out = tmp_path / "m.safetensors"
     (promise,) = cross_validate([own_tissue], out, settings)
@@ -96,7 +104,9 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(own_tissue: Sample,
     assert promise.mean == pytest.approx(np.mean(promise.dice))
     assert promise.spread == pytest.approx(np.std(promise.dice, ddof=1))
     held = [read_recipe(fold_path(out, n)).training["held out"] for n in (1, 2, 3)]
-    assert held == [["tissue 0"], ["tissue 9"], ["tissue 18"]] or held == [[f"own {z}"] for z in LABELLED]
+    assert held == [["tissue 0"], ["tissue 9"], ["tissue 18"]] or held == [
+        [f"own {z}"] for z in LABELLED
+    ]
     rows = (tmp_path / "m.folds.csv").read_text().splitlines()
     assert rows[0] == "structure,mean,spread,fold1,fold2,fold3"
     assert rows[1].startswith(f"nucleus,{promise.mean:.4f}")
@@ -119,10 +129,17 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(own_tissue: Sample,
     _mean_and_doubt_are_written(own_tissue, [Path(model) for model in models], found.doubt)
 
 
-def _mean_and_doubt_are_written(sample: Sample, models: list[Path], doubt: NDArray[np.float64]) -> None:
+def _mean_and_doubt_are_written(
+    sample: Sample, models: list[Path], doubt: NDArray[np.float64]
+) -> None:
     written = predict(sample, models)
     assert written == ["probabilities/nucleus", "labels/nucleus", "probabilities/nucleus-doubt"]
-    each = np.stack([[answer_of(sample.image(), z, [model], PredictSettings())[1].mean[0] for z in (0, 7)] for model in models])
+    each = np.stack(
+        [
+            [answer_of(sample.image(), z, [model], PredictSettings())[1].mean[0] for z in (0, 7)]
+            for model in models
+        ]
+    )
     mean = sample.volume("probabilities", "nucleus").read(slice(None))[[0, 7]] / 255
     assert mean == pytest.approx(each.mean(0), abs=0.51 / 255)
     told = sample.volume("probabilities", "nucleus-doubt").read(slice(None))[[0, 7]] / 255
@@ -138,16 +155,24 @@ def _mean_and_doubt_are_written(sample: Sample, models: list[Path], doubt: NDArr
 def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) -> None:
     for folds in (1, 4):
         with pytest.raises(InputError, match="--folds takes 2 to 3, the number of labelled slices"):
-            cross_validate([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": folds}))
+            cross_validate(
+                [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": folds})
+            )
     cross_validate([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 2}))
     with pytest.raises(ResumeError, match="fold: 1 of 2 -> 1 of 3"):
-        cross_validate([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3}))
+        cross_validate(
+            [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3})
+        )
 
 
 def test_some_of_the_labelled_slices_only(own_tissue: Sample, tmp_path: Path) -> None:
-    recipe = train([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"slices": (0, 18)}))
+    recipe = train(
+        [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"slices": (0, 18)})
+    )
     assert [name.rsplit(" ", 1)[-1] for name in recipe.training["learnt from"]] == ["0", "18"]
-    with pytest.raises(InputError, match=r"Slice 4 of own\.zarr is not labelled; labelled are 0, 9, 18"):
+    with pytest.raises(
+        InputError, match=r"Slice 4 of own\.zarr is not labelled; labelled are 0, 9, 18"
+    ):
         train([own_tissue], tmp_path / "n.safetensors", QUICK.model_copy(update={"slices": (0, 4)}))
 
 
@@ -163,16 +188,25 @@ def a_model(path: Path, structures: tuple[str, ...], seed: int) -> str:
     return str(untaught_model(path, structures, pixel_nm=20.0))
 
 
-def test_models_are_asked_about_one_structure_at_a_time_and_by_name(own_tissue: Sample, tmp_path: Path) -> None:
+def test_models_are_asked_about_one_structure_at_a_time_and_by_name(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     first = a_model(tmp_path / "1.safetensors", ("nucleus", "mitochondrion"), 1)
     second = a_model(tmp_path / "2.safetensors", ("nucleus", "mitochondrion"), 2)
     settings = SuggestSettings(n=1, model=(first, second), every=6)
-    nucleus, other = (suggest(own_tissue, name, settings).doubt for name in ("nucleus", "mitochondrion"))
-    assert not np.array_equal(nucleus, other, equal_nan=True)  # the second question has an answer of its own
+    nucleus, other = (
+        suggest(own_tissue, name, settings).doubt for name in ("nucleus", "mitochondrion")
+    )
+    assert not np.array_equal(
+        nucleus, other, equal_nan=True
+    )  # the second question has an answer of its own
     both = suggest(own_tissue, None, settings).doubt
     assert both == pytest.approx((nucleus + other) / 2, abs=1e-6, nan_ok=True)
     turned = a_model(tmp_path / "3.safetensors", ("mitochondrion", "nucleus"), 3)
-    straight, crossed = SuggestSettings(n=1, model=(first, turned), every=6), SuggestSettings(n=1, model=(turned, first), every=6)
+    straight, crossed = (
+        SuggestSettings(n=1, model=(first, turned), every=6),
+        SuggestSettings(n=1, model=(turned, first), every=6),
+    )
     one, two = (suggest(own_tissue, None, asked).doubt for asked in (straight, crossed))
     assert one == pytest.approx(two, abs=1e-6, nan_ok=True)
     alone = a_model(tmp_path / "4.safetensors", ("nucleus",), 4)
@@ -181,7 +215,9 @@ def test_models_are_asked_about_one_structure_at_a_time_and_by_name(own_tissue: 
             suggest(own_tissue, None, SuggestSettings(n=1, model=models))
 
 
-def test_cells_are_doubted_by_their_interior_and_boundary(own_tissue: Sample, tmp_path: Path) -> None:
+def test_cells_are_doubted_by_their_interior_and_boundary(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     write_annotation(own_tissue, "cells", LABELLED, truth_of(own_tissue, "cells", LABELLED))
     doubt = np.zeros(own_tissue.image().shape, np.uint8)
     put(own_tissue, "probabilities/cells-interior", doubt, 7)
@@ -191,7 +227,9 @@ def test_cells_are_doubted_by_their_interior_and_boundary(own_tissue: Sample, tm
         found = suggest(own_tissue, name, SuggestSettings(n=1))
         assert (found.by, found.z) == ("entropy", (5,))
     model = a_model(tmp_path / "m.safetensors", ("cells-interior", "cells-boundary"), 1)
-    assert not set(suggest(own_tissue, "cells", SuggestSettings(n=16, model=(model,), every=1)).z) & set(LABELLED)
+    assert not set(
+        suggest(own_tissue, "cells", SuggestSettings(n=16, model=(model,), every=1)).z
+    ) & set(LABELLED)
 
 
 def test_folds_leave_out_neighbouring_slices_together() -> None:
@@ -201,15 +239,30 @@ def test_folds_leave_out_neighbouring_slices_together() -> None:
     assert held_out(of(0, 13, 26, 39, 52, 65, 78), {"a": 80}, 3) == [[0, 3, 6], [1, 4], [2, 5]]
     clumps = of(0, 1, 2, 300, 301, 600)
     assert held_out(clumps, {"a": 1000}, 3) == [[0, 1, 2], [3, 4], [5]]
-    assert held_out(of(*range(500, 512)), {"a": 1000}, 3) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert held_out([("b", 5), ("a", 5), ("b", 80), ("a", 80)], {"a": 90, "b": 90}, 2) == [[0, 1], [2, 3]]
+    assert held_out(of(*range(500, 512)), {"a": 1000}, 3) == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
+    assert held_out([("b", 5), ("a", 5), ("b", 80), ("a", 80)], {"a": 90, "b": 90}, 2) == [
+        [0, 1],
+        [2, 3],
+    ]
 
 
-def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(own_tissue: Sample, tmp_path: Path) -> None:
+def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     slices = truth_of(own_tissue, "nucleus", LABELLED)
-    write_annotation(own_tissue, "nucleus", LABELLED, [slices[0], 0 * slices[1], 0 * slices[2]], overwrite=True)
-    with pytest.raises(InputError, match=r"Without the held-out own 0 no labeled slice holds 'nucleus'"):
-        train_and_promise([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3}))
+    write_annotation(
+        own_tissue, "nucleus", LABELLED, [slices[0], 0 * slices[1], 0 * slices[2]], overwrite=True
+    )
+    with pytest.raises(
+        InputError, match=r"Without the held-out own 0 no labeled slice holds 'nucleus'"
+    ):
+        train_and_promise(
+            [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3})
+        )
     assert not list(tmp_path.glob("m.*"))
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotations import UNKNOWN, read_annotation, write_annotation
+from sparsem.annotation.importing import AnnotationSettings
+from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation, write_annotation
 from sparsem.errors import SettingsError
-from sparsem.labelling import AnnotationSettings
-from sparsem.learn.slices import learning_slices
-from sparsem.learn.train import train
-from sparsem.predict import predict
+from sparsem.segment.predict import predict
+from sparsem.segment.targets import interior_and_boundary, shrink_labels
+from sparsem.segment.train import train
+from sparsem.segment.training_slices import learning_slices
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
-from sparsem.tiles.targets import interior_and_boundary, shrink_labels
 from tests.conftest import LABELLED, QUICK, drawn, truth_of
 
 
@@ -28,15 +28,21 @@ def known(*rows: str) -> NDArray[np.bool_]:
 
 def test_two_cells_that_touch_and_background() -> None:
     cells = drawn("11222...", "11222...")
-    interior, boundary = interior_and_boundary(cells, np.ones(cells.shape, bool), width_px=2, outlined=False)
+    interior, boundary = interior_and_boundary(
+        cells, np.ones(cells.shape, bool), width_px=2, outlined=False
+    )
     assert shown(interior) == ["11111000"] * 2
     assert shown(boundary) == ["01101100"] * 2
 
 
-@pytest.mark.parametrize(("width", "row"), [(2, "00011000"), (3, "00111100"), (4, "00111100"), (6, "01111110")])
+@pytest.mark.parametrize(
+    ("width", "row"), [(2, "00011000"), (3, "00111100"), (4, "00111100"), (6, "01111110")]
+)
 def test_the_width_counts_both_sides(width: float, row: str) -> None:
     cells = drawn("11112222")
-    assert shown(interior_and_boundary(cells, np.ones(cells.shape, bool), width, outlined=False)[1]) == [row]
+    assert shown(
+        interior_and_boundary(cells, np.ones(cells.shape, bool), width, outlined=False)[1]
+    ) == [row]
 
 
 def test_neighbours_that_nobody_annotated_are_not_background() -> None:
@@ -44,7 +50,9 @@ def test_neighbours_that_nobody_annotated_are_not_background() -> None:
     looked_at = known("??1122??", "??1122??")
     interior, boundary = interior_and_boundary(cells, looked_at, width_px=2, outlined=True)
     assert shown(interior) == ["??1111??"] * 2
-    assert shown(boundary) == ["?111111?"] * 2  # each is two pixels wide, and all of its ends were drawn
+    assert (
+        shown(boundary) == ["?111111?"] * 2
+    )  # each is two pixels wide, and all of its ends were drawn
 
 
 def test_beside_pixels_that_nobody_could_decide_on_no_boundary_is_claimed() -> None:
@@ -75,19 +83,27 @@ def test_an_id_for_background_where_nothing_is_unknown(own_tissue: Sample) -> No
     ids, looked_at = read_annotation(own_tissue, "cells").objects(0)
     assert [int(ids[row, 0]) for row in (0, 10, 20, 30)] == [5, 6, 0, 0]
     assert [bool(looked_at[row, 0]) for row in (0, 10, 20, 30)] == [True, True, True, False]
-    assert [int(read_annotation(own_tissue, "cells").mask(0)[row, 0]) for row in (0, 20, 30)] == [1, 0, UNKNOWN]
+    assert [int(read_annotation(own_tissue, "cells").mask(0)[row, 0]) for row in (0, 20, 30)] == [
+        1,
+        0,
+        UNKNOWN,
+    ]
     with pytest.raises(SettingsError, match="cannot be both ignored and background"):
         parse(AnnotationSettings, {"ignore": 9, "background": 9}, "labels")
 
 
-def test_one_network_learns_interior_boundary_and_a_structure(own_tissue: Sample, tmp_path: Path) -> None:
+def test_one_network_learns_interior_boundary_and_a_structure(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     write_annotation(own_tissue, "cells", LABELLED, truth_of(own_tissue, "cells", LABELLED))
     settings = QUICK.model_copy(update={"structure": ("nucleus",), "cells": "cells"})
     recipe = train([own_tissue], tmp_path / "m.safetensors", settings)
     assert recipe.structures == ("nucleus", "cells-interior", "cells-boundary")
     slices, _, _ = learning_slices([own_tissue], recipe.structures, settings)
     cells = own_tissue.volume("truth", "cells").read(slice(9, 10))[0]
-    expected = interior_and_boundary(shrink_labels(cells, (2, 2)), np.ones((48, 64), bool), 3, outlined=False)
+    expected = interior_and_boundary(
+        shrink_labels(cells, (2, 2)), np.ones((48, 64), bool), 3, outlined=False
+    )
     assert np.array_equal(slices[1].target[1:], expected)
     predict(own_tissue, tmp_path / "m.safetensors")
     assert own_tissue.names("probabilities") == ["cells-boundary", "cells-interior", "nucleus"]

@@ -15,10 +15,20 @@ from scipy.ndimage import label as components
 from skimage.feature import graycomatrix, graycoprops
 from skimage.morphology import closing, footprint_rectangle, opening
 
-from sparsem.measure.glcm import DIRECTIONS, co_occurrence, co_occurrence_matrix, offsets_of
-from sparsem.measure.pattern_spectrum import Growth, growth, pattern_spectrum, spectrum_moments
-from sparsem.measure.size_zones import size_zones, zones
-from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale, quantised, texture_of
+from sparsem.measure.features.glcm import (
+    DIRECTIONS,
+    co_occurrence,
+    co_occurrence_matrix,
+    offsets_of,
+)
+from sparsem.measure.features.pattern_spectrum import (
+    Growth,
+    growth,
+    pattern_spectrum,
+    spectrum_moments,
+)
+from sparsem.measure.features.size_zones import size_zones, zones
+from sparsem.measure.features.texture import COLUMNS, GreyScale, TextureScale, quantised, texture_of
 from tests.conftest import drawn
 
 EVEN = (1.0, 1.0, 1.0)
@@ -38,7 +48,9 @@ def test_features_equal_pyradiomics() -> None:
     """``RadiomicsGLCM(binWidth=1, weightingNorm='no_weighting')``: Idm, Correlation, SumSquares, Contrast; and ``RadiomicsGLSZM``."""
     grey = region()
     near = co_occurrence(co_occurrence_matrix(grey, 8, offsets_of(1, EVEN)))
-    assert tuple(near) == pytest.approx((0.3885064621284053, 0.054753914874164394, 3.421418451654533, 6.468164794007491), rel=1e-6)
+    assert tuple(near) == pytest.approx(
+        (0.3885064621284053, 0.054753914874164394, 3.421418451654533, 6.468164794007491), rel=1e-6
+    )
     sizes = size_zones(*zones(grey))
     assert sizes[:2] == pytest.approx((0.17982456140350878, 11.081384829947476), rel=1e-6)
 
@@ -48,11 +60,17 @@ def test_co_occurrence_in_a_plane_equals_scikit_image() -> None:
     flat = np.array([one for one in DIRECTIONS if one[0] == 0])
     ours = co_occurrence_matrix(grey, 6, flat)
     # scikit-image steps (sin a, cos a) in (row, column): 0, 45, 90, 135 degrees are the same four directions, both ways.
-    theirs = graycomatrix(grey[0] - 1, [1], [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], levels=6, symmetric=True).sum(axis=(2, 3))
+    theirs = graycomatrix(
+        grey[0] - 1, [1], [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], levels=6, symmetric=True
+    ).sum(axis=(2, 3))
     np.testing.assert_array_equal(ours, theirs)
     normed = theirs[:, :, None, None] / theirs.sum()
     found = co_occurrence(ours)
-    for ours_one, name in ((found.homogeneity, "homogeneity"), (found.correlation, "correlation"), (found.contrast, "contrast")):
+    for ours_one, name in (
+        (found.homogeneity, "homogeneity"),
+        (found.correlation, "correlation"),
+        (found.contrast, "contrast"),
+    ):
         assert ours_one == pytest.approx(graycoprops(normed, name)[0, 0], rel=1e-9)
 
 
@@ -68,12 +86,18 @@ def plain_matrix(grey: NDArray[Any], levels: int, offsets: NDArray[np.int64]) ->
 
 @settings(max_examples=40)
 @given(
-    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.integers(0, 4)),
+    hnp.arrays(
+        np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.integers(0, 4)
+    ),
     st.sampled_from([(1.0, EVEN), (2.0, EVEN), (10.0, (10.0, 5.0, 4.0)), (1.0, (5.0, 1.0, 1.0))]),
 )
-def test_pairs_are_counted_as_one_by_one(grey: NDArray[np.uint8], how: tuple[float, tuple[float, float, float]]) -> None:
+def test_pairs_are_counted_as_one_by_one(
+    grey: NDArray[np.uint8], how: tuple[float, tuple[float, float, float]]
+) -> None:
     offsets = offsets_of(*how)
-    np.testing.assert_array_equal(co_occurrence_matrix(grey, 4, offsets), plain_matrix(grey, 4, offsets))
+    np.testing.assert_array_equal(
+        co_occurrence_matrix(grey, 4, offsets), plain_matrix(grey, 4, offsets)
+    )
 
 
 def test_offsets_are_equally_long_in_the_tissue() -> None:
@@ -84,7 +108,9 @@ def test_offsets_are_equally_long_in_the_tissue() -> None:
 
 
 def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
-    flat = co_occurrence(co_occurrence_matrix(np.full((3, 3, 3), 5, np.uint8), 8, offsets_of(1, EVEN)))
+    flat = co_occurrence(
+        co_occurrence_matrix(np.full((3, 3, 3), 5, np.uint8), 8, offsets_of(1, EVEN))
+    )
     assert flat == (1.0, 1.0, 0.0, 0.0)
     single = np.zeros((3, 3, 3), np.uint8)
     single[1, 1, 1] = 2
@@ -92,7 +118,11 @@ def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
 
 
 @settings(max_examples=60)
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)))
+@given(
+    hnp.arrays(
+        np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)
+    )
+)
 def test_zones_are_the_components_of_every_level(grey: NDArray[np.uint8]) -> None:
     expected = []
     for level in (1, 2, 3):
@@ -120,15 +150,25 @@ def grain(shape: tuple[int, int, int], width: float = 1.2) -> NDArray[np.uint8]:
 def test_pattern_spectrum_equals_openings_of_scikit_image() -> None:
     image = grain((18, 22, 25))
     ours = pattern_spectrum(image, np.ones(image.shape, bool), growth(4, 1.0, EVEN, "box"))
-    opened, closed = ([one(image, footprint_rectangle((2 * n + 1,) * 3)).sum(dtype=float) for n in range(5)] for one in (opening, closing))
-    np.testing.assert_allclose(ours, np.concatenate([np.diff(closed)[::-1], -np.diff(opened)]) / image.sum(), rtol=1e-12)
+    opened, closed = (
+        [one(image, footprint_rectangle((2 * n + 1,) * 3)).sum(dtype=float) for n in range(5)]
+        for one in (opening, closing)
+    )
+    np.testing.assert_allclose(
+        ours, np.concatenate([np.diff(closed)[::-1], -np.diff(opened)]) / image.sum(), rtol=1e-12
+    )
 
 
 def test_pattern_spectrum_with_uneven_voxels_equals_openings_of_the_same_length() -> None:
     image = grain((10, 24, 26))
-    ours = pattern_spectrum(image, np.ones(image.shape, bool), growth(3, 2.0, (4.0, 2.0, 1.0), "box"))
+    ours = pattern_spectrum(
+        image, np.ones(image.shape, bool), growth(3, 2.0, (4.0, 2.0, 1.0), "box")
+    )
     lengths = [(0, 0, 0), (0, 1, 2), (1, 2, 4), (2, 3, 6)]  # n * 2 / edge, to the nearest even half
-    opened = [opening(image, footprint_rectangle([2 * one + 1 for one in three])).sum(dtype=float) for three in lengths]
+    opened = [
+        opening(image, footprint_rectangle([2 * one + 1 for one in three])).sum(dtype=float)
+        for three in lengths
+    ]
     np.testing.assert_allclose(ours[3:], -np.diff(opened) / image.sum(), rtol=1e-12)
 
 
@@ -141,7 +181,9 @@ def test_no_term_is_negative_and_terms_add_up_in_any_region(element: Any) -> Non
     assert spectrum.min() >= 0
     assert spectrum[:6].sum() > 0 < spectrum[6:].sum()
     outside = np.where(mask, image, 255 - image)
-    np.testing.assert_array_equal(pattern_spectrum(outside, mask, steps), spectrum)  # what lies outside does not count
+    np.testing.assert_array_equal(
+        pattern_spectrum(outside, mask, steps), spectrum
+    )  # what lies outside does not count
 
 
 def test_spots_show_at_their_size() -> None:
@@ -158,15 +200,23 @@ def test_spots_show_at_their_size() -> None:
 
 
 def test_a_ball_grows_by_octahedra_and_boxes() -> None:
-    assert growth(2, 1.0, (2.0, 1.0, 1.0), "ball") == [Growth((0, 1, 1), True), Growth((1, 1, 1), False)]
-    assert growth(2, 1.0, (2.0, 1.0, 1.0), "box") == [Growth((0, 1, 1), False), Growth((1, 1, 1), False)]
+    assert growth(2, 1.0, (2.0, 1.0, 1.0), "ball") == [
+        Growth((0, 1, 1), True),
+        Growth((1, 1, 1), False),
+    ]
+    assert growth(2, 1.0, (2.0, 1.0, 1.0), "box") == [
+        Growth((0, 1, 1), False),
+        Growth((1, 1, 1), False),
+    ]
 
 
 def test_grey_levels_are_equal_steps_of_the_scale() -> None:
     image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     levels = quantised(image, GreyScale(0, 256, 64)).ravel()
     np.testing.assert_array_equal(levels, np.arange(256) // 4 + 1)
-    deep = quantised(np.array([[[-5.0, 100.0, 149.0, 150.0, 999.0]]]), GreyScale(100, 200, 2)).ravel()
+    deep = quantised(
+        np.array([[[-5.0, 100.0, 149.0, 150.0, 999.0]]]), GreyScale(100, 200, 2)
+    ).ravel()
     assert deep.tolist() == [1, 1, 1, 2, 2]
     with pytest.raises(ValueError, match="at most 255"):
         quantised(image, GreyScale(0, 256, 256))

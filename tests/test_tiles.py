@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsem.annotations import UNKNOWN
-from sparsem.tiles.augment import flipped_and_turned, regreyed
-from sparsem.tiles.context import TileGrid, enlarge, mirrored, scaled_shape, shrink, shrink_mask, taper, tile_starts
-from sparsem.tiles.sampling import Sampling, TileSampler, tile_counts
+from sparsem.annotation.labeled_slices import UNKNOWN
+from sparsem.segment.sampling import Sampling, TileSampler, tile_counts
+from sparsem.segment.tiles import (
+    TileGrid,
+    enlarge,
+    mirrored,
+    scaled_shape,
+    shrink,
+    shrink_mask,
+    taper,
+    tile_starts,
+)
+from sparsem.training.augment import flipped_and_turned, regreyed
 from tests.conftest import drawn
 
 
@@ -50,7 +59,9 @@ def test_the_window_is_a_tapered_cosine_without_a_zero() -> None:
 def test_blending_leaves_no_seam() -> None:
     """Tiles whose outputs differ by a constant, as tiles of a network do, join without a step."""
     grid = TileGrid((64, 400), 64, 16)
-    outputs = np.stack([np.full((1, 64, 64), 0.3 + 0.4 * (i % 2), np.float32) for i in range(len(grid.corners))])
+    outputs = np.stack(
+        [np.full((1, 64, 64), 0.3 + 0.4 * (i % 2), np.float32) for i in range(len(grid.corners))]
+    )
     jumps = np.abs(np.diff(grid.blend(outputs)[0], axis=1))
     assert jumps.max() < 0.4 / 6
     hard = TileGrid((64, 384), 64, 0).blend(outputs[:6])[0]
@@ -63,7 +74,11 @@ def test_a_large_area_is_seen_small_and_comes_back(read: int) -> None:
     y, x = np.mgrid[:600, :900].astype(np.float32)
     image = np.sin(y / 90) + np.cos(x / 110)
     small = shrink(image, factors)
-    assert shrink(np.full((8, 8), 65535, np.uint16), (2, 2)).max() == shrink(np.full((8, 8), 255, np.uint8), (2, 2)).max() == 1
+    assert (
+        shrink(np.full((8, 8), 65535, np.uint16), (2, 2)).max()
+        == shrink(np.full((8, 8), 255, np.uint8), (2, 2)).max()
+        == 1
+    )
     assert small.shape == scaled_shape((600, 900), factors)
     assert small.mean() == pytest.approx(image.mean(), abs=5e-3)
     np.testing.assert_allclose(enlarge(small[None], (600, 900))[0], image, atol=0.06)
@@ -106,14 +121,19 @@ def labelled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def test_four_of_five_tiles_hold_a_sparse_structure() -> None:
     images, targets = labelled()
-    sampler = TileSampler(images, targets, Sampling(tile=32, batch=5, share=0.8, least_px=100, grey=0, seed=1))
+    sampler = TileSampler(
+        images, targets, Sampling(tile=32, batch=5, share=0.8, least_px=100, grey=0, seed=1)
+    )
     for update in range(25):
         _, target = sampler.batch(update)
         counts = (target == 1).sum(axis=(2, 3))  # (batch, structures)
         assert (counts.max(axis=1) >= 100).sum() >= 4
         assert (counts[:4] >= 100).any(axis=0).all()  # both structures take their turn
     free = TileSampler(images, targets, Sampling(32, 5, share=0, least_px=100, grey=0, seed=1))
-    assert np.mean([(free.batch(update)[1] == 1).any(axis=(1, 2, 3)).mean() for update in range(40)]) < 0.3
+    assert (
+        np.mean([(free.batch(update)[1] == 1).any(axis=(1, 2, 3)).mean() for update in range(40)])
+        < 0.3
+    )
 
 
 @pytest.mark.parametrize("structures", range(1, 7))
@@ -122,7 +142,11 @@ def test_any_number_of_structures_takes_turns(structures: int, batch: int, holdi
     target = np.zeros((structures, 64, 64), np.uint8)
     for structure in range(structures):
         target[structure, 10 * structure : 10 * structure + 4, 30:34] = 1
-    sampler = TileSampler([np.zeros((1, 64, 64), np.float32)], [target], Sampling(32, batch, 0.8, least_px=16, grey=0, seed=0))
+    sampler = TileSampler(
+        [np.zeros((1, 64, 64), np.float32)],
+        [target],
+        Sampling(32, batch, 0.8, least_px=16, grey=0, seed=0),
+    )
     met = np.zeros(structures)
     for update in range(40):
         counts = (sampler.batch(update)[1] == 1).sum(axis=(2, 3)) >= 16
@@ -133,7 +157,9 @@ def test_any_number_of_structures_takes_turns(structures: int, batch: int, holdi
 
 def test_a_batch_is_a_function_of_seed_and_number() -> None:
     images, targets = labelled()
-    one, other = (TileSampler(images, targets, Sampling(32, 5, 0.8, 100, 0.25, seed)) for seed in (1, 2))
+    one, other = (
+        TileSampler(images, targets, Sampling(32, 5, 0.8, 100, 0.25, seed)) for seed in (1, 2)
+    )
     (images_a, targets_a), (images_b, targets_b) = one.batch(7), one.batch(7)
     assert np.array_equal(images_a, images_b)
     assert np.array_equal(targets_a, targets_b)
@@ -166,9 +192,13 @@ def test_neighbours_move_with_their_slice_and_may_change_places() -> None:
     image = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
     order = set()
     for seed in range(30):
-        moved, mask = flipped_and_turned((image, image[1:2].astype(np.uint8)), np.random.default_rng(seed))
+        moved, mask = flipped_and_turned(
+            (image, image[1:2].astype(np.uint8)), np.random.default_rng(seed)
+        )
         assert np.array_equal(mask[0], moved[1])
-        assert np.array_equal(np.sort(moved[0] - moved[1], axis=None), np.full(16, moved[0, 0, 0] - moved[1, 0, 0]))
+        assert np.array_equal(
+            np.sort(moved[0] - moved[1], axis=None), np.full(16, moved[0, 0, 0] - moved[1, 0, 0])
+        )
         order.add(moved[0, 0, 0] < moved[2, 0, 0])
     assert order == {True, False}
 

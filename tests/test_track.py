@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.cells.track import links, renamed, resolve, without_fragments
-from sparsem.phantom import PhantomSettings, phantom_slice
+from sparsem.cells.linking import links, renamed, resolve, without_fragments
+from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from tests.conftest import drawn
 
 Labels = NDArray[Any]
@@ -21,7 +21,10 @@ Labels = NDArray[Any]
 def joined(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
     pairs = [links(lower, upper, base, window_px) for lower, upper in itertools.pairwise(slices)]
     tracks = resolve(pairs, [islands_in(one, base) for one in slices], base)
-    named = [renamed(one, tracks.identity[of], base) for one, of in zip(slices, tracks.of_slice, strict=True)]
+    named = [
+        renamed(one, tracks.identity[of], base)
+        for one, of in zip(slices, tracks.of_slice, strict=True)
+    ]
     return np.stack(named)
 
 
@@ -60,7 +63,12 @@ def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
                     replace(max(one, other), min(one, other))
                 elif one > base or other > base:
                     replace(max(one, other), min(one, other))  # names of cells are the smaller ones
-    return np.stack([[[one.get(int(v), 0) for v in row] for row in here] for one, here in zip(out, slices, strict=True)])
+    return np.stack(
+        [
+            [[one.get(int(v), 0) for v in row] for row in here]
+            for one, here in zip(out, slices, strict=True)
+        ]
+    )
 
 
 def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
@@ -80,7 +88,9 @@ def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
 def numbered_islands(labels: Labels, base: int) -> Labels:
     """The islands of a slice numbered without gaps, as ``with_islands`` does."""
     present = np.unique(labels[labels > base])
-    return np.where(labels > base, base + 1 + np.searchsorted(present, labels), labels).astype(np.uint32)
+    return np.where(labels > base, base + 1 + np.searchsorted(present, labels), labels).astype(
+        np.uint32
+    )
 
 
 stacks = hnp.arrays(np.uint32, (6, 5, 6), elements=st.sampled_from([0, 0, 1, 2, 3, 4, 5, 6]))
@@ -100,7 +110,9 @@ def test_the_phantoms_protrusions_find_their_cells_in_both_ways() -> None:
     slices = [main_parts_and_islands(one, base) for one in truth]
     found = joined(slices, base)
     assert found.tolist() == one_by_one(slices, base).tolist()
-    met = (np.stack(slices) > base) & (found <= base)  # protrusions whose root lies outside of the volume never meet their cell
+    met = (np.stack(slices) > base) & (
+        found <= base
+    )  # protrusions whose root lies outside of the volume never meet their cell
     assert np.count_nonzero(met) > 500
     assert np.mean(found[met] == np.stack(truth)[met]) > 0.97
 
@@ -110,8 +122,17 @@ def main_parts_and_islands(labels: Labels, base: int) -> Labels:
     parts = cc3d.connected_components(labels, connectivity=8)
     pixels, cell = np.bincount(parts.ravel()), np.zeros(int(parts.max()) + 1, np.int64)
     cell[parts.ravel()] = labels.ravel()
-    main = {one: max(np.flatnonzero(cell == one), key=lambda part: pixels[part]) for one in np.unique(cell[1:]).tolist() if one}
-    names = np.array([int(one) if main.get(one) == part else base + part for part, one in enumerate(cell.tolist())])
+    main = {
+        one: max(np.flatnonzero(cell == one), key=lambda part: pixels[part])
+        for one in np.unique(cell[1:]).tolist()
+        if one
+    }
+    names = np.array(
+        [
+            int(one) if main.get(one) == part else base + part
+            for part, one in enumerate(cell.tolist())
+        ]
+    )
     return numbered_islands(np.where(labels > 0, names[parts], 0), base)
 
 
@@ -162,7 +183,9 @@ def test_islands_as_drawn(case: str) -> None:
 def test_an_unassigned_object_keeps_its_identity_when_other_slices_change() -> None:
     slices = stack_of("11... 11... 11...", "..... ...3. ..33.", "..... ..... .4...")
     named = joined(slices, 2)
-    identity = 3 + 10**9  # the largest power of ten for which three slices find numbers: slice 1, island 1 there
+    identity = (
+        3 + 10**9
+    )  # the largest power of ten for which three slices find numbers: slice 1, island 1 there
     assert np.unique(named[named > 2]).tolist() == [identity, identity + 10**9 + 1]
     changed = [np.where(slices[0] > 0, 0, slices[0]), *slices[1:]]
     changed[0][2, 1] = 3  # an island that is there now and was not before
@@ -175,9 +198,14 @@ def test_small_objects_that_meet_no_cell_are_left_out_and_counted() -> None:
     every = resolve(pairs, [islands_in(one, 2) for one in slices], 2)
     pixels = [np.bincount(one.ravel())[3:] for one in slices]
     kept, left_out = without_fragments(every, pixels, 2, 2)
-    named = np.stack([renamed(one, kept.identity[of], 2) for one, of in zip(slices, kept.of_slice, strict=True)])
+    named = np.stack(
+        [renamed(one, kept.identity[of], 2) for one, of in zip(slices, kept.of_slice, strict=True)]
+    )
     everything = joined(slices, 2)
-    voxels = {one: np.count_nonzero(everything == one) for one in np.unique(everything[everything > 2]).tolist()}
+    voxels = {
+        one: np.count_nonzero(everything == one)
+        for one in np.unique(everything[everything > 2]).tolist()
+    }
     small = [one for one, count in voxels.items() if count < 2]
     assert sorted(left_out) == [1] * len(small)
     assert small
@@ -189,15 +217,23 @@ def test_a_cell_that_fills_the_slice_does_not_win_against_an_island_of_the_same_
     lower, upper = stack_of("......... 111111111", "..333.... 133311111", "......... 111111111")
     assert joined([lower, upper], 2)[0, 1, 3] == 3  # the island above it is the better match
     found = links(lower, upper, 2, 512)
-    assert list(zip(found.lower.tolist(), found.upper.tolist(), found.pixels.tolist(), strict=True)) == [(3, 1, 1), (3, 3, 2)]
+    assert list(
+        zip(found.lower.tolist(), found.upper.tolist(), found.pixels.tolist(), strict=True)
+    ) == [(3, 1, 1), (3, 3, 2)]
 
 
 def test_the_window_decides_how_much_of_a_cell_counts() -> None:
     lower = drawn(*["." * 40] * 4 + ["3" * 6 + "." * 34] + ["." * 40] * 4).astype(np.uint32)
-    upper = drawn(*["1" * 4 + "." * 2 + "1" * 34] * 4 + ["1111" + "44" + "1" * 34] + ["1" * 4 + "." * 2 + "1" * 34] * 4).astype(np.uint32)
+    upper = drawn(
+        *["1" * 4 + "." * 2 + "1" * 34] * 4
+        + ["1111" + "44" + "1" * 34]
+        + ["1" * 4 + "." * 2 + "1" * 34] * 4
+    ).astype(np.uint32)
     upper = np.where(upper == 4, 3, upper).astype(np.uint32)
     whole, near = (links(lower, upper, 2, window) for window in (512, 2))
-    assert whole.upper[whole.goes_over].tolist() == [3]  # of all of the cell the island shares next to nothing
+    assert whole.upper[whole.goes_over].tolist() == [
+        3
+    ]  # of all of the cell the island shares next to nothing
     assert near.upper[near.goes_over].tolist() == [1]  # of what lies in the window it shares most
 
 
@@ -205,7 +241,11 @@ def test_an_empty_stack_and_one_without_islands() -> None:
     empty = np.zeros((3, 4), np.uint32)
     assert not joined([empty, empty], 2).any()
     cells = drawn("11.2", "11.2").astype(np.uint32)
-    assert joined([cells, empty[:2], cells], 2).tolist() == [cells.tolist(), [[0] * 4] * 2, cells.tolist()]
+    assert joined([cells, empty[:2], cells], 2).tolist() == [
+        cells.tolist(),
+        [[0] * 4] * 2,
+        cells.tolist(),
+    ]
     assert resolve([], [], 2).of_slice == []
 
 

@@ -13,23 +13,23 @@ import tifffile
 import torch
 from filelock import FileLock
 
-import sparsem.learn.supervised
-import sparsem.learn.train
-from sparsem.annotations import UNKNOWN, write_annotation
+import sparsem.segment.supervised
+import sparsem.segment.train
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.labeled_slices import UNKNOWN, write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, SettingsError
-from sparsem.execution import Execution
-from sparsem.ingest import ImportSettings, import_stack
-from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.learn.course import learning_rate_at
-from sparsem.learn.files import log_path
-from sparsem.learn.losses import dice_loss
-from sparsem.learn.settings import TrainSettings
-from sparsem.learn.slices import LearningSlice, learning_slices
-from sparsem.learn.train import job_of, train, training_needs
-from sparsem.learn.validation import held_out, spaced
+from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import load_tensors, read_recipe
-from sparsem.predict import predict
+from sparsem.segment.losses import dice_loss
+from sparsem.segment.predict import predict
+from sparsem.segment.train import job_of, train, training_needs
+from sparsem.segment.training_slices import LearningSlice, learning_slices
+from sparsem.segment.validation import held_out, spaced
 from sparsem.store.sample import Sample
+from sparsem.training.files import log_path
+from sparsem.training.loop import learning_rate_at
+from sparsem.training.settings import TrainSettings
+from sparsem.workflow.execution import Execution
 from tests.conftest import LABELLED, QUICK, kill_ten_times, truth_of
 
 AGAIN = Execution(overwrite=True, quiet=True)
@@ -47,7 +47,14 @@ def log_of(out: Path) -> list[dict[str, str]]:
 def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     settings = quick(
-        structure=("nucleolus",), width=8, updates=60, batch=4, learning_rate=3e-3, average=0.9, validation_slices=1, validate_every=20
+        structure=("nucleolus",),
+        width=8,
+        updates=60,
+        batch=4,
+        learning_rate=3e-3,
+        average=0.9,
+        validation_slices=1,
+        validate_every=20,
     )
     recipe = train([tissue], out, settings)
     assert recipe == read_recipe(out)
@@ -59,16 +66,22 @@ def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> No
     rows = log_of(out)
     assert [int(row["update"]) for row in rows] == list(range(1, 61))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2
-    scores = [float(row["validation_dice_nucleolus"]) for row in rows if row["validation_dice_nucleolus"]]
+    scores = [
+        float(row["validation_dice_nucleolus"]) for row in rows if row["validation_dice_nucleolus"]
+    ]
     assert len(scores) == 3
     assert recipe.training["validation dice"] == pytest.approx(max(scores), abs=1e-4)
     assert read_recipe(tmp_path / "m.last.safetensors").training["weights"] == "last"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.last.safetensors", "m.safetensors", "m.training.csv"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "m.last.safetensors",
+        "m.safetensors",
+        "m.training.csv",
+    ]
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseException]) -> None:
     """Make the next training end by an error after some updates."""
-    whole = sparsem.learn.supervised.fit
+    whole = sparsem.segment.supervised.fit
 
     def part(*arguments: Any) -> Any:
         for number, progress in enumerate(whole(*arguments), 1):
@@ -76,7 +89,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseEx
             if number == updates:
                 raise error
 
-    monkeypatch.setattr(sparsem.learn.train, "fit", part)
+    monkeypatch.setattr(sparsem.segment.train, "fit", part)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
@@ -94,12 +107,18 @@ def test_stopped_and_continued_is_as_if_never_stopped(
     for ending in (".safetensors", ".last.safetensors"):
         assert (tmp_path / f"m{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     without_time = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in log_of(tmp_path / f"{n}.safetensors")] for n in ("m", "whole")
+        [
+            {k: v for k, v in row.items() if k != "seconds"}
+            for row in log_of(tmp_path / f"{n}.safetensors")
+        ]
+        for n in ("m", "whole")
     ]
     assert without_time[0] == without_time[1]
 
 
-def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train([tissue], tmp_path / "whole.safetensors", QUICK)
     calls = itertools.count()
 
@@ -109,16 +128,24 @@ def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(tissue: Sample,
         return dice_loss(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sparsem.learn.supervised, "dice_loss", interrupted)
+        patch.setattr(sparsem.segment.supervised, "dice_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train([tissue], tmp_path / "m.safetensors", QUICK)
     train([tissue], tmp_path / "m.safetensors", QUICK)
-    assert (tmp_path / "m.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert (tmp_path / "m.safetensors").read_bytes() == (
+        tmp_path / "whole.safetensors"
+    ).read_bytes()
 
 
 def test_16_bit_teaches_the_same_as_8_bit(tissue: Sample, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "raw.tif", tissue.image().read(slice(None)).astype(np.uint16) * 257, photometric="minisblack")
-    deep = import_stack(tmp_path / "raw.tif", tmp_path / "deep.zarr", ImportSettings(voxel_nm=(20, 20, 20)))
+    tifffile.imwrite(
+        tmp_path / "raw.tif",
+        tissue.image().read(slice(None)).astype(np.uint16) * 257,
+        photometric="minisblack",
+    )
+    deep = import_stack(
+        tmp_path / "raw.tif", tmp_path / "deep.zarr", ImportSettings(voxel_nm=(20, 20, 20))
+    )
     write_annotation(deep, "nucleus", LABELLED, truth_of(tissue, "nucleus", LABELLED))
     ours, theirs = (learning_slices([sample], ("nucleus",), QUICK)[0] for sample in (deep, tissue))
     for a, b in zip(ours, theirs, strict=True):
@@ -128,14 +155,21 @@ def test_16_bit_teaches_the_same_as_8_bit(tissue: Sample, tmp_path: Path) -> Non
 def test_labels_belong_to_the_image_they_were_drawn_on(own_tissue: Sample, tmp_path: Path) -> None:
     image = own_tissue.image("raw").read(slice(None))
     tifffile.imwrite(tmp_path / "other.tif", image[:, ::-1], photometric="minisblack")
-    import_stack(tmp_path / "other.tif", own_tissue.path, ImportSettings(voxel_nm=(20, 20, 20)), AGAIN)
-    with pytest.raises(SampleError, match="was replaced after 'nucleus' was annotated; import its labels again"):
+    import_stack(
+        tmp_path / "other.tif", own_tissue.path, ImportSettings(voxel_nm=(20, 20, 20)), AGAIN
+    )
+    with pytest.raises(
+        SampleError, match="was replaced after 'nucleus' was annotated; import its labels again"
+    ):
         train([own_tissue], tmp_path / "m.safetensors", QUICK)
 
 
 def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Path) -> None:
     write_annotation(own_tissue, "ghost", (3,), [np.zeros((96, 128), np.uint8)])
-    with pytest.raises(InputError, match="No labelled slice holds a pixel of 'ghost': check its masks, --classes and --ignore"):
+    with pytest.raises(
+        InputError,
+        match="No labelled slice holds a pixel of 'ghost': check its masks, --classes and --ignore",
+    ):
         train([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
 
 
@@ -143,16 +177,26 @@ def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_
     out, settings = tmp_path / "m.safetensors", quick(updates=1)
     train([own_tissue], out, settings)
     labels = truth_of(own_tissue, "nucleus", LABELLED)
-    write_annotation(own_tissue, "nucleus", LABELLED, [labels[0], 0 * labels[1], labels[2]], overwrite=True)
-    with pytest.raises(ResumeError, match=r"was trained otherwise \(other labels of nucleus 1 on slice 9\); use --overwrite"):
+    write_annotation(
+        own_tissue, "nucleus", LABELLED, [labels[0], 0 * labels[1], labels[2]], overwrite=True
+    )
+    with pytest.raises(
+        ResumeError,
+        match=r"was trained otherwise \(other labels of nucleus 1 on slice 9\); use --overwrite",
+    ):
         train([own_tissue], out, settings)
 
 
 def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path: Path) -> None:
     write_annotation(own_tissue, "partial", (0, 18), truth_of(own_tissue, "nucleolus", (0, 18)))
-    settings = quick(structure=("nucleus", "partial"), updates=2, validation_slices=1, validate_every=1)
+    settings = quick(
+        structure=("nucleus", "partial"), updates=2, validation_slices=1, validate_every=1
+    )
     train([own_tissue], tmp_path / "m.safetensors", settings)
-    assert [row["validation_dice_partial"] for row in log_of(tmp_path / "m.safetensors")] == ["", ""]
+    assert [row["validation_dice_partial"] for row in log_of(tmp_path / "m.safetensors")] == [
+        "",
+        "",
+    ]
     assert all(row["validation_dice_nucleus"] for row in log_of(tmp_path / "m.safetensors"))
 
 
@@ -165,32 +209,46 @@ def test_same_seed_same_weights_other_seed_other_weights(tissue: Sample, tmp_pat
     assert not all(torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
 
 
-def test_a_finished_training_is_kept_and_other_settings_are_refused(tissue: Sample, tmp_path: Path) -> None:
+def test_a_finished_training_is_kept_and_other_settings_are_refused(
+    tissue: Sample, tmp_path: Path
+) -> None:
     out = tmp_path / "m.safetensors"
     train([tissue], out, quick(updates=2))
     before = out.stat().st_mtime_ns
-    train([tissue], out, quick(updates=2, save_every_s=99, device="cpu"))  # neither changes a weight
+    train(
+        [tissue], out, quick(updates=2, save_every_s=99, device="cpu")
+    )  # neither changes a weight
     assert out.stat().st_mtime_ns == before
-    with pytest.raises(ResumeError, match=r"m.safetensors exists and was trained otherwise \(updates: 2 -> 3\); use --overwrite"):
+    with pytest.raises(
+        ResumeError,
+        match=r"m.safetensors exists and was trained otherwise \(updates: 2 -> 3\); use --overwrite",
+    ):
         train([tissue], out, quick(updates=3))
     train([tissue], out, quick(updates=3), AGAIN)
     assert read_recipe(out).training["record"]["updates"] == 3
 
 
-def test_an_unfinished_training_of_other_settings_is_refused(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_training_of_other_settings_is_refused(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "m.safetensors"
     with monkeypatch.context() as patch:
         stop_after(patch, 1, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             train([tissue], out, quick(updates=2))
-    with pytest.raises(ResumeError, match=r"holds an unfinished training that was set otherwise \(seed: 0 -> 4\)"):
+    with pytest.raises(
+        ResumeError, match=r"holds an unfinished training that was set otherwise \(seed: 0 -> 4\)"
+    ):
         train([tissue], out, quick(updates=2, seed=4))
     train([tissue], out, quick(updates=2, seed=4), AGAIN)
     assert not (tmp_path / "m.state.safetensors").exists()
 
 
 def test_what_is_ignored_is_not_known(own_tissue: Sample) -> None:
-    labels = [np.where(one > 0, 1, 0).astype(np.uint8) for one in truth_of(own_tissue, "nucleus", LABELLED)]
+    labels = [
+        np.where(one > 0, 1, 0).astype(np.uint8)
+        for one in truth_of(own_tissue, "nucleus", LABELLED)
+    ]
     for one in labels:
         one[:, 60:] = 9
     write_annotation(own_tissue, "half", LABELLED, labels, ignore=9)
@@ -213,17 +271,32 @@ def test_a_slice_without_annotation_is_not_background(own_tissue: Sample) -> Non
 
 def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_path: Path) -> None:
     recipe = train([tissue, own_tissue], tmp_path / "m.safetensors", quick(updates=2))
-    assert recipe.training["learnt from"] == ["tissue 0", "tissue 9", "tissue 18", "own 0", "own 9", "own 18"]
+    assert recipe.training["learnt from"] == [
+        "tissue 0",
+        "tissue 9",
+        "tissue 18",
+        "own 0",
+        "own 9",
+        "own 18",
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
-        ({"structure": ("nuclei",)}, SampleError, "no annotation of 'nuclei'; did you mean 'nucleus'"),
+        (
+            {"structure": ("nuclei",)},
+            SampleError,
+            "no annotation of 'nuclei'; did you mean 'nucleus'",
+        ),
         ({"model": "unet3"}, SettingsError, "no model 'unet3'; did you mean 'unet'"),
         ({"see": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
         ({"validation_slices": 3}, InputError, "3 labeled slices are too few to hold out 3"),
-        ({"structure": ("nucleus", "nucleus")}, InputError, "A sample or a structure was named twice"),
+        (
+            {"structure": ("nucleus", "nucleus")},
+            InputError,
+            "A sample or a structure was named twice",
+        ),
         ({"device": "cuda:77"}, SettingsError, "--device cuda:77 cannot be used"),
     ],
 )
@@ -237,8 +310,13 @@ def test_what_cannot_be_trained_is_one_sentence(
         train([tissue], tmp_path / "m.pt", QUICK)
 
 
-def test_what_does_not_fit_is_refused_and_what_would_is_named(tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ResourceError, match=r"needs .* GB of memory, and .* GB are free; --batch \d+ fits, with \d+\.\d GB"):
+def test_what_does_not_fit_is_refused_and_what_would_is_named(
+    tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ResourceError,
+        match=r"needs .* GB of memory, and .* GB are free; --batch \d+ fits, with \d+\.\d GB",
+    ):
         train([tissue], tmp_path / "m.safetensors", quick(batch=10**6))
     assert list(tmp_path.iterdir()) == []
     for changes, named in (
@@ -251,7 +329,7 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(tissue: Sample, tm
         needs = training_needs(job)
         assert needs.smaller == ""
         with monkeypatch.context() as patch:
-            patch.setattr(sparsem.learn.train, "free_memory", lambda _, most=needs.ram: most - 1)
+            patch.setattr(sparsem.segment.train, "free_memory", lambda _, most=needs.ram: most - 1)
             assert training_needs(job).smaller.startswith(named)
 
 
@@ -264,18 +342,28 @@ def test_held_out_slices_lie_inside() -> None:
 def slices_of(*targets: int) -> list[LearningSlice]:
     """Labeled slices with one value all over: 0, 1, or 255 where nothing is known."""
     image = np.zeros((1, 2, 2), np.float32)
-    return [LearningSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * place) for place, value in enumerate(targets)]
+    return [
+        LearningSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * place)
+        for place, value in enumerate(targets)
+    ]
 
 
 def test_slices_on_which_nothing_is_known_are_not_held_out() -> None:
     slices = slices_of(1, 255, 0, 1, 1)
     assert held_out(slices, ["n"], TrainSettings(validation_slices=1)) == [3]
     assert held_out(slices, ["n"], TrainSettings(validate_on=(20, 30))) == [2, 3]
-    with pytest.raises(InputError, match="Nothing is known on the held-out w 10: all of its pixels are ignored"):
+    with pytest.raises(
+        InputError, match="Nothing is known on the held-out w 10: all of its pixels are ignored"
+    ):
         held_out(slices, ["n"], TrainSettings(validate_on=(10,)))
-    with pytest.raises(InputError, match="Slice 7 of --validate-on is not labeled; labeled are 0, 10, 20, 30, 40"):
+    with pytest.raises(
+        InputError, match="Slice 7 of --validate-on is not labeled; labeled are 0, 10, 20, 30, 40"
+    ):
         held_out(slices, ["n"], TrainSettings(validate_on=(7,)))
-    with pytest.raises(InputError, match="Only 1 of 3 labeled slices hold a structure; they are too few to hold out 2"):
+    with pytest.raises(
+        InputError,
+        match="Only 1 of 3 labeled slices hold a structure; they are too few to hold out 2",
+    ):
         held_out(slices_of(1, 255, 0), ["n"], TrainSettings(validation_slices=2))
     with pytest.raises(InputError, match="Without the held-out w 0 no labeled slice holds 'n'"):
         held_out(slices_of(1, 0, 0), ["n"], TrainSettings(validation_slices=1))
@@ -302,36 +390,67 @@ def test_a_damaged_model_can_be_trained_anew(tissue: Sample, tmp_path: Path) -> 
     assert read_recipe(path).structures == ("nucleus",)
 
 
-def test_killed_at_ten_random_moments_the_weights_are_the_same(tissue: Sample, tmp_path: Path) -> None:
+def test_killed_at_ten_random_moments_the_weights_are_the_same(
+    tissue: Sample, tmp_path: Path
+) -> None:
     settings = quick(width=8, updates=25, batch=4, validation_slices=1, validate_every=5)
     started = time.monotonic()
     train([tissue], tmp_path / "whole.safetensors", settings)
     seconds = 0.5 * (time.monotonic() - started)
     out = tmp_path / "m.safetensors"
-    given = {"sample": str(tissue.path), "out": str(out), "settings": settings.model_dump(mode="json"), "seconds": seconds}
+    given = {
+        "sample": str(tissue.path),
+        "out": str(out),
+        "settings": settings.model_dump(mode="json"),
+        "seconds": seconds,
+    }
     assert kill_ten_times("train", given) > 0
     for ending in (".safetensors", ".last.safetensors"):
-        assert out.with_suffix(ending).read_bytes() == (tmp_path / "whole.safetensors").with_suffix(ending).read_bytes()
+        assert (
+            out.with_suffix(ending).read_bytes()
+            == (tmp_path / "whole.safetensors").with_suffix(ending).read_bytes()
+        )
 
 
 def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     """Three labelled slices of real FIB-SEM and 40 small updates already find most mitochondria."""
     folder = real_data("epfl_fibsem_mitochondria")
-    sample = import_stack(folder / "raw.tif", tmp_path / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
-    import_annotation(sample, "mitochondrion", folder / "labels_mitochondria.tif", AnnotationSettings(slices="0,20,40,60"))
-    settings = TrainSettings(width=8, read=512, see=128, updates=80, warmup=10, learning_rate=3e-3, validation_slices=1, validate_every=80)
+    sample = import_stack(
+        folder / "raw.tif", tmp_path / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5))
+    )
+    import_annotation(
+        sample,
+        "mitochondrion",
+        folder / "labels_mitochondria.tif",
+        AnnotationSettings(slices="0,20,40,60"),
+    )
+    settings = TrainSettings(
+        width=8,
+        read=512,
+        see=128,
+        updates=80,
+        warmup=10,
+        learning_rate=3e-3,
+        validation_slices=1,
+        validate_every=80,
+    )
     assert train([sample], tmp_path / "m.safetensors", settings).training["validation dice"] > 0.55
 
 
 def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    with FileLock(out.with_suffix(".lock")), pytest.raises(ResumeError, match=r"Another run is training m\.safetensors"):
+    with (
+        FileLock(out.with_suffix(".lock")),
+        pytest.raises(ResumeError, match=r"Another run is training m\.safetensors"),
+    ):
         train([tissue], out, QUICK)
     train([tissue], out, QUICK)
     assert not out.with_suffix(".lock").exists()
 
 
-def test_a_network_that_sees_the_neighbours_learns_resumes_and_predicts(tissue: Sample, own_tissue: Sample, tmp_path: Path) -> None:
+def test_a_network_that_sees_the_neighbours_learns_resumes_and_predicts(
+    tissue: Sample, own_tissue: Sample, tmp_path: Path
+) -> None:
     recipe = train([tissue], tmp_path / "m.safetensors", quick(neighbours=1, validation_slices=1))
     assert recipe.neighbours == 1
     slices, _, _ = learning_slices([tissue], ("nucleus",), quick(neighbours=1))

@@ -9,16 +9,16 @@ import pytest
 import scipy.io
 import tifffile
 
-from sparsem.annotations import read_annotation, write_annotation
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.labeled_slices import read_annotation, write_annotation
 from sparsem.errors import InputError, SampleError
-from sparsem.execution import Execution
-from sparsem.labelling import AnnotationSettings, import_annotation
-from sparsem.prepare.align import AlignSettings, align
+from sparsem.io import writers
+from sparsem.io.readers.open import open_source
+from sparsem.io.writers import Piece, Together, appearing, write_volume
+from sparsem.preprocess.align import AlignSettings, align
 from sparsem.report.export import ExportSettings, export
-from sparsem.store import writers
-from sparsem.store.readers import open_source
 from sparsem.store.sample import Sample
-from sparsem.store.writers import Piece, Together, appearing, write_volume
+from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, put
 
 REPLACE = Execution(overwrite=True, quiet=True)
@@ -28,14 +28,26 @@ REPLACE = Execution(overwrite=True, quiet=True)
 def found(own_tissue: Sample) -> Sample:
     """With masks of nuclei and nucleoli, and cells by number."""
     for name in ("nucleus", "nucleolus"):
-        put(own_tissue, f"labels/{name}", (own_tissue.volume("truth", name).read(slice(None)) > 0).astype(np.uint8), 7)
-    put(own_tissue, "labels/cells", own_tissue.volume("truth", "cells").read(slice(None)) * 70_000, 7)
+        put(
+            own_tissue,
+            f"labels/{name}",
+            (own_tissue.volume("truth", name).read(slice(None)) > 0).astype(np.uint8),
+            7,
+        )
+    put(
+        own_tissue,
+        "labels/cells",
+        own_tissue.volume("truth", "cells").read(slice(None)) * 70_000,
+        7,
+    )
     return own_tissue
 
 
 @pytest.mark.parametrize("ending", ["tif", "nrrd", "seg.nrrd", "h5", "model"])
 @pytest.mark.parametrize("piece", ["nucleus", "cells", "raw"])
-def test_what_was_written_comes_back(found: Sample, tmp_path: Path, ending: str, piece: str) -> None:
+def test_what_was_written_comes_back(
+    found: Sample, tmp_path: Path, ending: str, piece: str
+) -> None:
     path = export(found, [piece], tmp_path / "new" / f"a.{ending}")
     volume = found.image("raw") if piece == "raw" else found.volume("labels", piece)
     read = open_source(path)
@@ -52,7 +64,9 @@ def test_what_was_written_comes_back(found: Sample, tmp_path: Path, ending: str,
 
 
 @pytest.mark.parametrize("ending", ["seg.nrrd", "model"])
-def test_several_structures_with_their_names_and_back_as_annotations(found: Sample, tmp_path: Path, ending: str) -> None:
+def test_several_structures_with_their_names_and_back_as_annotations(
+    found: Sample, tmp_path: Path, ending: str
+) -> None:
     path = export(found, ["nucleus", "nucleolus"], tmp_path / f"a.{ending}")
     assert open_source(path).names == {"nucleus": (1,), "nucleolus": (2,)}
     sample = copy_of(found, tmp_path / "s.zarr")
@@ -61,7 +75,9 @@ def test_several_structures_with_their_names_and_back_as_annotations(found: Samp
     nucleolus = read_annotation(sample, "nucleolus")
     true = found.volume("truth", "nucleolus").read(slice(9, 10))[0] > 0
     assert np.array_equal(nucleolus.mask(1) == 1, true)
-    assert not (read_annotation(sample, "nucleus").mask(1) == 1)[true].any()  # where they overlap, the later one counts
+    assert not (read_annotation(sample, "nucleus").mask(1) == 1)[
+        true
+    ].any()  # where they overlap, the later one counts
 
 
 def test_a_set_of_structures_takes_its_names_from_the_file(found: Sample, tmp_path: Path) -> None:
@@ -91,11 +107,19 @@ def test_a_model_is_what_microscopy_image_browser_expects(found: Sample, tmp_pat
 def test_a_segmentation_is_what_3d_slicer_expects(found: Sample, tmp_path: Path) -> None:
     data, header = nrrd.read(str(export(found, ["nucleus", "nucleolus"], tmp_path / "a.seg.nrrd")))
     assert data.shape == (128, 96, 19)
-    assert header["space directions"] == pytest.approx(np.eye(3) * 1e-5)  # mm, in which Slicer takes them whatever the units say
-    assert (header["Segment1_Name"], header["Segment1_LabelValue"], header["Segment1_Layer"]) == ("nucleolus", "2", "0")
+    assert header["space directions"] == pytest.approx(
+        np.eye(3) * 1e-5
+    )  # mm, in which Slicer takes them whatever the units say
+    assert (header["Segment1_Name"], header["Segment1_LabelValue"], header["Segment1_Layer"]) == (
+        "nucleolus",
+        "2",
+        "0",
+    )
 
 
-def test_numbers_of_objects_come_back_from_a_model_as_numbers(found: Sample, tmp_path: Path) -> None:
+def test_numbers_of_objects_come_back_from_a_model_as_numbers(
+    found: Sample, tmp_path: Path
+) -> None:
     cells = found.volume("truth", "cells").read(slice(None)).astype(np.uint32)
     put(found, "labels/some", cells, 7)
     put(found, "labels/many", cells * 300, 7)
@@ -106,7 +130,11 @@ def test_numbers_of_objects_come_back_from_a_model_as_numbers(found: Sample, tmp
 
 
 def test_two_pieces_of_one_name_are_both_written(found: Sample, tmp_path: Path) -> None:
-    read = open_source(export(found, ["labels/nucleus", "truth/nucleus", "truth/nucleolus"], tmp_path / "a.seg.nrrd"))
+    read = open_source(
+        export(
+            found, ["labels/nucleus", "truth/nucleus", "truth/nucleolus"], tmp_path / "a.seg.nrrd"
+        )
+    )
     assert list(read.names) == ["labels/nucleus", "truth/nucleus", "truth/nucleolus"]
     assert set(np.unique(read.stack[0:19])) == {0, 2, 3}  # where they overlap the later one counts
     with pytest.raises(InputError, match="'raw' is none: write it alone"):
@@ -115,14 +143,20 @@ def test_two_pieces_of_one_name_are_both_written(found: Sample, tmp_path: Path) 
         export(found, ["nucleus"], tmp_path / "b.glb", ExportSettings(onto="raw"))
 
 
-def test_programs_that_read_no_ome_find_the_pixel_size_of_a_tiff(found: Sample, tmp_path: Path) -> None:
+def test_programs_that_read_no_ome_find_the_pixel_size_of_a_tiff(
+    found: Sample, tmp_path: Path
+) -> None:
     with tifffile.TiffFile(export(found, ["nucleus"], tmp_path / "a.tif")) as tiff:
         page = tiff.pages.first
-        assert page.tags["XResolution"].value[0] / page.tags["XResolution"].value[1] == pytest.approx(1e7 / 10)
+        assert page.tags["XResolution"].value[0] / page.tags["XResolution"].value[
+            1
+        ] == pytest.approx(1e7 / 10)
         assert page.tags["ResolutionUnit"].value == 3  # centimetres
 
 
-def test_results_go_back_onto_the_raw_image(found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_go_back_onto_the_raw_image(
+    found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     motions = align(found, AlignSettings(canvas="whole")).motions
     shape = found.image("aligned").shape
     made = np.zeros(shape, np.uint8)
@@ -134,8 +168,12 @@ def test_results_go_back_onto_the_raw_image(found: Sample, tmp_path: Path, capsy
     assert back.shape == (19, 96, 128)
     for z in (0, 9, 18):
         rows, columns = np.nonzero(back[z])
-        assert (rows.min() - 20, columns.min() - 30) == pytest.approx(tuple(motions[z, :, 2]), abs=0.6)
-    assert np.array_equal(open_source(export(found, ["nucleus"], tmp_path / "b.tif")).stack[0:19], made)
+        assert (rows.min() - 20, columns.min() - 30) == pytest.approx(
+            tuple(motions[z, :, 2]), abs=0.6
+        )
+    assert np.array_equal(
+        open_source(export(found, ["nucleus"], tmp_path / "b.tif")).stack[0:19], made
+    )
     raw = np.ones((19, 96, 128), np.uint8)
     put(found, "labels/everywhere", raw, 7)
     export(found, ["everywhere"], tmp_path / "c.tif", ExportSettings(onto="aligned"), Execution())
@@ -146,7 +184,9 @@ def test_chosen_slices_are_written_in_their_order(found: Sample, tmp_path: Path)
     raw = found.image("raw").read(slice(None))
     path = export(found, ["raw"], tmp_path / "a.tif", ExportSettings(slices=(9, 0, 3)))
     assert np.array_equal(open_source(path).stack[0:3], raw[[9, 0, 3]])
-    together = export(found, ["nucleus", "nucleolus"], tmp_path / "b.seg.nrrd", ExportSettings(slices=(9,)))
+    together = export(
+        found, ["nucleus", "nucleolus"], tmp_path / "b.seg.nrrd", ExportSettings(slices=(9,))
+    )
     assert open_source(together).stack.shape == (1, *raw.shape[1:])
     with pytest.raises(InputError, match="Slice 19 is beyond the last one of raw, 18"):
         export(found, ["raw"], tmp_path / "c.tif", ExportSettings(slices=(0, 19)))
@@ -154,21 +194,32 @@ def test_chosen_slices_are_written_in_their_order(found: Sample, tmp_path: Path)
         export(found, ["nucleus"], tmp_path / "c.glb", ExportSettings(slices=(0,)))
 
 
-def test_an_annotation_comes_back_as_it_was_drawn(found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_annotation_comes_back_as_it_was_drawn(
+    found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     numbers = found.volume("truth", "cells").read(slice(None)).astype(np.uint32)
     numbers[:, :10] = 77
     write_annotation(found, "neurons", [2, 9, 12], [numbers[z] for z in (2, 9, 12)], ignore=77)
     path = export(found, ["annotations/neurons"], tmp_path / "a.tif", on=Execution())
     note = " ".join(capsys.readouterr().err.split())
-    assert "the slices are 2,9,12; 'annotate import' takes them with --slices 2,9,12 --ignore 77" in note
+    assert (
+        "the slices are 2,9,12; 'annotate import' takes them with --slices 2,9,12 --ignore 77"
+        in note
+    )
     import_annotation(found, "again", path, AnnotationSettings(slices="2,9,12", ignore=77))
     first, second = read_annotation(found, "neurons"), read_annotation(found, "again")
     assert first.z == second.z
     assert np.array_equal(first.labels[0:3], second.labels[0:3])
-    some = export(found, ["annotations/neurons"], tmp_path / "b.tif", ExportSettings(slices=(12, 2)))
+    some = export(
+        found, ["annotations/neurons"], tmp_path / "b.tif", ExportSettings(slices=(12, 2))
+    )
     assert np.array_equal(open_source(some).stack[0:2], numbers[[12, 2]])
     refused: list[tuple[list[str], dict[str, Any], str]] = [
-        (["annotations/neurons"], {"slices": (3,)}, "Slice 3 of annotations/neurons is not annotated; annotated are 2, 9, 12"),
+        (
+            ["annotations/neurons"],
+            {"slices": (3,)},
+            "Slice 3 of annotations/neurons is not annotated; annotated are 2, 9, 12",
+        ),
         (["annotations/neurons"], {"onto": "raw"}, "leave --onto away"),
         (["annotations/neurons", "nucleus"], {}, "An annotation is written alone"),
     ]
@@ -179,20 +230,32 @@ def test_an_annotation_comes_back_as_it_was_drawn(found: Sample, tmp_path: Path,
         export(found, ["annotations/neuron"], tmp_path / "c.tif")
 
 
-def test_several_structures_of_one_annotation_are_written_with_their_numbers(found: Sample, tmp_path: Path) -> None:
+def test_several_structures_of_one_annotation_are_written_with_their_numbers(
+    found: Sample, tmp_path: Path
+) -> None:
     numbers = np.zeros((96, 128), np.uint16)
     numbers[10:20, 10:20], numbers[30:40, 30:40] = 1, 2
     tifffile.imwrite(tmp_path / "both.tif", np.stack([numbers, numbers]), photometric="minisblack")
     classes = {"granule": (1,), "droplet": (2,)}
-    import_annotation(found, "both", tmp_path / "both.tif", AnnotationSettings(slices="2,9", classes=classes))
+    import_annotation(
+        found, "both", tmp_path / "both.tif", AnnotationSettings(slices="2,9", classes=classes)
+    )
     path = export(found, ["annotations/both"], tmp_path / "a.tif")
     assert np.array_equal(open_source(path).stack[0:2], np.stack([numbers, numbers]))
 
 
-def test_voxels_that_alignment_moved_are_reported(found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_voxels_that_alignment_moved_are_reported(
+    found: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     align(found, AlignSettings())
     shape = found.image("aligned").shape
-    put(found, "labels/nucleus", np.zeros(shape, np.uint8), 7, made_on=("aligned", found.image("aligned").fingerprint))
+    put(
+        found,
+        "labels/nucleus",
+        np.zeros(shape, np.uint8),
+        7,
+        made_on=("aligned", found.image("aligned").fingerprint),
+    )
     export(found, ["nucleus"], tmp_path / "a.tif", on=Execution())
     note = " ".join(capsys.readouterr().err.split())
     assert f"lies on the pixels of 'aligned' ({shape[1]} x {shape[2]})" in note
@@ -201,15 +264,22 @@ def test_voxels_that_alignment_moved_are_reported(found: Sample, tmp_path: Path,
     assert "lies on the pixels" not in capsys.readouterr().err
 
 
-def test_what_cannot_be_written(found: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"expected a name that ends in one of \.tif, \.tiff, \.nrrd, \.h5, \.model, \.csv"):
+def test_what_cannot_be_written(
+    found: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"expected a name that ends in one of \.tif, \.tiff, \.nrrd, \.h5, \.model, \.csv",
+    ):
         export(found, ["nucleus"], tmp_path / "a.docx")
     with pytest.raises(InputError, match=r"A \.tif holds one piece of a sample; got 2"):
         export(found, ["nucleus", "cells"], tmp_path / "a.tif")
     with pytest.raises(InputError, match="Voxels are written as"):
         write_volume(Piece.of(found.image("raw")), tmp_path / "a.xyz")
     monkeypatch.setattr(writers, "MATLAB_5_BYTES", 1000)
-    with pytest.raises(InputError, match=r"a\.model would hold 0\.0 GB, more than the 2 GB of its format"):
+    with pytest.raises(
+        InputError, match=r"a\.model would hold 0\.0 GB, more than the 2 GB of its format"
+    ):
         export(found, ["nucleus"], tmp_path / "a.model")
     assert list(tmp_path.glob("*.model*")) == []
     put(found, "labels/small", np.ones((3, 10, 10), np.uint8))

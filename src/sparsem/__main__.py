@@ -1,13 +1,13 @@
 """``python -m sparsem``, and the program ``sparsem``."""
 
-from sparsem import interruption
+from sparsem.workflow import interruption
 
 
 def main() -> None:
     """Run the command line; stop it by Ctrl+C or SIGTERM also while it is loading."""
     try:
         interruption.listen()
-        from sparsem.cli import main as command_line
+        from sparsem.cli.app import main as command_line
 
         command_line()
     except interruption.Stopped:

@@ -21,8 +21,12 @@ class VoxelSize(NamedTuple):
         Raises:
             InputError: not three positive finite numbers.
         """
-        if len(lengths_nm) != 3 or not all(math.isfinite(length) and length > 0 for length in lengths_nm):
-            raise InputError(f"A voxel size is three positive lengths in nm (z y x), for example 8 4 4; got {list(lengths_nm)}.")
+        if len(lengths_nm) != 3 or not all(
+            math.isfinite(length) and length > 0 for length in lengths_nm
+        ):
+            raise InputError(
+                f"A voxel size is three positive lengths in nm (z y x), for example 8 4 4; got {list(lengths_nm)}."
+            )
         return cls(*(float(length) for length in lengths_nm))
 
     @property
@@ -103,4 +107,8 @@ def axes_hint(found: Sequence[int], expected: Sequence[int]) -> str:
     if tuple(found) == tuple(expected) or sorted(found) != sorted(expected):
         return ""
     leading_fit = list(found[:-2]) == list(expected[:-2])
-    return "; y and x are exchanged, transpose it" if leading_fit else "; its axes are in another order than z, y, x"
+    return (
+        "; y and x are exchanged, transpose it"
+        if leading_fit
+        else "; its axes are in another order than z, y, x"
+    )

@@ -33,16 +33,30 @@ class Meter:
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[note]}"),
         )
-        self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, disable=quiet or not console.is_terminal)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            *columns,
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
         self._task = self._bar.add_task(title, total=total, completed=done, note="", left="")
 
     def __enter__(self) -> "Meter":
         self._bar.start()
         if self._log and self._first:
-            self._log.print(f"{self._title}: goes on, {self._first} of {self._total} were done before", highlight=False, soft_wrap=True)
+            self._log.print(
+                f"{self._title}: goes on, {self._first} of {self._total} were done before",
+                highlight=False,
+                soft_wrap=True,
+            )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bar.stop()
 
     def step(self, note: str = "") -> None:

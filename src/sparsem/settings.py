@@ -10,13 +10,15 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from sparsem.errors import SettingsError
 
+MAX_SLICES = 1_000_000
+RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SLICES = " slices"  # ending of the keys of a record that hold a fingerprint for each slice
 
@@ -24,7 +26,9 @@ SLICES = " slices"  # ending of the keys of a record that hold a fingerprint for
 class Settings(BaseModel):
     """Base of all settings: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 S = TypeVar("S", bound=Settings)
@@ -53,7 +57,9 @@ def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(model, detail, where) for detail in error.errors())) from None
+        raise SettingsError(
+            "; ".join(_sentence(model, detail, where) for detail in error.errors())
+        ) from None
 
 
 def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
@@ -69,7 +75,9 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     for part in location:
         fields = {about.alias or name: about for name, about in model.model_fields.items()}
-        if part in fields:  # else it is the name of an entry in a table of tables, whose model we hold already
+        if (
+            part in fields
+        ):  # else it is the name of an entry in a table of tables, whose model we hold already
             model = _model_in(fields[str(part)].annotation) or model
     return [field.alias or name for name, field in model.model_fields.items()]
 
@@ -103,9 +111,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         # Windows' editors and PowerShell open a file with a byte order mark, which TOML does not know.
-        return tomllib.loads(content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig"))
+        return tomllib.loads(
+            content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
+        )
     except OSError as error:
-        raise SettingsError(f"Cannot read the settings file {path}: {error.strerror or error}.") from None
+        raise SettingsError(
+            f"Cannot read the settings file {path}: {error.strerror or error}."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}.") from None
 
@@ -118,10 +130,16 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     tables = [key for key in keys if key.endswith(SLICES)]
-    by_slice = {key for key in tables if isinstance(before.get(key), Mapping) and isinstance(now.get(key), Mapping)}
+    by_slice = {
+        key
+        for key in tables
+        if isinstance(before.get(key), Mapping) and isinstance(now.get(key), Mapping)
+    }
     explained = {key.removesuffix(SLICES) for key in by_slice}
     explained |= {key for key in tables if key not in by_slice and key.removesuffix(SLICES) in keys}
-    named = [_difference(key, before.get(key), now.get(key)) for key in keys if key not in explained]
+    named = [
+        _difference(key, before.get(key), now.get(key)) for key in keys if key not in explained
+    ]
     return ", ".join(named)
 
 
@@ -129,14 +147,75 @@ def _difference(key: str, before: Any, now: Any) -> str:
     if key.endswith(SLICES) and isinstance(before, Mapping) and isinstance(now, Mapping):
         slices = sorted({z for z in {**before, **now} if before.get(z) != now.get(z)}, key=int)
         return f"other labels of {key.removesuffix(SLICES)} on {'slice' if len(slices) == 1 else 'slices'} {', '.join(slices)}"
-    prints = [re.fullmatch(r"[0-9a-f]{32}.*", value) for value in (before, now) if isinstance(value, str)]
+    prints = [
+        re.fullmatch(r"[0-9a-f]{32}.*", value) for value in (before, now) if isinstance(value, str)
+    ]
     if any(prints):
         what = key.removeprefix("input ")
         other = "other" if what.split()[0].endswith("s") else "another"
-        return f"without {what}" if now is None else f"now with {what}" if before is None else f"{other} {what}"
+        return (
+            f"without {what}"
+            if now is None
+            else f"now with {what}"
+            if before is None
+            else f"{other} {what}"
+        )
     return f"{key.removeprefix('input ')}: {_short(before)} -> {_short(now)}"
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parsed_slices(text: str) -> list[int]:
+    """Return the numbers of slices, in the order in which they are given; ranges are inclusive.
+
+    >>> parsed_slices("1-3,9")
+    [1, 2, 3, 9]
+
+    Raises:
+        ValueError: not a list of numbers, a range that runs backwards or is too long, or a slice
+            that is given twice.
+    """
+    joined = re.sub(r"\s*-\s*", "-", text.strip())
+    numbers: list[int] = []
+    for part in re.split(r"[,\s]+", joined):
+        if not part:
+            continue
+        match = RANGE.fullmatch(part)
+        if match is None:
+            raise ValueError(f"expected numbers and ranges such as 0,13,26 or 10-20; got '{text}'")
+        first = int(match[1])
+        last = int(match[2] or first)
+        if last < first:
+            raise ValueError(f"the range {part} runs backwards; write {last}-{first}")
+        if len(numbers) + last - first >= MAX_SLICES:
+            raise ValueError(f"{part} is too long; expected at most {MAX_SLICES} slices")
+        numbers += range(first, last + 1)
+    seen: set[int] = set()
+    for number in numbers:
+        if number in seen:
+            raise ValueError(f"slice {number} is given twice in '{text}'")
+        seen.add(number)
+    return numbers
+
+
+def _as_text(value: Any) -> Any:
+    """A number, or a list of numbers and ranges, as one text; anything else stays."""
+    parts = [value] if isinstance(value, int) else value
+    if not isinstance(parts, list | tuple) or not all(
+        isinstance(part, int | str) for part in parts
+    ):
+        return value
+    return ",".join(map(str, parts))
+
+
+def _as_numbers(value: Any) -> Any:
+    text = _as_text(value)
+    return tuple(parsed_slices(text)) if isinstance(text, str) else value
+
+
+# Every field of settings that takes slices has one of these types, so that all take 5, [0, 9] and "10-20,40".
+SliceNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_numbers)]
+SliceChoice = Annotated[str, BeforeValidator(_as_text)]  # or a word, such as "non-empty" or "all"

@@ -1,1 +1,1 @@
-"""Single cells with their protrusions, from a few labelled slices (paper 3.3)."""
+"""Single cells with their protrusions, from a few labeled slices (paper 3.3)."""

@@ -24,17 +24,34 @@ LEAST_DIS_PX = 16  # smaller pictures are continued: OpenCV refuses them
 class FlowSettings(Settings):
     """How optical flow is found."""
 
-    flow: Literal["farneback", "dis"] = Field("farneback", description="optical flow: farneback as in the paper, or dis")
-    grid: int | None = Field(None, ge=1, description="edge of a flow pixel in slice pixels; by default as few as bring a slice to 2 Mpx")
-    pyramid_scale: float = Field(0.5, gt=0, lt=1, description="of one level of the flow's pyramid to the one below; the paper: 0.2")
+    flow: Literal["farneback", "dis"] = Field(
+        "farneback", description="optical flow: farneback as in the paper, or dis"
+    )
+    grid: int | None = Field(
+        None,
+        ge=1,
+        description="edge of a flow pixel in slice pixels; by default as few as bring a slice to 2 Mpx",
+    )
+    pyramid_scale: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="of one level of the flow's pyramid to the one below; the paper: 0.2",
+    )
     levels: int = Field(4, ge=1, description="of the pyramid; the paper: 6")
     window: int = Field(15, ge=3, description="flow pixels that are averaged; the paper: 30")
     iterations: int = Field(3, ge=1, description="on every level")
-    polynomial: int = Field(5, ge=5, description="pixels that the polynomial is fitted to; more than 5 also take a wider Gaussian")
+    polynomial: int = Field(
+        5,
+        ge=5,
+        description="pixels that the polynomial is fitted to; more than 5 also take a wider Gaussian",
+    )
 
     def grid_of(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the flow between slices of ``shape``."""
-        grid = self.grid or next(2**power for power in range(16) if shape[0] * shape[1] <= GRID_PX * 4**power)
+        grid = self.grid or next(
+            2**power for power in range(16) if shape[0] * shape[1] <= GRID_PX * 4**power
+        )
         return max(1, round(shape[0] / grid)), max(1, round(shape[1] / grid))
 
 
@@ -50,7 +67,9 @@ class Carried(NamedTuple):
     error: NDArray[np.float32]
 
 
-def on_grid(image: NDArray[Any], shape: tuple[int, int], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+def on_grid(
+    image: NDArray[Any], shape: tuple[int, int], window: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
     """A slice at the resolution at which flow is computed, 8 bit, by area means.
 
     Args:
@@ -60,20 +79,38 @@ def on_grid(image: NDArray[Any], shape: tuple[int, int], window: tuple[float, fl
     """
     if window is not None:
         low, high = window
-        image = (np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
-    return image if shape == image.shape else np.asarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        image = (
+            np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
+        ).astype(np.uint8)
+    return (
+        image
+        if shape == image.shape
+        else np.asarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+    )
 
 
-def flow_between(here: NDArray[np.uint8], there: NDArray[np.uint8], settings: FlowSettings = FlowSettings()) -> Flow:
+def flow_between(
+    here: NDArray[np.uint8], there: NDArray[np.uint8], settings: FlowSettings = FlowSettings()
+) -> Flow:
     """Where every pixel of ``here`` lies in ``there``; both (h, w) and on the flow's grid already."""
     if settings.flow == "dis":
         short = [max(0, LEAST_DIS_PX - length) for length in here.shape]
         height, width = here.shape
-        here, there = (np.pad(one, ((0, short[0]), (0, short[1])), mode="edge") for one in (here, there))
-        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, None)[:height, :width]  # type: ignore[call-overload]
+        here, there = (
+            np.pad(one, ((0, short[0]), (0, short[1])), mode="edge") for one in (here, there)
+        )
+        estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        padded_flow = estimator.calc(here, there, None)  # type: ignore[call-overload]
+        flow = padded_flow[:height, :width]
     else:
         sigma = 1.1 if settings.polynomial <= 5 else 1.5  # as OpenCV advises for these sizes
-        scales = (settings.pyramid_scale, settings.levels, settings.window, settings.iterations, settings.polynomial)
+        scales = (
+            settings.pyramid_scale,
+            settings.levels,
+            settings.window,
+            settings.iterations,
+            settings.polynomial,
+        )
         flow = cv2.calcOpticalFlowFarneback(here, there, None, *scales, sigma, 0)  # type: ignore[call-overload]
     return np.asarray(flow, np.float32)
 
@@ -125,7 +162,12 @@ def warped(labels: Labels, flow: Flow) -> Labels:
     height, width = labels.shape
     if flow.shape[:2] != labels.shape:
         scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
-        flow = np.asarray(cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR), np.float32) * scale
+        flow = (
+            np.asarray(
+                cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+            )
+            * scale
+        )
     ids, small = numbered(labels)
     return np.asarray(ids[remapped(small, flow, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)])
 
@@ -136,7 +178,11 @@ def numbered(labels: Labels) -> tuple[Labels, NDArray[np.uint16]]:
     Raises:
         ValueError: more than 65,535 ids in one slice.
     """
-    changes = np.concatenate([[0], np.flatnonzero(np.diff(labels.ravel())) + 1]) if labels.size else np.empty(0, int)
+    changes = (
+        np.concatenate([[0], np.flatnonzero(np.diff(labels.ravel())) + 1])
+        if labels.size
+        else np.empty(0, int)
+    )
     ids = np.union1d(np.zeros(1, labels.dtype), labels.ravel()[changes])
     if len(ids) > 2**16:
         raise ValueError(f"{len(ids)} ids in one slice; expected at most 65,536")

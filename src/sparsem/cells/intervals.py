@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparsem.cells.propagate import Front
 from sparsem.cells.separate import Seeds
-from sparsem.stage import Arrays, fingerprint_of, link_arrays
+from sparsem.workflow.stage import Arrays, fingerprint_of, link_arrays
 
 FARTHEST = 60_000.0  # costs are kept in half precision; what is farther is all the same
 
@@ -31,7 +31,9 @@ class Leg(NamedTuple):
     begins: bool
 
 
-def legs(z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]) -> dict[str, list[Leg]]:
+def legs(
+    z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]
+) -> dict[str, list[Leg]]:
     """The chains of legs from the labelled slices ``z``, cut at z-blocks; legs behind the last slice that is wanted are left out.
 
     A leg is the same whatever is wanted, so that one that is done serves every run.
@@ -41,14 +43,26 @@ def legs(z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]) ->
         above = z[source + 1] if source + 1 < len(z) else n_slices
         below = z[source - 1] if source else -1
         up = pairwise([here, *range((here // depth + 1) * depth, above, depth), above])
-        down = pairwise([below + 1, *range(((below + 1) // depth + 1) * depth, here + 1, depth), here + 1])
+        down = pairwise(
+            [below + 1, *range(((below + 1) // depth + 1) * depth, here + 1, depth), here + 1]
+        )
         chains[f"{here}-up"] = [Leg(source, 1, start, stop, start == here) for start, stop in up]
-        chains[f"{here}-down"] = [Leg(source, -1, start, stop, stop == here + 1) for start, stop in down][::-1]
-    needed = {name: [any(wanted[leg.start : leg.stop]) for leg in chain] for name, chain in chains.items()}
-    return {name: chain[: max(n for n, need in enumerate(needed[name]) if need) + 1] for name, chain in chains.items() if any(needed[name])}
+        chains[f"{here}-down"] = [
+            Leg(source, -1, start, stop, stop == here + 1) for start, stop in down
+        ][::-1]
+    needed = {
+        name: [any(wanted[leg.start : leg.stop]) for leg in chain] for name, chain in chains.items()
+    }
+    return {
+        name: chain[: max(n for n, need in enumerate(needed[name]) if need) + 1]
+        for name, chain in chains.items()
+        if any(needed[name])
+    }
 
 
-def slice_fingerprints(z: Sequence[int], prints: Sequence[str], n_slices: int, sources: Mapping[str, Any]) -> list[str]:
+def slice_fingerprints(
+    z: Sequence[int], prints: Sequence[str], n_slices: int, sources: Mapping[str, Any]
+) -> list[str]:
     """What the result of each slice depends on: its labelled neighbours, or itself where it is labelled, and what all depend on."""
     found = []
     for one in range(n_slices):
@@ -72,7 +86,10 @@ class Fronts:
         for chain, chained in self.chains.items():
             for number, leg in enumerate(chained):
                 if leg.start <= z < leg.stop:
-                    found[leg.step] = (leg.source, _front(link_arrays(self.folder, chain, number), z - leg.start))
+                    found[leg.step] = (
+                        leg.source,
+                        _front(link_arrays(self.folder, chain, number), z - leg.start),
+                    )
         return found
 
 
@@ -83,7 +100,9 @@ def seeds_of_nearest(at: Mapping[int, tuple[int, Front]], z: int, labelled: Sequ
 
 def stored(fronts: Sequence[Front]) -> Arrays:
     """The fronts of a leg, its lowest slice first, as arrays."""
-    cost = np.stack([np.where(np.isinf(one.cost), np.inf, np.minimum(one.cost, FARTHEST)) for one in fronts])
+    cost = np.stack(
+        [np.where(np.isinf(one.cost), np.inf, np.minimum(one.cost, FARTHEST)) for one in fronts]
+    )
     seeds = [one.seeds for one in fronts]
     return {
         "labels": np.stack([one.labels for one in fronts]).astype(np.uint32),
@@ -96,5 +115,11 @@ def stored(fronts: Sequence[Front]) -> Arrays:
 
 def _front(arrays: Mapping[str, Any], number: int) -> Front:
     own: NDArray[np.bool_] = np.asarray(arrays["seed_slices"][...]) == number
-    seeds = Seeds(np.asarray(arrays["seed_ids"][...])[own], np.asarray(arrays["seed_places"][...])[own])
-    return Front(np.asarray(arrays["labels"][number]), np.asarray(arrays["cost"][number]).astype(np.float32), seeds)
+    seeds = Seeds(
+        np.asarray(arrays["seed_ids"][...])[own], np.asarray(arrays["seed_places"][...])[own]
+    )
+    return Front(
+        np.asarray(arrays["labels"][number]),
+        np.asarray(arrays["cost"][number]).astype(np.float32),
+        seeds,
+    )

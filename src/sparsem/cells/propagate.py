@@ -14,9 +14,30 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.ndimage import map_coordinates
 
-from sparsem.cells.arrival import Arrival, advanced, departure, resistance, spread
-from sparsem.cells.flow import Carried, Flow, FlowSettings, composed, flow_between, inconsistency, remapped, sampled, stay, warped
-from sparsem.cells.separate import NOBODY, Evidence, Labels, Mask, Probability, SeedPoint, Seeds, per_frame, seeds_of
+from sparsem.cells.flow import (
+    Carried,
+    Flow,
+    FlowSettings,
+    composed,
+    flow_between,
+    inconsistency,
+    remapped,
+    sampled,
+    stay,
+    warped,
+)
+from sparsem.cells.geodesic import Arrival, advanced, departure, resistance, spread
+from sparsem.cells.separate import (
+    NOBODY,
+    Evidence,
+    Labels,
+    Mask,
+    Probability,
+    SeedPoint,
+    Seeds,
+    per_frame,
+    seeds_of,
+)
 
 State = Mapping[str, NDArray[Any]]
 
@@ -27,7 +48,9 @@ OUT_OF_REACH = 1.0  # cost at which an undecided pixel of a labelled slice is no
 class CarrySettings(FlowSettings):
     """How labels travel."""
 
-    seed: SeedPoint = Field("deepest", description="where in a cell its seed lies: deepest, or centroid as in the paper")
+    seed: SeedPoint = Field(
+        "deepest", description="where in a cell its seed lies: deepest, or centroid as in the paper"
+    )
 
 
 class View(NamedTuple):
@@ -86,7 +109,11 @@ class ByFlow(NamedTuple):
         origin = _held(labels, known)
         seeds = seeds_of(origin, self.settings.seed)
         start = stay((labels.shape[0], labels.shape[1]))
-        state: dict[str, NDArray[Any]] = {"origin": origin, "ids": seeds.ids, "places": seeds.places}
+        state: dict[str, NDArray[Any]] = {
+            "origin": origin,
+            "ids": seeds.ids,
+            "places": seeds.places,
+        }
         return state | {"image": here.image, "flow": start.flow, "error": start.error}
 
     def advance(self, before: State, here: View) -> State:
@@ -94,14 +121,29 @@ class ByFlow(NamedTuple):
         step, back = _both_ways(before, here, self.settings)
         carried = composed(step, back, Carried(before["flow"], before["error"]))
         seeds = moved(Seeds(before["ids"], before["places"]), back)
-        moving = {"ids": seeds.ids, "places": seeds.places, "flow": carried.flow, "error": carried.error + np.float32(DISTANCE)}
+        moving = {
+            "ids": seeds.ids,
+            "places": seeds.places,
+            "flow": carried.flow,
+            "error": carried.error + np.float32(DISTANCE),
+        }
         return {**before, "image": here.image, **moving}
 
     def front(self, state: State) -> Front:
         """Labels are looked up where the composed flow leads."""
-        inside = remapped(np.ones(state["error"].shape, np.uint8), state["flow"], cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0
+        inside = (
+            remapped(
+                np.ones(state["error"].shape, np.uint8),
+                state["flow"],
+                cv2.INTER_NEAREST,
+                cv2.BORDER_CONSTANT,
+            )
+            > 0
+        )
         cost = np.where(inside, state["error"], np.inf)  # from beyond the picture comes nothing
-        return _front(warped(state["origin"], state["flow"]), cost, Seeds(state["ids"], state["places"]))
+        return _front(
+            warped(state["origin"], state["flow"]), cost, Seeds(state["ids"], state["places"])
+        )
 
 
 class ByFrame(NamedTuple):
@@ -111,7 +153,11 @@ class ByFrame(NamedTuple):
 
     def begin(self, labels: Labels, known: Mask, here: View) -> State:
         """The labelled slice is the first result."""
-        return {"image": here.image, "labels": _held(labels, known), "cost": np.zeros(labels.shape, np.float32)}
+        return {
+            "image": here.image,
+            "labels": _held(labels, known),
+            "cost": np.zeros(labels.shape, np.float32),
+        }
 
     def advance(self, before: State, here: View) -> State:
         """Carry the last result on, and mend it by what the network sees here."""
@@ -140,15 +186,33 @@ class ByArrival(NamedTuple):
         if not known.all():
             reached = spread(start, against)
             far = reached.cost > OUT_OF_REACH
-            start = Arrival(np.where(far, np.uint32(NOBODY), reached.labels), np.where(far, 0, reached.cost))
-        return {"image": here.image, "labels": start.labels, "cost": start.cost.astype(np.float32), "against": against}
+            start = Arrival(
+                np.where(far, np.uint32(NOBODY), reached.labels), np.where(far, 0, reached.cost)
+            )
+        return {
+            "image": here.image,
+            "labels": start.labels,
+            "cost": start.cost.astype(np.float32),
+            "against": against,
+        }
 
     def advance(self, before: State, here: View) -> State:
         """Along the flow, then around in the slice."""
         against = resistance(here.boundary, here.interior)
         step = flow_between(here.image, before["image"], self.settings)
-        arrived = advanced(Arrival(before["labels"], before["cost"]), before["against"], against, step, self.thickness)
-        return {"image": here.image, "labels": arrived.labels, "cost": arrived.cost.astype(np.float32), "against": against}
+        arrived = advanced(
+            Arrival(before["labels"], before["cost"]),
+            before["against"],
+            against,
+            step,
+            self.thickness,
+        )
+        return {
+            "image": here.image,
+            "labels": arrived.labels,
+            "cost": arrived.cost.astype(np.float32),
+            "against": against,
+        }
 
     def front(self, state: State) -> Front:
         """What has arrived."""
@@ -158,7 +222,10 @@ class ByArrival(NamedTuple):
 def moved(seeds: Seeds, flow: Flow) -> Seeds:
     """Seeds one slice further; ``flow`` leads from their slice to it. Those that leave the picture are lost."""
     height, width = flow.shape[:2]
-    steps = [map_coordinates(flow[..., axis], seeds.places.T, np.float64, order=1, mode="nearest") for axis in (1, 0)]
+    steps = [
+        map_coordinates(flow[..., axis], seeds.places.T, np.float64, order=1, mode="nearest")
+        for axis in (1, 0)
+    ]
     places = seeds.places + np.stack(steps, axis=1)
     there = (np.round(places) >= 0).all(axis=1) & (np.round(places) < (height, width)).all(axis=1)
     return Seeds(seeds.ids[there], places[there])
@@ -172,9 +239,15 @@ def _held(labels: Labels, known: Mask) -> NDArray[np.uint32]:
 def _front(labels: Labels, cost: NDArray[np.floating[Any]], seeds: Seeds | None = None) -> Front:
     """What nobody decided on is worth nothing against what comes from another side."""
     none = Seeds(np.empty(0, labels.dtype), np.empty((0, 2)))
-    return Front(labels, np.where(labels == NOBODY, np.inf, cost).astype(np.float32), none if seeds is None else seeds)
+    return Front(
+        labels,
+        np.where(labels == NOBODY, np.inf, cost).astype(np.float32),
+        none if seeds is None else seeds,
+    )
 
 
 def _both_ways(before: State, here: View, settings: FlowSettings) -> tuple[Flow, Flow]:
     """The flow from this slice to the one before, and back."""
-    return flow_between(here.image, before["image"], settings), flow_between(before["image"], here.image, settings)
+    return flow_between(here.image, before["image"], settings), flow_between(
+        before["image"], here.image, settings
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsem.cells.flow import numbered
 from sparsem.cells.separate import NAMELESS, Labels, Mask
-from sparsem.regions import at_shape
+from sparsem.labels.overlaps import at_shape
 
 BORDER_PX = 4  # of a border's pixels join the part beside them; a border is a few pixels wide at the network's scale
 
@@ -23,7 +23,9 @@ def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
     if labels.shape == shape:
         return labels
     fine = at_shape(labels, shape)
-    low, high, part = zip(*(_neighbours(new, old) for new, old in zip(shape, labels.shape, strict=True)), strict=True)
+    low, high, part = zip(
+        *(_neighbours(new, old) for new, old in zip(shape, labels.shape, strict=True)), strict=True
+    )
     corners = [(y, x) for y in (low[0], high[0]) for x in (low[1], high[1])]
     mixed = _mixed(labels, low, high)
     rows, columns = np.nonzero(mixed)
@@ -32,7 +34,10 @@ def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
     weights = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
     best, most = np.zeros(len(rows), labels.dtype), np.full(len(rows), -1.0)
     for label in found:
-        votes = sum(np.where(other == label, weight, 0) for other, weight in zip(found, weights, strict=True))
+        votes = sum(
+            np.where(other == label, weight, 0)
+            for other, weight in zip(found, weights, strict=True)
+        )
         wins = (votes > most) | ((votes == most) & (label > best))
         best, most = np.where(wins, label, best), np.where(wins, votes, most)
     fine[rows, columns] = best
@@ -55,7 +60,9 @@ def grown(labels: NDArray[np.uint16], mask: Mask, steps: int) -> NDArray[np.uint
     return labels
 
 
-def with_islands(labels: Labels, mask: Mask, base: int, least_px: int, border: Mask | None = None) -> NDArray[np.uint32]:
+def with_islands(
+    labels: Labels, mask: Mask, base: int, least_px: int, border: Mask | None = None
+) -> NDArray[np.uint32]:
     """What is in the mask and in no cell, part by part: labels from ``base`` + 1. Parts under ``least_px`` are dropped.
 
     Args:
@@ -82,12 +89,18 @@ def with_islands(labels: Labels, mask: Mask, base: int, least_px: int, border: M
 
 def _parts(labels: Labels, left: Mask, border: Mask | None) -> NDArray[np.uint32]:
     """Connected parts of what is left, across corners too: by label, and cut at the border, whose pixels join a part beside them."""
-    kind = np.where(left, np.maximum(labels, 1), 0).astype(np.uint32)  # 1 is no cell here: cells are not left
+    kind = np.where(left, np.maximum(labels, 1), 0).astype(
+        np.uint32
+    )  # 1 is no cell here: cells are not left
     if border is None or not (border & (kind == 1)).any():
         return np.asarray(cc3d.connected_components(kind, connectivity=8), np.uint32)
-    inner = cc3d.connected_components(np.where(border & (kind == 1), 0, kind), connectivity=8).astype(np.uint32)
+    inner = cc3d.connected_components(
+        np.where(border & (kind == 1), 0, kind), connectivity=8
+    ).astype(np.uint32)
     inner = _joined(inner, left & (inner == 0), BORDER_PX)
-    alone = cc3d.connected_components((left & (inner == 0)).view(np.uint8), connectivity=8).astype(np.uint32)  # all border: a thin one
+    alone = cc3d.connected_components((left & (inner == 0)).view(np.uint8), connectivity=8).astype(
+        np.uint32
+    )  # all border: a thin one
     return np.where(alone > 0, alone + inner.max(), inner).astype(np.uint32)
 
 
@@ -103,7 +116,9 @@ def _joined(parts: NDArray[np.uint32], loose: Mask, steps: int) -> NDArray[np.ui
     return padded[1:-1, 1:-1]
 
 
-def _neighbours(new: int, old: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _neighbours(
+    new: int, old: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """For each of ``new`` pixels the two of ``old`` whose centres are nearest, and how far it is on the way from one to the other."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
     low = np.clip(np.floor(centre).astype(int), 0, old - 1)
@@ -111,7 +126,9 @@ def _neighbours(new: int, old: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     return low, high, np.clip(centre - low, 0, 1)
 
 
-def _mixed(labels: Labels, low: tuple[NDArray[np.int64], ...], high: tuple[NDArray[np.int64], ...]) -> Mask:
+def _mixed(
+    labels: Labels, low: tuple[NDArray[np.int64], ...], high: tuple[NDArray[np.int64], ...]
+) -> Mask:
     """Fine pixels whose four nearest grid pixels do not have one label; found on the grid, then enlarged."""
     ahead = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
     unlike = np.zeros(labels.shape, bool)
@@ -127,14 +144,25 @@ def filled(regions: NDArray[np.uint32], most_px: int) -> NDArray[np.uint32]:
     A network may take a bright organelle for the outside: a hole in the cell. Gaps between cells have several around them and stay,
     and so does what reaches the edge of the slice.
     """
-    count, holes, about, _ = cv2.connectedComponentsWithStats((regions == 0).astype(np.uint8), connectivity=4)
+    count, holes, about, _ = cv2.connectedComponentsWithStats(
+        (regions == 0).astype(np.uint8), connectivity=4
+    )
     left, top, width, height, area = about.T
-    small = (area <= most_px) & (left > 0) & (top > 0) & (left + width < regions.shape[1]) & (top + height < regions.shape[0])
+    small = (
+        (area <= most_px)
+        & (left > 0)
+        & (top > 0)
+        & (left + width < regions.shape[1])
+        & (top + height < regions.shape[0])
+    )
     small[0] = False  # the regions themselves
     low, high = np.full(count, np.iinfo(np.uint32).max, np.uint32), np.zeros(count, np.uint32)
     inside = small[holes]
     for along in (0, 1):
-        first, second = (tuple(part if axis == along else slice(None) for axis in (0, 1)) for part in (slice(None, -1), slice(1, None)))
+        first, second = (
+            tuple(part if axis == along else slice(None) for axis in (0, 1))
+            for part in (slice(None, -1), slice(1, None))
+        )
         for hole, beside in ((first, second), (second, first)):
             touching = inside[hole] & (regions[beside] > 0)
             parts, ids = holes[hole][touching], regions[beside][touching]

@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 from skimage.segmentation import watershed
 
 from sparsem.cells.flow import numbered
-from sparsem.regions import overlaps
+from sparsem.labels.overlaps import overlaps
 
-NOBODY = 2**32 - 1  # label of pixels of a labelled slice that nobody decided on: they hold their place, but have no name
-NAMELESS = 2**32 - 2**20  # labels from here on are regions of their own without a name; ``with_islands`` numbers them
+NOBODY = (
+    2**32 - 1
+)  # label of pixels of a labelled slice that nobody decided on: they hold their place, but have no name
+NAMELESS = (
+    2**32 - 2**20
+)  # labels from here on are regions of their own without a name; ``with_islands`` numbers them
 
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -142,7 +146,9 @@ def flooded(mask: Mask, cut: Mask | None, seeds: Seeds) -> Labels:
         markers[y, x] = np.arange(1, among.sum() + 1)
         depth = _depth(mask if cut is None else mask & ~cut)
         basins = watershed(-depth, markers, mask=contested[parts])
-        labels += np.append(np.zeros(1, labels.dtype), seeds.ids[among])[basins].astype(labels.dtype)
+        labels += np.append(np.zeros(1, labels.dtype), seeds.ids[among])[basins].astype(
+            labels.dtype
+        )
     return labels
 
 
@@ -154,7 +160,9 @@ def faithful(labels: Labels, carried: Labels, least_iou: float) -> NDArray[np.ui
     table = overlaps(labels, carried)
     ids, which = np.unique(np.concatenate([table.first, table.second]), return_inverse=True)
     first, second = which[: len(table.first)], which[len(table.first) :]
-    ours, theirs = (np.bincount(side, weights=table.pixels, minlength=len(ids)) for side in (first, second))
+    ours, theirs = (
+        np.bincount(side, weights=table.pixels, minlength=len(ids)) for side in (first, second)
+    )
     same = np.zeros(len(ids))
     same[first[first == second]] = table.pixels[first == second]
     unlike = np.flatnonzero((same < least_iou * (ours + theirs - same)) & (ours > 0) & (ids > 0))
@@ -174,7 +182,10 @@ def seeds_of(labels: Labels, point: SeedPoint = "deepest") -> Seeds:
     width = labels.shape[1]
     if point == "centroid":
         pixels = np.bincount(flat)[1:]
-        sums = [np.bincount(flat[inside], weights=where)[1:] for where in (inside // width, inside % width)]
+        sums = [
+            np.bincount(flat[inside], weights=where)[1:]
+            for where in (inside // width, inside % width)
+        ]
         places = np.stack(sums, axis=1) / pixels[:, None]
         first = np.zeros(len(pixels) + 1, np.int64)
         first[flat[inside[::-1]]] = inside[::-1]
@@ -182,7 +193,9 @@ def seeds_of(labels: Labels, point: SeedPoint = "deepest") -> Seeds:
     depth = _depth((labels > 0) & ~edges(labels)).ravel()
     order = inside[np.argsort(depth[inside], kind="stable")]
     deepest = np.zeros(int(flat.max()) + 1, np.int64)
-    deepest[flat[order]] = order  # what is written last stays: the deepest, and of equals the last in the picture
+    deepest[flat[order]] = (
+        order  # what is written last stays: the deepest, and of equals the last in the picture
+    )
     at = deepest[1:]
     return Seeds(labels.ravel()[at], np.stack([at // width, at % width], axis=1).astype(np.float64))
 
@@ -216,7 +229,9 @@ def _depth(mask: Mask, edge_is_outside: bool = True) -> NDArray[np.float32]:
     """Distance to the nearest pixel outside of the mask, beyond the picture too: what it cuts is not deepest in its corners."""
     outside = (1,) * 4 if edge_is_outside else (0,) * 4
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), *outside, cv2.BORDER_CONSTANT, value=0)
-    depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    depth = np.asarray(
+        cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32
+    )
     return depth[1:-1, 1:-1] if edge_is_outside else depth
 
 

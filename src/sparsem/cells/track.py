@@ -1,218 +1,307 @@
-"""Regions through z: which island continues which, and which cell it belongs to (paper 3.3, equation 1).
+"""The stage ``track``: islands get the identity of their cell, and a list says where to look."""
 
-A slice is a label map (y, x): cells under their ids up to ``base``, islands under numbers above it that mean something in this slice
-only. Pairs of neighbouring slices are compared in any order; one small graph is then resolved once.
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-An island goes on from the region below that it overlaps most with, by IoU. One that leaves a cell keeps its identity; one that goes
-over into a cell, or into an island of a cell, takes its identity in all slices before, unless it has one already. Islands that go
-over into each other are one. What never meets a cell gets an identity of its own, made of its first slice and its number there, so that
-nothing that changes in other slices changes it.
-"""
-
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
+import cv2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
-from sparsem.regions import Ids, overlaps
+from sparsem.cells.linking import Links, Tracks, links, renamed, resolve, without_fragments
+from sparsem.cells.review import Look, area_jumps, disagreements
+from sparsem.errors import SampleError
+from sparsem.geometry import ZBlock
+from sparsem.labels.overlaps import sizes
+from sparsem.settings import Settings
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Kind, Volume, VolumeSpec
+from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.stage import Arrays, BlockResult, Stage, finished, link_arrays
 
-Labels = NDArray[Any]
+PLACES = 100  # rows of the list of where to look
+JUMPS = 20  # of them at most are jumps of area: each is looked up in two slices
 
 
-class Links(NamedTuple):
-    """Overlapping regions of two neighbouring slices of which at least one is an island; ascending by (lower, upper).
+class TrackSettings(Settings):
+    """How islands are followed."""
+
+    cells: str = Field("cells", description="name of the result of cells; also that of the result")
+    min_volume_um3: float = Field(
+        0.02,
+        ge=0,
+        description="objects that never meet an annotated cell, and are smaller, are left out of the result",
+    )
+    window_px: int = Field(
+        512,
+        ge=8,
+        description="edge of the square around an island in which it is compared with other regions",
+    )
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What ``track`` found.
 
     Attributes:
-        lower: label in the lower slice, (n,).
-        upper: label in the upper slice, (n,).
-        pixels: how many they share, (n,) int64.
-        continues: the upper one is an island, and the lower one its best match, (n,) bool.
-        goes_over: the lower one is an island, and the upper one its best match, (n,) bool.
+        cells: how many of the annotated ones are in the result.
+        islands: tracks of islands.
+        unassigned: objects that never meet an annotated cell, by their identity: volume in cubic micrometers.
+        left_out: how many others were smaller than the minimum.
+        left_out_um3: their volume.
+        look: where to look, the largest area first.
     """
 
-    lower: Ids
-    upper: Ids
-    pixels: NDArray[np.int64]
-    continues: NDArray[np.bool_]
-    goes_over: NDArray[np.bool_]
+    cells: int
+    islands: int
+    unassigned: Mapping[int, float]
+    left_out: int
+    left_out_um3: float
+    look: tuple[Look, ...]
 
 
-class Tracks(NamedTuple):
-    """Islands as they were followed.
+def track(
+    sample: Sample, settings: TrackSettings = TrackSettings(), on: Execution = HERE
+) -> Tracked:
+    """Write ``labels/NAME``: every cell with its protrusions under one identity; what meets no cell under identities above all ids.
 
-    Attributes:
-        identity: of every track, (t,): a cell's id, a number above ``base`` for what never meets a cell, or 0 for what is left out.
-        of_slice: for every slice the track of its islands, (islands,) each; island ``base + 1`` is the first.
-    """
+    Objects that meet no annotated cell are fragments, or cells that were not annotated: small ones are left out, and reported.
 
-    identity: Ids
-    of_slice: list[NDArray[np.int64]]
-
-
-def links(lower: Labels, upper: Labels, base: int, window_px: int) -> Links:
-    """Compare two neighbouring slices.
+    Also ``tables/tracks_NAME``, one row a track of islands; ``tables/links_NAME``, one row a pair of overlapping regions of
+    neighbouring slices of which one is an island, so that splits and mergers are all there; ``tables/look_NAME``, where to look.
 
     Args:
-        lower: the slice below.
-        upper: the slice above.
-        base: labels above it are islands.
-        window_px: IoU of an island is taken in a square of this edge around it: a cell that fills the slice would otherwise
-            never win against a speck.
-    """
-    table = overlaps(lower, upper)
-    island = (table.first > 0) & (table.second > 0) & ((table.first > base) | (table.second > base))
-    first, second, pixels = table.first[island], table.second[island], table.pixels[island]
-    continues = _best(second, first, upper, lower, base, window_px)
-    goes_over = _best(first, second, lower, upper, base, window_px)
-    return Links(first, second, pixels, continues, goes_over)
-
-
-def _best(islands: Ids, others: Ids, of: Labels, among: Labels, base: int, window_px: int) -> NDArray[np.bool_]:
-    """Which of the pairs is the best match of its island; of equal ones the smallest label. What has no rival needs no IoU."""
-    best = islands > base
-    label, pairs = np.unique(islands[best], return_counts=True)
-    contested = label[pairs > 1]
-    if not contested.size:
-        return best
-    middles = _middles(of, contested)
-    for island, middle in zip(contested.tolist(), middles, strict=True):
-        rows = np.flatnonzero(islands == island)
-        near = tuple(slice(max(0, one - window_px // 2), one + window_px // 2) for one in middle)
-        ours, theirs = of[near] == island, among[near]
-        iou = [_iou(ours, theirs == other) for other in others[rows].tolist()]
-        winner = min(range(len(rows)), key=lambda row: (-iou[row], int(others[rows[row]])))
-        best[rows] = False
-        best[rows[winner]] = True
-    return best
-
-
-def _middles(labels: Labels, chosen: Ids) -> list[list[int]]:
-    """(y, x) of the middle of the bounding boxes of some labels, ascending; only pixels beside another label are looked at."""
-    height, width = labels.shape
-    change = np.flatnonzero(labels[:, 1:] != labels[:, :-1])
-    left = change // (width - 1) * width + change % (width - 1) if width > 1 else change
-    ends = np.arange(height) * width
-    pixels = np.concatenate([left, left + 1, ends, ends + width - 1])
-    names = labels.ravel()[pixels]
-    ours = np.isin(names, chosen)
-    which, pixels = np.searchsorted(chosen, names[ours]), pixels[ours]
-    middles = []
-    for side in (pixels // width, pixels % width):
-        low, high = np.full(len(chosen), height * width), np.full(len(chosen), -1)
-        np.minimum.at(low, which, side)
-        np.maximum.at(high, which, side)
-        middles.append((low + high + 1) // 2)
-    return [[int(y), int(x)] for y, x in zip(*middles, strict=True)]
-
-
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Equation 1."""
-    either = int(np.count_nonzero(one | other))
-    return int(np.count_nonzero(one & other)) / either if either else 0.0
-
-
-def resolve(pairs: Sequence[Links], islands: Sequence[int], base: int) -> Tracks:
-    """Give every island its track and every track its identity.
-
-    Args:
-        pairs: links of the slices 0 and 1, 1 and 2, ...
-        islands: how many each slice has.
-        base: labels above it are islands.
-    """
-    names: list[int] = []  # of a track: the cell that it left, 0 for none
-    of_slice = [_fresh(names, islands[0])] if len(islands) else []
-    for link, count in zip(pairs, islands[1:], strict=True):
-        of_slice.append(_continued(link, of_slice[-1], count, base, names))
-    roots = list(range(len(names)))
-    for z, link in enumerate(pairs):
-        for lower, upper in zip(link.lower[link.goes_over].tolist(), link.upper[link.goes_over].tolist(), strict=True):
-            one = _root(roots, int(of_slice[z][lower - base - 1]))
-            if upper <= base:
-                names[one] = names[one] or upper
-            else:
-                _unite(roots, names, one, _root(roots, int(of_slice[z + 1][upper - base - 1])))
-    heads = np.array([_root(roots, track) for track in range(len(roots))], np.int64)
-    cells = np.array(names, np.int64)[heads]
-    return Tracks(np.where(cells > 0, cells, _unassigned(of_slice, base)[heads]).astype(np.uint32), of_slice)
-
-
-def _fresh(names: list[int], count: int) -> NDArray[np.int64]:
-    names += [0] * count
-    return np.arange(len(names) - count, len(names))
-
-
-def _continued(link: Links, below: NDArray[np.int64], count: int, base: int, names: list[int]) -> NDArray[np.int64]:
-    """Tracks of the islands of a slice: those of their best matches below, or new ones; who leaves a cell has its name at once."""
-    tracks = np.full(count, -1, np.int64)
-    lower, upper = link.lower[link.continues].astype(np.int64), link.upper[link.continues].astype(np.int64) - base - 1
-    follows = lower > base
-    tracks[upper[follows]] = below[lower[follows] - base - 1]
-    new = np.flatnonzero(tracks < 0)
-    tracks[new] = _fresh(names, len(new))
-    for cell, island in zip(lower[~follows].tolist(), upper[~follows].tolist(), strict=True):
-        names[int(tracks[island])] = cell
-    return tracks
-
-
-def _root(roots: list[int], track: int) -> int:
-    while roots[track] != track:
-        roots[track] = roots[roots[track]]
-        track = roots[track]
-    return track
-
-
-def _unite(roots: list[int], names: list[int], one: int, other: int) -> None:
-    """Two tracks that go over into each other are one, unless they belong to two cells; the earlier stands for both."""
-    if one == other or (names[one] and names[other] and names[one] != names[other]):
-        return
-    first, second = sorted((one, other))
-    names[first] = names[first] or names[second]
-    roots[second] = first
-
-
-def _unassigned(of_slice: Sequence[NDArray[np.int64]], base: int) -> NDArray[np.int64]:
-    """Return for every track the identity that it has if it meets no cell: ``base`` + 1 + its first slice times a step + its number there.
-
-    The step is the largest power of ten for which all slices find numbers in 32 bits.
+        sample: with ``labels/NAME-regions``, as ``cells`` writes it.
+        settings: which, and the window.
+        on: how the work is spread; pairs of slices are compared in parallel, the graph is resolved here.
 
     Raises:
-        ValueError: a slice has more islands than the step.
+        SampleError: there are no such regions.
+        ResumeError: there is a result of other regions or settings, and ``on.overwrite`` is not set.
+        ResourceError: a block does not fit into memory.
     """
-    step = 10 ** int(np.log10((2**32 - 2 - base) / max(1, len(of_slice))))
-    identity = np.zeros(1 + max((int(tracks.max(initial=-1)) for tracks in of_slice), default=-1), np.int64)
-    for z in range(len(of_slice) - 1, -1, -1):
-        tracks = of_slice[z]
-        if len(tracks) > step:
-            raise ValueError(f"{len(tracks)} islands of slice {z} do not find numbers above {base} in 32 bits; renumber the cells")
-        identity[tracks[::-1]] = base + 1 + z * step + np.arange(len(tracks))[::-1]  # of several islands the first counts
-    return identity
+    name = settings.cells
+    if f"{name}-regions" not in sample.names("labels"):
+        raise SampleError(
+            f"{sample.path.name} has no labels/{name}-regions; run 'sparsem cells {sample.path.name}' first."
+        )
+    regions = sample.volume("labels", f"{name}-regions")
+    made = _made_by_cells(sample, name)
+    base = int(made["base"])
+    output = regions.like(f"labels/{name}", np.uint32, Kind.LABELS, regions.made_on)
+    needs = _needs(regions, output)
+    with Stage(
+        sample, f"track-{name}", settings, {"regions": regions.fingerprint}, [output], on, needs
+    ) as stage:
+        if not stage.finished:
+            blocks = regions.blocks(halo=1)
+            singly = {_name_of(block): [block] for block in blocks}
+            compared = stage.chain(
+                f"{stage.name}, slices compared", _compared, singly, regions, base, settings
+            )
+            pairs, pixels = _links_in(compared, blocks)
+            min_voxels = settings.min_volume_um3 / regions.voxel_size.volume_um3
+            every = resolve(pairs, [len(one) for one in pixels], base)
+            tracks, left_out = without_fragments(every, pixels, base, min_voxels)
+            stage.map(
+                _name_block,
+                regions.blocks(),
+                regions,
+                base,
+                of_block=partial(_identities_in, tracks),
+            )
+            stage.forget()
+            notes = {
+                "left_out": len(left_out),
+                "left_out_um3": sum(left_out) * regions.voxel_size.volume_um3,
+            }
+            table = track_table(tracks, pixels, regions, base)
+            sample.write_table(
+                f"tracks_{name}", table.replace_schema_metadata({"sparsem": json.dumps(notes)})
+            )
+            sample.write_table(f"links_{name}", link_table(pairs, tracks, base))
+    areas = [
+        {int(cell): pixels for cell, pixels in one.items()}
+        for block in finished(sample, stage.name)
+        for one in block["areas"]
+    ]
+    look = _look(regions, sample.volume("labels", name), made, areas)
+    sample.write_table(f"look_{name}", look_table(look))
+    found, notes = sample.read_table(f"tracks_{name}"), sample.table_notes(f"tracks_{name}")
+    unassigned: dict[int, float] = {}
+    for row in found.select(["identity", "volume_um3"]).to_pylist():
+        if row["identity"] > base:
+            unassigned[row["identity"]] = unassigned.get(row["identity"], 0.0) + row["volume_um3"]
+    count = len({cell for one in areas for cell in one})
+    return Tracked(
+        count,
+        found.num_rows,
+        unassigned,
+        int(notes["left_out"]),
+        float(notes["left_out_um3"]),
+        tuple(look),
+    )
 
 
-def without_fragments(tracks: Tracks, pixels: Sequence[NDArray[np.int64]], base: int, min_voxels: float) -> tuple[Tracks, list[int]]:
-    """Leave out what meets no cell and is small.
+def track_table(
+    tracks: Tracks, pixels: Sequence[NDArray[np.int64]], regions: Volume, base: int
+) -> pa.Table:
+    """One row a track of islands: its identity (0 if it was left out), where it runs, how large it is, and whether it belongs to a cell.
 
     Args:
         tracks: what ``resolve`` found.
         pixels: of every island, slice by slice.
-        base: identities above it are unassigned.
-        min_voxels: of the smallest unassigned object that stays.
-
-    Returns:
-        The tracks, of which those of small objects have the identity 0; and the voxels of each object that was left out.
+        regions: for the voxel size.
+        base: identities above it are those of no cell.
     """
-    objects, which = np.unique(tracks.identity, return_inverse=True)
-    voxels = np.zeros(len(objects), np.int64)
-    for of_slice, islands in zip(tracks.of_slice, pixels, strict=True):
-        np.add.at(voxels, which[of_slice], islands)
-    is_small = (objects > base) & (voxels < min_voxels)
-    identity = np.where(is_small[which], 0, tracks.identity).astype(np.uint32)
-    return Tracks(identity, tracks.of_slice), voxels[is_small].tolist()
+    count = len(tracks.identity)
+    first, last = np.full(count, len(pixels)), np.full(count, -1)
+    slices, voxels = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for z, (of_slice, islands) in enumerate(zip(tracks.of_slice, pixels, strict=True)):
+        first[of_slice] = np.minimum(first[of_slice], z)
+        last[of_slice] = z
+        slices[np.unique(of_slice)] += 1
+        np.add.at(voxels, of_slice, islands)
+    in_cell = (tracks.identity > 0) & (tracks.identity <= base)
+    columns = {
+        "track": np.arange(count),
+        "identity": tracks.identity,
+        "in_cell": in_cell,
+        "first_z": first,
+        "last_z": last,
+    }
+    return pa.table(
+        {
+            **columns,
+            "slices": slices,
+            "voxels": voxels,
+            "volume_um3": voxels * regions.voxel_size.volume_um3,
+        }
+    )
 
 
-def renamed(regions: Labels, identity: Ids, base: int) -> NDArray[np.uint32]:
-    """A slice with its islands under their identities; ``identity`` is that of island ``base + 1``, ``base + 2``, ..."""
-    named = regions.astype(np.uint32)
-    where = np.flatnonzero(regions > base)  # few, in a slice of many pixels
-    named.ravel()[where] = identity[regions.ravel()[where] - base - 1]
-    return named
+def link_table(pairs: Sequence[Links], tracks: Tracks, base: int) -> pa.Table:
+    """One row a pair of overlapping regions of slice ``z`` and the next of which one is an island; ``used`` says that it is followed."""
+    z = np.repeat(np.arange(len(pairs)), [len(one.lower) for one in pairs])
+    columns: dict[str, Any] = {"z": z}
+    for side, shift in (("lower", 0), ("upper", 1)):
+        regions = [getattr(one, side) for one in pairs]
+        names = [
+            renamed(region, tracks.identity[of], base)
+            for region, of in zip(regions, tracks.of_slice[shift:], strict=False)
+        ]  # pairs and slices run out together
+        columns |= {f"{side}_region": _joined(regions), f"{side}_identity": _joined(names)}
+    used = [one.continues | one.goes_over for one in pairs]
+    return pa.table(
+        {**columns, "shared_px": _joined([one.pixels for one in pairs]), "used": _joined(used)}
+    )
+
+
+def look_table(look: Sequence[Look]) -> pa.Table:
+    """One row a place, the one that is worth most first."""
+    columns = {name: [getattr(one, name) for one in look] for name in Look._fields}
+    return pa.table({"rank": np.arange(1, len(look) + 1), **columns})
+
+
+def _compared(
+    block: ZBlock, _before: None, regions: Volume, base: int, settings: TrackSettings
+) -> Arrays:
+    """Links of the block's slices and the next ones, pair after pair, and the islands' pixels, slice after slice."""
+    labels = regions.read(slice(block.start, block.read_stop))
+    found = [links(lower, upper, base, settings.window_px) for lower, upper in pairwise(labels)]
+    own = [sizes(one) for one in labels[: block.stop - block.start]]
+    pixels = [counts[ids > base] for ids, counts in own]
+    columns = {name: _joined([getattr(one, name) for one in found]) for name in Links._fields}
+    counts = {
+        "links": np.array([len(one.lower) for one in found], int),
+        "islands": np.array([len(one) for one in pixels], int),
+    }
+    return {**columns, **counts, "island_pixels": _joined(pixels)}
+
+
+def _links_in(
+    folder: Path, blocks: Sequence[ZBlock]
+) -> tuple[list[Links], list[NDArray[np.int64]]]:
+    """The links of all pairs of slices, and the pixels of the islands of all slices."""
+    pairs: list[Links] = []
+    pixels: list[NDArray[np.int64]] = []
+    kinds = (np.uint32, np.uint32, np.int64, bool, bool)
+    for block in blocks:
+        arrays = {
+            name: np.asarray(array[...])
+            for name, array in link_arrays(folder, _name_of(block), 0).items()
+        }
+        ends = np.cumsum(arrays["links"])[:-1]
+        columns = [
+            np.split(arrays[name].astype(kind), ends)
+            for name, kind in zip(Links._fields, kinds, strict=True)
+        ]
+        pairs += [Links(*one) for one in zip(*columns, strict=True)] if arrays["links"].size else []
+        pixels += np.split(arrays["island_pixels"], np.cumsum(arrays["islands"])[:-1])
+    return pairs, pixels
+
+
+def _name_of(block: ZBlock) -> str:
+    return f"slices-{block.start}"
+
+
+def _identities_in(tracks: Tracks, block: ZBlock) -> list[NDArray[np.uint32]]:
+    """Of the islands of a block's slices."""
+    return [tracks.identity[one] for one in tracks.of_slice[block.own]]
+
+
+def _name_block(
+    block: ZBlock, regions: Volume, base: int, identities: Sequence[Any]
+) -> BlockResult:
+    labels = regions.read(block.own)
+    areas: list[dict[str, int]] = []
+    for number, identity in enumerate(identities):
+        labels[number] = renamed(labels[number], identity, base)
+        ids, pixels = (side.tolist() for side in sizes(labels[number]))
+        areas.append(
+            {str(cell): count for cell, count in zip(ids, pixels, strict=True) if cell <= base}
+        )
+    path = "labels/" + regions.directory.name.removesuffix("-regions")
+    return {path: labels}, {"areas": areas}
+
+
+def _look(
+    regions: Volume, named: Volume, made: dict[str, Any], areas: Sequence[dict[int, int]]
+) -> list[Look]:
+    """Disagreements that ``cells`` saw, and jumps of area in the result, the largest first."""
+    voxel = regions.voxel_size
+    pixel_um2 = voxel.y * voxel.x * 1e-6
+    found = disagreements(made["places"], made["labelled"], pixel_um2)
+    for z, cell, change in area_jumps(areas, JUMPS):
+        before, after = (one == cell for one in named.read(slice(z - 1, z + 1)))
+        changed = np.pad(before != after, 1).astype(np.uint8)
+        depth = cv2.distanceTransform(changed, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        found.append(Look("jump", z, int(y), int(x), cell, 0, change * pixel_um2, 1))
+    return sorted(found, key=lambda one: (-one.area_um2, one.z, one.first, one.second))[:PLACES]
+
+
+def _made_by_cells(sample: Sample, name: str) -> dict[str, Any]:
+    """What ``cells`` left beside the regions: the largest id, the labelled slices, the places of doubt."""
+    blocks = finished(sample, f"cells-{name}")
+    return {**blocks[0], "places": [one["places"] for block in blocks for one in block["slices"]]}
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _needs(regions: Volume, output: VolumeSpec) -> Needs:
+    _, y, x = regions.shape
+    block = y * x * (4 * (regions.block_depth + 1) + 48)
+    return Needs(
+        block,
+        output.nbytes // 16,
+        smaller="import with a smaller --block-depth, or use fewer --workers",
+    )

@@ -36,7 +36,10 @@ def replaced(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return "".join(PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode("ascii") for one in characters), error.end
+    return "".join(
+        PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode("ascii")
+        for one in characters
+    ), error.end
 
 
 def accept_every_character() -> None:

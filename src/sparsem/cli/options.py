@@ -18,8 +18,8 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sparsem.execution import Execution
 from sparsem.settings import Settings, parse
+from sparsem.workflow.execution import Execution
 
 SHARED = {
     "workers": (int, 0, "local worker processes; 0 works in this one"),
@@ -45,7 +45,11 @@ class Outcome:
     def show(self, as_json: bool) -> None:
         """Print it on standard output."""
         if as_json:
-            typer.echo(json.dumps(_without_nan(json.loads(json.dumps(self.data, default=_plain))), allow_nan=False))
+            typer.echo(
+                json.dumps(
+                    _without_nan(json.loads(json.dumps(self.data, default=_plain))), allow_nan=False
+                )
+            )
             return
         for line in self.lines:
             typer.echo(line)
@@ -57,7 +61,9 @@ Command = Callable[..., Outcome]
 SamplePath = Annotated[Path, typer.Argument(metavar="SAMPLE", help="a sample, NAME.zarr")]
 
 
-def command(model: type[Settings] | None = None, spread: bool = False) -> Callable[[Command], Callable[..., None]]:
+def command(
+    model: type[Settings] | None = None, spread: bool = False
+) -> Callable[[Command], Callable[..., None]]:
     """Turn ``function(arguments..., settings, on)`` into a command with an option for each field of ``model``.
 
     The function's own parameters other than ``settings`` and ``on`` stay as they are. ``spread`` says that its work can be
@@ -65,18 +71,30 @@ def command(model: type[Settings] | None = None, spread: bool = False) -> Callab
     """
 
     def wrap(function: Command) -> Callable[..., None]:
-        own = [one for one in inspect.signature(function).parameters.values() if one.name not in ("settings", "on")]
+        own = [
+            one
+            for one in inspect.signature(function).parameters.values()
+            if one.name not in ("settings", "on")
+        ]
         fields = dict(model.model_fields) if model else {}
         options = [_option(name, about) for name, about in fields.items()]
         common = [name for name in SHARED if spread or name not in SPREADING]
         shared = [_shared_option(name) for name in common]
 
         def run(**values: Any) -> None:
-            execution = Execution(**{name: values.pop(name) for name in common if name not in ("json", "debug")})
+            execution = Execution(
+                **{name: values.pop(name) for name in common if name not in ("json", "debug")}
+            )
             as_json, show_traceback = values.pop("json"), values.pop("debug")
             given = {name: _separated(values.pop(name), about) for name, about in fields.items()}
             settings = (
-                {"settings": parse(model, {key: value for key, value in given.items() if value is not None}, "command line")}
+                {
+                    "settings": parse(
+                        model,
+                        {key: value for key, value in given.items() if value is not None},
+                        "command line",
+                    )
+                }
                 if model
                 else {}
             )
@@ -87,7 +105,11 @@ def command(model: type[Settings] | None = None, spread: bool = False) -> Callab
                     traceback.print_exc()
                 raise
 
-        parameters = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *options, *shared]
+        parameters = [
+            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
+            *options,
+            *shared,
+        ]
         run.__doc__, run.__name__ = function.__doc__, function.__name__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -97,11 +119,19 @@ def command(model: type[Settings] | None = None, spread: bool = False) -> Callab
 
 
 def _option(name: str, about: FieldInfo) -> inspect.Parameter:
-    kind, default = _command_line_type(about.annotation), None if about.default is PydanticUndefined else about.default
+    kind, default = (
+        _command_line_type(about.annotation),
+        None if about.default is PydanticUndefined else about.default,
+    )
     if kind == list[str]:
         default = None  # given several times; nothing given leaves the model's default
     flags = (
-        [f"-{name}"] if len(name) == 1 else [f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if kind is bool else "")]
+        [f"-{name}"]
+        if len(name) == 1
+        else [
+            f"--{name.replace('_', '-')}"
+            + (f"/--no-{name.replace('_', '-')}" if kind is bool else "")
+        ]
     )
     limits = [text for one in about.metadata if (text := _limit(one))]
     text = (about.description or "") + (f" [{', '.join(limits)}]" if limits else "")
@@ -110,13 +140,19 @@ def _option(name: str, about: FieldInfo) -> inspect.Parameter:
     metavar = " ".join([name.rpartition("_")[2].upper()] * words) if words > 1 else None
     option = typer.Option(*flags, help=text, show_default=default is not None, metavar=metavar)
     annotation: Any = Annotated[kind if default is not None else kind | None, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
 def _separated(value: Any, about: FieldInfo) -> Any:
     """Several numbers may be given one by one, or with commas between them."""
     kinds = typing.get_args(about.annotation)
-    number = typing.get_origin(kinds[0]) is Annotated or kinds[0] in (int, float) if len(kinds) == 2 and kinds[1] is Ellipsis else False
+    number = (
+        typing.get_origin(kinds[0]) is Annotated or kinds[0] in (int, float)
+        if len(kinds) == 2 and kinds[1] is Ellipsis
+        else False
+    )
     return [part for one in value for part in one.split(",") if part] if number and value else value
 
 
@@ -125,7 +161,9 @@ def _command_line_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) is Annotated:
         return _command_line_type(typing.get_args(annotation)[0])
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return _command_line_type(next(one for one in typing.get_args(annotation) if one is not type(None)))
+        return _command_line_type(
+            next(one for one in typing.get_args(annotation) if one is not type(None))
+        )
     if typing.get_origin(annotation) is dict:
         return list[str]
     if typing.get_origin(annotation) is tuple and Ellipsis in typing.get_args(annotation):
@@ -143,7 +181,9 @@ def _limit(constraint: Any) -> str:
 def _shared_option(name: str) -> inspect.Parameter:
     kind, default, text = SHARED[name]
     option = typer.Option(f"--{name}", help=text, rich_help_panel="Common options")
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
 
 
 def _without_nan(value: Any) -> Any:

@@ -6,25 +6,27 @@ from typing import Annotated
 import typer
 
 from sparsem.cli.options import Outcome, SamplePath, command, in_shell
-from sparsem.constrain import Constrained, ConstrainSettings, release
-from sparsem.constrain import constrain as _constrain
-from sparsem.execution import Execution
+from sparsem.labels.constrain import Constrained, ConstrainSettings, release
+from sparsem.labels.constrain import constrain as _constrain
+from sparsem.measure.measure import measure as _measure
 from sparsem.measure.remarks import remark_lines
 from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.tables import measure as _measure
 from sparsem.report.export import ExportSettings, viewers
 from sparsem.report.export import export as _export
-from sparsem.report.page import ReportSettings
-from sparsem.report.page import report as _report
-from sparsem.report.render import RenderSettings
-from sparsem.report.render import render as _render
+from sparsem.report.report import ReportSettings
+from sparsem.report.report import report as _report
+from sparsem.report.scene3d.render import RenderSettings
+from sparsem.report.scene3d.render import render as _render
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 
 
 @command(ConstrainSettings, spread=True)
 def constrain(
     path: SamplePath,
-    undo: Annotated[bool, typer.Option("--undo", help="take the constrained labels away again")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="take the constrained labels away again")
+    ] = False,
     *,
     settings: ConstrainSettings,
     on: Execution,
@@ -37,15 +39,24 @@ def constrain(
     sample = Sample.open(path)
     if undo:
         removed = release(sample)
-        lines = [f"Removed {path}/{one}; what was predicted counts again" for one in removed] or ["There was nothing to take away."]
+        lines = [f"Removed {path}/{one}; what was predicted counts again" for one in removed] or [
+            "There was nothing to take away."
+        ]
         return Outcome(lines, data={"removed": removed})
     found = _constrain(sample, settings, on)
     if not {settings.cells, "nucleus"} & {*found.before, *sample.names("labels")}:
         lines = [f"No rule applies: {path} has neither {settings.cells} nor nuclei."]
     else:
         lines = _rule_lines(found)
-    lines += [*(f"Wrote {path}/labels/{name}-constrained" for name in found.before), f"Wrote {path}/tables/constrained"]
-    data = {"rules": [rule._asdict() for rule in found.rules], "before": dict(found.before), "after": dict(found.after)}
+    lines += [
+        *(f"Wrote {path}/labels/{name}-constrained" for name in found.before),
+        f"Wrote {path}/tables/constrained",
+    ]
+    data = {
+        "rules": [rule._asdict() for rule in found.rules],
+        "before": dict(found.before),
+        "after": dict(found.after),
+    }
     return Outcome(lines, f"sparsem measure {in_shell(path)}", data)
 
 
@@ -54,7 +65,9 @@ def _rule_lines(found: Constrained) -> list[str]:
     for rule in found.rules:
         if rule.conflicts:
             part = f"{rule.removed / max(1, found.before[rule.structure]):.2%} of it"
-            lines.append(f"{rule.structure} {rule.reason}: {rule.conflicts} voxels, {rule.removed} taken away ({part})")
+            lines.append(
+                f"{rule.structure} {rule.reason}: {rule.conflicts} voxels, {rule.removed} taken away ({part})"
+            )
     return lines or ["No voxel broke a rule."]
 
 
@@ -69,19 +82,34 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
     lines = []
     for row in found.summary.to_pylist():
         lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
-        specks = f", {row['specks']} specks left out (--least-um3 {row['structure']}=... says below which size)" if row["specks"] else ""
+        specks = (
+            f", {row['specks']} specks left out (--least-um3 {row['structure']}=... says below which size)"
+            if row["specks"]
+            else ""
+        )
         cut = f"{row['cut_by_edge']} cut by the border"
-        size = f"{row['volume_um3']:.4g} um3" if "volume_um3" in row else f"{row['area_um2']:.4g} um2"
+        size = (
+            f"{row['volume_um3']:.4g} um3" if "volume_um3" in row else f"{row['area_um2']:.4g} um2"
+        )
         lines.append(f"{row['structure']}: {row['objects']} objects, {size}; {cut}{lost}{specks}")
         lines += remark_lines(sample, row["structure"], settings.cells)
     lines.append(f"Wrote {path}/tables/ {', '.join(found.tables)} (.parquet and .csv)")
-    return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", {"objects": dict(found.objects), "tables": found.tables})
+    return Outcome(
+        lines,
+        f"sparsem report {in_shell(path)} -o report.html",
+        {"objects": dict(found.objects), "tables": found.tables},
+    )
 
 
 @command(ReportSettings)
 def report(
-    samples: Annotated[list[Path], typer.Argument(metavar="SAMPLE...", help="one or more samples, which are compared")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the page to write, NAME.html")] = Path("report.html"),
+    samples: Annotated[
+        list[Path],
+        typer.Argument(metavar="SAMPLE...", help="one or more samples, which are compared"),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page to write, NAME.html")] = Path(
+        "report.html"
+    ),
     *,
     settings: ReportSettings,
     on: Execution,
@@ -91,15 +119,23 @@ def report(
     Example: sparsem report biopsy1.zarr biopsy2.zarr -o biopsies.html
     """
     made = _report(list(samples), out, settings, on)
-    told = [f"{name}: {one.text}" for name, some in made.notices.items() for one in some if one.warning]
+    told = [
+        f"{name}: {one.text}" for name, some in made.notices.items() for one in some if one.warning
+    ]
     lines = [*told, f"Wrote {made.path} ({made.size / 1e6:.1f} MB)"]
-    return Outcome(lines, f"open {made.path} in a browser", {"file": made.path, "bytes": made.size, "warnings": told})
+    return Outcome(
+        lines,
+        f"open {made.path} in a browser",
+        {"file": made.path, "bytes": made.size, "warnings": told},
+    )
 
 
 @command(RenderSettings)
 def render(
     path: SamplePath,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.png, or NAME.mp4 for a turntable")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="NAME.png, or NAME.mp4 for a turntable")
+    ],
     *,
     settings: RenderSettings,
     on: Execution,
@@ -117,10 +153,18 @@ def export(
     path: SamplePath,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="a structure, annotations/NAME, probabilities/NAME, images/NAME, raw, or a table"),
+        typer.Argument(
+            metavar="[NAME...]",
+            help="a structure, annotations/NAME, probabilities/NAME, images/NAME, raw, or a table",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj",
+        ),
     ] = None,
     *,
     settings: ExportSettings,
@@ -138,4 +182,6 @@ def export(
         known = viewers(sample, settings.cells)
         return Outcome([f"{program}: {how}" for program, how in known.items()], data=known)
     target = out or Path(wanted.pop())
-    return Outcome([f"Wrote {_export(sample, wanted, target, settings, on)}"], data={"file": target})
+    return Outcome(
+        [f"Wrote {_export(sample, wanted, target, settings, on)}"], data={"file": target}
+    )

@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsem.detect.detector import Answer, Detector
-from sparsem.detect.recipe import DetectorRecipe
+from sparsem.detect.models.detector import Answer, Detector
 from sparsem.detect.slicing import DECIMALS, NOTHING, Found, Slicing, merged
+from sparsem.detect.training.recipe import DetectorRecipe
 from sparsem.geometry import VoxelSize, evenly_spaced
-from sparsem.inference import ahead
 from sparsem.models.device import keep_freed_memory
+from sparsem.segment.inference import ahead
 from sparsem.store.volume import Volume
 
 CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
-LEVEL_PICTURES, LEVEL_STEP = 16, 4  # pictures, and every so many-th row and column of them, that tell a sample's grey levels
+LEVEL_PICTURES, LEVEL_STEP = (
+    16,
+    4,
+)  # pictures, and every so many-th row and column of them, that tell a sample's grey levels
 AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
 
 Tile = NDArray[np.float32]
@@ -60,7 +63,9 @@ def _bands(image: Volume, z: int, rows: int = 4096) -> Iterator[NDArray[Any]]:
         yield voxels[slice(z, z + 1), slice(first, min(first + rows, image.shape[1]))][0]
 
 
-def slicing_of(shape: tuple[int, int], recipe: DetectorRecipe, voxel: VoxelSize, overlap: float) -> Slicing:
+def slicing_of(
+    shape: tuple[int, int], recipe: DetectorRecipe, voxel: VoxelSize, overlap: float
+) -> Slicing:
     """How pictures of a shape are cut for a detector; ``overlap`` is a part of a tile."""
     edge = recipe.edge(voxel)
     return Slicing(shape, edge, (round(edge[0] * overlap), round(edge[1] * overlap)))
@@ -76,7 +81,10 @@ def seen(grey: NDArray[Any], levels: Levels, edge: tuple[int, int], see: int) ->
     if edge == (see, see):
         return tile
     smaller = see <= edge[0] and see <= edge[1]
-    return np.asarray(cv2.resize(tile, (see, see), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR), np.float32)
+    return np.asarray(
+        cv2.resize(tile, (see, see), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR),
+        np.float32,
+    )
 
 
 def found_in_tiles(
@@ -108,7 +116,9 @@ def found_in_tiles(
         windows = [(tile, window(*slicing.windows[tile].tolist())) for tile in some]
         filled = [(tile, grey) for tile, grey in windows if grey.any()]
         tiles = [seen(grey, levels, slicing.edge, recipe.see)[None] for _, grey in filled]
-        return filled, np.stack(tiles) if tiles else np.empty((0, 1, recipe.see, recipe.see), np.float32)
+        return filled, np.stack(tiles) if tiles else np.empty(
+            (0, 1, recipe.see, recipe.see), np.float32
+        )
 
     batches = map(cut, (tiles[first : first + batch] for first in range(0, len(tiles), batch)))
     # Cutting ahead, in a thread, keeps a GPU busy; a detector on the CPU wants the cores for itself.
@@ -117,7 +127,10 @@ def found_in_tiles(
             continue  # nothing but black, which no microscope has seen
         with torch.inference_mode():
             answers = network.found(torch.from_numpy(images).to(device))
-        parts += [_in_picture(answer, tile, slicing, recipe.see, grey) for answer, (tile, grey) in zip(answers, filled, strict=True)]
+        parts += [
+            _in_picture(answer, tile, slicing, recipe.see, grey)
+            for answer, (tile, grey) in zip(answers, filled, strict=True)
+        ]
     columns = zip(*(parts or [NOTHING]), strict=True)
     return Found(*(np.concatenate(column) for column in columns))
 
@@ -126,14 +139,21 @@ def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, grey: NDA
     """What was found in a tile, in pixels of its picture; what lies beyond the picture, has no area, or is black is nothing."""
     x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
     scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2)
-    corners = answer.corners.cpu().double().numpy() * scale + np.array([x0, y0, x0, y0])  # the same wherever the tile lies
+    corners = answer.corners.cpu().double().numpy() * scale + np.array(
+        [x0, y0, x0, y0]
+    )  # the same wherever the tile lies
     corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS)
     real = (np.round(corners[:, 2:] - corners[:, :2], DECIMALS) >= 1).all(axis=1)
     left, top, right, bottom = np.round(corners - [x0, y0, x0, y0]).astype(int).T
     known = cv2.integral((grey != 0).astype(np.uint8))
     real &= known[bottom, right] - known[top, right] - known[bottom, left] + known[top, left] > 0
     kind, score = answer.kind.cpu().numpy().astype(np.int16), answer.score.float().cpu().numpy()
-    return Found(np.full(int(real.sum()), tile), kind[real], corners[real].astype(np.float32), np.round(score[real], 4))
+    return Found(
+        np.full(int(real.sum()), tile),
+        kind[real],
+        corners[real].astype(np.float32),
+        np.round(score[real], 4),
+    )
 
 
 def merged_in_picture(found: Found, slicing: Slicing, see: int) -> Found:
@@ -142,11 +162,21 @@ def merged_in_picture(found: Found, slicing: Slicing, see: int) -> Found:
 
 
 def found_in_picture(
-    window: Window, slicing: Slicing, network: Detector, recipe: DetectorRecipe, levels: Levels, batch: int, device: torch.device
+    window: Window,
+    slicing: Slicing,
+    network: Detector,
+    recipe: DetectorRecipe,
+    levels: Levels,
+    batch: int,
+    device: torch.device,
 ) -> Found:
     """What a detector finds in a whole picture."""
     tiles = range(len(slicing.windows))
-    return merged_in_picture(found_in_tiles(window, slicing, tiles, network, recipe, levels, batch, device), slicing, recipe.see)
+    return merged_in_picture(
+        found_in_tiles(window, slicing, tiles, network, recipe, levels, batch, device),
+        slicing,
+        recipe.see,
+    )
 
 
 def window_of(image: Volume, z: int, rows: slice = slice(None)) -> Window:

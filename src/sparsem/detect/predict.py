@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sparsem.box_tables import FOUND, Kept, found_by, read_found, write_found
-from sparsem.boxes import Boxes
-from sparsem.detect.detector import Detector
+from sparsem.boxes.geometry import Boxes
+from sparsem.boxes.tables import FOUND, Kept, found_by, read_found, write_found
 from sparsem.detect.inference import (
     AT_ONCE,
     Levels,
@@ -21,18 +20,19 @@ from sparsem.detect.inference import (
     slicing_of,
     window_of,
 )
-from sparsem.detect.networks import detector_class
-from sparsem.detect.recipe import DetectorRecipe, load_detector, read_detector
+from sparsem.detect.models.detector import Detector
+from sparsem.detect.models.networks import detector_class
 from sparsem.detect.settings import DetectSettings
 from sparsem.detect.slicing import NOTHING, Found, Slicing
+from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.errors import ResumeError
-from sparsem.execution import HERE, Execution, Needs
 from sparsem.models.device import choose_device, free_memory
-from sparsem.predict import hash_of
+from sparsem.segment.predict import hash_of
 from sparsem.settings import Settings
-from sparsem.stage import Arrays, Stage, forget, link_arrays
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
+from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.stage import Arrays, Stage, forget, link_arrays
 
 PIECE = 64  # tiles of a picture that are done together, at most: the unit of work, and of resuming
 LIBRARIES = 1_200_000_000  # bytes of torch and the detector
@@ -51,7 +51,12 @@ class Piece(NamedTuple):
         return f"z{self.z:06d}-{self.first:06d}"
 
 
-def find_boxes(sample: Sample, model: str | Path, settings: DetectSettings = DetectSettings(), on: Execution = HERE) -> dict[str, Kept]:
+def find_boxes(
+    sample: Sample,
+    model: str | Path,
+    settings: DetectSettings = DetectSettings(),
+    on: Execution = HERE,
+) -> dict[str, Kept]:
     """Write ``tables/boxes_NAME`` for every structure that the detector knows: a row a box, with its score.
 
     The detector sees the nm per pixel that it was trained at, whatever the voxel size of the sample, and pictures of any size, tile by
@@ -77,16 +82,24 @@ def find_boxes(sample: Sample, model: str | Path, settings: DetectSettings = Det
     image = sample.image(name)
     cut = partial(_slicing, image, recipe, settings.overlap)
     counts = [len(cut(z).windows) for z in range(image.shape[0])]
-    pieces = [Piece(z, first, min(first + PIECE, count)) for z, count in enumerate(counts) for first in range(0, count, PIECE)]
+    pieces = [
+        Piece(z, first, min(first + PIECE, count))
+        for z, count in enumerate(counts)
+        for first in range(0, count, PIECE)
+    ]
     stage_name = f"detect-{'-'.join(recipe.structures)}"
     inputs = {"image": image.fingerprint, "model": hash_of(file)}
     lasting = _lasting(settings.model_copy(update={"image": name}))
-    stage = Stage(sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings))
+    stage = Stage(
+        sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings)
+    )
     stage.refuse_other()
     made_by = {structure: found_by(sample, structure) for structure in recipe.structures}
     if any(fingerprint != stage.fingerprint for fingerprint in made_by.values()):
         _refuse_others(sample, stage, made_by)
-        forget(sample, stage_name)  # a table was taken away, or another detector found such boxes since
+        forget(
+            sample, stage_name
+        )  # a table was taken away, or another detector found such boxes since
     with stage:
         if not stage.finished:
             levels = levels_of(image)
@@ -95,14 +108,25 @@ def find_boxes(sample: Sample, model: str | Path, settings: DetectSettings = Det
             found = _all_merged(folder, pieces, cut, recipe)
             stage.forget()
             for structure in recipe.structures:
-                write_found(sample, f"{FOUND}{structure}", _kept(found.of_kind(structure), image, name, recipe, stage.fingerprint))
-    return {structure: read_found(sample, structure, as_predicted=True) for structure in recipe.structures}
+                write_found(
+                    sample,
+                    f"{FOUND}{structure}",
+                    _kept(found.of_kind(structure), image, name, recipe, stage.fingerprint),
+                )
+    return {
+        structure: read_found(sample, structure, as_predicted=True)
+        for structure in recipe.structures
+    }
 
 
 def _refuse_others(sample: Sample, stage: Stage, made_by: Mapping[str, str]) -> None:
     """Boxes that another detector found are only replaced on request."""
     own = {entry["fingerprint"] for entry in sample.history() if entry["stage"] == stage.name}
-    others = [name for name, fingerprint in made_by.items() if fingerprint and fingerprint not in {*own, stage.fingerprint}]
+    others = [
+        name
+        for name, fingerprint in made_by.items()
+        if fingerprint and fingerprint not in {*own, stage.fingerprint}
+    ]
     if others and not (stage.on.overwrite or stage.goes_on):
         raise ResumeError(
             f"{sample.path.name} has boxes of '{others[0]}' that another detector found; use --overwrite to replace them, or the same "
@@ -123,17 +147,30 @@ def _slicing(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> S
 def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
     plane, (height, width) = image.shape[1] * image.shape[2], recipe.edge(image.voxel_size)
     read = (plane if plane <= AT_ONCE else height * width * settings.batch) * image.dtype.itemsize
-    seen = settings.batch * (detector_class(recipe.detector).finding_bytes * recipe.see**2 + 8 * height * width)
+    seen = settings.batch * (
+        detector_class(recipe.detector).finding_bytes * recipe.see**2 + 8 * height * width
+    )
     smaller = "use a smaller --batch, or fewer --workers"
     device = choose_device(settings.device)
     if device.type == "cuda":
-        return Needs(LIBRARIES + 2 * read + seen, 0, smaller, gpu=LIBRARIES + seen, gpu_free=free_memory(device))
+        return Needs(
+            LIBRARIES + 2 * read + seen,
+            0,
+            smaller,
+            gpu=LIBRARIES + seen,
+            gpu_free=free_memory(device),
+        )
     return Needs(LIBRARIES + 2 * read * min(image.block_depth, 2) + seen, 0, smaller)
 
 
-def _find(piece: Piece, before: Any, image: Volume, file: Path, levels: Levels, settings: DetectSettings) -> Arrays:
+def _find(
+    piece: Piece, before: Any, image: Volume, file: Path, levels: Levels, settings: DetectSettings
+) -> Arrays:
     network, recipe, device = _loaded(file, file.stat().st_mtime_ns, settings.device)
-    slicing, tiles = _slicing(image, recipe, settings.overlap, piece.z), range(piece.first, piece.stop)
+    slicing, tiles = (
+        _slicing(image, recipe, settings.overlap, piece.z),
+        range(piece.first, piece.stop),
+    )
     rows = slicing.windows[piece.first : piece.stop]
     window = window_of(image, piece.z, slice(int(rows[:, 1].min()), int(rows[:, 3].max())))
     found = found_in_tiles(window, slicing, tiles, network, recipe, levels, settings.batch, device)
@@ -148,12 +185,19 @@ def _loaded(file: Path, changed: int, device: str) -> tuple[Detector, DetectorRe
     return network.to(chosen), recipe, chosen
 
 
-def _all_merged(folder: Path, pieces: Sequence[Piece], cut: Callable[[int], Slicing], recipe: DetectorRecipe) -> Boxes:
+def _all_merged(
+    folder: Path, pieces: Sequence[Piece], cut: Callable[[int], Slicing], recipe: DetectorRecipe
+) -> Boxes:
     """One box an object, in all pictures."""
     z, parts = [np.empty(0, np.int64)], [NOTHING]
     for picture, own in groupby(pieces, key=lambda piece: piece.z):
         arrays = [link_arrays(folder, piece.name, 0) for piece in own]
-        found = Found(*(np.concatenate([np.asarray(one[field][...]) for one in arrays]) for field in Found._fields))
+        found = Found(
+            *(
+                np.concatenate([np.asarray(one[field][...]) for one in arrays])
+                for field in Found._fields
+            )
+        )
         parts.append(merged_in_picture(found, cut(picture), recipe.see))
         z.append(np.full(len(parts[-1].kind), picture))
     every = Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -163,7 +207,13 @@ def _all_merged(folder: Path, pieces: Sequence[Piece], cut: Callable[[int], Slic
 def _kept(boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, fingerprint: str) -> Kept:
     structure = boxes.names[0]
     confidence = recipe.confident(structure, boxes.score)
-    about = {"fingerprint": fingerprint, "seen": recipe.training.get("seen"), "detector": recipe.detector}
+    about = {
+        "fingerprint": fingerprint,
+        "seen": recipe.training.get("seen"),
+        "detector": recipe.detector,
+    }
     about["counts_from"] = recipe.threshold(structure)
     pictures = tuple(range(image.shape[0]))
-    return Kept(boxes, pictures, name, about, confidence, boxes.score >= recipe.threshold(structure))
+    return Kept(
+        boxes, pictures, name, about, confidence, boxes.score >= recipe.threshold(structure)
+    )

@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.box_tables import KEY, Kept, annotated_names, found_names, read_annotated, read_found
-from sparsem.boxes import together
+from sparsem.boxes.geometry import together
+from sparsem.boxes.tables import KEY, Kept, annotated_names, found_names, read_annotated, read_found
 from sparsem.errors import SampleError
 from sparsem.score.boxes import RECALLS, BoxScores, Compared, Counts, box_scores, confusion, counts
 from sparsem.settings import Settings, nearest
@@ -22,9 +22,12 @@ from sparsem.store.slice_use import slice_digest
 class DetectScoreSettings(Settings):
     """Which boxes are compared."""
 
-    structure: tuple[str, ...] = Field((), description="what to compare; repeat it; all that was annotated and found if not given")
+    structure: tuple[str, ...] = Field(
+        (), description="what to compare; repeat it; all that was annotated and found if not given"
+    )
     pictures: Literal["unseen", "all"] = Field(
-        "unseen", description="unseen: without those that were learnt from, validated on or left out"
+        "unseen",
+        description="unseen: without those that were learnt from, validated on or left out",
     )
 
 
@@ -80,14 +83,31 @@ class Judged:
     def tables(self) -> dict[str, pa.Table]:
         """``box_scores``; and what is drawn: ``box_curves``, precision at each recall; ``box_counts``; ``box_confusion``."""
         curves = [
-            {"structure": one.scores.name, "boxes": one.kind, "recall": recall, "precision": precision}
+            {
+                "structure": one.scores.name,
+                "boxes": one.kind,
+                "recall": recall,
+                "precision": precision,
+            }
             for one in self.boxes
             for recall, precision in zip(RECALLS.tolist(), one.scores.curve.tolist(), strict=True)
         ]
         numbers = [
-            {"structure": one.scores.name, "boxes": one.kind, "sample": sample, "z": z, "annotated": truth, "counted": found}
+            {
+                "structure": one.scores.name,
+                "boxes": one.kind,
+                "sample": sample,
+                "z": z,
+                "annotated": truth,
+                "counted": found,
+            }
             for one in self.boxes
-            for (sample, z), truth, found in zip(one.counts.pictures, one.counts.truth.tolist(), one.counts.found.tolist(), strict=True)
+            for (sample, z), truth, found in zip(
+                one.counts.pictures,
+                one.counts.truth.tolist(),
+                one.counts.found.tolist(),
+                strict=True,
+            )
         ]
         confusion = [
             {"annotated": name, **dict(zip((*self.names, "missed"), row, strict=True))}
@@ -96,11 +116,15 @@ class Judged:
         made = {"box_scores": self.table()}
         made |= {name: pa.Table.from_pylist(rows) for name, rows in
                  (("box_curves", curves), ("box_counts", numbers), ("box_confusion", confusion))}  # fmt: skip
-        about = {KEY: json.dumps({"made_from": dict(self.made_from), "pictures": self.pictures}).encode()}
+        about = {
+            KEY: json.dumps({"made_from": dict(self.made_from), "pictures": self.pictures}).encode()
+        }
         return {name: table.replace_schema_metadata(about) for name, table in made.items()}
 
 
-def score_boxes(samples: Sequence[Sample], settings: DetectScoreSettings = DetectScoreSettings()) -> Judged:
+def score_boxes(
+    samples: Sequence[Sample], settings: DetectScoreSettings = DetectScoreSettings()
+) -> Judged:
     """Compare the boxes of samples, all together, and write ``tables/box_scores`` of each by itself, with what is drawn of them.
 
     Raises:
@@ -109,7 +133,9 @@ def score_boxes(samples: Sequence[Sample], settings: DetectScoreSettings = Detec
     names = settings.structure or _names(samples)
     together_ = _judged(samples, names, settings)
     for sample in samples:
-        own = [name for name in names if _has_both(sample, name) and _pictures(sample, name, settings)]
+        own = [
+            name for name in names if _has_both(sample, name) and _pictures(sample, name, settings)
+        ]
         if own:
             with sample.locked():
                 for name, table in _judged([sample], own, settings).tables().items():
@@ -119,7 +145,10 @@ def score_boxes(samples: Sequence[Sample], settings: DetectScoreSettings = Detec
 
 def can_be_scored(sample: Sample, settings: DetectScoreSettings = DetectScoreSettings()) -> bool:
     """Whether there is a picture whose boxes were annotated and found, and that nobody learnt from."""
-    return any(_has_both(sample, name) and _pictures(sample, name, settings) for name in found_names(sample))
+    return any(
+        _has_both(sample, name) and _pictures(sample, name, settings)
+        for name in found_names(sample)
+    )
 
 
 def _has_both(sample: Sample, name: str) -> bool:
@@ -127,7 +156,11 @@ def _has_both(sample: Sample, name: str) -> bool:
 
 
 def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name for sample in samples for name in found_names(sample) if _has_both(sample, name)))
+    names = tuple(
+        dict.fromkeys(
+            name for sample in samples for name in found_names(sample) if _has_both(sample, name)
+        )
+    )
     if not names:
         raise SampleError(
             f"Nothing was both annotated and found in {' and '.join(sample.path.name for sample in samples[:3])}; bring annotated boxes in "
@@ -136,14 +169,25 @@ def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
     return names
 
 
-def _judged(samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings) -> Judged:
+def _judged(
+    samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings
+) -> Judged:
     boxes: list[JudgedBoxes] = []
     made_from: dict[str, str] = {}
     for name in names:
         own = [sample for sample in samples if _has_both(sample, name)]
         if not own:
-            known = sorted({each for sample in samples for each in annotated_names(sample) if _has_both(sample, each)})
-            raise SampleError(f"No sample has both annotated and found boxes of '{name}'{nearest(name, known)}")
+            known = sorted(
+                {
+                    each
+                    for sample in samples
+                    for each in annotated_names(sample)
+                    if _has_both(sample, each)
+                }
+            )
+            raise SampleError(
+                f"No sample has both annotated and found boxes of '{name}'{nearest(name, known)}"
+            )
         pictures = [_pictures(sample, name, settings) for sample in own]
         if not any(pictures):
             raise SampleError(
@@ -155,20 +199,42 @@ def _judged(samples: Sequence[Sample], names: Sequence[str], settings: DetectSco
         for kind in ("predicted", *(["constrained"] if constrained else [])):
             kept = [read_found(sample, name, as_predicted=kind == "predicted") for sample in own]
             boxes.append(_compared(own, kept, name, pictures, kind))
-            made_from |= {f"{sample.name} {name} {kind}": one.fingerprint for sample, one in zip(own, kept, strict=True)}
-        made_from |= {f"{sample.name} {name} annotated": read_annotated(sample, name).fingerprint for sample in own}
-    return Judged(tuple(names), tuple(boxes), _confused(samples, names, settings), settings.pictures, made_from)
+            made_from |= {
+                f"{sample.name} {name} {kind}": one.fingerprint
+                for sample, one in zip(own, kept, strict=True)
+            }
+        made_from |= {
+            f"{sample.name} {name} annotated": read_annotated(sample, name).fingerprint
+            for sample in own
+        }
+    return Judged(
+        tuple(names),
+        tuple(boxes),
+        _confused(samples, names, settings),
+        settings.pictures,
+        made_from,
+    )
 
 
-def _compared(own: Sequence[Sample], kept: Sequence[Kept], name: str, pictures: Sequence[tuple[int, ...]], kind: str) -> JudgedBoxes:
+def _compared(
+    own: Sequence[Sample],
+    kept: Sequence[Kept],
+    name: str,
+    pictures: Sequence[tuple[int, ...]],
+    kind: str,
+) -> JudgedBoxes:
     truth = [read_annotated(sample, name).boxes for sample in own]
     columns = list(zip(truth, kept, pictures, own, strict=True))
     every = [Compared(true, one.boxes, z, sample.name) for true, one, z, sample in columns]
     counted = [Compared(true, one.counted(), z, sample.name) for true, one, z, sample in columns]
-    return JudgedBoxes(kind, box_scores(every, [name])[0], counts(counted, name), sum(map(len, pictures)))
+    return JudgedBoxes(
+        kind, box_scores(every, [name])[0], counts(counted, name), sum(map(len, pictures))
+    )
 
 
-def _confused(samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings) -> NDArray[np.int64]:
+def _confused(
+    samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings
+) -> NDArray[np.int64]:
     """What was taken for what, where all structures were annotated."""
     compared = []
     for sample in samples:
@@ -193,6 +259,8 @@ def _pictures(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple
     if settings.pictures == "all":
         return tuple(pictures)
     if seen is None:
-        raise SampleError(f"Nobody knows which pictures the detector of '{name}' learnt from; score all of them with --pictures all.")
+        raise SampleError(
+            f"Nobody knows which pictures the detector of '{name}' learnt from; score all of them with --pictures all."
+        )
     raw = sample.image("raw")
     return tuple(z for z in pictures if slice_digest(raw, z) not in seen)

@@ -6,7 +6,7 @@ them. _Objects of any size are joined in this manner, from as many tiles as it t
 A box that ends at a cut, where another tile saw all of it and more, is dropped. All work is between neighboring tiles: time is linear
 in pixels.
 
-Windows and corners are ``x0 y0 x1 y1`` in pixels of the picture (see ``sparsem.boxes``).
+Windows and corners are ``x0 y0 x1 y1`` in pixels of the picture (see ``sparsem.boxes.geometry``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes import Corners, alike_pairs, clipped
+from sparsem.boxes.geometry import Corners, alike_pairs, clipped
 
-ALIKE = 0.5  # intersection over union, in what two tiles share, from which on two boxes are one object
+ALIKE = (
+    0.5  # intersection over union, in what two tiles share, from which on two boxes are one object
+)
 # Minimum fraction of an object's highest score that each of its boxes has. Of six images of axons, 0.1 to 0.4 give the same mAP within
 # 0.001; above, parts of real objects stay apart.
 SIMILAR_SCORE = 0.25
@@ -49,7 +51,12 @@ class Found(NamedTuple):
 
 
 DECIMALS = 2  # of a pixel, to which corners are rounded; beyond that numbers depend on the batch that a tile was in
-NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.int16), np.empty((0, 4), np.float32), np.empty(0, np.float32))
+NOTHING = Found(
+    np.empty(0, np.int64),
+    np.empty(0, np.int16),
+    np.empty((0, 4), np.float32),
+    np.empty(0, np.float32),
+)
 
 
 def exact(corners: Corners) -> NDArray[np.float64]:
@@ -84,20 +91,27 @@ class Slicing:
     @cached_property
     def begins(self) -> tuple[list[int], list[int]]:
         """Where the rows and the columns of tiles begin."""
-        rows, columns = (starts(*each) for each in zip(self.shape, self.edge, self.overlap, strict=True))
+        rows, columns = (
+            starts(*each) for each in zip(self.shape, self.edge, self.overlap, strict=True)
+        )
         return rows, columns
 
     @cached_property
     def windows(self) -> NDArray[np.int64]:
         """(T, 4) of all tiles, row by row; beyond a picture that is smaller than a tile there is nothing."""
         height, width = self.shape
-        corners = [(x, y, min(x + self.edge[1], width), min(y + self.edge[0], height)) for y, x in product(*self.begins)]
+        corners = [
+            (x, y, min(x + self.edge[1], width), min(y + self.edge[0], height))
+            for y, x in product(*self.begins)
+        ]
         return np.array(corners, np.int64)
 
     @cached_property
     def neighbours(self) -> list[tuple[int, int]]:
         """Pairs of tiles that share pixels."""
-        down, across = (list(_near(begins, edge)) for begins, edge in zip(self.begins, self.edge, strict=True))
+        down, across = (
+            list(_near(begins, edge)) for begins, edge in zip(self.begins, self.edge, strict=True)
+        )
         count, found = len(self.begins[1]), []
         for (upper, lower), (left, right) in product(down, across):
             found.append((upper * count + left, lower * count + right))
@@ -163,7 +177,9 @@ def merged(found: Found, slicing: Slicing, margin: float) -> Found:
     seen_whole = np.zeros(len(cut), bool)
     for one, other in slicing.neighbours:
         if len(of_tile[one]) and len(of_tile[other]):
-            pairs += _pairs(found, of_tile[one], of_tile[other], _shared_window(slicing, one, other))
+            pairs += _pairs(
+                found, of_tile[one], of_tile[other], _shared_window(slicing, one, other)
+            )
         _mark_seen_whole(seen_whole, found, cut, of_tile, slicing, (one, other), margin)
     objects = _objects(found, pairs)
     kept = ~objects.dropped & ~(objects.seen_once & cut & seen_whole)
@@ -225,11 +241,18 @@ def _joined(found: Found, pairs: Sequence[_Pair]) -> _Groups:
     """
     groups, score = _Groups(found), found.score.tolist()
     lower_score = [min(score[pair.one], score[pair.other]) for pair in pairs]
-    ranks = [(-lower, -pair.similar, pair.one, pair.other) for lower, pair in zip(lower_score, pairs, strict=True)]
+    ranks = [
+        (-lower, -pair.similar, pair.one, pair.other)
+        for lower, pair in zip(lower_score, pairs, strict=True)
+    ]
     for lower, _, one, other in sorted(ranks):
         first, second = groups.leader(one), groups.leader(other)
         highest = max(groups.best[first], groups.best[second])
-        if first != second and -lower >= SIMILAR_SCORE * highest and not groups.are_separate(first, second):
+        if (
+            first != second
+            and -lower >= SIMILAR_SCORE * highest
+            and not groups.are_separate(first, second)
+        ):
             groups.join(first, second)
     return groups
 
@@ -279,9 +302,16 @@ def _mark_seen_whole(
         places = of_tile[own][cut[of_tile[own]]]
         if not len(places):
             continue
-        as_seen = Found(np.full(len(places), other), found.kind[places], found.corners[places], found.score[places])
+        as_seen = Found(
+            np.full(len(places), other),
+            found.kind[places],
+            found.corners[places],
+            found.score[places],
+        )
         window = slicing.windows[other]
-        inside = (as_seen.corners[:, :2] >= window[:2]).all(axis=1) & (as_seen.corners[:, 2:] <= window[2:]).all(axis=1)
+        inside = (as_seen.corners[:, :2] >= window[:2]).all(axis=1) & (
+            as_seen.corners[:, 2:] <= window[2:]
+        ).all(axis=1)
         seen[places] |= inside & ~slicing.is_cut(as_seen, margin)
 
 
@@ -294,7 +324,9 @@ def _one_each(found: Found, group: Ints, cut: NDArray[np.bool_]) -> Found:
     found, group, cut = found.taken(order), group[order], cut[order]
     first = np.flatnonzero(np.diff(group, prepend=-1))
     best = found.taken(first)
-    lower, upper = (extreme.reduceat(found.corners, first, axis=0) for extreme in (np.minimum, np.maximum))
+    lower, upper = (
+        extreme.reduceat(found.corners, first, axis=0) for extreme in (np.minimum, np.maximum)
+    )
     hull = np.column_stack([lower[:, :2], upper[:, 2:]])
     surest = np.maximum.reduceat(found.score, first)
     all_cut = cut[first]

@@ -6,13 +6,12 @@ from typing import Any, get_args
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.cells.identify import TrackSettings, track
-from sparsem.cells.segment import CellsSettings, Way, cells
-from sparsem.execution import HERE, Execution
-from sparsem.score.against import ScoreSettings, score
-from sparsem.settings import Settings
-from sparsem.slice_lists import SliceChoice
+from sparsem.cells.cells import CellsSettings, Way, cells
+from sparsem.cells.track import TrackSettings, track
+from sparsem.score.score import ScoreSettings, score
+from sparsem.settings import Settings, SliceChoice
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import HERE, Execution
 
 ALL_WAYS: tuple[Way, ...] = get_args(Way)[::-1]
 
@@ -21,14 +20,24 @@ class ExperimentSettings(Settings):
     """Which ways are compared, and on what."""
 
     cells: str = Field("cells", description="the annotation of cells")
-    way: tuple[Way, ...] = Field(ALL_WAYS, description="a way of separating cells; repeat it for each; all of them if not given")
-    least_voxels: int = Field(0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells")
+    way: tuple[Way, ...] = Field(
+        ALL_WAYS,
+        description="a way of separating cells; repeat it for each; all of them if not given",
+    )
+    least_voxels: int = Field(
+        0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells"
+    )
     dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group")
-    truth_slices: SliceChoice | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
+    truth_slices: SliceChoice | None = Field(
+        None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'"
+    )
 
 
 def cells_compared(
-    sample: Sample, truth: str | Path | None = None, settings: ExperimentSettings = ExperimentSettings(), on: Execution = HERE
+    sample: Sample,
+    truth: str | Path | None = None,
+    settings: ExperimentSettings = ExperimentSettings(),
+    on: Execution = HERE,
 ) -> dict[str, dict[str, float | None]]:
     """Table 2 of the paper for a sample: every way, tracked, and scored on the slices that are not labelled.
 
@@ -48,12 +57,20 @@ def cells_compared(
     """
     is_own = truth is None
     source = sample.volume("truth", settings.cells).directory if is_own else truth
-    slices = "all" if is_own else settings.truth_slices  # ground truth that was made with the sample is complete
-    scoring = ScoreSettings(instances=True, least_voxels=settings.least_voxels, dataset=settings.dataset, slices=slices)
+    slices = (
+        "all" if is_own else settings.truth_slices
+    )  # ground truth that was made with the sample is complete
+    scoring = ScoreSettings(
+        instances=True, least_voxels=settings.least_voxels, dataset=settings.dataset, slices=slices
+    )
     rows: dict[str, dict[str, Any]] = {}
     for way in settings.way:
         name = f"{settings.cells}-{way}"
-        cells(sample, CellsSettings.model_validate({"cells": settings.cells, "way": way, "out": name}), on)
+        cells(
+            sample,
+            CellsSettings.model_validate({"cells": settings.cells, "way": way, "out": name}),
+            on,
+        )
         track(sample, TrackSettings(cells=name), on)
         rows[way] = score(sample, name, source, scoring, on).of_cells("unseen")
     columns = {key: [row[key] for row in rows.values()] for key in next(iter(rows.values()), {})}

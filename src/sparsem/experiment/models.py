@@ -12,21 +12,21 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from sparsem.annotation.ground_truth import TruthSettings
 from sparsem.errors import InputError, SettingsError
-from sparsem.execution import HERE, Execution
-from sparsem.experiment.check import Check, Measured, check_of, overlaps_with
+from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
 from sparsem.experiment.slices import drawn
-from sparsem.learn.files import log_path
-from sparsem.learn.settings import LearnSettings, TrainSettings
-from sparsem.learn.train import Job, course_of, job_of, train_job, training_needs, updates_of
-from sparsem.models import count_parameters, model_class
+from sparsem.models.architectures import count_parameters, model_class
 from sparsem.progress import tell
-from sparsem.report.figures import dice_along_z
+from sparsem.report.plots.figures import dice_along_z
 from sparsem.score.overlap import average_dice
-from sparsem.slice_lists import SliceChoice
+from sparsem.segment.train import Job, course_of, job_of, train_job, training_needs, updates_of
+from sparsem.settings import SliceChoice
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
-from sparsem.truth import TruthSettings
+from sparsem.training.files import log_path
+from sparsem.training.settings import LearnSettings, TrainSettings
+from sparsem.workflow.execution import HERE, Execution
 
 WARM, TIMED = 2, 4  # updates before the clock starts, and on the clock
 
@@ -35,14 +35,24 @@ class ModelsSettings(LearnSettings):
     """Which networks are compared, on how many slices; beside these, how they learn."""
 
     compare: tuple[str, ...] = Field(
-        ("resunet", "unet", "unet++", "resunet+cps"), min_length=1, description="a network, with +cps or +mean-teacher; repeat it for each"
+        ("resunet", "unet", "unet++", "resunet+cps"),
+        min_length=1,
+        description="a network, with +cps or +mean-teacher; repeat it for each",
     )
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (7, 10, 15, 25), min_length=1, description="how many labelled slices to learn from; repeat it for each"
+        (7, 10, 15, 25),
+        min_length=1,
+        description="how many labelled slices to learn from; repeat it for each",
     )
-    minutes: float | None = Field(None, gt=0, description="every training takes as long, on this machine; else --updates each")
-    dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group or an HDF5 file")
-    truth_slices: SliceChoice | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
+    minutes: float | None = Field(
+        None, gt=0, description="every training takes as long, on this machine; else --updates each"
+    )
+    dataset: str | None = Field(
+        None, description="key of the ground truth inside a Zarr group or an HDF5 file"
+    )
+    truth_slices: SliceChoice | None = Field(
+        None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +85,24 @@ class ModelsFound:
         """Way -> mean 3D Dice over numbers of labelled slices, its standard deviation (NaN of one), and the mean rank (1 is best)."""
         ways = list(dict.fromkeys(one.way for one in self.trained))
         counts = list(dict.fromkeys(one.labelled for one in self.trained))
-        dice = np.array([[next(one.dice for one in self.trained if (one.way, one.labelled) == (way, n)) for n in counts] for way in ways])
-        ranks = np.array([[1 + sum(other > own for other in column) for own in column] for column in dice.T]).T
+        dice = np.array(
+            [
+                [
+                    next(one.dice for one in self.trained if (one.way, one.labelled) == (way, n))
+                    for n in counts
+                ]
+                for way in ways
+            ]
+        )
+        ranks = np.array(
+            [[1 + sum(other > own for other in column) for own in column] for column in dice.T]
+        ).T
         spread = dice.std(axis=1, ddof=1) if len(counts) > 1 else np.full(len(ways), math.nan)
         means = zip(dice.mean(axis=1), spread, ranks.mean(axis=1), strict=True)
-        return {way: (float(mean), float(std), float(rank)) for way, (mean, std, rank) in zip(ways, means, strict=True)}
+        return {
+            way: (float(mean), float(std), float(rank))
+            for way, (mean, std, rank) in zip(ways, means, strict=True)
+        }
 
 
 def models_compared(
@@ -108,21 +131,44 @@ def models_compared(
         SettingsError: no network of a name.
         SampleError: the structure is not annotated.
     """
-    check = check_of(sample, structure, settings.image, truth, TruthSettings(dataset=settings.dataset, slices=settings.truth_slices))
-    counts = [count for count in settings.labelled if count < len(check.z) and count <= len(check.annotation.z)]
+    check = check_of(
+        sample,
+        structure,
+        settings.image,
+        truth,
+        TruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
+    )
+    counts = [
+        count
+        for count in settings.labelled
+        if count < len(check.z) and count <= len(check.annotation.z)
+    ]
     if not counts:
         more = f"expected more than {min(settings.labelled)}; take fewer with --labelled"
         raise InputError(f"'{structure}' is labelled on {len(check.annotation.z)} slices; {more}.")
     if len(counts) < len(settings.labelled):
-        tell(f"'{structure}' is labelled on {len(check.annotation.z)} slices: more are left out.", on.quiet)
+        tell(
+            f"'{structure}' is labelled on {len(check.annotation.z)} slices: more are left out.",
+            on.quiet,
+        )
     folder = Path(folder)
-    ways = {way: _settings_of(way, structure, settings) for way in settings.compare}  # all names are known before anything is trained
-    trained = [_trained(check, folder, way, how, count, settings, on) for way, how in ways.items() for count in counts]
-    found = ModelsFound(tuple(trained), (folder / f"{structure}-models.md", folder / f"{structure}-models.png"))
+    ways = {
+        way: _settings_of(way, structure, settings) for way in settings.compare
+    }  # all names are known before anything is trained
+    trained = [
+        _trained(check, folder, way, how, count, settings, on)
+        for way, how in ways.items()
+        for count in counts
+    ]
+    found = ModelsFound(
+        tuple(trained), (folder / f"{structure}-models.md", folder / f"{structure}-models.png")
+    )
     sample.write_table(f"experiment_models_{structure}", _table(trained))
     write_atomically(found.files[0], markdown(found).encode())
     fewest = [one for one in trained if one.labelled == counts[0]]
-    curves = {f"{one.way},\n{one.labelled} labelled": one.along_z(check.image.shape[0]) for one in fewest}
+    curves = {
+        f"{one.way},\n{one.labelled} labelled": one.along_z(check.image.shape[0]) for one in fewest
+    }
     dice_along_z(curves, found.files[1])
     return found
 
@@ -134,12 +180,22 @@ def _settings_of(way: str, structure: str, settings: ModelsSettings) -> TrainSet
     own = {"structure": (structure,), "model": model, "semi": semi or None}
     model_class(model)
     try:
-        return TrainSettings.model_validate({key: getattr(settings, key) for key in LearnSettings.model_fields} | own)
+        return TrainSettings.model_validate(
+            {key: getattr(settings, key) for key in LearnSettings.model_fields} | own
+        )
     except ValueError as error:
         raise SettingsError(f"'{way}' cannot be trained: {error}") from None
 
 
-def _trained(check: Check, folder: Path, way: str, how: TrainSettings, count: int, settings: ModelsSettings, on: Execution) -> Trained:
+def _trained(
+    check: Check,
+    folder: Path,
+    way: str,
+    how: TrainSettings,
+    count: int,
+    settings: ModelsSettings,
+    on: Execution,
+) -> Trained:
     """Train one network and measure it."""
     slices = drawn(check.annotation.z, count, 0)
     name = f"{check.structure}-{way}-{count}"
@@ -152,7 +208,9 @@ def _trained(check: Check, folder: Path, way: str, how: TrainSettings, count: in
     with log_path(model).open(newline="", encoding="utf-8") as log:
         seconds = float(list(csv.DictReader(log))[-1]["seconds"])
     z = tuple(one for one in check.z if one not in slices)
-    overlaps = overlaps_with(check, f"models-{name.replace('+', '-')}", model, z, settings.device, on)
+    overlaps = overlaps_with(
+        check, f"models-{name.replace('+', '-')}", model, z, settings.device, on
+    )
     return Trained(
         way=way,
         labelled=count,
@@ -170,7 +228,9 @@ def _updates_in(minutes: float, file: Path, job: Job) -> int:
     """How many updates fit into so many minutes; once found, it stays, so that a stopped experiment goes on as it began."""
     if file.exists():
         return int(file.read_text(encoding="utf-8"))
-    whole = replace(job, settings=job.settings.model_copy(update={"rise": (0.0, 0.0), "updates": WARM + TIMED}))
+    whole = replace(
+        job, settings=job.settings.model_copy(update={"rise": (0.0, 0.0), "updates": WARM + TIMED})
+    )
     ends = [time.perf_counter() for _ in updates_of(whole, course_of(whole), whole.slices, [])]
     each = (ends[-1] - ends[WARM - 1]) / TIMED
     updates = max(1, round(60 * minutes / each))
@@ -191,7 +251,10 @@ def _table(trained: Sequence[Trained]) -> pa.Table:
         "memory_gb": [one.memory_gb for one in trained],
         "dice_3d": [one.dice for one in trained],
         "dice_slices": [average_dice(one.overlaps) for one in trained],
-        "worst_slice": [min((part.dice for part in one.overlaps if not math.isnan(part.dice)), default=math.nan) for one in trained],
+        "worst_slice": [
+            min((part.dice for part in one.overlaps if not math.isnan(part.dice)), default=math.nan)
+            for one in trained
+        ],
     }
     return pa.table(columns)
 
@@ -199,12 +262,26 @@ def _table(trained: Sequence[Trained]) -> pa.Table:
 def markdown(found: ModelsFound) -> str:
     """The table for people: a row a network; 3D Dice, and behind it the mean over slices."""
     counts = list(dict.fromkeys(one.labelled for one in found.trained))
-    head = ["network", "parameters", "training s", "memory GB", *(f"{count} labelled" for count in counts), "mean", "spread", "rank"]
+    head = [
+        "network",
+        "parameters",
+        "training s",
+        "memory GB",
+        *(f"{count} labelled" for count in counts),
+        "mean",
+        "spread",
+        "rank",
+    ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for way, (mean, spread, rank) in found.summary().items():
         own = [one for one in found.trained if one.way == way]
         dice = [f"{one.dice:.3f} ({average_dice(one.overlaps):.3f})" for one in own]
-        first = [way, f"{own[0].parameters:,}", f"{np.mean([one.seconds for one in own]):.0f}", f"{own[0].memory_gb:.1f}"]
+        first = [
+            way,
+            f"{own[0].parameters:,}",
+            f"{np.mean([one.seconds for one in own]):.0f}",
+            f"{own[0].memory_gb:.1f}",
+        ]
         last = [f"{mean:.3f}", "--" if math.isnan(spread) else f"{spread:.3f}", f"{rank:.1f}"]
         lines.append(f"| {' | '.join([*first, *dice, *last])} |")
     return "\n".join([*lines, ""])

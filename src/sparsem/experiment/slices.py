@@ -10,31 +10,39 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from sparsem.annotation.ground_truth import TruthSettings
 from sparsem.errors import InputError
-from sparsem.execution import HERE, Execution
-from sparsem.experiment.check import Check, Measured, check_of, overlaps_with
-from sparsem.learn.settings import LearnSettings, TrainSettings
-from sparsem.learn.train import train
+from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
 from sparsem.progress import tell
-from sparsem.report.figures import dice_along_z, dice_by_labelled
+from sparsem.report.plots.figures import dice_along_z, dice_by_labelled
 from sparsem.score.overlap import average_dice, pooled
-from sparsem.slice_lists import SliceChoice
+from sparsem.segment.train import train
+from sparsem.settings import SliceChoice
 from sparsem.store.sample import Sample
-from sparsem.truth import TruthSettings
+from sparsem.training.settings import LearnSettings, TrainSettings
+from sparsem.workflow.execution import HERE, Execution
 
 
 class SlicesSettings(LearnSettings):
     """Which numbers of slices and which tiles are compared; beside these, how the networks learn."""
 
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (7, 10, 15, 25, 50), min_length=1, description="how many labelled slices to learn from; repeat it for each"
+        (7, 10, 15, 25, 50),
+        min_length=1,
+        description="how many labelled slices to learn from; repeat it for each",
     )
     tile: tuple[Annotated[int, Field(ge=16)], ...] = Field(
         (), description="edge of a tile in the image, px; repeat it for each; --read if not given"
     )
-    repeats: int = Field(3, ge=1, description="trainings of each kind, with other seeds and other slices")
-    dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group or an HDF5 file")
-    truth_slices: SliceChoice | None = Field(None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'")
+    repeats: int = Field(
+        3, ge=1, description="trainings of each kind, with other seeds and other slices"
+    )
+    dataset: str | None = Field(
+        None, description="key of the ground truth inside a Zarr group or an HDF5 file"
+    )
+    truth_slices: SliceChoice | None = Field(
+        None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,10 @@ class SlicesFound:
         found: dict[tuple[int, int], list[float]] = {}
         for run in self.runs:
             found.setdefault((run.labelled, run.tile), []).append(run.dice)
-        return {key: (float(np.mean(dice)), float(np.std(dice, ddof=1)) if len(dice) > 1 else math.nan) for key, dice in found.items()}
+        return {
+            key: (float(np.mean(dice)), float(np.std(dice, ddof=1)) if len(dice) > 1 else math.nan)
+            for key, dice in found.items()
+        }
 
 
 def drawn(pool: Sequence[int], count: int, repeat: int) -> tuple[int, ...]:
@@ -71,8 +82,14 @@ def drawn(pool: Sequence[int], count: int, repeat: int) -> tuple[int, ...]:
         places = np.linspace(0, len(pool) - 1, count) if count > 1 else np.array([len(pool) // 2])
     else:
         step = len(pool) / count
-        places = (np.arange(count) + (repeat * 0.381966) % 1) * step  # golden section: no two repeats fall together
-    return tuple(sorted({pool[min(len(pool) - 1, int(place + (0.5 if repeat == 0 else 0)))] for place in places}))
+        places = (
+            np.arange(count) + (repeat * 0.381966) % 1
+        ) * step  # golden section: no two repeats fall together
+    return tuple(
+        sorted(
+            {pool[min(len(pool) - 1, int(place + (0.5 if repeat == 0 else 0)))] for place in places}
+        )
+    )
 
 
 def slices_compared(
@@ -100,7 +117,13 @@ def slices_compared(
         InputError: no number of slices is smaller than that of the labelled ones, or the truth does not fit.
         SampleError: the structure is not annotated.
     """
-    check = check_of(sample, structure, settings.image, truth, TruthSettings(dataset=settings.dataset, slices=settings.truth_slices))
+    check = check_of(
+        sample,
+        structure,
+        settings.image,
+        truth,
+        TruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
+    )
     annotation = check.annotation
     counts = [count for count in settings.labelled if count < len(annotation.z)]
     if not counts:
@@ -109,7 +132,10 @@ def slices_compared(
         )
     if len(counts) < len(settings.labelled):
         left_out = ", ".join(str(count) for count in settings.labelled if count not in counts)
-        tell(f"'{structure}' is labelled on {len(annotation.z)} slices: {left_out} are left out.", on.quiet)
+        tell(
+            f"'{structure}' is labelled on {len(annotation.z)} slices: {left_out} are left out.",
+            on.quiet,
+        )
     folder, runs = Path(folder), []
     for tile in settings.tile or (settings.read,):
         for count in counts:
@@ -118,14 +144,27 @@ def slices_compared(
                 runs.append(_run(check, folder, tile, count, repeat, slices, settings, on))
     _write_tables(sample, structure, runs)
     figures = (
-        dice_by_labelled([(run.labelled, f"tile {run.tile} px", run.dice) for run in runs], structure, folder / f"{structure}-slices.png"),
-        dice_along_z(_curves(structure, runs, check.image.shape[0]), folder / f"{structure}-along-z.png"),
+        dice_by_labelled(
+            [(run.labelled, f"tile {run.tile} px", run.dice) for run in runs],
+            structure,
+            folder / f"{structure}-slices.png",
+        ),
+        dice_along_z(
+            _curves(structure, runs, check.image.shape[0]), folder / f"{structure}-along-z.png"
+        ),
     )
     return SlicesFound(tuple(runs), figures)
 
 
 def _run(
-    check: Check, folder: Path, tile: int, count: int, repeat: int, slices: tuple[int, ...], settings: SlicesSettings, on: Execution
+    check: Check,
+    folder: Path,
+    tile: int,
+    count: int,
+    repeat: int,
+    slices: tuple[int, ...],
+    settings: SlicesSettings,
+    on: Execution,
 ) -> Run:
     """Train one network and measure it."""
     name = f"{check.structure}-{count}-{tile}-{repeat}"
@@ -156,13 +195,28 @@ def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
         "dice_slices": [average_dice(run.overlaps) for run in runs],
     }
     sample.write_table(f"experiment_slices_{structure}", pa.table(columns))
-    rows = [(run.labelled, run.tile, run.repeat, z, one.dice) for run in runs for z, one in zip(run.z, run.overlaps, strict=True)]
-    along = dict(zip(("labelled", "tile_px", "repeat", "z", "dice"), map(list, zip(*rows, strict=True)), strict=True))
+    rows = [
+        (run.labelled, run.tile, run.repeat, z, one.dice)
+        for run in runs
+        for z, one in zip(run.z, run.overlaps, strict=True)
+    ]
+    along = dict(
+        zip(
+            ("labelled", "tile_px", "repeat", "z", "dice"),
+            map(list, zip(*rows, strict=True)),
+            strict=True,
+        )
+    )
     sample.write_table(f"experiment_slices_{structure}_z", pa.table(along))
 
 
-def _curves(structure: str, runs: Sequence[Run], n_slices: int) -> dict[str, tuple[list[float], list[int]]]:
+def _curves(
+    structure: str, runs: Sequence[Run], n_slices: int
+) -> dict[str, tuple[list[float], list[int]]]:
     """Of the fewest and of the most labelled slices: Dice of each unseen slice, and the slices learnt from."""
     first = [run for run in runs if run.repeat == 0 and run.tile == runs[0].tile]
     chosen = {first[0].labelled: first[0], first[-1].labelled: first[-1]}.values()
-    return {f"{structure}, {run.labelled} labelled,\ntile {run.tile} px": run.along_z(n_slices) for run in chosen}
+    return {
+        f"{structure}, {run.labelled} labelled,\ntile {run.tile} px": run.along_z(n_slices)
+        for run in chosen
+    }

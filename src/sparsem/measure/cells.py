@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.regions import Overlaps, places_in
+from sparsem.labels.overlaps import Overlaps, places_in
 from sparsem.store.sample import Sample
 
 Columns = dict[str, NDArray[Any]]
@@ -14,7 +14,9 @@ Ids = NDArray[np.uint32]
 Floats = NDArray[np.float64]
 
 
-def organelle_columns(name: str, holder: Ids, shared: Overlaps, cells: Ids, cell_um3: Floats, voxel_um3: float) -> Columns:
+def organelle_columns(
+    name: str, holder: Ids, shared: Overlaps, cells: Ids, cell_um3: Floats, voxel_um3: float
+) -> Columns:
     """Count, volume, volume fraction and density of one organelle in every cell.
 
     Args:
@@ -26,7 +28,9 @@ def organelle_columns(name: str, holder: Ids, shared: Overlaps, cells: Ids, cell
         voxel_um3: volume of a voxel.
     """
     counts = np.bincount(places_in(cells, holder), minlength=len(cells) + 1)[1:]
-    voxels = np.bincount(places_in(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1)[1:]
+    voxels = np.bincount(
+        places_in(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1
+    )[1:]
     volume = voxels * voxel_um3
     return {
         f"{name}_count": counts,
@@ -49,7 +53,9 @@ def distance_columns(name: str, holder: Ids, distances: Columns, cells: Ids) -> 
     for column, values in distances.items():
         known = np.isfinite(values)
         of_cell = [values[known & (places == place)] for place in range(1, len(cells) + 1)]
-        out[f"{name}_{column}"] = np.array([np.median(some) if some.size else np.nan for some in of_cell])
+        out[f"{name}_{column}"] = np.array(
+            [np.median(some) if some.size else np.nan for some in of_cell]
+        )
     return out
 
 
@@ -67,7 +73,14 @@ def protrusion_table(cells: Ids, found: list[Floats]) -> pa.Table:
     """One row a protrusion."""
     rows = np.concatenate([np.empty((0, 3)), *found])
     owner = np.repeat(cells, [len(one) for one in found])
-    return pa.table({"cell": owner, "length_um": rows[:, 0], "volume_um3": rows[:, 1], "attached": rows[:, 2] > 0})
+    return pa.table(
+        {
+            "cell": owner,
+            "length_um": rows[:, 0],
+            "volume_um3": rows[:, 1],
+            "attached": rows[:, 2] > 0,
+        }
+    )
 
 
 def unassigned(sample: Sample, cells: str) -> NDArray[np.uint32]:

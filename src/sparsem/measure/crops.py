@@ -32,16 +32,23 @@ class Piece(NamedTuple):
 
     def of(self, volume: Volume) -> NDArray[Any]:
         """Its voxels."""
-        return volume.kept(self.level)[tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))]
+        return volume.kept(self.level)[
+            tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
+        ]
 
     def inner(self, other: "Piece") -> tuple[slice, ...]:
         """Where another piece of the same level lies in the voxels of this one."""
-        return tuple(slice(a - start, b - start) for a, b, start in zip(other.low, other.high, self.low, strict=True))
+        return tuple(
+            slice(a - start, b - start)
+            for a, b, start in zip(other.low, other.high, self.low, strict=True)
+        )
 
 
 def factors_of(volume: Volume, level: int) -> Ints:
     """How many voxels of the full resolution a voxel of a level spans, (z, y, x)."""
-    return np.asarray(np.round(np.array(volume.voxel_size_of(level)) / np.array(volume.voxel_size)), np.int64)
+    return np.asarray(
+        np.round(np.array(volume.voxel_size_of(level)) / np.array(volume.voxel_size)), np.int64
+    )
 
 
 def level_within(volume: Volume, low: Ints, high: Ints, budget: int) -> int:
@@ -61,10 +68,15 @@ def level_of_even_voxels(volume: Volume) -> int:
 
 def level_nearest(volume: Volume, edge_nm: float) -> int:
     """The level whose longest edge is nearest to a length, by ratio."""
-    return min(range(volume.levels), key=lambda level: abs(np.log(max(volume.voxel_size_of(level)) / edge_nm)))
+    return min(
+        range(volume.levels),
+        key=lambda level: abs(np.log(max(volume.voxel_size_of(level)) / edge_nm)),
+    )
 
 
-def piece_around(volume: Volume, level: int, low: Sequence[int] | Ints, high: Sequence[int] | Ints, rim: int = 0) -> Piece:
+def piece_around(
+    volume: Volume, level: int, low: Sequence[int] | Ints, high: Sequence[int] | Ints, rim: int = 0
+) -> Piece:
     """The piece of a level that holds a box of the full resolution, with a rim of voxels where the volume goes on."""
     factors, shape = factors_of(volume, level), volume.level(level).shape
     first = np.maximum(np.asarray(low) // factors - rim, 0)
@@ -72,7 +84,9 @@ def piece_around(volume: Volume, level: int, low: Sequence[int] | Ints, high: Se
     return Piece(level, _three(first), _three(last))
 
 
-def groups(volume: Volume, level: int, low: Ints, high: Ints, voxels: int = GROUP_VOXELS) -> list[Ints]:
+def groups(
+    volume: Volume, level: int, low: Ints, high: Ints, voxels: int = GROUP_VOXELS
+) -> list[Ints]:
     """Places of objects that are read in one piece: neighbours whose common box stays within ``voxels``, or one that is larger."""
     factors = factors_of(volume, level)
     first, last = low // factors, -(-high // factors)

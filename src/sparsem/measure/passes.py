@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize, ZBlock
-from sparsem.measure.hull import convex_voxels_of_each, slice_corners
-from sparsem.measure.moments import Moments, combined, compacted, moments
-from sparsem.measure.surface import Surface, reach, slice_surface
-from sparsem.regions import Overlaps, added, overlaps, places_in
-from sparsem.stage import Arrays, link_arrays
+from sparsem.labels.overlaps import Overlaps, added, overlaps, places_in
+from sparsem.measure.features.hull import convex_voxels_of_each, slice_corners
+from sparsem.measure.features.moments import Moments, combined, compacted, moments
+from sparsem.measure.features.surface import Surface, reach, slice_surface
 from sparsem.store.volume import Volume
+from sparsem.workflow.stage import Arrays, link_arrays
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,8 +62,15 @@ def sums(link: Sums, _before: None) -> Arrays:
     """Moments of the objects of a block, and the voxels that they share with the objects of other volumes."""
     labels = link.volume.read(link.block.own).astype(np.uint32, copy=False)
     found = moments(labels, link.block.start)
-    shared = {name: overlaps(labels, volume.read(link.block.own), labels > 0) for name, volume in link.within.items()}
-    columns = {f"{name}.{side}": getattr(one, side) for name, one in shared.items() for side in Overlaps._fields}
+    shared = {
+        name: overlaps(labels, volume.read(link.block.own), labels > 0)
+        for name, volume in link.within.items()
+    }
+    columns = {
+        f"{name}.{side}": getattr(one, side)
+        for name, one in shared.items()
+        for side in Overlaps._fields
+    }
     return {**found._asdict(), **columns}
 
 
@@ -74,7 +81,9 @@ def summed(blocks: Iterable[Read], within: Iterable[str]) -> tuple[Moments, dict
     for arrays in blocks:
         found.append(Moments(*(np.asarray(arrays[name][...]) for name in Moments._fields)))
         for name, parts in shared.items():
-            parts.append(Overlaps(*(np.asarray(arrays[f"{name}.{side}"][...]) for side in Overlaps._fields)))
+            parts.append(
+                Overlaps(*(np.asarray(arrays[f"{name}.{side}"][...]) for side in Overlaps._fields))
+            )
     return combined(found), {name: added(parts) for name, parts in shared.items()}
 
 
@@ -91,13 +100,26 @@ def surfaces(link: Surfaces, _before: None) -> Arrays:
     for z in range(block.start, block.stop):
         low = max(block.read_start, z - around)
         window = index[low - block.read_start : z + around + 1 - block.read_start]
-        if link.volume.sizes:  # a picture goes on above and below: it has an outline, and nothing that ends it
-            low, window = z - around, np.repeat(index[z - block.read_start][None], 2 * around + 1, axis=0)
+        if (
+            link.volume.sizes
+        ):  # a picture goes on above and below: it has an outline, and nothing that ends it
+            low, window = (
+                z - around,
+                np.repeat(index[z - block.read_start][None], 2 * around + 1, axis=0),
+            )
         found = slice_surface(window, z - low, low, voxel, centroids)
         there = np.flatnonzero((found.area > 0) & known)
-        rows.append(np.column_stack([present[there], np.full(len(there), z), *(one[there] for one in found)]))
+        rows.append(
+            np.column_stack(
+                [present[there], np.full(len(there), z), *(one[there] for one in found)]
+            )
+        )
         of, yx = slice_corners(index[z - block.read_start], len(present))
-        corners.append(np.column_stack([present[of - 1], np.full(len(of), z), yx])[known[of - 1]].astype(np.int64))
+        corners.append(
+            np.column_stack([present[of - 1], np.full(len(of), z), yx])[known[of - 1]].astype(
+                np.int64
+            )
+        )
     return {"rows": np.concatenate(rows), "corners": np.concatenate(corners)}
 
 
@@ -124,14 +146,21 @@ class Hulls(NamedTuple):
     chains: tuple[str, ...]
 
 
-def batches_of_hulls(found: Moments, blocks: Sequence[ZBlock], names: Sequence[str]) -> list[tuple[Ints, Hulls]]:
+def batches_of_hulls(
+    found: Moments, blocks: Sequence[ZBlock], names: Sequence[str]
+) -> list[tuple[Ints, Hulls]]:
     """Places of the objects that begin in each block, and what their hulls are made from; at no time are all corners in memory."""
     starts = np.array([block.start for block in blocks])
-    first, last = (np.searchsorted(starts, edge, side="right") - 1 for edge in (found.low[:, 0], found.high[:, 0] - 1))
+    first, last = (
+        np.searchsorted(starts, edge, side="right") - 1
+        for edge in (found.low[:, 0], found.high[:, 0] - 1)
+    )
     made = []
     for number in np.unique(first):
         chosen = np.flatnonzero(first == number)
-        made.append((chosen, Hulls(found.ids[chosen], tuple(names[number : int(last[chosen].max()) + 1]))))
+        made.append(
+            (chosen, Hulls(found.ids[chosen], tuple(names[number : int(last[chosen].max()) + 1])))
+        )
     return made
 
 
@@ -142,11 +171,18 @@ def hull_voxels(link: Hulls, _before: None, folder: Path) -> Arrays:
         rows = np.asarray(link_arrays(folder, name, 0)["corners"][...]).reshape(-1, 4)
         corners.append(rows[np.isin(rows[:, 0], link.ids)])
     every = np.concatenate(corners)
-    return {"voxels": convex_voxels_of_each(np.searchsorted(link.ids, every[:, 0]) + 1, every[:, 1:], len(link.ids))}
+    return {
+        "voxels": convex_voxels_of_each(
+            np.searchsorted(link.ids, every[:, 0]) + 1, every[:, 1:], len(link.ids)
+        )
+    }
 
 
 def holders(
-    shared: Overlaps, ids: NDArray[np.uint32], voxels: Ints, nobody: NDArray[Any] | Sequence[int] = ()
+    shared: Overlaps,
+    ids: NDArray[np.uint32],
+    voxels: Ints,
+    nobody: NDArray[Any] | Sequence[int] = (),
 ) -> tuple[NDArray[np.uint32], Floats]:
     """Who holds the largest part of every object, and how large that part is: (n,) each; 0 if that is nobody.
 
@@ -159,7 +195,9 @@ def holders(
     holder = np.where(np.isin(shared.second, np.asarray(nobody, np.uint32)), 0, shared.second)
     merged = added([Overlaps(shared.first, holder.astype(np.uint32), shared.pixels)])
     out, share = np.zeros(len(ids), np.uint32), np.zeros(len(ids))
-    order = np.lexsort((merged.second, merged.pixels))  # the last of an object holds most of it; of equals the larger id
+    order = np.lexsort(
+        (merged.second, merged.pixels)
+    )  # the last of an object holds most of it; of equals the larger id
     places = np.searchsorted(ids, merged.first[order])
     out[places] = merged.second[order]
     share[places] = merged.pixels[order]

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from sparsem.labels.overlaps import places_in
 from sparsem.measure.crops import Piece, factors_of, piece_around
-from sparsem.measure.distances import depth_within, distance_to, half_edge, nearest
-from sparsem.measure.moments import Moments
-from sparsem.measure.nucleolus import Fill, filled
-from sparsem.measure.protrusions import protrusions
-from sparsem.measure.texture import COLUMNS, GreyScale, TextureScale, texture_of
-from sparsem.regions import places_in
-from sparsem.stage import Arrays
+from sparsem.measure.features.distances import depth_within, distance_to, half_edge, nearest
+from sparsem.measure.features.moments import Moments
+from sparsem.measure.features.nucleolus import Fill, filled
+from sparsem.measure.features.protrusions import protrusions
+from sparsem.measure.features.texture import COLUMNS, GreyScale, TextureScale, texture_of
 from sparsem.store.volume import Volume
+from sparsem.workflow.stage import Arrays
 
 Floats = NDArray[np.float64]
 
@@ -95,7 +95,11 @@ def depths(link: Depths, _before: None) -> Arrays:
     piece = piece_around(link.labels, link.level, link.found.low[0], link.found.high[0], rim=1)
     edges = link.labels.voxel_size_of(link.level).micrometres
     depth = depth_within(piece.of(link.labels) == link.found.ids[0], edges)
-    return {"depths": np.maximum(_sampled(depth, _in_piece(link.places, link.labels, piece)) - half_edge(edges), 0)}
+    return {
+        "depths": np.maximum(
+            _sampled(depth, _in_piece(link.places, link.labels, piece)) - half_edge(edges), 0
+        )
+    }
 
 
 def cell_measures(link: CellPiece, _before: None) -> Arrays:
@@ -113,10 +117,17 @@ def cell_measures(link: CellPiece, _before: None) -> Arrays:
         for what, field in (("nucleus", to_nucleus), ("membrane", to_membrane)):
             out[f"{name}.{what}"] = _nearest(index, len(objects.ids), field, places)
     found = protrusions(cell, edges, link.protrusion_um)
-    return {**out, "protrusions": np.array([[one.length, one.volume, one.attached] for one in found], float).reshape(-1, 3)}
+    return {
+        **out,
+        "protrusions": np.array(
+            [[one.length, one.volume, one.attached] for one in found], float
+        ).reshape(-1, 3),
+    }
 
 
-def _nearest(index: NDArray[np.uint32], count: int, field: NDArray[np.float32] | None, places: Floats) -> Floats:
+def _nearest(
+    index: NDArray[np.uint32], count: int, field: NDArray[np.float32] | None, places: Floats
+) -> Floats:
     """Smallest value of a field over each object; at its centroid for one that is too small for this level."""
     if field is None:
         return np.full(count, np.nan)
@@ -129,12 +140,17 @@ def _nearest(index: NDArray[np.uint32], count: int, field: NDArray[np.float32] |
 def _pieces(volume: Volume, level: int, found: Moments) -> tuple[Piece, list[Piece]]:
     """The piece that holds all objects, and those of each."""
     whole = piece_around(volume, level, found.low.min(axis=0), found.high.max(axis=0))
-    return whole, [piece_around(volume, level, low, high) for low, high in zip(found.low, found.high, strict=True)]
+    return whole, [
+        piece_around(volume, level, low, high)
+        for low, high in zip(found.low, found.high, strict=True)
+    ]
 
 
 def _in_piece(places: Floats, volume: Volume, piece: Piece) -> Floats:
     """Places in voxels of the full resolution -> in voxels of a piece; a voxel's centre has a whole number."""
-    return np.asarray((places + 0.5) / factors_of(volume, piece.level) - 0.5 - np.array(piece.low), np.float64)
+    return np.asarray(
+        (places + 0.5) / factors_of(volume, piece.level) - 0.5 - np.array(piece.low), np.float64
+    )
 
 
 def _sampled(field: NDArray[np.float32], places: Floats) -> Floats:

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from sparsem.contents import outdated
-from sparsem.quality.verdict import LOST
+from sparsem.labels.results import outdated
+from sparsem.quality.flags import LOST
 from sparsem.store.sample import Sample
 
 LEAST_OBJECTS = 20  # fewer make no histogram
@@ -106,10 +106,18 @@ def gaps_of(sample: Sample) -> Ints:
 def remarks(sample: Sample, name: str, cells: str) -> Remarks:
     """Return what to know of ``tables/NAME``; of cells no minimum is proposed."""
     table = sample.read_table(name)
-    volumes = table["volume_um3"].to_numpy() if "volume_um3" in table.column_names and name != cells else np.empty(0)
+    volumes = (
+        table["volume_um3"].to_numpy()
+        if "volume_um3" in table.column_names and name != cells
+        else np.empty(0)
+    )
     minimum = proposed_minimum(volumes)
     gaps = gaps_of(sample) if "first_z" in table.column_names else np.empty(0, np.int64)
-    across = crossing(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps) if len(gaps) else np.empty(0, bool)
+    across = (
+        crossing(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps)
+        if len(gaps)
+        else np.empty(0, bool)
+    )
     below = int((volumes < minimum).sum()) if minimum is not None else 0
     return Remarks(table.num_rows, minimum, below, len(gaps), int(across.sum()))
 
@@ -120,12 +128,14 @@ def remark_lines(sample: Sample, name: str, cells: str) -> list[str]:
     lines = []
     if known.minimum_um3 is not None:
         size = f"{known.minimum_um3:.2g}"
-        smaller = (
-            f"{name}: {known.below} of {known.objects} objects are smaller than {size} um3, where the histogram of volumes has a valley"
+        smaller = f"{name}: {known.below} of {known.objects} objects are smaller than {size} um3, where the histogram of volumes has a valley"
+        lines.append(
+            f"{smaller}, and are probably specks; --least-um3 {name}={size} leaves them out"
         )
-        lines.append(f"{smaller}, and are probably specks; --least-um3 {name}={size} leaves them out")
     if known.crossing:
         places = "a place" if known.gaps == 1 else f"one of {known.gaps} places"
         crossing_objects = f"{known.crossing} of {known.objects} objects cross {places}"
-        lines.append(f"{name}: {crossing_objects} where slices are lost; they are larger than they are measured")
+        lines.append(
+            f"{name}: {crossing_objects} where slices are lost; they are larger than they are measured"
+        )
     return lines

@@ -24,7 +24,9 @@ class Exchange(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Both (B, channels, H, W); attention sees them as they come."""
-        return self.emphasise[0](a, self.attend[0](a, b)), self.emphasise[1](b, self.attend[1](b, a))
+        return self.emphasise[0](a, self.attend[0](a, b)), self.emphasise[1](
+            b, self.attend[1](b, a)
+        )
 
 
 class Fusion(nn.Module):
@@ -32,7 +34,10 @@ class Fusion(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.exchange, self.together = Exchange(inputs, groups), NormedConvolution(2 * inputs, outputs, 3, groups)
+        self.exchange, self.together = (
+            Exchange(inputs, groups),
+            NormedConvolution(2 * inputs, outputs, 3, groups),
+        )
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Both (B, inputs, H, W)."""
@@ -48,11 +53,22 @@ class CEECUnit(nn.Module):
         half = channels // 2
         self.far, self.near = (NormedConvolution(channels, half, 3, groups) for _ in range(2))
         self.compress = nn.ModuleList(
-            [NormedConvolution(half, channels, 3, groups, stride=2), NormedConvolution(channels, channels, 3, groups)]
+            [
+                NormedConvolution(half, channels, 3, groups, stride=2),
+                NormedConvolution(channels, channels, 3, groups),
+            ]
         )
-        self.expand_again, self.beside = NormedConvolution(channels, half, 3, groups), NormedConvolution(half, half, 3, groups)
+        self.expand_again, self.beside = (
+            NormedConvolution(channels, half, 3, groups),
+            NormedConvolution(half, half, 3, groups),
+        )
         self.far_fusion = Fusion(half, half, groups)
-        self.expand = nn.ModuleList([NormedConvolution(half, half // 2, 3, groups), NormedConvolution(half // 2, half // 2, 3, groups)])
+        self.expand = nn.ModuleList(
+            [
+                NormedConvolution(half, half // 2, 3, groups),
+                NormedConvolution(half // 2, half // 2, 3, groups),
+            ]
+        )
         self.compress_again = NormedConvolution(half // 2, half, 3, groups, stride=2)
         self.near_fusion = Fusion(half, half, groups)
         self.exchange = Exchange(half, groups)
@@ -65,7 +81,9 @@ class CEECUnit(nn.Module):
         far = deep = self.far(x)
         for convolution in self.compress:
             deep = convolution(deep).relu()
-        far = self.far_fusion(self.expand_again(enlarged(deep, height, width)).relu(), self.beside(far).relu())
+        far = self.far_fusion(
+            self.expand_again(enlarged(deep, height, width)).relu(), self.beside(far).relu()
+        )
         near = self.near(x)
         fine = enlarged(near, 2 * height, 2 * width)
         for convolution in self.expand:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
-from sparsem.models import build
+from sparsem.models.architectures import build
 from sparsem.store.sample import checked_name
 
 N = TypeVar("N", bound=nn.Module)
@@ -57,7 +57,9 @@ class Recipe:
 
     def build(self) -> nn.Module:
         """The network with random weights."""
-        return build(self.model, self.width, len(self.structures), self.see, inputs=1 + 2 * self.neighbours)
+        return build(
+            self.model, self.width, len(self.structures), self.see, inputs=1 + 2 * self.neighbours
+        )
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -66,12 +68,18 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     unfinished.touch()  # with the rights of any new file: the library would let its owner alone read it
     rights = unfinished.stat().st_mode
-    save_file(contiguous, unfinished, metadata={KEY: json.dumps({"format": FORMAT, **about}, sort_keys=True)})
+    save_file(
+        contiguous,
+        unfinished,
+        metadata={KEY: json.dumps({"format": FORMAT, **about}, sort_keys=True)},
+    )
     unfinished.chmod(rights)
     os.replace(unfinished, path)
 
 
-def load_tensors(path: Path, names: Collection[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(
+    path: Path, names: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``save_tensors`` wrote: the tensors, or only those named, and the record.
 
     Raises:
@@ -82,11 +90,17 @@ def load_tensors(path: Path, names: Collection[str] | None = None) -> tuple[dict
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
+            tensors = {
+                name: file.get_tensor(name) for name in file if names is None or name in names
+            }
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); {MADE_BY}.") from None
+        raise InputError(
+            f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); {MADE_BY}."
+        ) from None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
-        raise InputError(f"{path.name} was written by another version of sparsem; expected format {FORMAT}.")
+        raise InputError(
+            f"{path.name} was written by another version of sparsem; expected format {FORMAT}."
+        )
     return tensors, about
 
 
@@ -163,7 +177,9 @@ def read_recipe(path: Path) -> Recipe:
 def _checked(path: Path, about: dict[str, Any]) -> Recipe:
     """The recipe of a network for pixels; another kind of file that is ours is told as such."""
     if "detector" in about:
-        raise InputError(f"{path.name} finds boxes and not pixels; use it with 'sparsem detect predict'.")
+        raise InputError(
+            f"{path.name} finds boxes and not pixels; use it with 'sparsem detect predict'."
+        )
     try:
         return _recipe(about)
     except DAMAGED as error:
@@ -172,10 +188,17 @@ def _checked(path: Path, about: dict[str, Any]) -> Recipe:
 
 def _recipe(about: dict[str, Any]) -> Recipe:
     """A recipe from what a file says of itself, which may be anything."""
-    recipe = Recipe(**{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])})
+    recipe = Recipe(
+        **{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])}
+    )
     y, x = recipe.pixel_nm
     sizes = [*VoxelSize.of((1, y, x)), float(recipe.std), float(recipe.width), float(recipe.see)]
-    if not recipe.structures or not all(map(math.isfinite, [*sizes, recipe.mean])) or min(sizes) <= 0 or recipe.neighbours < 0:
+    if (
+        not recipe.structures
+        or not all(map(math.isfinite, [*sizes, recipe.mean]))
+        or min(sizes) <= 0
+        or recipe.neighbours < 0
+    ):
         raise ValueError("its recipe makes no sense")
     for structure in recipe.structures:
         checked_name(structure)  # it becomes a folder

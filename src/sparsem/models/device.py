@@ -17,10 +17,15 @@ from sparsem.errors import SettingsError
 Precision = Literal["auto", "float32", "bfloat16"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT, ALONE = 2**30, 2**26  # bytes: free memory that is kept, and arrays so large that they are returned all the same
+KEPT, ALONE = (
+    2**30,
+    2**26,
+)  # bytes: free memory that is kept, and arrays so large that they are returned all the same
 
 TRIAL_ROUNDS = 5
-TRIAL_GAIN = 1.15  # measured: 1.7 to 2 with instructions for bfloat16, 0.1 to 0.5 where it is emulated
+TRIAL_GAIN = (
+    1.15  # measured: 1.7 to 2 with instructions for bfloat16, 0.1 to 0.5 where it is emulated
+)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -30,7 +35,13 @@ def choose_device(name: str = "auto") -> torch.device:
         SettingsError: the named device is not there.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
@@ -39,16 +50,22 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         others = "".join(f" or {kind}" for kind, there in here.items() if there)
-        raise SettingsError(f"--device {name} cannot be used here ({str(error).splitlines()[0][:120]}); use cpu{others}.") from None
+        raise SettingsError(
+            f"--device {name} cannot be used here ({str(error).splitlines()[0][:120]}); use cpu{others}."
+        ) from None
     return device
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
     """Mixed precision for the forward pass: bfloat16 where it is fast, by default; it needs no loss scaling."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=resolved(device, precision) == "bfloat16")
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=resolved(device, precision) == "bfloat16"
+    )
 
 
-def resolved(device: torch.device, precision: Precision, earlier: Precision | None = None) -> Precision:
+def resolved(
+    device: torch.device, precision: Precision, earlier: Precision | None = None
+) -> Precision:
     """Return ``float32`` or ``bfloat16``: what ``auto`` means on a device.
 
     Args:
@@ -79,13 +96,20 @@ def keep_freed_memory() -> None:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that are free for a network: on a CUDA device its own, elsewhere those of the machine."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else int(psutil.virtual_memory().available)
+    return (
+        int(torch.cuda.mem_get_info(device)[0])
+        if device.type == "cuda"
+        else int(psutil.virtual_memory().available)
+    )
 
 
 @cache
 def _is_faster_in_bfloat16(kind: str, index: int | None) -> bool:
     if kind == "cuda":
-        return torch.cuda.get_device_capability(index) >= (8, 0)  # Ampere and later; before it is emulated
+        return torch.cuda.get_device_capability(index) >= (
+            8,
+            0,
+        )  # Ampere and later; before it is emulated
     return kind == "cpu" and _cpu_gain_of_bfloat16() >= TRIAL_GAIN
 
 
@@ -95,12 +119,25 @@ def _cpu_gain_of_bfloat16() -> float:
     Names of instruction sets do not tell: AVX512_BF16, AMX and those to come are fast, and all others emulate it. One thread and its own
     clock make the trial independent of what else the machine computes.
     """
-    with _one_thread(), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-        layers = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1))
+    with (
+        _one_thread(),
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        layers = nn.Sequential(
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1)
+        )
         network = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.randn(2, 16, 64, 64).contiguous(memory_format=torch.channels_last)
-        _timed_update(network, images, False), _timed_update(network, images, True)  # kernels are compiled at the first call
-        rounds = [(_timed_update(network, images, False), _timed_update(network, images, True)) for _ in range(TRIAL_ROUNDS)]
+        (
+            _timed_update(network, images, False),
+            _timed_update(network, images, True),
+        )  # kernels are compiled at the first call
+        rounds = [
+            (_timed_update(network, images, False), _timed_update(network, images, True))
+            for _ in range(TRIAL_ROUNDS)
+        ]
     float32_s = min(seconds for seconds, _ in rounds)
     bfloat16_s = min(seconds for _, seconds in rounds)
     return float32_s / bfloat16_s

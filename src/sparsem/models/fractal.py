@@ -39,8 +39,13 @@ def _one_way(first: Tensor, second: Tensor, over: tuple[int, ...], depth: int) -
 class NormedConvolution(nn.Sequential):
     """A convolution and a batch normalisation, without an activation."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, groups: int = 1, stride: int = 1) -> None:
-        super().__init__(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups), nn.BatchNorm2d(outputs))
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, groups: int = 1, stride: int = 1
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups),
+            nn.BatchNorm2d(outputs),
+        )
 
 
 class Attention(nn.Module):
@@ -51,7 +56,9 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.query, self.key, self.value = (NormedConvolution(channels, channels, 3, groups) for _ in range(3))
+        self.query, self.key, self.value = (
+            NormedConvolution(channels, channels, 3, groups) for _ in range(3)
+        )
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -99,7 +106,10 @@ class Join(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.up, self.together = NormedConvolution(2 * channels, channels, 1), NormedConvolution(2 * channels, channels, 1)
+        self.up, self.together = (
+            NormedConvolution(2 * channels, channels, 1),
+            NormedConvolution(2 * channels, channels, 1),
+        )
 
     def forward(self, deep: Tensor, across: Tensor) -> Tensor:
         """Deep (B, 2 c, H/2, W/2), across (B, c, H, W)."""
@@ -114,8 +124,12 @@ class Head(nn.Module):
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.pyramid = Pyramid(2 * width, width)
-        self.distance, self.boundary, self.structure = (self._task(width, outputs) for _ in range(3))
-        self.of_distance, self.of_boundary = (NormedConvolution(outputs, width, 1) for _ in range(2))
+        self.distance, self.boundary, self.structure = (
+            self._task(width, outputs) for _ in range(3)
+        )
+        self.of_distance, self.of_boundary = (
+            NormedConvolution(outputs, width, 1) for _ in range(2)
+        )
         self.of_both = NormedConvolution(2 * width, width, 1)
         self.crispness = nn.Parameter(torch.ones(1))
 
@@ -160,7 +174,9 @@ class Frame(nn.Module):
         self.shrink = nn.ModuleList(NormedConvolution(c, 2 * c, 3, stride=2) for c in widths[:-1])
         self.pyramid = Pyramid(widths[-1], widths[-1])
         self.join = nn.ModuleList(Join(c) for c in widths[-2::-1])
-        self.up = nn.ModuleList(unit(*one) for one in zip(widths[-2::-1], groups[:0:-1], strict=True))
+        self.up = nn.ModuleList(
+            unit(*one) for one in zip(widths[-2::-1], groups[:0:-1], strict=True)
+        )
         self.head = Head(width, outputs)
 
     def all_heads(self, x: Tensor) -> Tensor:

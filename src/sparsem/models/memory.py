@@ -12,11 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparsem.models import build
+from sparsem.models.architectures import build
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import KEPT, Precision, autocast, resolved
 
-LASTING = 3  # copies of the weights beside themselves: their running average, and two moments of Adam
+LASTING = (
+    3  # copies of the weights beside themselves: their running average, and two moments of Adam
+)
 STEP = 3  # more of them for the moment of an update: their gradient, and what Adam works with
 WORKING = 1.25  # what kernels work with beside their tensors (measured on a CPU, see benchmarks)
 
@@ -49,14 +51,18 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
-def training_bytes(recipes: Sequence[Recipe], batch: int, device: torch.device, precision: Precision) -> int:
+def training_bytes(
+    recipes: Sequence[Recipe], batch: int, device: torch.device, precision: Precision
+) -> int:
     """Bytes at the peak of an update of networks that learn together, one after the other.
 
     The weights of all and what belongs to them, and what the largest keeps of a batch until its backward pass.
     """
     counted = [_counted(recipe, batch, device, precision, learning=True) for recipe in recipes]
     lasting = (1 + LASTING) * sum(weights for weights, _ in counted)
-    return lasting + max(max(_with_working(beside, device), STEP * weights) for weights, beside in counted)
+    return lasting + max(
+        max(_with_working(beside, device), STEP * weights) for weights, beside in counted
+    )
 
 
 def prediction_bytes(recipe: Recipe, batch: int, device: torch.device, precision: Precision) -> int:
@@ -70,22 +76,41 @@ def _with_working(tensors: int, device: torch.device) -> int:
     return int(WORKING * tensors) + (min(KEPT, tensors) if device.type == "cpu" else 0)
 
 
-def _counted(recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool) -> tuple[int, int]:
+def _counted(
+    recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool
+) -> tuple[int, int]:
     """Bytes of the weights, and the most that there are beside them."""
     outputs, inputs = len(recipe.structures), 1 + 2 * recipe.neighbours
     computed = resolved(device, precision)  # tensors without content cannot be timed
-    return _looked_at(recipe.model, recipe.width, outputs, inputs, recipe.see, batch, device, computed, learning)
+    return _looked_at(
+        recipe.model, recipe.width, outputs, inputs, recipe.see, batch, device, computed, learning
+    )
 
 
 @lru_cache(maxsize=1000)  # folds and experiments train one network many times
 def _looked_at(
-    model: str, width: int, outputs: int, inputs: int, see: int, batch: int, device: torch.device, precision: Precision, learning: bool
+    model: str,
+    width: int,
+    outputs: int,
+    inputs: int,
+    see: int,
+    batch: int,
+    device: torch.device,
+    precision: Precision,
+    learning: bool,
 ) -> tuple[int, int]:
     with FakeTensorMode(allow_non_fake_inputs=True):
-        with unset_fake_temporarily(), torch.device("meta"):  # some networks look at numbers while they are built
-            network = build(model, width, outputs, see, inputs).to("meta")  # a library may have made a part of it elsewhere
+        with (
+            unset_fake_temporarily(),
+            torch.device("meta"),
+        ):  # some networks look at numbers while they are built
+            network = build(model, width, outputs, see, inputs).to(
+                "meta"
+            )  # a library may have made a part of it elsewhere
         network = network.to_empty(device=device).train(learning)
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+        weights = sum(
+            parameter.numel() * parameter.element_size() for parameter in network.parameters()
+        )
         images = torch.empty(batch, inputs, see, see, device=device)
         with Peak() as count, contextlib.nullcontext() if learning else torch.no_grad():
             with autocast(device, precision):

@@ -24,7 +24,9 @@ class ResidualBlock(nn.Module):
         activate_first: normalise and rectify the input; the first block sees the image itself and does not.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, activate_first: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, activate_first: bool = True
+    ) -> None:
         super().__init__()
         before = [nn.BatchNorm2d(inputs), nn.ReLU()] if activate_first else []
         self.residual = nn.Sequential(

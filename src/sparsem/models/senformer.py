@@ -28,15 +28,21 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.query, self.key_value = nn.Linear(channels, channels), nn.Linear(channels, 2 * channels)
+        self.query, self.key_value = (
+            nn.Linear(channels, channels),
+            nn.Linear(channels, 2 * channels),
+        )
         self.out = nn.Linear(channels, channels)
 
     def forward(self, asked: Tensor, tokens: Tensor) -> Tensor:
         """(B, K, D)."""
         query, key, value = (
-            one.unflatten(2, (HEADS, -1)).transpose(1, 2) for one in (self.query(asked), *self.key_value(tokens).chunk(2, 2))
+            one.unflatten(2, (HEADS, -1)).transpose(1, 2)
+            for one in (self.query(asked), *self.key_value(tokens).chunk(2, 2))
         )
-        found: Tensor = self.out(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        found: Tensor = self.out(
+            scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        )
         return found
 
 
@@ -92,7 +98,9 @@ class SenFormer(nn.Module):
     usual_width, width_of = 96, HEAD
     usual_rate = 1e-4
 
-    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
+    def __init__(
+        self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512
+    ) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(len(DEPTHS))]
         channels = HEADS * round(width * 2 / 3)  # 512 at width 96
@@ -111,10 +119,20 @@ class SenFormer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(one) for one in widths)
         # A ring of zeros around maps of single pixels is what the published count and network have.
         self.narrow = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(one, channels, 1, padding=1), nn.BatchNorm2d(channels), nn.ReLU()) for one in widths
+            nn.Sequential(
+                nn.Conv2d(one, channels, 1, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
+            )
+            for one in widths
         )
         self.joined = nn.ModuleList(
-            SwinTransformerBlock(channels, (tile // 4, tile // 4), HEADS, window_size=WINDOW, shift_size=0, always_partition=True)
+            SwinTransformerBlock(
+                channels,
+                (tile // 4, tile // 4),
+                HEADS,
+                window_size=WINDOW,
+                shift_size=0,
+                always_partition=True,
+            )
             for _ in widths
         )
         self.learners = nn.ModuleList(Learner(channels, outputs) for _ in widths)
@@ -126,16 +144,26 @@ class SenFormer(nn.Module):
             SettingsError: weights are offered for another width only.
         """
         if self.width != self.usual_width:
-            raise SettingsError(f"Pretrained weights of 'senformer' are of width {self.usual_width}; got {self.width}.")
-        self.swin.load_state_dict(timm.create_model(SWIN, pretrained=True, **self.options).state_dict())
+            raise SettingsError(
+                f"Pretrained weights of 'senformer' are of width {self.usual_width}; got {self.width}."
+            )
+        self.swin.load_state_dict(
+            timm.create_model(SWIN, pretrained=True, **self.options).state_dict()
+        )
 
     def each(self, x: Tensor) -> Tensor:
         """What every learner says: logits (4, B, outputs, H, W), the finest level first; each has a loss of its own."""
         seen = self.swin(x)  # (B, h, w, C) each, the finest first
-        maps = [narrow(norm(one).movedim(3, 1)) for narrow, norm, one in zip(self.narrow, self.norms, seen, strict=True)]
+        maps = [
+            narrow(norm(one).movedim(3, 1))
+            for narrow, norm, one in zip(self.narrow, self.norms, seen, strict=True)
+        ]
         for level in range(len(maps) - 2, -1, -1):
             maps[level] = maps[level] + interpolate(maps[level + 1], maps[level].shape[2:])
-        joined = [block(one.movedim(1, 3)).movedim(3, 1) for block, one in zip(self.joined, maps, strict=True)]
+        joined = [
+            block(one.movedim(1, 3)).movedim(3, 1)
+            for block, one in zip(self.joined, maps, strict=True)
+        ]
         found = [learner(one) for learner, one in zip(self.learners, joined, strict=True)]
         return torch.stack([interpolate(one, x.shape[2:], mode="bilinear") for one in found])
 

@@ -17,12 +17,19 @@ PATCH = 16
 HEAD = 64  # channels of a head of attention
 MAPS = 256  # of the way up
 PRETRAINED = {768: "vit_base_patch16_384", 1024: "vit_large_patch16_384"}  # of timm, by width
-DEEP, SHALLOW = (1024, 24), (0, 12)  # from such a width on, so many blocks: that of ViT-L, and that of ViT-B
+DEEP, SHALLOW = (
+    (1024, 24),
+    (0, 12),
+)  # from such a width on, so many blocks: that of ViT-L, and that of ViT-B
 
 
 def convolution(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
 
 
 class Setr(nn.Module):
@@ -39,7 +46,9 @@ class Setr(nn.Module):
     usual_width, width_of = 768, HEAD
     usual_rate = 2e-4
 
-    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
+    def __init__(
+        self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512
+    ) -> None:
         super().__init__()
         self.maps, self.blocks = width, DEEP[1] if width >= DEEP[0] else SHALLOW[1]
         self.seen: dict[str, Any] = {"img_size": tile, "in_chans": inputs}
@@ -67,15 +76,23 @@ class Setr(nn.Module):
             SettingsError: weights are offered for other widths only.
         """
         if self.maps not in PRETRAINED:
-            raise SettingsError(f"Pretrained weights of SETR are of width {' or '.join(map(str, PRETRAINED))}; got {self.maps}.")
-        learnt = timm.create_model(PRETRAINED[self.maps], pretrained=True, num_classes=0, **self.seen).state_dict()
-        self.transformer.load_state_dict({name: learnt[name] for name in self.transformer.state_dict()})
+            raise SettingsError(
+                f"Pretrained weights of SETR are of width {' or '.join(map(str, PRETRAINED))}; got {self.maps}."
+            )
+        learnt = timm.create_model(
+            PRETRAINED[self.maps], pretrained=True, num_classes=0, **self.seen
+        ).state_dict()
+        self.transformer.load_state_dict(
+            {name: learnt[name] for name in self.transformer.state_dict()}
+        )
 
     def looked(self, x: Tensor) -> list[Tensor]:
         """Maps (B, C, H / 16, W / 16) after a quarter, a half, three quarters and all of the blocks."""
         every = self.blocks // 4
         after = [every - 1, 2 * every - 1, 3 * every - 1, 4 * every - 1]
-        found: Any = self.transformer.forward_intermediates(x, indices=after, norm=False, intermediates_only=True)
+        found: Any = self.transformer.forward_intermediates(
+            x, indices=after, norm=False, intermediates_only=True
+        )
         return list(found)
 
 
@@ -97,7 +114,11 @@ class SetrNaive(Setr):
 
     def build_up(self, outputs: int) -> None:
         """Two convolutions of single pixels."""
-        self.up = nn.Sequential(NormedMap(self.maps), convolution(self.maps, MAPS, 1, bias=True), nn.Conv2d(MAPS, outputs, 1))
+        self.up = nn.Sequential(
+            NormedMap(self.maps),
+            convolution(self.maps, MAPS, 1, bias=True),
+            nn.Conv2d(MAPS, outputs, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
@@ -110,7 +131,9 @@ class SetrPup(Setr):
     def build_up(self, outputs: int) -> None:
         """Four convolutions, each before an enlargement."""
         self.norm = NormedMap(self.maps)
-        self.steps = nn.ModuleList(convolution(self.maps if step == 0 else MAPS, MAPS, 3, bias=True) for step in range(4))
+        self.steps = nn.ModuleList(
+            convolution(self.maps if step == 0 else MAPS, MAPS, 3, bias=True) for step in range(4)
+        )
         self.head = nn.Conv2d(MAPS, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,7 +158,10 @@ class SetrMla(Setr):
         self.smooth = nn.ModuleList(convolution(MAPS, MAPS, 3, bias=False) for _ in range(4))
         half = MAPS // 2
         self.last = nn.ModuleList(
-            nn.Sequential(convolution(MAPS, half, 3, bias=False), convolution(half, half, 3, bias=False)) for _ in range(4)
+            nn.Sequential(
+                convolution(MAPS, half, 3, bias=False), convolution(half, half, 3, bias=False)
+            )
+            for _ in range(4)
         )
         self.head = nn.Conv2d(4 * half, outputs, 3, padding=1)
 
@@ -153,9 +179,17 @@ class SetrMla(Setr):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
-        narrowed = [narrow(norm(maps)) for narrow, norm, maps in zip(self.narrow, self.norms, self.looked(x), strict=True)]
+        narrowed = [
+            narrow(norm(maps))
+            for narrow, norm, maps in zip(self.narrow, self.norms, self.looked(x), strict=True)
+        ]
         for level in (2, 1, 0):  # from the deepest on, each adds what is below it
             narrowed[level] = narrowed[level] + narrowed[level + 1]
-        ends = [last(smooth(maps)) for last, smooth, maps in zip(self.last, self.smooth, narrowed, strict=True)]
-        larger = [interpolate(end, scale_factor=4.0, mode="bilinear", align_corners=True) for end in ends]
+        ends = [
+            last(smooth(maps))
+            for last, smooth, maps in zip(self.last, self.smooth, narrowed, strict=True)
+        ]
+        larger = [
+            interpolate(end, scale_factor=4.0, mode="bilinear", align_corners=True) for end in ends
+        ]
         return interpolate(self.head(torch.cat(larger, 1)), x.shape[2:], mode="bilinear")

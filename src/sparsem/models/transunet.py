@@ -27,7 +27,9 @@ class StandardisedConvolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W)."""
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, unbiased=False)
-        return conv2d(x, (self.weight - mean) / (variance + 1e-5).sqrt(), None, self.stride, self.padding)
+        return conv2d(
+            x, (self.weight - mean) / (variance + 1e-5).sqrt(), None, self.stride, self.padding
+        )
 
 
 class Bottleneck(nn.Module):
@@ -37,11 +39,22 @@ class Bottleneck(nn.Module):
         super().__init__()
         outputs = 4 * inner
         parts: list[nn.Module] = []
-        for a, b, kernel, step in ((inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)):
-            parts += [StandardisedConvolution(a, b, kernel, step), nn.GroupNorm(GROUPS, b, eps=1e-6), nn.ReLU()]
+        for a, b, kernel, step in (
+            (inputs, inner, 1, 1),
+            (inner, inner, 3, stride),
+            (inner, outputs, 1, 1),
+        ):
+            parts += [
+                StandardisedConvolution(a, b, kernel, step),
+                nn.GroupNorm(GROUPS, b, eps=1e-6),
+                nn.ReLU(),
+            ]
         self.residual = nn.Sequential(*parts[:-1])
         plain = inputs == outputs and stride == 1
-        shortcut = (StandardisedConvolution(inputs, outputs, 1, stride), nn.GroupNorm(outputs, outputs))
+        shortcut = (
+            StandardisedConvolution(inputs, outputs, 1, stride),
+            nn.GroupNorm(outputs, outputs),
+        )
         self.shortcut = nn.Identity() if plain else nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +65,9 @@ class Bottleneck(nn.Module):
 
 def convolution(inputs: int, outputs: int) -> nn.Sequential:
     """3x3 convolution without bias, batch normalisation, ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
 
 
 class TransUNet(nn.Module):
@@ -69,18 +84,24 @@ class TransUNet(nn.Module):
     usual_width, width_of = 64, 32
     usual_rate = 2e-3
 
-    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512) -> None:
+    def __init__(
+        self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512
+    ) -> None:
         super().__init__()
         self.repeats = 3 if inputs == 1 else 1
         self.root = nn.Sequential(
-            StandardisedConvolution(inputs * self.repeats, width, 7, 2), nn.GroupNorm(GROUPS, width, eps=1e-6), nn.ReLU()
+            StandardisedConvolution(inputs * self.repeats, width, 7, 2),
+            nn.GroupNorm(GROUPS, width, eps=1e-6),
+            nn.ReLU(),
         )
         self.pool = nn.MaxPool2d(3, 2)
         stages, before = [], width
         for number, count in enumerate(STAGES):
             inner = width * 2**number
             first = Bottleneck(before, inner, 2 if number else 1)
-            stages.append(nn.Sequential(first, *(Bottleneck(4 * inner, inner, 1) for _ in range(count - 1))))
+            stages.append(
+                nn.Sequential(first, *(Bottleneck(4 * inner, inner, 1) for _ in range(count - 1)))
+            )
             before = 4 * inner
         self.stages = nn.ModuleList(stages)
         maps = 12 * width
@@ -88,13 +109,18 @@ class TransUNet(nn.Module):
         self.positions = nn.Parameter(torch.zeros(1, maps, tile // 16, tile // 16))
         self.drop = nn.Dropout(DROPOUT)
         normed: Any = partial(nn.LayerNorm, eps=1e-6)
-        blocks = (Block(maps, maps // HEAD, qkv_bias=True, norm_layer=normed, proj_drop=DROPOUT) for _ in range(BLOCKS))
+        blocks = (
+            Block(maps, maps // HEAD, qkv_bias=True, norm_layer=normed, proj_drop=DROPOUT)
+            for _ in range(BLOCKS)
+        )
         self.blocks = nn.Sequential(*blocks, normed(maps))
         self.entrance = convolution(maps, 8 * width)
         widths = [8 * width, 4 * width, 2 * width, width, width // 4]
         across = [8 * width, 4 * width, width, 0]
         steps = zip(widths, widths[1:], across, strict=False)
-        self.steps = nn.ModuleList(nn.Sequential(convolution(a + skip, b), convolution(b, b)) for a, b, skip in steps)
+        self.steps = nn.ModuleList(
+            nn.Sequential(convolution(a + skip, b), convolution(b, b)) for a, b, skip in steps
+        )
         self.head = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -36,8 +36,14 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width, 2 * width, 4 * width, 4 * width]
         above = [inputs, *widths[:-1]]
-        self.encoder = nn.ModuleList(double_convolution(a, b, b) for a, b in zip(above, widths, strict=True))
-        upwards = [(8 * width, 4 * width, 2 * width), (4 * width, 2 * width, width), (2 * width, width, width)]
+        self.encoder = nn.ModuleList(
+            double_convolution(a, b, b) for a, b in zip(above, widths, strict=True)
+        )
+        upwards = [
+            (8 * width, 4 * width, 2 * width),
+            (4 * width, 2 * width, width),
+            (2 * width, width, width),
+        ]
         self.decoder = nn.ModuleList(double_convolution(*maps) for maps in upwards)
         self.shrink = nn.MaxPool2d(2)
         self.enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)

@@ -33,13 +33,19 @@ class UNetPlusPlus(nn.Module):
     def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         channels = tuple(width * part for part in self.channels)
-        options = {"encoder_depth": self.levels, "encoder_weights": None, "decoder_channels": channels}
+        options = {
+            "encoder_depth": self.levels,
+            "encoder_weights": None,
+            "decoder_channels": channels,
+        }
         self.network = smp.UnetPlusPlus(ENCODER, in_channels=inputs, classes=outputs, **options)
         self.inputs = inputs
 
     def load_pretrained(self) -> None:
         """Let the encoder begin with what it learnt on ImageNet."""
-        learnt = smp.encoders.get_encoder(ENCODER, in_channels=self.inputs, depth=self.levels, weights="imagenet")
+        learnt = smp.encoders.get_encoder(
+            ENCODER, in_channels=self.inputs, depth=self.levels, weights="imagenet"
+        )
         self.network.encoder.load_state_dict(learnt.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,17 +67,28 @@ class ShallowUNetPlusPlus(UNetPlusPlus):
 class AveragedUNetPlusPlus(UNetPlusPlus):
     """UNet++ whose output is the mean of those of its four nested branches, each of which has a loss of its own (deep supervision)."""
 
-    def __init__(self, width: int = UNetPlusPlus.usual_width, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(
+        self, width: int = UNetPlusPlus.usual_width, inputs: int = 1, outputs: int = 1
+    ) -> None:
         super().__init__(width, inputs, outputs)
         blocks = self.network.decoder.blocks
-        channels = (blocks[f"x_{branch}_{LEVELS - 2}"].out_channels for branch in range(1, LEVELS - 1))
+        channels = (
+            blocks[f"x_{branch}_{LEVELS - 2}"].out_channels for branch in range(1, LEVELS - 1)
+        )
         self.heads = nn.ModuleList(nn.Conv2d(maps, outputs, 3, padding=1) for maps in channels)
 
     def each(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> logits of every branch (4, B, outputs, H, W)."""
         ends = self._branches(self.network.encoder(x))
-        logits = [self.network.segmentation_head(self.network.decoder.blocks[f"x_0_{LEVELS - 1}"](ends[0]))]
-        logits += [interpolate(head(end), x.shape[2:], mode="bilinear") for head, end in zip(self.heads, ends[1:], strict=True)]
+        logits = [
+            self.network.segmentation_head(
+                self.network.decoder.blocks[f"x_0_{LEVELS - 1}"](ends[0])
+            )
+        ]
+        logits += [
+            interpolate(head(end), x.shape[2:], mode="bilinear")
+            for head, end in zip(self.heads, ends[1:], strict=True)
+        ]
         return torch.stack(logits)
 
     def combined(self, each: Tensor) -> Tensor:
@@ -90,5 +107,7 @@ class AveragedUNetPlusPlus(UNetPlusPlus):
                 end = start + joins
                 across = [nodes[other, end] for other in range(start + 1, end + 1)]
                 below = nodes[start, end - 1] if joins else deep[start]
-                nodes[start, end] = self.network.decoder.blocks[f"x_{start}_{end}"](below, torch.cat([*across, deep[end + 1]], 1))
+                nodes[start, end] = self.network.decoder.blocks[f"x_{start}_{end}"](
+                    below, torch.cat([*across, deep[end + 1]], 1)
+                )
         return [nodes[start, LEVELS - 2] for start in range(LEVELS - 1)]

@@ -84,29 +84,54 @@ def plan(seed: int, size: Point, cells: int, voxel: float) -> Anatomy:
         for j in layers[1]:
             for k in layers[2]:
                 random = generator(seed, "cell", int(i) + 2, int(j) + 2, int(k) + 2)
-                shift = np.array([0.0, 0.5 * (int(i) % 2) * spacing, (0.5 * (int(j) % 2)) * spacing])
-                centre = np.array(origin) + np.array([i, j, k]) * spacing + shift + random.uniform(-0.22, 0.22, 3) * spacing
+                shift = np.array(
+                    [0.0, 0.5 * (int(i) % 2) * spacing, (0.5 * (int(j) % 2)) * spacing]
+                )
+                centre = (
+                    np.array(origin)
+                    + np.array([i, j, k]) * spacing
+                    + shift
+                    + random.uniform(-0.22, 0.22, 3) * spacing
+                )
                 if np.all(centre > -1.1 * spacing) and np.all(centre < size + 1.1 * spacing):
                     made.append(_cell(len(made) + 1, centre, spacing, voxel, random))
     return Anatomy(size, spacing, tuple(made))
 
 
-def _cell(number: int, centre: Point, spacing: float, voxel: float, random: np.random.Generator) -> Cell:
+def _cell(
+    number: int, centre: Point, spacing: float, voxel: float, random: np.random.Generator
+) -> Cell:
     metric = _stretched(random, 0.14)
     nucleus = _nucleus(centre + random.uniform(-0.06, 0.06, 3) * spacing, 0.35 * spacing, random)
     first = number * 1000  # ids of organelles are unique in the volume: 1000 of a kind a cell
     thin = max(0.026 * spacing, 3 * voxel)
 
-    def around(count: int, low: float, high: float, lengths: tuple[int, int], step: float) -> tuple[Tube, ...]:
+    def around(
+        count: int, low: float, high: float, lengths: tuple[int, int], step: float
+    ) -> tuple[Tube, ...]:
         radii = random.uniform(max(low * spacing, 2 * voxel), max(high * spacing, 3 * voxel), count)
         return tuple(
-            Tube(first + n, number, _walk(nucleus, spacing, radius, int(random.integers(*lengths)), step, random), float(radius))
+            Tube(
+                first + n,
+                number,
+                _walk(nucleus, spacing, radius, int(random.integers(*lengths)), step, random),
+                float(radius),
+            )
             for n, radius in enumerate(radii, 1)
         )
 
     nucleoli = tuple(
-        Tube(first + n, number, (nucleus.centre + _direction(random) * nucleus.radius * random.uniform(0.15, 0.5))[None], radius)
-        for n, radius in enumerate(random.uniform(0.28, 0.44, int(random.integers(1, 4))) * nucleus.radius, 1)
+        Tube(
+            first + n,
+            number,
+            (nucleus.centre + _direction(random) * nucleus.radius * random.uniform(0.15, 0.5))[
+                None
+            ],
+            radius,
+        )
+        for n, radius in enumerate(
+            random.uniform(0.28, 0.44, int(random.integers(1, 4))) * nucleus.radius, 1
+        )
     )
     return Cell(
         number,
@@ -117,17 +142,29 @@ def _cell(number: int, centre: Point, spacing: float, voxel: float, random: np.r
         mitochondria=around(70, 0.026, 0.046, (2, 9), 1.6),
         endosomes=around(34, 0.018, 0.040, (1, 2), 0),
         lysosomes=around(26, 0.016, 0.036, (1, 2), 0),
-        filopodia=tuple(Tube(first + n, number, _filopodium(centre, spacing, random), thin) for n in range(1, 11)),
+        filopodia=tuple(
+            Tube(first + n, number, _filopodium(centre, spacing, random), thin)
+            for n in range(1, 11)
+        ),
     )
 
 
 def _nucleus(centre: Point, radius: float, random: np.random.Generator) -> Nucleus:
     count = int(random.integers(0, 3))
     furrows = np.array([_direction(random) for _ in range(count)]).reshape(count, 3)
-    return Nucleus(centre, _stretched(random, 0.2) / radius, radius, furrows, random.uniform(0.25, 0.6, count))
+    return Nucleus(
+        centre, _stretched(random, 0.2) / radius, radius, furrows, random.uniform(0.25, 0.6, count)
+    )
 
 
-def _walk(nucleus: Nucleus, spacing: float, radius: float, count: int, step: float, random: np.random.Generator) -> Points:
+def _walk(
+    nucleus: Nucleus,
+    spacing: float,
+    radius: float,
+    count: int,
+    step: float,
+    random: np.random.Generator,
+) -> Points:
     """A wandering chain of points in the cytoplasm; those that would enter the nucleus are pushed out of it."""
     place = nucleus.centre + _direction(random) * spacing * random.uniform(0.36, 0.64)
     heading = _direction(random)

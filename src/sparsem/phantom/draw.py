@@ -75,7 +75,9 @@ class Artist:
             z, y, x = wavelength * 3 if len(wavelength) == 1 else wavelength
             least = 1.5 * min(self.voxel)
             size = (float(self.anatomy.size[1]), float(self.anatomy.size[2]))
-            self._fields[name] = SmoothField(self.seed, name, (max(z, least), max(y, least), max(x, least)), size, self.margin)
+            self._fields[name] = SmoothField(
+                self.seed, name, (max(z, least), max(y, least), max(x, least)), size, self.margin
+            )
         return self._fields[name]
 
 
@@ -89,7 +91,9 @@ class _View:
         self.shape = (len(y), len(x))
         self.cell: Labels = np.zeros(self.shape, np.uint32)
         self.inside: Field = np.full(self.shape, FAR)  # nm into the cell, negative outside
-        self.protrusion: NDArray[np.bool_] = np.zeros(self.shape, bool)  # of one cell in another: too thin for organelles
+        self.protrusion: NDArray[np.bool_] = np.zeros(
+            self.shape, bool
+        )  # of one cell in another: too thin for organelles
         self.nuclear: Field = np.full(self.shape, FAR)  # nm into the nucleus
 
     def noise(self, name: str, *wavelength: float) -> Field:
@@ -98,7 +102,11 @@ class _View:
     def divide_space(self) -> None:
         """Cells share space by the nearest centre in a bent metric; between them a gap that mostly closes."""
         s = self.spacing
-        bend = [0.11 * s * self.noise(f"bend {axis}", 0.5 * s) + 0.03 * s * self.noise(f"ripple {axis}", 0.14 * s) for axis in "zyx"]
+        bend = [
+            0.11 * s * self.noise(f"bend {axis}", 0.5 * s)
+            + 0.03 * s * self.noise(f"ripple {axis}", 0.14 * s)
+            for axis in "zyx"
+        ]
         first, second = (np.full(self.shape, 1e9, np.float32) for _ in range(2))
         for cell in self.artist.anatomy.cells:
             window = self._window(cell.centre[None], 1.9 * s)
@@ -123,7 +131,9 @@ class _View:
     def add_filopodia(self) -> None:
         """Thin protrusions run through the gaps and into the neighbours, with a membrane and a cleft of their own."""
         cleft = 1.2 * self.membrane
-        cortex = 0.10 * self.spacing  # as deep as a neighbour lets a protrusion in: far from its nucleus
+        cortex = (
+            0.10 * self.spacing
+        )  # as deep as a neighbour lets a protrusion in: far from its nucleus
         for cell in self.artist.anatomy.cells:
             for tube in cell.filopodia:
                 window = self._window(tube.points, tube.radius + 3 * float(cleft))
@@ -134,28 +144,41 @@ class _View:
                 depth = self._depth(tube, window)
                 depth = np.where(foreign, np.minimum(depth, cortex - inside), depth)
                 entered = foreign & (depth > -cleft)  # the neighbour gives way, a cleft remains
-                kept = np.where(foreign, np.minimum(inside, -depth - cleft), np.maximum(inside, depth))
+                kept = np.where(
+                    foreign, np.minimum(inside, -depth - cleft), np.maximum(inside, depth)
+                )
                 self.inside[area] = np.where(entered, np.maximum(depth, -cleft / 2), kept)
-                self.cell[area] = np.where(entered & (depth > 0), np.uint32(cell.number), self.cell[area])
+                self.cell[area] = np.where(
+                    entered & (depth > 0), np.uint32(cell.number), self.cell[area]
+                )
                 self.protrusion[area] |= entered
         self.cell[self.inside <= 0] = 0
 
     def tissue(self) -> Field:
         """Cytoplasm with reticulum and ribosomes, the matrix between cells with its fibrils, and the cells' membranes."""
         s, t = self.spacing, self.membrane
-        shade = np.array([0.0, *(3.5 * np.sin(5.0 * cell.number) for cell in self.artist.anatomy.cells)], np.float32)[self.cell]
+        shade = np.array(
+            [0.0, *(3.5 * np.sin(5.0 * cell.number) for cell in self.artist.anatomy.cells)],
+            np.float32,
+        )[self.cell]
         ribosomes = self.noise("ribosomes", 0.010 * s)
         clouds = self.noise("clouds", 0.09 * s)
-        reticulum = np.exp(-((self.noise("reticulum", 0.045 * s, 0.05 * s, 0.05 * s) / 0.16) ** 2)) * np.clip(
-            2 * self.noise("reticulum here", 0.2 * s), 0, 1
-        )
+        reticulum = np.exp(
+            -((self.noise("reticulum", 0.045 * s, 0.05 * s, 0.05 * s) / 0.16) ** 2)
+        ) * np.clip(2 * self.noise("reticulum here", 0.2 * s), 0, 1)
         cytoplasm = (
-            CYTOPLASM + shade + 7 * clouds - 30 * np.clip(ribosomes - 0.5, 0, 2) * np.clip(0.7 + 0.5 * clouds, 0.1, 1.5) - 48 * reticulum
+            CYTOPLASM
+            + shade
+            + 7 * clouds
+            - 30 * np.clip(ribosomes - 0.5, 0, 2) * np.clip(0.7 + 0.5 * clouds, 0.1, 1.5)
+            - 48 * reticulum
         )
         fibrils = self.noise("fibrils", 0.12 * s, 0.022 * s, 0.06 * s)
         matrix = MATRIX + 4 * self.noise("matrix", 0.15 * s) - 30 * np.clip(fibrils - 0.7, 0, 1.5)
         grey = np.where(self.inside > 0, cytoplasm, matrix)
-        visible = np.clip(0.72 + 0.3 * self.noise("membrane", 0.25 * s), 0.25, 1)  # tumour cells: borders come and go
+        visible = np.clip(
+            0.72 + 0.3 * self.noise("membrane", 0.25 * s), 0.25, 1
+        )  # tumour cells: borders come and go
         return np.asarray(grey - 105 * visible * _line(self.inside, t), np.float32)
 
     def nuclei(self, grey: Field) -> tuple[Labels, Labels, Field]:
@@ -163,7 +186,9 @@ class _View:
         s, t = self.spacing, self.membrane
         nucleus, nucleolus = np.zeros(self.shape, np.uint32), np.zeros(self.shape, np.uint32)
         nucleolar = np.full(self.shape, FAR)
-        rough = 0.075 * self.noise("envelope", 0.2 * s) + 0.022 * self.noise("envelope fine", 0.05 * s)
+        rough = 0.075 * self.noise("envelope", 0.2 * s) + 0.022 * self.noise(
+            "envelope fine", 0.05 * s
+        )
         sheet = self.noise("furrow", 0.26 * s)
         blob = self.noise("nucleolus", 0.06 * s)
         holes = self.noise("fenestration", 0.034 * s)
@@ -173,14 +198,20 @@ class _View:
                 continue
             area = (window.rows, window.columns)
             depth = self._nuclear_depth(cell.nucleus, window, rough[area], sheet[area])
-            depth = np.where(self.cell[area] == cell.number, np.minimum(depth, self.inside[area] - 5 * t), FAR)
+            depth = np.where(
+                self.cell[area] == cell.number, np.minimum(depth, self.inside[area] - 5 * t), FAR
+            )
             nucleus[area][depth > 0] = cell.number
             self.nuclear[area] = np.maximum(self.nuclear[area], depth)
             for tube in cell.nucleoli:
                 whole = self._depth(tube, window) + np.float32(0.2 * tube.radius) * blob[area]
-                net = np.minimum(whole, np.float32(0.22 * tube.radius) * (np.float32(1.4) - holes[area]))
+                net = np.minimum(
+                    whole, np.float32(0.22 * tube.radius) * (np.float32(1.4) - holes[area])
+                )
                 net = np.minimum(net, depth - 2 * t)
-                nucleolus[area] = np.where((net > 0) & (nucleolus[area] == 0), np.uint32(tube.number), nucleolus[area])
+                nucleolus[area] = np.where(
+                    (net > 0) & (nucleolus[area] == 0), np.uint32(tube.number), nucleolus[area]
+                )
                 nucleolar[area] = np.maximum(nucleolar[area], net)
         chromatin = self.noise("chromatin", 0.028 * s)
         rim = np.exp(-np.clip(self.nuclear, 0, None) / (0.022 * s))
@@ -188,7 +219,9 @@ class _View:
         inner = NUCLEOPLASM - 58 * clumps + 7 * self.noise("nucleoplasm", 0.01 * s)
         inner = np.where(nucleolus > 0, 84 + 9 * self.noise("granules", 0.012 * s), inner)
         grey = np.where(self.nuclear > 0, inner, grey)
-        envelope = _line(self.nuclear, t) + 0.8 * _line(self.nuclear + 2.6 * t, 0.8 * t)  # two membranes
+        envelope = _line(self.nuclear, t) + 0.8 * _line(
+            self.nuclear + 2.6 * t, 0.8 * t
+        )  # two membranes
         return nucleus, nucleolus, (grey - 80 * np.clip(envelope, 0, 1)).astype(np.float32)
 
     def _nuclear_depth(self, nucleus: Nucleus, window: Window, rough: Field, sheet: Field) -> Field:
@@ -197,10 +230,18 @@ class _View:
         radial = _length(nucleus.metric, dz, dy, dx)
         depth = 1 - radial + rough
         for normal, deep in zip(nucleus.furrows, nucleus.furrow_depths, strict=True):
-            across = (np.float32(normal[0]) * dz + np.float32(normal[1]) * dy + np.float32(normal[2]) * dx) / np.float32(nucleus.radius)
-            reach = np.clip((radial - (1 - deep)) / deep, 0, 1)  # 0 at the furrow's bottom, 1 at the surface
+            across = (
+                np.float32(normal[0]) * dz + np.float32(normal[1]) * dy + np.float32(normal[2]) * dx
+            ) / np.float32(nucleus.radius)
+            reach = np.clip(
+                (radial - (1 - deep)) / deep, 0, 1
+            )  # 0 at the furrow's bottom, 1 at the surface
             width = np.float32(0.06) * np.sqrt(reach)
-            depth = np.where(reach > 0, np.minimum(depth, np.abs(across + np.float32(0.26) * sheet) - width), depth)
+            depth = np.where(
+                reach > 0,
+                np.minimum(depth, np.abs(across + np.float32(0.26) * sheet) - width),
+                depth,
+            )
         return (depth * np.float32(nucleus.radius)).astype(np.float32)
 
     def organelles(self, name: str, grey: Field, free: Field) -> tuple[Labels, Field, Field]:
@@ -208,30 +249,46 @@ class _View:
         t = self.membrane
         labels, depth = np.zeros(self.shape, np.uint32), np.full(self.shape, FAR)
         for cell in self.artist.anatomy.cells:
-            for tube in {"mitochondrion": cell.mitochondria, "endosome": cell.endosomes, "lysosome": cell.lysosomes}[name]:
+            for tube in {
+                "mitochondrion": cell.mitochondria,
+                "endosome": cell.endosomes,
+                "lysosome": cell.lysosomes,
+            }[name]:
                 window = self._window(tube.points, 1.4 * tube.radius + 3 * float(t))
                 if window is None:
                     continue
                 area = (window.rows, window.columns)
                 reach = np.minimum(self._depth(tube, window), free[area])
-                reach = np.where((self.cell[area] == cell.number) & ~self.protrusion[area], reach, FAR)
+                reach = np.where(
+                    (self.cell[area] == cell.number) & ~self.protrusion[area], reach, FAR
+                )
                 wins = reach > depth[area]
                 labels[area] = np.where(wins & (reach > 0), np.uint32(tube.number), labels[area])
                 depth[area] = np.maximum(depth[area], reach)
-        body = {"mitochondrion": self._cristae, "endosome": self._lumen, "lysosome": self._dense}[name]()
+        body = {"mitochondrion": self._cristae, "endosome": self._lumen, "lysosome": self._dense}[
+            name
+        ]()
         grey = np.where(depth > 0, body, grey)
         rim = {"mitochondrion": 50, "endosome": 75, "lysosome": 30}[name]
         grey = (grey - rim * _line(depth - 0.5 * t, t)).astype(np.float32)
         return labels, grey, np.minimum(free, -depth - 2 * t)
 
     def _cristae(self) -> Field:
-        folds = self.noise("cristae", 0.05 * self.spacing, 0.013 * self.spacing, 0.03 * self.spacing)
-        bend = self.noise("cristae turned", 0.05 * self.spacing, 0.03 * self.spacing, 0.013 * self.spacing)
+        folds = self.noise(
+            "cristae", 0.05 * self.spacing, 0.013 * self.spacing, 0.03 * self.spacing
+        )
+        bend = self.noise(
+            "cristae turned", 0.05 * self.spacing, 0.03 * self.spacing, 0.013 * self.spacing
+        )
         pattern = np.where(self.noise("cristae side", 0.12 * self.spacing) > 0, folds, bend)
-        return np.asarray(124 - 44 * np.exp(-((pattern / 0.35) ** 2)) + 14 * np.clip(pattern, -1, 1), np.float32)
+        return np.asarray(
+            124 - 44 * np.exp(-((pattern / 0.35) ** 2)) + 14 * np.clip(pattern, -1, 1), np.float32
+        )
 
     def _lumen(self) -> Field:
-        return np.asarray(192 - 38 * np.clip(self.noise("vesicles", 0.012 * self.spacing) - 0.5, 0, 2), np.float32)
+        return np.asarray(
+            192 - 38 * np.clip(self.noise("vesicles", 0.012 * self.spacing) - 0.5, 0, 2), np.float32
+        )
 
     def _dense(self) -> Field:
         return np.asarray(74 + 15 * self.noise("lysosome", 0.014 * self.spacing), np.float32)
@@ -244,7 +301,11 @@ class _View:
             along = end - start
             to = (np.float32(self.z) - start[0], window.y - start[1], window.x - start[2])
             squared = float(along @ along)
-            share = np.clip((to[0] * along[0] + to[1] * along[1] + to[2] * along[2]) / squared, 0, 1) if squared else np.float32(0)
+            share = (
+                np.clip((to[0] * along[0] + to[1] * along[1] + to[2] * along[2]) / squared, 0, 1)
+                if squared
+                else np.float32(0)
+            )
             rest = [offset - share * step for offset, step in zip(to, along, strict=True)]
             nearest = np.minimum(nearest, rest[0] ** 2 + rest[1] ** 2 + rest[2] ** 2)
         return (np.float32(tube.radius) - np.sqrt(nearest)).astype(np.float32)
@@ -258,7 +319,12 @@ class _View:
         columns = slice(*np.searchsorted(self.x, (low[2], high[2])))
         if rows.start == rows.stop or columns.start == columns.stop:
             return None
-        return Window(rows, columns, self.y[rows, None].astype(np.float32), self.x[None, columns].astype(np.float32))
+        return Window(
+            rows,
+            columns,
+            self.y[rows, None].astype(np.float32),
+            self.x[None, columns].astype(np.float32),
+        )
 
 
 def _length(metric: NDArray[np.float64], dz: Field | np.float32, dy: Field, dx: Field) -> Field:

@@ -27,7 +27,12 @@ def spline_weights(position: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
     """First lattice index (N,) and the four cubic B-spline weights (N, 4) of positions in lattice units."""
     first = np.floor(position).astype(np.int64)
     t = position - first
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    weights = (
+        np.stack(
+            [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
+        )
+        / 6
+    )
     return first, weights.astype(np.float32)
 
 
@@ -53,10 +58,15 @@ class SmoothField:
     def at(self, z: float, y: NDArray[np.float64], x: NDArray[np.float64]) -> Field:
         """Values (len(y), len(x)) on the slice at height z, all in nm."""
         (first,), (weights,) = spline_weights(np.array([z / self.wavelength[0] + 2**20]))
-        plane: Field = sum((weight * self._plane(int(first) + k) for k, weight in enumerate(weights)), np.zeros((), np.float32))
+        plane: Field = sum(
+            (weight * self._plane(int(first) + k) for k, weight in enumerate(weights)),
+            np.zeros((), np.float32),
+        )
         rows, columns = (
             _expansion(tuple(axis), wavelength, self.margin, points)
-            for axis, wavelength, points in zip((y, x), self.wavelength[1:], plane.shape, strict=True)
+            for axis, wavelength, points in zip(
+                (y, x), self.wavelength[1:], plane.shape, strict=True
+            )
         )
         values: Field = (columns @ (rows @ plane).T).T
         return np.ascontiguousarray(values) / np.float32(SPLINE_VARIANCE**1.5)
@@ -64,7 +74,10 @@ class SmoothField:
     def _plane(self, number: int) -> Field:
         plane = self._planes.get(number)
         if plane is None:
-            points = [int((length + 2 * self.margin) / wave) + 5 for length, wave in zip(self.extent, self.wavelength[1:], strict=True)]
+            points = [
+                int((length + 2 * self.margin) / wave) + 5
+                for length, wave in zip(self.extent, self.wavelength[1:], strict=True)
+            ]
             plane = generator(self.seed, self.name, number).standard_normal(points, np.float32)
             if len(self._planes) > 8:
                 self._planes.clear()
@@ -73,7 +86,9 @@ class SmoothField:
 
 
 @lru_cache(maxsize=256)
-def _expansion(axis: tuple[float, ...], wavelength: float, margin: float, points: int) -> scipy.sparse.csr_array:
+def _expansion(
+    axis: tuple[float, ...], wavelength: float, margin: float, points: int
+) -> scipy.sparse.csr_array:
     """Sparse matrix (len(axis), points) that turns lattice numbers into values at the positions of ``axis``."""
     first, weights = spline_weights((np.array(axis) + margin) / wavelength)
     rows = np.repeat(np.arange(len(axis)), 4)

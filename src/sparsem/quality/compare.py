@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.errors import SettingsError
-from sparsem.prepare.denoise import Way
-from sparsem.quality.picture import METRICS, Picture, tables
-from sparsem.quality.reference import REFERENCE
-from sparsem.quality.statistics import Correlation, Difference, difference, holm, least_p, pearson, spearman
-from sparsem.settings import Settings, parse, read_toml
-from sparsem.slice_lists import SliceNumbers
+from sparsem.preprocess.denoise import Way
+from sparsem.quality.full_reference import REFERENCE
+from sparsem.quality.image_metrics import METRICS, Picture, tables
+from sparsem.quality.statistics import (
+    Correlation,
+    Difference,
+    difference,
+    holm,
+    least_p,
+    pearson,
+    spearman,
+)
+from sparsem.settings import Settings, SliceNumbers, parse, read_toml
 
 FACTORS = ("protocol", "tissue", "microscope")
 SURE = 0.05  # p, corrected for all tests, below which a difference is called one
@@ -31,11 +38,21 @@ class GroupStep(Settings):
     protocol: str = Field(description="how the tissue was prepared")
     tissue: str = Field("", description="of what")
     microscope: str = Field("", description="with which")
-    pictures: tuple[str, ...] = Field(min_length=1, description="files of pictures or stacks, or patterns such as bench/*.tif")
-    reference: tuple[str, ...] = Field((), description="what they are compared with, one for each file, or a pattern")
-    resin: tuple[str, ...] = Field((), description="masks of resin, one for each file, or a pattern")
-    box: tuple[int, int, int, int] | None = Field(None, description="rows and columns of resin: top left bottom right")
-    slices: SliceNumbers = Field((), description="of stacks, the slices to look at; all if not given")
+    pictures: tuple[str, ...] = Field(
+        min_length=1, description="files of pictures or stacks, or patterns such as bench/*.tif"
+    )
+    reference: tuple[str, ...] = Field(
+        (), description="what they are compared with, one for each file, or a pattern"
+    )
+    resin: tuple[str, ...] = Field(
+        (), description="masks of resin, one for each file, or a pattern"
+    )
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="rows and columns of resin: top left bottom right"
+    )
+    slices: SliceNumbers = Field(
+        (), description="of stacks, the slices to look at; all if not given"
+    )
 
     @property
     def name(self) -> str:
@@ -51,13 +68,22 @@ class GroupStep(Settings):
 class CompareSettings(Settings):
     """A study of protocols."""
 
-    group: tuple[GroupStep, ...] = Field(min_length=1, description="pictures that were made alike; one [[group]] for each")
+    group: tuple[GroupStep, ...] = Field(
+        min_length=1, description="pictures that were made alike; one [[group]] for each"
+    )
     title: str = Field("Image quality by protocol", description="title of the page")
     out: str = Field("comparison", description="folder for page, figures and tables")
-    denoise: Way | None = Field(None, description="compare each picture with itself denoised: nlm, or n2v as in the thesis")
-    by: Literal["picture", "tile"] = Field("picture", description="what counts as one measurement; tiles of a picture are not independent")
+    denoise: Way | None = Field(
+        None, description="compare each picture with itself denoised: nlm, or n2v as in the thesis"
+    )
+    by: Literal["picture", "tile"] = Field(
+        "picture",
+        description="what counts as one measurement; tiles of a picture are not independent",
+    )
     tile: int = Field(1024, ge=64, description="edge of the tiles, px")
-    weights: str | None = Field(None, description="folder with the files of BRISQUE and DISTS; torch's own if not given")
+    weights: str | None = Field(
+        None, description="folder with the files of BRISQUE and DISTS; torch's own if not given"
+    )
 
 
 @dataclass(frozen=True)
@@ -122,14 +148,23 @@ def read_comparison(path: str | Path) -> CompareSettings:
             f"{path.name}: two groups are '{twice[0]}'; put their pictures into one, or tell them apart by tissue or microscope."
         )
     if study.denoise and any(one.reference for one in study.group):
-        raise SettingsError(f"{path.name}: pictures are compared with a reference, or with themselves by denoise; give one of them.")
+        raise SettingsError(
+            f"{path.name}: pictures are compared with a reference, or with themselves by denoise; give one of them."
+        )
     return study
 
 
 def compared(groups: Mapping[str, Sequence[Picture]], study: CompareSettings) -> Compared:
     """Tests and correlations of what was measured."""
-    every = {name: {metric: _values(found, metric, study.by) for metric in METRICS} for name, found in groups.items()}
-    known = [metric for metric in METRICS if any(np.isfinite(one[metric]).any() for one in every.values())]
+    every = {
+        name: {metric: _values(found, metric, study.by) for metric in METRICS}
+        for name, found in groups.items()
+    }
+    known = [
+        metric
+        for metric in METRICS
+        if any(np.isfinite(one[metric]).any() for one in every.values())
+    ]
     values = {metric: {name: one[metric] for name, one in every.items()} for metric in known}
     tests = _tests(values, study.group)
     notices = [*_of_numbers(groups, study, tests), *_of_resin(groups), *_unmeasured(values, study)]
@@ -142,26 +177,41 @@ def _values(found: Sequence[Picture], metric: str, by: str) -> NDArray[np.float6
     return np.array([tile.values[metric] for one in found for tile in one.tiles], np.float64)
 
 
-def _tests(values: Mapping[str, Mapping[str, NDArray[np.float64]]], groups: Sequence[GroupStep]) -> tuple[Test, ...]:
+def _tests(
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]], groups: Sequence[GroupStep]
+) -> tuple[Test, ...]:
     pairs = [
         (one.name, other.name)
         for one, other in combinations(groups, 2)
         if sum(getattr(one, factor) != getattr(other, factor) for factor in FACTORS) == 1
     ]
-    found = [(metric, pair, difference(own[pair[0]], own[pair[1]])) for metric, own in values.items() for pair in pairs]
+    found = [
+        (metric, pair, difference(own[pair[0]], own[pair[1]]))
+        for metric, own in values.items()
+        for pair in pairs
+    ]
     corrected = holm([one.p for _, _, one in found])
     return tuple(Test(*one, p) for one, p in zip(found, corrected, strict=True))
 
 
-def _correlations(values: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> tuple[Correlated, ...]:
+def _correlations(
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]],
+) -> tuple[Correlated, ...]:
     every = {metric: np.concatenate(list(own.values())) for metric, own in values.items()}
     pairs = list(combinations(every, 2))
-    linear, ranked = ([way(every[one], every[other]) for one, other in pairs] for way in (pearson, spearman))
+    linear, ranked = (
+        [way(every[one], every[other]) for one, other in pairs] for way in (pearson, spearman)
+    )
     corrected = [holm([one.p for one in way]) for way in (linear, ranked)]
-    return tuple(Correlated(*each) for each in zip(pairs, linear, ranked, zip(*corrected, strict=True), strict=True))
+    return tuple(
+        Correlated(*each)
+        for each in zip(pairs, linear, ranked, zip(*corrected, strict=True), strict=True)
+    )
 
 
-def _of_numbers(groups: Mapping[str, Sequence[Picture]], study: CompareSettings, tests: Sequence[Test]) -> Iterator[str]:
+def _of_numbers(
+    groups: Mapping[str, Sequence[Picture]], study: CompareSettings, tests: Sequence[Test]
+) -> Iterator[str]:
     """What to know before believing a p."""
     for name, found in groups.items():
         count, files = len(_values(found, "noise", study.by)), len({one.source for one in found})
@@ -209,7 +259,11 @@ def _unmeasured(values: Mapping[str, Any], study: CompareSettings) -> Iterator[s
         yield f"Not measured: {', '.join(without)}; they need a reference, or denoise."
     elif without:
         yield f"Not measured: {', '.join(without)}; the pictures are too small for it."
-    learnt = [METRICS[metric].name for metric in absent if metric == "brisque" or (metric == "dists" and compared)]
+    learnt = [
+        METRICS[metric].name
+        for metric in absent
+        if metric == "brisque" or (metric == "dists" and compared)
+    ]
     if learnt:
         yield f"Not measured: {', '.join(learnt)}; the files that they were learnt with are not at hand (weights)."
 
@@ -219,11 +273,18 @@ def comparison_tables(found: Compared) -> dict[str, pa.Table]:
     whole, parts = zip(*(tables(one) for one in found.groups.values()), strict=True)
     named = [
         pa.concat_tables(
-            [one.add_column(0, "group", pa.array([name] * one.num_rows)) for name, one in zip(found.groups, each, strict=True)]
+            [
+                one.add_column(0, "group", pa.array([name] * one.num_rows))
+                for name, one in zip(found.groups, each, strict=True)
+            ]
         )
         for each in (whole, parts)
     ]
-    rows = [(metric, name, values[np.isfinite(values)]) for metric, own in found.values.items() for name, values in own.items()]
+    rows = [
+        (metric, name, values[np.isfinite(values)])
+        for metric, own in found.values.items()
+        for name, values in own.items()
+    ]
     groups = [_summary(*row) for row in rows]
     tests = [_test_row(one) for one in found.tests]
     correlations = [_correlation_row(one) for one in found.correlations]
@@ -240,8 +301,16 @@ def comparison_tables(found: Compared) -> dict[str, pa.Table]:
 
 def _summary(metric: str, group: str, values: NDArray[np.float64]) -> dict[str, Any]:
     quartiles = np.percentile(values, (25, 50, 75)) if len(values) else np.full(3, np.nan)
-    numbers = {"n": len(values), "median": quartiles[1], "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]}
-    moments = {"mean": values.mean() if len(values) else math.nan, "sd": values.std(ddof=1) if len(values) > 1 else math.nan}
+    numbers = {
+        "n": len(values),
+        "median": quartiles[1],
+        "lower_quartile": quartiles[0],
+        "upper_quartile": quartiles[2],
+    }
+    moments = {
+        "mean": values.mean() if len(values) else math.nan,
+        "sd": values.std(ddof=1) if len(values) > 1 else math.nan,
+    }
     return {"metric": METRICS[metric].name, "group": group, **numbers, **moments}
 
 
@@ -262,7 +331,19 @@ def _test_row(one: Test) -> dict[str, Any]:
 
 
 def _correlation_row(one: Correlated) -> dict[str, Any]:
-    row: dict[str, Any] = {"metric": METRICS[one.metrics[0]].name, "other_metric": METRICS[one.metrics[1]].name, "n": one.pearson.n}
-    for name, own, corrected in zip(("pearson", "spearman"), (one.pearson, one.spearman), one.corrected, strict=True):
-        row |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high, f"{name}_p": own.p, f"{name}_p_corrected": corrected}
+    row: dict[str, Any] = {
+        "metric": METRICS[one.metrics[0]].name,
+        "other_metric": METRICS[one.metrics[1]].name,
+        "n": one.pearson.n,
+    }
+    for name, own, corrected in zip(
+        ("pearson", "spearman"), (one.pearson, one.spearman), one.corrected, strict=True
+    ):
+        row |= {
+            name: own.value,
+            f"{name}_low": own.low,
+            f"{name}_high": own.high,
+            f"{name}_p": own.p,
+            f"{name}_p_corrected": corrected,
+        }
     return row

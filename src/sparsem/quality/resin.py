@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.quality.spectrum import spectrum_of, texture_of
+from sparsem.image.spectrum import spectrum_of, texture_of
 
 LEAST_PX = 1000  # of resin: the standard deviation of fewer pixels is good to no more than 2 %
 PROPOSED = 6  # squares
@@ -22,7 +22,9 @@ FEATURELESS = 0.54  # part of a square's standard deviation that smoothing leave
 ALL_NOISE = 1.6  # times the noise of the picture that resin varies at most: 1.1 to 1.5 on real pictures, packed axons 2.3
 SHOWN_PX = 900  # longest edge of a picture of it
 MARKED_COLOUR, PROPOSED_COLOUR = (0, 114, 178), (230, 159, 0)
-SMOOTHED_PX = 3.0  # standard deviation of the Gaussian after which noise is small beside what is seen
+SMOOTHED_PX = (
+    3.0  # standard deviation of the Gaussian after which noise is small beside what is seen
+)
 
 
 class Box(NamedTuple):
@@ -57,7 +59,11 @@ class Resin:
         Raises:
             InputError: as ``noise_in``.
         """
-        return float(np.median([noise_in(picture, part) for part in self.parts])) if self.parts else math.nan
+        return (
+            float(np.median([noise_in(picture, part) for part in self.parts]))
+            if self.parts
+            else math.nan
+        )
 
 
 def proposal(picture: NDArray[Any]) -> Resin:
@@ -73,7 +79,11 @@ def proposal(picture: NDArray[Any]) -> Resin:
     for box in proposed(picture):
         inside = np.s_[box.top : box.bottom, box.left : box.right]
         spread = picture[inside].std()
-        if picture[inside].size >= LEAST_PX and smooth[inside].std() < FEATURELESS * spread and spread < ALL_NOISE * noise:
+        if (
+            picture[inside].size >= LEAST_PX
+            and smooth[inside].std() < FEATURELESS * spread
+            and spread < ALL_NOISE * noise
+        ):
             parts.append(area_of_boxes([box], shape))
     return Resin(tuple(parts), True)
 
@@ -84,11 +94,15 @@ def overlay(picture: NDArray[Any], resin: Resin) -> NDArray[np.uint8]:
     size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
     small = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     low, high = np.percentile(small, (0.5, 99.5))
-    shown = np.repeat(np.clip((small - low) / max(high - low, 1e-6) * 255, 0, 255)[..., None], 3, axis=2)
+    shown = np.repeat(
+        np.clip((small - low) / max(high - low, 1e-6) * 255, 0, 255)[..., None], 3, axis=2
+    )
     for part in resin.parts:
         area = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         if resin.is_proposal:
-            shown[area > cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)] = PROPOSED_COLOUR
+            shown[area > cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)] = (
+                PROPOSED_COLOUR
+            )
         else:
             shown[area > 0] = 0.6 * shown[area > 0] + 0.4 * np.array(MARKED_COLOUR)
     return shown.astype(np.uint8)
@@ -101,7 +115,9 @@ def noise_in(picture: NDArray[Any], area: NDArray[np.bool_]) -> float:
         InputError: the area has another shape, or too few pixels.
     """
     if area.shape != picture.shape:
-        raise InputError(f"Resin is marked on the picture itself; its shape is {picture.shape}, that of the mask {area.shape}.")
+        raise InputError(
+            f"Resin is marked on the picture itself; its shape is {picture.shape}, that of the mask {area.shape}."
+        )
     if (count := int(np.count_nonzero(area))) < LEAST_PX:
         raise InputError(f"{count} pixels are marked as resin; expected at least {LEAST_PX}.")
     return float(picture[area].std(dtype=np.float64)) / float(np.iinfo(picture.dtype).max)
@@ -116,12 +132,16 @@ def area_of_boxes(boxes: Sequence[Box], shape: tuple[int, int]) -> NDArray[np.bo
     area = np.zeros(shape, bool)
     for box in boxes:
         if not (0 <= box.top < box.bottom <= shape[0] and 0 <= box.left < box.right <= shape[1]):
-            raise InputError(f"The box {' '.join(map(str, box))} (top left bottom right) does not lie in a picture of {shape} px.")
+            raise InputError(
+                f"The box {' '.join(map(str, box))} (top left bottom right) does not lie in a picture of {shape} px."
+            )
         area[box.top : box.bottom, box.left : box.right] = True
     return area
 
 
-def area_of_polygon(corners: Sequence[tuple[float, float]], shape: tuple[int, int]) -> NDArray[np.bool_]:
+def area_of_polygon(
+    corners: Sequence[tuple[float, float]], shape: tuple[int, int]
+) -> NDArray[np.bool_]:
     """The pixels inside a polygon of (y, x) corners.
 
     Raises:
@@ -144,12 +164,15 @@ def proposed(picture: NDArray[Any]) -> list[Box]:
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMOOTHED_PX)
     black = (picture == 0).astype(np.float32)
     means, squares, unseen = (
-        cv2.boxFilter(one, -1, (edge, edge), borderType=cv2.BORDER_REFLECT) for one in (smooth, smooth * smooth, black)
+        cv2.boxFilter(one, -1, (edge, edge), borderType=cv2.BORDER_REFLECT)
+        for one in (smooth, smooth * smooth, black)
     )
     seen = np.maximum(squares - means * means, 0)
     seen[unseen > 0.001] = np.inf
     half = edge // 2
-    inner = np.s_[half : picture.shape[0] - (edge - half) + 1, half : picture.shape[1] - (edge - half) + 1]
+    inner = np.s_[
+        half : picture.shape[0] - (edge - half) + 1, half : picture.shape[1] - (edge - half) + 1
+    ]
     left = seen[inner].copy()
     found: list[Box] = []
     while len(found) < PROPOSED and left.size and np.isfinite(left.min()):

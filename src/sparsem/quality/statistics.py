@@ -59,7 +59,9 @@ def pearson(one: Values, other: Values) -> Correlation:
         return Correlation(len(one), np.nan, np.nan, np.nan, np.nan)
     found = stats.pearsonr(one, other)
     low, high = found.confidence_interval(CONFIDENCE)
-    return Correlation(len(one), float(found.statistic), float(low), float(high), float(found.pvalue))
+    return Correlation(
+        len(one), float(found.statistic), float(low), float(high), float(found.pvalue)
+    )
 
 
 def spearman(one: Values, other: Values) -> Correlation:
@@ -71,7 +73,13 @@ def spearman(one: Values, other: Values) -> Correlation:
     rho = float(found.statistic)
     middle = np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15))
     half = stats.norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt((1 + rho**2 / 2) / (len(one) - 3))
-    return Correlation(len(one), rho, float(np.tanh(middle - half)), float(np.tanh(middle + half)), float(found.pvalue))
+    return Correlation(
+        len(one),
+        rho,
+        float(np.tanh(middle - half)),
+        float(np.tanh(middle + half)),
+        float(found.pvalue),
+    )
 
 
 def _both(one: Values, other: Values) -> tuple[Values, Values]:

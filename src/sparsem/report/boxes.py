@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.box_tables import about_of, annotated_names, found_names, read_annotated, read_found
-from sparsem.boxes import Boxes
+from sparsem.boxes.geometry import Boxes
+from sparsem.boxes.tables import about_of, annotated_names, found_names, read_annotated, read_found
 from sparsem.errors import SparsemError
-from sparsem.report.figures import COLOURS, colour_of
-from sparsem.report.plots import counted_and_annotated, precision_and_recall
+from sparsem.report.plots.figures import COLOURS, colour_of
+from sparsem.report.plots.plots import counted_and_annotated, precision_and_recall
 from sparsem.report.view import Plot, View
 from sparsem.store.sample import Sample
 
@@ -42,7 +42,9 @@ class BoxLayer:
         return f"{self.structure}, boxes"
 
 
-def box_layers_of(sample: Sample, image: str, structures: Sequence[str], others: Sequence[str]) -> tuple[list[BoxLayer], list[str]]:
+def box_layers_of(
+    sample: Sample, image: str, structures: Sequence[str], others: Sequence[str]
+) -> tuple[list[BoxLayer], list[str]]:
     """Boxes that lie on the pixels of an image, and a sentence on everything that cannot be shown.
 
     Args:
@@ -56,7 +58,10 @@ def box_layers_of(sample: Sample, image: str, structures: Sequence[str], others:
     strangers = list(dict.fromkeys([*others, *(name for name in names if name not in COLOURS)]))
     for name in [name for name in names if not structures or name in structures]:
         own: dict[str, Boxes] = {}
-        for what, there, read in (("found", found_names, read_found), ("truth", annotated_names, read_annotated)):
+        for what, there, read in (
+            ("found", found_names, read_found),
+            ("truth", annotated_names, read_annotated),
+        ):
             try:
                 kept = read(sample, name) if name in there(sample) else None
             except SparsemError as error:
@@ -67,7 +72,9 @@ def box_layers_of(sample: Sample, image: str, structures: Sequence[str], others:
             if sample.drawn_on(kept.image) == sample.drawn_on(image):
                 own[what] = kept.counted()
             else:
-                problems.append(f"Boxes of {name} lie on images/{kept.image}, whose pixels images/{image} has not; they are not shown.")
+                problems.append(
+                    f"Boxes of {name} lie on images/{kept.image}, whose pixels images/{image} has not; they are not shown."
+                )
         if own:
             place = strangers.index(name) if name in strangers else 0
             made.append(BoxLayer(name, own.get("found"), own.get("truth"), colour_of(name, place)))
@@ -84,36 +91,70 @@ def edges_of(boxes: Boxes, z: int, factor: float, shape: tuple[int, ...]) -> NDA
     mask = np.zeros(shape, np.uint8)
     thick = max(1, round(max(shape) / 350))  # a page shows it at half its size
     for x0, y0, x1, y1 in (boxes.of_picture(z).corners / factor).tolist():
-        cv2.rectangle(mask, (round(x0), round(y0)), (max(round(x0), round(x1) - 1), max(round(y0), round(y1) - 1)), 1, thick)
+        cv2.rectangle(
+            mask,
+            (round(x0), round(y0)),
+            (max(round(x0), round(x1) - 1), max(round(y0), round(y1) - 1)),
+            1,
+            thick,
+        )
     return mask.astype(bool)
 
 
 def box_plots(view: View) -> Iterator[Plot]:
     """Precision and recall, and how many objects were counted, from ``tables/box_*``."""
-    scores, curves, numbers = (view.tables.get(f"box_{name}") for name in ("scores", "curves", "counts"))
+    scores, curves, numbers = (
+        view.tables.get(f"box_{name}") for name in ("scores", "curves", "counts")
+    )
     if scores is None or curves is None or numbers is None:
         return
     rows = scores.to_pylist()
     lines = [_line(one) for one in rows]
-    seen = "of which it learnt from some" if about_of(scores).get("pictures") == "all" else "that the detector did not learn from"
-    drawn = {(one["structure"], one["boxes"]): _columns(curves, one["structure"], one["boxes"]) for one in rows}
+    seen = (
+        "of which it learnt from some"
+        if about_of(scores).get("pictures") == "all"
+        else "that the detector did not learn from"
+    )
+    drawn = {
+        (one["structure"], one["boxes"]): _columns(curves, one["structure"], one["boxes"])
+        for one in rows
+    }
     about = (
         "Of the boxes from each score on: how many are right (precision), and how many of the objects are among them (recall), on pictures "
         f"{seen}. A box is right that overlaps an annotated one by half."
     )
-    yield Plot(f"Boxes: {view.name}", about, precision_and_recall(drawn, view.colours), f"box_curves_{view.name}.csv", curves, lines)
+    yield Plot(
+        f"Boxes: {view.name}",
+        about,
+        precision_and_recall(drawn, view.colours),
+        f"box_curves_{view.name}.csv",
+        curves,
+        lines,
+    )
     counts_of = dict.fromkeys(one["structure"] for one in rows)
     each = {
-        name: [(one["annotated"], one["counted"]) for one in numbers.to_pylist() if (one["structure"], one["boxes"]) == (name, "predicted")]
+        name: [
+            (one["annotated"], one["counted"])
+            for one in numbers.to_pylist()
+            if (one["structure"], one["boxes"]) == (name, "predicted")
+        ]
         for name in counts_of
     }
     about = "A mark a picture: how many objects were annotated, and how many were counted. On the line they are as many."
-    yield Plot(f"Counts: {view.name}", about, counted_and_annotated(each, view.colours), f"box_counts_{view.name}.csv", numbers)
+    yield Plot(
+        f"Counts: {view.name}",
+        about,
+        counted_and_annotated(each, view.colours),
+        f"box_counts_{view.name}.csv",
+        numbers,
+    )
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, str]:
     """A row of the thesis' table 5, and how many there are."""
-    numbers = {told: f"{row[key]:.3f}" for told, key in (("mAP", "map"), ("AR", "ar"), ("AP50", "ap50"))}
+    numbers = {
+        told: f"{row[key]:.3f}" for told, key in (("mAP", "map"), ("AR", "ar"), ("AP50", "ap50"))
+    }
     return {
         "structure": row["structure"],
         "boxes": row["boxes"],
@@ -123,7 +164,13 @@ def _line(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _columns(curves: pa.Table, structure: str, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    own = [one for one in curves.to_pylist() if (one["structure"], one["boxes"]) == (structure, kind)]
-    recall, precision = (np.array([one[key] for one in own], np.float64) for key in ("recall", "precision"))
+def _columns(
+    curves: pa.Table, structure: str, kind: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    own = [
+        one for one in curves.to_pylist() if (one["structure"], one["boxes"]) == (structure, kind)
+    ]
+    recall, precision = (
+        np.array([one[key] for one in own], np.float64) for key in ("recall", "precision")
+    )
     return recall, precision

@@ -12,10 +12,14 @@ from PIL import Image
 
 from sparsem import __version__
 from sparsem.quality.compare import SURE, Compared, CompareSettings, GroupStep, Test
-from sparsem.quality.picture import METRICS
+from sparsem.quality.image_metrics import METRICS
 from sparsem.report.encode import colour_picture
-from sparsem.report.plots import SAMPLE_COLOURS
-from sparsem.report.quality_plots import before_and_after, boxes_by_group, correlation_matrices
+from sparsem.report.plots.plots import SAMPLE_COLOURS
+from sparsem.report.plots.quality_plots import (
+    before_and_after,
+    boxes_by_group,
+    correlation_matrices,
+)
 from sparsem.store.sample import now
 
 SHOWN_PX = 420  # longest edge of an example of a group
@@ -23,7 +27,11 @@ SHOWN_PX = 420  # longest edge of an example of a group
 
 def figures(found: Compared, study: CompareSettings) -> list[dict[str, str]]:
     """Title, caption and SVG of every figure."""
-    shown = {metric: own for metric, own in found.values.items() if metric != "resin_noise_reference" and _varies(own)}
+    shown = {
+        metric: own
+        for metric, own in found.values.items()
+        if metric != "resin_noise_reference" and _varies(own)
+    }
     titles = {metric: _title(metric) for metric in shown}
     one = f"one {study.by}"
     made = []
@@ -36,9 +44,15 @@ def figures(found: Compared, study: CompareSettings) -> list[dict[str, str]]:
         }
         made.append(every)
     if "resin_noise" in found.values and "resin_noise_reference" in found.values:
-        before, after = (found.values[metric] for metric in ("resin_noise", "resin_noise_reference"))
+        before, after = (
+            found.values[metric] for metric in ("resin_noise", "resin_noise_reference")
+        )
         other = "denoised" if study.denoise else "reference"
-        title = "Noise before and after denoising" if study.denoise else "Noise of pictures and of their reference"
+        title = (
+            "Noise before and after denoising"
+            if study.denoise
+            else "Noise of pictures and of their reference"
+        )
         about = "Standard deviation in resin. Bars: means; lines: standard deviations; dots: measurements."
         made.append({"title": title, "about": about, "svg": before_and_after(before, after, other)})
     if len(shown) > 1:
@@ -47,7 +61,9 @@ def figures(found: Compared, study: CompareSettings) -> list[dict[str, str]]:
             f"Over all measurements (n = {n} at most). Bold: not 0 (p < {SURE:g}, corrected for all pairs after Holm). Intervals are in "
             "the table of correlations. All groups are taken together: where groups differ, two metrics go together for that alone."
         )
-        made.append({"title": "Correlation of the metrics", "about": about, "svg": _matrices(found)})
+        made.append(
+            {"title": "Correlation of the metrics", "about": about, "svg": _matrices(found)}
+        )
     return made
 
 
@@ -66,14 +82,19 @@ def _title(metric: str) -> str:
 def _colours(groups: Sequence[GroupStep]) -> dict[str, str]:
     """A colour a protocol, whatever the tissue and the microscope."""
     protocols = list(dict.fromkeys(one.protocol for one in groups))
-    return {one.name: SAMPLE_COLOURS[protocols.index(one.protocol) % len(SAMPLE_COLOURS)] for one in groups}
+    return {
+        one.name: SAMPLE_COLOURS[protocols.index(one.protocol) % len(SAMPLE_COLOURS)]
+        for one in groups
+    }
 
 
 def _matrices(found: Compared) -> str:
     metrics = [metric for metric, own in found.values.items() if _varies(own)]
     ways = ("Pearson", "Spearman")
     values = {way: np.eye(len(metrics)) for way in ways}
-    sure: dict[str, NDArray[np.bool_]] = {way: np.zeros((len(metrics), len(metrics)), bool) for way in ways}
+    sure: dict[str, NDArray[np.bool_]] = {
+        way: np.zeros((len(metrics), len(metrics)), bool) for way in ways
+    }
     for one in found.correlations:
         if not set(one.metrics) <= set(metrics):
             continue
@@ -84,7 +105,9 @@ def _matrices(found: Compared) -> str:
     return correlation_matrices([METRICS[metric].name for metric in metrics], values, sure)
 
 
-def comparison_page(found: Compared, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path) -> str:
+def comparison_page(
+    found: Compared, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path
+) -> str:
     """HTML of one page that loads nothing.
 
     Args:
@@ -94,14 +117,19 @@ def comparison_page(found: Compared, study: CompareSettings, tables: Mapping[str
         folder: of the study, with a picture of the resin of every picture.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sparsem.report", "template"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("sparsem.report", "template"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     groups = [
         {
             "name": one.name,
             "facts": {"protocol": one.protocol, "tissue": one.tissue, "microscope": one.microscope},
             "pictures": len(found.groups[one.name]),
-            "example": _example(folder / one.folder / "resin" / f"{found.groups[one.name][0].name}.png"),
+            "example": _example(
+                folder / one.folder / "resin" / f"{found.groups[one.name][0].name}.png"
+            ),
             "resin": found.groups[one.name][0].resin,
         }
         for one in study.group
@@ -114,7 +142,11 @@ def comparison_page(found: Compared, study: CompareSettings, tables: Mapping[str
         medians=_medians(found),
         tests=_told_tests(found.tests),
         tested=sum(not np.isnan(one.difference.p) for one in found.tests),
-        metrics=[(about.name, about.unit, about.better, about.about) for name, about in METRICS.items() if name in found.values],
+        metrics=[
+            (about.name, about.unit, about.better, about.about)
+            for name, about in METRICS.items()
+            if name in found.values
+        ],
         files=[(f"{name}.csv", table.num_rows) for name, table in tables.items()],
         made=now(),
         version=__version__,
@@ -140,7 +172,10 @@ def _medians(found: Compared) -> dict[str, list[str]]:
 
 def _told_tests(tests: Sequence[Test]) -> list[dict[str, Any]]:
     """Those that could be made, the surest first."""
-    made = sorted((one for one in tests if not np.isnan(one.difference.p)), key=lambda one: (one.corrected, one.difference.p))
+    made = sorted(
+        (one for one in tests if not np.isnan(one.difference.p)),
+        key=lambda one: (one.corrected, one.difference.p),
+    )
     return [
         {
             "metric": METRICS[one.metric].name,

@@ -10,8 +10,8 @@ from matplotlib.colors import hsv_to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparsem.report.figures import GOLDEN
 from sparsem.report.mesh import Mesh
+from sparsem.report.plots.figures import GOLDEN
 
 SHADES = 47  # colours of cells in a picture, besides none and outline
 OPAQUE, CLEAR = 255, 0
@@ -32,7 +32,9 @@ def colour_picture(picture: Image.Image, quality: int) -> str:
 def mask_picture(mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> str:
     """A mask (y, x) as a transparent PNG in one colour, with a darker outline that shows where neighbours of its colour begin."""
     inside = mask.copy()
-    inside[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    inside[1:-1, 1:-1] = (
+        mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    )
     places = mask.astype(np.uint8) + (mask & ~inside)
     outline = tuple(int(0.55 * one) for one in colour) if max(colour) > 60 else (110, 110, 110)
     return _palette_png(places, [(0, 0, 0), colour, outline], [CLEAR, OPAQUE, OPAQUE])

@@ -13,20 +13,22 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.errors import InputError, SampleError
-from sparsem.execution import HERE, Execution
+from sparsem.io.writers import WRITERS, appearing, write_volume
 from sparsem.measure.settings import results_of
 from sparsem.progress import Meter
 from sparsem.report.layers import layers_of
 from sparsem.report.pieces import named_piece, pieces_of
-from sparsem.report.solids import Solid, solids_of, whole_box
-from sparsem.settings import Settings
-from sparsem.slice_lists import SliceNumbers
+from sparsem.report.scene3d.solids import Solid, solids_of, whole_box
+from sparsem.settings import Settings, SliceNumbers
 from sparsem.store.sample import Sample
-from sparsem.store.writers import WRITERS, appearing, write_volume
+from sparsem.workflow.execution import HERE, Execution
 
 MESHES = (".glb", ".stl", ".obj")
 TABLES = (".csv", ".parquet")
-LABEL_MAPS = (".model", ".nrrd")  # whose numbers have names, so that several structures fit into one file
+LABEL_MAPS = (
+    ".model",
+    ".nrrd",
+)  # whose numbers have names, so that several structures fit into one file
 NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
 
 
@@ -34,14 +36,27 @@ class ExportSettings(Settings):
     """On whose pixels, and how meshes are made."""
 
     cells: str = Field("cells", description="name of the cells: a mesh of its own for each")
-    onto: str | None = Field(None, description="carry voxels onto the pixels of this image, such as raw, if alignment moved them")
-    slices: SliceNumbers = Field((), description="write only these slices, in this order: 0,13,26 or 10-20")
-    mvoxels: float = Field(48, gt=0, description="million voxels a mesh is made from; beyond that a coarser level is read")
+    onto: str | None = Field(
+        None,
+        description="carry voxels onto the pixels of this image, such as raw, if alignment moved them",
+    )
+    slices: SliceNumbers = Field(
+        (), description="write only these slices, in this order: 0,13,26 or 10-20"
+    )
+    mvoxels: float = Field(
+        48,
+        gt=0,
+        description="million voxels a mesh is made from; beyond that a coarser level is read",
+    )
     triangles: int = Field(0, ge=0, description="triangles a structure, about; 0 for all")
 
 
 def export(
-    sample: Sample, names: Sequence[str], path: str | Path, settings: ExportSettings = ExportSettings(), on: Execution = HERE
+    sample: Sample,
+    names: Sequence[str],
+    path: str | Path,
+    settings: ExportSettings = ExportSettings(),
+    on: Execution = HERE,
 ) -> Path:
     """Write a piece of a sample for other programs; the ending of the file says how.
 
@@ -62,11 +77,17 @@ def export(
     ending = path.suffix.lower()
     if ending not in (*WRITERS, *TABLES, *MESHES):
         known = ", ".join((*WRITERS, *TABLES, *MESHES))
-        raise InputError(f"'{path.name}' does not say what to write; expected a name that ends in one of {known}.")
+        raise InputError(
+            f"'{path.name}' does not say what to write; expected a name that ends in one of {known}."
+        )
     if path.exists() and not on.overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     if ending not in (*MESHES, *LABEL_MAPS) and len(names) != 1:
-        got = f"got {len(names)}: {', '.join(names)}" if names else f"none was named. There are {', '.join(pieces_of(sample))}"
+        got = (
+            f"got {len(names)}: {', '.join(names)}"
+            if names
+            else f"none was named. There are {', '.join(pieces_of(sample))}"
+        )
         raise InputError(f"A {ending} holds one piece of a sample; {got}.")
     if settings.onto is not None and ending not in WRITERS:
         raise InputError(f"--onto moves voxels; a {ending} has none.")
@@ -85,31 +106,51 @@ def viewers(sample: Sample, cells: str = "cells") -> dict[str, str]:
     return {
         "napari": f'napari --plugin napari-ome-zarr "{sample.path}"',
         "neuroglancer server": f'npx http-server "{sample.path.parent}" --cors -p 9000',
-        "neuroglancer": NEUROGLANCER + urllib.parse.quote(json.dumps(neuroglancer_state(sample, cells)), safe=""),
+        "neuroglancer": NEUROGLANCER
+        + urllib.parse.quote(json.dumps(neuroglancer_state(sample, cells)), safe=""),
     }
 
 
-def neuroglancer_state(sample: Sample, cells: str, server: str = "http://localhost:9000") -> dict[str, Any]:
+def neuroglancer_state(
+    sample: Sample, cells: str, server: str = "http://localhost:9000"
+) -> dict[str, Any]:
     """The state by which Neuroglancer shows the image and all results, where ``server`` gives out the folder of the sample."""
     root = f"zarr3://{server}/{urllib.parse.quote(sample.path.name)}"
     there = sample.names("labels")
-    numbered = [f"{name}-objects" if f"{name}-objects" in there else name for name in results_of(sample, cells)]
-    labels = [{"type": "segmentation", "name": name, "source": f"{root}/labels/{name}"} for name in numbered]
-    return {"layers": [{"type": "image", "name": "raw", "source": root}, *labels], "layout": "4panel"}
+    numbered = [
+        f"{name}-objects" if f"{name}-objects" in there else name
+        for name in results_of(sample, cells)
+    ]
+    labels = [
+        {"type": "segmentation", "name": name, "source": f"{root}/labels/{name}"}
+        for name in numbered
+    ]
+    return {
+        "layers": [{"type": "image", "name": "raw", "source": root}, *labels],
+        "layout": "4panel",
+    }
 
 
 def _write_table(sample: Sample, name: str, path: Path) -> Path:
     table = sample.read_table(name)
     with appearing(path, overwrite=True) as unfinished:
-        (pyarrow.csv.write_csv if path.suffix.lower() == ".csv" else pyarrow.parquet.write_table)(table, unfinished)
+        (pyarrow.csv.write_csv if path.suffix.lower() == ".csv" else pyarrow.parquet.write_table)(
+            table, unfinished
+        )
     return path
 
 
-def _write_meshes(sample: Sample, names: Sequence[str], path: Path, settings: ExportSettings, on: Execution) -> Path:
+def _write_meshes(
+    sample: Sample, names: Sequence[str], path: Path, settings: ExportSettings, on: Execution
+) -> Path:
     layers, problems = layers_of(sample, names, settings.cells, {})
     there = [one for one in layers if one.labels]
     if problems or not there:
-        raise SampleError(problems[0] if problems else f"{sample.path.name} has no labels; run 'sparsem predict' first.")
+        raise SampleError(
+            problems[0]
+            if problems
+            else f"{sample.path.name} has no labels; run 'sparsem predict' first."
+        )
     import trimesh  # takes a second to load, and only meshes need it
 
     scene, solids = trimesh.Scene(), 0
@@ -117,14 +158,18 @@ def _write_meshes(sample: Sample, names: Sequence[str], path: Path, settings: Ex
         for one in there:
             if one.labels is None:
                 continue
-            for solid in solids_of(one, whole_box(one.labels), settings.mvoxels * 1e6, settings.triangles):
+            for solid in solids_of(
+                one, whole_box(one.labels), settings.mvoxels * 1e6, settings.triangles
+            ):
                 if len(solid.mesh.triangles):
                     name = f"{one.name} {solid.name}" if one.cells else solid.name
                     scene.add_geometry(_trimesh(solid), node_name=name, geom_name=name)
                     solids += 1
             meter.step(one.name)
         if not solids:
-            raise SampleError(f"There is nothing to write: {', '.join(names)} are empty in {sample.path.name}.")
+            raise SampleError(
+                f"There is nothing to write: {', '.join(names)} are empty in {sample.path.name}."
+            )
         if path.suffix.lower() == ".obj":
             _write_obj(scene, path, on)
         else:
@@ -140,7 +185,9 @@ def _write_obj(scene: Any, path: Path, on: Execution) -> None:
     from trimesh.exchange.obj import export_obj
 
     colours = path.with_suffix(".mtl")
-    text, files = export_obj(scene, return_texture=True, write_texture=False, mtl_name=colours.name, header=None)
+    text, files = export_obj(
+        scene, return_texture=True, write_texture=False, mtl_name=colours.name, header=None
+    )
     for name, content in files.items():
         with appearing(path.with_name(name), on.overwrite) as unfinished:
             unfinished.write_bytes(content)
@@ -153,6 +200,8 @@ def _trimesh(solid: Solid) -> Any:
 
     vertices: NDArray[np.float64] = solid.mesh.vertices[:, ::-1]  # x, y, z
     colour = (*solid.colour, 255)
-    material = trimesh.visual.material.PBRMaterial(baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.8, name=solid.name)
+    material = trimesh.visual.material.PBRMaterial(
+        baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.8, name=solid.name
+    )
     visual = trimesh.visual.TextureVisuals(material=material)
     return trimesh.Trimesh(vertices, solid.mesh.triangles, process=False, visual=visual)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsem.contents import objects_of, result_of
+from sparsem.annotation.ground_truth import Truth, TruthSettings, truth_of
 from sparsem.errors import SparsemError
+from sparsem.labels.results import objects_of, result_of
 from sparsem.measure.settings import results_of
-from sparsem.report.figures import COLOURS, colour_of
+from sparsem.report.plots.figures import COLOURS, colour_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
-from sparsem.truth import Truth, TruthSettings, truth_of
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,34 @@ def layers_of(
             labels = objects_of(sample, name) or result_of(sample, name)
         except SparsemError as error:
             problems.append(str(error))
-            labels = sample.volume("labels", name) if name in sample.names("labels") else None  # as predicted, then
+            labels = (
+                sample.volume("labels", name) if name in sample.names("labels") else None
+            )  # as predicted, then
         source, how = truth.get(name, (None, TruthSettings()))
         true = _truth(sample, name, source, how, labels, problems)
         if labels is not None or true is not None:
-            made.append(Layer(name, labels, true, name == cells, others.index(name) if name in others else 0))
+            made.append(
+                Layer(
+                    name, labels, true, name == cells, others.index(name) if name in others else 0
+                )
+            )
     return made, problems
 
 
 def legend(layers: Sequence[Layer]) -> Mapping[str, str]:
     """CSS colour of every structure; empty for cells, whose colours mean nothing."""
-    return {one.name: "" if one.cells else "#{:02x}{:02x}{:02x}".format(*one.colour) for one in layers}
+    return {
+        one.name: "" if one.cells else "#{:02x}{:02x}{:02x}".format(*one.colour) for one in layers
+    }
 
 
 def _truth(
-    sample: Sample, name: str, source: str | None, settings: TruthSettings, labels: Volume | None, problems: list[str]
+    sample: Sample,
+    name: str,
+    source: str | None,
+    settings: TruthSettings,
+    labels: Volume | None,
+    problems: list[str],
 ) -> Truth | None:
     """Return ground truth, of the sample itself or from elsewhere."""
     if source is None and name not in sample.names("truth"):

@@ -53,7 +53,9 @@ def mesh_of(read: ReadMask, shape: Sequence[int], voxel: Sequence[float], depth:
         depth: slices a block; changes the memory, not the mesh.
     """
     parts = []
-    for start in range(-1, shape[0], depth):  # from a slice below the first one to one above the last: there the mesh is closed
+    for start in range(
+        -1, shape[0], depth
+    ):  # from a slice below the first one to one above the last: there the mesh is closed
         stop = min(start + depth, shape[0])
         slab = _smoothed(read, shape, start, stop + 1)
         parts.append((start, _marched(slab)))
@@ -62,7 +64,9 @@ def mesh_of(read: ReadMask, shape: Sequence[int], voxel: Sequence[float], depth:
         return Mesh(vertices, triangles)
     body, voxels = _bodies(vertices, read(0, shape[0]))
     edges = np.asarray(voxel, np.float64)
-    return with_volumes(Mesh((vertices + 0.5) * edges, triangles), body, voxels * edges.prod(), STEP * edges.min())
+    return with_volumes(
+        Mesh((vertices + 0.5) * edges, triangles), body, voxels * edges.prod(), STEP * edges.min()
+    )
 
 
 def with_volumes(mesh: Mesh, body: Ints, volumes: Floats, step: float) -> Mesh:
@@ -88,7 +92,11 @@ def with_volumes(mesh: Mesh, body: Ints, volumes: Floats, step: float) -> Mesh:
             break
         distance = np.where(is_off, np.clip(lacks / np.where(area > 0, area, 1), -step, step), 0)
         normals = np.stack(
-            [sum(np.bincount(triangles[:, k], across[:, axis], len(vertices)) for k in range(3)) for axis in (2, 1, 0)], axis=1
+            [
+                sum(np.bincount(triangles[:, k], across[:, axis], len(vertices)) for k in range(3))
+                for axis in (2, 1, 0)
+            ],
+            axis=1,
         )
         lengths = np.linalg.norm(normals, axis=1, keepdims=True)
         vertices += distance[body][:, None] * normals / np.where(lengths > 0, lengths, 1)
@@ -146,7 +154,9 @@ def _smoothed(read: ReadMask, shape: Sequence[int], start: int, stop: int) -> ND
 def _marched(slab: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     if slab.max() <= 0.5 or len(slab) < 2:
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
-    vertices, triangles, _, _ = marching_cubes(slab, 0.5, gradient_direction="descent", allow_degenerate=False)
+    vertices, triangles, _, _ = marching_cubes(
+        slab, 0.5, gradient_direction="descent", allow_degenerate=False
+    )
     return vertices - np.array([0, 1, 1], np.float32), triangles
 
 
@@ -154,10 +164,16 @@ def _welded(parts: Sequence[tuple[int, tuple[NDArray[Any], NDArray[Any]]]]) -> t
     """Vertices (voxels) and triangles of all blocks, those on shared slices once."""
     vertices: list[Floats] = []
     triangles: list[Ints] = []
-    count, last = 0, (np.empty((0, 3)), np.empty(0, np.int64))  # vertices on the top slice of the block before, and their places
+    count, last = (
+        0,
+        (np.empty((0, 3)), np.empty(0, np.int64)),
+    )  # vertices on the top slice of the block before, and their places
     for start, (own, faces) in parts:
         points = own.astype(np.float64) + np.array([start, 0, 0])
-        known = {tuple(point): int(place) for point, place in zip(last[0].tolist(), last[1].tolist(), strict=True)}
+        known = {
+            tuple(point): int(place)
+            for point, place in zip(last[0].tolist(), last[1].tolist(), strict=True)
+        }
         places = np.full(len(points), -1, np.int64)
         for bottom in np.flatnonzero(points[:, 0] == start):
             places[bottom] = known.get(tuple(points[bottom].tolist()), -1)
@@ -168,4 +184,6 @@ def _welded(parts: Sequence[tuple[int, tuple[NDArray[Any], NDArray[Any]]]]) -> t
         triangles.append(places[faces] if len(faces) else np.empty((0, 3), np.int64))
         top = np.flatnonzero(points[:, 0] == points[:, 0].max(initial=-2))
         last = points[top], places[top]
-    return np.concatenate([np.empty((0, 3)), *vertices]), np.concatenate([np.empty((0, 3), np.int64), *triangles])
+    return np.concatenate([np.empty((0, 3)), *vertices]), np.concatenate(
+        [np.empty((0, 3), np.int64), *triangles]
+    )

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotations import annotation_names, kept_labels, read_annotation
-from sparsem.contents import objects_of, result_of
+from sparsem.annotation.labeled_slices import annotation_names, kept_labels, read_annotation
 from sparsem.errors import InputError, SampleError
+from sparsem.io.writers import Piece, several
+from sparsem.labels.results import objects_of, result_of
 from sparsem.progress import tell
 from sparsem.settings import nearest
-from sparsem.store.frame import MovedStack, covers
 from sparsem.store.sample import Sample
+from sparsem.store.transforms import MovedStack, covers
 from sparsem.store.volume import Volume
-from sparsem.store.writers import Piece, several
 
 EXPECTED = "expected a structure, labels/NAME, annotations/NAME, images/NAME, probabilities/NAME, truth/NAME or raw"
 FOLDERS = ("", "labels", "probabilities", "images", "truth")
@@ -75,7 +75,9 @@ class AsMask:
         return (np.asarray(self.stack[slices]) > 0).astype(np.uint8)
 
 
-def named_piece(sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool) -> Piece:
+def named_piece(
+    sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool
+) -> Piece:
     """Return what ``names`` call: one volume or annotation, or several masks together.
 
     Args:
@@ -99,7 +101,9 @@ def named_piece(sample: Sample, names: Sequence[str], onto: str | None, slices: 
     depth = piece.stack.shape[0]
     beyond = [z for z in slices if z >= depth]
     if beyond:
-        raise InputError(f"Slice {beyond[0]} is beyond the last one of {', '.join(names)}, {depth - 1}; choose others with --slices.")
+        raise InputError(
+            f"Slice {beyond[0]} is beyond the last one of {', '.join(names)}, {depth - 1}; choose others with --slices."
+        )
     return replace(piece, stack=ChosenSlices(piece.stack, tuple(slices)))
 
 
@@ -109,8 +113,12 @@ def _whole(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) 
     # Of a structure that was measured the same objects are written as are in its table; "labels/NAME" is all that was predicted.
     counted = {name: objects_of(sample, name) for name in names if "/" not in name}
     whole = {name: counted.get(name) or _volume(sample, name) for name in names}
-    volumes = {name if alike else plain: whole[name] for name, plain in zip(names, plains, strict=True)}
-    no_mask = [name for name, volume in volumes.items() if len(volumes) > 1 and not _is_labels(volume)]
+    volumes = {
+        name if alike else plain: whole[name] for name, plain in zip(names, plains, strict=True)
+    }
+    no_mask = [
+        name for name, volume in volumes.items() if len(volumes) > 1 and not _is_labels(volume)
+    ]
     if no_mask:
         raise InputError(
             f"Several pieces in one file are masks, the first of them 1, the second 2; '{no_mask[0]}' is none: write it alone."
@@ -127,11 +135,16 @@ def _whole(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) 
     here, there = sample.frame(first), sample.frame(sample.image(onto))
     motions = here.seen_from(there)
     if not covers(here.shape, there.shape, motions):
-        tell(f"Note: '{onto}' shows places that {', '.join(names)} was not made on; they are 0.", quiet)
+        tell(
+            f"Note: '{onto}' shows places that {', '.join(names)} was not made on; they are 0.",
+            quiet,
+        )
     return replace(piece, stack=MovedStack(piece.stack, motions, there.shape))
 
 
-def _frame_note(sample: Sample, names: Sequence[str], volume: Volume, quiet: bool) -> tuple[str, bool]:
+def _frame_note(
+    sample: Sample, names: Sequence[str], volume: Volume, quiet: bool
+) -> tuple[str, bool]:
     """Return what is reported of voxels that do not lie over those of the stack as it came, and whether to keep quiet."""
     if not sample.has_image:
         return "", True
@@ -149,25 +162,39 @@ def _frame_note(sample: Sample, names: Sequence[str], volume: Volume, quiet: boo
     return note, quiet or is_same
 
 
-def _annotated(sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool) -> Piece:
+def _annotated(
+    sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool
+) -> Piece:
     """The annotated slices of an annotation: others are not known, and no number can stand for them."""
     if len(names) > 1:
         raise InputError("An annotation is written alone; name one.")
     if onto is not None:
-        raise InputError("An annotation is written on the pixels of the image that it was drawn on; leave --onto away.")
+        raise InputError(
+            "An annotation is written on the pixels of the image that it was drawn on; leave --onto away."
+        )
     name = names[0].removeprefix("annotations/")
     if name not in sample.names("annotations"):
-        raise SampleError(f"{sample.path.name} has no annotations/{name}{nearest(name, sample.names('annotations'))}")
-    drawn = read_annotation(sample, next(structure for structure, own in annotation_names(sample).items() if own == name))
+        raise SampleError(
+            f"{sample.path.name} has no annotations/{name}{nearest(name, sample.names('annotations'))}"
+        )
+    drawn = read_annotation(
+        sample,
+        next(structure for structure, own in annotation_names(sample).items() if own == name),
+    )
     missing = [z for z in slices if z not in drawn.z]
     if missing:
         known = ", ".join(map(str, drawn.z))
-        raise InputError(f"Slice {missing[0]} of annotations/{name} is not annotated; annotated are {known}.")
+        raise InputError(
+            f"Slice {missing[0]} of annotations/{name} is not annotated; annotated are {known}."
+        )
     wanted = tuple(slices) or drawn.z
     image = sample.image(drawn.image)
     ignored = "" if drawn.ignore is None else f" --ignore {drawn.ignore}"
     listed = ",".join(map(str, wanted))
-    tell(f"Note: the slices are {listed}; 'annotate import' takes them with --slices {listed}{ignored}.", quiet)
+    tell(
+        f"Note: the slices are {listed}; 'annotate import' takes them with --slices {listed}{ignored}.",
+        quiet,
+    )
     planes = tuple(drawn.z.index(z) for z in wanted)
     return Piece(ChosenSlices(kept_labels(sample, name), planes), image.voxel_size, 1)
 
@@ -187,4 +214,10 @@ def _volume(sample: Sample, name: str) -> Volume:
     folder, _, plain = name.rpartition("/")
     if folder not in FOLDERS:
         raise InputError(f"'{name}' is not part of a sample; {EXPECTED}.")
-    return sample.volume(folder, plain) if folder else sample.image("raw") if plain == "raw" else result_of(sample, plain)
+    return (
+        sample.volume(folder, plain)
+        if folder
+        else sample.image("raw")
+        if plain == "raw"
+        else result_of(sample, plain)
+    )

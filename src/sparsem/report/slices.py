@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.label_numbers import UNLABELED
-from sparsem.regions import at_shape
+from sparsem.annotation.ids import UNLABELED
+from sparsem.io.readers.source import Stack
+from sparsem.labels.overlaps import at_shape
 from sparsem.report.boxes import BoxLayer, edges_of
 from sparsem.report.encode import cells_picture, grey_picture, mask_picture
-from sparsem.report.figures import shown
 from sparsem.report.layers import Layer
-from sparsem.store.readers.source import Stack
+from sparsem.report.plots.figures import shown
 from sparsem.store.volume import Volume
 
 QUALITIES = (82, 70, 55, 40)  # of WebP, best first
@@ -55,28 +55,51 @@ def slice_pictures(
     level = level_of_width(image, pixels)
     step = round(image.voxel_size_of(level).z / image.voxel_size.z)
     parts = [_there(image, z, level) for z in numbers]
-    greys = [shown(image.read(slice(z // step, z // step + 1), level)[0][part])[..., 0] for z, part in zip(numbers, parts, strict=True)]
+    greys = [
+        shown(image.read(slice(z // step, z // step + 1), level)[0][part])[..., 0]
+        for z, part in zip(numbers, parts, strict=True)
+    ]
     middle = greys[len(greys) // 2]
-    quality = next((one for one in QUALITIES if len(grey_picture(middle, one)) * len(greys) <= budget), QUALITIES[-1])
+    quality = next(
+        (one for one in QUALITIES if len(grey_picture(middle, one)) * len(greys) <= budget),
+        QUALITIES[-1],
+    )
     entries = []
     for z, grey, part in zip(numbers, greys, parts, strict=True):
-        found = {one.name: _picture(_slice_of(one.labels, level, z, step)[part], one) for one in layers if one.labels}
+        found = {
+            one.name: _picture(_slice_of(one.labels, level, z, step)[part], one)
+            for one in layers
+            if one.labels
+        }
         labeled = [one for one in layers if one.truth and z in one.truth.z]
-        true = {one.name: _picture(_true_slice(one.truth.stack, image, z, grey.shape), one) for one in labeled if one.truth}
+        true = {
+            one.name: _picture(_true_slice(one.truth.stack, image, z, grey.shape), one)
+            for one in labeled
+            if one.truth
+        }
         factor = image.size_of(z)[1] / grey.shape[1]
         for one in boxes:
             for own, known in ((found, one.found), (true, one.truth)):
                 if known is not None:
                     own[one.name] = mask_picture(edges_of(known, z, factor, grey.shape), one.colour)
-        about = {"z": z, "name": names[z] if names else "", "bar": scale_bar(image.size_of(z)[1] * image.voxel_size.x)}
-        entries.append({**about, "image": grey_picture(grey, quality), "found": found, "truth": true})
+        about = {
+            "z": z,
+            "name": names[z] if names else "",
+            "bar": scale_bar(image.size_of(z)[1] * image.voxel_size.x),
+        }
+        entries.append(
+            {**about, "image": grey_picture(grey, quality), "found": found, "truth": true}
+        )
     return entries
 
 
 def _there(image: Volume, z: int, level: int) -> tuple[slice, slice]:
     """Where a slice holds something at a level: a picture may be smaller than the largest one."""
     whole, own = image.shape[1:], image.level(level).shape[1:]
-    y, x = (max(1, round(size * length / full)) for size, length, full in zip(image.size_of(z), own, whole, strict=True))
+    y, x = (
+        max(1, round(size * length / full))
+        for size, length, full in zip(image.size_of(z), own, whole, strict=True)
+    )
     return slice(0, y), slice(0, x)
 
 

@@ -26,7 +26,9 @@ class View:
     tables: dict[str, pa.Table] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     aligned: str = ""
-    dice: Mapping[str, str] = field(default_factory=dict)  # of structures that were compared with a truth, in words
+    dice: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of structures that were compared with a truth, in words
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.annotations import corrected_slices
-from sparsem.box_tables import FOUND, masks_outdated
-from sparsem.contents import CONSTRAINED, outdated
+from sparsem.annotation.labeled_slices import corrected_slices
+from sparsem.boxes.tables import FOUND, masks_outdated
+from sparsem.labels.results import CONSTRAINED, outdated
 from sparsem.measure.remarks import remark_lines
 from sparsem.store.sample import Sample
 
@@ -48,7 +48,10 @@ def _lost(sample: Sample) -> Iterator[Notice]:
     """Slices that stand in for lost ones."""
     copies = list(map(str, sample.image("raw").repeated)) if sample.has_image else []
     if copies:
-        yield Notice(f"Lost, and replaced by a copy of the slice before (the first is 0): {_listed(copies)}.", True)
+        yield Notice(
+            f"Lost, and replaced by a copy of the slice before (the first is 0): {_listed(copies)}.",
+            True,
+        )
 
 
 def _quality(sample: Sample) -> Iterator[Notice]:
@@ -61,7 +64,8 @@ def _quality(sample: Sample) -> Iterator[Notice]:
             slices = [f"{row['z']} ({row['remarks']})" for row in rows if row["light"] == light]
             if slices:
                 yield Notice(
-                    f"Image quality of {name}: {len(slices)} of {len(rows)} slices are {light}: {_listed(slices)}.", light == "red"
+                    f"Image quality of {name}: {len(slices)} of {len(rows)} slices are {light}: {_listed(slices)}.",
+                    light == "red",
                 )
         if all(row["light"] == "green" for row in rows):
             yield Notice(f"Image quality of {name}: all {len(rows)} slices are green.", False)
@@ -71,7 +75,10 @@ def _aligned(sample: Sample) -> Iterator[Notice]:
     """Slices that alignment could not place, or which lie far from the one before."""
     sentences = {
         "bad": ("look like none of their neighbours; what was found there means little", True),
-        "break": ("are connected with nothing before: objects that cross there may be cut in two", True),
+        "break": (
+            "are connected with nothing before: objects that cross there may be cut in two",
+            True,
+        ),
         "jump": ("lay far from the slice before and were put right", False),
     }
     for image in sample.names("images"):
@@ -91,7 +98,9 @@ def _aligned(sample: Sample) -> Iterator[Notice]:
 
 
 def _listed(slices: Sequence[str]) -> str:
-    return ", ".join(slices[:MOST_LISTED]) + (f" and {len(slices) - MOST_LISTED} more" if len(slices) > MOST_LISTED else "")
+    return ", ".join(slices[:MOST_LISTED]) + (
+        f" and {len(slices) - MOST_LISTED} more" if len(slices) > MOST_LISTED else ""
+    )
 
 
 def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:
@@ -99,11 +108,19 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
     for name in structures:
         if f"scores_{name}" not in sample.tables:
             known = f"{FOUND}{name}" in sample.tables and "box_scores" in sample.tables
-            what, but = ("the masks of ", "; of its boxes it is (box_scores)") if known else ("", "")
-            yield Notice(f"Nobody compared {what}{name} with a truth: how good they are, is not known{but}.", not known)
+            what, but = (
+                ("the masks of ", "; of its boxes it is (box_scores)") if known else ("", "")
+            )
+            yield Notice(
+                f"Nobody compared {what}{name} with a truth: how good they are, is not known{but}.",
+                not known,
+            )
             continue
         if outdated(sample, name, "score"):
-            yield Notice(f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.", True)
+            yield Notice(
+                f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.",
+                True,
+            )
             continue
         scores = sample.read_table(f"scores_{name}")
         use = scores["use"].to_numpy(zero_copy_only=False)
@@ -115,14 +132,23 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
                 True,
             )
         elif not unseen.any():
-            yield Notice(f"{name} was only compared on slices that training used; how good it is on others is not known.", True)
+            yield Notice(
+                f"{name} was only compared on slices that training used; how good it is on others is not known.",
+                True,
+            )
         elif name != cells and (dice := dice_of(scores, unseen)) < LOW_DICE:
-            yield Notice(f"{name}: Dice {dice:.3f} on {unseen.sum()} unseen slices; label more slices before you count.", True)
+            yield Notice(
+                f"{name}: Dice {dice:.3f} on {unseen.sum()} unseen slices; label more slices before you count.",
+                True,
+            )
 
 
 def dice_of(scores: pa.Table, chosen: NDArray[np.bool_]) -> float:
     """3D Dice of the chosen slices (n,) of a table of scores; NaN with nothing to find and nothing found."""
-    both, predicted, true = (int(scores[column].to_numpy()[chosen].sum()) for column in ("both_px", "predicted_px", "true_px"))
+    both, predicted, true = (
+        int(scores[column].to_numpy()[chosen].sum())
+        for column in ("both_px", "predicted_px", "true_px")
+    )
     return 2 * both / (predicted + true) if predicted + true else float("nan")
 
 
@@ -138,7 +164,10 @@ def _corrected(sample: Sample, structures: list[str]) -> Iterator[Notice]:
 def _of_other_boxes(sample: Sample, structures: list[str]) -> Iterator[Notice]:
     for name in structures:
         if masks_outdated(sample, name):
-            yield Notice(f"The masks of {name} were made of other boxes than those that count now; run 'sparsem detect masks' again.", True)
+            yield Notice(
+                f"The masks of {name} were made of other boxes than those that count now; run 'sparsem detect masks' again.",
+                True,
+            )
 
 
 def _measured(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:
@@ -150,14 +179,20 @@ def _measured(sample: Sample, structures: list[str], cells: str) -> Iterator[Not
         yield from _of_structure(row)
         yield from _of_objects(sample, row["structure"], cells)
         if outdated(sample, row["structure"], "measure"):
-            yield Notice(f"{row['structure']} has changed since it was measured; run 'sparsem measure --overwrite'.", True)
+            yield Notice(
+                f"{row['structure']} has changed since it was measured; run 'sparsem measure --overwrite'.",
+                True,
+            )
     for name in sorted(set(structures) - {row["structure"] for row in table}):
         yield Notice(f"{name} was not measured.", True)
 
 
 def _unassigned(sample: Sample, cells: str) -> Iterator[Notice]:
     """Cells that were not annotated: whole ones, or fragments."""
-    if cells not in sample.tables or "annotated" not in (table := sample.read_table(cells)).column_names:
+    if (
+        cells not in sample.tables
+        or "annotated" not in (table := sample.read_table(cells)).column_names
+    ):
         return
     is_other = ~table["annotated"].to_numpy()
     if is_other.any():
@@ -171,7 +206,10 @@ def _unassigned(sample: Sample, cells: str) -> Iterator[Notice]:
         notes = sample.table_notes(f"tracks_{cells}")
         if notes.get("left_out"):
             count, volume = notes["left_out"], notes["left_out_um3"]
-            yield Notice(f"{cells}: {count} smaller objects that meet no annotated cell ({volume:.3g} µm³ together) were left out.", False)
+            yield Notice(
+                f"{cells}: {count} smaller objects that meet no annotated cell ({volume:.3g} µm³ together) were left out.",
+                False,
+            )
 
 
 def _of_objects(sample: Sample, name: str, cells: str) -> Iterator[Notice]:
@@ -182,7 +220,9 @@ def _of_objects(sample: Sample, name: str, cells: str) -> Iterator[Notice]:
 
 
 def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
-    name, objects, cut, outside = (row[key] for key in ("structure", "objects", "cut_by_edge", "in_no_cell"))
+    name, objects, cut, outside = (
+        row[key] for key in ("structure", "objects", "cut_by_edge", "in_no_cell")
+    )
     count = int(str(objects))
     if not count:
         yield Notice(f"{name}: no object was found.", True)
@@ -193,22 +233,41 @@ def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
             True,
         )
     if outside is not None and int(str(outside)) > MANY_OUTSIDE * count:
-        yield Notice(f"{name}: {outside} of {count} objects lie in no cell; they are in its table, and in no cell's numbers.", True)
+        yield Notice(
+            f"{name}: {outside} of {count} objects lie in no cell; they are in its table, and in no cell's numbers.",
+            True,
+        )
     if int(str(row["specks"])):
-        size = f"{row['specks_volume_um3']:.2g} µm³" if "specks_volume_um3" in row else f"{row['specks_area_um2']:.2g} µm²"
-        yield Notice(f"{name}: {row['specks']} specks ({size} together) were too small to be measured.", False)
+        size = (
+            f"{row['specks_volume_um3']:.2g} µm³"
+            if "specks_volume_um3" in row
+            else f"{row['specks_area_um2']:.2g} µm²"
+        )
+        yield Notice(
+            f"{name}: {row['specks']} specks ({size} together) were too small to be measured.",
+            False,
+        )
     if row["texture_level"]:
         finer = "its largest object did not fit the budget at full resolution (measure --budget-mvoxels)"
-        yield Notice(f"{name}: texture was measured at level {row['texture_level']} of the pyramid, a coarser picture: {finer}.", False)
+        yield Notice(
+            f"{name}: texture was measured at level {row['texture_level']} of the pyramid, a coarser picture: {finer}.",
+            False,
+        )
 
 
 def _constrained(sample: Sample) -> Iterator[Notice]:
-    if not any(name.endswith(CONSTRAINED) for name in sample.names("labels")) or "constrained" not in sample.tables:
+    if (
+        not any(name.endswith(CONSTRAINED) for name in sample.names("labels"))
+        or "constrained" not in sample.tables
+    ):
         return
     for row in sample.read_table("constrained").to_pylist():
         part = row["removed_um3"] / row["before_um3"] if row["before_um3"] else 0.0
         if part > MANY_BROKEN:
-            yield Notice(f"{part:.1%} of {row['structure']} was taken away by constraints ({row['reason']}).", True)
+            yield Notice(
+                f"{part:.1%} of {row['structure']} was taken away by constraints ({row['reason']}).",
+                True,
+            )
 
 
 def _to_look_at(sample: Sample, cells: str) -> Iterator[Notice]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes import Boxes, alike_pairs
+from sparsem.boxes.geometry import Boxes, alike_pairs
 
 EXACT = 1e-10  # by which an overlap may miss its threshold, as in COCO's own programs
 HALF = 0.5  # intersection over union from which on a box is right, for AP50, confusion and counts
@@ -87,7 +87,9 @@ def _scores_of(compared: Sequence[Compared], name: str) -> BoxScores:
     score, hit = np.concatenate(scores), np.concatenate(hits, axis=1)
     if not objects:
         nothing = math.nan
-        return BoxScores(name, 0, len(score), nothing, nothing, nothing, nothing, np.full(len(RECALLS), math.nan))
+        return BoxScores(
+            name, 0, len(score), nothing, nothing, nothing, nothing, np.full(len(RECALLS), math.nan)
+        )
     right = np.cumsum(hit[:, np.argsort(-score, kind="stable")], axis=1)
     recall, precision = right / objects, right / np.arange(1, len(score) + 1)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -97,7 +99,14 @@ def _scores_of(compared: Sequence[Compared], name: str) -> BoxScores:
         curve[place < len(own)] = own[place[place < len(own)]]
     highest = recall[:, -1].mean() if len(score) else 0.0
     return BoxScores(
-        name, objects, len(score), float(curves.mean()), float(curves[0].mean()), float(curves[5].mean()), float(highest), curves[0]
+        name,
+        objects,
+        len(score),
+        float(curves.mean()),
+        float(curves[0].mean()),
+        float(curves[5].mean()),
+        float(highest),
+        curves[0],
     )
 
 
@@ -136,11 +145,16 @@ def matched(truth: Boxes, found: Boxes, least: float = HALF) -> Match:
     """
     to_found, to_truth = np.full(len(truth), -1), np.full(len(found), -1)
     row, column, alike = alike_pairs(found.corners, truth.corners, least)
-    kinds = np.array([truth.names.index(name) if name in truth.names else -1 for name in found.names], int)
+    kinds = np.array(
+        [truth.names.index(name) if name in truth.names else -1 for name in found.names], int
+    )
     same = kinds[found.kind[row]] == truth.kind[column]
     first = np.searchsorted(row, np.arange(len(found) + 1))
     order = np.argsort(-found.score, kind="stable").tolist()
-    for wanted in (same, np.ones_like(same)):  # what is told right first: a wrong name never takes another's object
+    for wanted in (
+        same,
+        np.ones_like(same),
+    ):  # what is told right first: a wrong name never takes another's object
         for place in order:
             own = slice(first[place], first[place + 1])
             free = np.where(wanted[own] & (to_found[column[own]] < 0), alike[own], 0)
@@ -154,13 +168,22 @@ def confusion(compared: Sequence[Compared], names: Sequence[str]) -> NDArray[np.
     """(K + 1, K + 1) how many boxes of each structure (row) were found as which (column); last row: not there; last column: missed."""
     out = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     for one in compared:
-        true_kind, found_kind = (np.array([names.index(name) for name in boxes.names]) for boxes in (one.truth, one.found))
+        true_kind, found_kind = (
+            np.array([names.index(name) for name in boxes.names])
+            for boxes in (one.truth, one.found)
+        )
         for z in one.pictures:
             truth, found = one.truth.of_picture(z), one.found.of_picture(z)
             pairs = matched(truth, found)
-            columns = np.where(pairs.found >= 0, found_kind[found.kind[pairs.found]] if len(found) else 0, len(names))
+            columns = np.where(
+                pairs.found >= 0,
+                found_kind[found.kind[pairs.found]] if len(found) else 0,
+                len(names),
+            )
             np.add.at(out, (true_kind[truth.kind], columns), 1)
-            out[-1] += np.bincount(found_kind[found.kind[pairs.truth < 0]], minlength=len(names) + 1)
+            out[-1] += np.bincount(
+                found_kind[found.kind[pairs.truth < 0]], minlength=len(names) + 1
+            )
     return out
 
 
@@ -185,7 +208,11 @@ class Counts(NamedTuple):
     @property
     def bias(self) -> float:
         """By what part of all there are too many, or too few where it is negative."""
-        return float((self.found.sum() - self.truth.sum()) / self.truth.sum()) if self.truth.sum() else math.nan
+        return (
+            float((self.found.sum() - self.truth.sum()) / self.truth.sum())
+            if self.truth.sum()
+            else math.nan
+        )
 
 
 def counts(compared: Sequence[Compared], name: str) -> Counts:

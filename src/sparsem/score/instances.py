@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.regions import Overlaps, added
+from sparsem.labels.overlaps import Overlaps, added
 
 SCORES = ("arand", "voi_split", "voi_merge", "pq", "ap50", "map")
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
@@ -50,7 +50,11 @@ def dice_of_cells(table: Overlaps) -> dict[int, float]:
     predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
     same = table.first == table.second
     shared = dict(zip(table.first[same].tolist(), table.pixels[same].tolist(), strict=True))
-    return {label: 2 * shared.get(label, 0) / (predicted.get(label, 0) + size) for label, size in true.items() if label and size}
+    return {
+        label: 2 * shared.get(label, 0) / (predicted.get(label, 0) + size)
+        for label, size in true.items()
+        if label and size
+    }
 
 
 def adapted_rand_error(table: Overlaps) -> RandError:
@@ -62,10 +66,17 @@ def adapted_rand_error(table: Overlaps) -> RandError:
     if not pixels.size:
         return RandError(np.nan, np.nan, np.nan)
     together = _pairs(pixels)
-    together_predicted, together_true = _pairs(_sums(predicted, pixels)), _pairs(_sums(true, pixels))
+    together_predicted, together_true = (
+        _pairs(_sums(predicted, pixels)),
+        _pairs(_sums(true, pixels)),
+    )
     precision = together / together_predicted if together_predicted else 1.0
     recall = together / together_true if together_true else 1.0
-    f_score = 2 * together / (together_predicted + together_true) if together_predicted + together_true else 1.0
+    f_score = (
+        2 * together / (together_predicted + together_true)
+        if together_predicted + together_true
+        else 1.0
+    )
     return RandError(1 - f_score, precision, recall)
 
 
@@ -78,7 +89,9 @@ def variation_of_information(table: Overlaps) -> Information:
     if not pixels.size:
         return Information(np.nan, np.nan)
     joint = _entropy(pixels)
-    return Information(joint - _entropy(_sums(true, pixels)), joint - _entropy(_sums(predicted, pixels)))
+    return Information(
+        joint - _entropy(_sums(true, pixels)), joint - _entropy(_sums(predicted, pixels))
+    )
 
 
 @dataclass(frozen=True)
@@ -116,8 +129,15 @@ def matching(table: Overlaps) -> Matching:
     predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
     cells = (table.first > 0) & (table.second > 0)
     shared = table.pixels[cells]
-    sizes = [predicted[p] + true[t] for p, t in zip(table.first[cells].tolist(), table.second[cells].tolist(), strict=True)]
-    return Matching(shared / (np.asarray(sizes, np.float64) - shared), len(predicted.keys() - {0}), len(true.keys() - {0}))
+    sizes = [
+        predicted[p] + true[t]
+        for p, t in zip(table.first[cells].tolist(), table.second[cells].tolist(), strict=True)
+    ]
+    return Matching(
+        shared / (np.asarray(sizes, np.float64) - shared),
+        len(predicted.keys() - {0}),
+        len(true.keys() - {0}),
+    )
 
 
 def instance_scores(slices: Sequence[Overlaps], least_px: int = 0) -> dict[str, float]:
@@ -133,9 +153,17 @@ def instance_scores(slices: Sequence[Overlaps], least_px: int = 0) -> dict[str, 
     whole = added(slices)
     dice = dice_of_cells(whole)
     flat = [_scores(one) for one in slices if (one.second > 0).any()]
-    means = {f"{name}_2d": float(np.mean([one[name] for one in flat])) if flat else np.nan for name in SCORES}
+    means = {
+        f"{name}_2d": float(np.mean([one[name] for one in flat])) if flat else np.nan
+        for name in SCORES
+    }
     mean_dice = float(np.mean(list(dice.values()))) if dice else np.nan
-    return {"cells": len(dice), "dice_cells": mean_dice, **{f"{name}_3d": value for name, value in _scores(whole).items()}, **means}
+    return {
+        "cells": len(dice),
+        "dice_cells": mean_dice,
+        **{f"{name}_3d": value for name, value in _scores(whole).items()},
+        **means,
+    }
 
 
 def without_small(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
@@ -156,14 +184,27 @@ def without_small(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
     for table in slices:
         first = np.where(np.isin(table.first, small[0]), 0, table.first).astype(np.uint32)
         second = np.where(np.isin(table.second, small[1]), 0, table.second).astype(np.uint32)
-        kept.append(added([Overlaps(first, second, table.pixels)]))  # pairs that became one are one row again
+        kept.append(
+            added([Overlaps(first, second, table.pixels)])
+        )  # pairs that became one are one row again
     return kept
 
 
 def _scores(table: Overlaps) -> dict[str, float]:
     information, pairs = variation_of_information(table), matching(table)
-    numbers = (adapted_rand_error(table).error, information.split, information.merge, pairs.panoptic.quality)
-    return dict(zip(SCORES, (*numbers, pairs.average_precision(0.5), pairs.mean_average_precision), strict=True))
+    numbers = (
+        adapted_rand_error(table).error,
+        information.split,
+        information.merge,
+        pairs.panoptic.quality,
+    )
+    return dict(
+        zip(
+            SCORES,
+            (*numbers, pairs.average_precision(0.5), pairs.mean_average_precision),
+            strict=True,
+        )
+    )
 
 
 def _of_true_cells(table: Overlaps) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Counts]:
@@ -183,7 +224,9 @@ def _sums(labels: NDArray[np.uint32], pixels: Counts) -> Counts:
 
 def _sizes(labels: NDArray[np.uint32], pixels: NDArray[np.int64]) -> dict[int, int]:
     names, which = np.unique(labels, return_inverse=True)
-    return dict(zip(names.tolist(), np.bincount(which, weights=pixels).astype(int).tolist(), strict=True))
+    return dict(
+        zip(names.tolist(), np.bincount(which, weights=pixels).astype(int).tolist(), strict=True)
+    )
 
 
 def _entropy(pixels: Counts) -> float:

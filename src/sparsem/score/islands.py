@@ -37,7 +37,9 @@ def island_count(labels: Labels, true: Labels) -> IslandCount:
     right = np.bincount(flat, (labels == true).ravel(), count + 1)
     cell = np.zeros(count + 1, np.int64)
     cell[flat] = true.ravel()
-    order = np.lexsort((-pixels[1:], cell[1:])) + 1  # cell after cell, of each its largest part first
+    order = (
+        np.lexsort((-pixels[1:], cell[1:])) + 1
+    )  # cell after cell, of each its largest part first
     is_largest = np.ones(count, bool)
     is_largest[1:] = cell[order[1:]] != cell[order[:-1]]
     islands = order[~is_largest]

@@ -31,13 +31,19 @@ class Overlap:
     known: int
 
     def __add__(self, other: "Overlap") -> "Overlap":
-        both, predicted, true = self.both + other.both, self.predicted + other.predicted, self.true + other.true
+        both, predicted, true = (
+            self.both + other.both,
+            self.predicted + other.predicted,
+            self.true + other.true,
+        )
         return Overlap(both, predicted, true, self.known + other.known)
 
     @property
     def dice(self) -> float:
         """2 TP / (2 TP + FP + FN); NaN where both are empty."""
-        return 2 * self.both / (self.predicted + self.true) if self.predicted + self.true else math.nan
+        return (
+            2 * self.both / (self.predicted + self.true) if self.predicted + self.true else math.nan
+        )
 
     @property
     def precision(self) -> float:
@@ -50,7 +56,9 @@ class Overlap:
         return self.both / self.true if self.true else math.nan
 
 
-def overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> Overlap:
+def overlap(
+    predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_] | None = None
+) -> Overlap:
     """Return the counts of one slice or volume; pixels that are not known count nowhere.
 
     Raises:
@@ -61,7 +69,9 @@ def overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArra
     if known is not None:
         predicted, true = predicted & known, true & known
     comparable = predicted.size if known is None else int(np.count_nonzero(known))
-    both, ours, theirs = (int(np.count_nonzero(mask)) for mask in (predicted & true, predicted, true))
+    both, ours, theirs = (
+        int(np.count_nonzero(mask)) for mask in (predicted & true, predicted, true)
+    )
     return Overlap(both, ours, theirs, comparable)
 
 
@@ -77,7 +87,11 @@ def average_dice(slices: Iterable[Overlap], skip_empty_truth: bool = False) -> f
     papers' scripts did; false positives there then go unseen. NaN where no slice is left.
     """
     counted = [each for each in slices if each.known and (each.true or not skip_empty_truth)]
-    return float(np.mean([dice_of_sums(each.both, each.predicted, each.true) for each in counted])) if counted else float("nan")
+    return (
+        float(np.mean([dice_of_sums(each.both, each.predicted, each.true) for each in counted]))
+        if counted
+        else float("nan")
+    )
 
 
 class OutlineCount(NamedTuple):
@@ -100,7 +114,9 @@ class OutlineCount(NamedTuple):
 NO_OUTLINE = OutlineCount(0, 0)
 
 
-def outline_count(predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_]) -> OutlineCount:
+def outline_count(
+    predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> OutlineCount:
     """Count the outline (y, x) that two masks share; a ground truth that was drawn from a prediction shares most of it.
 
     Args:

@@ -38,7 +38,15 @@ def _acquired_by_name(file: Path, refusal: SparsemError) -> BaseFileLock:
     try:
         lock.acquire()
     except Timeout:
-        process, _, computer = file.read_text(encoding="utf-8", errors="replace").strip().partition("\n")
-        holder = f"process {process} on {computer.splitlines()[0]}" if process.isdigit() and computer else "a process without a name"
-        raise type(refusal)(f"{refusal} {file} is held by {holder}; if that process has ended, remove this file.") from None
+        process, _, computer = (
+            file.read_text(encoding="utf-8", errors="replace").strip().partition("\n")
+        )
+        holder = (
+            f"process {process} on {computer.splitlines()[0]}"
+            if process.isdigit() and computer
+            else "a process without a name"
+        )
+        raise type(refusal)(
+            f"{refusal} {file} is held by {holder}; if that process has ended, remove this file."
+        ) from None
     return lock

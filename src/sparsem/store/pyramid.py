@@ -16,18 +16,27 @@ def coarser(fine: Array, factors: Sequence[int], labels: bool) -> Array:
     """The next level: modes of ``labels``, else means. Slice by slice of the result, so that little is held beside it."""
     make = coarser_mode if labels else coarser_mean
     thick = factors[0]
-    out = np.empty([-(-length // factor) for length, factor in zip(fine.shape, factors, strict=True)], fine.dtype)
+    out = np.empty(
+        [-(-length // factor) for length, factor in zip(fine.shape, factors, strict=True)],
+        fine.dtype,
+    )
     for z in range(len(out)):
-        out[z] = make(fine[z * thick : (z + 1) * thick], (min(thick, len(fine) - z * thick), *factors[1:]))[0]
+        out[z] = make(
+            fine[z * thick : (z + 1) * thick], (min(thick, len(fine) - z * thick), *factors[1:])
+        )[0]
     return out
 
 
 def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
     """Mean over cells of ``factors`` (1 or 2 an axis) voxels; integers are rounded half up. Keeps the dtype."""
     whole = np.issubdtype(fine.dtype, np.integer)
-    wide = {1: np.int16, 2: np.int32}.get(fine.dtype.itemsize, np.int64) if whole else np.float64  # holds the sum of eight voxels
+    wide = (
+        {1: np.int16, 2: np.int32}.get(fine.dtype.itemsize, np.int64) if whole else np.float64
+    )  # holds the sum of eight voxels
     total = fine
-    for axis, factor in enumerate(factors):  # one axis after the other: the strided one, x, comes last, when little is left
+    for axis, factor in enumerate(
+        factors
+    ):  # one axis after the other: the strided one, x, comes last, when little is left
         if factor == 2:
             total = _pair_sums(total, axis, wide)
     halvings = list(factors).count(2)
@@ -41,9 +50,13 @@ def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
         return coarser_mean(fine, factors)
     parts = np.stack(_cells(fine, factors))
     mode: Array = parts[0].copy()
-    mixed = np.nonzero((parts != parts[0]).any(axis=0))  # most cells hold one label; only the others are counted
+    mixed = np.nonzero(
+        (parts != parts[0]).any(axis=0)
+    )  # most cells hold one label; only the others are counted
     if mixed[0].size:
-        candidates = np.sort(parts[:, mixed[0], mixed[1], mixed[2]], axis=0)[::-1]  # (cell voxels, mixed cells), largest id first
+        candidates = np.sort(parts[:, mixed[0], mixed[1], mixed[2]], axis=0)[
+            ::-1
+        ]  # (cell voxels, mixed cells), largest id first
         votes = (candidates[:, None] == candidates[None]).sum(axis=1)
         mode[mixed] = np.take_along_axis(candidates, votes.argmax(axis=0)[None], axis=0)[0]
     return mode

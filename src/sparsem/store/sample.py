@@ -28,8 +28,8 @@ import pyarrow.parquet
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize
 from sparsem.settings import nearest
-from sparsem.store.frame import Frame, MovedStack, joined
 from sparsem.store.locks import acquired
+from sparsem.store.transforms import Frame, MovedStack, joined
 from sparsem.store.volume import Volume, json_bytes, read_attributes, write_atomically, write_group
 
 FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
@@ -48,7 +48,9 @@ def checked_name(name: str) -> str:
         InputError: it holds other characters than letters, digits, ``_``, ``-`` and ``.``, or is ``raw``.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "raw":
-        raise InputError(f"A name is of letters, digits, '_', '-' and '.', and is not 'raw'; got '{name}'.")
+        raise InputError(
+            f"A name is of letters, digits, '_', '-' and '.', and is not 'raw'; got '{name}'."
+        )
     return name
 
 
@@ -67,12 +69,18 @@ class Sample:
         """
         directory = Path(path).resolve()
         if not directory.exists():
-            raise SampleError(f"There is no sample at {path}; make one with 'sparsem import SOURCE {path}'.")
+            raise SampleError(
+                f"There is no sample at {path}; make one with 'sparsem import SOURCE {path}'."
+            )
         if not (directory / ".sparsem").is_dir():
-            raise SampleError(f"{path} is not a sparsem sample; make one from it with 'sparsem import {path} NAME.zarr'.")
+            raise SampleError(
+                f"{path} is not a sparsem sample; make one from it with 'sparsem import {path} NAME.zarr'."
+            )
         found = cls(directory)
         if not found.has_image and not found.names("labels"):
-            raise SampleError(f"{path} has no image yet: its import was interrupted. Run the same import again to finish it.")
+            raise SampleError(
+                f"{path} has no image yet: its import was interrupted. Run the same import again to finish it."
+            )
         return found
 
     @classmethod
@@ -83,8 +91,14 @@ class Sample:
             SampleError: the path holds something else.
         """
         directory = Path(path).resolve()
-        if directory.is_file() or (directory.exists() and not (directory / ".sparsem").is_dir() and any(directory.iterdir())):
-            raise SampleError(f"{path} exists and is not a sparsem sample; choose another name for the output.")
+        if directory.is_file() or (
+            directory.exists()
+            and not (directory / ".sparsem").is_dir()
+            and any(directory.iterdir())
+        ):
+            raise SampleError(
+                f"{path} exists and is not a sparsem sample; choose another name for the output."
+            )
         write_group(directory / ".sparsem", {})
         return cls(directory)
 
@@ -105,8 +119,14 @@ class Sample:
             SampleError: there is none of that name; the nearest is named.
         """
         if name not in self.names(folder):
-            how = f" {MADE_BY[folder].format(self.path.name)}" if folder in MADE_BY and not self.names(folder) else ""
-            raise SampleError(f"{self.path.name} has no {folder}/{name}{nearest(name, self.names(folder))}{how}")
+            how = (
+                f" {MADE_BY[folder].format(self.path.name)}"
+                if folder in MADE_BY and not self.names(folder)
+                else ""
+            )
+            raise SampleError(
+                f"{self.path.name} has no {folder}/{name}{nearest(name, self.names(folder))}{how}"
+            )
         return Volume(self.path / folder / name)
 
     def image(self, name: str | None = None) -> Volume:
@@ -122,7 +142,9 @@ class Sample:
             self._refuse_stale(image)
             return image
         if not self.has_image:
-            raise SampleError(f"{self.path.name} has no image, only labels; bring it in with 'sparsem import SOURCE {self.path.name}'.")
+            raise SampleError(
+                f"{self.path.name} has no image, only labels; bring it in with 'sparsem import SOURCE {self.path.name}'."
+            )
         return Volume(self.path)
 
     @property
@@ -138,7 +160,12 @@ class Sample:
     @property
     def newest_image(self) -> str:
         """Name of the image that stages read unless told otherwise: the last derived one, else ``raw``."""
-        made = [name for entry in self.history() for name in entry["outputs"] if name.startswith("images/")]
+        made = [
+            name
+            for entry in self.history()
+            for name in entry["outputs"]
+            if name.startswith("images/")
+        ]
         names = [path.removeprefix("images/") for path in reversed(made)]
         return next((name for name in names if name in self.names("images")), "raw")
 
@@ -154,13 +181,17 @@ class Sample:
             image = made_on[0] if made_on else self.newest_image
         if out in self.line_of(image):
             what = "itself" if image == out else f"'{image}', which was made from it"
-            raise InputError(f"The image '{out}' cannot be made from {what}; give --out another name.")
+            raise InputError(
+                f"The image '{out}' cannot be made from {what}; give --out another name."
+            )
         return image
 
     def line_of(self, image: str) -> list[str]:
         """An image, the one that it was made from, and so on."""
         line = [image]
-        while line[-1] in self.names("images") and (made_on := self.volume("images", line[-1]).made_on):
+        while line[-1] in self.names("images") and (
+            made_on := self.volume("images", line[-1]).made_on
+        ):
             line.append(made_on[0])
         return line
 
@@ -177,7 +208,9 @@ class Sample:
         name, fingerprint = volume.made_on
         if self.image(name).fingerprint != fingerprint:
             what = volume.directory.relative_to(self.path)
-            raise SampleError(f"{what} of {self.path.name} was made on the image '{name}', which was replaced since; make {what} again.")
+            raise SampleError(
+                f"{what} of {self.path.name} was made on the image '{name}', which was replaced since; make {what} again."
+            )
 
     def frame(self, volume: Volume) -> Frame:
         """Where the pixels of any volume lie in the raw image.
@@ -200,7 +233,11 @@ class Sample:
         """
         frame = self.frame(volume)
         of_raw = self.has_image and tuple(stack.shape) == self.image("raw").shape
-        return stack if frame.to_raw is None or not of_raw else MovedStack(stack, frame.to_raw, volume.shape, outside)
+        return (
+            stack
+            if frame.to_raw is None or not of_raw
+            else MovedStack(stack, frame.to_raw, volume.shape, outside)
+        )
 
     def name_of_image(self, volume: Volume | None) -> str:
         """The image whose pixels a volume has; without a volume the newest one."""
@@ -220,7 +257,9 @@ class Sample:
         Raises:
             SampleError: another run holds it.
         """
-        refusal = SampleError(f"Another run is writing to {self.path.name}; wait for it to end, or work on a copy.")
+        refusal = SampleError(
+            f"Another run is writing to {self.path.name}; wait for it to end, or work on a copy."
+        )
         lock = acquired(self.path / ".sparsem" / "lock", refusal)
         try:
             for folder in (self.path, self.path / ".sparsem", self.path / "tables"):
@@ -246,14 +285,20 @@ class Sample:
     def remember(self, entry: Mapping[str, Any]) -> None:
         """Append to the history, replacing an older entry of the same stage and fingerprint."""
         same = ("stage", "fingerprint")
-        kept = [old for old in self.history() if any(old.get(key) != entry.get(key) for key in same)]
+        kept = [
+            old for old in self.history() if any(old.get(key) != entry.get(key) for key in same)
+        ]
         write_atomically(self.path / ".sparsem" / "history.json", json_bytes([*kept, dict(entry)]))
 
     def publish_names(self) -> None:
         """Bring the groups' lists up to date: a Zarr group for each folder, and NGFF's list of labels."""
         for folder in FOLDERS:
             if (self.path / folder).is_dir():
-                listed = {"ome": {"version": "0.5", "labels": self.names("labels")}} if folder == "labels" else {}
+                listed = (
+                    {"ome": {"version": "0.5", "labels": self.names("labels")}}
+                    if folder == "labels"
+                    else {}
+                )
                 group = self.path / folder / "zarr.json"
                 if not group.exists() or read_attributes(self.path / folder) != listed:
                     write_group(self.path / folder, listed)
@@ -295,7 +340,9 @@ class Sample:
 
     def table_notes(self, name: str) -> dict[str, Any]:
         """Return what the metadata of ``tables/NAME.parquet`` hold under ``sparsem``: how it was made; empty if they hold nothing."""
-        metadata = pyarrow.parquet.read_schema(self.path / "tables" / f"{name}.parquet").metadata or {}
+        metadata = (
+            pyarrow.parquet.read_schema(self.path / "tables" / f"{name}.parquet").metadata or {}
+        )
         notes: dict[str, Any] = json.loads(metadata.get(b"sparsem", b"{}"))
         return notes
 

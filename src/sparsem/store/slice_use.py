@@ -21,7 +21,10 @@ ROLES: tuple[Role, ...] = ("unseen", "validated", "trained")
 def slice_digest(raw: Volume, z: int) -> str:
     """Return a short hash of the size of a slice and of the pixels in its middle."""
     shape = raw.size_of(z)
-    rows, columns = (slice(max(0, (length - DIGEST_PX) // 2), min(length, (length + DIGEST_PX) // 2)) for length in shape)
+    rows, columns = (
+        slice(max(0, (length - DIGEST_PX) // 2), min(length, (length + DIGEST_PX) // 2))
+        for length in shape
+    )
     content = hashlib.blake2b(repr(shape).encode(), digest_size=8)
     content.update(np.ascontiguousarray(raw.kept(0)[slice(z, z + 1), rows, columns]).tobytes())
     return content.hexdigest()

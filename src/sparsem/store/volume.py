@@ -24,12 +24,14 @@ from zarr.codecs import ZstdCodec
 
 from sparsem.errors import SampleError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.store.frame import Motion
-from sparsem.store.kept import Kept
+from sparsem.store.lazy import Kept
+from sparsem.store.transforms import Motion
 
 CHUNK_YX = 512  # a chunk of 16 slices is then 4 MB: small enough to look at, large enough for a cluster file system
 COARSEST = 512  # levels are added until the longest axis is no longer than this
-FOREGROUND = 128  # round(255 p) for p >= 0.5: from this value on a probability on disk is foreground
+FOREGROUND = (
+    128  # round(255 p) for p >= 0.5: from this value on a probability on disk is foreground
+)
 
 
 class Kind(StrEnum):
@@ -78,7 +80,10 @@ class VolumeSpec:
         """By how much each level is smaller than the one before it; (1, 1, 1) for the first."""
         factors, shape, voxel = [(1, 1, 1)], self.shape, self.voxel_size
         while max(shape) > COARSEST:
-            z, y, x = (1 if length == 1 else factor for length, factor in zip(shape, voxel.halving(), strict=True))
+            z, y, x = (
+                1 if length == 1 else factor
+                for length, factor in zip(shape, voxel.halving(), strict=True)
+            )
             halve = (1 if self.sizes else z, y, x)  # a picture is never mixed with the next one
             if halve == (1, 1, 1):
                 break
@@ -106,7 +111,10 @@ class VolumeSpec:
     @property
     def nbytes(self) -> int:
         """Uncompressed bytes of all levels."""
-        return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.level_shapes()) * self.dtype.itemsize
+        return (
+            sum(int(np.prod(shape, dtype=np.int64)) for shape in self.level_shapes())
+            * self.dtype.itemsize
+        )
 
 
 def volume_spec(
@@ -121,7 +129,9 @@ def volume_spec(
 ) -> VolumeSpec:
     """A VolumeSpec with its numbers made plain Python ones."""
     z, y, x = (int(length) for length in shape)
-    return VolumeSpec(path, (z, y, x), np.dtype(dtype), kind, voxel_size, int(block_depth), made_on, motions)
+    return VolumeSpec(
+        path, (z, y, x), np.dtype(dtype), kind, voxel_size, int(block_depth), made_on, motions
+    )
 
 
 @dataclass(frozen=True)
@@ -175,9 +185,14 @@ class Volume:
         """The z-blocks of the full resolution."""
         return z_blocks(self.shape[0], self.block_depth, halo)
 
-    def like(self, path: str, dtype: DTypeLike, kind: Kind, made_on: tuple[str, str] | None) -> VolumeSpec:
+    def like(
+        self, path: str, dtype: DTypeLike, kind: Kind, made_on: tuple[str, str] | None
+    ) -> VolumeSpec:
         """A volume to be, of the same voxels and blocks."""
-        return replace(volume_spec(path, self.shape, dtype, kind, self.voxel_size, self.block_depth, made_on), sizes=self.sizes)
+        return replace(
+            volume_spec(path, self.shape, dtype, kind, self.voxel_size, self.block_depth, made_on),
+            sizes=self.sizes,
+        )
 
     @property
     def voxel_size(self) -> VoxelSize:
@@ -186,7 +201,9 @@ class Volume:
 
     def voxel_size_of(self, level: int) -> VoxelSize:
         """Of a level, nm."""
-        scale = self.attributes["ome"]["multiscales"][0]["datasets"][level]["coordinateTransformations"][0]["scale"]
+        scale = self.attributes["ome"]["multiscales"][0]["datasets"][level][
+            "coordinateTransformations"
+        ][0]["scale"]
         return VoxelSize.of(scale)
 
     @property
@@ -235,7 +252,9 @@ class Volume:
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Of slices that are pictures of their own: (y, x) of each; empty for a stack."""
-        return tuple((int(y), int(x)) for y, x in self.attributes.get("sparsem", {}).get("sizes", ()))
+        return tuple(
+            (int(y), int(x)) for y, x in self.attributes.get("sparsem", {}).get("sizes", ())
+        )
 
     def size_of(self, z: int) -> tuple[int, int]:
         """(y, x) of what there is in a slice."""
@@ -260,7 +279,12 @@ def create_volume(directory: Path, spec: VolumeSpec, fingerprint: str) -> None:
     about: dict[str, Any] = {"kind": spec.kind.value, "fingerprint": fingerprint}
     about |= {"made_on": list(spec.made_on)} if spec.made_on else {}
     about |= {"motions": spec.motions.tolist()} if spec.motions is not None else {}
-    told = (("numbers", spec.numbers), ("repeated", spec.repeated), ("names", spec.names), ("sizes", spec.sizes))
+    told = (
+        ("numbers", spec.numbers),
+        ("repeated", spec.repeated),
+        ("names", spec.names),
+        ("sizes", spec.sizes),
+    )
     about |= {name: list(slices) for name, slices in told if slices}
     about |= {"slice_use": dict(spec.slice_use)} if spec.slice_use is not None else {}
     write_group(directory, {"ome": _ome_metadata(spec), "sparsem": about})
@@ -273,14 +297,31 @@ def _ome_metadata(spec: VolumeSpec) -> dict[str, Any]:
         # A cell's centre lies half a fine voxel further on for every halving.
         offset = [o + (f - 1) / 2 * v for o, f, v in zip(offset, factors, voxel, strict=True)]
         voxel = voxel.times(factors)
-        transforms = (VectorScale(type="scale", scale=list(voxel)), VectorTranslation(type="translation", translation=offset))
-        datasets.append(Dataset(path=str(level), coordinateTransformations=transforms if level else transforms[:1]))
+        transforms = (
+            VectorScale(type="scale", scale=list(voxel)),
+            VectorTranslation(type="translation", translation=offset),
+        )
+        datasets.append(
+            Dataset(
+                path=str(level), coordinateTransformations=transforms if level else transforms[:1]
+            )
+        )
     name = spec.path.rsplit("/", 1)[-1] or "raw"
     axes = [Axis(name=axis, type="space", unit="nanometer") for axis in "zyx"]
-    multiscale = Multiscale(axes=axes, datasets=tuple(datasets), name=name, type="mode" if spec.kind is Kind.LABELS else "mean")
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale.model_dump(exclude_none=True)]}
+    multiscale = Multiscale(
+        axes=axes,
+        datasets=tuple(datasets),
+        name=name,
+        type="mode" if spec.kind is Kind.LABELS else "mean",
+    )
+    ome: dict[str, Any] = {
+        "version": "0.5",
+        "multiscales": [multiscale.model_dump(exclude_none=True)],
+    }
     if spec.kind is Kind.LABELS:
-        depth = spec.path.count("/") + 1  # the way back up to the image that the labels were drawn on
+        depth = (
+            spec.path.count("/") + 1
+        )  # the way back up to the image that the labels were drawn on
         image = f"images/{spec.made_on[0]}/" if spec.made_on and spec.made_on[0] != "raw" else ""
         ome["image-label"] = {"source": {"image": "/".join([".."] * depth) + "/" + image}}
     return ome
@@ -301,7 +342,10 @@ def read_attributes(directory: Path) -> dict[str, Any]:
 def write_group(directory: Path, attributes: dict[str, Any]) -> None:
     """Write a Zarr v3 group's metadata in one step: a reader sees the old attributes or the new ones."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "zarr.json", json_bytes({"attributes": attributes, "zarr_format": 3, "node_type": "group"}))
+    write_atomically(
+        directory / "zarr.json",
+        json_bytes({"attributes": attributes, "zarr_format": 3, "node_type": "group"}),
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

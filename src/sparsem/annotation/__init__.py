@@ -1,0 +1,1 @@
+"""Hand-labeled slices, and ground truth."""

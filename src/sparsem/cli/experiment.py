@@ -1,0 +1,132 @@
+"""The commands that answer a question by measuring. A module of their own: they draw, and what draws takes a second to load."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.experiment.cells import ExperimentSettings
+from sparsem.experiment.cells import cells_compared as _experiment
+from sparsem.experiment.models import ModelsSettings, markdown, models_compared
+from sparsem.experiment.slices import SlicesSettings, slices_compared
+from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
+
+Truth = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TRUTH]", help="labels of every slice; else the labelled that are left"
+    ),
+]
+
+
+@command(ExperimentSettings, spread=True)
+def experiment_cells(
+    path: SamplePath,
+    truth: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TRUTH]", help="a labelled volume; the sample's own truth if not given"
+        ),
+    ] = None,
+    *,
+    settings: ExperimentSettings,
+    on: Execution,
+) -> Outcome:
+    """Run every way of separating cells, track, score on the slices that nobody labelled, and print them side by side (Table 2).
+
+    Example: sparsem experiment cells tumour.zarr all_cells.tif --least-voxels 5000
+    """
+    rows = _experiment(Sample.open(path), truth, settings, on)
+    head = (
+        "way",
+        "Dice of cells",
+        "ARAND 3D",
+        "VOI split",
+        "VOI merge",
+        "PQ 3D",
+        "AP50 3D",
+        "ARAND 2D",
+    )
+    keys = (
+        "dice_cells",
+        "arand_3d",
+        "voi_split_3d",
+        "voi_merge_3d",
+        "pq_3d",
+        "ap50_3d",
+        "arand_2d",
+    )
+    lines = ["  ".join(f"{word:>13}" for word in head)]
+    for way, numbers in rows.items():
+        values = ("--" if numbers[key] is None else f"{numbers[key]:.3f}" for key in keys)
+        lines.append("  ".join(f"{word:>13}" for word in (way, *values)))
+    return Outcome(
+        [*lines, f"Wrote {path}/tables/experiment_{settings.cells}.parquet and .csv"], data=rows
+    )
+
+
+@command(SlicesSettings, spread=True)
+def experiment_slices(
+    path: SamplePath,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="the structure, labelled on many slices")
+    ],
+    truth: Truth = None,
+    folder: Annotated[Path, typer.Option("--folder", help="for networks and figures")] = Path(
+        "experiment"
+    ),
+    *,
+    settings: SlicesSettings,
+    on: Execution,
+) -> Outcome:
+    """How many slices must be labelled? Train on some of them, again and again, and measure on the others (figure 2 of the paper).
+
+    Example: sparsem experiment slices liver.zarr nucleus --labelled 7 --labelled 15 --repeats 3
+    """
+    found = slices_compared(Sample.open(path), name, folder, truth, settings, on)
+    lines = [f"{'labelled':>9}{'tile px':>9}{'mean Dice':>11}{'spread':>9}"]
+    summary = found.summary()
+    for (labelled, tile), (mean, spread) in summary.items():
+        lines.append(
+            f"{labelled:>9}{tile:>9}{mean:>11.3f}{'--' if spread != spread else f'{spread:.3f}':>9}"
+        )
+    lines += [f"Wrote {file}" for file in found.files]
+    lines.append(f"Wrote {path}/tables/experiment_slices_{name}.parquet and .csv")
+    rows = [
+        {"labelled": one.labelled, "tile_px": one.tile, "repeat": one.repeat, "dice_3d": one.dice}
+        for one in found.runs
+    ]
+    return Outcome(lines, data={"runs": rows, "files": found.files})
+
+
+@command(ModelsSettings, spread=True)
+def experiment_models(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
+    truth: Truth = None,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="for networks, the table and the figure")
+    ] = Path("experiment"),
+    *,
+    settings: ModelsSettings,
+    on: Execution,
+) -> Outcome:
+    """Which network? Train several on the same labelled slices, with and without unlabelled ones, and measure them on the others.
+
+    Example: sparsem experiment models liver.zarr nucleus --compare resunet --compare unet++ --compare resunet+cps --labelled 7 --minutes 10
+    """
+    found = models_compared(Sample.open(path), name, folder, truth, settings, on)
+    lines = [*markdown(found).splitlines(), *(f"Wrote {file}" for file in found.files)]
+    lines.append(f"Wrote {path}/tables/experiment_models_{name}.parquet and .csv")
+    rows = [
+        {
+            "network": one.way,
+            "labelled": one.labelled,
+            "dice_3d": one.dice,
+            "training_s": one.seconds,
+        }
+        for one in found.trained
+    ]
+    return Outcome(lines, data={"trainings": rows, "files": found.files})

@@ -1,0 +1,105 @@
+"""The path of boxes in one call, as a study walks it: bring in, learn, find, hold to biology, mask, score. What is done stays done."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from sparsem.boxes.constrain import constrain_boxes, release_boxes, ruled
+from sparsem.boxes.importing import BoxesSettings, import_boxes
+from sparsem.boxes.tables import annotated_names, read_annotated
+from sparsem.detect.masks.masks import MasksSettings, masks
+from sparsem.detect.predict import find_boxes
+from sparsem.detect.score import Judged, can_be_scored, score_boxes
+from sparsem.detect.settings import DetectSettings, DetectTrainSettings
+from sparsem.detect.training.train import train_detector
+from sparsem.labels.constrain import Roles
+from sparsem.progress import tell
+from sparsem.settings import Settings
+from sparsem.store.sample import Sample
+from sparsem.workflow.execution import HERE, Execution
+
+
+class DetectStep(Settings):
+    """[detect]: boxes around organelles, by a detector that is trained here or was before."""
+
+    model: str | None = Field(
+        None, description="a detector that exists; without it one is trained from the boxes"
+    )
+    out: str = Field("detector.safetensors", description="the detector to write")
+    boxes: BoxesSettings | None = Field(
+        None, description="annotated boxes, to learn from and to score against"
+    )
+    train: DetectTrainSettings = Field(
+        DetectTrainSettings(split="picture"), description="the detector"
+    )
+    predict: DetectSettings = Field(DetectSettings(), description="finding boxes")
+    constrain: bool = Field(False, description="hold boxes to biology")
+    masks: MasksSettings | None = Field(None, description="objects pixel by pixel, as labels")
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> "DetectStep":
+        if self.model is None and self.boxes is None:
+            raise ValueError(
+                "needs boxes to learn from, [detect.boxes], or a model that knows them, model = NAME.safetensors"
+            )
+        return self
+
+
+def detect(
+    sample: Sample, here: Path, step: DetectStep, image: str, rules: Roles, on: Execution = HERE
+) -> tuple[list[str], Judged | None]:
+    """Find boxes in a sample, and what follows from them.
+
+    Args:
+        sample: as it is prepared.
+        here: folder that paths are relative to.
+        step: what is done.
+        image: to look at; that which boxes were drawn on, if its pixels lie elsewhere.
+        rules: of biology, if boxes are held to it.
+        on: how the work is spread.
+
+    Returns:
+        Paths of the labels that were made, and how good the boxes are, if any were annotated that nobody learnt from.
+    """
+    if step.boxes:
+        source = None if step.boxes.source is None else str(here / step.boxes.source)
+        import_boxes([sample], step.boxes.model_copy(update={"source": source}), on)
+    drawn = [read_annotated(sample, name).image for name in annotated_names(sample)]
+    if drawn and sample.drawn_on(image) != sample.drawn_on(drawn[0]):
+        image = drawn[0]
+    model = here / (step.model or step.out)
+    if step.model is None:
+        weights = (
+            str(here / step.train.weights)
+            if (here / step.train.weights).exists()
+            else step.train.weights
+        )
+        training = step.train.model_copy(
+            update={"image": step.train.image or image, "weights": weights}
+        )
+        train_detector([sample], model, training, on)
+    find_boxes(
+        sample, model, step.predict.model_copy(update={"image": step.predict.image or image}), on
+    )
+    if step.constrain and len(ruled(sample, rules)) < 2:
+        tell(
+            "Note: rules are between two structures, and no two that they know were looked for; nothing is constrained.",
+            on.quiet,
+        )
+        release_boxes(sample)
+    elif step.constrain:
+        constrain_boxes(sample, rules)
+    else:
+        release_boxes(sample)
+    made = []
+    if step.masks:
+        folder = step.masks.model and here / step.masks.model
+        own = str(folder) if folder and folder.exists() else step.masks.model
+        made = masks(sample, step.masks.model_copy(update={"model": own}), on).volumes
+    if step.boxes and not can_be_scored(sample):
+        tell(
+            "Note: the detector learnt from every annotated picture, so how good its boxes are cannot be told.",
+            on.quiet,
+        )
+        return made, None
+    return made, score_boxes([sample]) if step.boxes else None

@@ -1,0 +1,238 @@
+"""File names, split into numbers and the text between them.
+
+A number is read in one of two ways: as whole numbers only (``z0.80`` holds 0 and 80), or with
+decimals (0.8). Dates with times are one number each where all names of a series hold them.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+Number = int | float
+MINUS = "\u2212"
+
+# A date, or a date with a time, in forms that are not mistaken for slice numbers.
+YEAR, MONTH, DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
+HOUR, SIXTY = r"(?:[01]\d|2[0-3])", r"[0-5]\d"
+CLOCK = rf"{HOUR}[-_.:h]{SIXTY}[-_.:m]{SIXTY}"
+TIME = re.compile(
+    rf"(?<!\d){YEAR}(?:([-_.]){MONTH}\1{DAY}|{MONTH}{DAY})[ T_-]{{0,3}}{CLOCK}(?!\d)"
+    rf"|(?<!\d){YEAR}{MONTH}{DAY}T?{HOUR}{SIXTY}{SIXTY}(?!\d)"
+    rf"|(?<!\d){YEAR}([-_.]){MONTH}\2{DAY}(?!\d)"
+)
+# The six digits after a date may be a slice number: they are a time only where nothing else is.
+DATED_ONLY = re.compile(rf"(?<!\d){YEAR}{MONTH}{DAY}[ T_-]{HOUR}{SIXTY}{SIXTY}(?!\d)")
+WHOLE = re.compile(r"\d+")
+DECIMAL = re.compile(
+    r"(?<!\d[.,])(?<!\d)\d+[.,p]\d+(?:[eE][-+]?\d+)?(?!\d|[.,]\d)"  # 0.8 0,8 0p8, not 1.2.3
+    r"|(?<!\d)\d+[eE][-+]?\d+(?!\d|[.,]\d)"  # 8e-3
+    r"|\d+"
+)
+
+# Before a number that is a slice's: z or slice, as a word of their own.
+SLICE_MARK = re.compile(
+    r"(?:(?<![^\W\d_])[zZ]|(?<=[a-z])Z|[sS][lL][iI][cC][eE][sS]?)[ ._=-]*[-+\u2212]?$"
+)
+# Before a number that tells images of one slice apart.
+CHANNEL_MARK = re.compile(
+    r"(?:(?<![^\W\d_])|(?<=[a-z])(?=[A-Z]))"
+    r"(?:ch|chan|channel|tile|mosaic|det|detector|pos|position|view|angle)s?[ _=-]*$",
+    re.IGNORECASE,
+)
+LENGTH_UNIT = re.compile(
+    r"[ _]?(?:nm|[uµμ]m|mm|pm|å|angstroms?|microns?|micromet(?:er|re)s?|nanomet(?:er|re)s?)"
+    r"(?![^\W\d_])",
+    re.IGNORECASE,
+)
+
+# What programs and people add to the name of a copy.
+COPY = r"(?:copy|kopie|copie|copia|duplicate|old|bak|backup|orig|original|new|final|edited|tmp)"
+COPY_BEGIN = re.compile(rf"^{COPY}(?: ?\(?\d+\)?)?(?: (?:of|von|de|di))?[ _-]+")
+COPY_END = re.compile(rf"(?:[ _.-]+{COPY}(?: ?\(?\d+\)?)?|[ _-]*\(\d+\)|~)+$")
+
+
+@dataclass(frozen=True)
+class NamePart:
+    """A number of a name.
+
+    Attributes:
+        before: the text between the number before it, or the begin of the name, and this number.
+        written: the number as it is written.
+        value: what it stands for.
+        after: the text after it, up to the next number or the end.
+        is_time: a date, or a date with a time.
+    """
+
+    before: str
+    written: str
+    value: Number
+    after: str
+    is_time: bool = False
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether the name itself says that this is the number of a slice."""
+        return bool(SLICE_MARK.search(self.before))
+
+    @property
+    def is_channel(self) -> bool:
+        """Whether the name itself says that this is the number of a channel, tile or detector."""
+        return bool(CHANNEL_MARK.search(self.before))
+
+    @property
+    def has_unit(self) -> bool:
+        """Whether a unit of length follows."""
+        return bool(LENGTH_UNIT.match(self.after))
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether zeros before it give it a number of digits."""
+        return len(self.written) > 1 and self.written[0] == "0" and self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is written with digits only."""
+        return self.written.isdecimal()
+
+
+@dataclass(frozen=True)
+class FileName:
+    """A name without its ending, as text and numbers that alternate."""
+
+    name: str
+    parts: tuple[NamePart, ...]
+    text: tuple[str, ...]  # one more than numbers; letter case does not count
+
+    @property
+    def key(self) -> tuple[tuple[int, Number, str], ...]:
+        """Sorting key: text by letters, numbers by value."""
+        key: list[tuple[int, Number, str]] = []
+        for text, part in zip(self.text, self.parts, strict=False):
+            key += [(1, 0, text), (0, part.value, "")]
+        return (*key, (1, 0, self.text[-1]))
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorting key by which ``s2`` comes before ``s10``."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """Names of files; those of several folders with the folders in which they differ."""
+    if len({file.parent for file in files}) <= 1:
+        return [file.name for file in files]
+    common = os.path.commonpath([file.parent for file in files])
+    return [file.relative_to(common).as_posix() for file in files]
+
+
+def split_names(
+    names: Sequence[str], decimals: bool = False, time: re.Pattern[str] = TIME
+) -> list[FileName]:
+    """Split names alike: dates are numbers of their own only if all names hold as many of them."""
+    pattern = DECIMAL if decimals else WHOLE
+    dated = [_split(name, pattern, time) for name in names]
+    counts = {sum(part.is_time for part in one.parts) for one in dated}
+    if len(counts) == 1:
+        return _with_signs(dated)
+    return _with_signs([_split(name, pattern, None) for name in names])
+
+
+def _stem(name: str) -> str:
+    """The name, or path, without its ending."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
+
+
+def _split(name: str, pattern: re.Pattern[str], time: re.Pattern[str] | None) -> FileName:
+    stem = _stem(name)
+    spans: list[tuple[int, int, bool]] = []
+    start = 0
+    for match in time.finditer(stem) if time else ():
+        spans += [(*one.span(), False) for one in pattern.finditer(stem, start, match.start())]
+        spans.append((*match.span(), True))
+        start = match.end()
+    spans += [(*one.span(), False) for one in pattern.finditer(stem, start)]
+    edges = [0, *(edge for first, last, _ in spans for edge in (first, last)), len(stem)]
+    texts = [stem[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True)]
+    parts = []
+    for index, (first, last, is_time) in enumerate(spans):
+        written = stem[first:last]
+        value = int(re.sub(r"\D", "", written)) if is_time else _value(written)
+        parts.append(NamePart(texts[index], written, value, texts[index + 1], is_time))
+    return FileName(name, tuple(parts), tuple(text.casefold() for text in texts))
+
+
+def _value(written: str) -> Number:
+    if written.isdecimal():
+        return int(written)
+    value = float(re.sub("[,p]", ".", written))
+    return int(value) if value.is_integer() else value
+
+
+def _with_signs(names: Sequence[FileName]) -> list[FileName]:
+    """Read a hyphen before a number as a minus sign where other names have none at that place.
+
+    ``z-1`` next to ``z1`` is negative; in ``slice-001``, ``slice-002`` the hyphen is a separator.
+    """
+    signed = list(names)
+    for index in range(min((len(one.parts) for one in names), default=0)):
+        texts = [one.text[index] for one in names]
+        if _holds_signs(texts):
+            signed = [_signed(one, index) for one in signed]
+    return signed
+
+
+def _holds_signs(texts: Sequence[str]) -> bool:
+    """Whether texts before the numbers at one place of the names end with signs."""
+    if any(text.endswith(MINUS) for text in texts):
+        return True
+    if all(text.endswith(("--", "_-", "=-")) for text in texts):  # a separator, and a sign
+        return True
+    base = min(texts, key=len)
+    if set(texts) in ({base, base + "-"}, {base, base + "-", base + "+"}):
+        return True
+    return set(texts) == {base[:-1] + "-", base[:-1] + "+"}
+
+
+def _signed(name: FileName, index: int) -> FileName:
+    """The name with the sign before a number as a part of the number."""
+    part, text = name.parts[index], name.text[index]
+    if not text.endswith(("-", "+", MINUS)):
+        return name
+    value = part.value if text.endswith("+") else -part.value
+    texts = (*name.text[:index], text[:-1], *name.text[index + 1 :])
+    parts = (*name.parts[:index], replace(part, value=value), *name.parts[index + 1 :])
+    return replace(name, parts=parts, text=texts)
+
+
+def negative(names: Sequence[FileName]) -> list[FileName]:
+    """Names in which every hyphen right before a number is a minus sign."""
+    read = []
+    for name in names:
+        for index in range(len(name.parts)):
+            if name.text[index].endswith("-"):
+                name = _signed(name, index)
+        read.append(name)
+    return read
+
+
+def copied_from(names: Sequence[str]) -> tuple[int, int] | None:
+    """Find two names of one file: they differ in ending or letter case, or one is a copy.
+
+    Returns:
+        The indices of the original and of the copy; None where there are no such names.
+    """
+    stems = [_stem(name).casefold() for name in names]
+    place: dict[str, int] = {}
+    for index, stem in enumerate(stems):
+        if stem in place:
+            return place[stem], index
+        place[stem] = index
+    for index, stem in enumerate(stems):
+        original = COPY_END.sub("", COPY_BEGIN.sub("", stem))
+        if original != stem and original in place:
+            return place[original], index
+    return None

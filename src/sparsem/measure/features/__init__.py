@@ -1,0 +1,1 @@
+"""Measured features: pure functions of arrays."""

@@ -1,0 +1,114 @@
+"""Texture of objects: grey levels, co-occurrence, size zones and pattern spectrum of each, by name of the column.
+
+Images and masks are (z, y, x); the voxel size is in nm.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.measure.features.glcm import co_occurrence, co_occurrence_matrix, offsets_of
+from sparsem.measure.features.pattern_spectrum import (
+    Element,
+    growth,
+    pattern_spectrum,
+    spectrum_moments,
+)
+from sparsem.measure.features.size_zones import size_zones, zones
+
+Image = NDArray[np.generic]
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+EIGHT_BIT = 256  # grey levels in which openings and closings are done
+
+
+class GreyScale(NamedTuple):
+    """How an image's numbers become grey levels.
+
+    Attributes:
+        low: number that becomes the first level.
+        high: the first number beyond the last level.
+        levels: how many, at most 255.
+    """
+
+    low: float
+    high: float
+    levels: int
+
+
+class TextureScale(NamedTuple):
+    """Lengths that texture depends on.
+
+    Attributes:
+        voxel: edge lengths (z, y, x), nm.
+        distance_nm: of the pairs of the co-occurrence matrix.
+        sizes: how many openings and closings.
+        step_nm: from one size to the next.
+        element: what they are done with.
+    """
+
+    voxel: Sequence[float]
+    distance_nm: float
+    sizes: int
+    step_nm: float
+    element: Element
+
+
+def quantised(image: Image, scale: GreyScale) -> NDArray[np.uint8]:
+    """Grey levels 1 to ``scale.levels`` in steps of equal width; what is darker or brighter than the scale takes its ends."""
+    if scale.levels > EIGHT_BIT - 1:
+        raise ValueError(f"at most {EIGHT_BIT - 1} grey levels, got {scale.levels}")
+    return _steps(image, scale.low, scale.high, scale.levels) + np.uint8(1)
+
+
+def _steps(image: Image, low: float, high: float, levels: int) -> NDArray[np.uint8]:
+    """0 to ``levels`` - 1."""
+    at = np.floor((image.astype(np.float32) - np.float32(low)) * np.float32(levels / (high - low)))
+    return np.asarray(np.clip(at, 0, levels - 1), np.uint8)
+
+
+def texture_of(
+    image: Image, mask: Mask, grey: GreyScale, scale: TextureScale
+) -> tuple[dict[str, float], Floats]:
+    """Texture of one object, by name of the column, and its pattern spectrum (2 sizes,); NaN for an object without voxels."""
+    if not mask.any():
+        return dict.fromkeys(COLUMNS, float("nan")), np.full(2 * scale.sizes, np.nan)
+    inside = image[mask].astype(np.float64)
+    levels = np.where(mask, quantised(image, grey), np.uint8(0))
+    pairs = co_occurrence(
+        co_occurrence_matrix(levels, grey.levels, offsets_of(scale.distance_nm, scale.voxel))
+    )
+    sizes = size_zones(*zones(levels))
+    eight_bit = _steps(image, grey.low, grey.high, EIGHT_BIT)
+    spectrum = pattern_spectrum(
+        eight_bit, mask, growth(scale.sizes, scale.step_nm, scale.voxel, scale.element)
+    )
+    values = (
+        float(inside.mean()),
+        float(inside.std()),
+        *pairs,
+        *sizes,
+        *spectrum_moments(spectrum),
+    )
+    return dict(zip(COLUMNS, values, strict=True)), spectrum
+
+
+COLUMNS = (
+    "grey_mean",
+    "grey_deviation",
+    "glcm_homogeneity",
+    "glcm_correlation",
+    "glcm_variance",
+    "glcm_contrast",
+    "zone_percentage",
+    "small_zone_high_grey",
+    "zone_mean_level",
+    "zone_mean_size_voxels",
+    "pattern_mean",
+    "pattern_deviation",
+    "pattern_skewness",
+    "pattern_entropy",
+)

@@ -1,0 +1,1 @@
+"""Alignment, equalization and denoising of an imported stack."""

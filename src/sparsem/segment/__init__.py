@@ -1,0 +1,1 @@
+"""Pixel networks trained on a few labeled slices, and their predictions."""

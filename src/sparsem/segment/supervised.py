@@ -1,0 +1,174 @@
+"""Supervised learning (paper 3.4, 5.1): one update, and the loop of them.
+
+Batches (B, K, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a few labelled slices at the
+network's scale.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsem.annotation.labeled_slices import UNKNOWN
+from sparsem.models.architectures import begin_pretrained, usual_rate
+from sparsem.models.checkpoint import Recipe
+from sparsem.models.device import autocast, keep_freed_memory
+from sparsem.score.overlap import Overlap, overlap, pooled
+from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
+from sparsem.segment.sampling import Batch, Sampling, TileSampler
+from sparsem.segment.targets import edges_and_depths
+from sparsem.segment.tiles import TileGrid
+from sparsem.segment.training_slices import LearningSlice
+from sparsem.training.loop import Progress, TrainingState, move, run
+from sparsem.training.settings import TrainSettings
+
+
+def start(
+    recipe: Recipe, settings: TrainSettings, device: torch.device, seed: int | None = None
+) -> TrainingState:
+    """A fresh network on ``device``; the same seed, that of the settings if not given, gives the same weights."""
+    keep_freed_memory()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed if seed is None else seed)
+        network = recipe.build()
+        if settings.pretrained:
+            begin_pretrained(network, recipe.model)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    highest = settings.learning_rate or usual_rate(recipe.model)
+    optimiser = torch.optim.Adam(network.parameters(), highest, betas=(0.9, 0.999), eps=1e-7)
+    return TrainingState.beginning(network, optimiser, highest)
+
+
+def logits_of(
+    compute: Callable[[Tensor], Tensor], images: Tensor, settings: TrainSettings
+) -> Tensor:
+    """(B, K, S, S) -> what a network, or a method of it, makes of them, float32, computed as precisely as the settings say."""
+    with autocast(images.device, settings.precision):
+        logits = compute(images.contiguous(memory_format=torch.channels_last))
+    return logits.float()
+
+
+def has_heads(network: nn.Module, settings: TrainSettings) -> bool:
+    """Whether it learns outlines and depths beside structures."""
+    return hasattr(network, "all_heads") and settings.loss in (None, "tanimoto")
+
+
+def labelled_loss(
+    network: nn.Module, batch: Batch, settings: TrainSettings, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The loss of labelled tiles, and their Dice loss."""
+    images, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch)
+    compute: Any = network
+    squared = settings.loss != "linear-dice"
+    if has_heads(network, settings):
+        logits = logits_of(compute.all_heads, images, settings)
+        beside = torch.from_numpy(edges_and_depths(batch[1])).to(device, non_blocking=True)
+        return tanimoto_loss(logits.sigmoid(), targets, beside), dice_loss(
+            logits[:, : targets.shape[1]].sigmoid(), targets, squared
+        )
+    if hasattr(network, "each"):  # several that decide together have a loss each
+        several = logits_of(compute.each, images, settings)
+        loss = torch.stack([_loss(logits, targets, settings) for logits in several]).mean()
+        return loss, dice_loss(compute.combined(several.detach()).sigmoid(), targets, squared)
+    logits = logits_of(compute, images, settings)
+    return _loss(logits, targets, settings), dice_loss(logits.detach().sigmoid(), targets, squared)
+
+
+def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
+    """Of (B, C, S, S), as the settings say."""
+    if settings.loss == "tanimoto":
+        return tanimoto_loss(logits.sigmoid(), targets)
+    dice = dice_loss(logits.sigmoid(), targets, squared=settings.loss != "linear-dice")
+    return (
+        dice + cross_entropy_loss(logits, targets)
+        if settings.loss == "dice+cross-entropy"
+        else dice
+    )
+
+
+def step(
+    state: TrainingState, batch: Batch, settings: TrainSettings, device: torch.device
+) -> tuple[float, float]:
+    """One update from labelled tiles; returns the loss and the soft Dice of the batch."""
+    state.network.train()
+    loss, dice = labelled_loss(state.network, batch, settings, device)
+    move(state, loss, settings, settings.clip)
+    return float(loss.detach()), 1 - float(dice.detach())
+
+
+def fit(
+    state: TrainingState,
+    learn: Sequence[LearningSlice],
+    validate: Sequence[LearningSlice],
+    settings: TrainSettings,
+    device: torch.device,
+    least_px: float,
+) -> Iterator[Progress]:
+    """Train until ``settings.updates``, one yield an update; the caller may save ``state`` or stop between any two.
+
+    Args:
+        state: fresh or restored; changed in place.
+        learn: slices to learn from.
+        validate: slices held out; may be empty.
+        settings: all but structures, image and file names.
+        device: where the state is.
+        least_px: pixels of a structure that a tile which must hold it has, at the network's scale.
+
+    Raises:
+        SettingsError: the loss is no longer a number.
+    """
+    sampler = sampler_of(learn, settings, least_px)
+    scores = dice_on(validate, settings, device)
+    yield from run(
+        state,
+        sampler.batch,
+        lambda batch: step(state, batch, settings, device),
+        scores,
+        settings,
+        settings.validate_every,
+    )
+
+
+def dice_on(
+    validate: Sequence[LearningSlice], settings: TrainSettings, device: torch.device
+) -> Callable[[nn.Module], tuple[float, ...]] | None:
+    """What tells a network's Dice on held-out slices; None where there are none."""
+    return (
+        (lambda network: validation_dice(network, validate, settings, device)) if validate else None
+    )
+
+
+def sampler_of(
+    learn: Sequence[LearningSlice], settings: TrainSettings, least_px: float
+) -> TileSampler:
+    """Of the tiles of labelled slices that networks learn from."""
+    how = Sampling(
+        settings.see, settings.batch, settings.share, least_px, settings.grey, settings.seed
+    )
+    return TileSampler([each.image for each in learn], [each.target for each in learn], how)
+
+
+@torch.no_grad()
+def validation_dice(
+    network: nn.Module,
+    slices: Sequence[LearningSlice],
+    settings: TrainSettings,
+    device: torch.device,
+) -> tuple[float, ...]:
+    """Pooled Dice of each structure on whole slices at the network's scale, tile by tile; NaN where none of it is known."""
+    network.eval()
+    counts: list[list[Overlap]] = [[] for _ in range(slices[0].target.shape[0])]
+    for each in slices:
+        grid = TileGrid((each.image.shape[1], each.image.shape[2]), settings.see, overlap=0)
+        with autocast(device, settings.precision):
+            images = torch.from_numpy(grid.cut(each.image)).to(device)
+            outputs = [
+                network(batch.contiguous(memory_format=torch.channels_last)).float().sigmoid()
+                for batch in images.split(settings.batch)
+            ]
+        probability = grid.blend(torch.cat(outputs).cpu().numpy())
+        for structure, found in enumerate(counts):
+            target = each.target[structure]
+            found.append(overlap(probability[structure] >= 0.5, target == 1, target != UNKNOWN))
+    return tuple(pooled(found).dice for found in counts)

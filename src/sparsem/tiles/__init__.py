@@ -1,1 +1,0 @@
-"""Tiles: how a slice of any size meets a network of one size."""

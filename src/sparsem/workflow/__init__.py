@@ -1,0 +1,1 @@
+"""How work is run: blocks, local workers, a cluster."""

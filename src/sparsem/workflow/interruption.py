@@ -1,0 +1,153 @@
+"""Stopping by Ctrl+C or SIGTERM: within seconds, in one sentence, and after a step where half a step would be lost.
+
+Imports the standard library only, so that a program can be stopped while the rest of it is still loading.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+STOPPED = 130  # the exit code that a shell gives a program that Ctrl+C ended
+GRACE_S = 3.0  # for what removes files that are not needed; an exception may get lost in a library, or wait for it
+GRACE_OF_STEP_S = 20.0  # SLURM kills 30 s after SIGTERM
+REPEATED_S = 1.0  # a signal to a process and to its group arrives twice
+SENTENCE = "Stopped. Run the same command again to continue."
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_holds_back = threading.Event()
+
+
+class Stopped(BaseException):
+    """The program was asked to end. No ``Exception``, and no ``KeyboardInterrupt``, which libraries of command lines handle."""
+
+
+def listen() -> None:
+    """Make Ctrl+C and SIGTERM raise ``Stopped`` in the main thread; a program that does not end soon after is ended.
+
+    A second signal ends the program at once.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    # Python's own handlers wait for the main thread, which may be in a library's code for minutes; this thread does not.
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    threading.Thread(
+        target=_end_after_grace, args=(receiver, sender), daemon=True, name="sparsem-interruption"
+    ).start()
+    first_s = 0.0
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal first_s
+        now_s = time.monotonic()
+        if not first_s:
+            first_s = now_s
+            raise Stopped
+        if now_s - first_s > REPEATED_S:
+            end()
+
+    for number in SIGNALS:
+        if (
+            signal.getsignal(number) is not signal.SIG_IGN
+        ):  # a shell lets programs in the background ignore Ctrl+C
+            signal.signal(number, stop)
+
+
+def _end_after_grace(receiver: socket.socket, _sender: socket.socket) -> None:
+    while receiver.recv(1)[0] not in SIGNALS:
+        pass
+    logging.disable(
+        logging.CRITICAL
+    )  # libraries tell of every connection that ends with the workers
+    time.sleep(GRACE_OF_STEP_S if _holds_back.is_set() else GRACE_S)
+    end()
+
+
+def end() -> None:
+    """End this program and the processes that it started, now."""
+    for number in SIGNALS:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(number, signal.SIG_IGN)
+    _kill_children()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+        sys.stderr.write(f"{show_cursor}{SENTENCE}\n")
+        sys.stderr.flush()
+    os._exit(STOPPED)  # what libraries do at exit waits for workers that are gone
+
+
+def _kill_children() -> None:
+    import psutil
+
+    with suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if not any(
+                    "resource_tracker" in word for word in child.cmdline()
+                ):  # it removes what the others leave, and ends itself
+                    child.kill()
+
+
+@contextmanager
+def stops_after_steps() -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl+C and SIGTERM; what is yielded returns whether one came, upon which the block is to be left.
+
+    At the end of the block the signal takes its effect; if that ends nothing the block does, since it is not complete. A second signal
+    takes its effect at once. Signals that the program ignores stay ignored, and in another thread than the main one, where Python
+    allows no handlers, nothing is held back.
+
+    Raises:
+        KeyboardInterrupt: the block was left, and the program's own handler went on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[tuple[int, float]] = []
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {
+        number: handler for number, handler in before.items() if handler is not signal.SIG_IGN
+    }
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        if came and time.monotonic() - came[0][1] > REPEATED_S:
+            _restore(handlers)
+            signal.raise_signal(number)
+        came.append((number, time.monotonic()))
+
+    for number in handlers:
+        signal.signal(number, hold)
+    _holds_back.set()
+    try:
+        yield lambda: bool(came)
+    finally:
+        _holds_back.clear()
+        _restore(handlers)
+    if came:
+        signal.raise_signal(came[0][0])
+        raise KeyboardInterrupt
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def blocked_here() -> Iterator[None]:
+    """Threads that start within the block, and their processes, do not get Ctrl+C: who started them ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
