@@ -70,9 +70,9 @@ def rms(found: Shifts, true: Shifts) -> float:
 
 
 def shifts_of(motions: Motion, shape: tuple[int, ...]) -> Shifts:
-    """By how much each slice's content lies off in the image that was aligned, at its centre."""
-    centre = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
-    return np.asarray(motions @ centre - centre[:2])
+    """By how much each slice's content lies off in the image that was aligned, at its center."""
+    center = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
+    return np.asarray(motions @ center - center[:2])
 
 
 def stackreg(stack: NDArray[Any]) -> tuple[Shifts, float]:

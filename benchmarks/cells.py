@@ -1,7 +1,7 @@
 """How well cells are separated, by every way of Table 2, and how fast. See README.md beside this file.
 
 python benchmarks/cells.py neurites --every 25 50    # FIB-25; the folder of the stacks is in SPARSEM_DATA
-python benchmarks/cells.py protrusions               # a phantom of touching look-alike cells with filopodia, 7 of 64 slices labelled;
+python benchmarks/cells.py protrusions               # a phantom of touching look-alike cells with filopodia, 7 of 64 slices labeled;
                                                      # also what a coarser grid of the flow costs
 python benchmarks/cells.py speed                     # one core, 24 Mpx, 20 cells, 500 islands: seconds a slice, step by step
 python benchmarks/cells.py growth                    # time and memory of both stages for 16, 32 and 64 slices
@@ -61,10 +61,10 @@ def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], N
     scale = height / SHAPE[0]
     small = (height // 8, width // 8)
     y, x = np.mgrid[: small[0], : small[1]].astype(np.float32) * 8
-    centres = random.uniform((0, 0), shape, (CELLS, 2)) + z * random.normal(
+    centers = random.uniform((0, 0), shape, (CELLS, 2)) + z * random.normal(
         0, 3 * scale, (CELLS, 2)
     )
-    distance = np.stack([np.hypot(y - cy, x - cx) for cy, cx in centres])
+    distance = np.stack([np.hypot(y - cy, x - cx) for cy, cx in centers])
     order = np.sort(distance, axis=0)
     labels = np.where(order[1] - order[0] > 40 * scale, distance.argmin(axis=0) + 1, 0).astype(
         np.uint32
@@ -80,12 +80,12 @@ def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], N
         labels[rows, columns] = 0
         disc = (slice(max(0, int(c - 22 * scale)), max(0, int(c + 22 * scale))) for c in (cy, cx))
         labels[tuple(disc)] = number % CELLS + 1
-    grey = np.where(labels > 0, 150, 70).astype(np.float32) + 20 * cv2.resize(
+    gray = np.where(labels > 0, 150, 70).astype(np.float32) + 20 * cv2.resize(
         random.standard_normal((height // 16, width // 16)).astype(np.float32),
         (width, height),
         interpolation=cv2.INTER_CUBIC,
     )
-    return np.clip(grey, 0, 255).astype(np.uint8), labels
+    return np.clip(gray, 0, 255).astype(np.uint8), labels
 
 
 def network(labels: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -230,7 +230,7 @@ def _given(block: ZBlock, shape: tuple[int, int]) -> BlockResult:
 
 
 def drawn_stack(path: Path, slices: int, shape: tuple[int, int]) -> Sample:
-    """A sample of drawn slices, the first of every sixteen and the last one labelled, and what a network would have seen."""
+    """A sample of drawn slices, the first of every sixteen and the last one labeled, and what a network would have seen."""
     sample, voxel = Sample.create(path), VoxelSize(8, 8, 8)
     kinds = {
         "": Kind.IMAGE,
@@ -270,12 +270,15 @@ def neurites(every: list[int]) -> list[dict[str, Any]]:
             slices = AnnotationSettings(slices=",".join(map(str, range(0, 250, step))))
             import_annotation(sample, "cells", data / "labels_cells.tif", slices)
             taught(
-                sample, TrainSettings(cells="cells", neighbours=2, read=128, see=128, updates=1000)
+                sample,
+                TrainSettings(
+                    cells="cells", adjacent_slices=2, context_px=128, input_px=128, updates=1000
+                ),
             )
             found = cells_compared(
                 sample,
                 data / "labels_cells.tif",
-                ExperimentSettings(least_voxels=5000),
+                ExperimentSettings(min_voxels=5000),
                 Execution(),
             )
         rows += [
@@ -290,10 +293,10 @@ PROTRUSIONS = PhantomSettings(shape=(64, 768, 768), voxel_nm=(16, 8, 8), cells=4
 
 
 def protrusions(updates: int = 1500) -> list[dict[str, Any]]:
-    """A phantom: all ways on the slices that nobody labelled, and how much of the islands' area is the right cell's."""
+    """A phantom: all ways on the slices that nobody labeled, and how much of the islands' area is the right cell's."""
     with tempfile.TemporaryDirectory() as folder:
         sample = taught_phantom(Path(folder) / "s.zarr", updates)
-        found = cells_compared(sample, None, ExperimentSettings(least_voxels=5000), Execution())
+        found = cells_compared(sample, None, ExperimentSettings(min_voxels=5000), Execution())
         islands = {way: islands_right(sample, f"cells-{way}") for way in found}
         rows = [
             {"stack": "phantom", "way": way, **rounded(numbers), **rounded(islands[way])}
@@ -309,10 +312,10 @@ def grids(sample: Sample) -> list[dict[str, Any]]:
     rows = []
     for grid in (2, 4, 8):
         started = time.perf_counter()
-        cells(sample, CellsSettings(grid=grid, out=f"grid-{grid}"), Execution())
+        cells(sample, CellsSettings(flow_downsampling=grid, out=f"grid-{grid}"), Execution())
         seconds = time.perf_counter() - started
         track(sample, TrackSettings(cells=f"grid-{grid}"), Execution())
-        scoring = ScoreSettings(instances=True, least_voxels=5000, slices="all")
+        scoring = ScoreSettings(instances=True, min_voxels=5000, slices="all")
         numbers = score(
             sample, f"grid-{grid}", sample.volume("truth", "cells").directory, scoring
         ).of_cells("unseen")
@@ -340,12 +343,15 @@ def taught_phantom(path: Path, updates: int) -> Sample:
         [sample.volume("truth", "cells").read(slice(z, z + 1))[0] for z in slices],
     )
     return taught(
-        sample, TrainSettings(cells="cells", neighbours=2, read=192, see=192, updates=updates)
+        sample,
+        TrainSettings(
+            cells="cells", adjacent_slices=2, context_px=192, input_px=192, updates=updates
+        ),
     )
 
 
 def taught(sample: Sample, training: TrainSettings) -> Sample:
-    """Train on the labelled slices and predict."""
+    """Train on the labeled slices and predict."""
     model = sample.path.with_name("model.safetensors")
     train([sample], model, training, Execution())
     predict(sample, model, PredictSettings(), Execution())
@@ -353,7 +359,7 @@ def taught(sample: Sample, training: TrainSettings) -> Sample:
 
 
 def islands_right(sample: Sample, name: str) -> dict[str, float | None]:
-    """How much of the true islands on slices that nobody labelled has the right identity: of their pixels, and of their area when
+    """How much of the true islands on slices that nobody labeled has the right identity: of their pixels, and of their area when
     an island counts as what most of it is. An island is every part of a cell in a slice but its largest.
     """
     truth, found = (

@@ -27,11 +27,11 @@ from sparsem.segment.train import train
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from stacks import FOLDERS, NAME, VOXELS, labelled_sample, raw_of, truth_of
+from stacks import FOLDERS, NAME, VOXELS, labeled_sample, raw_of, truth_of
 
 REPLACE = Execution(overwrite=True)
 SMOOTH = FOLDERS["sbem"] / "clean_z020-029.tif"
-LABELLED = {"epfl": 7, "sbem": 5}
+LABELED = {"epfl": 7, "sbem": 5}
 
 
 def paired(updates: int) -> None:
@@ -75,19 +75,19 @@ def paired(updates: int) -> None:
 
 
 def segmented(stack: str, seeds: list[int], updates: int) -> None:
-    """3D Dice on slices that nobody labelled, of networks that learnt for equally long from the raw and the denoised images."""
+    """3D Dice on slices that nobody labeled, of networks that learnt for equally long from the raw and the denoised images."""
     truth = tifffile.imread(truth_of(stack)) > 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample = labelled_sample(stack, folder)
+        sample = labeled_sample(stack, folder)
         ways = [
             DenoiseSettings.model_validate({"way": way, "image": "raw", "out": way})
             for way in ("nlm", "n2v")
         ]
         samples = {"raw": sample, **{denoise(sample, way): sample for way in ways}}
         if stack == "sbem":
-            samples["smooth"] = labelled_sample(stack, folder / "smooth", SMOOTH)
-        slices = tuple(evenly_spaced(len(truth), LABELLED[stack]))
+            samples["smooth"] = labeled_sample(stack, folder / "smooth", SMOOTH)
+        slices = tuple(evenly_spaced(len(truth), LABELED[stack]))
         for seed in seeds:
             for image, own in samples.items():
                 dice = _dice(
@@ -134,7 +134,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["pair", "segmentation"])
-    parser.add_argument("--stack", choices=list(LABELLED), default="epfl")
+    parser.add_argument("--stack", choices=list(LABELED), default="epfl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
         "--updates",

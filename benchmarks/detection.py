@@ -81,7 +81,7 @@ def samples_of(data: str, folder: Path) -> list[Sample]:
         )
         for one in files
     ]
-    import_boxes(samples, BoxesSettings(source=str(AXONS / "boxes.csv"), least_px=0))
+    import_boxes(samples, BoxesSettings(source=str(AXONS / "boxes.csv"), min_px=0))
     return samples
 
 
@@ -240,9 +240,9 @@ def _components(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
 def _crowd(count: int, shape: tuple[int, int], seed: int, slicing: Slicing) -> Found:
     """What tiles tell of round objects that lie anywhere, also over each other, a little off."""
     random = np.random.default_rng(seed)
-    centre = random.uniform(0, 1, (count, 2)) * np.array(shape)[::-1]
+    center = random.uniform(0, 1, (count, 2)) * np.array(shape)[::-1]
     radius = random.uniform(10, 28, (count, 1))
-    truth = np.column_stack([centre - radius, centre + radius]).astype(np.float32)
+    truth = np.column_stack([center - radius, center + radius]).astype(np.float32)
     parts = []
     for tile, window in enumerate(slicing.windows):
         x0, y0, x1, y1 = window.tolist()
@@ -427,7 +427,7 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
             sample = phantom(folder / "tissue.zarr", tissue, SHOWN)
             import_boxes(
                 [sample],
-                BoxesSettings(labels=tuple(f"truth/{one}" for one in ORGANELLES), least_px=8),
+                BoxesSettings(from_labels=tuple(f"truth/{one}" for one in ORGANELLES), min_px=8),
             )
             held = {
                 "split": "none",

@@ -109,9 +109,9 @@ def texture_table() -> list[dict[str, Any]]:
                 ),
             )
 
-        def ours(grey: NDArray[np.uint8] = ranked) -> tuple[float, ...]:
-            pairs = co_occurrence(co_occurrence_matrix(grey, 64, offsets_of(1, (1, 1, 1))))
-            return (*pairs, *size_zones(*zones(grey))[:2])
+        def ours(gray: NDArray[np.uint8] = ranked) -> tuple[float, ...]:
+            pairs = co_occurrence(co_occurrence_matrix(gray, 64, offsets_of(1, (1, 1, 1))))
+            return (*pairs, *size_zones(*zones(gray))[:2])
 
         times = {"theirs": _best(theirs), "ours": _best(ours)}
         apart = max(abs(a / b - 1) for a, b in zip(ours(), theirs(), strict=True))
@@ -201,10 +201,10 @@ def _nucleus_block(block: ZBlock, edge: int) -> BlockResult:
         nucleus[k] = radius < 0.484 * edge + 0.008 * edge * np.sin(y / 31) * np.sin(x / 37)
         for number in range(10):
             a, b = 0.63 * number, 2.4 * number
-            centre = (
+            center = (
                 0.27 * edge * np.array([np.sin(a), np.cos(a) * np.sin(b), np.cos(a) * np.cos(b)])
             )
-            near = (dz - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < (
+            near = (dz - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 < (
                 0.06 * edge
             ) ** 2
             nucleolus[k] |= near & ~((np.sin(z / 9) + np.sin(y / 9) + np.sin(x / 9)) > 2.0)

@@ -1,7 +1,7 @@
 """Which network? All of them in the same time, and the memory that each takes to learn.
 
-    python benchmarks/models.py zoo --minutes 4      # EPFL, 7 labelled slices; SPARSEM_DATA names the folder of the stacks
-    python benchmarks/models.py zoo --models unet resunet --stack vnc --labelled 3 --seeds 0 1 2 --minutes 2.5
+    python benchmarks/models.py zoo --minutes 4      # EPFL, 7 labeled slices; SPARSEM_DATA names the folder of the stacks
+    python benchmarks/models.py zoo --models unet resunet --stack vnc --labeled 3 --seeds 0 1 2 --minutes 2.5
     python benchmarks/models.py memory               # tiles of 512 px, five of them: what is said, and the peak
 
 One row a network is appended to benchmarks/results/models_zoo.csv or models_memory.csv.
@@ -29,18 +29,18 @@ from sparsem.score.overlap import average_dice
 from sparsem.segment.supervised import start, step
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from stacks import FOLDERS, NAME, labelled_sample, truth_of
+from stacks import FOLDERS, NAME, labeled_sample, truth_of
 
-UPDATES = 2  # the second one finds the moments of the optimiser in place
+UPDATES = 2  # the second one finds the moments of the optimizer in place
 
 
-def zoo(models: list[str], minutes: float, labelled: int, stack: str, seeds: list[int]) -> None:
+def zoo(models: list[str], minutes: float, labeled: int, stack: str, seeds: list[int]) -> None:
     """Every network learns for as long, from the same slices."""
     with tempfile.TemporaryDirectory() as name:
-        sample, truth = labelled_sample(stack, Path(name)), truth_of(stack)
+        sample, truth = labeled_sample(stack, Path(name)), truth_of(stack)
         for seed, model in product(seeds, models):
             settings = ModelsSettings(
-                compare=(model,), labelled=(labelled,), minutes=minutes, seed=seed
+                networks=(model,), n_slices=(labeled,), minutes=minutes, seed=seed
             )
             (found,) = models_compared(
                 sample, NAME, Path(name) / "models", truth, settings, Execution(overwrite=True)
@@ -61,7 +61,7 @@ def zoo(models: list[str], minutes: float, labelled: int, stack: str, seeds: lis
                 "model": model,
                 "parameters": found.parameters,
                 "minutes": minutes,
-                "labelled": labelled,
+                "labeled": labeled,
             }
             keep("models_zoo", row | told)
 
@@ -90,7 +90,7 @@ def memory(models: list[str], see: int, batch: int) -> None:
 
 def one(model: str, see: int, batch: int) -> None:
     """What a network says, and its peak beyond the program."""
-    settings = TrainSettings(model=model, see=see, read=see, batch=batch)
+    settings = TrainSettings(architecture=model, input_px=see, context_px=see, batch=batch)
     device = choose_device(settings.device)
     recipe = Recipe(model, usual_width(model), ("m",), see, (5, 5), 0, 1)
     said = training_bytes([recipe], batch, device, settings.precision)
@@ -118,7 +118,7 @@ def main() -> None:
         command.add_argument("--models", nargs="+", default=list(MODELS))
         if name == "zoo":
             command.add_argument("--minutes", type=float, default=4)
-            command.add_argument("--labelled", type=int, default=7)
+            command.add_argument("--labeled", type=int, default=7)
             command.add_argument("--stack", choices=list(FOLDERS), default="epfl")
             command.add_argument("--seeds", type=int, nargs="+", default=[0])
         else:

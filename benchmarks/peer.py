@@ -28,7 +28,7 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
-from sparsem.segment.inference import quantised
+from sparsem.segment.inference import quantized
 from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.tiles import enlarge, shrink
 from sparsem.store.sample import Sample
@@ -91,8 +91,8 @@ def by_monai(folder: Path) -> None:
                 tensor, (recipe.see, recipe.see), 16, forward, overlap=0.25, mode="gaussian"
             )
             probability = logits.sigmoid()[0].cpu().numpy()
-        grey = quantised(enlarge(probability, (voxels.shape[0], voxels.shape[1])))[0]
-        stores[0][z], stores[1][z] = grey, (grey >= FOREGROUND).view(np.uint8)
+        gray = quantized(enlarge(probability, (voxels.shape[0], voxels.shape[1])))[0]
+        stores[0][z], stores[1][z] = gray, (gray >= FOREGROUND).view(np.uint8)
 
 
 SIDES: dict[str, Callable[[Path], None]] = {"sparsem": by_sparsem, "monai": by_monai}

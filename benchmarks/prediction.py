@@ -46,10 +46,10 @@ def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sa
     settings_of = TrainSettings(
         structure=("nucleus", "mitochondrion"),
         width=width,
-        read=read,
-        see=see,
+        context_px=read,
+        input_px=see,
         updates=150,
-        average=0.9,
+        ema=0.9,
     )
     train([sample], folder / "m.safetensors", settings_of)
     return sample, folder / "m.safetensors"

@@ -41,7 +41,7 @@ from sparsem.workflow.execution import Execution, client_of
 SHAPE = (4000, 6000)
 GIGAVOXELS = 50.0
 WORKERS = {"one core": 1, "workstation, 16 cores": 16, "cluster, 16 x 16 cores": 256}
-# What goes from slice to slice has no more parts than these: track is one chain at its heart, cells two chains between labelled slices.
+# What goes from slice to slice has no more parts than these: track is one chain at its heart, cells two chains between labeled slices.
 MOST_PARTS = {"track": 1, "cells": 12}
 
 Work = Callable[[Sample, Execution], object]
@@ -56,14 +56,14 @@ def made(folder: Path, slices: int) -> tuple[Path, Path]:
     tifffile.imwrite(folder / "raw.tif", sample.image().read(slice(None)), photometric="minisblack")
     label(sample, sample)
     training = TrainSettings(
-        structure=("nucleus", "nucleolus", "mitochondrion"), cells="cells", updates=300, average=0.9
+        structure=("nucleus", "nucleolus", "mitochondrion"), cells="cells", updates=300, ema=0.9
     )
     train([sample], folder / "m.safetensors", training)
     return folder / "raw.tif", folder / "m.safetensors"
 
 
 def label(sample: Sample, phantom_: Sample) -> None:
-    """Two labelled slices, those of the phantom's truth."""
+    """Two labeled slices, those of the phantom's truth."""
     last = sample.image().shape[0] - 1
     for name in ("nucleus", "nucleolus", "mitochondrion", "cells"):
         volume = phantom_.volume("truth", name)

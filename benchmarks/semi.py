@@ -1,7 +1,7 @@
-"""Do slices that nobody labelled help? Supervised and semi-supervised training at equal updates and equal architecture.
+"""Do slices that nobody labeled help? Supervised and semi-supervised training at equal updates and equal architecture.
 
-    python benchmarks/semi.py epfl --labelled 3 7 --seeds 0 1 2
-    python benchmarks/semi.py vnc --labelled 3 --seeds 0 1 2
+    python benchmarks/semi.py epfl --labeled 3 7 --seeds 0 1 2
+    python benchmarks/semi.py vnc --labeled 3 --seeds 0 1 2
     python benchmarks/semi.py curves --out curves.png       # Dice along z, of what was measured
 
 Mitochondria; ``SPARSEM_DATA`` names the folder of the stacks. One row a training is appended to benchmarks/results/semi.csv, with the
@@ -26,7 +26,7 @@ from sparsem.segment.train import train
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from stacks import FOLDERS, NAME, labelled_sample, truth_of
+from stacks import FOLDERS, NAME, labeled_sample, truth_of
 
 WAYS: dict[str, dict[str, object]] = {
     "supervised": {},
@@ -52,16 +52,16 @@ def measured(
 
 
 def curves(path: Path) -> None:
-    """Dice of every slice, the mean over seeds and their spread: a panel for each stack and number of labelled slices."""
+    """Dice of every slice, the mean over seeds and their spread: a panel for each stack and number of labeled slices."""
     with (RESULTS / "semi_curves.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    panels = list(dict.fromkeys((row["stack"], int(row["labelled"])) for row in rows))
+    panels = list(dict.fromkeys((row["stack"], int(row["labeled"])) for row in rows))
     figure = Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
-    for axis, (stack, labelled) in zip(
+    for axis, (stack, labeled) in zip(
         figure.subplots(len(panels), squeeze=False).ravel(), panels, strict=True
     ):
-        own = [row for row in rows if (row["stack"], int(row["labelled"])) == (stack, labelled)]
-        for colour, way in zip(
+        own = [row for row in rows if (row["stack"], int(row["labeled"])) == (stack, labeled)]
+        for color, way in zip(
             ("#888888", "#0072B2", "#D55E00"),
             dict.fromkeys(row["way"] for row in own),
             strict=False,
@@ -73,21 +73,21 @@ def curves(path: Path) -> None:
                     if row["way"] == way
                 ]
             )
-            axis.plot(dice.mean(0), color=colour, label=way, linewidth=1.4)
+            axis.plot(dice.mean(0), color=color, label=way, linewidth=1.4)
             axis.fill_between(
                 range(dice.shape[1]),
                 dice.min(0),
                 dice.max(0),
-                color=colour,
+                color=color,
                 alpha=0.15,
                 linewidth=0,
             )
-        for z in evenly_spaced(dice.shape[1], labelled):
+        for z in evenly_spaced(dice.shape[1], labeled):
             axis.axvline(z, color="black", linewidth=0.8, linestyle=":")
         axis.set(
             xlabel="slice (dotted: learnt from)",
             ylabel="Dice",
-            title=f"{stack}, {labelled} labelled slices, {len(dice)} seeds",
+            title=f"{stack}, {labeled} labeled slices, {len(dice)} seeds",
         )
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8, loc="lower right")
@@ -100,7 +100,7 @@ def main() -> None:
     )
     parser.add_argument("stack", choices=[*FOLDERS, "curves"])
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
-    parser.add_argument("--labelled", type=int, nargs="+", default=[3])
+    parser.add_argument("--labeled", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--width", type=int, default=8)
@@ -112,10 +112,10 @@ def main() -> None:
         curves(given.out)
         return
     with tempfile.TemporaryDirectory() as name:
-        sample, truth = labelled_sample(given.stack, Path(name)), truth_of(given.stack)
+        sample, truth = labeled_sample(given.stack, Path(name)), truth_of(given.stack)
         for seed in given.seeds:
-            for labelled in given.labelled:
-                slices = tuple(evenly_spaced(sample.image().shape[0], labelled))
+            for labeled in given.labeled:
+                slices = tuple(evenly_spaced(sample.image().shape[0], labeled))
                 for way in given.ways:
                     settings = TrainSettings.model_validate(
                         {
@@ -132,7 +132,7 @@ def main() -> None:
                     )
                     row = {
                         "stack": given.stack,
-                        "labelled": labelled,
+                        "labeled": labeled,
                         "seed": seed,
                         "updates": given.updates,
                         "width": given.width,

@@ -1,7 +1,7 @@
-"""How good is a network that saw 3, 5, 7 or 15 labelled slices? Real stacks, evenly spaced slices, scored on all others.
+"""How good is a network that saw 3, 5, 7 or 15 labeled slices? Real stacks, evenly spaced slices, scored on all others.
 
-    python benchmarks/sparse_labels.py epfl --labelled 3 7 15 --updates 2000
-    python benchmarks/sparse_labels.py vnc --labelled 5
+    python benchmarks/sparse_labels.py epfl --labeled 3 7 15 --updates 2000
+    python benchmarks/sparse_labels.py vnc --labeled 5
 
 The stacks (see DATA below) lie in the folder that the environment variable SPARSEM_DATA names. Results go to
 benchmarks/results/sparse_labels.csv.
@@ -39,12 +39,12 @@ NAME = "mitochondrion"
 
 
 def measure(
-    data: Path, which: str, labelled: int, training: TrainSettings, prediction: PredictSettings
+    data: Path, which: str, labeled: int, training: TrainSettings, prediction: PredictSettings
 ) -> dict[str, object]:
     stack, labels, voxel = DATA[which]
     with tempfile.TemporaryDirectory() as folder:
         sample = import_stack(data / stack, Path(folder) / "s.zarr", ImportSettings(voxel_nm=voxel))
-        slices = evenly_spaced(sample.image().shape[0], labelled)
+        slices = evenly_spaced(sample.image().shape[0], labeled)
         import_annotation(
             sample, NAME, data / labels, AnnotationSettings(slices=",".join(map(str, slices)))
         )
@@ -56,16 +56,16 @@ def measure(
         unseen = score(sample, NAME, data / labels).summary("unseen")
     return {
         "stack": which,
-        "labelled": labelled,
+        "labeled": labeled,
         "unseen": unseen["slices"],
         "dice_3d": round(unseen["dice_3d"] or 0, 4),
         "precision_3d": round(unseen["precision_3d"] or 0, 4),
         "recall_3d": round(unseen["recall_3d"] or 0, 4),
         "dice_slices": round(unseen["dice_slices"] or 0, 4),
-        "model": training.model,
+        "model": training.architecture,
         "width": training.width,
-        "read": training.read,
-        "see": training.see,
+        "read": training.context_px,
+        "see": training.input_px,
         "updates": training.updates,
         "learning_rate": training.learning_rate,
         "seed": training.seed,
@@ -81,7 +81,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stack", choices=DATA)
-    parser.add_argument("--labelled", type=int, nargs="+", default=[7])
+    parser.add_argument("--labeled", type=int, nargs="+", default=[7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--overlap", type=float, default=PredictSettings().overlap)
     for name, kind in (
@@ -104,13 +104,13 @@ def main() -> None:
         name: getattr(given, name)
         for name in ("model", "width", "read", "see", "updates", "learning_rate", "precision")
     }
-    for labelled in given.labelled:
+    for labeled in given.labeled:
         for seed in given.seeds:
             training = TrainSettings(structure=(NAME,), seed=seed, **settings)
             row = measure(
                 data,
                 given.stack,
-                labelled,
+                labeled,
                 training,
                 PredictSettings(overlap=given.overlap, precision=given.precision),
             )

@@ -1,4 +1,4 @@
-"""Real stacks with their mitochondria labelled; ``SPARSEM_DATA`` names the folder that holds them."""
+"""Real stacks with their mitochondria labeled; ``SPARSEM_DATA`` names the folder that holds them."""
 
 import os
 from pathlib import Path
@@ -29,8 +29,8 @@ def truth_of(stack: str) -> Path:
     return FOLDERS[stack] / TRUTH.get(stack, "labels_mitochondria.tif")
 
 
-def labelled_sample(stack: str, folder: Path, images: Path | None = None) -> Sample:
-    """A stack, labelled on every slice; trainings take some of them.
+def labeled_sample(stack: str, folder: Path, images: Path | None = None) -> Sample:
+    """A stack, labeled on every slice; trainings take some of them.
 
     Args:
         stack: its name.

@@ -36,9 +36,16 @@ hypothesis.settings.register_profile("shared", deadline=None)  # another process
 hypothesis.settings.load_profile("shared")
 
 TISSUE = PhantomSettings(shape=(19, 96, 128), voxel_nm=(20, 20, 20), cells=3, seed=5, block_depth=7)
-LABELLED = (0, 9, 18)
+LABELED = (0, 9, 18)
 QUICK = TrainSettings(
-    structure=("nucleus",), width=4, read=64, see=32, batch=2, updates=12, warmup=2, save_every_s=0
+    structure=("nucleus",),
+    width=4,
+    context_px=64,
+    input_px=32,
+    batch=2,
+    updates=12,
+    warmup=2,
+    checkpoint_every_s=0,
 )
 
 
@@ -65,7 +72,7 @@ def write_liver(tissue: Sample, folder: Path) -> None:
         )
     for name in ("nucleus", "mitochondrion", "cells"):
         (folder / "masks" / name).mkdir(parents=True)
-        for z, labels in zip(LABELLED, truth_of(tissue, name, LABELLED), strict=True):
+        for z, labels in zip(LABELED, truth_of(tissue, name, LABELED), strict=True):
             made = labels.astype(np.uint16) if name == "cells" else (labels > 0).astype(np.uint8)
             tifffile.imwrite(folder / "masks" / name / f"{name}_{z:04d}.tif", made)
 
@@ -90,7 +97,7 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """A small phantom with nuclei, nucleoli and mitochondria annotated on three slices. Not to be changed."""
     sample = phantom(tmp_path_factory.mktemp("tissue") / "tissue.zarr", TISSUE)
     for name in ("nucleus", "nucleolus", "mitochondrion"):
-        write_annotation(sample, name, LABELLED, truth_of(sample, name, LABELLED))
+        write_annotation(sample, name, LABELED, truth_of(sample, name, LABELED))
     return sample
 
 

@@ -23,9 +23,9 @@ Picture = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int16]]
 def picture(
     seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, int] = (14, 30)
 ) -> Picture:
-    """Grey (y, x), corners (n, 4) and kinds (n,) of objects that do not touch."""
+    """Gray (y, x), corners (n, 4) and kinds (n,) of objects that do not touch."""
     random = np.random.default_rng(seed)
-    grey = random.normal(128, 8, shape)
+    gray = random.normal(128, 8, shape)
     y, x = np.mgrid[: shape[0], : shape[1]]
     corners: list[tuple[int, int, int, int]] = []
     kinds = []
@@ -39,13 +39,13 @@ def picture(
         own = (slice(top, top + size), slice(left, left + size))
         if kind == 0:
             middle = (size - 1) / 2
-            grey[own][np.hypot(y[own] - top - middle, x[own] - left - middle) <= size / 2] = 220
+            gray[own][np.hypot(y[own] - top - middle, x[own] - left - middle) <= size / 2] = 220
         else:
-            grey[own] = 40
+            gray[own] = 40
         corners.append(box)
         kinds.append(kind)
     return (
-        np.clip(grey, 1, 255).astype(np.uint8),
+        np.clip(gray, 1, 255).astype(np.uint8),
         np.array(corners, np.float32).reshape(-1, 4),
         np.array(kinds, np.int16),
     )
@@ -65,7 +65,7 @@ def sample_of(
     made = [picture(seed * 1000 + z, shape[1:], count) for z in range(shape[0])]
     sample = Sample.create(path)
     spec = volume_spec("", shape, np.uint8, Kind.IMAGE, VoxelSize(50, 10, 10), 2)
-    voxels = np.stack([grey for grey, _, _ in made])
+    voxels = np.stack([gray for gray, _, _ in made])
     with Stage(sample, "import", Settings(), {"seed": str(seed)}, [spec], HERE) as stage:
         stage.map(lambda block: ({"": voxels[block.own]}, {}), z_blocks(shape[0], 2))
     z = np.concatenate([np.full(len(kind), number) for number, (_, _, kind) in enumerate(made)])

@@ -29,6 +29,7 @@ from sparsem.report.layers import layers_of
 from sparsem.report.report import ReportSettings, report
 from sparsem.report.warnings import notices
 from sparsem.score.score import ScoreSettings, score
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times, put, voxels
@@ -47,7 +48,7 @@ FAULTY = PhantomSettings(
     flicker=5,
     noise=10,
 )
-LABELLED = (0, 6, 13)
+LABELED = (0, 6, 13)
 REPLACE = Execution(overwrite=True, quiet=True)
 
 
@@ -56,7 +57,7 @@ def drifting(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """A phantom with every fault, nuclei annotated on three raw slices. Not to be changed."""
     sample = phantom(tmp_path_factory.mktemp("drifting") / "drifting.zarr", FAULTY)
     truth = sample.volume("truth", "cells").read(slice(None))
-    write_annotation(sample, "cells", LABELLED, [truth[z] for z in LABELLED])
+    write_annotation(sample, "cells", LABELED, [truth[z] for z in LABELED])
     return sample
 
 
@@ -116,7 +117,7 @@ def test_each_slice_is_resampled_once_and_only_what_all_show_is_kept(
     assert np.corrcoef(exact.ravel(), image.read(slice(3, 4))[0].ravel())[0, 1] > 0.9
 
 
-def test_whole_pixels_change_no_grey_level(drifting: Sample, tmp_path: Path) -> None:
+def test_whole_pixels_change_no_gray_level(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     found = align(sample, AlignSettings(interpolation="nearest", canvas="whole"))
     raw, image = sample.image("raw").read(slice(None)), sample.image("aligned").read(slice(None))
@@ -126,7 +127,7 @@ def test_whole_pixels_change_no_grey_level(drifting: Sample, tmp_path: Path) -> 
     assert (image == 0).any()
 
 
-def test_neighbours_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> None:
+def test_neighbors_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> None:
     sample, found = aligned
 
     def likeness(stack: NDArray[Any]) -> float:
@@ -148,8 +149,8 @@ def test_turns_may_be_allowed(drifting: Sample, tmp_path: Path, kind: Any) -> No
     sample = copy_of(drifting, tmp_path / "s.zarr")
     found = align(sample, AlignSettings(motion=kind))
     true, good = true_shifts(sample)
-    centre = np.array([111.5, 127.5, 1])
-    off = (found.motions @ centre - true)[good]
+    center = np.array([111.5, 127.5, 1])
+    off = (found.motions @ center - true)[good]
     assert np.sqrt(np.square(off - off.mean(axis=0)).sum(axis=1).mean()) < 1
     assert np.abs(found.motions[good, :, :2] - np.eye(2)).max() < 0.02
 
@@ -160,10 +161,10 @@ def test_annotations_move_along_and_score_finds_its_truth(
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     found, image = aligned[1], sample.image()
     annotation = read_annotation(sample, "cells", "aligned")
-    assert annotation.z == LABELLED
+    assert annotation.z == LABELED
     truth = sample.volume("truth", "cells").read(slice(None))
     stack = sample.seen_by(image, truth)
-    for index, z in enumerate(LABELLED):
+    for index, z in enumerate(LABELED):
         objects, known = annotation.objects(index)
         assert objects.shape == image.shape[1:]
         assert known.all()  # all slices show all of the aligned image
@@ -253,9 +254,7 @@ def test_block_depth_and_workers_change_nothing(
 ) -> None:
     expected = aligned[0].image("aligned").read(slice(None))
     for depth in (1, 3, 14):
-        sample = phantom(
-            tmp_path / f"{depth}.zarr", FAULTY.model_copy(update={"block_depth": depth})
-        )
+        sample = phantom(tmp_path / f"{depth}.zarr", changed(FAULTY, {"block_depth": depth}))
         align(sample, on=Execution(workers=2 if depth == 3 else 0, quiet=True))
         assert np.array_equal(sample.image("aligned").read(slice(None)), expected)
 
@@ -282,7 +281,7 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
     assert found.breaks == (7,)
     noise = np.random.default_rng(0).integers(0, 255, stack.shape, np.uint8)
     put(sample, "", noise, 5)
-    with pytest.raises(InputError, match=r"No two neighbouring slices of .* look alike"):
+    with pytest.raises(InputError, match=r"No two neighboring slices of .* look alike"):
         align(sample, AlignSettings(), REPLACE)
 
 
@@ -314,7 +313,7 @@ def test_what_is_only_told_makes_no_other_image(
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     before = sample.image("aligned").fingerprint
-    found = align(sample, AlignSettings(jump_nm=100_000))
+    found = align(sample, AlignSettings(report_jump_nm=100_000))
     assert (found.jumps, aligned[1].jumps) == ((), (7,))
     assert sample.image("aligned").fingerprint == before
     assert "jump" not in "".join(sample.read_table("alignment_aligned")["remark"].to_pylist())
@@ -370,7 +369,7 @@ def test_an_aligned_image_is_not_aligned_again_nor_made_from_what_was_made_from_
 def test_uneven_pixels(drifting: Sample, tmp_path: Path) -> None:
     uneven = phantom(
         tmp_path / "s.zarr",
-        FAULTY.model_copy(update={"voxel_nm": (8, 16, 8), "shape": (6, 112, 256), "bad_slices": 0}),
+        changed(FAULTY, {"voxel_nm": (8, 16, 8), "shape": (6, 112, 256), "bad_slices": 0}),
     )
     with pytest.raises(
         InputError,
@@ -411,7 +410,7 @@ def test_annotating_the_aligned_image_again_is_possible(
 
 def test_equalize_may_come_first(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
-    equalize(sample, EqualizeSettings(way="reference", reference=1))
+    equalize(sample, EqualizeSettings(method="reference", reference=1))
     align(sample)
     assert sample.image("aligned").made_on == ("equalized", sample.image("equalized").fingerprint)
     align(sample)  # run again, it aligns the same image
@@ -436,7 +435,7 @@ def test_the_report_shows_how_far_slices_were_moved(
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "liver.zarr")
     equalize(sample)
-    text = report([sample.path], tmp_path / "r.html", ReportSettings(slice_count=3)).path.read_text(
+    text = report([sample.path], tmp_path / "r.html", ReportSettings(n_slices=3)).path.read_text(
         encoding="utf-8"
     )
     assert "Alignment: liver" in text
@@ -449,7 +448,7 @@ def test_the_report_shows_how_far_slices_were_moved(
     bare = copy_of(sample, tmp_path / "bare.zarr")
     bare.remove_table("alignment_aligned")
     assert "Alignment:" not in report(
-        [bare.path], tmp_path / "b.html", ReportSettings(slice_count=3)
+        [bare.path], tmp_path / "b.html", ReportSettings(n_slices=3)
     ).path.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Labelled slices: from masks and volumes, with classes and unknown pixels; what nobody labelled is not background."""
+"""Labeled slices: from masks and volumes, with classes and unknown pixels; what nobody labeled is not background."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, read_attributes, volume_spec
 from sparsem.workflow.execution import Execution
 from sparsem.workflow.stage import BlockResult, Stage
-from tests.conftest import LABELLED, TISSUE, files_in, truth_of
+from tests.conftest import LABELED, TISSUE, files_in, truth_of
 
 N, Y, X = TISSUE.shape
 
@@ -30,7 +30,7 @@ def masks(tissue: Sample, tmp_path: Path) -> Path:
     """A folder of masks 0 and 255 with the slice number in the name."""
     folder = tmp_path / "masks"
     folder.mkdir()
-    for z, labels in zip(LABELLED, truth_of(tissue, "nucleus", LABELLED), strict=True):
+    for z, labels in zip(LABELED, truth_of(tissue, "nucleus", LABELED), strict=True):
         cv2.imwrite(
             str(folder / f"nucleus_z{z:03d}.png"), np.where(labels > 0, 255, 0).astype(np.uint8)
         )
@@ -46,10 +46,10 @@ def import_as(
 def test_a_folder_of_masks_carries_its_slice_numbers(own_tissue: Sample, masks: Path) -> None:
     import_as(own_tissue, "core", masks)
     found = read_annotation(own_tissue, "core")
-    assert found.z == LABELLED
-    for index, labels in enumerate(truth_of(own_tissue, "nucleus", LABELLED)):
+    assert found.z == LABELED
+    for index, labels in enumerate(truth_of(own_tissue, "nucleus", LABELED)):
         assert np.array_equal(found.mask(index), (labels > 0).astype(np.uint8))
-    assert annotated_structures(own_tissue)["core"] == LABELLED
+    assert annotated_structures(own_tissue)["core"] == LABELED
 
 
 def test_names_that_count_from_one(own_tissue: Sample, tmp_path: Path) -> None:
@@ -57,14 +57,16 @@ def test_names_that_count_from_one(own_tissue: Sample, tmp_path: Path) -> None:
     folder.mkdir()
     for z in (1, N):
         tifffile.imwrite(folder / f"m{z}.tif", np.full((Y, X), z % 255, np.uint8))
-    with pytest.raises(InputError, match="if the first slice is numbered 1, give --first-number 1"):
+    with pytest.raises(
+        InputError, match="if the first slice is numbered 1, give --first-slice-number 1"
+    ):
         import_as(own_tissue, "a", folder)
     import_as(own_tissue, "a", folder, first_number=1)
     assert read_annotation(own_tissue, "a").z == (0, N - 1)
 
 
 def series(folder: Path, numbers: range | list[int]) -> Path:
-    """Slices whose files begin at another number than 0, each with its number as its grey level."""
+    """Slices whose files begin at another number than 0, each with its number as its gray level."""
     folder.mkdir()
     for number in numbers:
         tifffile.imwrite(folder / f"slice_{number:04d}.tif", np.full((8, 9), number, np.uint8))
@@ -94,7 +96,7 @@ def test_masks_are_numbered_as_the_files_of_the_stack(tmp_path: Path, missing: A
     tifffile.imwrite(masks / "mask_0017.tif", np.zeros((8, 9), np.uint8))
     with pytest.raises(
         InputError,
-        match=r"carries the number 17, but the first slice is numbered 5 and the last 16, .* --first-number 0",
+        match=r"carries the number 17, but the first slice is numbered 5 and the last 16, .* --first-slice-number 0",
     ):
         import_as(sample, "beyond", masks)
 
@@ -105,7 +107,7 @@ def test_the_number_in_a_name_that_is_the_slice(tmp_path: Path) -> None:
         series(tmp_path / "s", range(120)), tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4))
     )
     names = {
-        "labelled": ["Label01_z0010", "Label02_z0057", "Label03_z0100"],
+        "labeled": ["Label01_z0010", "Label02_z0057", "Label03_z0100"],
         "timed": ["m0010_20241003101122", "m0057_20241003111533", "m0100_20241004081201"],
         "alone": ["0010_8bit", "0057_8bit", "0100_8bit"],
     }
@@ -155,7 +157,7 @@ def test_small_and_numbered_labels_are_no_pictures(own_tissue: Sample, tmp_path:
 
 
 @pytest.mark.parametrize("compact", [True, False])
-def test_a_labelled_volume_with_the_list_of_slices(
+def test_a_labeled_volume_with_the_list_of_slices(
     own_tissue: Sample, tmp_path: Path, compact: bool
 ) -> None:
     volume = own_tissue.volume("truth", "cells").read(slice(None))
@@ -313,7 +315,7 @@ def test_slices_are_added_and_replaced_one_by_one(
     )  # the first folder again, as a study does: what was added stays
     assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
     with pytest.raises(
-        ResumeError, match="Slices 9 of 'core' are labelled otherwise already; use --overwrite"
+        ResumeError, match="Slices 9 of 'core' are labeled otherwise already; use --overwrite"
     ):
         import_as(own_tissue, "core", picture(tmp_path, "core_z009.tif", fresh), add=True)
     import_as(own_tissue, "core", tmp_path / "core_z009.tif", add=True, overwrite=True)
@@ -428,7 +430,7 @@ def test_masks_come_in_again_after_brightness_was_evened_out(
     assert (
         read_annotation(own_tissue, "mito").image == "raw"
     )  # whose pixels they are: remaking the equalized image harms nothing
-    equalize(own_tissue, EqualizeSettings(way="clahe"), Execution(overwrite=True, quiet=True))
+    equalize(own_tissue, EqualizeSettings(method="clahe"), Execution(overwrite=True, quiet=True))
     assert (
         read_annotation(own_tissue, "mito", "equalized").z
         == read_annotation(own_tissue, "nucleus").z
@@ -497,7 +499,7 @@ def test_labels_of_every_slice_lie_on_the_image_of_their_shape(
     with Stage(
         own_tissue,
         "cut",
-        EqualizeSettings(way="clahe"),
+        EqualizeSettings(method="clahe"),
         {},
         [spec],
         Execution(overwrite=True, quiet=True),

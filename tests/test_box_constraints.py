@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsem.boxes.constrain import Some, constrain_boxes, in_nucleus, judged, release_boxes
-from sparsem.boxes.counts import SummarySettings, read_metadata, summary
+from sparsem.boxes.constrain import BoxSet, constrain_boxes, in_nucleus, judged, release_boxes
+from sparsem.boxes.counts import CountSettings, read_metadata, summary
 from sparsem.boxes.geometry import Boxes
 from sparsem.boxes.tables import (
     FOUND,
@@ -27,12 +27,12 @@ RULES = Roles()
 NUCLEUS = (100, 100, 300, 300)
 
 
-def some(*boxes: tuple[float, float, float, float, float]) -> Some:
+def some(*boxes: tuple[float, float, float, float, float]) -> BoxSet:
     rows = np.array(boxes, np.float32).reshape(-1, 5)
-    return Some(rows[:, :4], rows[:, 4])
+    return BoxSet(rows[:, :4], rows[:, 4])
 
 
-def stays(**boxes: Some) -> dict[str, list[bool]]:
+def stays(**boxes: BoxSet) -> dict[str, list[bool]]:
     return {name: verdict.stays.tolist() for name, verdict in judged(boxes, RULES).items()}
 
 
@@ -233,7 +233,7 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
 ) -> None:
     table = tmp_path / "samples.csv"
     table.write_text("sample,subtype,grade\nS01.zarr,TNBC,3\nS02,ER+,1\n")
-    rows = summary([found], SummarySettings(metadata=str(table))).to_pylist()
+    rows = summary([found], CountSettings(metadata=str(table))).to_pylist()
     assert [
         (row["sample"], row["structure"], row["subtype"], row["grade"], row["objects"])
         for row in rows
@@ -245,11 +245,11 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
     assert nuclei["diameter_um_median"] == pytest.approx(2.0)  # 200 px of 10 nm
     assert nuclei["objects_per_picture"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
-    assert summary([found], SummarySettings(structure=("nucleus",))).num_rows == 1
+    assert summary([found], CountSettings(structure=("nucleus",))).num_rows == 1
     table.write_text(
         "sample;subtype;grade\nS01;TNBC;2,5\n"
     )  # as a spreadsheet writes it where numbers have commas
-    assert summary([found], SummarySettings(metadata=str(table))).to_pylist()[0]["grade"] == "2,5"
+    assert summary([found], CountSettings(metadata=str(table))).to_pylist()[0]["grade"] == "2,5"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
 def test_metadata_that_are_none(found: Sample, tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "samples.csv").write_text(content)
     with pytest.raises(InputError, match=sentence):
-        summary([found], SummarySettings(metadata=str(tmp_path / "samples.csv")))
+        summary([found], CountSettings(metadata=str(tmp_path / "samples.csv")))
 
 
 def test_metadata_that_cannot_be_read(tmp_path: Path, tissue: Sample) -> None:

@@ -128,7 +128,9 @@ def test_a_name_goes_on_only_after_a_mark(pictures: Sample, tmp_path: Path) -> N
 
 def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_path: Path) -> None:
     file = written(tmp_path, "z,class,x0,y0,x1,y1\n1,0,10,20,40,50\n", "b.csv")
-    settings = BoxesSettings(source=str(file), unlisted="empty", classes={"0": "mitochondrion"})
+    settings = BoxesSettings(
+        source=str(file), unlisted_images="empty", classes={"0": "mitochondrion"}
+    )
     import_boxes([pictures], settings, QUIET)
     assert read_annotated(pictures, "mitochondrion").pictures == (0, 1, 2)
 
@@ -137,14 +139,14 @@ def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_p
 def test_what_is_exported_can_be_brought_in_again(
     pictures: Sample, tmp_path: Path, ending: str
 ) -> None:
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), least_px=0), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), min_px=0), QUIET)
     before = read_annotated(pictures, "mitochondrion")
     assert export_boxes(pictures, tmp_path / ending, drawn=True) == 3
     with pytest.raises(InputError, match=r"exists.*--overwrite"):
         export_boxes(pictures, tmp_path / ending, drawn=True)
     import_boxes(
         [pictures],
-        BoxesSettings(source=str(tmp_path / ending), least_px=0),
+        BoxesSettings(source=str(tmp_path / ending), min_px=0),
         Execution(quiet=True, overwrite=True),
     )
     after = read_annotated(pictures, "mitochondrion")
@@ -178,7 +180,7 @@ def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_
 
 def test_boxes_around_labels(own_tissue: Sample) -> None:
     found = import_boxes(
-        [own_tissue], BoxesSettings(labels=("truth/mitochondrion", "nucleus"), least_px=3), QUIET
+        [own_tissue], BoxesSettings(from_labels=("truth/mitochondrion", "nucleus"), min_px=3), QUIET
     )
     assert set(found.boxes) == {"mitochondrion", "nucleus"}
     kept = read_annotated(own_tissue, "mitochondrion")
@@ -194,7 +196,7 @@ def test_boxes_around_labels(own_tissue: Sample) -> None:
             assert edge.any()  # an object touches all four edges of its box
     annotated = read_annotated(
         own_tissue, "nucleus"
-    )  # hand-labelled slices come before labels of all
+    )  # hand-labeled slices come before labels of all
     assert annotated.pictures == (0, 9, 18)
 
 
@@ -390,10 +392,10 @@ def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
     file = written(tmp_path, changed(annotations=[*COCO["annotations"], *more]))
     with pytest.raises(
         InputError,
-        match=r"1 boxes outside of their image .*; 1 boxes without area .*--faults leave-out",
+        match=r"1 boxes outside of their image .*; 1 boxes without area .*--on-invalid skip",
     ):
         import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
-    found = import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
+    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), QUIET)
     assert (
         found.boxes["nucleus"] == 1
     )  # the third box of the second image is right, but its image lacks two others
@@ -407,7 +409,7 @@ def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
 
 
 def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: Path) -> None:
-    """Outlines are drawn through the centres of pixels, or around them."""
+    """Outlines are drawn through the centers of pixels, or around them."""
     file = written(tmp_path, with_annotation(bbox=[-0.5, 30, 40, 30.5]))
     import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
     assert read_annotated(pictures, "nucleus").boxes.of_picture(1).corners.tolist() == [
@@ -494,7 +496,7 @@ def montage(tmp_path: Path) -> Sample:
             folder / f"{name}.tif", np.full(shape, 200, np.uint8), photometric="minisblack"
         )
     return import_stack(
-        folder, tmp_path / "S03.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET
+        folder, tmp_path / "S03.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), QUIET
     )
 
 
@@ -520,12 +522,12 @@ def test_what_a_montage_holds_is_listed(montage: Sample) -> None:
 def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
-    for name, grey in (("a", 10), ("b", 250)):
+    for name, gray in (("a", 10), ("b", 250)):
         tifffile.imwrite(
-            folder / f"{name}.tif", np.full((600, 700), grey, np.uint8), photometric="minisblack"
+            folder / f"{name}.tif", np.full((600, 700), gray, np.uint8), photometric="minisblack"
         )
     image = import_stack(
-        folder, tmp_path / "large.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET
+        folder, tmp_path / "large.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), QUIET
     ).image()
     assert image.level(1).shape == (2, 300, 350)
     assert np.unique(image.read(slice(None), 1)).tolist() == [10, 250]
@@ -541,7 +543,7 @@ def test_boxes_at_the_border_are_cut_on_request(pictures: Sample, tmp_path: Path
     )
     with pytest.raises(InputError, match="2 boxes outside of their image"):
         import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
-    found = import_boxes([pictures], BoxesSettings(source=str(file), faults="clip"), QUIET)
+    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="clip"), QUIET)
     assert len(found.left_out) == 1  # what lies beyond as a whole
     assert read_annotated(pictures, "a").boxes.corners.tolist() == [
         [0, 10, 50, 40],
@@ -558,7 +560,7 @@ def test_a_box_that_is_there_twice_counts_once(pictures: Sample, tmp_path: Path)
     with pytest.raises(InputError, match=r"1 boxes that are there twice \(line 3"):
         import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
     assert import_boxes(
-        [pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET
+        [pictures], BoxesSettings(source=str(file), on_invalid="skip"), QUIET
     ).boxes == {"a": 1, "b": 1}
 
 
@@ -598,7 +600,7 @@ def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -
     )
     with pytest.raises(InputError, match=r"line 2: 0 0 40 30, of 30 x 30 px"):
         import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
-    import_boxes([montage], BoxesSettings(source=str(file), faults="clip"), QUIET)
+    import_boxes([montage], BoxesSettings(source=str(file), on_invalid="clip"), QUIET)
     export_boxes(montage, tmp_path / "out.json", drawn=True)
     listed = json.loads((tmp_path / "out.json").read_text())["images"]
     assert [(one["file_name"], one["width"], one["height"]) for one in listed] == [
@@ -626,7 +628,7 @@ def test_montages_that_are_none(tmp_path: Path, files: dict[str, Any], sentence:
         import_stack(
             tmp_path / "m",
             tmp_path / "m.zarr",
-            ImportSettings(voxel_nm=(4, 4, 4), pictures=True),
+            ImportSettings(voxel_nm=(4, 4, 4), montage=True),
             QUIET,
         )
     with pytest.raises(InputError, match="There is no file or folder"):
@@ -665,7 +667,7 @@ def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(
 ) -> None:
     images = [COCO["images"][0], {**COCO["images"][1], "width": 40, "height": 30}]
     file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
-    import_boxes([pictures], BoxesSettings(source=str(file), faults="leave-out"), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), QUIET)
     kept = read_annotated(pictures, "nucleus")
     assert (kept.pictures, kept.boxes.z.tolist()) == ((0,), [0])
 
@@ -683,11 +685,11 @@ def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: P
     assert not annotated_names(pictures)
 
 
-def test_slices_that_are_not_labelled_as_a_whole_are_left_out(own_tissue: Sample) -> None:
+def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample) -> None:
     labels = [np.ones((96, 128), np.uint8), np.ones((96, 128), np.uint8)]
     labels[1][:, 64:] = 9
     write_annotation(own_tissue, "spot", (3, 5), labels, ignore=9)
-    import_boxes([own_tissue], BoxesSettings(labels=("spot",), least_px=3), QUIET)
+    import_boxes([own_tissue], BoxesSettings(from_labels=("spot",), min_px=3), QUIET)
     assert read_annotated(own_tissue, "spot").pictures == (3,)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsem.boxes.coco import read_json
-from sparsem.boxes.importing import BoxesSettings, Brought, import_boxes
+from sparsem.boxes.importing import BoxesSettings, ImportSummary, import_boxes
 from sparsem.boxes.numbers import decimal_of, number_of
 from sparsem.boxes.read import read_boxes
 from sparsem.boxes.tables import annotated_names, read_annotated
@@ -39,7 +39,7 @@ def cells(tmp_path: Path) -> Sample:
             photometric="minisblack",
         )
     return import_stack(
-        folder, tmp_path / "S.zarr", ImportSettings(voxel_nm=(4, 4, 4), pictures=True), QUIET
+        folder, tmp_path / "S.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), QUIET
     )
 
 
@@ -79,8 +79,8 @@ def written(folder: Path, content: Any, name: str = "b.json") -> Path:
     return path
 
 
-def brought(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any) -> Brought:
-    return import_boxes([sample], BoxesSettings(source=str(path), least_px=2, **settings), on)
+def brought(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any) -> ImportSummary:
+    return import_boxes([sample], BoxesSettings(source=str(path), min_px=2, **settings), on)
 
 
 def begins(sample: Sample, name: str = "mito") -> dict[int, list[float]]:
@@ -144,14 +144,14 @@ def test_an_annotation_of_no_image_may_be_of_any(
         InputError, match=r"1 annotations without the id of an image \(annotation 2: image_id"
     ):
         brought(cells, path)
-    assert brought(cells, path, faults="leave-out").incomplete == {"mito": 3}
+    assert brought(cells, path, on_invalid="skip").incomplete == {"mito": 3}
     assert annotated_names(cells) == ["er"]
     written(tmp_path, changed("annotations", 1, image_id=image_id, category_id=None))
     with pytest.raises(
         InputError,
         match=r"b.json: no image is completely annotated, because boxes of all of them were left out",
     ):
-        brought(cells, path, faults="leave-out")
+        brought(cells, path, on_invalid="skip")
 
 
 def test_rounded_ids_do_not_join_boxes_and_images(cells: Sample, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_images_of_one_id_are_unknown(cells: Sample, tmp_path: Path, same: Any) 
     path = written(tmp_path, changed("images", 2, id=same))
     with pytest.raises(InputError, match=r"1 images of the same id \(image 2 'cell c.tif'\)"):
         brought(cells, path)
-    assert brought(cells, path, faults="leave-out").incomplete == {"mito": 2, "er": 2}
+    assert brought(cells, path, on_invalid="skip").incomplete == {"mito": 2, "er": 2}
     assert begins(cells) == {0: [10.0]}
 
 
@@ -186,7 +186,7 @@ def test_images_without_boxes_are_unknown_where_ids_do_not_fit(
         match=r"1 annotations of an image that is not listed .annotation 2: image_id cell b.",
     ):
         brought(cells, path)
-    brought(cells, path, faults="leave-out")
+    brought(cells, path, on_invalid="skip")
     assert begins(cells) == {0: [10.0], 2: [30.0]}
 
 
@@ -201,7 +201,7 @@ def test_other_images_are_not_empty_where_one_is_not_known(
     path = written(tmp_path, content)
     with pytest.raises(InputError, match="1 images without id or file_name"):
         brought(cells, path)
-    brought(cells, path, faults="leave-out", unlisted="empty")
+    brought(cells, path, on_invalid="skip", unlisted_images="empty")
     assert begins(cells) == {0: [10.0], 2: [30.0]}
 
 
@@ -240,7 +240,7 @@ def test_an_image_of_a_wrong_size_is_unknown(cells: Sample, tmp_path: Path, widt
         InputError, match=r"images (without a size|of another size than the file says) \("
     ):
         brought(cells, path)
-    brought(cells, path, faults="leave-out", unlisted="empty")
+    brought(cells, path, on_invalid="skip", unlisted_images="empty")
     assert begins(cells) == {0: [10.0], 2: [30.0]}
 
 
@@ -266,7 +266,7 @@ def test_letters_of_two_characters_are_one(tmp_path: Path) -> None:
     sample = import_stack(
         tmp_path / "Körper.tif",
         tmp_path / "k.zarr",
-        ImportSettings(voxel_nm=(4, 4, 4), pictures=True),
+        ImportSettings(voxel_nm=(4, 4, 4), montage=True),
         QUIET,
     )
     name = unicodedata.normalize("NFD", "Körper.tif")
@@ -340,7 +340,7 @@ def test_an_image_that_lost_a_box_is_unknown(cells: Sample, tmp_path: Path, what
     with pytest.raises(InputError, match=sentence) as error:
         brought(cells, path)
     assert "\n" not in str(error.value)
-    found = brought(cells, path, faults="leave-out", unlisted="empty")
+    found = brought(cells, path, on_invalid="skip", unlisted_images="empty")
     assert begins(cells) == {0: [10.0], 2: [30.0]}
     assert found.incomplete["mito"] == 1
     assert found.pictures == (2 if "er" in found.incomplete else 3)
@@ -351,7 +351,7 @@ def test_what_was_lost_of_one_class_hides_nothing_of_another(
 ) -> None:
     content = coco()
     content["annotations"].append({"id": 9, "image_id": 2, "category_id": 2, "bbox": [1, 2, 3]})
-    found = brought(cells, written(tmp_path, content), SHOWN, faults="leave-out")
+    found = brought(cells, written(tmp_path, content), SHOWN, on_invalid="skip")
     assert begins(cells) == ALL
     assert begins(cells, "er") == {0: [], 2: []}
     assert found.incomplete == {"er": 1}
@@ -367,7 +367,7 @@ def test_what_hides_no_object_keeps_the_image(cells: Sample, tmp_path: Path) -> 
         {"id": 11, "image_id": 3, "category_id": 1, "bbox": [5, 5, 1, 1]},
         {"id": 12, "image_id": 3, "category_id": 2, "bbox": [5, 5, 20, 20]},
     ]
-    found = brought(cells, written(tmp_path, content), faults="leave-out")
+    found = brought(cells, written(tmp_path, content), on_invalid="skip")
     assert begins(cells) == ALL
     assert (found.incomplete, found.small) == ({}, 1)
 
@@ -378,7 +378,7 @@ def test_clipped_boxes_keep_the_image(cells: Sample, tmp_path: Path) -> None:
         {"id": n, "image_id": 1, "category_id": 1, "bbox": [x, 5, 30, 20]}
         for n, x in ((8, 70), (9, 90))
     ]
-    brought(cells, written(tmp_path, content), faults="clip")
+    brought(cells, written(tmp_path, content), on_invalid="clip")
     assert begins(cells) == {**ALL, 0: [10.0, 70.0]}
 
 
@@ -389,7 +389,7 @@ def test_corners_taken_for_sizes_are_a_doubt(
         {"id": n, "image_id": n, "category_id": 1, "bbox": [10 * n, 20, 10 * n + 30, 35]}
         for n in (1, 2, 3)
     ]
-    brought(cells, written(tmp_path, coco(annotations=boxes)), SHOWN, faults="clip")
+    brought(cells, written(tmp_path, coco(annotations=boxes)), SHOWN, on_invalid="clip")
     assert (
         "Note: all 3 boxes of b.json could be x0, y0, x1, y1; COCO's bbox is x, y, width, height"
         in capsys.readouterr().err
@@ -540,7 +540,7 @@ def test_a_wrong_label_file_makes_its_image_unknown(
     (yolo / "labels" / "cell b.txt").write_bytes(content)
     with pytest.raises(InputError, match=sentence):
         brought(cells, yolo)
-    brought(cells, yolo, faults="leave-out", unlisted="empty")
+    brought(cells, yolo, on_invalid="skip", unlisted_images="empty")
     assert begins(cells) == pytest.approx({0: [10.0], 2: [30.0]})
 
 
@@ -676,7 +676,7 @@ def test_rows_that_are_lost(
     path = written(tmp_path, text, "b.csv")
     with pytest.raises(InputError, match=r"1 (rows|boxes|images)"):
         brought(cells, path)
-    settings: dict[str, Any] = {"faults": "leave-out", "unlisted": "empty"}
+    settings: dict[str, Any] = {"on_invalid": "skip", "unlisted_images": "empty"}
     if complete is None:
         with pytest.raises(InputError, match="no image is completely annotated"):
             brought(cells, path, **settings)
@@ -720,7 +720,7 @@ def test_slices_counted_from_one_are_refused(
         rows = [f"{z},mito,10,20,40,45\n" for z in numbers]
         return written(tmp_path, "z,class,x0,y0,x1,y1\n" + "".join(rows), "b.csv")
 
-    refused: tuple[dict[str, Any], ...] = ({}, {"faults": "leave-out"})
+    refused: tuple[dict[str, Any], ...] = ({}, {"on_invalid": "skip"})
     for settings in refused:
         for numbers in ((1, 2, 3), (1, 3), (2, 3), ("2.0", "3,0")):
             with pytest.raises(

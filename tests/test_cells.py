@@ -28,12 +28,12 @@ from sparsem.phantom.phantom import phantom
 from sparsem.score.instances import dice_of_cells, without_small
 from sparsem.score.score import ScoreSettings, score
 from sparsem.segment.targets import interior_and_boundary
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 from sparsem.workflow.execution import Execution
 from sparsem.workflow.stage import BlockResult, Stage, finished
-from tests.conftest import LABELLED, TISSUE, copy_of, drawn, kill_ten_times, put, truth_of, voxels
+from tests.conftest import LABELED, TISSUE, copy_of, drawn, kill_ten_times, put, truth_of, voxels
 
 Labels = NDArray[Any]
 QUIET = Execution(overwrite=True, quiet=True)
@@ -81,16 +81,16 @@ def give_network(sample: Sample, truth: Labels, depth: int, sees: float = 1.0) -
 
 
 def tissue_of_depth(path: Path, depth: int) -> Sample:
-    sample = phantom(path, TISSUE.model_copy(update={"block_depth": depth}))
+    sample = phantom(path, changed(TISSUE, {"block_depth": depth}))
     truth = sample.volume("truth", "cells").read(slice(None))
-    write_annotation(sample, "cells", LABELLED, truth_of(sample, "cells", LABELLED))
+    write_annotation(sample, "cells", LABELED, truth_of(sample, "cells", LABELED))
     give_network(sample, truth, depth, sees=0.7)
     return sample
 
 
 @pytest.fixture(scope="module")
 def tissue_with_cells(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A small phantom, three slices labelled, and what a good network sees of it. Not to be changed."""
+    """A small phantom, three slices labeled, and what a good network sees of it. Not to be changed."""
     return tissue_of_depth(tmp_path_factory.mktemp("cells") / "tissue.zarr", 7)
 
 
@@ -100,14 +100,14 @@ def own(tissue_with_cells: Sample, tmp_path: Path) -> Sample:
 
 
 def both(sample: Sample, way: Way = "arrival", on: Execution = QUIET, **more: Any) -> Labels:
-    cells(sample, CellsSettings(way=way, **more), on)
+    cells(sample, CellsSettings(method=way, **more), on)
     track(sample, TrackSettings(min_volume_um3=0), on)
     return sample.volume("labels", "cells").read(slice(None))
 
 
 def mean_dice(sample: Sample, found: Labels, least: int = 500) -> float:
     truth = sample.volume("truth", "cells").read(slice(None))
-    unseen = [z for z in range(len(truth)) if z not in LABELLED]
+    unseen = [z for z in range(len(truth)) if z not in LABELED]
     (table,) = without_small([overlaps(found[unseen], truth[unseen])], least)
     return float(np.mean(list(dice_of_cells(table).values())))
 
@@ -117,7 +117,7 @@ def test_every_way_separates_and_the_papers_order_appears(own: Sample) -> None:
     assert dice["mask"] < dice["mask_border"] < min(dice["mask_flow"], dice["selective"])
     assert dice["per_frame"] > 0.9
     assert dice["arrival"] > 0.93
-    assert read_annotation(own, "cells").z == LABELLED
+    assert read_annotation(own, "cells").z == LABELED
 
 
 def test_an_organelle_that_the_network_takes_for_the_outside_stays_in_its_cell(own: Sample) -> None:
@@ -136,9 +136,9 @@ def test_an_organelle_that_the_network_takes_for_the_outside_stays_in_its_cell(o
     assert (both(own, hole_um2=0)[hole] == 0).all()
 
 
-def test_labelled_slices_stay_as_they_were_labelled(own: Sample) -> None:
+def test_labeled_slices_stay_as_they_were_labeled(own: Sample) -> None:
     found = both(own)
-    for z, labels in zip(LABELLED, truth_of(own, "cells", LABELLED), strict=True):
+    for z, labels in zip(LABELED, truth_of(own, "cells", LABELED), strict=True):
         assert np.array_equal(found[z], labels)
 
 
@@ -206,13 +206,13 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
         tmp_path / "cells_0018.tif", np.where(corrected == corrected.max(), 900, corrected)
     )  # a new id
     add = AnnotationSettings(add=True)
-    with pytest.raises(ResumeError, match="Slices 18 of 'cells' are labelled otherwise already"):
+    with pytest.raises(ResumeError, match="Slices 18 of 'cells' are labeled otherwise already"):
         import_annotation(own, "cells", tmp_path / "cells_0018.tif", add)
     import_annotation(own, "cells", tmp_path / "cells_0018.tif", add, overwrite=True)
     with pytest.raises(ResumeError, match="--overwrite"):
         cells(own, CellsSettings(), Execution(quiet=True))
     assert 900 in both(own)[15]
-    assert done == list(range(10, 19))  # 9 is labelled and was not touched
+    assert done == list(range(10, 19))  # 9 is labeled and was not touched
     done.clear()
     tifffile.imwrite(tmp_path / "cells_0005.tif", truth_of(own, "cells", (5,))[0])
     import_annotation(own, "cells", tmp_path / "cells_0005.tif", add)
@@ -233,7 +233,7 @@ def test_a_coarser_grid_costs_little(own: Sample) -> None:
     assert mean_dice(own, coarse) > mean_dice(own, fine) - 0.03
 
 
-def test_legs_lead_from_every_labelled_slice_to_its_neighbours_and_end_at_blocks() -> None:
+def test_legs_lead_from_every_labeled_slice_to_its_neighbors_and_end_at_blocks() -> None:
     found = legs((3, 9), 14, 4, [True] * 14)
     assert found == {
         "3-up": [Leg(0, 1, 3, 4, True), Leg(0, 1, 4, 8, False), Leg(0, 1, 8, 9, False)],
@@ -252,7 +252,7 @@ def test_legs_lead_from_every_labelled_slice_to_its_neighbours_and_end_at_blocks
 def test_the_experiment_prints_all_ways(own: Sample) -> None:
     rows = cells_compared(
         own,
-        settings=ExperimentSettings(way=("mask", "arrival"), least_voxels=500),
+        settings=ExperimentSettings(method=("mask", "arrival"), min_voxels=500),
         on=Execution(quiet=True),
     )
     assert list(rows) == ["mask", "arrival"]
@@ -263,7 +263,7 @@ def test_the_experiment_prints_all_ways(own: Sample) -> None:
 
 def test_scores_of_cells_are_those_of_the_arrays(own: Sample) -> None:
     found = both(own)
-    scores = score(own, "cells", settings=ScoreSettings(instances=True, least_voxels=500))
+    scores = score(own, "cells", settings=ScoreSettings(instances=True, min_voxels=500))
     assert scores.of_cells("unseen")["dice_cells"] == pytest.approx(mean_dice(own, found))
     assert scores.of_cells()["dice_cells"] > mean_dice(own, found)  # type: ignore[operator]
     table = own.read_table("dice_cells").to_pydict()
@@ -272,7 +272,7 @@ def test_scores_of_cells_are_those_of_the_arrays(own: Sample) -> None:
     assert score(own, "cells").of_cells("unseen") == {}
 
 
-# Drawn stacks: slices side by side. 1 to 9 are cells; what is not drawn is labelled by nobody.
+# Drawn stacks: slices side by side. 1 to 9 are cells; what is not drawn is labeled by nobody.
 
 
 def stack_of(*rows: str) -> Labels:
@@ -285,7 +285,7 @@ def stack_of(*rows: str) -> Labels:
 def drawn_sample(
     path: Path,
     truth: Labels,
-    labelled: dict[int, Labels],
+    labeled: dict[int, Labels],
     ids: dict[int, int] | None = None,
     voxel: Sequence[float] = (20, 20, 20),
 ) -> Sample:
@@ -298,9 +298,9 @@ def drawn_sample(
     give_network(sample, truth, 4)
     renamed = [
         np.vectorize(lambda v: (ids or {}).get(int(v), int(v)))(one).astype(np.uint32)
-        for one in labelled.values()
+        for one in labeled.values()
     ]
-    write_annotation(sample, "cells", list(labelled), renamed)
+    write_annotation(sample, "cells", list(labeled), renamed)
     return sample
 
 
@@ -316,7 +316,7 @@ def separated(path: Path, truth: Labels, z: Sequence[int], **more: Any) -> Label
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
-def test_a_cell_that_ends_between_labelled_slices(tmp_path: Path, way: Way) -> None:
+def test_a_cell_that_ends_between_labeled_slices(tmp_path: Path, way: Way) -> None:
     truth = stack_of("11.22 11.22 11... 11... 11...", "11.22 11.22 11... 11... 11...")
     found = marks(separated(tmp_path / "s.zarr", truth, (0, 4), way=way))
     if way != "flow":  # flow alone has nothing to tell it where the cell ends
@@ -326,7 +326,7 @@ def test_a_cell_that_ends_between_labelled_slices(tmp_path: Path, way: Way) -> N
 
 
 @pytest.mark.parametrize("way", [way for way in ALL_WAYS if way != "flow"])
-def test_a_cell_that_no_labelled_slice_knows_gets_an_identity_of_its_own(
+def test_a_cell_that_no_labeled_slice_knows_gets_an_identity_of_its_own(
     tmp_path: Path, way: Way
 ) -> None:
     truth = stack_of("11... 11.55 11.55 11.55 11...", "11... 11.55 11.55 11.55 11...")
@@ -338,7 +338,7 @@ def test_a_cell_that_no_labelled_slice_knows_gets_an_identity_of_its_own(
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
-def test_an_empty_slice_a_full_one_and_a_labelled_slice_without_cells(
+def test_an_empty_slice_a_full_one_and_a_labeled_slice_without_cells(
     tmp_path: Path, way: Way
 ) -> None:
     truth = stack_of("..... ..... 11111 11.22 .....", "..... ..... 11111 11.22 .....")
@@ -369,9 +369,7 @@ def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
-def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(
-    tmp_path: Path, way: Way
-) -> None:
+def test_neighbors_that_nobody_annotated_do_not_take_a_cells_name(tmp_path: Path, way: Way) -> None:
     truth = stack_of("1133 1133 1133", "1133 1133 1133")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 2: truth[2]})
     write_annotation(
@@ -386,8 +384,8 @@ def test_neighbours_that_nobody_annotated_do_not_take_a_cells_name(
 
 @pytest.mark.parametrize(
     "way", ["arrival", "per_frame", "flow"]
-)  # the others take their seeds from the nearest labelled slice alone
-def test_what_one_labelled_slice_leaves_open_is_taken_from_the_other(
+)  # the others take their seeds from the nearest labeled slice alone
+def test_what_one_labeled_slice_leaves_open_is_taken_from_the_other(
     tmp_path: Path, way: Way
 ) -> None:
     truth = stack_of("112233 112233 112233 112233 112233", "112233 112233 112233 112233 112233")
@@ -408,12 +406,12 @@ def test_two_new_cells_that_touch_are_two(tmp_path: Path, way: Way) -> None:
 
 
 def test_what_was_ignored_and_is_background_now_is_done_again(own: Sample) -> None:
-    first = truth_of(own, "cells", LABELLED)
+    first = truth_of(own, "cells", LABELED)
     holes = [np.where(np.indices(one.shape)[1] < 20, 4_000, one) for one in first]
-    write_annotation(own, "cells", LABELLED, holes, ignore=4_000, overwrite=True)
+    write_annotation(own, "cells", LABELED, holes, ignore=4_000, overwrite=True)
     both(own)
     write_annotation(
-        own, "cells", LABELLED, [np.where(one == 4_000, 0, one) for one in holes], overwrite=True
+        own, "cells", LABELED, [np.where(one == 4_000, 0, one) for one in holes], overwrite=True
     )
     changed = both(own)
     assert not changed[0][:, :20].any()
@@ -442,7 +440,7 @@ def test_slices_are_as_far_apart_as_they_are(tmp_path: Path, grid: int) -> None:
         image,
         image,
         image,
-        CellsSettings(grid=grid),
+        CellsSettings(flow_downsampling=grid),
         (12 // grid, 30 // grid),
         (0,),
         1,
@@ -462,18 +460,18 @@ def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
     ):
         cells(own, CellsSettings(cells="others"))
     empty = [np.zeros((96, 128), np.uint32)] * 3
-    write_annotation(own, "cells", LABELLED, empty, overwrite=True)
-    with pytest.raises(InputError, match="No labelled slice of 'cells' holds a cell"):
+    write_annotation(own, "cells", LABELED, empty, overwrite=True)
+    with pytest.raises(InputError, match="No labeled slice of 'cells' holds a cell"):
         cells(own)
     write_annotation(
-        own, "cells", LABELLED, [one + np.uint32(2**32 - 1) for one in empty], overwrite=True
+        own, "cells", LABELED, [one + np.uint32(2**32 - 1) for one in empty], overwrite=True
     )
     with pytest.raises(InputError, match="Renumber the cells"):
         cells(own)
     many = np.arange(96 * 128, dtype=np.uint32).reshape(96, 128)
     monkey = pytest.MonkeyPatch()
     monkey.setattr(segment, "MOST_IDS", 10_000)
-    write_annotation(own, "cells", LABELLED, [many] * 3, overwrite=True)
+    write_annotation(own, "cells", LABELED, [many] * 3, overwrite=True)
     with pytest.raises(InputError, match="Slice 0 of 'cells' holds 12287 cells; at most 10000"):
         cells(own)
     monkey.undo()
@@ -502,15 +500,15 @@ def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None
     assert len(finished(own, "cells-cells")) == 3
 
 
-def test_labelled_slices_of_a_result_are_those_of_the_annotation_that_it_was_made_from(
+def test_labeled_slices_of_a_result_are_those_of_the_annotation_that_it_was_made_from(
     own: Sample,
 ) -> None:
     cells(own, CellsSettings(out="neurons"))
     track(own, TrackSettings(cells="neurons"))
     truth = own.volume("truth", "cells").directory
-    assert score(own, "neurons", truth, ScoreSettings(slices="all")).group("trained") == LABELLED
+    assert score(own, "neurons", truth, ScoreSettings(slices="all")).group("trained") == LABELED
     chosen = sorted(
-        {int(cell) for one in truth_of(own, "cells", LABELLED) for cell in np.unique(one) if cell}
+        {int(cell) for one in truth_of(own, "cells", LABELED) for cell in np.unique(one) if cell}
     )[:2]
     some = score(
         own, "neurons", truth, ScoreSettings(instances=True, ids=tuple(chosen), slices="all")

@@ -22,12 +22,13 @@ from sparsem.cli.app import COMMANDS, GROUPS, app, main
 from sparsem.errors import ResumeError, SparsemError
 from sparsem.phantom.phantom import PhantomSettings
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.study.settings import read_study
 from sparsem.study.study import demo, run
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
-from tests.conftest import LABELLED, files_in, truth_of, untaught_model, write_liver
+from tests.conftest import LABELED, files_in, truth_of, untaught_model, write_liver
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,12 +96,12 @@ def test_the_main_job_by_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("raw.tif", tissue.image().read(slice(None)), photometric="minisblack")
-    labels = np.stack(truth_of(tissue, "nucleolus", LABELLED)).astype(np.uint16)
+    labels = np.stack(truth_of(tissue, "nucleolus", LABELED)).astype(np.uint16)
     tifffile.imwrite("labels.tif", labels, photometric="minisblack")
     tifffile.imwrite(
         "truth.tif", tissue.volume("truth", "nucleolus").read(slice(None)), photometric="minisblack"
     )
-    small = "--width 4 --read 64 --see 32 --batch 2 --updates 8 --seed 3 --slices 0,9,18"
+    small = "--width 4 --context-px 64 --input-px 32 --batch 2 --updates 8 --seed 3 --slices 0,9,18"
     steps = [
         (
             "import raw.tif s.zarr --voxel-nm 20 20 20 --block-depth 7",
@@ -135,7 +136,7 @@ def test_the_main_job_by_commands(
     )
     table = sample.read_table("scores_nucleolus").to_pydict()
     assert [z for z, use in zip(table["z"], table["use"], strict=True) if use == "trained"] == list(
-        LABELLED
+        LABELED
     )
     predicted = tifffile.imread("out/nucleoli.tif") > 0
     true = tifffile.imread("truth.tif") > 0
@@ -145,7 +146,7 @@ def test_the_main_job_by_commands(
             "score", "s.zarr", "nucleolus", "truth.tif", "--slices", "all", "--json", "--quiet"
         ).output
     )
-    unseen = np.setdiff1d(np.arange(19), LABELLED)
+    unseen = np.setdiff1d(np.arange(19), LABELED)
     dice = 2 * (predicted & true)[unseen].sum() / (predicted[unseen].sum() + true[unseen].sum())
     assert data["nucleolus"]["unseen"]["dice_3d"] == pytest.approx(dice)
     assert data["nucleolus"]["unseen"]["slices"] == 16
@@ -155,7 +156,7 @@ def test_the_main_job_by_commands(
 def test_what_looks_wrong_is_told(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A voxel size that the file contradicts, slices lost, masks inverted, an image replaced, a network that learnt other greys."""
+    """A voxel size that the file contradicts, slices lost, masks inverted, an image replaced, a network that learnt other grays."""
     monkeypatch.chdir(tmp_path)
     image, nuclei = (
         tissue.image().read(slice(None)),
@@ -181,7 +182,7 @@ def test_what_looks_wrong_is_told(
     for z, plane in enumerate(image):
         if z not in (7, 8):
             tifffile.imwrite(f"series/s{z + 1:03d}.tif", plane)
-    for z in LABELLED:
+    for z in LABELED:
         tifffile.imwrite(f"masks/s{z + 1:03d}.tif", np.where(nuclei[z], 0, 255).astype(np.uint8))
     told = sparsem(
         "import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat"
@@ -195,7 +196,7 @@ def test_what_looks_wrong_is_told(
     assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in told
     assert "is the mask inverted?" in told
     assert (
-        "Taken by the numbers of the stack's files: 1 is slice 0. If masks count slices: --first-number 0"
+        "Taken by the numbers of the stack's files: 1 is slice 0. If masks count slices: --first-slice-number 0"
         in told
     )
     untaught_model(Path("m.safetensors"), pixel_nm=20)
@@ -271,7 +272,7 @@ def test_numbers_of_labels_on_the_command_line(
     tifffile.imwrite("mask.tif", np.full((19, 96, 128), 2, np.uint8), photometric="minisblack")
     assert (
         "Wrote s.zarr/labels/er (a mask (value 2), on the image 'raw')"
-        in sparsem("import", "mask.tif", "s.zarr", "--labels", "er").stdout
+        in sparsem("import", "mask.tif", "s.zarr", "--as-labels", "er").stdout
     )
     told = sparsem(*words, "--ignore", "-1", "--origin", "corrected-prediction").stdout
     assert "Corrected predictions, on which scores are too high: slices 0, 9, 18" in told
@@ -284,7 +285,7 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
 ) -> None:
     monkeypatch.chdir(own_tissue.path.parent)
     equalize(own_tissue)
-    equalize(own_tissue, EqualizeSettings(way="clahe", image="equalized", out="clear"))
+    equalize(own_tissue, EqualizeSettings(method="clahe", image="equalized", out="clear"))
     before = files_in(own_tissue.path)
     refused = [
         (
@@ -339,7 +340,8 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
         mask[:, 10 * number : 40] = 1
         tifffile.imwrite(f"mask{number}.tif", mask, photometric="minisblack")
         assert (
-            sparsem("import", f"mask{number}.tif", "own.zarr", "--labels", "vesicle").exit_code == 0
+            sparsem("import", f"mask{number}.tif", "own.zarr", "--as-labels", "vesicle").exit_code
+            == 0
         )
         assert sparsem("remove", "own.zarr", "labels/vesicle").exit_code == 0
     left_by_a_kill = own_tissue.path / ".sparsem" / "work" / "annotation-nucleus-replaced"
@@ -349,7 +351,15 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
     assert "nucleus" not in own_tissue.names("annotations")
     assert (
         sparsem(
-            "import", "mask1.tif", "bare.zarr", "--labels", "vesicle", "--voxel-nm", "8", "8", "8"
+            "import",
+            "mask1.tif",
+            "bare.zarr",
+            "--as-labels",
+            "vesicle",
+            "--voxel-nm",
+            "8",
+            "8",
+            "8",
         ).exit_code
         == 0
     )
@@ -420,18 +430,18 @@ def test_an_unknown_command_or_option_exits_with_2() -> None:
     unknown = outside("inof", "x", folder=Path.cwd())
     assert unknown.returncode == 2
     assert "There is no command 'inof'; did you mean 'info'?" in unknown.stderr
-    assert sparsem("info", "x", "--colour").exit_code == 2
+    assert sparsem("info", "x", "--color").exit_code == 2
 
 
 SMALL_DEMO = PhantomSettings(shape=(12, 96, 96), voxel_nm=(24, 24, 24), cells=2, seed=1)
 SMALL_TRAINING = TrainSettings(
-    structure=("nucleus", "nucleolus"), width=4, read=64, see=32, batch=2, updates=6
+    structure=("nucleus", "nucleolus"), width=4, context_px=64, input_px=32, batch=2, updates=6
 )
 
 
 @pytest.mark.usefixtures("few_plots")
 def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path: Path) -> None:
-    result = demo(tmp_path, SMALL_DEMO, SMALL_TRAINING, labelled=4)
+    result = demo(tmp_path, SMALL_DEMO, SMALL_TRAINING, labeled=4)
     assert sorted(result.scores) == ["nucleolus", "nucleus"]
     for name in (
         "raw.tif",
@@ -472,24 +482,24 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
 
 @pytest.mark.usefixtures("few_plots")
 def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
-    training = SMALL_TRAINING.model_copy(update={"structure": ("nucleus",), "cells": "cells"})
-    result = demo(tmp_path, SMALL_DEMO, training, labelled=4)
+    training = changed(SMALL_TRAINING, {"structure": ("nucleus",), "cells": "cells"})
+    result = demo(tmp_path, SMALL_DEMO, training, labeled=4)
     assert result.cells is not None
     assert result.cells.cells > 1
     assert (tmp_path / "cells.png").stat().st_size > 0
     assert (tmp_path / "results" / "cells.tif").exists()
     assert not (tmp_path / "results" / "cells-interior.tif").exists()
     found = tifffile.imread(tmp_path / "results" / "cells.tif")
-    labelled = cv2.imread(
+    labeled = cv2.imread(
         str(tmp_path / "masks" / "cells" / "cells_z0011.png"), cv2.IMREAD_UNCHANGED
     )
-    assert labelled is not None
-    assert np.array_equal(found[11], labelled)
+    assert labeled is not None
+    assert np.array_equal(found[11], labeled)
     scores = result.scores["cells"].of_cells()
     assert 0 < scores["dice_cells"] <= 1  # type: ignore[operator]
     again = run(tmp_path / "study.toml")
     assert again.cells == result.cells
-    words = f"experiment cells {result.sample.path} {tmp_path}/phantom.zarr/truth/cells --way mask --way arrival --json --quiet"
+    words = f"experiment cells {result.sample.path} {tmp_path}/phantom.zarr/truth/cells --method mask --method arrival --json --quiet"
     rows = json.loads(sparsem(*words.split()).output)
     assert list(rows) == ["mask", "arrival"]
     assert rows["arrival"]["dice_cells"] == pytest.approx(
@@ -513,14 +523,14 @@ def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
             r"\[score.mito\] has no structure to score; trained are nucleus",
         ),
         (
-            good + "[cells]\nway = 'mask'\n",
+            good + "[cells]\nmethod = 'mask'\n",
             r"\[cells\] and \[track\] need a network that knows cells; add cells = 'cells' to \[train\]",
         ),
         (
             good + "[cells]\ncells = 'b'\n[train]\ncells = 'a'\n",
             r"\[cells\] separates 'b', but \[train\] learns 'a'",
         ),
-        (good + "[cells]\nway = 'guess'\n", "'cells.way' was given as 'guess'"),
+        (good + "[cells]\nmethod = 'guess'\n", "'cells.method' was given as 'guess'"),
         (
             good + '[annotate.b]\nsorce = "x"\n',
             r"unknown key 'annotate.b.sorce'; did you mean 'source'\?",
@@ -593,7 +603,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
     assert first.alignment is not None
     assert [len(one.dice) for one in first.promises] == [3]
     equalize(
-        first.sample, EqualizeSettings(way="clahe", out="test", image="raw")
+        first.sample, EqualizeSettings(method="clahe", out="test", image="raw")
     )  # somebody has a look
     before = files_in(tmp_path)
     run(study)
@@ -622,9 +632,20 @@ def test_the_readme_commands_run(
             tmp_path / "corrected" / f"cells_{z:04d}.tif",
             np.where(cells[z] > 0, cells[z] + (z == 9), 0).astype(np.uint16),
         )
-    small = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
+    small = [
+        "--width",
+        "4",
+        "--context-px",
+        "64",
+        "--input-px",
+        "32",
+        "--updates",
+        "4",
+        "--batch",
+        "2",
+    ]
     study = "\n".join(readme_blocks("toml")).replace(
-        "updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2"
+        "updates = 2000", "updates = 4\nwidth = 4\ncontext_px = 64\ninput_px = 32\nbatch = 2"
     )
     (tmp_path / "study.toml").write_text(study)
     monkeypatch.chdir(tmp_path)
@@ -640,7 +661,7 @@ def test_the_readme_commands_run(
         if words[0] == "demo":
             continue  # the demo has its own test
         boxes = (
-            ["--see", "128", "--updates", "2", "--batch", "1"]
+            ["--input-px", "128", "--updates", "2", "--batch", "1"]
             if words[:2] == ["detect", "train"]
             else []
         )

@@ -239,8 +239,8 @@ def test_by_tile_pictures_may_differ_in_size(folder: Path) -> None:
         np.random.default_rng(0).integers(1, 255, (300, 300)).astype(np.uint8),
         photometric="minisblack",
     )
-    first = '[[group]]\nprotocol = "x"\npictures = ["asp/fib/p0.tif", "large.tif"]\n'
-    both = first + '[[group]]\nprotocol = "y"\npictures = ["bench/fib/p0.tif"]\n'
+    first = '[[group]]\nprotocol = "x"\nimages = ["asp/fib/p0.tif", "large.tif"]\n'
+    both = first + '[[group]]\nprotocol = "y"\nimages = ["bench/fib/p0.tif"]\n'
     sentence = "x: p0 has 160 x 192 px, large 300 x 300; pictures of a group are of one size"
     with pytest.raises(InputError, match=sentence):
         compare_protocols(study(folder, f'out = "sizes"\n{both}', "sizes.toml"), QUIET)
@@ -265,7 +265,7 @@ def test_files_belong_together_by_their_numbers(folder: Path) -> None:
         picture[0, 0] = 255
         tifffile.imwrite(where / f"a_{number}.tif", picture, photometric="minisblack")
         tifffile.imwrite(where / f"a_{number}_resin.png.tif", mask, photometric="minisblack")
-    text = '[[group]]\nprotocol = "x"\npictures = ["a_?.tif", "a_??.tif"]\nresin = ["a_*_resin*"]\n'
+    text = '[[group]]\nprotocol = "x"\nimages = ["a_?.tif", "a_??.tif"]\nresin = ["a_*_resin*"]\n'
     found = compare_protocols(study(where, text), QUIET).found
     assert [one.values["resin_noise"] for one in found.groups["x"]] == [0, 0, 0]
 
@@ -276,7 +276,7 @@ def test_slices_of_one_stack_and_a_study_of_one_picture_are_told(folder: Path) -
         np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8),
         photometric="minisblack",
     )
-    text = '[[group]]\nprotocol = "stack"\npictures = ["stack.tif"]\n'
+    text = '[[group]]\nprotocol = "stack"\nimages = ["stack.tif"]\n'
     found = compare_protocols(study(folder, f'out = "stacks"\n{text}', "stacks.toml"), QUIET).found
     assert any(
         one.startswith("'stack' is 3 slices of 1 stack: slices of a stack are not independent")
@@ -301,7 +301,7 @@ def test_slices_of_one_stack_and_a_study_of_one_picture_are_told(folder: Path) -
 
 
 def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
-    one = '[[group]]\nprotocol = "alone"\npictures = ["asp/fib/p0.tif"]\n[[group]]\nprotocol = "other"\npictures = ["bench/fib/p*.tif"]\n'
+    one = '[[group]]\nprotocol = "alone"\nimages = ["asp/fib/p0.tif"]\n[[group]]\nprotocol = "other"\nimages = ["bench/fib/p*.tif"]\n'
     made = compare_protocols(study(folder, f'out = "one"\n{one}', "one.toml"), QUIET)
     assert (
         "'alone' is one picture: it has no spread, and no difference from it is tested."
@@ -317,35 +317,35 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
     ("text", "error", "sentence"),
     [
         (
-            '[[group]]\nprotocol = "x"\npictures = ["none/*.tif"]',
+            '[[group]]\nprotocol = "x"\nimages = ["none/*.tif"]',
             InputError,
             r"No file matches none/\*.tif in ",
         ),
         (
-            '[[group]]\nprotocol = "x"\npictures = ["none.tif"]',
+            '[[group]]\nprotocol = "x"\nimages = ["none.tif"]',
             InputError,
             "There is no file .*none.tif",
         ),
-        ('[[group]]\nprotocol = "x"\npictures = []', SettingsError, "pictures"),
+        ('[[group]]\nprotocol = "x"\nimages = []', SettingsError, "pictures"),
         ("title = 'empty'", SettingsError, "group"),
         (
             f"{group('asp', 'fib')}{group('asp', 'fib')}",
             SettingsError,
             "two groups are 'fib · asp'",
         ),
-        (f"{group('asp', 'fib', 'colour = 3')}", SettingsError, "colour"),
+        (f"{group('asp', 'fib', 'color = 3')}", SettingsError, "color"),
         (
             'denoise = "nlm"\n' + group("asp", "fib", 'reference = ["asp/fib/p*.tif"]'),
             SettingsError,
             "give one of them",
         ),
         (
-            '[[group]]\nprotocol = "x"\npictures = ["flat.tif"]',
+            '[[group]]\nprotocol = "x"\nimages = ["flat.tif"]',
             InputError,
-            r"\[\[group\]\] x: flat: it holds one grey level, 9, everywhere",
+            r"\[\[group\]\] x: flat: it holds one gray level, 9, everywhere",
         ),
         (
-            '[[group]]\nprotocol = "x"\npictures = ["asp/fib/p*.tif"]\nresin = ["asp/fib/resin0*"]',
+            '[[group]]\nprotocol = "x"\nimages = ["asp/fib/p*.tif"]\nresin = ["asp/fib/resin0*"]',
             InputError,
             "5 pictures and 1 of --resin",
         ),
@@ -367,7 +367,7 @@ def test_groups_are_named_by_what_tells_them_apart(folder: Path) -> None:
     read = read_comparison(
         study(
             folder,
-            '[[group]]\nprotocol = "a"\ntissue = "brain"\npictures = ["x.tif"]',
+            '[[group]]\nprotocol = "a"\ntissue = "brain"\nimages = ["x.tif"]',
             "names.toml",
         )
     )

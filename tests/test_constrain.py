@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sparsem.errors import ResumeError, SampleError
 from sparsem.labels.constrain import ConstrainSettings, constrain, most_probable, release, rules_of
 from sparsem.labels.results import result_of
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, drawn, files_in, kill_ten_times, put, voxels
@@ -213,7 +214,7 @@ def test_what_somebody_corrected_is_certain(tmp_path: Path) -> None:
     corrected[:, :10] = 0
     corrected[:, 15:] = 1
     put(sample, "labels/mitochondrion", corrected)
-    found = constrain(sample, RULES.model_copy(update={"inside_cells": False}))
+    found = constrain(sample, changed(RULES, {"inside_cells": False}))
     made = result_of(sample, "mitochondrion").read(slice(None))
     assert not made[:, :10].any()
     p = noisy()
@@ -246,7 +247,7 @@ def test_structures_that_are_no_longer_constrained_are_free(tmp_path: Path) -> N
     constrain(sample)
     constrain(
         sample,
-        RULES.model_copy(update={"cytoplasm": ("mitochondrion",)}),
+        changed(RULES, {"cytoplasm": ("mitochondrion",)}),
         Execution(overwrite=True, quiet=True),
     )
     assert result_of(sample, "lysosome").directory.name == "lysosome"

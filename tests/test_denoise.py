@@ -25,6 +25,7 @@ from sparsem.preprocess.noise2void import (
     patches_of,
 )
 from sparsem.preprocess.nonlocal_means import smoothed
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times, put, voxels
@@ -168,7 +169,7 @@ def test_noise2void_takes_noise_away_without_seeing_the_clean_picture(
 @careamics
 @together
 def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> None:
-    """To the bit: the state holds the network, what Adam remembers and the grey levels; a piece's randomness is its own."""
+    """To the bit: the state holds the network, what Adam remembers and the gray levels; a piece's randomness is its own."""
 
     def after(pieces: list[range]) -> dict[str, NDArray[np.uint8]]:
         state = None
@@ -198,7 +199,8 @@ def test_patches_are_of_what_was_seen() -> None:
     assert patches.shape == (40, 64, 64)
     assert np.mean(patches > 0) > 0.85
     with pytest.raises(
-        InputError, match="learns from patches of 64 px, but slices have 200 x 40 px; use --way nlm"
+        InputError,
+        match="learns from patches of 64 px, but slices have 200 x 40 px; use --method nlm",
     ):
         patches_of([box[:, :, :40]])
 
@@ -258,7 +260,9 @@ def test_block_depth_and_workers_change_nothing(sample: Sample, tmp_path: Path) 
         other = copy_of(sample, tmp_path / f"{depth}.zarr")
         put(other, "", stack, depth)
         denoise(
-            other, DenoiseSettings(way="nlm"), Execution(workers=2 if depth == 4 else 0, quiet=True)
+            other,
+            DenoiseSettings(method="nlm"),
+            Execution(workers=2 if depth == 4 else 0, quiet=True),
         )
         made.append(other.image("denoised").read(slice(None)))
     assert all(np.array_equal(one, made[0]) for one in made)
@@ -268,7 +272,7 @@ def test_block_depth_and_workers_change_nothing(sample: Sample, tmp_path: Path) 
 def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> None:
     put(sample, "", sample.image("raw").read(slice(None)), 1)
     other = copy_of(sample, tmp_path / "other.zarr")
-    denoise(sample, DenoiseSettings(way="nlm"), QUIET)
+    denoise(sample, DenoiseSettings(method="nlm"), QUIET)
     assert (
         kill_ten_times(
             "denoise", {"sample": str(other.path), "settings": {"way": "nlm"}, "seconds": 0.6}
@@ -282,18 +286,18 @@ def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> 
 
 
 def test_run_again_it_refuses_another_way_and_reads_what_it_is_told(sample: Sample) -> None:
-    plain = DenoiseSettings(way="nlm")
+    plain = DenoiseSettings(method="nlm")
     denoise(sample, plain, QUIET)
     first = sample.image("denoised").fingerprint
     denoise(
-        sample, plain.model_copy(update={"updates": 7, "device": "cuda:7"}), QUIET
+        sample, changed(plain, {"updates": 7, "device": "cuda:7"}), QUIET
     )  # settings of the other way
     assert sample.image("denoised").fingerprint == first
     assert sample.newest_image == "denoised"
     assert sample.image("denoised").made_on == ("raw", sample.image("raw").fingerprint)
     with pytest.raises(ResumeError, match=r"strength: 0.7 -> 0.9"):
-        denoise(sample, plain.model_copy(update={"strength": 0.9}), QUIET)
-    denoise(sample, plain.model_copy(update={"image": "denoised", "out": "twice"}), QUIET)
+        denoise(sample, changed(plain, {"strength": 0.9}), QUIET)
+    denoise(sample, changed(plain, {"image": "denoised", "out": "twice"}), QUIET)
     assert sample.image("twice").made_on == ("denoised", first)
 
 
@@ -307,7 +311,7 @@ def test_what_cannot_be_done_is_told(sample: Sample, monkeypatch: pytest.MonkeyP
             denoise(sample, SHORT, QUIET)
     monkeypatch.setattr(stage, "refuse_without_careamics", lambda: None)
     with pytest.raises(SettingsError, match="--device cuda:7 cannot be used"):
-        denoise(sample, SHORT.model_copy(update={"device": "cuda:7"}), QUIET)
+        denoise(sample, changed(SHORT, {"device": "cuda:7"}), QUIET)
     put(sample, "", np.ones((2, 40, 200), np.uint8), 2)
     with pytest.raises(InputError, match="but slices have 40 x 200 px"):
         denoise(sample, SHORT, QUIET)

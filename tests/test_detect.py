@@ -36,6 +36,7 @@ from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.architectures import count_parameters
 from sparsem.models.checkpoint import load_state, state_of
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.study.study import run
 from sparsem.workflow.execution import Execution
@@ -48,10 +49,17 @@ QUIET = Execution(quiet=True)
 AGAIN = Execution(quiet=True, overwrite=True)
 HELD = {"split": "none", "validation": ("spots:5",), "test": ("spots:6-7",)}
 SHORT = DetectTrainSettings(
-    see=128, updates=3, batch=1, validate_every=2, warmup=1, save_every_s=0, device="cpu", **HELD
+    input_px=128,
+    updates=3,
+    batch=1,
+    validate_every=2,
+    warmup=1,
+    checkpoint_every_s=0,
+    device="cpu",
+    **HELD,
 )
-LEARNT = SHORT.model_copy(
-    update={"updates": 40, "batch": 2, "average": 0.8, "validate_every": 100, "save_every_s": 30}
+LEARNT = changed(
+    SHORT, {"updates": 40, "batch": 2, "average": 0.8, "validate_every": 100, "save_every_s": 30}
 )
 
 
@@ -228,7 +236,7 @@ def test_weights_that_cannot_be_had(name: str, weights: str, sentence: str, tmp_
 def test_detectors_that_there_are_not() -> None:
     with pytest.raises(SettingsError, match="no detector 'retinanets'; did you mean 'retinanet'"):
         build("retinanets", 1, 128, 10)
-    with pytest.raises(SettingsError, match=r"a multiple of 128 px; got --see 100"):
+    with pytest.raises(SettingsError, match=r"a multiple of 128 px; got --input-px 100"):
         build("retinanet-small", 1, 100, 10)
 
 
@@ -276,7 +284,7 @@ def test_a_batch_is_a_function_of_seed_and_update_and_sees_rare_structures(spots
         assert boxes.max(initial=0) <= 128
 
 
-def test_grey_levels_are_those_of_the_sample(spots: Sample) -> None:
+def test_gray_levels_are_those_of_the_sample(spots: Sample) -> None:
     image = spots.image()
     voxels = image.read(slice(None)).astype(float)
     levels = levels_of(image)
@@ -308,7 +316,7 @@ def test_whole_samples_are_held_out() -> None:
 
 
 def test_of_a_stack_the_last_pictures_are_held_out() -> None:
-    roles = split(places(1, 20), "picture", set(), set(), {Place("S00", 0)}, seed=0)
+    roles = split(places(1, 20), "image", set(), set(), {Place("S00", 0)}, seed=0)
     order = [roles[Place("S00", z)].value for z in range(20)]
     assert order == ["leave", *["learn"] * 15, "validate", "validate", "test", "test"]
 
@@ -332,7 +340,7 @@ def test_what_is_named_is_held_out_and_nothing_else() -> None:
             "2 annotated samples cannot be parted.*--split picture",
         ),
         (
-            (places(1, 2), "picture", set(), set(), set(), 0),
+            (places(1, 2), "image", set(), set(), set(), 0),
             "2 annotated pictures cannot be parted",
         ),
         ((places(1, 2), "none", set(places(1, 2)), set(), set(), 0), "leave some to learn from"),
@@ -390,7 +398,7 @@ def test_objects_are_shown_as_large_as_the_detector_finds_them_well(
 def test_a_training_that_was_stopped_ends_the_same(
     spots: Sample, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = SHORT.model_copy(update={"detector": name, "queries": 20})
+    settings = changed(SHORT, {"detector": name, "queries": 20})
     train_detector([spots], tmp_path / "whole.safetensors", settings, QUIET)
     seen = []
 
@@ -417,7 +425,7 @@ def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) ->
     before = model.read_bytes()
     train_detector([spots], model, LEARNT, QUIET)  # the same again is done
     with pytest.raises(ResumeError, match="updates: 40 -> 41"):
-        train_detector([spots], model, LEARNT.model_copy(update={"updates": 41}), QUIET)
+        train_detector([spots], model, changed(LEARNT, {"updates": 41}), QUIET)
     assert model.read_bytes() == before
 
 
@@ -449,7 +457,7 @@ def test_trainings_that_cannot_be(
     spots: Sample, tmp_path: Path, change: Any, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        train_detector([spots], tmp_path / "x.safetensors", SHORT.model_copy(update=change), QUIET)
+        train_detector([spots], tmp_path / "x.safetensors", changed(SHORT, change), QUIET)
     assert not list(tmp_path.iterdir())
 
 
@@ -523,7 +531,7 @@ def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
         NAMES, 2
     )  # nobody learnt or chose by them
     assert np.mean([one.scores.ap50 for one in scores.boxes]) > 0.3
-    everywhere = score_boxes([spots], DetectScoreSettings(pictures="all"))
+    everywhere = score_boxes([spots], DetectScoreSettings(images="all"))
     assert [one.pictures for one in everywhere.boxes] == [8, 8]
     for name in NAMES:
         assert (
@@ -626,7 +634,7 @@ def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
     own: Sample, model: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "disc.safetensors"
-    train_detector([own], other, SHORT.model_copy(update={"structure": ("disc",)}), QUIET)
+    train_detector([own], other, changed(SHORT, {"structure": ("disc",)}), QUIET)
     both = find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
     with pytest.raises(
         ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"
@@ -673,10 +681,10 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
     black = sample.image().read(slice(0, 1))[0].copy()
     black[:, 150:] = 0
     found = []
-    for grey in (black, np.zeros_like(black)):
+    for gray in (black, np.zeros_like(black)):
 
-        def window(x0: int, y0: int, x1: int, y1: int, grey: Any = grey) -> Any:
-            return grey[y0:y1, x0:x1]
+        def window(x0: int, y0: int, x1: int, y1: int, gray: Any = gray) -> Any:
+            return gray[y0:y1, x0:x1]
 
         found.append(
             found_in_picture(window, slicing, network, recipe, levels, 4, torch.device("cpu"))
@@ -687,9 +695,7 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path) -> None:
-    settings = SHORT.model_copy(
-        update={"updates": 1, "leave": ("spots.zarr:3-4",), "test": ("spots:6-7",)}
-    )
+    settings = changed(SHORT, {"updates": 1, "leave": ("spots.zarr:3-4",), "test": ("spots:6-7",)})
     train_detector([spots], tmp_path / "m.safetensors", settings, QUIET)
     sample = unsearched(spots, tmp_path / "one")
     find_boxes(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), QUIET)
@@ -713,10 +719,10 @@ def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path
     for name in NAMES:
         boxes = read_annotated(own, name).boxes
         write_annotated(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
-    with pytest.raises(SampleError, match=r"learnt from every annotated picture.*--pictures all"):
+    with pytest.raises(SampleError, match=r"learnt from every annotated picture.*--images all"):
         score_boxes([own])
     assert isinstance(
-        score_boxes([own], DetectScoreSettings(pictures="all")).table().to_pylist()[0]["map"], float
+        score_boxes([own], DetectScoreSettings(images="all")).table().to_pylist()[0]["map"], float
     )
 
 
@@ -755,7 +761,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     updates = 30
     batch = 2
     average = 0.5
-    split = "picture"
+    split = "image"
     device = "cpu"
     [detect.masks]
     [measure]
@@ -781,7 +787,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     [
         (
             'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n',
-            r"nothing is to be found; name labelled slices, \[annotate.NAME\], or boxes",
+            r"nothing is to be found; name labeled slices, \[annotate.NAME\], or boxes",
         ),
         (
             'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect]\n',
@@ -813,7 +819,7 @@ def test_the_commands_of_boxes(
         ("score spots.zarr", r"(?s)mAP .*disc .*predicted .*Annotated .rows. found as .columns.:"),
         (
             "masks spots.zarr --structure disc",
-            r"Wrote spots.zarr/labels/disc .outlines: no model was given, --model.",
+            r"Wrote spots.zarr/labels/disc .outlines: no model was given, --sam.",
         ),
         (
             "count spots.zarr --metadata samples.csv --out counts.csv",

@@ -17,8 +17,8 @@ from tests.conftest import write_liver
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 # The pages of the stages, in the order in which their examples build on each other.
 PAGES = re.findall(r"\| \[\w+\]\((\w+\.md)\) \|", (DOCS / "index.md").read_text(encoding="utf-8"))
-SMALL_BOXES = ["--see", "128", "--updates", "3", "--batch", "1"]
-SMALL = ["--width", "4", "--read", "64", "--see", "32", "--updates", "4", "--batch", "2"]
+SMALL_BOXES = ["--input-px", "128", "--updates", "3", "--batch", "1"]
+SMALL = ["--width", "4", "--context-px", "64", "--input-px", "32", "--updates", "4", "--batch", "2"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -32,8 +32,9 @@ def run_page(page: str) -> int:
     for text in blocks(page, "toml"):
         Path("study.toml").write_text(
             text.replace(
-                "updates = 2000", "updates = 4\nwidth = 4\nread = 64\nsee = 32\nbatch = 2"
-            ).replace("updates = 300", "updates = 3\nsee = 128\nbatch = 1")
+                "updates = 2000",
+                "updates = 4\nwidth = 4\ncontext_px = 64\ninput_px = 32\nbatch = 2",
+            ).replace("updates = 300", "updates = 3\ninput_px = 128\nbatch = 1")
         )
     lines = [
         line

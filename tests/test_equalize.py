@@ -9,13 +9,13 @@ import skimage.exposure
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError
-from sparsem.preprocess.clahe import locally_equalised
+from sparsem.preprocess.clahe import locally_equalized
 from sparsem.preprocess.equalize import (
     EqualizeSettings,
     Way,
     counts_of,
-    equalising,
     equalize,
+    equalizing,
     matching,
     quantiles,
     running_median,
@@ -28,16 +28,16 @@ from tests.conftest import copy_of, kill_ten_times, put, voxels
 WAYS: tuple[Way, ...] = get_args(Way)
 
 
-def grey(seed: int, dtype: Any = np.uint8, low: float = 60, spread: float = 20) -> NDArray[Any]:
+def gray(seed: int, dtype: Any = np.uint8, low: float = 60, spread: float = 20) -> NDArray[Any]:
     made = np.random.default_rng(seed).normal(low, spread, (64, 96))
     scale = 1 if dtype == np.uint8 else 200
     return np.clip(made * scale, 1, np.iinfo(dtype).max).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_equalising_is_the_cumulative_histogram(dtype: Any) -> None:
-    image = grey(1, dtype)
-    ours = through(image, equalising(counts_of(image), image.dtype))
+def test_equalizing_is_the_cumulative_histogram(dtype: Any) -> None:
+    image = gray(1, dtype)
+    ours = through(image, equalizing(counts_of(image), image.dtype))
     top = np.iinfo(dtype).max
     expected = skimage.exposure.equalize_hist(image, nbins=top + 1) * (top - 1) + 1
     assert np.abs(ours - expected).max() <= (
@@ -48,7 +48,7 @@ def test_equalising_is_the_cumulative_histogram(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_matching_brings_one_slice_to_the_levels_of_another(dtype: Any) -> None:
-    own, other = grey(1, dtype), grey(2, dtype, 110, 35)
+    own, other = gray(1, dtype), gray(2, dtype, 110, 35)
     curve = matching(quantiles(counts_of(own)), quantiles(counts_of(other)), own.dtype)
     ours = through(own, curve).astype(float)
     expected = skimage.exposure.match_histograms(own, other).astype(float)
@@ -64,48 +64,48 @@ def shaded(dtype: Any = np.uint8) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("clip", [1.0, 2.0, 4.0])
-def test_local_equalising_is_that_of_opencv(clip: float) -> None:
+def test_local_equalizing_is_that_of_opencv(clip: float) -> None:
     image = shaded()
-    ours = locally_equalised(image, clip, (80, 80)).astype(float)
+    ours = locally_equalized(image, clip, (80, 80)).astype(float)
     theirs = cv2.createCLAHE(clip, (4, 3)).apply(image).astype(float)
     assert np.abs(ours - theirs).mean() < 3
     assert np.abs(ours - theirs).max() < 16  # it cuts whole pixels off, and pads its tiles
 
 
-def test_local_equalising_of_16_bit_is_that_of_8_bit_and_clip_counts() -> None:
+def test_local_equalizing_of_16_bit_is_that_of_8_bit_and_clip_counts() -> None:
     fine, coarse = (
-        locally_equalised(shaded(dtype), 2, (80, 80)).astype(float)
+        locally_equalized(shaded(dtype), 2, (80, 80)).astype(float)
         for dtype in (np.uint16, np.uint8)
     )
     assert np.abs(fine / 257 - coarse).mean() < 1
-    weak, strong = (locally_equalised(shaded(np.uint16), clip, (80, 80)) for clip in (1, 8))
+    weak, strong = (locally_equalized(shaded(np.uint16), clip, (80, 80)) for clip in (1, 8))
     assert strong[:, :80].std() > 1.3 * weak[:, :80].std()
     assert (
-        len(np.unique(locally_equalised(shaded(np.uint16), 2, (80, 80)))) > 2000
-    )  # no grey levels are lost
+        len(np.unique(locally_equalized(shaded(np.uint16), 2, (80, 80)))) > 2000
+    )  # no gray levels are lost
 
 
-def test_black_takes_no_part_in_local_equalising() -> None:
+def test_black_takes_no_part_in_local_equalizing() -> None:
     image = shaded()
     rim = image.copy()
     rim[:80], rim[:, :10] = 0, 0
-    seen = locally_equalised(rim, 2, (80, 80))
+    seen = locally_equalized(rim, 2, (80, 80))
     assert np.array_equal(seen == 0, rim == 0)
     alone = np.ascontiguousarray(rim[80:])
     assert (
-        np.abs(seen[80:, 10:].astype(int) - locally_equalised(alone, 2, (80, 80))[:, 10:]).max()
+        np.abs(seen[80:, 10:].astype(int) - locally_equalized(alone, 2, (80, 80))[:, 10:]).max()
         <= 1
     )
-    assert not locally_equalised(np.zeros_like(image), 2, (80, 80)).any()
+    assert not locally_equalized(np.zeros_like(image), 2, (80, 80)).any()
 
 
 def test_black_takes_no_part_and_stays() -> None:
-    image = grey(3)
+    image = gray(3)
     rim = image.copy()
     rim[:20] = 0
     assert np.array_equal(counts_of(rim)[1:], counts_of(rim[20:])[1:])
     for curve in (
-        equalising(counts_of(rim), rim.dtype),
+        equalizing(counts_of(rim), rim.dtype),
         matching(quantiles(counts_of(rim)), quantiles(counts_of(image)), rim.dtype),
     ):
         seen = through(rim, curve)
@@ -158,7 +158,7 @@ def test_block_depth_and_workers_change_nothing(
         put(sample, "", stack, depth)
         equalize(
             sample,
-            EqualizeSettings(way=way),
+            EqualizeSettings(method=way),
             Execution(workers=2 if depth == 4 and way == "flicker" else 0, quiet=True),
         )
         made.append(sample.image("equalized").read(slice(None)))
@@ -184,10 +184,10 @@ def test_run_again_it_reads_the_same_image_and_refuses_another_way(own_tissue: S
     equalize(own_tissue)
     assert own_tissue.image("equalized").fingerprint == first
     with pytest.raises(ResumeError, match="way: flicker -> clahe"):
-        equalize(own_tissue, EqualizeSettings(way="clahe"))
-    equalize(own_tissue, EqualizeSettings(way="clahe"), Execution(overwrite=True, quiet=True))
+        equalize(own_tissue, EqualizeSettings(method="clahe"))
+    equalize(own_tissue, EqualizeSettings(method="clahe"), Execution(overwrite=True, quiet=True))
     assert own_tissue.image("equalized").made_on == ("raw", own_tissue.image("raw").fingerprint)
     with pytest.raises(InputError, match="There is no slice 19 to match"):
-        equalize(own_tissue, EqualizeSettings(way="reference", reference=19, out="matched"))
+        equalize(own_tissue, EqualizeSettings(method="reference", reference=19, out="matched"))
     with pytest.raises(InputError, match="from itself"):
         equalize(own_tissue, EqualizeSettings(image="equalized"))

@@ -1,4 +1,4 @@
-"""How many slices must be labelled, and which network: experiments measure on what no network saw, and go on where they were."""
+"""How many slices must be labeled, and which network: experiments measure on what no network saw, and go on where they were."""
 
 import re
 from pathlib import Path
@@ -12,16 +12,17 @@ from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.models import ModelsSettings, Trained, models_compared
 from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared
 from sparsem.report.report import ReportSettings, report
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
-from sparsem.training.settings import LearnSettings
+from sparsem.training.settings import NetworkTrainingSettings
 from sparsem.workflow.execution import Execution
 from tests.conftest import QUICK, truth_of
 
 POOL = tuple(range(0, 19, 2))
 SETTINGS = SlicesSettings(
-    **QUICK.model_dump(include=set(LearnSettings.model_fields)),
-    labelled=(3, 5, 40),
-    tile=(64, 96),
+    **QUICK.model_dump(include=set(NetworkTrainingSettings.model_fields)),
+    n_slices=(3, 5, 40),
+    contexts_px=(64, 96),
     repeats=2,
 )
 
@@ -39,76 +40,74 @@ def test_slices_are_drawn_evenly_and_differently_each_time() -> None:
 
 
 @pytest.fixture
-def labelled(own_tissue: Sample) -> Sample:
+def labeled(own_tissue: Sample) -> Sample:
     write_annotation(
         own_tissue, "nucleus", POOL, truth_of(own_tissue, "nucleus", POOL), overwrite=True
     )
     return own_tissue
 
 
-def test_every_kind_is_measured_where_it_was_not_trained(labelled: Sample, tmp_path: Path) -> None:
-    found = slices_compared(labelled, "nucleus", tmp_path / "e", None, SETTINGS)
-    assert [(run.labelled, run.tile, run.repeat) for run in found.runs] == [
+def test_every_kind_is_measured_where_it_was_not_trained(labeled: Sample, tmp_path: Path) -> None:
+    found = slices_compared(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
+    assert [(run.labeled, run.tile, run.repeat) for run in found.runs] == [
         (n, t, r) for t in (64, 96) for n in (3, 5) for r in (0, 1)
     ]
     for run in found.runs:
-        assert len(run.slices) == run.labelled
+        assert len(run.slices) == run.labeled
         assert set(run.z) == set(range(19)) - set(
             run.slices
         )  # the phantom has a truth of every slice
         assert 0 <= run.dice <= 1
     summary = found.summary()
-    ofthree = [run.dice for run in found.runs if (run.labelled, run.tile) == (3, 96)]
+    ofthree = [run.dice for run in found.runs if (run.labeled, run.tile) == (3, 96)]
     assert summary[3, 96] == pytest.approx((np.mean(ofthree), np.std(ofthree, ddof=1)))
-    table = labelled.read_table("experiment_slices_nucleus")
+    table = labeled.read_table("experiment_slices_nucleus")
     assert table["dice_3d"].to_pylist() == [run.dice for run in found.runs]
-    assert labelled.read_table("experiment_slices_nucleus_z").num_rows == sum(
+    assert labeled.read_table("experiment_slices_nucleus_z").num_rows == sum(
         len(run.z) for run in found.runs
     )
     for file in found.files:
         assert np.ptp(np.asarray(cv2.imread(str(file)))) > 100
     models = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")}
     assert len(models) == 8
-    again = slices_compared(labelled, "nucleus", tmp_path / "e", None, SETTINGS)
+    again = slices_compared(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
     assert again.runs == found.runs
     assert models == {
         path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")
     }
 
 
-def test_without_a_truth_the_labelled_slices_that_are_left_count(
-    labelled: Sample, tmp_path: Path
+def test_without_a_truth_the_labeled_slices_that_are_left_count(
+    labeled: Sample, tmp_path: Path
 ) -> None:
-    shutil_truth = labelled.path / "truth" / "nucleus"
+    shutil_truth = labeled.path / "truth" / "nucleus"
     shutil_truth.rename(tmp_path / "aside")
-    settings = SETTINGS.model_copy(update={"labelled": (3,), "tile": (), "repeats": 1})
-    (run,) = slices_compared(labelled, "nucleus", tmp_path / "e", None, settings).runs
+    settings = changed(SETTINGS, {"labeled": (3,), "tile": (), "repeats": 1})
+    (run,) = slices_compared(labeled, "nucleus", tmp_path / "e", None, settings).runs
     assert run.slices == (0, 10, 18)
     assert run.z == (2, 4, 6, 8, 12, 14, 16)
 
 
-def test_too_few_labelled_slices_and_a_truth_that_does_not_fit(
-    labelled: Sample, tmp_path: Path
+def test_too_few_labeled_slices_and_a_truth_that_does_not_fit(
+    labeled: Sample, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        InputError, match="'nucleus' is labelled on 10 slices; expected more than 40"
+        InputError, match="'nucleus' is labeled on 10 slices; expected more than 40"
     ):
-        slices_compared(
-            labelled, "nucleus", tmp_path, None, SETTINGS.model_copy(update={"labelled": (40,)})
-        )
+        slices_compared(labeled, "nucleus", tmp_path, None, changed(SETTINGS, {"labeled": (40,)}))
     np.save(tmp_path / "t.npy", np.zeros((3, 96, 128), np.uint8))
     with pytest.raises(InputError, match=r"Which 3 of the 19 slices does .*t\.npy label"):
-        slices_compared(labelled, "nucleus", tmp_path, tmp_path / "t.npy", SETTINGS)
+        slices_compared(labeled, "nucleus", tmp_path, tmp_path / "t.npy", SETTINGS)
 
 
 def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
     settings = ModelsSettings(
-        **QUICK.model_dump(include=set(LearnSettings.model_fields)),
-        labelled=(2, 3),
-        compare=("resunet", "unet+cps"),
+        **QUICK.model_dump(include=set(NetworkTrainingSettings.model_fields)),
+        n_slices=(2, 3),
+        networks=("resunet", "unet+cps"),
     )
     found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
-    assert [(one.way, one.labelled) for one in found.trained] == [
+    assert [(one.way, one.labeled) for one in found.trained] == [
         ("resunet", 2),
         ("resunet", 3),
         ("unet+cps", 2),
@@ -126,7 +125,7 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
     assert table["dice_3d"].to_pylist() == [one.dice for one in found.trained]
     text = found.files[0].read_text(encoding="utf-8")
     assert text.splitlines()[0].startswith(
-        "| network | parameters | training s | memory GB | 2 labelled | 3 labelled | mean |"
+        "| network | parameters | training s | memory GB | 2 labeled | 3 labeled | mean |"
     )
     assert len(text.splitlines()) == 4
     assert found.files[1].stat().st_size > 10_000
@@ -139,25 +138,25 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
             own_tissue,
             "nucleus",
             tmp_path,
-            settings=settings.model_copy(update={"compare": ("resnet",)}),
+            settings=changed(settings, {"compare": ("resnet",)}),
         )
-    with pytest.raises(InputError, match="labelled on 3 slices; expected more than 7"):
+    with pytest.raises(InputError, match="labeled on 3 slices; expected more than 7"):
         models_compared(
-            own_tissue, "nucleus", tmp_path, settings=settings.model_copy(update={"labelled": (7,)})
+            own_tissue, "nucleus", tmp_path, settings=changed(settings, {"labeled": (7,)})
         )
 
 
 def _is_on_the_page(sample: Sample, last: Trained, path: Path) -> None:
     page = report(
-        [sample.path], path, ReportSettings(slice_count=3), Execution(quiet=True)
+        [sample.path], path, ReportSettings(n_slices=3), Execution(quiet=True)
     ).path.read_text(encoding="utf-8")
     assert f"<h3>Networks: nucleus of {sample.name}</h3>" in page
     table = page[page.index("Networks: nucleus") :]
     rows = re.findall(r"<tr>(.*?)</tr>", table[: table.index("</table>")])
     assert [re.sub("<[^>]+>", "|", rows[0]).split("||")[k].strip("|") for k in (0, 4, 5)] == [
         "network",
-        "2 labelled",
-        "3 labelled",
+        "2 labeled",
+        "3 labeled",
     ]
     assert rows[2].startswith("<td>unet+cps</td>")
     assert f'<td class="n">{last.dice:.3f}</td>' in rows[2]
@@ -165,9 +164,9 @@ def _is_on_the_page(sample: Sample, last: Trained, path: Path) -> None:
 
 def test_equal_minutes_become_updates_that_stay(own_tissue: Sample, tmp_path: Path) -> None:
     settings = ModelsSettings(
-        **QUICK.model_dump(include=set(LearnSettings.model_fields)),
-        labelled=(2,),
-        compare=("resunet", "resunet+cps"),
+        **QUICK.model_dump(include=set(NetworkTrainingSettings.model_fields)),
+        n_slices=(2,),
+        networks=("resunet", "resunet+cps"),
         minutes=0.005,
     )
     found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)

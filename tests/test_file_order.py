@@ -296,7 +296,7 @@ REFUSED = [
         "'f/*_ESB.tif'",
     ),
     ("z3_ch0 z3_ch1", "z3_ch0.tif and z3_ch1.tif", SAME + "3: which channel", "'f/*ch0*.tif'"),
-    ("a_ch0 a_ch1 a_ch2", "a_ch0.tif and a_ch1.tif", "look like channels", "import --pictures"),
+    ("a_ch0 a_ch1 a_ch2", "a_ch0.tif and a_ch1.tif", "look like channels", "import --montage"),
     ("01_SE 02_ESB 03_SE 04_ESB", "01_SE.tif and 02_ESB.tif", "look like channels", "'f/*_SE.tif'"),
     ("s1 s2 s3 s2_copy", "s2.tif and s2_copy.tif", SAME + "2: keep one of them", "'f/s?.tif'"),
     ("s01 s02 s03 s2", "s02.tif and s2.tif", SAME + "2: keep one of them", "'f/s??.tif'"),

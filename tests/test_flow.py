@@ -50,7 +50,7 @@ def test_a_known_shift_is_found(method: Any) -> None:
 
 
 def test_the_papers_parameters_are_taken() -> None:
-    paper = FlowSettings(pyramid_scale=0.2, levels=6, window=30)
+    paper = FlowSettings(flow_pyramid_scale=0.2, flow_levels=6, flow_window=30)
     here = texture()
     assert np.median(
         flow_between(here, shifted(here, 0, 2), paper)[20:-20, 20:-20, 0]
@@ -59,7 +59,7 @@ def test_the_papers_parameters_are_taken() -> None:
 
 def test_two_steps_composed_are_one_step_of_their_sum() -> None:
     shape = (40, 50)
-    # The neighbour's own way to the labelled slice is (2, 1); the step to the neighbour is (0.5, -3).
+    # The neighbor's own way to the labeled slice is (2, 1); the step to the neighbor is (0.5, -3).
     before = stay(shape)._replace(flow=constant(shape, 2, 1))
     there, back = constant(shape, 0.5, -3), constant(shape, -0.5, 3)
     total = composed(there, back, before)
@@ -72,7 +72,7 @@ def test_two_steps_composed_are_one_step_of_their_sum() -> None:
 
 def test_composition_samples_the_far_flow_where_the_step_leads() -> None:
     far = np.zeros((8, 8, 2), np.float32)
-    far[:, 4:, 0] = 3  # the right half of the neighbour comes from further right
+    far[:, 4:, 0] = 3  # the right half of the neighbor comes from further right
     step = constant((8, 8), 2, 0)
     total = composed(step, -step, stay((8, 8))._replace(flow=far))
     assert total.flow[0, :, 0].tolist() == [2, 2, 5, 5, 5, 5, 5, 5]
@@ -85,7 +85,7 @@ def test_labels_follow_the_flow_whatever_their_ids() -> None:
     moved = warped(labels, constant((3, 6), 1, 0))
     assert (moved // 100_000).tolist() == drawn(".11...", ".11...", "22....").tolist()
     assert moved.dtype == np.uint32
-    # What comes from outside of the labelled slice is nothing, not its border drawn out.
+    # What comes from outside of the labeled slice is nothing, not its border drawn out.
     assert (
         warped(np.full((2, 4), 7, np.uint8), constant((2, 4), 2, 0)).tolist() == [[7, 7, 0, 0]] * 2
     )
@@ -114,10 +114,10 @@ def test_the_grid_brings_a_slice_to_two_megapixels() -> None:
     settings = FlowSettings()
     assert settings.grid_of((4000, 6000)) == (1000, 1500)
     assert settings.grid_of((1000, 1500)) == (1000, 1500)
-    assert FlowSettings(grid=3).grid_of((10, 10)) == (3, 3)
+    assert FlowSettings(flow_downsampling=3).grid_of((10, 10)) == (3, 3)
     assert (
         on_grid(np.full((8, 8), 512, np.uint16), (2, 4), (0, 1024)).tolist() == [[127] * 4] * 2
-    )  # 16 bit, in a window of grey levels
+    )  # 16 bit, in a window of gray levels
     assert on_grid(np.array([[0, 300, 400, 999]], np.uint16), (1, 4), (300, 400)).tolist() == [
         [0, 0, 255, 255]
     ]

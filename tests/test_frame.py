@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sparsem.store import transforms as frame_module
 from sparsem.store.transforms import (
     UNMOVED,
-    Frame,
     Motion,
     MovedStack,
+    Transform,
     covers,
     inverse,
     joined,
@@ -100,9 +100,9 @@ def test_motions_join_and_come_back() -> None:
 
 
 def test_a_frame_sees_another() -> None:
-    raw = Frame((2, 60, 80))
-    aligned = Frame((2, 50, 70), np.stack([SHIFTED, OBLIQUE]))
-    assert raw.is_same(Frame((2, 60, 80), np.stack([UNMOVED, UNMOVED])))
+    raw = Transform((2, 60, 80))
+    aligned = Transform((2, 50, 70), np.stack([SHIFTED, OBLIQUE]))
+    assert raw.is_same(Transform((2, 60, 80), np.stack([UNMOVED, UNMOVED])))
     assert not raw.is_same(aligned)
     assert raw.seen_from(aligned) == pytest.approx(aligned.motions())
     stack = np.stack([picture(), picture()[::-1]])

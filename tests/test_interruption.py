@@ -145,14 +145,14 @@ def test_a_stopped_training_goes_on_with_the_next_update(
         "nucleus",
         "--width",
         "8",
-        "--read",
+        "--context-px",
         "64",
-        "--see",
+        "--input-px",
         "64",
         "--batch",
         "1",
     ]
-    words += ["--save-every-s", "100000", "--out", "m.safetensors", "--device", "cpu"]
+    words += ["--checkpoint-every-s", "100000", "--out", "m.safetensors", "--device", "cpu"]
     assert sample.path.exists()
     run = running(*words, "--updates", "100000", folder=tmp_path)
     log = tmp_path / "m.training.csv"

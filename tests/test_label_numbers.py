@@ -677,7 +677,7 @@ def test_numbers_can_be_read_as_a_mask(sample: Sample, tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.volume("labels", "n").read(slice(None)), LABELS > 0)
     with pytest.raises(
         InputError,
-        match="--label-type is for labels; give the name of their structure as --labels NAME",
+        match="--label-type is for labels; give the name of their structure as --as-labels NAME",
     ):
         import_stack(
             path, tmp_path / "o.zarr", ImportSettings(voxel_nm=(8, 4, 4), label_type="mask")

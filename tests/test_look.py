@@ -47,14 +47,14 @@ def test_places_are_the_middle_of_what_is_disputed() -> None:
     assert Place(1, 2, 9, 1, 2).enlarged(4, 2) == Place(1, 2, 72, 6, 5)
 
 
-def test_seeds_come_from_the_labelled_slice_that_is_nearest() -> None:
+def test_seeds_come_from_the_labeled_slice_that_is_nearest() -> None:
     at = {1: (0, BELOW), -1: (1, ABOVE)}
     assert seeds_of_nearest(at, 3, (0, 10)).ids.tolist() == [7]
     assert seeds_of_nearest(at, 5, (0, 10)).ids.tolist() == [7]
     assert seeds_of_nearest(at, 6, (0, 10)).ids.tolist() == [8]
 
 
-def test_one_place_for_each_pair_of_cells_between_two_labelled_slices() -> None:
+def test_one_place_for_each_pair_of_cells_between_two_labeled_slices() -> None:
     places = [
         [],
         [(1, 2, 30, 5, 6)],

@@ -108,7 +108,7 @@ def _() -> None:
     cut("a.tif", 0.7)
 
 
-@stack("a TIFF in colour", "a.tif", "a.tif is a color image")
+@stack("a TIFF in color", "a.tif", "a.tif is a color image")
 def _() -> None:
     tiff("a.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb")
 
@@ -122,7 +122,7 @@ def _() -> None:
     tiff("a.tif", STACK.astype(np.float32), photometric="miniswhite")
 
 
-@stack("a PNG in colour", "slices", "s1.png is a color image")
+@stack("a PNG in color", "slices", "s1.png is a color image")
 def _() -> None:
     png("slices/s1.png", np.zeros((8, 8, 3), np.uint8))
 
@@ -198,7 +198,9 @@ def _() -> None:
 
 
 @stack(
-    "numbers that are all the same", "a.tif", "a.tif holds the same number, 7.5, .*--grey-levels"
+    "numbers that are all the same",
+    "a.tif",
+    "a.tif holds the same number, 7.5, .*--intensity-range",
 )
 def _() -> None:
     tiff("a.tif", np.full((3, 40, 60), 7.5, np.float32))
@@ -427,7 +429,7 @@ def _() -> None:
 
 
 @other(
-    "a grey picture as a mask",
+    "a gray picture as a mask",
     ANNOTATE,
     "Slice 0 of masks changes from pixel to pixel, as a gray image does",
 )
@@ -467,7 +469,7 @@ def _() -> None:
 
 
 @other(
-    "masks in colour", ANNOTATE, "color image .* whose channels are equal; save it as a gray image"
+    "masks in color", ANNOTATE, "color image .* whose channels are equal; save it as a gray image"
 )
 def _() -> None:
     for z in (0, 9):
@@ -634,24 +636,24 @@ other("nothing annotated", "train own.zarr --structure synapse --out m.safetenso
     nothing
 )
 other(
-    "more folds than labelled slices",
+    "more folds than labeled slices",
     "train own.zarr --structure nucleus --folds 9 --out m.safetensors",
     "9",
 )(nothing)
 other(
-    "labelled slices that are not",
+    "labeled slices that are not",
     "train own.zarr --structure nucleus --slices 5 --out m.safetensors",
     "5",
 )(nothing)
 other(
     "a tile that does not shrink evenly",
-    "train own.zarr --structure nucleus --see 33 --out m.safetensors",
+    "train own.zarr --structure nucleus --input-px 33 --out m.safetensors",
     "edge is a multiple of 16 and at least 32; got 33",
 )(nothing)
 other(
     "a stack that is no stack",
     "align noise.zarr --quiet",
-    "No two neighbouring slices .* look alike",
+    "No two neighboring slices .* look alike",
 )(lambda: imported("noise"))
 other(
     "slices too small to align",
@@ -660,18 +662,18 @@ other(
 )(lambda: imported("small"))
 other("an image aligned into itself", "align own.zarr --image raw --out raw", "raw")(nothing)
 other("a name that is a path", "align own.zarr --out ../elsewhere", "elsewhere")(nothing)
-other("a reference that is not there", "equalize own.zarr --way reference --reference 99", "99")(
+other("a reference that is not there", "equalize own.zarr --method reference --reference 99", "99")(
     nothing
 )
 other(
-    "a grey picture as truth",
-    "score own.zarr nucleus grey.tif --quiet",
-    "Slice 0 of grey.tif changes from pixel to pixel",
+    "a gray picture as truth",
+    "score own.zarr nucleus gray.tif --quiet",
+    "Slice 0 of gray.tif changes from pixel to pixel",
 )(
     lambda: [
         shutil.copytree("own.zarr/truth", "own.zarr/labels"),
         tifffile.imwrite(
-            "grey.tif",
+            "gray.tif",
             np.random.default_rng(1).integers(0, 255, (19, 96, 128), np.uint8),
             photometric="minisblack",
         ),

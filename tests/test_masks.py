@@ -21,6 +21,7 @@ from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.report.warnings import notices
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times
@@ -31,12 +32,12 @@ CPU = torch.device("cpu")
 
 
 def ellipse(
-    shape: tuple[int, int], centre: tuple[float, float], axes: tuple[float, float], degrees: float
+    shape: tuple[int, int], center: tuple[float, float], axes: tuple[float, float], degrees: float
 ) -> NDArray[np.bool_]:
     y, x = np.mgrid[: shape[0], : shape[1]]
     angle = np.deg2rad(degrees)
-    u = (x - centre[1]) * np.cos(angle) + (y - centre[0]) * np.sin(angle)
-    v = (y - centre[0]) * np.cos(angle) - (x - centre[1]) * np.sin(angle)
+    u = (x - center[1]) * np.cos(angle) + (y - center[0]) * np.sin(angle)
+    v = (y - center[0]) * np.cos(angle) - (x - center[1]) * np.sin(angle)
     return np.asarray((u / axes[0]) ** 2 + (v / axes[1]) ** 2 <= 1)
 
 
@@ -224,12 +225,10 @@ def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
 
 def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], sam: Path) -> None:
     sample, _ = found
-    settings = MasksSettings(
-        model=str(sam), keep_embeddings=True, device="cpu", structure=("disc",)
-    )
+    settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu", structure=("disc",))
     masks(sample, settings, QUIET)
     folders = set((sample.path / ".sparsem" / "embeddings").iterdir())
-    equalize(sample, EqualizeSettings(way="clahe"), QUIET)
+    equalize(sample, EqualizeSettings(method="clahe"), QUIET)
     kept = read_found(sample, "disc")
     write_found(sample, f"{FOUND}disc", replace(kept, image="equalized"))
     masks(sample, settings, Execution(quiet=True, overwrite=True))
@@ -239,17 +238,17 @@ def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], s
 def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) -> None:
     from tests.spots import picture
 
-    grey, corners, _ = picture(3, (90, 100), 3)
+    gray, corners, _ = picture(3, (90, 100), 3)
     made = []
     for name, others in (("alone", ()), ("beside", (np.full((200, 220), 200, np.uint8),))):
         folder = tmp_path / name
         folder.mkdir()
-        for number, one in enumerate((grey, *others)):
+        for number, one in enumerate((gray, *others)):
             tifffile.imwrite(folder / f"p{number}.tif", one, photometric="minisblack")
         sample = import_stack(
             folder,
             tmp_path / f"{name}.zarr",
-            ImportSettings(voxel_nm=(50, 10, 10), pictures=True),
+            ImportSettings(voxel_nm=(50, 10, 10), montage=True),
             QUIET,
         )
         boxes = Boxes.of(("disc",), np.zeros(len(corners), int), 0, corners)
@@ -270,15 +269,15 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
 def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -> None:
     """A small picture of a montage ends before its slice does."""
     (tmp_path / "m").mkdir()
-    grey = np.full((60, 80), 200, np.uint8)
+    gray = np.full((60, 80), 200, np.uint8)
     for name, shape in (("large", (100, 120)), ("small", (60, 80))):
         tifffile.imwrite(
-            tmp_path / "m" / f"{name}.tif", np.resize(grey, shape), photometric="minisblack"
+            tmp_path / "m" / f"{name}.tif", np.resize(gray, shape), photometric="minisblack"
         )
     sample = import_stack(
         tmp_path / "m",
         tmp_path / "m.zarr",
-        ImportSettings(voxel_nm=(50, 10, 10), pictures=True),
+        ImportSettings(voxel_nm=(50, 10, 10), montage=True),
         QUIET,
     )
     corners = np.array(
@@ -301,7 +300,7 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     ]
 
 
-def test_colours_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> None:
+def test_colors_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> None:
     import json
     import shutil
 
@@ -313,7 +312,7 @@ def test_colours_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> No
         "image_std": [0.25, 0.25, 0.25],
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(about))
-    assert load_sam(str(folder), CPU).colours == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert load_sam(str(folder), CPU).colors == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.mark.parametrize("what", ["nothing", "nowhere/at-all", "resunet"])
@@ -326,7 +325,7 @@ def test_models_that_cannot_be_had(
     if what == "nothing":
         (tmp_path / "empty").mkdir()
         what = str(tmp_path / "empty")
-    with pytest.raises(SettingsError, match=r"cannot be had .*leave out --model"):
+    with pytest.raises(SettingsError, match=r"cannot be had .*leave out --sam"):
         load_sam(what, CPU)
 
 
@@ -377,7 +376,7 @@ def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> N
 
 def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
     sample, _ = found
-    masks(sample, MasksSettings(objects="stack", structure=("disc",)), QUIET)
+    masks(sample, MasksSettings(connectivity="3d", structure=("disc",)), QUIET)
     labels = volumes(sample)["disc"]
     assert labels.dtype == np.uint8
     assert np.unique(labels).tolist() == [0, 1]
@@ -394,7 +393,7 @@ def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
     sample = import_stack(
         tmp_path / "m",
         tmp_path / "m.zarr",
-        ImportSettings(voxel_nm=(50, 10, 10), pictures=True),
+        ImportSettings(voxel_nm=(50, 10, 10), montage=True),
         QUIET,
     )
     boxes = Boxes.of(("disc",), [0, 1], 0, [[5, 5, 30, 30]] * 2)
@@ -405,9 +404,9 @@ def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
     )
     with pytest.raises(
         SettingsError,
-        match=r"pictures of their own, which nothing connects; leave out --objects stack",
+        match=r"pictures of their own, which nothing connects; leave out --connectivity 3d",
     ):
-        masks(sample, MasksSettings(objects="stack"), QUIET)
+        masks(sample, MasksSettings(connectivity="3d"), QUIET)
 
 
 def test_masks_of_other_boxes_are_known(found: tuple[Sample, Boxes]) -> None:
@@ -447,7 +446,7 @@ def test_the_surer_box_has_the_pixel() -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_model_masks_every_box(found: tuple[Sample, Boxes], sam: Path, keep: bool) -> None:
     sample, boxes = found
-    masks(sample, MasksSettings(model=str(sam), keep_embeddings=keep, device="cpu"), QUIET)
+    masks(sample, MasksSettings(sam=str(sam), keep_embeddings=keep, device="cpu"), QUIET)
     for name, labels in volumes(sample).items():
         own = boxes.of_kind(name)
         assert np.unique(labels).tolist() == list(range(len(own) + 1))
@@ -465,8 +464,8 @@ def test_kept_embeddings_are_used_again(
     found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample, _ = found
-    settings = MasksSettings(model=str(sam), keep_embeddings=True, device="cpu")
-    masks(sample, settings.model_copy(update={"structure": ("disc",)}), QUIET)
+    settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu")
+    masks(sample, changed(settings, {"structure": ("disc",)}), QUIET)
     before = volumes(sample)["disc"]
 
     def refuse(*_: Any) -> None:
@@ -475,7 +474,7 @@ def test_kept_embeddings_are_used_again(
     monkeypatch.setattr(Sam, "embedding", refuse)
     masks(
         sample,
-        settings.model_copy(update={"structure": ("disc",)}),
+        changed(settings, {"structure": ("disc",)}),
         Execution(quiet=True, overwrite=True),
     )
     assert np.array_equal(volumes(sample)["disc"], before)
@@ -494,7 +493,7 @@ def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
     )
     masks(
         sample,
-        MasksSettings(structure=("disc",), model=str(sam), device="cpu"),
+        MasksSettings(structure=("disc",), sam=str(sam), device="cpu"),
         Execution(quiet=True, overwrite=True),
     )
     assert np.array_equal(volumes(sample)["disc"], outlines)
@@ -528,6 +527,6 @@ def test_masks_that_cannot_be(found: tuple[Sample, Boxes], tissue: Sample, sam: 
         masks(sample, MasksSettings(structure=("disk",)), QUIET)
     masks(sample, MasksSettings(), QUIET)
     with pytest.raises(ResumeError, match=r"objects: pictures -> stack.*--overwrite"):
-        masks(sample, MasksSettings(objects="stack"), QUIET)
+        masks(sample, MasksSettings(connectivity="3d"), QUIET)
     with pytest.raises(ResumeError, match=r"now with model"):
-        masks(sample, MasksSettings(model=str(sam)), QUIET)
+        masks(sample, MasksSettings(sam=str(sam)), QUIET)

@@ -24,6 +24,7 @@ from sparsem.measure.dictionary import about, dictionary_page, features
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings, results_of
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, files_in, kill_ten_times, put
@@ -31,13 +32,13 @@ from tests.conftest import copy_of, files_in, kill_ten_times, put
 ROOT = Path(__file__).resolve().parents[1]
 VOXEL = VoxelSize(20, 10, 10)
 SHAPE = (19, 60, 70)
-QUICK = MeasureSettings(least_voxels=8, spectrum_sizes=3, protrusion_nm=60)
+QUICK = MeasureSettings(min_voxels=8, spectrum_sizes=3, protrusion_nm=60)
 
 
-def ball(centre: tuple[float, float, float], radius_nm: float) -> NDArray[np.bool_]:
+def ball(center: tuple[float, float, float], radius_nm: float) -> NDArray[np.bool_]:
     z, y, x = np.indices(SHAPE)
     squared = sum(
-        ((axis - at) * edge) ** 2 for axis, at, edge in zip((z, y, x), centre, VOXEL, strict=True)
+        ((axis - at) * edge) ** 2 for axis, at, edge in zip((z, y, x), center, VOXEL, strict=True)
     )
     return np.asarray(squared < radius_nm**2)
 
@@ -155,10 +156,10 @@ def test_every_organelle_counts_once(made: Sample) -> None:
 def test_distances_are_from_surface_to_surface(made: Sample) -> None:
     found = columns_of(made, "mitochondrion")
     first = int(np.flatnonzero(found["cell"] == 7)[0])
-    between = np.hypot(200, 60) / 1000 - 0.125 - 0.05  # centres in one slice, less both radii
+    between = np.hypot(200, 60) / 1000 - 0.125 - 0.05  # centers in one slice, less both radii
     assert found["distance_to_nucleus_um"][first] == pytest.approx(
         between + 0.01, abs=0.012
-    )  # to the next voxel's centre
+    )  # to the next voxel's center
     assert found["distance_to_membrane_um"][first] == pytest.approx(
         0.03
     )  # its first row is 6, the last one outside is 3
@@ -173,7 +174,7 @@ def test_distances_are_from_surface_to_surface(made: Sample) -> None:
 
 
 def test_texture_is_that_of_the_array(made: Sample) -> None:
-    from sparsem.measure.features.texture import COLUMNS, GreyScale, TextureScale, texture_of
+    from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale, texture_of
 
     image, labels = (
         made.image().read(slice(None)),
@@ -181,10 +182,10 @@ def test_texture_is_that_of_the_array(made: Sample) -> None:
     )
     table = made.read_table("mitochondrion")
     notes = json.loads(table.schema.metadata[b"sparsem"])["texture"]
-    assert (notes["level"], notes["distance_nm"], notes["grey"]["levels"]) == (0, 20, 64)
+    assert (notes["level"], notes["distance_nm"], notes["gray"]["levels"]) == (0, 20, 64)
     scale = TextureScale((20, 10, 10), 20, 3, 20, "ball")
     for number in (1, 4):
-        values, spectrum = texture_of(image, labels == number, GreyScale(0, 256, 64), scale)
+        values, spectrum = texture_of(image, labels == number, GrayScale(0, 256, 64), scale)
         for column in COLUMNS:
             assert table[column][number - 1].as_py() == pytest.approx(values[column], rel=1e-12), (
                 column
@@ -229,12 +230,12 @@ def test_a_budget_moves_to_a_coarser_level_and_the_row_tells(tmp_path: Path) -> 
     fine, coarse = (
         columns_of(copy, "nucleus")
         for copy, budget in ((sample, 32.0), (copy_of(sample, tmp_path / "c.zarr"), 1.0))
-        if measure(copy, MeasureSettings(budget_mvoxels=budget, spectrum_sizes=2))
+        if measure(copy, MeasureSettings(max_mvoxels=budget, spectrum_sizes=2))
     )
     assert (fine["texture_level"][0], coarse["texture_level"][0]) == (0, 1)
     for column in ("volume_um3", "surface_um2", "solidity", "sphericity"):
         assert fine[column][0] == coarse[column][0]  # shape is always that of the full resolution
-    assert coarse["grey_mean"][0] == pytest.approx(fine["grey_mean"][0], rel=0.03)
+    assert coarse["gray_mean"][0] == pytest.approx(fine["gray_mean"][0], rel=0.03)
 
 
 def test_levels_pieces_and_groups(tmp_path: Path) -> None:
@@ -268,11 +269,9 @@ def test_settings_that_change_numbers_are_refused_and_replaced_on_request(
     made: Sample, tmp_path: Path
 ) -> None:
     sample = copy_of(made, tmp_path / "s.zarr")
-    with pytest.raises(ResumeError, match=r"grey_levels: 64 -> 32.*--overwrite"):
-        measure(sample, QUICK.model_copy(update={"grey_levels": 32}))
-    measure(
-        sample, QUICK.model_copy(update={"grey_levels": 32}), Execution(overwrite=True, quiet=True)
-    )
+    with pytest.raises(ResumeError, match=r"gray_levels: 64 -> 32.*--overwrite"):
+        measure(sample, changed(QUICK, {"gray_levels": 32}))
+    measure(sample, changed(QUICK, {"gray_levels": 32}), Execution(overwrite=True, quiet=True))
     assert not sample.read_table("nucleus")["glcm_contrast"].equals(
         made.read_table("nucleus")["glcm_contrast"]
     )
@@ -281,7 +280,7 @@ def test_settings_that_change_numbers_are_refused_and_replaced_on_request(
 def test_what_is_refused_numbers_no_objects_anew(made: Sample, tmp_path: Path) -> None:
     sample = copy_of(made, tmp_path / "s.zarr")
     before = sample.volume("labels", "mitochondrion-objects").fingerprint
-    larger = QUICK.model_copy(update={"least_voxels": 200})
+    larger = changed(QUICK, {"least_voxels": 200})
     with pytest.raises(ResumeError, match=r"least_voxels: .* -> 200"):
         measure(sample, larger)
     assert sample.volume("labels", "mitochondrion-objects").fingerprint == before
@@ -313,7 +312,7 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
     (sample.path / "tables" / "nucleolus.parquet").unlink()
     measure(sample, QUICK)
     assert sample.read_table("nucleolus").equals(made.read_table("nucleolus"))
-    only = QUICK.model_copy(update={"structure": ("nucleus",), "texture": False})
+    only = changed(QUICK, {"structure": ("nucleus",), "texture": False})
     found = measure(sample, only, Execution(overwrite=True, quiet=True))
     left = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {"tracks_cells"}
     others = {
@@ -336,12 +335,10 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
     put(sample, "labels/cells", others_cells, 7, sample.voxel_size)
     assert outdated(sample, "cells", "measure")
     remove(sample, ["labels/mitochondrion"])
-    measure(
-        sample, only.model_copy(update={"spectrum_sizes": 2}), Execution(overwrite=True, quiet=True)
-    )
+    measure(sample, changed(only, {"spectrum_sizes": 2}), Execution(overwrite=True, quiet=True))
     assert "mitochondrion" not in sample.tables  # its labels are gone
     everything = measure(
-        sample, QUICK.model_copy(update={"texture": False}), Execution(overwrite=True, quiet=True)
+        sample, changed(QUICK, {"texture": False}), Execution(overwrite=True, quiet=True)
     )
     assert set(everything.tables) == {
         "nucleus",
@@ -366,7 +363,7 @@ def test_a_killed_replacement_is_not_taken_for_the_old_result(
         with pytest.raises(KeyboardInterrupt):
             measure(
                 sample,
-                QUICK.model_copy(update={"grey_levels": 8}),
+                changed(QUICK, {"gray_levels": 8}),
                 Execution(overwrite=True, quiet=True),
             )
     measure(sample, QUICK, Execution(overwrite=True, quiet=True))
@@ -380,7 +377,7 @@ def test_names_that_mean_something_else_are_refused(made: Sample, tmp_path: Path
         SettingsError,
         match="least_um3 names 'nucleos', which is not measured; did you mean 'nucleolus'",
     ):
-        measure(sample, QUICK.model_copy(update={"least_um3": {"nucleos": 1.0}}))
+        measure(sample, changed(QUICK, {"least_um3": {"nucleos": 1.0}}))
     put(sample, "labels/protrusions", np.ones(SHAPE, np.uint8), 7, VOXEL)
     with pytest.raises(SampleError, match="A structure cannot be called 'protrusions'"):
         measure(sample, QUICK)
@@ -414,7 +411,7 @@ def test_what_fills_the_volume_has_no_distances(tmp_path: Path) -> None:
     assert (other["cell_cut_by_edge"].tolist(), other["cut_by_edge"].tolist()) == ([True], [False])
 
 
-def test_grey_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> None:
+def test_gray_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
     noise = np.random.default_rng(0).normal(30_000, 3000, (8, 1100, 600))
     put(sample, "", noise.astype(np.uint16), 8)
@@ -425,8 +422,8 @@ def test_grey_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> 
         8,
     )
     measure(sample, QUICK)
-    grey = json.loads(sample.read_table("nucleus").schema.metadata[b"sparsem"])["texture"]["grey"]
-    assert (grey["low"], grey["high"]) == pytest.approx(
+    gray = json.loads(sample.read_table("nucleus").schema.metadata[b"sparsem"])["texture"]["gray"]
+    assert (gray["low"], gray["high"]) == pytest.approx(
         tuple(np.percentile(noise, (0.1, 99.9))), rel=0.005
     )
 

@@ -38,13 +38,14 @@ from sparsem.models.checkpoint import (
 )
 from sparsem.models.device import autocast, choose_device, resolved
 from sparsem.models.fractal import tanimoto
-from sparsem.models.memory import Peak, prediction_bytes, training_bytes
+from sparsem.models.memory import MemoryCounter, prediction_bytes, training_bytes
 from sparsem.models.resunet import ResidualBlock
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
-from sparsem.segment.supervised import labelled_loss, logits_of, sampler_of, start, step
+from sparsem.segment.supervised import labeled_loss, logits_of, sampler_of, start, step
 from sparsem.segment.targets import edges_and_depths
 from sparsem.segment.training_slices import learning_slices
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from tests.conftest import truth_of
@@ -386,13 +387,13 @@ def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
     network = build(name, 8, 1, 64)
     settings = TrainSettings(precision="float32")
     image = torch.rand(2, 1, 64, 64).numpy()
-    loss, dice = labelled_loss(network, (image, target), settings, torch.device("cpu"))
+    loss, dice = labeled_loss(network, (image, target), settings, torch.device("cpu"))
     loss.backward()
     assert 0 < loss.item() < 1
     assert 0 < dice.item() < 1
     assert not [key for key, parameter in network.named_parameters() if parameter.grad is None]
-    plain, _ = labelled_loss(
-        network, (image, target), settings.model_copy(update={"loss": "dice"}), torch.device("cpu")
+    plain, _ = labeled_loss(
+        network, (image, target), changed(settings, {"loss": "dice"}), torch.device("cpu")
     )
     assert plain.item() == pytest.approx(dice.item(), abs=0.2)
 
@@ -436,10 +437,10 @@ def test_memory_is_that_of_all_tensors_that_are_there_at_once() -> None:
     """By hand, of a chain of convolutions: what each is given and gives in its turn; to learn, everything that a backward pass looks at."""
     plain = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(5)))
     maps = 2 * 8 * 32 * 32 * 4
-    with torch.device("meta"), torch.no_grad(), Peak() as count:
+    with torch.device("meta"), torch.no_grad(), MemoryCounter() as count:
         plain(torch.empty(2, 8, 32, 32))
     assert count.most == 3 * maps  # the image, and two maps
-    with torch.device("meta"), Peak() as count:
+    with torch.device("meta"), MemoryCounter() as count:
         plain(torch.empty(2, 8, 32, 32))
     assert count.most == 6 * maps  # the image, and five maps
     assert count.live == 0  # all of them are gone
@@ -460,7 +461,7 @@ def test_networks_that_decide_together_have_a_loss_each(name: str) -> None:
         each = network.eval().each(seen)  # type: ignore[operator]
     assert each.shape == (4, 2, 1, 64, 64)
     assert each.std(dim=0).max() > 1e-4  # they differ
-    loss, dice = labelled_loss(network, (image, target), settings, torch.device("cpu"))
+    loss, dice = labeled_loss(network, (image, target), settings, torch.device("cpu"))
     assert loss.item() == pytest.approx(
         np.mean([dice_loss(one.sigmoid(), truth).item() for one in each]), abs=1e-5
     )
@@ -550,15 +551,15 @@ def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name
     """
     settings = TrainSettings(
         structure=("nucleolus",),
-        model=name,
+        architecture=name,
         width=SMALL[name],
-        read=64,
-        see=64,
+        context_px=64,
+        input_px=64,
         batch=2,
         updates=400,
         warmup=5,
-        least_px=10,
-        share=1.0,
+        min_foreground_px=10,
+        foreground_fraction=1.0,
     )
     slices, recipe, _ = learning_slices([nucleoli], ("nucleolus",), settings)
     state = start(recipe, settings, torch.device("cpu"))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.open import open_source
+from sparsem.settings import changed
 from sparsem.workflow.execution import Execution
 
 Z, Y, X = np.mgrid[0:8, 0:40, 0:60]
@@ -145,7 +146,7 @@ def test_a_byte_beyond_the_sampled_slices_is_not_guessed(tmp_path: Path, depth: 
     ):
         import_stack(tmp_path / "a.mrc", tmp_path / "s.zarr", given)
     sample = import_stack(
-        tmp_path / "a.mrc", tmp_path / "t.zarr", given.model_copy(update={"mrc_bytes": "unsigned"})
+        tmp_path / "a.mrc", tmp_path / "t.zarr", changed(given, {"mrc_bytes": "unsigned"})
     )
     assert np.array_equal(sample.image().read(slice(None)), stack)
 

@@ -87,7 +87,7 @@ def test_proximity_is_0_in_the_middle_and_grows_towards_the_membrane() -> None:
     assert proximity_to_membrane((0, 0, 0), (0, 0, 0), 0) == 0
 
 
-def test_distances_are_between_centres_in_any_voxels() -> None:
+def test_distances_are_between_centers_in_any_voxels() -> None:
     voxel = (4.0, 2.0, 1.0)
     mask = np.zeros((9, 21, 41), bool)
     mask[4, 10, 20] = True

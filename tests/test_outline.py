@@ -25,10 +25,10 @@ NM = 10.0
 
 
 def drawn(
-    shape: tuple[int, int], centre: tuple[float, float], half: tuple[float, float], degrees: float
+    shape: tuple[int, int], center: tuple[float, float], half: tuple[float, float], degrees: float
 ) -> NDArray[np.bool_]:
     """An ellipse."""
-    y, x = np.mgrid[: shape[0], : shape[1]] - np.array(centre)[:, None, None]
+    y, x = np.mgrid[: shape[0], : shape[1]] - np.array(center)[:, None, None]
     angle = np.deg2rad(degrees)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     return np.asarray((u / half[0]) ** 2 + (v / half[1]) ** 2 <= 1)
@@ -41,12 +41,12 @@ def montage(
     (folder / "pictures").mkdir(parents=True)
     random = np.random.default_rng(0)
     for name, labels in pictures.items():
-        grey = random.integers(1, 255, labels.shape).astype(np.uint8)
-        tifffile.imwrite(folder / "pictures" / f"{name}.tif", grey, photometric="minisblack")
+        gray = random.integers(1, 255, labels.shape).astype(np.uint8)
+        tifffile.imwrite(folder / "pictures" / f"{name}.tif", gray, photometric="minisblack")
     sample = import_stack(
         folder / "pictures",
         folder / "m.zarr",
-        ImportSettings(voxel_nm=(50, NM, NM), pictures=True),
+        ImportSettings(voxel_nm=(50, NM, NM), montage=True),
         QUIET,
     )
     image = sample.image()
@@ -102,9 +102,9 @@ def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     labels = np.zeros((200, 220), np.uint32)
     for number in range(1, 6):
-        centre, half = random.uniform(45, 155, 2), random.uniform(8, 40, 2)
+        center, half = random.uniform(45, 155, 2), random.uniform(8, 40, 2)
         labels[
-            drawn(labels.shape, (centre[0], centre[1]), (half[0], half[1]), random.uniform(0, 180))
+            drawn(labels.shape, (center[0], center[1]), (half[0], half[1]), random.uniform(0, 180))
         ] = number
     sample = montage(tmp_path, {"a": labels})
     measure(sample, PLAIN, QUIET)
@@ -144,8 +144,8 @@ def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
     for name, shape in (("a", (90, 120)), ("b", (140, 100)), ("c", (70, 70))):
         labels = np.zeros(shape, np.uint32)
         for number in range(1, 5):
-            centre = random.uniform(0, 70, 2)
-            labels[drawn(shape, (centre[0], centre[1]), (18, 9), random.uniform(0, 180))] = number
+            center = random.uniform(0, 70, 2)
+            labels[drawn(shape, (center[0], center[1]), (18, 9), random.uniform(0, 180))] = number
         pictures[name] = labels
     offset = {name: 10 * place for place, name in enumerate(pictures)}
     numbered = {
@@ -189,7 +189,7 @@ def test_texture_of_a_picture_is_that_of_its_pixels(tmp_path: Path) -> None:
         ("beside", {"a": mask, "b": np.zeros_like(mask)}),
     ):
         sample = montage(tmp_path / name, pictures)
-        measure(sample, MeasureSettings(spectrum_sizes=3, grey_range=(0, 256)), QUIET)
+        measure(sample, MeasureSettings(spectrum_sizes=3, gray_range=(0, 256)), QUIET)
         (row,) = sample.read_table("thing").to_pylist()
         assert row["texture_level"] == 0
         assert row["texture_voxel_nm"] == NM

@@ -9,7 +9,7 @@ from scipy import ndimage
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.phantom.noise import SmoothField, spline_weights
 from sparsem.phantom.phantom import PhantomSettings, faults_of, phantom, phantom_slice
-from sparsem.settings import parse
+from sparsem.settings import changed, parse
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import TISSUE, files_in, voxels
@@ -23,7 +23,7 @@ def test_block_depth_and_workers_change_nothing(
 ) -> None:
     other = phantom(
         tmp_path / "p.zarr",
-        TISSUE.model_copy(update={"block_depth": depth}),
+        changed(TISSUE, {"block_depth": depth}),
         Execution(workers=workers, quiet=True),
     )
     for name in ("cells", "nucleus", "endosome"):
@@ -40,7 +40,7 @@ def test_block_depth_and_workers_change_nothing(
 
 
 def test_another_seed_is_another_tissue(tissue: Sample) -> None:
-    other = phantom_slice(TISSUE.model_copy(update={"seed": 6}), 3)
+    other = phantom_slice(changed(TISSUE, {"seed": 6}), 3)
     assert (other.labels["nucleus"] > 0).mean() > 0
     assert not np.array_equal(
         other.labels["cells"], tissue.volume("truth", "cells").read(slice(3, 4))[0]
@@ -68,7 +68,7 @@ def test_everything_is_there_and_lies_where_it_belongs(tissue: Sample) -> None:
     assert kinds.max() == 1  # type: ignore[union-attr]
 
 
-def test_neighbours_touch_and_look_alike(tissue: Sample) -> None:
+def test_neighbors_touch_and_look_alike(tissue: Sample) -> None:
     cells, image = truth(tissue)["cells"], tissue.image("raw").read(slice(None)).astype(float)
     beside = (cells[:, :, 1:] != cells[:, :, :-1]) & (cells[:, :, 1:] > 0) & (cells[:, :, :-1] > 0)
     assert beside.sum() > 100
@@ -127,16 +127,15 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     assert (faults.gain == 1).all()
     assert not faults.offset.any()
     plain = phantom_slice(clean, 2).image.astype(float)
-    noisy = phantom_slice(clean.model_copy(update={"noise": 9}), 2).image - plain
+    noisy = phantom_slice(changed(clean, {"noise": 9}), 2).image - plain
     assert noisy.std() == pytest.approx(9, rel=0.1)
-    striped = phantom_slice(clean.model_copy(update={"curtaining": 6}), 2).image - plain
+    striped = phantom_slice(changed(clean, {"curtaining": 6}), 2).image - plain
     assert (
         striped.mean(axis=0).std() > 10 * striped.mean(axis=1).std()
     )  # stripes run down the slice
     many = {"shape": (40, 64, 64)}
     charged, blurred = (
-        clean.model_copy(update=many | {fault: most})
-        for fault, most in (("charging", 30), ("defocus", 4))
+        changed(clean, many | {fault: most}) for fault, most in (("charging", 30), ("defocus", 4))
     )
     charge, blur = faults_of(charged).charge, faults_of(blurred).blur_px
     assert 2 <= np.count_nonzero(charge) <= 16
@@ -144,20 +143,20 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     for z in (int(charge.argmax()), int(charge.argmin())):
         patches = (
             phantom_slice(charged, z).image.astype(float)
-            - phantom_slice(clean.model_copy(update=many), z).image
+            - phantom_slice(changed(clean, many), z).image
         )
         assert patches.std() == pytest.approx(charge[z], rel=0.2)
     fine = [
         np.diff(phantom_slice(one, int(blur.argmax())).image.astype(float)).std()
-        for one in (blurred, clean.model_copy(update=many))
+        for one in (blurred, changed(clean, many))
     ]
     assert fine[0] < 0.6 * fine[1]
-    bright = clean.model_copy(update={"flicker": 8})
+    bright = changed(clean, {"flicker": 8})
     sample = phantom(tmp_path / "p.zarr", bright)
     table = sample.read_table("phantom_slices")
-    assert np.allclose(table["offset_grey"], faults_of(bright).offset)
+    assert np.allclose(table["offset_gray"], faults_of(bright).offset)
     measured = sample.image("raw").read(slice(None)).mean(axis=(1, 2)) - phantom_mean(clean)
-    assert np.corrcoef(measured, table["offset_grey"])[0, 1] > 0.98
+    assert np.corrcoef(measured, table["offset_gray"])[0, 1] > 0.98
 
 
 def phantom_mean(settings: PhantomSettings) -> np.ndarray:
@@ -175,7 +174,7 @@ def test_drift_moves_truth_and_image_together() -> None:
         curtaining=0,
         seed=3,
     )
-    moved = still.model_copy(update={"drift_nm": 25.0})
+    moved = changed(still, {"drift_nm": 25.0})
     faults = faults_of(moved)
     z = int(np.abs(faults.drift_nm).sum(axis=1).argmax())
     dy, dx = (faults.drift_nm[z] / 10).round().astype(int)
@@ -192,7 +191,7 @@ def test_drift_moves_truth_and_image_together() -> None:
 
 def test_a_phantom_of_other_settings_is_refused(tissue: Sample) -> None:
     with pytest.raises(ResumeError, match="cells: 3 -> 4"):
-        phantom(tissue.path, TISSUE.model_copy(update={"cells": 4}))
+        phantom(tissue.path, changed(TISSUE, {"cells": 4}))
     with pytest.raises(SettingsError, match="at least 1 slice of 32 x 32"):
         parse(PhantomSettings, {"shape": (1, 4, 64)}, "command line")
 

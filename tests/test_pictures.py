@@ -22,10 +22,10 @@ from sparsem.errors import InputError, SettingsError
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from sparsem.quality.full_reference import as_tensor, beside, mean_squared_error, psnr_of
 from sparsem.quality.image_metrics import METRICS, measured, tables
-from sparsem.quality.images import PicturesSettings, pictures, write_tables
+from sparsem.quality.images import ImagesSettings, pictures, write_tables
 from sparsem.quality.learned_metrics import brisque, dists, loaded
 from sparsem.quality.resin import Resin, proposal
-from sparsem.settings import parse
+from sparsem.settings import changed, parse
 from sparsem.workflow.execution import Execution
 
 pytestmark = pytest.mark.xdist_group(
@@ -36,7 +36,7 @@ QUIET = Execution(quiet=True)
 Image = NDArray[Any]
 
 
-def grey(image: NDArray[Any], dtype: Any = np.uint8) -> Image:
+def gray(image: NDArray[Any], dtype: Any = np.uint8) -> Image:
     top = np.iinfo(dtype).max
     return np.clip(np.round(image), 0, top).astype(dtype)
 
@@ -46,18 +46,18 @@ def clean() -> Image:
     settings = PhantomSettings(
         shape=(8, 400, 360), flicker=0, drift_nm=0, noise=0, curtaining=0, seed=0
     )
-    return grey(phantom_slice(settings, 4).image)
+    return gray(phantom_slice(settings, 4).image)
 
 
 def noisy(image: Image, noise: float, seed: int = 0) -> Image:
-    return grey(image + np.random.default_rng(seed).normal(0, noise, image.shape))
+    return gray(image + np.random.default_rng(seed).normal(0, noise, image.shape))
 
 
 @pytest.mark.parametrize("scale", [1, 257])
 def test_psnr_and_ssim_are_those_of_scikit_image(clean: Image, scale: int) -> None:
     """257 brings 8 to 16 bit: the same picture, the same numbers."""
     kind = np.uint8 if scale == 1 else np.uint16
-    one, other = (grey(each.astype(float) * scale, kind) for each in (noisy(clean, 12), clean))
+    one, other = (gray(each.astype(float) * scale, kind) for each in (noisy(clean, 12), clean))
     found, top = beside(one, other), np.iinfo(kind).max
     assert found["psnr_db"] == pytest.approx(
         peak_signal_noise_ratio(other, one, data_range=top), abs=1e-6
@@ -160,9 +160,9 @@ def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.fl
         scale = length / image.shape[axis]
         width = max(1.0, 1 / scale)
         weights = np.zeros((length, image.shape[axis]))
-        for out, centre in enumerate((np.arange(length) + 0.5) / scale - 0.5):
-            for place in range(math.floor(centre - 2 * width), math.ceil(centre + 2 * width) + 1):
-                x = abs(centre - place) / width
+        for out, center in enumerate((np.arange(length) + 0.5) / scale - 0.5):
+            for place in range(math.floor(center - 2 * width), math.ceil(center + 2 * width) + 1):
+                x = abs(center - place) / width
                 near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
                 mirrored = place % (2 * image.shape[axis])
                 weights[out, min(mirrored, 2 * image.shape[axis] - 1 - mirrored)] += (
@@ -348,7 +348,7 @@ def test_resin_is_proposed_where_nothing_is_to_be_seen(clean: Image) -> None:
 
 def test_nothing_is_proposed_where_tissue_is_everywhere() -> None:
     grain = np.random.default_rng(0).normal(0, 1, (400, 400))
-    tissue = grey(128 + 40 * ndimage.gaussian_filter(grain, 3) / 0.094)
+    tissue = gray(128 + 40 * ndimage.gaussian_filter(grain, 3) / 0.094)
     assert not proposal(tissue).parts
     assert math.isnan(proposal(tissue).noise(tissue))
 
@@ -376,7 +376,7 @@ def test_pictures_from_files(
 ) -> None:
     """Single ones and slices of a stack; a second run measures nothing that was measured, unless something changed."""
     sources = [folder / "p0.tif", folder / "p2.tif", folder / "stack.tif"]
-    settings = PicturesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
+    settings = ImagesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
     found = pictures(sources, folder / "out", settings, QUIET)
     assert [one.name for one in found] == ["p0", "p2", "stack_z0000", "stack_z0002"]
     assert all(one.resin_marked for one in found)
@@ -387,7 +387,7 @@ def test_pictures_from_files(
     again = pictures(sources, folder / "out", settings, QUIET)
     assert repr(again) == repr(found)
     assert kept.stat().st_mtime_ns == before
-    pictures(sources, folder / "out", settings.model_copy(update={"tile": 128}), QUIET)
+    pictures(sources, folder / "out", changed(settings, {"tile": 128}), QUIET)
     assert kept.stat().st_mtime_ns != before
     whole, parts = tables(found)
     assert whole.num_rows == 4
@@ -405,16 +405,16 @@ def test_two_files_of_one_name_are_two_pictures(folder: Path) -> None:
         tifffile.imwrite(made, tifffile.imread(folder / source), photometric="minisblack")
         os.utime(made, ns=(10**18, 10**18))
     both = pictures(
-        [folder / "a" / "x.tif", folder / "b" / "x.tif"], folder / "both", PicturesSettings(), QUIET
+        [folder / "a" / "x.tif", folder / "b" / "x.tif"], folder / "both", ImagesSettings(), QUIET
     )
     assert [one.name for one in both] == ["x", "x-2"]
     first, second = (
-        pictures([folder / place / "x.tif"], folder / "out", PicturesSettings(), QUIET)[0]
+        pictures([folder / place / "x.tif"], folder / "out", ImagesSettings(), QUIET)[0]
         for place in "ab"
     )
     assert second.values["noise"] == both[1].values["noise"] > 2 * first.values["noise"]
     one, two = (
-        pictures([folder / "stack.tif"], folder / "out", PicturesSettings(slices=z), QUIET)
+        pictures([folder / "stack.tif"], folder / "out", ImagesSettings(slices=z), QUIET)
         for z in ((0,), (0, 1))
     )
     assert repr(one[0]) == repr(two[0])
@@ -424,8 +424,8 @@ def test_two_files_of_one_name_are_two_pictures(folder: Path) -> None:
 def test_pictures_that_are_denoised_may_become_others(folder: Path) -> None:
     """More slices, another way, another file: what was denoised is replaced, for it is nobody's."""
     for settings in (
-        PicturesSettings(denoise="nlm", slices=(0,)),
-        PicturesSettings(denoise="nlm", slices=(0, 2)),
+        ImagesSettings(denoise="nlm", slices=(0,)),
+        ImagesSettings(denoise="nlm", slices=(0, 2)),
     ):
         found = pictures([folder / "stack.tif"], folder / "out", settings, QUIET)
     tifffile.imwrite(
@@ -438,7 +438,7 @@ def test_pictures_that_are_denoised_may_become_others(folder: Path) -> None:
 
 
 def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) -> None:
-    given = PicturesSettings(
+    given = ImagesSettings(
         reference=(str(folder / "clean.tif"),) * 2,
         resin=(str(folder / "resin.tif"),) * 2,
         weights=str(weights),
@@ -446,7 +446,7 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
     low, high = pictures([folder / "p0.tif", folder / "p2.tif"], folder / "a", given, QUIET)
     assert low.values["ssim"] > high.values["ssim"]
     assert low.values["dists"] != high.values["dists"]
-    itself = PicturesSettings(denoise="nlm", slices=(0, 2), weights=str(weights))
+    itself = ImagesSettings(denoise="nlm", slices=(0, 2), weights=str(weights))
     own = pictures([folder / "p2.tif", folder / "stack.tif"], folder / "b", itself, QUIET)
     assert [one.name for one in own] == ["p2", "stack_z0000", "stack_z0002"]
     assert own[0].values["resin_noise_reference"] < 0.5 * own[0].values["resin_noise"]
@@ -459,7 +459,7 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
         (
             np.full((64, 64), 7, np.uint8),
             {},
-            "bad: it holds one grey level, 7, everywhere; there is nothing to measure",
+            "bad: it holds one gray level, 7, everywhere; there is nothing to measure",
         ),
         (np.ones((1, 1), np.uint8), {}, r"bad: it has 1 x 1 px; expected at least 32 x 32"),
         (np.full((64, 64), np.nan, np.float32), {}, "NaN"),
@@ -496,13 +496,13 @@ def test_bad_pictures_get_a_sentence(
         "bad.tif" if picture is not None else "stack.tif" if "slices" in settings else "p0.tif"
     )
     with pytest.raises(InputError, match=sentence):
-        pictures([source], folder / "out", parse(PicturesSettings, settings, "test"), QUIET)
+        pictures([source], folder / "out", parse(ImagesSettings, settings, "test"), QUIET)
     assert not (folder / "out" / "pictures.csv").exists()
 
 
 def test_a_polygon_has_three_corners() -> None:
     with pytest.raises(SettingsError, match="at least three corners"):
-        parse(PicturesSettings, {"polygon": [1, 2, 3, 4]}, "test")
+        parse(ImagesSettings, {"polygon": [1, 2, 3, 4]}, "test")
 
 
 def test_the_command(
@@ -512,7 +512,7 @@ def test_the_command(
     monkeypatch.chdir(folder)
     monkeypatch.setattr(
         "sys.argv",
-        ["sparsem", "quality", "pictures", *names, "--weights", str(weights), "--json", "--quiet"],
+        ["sparsem", "quality", "images", *names, "--weights", str(weights), "--json", "--quiet"],
     )
     with pytest.raises(SystemExit) as ended:
         main()

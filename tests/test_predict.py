@@ -19,11 +19,12 @@ from sparsem.segment.inference import (
     in_context,
     mirrored_mean,
     predict_slices,
-    quantised,
+    quantized,
 )
 from sparsem.segment.predict import PredictSettings, answer_of, predict
 from sparsem.segment.tiles import TileGrid, enlarge, scaled_shape, shrink, tile_starts
 from sparsem.segment.train import train
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution
@@ -57,7 +58,7 @@ def model(tissue: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "learning_rate": 3e-3,
         "average": 0.9,
     }
-    train([tissue], out, QUICK.model_copy(update=changes))
+    train([tissue], out, changed(QUICK, changes))
     return out
 
 
@@ -83,7 +84,7 @@ def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.
 
 
 def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, model: Path) -> None:
-    exact = SETTINGS.model_copy(update={"precision": "float32"})
+    exact = changed(SETTINGS, {"precision": "float32"})
     assert predict(own_tissue, model, exact) == [
         f"{kind}/{name}"
         for name in ("nucleus", "nucleolus")
@@ -92,7 +93,7 @@ def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, mo
     plain = plain_prediction(own_tissue.image(), model, exact.overlap)
     for channel, name in enumerate(("nucleus", "nucleolus")):
         probability = own_tissue.volume("probabilities", name).read(slice(None))
-        difference = np.abs(probability.astype(int) - quantised(plain[channel]).astype(int))
+        difference = np.abs(probability.astype(int) - quantized(plain[channel]).astype(int))
         assert (
             difference.max() <= 1
         )  # float sums in another order may fall on the other side of a rounding edge
@@ -108,19 +109,17 @@ def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, mo
     )  # all foreground would reach 0.1
 
 
-def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_beyond(
+def test_neighbors_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_beyond(
     tmp_path: Path,
 ) -> None:
     """Against a plain way, slice by slice; and the same whatever the block depth."""
     torch.manual_seed(3)
-    recipe = Recipe("resunet", 4, ("cell",), 64, (20.0, 20.0), 0.5, 0.2, neighbours=2)
+    recipe = Recipe("resunet", 4, ("cell",), 64, (20.0, 20.0), 0.5, 0.2, neighbors=2)
     save_checkpoint(tmp_path / "m.safetensors", recipe.build(), recipe)
     network, _ = load_checkpoint(tmp_path / "m.safetensors")
     forward = forward_on(network, torch.device("cpu"), "float32")
     for depth in (1, 7, 16):
-        sample = phantom(
-            tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth})
-        )
+        sample = phantom(tmp_path / f"{depth}.zarr", changed(TISSUE, {"block_depth": depth}))
         predict(sample, tmp_path / "m.safetensors", PredictSettings(precision="float32"))
         found = sample.volume("probabilities", "cell").read(slice(None))
         stack = sample.image().read(slice(None))
@@ -131,18 +130,18 @@ def test_neighbours_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_b
             ) * np.float32(1 / 255)
             tiles = grid.cut((around - np.float32(0.5)) / np.float32(0.2))  # (N, 5, 64, 64)
             plain = grid.blend(list(np.concatenate([forward(tile[None]) for tile in tiles])))
-            assert np.abs(found[z].astype(int) - quantised(plain)[0].astype(int)).max() <= 1
+            assert np.abs(found[z].astype(int) - quantized(plain)[0].astype(int)).max() <= 1
     assert list(in_context("abc", 1)) == [["a", "a", "b"], ["a", "b", "c"], ["b", "c", "c"]]
     assert list(in_context("a", 2)) == [["a"] * 5]
     assert list(in_context("", 2)) == []
 
 
-def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_the_blocks(
+def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_the_blocks(
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(4)
     recipes = (
-        Recipe("resunet", 4, ("cell", "nucleus"), 64, (20.0, 20.0), 0.5, 0.2, neighbours=1),
+        Recipe("resunet", 4, ("cell", "nucleus"), 64, (20.0, 20.0), 0.5, 0.2, neighbors=1),
         Recipe("unet", 4, ("nucleus", "cell"), 32, (40.0, 40.0), 0.4, 0.1),
     )
     models = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
@@ -153,7 +152,7 @@ def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_t
         ("probabilities/cell", "labels/cell", "probabilities/cell-doubt"),
     )
     samples = [
-        phantom(tmp_path / f"{depth}.zarr", TISSUE.model_copy(update={"block_depth": depth}))
+        phantom(tmp_path / f"{depth}.zarr", changed(TISSUE, {"block_depth": depth}))
         for depth in (1, 7)
     ]
     for sample in samples:
@@ -166,13 +165,13 @@ def test_models_of_other_scales_neighbours_and_orders_answer_together_whatever_t
     alone = [answer_of(samples[0].image(), 0, [model], exact, names)[1].mean for model in models]
     assert answer.mean == pytest.approx(np.mean(alone, axis=0), abs=1e-6)
     assert np.array_equal(
-        samples[0].volume("probabilities", "cell").read(slice(0, 1))[0], quantised(answer.mean[0])
+        samples[0].volume("probabilities", "cell").read(slice(0, 1))[0], quantized(answer.mean[0])
     )
     assert answer.doubt is not None
     assert answer.doubt.max() > 0.02  # weights are random: they contradict each other
     assert np.array_equal(
         samples[0].volume("probabilities", "cell-doubt").read(slice(0, 1))[0],
-        quantised(answer.doubt[0]),
+        quantized(answer.doubt[0]),
     )
     other = untaught_model(tmp_path / "other.safetensors")
     with pytest.raises(
@@ -192,11 +191,11 @@ def test_blocks_workers_and_batches_change_no_label(
     tissue: Sample, model: Path, tmp_path: Path, depth: int, workers: int, batch: int
 ) -> None:
     expected = predicted_once(tissue, model, tmp_path / "once.zarr")
-    other = phantom(tmp_path / "other.zarr", TISSUE.model_copy(update={"block_depth": depth}))
+    other = phantom(tmp_path / "other.zarr", changed(TISSUE, {"block_depth": depth}))
     predict(
         other,
         model,
-        SETTINGS.model_copy(update={"batch": batch}),
+        changed(SETTINGS, {"batch": batch}),
         Execution(workers=workers, quiet=True),
     )
     for kind in ("labels", "probabilities"):
@@ -249,8 +248,9 @@ def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
     settings = PhantomSettings(shape=(9, 360, 360), voxel_nm=(20, 16, 16), cells=5, seed=9)
     sample = phantom(tmp_path / "t.zarr", settings)
     write_annotation(sample, "nucleus", (0, 8), truth_of(sample, "nucleus", (0, 8)))
-    training = QUICK.model_copy(
-        update={
+    training = changed(
+        QUICK,
+        {
             "width": 8,
             "read": 64,
             "see": 64,
@@ -258,7 +258,7 @@ def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
             "updates": 60,
             "learning_rate": 3e-3,
             "average": 0.9,
-        }
+        },
     )
     train([sample], tmp_path / "m.safetensors", training)
     network, recipe = load_checkpoint(tmp_path / "m.safetensors")
@@ -307,7 +307,7 @@ def test_threads_change_nothing(tissue: Sample, model: Path) -> None:
 
 
 def test_half_is_foreground() -> None:
-    assert quantised(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [
+    assert quantized(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [
         0,
         127,
         127,
@@ -320,13 +320,13 @@ def test_another_model_or_setting_is_refused(
     own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path
 ) -> None:
     predict(own_tissue, model, SETTINGS)
-    predict(own_tissue, model, SETTINGS.model_copy(update={"batch": 3}))  # no result depends on it
+    predict(own_tissue, model, changed(SETTINGS, {"batch": 3}))  # no result depends on it
     with pytest.raises(ResumeError, match=r"overlap: 0.25 -> 0.5"):
-        predict(own_tissue, model, SETTINGS.model_copy(update={"overlap": 0.5}))
+        predict(own_tissue, model, changed(SETTINGS, {"overlap": 0.5}))
     train(
         [tissue],
         tmp_path / "n.safetensors",
-        QUICK.model_copy(update={"structure": ("nucleus",), "updates": 1}),
+        changed(QUICK, {"structure": ("nucleus",), "updates": 1}),
     )
     with pytest.raises(
         ResumeError, match="has a probabilities/nucleus already, made by another command"
@@ -396,10 +396,10 @@ def test_flips_are_the_mean_of_four_predictions(
     )  # the mean is
     plain, flipped = (
         answer_of(own_tissue.image(), 1, [model], how)[1].mean
-        for how in (settings, settings.model_copy(update={"flips": True}))
+        for how in (settings, changed(settings, {"flips": True}))
     )
     assert plain.shape == flipped.shape == (len(recipe.structures), *image.shape[1:])
     assert not np.array_equal(plain, flipped)
     predict(own_tissue, model, settings)
     with pytest.raises(ResumeError, match="flips: false -> true"):
-        predict(own_tissue, model, settings.model_copy(update={"flips": True}))
+        predict(own_tissue, model, changed(settings, {"flips": True}))

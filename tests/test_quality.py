@@ -29,6 +29,7 @@ from sparsem.quality.fourier_ring import resolution_px, ring_correlation
 from sparsem.quality.neighbors import charging, compared, sketch_of, spacing
 from sparsem.quality.quality import Quality, quality
 from sparsem.quality.resin import Box, area_of_boxes, area_of_polygon, noise_in, proposed
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import kill_ten_times, put
@@ -37,7 +38,7 @@ SOUND = PhantomSettings(shape=(24, 320, 384), voxel_nm=(16, 16, 16), cells=2, se
 Image = NDArray[np.uint8]
 
 
-def grey(image: NDArray[Any]) -> Image:
+def gray(image: NDArray[Any]) -> Image:
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
@@ -55,7 +56,7 @@ def rank(true: ArrayLike, found: ArrayLike) -> float:
 
 
 def spectra(image: NDArray[Any]) -> Any:
-    found = spectrum_of(grey(image))
+    found = spectrum_of(gray(image))
     assert found is not None
     return found
 
@@ -96,7 +97,7 @@ def test_blur_is_ranked_by_sharpness_and_by_resolution(
     random = np.random.default_rng(2)
     blurs = [0.0, 0.5, 0.9, 1.3, 1.8, 2.5]
     made = [cv2.GaussianBlur(clean, (0, 0), blur) if blur else clean for blur in blurs]
-    slices = [grey(one + random.normal(0, noise, one.shape)) for one in made]
+    slices = [gray(one + random.normal(0, noise, one.shape)) for one in made]
     assert rank(blurs, [-sharpness(spectra(one)) for one in slices]) >= 0.9
     correlations = [ring_correlation(one) for one in slices]
     assert rank(blurs, [resolution_px(one) for one in correlations if one is not None]) >= 0.9
@@ -141,7 +142,7 @@ def test_rings_are_those_of_the_definition() -> None:
 
 
 def test_noise_alone_has_no_resolution() -> None:
-    found = ring_correlation(grey(128 + np.random.default_rng(5).normal(0, 20, (512, 512))))
+    found = ring_correlation(gray(128 + np.random.default_rng(5).normal(0, 20, (512, 512))))
     assert found is not None
     assert np.isnan(resolution_px(found)) or resolution_px(found) > 60
 
@@ -169,12 +170,12 @@ def with_stripes(image: NDArray[np.uint8], strength: float, seed: int) -> NDArra
     """Vertical stripes of a standard deviation in gray levels, two pixels wide."""
     noise = np.random.default_rng(seed).normal(0, 1, (1, image.shape[1])).astype(np.float32)
     stripes = np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.0), np.float64)
-    return grey(image * 0.8 + 20 + stripes * strength / stripes.std())
+    return gray(image * 0.8 + 20 + stripes * strength / stripes.std())
 
 
 @pytest.mark.parametrize("strength", [6.0, 12.0, 20.0])
 def test_stripes_are_as_strong_as_they_are(strength: float) -> None:
-    image = phantom_slice(SOUND.model_copy(update={"shape": (4, 1024, 1024)}), 2).image
+    image = phantom_slice(changed(SOUND, {"shape": (4, 1024, 1024)}), 2).image
     found = stripes_by_direction(spectra(with_stripes(image, strength, 1)))
     assert 255 * float(np.sqrt(found.variance[found.score.argmax()])) == pytest.approx(
         strength, rel=0.15
@@ -182,7 +183,7 @@ def test_stripes_are_as_strong_as_they_are(strength: float) -> None:
 
 
 def test_stripes_of_a_few_slices_are_found_in_these_alone(tmp_path: Path) -> None:
-    settings = SOUND.model_copy(update={"shape": (24, 256, 320), "curtaining": 0})
+    settings = changed(SOUND, {"shape": (24, 256, 320), "curtaining": 0})
     sample = phantom(tmp_path / "s.zarr", settings)
     image = sample.image().read(slice(None))
     striped = (3, 8, 9, 15, 20)
@@ -196,7 +197,7 @@ def test_stripes_of_a_few_slices_are_found_in_these_alone(tmp_path: Path) -> Non
 
 
 def test_lost_and_repeated_slices_have_their_distance() -> None:
-    settings = SOUND.model_copy(update={"shape": (48, 320, 384), "voxel_nm": (8, 8, 8)})
+    settings = changed(SOUND, {"shape": (48, 320, 384), "voxel_nm": (8, 8, 8)})
     places = [
         *range(10),
         11,
@@ -276,7 +277,7 @@ def columns(count: int = 40) -> dict[str, NDArray[np.float64]]:
         ("shift_part", 0.2, Light.RED, "shifted"),
         ("spacing", 0.1, Light.RED, "repeats the slice before"),
         ("likeness", 0.995, Light.RED, "repeats the slice before"),
-        ("contrast", 0.0, Light.RED, "one grey level everywhere"),
+        ("contrast", 0.0, Light.RED, "one gray level everywhere"),
         ("spacing", 2.0, Light.AMBER, "a slice lost before it"),
         ("spacing", 4.2, Light.RED, "about 3 slices lost before it"),
         ("spacing", 8.0, Light.RED, "about 7 slices lost before it"),
@@ -317,17 +318,17 @@ def test_a_bad_slice_is_not_taken_for_lost_ones() -> None:
     given["spacing"][[20, 21]] = 8
     assert unlike(given["likeness"], given["second_likeness"]).nonzero()[0].tolist() == [20]
     assert [z for z, one in enumerate(judged(given)) if one.light is not Light.GREEN] == [20]
-    given["second_likeness"][21] = 0.02  # nor are its neighbours alike: the stack is broken there
+    given["second_likeness"][21] = 0.02  # nor are its neighbors alike: the stack is broken there
     assert not unlike(given["likeness"], given["second_likeness"]).any()
 
 
 def test_sound_stacks_are_green_and_faults_are_found(tmp_path: Path) -> None:
     assert quality(phantom(tmp_path / "sound.zarr", SOUND)).light is Light.GREEN
-    bad = SOUND.model_copy(update={"jump_nm": 1500, "bad_slices": 2, "curtaining": 9, "seed": 5})
+    bad = changed(SOUND, {"jump_nm": 1500, "bad_slices": 2, "curtaining": 9, "seed": 5})
     sample = phantom(tmp_path / "bad.zarr", bad)
     found = quality(sample)
     truth = sample.read_table("phantom_slices")
-    alone = {z for z, one in found.worst() if "unlike its neighbours" in one.remarks}
+    alone = {z for z, one in found.worst() if "unlike its neighbors" in one.remarks}
     assert alone == set(np.flatnonzero(truth["bad"].to_numpy()).tolist())
     assert found.stripes_degrees == pytest.approx(-90, abs=2)
     table = sample.read_table("quality_raw")
@@ -337,11 +338,11 @@ def test_sound_stacks_are_green_and_faults_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("depth", "workers"), [(1, 0), (9, 2)])
 def test_blocks_and_workers_do_not_matter(tmp_path: Path, depth: int, workers: int) -> None:
-    small = SOUND.model_copy(update={"shape": (20, 128, 160)})
+    small = changed(SOUND, {"shape": (20, 128, 160)})
     tables = []
     for name, settings, on in (
         ("a", small, Execution(quiet=True)),
-        ("b", small.model_copy(update={"block_depth": depth}), Execution(workers, quiet=True)),
+        ("b", changed(small, {"block_depth": depth}), Execution(workers, quiet=True)),
     ):
         sample = phantom(tmp_path / f"{name}.zarr", settings)
         found: Quality = quality(sample, on=on)
@@ -356,7 +357,7 @@ def test_resin_is_noise_where_it_is_marked() -> None:
     random = np.random.default_rng(7)
     picture = 128 + 40 * cv2.GaussianBlur(random.standard_normal((400, 500)), (0, 0), 4) / 0.07
     picture[40:200, 60:260] = 150
-    made = grey(picture + random.normal(0, 8, picture.shape))
+    made = gray(picture + random.normal(0, 8, picture.shape))
     area = area_of_boxes([Box(50, 70, 190, 250)], made.shape)
     assert 255 * noise_in(made, area) == pytest.approx(8, rel=0.03)
     assert np.array_equal(
@@ -408,7 +409,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> None:
     found, truth = quality(faulty, on=Execution(quiet=True)), faulty.read_table("phantom_slices")
     charge, blur, offset = (
-        truth[name].to_numpy() for name in ("charge_grey", "blur_px", "offset_grey")
+        truth[name].to_numpy() for name in ("charge_gray", "blur_px", "offset_gray")
     )
     own, calm = found.columns, charge == 0
     charged = ~calm & np.isfinite(
@@ -464,7 +465,7 @@ def test_the_command_tells_which_slices_to_look_at(
     assert describe(faulty)["outdated"] == []
     equalize(
         faulty,
-        EqualizeSettings(way="standard", out="even", image="raw"),
+        EqualizeSettings(method="standard", out="even", image="raw"),
         Execution(quiet=True, overwrite=True),
     )
     assert describe(faulty)["outdated"] == ["tables/quality_even"]
@@ -473,7 +474,7 @@ def test_the_command_tells_which_slices_to_look_at(
 
 
 def test_a_killed_run_tells_the_same(tmp_path: Path) -> None:
-    small = SOUND.model_copy(update={"shape": (20, 128, 160), "block_depth": 1})
+    small = changed(SOUND, {"shape": (20, 128, 160), "block_depth": 1})
     samples = [phantom(tmp_path / f"{name}.zarr", small, Execution(quiet=True)) for name in "ab"]
     quality(samples[0], on=Execution(quiet=True))
     assert (
@@ -491,7 +492,7 @@ def test_a_stack_of_nothing_is_red_and_no_failure(tmp_path: Path) -> None:
     stack = random.integers(1, 255, (6, 64, 64)).astype(np.uint8)
     stack[2], stack[4] = 0, 77
     sample = phantom(
-        tmp_path / "s.zarr", SOUND.model_copy(update={"shape": (6, 64, 64)}), Execution(quiet=True)
+        tmp_path / "s.zarr", changed(SOUND, {"shape": (6, 64, 64)}), Execution(quiet=True)
     )
     put(sample, "", stack)
     found = quality(sample, on=Execution(quiet=True))

@@ -355,9 +355,9 @@ def broken(tmp_path: Path, fault: str) -> Path:
         return tmp_path / "a.docx"
     if fault == "empty folder":
         return folder
-    if fault == "colour":
+    if fault == "color":
         tifffile.imwrite(file, np.full((8, 8, 3), (0, 9, 0), np.uint8), photometric="rgb")
-    if fault == "colour slice":
+    if fault == "color slice":
         cv2.imwrite(str(folder / "s1.png"), np.full((8, 8, 3), (0, 9, 0), np.uint8))
         return folder
     if fault == "not a tiff":
@@ -389,8 +389,8 @@ def broken(tmp_path: Path, fault: str) -> Path:
         ("missing", "There is no file or folder"),
         ("unknown format", r"a.docx is of a format that is not read: expected .tif"),
         ("empty folder", "There are no TIFF or PNG slices in the folder"),
-        ("colour", r"a.tif is a color image \(8, 8, 3\); convert it to gray first"),
-        ("colour slice", r"s1.png is a color image \(8, 8, 3\); convert it to gray first"),
+        ("color", r"a.tif is a color image \(8, 8, 3\); convert it to gray first"),
+        ("color slice", r"s1.png is a color image \(8, 8, 3\); convert it to gray first"),
         ("not a tiff", r"a.tif cannot be read as TIFF .*; is it complete\?"),
         ("five axes", r"a.tif has the axes TZYX \(2, 3, 8, 8\); expected one time, or --time"),
         (
@@ -474,37 +474,37 @@ def imported(tmp_path: Path, stack: NDArray[Any], **settings: Any) -> Sample:
     return import_stack(tmp_path / "a.npy", target, ImportSettings(voxel_nm=(5, 5, 5), **settings))
 
 
-def test_numbers_of_any_type_become_grey_levels_and_how_is_recorded(tmp_path: Path) -> None:
+def test_numbers_of_any_type_become_gray_levels_and_how_is_recorded(tmp_path: Path) -> None:
     as_they_are = imported(tmp_path, STACK.astype(np.uint16) * 3)
     assert np.array_equal(as_they_are.image().read(slice(None)), STACK.astype(np.uint16) * 3)
     signed = imported(tmp_path, (STACK.astype(np.int16) - 128).astype(np.int8))
     assert np.array_equal(signed.image().read(slice(None)), STACK)  # bytes lose nothing
-    assert signed.history()[0]["settings"]["input grey levels"] == "-128 to 127 become 0 to 255"
+    assert signed.history()[0]["settings"]["input gray levels"] == "-128 to 127 become 0 to 255"
     for kind in (np.int16, np.int32, np.float32, np.float64, ">f4"):
         wide = imported(tmp_path, (STACK * 10.0 - 900).astype(kind)).image().read(slice(None))
         assert wide.dtype == np.uint16
         ends = np.median([np.percentile(one * 10.0 - 900, (0.1, 99.9)) for one in STACK], axis=0)
         expected = np.clip((STACK * 10.0 - 900 - ends[0]) / (ends[1] - ends[0]), 0, 1) * 65535
         assert np.abs(wide - expected).max() <= 0.51
-    chosen = imported(tmp_path, STACK.astype(np.float32) / 100, grey_levels=(0, 2.55), bits=8)
+    chosen = imported(tmp_path, STACK.astype(np.float32) / 100, gray_levels=(0, 2.55), bits=8)
     assert np.array_equal(chosen.image().read(slice(None)), STACK)
-    assert chosen.history()[0]["settings"]["input grey levels"] == "0 to 2.55 become 0 to 255"
+    assert chosen.history()[0]["settings"]["input gray levels"] == "0 to 2.55 become 0 to 255"
 
 
 @pytest.mark.parametrize(
     ("value", "settings", "sentence"),
     [
         (np.nan, {}, r"Slice 2 of a\.npy holds values that are not numbers \(NaN or infinite\)"),
-        (np.inf, {"grey_levels": (0, 1)}, r"Slice 2 of a\.npy holds values that are not numbers"),
+        (np.inf, {"gray_levels": (0, 1)}, r"Slice 2 of a\.npy holds values that are not numbers"),
         (
             1.0,
-            {"grey_levels": (5, 5)},
-            "--grey-levels takes what becomes black and what becomes white",
+            {"gray_levels": (5, 5)},
+            "--intensity-range takes what becomes black and what becomes white",
         ),
         (1.0, {}, "a.npy holds the same number, 1, almost everywhere"),
     ],
 )
-def test_numbers_that_cannot_become_grey_levels(
+def test_numbers_that_cannot_become_gray_levels(
     tmp_path: Path, value: float, settings: dict[str, Any], sentence: str
 ) -> None:
     stack = np.ones((5, 40, 60), np.float32)

@@ -43,11 +43,11 @@ def seen(picture: NDArray[np.uint8], motion: Motion, seed: int) -> NDArray[np.ui
 
 
 def at(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
-    """A view of ``SHAPE`` whose centre lies (y, x) off the middle of the picture."""
+    """A view of ``SHAPE`` whose center lies (y, x) off the middle of the picture."""
     linear = np.eye(2) if linear is None else linear
-    centre = (np.array(SHAPE) - 1) / 2
+    center = (np.array(SHAPE) - 1) / 2
     middle = np.array([209.5 + y, 239.5 + x])
-    return np.concatenate([linear, (middle - linear @ centre)[:, None]], axis=1)
+    return np.concatenate([linear, (middle - linear @ center)[:, None]], axis=1)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def true_places(count: int, kind: Kind) -> Motion:
     return joined(np.repeat(inverse(places[0])[None], count, axis=0), places)
 
 
-def links_of(places: Motion, neighbours: int, bad: tuple[int, ...] = ()) -> list[Link]:
-    pairs = [(z, z + k) for k in range(1, neighbours + 1) for z in range(len(places) - k)]
+def links_of(places: Motion, neighbors: int, bad: tuple[int, ...] = ()) -> list[Link]:
+    pairs = [(z, z + k) for k in range(1, neighbors + 1) for z in range(len(places) - k)]
     return [
         Link(i, j, joined(inverse(places[j]), places[i]), 0.7)
         for i, j in pairs
@@ -277,7 +277,7 @@ def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: Kind) -> Non
     assert found.bad == found.breaks == ()
 
 
-def test_bad_slices_lie_between_their_neighbours_and_gaps_are_bridged() -> None:
+def test_bad_slices_lie_between_their_neighbors_and_gaps_are_bridged() -> None:
     true = true_places(40, "translation")
     links = links_of(true, 2, bad=(7, 8))
     assert [group.tolist() for group in groups(40, links)][1:3] == [[7], [8]]

@@ -21,6 +21,7 @@ from sparsem.report.layers import layers_of
 from sparsem.report.mesh import Mesh, mesh_of, simplified
 from sparsem.report.scene3d.render import RenderSettings, render, with_object
 from sparsem.report.scene3d.solids import Cut, solids_of, whole_box
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.bodies import body
@@ -149,7 +150,7 @@ def test_solids_cut_open_show_their_inside(tissue_with_cells: Sample) -> None:
     (half,) = solids_of(layers[0], box, 1e9, 0, Cut("z", 9.5 / 19))
     assert half.mesh.vertices[:, 0].min() == pytest.approx(10 * 0.02, abs=0.012)
     assert volume_of(half.mesh) < 0.6 * volume_of(whole.mesh)
-    assert whole.colour == (213, 40, 30)
+    assert whole.color == (213, 40, 30)
 
 
 def test_every_cell_is_a_solid_of_its_own(tissue_with_cells: Sample) -> None:
@@ -157,19 +158,19 @@ def test_every_cell_is_a_solid_of_its_own(tissue_with_cells: Sample) -> None:
     assert layer.labels is not None
     solids = list(solids_of(layer, whole_box(layer.labels), 1e9, 3000))
     assert [one.name for one in solids] == ["7", "300", "70000"]
-    assert len({one.colour for one in solids}) == 3
+    assert len({one.color for one in solids}) == 3
     assert volume_of(solids[0].mesh) == pytest.approx(17 * 52 * 31 * VOXEL.volume_um3, rel=0.1)
     low = solids[1].mesh.vertices.min(axis=0)
     np.testing.assert_allclose(low, np.array([1, 4, 36]) * VOXEL / 1000, atol=0.012)
 
 
-def test_stills_show_the_structures_in_their_colours(
+def test_stills_show_the_structures_in_their_colors(
     tissue_with_cells: Sample, tmp_path: Path
 ) -> None:
     path = render(
         tissue_with_cells,
         tmp_path / "a.png",
-        SMALL.model_copy(update={"structure": ("nucleolus",)}),
+        changed(SMALL, {"structure": ("nucleolus",)}),
     )
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert picture.shape == (120, 160, 3)
@@ -185,32 +186,30 @@ def test_stills_show_the_structures_in_their_colours(
 def test_one_object_is_drawn_close_and_cut(tissue_with_cells: Sample, tmp_path: Path) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     measure(sample, MeasureSettings(texture=False))
-    near = SMALL.model_copy(
-        update={"structure": ("nucleus", "nucleolus"), "object": "nucleus=2", "cut": "z"}
+    near = changed(
+        SMALL, {"structure": ("nucleus", "nucleolus"), "object": "nucleus=2", "cut": "z"}
     )
     assert render(sample, tmp_path / "a.png", near).exists()
     with pytest.raises(InputError, match="has no object 9; it has 2"):
-        render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus=9"}))
+        render(sample, tmp_path / "b.png", changed(near, {"object": "nucleus=9"}))
     picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     render(
         sample,
         tmp_path / "whole.png",
-        near.model_copy(update={"structure": ("nucleus", "nucleolus", "mitochondrion")}),
+        changed(near, {"structure": ("nucleus", "nucleolus", "mitochondrion")}),
     )
     same = np.asarray(Image.open(tmp_path / "whole.png").convert("RGB")).astype(int)
     assert (
         np.abs(same - picture).mean() < 3
     )  # a mitochondrion that is near lies in no nucleus; only the legend is the same
     with pytest.raises(InputError, match="expects NAME=NUMBER"):
-        render(sample, tmp_path / "b.png", near.model_copy(update={"object": "nucleus"}))
+        render(sample, tmp_path / "b.png", changed(near, {"object": "nucleus"}))
 
 
 def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> None:
     import cv2
 
-    settings = SMALL.model_copy(
-        update={"structure": ("nucleus",), "seconds": 0.4, "frames_per_second": 10}
-    )
+    settings = changed(SMALL, {"structure": ("nucleus",), "seconds": 0.4, "frames_per_second": 10})
     video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
     frames = []
     while True:
@@ -236,7 +235,7 @@ def test_pictures_are_refused_in_a_sentence(tissue_with_cells: Sample, tmp_path:
         render(
             tissue_with_cells,
             tmp_path / "a.png",
-            SMALL.model_copy(update={"structure": ("lysosome",)}),
+            changed(SMALL, {"structure": ("lysosome",)}),
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there.png"]
 
@@ -361,7 +360,7 @@ def test_specks_that_measure_left_out_are_in_no_file_either(
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     smallest = sorted(measured_volumes(sample, MeasureSettings(texture=False)))
     least = {"mitochondrion": (smallest[0] + smallest[1]) / 2}
-    again = measured_volumes(sample, MeasureSettings(texture=False, least_um3=least))
+    again = measured_volumes(sample, MeasureSettings(texture=False, min_volume_um3=least))
     assert sorted(again) == pytest.approx(smallest[1:])
     mask = tifffile.imread(export(sample, ["mitochondrion"], tmp_path / "a.tif"))
     assert mask.dtype == np.uint8
@@ -377,7 +376,7 @@ def measured_volumes(sample: Sample, settings: MeasureSettings) -> list[float]:
     return list(sample.read_table("mitochondrion")["volume_um3"].to_pylist())
 
 
-def test_an_obj_has_its_colours_beside_it(tissue_with_cells: Sample, tmp_path: Path) -> None:
+def test_an_obj_has_its_colors_beside_it(tissue_with_cells: Sample, tmp_path: Path) -> None:
     path = export(tissue_with_cells, ["nucleus", "nucleolus"], tmp_path / "a.obj")
     named = [
         line.split()[1]
@@ -385,12 +384,12 @@ def test_an_obj_has_its_colours_beside_it(tissue_with_cells: Sample, tmp_path: P
         if line.startswith("mtllib")
     ]
     assert named == ["a.mtl"]
-    colours = (tmp_path / "a.mtl").read_text(encoding="utf-8")
+    colors = (tmp_path / "a.mtl").read_text(encoding="utf-8")
     used = {
         line.split()[1]
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.startswith("usemtl")
     }
-    assert used == {line.split()[1] for line in colours.splitlines() if line.startswith("newmtl")}
+    assert used == {line.split()[1] for line in colors.splitlines() if line.startswith("newmtl")}
     assert len(used) == 2
-    assert "http" not in path.read_text(encoding="utf-8") + colours
+    assert "http" not in path.read_text(encoding="utf-8") + colors

@@ -21,12 +21,12 @@ from sparsem.labels.constrain import constrain, release
 from sparsem.labels.results import describe
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.encode import cells_picture, grey_picture, mask_picture, packed_mesh
+from sparsem.report.encode import cells_picture, gray_picture, mask_picture, packed_mesh
 from sparsem.report.mesh import Mesh
 from sparsem.report.report import ReportSettings, report
 from sparsem.report.slices import scale_bar, slice_pictures
 from sparsem.score.score import score
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
 from sparsem.workflow.execution import Execution
@@ -37,8 +37,8 @@ from tests.test_measure import SHAPE, tissue_of
 pytestmark = pytest.mark.xdist_group("report")  # one process makes the sample and its page
 
 AGAIN = Execution(overwrite=True, quiet=True)
-SMALL = ReportSettings(slice_count=5, triangles=6000)
-MEASURES = MeasureSettings(least_voxels=8, spectrum_sizes=3, protrusion_nm=60)
+SMALL = ReportSettings(n_slices=5, triangles=6000)
+MEASURES = MeasureSettings(min_voxels=8, spectrum_sizes=3, protrusion_nm=60)
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +128,9 @@ def test_everything_is_on_it(page: Path, complete: Sample) -> None:
 
 
 def test_pictures_are_what_they_are_of(complete: Sample) -> None:
-    grey = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
+    gray = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
     assert (
-        np.abs(np.asarray(opened(grey_picture(grey, 95)).convert("L")).astype(int) - grey).mean()
+        np.abs(np.asarray(opened(gray_picture(gray, 95)).convert("L")).astype(int) - gray).mean()
         < 4
     )
     mask = drawn("....", ".11.", ".11.") > 0
@@ -165,9 +165,7 @@ def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_pat
     words = told(
         sample,
         page,
-        SMALL.model_copy(
-            update={"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}
-        ),
+        changed(SMALL, {"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}),
     )
     assert "s.zarr has no labels/lysosome" in words
     assert (
@@ -232,7 +230,7 @@ def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) 
 @pytest.mark.usefixtures("few_plots")
 def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: Path) -> None:
     other = copy_of(complete, tmp_path / "cost$\\frac$x.zarr")
-    measure(other, MEASURES.model_copy(update={"texture_nm": 80.0}), AGAIN)
+    measure(other, changed(MEASURES, {"texture_nm": 80.0}), AGAIN)
     for name in ("nucleus", "nucleolus", "mitochondrion"):
         table = other.read_table(name)
         column = table.column_names.index("texture_voxel_nm")
@@ -249,7 +247,7 @@ def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: P
         report(
             [complete.path, other.path],
             tmp_path / "s.html",
-            SMALL.model_copy(update={"truth": {"nucleus": "x.tif"}}),
+            changed(SMALL, {"truth": {"nucleus": "x.tif"}}),
         )
 
 
@@ -373,8 +371,8 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
         "const one = document.querySelector('canvas'); return Number(one.dataset.drawn || 0)"
     )
     until(lambda: browser.execute_script(drawn_scene))
-    colours, covered = browser.execute_script(PIXELS)
-    assert colours > 30  # the 3D scene draws
+    colors, covered = browser.execute_script(PIXELS)
+    assert colors > 30  # the 3D scene draws
     assert covered > 1000
 
     def source(kind: str) -> list[str]:
@@ -402,7 +400,7 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     frames = browser.execute_script(drawn_scene)
     browser.execute_script("document.querySelector('.scene input.layer').click()")  # and in 3D
     until(lambda: browser.execute_script(drawn_scene) > frames)
-    assert browser.execute_script(PIXELS) != [colours, covered]
+    assert browser.execute_script(PIXELS) != [colors, covered]
     frames = browser.execute_script(drawn_scene)
     press = "document.querySelector('canvas').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
     browser.execute_script(press)  # it turns by the keyboard

@@ -1,4 +1,4 @@
-"""Learning from unlabelled slices: the ramp, boxes, who teaches whom, resuming, and what is written."""
+"""Learning from unlabeled slices: the ramp, boxes, who teaches whom, resuming, and what is written."""
 
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ from sparsem.segment.semi_supervised import (
     MixedSampler,
     Ramp,
     draw_boxes,
-    fit_with_unlabelled,
+    fit_with_unlabeled,
     start_pair,
-    step_with_unlabelled,
+    step_with_unlabeled,
 )
 from sparsem.segment.train import job_of, train
-from sparsem.segment.training_slices import learning_slices, unlabelled_slices
+from sparsem.segment.training_slices import learning_slices, unlabeled_slices
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from tests.conftest import LABELLED, QUICK, copy_of
+from tests.conftest import LABELED, QUICK, copy_of
 
 CPU = torch.device("cpu")
 
@@ -32,14 +33,14 @@ CPU = torch.device("cpu")
 def quick(**changes: Any) -> TrainSettings:
     return TrainSettings.model_validate(
         QUICK.model_dump()
-        | {"semi": "cps", "unlabelled": 5, "rise": (0.2, 0.5), "batch": 3}
+        | {"semi": "cps", "unlabeled": 5, "rise": (0.2, 0.5), "batch": 3}
         | changes
     )
 
 
 def sampler_for(sample: Sample, settings: TrainSettings) -> MixedSampler:
     slices, recipe, _ = learning_slices([sample], ("nucleus",), settings)
-    free, _ = unlabelled_slices([sample], slices, recipe, settings)
+    free, _ = unlabeled_slices([sample], slices, recipe, settings)
     return MixedSampler(slices, free, settings, 4.0, Ramp(2.0, 6.0, 1.0))
 
 
@@ -64,12 +65,12 @@ def test_boxes_are_a_quarter_to_a_half_of_the_tile() -> None:
 
 
 def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue: Sample) -> None:
-    settings = quick(grey=0.0)
+    settings = quick(intensity_augmentation=0.0)
     sampler = sampler_for(tissue, settings)
     assert sampler.batch(2).images.size == 0  # the weight is still 0: nothing is drawn
     one, again, other = sampler.batch(4), sampler_for(tissue, settings).batch(4), sampler.batch(5)
     pairs: list[Any] = list(
-        zip((*one.labelled, *one[1:]), (*again.labelled, *again[1:]), strict=True)
+        zip((*one.labeled, *one[1:]), (*again.labeled, *again[1:]), strict=True)
     )
     assert all(np.array_equal(a, b) for a, b in pairs)
     assert not np.array_equal(one.images, other.images)
@@ -77,26 +78,30 @@ def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue:
     before = np.roll(one.images, 1, axis=0)
     assert np.array_equal(one.mixed, np.where(one.boxes, before, one.images))
     assert one.truth.shape == (3, 1, 32, 32)
-    whole = sampler_for(tissue, quick(grey=0.0, cutmix=False)).batch(4).truth.reshape(3, -1)
+    whole = (
+        sampler_for(tissue, quick(intensity_augmentation=0.0, cutmix=False))
+        .batch(4)
+        .truth.reshape(3, -1)
+    )
     assert sorted((whole == UNKNOWN).mean(axis=1)) == [
         0,
         0,
         1,
     ]  # of three tiles two hold the structure and its truth
-    plain = sampler_for(tissue, quick(grey=0.0, cutmix=False)).batch(4)
+    plain = sampler_for(tissue, quick(intensity_augmentation=0.0, cutmix=False)).batch(4)
     assert np.array_equal(plain.mixed, plain.images)
 
 
 def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
     """By hand: the gradient of the first is that of its own loss and of the Dice loss against the second one's mask, mixed as the tiles."""
-    settings = quick(precision="float32", average=0.0, clip=1e9)
+    settings = quick(precision="float32", ema=0.0, max_grad_norm=1e9)
     _, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
     pair, alone = start_pair(recipe, settings, CPU), start_pair(recipe, settings, CPU)
     assert not torch.equal(
         next(pair.members[0].network.parameters()), next(pair.members[1].network.parameters())
     )
     batch = sampler_for(tissue, settings).batch(6)
-    step_with_unlabelled(pair, batch, 0.7, settings, CPU)
+    step_with_unlabeled(pair, batch, 0.7, settings, CPU)
     first, second = (one.network.train() for one in alone.members)
     images, boxes, mixed = (
         torch.from_numpy(batch.images),
@@ -104,18 +109,18 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
         torch.from_numpy(batch.mixed),
     )
     with torch.no_grad():
-        first(images)  # batch normalisation sees them
+        first(images)  # batch normalization sees them
         said = (second(images).sigmoid() > 0.5).float()
     said = torch.where(boxes, said.roll(1, 0), said)
     truth = torch.from_numpy(batch.truth)
-    assert 0 < (truth != UNKNOWN).float().mean() < 1  # tiles of labelled slices and of others
+    assert 0 < (truth != UNKNOWN).float().mean() < 1  # tiles of labeled slices and of others
     said = torch.where(truth == UNKNOWN, said, (truth == 1).float())
-    labelled, target = (torch.from_numpy(one) for one in batch.labelled)
+    labeled, target = (torch.from_numpy(one) for one in batch.labeled)
 
     def soft_dice(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return 1 - (2 * (p * t).sum() + 1) / ((p * p).sum() + t.sum() + 1)
 
-    loss = soft_dice(first(labelled).sigmoid(), (target == 1).float()) + 0.7 * soft_dice(
+    loss = soft_dice(first(labeled).sigmoid(), (target == 1).float()) + 0.7 * soft_dice(
         first(mixed).sigmoid(), said
     )
     loss.backward()
@@ -130,12 +135,12 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
 def test_a_mean_teacher_is_the_running_average(tissue: Sample) -> None:
     settings = quick(semi="mean-teacher")
     slices, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
-    free, _ = unlabelled_slices([tissue], slices, recipe, settings)
+    free, _ = unlabeled_slices([tissue], slices, recipe, settings)
     state = start_pair(recipe, settings, CPU)
     assert len(state.members) == 1
     losses = [
         progress.loss
-        for progress in fit_with_unlabelled(state, slices, free, [], settings, CPU, 4.0)
+        for progress in fit_with_unlabeled(state, slices, free, [], settings, CPU, 4.0)
     ]
     assert len(losses) == settings.updates
     assert np.isfinite(losses).all()
@@ -143,7 +148,7 @@ def test_a_mean_teacher_is_the_running_average(tissue: Sample) -> None:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
-    whole = fit_with_unlabelled
+    whole = fit_with_unlabeled
 
     def part(*arguments: Any) -> Any:
         for number, progress in enumerate(whole(*arguments), 1):
@@ -151,14 +156,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
             if number == updates:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(sparsem.segment.train, "fit_with_unlabelled", part)
+    monkeypatch.setattr(sparsem.segment.train, "fit_with_unlabeled", part)
 
 
 @pytest.mark.parametrize("semi", ["cps", "mean-teacher"])
 def test_stopped_and_continued_is_as_if_never_stopped(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semi: Any
 ) -> None:
-    settings = quick(semi=semi, validation_slices=1, validate_every=4, both=semi == "cps")
+    settings = quick(semi=semi, n_validation_slices=1, validate_every=4, save_second=semi == "cps")
     train([tissue], tmp_path / "whole.safetensors", settings)
     for updates in (2, 7):  # before and after the weight rises
         with monkeypatch.context() as patch:
@@ -178,49 +183,51 @@ def test_stopped_and_continued_is_as_if_never_stopped(
 def test_the_better_network_is_written_whatever_its_architecture(
     tissue: Sample, tmp_path: Path
 ) -> None:
-    settings = quick(second="unet", validation_slices=1, validate_every=4, both=True)
+    settings = quick(
+        second_architecture="unet", n_validation_slices=1, validate_every=4, save_second=True
+    )
     recipe = train([tissue], tmp_path / "m.safetensors", settings)
     other = read_recipe(tmp_path / "m.second.safetensors")
     assert {recipe.model, other.model} == {"resunet", "unet"}
     assert recipe.training["validation dice"] >= other.training["validation dice"]
     load_tensors(tmp_path / "m.safetensors")
     with pytest.raises(ResumeError, match="was trained otherwise"):
-        train([tissue], tmp_path / "m.safetensors", settings.model_copy(update={"lam": 0.5}))
+        train([tissue], tmp_path / "m.safetensors", changed(settings, {"lam": 0.5}))
 
 
-def test_unlabelled_slices_are_evenly_spaced_and_none_is_labelled(
+def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
     tissue: Sample, own_tissue: Sample
 ) -> None:
-    settings = quick(unlabelled=6)
+    settings = quick(unlabeled_slices=6)
     slices, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
-    found, inputs = unlabelled_slices([tissue], slices, recipe, settings)
+    found, inputs = unlabeled_slices([tissue], slices, recipe, settings)
     assert len(found) == 6
     assert found[0].shape == slices[0].image.shape
-    labelled = {each.image.tobytes() for each in slices}
-    assert not [one for one in found if one.tobytes() in labelled]
-    assert inputs == {"unlabelled 1": tissue.image().fingerprint}
-    more, inputs = unlabelled_slices(
-        [tissue], slices, recipe, quick(unlabelled=6, also=(str(own_tissue.path),))
+    labeled = {each.image.tobytes() for each in slices}
+    assert not [one for one in found if one.tobytes() in labeled]
+    assert inputs == {"unlabeled 1": tissue.image().fingerprint}
+    more, inputs = unlabeled_slices(
+        [tissue], slices, recipe, quick(unlabeled=6, also=(str(own_tissue.path),))
     )
     assert len(more) == 6
-    assert sorted(inputs) == ["unlabelled 1", "unlabelled 2"]
+    assert sorted(inputs) == ["unlabeled 1", "unlabeled 2"]
     with pytest.raises(SampleError, match=r"There is no sample at none\.zarr"):
-        unlabelled_slices([tissue], slices, recipe, quick(also=("none.zarr",)))
+        unlabeled_slices([tissue], slices, recipe, quick(unlabeled_sample=("none.zarr",)))
     everything = [
         each.__class__(each.image, each.target, tissue.name, z)
         for each in slices[:1]
         for z in range(19)
     ]
     with pytest.raises(
-        InputError, match="Every slice is labelled: --semi learns from slices that are not"
+        InputError, match="Every slice is labeled: --semi learns from slices that are not"
     ):
-        unlabelled_slices([tissue], everything, recipe, settings)
+        unlabeled_slices([tissue], everything, recipe, settings)
 
 
-def test_another_unlabelled_image_is_another_training(tissue: Sample, tmp_path: Path) -> None:
+def test_another_unlabeled_image_is_another_training(tissue: Sample, tmp_path: Path) -> None:
     own = copy_of(tissue, tmp_path / "other.zarr")
     one = job_of([tissue], tmp_path / "m.safetensors", quick())
     two = job_of([tissue], tmp_path / "m.safetensors", quick(also=(str(own.path),)))
     assert one.inputs != two.inputs
-    assert len(one.slices) == len(LABELLED)
+    assert len(one.slices) == len(LABELED)
     assert Execution().quiet is False

@@ -89,7 +89,7 @@ def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches
     assert found[1, 3] in (1, 2)  # the bridge
     assert np.array_equal(np.delete(found, 3, axis=1), np.delete(carried, 3, axis=1))
     islands = with_islands(found, mask, 70_000, 0)
-    assert islands[1, 9] == islands[2, 8] == 70_001  # neighbours across a corner are one island
+    assert islands[1, 9] == islands[2, 8] == 70_001  # neighbors across a corner are one island
     assert np.unique(islands).tolist() == [0, 1, 2, 70_001]
 
 
@@ -191,8 +191,8 @@ def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(
 def linear(picture: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
     for new in shape:  # the columns first, then, turned round, the rows
         old = len(picture)
-        centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-        picture = np.stack([np.interp(centre, np.arange(old), column) for column in picture.T])
+        center = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        picture = np.stack([np.interp(center, np.arange(old), column) for column in picture.T])
     return picture
 
 

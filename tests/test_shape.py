@@ -173,7 +173,7 @@ def test_surface_equals_the_plain_version(voxel: tuple[float, float, float]) -> 
     assert found.area[0] == pytest.approx(plain_surface(blob, voxel), rel=1e-9)
 
 
-def test_surfaces_of_neighbours_do_not_mix_and_blocks_do_not_matter() -> None:
+def test_surfaces_of_neighbors_do_not_mix_and_blocks_do_not_matter() -> None:
     labels = np.random.default_rng(1).integers(0, 3, (12, 10, 11)).astype(np.uint32)
     centroids = moments(labels).centroids
     whole = surface(labels, EVEN, centroids)
@@ -200,7 +200,7 @@ def test_a_sheet_of_one_voxel_keeps_both_sides_and_a_cut_object_is_closed() -> N
 
 
 def counted(mask: NDArray[np.bool_]) -> int:
-    """Voxel centres in the hull, every one tested against every side."""
+    """Voxel centers in the hull, every one tested against every side."""
     hull = ConvexHull(np.argwhere(mask))
     inside = (
         np.indices(mask.shape).reshape(3, -1).T @ hull.equations[:, :3].T + hull.equations[:, 3]

@@ -8,7 +8,7 @@ import pytest
 from sparsem.annotation.importing import AnnotationSettings
 from sparsem.errors import SettingsError
 from sparsem.experiment.models import ModelsSettings
-from sparsem.quality.images import PicturesSettings
+from sparsem.quality.images import ImagesSettings
 from sparsem.report.export import ExportSettings
 from sparsem.report.report import ReportSettings
 from sparsem.score.score import ScoreSettings
@@ -18,8 +18,8 @@ from sparsem.training.settings import TrainSettings
 Fields = list[tuple[type[Settings], str]]
 NUMBERS: Fields = [
     (TrainSettings, "slices"),
-    (TrainSettings, "validate_on"),
-    (PicturesSettings, "slices"),
+    (TrainSettings, "validation_slices"),
+    (ImagesSettings, "slices"),
     (ExportSettings, "slices"),
 ]
 CHOICES: Fields = [

@@ -39,7 +39,7 @@ def test_tiles_cover_every_pixel(length: int, edge: int, data: st.DataObject) ->
     assert covered[:length].all()
 
 
-def test_neighbours_are_all_tiles_that_share_pixels() -> None:
+def test_neighbors_are_all_tiles_that_share_pixels() -> None:
     slicing = Slicing((101, 75), (40, 32), (10, 8))
     windows = slicing.windows
     plain = [
@@ -50,7 +50,7 @@ def test_neighbours_are_all_tiles_that_share_pixels() -> None:
             > np.maximum(windows[one][:2], windows[other][:2])
         ).all()
     ]
-    assert slicing.neighbours == plain
+    assert slicing.neighbors == plain
 
 
 def oracle(truth: NDArray[np.float32], slicing: Slicing, jitter: float = 0, seed: int = 0) -> Found:

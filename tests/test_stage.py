@@ -26,7 +26,7 @@ from tests.conftest import copy_of, files_in
 
 
 class BrightenSettings(Settings):
-    by: int = Field(10, description="grey levels")
+    by: int = Field(10, description="gray levels")
 
 
 class StopError(Exception):

@@ -60,14 +60,14 @@ def test_levels_halve_until_they_are_small_and_stay_in_place() -> None:
     assert spec.level_runs() == [[(0, 16), (1, 16), (2, 16), (3, 8)]]
 
 
-def test_level_transformations_say_where_the_centres_lie(tmp_path: Path) -> None:
+def test_level_transformations_say_where_the_centers_lie(tmp_path: Path) -> None:
     spec = volume_spec("", (4, 2000, 600), np.uint8, Kind.IMAGE, VoxelSize(4, 4, 4), 2)
     create_volume(tmp_path / "a.zarr", spec, "f")
     datasets = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["ome"][
         "multiscales"
     ][0]["datasets"]
     assert [one["coordinateTransformations"][0]["scale"][1] for one in datasets] == [4, 8, 16]
-    # The centre of the first cell of level 2 is that of 4 fine voxels: 1.5 voxels of 4 nm beyond the first voxel's.
+    # The center of the first cell of level 2 is that of 4 fine voxels: 1.5 voxels of 4 nm beyond the first voxel's.
     assert datasets[2]["coordinateTransformations"][1]["translation"] == [6, 6, 6]
 
 

@@ -1,4 +1,4 @@
-"""Which slices to label next, and what to expect of those that nobody labelled."""
+"""Which slices to label next, and what to expect of those that nobody labeled."""
 
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from sparsem.segment.predict import PredictSettings, answer_of, predict
 from sparsem.segment.suggest import SuggestSettings, chosen, spread_out, suggest
 from sparsem.segment.train import train
 from sparsem.segment.uncertainty import entropy, together
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
-from tests.conftest import LABELLED, QUICK, copy_of, put, truth_of, untaught_model
+from tests.conftest import LABELED, QUICK, copy_of, put, truth_of, untaught_model
 
 REPLACE = Execution(overwrite=True, quiet=True)
 
@@ -29,15 +30,15 @@ def test_slices_lie_evenly_at_first_and_in_the_widest_gaps_later() -> None:
     assert spread_out(21, [3], 2) == [20, 11]
     assert spread_out(7, [], 3, copies=[3, 6]) == [0, 2, 5]
     assert spread_out(21, [0, 20], 1, copies=[9, 10, 11]) == [8]
-    with pytest.raises(InputError, match="Cannot suggest 1 slices: 0 are not labelled"):
+    with pytest.raises(InputError, match="Cannot suggest 1 slices: 0 are not labeled"):
         spread_out(3, [0, 1], 1, copies=[2])
-    with pytest.raises(InputError, match="Cannot suggest 3 slices: 2 are not labelled"):
+    with pytest.raises(InputError, match="Cannot suggest 3 slices: 2 are not labeled"):
         spread_out(4, [0, 1], 3)
 
 
-def test_doubt_decides_but_not_beside_a_labelled_slice() -> None:
+def test_doubt_decides_but_not_beside_a_labeled_slice() -> None:
     doubt = np.array([9.0, 8, 1, 1, 1, 1, 2, 3, 2, 1])
-    assert chosen(doubt, [0], 1) == [7]  # slice 1 is doubtful, but its neighbour is labelled
+    assert chosen(doubt, [0], 1) == [7]  # slice 1 is doubtful, but its neighbor is labeled
     assert chosen(doubt, [], 1) == [0]
     first = chosen(np.ones(100), [0, 99], 3)
     assert sorted(first)[1] == pytest.approx(50, abs=26)
@@ -46,7 +47,7 @@ def test_doubt_decides_but_not_beside_a_labelled_slice() -> None:
     holes[[2, 6]] = 1
     assert set(chosen(holes, [], 2)) == {2, 6}
     with pytest.raises(
-        InputError, match="Cannot suggest 2 slices: 1 that are not labelled were looked at"
+        InputError, match="Cannot suggest 2 slices: 1 that are not labeled were looked at"
     ):
         chosen(holes, [2], 2)
 
@@ -96,7 +97,7 @@ def test_suggestions_from_probabilities(own_tissue: Sample) -> None:
 def test_folds_promise_a_dice_and_leave_models_that_disagree(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
-    settings = QUICK.model_copy(update={"folds": 3, "updates": 25})
+    settings = changed(QUICK, {"folds": 3, "updates": 25})
     out = tmp_path / "m.safetensors"
     (promise,) = cross_validate([own_tissue], out, settings)
     assert promise.structure == "nucleus"
@@ -105,7 +106,7 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(
     assert promise.spread == pytest.approx(np.std(promise.dice, ddof=1))
     held = [read_recipe(fold_path(out, n)).training["held out"] for n in (1, 2, 3)]
     assert held == [["tissue 0"], ["tissue 9"], ["tissue 18"]] or held == [
-        [f"own {z}"] for z in LABELLED
+        [f"own {z}"] for z in LABELED
     ]
     rows = (tmp_path / "m.folds.csv").read_text().splitlines()
     assert rows[0] == "structure,mean,spread,fold1,fold2,fold3"
@@ -119,7 +120,7 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(
     found = suggest(own_tissue, "nucleus", SuggestSettings(n=2, model=models))
     assert found.by == "disagreement"
     assert len(found.z) == 2
-    assert not set(found.z) & set(LABELLED)
+    assert not set(found.z) & set(LABELED)
     assert (found.doubt >= -1e-9).all()
     spread = suggest(own_tissue, "nucleus", SuggestSettings(n=1, model=models, every=4))
     assert np.nonzero(~np.isnan(spread.doubt))[0].tolist() == [2, 6, 10, 14, 18]
@@ -154,26 +155,22 @@ def _mean_and_doubt_are_written(
 
 def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) -> None:
     for folds in (1, 4):
-        with pytest.raises(InputError, match="--folds takes 2 to 3, the number of labelled slices"):
+        with pytest.raises(InputError, match="--folds takes 2 to 3, the number of labeled slices"):
             cross_validate(
-                [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": folds})
+                [own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": folds})
             )
-    cross_validate([own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 2}))
+    cross_validate([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 2}))
     with pytest.raises(ResumeError, match="fold: 1 of 2 -> 1 of 3"):
-        cross_validate(
-            [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3})
-        )
+        cross_validate([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3}))
 
 
-def test_some_of_the_labelled_slices_only(own_tissue: Sample, tmp_path: Path) -> None:
-    recipe = train(
-        [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"slices": (0, 18)})
-    )
+def test_some_of_the_labeled_slices_only(own_tissue: Sample, tmp_path: Path) -> None:
+    recipe = train([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"slices": (0, 18)}))
     assert [name.rsplit(" ", 1)[-1] for name in recipe.training["learnt from"]] == ["0", "18"]
     with pytest.raises(
-        InputError, match=r"Slice 4 of own\.zarr is not labelled; labelled are 0, 9, 18"
+        InputError, match=r"Slice 4 of own\.zarr is not labeled; labeled are 0, 9, 18"
     ):
-        train([own_tissue], tmp_path / "n.safetensors", QUICK.model_copy(update={"slices": (0, 4)}))
+        train([own_tissue], tmp_path / "n.safetensors", changed(QUICK, {"slices": (0, 4)}))
 
 
 def test_everything_annotated_together(own_tissue: Sample, tmp_path: Path) -> None:
@@ -218,7 +215,7 @@ def test_models_are_asked_about_one_structure_at_a_time_and_by_name(
 def test_cells_are_doubted_by_their_interior_and_boundary(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
-    write_annotation(own_tissue, "cells", LABELLED, truth_of(own_tissue, "cells", LABELLED))
+    write_annotation(own_tissue, "cells", LABELED, truth_of(own_tissue, "cells", LABELED))
     doubt = np.zeros(own_tissue.image().shape, np.uint8)
     put(own_tissue, "probabilities/cells-interior", doubt, 7)
     doubt[5, 20:60] = 128
@@ -229,10 +226,10 @@ def test_cells_are_doubted_by_their_interior_and_boundary(
     model = a_model(tmp_path / "m.safetensors", ("cells-interior", "cells-boundary"), 1)
     assert not set(
         suggest(own_tissue, "cells", SuggestSettings(n=16, model=(model,), every=1)).z
-    ) & set(LABELLED)
+    ) & set(LABELED)
 
 
-def test_folds_leave_out_neighbouring_slices_together() -> None:
+def test_folds_leave_out_neighboring_slices_together() -> None:
     def of(*z: int) -> list[tuple[str, int]]:
         return [("a", one) for one in z]
 
@@ -253,16 +250,14 @@ def test_folds_leave_out_neighbouring_slices_together() -> None:
 def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
-    slices = truth_of(own_tissue, "nucleus", LABELLED)
+    slices = truth_of(own_tissue, "nucleus", LABELED)
     write_annotation(
-        own_tissue, "nucleus", LABELLED, [slices[0], 0 * slices[1], 0 * slices[2]], overwrite=True
+        own_tissue, "nucleus", LABELED, [slices[0], 0 * slices[1], 0 * slices[2]], overwrite=True
     )
     with pytest.raises(
         InputError, match=r"Without the held-out own 0 no labeled slice holds 'nucleus'"
     ):
-        train_and_promise(
-            [own_tissue], tmp_path / "m.safetensors", QUICK.model_copy(update={"folds": 3})
-        )
+        train_and_promise([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3}))
     assert not list(tmp_path.glob("m.*"))
 
 

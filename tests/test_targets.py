@@ -13,9 +13,9 @@ from sparsem.segment.predict import predict
 from sparsem.segment.targets import interior_and_boundary, shrink_labels
 from sparsem.segment.train import train
 from sparsem.segment.training_slices import learning_slices
-from sparsem.settings import parse
+from sparsem.settings import changed, parse
 from sparsem.store.sample import Sample
-from tests.conftest import LABELLED, QUICK, drawn, truth_of
+from tests.conftest import LABELED, QUICK, drawn, truth_of
 
 
 def shown(target: NDArray[np.uint8]) -> list[str]:
@@ -45,7 +45,7 @@ def test_the_width_counts_both_sides(width: float, row: str) -> None:
     ) == [row]
 
 
-def test_neighbours_that_nobody_annotated_are_not_background() -> None:
+def test_neighbors_that_nobody_annotated_are_not_background() -> None:
     cells = drawn("..1122..", "..1122..")
     looked_at = known("??1122??", "??1122??")
     interior, boundary = interior_and_boundary(cells, looked_at, width_px=2, outlined=True)
@@ -95,8 +95,8 @@ def test_an_id_for_background_where_nothing_is_unknown(own_tissue: Sample) -> No
 def test_one_network_learns_interior_boundary_and_a_structure(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
-    write_annotation(own_tissue, "cells", LABELLED, truth_of(own_tissue, "cells", LABELLED))
-    settings = QUICK.model_copy(update={"structure": ("nucleus",), "cells": "cells"})
+    write_annotation(own_tissue, "cells", LABELED, truth_of(own_tissue, "cells", LABELED))
+    settings = changed(QUICK, {"structure": ("nucleus",), "cells": "cells"})
     recipe = train([own_tissue], tmp_path / "m.safetensors", settings)
     assert recipe.structures == ("nucleus", "cells-interior", "cells-boundary")
     slices, _, _ = learning_slices([own_tissue], recipe.structures, settings)

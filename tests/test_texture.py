@@ -28,40 +28,40 @@ from sparsem.measure.features.pattern_spectrum import (
     spectrum_moments,
 )
 from sparsem.measure.features.size_zones import size_zones, zones
-from sparsem.measure.features.texture import COLUMNS, GreyScale, TextureScale, quantised, texture_of
+from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale, quantized, texture_of
 from tests.conftest import drawn
 
 EVEN = (1.0, 1.0, 1.0)
 
 
 def region() -> NDArray[np.uint8]:
-    """A region with 8 grey levels in an ellipsoid, for which pyradiomics was asked."""
+    """A region with 8 gray levels in an ellipsoid, for which pyradiomics was asked."""
     random = np.random.default_rng(7)
-    grey = random.integers(1, 9, (6, 9, 8))
-    grey = np.maximum(grey, np.roll(grey, 1, 2))
+    gray = random.integers(1, 9, (6, 9, 8))
+    gray = np.maximum(gray, np.roll(gray, 1, 2))
     z, y, x = np.mgrid[:6, :9, :8]
     inside = (z - 2.5) ** 2 / 9 + (y - 4) ** 2 / 20 + (x - 3.5) ** 2 / 16 < 1
-    return np.where(inside, grey, 0).astype(np.uint8)
+    return np.where(inside, gray, 0).astype(np.uint8)
 
 
 def test_features_equal_pyradiomics() -> None:
     """``RadiomicsGLCM(binWidth=1, weightingNorm='no_weighting')``: Idm, Correlation, SumSquares, Contrast; and ``RadiomicsGLSZM``."""
-    grey = region()
-    near = co_occurrence(co_occurrence_matrix(grey, 8, offsets_of(1, EVEN)))
+    gray = region()
+    near = co_occurrence(co_occurrence_matrix(gray, 8, offsets_of(1, EVEN)))
     assert tuple(near) == pytest.approx(
         (0.3885064621284053, 0.054753914874164394, 3.421418451654533, 6.468164794007491), rel=1e-6
     )
-    sizes = size_zones(*zones(grey))
+    sizes = size_zones(*zones(gray))
     assert sizes[:2] == pytest.approx((0.17982456140350878, 11.081384829947476), rel=1e-6)
 
 
 def test_co_occurrence_in_a_plane_equals_scikit_image() -> None:
-    grey = np.random.default_rng(1).integers(1, 7, (1, 20, 30)).astype(np.uint8)
+    gray = np.random.default_rng(1).integers(1, 7, (1, 20, 30)).astype(np.uint8)
     flat = np.array([one for one in DIRECTIONS if one[0] == 0])
-    ours = co_occurrence_matrix(grey, 6, flat)
+    ours = co_occurrence_matrix(gray, 6, flat)
     # scikit-image steps (sin a, cos a) in (row, column): 0, 45, 90, 135 degrees are the same four directions, both ways.
     theirs = graycomatrix(
-        grey[0] - 1, [1], [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], levels=6, symmetric=True
+        gray[0] - 1, [1], [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], levels=6, symmetric=True
     ).sum(axis=(2, 3))
     np.testing.assert_array_equal(ours, theirs)
     normed = theirs[:, :, None, None] / theirs.sum()
@@ -74,13 +74,13 @@ def test_co_occurrence_in_a_plane_equals_scikit_image() -> None:
         assert ours_one == pytest.approx(graycoprops(normed, name)[0, 0], rel=1e-9)
 
 
-def plain_matrix(grey: NDArray[Any], levels: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+def plain_matrix(gray: NDArray[Any], levels: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     counts = np.zeros((levels + 1, levels + 1), np.int64)
-    for place in np.ndindex(*grey.shape):
+    for place in np.ndindex(*gray.shape):
         for offset in np.concatenate([offsets, -offsets]):
             other = tuple(int(a + b) for a, b in zip(place, offset, strict=True))
-            if all(0 <= a < n for a, n in zip(other, grey.shape, strict=True)):
-                counts[grey[place], grey[other]] += 1
+            if all(0 <= a < n for a, n in zip(other, gray.shape, strict=True)):
+                counts[gray[place], gray[other]] += 1
     return counts[1:, 1:]
 
 
@@ -92,11 +92,11 @@ def plain_matrix(grey: NDArray[Any], levels: int, offsets: NDArray[np.int64]) ->
     st.sampled_from([(1.0, EVEN), (2.0, EVEN), (10.0, (10.0, 5.0, 4.0)), (1.0, (5.0, 1.0, 1.0))]),
 )
 def test_pairs_are_counted_as_one_by_one(
-    grey: NDArray[np.uint8], how: tuple[float, tuple[float, float, float]]
+    gray: NDArray[np.uint8], how: tuple[float, tuple[float, float, float]]
 ) -> None:
     offsets = offsets_of(*how)
     np.testing.assert_array_equal(
-        co_occurrence_matrix(grey, 4, offsets), plain_matrix(grey, 4, offsets)
+        co_occurrence_matrix(gray, 4, offsets), plain_matrix(gray, 4, offsets)
     )
 
 
@@ -123,23 +123,23 @@ def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
         np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)
     )
 )
-def test_zones_are_the_components_of_every_level(grey: NDArray[np.uint8]) -> None:
+def test_zones_are_the_components_of_every_level(gray: NDArray[np.uint8]) -> None:
     expected = []
     for level in (1, 2, 3):
-        labels, count = components(grey == level, np.ones((3, 3, 3)))
+        labels, count = components(gray == level, np.ones((3, 3, 3)))
         expected += [(level, int((labels == one).sum())) for one in range(1, count + 1)]
-    levels, sizes = zones(grey)
+    levels, sizes = zones(gray)
     assert sorted(zip(levels.tolist(), sizes.tolist(), strict=True)) == sorted(expected)
 
 
 def test_features_of_a_drawn_matrix_of_zones() -> None:
-    grey = drawn("11.2", "1..2", "..3.")[None]
-    found = size_zones(*zones(grey))
+    gray = drawn("11.2", "1..2", "..3.")[None]
+    found = size_zones(*zones(gray))
     assert found.zone_percentage == 3 / 6
-    assert found.small_zone_high_grey == pytest.approx((1 / 9 + 4 / 4 + 9 / 1) / 3)
+    assert found.small_zone_high_gray == pytest.approx((1 / 9 + 4 / 4 + 9 / 1) / 3)
     assert (found.mean_level, found.mean_size) == (2.0, 2.0)
     assert all(map(math.isnan, size_zones(*zones(np.zeros((2, 2, 2), np.uint8)))))
-    assert cc3d.connected_components(grey, connectivity=26).max() == 3
+    assert cc3d.connected_components(gray, connectivity=26).max() == 3
 
 
 def grain(shape: tuple[int, int, int], width: float = 1.2) -> NDArray[np.uint8]:
@@ -210,24 +210,24 @@ def test_a_ball_grows_by_octahedra_and_boxes() -> None:
     ]
 
 
-def test_grey_levels_are_equal_steps_of_the_scale() -> None:
+def test_gray_levels_are_equal_steps_of_the_scale() -> None:
     image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    levels = quantised(image, GreyScale(0, 256, 64)).ravel()
+    levels = quantized(image, GrayScale(0, 256, 64)).ravel()
     np.testing.assert_array_equal(levels, np.arange(256) // 4 + 1)
-    deep = quantised(
-        np.array([[[-5.0, 100.0, 149.0, 150.0, 999.0]]]), GreyScale(100, 200, 2)
+    deep = quantized(
+        np.array([[[-5.0, 100.0, 149.0, 150.0, 999.0]]]), GrayScale(100, 200, 2)
     ).ravel()
     assert deep.tolist() == [1, 1, 1, 2, 2]
     with pytest.raises(ValueError, match="at most 255"):
-        quantised(image, GreyScale(0, 256, 256))
+        quantized(image, GrayScale(0, 256, 256))
 
 
 def test_texture_of_an_object_that_is_not_there_is_unknown() -> None:
     image = grain((4, 8, 8))
-    grey, scale = GreyScale(0, 256, 64), TextureScale((8, 8, 8), 8, 3, 8, "ball")
-    values, spectrum = texture_of(image, np.zeros(image.shape, bool), grey, scale)
+    gray, scale = GrayScale(0, 256, 64), TextureScale((8, 8, 8), 8, 3, 8, "ball")
+    values, spectrum = texture_of(image, np.zeros(image.shape, bool), gray, scale)
     assert list(values) == list(COLUMNS)
     assert np.isnan([*values.values(), *spectrum]).all()
-    some, spectrum = texture_of(image, np.ones(image.shape, bool), grey, scale)
+    some, spectrum = texture_of(image, np.ones(image.shape, bool), gray, scale)
     assert np.isfinite([*some.values(), *spectrum]).all()
-    assert some["grey_mean"] == pytest.approx(image.mean())
+    assert some["gray_mean"] == pytest.approx(image.mean())

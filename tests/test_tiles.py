@@ -19,7 +19,7 @@ from sparsem.segment.tiles import (
     taper,
     tile_starts,
 )
-from sparsem.training.augment import flipped_and_turned, regreyed
+from sparsem.training.augment import flipped_and_turned, regrayed
 from tests.conftest import drawn
 
 
@@ -109,7 +109,7 @@ def test_counts_of_tiles_equal_plain_sums(seed: int, tile: int, step: int) -> No
         assert counts[i, j] == mask[i * step : i * step + tile, j * step : j * step + tile].sum()
 
 
-def labelled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def labeled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Three slices in which two structures are rare: a square of 12 px in one slice each."""
     random = np.random.default_rng(seed)
     images = [random.standard_normal((1, 150, 200), np.float32) for _ in range(3)]
@@ -120,16 +120,16 @@ def labelled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def test_four_of_five_tiles_hold_a_sparse_structure() -> None:
-    images, targets = labelled()
+    images, targets = labeled()
     sampler = TileSampler(
-        images, targets, Sampling(tile=32, batch=5, share=0.8, least_px=100, grey=0, seed=1)
+        images, targets, Sampling(tile=32, batch=5, share=0.8, least_px=100, gray=0, seed=1)
     )
     for update in range(25):
         _, target = sampler.batch(update)
         counts = (target == 1).sum(axis=(2, 3))  # (batch, structures)
         assert (counts.max(axis=1) >= 100).sum() >= 4
         assert (counts[:4] >= 100).any(axis=0).all()  # both structures take their turn
-    free = TileSampler(images, targets, Sampling(32, 5, share=0, least_px=100, grey=0, seed=1))
+    free = TileSampler(images, targets, Sampling(32, 5, share=0, least_px=100, gray=0, seed=1))
     assert (
         np.mean([(free.batch(update)[1] == 1).any(axis=(1, 2, 3)).mean() for update in range(40)])
         < 0.3
@@ -145,7 +145,7 @@ def test_any_number_of_structures_takes_turns(structures: int, batch: int, holdi
     sampler = TileSampler(
         [np.zeros((1, 64, 64), np.float32)],
         [target],
-        Sampling(32, batch, 0.8, least_px=16, grey=0, seed=0),
+        Sampling(32, batch, 0.8, least_px=16, gray=0, seed=0),
     )
     met = np.zeros(structures)
     for update in range(40):
@@ -156,7 +156,7 @@ def test_any_number_of_structures_takes_turns(structures: int, batch: int, holdi
 
 
 def test_a_batch_is_a_function_of_seed_and_number() -> None:
-    images, targets = labelled()
+    images, targets = labeled()
     one, other = (
         TileSampler(images, targets, Sampling(32, 5, 0.8, 100, 0.25, seed)) for seed in (1, 2)
     )
@@ -188,7 +188,7 @@ def test_all_eight_flips_and_turns_move_image_and_target_together() -> None:
     assert len(seen) == 8
 
 
-def test_neighbours_move_with_their_slice_and_may_change_places() -> None:
+def test_neighbors_move_with_their_slice_and_may_change_places() -> None:
     image = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
     order = set()
     for seed in range(30):
@@ -203,9 +203,9 @@ def test_neighbours_move_with_their_slice_and_may_change_places() -> None:
     assert order == {True, False}
 
 
-def test_grey_levels_vary_by_the_strength() -> None:
+def test_gray_levels_vary_by_the_strength() -> None:
     image = np.zeros((1, 64, 64), np.float32)
-    shifts = [regreyed(image, np.random.default_rng(seed), 0.3).mean() for seed in range(200)]
+    shifts = [regrayed(image, np.random.default_rng(seed), 0.3).mean() for seed in range(200)]
     assert max(np.abs(shifts)) < 0.32
     assert np.std(shifts) == pytest.approx(0.3 / np.sqrt(3), rel=0.15)
-    assert np.array_equal(regreyed(image, np.random.default_rng(0), 0.0), image)
+    assert np.array_equal(regrayed(image, np.random.default_rng(0), 0.0), image)

@@ -25,18 +25,19 @@ from sparsem.segment.predict import predict
 from sparsem.segment.train import job_of, train, training_needs
 from sparsem.segment.training_slices import LearningSlice, learning_slices
 from sparsem.segment.validation import held_out, spaced
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.files import log_path
 from sparsem.training.loop import learning_rate_at
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from tests.conftest import LABELLED, QUICK, kill_ten_times, truth_of
+from tests.conftest import LABELED, QUICK, kill_ten_times, truth_of
 
 AGAIN = Execution(overwrite=True, quiet=True)
 
 
 def quick(**changes: Any) -> TrainSettings:
-    return QUICK.model_copy(update=changes)
+    return changed(QUICK, changes)
 
 
 def log_of(out: Path) -> list[dict[str, str]]:
@@ -52,8 +53,8 @@ def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> No
         updates=60,
         batch=4,
         learning_rate=3e-3,
-        average=0.9,
-        validation_slices=1,
+        ema=0.9,
+        n_validation_slices=1,
         validate_every=20,
     )
     recipe = train([tissue], out, settings)
@@ -96,7 +97,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseEx
 def test_stopped_and_continued_is_as_if_never_stopped(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    settings = quick(validation_slices=1, validate_every=4)
+    settings = quick(n_validation_slices=1, validate_every=4)
     train([tissue], tmp_path / "whole.safetensors", settings)
     with monkeypatch.context() as patch:
         stop_after(patch, 5, error)
@@ -124,7 +125,7 @@ def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         if next(calls) == 6:
-            raise KeyboardInterrupt  # after the forward pass: batch normalisation has moved, the weights have not
+            raise KeyboardInterrupt  # after the forward pass: batch normalization has moved, the weights have not
         return dice_loss(*arguments, **named)
 
     with monkeypatch.context() as patch:
@@ -146,7 +147,7 @@ def test_16_bit_teaches_the_same_as_8_bit(tissue: Sample, tmp_path: Path) -> Non
     deep = import_stack(
         tmp_path / "raw.tif", tmp_path / "deep.zarr", ImportSettings(voxel_nm=(20, 20, 20))
     )
-    write_annotation(deep, "nucleus", LABELLED, truth_of(tissue, "nucleus", LABELLED))
+    write_annotation(deep, "nucleus", LABELED, truth_of(tissue, "nucleus", LABELED))
     ours, theirs = (learning_slices([sample], ("nucleus",), QUICK)[0] for sample in (deep, tissue))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.image, b.image, atol=1e-4)
@@ -168,7 +169,7 @@ def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Pa
     write_annotation(own_tissue, "ghost", (3,), [np.zeros((96, 128), np.uint8)])
     with pytest.raises(
         InputError,
-        match="No labelled slice holds a pixel of 'ghost': check its masks, --classes and --ignore",
+        match="No labeled slice holds a pixel of 'ghost': check its masks, --classes and --ignore",
     ):
         train([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
 
@@ -176,9 +177,9 @@ def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Pa
 def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_path: Path) -> None:
     out, settings = tmp_path / "m.safetensors", quick(updates=1)
     train([own_tissue], out, settings)
-    labels = truth_of(own_tissue, "nucleus", LABELLED)
+    labels = truth_of(own_tissue, "nucleus", LABELED)
     write_annotation(
-        own_tissue, "nucleus", LABELLED, [labels[0], 0 * labels[1], labels[2]], overwrite=True
+        own_tissue, "nucleus", LABELED, [labels[0], 0 * labels[1], labels[2]], overwrite=True
     )
     with pytest.raises(
         ResumeError,
@@ -190,7 +191,7 @@ def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_
 def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path: Path) -> None:
     write_annotation(own_tissue, "partial", (0, 18), truth_of(own_tissue, "nucleolus", (0, 18)))
     settings = quick(
-        structure=("nucleus", "partial"), updates=2, validation_slices=1, validate_every=1
+        structure=("nucleus", "partial"), updates=2, n_validation_slices=1, validate_every=1
     )
     train([own_tissue], tmp_path / "m.safetensors", settings)
     assert [row["validation_dice_partial"] for row in log_of(tmp_path / "m.safetensors")] == [
@@ -216,7 +217,7 @@ def test_a_finished_training_is_kept_and_other_settings_are_refused(
     train([tissue], out, quick(updates=2))
     before = out.stat().st_mtime_ns
     train(
-        [tissue], out, quick(updates=2, save_every_s=99, device="cpu")
+        [tissue], out, quick(updates=2, checkpoint_every_s=99, device="cpu")
     )  # neither changes a weight
     assert out.stat().st_mtime_ns == before
     with pytest.raises(
@@ -246,12 +247,11 @@ def test_an_unfinished_training_of_other_settings_is_refused(
 
 def test_what_is_ignored_is_not_known(own_tissue: Sample) -> None:
     labels = [
-        np.where(one > 0, 1, 0).astype(np.uint8)
-        for one in truth_of(own_tissue, "nucleus", LABELLED)
+        np.where(one > 0, 1, 0).astype(np.uint8) for one in truth_of(own_tissue, "nucleus", LABELED)
     ]
     for one in labels:
         one[:, 60:] = 9
-    write_annotation(own_tissue, "half", LABELLED, labels, ignore=9)
+    write_annotation(own_tissue, "half", LABELED, labels, ignore=9)
     slices, _, _ = learning_slices([own_tissue], ("half",), QUICK)
     for each in slices:
         assert (each.target[0][:, 30:] == UNKNOWN).all()
@@ -291,7 +291,7 @@ def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_pat
         ),
         ({"model": "unet3"}, SettingsError, "no model 'unet3'; did you mean 'unet'"),
         ({"see": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
-        ({"validation_slices": 3}, InputError, "3 labeled slices are too few to hold out 3"),
+        ({"n_validation_slices": 3}, InputError, "3 labeled slices are too few to hold out 3"),
         (
             {"structure": ("nucleus", "nucleus")},
             InputError,
@@ -321,8 +321,8 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(
     assert list(tmp_path.iterdir()) == []
     for changes, named in (
         ({"batch": 4, "see": 128}, "--batch 2 fits"),
-        ({"batch": 1, "see": 256}, "--see 128 fits"),
-        ({"batch": 1, "see": 32}, "no --batch and no --see fits"),
+        ({"batch": 1, "see": 256}, "--input-px 128 fits"),
+        ({"batch": 1, "see": 32}, "no --batch and no --input-px fits"),
         ({"batch": 4, "see": 128, "semi": "cps"}, "--batch 2 fits"),
     ):
         job = job_of([tissue], tmp_path / "m.safetensors", quick(**changes))
@@ -350,25 +350,26 @@ def slices_of(*targets: int) -> list[LearningSlice]:
 
 def test_slices_on_which_nothing_is_known_are_not_held_out() -> None:
     slices = slices_of(1, 255, 0, 1, 1)
-    assert held_out(slices, ["n"], TrainSettings(validation_slices=1)) == [3]
-    assert held_out(slices, ["n"], TrainSettings(validate_on=(20, 30))) == [2, 3]
+    assert held_out(slices, ["n"], TrainSettings(n_validation_slices=1)) == [3]
+    assert held_out(slices, ["n"], TrainSettings(validation_slices=(20, 30))) == [2, 3]
     with pytest.raises(
         InputError, match="Nothing is known on the held-out w 10: all of its pixels are ignored"
     ):
-        held_out(slices, ["n"], TrainSettings(validate_on=(10,)))
+        held_out(slices, ["n"], TrainSettings(validation_slices=(10,)))
     with pytest.raises(
-        InputError, match="Slice 7 of --validate-on is not labeled; labeled are 0, 10, 20, 30, 40"
+        InputError,
+        match="Slice 7 of --validation-slices is not labeled; labeled are 0, 10, 20, 30, 40",
     ):
-        held_out(slices, ["n"], TrainSettings(validate_on=(7,)))
+        held_out(slices, ["n"], TrainSettings(validation_slices=(7,)))
     with pytest.raises(
         InputError,
         match="Only 1 of 3 labeled slices hold a structure; they are too few to hold out 2",
     ):
-        held_out(slices_of(1, 255, 0), ["n"], TrainSettings(validation_slices=2))
+        held_out(slices_of(1, 255, 0), ["n"], TrainSettings(n_validation_slices=2))
     with pytest.raises(InputError, match="Without the held-out w 0 no labeled slice holds 'n'"):
-        held_out(slices_of(1, 0, 0), ["n"], TrainSettings(validation_slices=1))
+        held_out(slices_of(1, 0, 0), ["n"], TrainSettings(n_validation_slices=1))
     with pytest.raises(SettingsError, match="give one of the two"):
-        held_out(slices, ["n"], TrainSettings(validation_slices=1, validate_on=(30,)))
+        held_out(slices, ["n"], TrainSettings(n_validation_slices=1, validation_slices=(30,)))
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -378,7 +379,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert 0.95 < max(rates) <= 1
     assert rates.index(max(rates)) == 9
     assert rates[-1] < 1e-3
-    assert learning_rate_at(70, settings.model_copy(update={"schedule": "constant"}), 1.0) == 1
+    assert learning_rate_at(70, changed(settings, {"schedule": "constant"}), 1.0) == 1
 
 
 def test_a_damaged_model_can_be_trained_anew(tissue: Sample, tmp_path: Path) -> None:
@@ -393,7 +394,7 @@ def test_a_damaged_model_can_be_trained_anew(tissue: Sample, tmp_path: Path) -> 
 def test_killed_at_ten_random_moments_the_weights_are_the_same(
     tissue: Sample, tmp_path: Path
 ) -> None:
-    settings = quick(width=8, updates=25, batch=4, validation_slices=1, validate_every=5)
+    settings = quick(width=8, updates=25, batch=4, n_validation_slices=1, validate_every=5)
     started = time.monotonic()
     train([tissue], tmp_path / "whole.safetensors", settings)
     seconds = 0.5 * (time.monotonic() - started)
@@ -413,7 +414,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(
 
 
 def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    """Three labelled slices of real FIB-SEM and 40 small updates already find most mitochondria."""
+    """Three labeled slices of real FIB-SEM and 40 small updates already find most mitochondria."""
     folder = real_data("epfl_fibsem_mitochondria")
     sample = import_stack(
         folder / "raw.tif", tmp_path / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5))
@@ -426,12 +427,12 @@ def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Pat
     )
     settings = TrainSettings(
         width=8,
-        read=512,
-        see=128,
+        context_px=512,
+        input_px=128,
         updates=80,
         warmup=10,
         learning_rate=3e-3,
-        validation_slices=1,
+        n_validation_slices=1,
         validate_every=80,
     )
     assert train([sample], tmp_path / "m.safetensors", settings).training["validation dice"] > 0.55
@@ -448,12 +449,14 @@ def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path
     assert not out.with_suffix(".lock").exists()
 
 
-def test_a_network_that_sees_the_neighbours_learns_resumes_and_predicts(
+def test_a_network_that_sees_the_neighbors_learns_resumes_and_predicts(
     tissue: Sample, own_tissue: Sample, tmp_path: Path
 ) -> None:
-    recipe = train([tissue], tmp_path / "m.safetensors", quick(neighbours=1, validation_slices=1))
-    assert recipe.neighbours == 1
-    slices, _, _ = learning_slices([tissue], ("nucleus",), quick(neighbours=1))
+    recipe = train(
+        [tissue], tmp_path / "m.safetensors", quick(adjacent_slices=1, n_validation_slices=1)
+    )
+    assert recipe.neighbors == 1
+    slices, _, _ = learning_slices([tissue], ("nucleus",), quick(adjacent_slices=1))
     alone, _, _ = learning_slices([tissue], ("nucleus",), quick())
     assert [each.image.shape[0] for each in slices] == [3, 3, 3]
     first = slices[0].image  # of the first slice there is none above: it stands in for it

@@ -14,7 +14,7 @@ from sparsem.annotation.labeled_slices import read_annotation, write_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.io import writers
 from sparsem.io.readers.open import open_source
-from sparsem.io.writers import Piece, Together, appearing, write_volume
+from sparsem.io.writers import LabelStack, Piece, appearing, write_volume
 from sparsem.preprocess.align import AlignSettings, align
 from sparsem.report.export import ExportSettings, export
 from sparsem.store.sample import Sample
@@ -296,6 +296,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         half_done()
     assert list(tmp_path.iterdir()) == []
-    masks = Together((np.ones((2, 3, 4)), np.eye(4)[None, :3].repeat(2, axis=0)))
+    masks = LabelStack((np.ones((2, 3, 4)), np.eye(4)[None, :3].repeat(2, axis=0)))
     assert masks[0:1].tolist() == [[[2, 1, 1, 1], [1, 2, 1, 1], [1, 1, 2, 1]]]
     assert masks[2:2].shape == (0, 3, 4)

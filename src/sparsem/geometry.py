@@ -31,11 +31,11 @@ class VoxelSize(NamedTuple):
 
     @property
     def volume_um3(self) -> float:
-        """Volume of one voxel in cubic micrometres."""
+        """Volume of one voxel in cubic micrometers."""
         return self.z * self.y * self.x * 1e-9
 
     @property
-    def micrometres(self) -> tuple[float, float, float]:
+    def micrometers(self) -> tuple[float, float, float]:
         """Edge lengths in µm, (z, y, x)."""
         return self.z / 1000, self.y / 1000, self.x / 1000
 

@@ -62,6 +62,15 @@ def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
         ) from None
 
 
+def changed(settings: S, changes: Mapping[str, Any], where: str = "settings") -> S:
+    """Return settings with some of their fields replaced, and validated anew.
+
+    Raises:
+        SettingsError: a name is no field, or a value is out of range.
+    """
+    return parse(type(settings), {**dict(settings), **changes}, where)
+
+
 def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":

@@ -22,7 +22,7 @@ from sparsem.annotation.labeled_slices import Origin, file_numbers, inside_of, k
 from sparsem.annotation.origins import origins
 from sparsem.io.readers.source import Stack
 from sparsem.progress import tell
-from sparsem.store.lazy import Kept
+from sparsem.store.lazy import LazyArray
 from sparsem.store.sample import Sample
 
 MAX_LISTED = 8  # numbers in a message
@@ -251,6 +251,6 @@ def origins_of(
     return {**{number: known[number] for number in unchanged}, **compared}, sentences
 
 
-def kept_slice(kept: Kept, index: int) -> Labels:
+def kept_slice(kept: LazyArray, index: int) -> Labels:
     """One slice (y, x) of labels on disk."""
     return np.asarray(kept[index : index + 1][0])

@@ -60,7 +60,7 @@ class TruthSettings(Settings):
         "(slices without a label are background); not needed where file names carry the number, "
         "or every slice holds a label",
     )
-    first_number: int | None = Field(
+    first_slice_number: int | None = Field(
         None,
         ge=0,
         description="the number in a file's name that is the first slice; if not given, that of the stack's own files, or 0",
@@ -231,7 +231,9 @@ def truth_of(
         }  # made with the sample, and complete
     else:
         numbering = (
-            numbering_of(sample, settings.first_number) if sample.has_image else range(shape[0])
+            numbering_of(sample, settings.first_slice_number)
+            if sample.has_image
+            else range(shape[0])
         )
         labeled = _labeled(found, shape, extent, settings.slices, numbering, where)
     z = tuple(number for number in labeled if extent[0].start <= number < extent[0].stop)

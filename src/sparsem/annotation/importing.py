@@ -1,4 +1,4 @@
-"""Bringing labels in: hand-made ones of a few slices, as masks or from a labelled volume; and those of every slice, made elsewhere."""
+"""Bringing labels in: hand-made ones of a few slices, as masks or from a labeled volume; and those of every slice, made elsewhere."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from sparsem.annotation.drawings import (
 )
 from sparsem.annotation.ids import Labels
 from sparsem.annotation.labeled_slices import (
-    LabelledSlices,
+    LabeledSlices,
     Origin,
     annotated_structures,
     file_numbers,
@@ -36,7 +36,7 @@ from sparsem.io.readers.open import open_source
 from sparsem.io.readers.placement import placed
 from sparsem.io.readers.source import MinIsWhite, Source
 from sparsem.progress import tell
-from sparsem.settings import Settings, SliceChoice
+from sparsem.settings import Settings, SliceChoice, changed
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -57,7 +57,7 @@ class AnnotationSettings(Settings):
         description="labeled slices: 0,13,26 or 10-20, 'all', or 'non-empty' (those that hold a "
         "label); not needed where file names carry the number",
     )
-    first_number: int | None = Field(
+    first_slice_number: int | None = Field(
         None,
         ge=0,
         description="the number in a file's name that is the first slice; if not given, that of the stack's own files, or 0",
@@ -139,7 +139,7 @@ def import_annotation(
     settings: AnnotationSettings = AnnotationSettings(),
     overwrite: bool = False,
     quiet: bool = True,
-) -> LabelledSlices | None:
+) -> LabeledSlices | None:
     """Bring hand-made labels into a sample.
 
     Numbers beyond 32 bits are renumbered; ``tables/annotation_ids_NAME`` then holds both.
@@ -147,14 +147,14 @@ def import_annotation(
     Args:
         sample: the sample.
         name: of the structure, or of the set of structures that ``settings.classes`` names.
-        source: a folder of masks with the slice number in each file's name, or a labelled volume (TIFF, OME-Zarr) that has
+        source: a folder of masks with the slice number in each file's name, or a labeled volume (TIFF, OME-Zarr) that has
             either as many slices as the image or one for each annotated slice.
         settings: which slices, which ids, what is not known.
         overwrite: replace labels of that name that differ.
         quiet: report no doubts.
 
     Returns:
-        The labelled slices; None where several classes were named.
+        The labeled slices; None where several classes were named.
 
     Raises:
         InputError: shapes or slice numbers do not fit the image, labels are not integers.
@@ -181,7 +181,7 @@ def import_annotation(
         found,
         sample.image(image).shape,
         settings.slices,
-        numbering_of(sample, settings.first_number),
+        numbering_of(sample, settings.first_slice_number),
         str(source),
     )
     if adding:
@@ -269,13 +269,13 @@ def _as_named(settings: AnnotationSettings, name: str, found: Source) -> Annotat
             f"{found.files[0].name} has structures whose names are alike or empty; say what numbers mean with --classes NAME=1."
         )
     if len(named) == 1 and name not in named:
-        return settings.model_copy(update={"classes": {}})
+        return changed(settings, {"classes": {}})
     classes = {name: named[name]} if name in named else named
-    return settings.model_copy(update={"classes": classes})
+    return changed(settings, {"classes": classes})
 
 
 def _holds(sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any]) -> bool:
-    """Whether all of these slices are labelled so already, and more besides: slices that were added later are not lost."""
+    """Whether all of these slices are labeled so already, and more besides: slices that were added later are not lost."""
     if (
         (drawing.image, sample.image(drawing.image).fingerprint)
         != (there["image"], there["image_fingerprint"])
@@ -319,7 +319,7 @@ def _add(
     overwrite: bool,
     origin: Mapping[int, Origin],
 ) -> None:
-    """More labelled slices for an annotation, understood as its others are; those that are labelled otherwise are not lost unasked."""
+    """More labeled slices for an annotation, understood as its others are; those that are labeled otherwise are not lost unasked."""
     kept, numbered = kept_labels(sample, name), file_numbers(sample, name)
     z = drawing.z
     place = {number: index for index, number in enumerate(there["z"])}
@@ -335,7 +335,7 @@ def _add(
     if differ and not overwrite:
         listed = ", ".join(map(str, differ))
         raise ResumeError(
-            f"Slices {listed} of '{name}' are labelled otherwise already; use --overwrite to replace them by these."
+            f"Slices {listed} of '{name}' are labeled otherwise already; use --overwrite to replace them by these."
         )
     recorded = there.get("origin", {})
     known: dict[int, Origin] = {number: recorded.get(str(number), "unknown") for number in place}

@@ -1,7 +1,7 @@
-"""Hand-labelled slices: which z they are, what their numbers mean, and what in them is not known.
+"""Hand-labeled slices: which z they are, what their numbers mean, and what in them is not known.
 
 Labels are (n, y, x) unsigned integers with the slice number of each. A slice that is not in the list is not background: it is
-not known. Inside a labelled slice, pixels of the ``ignore`` value are not known either. Masks made from them are uint8 with
+not known. Inside a labeled slice, pixels of the ``ignore`` value are not known either. Masks made from them are uint8 with
 0 background, 1 structure, 255 (``UNKNOWN``) not known.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sparsem.annotation.ids import UNLABELED, Labels, Renumbering, Special, unchanged
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import nearest
-from sparsem.store.lazy import Kept
+from sparsem.store.lazy import LazyArray
 from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.transforms import MovedStack
 from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
@@ -35,7 +35,7 @@ Origin = Literal[
 
 
 @dataclass(frozen=True)
-class LabelledSlices:
+class LabeledSlices:
     """The annotated slices of one structure.
 
     Attributes:
@@ -61,12 +61,12 @@ class LabelledSlices:
     prints: tuple[str, ...] = ()
 
     def mask(self, index: int) -> Mask:
-        """The ``index``-th labelled slice as (y, x) uint8: 0, 1 or UNKNOWN."""
+        """The ``index``-th labeled slice as (y, x) uint8: 0, 1 or UNKNOWN."""
         objects, known = self.objects(index)
         return np.where(known, objects > 0, UNKNOWN).astype(np.uint8)
 
     def objects(self, index: int) -> tuple[Labels, NDArray[np.bool_]]:
-        """The ids (y, x) of the ``index``-th labelled slice, 0 outside of the structure, and where they are known."""
+        """The ids (y, x) of the ``index``-th labeled slice, 0 outside of the structure, and where they are known."""
         labels = np.asarray(self.labels[index : index + 1])[0]
         inside, known = inside_of(labels, self.ids, self.ignore, self.background)
         return np.where(inside, labels, 0).astype(labels.dtype), known
@@ -75,7 +75,7 @@ class LabelledSlices:
 def inside_of(
     labels: Labels, ids: Sequence[int], ignore: int | None, background: int | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where labels are of a structure, and where that is known; see ``LabelledSlices``."""
+    """Where labels are of a structure, and where that is known; see ``LabeledSlices``."""
     known = np.ones(labels.shape, bool) if ignore is None else labels != ignore
     inside = known & (np.isin(labels, ids) if ids else labels > 0)
     if background is not None:
@@ -83,8 +83,8 @@ def inside_of(
     return inside, known
 
 
-def read_annotation(sample: Sample, structure: str, image: str | None = None) -> LabelledSlices:
-    """The labelled slices of a structure: an annotation of that name, or a class of that name in one.
+def read_annotation(sample: Sample, structure: str, image: str | None = None) -> LabeledSlices:
+    """The labeled slices of a structure: an annotation of that name, or a class of that name in one.
 
     Args:
         sample: with annotations.
@@ -109,7 +109,7 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
     ids = tuple(about["classes"].get(structure, ()))
     own = f"{about['fingerprint']} {structure}"
     z, prints = tuple(about["z"]), about.get("slices", {})
-    drawn = LabelledSlices(
+    drawn = LabeledSlices(
         z,
         labels,
         ids,
@@ -123,7 +123,7 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
     return drawn if image is None else _seen_on(sample, structure, drawn, image)
 
 
-def _seen_on(sample: Sample, structure: str, drawn: LabelledSlices, name: str) -> LabelledSlices:
+def _seen_on(sample: Sample, structure: str, drawn: LabeledSlices, name: str) -> LabeledSlices:
     """Labels as another image of the sample sees them."""
     before, image = sample.image(drawn.image), sample.image(name)
     if before.fingerprint != drawn.image_fingerprint:
@@ -151,8 +151,8 @@ def _seen_on(sample: Sample, structure: str, drawn: LabelledSlices, name: str) -
 
 def annotations_on(
     sample: Sample, structures: Sequence[str], name: str | None = None
-) -> tuple[Volume, dict[str, LabelledSlices]]:
-    """An image, the newest one if none is named, and the labelled slices of structures as it sees them.
+) -> tuple[Volume, dict[str, LabeledSlices]]:
+    """An image, the newest one if none is named, and the labeled slices of structures as it sees them.
 
     Raises:
         SampleError: a structure is not annotated, or was annotated on an image that was replaced since.
@@ -276,9 +276,9 @@ def _write_slices(
     return written
 
 
-def kept_labels(sample: Sample, name: str) -> Kept:
+def kept_labels(sample: Sample, name: str) -> LazyArray:
     """The labels (n, y, x) of ``annotations/NAME``."""
-    return Kept(sample.path / "annotations" / name / "labels")
+    return LazyArray(sample.path / "annotations" / name / "labels")
 
 
 def _aside(sample: Sample, name: str) -> Path:
@@ -334,7 +334,7 @@ def write_annotation(
     for structure, (holder, _) in _by_structure(sample).items():
         if holder != name and structure in (structures[1:] or structures):
             raise InputError(
-                f"'{structure}' is annotated already, in annotations/{holder}; a structure has one set of labelled slices."
+                f"'{structure}' is annotated already, in annotations/{holder}; a structure has one set of labeled slices."
             )
     numbers = renumbering or unchanged(Special(ignore, background))
     meaning = _stored_meaning({key: list(ids) for key, ids in (classes or {}).items()}, numbers)

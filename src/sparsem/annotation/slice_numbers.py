@@ -116,13 +116,15 @@ def _misfit(numbers: Sequence[Number], numbering: Sequence[Number], where: str) 
     if list(numbering) == list(range(len(numbering))):
         count, highest = len(numbering), max(numbers)
         hint = (
-            "; if the first slice is numbered 1, give --first-number 1" if highest == count else ""
+            "; if the first slice is numbered 1, give --first-slice-number 1"
+            if highest == count
+            else ""
         )
         return f"The file names in {where} carry the numbers {min(numbers)} to {highest}, but the image has {count} slices{hint}."
     gaps = " with gaps" if first < unknown < last else ""
     return (
         f"A file name in {where} carries the number {unknown}, but the first slice is numbered {first} and the last {last}{gaps}, as "
-        "the files of the stack were, or as --first-number says; if masks count slices from 0, give --first-number 0."
+        "the files of the stack were, or as --first-slice-number says; if masks count slices from 0, give --first-slice-number 0."
     )
 
 

@@ -29,7 +29,7 @@ COUNTS = 0.5  # confidence from which on a box is more probably right than not
 Mask = NDArray[np.bool_]
 
 
-class Some(NamedTuple):
+class BoxSet(NamedTuple):
     """Boxes of one structure in a picture: ``corners`` (n, 4) float32 px, ``confidence`` (n,) in 0..1."""
 
     corners: Corners
@@ -49,17 +49,17 @@ class Verdict(NamedTuple):
 
 
 def in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
-    """(n, m) whether the centre of a box lies within the core of a nucleus, which is larger than it."""
-    centre = (corners[:, None, :2] + corners[:, None, 2:]) / 2
+    """(n, m) whether the center of a box lies within the core of a nucleus, which is larger than it."""
+    center = (corners[:, None, :2] + corners[:, None, 2:]) / 2
     middle, half = (
         (nuclei[None, :, :2] + nuclei[None, :, 2:]) / 2,
         (nuclei[None, :, 2:] - nuclei[None, :, :2]) / 2,
     )
-    radius = (((centre - middle) / np.maximum(half, 1e-6)) ** 2).sum(axis=2)
+    radius = (((center - middle) / np.maximum(half, 1e-6)) ** 2).sum(axis=2)
     return np.asarray((radius <= CORE**2) & (areas(corners)[:, None] < areas(nuclei)[None]))
 
 
-def judged(boxes: Mapping[str, Some], settings: Roles) -> dict[str, Verdict]:
+def judged(boxes: Mapping[str, BoxSet], settings: Roles) -> dict[str, Verdict]:
     """Which boxes of a picture biology allows, structure by structure."""
     stays = {name: np.ones(len(one.confidence), bool) for name, one in boxes.items()}
     must = {name: np.zeros(len(one.confidence), bool) for name, one in boxes.items()}
@@ -67,7 +67,7 @@ def judged(boxes: Mapping[str, Some], settings: Roles) -> dict[str, Verdict]:
     _not_two_in_one_place(boxes, others, stays)
     nuclei, nested = boxes.get(settings.nucleus), boxes.get(settings.nucleolus)
     if nuclei is not None:
-        nested = nested or Some(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+        nested = nested or BoxSet(np.empty((0, 4), np.float32), np.empty(0, np.float32))
         inner = shared(nested.corners, nuclei.corners) >= WITHIN * areas(nested.corners)[:, None]
         _nuclei_against_others(
             boxes, nuclei, others, nested.confidence[:, None] * inner, stays, settings.nucleus
@@ -82,8 +82,8 @@ def judged(boxes: Mapping[str, Some], settings: Roles) -> dict[str, Verdict]:
 
 
 def _nuclei_against_others(
-    boxes: Mapping[str, Some],
-    nuclei: Some,
+    boxes: Mapping[str, BoxSet],
+    nuclei: BoxSet,
     others: list[str],
     inner: NDArray[np.float32],
     stays: dict[str, Mask],
@@ -106,7 +106,7 @@ def _nuclei_against_others(
 
 
 def _not_two_in_one_place(
-    boxes: Mapping[str, Some], names: list[str], stays: dict[str, Mask]
+    boxes: Mapping[str, BoxSet], names: list[str], stays: dict[str, Mask]
 ) -> None:
     """Of boxes of different structures around one object the surest stays."""
     for number, one in enumerate(names):
@@ -165,7 +165,7 @@ def constrain_boxes(sample: Sample, settings: Roles = Roles()) -> dict[str, int]
     for z in sorted({z for one in kept.values() for z in one.boxes.z.tolist()}):
         places = {name: np.flatnonzero(one.boxes.z == z) for name, one in kept.items()}
         here = {
-            name: Some(one.boxes.corners[places[name]], one.confidence[places[name]])
+            name: BoxSet(one.boxes.corners[places[name]], one.confidence[places[name]])
             for name, one in kept.items()
         }
         for name, verdict in judged(here, settings).items():

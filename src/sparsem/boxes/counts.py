@@ -21,7 +21,7 @@ from sparsem.store.sample import Sample
 KEY = "sample"  # column of a table of metadata that names the samples
 
 
-class SummarySettings(Settings):
+class CountSettings(Settings):
     """What is counted, and what is known of the samples."""
 
     structure: tuple[str, ...] = Field(
@@ -65,8 +65,8 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def summary(samples: Sequence[Sample], settings: SummarySettings = SummarySettings()) -> pa.Table:
-    """A row a sample and structure: pictures, objects, objects a picture and a square millimetre, and their sizes in micrometres.
+def summary(samples: Sequence[Sample], settings: CountSettings = CountSettings()) -> pa.Table:
+    """A row a sample and structure: pictures, objects, objects a picture and a square millimeter, and their sizes in micrometers.
 
     Raises:
         SampleError: a sample has no boxes.

@@ -41,7 +41,7 @@ class BoxesSettings(Settings):
     source: str | None = Field(
         None, description="boxes that somebody drew: COCO .json, .csv, or a folder of YOLO labels"
     )
-    labels: tuple[str, ...] = Field(
+    from_labels: tuple[str, ...] = Field(
         (),
         description="or boxes around objects: NAME of an annotation, of labels, or of a truth; repeat it",
     )
@@ -49,17 +49,17 @@ class BoxesSettings(Settings):
         {},
         description="FOUND=NAME, what a class of the file is called here, as 0=mitochondrion; repeat it",
     )
-    least_px: float = Field(
+    min_px: float = Field(
         20,
         ge=0,
         description="boxes less wide or high than this are dropped: slips of the hand, as the thesis has it",
     )
-    faults: Literal["refuse", "leave-out", "clip"] = Field(
+    on_invalid: Literal["refuse", "skip", "clip"] = Field(
         "refuse",
-        description="leave-out: continue without boxes that are wrong, and without their images, which are then not completely annotated; "
+        description="skip: continue without boxes that are wrong, and without their images, which are then not completely annotated; "
         "clip: the same, but cut boxes at the border of their image",
     )
-    unlisted: Literal["unknown", "empty"] = Field(
+    unlisted_images: Literal["unknown", "empty"] = Field(
         "unknown", description="images that the file does not list: unknown, or annotated and empty"
     )
     image: str | None = Field(
@@ -72,7 +72,7 @@ class BoxesSettings(Settings):
         return named_values(value, "0=mitochondrion")
 
 
-class Brought(NamedTuple):
+class ImportSummary(NamedTuple):
     """What was brought in.
 
     Attributes:
@@ -92,7 +92,7 @@ class Brought(NamedTuple):
 
 def import_boxes(
     samples: Sequence[Sample], settings: BoxesSettings, on: Execution = HERE
-) -> Brought:
+) -> ImportSummary:
     """Write ``tables/annotated_boxes_NAME`` of every structure into every sample that the boxes speak of.
 
     A picture of a file is the slice whose name is the same, or goes on after it; where no name is known, of a single sample, the slice of
@@ -107,13 +107,13 @@ def import_boxes(
         InputError: the file is none of boxes, or something in it is wrong, which is told all at once.
         ResumeError: other boxes of that name are there.
     """
-    if bool(settings.source) == bool(settings.labels):
+    if bool(settings.source) == bool(settings.from_labels):
         raise InputError(
-            "Boxes come from a file, --source, or are put around objects, --labels; give one of them."
+            "Boxes come from a file, --source, or are put around objects, --from-labels; give one of them."
         )
     left_out: list[str] = []
     incomplete: dict[str, int] = {}
-    if settings.labels:
+    if settings.from_labels:
         drawn = [one for sample in samples for one in _around_labels(sample, settings, on)]
     else:
         drawn, left_out, incomplete = _from_file(
@@ -131,8 +131,8 @@ def import_boxes(
     small = sum(one.small for one in drawn)
     if small > MANY_SMALL * (small + sum(boxes.values())):
         tell(
-            f"Note: {small} of {small + sum(boxes.values())} boxes are less than {settings.least_px:g} px wide or high and were dropped; "
-            "if these are objects, and no slips of the hand, bring the boxes in again with a smaller --least-px and --overwrite.",
+            f"Note: {small} of {small + sum(boxes.values())} boxes are less than {settings.min_px:g} px wide or high and were dropped; "
+            "if these are objects, and no slips of the hand, bring the boxes in again with a smaller --min-px and --overwrite.",
             on.quiet,
         )
     for name in names:
@@ -141,7 +141,7 @@ def import_boxes(
                 f"Note: boxes of a structure called '{name}' are there now; --classes {name}=NAME gives it a name.",
                 on.quiet,
             )
-    return Brought(boxes, len(pictures), small, left_out, incomplete)
+    return ImportSummary(boxes, len(pictures), small, left_out, incomplete)
 
 
 class _Drawn(NamedTuple):
@@ -177,10 +177,10 @@ def _from_file(
                 None,
             )
             del shapes[index]  # its boxes were drawn on another one
-    found.check(shapes, settings.faults == "clip")
+    found.check(shapes, settings.on_invalid == "clip")
     for note in found.notes:
         tell(f"Note: {note}", on.quiet)
-    _tell_faults(found, settings.faults == "refuse", on.quiet)
+    _tell_faults(found, settings.on_invalid == "refuse", on.quiet)
     if not slices:
         raise InputError(
             f"{found.called} lists no image of {', '.join(sample.path.name for sample in samples)}."
@@ -221,7 +221,7 @@ def _complete(
         }
         if lacking:
             incomplete[structure] = len(lacking)
-        are_others_empty = settings.unlisted == "empty" and not any(
+        are_others_empty = settings.unlisted_images == "empty" and not any(
             found.may_lack(NOT_LISTED, name) for name in classes
         )
         for number, sample in enumerate(samples):
@@ -233,7 +233,7 @@ def _complete(
                 boxes = _boxes_of(found, structure, classes, slices, number)
                 complete = boxes[np.isin(boxes.z, pictures)]
                 out.append(
-                    _large(sample, complete, pictures, settings.image or "raw", settings.least_px)
+                    _large(sample, complete, pictures, settings.image or "raw", settings.min_px)
                 )
     return out, incomplete
 
@@ -271,15 +271,15 @@ def _tell_faults(found: BoxFile, refuse: bool, quiet: bool) -> None:
         tell(f"and {len(listing) - MOST_TOLD} more", quiet)
     if listing and refuse:
         raise InputError(
-            f"{found.called}: {found.summary()}. Correct them, name the samples that hold such images, or use --faults leave-out to "
+            f"{found.called}: {found.summary()}. Correct them, name the samples that hold such images, or use --on-invalid skip to "
             "continue without them and their images."
         )
 
 
 def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> list[_Drawn]:
-    """Boxes around the connected objects of every slice that is labelled as a whole."""
+    """Boxes around the connected objects of every slice that is labeled as a whole."""
     out: list[_Drawn] = []
-    for name in settings.labels:
+    for name in settings.from_labels:
         source, pictures, image = _labels_of(sample, name)
         z, corners, known = [np.empty(0, int)], [np.empty((0, 4), np.float32)], []
         with Meter(f"boxes around {name}", len(pictures), quiet=on.quiet) as meter:
@@ -294,20 +294,20 @@ def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> li
                 corners.append(own)
         if lost := len(pictures) - len(known):
             tell(
-                f"Note: {lost} slices of {name} are not labelled as a whole (pixels of them are ignored), and are left out.",
+                f"Note: {lost} slices of {name} are not labeled as a whole (pixels of them are ignored), and are left out.",
                 on.quiet,
             )
         if not known:
             raise InputError(
-                f"No slice of {name} in {sample.path.name} is labelled as a whole: what is ignored may hold anything."
+                f"No slice of {name} in {sample.path.name} is labeled as a whole: what is ignored may hold anything."
             )
         boxes = Boxes.of((name.rpartition("/")[2],), np.concatenate(z), 0, np.concatenate(corners))
-        out.append(_large(sample, boxes, known, image, settings.least_px))
+        out.append(_large(sample, boxes, known, image, settings.min_px))
     return out
 
 
 def _labels_of(sample: Sample, name: str) -> tuple[Any, list[int], str]:
-    """What reads the n-th labelled slice (y, x) and whether all of it is known, the numbers of these slices, and their image."""
+    """What reads the n-th labeled slice (y, x) and whether all of it is known, the numbers of these slices, and their image."""
     folder, _, plain = name.rpartition("/")
     places = {
         "annotations": annotated_structures(sample),
@@ -325,11 +325,11 @@ def _labels_of(sample: Sample, name: str) -> tuple[Any, list[int], str]:
     if where == "annotations":
         drawn = read_annotation(sample, plain)
 
-        def labelled(place: int) -> tuple[NDArray[Any], bool]:
+        def labeled(place: int) -> tuple[NDArray[Any], bool]:
             labels, known = drawn.objects(place)
             return labels, bool(known.all())
 
-        return labelled, list(drawn.z), drawn.image
+        return labeled, list(drawn.z), drawn.image
     volume = result_of(sample, plain) if where == "labels" else sample.volume("truth", plain)
     return (
         lambda z: (volume.read(slice(z, z + 1))[0], True),

@@ -259,14 +259,14 @@ def _write(
 ) -> None:
     volume = sample.image(image)
     names = picture_names(sample)
-    micrometres = (
+    micrometers = (
         sizes(boxes.corners)
         * np.array([volume.voxel_size.x, volume.voxel_size.y], np.float32)
         / 1000
     )
     columns: dict[str, Any] = {"z": boxes.z, "picture": [names[z] for z in boxes.z.tolist()]}
     columns |= dict(zip(CORNERS, boxes.corners.T, strict=True))
-    columns |= {"width_um": micrometres[:, 0], "height_um": micrometres[:, 1], **more}
+    columns |= {"width_um": micrometers[:, 0], "height_um": micrometers[:, 1], **more}
     metadata = {**about, "image": image, "image_fingerprint": volume.fingerprint}
     sample.write_table(
         table, pa.table(columns).replace_schema_metadata({KEY: json.dumps(metadata).encode()})

@@ -1,6 +1,6 @@
-"""The stage ``cells``: a network's interior and boundary, and a few labelled slices, become cells in every slice.
+"""The stage ``cells``: a network's interior and boundary, and a few labeled slices, become cells in every slice.
 
-From every labelled slice labels travel up and down to its neighbours, slice by slice (``propagate``): the only sequential work, on
+From every labeled slice labels travel up and down to its neighbors, slice by slice (``propagate``): the only sequential work, on
 the flow's grid, every direction of every interval on its own. Each slice is then separated by itself and brought to full resolution.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem import __version__
-from sparsem.annotation.labeled_slices import LabelledSlices, annotations_on, read_annotation
+from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on, read_annotation
 from sparsem.cells.disagreement import Place, doubt, nearer, places_of_doubt
 from sparsem.cells.flow import on_grid
 from sparsem.cells.intervals import Fronts, Leg, legs, seeds_of_nearest, slice_fingerprints, stored
@@ -45,7 +45,7 @@ class CellsSettings(CarrySettings):
         "cells",
         description="the annotation of cells; the network's output is NAME-interior and NAME-boundary",
     )
-    way: Way = Field(
+    method: Way = Field(
         "arrival",
         description="how cells are told apart: arrival, or one of the six ways of Table 2",
     )
@@ -55,19 +55,19 @@ class CellsSettings(CarrySettings):
     image: str | None = Field(
         None, description="image for the optical flow; the one that was predicted if not given"
     )
-    rim_nm: float = Field(
+    outline_margin_nm: float = Field(
         20,
         ge=0,
         description="borders so near to the outline of all cells do not cut (the paper: 5 px)",
     )
-    least_iou: float = Field(
+    min_iou: float = Field(
         0.3,
         ge=0,
         lt=1,
         description="a region keeps its cell's name if it overlaps that much with what flow brought of the cell",
     )
-    speck_nm2: float = Field(2500, ge=0, description="islands of a smaller area are dropped")
-    hole_um2: float = Field(
+    min_island_nm2: float = Field(2500, ge=0, description="islands of a smaller area are dropped")
+    fill_holes_um2: float = Field(
         1.0,
         ge=0,
         description="holes up to this area that a cell encloses in a slice are filled: organelles",
@@ -91,9 +91,9 @@ class Job:
         boundary: the same.
         settings: of the stage.
         grid: (h, w) of the flow.
-        z: of the labelled slices.
+        z: of the labeled slices.
         base: labels above it are islands.
-        window: grey levels of the image that flow sees; None for all of 8 bit.
+        window: gray levels of the image that flow sees; None for all of 8 bit.
     """
 
     sample: Sample
@@ -117,9 +117,11 @@ class Job:
     @property
     def carrier(self) -> Carrier:
         """How labels are carried."""
-        if self.settings.way == "arrival":
+        if self.settings.method == "arrival":
             return ByArrival(self.settings, self.image.voxel_size.z / self.pixel_nm)
-        return ByFrame(self.settings) if self.settings.way == "per_frame" else ByFlow(self.settings)
+        return (
+            ByFrame(self.settings) if self.settings.method == "per_frame" else ByFlow(self.settings)
+        )
 
     def views(self, slices: slice) -> list[View]:
         """Slices on the grid; one volume after the other, so that one is in memory at full resolution."""
@@ -128,7 +130,7 @@ class Job:
             [on_grid(one, self.grid, window) for one in volume.read(slices)]
             for volume, window in sources
         )
-        rim = self.settings.rim_nm / self.pixel_nm
+        rim = self.settings.outline_margin_nm / self.pixel_nm
         odds = (
             (_unit(inside), _unit(edge)) for inside, edge in zip(interior, boundary, strict=True)
         )
@@ -138,8 +140,8 @@ class Job:
         """How many pixels of the slice an area is."""
         return round(area_nm2 / (self.image.voxel_size.y * self.image.voxel_size.x))
 
-    def labelled(self, index: int) -> tuple[Labels, Mask]:
-        """Ids of a labelled slice, and where they are known, at full resolution."""
+    def labeled(self, index: int) -> tuple[Labels, Mask]:
+        """Ids of a labeled slice, and where they are known, at full resolution."""
         return read_annotation(self.sample, self.settings.cells, self.image_name).objects(index)
 
 
@@ -152,7 +154,7 @@ def cells(
 
     Also ``probabilities/NAME-doubt``: where labels from the two sides disagree. ``track`` then joins islands to cells.
 
-    After a labelled slice was corrected or added, ``on.overwrite`` does only the slices up to its labelled neighbours again; the others
+    After a labeled slice was corrected or added, ``on.overwrite`` does only the slices up to its labeled neighbors again; the others
     are copied.
 
     Args:
@@ -165,7 +167,7 @@ def cells(
 
     Raises:
         SampleError: no such annotation or probabilities, or the annotation belongs to another image.
-        InputError: no labelled slice holds a cell, or ids that leave no room for islands.
+        InputError: no labeled slice holds a cell, or ids that leave no room for islands.
         ResumeError: there is a result of other settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
@@ -242,7 +244,7 @@ def _carry(leg: Leg, before: Arrays | None, job: Job) -> Arrays:
     )
     for view in job.views(slice(leg.start, leg.stop))[:: leg.step]:
         if state is None:
-            labels, known = (at_shape(one, job.grid) for one in job.labelled(leg.source))
+            labels, known = (at_shape(one, job.grid) for one in job.labeled(leg.source))
             state = dict(carrier.begin(labels, known, view))
         else:
             state = dict(carrier.advance(state, view))
@@ -261,10 +263,10 @@ def _separate_block(
     kept = [old["made from"] == now for old, now in zip(before, made_from, strict=True)]
     if all(kept):  # nothing to separate: copied without a look at image and probabilities
         copies = {path: Volume(job.sample.path / path).read(block.own) for path in paths}
-        return copies, {"slices": before, "base": job.base, "labelled": list(job.z)}
+        return copies, {"slices": before, "base": job.base, "labeled": list(job.z)}
     masks = job.interior.read(block.own) >= FOREGROUND
     alone = (
-        job.settings.way in WAYS and job.settings.way not in CARRIED
+        job.settings.method in WAYS and job.settings.method not in CARRIED
     )  # slices are separated one by one, not on the way
     views = job.views(block.own) if alone else [None] * len(masks)
     borders = job.boundary.read(block.own) >= FOREGROUND
@@ -283,7 +285,7 @@ def _separate_block(
     return dict(zip(paths, made, strict=True)), {
         "slices": summary,
         "base": job.base,
-        "labelled": list(job.z),
+        "labeled": list(job.z),
     }
 
 
@@ -300,9 +302,9 @@ def _separate_slice(
 ) -> Separated:
     """Regions and doubt of one slice at full resolution, and its places of doubt in pixels of the slice."""
     below, above = (fronts[step if step in fronts else -step][1] for step in (1, -1))
-    shape, speck = (mask.shape[0], mask.shape[1]), job.pixels_of(job.settings.speck_nm2)
+    shape, speck = (mask.shape[0], mask.shape[1]), job.pixels_of(job.settings.min_island_nm2)
     if z in job.z:
-        labels, known = job.labelled(job.z.index(z))
+        labels, known = job.labeled(job.z.index(z))
         labels = np.where(known, labels, refined(below.labels, mask & ~known))
         return (
             with_islands(labels, mask & ~known, job.base, speck, border),
@@ -313,15 +315,15 @@ def _separate_slice(
     if view is not None:
         seeds = seeds_of_nearest(fronts, z, job.z)
         labels = separated(
-            job.settings.way,
+            job.settings.method,
             Evidence(view.interior, view.boundary, labels, seeds, view.rim),
-            job.settings.least_iou,
+            job.settings.min_iou,
         )
-    if job.settings.way == "flow":
+    if job.settings.method == "flow":
         mask = enlarged(labels, shape) > 0
     regions = filled(
         with_islands(refined(labels, mask), mask, job.base, speck, border),
-        job.pixels_of(1e6 * job.settings.hole_um2),
+        job.pixels_of(1e6 * job.settings.fill_holes_um2),
     )
     in_cells = at_shape(mask, job.grid)
     doubtful = np.round(255 * doubt(below, above) * in_cells).astype(np.uint8)
@@ -340,15 +342,15 @@ def _probability(sample: Sample, name: str) -> Volume:
 
 
 def _window(image: Volume) -> tuple[float, float] | None:
-    """Where almost all grey levels lie, judged by the coarsest level; 8 bit is taken as it is."""
+    """Where almost all gray levels lie, judged by the coarsest level; 8 bit is taken as it is."""
     if image.dtype == np.uint8:
         return None
     low, high = np.percentile(image.read(slice(None), image.levels - 1), (0.5, 99.5))
     return float(low), float(high)
 
 
-def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int]:
-    """Of the labelled slices one by one, and a number that no id exceeds; a new cell more does not change it."""
+def _fingerprints(annotation: LabeledSlices, name: str) -> tuple[list[str], int]:
+    """Of the labeled slices one by one, and a number that no id exceeds; a new cell more does not change it."""
     prints, largest = [], 0
     for index, z in enumerate(annotation.z):
         labels, known = annotation.objects(index)
@@ -365,7 +367,7 @@ def _fingerprints(annotation: LabelledSlices, name: str) -> tuple[list[str], int
         )
     if not largest:
         raise InputError(
-            f"No labelled slice of '{name}' holds a cell: check the annotation, --classes and --ignore."
+            f"No labeled slice of '{name}' holds a cell: check the annotation, --classes and --ignore."
         )
     if largest > 2**32 - MOST_ISLANDS:
         raise InputError(

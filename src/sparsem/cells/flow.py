@@ -27,21 +27,21 @@ class FlowSettings(Settings):
     flow: Literal["farneback", "dis"] = Field(
         "farneback", description="optical flow: farneback as in the paper, or dis"
     )
-    grid: int | None = Field(
+    flow_downsampling: int | None = Field(
         None,
         ge=1,
         description="edge of a flow pixel in slice pixels; by default as few as bring a slice to 2 Mpx",
     )
-    pyramid_scale: float = Field(
+    flow_pyramid_scale: float = Field(
         0.5,
         gt=0,
         lt=1,
         description="of one level of the flow's pyramid to the one below; the paper: 0.2",
     )
-    levels: int = Field(4, ge=1, description="of the pyramid; the paper: 6")
-    window: int = Field(15, ge=3, description="flow pixels that are averaged; the paper: 30")
-    iterations: int = Field(3, ge=1, description="on every level")
-    polynomial: int = Field(
+    flow_levels: int = Field(4, ge=1, description="of the pyramid; the paper: 6")
+    flow_window: int = Field(15, ge=3, description="flow pixels that are averaged; the paper: 30")
+    flow_iterations: int = Field(3, ge=1, description="on every level")
+    flow_polynomial: int = Field(
         5,
         ge=5,
         description="pixels that the polynomial is fitted to; more than 5 also take a wider Gaussian",
@@ -49,13 +49,13 @@ class FlowSettings(Settings):
 
     def grid_of(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the flow between slices of ``shape``."""
-        grid = self.grid or next(
+        grid = self.flow_downsampling or next(
             2**power for power in range(16) if shape[0] * shape[1] <= GRID_PX * 4**power
         )
         return max(1, round(shape[0] / grid)), max(1, round(shape[1] / grid))
 
 
-class Carried(NamedTuple):
+class ComposedFlow(NamedTuple):
     """Where pixels come from, several slices away: the composed flow, and how far it can be trusted.
 
     Attributes:
@@ -75,7 +75,7 @@ def on_grid(
     Args:
         image: (y, x), 8 bit, or more with a window.
         shape: (h, w) of the grid.
-        window: grey levels that become 0 and 255; the same for all slices, or flow sees brightness move.
+        window: gray levels that become 0 and 255; the same for all slices, or flow sees brightness move.
     """
     if window is not None:
         low, high = window
@@ -103,13 +103,13 @@ def flow_between(
         padded_flow = estimator.calc(here, there, None)  # type: ignore[call-overload]
         flow = padded_flow[:height, :width]
     else:
-        sigma = 1.1 if settings.polynomial <= 5 else 1.5  # as OpenCV advises for these sizes
+        sigma = 1.1 if settings.flow_polynomial <= 5 else 1.5  # as OpenCV advises for these sizes
         scales = (
-            settings.pyramid_scale,
-            settings.levels,
-            settings.window,
-            settings.iterations,
-            settings.polynomial,
+            settings.flow_pyramid_scale,
+            settings.flow_levels,
+            settings.flow_window,
+            settings.flow_iterations,
+            settings.flow_polynomial,
         )
         flow = cv2.calcOpticalFlowFarneback(here, there, None, *scales, sigma, 0)  # type: ignore[call-overload]
     return np.asarray(flow, np.float32)
@@ -134,18 +134,18 @@ def remapped(values: NDArray[Any], flow: Flow, method: int, border: int) -> NDAr
     return np.asarray(cv2.remap(values, places(flow), None, method, borderMode=border))  # type: ignore[call-overload]
 
 
-def stay(shape: tuple[int, int]) -> Carried:
+def stay(shape: tuple[int, int]) -> ComposedFlow:
     """The flow of a slice onto itself."""
-    return Carried(np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32))
+    return ComposedFlow(np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32))
 
 
-def composed(step: Flow, back: Flow, before: Carried) -> Carried:
-    """One slice further: ``step`` leads to the neighbour and ``back`` from it; ``before`` leads on from the neighbour.
+def composed(step: Flow, back: Flow, before: ComposedFlow) -> ComposedFlow:
+    """One slice further: ``step`` leads to the neighbor and ``back`` from it; ``before`` leads on from the neighbor.
 
-    One flow from the slice to the labelled one is kept, so that labels are resampled once and not at every slice between.
+    One flow from the slice to the labeled one is kept, so that labels are resampled once and not at every slice between.
     """
     flow = step + sampled(before.flow, step)
-    return Carried(flow, inconsistency(step, back) + sampled(before.error, step))
+    return ComposedFlow(flow, inconsistency(step, back) + sampled(before.error, step))
 
 
 def inconsistency(forward: Flow, backward: Flow) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
-"""Labels race outward from labelled slices: who arrives first has the pixel.
+"""Labels race outward from labeled slices: who arrives first has the pixel.
 
 A label spreads within a slice against a resistance that is high on boundaries, and from slice to slice along the optical flow;
-what it has spent is kept with it. Two slices that are labelled send their labels towards each other, and where they meet the
+what it has spent is kept with it. Two slices that are labeled send their labels towards each other, and where they meet the
 smaller cost decides: near slices count more than far ones, a way along a cell more than one across its border. This is
 the per-frame propagation of the paper (3.3) with its confidence carried along, and both directions reconciled by it.
 
@@ -52,7 +52,7 @@ def resistance(boundary: NDArray[np.float32], interior: NDArray[np.float32] | No
 
 
 def departure(labels: Labels, known: NDArray[np.bool_] | None = None) -> Arrival:
-    """A labelled slice: every label is there at no cost, background too; a pixel that is not known waits for others."""
+    """A labeled slice: every label is there at no cost, background too; a pixel that is not known waits for others."""
     cost = np.zeros(labels.shape) if known is None else np.where(known, 0.0, np.inf)
     return Arrival(
         labels if known is None else np.where(known, labels, 0).astype(labels.dtype), cost

@@ -1,4 +1,4 @@
-"""Which way labels go through a stack: from every labelled slice up and down to its labelled neighbours, and what they leave on disk."""
+"""Which way labels go through a stack: from every labeled slice up and down to its labeled neighbors, and what they leave on disk."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Leg(NamedTuple):
     """Slices start..stop (exclusive) that labels cross without a rest, upward (step 1) or downward (-1).
 
     Attributes:
-        source: which of the labelled slices they come from.
+        source: which of the labeled slices they come from.
         begins: that slice is the first of the leg.
     """
 
@@ -34,7 +34,7 @@ class Leg(NamedTuple):
 def legs(
     z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]
 ) -> dict[str, list[Leg]]:
-    """The chains of legs from the labelled slices ``z``, cut at z-blocks; legs behind the last slice that is wanted are left out.
+    """The chains of legs from the labeled slices ``z``, cut at z-blocks; legs behind the last slice that is wanted are left out.
 
     A leg is the same whatever is wanted, so that one that is done serves every run.
     """
@@ -63,11 +63,11 @@ def legs(
 def slice_fingerprints(
     z: Sequence[int], prints: Sequence[str], n_slices: int, sources: Mapping[str, Any]
 ) -> list[str]:
-    """What the result of each slice depends on: its labelled neighbours, or itself where it is labelled, and what all depend on."""
+    """What the result of each slice depends on: its labeled neighbors, or itself where it is labeled, and what all depend on."""
     found = []
     for one in range(n_slices):
-        below = max((index for index, labelled in enumerate(z) if labelled <= one), default=None)
-        above = min((index for index, labelled in enumerate(z) if labelled >= one), default=None)
+        below = max((index for index, labeled in enumerate(z) if labeled <= one), default=None)
+        above = min((index for index, labeled in enumerate(z) if labeled >= one), default=None)
         around = [None if index is None else [z[index], prints[index]] for index in (below, above)]
         found.append(fingerprint_of({**sources, "between": around}))
     return found
@@ -81,7 +81,7 @@ class Fronts:
     chains: Mapping[str, Sequence[Leg]]
 
     def at(self, z: int) -> dict[int, tuple[int, Front]]:
-        """Those that come to a slice: step (1 from below, -1 from above) -> the labelled slice that it comes from, and the front."""
+        """Those that come to a slice: step (1 from below, -1 from above) -> the labeled slice that it comes from, and the front."""
         found = {}
         for chain, chained in self.chains.items():
             for number, leg in enumerate(chained):
@@ -93,9 +93,9 @@ class Fronts:
         return found
 
 
-def seeds_of_nearest(at: Mapping[int, tuple[int, Front]], z: int, labelled: Sequence[int]) -> Seeds:
-    """Of the fronts at a slice, the seeds of the one whose labelled slice is nearest; the lower of two equally near ones."""
-    return min(at.items(), key=lambda one: (abs(labelled[one[1][0]] - z), -one[0]))[1][1].seeds
+def seeds_of_nearest(at: Mapping[int, tuple[int, Front]], z: int, labeled: Sequence[int]) -> Seeds:
+    """Of the fronts at a slice, the seeds of the one whose labeled slice is nearest; the lower of two equally near ones."""
+    return min(at.items(), key=lambda one: (abs(labeled[one[1][0]] - z), -one[0]))[1][1].seeds
 
 
 def stored(fronts: Sequence[Front]) -> Arrays:

@@ -1,7 +1,7 @@
 """Regions through z: which island continues which, and which cell it belongs to (paper 3.3, equation 1).
 
 A slice is a label map (y, x): cells under their ids up to ``base``, islands under numbers above it that mean something in this slice
-only. Pairs of neighbouring slices are compared in any order; one small graph is then resolved once.
+only. Pairs of neighboring slices are compared in any order; one small graph is then resolved once.
 
 An island goes on from the region below that it overlaps most with, by IoU. One that leaves a cell keeps its identity; one that goes
 over into a cell, or into an island of a cell, takes its identity in all slices before, unless it has one already. Islands that go
@@ -21,7 +21,7 @@ Labels = NDArray[Any]
 
 
 class Links(NamedTuple):
-    """Overlapping regions of two neighbouring slices of which at least one is an island; ascending by (lower, upper).
+    """Overlapping regions of two neighboring slices of which at least one is an island; ascending by (lower, upper).
 
     Attributes:
         lower: label in the lower slice, (n,).
@@ -51,7 +51,7 @@ class Tracks(NamedTuple):
 
 
 def links(lower: Labels, upper: Labels, base: int, window_px: int) -> Links:
-    """Compare two neighbouring slices.
+    """Compare two neighboring slices.
 
     Args:
         lower: the slice below.

@@ -1,6 +1,6 @@
-"""Labels travel from a labelled slice through the slices beside it: three ways to carry them (paper 3.3).
+"""Labels travel from a labeled slice through the slices beside it: three ways to carry them (paper 3.3).
 
-A front is what has come to a slice, and how far it can be trusted. Fronts come from the labelled slices below and above, and
+A front is what has come to a slice, and how far it can be trusted. Fronts come from the labeled slices below and above, and
 pixel by pixel the one of smaller cost has it. The state of a front is a mapping of arrays, so that it can be stored
 and a propagation go on where it was. Arrays are (h, w), on the grid of the flow.
 """
@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy.ndimage import map_coordinates
 
 from sparsem.cells.flow import (
-    Carried,
+    ComposedFlow,
     Flow,
     FlowSettings,
     composed,
@@ -41,14 +41,14 @@ from sparsem.cells.separate import (
 
 State = Mapping[str, NDArray[Any]]
 
-DISTANCE = 0.2  # flow pixels of disagreement that a slice further from the labelled one is worth
-OUT_OF_REACH = 1.0  # cost at which an undecided pixel of a labelled slice is not its neighbour's: a boundary lies between
+DISTANCE = 0.2  # flow pixels of disagreement that a slice further from the labeled one is worth
+OUT_OF_REACH = 1.0  # cost at which an undecided pixel of a labeled slice is not its neighbor's: a boundary lies between
 
 
 class CarrySettings(FlowSettings):
     """How labels travel."""
 
-    seed: SeedPoint = Field(
+    seed_point: SeedPoint = Field(
         "deepest", description="where in a cell its seed lies: deepest, or centroid as in the paper"
     )
 
@@ -87,7 +87,7 @@ class Carrier(Protocol):
     """A way of carrying labels."""
 
     def begin(self, labels: Labels, known: Mask, here: View) -> State:
-        """The state at a labelled slice."""
+        """The state at a labeled slice."""
         ...
 
     def advance(self, before: State, here: View) -> State:
@@ -100,14 +100,14 @@ class Carrier(Protocol):
 
 
 class ByFlow(NamedTuple):
-    """Labels of the labelled slice through the composed flow: resampled once, however far away."""
+    """Labels of the labeled slice through the composed flow: resampled once, however far away."""
 
     settings: CarrySettings
 
     def begin(self, labels: Labels, known: Mask, here: View) -> State:
         """Seeds are chosen here and travel on their own."""
         origin = _held(labels, known)
-        seeds = seeds_of(origin, self.settings.seed)
+        seeds = seeds_of(origin, self.settings.seed_point)
         start = stay((labels.shape[0], labels.shape[1]))
         state: dict[str, NDArray[Any]] = {
             "origin": origin,
@@ -119,7 +119,7 @@ class ByFlow(NamedTuple):
     def advance(self, before: State, here: View) -> State:
         """Compose one more step."""
         step, back = _both_ways(before, here, self.settings)
-        carried = composed(step, back, Carried(before["flow"], before["error"]))
+        carried = composed(step, back, ComposedFlow(before["flow"], before["error"]))
         seeds = moved(Seeds(before["ids"], before["places"]), back)
         moving = {
             "ids": seeds.ids,
@@ -152,7 +152,7 @@ class ByFrame(NamedTuple):
     settings: CarrySettings
 
     def begin(self, labels: Labels, known: Mask, here: View) -> State:
-        """The labelled slice is the first result."""
+        """The labeled slice is the first result."""
         return {
             "image": here.image,
             "labels": _held(labels, known),
@@ -163,7 +163,7 @@ class ByFrame(NamedTuple):
         """Carry the last result on, and mend it by what the network sees here."""
         step, back = _both_ways(before, here, self.settings)
         carried = warped(before["labels"], step)
-        seeds = seeds_of(carried, self.settings.seed)
+        seeds = seeds_of(carried, self.settings.seed_point)
         labels = per_frame(Evidence(here.interior, here.boundary, carried, seeds, here.rim))
         cost = sampled(before["cost"], step) + inconsistency(step, back) + np.float32(DISTANCE)
         return {"image": here.image, "labels": labels, "cost": cost}
@@ -232,7 +232,7 @@ def moved(seeds: Seeds, flow: Flow) -> Seeds:
 
 
 def _held(labels: Labels, known: Mask) -> NDArray[np.uint32]:
-    """A labelled slice whose undecided pixels hold their place, so that their neighbours do not take it."""
+    """A labeled slice whose undecided pixels hold their place, so that their neighbors do not take it."""
     return np.where(known, labels, NOBODY).astype(np.uint32)
 
 

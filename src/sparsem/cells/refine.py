@@ -24,7 +24,7 @@ def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
         return labels
     fine = at_shape(labels, shape)
     low, high, part = zip(
-        *(_neighbours(new, old) for new, old in zip(shape, labels.shape, strict=True)), strict=True
+        *(_neighbors(new, old) for new, old in zip(shape, labels.shape, strict=True)), strict=True
     )
     corners = [(y, x) for y in (low[0], high[0]) for x in (low[1], high[1])]
     mixed = _mixed(labels, low, high)
@@ -116,14 +116,14 @@ def _joined(parts: NDArray[np.uint32], loose: Mask, steps: int) -> NDArray[np.ui
     return padded[1:-1, 1:-1]
 
 
-def _neighbours(
+def _neighbors(
     new: int, old: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """For each of ``new`` pixels the two of ``old`` whose centres are nearest, and how far it is on the way from one to the other."""
-    centre = (np.arange(new) + 0.5) * old / new - 0.5
-    low = np.clip(np.floor(centre).astype(int), 0, old - 1)
+    """For each of ``new`` pixels the two of ``old`` whose centers are nearest, and how far it is on the way from one to the other."""
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    low = np.clip(np.floor(center).astype(int), 0, old - 1)
     high = np.clip(low + 1, 0, old - 1)
-    return low, high, np.clip(centre - low, 0, 1)
+    return low, high, np.clip(center - low, 0, 1)
 
 
 def _mixed(

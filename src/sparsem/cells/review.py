@@ -10,7 +10,7 @@ JUMP = 0.2  # of its area: what a cell gains or loses from one slice to the next
 UNUSUAL = 6.0  # times the median change of the cell
 
 
-class Look(NamedTuple):
+class ReviewPlace(NamedTuple):
     """One place.
 
     Attributes:
@@ -35,18 +35,18 @@ class Look(NamedTuple):
 
 
 def disagreements(
-    places: Sequence[Iterable[Sequence[int]]], labelled: Sequence[int], pixel_um2: float
-) -> list[Look]:
-    """One place for each pair of cells in each interval between labelled slices: where they disagree most.
+    places: Sequence[Iterable[Sequence[int]]], labeled: Sequence[int], pixel_um2: float
+) -> list[ReviewPlace]:
+    """One place for each pair of cells in each interval between labeled slices: where they disagree most.
 
     Args:
         places: (first, second, pixels, y, x) of every slice.
-        labelled: slice numbers.
+        labeled: slice numbers.
         pixel_um2: area of a pixel.
     """
     found: dict[tuple[int, int, int], list[tuple[int, int, int, int]]] = {}
     for z, here in enumerate(places):
-        interval = int(np.searchsorted(labelled, z))
+        interval = int(np.searchsorted(labeled, z))
         for first, second, pixels, y, x in here:
             found.setdefault((interval, min(first, second), max(first, second)), []).append(
                 (pixels, z, y, x)
@@ -55,7 +55,7 @@ def disagreements(
     for (_, first, second), rows in found.items():
         pixels, z, y, x = max(rows, key=lambda row: (row[0], -row[1]))
         looks.append(
-            Look(
+            ReviewPlace(
                 "disagreement",
                 z,
                 y,

@@ -18,7 +18,7 @@ from sparsem.labels.overlaps import overlaps
 
 NOBODY = (
     2**32 - 1
-)  # label of pixels of a labelled slice that nobody decided on: they hold their place, but have no name
+)  # label of pixels of a labeled slice that nobody decided on: they hold their place, but have no name
 NAMELESS = (
     2**32 - 2**20
 )  # labels from here on are regions of their own without a name; ``with_islands`` numbers them
@@ -155,7 +155,7 @@ def flooded(mask: Mask, cut: Mask | None, seeds: Seeds) -> Labels:
 def faithful(labels: Labels, carried: Labels, least_iou: float) -> NDArray[np.uint32]:
     """Regions that overlap with what flow brought of the same cell by at least that IoU keep its name; the others are nameless.
 
-    A seed that drifted into a neighbour cannot give it a wrong name then: main cells are known by IoU (paper 3.3).
+    A seed that drifted into a neighbor cannot give it a wrong name then: main cells are known by IoU (paper 3.3).
     """
     table = overlaps(labels, carried)
     ids, which = np.unique(np.concatenate([table.first, table.second]), return_inverse=True)
@@ -220,7 +220,7 @@ def _inner(mask: Mask, rim: float) -> Mask:
 
 
 def _parts(mask: Mask) -> tuple[NDArray[Any], int]:
-    """Connected parts, numbered from 1; neighbours share an edge, as in the watershed."""
+    """Connected parts, numbered from 1; neighbors share an edge, as in the watershed."""
     parts, count = cc3d.connected_components(mask.view(np.uint8), connectivity=4, return_N=True)
     return parts, int(count)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.cells.linking import Links, Tracks, links, renamed, resolve, without_fragments
-from sparsem.cells.review import Look, area_jumps, disagreements
+from sparsem.cells.review import ReviewPlace, area_jumps, disagreements
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import sizes
@@ -63,7 +63,7 @@ class Tracked:
     unassigned: Mapping[int, float]
     left_out: int
     left_out_um3: float
-    look: tuple[Look, ...]
+    look: tuple[ReviewPlace, ...]
 
 
 def track(
@@ -74,7 +74,7 @@ def track(
     Objects that meet no annotated cell are fragments, or cells that were not annotated: small ones are left out, and reported.
 
     Also ``tables/tracks_NAME``, one row a track of islands; ``tables/links_NAME``, one row a pair of overlapping regions of
-    neighbouring slices of which one is an island, so that splits and mergers are all there; ``tables/look_NAME``, where to look.
+    neighboring slices of which one is an island, so that splits and mergers are all there; ``tables/look_NAME``, where to look.
 
     Args:
         sample: with ``labels/NAME-regions``, as ``cells`` writes it.
@@ -203,9 +203,9 @@ def link_table(pairs: Sequence[Links], tracks: Tracks, base: int) -> pa.Table:
     )
 
 
-def look_table(look: Sequence[Look]) -> pa.Table:
+def look_table(look: Sequence[ReviewPlace]) -> pa.Table:
     """One row a place, the one that is worth most first."""
-    columns = {name: [getattr(one, name) for one in look] for name in Look._fields}
+    columns = {name: [getattr(one, name) for one in look] for name in ReviewPlace._fields}
     return pa.table({"rank": np.arange(1, len(look) + 1), **columns})
 
 
@@ -273,22 +273,22 @@ def _name_block(
 
 def _look(
     regions: Volume, named: Volume, made: dict[str, Any], areas: Sequence[dict[int, int]]
-) -> list[Look]:
+) -> list[ReviewPlace]:
     """Disagreements that ``cells`` saw, and jumps of area in the result, the largest first."""
     voxel = regions.voxel_size
     pixel_um2 = voxel.y * voxel.x * 1e-6
-    found = disagreements(made["places"], made["labelled"], pixel_um2)
+    found = disagreements(made["places"], made["labeled"], pixel_um2)
     for z, cell, change in area_jumps(areas, JUMPS):
         before, after = (one == cell for one in named.read(slice(z - 1, z + 1)))
         changed = np.pad(before != after, 1).astype(np.uint8)
         depth = cv2.distanceTransform(changed, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
         y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        found.append(Look("jump", z, int(y), int(x), cell, 0, change * pixel_um2, 1))
+        found.append(ReviewPlace("jump", z, int(y), int(x), cell, 0, change * pixel_um2, 1))
     return sorted(found, key=lambda one: (-one.area_um2, one.z, one.first, one.second))[:PLACES]
 
 
 def _made_by_cells(sample: Sample, name: str) -> dict[str, Any]:
-    """What ``cells`` left beside the regions: the largest id, the labelled slices, the places of doubt."""
+    """What ``cells`` left beside the regions: the largest id, the labeled slices, the places of doubt."""
     blocks = finished(sample, f"cells-{name}")
     return {**blocks[0], "places": [one["places"] for block in blocks for one in block["slices"]]}
 

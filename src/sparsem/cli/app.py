@@ -15,11 +15,11 @@ from sparsem.settings import nearest
 
 # name -> (module.function, what --help lists). A module loads when one of its commands is called: some load torch, some VTK.
 COMMANDS = {
-    "demo": ("pipeline.demo", "The whole job on a synthetic tumour volume, in a few minutes."),
-    "phantom": ("data.phantom", "Make a synthetic tumour volume with exact truth."),
+    "demo": ("pipeline.demo", "The whole job on a synthetic tumor volume, in a few minutes."),
+    "phantom": ("data.phantom", "Make a synthetic tumor volume with exact truth."),
     "import": ("data.import_", "Bring a stack in."),
-    "annotate": ("data.annotate", "Bring hand-labelled slices in, and learn which to label next."),
-    "align": ("preprocess.align", "Put every slice over its neighbours: drift, jumps, bad slices."),
+    "annotate": ("data.annotate", "Bring hand-labeled slices in, and learn which to label next."),
+    "align": ("preprocess.align", "Put every slice over its neighbors: drift, jumps, bad slices."),
     "equalize": (
         "preprocess.equalize",
         "Even out brightness from slice to slice, or within slices.",
@@ -32,9 +32,9 @@ COMMANDS = {
         "quality.quality",
         "Tell how good the images are, and which slices to look at; compare protocols.",
     ),
-    "train": ("segment.train", "Teach a network the structures from the labelled slices."),
+    "train": ("segment.train", "Teach a network the structures from the labeled slices."),
     "predict": ("segment.predict", "Find the structures in every slice."),
-    "cells": ("cells.cells", "Tell touching cells apart in every slice, from a few labelled ones."),
+    "cells": ("cells.cells", "Tell touching cells apart in every slice, from a few labeled ones."),
     "track": ("cells.track", "Give every protrusion its cell, and list where to look."),
     "detect": (
         "detect.detect",
@@ -77,7 +77,7 @@ GROUPS = {
     },
     "quality": {
         "sample": "quality_sample",
-        "pictures": "quality_pictures",
+        "images": "quality_images",
         "compare": "quality_compare",
     },
 }
@@ -130,7 +130,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help=(
-        "From a raw volume-EM stack and a few labelled slices to every organelle. The usual way: import, annotate import, train, "
+        "From a raw volume-EM stack and a few labeled slices to every organelle. The usual way: import, annotate import, train, "
         "predict, export. Every command can be stopped and run again: it goes on where it was."
     ),
 )
@@ -176,7 +176,7 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         typer.echo(
-            "Error: the GPU's memory is out; use a smaller --batch, --see or --width, or --device cpu.",
+            "Error: the GPU's memory is out; use a smaller --batch, --input-px or --width, or --device cpu.",
             err=True,
         )
         sys.exit(2)

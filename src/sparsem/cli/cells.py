@@ -2,7 +2,7 @@
 
 from sparsem.cells.cells import CellsSettings
 from sparsem.cells.cells import cells as _cells
-from sparsem.cells.review import Look
+from sparsem.cells.review import ReviewPlace
 from sparsem.cells.track import Tracked, TrackSettings
 from sparsem.cells.track import track as _track
 from sparsem.cli.options import Outcome, SamplePath, command, in_shell
@@ -12,10 +12,10 @@ from sparsem.workflow.execution import Execution
 
 @command(CellsSettings, spread=True)
 def cells(path: SamplePath, *, settings: CellsSettings, on: Execution) -> Outcome:
-    """Tell cells apart that touch and look alike, in every slice, from a few labelled ones and what the network sees of borders.
+    """Tell cells apart that touch and look alike, in every slice, from a few labeled ones and what the network sees of borders.
 
-    Train with --cells NAME and predict before. After a labelled slice was corrected or added, --overwrite does only the slices up to
-    its labelled neighbours again. Example: sparsem cells tumour.zarr
+    Train with --cells NAME and predict before. After a labeled slice was corrected or added, --overwrite does only the slices up to
+    its labeled neighbors again. Example: sparsem cells tumor.zarr
     """
     written = _cells(Sample.open(path), settings, on)
     name = f" --cells {settings.name}" if settings.name != TrackSettings().cells else ""
@@ -30,7 +30,7 @@ def cells(path: SamplePath, *, settings: CellsSettings, on: Execution) -> Outcom
 def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcome:
     """Give every island, the cut end of a protrusion, the identity of its cell, and list where to look.
 
-    Example: sparsem track tumour.zarr
+    Example: sparsem track tumor.zarr
     """
     found = _track(Sample.open(path), settings, on)
     name = settings.cells
@@ -72,7 +72,7 @@ def _unassigned_lines(found: Tracked) -> list[str]:
     return lines
 
 
-def _place_line(place: Look) -> str:
+def _place_line(place: ReviewPlace) -> str:
     what = f"cells {place.first} and {place.second}" if place.second else f"cell {place.first}"
     reason = "two sides disagree about" if place.kind == "disagreement" else "the area changes of"
     return (

@@ -31,7 +31,7 @@ from sparsem.store.volume import read_attributes
 from sparsem.workflow.execution import Execution
 
 MOST_COVER = 0.6  # of a slice, by a mask
-COVERED = 10  # slices that are looked at, of more that are labelled
+COVERED = 10  # slices that are looked at, of more that are labeled
 
 
 @command(PhantomSettings, spread=True)
@@ -41,7 +41,7 @@ def phantom(
     settings: PhantomSettings,
     on: Execution,
 ) -> Outcome:
-    """Make a synthetic tumour volume with exact truth, to try things on and to test.
+    """Make a synthetic tumor volume with exact truth, to try things on and to test.
 
     Example: sparsem phantom toy.zarr --shape 48 512 512 --voxel-nm 8 8 8 --cells 6 --seed 1
     """
@@ -67,7 +67,7 @@ def import_(
     labels: Annotated[
         str | None,
         typer.Option(
-            "--labels", help="SRC holds labels of every slice, of the structure of this name"
+            "--as-labels", help="SRC holds labels of every slice, of the structure of this name"
         ),
     ] = None,
     *,
@@ -77,7 +77,7 @@ def import_(
     """Bring a stack in: TIFF of any kind, a folder or glob of TIFF or PNG slices, MRC, HDF5, NRRD, NumPy, Zarr or OME-Zarr.
 
     Example: sparsem import slices/ liver.zarr --voxel-nm 8 4 4
-    or, to measure what was found elsewhere, sparsem import mito.tif liver.zarr --labels mitochondrion
+    or, to measure what was found elsewhere, sparsem import mito.tif liver.zarr --as-labels mitochondrion
     """
     if labels:
         made = import_labels(out, labels, source, settings, on)
@@ -134,14 +134,14 @@ def annotate_import(
         str,
         typer.Argument(
             metavar="SRC",
-            help="a folder of masks with slice numbers in their names, or a labelled volume",
+            help="a folder of masks with slice numbers in their names, or a labeled volume",
         ),
     ],
     *,
     settings: AnnotationSettings,
     on: Execution,
 ) -> Outcome:
-    """Bring hand-labelled slices in. A slice that you did not label is not background: it is not known.
+    """Bring hand-labeled slices in. A slice that you did not label is not background: it is not known.
 
     Examples: sparsem annotate import liver.zarr nucleus masks/nuclei
     or sparsem annotate import liver.zarr organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
@@ -164,13 +164,13 @@ def annotate_import(
         )
     if (
         settings.slices is None
-        and settings.first_number is None
+        and settings.first_slice_number is None
         and _is_numbered_otherwise(sample, about["z"])
     ):
         first = about["z"][0]
         number = sample.image("raw").numbers[first]
         lines.append(
-            f"Taken by the numbers of the stack's files: {number} is slice {first}. If masks count slices: --first-number 0"
+            f"Taken by the numbers of the stack's files: {number} is slice {first}. If masks count slices: --first-slice-number 0"
         )
     separated = f"{name}-regions" in sample.names("labels")
     learn = f" --cells {name}" if name == CellsSettings().cells else ""
@@ -204,11 +204,11 @@ def annotate_suggest(
     or, after train --folds 3, sparsem annotate suggest liver.zarr nucleus -n 4 --model m.fold1.safetensors --model m.fold2.safetensors
     """
     sample = Sample.open(path)
-    labelled = [one for one in annotated_structures(sample) if name in (None, one)]
+    labeled = [one for one in annotated_structures(sample) if name in (None, one)]
     found = _suggest(sample, name, settings, on)
     return Outcome(
         [f"Label next ({found.by}): {_slices_in_words(sample, found.z)}"],
-        f"sparsem annotate import {in_shell(path)} {name or 'NAME'} MASKS{' --add' if labelled else ''}",
+        f"sparsem annotate import {in_shell(path)} {name or 'NAME'} MASKS{' --add' if labeled else ''}",
         {"slices": list(found.z), "by": found.by},
     )
 
@@ -228,7 +228,7 @@ def _slices_in_words(sample: Sample, z: Sequence[int]) -> str:
 
 
 def _cover_in_words(sample: Sample, structure: str) -> str:
-    """How much of the labelled slices a structure covers: an inverted mask shows here."""
+    """How much of the labeled slices a structure covers: an inverted mask shows here."""
     annotation = read_annotation(sample, structure)
     looked = evenly_spaced(len(annotation.z), min(COVERED, len(annotation.z)))
     parts, numbers, is_whole = [], set(), True

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sparsem.boxes.constrain import constrain_boxes, release_boxes
-from sparsem.boxes.counts import SummarySettings, summary
+from sparsem.boxes.counts import CountSettings, summary
 from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
 from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.cli.score_format import box_data, box_lines
@@ -33,12 +33,12 @@ def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -
     """Bring boxes in: drawn by somebody, from a file, or around the objects of labels, so that what was segmented teaches detectors.
 
     Examples: sparsem detect import S01.zarr S02.zarr --source boxes.json
-    or, around the objects of labelled slices, sparsem detect import liver.zarr --labels mitochondrion
+    or, around the objects of labeled slices, sparsem detect import liver.zarr --from-labels mitochondrion
     """
     found = import_boxes([Sample.open(path) for path in samples], settings, on)
     lines = [f"{count} boxes of {name}" for name, count in found.boxes.items()]
     small = (
-        f"; {found.small} boxes of less than {settings.least_px:g} px were dropped (--least-px)"
+        f"; {found.small} boxes of less than {settings.min_px:g} px were dropped (--min-px)"
         if found.small
         else ""
     )
@@ -134,11 +134,11 @@ def detect_masks(path: SamplePath, *, settings: MasksSettings, on: Execution) ->
     """Find the objects in boxes pixel by pixel, by a Segment Anything Model or, without one, as outlines; they become labels.
 
     Examples: sparsem detect masks S01.zarr
-    or sparsem detect masks S01.zarr --model facebook/sam-vit-large
+    or sparsem detect masks S01.zarr --sam facebook/sam-vit-large
     """
     sample = Sample.open(path)
     made = _masks(sample, settings, on)
-    way = f"by {settings.model}" if settings.model else "outlines: no model was given, --model"
+    way = f"by {settings.sam}" if settings.sam else "outlines: no model was given, --sam"
     lines = [
         f"Wrote {path}/{volume} ({way}): {_visible(made.boxes[name], made.visible[name])}"
         for volume, name in zip(made.volumes, made.boxes, strict=True)
@@ -183,14 +183,14 @@ def detect_constrain(
     return Outcome(lines, f"sparsem detect score {in_shell(path)}", {"gone": gone})
 
 
-@command(SummarySettings)
+@command(CountSettings)
 def detect_count(
     samples: Samples,
     out: Annotated[Path, typer.Option("--out", help="the table to write, .csv or .parquet")] = Path(
         "counts.csv"
     ),
     *,
-    settings: SummarySettings,
+    settings: CountSettings,
     on: Execution,
 ) -> Outcome:
     """Count and measure the objects of every sample, beside what is known of the samples: one table.

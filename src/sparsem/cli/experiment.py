@@ -15,9 +15,7 @@ from sparsem.workflow.execution import Execution
 
 Truth = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[TRUTH]", help="labels of every slice; else the labelled that are left"
-    ),
+    typer.Argument(metavar="[TRUTH]", help="labels of every slice; else the labeled that are left"),
 ]
 
 
@@ -27,16 +25,16 @@ def experiment_cells(
     truth: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TRUTH]", help="a labelled volume; the sample's own truth if not given"
+            metavar="[TRUTH]", help="a labeled volume; the sample's own truth if not given"
         ),
     ] = None,
     *,
     settings: ExperimentSettings,
     on: Execution,
 ) -> Outcome:
-    """Run every way of separating cells, track, score on the slices that nobody labelled, and print them side by side (Table 2).
+    """Run every way of separating cells, track, score on the slices that nobody labeled, and print them side by side (Table 2).
 
-    Example: sparsem experiment cells tumour.zarr all_cells.tif --least-voxels 5000
+    Example: sparsem experiment cells tumor.zarr all_cells.tif --min-voxels 5000
     """
     rows = _experiment(Sample.open(path), truth, settings, on)
     head = (
@@ -71,7 +69,7 @@ def experiment_cells(
 def experiment_slices(
     path: SamplePath,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="the structure, labelled on many slices")
+        str, typer.Argument(metavar="NAME", help="the structure, labeled on many slices")
     ],
     truth: Truth = None,
     folder: Annotated[Path, typer.Option("--folder", help="for networks and figures")] = Path(
@@ -81,21 +79,21 @@ def experiment_slices(
     settings: SlicesSettings,
     on: Execution,
 ) -> Outcome:
-    """How many slices must be labelled? Train on some of them, again and again, and measure on the others (figure 2 of the paper).
+    """How many slices must be labeled? Train on some of them, again and again, and measure on the others (figure 2 of the paper).
 
-    Example: sparsem experiment slices liver.zarr nucleus --labelled 7 --labelled 15 --repeats 3
+    Example: sparsem experiment slices liver.zarr nucleus --n-slices 7 --n-slices 15 --repeats 3
     """
     found = slices_compared(Sample.open(path), name, folder, truth, settings, on)
-    lines = [f"{'labelled':>9}{'tile px':>9}{'mean Dice':>11}{'spread':>9}"]
+    lines = [f"{'labeled':>9}{'tile px':>9}{'mean Dice':>11}{'spread':>9}"]
     summary = found.summary()
-    for (labelled, tile), (mean, spread) in summary.items():
+    for (labeled, tile), (mean, spread) in summary.items():
         lines.append(
-            f"{labelled:>9}{tile:>9}{mean:>11.3f}{'--' if spread != spread else f'{spread:.3f}':>9}"
+            f"{labeled:>9}{tile:>9}{mean:>11.3f}{'--' if spread != spread else f'{spread:.3f}':>9}"
         )
     lines += [f"Wrote {file}" for file in found.files]
     lines.append(f"Wrote {path}/tables/experiment_slices_{name}.parquet and .csv")
     rows = [
-        {"labelled": one.labelled, "tile_px": one.tile, "repeat": one.repeat, "dice_3d": one.dice}
+        {"labeled": one.labeled, "tile_px": one.tile, "repeat": one.repeat, "dice_3d": one.dice}
         for one in found.runs
     ]
     return Outcome(lines, data={"runs": rows, "files": found.files})
@@ -113,9 +111,9 @@ def experiment_models(
     settings: ModelsSettings,
     on: Execution,
 ) -> Outcome:
-    """Which network? Train several on the same labelled slices, with and without unlabelled ones, and measure them on the others.
+    """Which network? Train several on the same labeled slices, with and without unlabeled ones, and measure them on the others.
 
-    Example: sparsem experiment models liver.zarr nucleus --compare resunet --compare unet++ --compare resunet+cps --labelled 7 --minutes 10
+    Example: sparsem experiment models liver.zarr nucleus --networks resunet --networks unet++ --networks resunet+cps --n-slices 7 --minutes 10
     """
     found = models_compared(Sample.open(path), name, folder, truth, settings, on)
     lines = [*markdown(found).splitlines(), *(f"Wrote {file}" for file in found.files)]
@@ -123,7 +121,7 @@ def experiment_models(
     rows = [
         {
             "network": one.way,
-            "labelled": one.labelled,
+            "labeled": one.labeled,
             "dice_3d": one.dice,
             "training_s": one.seconds,
         }

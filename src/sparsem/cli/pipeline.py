@@ -28,7 +28,7 @@ def demo(
     *,
     on: Execution,
 ) -> Outcome:
-    """Show the whole job on a synthetic tumour volume: stack and seven labelled slices in, every organelle out.
+    """Show the whole job on a synthetic tumor volume: stack and seven labeled slices in, every organelle out.
 
     Takes a few minutes. DIR then holds what you would start from (raw.tif, masks/, study.toml) and what came out.
     """

@@ -37,7 +37,7 @@ def equalize(path: SamplePath, *, settings: EqualizeSettings, on: Execution) -> 
     """Even out brightness: flicker from slice to slice, or contrast within slices. The image it is made from stays.
 
     Examples: sparsem equalize liver.zarr
-    or sparsem equalize liver.zarr --way clahe --image raw --out clahe
+    or sparsem equalize liver.zarr --method clahe --image raw --out clahe
     """
     sample = Sample.open(path)
     name = _equalize(sample, settings, on)

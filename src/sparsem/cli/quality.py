@@ -14,7 +14,7 @@ from sparsem.cli.score_format import MOST_LISTED
 from sparsem.experiment.protocols import compare_protocols
 from sparsem.quality.compare import SURE
 from sparsem.quality.image_metrics import METRICS
-from sparsem.quality.images import PicturesSettings, pictures, write_tables
+from sparsem.quality.images import ImagesSettings, pictures, write_tables
 from sparsem.quality.learned_metrics import LEARNT
 from sparsem.quality.quality import Quality, QualitySettings, quality
 from sparsem.store.sample import Sample
@@ -69,12 +69,12 @@ def quality_lines(found: Quality) -> list[str]:
     counted = "".join(f", {lights[light]} {light}" for light in ("red", "amber") if lights[light])
     lines = [f"{found.image}: {found.light.value} ({count}{counted})"]
     lines.append(
-        f"The usual slice: noise {100 * usual['noise']:.1f} % of the range of grey levels, contrast {100 * usual['contrast']:.1f} %, "
+        f"The usual slice: noise {100 * usual['noise']:.1f} % of the range of gray levels, contrast {100 * usual['contrast']:.1f} %, "
         f"SNR {usual['snr_db']:.1f} dB, details from {usual['resolution_px']:.1f} px on{AT_LIMIT if usual['resolution_px'] < 4.05 else ''}"
     )
     if len(found.verdicts) > 2 and np.isnan(found.columns["spacing"]).mean() > 0.5:
         lines.append(
-            f"Whether slices are lost cannot be told: neighbours are little alike ({usual['likeness']:.2f} of 1), or do not change at all"
+            f"Whether slices are lost cannot be told: neighbors are little alike ({usual['likeness']:.2f} of 1), or do not change at all"
         )
     if not math.isnan(found.stripes_degrees):
         lines.append(
@@ -89,8 +89,8 @@ def quality_lines(found: Quality) -> list[str]:
     )
 
 
-@command(PicturesSettings, spread=True)
-def quality_pictures(
+@command(ImagesSettings, spread=True)
+def quality_images(
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -99,13 +99,13 @@ def quality_pictures(
     ],
     folder: Folder = Path("quality"),
     *,
-    settings: PicturesSettings,
+    settings: ImagesSettings,
     on: Execution,
 ) -> Outcome:
     """Measure pictures by themselves, in their resin, and beside a reference; as a whole and by tile.
 
-    Examples: sparsem quality pictures bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
-    or sparsem quality pictures bench.tif asp.tif --denoise nlm
+    Examples: sparsem quality images bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
+    or sparsem quality images bench.tif asp.tif --denoise nlm
     """
     found = pictures(sources, folder, settings, on)
     files = write_tables(found, folder)
@@ -169,7 +169,7 @@ def quality_compare(
         middle = (_under(metric, _median(one[name])) for metric, one in found.values.items())
         lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *middle]))
     sure = [
-        one for one in found.tests if one.corrected < SURE and found.by == "picture"
+        one for one in found.tests if one.corrected < SURE and found.by == "image"
     ]  # of tiles p is too good to be told first
     told = [
         f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)"

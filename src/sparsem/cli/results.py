@@ -83,7 +83,7 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
     for row in found.summary.to_pylist():
         lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
         specks = (
-            f", {row['specks']} specks left out (--least-um3 {row['structure']}=... says below which size)"
+            f", {row['specks']} specks left out (--min-volume-um3 {row['structure']}=... says below which size)"
             if row["specks"]
             else ""
         )

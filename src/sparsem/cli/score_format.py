@@ -10,10 +10,10 @@ from sparsem.score.score import Scores
 from sparsem.store.slice_use import Role
 
 if TYPE_CHECKING:  # these load torch and numba
-    from sparsem.detect.score import Judged
+    from sparsem.detect.score import BoxEvaluation
     from sparsem.models.checkpoint import Recipe
     from sparsem.preprocess.align import Alignment
-    from sparsem.segment.cross_validation import Promise
+    from sparsem.segment.cross_validation import CrossValidation
 
 MOST_LISTED = 12
 GROUP_NAMES: dict[Role | None, str] = {
@@ -22,7 +22,7 @@ GROUP_NAMES: dict[Role | None, str] = {
     "trained": "training slices",
     None: "all slices",
 }
-FAINT = 0.35  # likeness of neighbouring slices below which alignment may follow the tissue
+FAINT = 0.35  # likeness of neighboring slices below which alignment may follow the tissue
 
 
 def score_lines(scores: dict[str, Scores]) -> list[str]:
@@ -117,7 +117,7 @@ def score_data(found: Scores) -> dict[str, Any]:
     return data | {"compared": list(found.compared), "outline_shared": found.outline.fraction}
 
 
-def promise_line(one: "Promise") -> str:
+def promise_line(one: "CrossValidation") -> str:
     """The Dice to expect."""
     known = [dice for dice in one.dice if not math.isnan(dice)]
     if not known:
@@ -149,7 +149,7 @@ def alignment_lines(found: "Alignment") -> list[str]:
     """How far slices were moved, and what should be looked at."""
     sentences = (
         (found.jumps, "lies", "lie", "far from the slice before", "put right, but look at it"),
-        (found.bad, "looks", "look", "like no neighbour", "left where the neighbours are"),
+        (found.bad, "looks", "look", "like no neighbor", "left where the neighbors are"),
         (
             found.breaks,
             "is",
@@ -184,7 +184,7 @@ def _unsure(found: "Alignment") -> list[str]:
         return []
     sections = "as thick sections are: tissue that runs obliquely may have passed for drift"
     return [
-        f"Neighbouring slices are little alike ({usual:.2f} of 1), {sections}. If the stack was aligned already, work with --image raw."
+        f"Neighboring slices are little alike ({usual:.2f} of 1), {sections}. If the stack was aligned already, work with --image raw."
     ]
 
 
@@ -216,7 +216,7 @@ def _numbers_listed(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers[:MOST_LISTED])) + more
 
 
-def box_lines(found: "Judged") -> list[str]:
+def box_lines(found: "BoxEvaluation") -> list[str]:
     """Scores of boxes for people: the thesis' table 5, counts, and what was taken for what."""
     head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "off a picture")
     looked = dict.fromkeys(
@@ -248,7 +248,7 @@ def box_lines(found: "Judged") -> list[str]:
     return lines
 
 
-def box_data(found: "Judged") -> dict[str, object]:
+def box_data(found: "BoxEvaluation") -> dict[str, object]:
     """Scores of boxes for scripts."""
     return {
         "scores": found.table().to_pylist(),

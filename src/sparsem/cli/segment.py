@@ -30,10 +30,10 @@ def train(
     settings: TrainSettings,
     on: Execution,
 ) -> Outcome:
-    """Teach a network the structures from the labelled slices. Stop it any time; the same command goes on.
+    """Teach a network the structures from the labeled slices. Stop it any time; the same command goes on.
 
     Examples: sparsem train liver.zarr --structure nucleus --structure nucleolus --out liver.safetensors
-    or, to know what Dice to expect on slices that nobody labelled, with --folds 5 besides
+    or, to know what Dice to expect on slices that nobody labeled, with --folds 5 besides
     """
     opened = [Sample.open(path) for path in samples]
     recipe, promises = train_and_promise(opened, out, settings, on)
@@ -99,7 +99,7 @@ def score(
     truth: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TRUTH]", help="a labelled volume; the sample's own truth if not given"
+            metavar="[TRUTH]", help="a labeled volume; the sample's own truth if not given"
         ),
     ] = None,
     *,
@@ -121,7 +121,7 @@ def denoise(path: SamplePath, *, settings: DenoiseSettings, on: Execution) -> Ou
     """Take the noise away. The image it is made from stays; later stages read the denoised one, unless --image names another.
 
     Examples: sparsem denoise liver.zarr
-    or sparsem denoise liver.zarr --way nlm --image raw --out smooth
+    or sparsem denoise liver.zarr --method nlm --image raw --out smooth
     """
     sample = Sample.open(path)
     name = _denoise(sample, settings, on)

@@ -1,6 +1,6 @@
 """A detector on pictures of any size: tiles read where they lie, seen in batches, and what was found in them made one.
 
-Of a huge picture never more than a batch of tiles is in memory, of another one the rows that are looked at. Grey levels are those of
+Of a huge picture never more than a batch of tiles is in memory, of another one the rows that are looked at. Gray levels are those of
 the sample's: mean 0, standard deviation 1.
 """
 
@@ -24,7 +24,7 @@ CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
 LEVEL_PICTURES, LEVEL_STEP = (
     16,
     4,
-)  # pictures, and every so many-th row and column of them, that tell a sample's grey levels
+)  # pictures, and every so many-th row and column of them, that tell a sample's gray levels
 AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
 
 Tile = NDArray[np.float32]
@@ -32,14 +32,14 @@ Window = Callable[[int, int, int, int], NDArray[Any]]  # x0 y0 x1 y1 -> (y, x)
 
 
 class Levels(NamedTuple):
-    """Grey levels of a sample: their mean and standard deviation."""
+    """Gray levels of a sample: their mean and standard deviation."""
 
     mean: float
     spread: float
 
-    def standardised(self, grey: NDArray[Any]) -> Tile:
+    def standardized(self, gray: NDArray[Any]) -> Tile:
         """Of mean 0 and standard deviation 1."""
-        return (grey.astype(np.float32) - np.float32(self.mean)) / np.float32(self.spread)
+        return (gray.astype(np.float32) - np.float32(self.mean)) / np.float32(self.spread)
 
 
 def levels_of(image: Volume) -> Levels:
@@ -48,8 +48,8 @@ def levels_of(image: Volume) -> Levels:
     sums = np.zeros(3)
     for z in evenly_spaced(count, min(LEVEL_PICTURES, count)):
         for part in _bands(image, z):
-            grey = part[::LEVEL_STEP, ::LEVEL_STEP].astype(np.float64)
-            seen = grey[grey > 0]
+            gray = part[::LEVEL_STEP, ::LEVEL_STEP].astype(np.float64)
+            seen = gray[gray > 0]
             sums += [seen.size, seen.sum(), np.square(seen).sum()]
     if not sums[0]:
         return Levels(0.0, 1.0)
@@ -71,12 +71,12 @@ def slicing_of(
     return Slicing(shape, edge, (round(edge[0] * overlap), round(edge[1] * overlap)))
 
 
-def seen(grey: NDArray[Any], levels: Levels, edge: tuple[int, int], see: int) -> Tile:
-    """A window of a picture as a detector sees it, (see, see) float32; what lies beyond the picture is of the mean grey."""
-    tile = levels.standardised(grey)
-    if grey.shape != edge:
+def seen(gray: NDArray[Any], levels: Levels, edge: tuple[int, int], see: int) -> Tile:
+    """A window of a picture as a detector sees it, (see, see) float32; what lies beyond the picture is of the mean gray."""
+    tile = levels.standardized(gray)
+    if gray.shape != edge:
         whole = np.zeros(edge, np.float32)
-        whole[: grey.shape[0], : grey.shape[1]] = tile
+        whole[: gray.shape[0], : gray.shape[1]] = tile
         tile = whole
     if edge == (see, see):
         return tile
@@ -105,7 +105,7 @@ def found_in_tiles(
         tiles: which, ascending.
         network: in evaluation mode, on ``device``.
         recipe: how it sees.
-        levels: grey levels of the sample.
+        levels: gray levels of the sample.
         batch: tiles at once; never tiles of two calls, so that results do not depend on what else is done.
         device: where.
     """
@@ -114,8 +114,8 @@ def found_in_tiles(
 
     def cut(some: Sequence[int]) -> tuple[list[tuple[int, NDArray[Any]]], NDArray[np.float32]]:
         windows = [(tile, window(*slicing.windows[tile].tolist())) for tile in some]
-        filled = [(tile, grey) for tile, grey in windows if grey.any()]
-        tiles = [seen(grey, levels, slicing.edge, recipe.see)[None] for _, grey in filled]
+        filled = [(tile, gray) for tile, gray in windows if gray.any()]
+        tiles = [seen(gray, levels, slicing.edge, recipe.see)[None] for _, gray in filled]
         return filled, np.stack(tiles) if tiles else np.empty(
             (0, 1, recipe.see, recipe.see), np.float32
         )
@@ -128,14 +128,14 @@ def found_in_tiles(
         with torch.inference_mode():
             answers = network.found(torch.from_numpy(images).to(device))
         parts += [
-            _in_picture(answer, tile, slicing, recipe.see, grey)
-            for answer, (tile, grey) in zip(answers, filled, strict=True)
+            _in_picture(answer, tile, slicing, recipe.see, gray)
+            for answer, (tile, gray) in zip(answers, filled, strict=True)
         ]
     columns = zip(*(parts or [NOTHING]), strict=True)
     return Found(*(np.concatenate(column) for column in columns))
 
 
-def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, grey: NDArray[Any]) -> Found:
+def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, gray: NDArray[Any]) -> Found:
     """What was found in a tile, in pixels of its picture; what lies beyond the picture, has no area, or is black is nothing."""
     x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
     scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2)
@@ -145,7 +145,7 @@ def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, grey: NDA
     corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS)
     real = (np.round(corners[:, 2:] - corners[:, :2], DECIMALS) >= 1).all(axis=1)
     left, top, right, bottom = np.round(corners - [x0, y0, x0, y0]).astype(int).T
-    known = cv2.integral((grey != 0).astype(np.uint8))
+    known = cv2.integral((gray != 0).astype(np.uint8))
     real &= known[bottom, right] - known[top, right] - known[bottom, left] + known[top, left] > 0
     kind, score = answer.kind.cpu().numpy().astype(np.int16), answer.score.float().cpu().numpy()
     return Found(

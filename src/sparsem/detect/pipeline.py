@@ -9,12 +9,12 @@ from sparsem.boxes.importing import BoxesSettings, import_boxes
 from sparsem.boxes.tables import annotated_names, read_annotated
 from sparsem.detect.masks.masks import MasksSettings, masks
 from sparsem.detect.predict import find_boxes
-from sparsem.detect.score import Judged, can_be_scored, score_boxes
+from sparsem.detect.score import BoxEvaluation, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.train import train_detector
 from sparsem.labels.constrain import Roles
 from sparsem.progress import tell
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
@@ -30,7 +30,7 @@ class DetectStep(Settings):
         None, description="annotated boxes, to learn from and to score against"
     )
     train: DetectTrainSettings = Field(
-        DetectTrainSettings(split="picture"), description="the detector"
+        DetectTrainSettings(split="image"), description="the detector"
     )
     predict: DetectSettings = Field(DetectSettings(), description="finding boxes")
     constrain: bool = Field(False, description="hold boxes to biology")
@@ -47,7 +47,7 @@ class DetectStep(Settings):
 
 def detect(
     sample: Sample, here: Path, step: DetectStep, image: str, rules: Roles, on: Execution = HERE
-) -> tuple[list[str], Judged | None]:
+) -> tuple[list[str], BoxEvaluation | None]:
     """Find boxes in a sample, and what follows from them.
 
     Args:
@@ -63,7 +63,7 @@ def detect(
     """
     if step.boxes:
         source = None if step.boxes.source is None else str(here / step.boxes.source)
-        import_boxes([sample], step.boxes.model_copy(update={"source": source}), on)
+        import_boxes([sample], changed(step.boxes, {"source": source}), on)
     drawn = [read_annotated(sample, name).image for name in annotated_names(sample)]
     if drawn and sample.drawn_on(image) != sample.drawn_on(drawn[0]):
         image = drawn[0]
@@ -74,13 +74,9 @@ def detect(
             if (here / step.train.weights).exists()
             else step.train.weights
         )
-        training = step.train.model_copy(
-            update={"image": step.train.image or image, "weights": weights}
-        )
+        training = changed(step.train, {"image": step.train.image or image, "weights": weights})
         train_detector([sample], model, training, on)
-    find_boxes(
-        sample, model, step.predict.model_copy(update={"image": step.predict.image or image}), on
-    )
+    find_boxes(sample, model, changed(step.predict, {"image": step.predict.image or image}), on)
     if step.constrain and len(ruled(sample, rules)) < 2:
         tell(
             "Note: rules are between two structures, and no two that they know were looked for; nothing is constrained.",
@@ -93,9 +89,9 @@ def detect(
         release_boxes(sample)
     made = []
     if step.masks:
-        folder = step.masks.model and here / step.masks.model
-        own = str(folder) if folder and folder.exists() else step.masks.model
-        made = masks(sample, step.masks.model_copy(update={"model": own}), on).volumes
+        folder = step.masks.sam and here / step.masks.sam
+        own = str(folder) if folder and folder.exists() else step.masks.sam
+        made = masks(sample, changed(step.masks, {"sam": own}), on).volumes
     if step.boxes and not can_be_scored(sample):
         tell(
             "Note: the detector learnt from every annotated picture, so how good its boxes are cannot be told.",

@@ -28,7 +28,7 @@ from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_d
 from sparsem.errors import ResumeError
 from sparsem.models.device import choose_device, free_memory
 from sparsem.segment.predict import hash_of
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -89,7 +89,7 @@ def find_boxes(
     ]
     stage_name = f"detect-{'-'.join(recipe.structures)}"
     inputs = {"image": image.fingerprint, "model": hash_of(file)}
-    lasting = _lasting(settings.model_copy(update={"image": name}))
+    lasting = _lasting(changed(settings, {"image": name}))
     stage = Stage(
         sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings)
     )
@@ -136,7 +136,7 @@ def _refuse_others(sample: Sample, stage: Stage, made_by: Mapping[str, str]) -> 
 
 def _lasting(settings: DetectSettings) -> Settings:
     """The settings that change a result, as they turn out here; how many tiles are seen at once changes the speed alone."""
-    return settings.model_copy(update={"batch": 1, "device": choose_device(settings.device).type})
+    return changed(settings, {"batch": 1, "device": choose_device(settings.device).type})
 
 
 def _slicing(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Slicing:

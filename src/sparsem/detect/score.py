@@ -25,7 +25,7 @@ class DetectScoreSettings(Settings):
     structure: tuple[str, ...] = Field(
         (), description="what to compare; repeat it; all that was annotated and found if not given"
     )
-    pictures: Literal["unseen", "all"] = Field(
+    images: Literal["unseen", "all"] = Field(
         "unseen",
         description="unseen: without those that were learnt from, validated on or left out",
     )
@@ -49,7 +49,7 @@ class JudgedBoxes:
 
 
 @dataclass(frozen=True)
-class Judged:
+class BoxEvaluation:
     """How good boxes are.
 
     Attributes:
@@ -124,7 +124,7 @@ class Judged:
 
 def score_boxes(
     samples: Sequence[Sample], settings: DetectScoreSettings = DetectScoreSettings()
-) -> Judged:
+) -> BoxEvaluation:
     """Compare the boxes of samples, all together, and write ``tables/box_scores`` of each by itself, with what is drawn of them.
 
     Raises:
@@ -171,7 +171,7 @@ def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
 
 def _judged(
     samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings
-) -> Judged:
+) -> BoxEvaluation:
     boxes: list[JudgedBoxes] = []
     made_from: dict[str, str] = {}
     for name in names:
@@ -192,7 +192,7 @@ def _judged(
         if not any(pictures):
             raise SampleError(
                 f"The detector of '{name}' learnt from every annotated picture, so a score would promise too much; annotate others, or use "
-                "--pictures all."
+                "--images all."
             )
         # Where some samples are constrained and others are not, constrained boxes would be of other pictures.
         constrained = all(read_found(sample, name).about.get("made_from") for sample in own)
@@ -207,11 +207,11 @@ def _judged(
             f"{sample.name} {name} annotated": read_annotated(sample, name).fingerprint
             for sample in own
         }
-    return Judged(
+    return BoxEvaluation(
         tuple(names),
         tuple(boxes),
         _confused(samples, names, settings),
-        settings.pictures,
+        settings.images,
         made_from,
     )
 
@@ -256,11 +256,11 @@ def _pictures(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple
         )
     pictures = sorted(set(drawn.pictures) & set(found.pictures))
     seen = found.about.get("seen")
-    if settings.pictures == "all":
+    if settings.images == "all":
         return tuple(pictures)
     if seen is None:
         raise SampleError(
-            f"Nobody knows which pictures the detector of '{name}' learnt from; score all of them with --pictures all."
+            f"Nobody knows which pictures the detector of '{name}' learnt from; score all of them with --images all."
         )
     raw = sample.image("raw")
     return tuple(z for z in pictures if slice_digest(raw, z) not in seen)

@@ -5,15 +5,15 @@ from typing import Literal
 from pydantic import Field
 
 from sparsem.settings import Settings
-from sparsem.training.settings import CourseSettings
+from sparsem.training.settings import LoopSettings
 
-Split = Literal["sample", "picture", "none"]
+Split = Literal["sample", "image", "none"]
 
 
-class DetectTrainSettings(CourseSettings):
+class DetectTrainSettings(LoopSettings):
     """What a detector learns, from which pictures, and how. The thesis: tiles of 2048 px, COCO weights, one structure a detector."""
 
-    detector: str = Field(
+    architecture: str = Field(
         "retinanet-small",
         description="retinanet-small, deformable-detr-small, or, on a GPU, retinanet, deformable-detr as in the thesis",
     )
@@ -25,8 +25,10 @@ class DetectTrainSettings(CourseSettings):
         "auto",
         description="to begin with: coco, none, a file or folder; auto: coco where it can be had",
     )
-    see: int = Field(512, ge=128, le=4096, description="edge of a tile as the detector sees it, px")
-    read: int | None = Field(
+    input_px: int = Field(
+        512, ge=128, le=4096, description="edge of a tile as the detector sees it, px"
+    )
+    context_px: int | None = Field(
         None,
         ge=32,
         le=65536,
@@ -37,9 +39,9 @@ class DetectTrainSettings(CourseSettings):
     learning_rate: float | None = Field(
         None, gt=0, description="of AdamW, at its highest; the detector's usual one if not given"
     )
-    clip: float = Field(0.1, gt=0, description="largest norm of a gradient")
-    grey: float = Field(
-        0.25, ge=0, le=2, description="grey-level augmentation in standard deviations; 0 for none"
+    max_grad_norm: float = Field(0.1, gt=0, description="largest norm of a gradient")
+    intensity_augmentation: float = Field(
+        0.25, ge=0, le=2, description="gray-level augmentation in standard deviations; 0 for none"
     )
     split: Split = Field(
         "sample",
@@ -52,7 +54,7 @@ class DetectTrainSettings(CourseSettings):
     test: tuple[str, ...] = Field(
         (), description="held out for the score: SAMPLE or SAMPLE:FIRST-LAST; repeat it"
     )
-    leave: tuple[str, ...] = Field(
+    exclude: tuple[str, ...] = Field(
         (), description="pictures for nothing: SAMPLE or SAMPLE:FIRST-LAST; repeat it"
     )
     validate_every: int = Field(200, ge=1, description="updates between two validations")
@@ -65,7 +67,7 @@ class DetectSettings(Settings):
         0.2,
         ge=0,
         lt=0.5,
-        description="of neighbouring tiles, as part of a tile; objects up to that size are never cut",
+        description="of neighboring tiles, as part of a tile; objects up to that size are never cut",
     )
     batch: int = Field(4, ge=1, description="tiles at once")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

@@ -81,7 +81,7 @@ class Slicing:
     Attributes:
         shape: (y, x) of the picture.
         edge: (y, x) of a tile, px of the picture.
-        overlap: (y, x) of neighbouring tiles, px; less than half a tile.
+        overlap: (y, x) of neighboring tiles, px; less than half a tile.
     """
 
     shape: tuple[int, int]
@@ -107,7 +107,7 @@ class Slicing:
         return np.array(corners, np.int64)
 
     @cached_property
-    def neighbours(self) -> list[tuple[int, int]]:
+    def neighbors(self) -> list[tuple[int, int]]:
         """Pairs of tiles that share pixels."""
         down, across = (
             list(_near(begins, edge)) for begins, edge in zip(self.begins, self.edge, strict=True)
@@ -175,7 +175,7 @@ def merged(found: Found, slicing: Slicing, margin: float) -> Found:
     of_tile = [np.arange(first, stop) for first, stop in pairwise(ends.tolist())]
     pairs: list[_Pair] = []
     seen_whole = np.zeros(len(cut), bool)
-    for one, other in slicing.neighbours:
+    for one, other in slicing.neighbors:
         if len(of_tile[one]) and len(of_tile[other]):
             pairs += _pairs(
                 found, of_tile[one], of_tile[other], _shared_window(slicing, one, other)

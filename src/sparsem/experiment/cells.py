@@ -20,11 +20,11 @@ class ExperimentSettings(Settings):
     """Which ways are compared, and on what."""
 
     cells: str = Field("cells", description="the annotation of cells")
-    way: tuple[Way, ...] = Field(
+    method: tuple[Way, ...] = Field(
         ALL_WAYS,
         description="a way of separating cells; repeat it for each; all of them if not given",
     )
-    least_voxels: int = Field(
+    min_voxels: int = Field(
         0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells"
     )
     dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group")
@@ -39,13 +39,13 @@ def cells_compared(
     settings: ExperimentSettings = ExperimentSettings(),
     on: Execution = HERE,
 ) -> dict[str, dict[str, float | None]]:
-    """Table 2 of the paper for a sample: every way, tracked, and scored on the slices that are not labelled.
+    """Table 2 of the paper for a sample: every way, tracked, and scored on the slices that are not labeled.
 
     Results stay in the sample as ``labels/NAME-WAY``; the table is ``tables/experiment_NAME``.
 
     Args:
         sample: as for ``cells``.
-        truth: a labelled volume whose ids are those of the annotation; the sample's own ``truth/NAME`` if not given.
+        truth: a labeled volume whose ids are those of the annotation; the sample's own ``truth/NAME`` if not given.
         settings: which ways.
         on: how the work is spread.
 
@@ -61,14 +61,14 @@ def cells_compared(
         "all" if is_own else settings.truth_slices
     )  # ground truth that was made with the sample is complete
     scoring = ScoreSettings(
-        instances=True, least_voxels=settings.least_voxels, dataset=settings.dataset, slices=slices
+        instances=True, min_voxels=settings.min_voxels, dataset=settings.dataset, slices=slices
     )
     rows: dict[str, dict[str, Any]] = {}
-    for way in settings.way:
+    for way in settings.method:
         name = f"{settings.cells}-{way}"
         cells(
             sample,
-            CellsSettings.model_validate({"cells": settings.cells, "way": way, "out": name}),
+            CellsSettings.model_validate({"cells": settings.cells, "method": way, "out": name}),
             on,
         )
         track(sample, TrackSettings(cells=name), on)

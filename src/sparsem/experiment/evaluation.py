@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsem.annotation.ground_truth import Truth, TruthSettings, truth_of
 from sparsem.annotation.ids import UNLABELED
-from sparsem.annotation.labeled_slices import LabelledSlices, annotations_on
+from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on
 from sparsem.geometry import ZBlock
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.segment.predict import PredictSettings, answer_of, hash_of, settings_here
@@ -22,12 +22,12 @@ from sparsem.workflow.stage import BlockResult, Stage
 
 @dataclass(frozen=True)
 class Check:
-    """What networks are measured against: a truth of every slice, else the labelled slices that are left."""
+    """What networks are measured against: a truth of every slice, else the labeled slices that are left."""
 
     sample: Sample
     image: Volume
     structure: str
-    annotation: LabelledSlices
+    annotation: LabeledSlices
     truth: Truth | None
 
     @property
@@ -50,13 +50,13 @@ class Measured:
     """A network on slices that it did not learn from.
 
     Attributes:
-        labelled: slices it learnt from, how many.
+        labeled: slices it learnt from, how many.
         slices: which.
         z: slices that it was measured on; none that it learnt from.
         overlaps: of each of these.
     """
 
-    labelled: int
+    labeled: int
     slices: tuple[int, ...]
     z: tuple[int, ...]
     overlaps: tuple[Overlap, ...]
@@ -80,10 +80,10 @@ def check_of(
     """What networks are measured against.
 
     Args:
-        sample: with labelled slices of the structure.
+        sample: with labeled slices of the structure.
         structure: its name.
         image: what networks see; the newest one if not given.
-        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labelled slices, if not given.
+        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labeled slices, if not given.
         how: which slices and parts of the ground truth are labeled.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which network? Several, with and without unlabelled slices, on the same labelled slices (tables 1 to 4 of the thesis)."""
+"""Which network? Several, with and without unlabeled slices, on the same labeled slices (tables 1 to 4 of the thesis)."""
 
 import csv
 import math
@@ -21,28 +21,28 @@ from sparsem.progress import tell
 from sparsem.report.plots.figures import dice_along_z
 from sparsem.score.overlap import average_dice
 from sparsem.segment.train import Job, course_of, job_of, train_job, training_needs, updates_of
-from sparsem.settings import SliceChoice
+from sparsem.settings import SliceChoice, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.training.files import log_path
-from sparsem.training.settings import LearnSettings, TrainSettings
+from sparsem.training.settings import NetworkTrainingSettings, TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
 WARM, TIMED = 2, 4  # updates before the clock starts, and on the clock
 
 
-class ModelsSettings(LearnSettings):
+class ModelsSettings(NetworkTrainingSettings):
     """Which networks are compared, on how many slices; beside these, how they learn."""
 
-    compare: tuple[str, ...] = Field(
+    networks: tuple[str, ...] = Field(
         ("resunet", "unet", "unet++", "resunet+cps"),
         min_length=1,
         description="a network, with +cps or +mean-teacher; repeat it for each",
     )
-    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    n_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (7, 10, 15, 25),
         min_length=1,
-        description="how many labelled slices to learn from; repeat it for each",
+        description="how many labeled slices to learn from; repeat it for each",
     )
     minutes: float | None = Field(
         None, gt=0, description="every training takes as long, on this machine; else --updates each"
@@ -60,7 +60,7 @@ class Trained(Measured):
     """One network and what it reached.
 
     Attributes:
-        way: its name, with what it learnt from unlabelled slices.
+        way: its name, with what it learnt from unlabeled slices.
         parameters: trainable, of one network.
         updates: of its weights.
         seconds: that its training took.
@@ -82,13 +82,13 @@ class ModelsFound:
     files: tuple[Path, ...]
 
     def summary(self) -> dict[str, tuple[float, float, float]]:
-        """Way -> mean 3D Dice over numbers of labelled slices, its standard deviation (NaN of one), and the mean rank (1 is best)."""
+        """Way -> mean 3D Dice over numbers of labeled slices, its standard deviation (NaN of one), and the mean rank (1 is best)."""
         ways = list(dict.fromkeys(one.way for one in self.trained))
-        counts = list(dict.fromkeys(one.labelled for one in self.trained))
+        counts = list(dict.fromkeys(one.labeled for one in self.trained))
         dice = np.array(
             [
                 [
-                    next(one.dice for one in self.trained if (one.way, one.labelled) == (way, n))
+                    next(one.dice for one in self.trained if (one.way, one.labeled) == (way, n))
                     for n in counts
                 ]
                 for way in ways
@@ -113,21 +113,21 @@ def models_compared(
     settings: ModelsSettings = ModelsSettings(),
     on: Execution = HERE,
 ) -> ModelsFound:
-    """Train every network on 7, 10, 15 and 25 of the labelled slices, and measure it on slices that it has not seen.
+    """Train every network on 7, 10, 15 and 25 of the labeled slices, and measure it on slices that it has not seen.
 
     Writes ``tables/experiment_models_NAME``, and into ``folder`` the networks, NAME-models.md (the table), and NAME-models.png: Dice along
-    z with the slices learnt from marked, for the fewest labelled slices. What is done is not done again.
+    z with the slices learnt from marked, for the fewest labeled slices. What is done is not done again.
 
     Args:
-        sample: with labelled slices of the structure.
+        sample: with labeled slices of the structure.
         structure: its name.
         folder: for networks, table and figure.
-        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labelled slices that are left, if not given.
+        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labeled slices that are left, if not given.
         settings: which networks, how many slices, and how they learn.
         on: how measuring is spread.
 
     Raises:
-        InputError: fewer slices are labelled than asked for, or the truth does not fit.
+        InputError: fewer slices are labeled than asked for, or the truth does not fit.
         SettingsError: no network of a name.
         SampleError: the structure is not annotated.
     """
@@ -140,20 +140,20 @@ def models_compared(
     )
     counts = [
         count
-        for count in settings.labelled
+        for count in settings.n_slices
         if count < len(check.z) and count <= len(check.annotation.z)
     ]
     if not counts:
-        more = f"expected more than {min(settings.labelled)}; take fewer with --labelled"
-        raise InputError(f"'{structure}' is labelled on {len(check.annotation.z)} slices; {more}.")
-    if len(counts) < len(settings.labelled):
+        more = f"expected more than {min(settings.n_slices)}; take fewer with --n-slices"
+        raise InputError(f"'{structure}' is labeled on {len(check.annotation.z)} slices; {more}.")
+    if len(counts) < len(settings.n_slices):
         tell(
-            f"'{structure}' is labelled on {len(check.annotation.z)} slices: more are left out.",
+            f"'{structure}' is labeled on {len(check.annotation.z)} slices: more are left out.",
             on.quiet,
         )
     folder = Path(folder)
     ways = {
-        way: _settings_of(way, structure, settings) for way in settings.compare
+        way: _settings_of(way, structure, settings) for way in settings.networks
     }  # all names are known before anything is trained
     trained = [
         _trained(check, folder, way, how, count, settings, on)
@@ -165,9 +165,9 @@ def models_compared(
     )
     sample.write_table(f"experiment_models_{structure}", _table(trained))
     write_atomically(found.files[0], markdown(found).encode())
-    fewest = [one for one in trained if one.labelled == counts[0]]
+    fewest = [one for one in trained if one.labeled == counts[0]]
     curves = {
-        f"{one.way},\n{one.labelled} labelled": one.along_z(check.image.shape[0]) for one in fewest
+        f"{one.way},\n{one.labeled} labeled": one.along_z(check.image.shape[0]) for one in fewest
     }
     dice_along_z(curves, found.files[1])
     return found
@@ -177,11 +177,11 @@ def _settings_of(way: str, structure: str, settings: ModelsSettings) -> TrainSet
     """A network's training: ``unet+++cps`` is the network ``unet++`` and cross pseudo supervision."""
     known = {"cps", "mean-teacher"}
     model, _, semi = way.rpartition("+") if way.rpartition("+")[2] in known else (way, "", "")
-    own = {"structure": (structure,), "model": model, "semi": semi or None}
+    own = {"structure": (structure,), "architecture": model, "semi": semi or None}
     model_class(model)
     try:
         return TrainSettings.model_validate(
-            {key: getattr(settings, key) for key in LearnSettings.model_fields} | own
+            {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields} | own
         )
     except ValueError as error:
         raise SettingsError(f"'{way}' cannot be trained: {error}") from None
@@ -200,10 +200,10 @@ def _trained(
     slices = drawn(check.annotation.z, count, 0)
     name = f"{check.structure}-{way}-{count}"
     model = folder / f"{name}.safetensors"
-    job = job_of([check.sample], model, how.model_copy(update={"slices": slices}), on.overwrite)
+    job = job_of([check.sample], model, changed(how, {"slices": slices}), on.overwrite)
     if settings.minutes:
         updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
-        job = replace(job, settings=job.settings.model_copy(update={"updates": updates}))
+        job = replace(job, settings=changed(job.settings, {"updates": updates}))
     recipe, needs = train_job(job, [], on), training_needs(job)
     with log_path(model).open(newline="", encoding="utf-8") as log:
         seconds = float(list(csv.DictReader(log))[-1]["seconds"])
@@ -213,7 +213,7 @@ def _trained(
     )
     return Trained(
         way=way,
-        labelled=count,
+        labeled=count,
         slices=slices,
         parameters=count_parameters(recipe.build()),
         updates=job.settings.updates,
@@ -229,7 +229,7 @@ def _updates_in(minutes: float, file: Path, job: Job) -> int:
     if file.exists():
         return int(file.read_text(encoding="utf-8"))
     whole = replace(
-        job, settings=job.settings.model_copy(update={"rise": (0.0, 0.0), "updates": WARM + TIMED})
+        job, settings=changed(job.settings, {"ramp": (0.0, 0.0), "updates": WARM + TIMED})
     )
     ends = [time.perf_counter() for _ in updates_of(whole, course_of(whole), whole.slices, [])]
     each = (ends[-1] - ends[WARM - 1]) / TIMED
@@ -243,7 +243,7 @@ def _table(trained: Sequence[Trained]) -> pa.Table:
     """One row a training."""
     columns: dict[str, list[Any]] = {
         "network": [one.way for one in trained],
-        "labelled": [one.labelled for one in trained],
+        "labeled": [one.labeled for one in trained],
         "slices": [" ".join(map(str, one.slices)) for one in trained],
         "parameters": [one.parameters for one in trained],
         "updates": [one.updates for one in trained],
@@ -261,13 +261,13 @@ def _table(trained: Sequence[Trained]) -> pa.Table:
 
 def markdown(found: ModelsFound) -> str:
     """The table for people: a row a network; 3D Dice, and behind it the mean over slices."""
-    counts = list(dict.fromkeys(one.labelled for one in found.trained))
+    counts = list(dict.fromkeys(one.labeled for one in found.trained))
     head = [
         "network",
         "parameters",
         "training s",
         "memory GB",
-        *(f"{count} labelled" for count in counts),
+        *(f"{count} labeled" for count in counts),
         "mean",
         "spread",
         "rank",

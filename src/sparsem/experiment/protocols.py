@@ -15,7 +15,7 @@ from sparsem.quality.compare import (
     comparison_tables,
     read_comparison,
 )
-from sparsem.quality.images import PicturesSettings, Planes, measure_planes, planes_of, weights_of
+from sparsem.quality.images import ImagesSettings, Planes, measure_planes, planes_of, weights_of
 from sparsem.report.comparison import comparison_page
 from sparsem.store.sample import save_table
 from sparsem.store.volume import write_atomically
@@ -69,9 +69,9 @@ def compare_protocols(path: str | Path, on: Execution = HERE) -> Comparison:
 
 def _opened(
     here: Path, group: GroupStep, study: CompareSettings
-) -> tuple[PicturesSettings, list[Planes]]:
+) -> tuple[ImagesSettings, list[Planes]]:
     """The pictures of a group, and how they are measured."""
-    settings = PicturesSettings(
+    settings = ImagesSettings(
         reference=tuple(_files(here, group.reference)),
         denoise=study.denoise,
         resin=tuple(_files(here, group.resin)),
@@ -80,7 +80,7 @@ def _opened(
         tile=study.tile,
     )
     try:
-        planes = planes_of(_files(here, group.pictures), settings)
+        planes = planes_of(_files(here, group.images), settings)
         _refuse_unequal(planes, study)
     except InputError as error:
         raise InputError(f"[[group]] {group.name}: {error}") from None
@@ -107,7 +107,7 @@ def _refuse_unequal(planes: Sequence[Planes], study: CompareSettings) -> None:
     for one in planes:
         shapes = [each.source.stack.shape[1:] for each in (first, one)]
         sizes = [" x ".join(map(str, shape)) for shape in shapes]
-        if study.by == "picture" and shapes[0] != shapes[1]:
+        if study.by == "image" and shapes[0] != shapes[1]:
             raise InputError(
                 f"{first.name} has {sizes[0]} px, {one.name} {sizes[1]}; pictures of a group are of one size. Crop them, put them into "
                 'groups of their own, or compare tiles of one size with by = "tile".'

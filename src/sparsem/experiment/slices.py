@@ -1,4 +1,4 @@
-"""How many slices must be labelled? Training repeated over numbers of labelled slices and tile sizes (figure 2 of the paper)."""
+"""How many slices must be labeled? Training repeated over numbers of labeled slices and tile sizes (figure 2 of the paper)."""
 
 import math
 from collections.abc import Sequence
@@ -14,25 +14,26 @@ from sparsem.annotation.ground_truth import TruthSettings
 from sparsem.errors import InputError
 from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
 from sparsem.progress import tell
-from sparsem.report.plots.figures import dice_along_z, dice_by_labelled
+from sparsem.report.plots.figures import dice_along_z, dice_by_labeled
 from sparsem.score.overlap import average_dice, pooled
 from sparsem.segment.train import train
 from sparsem.settings import SliceChoice
 from sparsem.store.sample import Sample
-from sparsem.training.settings import LearnSettings, TrainSettings
+from sparsem.training.settings import NetworkTrainingSettings, TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
 
-class SlicesSettings(LearnSettings):
+class SlicesSettings(NetworkTrainingSettings):
     """Which numbers of slices and which tiles are compared; beside these, how the networks learn."""
 
-    labelled: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    n_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (7, 10, 15, 25, 50),
         min_length=1,
-        description="how many labelled slices to learn from; repeat it for each",
+        description="how many labeled slices to learn from; repeat it for each",
     )
-    tile: tuple[Annotated[int, Field(ge=16)], ...] = Field(
-        (), description="edge of a tile in the image, px; repeat it for each; --read if not given"
+    contexts_px: tuple[Annotated[int, Field(ge=16)], ...] = Field(
+        (),
+        description="edge of a tile in the image, px; repeat it for each; --context-px if not given",
     )
     repeats: int = Field(
         3, ge=1, description="trainings of each kind, with other seeds and other slices"
@@ -66,10 +67,10 @@ class SlicesFound:
     files: tuple[Path, ...]
 
     def summary(self) -> dict[tuple[int, int], tuple[float, float]]:
-        """(labelled, tile) -> mean 3D Dice over repeats, and its standard deviation (NaN of one)."""
+        """(labeled, tile) -> mean 3D Dice over repeats, and its standard deviation (NaN of one)."""
         found: dict[tuple[int, int], list[float]] = {}
         for run in self.runs:
-            found.setdefault((run.labelled, run.tile), []).append(run.dice)
+            found.setdefault((run.labeled, run.tile), []).append(run.dice)
         return {
             key: (float(np.mean(dice)), float(np.std(dice, ddof=1)) if len(dice) > 1 else math.nan)
             for key, dice in found.items()
@@ -77,7 +78,7 @@ class SlicesFound:
 
 
 def drawn(pool: Sequence[int], count: int, repeat: int) -> tuple[int, ...]:
-    """``count`` of the labelled slices, evenly spaced; the first time with both ends, later each time moved on by a part of a step."""
+    """``count`` of the labeled slices, evenly spaced; the first time with both ends, later each time moved on by a part of a step."""
     if repeat == 0:
         places = np.linspace(0, len(pool) - 1, count) if count > 1 else np.array([len(pool) // 2])
     else:
@@ -100,21 +101,21 @@ def slices_compared(
     settings: SlicesSettings = SlicesSettings(),
     on: Execution = HERE,
 ) -> SlicesFound:
-    """Train on 7, 10, 15, ... of the labelled slices, several times each, and measure each network on slices that it has not seen.
+    """Train on 7, 10, 15, ... of the labeled slices, several times each, and measure each network on slices that it has not seen.
 
-    Writes ``tables/experiment_slices_NAME`` and ``..._z``, and into ``folder`` the networks and two figures: 3D Dice by number of labelled
+    Writes ``tables/experiment_slices_NAME`` and ``..._z``, and into ``folder`` the networks and two figures: 3D Dice by number of labeled
     slices with mean and spread, and Dice along z with the slices learnt from marked. What is done is not done again.
 
     Args:
-        sample: with many labelled slices of the structure.
+        sample: with many labeled slices of the structure.
         structure: its name.
         folder: for networks and figures.
-        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labelled slices that are left, if not given.
+        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labeled slices that are left, if not given.
         settings: numbers of slices, tiles, repeats, and how networks learn.
         on: how measuring is spread.
 
     Raises:
-        InputError: no number of slices is smaller than that of the labelled ones, or the truth does not fit.
+        InputError: no number of slices is smaller than that of the labeled ones, or the truth does not fit.
         SampleError: the structure is not annotated.
     """
     check = check_of(
@@ -125,27 +126,27 @@ def slices_compared(
         TruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
     )
     annotation = check.annotation
-    counts = [count for count in settings.labelled if count < len(annotation.z)]
+    counts = [count for count in settings.n_slices if count < len(annotation.z)]
     if not counts:
         raise InputError(
-            f"'{structure}' is labelled on {len(annotation.z)} slices; expected more than {min(settings.labelled)}, so that some are left."
+            f"'{structure}' is labeled on {len(annotation.z)} slices; expected more than {min(settings.n_slices)}, so that some are left."
         )
-    if len(counts) < len(settings.labelled):
-        left_out = ", ".join(str(count) for count in settings.labelled if count not in counts)
+    if len(counts) < len(settings.n_slices):
+        left_out = ", ".join(str(count) for count in settings.n_slices if count not in counts)
         tell(
-            f"'{structure}' is labelled on {len(annotation.z)} slices: {left_out} are left out.",
+            f"'{structure}' is labeled on {len(annotation.z)} slices: {left_out} are left out.",
             on.quiet,
         )
     folder, runs = Path(folder), []
-    for tile in settings.tile or (settings.read,):
+    for tile in settings.contexts_px or (settings.context_px,):
         for count in counts:
             for repeat in range(settings.repeats):
                 slices = drawn(annotation.z, count, repeat)
                 runs.append(_run(check, folder, tile, count, repeat, slices, settings, on))
     _write_tables(sample, structure, runs)
     figures = (
-        dice_by_labelled(
-            [(run.labelled, f"tile {run.tile} px", run.dice) for run in runs],
+        dice_by_labeled(
+            [(run.labeled, f"tile {run.tile} px", run.dice) for run in runs],
             structure,
             folder / f"{structure}-slices.png",
         ),
@@ -170,21 +171,23 @@ def _run(
     name = f"{check.structure}-{count}-{tile}-{repeat}"
     own = {
         "structure": (check.structure,),
-        "read": tile,
+        "context_px": tile,
         "slices": slices,
         "seed": settings.seed + repeat,
     }
-    how = TrainSettings(**{key: getattr(settings, key) for key in LearnSettings.model_fields} | own)
+    how = TrainSettings(
+        **{key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields} | own
+    )
     model = folder / f"{name}.safetensors"
     train([check.sample], model, how, on)
     z = tuple(one for one in check.z if one not in slices)
     overlaps = overlaps_with(check, name, model, z, settings.device, on)
-    return Run(labelled=count, tile=tile, repeat=repeat, slices=slices, z=z, overlaps=overlaps)
+    return Run(labeled=count, tile=tile, repeat=repeat, slices=slices, z=z, overlaps=overlaps)
 
 
 def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
     columns: dict[str, list[Any]] = {
-        "labelled": [run.labelled for run in runs],
+        "labeled": [run.labeled for run in runs],
         "tile_px": [run.tile for run in runs],
         "repeat": [run.repeat for run in runs],
         "slices": [" ".join(map(str, run.slices)) for run in runs],
@@ -196,13 +199,13 @@ def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
     }
     sample.write_table(f"experiment_slices_{structure}", pa.table(columns))
     rows = [
-        (run.labelled, run.tile, run.repeat, z, one.dice)
+        (run.labeled, run.tile, run.repeat, z, one.dice)
         for run in runs
         for z, one in zip(run.z, run.overlaps, strict=True)
     ]
     along = dict(
         zip(
-            ("labelled", "tile_px", "repeat", "z", "dice"),
+            ("labeled", "tile_px", "repeat", "z", "dice"),
             map(list, zip(*rows, strict=True)),
             strict=True,
         )
@@ -213,10 +216,10 @@ def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
 def _curves(
     structure: str, runs: Sequence[Run], n_slices: int
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """Of the fewest and of the most labelled slices: Dice of each unseen slice, and the slices learnt from."""
+    """Of the fewest and of the most labeled slices: Dice of each unseen slice, and the slices learnt from."""
     first = [run for run in runs if run.repeat == 0 and run.tile == runs[0].tile]
-    chosen = {first[0].labelled: first[0], first[-1].labelled: first[-1]}.values()
+    chosen = {first[0].labeled: first[0], first[-1].labeled: first[-1]}.values()
     return {
-        f"{structure}, {run.labelled} labelled,\ntile {run.tile} px": run.along_z(n_slices)
+        f"{structure}, {run.labeled} labeled,\ntile {run.tile} px": run.along_z(n_slices)
         for run in chosen
     }

@@ -1,8 +1,8 @@
 """What the power spectrum of one slice tells: noise, signal, sharpness, and the stripes of curtaining.
 
-Slices are (y, x) uint8 or uint16; every strength is a standard deviation as a part of the range of grey levels, 0..1. The spectrum is the
+Slices are (y, x) uint8 or uint16; every strength is a standard deviation as a part of the range of gray levels, 0..1. The spectrum is the
 mean over tiles under a Hann window (Welch 1967), so that memory does not grow with the slice. Noise is what has no relation to the pixel
-beside it: the step of the autocorrelation at its centre (Thong, Sim & Phang 2001).
+beside it: the step of the autocorrelation at its center (Thong, Sim & Phang 2001).
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ SCORED = slice(
 )  # octaves by which stripes are found: in the coarsest tissue has a direction too, in the finest little is left
 STILL_NEAR = 1024  # over the edge of a tile: degrees up to which tissue has the same direction; small tiles resolve directions less
 OUTSTANDING = 2.0  # times the scatter of other directions that the stripes of an octave stand out
-CORRELATED = 2.5  # neighbouring frequencies that tell one thing, on a line under a Hann window
+CORRELATED = 2.5  # neighboring frequencies that tell one thing, on a line under a Hann window
 NEAREST, REACH = (
     3,
     7,
@@ -122,7 +122,7 @@ class Texture:
     """What one slice is like.
 
     Attributes:
-        noise: standard deviation of what changes from pixel to pixel without relation, 0..1 of the range of grey levels.
+        noise: standard deviation of what changes from pixel to pixel without relation, 0..1 of the range of gray levels.
         signal: that of everything else: the contrast of the tissue.
         snr_db: 20 log10 of signal over noise.
         sharpness: part of the signal's amplitude that is fine (periods of 5 to 17 px) beside that of the next coarser ones (17 to 67 px).
@@ -177,7 +177,7 @@ def _own_correlation(edge: int) -> Spectrum:
 def _without_step(values: Spectrum) -> float:
     """What stood at no shift without noise, by an even polynomial through the next three shifts.
 
-    A beam has a width, so that a signal has no edge and its autocorrelation no corner at its centre; of polynomials and shifts tried this
+    A beam has a width, so that a signal has no edge and its autocorrelation no corner at its center; of polynomials and shifts tried this
     one came nearest to noise that was added to real slices.
     """
     return float((15 * values[1] - 6 * values[2] + values[3]) / 10)

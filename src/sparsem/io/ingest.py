@@ -22,7 +22,7 @@ from sparsem.store.volume import Kind, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage
 
-SAMPLED = 16  # slices from which the range of grey levels is taken
+SAMPLED = 16  # slices from which the range of gray levels is taken
 SQUARE = 0.05  # by which part y and x of square pixels may differ
 SAME = 0.02  # by which part two voxel sizes may differ and be the same
 PLAUSIBLE_NM = (0.5, 1000)  # edges of a voxel
@@ -54,11 +54,11 @@ class ImportSettings(Settings):
         None,
         description="whether the bytes of an MRC file (mode 0) are signed; only where its header does not state it",
     )
-    pictures: bool = Field(
+    montage: bool = Field(
         False,
         description="the files are pictures of their own, of any size, and no stack: a montage, whose tiles detect looks at",
     )
-    grey_levels: tuple[float, float] | None = Field(
+    intensity_range: tuple[float, float] | None = Field(
         None,
         description="what becomes black and white; not needed for 8 and 16 bit unsigned; else 0.1 % of the pixels lie beyond either",
     )
@@ -69,10 +69,11 @@ class ImportSettings(Settings):
     )
     label_type: Literal["mask", "objects"] | None = Field(
         None,
-        description="with --labels: mask, all but 0 is the structure, or objects, each number is one; if not given, one number is a mask",
+        description="with --as-labels: mask, all but 0 is the structure, or objects, each number is one; if not given, one number is a mask",
     )
     background: int | None = Field(
-        None, description="with --labels: a number that is background in addition to 0, such as -1"
+        None,
+        description="with --as-labels: a number that is background in addition to 0, such as -1",
     )
     bits: Literal[8, 16] | None = Field(
         None, description="8 or 16 a voxel; 8 for one byte, else 16, if not given"
@@ -99,7 +100,7 @@ def import_stack(
         on: how the work is spread.
 
     Returns:
-        The sample; its raw image is (z, y, x), uint8 or uint16; other numbers are mapped to grey levels (see ``grey_of``), and the history
+        The sample; its raw image is (z, y, x), uint8 or uint16; other numbers are mapped to gray levels (see ``gray_of``), and the history
         says how.
 
     Raises:
@@ -110,28 +111,28 @@ def import_stack(
     idle = [name for name in ("label_type", "background") if getattr(settings, name) is not None]
     if idle:
         raise InputError(
-            f"--{idle[0].replace('_', '-')} is for labels; give the name of their structure as --labels NAME, or leave it out."
+            f"--{idle[0].replace('_', '-')} is for labels; give the name of their structure as --as-labels NAME, or leave it out."
         )
     found = opened(source, settings)
     voxel = voxel_of(found, settings, str(source), on.quiet)
     tell_reading(found, settings, on.quiet)
     z, y, x = found.stack.shape
-    depth = 1 if settings.pictures else min(settings.block_depth, z)
-    grey = grey_of(found, settings)
+    depth = 1 if settings.montage else min(settings.block_depth, z)
+    gray = gray_of(found, settings)
     output = volume_spec(
-        "", (z, y, x), np.uint8 if grey.top == 255 else np.uint16, Kind.IMAGE, voxel, depth
+        "", (z, y, x), np.uint8 if gray.top == 255 else np.uint16, Kind.IMAGE, voxel, depth
     )
     names = tuple(file.stem for file in found.files) if len(found.files) == z else ()
     output = replace(
         output, numbers=found.numbers, repeated=found.repeated, names=names, sizes=found.sizes
     )
     inputs = {"source": found.identity(), "files": found.title} | (
-        {} if grey.unchanged else {"grey levels": str(grey)}
+        {} if gray.unchanged else {"gray levels": str(gray)}
     )
     if found.missing:  # else it would have been refused
         inputs["filled"] = "; ".join(one.note for one in found.missing)
-    if not grey.unchanged:
-        tell(f"Grey levels of {source}: {grey}.", on.quiet)
+    if not gray.unchanged:
+        tell(f"Gray levels of {source}: {gray}.", on.quiet)
     sizes = (
         found.stack.dtype.itemsize + 3 * output.dtype.itemsize
     )  # what is read, written, its pyramid and its chunks
@@ -142,7 +143,7 @@ def import_stack(
     )
     sample = Sample.create(path)
     with Stage(sample, "import", settings, inputs, [output], on, needs) as stage:
-        stage.map(_import_block, z_blocks(z, depth), found.stack, grey, found.files[0].name)
+        stage.map(_import_block, z_blocks(z, depth), found.stack, gray, found.files[0].name)
     return sample
 
 
@@ -174,7 +175,7 @@ def voxel_of(found: Source, settings: ImportSettings, source: str, quiet: bool) 
             tell(f"Note: {source} states pixels that are not square: {edges}.", quiet)
         elif not settings.non_square_pixels and _differs(found, voxel, "yx"):
             raise InputError(_non_square_sentence(voxel))
-    if settings.pictures:
+    if settings.montage:
         voxel = voxel._replace(
             z=voxel.y
         )  # a picture has no depth, so its pixels are even if they are square
@@ -230,7 +231,7 @@ def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -
     Raises:
         InputError: as ``open_source``, and for missing slices.
     """
-    if settings.pictures:
+    if settings.montage:
         idle = [
             name
             for name in ("dataset", "channel", "time", "mrc_bytes")
@@ -239,7 +240,7 @@ def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -
         if idle or settings.missing != "refuse":
             option = (idle or ["missing"])[0].replace("_", "-")
             raise InputError(
-                f"--pictures takes files as they are; leave out --{option}, which is for stacks."
+                f"--montage takes files as they are; leave out --{option}, which is for stacks."
             )
         return open_montage(source, settings.min_is_white)
     found = open_source(
@@ -269,8 +270,8 @@ def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -
     )
 
 
-class GreyLevels(NamedTuple):
-    """How numbers become grey levels: ``low`` becomes 0 and ``high`` the top one, in a straight line.
+class GrayLevels(NamedTuple):
+    """How numbers become gray levels: ``low`` becomes 0 and ``high`` the top one, in a straight line.
 
     Attributes:
         low: what becomes black.
@@ -288,21 +289,21 @@ class GreyLevels(NamedTuple):
         return f"{self.low:.9g} to {self.high:.9g} become 0 to {self.top}"
 
     def of(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """The grey levels of numbers (z, y, x) of any type, rounded half up; what lies beyond the range is black or white."""
+        """The gray levels of numbers (z, y, x) of any type, rounded half up; what lies beyond the range is black or white."""
         kind = np.uint8 if self.top == 255 else np.uint16
         if self.unchanged:
             return np.ascontiguousarray(voxels, kind)
         out = np.empty(voxels.shape, kind)
-        for plane, grey in zip(
+        for plane, gray in zip(
             voxels, out, strict=True
         ):  # a plane at a time: in between they are eight bytes a voxel
             scaled = (plane.astype(np.float64) - self.low) * (self.top / (self.high - self.low))
-            grey[...] = np.floor(np.clip(scaled, 0, self.top) + 0.5)
+            gray[...] = np.floor(np.clip(scaled, 0, self.top) + 0.5)
         return out
 
 
-def grey_of(found: Source, settings: ImportSettings) -> GreyLevels:
-    """How the numbers of a source become grey levels.
+def gray_of(found: Source, settings: ImportSettings) -> GrayLevels:
+    """How the numbers of a source become gray levels.
 
     Bytes keep their whole range, so nothing is lost of signed ones; other numbers than unsigned ones take the range in which all but
     0.2 % of the pixels of 16 evenly spaced slices lie.
@@ -313,18 +314,18 @@ def grey_of(found: Source, settings: ImportSettings) -> GreyLevels:
     kind = found.stack.dtype
     bits = settings.bits or (8 if kind.itemsize == 1 else 16)
     top = 2**bits - 1
-    if settings.grey_levels is not None:
-        low, high = settings.grey_levels
+    if settings.intensity_range is not None:
+        low, high = settings.intensity_range
         if not low < high:
             raise InputError(
-                f"--grey-levels takes what becomes black and what becomes white, such as 0 4095; got {low:g} {high:g}."
+                f"--intensity-range takes what becomes black and what becomes white, such as 0 4095; got {low:g} {high:g}."
             )
-        return GreyLevels(low, high, top, False)
+        return GrayLevels(low, high, top, False)
     if kind in (np.uint8, np.uint16) and kind.itemsize * 8 == bits:
-        return GreyLevels(0, top, top, True)
+        return GrayLevels(0, top, top, True)
     if kind.itemsize == 1:
         limits = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
-        return GreyLevels(float(limits[0]), float(limits[1]), top, False)
+        return GrayLevels(float(limits[0]), float(limits[1]), top, False)
     name, count = found.files[0].name, found.stack.shape[0]
     ends = []
     for z in evenly_spaced(count, min(SAMPLED, count)):
@@ -334,13 +335,13 @@ def grey_of(found: Source, settings: ImportSettings) -> GreyLevels:
     low, high = (float(one) for one in np.median(ends, axis=0))
     if not low < high:
         raise InputError(
-            f"{name} holds the same number, {low:g}, almost everywhere; say what is black and white with --grey-levels."
+            f"{name} holds the same number, {low:g}, almost everywhere; say what is black and white with --intensity-range."
         )
-    return GreyLevels(low, high, top, False)
+    return GrayLevels(low, high, top, False)
 
 
 def refuse_nan(voxels: NDArray[Any], name: str, first: int) -> None:
-    """Numbers that are none cannot become grey levels.
+    """Numbers that are none cannot become gray levels.
 
     Raises:
         InputError: the slice is named.
@@ -352,7 +353,7 @@ def refuse_nan(voxels: NDArray[Any], name: str, first: int) -> None:
         )
 
 
-def _import_block(block: ZBlock, stack: Stack, grey: GreyLevels, name: str) -> BlockResult:
+def _import_block(block: ZBlock, stack: Stack, gray: GrayLevels, name: str) -> BlockResult:
     voxels = np.asarray(stack[block.own])
     refuse_nan(voxels, name, block.start)
-    return {"": grey.of(voxels)}, {}
+    return {"": gray.of(voxels)}, {}

@@ -59,7 +59,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Together:
+class LabelStack:
     """Several masks as one label map: the first is 1, the second 2, ...; where they overlap the later one counts."""
 
     stacks: tuple[Any, ...]
@@ -286,7 +286,7 @@ def several(volumes: Mapping[str, Volume]) -> Piece:
     first = next(iter(volumes.values()))
     names = {name: number for number, name in enumerate(volumes, 1)}
     return Piece(
-        Together(tuple(volume.kept() for volume in volumes.values())),
+        LabelStack(tuple(volume.kept() for volume in volumes.values())),
         first.voxel_size,
         first.block_depth,
         names,

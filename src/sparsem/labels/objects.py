@@ -1,6 +1,6 @@
 """From a mask to numbered objects: 26-connected components of a volume of any size.
 
-Blocks are labelled by themselves, their parts joined where they touch in one small graph, and the objects numbered by their
+Blocks are labeled by themselves, their parts joined where they touch in one small graph, and the objects numbered by their
 first voxel, so the numbers do not depend on the blocks. Masks are (z, y, x), any number but 0 is the structure.
 """
 
@@ -62,7 +62,7 @@ def first_voxels(parts: Parts) -> Ints:
 
 
 def touching(upper: Parts, lower: Parts) -> Ints:
-    """Pairs of parts of two neighbouring slices (y, x) that touch, across corners too: (n, 2)."""
+    """Pairs of parts of two neighboring slices (y, x) that touch, across corners too: (n, 2)."""
     padded = np.pad(lower, 1)
     rows, columns = upper.shape
     shifted = [padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
@@ -111,7 +111,7 @@ def joined(
 class ObjectSettings(Settings):
     """Which parts of a mask are objects."""
 
-    least_voxels: int = Field(description="parts with fewer voxels are specks")
+    min_voxels: int = Field(description="parts with fewer voxels are specks")
 
 
 def numbered_objects(
@@ -139,7 +139,7 @@ def numbered_objects(
     with Stage(
         sample,
         f"objects-{name}",
-        ObjectSettings(least_voxels=least_voxels),
+        ObjectSettings(min_voxels=least_voxels),
         {"mask": mask.fingerprint},
         [output],
         on,

@@ -1,4 +1,4 @@
-"""What the labelled slices of a sample were to the training of its labels."""
+"""What the labeled slices of a sample were to the training of its labels."""
 
 from sparsem.annotation.labeled_slices import (
     annotated_structures,

@@ -87,7 +87,7 @@ def piece_around(
 def groups(
     volume: Volume, level: int, low: Ints, high: Ints, voxels: int = GROUP_VOXELS
 ) -> list[Ints]:
-    """Places of objects that are read in one piece: neighbours whose common box stays within ``voxels``, or one that is larger."""
+    """Places of objects that are read in one piece: neighbors whose common box stays within ``voxels``, or one that is larger."""
     factors = factors_of(volume, level)
     first, last = low // factors, -(-high // factors)
     chunks = first // np.array(volume.level(level).chunks)

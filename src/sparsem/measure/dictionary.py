@@ -30,12 +30,12 @@ def _f(meaning: str, unit: str, source: str, cut_by: str = "cut_by_edge") -> Col
     return Column(meaning, unit, source, feature=True, cut_by=cut_by)
 
 
-NEAREST = "between the centres of the nearest voxels: an edge of a voxel where they touch"
-HULL = "voxel centres in the convex hull of the object's voxel centres"
+NEAREST = "between the centers of the nearest voxels: an edge of a voxel where they touch"
+HULL = "voxel centers in the convex hull of the object's voxel centers"
 GLCM = (
-    "co-occurrence of grey levels at neighbouring voxels, 26 offsets added, levels numbered from 1"
+    "co-occurrence of gray levels at neighboring voxels, 26 offsets added, levels numbered from 1"
 )
-ZONES = "zones: 26-connected voxels of one grey level, levels numbered from 1"
+ZONES = "zones: 26-connected voxels of one gray level, levels numbered from 1"
 
 IDENTITY = {
     "object": Column("number of the object in the labels that it was measured in"),
@@ -132,7 +132,7 @@ PICTURE = {
     "convex_area_um2": _f(
         "area of the convex hull",
         "µm²",
-        "pixel centres in the convex hull of the object's pixel centres",
+        "pixel centers in the convex hull of the object's pixel centers",
     ),
     "circularity": _f(
         "area over that of the circle of the same perimeter: 1 for a circle", "ratio", "4 pi A / P²"
@@ -175,32 +175,32 @@ NUCLEUS = {
     "nucleoli_volume_um3": _f("volume of its nucleoli", "µm³", "sum over them"),
 }
 TEXTURE = {
-    "grey_mean": _f("mean grey level of the image", "grey levels", ""),
-    "grey_deviation": _f("standard deviation of the grey level", "grey levels", ""),
-    "glcm_homogeneity": _f("1 where neighbours are alike", "1", f"equation 10, {PAPER}; {GLCM}"),
+    "gray_mean": _f("mean gray level of the image", "gray levels", ""),
+    "gray_deviation": _f("standard deviation of the gray level", "gray levels", ""),
+    "glcm_homogeneity": _f("1 where neighbors are alike", "1", f"equation 10, {PAPER}; {GLCM}"),
     "glcm_correlation": _f(
-        "how well a voxel's grey level predicts its neighbour's",
+        "how well a voxel's gray level predicts its neighbor's",
         "1",
         f"equation 11, {PAPER}; {GLCM}",
     ),
     "glcm_variance": _f(
-        "spread of grey levels, sum of (i - mu)^2 p",
+        "spread of gray levels, sum of (i - mu)^2 p",
         "levels²",
         f"Haralick 1973; equation 12 of {PAPER} is printed as the contrast",
     ),
     "glcm_contrast": _f(
-        "mean squared step between neighbours", "levels²", f"equation 13, {PAPER}; {GLCM}"
+        "mean squared step between neighbors", "levels²", f"equation 13, {PAPER}; {GLCM}"
     ),
     "zone_percentage": _f(
         "zones per voxel: 1 for the finest texture", "ratio", f"equation 14, {PAPER}; {ZONES}"
     ),
-    "small_zone_high_grey": _f(
+    "small_zone_high_gray": _f(
         "small bright zones, sum of P i² / j² over zones",
         "levels²",
         f"equation 15, {PAPER}, with the 1/j² missing in print",
     ),
     "zone_mean_level": _f(
-        "mean grey level of zones", "levels", f"centroid of the size-zone matrix, {PAPER}"
+        "mean gray level of zones", "levels", f"centroid of the size-zone matrix, {PAPER}"
     ),
     "zone_mean_size_voxels": _f(
         "mean size of zones", "voxels", f"centroid of the size-zone matrix, {PAPER}"
@@ -214,12 +214,12 @@ TEXTURE = {
         "spread of the sizes of structures", "sizes", "square root of its second central moment"
     ),
     "pattern_skewness": _f(
-        "asymmetry of the sizes of structures", "1", "its third standardised moment"
+        "asymmetry of the sizes of structures", "1", "its third standardized moment"
     ),
     "pattern_entropy": _f(
         "variety of the sizes of structures: 0 for a single size",
         "nats",
-        "- sum p ln p of the normalised spectrum",
+        "- sum p ln p of the normalized spectrum",
     ),
     "texture_level": Column(
         "level of the pyramid at which texture was measured; one for all objects of a structure"

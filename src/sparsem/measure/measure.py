@@ -26,7 +26,7 @@ from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, l
 from sparsem.measure.features.nucleolus import proximity_to_membrane
 from sparsem.measure.features.outline import outline_columns
 from sparsem.measure.features.shape import shape_columns
-from sparsem.measure.features.texture import COLUMNS, GreyScale, TextureScale
+from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale
 from sparsem.measure.passes import (
     Read,
     Sums,
@@ -63,7 +63,7 @@ Volumes = dict[str, Volume]
 SAMPLED_SLICES, SAMPLED_VOXELS = (
     16,
     4_000_000,
-)  # by which the range of grey levels of more than 8 bit is found
+)  # by which the range of gray levels of more than 8 bit is found
 CELL_ARRAYS = 4  # a cell has so many times the arrays of another object in memory, and so a smaller part of the budget
 # Tables and columns that are made here: a structure of one of these names would be overwritten.
 RESERVED = (
@@ -112,7 +112,7 @@ def measure(
     ``tables/protrusions``, ``tables/measured`` (one row a structure) and ``tables/dictionary`` (what every column means).
     Masks are split into connected objects first (``labels/NAME-objects``); labels that number objects are taken as they are.
 
-    Of pictures, which no depth connects (``import --pictures``), objects have an area and an outline in place of a volume and a surface,
+    Of pictures, which no depth connects (``import --montage``), objects have an area and an outline in place of a volume and a surface,
     and nothing is measured of what holds what.
 
     Shape is measured at full resolution, whatever the size of an object; texture, cavities, distances and protrusions at the level of
@@ -166,7 +166,7 @@ def _counting(sample: Sample, settings: MeasureSettings) -> Volumes:
             raise SampleError(
                 f"A structure cannot be called '{name}': tables and columns of that name mean something else; rename it."
             )
-    unknown = [name for name in settings.least_um3 if name not in names]
+    unknown = [name for name in settings.min_volume_um3 if name not in names]
     if unknown:
         raise SettingsError(
             f"least_um3 names '{unknown[0]}', which is not measured{nearest(unknown[0], names)}"
@@ -197,8 +197,8 @@ def _numbered(
             volume.dtype == np.uint8 and name != settings.cells
         ):  # a mask: objects are numbered in 32 bit
             least = max(
-                settings.least_voxels,
-                math.ceil(settings.least_um3.get(name, 0) / volume.voxel_size.volume_um3),
+                settings.min_voxels,
+                math.ceil(settings.min_volume_um3.get(name, 0) / volume.voxel_size.volume_um3),
             )
             volumes[name], count, voxels = numbered_objects(sample, name, volume, least, on)
             specks[name] = Specks(count, voxels)
@@ -299,7 +299,7 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings) -> dict[s
 def _level(one: Objects, settings: MeasureSettings, arrays: int = 1) -> int:
     """The finest level at which the largest object fits the budget."""
     return level_within(
-        one.volume, one.found.low, one.found.high, int(settings.budget_mvoxels * 1e6 / arrays)
+        one.volume, one.found.low, one.found.high, int(settings.max_mvoxels * 1e6 / arrays)
     )
 
 
@@ -334,23 +334,23 @@ def _nuclear(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSett
 def _in_nuclei(stage: Stage, nucleoli: Objects, nuclei: Objects, settings: MeasureSettings) -> None:
     """Which nucleus holds each nucleolus, and how far from its membrane."""
     owner, _ = holders(nucleoli.shared[settings.nucleus], nucleoli.found.ids, nucleoli.found.voxels)
-    level, centres = _level(nuclei, settings), nucleoli.found.centroids
+    level, centers = _level(nuclei, settings), nucleoli.found.centroids
     of = {int(number): np.flatnonzero(owner == number) for number in np.unique(owner[owner > 0])}
     place = {number: int(np.searchsorted(nuclei.found.ids, number)) for number in of}
     links = {
         f"depths.{number}": Depths(
-            nuclei.volume, level, nuclei.found.of(np.array([place[number]])), centres[some]
+            nuclei.volume, level, nuclei.found.of(np.array([place[number]])), centers[some]
         )
         for number, some in of.items()
     }
     read = _each(stage, "nucleoli in nuclei", depths, links)
     depth, proximity = np.full(len(owner), np.nan), np.full(len(owner), np.nan)
-    edges = np.array(nuclei.volume.voxel_size.micrometres)
+    edges = np.array(nuclei.volume.voxel_size.micrometers)
     for number, some in of.items():
         depth[some] = np.asarray(read[f"depths.{number}"]["depths"][...])
         middle = nuclei.found.centroids[place[number]] * edges
         proximity[some] = [
-            proximity_to_membrane(middle, centres[one] * edges, float(depth[one])) for one in some
+            proximity_to_membrane(middle, centers[one] * edges, float(depth[one])) for one in some
         ]
     cut = np.concatenate([[False], nuclei.columns["cut_by_edge"]])[
         places_in(nuclei.found.ids, owner)
@@ -375,7 +375,7 @@ def _textured(
     stage: Stage, objects: Mapping[str, Objects], image: Volume, settings: MeasureSettings
 ) -> None:
     """Texture of all structures but cells."""
-    grey = _grey_scale(image, settings)
+    gray = _gray_scale(image, settings)
     chosen: dict[str, tuple[Objects, int, float, list[Any]]] = {}
     links = {}
     for name, one in objects.items():
@@ -398,10 +398,10 @@ def _textured(
         )
         together = groups(one.volume, level, one.found.low, one.found.high)
         chosen[name] = one, level, step, together
-        one.notes["texture"] = {"level": level, **scale._asdict(), "grey": grey._asdict()}
+        one.notes["texture"] = {"level": level, **scale._asdict(), "gray": gray._asdict()}
         for k, some in enumerate(together):
             links[f"texture.{name}.{k}"] = Textured(
-                one.volume, image, level, one.found.of(some), grey, scale
+                one.volume, image, level, one.found.of(some), gray, scale
             )
     read = _each(stage, "texture", textures, links)
     for name, (one, level, step, together) in chosen.items():
@@ -417,15 +417,15 @@ def _textured(
         one.spectra = spectra, step
 
 
-def _grey_scale(image: Volume, settings: MeasureSettings) -> GreyScale:
-    if settings.grey_range:
-        low, high = settings.grey_range
+def _gray_scale(image: Volume, settings: MeasureSettings) -> GrayScale:
+    if settings.gray_range:
+        low, high = settings.gray_range
     elif image.dtype == np.uint8:
         low, high = 0.0, 256.0
     else:
         low, high = (float(one) for one in np.percentile(_some(image), (0.1, 99.9)))
         high = max(high, low + 1e-6)
-    return GreyScale(low, high, settings.grey_levels)
+    return GrayScale(low, high, settings.gray_levels)
 
 
 def _some(image: Volume) -> NDArray[Any]:
@@ -515,8 +515,8 @@ def _cellular(
 def _needs(volumes: Volumes, settings: MeasureSettings) -> Needs:
     one = next(iter(volumes.values()))
     depth, y, x = one.block_depth + 2 * halo(one.voxel_size), *one.shape[1:]
-    ram = max(depth * y * x * 12, int(settings.budget_mvoxels * 1e6) * 30)
+    ram = max(depth * y * x * 12, int(settings.max_mvoxels * 1e6) * 30)
     return Needs(
         ram,
-        smaller="use a smaller --budget-mvoxels, fewer --workers, or import with a smaller --block-depth",
+        smaller="use a smaller --max-mvoxels, fewer --workers, or import with a smaller --block-depth",
     )

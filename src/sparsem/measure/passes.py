@@ -55,7 +55,7 @@ class Surfaces(NamedTuple):
 
 def halo(voxel: VoxelSize) -> int:
     """Slices around a block that the surfaces in it depend on."""
-    return reach(voxel.micrometres)
+    return reach(voxel.micrometers)
 
 
 def sums(link: Sums, _before: None) -> Arrays:
@@ -89,7 +89,7 @@ def summed(blocks: Iterable[Read], within: Iterable[str]) -> tuple[Moments, dict
 
 def surfaces(link: Surfaces, _before: None) -> Arrays:
     """Surface and corners of every object in every slice of a block: rows (id, z, area, radius, radius squared) and (id, z, y, x)."""
-    block, voxel = link.block, link.volume.voxel_size.micrometres
+    block, voxel = link.block, link.volume.voxel_size.micrometers
     labels = link.volume.read(block.read).astype(np.uint32, copy=False)
     index, present = compacted(labels)
     places = places_in(link.ids, present)

@@ -16,7 +16,7 @@ from sparsem.measure.features.distances import depth_within, distance_to, half_e
 from sparsem.measure.features.moments import Moments
 from sparsem.measure.features.nucleolus import Fill, filled
 from sparsem.measure.features.protrusions import protrusions
-from sparsem.measure.features.texture import COLUMNS, GreyScale, TextureScale, texture_of
+from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale, texture_of
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays
 
@@ -30,7 +30,7 @@ class Textured(NamedTuple):
     image: Volume
     level: int
     found: Moments
-    grey: GreyScale
+    gray: GrayScale
     scale: TextureScale
 
 
@@ -70,7 +70,7 @@ def textures(link: Textured, _before: None) -> Arrays:
     rows, spectra = [], []
     for number, piece in zip(link.found.ids, pieces, strict=True):
         inner = whole.inner(piece)
-        values, spectrum = texture_of(image[inner], labels[inner] == number, link.grey, link.scale)
+        values, spectrum = texture_of(image[inner], labels[inner] == number, link.gray, link.scale)
         rows.append([values[name] for name in COLUMNS])
         spectra.append(spectrum)
     return {"texture": np.array(rows), "spectrum": np.array(spectra)}
@@ -93,7 +93,7 @@ def depths(link: Depths, _before: None) -> Arrays:
     The surface passes half way between voxels inside and outside: half an edge is taken off.
     """
     piece = piece_around(link.labels, link.level, link.found.low[0], link.found.high[0], rim=1)
-    edges = link.labels.voxel_size_of(link.level).micrometres
+    edges = link.labels.voxel_size_of(link.level).micrometers
     depth = depth_within(piece.of(link.labels) == link.found.ids[0], edges)
     return {
         "depths": np.maximum(
@@ -105,7 +105,7 @@ def depths(link: Depths, _before: None) -> Arrays:
 def cell_measures(link: CellPiece, _before: None) -> Arrays:
     """Distances of a cell's organelles to its nuclei and to its membrane, µm, and its protrusions: (n, 3) length, volume, attached."""
     piece = piece_around(link.cells, link.level, link.found.low[0], link.found.high[0], rim=1)
-    edges = link.cells.voxel_size_of(link.level).micrometres
+    edges = link.cells.voxel_size_of(link.level).micrometers
     cell = piece.of(link.cells) == link.found.ids[0]
     to_membrane = depth_within(cell, edges)
     nucleus = cell & (piece.of(link.nuclei) > 0) if link.nuclei else None
@@ -147,7 +147,7 @@ def _pieces(volume: Volume, level: int, found: Moments) -> tuple[Piece, list[Pie
 
 
 def _in_piece(places: Floats, volume: Volume, piece: Piece) -> Floats:
-    """Places in voxels of the full resolution -> in voxels of a piece; a voxel's centre has a whole number."""
+    """Places in voxels of the full resolution -> in voxels of a piece; a voxel's center has a whole number."""
     return np.asarray(
         (places + 0.5) / factors_of(volume, piece.level) - 0.5 - np.array(piece.low), np.float64
     )

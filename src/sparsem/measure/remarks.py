@@ -130,7 +130,7 @@ def remark_lines(sample: Sample, name: str, cells: str) -> list[str]:
         size = f"{known.minimum_um3:.2g}"
         smaller = f"{name}: {known.below} of {known.objects} objects are smaller than {size} um3, where the histogram of volumes has a valley"
         lines.append(
-            f"{smaller}, and are probably specks; --least-um3 {name}={size} leaves them out"
+            f"{smaller}, and are probably specks; --min-volume-um3 {name}={size} leaves them out"
         )
     if known.crossing:
         places = "a place" if known.gaps == 1 else f"one of {known.gaps} places"

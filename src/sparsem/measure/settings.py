@@ -20,7 +20,7 @@ STEPS = (
 
 
 class MeasureSettings(Settings):
-    """What is measured, and with which lengths and grey levels."""
+    """What is measured, and with which lengths and gray levels."""
 
     structure: tuple[str, ...] = Field(
         (), description="structure to measure; repeat it for each; every result if not given"
@@ -32,25 +32,25 @@ class MeasureSettings(Settings):
         None,
         description="image whose texture is measured; the one that labels were made on if not given",
     )
-    least_voxels: int = Field(
+    min_voxels: int = Field(
         27,
         ge=1,
         description="connected voxels of a mask that are fewer are specks, counted but not measured",
     )
-    least_um3: dict[str, float] = Field(
+    min_volume_um3: dict[str, float] = Field(
         {},
-        description="NAME=VOLUME in cubic micrometres below which parts of a mask are specks too",
+        description="NAME=VOLUME in cubic micrometers below which parts of a mask are specks too",
     )
-    budget_mvoxels: float = Field(
+    max_mvoxels: float = Field(
         32,
         gt=0,
         description="million voxels of a structure's largest object; beyond that a coarser level is read",
     )
     texture: bool = Field(True, description="measure texture (of all structures but cells)")
-    grey_levels: int = Field(
-        64, ge=2, le=255, description="grey levels of co-occurrence and size zones"
+    gray_levels: int = Field(
+        64, ge=2, le=255, description="gray levels of co-occurrence and size zones"
     )
-    grey_range: tuple[float, float] | None = Field(
+    gray_range: tuple[float, float] | None = Field(
         None,
         description="image numbers of the first level and beyond the last; 0 256 for 8 bit, else the 0.1st and 99.9th percentile",
     )
@@ -76,12 +76,12 @@ class MeasureSettings(Settings):
         400, gt=0, description="parts of a cell thinner than this are protrusions"
     )
 
-    @field_validator("least_um3", mode="before")
+    @field_validator("min_volume_um3", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
         return named_values(value, "nucleus=0.5")
 
-    @field_validator("grey_range")
+    @field_validator("gray_range")
     @classmethod
     def _ascending(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
         if limits and limits[0] >= limits[1]:

@@ -35,9 +35,9 @@ class Recipe:
         structures: what each output channel is.
         see: edge of the tiles that it sees, px.
         pixel_nm: (y, x) nm of a pixel at the network's scale.
-        mean: of the training slices' grey levels, in 0..1 of their range.
+        mean: of the training slices' gray levels, in 0..1 of their range.
         std: of them.
-        neighbours: slices above and below that it sees beside the one that it segments.
+        neighbors: slices above and below that it sees beside the one that it segments.
         training: settings, samples and slices that it was trained with, and the scores that it reached.
     """
 
@@ -48,7 +48,7 @@ class Recipe:
     pixel_nm: tuple[float, float]
     mean: float
     std: float
-    neighbours: int = 0
+    neighbors: int = 0
     training: dict[str, Any] = field(default_factory=dict)
 
     def factors(self, voxel: VoxelSize) -> tuple[float, float]:
@@ -58,7 +58,7 @@ class Recipe:
     def build(self) -> nn.Module:
         """The network with random weights."""
         return build(
-            self.model, self.width, len(self.structures), self.see, inputs=1 + 2 * self.neighbours
+            self.model, self.width, len(self.structures), self.see, inputs=1 + 2 * self.neighbors
         )
 
 
@@ -197,7 +197,7 @@ def _recipe(about: dict[str, Any]) -> Recipe:
         not recipe.structures
         or not all(map(math.isfinite, [*sizes, recipe.mean]))
         or min(sizes) <= 0
-        or recipe.neighbours < 0
+        or recipe.neighbors < 0
     ):
         raise ValueError("its recipe makes no sense")
     for structure in recipe.structures:

@@ -37,7 +37,7 @@ def _one_way(first: Tensor, second: Tensor, over: tuple[int, ...], depth: int) -
 
 
 class NormedConvolution(nn.Sequential):
-    """A convolution and a batch normalisation, without an activation."""
+    """A convolution and a batch normalization, without an activation."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, groups: int = 1, stride: int = 1

@@ -23,7 +23,7 @@ STEP = 3  # more of them for the moment of an update: their gradient, and what A
 WORKING = 1.25  # what kernels work with beside their tensors (measured on a CPU, see benchmarks)
 
 
-class Peak(TorchDispatchMode):
+class MemoryCounter(TorchDispatchMode):
     """Counts the bytes of all tensors that are made, and the most that there were at once."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def _counted(
     recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool
 ) -> tuple[int, int]:
     """Bytes of the weights, and the most that there are beside them."""
-    outputs, inputs = len(recipe.structures), 1 + 2 * recipe.neighbours
+    outputs, inputs = len(recipe.structures), 1 + 2 * recipe.neighbors
     computed = resolved(device, precision)  # tensors without content cannot be timed
     return _looked_at(
         recipe.model, recipe.width, outputs, inputs, recipe.see, batch, device, computed, learning
@@ -112,7 +112,7 @@ def _looked_at(
             parameter.numel() * parameter.element_size() for parameter in network.parameters()
         )
         images = torch.empty(batch, inputs, see, see, device=device)
-        with Peak() as count, contextlib.nullcontext() if learning else torch.no_grad():
+        with MemoryCounter() as count, contextlib.nullcontext() if learning else torch.no_grad():
             with autocast(device, precision):
                 logits = network(images)
             probability = logits.float().sigmoid()

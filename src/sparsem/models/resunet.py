@@ -21,7 +21,7 @@ class ResidualBlock(nn.Module):
         inputs: channels in.
         outputs: channels out.
         stride: of the first convolution and of the shortcut; 2 stands in for a pooling layer.
-        activate_first: normalise and rectify the input; the first block sees the image itself and does not.
+        activate_first: normalize and rectify the input; the first block sees the image itself and does not.
     """
 
     def __init__(

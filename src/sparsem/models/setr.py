@@ -24,7 +24,7 @@ DEEP, SHALLOW = (
 
 
 def convolution(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
         nn.BatchNorm2d(outputs),
@@ -97,7 +97,7 @@ class Setr(nn.Module):
 
 
 class NormedMap(nn.Module):
-    """Layer normalisation over the channels of a map (B, C, H, W)."""
+    """Layer normalization over the channels of a map (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class SetrMla(Setr):
     """
 
     def build_up(self, outputs: int) -> None:
-        """For each of the four: a normalisation, and four convolutions."""
+        """For each of the four: a normalization, and four convolutions."""
         self.norms = nn.ModuleList(NormedMap(self.maps) for _ in range(4))
         self.narrow = nn.ModuleList(convolution(self.maps, MAPS, 1, bias=False) for _ in range(4))
         self.smooth = nn.ModuleList(convolution(MAPS, MAPS, 3, bias=False) for _ in range(4))

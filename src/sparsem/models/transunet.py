@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
 STAGES = (3, 4, 9)  # bottlenecks
-GROUPS = 32  # of group normalisation
+GROUPS = 32  # of group normalization
 BLOCKS, HEAD = 12, 64  # of the transformer; channels of a head of attention
 DROPOUT = 0.1
 
@@ -33,7 +33,7 @@ class StandardisedConvolution(nn.Conv2d):
 
 
 class Bottleneck(nn.Module):
-    """Three standardised convolutions beside a shortcut: (B, inputs, H, W) -> (B, 4 inner, H / stride, W / stride)."""
+    """Three standardized convolutions beside a shortcut: (B, inputs, H, W) -> (B, 4 inner, H / stride, W / stride)."""
 
     def __init__(self, inputs: int, inner: int, stride: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
 
 
 def convolution(inputs: int, outputs: int) -> nn.Sequential:
-    """3x3 convolution without bias, batch normalisation, ReLU."""
+    """3x3 convolution without bias, batch normalization, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )

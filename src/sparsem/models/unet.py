@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def double_convolution(inputs: int, middle: int, outputs: int) -> nn.Sequential:
-    """(3x3 convolution, batch normalisation, ReLU) twice: inputs -> middle -> outputs."""
+    """(3x3 convolution, batch normalization, ReLU) twice: inputs -> middle -> outputs."""
     return nn.Sequential(
         nn.Conv2d(inputs, middle, 3, padding=1),
         nn.BatchNorm2d(middle),

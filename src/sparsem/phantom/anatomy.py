@@ -20,14 +20,14 @@ class Nucleus:
     """A noisy ellipsoid with furrows: invaginations of the envelope along curved sheets.
 
     Attributes:
-        centre: nm.
-        metric: (3, 3); |metric @ (p - centre)| is 1 on the undisturbed surface.
+        center: nm.
+        metric: (3, 3); |metric @ (p - center)| is 1 on the undisturbed surface.
         radius: mean, nm.
         furrows: (N, 3) unit normals of the sheets.
         furrow_depths: (N,) as part of the radius.
     """
 
-    centre: Point
+    center: Point
     metric: NDArray[np.float64]
     radius: float
     furrows: Points
@@ -49,7 +49,7 @@ class Cell:
     """One cell: what belongs to it, and the metric in which it competes for space."""
 
     number: int
-    centre: Point
+    center: Point
     metric: NDArray[np.float64]
     nucleus: Nucleus
     nucleoli: tuple[Tube, ...]
@@ -87,22 +87,22 @@ def plan(seed: int, size: Point, cells: int, voxel: float) -> Anatomy:
                 shift = np.array(
                     [0.0, 0.5 * (int(i) % 2) * spacing, (0.5 * (int(j) % 2)) * spacing]
                 )
-                centre = (
+                center = (
                     np.array(origin)
                     + np.array([i, j, k]) * spacing
                     + shift
                     + random.uniform(-0.22, 0.22, 3) * spacing
                 )
-                if np.all(centre > -1.1 * spacing) and np.all(centre < size + 1.1 * spacing):
-                    made.append(_cell(len(made) + 1, centre, spacing, voxel, random))
+                if np.all(center > -1.1 * spacing) and np.all(center < size + 1.1 * spacing):
+                    made.append(_cell(len(made) + 1, center, spacing, voxel, random))
     return Anatomy(size, spacing, tuple(made))
 
 
 def _cell(
-    number: int, centre: Point, spacing: float, voxel: float, random: np.random.Generator
+    number: int, center: Point, spacing: float, voxel: float, random: np.random.Generator
 ) -> Cell:
     metric = _stretched(random, 0.14)
-    nucleus = _nucleus(centre + random.uniform(-0.06, 0.06, 3) * spacing, 0.35 * spacing, random)
+    nucleus = _nucleus(center + random.uniform(-0.06, 0.06, 3) * spacing, 0.35 * spacing, random)
     first = number * 1000  # ids of organelles are unique in the volume: 1000 of a kind a cell
     thin = max(0.026 * spacing, 3 * voxel)
 
@@ -124,7 +124,7 @@ def _cell(
         Tube(
             first + n,
             number,
-            (nucleus.centre + _direction(random) * nucleus.radius * random.uniform(0.15, 0.5))[
+            (nucleus.center + _direction(random) * nucleus.radius * random.uniform(0.15, 0.5))[
                 None
             ],
             radius,
@@ -135,7 +135,7 @@ def _cell(
     )
     return Cell(
         number,
-        centre,
+        center,
         metric,
         nucleus,
         nucleoli,
@@ -143,17 +143,17 @@ def _cell(
         endosomes=around(34, 0.018, 0.040, (1, 2), 0),
         lysosomes=around(26, 0.016, 0.036, (1, 2), 0),
         filopodia=tuple(
-            Tube(first + n, number, _filopodium(centre, spacing, random), thin)
+            Tube(first + n, number, _filopodium(center, spacing, random), thin)
             for n in range(1, 11)
         ),
     )
 
 
-def _nucleus(centre: Point, radius: float, random: np.random.Generator) -> Nucleus:
+def _nucleus(center: Point, radius: float, random: np.random.Generator) -> Nucleus:
     count = int(random.integers(0, 3))
     furrows = np.array([_direction(random) for _ in range(count)]).reshape(count, 3)
     return Nucleus(
-        centre, _stretched(random, 0.2) / radius, radius, furrows, random.uniform(0.25, 0.6, count)
+        center, _stretched(random, 0.2) / radius, radius, furrows, random.uniform(0.25, 0.6, count)
     )
 
 
@@ -166,24 +166,24 @@ def _walk(
     random: np.random.Generator,
 ) -> Points:
     """A wandering chain of points in the cytoplasm; those that would enter the nucleus are pushed out of it."""
-    place = nucleus.centre + _direction(random) * spacing * random.uniform(0.36, 0.64)
+    place = nucleus.center + _direction(random) * spacing * random.uniform(0.36, 0.64)
     heading = _direction(random)
     points = []
     for _ in range(count):
-        offset = place - nucleus.centre
+        offset = place - nucleus.center
         distance = float(np.linalg.norm(nucleus.metric @ offset))
         least = 1.12 + 1.1 * radius / nucleus.radius
-        points.append(nucleus.centre + offset * max(1.0, least / max(distance, 1e-9)))
+        points.append(nucleus.center + offset * max(1.0, least / max(distance, 1e-9)))
         heading = heading + 0.5 * random.standard_normal(3)
         heading /= np.linalg.norm(heading)
         place = points[-1] + heading * radius * step
     return np.stack(points)
 
 
-def _filopodium(centre: Point, spacing: float, random: np.random.Generator) -> Points:
-    """A thin curved protrusion that starts inside its cell and wanders off between and into the neighbours."""
+def _filopodium(center: Point, spacing: float, random: np.random.Generator) -> Points:
+    """A thin curved protrusion that starts inside its cell and wanders off between and into the neighbors."""
     heading = _direction(random)
-    place = centre + heading * 0.36 * spacing
+    place = center + heading * 0.36 * spacing
     points = [place]
     for _ in range(int(random.integers(5, 9))):
         heading = heading + 0.45 * random.standard_normal(3)

@@ -1,7 +1,7 @@
-"""Drawing one slice of a phantom: exact labels, and grey levels as an electron microscope shows stained tissue.
+"""Drawing one slice of a phantom: exact labels, and gray levels as an electron microscope shows stained tissue.
 
 Everything is an implicit function of position in nm, positive inside; a membrane is dark where such a function is near zero,
-so it widens where it is cut obliquely, as in tissue. Arrays are (y, x); labels uint32 ids; grey levels float32 in 0..255.
+so it widens where it is cut obliquely, as in tissue. Arrays are (y, x); labels uint32 ids; gray levels float32 in 0..255.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ FAR = np.float32(-1e9)
 
 
 class Drawing(NamedTuple):
-    """One slice: grey levels before the microscope's faults, and the exact labels by structure."""
+    """One slice: gray levels before the microscope's faults, and the exact labels by structure."""
 
-    grey: Field
+    gray: Field
     labels: dict[str, Labels]
 
 
@@ -61,13 +61,13 @@ class Artist:
         view = _View(self, z, y, x)
         view.divide_space()
         view.add_filopodia()
-        grey = view.tissue()
+        gray = view.tissue()
         labels = {"cells": view.cell}
-        labels["nucleus"], labels["nucleolus"], grey = view.nuclei(grey)
+        labels["nucleus"], labels["nucleolus"], gray = view.nuclei(gray)
         free = np.minimum(view.inside, -view.nuclear) - 1.5 * view.membrane
         for name in STRUCTURES[3:]:
-            labels[name], grey, free = view.organelles(name, grey, free)
-        return Drawing(grey, labels)
+            labels[name], gray, free = view.organelles(name, gray, free)
+        return Drawing(gray, labels)
 
     def field(self, name: str, *wavelength: float) -> SmoothField:
         """A random field of that name; one wavelength for all axes, or (z, y, x), in nm."""
@@ -100,7 +100,7 @@ class _View:
         return self.artist.field(name, *wavelength).at(self.z, self.y, self.x)
 
     def divide_space(self) -> None:
-        """Cells share space by the nearest centre in a bent metric; between them a gap that mostly closes."""
+        """Cells share space by the nearest center in a bent metric; between them a gap that mostly closes."""
         s = self.spacing
         bend = [
             0.11 * s * self.noise(f"bend {axis}", 0.5 * s)
@@ -109,7 +109,7 @@ class _View:
         ]
         first, second = (np.full(self.shape, 1e9, np.float32) for _ in range(2))
         for cell in self.artist.anatomy.cells:
-            window = self._window(cell.centre[None], 1.9 * s)
+            window = self._window(cell.center[None], 1.9 * s)
             if window is None:
                 continue
             area = (window.rows, window.columns)
@@ -123,17 +123,17 @@ class _View:
         self.cell[self.inside <= 0] = 0
 
     def _metric_distance(self, cell: Cell, window: Window, bend: Sequence[Field]) -> Field:
-        dz = np.float32(self.z - cell.centre[0]) + bend[0]
-        dy = window.y - np.float32(cell.centre[1]) + bend[1]
-        dx = window.x - np.float32(cell.centre[2]) + bend[2]
+        dz = np.float32(self.z - cell.center[0]) + bend[0]
+        dy = window.y - np.float32(cell.center[1]) + bend[1]
+        dx = window.x - np.float32(cell.center[2]) + bend[2]
         return _length(cell.metric, dz, dy, dx)
 
     def add_filopodia(self) -> None:
-        """Thin protrusions run through the gaps and into the neighbours, with a membrane and a cleft of their own."""
+        """Thin protrusions run through the gaps and into the neighbors, with a membrane and a cleft of their own."""
         cleft = 1.2 * self.membrane
         cortex = (
             0.10 * self.spacing
-        )  # as deep as a neighbour lets a protrusion in: far from its nucleus
+        )  # as deep as a neighbor lets a protrusion in: far from its nucleus
         for cell in self.artist.anatomy.cells:
             for tube in cell.filopodia:
                 window = self._window(tube.points, tube.radius + 3 * float(cleft))
@@ -143,7 +143,7 @@ class _View:
                 inside, foreign = self.inside[area], self.cell[area] != cell.number
                 depth = self._depth(tube, window)
                 depth = np.where(foreign, np.minimum(depth, cortex - inside), depth)
-                entered = foreign & (depth > -cleft)  # the neighbour gives way, a cleft remains
+                entered = foreign & (depth > -cleft)  # the neighbor gives way, a cleft remains
                 kept = np.where(
                     foreign, np.minimum(inside, -depth - cleft), np.maximum(inside, depth)
                 )
@@ -175,13 +175,13 @@ class _View:
         )
         fibrils = self.noise("fibrils", 0.12 * s, 0.022 * s, 0.06 * s)
         matrix = MATRIX + 4 * self.noise("matrix", 0.15 * s) - 30 * np.clip(fibrils - 0.7, 0, 1.5)
-        grey = np.where(self.inside > 0, cytoplasm, matrix)
+        gray = np.where(self.inside > 0, cytoplasm, matrix)
         visible = np.clip(
             0.72 + 0.3 * self.noise("membrane", 0.25 * s), 0.25, 1
-        )  # tumour cells: borders come and go
-        return np.asarray(grey - 105 * visible * _line(self.inside, t), np.float32)
+        )  # tumor cells: borders come and go
+        return np.asarray(gray - 105 * visible * _line(self.inside, t), np.float32)
 
-    def nuclei(self, grey: Field) -> tuple[Labels, Labels, Field]:
+    def nuclei(self, gray: Field) -> tuple[Labels, Labels, Field]:
         """Nuclei with furrows, clumped chromatin along the envelope, and nucleoli with holes."""
         s, t = self.spacing, self.membrane
         nucleus, nucleolus = np.zeros(self.shape, np.uint32), np.zeros(self.shape, np.uint32)
@@ -193,7 +193,7 @@ class _View:
         blob = self.noise("nucleolus", 0.06 * s)
         holes = self.noise("fenestration", 0.034 * s)
         for cell in self.artist.anatomy.cells:
-            window = self._window(cell.nucleus.centre[None], 1.7 * cell.nucleus.radius)
+            window = self._window(cell.nucleus.center[None], 1.7 * cell.nucleus.radius)
             if window is None:
                 continue
             area = (window.rows, window.columns)
@@ -218,15 +218,15 @@ class _View:
         clumps = np.clip(chromatin - 0.55 + 1.2 * rim, 0, 1)
         inner = NUCLEOPLASM - 58 * clumps + 7 * self.noise("nucleoplasm", 0.01 * s)
         inner = np.where(nucleolus > 0, 84 + 9 * self.noise("granules", 0.012 * s), inner)
-        grey = np.where(self.nuclear > 0, inner, grey)
+        gray = np.where(self.nuclear > 0, inner, gray)
         envelope = _line(self.nuclear, t) + 0.8 * _line(
             self.nuclear + 2.6 * t, 0.8 * t
         )  # two membranes
-        return nucleus, nucleolus, (grey - 80 * np.clip(envelope, 0, 1)).astype(np.float32)
+        return nucleus, nucleolus, (gray - 80 * np.clip(envelope, 0, 1)).astype(np.float32)
 
     def _nuclear_depth(self, nucleus: Nucleus, window: Window, rough: Field, sheet: Field) -> Field:
-        dz = np.float32(self.z - nucleus.centre[0])
-        dy, dx = window.y - np.float32(nucleus.centre[1]), window.x - np.float32(nucleus.centre[2])
+        dz = np.float32(self.z - nucleus.center[0])
+        dy, dx = window.y - np.float32(nucleus.center[1]), window.x - np.float32(nucleus.center[2])
         radial = _length(nucleus.metric, dz, dy, dx)
         depth = 1 - radial + rough
         for normal, deep in zip(nucleus.furrows, nucleus.furrow_depths, strict=True):
@@ -244,7 +244,7 @@ class _View:
             )
         return (depth * np.float32(nucleus.radius)).astype(np.float32)
 
-    def organelles(self, name: str, grey: Field, free: Field) -> tuple[Labels, Field, Field]:
+    def organelles(self, name: str, gray: Field, free: Field) -> tuple[Labels, Field, Field]:
         """Mitochondria, endosomes or lysosomes where the cytoplasm is ``free`` (nm to what is in the way)."""
         t = self.membrane
         labels, depth = np.zeros(self.shape, np.uint32), np.full(self.shape, FAR)
@@ -268,10 +268,10 @@ class _View:
         body = {"mitochondrion": self._cristae, "endosome": self._lumen, "lysosome": self._dense}[
             name
         ]()
-        grey = np.where(depth > 0, body, grey)
+        gray = np.where(depth > 0, body, gray)
         rim = {"mitochondrion": 50, "endosome": 75, "lysosome": 30}[name]
-        grey = (grey - rim * _line(depth - 0.5 * t, t)).astype(np.float32)
-        return labels, grey, np.minimum(free, -depth - 2 * t)
+        gray = (gray - rim * _line(depth - 0.5 * t, t)).astype(np.float32)
+        return labels, gray, np.minimum(free, -depth - 2 * t)
 
     def _cristae(self) -> Field:
         folds = self.noise(

@@ -1,4 +1,4 @@
-"""A synthetic tumour volume with exact truth for every stage.
+"""A synthetic tumor volume with exact truth for every stage.
 
 Cells that look alike and touch, nuclei with invaginations, nucleoli with fenestrations, mitochondria, endosomes, lysosomes,
 and filopodia that leave the plane and come back as islands; then the faults of a microscope, each with its true value kept.
@@ -21,7 +21,7 @@ from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.phantom.anatomy import plan
 from sparsem.phantom.draw import STRUCTURES, Artist, Labels
 from sparsem.phantom.noise import SmoothField, generator
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -39,22 +39,22 @@ class PhantomSettings(Settings):
     voxel_nm: tuple[float, float, float] = Field((8, 8, 8), description="voxel size z y x in nm")
     cells: int = Field(6, ge=1, description="about how many whole cells lie in the volume")
     seed: int = Field(1, ge=0, lt=2**32, description="same seed, same volume")
-    noise: float = Field(9.0, ge=0, description="detector noise, standard deviation in grey levels")
+    noise: float = Field(9.0, ge=0, description="detector noise, standard deviation in gray levels")
     drift_nm: float = Field(
         2.0, ge=0, description="stage drift from slice to slice, standard deviation in nm"
     )
     flicker: float = Field(
         3.0,
         ge=0,
-        description="brightness change from slice to slice, standard deviation in grey levels",
+        description="brightness change from slice to slice, standard deviation in gray levels",
     )
     curtaining: float = Field(
-        2.5, ge=0, description="vertical stripes of the ion beam, standard deviation in grey levels"
+        2.5, ge=0, description="vertical stripes of the ion beam, standard deviation in gray levels"
     )
     charging: float = Field(
         0.0,
         ge=0,
-        description="slices that charge: bright and dark patches, standard deviation in grey levels at most",
+        description="slices that charge: bright and dark patches, standard deviation in gray levels at most",
     )
     defocus: float = Field(
         0.0, ge=0, description="slices out of focus: blur, standard deviation in px at most"
@@ -81,9 +81,9 @@ class Faults(NamedTuple):
     Attributes:
         drift_nm: (n, 2) by how far the view lies off, (y, x); content moves the other way.
         gain: (n,) contrast.
-        offset: (n,) brightness in grey levels.
+        offset: (n,) brightness in gray levels.
         bad: (n,) whether nothing of the tissue is left.
-        charge: (n,) standard deviation of bright and dark patches, in grey levels; of four slices in five 0.
+        charge: (n,) standard deviation of bright and dark patches, in gray levels; of four slices in five 0.
         blur_px: (n,) standard deviation of the blur of those that are out of focus; of four slices in five 0.
     """
 
@@ -111,7 +111,7 @@ def faults_of(settings: PhantomSettings) -> Faults:
     bad = np.zeros(n, bool)
     inner = np.arange(
         1, n - 1
-    )  # a bad slice at an end has neighbours on one side only, and could as well be cut off
+    )  # a bad slice at an end has neighbors on one side only, and could as well be cut off
     bad[
         generator(settings.seed, "bad").choice(
             inner, min(settings.bad_slices, len(inner)), replace=False
@@ -157,7 +157,7 @@ def _artist(settings: PhantomSettings) -> tuple[Artist, Faults, SmoothField]:
 
 def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
     """Slice ``z`` of a phantom: image (y, x) uint8 and labels (y, x) uint32 by structure."""
-    artist, faults, stripes = _artist(settings.model_copy(update={"block_depth": 1}))
+    artist, faults, stripes = _artist(changed(settings, {"block_depth": 1}))
     voxel = VoxelSize.of(settings.voxel_nm)
     _, rows, columns = settings.shape
     height = (z + 0.5) * voxel.z
@@ -165,24 +165,24 @@ def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
     x = (np.arange(columns) + 0.5) * voxel.x + faults.drift_nm[z, 1]
     drawing = artist.draw(height, y, x)
     beam = math.hypot(BEAM_PX, faults.blur_px[z])
-    grey = np.asarray(cv2.GaussianBlur(drawing.grey, (0, 0), beam), np.float32)
+    gray = np.asarray(cv2.GaussianBlur(drawing.gray, (0, 0), beam), np.float32)
     if faults.bad[z]:
         smear = generator(settings.seed, "smear", z).standard_normal(
             (settings.shape[1] // 16 + 2, 2), np.float32
         )
-        grey = 150 + 30 * np.asarray(
-            cv2.resize(smear, grey.shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32
+        gray = 150 + 30 * np.asarray(
+            cv2.resize(smear, gray.shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32
         )
     if settings.curtaining and not faults.bad[z]:
-        grey += np.float32(settings.curtaining) * stripes.at(height, y, x)
+        gray += np.float32(settings.curtaining) * stripes.at(height, y, x)
     if faults.charge[z]:
-        grey += np.float32(faults.charge[z]) * _patches(settings.seed, z, grey.shape)
-    grey = (grey - 128) * np.float32(faults.gain[z]) + np.float32(128 + faults.offset[z])
+        gray += np.float32(faults.charge[z]) * _patches(settings.seed, z, gray.shape)
+    gray = (gray - 128) * np.float32(faults.gain[z]) + np.float32(128 + faults.offset[z])
     if settings.noise:
-        grey += np.float32(settings.noise) * generator(settings.seed, "noise", z).standard_normal(
-            grey.shape, np.float32
+        gray += np.float32(settings.noise) * generator(settings.seed, "noise", z).standard_normal(
+            gray.shape, np.float32
         )
-    return PhantomSlice(np.clip(np.round(grey), 0, 255).astype(np.uint8), drawing.labels)
+    return PhantomSlice(np.clip(np.round(gray), 0, 255).astype(np.uint8), drawing.labels)
 
 
 def phantom(
@@ -219,8 +219,8 @@ def phantom(
         "drift_y_nm": faults.drift_nm[:, 0],
         "drift_x_nm": faults.drift_nm[:, 1],
     }
-    columns |= {"gain": faults.gain, "offset_grey": faults.offset, "bad": faults.bad}
-    columns |= {"charge_grey": faults.charge, "blur_px": faults.blur_px}
+    columns |= {"gain": faults.gain, "offset_gray": faults.offset, "bad": faults.bad}
+    columns |= {"charge_gray": faults.charge, "blur_px": faults.blur_px}
     sample.write_table("phantom_slices", pa.table(columns))
     return sample
 

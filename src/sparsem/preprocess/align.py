@@ -1,4 +1,4 @@
-"""Alignment: every slice put over its neighbours (paper 3.2), with one resampling, and the way back kept."""
+"""Alignment: every slice put over its neighbors (paper 3.2), with one resampling, and the way back kept."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sparsem.errors import InputError
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.preprocess.drift import Drift, Link, believed, common_rectangle, drift, gaps
 from sparsem.preprocess.registration import WORKING_MPX, Detail, Kind, detail, register
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.transforms import Interpolation, Motion, inverse, joined, moved, rounded
 from sparsem.store.volume import Kind as VolumeKind
@@ -35,7 +35,7 @@ class RegisterSettings(Settings):
         "translation",
         description="what a slice may do: translation, rigid (it turns too), affine (it shears too)",
     )
-    neighbours: int = Field(
+    reference_slices: int = Field(
         2,
         ge=1,
         le=16,
@@ -59,13 +59,13 @@ class AlignSettings(RegisterSettings):
         gt=0,
         description="a pair that lies further apart is not believed; no limit if not given",
     )
-    least_likeness: float = Field(
+    min_similarity: float = Field(
         0.4,
         ge=0,
         le=1,
-        description="a slice less like its neighbours than this part of what is usual is bad",
+        description="a slice less like its neighbors than this part of what is usual is bad",
     )
-    jump_nm: float | None = Field(
+    report_jump_nm: float | None = Field(
         None,
         gt=0,
         description="a step of more is reported; ten usual steps, at least 10 px, if not given",
@@ -74,7 +74,7 @@ class AlignSettings(RegisterSettings):
         "common", description="common: cut to what all slices show; whole: black around every slice"
     )
     interpolation: Interpolation = Field(
-        "cubic", description="cubic, linear, or nearest: whole pixels, no grey level is changed"
+        "cubic", description="cubic, linear, or nearest: whole pixels, no gray level is changed"
     )
     out: str = Field("aligned", description="name of the aligned image")
 
@@ -88,7 +88,7 @@ class Alignment:
         motions: (n, 2, 3), from pixels of that image to those of the one that was aligned.
         likeness: (n,) of each slice with the one before it; NaN for the first and where they were not compared.
         jumps: slices that lie far from the one before them; they are put right.
-        bad: slices that look like none of their neighbours; they were left where their neighbours are.
+        bad: slices that look like none of their neighbors; they were left where their neighbors are.
         breaks: slices from which on nothing connects the stack with what is before; it goes on as if there were no drift.
         hardly_drifts: slices follow each other as closely as those of an aligned stack do, see ``hardly_drifts``.
     """
@@ -107,12 +107,12 @@ def align(
 ) -> Alignment:
     """Write ``images/OUT``: the image with every slice where it belongs, and ``tables/alignment_OUT``, one row a slice.
 
-    Every slice is registered to the ``neighbours`` before it; one graph of all pairs gives their places. Each slice is resampled once.
+    Every slice is registered to the ``neighbors`` before it; one graph of all pairs gives their places. Each slice is resampled once.
     Annotations and truth made on the image move along when they are read, and results can be carried back (see ``store.frame``).
 
     Args:
         sample: its image is read block by block.
-        settings: what motion, how many neighbours, what is believed.
+        settings: what motion, how many neighbors, what is believed.
         on: how the work is spread.
 
     Raises:
@@ -152,8 +152,8 @@ def align(
     ) * image.dtype.itemsize  # what is read, written, and its pyramid
     smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
     needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
-    moving = settings.model_copy(
-        update={"jump_nm": None, "image": name}
+    moving = changed(
+        settings, {"report_jump_nm": None, "image": name}
     )  # what is only told makes no other image
     with Stage(sample, f"align-{settings.out}", moving, inputs, [spec], on, needs) as stage:
         if not stage.finished:
@@ -205,7 +205,7 @@ def _links(
 ) -> list[Link]:
     """Registrations of every slice to those before it: a stage of its own, since the shape of the result follows from it."""
     chosen = _registering(settings)
-    needs = _registration_needs(image, settings, image.block_depth + settings.neighbours)
+    needs = _registration_needs(image, settings, image.block_depth + settings.reference_slices)
     with Stage(
         sample,
         f"register-{settings.out}",
@@ -215,7 +215,9 @@ def _links(
         on,
         needs,
     ) as stage:
-        blocks = stage.map(_register_block, image.blocks(halo=settings.neighbours), image, chosen)
+        blocks = stage.map(
+            _register_block, image.blocks(halo=settings.reference_slices), image, chosen
+        )
     return [
         Link(int(i), int(j), np.array(motion), float(likeness))
         for block in blocks
@@ -230,11 +232,11 @@ def _register_block(block: ZBlock, image: Volume, settings: RegisterSettings) ->
     for z, voxels in enumerate(image.read(slice(block.read_start, block.stop)), block.read_start):
         details[z] = detail(voxels, settings.working_mpx)
         for before in range(
-            max(block.read_start, z - settings.neighbours), z if z >= block.start else 0
+            max(block.read_start, z - settings.reference_slices), z if z >= block.start else 0
         ):
             found = register(details[before], details[z], settings.motion)
             links.append([before, z, found.motion.tolist(), found.likeness])
-        details.pop(z - settings.neighbours, None)
+        details.pop(z - settings.reference_slices, None)
     return {}, {"links": links}
 
 
@@ -244,10 +246,10 @@ def _settled(
     """Places of all slices; groups that bad slices hold apart are registered across them."""
     count, shape = image.shape[0], image.shape[1:]
     furthest, edges = settings.max_shift_nm or float("inf"), image.voxel_size[1:]
-    kept = believed(links, settings.least_likeness, furthest, shape, edges)
+    kept = believed(links, settings.min_similarity, furthest, shape, edges)
     if count > 1 and not kept:
         raise InputError(
-            f"No two neighbouring slices of {image.directory.name} look alike: this is no stack, or its slices are mixed up."
+            f"No two neighboring slices of {image.directory.name} look alike: this is no stack, or its slices are mixed up."
         )
     bridges = _bridges(sample, image, gaps(count, kept), settings, on)
     weakest = min(
@@ -256,7 +258,7 @@ def _settled(
     kept += [
         link
         for link in believed(bridges, 0, furthest, shape, edges)
-        if link.likeness >= settings.least_likeness * weakest
+        if link.likeness >= settings.min_similarity * weakest
     ]
     likeness = np.full(count, np.nan)
     for link in links:
@@ -322,7 +324,7 @@ def _registration_needs(image: Volume, settings: AlignSettings, slices: int) -> 
     working = min(y * x, settings.working_mpx * 1e6) * 4
     ram = int(
         slices * y * x * image.dtype.itemsize
-        + (settings.neighbours + 1) * working * 2
+        + (settings.reference_slices + 1) * working * 2
         + y * x * 8
         + working * 12
     )
@@ -374,9 +376,9 @@ def _move_block(
 
 
 def steps(found: Drift, shape: Sequence[int]) -> NDArray[np.float64]:
-    """(n, 2) by how far the centre of each slice lies from that of the slice before it, px; bad slices are stepped over."""
-    centre = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
-    places = found.places @ centre
+    """(n, 2) by how far the center of each slice lies from that of the slice before it, px; bad slices are stepped over."""
+    center = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
+    places = found.places @ center
     out, last = np.zeros((len(places), 2)), 0
     for z in range(1, len(places)):
         if z not in found.bad:
@@ -401,7 +403,7 @@ def _jumps(found: Drift, image: Volume, settings: AlignSettings) -> tuple[int, .
     """Slices that lie unusually far from the one before."""
     length = np.linalg.norm(steps(found, image.shape) * image.voxel_size[1:], axis=1)
     least = 10 * min(image.voxel_size[1:])
-    limit = settings.jump_nm or max(
+    limit = settings.report_jump_nm or max(
         least, 10 * float(np.median(length[1:])) if len(length) > 1 else least
     )
     return tuple(int(z) for z in np.nonzero(length > limit)[0])
@@ -410,9 +412,9 @@ def _jumps(found: Drift, image: Volume, settings: AlignSettings) -> tuple[int, .
 def alignment_table(
     alignment: Alignment, found: Drift, shape: Sequence[int], repeated: Sequence[int] = ()
 ) -> pa.Table:
-    """One row a slice: where its centre lies, its turn, its likeness with the slice before it, and what is wrong with it."""
-    centre = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
-    y, x = (found.places @ centre - centre[:2]).T
+    """One row a slice: where its center lies, its turn, its likeness with the slice before it, and what is wrong with it."""
+    center = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
+    y, x = (found.places @ center - center[:2]).T
     turn = np.degrees(np.arctan2(found.places[:, 1, 0], found.places[:, 0, 0]))
     remarks: dict[int, list[str]] = {}
     for what, which in (

@@ -1,7 +1,7 @@
-"""Contrast-limited adaptive histogram equalisation (Zuiderveld 1994): grey levels equally often within every tile, smoothly between them.
+"""Contrast-limited adaptive histogram equalization (Zuiderveld 1994): gray levels equally often within every tile, smoothly between them.
 
-Ours, since OpenCV's has as many bins as grey levels: of 16 bit most hold less than one pixel, so that no contrast is limited. Here a bin is
-a 256th of the range, and a grey level within a bin goes through a straight line between its neighbours. Black, 0, takes no part and stays.
+Ours, since OpenCV's has as many bins as gray levels: of 16 bit most hold less than one pixel, so that no contrast is limited. Here a bin is
+a 256th of the range, and a gray level within a bin goes through a straight line between its neighbors. Black, 0, takes no part and stays.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from sparsem.workflow.compiled import compiled
 BINS = 256
 
 
-def locally_equalised(image: NDArray[Any], clip: float, tile_px: Sequence[int]) -> NDArray[Any]:
+def locally_equalized(image: NDArray[Any], clip: float, tile_px: Sequence[int]) -> NDArray[Any]:
     """A slice (y, x) uint8 or uint16 of even contrast over squares of about ``tile_px`` (y, x).
 
     Args:
         image: the slice.
-        clip: by how much a grey level may be more frequent than if all were equally frequent, before it is cut off.
+        clip: by how much a gray level may be more frequent than if all were equally frequent, before it is cut off.
         tile_px: edge of the squares; at least one lies along each axis.
     """
     rows, columns = (

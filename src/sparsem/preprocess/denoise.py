@@ -24,7 +24,7 @@ from sparsem.preprocess.noise2void import (
     refuse_without_careamics,
 )
 from sparsem.preprocess.nonlocal_means import smoothed
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import CHUNK_YX, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -45,7 +45,7 @@ Way = Literal["n2v", "nlm"]
 class DenoiseSettings(Settings):
     """How noise is taken away."""
 
-    way: Way = Field(
+    method: Way = Field(
         "n2v",
         description="n2v: Noise2Void, a network that learns on the sample itself; nlm: non-local means, no learning",
     )
@@ -96,7 +96,7 @@ def denoise(
     """
     name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
-    learns = settings.way == "n2v"
+    learns = settings.method == "n2v"
     if learns:
         refuse_without_careamics()
         refuse_small(image.shape)
@@ -108,16 +108,14 @@ def denoise(
     device = choose_device(settings.device) if learns else None
     if device:
         earlier = earlier_setting(sample, f"denoise-{settings.out}", "precision", on.overwrite)
-        settings = settings.model_copy(
-            update={"precision": resolved(device, settings.precision, earlier)}
-        )
+        settings = changed(settings, {"precision": resolved(device, settings.precision, earlier)})
     gpu = (
         {"gpu": ON_GPU, "gpu_free": free_memory(device)} if device and device.type == "cuda" else {}
     )
     needs = Needs(
         ram, spec.nbytes, "import with a smaller --block-depth, or use fewer --workers", **gpu
     )
-    lasting = _lasting(settings.model_copy(update={"image": name}))
+    lasting = _lasting(changed(settings, {"image": name}))
     with Stage(
         sample, f"denoise-{settings.out}", lasting, {"image": image.fingerprint}, [spec], on, needs
     ) as stage:
@@ -135,11 +133,11 @@ def _lasting(settings: DenoiseSettings) -> DenoiseSettings:
     other = {
         "n2v": ("strength",),
         "nlm": ("updates", "batch", "learning_rate", "seed", "precision", "device"),
-    }[settings.way]
-    device = choose_device(settings.device if settings.way == "n2v" else "cpu")
-    return settings.model_copy(
-        update={"device": device.type}
-        | {key: DenoiseSettings.model_fields[key].default for key in other}
+    }[settings.method]
+    device = choose_device(settings.device if settings.method == "n2v" else "cpu")
+    return changed(
+        settings,
+        {"device": device.type} | {key: DenoiseSettings.model_fields[key].default for key in other},
     )
 
 

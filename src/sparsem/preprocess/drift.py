@@ -1,7 +1,7 @@
 """Where every slice of a stack lies, from the registrations of pairs: one graph, solved once.
 
 Nothing is summed up from slice to slice: the place of every slice is the one that agrees best with all its links, and links that
-contradict the others lose their weight. Slices that look like none of their neighbours are bad: they get a place between them.
+contradict the others lose their weight. Slices that look like none of their neighbors are bad: they get a place between them.
 Places and motions are (2, 3) matrices over (y, x, 1) in pixels (see ``store.frame``); a place leads from a slice into a common frame.
 """
 
@@ -21,7 +21,7 @@ from sparsem.store.transforms import UNMOVED, Motion
 ROUNDS = 20  # of reweighting
 AGREED_PX = 0.25  # links that differ by more than this from the others count less and less
 FEW_SLICES = 5  # so many alike may be bad together
-FAINT = 1e-6  # weight by which a slice without links stays with its neighbours
+FAINT = 1e-6  # weight by which a slice without links stays with its neighbors
 ALIKE = 0.1  # likeness below which even whole stacks are not believed: noise reaches 0.03
 
 
@@ -41,7 +41,7 @@ class Drift:
 
     Attributes:
         places: (n, 2, 3), from each slice into the common frame.
-        bad: slices that look like none of their neighbours.
+        bad: slices that look like none of their neighbors.
         breaks: slices that nothing connects with those before them, bad ones aside.
     """
 
@@ -62,11 +62,11 @@ def believed(
     Args:
         links: of slices (y, x) of ``shape``.
         least_likeness: part of what is usual at that distance.
-        max_shift: of the centre, in the unit of ``edges``.
+        max_shift: of the center, in the unit of ``edges``.
         shape: (y, x) px.
         edges: of a pixel, (y, x).
     """
-    centre = np.append((np.array(shape) - 1) / 2, 1.0)
+    center = np.append((np.array(shape) - 1) / 2, 1.0)
     usual = {}
     for distance in {link.moving - link.fixed for link in links}:
         usual[distance] = float(
@@ -74,7 +74,7 @@ def believed(
         )
     kept = []
     for link in links:
-        shift = float(np.linalg.norm((link.motion @ centre - centre[:2]) * edges))
+        shift = float(np.linalg.norm((link.motion @ center - center[:2]) * edges))
         if (
             link.likeness >= max(ALIKE, least_likeness * usual[link.moving - link.fixed])
             and shift <= max_shift
@@ -117,7 +117,7 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
         count: slices.
         links: believed ones.
         kind: what motion is allowed.
-        shape: (y, x) of a slice; its centre is what is shifted.
+        shape: (y, x) of a slice; its center is what is shifted.
     """
     faint = [Link(z, z + 1, UNMOVED, FAINT) for z in range(count - 1)]
     everything = [*links, *faint]
@@ -130,9 +130,9 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
     base = np.where(np.arange(len(everything)) < len(links), 1 / distance, FAINT)
     agreed = (
         AGREED_PX * distance**1.5
-    )  # so that two links over two slices outvote one between neighbours that contradicts them
-    centre, reach = (np.array(shape, float) - 1) / 2, max(shape) / 2
-    shifts = motions[:, :, 2] + motions[:, :, :2] @ centre - centre  # of the centre
+    )  # so that two links over two slices outvote one between neighbors that contradicts them
+    center, reach = (np.array(shape, float) - 1) / 2, max(shape) / 2
+    shifts = motions[:, :, 2] + motions[:, :, :2] @ center - center  # of the center
     linear = np.repeat(np.eye(2)[None], count, axis=0)
     weights, place = base, np.zeros((count, 2))
     for number in range(ROUNDS if len(everything) else 0):
@@ -155,7 +155,7 @@ def drift(count: int, links: Sequence[Link], kind: Kind, shape: Sequence[int]) -
     middle = int(np.linalg.norm(linear - np.median(linear, axis=0), axis=(1, 2)).argmin())
     upright = np.linalg.inv(linear[middle])
     linear, place = upright @ linear, place @ upright.T
-    places = np.concatenate([linear, (place + centre - (linear @ centre))[..., None]], axis=-1)
+    places = np.concatenate([linear, (place + center - (linear @ center))[..., None]], axis=-1)
     found = groups(count, links)
     ends = [(int(group[0]), int(group[-1])) for group in found]
     within = [
@@ -195,11 +195,11 @@ def common_rectangle(
     )
     outward = (turn[:, None, None] * outward).reshape(-1, 2)
     limits = (outward * corners.reshape(-1, 2)).sum(axis=1)
-    # A rectangle lies in a half-plane if its furthest corner does: that is linear in its centre and its half edges.
+    # A rectangle lies in a half-plane if its furthest corner does: that is linear in its center and its half edges.
     reach = np.abs(outward)
 
     def widest(log_shape: float) -> tuple[float, NDArray[np.float64]]:
-        """The largest rectangle of half edges w exp(+-shape / 2), as minus the logarithm of w, and (centre y, centre x, w)."""
+        """The largest rectangle of half edges w exp(+-shape / 2), as minus the logarithm of w, and (center y, center x, w)."""
         half = np.exp([log_shape / 2, -log_shape / 2])
         found = scipy.optimize.linprog(
             [0, 0, -1],

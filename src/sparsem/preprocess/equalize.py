@@ -1,7 +1,7 @@
-"""Even brightness: every slice's grey levels through a curve of their own (paper 3.2), or locally (CLAHE).
+"""Even brightness: every slice's gray levels through a curve of their own (paper 3.2), or locally (CLAHE).
 
 Slices are (y, x) uint8 or uint16. Black, 0, is what no microscope has seen (the rim that alignment leaves): it takes no part and stays.
-A curve is an array of 256 or 65,536 grey levels, by grey level.
+A curve is an array of 256 or 65,536 gray levels, by gray level.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
-from sparsem.preprocess.clahe import locally_equalised
-from sparsem.settings import Settings
+from sparsem.preprocess.clahe import locally_equalized
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -27,14 +27,14 @@ Counts = NDArray[np.int64]
 
 RANKS = np.concatenate(
     [[0.002], np.linspace(0.01, 0.99, 50), [0.998]]
-)  # of the grey levels by which slices are compared
-STANDARD_MEAN, STANDARD_SPREAD = 0.5, 1 / 6  # of the range of grey levels
+)  # of the gray levels by which slices are compared
+STANDARD_MEAN, STANDARD_SPREAD = 0.5, 1 / 6  # of the range of gray levels
 
 
 class EqualizeSettings(Settings):
-    """How grey levels are evened out."""
+    """How gray levels are evened out."""
 
-    way: Way = Field(
+    method: Way = Field(
         "flicker",
         description="flicker: to the running median of the slices around; histogram: all levels equally often (the paper); clahe: so "
         "locally; reference: as in one slice; standard: the whole stack to one mean and spread",
@@ -47,16 +47,16 @@ class EqualizeSettings(Settings):
     reference: int | None = Field(
         None, ge=0, description="reference: the slice to match; the middle one if not given"
     )
-    clip: float = Field(2.0, gt=0, description="clahe: by how much contrast may grow")
+    clip_limit: float = Field(2.0, gt=0, description="clahe: by how much contrast may grow")
     tile_nm: float = Field(
-        2_000, gt=0, description="clahe: edge of the squares that are equalised on their own"
+        2_000, gt=0, description="clahe: edge of the squares that are equalized on their own"
     )
     image: str | None = Field(None, description="image to even out; the newest one if not given")
     out: str = Field("equalized", description="name of the image made")
 
 
 def counts_of(image: NDArray[Any]) -> Counts:
-    """How often each grey level occurs (256 or 65,536,); black does not count."""
+    """How often each gray level occurs (256 or 65,536,); black does not count."""
     found = np.bincount(image.ravel(), minlength=_levels(image.dtype))
     found[0] = 0
     return found
@@ -67,7 +67,7 @@ def _levels(dtype: np.dtype[Any]) -> int:
 
 
 def quantiles(counts: Counts) -> NDArray[np.float64]:
-    """Grey levels (52,) at ``RANKS``, between whole ones where many pixels share one; NaN of a slice that is all black."""
+    """Gray levels (52,) at ``RANKS``, between whole ones where many pixels share one; NaN of a slice that is all black."""
     total = np.cumsum(counts)
     if not total[-1]:
         return np.full(len(RANKS), np.nan)
@@ -79,8 +79,8 @@ def quantiles(counts: Counts) -> NDArray[np.float64]:
     return levels
 
 
-def equalising(counts: Counts, dtype: np.dtype[Any]) -> Curve:
-    """The curve after which all grey levels are equally often: the cumulative histogram (paper 3.2; Gonzalez & Woods 3.3)."""
+def equalizing(counts: Counts, dtype: np.dtype[Any]) -> Curve:
+    """The curve after which all gray levels are equally often: the cumulative histogram (paper 3.2; Gonzalez & Woods 3.3)."""
     total = np.cumsum(counts)
     share = total / max(int(total[-1]), 1)
     return _curve(1 + share * (len(counts) - 2), dtype)
@@ -101,7 +101,7 @@ def matching(own: NDArray[np.float64], wanted: NDArray[np.float64], dtype: np.dt
 
 
 def _curve(values: NDArray[np.float64], dtype: np.dtype[Any]) -> Curve:
-    """Whole grey levels; 0 stays 0, and nothing else becomes it."""
+    """Whole gray levels; 0 stays 0, and nothing else becomes it."""
     curve = np.clip(np.round(values), 1, len(values) - 1).astype(dtype)
     curve[0] = 0
     return curve
@@ -140,7 +140,7 @@ def equalize(
     name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
     _refuse_no_reference(image, settings)
-    settings = settings.model_copy(update={"image": name})
+    settings = changed(settings, {"image": name})
     curves = _curves(sample, image, settings, on)
     spec = image.like(f"images/{settings.out}", image.dtype, Kind.IMAGE, (name, image.fingerprint))
     inputs = {"image": image.fingerprint} | (
@@ -166,7 +166,7 @@ def equalize(
 
 def _refuse_no_reference(image: Volume, settings: EqualizeSettings) -> None:
     if (
-        settings.way == "reference"
+        settings.method == "reference"
         and settings.reference is not None
         and settings.reference >= image.shape[0]
     ):
@@ -179,7 +179,7 @@ def _curves(
     sample: Sample, image: Volume, settings: EqualizeSettings, on: Execution
 ) -> NDArray[np.float64] | None:
     """(n, 2, ranks): quantiles of every slice and those they are brought to; None where a slice needs no other."""
-    if settings.way in ("histogram", "clahe"):
+    if settings.method in ("histogram", "clahe"):
         return None
     inputs = {"image": image.fingerprint}
     plane = image.shape[1] * image.shape[2] * image.dtype.itemsize
@@ -197,9 +197,9 @@ def _wanted(
     own: NDArray[np.float64], image: Volume, settings: EqualizeSettings
 ) -> NDArray[np.float64]:
     """(n, ranks) quantiles that each slice is brought to."""
-    if settings.way == "flicker":
+    if settings.method == "flicker":
         return running_median(own, settings.window)
-    if settings.way == "reference":
+    if settings.method == "reference":
         number = image.shape[0] // 2 if settings.reference is None else settings.reference
         if np.isnan(own[number]).any():
             raise InputError(f"Slice {number} is all black; give another --reference.")
@@ -229,9 +229,9 @@ def _equalize_block(
     curves: NDArray[np.float64] | None,
 ) -> BlockResult:
     slices = image.read(block.own)
-    if settings.way == "clahe":
+    if settings.method == "clahe":
         tile_px = [max(1, round(settings.tile_nm / edge)) for edge in image.voxel_size[1:]]
-        out = [locally_equalised(one, settings.clip, tile_px) for one in slices]
+        out = [locally_equalized(one, settings.clip_limit, tile_px) for one in slices]
     else:
         chosen: Sequence[Any] = [None] * len(slices) if curves is None else list(curves)
         out = [
@@ -242,7 +242,7 @@ def _equalize_block(
 
 def _curve_of(image: NDArray[Any], curve: NDArray[np.float64] | None) -> Curve:
     return (
-        equalising(counts_of(image), image.dtype)
+        equalizing(counts_of(image), image.dtype)
         if curve is None
         else matching(curve[0], curve[1], image.dtype)
     )

@@ -43,7 +43,7 @@ def refuse_without_careamics() -> None:
     """
     if importlib.util.find_spec("careamics") is None:
         raise InputError(
-            "Noise2Void needs CAREamics, which is not installed: pip install 'sparsem[denoise]'; or use --way nlm."
+            "Noise2Void needs CAREamics, which is not installed: pip install 'sparsem[denoise]'; or use --method nlm."
         )
 
 
@@ -56,7 +56,7 @@ def refuse_small(shape: Sequence[int]) -> None:
     if min(shape[-2:]) < PATCH_PX:
         size = " x ".join(map(str, shape[-2:]))
         raise InputError(
-            f"Noise2Void learns from patches of {PATCH_PX} px, but slices have {size} px; use --way nlm."
+            f"Noise2Void learns from patches of {PATCH_PX} px, but slices have {size} px; use --method nlm."
         )
 
 
@@ -71,7 +71,7 @@ def new_network() -> nn.Module:
 
 
 class InFull(nn.Module):
-    """A layer that computes in single precision whatever those before it do: a rounded answer would lose grey levels."""
+    """A layer that computes in single precision whatever those before it do: a rounded answer would lose gray levels."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -178,8 +178,8 @@ def learn(
     for update in updates:
         for group in optimizer.param_groups:
             group["lr"] = course.rate * _part_of_rate(update, course.updates)
-        grey = (patches(random, course.batch)[:, None] - levels[0]) / levels[1]
-        masked, original, which = mask(torch.from_numpy(grey).to(course.device))
+        gray = (patches(random, course.batch)[:, None] - levels[0]) / levels[1]
+        masked, original, which = mask(torch.from_numpy(gray).to(course.device))
         with autocast(course.device, course.precision):
             found = network(masked)
         loss = n2v_loss(found, original, which)
@@ -191,7 +191,7 @@ def learn(
 
 
 def _levels(patches: Patches, random: np.random.Generator) -> NDArray[np.float32]:
-    """Mean and standard deviation of the grey levels."""
+    """Mean and standard deviation of the gray levels."""
     some = patches(random, 256)
     return np.array(
         [some.mean(dtype=np.float64), max(float(some.std(dtype=np.float64)), 1e-3)], np.float32
@@ -265,9 +265,9 @@ def denoised(
     for y in range(0, image.shape[0], TILE_PX):
         for x in range(0, image.shape[1], TILE_PX):
             tile = padded[y : y + TILE_PX + 2 * HALO_PX, x : x + TILE_PX + 2 * HALO_PX]
-            grey = (torch.from_numpy(tile.astype(np.float32)) - levels[0]) / levels[1]
+            gray = (torch.from_numpy(tile.astype(np.float32)) - levels[0]) / levels[1]
             with torch.inference_mode(), autocast(device, precision):
-                found = network(grey[None, None].to(device))[0, 0].cpu().numpy()
+                found = network(gray[None, None].to(device))[0, 0].cpu().numpy()
             place = out[y : y + TILE_PX, x : x + TILE_PX]
             inner = found[HALO_PX : HALO_PX + place.shape[0], HALO_PX : HALO_PX + place.shape[1]]
             place[...] = np.clip(np.round(inner * levels[1] + levels[0]), 1, top)

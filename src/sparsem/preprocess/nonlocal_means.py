@@ -30,9 +30,9 @@ def smoothed(image: NDArray[Any], strength: float) -> NDArray[Any]:
     if noise == 0:
         return image.copy()
     top = np.iinfo(image.dtype).max
-    grey = image.astype(np.float32) / np.float32(top)
+    gray = image.astype(np.float32) / np.float32(top)
     found = denoise_nl_means(
-        grey, PATCH_PX, REACH_PX, h=strength * noise, fast_mode=True, sigma=noise
+        gray, PATCH_PX, REACH_PX, h=strength * noise, fast_mode=True, sigma=noise
     )
     out: NDArray[Any] = np.clip(np.round(found * top), 1, top).astype(image.dtype)
     out[black] = 0

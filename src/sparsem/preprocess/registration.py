@@ -156,9 +156,9 @@ def _chance(pixels: float) -> float:
 
 
 def _scaled(motion: Motion, factor: float) -> Motion:
-    """The same motion in pixels that are ``factor`` times smaller; centres of pixels lie at whole numbers."""
+    """The same motion in pixels that are ``factor`` times smaller; centers of pixels lie at whole numbers."""
     scaled = motion.copy()
-    middle = (factor - 1) / 2  # centre of a large pixel in small ones
+    middle = (factor - 1) / 2  # center of a large pixel in small ones
     scaled[:, 2] = motion[:, 2] * factor + middle - motion[:, :2] @ np.array([middle, middle])
     return scaled
 
@@ -166,7 +166,7 @@ def _scaled(motion: Motion, factor: float) -> Motion:
 def coarse_shift(fixed: Image, moving: Image) -> tuple[int, int]:
     """Whole-pixel (y, x) under which two pictures of one shape are most alike, of all under which enough of them lies over each other.
 
-    Normalised cross-correlation of what overlaps (Padfield 2012, with masks that are rectangles), times the square root of the overlap:
+    Normalized cross-correlation of what overlaps (Padfield 2012, with masks that are rectangles), times the square root of the overlap:
     a small piece is alike by chance more easily.
     """
     likeness, overlap = correlations(fixed, moving)
@@ -221,7 +221,7 @@ def _refined(
 
 
 def _leads(shape: Sequence[int], reach: float) -> NDArray[np.float64]:
-    """(tiles, 2, 6): how far the centre of each tile goes, in y and x, with each of the six freedoms of an affine motion."""
+    """(tiles, 2, 6): how far the center of each tile goes, in y and x, with each of the six freedoms of an affine motion."""
     y, x = np.meshgrid(
         *(np.arange(TILE / 2, -(-length // TILE) * TILE, TILE) - length / 2 for length in shape),
         indexing="ij",
@@ -275,14 +275,14 @@ def _median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
 def _composed(
     motion: Motion, step: NDArray[np.float64], kind: Kind, shape: Sequence[int], reach: float
 ) -> Motion:
-    """The motion after the inverse of a small one, whose linear part is given in pixels at a distance of ``reach`` from the centre."""
+    """The motion after the inverse of a small one, whose linear part is given in pixels at a distance of ``reach`` from the center."""
     if kind == "translation":
         return np.asarray(motion - np.array([[0, 0, step[0]], [0, 0, step[1]]]))
     small = UNMOVED + (FREEDOM[kind].T @ step).reshape(2, 3) / np.array([reach, reach, 1.0])
     if kind == "rigid":
         small[:, :2] = rotation_nearest(small[:, :2])
-    centre = (np.array(shape, float) - 1) / 2
-    small[:, 2] += centre - small[:, :2] @ centre  # it turns about the centre
+    center = (np.array(shape, float) - 1) / 2
+    small[:, 2] += center - small[:, :2] @ center  # it turns about the center
     whole = joined(motion, inverse(small))
     if kind == "rigid":
         whole[:, :2] = rotation_nearest(whole[:, :2])

@@ -38,7 +38,7 @@ class GroupStep(Settings):
     protocol: str = Field(description="how the tissue was prepared")
     tissue: str = Field("", description="of what")
     microscope: str = Field("", description="with which")
-    pictures: tuple[str, ...] = Field(
+    images: tuple[str, ...] = Field(
         min_length=1, description="files of pictures or stacks, or patterns such as bench/*.tif"
     )
     reference: tuple[str, ...] = Field(
@@ -76,8 +76,8 @@ class CompareSettings(Settings):
     denoise: Way | None = Field(
         None, description="compare each picture with itself denoised: nlm, or n2v as in the thesis"
     )
-    by: Literal["picture", "tile"] = Field(
-        "picture",
+    by: Literal["image", "tile"] = Field(
+        "image",
         description="what counts as one measurement; tiles of a picture are not independent",
     )
     tile: int = Field(1024, ge=64, description="edge of the tiles, px")
@@ -172,7 +172,7 @@ def compared(groups: Mapping[str, Sequence[Picture]], study: CompareSettings) ->
 
 
 def _values(found: Sequence[Picture], metric: str, by: str) -> NDArray[np.float64]:
-    if by == "picture":
+    if by == "image":
         return np.array([one.values[metric] for one in found], np.float64)
     return np.array([tile.values[metric] for one in found for tile in one.tiles], np.float64)
 
@@ -217,7 +217,7 @@ def _of_numbers(
         count, files = len(_values(found, "noise", study.by)), len({one.source for one in found})
         if count < 2:
             yield f"'{name}' is one {study.by}: it has no spread, and no difference from it is tested."
-        elif study.by == "picture" and files < count:
+        elif study.by == "image" and files < count:
             yield (
                 f"'{name}' is {count} slices of {files} {'stack' if files == 1 else 'files'}: slices of a stack are not independent, so "
                 "that p values and intervals are too good."

@@ -1,6 +1,6 @@
 """Which slices to look at, and why: a light for every slice of a stack, and for the stack.
 
-Strengths are parts of the range of grey levels, 0..1; the limits are ours, set by hand on phantoms
+Strengths are parts of the range of gray levels, 0..1; the limits are ours, set by hand on phantoms
 and open stacks.
 """
 
@@ -20,9 +20,9 @@ SAME, LOST = (
 )  # distance from the slice before, in slices: less is a repeated one, more a lost one
 APART = 2.6  # more than one is lost for certain
 SATURATED = 0.33  # part of the usual similarity below which slices are similar by chance, and a distance is the least that it may be
-THE_SAME = 0.99  # likeness from which a slice is the one before, however alike neighbours are; at 5 nm these reach 0.95
+THE_SAME = 0.99  # likeness from which a slice is the one before, however alike neighbors are; at 5 nm these reach 0.95
 WORSE = 1.05  # times the usual resolution
-UNLIKE = 0.5  # part of the usual likeness below which a slice is like none of its neighbours
+UNLIKE = 0.5  # part of the usual likeness below which a slice is like none of its neighbors
 MANY = 0.1  # part of the slices of one light that gives it to the stack
 
 Values = NDArray[np.float64]
@@ -131,7 +131,7 @@ def judged(columns: Mapping[str, Values]) -> list[Verdict]:
                 told[z].append((Light.RED if found[z] >= rule.red else Light.AMBER, rule.remark))
     alone = unlike(columns["likeness"], columns["second_likeness"])
     for z in np.flatnonzero(alone):
-        told[z].append((Light.RED, "unlike its neighbours"))
+        told[z].append((Light.RED, "unlike its neighbors"))
     same = columns["likeness"] >= THE_SAME
     for z in np.flatnonzero(same):
         told[z].append((Light.RED, "repeats the slice before"))
@@ -144,7 +144,7 @@ def judged(columns: Mapping[str, Values]) -> list[Verdict]:
     empty = np.isnan(columns["brightness"])
     flat = (columns["contrast"] == 0) & (columns["noise"] == 0)
     nothing = {
-        int(z): ("black",) if empty[z] else ("one grey level everywhere",)
+        int(z): ("black",) if empty[z] else ("one gray level everywhere",)
         for z in np.flatnonzero(empty | flat)
     }
     return [
@@ -178,7 +178,7 @@ def _of_distance(distance: float, is_saturated: bool) -> list[tuple[Light, str]]
 
 
 def unlike(next_likeness: Values, second_likeness: Values) -> NDArray[np.bool_]:
-    """(n,) whether a slice is like neither neighbour, while these are like each other."""
+    """(n,) whether a slice is like neither neighbor, while these are like each other."""
     near, far = (usual(values) for values in (next_likeness, second_likeness))
     after, across = (np.append(values[1:], np.nan) for values in (next_likeness, second_likeness))
     with np.errstate(invalid="ignore"):

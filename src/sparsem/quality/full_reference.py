@@ -1,6 +1,6 @@
 """Metrics beside a reference (thesis 2.3): PSNR, SSIM, MS-SSIM, SR-SIM, GMSD. Measured by piq, tile by tile, so that memory does not grow.
 
-Pictures are (y, x) uint8 or uint16, both of one shape and type; grey levels count as parts of their range. A metric of a picture is the
+Pictures are (y, x) uint8 or uint16, both of one shape and type; gray levels count as parts of their range. A metric of a picture is the
 mean over its tiles, but for the PSNR, which is that of the mean squared error of all pixels.
 """
 
@@ -36,7 +36,7 @@ REFERENCE = {
         "PSNR",
         "dB",
         1,
-        "10 log10 of the squared range of grey levels over the mean squared error; at most 100",
+        "10 log10 of the squared range of gray levels over the mean squared error; at most 100",
     ),
     "ssim": Metric(
         "SSIM",
@@ -95,7 +95,7 @@ def places(shape: Sequence[int], edge: int) -> list[tuple[int, int, tuple[int, i
 
 
 def mean_squared_error(picture: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Of grey levels as parts of their range."""
+    """Of gray levels as parts of their range."""
     difference = picture.astype(np.float64) - reference.astype(np.float64)
     return float(np.square(difference / np.iinfo(picture.dtype).max).mean())
 

@@ -1,6 +1,6 @@
 """What one picture is like, as a whole and by tile: by itself, in its resin, and beside a reference.
 
-Pictures are (y, x) uint8 or uint16; every strength is a part of the range of grey levels, 0..1.
+Pictures are (y, x) uint8 or uint16; every strength is a part of the range of gray levels, 0..1.
 """
 
 import math
@@ -157,7 +157,7 @@ def refuse_unfit(picture: NDArray[Any], reference: NDArray[Any] | None) -> None:
         raise InputError(f"it has {size} px; expected at least {LEAST_TILE} x {LEAST_TILE}.")
     if picture.min() == picture.max():
         raise InputError(
-            f"it holds one grey level, {picture.flat[0]}, everywhere; there is nothing to measure."
+            f"it holds one gray level, {picture.flat[0]}, everywhere; there is nothing to measure."
         )
     if reference is not None and (reference.shape, reference.dtype) != (
         picture.shape,
@@ -223,7 +223,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def tables(found: Sequence[Picture]) -> tuple[pa.Table, pa.Table]:
-    """A row a picture, and a row a tile; lengths in pixels, strengths as parts of the range of grey levels."""
+    """A row a picture, and a row a tile; lengths in pixels, strengths as parts of the range of gray levels."""
     whole: dict[str, list[Any]] = {
         "picture": [one.name for one in found],
         "file": [one.source for one in found],

@@ -18,7 +18,7 @@ from sparsem import __version__
 from sparsem.annotation.ids import whole_numbers
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.io.ingest import GreyLevels, ImportSettings, grey_of, refuse_nan
+from sparsem.io.ingest import GrayLevels, ImportSettings, gray_of, refuse_nan
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.source import Source
 from sparsem.preprocess.denoise import DenoiseSettings, Way, denoise
@@ -35,7 +35,7 @@ from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 GATHERED = 4  # slices a block of pictures that are denoised together
 
 
-class PicturesSettings(Settings):
+class ImagesSettings(Settings):
     """What pictures are compared with, and where resin is in them."""
 
     reference: tuple[str, ...] = Field(
@@ -103,7 +103,7 @@ class Planes:
 def pictures(
     sources: Sequence[str | Path],
     folder: str | Path,
-    settings: PicturesSettings = PicturesSettings(),
+    settings: ImagesSettings = ImagesSettings(),
     on: Execution = HERE,
 ) -> list[Picture]:
     """Measure pictures, one after the other: never more than one, its reference and its mask are in memory.
@@ -115,7 +115,7 @@ def pictures(
         on: ``quiet`` shows no progress; how denoising is spread.
 
     Raises:
-        InputError: what cannot be opened, is no grey picture, is constant or too small, holds NaN, or does not fit its reference or mask.
+        InputError: what cannot be opened, is no gray picture, is constant or too small, holds NaN, or does not fit its reference or mask.
     """
     planes = planes_of(sources, settings)
     return measure_planes(planes, Path(folder), settings, weights_of(settings.weights, on), on)
@@ -129,7 +129,7 @@ def weights_of(folder: str | None, on: Execution) -> Weights:
     return known.files
 
 
-def planes_of(sources: Sequence[str | Path], settings: PicturesSettings) -> list[Planes]:
+def planes_of(sources: Sequence[str | Path], settings: ImagesSettings) -> list[Planes]:
     """All that is to be measured; what does not open or fit is found before anything is measured.
 
     Raises:
@@ -170,7 +170,7 @@ def planes_of(sources: Sequence[str | Path], settings: PicturesSettings) -> list
 def measure_planes(
     planes: Sequence[Planes],
     folder: Path,
-    settings: PicturesSettings,
+    settings: ImagesSettings,
     weights: Weights,
     on: Execution,
 ) -> list[Picture]:
@@ -184,14 +184,14 @@ def measure_planes(
     found = []
     with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
         for one, before in zip(planes, made_from, strict=True):
-            grey = grey_of(one.source, ImportSettings())
-            if not grey.unchanged:
-                told = f"{one.name} holds {one.source.stack.dtype}: {grey}. Its strengths are parts of that range; compare within it only."
+            gray = gray_of(one.source, ImportSettings())
+            if not gray.unchanged:
+                told = f"{one.name} holds {one.source.stack.dtype}: {gray}. Its strengths are parts of that range; compare within it only."
                 tell(told, on.quiet)
             for z in one.numbers:
                 found.append(
                     _once(
-                        one, z, grey, folder, fingerprint_of({"z": z, **before}), settings, weights
+                        one, z, gray, folder, fingerprint_of({"z": z, **before}), settings, weights
                     )
                 )
                 meter.step()
@@ -232,7 +232,7 @@ def _identity(one: Source) -> list[str]:
     return [one.identity(), *(str(file.resolve()) for file in one.files)]
 
 
-def _made_from(own: Planes, settings: PicturesSettings, weights: Weights) -> dict[str, Any]:
+def _made_from(own: Planes, settings: ImagesSettings, weights: Weights) -> dict[str, Any]:
     """What the numbers of a source's pictures depend on."""
     files = {
         name: _identity(one)
@@ -253,10 +253,10 @@ def _made_from(own: Planes, settings: PicturesSettings, weights: Weights) -> dic
 def _once(
     own: Planes,
     z: int,
-    grey: GreyLevels,
+    gray: GrayLevels,
     folder: Path,
     made_from: str,
-    settings: PicturesSettings,
+    settings: ImagesSettings,
     weights: Weights,
 ) -> Picture:
     """Measure a picture, unless that was done."""
@@ -269,8 +269,8 @@ def _once(
         if before["made from"] == made_from:
             return _restored(before["picture"])
     try:
-        picture = _grey(own.source, own.place(z), grey)
-        reference = _grey(own.reference, own.place(z), grey) if own.reference else None
+        picture = _gray(own.source, own.place(z), gray)
+        reference = _gray(own.reference, own.place(z), gray) if own.reference else None
         resin = _resin(picture, own.mask, z, settings)
         values, tiles = measured(picture, reference, resin, weights, settings.tile)
     except InputError as error:
@@ -306,11 +306,11 @@ def _restored(kept: dict[str, Any]) -> Picture:
     )
 
 
-def _grey(source: Source, place: int, grey: GreyLevels) -> NDArray[Any]:
-    """One picture; a reference of other numbers than whole ones becomes grey as the picture itself did."""
+def _gray(source: Source, place: int, gray: GrayLevels) -> NDArray[Any]:
+    """One picture; a reference of other numbers than whole ones becomes gray as the picture itself did."""
     voxels = np.asarray(source.stack[place : place + 1])
     refuse_nan(voxels, source.title, place)
-    return np.asarray(voxels[0] if grey.unchanged else grey.of(voxels)[0])
+    return np.asarray(voxels[0] if gray.unchanged else gray.of(voxels)[0])
 
 
 def _denoised_of(own: Planes, place: int, of: int, folder: Path, way: Way, on: Execution) -> Planes:
@@ -323,30 +323,30 @@ def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes
     """Pictures beside themselves without noise: those of a source together, by the stage that samples are denoised by."""
     path.parent.mkdir(parents=True, exist_ok=True)
     on = replace(on, overwrite=True)  # nobody keeps anything of his own here
-    sample, grey = Sample.create(path), grey_of(own.source, ImportSettings())
+    sample, gray = Sample.create(path), gray_of(own.source, ImportSettings())
     _, y, x = own.source.stack.shape
-    depth, dtype = min(GATHERED, len(own.numbers)), np.uint8 if grey.top == 255 else np.uint16
+    depth, dtype = min(GATHERED, len(own.numbers)), np.uint8 if gray.top == 255 else np.uint16
     # No length counts here, and a picture seldom states how thick it is.
     raw = volume_spec("", (len(own.numbers), y, x), dtype, Kind.IMAGE, VoxelSize(1, 1, 1), depth)
     inputs = {
         "source": fingerprint_of({"files": _identity(own.source)}),
         "slices": " ".join(map(str, own.numbers)),
-        "grey levels": str(grey),
+        "gray levels": str(gray),
     }
     needs = Needs(3 * depth * y * x * own.source.stack.dtype.itemsize, raw.nbytes)
     with Stage(sample, "pictures", Settings(), inputs, [raw], on, needs) as stage:
-        stage.map(_gather, z_blocks(len(own.numbers), depth), own, grey)
-    name = denoise(sample, DenoiseSettings(way=way, image="raw"), on)
+        stage.map(_gather, z_blocks(len(own.numbers), depth), own, gray)
+    name = denoise(sample, DenoiseSettings(method=way, image="raw"), on)
     return replace(
         own, source=open_source(path), reference=open_source(path / "images" / name), gathered=True
     )
 
 
-def _gather(block: ZBlock, own: Planes, grey: GreyLevels) -> BlockResult:
-    return {"": np.stack([_grey(own.source, z, grey) for z in own.numbers[block.own]])}, {}
+def _gather(block: ZBlock, own: Planes, gray: GrayLevels) -> BlockResult:
+    return {"": np.stack([_gray(own.source, z, gray) for z in own.numbers[block.own]])}, {}
 
 
-def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: PicturesSettings) -> Resin:
+def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: ImagesSettings) -> Resin:
     """Where resin is marked, or else the most featureless squares."""
     shape = (picture.shape[0], picture.shape[1])
     if mask is not None:

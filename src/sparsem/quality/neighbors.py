@@ -1,7 +1,7 @@
 """What slices say of each other: drift, lost and repeated slices, charging, jumps of brightness.
 
 A stack changes little from slice to slice. How alike two slices are falls with their distance; on a stack that is whole, two medians (of
-neighbours, and of slices two apart) tell how fast, and one likeness then tells a distance (after Hanslovsky et al. 2017).
+neighbors, and of slices two apart) tell how fast, and one likeness then tells a distance (after Hanslovsky et al. 2017).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ CELLS = 32  # parts of the longer edge in which charge is looked for
 LEAST_LIKENESS, LEAST_FALL = (
     0.3,
     0.02,
-)  # of neighbours, and of its logarithm with a slice more: below, likeness tells no distance
+)  # of neighbors, and of its logarithm with a slice more: below, likeness tells no distance
 POWER = 1.5  # of the distance, by which the logarithm of similarity falls
 ALL_APART = 8.0  # slices: farther apart than this nothing is alike, and no distance is told
 
@@ -27,12 +27,12 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sketch:
-    """A slice made small enough to be kept beside its neighbours.
+class SliceSummary:
+    """A slice made small enough to be kept beside its neighbors.
 
     Attributes:
         detail: to be registered.
-        cells: (about 32, 32) float32 mean grey levels, 0..1.
+        cells: (about 32, 32) float32 mean gray levels, 0..1.
         cell_px: edge of a cell in pixels of the slice.
     """
 
@@ -41,10 +41,10 @@ class Sketch:
     cell_px: int
 
 
-def sketch_of(image: NDArray[Any]) -> Sketch:
+def sketch_of(image: NDArray[Any]) -> SliceSummary:
     """Of a slice (y, x) uint8 or uint16."""
     edge = max(1, -(-max(image.shape) // CELLS))
-    return Sketch(
+    return SliceSummary(
         detail(image, WORKING_MPX),
         shrunk(image, edge) / np.float32(np.iinfo(image.dtype).max),
         edge,
@@ -66,7 +66,7 @@ class Pair:
     x: float
 
 
-def compared(one: Sketch, other: Sketch) -> Pair:
+def compared(one: SliceSummary, other: SliceSummary) -> Pair:
     """The likeness of two slices, and by how much the second is off."""
     found = register(one.detail, other.detail)
     y, x = (
@@ -85,9 +85,9 @@ def charging(cells: NDArray[np.float32], around: Sequence[NDArray[np.float32]]) 
         return float("nan")
     usual = np.median(np.stack(around), axis=0).ravel().astype(np.float64)
     own = cells.ravel().astype(np.float64)
-    centred = usual - usual.mean()
-    gain = float(centred @ own) / max(float(centred @ centred), 1e-12)
-    return float((own - own.mean() - gain * centred).std())
+    centered = usual - usual.mean()
+    gain = float(centered @ own) / max(float(centered @ centered), 1e-12)
+    return float((own - own.mean() - gain * centered).std())
 
 
 def spacing(next_likeness: Values, second_likeness: Values, window: int) -> Values:

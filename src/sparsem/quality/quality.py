@@ -17,8 +17,8 @@ from sparsem.geometry import ZBlock
 from sparsem.image.spectrum import LEAST_TILE, spectrum_of, stripes_by_direction, texture_of
 from sparsem.quality.flags import WINDOW, Light, Verdict, judged, stack_light
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
-from sparsem.quality.neighbors import Pair, Sketch, charging, compared, sketch_of, spacing
-from sparsem.settings import Settings
+from sparsem.quality.neighbors import Pair, SliceSummary, charging, compared, sketch_of, spacing
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -66,7 +66,7 @@ class Quality:
 def quality(
     sample: Sample, settings: QualitySettings = QualitySettings(), on: Execution = HERE
 ) -> Quality:
-    """Measure every slice, compare it with its neighbours, and write ``tables/quality_IMAGE``: a row a slice, with a light and why.
+    """Measure every slice, compare it with its neighbors, and write ``tables/quality_IMAGE``: a row a slice, with a light and why.
 
     Args:
         sample: its image is read block by block.
@@ -88,7 +88,7 @@ def quality(
     needs = Needs(
         plane * (image.block_depth + 2 * REACH + 4) + 300_000_000, smaller="use fewer --workers"
     )
-    settings = settings.model_copy(update={"image": name})
+    settings = changed(settings, {"image": name})
     with Stage(
         sample, f"quality-{name}", settings, {"image": image.fingerprint}, [], on, needs
     ) as stage:
@@ -104,7 +104,7 @@ def _quality_block(block: ZBlock, image: Volume) -> BlockResult:
     first = block.read.start
     pairs = [compared(one, other) for one, other in pairwise(sketches)]
     rows = [
-        {**_of_slice(slices[z - first]), **_of_neighbours(sketches, pairs, z - first)}
+        {**_of_slice(slices[z - first]), **_of_neighbors(sketches, pairs, z - first)}
         for z in range(block.start, block.stop)
     ]
     return {}, {"slices": [{key: _plain(value) for key, value in row.items()} for row in rows]}
@@ -141,7 +141,9 @@ def _of_slice(image: NDArray[Any]) -> dict[str, float | NDArray[np.float64]]:
     return found
 
 
-def _of_neighbours(sketches: Sequence[Sketch], pairs: Sequence[Pair], own: int) -> dict[str, float]:
+def _of_neighbors(
+    sketches: Sequence[SliceSummary], pairs: Sequence[Pair], own: int
+) -> dict[str, float]:
     """Measures of a slice beside those around it, as far as there are any; ``pairs[k]`` is of the slices k and k + 1."""
     before = pairs[own - 1] if own else Pair(math.nan, math.nan, math.nan)
     second = compared(sketches[own - 2], sketches[own]).likeness if own >= 2 else math.nan
@@ -215,7 +217,7 @@ def _stripes_of(
 
 
 def _table(found: Quality, image: Volume) -> pa.Table:
-    """One row a slice; strengths are parts of the range of grey levels."""
+    """One row a slice; strengths are parts of the range of gray levels."""
     own, pixel = found.columns, image.voxel_size
     order = (
         "brightness",

@@ -21,7 +21,7 @@ SQUARE_PX, LEAST_EDGE_PX = 96, 32  # their edge: an eighth of the picture's, but
 FEATURELESS = 0.54  # part of a square's standard deviation that smoothing leaves: in resin 0.05 to 0.53 on real pictures, in tissue more
 ALL_NOISE = 1.6  # times the noise of the picture that resin varies at most: 1.1 to 1.5 on real pictures, packed axons 2.3
 SHOWN_PX = 900  # longest edge of a picture of it
-MARKED_COLOUR, PROPOSED_COLOUR = (0, 114, 178), (230, 159, 0)
+MARKED_COLOR, PROPOSED_COLOR = (0, 114, 178), (230, 159, 0)
 SMOOTHED_PX = (
     3.0  # standard deviation of the Gaussian after which noise is small beside what is seen
 )
@@ -100,16 +100,14 @@ def overlay(picture: NDArray[Any], resin: Resin) -> NDArray[np.uint8]:
     for part in resin.parts:
         area = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         if resin.is_proposal:
-            shown[area > cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)] = (
-                PROPOSED_COLOUR
-            )
+            shown[area > cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)] = PROPOSED_COLOR
         else:
-            shown[area > 0] = 0.6 * shown[area > 0] + 0.4 * np.array(MARKED_COLOUR)
+            shown[area > 0] = 0.6 * shown[area > 0] + 0.4 * np.array(MARKED_COLOR)
     return shown.astype(np.uint8)
 
 
 def noise_in(picture: NDArray[Any], area: NDArray[np.bool_]) -> float:
-    """Standard deviation of the pixels of an area, 0..1 of the range of grey levels.
+    """Standard deviation of the pixels of an area, 0..1 of the range of gray levels.
 
     Raises:
         InputError: the area has another shape, or too few pixels.

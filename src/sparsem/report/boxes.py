@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sparsem.boxes.geometry import Boxes
 from sparsem.boxes.tables import about_of, annotated_names, found_names, read_annotated, read_found
 from sparsem.errors import SparsemError
-from sparsem.report.plots.figures import COLOURS, colour_of
+from sparsem.report.plots.figures import COLORS, color_of
 from sparsem.report.plots.plots import counted_and_annotated, precision_and_recall
 from sparsem.report.view import Plot, View
 from sparsem.store.sample import Sample
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class BoxLayer:
         structure: its name.
         found: those that are taken for objects, if a detector looked.
         truth: those that somebody drew, if anybody did.
-        colour: red, green, blue.
+        color: red, green, blue.
     """
 
     structure: str
     found: Boxes | None
     truth: Boxes | None
-    colour: Colour
+    color: Color
 
     @property
     def name(self) -> str:
@@ -51,11 +51,11 @@ def box_layers_of(
         sample: as it is.
         image: name of the image below.
         structures: which; all if none is named.
-        others: structures without a colour of the papers, in the order of their colours.
+        others: structures without a color of the papers, in the order of their colors.
     """
     made, problems = [], []
     names = dict.fromkeys([*found_names(sample), *annotated_names(sample)])
-    strangers = list(dict.fromkeys([*others, *(name for name in names if name not in COLOURS)]))
+    strangers = list(dict.fromkeys([*others, *(name for name in names if name not in COLORS)]))
     for name in [name for name in names if not structures or name in structures]:
         own: dict[str, Boxes] = {}
         for what, there, read in (
@@ -77,13 +77,13 @@ def box_layers_of(
                 )
         if own:
             place = strangers.index(name) if name in strangers else 0
-            made.append(BoxLayer(name, own.get("found"), own.get("truth"), colour_of(name, place)))
+            made.append(BoxLayer(name, own.get("found"), own.get("truth"), color_of(name, place)))
     return made, problems
 
 
 def legend_of_boxes(layers: Sequence[BoxLayer]) -> dict[str, str]:
-    """CSS colour of every layer of boxes."""
-    return {one.name: "#{:02x}{:02x}{:02x}".format(*one.colour) for one in layers}
+    """CSS color of every layer of boxes."""
+    return {one.name: "#{:02x}{:02x}{:02x}".format(*one.color) for one in layers}
 
 
 def edges_of(boxes: Boxes, z: int, factor: float, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -126,7 +126,7 @@ def box_plots(view: View) -> Iterator[Plot]:
     yield Plot(
         f"Boxes: {view.name}",
         about,
-        precision_and_recall(drawn, view.colours),
+        precision_and_recall(drawn, view.colors),
         f"box_curves_{view.name}.csv",
         curves,
         lines,
@@ -144,7 +144,7 @@ def box_plots(view: View) -> Iterator[Plot]:
     yield Plot(
         f"Counts: {view.name}",
         about,
-        counted_and_annotated(each, view.colours),
+        counted_and_annotated(each, view.colors),
         f"box_counts_{view.name}.csv",
         numbers,
     )

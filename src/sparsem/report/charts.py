@@ -123,7 +123,7 @@ def _qualities(view: View) -> Iterator[Plot]:
         curves = {column: table[column].to_numpy().astype(np.float64) for column in numbers}
         about = (
             f"The image {image}, slice by slice. Bands: slices to look at, amber or red. Brightness, contrast, noise, stripes and charging "
-            "are parts of the range of grey levels."
+            "are parts of the range of gray levels."
         )
         svg = along_z(curves, table["light"].to_pylist())
         yield Plot(
@@ -142,7 +142,7 @@ def _drifts(view: View) -> Iterator[Plot]:
         what: [z for z, told in enumerate(remarks) if what in told]
         for what in sorted({one for told in remarks for one in told})
     }
-    about = "How far alignment moved the centre of every slice, in pixels down (y) and to the right (x)."
+    about = "How far alignment moved the center of every slice, in pixels down (y) and to the right (x)."
     yield Plot(
         f"Alignment: {view.name}",
         about,
@@ -187,16 +187,16 @@ def _networks(view: View) -> Iterator[Plot]:
                 "parameters": f"{runs[0]['parameters']:,}",
                 "memory": f"{runs[0]['memory_gb']:.1f} GB",
                 "training": _duration(float(np.mean([one["training_s"] for one in runs]))),
-                **{f"{one['labelled']} labelled": f"{one['dice_3d']:.3f}" for one in runs},
+                **{f"{one['labeled']} labeled": f"{one['dice_3d']:.3f}" for one in runs},
                 "worst slice": f"{np.nanmin([one['worst_slice'] for one in runs]):.3f}",
             }
             for way, runs in own.items()
         ]
         drawn = {
-            way: [(one["labelled"], one["training_s"], one["dice_3d"]) for one in runs]
+            way: [(one["labeled"], one["training_s"], one["dice_3d"]) for one in runs]
             for way, runs in own.items()
         }
-        about = "3D Dice on slices that a network did not learn from, by labelled slices and by the time that its training took."
+        about = "3D Dice on slices that a network did not learn from, by labeled slices and by the time that its training took."
         yield Plot(
             f"Networks: {structure} of {view.name}",
             about,
@@ -229,7 +229,7 @@ def _bars(view: View, cells: str) -> Iterator[Plot]:
         volumes = {name: table[column].to_numpy() for name, column in chosen.items()}
         about = "Every bar is a cell; of organelles that lie in two cells each part counts where it lies."
         svg = organelles_per_cell(
-            [str(cell) for cell in table["cell"].to_pylist()], volumes, view.colours
+            [str(cell) for cell in table["cell"].to_pylist()], volumes, view.colors
         )
         yield Plot(
             f"Organelle volume per cell: {view.name}",

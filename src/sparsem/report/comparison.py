@@ -13,8 +13,8 @@ from PIL import Image
 from sparsem import __version__
 from sparsem.quality.compare import SURE, Compared, CompareSettings, GroupStep, Test
 from sparsem.quality.image_metrics import METRICS
-from sparsem.report.encode import colour_picture
-from sparsem.report.plots.plots import SAMPLE_COLOURS
+from sparsem.report.encode import color_picture
+from sparsem.report.plots.plots import SAMPLE_COLORS
 from sparsem.report.plots.quality_plots import (
     before_and_after,
     boxes_by_group,
@@ -40,7 +40,7 @@ def figures(found: Compared, study: CompareSettings) -> list[dict[str, str]]:
             "title": "Every metric by group",
             "about": f"A dot is {one}; boxes reach from quartile to quartile, the line is the median, whiskers end at 1.5 times the box. "
             "An arrow says where better is.",
-            "svg": boxes_by_group(shown, titles, _colours(study.group)),
+            "svg": boxes_by_group(shown, titles, _colors(study.group)),
         }
         made.append(every)
     if "resin_noise" in found.values and "resin_noise_reference" in found.values:
@@ -79,11 +79,11 @@ def _title(metric: str) -> str:
     return f"{about.name}{unit}  {'↑' if about.better > 0 else '↓'}"
 
 
-def _colours(groups: Sequence[GroupStep]) -> dict[str, str]:
-    """A colour a protocol, whatever the tissue and the microscope."""
+def _colors(groups: Sequence[GroupStep]) -> dict[str, str]:
+    """A color a protocol, whatever the tissue and the microscope."""
     protocols = list(dict.fromkeys(one.protocol for one in groups))
     return {
-        one.name: SAMPLE_COLOURS[protocols.index(one.protocol) % len(SAMPLE_COLOURS)]
+        one.name: SAMPLE_COLORS[protocols.index(one.protocol) % len(SAMPLE_COLORS)]
         for one in groups
     }
 
@@ -157,7 +157,7 @@ def _example(path: Path) -> str:
     """A picture with its resin, small enough for the page."""
     with Image.open(path) as image:
         image.thumbnail((SHOWN_PX, SHOWN_PX))
-        return colour_picture(image, 80)
+        return color_picture(image, 80)
 
 
 def _medians(found: Compared) -> dict[str, list[str]]:

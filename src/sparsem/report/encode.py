@@ -13,45 +13,45 @@ from PIL import Image
 from sparsem.report.mesh import Mesh
 from sparsem.report.plots.figures import GOLDEN
 
-SHADES = 47  # colours of cells in a picture, besides none and outline
+SHADES = 47  # colors of cells in a picture, besides none and outline
 OPAQUE, CLEAR = 255, 0
 
-Grey = NDArray[np.uint8]
+Gray = NDArray[np.uint8]
 
 
-def grey_picture(grey: Grey, quality: int) -> str:
-    """A grey image (y, x) as a WebP data URI."""
-    return _uri(_saved(Image.fromarray(grey), "WEBP", quality=quality), "image/webp")
+def gray_picture(gray: Gray, quality: int) -> str:
+    """A gray image (y, x) as a WebP data URI."""
+    return _uri(_saved(Image.fromarray(gray), "WEBP", quality=quality), "image/webp")
 
 
-def colour_picture(picture: Image.Image, quality: int) -> str:
+def color_picture(picture: Image.Image, quality: int) -> str:
     """A picture of PIL's as a WebP data URI."""
     return _uri(_saved(picture.convert("RGB"), "WEBP", quality=quality), "image/webp")
 
 
-def mask_picture(mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> str:
-    """A mask (y, x) as a transparent PNG in one colour, with a darker outline that shows where neighbours of its colour begin."""
+def mask_picture(mask: NDArray[np.bool_], color: tuple[int, int, int]) -> str:
+    """A mask (y, x) as a transparent PNG in one color, with a darker outline that shows where neighbors of its color begin."""
     inside = mask.copy()
     inside[1:-1, 1:-1] = (
         mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
     )
     places = mask.astype(np.uint8) + (mask & ~inside)
-    outline = tuple(int(0.55 * one) for one in colour) if max(colour) > 60 else (110, 110, 110)
-    return _palette_png(places, [(0, 0, 0), colour, outline], [CLEAR, OPAQUE, OPAQUE])
+    outline = tuple(int(0.55 * one) for one in color) if max(color) > 60 else (110, 110, 110)
+    return _palette_png(places, [(0, 0, 0), color, outline], [CLEAR, OPAQUE, OPAQUE])
 
 
 def cells_picture(labels: NDArray[Any]) -> str:
-    """Labels (y, x) as a transparent PNG: a colour for each id, the same wherever it is, and outlines."""
+    """Labels (y, x) as a transparent PNG: a color for each id, the same wherever it is, and outlines."""
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     places = np.where(labels > 0, labels % SHADES + 1, 0).astype(np.uint8)
     places[edge] = SHADES + 1
-    colours = [(0, 0, 0), *(cell_colour(number) for number in range(SHADES)), (20, 20, 20)]
-    return _palette_png(places, colours, [CLEAR, *[OPAQUE] * (SHADES + 1)])
+    colors = [(0, 0, 0), *(cell_color(number) for number in range(SHADES)), (20, 20, 20)]
+    return _palette_png(places, colors, [CLEAR, *[OPAQUE] * (SHADES + 1)])
 
 
-def cell_colour(number: int) -> tuple[int, int, int]:
+def cell_color(number: int) -> tuple[int, int, int]:
     """Of the cell with that id: random to the eye, the same in every picture."""
     number %= SHADES
     red, green, blue = hsv_to_rgb((number * GOLDEN % 1, 0.62, 0.78 + 0.11 * (number * 7 % 3)))
@@ -79,9 +79,9 @@ def _packed(array: NDArray[Any]) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 9)).decode()
 
 
-def _palette_png(places: Grey, colours: list[Any], opacity: list[int]) -> str:
+def _palette_png(places: Gray, colors: list[Any], opacity: list[int]) -> str:
     picture = Image.frombytes("P", places.shape[::-1], np.ascontiguousarray(places).tobytes())
-    picture.putpalette([part for colour in colours for part in colour])
+    picture.putpalette([part for color in colors for part in color])
     return _uri(_saved(picture, "PNG", transparency=bytes(opacity), optimize=True), "image/png")
 
 

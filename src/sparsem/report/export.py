@@ -43,7 +43,7 @@ class ExportSettings(Settings):
     slices: SliceNumbers = Field(
         (), description="write only these slices, in this order: 0,13,26 or 10-20"
     )
-    mvoxels: float = Field(
+    max_mvoxels: float = Field(
         48,
         gt=0,
         description="million voxels a mesh is made from; beyond that a coarser level is read",
@@ -159,7 +159,7 @@ def _write_meshes(
             if one.labels is None:
                 continue
             for solid in solids_of(
-                one, whole_box(one.labels), settings.mvoxels * 1e6, settings.triangles
+                one, whole_box(one.labels), settings.max_mvoxels * 1e6, settings.triangles
             ):
                 if len(solid.mesh.triangles):
                     name = f"{one.name} {solid.name}" if one.cells else solid.name
@@ -181,12 +181,12 @@ def _write_meshes(
 
 
 def _write_obj(scene: Any, path: Path, on: Execution) -> None:
-    """Write a scene as Wavefront OBJ, and beside it the colours, which the format keeps in a file of their own."""
+    """Write a scene as Wavefront OBJ, and beside it the colors, which the format keeps in a file of their own."""
     from trimesh.exchange.obj import export_obj
 
-    colours = path.with_suffix(".mtl")
+    colors = path.with_suffix(".mtl")
     text, files = export_obj(
-        scene, return_texture=True, write_texture=False, mtl_name=colours.name, header=None
+        scene, return_texture=True, write_texture=False, mtl_name=colors.name, header=None
     )
     for name, content in files.items():
         with appearing(path.with_name(name), on.overwrite) as unfinished:
@@ -199,9 +199,9 @@ def _trimesh(solid: Solid) -> Any:
     import trimesh
 
     vertices: NDArray[np.float64] = solid.mesh.vertices[:, ::-1]  # x, y, z
-    colour = (*solid.colour, 255)
+    color = (*solid.color, 255)
     material = trimesh.visual.material.PBRMaterial(
-        baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.8, name=solid.name
+        baseColorFactor=color, metallicFactor=0.0, roughnessFactor=0.8, name=solid.name
     )
     visual = trimesh.visual.TextureVisuals(material=material)
     return trimesh.Trimesh(vertices, solid.mesh.triangles, process=False, visual=visual)

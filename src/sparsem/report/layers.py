@@ -7,7 +7,7 @@ from sparsem.annotation.ground_truth import Truth, TruthSettings, truth_of
 from sparsem.errors import SparsemError
 from sparsem.labels.results import objects_of, result_of
 from sparsem.measure.settings import results_of
-from sparsem.report.plots.figures import COLOURS, colour_of
+from sparsem.report.plots.figures import COLORS, color_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
@@ -20,8 +20,8 @@ class Layer:
         name: of the structure.
         labels: found, if it was.
         truth: ground truth of the same full resolution, if there is any.
-        cells: whether each number gets a colour of its own.
-        place: among the structures that have no colour of their own in the papers.
+        cells: whether each number gets a color of its own.
+        place: among the structures that have no color of their own in the papers.
         only: numbers of the objects that are shown; all if None.
     """
 
@@ -33,9 +33,9 @@ class Layer:
     only: tuple[int, ...] | None = None
 
     @property
-    def colour(self) -> tuple[int, int, int]:
+    def color(self) -> tuple[int, int, int]:
         """Red, green, blue; of cells it means nothing."""
-        return colour_of(self.name, self.place)
+        return color_of(self.name, self.place)
 
 
 def layers_of(
@@ -52,10 +52,10 @@ def layers_of(
         structures: which; all results if none is named.
         cells: name of the cells.
         truth: name to volume and what of it is labeled, for structures whose ground truth lies elsewhere than in ``truth/NAME``.
-        others: structures without a colour of the papers, of all samples that are shown together; those of this one if not given.
+        others: structures without a color of the papers, of all samples that are shown together; those of this one if not given.
     """
     names = list(structures) or results_of(sample, cells)
-    order = [cells, *COLOURS]
+    order = [cells, *COLORS]
     names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
     others = others or [name for name in names if name not in order]
     made: list[Layer] = []
@@ -81,9 +81,9 @@ def layers_of(
 
 
 def legend(layers: Sequence[Layer]) -> Mapping[str, str]:
-    """CSS colour of every structure; empty for cells, whose colours mean nothing."""
+    """CSS color of every structure; empty for cells, whose colors mean nothing."""
     return {
-        one.name: "" if one.cells else "#{:02x}{:02x}{:02x}".format(*one.colour) for one in layers
+        one.name: "" if one.cells else "#{:02x}{:02x}{:02x}".format(*one.color) for one in layers
     }
 
 

@@ -29,7 +29,7 @@ from sparsem.progress import Meter
 from sparsem.report.boxes import box_layers_of, legend_of_boxes
 from sparsem.report.charts import plots
 from sparsem.report.layers import Layer, layers_of, legend
-from sparsem.report.plots.figures import COLOURS
+from sparsem.report.plots.figures import COLORS
 from sparsem.report.scene3d.scene import scene
 from sparsem.report.slices import slice_pictures
 from sparsem.report.view import Plot, View
@@ -66,9 +66,7 @@ class ReportSettings(Settings):
         {},
         description="NAME=SLICES, the slices that it labels: 3,10,17, 'non-empty', or 'all'; not needed if every slice holds a label",
     )
-    slice_count: int = Field(
-        24, ge=1, description="slices to leaf through, of all samples together"
-    )
+    n_slices: int = Field(24, ge=1, description="slices to leaf through, of all samples together")
     pixels: int = Field(900, ge=64, description="longest edge of a slice")
     triangles: int = Field(
         240_000, ge=100, description="triangles of the 3D scenes, of all samples together"
@@ -135,7 +133,7 @@ def report(
         raise InputError("A report needs at least one sample.")
     views = []
     others = sorted(
-        {name for one in samples for name in _results(one, settings)} - {settings.cells, *COLOURS}
+        {name for one in samples for name in _results(one, settings)} - {settings.cells, *COLORS}
     )
     with Meter("report", 3 * len(samples) + 2, quiet=on.quiet) as meter:
         for place, one in enumerate(samples):
@@ -189,16 +187,16 @@ def _view(
         _facts(sample, image, layers),
         [],
         shown,
-        colours=legend(layers),
+        colors=legend(layers),
         history=sample.history(),
     )
-    view.labelled = {name: list(z) for name, z in annotated_structures(sample).items()}
-    view.labelled_words = {
-        name: _labelled_in_words(sample, name, z) for name, z in view.labelled.items()
+    view.labeled = {name: list(z) for name, z in annotated_structures(sample).items()}
+    view.labeled_words = {
+        name: _labeled_in_words(sample, name, z) for name, z in view.labeled.items()
     }
     if image:
         view.aligned = next((one for one in line if f"alignment_{one}" in sample.tables), "")
-        numbers = _shown_slices(image.shape[0], max(3, settings.slice_count // of), layers)
+        numbers = _shown_slices(image.shape[0], max(3, settings.n_slices // of), layers)
         fitting = [one for one in layers if one.labels is None or one.labels.shape == image.shape]
         problems += [
             Notice(
@@ -210,9 +208,9 @@ def _view(
         ]
         boxes, sentences = box_layers_of(sample, name, settings.structure, others)
         problems += [Notice(one, True) for one in sentences]
-        view.structures, view.colours = (
+        view.structures, view.colors = (
             [*shown, *(one.name for one in boxes)],
-            {**view.colours, **legend_of_boxes(boxes)},
+            {**view.colors, **legend_of_boxes(boxes)},
         )
         view.slices = slice_pictures(
             image, fitting, boxes, numbers, settings.pixels, IMAGES // of, sample.image("raw").names
@@ -279,8 +277,8 @@ def _facts(sample: Sample, image: Volume | None, layers: Sequence[Layer]) -> dic
     }
 
 
-def _labelled_in_words(sample: Sample, name: str, z: Sequence[int]) -> str:
-    """How many slices are labelled, what training made of them, and how many began as a prediction."""
+def _labeled_in_words(sample: Sample, name: str, z: Sequence[int]) -> str:
+    """How many slices are labeled, what training made of them, and how many began as a prediction."""
     words = [f"{len(z)} {'slice' if len(z) == 1 else 'slices'}"]
     use = slice_use_of(sample, name) if name in sample.names("labels") else None
     if use is not None:
@@ -386,7 +384,7 @@ def _page(views: Sequence[View], plots: Sequence[Plot], settings: ReportSettings
     )
     data = {
         "samples": [
-            {"name": one.name, "slices": one.slices, "scene": one.scene, "labelled": one.labelled}
+            {"name": one.name, "slices": one.slices, "scene": one.scene, "labeled": one.labeled}
             for one in views
         ]
     }

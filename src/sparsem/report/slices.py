@@ -11,7 +11,7 @@ from sparsem.annotation.ids import UNLABELED
 from sparsem.io.readers.source import Stack
 from sparsem.labels.overlaps import at_shape
 from sparsem.report.boxes import BoxLayer, edges_of
-from sparsem.report.encode import cells_picture, grey_picture, mask_picture
+from sparsem.report.encode import cells_picture, gray_picture, mask_picture
 from sparsem.report.layers import Layer
 from sparsem.report.plots.figures import shown
 from sparsem.store.volume import Volume
@@ -55,17 +55,17 @@ def slice_pictures(
     level = level_of_width(image, pixels)
     step = round(image.voxel_size_of(level).z / image.voxel_size.z)
     parts = [_there(image, z, level) for z in numbers]
-    greys = [
+    grays = [
         shown(image.read(slice(z // step, z // step + 1), level)[0][part])[..., 0]
         for z, part in zip(numbers, parts, strict=True)
     ]
-    middle = greys[len(greys) // 2]
+    middle = grays[len(grays) // 2]
     quality = next(
-        (one for one in QUALITIES if len(grey_picture(middle, one)) * len(greys) <= budget),
+        (one for one in QUALITIES if len(gray_picture(middle, one)) * len(grays) <= budget),
         QUALITIES[-1],
     )
     entries = []
-    for z, grey, part in zip(numbers, greys, parts, strict=True):
+    for z, gray, part in zip(numbers, grays, parts, strict=True):
         found = {
             one.name: _picture(_slice_of(one.labels, level, z, step)[part], one)
             for one in layers
@@ -73,22 +73,22 @@ def slice_pictures(
         }
         labeled = [one for one in layers if one.truth and z in one.truth.z]
         true = {
-            one.name: _picture(_true_slice(one.truth.stack, image, z, grey.shape), one)
+            one.name: _picture(_true_slice(one.truth.stack, image, z, gray.shape), one)
             for one in labeled
             if one.truth
         }
-        factor = image.size_of(z)[1] / grey.shape[1]
+        factor = image.size_of(z)[1] / gray.shape[1]
         for one in boxes:
             for own, known in ((found, one.found), (true, one.truth)):
                 if known is not None:
-                    own[one.name] = mask_picture(edges_of(known, z, factor, grey.shape), one.colour)
+                    own[one.name] = mask_picture(edges_of(known, z, factor, gray.shape), one.color)
         about = {
             "z": z,
             "name": names[z] if names else "",
             "bar": scale_bar(image.size_of(z)[1] * image.voxel_size.x),
         }
         entries.append(
-            {**about, "image": grey_picture(grey, quality), "found": found, "truth": true}
+            {**about, "image": gray_picture(gray, quality), "found": found, "truth": true}
         )
     return entries
 
@@ -114,4 +114,4 @@ def _true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]) -> 
 
 
 def _picture(labels: NDArray[Any], layer: Layer) -> str:
-    return cells_picture(labels) if layer.cells else mask_picture(labels > 0, layer.colour)
+    return cells_picture(labels) if layer.cells else mask_picture(labels > 0, layer.color)

@@ -19,9 +19,9 @@ class View:
     structures: list[str] = field(default_factory=list)
     slices: list[dict[str, Any]] = field(default_factory=list)
     has_truth: bool = False  # on any of its slices
-    labelled: dict[str, list[int]] = field(default_factory=dict)
-    labelled_words: dict[str, str] = field(default_factory=dict)
-    colours: Mapping[str, str] = field(default_factory=dict)
+    labeled: dict[str, list[int]] = field(default_factory=dict)
+    labeled_words: dict[str, str] = field(default_factory=dict)
+    colors: Mapping[str, str] = field(default_factory=dict)
     scene: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pa.Table] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -74,7 +74,7 @@ def _quality(sample: Sample) -> Iterator[Notice]:
 def _aligned(sample: Sample) -> Iterator[Notice]:
     """Slices that alignment could not place, or which lie far from the one before."""
     sentences = {
-        "bad": ("look like none of their neighbours; what was found there means little", True),
+        "bad": ("look like none of their neighbors; what was found there means little", True),
         "break": (
             "are connected with nothing before: objects that cross there may be cut in two",
             True,
@@ -248,7 +248,9 @@ def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
             False,
         )
     if row["texture_level"]:
-        finer = "its largest object did not fit the budget at full resolution (measure --budget-mvoxels)"
+        finer = (
+            "its largest object did not fit the budget at full resolution (measure --max-mvoxels)"
+        )
         yield Notice(
             f"{name}: texture was measured at level {row['texture_level']} of the pyramid, a coarser picture: {finer}.",
             False,

@@ -60,7 +60,7 @@ class ScoreSettings(TruthSettings):
         False,
         description="compare cell by cell too: Dice per cell, adapted Rand error, VOI, PQ, AP",
     )
-    least_voxels: int = Field(
+    min_voxels: int = Field(
         0,
         ge=0,
         description="with --instances: smaller objects count as background, in labels and ground truth",
@@ -203,7 +203,7 @@ def score(
         use = SliceUse(() if stated in ("", "none") else tuple(sorted(parsed_slices(stated))))
     islands = tuple(IslandCount(*counts) for block in blocks for counts in block["islands"])
     corrected = tuple(z for z in corrected_slices(sample, name) if slices[z].known)
-    scores = Scores(slices, use, cells, settings.least_voxels, outline, islands, corrected)
+    scores = Scores(slices, use, cells, settings.min_voxels, outline, islands, corrected)
     sample.write_table(f"scores_{name}", score_table(scores))
     if cells:
         sample.write_table(f"dice_{name}", dice_table(scores))

@@ -1,4 +1,4 @@
-"""What to expect on slices that nobody labelled: trainings that leave some of the labelled ones out."""
+"""What to expect on slices that nobody labeled: trainings that leave some of the labeled ones out."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from sparsem.errors import InputError
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.train import Job, job_of, train, train_job
 from sparsem.segment.validation import refuse_nothing_to_learn
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.training.settings import TrainSettings
@@ -20,8 +21,8 @@ from sparsem.workflow.execution import HERE, Execution
 
 
 @dataclass(frozen=True)
-class Promise:
-    """The Dice to expect on slices that nobody labelled, from trainings that did not see some of those labelled.
+class CrossValidation:
+    """The Dice to expect on slices that nobody labeled, from trainings that did not see some of those labeled.
 
     Attributes:
         structure: what was learnt.
@@ -52,14 +53,14 @@ def fold_path(out: Path, number: int) -> Path:
 def held_out(
     slices: Sequence[tuple[str, int]], depths: Mapping[str, int], folds: int
 ) -> list[list[int]]:
-    """Which labelled slices each fold leaves out.
+    """Which labeled slices each fold leaves out.
 
-    A slice beside one that was learnt from says nothing of slices that nobody labelled. So labelled slices that lie closer than such slices
-    usually do (half of the distance that all labelled ones would have if they lay evenly) are left out together; where that leaves fewer
-    groups than folds, each fold leaves out neighbouring ones.
+    A slice beside one that was learnt from says nothing of slices that nobody labeled. So labeled slices that lie closer than such slices
+    usually do (half of the distance that all labeled ones would have if they lay evenly) are left out together; where that leaves fewer
+    groups than folds, each fold leaves out neighboring ones.
 
     Args:
-        slices: sample and number of every labelled slice.
+        slices: sample and number of every labeled slice.
         depths: slices of every sample.
         folds: how many.
 
@@ -89,7 +90,7 @@ def train_and_promise(
     out: str | Path,
     settings: TrainSettings = TrainSettings(),
     on: Execution = HERE,
-) -> tuple[Recipe, list[Promise]]:
+) -> tuple[Recipe, list[CrossValidation]]:
     """``train``, and with ``settings.folds`` the Dice to expect of it (``cross_validate``), which is refused before anything is trained."""
     if settings.folds:
         _planned(samples, Path(out), settings)
@@ -102,11 +103,13 @@ def _planned(
 ) -> tuple[Job, list[list[int]]]:
     """The training on all slices, and which slices each fold leaves out."""
     whole = job_of(
-        samples, out, settings.model_copy(update={"validation_slices": 0, "validate_on": ()})
+        samples,
+        out,
+        changed(settings, {"n_validation_slices": 0, "validation_slices": ()}),
     )
     if not 2 <= settings.folds <= len(whole.slices):
         raise InputError(
-            f"--folds takes 2 to {len(whole.slices)}, the number of labelled slices; got {settings.folds}."
+            f"--folds takes 2 to {len(whole.slices)}, the number of labeled slices; got {settings.folds}."
         )
     depths = {sample.name: sample.image().shape[0] for sample in samples}
     parts = held_out([(each.sample, each.z) for each in whole.slices], depths, settings.folds)
@@ -122,8 +125,8 @@ def cross_validate(
     out: str | Path,
     settings: TrainSettings = TrainSettings(),
     on: Execution = HERE,
-) -> list[Promise]:
-    """Train ``settings.folds`` networks, each without a part of the labelled slices, and measure each on the slices it did not see.
+) -> list[CrossValidation]:
+    """Train ``settings.folds`` networks, each without a part of the labeled slices, and measure each on the slices it did not see.
 
     Beside ``out`` (NAME.safetensors) lie NAME.fold1.safetensors, ..., which predict as any other model, and NAME.folds.csv. Each is
     resumed on its own. No weights are chosen by the held-out slices: the last count. Dice is measured at the network's scale.
@@ -138,7 +141,7 @@ def cross_validate(
         One promise a structure.
 
     Raises:
-        InputError: fewer labelled slices than folds, fewer than two folds, or a fold that would learn a structure from no slice.
+        InputError: fewer labeled slices than folds, fewer than two folds, or a fold that would learn a structure from no slice.
         Whatever ``train`` raises.
     """
     out, folds = Path(out), settings.folds
@@ -146,8 +149,8 @@ def cross_validate(
     found: dict[str, list[float]] = {name: [] for name in whole.structures}
     for number, aside in enumerate(parts):
         # Measured once, at the end: so the best weights are the last.
-        last_only = settings.model_copy(
-            update={"validation_slices": len(aside), "validate_every": settings.updates}
+        last_only = changed(
+            settings, {"n_validation_slices": len(aside), "validate_every": settings.updates}
         )
         inputs = whole.inputs | {"fold": f"{number + 1} of {folds}"}
         recipe = train_job(
@@ -161,7 +164,7 @@ def cross_validate(
         known = recipe.training["validation dice by structure"]
         for name, dice in found.items():
             dice.append(float(known.get(name, math.nan)))
-    promises = [Promise(name, tuple(dice)) for name, dice in found.items()]
+    promises = [CrossValidation(name, tuple(dice)) for name, dice in found.items()]
     text = io.StringIO()
     csv.writer(text).writerows(
         [["structure", "mean", "spread", *(f"fold{n + 1}" for n in range(folds))]]

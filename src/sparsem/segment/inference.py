@@ -23,7 +23,7 @@ from sparsem.segment.tiles import Probability, TileGrid, enlarge, scaled_shape, 
 T = TypeVar("T")
 
 Tiles = NDArray[np.float32]
-Forward = Callable[[Tiles], Tiles]  # (B, K, S, S) standardised -> (B, C, S, S) probabilities
+Forward = Callable[[Tiles], Tiles]  # (B, K, S, S) standardized -> (B, C, S, S) probabilities
 
 
 def predict_slices(
@@ -41,13 +41,13 @@ def predict_slices(
     Args:
         slices: (y, x) images of one shape.
         forward: the network.
-        recipe: its tile size and the grey levels that it was trained on.
+        recipe: its tile size and the gray levels that it was trained on.
         factors: slice pixels per network pixel, (y, x).
-        overlap: of neighbouring tiles, 0 to 0.5 of a tile.
+        overlap: of neighboring tiles, 0 to 0.5 of a tile.
         batch: tiles in one call of ``forward``, across slices.
         prefetch: slices by which cutting runs ahead of the network, and the network ahead of blending, each in a thread of its
             own. It keeps a GPU busy; a network on the CPU wants the cores for itself (measured: a third slower).
-        own: which of the slices to predict; the others are only seen, by a network that sees the neighbours of a slice.
+        own: which of the slices to predict; the others are only seen, by a network that sees the neighbors of a slice.
     """
     images = iter(slices)
     first = next(images, None)
@@ -55,14 +55,14 @@ def predict_slices(
         return
     shape = (first.shape[0], first.shape[1])
     grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
-    standardised = (
+    standardized = (
         (shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
         for image in chain([first], images)
     )
-    windows = in_context((grid.cut(image) for image in standardised), recipe.neighbours)
+    windows = in_context((grid.cut(image) for image in standardized), recipe.neighbors)
     chosen = islice(windows, own.start, own.stop)
     cut = (
-        np.stack(window, axis=1) if recipe.neighbours else window[0][:, None] for window in chosen
+        np.stack(window, axis=1) if recipe.neighbors else window[0][:, None] for window in chosen
     )  # (N, K, S, S)
     outputs = _in_batches(ahead(cut, prefetch), forward, batch, len(grid.corners))
     for tiles in ahead(outputs, prefetch):
@@ -102,16 +102,16 @@ def _in_batches(
     yield from complete()
 
 
-def in_context(items: Iterable[T], neighbours: int) -> Iterator[list[T]]:
-    """Every item in the middle of its neighbours; the first and the last stand in for those beyond them."""
-    window: deque[T] = deque(maxlen=2 * neighbours + 1)
+def in_context(items: Iterable[T], neighbors: int) -> Iterator[list[T]]:
+    """Every item in the middle of its neighbors; the first and the last stand in for those beyond them."""
+    window: deque[T] = deque(maxlen=2 * neighbors + 1)
     for item in items:
         if not window:
-            window.extend([item] * neighbours)
+            window.extend([item] * neighbors)
         window.append(item)
         if len(window) == window.maxlen:
             yield list(window)
-    for _ in range(neighbours if window else 0):
+    for _ in range(neighbors if window else 0):
         window.append(window[-1])
         if len(window) == window.maxlen:
             yield list(window)
@@ -130,7 +130,7 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
             yield cast(T, item)
 
 
-def quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+def quantized(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
     return (probability * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 

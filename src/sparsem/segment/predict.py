@@ -20,17 +20,17 @@ from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.models.device import Precision, choose_device, free_memory, resolved
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import tell
-from sparsem.segment.inference import Forward, forward_on, mirrored_mean, predict_slices, quantised
+from sparsem.segment.inference import Forward, forward_on, mirrored_mean, predict_slices, quantized
 from sparsem.segment.tiles import scaled_shape
 from sparsem.segment.uncertainty import DOUBT, Answer, together
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage, earlier_setting
 
-GREY_SLICES = 3  # whose grey levels are compared with those that were learnt
+GRAY_SLICES = 3  # whose gray levels are compared with those that were learnt
 FURTHEST_MEAN, MOST_CONTRAST = (
     1.5,
     2.5,
@@ -41,7 +41,7 @@ class PredictSettings(Settings):
     """How a stack is predicted."""
 
     overlap: float = Field(
-        0.25, ge=0, le=0.5, description="least overlap of neighbouring tiles, as part of a tile"
+        0.25, ge=0, le=0.5, description="least overlap of neighboring tiles, as part of a tile"
     )
     flips: bool = Field(
         False,
@@ -91,7 +91,7 @@ def predict(
     name = f"predict-{'-'.join(structures)}"
     earlier = earlier_setting(sample, name, "precision", on.overwrite)
     precision = resolved(choose_device(settings.device), settings.precision, earlier)
-    settings = settings.model_copy(update={"image": image_name, "precision": precision})
+    settings = changed(settings, {"image": image_name, "precision": precision})
     use = combined(
         matched_use(recipe.training.get("slices"), sample.image("raw")) for recipe in recipes
     )
@@ -105,7 +105,7 @@ def predict(
         "model": hashes[0],
         **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)},
     }
-    halo = max(recipe.neighbours for recipe in recipes)
+    halo = max(recipe.neighbors for recipe in recipes)
     made = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
     before = {path for path, stage in made.items() if stage == name} - {
         output.path for output in outputs
@@ -122,7 +122,7 @@ def predict(
     ) as stage:
         if not stage.finished:
             for file, recipe in zip(models, recipes, strict=True):
-                _tell_other_grey(image, recipe, file.name, on.quiet)
+                _tell_other_gray(image, recipe, file.name, on.quiet)
         stage.map(_predict_block, image.blocks(halo=halo), image, models, settings)
     return [output.path for output in outputs]
 
@@ -150,32 +150,32 @@ def _recipes_of(models: Sequence[Path]) -> list[Recipe]:
     return recipes
 
 
-def _tell_other_grey(image: Volume, recipe: Recipe, model: str, quiet: bool) -> None:
+def _tell_other_gray(image: Volume, recipe: Recipe, model: str, quiet: bool) -> None:
     """A network finds little in slices much darker, brighter or flatter than those that it learnt from."""
     y, x = (1.01 * nm for nm in recipe.pixel_nm)
     sizes = {level: image.voxel_size_of(level) for level in range(image.levels)}
     seen = max((level for level, size in sizes.items() if size.y <= y and size.x <= x), default=0)
     count = image.level(seen).shape[0]
     inner = {
-        round((part + 1) * (count - 1) / (GREY_SLICES + 1)) for part in range(GREY_SLICES)
+        round((part + 1) * (count - 1) / (GRAY_SLICES + 1)) for part in range(GRAY_SLICES)
     }  # the ends of a stack are its worst
     planes = [image.read(slice(z, z + 1), seen)[0, ::2, ::2] for z in sorted(inner)]
-    grey = np.stack(planes).astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    mean, std = float(grey.mean()), float(grey.std())
+    gray = np.stack(planes).astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    mean, std = float(gray.mean()), float(gray.std())
     if (
         abs(mean - recipe.mean) > FURTHEST_MEAN * recipe.std
         or not 1 / MOST_CONTRAST < std / recipe.std < MOST_CONTRAST
     ):
         tell(
-            f"Note: the image has grey levels of {mean:.2f} ± {std:.2f} of their range, but {model} learnt on {recipe.mean:.2f} ± "
-            f"{recipe.std:.2f} and may find little; import with --grey-levels or use 'sparsem equalize', for both stacks alike.",
+            f"Note: the image has gray levels of {mean:.2f} ± {std:.2f} of their range, but {model} learnt on {recipe.mean:.2f} ± "
+            f"{recipe.std:.2f} and may find little; import with --intensity-range or use 'sparsem equalize', for both stacks alike.",
             quiet,
         )
 
 
 def _lasting(settings: PredictSettings) -> Settings:
     """The settings that change a result, as they turn out here; another batch size may continue an interrupted run."""
-    return settings.model_copy(update={"batch": 1, "device": choose_device(settings.device).type})
+    return changed(settings, {"batch": 1, "device": choose_device(settings.device).type})
 
 
 def _outputs(
@@ -199,7 +199,7 @@ def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) 
     structures = len(recipes[0].structures)
     several = len(recipes) > 1
     # The image, all outputs, and their chunks.
-    depth = image.block_depth + 2 * max(recipe.neighbours for recipe in recipes)
+    depth = image.block_depth + 2 * max(recipe.neighbors for recipe in recipes)
     block = depth * y * x * (image.dtype.itemsize + (6 if several else 4) * structures)
     planes = (
         2 + (6 if several else 2) * structures
@@ -234,9 +234,9 @@ def _predict_block(
         np.empty(shape, np.uint8) for _ in range(2)
     )  # pages that nobody writes cost nothing
     for z, answer in enumerate(answers):
-        probabilities[:, z] = quantised(answer.mean)
+        probabilities[:, z] = quantized(answer.mean)
         if answer.doubt is not None:
-            doubts[:, z] = quantised(answer.doubt)
+            doubts[:, z] = quantized(answer.doubt)
     arrays: dict[str, NDArray[Any]] = {}
     for name, probability, doubt in zip(structures, probabilities, doubts, strict=True):
         arrays[f"probabilities/{name}"] = probability
@@ -264,7 +264,7 @@ def answer_of(
     Returns:
         The structures, and the answer (C, y, x).
     """
-    halo = max(recipe.neighbours for _, recipe in _ready(models, settings))
+    halo = max(recipe.neighbors for _, recipe in _ready(models, settings))
     first, stop = max(0, z - halo), min(image.shape[0], z + halo + 1)
     names, answers = _answers(
         image.read(slice(first, stop)),

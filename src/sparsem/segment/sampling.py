@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.segment.tiles import mirrored
-from sparsem.training.augment import Tile, flipped_and_turned, regreyed
+from sparsem.training.augment import Tile, flipped_and_turned, regrayed
 
 ORIGIN_STEP = 4  # tiles that hold a structure begin on a grid this coarse, px: 16 times fewer places to remember
 
@@ -28,7 +28,7 @@ class Sampling:
         batch: tiles in a batch.
         share: part of a batch, 0..1, that must hold a structure; with several structures they take turns.
         least_px: how many pixels of it, at the network's scale.
-        grey: strength of the grey-level augmentation, 0 for none.
+        gray: strength of the gray-level augmentation, 0 for none.
         seed: of all draws.
     """
 
@@ -36,15 +36,15 @@ class Sampling:
     batch: int
     share: float
     least_px: float
-    grey: float
+    gray: float
     seed: int
 
 
 class TileSampler:
-    """Draws batches from labelled slices.
+    """Draws batches from labeled slices.
 
     Args:
-        images: (K, y, x) float32 a slice and its neighbours, at the network's scale, standardised.
+        images: (K, y, x) float32 a slice and its neighbors, at the network's scale, standardized.
         targets: (C, y, x) uint8 a slice: 0, 1, or 255 where a structure is not annotated.
         how: the rules.
     """
@@ -85,7 +85,7 @@ class TileSampler:
         image, target = flipped_and_turned(
             (self._images[index][area], self._targets[index][area]), random
         )
-        return (regreyed(image, random, self._how.grey) if self._how.grey else image), target
+        return (regrayed(image, random, self._how.gray) if self._how.gray else image), target
 
     def _origins_holding(self, structure: int) -> NDArray[np.int32]:
         """(N, 3) slice index, top and left of every tile that holds at least ``least_px`` of the structure."""

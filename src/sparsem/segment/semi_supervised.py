@@ -1,7 +1,7 @@
-"""Learning from unlabelled slices too: cross pseudo supervision (Chen et al. 2021; thesis 3.3.3), and a mean teacher.
+"""Learning from unlabeled slices too: cross pseudo supervision (Chen et al. 2021; thesis 3.3.3), and a mean teacher.
 
-Two networks that begin with other weights each learn from the labelled tiles, and from what the other one makes of mixed tiles: of the
-labelled slices, which hold the structure, and of slices that nobody labelled. What a network says counts as a mask (p > 0.5), without a
+Two networks that begin with other weights each learn from the labeled tiles, and from what the other one makes of mixed tiles: of the
+labeled slices, which hold the structure, and of slices that nobody labeled. What a network says counts as a mask (p > 0.5), without a
 gradient, and where the truth is known the truth counts instead; all losses are soft Dice; boxes of one tile are put into another (CutMix,
 French et al. 2020). With a mean teacher there is one network, and its running average says the masks.
 """
@@ -20,9 +20,9 @@ from sparsem.models.architectures import usual_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.losses import dice_loss
 from sparsem.segment.sampling import Batch, Sampling, TileSampler
-from sparsem.segment.supervised import dice_on, labelled_loss, logits_of, sampler_of, start
+from sparsem.segment.supervised import dice_on, labeled_loss, logits_of, sampler_of, start
 from sparsem.segment.training_slices import LearningSlice
-from sparsem.training.augment import regreyed
+from sparsem.training.augment import regrayed
 from sparsem.training.loop import Progress, TrainingState, move, run
 from sparsem.training.settings import TrainSettings
 
@@ -70,14 +70,14 @@ class MixedBatch(NamedTuple):
     """What an update learns from.
 
     Attributes:
-        labelled: images and targets.
-        images: (B, K, S, S) labelled tiles that hold a structure and unlabelled ones, as the teachers see them.
+        labeled: images and targets.
+        images: (B, K, S, S) labeled tiles that hold a structure and unlabeled ones, as the teachers see them.
         boxes: (B, 1, S, S) bool, where the tile before shows through.
-        mixed: (B, K, S, S) the same with boxes in, and other grey levels, as the learners see them.
-        truth: (B, C, S, S) uint8 of the mixed tiles: 0, 1, or 255 where nobody labelled.
+        mixed: (B, K, S, S) the same with boxes in, and other gray levels, as the learners see them.
+        truth: (B, C, S, S) uint8 of the mixed tiles: 0, 1, or 255 where nobody labeled.
     """
 
-    labelled: Batch
+    labeled: Batch
     images: NDArray[np.float32]
     boxes: NDArray[np.bool_]
     mixed: NDArray[np.float32]
@@ -85,7 +85,7 @@ class MixedBatch(NamedTuple):
 
 
 class Ramp(NamedTuple):
-    """The weight of unlabelled slices: 0 up to the update ``first``, ``top`` from ``last`` on, and a straight line between."""
+    """The weight of unlabeled slices: 0 up to the update ``first``, ``top`` from ``last`` on, and a straight line between."""
 
     first: float
     last: float
@@ -99,11 +99,11 @@ class Ramp(NamedTuple):
 
 
 class MixedSampler:
-    """Draws batches of labelled and mixed tiles; a batch is a function of seed and update.
+    """Draws batches of labeled and mixed tiles; a batch is a function of seed and update.
 
     Args:
-        learn: labelled slices.
-        unlabelled: (K, y, x) of slices without labels, standardised.
+        learn: labeled slices.
+        unlabeled: (K, y, x) of slices without labels, standardized.
         settings: of the training.
         least_px: pixels of a structure that a tile which must hold it has.
         ramp: where it is 0 no mixed tiles are drawn.
@@ -112,37 +112,37 @@ class MixedSampler:
     def __init__(
         self,
         learn: Sequence[LearningSlice],
-        unlabelled: Sequence[NDArray[np.float32]],
+        unlabeled: Sequence[NDArray[np.float32]],
         settings: TrainSettings,
         least_px: float,
         ramp: Ramp,
     ) -> None:
-        self._labelled = sampler_of(learn, settings, least_px)
+        self._labeled = sampler_of(learn, settings, least_px)
         self._ramp, self._settings = ramp, settings
         known = (settings.batch + 1) // 2  # at least half of the tiles hold the structure
-        how = Sampling(settings.see, known, 1.0, least_px, 0.0, settings.seed + 1)
+        how = Sampling(settings.input_px, known, 1.0, least_px, 0.0, settings.seed + 1)
         self._holding = TileSampler(
             [each.image for each in learn], [each.target for each in learn], how
         )
         blank = [
             np.full((len(learn[0].target), *image.shape[1:]), UNKNOWN, np.uint8)
-            for image in unlabelled
+            for image in unlabeled
         ]
         free = replace(how, batch=max(1, settings.batch - known), share=0.0, seed=settings.seed + 2)
-        self._unlabelled = TileSampler(unlabelled, blank, free)
+        self._unlabeled = TileSampler(unlabeled, blank, free)
 
     def batch(self, update: int) -> MixedBatch:
         """The ``update``-th batch."""
-        labelled = self._labelled.batch(update)
+        labeled = self._labeled.batch(update)
         if self._ramp.at(update) == 0:
-            return MixedBatch(labelled, *4 * [np.empty((0, 0, 0, 0))])  # type: ignore[arg-type]
+            return MixedBatch(labeled, *4 * [np.empty((0, 0, 0, 0))])  # type: ignore[arg-type]
         random = np.random.default_rng([self._settings.seed + 3, update])
-        holding, free = self._holding.batch(update), self._unlabelled.batch(update)
+        holding, free = self._holding.batch(update), self._unlabeled.batch(update)
         images, truth = np.concatenate([holding[0], free[0]]), np.concatenate([holding[1], free[1]])
         order = random.permutation(len(images))
         images, truth = images[order], truth[order]
         boxes = (
-            draw_boxes(len(images), self._settings.see, random)
+            draw_boxes(len(images), self._settings.input_px, random)
             if self._settings.cutmix
             else np.zeros((len(images), 1, 1, 1), bool)
         )
@@ -150,9 +150,11 @@ class MixedSampler:
             np.where(boxes, np.roll(images, 1, axis=0), images),
             np.where(boxes, np.roll(truth, 1, axis=0), truth),
         )
-        if self._settings.grey:
-            mixed = np.stack([regreyed(one, random, self._settings.grey) for one in mixed])
-        return MixedBatch(labelled, images, boxes, mixed, truth)
+        if self._settings.intensity_augmentation:
+            mixed = np.stack(
+                [regrayed(one, random, self._settings.intensity_augmentation) for one in mixed]
+            )
+        return MixedBatch(labeled, images, boxes, mixed, truth)
 
 
 def draw_boxes(count: int, edge: int, random: np.random.Generator) -> NDArray[np.bool_]:
@@ -187,26 +189,26 @@ def start_pair(recipe: Recipe, settings: TrainSettings, device: torch.device) ->
 
 def second_recipe(recipe: Recipe, settings: TrainSettings) -> Recipe:
     """Of the second network, which may be of another architecture."""
-    model = settings.second or recipe.model
+    model = settings.second_architecture or recipe.model
     return replace(recipe, model=model, width=settings.width or usual_width(model))
 
 
-def fit_with_unlabelled(
+def fit_with_unlabeled(
     state: Pair,
     learn: Sequence[LearningSlice],
-    unlabelled: Sequence[NDArray[np.float32]],
+    unlabeled: Sequence[NDArray[np.float32]],
     validate: Sequence[LearningSlice],
     settings: TrainSettings,
     device: torch.device,
     least_px: float,
 ) -> Iterator[Progress]:
-    """As ``fit``, with slices that nobody labelled, (K, y, x) each, beside those to learn from."""
-    first, last = (part * settings.updates for part in settings.rise)
-    ramp = Ramp(first, last, settings.lam)
-    sampler = MixedSampler(learn, unlabelled, settings, least_px, ramp)
+    """As ``fit``, with slices that nobody labeled, (K, y, x) each, beside those to learn from."""
+    first, last = (part * settings.updates for part in settings.ramp)
+    ramp = Ramp(first, last, settings.unlabeled_weight)
+    sampler = MixedSampler(learn, unlabeled, settings, least_px, ramp)
 
     def update(batch: MixedBatch) -> tuple[float, float]:
-        return step_with_unlabelled(state, batch, ramp.at(state.update), settings, device)
+        return step_with_unlabeled(state, batch, ramp.at(state.update), settings, device)
 
     yield from run(
         state,
@@ -218,16 +220,16 @@ def fit_with_unlabelled(
     )
 
 
-def step_with_unlabelled(
+def step_with_unlabeled(
     state: Pair, batch: MixedBatch, weight: float, settings: TrainSettings, device: torch.device
 ) -> tuple[float, float]:
-    """One update of every network; returns the loss and the soft Dice of the first on its labelled tiles."""
+    """One update of every network; returns the loss and the soft Dice of the first on its labeled tiles."""
     masks = _masks(state, batch, settings, device) if weight else []
     mixed = torch.from_numpy(np.ascontiguousarray(batch.mixed)).to(device)
     told: list[tuple[float, float]] = []
     for number, one in enumerate(state.members):
         one.network.train()
-        loss, dice = labelled_loss(one.network, batch.labelled, settings, device)
+        loss, dice = labeled_loss(one.network, batch.labeled, settings, device)
         if weight:
             teacher = masks[(number + 1) % len(masks)]  # of two networks the other one
             loss = loss + weight * dice_loss(
@@ -235,7 +237,7 @@ def step_with_unlabelled(
                 teacher,
                 settings.loss != "linear-dice",
             )
-        move(one, loss, settings, settings.clip or CLIP)
+        move(one, loss, settings, settings.max_grad_norm or CLIP)
         told.append((float(loss.detach()), 1 - float(dice.detach())))
     return told[0]
 
@@ -246,7 +248,7 @@ def _masks(
 ) -> list[Tensor]:
     """What each teacher says of the mixed tiles, (B, C, S, S) uint8: it sees the tiles unmixed, and its masks are mixed as they are.
 
-    The truth, where it is known, knows better (EPFL, 3 labelled slices: see benchmarks).
+    The truth, where it is known, knows better (EPFL, 3 labeled slices: see benchmarks).
     """
     images = torch.from_numpy(np.ascontiguousarray(batch.images)).to(device)
     boxes, truth = (

@@ -1,7 +1,7 @@
 """Which slices to label next: evenly spaced at first (the papers' rule), then where a model is unsure.
 
 How unsure a slice is: the entropy of its probabilities, or, of several models, how far they contradict each other (``tiles.doubt``). A
-slice beside a labelled one teaches little, so doubt counts less there.
+slice beside a labeled one teaches little, so doubt counts less there.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from sparsem.annotation.labeled_slices import (
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock, evenly_spaced
 from sparsem.segment.uncertainty import DOUBT, entropy
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -40,7 +40,7 @@ class SuggestSettings(Settings):
     n: int = Field(7, ge=1, description="how many slices to label next")
     model: tuple[str, ...] = Field(
         (),
-        description="a model; repeat it: where models contradict each other, a slice is worth labelling",
+        description="a model; repeat it: where models contradict each other, a slice is worth labeling",
     )
     every: int | None = Field(
         None, ge=1, description="models look at every so many slices; about 96 in all if not given"
@@ -65,28 +65,28 @@ class Suggestion(NamedTuple):
 ENTROPY = entropy(LEVELS)  # of probabilities as they lie on disk
 
 
-def chosen(doubt: NDArray[np.float64], labelled: Sequence[int], n: int) -> list[int]:
-    """The ``n`` slices most worth labelling, one after the other.
+def chosen(doubt: NDArray[np.float64], labeled: Sequence[int], n: int) -> list[int]:
+    """The ``n`` slices most worth labeling, one after the other.
 
-    A slice is worth its doubt, less what labelled slices near it, and those chosen before it, already tell: 1 - exp(-(d / l)^2) of it is
-    left at a distance of d slices, where l is half the distance that all labelled slices would have if they lay evenly.
+    A slice is worth its doubt, less what labeled slices near it, and those chosen before it, already tell: 1 - exp(-(d / l)^2) of it is
+    left at a distance of d slices, where l is half the distance that all labeled slices would have if they lay evenly.
 
     Args:
         doubt: (slices,), NaN where it is not known.
-        labelled: slices that are labelled.
+        labeled: slices that are labeled.
         n: how many.
 
     Raises:
         InputError: fewer slices are left than asked for.
     """
     known = np.nonzero(~np.isnan(doubt))[0]
-    left = [int(z) for z in known if z not in set(labelled)]
+    left = [int(z) for z in known if z not in set(labeled)]
     if len(left) < n:
         raise InputError(
-            f"Cannot suggest {n} slices: {len(left)} that are not labelled were looked at."
+            f"Cannot suggest {n} slices: {len(left)} that are not labeled were looked at."
         )
-    reach = max(1.0, len(doubt) / (len(labelled) + n) / 2)
-    taken, found = list(labelled), []
+    reach = max(1.0, len(doubt) / (len(labeled) + n) / 2)
+    taken, found = list(labeled), []
     for _ in range(n):
         near = np.array(
             [min((abs(z - other) for other in taken), default=len(doubt)) for z in left], float
@@ -99,26 +99,26 @@ def chosen(doubt: NDArray[np.float64], labelled: Sequence[int], n: int) -> list[
 
 
 def spread_out(
-    n_slices: int, labelled: Sequence[int], n: int, copies: Sequence[int] = ()
+    n_slices: int, labeled: Sequence[int], n: int, copies: Sequence[int] = ()
 ) -> list[int]:
-    """``n`` slices that lie evenly, or, where some are labelled, one after the other in the middle of the widest gap.
+    """``n`` slices that lie evenly, or, where some are labeled, one after the other in the middle of the widest gap.
 
     Args:
         n_slices: of the stack.
-        labelled: slices that are labelled.
+        labeled: slices that are labeled.
         n: how many.
-        copies: slices that stand in for lost ones, and are not worth labelling.
+        copies: slices that stand in for lost ones, and are not worth labeling.
 
     Raises:
         InputError: fewer slices are left than asked for.
     """
     own = [z for z in range(n_slices) if z not in set(copies)]
-    if not labelled:
+    if not labeled:
         return [own[place] for place in evenly_spaced(len(own), n)]
-    taken, found = set(labelled), []
+    taken, found = set(labeled), []
     left = len(set(own) - taken)
     if n > left:
-        raise InputError(f"Cannot suggest {n} slices: {left} are not labelled.")
+        raise InputError(f"Cannot suggest {n} slices: {left} are not labeled.")
     for _ in range(n):
         best = max(
             (z for z in own if z not in taken), key=lambda z: min(abs(z - other) for other in taken)
@@ -142,7 +142,7 @@ def suggest(
 
     Args:
         sample: the sample.
-        structure: what is labelled; all that is annotated, or predicted, together if not given.
+        structure: what is labeled; all that is annotated, or predicted, together if not given.
         settings: how many, and by which models.
         on: how the work is spread.
 
@@ -160,7 +160,7 @@ def suggest(
             f"{sample.path.name} has no annotation and no probabilities of '{structure}'."
         )
     wanted = structure and annotation_of_output(structure)
-    labelled = sorted(
+    labeled = sorted(
         {z for name, numbers in there.items() if wanted in (None, name) for z in numbers}
     )
     n_slices, copies = sample.image().shape[0], sample.image("raw").repeated
@@ -185,10 +185,10 @@ def suggest(
         )
     else:
         return Suggestion(
-            tuple(spread_out(n_slices, labelled, settings.n, copies)), "evenly spaced", np.zeros(0)
+            tuple(spread_out(n_slices, labeled, settings.n, copies)), "evenly spaced", np.zeros(0)
         )
     doubt[list(copies)] = np.nan
-    return Suggestion(tuple(chosen(doubt, labelled, settings.n)), by, doubt)
+    return Suggestion(tuple(chosen(doubt, labeled, settings.n)), by, doubt)
 
 
 def _outputs_of(structure: str, known: Sequence[str]) -> list[str]:
@@ -258,8 +258,8 @@ def _disagreement(
     needs = Needs(
         ram=plane * (8 * most + 16 * len(names) + 16), smaller="use fewer --workers"
     )  # an answer, their mean, and entropies
-    lasting = settings.model_copy(
-        update={"n": 1, "device": choose_device(settings.device).type, "every": every}
+    lasting = changed(
+        settings, {"n": 1, "device": choose_device(settings.device).type, "every": every}
     )
     with Stage(
         sample, "disagreement", lasting, inputs, [], replace(on, overwrite=True), needs

@@ -1,6 +1,6 @@
 """Supervised learning (paper 3.4, 5.1): one update, and the loop of them.
 
-Batches (B, K, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a few labelled slices at the
+Batches (B, K, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a few labeled slices at the
 network's scale.
 """
 
@@ -36,8 +36,8 @@ def start(
             begin_pretrained(network, recipe.model)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     highest = settings.learning_rate or usual_rate(recipe.model)
-    optimiser = torch.optim.Adam(network.parameters(), highest, betas=(0.9, 0.999), eps=1e-7)
-    return TrainingState.beginning(network, optimiser, highest)
+    optimizer = torch.optim.Adam(network.parameters(), highest, betas=(0.9, 0.999), eps=1e-7)
+    return TrainingState.beginning(network, optimizer, highest)
 
 
 def logits_of(
@@ -54,10 +54,10 @@ def has_heads(network: nn.Module, settings: TrainSettings) -> bool:
     return hasattr(network, "all_heads") and settings.loss in (None, "tanimoto")
 
 
-def labelled_loss(
+def labeled_loss(
     network: nn.Module, batch: Batch, settings: TrainSettings, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The loss of labelled tiles, and their Dice loss."""
+    """The loss of labeled tiles, and their Dice loss."""
     images, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch)
     compute: Any = network
     squared = settings.loss != "linear-dice"
@@ -90,10 +90,10 @@ def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
 def step(
     state: TrainingState, batch: Batch, settings: TrainSettings, device: torch.device
 ) -> tuple[float, float]:
-    """One update from labelled tiles; returns the loss and the soft Dice of the batch."""
+    """One update from labeled tiles; returns the loss and the soft Dice of the batch."""
     state.network.train()
-    loss, dice = labelled_loss(state.network, batch, settings, device)
-    move(state, loss, settings, settings.clip)
+    loss, dice = labeled_loss(state.network, batch, settings, device)
+    move(state, loss, settings, settings.max_grad_norm)
     return float(loss.detach()), 1 - float(dice.detach())
 
 
@@ -142,9 +142,14 @@ def dice_on(
 def sampler_of(
     learn: Sequence[LearningSlice], settings: TrainSettings, least_px: float
 ) -> TileSampler:
-    """Of the tiles of labelled slices that networks learn from."""
+    """Of the tiles of labeled slices that networks learn from."""
     how = Sampling(
-        settings.see, settings.batch, settings.share, least_px, settings.grey, settings.seed
+        settings.input_px,
+        settings.batch,
+        settings.foreground_fraction,
+        least_px,
+        settings.intensity_augmentation,
+        settings.seed,
     )
     return TileSampler([each.image for each in learn], [each.target for each in learn], how)
 
@@ -160,7 +165,7 @@ def validation_dice(
     network.eval()
     counts: list[list[Overlap]] = [[] for _ in range(slices[0].target.shape[0])]
     for each in slices:
-        grid = TileGrid((each.image.shape[1], each.image.shape[2]), settings.see, overlap=0)
+        grid = TileGrid((each.image.shape[1], each.image.shape[2]), settings.input_px, overlap=0)
         with autocast(device, settings.precision):
             images = torch.from_numpy(grid.cut(each.image)).to(device)
             outputs = [

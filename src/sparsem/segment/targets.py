@@ -26,7 +26,7 @@ def interior_and_boundary(
 
     Args:
         labels: one id a cell.
-        known: False where nobody decided. Neither target says anything there, so that neighbours which nobody annotated are
+        known: False where nobody decided. Neither target says anything there, so that neighbors which nobody annotated are
             not taught to be background.
         width_px: of the boundary, half of it on either side of the border.
         outlined: where a cell ends at pixels that are not known it has been outlined there: its border is taught. Otherwise
@@ -45,11 +45,11 @@ def interior_and_boundary(
 
 Pairs = tuple[
     NDArray[np.bool_], NDArray[np.bool_]
-]  # (y - 1, x) of vertical and (y, x - 1) of horizontal neighbours
+]  # (y - 1, x) of vertical and (y, x - 1) of horizontal neighbors
 
 
 def _unlike(labels: NDArray[Any], known: NDArray[np.bool_]) -> tuple[Pairs, Pairs]:
-    """Neighbours that are known and unlike; neighbours of which one is a known cell and the other is not known."""
+    """Neighbors that are known and unlike; neighbors of which one is a known cell and the other is not known."""
     cell = known & (labels > 0)
     unlike, ends = [], []
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -70,7 +70,7 @@ def _beside(pairs: Pairs) -> NDArray[np.bool_]:
 
 
 def _near(edge: NDArray[np.bool_], width_px: float) -> NDArray[np.bool_]:
-    """Within half a width of a border; the centre of a pixel beside it is half a pixel away."""
+    """Within half a width of a border; the center of a pixel beside it is half a pixel away."""
     if not edge.any():
         return edge
     distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -85,7 +85,7 @@ class TileGrid:
     Attributes:
         shape: (y, x) of the slice.
         tile: edge in px.
-        overlap: least overlap of neighbours in px.
+        overlap: least overlap of neighbors in px.
     """
 
     shape: tuple[int, int]

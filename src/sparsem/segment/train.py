@@ -18,17 +18,18 @@ from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_chec
 from sparsem.models.device import choose_device, free_memory, resolved
 from sparsem.models.memory import training_bytes
 from sparsem.progress import tell
-from sparsem.segment.semi_supervised import Pair, fit_with_unlabelled, second_recipe, start_pair
+from sparsem.segment.semi_supervised import Pair, fit_with_unlabeled, second_recipe, start_pair
 from sparsem.segment.supervised import fit, start, validation_dice
-from sparsem.segment.training_slices import LearningSlice, learning_slices, unlabelled_slices
+from sparsem.segment.training_slices import LearningSlice, learning_slices, unlabeled_slices
 from sparsem.segment.validation import held_out
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles
-from sparsem.training.loop import Course, Progress, TrainingState
+from sparsem.training.loop import LoopPlan, Progress, TrainingState
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution, Needs
 
-WITHOUT_EFFECT = {"save_every_s", "folds"}  # settings that change no weight
+WITHOUT_EFFECT = {"checkpoint_every_s", "folds"}  # settings that change no weight
 
 
 def train(
@@ -37,7 +38,7 @@ def train(
     settings: TrainSettings = TrainSettings(),
     on: Execution = HERE,
 ) -> Recipe:
-    """Train one network on the labelled slices of one or more samples and write it to ``out``.
+    """Train one network on the labeled slices of one or more samples and write it to ``out``.
 
     An interrupted training goes on where it was when called again; the weights end the same, bit for bit on a CPU.
     Beside ``out`` (NAME.safetensors) lie NAME.training.csv, its course, and, with slices held out, NAME.last.safetensors:
@@ -54,7 +55,7 @@ def train(
 
     Raises:
         SampleError: a structure is not annotated.
-        InputError: too few labelled slices.
+        InputError: too few labeled slices.
         SettingsError: unknown model, a tile size that it cannot take, a device that is not there.
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
@@ -69,12 +70,12 @@ class Job:
     Attributes:
         out: the checkpoint to write.
         structures: what is learnt.
-        slices: all labelled slices, as the network meets them.
+        slices: all labeled slices, as the network meets them.
         recipe: of the checkpoint.
         inputs: fingerprints of what was read.
         settings: how to learn.
         device: where.
-        unlabelled: (K, y, x) of slices without labels, if any are learnt from.
+        unlabeled: (K, y, x) of slices without labels, if any are learnt from.
     """
 
     out: Path
@@ -84,13 +85,13 @@ class Job:
     inputs: dict[str, Any]
     settings: TrainSettings
     device: torch.device
-    unlabelled: Sequence[NDArray[np.float32]] = ()
+    unlabeled: Sequence[NDArray[np.float32]] = ()
 
 
 def job_of(
     samples: Sequence[Sample], out: Path, settings: TrainSettings, overwrite: bool = False
 ) -> Job:
-    """Look at samples and settings, and read the labelled slices.
+    """Look at samples and settings, and read the labeled slices.
 
     Raises:
         What ``train`` raises before it begins.
@@ -99,8 +100,8 @@ def job_of(
         raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
     structures = _structures_of(samples, settings)
     slices, recipe, inputs = learning_slices(samples, structures, settings)
-    unlabelled, more = (
-        unlabelled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
+    unlabeled, more = (
+        unlabeled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
     )
     device = choose_device(settings.device)
     computed = {
@@ -114,9 +115,9 @@ def job_of(
         slices,
         recipe,
         inputs | more,
-        settings.model_copy(update=computed),
+        changed(settings, computed),
         device,
-        unlabelled,
+        unlabeled,
     )
 
 
@@ -166,10 +167,10 @@ def updates_of(
 ) -> Iterator[Progress]:
     """The updates of a training, one after the other."""
     settings = job.settings
-    least_px = settings.least_px * (settings.see / settings.read) ** 2
+    least_px = settings.min_foreground_px * (settings.input_px / settings.context_px) ** 2
     if isinstance(state, Pair):
-        return fit_with_unlabelled(
-            state, learn, job.unlabelled, validate, settings, job.device, least_px
+        return fit_with_unlabeled(
+            state, learn, job.unlabeled, validate, settings, job.device, least_px
         )
     return fit(state, learn, validate, settings, job.device, least_px)
 
@@ -197,9 +198,12 @@ def training_needs(job: Job) -> Needs:
     """Memory of a training: its slices, and what its networks keep of a batch until their backward pass."""
     slices = 2 * (
         sum(each.image.nbytes + each.target.nbytes for each in job.slices)
-        + sum(image.nbytes for image in job.unlabelled)
+        + sum(image.nbytes for image in job.unlabeled)
     )
-    kept, free = _network_bytes(job, job.settings.batch, job.settings.see), free_memory(job.device)
+    kept, free = (
+        _network_bytes(job, job.settings.batch, job.settings.input_px),
+        free_memory(job.device),
+    )
     if job.device.type == "cuda":
         return Needs(
             ram=slices,
@@ -219,13 +223,13 @@ def _network_bytes(job: Job, batch: int, see: int) -> int:
     networks = [recipe, second_recipe(recipe, settings)] if settings.semi == "cps" else [recipe]
     tiles = (
         batch + max(2, batch) if settings.semi else batch
-    )  # mixed ones: at least one labelled, and one that is not
+    )  # mixed ones: at least one labeled, and one that is not
     return training_bytes(networks, tiles, job.device, settings.precision)
 
 
 def _what_fits(job: Job, free: int) -> str:
     """The largest half, quarter ... of the batch, or else of the tile, with which a training fits into ``free`` bytes."""
-    batch, see = job.settings.batch, job.settings.see
+    batch, see = job.settings.batch, job.settings.input_px
     names = [
         job.recipe.model,
         *([second_recipe(job.recipe, job.settings).model] if job.settings.semi == "cps" else []),
@@ -233,19 +237,19 @@ def _what_fits(job: Job, free: int) -> str:
     least = 2 * max(model_class(name).multiple_of for name in names)
     fewer = [("--batch", batch >> halved, see) for halved in range(1, batch.bit_length())]
     smaller = [
-        ("--see", batch, see >> halved)
+        ("--input-px", batch, see >> halved)
         for halved in range(1, see.bit_length())
         if (see >> halved) % (least // 2) == 0
     ]
     for option, count, edge in (*fewer, *(one for one in smaller if one[2] >= least)):
         if (needed := _network_bytes(job, count, edge)) <= free:
             return f"{option} {count if option == '--batch' else edge} fits, with {needed / 1e9:.1f} GB"
-    return "no --batch and no --see fits; take a smaller --width, or another --model"
+    return "no --batch and no --input-px fits; take a smaller --width, or another --architecture"
 
 
 def _finish(
     files: TrainingFiles,
-    state: Course,
+    state: LoopPlan,
     job: Job,
     record: Mapping[str, Any],
     learn: Sequence[LearningSlice],
@@ -265,7 +269,7 @@ def _finish(
     order = sorted(range(len(state.members)), key=lambda number: -state.members[number].best_score)
     written = []
     for number, out in zip(order, (files.out, files.second), strict=False):
-        if out == files.out or job.settings.both:
+        if out == files.out or job.settings.save_second:
             written.append((out, state.members[number], replace(recipes[number], training=about)))
     made = [
         _write(*one, validate, job) for one in reversed(written)

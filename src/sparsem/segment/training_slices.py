@@ -1,4 +1,4 @@
-"""What a network learns from: slices of samples, labelled or not, at the scale at which it sees them."""
+"""What a network learns from: slices of samples, labeled or not, at the scale at which it sees them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import UNKNOWN, LabelledSlices, annotations_on
+from sparsem.annotation.labeled_slices import UNKNOWN, LabeledSlices, annotations_on
 from sparsem.errors import InputError
 from sparsem.geometry import evenly_spaced
 from sparsem.models.architectures import usual_width
@@ -25,10 +25,10 @@ BOUNDARY_PX = 3.0  # wide enough that no border slips between two pixels, narrow
 
 @dataclass(frozen=True)
 class LearningSlice:
-    """One labelled slice as the network meets it.
+    """One labeled slice as the network meets it.
 
     Attributes:
-        image: (K, y, x) float32, standardised: the slice in the middle of its neighbours.
+        image: (K, y, x) float32, standardized: the slice in the middle of its neighbors.
         target: (C, y, x) uint8: 0, 1, or 255 where not known.
         sample: its name.
         z: slice number.
@@ -50,15 +50,25 @@ class LearningSlice:
 def learning_slices(
     samples: Sequence[Sample], structures: tuple[str, ...], settings: TrainSettings
 ) -> tuple[list[LearningSlice], Recipe, dict[str, Any]]:
-    """All labelled slices at the network's scale, the recipe that follows from them, and what they were read from.
+    """All labeled slices at the network's scale, the recipe that follows from them, and what they were read from.
 
     The scale is that of the first sample (read / see of its pixels); other samples are brought to the same nm.
     """
     voxel = samples[0].voxel_size
-    pixel_nm = (voxel.y * settings.read / settings.see, voxel.x * settings.read / settings.see)
-    width = settings.width or usual_width(settings.model)
+    pixel_nm = (
+        voxel.y * settings.context_px / settings.input_px,
+        voxel.x * settings.context_px / settings.input_px,
+    )
+    width = settings.width or usual_width(settings.architecture)
     recipe = Recipe(
-        settings.model, width, structures, settings.see, pixel_nm, 0.0, 1.0, settings.neighbours
+        settings.architecture,
+        width,
+        structures,
+        settings.input_px,
+        pixel_nm,
+        0.0,
+        1.0,
+        settings.adjacent_slices,
     )
     found: list[LearningSlice] = []
     inputs: dict[str, Any] = {}
@@ -79,7 +89,7 @@ def learning_slices(
         unknown = set(settings.slices) - set(chosen)
         if unknown:
             raise InputError(
-                f"Slice {min(unknown)} of {sample.path.name} is not labelled; labelled are {', '.join(map(str, chosen))}."
+                f"Slice {min(unknown)} of {sample.path.name} is not labeled; labeled are {', '.join(map(str, chosen))}."
             )
         for z in (z for z in chosen if not settings.slices or z in settings.slices):
             targets = [
@@ -95,7 +105,7 @@ def learning_slices(
     for place, structure in enumerate(structures):
         if not any((each.target[place] == 1).any() for each in found):
             raise InputError(
-                f"No labelled slice holds a pixel of '{structure}': check its masks, --classes and --ignore."
+                f"No labeled slice holds a pixel of '{structure}': check its masks, --classes and --ignore."
             )
     mean = float(np.mean([each.image.mean(dtype=np.float64) for each in found]))
     std = (
@@ -116,7 +126,7 @@ def _annotated(structures: tuple[str, ...], settings: TrainSettings) -> tuple[st
 
 
 def _target(
-    annotation: LabelledSlices,
+    annotation: LabeledSlices,
     z: int,
     factors: tuple[float, float],
     cells: bool,
@@ -135,52 +145,52 @@ def _target(
     return interior_and_boundary(labels, known, width_px, outlined=annotation.ignore == 0)
 
 
-def unlabelled_slices(
+def unlabeled_slices(
     samples: Sequence[Sample],
     learn: Sequence[LearningSlice],
     recipe: Recipe,
     settings: TrainSettings,
 ) -> tuple[list[NDArray[np.float32]], dict[str, str]]:
-    """Slices that nobody labelled, (K, y, x) each, evenly spaced, as the network sees them; and the images that they are of.
+    """Slices that nobody labeled, (K, y, x) each, evenly spaced, as the network sees them; and the images that they are of.
 
     Args:
         samples: those that are learnt from; those that ``settings.also`` names are added.
-        learn: the labelled slices, which are left out.
-        recipe: the scale, and the grey levels of the labelled slices.
+        learn: the labeled slices, which are left out.
+        recipe: the scale, and the gray levels of the labeled slices.
         settings: how many.
 
     Raises:
-        InputError: every slice is labelled.
+        InputError: every slice is labeled.
         SampleError: there is no sample of a name.
     """
-    everything = [*samples, *(Sample.open(path) for path in settings.also)]
+    everything = [*samples, *(Sample.open(path) for path in settings.unlabeled_sample)]
     found: list[NDArray[np.float32]] = []
     inputs: dict[str, str] = {}
     for number, sample in enumerate(everything, 1):
         image = sample.image(settings.image)
-        labelled = (
+        labeled = (
             {each.z for each in learn if each.sample == sample.name}
             if number <= len(samples)
             else set()
         )
         copies = set(sample.image("raw").repeated)
-        free = [z for z in range(image.shape[0]) if z not in labelled | copies]
-        count = min(len(free), -(-settings.unlabelled // len(everything)))
-        inputs[f"unlabelled {number}"] = image.fingerprint
+        free = [z for z in range(image.shape[0]) if z not in labeled | copies]
+        count = min(len(free), -(-settings.unlabeled_slices // len(everything)))
+        inputs[f"unlabeled {number}"] = image.fingerprint
         for place in evenly_spaced(len(free), count) if count else []:
             context = _context(image, free[place], recipe)
             found.append(((context - recipe.mean) / recipe.std).astype(np.float32))
     if not found:
         raise InputError(
-            "Every slice is labelled: --semi learns from slices that are not; name another sample with --also."
+            "Every slice is labeled: --semi learns from slices that are not; name another sample with --unlabeled-sample."
         )
     return found, inputs
 
 
 def _context(image: Volume, z: int, recipe: Recipe) -> NDArray[np.float32]:
-    """(K, y, x) a slice in the middle of its neighbours, at the network's scale."""
+    """(K, y, x) a slice in the middle of its neighbors, at the network's scale."""
     around = np.clip(
-        np.arange(z - recipe.neighbours, z + recipe.neighbours + 1), 0, image.shape[0] - 1
+        np.arange(z - recipe.neighbors, z + recipe.neighbors + 1), 0, image.shape[0] - 1
     ).tolist()
     factors = recipe.factors(image.voxel_size)
     return np.stack([shrink(image.read(slice(one, one + 1))[0], factors) for one in around])

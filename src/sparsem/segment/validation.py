@@ -15,7 +15,7 @@ def held_out(
 ) -> list[int]:
     """Return the places of the slices to hold out, ascending.
 
-    Without ``validate_on`` they are evenly spaced, away from the ends, among the slices that hold a structure: on others a Dice has
+    Without ``validation_slices`` they are evenly spaced, away from the ends, among the slices that hold a structure: on others a Dice has
     no meaning.
 
     Raises:
@@ -23,14 +23,14 @@ def held_out(
         InputError: too few slices are left, a chosen slice is not labeled, or nothing is known on it, or a structure is on held-out slices
             alone.
     """
-    if settings.validate_on and settings.validation_slices:
+    if settings.n_validation_slices and settings.validation_slices:
         raise SettingsError(
-            "--validate-on names the slices that are held out, --validation-slices counts them; give one of the two."
+            "--validation-slices names the slices that are held out, --n-validation-slices counts them; give one of the two."
         )
     places = (
-        _named(slices, settings.validate_on)
-        if settings.validate_on
-        else _spaced(slices, settings.validation_slices)
+        _named(slices, settings.validation_slices)
+        if settings.validation_slices
+        else _spaced(slices, settings.n_validation_slices)
     )
     refuse_nothing_to_learn(
         slices, structures, places, "label it on more slices, or hold out others"
@@ -50,7 +50,7 @@ def _named(slices: Sequence[LearningSlice], numbers: Sequence[int]) -> list[int]
         if number not in labeled:
             listed = ", ".join(map(str, labeled))
             raise InputError(
-                f"Slice {number} of --validate-on is not labeled; labeled are {listed}."
+                f"Slice {number} of --validation-slices is not labeled; labeled are {listed}."
             )
     places = [place for place, each in enumerate(slices) if each.z in numbers]
     for place in places:

@@ -13,7 +13,7 @@ from sparsem.errors import SampleError
 
 
 @dataclass(frozen=True)
-class Kept:
+class LazyArray:
     """A picklable handle on a Zarr array.
 
     Attributes:

@@ -63,7 +63,7 @@ def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
 
 
 def _pair_sums(fine: Array, axis: int, wide: type) -> Array:
-    """Sums of neighbours along an axis; the last voxel of an odd axis counts twice."""
+    """Sums of neighbors along an axis; the last voxel of an odd axis counts twice."""
     along = fine.swapaxes(0, axis)
     total: Array = along[::2].astype(wide)
     total[: len(along) // 2] += along[1::2]

@@ -29,7 +29,7 @@ from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize
 from sparsem.settings import nearest
 from sparsem.store.locks import acquired
-from sparsem.store.transforms import Frame, MovedStack, joined
+from sparsem.store.transforms import MovedStack, Transform, joined
 from sparsem.store.volume import Volume, json_bytes, read_attributes, write_atomically, write_group
 
 FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
@@ -212,19 +212,19 @@ class Sample:
                 f"{what} of {self.path.name} was made on the image '{name}', which was replaced since; make {what} again."
             )
 
-    def frame(self, volume: Volume) -> Frame:
+    def frame(self, volume: Volume) -> Transform:
         """Where the pixels of any volume lie in the raw image.
 
         Raises:
             SampleError: the image that it was made on was replaced since, or is gone.
         """
         if volume.made_on is None:
-            return Frame(volume.shape)
+            return Transform(volume.shape)
         self._refuse_stale(volume)
         before, motions = self.frame(self.image(volume.made_on[0])), volume.motions
         if motions is None or before.to_raw is None:
-            return Frame(volume.shape, before.to_raw if motions is None else motions)
-        return Frame(volume.shape, joined(before.to_raw, motions))
+            return Transform(volume.shape, before.to_raw if motions is None else motions)
+        return Transform(volume.shape, joined(before.to_raw, motions))
 
     def seen_by(self, volume: Volume, stack: Any, outside: int = 0) -> Any:
         """Return a stack with the pixels of the raw image as a volume made on a derived image sees it; other stacks stay.

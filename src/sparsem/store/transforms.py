@@ -1,6 +1,6 @@
 """Where the pixels of a derived image lie in the raw one, slice by slice, and carrying a slice from one frame to another.
 
-A motion is a (2, 3) float64 matrix over (y, x, 1) in pixels, centres of pixels at whole numbers; many of them are (n, 2, 3). The motions
+A motion is a (2, 3) float64 matrix over (y, x, 1) in pixels, centers of pixels at whole numbers; many of them are (n, 2, 3). The motions
 of a frame lead from a pixel of the derived image to the place in the raw image that it shows.
 """
 
@@ -24,7 +24,7 @@ FLAGS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.
 
 
 @dataclass(frozen=True)
-class Frame:
+class Transform:
     """The pixel grid of an image.
 
     Attributes:
@@ -41,11 +41,11 @@ class Frame:
             np.repeat(UNMOVED[None], self.shape[0], axis=0) if self.to_raw is None else self.to_raw
         )
 
-    def is_same(self, other: "Frame") -> bool:
+    def is_same(self, other: "Transform") -> bool:
         """Whether two images show the same place in every pixel."""
         return self.shape == other.shape and np.array_equal(self.motions(), other.motions())
 
-    def seen_from(self, other: "Frame") -> Motion:
+    def seen_from(self, other: "Transform") -> Motion:
         """(z, 2, 3) from the pixels of ``other`` to those of this image that show the same place."""
         return joined(inverse(self.motions()), other.motions())
 

@@ -24,7 +24,7 @@ from zarr.codecs import ZstdCodec
 
 from sparsem.errors import SampleError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.store.lazy import Kept
+from sparsem.store.lazy import LazyArray
 from sparsem.store.transforms import Motion
 
 CHUNK_YX = 512  # a chunk of 16 slices is then 4 MB: small enough to look at, large enough for a cluster file system
@@ -153,9 +153,9 @@ class Volume:
         """The array of one level; 0 is full resolution."""
         return zarr.open_array(store=self.directory / str(number), mode="r")
 
-    def kept(self, level: int = 0) -> Kept:
+    def kept(self, level: int = 0) -> LazyArray:
         """The voxels of a level, read when they are sliced; chunks that are lost or damaged are told."""
-        return Kept(self.directory / str(level), "sparsem" in self.attributes)
+        return LazyArray(self.directory / str(level), "sparsem" in self.attributes)
 
     def read(self, slices: slice, level: int = 0) -> NDArray[Any]:
         """Slices of a level, the full resolution if not given, as an array (z, y, x).
@@ -294,7 +294,7 @@ def _ome_metadata(spec: VolumeSpec) -> dict[str, Any]:
     """NGFF 0.5 ``ome`` attributes, built from and so checked by the models of ome-zarr-models."""
     datasets, voxel, offset = [], spec.voxel_size, [0.0, 0.0, 0.0]
     for level, factors in enumerate(spec.level_factors()):
-        # A cell's centre lies half a fine voxel further on for every halving.
+        # A cell's center lies half a fine voxel further on for every halving.
         offset = [o + (f - 1) / 2 * v for o, f, v in zip(offset, factors, voxel, strict=True)]
         voxel = voxel.times(factors)
         transforms = (

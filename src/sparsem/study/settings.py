@@ -32,9 +32,9 @@ class ImportStep(ImportSettings):
 
 
 class AnnotateStep(AnnotationSettings):
-    """[annotate.NAME]: labelled slices of a structure."""
+    """[annotate.NAME]: labeled slices of a structure."""
 
-    source: str = Field(description="folder of masks, or labelled volume")
+    source: str = Field(description="folder of masks, or labeled volume")
 
 
 class TrainStep(TrainSettings):
@@ -46,7 +46,7 @@ class TrainStep(TrainSettings):
 class ScoreStep(ScoreSettings):
     """[score.NAME]: truth, where somebody has it."""
 
-    truth: str = Field(description="labelled volume")
+    truth: str = Field(description="labeled volume")
 
 
 class ReportStep(ReportSettings):
@@ -81,7 +81,7 @@ class StudySettings(Settings):
     sample: str = Field(description="the sample to make, NAME.zarr")
     import_: ImportStep = Field(alias="import", description="the stack")
     align: AlignSettings | None = Field(
-        None, description="every slice put over its neighbours; annotations move along"
+        None, description="every slice put over its neighbors; annotations move along"
     )
     equalize: EqualizeSettings | None = Field(None, description="brightness evened out")
     denoise: DenoiseSettings | None = Field(
@@ -90,7 +90,7 @@ class StudySettings(Settings):
     quality: QualitySettings | None = Field(
         None, description="every slice looked at, of the raw image unless another is named"
     )
-    annotate: dict[str, AnnotateStep] = Field({}, description="labelled slices by structure")
+    annotate: dict[str, AnnotateStep] = Field({}, description="labeled slices by structure")
     train: TrainStep = Field(TrainStep(), description="the network")
     predict: PredictSettings = Field(PredictSettings(), description="prediction")
     cells: CellsSettings | None = Field(
@@ -118,7 +118,7 @@ def read_study(path: str | Path) -> StudySettings:
     study = parse(StudySettings, read_toml(path), path.name)
     if not (study.annotate or study.detect):
         raise SettingsError(
-            f"{path.name}: nothing is to be found; name labelled slices, [annotate.NAME], or boxes, [detect]."
+            f"{path.name}: nothing is to be found; name labeled slices, [annotate.NAME], or boxes, [detect]."
         )
     cells = study.train.cells
     if (study.cells or study.track) and not cells:

@@ -20,7 +20,7 @@ from sparsem.annotation.labeled_slices import UNKNOWN, outputs_of_cells
 from sparsem.cells.cells import cells
 from sparsem.cells.track import Tracked, TrackSettings, track
 from sparsem.detect.pipeline import detect
-from sparsem.detect.score import Judged
+from sparsem.detect.score import BoxEvaluation
 from sparsem.errors import ResumeError
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
@@ -44,9 +44,9 @@ from sparsem.report.plots.figures import (
 from sparsem.report.report import ReportSettings, report
 from sparsem.report.scene3d.render import RenderSettings, render
 from sparsem.score.score import Scores, ScoreSettings, score
-from sparsem.segment.cross_validation import Promise, train_and_promise
+from sparsem.segment.cross_validation import CrossValidation, train_and_promise
 from sparsem.segment.predict import predict
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import json_bytes, write_atomically
 from sparsem.study.settings import (
@@ -74,8 +74,8 @@ class StudyResult:
     scores: dict[str, Scores] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     alignment: Alignment | None = None
-    promises: tuple[Promise, ...] = ()
-    boxes: Judged | None = None
+    promises: tuple[CrossValidation, ...] = ()
+    boxes: BoxEvaluation | None = None
 
 
 def run(path: str | Path, on: Execution = HERE) -> StudyResult:
@@ -119,7 +119,7 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
         volumes += cells(sample, separation, on)
         tracked = track(
             sample,
-            (study.track or TrackSettings()).model_copy(update={"cells": separation.name}),
+            changed(study.track or TrackSettings(), {"cells": separation.name}),
             on,
         )
         volumes.append(f"labels/{separation.name}")
@@ -131,11 +131,11 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     results = [name for name in names if name not in on_the_way]
     called = {"cells": separation_of(study).name} if study.train.cells else {}
     if study.constrain:
-        constrain(sample, study.constrain.model_copy(update=called), on)
+        constrain(sample, changed(study.constrain, called), on)
     elif any(name.endswith(CONSTRAINED) for name in sample.names("labels")):
         release(sample)  # what an earlier version of the study constrained
     if study.measure:
-        measure(sample, study.measure.model_copy(update=called), on)
+        measure(sample, changed(study.measure, called), on)
     scores = {name: _scored(sample, here, name, step, on) for name, step in study.score.items()}
     files = (
         [_exported(sample, name, here, study.export, on) for name in results]
@@ -143,9 +143,9 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
         else []
     )
     if study.render:
-        files.append(_rendered(sample, here, study.render.model_copy(update=called), on))
+        files.append(_rendered(sample, here, changed(study.render, called), on))
     if study.report:
-        files.append(_report(sample, here, study, study.report.model_copy(update=called), on))
+        files.append(_report(sample, here, study, changed(study.report, called), on))
     return StudyResult(
         sample,
         model,
@@ -161,15 +161,15 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
 
 def _pixel_by_pixel(
     sample: Sample, here: Path, study: StudySettings, image: str, on: Execution
-) -> tuple[Path, list[str], Sequence[Promise]]:
-    """What a network finds that learnt from the labelled slices."""
+) -> tuple[Path, list[str], Sequence[CrossValidation]]:
+    """What a network finds that learnt from the labeled slices."""
     model = here / study.train.out
     training: TrainSettings = _plain(TrainSettings, study.train)
     _, promises = train_and_promise(
-        [sample], model, training.model_copy(update={"image": training.image or image}), on
+        [sample], model, changed(training, {"image": training.image or image}), on
     )
     volumes = predict(
-        sample, model, study.predict.model_copy(update={"image": study.predict.image or image}), on
+        sample, model, changed(study.predict, {"image": study.predict.image or image}), on
     )
     return model, volumes, promises
 
@@ -178,18 +178,14 @@ def _prepared(sample: Sample, study: StudySettings, on: Execution) -> tuple[str,
     """The image that the study works on, whatever other images the sample holds, and how it was aligned."""
     image, alignment = "raw", None
     if study.align:
-        alignment = align(
-            sample, study.align.model_copy(update={"image": study.align.image or image}), on
-        )
+        alignment = align(sample, changed(study.align, {"image": study.align.image or image}), on)
         image = alignment.image
     if study.equalize:
         image = equalize(
-            sample, study.equalize.model_copy(update={"image": study.equalize.image or image}), on
+            sample, changed(study.equalize, {"image": study.equalize.image or image}), on
         )
     if study.denoise:
-        image = denoise(
-            sample, study.denoise.model_copy(update={"image": study.denoise.image or image}), on
-        )
+        image = denoise(sample, changed(study.denoise, {"image": study.denoise.image or image}), on)
     if study.quality:
         quality(sample, study.quality, on)
     return image, alignment
@@ -207,7 +203,7 @@ def _annotate(
                 sample,
                 name,
                 _source(here, step.source),
-                settings.model_copy(update={"image": image}),
+                changed(settings, {"image": image}),
                 on.overwrite,
                 on.quiet,
             )
@@ -263,9 +259,7 @@ def _report(
     paths = {name: one.truth for name, one in whole.items()} | step.truth
     slices = {name: one.slices for name, one in whole.items() if one.slices} | step.truth_slices
     truth = {name: _source(here, path) for name, path in paths.items()}
-    settings = _plain(ReportSettings, step).model_copy(
-        update={"truth": truth, "truth_slices": slices}
-    )
+    settings = changed(_plain(ReportSettings, step), {"truth": truth, "truth_slices": slices})
     done = [[entry["stage"], entry["fingerprint"]] for entry in sample.history()]
     made_from = fingerprint_of(
         {"done": done, "settings": settings.model_dump(mode="json"), "version": __version__}
@@ -328,12 +322,12 @@ def demo(
     folder: str | Path,
     tissue: PhantomSettings = DEMO_PHANTOM,
     training: TrainSettings = DEMO_TRAINING,
-    labelled: int = 7,
+    labeled: int = 7,
     on: Execution = HERE,
 ) -> StudyResult:
     """The main job on a phantom, as a microscopist would do it, in a folder that can be looked at.
 
-    Writes a raw TIFF stack, a folder of masks of ``labelled`` slices for each structure and for cells, and a study.toml that leads
+    Writes a raw TIFF stack, a folder of masks of ``labeled`` slices for each structure and for cells, and a study.toml that leads
     from them to labels of every slice, cells with their protrusions, scores against the exact truth, and pictures.
     """
     folder = Path(folder).resolve()
@@ -341,7 +335,7 @@ def demo(
     truth = phantom(folder / "phantom.zarr", tissue, on)
     if not (folder / "raw.tif").exists():
         write_tiff(truth.image("raw"), folder / "raw.tif", quiet=on.quiet)
-    slices = evenly_spaced(tissue.shape[0], labelled)
+    slices = evenly_spaced(tissue.shape[0], labeled)
     for name in (*training.structure, *([training.cells] if training.cells else [])):
         _write_masks(truth, name, slices, folder / "masks" / name, name == training.cells)
     if not (folder / "study.toml").exists():
@@ -368,7 +362,7 @@ def demo(
 
 
 def _write_masks(truth: Sample, name: str, slices: list[int], folder: Path, cells: bool) -> None:
-    """A picture a labelled slice: white on black, or the numbers of cells in 16 bit."""
+    """A picture a labeled slice: white on black, or the numbers of cells in 16 bit."""
     folder.mkdir(parents=True, exist_ok=True)
     for z in slices:
         file = folder / f"{name}_z{z:04d}.png"
@@ -417,7 +411,7 @@ def _toml(value: Any) -> str:
 
 
 def _unseen(seen: list[int]) -> tuple[int, int]:
-    """Two slices that no training saw, as far from labelled ones as any."""
+    """Two slices that no training saw, as far from labeled ones as any."""
     middles = [(first + second) // 2 for first, second in pairwise(seen) if second - first > 1]
     return middles[len(middles) // 3], middles[-1 - len(middles) // 3]
 
@@ -431,7 +425,7 @@ def _compared(
         true = {name: truth.volume("truth", name).read(own)[0] > 0 for name in structures}
         ours = {name: sample.volume("labels", name).read(own)[0] > 0 for name in structures}
         rows.append(
-            ComparedSlice(f"slice {z}, not labelled", sample.image().read(own)[0], true, ours)
+            ComparedSlice(f"slice {z}, not labeled", sample.image().read(own)[0], true, ours)
         )
     return rows
 
@@ -451,7 +445,7 @@ def _compared_cells(
         ]
         rows.append(
             ComparedCells(
-                f"slice {z}, not labelled",
+                f"slice {z}, not labeled",
                 image,
                 truth.volume("truth", name).read(own)[0],
                 ours,

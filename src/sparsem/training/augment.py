@@ -1,6 +1,6 @@
 """Augmentation: arrays in, arrays out, every draw from the generator that is passed in.
 
-A tile is a pair: image (K, y, x) float32, standardised, the slice in the middle of its K - 1 neighbours; target (C, y, x) uint8.
+A tile is a pair: image (K, y, x) float32, standardized, the slice in the middle of its K - 1 neighbors; target (C, y, x) uint8.
 """
 
 import cv2
@@ -11,7 +11,7 @@ Tile = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def flipped_and_turned(tile: Tile, random: np.random.Generator) -> Tile:
-    """One of the eight flips and quarter turns of a square tile; neighbours above and below change places half of the time."""
+    """One of the eight flips and quarter turns of a square tile; neighbors above and below change places half of the time."""
     image, target = tile
     turns, mirror = int(random.integers(4)), random.random() < 0.5
     if mirror:
@@ -21,7 +21,7 @@ def flipped_and_turned(tile: Tile, random: np.random.Generator) -> Tile:
     return np.rot90(image, turns, axes=(1, 2)), np.rot90(target, turns, axes=(1, 2))
 
 
-def regreyed(
+def regrayed(
     image: NDArray[np.float32], random: np.random.Generator, strength: float
 ) -> NDArray[np.float32]:
     """Other brightness and contrast, and now and then noise or blur, as slices of one stack differ in them.

@@ -17,8 +17,8 @@ from sparsem.progress import Meter
 from sparsem.settings import differences
 from sparsem.store.locks import acquired
 from sparsem.store.volume import write_atomically
-from sparsem.training.loop import Course, Progress
-from sparsem.training.settings import CourseSettings
+from sparsem.training.loop import LoopPlan, Progress
+from sparsem.training.settings import LoopSettings
 from sparsem.workflow.interruption import stops_after_steps
 from sparsem.workflow.stage import fingerprint_of
 
@@ -42,7 +42,7 @@ class TrainingFiles:
 
     @property
     def state(self) -> Path:
-        """Of an unfinished training: weights, their average, the optimiser's moments."""
+        """Of an unfinished training: weights, their average, the optimizer's moments."""
         return self.out.with_suffix(".state.safetensors")
 
     @property
@@ -95,7 +95,7 @@ class TrainingFiles:
             )
         return False
 
-    def save(self, state: Course, record: Mapping[str, Any]) -> None:
+    def save(self, state: LoopPlan, record: Mapping[str, Any]) -> None:
         """Write the state of an unfinished training in one step."""
         best = [one.best_score for one in state.members]
         about: dict[str, Any] = {
@@ -123,7 +123,7 @@ class TrainingFiles:
             return None
         return record.get("precision")
 
-    def restore(self, state: Course, record: Mapping[str, Any], overwrite: bool) -> None:
+    def restore(self, state: LoopPlan, record: Mapping[str, Any], overwrite: bool) -> None:
         """Go on where an unfinished training was, if there is one.
 
         Raises:
@@ -145,9 +145,9 @@ class TrainingFiles:
     def follow(
         self,
         course: Iterable[Progress],
-        state: Course,
+        state: LoopPlan,
         record: Mapping[str, Any],
-        settings: CourseSettings,
+        settings: LoopSettings,
         columns: Sequence[str],
         said: Callable[[Progress], str],
         quiet: bool,
@@ -171,7 +171,7 @@ class TrainingFiles:
             for progress in course:
                 write(progress)
                 meter.step(said(progress))
-                if is_to_stop() or time.monotonic() - saved >= settings.save_every_s:
+                if is_to_stop() or time.monotonic() - saved >= settings.checkpoint_every_s:
                     self.save(state, record)
                     saved = time.monotonic()
                 if is_to_stop():

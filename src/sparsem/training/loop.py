@@ -1,7 +1,7 @@
 """The course of a training, whatever is learnt: one update after the other, the running average of the weights, when to validate.
 
 Nothing here depends on when a run was interrupted: a batch is a function of the seed and its number, and the state that is saved holds
-the weights, their average and the optimiser's moments.
+the weights, their average and the optimizer's moments.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sparsem.errors import SettingsError
 from sparsem.models.checkpoint import load_state, state_of
-from sparsem.training.settings import CourseSettings
+from sparsem.training.settings import LoopSettings
 
 B = TypeVar("B")
 
@@ -26,12 +26,12 @@ BEFORE_WARM = 10  # the running average of the weights follows closely at first:
 
 @dataclass
 class TrainingState:
-    """Everything that an interrupted training needs to go on: weights, their average, the optimiser, how far it is.
+    """Everything that an interrupted training needs to go on: weights, their average, the optimizer, how far it is.
 
     Attributes:
         network: that learns.
         average: of its weights.
-        optimiser: its groups may say ``part``, what part of the learning rate is theirs.
+        optimizer: its groups may say ``part``, what part of the learning rate is theirs.
         highest_rate: learning rate at its highest.
         update: how many were done.
         best_score: of held-out slices, so far.
@@ -40,7 +40,7 @@ class TrainingState:
 
     network: nn.Module
     average: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     highest_rate: float
     update: int = 0
     best_score: float = -1.0
@@ -48,10 +48,10 @@ class TrainingState:
 
     @classmethod
     def beginning(
-        cls, network: nn.Module, optimiser: torch.optim.Optimizer, highest_rate: float
+        cls, network: nn.Module, optimizer: torch.optim.Optimizer, highest_rate: float
     ) -> "TrainingState":
         """Of a fresh network."""
-        return cls(network, copy.deepcopy(network), optimiser, highest_rate)
+        return cls(network, copy.deepcopy(network), optimizer, highest_rate)
 
     @property
     def members(self) -> list["TrainingState"]:
@@ -66,7 +66,7 @@ class TrainingState:
         for number, parameter in enumerate(self._learning()):
             named |= {
                 f"adam.{number}.{key}": value
-                for key, value in self.optimiser.state[parameter].items()
+                for key, value in self.optimizer.state[parameter].items()
             }
         return named
 
@@ -79,14 +79,14 @@ class TrainingState:
             number: _under(f"adam.{number}.", tensors) for number, _ in enumerate(self._learning())
         }
         known = {number: one for number, one in moments.items() if one}
-        self.optimiser.load_state_dict(
-            {"state": known, "param_groups": self.optimiser.state_dict()["param_groups"]}
+        self.optimizer.load_state_dict(
+            {"state": known, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
         self.update, self.best_score = int(about["update"]), float(about["best_scores"][0])
 
     def _learning(self) -> list[nn.Parameter]:
-        """The parameters in the optimiser's own order."""
-        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        """The parameters in the optimizer's own order."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ class Progress:
     validation: tuple[float, ...] = ()
 
 
-def learning_rate_at(update: int, settings: CourseSettings, highest: float) -> float:
+def learning_rate_at(update: int, settings: LoopSettings, highest: float) -> float:
     """Of the ``update``-th update (from 0): a linear warm-up to about ``highest``, then a half cosine to 0 (or constant)."""
     if settings.schedule == "constant":
         return highest
@@ -124,21 +124,21 @@ def learning_rate_at(update: int, settings: CourseSettings, highest: float) -> f
     return highest * rise * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
 
 
-def move(state: TrainingState, loss: Tensor, settings: CourseSettings, clip: float | None) -> None:
+def move(state: TrainingState, loss: Tensor, settings: LoopSettings, clip: float | None) -> None:
     """One update of the weights down the gradient of a loss; their average follows."""
-    for group in state.optimiser.param_groups:
+    for group in state.optimizer.param_groups:
         group["lr"] = group.get("part", 1.0) * learning_rate_at(
             state.update, settings, state.highest_rate
         )
-    state.optimiser.zero_grad()
+    state.optimizer.zero_grad()
     loss.backward()
     if clip is not None:
         nn.utils.clip_grad_norm_(state.network.parameters(), clip)
-    state.optimiser.step()
+    state.optimizer.step()
     _follow(
         state.average,
         state.network,
-        min(settings.average, (1 + state.update) / (BEFORE_WARM + state.update)),
+        min(settings.ema, (1 + state.update) / (BEFORE_WARM + state.update)),
     )
     state.update += 1
 
@@ -152,7 +152,7 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
             slow.copy_(fast)
 
 
-class Course(Protocol):
+class LoopPlan(Protocol):
     """What a training changes: how far it is, and the networks that are trained together."""
 
     @property
@@ -167,11 +167,11 @@ class Course(Protocol):
 
 
 def run(
-    state: Course,
+    state: LoopPlan,
     draw: Callable[[int], B],
     update: Callable[[B], tuple[float, ...]],
     scores: Callable[[nn.Module], tuple[float, ...]] | None,
-    settings: CourseSettings,
+    settings: LoopSettings,
     validate_every: int,
 ) -> Iterator[Progress]:
     """The loop of all trainings: batches are drawn a step ahead, in a thread; what is held out chooses each network's best weights.

@@ -8,7 +8,7 @@ from sparsem.models.device import Precision
 from sparsem.settings import Settings, SliceNumbers
 
 
-class CourseSettings(Settings):
+class LoopSettings(Settings):
     """The course of any training: how many updates, how fast, and how often its state is saved."""
 
     batch: int = Field(5, ge=1, description="tiles an update")
@@ -22,7 +22,7 @@ class CourseSettings(Settings):
         "cosine", description="cosine: a warm-up, then down to 0"
     )
     warmup: int = Field(50, ge=0, description="updates over which the learning rate rises")
-    average: float = Field(
+    ema: float = Field(
         0.99,
         ge=0,
         lt=1,
@@ -33,15 +33,15 @@ class CourseSettings(Settings):
     image: str | None = Field(
         None, description="image to learn from; the newest one if not given: annotations move along"
     )
-    save_every_s: float = Field(
+    checkpoint_every_s: float = Field(
         30, ge=0, description="seconds between two saved states of an unfinished training"
     )
 
 
-class LearnSettings(CourseSettings):
+class NetworkTrainingSettings(LoopSettings):
     """How a network learns. The paper's own numbers: width 64, tile 2048 seen at 512, learning rate 1e-4 constant, 5000 updates."""
 
-    model: str = Field(
+    architecture: str = Field(
         "resunet",
         description="resunet, unet, unet++, fractalresnet, ceecnet, senformer, transunet, setr-pup or another",
     )
@@ -54,11 +54,11 @@ class LearnSettings(CourseSettings):
         False,
         description="begin with weights learnt on ImageNet, fetched once: unet++, senformer, setr",
     )
-    read: int = Field(
+    context_px: int = Field(
         256, ge=16, le=16384, description="edge of a tile in the image, px: the context"
     )
-    see: int = Field(128, ge=16, le=4096, description="edge at which the network sees it, px")
-    neighbours: int = Field(
+    input_px: int = Field(128, ge=16, le=4096, description="edge at which the network sees it, px")
+    adjacent_slices: int = Field(
         0,
         ge=0,
         le=8,
@@ -68,41 +68,43 @@ class LearnSettings(CourseSettings):
         None,
         description="dice is squared, as the paper's equation 2; if not given it is dice, for networks with several heads tanimoto",
     )
-    share: float = Field(
+    foreground_fraction: float = Field(
         0.8, ge=0, le=1, description="part of each batch that must hold a structure"
     )
-    least_px: int = Field(100, ge=0, description="how many pixels of it, at full resolution")
-    grey: float = Field(
-        0.25, ge=0, le=2, description="grey-level augmentation in standard deviations; 0 for none"
+    min_foreground_px: int = Field(
+        100, ge=0, description="how many pixels of it, at full resolution"
+    )
+    intensity_augmentation: float = Field(
+        0.25, ge=0, le=2, description="gray-level augmentation in standard deviations; 0 for none"
     )
     precision: Precision = Field(
         "auto", description="auto: bfloat16 where the processor computes it fast"
     )
     semi: Literal["cps", "mean-teacher"] | None = Field(
         None,
-        description="learn from unlabelled slices too: cps, two networks teach each other; mean-teacher, a network and its average",
+        description="learn from unlabeled slices too: cps, two networks teach each other; mean-teacher, a network and its average",
     )
-    second: str | None = Field(
+    second_architecture: str | None = Field(
         None,
         description="--semi cps: architecture of the second network; that of the first if not given",
     )
-    unlabelled: int = Field(
+    unlabeled_slices: int = Field(
         64, ge=1, description="--semi: slices without labels that are learnt from, evenly spaced"
     )
-    lam: float = Field(
-        1.0, ge=0, description="--semi: weight of what unlabelled slices teach, once it has risen"
+    unlabeled_weight: float = Field(
+        1.0, ge=0, description="--semi: weight of what unlabeled slices teach, once it has risen"
     )
-    rise: tuple[float, float] = Field(
+    ramp: tuple[float, float] = Field(
         (0.1, 0.4),
         description="--semi: parts of the updates between which that weight rises from 0",
     )
     cutmix: bool = Field(True, description="--semi: boxes of one tile are put into another")
-    clip: float | None = Field(
+    max_grad_norm: float | None = Field(
         None, gt=0, description="largest norm of a gradient; 1 with --semi, else none, if not given"
     )
 
 
-class TrainSettings(LearnSettings):
+class TrainSettings(NetworkTrainingSettings):
     """What a network learns, from which slices, and how."""
 
     structure: tuple[str, ...] = Field(
@@ -120,25 +122,25 @@ class TrainSettings(LearnSettings):
     )
     slices: SliceNumbers = Field(
         (),
-        description="learn from these of the labelled slices only; from all of them if not given",
+        description="learn from these of the labeled slices only; from all of them if not given",
     )
     folds: int = Field(
         0,
         ge=0,
-        description="train so many times more, each time without some labelled slices, and tell the Dice that is reached there",
+        description="train so many times more, each time without some labeled slices, and tell the Dice that is reached there",
     )
-    validation_slices: int = Field(
+    n_validation_slices: int = Field(
         0,
         ge=0,
         description="number of labeled slices, evenly spaced, held out to choose the best weights and to report their Dice",
     )
-    validate_on: SliceNumbers = Field(
+    validation_slices: SliceNumbers = Field(
         (), description="the labeled slices to hold out, by number, instead of --validation-slices"
     )
-    also: tuple[str, ...] = Field(
+    unlabeled_sample: tuple[str, ...] = Field(
         (), description="--semi: a sample without labels to learn from as well; repeat it for more"
     )
-    both: bool = Field(
+    save_second: bool = Field(
         False, description="--semi cps: write the other network too, as NAME.second.safetensors"
     )
     validate_every: int = Field(100, ge=1, description="updates between two validations")

@@ -22,7 +22,7 @@ from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.device import choose_device, free_memory
 from sparsem.segment.predict import hash_of
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -33,7 +33,7 @@ LEAST_PART, MOST_PART = (
     1 / 2,
 )  # of a tile that the longer edge of an object takes, for a model to see it well and whole
 FINEST = -2  # tiles are at most four times as large to the model as they are in the picture
-RANGE = 3.0  # standard deviations on either side of the mean grey that become black and white
+RANGE = 3.0  # standard deviations on either side of the mean gray that become black and white
 WITH_SAM = 6_000_000_000  # bytes of the largest SAM at work on a tile
 
 Placed = tuple[Mask, tuple[int, int]]
@@ -45,13 +45,13 @@ class MasksSettings(Settings):
     structure: tuple[str, ...] = Field(
         (), description="whose boxes; repeat it; all that a detector found if not given"
     )
-    model: str | None = Field(
+    sam: str | None = Field(
         None,
         description="a folder with SAM, SAM-HQ, SAM 2 or SAM 3, or its name on the hub, as facebook/sam-vit-base; outlines without",
     )
-    objects: Literal["pictures", "stack"] = Field(
-        "pictures",
-        description="pictures: every box is an object; stack: slices of a stack, where masks that touch are one object",
+    connectivity: Literal["2d", "3d"] = Field(
+        "2d",
+        description="2d: every box is an object; 3d: slices of a stack, where masks that touch are one object",
     )
     keep_embeddings: bool = Field(
         False,
@@ -105,11 +105,11 @@ def masks(
             f"Boxes in {sample.path.name} were found on {' and '.join(images)}; make masks of one --structure after the other."
         )
     image = sample.image(images[0])
-    if settings.objects == "stack" and image.sizes:
+    if settings.connectivity == "3d" and image.sizes:
         raise SettingsError(
-            f"The slices of {sample.path.name} are pictures of their own, which nothing connects; leave out --objects stack."
+            f"The slices of {sample.path.name} are pictures of their own, which nothing connects; leave out --connectivity 3d."
         )
-    dtype = np.uint32 if settings.objects == "pictures" else np.uint8
+    dtype = np.uint32 if settings.connectivity == "2d" else np.uint8
     outputs = [
         image.like(f"labels/{name}", dtype, Kind.LABELS, (images[0], image.fingerprint))
         for name in names
@@ -118,14 +118,15 @@ def masks(
     inputs = {"image": image.fingerprint} | {
         f"boxes {name}": one.fingerprint for name, one in boxes.items()
     }
-    model = _resolved(settings.model)
+    model = _resolved(settings.sam)
     inputs |= {"model": _identity(model)} if model else {}
-    lasting = settings.model_copy(
-        update={
-            "model": None,
+    lasting = changed(
+        settings,
+        {
+            "sam": None,
             "keep_embeddings": False,
             "device": choose_device(settings.device).type,
-        }
+        },
     )
     needs = _needs(image, len(names), dtype().itemsize, settings)
     with Stage(sample, f"masks-{'-'.join(names)}", lasting, inputs, outputs, on, needs) as stage:
@@ -203,9 +204,9 @@ def _needs(image: Volume, structures: int, itemsize: int, settings: MasksSetting
     disk = structures * plane * image.shape[0] * itemsize // 16
     smaller = "import with a smaller --block-depth, or use fewer --workers"
     device = choose_device(settings.device)
-    if settings.model and device.type == "cuda":
+    if settings.sam and device.type == "cuda":
         return Needs(ram, disk, smaller, gpu=WITH_SAM, gpu_free=free_memory(device))
-    return Needs(ram + (WITH_SAM if settings.model else 0), disk, smaller)
+    return Needs(ram + (WITH_SAM if settings.sam else 0), disk, smaller)
 
 
 def _masks_block(block: ZBlock, job: _Job, boxes: dict[str, _Few]) -> BlockResult:
@@ -283,7 +284,7 @@ def views_of(corners: Corners, shape: tuple[int, int], edge: int) -> list[View]:
         own = int(edge * 2.0**power)
         step = (
             own // 2
-        )  # tiles overlap by half, so a box of up to half a tile is whole in the one that its centre is nearest to
+        )  # tiles overlap by half, so a box of up to half a tile is whole in the one that its center is nearest to
         top, left = (
             max(0, round(((low + high) / 2 - step) / step)) * step
             for low, high in ((y0, y1), (x0, x1))
@@ -326,7 +327,7 @@ def _cut(
     )
     if min(shape) <= 0:
         return np.zeros((max(0, shape[0]), max(0, shape[1])), bool), (top, left)
-    # From the centre of a pixel of the box to that of the model's.
+    # From the center of a pixel of the box to that of the model's.
     shift = [
         (one + 0.5 - first) * scale - 0.5 for one, first in ((left, view.left), (top, view.top))
     ]
@@ -368,15 +369,15 @@ def _kept_embedding(plane: NDArray[Any], z: int, view: View, sam: Sam, job: _Job
 
 
 def _tile(plane: NDArray[Any], view: View, edge: int, levels: Levels) -> NDArray[np.float32]:
-    """A tile in 0..1, (edge, edge); what lies beyond the picture is of the mean grey."""
-    grey = plane[view.top : view.top + view.edge, view.left : view.left + view.edge]
+    """A tile in 0..1, (edge, edge); what lies beyond the picture is of the mean gray."""
+    gray = plane[view.top : view.top + view.edge, view.left : view.left + view.edge]
     method = cv2.INTER_AREA if view.edge >= edge else cv2.INTER_LINEAR
-    height, width = (max(1, round(length * edge / view.edge)) for length in grey.shape)
+    height, width = (max(1, round(length * edge / view.edge)) for length in gray.shape)
     small = cv2.resize(
-        grey, (width, height), interpolation=method
+        gray, (width, height), interpolation=method
     )  # of its own numbers: a large tile is never held as others
     tile = np.full((edge, edge), 0.5, np.float32)
-    tile[:height, :width] = np.clip(levels.standardised(small) / (2 * RANGE) + 0.5, 0, 1)
+    tile[:height, :width] = np.clip(levels.standardized(small) / (2 * RANGE) + 0.5, 0, 1)
     return tile
 
 

@@ -1,7 +1,7 @@
-"""A mask in a box without any learning: the tilted ellipse that touches its four edges, corrected by grey levels.
+"""A mask in a box without any learning: the tilted ellipse that touches its four edges, corrected by gray levels.
 
-Of all ellipses with that box, which differ in their tilt alone, the one is taken whose inside differs most in grey from what is around
-it. A pixel then belongs to the object by how likely its grey is inside and outside (two normal distributions of one width), and by how
+Of all ellipses with that box, which differ in their tilt alone, the one is taken whose inside differs most in gray from what is around
+it. A pixel then belongs to the object by how likely its gray is inside and outside (two normal distributions of one width), and by how
 far within the ellipse it lies; and so much is taken for the object that it touches all four edges, as it must.
 """
 
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
 Mask = NDArray[np.bool_]
-Grey = NDArray[np.float32]
+Gray = NDArray[np.float32]
 
 TILTS = (
     0.0,
     *(sign * tilt for tilt in (0.25, 0.4, 0.55, 0.68, 0.78, 0.86, 0.92) for sign in (-1, 1)),
 )  # correlation of x and y
-UPRIGHT = 0.05  # how much of the grey levels' variance a full tilt must explain more
+UPRIGHT = 0.05  # how much of the gray levels' variance a full tilt must explain more
 SMOOTH = 0.08  # of the shorter edge: standard deviation of the smoothing
-SHAPE = 15.0  # what the centre of the ellipse is worth, in logarithms of likelihoods
-GREY = 3.0  # what the grey of a pixel is worth at most
+SHAPE = 15.0  # what the center of the ellipse is worth, in logarithms of likelihoods
+GRAY = 3.0  # what the gray of a pixel is worth at most
 AROUND = 0.2  # of the longer edge: what is looked at around a box
-INSIDE, OUTSIDE = 0.7, 1.15  # radii within which, and beyond which, grey levels are learnt
+INSIDE, OUTSIDE = 0.7, 1.15  # radii within which, and beyond which, gray levels are learnt
 LEVELS = tuple(
     -0.5 * step for step in range(13)
 )  # of the logarithm from which on a pixel is of the object, tried one after the other
@@ -52,7 +52,7 @@ def mask_in_box(
     """The most probable mask of the object in a box.
 
     Args:
-        image: grey (y, x).
+        image: gray (y, x).
         corners: ``x0 y0 x1 y1`` px.
 
     Returns:
@@ -92,29 +92,29 @@ def mask_in_box(
     return np.asarray(own), (top, left)
 
 
-def _object(grey: Grey, top: float, left: float, height: float, width: float) -> Mask:
+def _object(gray: Gray, top: float, left: float, height: float, width: float) -> Mask:
     """The mask of the object whose box lies so in a crop."""
     smooth = max(1.0, SMOOTH * min(height, width))
-    grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), smooth), np.float32)
-    ellipses = [_radius(grey.shape, top, left, height, width, tilt) for tilt in TILTS]
+    gray = np.asarray(cv2.GaussianBlur(gray, (0, 0), smooth), np.float32)
+    ellipses = [_radius(gray.shape, top, left, height, width, tilt) for tilt in TILTS]
     radius = ellipses[
         int(
             np.argmax(
-                [_contrast(grey, one, tilt) for one, tilt in zip(ellipses, TILTS, strict=True)]
+                [_contrast(gray, one, tilt) for one, tilt in zip(ellipses, TILTS, strict=True)]
             )
         )
     ]
-    inside, outside = grey[radius < INSIDE], grey[radius > OUTSIDE]
+    inside, outside = gray[radius < INSIDE], gray[radius > OUTSIDE]
     if inside.size < 4 or outside.size < 4:
         return np.asarray(radius <= 1)
     middles = float(np.median(inside)), float(np.median(outside))
     likely = (
-        (grey - np.mean(middles))
+        (gray - np.mean(middles))
         * (middles[0] - middles[1])
         / ((float(inside.var()) + float(outside.var())) / 2 + 1e-6)
     )
     said = cv2.GaussianBlur(
-        (np.clip(likely, -GREY, GREY) + SHAPE * (1 - radius)).astype(np.float32), (0, 0), smooth
+        (np.clip(likely, -GRAY, GRAY) + SHAPE * (1 - radius)).astype(np.float32), (0, 0), smooth
     )
     mask = said > 0
     for level in LEVELS:
@@ -134,7 +134,7 @@ def _object(grey: Grey, top: float, left: float, height: float, width: float) ->
 
 def _radius(
     shape: tuple[int, ...], top: float, left: float, height: float, width: float, tilt: float
-) -> Grey:
+) -> Gray:
     """1 on the ellipse of a tilt that touches all edges of a box, less within, more beyond."""
     y = ((np.arange(shape[0]) + 0.5 - top) * 2 / height - 1)[:, None]
     x = ((np.arange(shape[1]) + 0.5 - left) * 2 / width - 1)[None]
@@ -143,14 +143,14 @@ def _radius(
     )
 
 
-def _contrast(grey: Grey, radius: Grey, tilt: float) -> float:
-    """Part of the variance of the grey levels that the inside of an ellipse explains, less what a tilt must be worth."""
+def _contrast(gray: Gray, radius: Gray, tilt: float) -> float:
+    """Part of the variance of the gray levels that the inside of an ellipse explains, less what a tilt must be worth."""
     inside = radius <= 1
     part = float(inside.mean())
     if not 0 < part < 1:
         return -UPRIGHT * tilt * tilt
-    difference = float(grey[inside].mean()) - float(grey[~inside].mean())
-    return difference**2 * part * (1 - part) / (float(grey.var()) + 1e-9) - UPRIGHT * tilt * tilt
+    difference = float(gray[inside].mean()) - float(gray[~inside].mean())
+    return difference**2 * part * (1 - part) / (float(gray.var()) + 1e-9) - UPRIGHT * tilt * tilt
 
 
 def _extent(there: Mask) -> int:

@@ -20,7 +20,7 @@ from sparsem.errors import SettingsError
 IMAGENET = (
     (0.485, 0.456, 0.406),
     (0.229, 0.224, 0.225),
-)  # mean and deviation of colours, where a model does not say others
+)  # mean and deviation of colors, where a model does not say others
 AT_ONCE = 64  # boxes
 
 Embedding = dict[str, list[torch.Tensor]]
@@ -34,18 +34,18 @@ class Sam:
         network: of transformers, one that generates masks.
         device: where it computes.
         edge: of its tiles, px.
-        colours: mean and standard deviation that it subtracts and divides by.
+        colors: mean and standard deviation that it subtracts and divides by.
     """
 
     network: Any
     device: torch.device
     edge: int
-    colours: tuple[tuple[float, ...], tuple[float, ...]]
+    colors: tuple[tuple[float, ...], tuple[float, ...]]
 
     def embedding(self, tile: NDArray[np.float32]) -> Embedding:
-        """What the model makes of a grey tile (edge, edge): to be handed to ``masks``, a list of tensors by name."""
+        """What the model makes of a gray tile (edge, edge): to be handed to ``masks``, a list of tensors by name."""
         mean, spread = (
-            torch.tensor(one, device=self.device).reshape(1, 3, 1, 1) for one in self.colours
+            torch.tensor(one, device=self.device).reshape(1, 3, 1, 1) for one in self.colors
         )
         pixels = (
             torch.from_numpy(tile).to(self.device)[None, None].expand(-1, 3, -1, -1) - mean
@@ -92,11 +92,11 @@ def load_sam(model: str, device: torch.device) -> Sam:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise SettingsError(
             f"The model '{model}' cannot be had ({reason}); give a folder with a SAM of transformers (config.json, model.safetensors), a "
-            "name on the Hugging Face hub such as facebook/sam-vit-base, or leave out --model for outlines without one."
+            "name on the Hugging Face hub such as facebook/sam-vit-base, or leave out --sam for outlines without one."
         ) from None
-    colours = IMAGENET
+    colors = IMAGENET
     if Path(model, "preprocessor_config.json").is_file() or not Path(model).is_dir():
         processor: Any = AutoImageProcessor.from_pretrained(model)
-        colours = (tuple(processor.image_mean), tuple(processor.image_std))
+        colors = (tuple(processor.image_mean), tuple(processor.image_std))
     edge = size if isinstance(size, int) else int(size[0])
-    return Sam(network.eval().to(device), device, edge, colours)
+    return Sam(network.eval().to(device), device, edge, colors)

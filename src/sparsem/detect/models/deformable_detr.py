@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsem.detect.models.detector import LEAST_SCORE, Answer, Detector, Target, grey_as_colour
+from sparsem.detect.models.detector import LEAST_SCORE, Answer, Detector, Target, gray_as_color
 from sparsem.detect.models.weights import load_but, read_weights
 
 COCO_DETR = "SenseTime/deformable-detr"
@@ -47,12 +47,12 @@ class DeformableDetr(Detector):
             parameter.requires_grad_(True)
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
-        """Of every layer's boxes, each matched to one object at most: focal loss, corners, generalised overlap."""
+        """Of every layer's boxes, each matched to one object at most: focal loss, corners, generalized overlap."""
         edge = images.shape[-1]
         wanted = [
-            {"class_labels": one.kind, "boxes": _as_centres(one.corners / edge)} for one in targets
+            {"class_labels": one.kind, "boxes": _as_centers(one.corners / edge)} for one in targets
         ]
-        said = self.net(pixel_values=grey_as_colour(images), labels=wanted)
+        said = self.net(pixel_values=gray_as_color(images), labels=wanted)
         weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
         parts = list(said.loss_dict.items())
         if self.net.config.two_stage:
@@ -68,13 +68,13 @@ class DeformableDetr(Detector):
 
     def found(self, images: Tensor) -> list[Answer]:
         """The surest kind of every query that is sure enough of any."""
-        said = self.net(pixel_values=grey_as_colour(images))
+        said = self.net(pixel_values=gray_as_color(images))
         answers = []
-        for logits, centres in zip(said.logits.sigmoid(), said.pred_boxes, strict=True):
+        for logits, centers in zip(said.logits.sigmoid(), said.pred_boxes, strict=True):
             score, kind = logits.max(dim=1)
             sure = score > LEAST_SCORE
             answers.append(
-                Answer(_as_corners(centres[sure]) * images.shape[-1], kind[sure], score[sure])
+                Answer(_as_corners(centers[sure]) * images.shape[-1], kind[sure], score[sure])
             )
         return answers
 
@@ -132,21 +132,21 @@ class SmallDeformableDetr(DeformableDetr):
     }
 
 
-def _as_centres(corners: Tensor) -> Tensor:
-    """Centre, width and height of boxes (n, 4)."""
+def _as_centers(corners: Tensor) -> Tensor:
+    """Center, width and height of boxes (n, 4)."""
     return torch.cat(
         [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1
     )
 
 
-def _as_corners(centres: Tensor) -> Tensor:
+def _as_corners(centers: Tensor) -> Tensor:
     return torch.cat(
-        [centres[:, :2] - centres[:, 2:] / 2, centres[:, :2] + centres[:, 2:] / 2], dim=1
+        [centers[:, :2] - centers[:, 2:] / 2, centers[:, :2] + centers[:, 2:] / 2], dim=1
     )
 
 
 def _with_learning_norms(module: nn.Module) -> None:
-    """Batch norms whose statistics are learnt for those that are frozen: frozen at random numbers nothing would be normalised."""
+    """Batch norms whose statistics are learnt for those that are frozen: frozen at random numbers nothing would be normalized."""
     for name, child in module.named_children():
         if type(child).__name__ == "DeformableDetrFrozenBatchNorm2d":
             setattr(module, name, nn.BatchNorm2d(child.get_buffer("weight").numel()))

@@ -1,6 +1,6 @@
 """What all detectors share: what they are given, what they answer, and what they say of themselves.
 
-Images are (B, 1, S, S) float32, standardised by sample; corners are ``x0 y0 x1 y1`` in pixels of the tile.
+Images are (B, 1, S, S) float32, standardized by sample; corners are ``x0 y0 x1 y1`` in pixels of the tile.
 """
 
 from abc import ABC, abstractmethod
@@ -79,6 +79,6 @@ class Detector(nn.Module, ABC):
         return self
 
 
-def grey_as_colour(images: Tensor) -> Tensor:
-    """What learnt on colour sees grey three times."""
+def gray_as_color(images: Tensor) -> Tensor:
+    """What learnt on color sees gray three times."""
     return images.expand(-1, 3, -1, -1)

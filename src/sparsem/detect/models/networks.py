@@ -52,7 +52,7 @@ def build(name: str, kinds: int, see: int, queries: int) -> Detector:
     kind = detector_class(name)
     if see % COARSEST or see <= 0:
         raise SettingsError(
-            f"Detectors see tiles whose edge is a multiple of {COARSEST} px; got --see {see}."
+            f"Detectors see tiles whose edge is a multiple of {COARSEST} px; got --input-px {see}."
         )
     network: Detector = kind(kinds, see, queries)
     return network

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsem.detect.models.detector import LEAST_SCORE, Answer, Detector, Target, grey_as_colour
+from sparsem.detect.models.detector import LEAST_SCORE, Answer, Detector, Target, gray_as_color
 from sparsem.detect.models.weights import load_but, read_weights
 
 MOST_BOXES = 2000  # that are told of a tile
@@ -33,16 +33,16 @@ class RetinaNet(Detector):
         )
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
-        """Focal loss of what, and generalised overlap loss of where."""
+        """Focal loss of what, and generalized overlap loss of where."""
         wanted = [{"boxes": one.corners, "labels": one.kind} for one in targets]
-        losses = self.net(list(grey_as_colour(images)), wanted)
+        losses = self.net(list(gray_as_color(images)), wanted)
         return torch.stack(list(losses.values())).sum()
 
     def found(self, images: Tensor) -> list[Answer]:
         """Boxes of which none of a kind overlaps another by half."""
         return [
             Answer(one["boxes"], one["labels"], one["scores"])
-            for one in self.net(list(grey_as_colour(images)))
+            for one in self.net(list(gray_as_color(images)))
         ]
 
     def backbone(self) -> nn.Module:

@@ -21,7 +21,7 @@ class Role(StrEnum):
     LEARN = "learn"
     VALIDATE = "validate"
     TEST = "test"
-    LEAVE = "leave"
+    EXCLUDE = "exclude"
 
 
 class Place(NamedTuple):
@@ -96,7 +96,7 @@ def split(
             f"The picture {twice[0]} is named for two of validation, test and leave; name it for one."
         )
     roles = dict.fromkeys(sorted(places), Role.LEARN)
-    named = {Role.VALIDATE: validation, Role.TEST: test, Role.LEAVE: left}
+    named = {Role.VALIDATE: validation, Role.TEST: test, Role.EXCLUDE: left}
     for role, own in named.items():
         roles |= dict.fromkeys(own, role)
     wanted = [role for role in (Role.TEST, Role.VALIDATE) if not named[role] and by != "none"]

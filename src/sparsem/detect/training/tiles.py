@@ -1,4 +1,4 @@
-"""Tiles that detectors learn from: windows of annotated pictures with the boxes that survive the cut, flipped, turned and regreyed.
+"""Tiles that detectors learn from: windows of annotated pictures with the boxes that survive the cut, flipped, turned and regrayed.
 
 Windows are read where they lie, so that a training takes no more memory with a thousand pictures than with ten. Corners are
 ``x0 y0 x1 y1``, in pixels of the picture until the tile is cut, and of the tile as the detector sees it after that.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsem.boxes.geometry import Corners, areas, clipped, sizes
 from sparsem.detect.inference import Levels, seen
 from sparsem.store.volume import Volume
-from sparsem.training.augment import regreyed
+from sparsem.training.augment import regrayed
 
 LEAST_PART = 0.3  # of a box that must lie in a tile for the rest of it to be learnt; less of an object cannot be told
 LEAST_SEEN = 2.0  # px of the tile: narrower pieces are none
@@ -31,7 +31,7 @@ class LearningPicture(NamedTuple):
         z: which.
         corners: (n, 4) float32 px of the picture.
         kind: (n,) int64.
-        levels: grey levels of the sample.
+        levels: gray levels of the sample.
         edge: (y, x) of a tile, in pixels of the picture.
     """
 
@@ -60,14 +60,14 @@ class DetectionSampler:
         pictures: to learn from.
         see: edge of a tile as the detector sees it, px.
         batch: tiles an update.
-        grey: strength of other grey levels, in standard deviations.
+        gray: strength of other gray levels, in standard deviations.
         seed: of all draws.
     """
 
     pictures: Sequence[LearningPicture]
     see: int
     batch: int
-    grey: float
+    gray: float
     seed: int
 
     def draw(self, update: int) -> DetectionBatch:
@@ -83,24 +83,24 @@ class DetectionSampler:
     def _tile(
         self, random: np.random.Generator
     ) -> tuple[NDArray[np.float32], Corners, NDArray[np.int64]]:
-        picture, centre = self._place(random)
+        picture, center = self._place(random)
         height, width = picture.image.size_of(picture.z)
         y, x = (
             _begin(length, edge, at, random)
-            for length, edge, at in zip((height, width), picture.edge, centre, strict=True)
+            for length, edge, at in zip((height, width), picture.edge, center, strict=True)
         )
         stop_y, stop_x = min(height, y + picture.edge[0]), min(width, x + picture.edge[1])
-        grey = picture.image.kept(0)[
+        gray = picture.image.kept(0)[
             slice(picture.z, picture.z + 1), slice(y, stop_y), slice(x, stop_x)
         ][0]
-        image = seen(grey, picture.levels, picture.edge, self.see)[None]
+        image = seen(gray, picture.levels, picture.edge, self.see)[None]
         corners, kind = surviving(picture.corners, picture.kind, (x, y, stop_x, stop_y))
         corners = corners * np.array(
             [self.see / picture.edge[1], self.see / picture.edge[0]] * 2, np.float32
         )
         wide = (sizes(corners) >= LEAST_SEEN).all(axis=1)
         image, corners = turned(image, corners[wide], int(random.integers(8)))
-        return (regreyed(image, random, self.grey) if self.grey else image), corners, kind[wide]
+        return (regrayed(image, random, self.gray) if self.gray else image), corners, kind[wide]
 
     def _place(
         self, random: np.random.Generator
@@ -124,11 +124,11 @@ class DetectionSampler:
         return [every[kinds == kind] for kind in np.unique(kinds)]
 
 
-def _begin(length: int, edge: int, centre: float | None, random: np.random.Generator) -> int:
+def _begin(length: int, edge: int, center: float | None, random: np.random.Generator) -> int:
     """Where a tile begins along an axis: anywhere, or so that it holds a point."""
     first, last = 0, max(0, length - edge)
-    if centre is not None:
-        first, last = min(last, max(first, int(centre) - edge + 1)), max(0, min(last, int(centre)))
+    if center is not None:
+        first, last = min(last, max(first, int(center) - edge + 1)), max(0, min(last, int(center)))
     return int(random.integers(first, last + 1))
 
 

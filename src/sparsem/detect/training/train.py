@@ -33,7 +33,7 @@ from sparsem.training.files import TrainingFiles
 from sparsem.training.loop import TrainingState, move, run
 from sparsem.workflow.execution import HERE, Execution, Needs
 
-WITHOUT_EFFECT = {"save_every_s"}  # settings that change no weight
+WITHOUT_EFFECT = {"checkpoint_every_s"}  # settings that change no weight
 ENLARGED = 2.0  # times that a picture is enlarged at most for small objects
 SMALL, LARGE = (
     10,
@@ -119,7 +119,9 @@ def train_detector(
     _tell_plan(job, needs, on.quiet)
     state = _start(network, job, settings)
     learn, validate = job.of(Role.LEARN), job.of(Role.VALIDATE)
-    sampler = DetectionSampler(learn, settings.see, settings.batch, settings.grey, settings.seed)
+    sampler = DetectionSampler(
+        learn, settings.input_px, settings.batch, settings.intensity_augmentation, settings.seed
+    )
     columns = [f"validation_ap50_{name}" for name in job.recipe.structures]
     with files.locked():
         files.restore(state, record, on.overwrite)
@@ -147,7 +149,7 @@ def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
     Raises:
         What ``train_detector`` raises before it begins.
     """
-    kind = detector_class(settings.detector)
+    kind = detector_class(settings.architecture)
     if len({sample.name for sample in samples}) < len(samples):
         raise InputError(
             "Two samples of one name cannot be told apart in what is held out; rename one."
@@ -164,12 +166,14 @@ def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
     places = [Place(name, z) for name, one in drawn.items() for z in one.pictures]
     validation, test, leave = (
         chosen(places, getattr(settings, role), f"--{role}")
-        for role in ("validation", "test", "leave")
+        for role in ("validation", "test", "exclude")
     )
     roles = split(places, settings.split, validation, test, leave, settings.seed)
     learnt = {place for place, role in roles.items() if role is Role.LEARN}
     pixel = _pixel_nm(drawn, learnt, settings, kind.smallest)
-    recipe = DetectorRecipe(settings.detector, structures, settings.see, pixel, settings.queries)
+    recipe = DetectorRecipe(
+        settings.architecture, structures, settings.input_px, pixel, settings.queries
+    )
     pictures_of = {}
     for place in places:
         one = drawn[place.sample]
@@ -180,14 +184,14 @@ def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
     if not any(len(pictures_of[place].kind) for place in learnt):
         raise InputError("No picture to learn from holds a box; annotate some, or hold others out.")
     build(
-        settings.detector, 1, settings.see, 10
+        settings.architecture, 1, settings.input_px, 10
     )  # what it cannot see is told before anything is read
     raw = {sample.name: sample.image("raw") for sample in samples}
     return Job(recipe, roles, pictures_of, raw, inputs, choose_device(settings.device))
 
 
 class _Drawn(NamedTuple):
-    """What somebody drew in a sample: the ``image`` and its grey ``levels``, ``boxes``, and the ``pictures`` that were looked at."""
+    """What somebody drew in a sample: the ``image`` and its gray ``levels``, ``boxes``, and the ``pictures`` that were looked at."""
 
     image: Volume
     levels: Levels
@@ -236,8 +240,11 @@ def _pixel_nm(
 ) -> tuple[float, float]:
     """(y, x) nm of a pixel as the detector sees it: of the first sample's aspect, so that most objects are of a size that it finds well."""
     first = next(iter(drawn.values())).image.voxel_size
-    if settings.read is not None:
-        return first.y * settings.read / settings.see, first.x * settings.read / settings.see
+    if settings.context_px is not None:
+        return (
+            first.y * settings.context_px / settings.input_px,
+            first.x * settings.context_px / settings.input_px,
+        )
     lengths, finest = [], []
     for name, one in drawn.items():
         own = one.boxes[np.isin(one.boxes.z, [place.z for place in learnt if place.sample == name])]
@@ -248,7 +255,7 @@ def _pixel_nm(
     if not len(every):
         raise InputError("No picture to learn from holds a box; annotate some, or hold others out.")
     for_small = float(np.percentile(np.sqrt(every.prod(axis=1)), SMALL)) / smallest
-    for_large = float(np.percentile(every.max(axis=1), LARGE)) / (FITS * settings.see)
+    for_large = float(np.percentile(every.max(axis=1), LARGE)) / (FITS * settings.input_px)
     pixel = max(for_small, for_large, min(finest) / ENLARGED)
     return pixel * first.y / float(np.sqrt(first.y * first.x)), pixel * first.x / float(
         np.sqrt(first.y * first.x)
@@ -257,11 +264,11 @@ def _pixel_nm(
 
 def _needs(job: Job, settings: DetectTrainSettings) -> Needs:
     """Memory of a training: the weights with their average, gradient and two moments, and what is kept of a batch."""
-    kind = detector_class(settings.detector)
+    kind = detector_class(settings.architecture)
     with torch.device("meta"):
         weights = sum(one.numel() * one.element_size() for one in job.recipe.build().parameters())
-    batch = settings.batch * kind.learning_bytes * settings.see**2
-    smaller = "use a smaller --batch or --see, or a smaller --detector"
+    batch = settings.batch * kind.learning_bytes * settings.input_px**2
+    smaller = "use a smaller --batch or --input-px, or a smaller --architecture"
     if job.device.type == "cuda":
         return Needs(
             LIBRARIES, 0, smaller, gpu=5 * weights + batch, gpu_free=free_memory(job.device)
@@ -311,19 +318,19 @@ def _beginning(
         return network, "coco"
     if settings.weights == "auto":
         try:
-            begin_with(network, settings.detector, "coco")
+            begin_with(network, settings.architecture, "coco")
         except SettingsError as error:
             tell(f"Note: {error} It begins with random weights.", quiet)
             return network, "random"
         return network, "coco"
-    begin_with(network, settings.detector, settings.weights)
+    begin_with(network, settings.architecture, settings.weights)
     return network, "coco" if settings.weights == "coco" else hash_of_weights(
         Path(settings.weights)
     )
 
 
 def _start(network: Detector, job: Job, settings: DetectTrainSettings) -> TrainingState:
-    """A detector on its device, with an optimiser."""
+    """A detector on its device, with an optimizer."""
     network = network.to(job.device)
     rate = settings.learning_rate or network.usual_rate
     looks = {id(parameter) for parameter in network.backbone().parameters()}
@@ -353,7 +360,7 @@ def _step(
         for corners, kind in zip(batch.corners, batch.kinds, strict=True)
     ]
     loss = network.loss(torch.from_numpy(batch.images).to(device), targets)
-    move(state, loss, settings, settings.clip)
+    move(state, loss, settings, settings.max_grad_norm)
     return (float(loss.detach()),)
 
 

@@ -93,7 +93,7 @@ def palette_display(palette: NDArray[Any], name: str) -> Display | None:
     if not (np.array_equal(red, green) and np.array_equal(red, blue)):
         raise InputError(
             f"{name} has a color palette; expected a gray image. If its stored numbers are the gray levels, choose "
-            "Image > Lookup Tables > Grays in Fiji and save it; labels have commands of their own, annotate import or import --labels."
+            "Image > Lookup Tables > Grays in Fiji and save it; labels have commands of their own, annotate import or import --as-labels."
         )
     is_identity = np.array_equal(red, np.arange(len(red)))
     return None if is_identity else Display(np.ascontiguousarray(red))

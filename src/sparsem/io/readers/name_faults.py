@@ -29,7 +29,7 @@ def fault_sentence(found: SeriesOrder, names: Sequence[str], where: str, folder:
             return (
                 f"{one} and {other} in {where} look like channels, detectors or tiles of one slice: "
                 f"which one is wanted? Name its files with {pattern}; images that are no stack come "
-                "in with import --pictures."
+                "in with import --montage."
             )
         case NameFault.SAME_NUMBER if found.same is not None:
             return f"{same}: keep one of them in the folder, {move}."

@@ -73,7 +73,7 @@ def open_montage(source: str | Path, min_is_white: MinIsWhite | None = None) -> 
     """Pictures that are no stack, in a folder or of a pattern: of any size and name, each a slice; see ``open_source``.
 
     Raises:
-        InputError: there are none, or they are not grey pictures of one type.
+        InputError: there are none, or they are not gray pictures of one type.
     """
     path, pick = Path(source).absolute(), Pick(min_is_white=min_is_white)
     if is_pattern(source):

@@ -11,7 +11,7 @@ Field = NDArray[np.float32]
 
 
 def depth_within(mask: Mask, voxel: Sequence[float], open_sides: bool = True) -> Field:
-    """How far every voxel's centre lies from that of the nearest voxel outside of the object that it is in; 0 outside.
+    """How far every voxel's center lies from that of the nearest voxel outside of the object that it is in; 0 outside.
 
     Args:
         mask: the object.
@@ -31,12 +31,12 @@ def depth_within(mask: Mask, voxel: Sequence[float], open_sides: bool = True) ->
 
 
 def distance_to(mask: Mask, voxel: Sequence[float]) -> Field:
-    """How far every voxel's centre lies from that of an object's nearest voxel; 0 in it, infinite where there is none."""
+    """How far every voxel's center lies from that of an object's nearest voxel; 0 in it, infinite where there is none."""
     return depth_within(~mask, voxel)
 
 
 def half_edge(voxel: Sequence[float]) -> float:
-    """Half the geometric mean of a voxel's edges: from a voxel's centre to a surface that passes beside it."""
+    """Half the geometric mean of a voxel's edges: from a voxel's center to a surface that passes beside it."""
     return float(np.prod(np.asarray(voxel, np.float64)) ** (1 / 3)) / 2
 
 

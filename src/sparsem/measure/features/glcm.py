@@ -1,7 +1,7 @@
-"""Grey-level co-occurrence within an object (Haralick 1973; Machireddy et al. 2023, equations 10 to 13).
+"""Gray-level co-occurrence within an object (Haralick 1973; Machireddy et al. 2023, equations 10 to 13).
 
-Grey levels are (z, y, x) integers 1 to N, 0 outside the object. Pairs are counted in 13 directions both ways, that is 26
-offsets; the counts of all directions are added and then normalised, so every pair weighs the same.
+Gray levels are (z, y, x) integers 1 to N, 0 outside the object. Pairs are counted in 13 directions both ways, that is 26
+offsets; the counts of all directions are added and then normalized, so every pair weighs the same.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sparsem.workflow.compiled import compiled
 
-Grey = NDArray[np.uint8] | NDArray[np.uint16]
+Gray = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]
 
 DIRECTIONS = tuple(
@@ -26,7 +26,7 @@ class CoOccurrence(NamedTuple):
 
     Attributes:
         homogeneity: sum p / (1 + (i - j)^2), equation 10.
-        correlation: equation 11; 1 where there is one grey level only.
+        correlation: equation 11; 1 where there is one gray level only.
         variance: sum (i - mu)^2 p. Equation 12 is printed as the contrast; this is Haralick's sum of squares.
         contrast: sum (i - j)^2 p, equation 13.
     """
@@ -43,9 +43,9 @@ def offsets_of(distance: float, voxel: Sequence[float]) -> NDArray[np.int64]:
     return np.array(DIRECTIONS, np.int64) * np.array(steps, np.int64)
 
 
-def co_occurrence_matrix(grey: Grey, levels: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+def co_occurrence_matrix(gray: Gray, levels: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many ordered pairs of voxels have levels (i, j), both ways along every offset: symmetric (levels, levels)."""
-    padded = np.ascontiguousarray(grey)
+    padded = np.ascontiguousarray(gray)
     counts = np.zeros((levels + 1, levels + 1), np.int64)
     for offset in offsets:
         _count(padded, int(offset[0]), int(offset[1]), int(offset[2]), counts)
@@ -73,12 +73,12 @@ def co_occurrence(matrix: NDArray[np.int64]) -> CoOccurrence:
 
 
 @compiled()
-def _count(grey, dz, dy, dx, counts):  # type: ignore[no-untyped-def]
+def _count(gray, dz, dy, dx, counts):  # type: ignore[no-untyped-def]
     """Forward pairs of one offset. Row 0 and column 0 of the counts take what lies outside, so no voxel is tested."""
-    depth, rows, columns = grey.shape
+    depth, rows, columns = gray.shape
     left, right = max(0, -dx), columns - max(0, dx)
     for z in range(depth - dz):
         for y in range(max(0, -dy), rows - max(0, dy)):
-            here, there = grey[z, y], grey[z + dz, y + dy]
+            here, there = gray[z, y], gray[z + dz, y + dy]
             for x in range(left, right):
                 counts[here[x], there[x + dx]] += 1

@@ -1,4 +1,4 @@
-"""The convex hull of voxels, counted in voxels: how many voxel centres lie in the hull of an object's voxel centres.
+"""The convex hull of voxels, counted in voxels: how many voxel centers lie in the hull of an object's voxel centers.
 
 A voxelised convex body is then exactly as large as its hull, at any size and any edge lengths. Corners of an object's slices are
 all that is kept of it, so it may be larger than memory. Labels are (z, y, x); points are (n, 3) whole numbers z, y, x.
@@ -16,7 +16,7 @@ from sparsem.workflow.compiled import compiled
 Points = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-ROUNDING = 1e-7  # of a voxel: a centre that lies on the hull is in it
+ROUNDING = 1e-7  # of a voxel: a center that lies on the hull is in it
 
 
 def slice_corners(labels: NDArray[np.uint32], count: int) -> tuple[NDArray[np.uint32], Points]:
@@ -28,7 +28,7 @@ def slice_corners(labels: NDArray[np.uint32], count: int) -> tuple[NDArray[np.ui
 
 
 def convex_voxels(corners: Points) -> int:
-    """Voxel centres in the hull of ``corners`` (n, 3); 0 if they lie in an oblique plane, where no voxels can be counted."""
+    """Voxel centers in the hull of ``corners`` (n, 3); 0 if they lie in an oblique plane, where no voxels can be counted."""
     low = corners.min(axis=0)
     points = corners - low
     spread = points.max(axis=0)
@@ -132,7 +132,7 @@ def _corners(owner, rows, starts, ends):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _cut(triangles, first, last):  # type: ignore[no-untyped-def]
-    """Where the hull's triangles meet the rows of voxel centres: first and last x of each row (z, y)."""
+    """Where the hull's triangles meet the rows of voxel centers: first and last x of each row (z, y)."""
     for number in range(len(triangles)):
         corners = triangles[number]
         order = np.argsort(corners[:, 0])

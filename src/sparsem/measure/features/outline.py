@@ -25,13 +25,13 @@ def outline_columns(
         ends: (z, y, x) where the picture of each object ends, (n, 3).
         voxel: nm; the thickness of a slice means nothing.
     """
-    thickness, *plane = voxel.micrometres
+    thickness, *plane = voxel.micrometers
     edges = np.array(plane)
     pixel = float(edges.prod())
     area, perimeter = found.voxels * pixel, bounds.area / thickness
-    low, high, centres = found.low[:, 1:], found.high[:, 1:], (found.centroids[:, 1:] + 0.5) * edges
+    low, high, centers = found.low[:, 1:], found.high[:, 1:], (found.centroids[:, 1:] + 0.5) * edges
     extents = (high - low) * edges
-    values = np.linalg.eigvalsh(found.covariances(np.array(voxel.micrometres))[:, 1:, 1:])
+    values = np.linalg.eigvalsh(found.covariances(np.array(voxel.micrometers))[:, 1:, 1:])
     axes = 4 * np.sqrt(np.maximum(values[:, ::-1], 0))  # (n, 2), longest first
     mean_radius = bounds.radius / bounds.area
     return {
@@ -41,7 +41,7 @@ def outline_columns(
         "pixels": found.voxels,
         **{f"first_{axis}": low[:, k] for k, axis in enumerate("yx")},
         **{f"last_{axis}": high[:, k] - 1 for k, axis in enumerate("yx")},
-        **{f"centroid_{axis}_um": centres[:, k] for k, axis in enumerate("yx")},
+        **{f"centroid_{axis}_um": centers[:, k] for k, axis in enumerate("yx")},
         **{f"extent_{axis}_um": extents[:, k] for k, axis in enumerate("yx")},
         "area_um2": area,
         "perimeter_um": perimeter,

@@ -21,12 +21,12 @@ Floats = NDArray[np.float64]
 
 
 class SpectrumMoments(NamedTuple):
-    """Of a pattern spectrum that is normalised to a sum of one; NaN where nothing changes at any size.
+    """Of a pattern spectrum that is normalized to a sum of one; NaN where nothing changes at any size.
 
     Attributes:
         mean: of the size n; negative where dark structures prevail.
         deviation: standard deviation of the size.
-        skewness: third standardised moment.
+        skewness: third standardized moment.
         entropy: - sum p ln p: 0 for a single size.
     """
 
@@ -60,7 +60,7 @@ def pattern_spectrum(image: Image, mask: Mask, elements: Sequence[Growth]) -> Fl
     """PS_n for n = -N to N - 1, (2 N,): closings of size N to 1, then openings from size 0 to N - 1.
 
     Args:
-        image: grey levels.
+        image: gray levels.
         mask: the object; nothing outside of it counts.
         elements: what each size adds, see ``growth``; N of them.
 

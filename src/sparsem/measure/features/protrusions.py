@@ -74,7 +74,7 @@ def protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protru
         part = parts[box] == number
         foot = _beside(body[box]) & part
         path = _farthest(part, foot, voxel)[0] if foot.any() else _longest(part, voxel)
-        length = path + 2 * half_edge(voxel)  # paths run from centre to centre
+        length = path + 2 * half_edge(voxel)  # paths run from center to center
         if length > width:
             found.append(Protrusion(length, float(part.sum() * np.prod(voxel)), bool(foot.any())))
     return sorted(found, reverse=True)

@@ -30,7 +30,7 @@ def shape_columns(
         ends: (z, y, x) where what they were measured in ends, (3,) or (n, 3).
         voxel: nm.
     """
-    edges = np.array(voxel.micrometres)
+    edges = np.array(voxel.micrometers)
     volumes = found.voxels * voxel.volume_um3
     # Where no object is more than a slice thick the slices are pictures: no border across z cuts anything.
     thick = (found.high - found.low > 1).any(axis=0) | (np.arange(3) > 0)
@@ -81,7 +81,7 @@ def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
     """Shape of every object of a label volume (z, y, x) in memory; see ``shape_columns``."""
     found = moments(np.asarray(labels))
     index, ids = compacted(np.asarray(labels))
-    bounds = surface(index, voxel.micrometres, found.centroids)
+    bounds = surface(index, voxel.micrometers, found.centroids)
     corners = [slice_corners(one, len(ids)) for one in index]
     of = np.concatenate([owner for owner, _ in corners])
     places = np.concatenate(

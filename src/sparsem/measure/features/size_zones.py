@@ -1,6 +1,6 @@
-"""Size zones within an object: connected voxels of one grey level (Thibault et al. 2013; Machireddy et al. 2023, equations 14, 15).
+"""Size zones within an object: connected voxels of one gray level (Thibault et al. 2013; Machireddy et al. 2023, equations 14, 15).
 
-Grey levels are (z, y, x) integers 1 to N, 0 outside the object. Zones are 26-connected.
+Gray levels are (z, y, x) integers 1 to N, 0 outside the object. Zones are 26-connected.
 """
 
 from typing import NamedTuple
@@ -9,33 +9,33 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-Grey = NDArray[np.uint8] | NDArray[np.uint16]
+Gray = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class SizeZones(NamedTuple):
     """Features of a size-zone matrix P(i, j), the number of zones of level i and size j; NaN where there is no zone.
 
     Attributes:
-        zone_percentage: zones / voxels, equation 14; a ratio, 1 where no neighbours are alike.
-        small_zone_high_grey: sum P i^2 / j^2 / zones. Equation 15 is printed without 1 / j^2, without which sizes do not enter.
+        zone_percentage: zones / voxels, equation 14; a ratio, 1 where no neighbors are alike.
+        small_zone_high_gray: sum P i^2 / j^2 / zones. Equation 15 is printed without 1 / j^2, without which sizes do not enter.
         mean_level: centroid of the matrix along i, sum i P / sum P.
         mean_size: centroid along j, sum j P / sum P, voxels.
     """
 
     zone_percentage: float
-    small_zone_high_grey: float
+    small_zone_high_gray: float
     mean_level: float
     mean_size: float
 
 
-def zones(grey: Grey) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def zones(gray: Gray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Level and size in voxels of every zone, (n,) each."""
-    connected, count = cc3d.connected_components(grey, connectivity=26, return_N=True)
+    connected, count = cc3d.connected_components(gray, connectivity=26, return_N=True)
     sizes, levels = (
         np.bincount(connected.ravel(), minlength=count + 1),
         np.zeros(count + 1, np.int64),
     )
-    levels[connected.ravel()] = grey.ravel()
+    levels[connected.ravel()] = gray.ravel()
     return levels[1:], sizes[1:]
 
 

@@ -79,7 +79,7 @@ def reach(voxel: Edges) -> int:
 def _windows(
     voxel: Edges,
 ) -> tuple[tuple[Floats, ...], tuple[Floats, ...], tuple[Floats, ...], tuple[Floats, ...]]:
-    """For each axis: a Gaussian and its slope around a voxel's centre, and both around a face; slopes are per unit of length."""
+    """For each axis: a Gaussian and its slope around a voxel's center, and both around a face; slopes are per unit of length."""
     sigmas = [SIGMA * min(WIDEST, max(voxel) / edge) for edge in voxel]
     reaches = [int(np.ceil(CUT * sigma)) for sigma in sigmas]
     middle = [

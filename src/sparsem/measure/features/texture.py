@@ -1,4 +1,4 @@
-"""Texture of objects: grey levels, co-occurrence, size zones and pattern spectrum of each, by name of the column.
+"""Texture of objects: gray levels, co-occurrence, size zones and pattern spectrum of each, by name of the column.
 
 Images and masks are (z, y, x); the voxel size is in nm.
 """
@@ -22,11 +22,11 @@ Image = NDArray[np.generic]
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-EIGHT_BIT = 256  # grey levels in which openings and closings are done
+EIGHT_BIT = 256  # gray levels in which openings and closings are done
 
 
-class GreyScale(NamedTuple):
-    """How an image's numbers become grey levels.
+class GrayScale(NamedTuple):
+    """How an image's numbers become gray levels.
 
     Attributes:
         low: number that becomes the first level.
@@ -57,10 +57,10 @@ class TextureScale(NamedTuple):
     element: Element
 
 
-def quantised(image: Image, scale: GreyScale) -> NDArray[np.uint8]:
-    """Grey levels 1 to ``scale.levels`` in steps of equal width; what is darker or brighter than the scale takes its ends."""
+def quantized(image: Image, scale: GrayScale) -> NDArray[np.uint8]:
+    """Gray levels 1 to ``scale.levels`` in steps of equal width; what is darker or brighter than the scale takes its ends."""
     if scale.levels > EIGHT_BIT - 1:
-        raise ValueError(f"at most {EIGHT_BIT - 1} grey levels, got {scale.levels}")
+        raise ValueError(f"at most {EIGHT_BIT - 1} gray levels, got {scale.levels}")
     return _steps(image, scale.low, scale.high, scale.levels) + np.uint8(1)
 
 
@@ -71,18 +71,18 @@ def _steps(image: Image, low: float, high: float, levels: int) -> NDArray[np.uin
 
 
 def texture_of(
-    image: Image, mask: Mask, grey: GreyScale, scale: TextureScale
+    image: Image, mask: Mask, gray: GrayScale, scale: TextureScale
 ) -> tuple[dict[str, float], Floats]:
     """Texture of one object, by name of the column, and its pattern spectrum (2 sizes,); NaN for an object without voxels."""
     if not mask.any():
         return dict.fromkeys(COLUMNS, float("nan")), np.full(2 * scale.sizes, np.nan)
     inside = image[mask].astype(np.float64)
-    levels = np.where(mask, quantised(image, grey), np.uint8(0))
+    levels = np.where(mask, quantized(image, gray), np.uint8(0))
     pairs = co_occurrence(
-        co_occurrence_matrix(levels, grey.levels, offsets_of(scale.distance_nm, scale.voxel))
+        co_occurrence_matrix(levels, gray.levels, offsets_of(scale.distance_nm, scale.voxel))
     )
     sizes = size_zones(*zones(levels))
-    eight_bit = _steps(image, grey.low, grey.high, EIGHT_BIT)
+    eight_bit = _steps(image, gray.low, gray.high, EIGHT_BIT)
     spectrum = pattern_spectrum(
         eight_bit, mask, growth(scale.sizes, scale.step_nm, scale.voxel, scale.element)
     )
@@ -97,14 +97,14 @@ def texture_of(
 
 
 COLUMNS = (
-    "grey_mean",
-    "grey_deviation",
+    "gray_mean",
+    "gray_deviation",
     "glcm_homogeneity",
     "glcm_correlation",
     "glcm_variance",
     "glcm_contrast",
     "zone_percentage",
-    "small_zone_high_grey",
+    "small_zone_high_gray",
     "zone_mean_level",
     "zone_mean_size_voxels",
     "pattern_mean",

@@ -1,4 +1,4 @@
-"""Figures from arrays and tables, in the papers' colours. Images are (y, x), masks boolean (y, x), pictures (y, x, 3) uint8."""
+"""Figures from arrays and tables, in the papers' colors. Images are (y, x), masks boolean (y, x), pictures (y, x, 3) uint8."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from matplotlib.patches import Circle, Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-# Machireddy et al. 2023, figure 4. Other structures take the remaining colours of Okabe and Ito in turn.
-COLOURS = {
+# Machireddy et al. 2023, figure 4. Other structures take the remaining colors of Okabe and Ito in turn.
+COLORS = {
     "nucleus": (240, 228, 66),
     "nucleolus": (213, 40, 30),
     "mitochondrion": (255, 105, 180),
@@ -24,25 +24,25 @@ COLOURS = {
     "endosome": (255, 255, 255),
     "lysosome": (0, 0, 0),
 }
-OTHER_COLOURS = ((86, 180, 233), (0, 158, 115), (230, 159, 0), (0, 114, 178), (204, 121, 167))
+OTHER_COLORS = ((86, 180, 233), (0, 158, 115), (230, 159, 0), (0, 114, 178), (204, 121, 167))
 
 GOLDEN = 0.61803398875  # of the circle of hues: ids that follow each other look unlike
 
 Picture = NDArray[np.uint8]
 
 
-def colour_of(structure: str, place: int = 0) -> tuple[int, int, int]:
-    """The papers' colour of a structure, or the ``place``-th of the others."""
-    return COLOURS.get(structure, OTHER_COLOURS[place % len(OTHER_COLOURS)])
+def color_of(structure: str, place: int = 0) -> tuple[int, int, int]:
+    """The papers' color of a structure, or the ``place``-th of the others."""
+    return COLORS.get(structure, OTHER_COLORS[place % len(OTHER_COLORS)])
 
 
 def shown(image: NDArray[Any]) -> Picture:
-    """Grey levels stretched from the 0.5th to the 99.5th percentile, as (y, x, 3)."""
+    """Gray levels stretched from the 0.5th to the 99.5th percentile, as (y, x, 3)."""
     low, high = np.percentile(image, (0.5, 99.5))
-    grey = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(
+    gray = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(
         np.uint8
     )
-    return np.repeat(grey[..., None], 3, axis=-1)
+    return np.repeat(gray[..., None], 3, axis=-1)
 
 
 def overlay(
@@ -52,7 +52,7 @@ def overlay(
     picture = shown(image).astype(np.float32)
     for place, (structure, mask) in enumerate(masks.items()):
         picture[mask] = (1 - opacity) * picture[mask] + opacity * np.array(
-            colour_of(structure, place), np.float32
+            color_of(structure, place), np.float32
         )
     return picture.astype(np.uint8)
 
@@ -81,7 +81,7 @@ def comparison(slices: Sequence[ComparedSlice], path: str | Path) -> Path:
     )
     names = list(slices[0].predicted)
     patches = [
-        Patch(facecolor=_shade(colour_of(name, place)), edgecolor="grey", label=name)
+        Patch(facecolor=_shade(color_of(name, place)), edgecolor="gray", label=name)
         for place, name in enumerate(names)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(names), frameon=False)
@@ -100,12 +100,12 @@ class ComparedCells:
 
 
 def cells_overlay(image: NDArray[Any], labels: NDArray[Any], opacity: float = 0.4) -> Picture:
-    """An image with every cell in a colour of its own, the same for the same id wherever it is, and its outline."""
+    """An image with every cell in a color of its own, the same for the same id wherever it is, and its outline."""
     ids, which = np.unique(labels, return_inverse=True)
     hue = (ids.astype(np.float64) * GOLDEN) % 1
     light = 0.75 + 0.25 * ((ids * 7) % 3) / 2
-    colours = hsv_to_rgb(np.stack([hue, np.full(len(ids), 0.65), light], axis=1)) * 255
-    tinted = (1 - opacity) * shown(image) + opacity * colours[which.reshape(labels.shape)]
+    colors = hsv_to_rgb(np.stack([hue, np.full(len(ids), 0.65), light], axis=1)) * 255
+    tinted = (1 - opacity) * shown(image) + opacity * colors[which.reshape(labels.shape)]
     picture = np.where((labels > 0)[..., None], tinted, shown(image))
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
@@ -151,36 +151,36 @@ def dice_along_z(
         set()
     )  # slices that all curves learnt from, where only others were measured
     for place, (structure, (dice, annotated)) in enumerate(scores.items()):
-        colour = _shade(OTHER_COLOURS[place % len(OTHER_COLOURS)])
+        color = _shade(OTHER_COLORS[place % len(OTHER_COLORS)])
         known = [z for z, value in enumerate(dice) if not math.isnan(value)]
-        axis.plot(known, [dice[z] for z in known], label=structure, color=colour, linewidth=1.4)
+        axis.plot(known, [dice[z] for z in known], label=structure, color=color, linewidth=1.4)
         measured = [z for z in annotated if not math.isnan(dice[z])]
-        axis.plot(measured, [dice[z] for z in measured], "o", color=colour, markersize=4)
+        axis.plot(measured, [dice[z] for z in measured], "o", color=color, markersize=4)
         unmeasured |= {*annotated} - {*measured}
     for z in sorted(unmeasured):
         axis.axvline(z, color="black", linewidth=0.8, linestyle=":")
     dotted = "; dotted: learnt from, not measured" if unmeasured else ""
-    axis.set(xlabel=f"slice (dots: labelled by hand{dotted})", ylabel="Dice", ylim=(0, 1.02))
+    axis.set(xlabel=f"slice (dots: labeled by hand{dotted})", ylabel="Dice", ylim=(0, 1.02))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
     return _save(figure, path)
 
 
-def dice_by_labelled(
+def dice_by_labeled(
     runs: Sequence[tuple[int, str, float]], structure: str, path: str | Path
 ) -> Path:
-    """3D Dice by number of labelled slices (figure 2 of the paper): every run (labelled, kind, dice) a point, means and spreads as bars."""
+    """3D Dice by number of labeled slices (figure 2 of the paper): every run (labeled, kind, dice) a point, means and spreads as bars."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    counts = sorted({labelled for labelled, _, _ in runs})
+    counts = sorted({labeled for labeled, _, _ in runs})
     kinds = list(dict.fromkeys(kind for _, kind, _ in runs))
     for place, kind in enumerate(kinds):
-        colour = _shade(OTHER_COLOURS[place % len(OTHER_COLOURS)])
+        color = _shade(OTHER_COLORS[place % len(OTHER_COLORS)])
         aside = (place - (len(kinds) - 1) / 2) * 0.12
         values = {
-            count: [dice for labelled, one, dice in runs if (labelled, one) == (count, kind)]
+            count: [dice for labeled, one, dice in runs if (labeled, one) == (count, kind)]
             for count in counts
         }
         known = [count for count in counts if values[count]]
@@ -194,7 +194,7 @@ def dice_by_labelled(
             where,
             means,
             spreads,
-            color=colour,
+            color=color,
             marker="s",
             markersize=5,
             linewidth=1.2,
@@ -206,13 +206,13 @@ def dice_by_labelled(
                 [x + 0.05] * len(values[count]),
                 values[count],
                 "o",
-                color=colour,
+                color=color,
                 markersize=3,
                 alpha=0.5,
             )
     axis.set_xticks(range(len(counts)), [str(count) for count in counts])
     axis.set(
-        xlabel="labelled slices",
+        xlabel="labeled slices",
         ylabel="3D Dice on slices not learnt from",
         title=f"{structure}: mean and standard deviation",
     )
@@ -234,8 +234,8 @@ def _panels(rows: Sequence[Sequence[tuple[str, Picture]]]) -> tuple[Figure, Any]
     return figure, axes
 
 
-def _shade(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    red, green, blue = colour
+def _shade(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = color
     return red / 255, green / 255, blue / 255
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparsem.measure.dictionary import about
 
-SAMPLE_COLOURS = (
+SAMPLE_COLORS = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -89,9 +89,9 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
 
 
 def organelles_per_cell(
-    cells: Sequence[str], volumes: Mapping[str, Floats], colours: Mapping[str, str]
+    cells: Sequence[str], volumes: Mapping[str, Floats], colors: Mapping[str, str]
 ) -> str:
-    """A bar a cell: volume of every organelle, one upon the other, in the CSS colours that they have elsewhere."""
+    """A bar a cell: volume of every organelle, one upon the other, in the CSS colors that they have elsewhere."""
     figure = figure_of(max(6.0, min(13.0, 0.32 * len(cells) + 3)), 3.6)
     axis = figure.subplots()
     total = np.zeros(len(cells))
@@ -100,7 +100,7 @@ def organelles_per_cell(
             range(len(cells)),
             volume,
             bottom=total,
-            color=colours.get(name) or "#888888",
+            color=colors.get(name) or "#888888",
             edgecolor="#444444",
             linewidth=0.6,
             label=plain(name),
@@ -134,7 +134,7 @@ def dice_curves(curves: Mapping[str, DiceCurve]) -> str:
     figure = figure_of(PAGE, 3.2)
     axis = figure.subplots()
     for place, (name, curve) in enumerate(curves.items()):
-        color, marker = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)], MARKERS[place % len(MARKERS)]
+        color, marker = SAMPLE_COLORS[place % len(SAMPLE_COLORS)], MARKERS[place % len(MARKERS)]
         whole = np.full(int(curve.z.max()) + 1, np.nan)
         whole[curve.z] = curve.dice
         is_dense = len(curve.z) > 1 and np.diff(curve.z).min() == 1
@@ -152,25 +152,25 @@ def dice_curves(curves: Mapping[str, DiceCurve]) -> str:
 
 
 def networks(trained: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
-    """Networks, each with (labelled slices, seconds of training, Dice) of its trainings: Dice by slices, and Dice by time."""
+    """Networks, each with (labeled slices, seconds of training, Dice) of its trainings: Dice by slices, and Dice by time."""
     figure = figure_of(PAGE, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
-    counts = sorted({labelled for runs in trained.values() for labelled, _, _ in runs})
+    counts = sorted({labeled for runs in trained.values() for labeled, _, _ in runs})
     longest = max(seconds for runs in trained.values() for _, seconds, _ in runs)
     unit, word = (60, "minutes") if longest >= 120 else (1, "seconds")
     for place, (name, runs) in enumerate(trained.items()):
         style = {
-            "color": SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)],
-            "marker": MARKERS[(place + place // len(SAMPLE_COLOURS)) % len(MARKERS)],
+            "color": SAMPLE_COLORS[place % len(SAMPLE_COLORS)],
+            "marker": MARKERS[(place + place // len(SAMPLE_COLORS)) % len(MARKERS)],
             "markersize": 5,
         }
-        labelled, seconds, dice = zip(*sorted(runs), strict=True)
+        labeled, seconds, dice = zip(*sorted(runs), strict=True)
         left.plot(
-            [counts.index(one) for one in labelled], dice, linewidth=1.2, label=plain(name), **style
+            [counts.index(one) for one in labeled], dice, linewidth=1.2, label=plain(name), **style
         )
         right.plot([one / unit for one in seconds], dice, linestyle="", **style)
     left.set_xticks(range(len(counts)), [str(count) for count in counts])
-    left.set(xlabel="labelled slices", ylabel="3D Dice")
+    left.set(xlabel="labeled slices", ylabel="3D Dice")
     right.set(xlabel=f"training ({word})", xscale="log")
     for which in ("major", "minor"):
         getattr(right.xaxis, f"set_{which}_formatter")(FuncFormatter(_shown_tick))
@@ -190,12 +190,12 @@ def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int
     figure = figure_of(PAGE, 2.8)
     axis = figure.subplots()
     for place, (name, shift) in enumerate(shifts.items()):
-        axis.plot(shift, color=SAMPLE_COLOURS[place], linewidth=1.3, label=name)
+        axis.plot(shift, color=SAMPLE_COLORS[place], linewidth=1.3, label=name)
     for place, (remark, slices) in enumerate(marked.items()):
         for number, z in enumerate(slices):
-            colour = SAMPLE_COLOURS[(len(shifts) + place) % len(SAMPLE_COLOURS)]
+            color = SAMPLE_COLORS[(len(shifts) + place) % len(SAMPLE_COLORS)]
             axis.axvline(
-                z, color=colour, linewidth=0.9, linestyle=":", label=remark if not number else None
+                z, color=color, linewidth=0.9, linestyle=":", label=remark if not number else None
             )
     axis.set(xlabel="slice", ylabel="moved by (px)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -211,13 +211,13 @@ def spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
     for place, (name, (sizes, parts)) in enumerate(samples.items()):
         if not np.isfinite(parts).any():
             continue
-        colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
+        color = SAMPLE_COLORS[place % len(SAMPLE_COLORS)]
         low, middle, high = np.nanpercentile(parts, (25, 50, 75), axis=0)
-        axis.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)
         axis.plot(
             sizes,
             middle,
-            color=colour,
+            color=color,
             marker=MARKERS[place % len(MARKERS)],
             markersize=3.5,
             linewidth=1.2,
@@ -241,7 +241,7 @@ def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_], raster
     known = np.isfinite(values)
     if not known.any():
         return
-    colour = SAMPLE_COLOURS[place % len(SAMPLE_COLOURS)]
+    color = SAMPLE_COLORS[place % len(SAMPLE_COLORS)]
     spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))  # the same picture every time
     whole = known & ~cut
     marker = MARKERS[place % len(MARKERS)]
@@ -249,7 +249,7 @@ def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_], raster
         place + spread[whole],
         values[whole],
         s=9,
-        color=colour,
+        color=color,
         marker=marker,
         alpha=0.6,
         linewidth=0,
@@ -261,7 +261,7 @@ def _strip(axis: Any, place: int, values: Floats, cut: NDArray[np.bool_], raster
         values[hollow],
         s=9,
         facecolor="none",
-        edgecolor=colour,
+        edgecolor=color,
         marker=marker,
         linewidth=0.6,
         rasterized=raster,
@@ -349,27 +349,27 @@ def plain(name: str) -> str:
 
 
 def precision_and_recall(
-    curves: Mapping[tuple[str, str], tuple[Floats, Floats]], colours: Mapping[str, str]
+    curves: Mapping[tuple[str, str], tuple[Floats, Floats]], colors: Mapping[str, str]
 ) -> str:
     """A line a structure: precision at each recall; dashed of boxes that are held to biology.
 
     Args:
         curves: (structure, ``predicted`` or ``constrained``) to recall and precision, (n,) each.
-        colours: CSS colours of structures and of their boxes.
+        colors: CSS colors of structures and of their boxes.
     """
     figure = figure_of(6.4, 3.8)
     axis = figure.subplots()
     for (name, kind), (recall, precision) in curves.items():
         told = name if kind == "predicted" else f"{name}, constrained"
         style = "-" if kind == "predicted" else "--"
-        axis.plot(recall, precision, style, color=_colour(name, colours), linewidth=1.6, label=told)
+        axis.plot(recall, precision, style, color=_color(name, colors), linewidth=1.6, label=told)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5)
     return as_svg(figure)
 
 
 def counted_and_annotated(
-    numbers: Mapping[str, Sequence[tuple[int, int]]], colours: Mapping[str, str]
+    numbers: Mapping[str, Sequence[tuple[int, int]]], colors: Mapping[str, str]
 ) -> str:
     """A mark a picture: objects that were annotated, and that were counted; one panel a structure."""
     figure = figure_of(min(PAGE, max(6.4, 2.6 * len(numbers))), 2.8)
@@ -380,7 +380,7 @@ def counted_and_annotated(
         axis.scatter(
             *zip(*pairs, strict=True),
             s=16,
-            color=_colour(name, colours),
+            color=_color(name, colors),
             edgecolors="#333333",
             linewidths=0.4,
         )
@@ -395,5 +395,5 @@ def counted_and_annotated(
     return as_svg(figure)
 
 
-def _colour(name: str, colours: Mapping[str, str]) -> str:
-    return colours.get(name) or colours.get(f"{name}, boxes") or "#555555"
+def _color(name: str, colors: Mapping[str, str]) -> str:
+    return colors.get(name) or colors.get(f"{name}, boxes") or "#555555"

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sparsem.report.plots.plots import PAGE, SAMPLE_COLOURS, as_svg, figure_of, plain
+from sparsem.report.plots.plots import PAGE, SAMPLE_COLORS, as_svg, figure_of, plain
 
 LIGHTS = {"amber": "#E69F00", "red": "#D40000"}
 COLUMNS = 4  # panels in a row
@@ -41,12 +41,12 @@ def along_z(curves: Mapping[str, Floats], lights: Sequence[str]) -> str:
     figure = figure_of(PAGE, 1.75 * rows + 0.4)
     axes = list(np.atleast_1d(figure.subplots(rows, 3, squeeze=False, sharex=True)).ravel())
     for axis, (name, values) in zip(axes, shown.items(), strict=False):
-        for light, colour in LIGHTS.items():
+        for light, color in LIGHTS.items():
             for z in [z for z, one in enumerate(lights) if one == light]:
-                axis.axvline(z, color=colour, linewidth=2.2, alpha=0.35)
+                axis.axvline(z, color=color, linewidth=2.2, alpha=0.35)
         axis.plot(
             values,
-            color=SAMPLE_COLOURS[0],
+            color=SAMPLE_COLORS[0],
             linewidth=1.1,
             marker="." if len(values) < 60 else None,
             markersize=3.5,
@@ -76,22 +76,22 @@ def _room(values: Floats) -> tuple[float, float]:
 def boxes_by_group(
     values: Mapping[str, Mapping[str, Floats]],
     titles: Mapping[str, str],
-    colours: Mapping[str, str],
+    colors: Mapping[str, str],
 ) -> str:
     """A panel a metric: a box a group from quartile to quartile with the median, whiskers to 1.5 times its height, a dot a measurement.
 
     Args:
         values: metric -> group -> (n,).
         titles: of every metric.
-        colours: of every group.
+        colors: of every group.
     """
     rows = -(-len(values) // COLUMNS)
-    groups = list(colours)
+    groups = list(colors)
     names, turn, below = _group_names(groups)
     figure = figure_of(PAGE, rows * 2.4 + below + 0.3)
     axes = list(figure.subplots(rows, COLUMNS, squeeze=False).ravel())
     for axis, (metric, own) in zip(axes, values.items(), strict=False):
-        _boxes(axis, own, colours)
+        _boxes(axis, own, colors)
         axis.set_title(titles[metric], fontsize=9)
         axis.tick_params(axis="y", labelsize=7.5)
     for axis in axes[len(values) :]:
@@ -115,8 +115,8 @@ def _group_names(groups: Sequence[str]) -> tuple[list[str], int, float]:
     return [plain("\n".join(lines)) for lines in folded], 0, 0.14 * max(map(len, folded))
 
 
-def _boxes(axis: Any, own: Mapping[str, Floats], colours: Mapping[str, str]) -> None:
-    for place, (group, colour) in enumerate(colours.items()):
+def _boxes(axis: Any, own: Mapping[str, Floats], colors: Mapping[str, str]) -> None:
+    for place, (group, color) in enumerate(colors.items()):
         known = own[group][np.isfinite(own[group])]
         if not len(known):
             continue
@@ -126,7 +126,7 @@ def _boxes(axis: Any, own: Mapping[str, Floats], colours: Mapping[str, str]) -> 
             widths=0.6,
             showfliers=False,
             patch_artist=True,
-            boxprops={"facecolor": colour, "alpha": 0.35, "linewidth": 0.7},
+            boxprops={"facecolor": color, "alpha": 0.35, "linewidth": 0.7},
             medianprops={"color": "black", "linewidth": 1.4},
         )
         spread = np.random.default_rng(0).uniform(
@@ -136,12 +136,12 @@ def _boxes(axis: Any, own: Mapping[str, Floats], colours: Mapping[str, str]) -> 
             place + spread,
             known,
             s=8,
-            color=colour,
+            color=color,
             linewidth=0,
             zorder=3,
             rasterized=len(known) > RASTER_FROM,
         )
-    axis.set_xlim(-0.6, len(colours) - 0.4)
+    axis.set_xlim(-0.6, len(colors) - 0.4)
     axis.grid(axis="y", alpha=0.3)
 
 
@@ -150,9 +150,9 @@ def before_and_after(before: Mapping[str, Floats], after: Mapping[str, Floats], 
     names, turn, below = _group_names(list(before))
     figure = figure_of(max(6.0, min(PAGE, 0.9 * len(before) + 2.5)), 3.2 + below)
     axis = figure.subplots()
-    for shift, colour, title, values in (
-        (-0.2, SAMPLE_COLOURS[0], "as imaged", before),
-        (0.2, SAMPLE_COLOURS[5], other, after),
+    for shift, color, title, values in (
+        (-0.2, SAMPLE_COLORS[0], "as imaged", before),
+        (0.2, SAMPLE_COLORS[5], other, after),
     ):
         known = [one[np.isfinite(one)] for one in values.values()]
         means = [float(one.mean()) if len(one) else 0.0 for one in known]
@@ -163,7 +163,7 @@ def before_and_after(before: Mapping[str, Floats], after: Mapping[str, Floats], 
             means,
             0.38,
             yerr=spreads,
-            color=colour,
+            color=color,
             alpha=0.6,
             label=title,
             capsize=3,
@@ -182,7 +182,7 @@ def before_and_after(before: Mapping[str, Floats], after: Mapping[str, Floats], 
             )
     axis.set_xticks(range(len(before)), names, rotation=turn, fontsize=8)
     axis.set_ylim(bottom=0)
-    axis.set_ylabel("standard deviation in resin\n(part of the range of grey levels)")
+    axis.set_ylabel("standard deviation in resin\n(part of the range of gray levels)")
     axis.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
     return as_svg(figure)
@@ -203,7 +203,7 @@ def correlation_matrices(
                 value = matrix[row, column]
                 text = f"{value:.2f}" if np.isfinite(value) else "–"
                 weight = "bold" if sure[title][row, column] else "normal"
-                colour = "white" if np.isfinite(value) and abs(value) > 0.6 else "black"
+                color = "white" if np.isfinite(value) and abs(value) > 0.6 else "black"
                 axis.text(
                     column,
                     row,
@@ -211,7 +211,7 @@ def correlation_matrices(
                     ha="center",
                     va="center",
                     fontsize=7,
-                    color=colour,
+                    color=color,
                     weight=weight,
                 )
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)

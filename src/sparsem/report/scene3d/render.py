@@ -20,8 +20,8 @@ from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
 MARGIN = 0.05  # of an object's box, around it
-MIDDLE_GREY = (
-    "#7d8791"  # behind names that are written in their colours, of which one is white and one black
+MIDDLE_GRAY = (
+    "#7d8791"  # behind names that are written in their colors, of which one is white and one black
 )
 AROUND = ("cells", "nucleus")  # seen through where something else is shown
 
@@ -41,7 +41,7 @@ class RenderSettings(Settings):
         None, description="cut open across this axis, so that one sees inside: z, y or x"
     )
     cut_at: float = Field(0.5, ge=0, le=1, description="where it is cut, as a part of the length")
-    see_through: dict[str, float] = Field(
+    opacity: dict[str, float] = Field(
         {},
         description="NAME=OPACITY of a structure, 0 to 1; 0.2 for cells, 0.35 for nuclei around others",
     )
@@ -49,17 +49,17 @@ class RenderSettings(Settings):
     elevation: float = Field(25, ge=-90, le=90, description="height of the view, degrees")
     width: int = Field(1600, ge=64, le=8192, description="pixels")
     height: int = Field(1200, ge=64, le=8192, description="pixels")
-    mvoxels: float = Field(
+    max_mvoxels: float = Field(
         48,
         gt=0,
         description="million voxels a structure is drawn from; beyond that a coarser level is read",
     )
     triangles: int = Field(2_000_000, ge=0, description="triangles a structure; 0 for all")
-    background: str = Field("white", description="a colour, such as white, black or #202830")
+    background: str = Field("white", description="a color, such as white, black or #202830")
     seconds: float = Field(8, gt=0, description="length of a turntable video")
     frames_per_second: int = Field(25, ge=1, description="of a video")
 
-    @field_validator("see_through", mode="before")
+    @field_validator("opacity", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
         return named_values(value, "nucleus=0.3")
@@ -73,7 +73,7 @@ def render(
 ) -> Path:
     """Draw structures of a sample: a still (PNG) or a turntable video (MP4), by the file's ending.
 
-    Colours are the papers': nuclei yellow, nucleoli red, mitochondria pink, endosomes white, lysosomes black, cells each its own.
+    Colors are the papers': nuclei yellow, nucleoli red, mitochondria pink, endosomes white, lysosomes black, cells each its own.
 
     Raises:
         InputError: the file exists, its ending is not known, or the object does not exist.
@@ -106,7 +106,9 @@ def render(
         for one in there:
             solids += [
                 (one.name, solid)
-                for solid in solids_of(one, box, settings.mvoxels * 1e6, settings.triangles, cut)
+                for solid in solids_of(
+                    one, box, settings.max_mvoxels * 1e6, settings.triangles, cut
+                )
             ]
             meter.step(one.name)
         if not any(len(solid.mesh.triangles) for _, solid in solids):
@@ -119,8 +121,8 @@ def render(
             raise SampleError(
                 f"There is nothing to draw in {sample.path.name}: no {names} lies in {where}."
             )
-        legend = {one.name: one.colour for one in there if not one.cells} if len(there) > 1 else {}
-        size = (box[1] - box[0]) * np.array(first.voxel_size.micrometres)
+        legend = {one.name: one.color for one in there if not one.cells} if len(there) > 1 else {}
+        size = (box[1] - box[0]) * np.array(first.voxel_size.micrometers)
         _draw(solids, settings, frames, unfinished, meter, legend, size)
     unfinished.replace(path)
     return path
@@ -197,7 +199,7 @@ def _draw(
     legend: Mapping[str, tuple[int, int, int]],
     size_um: NDArray[np.float64],
 ) -> None:
-    """Draw what lies in a box of (z, y, x) micrometres, with a name for every colour."""
+    """Draw what lies in a box of (z, y, x) micrometers, with a name for every color."""
     import pyvista
 
     # Without a screen VTK tries one way to draw after the other, and would complain of each.
@@ -218,10 +220,10 @@ def _draw(
                 surface = pyvista.PolyData.from_regular_faces(
                     _right_handed(solid.mesh.vertices), solid.mesh.triangles.astype(int)
                 )
-                colour = [part / 255 for part in solid.colour]
+                color = [part / 255 for part in solid.color]
                 plotter.add_mesh(
                     surface,
-                    color=colour,
+                    color=color,
                     opacity=_opacity(name, names, settings),
                     smooth_shading=True,
                     ambient=0.2,
@@ -246,7 +248,7 @@ def _explain(
     size_um: NDArray[np.float64],
     settings: RenderSettings,
 ) -> None:
-    """Names of colours, and the size of what is seen."""
+    """Names of colors, and the size of what is seen."""
     import pyvista
 
     ink = "white" if sum(pyvista.Color(settings.background).float_rgb) < 1.5 else "black"
@@ -256,14 +258,14 @@ def _explain(
         f" {x} x {y} x {z} um (x y z)", position="lower_left", font_size=font, color=ink
     )
     if legend:
-        named = [[name, [part / 255 for part in colour]] for name, colour in legend.items()]
+        named = [[name, [part / 255 for part in color]] for name, color in legend.items()]
         look: dict[str, Any] = {"face": "rectangle", "loc": "upper left", "border": False}
-        plotter.add_legend(named, size=(0.2, 0.045 * len(named)), bcolor=MIDDLE_GREY, **look)
+        plotter.add_legend(named, size=(0.2, 0.045 * len(named)), bcolor=MIDDLE_GRAY, **look)
 
 
 def _opacity(name: str, names: set[str], settings: RenderSettings) -> float:
-    if name in settings.see_through:
-        return settings.see_through[name]
+    if name in settings.opacity:
+        return settings.opacity[name]
     others = names - {settings.cells}
     if name == settings.cells:
         return 0.2 if others else 1.0

@@ -46,7 +46,7 @@ def scene(layers: Sequence[Layer], triangles: int) -> dict[str, Any]:
         parts = [
             {
                 "name": solid.name,
-                "colour": list(solid.colour),
+                "color": list(solid.color),
                 **packed_mesh(solid.mesh, np.zeros(3), float(size.max())),
             }
             for solid in solids

@@ -1,4 +1,4 @@
-"""Structures as solids: coloured meshes of a part of a sample, at a level of the pyramid that is fine enough and fits."""
+"""Structures as solids: colored meshes of a part of a sample, at a level of the pyramid that is fine enough and fits."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from sparsem.measure.crops import Piece, level_within, piece_around
-from sparsem.report.encode import cell_colour
+from sparsem.report.encode import cell_color
 from sparsem.report.layers import Layer
 from sparsem.report.mesh import Mesh, mesh_of, simplified
 from sparsem.store.volume import Volume
@@ -23,10 +23,10 @@ Box = tuple[
 
 
 class Solid(NamedTuple):
-    """A mesh with its name and colour (red, green, blue); vertices in µm from the volume's corner."""
+    """A mesh with its name and color (red, green, blue); vertices in µm from the volume's corner."""
 
     name: str
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
     mesh: Mesh
 
 
@@ -64,7 +64,7 @@ def solids_of(
         return
     level = level_within(labels, box[0][None], box[1][None], int(voxels))
     piece = piece_around(labels, level, *box)
-    voxel = labels.voxel_size_of(level).micrometres
+    voxel = labels.voxel_size_of(level).micrometers
     if layer.cells:
         yield from _cells(
             _cut(_only(piece.of(labels), layer.only), cut), voxel, np.array(piece.low), triangles
@@ -74,7 +74,7 @@ def solids_of(
     mesh = mesh_of(lambda first, last: _slab(layer, piece, first, last, cut), shape, voxel, SLAB)
     yield Solid(
         layer.name,
-        layer.colour,
+        layer.color,
         _placed(simplified(mesh, triangles) if triangles else mesh, piece.low, voxel),
     )
 
@@ -123,7 +123,7 @@ def _cells(
             mesh = simplified(mesh, max(LEAST_TRIANGLES, int(triangles * mask.sum() / whole)))
         cell = int(ids[number])
         yield Solid(
-            str(cell), cell_colour(cell), _placed(mesh, low + [side.start for side in box], voxel)
+            str(cell), cell_color(cell), _placed(mesh, low + [side.start for side in box], voxel)
         )
 
 

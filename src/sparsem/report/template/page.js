@@ -31,9 +31,9 @@ for (const leaf of document.querySelectorAll(".leaf")) {
   };
   const show = () => {
     const slice = sample.slices[Number(slider.value)];
-    const by = Object.entries(sample.labelled).filter(([, z]) => z.includes(slice.z)).map(([name]) => name);
+    const by = Object.entries(sample.labeled).filter(([, z]) => z.includes(slice.z)).map(([name]) => name);
     const called = slice.name ? `, ${slice.name}` : "";
-    leaf.querySelector("output").textContent = `z ${slice.z}${called}` + (by.length ? `, labelled by hand: ${by.join(", ")}` : "");
+    leaf.querySelector("output").textContent = `z ${slice.z}${called}` + (by.length ? `, labeled by hand: ${by.join(", ")}` : "");
     const [part, length] = slice.bar; // pictures may differ in their size
     leaf.querySelectorAll(".bar").forEach((bar) => (bar.style.width = `${(100 * part).toFixed(2)}%`));
     leaf.querySelectorAll(".length").forEach((words) => (words.textContent = length));

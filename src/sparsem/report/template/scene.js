@@ -4,11 +4,11 @@ const VERTEX = `#version 300 es
 in vec3 place; in vec3 normal; uniform mat4 view; uniform mat4 lens; out vec3 facing; out vec3 seen;
 void main() { vec4 at = view * vec4(place, 1.0); facing = mat3(view) * normal; seen = at.xyz; gl_Position = lens * at; }`;
 const FRAGMENT = `#version 300 es
-precision highp float; in vec3 facing; in vec3 seen; uniform vec4 colour; out vec4 pixel;
+precision highp float; in vec3 facing; in vec3 seen; uniform vec4 color; out vec4 pixel;
 void main() {
   float light = abs(dot(normalize(facing), normalize(-seen)));
-  float rim = colour.a < 1.0 ? mix(2.2, 0.8, light) : 1.0;
-  pixel = vec4(colour.rgb * (0.30 + 0.70 * light) + 0.10 * pow(light, 24.0), clamp(colour.a * rim, 0.0, 1.0));
+  float rim = color.a < 1.0 ? mix(2.2, 0.8, light) : 1.0;
+  pixel = vec4(color.rgb * (0.30 + 0.70 * light) + 0.10 * pow(light, 24.0), clamp(color.a * rim, 0.0, 1.0));
 }`;
 const turn = { yaw: 0.6, pitch: -0.5, away: 1.9, x: 0, y: 0 }; // one for all scenes: samples are compared from the same side
 const scenes = [];
@@ -64,7 +64,7 @@ function buffered(gl, uses, part, vertices, triangles) {
   }
   gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
   gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, triangles, gl.STATIC_DRAW);
-  return { array, count: triangles.length, colour: part.colour.map((one) => one / 255) };
+  return { array, count: triangles.length, color: part.color.map((one) => one / 255) };
 }
 
 function matrices(aspect) {
@@ -84,7 +84,7 @@ async function begin(box) {
   if (!gl) { scale.textContent = "This browser draws no 3D (WebGL 2 is missing)."; return; }
   const uses = program(gl);
   const at = (name) => gl.getUniformLocation(uses, name);
-  const places = { view: at("view"), lens: at("lens"), colour: at("colour") };
+  const places = { view: at("view"), lens: at("lens"), color: at("color") };
   const edge = Math.max(...sample.scene.size);
   const middle = sample.scene.size.map((one) => one / edge / 2).reverse(); // x, y, z
   const structures = [];
@@ -126,7 +126,7 @@ async function begin(box) {
       for (const structure of structures) {
         if (structure.glass !== glass || !on.has(structure.name)) continue;
         for (const part of structure.parts) {
-          gl.uniform4f(places.colour, ...part.colour, alpha);
+          gl.uniform4f(places.color, ...part.color, alpha);
           gl.bindVertexArray(part.array);
           gl.drawElements(gl.TRIANGLES, part.count, gl.UNSIGNED_INT, 0);
         }

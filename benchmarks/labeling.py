@@ -1,10 +1,10 @@
-"""How much labelling is enough, and which slices? Suggested slices, the promise of folds, and flicker, on real mitochondria.
+"""How much labeling is enough, and which slices? Suggested slices, the promise of folds, and flicker, on real mitochondria.
 
-    python benchmarks/labelling.py suggest --seeds 0 1 2     # 3 labelled slices and 4 suggested ones, against 7 evenly spaced ones
-    python benchmarks/labelling.py folds --folds 3 5 7       # the Dice promised by folds, against that on slices nobody labelled
-    python benchmarks/labelling.py flicker --seeds 0 1 2     # brightness that flickers, without and with equalize
+    python benchmarks/labeling.py suggest --seeds 0 1 2     # 3 labeled slices and 4 suggested ones, against 7 evenly spaced ones
+    python benchmarks/labeling.py folds --folds 3 5 7       # the Dice promised by folds, against that on slices nobody labeled
+    python benchmarks/labeling.py flicker --seeds 0 1 2     # brightness that flickers, without and with equalize
 
-EPFL (80 slices), ``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to benchmarks/results/labelling_*.csv.
+EPFL (80 slices), ``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to benchmarks/results/labeling_*.csv.
 """
 
 import argparse
@@ -26,10 +26,11 @@ from sparsem.segment.cross_validation import cross_validate, fold_path
 from sparsem.segment.predict import predict
 from sparsem.segment.suggest import SuggestSettings, suggest
 from sparsem.segment.train import train
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from stacks import FOLDERS, NAME, VOXELS, labelled_sample, truth_of
+from stacks import FOLDERS, NAME, VOXELS, labeled_sample, truth_of
 
 RAW = FOLDERS["epfl"] / "raw.tif"
 REPLACE = Execution(overwrite=True)
@@ -43,7 +44,7 @@ def dice_after(
     others: Sequence[int] = (),
 ) -> float:
     """3D Dice, on slices that are in neither list, of a network that learnt from ``slices``."""
-    train([sample], model, settings.model_copy(update={"slices": tuple(sorted(slices))}), REPLACE)
+    train([sample], model, changed(settings, {"slices": tuple(sorted(slices))}), REPLACE)
     predict(sample, model, on=REPLACE)
     return dice_on(sample, [*slices, *others])
 
@@ -58,11 +59,11 @@ def dice_on(sample: Sample, learnt: Sequence[int]) -> float:
 
 
 def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
-    """Three labelled slices, four more by each way; and seven evenly spaced ones."""
+    """Three labeled slices, four more by each way; and seven evenly spaced ones."""
     settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample = labelled_sample("epfl", folder)
+        sample = labeled_sample("epfl", folder)
         n = sample.image().shape[0]
         first, even = evenly_spaced(n, 3), evenly_spaced(n, 7)
         rows: dict[str, tuple[list[int], float]] = {
@@ -70,17 +71,17 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
         }
         rows["three"] = (first, dice_after(sample, folder / "three.safetensors", settings, first))
         for way in ways:
-            unlabelled = _without_other_labels(sample, folder / f"{way}.zarr", first)
+            unlabeled = _without_other_labels(sample, folder / f"{way}.zarr", first)
             models: tuple[str, ...] = (str(folder / "three.safetensors"),)
             if way == "disagreement":
                 cross_validate(
                     [sample],
                     folder / "f.safetensors",
-                    settings.model_copy(update={"folds": 3, "slices": tuple(first)}),
+                    changed(settings, {"folds": 3, "slices": tuple(first)}),
                     REPLACE,
                 )
                 models = tuple(str(fold_path(folder / "f.safetensors", k + 1)) for k in range(3))
-            more = suggest(unlabelled, NAME, SuggestSettings(n=4, model=models)).z
+            more = suggest(unlabeled, NAME, SuggestSettings(n=4, model=models)).z
             chosen = sorted({*first, *more})
             rows[way] = (
                 chosen,
@@ -88,7 +89,7 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
             )
     for way, (slices, dice) in rows.items():
         keep(
-            "labelling_suggest",
+            "labeling_suggest",
             {
                 "seed": seed,
                 "updates": updates,
@@ -100,7 +101,7 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
 
 
 def _without_other_labels(sample: Sample, path: Path, slices: Sequence[int]) -> Sample:
-    """The same stack of which only some slices are labelled, as a user has it."""
+    """The same stack of which only some slices are labeled, as a user has it."""
     other = import_stack(RAW, path, ImportSettings(voxel_nm=VOXELS["epfl"]))
     import_annotation(
         other, NAME, truth_of("epfl"), AnnotationSettings(slices=",".join(map(str, slices)))
@@ -108,16 +109,16 @@ def _without_other_labels(sample: Sample, path: Path, slices: Sequence[int]) -> 
     return other
 
 
-def promised(folds: Sequence[int], labelled: int, seed: int, updates: int) -> None:
-    """The Dice that folds promise, and the true one of the network trained on all labelled slices."""
+def promised(folds: Sequence[int], labeled: int, seed: int, updates: int) -> None:
+    """The Dice that folds promise, and the true one of the network trained on all labeled slices."""
     settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample = labelled_sample("epfl", folder)
-        slices = evenly_spaced(sample.image().shape[0], labelled)
+        sample = labeled_sample("epfl", folder)
+        slices = evenly_spaced(sample.image().shape[0], labeled)
         true = dice_after(sample, folder / "all.safetensors", settings, slices)
         for count in folds:
-            own = settings.model_copy(update={"folds": count, "slices": tuple(slices)})
+            own = changed(settings, {"folds": count, "slices": tuple(slices)})
             (promise,) = cross_validate([sample], folder / f"{count}.safetensors", own, REPLACE)
             predict(
                 sample,
@@ -126,7 +127,7 @@ def promised(folds: Sequence[int], labelled: int, seed: int, updates: int) -> No
             )
             together = dice_on(sample, slices)
             row: dict[str, Any] = {
-                "labelled": labelled,
+                "labeled": labeled,
                 "seed": seed,
                 "updates": updates,
                 "folds": count,
@@ -137,13 +138,13 @@ def promised(folds: Sequence[int], labelled: int, seed: int, updates: int) -> No
                 "true": f"{true:.4f}",
             }
             keep(
-                "labelling_folds",
+                "labeling_folds",
                 row | {"off": f"{promise.mean - true:+.4f}", "mean_of_folds": f"{together:.4f}"},
             )
 
 
 def flickering(seed: int, updates: int) -> None:
-    """Every slice with a brightness and contrast of its own; seven labelled slices."""
+    """Every slice with a brightness and contrast of its own; seven labeled slices."""
     settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
     random = np.random.default_rng(seed)
     raw = tifffile.imread(RAW).astype(np.float64)
@@ -154,8 +155,8 @@ def flickering(seed: int, updates: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tifffile.imwrite(folder / "flicker.tif", made.astype(np.uint8), photometric="minisblack")
-        sample = labelled_sample("epfl", folder, folder / "flicker.tif")
-        still = labelled_sample("epfl", folder / "still")
+        sample = labeled_sample("epfl", folder, folder / "flicker.tif")
+        still = labeled_sample("epfl", folder / "still")
         slices = evenly_spaced(len(raw), 7)
         rows = {"no flicker": dice_after(still, folder / "still.safetensors", settings, slices)}
         rows["flicker"] = dice_after(sample, folder / "m.safetensors", settings, slices)
@@ -170,7 +171,7 @@ def flickering(seed: int, updates: int) -> None:
             )
     for what, dice in rows.items():
         keep(
-            "labelling_flicker",
+            "labeling_flicker",
             {"seed": seed, "updates": updates, "stack": what, "dice_3d": f"{dice:.4f}"},
         )
 
@@ -183,14 +184,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=TrainSettings().updates)
     parser.add_argument("--folds", type=int, nargs="+", default=[5])
-    parser.add_argument("--labelled", type=int, default=7)
+    parser.add_argument("--labeled", type=int, default=7)
     parser.add_argument("--ways", nargs="+", default=["entropy", "disagreement"])
     given = parser.parse_args()
     for seed in given.seeds:
         if given.what == "suggest":
             suggested(seed, given.updates, given.ways)
         elif given.what == "folds":
-            promised(given.folds, given.labelled, seed, given.updates)
+            promised(given.folds, given.labeled, seed, given.updates)
         else:
             flickering(seed, given.updates)
 
