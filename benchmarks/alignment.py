@@ -86,7 +86,7 @@ def stackreg(stack: NDArray[Any]) -> tuple[Shifts, float]:
 
 def on_phantom(folder: Path) -> dict[str, Any]:
     """Every fault at once: noise, curtaining, flicker, two bad slices, and a jump of 300 px."""
-    sample = phantom(folder / "phantom.zarr", FAULTY, Execution(workers=2))
+    sample = phantom(folder / "phantom.zarr", FAULTY, on=Execution(workers=2))
     table = sample.read_table("phantom_slices")
     true = (
         -np.stack([table["drift_y_nm"].to_numpy(), table["drift_x_nm"].to_numpy()], axis=1)
@@ -175,7 +175,7 @@ def big_phantom(folder: Path, slices: int) -> Sample:
     tissue = PhantomSettings(
         shape=(slices, 4000, 6000), voxel_nm=(8, 4, 4), cells=12, seed=4, drift_nm=10
     )
-    return phantom(folder / "big.zarr", tissue, Execution(workers=2))
+    return phantom(folder / "big.zarr", tissue, on=Execution(workers=2))
 
 
 def speed(slices: int) -> None:

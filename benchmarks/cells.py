@@ -279,7 +279,7 @@ def neurites(every: list[int]) -> list[dict[str, Any]]:
                 sample,
                 data / "labels_cells.tif",
                 ExperimentSettings(min_voxels=5000),
-                Execution(),
+                on=Execution(),
             )
         rows += [
             {"stack": f"FIB-25, every {step}th", "way": way, **rounded(numbers)}
@@ -296,7 +296,7 @@ def protrusions(updates: int = 1500) -> list[dict[str, Any]]:
     """A phantom: all ways on the slices that nobody labeled, and how much of the islands' area is the right cell's."""
     with tempfile.TemporaryDirectory() as folder:
         sample = taught_phantom(Path(folder) / "s.zarr", updates)
-        found = cells_compared(sample, None, ExperimentSettings(min_voxels=5000), Execution())
+        found = cells_compared(sample, None, ExperimentSettings(min_voxels=5000), on=Execution())
         islands = {way: islands_right(sample, f"cells-{way}") for way in found}
         rows = [
             {"stack": "phantom", "way": way, **rounded(numbers), **rounded(islands[way])}
@@ -312,9 +312,9 @@ def grids(sample: Sample) -> list[dict[str, Any]]:
     rows = []
     for grid in (2, 4, 8):
         started = time.perf_counter()
-        cells(sample, CellsSettings(flow_downsampling=grid, out=f"grid-{grid}"), Execution())
+        cells(sample, CellsSettings(flow_downsampling=grid, out=f"grid-{grid}"), on=Execution())
         seconds = time.perf_counter() - started
-        track(sample, TrackSettings(cells=f"grid-{grid}"), Execution())
+        track(sample, TrackSettings(cells=f"grid-{grid}"), on=Execution())
         scoring = ScoreSettings(instances=True, min_voxels=5000, slices="all")
         numbers = score(
             sample, f"grid-{grid}", sample.volume("truth", "cells").directory, scoring
@@ -334,7 +334,7 @@ def grids(sample: Sample) -> list[dict[str, Any]]:
 
 
 def taught_phantom(path: Path, updates: int) -> Sample:
-    sample = phantom(path, PROTRUSIONS, Execution())
+    sample = phantom(path, PROTRUSIONS, on=Execution())
     slices = evenly_spaced(PROTRUSIONS.shape[0], 7)
     write_annotation(
         sample,
@@ -353,8 +353,8 @@ def taught_phantom(path: Path, updates: int) -> Sample:
 def taught(sample: Sample, training: TrainSettings) -> Sample:
     """Train on the labeled slices and predict."""
     model = sample.path.with_name("model.safetensors")
-    train([sample], model, training, Execution())
-    predict(sample, model, PredictSettings(), Execution())
+    train([sample], model, training, on=Execution())
+    predict(sample, model, PredictSettings(), on=Execution())
     return sample
 
 

@@ -123,8 +123,8 @@ def _dice(
     settings = TrainSettings(
         structure=(NAME,), seed=seed, updates=updates, slices=slices, image=image
     )
-    train([sample], model, settings, REPLACE)
-    predict(sample, model, PredictSettings(image=image), REPLACE)
+    train([sample], model, settings, on=REPLACE)
+    predict(sample, model, PredictSettings(image=image), on=REPLACE)
     found = sample.volume("labels", NAME).read(slice(None)) > 0
     return pooled([overlap(found[z], truth[z]) for z in range(len(truth)) if z not in slices]).dice
 

@@ -102,7 +102,7 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
         }
     )
     model, started = folder / f"{detector}.safetensors", time.perf_counter()
-    train_detector(samples, model, settings, SHOWN)
+    train_detector(samples, model, settings, on=SHOWN)
     minutes = (time.perf_counter() - started) / 60
     _, recipe = load_detector(model)
     tested = [
@@ -332,7 +332,7 @@ def mosaics(folder: Path, updates: int) -> tuple[Path, list[Sample]]:
         "validate_every": 100,
         **HELD_AXONS,
     }
-    train_detector(samples, model, DetectTrainSettings.model_validate(settings), SHOWN)
+    train_detector(samples, model, DetectTrainSettings.model_validate(settings), on=SHOWN)
     piece, made = samples[-1].image().read(slice(0, 1))[0, :1024, :1536], []
     for times in (1, 2, 4):
         tifffile.imwrite(
@@ -354,7 +354,7 @@ def sized(updates: int) -> None:
         model, made = mosaics(Path(name), updates)
         for sample in made:
             started = time.process_time()  # whatever else the machine does
-            found = find_boxes(sample, model, DetectSettings(), SHOWN)["axon"]
+            found = find_boxes(sample, model, DetectSettings(), on=SHOWN)["axon"]
             seconds = time.process_time() - started
             _, height, width = sample.image().shape
             mpx = height * width / 1e6
@@ -424,7 +424,7 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
             tissue = PhantomSettings(
                 shape=(40, 512, 512), voxel_nm=(60, 16, 16), cells=6, seed=seed
             )
-            sample = phantom(folder / "tissue.zarr", tissue, SHOWN)
+            sample = phantom(folder / "tissue.zarr", tissue, on=SHOWN)
             import_boxes(
                 [sample],
                 BoxesSettings(from_labels=tuple(f"truth/{one}" for one in ORGANELLES), min_px=8),
@@ -457,10 +457,10 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
                 list(beside.map(train_detector, [[sample]] * len(jobs), models, settings))
             for model in models[1:-1]:
-                find_boxes(sample, model, DetectSettings(), AGAIN)
+                find_boxes(sample, model, DetectSettings(), on=AGAIN)
             _phantom_rows(sample, "one each", updates, seed)
             for model, count in ((models[-1], updates), (models[0], long)):
-                find_boxes(sample, model, DetectSettings(), AGAIN)
+                find_boxes(sample, model, DetectSettings(), on=AGAIN)
                 _phantom_rows(sample, "all in one", count, seed)
 
 

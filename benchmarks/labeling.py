@@ -44,7 +44,7 @@ def dice_after(
     others: Sequence[int] = (),
 ) -> float:
     """3D Dice, on slices that are in neither list, of a network that learnt from ``slices``."""
-    train([sample], model, changed(settings, {"slices": tuple(sorted(slices))}), REPLACE)
+    train([sample], model, changed(settings, {"slices": tuple(sorted(slices))}), on=REPLACE)
     predict(sample, model, on=REPLACE)
     return dice_on(sample, [*slices, *others])
 
@@ -164,7 +164,7 @@ def flickering(seed: int, updates: int) -> None:
             equalize(
                 sample,
                 EqualizeSettings.model_validate({"way": way, "image": "raw", "out": way}),
-                REPLACE,
+                on=REPLACE,
             )
             rows[f"flicker, equalize --way {way}"] = dice_after(
                 sample, folder / f"{way}.safetensors", settings, slices

@@ -167,7 +167,7 @@ def nucleus_table(edge: int) -> list[dict[str, Any]]:
 
 def measured(path: str) -> None:
     """In a process of its own: its peak memory is that of measuring."""
-    found = measure(Sample.open(path), MeasureSettings(), Execution(quiet=True))
+    found = measure(Sample.open(path), MeasureSettings(), on=Execution(quiet=True))
     level = next(
         row["texture_level"] for row in found.summary.to_pylist() if row["structure"] == "nucleus"
     )

@@ -43,7 +43,7 @@ def zoo(models: list[str], minutes: float, labeled: int, stack: str, seeds: list
                 networks=(model,), n_slices=(labeled,), minutes=minutes, seed=seed
             )
             (found,) = models_compared(
-                sample, NAME, Path(name) / "models", truth, settings, Execution(overwrite=True)
+                sample, NAME, Path(name) / "models", truth, settings, on=Execution(overwrite=True)
             ).trained
             worst = min(one.dice for one in found.overlaps)
             told = {

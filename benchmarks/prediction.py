@@ -38,7 +38,7 @@ EDGE = 1448  # 2.1 Mpx
 
 def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sample, Path]:
     settings = PhantomSettings(shape=(slices, EDGE, EDGE), voxel_nm=(8, 8, 8), cells=12)
-    sample = phantom(folder / "s.zarr", settings, Execution(workers=2, quiet=True))
+    sample = phantom(folder / "s.zarr", settings, on=Execution(workers=2, quiet=True))
     for name in ("nucleus", "mitochondrion"):
         labels = [sample.volume("truth", name).read(slice(z, z + 1))[0] for z in (0, slices - 1)]
         write_annotation(sample, name, (0, slices - 1), labels)
@@ -85,7 +85,7 @@ def overhead(slices: int, device: str, width: int, read: int, see: int) -> dict[
         for _ in range(3):
             bare = bare_seconds(sample, model, settings)
             started = time.monotonic()
-            predict(sample, model, settings, Execution(overwrite=True, quiet=True))
+            predict(sample, model, settings, on=Execution(overwrite=True, quiet=True))
             whole = time.monotonic() - started
             subprocess.run(
                 ["rm", "-rf", *(str(sample.path / name) for name in ("probabilities", "labels"))],

@@ -41,7 +41,7 @@ def looked_at(folder: Path, seed: int, **faults: Any) -> tuple[PhantomSettings, 
     sample = phantom(
         folder / f"{seed}-{'-'.join(f'{name}{value}' for name, value in faults.items())}.zarr",
         settings,
-        QUIET,
+        on=QUIET,
     )
     return settings, quality(sample, on=QUIET)
 
@@ -119,7 +119,10 @@ def saturation(seed: int) -> float:
         )
         tifffile.imwrite(Path(name) / "s.tif", stack, photometric="minisblack")
         sample = import_stack(
-            Path(name) / "s.tif", Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8)), QUIET
+            Path(name) / "s.tif",
+            Path(name) / "s.zarr",
+            ImportSettings(voxel_nm=(8, 8, 8)),
+            on=QUIET,
         )
         found = quality(sample, on=QUIET).columns["saturated"]
         shares = [
@@ -156,7 +159,7 @@ def told_slices(seed: int) -> None:
                 Path(name) / "s.tif",
                 Path(name) / "s.zarr",
                 ImportSettings(voxel_nm=(8, 8, 8)),
-                QUIET,
+                on=QUIET,
             ),
             on=QUIET,
         )
@@ -207,7 +210,7 @@ def stack_speed(slices: int) -> None:
                 y, x = random.integers(-3, 4, 2)
                 file.write(np.roll(own, (y, x), (0, 1)), contiguous=True, photometric="minisblack")
         sample = import_stack(
-            path, Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4), QUIET
+            path, Path(name) / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4), on=QUIET
         )
         before = peak_gb()
         started = time.perf_counter()

@@ -52,7 +52,7 @@ def made(folder: Path, slices: int) -> tuple[Path, Path]:
     settings = PhantomSettings(
         shape=(slices, *SHAPE), voxel_nm=(8, 8, 8), cells=12, seed=4, drift_nm=10, block_depth=1
     )
-    sample = phantom(folder / "phantom.zarr", settings, Execution(workers=2))
+    sample = phantom(folder / "phantom.zarr", settings, on=Execution(workers=2))
     tifffile.imwrite(folder / "raw.tif", sample.image().read(slice(None)), photometric="minisblack")
     label(sample, sample)
     training = TrainSettings(
@@ -81,15 +81,15 @@ def stages(source: Path, model: Path, depth: int = 1) -> dict[str, Work]:
     """The whole chain, in order."""
     return {
         "import": lambda sample, on: import_stack(
-            source, sample.path, ImportSettings(voxel_nm=(8, 8, 8), block_depth=depth), on
+            source, sample.path, ImportSettings(voxel_nm=(8, 8, 8), block_depth=depth), on=on
         ),
-        "align": lambda sample, on: align(sample, AlignSettings(), on),
-        "equalize": lambda sample, on: equalize(sample, EqualizeSettings(), on),
-        "predict": lambda sample, on: predict(sample, model, PredictSettings(), on),
-        "constrain": lambda sample, on: constrain(sample, ConstrainSettings(), on),
-        "cells": lambda sample, on: cells(sample, CellsSettings(), on),
-        "track": lambda sample, on: track(sample, TrackSettings(), on),
-        "measure": lambda sample, on: measure(sample, MeasureSettings(), on),
+        "align": lambda sample, on: align(sample, AlignSettings(), on=on),
+        "equalize": lambda sample, on: equalize(sample, EqualizeSettings(), on=on),
+        "predict": lambda sample, on: predict(sample, model, PredictSettings(), on=on),
+        "constrain": lambda sample, on: constrain(sample, ConstrainSettings(), on=on),
+        "cells": lambda sample, on: cells(sample, CellsSettings(), on=on),
+        "track": lambda sample, on: track(sample, TrackSettings(), on=on),
+        "measure": lambda sample, on: measure(sample, MeasureSettings(), on=on),
     }
 
 

@@ -42,7 +42,7 @@ def measured(
 ) -> tuple[float, list[float], float]:
     """Train and predict: 3D Dice on the slices not learnt from, Dice of every slice, and seconds of the training."""
     began = time.perf_counter()
-    train([sample], model, settings, REPLACE)
+    train([sample], model, settings, on=REPLACE)
     seconds = time.perf_counter() - began
     predict(sample, model, on=REPLACE)
     true, found = tifffile.imread(truth) > 0, sample.volume("labels", NAME).read(slice(None)) > 0

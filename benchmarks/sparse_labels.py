@@ -49,9 +49,9 @@ def measure(
             sample, NAME, data / labels, AnnotationSettings(slices=",".join(map(str, slices)))
         )
         started = time.monotonic()
-        train([sample], Path(folder) / "m.safetensors", training, Execution())
+        train([sample], Path(folder) / "m.safetensors", training, on=Execution())
         trained = time.monotonic()
-        predict(sample, Path(folder) / "m.safetensors", prediction, Execution())
+        predict(sample, Path(folder) / "m.safetensors", prediction, on=Execution())
         predicted = time.monotonic()
         unseen = score(sample, NAME, data / labels).summary("unseen")
     return {

@@ -45,15 +45,15 @@ def work(what: str, given: dict[str, Any]) -> None:
     stage = getattr(import_module(module), function)
     settings = getattr(import_module(module), name)(**given.get("settings", {}))
     if what == "train":
-        stage([Sample.open(given["sample"])], given["out"], settings, on)
+        stage([Sample.open(given["sample"])], given["out"], settings, on=on)
     elif what in ("predict", "detect"):
-        stage(Sample.open(given["sample"]), given["model"], settings, on)
+        stage(Sample.open(given["sample"]), given["model"], settings, on=on)
     elif what == "import":
-        stage(given["source"], given["sample"], settings, on)
+        stage(given["source"], given["sample"], settings, on=on)
     elif what == "phantom":
-        stage(Path(given["sample"]), settings, on)
+        stage(Path(given["sample"]), settings, on=on)
     else:
-        stage(Sample.open(given["sample"]), settings, on)
+        stage(Sample.open(given["sample"]), settings, on=on)
     if what == "cells":
         work("track", {**given, "settings": {}})
 

@@ -231,7 +231,7 @@ def test_labels_of_an_image_that_was_replaced_are_not_carried(
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     shape = sample.image("aligned").shape
     put_on(sample, "labels/nucleus", np.ones(shape, np.uint32))
-    align(sample, AlignSettings(canvas="whole"), REPLACE)
+    align(sample, AlignSettings(canvas="whole"), on=REPLACE)
     with pytest.raises(
         SampleError,
         match=r"labels/nucleus of s\.zarr was made on the image 'aligned', which was replaced since",
@@ -282,7 +282,7 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
     noise = np.random.default_rng(0).integers(0, 255, stack.shape, np.uint8)
     put(sample, "", noise, 5)
     with pytest.raises(InputError, match=r"No two neighboring slices of .* look alike"):
-        align(sample, AlignSettings(), REPLACE)
+        align(sample, AlignSettings(), on=REPLACE)
 
 
 def test_an_image_on_which_labels_were_drawn_is_not_replaced(
@@ -297,14 +297,14 @@ def test_an_image_on_which_labels_were_drawn_is_not_replaced(
         np.ones((1, *sample.image("aligned").shape[1:]), np.uint8),
         image="aligned",
     )
-    align(sample, AlignSettings(), REPLACE)  # the same alignment
+    align(sample, AlignSettings(), on=REPLACE)  # the same alignment
     with pytest.raises(
         InputError,
         match=r"mito of s\.zarr was annotated on images/aligned and cannot follow another alignment; give it",
     ):
-        align(sample, AlignSettings(canvas="whole"), REPLACE)
+        align(sample, AlignSettings(canvas="whole"), on=REPLACE)
     assert sample.image("aligned").fingerprint == before
-    assert align(sample, AlignSettings(canvas="whole", out="wide"), REPLACE).image == "wide"
+    assert align(sample, AlignSettings(canvas="whole", out="wide"), on=REPLACE).image == "wide"
     assert read_annotation(sample, "mito", "wide").z == (2,)
 
 
@@ -335,13 +335,13 @@ def test_what_was_made_from_an_image_that_was_replaced_is_not_used(
             match=r"images/aligned of s\.zarr was made on the image 'raw', which was replaced since",
         ):
             work()
-    align(sample, AlignSettings(), REPLACE)
+    align(sample, AlignSettings(), on=REPLACE)
     with pytest.raises(
         SampleError,
         match=r"images/equalized of s\.zarr was made on the image 'aligned', which was replaced since",
     ):
         sample.image("equalized")
-    equalize(sample, EqualizeSettings(), REPLACE)
+    equalize(sample, EqualizeSettings(), on=REPLACE)
     assert sample.image().shape == sample.image("aligned").shape
 
 
@@ -359,7 +359,7 @@ def test_an_aligned_image_is_not_aligned_again_nor_made_from_what_was_made_from_
         InputError,
         match="The image 'aligned' cannot be made from 'equalized', which was made from it",
     ):
-        align(sample, AlignSettings(image="equalized"), REPLACE)
+        align(sample, AlignSettings(image="equalized"), on=REPLACE)
     plain = phantom(tmp_path / "plain.zarr", FAULTY)
     equalize(plain)
     align(plain)

@@ -40,7 +40,13 @@ def masks(tissue: Sample, tmp_path: Path) -> Path:
 def import_as(
     sample: Sample, name: str, source: Path, overwrite: bool = False, **settings: Any
 ) -> None:
-    import_annotation(sample, name, source, AnnotationSettings(**settings), overwrite)
+    import_annotation(
+        sample,
+        name,
+        source,
+        AnnotationSettings(**settings),
+        on=Execution(overwrite=overwrite, quiet=True),
+    )
 
 
 def test_a_folder_of_masks_carries_its_slice_numbers(own_tissue: Sample, masks: Path) -> None:
@@ -61,7 +67,7 @@ def test_names_that_count_from_one(own_tissue: Sample, tmp_path: Path) -> None:
         InputError, match="if the first slice is numbered 1, give --first-slice-number 1"
     ):
         import_as(own_tissue, "a", folder)
-    import_as(own_tissue, "a", folder, first_number=1)
+    import_as(own_tissue, "a", folder, first_slice_number=1)
     assert read_annotation(own_tissue, "a").z == (0, N - 1)
 
 
@@ -91,7 +97,7 @@ def test_masks_are_numbered_as_the_files_of_the_stack(tmp_path: Path, missing: A
     z = read_annotation(sample, "dot").z
     assert sample.image().read(slice(None))[list(z), 0, 0].tolist() == [5, 10, 16]
     assert sample.image().repeated == ((2, 3) if missing == "repeat" else ())
-    import_as(sample, "counted", masks, first_number=5) if missing != "join" else None
+    import_as(sample, "counted", masks, first_slice_number=5) if missing != "join" else None
     assert missing == "join" or read_annotation(sample, "counted").z == z
     tifffile.imwrite(masks / "mask_0017.tif", np.zeros((8, 9), np.uint8))
     with pytest.raises(
@@ -422,7 +428,7 @@ def test_a_gap_in_labels_made_elsewhere_is_told(tmp_path: Path) -> None:
 def test_masks_come_in_again_after_brightness_was_evened_out(
     own_tissue: Sample, masks: Path
 ) -> None:
-    import_annotation(own_tissue, "nucleus", masks, overwrite=True)
+    import_annotation(own_tissue, "nucleus", masks, on=Execution(overwrite=True, quiet=True))
     equalize(own_tissue)
     import_annotation(own_tissue, "nucleus", masks)
     assert read_annotation(own_tissue, "nucleus").image == "raw"
@@ -430,7 +436,7 @@ def test_masks_come_in_again_after_brightness_was_evened_out(
     assert (
         read_annotation(own_tissue, "mito").image == "raw"
     )  # whose pixels they are: remaking the equalized image harms nothing
-    equalize(own_tissue, EqualizeSettings(method="clahe"), Execution(overwrite=True, quiet=True))
+    equalize(own_tissue, EqualizeSettings(method="clahe"), on=Execution(overwrite=True, quiet=True))
     assert (
         read_annotation(own_tissue, "mito", "equalized").z
         == read_annotation(own_tissue, "nucleus").z
@@ -554,7 +560,7 @@ def test_a_corrected_prediction_is_recorded(
     corrected = predicted[9].copy()
     corrected[:, : int(np.median(np.nonzero(corrected)[1]))] = 0  # half of it is taken away
     picture(tmp_path, "core_z009.tif", corrected)
-    import_annotation(own_tissue, "core", tmp_path / "core_z009.tif", quiet=False)
+    import_annotation(own_tissue, "core", tmp_path / "core_z009.tif", on=Execution())
     assert origin_of(own_tissue, "core") == {"9": "corrected prediction"}
     told = " ".join(capsys.readouterr().err.split())
     assert "Note: slice 9 of core: " in told
@@ -564,7 +570,7 @@ def test_a_corrected_prediction_is_recorded(
     )
     picture(tmp_path, "core_z005.tif", hand_drawn(predicted[5], 1))
     import_annotation(
-        own_tissue, "core", tmp_path / "core_z005.tif", AnnotationSettings(add=True), quiet=False
+        own_tissue, "core", tmp_path / "core_z005.tif", AnnotationSettings(add=True), on=Execution()
     )
     assert origin_of(own_tissue, "core") == {"5": "manual", "9": "corrected prediction"}
     assert capsys.readouterr().err == ""
@@ -602,7 +608,9 @@ def test_a_similar_prediction_leaves_the_origin_open(
         tmp_path / "predicted.tif", np.roll(drawn, (1, 1), (1, 2)), photometric="minisblack"
     )  # a pixel aside
     import_labels(own_tissue.path, "core", tmp_path / "predicted.tif")
-    import_annotation(own_tissue, "core", picture(tmp_path, "core_z009.tif", drawn[9]), quiet=False)
+    import_annotation(
+        own_tissue, "core", picture(tmp_path, "core_z009.tif", drawn[9]), on=Execution()
+    )
     assert origin_of(own_tissue, "core") == {"9": "unknown"}
     assert "similar to labels/core (Dice 0.97" in " ".join(capsys.readouterr().err.split())
 

@@ -44,7 +44,7 @@ def pictures(tmp_path: Path) -> Sample:
         tmp_path / "pictures",
         tmp_path / "S01.zarr",
         ImportSettings(voxel_nm=(50, 4, 4), missing="join"),
-        QUIET,
+        on=QUIET,
     )
 
 
@@ -86,7 +86,7 @@ def test_pictures_have_the_names_of_their_files(pictures: Sample) -> None:
 
 
 def test_coco_boxes_reach_their_pictures(pictures: Sample, tmp_path: Path) -> None:
-    found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     assert found.boxes == {"nucleus": 1, "mitochondrion": 1}
     assert (found.pictures, found.small) == (2, 1)  # 12 x 9 px is a slip of the hand
     kept = read_annotated(pictures, "mitochondrion")
@@ -110,7 +110,7 @@ def test_csv_of_several_kinds_is_read(
     found = import_boxes(
         [pictures],
         BoxesSettings(source=str(written(tmp_path, f"{header}\n{row}\n", "b.csv"))),
-        QUIET,
+        on=QUIET,
     )
     assert found.boxes == {"mitochondrion": 1}
     kept = read_annotated(pictures, "mitochondrion")
@@ -122,7 +122,7 @@ def test_a_name_goes_on_only_after_a_mark(pictures: Sample, tmp_path: Path) -> N
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\ncell_10,a,0,0,25,30\n", "b.csv"
     )
-    import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
     assert read_annotated(pictures, "a").boxes.z.tolist() == [0, 2]
 
 
@@ -131,7 +131,7 @@ def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_p
     settings = BoxesSettings(
         source=str(file), unlisted_images="empty", classes={"0": "mitochondrion"}
     )
-    import_boxes([pictures], settings, QUIET)
+    import_boxes([pictures], settings, on=QUIET)
     assert read_annotated(pictures, "mitochondrion").pictures == (0, 1, 2)
 
 
@@ -139,7 +139,7 @@ def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_p
 def test_what_is_exported_can_be_brought_in_again(
     pictures: Sample, tmp_path: Path, ending: str
 ) -> None:
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), min_px=0), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), min_px=0), on=QUIET)
     before = read_annotated(pictures, "mitochondrion")
     assert export_boxes(pictures, tmp_path / ending, drawn=True) == 3
     with pytest.raises(InputError, match=r"exists.*--overwrite"):
@@ -147,7 +147,7 @@ def test_what_is_exported_can_be_brought_in_again(
     import_boxes(
         [pictures],
         BoxesSettings(source=str(tmp_path / ending), min_px=0),
-        Execution(quiet=True, overwrite=True),
+        on=Execution(quiet=True, overwrite=True),
     )
     after = read_annotated(pictures, "mitochondrion")
     np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
@@ -158,29 +158,31 @@ def test_what_is_exported_can_be_brought_in_again(
 
 def test_other_boxes_are_replaced_only_on_request(pictures: Sample, tmp_path: Path) -> None:
     settings = BoxesSettings(source=str(written(tmp_path, COCO)))
-    import_boxes([pictures], settings, QUIET)
-    import_boxes([pictures], settings, QUIET)  # the same again is no harm
+    import_boxes([pictures], settings, on=QUIET)
+    import_boxes([pictures], settings, on=QUIET)  # the same again is no harm
     written(tmp_path, with_annotation())
     with pytest.raises(ResumeError, match=r"other annotated boxes of 'nucleus'.*--overwrite"):
-        import_boxes([pictures], settings, QUIET)
+        import_boxes([pictures], settings, on=QUIET)
 
 
 def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "other.tif", np.ones((90, 90), np.uint8), photometric="minisblack")
     other = import_stack(
-        tmp_path / "other.tif", tmp_path / "S02.zarr", ImportSettings(voxel_nm=(50, 4, 4)), QUIET
+        tmp_path / "other.tif", tmp_path / "S02.zarr", ImportSettings(voxel_nm=(50, 4, 4)), on=QUIET
     )
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\nother.tif,a,60,0,90,30\n", "b.csv"
     )
-    found = import_boxes([pictures, other], BoxesSettings(source=str(file)), QUIET)
+    found = import_boxes([pictures, other], BoxesSettings(source=str(file)), on=QUIET)
     assert (found.boxes, found.pictures) == ({"a": 2}, 2)
     assert read_annotated(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
 
 
 def test_boxes_around_labels(own_tissue: Sample) -> None:
     found = import_boxes(
-        [own_tissue], BoxesSettings(from_labels=("truth/mitochondrion", "nucleus"), min_px=3), QUIET
+        [own_tissue],
+        BoxesSettings(from_labels=("truth/mitochondrion", "nucleus"), min_px=3),
+        on=QUIET,
     )
     assert set(found.boxes) == {"mitochondrion", "nucleus"}
     kept = read_annotated(own_tissue, "mitochondrion")
@@ -287,7 +289,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 def test_what_is_wrong_in_a_coco_file_is_told(pictures: Sample, tmp_path: Path, what: str) -> None:
     content, sentence = MALFORMED[what]
     with pytest.raises(InputError, match=sentence) as error:
-        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content))), QUIET)
+        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content))), on=QUIET)
     assert "\n" not in str(error.value)
     assert not annotated_names(pictures)
 
@@ -320,7 +322,7 @@ def test_what_is_wrong_in_a_csv_is_told(pictures: Sample, tmp_path: Path, what: 
     content, sentence = CSVS[what]
     with pytest.raises(InputError, match=sentence):
         import_boxes(
-            [pictures], BoxesSettings(source=str(written(tmp_path, content, "b.csv"))), QUIET
+            [pictures], BoxesSettings(source=str(written(tmp_path, content, "b.csv"))), on=QUIET
         )
 
 
@@ -357,7 +359,7 @@ def test_what_is_wrong_in_yolo_labels_is_told(
     pictures: Sample, tmp_path: Path, lines: str, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        import_boxes([pictures], BoxesSettings(source=str(yolo(tmp_path, lines))), QUIET)
+        import_boxes([pictures], BoxesSettings(source=str(yolo(tmp_path, lines))), on=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -394,8 +396,8 @@ def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
         InputError,
         match=r"1 boxes outside of their image .*; 1 boxes without area .*--on-invalid skip",
     ):
-        import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
-    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), QUIET)
+        import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
+    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
     assert (
         found.boxes["nucleus"] == 1
     )  # the third box of the second image is right, but its image lacks two others
@@ -411,7 +413,7 @@ def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
 def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: Path) -> None:
     """Outlines are drawn through the centers of pixels, or around them."""
     file = written(tmp_path, with_annotation(bbox=[-0.5, 30, 40, 30.5]))
-    import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
     assert read_annotated(pictures, "nucleus").boxes.of_picture(1).corners.tolist() == [
         [0, 30, 39.5, 60]
     ]
@@ -422,14 +424,18 @@ def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: P
     [
         ({}, InputError, "give one of them"),
         ({"source": "nowhere.json"}, InputError, "There is no file or folder nowhere.json"),
-        ({"labels": ("nothing",)}, SampleError, "has no annotation, labels or truth 'nothing'"),
+        (
+            {"from_labels": ("nothing",)},
+            SampleError,
+            "has no annotation, labels or truth 'nothing'",
+        ),
     ],
 )
 def test_what_cannot_be_brought_in(
     pictures: Sample, settings: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        import_boxes([pictures], BoxesSettings(**settings), QUIET)
+        import_boxes([pictures], BoxesSettings(**settings), on=QUIET)
 
 
 def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
@@ -448,7 +454,7 @@ def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
         read_boxes(tmp_path / "pictures")
     with pytest.raises(SampleError, match="has no boxes that a detector found"):
         export_boxes(pictures, tmp_path / "x.json")
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     with pytest.raises(InputError, match=r"written as .json .COCO., .csv, or to a folder"):
         export_boxes(pictures, tmp_path / "x.xml", drawn=True)
     with pytest.raises(
@@ -457,12 +463,12 @@ def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
         import_boxes(
             [pictures],
             BoxesSettings(source=str(written(tmp_path, COCO)), classes={"mitochondria": "x"}),
-            QUIET,
+            on=QUIET,
         )
 
 
 def test_a_table_that_was_changed_is_told(pictures: Sample, tmp_path: Path) -> None:
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     table = pictures.read_table("annotated_boxes_nucleus")
     pictures.write_table("annotated_boxes_nucleus", table.drop_columns(["x0_px"]))
     with pytest.raises(SampleError, match="was not written by sparsem, or is damaged"):
@@ -476,7 +482,7 @@ def test_a_table_that_was_changed_is_told(pictures: Sample, tmp_path: Path) -> N
 def test_the_csv_that_a_sample_keeps_can_be_read_by_people(
     pictures: Sample, tmp_path: Path
 ) -> None:
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     with (pictures.path / "tables" / "annotated_boxes_nucleus.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     assert row["picture"] == "cell_1_raw"
@@ -496,7 +502,7 @@ def montage(tmp_path: Path) -> Sample:
             folder / f"{name}.tif", np.full(shape, 200, np.uint8), photometric="minisblack"
         )
     return import_stack(
-        folder, tmp_path / "S03.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), QUIET
+        folder, tmp_path / "S03.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), on=QUIET
     )
 
 
@@ -527,7 +533,7 @@ def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
             folder / f"{name}.tif", np.full((600, 700), gray, np.uint8), photometric="minisblack"
         )
     image = import_stack(
-        folder, tmp_path / "large.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), QUIET
+        folder, tmp_path / "large.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), on=QUIET
     ).image()
     assert image.level(1).shape == (2, 300, 350)
     assert np.unique(image.read(slice(None), 1)).tolist() == [10, 250]
@@ -542,8 +548,8 @@ def test_boxes_at_the_border_are_cut_on_request(pictures: Sample, tmp_path: Path
         "b.csv",
     )
     with pytest.raises(InputError, match="2 boxes outside of their image"):
-        import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
-    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="clip"), QUIET)
+        import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
+    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
     assert len(found.left_out) == 1  # what lies beyond as a whole
     assert read_annotated(pictures, "a").boxes.corners.tolist() == [
         [0, 10, 50, 40],
@@ -558,9 +564,9 @@ def test_a_box_that_is_there_twice_counts_once(pictures: Sample, tmp_path: Path)
         "b.csv",
     )
     with pytest.raises(InputError, match=r"1 boxes that are there twice \(line 3"):
-        import_boxes([pictures], BoxesSettings(source=str(file)), QUIET)
+        import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
     assert import_boxes(
-        [pictures], BoxesSettings(source=str(file), on_invalid="skip"), QUIET
+        [pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET
     ).boxes == {"a": 1, "b": 1}
 
 
@@ -570,7 +576,7 @@ def test_what_many_small_boxes_and_numbers_for_names_mean_is_asked(
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,0,5,10,50,40\ncell_1,0,5,10,20,40\n", "b.csv"
     )
-    import_boxes([pictures], BoxesSettings(source=str(file)), Execution())
+    import_boxes([pictures], BoxesSettings(source=str(file)), on=Execution())
     told = capsys.readouterr().err
     assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in told
     assert "--classes 0=NAME gives it a name" in told
@@ -582,7 +588,7 @@ def test_boxes_of_other_pixels_are_told_and_not_drawn(
     montage: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path, "image,class,x0,y0,x1,y1\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
-    import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
+    import_boxes([montage], BoxesSettings(source=str(file)), on=QUIET)
     (layer,), problems = box_layers_of(montage, "raw", (), ())
     assert (layer.name, layer.found, problems) == ("a, boxes", None, [])
     monkeypatch.setattr(
@@ -599,8 +605,8 @@ def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -
         tmp_path, "image,class,x0,y0,x1,y1\noverview,a,0,0,40,30\ntile_r1-c1,a,0,0,40,30\n", "b.csv"
     )
     with pytest.raises(InputError, match=r"line 2: 0 0 40 30, of 30 x 30 px"):
-        import_boxes([montage], BoxesSettings(source=str(file)), QUIET)
-    import_boxes([montage], BoxesSettings(source=str(file), on_invalid="clip"), QUIET)
+        import_boxes([montage], BoxesSettings(source=str(file)), on=QUIET)
+    import_boxes([montage], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
     export_boxes(montage, tmp_path / "out.json", drawn=True)
     listed = json.loads((tmp_path / "out.json").read_text())["images"]
     assert [(one["file_name"], one["width"], one["height"]) for one in listed] == [
@@ -629,7 +635,7 @@ def test_montages_that_are_none(tmp_path: Path, files: dict[str, Any], sentence:
             tmp_path / "m",
             tmp_path / "m.zarr",
             ImportSettings(voxel_nm=(4, 4, 4), montage=True),
-            QUIET,
+            on=QUIET,
         )
     with pytest.raises(InputError, match="There is no file or folder"):
         open_montage(tmp_path / "nowhere")
@@ -645,19 +651,19 @@ def test_a_number_is_never_taken_for_a_name(tmp_path: Path) -> None:
             photometric="minisblack",
         )
     sample = import_stack(
-        tmp_path / "numbered", tmp_path / "n.zarr", ImportSettings(voxel_nm=(4, 4, 4)), QUIET
+        tmp_path / "numbered", tmp_path / "n.zarr", ImportSettings(voxel_nm=(4, 4, 4)), on=QUIET
     )
     import_boxes(
         [sample],
         BoxesSettings(
             source=str(written(tmp_path, "z,class,x0,y0,x1,y1\n1,a,0,0,30,30\n", "b.csv"))
         ),
-        QUIET,
+        on=QUIET,
     )
     assert read_annotated(sample, "a").boxes.z.tolist() == [1]
     by_name = written(tmp_path, "image,class,x0,y0,x1,y1\n1.tif,a,0,0,30,30\n", "c.csv")
     import_boxes(
-        [sample], BoxesSettings(source=str(by_name)), Execution(quiet=True, overwrite=True)
+        [sample], BoxesSettings(source=str(by_name)), on=Execution(quiet=True, overwrite=True)
     )
     assert read_annotated(sample, "a").boxes.z.tolist() == [0]
 
@@ -667,7 +673,7 @@ def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(
 ) -> None:
     images = [COCO["images"][0], {**COCO["images"][1], "width": 40, "height": 30}]
     file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
-    import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), QUIET)
+    import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
     kept = read_annotated(pictures, "nucleus")
     assert (kept.pictures, kept.boxes.z.tolist()) == ((0,), [0])
 
@@ -680,7 +686,7 @@ def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: P
         import_boxes(
             [pictures],
             BoxesSettings(source=str(written(tmp_path, changed(categories=categories)))),
-            QUIET,
+            on=QUIET,
         )
     assert not annotated_names(pictures)
 
@@ -689,7 +695,7 @@ def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample)
     labels = [np.ones((96, 128), np.uint8), np.ones((96, 128), np.uint8)]
     labels[1][:, 64:] = 9
     write_annotation(own_tissue, "spot", (3, 5), labels, ignore=9)
-    import_boxes([own_tissue], BoxesSettings(from_labels=("spot",), min_px=3), QUIET)
+    import_boxes([own_tissue], BoxesSettings(from_labels=("spot",), min_px=3), on=QUIET)
     assert read_annotated(own_tissue, "spot").pictures == (3,)
 
 
@@ -714,4 +720,6 @@ def test_files_that_libraries_stumble_over(
     pictures: Sample, tmp_path: Path, content: str, name: str, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content, name))), QUIET)
+        import_boxes(
+            [pictures], BoxesSettings(source=str(written(tmp_path, content, name))), on=QUIET
+        )

@@ -39,7 +39,7 @@ def cells(tmp_path: Path) -> Sample:
             photometric="minisblack",
         )
     return import_stack(
-        folder, tmp_path / "S.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), QUIET
+        folder, tmp_path / "S.zarr", ImportSettings(voxel_nm=(4, 4, 4), montage=True), on=QUIET
     )
 
 
@@ -80,7 +80,7 @@ def written(folder: Path, content: Any, name: str = "b.json") -> Path:
 
 
 def brought(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any) -> ImportSummary:
-    return import_boxes([sample], BoxesSettings(source=str(path), min_px=2, **settings), on)
+    return import_boxes([sample], BoxesSettings(source=str(path), min_px=2, **settings), on=on)
 
 
 def begins(sample: Sample, name: str = "mito") -> dict[int, list[float]]:
@@ -267,7 +267,7 @@ def test_letters_of_two_characters_are_one(tmp_path: Path) -> None:
         tmp_path / "Körper.tif",
         tmp_path / "k.zarr",
         ImportSettings(voxel_nm=(4, 4, 4), montage=True),
-        QUIET,
+        on=QUIET,
     )
     name = unicodedata.normalize("NFD", "Körper.tif")
     brought(

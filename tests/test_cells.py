@@ -100,8 +100,8 @@ def own(tissue_with_cells: Sample, tmp_path: Path) -> Sample:
 
 
 def both(sample: Sample, way: Way = "arrival", on: Execution = QUIET, **more: Any) -> Labels:
-    cells(sample, CellsSettings(method=way, **more), on)
-    track(sample, TrackSettings(min_volume_um3=0), on)
+    cells(sample, CellsSettings(method=way, **more), on=on)
+    track(sample, TrackSettings(min_volume_um3=0), on=on)
     return sample.volume("labels", "cells").read(slice(None))
 
 
@@ -133,7 +133,7 @@ def test_an_organelle_that_the_network_takes_for_the_outside_stays_in_its_cell(o
     seen[hole] = 3
     put(own, "probabilities/cells-interior", seen, 7, VoxelSize(20, 20, 20))
     assert (both(own)[hole] == truth[hole]).all()
-    assert (both(own, hole_um2=0)[hole] == 0).all()
+    assert (both(own, fill_holes_um2=0)[hole] == 0).all()
 
 
 def test_labeled_slices_stay_as_they_were_labeled(own: Sample) -> None:
@@ -208,9 +208,11 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
     add = AnnotationSettings(add=True)
     with pytest.raises(ResumeError, match="Slices 18 of 'cells' are labeled otherwise already"):
         import_annotation(own, "cells", tmp_path / "cells_0018.tif", add)
-    import_annotation(own, "cells", tmp_path / "cells_0018.tif", add, overwrite=True)
+    import_annotation(
+        own, "cells", tmp_path / "cells_0018.tif", add, on=Execution(overwrite=True, quiet=True)
+    )
     with pytest.raises(ResumeError, match="--overwrite"):
-        cells(own, CellsSettings(), Execution(quiet=True))
+        cells(own, CellsSettings(), on=Execution(quiet=True))
     assert 900 in both(own)[15]
     assert done == list(range(10, 19))  # 9 is labeled and was not touched
     done.clear()
@@ -228,7 +230,7 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
 
 
 def test_a_coarser_grid_costs_little(own: Sample) -> None:
-    fine, coarse = both(own, grid=1), both(own, grid=2)
+    fine, coarse = both(own, flow_downsampling=1), both(own, flow_downsampling=2)
     assert np.mean(fine == coarse) > 0.95
     assert mean_dice(own, coarse) > mean_dice(own, fine) - 0.03
 
@@ -480,7 +482,7 @@ def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
 def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None:
     truth = own.volume("truth", "cells").read(slice(None))
     found = both(own)
-    tracked = track(own, TrackSettings(min_volume_um3=0), Execution(quiet=True))
+    tracked = track(own, TrackSettings(min_volume_um3=0), on=Execution(quiet=True))
     assert tracked.look
     assert [one.area_um2 for one in tracked.look] == sorted(
         (one.area_um2 for one in tracked.look), reverse=True

@@ -477,7 +477,7 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
         (tmp_path / "study.toml").read_text().replace("updates = 6", "updates = 7")
     )
     with pytest.raises(SparsemError, match=r"trained otherwise \(updates: 6 -> 7\)"):
-        run(tmp_path / "study.toml", HERE)
+        run(tmp_path / "study.toml", on=HERE)
 
 
 @pytest.mark.usefixtures("few_plots")
@@ -558,15 +558,15 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
         "[align]",
         "[equalize]",
     ]
-    words += ["[denoise]", 'way = "nlm"', "[quality]"]
+    words += ["[denoise]", 'method = "nlm"', "[quality]"]
     words += [
         "[annotate.nucleus]",
         'source = "masks/nucleus"',
         "[train]",
         "updates = 4",
         "width = 4",
-        "read = 64",
-        "see = 32",
+        "context_px = 64",
+        "input_px = 32",
         "batch = 2",
     ]
     pictures = [
@@ -611,7 +611,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
     study.write_text("\n".join(words[:4] + words[9:]))  # aligned already, says the user now
     with pytest.raises(ResumeError, match="use --overwrite"):
         run(study)
-    again = run(study, Execution(overwrite=True, quiet=True))
+    again = run(study, on=Execution(overwrite=True, quiet=True))
     assert again.sample.volume("labels", "nucleus").made_on == (
         "raw",
         again.sample.image("raw").fingerprint,

@@ -129,7 +129,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def group(protocol: str, microscope: str, more: str = "") -> str:
-    names = f'pictures = ["{protocol}/{microscope}/p*.tif"]\nresin = ["{protocol}/{microscope}/resin*.tif"]'
+    names = f'images = ["{protocol}/{microscope}/p*.tif"]\nresin = ["{protocol}/{microscope}/resin*.tif"]'
     return f'[[group]]\nprotocol = "{protocol}"\nmicroscope = "{microscope}"\n{names}\n{more}\n'
 
 
@@ -326,7 +326,7 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
             InputError,
             "There is no file .*none.tif",
         ),
-        ('[[group]]\nprotocol = "x"\nimages = []', SettingsError, "pictures"),
+        ('[[group]]\nprotocol = "x"\nimages = []', SettingsError, "images"),
         ("title = 'empty'", SettingsError, "group"),
         (
             f"{group('asp', 'fib')}{group('asp', 'fib')}",

@@ -248,7 +248,7 @@ def test_structures_that_are_no_longer_constrained_are_free(tmp_path: Path) -> N
     constrain(
         sample,
         changed(RULES, {"cytoplasm": ("mitochondrion",)}),
-        Execution(overwrite=True, quiet=True),
+        on=Execution(overwrite=True, quiet=True),
     )
     assert result_of(sample, "lysosome").directory.name == "lysosome"
     assert result_of(sample, "mitochondrion").directory.name == "mitochondrion-constrained"

@@ -212,7 +212,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(stage, "PIECE", 2)
     other = copy_of(sample, tmp_path / "other.zarr")
-    assert denoise(sample, SHORT, QUIET) == "denoised"
+    assert denoise(sample, SHORT, on=QUIET) == "denoised"
     calls: list[range] = []
 
     def stopped(patches: Any, before: Any, updates: range, *rest: Any) -> Any:
@@ -224,8 +224,8 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     monkeypatch.setattr(stage, "learn", stopped)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            denoise(other, SHORT, QUIET)
-    denoise(other, SHORT, QUIET)
+            denoise(other, SHORT, on=QUIET)
+    denoise(other, SHORT, on=QUIET)
     assert calls == [
         range(2),
         range(2),
@@ -247,7 +247,7 @@ def test_block_depth_changes_nothing_that_noise2void_does(sample: Sample, tmp_pa
     for depth in (1, 4):
         other = copy_of(sample, tmp_path / f"{depth}.zarr")
         put(other, "", stack, depth)
-        denoise(other, SHORT, QUIET)
+        denoise(other, SHORT, on=QUIET)
         made.append(other.image("denoised").read(slice(None)))
     assert np.array_equal(made[0], made[1])
     assert not np.array_equal(made[0], stack)
@@ -262,7 +262,7 @@ def test_block_depth_and_workers_change_nothing(sample: Sample, tmp_path: Path) 
         denoise(
             other,
             DenoiseSettings(method="nlm"),
-            Execution(workers=2 if depth == 4 else 0, quiet=True),
+            on=Execution(workers=2 if depth == 4 else 0, quiet=True),
         )
         made.append(other.image("denoised").read(slice(None)))
     assert all(np.array_equal(one, made[0]) for one in made)
@@ -272,7 +272,7 @@ def test_block_depth_and_workers_change_nothing(sample: Sample, tmp_path: Path) 
 def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> None:
     put(sample, "", sample.image("raw").read(slice(None)), 1)
     other = copy_of(sample, tmp_path / "other.zarr")
-    denoise(sample, DenoiseSettings(method="nlm"), QUIET)
+    denoise(sample, DenoiseSettings(method="nlm"), on=QUIET)
     assert (
         kill_ten_times(
             "denoise", {"sample": str(other.path), "settings": {"way": "nlm"}, "seconds": 0.6}
@@ -287,17 +287,17 @@ def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> 
 
 def test_run_again_it_refuses_another_way_and_reads_what_it_is_told(sample: Sample) -> None:
     plain = DenoiseSettings(method="nlm")
-    denoise(sample, plain, QUIET)
+    denoise(sample, plain, on=QUIET)
     first = sample.image("denoised").fingerprint
     denoise(
-        sample, changed(plain, {"updates": 7, "device": "cuda:7"}), QUIET
+        sample, changed(plain, {"updates": 7, "device": "cuda:7"}), on=QUIET
     )  # settings of the other way
     assert sample.image("denoised").fingerprint == first
     assert sample.newest_image == "denoised"
     assert sample.image("denoised").made_on == ("raw", sample.image("raw").fingerprint)
     with pytest.raises(ResumeError, match=r"strength: 0.7 -> 0.9"):
-        denoise(sample, changed(plain, {"strength": 0.9}), QUIET)
-    denoise(sample, changed(plain, {"image": "denoised", "out": "twice"}), QUIET)
+        denoise(sample, changed(plain, {"strength": 0.9}), on=QUIET)
+    denoise(sample, changed(plain, {"image": "denoised", "out": "twice"}), on=QUIET)
     assert sample.image("twice").made_on == ("denoised", first)
 
 
@@ -308,11 +308,11 @@ def test_what_cannot_be_done_is_told(sample: Sample, monkeypatch: pytest.MonkeyP
             InputError,
             match=r"Noise2Void needs CAREamics, which is not installed: pip install 'sparsem\[denoise\]'",
         ):
-            denoise(sample, SHORT, QUIET)
+            denoise(sample, SHORT, on=QUIET)
     monkeypatch.setattr(stage, "refuse_without_careamics", lambda: None)
     with pytest.raises(SettingsError, match="--device cuda:7 cannot be used"):
-        denoise(sample, changed(SHORT, {"device": "cuda:7"}), QUIET)
+        denoise(sample, changed(SHORT, {"device": "cuda:7"}), on=QUIET)
     put(sample, "", np.ones((2, 40, 200), np.uint8), 2)
     with pytest.raises(InputError, match="but slices have 40 x 200 px"):
-        denoise(sample, SHORT, QUIET)
+        denoise(sample, SHORT, on=QUIET)
     assert "denoised" not in sample.names("images")

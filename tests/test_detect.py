@@ -59,7 +59,7 @@ SHORT = DetectTrainSettings(
     **HELD,
 )
 LEARNT = changed(
-    SHORT, {"updates": 40, "batch": 2, "average": 0.8, "validate_every": 100, "save_every_s": 30}
+    SHORT, {"updates": 40, "batch": 2, "ema": 0.8, "validate_every": 100, "checkpoint_every_s": 30}
 )
 
 
@@ -71,7 +71,7 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 @pytest.fixture(scope="module")
 def model(spots: Sample) -> Path:
     file = spots.path.parent / "spots.safetensors"
-    train_detector([spots], file, LEARNT, QUIET)
+    train_detector([spots], file, LEARNT, on=QUIET)
     return file
 
 
@@ -398,8 +398,8 @@ def test_objects_are_shown_as_large_as_the_detector_finds_them_well(
 def test_a_training_that_was_stopped_ends_the_same(
     spots: Sample, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = changed(SHORT, {"detector": name, "queries": 20})
-    train_detector([spots], tmp_path / "whole.safetensors", settings, QUIET)
+    settings = changed(SHORT, {"architecture": name, "queries": 20})
+    train_detector([spots], tmp_path / "whole.safetensors", settings, on=QUIET)
     seen = []
 
     def stop(self: DetectionSampler, update: int) -> Any:
@@ -412,9 +412,9 @@ def test_a_training_that_was_stopped_ends_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(DetectionSampler, "draw", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_detector([spots], tmp_path / "parts.safetensors", settings, QUIET)
+            train_detector([spots], tmp_path / "parts.safetensors", settings, on=QUIET)
     assert (tmp_path / "parts.state.safetensors").exists()
-    train_detector([spots], tmp_path / "parts.safetensors", settings, QUIET)
+    train_detector([spots], tmp_path / "parts.safetensors", settings, on=QUIET)
     assert (tmp_path / "parts.safetensors").read_bytes() == (
         tmp_path / "whole.safetensors"
     ).read_bytes()
@@ -423,9 +423,9 @@ def test_a_training_that_was_stopped_ends_the_same(
 
 def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) -> None:
     before = model.read_bytes()
-    train_detector([spots], model, LEARNT, QUIET)  # the same again is done
+    train_detector([spots], model, LEARNT, on=QUIET)  # the same again is done
     with pytest.raises(ResumeError, match="updates: 40 -> 41"):
-        train_detector([spots], model, changed(LEARNT, {"updates": 41}), QUIET)
+        train_detector([spots], model, changed(LEARNT, {"updates": 41}), on=QUIET)
     assert model.read_bytes() == before
 
 
@@ -457,15 +457,15 @@ def test_trainings_that_cannot_be(
     spots: Sample, tmp_path: Path, change: Any, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        train_detector([spots], tmp_path / "x.safetensors", changed(SHORT, change), QUIET)
+        train_detector([spots], tmp_path / "x.safetensors", changed(SHORT, change), on=QUIET)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_has_no_boxes_cannot_be_learnt(tissue: Sample, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"No structure has annotated boxes in .*detect import"):
-        train_detector([tissue], tmp_path / "x.safetensors", SHORT, QUIET)
+        train_detector([tissue], tmp_path / "x.safetensors", SHORT, on=QUIET)
     with pytest.raises(InputError, match=r"NAME.safetensors; got 'x.pth'"):
-        train_detector([tissue], "x.pth", SHORT, QUIET)
+        train_detector([tissue], "x.pth", SHORT, on=QUIET)
 
 
 # files
@@ -524,7 +524,7 @@ def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
 
 
 def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
-    kept = find_boxes(spots, model, DetectSettings(device="cpu"), QUIET)
+    kept = find_boxes(spots, model, DetectSettings(device="cpu"), on=QUIET)
     assert sorted(found_names(spots)) == sorted(NAMES)
     scores = score_boxes([spots], DetectScoreSettings())
     assert {name: one.pictures for name, one in scores.of("predicted").items()} == dict.fromkeys(
@@ -545,9 +545,12 @@ def test_found_boxes_do_not_depend_on_workers_or_batch(
     spots: Sample, model: Path, tmp_path: Path
 ) -> None:
     samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
-    find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
+    find_boxes(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
     find_boxes(
-        samples[1], model, DetectSettings(device="cpu", batch=1), Execution(workers=2, quiet=True)
+        samples[1],
+        model,
+        DetectSettings(device="cpu", batch=1),
+        on=Execution(workers=2, quiet=True),
     )
     for name in NAMES:
         one, two = (read_found(sample, name).boxes for sample in samples)
@@ -560,7 +563,7 @@ def test_found_boxes_do_not_depend_on_workers_or_batch(
 
 def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path) -> None:
     samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
-    find_boxes(samples[0], model, DetectSettings(device="cpu"), QUIET)
+    find_boxes(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
     given = {
         "sample": str(samples[1].path),
         "model": str(model),
@@ -618,15 +621,15 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
 def test_boxes_of_another_detector_are_replaced_only_on_request(
     own: Sample, model: Path, tmp_path: Path
 ) -> None:
-    find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
     shutil.copy(model, tmp_path / "same.safetensors")
     find_boxes(
-        own, tmp_path / "same.safetensors", DetectSettings(device="cpu"), QUIET
+        own, tmp_path / "same.safetensors", DetectSettings(device="cpu"), on=QUIET
     )  # the same detector under another name
     with pytest.raises(ResumeError, match=r"overlap: 0.2 -> 0.4"):
-        find_boxes(own, model, DetectSettings(device="cpu", overlap=0.4), QUIET)
+        find_boxes(own, model, DetectSettings(device="cpu", overlap=0.4), on=QUIET)
     own.remove_table("boxes_disc")
-    find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
     assert "boxes_disc" in own.tables  # somebody took it away; it is made again
 
 
@@ -634,17 +637,17 @@ def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
     own: Sample, model: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "disc.safetensors"
-    train_detector([own], other, changed(SHORT, {"structure": ("disc",)}), QUIET)
-    both = find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    train_detector([own], other, changed(SHORT, {"structure": ("disc",)}), on=QUIET)
+    both = find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
     with pytest.raises(
         ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"
     ):
-        find_boxes(own, other, DetectSettings(device="cpu"), QUIET)
-    alone = find_boxes(own, other, DetectSettings(device="cpu"), AGAIN)
+        find_boxes(own, other, DetectSettings(device="cpu"), on=QUIET)
+    alone = find_boxes(own, other, DetectSettings(device="cpu"), on=AGAIN)
     assert len(alone["disc"].boxes) != len(both["disc"].boxes)
     with pytest.raises(ResumeError, match=r"boxes of 'disc' that another detector found"):
-        find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
-    again = find_boxes(own, model, DetectSettings(device="cpu"), AGAIN)
+        find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
+    again = find_boxes(own, model, DetectSettings(device="cpu"), on=AGAIN)
     assert np.array_equal(again["disc"].boxes.corners, both["disc"].boxes.corners)
 
 
@@ -655,7 +658,7 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
     voxels = own.image().read(slice(None))
     tifffile.imwrite(tmp_path / "again.tif", voxels[::-1], photometric="minisblack")
     settings = ImportSettings(voxel_nm=(50, 10, 10), block_depth=3)
-    other = import_stack(tmp_path / "again.tif", tmp_path / "other.zarr", settings, QUIET)
+    other = import_stack(tmp_path / "again.tif", tmp_path / "other.zarr", settings, on=QUIET)
     for name in NAMES:
         boxes = read_annotated(own, name).boxes
         write_annotated(
@@ -665,7 +668,7 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
             "raw",
             overwrite=False,
         )
-    find_boxes(other, model, DetectSettings(device="cpu"), QUIET)
+    find_boxes(other, model, DetectSettings(device="cpu"), on=QUIET)
     counted = score_boxes([other]).of("predicted")["disc"].counts
     assert counted.pictures == (("other", 0), ("other", 1))  # 7 and 6 of the first one
 
@@ -695,10 +698,12 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path) -> None:
-    settings = changed(SHORT, {"updates": 1, "leave": ("spots.zarr:3-4",), "test": ("spots:6-7",)})
-    train_detector([spots], tmp_path / "m.safetensors", settings, QUIET)
+    settings = changed(
+        SHORT, {"updates": 1, "exclude": ("spots.zarr:3-4",), "test": ("spots:6-7",)}
+    )
+    train_detector([spots], tmp_path / "m.safetensors", settings, on=QUIET)
     sample = unsearched(spots, tmp_path / "one")
-    find_boxes(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), QUIET)
+    find_boxes(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), on=QUIET)
     assert score_boxes([sample]).of("predicted")["disc"].counts.pictures == (
         ("spots", 6),
         ("spots", 7),
@@ -707,7 +712,7 @@ def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path
 
 def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
     small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
-    found = find_boxes(small, model, DetectSettings(device="cpu"), QUIET)
+    found = find_boxes(small, model, DetectSettings(device="cpu"), on=QUIET)
     for kept in found.values():
         assert (kept.boxes.corners >= 0).all()
         assert (kept.boxes.corners <= [90, 70, 90, 70]).all()
@@ -715,7 +720,7 @@ def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) 
 
 
 def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path) -> None:
-    find_boxes(own, model, DetectSettings(device="cpu"), QUIET)
+    find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
     for name in NAMES:
         boxes = read_annotated(own, name).boxes
         write_annotated(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
@@ -755,9 +760,9 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     voxel_nm = [50, 10, 10]
     [detect.boxes]
     source = "boxes.csv"
-    least_px = 5
+    min_px = 5
     [detect.train]
-    see = 128
+    input_px = 128
     updates = 30
     batch = 2
     average = 0.5
@@ -769,7 +774,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     [report]
     """
     (tmp_path / "study.toml").write_text(study)
-    result = run(tmp_path / "study.toml", QUIET)
+    result = run(tmp_path / "study.toml", on=QUIET)
     assert result.boxes is not None
     assert [one.pictures for one in result.boxes.boxes] == [1, 1]
     assert set(result.volumes) == {"labels/disc", "labels/square"}
@@ -778,7 +783,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     assert "Boxes: s" in page
     assert result.sample.read_table("measured").num_rows == 2
     before = (tmp_path / "detector.safetensors").stat().st_mtime_ns
-    run(tmp_path / "study.toml", QUIET)  # what is done stays done
+    run(tmp_path / "study.toml", on=QUIET)  # what is done stays done
     assert (tmp_path / "detector.safetensors").stat().st_mtime_ns == before
 
 
@@ -802,7 +807,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
 def test_studies_of_boxes_that_are_none(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "study.toml").write_text(text)
     with pytest.raises(SettingsError, match=sentence):
-        run(tmp_path / "study.toml", QUIET)
+        run(tmp_path / "study.toml", on=QUIET)
 
 
 def test_the_commands_of_boxes(

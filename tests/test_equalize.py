@@ -159,7 +159,7 @@ def test_block_depth_and_workers_change_nothing(
         equalize(
             sample,
             EqualizeSettings(method=way),
-            Execution(workers=2 if depth == 4 and way == "flicker" else 0, quiet=True),
+            on=Execution(workers=2 if depth == 4 and way == "flicker" else 0, quiet=True),
         )
         made.append(sample.image("equalized").read(slice(None)))
     assert all(np.array_equal(one, made[0]) for one in made)
@@ -183,9 +183,9 @@ def test_run_again_it_reads_the_same_image_and_refuses_another_way(own_tissue: S
     first = own_tissue.image("equalized").fingerprint
     equalize(own_tissue)
     assert own_tissue.image("equalized").fingerprint == first
-    with pytest.raises(ResumeError, match="way: flicker -> clahe"):
+    with pytest.raises(ResumeError, match="method: flicker -> clahe"):
         equalize(own_tissue, EqualizeSettings(method="clahe"))
-    equalize(own_tissue, EqualizeSettings(method="clahe"), Execution(overwrite=True, quiet=True))
+    equalize(own_tissue, EqualizeSettings(method="clahe"), on=Execution(overwrite=True, quiet=True))
     assert own_tissue.image("equalized").made_on == ("raw", own_tissue.image("raw").fingerprint)
     with pytest.raises(InputError, match="There is no slice 19 to match"):
         equalize(own_tissue, EqualizeSettings(method="reference", reference=19, out="matched"))

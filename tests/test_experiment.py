@@ -82,7 +82,7 @@ def test_without_a_truth_the_labeled_slices_that_are_left_count(
 ) -> None:
     shutil_truth = labeled.path / "truth" / "nucleus"
     shutil_truth.rename(tmp_path / "aside")
-    settings = changed(SETTINGS, {"labeled": (3,), "tile": (), "repeats": 1})
+    settings = changed(SETTINGS, {"n_slices": (3,), "contexts_px": (), "repeats": 1})
     (run,) = slices_compared(labeled, "nucleus", tmp_path / "e", None, settings).runs
     assert run.slices == (0, 10, 18)
     assert run.z == (2, 4, 6, 8, 12, 14, 16)
@@ -94,7 +94,7 @@ def test_too_few_labeled_slices_and_a_truth_that_does_not_fit(
     with pytest.raises(
         InputError, match="'nucleus' is labeled on 10 slices; expected more than 40"
     ):
-        slices_compared(labeled, "nucleus", tmp_path, None, changed(SETTINGS, {"labeled": (40,)}))
+        slices_compared(labeled, "nucleus", tmp_path, None, changed(SETTINGS, {"n_slices": (40,)}))
     np.save(tmp_path / "t.npy", np.zeros((3, 96, 128), np.uint8))
     with pytest.raises(InputError, match=r"Which 3 of the 19 slices does .*t\.npy label"):
         slices_compared(labeled, "nucleus", tmp_path, tmp_path / "t.npy", SETTINGS)
@@ -142,13 +142,13 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
         )
     with pytest.raises(InputError, match="labeled on 3 slices; expected more than 7"):
         models_compared(
-            own_tissue, "nucleus", tmp_path, settings=changed(settings, {"labeled": (7,)})
+            own_tissue, "nucleus", tmp_path, settings=changed(settings, {"n_slices": (7,)})
         )
 
 
 def _is_on_the_page(sample: Sample, last: Trained, path: Path) -> None:
     page = report(
-        [sample.path], path, ReportSettings(n_slices=3), Execution(quiet=True)
+        [sample.path], path, ReportSettings(n_slices=3), on=Execution(quiet=True)
     ).path.read_text(encoding="utf-8")
     assert f"<h3>Networks: nucleus of {sample.name}</h3>" in page
     table = page[page.index("Networks: nucleus") :]

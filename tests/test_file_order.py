@@ -346,7 +346,7 @@ def test_what_was_understood_and_may_be_wrong_is_noted(
 ) -> None:
     for index, name in enumerate(names):
         tifffile.imwrite(tmp_path / f"{name}.tif", np.full((8, 9), index, np.uint8))
-    import_stack(tmp_path, tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4)), Execution())
+    import_stack(tmp_path, tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4)), on=Execution())
     printed = capsys.readouterr().err
     assert "Note: the folder" in printed
     assert note in printed

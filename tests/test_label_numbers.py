@@ -61,7 +61,7 @@ def sample(tmp_path: Path) -> Sample:
         tmp_path / "gray.npy",
         tmp_path / "s.zarr",
         ImportSettings(voxel_nm=(8, 4, 4), block_depth=2),
-        QUIET,
+        on=QUIET,
     )
 
 
@@ -299,19 +299,19 @@ def test_labels_of_every_slice_and_truth_with_white_as_0(sample: Sample, tmp_pat
     path = tif(tmp_path / "a.tif", LABELS == 1, photometric="miniswhite")
     with pytest.raises(InputError, match="is a 'min is white' TIFF"):
         import_labels(sample.path, "n", path, on=QUIET)
-    import_labels(sample.path, "n", path, ImportSettings(min_is_white="stored"), QUIET)
+    import_labels(sample.path, "n", path, ImportSettings(min_is_white="stored"), on=QUIET)
     np.testing.assert_array_equal(sample.volume("labels", "n").read(slice(None)), LABELS == 1)
     with pytest.raises(InputError, match="is a 'min is white' TIFF"):
-        score(sample, "n", path, ScoreSettings(slices="all"), QUIET)
+        score(sample, "n", path, ScoreSettings(slices="all"), on=QUIET)
     assert (
         score(
-            sample, "n", path, ScoreSettings(slices="all", min_is_white="stored"), QUIET
+            sample, "n", path, ScoreSettings(slices="all", min_is_white="stored"), on=QUIET
         ).summary()["dice_3d"]
         == 1
     )
     assert (
         score(
-            sample, "n", path, ScoreSettings(slices="all", min_is_white="displayed"), QUIET
+            sample, "n", path, ScoreSettings(slices="all", min_is_white="displayed"), on=QUIET
         ).summary()["dice_3d"]
         == 0
     )
@@ -331,14 +331,14 @@ def test_images_with_white_as_0_are_taken_as_displayed(
             tmp_path / source,
             tmp_path / f"{source}.zarr",
             ImportSettings(voxel_nm=(8, 4, 4)),
-            Execution(),
+            on=Execution(),
         )
         np.testing.assert_array_equal(made.image().read(slice(None)), np.iinfo(kind).max - stack)
         assert f"Note: {name} is a 'min is white' TIFF: its gray levels are inverted" in " ".join(
             capsys.readouterr().err.split()
         )
     settings = ImportSettings(voxel_nm=(8, 4, 4), min_is_white="stored")
-    stored = import_stack(tmp_path / "a.tif", tmp_path / "stored.zarr", settings, QUIET)
+    stored = import_stack(tmp_path / "a.tif", tmp_path / "stored.zarr", settings, on=QUIET)
     np.testing.assert_array_equal(stored.image().read(slice(None)), stack)
 
 
@@ -377,7 +377,7 @@ def test_a_number_for_pixels_that_are_not_labeled(
     )
     assert (
         score(
-            sample, "n", truth, ScoreSettings(slices="all", ignore=mark, instances=True), QUIET
+            sample, "n", truth, ScoreSettings(slices="all", ignore=mark, instances=True), on=QUIET
         ).summary()["dice_3d"]
         == 1
     )
@@ -390,20 +390,20 @@ def test_the_largest_number_of_a_type_is_reported(
     void = LABELS.copy()
     void[:, :4] = 255
     folder = folder_of(tmp_path, tif, labels=void)
-    import_annotation(sample, "a", folder, quiet=False)
+    import_annotation(sample, "a", folder, on=Execution())
     assert "Note: pixels of 255 in" in (told := " ".join(capsys.readouterr().err.split()))
     assert "count as the structure; if they are not labeled, give --ignore 255." in told
-    import_annotation(sample, "b", folder, AnnotationSettings(classes={"b": (1,)}), quiet=False)
+    import_annotation(sample, "b", folder, AnnotationSettings(classes={"b": (1,)}), on=Execution())
     assert "count as background; if they are not labeled, give --ignore 255." in " ".join(
         capsys.readouterr().err.split()
     )
     import_annotation(
-        sample, "c", folder, AnnotationSettings(ignore=255, classes={"c": (9,)}), quiet=False
+        sample, "c", folder, AnnotationSettings(ignore=255, classes={"c": (9,)}), on=Execution()
     )
     assert "the numbers of c=9; it holds 0, 1, 2, 255." in " ".join(capsys.readouterr().err.split())
     for z in SLICES:
         tif(folder / f"m_{z:03d}.tif", (LABELS[z] == 1) * np.uint8(1 if z == 1 else 255))
-    import_annotation(sample, "d", folder, quiet=False)
+    import_annotation(sample, "d", folder, on=Execution())
     assert "255" not in capsys.readouterr().err
 
 
@@ -417,7 +417,7 @@ def test_labels_of_every_slice_with_a_number_for_background(sample: Sample, tmp_
         match=r"Slice 0 of clefts.tif holds 18446744073709551615, .* give --background 18446744073709551615",
     ):
         import_labels(sample.path, "clefts", path, on=QUIET)
-    import_labels(sample.path, "clefts", path, ImportSettings(background=2**64 - 1), QUIET)
+    import_labels(sample.path, "clefts", path, ImportSettings(background=2**64 - 1), on=QUIET)
     np.testing.assert_array_equal(
         sample.volume("labels", "clefts").read(slice(None)), np.array([0, 7, 9])[LABELS]
     )
@@ -461,11 +461,13 @@ def test_numbers_beyond_32_bits_are_renumbered_in_order(
     import_labels(sample.path, "big", tif(tmp_path / "big.tif", labels), on=QUIET)
     np.testing.assert_array_equal(sample.volume("labels", "big").read(slice(None)), LABELS)
     assert sample.read_table("label_ids_big")["file_id"].to_pylist() == [HUGE, 2 * HUGE]
-    score(sample, "big", tmp_path / "big.tif", ScoreSettings(slices="all", instances=True), QUIET)
+    score(
+        sample, "big", tmp_path / "big.tif", ScoreSettings(slices="all", instances=True), on=QUIET
+    )
     assert sample.read_table("dice_big").to_pydict()["dice"] == [1, 1]
     assert sample.read_table("truth_ids_big")["file_id"].to_pylist() == [HUGE, 2 * HUGE]
     only = score(
-        sample, "big", tmp_path / "big.tif", ScoreSettings(slices="all", ids=(HUGE,)), QUIET
+        sample, "big", tmp_path / "big.tif", ScoreSettings(slices="all", ids=(HUGE,)), on=QUIET
     ).summary()
     assert only["recall_3d"] == 1
     assert only["precision_3d"] == pytest.approx((LABELS == 1).sum() / (LABELS > 0).sum())
@@ -599,7 +601,7 @@ def test_floats_that_are_no_labels_are_one_sentence(
     path = tif(tmp_path / "all.tif", labels)
     for made in (
         lambda: import_labels(sample.path, "n", path, on=QUIET),
-        lambda: score(sample, "m", path, ScoreSettings(slices="all"), QUIET),
+        lambda: score(sample, "m", path, ScoreSettings(slices="all"), on=QUIET),
     ):
         if "m" not in sample.names("labels"):
             import_labels(sample.path, "m", tif(tmp_path / "m.tif", LABELS), on=QUIET)
@@ -641,7 +643,10 @@ def test_smeared_masks_are_refused_everywhere(
     for made, options in (
         (lambda: annotated(sample, path, slices="all"), "--classes or --ignore"),
         (lambda: import_labels(sample.path, "m", path, on=QUIET), "--label-type objects"),
-        (lambda: score(sample, "n", path, ScoreSettings(slices="all"), QUIET), "--ids or --ignore"),
+        (
+            lambda: score(sample, "n", path, ScoreSettings(slices="all"), on=QUIET),
+            "--ids or --ignore",
+        ),
     ):
         with pytest.raises(
             InputError,
@@ -665,7 +670,7 @@ def test_labels_of_every_slice_with_one_number_are_a_mask(
     assert made.dtype == np.uint8
     np.testing.assert_array_equal(made.read(slice(None)), LABELS > 0)
     settings = ImportSettings(label_type="objects")
-    import_labels(sample.path, "n", path, settings, Execution(quiet=True, overwrite=True))
+    import_labels(sample.path, "n", path, settings, on=Execution(quiet=True, overwrite=True))
     made = sample.volume("labels", "n")
     assert made.dtype == np.uint32
     np.testing.assert_array_equal(made.read(slice(None)), (LABELS > 0) * np.uint32(value))
@@ -673,7 +678,7 @@ def test_labels_of_every_slice_with_one_number_are_a_mask(
 
 def test_numbers_can_be_read_as_a_mask(sample: Sample, tmp_path: Path) -> None:
     path = tif(tmp_path / "a.tif", LABELS)
-    import_labels(sample.path, "n", path, ImportSettings(label_type="mask"), QUIET)
+    import_labels(sample.path, "n", path, ImportSettings(label_type="mask"), on=QUIET)
     np.testing.assert_array_equal(sample.volume("labels", "n").read(slice(None)), LABELS > 0)
     with pytest.raises(
         InputError,

@@ -226,12 +226,12 @@ def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
 def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], sam: Path) -> None:
     sample, _ = found
     settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu", structure=("disc",))
-    masks(sample, settings, QUIET)
+    masks(sample, settings, on=QUIET)
     folders = set((sample.path / ".sparsem" / "embeddings").iterdir())
-    equalize(sample, EqualizeSettings(method="clahe"), QUIET)
+    equalize(sample, EqualizeSettings(method="clahe"), on=QUIET)
     kept = read_found(sample, "disc")
     write_found(sample, f"{FOUND}disc", replace(kept, image="equalized"))
-    masks(sample, settings, Execution(quiet=True, overwrite=True))
+    masks(sample, settings, on=Execution(quiet=True, overwrite=True))
     assert len(set((sample.path / ".sparsem" / "embeddings").iterdir()) - folders) == 1
 
 
@@ -249,7 +249,7 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
             folder,
             tmp_path / f"{name}.zarr",
             ImportSettings(voxel_nm=(50, 10, 10), montage=True),
-            QUIET,
+            on=QUIET,
         )
         boxes = Boxes.of(("disc",), np.zeros(len(corners), int), 0, corners)
         kept = Kept(
@@ -261,7 +261,7 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
             np.ones(len(boxes), bool),
         )
         write_found(sample, f"{FOUND}disc", kept)
-        masks(sample, MasksSettings(), QUIET)
+        masks(sample, MasksSettings(), on=QUIET)
         made.append(volumes(sample)["disc"][0, :90, :100])
     assert np.array_equal(made[0], made[1])
 
@@ -278,7 +278,7 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
         tmp_path / "m",
         tmp_path / "m.zarr",
         ImportSettings(voxel_nm=(50, 10, 10), montage=True),
-        QUIET,
+        on=QUIET,
     )
     corners = np.array(
         [[20, 20, 40, 40], [20, 40, 40, 60], [60, 10, 80, 30], [20, 40, 40, 60]], np.float32
@@ -287,8 +287,8 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     boxes, about = Boxes.of(("disc",), z, 0, corners), {"fingerprint": "by hand", "seen": []}
     kept = Kept(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
     write_found(sample, f"{FOUND}disc", kept)
-    masks(sample, MasksSettings(), QUIET)
-    measure(sample, MeasureSettings(texture=False), QUIET)
+    masks(sample, MasksSettings(), on=QUIET)
+    measure(sample, MeasureSettings(texture=False), on=QUIET)
     rows = sample.read_table("disc").to_pylist()
     assert sorted(
         (row["picture"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows
@@ -355,14 +355,14 @@ def volumes(sample: Sample) -> dict[str, NDArray[Any]]:
 
 def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> None:
     sample, boxes = found
-    made = masks(sample, MasksSettings(), QUIET)
+    made = masks(sample, MasksSettings(), on=QUIET)
     assert made.volumes == ["labels/disc", "labels/square"]
     assert (
         made.boxes
         == made.visible
         == {name: int((boxes.kind == kind).sum()) for kind, name in enumerate(boxes.names)}
     )
-    assert masks(sample, MasksSettings(), QUIET) == made  # done before
+    assert masks(sample, MasksSettings(), on=QUIET) == made  # done before
     labels = volumes(sample)["disc"]
     discs = boxes.of_kind("disc")
     assert labels.dtype == np.uint32
@@ -370,13 +370,13 @@ def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> N
     for number, (z, corners) in enumerate(zip(discs.z, discs.corners, strict=True), 1):
         _, own = boxes_of_labels(labels[z] == number)
         assert overlap_of_union(own, corners[None]).item() > 0.8
-    counted = measure(sample, MeasureSettings(texture=False), QUIET)
+    counted = measure(sample, MeasureSettings(texture=False), on=QUIET)
     assert counted.objects["disc"] == len(discs)
 
 
 def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
     sample, _ = found
-    masks(sample, MasksSettings(connectivity="3d", structure=("disc",)), QUIET)
+    masks(sample, MasksSettings(connectivity="3d", structure=("disc",)), on=QUIET)
     labels = volumes(sample)["disc"]
     assert labels.dtype == np.uint8
     assert np.unique(labels).tolist() == [0, 1]
@@ -394,7 +394,7 @@ def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
         tmp_path / "m",
         tmp_path / "m.zarr",
         ImportSettings(voxel_nm=(50, 10, 10), montage=True),
-        QUIET,
+        on=QUIET,
     )
     boxes = Boxes.of(("disc",), [0, 1], 0, [[5, 5, 30, 30]] * 2)
     write_found(
@@ -406,12 +406,12 @@ def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
         SettingsError,
         match=r"pictures of their own, which nothing connects; leave out --connectivity 3d",
     ):
-        masks(sample, MasksSettings(connectivity="3d"), QUIET)
+        masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
 
 
 def test_masks_of_other_boxes_are_known(found: tuple[Sample, Boxes]) -> None:
     sample, boxes = found
-    masks(sample, MasksSettings(), QUIET)
+    masks(sample, MasksSettings(), on=QUIET)
     assert not masks_outdated(sample, "disc")
     own = boxes.of_kind("disc")[1:]
     write_found(
@@ -446,7 +446,7 @@ def test_the_surer_box_has_the_pixel() -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_model_masks_every_box(found: tuple[Sample, Boxes], sam: Path, keep: bool) -> None:
     sample, boxes = found
-    masks(sample, MasksSettings(sam=str(sam), keep_embeddings=keep, device="cpu"), QUIET)
+    masks(sample, MasksSettings(sam=str(sam), keep_embeddings=keep, device="cpu"), on=QUIET)
     for name, labels in volumes(sample).items():
         own = boxes.of_kind(name)
         assert np.unique(labels).tolist() == list(range(len(own) + 1))
@@ -465,7 +465,7 @@ def test_kept_embeddings_are_used_again(
 ) -> None:
     sample, _ = found
     settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu")
-    masks(sample, changed(settings, {"structure": ("disc",)}), QUIET)
+    masks(sample, changed(settings, {"structure": ("disc",)}), on=QUIET)
     before = volumes(sample)["disc"]
 
     def refuse(*_: Any) -> None:
@@ -475,7 +475,7 @@ def test_kept_embeddings_are_used_again(
     masks(
         sample,
         changed(settings, {"structure": ("disc",)}),
-        Execution(quiet=True, overwrite=True),
+        on=Execution(quiet=True, overwrite=True),
     )
     assert np.array_equal(volumes(sample)["disc"], before)
 
@@ -484,7 +484,7 @@ def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
     found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample, _ = found
-    masks(sample, MasksSettings(structure=("disc",)), QUIET)
+    masks(sample, MasksSettings(structure=("disc",)), on=QUIET)
     outlines = volumes(sample)["disc"]
     monkeypatch.setattr(
         Sam,
@@ -494,7 +494,7 @@ def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
     masks(
         sample,
         MasksSettings(structure=("disc",), sam=str(sam), device="cpu"),
-        Execution(quiet=True, overwrite=True),
+        on=Execution(quiet=True, overwrite=True),
     )
     assert np.array_equal(volumes(sample)["disc"], outlines)
 
@@ -506,14 +506,14 @@ def test_masks_do_not_depend_on_workers_or_kills(
         found[0],
         *(copy_of(found[0], tmp_path / f"{name}.zarr") for name in ("killed", "spread")),
     ]
-    masks(samples[0], MasksSettings(), QUIET)
+    masks(samples[0], MasksSettings(), on=QUIET)
     assert (
         kill_ten_times(
             "masks", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.25}, kills=4
         )
         > 0
     )
-    masks(samples[2], MasksSettings(), Execution(workers=2, quiet=True))
+    masks(samples[2], MasksSettings(), on=Execution(workers=2, quiet=True))
     for other in samples[1:]:
         for name, labels in volumes(samples[0]).items():
             assert np.array_equal(labels, volumes(other)[name])
@@ -524,9 +524,9 @@ def test_masks_that_cannot_be(found: tuple[Sample, Boxes], tissue: Sample, sam: 
     with pytest.raises(SampleError, match=r"has no boxes; find some"):
         masks(tissue)
     with pytest.raises(SampleError, match=r"has no boxes of 'disk'; did you mean 'disc'"):
-        masks(sample, MasksSettings(structure=("disk",)), QUIET)
-    masks(sample, MasksSettings(), QUIET)
+        masks(sample, MasksSettings(structure=("disk",)), on=QUIET)
+    masks(sample, MasksSettings(), on=QUIET)
     with pytest.raises(ResumeError, match=r"objects: pictures -> stack.*--overwrite"):
-        masks(sample, MasksSettings(connectivity="3d"), QUIET)
+        masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
     with pytest.raises(ResumeError, match=r"now with model"):
-        masks(sample, MasksSettings(sam=str(sam)), QUIET)
+        masks(sample, MasksSettings(sam=str(sam)), on=QUIET)

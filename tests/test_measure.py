@@ -201,7 +201,7 @@ def test_blocks_and_workers_do_not_matter(
     made: Sample, tmp_path: Path, depth: int, workers: int
 ) -> None:
     other = tissue_of(tmp_path / "o.zarr", depth)
-    found = measure(other, QUICK, Execution(workers=workers, quiet=True))
+    found = measure(other, QUICK, on=Execution(workers=workers, quiet=True))
     assert found.tables == measure(made, QUICK).tables
     for name in found.tables:
         assert other.read_table(name).equals(made.read_table(name)), name
@@ -271,7 +271,7 @@ def test_settings_that_change_numbers_are_refused_and_replaced_on_request(
     sample = copy_of(made, tmp_path / "s.zarr")
     with pytest.raises(ResumeError, match=r"gray_levels: 64 -> 32.*--overwrite"):
         measure(sample, changed(QUICK, {"gray_levels": 32}))
-    measure(sample, changed(QUICK, {"gray_levels": 32}), Execution(overwrite=True, quiet=True))
+    measure(sample, changed(QUICK, {"gray_levels": 32}), on=Execution(overwrite=True, quiet=True))
     assert not sample.read_table("nucleus")["glcm_contrast"].equals(
         made.read_table("nucleus")["glcm_contrast"]
     )
@@ -280,11 +280,11 @@ def test_settings_that_change_numbers_are_refused_and_replaced_on_request(
 def test_what_is_refused_numbers_no_objects_anew(made: Sample, tmp_path: Path) -> None:
     sample = copy_of(made, tmp_path / "s.zarr")
     before = sample.volume("labels", "mitochondrion-objects").fingerprint
-    larger = changed(QUICK, {"least_voxels": 200})
-    with pytest.raises(ResumeError, match=r"least_voxels: .* -> 200"):
+    larger = changed(QUICK, {"min_voxels": 200})
+    with pytest.raises(ResumeError, match=r"min_voxels: .* -> 200"):
         measure(sample, larger)
     assert sample.volume("labels", "mitochondrion-objects").fingerprint == before
-    measure(sample, larger, Execution(overwrite=True, quiet=True))
+    measure(sample, larger, on=Execution(overwrite=True, quiet=True))
     assert sample.volume("labels", "mitochondrion-objects").fingerprint != before
 
 
@@ -313,7 +313,7 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
     measure(sample, QUICK)
     assert sample.read_table("nucleolus").equals(made.read_table("nucleolus"))
     only = changed(QUICK, {"structure": ("nucleus",), "texture": False})
-    found = measure(sample, only, Execution(overwrite=True, quiet=True))
+    found = measure(sample, only, on=Execution(overwrite=True, quiet=True))
     left = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {"tracks_cells"}
     others = {
         "nucleolus",
@@ -335,10 +335,10 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
     put(sample, "labels/cells", others_cells, 7, sample.voxel_size)
     assert outdated(sample, "cells", "measure")
     remove(sample, ["labels/mitochondrion"])
-    measure(sample, changed(only, {"spectrum_sizes": 2}), Execution(overwrite=True, quiet=True))
+    measure(sample, changed(only, {"spectrum_sizes": 2}), on=Execution(overwrite=True, quiet=True))
     assert "mitochondrion" not in sample.tables  # its labels are gone
     everything = measure(
-        sample, changed(QUICK, {"texture": False}), Execution(overwrite=True, quiet=True)
+        sample, changed(QUICK, {"texture": False}), on=Execution(overwrite=True, quiet=True)
     )
     assert set(everything.tables) == {
         "nucleus",
@@ -364,9 +364,9 @@ def test_a_killed_replacement_is_not_taken_for_the_old_result(
             measure(
                 sample,
                 changed(QUICK, {"gray_levels": 8}),
-                Execution(overwrite=True, quiet=True),
+                on=Execution(overwrite=True, quiet=True),
             )
-    measure(sample, QUICK, Execution(overwrite=True, quiet=True))
+    measure(sample, QUICK, on=Execution(overwrite=True, quiet=True))
     for name in ("nucleus", "nucleolus", "cells", "measured"):
         assert sample.read_table(name).equals(made.read_table(name)), name
 
@@ -375,9 +375,9 @@ def test_names_that_mean_something_else_are_refused(made: Sample, tmp_path: Path
     sample = copy_of(made, tmp_path / "s.zarr")
     with pytest.raises(
         SettingsError,
-        match="least_um3 names 'nucleos', which is not measured; did you mean 'nucleolus'",
+        match="min_volume_um3 names 'nucleos', which is not measured; did you mean 'nucleolus'",
     ):
-        measure(sample, changed(QUICK, {"least_um3": {"nucleos": 1.0}}))
+        measure(sample, changed(QUICK, {"min_volume_um3": {"nucleos": 1.0}}))
     put(sample, "labels/protrusions", np.ones(SHAPE, np.uint8), 7, VOXEL)
     with pytest.raises(SampleError, match="A structure cannot be called 'protrusions'"):
         measure(sample, QUICK)

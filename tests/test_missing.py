@@ -375,7 +375,7 @@ def test_what_was_filled_is_reported_and_recorded(
 ) -> None:
     write_hdf5(tmp_path / "a.h5", [(1, 0, 0), (2, 0, 0)], fill=9)
     asked = ImportSettings(voxel_nm=(8, 4, 4), missing="fill", block_depth=depth)
-    sample = import_stack(tmp_path / "a.h5", tmp_path / "s.zarr", asked, Execution(quiet=False))
+    sample = import_stack(tmp_path / "a.h5", tmp_path / "s.zarr", asked, on=Execution(quiet=False))
     filled = "'data' in a.h5 lacks 2 of 18 chunks; 80 voxels of slices 2 to 5 are taken as 9"
     assert f"Note: {filled}." in capsys.readouterr().err
     assert sample.history()[0]["settings"]["input filled"] == filled
@@ -385,7 +385,9 @@ def test_what_was_filled_is_reported_and_recorded(
 
 
 def test_samples_are_sources(tissue: Sample, tmp_path: Path) -> None:
-    sample = import_stack(tissue.path, tmp_path / "s.zarr", ImportSettings(), Execution(quiet=True))
+    sample = import_stack(
+        tissue.path, tmp_path / "s.zarr", ImportSettings(), on=Execution(quiet=True)
+    )
     assert np.array_equal(sample.image().read(slice(None)), tissue.image().read(slice(None)))
     for name in ("nucleus", "mitochondrion"):
         assert not open_source(tissue.path / "truth" / name).missing

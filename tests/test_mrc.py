@@ -156,7 +156,7 @@ def test_how_bytes_were_read_is_reported(
 ) -> None:
     write(tmp_path / "a.mrc", BRIGHT)
     sample = import_stack(
-        tmp_path / "a.mrc", tmp_path / "s.zarr", ImportSettings(), Execution(quiet=False)
+        tmp_path / "a.mrc", tmp_path / "s.zarr", ImportSettings(), on=Execution(quiet=False)
     )
     assert (
         "Note: a.mrc does not state whether its bytes are signed; they are read as unsigned"

@@ -47,7 +47,7 @@ def montage(
         folder / "pictures",
         folder / "m.zarr",
         ImportSettings(voxel_nm=(50, NM, NM), montage=True),
-        QUIET,
+        on=QUIET,
     )
     image = sample.image()
     whole: NDArray[np.uint32] = np.zeros(image.shape, dtype)
@@ -78,7 +78,7 @@ def test_ellipses_are_as_their_formulas(
 ) -> None:
     mask = drawn((160, 180), (80.3, 90.6), half, degrees)
     sample = montage(tmp_path, {"a": mask.astype(np.uint32)})
-    measure(sample, PLAIN, QUIET)
+    measure(sample, PLAIN, on=QUIET)
     a, b = half[0] * NM / 1000, half[1] * NM / 1000
     h = ((a - b) / (a + b)) ** 2
     perimeter = np.pi * (a + b) * (1 + 3 * h / (10 + np.sqrt(4 - 3 * h)))  # Ramanujan
@@ -107,7 +107,7 @@ def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
             drawn(labels.shape, (center[0], center[1]), (half[0], half[1]), random.uniform(0, 180))
         ] = number
     sample = montage(tmp_path, {"a": labels})
-    measure(sample, PLAIN, QUIET)
+    measure(sample, PLAIN, on=QUIET)
     theirs, um = regionprops(labels.astype(np.int64)), NM / 1000
     for name, ours, unit in (
         ("area", "area_um2", um**2),
@@ -153,11 +153,11 @@ def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
         for name, labels in pictures.items()
     }
     together = montage(tmp_path / "all", numbered)
-    measure(together, PLAIN, Execution(workers=2, quiet=True))
+    measure(together, PLAIN, on=Execution(workers=2, quiet=True))
     table = together.read_table("thing").to_pylist()
     for z, (name, labels) in enumerate(numbered.items()):
         alone = montage(tmp_path / name, {name: labels})
-        measure(alone, PLAIN, QUIET)
+        measure(alone, PLAIN, on=QUIET)
         rows = alone.read_table("thing").to_pylist()
         assert [{**row, "picture": z} for row in rows] == [
             row for row in table if row["picture"] == z
@@ -178,7 +178,7 @@ def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
 def test_a_mask_of_pictures_is_parted_picture_by_picture(tmp_path: Path) -> None:
     mask = drawn((60, 60), (30, 30), (12, 12), 0).astype(np.uint32)
     sample = montage(tmp_path, {"a": mask, "b": mask, "c": mask}, np.uint8)
-    assert measure(sample, PLAIN, QUIET).objects == {"thing": 3}
+    assert measure(sample, PLAIN, on=QUIET).objects == {"thing": 3}
 
 
 def test_texture_of_a_picture_is_that_of_its_pixels(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_texture_of_a_picture_is_that_of_its_pixels(tmp_path: Path) -> None:
         ("beside", {"a": mask, "b": np.zeros_like(mask)}),
     ):
         sample = montage(tmp_path / name, pictures)
-        measure(sample, MeasureSettings(spectrum_sizes=3, gray_range=(0, 256)), QUIET)
+        measure(sample, MeasureSettings(spectrum_sizes=3, gray_range=(0, 256)), on=QUIET)
         (row,) = sample.read_table("thing").to_pylist()
         assert row["texture_level"] == 0
         assert row["texture_voxel_nm"] == NM

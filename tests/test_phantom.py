@@ -24,7 +24,7 @@ def test_block_depth_and_workers_change_nothing(
     other = phantom(
         tmp_path / "p.zarr",
         changed(TISSUE, {"block_depth": depth}),
-        Execution(workers=workers, quiet=True),
+        on=Execution(workers=workers, quiet=True),
     )
     for name in ("cells", "nucleus", "endosome"):
         expected = voxels(tissue.volume("truth", name))

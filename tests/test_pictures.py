@@ -377,17 +377,17 @@ def test_pictures_from_files(
     """Single ones and slices of a stack; a second run measures nothing that was measured, unless something changed."""
     sources = [folder / "p0.tif", folder / "p2.tif", folder / "stack.tif"]
     settings = ImagesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
-    found = pictures(sources, folder / "out", settings, QUIET)
+    found = pictures(sources, folder / "out", settings, on=QUIET)
     assert [one.name for one in found] == ["p0", "p2", "stack_z0000", "stack_z0002"]
     assert all(one.resin_marked for one in found)
     assert found[1].values["noise"] > 2 * found[0].values["noise"]
     assert (folder / "out" / "resin" / "stack_z0002.png").stat().st_size > 1000
     kept = folder / "out" / "measured" / "p0.json"
     before = kept.stat().st_mtime_ns
-    again = pictures(sources, folder / "out", settings, QUIET)
+    again = pictures(sources, folder / "out", settings, on=QUIET)
     assert repr(again) == repr(found)
     assert kept.stat().st_mtime_ns == before
-    pictures(sources, folder / "out", changed(settings, {"tile": 128}), QUIET)
+    pictures(sources, folder / "out", changed(settings, {"contexts_px": 128}), on=QUIET)
     assert kept.stat().st_mtime_ns != before
     whole, parts = tables(found)
     assert whole.num_rows == 4
@@ -405,16 +405,19 @@ def test_two_files_of_one_name_are_two_pictures(folder: Path) -> None:
         tifffile.imwrite(made, tifffile.imread(folder / source), photometric="minisblack")
         os.utime(made, ns=(10**18, 10**18))
     both = pictures(
-        [folder / "a" / "x.tif", folder / "b" / "x.tif"], folder / "both", ImagesSettings(), QUIET
+        [folder / "a" / "x.tif", folder / "b" / "x.tif"],
+        folder / "both",
+        ImagesSettings(),
+        on=QUIET,
     )
     assert [one.name for one in both] == ["x", "x-2"]
     first, second = (
-        pictures([folder / place / "x.tif"], folder / "out", ImagesSettings(), QUIET)[0]
+        pictures([folder / place / "x.tif"], folder / "out", ImagesSettings(), on=QUIET)[0]
         for place in "ab"
     )
     assert second.values["noise"] == both[1].values["noise"] > 2 * first.values["noise"]
     one, two = (
-        pictures([folder / "stack.tif"], folder / "out", ImagesSettings(slices=z), QUIET)
+        pictures([folder / "stack.tif"], folder / "out", ImagesSettings(slices=z), on=QUIET)
         for z in ((0,), (0, 1))
     )
     assert repr(one[0]) == repr(two[0])
@@ -427,13 +430,13 @@ def test_pictures_that_are_denoised_may_become_others(folder: Path) -> None:
         ImagesSettings(denoise="nlm", slices=(0,)),
         ImagesSettings(denoise="nlm", slices=(0, 2)),
     ):
-        found = pictures([folder / "stack.tif"], folder / "out", settings, QUIET)
+        found = pictures([folder / "stack.tif"], folder / "out", settings, on=QUIET)
     tifffile.imwrite(
         folder / "stack.tif",
         np.stack([tifffile.imread(folder / "p2.tif")] * 3),
         photometric="minisblack",
     )
-    other = pictures([folder / "stack.tif"], folder / "out", settings, QUIET)
+    other = pictures([folder / "stack.tif"], folder / "out", settings, on=QUIET)
     assert other[0].values["resin_noise"] > 2 * found[0].values["resin_noise"]
 
 
@@ -443,11 +446,11 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
         resin=(str(folder / "resin.tif"),) * 2,
         weights=str(weights),
     )
-    low, high = pictures([folder / "p0.tif", folder / "p2.tif"], folder / "a", given, QUIET)
+    low, high = pictures([folder / "p0.tif", folder / "p2.tif"], folder / "a", given, on=QUIET)
     assert low.values["ssim"] > high.values["ssim"]
     assert low.values["dists"] != high.values["dists"]
     itself = ImagesSettings(denoise="nlm", slices=(0, 2), weights=str(weights))
-    own = pictures([folder / "p2.tif", folder / "stack.tif"], folder / "b", itself, QUIET)
+    own = pictures([folder / "p2.tif", folder / "stack.tif"], folder / "b", itself, on=QUIET)
     assert [one.name for one in own] == ["p2", "stack_z0000", "stack_z0002"]
     assert own[0].values["resin_noise_reference"] < 0.5 * own[0].values["resin_noise"]
     assert own[0].values["psnr_db"] < own[1].values["psnr_db"]
@@ -496,7 +499,7 @@ def test_bad_pictures_get_a_sentence(
         "bad.tif" if picture is not None else "stack.tif" if "slices" in settings else "p0.tif"
     )
     with pytest.raises(InputError, match=sentence):
-        pictures([source], folder / "out", parse(ImagesSettings, settings, "test"), QUIET)
+        pictures([source], folder / "out", parse(ImagesSettings, settings, "test"), on=QUIET)
     assert not (folder / "out" / "pictures.csv").exists()
 
 

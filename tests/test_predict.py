@@ -196,7 +196,7 @@ def test_blocks_workers_and_batches_change_no_label(
         other,
         model,
         changed(SETTINGS, {"batch": batch}),
-        Execution(workers=workers, quiet=True),
+        on=Execution(workers=workers, quiet=True),
     )
     for kind in ("labels", "probabilities"):
         for name in ("nucleus", "nucleolus"):
@@ -252,12 +252,12 @@ def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
         QUICK,
         {
             "width": 8,
-            "read": 64,
-            "see": 64,
+            "context_px": 64,
+            "input_px": 64,
             "batch": 4,
             "updates": 60,
             "learning_rate": 3e-3,
-            "average": 0.9,
+            "ema": 0.9,
         },
     )
     train([sample], tmp_path / "m.safetensors", training)
@@ -332,7 +332,7 @@ def test_another_model_or_setting_is_refused(
         ResumeError, match="has a probabilities/nucleus already, made by another command"
     ):
         predict(own_tissue, tmp_path / "n.safetensors", SETTINGS)
-    predict(own_tissue, tmp_path / "n.safetensors", SETTINGS, replace(HERE, overwrite=True))
+    predict(own_tissue, tmp_path / "n.safetensors", SETTINGS, on=replace(HERE, overwrite=True))
     with pytest.raises(
         ResumeError, match="has a probabilities/nucleus already, made by another command"
     ):

@@ -402,7 +402,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         defocus=3,
     )
     return phantom(
-        tmp_path_factory.mktemp("faulty") / "faulty.zarr", settings, Execution(quiet=True)
+        tmp_path_factory.mktemp("faulty") / "faulty.zarr", settings, on=Execution(quiet=True)
     )
 
 
@@ -460,13 +460,13 @@ def test_the_command_tells_which_slices_to_look_at(
     text = page.read_text(encoding="utf-8")
     assert "Image quality: faulty, raw" in text
     assert "slices are red" in text
-    equalize(faulty, EqualizeSettings(out="even"), Execution(quiet=True))
+    equalize(faulty, EqualizeSettings(out="even"), on=Execution(quiet=True))
     told("quality", path, "--image", "even")
     assert describe(faulty)["outdated"] == []
     equalize(
         faulty,
         EqualizeSettings(method="standard", out="even", image="raw"),
-        Execution(quiet=True, overwrite=True),
+        on=Execution(quiet=True, overwrite=True),
     )
     assert describe(faulty)["outdated"] == ["tables/quality_even"]
     told("report", path, "-o", str(page), "--overwrite")
@@ -475,7 +475,7 @@ def test_the_command_tells_which_slices_to_look_at(
 
 def test_a_killed_run_tells_the_same(tmp_path: Path) -> None:
     small = changed(SOUND, {"shape": (20, 128, 160), "block_depth": 1})
-    samples = [phantom(tmp_path / f"{name}.zarr", small, Execution(quiet=True)) for name in "ab"]
+    samples = [phantom(tmp_path / f"{name}.zarr", small, on=Execution(quiet=True)) for name in "ab"]
     quality(samples[0], on=Execution(quiet=True))
     assert (
         kill_ten_times("quality", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.6})
@@ -492,7 +492,7 @@ def test_a_stack_of_nothing_is_red_and_no_failure(tmp_path: Path) -> None:
     stack = random.integers(1, 255, (6, 64, 64)).astype(np.uint8)
     stack[2], stack[4] = 0, 77
     sample = phantom(
-        tmp_path / "s.zarr", changed(SOUND, {"shape": (6, 64, 64)}), Execution(quiet=True)
+        tmp_path / "s.zarr", changed(SOUND, {"shape": (6, 64, 64)}), on=Execution(quiet=True)
     )
     put(sample, "", stack)
     found = quality(sample, on=Execution(quiet=True))

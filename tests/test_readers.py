@@ -536,7 +536,7 @@ def test_another_stack_is_not_imported_over_a_sample(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="another source"):
         import_stack(tmp_path / "b.tif", tmp_path / "s.zarr", settings)
     sample = import_stack(
-        tmp_path / "b.tif", tmp_path / "s.zarr", settings, Execution(overwrite=True, quiet=True)
+        tmp_path / "b.tif", tmp_path / "s.zarr", settings, on=Execution(overwrite=True, quiet=True)
     )
     assert np.array_equal(sample.image("raw").read(slice(None)), STACK + 1)
 

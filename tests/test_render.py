@@ -372,7 +372,7 @@ def test_specks_that_measure_left_out_are_in_no_file_either(
 
 
 def measured_volumes(sample: Sample, settings: MeasureSettings) -> list[float]:
-    measure(sample, settings, AGAIN)
+    measure(sample, settings, on=AGAIN)
     return list(sample.read_table("mitochondrion")["volume_um3"].to_pylist())
 
 

@@ -155,7 +155,7 @@ def opened(uri: str) -> Image.Image:
 
 
 def told(sample: Sample, path: Path, settings: ReportSettings = SMALL) -> str:
-    made = report([sample.path], path, settings, AGAIN)
+    made = report([sample.path], path, settings, on=AGAIN)
     return " ".join(one.text for some in made.notices.values() for one in some)
 
 
@@ -223,14 +223,14 @@ def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) 
     assert "nucleus has changed since it was measured; run 'sparsem measure --overwrite'" in told(
         bare, tmp_path / "b.html"
     )
-    measure(bare, MEASURES, AGAIN)
+    measure(bare, MEASURES, on=AGAIN)
     assert "nucleus: 1 of 1 objects are cut by the border" in told(bare, tmp_path / "b.html")
 
 
 @pytest.mark.usefixtures("few_plots")
 def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: Path) -> None:
     other = copy_of(complete, tmp_path / "cost$\\frac$x.zarr")
-    measure(other, changed(MEASURES, {"texture_nm": 80.0}), AGAIN)
+    measure(other, changed(MEASURES, {"texture_nm": 80.0}), on=AGAIN)
     for name in ("nucleus", "nucleolus", "mitochondrion"):
         table = other.read_table(name)
         column = table.column_names.index("texture_voxel_nm")
@@ -307,7 +307,7 @@ def test_pages_are_not_overwritten_unless_asked(complete: Sample, tmp_path: Path
     with pytest.raises(InputError, match="at least one sample"):
         report([], tmp_path / "s.html")
     assert page.read_text() == "precious"
-    report([complete.path], page, SMALL, AGAIN)
+    report([complete.path], page, SMALL, on=AGAIN)
     assert page.stat().st_size > 50_000
 
 

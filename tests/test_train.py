@@ -157,7 +157,7 @@ def test_labels_belong_to_the_image_they_were_drawn_on(own_tissue: Sample, tmp_p
     image = own_tissue.image("raw").read(slice(None))
     tifffile.imwrite(tmp_path / "other.tif", image[:, ::-1], photometric="minisblack")
     import_stack(
-        tmp_path / "other.tif", own_tissue.path, ImportSettings(voxel_nm=(20, 20, 20)), AGAIN
+        tmp_path / "other.tif", own_tissue.path, ImportSettings(voxel_nm=(20, 20, 20)), on=AGAIN
     )
     with pytest.raises(
         SampleError, match="was replaced after 'nucleus' was annotated; import its labels again"
@@ -225,7 +225,7 @@ def test_a_finished_training_is_kept_and_other_settings_are_refused(
         match=r"m.safetensors exists and was trained otherwise \(updates: 2 -> 3\); use --overwrite",
     ):
         train([tissue], out, quick(updates=3))
-    train([tissue], out, quick(updates=3), AGAIN)
+    train([tissue], out, quick(updates=3), on=AGAIN)
     assert read_recipe(out).training["record"]["updates"] == 3
 
 
@@ -241,7 +241,7 @@ def test_an_unfinished_training_of_other_settings_is_refused(
         ResumeError, match=r"holds an unfinished training that was set otherwise \(seed: 0 -> 4\)"
     ):
         train([tissue], out, quick(updates=2, seed=4))
-    train([tissue], out, quick(updates=2, seed=4), AGAIN)
+    train([tissue], out, quick(updates=2, seed=4), on=AGAIN)
     assert not (tmp_path / "m.state.safetensors").exists()
 
 
@@ -387,7 +387,7 @@ def test_a_damaged_model_can_be_trained_anew(tissue: Sample, tmp_path: Path) -> 
     path.write_bytes(b"half a mod")
     with pytest.raises(InputError, match="is not a sparsem model, or is damaged"):
         train([tissue], path, quick())
-    train([tissue], path, quick(), Execution(overwrite=True, quiet=True))
+    train([tissue], path, quick(), on=Execution(overwrite=True, quiet=True))
     assert read_recipe(path).structures == ("nucleus",)
 
 

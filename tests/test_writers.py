@@ -71,7 +71,13 @@ def test_several_structures_with_their_names_and_back_as_annotations(
     assert open_source(path).names == {"nucleus": (1,), "nucleolus": (2,)}
     sample = copy_of(found, tmp_path / "s.zarr")
     for name in ("nucleus", "nucleolus"):
-        import_annotation(sample, name, path, AnnotationSettings(slices="2,9"), overwrite=True)
+        import_annotation(
+            sample,
+            name,
+            path,
+            AnnotationSettings(slices="2,9"),
+            on=Execution(overwrite=True, quiet=True),
+        )
     nucleolus = read_annotation(sample, "nucleolus")
     true = found.volume("truth", "nucleolus").read(slice(9, 10))[0] > 0
     assert np.array_equal(nucleolus.mask(1) == 1, true)
@@ -176,7 +182,9 @@ def test_results_go_back_onto_the_raw_image(
     )
     raw = np.ones((19, 96, 128), np.uint8)
     put(found, "labels/everywhere", raw, 7)
-    export(found, ["everywhere"], tmp_path / "c.tif", ExportSettings(onto="aligned"), Execution())
+    export(
+        found, ["everywhere"], tmp_path / "c.tif", ExportSettings(onto="aligned"), on=Execution()
+    )
     assert "'aligned' shows places that everywhere was not made on" in capsys.readouterr().err
 
 

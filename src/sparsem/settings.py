@@ -71,6 +71,19 @@ def changed(settings: S, changes: Mapping[str, Any], where: str = "settings") ->
     return parse(type(settings), {**dict(settings), **changes}, where)
 
 
+def resolve_settings(model: type[S], settings: S | None, changes: Mapping[str, Any]) -> S:
+    """Return the settings of a stage that is called as ``stage(sample, settings, **changes)``.
+
+    Without ``settings`` the defaults of ``model`` count; ``changes`` replace single fields.
+
+    Raises:
+        SettingsError: a name is no field, a value is out of range, or a required field is missing.
+    """
+    if settings is None:
+        return parse(model, changes, model.__name__)
+    return changed(settings, changes, model.__name__) if changes else settings
+
+
 def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":

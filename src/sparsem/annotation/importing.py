@@ -36,7 +36,7 @@ from sparsem.io.readers.open import open_source
 from sparsem.io.readers.placement import placed
 from sparsem.io.readers.source import MinIsWhite, Source
 from sparsem.progress import tell
-from sparsem.settings import Settings, SliceChoice, changed
+from sparsem.settings import Settings, SliceChoice, changed, resolve_settings
 from sparsem.store.sample import Sample, checked_name
 from sparsem.store.volume import Kind, read_attributes, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -136,9 +136,10 @@ def import_annotation(
     sample: Sample,
     name: str,
     source: str | Path,
-    settings: AnnotationSettings = AnnotationSettings(),
-    overwrite: bool = False,
-    quiet: bool = True,
+    settings: AnnotationSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
 ) -> LabeledSlices | None:
     """Bring hand-made labels into a sample.
 
@@ -150,16 +151,16 @@ def import_annotation(
         source: a folder of masks with the slice number in each file's name, or a labeled volume (TIFF, OME-Zarr) that has
             either as many slices as the image or one for each annotated slice.
         settings: which slices, which ids, what is not known.
-        overwrite: replace labels of that name that differ.
-        quiet: report no doubts.
+        on: ``on.overwrite`` replaces labels of that name that differ; ``on.quiet`` reports no notes.
 
     Returns:
         The labeled slices; None where several classes were named.
 
     Raises:
         InputError: shapes or slice numbers do not fit the image, labels are not integers.
-        ResumeError: other labels of that name are there, and ``overwrite`` is not set.
+        ResumeError: other labels of that name are there, and ``on.overwrite`` is not set.
     """
+    settings = resolve_settings(AnnotationSettings, settings, changes)
     restore_annotation(sample, name)
     found = open_source(
         source, settings.dataset, labels=True, any_order=True, min_is_white=settings.min_is_white
@@ -197,19 +198,19 @@ def import_annotation(
         str(source),
         image,
     )
-    report_numbers(drawing, quiet)
+    report_numbers(drawing, on.quiet)
     said = ORIGINS[settings.origin] if settings.origin else None
-    if there and not adding and not overwrite and _holds(sample, name, drawing, there):
+    if there and not adding and not on.overwrite and _holds(sample, name, drawing, there):
         if said:
             record_origin(sample, name, dict.fromkeys(z, said))
     else:
         origin, sentences = origins_of(sample, name, drawing, there, said)
         if adding:
-            _add(sample, name, drawing, adding, overwrite, origin)
+            _add(sample, name, drawing, adding, on.overwrite, origin)
         else:
-            _write(sample, name, drawing, overwrite, origin)
+            _write(sample, name, drawing, on.overwrite, origin)
         for sentence in sentences:
-            tell(f"Note: {sentence}", quiet)
+            tell(f"Note: {sentence}", on.quiet)
     keep_table(sample, f"annotation_ids_{name}", file_numbers(sample, name))
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
 
@@ -381,8 +382,10 @@ def import_labels(
     path: str | Path,
     name: str,
     source: str | Path,
-    settings: ImportSettings = ImportSettings(),
+    settings: ImportSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Sample:
     """Write ``labels/NAME`` from labels of every slice, made elsewhere; a mask stays a mask, numbers of objects stay theirs.
 
@@ -399,6 +402,7 @@ def import_labels(
         InputError: the source cannot be read, differs from the sample in shape, or no voxel size is known.
         ResumeError: there are other labels of that name, and ``on.overwrite`` is not set.
     """
+    settings = resolve_settings(ImportSettings, settings, changes)
     checked_name(name)
     found = opened(source, settings, labels=True)
     sample = Sample.create(path)

@@ -6,7 +6,7 @@ probable than it and its nucleoli, by the sum of their log odds, it goes; else t
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from sparsem.boxes.tables import FOUND, Kept, found_names, read_found, write_fou
 from sparsem.errors import SampleError
 from sparsem.labels.constrain import Roles
 from sparsem.labels.results import CONSTRAINED
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample, now
 from sparsem.workflow.stage import fingerprint_of
 
@@ -138,7 +139,9 @@ def ruled(sample: Sample, settings: Roles) -> list[str]:
     ]
 
 
-def constrain_boxes(sample: Sample, settings: Roles = Roles()) -> dict[str, int]:
+def constrain_boxes(
+    sample: Sample, settings: Roles | None = None, **changes: Any
+) -> dict[str, int]:
     """Write ``tables/boxes_NAME-constrained`` of every structure that a detector found; ``boxes_NAME`` stays as it was.
 
     What comes later (masks, score, counts, report) reads the constrained boxes where there are any.
@@ -149,6 +152,7 @@ def constrain_boxes(sample: Sample, settings: Roles = Roles()) -> dict[str, int]
     Raises:
         SampleError: fewer than two of the structures have boxes, or they were not found on one image.
     """
+    settings = resolve_settings(Roles, settings, changes)
     names = ruled(sample, settings)
     if len(names) < 2:
         known = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))

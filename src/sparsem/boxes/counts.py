@@ -15,7 +15,7 @@ from sparsem.boxes.geometry import sizes
 from sparsem.boxes.table_files import separator_of, text_of
 from sparsem.boxes.tables import Kept, found_names, read_found
 from sparsem.errors import InputError, SampleError
-from sparsem.settings import Settings
+from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
 
 KEY = "sample"  # column of a table of metadata that names the samples
@@ -65,13 +65,16 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def summary(samples: Sequence[Sample], settings: CountSettings = CountSettings()) -> pa.Table:
+def summary(
+    samples: Sequence[Sample], settings: CountSettings | None = None, **changes: Any
+) -> pa.Table:
     """A row a sample and structure: pictures, objects, objects a picture and a square millimeter, and their sizes in micrometers.
 
     Raises:
         SampleError: a sample has no boxes.
         InputError: the metadata cannot be read, or does not speak of a sample.
     """
+    settings = resolve_settings(CountSettings, settings, changes)
     known = read_metadata(settings.metadata) if settings.metadata else {}
     rows: list[dict[str, Any]] = []
     for sample in samples:

@@ -27,7 +27,7 @@ from sparsem.boxes.write import write_boxes
 from sparsem.errors import InputError, SampleError
 from sparsem.labels.results import result_of
 from sparsem.progress import Meter, tell
-from sparsem.settings import Settings, named_values, nearest
+from sparsem.settings import Settings, named_values, nearest, resolve_settings
 from sparsem.store.sample import Sample, checked_name
 from sparsem.workflow.execution import HERE, Execution
 
@@ -91,7 +91,11 @@ class ImportSummary(NamedTuple):
 
 
 def import_boxes(
-    samples: Sequence[Sample], settings: BoxesSettings, on: Execution = HERE
+    samples: Sequence[Sample],
+    settings: BoxesSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
 ) -> ImportSummary:
     """Write ``tables/annotated_boxes_NAME`` of every structure into every sample that the boxes speak of.
 
@@ -107,6 +111,7 @@ def import_boxes(
         InputError: the file is none of boxes, or something in it is wrong, which is told all at once.
         ResumeError: other boxes of that name are there.
     """
+    settings = resolve_settings(BoxesSettings, settings, changes)
     if bool(settings.source) == bool(settings.from_labels):
         raise InputError(
             "Boxes come from a file, --source, or are put around objects, --from-labels; give one of them."

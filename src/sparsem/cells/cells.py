@@ -24,6 +24,7 @@ from sparsem.cells.separate import CARRIED, WAYS, Evidence, Labels, Mask, separa
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import at_shape, sizes
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -146,7 +147,7 @@ class Job:
 
 
 def cells(
-    sample: Sample, settings: CellsSettings = CellsSettings(), on: Execution = HERE
+    sample: Sample, settings: CellsSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> list[str]:
     """Write ``labels/NAME-regions``: in every slice each cell under its annotated id, and every island under a number from 65,536.
 
@@ -171,6 +172,7 @@ def cells(
         ResumeError: there is a result of other settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
+    settings = resolve_settings(CellsSettings, settings, changes)
     read_annotation(
         sample, settings.cells
     )  # a name that nobody annotated is told before what was not predicted

@@ -19,7 +19,7 @@ from sparsem.cells.review import ReviewPlace, area_jumps, disagreements
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import sizes
-from sparsem.settings import Settings
+from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -67,7 +67,7 @@ class Tracked:
 
 
 def track(
-    sample: Sample, settings: TrackSettings = TrackSettings(), on: Execution = HERE
+    sample: Sample, settings: TrackSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> Tracked:
     """Write ``labels/NAME``: every cell with its protrusions under one identity; what meets no cell under identities above all ids.
 
@@ -86,6 +86,7 @@ def track(
         ResumeError: there is a result of other regions or settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
+    settings = resolve_settings(TrackSettings, settings, changes)
     name = settings.cells
     if f"{name}-regions" not in sample.names("labels"):
         raise SampleError(

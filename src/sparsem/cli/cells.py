@@ -17,7 +17,7 @@ def cells(path: SamplePath, *, settings: CellsSettings, on: Execution) -> Outcom
     Train with --cells NAME and predict before. After a labeled slice was corrected or added, --overwrite does only the slices up to
     its labeled neighbors again. Example: sparsem cells tumor.zarr
     """
-    written = _cells(Sample.open(path), settings, on)
+    written = _cells(Sample.open(path), settings, on=on)
     name = f" --cells {settings.name}" if settings.name != TrackSettings().cells else ""
     return Outcome(
         [f"Wrote {path}/{volume}" for volume in written],
@@ -32,7 +32,7 @@ def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcom
 
     Example: sparsem track tumor.zarr
     """
-    found = _track(Sample.open(path), settings, on)
+    found = _track(Sample.open(path), settings, on=on)
     name = settings.cells
     tables = ", ".join(f"tables/{kind}_{name}" for kind in ("tracks", "links", "look"))
     lines = [

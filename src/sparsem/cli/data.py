@@ -45,7 +45,7 @@ def phantom(
 
     Example: sparsem phantom toy.zarr --shape 48 512 512 --voxel-nm 8 8 8 --cells 6 --seed 1
     """
-    sample = _phantom(out, settings, on)
+    sample = _phantom(out, settings, on=on)
     truth = [f"truth/{name}" for name in sample.names("truth")]
     return Outcome(
         [f"Wrote {out} with {', '.join(truth)} and tables/phantom_slices"],
@@ -80,7 +80,7 @@ def import_(
     or, to measure what was found elsewhere, sparsem import mito.tif liver.zarr --as-labels mitochondrion
     """
     if labels:
-        made = import_labels(out, labels, source, settings, on)
+        made = import_labels(out, labels, source, settings, on=on)
         kind = made.last_settings(f"import-{labels}")["input reading"]
         lies = (
             f", on the image '{made.name_of_image(made.volume('labels', labels))}'"
@@ -97,7 +97,7 @@ def import_(
             f"sparsem measure {in_shell(out)}",
             {"sample": made.path, "labels": labels, "reading": kind},
         )
-    sample = import_stack(source, out, settings, on)
+    sample = import_stack(source, out, settings, on=on)
     image = sample.image("raw")
     count = min(7, image.shape[0] - len(image.repeated))
     if image.sizes:
@@ -149,7 +149,7 @@ def annotate_import(
     from sparsem.cells.cells import CellsSettings  # loads what only the separation of cells needs
 
     sample = Sample.open(path)
-    _import_annotation(sample, name, source, settings, on.overwrite, on.quiet)
+    _import_annotation(sample, name, source, settings, on=on)
     about = read_attributes(sample.path / "annotations" / name)["sparsem"]
     found = {structure: tuple(about["z"]) for structure in about["classes"] or [name]}
     lines = [
@@ -205,7 +205,7 @@ def annotate_suggest(
     """
     sample = Sample.open(path)
     labeled = [one for one in annotated_structures(sample) if name in (None, one)]
-    found = _suggest(sample, name, settings, on)
+    found = _suggest(sample, name, settings, on=on)
     return Outcome(
         [f"Label next ({found.by}): {_slices_in_words(sample, found.z)}"],
         f"sparsem annotate import {in_shell(path)} {name or 'NAME'} MASKS{' --add' if labeled else ''}",

@@ -35,7 +35,7 @@ def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -
     Examples: sparsem detect import S01.zarr S02.zarr --source boxes.json
     or, around the objects of labeled slices, sparsem detect import liver.zarr --from-labels mitochondrion
     """
-    found = import_boxes([Sample.open(path) for path in samples], settings, on)
+    found = import_boxes([Sample.open(path) for path in samples], settings, on=on)
     lines = [f"{count} boxes of {name}" for name, count in found.boxes.items()]
     small = (
         f"; {found.small} boxes of less than {settings.min_px:g} px were dropped (--min-px)"
@@ -72,7 +72,7 @@ def detect_train(
     Examples: sparsem detect train S*.zarr --structure mitochondrion --out mitochondria.safetensors
     or, of a single stack, with its last slices held out, sparsem detect train liver.zarr --split picture --out liver.safetensors
     """
-    recipe = train_detector([Sample.open(path) for path in samples], out, settings, on)
+    recipe = train_detector([Sample.open(path) for path in samples], out, settings, on=on)
     held = recipe.training.get("validation ap50", {})
     told = "".join(
         f"; AP50 of {name} {value:.3f} on held-out pictures" for name, value in held.items()
@@ -100,7 +100,7 @@ def detect_predict(
     Example: sparsem detect predict S01.zarr mitochondria.safetensors
     """
     sample = Sample.open(path)
-    found = find_boxes(sample, model, settings, on)
+    found = find_boxes(sample, model, settings, on=on)
     objects = {name: int(kept.counts.sum()) for name, kept in found.items()}
     lines = [
         f"Wrote {path}/tables/boxes_{name}.parquet and .csv: {objects[name]} objects, of {len(kept.boxes)} boxes those of a score of "
@@ -137,7 +137,7 @@ def detect_masks(path: SamplePath, *, settings: MasksSettings, on: Execution) ->
     or sparsem detect masks S01.zarr --sam facebook/sam-vit-large
     """
     sample = Sample.open(path)
-    made = _masks(sample, settings, on)
+    made = _masks(sample, settings, on=on)
     way = f"by {settings.sam}" if settings.sam else "outlines: no model was given, --sam"
     lines = [
         f"Wrote {path}/{volume} ({way}): {_visible(made.boxes[name], made.visible[name])}"

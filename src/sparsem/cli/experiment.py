@@ -36,7 +36,7 @@ def experiment_cells(
 
     Example: sparsem experiment cells tumor.zarr all_cells.tif --min-voxels 5000
     """
-    rows = _experiment(Sample.open(path), truth, settings, on)
+    rows = _experiment(Sample.open(path), truth, settings, on=on)
     head = (
         "way",
         "Dice of cells",
@@ -83,7 +83,7 @@ def experiment_slices(
 
     Example: sparsem experiment slices liver.zarr nucleus --n-slices 7 --n-slices 15 --repeats 3
     """
-    found = slices_compared(Sample.open(path), name, folder, truth, settings, on)
+    found = slices_compared(Sample.open(path), name, folder, truth, settings, on=on)
     lines = [f"{'labeled':>9}{'tile px':>9}{'mean Dice':>11}{'spread':>9}"]
     summary = found.summary()
     for (labeled, tile), (mean, spread) in summary.items():
@@ -115,7 +115,7 @@ def experiment_models(
 
     Example: sparsem experiment models liver.zarr nucleus --networks resunet --networks unet++ --networks resunet+cps --n-slices 7 --minutes 10
     """
-    found = models_compared(Sample.open(path), name, folder, truth, settings, on)
+    found = models_compared(Sample.open(path), name, folder, truth, settings, on=on)
     lines = [*markdown(found).splitlines(), *(f"Wrote {file}" for file in found.files)]
     lines.append(f"Wrote {path}/tables/experiment_models_{name}.parquet and .csv")
     rows = [

@@ -56,7 +56,7 @@ def run(
 
     'sparsem demo' writes a study.toml to start from.
     """
-    result = _run(study, on)
+    result = _run(study, on=on)
     lines = [
         *(alignment_lines(result.alignment) if result.alignment else []),
         *map(promise_line, result.promises),

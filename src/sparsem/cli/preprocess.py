@@ -17,7 +17,7 @@ def align(path: SamplePath, *, settings: AlignSettings, on: Execution) -> Outcom
     Example: sparsem align liver.zarr
     """
     sample = Sample.open(path)
-    found = _align(sample, settings, on)
+    found = _align(sample, settings, on=on)
     shape = sample.image(found.image).shape
     lines = [
         f"Wrote {path}/images/{found.image}: {size_in_words(shape)} voxels",
@@ -40,7 +40,7 @@ def equalize(path: SamplePath, *, settings: EqualizeSettings, on: Execution) -> 
     or sparsem equalize liver.zarr --method clahe --image raw --out clahe
     """
     sample = Sample.open(path)
-    name = _equalize(sample, settings, on)
+    name = _equalize(sample, settings, on=on)
     following = f"sparsem annotate import {in_shell(path)} NAME MASKS"
     return Outcome(
         [f"Wrote {path}/images/{name}"], following, {"sample": sample.path, "image": name}

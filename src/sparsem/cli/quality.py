@@ -31,7 +31,7 @@ def quality_sample(path: SamplePath, *, settings: QualitySettings, on: Execution
     Example: sparsem quality liver.zarr
     """
     sample = Sample.open(path)
-    found = quality(sample, settings, on)
+    found = quality(sample, settings, on=on)
     data = {
         "sample": sample.path,
         "image": found.image,
@@ -107,7 +107,7 @@ def quality_images(
     Examples: sparsem quality images bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
     or sparsem quality images bench.tif asp.tif --denoise nlm
     """
-    found = pictures(sources, folder, settings, on)
+    found = pictures(sources, folder, settings, on=on)
     files = write_tables(found, folder)
     shown = [name for name in METRICS if any(not math.isnan(one.values[name]) for one in found)]
     width = max(len(one.name) for one in found)

@@ -43,7 +43,7 @@ def constrain(
             "There was nothing to take away."
         ]
         return Outcome(lines, data={"removed": removed})
-    found = _constrain(sample, settings, on)
+    found = _constrain(sample, settings, on=on)
     if not {settings.cells, "nucleus"} & {*found.before, *sample.names("labels")}:
         lines = [f"No rule applies: {path} has neither {settings.cells} nor nuclei."]
     else:
@@ -78,7 +78,7 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
     tables/dictionary says what every column means. Example: sparsem measure liver.zarr
     """
     sample = Sample.open(path)
-    found = _measure(sample, settings, on)
+    found = _measure(sample, settings, on=on)
     lines = []
     for row in found.summary.to_pylist():
         lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
@@ -118,7 +118,7 @@ def report(
 
     Example: sparsem report biopsy1.zarr biopsy2.zarr -o biopsies.html
     """
-    made = _report(list(samples), out, settings, on)
+    made = _report(list(samples), out, settings, on=on)
     told = [
         f"{name}: {one.text}" for name, some in made.notices.items() for one in some if one.warning
     ]
@@ -145,7 +145,9 @@ def render(
     Examples: sparsem render liver.zarr liver.png
     or sparsem render liver.zarr inside.png --structure nucleus --structure nucleolus --object nucleus=3 --cut z
     """
-    return Outcome([f"Wrote {_render(Sample.open(path), out, settings, on)}"], data={"file": out})
+    return Outcome(
+        [f"Wrote {_render(Sample.open(path), out, settings, on=on)}"], data={"file": out}
+    )
 
 
 @command(ExportSettings)
@@ -183,5 +185,5 @@ def export(
         return Outcome([f"{program}: {how}" for program, how in known.items()], data=known)
     target = out or Path(wanted.pop())
     return Outcome(
-        [f"Wrote {_export(sample, wanted, target, settings, on)}"], data={"file": target}
+        [f"Wrote {_export(sample, wanted, target, settings, on=on)}"], data={"file": target}
     )

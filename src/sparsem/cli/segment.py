@@ -36,7 +36,7 @@ def train(
     or, to know what Dice to expect on slices that nobody labeled, with --folds 5 besides
     """
     opened = [Sample.open(path) for path in samples]
-    recipe, promises = train_and_promise(opened, out, settings, on)
+    recipe, promises = train_and_promise(opened, out, settings, on=on)
     count = len(recipe.training["learnt from"])
     lines = [
         f"Wrote {out}: {', '.join(recipe.structures)}, trained on {count} {'slice' if count == 1 else 'slices'}",
@@ -75,7 +75,7 @@ def predict(
     or, the mean of what two folds say, and where they contradict each other, with liver.fold1.safetensors liver.fold2.safetensors
     """
     sample = Sample.open(path)
-    written = _predict(sample, models, settings, on)
+    written = _predict(sample, models, settings, on=on)
     name = written[0].rsplit("/", 1)[-1]
     read = sample.name_of_image(sample.volume(*written[0].split("/")))
     of_cells = [
@@ -110,7 +110,7 @@ def score(
 
     Example: sparsem score liver.zarr nucleus all_nuclei.tif
     """
-    found = _score(Sample.open(path), name, truth, settings, on)
+    found = _score(Sample.open(path), name, truth, settings, on=on)
     lines = [*score_lines({name: found}), f"Wrote {path}/tables/scores_{name}.parquet and .csv"]
     lines += [f"Wrote {path}/tables/dice_{name}.parquet and .csv"] if found.cells else []
     return Outcome(lines, data={name: score_data(found)})
@@ -124,7 +124,7 @@ def denoise(path: SamplePath, *, settings: DenoiseSettings, on: Execution) -> Ou
     or sparsem denoise liver.zarr --method nlm --image raw --out smooth
     """
     sample = Sample.open(path)
-    name = _denoise(sample, settings, on)
+    name = _denoise(sample, settings, on=on)
     following = f"sparsem quality {in_shell(path)} --image {name}"
     return Outcome(
         [f"Wrote {path}/images/{name}"], following, {"sample": sample.path, "image": name}

@@ -63,7 +63,7 @@ def detect(
     """
     if step.boxes:
         source = None if step.boxes.source is None else str(here / step.boxes.source)
-        import_boxes([sample], changed(step.boxes, {"source": source}), on)
+        import_boxes([sample], changed(step.boxes, {"source": source}), on=on)
     drawn = [read_annotated(sample, name).image for name in annotated_names(sample)]
     if drawn and sample.drawn_on(image) != sample.drawn_on(drawn[0]):
         image = drawn[0]
@@ -75,8 +75,8 @@ def detect(
             else step.train.weights
         )
         training = changed(step.train, {"image": step.train.image or image, "weights": weights})
-        train_detector([sample], model, training, on)
-    find_boxes(sample, model, changed(step.predict, {"image": step.predict.image or image}), on)
+        train_detector([sample], model, training, on=on)
+    find_boxes(sample, model, changed(step.predict, {"image": step.predict.image or image}), on=on)
     if step.constrain and len(ruled(sample, rules)) < 2:
         tell(
             "Note: rules are between two structures, and no two that they know were looked for; nothing is constrained.",
@@ -91,7 +91,7 @@ def detect(
     if step.masks:
         folder = step.masks.sam and here / step.masks.sam
         own = str(folder) if folder and folder.exists() else step.masks.sam
-        made = masks(sample, changed(step.masks, {"sam": own}), on).volumes
+        made = masks(sample, changed(step.masks, {"sam": own}), on=on).volumes
     if step.boxes and not can_be_scored(sample):
         tell(
             "Note: the detector learnt from every annotated picture, so how good its boxes are cannot be told.",

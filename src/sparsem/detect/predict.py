@@ -28,7 +28,7 @@ from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_d
 from sparsem.errors import ResumeError
 from sparsem.models.device import choose_device, free_memory
 from sparsem.segment.predict import hash_of
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -54,8 +54,10 @@ class Piece(NamedTuple):
 def find_boxes(
     sample: Sample,
     model: str | Path,
-    settings: DetectSettings = DetectSettings(),
+    settings: DetectSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> dict[str, Kept]:
     """Write ``tables/boxes_NAME`` for every structure that the detector knows: a row a box, with its score.
 
@@ -76,6 +78,7 @@ def find_boxes(
         ResumeError: there are boxes of another detector or other settings, and ``on.overwrite`` is not set.
         ResourceError: a batch of tiles does not fit into memory.
     """
+    settings = resolve_settings(DetectSettings, settings, changes)
     file = Path(model).resolve()
     recipe = read_detector(file)
     name = settings.image or sample.newest_image

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from sparsem.boxes.geometry import together
 from sparsem.boxes.tables import KEY, Kept, annotated_names, found_names, read_annotated, read_found
 from sparsem.errors import SampleError
 from sparsem.score.boxes import RECALLS, BoxScores, Compared, Counts, box_scores, confusion, counts
-from sparsem.settings import Settings, nearest
+from sparsem.settings import Settings, nearest, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import slice_digest
 
@@ -123,13 +123,14 @@ class BoxEvaluation:
 
 
 def score_boxes(
-    samples: Sequence[Sample], settings: DetectScoreSettings = DetectScoreSettings()
+    samples: Sequence[Sample], settings: DetectScoreSettings | None = None, **changes: Any
 ) -> BoxEvaluation:
     """Compare the boxes of samples, all together, and write ``tables/box_scores`` of each by itself, with what is drawn of them.
 
     Raises:
         SampleError: nothing was both annotated and found, or every annotated picture was learnt from.
     """
+    settings = resolve_settings(DetectScoreSettings, settings, changes)
     names = settings.structure or _names(samples)
     together_ = _judged(samples, names, settings)
     for sample in samples:

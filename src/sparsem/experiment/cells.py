@@ -9,7 +9,7 @@ from pydantic import Field
 from sparsem.cells.cells import CellsSettings, Way, cells
 from sparsem.cells.track import TrackSettings, track
 from sparsem.score.score import ScoreSettings, score
-from sparsem.settings import Settings, SliceChoice
+from sparsem.settings import Settings, SliceChoice, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
@@ -36,8 +36,10 @@ class ExperimentSettings(Settings):
 def cells_compared(
     sample: Sample,
     truth: str | Path | None = None,
-    settings: ExperimentSettings = ExperimentSettings(),
+    settings: ExperimentSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> dict[str, dict[str, float | None]]:
     """Table 2 of the paper for a sample: every way, tracked, and scored on the slices that are not labeled.
 
@@ -55,6 +57,7 @@ def cells_compared(
     Raises:
         SampleError, InputError: as ``cells``, ``track`` and ``score`` do.
     """
+    settings = resolve_settings(ExperimentSettings, settings, changes)
     is_own = truth is None
     source = sample.volume("truth", settings.cells).directory if is_own else truth
     slices = (
@@ -69,10 +72,10 @@ def cells_compared(
         cells(
             sample,
             CellsSettings.model_validate({"cells": settings.cells, "method": way, "out": name}),
-            on,
+            on=on,
         )
-        track(sample, TrackSettings(cells=name), on)
-        rows[way] = score(sample, name, source, scoring, on).of_cells("unseen")
+        track(sample, TrackSettings(cells=name), on=on)
+        rows[way] = score(sample, name, source, scoring, on=on).of_cells("unseen")
     columns = {key: [row[key] for row in rows.values()] for key in next(iter(rows.values()), {})}
     sample.write_table(f"experiment_{settings.cells}", pa.table({"way": list(rows), **columns}))
     return rows

@@ -21,7 +21,7 @@ from sparsem.progress import tell
 from sparsem.report.plots.figures import dice_along_z
 from sparsem.score.overlap import average_dice
 from sparsem.segment.train import Job, course_of, job_of, train_job, training_needs, updates_of
-from sparsem.settings import SliceChoice, changed
+from sparsem.settings import SliceChoice, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.training.files import log_path
@@ -110,8 +110,10 @@ def models_compared(
     structure: str,
     folder: str | Path,
     truth: str | Path | None = None,
-    settings: ModelsSettings = ModelsSettings(),
+    settings: ModelsSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> ModelsFound:
     """Train every network on 7, 10, 15 and 25 of the labeled slices, and measure it on slices that it has not seen.
 
@@ -131,6 +133,7 @@ def models_compared(
         SettingsError: no network of a name.
         SampleError: the structure is not annotated.
     """
+    settings = resolve_settings(ModelsSettings, settings, changes)
     check = check_of(
         sample,
         structure,

@@ -17,7 +17,7 @@ from sparsem.progress import tell
 from sparsem.report.plots.figures import dice_along_z, dice_by_labeled
 from sparsem.score.overlap import average_dice, pooled
 from sparsem.segment.train import train
-from sparsem.settings import SliceChoice
+from sparsem.settings import SliceChoice, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import NetworkTrainingSettings, TrainSettings
 from sparsem.workflow.execution import HERE, Execution
@@ -98,8 +98,10 @@ def slices_compared(
     structure: str,
     folder: str | Path,
     truth: str | Path | None = None,
-    settings: SlicesSettings = SlicesSettings(),
+    settings: SlicesSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> SlicesFound:
     """Train on 7, 10, 15, ... of the labeled slices, several times each, and measure each network on slices that it has not seen.
 
@@ -118,6 +120,7 @@ def slices_compared(
         InputError: no number of slices is smaller than that of the labeled ones, or the truth does not fit.
         SampleError: the structure is not annotated.
     """
+    settings = resolve_settings(SlicesSettings, settings, changes)
     check = check_of(
         sample,
         structure,
@@ -179,7 +182,7 @@ def _run(
         **{key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields} | own
     )
     model = folder / f"{name}.safetensors"
-    train([check.sample], model, how, on)
+    train([check.sample], model, how, on=on)
     z = tuple(one for one in check.z if one not in slices)
     overlaps = overlaps_with(check, name, model, z, settings.device, on)
     return Run(labeled=count, tile=tile, repeat=repeat, slices=slices, z=z, overlaps=overlaps)

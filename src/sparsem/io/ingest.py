@@ -16,7 +16,7 @@ from sparsem.io.readers.open import open_montage, open_source
 from sparsem.io.readers.series import with_repeats
 from sparsem.io.readers.source import MinIsWhite, MrcBytes, Source, Stack
 from sparsem.progress import tell
-from sparsem.settings import Settings
+from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -88,8 +88,10 @@ class ImportSettings(Settings):
 def import_stack(
     source: str | Path,
     path: str | Path,
-    settings: ImportSettings = ImportSettings(),
+    settings: ImportSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Sample:
     """Copy a stack into ``path`` as the raw image of a sample, block by block; the source stays as it is.
 
@@ -108,6 +110,7 @@ def import_stack(
             numbers, or states no voxel size and none was given; pixels were given that are not square.
         ResumeError: the sample holds another import.
     """
+    settings = resolve_settings(ImportSettings, settings, changes)
     idle = [name for name in ("label_type", "background") if getattr(settings, name) is not None]
     if idle:
         raise InputError(

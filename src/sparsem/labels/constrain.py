@@ -19,7 +19,7 @@ from pydantic import Field
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.results import CONSTRAINED
-from sparsem.settings import Settings
+from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import FOREGROUND, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -136,7 +136,11 @@ def rules_of(
 
 
 def constrain(
-    sample: Sample, settings: ConstrainSettings = ConstrainSettings(), on: Execution = HERE
+    sample: Sample,
+    settings: ConstrainSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
 ) -> Constrained:
     """Write ``labels/NAME-constrained`` for every structure that there is; ``labels/NAME`` stays as it was predicted.
 
@@ -148,6 +152,7 @@ def constrain(
         SampleError: none of the structures is there.
         ResumeError: there is another result, and ``on.overwrite`` is not set.
     """
+    settings = resolve_settings(ConstrainSettings, settings, changes)
     names = [
         name
         for name in (settings.nucleus, settings.nucleolus, *settings.cytoplasm)

@@ -52,7 +52,7 @@ from sparsem.measure.pieces import (
 )
 from sparsem.measure.settings import MeasureSettings, results_of
 from sparsem.measure.tables import Objects, Specks, forget_unless_whole, tables_of, write_tables
-from sparsem.settings import nearest
+from sparsem.settings import nearest, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -104,7 +104,7 @@ class Measured:
 
 
 def measure(
-    sample: Sample, settings: MeasureSettings = MeasureSettings(), on: Execution = HERE
+    sample: Sample, settings: MeasureSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> Measured:
     """Measure every object of every structure, and every cell.
 
@@ -123,6 +123,7 @@ def measure(
         ResumeError: there are tables of other labels or settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
+    settings = resolve_settings(MeasureSettings, settings, changes)
     labels = _counting(sample, settings)
     image = _image(sample, settings, next(iter(labels.values())))
     inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
@@ -169,7 +170,7 @@ def _counting(sample: Sample, settings: MeasureSettings) -> Volumes:
     unknown = [name for name in settings.min_volume_um3 if name not in names]
     if unknown:
         raise SettingsError(
-            f"least_um3 names '{unknown[0]}', which is not measured{nearest(unknown[0], names)}"
+            f"min_volume_um3 names '{unknown[0]}', which is not measured{nearest(unknown[0], names)}"
         )
     labels = {
         name: result_of(sample, name)

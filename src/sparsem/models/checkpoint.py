@@ -90,9 +90,9 @@ def load_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
-            tensors = {
-                name: file.get_tensor(name) for name in file if names is None or name in names
-            }
+            stored = file.keys()  # the handle itself cannot be iterated over
+            wanted = [name for name in stored if names is None or name in names]
+            tensors = {name: file.get_tensor(name) for name in wanted}
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); {MADE_BY}."

@@ -21,7 +21,7 @@ from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.phantom.anatomy import plan
 from sparsem.phantom.draw import STRUCTURES, Artist, Labels
 from sparsem.phantom.noise import SmoothField, generator
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -186,7 +186,11 @@ def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
 
 
 def phantom(
-    path: str | Path, settings: PhantomSettings = PhantomSettings(), on: Execution = HERE
+    path: str | Path,
+    settings: PhantomSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
 ) -> Sample:
     """Make a sample with a phantom as its raw image.
 
@@ -198,6 +202,7 @@ def phantom(
         ResumeError: the path holds another sample.
         ResourceError: it does not fit onto the disk.
     """
+    settings = resolve_settings(PhantomSettings, settings, changes)
     voxel, depth = VoxelSize.of(settings.voxel_nm), min(settings.block_depth, settings.shape[0])
     raw = volume_spec("", settings.shape, np.uint8, Kind.IMAGE, voxel, depth)
     truth = [

@@ -15,7 +15,7 @@ from sparsem.errors import InputError
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.preprocess.drift import Drift, Link, believed, common_rectangle, drift, gaps
 from sparsem.preprocess.registration import WORKING_MPX, Detail, Kind, detail, register
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.transforms import Interpolation, Motion, inverse, joined, moved, rounded
 from sparsem.store.volume import Kind as VolumeKind
@@ -103,7 +103,7 @@ class Alignment:
 
 
 def align(
-    sample: Sample, settings: AlignSettings = AlignSettings(), on: Execution = HERE
+    sample: Sample, settings: AlignSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> Alignment:
     """Write ``images/OUT``: the image with every slice where it belongs, and ``tables/alignment_OUT``, one row a slice.
 
@@ -119,6 +119,7 @@ def align(
         InputError: slices too small, nothing alike, no common area, or labels were drawn on the image to be replaced.
         ResumeError: the image was aligned otherwise, and ``on.overwrite`` is not set.
     """
+    settings = resolve_settings(AlignSettings, settings, changes)
     name = sample.image_for(settings.out, settings.image or _unmoved(sample, settings.out))
     image = sample.image(name)
     if min(image.shape[1:]) < LEAST_EDGE_PX:

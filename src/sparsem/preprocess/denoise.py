@@ -24,7 +24,7 @@ from sparsem.preprocess.noise2void import (
     refuse_without_careamics,
 )
 from sparsem.preprocess.nonlocal_means import smoothed
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import CHUNK_YX, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -75,7 +75,7 @@ class Piece:
 
 
 def denoise(
-    sample: Sample, settings: DenoiseSettings = DenoiseSettings(), on: Execution = HERE
+    sample: Sample, settings: DenoiseSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> str:
     """Write ``images/OUT``: the image without its noise. Coordinates stay: annotations made on the image hold for it.
 
@@ -94,6 +94,7 @@ def denoise(
         ResumeError: it was denoised otherwise, and ``on.overwrite`` is not set.
         SettingsError: there is no such device.
     """
+    settings = resolve_settings(DenoiseSettings, settings, changes)
     name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
     learns = settings.method == "n2v"

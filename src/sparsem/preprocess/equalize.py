@@ -15,7 +15,7 @@ from pydantic import Field
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.preprocess.clahe import locally_equalized
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -121,7 +121,11 @@ def running_median(values: NDArray[np.float64], window: int) -> NDArray[np.float
 
 
 def equalize(
-    sample: Sample, settings: EqualizeSettings = EqualizeSettings(), on: Execution = HERE
+    sample: Sample,
+    settings: EqualizeSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
 ) -> str:
     """Write ``images/OUT``: the image with its brightness evened out. Coordinates stay: annotations made on the image hold for it.
 
@@ -137,6 +141,7 @@ def equalize(
         InputError: there is no such reference slice.
         ResumeError: it was evened out otherwise, and ``on.overwrite`` is not set.
     """
+    settings = resolve_settings(EqualizeSettings, settings, changes)
     name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
     _refuse_no_reference(image, settings)

@@ -26,7 +26,7 @@ from sparsem.progress import Meter, tell
 from sparsem.quality.image_metrics import Picture, Tile, Weights, measured, tables
 from sparsem.quality.learned_metrics import loaded
 from sparsem.quality.resin import Box, Resin, area_of_boxes, area_of_polygon, overlay, proposal
-from sparsem.settings import Settings, SliceNumbers
+from sparsem.settings import Settings, SliceNumbers, resolve_settings
 from sparsem.store.sample import Sample, save_table
 from sparsem.store.volume import Kind, volume_spec, write_atomically
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -103,8 +103,10 @@ class Planes:
 def pictures(
     sources: Sequence[str | Path],
     folder: str | Path,
-    settings: ImagesSettings = ImagesSettings(),
+    settings: ImagesSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> list[Picture]:
     """Measure pictures, one after the other: never more than one, its reference and its mask are in memory.
 
@@ -117,6 +119,7 @@ def pictures(
     Raises:
         InputError: what cannot be opened, is no gray picture, is constant or too small, holds NaN, or does not fit its reference or mask.
     """
+    settings = resolve_settings(ImagesSettings, settings, changes)
     planes = planes_of(sources, settings)
     return measure_planes(planes, Path(folder), settings, weights_of(settings.weights, on), on)
 
@@ -336,7 +339,7 @@ def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes
     needs = Needs(3 * depth * y * x * own.source.stack.dtype.itemsize, raw.nbytes)
     with Stage(sample, "pictures", Settings(), inputs, [raw], on, needs) as stage:
         stage.map(_gather, z_blocks(len(own.numbers), depth), own, gray)
-    name = denoise(sample, DenoiseSettings(method=way, image="raw"), on)
+    name = denoise(sample, DenoiseSettings(method=way, image="raw"), on=on)
     return replace(
         own, source=open_source(path), reference=open_source(path / "images" / name), gathered=True
     )

@@ -18,7 +18,7 @@ from sparsem.image.spectrum import LEAST_TILE, spectrum_of, stripes_by_direction
 from sparsem.quality.flags import WINDOW, Light, Verdict, judged, stack_light
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
 from sparsem.quality.neighbors import Pair, SliceSummary, charging, compared, sketch_of, spacing
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -64,7 +64,7 @@ class Quality:
 
 
 def quality(
-    sample: Sample, settings: QualitySettings = QualitySettings(), on: Execution = HERE
+    sample: Sample, settings: QualitySettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> Quality:
     """Measure every slice, compare it with its neighbors, and write ``tables/quality_IMAGE``: a row a slice, with a light and why.
 
@@ -77,6 +77,7 @@ def quality(
         InputError: slices are smaller than 32 px.
         ResourceError: a block does not fit into memory.
     """
+    settings = resolve_settings(QualitySettings, settings, changes)
     name = settings.image or "raw"
     image = sample.image(name)
     if min(image.shape[1:]) < LEAST_TILE:

@@ -19,7 +19,7 @@ from sparsem.progress import Meter
 from sparsem.report.layers import layers_of
 from sparsem.report.pieces import named_piece, pieces_of
 from sparsem.report.scene3d.solids import Solid, solids_of, whole_box
-from sparsem.settings import Settings, SliceNumbers
+from sparsem.settings import Settings, SliceNumbers, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
@@ -55,8 +55,10 @@ def export(
     sample: Sample,
     names: Sequence[str],
     path: str | Path,
-    settings: ExportSettings = ExportSettings(),
+    settings: ExportSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Path:
     """Write a piece of a sample for other programs; the ending of the file says how.
 
@@ -73,6 +75,7 @@ def export(
         InputError: the ending is not known, the file exists, or too many names are given.
         SampleError: there is no such piece, or it is empty.
     """
+    settings = resolve_settings(ExportSettings, settings, changes)
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in (*WRITERS, *TABLES, *MESHES):

@@ -34,7 +34,7 @@ from sparsem.report.scene3d.scene import scene
 from sparsem.report.slices import slice_pictures
 from sparsem.report.view import Plot, View
 from sparsem.report.warnings import Notice, dice_of, notices
-from sparsem.settings import Settings, SliceChoice, named_values
+from sparsem.settings import Settings, SliceChoice, named_values, resolve_settings
 from sparsem.store.sample import Sample, now
 from sparsem.store.slice_use import ROLES
 from sparsem.store.volume import Volume, write_atomically
@@ -101,8 +101,10 @@ class Report:
 def report(
     samples: Sequence[str | Path],
     path: str | Path,
-    settings: ReportSettings = ReportSettings(),
+    settings: ReportSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Report:
     """Write one self-contained HTML page.
 
@@ -118,6 +120,7 @@ def report(
         InputError: no sample is given, the page exists, or its name is not that of a page.
         SampleError: none of the samples can be opened.
     """
+    settings = resolve_settings(ReportSettings, settings, changes)
     path = Path(path)
     if settings.truth and len(samples) > 1:
         raise InputError(

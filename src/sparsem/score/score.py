@@ -35,7 +35,7 @@ from sparsem.score.overlap import (
     overlap,
     pooled,
 )
-from sparsem.settings import SliceChoice, parsed_slices
+from sparsem.settings import SliceChoice, parsed_slices, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import ROLES, Role, SliceUse
 from sparsem.store.volume import Volume
@@ -158,8 +158,10 @@ def score(
     sample: Sample,
     name: str,
     truth: str | Path | None = None,
-    settings: ScoreSettings = ScoreSettings(),
+    settings: ScoreSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Scores:
     """Compare the labels of a structure with ground truth and write ``tables/scores_NAME``, one row for each slice that is labeled.
 
@@ -175,6 +177,7 @@ def score(
         SampleError: no such labels, or no ground truth in the sample and none given.
         InputError: the ground truth cannot be read, has another shape, or does not show which slices it labels.
     """
+    settings = resolve_settings(ScoreSettings, settings, changes)
     predicted = (
         sample.volume("labels", settings.labels) if settings.labels else result_of(sample, name)
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from sparsem.errors import InputError
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.train import Job, job_of, train, train_job
 from sparsem.segment.validation import refuse_nothing_to_learn
-from sparsem.settings import changed
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.training.settings import TrainSettings
@@ -88,13 +89,16 @@ def held_out(
 def train_and_promise(
     samples: Sequence[Sample],
     out: str | Path,
-    settings: TrainSettings = TrainSettings(),
+    settings: TrainSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> tuple[Recipe, list[CrossValidation]]:
     """``train``, and with ``settings.folds`` the Dice to expect of it (``cross_validate``), which is refused before anything is trained."""
+    settings = resolve_settings(TrainSettings, settings, changes)
     if settings.folds:
         _planned(samples, Path(out), settings)
-    recipe = train(samples, out, settings, on)
+    recipe = train(samples, out, settings, on=on)
     return recipe, cross_validate(samples, out, settings, on) if settings.folds else []
 
 

@@ -23,7 +23,7 @@ from sparsem.progress import tell
 from sparsem.segment.inference import Forward, forward_on, mirrored_mean, predict_slices, quantized
 from sparsem.segment.tiles import scaled_shape
 from sparsem.segment.uncertainty import DOUBT, Answer, together
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
@@ -60,8 +60,10 @@ class PredictSettings(Settings):
 def predict(
     sample: Sample,
     model: str | Path | Sequence[str | Path],
-    settings: PredictSettings = PredictSettings(),
+    settings: PredictSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> list[str]:
     """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure that the model knows.
 
@@ -83,6 +85,7 @@ def predict(
         ResumeError: there are results of another model or other settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
+    settings = resolve_settings(PredictSettings, settings, changes)
     models = [Path(one).resolve() for one in ([model] if isinstance(model, str | Path) else model)]
     recipes = _recipes_of(models)
     structures = recipes[0].structures

@@ -7,7 +7,7 @@ slice beside a labeled one teaches little, so doubt counts less there.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from sparsem.annotation.labeled_slices import (
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock, evenly_spaced
 from sparsem.segment.uncertainty import DOUBT, entropy
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -131,8 +131,10 @@ def spread_out(
 def suggest(
     sample: Sample,
     structure: str | None = None,
-    settings: SuggestSettings = SuggestSettings(),
+    settings: SuggestSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Suggestion:
     """Name the slices of a sample to label next.
 
@@ -150,6 +152,7 @@ def suggest(
         InputError: fewer slices are left than asked for, or a model does not know the structure.
         SampleError: nothing of that name is annotated or predicted.
     """
+    settings = resolve_settings(SuggestSettings, settings, changes)
     there = annotated_structures(sample)
     if (
         structure is not None

@@ -22,7 +22,7 @@ from sparsem.segment.semi_supervised import Pair, fit_with_unlabeled, second_rec
 from sparsem.segment.supervised import fit, start, validation_dice
 from sparsem.segment.training_slices import LearningSlice, learning_slices, unlabeled_slices
 from sparsem.segment.validation import held_out
-from sparsem.settings import changed
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles
 from sparsem.training.loop import LoopPlan, Progress, TrainingState
@@ -35,8 +35,10 @@ WITHOUT_EFFECT = {"checkpoint_every_s", "folds"}  # settings that change no weig
 def train(
     samples: Sequence[Sample],
     out: str | Path,
-    settings: TrainSettings = TrainSettings(),
+    settings: TrainSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Recipe:
     """Train one network on the labeled slices of one or more samples and write it to ``out``.
 
@@ -59,6 +61,7 @@ def train(
         SettingsError: unknown model, a tile size that it cannot take, a device that is not there.
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
+    settings = resolve_settings(TrainSettings, settings, changes)
     job = job_of(samples, Path(out), settings, on.overwrite)
     return train_job(job, held_out(job.slices, job.structures, settings), on)
 

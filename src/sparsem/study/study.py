@@ -78,7 +78,7 @@ class StudyResult:
     boxes: BoxEvaluation | None = None
 
 
-def run(path: str | Path, on: Execution = HERE) -> StudyResult:
+def run(path: str | Path, *, on: Execution = HERE) -> StudyResult:
     """Walk the whole path of a study.toml, from import, align and equalize to measure, export and report.
 
     What is done stays done.
@@ -93,7 +93,7 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
         _source(here, study.import_.source),
         here / study.sample,
         _plain(ImportSettings, study.import_),
-        on,
+        on=on,
     )
     for (
         name,
@@ -116,11 +116,11 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     tracked = None
     if study.train.cells:
         separation = separation_of(study)
-        volumes += cells(sample, separation, on)
+        volumes += cells(sample, separation, on=on)
         tracked = track(
             sample,
             changed(study.track or TrackSettings(), {"cells": separation.name}),
-            on,
+            on=on,
         )
         volumes.append(f"labels/{separation.name}")
     names = [volume.removeprefix("labels/") for volume in volumes if volume.startswith("labels/")]
@@ -131,11 +131,11 @@ def run(path: str | Path, on: Execution = HERE) -> StudyResult:
     results = [name for name in names if name not in on_the_way]
     called = {"cells": separation_of(study).name} if study.train.cells else {}
     if study.constrain:
-        constrain(sample, changed(study.constrain, called), on)
+        constrain(sample, changed(study.constrain, called), on=on)
     elif any(name.endswith(CONSTRAINED) for name in sample.names("labels")):
         release(sample)  # what an earlier version of the study constrained
     if study.measure:
-        measure(sample, changed(study.measure, called), on)
+        measure(sample, changed(study.measure, called), on=on)
     scores = {name: _scored(sample, here, name, step, on) for name, step in study.score.items()}
     files = (
         [_exported(sample, name, here, study.export, on) for name in results]
@@ -166,10 +166,10 @@ def _pixel_by_pixel(
     model = here / study.train.out
     training: TrainSettings = _plain(TrainSettings, study.train)
     _, promises = train_and_promise(
-        [sample], model, changed(training, {"image": training.image or image}), on
+        [sample], model, changed(training, {"image": training.image or image}), on=on
     )
     volumes = predict(
-        sample, model, changed(study.predict, {"image": study.predict.image or image}), on
+        sample, model, changed(study.predict, {"image": study.predict.image or image}), on=on
     )
     return model, volumes, promises
 
@@ -178,16 +178,20 @@ def _prepared(sample: Sample, study: StudySettings, on: Execution) -> tuple[str,
     """The image that the study works on, whatever other images the sample holds, and how it was aligned."""
     image, alignment = "raw", None
     if study.align:
-        alignment = align(sample, changed(study.align, {"image": study.align.image or image}), on)
+        alignment = align(
+            sample, changed(study.align, {"image": study.align.image or image}), on=on
+        )
         image = alignment.image
     if study.equalize:
         image = equalize(
-            sample, changed(study.equalize, {"image": study.equalize.image or image}), on
+            sample, changed(study.equalize, {"image": study.equalize.image or image}), on=on
         )
     if study.denoise:
-        image = denoise(sample, changed(study.denoise, {"image": study.denoise.image or image}), on)
+        image = denoise(
+            sample, changed(study.denoise, {"image": study.denoise.image or image}), on=on
+        )
     if study.quality:
-        quality(sample, study.quality, on)
+        quality(sample, study.quality, on=on)
     return image, alignment
 
 
@@ -204,14 +208,13 @@ def _annotate(
                 name,
                 _source(here, step.source),
                 changed(settings, {"image": image}),
-                on.overwrite,
-                on.quiet,
+                on=on,
             )
 
 
 def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Execution) -> Scores:
     """Scores of the labels that count."""
-    return score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on)
+    return score(sample, name, _source(here, step.truth), _plain(ScoreSettings, step), on=on)
 
 
 def _exported(sample: Sample, name: str, here: Path, step: ExportStep, on: Execution) -> Path:
@@ -224,7 +227,7 @@ def _exported(sample: Sample, name: str, here: Path, step: ExportStep, on: Execu
         )
     again = replace(on, overwrite=True)
     return _written_once(
-        sample, name, path, made_from, lambda: export(sample, [name], path, settings, again), on
+        sample, name, path, made_from, lambda: export(sample, [name], path, settings, on=again), on
     )
 
 
@@ -241,7 +244,7 @@ def _rendered(sample: Sample, here: Path, step: RenderStep, on: Execution) -> Pa
         f"render-{path.stem}",
         path,
         made_from,
-        lambda: render(sample, path, settings, again),
+        lambda: render(sample, path, settings, on=again),
         on,
     )
 
@@ -271,7 +274,7 @@ def _report(
         f"report-{path.stem}",
         path,
         made_from,
-        lambda: report([sample.path], path, settings, again),
+        lambda: report([sample.path], path, settings, on=again),
         on,
     )
 
@@ -323,6 +326,7 @@ def demo(
     tissue: PhantomSettings = DEMO_PHANTOM,
     training: TrainSettings = DEMO_TRAINING,
     labeled: int = 7,
+    *,
     on: Execution = HERE,
 ) -> StudyResult:
     """The main job on a phantom, as a microscopist would do it, in a folder that can be looked at.
@@ -332,7 +336,7 @@ def demo(
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    truth = phantom(folder / "phantom.zarr", tissue, on)
+    truth = phantom(folder / "phantom.zarr", tissue, on=on)
     if not (folder / "raw.tif").exists():
         write_tiff(truth.image("raw"), folder / "raw.tif", quiet=on.quiet)
     slices = evenly_spaced(tissue.shape[0], labeled)
@@ -340,7 +344,7 @@ def demo(
         _write_masks(truth, name, slices, folder / "masks" / name, name == training.cells)
     if not (folder / "study.toml").exists():
         (folder / "study.toml").write_text(_demo_study(training), encoding="utf-8")
-    result = run(folder / "study.toml", on)
+    result = run(folder / "study.toml", on=on)
     dice = {
         name: ([one.dice for one in found.slices], found.group("trained"))
         for name, found in result.scores.items()
@@ -394,10 +398,10 @@ def _demo_study(training: TrainSettings) -> str:
             truth,
             'slices = "all"',
             "instances = true",
-            "least_voxels = 5000",
+            "min_voxels = 5000",
             "",
         ]
-    least = f"least_um3 = {{ {', '.join(f'{name} = {size}' for name, size in DEMO_LEAST_UM3.items() if name in training.structure)} }}"
+    least = f"min_volume_um3 = {{ {', '.join(f'{name} = {size}' for name, size in DEMO_LEAST_UM3.items() if name in training.structure)} }}"
     lines += ["[constrain]", "", "[measure]", least, ""]
     return "\n".join(
         [*lines, "[export]", 'folder = "results"', "", "[report]", 'out = "report.html"', ""]

@@ -22,7 +22,7 @@ from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.device import choose_device, free_memory
 from sparsem.segment.predict import hash_of
-from sparsem.settings import Settings, changed
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -76,7 +76,7 @@ class Masked:
 
 
 def masks(
-    sample: Sample, settings: MasksSettings = MasksSettings(), on: Execution = HERE
+    sample: Sample, settings: MasksSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> Masked:
     """Write ``labels/NAME``: the mask of every box that is taken for an object, with the number of its box (1 is the first that counts).
 
@@ -93,6 +93,7 @@ def masks(
         SettingsError: the model cannot be had; slices are to be joined that are pictures of their own.
         ResumeError: there are such labels that were made otherwise, and ``on.overwrite`` is not set.
     """
+    settings = resolve_settings(MasksSettings, settings, changes)
     names = settings.structure or tuple(found_names(sample))
     if not names:
         raise SampleError(

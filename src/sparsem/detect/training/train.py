@@ -26,6 +26,7 @@ from sparsem.models.checkpoint import load_state
 from sparsem.models.device import choose_device, free_memory, keep_freed_memory
 from sparsem.progress import tell
 from sparsem.score.boxes import Compared, box_scores
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
@@ -74,8 +75,10 @@ class Job:
 def train_detector(
     samples: Sequence[Sample],
     out: str | Path,
-    settings: DetectTrainSettings = DetectTrainSettings(),
+    settings: DetectTrainSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> DetectorRecipe:
     """Train a detector on the annotated boxes of samples and write it to ``out``.
 
@@ -95,6 +98,7 @@ def train_detector(
         SettingsError: unknown detector, a tile that it cannot see, weights that cannot be had, nothing to hold out.
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
+    settings = resolve_settings(DetectTrainSettings, settings, changes)
     out = Path(out)
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"A detector is written as NAME.safetensors; got '{out}'.")

@@ -15,7 +15,7 @@ from sparsem.labels.results import outdated, result_of
 from sparsem.progress import Meter
 from sparsem.report.layers import Layer, layers_of
 from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, whole_box
-from sparsem.settings import Settings, named_values
+from sparsem.settings import Settings, named_values, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
@@ -68,8 +68,10 @@ class RenderSettings(Settings):
 def render(
     sample: Sample,
     path: str | Path,
-    settings: RenderSettings = RenderSettings(),
+    settings: RenderSettings | None = None,
+    *,
     on: Execution = HERE,
+    **changes: Any,
 ) -> Path:
     """Draw structures of a sample: a still (PNG) or a turntable video (MP4), by the file's ending.
 
@@ -79,6 +81,7 @@ def render(
         InputError: the file exists, its ending is not known, or the object does not exist.
         SampleError: there is nothing to draw.
     """
+    settings = resolve_settings(RenderSettings, settings, changes)
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in (".png", ".mp4"):
