@@ -29,20 +29,25 @@ from rows import keep, peak_gb
 from sparsem.boxes.constrain import constrain_boxes
 from sparsem.boxes.geometry import Boxes, boxes_of_labels
 from sparsem.boxes.importing import BoxesSettings, import_boxes
-from sparsem.boxes.tables import read_annotated, read_found
-from sparsem.detect.inference import found_in_picture, levels_of, slicing_of, window_of
+from sparsem.boxes.tables import read_annotated_boxes, read_detected_boxes
+from sparsem.detect.inference import (
+    detect_in_image,
+    sample_gray_statistics,
+    tiling_of,
+    window_reader,
+)
 from sparsem.detect.masks.outline import mask_in_box
-from sparsem.detect.predict import find_boxes
+from sparsem.detect.predict import detect
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
-from sparsem.detect.slicing import Found, Slicing, merged
+from sparsem.detect.slicing import TileDetections, Tiling, merge_detections
 from sparsem.detect.training.recipe import load_detector
 from sparsem.detect.training.train import train_detector
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.labels.constrain import Roles
 from sparsem.models.checkpoint import load_state, state_of
 from sparsem.phantom.phantom import PhantomSettings, phantom
-from sparsem.score.boxes import Compared, box_scores
+from sparsem.score.boxes import BoxComparison, box_scores
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, ROOT
@@ -140,7 +145,7 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
         )
 
 
-def _found(sample: Sample, model: Path, way: str) -> Compared:
+def _found(sample: Sample, model: Path, way: str) -> BoxComparison:
     """What a detector finds in the test pictures of a sample."""
     network, recipe = load_detector(model)
     image, (_, height, width) = sample.image(), sample.image().shape
@@ -163,7 +168,7 @@ def _found(sample: Sample, model: Path, way: str) -> Compared:
         larger = own.build()
         load_state(larger, state_of(network))
         network = larger.eval()
-    names, levels = recipe.structures, levels_of(image)
+    names, levels = recipe.structures, sample_gray_statistics(image)
     tested = [
         int(place.rpartition(":")[2])
         for place in recipe.training["test"]
@@ -171,16 +176,16 @@ def _found(sample: Sample, model: Path, way: str) -> Compared:
     ]
     parts, slicing = (
         [],
-        slicing_of((height, width), own, image.voxel_size, DetectSettings().overlap),
+        tiling_of((height, width), own, image.voxel_size, DetectSettings().overlap),
     )
     for z in tested:
-        one = found_in_picture(
-            window_of(image, z), slicing, network, own, levels, 4, torch.device("cpu")
+        one = detect_in_image(
+            window_reader(image, z), slicing, network, own, levels, 4, torch.device("cpu")
         )
         parts.append((np.full(len(one.kind), z), one.kind, one.corners, one.score))
-    return Compared(
-        read_annotated(sample, names[0]).boxes,
-        Boxes.of(names, *map(np.concatenate, zip(*parts, strict=True))),
+    return BoxComparison(
+        read_annotated_boxes(sample, names[0]).boxes,
+        Boxes.from_arrays(names, *map(np.concatenate, zip(*parts, strict=True))),
         tuple(tested),
     )
 
@@ -237,7 +242,7 @@ def _components(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     return np.asarray(cc3d.connected_components(mask.view(np.uint8), connectivity=8), np.uint32)
 
 
-def _crowd(count: int, shape: tuple[int, int], seed: int, slicing: Slicing) -> Found:
+def _crowd(count: int, shape: tuple[int, int], seed: int, slicing: Tiling) -> TileDetections:
     """What tiles tell of round objects that lie anywhere, also over each other, a little off."""
     random = np.random.default_rng(seed)
     center = random.uniform(0, 1, (count, 2)) * np.array(shape)[::-1]
@@ -251,14 +256,14 @@ def _crowd(count: int, shape: tuple[int, int], seed: int, slicing: Slicing) -> F
         moved = inside[there] + random.normal(0, 0.5, (int(there.sum()), 4)).astype(np.float32)
         size = len(moved)
         parts.append(
-            Found(
+            TileDetections(
                 np.full(size, tile),
                 np.zeros(size, np.int16),
                 moved,
                 random.uniform(0.3, 1, size).astype(np.float32),
             )
         )
-    return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return TileDetections(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def merging() -> None:
@@ -270,12 +275,12 @@ def merging() -> None:
         (5000, (4096, 6144)),
         (20000, (8192, 12288)),
     ):
-        slicing = Slicing(shape, (2048, 2048), (410, 410))
+        slicing = Tiling(shape, (2048, 2048), (410, 410))
         found = _crowd(count, shape, 0, slicing)
         times = []
         for _ in range(5):
             started = time.perf_counter()
-            kept = merged(found, slicing, 8)
+            kept = merge_detections(found, slicing, 8)
             times.append(time.perf_counter() - started)
         row: dict[str, object] = {
             "shape": f"{shape[1]}x{shape[0]}",
@@ -286,7 +291,7 @@ def merging() -> None:
         keep("detection_merging", row | _by_sahi(found))
 
 
-def _by_sahi(found: Found) -> dict[str, object]:
+def _by_sahi(found: TileDetections) -> dict[str, object]:
     """The same by SAHI's default: greedy non-maximum merging, intersection over the smaller box of a half; bare, and as it is called."""
     try:
         from sahi.postprocess.combine import GreedyNMMPostprocess, greedy_nmm
@@ -354,7 +359,7 @@ def sized(updates: int) -> None:
         model, made = mosaics(Path(name), updates)
         for sample in made:
             started = time.process_time()  # whatever else the machine does
-            found = find_boxes(sample, model, DetectSettings(), on=SHOWN)["axon"]
+            found = detect(sample, model, DetectSettings(), on=SHOWN)["axon"]
             seconds = time.process_time() - started
             _, height, width = sample.image().shape
             mpx = height * width / 1e6
@@ -381,12 +386,12 @@ def _parts_beside_whole(sample: Sample, model: Path) -> None:
     network, recipe = load_detector(model)
     image, cpu = sample.image(), torch.device("cpu")
     _, height, width = image.shape
-    levels, edge = levels_of(image), recipe.edge(image.voxel_size)
+    levels, edge = sample_gray_statistics(image), recipe.edge(image.voxel_size)
     slicing, window = (
-        slicing_of((height, width), recipe, image.voxel_size, DetectSettings().overlap),
-        window_of(image, 0),
+        tiling_of((height, width), recipe, image.voxel_size, DetectSettings().overlap),
+        window_reader(image, 0),
     )
-    whole = found_in_picture(
+    whole = detect_in_image(
         window, slicing, network, recipe, levels, 1, cpu
     )  # numbers round otherwise where more tiles are seen at once
     for part, axis in (("right half", 1), ("lower half", 0)):
@@ -394,11 +399,9 @@ def _parts_beside_whole(sample: Sample, model: Path) -> None:
         shift = [0, 0]
         shift[axis] = begins[len(begins) // 2]
         y, x = shift
-        own = slicing_of(
-            (height - y, width - x), recipe, image.voxel_size, DetectSettings().overlap
-        )
+        own = tiling_of((height - y, width - x), recipe, image.voxel_size, DetectSettings().overlap)
         moved = lambda x0, y0, x1, y1, x=x, y=y: window(x0 + x, y0 + y, x1 + x, y1 + y)  # noqa: E731
-        found = found_in_picture(moved, own, network, recipe, levels, 1, cpu)
+        found = detect_in_image(moved, own, network, recipe, levels, 1, cpu)
         corners = found.corners + np.array([x, y, x, y], np.float32)
         away = [
             one[one[:, 1 - axis] > shift[axis] + edge[axis]] for one in (whole.corners, corners)
@@ -457,10 +460,10 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
                 list(beside.map(train_detector, [[sample]] * len(jobs), models, settings))
             for model in models[1:-1]:
-                find_boxes(sample, model, DetectSettings(), on=AGAIN)
+                detect(sample, model, DetectSettings(), on=AGAIN)
             _phantom_rows(sample, "one each", updates, seed)
             for model, count in ((models[-1], updates), (models[0], long)):
-                find_boxes(sample, model, DetectSettings(), on=AGAIN)
+                detect(sample, model, DetectSettings(), on=AGAIN)
                 _phantom_rows(sample, "all in one", count, seed)
 
 
@@ -469,7 +472,7 @@ def _phantom_rows(sample: Sample, detectors: str, updates: int, seed: int) -> No
     judged = score_boxes([sample], DetectScoreSettings(structure=ORGANELLES))
     for name in ORGANELLES:
         before, after = (judged.of(kind)[name].scores for kind in ("predicted", "constrained"))
-        counted = int(read_found(sample, before.name, as_predicted=True).counts.sum())
+        counted = int(read_detected_boxes(sample, before.name, as_predicted=True).counts.sum())
         numbers = {key: f"{getattr(before, key):.3f}" for key in ("map", "ar", "ap50")}
         held = {f"constrained_{key}": f"{getattr(after, key):.3f}" for key in ("map", "ar", "ap50")}
         row = {

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Boxes
-from sparsem.boxes.tables import write_annotated
+from sparsem.boxes.tables import write_annotated_boxes
 from sparsem.geometry import VoxelSize, z_blocks
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
@@ -69,7 +69,7 @@ def sample_of(
     with Stage(sample, "import", Settings(), {"seed": str(seed)}, [spec], HERE) as stage:
         stage.map(lambda block: ({"": voxels[block.own]}, {}), z_blocks(shape[0], 2))
     z = np.concatenate([np.full(len(kind), number) for number, (_, _, kind) in enumerate(made)])
-    boxes = Boxes.of(
+    boxes = Boxes.from_arrays(
         NAMES,
         z,
         np.concatenate([kind for _, _, kind in made]),
@@ -77,5 +77,7 @@ def sample_of(
     )
     if annotate:
         for name in NAMES:
-            write_annotated(sample, boxes.of_kind(name), range(shape[0]), "raw", overwrite=False)
+            write_annotated_boxes(
+                sample, boxes.of_structure(name), range(shape[0]), "raw", overwrite=False
+            )
     return sample, boxes

@@ -5,17 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsem.boxes.constrain import BoxSet, constrain_boxes, in_nucleus, judged, release_boxes
-from sparsem.boxes.counts import CountSettings, read_metadata, summary
+from sparsem.boxes.constrain import (
+    BoxSet,
+    apply_constraints,
+    constrain_boxes,
+    lies_in_nucleus,
+    remove_constrained_boxes,
+)
+from sparsem.boxes.counts import CountSettings, count_boxes, read_metadata
 from sparsem.boxes.geometry import Boxes
 from sparsem.boxes.tables import (
-    FOUND,
-    Kept,
-    found_names,
-    read_found,
-    scores_outdated,
-    write_annotated,
-    write_found,
+    DETECTED_PREFIX,
+    StoredBoxes,
+    are_scores_outdated,
+    detected_box_structures,
+    read_detected_boxes,
+    write_annotated_boxes,
+    write_detected_boxes,
 )
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.errors import InputError, SampleError
@@ -33,11 +39,13 @@ def some(*boxes: tuple[float, float, float, float, float]) -> BoxSet:
 
 
 def stays(**boxes: BoxSet) -> dict[str, list[bool]]:
-    return {name: verdict.stays.tolist() for name, verdict in judged(boxes, RULES).items()}
+    return {
+        name: verdict.stays.tolist() for name, verdict in apply_constraints(boxes, RULES).items()
+    }
 
 
 def test_the_corner_of_a_nucleus_box_is_cytoplasm() -> None:
-    inside = in_nucleus(
+    inside = lies_in_nucleus(
         np.array([[190, 190, 210, 210], [102, 102, 122, 122], [90, 90, 310, 310]], np.float32),
         np.array([NUCLEUS], np.float32),
     )
@@ -96,12 +104,12 @@ def test_a_nucleolus_needs_a_nucleus() -> None:
 
 
 def test_a_sure_nucleolus_makes_a_doubtful_nucleus_count() -> None:
-    found = judged(
+    found = apply_constraints(
         {"nucleus": some((*NUCLEUS, 0.3)), "nucleolus": some((150, 150, 200, 200, 0.9))}, RULES
     )
     assert found["nucleolus"].stays.tolist() == [True]
     assert found["nucleus"].must_count.tolist() == [True]
-    doubtful = judged(
+    doubtful = apply_constraints(
         {"nucleus": some((*NUCLEUS, 0.05)), "nucleolus": some((150, 150, 200, 200, 0.6))}, RULES
     )
     assert doubtful["nucleolus"].stays.tolist() == [
@@ -128,11 +136,11 @@ def found(tmp_path: Path) -> Sample:
     sample, _ = sample_of(tmp_path / "S01.zarr", (2, 320, 400), annotate=False, count=1)
     boxes = {
         "nucleus": (
-            Boxes.of(("nucleus",), [0, 1], 0, [NUCLEUS, NUCLEUS], [0.8, 0.8]),
+            Boxes.from_arrays(("nucleus",), [0, 1], 0, [NUCLEUS, NUCLEUS], [0.8, 0.8]),
             [0.95, 0.95],
         ),
         "mitochondrion": (
-            Boxes.of(
+            Boxes.from_arrays(
                 ("mitochondrion",),
                 [0, 0, 1],
                 0,
@@ -144,20 +152,20 @@ def found(tmp_path: Path) -> Sample:
     }
     for name, (own, confidence) in boxes.items():
         sure = np.array(confidence, np.float32)
-        kept = Kept(
+        kept = StoredBoxes(
             own, (0, 1), "raw", {"fingerprint": f"of {name}", "seen": []}, sure, sure >= 0.5
         )
-        write_found(sample, f"{FOUND}{name}", kept)
+        write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}", kept)
         true = own if name == "nucleus" else own[np.array([False, True, True])]
-        write_annotated(sample, true, (0, 1), "raw", overwrite=False)
+        write_annotated_boxes(sample, true, (0, 1), "raw", overwrite=False)
     return sample
 
 
 def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
     assert constrain_boxes(found) == {"nucleus": 0, "mitochondrion": 1}
-    assert len(read_found(found, "mitochondrion").boxes) == 2
-    assert len(read_found(found, "mitochondrion", as_predicted=True).boxes) == 3
-    assert found_names(found) == ["mitochondrion", "nucleus"]
+    assert len(read_detected_boxes(found, "mitochondrion").boxes) == 2
+    assert len(read_detected_boxes(found, "mitochondrion", as_predicted=True).boxes) == 3
+    assert detected_box_structures(found) == ["mitochondrion", "nucleus"]
     scores = score_boxes([found], DetectScoreSettings())
     before, after = (scores.of(kind)["mitochondrion"] for kind in ("predicted", "constrained"))
     assert before.scores.map < after.scores.map == 1
@@ -166,27 +174,32 @@ def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
         "predicted",
         "constrained",
     }
-    assert release_boxes(found) == ["boxes_mitochondrion-constrained", "boxes_nucleus-constrained"]
-    assert len(read_found(found, "mitochondrion").boxes) == 3
-    assert release_boxes(found) == []
+    assert remove_constrained_boxes(found) == [
+        "boxes_mitochondrion-constrained",
+        "boxes_nucleus-constrained",
+    ]
+    assert len(read_detected_boxes(found, "mitochondrion").boxes) == 3
+    assert remove_constrained_boxes(found) == []
 
 
 def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) -> None:
     constrain_boxes(found)
-    before = read_found(found, "nucleus", as_predicted=True)
+    before = read_detected_boxes(found, "nucleus", as_predicted=True)
     about = {**before.about, "fingerprint": "of another run"}
-    write_found(
+    write_detected_boxes(
         found,
-        f"{FOUND}nucleus",
-        Kept(before.boxes, before.pictures, before.image, about, before.confidence, before.counts),
+        f"{DETECTED_PREFIX}nucleus",
+        StoredBoxes(
+            before.boxes, before.pictures, before.image, about, before.confidence, before.counts
+        ),
     )
     with pytest.raises(
         SampleError,
         match=r"Boxes of 'nucleus' in S01.zarr have changed .* detect constrain S01.zarr",
     ):
-        read_found(found, "mitochondrion")
+        read_detected_boxes(found, "mitochondrion")
     constrain_boxes(found)
-    assert len(read_found(found, "mitochondrion").boxes) == 2
+    assert len(read_detected_boxes(found, "mitochondrion").boxes) == 2
 
 
 def test_of_an_earlier_run_nothing_counts_on(found: Sample) -> None:
@@ -200,18 +213,18 @@ def test_of_an_earlier_run_nothing_counts_on(found: Sample) -> None:
     with pytest.raises(
         SampleError, match=r"interrupted; run 'sparsem detect constrain S01.zarr' again"
     ):
-        read_found(found, "mitochondrion")
-    assert len(read_found(found, "mitochondrion", as_predicted=True).boxes) == 3
+        read_detected_boxes(found, "mitochondrion")
+    assert len(read_detected_boxes(found, "mitochondrion", as_predicted=True).boxes) == 3
 
 
 def test_scores_of_other_boxes_are_not_shown(found: Sample) -> None:
     score_boxes([found])
-    assert not scores_outdated(found)
+    assert not are_scores_outdated(found)
     constrain_boxes(found)
-    assert not scores_outdated(found)  # of boxes as they were predicted they still are
+    assert not are_scores_outdated(found)  # of boxes as they were predicted they still are
     score_boxes([found])
-    release_boxes(found)
-    assert scores_outdated(found)
+    remove_constrained_boxes(found)
+    assert are_scores_outdated(found)
 
 
 def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None:
@@ -233,7 +246,7 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
 ) -> None:
     table = tmp_path / "samples.csv"
     table.write_text("sample,subtype,grade\nS01.zarr,TNBC,3\nS02,ER+,1\n")
-    rows = summary([found], CountSettings(metadata=str(table))).to_pylist()
+    rows = count_boxes([found], CountSettings(metadata=str(table))).to_pylist()
     assert [
         (row["sample"], row["structure"], row["subtype"], row["grade"], row["objects"])
         for row in rows
@@ -245,11 +258,11 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
     assert nuclei["diameter_um_median"] == pytest.approx(2.0)  # 200 px of 10 nm
     assert nuclei["objects_per_picture"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
-    assert summary([found], CountSettings(structure=("nucleus",))).num_rows == 1
+    assert count_boxes([found], CountSettings(structure=("nucleus",))).num_rows == 1
     table.write_text(
         "sample;subtype;grade\nS01;TNBC;2,5\n"
     )  # as a spreadsheet writes it where numbers have commas
-    assert summary([found], CountSettings(metadata=str(table))).to_pylist()[0]["grade"] == "2,5"
+    assert count_boxes([found], CountSettings(metadata=str(table))).to_pylist()[0]["grade"] == "2,5"
 
 
 @pytest.mark.parametrize(
@@ -270,11 +283,11 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
 def test_metadata_that_are_none(found: Sample, tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "samples.csv").write_text(content)
     with pytest.raises(InputError, match=sentence):
-        summary([found], CountSettings(metadata=str(tmp_path / "samples.csv")))
+        count_boxes([found], CountSettings(metadata=str(tmp_path / "samples.csv")))
 
 
 def test_metadata_that_cannot_be_read(tmp_path: Path, tissue: Sample) -> None:
     with pytest.raises(InputError, match=r"nowhere\.csv cannot be read"):
         read_metadata(tmp_path / "nowhere.csv")
     with pytest.raises(SampleError, match="has no boxes"):
-        summary([tissue])
+        count_boxes([tissue])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
 from sparsem.boxes.read import read_boxes
-from sparsem.boxes.tables import annotated_names, picture_names, read_annotated
+from sparsem.boxes.tables import annotated_box_structures, image_names, read_annotated_boxes
 from sparsem.cli.app import app
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.io.ingest import ImportSettings, import_stack
@@ -82,17 +82,17 @@ def with_annotation(**parts: Any) -> dict[str, Any]:
 
 
 def test_pictures_have_the_names_of_their_files(pictures: Sample) -> None:
-    assert picture_names(pictures) == ["cell_1_raw", "cell_2_raw", "cell_10_raw"]
+    assert image_names(pictures) == ["cell_1_raw", "cell_2_raw", "cell_10_raw"]
 
 
 def test_coco_boxes_reach_their_pictures(pictures: Sample, tmp_path: Path) -> None:
     found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     assert found.boxes == {"nucleus": 1, "mitochondrion": 1}
     assert (found.pictures, found.small) == (2, 1)  # 12 x 9 px is a slip of the hand
-    kept = read_annotated(pictures, "mitochondrion")
+    kept = read_annotated_boxes(pictures, "mitochondrion")
     assert kept.boxes.corners.tolist() == [[50, 10, 75, 31]]
     assert kept.pictures == (0, 1)  # the second one is known to hold none
-    assert annotated_names(pictures) == ["mitochondrion", "nucleus"]
+    assert annotated_box_structures(pictures) == ["mitochondrion", "nucleus"]
     assert pictures.history()[-1]["stage"].startswith("annotate-boxes-")
 
 
@@ -113,7 +113,7 @@ def test_csv_of_several_kinds_is_read(
         on=QUIET,
     )
     assert found.boxes == {"mitochondrion": 1}
-    kept = read_annotated(pictures, "mitochondrion")
+    kept = read_annotated_boxes(pictures, "mitochondrion")
     assert (kept.boxes.corners.tolist(), kept.pictures) == ([[10, 20, 40, 50]], (1,))
 
 
@@ -123,7 +123,7 @@ def test_a_name_goes_on_only_after_a_mark(pictures: Sample, tmp_path: Path) -> N
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\ncell_10,a,0,0,25,30\n", "b.csv"
     )
     import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
-    assert read_annotated(pictures, "a").boxes.z.tolist() == [0, 2]
+    assert read_annotated_boxes(pictures, "a").boxes.z.tolist() == [0, 2]
 
 
 def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_p
         source=str(file), unlisted_images="empty", classes={"0": "mitochondrion"}
     )
     import_boxes([pictures], settings, on=QUIET)
-    assert read_annotated(pictures, "mitochondrion").pictures == (0, 1, 2)
+    assert read_annotated_boxes(pictures, "mitochondrion").pictures == (0, 1, 2)
 
 
 @pytest.mark.parametrize("ending", ["out.json", "out.csv", "yolo"])
@@ -140,7 +140,7 @@ def test_what_is_exported_can_be_brought_in_again(
     pictures: Sample, tmp_path: Path, ending: str
 ) -> None:
     import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), min_px=0), on=QUIET)
-    before = read_annotated(pictures, "mitochondrion")
+    before = read_annotated_boxes(pictures, "mitochondrion")
     assert export_boxes(pictures, tmp_path / ending, drawn=True) == 3
     with pytest.raises(InputError, match=r"exists.*--overwrite"):
         export_boxes(pictures, tmp_path / ending, drawn=True)
@@ -149,7 +149,7 @@ def test_what_is_exported_can_be_brought_in_again(
         BoxesSettings(source=str(tmp_path / ending), min_px=0),
         on=Execution(quiet=True, overwrite=True),
     )
-    after = read_annotated(pictures, "mitochondrion")
+    after = read_annotated_boxes(pictures, "mitochondrion")
     np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
     assert after.pictures == (
         before.pictures if ending != "out.csv" else (0,)
@@ -175,7 +175,7 @@ def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_
     )
     found = import_boxes([pictures, other], BoxesSettings(source=str(file)), on=QUIET)
     assert (found.boxes, found.pictures) == ({"a": 2}, 2)
-    assert read_annotated(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
+    assert read_annotated_boxes(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
 
 
 def test_boxes_around_labels(own_tissue: Sample) -> None:
@@ -185,10 +185,10 @@ def test_boxes_around_labels(own_tissue: Sample) -> None:
         on=QUIET,
     )
     assert set(found.boxes) == {"mitochondrion", "nucleus"}
-    kept = read_annotated(own_tissue, "mitochondrion")
+    kept = read_annotated_boxes(own_tissue, "mitochondrion")
     z = int(kept.boxes.z[0])
     truth = own_tissue.volume("truth", "mitochondrion").read(slice(z, z + 1))[0] > 0
-    for x0, y0, x1, y1 in kept.boxes.of_picture(z).corners.astype(int):
+    for x0, y0, x1, y1 in kept.boxes.of_image(z).corners.astype(int):
         for edge in (
             truth[y0, x0:x1],
             truth[y1 - 1, x0:x1],
@@ -196,7 +196,7 @@ def test_boxes_around_labels(own_tissue: Sample) -> None:
             truth[y0:y1, x1 - 1],
         ):
             assert edge.any()  # an object touches all four edges of its box
-    annotated = read_annotated(
+    annotated = read_annotated_boxes(
         own_tissue, "nucleus"
     )  # hand-labeled slices come before labels of all
     assert annotated.pictures == (0, 9, 18)
@@ -291,7 +291,7 @@ def test_what_is_wrong_in_a_coco_file_is_told(pictures: Sample, tmp_path: Path, 
     with pytest.raises(InputError, match=sentence) as error:
         import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content))), on=QUIET)
     assert "\n" not in str(error.value)
-    assert not annotated_names(pictures)
+    assert not annotated_box_structures(pictures)
 
 
 CSVS = {
@@ -403,8 +403,8 @@ def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
     )  # the third box of the second image is right, but its image lacks two others
     assert len(found.left_out) == 2
     assert found.incomplete == {"nucleus": 1}
-    assert read_annotated(pictures, "nucleus").pictures == (0,)
-    assert read_annotated(pictures, "mitochondrion").pictures == (
+    assert read_annotated_boxes(pictures, "nucleus").pictures == (0,)
+    assert read_annotated_boxes(pictures, "mitochondrion").pictures == (
         0,
         1,
     )  # no box of this class was left out
@@ -414,7 +414,7 @@ def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: P
     """Outlines are drawn through the centers of pixels, or around them."""
     file = written(tmp_path, with_annotation(bbox=[-0.5, 30, 40, 30.5]))
     import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
-    assert read_annotated(pictures, "nucleus").boxes.of_picture(1).corners.tolist() == [
+    assert read_annotated_boxes(pictures, "nucleus").boxes.of_image(1).corners.tolist() == [
         [0, 30, 39.5, 60]
     ]
 
@@ -472,11 +472,11 @@ def test_a_table_that_was_changed_is_told(pictures: Sample, tmp_path: Path) -> N
     table = pictures.read_table("annotated_boxes_nucleus")
     pictures.write_table("annotated_boxes_nucleus", table.drop_columns(["x0_px"]))
     with pytest.raises(SampleError, match="was not written by sparsem, or is damaged"):
-        read_annotated(pictures, "nucleus")
+        read_annotated_boxes(pictures, "nucleus")
     with pytest.raises(
         SampleError, match="no annotated boxes of 'mitochondria'; did you mean 'mitochondrion'"
     ):
-        read_annotated(pictures, "mitochondria")
+        read_annotated_boxes(pictures, "mitochondria")
 
 
 def test_the_csv_that_a_sample_keeps_can_be_read_by_people(
@@ -509,7 +509,7 @@ def montage(tmp_path: Path) -> Sample:
 def test_pictures_of_any_size_are_slices(montage: Sample) -> None:
     image = montage.image()
     assert (image.shape, image.block_depth) == ((3, 60, 90), 1)
-    assert picture_names(montage) == ["overview", "tile_r1-c1", "tile_r1-c2"]
+    assert image_names(montage) == ["overview", "tile_r1-c1", "tile_r1-c2"]
     assert image.sizes == ((30, 30), (60, 80), (40, 90))
     assert image.size_of(2) == (40, 90)
     voxels = image.read(slice(None))
@@ -551,7 +551,7 @@ def test_boxes_at_the_border_are_cut_on_request(pictures: Sample, tmp_path: Path
         import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
     found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
     assert len(found.left_out) == 1  # what lies beyond as a whole
-    assert read_annotated(pictures, "a").boxes.corners.tolist() == [
+    assert read_annotated_boxes(pictures, "a").boxes.corners.tolist() == [
         [0, 10, 50, 40],
         [10, 10, 40, 40],
     ]
@@ -581,7 +581,7 @@ def test_what_many_small_boxes_and_numbers_for_names_mean_is_asked(
     assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in told
     assert "--classes 0=NAME gives it a name" in told
     remove(pictures, ["tables/annotated_boxes_0"])
-    assert not annotated_names(pictures)
+    assert not annotated_box_structures(pictures)
 
 
 def test_boxes_of_other_pixels_are_told_and_not_drawn(
@@ -660,12 +660,12 @@ def test_a_number_is_never_taken_for_a_name(tmp_path: Path) -> None:
         ),
         on=QUIET,
     )
-    assert read_annotated(sample, "a").boxes.z.tolist() == [1]
+    assert read_annotated_boxes(sample, "a").boxes.z.tolist() == [1]
     by_name = written(tmp_path, "image,class,x0,y0,x1,y1\n1.tif,a,0,0,30,30\n", "c.csv")
     import_boxes(
         [sample], BoxesSettings(source=str(by_name)), on=Execution(quiet=True, overwrite=True)
     )
-    assert read_annotated(sample, "a").boxes.z.tolist() == [0]
+    assert read_annotated_boxes(sample, "a").boxes.z.tolist() == [0]
 
 
 def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(
@@ -674,7 +674,7 @@ def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(
     images = [COCO["images"][0], {**COCO["images"][1], "width": 40, "height": 30}]
     file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
     import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
-    kept = read_annotated(pictures, "nucleus")
+    kept = read_annotated_boxes(pictures, "nucleus")
     assert (kept.pictures, kept.boxes.z.tolist()) == ((0,), [0])
 
 
@@ -688,7 +688,7 @@ def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: P
             BoxesSettings(source=str(written(tmp_path, changed(categories=categories)))),
             on=QUIET,
         )
-    assert not annotated_names(pictures)
+    assert not annotated_box_structures(pictures)
 
 
 def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample) -> None:
@@ -696,7 +696,7 @@ def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample)
     labels[1][:, 64:] = 9
     write_annotation(own_tissue, "spot", (3, 5), labels, ignore=9)
     import_boxes([own_tissue], BoxesSettings(from_labels=("spot",), min_px=3), on=QUIET)
-    assert read_annotated(own_tissue, "spot").pictures == (3,)
+    assert read_annotated_boxes(own_tissue, "spot").pictures == (3,)
 
 
 @pytest.mark.parametrize(

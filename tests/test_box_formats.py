@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from sparsem.boxes.coco import read_json
 from sparsem.boxes.importing import BoxesSettings, ImportSummary, import_boxes
-from sparsem.boxes.numbers import decimal_of, number_of
+from sparsem.boxes.numbers import decimal_mark, parse_number
 from sparsem.boxes.read import read_boxes
-from sparsem.boxes.tables import annotated_names, read_annotated
+from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.store.sample import Sample
@@ -85,9 +85,9 @@ def brought(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any) 
 
 def begins(sample: Sample, name: str = "mito") -> dict[int, list[float]]:
     """Where boxes begin along x, by the images that are completely annotated."""
-    kept = read_annotated(sample, name)
+    kept = read_annotated_boxes(sample, name)
     assert set(kept.boxes.z.tolist()) <= set(kept.pictures)
-    return {z: kept.boxes.of_picture(z).corners[:, 0].tolist() for z in kept.pictures}
+    return {z: kept.boxes.of_image(z).corners[:, 0].tolist() for z in kept.pictures}
 
 
 ALL = {0: [10.0], 1: [20.0], 2: [30.0]}
@@ -145,7 +145,7 @@ def test_an_annotation_of_no_image_may_be_of_any(
     ):
         brought(cells, path)
     assert brought(cells, path, on_invalid="skip").incomplete == {"mito": 3}
-    assert annotated_names(cells) == ["er"]
+    assert annotated_box_structures(cells) == ["er"]
     written(tmp_path, changed("annotations", 1, image_id=image_id, category_id=None))
     with pytest.raises(
         InputError,
@@ -298,7 +298,7 @@ def test_boxes_may_be_written_in_several_manners(
 ) -> None:
     brought(cells, written(tmp_path, changed("annotations", 1, **values)))
     assert begins(cells) == ALL
-    assert read_annotated(cells, "mito").boxes.corners[1].tolist() == [20, 20, 50, 45]
+    assert read_annotated_boxes(cells, "mito").boxes.corners[1].tolist() == [20, 20, 50, 45]
 
 
 LOST: dict[str, tuple[dict[str, Any], str]] = {
@@ -490,7 +490,7 @@ def test_yolo_boxes_and_polygons(cells: Sample, yolo: Path, line: str) -> None:
     brought(cells, yolo)
     assert begins(cells) == pytest.approx(ALL)
     np.testing.assert_allclose(
-        read_annotated(cells, "mito").boxes.corners[1], [20, 20, 50, 45], atol=1e-3
+        read_annotated_boxes(cells, "mito").boxes.corners[1], [20, 20, 50, 45], atol=1e-3
     )
 
 
@@ -705,12 +705,12 @@ def test_a_number_is_read_right_or_not_at_all(drawn: list[tuple[int, int]], styl
     values = [number / 10**digits for number, digits in drawn]
     words = [f"{value:,.{digits}f}" for value, (_, digits) in zip(values, drawn, strict=True)]
     words = [word.replace(",", "t").replace(".", decimal).replace("t", thousands) for word in words]
-    mark = decimal_of(words, separator)
+    mark = decimal_mark(words, separator)
     for value, word in zip(values, words, strict=True):
-        assert number_of(word, mark) in (None, pytest.approx(value))
+        assert parse_number(word, mark) in (None, pytest.approx(value))
     clear = [word for word in words if "." in word or "," in word] and mark != "?"
     if clear:
-        assert all(number_of(word, mark) is not None for word in words)
+        assert all(parse_number(word, mark) is not None for word in words)
 
 
 def test_slices_counted_from_one_are_refused(

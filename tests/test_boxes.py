@@ -10,16 +10,22 @@ from scipy import ndimage
 
 from sparsem.boxes.geometry import (
     Boxes,
-    alike_pairs,
-    areas,
+    box_areas,
     boxes_of_labels,
-    clipped,
-    overlap_of_union,
-    shared,
-    together,
+    clip_boxes,
+    concatenate_boxes,
+    intersection_areas,
+    intersection_over_union,
+    overlapping_pairs,
 )
-from sparsem.detect.training.calibration import calibrated, counting_from
-from sparsem.score.boxes import Compared, box_scores, confusion, counts, matched
+from sparsem.detect.training.calibration import calibration_curve, counting_threshold
+from sparsem.score.boxes import (
+    BoxComparison,
+    box_scores,
+    confusion_matrix,
+    match_boxes,
+    object_counts,
+)
 from tests.conftest import drawn
 
 
@@ -28,23 +34,25 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-A = Boxes.of(("a",), [3, 1, 1], 0, [[0, 0, 4, 4], [1, 1, 2, 3], [5, 5, 9, 9]], [0.5, 0.9, 0.1])
+A = Boxes.from_arrays(
+    ("a",), [3, 1, 1], 0, [[0, 0, 4, 4], [1, 1, 2, 3], [5, 5, 9, 9]], [0.5, 0.9, 0.1]
+)
 
 
 def test_boxes_are_sorted_by_picture() -> None:
     assert A.z.tolist() == [1, 1, 3]
-    assert A.of_picture(1).corners.tolist() == [[1, 1, 2, 3], [5, 5, 9, 9]]
-    assert len(A.of_picture(2)) == 0
+    assert A.of_image(1).corners.tolist() == [[1, 1, 2, 3], [5, 5, 9, 9]]
+    assert len(A.of_image(2)) == 0
     assert A[A.score > 0.3].z.tolist() == [1, 3]
 
 
 def test_structures_are_put_together_by_name() -> None:
-    other = Boxes.of(("b", "a"), [2, 1], [0, 1], [[0, 0, 1, 1], [7, 7, 8, 8]])
-    both = together([A, other])
+    other = Boxes.from_arrays(("b", "a"), [2, 1], [0, 1], [[0, 0, 1, 1], [7, 7, 8, 8]])
+    both = concatenate_boxes([A, other])
     assert both.names == ("a", "b")
-    assert len(both.of_kind("a")) == 4
-    assert both.of_kind("b").corners.tolist() == [[0, 0, 1, 1]]
-    assert len(together([])) == 0
+    assert len(both.of_structure("a")) == 4
+    assert both.of_structure("b").corners.tolist() == [[0, 0, 1, 1]]
+    assert len(concatenate_boxes([])) == 0
 
 
 def test_boxes_of_labels_are_those_of_scipy(rng: np.random.Generator) -> None:
@@ -62,7 +70,7 @@ def test_a_box_of_one_pixel_is_one_pixel_large() -> None:
     numbers, corners = boxes_of_labels(drawn("...", ".2.", "..1"))
     assert numbers.tolist() == [1, 2]
     assert corners.tolist() == [[2, 2, 3, 3], [1, 1, 2, 2]]
-    assert areas(corners).tolist() == [1, 1]
+    assert box_areas(corners).tolist() == [1, 1]
 
 
 def test_overlap_of_union_by_hand() -> None:
@@ -70,9 +78,9 @@ def test_overlap_of_union_by_hand() -> None:
         np.array([[0, 0, 4, 4]], np.float32),
         np.array([[2, 0, 6, 4], [8, 8, 9, 9], [0, 0, 4, 4]], np.float32),
     )
-    assert shared(one, other).tolist() == [[8, 0, 16]]
-    assert overlap_of_union(one, other)[0] == pytest.approx([8 / 24, 0, 1])
-    assert clipped(other, (0, 0, 5, 5)).tolist() == [[2, 0, 5, 4], [5, 5, 5, 5], [0, 0, 4, 4]]
+    assert intersection_areas(one, other).tolist() == [[8, 0, 16]]
+    assert intersection_over_union(one, other)[0] == pytest.approx([8 / 24, 0, 1])
+    assert clip_boxes(other, (0, 0, 5, 5)).tolist() == [[2, 0, 5, 4], [5, 5, 5, 5], [0, 0, 4, 4]]
 
 
 @pytest.mark.parametrize(("count", "other"), [(0, 5), (7, 0), (40, 300), (400, 700)])
@@ -84,15 +92,15 @@ def test_pairs_that_are_alike_are_those_of_all_pairs(
         np.column_stack([low, low + rng.uniform(5, 120, low.shape)]).astype(np.float32)
         for low in lows
     )
-    alike = overlap_of_union(one, two)
+    alike = intersection_over_union(one, two)
     row, column = np.nonzero(alike >= 0.3)
-    found = alike_pairs(one, two, 0.3)
+    found = overlapping_pairs(one, two, 0.3)
     assert np.array_equal(found[0], row)
     assert np.array_equal(found[1], column)
     np.testing.assert_allclose(found[2], alike[row, column])
 
 
-def by_the_library(compared: list[Compared], most: int) -> Any:
+def by_the_library(compared: list[BoxComparison], most: int) -> Any:
     """The same by faster-coco-eval: (T, R) precision and (T,) recall."""
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -136,7 +144,7 @@ def many(rng: np.random.Generator, pictures: int, each: int) -> tuple[Boxes, Box
     wrong = np.column_stack([corner, corner + 30])
     score = rng.permutation(np.linspace(0.06, 0.99, len(moved) + len(wrong)))
     where = np.concatenate([z[kept], rng.integers(0, pictures, len(wrong))])
-    return Boxes.of(("a",), z, 0, true), Boxes.of(
+    return Boxes.from_arrays(("a",), z, 0, true), Boxes.from_arrays(
         ("a",), where, 0, np.concatenate([moved, wrong]), score
     )
 
@@ -144,7 +152,7 @@ def many(rng: np.random.Generator, pictures: int, each: int) -> tuple[Boxes, Box
 @pytest.mark.parametrize("each", [7, 150])  # COCO's own limit is 100 boxes a picture
 def test_scores_are_those_of_the_library(rng: np.random.Generator, each: int) -> None:
     truth, found = many(rng, 4, each)
-    compared = [Compared(truth, found, (0, 1)), Compared(truth, found, (2, 3))]
+    compared = [BoxComparison(truth, found, (0, 1)), BoxComparison(truth, found, (2, 3))]
     score = box_scores(compared, ["a"])[0]
     precision, recall = by_the_library(compared, 1000)
     assert score.map == pytest.approx(precision.mean(), abs=1e-6)
@@ -158,44 +166,46 @@ def test_scores_are_those_of_the_library(rng: np.random.Generator, each: int) ->
 def test_a_perfect_detector_scores_one_and_a_blind_one_nothing(rng: np.random.Generator) -> None:
     truth, _ = many(rng, 2, 5)
     perfect, blind = (
-        box_scores([Compared(truth, one, (0, 1))], ["a"])[0] for one in (truth, truth[:0])
+        box_scores([BoxComparison(truth, one, (0, 1))], ["a"])[0] for one in (truth, truth[:0])
     )
     assert (perfect.map, perfect.ar, perfect.ap50) == (1, 1, 1)
     assert (blind.map, blind.ar, blind.ap50) == (0, 0, 0)
-    nowhere = box_scores([Compared(truth[:0], truth, (0, 1))], ["a"])[0]
+    nowhere = box_scores([BoxComparison(truth[:0], truth, (0, 1))], ["a"])[0]
     assert np.isnan(nowhere.map)
 
 
 def test_pictures_that_are_not_compared_do_not_count(rng: np.random.Generator) -> None:
     truth, found = many(rng, 3, 6)
-    only = box_scores([Compared(truth, found, (1,))], ["a"])[0]
-    alone = box_scores([Compared(truth.of_picture(1), found.of_picture(1), (1,))], ["a"])[0]
+    only = box_scores([BoxComparison(truth, found, (1,))], ["a"])[0]
+    alone = box_scores([BoxComparison(truth.of_image(1), found.of_image(1), (1,))], ["a"])[0]
     assert only.map == alone.map
     assert only.truth == 6
 
 
 def test_confusion_by_hand() -> None:
     names = ("a", "b")
-    truth = Boxes.of(
+    truth = Boxes.from_arrays(
         names, [0, 0, 0], [0, 0, 1], [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]]
     )
     corners = [[0, 0, 10, 9], [20, 0, 30, 10], [60, 0, 70, 10], [0, 0, 9, 10]]
-    found = Boxes.of(names, [0, 0, 0, 0], [0, 1, 1, 0], corners, [0.9, 0.8, 0.7, 0.5])
-    table = confusion([Compared(truth, found, (0,))], names)
+    found = Boxes.from_arrays(names, [0, 0, 0, 0], [0, 1, 1, 0], corners, [0.9, 0.8, 0.7, 0.5])
+    table = confusion_matrix([BoxComparison(truth, found, (0,))], names)
     assert table.tolist() == [
         [1, 1, 0],
         [0, 0, 1],
         [1, 1, 0],
     ]  # an a, an a taken for a b, a b missed; an a and a b from nowhere
-    own = counts([Compared(truth, found, (0, 1))], "a")
+    own = object_counts([BoxComparison(truth, found, (0, 1))], "a")
     assert (own.truth.tolist(), own.found.tolist()) == ([2, 0], [2, 0])
     assert (own.mean_error, own.bias) == (0, 0)
 
 
 def test_a_right_name_takes_its_object_before_a_surer_wrong_one() -> None:
-    truth = Boxes.of(("a", "b"), [0], [0], [[0, 0, 10, 10]])
-    found = Boxes.of(("a", "b"), [0, 0], [1, 0], [[0, 0, 10, 10], [0, 0, 10, 9]], [0.9, 0.4])
-    assert matched(truth, found).found.tolist() == [1]
+    truth = Boxes.from_arrays(("a", "b"), [0], [0], [[0, 0, 10, 10]])
+    found = Boxes.from_arrays(
+        ("a", "b"), [0, 0], [1, 0], [[0, 0, 10, 10], [0, 0, 10, 9]], [0.9, 0.4]
+    )
+    assert match_boxes(truth, found).found.tolist() == [1]
 
 
 @given(st.integers(0, 2**31))
@@ -203,38 +213,38 @@ def test_what_a_score_means_is_learnt_from_held_out_pictures(seed: int) -> None:
     random = np.random.default_rng(seed)
     truth, found = many(random, 5, 40)
     # Half of what is sure is wrong, all of what is not sure is wrong.
-    compared = [Compared(truth, found, tuple(range(5)))]
-    curve = calibrated(compared, "a")
+    compared = [BoxComparison(truth, found, tuple(range(5)))]
+    curve = calibration_curve(compared, "a")
     assert curve is not None
     scores, right = (np.array(one) for one in curve)
     assert (np.diff(scores) >= 0).all()
     assert (np.diff(right) >= 0).all()
     assert 0 <= right[0] <= right[-1] <= 1
     hits = sum(
-        int((matched(truth.of_picture(z), found.of_picture(z)).truth >= 0).sum()) for z in range(5)
+        int((match_boxes(truth.of_image(z), found.of_image(z)).truth >= 0).sum()) for z in range(5)
     )
     told = np.interp(found.score, scores, right)
     assert told.sum() == pytest.approx(
         hits, abs=4
     )  # as many as are right, but for the two added at either end
-    assert calibrated([Compared(truth, found, (99,))], "a") is None
+    assert calibration_curve([BoxComparison(truth, found, (99,))], "a") is None
 
 
 def test_boxes_are_counted_from_where_they_agree_best_with_what_is_there() -> None:
     corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(40)], np.float32)
-    truth = Boxes.of(("a",), np.zeros(20, int), 0, corners[:20])
-    found = Boxes.of(
+    truth = Boxes.from_arrays(("a",), np.zeros(20, int), 0, corners[:20])
+    found = Boxes.from_arrays(
         ("a",), np.zeros(40, int), 0, corners, np.concatenate([np.full(20, 0.7), np.full(20, 0.3)])
     )
-    assert 0.3 < counting_from([Compared(truth, found, (0,))], "a") <= 0.7
+    assert 0.3 < counting_threshold([BoxComparison(truth, found, (0,))], "a") <= 0.7
 
 
 def test_boxes_of_one_score_are_as_right_as_they_are_together() -> None:
     corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(20)], np.float32)
-    truth = Boxes.of(("a",), np.ones(20, int), 0, corners)
-    found = Boxes.of(
+    truth = Boxes.from_arrays(("a",), np.ones(20, int), 0, corners)
+    found = Boxes.from_arrays(
         ("a",), np.repeat([0, 1], 20), 0, np.concatenate([corners, corners]), np.full(40, 0.7)
     )
-    curve = calibrated([Compared(truth, found, (0, 1))], "a")
+    curve = calibration_curve([BoxComparison(truth, found, (0, 1))], "a")
     assert curve is not None
     assert np.interp(0.7, *curve) == pytest.approx(0.5, abs=0.02)

@@ -13,14 +13,25 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from sparsem.boxes.geometry import Boxes, overlap_of_union
-from sparsem.boxes.tables import found_names, read_annotated, read_found, write_annotated
+from sparsem.boxes.geometry import Boxes, intersection_over_union
+from sparsem.boxes.tables import (
+    detected_box_structures,
+    read_annotated_boxes,
+    read_detected_boxes,
+    write_annotated_boxes,
+)
 from sparsem.cli.app import app
-from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
+from sparsem.detect.inference import (
+    GrayStatistics,
+    detect_in_image,
+    sample_gray_statistics,
+    tiling_of,
+    window_reader,
+)
 from sparsem.detect.models.deformable_detr import COCO_DETR
-from sparsem.detect.models.detector import LEAST_SCORE, Target
-from sparsem.detect.models.networks import DETECTORS, begin_with, build
-from sparsem.detect.predict import find_boxes
+from sparsem.detect.models.detector import MIN_SCORE, DetectionTarget
+from sparsem.detect.models.networks import DETECTORS, build_detector, load_initial_weights
+from sparsem.detect.predict import detect
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.recipe import (
@@ -29,8 +40,13 @@ from sparsem.detect.training.recipe import (
     read_detector,
     save_detector,
 )
-from sparsem.detect.training.splitting import Place, Role, chosen, split
-from sparsem.detect.training.tiles import DetectionSampler, LearningPicture, surviving, turned
+from sparsem.detect.training.splitting import ImageId, ImageRole, named_images, split_images
+from sparsem.detect.training.tiles import (
+    DetectionSampler,
+    TrainingImage,
+    boxes_in_window,
+    turn_tile,
+)
 from sparsem.detect.training.train import train_detector
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
@@ -79,7 +95,7 @@ def unsearched(sample: Sample, folder: Path) -> Sample:
     """A copy of the same name in which nothing was found yet, whatever other tests found in the sample."""
     folder.mkdir(exist_ok=True)
     made = copy_of(sample, folder / sample.path.name)
-    for name in found_names(made):
+    for name in detected_box_structures(made):
         made.remove_table(f"boxes_{name}")
     shutil.rmtree(made.path / ".sparsem" / "work", ignore_errors=True)
     for record in (made.path / ".sparsem").rglob("detect-*.json"):
@@ -98,10 +114,12 @@ def own(spots: Sample, tmp_path: Path) -> Sample:
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
     torch.manual_seed(0)
-    network = build(name, 2, 128, 20)
+    network = build_detector(name, 2, 128, 20)
     images = torch.randn(2, 1, 128, 128)
-    some = Target(torch.tensor([[10.0, 10, 40, 50], [60, 60, 100, 90]]), torch.tensor([0, 1]))
-    nothing = Target(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    some = DetectionTarget(
+        torch.tensor([[10.0, 10, 40, 50], [60, 60, 100, 90]]), torch.tensor([0, 1])
+    )
+    nothing = DetectionTarget(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     loss = network.train().loss(images, [some, nothing])
     assert loss.isfinite()
     loss.backward()
@@ -115,13 +133,15 @@ def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
     for one in answers:
         assert one.corners.shape == (len(one.score), 4)
         assert ((one.kind >= 0) & (one.kind < 2)).all()
-        assert (one.score >= LEAST_SCORE).all()
+        assert (one.score >= MIN_SCORE).all()
 
 
 def test_where_queries_begin_is_learnt_whatever_the_structure() -> None:
     torch.manual_seed(0)
-    network = build("deformable-detr-small", 2, 128, 20)
-    objects = Target(torch.tensor([[10.0, 10, 40, 50], [60, 60, 100, 90]]), torch.tensor([1, 1]))
+    network = build_detector("deformable-detr-small", 2, 128, 20)
+    objects = DetectionTarget(
+        torch.tensor([[10.0, 10, 40, 50], [60, 60, 100, 90]]), torch.tensor([1, 1])
+    )
     network.train().loss(torch.randn(1, 1, 128, 128), [objects]).backward()
     net: Any = network.net
     which, where = net.class_embed[-1].weight.grad, net.bbox_embed[-1].layers[-1].bias.grad
@@ -138,13 +158,13 @@ def test_the_large_ones_are_those_of_the_papers() -> None:
 
     plain = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=91)
     assert sum(one.numel() for one in plain.parameters()) == 38_198_935  # as torchvision states
-    assert count_parameters(build("retinanet", 91, 128, 10)) == sum(
+    assert count_parameters(build_detector("retinanet", 91, 128, 10)) == sum(
         one.numel() for one in plain.parameters()
     )
     config: Any = DeformableDetrConfig
     detr = DeformableDetrForObjectDetection(config(num_labels=91))
     ours, frozen = (
-        build("deformable-detr", 91, 128, 300),
+        build_detector("deformable-detr", 91, 128, 300),
         sum(one.numel() for one in detr.parameters()),
     )
     norms = sum(
@@ -160,7 +180,7 @@ def test_the_large_ones_are_those_of_the_papers() -> None:
 def test_a_fresh_deformable_detr_is_sure_of_nothing() -> None:
     """As the authors begin it: the library leaves class scores at a half, and a training would take days to unlearn that."""
     torch.manual_seed(0)
-    network: Any = build("deformable-detr-small", 2, 128, 20).eval()
+    network: Any = build_detector("deformable-detr-small", 2, 128, 20).eval()
     with torch.inference_mode():
         said: Any = network.net(pixel_values=torch.randn(1, 3, 128, 128))
     assert said.logits.sigmoid().mean() < 0.05
@@ -169,12 +189,12 @@ def test_a_fresh_deformable_detr_is_sure_of_nothing() -> None:
 @pytest.mark.parametrize("name", ["retinanet", "deformable-detr"])
 def test_a_detector_begins_with_weights_of_other_classes(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    coco: Any = build(name, 91, 128, 30)
+    coco: Any = build_detector(name, 91, 128, 30)
     file = tmp_path / "coco.safetensors"
     save_file({key: one.contiguous().clone() for key, one in coco.net.state_dict().items()}, file)
     torch.manual_seed(2)
-    ours = build(name, 2, 128, 30)
-    begin_with(ours, name, str(file))
+    ours = build_detector(name, 2, 128, 30)
+    load_initial_weights(ours, name, str(file))
     same = [
         key
         for key, one in state_of(ours).items()
@@ -193,8 +213,8 @@ def test_weights_are_fetched_by_the_names_of_the_libraries(monkeypatch: pytest.M
     from transformers import DeformableDetrForObjectDetection
 
     asked: list[Any] = []
-    detr: Any = build("deformable-detr", 91, 128, 300)
-    retina: Any = build("retinanet", 91, 128, 10)
+    detr: Any = build_detector("deformable-detr", 91, 128, 300)
+    retina: Any = build_detector("retinanet", 91, 128, 10)
 
     def from_pretrained(name: str, **options: Any) -> Any:
         asked.append((name, options))
@@ -206,8 +226,8 @@ def test_weights_are_fetched_by_the_names_of_the_libraries(monkeypatch: pytest.M
 
     monkeypatch.setattr(DeformableDetrForObjectDetection, "from_pretrained", from_pretrained)
     monkeypatch.setattr(RetinaNet_ResNet50_FPN_V2_Weights, "get_state_dict", state_dict)
-    begin_with(build("deformable-detr", 1, 128, 300), "deformable-detr", "coco")
-    begin_with(build("retinanet", 1, 128, 10), "retinanet", "coco")
+    load_initial_weights(build_detector("deformable-detr", 1, 128, 300), "deformable-detr", "coco")
+    load_initial_weights(build_detector("retinanet", 1, 128, 10), "retinanet", "coco")
     assert asked[0] == (COCO_DETR, {"use_safetensors": True})
     assert asked[1][0].endswith("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth")
     assert asked[1][1]["weights_only"] is True  # no pickles
@@ -227,17 +247,19 @@ def test_weights_that_cannot_be_had(name: str, weights: str, sentence: str, tmp_
         save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
         weights = str(tmp_path / "other.safetensors")
     if weights == "pickle":
-        torch.save(Levels, tmp_path / "bad.pth")  # a class, which a pickle would run code of
+        torch.save(
+            GrayStatistics, tmp_path / "bad.pth"
+        )  # a class, which a pickle would run code of
         weights = str(tmp_path / "bad.pth")
     with pytest.raises(SettingsError, match=sentence):
-        begin_with(build(name, 1, 128, 10), name, weights)
+        load_initial_weights(build_detector(name, 1, 128, 10), name, weights)
 
 
 def test_detectors_that_there_are_not() -> None:
     with pytest.raises(SettingsError, match="no detector 'retinanets'; did you mean 'retinanet'"):
-        build("retinanets", 1, 128, 10)
+        build_detector("retinanets", 1, 128, 10)
     with pytest.raises(SettingsError, match=r"a multiple of 128 px; got --input-px 100"):
-        build("retinanet-small", 1, 100, 10)
+        build_detector("retinanet-small", 1, 100, 10)
 
 
 # tiles
@@ -247,7 +269,7 @@ def test_detectors_that_there_are_not() -> None:
 def test_boxes_turn_with_their_tile(way: int) -> None:
     image = np.zeros((1, 12, 12), np.float32)
     image[0, 2:5, 1:9] = 1
-    turned_image, corners = turned(image, np.array([[1, 2, 9, 5]], np.float32), way)
+    turned_image, corners = turn_tile(image, np.array([[1, 2, 9, 5]], np.float32), way)
     y, x = np.nonzero(turned_image[0])
     assert corners.tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
 
@@ -256,7 +278,7 @@ def test_boxes_that_survive_the_cut() -> None:
     corners = np.array(
         [[10, 10, 20, 20], [45, 10, 65, 20], [49, 30, 89, 40], [60, 60, 70, 70]], np.float32
     )
-    inside, kind = surviving(corners, np.arange(4), (5, 5, 55, 55))
+    inside, kind = boxes_in_window(corners, np.arange(4), (5, 5, 55, 55))
     assert kind.tolist() == [
         0,
         1,
@@ -270,8 +292,12 @@ def test_a_batch_is_a_function_of_seed_and_update_and_sees_rare_structures(spots
         [[10, 10, 30, 30], *[[60, 60 + n, 80, 80 + n] for n in range(30)]], np.float32
     )
     kind = np.array([1, *[0] * 30], np.int64)
-    picture = LearningPicture("spots:0", image, 0, corners, kind, levels_of(image), (64, 64))
-    empty = LearningPicture("spots:1", image, 1, corners[:0], kind[:0], levels_of(image), (64, 64))
+    picture = TrainingImage(
+        "spots:0", image, 0, corners, kind, sample_gray_statistics(image), (64, 64)
+    )
+    empty = TrainingImage(
+        "spots:1", image, 1, corners[:0], kind[:0], sample_gray_statistics(image), (64, 64)
+    )
     sampler = DetectionSampler([picture, empty], 128, 4, 0.2, 7)
     one, same, other = sampler.draw(3), sampler.draw(3), sampler.draw(4)
     assert np.array_equal(one.images, same.images)
@@ -287,7 +313,7 @@ def test_a_batch_is_a_function_of_seed_and_update_and_sees_rare_structures(spots
 def test_gray_levels_are_those_of_the_sample(spots: Sample) -> None:
     image = spots.image()
     voxels = image.read(slice(None)).astype(float)
-    levels = levels_of(image)
+    levels = sample_gray_statistics(image)
     assert levels.mean == pytest.approx(voxels.mean(), abs=1)
     assert levels.spread == pytest.approx(voxels.std(), abs=1)
 
@@ -295,12 +321,12 @@ def test_gray_levels_are_those_of_the_sample(spots: Sample) -> None:
 # which pictures are for what
 
 
-def places(samples: int, pictures: int) -> list[Place]:
-    return [Place(f"S{sample:02d}", z) for sample in range(samples) for z in range(pictures)]
+def places(samples: int, pictures: int) -> list[ImageId]:
+    return [ImageId(f"S{sample:02d}", z) for sample in range(samples) for z in range(pictures)]
 
 
 def test_whole_samples_are_held_out() -> None:
-    roles = split(places(20, 5), "sample", set(), set(), set(), seed=3)
+    roles = split_images(places(20, 5), "sample", set(), set(), set(), seed=3)
     by_sample = {
         name: {role for place, role in roles.items() if place.sample == name}
         for name in {place.sample for place in roles}
@@ -308,28 +334,30 @@ def test_whole_samples_are_held_out() -> None:
     assert all(len(own) == 1 for own in by_sample.values())
     counted = [
         sum(own == {role} for own in by_sample.values())
-        for role in (Role.LEARN, Role.VALIDATE, Role.TEST)
+        for role in (ImageRole.LEARN, ImageRole.VALIDATE, ImageRole.TEST)
     ]
     assert counted == [16, 2, 2]
-    assert roles == split(places(20, 5), "sample", set(), set(), set(), seed=3)
-    assert roles != split(places(20, 5), "sample", set(), set(), set(), seed=4)
+    assert roles == split_images(places(20, 5), "sample", set(), set(), set(), seed=3)
+    assert roles != split_images(places(20, 5), "sample", set(), set(), set(), seed=4)
 
 
 def test_of_a_stack_the_last_pictures_are_held_out() -> None:
-    roles = split(places(1, 20), "image", set(), set(), {Place("S00", 0)}, seed=0)
-    order = [roles[Place("S00", z)].value for z in range(20)]
+    roles = split_images(places(1, 20), "image", set(), set(), {ImageId("S00", 0)}, seed=0)
+    order = [roles[ImageId("S00", z)].value for z in range(20)]
     assert order == ["leave", *["learn"] * 15, "validate", "validate", "test", "test"]
 
 
 def test_what_is_named_is_held_out_and_nothing_else() -> None:
     every = places(2, 50)
-    test = chosen(every, ["S01.zarr", "S00:40-49"], "--test")
+    test = named_images(every, ["S01.zarr", "S00:40-49"], "--test")
     assert len(test) == 60
-    roles = split(every, "none", chosen(every, ["S00:39"], "--validation"), test, set(), 0)
-    assert [role.value for place, role in roles.items() if place == Place("S00", 39)] == [
+    roles = split_images(
+        every, "none", named_images(every, ["S00:39"], "--validation"), test, set(), 0
+    )
+    assert [role.value for place, role in roles.items() if place == ImageId("S00", 39)] == [
         "validate"
     ]
-    assert sum(role is Role.LEARN for role in roles.values()) == 39
+    assert sum(role is ImageRole.LEARN for role in roles.values()) == 39
 
 
 @pytest.mark.parametrize(
@@ -345,14 +373,14 @@ def test_what_is_named_is_held_out_and_nothing_else() -> None:
         ),
         ((places(1, 2), "none", set(places(1, 2)), set(), set(), 0), "leave some to learn from"),
         (
-            (places(1, 2), "none", {Place("S00", 1)}, {Place("S00", 1)}, set(), 0),
+            (places(1, 2), "none", {ImageId("S00", 1)}, {ImageId("S00", 1)}, set(), 0),
             "S00:1 is named for two",
         ),
     ],
 )
 def test_splits_that_are_none(given: Any, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
-        split(*given)
+        split_images(*given)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +389,7 @@ def test_splits_that_are_none(given: Any, sentence: str) -> None:
 )
 def test_choices_that_are_none(choice: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
-        chosen(places(1, 3), [choice], "--test")
+        named_images(places(1, 3), [choice], "--test")
 
 
 # training
@@ -384,7 +412,7 @@ def test_objects_are_shown_as_large_as_the_detector_finds_them_well(
     spots: Sample, model: Path
 ) -> None:
     recipe = read_detector(model)
-    boxes = [read_annotated(spots, name).boxes for name in NAMES]
+    boxes = [read_annotated_boxes(spots, name).boxes for name in NAMES]
     edges = np.concatenate(
         [np.sqrt(np.prod(one.corners[:, 2:] - one.corners[:, :2], axis=1)) for one in boxes]
     )
@@ -507,7 +535,7 @@ def test_damaged_detectors(
 def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
     """Heads of Deformable DETR are one and the same in several places."""
     torch.manual_seed(0)
-    network = build("deformable-detr", 2, 128, 20)
+    network = build_detector("deformable-detr", 2, 128, 20)
     recipe = DetectorRecipe("deformable-detr", NAMES, 128, (10.0, 10.0), 20)
     save_detector(tmp_path / "d.safetensors", network, recipe)
     again, _ = load_detector(tmp_path / "d.safetensors")
@@ -524,8 +552,8 @@ def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
 
 
 def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
-    kept = find_boxes(spots, model, DetectSettings(device="cpu"), on=QUIET)
-    assert sorted(found_names(spots)) == sorted(NAMES)
+    kept = detect(spots, model, DetectSettings(device="cpu"), on=QUIET)
+    assert sorted(detected_box_structures(spots)) == sorted(NAMES)
     scores = score_boxes([spots], DetectScoreSettings())
     assert {name: one.pictures for name, one in scores.of("predicted").items()} == dict.fromkeys(
         NAMES, 2
@@ -545,15 +573,15 @@ def test_found_boxes_do_not_depend_on_workers_or_batch(
     spots: Sample, model: Path, tmp_path: Path
 ) -> None:
     samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
-    find_boxes(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
-    find_boxes(
+    detect(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
+    detect(
         samples[1],
         model,
         DetectSettings(device="cpu", batch=1),
         on=Execution(workers=2, quiet=True),
     )
     for name in NAMES:
-        one, two = (read_found(sample, name).boxes for sample in samples)
+        one, two = (read_detected_boxes(sample, name).boxes for sample in samples)
         np.testing.assert_array_equal(one.z, two.z)
         np.testing.assert_allclose(
             one.corners, two.corners, atol=0.011
@@ -563,14 +591,14 @@ def test_found_boxes_do_not_depend_on_workers_or_batch(
 
 def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path) -> None:
     samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
-    find_boxes(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
+    detect(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
     given = {
         "sample": str(samples[1].path),
         "model": str(model),
         "settings": {"device": "cpu"},
         "seconds": 1.5,
     }
-    assert not found_names(samples[1])
+    assert not detected_box_structures(samples[1])
     assert kill_ten_times("detect", given, kills=4) > 0
     for name in NAMES:
         tables = [(sample.path / "tables" / f"boxes_{name}.csv").read_bytes() for sample in samples]
@@ -584,13 +612,13 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
     )
     network, recipe = load_detector(model)
     image = mosaic.image()
-    levels, voxel, device = levels_of(image), image.voxel_size, torch.device("cpu")
-    whole_slicing = slicing_of((420, 600), recipe, voxel, 0.2)
-    window = window_of(image, 0)
-    whole = found_in_picture(window, whole_slicing, network, recipe, levels, 1, device)
+    levels, voxel, device = sample_gray_statistics(image), image.voxel_size, torch.device("cpu")
+    whole_slicing = tiling_of((420, 600), recipe, voxel, 0.2)
+    window = window_reader(image, 0)
+    whole = detect_in_image(window, whole_slicing, network, recipe, levels, 1, device)
     step = whole_slicing.begins[1][2]
-    part_slicing = slicing_of((420, 600 - step), recipe, voxel, 0.2)
-    part = found_in_picture(
+    part_slicing = tiling_of((420, 600 - step), recipe, voxel, 0.2)
+    part = detect_in_image(
         lambda x0, y0, x1, y1: window(x0 + step, y0, x1 + step, y1),
         part_slicing,
         network,
@@ -610,7 +638,7 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
     twice = 0
     for kind in (0, 1):
         of_kind = sure.corners[sure.kind == kind]
-        is_alike = np.triu(overlap_of_union(of_kind, of_kind), 1) > 0.6
+        is_alike = np.triu(intersection_over_union(of_kind, of_kind), 1) > 0.6
         twice += int(is_alike.any(axis=0).sum())
     assert twice < 0.1 * len(
         sure.kind
@@ -621,15 +649,15 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
 def test_boxes_of_another_detector_are_replaced_only_on_request(
     own: Sample, model: Path, tmp_path: Path
 ) -> None:
-    find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
+    detect(own, model, DetectSettings(device="cpu"), on=QUIET)
     shutil.copy(model, tmp_path / "same.safetensors")
-    find_boxes(
+    detect(
         own, tmp_path / "same.safetensors", DetectSettings(device="cpu"), on=QUIET
     )  # the same detector under another name
     with pytest.raises(ResumeError, match=r"overlap: 0.2 -> 0.4"):
-        find_boxes(own, model, DetectSettings(device="cpu", overlap=0.4), on=QUIET)
+        detect(own, model, DetectSettings(device="cpu", overlap=0.4), on=QUIET)
     own.remove_table("boxes_disc")
-    find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
+    detect(own, model, DetectSettings(device="cpu"), on=QUIET)
     assert "boxes_disc" in own.tables  # somebody took it away; it is made again
 
 
@@ -638,16 +666,16 @@ def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
 ) -> None:
     other = tmp_path / "disc.safetensors"
     train_detector([own], other, changed(SHORT, {"structure": ("disc",)}), on=QUIET)
-    both = find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
+    both = detect(own, model, DetectSettings(device="cpu"), on=QUIET)
     with pytest.raises(
         ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"
     ):
-        find_boxes(own, other, DetectSettings(device="cpu"), on=QUIET)
-    alone = find_boxes(own, other, DetectSettings(device="cpu"), on=AGAIN)
+        detect(own, other, DetectSettings(device="cpu"), on=QUIET)
+    alone = detect(own, other, DetectSettings(device="cpu"), on=AGAIN)
     assert len(alone["disc"].boxes) != len(both["disc"].boxes)
     with pytest.raises(ResumeError, match=r"boxes of 'disc' that another detector found"):
-        find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
-    again = find_boxes(own, model, DetectSettings(device="cpu"), on=AGAIN)
+        detect(own, model, DetectSettings(device="cpu"), on=QUIET)
+    again = detect(own, model, DetectSettings(device="cpu"), on=AGAIN)
     assert np.array_equal(again["disc"].boxes.corners, both["disc"].boxes.corners)
 
 
@@ -660,15 +688,15 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
     settings = ImportSettings(voxel_nm=(50, 10, 10), block_depth=3)
     other = import_stack(tmp_path / "again.tif", tmp_path / "other.zarr", settings, on=QUIET)
     for name in NAMES:
-        boxes = read_annotated(own, name).boxes
-        write_annotated(
+        boxes = read_annotated_boxes(own, name).boxes
+        write_annotated_boxes(
             other,
-            Boxes.of((name,), 7 - boxes.z, 0, boxes.corners),
+            Boxes.from_arrays((name,), 7 - boxes.z, 0, boxes.corners),
             range(8),
             "raw",
             overwrite=False,
         )
-    find_boxes(other, model, DetectSettings(device="cpu"), on=QUIET)
+    detect(other, model, DetectSettings(device="cpu"), on=QUIET)
     counted = score_boxes([other]).of("predicted")["disc"].counts
     assert counted.pictures == (("other", 0), ("other", 1))  # 7 and 6 of the first one
 
@@ -678,8 +706,8 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
     sample, _ = sample_of(tmp_path / "half.zarr", (2, 150, 300), seed=4, annotate=False, count=9)
     network, recipe = load_detector(model)
     levels, slicing = (
-        levels_of(sample.image()),
-        slicing_of((150, 300), recipe, sample.voxel_size, 0.2),
+        sample_gray_statistics(sample.image()),
+        tiling_of((150, 300), recipe, sample.voxel_size, 0.2),
     )
     black = sample.image().read(slice(0, 1))[0].copy()
     black[:, 150:] = 0
@@ -690,7 +718,7 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
             return gray[y0:y1, x0:x1]
 
         found.append(
-            found_in_picture(window, slicing, network, recipe, levels, 4, torch.device("cpu"))
+            detect_in_image(window, slicing, network, recipe, levels, 4, torch.device("cpu"))
         )
     assert len(found[0].kind) > 5
     assert (found[0].corners[:, 0] < 150).all()
@@ -703,7 +731,7 @@ def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path
     )
     train_detector([spots], tmp_path / "m.safetensors", settings, on=QUIET)
     sample = unsearched(spots, tmp_path / "one")
-    find_boxes(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), on=QUIET)
+    detect(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), on=QUIET)
     assert score_boxes([sample]).of("predicted")["disc"].counts.pictures == (
         ("spots", 6),
         ("spots", 7),
@@ -712,7 +740,7 @@ def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path
 
 def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
     small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
-    found = find_boxes(small, model, DetectSettings(device="cpu"), on=QUIET)
+    found = detect(small, model, DetectSettings(device="cpu"), on=QUIET)
     for kept in found.values():
         assert (kept.boxes.corners >= 0).all()
         assert (kept.boxes.corners <= [90, 70, 90, 70]).all()
@@ -720,10 +748,10 @@ def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) 
 
 
 def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path) -> None:
-    find_boxes(own, model, DetectSettings(device="cpu"), on=QUIET)
+    detect(own, model, DetectSettings(device="cpu"), on=QUIET)
     for name in NAMES:
-        boxes = read_annotated(own, name).boxes
-        write_annotated(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
+        boxes = read_annotated_boxes(own, name).boxes
+        write_annotated_boxes(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
     with pytest.raises(SampleError, match=r"learnt from every annotated picture.*--images all"):
         score_boxes([own])
     assert isinstance(
@@ -735,7 +763,7 @@ def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> N
     with pytest.raises(SampleError, match="Nothing was both annotated and found"):
         score_boxes([tissue])
     with pytest.raises(SampleError, match="has no boxes of 'disk'"):
-        read_found(tissue, "disk")
+        read_detected_boxes(tissue, "disk")
 
 
 # the whole path
@@ -749,7 +777,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     rows = [
         f"{z},{name},{','.join(f'{one:g}' for one in corners)}"
         for name in NAMES
-        for kept in (read_annotated(spots, name).boxes,)
+        for kept in (read_annotated_boxes(spots, name).boxes,)
         for z, corners in zip(kept.z, kept.corners, strict=True)
     ]
     (tmp_path / "boxes.csv").write_text("\n".join(["z,class,x0,y0,x1,y1", *rows]))

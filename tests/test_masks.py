@@ -10,9 +10,15 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Boxes, boxes_of_labels, overlap_of_union
-from sparsem.boxes.tables import FOUND, Kept, masks_outdated, read_found, write_found
-from sparsem.detect.masks.masks import MasksSettings, masks, paint, views_of
+from sparsem.boxes.geometry import Boxes, boxes_of_labels, intersection_over_union
+from sparsem.boxes.tables import (
+    DETECTED_PREFIX,
+    StoredBoxes,
+    are_masks_outdated,
+    read_detected_boxes,
+    write_detected_boxes,
+)
+from sparsem.detect.masks.masks import MasksSettings, box_masks, paint_masks, sam_tiles
 from sparsem.detect.masks.outline import mask_in_box
 from sparsem.detect.masks.sam import Sam, load_sam
 from sparsem.errors import ResumeError, SampleError, SettingsError
@@ -100,7 +106,7 @@ def test_every_box_is_whole_in_its_view_and_few_views_are_needed() -> None:
     low = random.uniform(0, 3000, (500, 2))
     corners = np.column_stack([low, low + random.uniform(4, 900, (500, 2))]).astype(np.float32)
     corners = np.clip(corners, 0, [3100, 3000, 3100, 3000]).astype(np.float32)
-    views = views_of(corners, (3000, 3100), 1024)
+    views = sam_tiles(corners, (3000, 3100), 1024)
     for (x0, y0, x1, y1), view in zip(corners.tolist(), views, strict=True):
         assert view.left <= x0
         assert view.top <= y0
@@ -226,12 +232,12 @@ def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
 def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], sam: Path) -> None:
     sample, _ = found
     settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu", structure=("disc",))
-    masks(sample, settings, on=QUIET)
+    box_masks(sample, settings, on=QUIET)
     folders = set((sample.path / ".sparsem" / "embeddings").iterdir())
     equalize(sample, EqualizeSettings(method="clahe"), on=QUIET)
-    kept = read_found(sample, "disc")
-    write_found(sample, f"{FOUND}disc", replace(kept, image="equalized"))
-    masks(sample, settings, on=Execution(quiet=True, overwrite=True))
+    kept = read_detected_boxes(sample, "disc")
+    write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", replace(kept, image="equalized"))
+    box_masks(sample, settings, on=Execution(quiet=True, overwrite=True))
     assert len(set((sample.path / ".sparsem" / "embeddings").iterdir()) - folders) == 1
 
 
@@ -251,8 +257,8 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
             ImportSettings(voxel_nm=(50, 10, 10), montage=True),
             on=QUIET,
         )
-        boxes = Boxes.of(("disc",), np.zeros(len(corners), int), 0, corners)
-        kept = Kept(
+        boxes = Boxes.from_arrays(("disc",), np.zeros(len(corners), int), 0, corners)
+        kept = StoredBoxes(
             boxes,
             (0,),
             "raw",
@@ -260,8 +266,8 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
             boxes.score,
             np.ones(len(boxes), bool),
         )
-        write_found(sample, f"{FOUND}disc", kept)
-        masks(sample, MasksSettings(), on=QUIET)
+        write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", kept)
+        box_masks(sample, MasksSettings(), on=QUIET)
         made.append(volumes(sample)["disc"][0, :90, :100])
     assert np.array_equal(made[0], made[1])
 
@@ -284,10 +290,13 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
         [[20, 20, 40, 40], [20, 40, 40, 60], [60, 10, 80, 30], [20, 40, 40, 60]], np.float32
     )
     z = np.array([1, 1, 1, 0])
-    boxes, about = Boxes.of(("disc",), z, 0, corners), {"fingerprint": "by hand", "seen": []}
-    kept = Kept(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
-    write_found(sample, f"{FOUND}disc", kept)
-    masks(sample, MasksSettings(), on=QUIET)
+    boxes, about = (
+        Boxes.from_arrays(("disc",), z, 0, corners),
+        {"fingerprint": "by hand", "seen": []},
+    )
+    kept = StoredBoxes(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
+    write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", kept)
+    box_masks(sample, MasksSettings(), on=QUIET)
     measure(sample, MeasureSettings(texture=False), on=QUIET)
     rows = sample.read_table("disc").to_pylist()
     assert sorted(
@@ -337,12 +346,12 @@ def found(tmp_path: Path) -> tuple[Sample, Boxes]:
     """Three pictures with the true boxes as if a detector had found them."""
     sample, boxes = sample_of(tmp_path / "spots.zarr", (3, 120, 150), count=6)
     for name in boxes.names:
-        own = boxes.of_kind(name)
+        own = boxes.of_structure(name)
         about = {"fingerprint": f"by hand {name}"}
-        write_found(
+        write_detected_boxes(
             sample,
-            f"{FOUND}{name}",
-            Kept(own, (0, 1, 2), "raw", about, own.score, np.ones(len(own), bool)),
+            f"{DETECTED_PREFIX}{name}",
+            StoredBoxes(own, (0, 1, 2), "raw", about, own.score, np.ones(len(own), bool)),
         )
     return sample, boxes
 
@@ -355,28 +364,28 @@ def volumes(sample: Sample) -> dict[str, NDArray[Any]]:
 
 def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> None:
     sample, boxes = found
-    made = masks(sample, MasksSettings(), on=QUIET)
+    made = box_masks(sample, MasksSettings(), on=QUIET)
     assert made.volumes == ["labels/disc", "labels/square"]
     assert (
         made.boxes
         == made.visible
         == {name: int((boxes.kind == kind).sum()) for kind, name in enumerate(boxes.names)}
     )
-    assert masks(sample, MasksSettings(), on=QUIET) == made  # done before
+    assert box_masks(sample, MasksSettings(), on=QUIET) == made  # done before
     labels = volumes(sample)["disc"]
-    discs = boxes.of_kind("disc")
+    discs = boxes.of_structure("disc")
     assert labels.dtype == np.uint32
     assert np.unique(labels).tolist() == list(range(len(discs) + 1))
     for number, (z, corners) in enumerate(zip(discs.z, discs.corners, strict=True), 1):
         _, own = boxes_of_labels(labels[z] == number)
-        assert overlap_of_union(own, corners[None]).item() > 0.8
+        assert intersection_over_union(own, corners[None]).item() > 0.8
     counted = measure(sample, MeasureSettings(texture=False), on=QUIET)
     assert counted.objects["disc"] == len(discs)
 
 
 def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
     sample, _ = found
-    masks(sample, MasksSettings(connectivity="3d", structure=("disc",)), on=QUIET)
+    box_masks(sample, MasksSettings(connectivity="3d", structure=("disc",)), on=QUIET)
     labels = volumes(sample)["disc"]
     assert labels.dtype == np.uint8
     assert np.unique(labels).tolist() == [0, 1]
@@ -396,31 +405,33 @@ def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
         ImportSettings(voxel_nm=(50, 10, 10), montage=True),
         on=QUIET,
     )
-    boxes = Boxes.of(("disc",), [0, 1], 0, [[5, 5, 30, 30]] * 2)
-    write_found(
+    boxes = Boxes.from_arrays(("disc",), [0, 1], 0, [[5, 5, 30, 30]] * 2)
+    write_detected_boxes(
         sample,
-        f"{FOUND}disc",
-        Kept(boxes, (0, 1), "raw", {"fingerprint": "a"}, boxes.score, np.ones(2, bool)),
+        f"{DETECTED_PREFIX}disc",
+        StoredBoxes(boxes, (0, 1), "raw", {"fingerprint": "a"}, boxes.score, np.ones(2, bool)),
     )
     with pytest.raises(
         SettingsError,
         match=r"pictures of their own, which nothing connects; leave out --connectivity 3d",
     ):
-        masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
+        box_masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
 
 
 def test_masks_of_other_boxes_are_known(found: tuple[Sample, Boxes]) -> None:
     sample, boxes = found
-    masks(sample, MasksSettings(), on=QUIET)
-    assert not masks_outdated(sample, "disc")
-    own = boxes.of_kind("disc")[1:]
-    write_found(
+    box_masks(sample, MasksSettings(), on=QUIET)
+    assert not are_masks_outdated(sample, "disc")
+    own = boxes.of_structure("disc")[1:]
+    write_detected_boxes(
         sample,
-        f"{FOUND}disc",
-        Kept(own, (0, 1, 2), "raw", {"fingerprint": "others"}, own.score, np.ones(len(own), bool)),
+        f"{DETECTED_PREFIX}disc",
+        StoredBoxes(
+            own, (0, 1, 2), "raw", {"fingerprint": "others"}, own.score, np.ones(len(own), bool)
+        ),
     )
-    assert masks_outdated(sample, "disc")
-    assert not masks_outdated(sample, "square")
+    assert are_masks_outdated(sample, "disc")
+    assert not are_masks_outdated(sample, "square")
     assert any(
         "masks of disc were made of other boxes" in one.text
         for one in notices(sample, ["disc", "square"], "cells")
@@ -431,7 +442,7 @@ def test_the_surer_box_has_the_pixel() -> None:
     labels = np.zeros((4, 4), np.uint32)
     square = np.ones((3, 3), bool)
     assert (
-        paint(
+        paint_masks(
             labels,
             [(square, (0, 0)), (square, (1, 1))],
             np.array([5, 6]),
@@ -446,9 +457,9 @@ def test_the_surer_box_has_the_pixel() -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_model_masks_every_box(found: tuple[Sample, Boxes], sam: Path, keep: bool) -> None:
     sample, boxes = found
-    masks(sample, MasksSettings(sam=str(sam), keep_embeddings=keep, device="cpu"), on=QUIET)
+    box_masks(sample, MasksSettings(sam=str(sam), keep_embeddings=keep, device="cpu"), on=QUIET)
     for name, labels in volumes(sample).items():
-        own = boxes.of_kind(name)
+        own = boxes.of_structure(name)
         assert np.unique(labels).tolist() == list(range(len(own) + 1))
         for number, (z, (x0, y0, x1, y1)) in enumerate(
             zip(own.z, own.corners.astype(int), strict=True), 1
@@ -465,14 +476,14 @@ def test_kept_embeddings_are_used_again(
 ) -> None:
     sample, _ = found
     settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu")
-    masks(sample, changed(settings, {"structure": ("disc",)}), on=QUIET)
+    box_masks(sample, changed(settings, {"structure": ("disc",)}), on=QUIET)
     before = volumes(sample)["disc"]
 
     def refuse(*_: Any) -> None:
         raise AssertionError("looked at a tile again")
 
     monkeypatch.setattr(Sam, "embedding", refuse)
-    masks(
+    box_masks(
         sample,
         changed(settings, {"structure": ("disc",)}),
         on=Execution(quiet=True, overwrite=True),
@@ -484,14 +495,14 @@ def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
     found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample, _ = found
-    masks(sample, MasksSettings(structure=("disc",)), on=QUIET)
+    box_masks(sample, MasksSettings(structure=("disc",)), on=QUIET)
     outlines = volumes(sample)["disc"]
     monkeypatch.setattr(
         Sam,
         "masks",
         lambda self, embedding, corners: iter(np.full((len(corners), 128, 128), -1, np.float32)),
     )
-    masks(
+    box_masks(
         sample,
         MasksSettings(structure=("disc",), sam=str(sam), device="cpu"),
         on=Execution(quiet=True, overwrite=True),
@@ -506,14 +517,14 @@ def test_masks_do_not_depend_on_workers_or_kills(
         found[0],
         *(copy_of(found[0], tmp_path / f"{name}.zarr") for name in ("killed", "spread")),
     ]
-    masks(samples[0], MasksSettings(), on=QUIET)
+    box_masks(samples[0], MasksSettings(), on=QUIET)
     assert (
         kill_ten_times(
             "masks", {"sample": str(samples[1].path), "settings": {}, "seconds": 0.25}, kills=4
         )
         > 0
     )
-    masks(samples[2], MasksSettings(), on=Execution(workers=2, quiet=True))
+    box_masks(samples[2], MasksSettings(), on=Execution(workers=2, quiet=True))
     for other in samples[1:]:
         for name, labels in volumes(samples[0]).items():
             assert np.array_equal(labels, volumes(other)[name])
@@ -522,11 +533,11 @@ def test_masks_do_not_depend_on_workers_or_kills(
 def test_masks_that_cannot_be(found: tuple[Sample, Boxes], tissue: Sample, sam: Path) -> None:
     sample, _ = found
     with pytest.raises(SampleError, match=r"has no boxes; find some"):
-        masks(tissue)
+        box_masks(tissue)
     with pytest.raises(SampleError, match=r"has no boxes of 'disk'; did you mean 'disc'"):
-        masks(sample, MasksSettings(structure=("disk",)), on=QUIET)
-    masks(sample, MasksSettings(), on=QUIET)
+        box_masks(sample, MasksSettings(structure=("disk",)), on=QUIET)
+    box_masks(sample, MasksSettings(), on=QUIET)
     with pytest.raises(ResumeError, match=r"objects: pictures -> stack.*--overwrite"):
-        masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
+        box_masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
     with pytest.raises(ResumeError, match=r"now with model"):
-        masks(sample, MasksSettings(sam=str(sam)), on=QUIET)
+        box_masks(sample, MasksSettings(sam=str(sam)), on=QUIET)

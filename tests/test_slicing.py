@@ -8,39 +8,39 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import clipped, overlap_of_union, sizes
+from sparsem.boxes.geometry import box_sizes, clip_boxes, intersection_over_union
 from sparsem.detect.slicing import (
-    ALIKE,
     DECIMALS,
-    NOTHING,
-    SIMILAR_SCORE,
-    Found,
-    Slicing,
-    merged,
-    starts,
+    MIN_SCORE_RATIO,
+    MIN_SHARED_IOU,
+    NO_DETECTIONS,
+    TileDetections,
+    Tiling,
+    merge_detections,
+    tile_offsets,
 )
 
 SEEN = 4.0  # px of an object that a detector needs to see it
 
 
 def test_tiles_begin_in_the_same_places_however_large_the_picture_is() -> None:
-    assert starts(100, 40, 10) == [0, 30, 60]
-    assert starts(101, 40, 10) == [0, 30, 60, 61]
-    assert starts(40, 40, 10) == [0]
-    assert starts(7, 40, 10) == [0]
+    assert tile_offsets(100, 40, 10) == [0, 30, 60]
+    assert tile_offsets(101, 40, 10) == [0, 30, 60, 61]
+    assert tile_offsets(40, 40, 10) == [0]
+    assert tile_offsets(7, 40, 10) == [0]
 
 
 @given(st.integers(1, 300), st.integers(1, 80), st.data())
 def test_tiles_cover_every_pixel(length: int, edge: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, max(0, (edge - 1) // 2)))
     covered = np.zeros(max(length, edge), bool)
-    for begin in starts(length, edge, overlap):
+    for begin in tile_offsets(length, edge, overlap):
         covered[begin : begin + edge] = True
     assert covered[:length].all()
 
 
 def test_neighbors_are_all_tiles_that_share_pixels() -> None:
-    slicing = Slicing((101, 75), (40, 32), (10, 8))
+    slicing = Tiling((101, 75), (40, 32), (10, 8))
     windows = slicing.windows
     plain = [
         (one, other)
@@ -53,26 +53,28 @@ def test_neighbors_are_all_tiles_that_share_pixels() -> None:
     assert slicing.neighbors == plain
 
 
-def oracle(truth: NDArray[np.float32], slicing: Slicing, jitter: float = 0, seed: int = 0) -> Found:
+def oracle(
+    truth: NDArray[np.float32], slicing: Tiling, jitter: float = 0, seed: int = 0
+) -> TileDetections:
     """Boxes of a detector that sees everything: in every tile the part of every object in it, with scores that are similar."""
     random, parts = np.random.default_rng(seed), []
     for tile, window in enumerate(slicing.windows):
-        inside = clipped(truth, window.tolist())
-        there = np.flatnonzero((sizes(inside) >= SEEN).all(axis=1))
-        moved = clipped(
+        inside = clip_boxes(truth, window.tolist())
+        there = np.flatnonzero((box_sizes(inside) >= SEEN).all(axis=1))
+        moved = clip_boxes(
             inside[there] + random.uniform(-jitter, jitter, (len(there), 4)).astype(np.float32),
             window.tolist(),
         )
         kind = (there % 2).astype(np.int16)
         parts.append(
-            Found(
+            TileDetections(
                 np.full(len(there), tile),
                 kind,
                 moved,
                 random.uniform(0.3, 1, len(there)).astype(np.float32),
             )
         )
-    return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return TileDetections(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def apart(
@@ -88,7 +90,7 @@ def apart(
         )
         if (
             not boxes
-            or overlap_of_union(
+            or intersection_over_union(
                 box[None] + np.array([[-3, -3, 3, 3]], np.float32), np.array(boxes)
             ).max()
             == 0
@@ -101,8 +103,8 @@ def apart(
 def test_every_object_is_found_once_and_whole(seed: int, longest: float) -> None:
     random = np.random.default_rng(seed)
     truth = apart(random, 25, (260, 330), longest)
-    slicing = Slicing((260, 330), (100, 100), (30, 20))
-    found = merged(oracle(truth, slicing, seed=seed), slicing, margin=2)
+    slicing = Tiling((260, 330), (100, 100), (30, 20))
+    found = merge_detections(oracle(truth, slicing, seed=seed), slicing, margin=2)
     assert len(found.kind) == len(truth)
     assert sorted(map(tuple, found.corners.tolist())) == sorted(map(tuple, truth.tolist()))
 
@@ -111,16 +113,16 @@ def test_every_object_is_found_once_and_whole(seed: int, longest: float) -> None
 def test_boxes_that_are_a_little_off_are_still_one(seed: int) -> None:
     random = np.random.default_rng(seed)
     truth = apart(random, 20, (260, 330), 60)
-    slicing = Slicing((260, 330), (100, 100), (30, 30))
-    found = merged(oracle(truth, slicing, jitter=1, seed=seed), slicing, margin=3)
+    slicing = Tiling((260, 330), (100, 100), (30, 30))
+    found = merge_detections(oracle(truth, slicing, jitter=1, seed=seed), slicing, margin=3)
     assert len(found.kind) == len(truth)
-    assert overlap_of_union(truth, found.corners).max(axis=1).min() > 0.5
+    assert intersection_over_union(truth, found.corners).max(axis=1).min() > 0.5
 
 
 Rows = list[tuple[float, ...]]
 
 
-def plain_pairs(found: Found, windows: NDArray[np.int64], similar_from: float) -> Rows:
+def plain_pairs(found: TileDetections, windows: NDArray[np.int64], similar_from: float) -> Rows:
     """Similar boxes of two tiles, each once at most: minus the lower score, minus the similarity, and the two boxes."""
     pairs: Rows = []
     for one, other in itertools.combinations(range(len(windows)), 2):
@@ -134,10 +136,10 @@ def plain_pairs(found: Found, windows: NDArray[np.int64], similar_from: float) -
         for a, b in itertools.product(
             *(np.flatnonzero(found.tile == tile).tolist() for tile in (one, other))
         ):
-            parts = [clipped(found.corners[n : n + 1], area) for n in (a, b)]
+            parts = [clip_boxes(found.corners[n : n + 1], area) for n in (a, b)]
             value = (
-                overlap_of_union(*parts).item()
-                if all((sizes(part) > 0).all() for part in parts)
+                intersection_over_union(*parts).item()
+                if all((box_sizes(part) > 0).all() for part in parts)
                 else 0.0
             )
             low, high = sorted([float(found.score[a]), float(found.score[b])])
@@ -152,7 +154,7 @@ def plain_pairs(found: Found, windows: NDArray[np.int64], similar_from: float) -
 
 
 def plain_merged(
-    found: Found, slicing: Slicing, margin: float, similar_from: float = ALIKE
+    found: TileDetections, slicing: Tiling, margin: float, similar_from: float = MIN_SHARED_IOU
 ) -> Rows:
     """The same rules over all pairs of boxes, one by one."""
     windows, count = slicing.windows, len(found.kind)
@@ -169,13 +171,13 @@ def plain_merged(
 
     for low, a, b in pairs:
         both = [*boxes_of(a), *boxes_of(b)]
-        if low >= SIMILAR_SCORE * score[both].max() and not are_separate(a, b):
+        if low >= MIN_SCORE_RATIO * score[both].max() and not are_separate(a, b):
             for n in boxes_of(b):
                 group[n] = group[a]
     dropped, seen_twice = set(), {group[n] for n in range(count) if len(boxes_of(n)) > 1}
     for _, a, b in pairs:
         weak, certain = sorted((a, b), key=lambda n: score[boxes_of(n)].max())
-        if score[boxes_of(weak)].max() < SIMILAR_SCORE * score[
+        if score[boxes_of(weak)].max() < MIN_SCORE_RATIO * score[
             boxes_of(certain)
         ].max() and not are_separate(a, b):
             dropped.add(group[weak])
@@ -192,7 +194,9 @@ def plain_merged(
         hull = [*box[:, :2].min(axis=0).tolist(), *box[:, 2:].max(axis=0).tolist()]
         elsewhere = False
         for tile in range(len(windows)):
-            alone = Found(np.array([tile]), found.kind[own[:1]], box[:1], found.score[own[:1]])
+            alone = TileDetections(
+                np.array([tile]), found.kind[own[:1]], box[:1], found.score[own[:1]]
+            )
             inside = (box[0, :2] >= windows[tile][:2]).all() and (
                 box[0, 2:] <= windows[tile][2:]
             ).all()
@@ -207,7 +211,7 @@ def plain_merged(
 @given(st.integers(0, 2**31))
 def test_the_fast_way_is_the_plain_one(seed: int) -> None:
     random = np.random.default_rng(seed)
-    slicing = Slicing((150, 190), (70, 80), (20, 25))
+    slicing = Tiling((150, 190), (70, 80), (20, 25))
     count = int(random.integers(0, 60))
     tile = np.sort(random.integers(0, len(slicing.windows), count))
     windows = slicing.windows[tile].astype(np.float32)
@@ -216,12 +220,14 @@ def test_the_fast_way_is_the_plain_one(seed: int) -> None:
     corners = np.round(np.column_stack([low, high]), DECIMALS).astype(np.float32)
     kind = random.integers(0, 2, count).astype(np.int16)
     score = random.permutation(np.geomspace(0.05, 0.95, count)).astype(np.float32)
-    found = Found(tile, kind, corners, score)
-    plain, other = (plain_merged(found, slicing, 3, ALIKE + nudge) for nudge in (-1e-5, 1e-5))
+    found = TileDetections(tile, kind, corners, score)
+    plain, other = (
+        plain_merged(found, slicing, 3, MIN_SHARED_IOU + nudge) for nudge in (-1e-5, 1e-5)
+    )
     assume(
         plain == other
     )  # boxes that overlap by exactly a half are one or two, as numbers are rounded
-    fast = merged(found, slicing, 3)
+    fast = merge_detections(found, slicing, 3)
     rows = [
         (*corner, score)
         for corner, score in zip(fast.corners.tolist(), fast.score.tolist(), strict=True)
@@ -240,10 +246,10 @@ WEAK = {
 }
 
 
-def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) -> Found:
+def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) -> TileDetections:
     order = np.argsort(tiles, kind="stable")
     kind = np.zeros(len(tiles), np.int16)
-    found = Found(
+    found = TileDetections(
         np.array(tiles, np.int64), kind, np.array(corners, np.float32), np.array(scores, np.float32)
     )
     return found.taken(order)
@@ -254,30 +260,32 @@ def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) 
     "kind", [(one,) for one in WEAK] + [("ends at the cut of its tile", "is seen whole")]
 )
 def test_weak_boxes_do_not_extend_a_certain_one(kind: tuple[str, ...], score: float) -> None:
-    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    slicing = Tiling((215, 560), (215, 215), (43, 43))
     tiles, corners = [0, 2], [CERTAIN, [344.0, 30.0, 500.0, 130.0]]
     for name in kind:
         tiles.append(WEAK[name][0])
         corners.append(WEAK[name][1])
-    found = merged(boxes_in(tiles, corners, [0.9, score, *[score] * len(kind)]), slicing, 2.2)
+    found = merge_detections(
+        boxes_in(tiles, corners, [0.9, score, *[score] * len(kind)]), slicing, 2.2
+    )
     assert found.corners[0].tolist() == CERTAIN
     assert found.score[0] == np.float32(0.9)
     assert (found.score[1:] < 0.25).all()  # what is left of the weak ones stays weak
 
 
 def test_parts_of_similar_scores_are_one_object() -> None:
-    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    slicing = Tiling((215, 560), (215, 215), (43, 43))
     parts = [CERTAIN, [172.0, 52.0, 240.0, 108.0]]
-    found = merged(boxes_in([0, 1], parts, [0.9, 0.3]), slicing, 2.2)
+    found = merge_detections(boxes_in([0, 1], parts, [0.9, 0.3]), slicing, 2.2)
     assert found.corners.tolist() == [[155, 50, 240, 110]]
     assert found.score[0] == np.float32(0.9)
 
 
 def test_a_weak_box_does_not_connect_two_certain_ones() -> None:
     """Two neighbors that end at the cuts of their tiles, and a weak box between them."""
-    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    slicing = Tiling((215, 560), (215, 215), (43, 43))
     certain = [[150.0, 50.0, 215.0, 110.0], [344.0, 50.0, 400.0, 110.0]]
-    found = merged(
+    found = merge_detections(
         boxes_in([0, 2, 1], [*certain, [172.0, 45.0, 387.0, 115.0]], [0.9, 0.8, 0.1]), slicing, 2.2
     )
     assert found.corners.tolist() == certain
@@ -285,42 +293,44 @@ def test_a_weak_box_does_not_connect_two_certain_ones() -> None:
 
 def test_a_certain_box_is_matched_with_a_certain_one_first() -> None:
     """The weak box overlaps more of the certain one, where both tiles see it, than the other certain one does."""
-    slicing = Slicing((215, 560), (215, 215), (43, 43))
+    slicing = Tiling((215, 560), (215, 215), (43, 43))
     first, second, weak = (
         [155.0, 50.0, 215.0, 110.0],
         [180.0, 55.0, 230.0, 108.0],
         [172.0, 50.0, 300.0, 110.0],
     )
-    found = merged(boxes_in([0, 1, 1], [first, second, weak], [0.9, 0.8, 0.06]), slicing, 2.2)
+    found = merge_detections(
+        boxes_in([0, 1, 1], [first, second, weak], [0.9, 0.8, 0.06]), slicing, 2.2
+    )
     assert found.corners[0].tolist() == second  # seen whole
     assert found.score[0] == np.float32(0.8)
 
 
 def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:
-    slicing = Slicing((100, 160), (100, 100), (0, 40))
-    piece = Found(
+    slicing = Tiling((100, 160), (100, 100), (0, 40))
+    piece = TileDetections(
         np.array([0]),
         np.zeros(1, np.int16),
         np.array([[90, 10, 100, 20]], np.float32),
         np.ones(1, np.float32),
     )
     assert (
-        len(merged(piece, slicing, 2).kind) == 0
+        len(merge_detections(piece, slicing, 2).kind) == 0
     )  # tile 1, from 60 on, sees all of that place, and nothing there
-    lone = Slicing((100, 200), (100, 100), (0, 0))
-    assert len(merged(piece, lone, 2).kind) == 1  # nobody else sees it
+    lone = Tiling((100, 200), (100, 100), (0, 0))
+    assert len(merge_detections(piece, lone, 2).kind) == 1  # nobody else sees it
 
 
 def test_nothing_is_nothing() -> None:
-    assert len(merged(NOTHING, Slicing((50, 50), (20, 20), (4, 4)), 2).kind) == 0
+    assert len(merge_detections(NO_DETECTIONS, Tiling((50, 50), (20, 20), (4, 4)), 2).kind) == 0
 
 
 def told_by(
     objects: NDArray[np.float64],
-    slicing: Slicing,
+    slicing: Tiling,
     rows_and_columns: list[tuple[int, int]],
     first: int,
-) -> Found:
+) -> TileDetections:
     """What each tile of a picture tells of objects, a little off; the same of tiles at the same place from column ``first`` on."""
     found = []
     for row, column in rows_and_columns:
@@ -341,20 +351,20 @@ def told_by(
         )
         score = noise.random(len(own)).astype(np.float32)
         found.append(
-            Found(
+            TileDetections(
                 np.full(len(own), tile), np.zeros(len(own), np.int16), own.astype(np.float32), score
             )
         )
-    return Found(*(np.concatenate(one) for one in zip(*found, strict=True)))
+    return TileDetections(*(np.concatenate(one) for one in zip(*found, strict=True)))
 
 
 def test_where_in_a_picture_tiles_lie_changes_nothing() -> None:
     """What lies far to the right in a mosaic becomes one box an object just as it does in the part that begins there."""
     random = np.random.default_rng(0)
-    whole = Slicing((400, 9000), (215, 215), (43, 43))
+    whole = Tiling((400, 9000), (215, 215), (43, 43))
     rows, columns, first = len(whole.begins[0]), len(whole.begins[1]), 30
     shift = whole.begins[1][first]
-    part = Slicing((400, 9000 - shift), (215, 215), (43, 43))
+    part = Tiling((400, 9000 - shift), (215, 215), (43, 43))
     begin = random.uniform((shift, 0), (8970, 370), (40_000, 2))
     objects = np.column_stack([begin, begin + random.uniform(3, 25, begin.shape)])
     places = []
@@ -363,7 +373,7 @@ def test_where_in_a_picture_tiles_lie_changes_nothing() -> None:
         tiles = [
             (row, column + skipped) for row in range(rows) for column in range(columns - first)
         ]
-        found = merged(
+        found = merge_detections(
             told_by(objects - np.array([at, 0, at, 0]), slicing, tiles, skipped), slicing, 1.1
         )
         corners = np.round(found.corners.astype(np.float64) - [shift - at, 0, shift - at, 0], 2)

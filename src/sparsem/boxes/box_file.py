@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from sparsem.errors import InputError
 
-Numbers = tuple[float, float, float, float]
+BoxCorners = tuple[float, float, float, float]
 
-BEYOND = 1.0  # px that a box may reach beyond its image: outlines are drawn through the centers of pixels, or around them
-LARGEST_FRACTION = 1.001  # fractions of an image are up to 1, and rounded
+MAX_OVERHANG_PX = 1.0  # px that a box may reach beyond its image: outlines are drawn through the centers of pixels, or around them
+MAX_FRACTION = 1.001  # fractions of an image are up to 1, and rounded
 NOT_LISTED = -1  # index of all images that a file does not list
 IMAGE_ENDINGS = ("tif", "tiff", "png", "jpg", "jpeg", "bmp", "btf")
 
@@ -31,7 +31,7 @@ class FileBox(NamedTuple):
 
     image: int
     name: str
-    corners: Numbers
+    corners: BoxCorners
     where: str
 
 
@@ -108,7 +108,7 @@ class BoxFile:
             InputError: all corners are fractions where pixels are expected.
         """
         self._refuse_fractions()
-        kept, known = [], set[tuple[int, str, Numbers]]()
+        kept, known = [], set[tuple[int, str, BoxCorners]]()
         for box in self.boxes:
             if box.image not in shapes:
                 continue
@@ -139,7 +139,7 @@ class BoxFile:
                 kept.append(box._replace(corners=inside))
         self.boxes = kept
 
-    def _in_pixels(self, corners: Numbers, height: int, width: int) -> Numbers:
+    def _in_pixels(self, corners: BoxCorners, height: int, width: int) -> BoxCorners:
         if not self.in_fractions:
             return corners
         x0, y0, x1, y1 = corners
@@ -151,7 +151,7 @@ class BoxFile:
         numbers = [number for box in self.boxes for number in box.corners if math.isfinite(number)]
         if (
             numbers
-            and max(numbers) <= LARGEST_FRACTION
+            and max(numbers) <= MAX_FRACTION
             and not all(number.is_integer() for number in numbers)
         ):
             raise InputError(
@@ -170,19 +170,24 @@ class BoxFile:
         )
 
 
-def _is_within(corners: Numbers, height: int, width: int) -> bool:
+def _is_within(corners: BoxCorners, height: int, width: int) -> bool:
     x0, y0, x1, y1 = corners
-    return x0 >= -BEYOND and y0 >= -BEYOND and x1 <= width + BEYOND and y1 <= height + BEYOND
+    return (
+        x0 >= -MAX_OVERHANG_PX
+        and y0 >= -MAX_OVERHANG_PX
+        and x1 <= width + MAX_OVERHANG_PX
+        and y1 <= height + MAX_OVERHANG_PX
+    )
 
 
-def stem_of(name: str) -> str:
+def image_stem(name: str) -> str:
     """Return the name of an image without folder and ending; an ending that no image has stays."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem, _, ending = last.rpartition(".")
     return stem if stem and ending.lower() in IMAGE_ENDINGS else last
 
 
-def hull_of(points: Sequence[float]) -> Numbers:
+def bounding_box(points: Sequence[float]) -> BoxCorners:
     """Return the box around points ``x y x y ...``."""
     x, y = points[::2], points[1::2]
     return min(x), min(y), max(x), max(y)

@@ -6,9 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsem.boxes.box_file import NOT_LISTED, BoxFile, FileBox, LostBox, Numbers, hull_of, stem_of
-from sparsem.boxes.numbers import LARGEST_EXACT_FLOAT, id_of, is_missing, real_of, whole_of
-from sparsem.boxes.table_files import read_records, records_of, text_of
+from sparsem.boxes.box_file import (
+    NOT_LISTED,
+    BoxCorners,
+    BoxFile,
+    FileBox,
+    LostBox,
+    bounding_box,
+    image_stem,
+)
+from sparsem.boxes.numbers import (
+    LARGEST_EXACT_FLOAT,
+    is_missing,
+    parse_id,
+    parse_json_integer,
+    parse_json_number,
+)
+from sparsem.boxes.table_files import read_records, read_text, rows_of_json_table
 from sparsem.errors import InputError
 
 LISTS = ("images", "annotations", "categories")
@@ -29,15 +43,15 @@ def read_json(path: Path) -> BoxFile:
         InputError: it is none of them.
     """
     try:
-        content = json.loads(text_of(path))
+        content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name} is no JSON ({error}); is it complete?") from None
     is_coco = isinstance(content, dict) and bool(set(LISTS) & set(content))
-    lists = [records_of(content.get(key)) for key in LISTS] if is_coco else []
+    lists = [rows_of_json_table(content.get(key)) for key in LISTS] if is_coco else []
     if lists and all(one is not None for one in lists):
         images, annotations, categories = (one or [] for one in lists)
         return _Coco(BoxFile(path)).read(images, annotations, categories)
-    records = None if is_coco else records_of(content)
+    records = None if is_coco else rows_of_json_table(content)
     if not records or not all(isinstance(record, dict) for record in records):
         raise InputError(
             f"{path.name} is no COCO file: expected an object with the lists 'images', 'annotations' and 'categories'."
@@ -89,7 +103,7 @@ class _Coco:
         return self.out
 
     def _read_class(self, category: Object, number: int) -> None:
-        own_id, name = id_of(category.get("id")), category.get("name")
+        own_id, name = parse_id(category.get("id")), category.get("name")
         if own_id is None or not isinstance(name, str) or not name.strip():
             self.out.fault("classes without id or name", f"category number {number}")
         elif own_id in self.classes or name in self.out.names:
@@ -101,7 +115,7 @@ class _Coco:
             self.out.names.append(name)
 
     def _read_image(self, image: Object, number: int) -> None:
-        own_id, name = id_of(image.get("id")), image.get("file_name")
+        own_id, name = parse_id(image.get("id")), image.get("file_name")
         has_name = isinstance(name, str) and bool(name.strip())
         if not has_name:
             if own_id is not None:
@@ -111,9 +125,9 @@ class _Coco:
             )
             return
         index, where = len(self.out.images), f"image {own_id} '{name}'"
-        self.out.images.append(stem_of(str(name)))
+        self.out.images.append(image_stem(str(name)))
         self._read_size(image, where, index)
-        z = whole_of(image.get("z"))
+        z = parse_json_integer(image.get("z"))
         if z is not None and z >= 0:
             self.out.numbers[index] = z
         if own_id is None:
@@ -135,7 +149,7 @@ class _Coco:
         stated = [image.get(key) for key in ("height", "width")]
         if any(map(is_missing, stated)):
             return  # the image itself has a size
-        height, width = map(whole_of, stated)
+        height, width = map(parse_json_integer, stated)
         if height is None or width is None or min(height, width) <= 0:
             self.out.lose(
                 "images without a size",
@@ -155,7 +169,7 @@ class _Coco:
                 None,
             )
             return
-        own_id, class_id = id_of(annotation.get("id")), id_of(annotation.get("category_id"))
+        own_id, class_id = parse_id(annotation.get("id")), parse_id(annotation.get("category_id"))
         where = f"annotation number {number}" if own_id is None else f"annotation {own_id}"
         name = self.classes.get(class_id, "") if class_id is not None else ""
         image = self._image_of(annotation, where, name)
@@ -193,7 +207,7 @@ class _Coco:
 
     def _image_of(self, annotation: Object, where: str, name: str) -> int | None:
         """Index of the image of an annotation; None, with the fault, if it is not known."""
-        image_id = id_of(annotation.get("image_id"))
+        image_id = parse_id(annotation.get("image_id"))
         if image_id is None:
             shown = f"{where}: image_id {_shown_id(annotation.get('image_id'))}"
             self.out.lose("annotations without the id of an image", shown, None, name or None)
@@ -212,7 +226,7 @@ class _Coco:
         ):
             self.out.lost.add(LostBox(image, None))
 
-    def _corners(self, annotation: Object) -> tuple[Numbers | None, bool]:
+    def _corners(self, annotation: Object) -> tuple[BoxCorners | None, bool]:
         """Corners of an annotation, of its bbox or around its polygons, None of what has neither; True if its bbox holds corners."""
         box = annotation.get("bbox")
         if is_missing(box) or box == []:
@@ -222,7 +236,7 @@ class _Coco:
             return None, False
         x, y, width, height = numbers
         corners = (x, y, x + width, y + height)
-        area = real_of(annotation.get("area"))
+        area = parse_json_number(annotation.get("area"))
         has_area = area is not None and abs(area - width * height) <= SAME_AREA * width * height
         is_extent = has_area or _is_around(corners, annotation)
         if x or y or is_extent:  # from 0, 0 on, both are one
@@ -230,7 +244,7 @@ class _Coco:
         return corners, not is_extent and _is_around((x, y, width, height), annotation)
 
 
-def _is_around(corners: Numbers, annotation: Object) -> bool:
+def _is_around(corners: BoxCorners, annotation: Object) -> bool:
     """Return True if a box is that around the polygons of its annotation."""
     hull = _around_polygons(annotation.get("segmentation"))
     return hull is not None and all(
@@ -239,22 +253,22 @@ def _is_around(corners: Numbers, annotation: Object) -> bool:
 
 
 def _is_true(value: Any) -> bool:
-    return value is True or (not is_missing(value) and real_of(value) not in (0, None))
+    return value is True or (not is_missing(value) and parse_json_number(value) not in (0, None))
 
 
-def _around_polygons(polygons: Any) -> Numbers | None:
+def _around_polygons(polygons: Any) -> BoxCorners | None:
     points: list[float] = []
     for polygon in _as_list(polygons):
         numbers = _numbers(polygon)
         if numbers is None or len(numbers) % 2 or len(numbers) < 2 * MIN_POINTS:
             return None
         points += numbers
-    return hull_of(points) if points else None
+    return bounding_box(points) if points else None
 
 
 def _numbers(values: Any) -> list[float] | None:
     """The numbers of a list; None if one is none."""
-    numbers = [real_of(value) for value in _as_list(values)]
+    numbers = [parse_json_number(value) for value in _as_list(values)]
     known = [number for number in numbers if number is not None]
     return known if len(known) == len(numbers) else None
 

@@ -11,8 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Corners, alike_pairs, areas, shared
-from sparsem.boxes.tables import FOUND, Kept, found_names, read_found, write_found
+from sparsem.boxes.geometry import Corners, box_areas, intersection_areas, overlapping_pairs
+from sparsem.boxes.tables import (
+    DETECTED_PREFIX,
+    StoredBoxes,
+    detected_box_structures,
+    read_detected_boxes,
+    write_detected_boxes,
+)
 from sparsem.errors import SampleError
 from sparsem.labels.constrain import Roles
 from sparsem.labels.results import CONSTRAINED
@@ -37,7 +43,7 @@ class BoxSet(NamedTuple):
     confidence: NDArray[np.float32]
 
 
-class Verdict(NamedTuple):
+class BoxDecision(NamedTuple):
     """What biology says of the boxes of a structure in a picture.
 
     Attributes:
@@ -49,7 +55,7 @@ class Verdict(NamedTuple):
     must_count: Mask
 
 
-def in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
+def lies_in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
     """(n, m) whether the center of a box lies within the core of a nucleus, which is larger than it."""
     center = (corners[:, None, :2] + corners[:, None, 2:]) / 2
     middle, half = (
@@ -57,10 +63,10 @@ def in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
         (nuclei[None, :, 2:] - nuclei[None, :, :2]) / 2,
     )
     radius = (((center - middle) / np.maximum(half, 1e-6)) ** 2).sum(axis=2)
-    return np.asarray((radius <= CORE**2) & (areas(corners)[:, None] < areas(nuclei)[None]))
+    return np.asarray((radius <= CORE**2) & (box_areas(corners)[:, None] < box_areas(nuclei)[None]))
 
 
-def judged(boxes: Mapping[str, BoxSet], settings: Roles) -> dict[str, Verdict]:
+def apply_constraints(boxes: Mapping[str, BoxSet], settings: Roles) -> dict[str, BoxDecision]:
     """Which boxes of a picture biology allows, structure by structure."""
     stays = {name: np.ones(len(one.confidence), bool) for name, one in boxes.items()}
     must = {name: np.zeros(len(one.confidence), bool) for name, one in boxes.items()}
@@ -69,7 +75,10 @@ def judged(boxes: Mapping[str, BoxSet], settings: Roles) -> dict[str, Verdict]:
     nuclei, nested = boxes.get(settings.nucleus), boxes.get(settings.nucleolus)
     if nuclei is not None:
         nested = nested or BoxSet(np.empty((0, 4), np.float32), np.empty(0, np.float32))
-        inner = shared(nested.corners, nuclei.corners) >= WITHIN * areas(nested.corners)[:, None]
+        inner = (
+            intersection_areas(nested.corners, nuclei.corners)
+            >= WITHIN * box_areas(nested.corners)[:, None]
+        )
         _nuclei_against_others(
             boxes, nuclei, others, nested.confidence[:, None] * inner, stays, settings.nucleus
         )
@@ -79,7 +88,7 @@ def judged(boxes: Mapping[str, BoxSet], settings: Roles) -> dict[str, Verdict]:
             there = stays[settings.nucleolus] & (nested.confidence >= COUNTS) & sure.any(axis=1)
             if there.any():
                 must[settings.nucleus][sure[there].argmax(axis=1)] = True
-    return {name: Verdict(stays[name], must[name]) for name in boxes}
+    return {name: BoxDecision(stays[name], must[name]) for name in boxes}
 
 
 def _nuclei_against_others(
@@ -91,7 +100,7 @@ def _nuclei_against_others(
     nucleus: str,
 ) -> None:
     """The surest nucleus first: it goes, or what lies in it and may not; ``inner`` (n, m) is the confidence of nucleoli that lie in it."""
-    there = {name: in_nucleus(boxes[name].corners, nuclei.corners) for name in others}
+    there = {name: lies_in_nucleus(boxes[name].corners, nuclei.corners) for name in others}
     for place in np.argsort(-nuclei.confidence, kind="stable"):
         sure = nuclei.confidence[place : place + 1]
         against = sum(
@@ -112,7 +121,9 @@ def _not_two_in_one_place(
     """Of boxes of different structures around one object the surest stays."""
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
-            first, second, _ = alike_pairs(boxes[one].corners, boxes[other].corners, ONE_PLACE)
+            first, second, _ = overlapping_pairs(
+                boxes[one].corners, boxes[other].corners, ONE_PLACE
+            )
             there = stays[one][first] & stays[other][second]
             first, second = first[there], second[there]
             weaker = boxes[one].confidence[first] < boxes[other].confidence[second]
@@ -130,12 +141,12 @@ def _log_odds(confidence: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def ruled(sample: Sample, settings: Roles) -> list[str]:
+def structures_with_roles(sample: Sample, settings: Roles) -> list[str]:
     """The structures that rules know and a detector found."""
     return [
         name
         for name in (settings.nucleus, settings.nucleolus, *settings.cytoplasm)
-        if name in found_names(sample)
+        if name in detected_box_structures(sample)
     ]
 
 
@@ -153,13 +164,13 @@ def constrain_boxes(
         SampleError: fewer than two of the structures have boxes, or they were not found on one image.
     """
     settings = resolve_settings(Roles, settings, changes)
-    names = ruled(sample, settings)
+    names = structures_with_roles(sample, settings)
     if len(names) < 2:
         known = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))
         raise SampleError(
-            f"Rules are between two of {known}; {sample.path.name} has found boxes of {', '.join(found_names(sample)) or 'nothing'}."
+            f"Rules are between two of {known}; {sample.path.name} has found boxes of {', '.join(detected_box_structures(sample)) or 'nothing'}."
         )
-    kept = {name: read_found(sample, name, as_predicted=True) for name in names}
+    kept = {name: read_detected_boxes(sample, name, as_predicted=True) for name in names}
     if len({one.image for one in kept.values()}) > 1:
         raise SampleError(
             f"Boxes in {sample.path.name} were not all found on one image; find them again with one --image."
@@ -172,7 +183,7 @@ def constrain_boxes(
             name: BoxSet(one.boxes.corners[places[name]], one.confidence[places[name]])
             for name, one in kept.items()
         }
-        for name, verdict in judged(here, settings).items():
+        for name, verdict in apply_constraints(here, settings).items():
             stays[name][places[name]] = verdict.stays
             counts[name][places[name][verdict.must_count]] = True
     made_from = {name: one.fingerprint for name, one in kept.items()}
@@ -184,7 +195,7 @@ def constrain_boxes(
         for name, one in kept.items():
             own = stays[name]
             about = {**one.about, "made_from": made_from, "fingerprint": fingerprint}
-            allowed = Kept(
+            allowed = StoredBoxes(
                 one.boxes[own],
                 one.pictures,
                 one.image,
@@ -192,7 +203,7 @@ def constrain_boxes(
                 one.confidence[own],
                 counts[name][own],
             )
-            write_found(sample, f"{FOUND}{name}{CONSTRAINED}", allowed)
+            write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", allowed)
         record = {
             "stage": "detect-constrain",
             "fingerprint": fingerprint,
@@ -202,7 +213,7 @@ def constrain_boxes(
     return {name: int((one.counts & ~stays[name]).sum()) for name, one in kept.items()}
 
 
-def release_boxes(sample: Sample) -> list[str]:
+def remove_constrained_boxes(sample: Sample) -> list[str]:
     """Take the constrained boxes away; what was found is what counts again. Returns the names of the tables."""
     with sample.locked():
         tables = _remove_constrained(sample)
@@ -221,7 +232,9 @@ def release_boxes(sample: Sample) -> list[str]:
 
 def _remove_constrained(sample: Sample) -> list[str]:
     tables = [
-        name for name in sample.tables if name.startswith(FOUND) and name.endswith(CONSTRAINED)
+        name
+        for name in sample.tables
+        if name.startswith(DETECTED_PREFIX) and name.endswith(CONSTRAINED)
     ]
     for name in tables:
         sample.remove_table(name)

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.boxes.geometry import sizes
-from sparsem.boxes.table_files import separator_of, text_of
-from sparsem.boxes.tables import Kept, found_names, read_found
+from sparsem.boxes.geometry import box_sizes
+from sparsem.boxes.table_files import column_separator, read_text
+from sparsem.boxes.tables import StoredBoxes, detected_box_structures, read_detected_boxes
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
@@ -38,9 +38,9 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     Raises:
         InputError: it cannot be read, has no column ``sample`` or one that is counted, or names a sample twice.
     """
-    text = text_of(Path(path))
+    text = read_text(Path(path))
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator_of(text)))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=column_separator(text)))
     except csv.Error as error:
         raise InputError(
             f"{path} cannot be read as a table of samples ({error}); expected a .csv with a column '{KEY}'."
@@ -65,7 +65,7 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def summary(
+def count_boxes(
     samples: Sequence[Sample], settings: CountSettings | None = None, **changes: Any
 ) -> pa.Table:
     """A row a sample and structure: pictures, objects, objects a picture and a square millimeter, and their sizes in micrometers.
@@ -78,7 +78,7 @@ def summary(
     known = read_metadata(settings.metadata) if settings.metadata else {}
     rows: list[dict[str, Any]] = []
     for sample in samples:
-        names = settings.structure or tuple(found_names(sample))
+        names = settings.structure or tuple(detected_box_structures(sample))
         if not names:
             raise SampleError(
                 f"{sample.path.name} has no boxes; find some with 'sparsem detect predict {sample.path.name} MODEL'."
@@ -89,7 +89,7 @@ def summary(
             )
         of_it = {"sample": sample.name, **known.get(sample.name, {})}
         for name in names:
-            counted = _counted(sample, name, read_found(sample, name))
+            counted = _counted(sample, name, read_detected_boxes(sample, name))
             twice = sorted(of_it.keys() & counted.keys())
             if twice:
                 raise InputError(
@@ -99,10 +99,10 @@ def summary(
     return pa.Table.from_pylist(rows)
 
 
-def _counted(sample: Sample, name: str, kept: Kept) -> Mapping[str, Any]:
+def _counted(sample: Sample, name: str, kept: StoredBoxes) -> Mapping[str, Any]:
     image, boxes = sample.image(kept.image), kept.counted()
     pixel = image.voxel_size
-    extent = sizes(boxes.corners).astype(np.float64) * [pixel.x / 1000, pixel.y / 1000]
+    extent = box_sizes(boxes.corners).astype(np.float64) * [pixel.x / 1000, pixel.y / 1000]
     area = sum(math.prod(image.size_of(z)) for z in kept.pictures) * pixel.x * pixel.y * 1e-12
     diameter = np.sqrt(extent.prod(axis=1))
     pictures = np.bincount(boxes.z, minlength=image.shape[0])[list(kept.pictures)]

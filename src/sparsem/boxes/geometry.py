@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-BESIDE = 64  # boxes in a row that are compared at once with those that may touch any of them
+STRIP_BOXES = 64  # boxes in a row that are compared at once with those that may touch any of them
 
 Corners = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -37,7 +37,9 @@ class Boxes:
     score: NDArray[np.float32]
 
     @classmethod
-    def of(cls, names: Sequence[str], z: Any, kind: Any, corners: Any, score: Any = None) -> Self:
+    def from_arrays(
+        cls, names: Sequence[str], z: Any, kind: Any, corners: Any, score: Any = None
+    ) -> Self:
         """Boxes of columns of any numbers, sorted by picture; the order within a picture stays."""
         z = np.asarray(z, np.int32).reshape(-1)
         order = np.argsort(z, kind="stable")
@@ -70,18 +72,18 @@ class Boxes:
             self.names, self.z[which], self.kind[which], self.corners[which], self.score[which]
         )
 
-    def of_picture(self, z: int) -> "Boxes":
+    def of_image(self, z: int) -> "Boxes":
         """Those of one picture."""
         first, stop = np.searchsorted(self.z, (z, z + 1))
         return self[first:stop]
 
-    def of_kind(self, name: str) -> "Boxes":
+    def of_structure(self, name: str) -> "Boxes":
         """Those around one structure, which is then the only name."""
         own = self[self.kind == self.names.index(name)]
         return Boxes((name,), own.z, np.zeros(len(own), np.int16), own.corners, own.score)
 
 
-def together(parts: Sequence[Boxes]) -> Boxes:
+def concatenate_boxes(parts: Sequence[Boxes]) -> Boxes:
     """Boxes of several structures as one; the names in the order in which they come."""
     names = tuple(dict.fromkeys(name for part in parts for name in part.names))
     kinds = [
@@ -93,20 +95,22 @@ def together(parts: Sequence[Boxes]) -> Boxes:
         [part.corners for part in parts],
         [part.score for part in parts],
     )
-    return Boxes.of(names, *(np.concatenate(column) if column else [] for column in columns))
+    return Boxes.from_arrays(
+        names, *(np.concatenate(column) if column else [] for column in columns)
+    )
 
 
-def sizes(corners: Corners) -> NDArray[np.float32]:
+def box_sizes(corners: Corners) -> NDArray[np.float32]:
     """Width and height of boxes, (N, 2); 0 where there is nothing."""
     return np.asarray(np.maximum(corners[..., 2:] - corners[..., :2], 0))
 
 
-def areas(corners: Corners) -> NDArray[np.float64]:
+def box_areas(corners: Corners) -> NDArray[np.float64]:
     """(N,) of boxes."""
-    return np.asarray(sizes(corners).astype(np.float64).prod(axis=-1))
+    return np.asarray(box_sizes(corners).astype(np.float64).prod(axis=-1))
 
 
-def clipped(corners: Corners, window: Sequence[float]) -> Corners:
+def clip_boxes(corners: Corners, window: Sequence[float]) -> Corners:
     """What of boxes lies in a window ``x0 y0 x1 y1``; nothing has an area of 0."""
     x0, y0, x1, y1 = window
     return np.clip(
@@ -114,7 +118,7 @@ def clipped(corners: Corners, window: Sequence[float]) -> Corners:
     )
 
 
-def shared(one: Corners, other: Corners) -> NDArray[np.float64]:
+def intersection_areas(one: Corners, other: Corners) -> NDArray[np.float64]:
     """Area that every box of one set shares with every box of another, (N, M)."""
     extents = [
         np.maximum(
@@ -127,14 +131,14 @@ def shared(one: Corners, other: Corners) -> NDArray[np.float64]:
     return np.asarray(np.multiply(*extents, dtype=np.float64))
 
 
-def overlap_of_union(one: Corners, other: Corners) -> NDArray[np.float64]:
+def intersection_over_union(one: Corners, other: Corners) -> NDArray[np.float64]:
     """Intersection over union of every box of one set with every box of another, (N, M)."""
-    both = shared(one, other)
-    union = areas(one)[:, None] + areas(other)[None] - both
+    both = intersection_areas(one, other)
+    union = box_areas(one)[:, None] + box_areas(other)[None] - both
     return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0))
 
 
-def alike_pairs(
+def overlapping_pairs(
     one: Corners, other: Corners, least: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Pairs of boxes, one of each set, whose intersection over union is ``least`` (more than 0) or more.
@@ -149,13 +153,13 @@ def alike_pairs(
     )  # along which they lie further apart
     order = np.argsort(one[:, axis], kind="stable")
     rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
-    for first in range(0, len(order), BESIDE):
-        own = order[first : first + BESIDE]
+    for first in range(0, len(order), STRIP_BOXES):
+        own = order[first : first + STRIP_BOXES]
         near = np.flatnonzero(
             (other[:, axis + 2] > one[own, axis].min())
             & (other[:, axis] < one[own, axis + 2].max())
         )
-        alike = overlap_of_union(one[own], other[near])
+        alike = intersection_over_union(one[own], other[near])
         row, column = np.nonzero(alike >= least)
         rows.append(own[row])
         columns.append(near[column])

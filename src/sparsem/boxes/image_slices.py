@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from sparsem.boxes.box_file import BoxFile, LostBox
-from sparsem.boxes.tables import picture_names
+from sparsem.boxes.tables import image_names
 from sparsem.errors import InputError
 from sparsem.store.sample import Sample
 
@@ -20,7 +20,7 @@ class SliceOfImage(NamedTuple):
     z: int
 
 
-def slices_of_images(
+def match_images_to_slices(
     samples: Sequence[Sample], found: BoxFile
 ) -> tuple[dict[int, SliceOfImage], set[SliceOfImage]]:
     """Return the slice of every image of a file, by the index of the image; images without one become faults.
@@ -59,7 +59,7 @@ def _by_name(samples: Sequence[Sample], found: BoxFile) -> list[list[SliceOfImag
     """Slices that each image may be: those of just its name or, if there are none, those whose names continue it."""
     exact: dict[str, list[SliceOfImage]] = {}
     longer: dict[str, list[SliceOfImage]] = {}
-    for sample, names in enumerate(map(picture_names, samples)):
+    for sample, names in enumerate(map(image_names, samples)):
         for z, name in enumerate(map(_composed, names)):
             exact.setdefault(name, []).append(SliceOfImage(sample, z))
             for end, mark in enumerate(name):

@@ -11,17 +11,17 @@ from pydantic import Field, field_validator
 
 from sparsem.annotation.labeled_slices import annotated_structures, read_annotation
 from sparsem.boxes.box_file import NOT_LISTED, BoxFile
-from sparsem.boxes.geometry import Boxes, boxes_of_labels, sizes, together
-from sparsem.boxes.image_slices import SliceOfImage, slices_of_images
+from sparsem.boxes.geometry import Boxes, box_sizes, boxes_of_labels, concatenate_boxes
+from sparsem.boxes.image_slices import SliceOfImage, match_images_to_slices
 from sparsem.boxes.read import read_boxes
 from sparsem.boxes.tables import (
-    annotated_names,
-    found_names,
-    picture_names,
-    read_annotated,
-    read_found,
-    refuse_other_boxes,
-    write_annotated,
+    annotated_box_structures,
+    check_annotated_boxes,
+    detected_box_structures,
+    image_names,
+    read_annotated_boxes,
+    read_detected_boxes,
+    write_annotated_boxes,
 )
 from sparsem.boxes.write import write_boxes
 from sparsem.errors import InputError, SampleError
@@ -125,9 +125,9 @@ def import_boxes(
             samples, read_boxes(str(settings.source)), settings, on
         )
     for one in drawn:  # all of it, before any is written
-        refuse_other_boxes(one.sample, one.boxes, one.pictures, one.image, on.overwrite)
+        check_annotated_boxes(one.sample, one.boxes, one.pictures, one.image, on.overwrite)
     for one in drawn:
-        write_annotated(one.sample, one.boxes, one.pictures, one.image, on.overwrite)
+        write_annotated_boxes(one.sample, one.boxes, one.pictures, one.image, on.overwrite)
     names = dict.fromkeys(one.boxes.names[0] for one in drawn)
     boxes = {
         name: sum(len(one.boxes) for one in drawn if one.boxes.names == (name,)) for name in names
@@ -169,7 +169,7 @@ def _from_file(
             f"{found.called} has no class '{unknown[0]}'{nearest(unknown[0], found.names)}"
         )
     names = _own_names(found, settings)
-    slices, ambiguous = slices_of_images(samples, found)
+    slices, ambiguous = match_images_to_slices(samples, found)
     images = [sample.image(settings.image or "raw") for sample in samples]
     shapes = {index: images[own.sample].size_of(own.z) for index, own in slices.items()}
     for index, shape in found.shapes.items():
@@ -249,7 +249,7 @@ def _boxes_of(
     chosen = [
         box for box in found.boxes if box.name in classes and slices[box.image].sample == sample
     ]
-    return Boxes.of(
+    return Boxes.from_arrays(
         [structure], [slices[box.image].z for box in chosen], 0, [box.corners for box in chosen]
     )
 
@@ -306,7 +306,9 @@ def _around_labels(sample: Sample, settings: BoxesSettings, on: Execution) -> li
             raise InputError(
                 f"No slice of {name} in {sample.path.name} is labeled as a whole: what is ignored may hold anything."
             )
-        boxes = Boxes.of((name.rpartition("/")[2],), np.concatenate(z), 0, np.concatenate(corners))
+        boxes = Boxes.from_arrays(
+            (name.rpartition("/")[2],), np.concatenate(z), 0, np.concatenate(corners)
+        )
         out.append(_large(sample, boxes, known, image, settings.min_px))
     return out
 
@@ -354,7 +356,7 @@ def _large(
     sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, least_px: float
 ) -> _Drawn:
     """The boxes of one structure that are large enough."""
-    large = (sizes(boxes.corners) >= least_px).all(axis=1)
+    large = (box_sizes(boxes.corners) >= least_px).all(axis=1)
     return _Drawn(sample, boxes[large], sorted(pictures), image, int((~large).sum()))
 
 
@@ -367,23 +369,24 @@ def export_boxes(
         SampleError: there are none, or they lie on images with other pixels.
         InputError: it is a file of another kind, or exists and is not to be replaced.
     """
-    names = annotated_names(sample) if drawn else found_names(sample)
+    names = annotated_box_structures(sample) if drawn else detected_box_structures(sample)
     if not names:
         what = "annotated boxes" if drawn else "boxes that a detector found"
         raise SampleError(
             f"{sample.path.name} has no {what}; bring some in, or find some, with 'sparsem detect'."
         )
-    kept = [read_annotated(sample, name) if drawn else read_found(sample, name) for name in names]
+    kept = [
+        read_annotated_boxes(sample, name) if drawn else read_detected_boxes(sample, name)
+        for name in names
+    ]
     if len({sample.drawn_on(one.image) for one in kept}) > 1:
         raise SampleError(
             f"Boxes in {sample.path.name} lie on images whose pixels differ; remove those of one, or find them on one --image."
         )
     boxes, pictures = (
-        together([one.counted() for one in kept]),
+        concatenate_boxes([one.counted() for one in kept]),
         sorted({z for one in kept for z in one.pictures}),
     )
     image = sample.image(kept[0].image)
-    write_boxes(
-        out, boxes, picture_names(sample), {z: image.size_of(z) for z in pictures}, overwrite
-    )
+    write_boxes(out, boxes, image_names(sample), {z: image.size_of(z) for z in pictures}, overwrite)
     return len(boxes)

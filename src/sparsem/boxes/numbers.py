@@ -18,7 +18,7 @@ Mark = Literal[".", ","]
 Decimal = Mark | Literal["?"]  # how a table writes decimals; unknown
 
 
-def id_of(value: Any) -> int | str | None:
+def parse_id(value: Any) -> int | str | None:
     """Return an id that can be compared: 1, 1.0 and "1" are one id; None of what is no id.
 
     >>> id_of(2.0), id_of("2"), id_of("a7"), id_of(2.5), id_of(True)
@@ -36,7 +36,7 @@ def id_of(value: Any) -> int | str | None:
     return int(whole[1]) if whole else value.strip()
 
 
-def real_of(value: Any) -> float | None:
+def parse_json_number(value: Any) -> float | None:
     """Return a number of a JSON file, also one that is written as text with a decimal point; None of what is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -49,9 +49,9 @@ def real_of(value: Any) -> float | None:
     return None if abs(number) >= LARGEST else number
 
 
-def whole_of(value: Any) -> int | None:
+def parse_json_integer(value: Any) -> int | None:
     """Return a whole number of a JSON file: 120, 120.0 or "120"; None of anything else."""
-    number = real_of(value)
+    number = parse_json_number(value)
     return int(number) if number is not None and number.is_integer() else None
 
 
@@ -60,7 +60,7 @@ def is_missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def decimal_of(words: Iterable[str], separator: str) -> Decimal:
+def decimal_mark(words: Iterable[str], separator: str) -> Decimal:
     """Return the mark before decimals in the numbers of a table; "?" if numbers such as 1.234 may be thousands, or decimals.
 
     Args:
@@ -90,7 +90,7 @@ def _decimal_mark(word: str) -> str:
     return word[last]
 
 
-def number_of(word: str, decimal: Decimal = ".") -> float | None:
+def parse_number(word: str, decimal: Decimal = ".") -> float | None:
     """Return a number of a table whose decimals follow a mark; None of what is no number, or may be two.
 
     >>> number_of("1.234,5", ","), number_of("1,234.5", "."), number_of("1,234", "?"), number_of("1 234", ".")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsem.boxes.box_file import BoxFile, FileBox, Numbers, stem_of
-from sparsem.boxes.numbers import Decimal, decimal_of, number_of
+from sparsem.boxes.box_file import BoxCorners, BoxFile, FileBox, image_stem
+from sparsem.boxes.numbers import Decimal, decimal_mark, parse_number
 from sparsem.errors import InputError
 
 # Names of columns as letters and digits in lower case.
@@ -27,7 +27,7 @@ SEPARATOR_LINE = re.compile(
 Row = tuple[str, list[str]]  # position for messages, and values
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
@@ -57,7 +57,7 @@ def text_of(path: Path) -> str:
     return text
 
 
-def separator_of(text: str) -> str:
+def column_separator(text: str) -> str:
     """Return what separates the values of a table: the most frequent of ``, ; tab`` in its first line, outside of quotes."""
     first = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
     return max(",;\t", key=first.count)
@@ -69,9 +69,9 @@ def read_csv(path: Path) -> BoxFile:
     Raises:
         InputError: it is no such table.
     """
-    text = text_of(path)
+    text = read_text(path)
     line = SEPARATOR_LINE.match(text)
-    separator = line[1] if line else separator_of(text)
+    separator = line[1] if line else column_separator(text)
     first_line = 2 if line else 1
     reader = csv.reader(
         io.StringIO(text[line.end() :] if line else text, newline=""),
@@ -126,9 +126,9 @@ class _Columns:
     count: int
     decimal: Decimal
 
-    def corners(self, values: Sequence[str]) -> Numbers | None:
+    def corners(self, values: Sequence[str]) -> BoxCorners | None:
         """The four corners in a row; None if they are no numbers."""
-        numbers = [number_of(values[column], self.decimal) for column in self.numbers]
+        numbers = [parse_number(values[column], self.decimal) for column in self.numbers]
         a, b, c, d = (math.nan if number is None else number for number in numbers)
         if None in numbers:
             return None
@@ -137,13 +137,13 @@ class _Columns:
     def image_of(self, values: Sequence[str]) -> tuple[str, int | None]:
         """Name and slice number that a row states of its image, as far as it goes."""
         name = (
-            stem_of(values[self.image])
+            image_stem(values[self.image])
             if self.image is not None and self.image < len(values)
             else ""
         )
         if self.slice is None or self.slice >= len(values):
             return name, None
-        number = number_of(values[self.slice], self.decimal)
+        number = parse_number(values[self.slice], self.decimal)
         is_slice = number is not None and number >= 0 and number.is_integer()
         return name, int(number) if is_slice and number is not None else None
 
@@ -151,7 +151,8 @@ class _Columns:
         """Return True if a number of a row can be read in two ways."""
         words = [values[column] for column in self.numbers]
         return self.decimal == "?" and any(
-            number_of(word, "?") is None and number_of(word, ".") is not None for word in words
+            parse_number(word, "?") is None and parse_number(word, ".") is not None
+            for word in words
         )
 
 
@@ -234,7 +235,7 @@ def _columns(path: Path, header: Sequence[str], rows: Sequence[Row], separator: 
         numbers,
         bool(corners),
         len(header),
-        decimal_of(filter(None, words), separator),
+        decimal_mark(filter(None, words), separator),
     )
 
 
@@ -247,7 +248,7 @@ def _class_name(word: str) -> str:
     return word.removesuffix(".0") if re.fullmatch(r"\d+\.0", word) else word
 
 
-def records_of(value: Any) -> list[Any] | None:
+def rows_of_json_table(value: Any) -> list[Any] | None:
     """Return the rows of a table in JSON, as pandas writes it: records, split, or columns; None of what is no table."""
     if isinstance(value, list):
         return value

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Boxes, sizes
+from sparsem.boxes.geometry import Boxes, box_sizes
 from sparsem.errors import ResumeError, SampleError
 from sparsem.labels.results import BOXES, CONSTRAINED
 from sparsem.settings import nearest
@@ -22,13 +22,13 @@ from sparsem.store.sample import Sample, checked_name, now
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import fingerprint_of
 
-ANNOTATED, FOUND = BOXES
-KEY = b"sparsem"
+ANNOTATED_PREFIX, DETECTED_PREFIX = BOXES
+METADATA_KEY = b"sparsem"
 CORNERS = ("x0_px", "y0_px", "x1_px", "y1_px")
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredBoxes:
     """Boxes of one structure as a sample holds them.
 
     Attributes:
@@ -57,7 +57,7 @@ class Kept:
         return self.boxes[self.counts]
 
 
-def picture_names(sample: Sample) -> list[str]:
+def image_names(sample: Sample) -> list[str]:
     """What every slice of a sample is called: its file, or the sample and its number."""
     raw = sample.image("raw")
     return (
@@ -65,56 +65,62 @@ def picture_names(sample: Sample) -> list[str]:
     )
 
 
-def annotated_names(sample: Sample) -> list[str]:
+def annotated_box_structures(sample: Sample) -> list[str]:
     """Structures that somebody drew boxes around."""
-    return [name.removeprefix(ANNOTATED) for name in sample.tables if name.startswith(ANNOTATED)]
-
-
-def found_names(sample: Sample) -> list[str]:
-    """Structures that a detector drew boxes around."""
     return [
-        name.removeprefix(FOUND)
+        name.removeprefix(ANNOTATED_PREFIX)
         for name in sample.tables
-        if name.startswith(FOUND) and not name.endswith(CONSTRAINED)
+        if name.startswith(ANNOTATED_PREFIX)
     ]
 
 
-def read_annotated(sample: Sample, name: str) -> Kept:
+def detected_box_structures(sample: Sample) -> list[str]:
+    """Structures that a detector drew boxes around."""
+    return [
+        name.removeprefix(DETECTED_PREFIX)
+        for name in sample.tables
+        if name.startswith(DETECTED_PREFIX) and not name.endswith(CONSTRAINED)
+    ]
+
+
+def read_annotated_boxes(sample: Sample, name: str) -> StoredBoxes:
     """Boxes that somebody drew around a structure.
 
     Raises:
         SampleError: nobody did, or they were drawn on an image that was replaced since.
     """
-    if name not in annotated_names(sample):
+    if name not in annotated_box_structures(sample):
         raise SampleError(
-            f"{sample.path.name} has no annotated boxes of '{name}'{nearest(name, annotated_names(sample))} "
+            f"{sample.path.name} has no annotated boxes of '{name}'{nearest(name, annotated_box_structures(sample))} "
             f"'sparsem detect import {sample.path.name} --source BOXES' brings some in."
         )
-    return _read(sample, f"{ANNOTATED}{name}", name)
+    return _read(sample, f"{ANNOTATED_PREFIX}{name}", name)
 
 
-def read_found(sample: Sample, name: str, as_predicted: bool = False) -> Kept:
+def read_detected_boxes(sample: Sample, name: str, as_predicted: bool = False) -> StoredBoxes:
     """Boxes that a detector found: those that biology allows where that was asked, unless they are wanted ``as_predicted``.
 
     Raises:
         SampleError: there are none, the image that they were found on was replaced, or they were found anew since they were constrained.
     """
-    if name not in found_names(sample):
+    if name not in detected_box_structures(sample):
         raise SampleError(
-            f"{sample.path.name} has no boxes of '{name}'{nearest(name, found_names(sample))} "
+            f"{sample.path.name} has no boxes of '{name}'{nearest(name, detected_box_structures(sample))} "
             f"'sparsem detect predict {sample.path.name} MODEL' finds some."
         )
     constrained = [
-        table for table in sample.tables if table.startswith(FOUND) and table.endswith(CONSTRAINED)
+        table
+        for table in sample.tables
+        if table.startswith(DETECTED_PREFIX) and table.endswith(CONSTRAINED)
     ]
     abouts = {
-        table.removeprefix(FOUND).removesuffix(CONSTRAINED): _about(sample, table)
+        table.removeprefix(DETECTED_PREFIX).removesuffix(CONSTRAINED): _about(sample, table)
         for table in constrained
     }
     if as_predicted or not any(
         name in {own, *about.get("made_from", {})} for own, about in abouts.items()
     ):
-        return _read(sample, f"{FOUND}{name}", name)
+        return _read(sample, f"{DETECTED_PREFIX}{name}", name)
     for own, about in abouts.items():
         of_one_run = all(
             abouts.get(one, {}).get("fingerprint") == about.get("fingerprint")
@@ -123,7 +129,7 @@ def read_found(sample: Sample, name: str, as_predicted: bool = False) -> Kept:
         changed = [
             one
             for one, fingerprint in about.get("made_from", {}).items()
-            if found_by(sample, one) != fingerprint
+            if detection_fingerprint(sample, one) != fingerprint
         ]
         if changed or not of_one_run:
             what = f"Boxes of '{changed[0]}'" if changed else f"Constrained boxes of '{own}'"
@@ -131,10 +137,10 @@ def read_found(sample: Sample, name: str, as_predicted: bool = False) -> Kept:
                 f"{what} in {sample.path.name} have changed since boxes were constrained, or that was interrupted; run 'sparsem detect "
                 f"constrain {sample.path.name}' again."
             )
-    return _read(sample, f"{FOUND}{name}{CONSTRAINED}", name)
+    return _read(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", name)
 
 
-def write_annotated(
+def write_annotated_boxes(
     sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, overwrite: bool
 ) -> None:
     """Keep what somebody drew around one structure.
@@ -145,10 +151,10 @@ def write_annotated(
     name = checked_name(boxes.names[0])
     fingerprint = _drawn(boxes, pictures, image)
     with sample.locked():
-        if refuse_other_boxes(sample, boxes, pictures, image, overwrite):
+        if check_annotated_boxes(sample, boxes, pictures, image, overwrite):
             return
         about = {"pictures": list(map(int, pictures)), "fingerprint": fingerprint}
-        _write(sample, f"{ANNOTATED}{name}", boxes, image, about, {})
+        _write(sample, f"{ANNOTATED_PREFIX}{name}", boxes, image, about, {})
         record = {
             "stage": f"annotate-boxes-{name}",
             "fingerprint": fingerprint,
@@ -163,7 +169,7 @@ def _drawn(boxes: Boxes, pictures: Sequence[int], image: str) -> str:
     )
 
 
-def refuse_other_boxes(
+def check_annotated_boxes(
     sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, overwrite: bool
 ) -> bool:
     """Whether just these boxes, of one structure, are there already.
@@ -173,9 +179,9 @@ def refuse_other_boxes(
         ResumeError: others are there, on this image or one that is gone, and are not to be replaced.
     """
     name = checked_name(boxes.names[0])
-    if name not in annotated_names(sample):
+    if name not in annotated_box_structures(sample):
         return False
-    about = _about(sample, f"{ANNOTATED}{name}")
+    about = _about(sample, f"{ANNOTATED_PREFIX}{name}")
     same = about.get("fingerprint") == _drawn(boxes, pictures, image)
     if same and about.get("image_fingerprint") == sample.image(image).fingerprint:
         return True
@@ -186,11 +192,11 @@ def refuse_other_boxes(
     return False
 
 
-def about_of(table: pa.Table | pa.Schema) -> dict[str, Any]:
+def table_metadata(table: pa.Table | pa.Schema) -> dict[str, Any]:
     """What a table of boxes or of their scores says of itself; nothing if it says nothing."""
     schema = table.schema if isinstance(table, pa.Table) else table
     try:
-        return dict(json.loads((schema.metadata or {})[KEY]))
+        return dict(json.loads((schema.metadata or {})[METADATA_KEY]))
     except (KeyError, ValueError, TypeError):
         return {}
 
@@ -198,45 +204,48 @@ def about_of(table: pa.Table | pa.Schema) -> dict[str, Any]:
 def _about(sample: Sample, table: str) -> dict[str, Any]:
     """What ``tables/TABLE`` says of itself; nothing if it is not there, or damaged."""
     try:
-        return about_of(pyarrow.parquet.read_schema(sample.path / "tables" / f"{table}.parquet"))
+        return table_metadata(
+            pyarrow.parquet.read_schema(sample.path / "tables" / f"{table}.parquet")
+        )
     except (OSError, pa.ArrowException):
         return {}
 
 
-def scores_outdated(sample: Sample) -> bool:
+def are_scores_outdated(sample: Sample) -> bool:
     """Whether boxes were drawn, found or constrained anew since ``tables/box_scores`` was written."""
     for key, fingerprint in _about(sample, "box_scores").get("made_from", {}).items():
         _, name, kind = key.rsplit(" ", 2)
         table = {
-            "annotated": f"{ANNOTATED}{name}",
-            "constrained": f"{FOUND}{name}{CONSTRAINED}",
-        }.get(kind, f"{FOUND}{name}")
+            "annotated": f"{ANNOTATED_PREFIX}{name}",
+            "constrained": f"{DETECTED_PREFIX}{name}{CONSTRAINED}",
+        }.get(kind, f"{DETECTED_PREFIX}{name}")
         if _about(sample, table).get("fingerprint") != fingerprint:
             return True
     return False
 
 
-def masks_outdated(sample: Sample, name: str) -> bool:
+def are_masks_outdated(sample: Sample, name: str) -> bool:
     """Whether ``labels/NAME`` was made of other boxes than those that count now; labels that were not made of boxes never are."""
     made = [entry["settings"] for entry in sample.history() if f"labels/{name}" in entry["outputs"]]
     before = made[-1].get(f"input boxes {name}") if made else None
     if before is None:
         return False
     return (
-        name not in found_names(sample) or read_found(sample, name).counted().fingerprint != before
+        name not in detected_box_structures(sample)
+        or read_detected_boxes(sample, name).counted().fingerprint != before
     )
 
 
-def found_by(sample: Sample, name: str) -> str:
+def detection_fingerprint(sample: Sample, name: str) -> str:
     """Fingerprint of the run that found the boxes of a structure; empty if there are none."""
     return (
-        str(_about(sample, f"{FOUND}{name}").get("fingerprint", ""))
-        if name in found_names(sample)
+        str(_about(sample, f"{DETECTED_PREFIX}{name}").get("fingerprint", ""))
+        if name in detected_box_structures(sample)
         else ""
     )
 
 
-def write_found(sample: Sample, table: str, kept: Kept) -> None:
+def write_detected_boxes(sample: Sample, table: str, kept: StoredBoxes) -> None:
     """Keep boxes of one structure that a detector found, as ``tables/TABLE``."""
     about = {**kept.about, "pictures": list(kept.pictures)}
     numbers = np.where(kept.counts, np.cumsum(kept.counts), 0)  # of the objects, as masks have them
@@ -258,9 +267,9 @@ def _write(
     more: Mapping[str, NDArray[Any]],
 ) -> None:
     volume = sample.image(image)
-    names = picture_names(sample)
+    names = image_names(sample)
     micrometers = (
-        sizes(boxes.corners)
+        box_sizes(boxes.corners)
         * np.array([volume.voxel_size.x, volume.voxel_size.y], np.float32)
         / 1000
     )
@@ -269,17 +278,18 @@ def _write(
     columns |= {"width_um": micrometers[:, 0], "height_um": micrometers[:, 1], **more}
     metadata = {**about, "image": image, "image_fingerprint": volume.fingerprint}
     sample.write_table(
-        table, pa.table(columns).replace_schema_metadata({KEY: json.dumps(metadata).encode()})
+        table,
+        pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()}),
     )
 
 
-def _read(sample: Sample, table: str, name: str) -> Kept:
+def _read(sample: Sample, table: str, name: str) -> StoredBoxes:
     found = sample.read_table(table)
     try:
-        about = json.loads((found.schema.metadata or {})[KEY])
+        about = json.loads((found.schema.metadata or {})[METADATA_KEY])
         corners = np.column_stack([found[column].to_numpy() for column in CORNERS])
         score = found["score"].to_numpy() if "score" in found.column_names else None
-        boxes = Boxes.of((name,), found["z"].to_numpy(), 0, corners, score)
+        boxes = Boxes.from_arrays((name,), found["z"].to_numpy(), 0, corners, score)
         pictures, image, made_on = (
             tuple(about["pictures"]),
             str(about["image"]),
@@ -302,6 +312,6 @@ def _read(sample: Sample, table: str, name: str) -> Kept:
         if "counts" in found.column_names
         else np.ones(len(boxes), bool)
     )
-    return Kept(
+    return StoredBoxes(
         boxes, pictures, image, about, np.asarray(confidence, np.float32), np.asarray(counts, bool)
     )

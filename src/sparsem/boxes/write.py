@@ -98,7 +98,7 @@ def _write_yolo(
     (path / "labels").mkdir(parents=True, exist_ok=True)
     (path / "classes.txt").write_text("\n".join(boxes.names) + "\n", encoding="utf-8")
     for z, (height, width) in pictures.items():
-        own, lines = boxes.of_picture(z), []
+        own, lines = boxes.of_image(z), []
         for kind, (x0, y0, x1, y1) in zip(
             own.kind, own.corners.astype(np.float64) / [width, height, width, height], strict=True
         ):

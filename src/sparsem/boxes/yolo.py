@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from sparsem.boxes.box_file import LARGEST_FRACTION, BoxFile, FileBox, Numbers, hull_of
-from sparsem.boxes.numbers import number_of, whole_of
-from sparsem.boxes.table_files import text_of
+from sparsem.boxes.box_file import MAX_FRACTION, BoxCorners, BoxFile, FileBox, bounding_box
+from sparsem.boxes.numbers import parse_json_integer, parse_number
+from sparsem.boxes.table_files import read_text
 from sparsem.errors import InputError
 
 CLASSES = "classes.txt"
@@ -41,7 +41,7 @@ def read_yolo(path: Path) -> BoxFile:
         image = images[file.stem] = len(out.images)
         out.images.append(file.stem)
         try:
-            lines = text_of(file).splitlines()
+            lines = read_text(file).splitlines()
         except InputError:
             out.lose("label files that cannot be read as text in UTF-8", where, image, None)
             continue
@@ -63,8 +63,8 @@ def _read_line(
 ) -> None:
     numbers = [number for number in map(_number, words) if number is not None]
     name = (
-        names.get(whole_of(numbers[0]) or 0)
-        if numbers and whole_of(numbers[0]) is not None
+        names.get(parse_json_integer(numbers[0]) or 0)
+        if numbers and parse_json_integer(numbers[0]) is not None
         else None
     )
     corners = _corners(numbers[1:], has_keypoints) if len(numbers) == len(words) else None
@@ -77,13 +77,13 @@ def _read_line(
             image,
             None,
         )
-    elif max(numbers[1:5]) > LARGEST_FRACTION:
+    elif max(numbers[1:5]) > MAX_FRACTION:
         out.lose("lines in pixels, where fractions of the image are expected", where, image, name)
     else:
         out.boxes.append(FileBox(image, name, corners, where))
 
 
-def _corners(numbers: Sequence[float], has_keypoints: bool) -> Numbers | None:
+def _corners(numbers: Sequence[float], has_keypoints: bool) -> BoxCorners | None:
     """Corners in fractions: of a box, with or without a score and keypoints, or around a polygon; None of what is neither."""
     words = len(numbers) + 1
     if words in BOX_WORDS or (has_keypoints and words > max(BOX_WORDS)):
@@ -91,11 +91,11 @@ def _corners(numbers: Sequence[float], has_keypoints: bool) -> Numbers | None:
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     if words < MIN_POLYGON_WORDS:
         return None
-    return hull_of(numbers if words % 2 else numbers[:-1])
+    return bounding_box(numbers if words % 2 else numbers[:-1])
 
 
 def _number(word: str) -> float | None:
-    number = number_of(word.replace(",", "."))
+    number = parse_number(word.replace(",", "."))
     return number if number is not None and math.isfinite(number) else None
 
 
@@ -144,7 +144,7 @@ def _classes(path: Path) -> tuple[dict[int, str], bool]:
 
 def _listed(file: Path) -> dict[int, str]:
     """Names of a file with one a line; the first is class 0."""
-    lines = [line.strip() for line in text_of(file).rstrip().splitlines()]
+    lines = [line.strip() for line in read_text(file).rstrip().splitlines()]
     if "" in lines:
         raise InputError(
             f"{file.name} has no name in line {lines.index('') + 1}; expected the name of a class in every line."
@@ -154,7 +154,7 @@ def _listed(file: Path) -> dict[int, str]:
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text_of(file))
+        content = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, RecursionError):
         content = []
     if content is None:
@@ -170,7 +170,7 @@ def _named(file: Path, names: Any) -> dict[int, str]:
     """Names of a YAML: a list, or a dictionary by number."""
     if isinstance(names, list):
         return {number: str(name) for number, name in enumerate(names)}
-    numbers = [whole_of(key) for key in names] if isinstance(names, dict) else [None]
+    numbers = [parse_json_integer(key) for key in names] if isinstance(names, dict) else [None]
     if None in numbers:
         raise InputError(
             f"{file.name} is no YAML with the names of classes; expected 'names:' and a list, or a name by number."

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from sparsem.boxes.constrain import constrain_boxes, release_boxes
-from sparsem.boxes.counts import CountSettings, summary
+from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes
+from sparsem.boxes.counts import CountSettings, count_boxes
 from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
 from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.cli.score_format import box_data, box_lines
 from sparsem.detect.masks.masks import MasksSettings
-from sparsem.detect.masks.masks import masks as _masks
-from sparsem.detect.predict import find_boxes
+from sparsem.detect.masks.masks import box_masks as _masks
+from sparsem.detect.predict import detect
 from sparsem.detect.score import DetectScoreSettings, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.train import train_detector
@@ -100,7 +100,7 @@ def detect_predict(
     Example: sparsem detect predict S01.zarr mitochondria.safetensors
     """
     sample = Sample.open(path)
-    found = find_boxes(sample, model, settings, on=on)
+    found = detect(sample, model, settings, on=on)
     objects = {name: int(kept.counts.sum()) for name, kept in found.items()}
     lines = [
         f"Wrote {path}/tables/boxes_{name}.parquet and .csv: {objects[name]} objects, of {len(kept.boxes)} boxes those of a score of "
@@ -170,7 +170,7 @@ def detect_constrain(
     """
     sample = Sample.open(path)
     if undo:
-        removed = release_boxes(sample)
+        removed = remove_constrained_boxes(sample)
         return Outcome(
             [f"Removed tables/{name}" for name in removed] or ["There was nothing to undo"],
             data={"removed": removed},
@@ -199,7 +199,7 @@ def detect_count(
     """
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"A table is written as .csv or .parquet; got {out}.")
-    table = summary([Sample.open(path) for path in samples], settings)
+    table = count_boxes([Sample.open(path) for path in samples], settings)
     with appearing(out, on.overwrite) as unfinished:
         save_table(table, unfinished)
     rows = table.to_pylist()

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsem.detect.models.detector import Answer, Detector
-from sparsem.detect.slicing import DECIMALS, NOTHING, Found, Slicing, merged
+from sparsem.detect.models.detector import Detections, Detector
+from sparsem.detect.slicing import DECIMALS, NO_DETECTIONS, TileDetections, Tiling, merge_detections
 from sparsem.detect.training.recipe import DetectorRecipe
 from sparsem.geometry import VoxelSize, evenly_spaced
 from sparsem.models.device import keep_freed_memory
@@ -28,10 +28,10 @@ LEVEL_PICTURES, LEVEL_STEP = (
 AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
 
 Tile = NDArray[np.float32]
-Window = Callable[[int, int, int, int], NDArray[Any]]  # x0 y0 x1 y1 -> (y, x)
+WindowReader = Callable[[int, int, int, int], NDArray[Any]]  # x0 y0 x1 y1 -> (y, x)
 
 
-class Levels(NamedTuple):
+class GrayStatistics(NamedTuple):
     """Gray levels of a sample: their mean and standard deviation."""
 
     mean: float
@@ -42,7 +42,7 @@ class Levels(NamedTuple):
         return (gray.astype(np.float32) - np.float32(self.mean)) / np.float32(self.spread)
 
 
-def levels_of(image: Volume) -> Levels:
+def sample_gray_statistics(image: Volume) -> GrayStatistics:
     """Of up to 16 evenly spaced pictures; black, 0, is what no microscope has seen."""
     count = image.shape[0]
     sums = np.zeros(3)
@@ -52,9 +52,11 @@ def levels_of(image: Volume) -> Levels:
             seen = gray[gray > 0]
             sums += [seen.size, seen.sum(), np.square(seen).sum()]
     if not sums[0]:
-        return Levels(0.0, 1.0)
+        return GrayStatistics(0.0, 1.0)
     mean = sums[1] / sums[0]
-    return Levels(float(mean), max(1.0, float(np.sqrt(max(0.0, sums[2] / sums[0] - mean**2)))))
+    return GrayStatistics(
+        float(mean), max(1.0, float(np.sqrt(max(0.0, sums[2] / sums[0] - mean**2))))
+    )
 
 
 def _bands(image: Volume, z: int, rows: int = 4096) -> Iterator[NDArray[Any]]:
@@ -63,15 +65,17 @@ def _bands(image: Volume, z: int, rows: int = 4096) -> Iterator[NDArray[Any]]:
         yield voxels[slice(z, z + 1), slice(first, min(first + rows, image.shape[1]))][0]
 
 
-def slicing_of(
+def tiling_of(
     shape: tuple[int, int], recipe: DetectorRecipe, voxel: VoxelSize, overlap: float
-) -> Slicing:
+) -> Tiling:
     """How pictures of a shape are cut for a detector; ``overlap`` is a part of a tile."""
     edge = recipe.edge(voxel)
-    return Slicing(shape, edge, (round(edge[0] * overlap), round(edge[1] * overlap)))
+    return Tiling(shape, edge, (round(edge[0] * overlap), round(edge[1] * overlap)))
 
 
-def seen(gray: NDArray[Any], levels: Levels, edge: tuple[int, int], see: int) -> Tile:
+def network_input(
+    gray: NDArray[Any], levels: GrayStatistics, edge: tuple[int, int], see: int
+) -> Tile:
     """A window of a picture as a detector sees it, (see, see) float32; what lies beyond the picture is of the mean gray."""
     tile = levels.standardized(gray)
     if gray.shape != edge:
@@ -87,16 +91,16 @@ def seen(gray: NDArray[Any], levels: Levels, edge: tuple[int, int], see: int) ->
     )
 
 
-def found_in_tiles(
-    window: Window,
-    slicing: Slicing,
+def detect_in_tiles(
+    window: WindowReader,
+    slicing: Tiling,
     tiles: Sequence[int],
     network: Detector,
     recipe: DetectorRecipe,
-    levels: Levels,
+    levels: GrayStatistics,
     batch: int,
     device: torch.device,
-) -> Found:
+) -> TileDetections:
     """What a detector finds in some tiles of a picture.
 
     Args:
@@ -115,7 +119,7 @@ def found_in_tiles(
     def cut(some: Sequence[int]) -> tuple[list[tuple[int, NDArray[Any]]], NDArray[np.float32]]:
         windows = [(tile, window(*slicing.windows[tile].tolist())) for tile in some]
         filled = [(tile, gray) for tile, gray in windows if gray.any()]
-        tiles = [seen(gray, levels, slicing.edge, recipe.see)[None] for _, gray in filled]
+        tiles = [network_input(gray, levels, slicing.edge, recipe.see)[None] for _, gray in filled]
         return filled, np.stack(tiles) if tiles else np.empty(
             (0, 1, recipe.see, recipe.see), np.float32
         )
@@ -131,11 +135,13 @@ def found_in_tiles(
             _in_picture(answer, tile, slicing, recipe.see, gray)
             for answer, (tile, gray) in zip(answers, filled, strict=True)
         ]
-    columns = zip(*(parts or [NOTHING]), strict=True)
-    return Found(*(np.concatenate(column) for column in columns))
+    columns = zip(*(parts or [NO_DETECTIONS]), strict=True)
+    return TileDetections(*(np.concatenate(column) for column in columns))
 
 
-def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, gray: NDArray[Any]) -> Found:
+def _in_picture(
+    answer: Detections, tile: int, slicing: Tiling, see: int, gray: NDArray[Any]
+) -> TileDetections:
     """What was found in a tile, in pixels of its picture; what lies beyond the picture, has no area, or is black is nothing."""
     x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
     scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2)
@@ -148,7 +154,7 @@ def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, gray: NDA
     known = cv2.integral((gray != 0).astype(np.uint8))
     real &= known[bottom, right] - known[top, right] - known[bottom, left] + known[top, left] > 0
     kind, score = answer.kind.cpu().numpy().astype(np.int16), answer.score.float().cpu().numpy()
-    return Found(
+    return TileDetections(
         np.full(int(real.sum()), tile),
         kind[real],
         corners[real].astype(np.float32),
@@ -156,30 +162,30 @@ def _in_picture(answer: Answer, tile: int, slicing: Slicing, see: int, gray: NDA
     )
 
 
-def merged_in_picture(found: Found, slicing: Slicing, see: int) -> Found:
+def merge_tiles_of_image(found: TileDetections, slicing: Tiling, see: int) -> TileDetections:
     """One box an object, from what was found in all tiles of a picture."""
-    return merged(found, slicing, CUT_PX * max(slicing.edge) / see)
+    return merge_detections(found, slicing, CUT_PX * max(slicing.edge) / see)
 
 
-def found_in_picture(
-    window: Window,
-    slicing: Slicing,
+def detect_in_image(
+    window: WindowReader,
+    slicing: Tiling,
     network: Detector,
     recipe: DetectorRecipe,
-    levels: Levels,
+    levels: GrayStatistics,
     batch: int,
     device: torch.device,
-) -> Found:
+) -> TileDetections:
     """What a detector finds in a whole picture."""
     tiles = range(len(slicing.windows))
-    return merged_in_picture(
-        found_in_tiles(window, slicing, tiles, network, recipe, levels, batch, device),
+    return merge_tiles_of_image(
+        detect_in_tiles(window, slicing, tiles, network, recipe, levels, batch, device),
         slicing,
         recipe.see,
     )
 
 
-def window_of(image: Volume, z: int, rows: slice = slice(None)) -> Window:
+def window_reader(image: Volume, z: int, rows: slice = slice(None)) -> WindowReader:
     """What reads part of a slice: its ``rows`` that are looked at are read once, unless they are huge."""
     voxels, (height, width) = image.kept(0), image.size_of(z)
     top, bottom, _ = rows.indices(height)

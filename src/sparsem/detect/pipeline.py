@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from sparsem.boxes.constrain import constrain_boxes, release_boxes, ruled
+from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes, structures_with_roles
 from sparsem.boxes.importing import BoxesSettings, import_boxes
-from sparsem.boxes.tables import annotated_names, read_annotated
-from sparsem.detect.masks.masks import MasksSettings, masks
-from sparsem.detect.predict import find_boxes
+from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
+from sparsem.detect.masks.masks import MasksSettings, box_masks
+from sparsem.detect.predict import detect
 from sparsem.detect.score import BoxEvaluation, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.train import train_detector
@@ -45,7 +45,7 @@ class DetectStep(Settings):
         return self
 
 
-def detect(
+def run_detection(
     sample: Sample, here: Path, step: DetectStep, image: str, rules: Roles, on: Execution = HERE
 ) -> tuple[list[str], BoxEvaluation | None]:
     """Find boxes in a sample, and what follows from them.
@@ -64,7 +64,7 @@ def detect(
     if step.boxes:
         source = None if step.boxes.source is None else str(here / step.boxes.source)
         import_boxes([sample], changed(step.boxes, {"source": source}), on=on)
-    drawn = [read_annotated(sample, name).image for name in annotated_names(sample)]
+    drawn = [read_annotated_boxes(sample, name).image for name in annotated_box_structures(sample)]
     if drawn and sample.drawn_on(image) != sample.drawn_on(drawn[0]):
         image = drawn[0]
     model = here / (step.model or step.out)
@@ -76,22 +76,22 @@ def detect(
         )
         training = changed(step.train, {"image": step.train.image or image, "weights": weights})
         train_detector([sample], model, training, on=on)
-    find_boxes(sample, model, changed(step.predict, {"image": step.predict.image or image}), on=on)
-    if step.constrain and len(ruled(sample, rules)) < 2:
+    detect(sample, model, changed(step.predict, {"image": step.predict.image or image}), on=on)
+    if step.constrain and len(structures_with_roles(sample, rules)) < 2:
         tell(
             "Note: rules are between two structures, and no two that they know were looked for; nothing is constrained.",
             on.quiet,
         )
-        release_boxes(sample)
+        remove_constrained_boxes(sample)
     elif step.constrain:
         constrain_boxes(sample, rules)
     else:
-        release_boxes(sample)
+        remove_constrained_boxes(sample)
     made = []
     if step.masks:
         folder = step.masks.sam and here / step.masks.sam
         own = str(folder) if folder and folder.exists() else step.masks.sam
-        made = masks(sample, changed(step.masks, {"sam": own}), on=on).volumes
+        made = box_masks(sample, changed(step.masks, {"sam": own}), on=on).volumes
     if step.boxes and not can_be_scored(sample):
         tell(
             "Note: the detector learnt from every annotated picture, so how good its boxes are cannot be told.",

@@ -10,20 +10,26 @@ import numpy as np
 import torch
 
 from sparsem.boxes.geometry import Boxes
-from sparsem.boxes.tables import FOUND, Kept, found_by, read_found, write_found
+from sparsem.boxes.tables import (
+    DETECTED_PREFIX,
+    StoredBoxes,
+    detection_fingerprint,
+    read_detected_boxes,
+    write_detected_boxes,
+)
 from sparsem.detect.inference import (
     AT_ONCE,
-    Levels,
-    found_in_tiles,
-    levels_of,
-    merged_in_picture,
-    slicing_of,
-    window_of,
+    GrayStatistics,
+    detect_in_tiles,
+    merge_tiles_of_image,
+    sample_gray_statistics,
+    tiling_of,
+    window_reader,
 )
 from sparsem.detect.models.detector import Detector
 from sparsem.detect.models.networks import detector_class
 from sparsem.detect.settings import DetectSettings
-from sparsem.detect.slicing import NOTHING, Found, Slicing
+from sparsem.detect.slicing import NO_DETECTIONS, TileDetections, Tiling
 from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.errors import ResumeError
 from sparsem.models.device import choose_device, free_memory
@@ -38,7 +44,7 @@ PIECE = 64  # tiles of a picture that are done together, at most: the unit of wo
 LIBRARIES = 1_200_000_000  # bytes of torch and the detector
 
 
-class Piece(NamedTuple):
+class TileGroup(NamedTuple):
     """Tiles of a picture that are done together: ``z``, and the ``first`` and beyond the last (``stop``) of them."""
 
     z: int
@@ -51,14 +57,14 @@ class Piece(NamedTuple):
         return f"z{self.z:06d}-{self.first:06d}"
 
 
-def find_boxes(
+def detect(
     sample: Sample,
     model: str | Path,
     settings: DetectSettings | None = None,
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> dict[str, Kept]:
+) -> dict[str, StoredBoxes]:
     """Write ``tables/boxes_NAME`` for every structure that the detector knows: a row a box, with its score.
 
     The detector sees the nm per pixel that it was trained at, whatever the voxel size of the sample, and pictures of any size, tile by
@@ -86,7 +92,7 @@ def find_boxes(
     cut = partial(_slicing, image, recipe, settings.overlap)
     counts = [len(cut(z).windows) for z in range(image.shape[0])]
     pieces = [
-        Piece(z, first, min(first + PIECE, count))
+        TileGroup(z, first, min(first + PIECE, count))
         for z, count in enumerate(counts)
         for first in range(0, count, PIECE)
     ]
@@ -97,7 +103,9 @@ def find_boxes(
         sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings)
     )
     stage.refuse_other()
-    made_by = {structure: found_by(sample, structure) for structure in recipe.structures}
+    made_by = {
+        structure: detection_fingerprint(sample, structure) for structure in recipe.structures
+    }
     if any(fingerprint != stage.fingerprint for fingerprint in made_by.values()):
         _refuse_others(sample, stage, made_by)
         forget(
@@ -105,19 +113,19 @@ def find_boxes(
         )  # a table was taken away, or another detector found such boxes since
     with stage:
         if not stage.finished:
-            levels = levels_of(image)
+            levels = sample_gray_statistics(image)
             chains = {one.name: [one] for one in pieces}
             folder = stage.chain(stage.name, _find, chains, image, file, levels, settings)
             found = _all_merged(folder, pieces, cut, recipe)
             stage.forget()
             for structure in recipe.structures:
-                write_found(
+                write_detected_boxes(
                     sample,
-                    f"{FOUND}{structure}",
-                    _kept(found.of_kind(structure), image, name, recipe, stage.fingerprint),
+                    f"{DETECTED_PREFIX}{structure}",
+                    _kept(found.of_structure(structure), image, name, recipe, stage.fingerprint),
                 )
     return {
-        structure: read_found(sample, structure, as_predicted=True)
+        structure: read_detected_boxes(sample, structure, as_predicted=True)
         for structure in recipe.structures
     }
 
@@ -142,9 +150,9 @@ def _lasting(settings: DetectSettings) -> Settings:
     return changed(settings, {"batch": 1, "device": choose_device(settings.device).type})
 
 
-def _slicing(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Slicing:
+def _slicing(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Tiling:
     """How a picture is cut."""
-    return slicing_of(image.size_of(z), recipe, image.voxel_size, overlap)
+    return tiling_of(image.size_of(z), recipe, image.voxel_size, overlap)
 
 
 def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
@@ -167,7 +175,12 @@ def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> N
 
 
 def _find(
-    piece: Piece, before: Any, image: Volume, file: Path, levels: Levels, settings: DetectSettings
+    piece: TileGroup,
+    before: Any,
+    image: Volume,
+    file: Path,
+    levels: GrayStatistics,
+    settings: DetectSettings,
 ) -> Arrays:
     network, recipe, device = _loaded(file, file.stat().st_mtime_ns, settings.device)
     slicing, tiles = (
@@ -175,8 +188,8 @@ def _find(
         range(piece.first, piece.stop),
     )
     rows = slicing.windows[piece.first : piece.stop]
-    window = window_of(image, piece.z, slice(int(rows[:, 1].min()), int(rows[:, 3].max())))
-    found = found_in_tiles(window, slicing, tiles, network, recipe, levels, settings.batch, device)
+    window = window_reader(image, piece.z, slice(int(rows[:, 1].min()), int(rows[:, 3].max())))
+    found = detect_in_tiles(window, slicing, tiles, network, recipe, levels, settings.batch, device)
     return found._asdict()
 
 
@@ -189,25 +202,29 @@ def _loaded(file: Path, changed: int, device: str) -> tuple[Detector, DetectorRe
 
 
 def _all_merged(
-    folder: Path, pieces: Sequence[Piece], cut: Callable[[int], Slicing], recipe: DetectorRecipe
+    folder: Path, pieces: Sequence[TileGroup], cut: Callable[[int], Tiling], recipe: DetectorRecipe
 ) -> Boxes:
     """One box an object, in all pictures."""
-    z, parts = [np.empty(0, np.int64)], [NOTHING]
+    z, parts = [np.empty(0, np.int64)], [NO_DETECTIONS]
     for picture, own in groupby(pieces, key=lambda piece: piece.z):
         arrays = [link_arrays(folder, piece.name, 0) for piece in own]
-        found = Found(
+        found = TileDetections(
             *(
                 np.concatenate([np.asarray(one[field][...]) for one in arrays])
-                for field in Found._fields
+                for field in TileDetections._fields
             )
         )
-        parts.append(merged_in_picture(found, cut(picture), recipe.see))
+        parts.append(merge_tiles_of_image(found, cut(picture), recipe.see))
         z.append(np.full(len(parts[-1].kind), picture))
-    every = Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    return Boxes.of(recipe.structures, np.concatenate(z), every.kind, every.corners, every.score)
+    every = TileDetections(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Boxes.from_arrays(
+        recipe.structures, np.concatenate(z), every.kind, every.corners, every.score
+    )
 
 
-def _kept(boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, fingerprint: str) -> Kept:
+def _kept(
+    boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, fingerprint: str
+) -> StoredBoxes:
     structure = boxes.names[0]
     confidence = recipe.confident(structure, boxes.score)
     about = {
@@ -217,6 +234,6 @@ def _kept(boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, finger
     }
     about["counts_from"] = recipe.threshold(structure)
     pictures = tuple(range(image.shape[0]))
-    return Kept(
+    return StoredBoxes(
         boxes, pictures, name, about, confidence, boxes.score >= recipe.threshold(structure)
     )

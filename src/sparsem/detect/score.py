@@ -10,10 +10,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.boxes.geometry import together
-from sparsem.boxes.tables import KEY, Kept, annotated_names, found_names, read_annotated, read_found
+from sparsem.boxes.geometry import concatenate_boxes
+from sparsem.boxes.tables import (
+    METADATA_KEY,
+    StoredBoxes,
+    annotated_box_structures,
+    detected_box_structures,
+    read_annotated_boxes,
+    read_detected_boxes,
+)
 from sparsem.errors import SampleError
-from sparsem.score.boxes import RECALLS, BoxScores, Compared, Counts, box_scores, confusion, counts
+from sparsem.score.boxes import (
+    RECALLS,
+    BoxComparison,
+    BoxScores,
+    ObjectCounts,
+    box_scores,
+    confusion_matrix,
+    object_counts,
+)
 from sparsem.settings import Settings, nearest, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import slice_digest
@@ -32,7 +47,7 @@ class DetectScoreSettings(Settings):
 
 
 @dataclass(frozen=True)
-class JudgedBoxes:
+class StructureBoxScores:
     """How good the boxes of one structure are.
 
     Attributes:
@@ -44,7 +59,7 @@ class JudgedBoxes:
 
     kind: str
     scores: BoxScores
-    counts: Counts
+    counts: ObjectCounts
     pictures: int
 
 
@@ -61,12 +76,12 @@ class BoxEvaluation:
     """
 
     names: tuple[str, ...]
-    boxes: tuple[JudgedBoxes, ...]
+    boxes: tuple[StructureBoxScores, ...]
     confusion: NDArray[np.int64]
     pictures: str
     made_from: Mapping[str, str]
 
-    def of(self, kind: str) -> dict[str, JudgedBoxes]:
+    def of(self, kind: str) -> dict[str, StructureBoxScores]:
         """By structure."""
         return {one.scores.name: one for one in self.boxes if one.kind == kind}
 
@@ -117,7 +132,9 @@ class BoxEvaluation:
         made |= {name: pa.Table.from_pylist(rows) for name, rows in
                  (("box_curves", curves), ("box_counts", numbers), ("box_confusion", confusion))}  # fmt: skip
         about = {
-            KEY: json.dumps({"made_from": dict(self.made_from), "pictures": self.pictures}).encode()
+            METADATA_KEY: json.dumps(
+                {"made_from": dict(self.made_from), "pictures": self.pictures}
+            ).encode()
         }
         return {name: table.replace_schema_metadata(about) for name, table in made.items()}
 
@@ -148,18 +165,21 @@ def can_be_scored(sample: Sample, settings: DetectScoreSettings = DetectScoreSet
     """Whether there is a picture whose boxes were annotated and found, and that nobody learnt from."""
     return any(
         _has_both(sample, name) and _pictures(sample, name, settings)
-        for name in found_names(sample)
+        for name in detected_box_structures(sample)
     )
 
 
 def _has_both(sample: Sample, name: str) -> bool:
-    return name in annotated_names(sample) and name in found_names(sample)
+    return name in annotated_box_structures(sample) and name in detected_box_structures(sample)
 
 
 def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
     names = tuple(
         dict.fromkeys(
-            name for sample in samples for name in found_names(sample) if _has_both(sample, name)
+            name
+            for sample in samples
+            for name in detected_box_structures(sample)
+            if _has_both(sample, name)
         )
     )
     if not names:
@@ -173,7 +193,7 @@ def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
 def _judged(
     samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings
 ) -> BoxEvaluation:
-    boxes: list[JudgedBoxes] = []
+    boxes: list[StructureBoxScores] = []
     made_from: dict[str, str] = {}
     for name in names:
         own = [sample for sample in samples if _has_both(sample, name)]
@@ -182,7 +202,7 @@ def _judged(
                 {
                     each
                     for sample in samples
-                    for each in annotated_names(sample)
+                    for each in annotated_box_structures(sample)
                     if _has_both(sample, each)
                 }
             )
@@ -196,16 +216,21 @@ def _judged(
                 "--images all."
             )
         # Where some samples are constrained and others are not, constrained boxes would be of other pictures.
-        constrained = all(read_found(sample, name).about.get("made_from") for sample in own)
+        constrained = all(
+            read_detected_boxes(sample, name).about.get("made_from") for sample in own
+        )
         for kind in ("predicted", *(["constrained"] if constrained else [])):
-            kept = [read_found(sample, name, as_predicted=kind == "predicted") for sample in own]
+            kept = [
+                read_detected_boxes(sample, name, as_predicted=kind == "predicted")
+                for sample in own
+            ]
             boxes.append(_compared(own, kept, name, pictures, kind))
             made_from |= {
                 f"{sample.name} {name} {kind}": one.fingerprint
                 for sample, one in zip(own, kept, strict=True)
             }
         made_from |= {
-            f"{sample.name} {name} annotated": read_annotated(sample, name).fingerprint
+            f"{sample.name} {name} annotated": read_annotated_boxes(sample, name).fingerprint
             for sample in own
         }
     return BoxEvaluation(
@@ -219,17 +244,19 @@ def _judged(
 
 def _compared(
     own: Sequence[Sample],
-    kept: Sequence[Kept],
+    kept: Sequence[StoredBoxes],
     name: str,
     pictures: Sequence[tuple[int, ...]],
     kind: str,
-) -> JudgedBoxes:
-    truth = [read_annotated(sample, name).boxes for sample in own]
+) -> StructureBoxScores:
+    truth = [read_annotated_boxes(sample, name).boxes for sample in own]
     columns = list(zip(truth, kept, pictures, own, strict=True))
-    every = [Compared(true, one.boxes, z, sample.name) for true, one, z, sample in columns]
-    counted = [Compared(true, one.counted(), z, sample.name) for true, one, z, sample in columns]
-    return JudgedBoxes(
-        kind, box_scores(every, [name])[0], counts(counted, name), sum(map(len, pictures))
+    every = [BoxComparison(true, one.boxes, z, sample.name) for true, one, z, sample in columns]
+    counted = [
+        BoxComparison(true, one.counted(), z, sample.name) for true, one, z, sample in columns
+    ]
+    return StructureBoxScores(
+        kind, box_scores(every, [name])[0], object_counts(counted, name), sum(map(len, pictures))
     )
 
 
@@ -241,15 +268,20 @@ def _confused(
     for sample in samples:
         if all(_has_both(sample, name) for name in names):
             pictures = set.intersection(*(set(_pictures(sample, name, settings)) for name in names))
-            truth = together([read_annotated(sample, name).boxes for name in names])
-            found = together([read_found(sample, name).counted() for name in names])
-            compared.append(Compared(truth, found, tuple(sorted(pictures)), sample.name))
-    return confusion(compared, names)
+            truth = concatenate_boxes([read_annotated_boxes(sample, name).boxes for name in names])
+            found = concatenate_boxes(
+                [read_detected_boxes(sample, name).counted() for name in names]
+            )
+            compared.append(BoxComparison(truth, found, tuple(sorted(pictures)), sample.name))
+    return confusion_matrix(compared, names)
 
 
 def _pictures(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple[int, ...]:
     """Pictures where a structure was annotated and looked for, but for those that its detector saw before."""
-    drawn, found = read_annotated(sample, name), read_found(sample, name, as_predicted=True)
+    drawn, found = (
+        read_annotated_boxes(sample, name),
+        read_detected_boxes(sample, name, as_predicted=True),
+    )
     if sample.drawn_on(drawn.image) != sample.drawn_on(found.image):
         raise SampleError(
             f"Boxes of '{name}' in {sample.path.name} were drawn on '{drawn.image}' and found on '{found.image}', whose pixels lie "

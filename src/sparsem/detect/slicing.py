@@ -18,19 +18,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Corners, alike_pairs, clipped
+from sparsem.boxes.geometry import Corners, clip_boxes, overlapping_pairs
 
-ALIKE = (
+MIN_SHARED_IOU = (
     0.5  # intersection over union, in what two tiles share, from which on two boxes are one object
 )
 # Minimum fraction of an object's highest score that each of its boxes has. Of six images of axons, 0.1 to 0.4 give the same mAP within
 # 0.001; above, parts of real objects stay apart.
-SIMILAR_SCORE = 0.25
+MIN_SCORE_RATIO = 0.25
 
 Ints = NDArray[np.int64]
 
 
-class Found(NamedTuple):
+class TileDetections(NamedTuple):
     """Boxes found in tiles.
 
     Attributes:
@@ -45,13 +45,15 @@ class Found(NamedTuple):
     corners: Corners
     score: NDArray[np.float32]
 
-    def taken(self, which: NDArray[np.bool_] | Ints) -> "Found":
+    def taken(self, which: NDArray[np.bool_] | Ints) -> "TileDetections":
         """Those of a mask, or of places."""
-        return Found(self.tile[which], self.kind[which], self.corners[which], self.score[which])
+        return TileDetections(
+            self.tile[which], self.kind[which], self.corners[which], self.score[which]
+        )
 
 
 DECIMALS = 2  # of a pixel, to which corners are rounded; beyond that numbers depend on the batch that a tile was in
-NOTHING = Found(
+NO_DETECTIONS = TileDetections(
     np.empty(0, np.int64),
     np.empty(0, np.int16),
     np.empty((0, 4), np.float32),
@@ -59,12 +61,12 @@ NOTHING = Found(
 )
 
 
-def exact(corners: Corners) -> NDArray[np.float64]:
+def exact_corners(corners: Corners) -> NDArray[np.float64]:
     """Corners as they were rounded: single precision keeps them less well the further from the corner of a picture they lie."""
     return np.asarray(np.round(corners.astype(np.float64), DECIMALS), np.float64)
 
 
-def starts(length: int, edge: int, overlap: int) -> list[int]:
+def tile_offsets(length: int, edge: int, overlap: int) -> list[int]:
     """Where tiles of ``edge`` px begin: one every ``edge - overlap`` px from 0 on, and a last one that ends with the picture.
 
     Where a tile begins does not depend on how long the picture is, but for the last one: a part of a picture is cut as the whole.
@@ -75,7 +77,7 @@ def starts(length: int, edge: int, overlap: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Slicing:
+class Tiling:
     """How a picture is cut into tiles of one size.
 
     Attributes:
@@ -92,7 +94,7 @@ class Slicing:
     def begins(self) -> tuple[list[int], list[int]]:
         """Where the rows and the columns of tiles begin."""
         rows, columns = (
-            starts(*each) for each in zip(self.shape, self.edge, self.overlap, strict=True)
+            tile_offsets(*each) for each in zip(self.shape, self.edge, self.overlap, strict=True)
         )
         return rows, columns
 
@@ -119,12 +121,17 @@ class Slicing:
                 found.append((upper * count + right, lower * count + left))
         return sorted(pair for pair in found if pair[0] < pair[1])
 
-    def is_cut(self, found: Found, margin: float) -> NDArray[np.bool_]:
+    def is_cut(self, found: TileDetections, margin: float) -> NDArray[np.bool_]:
         """(N,) whether a box ends within ``margin`` px of an edge of its tile that is none of the picture."""
         windows = self.windows[found.tile]
         height, width = self.shape
         inner = np.column_stack([windows[:, :2] > 0, windows[:, 2:] < [width, height]])
-        within = (exact(found.corners) - windows) * [1, 1, -1, -1]  # px from the edges of the tile
+        within = (exact_corners(found.corners) - windows) * [
+            1,
+            1,
+            -1,
+            -1,
+        ]  # px from the edges of the tile
         near = within <= margin + 1e-6
         return np.asarray((inner & near).any(axis=1))
 
@@ -160,7 +167,7 @@ class _Objects(NamedTuple):
     seen_once: NDArray[np.bool_]
 
 
-def merged(found: Found, slicing: Slicing, margin: float) -> Found:
+def merge_detections(found: TileDetections, slicing: Tiling, margin: float) -> TileDetections:
     """Return one box an object, from the boxes of all tiles of an image; the most certain first.
 
     Of boxes that are one object, the most certain that is not cut counts; if all are cut, what they cover together.
@@ -193,7 +200,7 @@ class _Groups:
         best: the highest score of the object that a box leads.
     """
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: TileDetections) -> None:
         """Make every box an object of its own."""
         self._leader = list(range(len(found.tile)))
         self._tiles = [{tile} for tile in found.tile.tolist()]
@@ -217,7 +224,7 @@ class _Groups:
         self.best[first] = max(self.best[first], self.best[second])
 
 
-def _objects(found: Found, pairs: Sequence[_Pair]) -> _Objects:
+def _objects(found: TileDetections, pairs: Sequence[_Pair]) -> _Objects:
     """Join pairs of similar scores to objects, and drop objects that are similar to a far more certain one."""
     groups = _joined(found, pairs)
     leaders = np.array([groups.leader(box) for box in range(len(found.tile))], np.int64)
@@ -226,17 +233,17 @@ def _objects(found: Found, pairs: Sequence[_Pair]) -> _Objects:
     for pair in pairs:
         first, second = int(leaders[pair.one]), int(leaders[pair.other])
         weak, certain = sorted((first, second), key=lambda leader: groups.best[leader])
-        is_far_weaker = groups.best[weak] < SIMILAR_SCORE * groups.best[certain]
+        is_far_weaker = groups.best[weak] < MIN_SCORE_RATIO * groups.best[certain]
         if is_far_weaker and not groups.are_separate(first, second):
             dropped[weak] = True
             seen_once[certain] = False
     return _Objects(leaders, dropped[leaders], seen_once[leaders])
 
 
-def _joined(found: Found, pairs: Sequence[_Pair]) -> _Groups:
+def _joined(found: TileDetections, pairs: Sequence[_Pair]) -> _Groups:
     """Join pairs to objects, the most certain pairs first.
 
-    The lower score of a pair that is joined is at least ``SIMILAR_SCORE`` of the highest score of the object that it makes. Pairs of
+    The lower score of a pair that is joined is at least ``MIN_SCORE_RATIO`` of the highest score of the object that it makes. Pairs of
     higher scores were joined before, so this holds for every box of an object.
     """
     groups, score = _Groups(found), found.score.tolist()
@@ -250,30 +257,35 @@ def _joined(found: Found, pairs: Sequence[_Pair]) -> _Groups:
         highest = max(groups.best[first], groups.best[second])
         if (
             first != second
-            and -lower >= SIMILAR_SCORE * highest
+            and -lower >= MIN_SCORE_RATIO * highest
             and not groups.are_separate(first, second)
         ):
             groups.join(first, second)
     return groups
 
 
-def _shared_window(slicing: Slicing, one: int, other: int) -> Ints:
+def _shared_window(slicing: Tiling, one: int, other: int) -> Ints:
     first, second = slicing.windows[one], slicing.windows[other]
     return np.concatenate([np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])])
 
 
-def _pairs(found: Found, one: Ints, other: Ints, window: Ints) -> list[_Pair]:
+def _pairs(found: TileDetections, one: Ints, other: Ints, window: Ints) -> list[_Pair]:
     """Boxes of two tiles that are similar in what both see, a box in one pair at most.
 
     Those that are most similar in place and score are matched first, so that no weak box takes the place of a certain one.
     """
     # From the corner of what both see, so that it does not matter where in an image that lies.
     origin, size = np.tile(window[:2], 2), (window[2:] - window[:2]).tolist()
-    own = [(exact(found.corners[places]) - origin).astype(np.float32) for places in (one, other)]
-    parts = [clipped(corners, (0, 0, *size)) for corners in own]
+    own = [
+        (exact_corners(found.corners[places]) - origin).astype(np.float32)
+        for places in (one, other)
+    ]
+    parts = [clip_boxes(corners, (0, 0, *size)) for corners in own]
     there = [(part[:, 2:] > part[:, :2]).all(axis=1) for part in parts]
     one, other = one[there[0]], other[there[1]]
-    rows, columns, overlap = alike_pairs(parts[0][there[0]], parts[1][there[1]], ALIKE)
+    rows, columns, overlap = overlapping_pairs(
+        parts[0][there[0]], parts[1][there[1]], MIN_SHARED_IOU
+    )
     same_kind = found.kind[one[rows]] == found.kind[other[columns]]
     rows, columns, overlap = rows[same_kind], columns[same_kind], overlap[same_kind]
     scores = np.stack([found.score[one[rows]], found.score[other[columns]]]).astype(np.float64)
@@ -290,10 +302,10 @@ def _pairs(found: Found, one: Ints, other: Ints, window: Ints) -> list[_Pair]:
 
 def _mark_seen_whole(
     seen: NDArray[np.bool_],
-    found: Found,
+    found: TileDetections,
     cut: NDArray[np.bool_],
     of_tile: list[Ints],
-    slicing: Slicing,
+    slicing: Tiling,
     pair: tuple[int, int],
     margin: float,
 ) -> None:
@@ -302,7 +314,7 @@ def _mark_seen_whole(
         places = of_tile[own][cut[of_tile[own]]]
         if not len(places):
             continue
-        as_seen = Found(
+        as_seen = TileDetections(
             np.full(len(places), other),
             found.kind[places],
             found.corners[places],
@@ -315,10 +327,10 @@ def _mark_seen_whole(
         seen[places] |= inside & ~slicing.is_cut(as_seen, margin)
 
 
-def _one_each(found: Found, group: Ints, cut: NDArray[np.bool_]) -> Found:
+def _one_each(found: TileDetections, group: Ints, cut: NDArray[np.bool_]) -> TileDetections:
     """One box a group, the surest first."""
     if not len(group):
-        return NOTHING
+        return NO_DETECTIONS
     # In every group the whole ones come first, and of these the surest.
     order = np.lexsort((-found.score, cut, group))
     found, group, cut = found.taken(order), group[order], cut[order]
@@ -332,5 +344,5 @@ def _one_each(found: Found, group: Ints, cut: NDArray[np.bool_]) -> Found:
     all_cut = cut[first]
     corners = np.where(all_cut[:, None], hull, best.corners)
     score = np.where(all_cut, surest, best.score)
-    joined = Found(best.tile, best.kind, corners, score)
+    joined = TileDetections(best.tile, best.kind, corners, score)
     return joined.taken(np.lexsort((*corners.T[::-1], -score)))

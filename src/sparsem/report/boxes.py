@@ -10,7 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Boxes
-from sparsem.boxes.tables import about_of, annotated_names, found_names, read_annotated, read_found
+from sparsem.boxes.tables import (
+    annotated_box_structures,
+    detected_box_structures,
+    read_annotated_boxes,
+    read_detected_boxes,
+    table_metadata,
+)
 from sparsem.errors import SparsemError
 from sparsem.report.plots.figures import COLORS, color_of
 from sparsem.report.plots.plots import counted_and_annotated, precision_and_recall
@@ -54,13 +60,13 @@ def box_layers_of(
         others: structures without a color of the papers, in the order of their colors.
     """
     made, problems = [], []
-    names = dict.fromkeys([*found_names(sample), *annotated_names(sample)])
+    names = dict.fromkeys([*detected_box_structures(sample), *annotated_box_structures(sample)])
     strangers = list(dict.fromkeys([*others, *(name for name in names if name not in COLORS)]))
     for name in [name for name in names if not structures or name in structures]:
         own: dict[str, Boxes] = {}
         for what, there, read in (
-            ("found", found_names, read_found),
-            ("truth", annotated_names, read_annotated),
+            ("found", detected_box_structures, read_detected_boxes),
+            ("truth", annotated_box_structures, read_annotated_boxes),
         ):
             try:
                 kept = read(sample, name) if name in there(sample) else None
@@ -90,7 +96,7 @@ def edges_of(boxes: Boxes, z: int, factor: float, shape: tuple[int, ...]) -> NDA
     """The edges of the boxes of a slice, as a mask (y, x) of a picture ``factor`` times smaller."""
     mask = np.zeros(shape, np.uint8)
     thick = max(1, round(max(shape) / 350))  # a page shows it at half its size
-    for x0, y0, x1, y1 in (boxes.of_picture(z).corners / factor).tolist():
+    for x0, y0, x1, y1 in (boxes.of_image(z).corners / factor).tolist():
         cv2.rectangle(
             mask,
             (round(x0), round(y0)),
@@ -112,7 +118,7 @@ def box_plots(view: View) -> Iterator[Plot]:
     lines = [_line(one) for one in rows]
     seen = (
         "of which it learnt from some"
-        if about_of(scores).get("pictures") == "all"
+        if table_metadata(scores).get("pictures") == "all"
         else "that the detector did not learn from"
     )
     drawn = {

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from sparsem import __version__
 from sparsem.annotation.ground_truth import TruthSettings
 from sparsem.annotation.labeled_slices import annotated_structures, corrected_slices
-from sparsem.boxes.tables import scores_outdated
+from sparsem.boxes.tables import are_scores_outdated
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.geometry import evenly_spaced
 from sparsem.labels.results import outdated
@@ -223,7 +223,7 @@ def _view(
     view.scene = scene(layers, settings.triangles // of)
     old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]
     old += [f"quality_{name}" for name in sample.images if outdated(sample, name, "quality")]
-    if scores_outdated(sample):
+    if are_scores_outdated(sample):
         problems.append(
             Notice(
                 "Boxes have changed since they were scored; their scores are not shown. Run 'sparsem detect score' again.",

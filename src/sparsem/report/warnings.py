@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import corrected_slices
-from sparsem.boxes.tables import FOUND, masks_outdated
+from sparsem.boxes.tables import DETECTED_PREFIX, are_masks_outdated
 from sparsem.labels.results import CONSTRAINED, outdated
 from sparsem.measure.remarks import remark_lines
 from sparsem.store.sample import Sample
@@ -107,7 +107,7 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
     """What nobody compared with a truth, and what compares badly."""
     for name in structures:
         if f"scores_{name}" not in sample.tables:
-            known = f"{FOUND}{name}" in sample.tables and "box_scores" in sample.tables
+            known = f"{DETECTED_PREFIX}{name}" in sample.tables and "box_scores" in sample.tables
             what, but = (
                 ("the masks of ", "; of its boxes it is (box_scores)") if known else ("", "")
             )
@@ -163,7 +163,7 @@ def _corrected(sample: Sample, structures: list[str]) -> Iterator[Notice]:
 
 def _of_other_boxes(sample: Sample, structures: list[str]) -> Iterator[Notice]:
     for name in structures:
-        if masks_outdated(sample, name):
+        if are_masks_outdated(sample, name):
             yield Notice(
                 f"The masks of {name} were made of other boxes than those that count now; run 'sparsem detect masks' again.",
                 True,

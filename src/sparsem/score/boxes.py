@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Boxes, alike_pairs
+from sparsem.boxes.geometry import Boxes, overlapping_pairs
 
 EXACT = 1e-10  # by which an overlap may miss its threshold, as in COCO's own programs
 HALF = 0.5  # intersection over union from which on a box is right, for AP50, confusion and counts
 
 
-class Compared(NamedTuple):
+class BoxComparison(NamedTuple):
     """Boxes of one sample beside what is true.
 
     Attributes:
@@ -64,7 +64,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 
 
-def box_scores(compared: Sequence[Compared], names: Sequence[str]) -> list[BoxScores]:
+def box_scores(compared: Sequence[BoxComparison], names: Sequence[str]) -> list[BoxScores]:
     """COCO's scores of every structure, over all pictures of all samples together; NaN of one that is nowhere.
 
     Args:
@@ -74,12 +74,12 @@ def box_scores(compared: Sequence[Compared], names: Sequence[str]) -> list[BoxSc
     return [_scores_of(compared, name) for name in names]
 
 
-def _scores_of(compared: Sequence[Compared], name: str) -> BoxScores:
+def _scores_of(compared: Sequence[BoxComparison], name: str) -> BoxScores:
     scores, hits, objects = [np.empty(0, np.float32)], [np.empty((len(THRESHOLDS), 0), bool)], 0
     for one in compared:
-        truth, found = one.truth.of_kind(name), one.found.of_kind(name)
+        truth, found = one.truth.of_structure(name), one.found.of_structure(name)
         for z in one.pictures:
-            here, there = found.of_picture(z), truth.of_picture(z)
+            here, there = found.of_image(z), truth.of_image(z)
             here = here[np.argsort(-here.score, kind="stable")]
             scores.append(here.score)
             hits.append(_hits(here, there))
@@ -113,7 +113,7 @@ def _scores_of(compared: Sequence[Compared], name: str) -> BoxScores:
 def _hits(found: Boxes, truth: Boxes) -> NDArray[np.bool_]:
     """(10, N) whether each found box of a picture, the surest first, is right at each threshold: the free true one it overlaps most."""
     hits = np.zeros((len(THRESHOLDS), len(found)), bool)
-    row, column, alike = alike_pairs(found.corners, truth.corners, THRESHOLDS[0] - EXACT)
+    row, column, alike = overlapping_pairs(found.corners, truth.corners, THRESHOLDS[0] - EXACT)
     first = np.searchsorted(row, np.arange(len(found) + 1)).tolist()
     for own, least in zip(hits, THRESHOLDS - EXACT, strict=True):
         free = np.ones(len(truth), bool)
@@ -126,7 +126,7 @@ def _hits(found: Boxes, truth: Boxes) -> NDArray[np.bool_]:
     return hits
 
 
-class Match(NamedTuple):
+class BoxMatch(NamedTuple):
     """Found boxes of a picture and the true boxes that they are, none of which is two.
 
     Attributes:
@@ -138,13 +138,13 @@ class Match(NamedTuple):
     truth: NDArray[np.int64]
 
 
-def matched(truth: Boxes, found: Boxes, least: float = HALF) -> Match:
+def match_boxes(truth: Boxes, found: Boxes, least: float = HALF) -> BoxMatch:
     """Pair the boxes of a picture, whatever is in them: the surest found one first, with the free true one that it overlaps most.
 
     Among equals one of the same structure comes first.
     """
     to_found, to_truth = np.full(len(truth), -1), np.full(len(found), -1)
-    row, column, alike = alike_pairs(found.corners, truth.corners, least)
+    row, column, alike = overlapping_pairs(found.corners, truth.corners, least)
     kinds = np.array(
         [truth.names.index(name) if name in truth.names else -1 for name in found.names], int
     )
@@ -161,10 +161,10 @@ def matched(truth: Boxes, found: Boxes, least: float = HALF) -> Match:
             if to_truth[place] < 0 and free.any():
                 best = column[own][free.argmax()]
                 to_found[best], to_truth[place] = place, best
-    return Match(to_found, to_truth)
+    return BoxMatch(to_found, to_truth)
 
 
-def confusion(compared: Sequence[Compared], names: Sequence[str]) -> NDArray[np.int64]:
+def confusion_matrix(compared: Sequence[BoxComparison], names: Sequence[str]) -> NDArray[np.int64]:
     """(K + 1, K + 1) how many boxes of each structure (row) were found as which (column); last row: not there; last column: missed."""
     out = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     for one in compared:
@@ -173,8 +173,8 @@ def confusion(compared: Sequence[Compared], names: Sequence[str]) -> NDArray[np.
             for boxes in (one.truth, one.found)
         )
         for z in one.pictures:
-            truth, found = one.truth.of_picture(z), one.found.of_picture(z)
-            pairs = matched(truth, found)
+            truth, found = one.truth.of_image(z), one.found.of_image(z)
+            pairs = match_boxes(truth, found)
             columns = np.where(
                 pairs.found >= 0,
                 found_kind[found.kind[pairs.found]] if len(found) else 0,
@@ -187,7 +187,7 @@ def confusion(compared: Sequence[Compared], names: Sequence[str]) -> NDArray[np.
     return out
 
 
-class Counts(NamedTuple):
+class ObjectCounts(NamedTuple):
     """How many objects of a structure there are in pictures, and how many were found.
 
     Attributes:
@@ -215,7 +215,7 @@ class Counts(NamedTuple):
         )
 
 
-def counts(compared: Sequence[Compared], name: str) -> Counts:
+def object_counts(compared: Sequence[BoxComparison], name: str) -> ObjectCounts:
     """Of a structure, picture by picture."""
     columns: list[list[int]] = [[], []]
     for one in compared:
@@ -223,4 +223,6 @@ def counts(compared: Sequence[Compared], name: str) -> Counts:
             own = boxes.z[boxes.kind == boxes.names.index(name)]
             out += [int((own == z).sum()) for z in one.pictures]
     truth, found = (np.array(column, np.int64) for column in columns)
-    return Counts(truth, found, tuple((one.sample, z) for one in compared for z in one.pictures))
+    return ObjectCounts(
+        truth, found, tuple((one.sample, z) for one in compared for z in one.pictures)
+    )

@@ -19,7 +19,7 @@ from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import UNKNOWN, outputs_of_cells
 from sparsem.cells.cells import cells
 from sparsem.cells.track import Tracked, TrackSettings, track
-from sparsem.detect.pipeline import detect
+from sparsem.detect.pipeline import run_detection
 from sparsem.detect.score import BoxEvaluation
 from sparsem.errors import ResumeError
 from sparsem.geometry import evenly_spaced
@@ -110,7 +110,7 @@ def run(path: str | Path, *, on: Execution = HERE) -> StudyResult:
     )
     rules = study.constrain or Roles()
     masked, judged = (
-        detect(sample, here, study.detect, image, rules, on) if study.detect else ([], None)
+        run_detection(sample, here, study.detect, image, rules, on) if study.detect else ([], None)
     )
     volumes += masked
     tracked = None

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from sparsem.boxes.geometry import Corners, sizes
-from sparsem.boxes.tables import found_names, read_found
-from sparsem.detect.inference import Levels, levels_of
-from sparsem.detect.masks.outline import Mask, mask_in_box, pixels_of
+from sparsem.boxes.geometry import Corners, box_sizes
+from sparsem.boxes.tables import detected_box_structures, read_detected_boxes
+from sparsem.detect.inference import GrayStatistics, sample_gray_statistics
+from sparsem.detect.masks.outline import Mask, box_pixels, mask_in_box
 from sparsem.detect.masks.sam import Embedding, Sam, load_sam
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
@@ -61,8 +61,8 @@ class MasksSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Masked:
-    """What ``masks`` wrote.
+class MaskSummary:
+    """What ``box_masks`` wrote.
 
     Attributes:
         volumes: paths in the sample.
@@ -75,9 +75,9 @@ class Masked:
     visible: dict[str, int]
 
 
-def masks(
+def box_masks(
     sample: Sample, settings: MasksSettings | None = None, *, on: Execution = HERE, **changes: Any
-) -> Masked:
+) -> MaskSummary:
     """Write ``labels/NAME``: the mask of every box that is taken for an object, with the number of its box (1 is the first that counts).
 
     With a SAM its masks; without one the outline of ``outline.mask_in_box``, which needs no learning. Where masks of a structure overlap
@@ -94,12 +94,12 @@ def masks(
         ResumeError: there are such labels that were made otherwise, and ``on.overwrite`` is not set.
     """
     settings = resolve_settings(MasksSettings, settings, changes)
-    names = settings.structure or tuple(found_names(sample))
+    names = settings.structure or tuple(detected_box_structures(sample))
     if not names:
         raise SampleError(
             f"{sample.path.name} has no boxes; find some with 'sparsem detect predict {sample.path.name} MODEL'."
         )
-    kept = {name: read_found(sample, name) for name in names}
+    kept = {name: read_detected_boxes(sample, name) for name in names}
     images = sorted({one.image for one in kept.values()})
     if len(images) > 1:
         raise SampleError(
@@ -137,7 +137,7 @@ def masks(
                 _loaded(
                     model, settings.device
                 )  # what is wrong with it is told before any work begins
-            levels = levels_of(image)
+            levels = sample_gray_statistics(image)
             seen = fingerprint_of(
                 {"model": inputs.get("model"), "image": image.fingerprint, "levels": list(levels)}
             )
@@ -152,7 +152,7 @@ def masks(
             _masks_block, image.blocks(), job, of_block=lambda block: _in_block(columns, block)
         )
     counts = {name: len(one) for name, one in boxes.items()}
-    return Masked(
+    return MaskSummary(
         [one.path for one in outputs],
         counts,
         {name: sum(block[name] for block in visible) for name in names},
@@ -167,7 +167,7 @@ class _Job(NamedTuple):
     dtype: Any
     model: str | None
     device: str
-    levels: Levels
+    levels: GrayStatistics
     embeddings: Path | None
 
 
@@ -231,14 +231,14 @@ def _masks_block(block: ZBlock, job: _Job, boxes: dict[str, _Few]) -> BlockResul
         first = 0
         for (name, few), places in zip(every, own, strict=True):
             labels = made[name][z - block.start]
-            visible[name] += paint(
+            visible[name] += paint_masks(
                 labels, found[first : first + len(places)], few.number[places], few.score[places]
             )
             first += len(places)
     return {f"labels/{name}": one for name, one in made.items()}, visible
 
 
-def paint(
+def paint_masks(
     labels: NDArray[Any],
     found: Sequence[Placed],
     numbers: NDArray[np.int64],
@@ -258,7 +258,7 @@ def paint(
 
 
 @dataclass(frozen=True)
-class View:
+class SamTile:
     """A tile that a model sees: its upper left corner in the picture, and its edge there, px."""
 
     top: int
@@ -266,7 +266,7 @@ class View:
     edge: int
 
 
-def views_of(corners: Corners, shape: tuple[int, int], edge: int) -> list[View]:
+def sam_tiles(corners: Corners, shape: tuple[int, int], edge: int) -> list[SamTile]:
     """The tile in which each box is to be seen: as large as it may be, so that few are looked at, and so that every box is whole in it.
 
     Args:
@@ -276,7 +276,7 @@ def views_of(corners: Corners, shape: tuple[int, int], edge: int) -> list[View]:
     """
     out = []
     for (x0, y0, x1, y1), extent in zip(
-        corners.tolist(), sizes(corners).max(axis=1).tolist(), strict=True
+        corners.tolist(), box_sizes(corners).max(axis=1).tolist(), strict=True
     ):
         length = max(extent, 1.0)
         power = max(FINEST, int(np.floor(np.log2(length / LEAST_PART / edge))))
@@ -290,15 +290,17 @@ def views_of(corners: Corners, shape: tuple[int, int], edge: int) -> list[View]:
             max(0, round(((low + high) / 2 - step) / step)) * step
             for low, high in ((y0, y1), (x0, x1))
         )
-        out.append(View(min(top, max(0, shape[0] - own)), min(left, max(0, shape[1] - own)), own))
+        out.append(
+            SamTile(min(top, max(0, shape[0] - own)), min(left, max(0, shape[1] - own)), own)
+        )
     return out
 
 
 def _by_sam(plane: NDArray[Any], z: int, corners: Corners, sam: Sam, job: _Job) -> list[Placed]:
     """What the model sees in every box of a picture; each tile is looked at once."""
     shape = (plane.shape[0], plane.shape[1])
-    seen_in: dict[View, list[int]] = {}
-    for place, view in enumerate(views_of(corners, shape, sam.edge)):
+    seen_in: dict[SamTile, list[int]] = {}
+    for place, view in enumerate(sam_tiles(corners, shape, sam.edge)):
         seen_in.setdefault(view, []).append(place)
     out: dict[int, Placed] = {}
     for view, places in seen_in.items():
@@ -315,12 +317,12 @@ def _by_sam(plane: NDArray[Any], z: int, corners: Corners, sam: Sam, job: _Job) 
 def _cut(
     logits: NDArray[np.float32],
     corners: Sequence[float],
-    view: View,
+    view: SamTile,
     scale: float,
     plane: NDArray[Any],
 ) -> Placed:
     """The mask within its box, of which the largest connected part counts; an outline where there is none."""
-    rows, columns = pixels_of(corners, (plane.shape[0], plane.shape[1]))
+    rows, columns = box_pixels(corners, (plane.shape[0], plane.shape[1]))
     top, left, shape = (
         rows.start,
         columns.start,
@@ -342,7 +344,7 @@ def _cut(
     return parts == 1 + np.bincount(parts.reshape(-1))[1:].argmax(), (top, left)
 
 
-def _kept_embedding(plane: NDArray[Any], z: int, view: View, sam: Sam, job: _Job) -> Embedding:
+def _kept_embedding(plane: NDArray[Any], z: int, view: SamTile, sam: Sam, job: _Job) -> Embedding:
     """What the model makes of a tile, from the disk if it was kept there."""
     file = (
         job.embeddings / f"z{z:06d}-{view.top}-{view.left}-{view.edge}.safetensors"
@@ -369,7 +371,9 @@ def _kept_embedding(plane: NDArray[Any], z: int, view: View, sam: Sam, job: _Job
     return embedding
 
 
-def _tile(plane: NDArray[Any], view: View, edge: int, levels: Levels) -> NDArray[np.float32]:
+def _tile(
+    plane: NDArray[Any], view: SamTile, edge: int, levels: GrayStatistics
+) -> NDArray[np.float32]:
     """A tile in 0..1, (edge, edge); what lies beyond the picture is of the mean gray."""
     gray = plane[view.top : view.top + view.edge, view.left : view.left + view.edge]
     method = cv2.INTER_AREA if view.edge >= edge else cv2.INTER_LINEAR

@@ -34,7 +34,7 @@ BEYOND = 1.6  # radius from which on nothing is of the object
 LONGEST = 128  # px at which an object is looked at, at most: an outline has no more detail
 
 
-def pixels_of(corners: Sequence[float], shape: tuple[int, int]) -> tuple[slice, slice]:
+def box_pixels(corners: Sequence[float], shape: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of the pixels of a picture (y, x) that a box covers by half or more: at least one, unless it lies beyond."""
     spans = []
     for low, high, length in (
@@ -59,7 +59,7 @@ def mask_in_box(
         The mask of the pixels that the box covers, and the (y, x) of its first pixel.
     """
     height, width = image.shape
-    own_rows, own_columns = pixels_of(corners, (height, width))
+    own_rows, own_columns = box_pixels(corners, (height, width))
     top, bottom, left, right = own_rows.start, own_rows.stop, own_columns.start, own_columns.stop
     if right <= left or bottom <= top:
         return np.zeros((max(0, bottom - top), max(0, right - left)), bool), (top, left)

@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsem.detect.models.detector import LEAST_SCORE, Answer, Detector, Target, gray_as_color
-from sparsem.detect.models.weights import load_but, read_weights
+from sparsem.detect.models.detector import (
+    MIN_SCORE,
+    Detections,
+    DetectionTarget,
+    Detector,
+    gray_as_color,
+)
+from sparsem.detect.models.weights import load_except, read_weights
 
 COCO_DETR = "SenseTime/deformable-detr"
 
@@ -46,7 +52,7 @@ class DeformableDetr(Detector):
         for parameter in self.backbone().parameters():
             parameter.requires_grad_(True)
 
-    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+    def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> Tensor:
         """Of every layer's boxes, each matched to one object at most: focal loss, corners, generalized overlap."""
         edge = images.shape[-1]
         wanted = [
@@ -66,15 +72,15 @@ class DeformableDetr(Detector):
             ]
         ).sum()
 
-    def found(self, images: Tensor) -> list[Answer]:
+    def found(self, images: Tensor) -> list[Detections]:
         """The surest kind of every query that is sure enough of any."""
         said = self.net(pixel_values=gray_as_color(images))
         answers = []
         for logits, centers in zip(said.logits.sigmoid(), said.pred_boxes, strict=True):
             score, kind = logits.max(dim=1)
-            sure = score > LEAST_SCORE
+            sure = score > MIN_SCORE
             answers.append(
-                Answer(_as_corners(centers[sure]) * images.shape[-1], kind[sure], score[sure])
+                Detections(_as_corners(centers[sure]) * images.shape[-1], kind[sure], score[sure])
             )
         return answers
 
@@ -94,7 +100,7 @@ class DeformableDetr(Detector):
                 str(file or COCO_DETR), use_safetensors=True
             )
             state = known.state_dict()
-        load_but(self.net, state, "class_embed.", "query_position_embeddings.")
+        load_except(self.net, state, "class_embed.", "query_position_embeddings.")
 
 
 class SmallDeformableDetr(DeformableDetr):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-LEAST_SCORE = 0.05  # below which nothing is told
+MIN_SCORE = 0.05  # below which nothing is told
 
 
-class Target(NamedTuple):
+class DetectionTarget(NamedTuple):
     """What is in a tile.
 
     Attributes:
@@ -25,7 +25,7 @@ class Target(NamedTuple):
     kind: Tensor
 
 
-class Answer(NamedTuple):
+class Detections(NamedTuple):
     """What a detector found in a tile: ``corners`` (n, 4), ``kind`` (n,), ``score`` (n,)."""
 
     corners: Tensor
@@ -54,11 +54,11 @@ class Detector(nn.Module, ABC):
     keeps_norms = False  # of weights that learnt on COCO: statistics of a few tiles would be worse than theirs
 
     @abstractmethod
-    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+    def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> Tensor:
         """Of a batch (B, 1, S, S), to learn from."""
 
     @abstractmethod
-    def found(self, images: Tensor) -> list[Answer]:
+    def found(self, images: Tensor) -> list[Detections]:
         """What is in every tile of a batch (B, 1, S, S)."""
 
     @abstractmethod

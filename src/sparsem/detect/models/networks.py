@@ -37,7 +37,7 @@ def detector_class(name: str) -> Any:
     return DETECTORS[name]
 
 
-def build(name: str, kinds: int, see: int, queries: int) -> Detector:
+def build_detector(name: str, kinds: int, see: int, queries: int) -> Detector:
     """A detector with random weights.
 
     Args:
@@ -58,7 +58,7 @@ def build(name: str, kinds: int, see: int, queries: int) -> Detector:
     return network
 
 
-def begin_with(network: Detector, name: str, weights: str) -> None:
+def load_initial_weights(network: Detector, name: str, weights: str) -> None:
     """Let a detector begin with weights learnt on COCO: ``coco`` fetches its library's, anything else is a file or folder.
 
     Raises:

@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsem.detect.models.detector import LEAST_SCORE, Answer, Detector, Target, gray_as_color
-from sparsem.detect.models.weights import load_but, read_weights
+from sparsem.detect.models.detector import (
+    MIN_SCORE,
+    Detections,
+    DetectionTarget,
+    Detector,
+    gray_as_color,
+)
+from sparsem.detect.models.weights import load_except, read_weights
 
 MOST_BOXES = 2000  # that are told of a tile
 SAME = 0.5  # intersection over union above which the surer of two boxes is told only
@@ -32,16 +38,16 @@ class RetinaNet(Detector):
             weights=None, weights_backbone=None, num_classes=kinds, **_as_it_is(see)
         )
 
-    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+    def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> Tensor:
         """Focal loss of what, and generalized overlap loss of where."""
         wanted = [{"boxes": one.corners, "labels": one.kind} for one in targets]
         losses = self.net(list(gray_as_color(images)), wanted)
         return torch.stack(list(losses.values())).sum()
 
-    def found(self, images: Tensor) -> list[Answer]:
+    def found(self, images: Tensor) -> list[Detections]:
         """Boxes of which none of a kind overlaps another by half."""
         return [
-            Answer(one["boxes"], one["labels"], one["scores"])
+            Detections(one["boxes"], one["labels"], one["scores"])
             for one in self.net(list(gray_as_color(images)))
         ]
 
@@ -60,7 +66,7 @@ class RetinaNet(Detector):
             )
         else:
             state = read_weights(file)
-        load_but(self.net, state, "head.classification_head.cls_logits.")
+        load_except(self.net, state, "head.classification_head.cls_logits.")
 
 
 class SmallRetinaNet(RetinaNet):
@@ -106,6 +112,6 @@ def _as_it_is(see: int) -> dict[str, Any]:
     return tile | {
         "detections_per_img": MOST_BOXES,
         "topk_candidates": 2 * MOST_BOXES,
-        "score_thresh": LEAST_SCORE,
+        "score_thresh": MIN_SCORE,
         "nms_thresh": SAME,
     }

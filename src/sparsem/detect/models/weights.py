@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
-def hash_of_weights(path: Path) -> str:
+def hash_weights(path: Path) -> str:
     """Of a file, or of all files of weights in a folder."""
     files = (
         [path]
@@ -45,7 +45,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def load_but(network: nn.Module, state: dict[str, Tensor], *new: str) -> None:
+def load_except(network: nn.Module, state: dict[str, Tensor], *new: str) -> None:
     """Load all weights but those whose names begin with the first of ``new``, and of the others where their shape fits.
 
     Raises:

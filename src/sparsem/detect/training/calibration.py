@@ -10,39 +10,39 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from sparsem.detect.models.detector import LEAST_SCORE
-from sparsem.detect.training.recipe import COUNTS_FROM, Curve
-from sparsem.score.boxes import Compared, matched
+from sparsem.detect.models.detector import MIN_SCORE
+from sparsem.detect.training.recipe import DEFAULT_COUNTS_FROM, Curve
+from sparsem.score.boxes import BoxComparison, match_boxes
 
 LEAST_BOXES = 20  # found on held-out pictures, with fewer of which nothing can be told
 
 
-def right_or_not(
-    compared: Sequence[Compared], name: str
+def scored_hits(
+    compared: Sequence[BoxComparison], name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
     """Scores of the boxes of a structure (n,), which of them are right (n,), and how many objects there are."""
     scores, right, objects = [np.empty(0, np.float32)], [np.empty(0, bool)], 0
     for one in compared:
         for z in one.pictures:
             truth, found = (
-                one.truth.of_picture(z).of_kind(name),
-                one.found.of_picture(z).of_kind(name),
+                one.truth.of_image(z).of_structure(name),
+                one.found.of_image(z).of_structure(name),
             )
             scores.append(found.score)
-            right.append(matched(truth, found).truth >= 0)
+            right.append(match_boxes(truth, found).truth >= 0)
             objects += len(truth)
     return np.concatenate(scores), np.concatenate(right), objects
 
 
-def calibrated(compared: Sequence[Compared], name: str) -> Curve | None:
+def calibration_curve(compared: Sequence[BoxComparison], name: str) -> Curve | None:
     """Scores, ascending, and how many of the boxes with such a score are right; None where too few were found to tell.
 
     One right and one wrong box are added at either end, so that nothing is ever certain.
     """
-    score, right, _ = right_or_not(compared, name)
+    score, right, _ = scored_hits(compared, name)
     if len(score) < LEAST_BOXES:
         return None
-    ends = np.array([LEAST_SCORE, LEAST_SCORE, 1.0, 1.0])
+    ends = np.array([MIN_SCORE, MIN_SCORE, 1.0, 1.0])
     levels, place = np.unique(np.concatenate([score.astype(np.float64), ends]), return_inverse=True)
     weights = np.bincount(place).astype(
         np.float64
@@ -58,11 +58,11 @@ def calibrated(compared: Sequence[Compared], name: str) -> Curve | None:
     )
 
 
-def counting_from(compared: Sequence[Compared], name: str) -> float:
+def counting_threshold(compared: Sequence[BoxComparison], name: str) -> float:
     """The score from which on the boxes of a structure agree best with what is there: the highest F1."""
-    score, right, objects = right_or_not(compared, name)
+    score, right, objects = scored_hits(compared, name)
     if not objects or len(score) < LEAST_BOXES:
-        return COUNTS_FROM
+        return DEFAULT_COUNTS_FROM
     order = np.argsort(-score, kind="stable")
     hits = np.cumsum(right[order])
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
@@ -70,4 +70,4 @@ def counting_from(compared: Sequence[Compared], name: str) -> float:
         np.diff(score[order]) != 0, True
     )  # boxes of one score are all counted, or none
     best = int(np.argmax(np.where(last, f1, -1)))
-    return max(LEAST_SCORE, round(float(score[order][best]) - 5e-5, 4))
+    return max(MIN_SCORE, round(float(score[order][best]) - 5e-5, 4))

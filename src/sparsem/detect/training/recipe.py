@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.detect.models.detector import LEAST_SCORE, Detector
-from sparsem.detect.models.networks import build
+from sparsem.detect.models.detector import MIN_SCORE, Detector
+from sparsem.detect.models.networks import build_detector
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize
 from sparsem.models.checkpoint import DAMAGED, filled, load_tensors, save_tensors, state_of
 from sparsem.store.sample import checked_name
 
-COUNTS_FROM = 0.5  # score from which boxes are counted where nothing can be told
+DEFAULT_COUNTS_FROM = 0.5  # score from which boxes are counted where nothing can be told
 Curve = tuple[
     tuple[float, ...], tuple[float, ...]
 ]  # scores, ascending, and how many of the boxes with such a score are right
@@ -54,7 +54,7 @@ class DetectorRecipe:
 
     def build(self) -> Detector:
         """The detector with random weights."""
-        return build(self.detector, len(self.structures), self.see, self.queries)
+        return build_detector(self.detector, len(self.structures), self.see, self.queries)
 
     def confident(self, structure: str, score: NDArray[np.float32]) -> NDArray[np.float32]:
         """How probably boxes of such scores are right; the scores themselves where nothing was held out to tell."""
@@ -65,7 +65,7 @@ class DetectorRecipe:
 
     def threshold(self, structure: str) -> float:
         """Score from which a box is taken for an object."""
-        return self.counts_from.get(structure, COUNTS_FROM)
+        return self.counts_from.get(structure, DEFAULT_COUNTS_FROM)
 
 
 def save_detector(path: Path, network: Detector, recipe: DetectorRecipe) -> None:
@@ -114,7 +114,7 @@ def _checked(path: Path, about: dict[str, Any]) -> DetectorRecipe:
             raise ValueError("its recipe makes no sense")
         for structure in structures:
             checked_name(structure)  # it becomes part of a table's name
-            if not LEAST_SCORE <= recipe.threshold(structure) <= 1:
+            if not MIN_SCORE <= recipe.threshold(structure) <= 1:
                 raise ValueError("its recipe makes no sense")
             recipe.confident(structure, np.zeros(1, np.float32))
         dict(recipe.training)

@@ -15,7 +15,7 @@ from sparsem.errors import SettingsError
 from sparsem.settings import parsed_slices
 
 
-class Role(StrEnum):
+class ImageRole(StrEnum):
     """What an annotated picture is for."""
 
     LEARN = "learn"
@@ -24,7 +24,7 @@ class Role(StrEnum):
     EXCLUDE = "exclude"
 
 
-class Place(NamedTuple):
+class ImageId(NamedTuple):
     """A picture: the name of its sample, and its slice."""
 
     sample: str
@@ -34,17 +34,20 @@ class Place(NamedTuple):
         return f"{self.sample}:{self.z}"
 
 
-PARTS = (0.1, 0.1)  # of the samples, or pictures: held out for validation, and for the test
+HELD_OUT_FRACTIONS = (
+    0.1,
+    0.1,
+)  # of the samples, or pictures: held out for validation, and for the test
 CHOICE = re.compile(r"(?P<sample>[^:]+)(:(?P<slices>\d[\d,-]*))?")
 
 
-def chosen(places: Sequence[Place], choices: Sequence[str], option: str) -> set[Place]:
+def named_images(places: Sequence[ImageId], choices: Sequence[str], option: str) -> set[ImageId]:
     """The pictures that choices such as ``S01``, ``S01:12`` and ``S01:12-40`` name.
 
     Raises:
         SettingsError: one is not understood, or names no annotated picture.
     """
-    found: set[Place] = set()
+    found: set[ImageId] = set()
     for choice in choices:
         parts = CHOICE.fullmatch(re.sub(r"\.zarr(?=:|$)", "", choice))
         if parts is None:
@@ -67,14 +70,14 @@ def chosen(places: Sequence[Place], choices: Sequence[str], option: str) -> set[
     return found
 
 
-def split(
-    places: Sequence[Place],
+def split_images(
+    places: Sequence[ImageId],
     by: str,
-    validation: set[Place],
-    test: set[Place],
-    left: set[Place],
+    validation: set[ImageId],
+    test: set[ImageId],
+    left: set[ImageId],
     seed: int,
-) -> dict[Place, Role]:
+) -> dict[ImageId, ImageRole]:
     """What every annotated picture is for.
 
     Args:
@@ -95,16 +98,18 @@ def split(
         raise SettingsError(
             f"The picture {twice[0]} is named for two of validation, test and leave; name it for one."
         )
-    roles = dict.fromkeys(sorted(places), Role.LEARN)
-    named = {Role.VALIDATE: validation, Role.TEST: test, Role.EXCLUDE: left}
+    roles = dict.fromkeys(sorted(places), ImageRole.LEARN)
+    named = {ImageRole.VALIDATE: validation, ImageRole.TEST: test, ImageRole.EXCLUDE: left}
     for role, own in named.items():
         roles |= dict.fromkeys(own, role)
-    wanted = [role for role in (Role.TEST, Role.VALIDATE) if not named[role] and by != "none"]
-    free = [place for place, role in roles.items() if role is Role.LEARN]
+    wanted = [
+        role for role in (ImageRole.TEST, ImageRole.VALIDATE) if not named[role] and by != "none"
+    ]
+    free = [place for place, role in roles.items() if role is ImageRole.LEARN]
     units = list(dict.fromkeys(place.sample for place in free)) if by == "sample" else free
     if wanted and len(units) <= len(wanted):
         missing = " and ".join(
-            "--test" if role is Role.TEST else "--validation" for role in reversed(wanted)
+            "--test" if role is ImageRole.TEST else "--validation" for role in reversed(wanted)
         )
         pictures = "--split picture (the last pictures are held out), or " if by == "sample" else ""
         raise SettingsError(
@@ -114,12 +119,12 @@ def split(
     if by == "sample":
         units = [units[place] for place in np.random.default_rng(seed).permutation(len(units))]
     for role in wanted:
-        count = max(1, round(len(units) * PARTS[role is Role.TEST]))
+        count = max(1, round(len(units) * HELD_OUT_FRACTIONS[role is ImageRole.TEST]))
         held, units = units[-count:], units[:-count]
         roles |= {
             place: role for place in free if (place.sample if by == "sample" else place) in held
         }
-    if Role.LEARN not in roles.values():
+    if ImageRole.LEARN not in roles.values():
         raise SettingsError(
             "All annotated pictures are held out or left; leave some to learn from."
         )

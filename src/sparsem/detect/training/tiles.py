@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Corners, areas, clipped, sizes
-from sparsem.detect.inference import Levels, seen
+from sparsem.boxes.geometry import Corners, box_areas, box_sizes, clip_boxes
+from sparsem.detect.inference import GrayStatistics, network_input
 from sparsem.store.volume import Volume
 from sparsem.training.augment import regrayed
 
@@ -22,7 +22,7 @@ LEAST_SEEN = 2.0  # px of the tile: narrower pieces are none
 ANYWHERE = 0.25  # of the tiles lie anywhere; the others hold an object of a structure drawn at random, so that rare ones are seen as often
 
 
-class LearningPicture(NamedTuple):
+class TrainingImage(NamedTuple):
     """An annotated picture.
 
     Attributes:
@@ -40,7 +40,7 @@ class LearningPicture(NamedTuple):
     z: int
     corners: Corners
     kind: NDArray[np.int64]
-    levels: Levels
+    levels: GrayStatistics
     edge: tuple[int, int]
 
 
@@ -64,7 +64,7 @@ class DetectionSampler:
         seed: of all draws.
     """
 
-    pictures: Sequence[LearningPicture]
+    pictures: Sequence[TrainingImage]
     see: int
     batch: int
     gray: float
@@ -93,18 +93,18 @@ class DetectionSampler:
         gray = picture.image.kept(0)[
             slice(picture.z, picture.z + 1), slice(y, stop_y), slice(x, stop_x)
         ][0]
-        image = seen(gray, picture.levels, picture.edge, self.see)[None]
-        corners, kind = surviving(picture.corners, picture.kind, (x, y, stop_x, stop_y))
+        image = network_input(gray, picture.levels, picture.edge, self.see)[None]
+        corners, kind = boxes_in_window(picture.corners, picture.kind, (x, y, stop_x, stop_y))
         corners = corners * np.array(
             [self.see / picture.edge[1], self.see / picture.edge[0]] * 2, np.float32
         )
-        wide = (sizes(corners) >= LEAST_SEEN).all(axis=1)
-        image, corners = turned(image, corners[wide], int(random.integers(8)))
+        wide = (box_sizes(corners) >= LEAST_SEEN).all(axis=1)
+        image, corners = turn_tile(image, corners[wide], int(random.integers(8)))
         return (regrayed(image, random, self.gray) if self.gray else image), corners, kind[wide]
 
     def _place(
         self, random: np.random.Generator
-    ) -> tuple[LearningPicture, tuple[float | None, float | None]]:
+    ) -> tuple[TrainingImage, tuple[float | None, float | None]]:
         """A picture, and the (y, x) that the tile is to hold; none where it may lie anywhere."""
         if not self._of_kind or random.random() < ANYWHERE:
             return self.pictures[int(random.integers(len(self.pictures)))], (None, None)
@@ -132,17 +132,17 @@ def _begin(length: int, edge: int, center: float | None, random: np.random.Gener
     return int(random.integers(first, last + 1))
 
 
-def surviving(
+def boxes_in_window(
     corners: Corners, kind: NDArray[np.int64], window: tuple[int, int, int, int]
 ) -> tuple[Corners, NDArray[np.int64]]:
     """Boxes in a window, cut at its edges, from its corner on; one of which too little is left is none."""
-    inside = clipped(corners, window)
-    enough = areas(inside) > np.maximum(LEAST_PART * areas(corners), 0)
+    inside = clip_boxes(corners, window)
+    enough = box_areas(inside) > np.maximum(LEAST_PART * box_areas(corners), 0)
     x, y = window[:2]
     return inside[enough] - np.array([x, y, x, y], np.float32), kind[enough]
 
 
-def turned(
+def turn_tile(
     image: NDArray[np.float32], corners: Corners, way: int
 ) -> tuple[NDArray[np.float32], Corners]:
     """One of the eight flips and quarter turns (0 to 7) of a square tile (1, S, S) and its boxes."""

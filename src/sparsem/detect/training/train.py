@@ -10,22 +10,28 @@ import numpy as np
 import torch
 
 from sparsem import __version__
-from sparsem.boxes.geometry import Boxes, sizes, together
-from sparsem.boxes.tables import annotated_names, read_annotated
-from sparsem.detect.inference import Levels, found_in_picture, levels_of, slicing_of, window_of
-from sparsem.detect.models.detector import Detector, Target
-from sparsem.detect.models.networks import begin_with, build, detector_class
-from sparsem.detect.models.weights import hash_of_weights
+from sparsem.boxes.geometry import Boxes, box_sizes, concatenate_boxes
+from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
+from sparsem.detect.inference import (
+    GrayStatistics,
+    detect_in_image,
+    sample_gray_statistics,
+    tiling_of,
+    window_reader,
+)
+from sparsem.detect.models.detector import DetectionTarget, Detector
+from sparsem.detect.models.networks import build_detector, detector_class, load_initial_weights
+from sparsem.detect.models.weights import hash_weights
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
-from sparsem.detect.training.calibration import calibrated, counting_from
+from sparsem.detect.training.calibration import calibration_curve, counting_threshold
 from sparsem.detect.training.recipe import DetectorRecipe, read_detector, save_detector
-from sparsem.detect.training.splitting import Place, Role, chosen, split
-from sparsem.detect.training.tiles import DetectionBatch, DetectionSampler, LearningPicture
+from sparsem.detect.training.splitting import ImageId, ImageRole, named_images, split_images
+from sparsem.detect.training.tiles import DetectionBatch, DetectionSampler, TrainingImage
 from sparsem.errors import InputError, SampleError, SettingsError
 from sparsem.models.checkpoint import load_state
 from sparsem.models.device import choose_device, free_memory, keep_freed_memory
 from sparsem.progress import tell
-from sparsem.score.boxes import Compared, box_scores
+from sparsem.score.boxes import BoxComparison, box_scores
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import slice_digest
@@ -46,7 +52,7 @@ LIBRARIES = 1_000_000_000  # bytes of torch and what it works with
 
 
 @dataclass(frozen=True)
-class Job:
+class DetectionJob:
     """A training that was looked at and may begin.
 
     Attributes:
@@ -59,13 +65,13 @@ class Job:
     """
 
     recipe: DetectorRecipe
-    roles: Mapping[Place, Role]
-    pictures: Mapping[Place, LearningPicture]
+    roles: Mapping[ImageId, ImageRole]
+    pictures: Mapping[ImageId, TrainingImage]
     raw: Mapping[str, Volume]
     inputs: Mapping[str, str]
     device: torch.device
 
-    def of(self, role: Role) -> list[LearningPicture]:
+    def of(self, role: ImageRole) -> list[TrainingImage]:
         """The pictures that are for something, in order."""
         return [
             self.pictures[place] for place in sorted(self.pictures) if self.roles[place] is role
@@ -102,7 +108,7 @@ def train_detector(
     out = Path(out)
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"A detector is written as NAME.safetensors; got '{out}'.")
-    job = job_of(samples, settings)
+    job = detection_job(samples, settings)
     record = {
         "version": __version__,
         **job.inputs,
@@ -122,7 +128,7 @@ def train_detector(
     needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
     _tell_plan(job, needs, on.quiet)
     state = _start(network, job, settings)
-    learn, validate = job.of(Role.LEARN), job.of(Role.VALIDATE)
+    learn, validate = job.of(ImageRole.LEARN), job.of(ImageRole.VALIDATE)
     sampler = DetectionSampler(
         learn, settings.input_px, settings.batch, settings.intensity_augmentation, settings.seed
     )
@@ -147,7 +153,7 @@ def train_detector(
     return recipe
 
 
-def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
+def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> DetectionJob:
     """Look at samples and settings: what is learnt from which pictures, and at which scale.
 
     Raises:
@@ -165,15 +171,15 @@ def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
         boxes, pictures, image, prints = _annotated(sample, structures, settings.image)
         inputs |= {f"input {sample.name}/{name}": one for name, one in prints.items()}
         drawn[sample.name] = _Drawn(
-            sample.image(image), levels_of(sample.image(image)), boxes, pictures
+            sample.image(image), sample_gray_statistics(sample.image(image)), boxes, pictures
         )
-    places = [Place(name, z) for name, one in drawn.items() for z in one.pictures]
+    places = [ImageId(name, z) for name, one in drawn.items() for z in one.pictures]
     validation, test, leave = (
-        chosen(places, getattr(settings, role), f"--{role}")
+        named_images(places, getattr(settings, role), f"--{role}")
         for role in ("validation", "test", "exclude")
     )
-    roles = split(places, settings.split, validation, test, leave, settings.seed)
-    learnt = {place for place, role in roles.items() if role is Role.LEARN}
+    roles = split_images(places, settings.split, validation, test, leave, settings.seed)
+    learnt = {place for place, role in roles.items() if role is ImageRole.LEARN}
     pixel = _pixel_nm(drawn, learnt, settings, kind.smallest)
     recipe = DetectorRecipe(
         settings.architecture, structures, settings.input_px, pixel, settings.queries
@@ -181,31 +187,31 @@ def job_of(samples: Sequence[Sample], settings: DetectTrainSettings) -> Job:
     pictures_of = {}
     for place in places:
         one = drawn[place.sample]
-        own, edge = one.boxes.of_picture(place.z), recipe.edge(one.image.voxel_size)
-        pictures_of[place] = LearningPicture(
+        own, edge = one.boxes.of_image(place.z), recipe.edge(one.image.voxel_size)
+        pictures_of[place] = TrainingImage(
             str(place), one.image, place.z, own.corners, own.kind.astype(np.int64), one.levels, edge
         )
     if not any(len(pictures_of[place].kind) for place in learnt):
         raise InputError("No picture to learn from holds a box; annotate some, or hold others out.")
-    build(
+    build_detector(
         settings.architecture, 1, settings.input_px, 10
     )  # what it cannot see is told before anything is read
     raw = {sample.name: sample.image("raw") for sample in samples}
-    return Job(recipe, roles, pictures_of, raw, inputs, choose_device(settings.device))
+    return DetectionJob(recipe, roles, pictures_of, raw, inputs, choose_device(settings.device))
 
 
 class _Drawn(NamedTuple):
     """What somebody drew in a sample: the ``image`` and its gray ``levels``, ``boxes``, and the ``pictures`` that were looked at."""
 
     image: Volume
-    levels: Levels
+    levels: GrayStatistics
     boxes: Boxes
     pictures: list[int]
 
 
 def _common(samples: Sequence[Sample]) -> tuple[str, ...]:
     """Structures that have boxes in every sample."""
-    names = [annotated_names(sample) for sample in samples]
+    names = [annotated_box_structures(sample) for sample in samples]
     found = tuple(name for name in names[0] if all(name in own for own in names))
     if not found:
         raise SampleError(
@@ -219,7 +225,7 @@ def _annotated(
     sample: Sample, structures: Sequence[str], wanted: str | None
 ) -> tuple[Boxes, list[int], str, dict[str, str]]:
     """Boxes of all structures, the pictures where all of them were looked for, the image to learn from, and fingerprints."""
-    kept = {name: read_annotated(sample, name) for name in structures}
+    kept = {name: read_annotated_boxes(sample, name) for name in structures}
     images = {one.image for one in kept.values()}
     drawn_on = next(iter(images))
     image = wanted or (
@@ -236,11 +242,14 @@ def _annotated(
     prints = {name: one.fingerprint for name, one in kept.items()} | {
         f"image {image}": sample.image(image).fingerprint
     }
-    return together([one.boxes for one in kept.values()]), pictures, image, prints
+    return concatenate_boxes([one.boxes for one in kept.values()]), pictures, image, prints
 
 
 def _pixel_nm(
-    drawn: Mapping[str, _Drawn], learnt: set[Place], settings: DetectTrainSettings, smallest: float
+    drawn: Mapping[str, _Drawn],
+    learnt: set[ImageId],
+    settings: DetectTrainSettings,
+    smallest: float,
 ) -> tuple[float, float]:
     """(y, x) nm of a pixel as the detector sees it: of the first sample's aspect, so that most objects are of a size that it finds well."""
     first = next(iter(drawn.values())).image.voxel_size
@@ -253,7 +262,7 @@ def _pixel_nm(
     for name, one in drawn.items():
         own = one.boxes[np.isin(one.boxes.z, [place.z for place in learnt if place.sample == name])]
         voxel = one.image.voxel_size
-        lengths.append(sizes(own.corners) * np.array([voxel.x, voxel.y]))
+        lengths.append(box_sizes(own.corners) * np.array([voxel.x, voxel.y]))
         finest.append(float(np.sqrt(voxel.y * voxel.x)))
     every = np.concatenate(lengths)
     if not len(every):
@@ -266,7 +275,7 @@ def _pixel_nm(
     )
 
 
-def _needs(job: Job, settings: DetectTrainSettings) -> Needs:
+def _needs(job: DetectionJob, settings: DetectTrainSettings) -> Needs:
     """Memory of a training: the weights with their average, gradient and two moments, and what is kept of a batch."""
     kind = detector_class(settings.architecture)
     with torch.device("meta"):
@@ -280,11 +289,14 @@ def _needs(job: Job, settings: DetectTrainSettings) -> Needs:
     return Needs(LIBRARIES + 5 * weights + batch, 0, smaller)
 
 
-def _tell_plan(job: Job, needs: Needs, quiet: bool) -> None:
+def _tell_plan(job: DetectionJob, needs: Needs, quiet: bool) -> None:
     """What is learnt from what, for people."""
     learn, counts = (
-        job.of(Role.LEARN),
-        [sum(role is one for role in job.roles.values()) for one in (Role.VALIDATE, Role.TEST)],
+        job.of(ImageRole.LEARN),
+        [
+            sum(role is one for role in job.roles.values())
+            for one in (ImageRole.VALIDATE, ImageRole.TEST)
+        ],
     )
     boxes = sum(len(one.kind) for one in learn)
     edge = " x ".join(str(one) for one in dict.fromkeys(learn[0].edge))
@@ -306,7 +318,7 @@ def _tell_plan(job: Job, needs: Needs, quiet: bool) -> None:
 
 
 def _beginning(
-    job: Job, settings: DetectTrainSettings, before: str, quiet: bool
+    job: DetectionJob, settings: DetectTrainSettings, before: str, quiet: bool
 ) -> tuple[Detector, str]:
     """A fresh detector, the same for the same seed, and what it begins with: ``random``, ``coco``, or a hash of the weights given."""
     keep_freed_memory()
@@ -322,18 +334,16 @@ def _beginning(
         return network, "coco"
     if settings.weights == "auto":
         try:
-            begin_with(network, settings.architecture, "coco")
+            load_initial_weights(network, settings.architecture, "coco")
         except SettingsError as error:
             tell(f"Note: {error} It begins with random weights.", quiet)
             return network, "random"
         return network, "coco"
-    begin_with(network, settings.architecture, settings.weights)
-    return network, "coco" if settings.weights == "coco" else hash_of_weights(
-        Path(settings.weights)
-    )
+    load_initial_weights(network, settings.architecture, settings.weights)
+    return network, "coco" if settings.weights == "coco" else hash_weights(Path(settings.weights))
 
 
-def _start(network: Detector, job: Job, settings: DetectTrainSettings) -> TrainingState:
+def _start(network: Detector, job: DetectionJob, settings: DetectTrainSettings) -> TrainingState:
     """A detector on its device, with an optimizer."""
     network = network.to(job.device)
     rate = settings.learning_rate or network.usual_rate
@@ -360,7 +370,7 @@ def _step(
     """One update; returns the loss. In single precision: in half of it matches of Deformable DETR are not valid numbers."""
     network = _as_detector(state.network).train()
     targets = [
-        Target(torch.from_numpy(corners).to(device), torch.from_numpy(kind).to(device))
+        DetectionTarget(torch.from_numpy(corners).to(device), torch.from_numpy(kind).to(device))
         for corners, kind in zip(batch.corners, batch.kinds, strict=True)
     ]
     loss = network.loss(torch.from_numpy(batch.images).to(device), targets)
@@ -375,15 +385,15 @@ def _as_detector(network: torch.nn.Module) -> Detector:
 
 
 def _compared(
-    network: torch.nn.Module, pictures: Sequence[LearningPicture], job: Job
-) -> list[Compared]:
+    network: torch.nn.Module, pictures: Sequence[TrainingImage], job: DetectionJob
+) -> list[BoxComparison]:
     """What a detector finds in annotated pictures, beside what is there; every picture by itself."""
     detector, overlap, out = _as_detector(network).eval(), float(DetectSettings().overlap), []
     for one in pictures:
-        slicing = slicing_of(one.image.size_of(one.z), job.recipe, one.image.voxel_size, overlap)
+        slicing = tiling_of(one.image.size_of(one.z), job.recipe, one.image.voxel_size, overlap)
         batch = int(DetectSettings().batch)
-        found = found_in_picture(
-            window_of(one.image, one.z),
+        found = detect_in_image(
+            window_reader(one.image, one.z),
             slicing,
             detector,
             job.recipe,
@@ -392,32 +402,32 @@ def _compared(
             job.device,
         )
         names = job.recipe.structures
-        truth = Boxes.of(names, np.full(len(one.kind), one.z), one.kind, one.corners)
-        said = Boxes.of(
+        truth = Boxes.from_arrays(names, np.full(len(one.kind), one.z), one.kind, one.corners)
+        said = Boxes.from_arrays(
             names, np.full(len(found.kind), one.z), found.kind, found.corners, found.score
         )
-        out.append(Compared(truth, said, (one.z,)))
+        out.append(BoxComparison(truth, said, (one.z,)))
     return out
 
 
 def _validation_ap50(
-    network: torch.nn.Module, validate: Sequence[LearningPicture], job: Job
+    network: torch.nn.Module, validate: Sequence[TrainingImage], job: DetectionJob
 ) -> tuple[float, ...]:
     return tuple(
         one.ap50 for one in box_scores(_compared(network, validate, job), job.recipe.structures)
     )
 
 
-def _finished(state: TrainingState, job: Job, record: Mapping[str, Any]) -> DetectorRecipe:
+def _finished(state: TrainingState, job: DetectionJob, record: Mapping[str, Any]) -> DetectorRecipe:
     """The recipe with what held-out pictures tell; the network's average then has the best weights."""
-    validate = job.of(Role.VALIDATE)
+    validate = job.of(ImageRole.VALIDATE)
     about: dict[str, Any] = {"record": dict(record), "weights": "last"}
     about |= {
         role.value: [str(place) for place in sorted(job.roles) if job.roles[place] is role]
-        for role in Role
+        for role in ImageRole
     }
     touched = [
-        place for place in sorted(job.roles) if job.roles[place] is not Role.TEST
+        place for place in sorted(job.roles) if job.roles[place] is not ImageRole.TEST
     ]  # what is left out is near to them
     about["seen"] = sorted({slice_digest(job.raw[place.sample], place.z) for place in touched})
     recipe = job.recipe
@@ -432,8 +442,8 @@ def _finished(state: TrainingState, job: Job, record: Mapping[str, Any]) -> Dete
             confidence={
                 name: curve
                 for name in recipe.structures
-                if (curve := calibrated(compared, name)) is not None
+                if (curve := calibration_curve(compared, name)) is not None
             },
-            counts_from={name: counting_from(compared, name) for name in recipe.structures},
+            counts_from={name: counting_threshold(compared, name) for name in recipe.structures},
         )
     return replace(recipe, training=about)
