@@ -27,9 +27,9 @@ from tests.bodies import BODIES, body
 
 from rows import peak_gb
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.measure.features.glcm import co_occurrence, co_occurrence_matrix, offsets_of
+from sparsem.measure.features.glcm import co_occurrence_features, co_occurrence_matrix, pair_offsets
 from sparsem.measure.features.shape import shapes
-from sparsem.measure.features.size_zones import size_zones, zones
+from sparsem.measure.features.size_zones import size_zone_features, zones
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.phantom.phantom import PhantomSettings
@@ -110,8 +110,10 @@ def texture_table() -> list[dict[str, Any]]:
             )
 
         def ours(gray: NDArray[np.uint8] = ranked) -> tuple[float, ...]:
-            pairs = co_occurrence(co_occurrence_matrix(gray, 64, offsets_of(1, (1, 1, 1))))
-            return (*pairs, *size_zones(*zones(gray))[:2])
+            pairs = co_occurrence_features(
+                co_occurrence_matrix(gray, 64, pair_offsets(1, (1, 1, 1)))
+            )
+            return (*pairs, *size_zone_features(*zones(gray))[:2])
 
         times = {"theirs": _best(theirs), "ours": _best(ours)}
         apart = max(abs(a / b - 1) for a, b in zip(ours(), theirs(), strict=True))

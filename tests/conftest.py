@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.measure.dictionary import features
+from sparsem.measure.dictionary import feature_columns
 from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.store.sample import Sample
@@ -110,7 +110,9 @@ def own_tissue(tissue: Sample, tmp_path: Path) -> Sample:
 @pytest.fixture
 def few_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots of a few features on a page: sixty take as long as all the rest of it, and the page of test_report.py has them."""
-    monkeypatch.setattr("sparsem.report.charts.features", lambda columns: features(columns)[:4])
+    monkeypatch.setattr(
+        "sparsem.report.charts.feature_columns", lambda columns: feature_columns(columns)[:4]
+    )
 
 
 def copy_of(sample: Sample, path: Path) -> Sample:

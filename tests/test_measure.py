@@ -14,16 +14,16 @@ from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.geometry import VoxelSize
 from sparsem.labels.results import outdated, remove
 from sparsem.measure.crops import (
-    groups,
-    level_nearest,
-    level_of_even_voxels,
-    level_within,
-    piece_around,
+    crop_around,
+    crop_groups,
+    finest_level_within,
+    level_nearest_to,
+    near_isotropic_level,
 )
-from sparsem.measure.dictionary import about, dictionary_page, features
+from sparsem.measure.dictionary import describe_column, dictionary_markdown, feature_columns
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.measure import measure
-from sparsem.measure.settings import MeasureSettings, results_of
+from sparsem.measure.settings import MeasureSettings, result_names
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -174,7 +174,12 @@ def test_distances_are_from_surface_to_surface(made: Sample) -> None:
 
 
 def test_texture_is_that_of_the_array(made: Sample) -> None:
-    from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale, texture_of
+    from sparsem.measure.features.texture import (
+        TEXTURE_COLUMNS,
+        GrayScale,
+        TextureScale,
+        texture_features,
+    )
 
     image, labels = (
         made.image().read(slice(None)),
@@ -185,8 +190,8 @@ def test_texture_is_that_of_the_array(made: Sample) -> None:
     assert (notes["level"], notes["distance_nm"], notes["gray"]["levels"]) == (0, 20, 64)
     scale = TextureScale((20, 10, 10), 20, 3, 20, "ball")
     for number in (1, 4):
-        values, spectrum = texture_of(image, labels == number, GrayScale(0, 256, 64), scale)
-        for column in COLUMNS:
+        values, spectrum = texture_features(image, labels == number, GrayScale(0, 256, 64), scale)
+        for column in TEXTURE_COLUMNS:
             assert table[column][number - 1].as_py() == pytest.approx(values[column], rel=1e-12), (
                 column
             )
@@ -252,17 +257,19 @@ def test_levels_pieces_and_groups(tmp_path: Path) -> None:
         np.array([[0, 0, 0], [30, 1000, 1000]]),
         np.array([[40, 100, 100], [40, 1100, 1090]]),
     )
-    assert [level_within(volume, low, high, budget) for budget in (400_000, 399_999, 10)] == [
+    assert [
+        finest_level_within(volume, low, high, budget) for budget in (400_000, 399_999, 10)
+    ] == [
         0,
         1,
         2,
     ]
-    assert level_of_even_voxels(volume) == 2
-    assert [level_nearest(volume, edge) for edge in (1, 40, 999)] == [0, 0, 0]
-    piece = piece_around(volume, 1, [3, 11, 20], [7, 14, 1100], rim=1)
+    assert near_isotropic_level(volume) == 2
+    assert [level_nearest_to(volume, edge) for edge in (1, 40, 999)] == [0, 0, 0]
+    piece = crop_around(volume, 1, [3, 11, 20], [7, 14, 1100], rim=1)
     assert (piece.low, piece.high) == ((2, 4, 9), (8, 8, 550))
-    assert [one.tolist() for one in groups(volume, 0, low, high, 10**7)] == [[0], [1]]
-    assert [one.tolist() for one in groups(volume, 0, low, high, 10**9)] == [[0, 1]]
+    assert [one.tolist() for one in crop_groups(volume, 0, low, high, 10**7)] == [[0], [1]]
+    assert [one.tolist() for one in crop_groups(volume, 0, low, high, 10**9)] == [[0, 1]]
 
 
 def test_settings_that_change_numbers_are_refused_and_replaced_on_request(
@@ -463,21 +470,21 @@ def test_a_sample_without_an_image_is_measured_without_texture(tmp_path: Path) -
 
 
 def test_steps_on_the_way_are_no_results(made: Sample) -> None:
-    assert results_of(made, "cells") == ["cells", "mitochondrion", "nucleolus", "nucleus"]
+    assert result_names(made, "cells") == ["cells", "mitochondrion", "nucleolus", "nucleus"]
 
 
 def test_every_column_is_in_the_dictionary_and_the_docs_are_made_from_it(made: Sample) -> None:
     for name in measure(made, QUICK).objects:
         for column in made.read_table(name).column_names:
-            found = about(column)
+            found = describe_column(column)
             assert found, column
             unit = {"um3": "µm³", "um2": "µm²", "um": "µm"}.get(column.rsplit("_", 1)[-1])
             assert unit is None or unit in found.unit, column
     written = {row["column"]: row for row in made.read_table("dictionary").to_pylist()}
     assert written["fenestrated_percent"]["source"].startswith("equation 8")
     assert written["mitochondrion_density_per_um3"]["unit"] == "1/µm³"
-    assert features(["object", "volume_um3", "voxels", "no such"]) == ["volume_um3"]
-    assert dictionary_page() in (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+    assert feature_columns(["object", "volume_um3", "voxels", "no such"]) == ["volume_um3"]
+    assert dictionary_markdown() in (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["fib1-0-0-0_labels_mitochondria_inst.tif"])

@@ -14,10 +14,15 @@ from scipy.ndimage import binary_fill_holes
 
 from sparsem.labels.objects import first_voxels, joined, parts_of, touching
 from sparsem.labels.overlaps import Overlaps, overlaps
-from sparsem.measure.features.distances import depth_within, distance_to, half_edge, nearest
-from sparsem.measure.features.nucleolus import filled, proximity_to_membrane
-from sparsem.measure.features.protrusions import body_of, protrusions
-from sparsem.measure.passes import holders
+from sparsem.measure.features.distances import (
+    depth_within,
+    distance_to,
+    half_edge,
+    minimum_distances,
+)
+from sparsem.measure.features.nucleolus import fill_cavities, proximity_to_membrane
+from sparsem.measure.features.protrusions import cell_body, find_protrusions
+from sparsem.measure.passes import main_containers
 from tests.conftest import drawn
 
 EVEN = (1.0, 1.0, 1.0)
@@ -64,20 +69,20 @@ def test_parts_touch_across_corners() -> None:
 @given(masks)
 def test_filling_equals_scipy(mask: Mask) -> None:
     np.testing.assert_array_equal(
-        filled(mask), binary_fill_holes(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+        fill_cavities(mask), binary_fill_holes(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
     )
     np.testing.assert_array_equal(
-        filled(mask, "2d"),
+        fill_cavities(mask, "2d"),
         np.stack([binary_fill_holes(np.pad(one, 1))[1:-1, 1:-1] for one in mask]),
     )
 
 
 def test_a_tunnel_is_a_hole_in_2d_only() -> None:
     pipe = np.repeat(drawn("1111", "1..1", "1111")[None], 5, axis=0) > 0
-    assert (filled(pipe) == pipe).all()
-    assert filled(pipe, "2d").all()
+    assert (fill_cavities(pipe) == pipe).all()
+    assert fill_cavities(pipe, "2d").all()
     pipe[[0, -1]] = True
-    assert filled(pipe).all()
+    assert fill_cavities(pipe).all()
 
 
 def test_proximity_is_0_in_the_middle_and_grows_towards_the_membrane() -> None:
@@ -106,7 +111,7 @@ def test_distances_are_between_centers_in_any_voxels() -> None:
 def test_the_nearest_voxel_of_every_object_counts() -> None:
     labels = drawn("1.2", "112", "..2").astype(np.uint32)[None]
     field = np.array([[[5, 0, 9], [4, 7, 8], [0, 0, 6]]], np.float32)
-    assert nearest(labels, 3, field).tolist() == [4, 6, np.inf]
+    assert minimum_distances(labels, 3, field).tolist() == [4, 6, np.inf]
 
 
 def test_the_holder_of_most_voxels_holds_an_object() -> None:
@@ -115,13 +120,15 @@ def test_the_holder_of_most_voxels_holds_an_object() -> None:
         drawn("5566 77".replace(" ", ".")).astype(np.uint32),
     )
     shared = overlaps(objects, cells, objects > 0)
-    who, share = holders(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]))
+    who, share = main_containers(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]))
     assert who.tolist() == [5, 6, 7]
     assert share.tolist() == pytest.approx([2 / 3, 1 / 2, 1])
-    who, share = holders(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]), nobody=[5, 7])
+    who, share = main_containers(
+        shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]), nobody=[5, 7]
+    )
     assert who.tolist() == [0, 6, 0]
     assert (
-        holders(
+        main_containers(
             Overlaps(*(np.empty(0, np.uint32),) * 2, np.empty(0, np.int64)),
             np.empty(0, np.uint32),
             np.empty(0, int),
@@ -140,14 +147,14 @@ def cell_with(*tubes: tuple[int, int, int]) -> Mask:
 
 
 def test_a_ball_has_no_protrusion() -> None:
-    assert protrusions(cell_with(), EVEN, 12) == []
-    assert body_of(cell_with(), EVEN, 12).sum() > 0.97 * cell_with().sum()
+    assert find_protrusions(cell_with(), EVEN, 12) == []
+    assert cell_body(cell_with(), EVEN, 12).sum() > 0.97 * cell_with().sum()
 
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_protrusions_have_their_length_and_volume(step: int) -> None:
     voxel = (float(step), 1.0, 1.0)
-    attached, free = protrusions(cell_with((40, 30, 80), (70, 20, 44))[::step], voxel, 10)
+    attached, free = find_protrusions(cell_with((40, 30, 80), (70, 20, 44))[::step], voxel, 10)
     assert attached.attached
     assert not free.attached
     assert attached.length == pytest.approx(80 - 49.7, abs=2.5)  # beyond the ball
@@ -158,14 +165,14 @@ def test_protrusions_have_their_length_and_volume(step: int) -> None:
 
 
 def test_what_is_thick_or_short_is_no_protrusion() -> None:
-    assert protrusions(cell_with((40, 30, 80)), EVEN, 5) == []  # thicker than 5
-    assert protrusions(cell_with((40, 30, 54)), EVEN, 10) == []  # stands out by 4
-    assert [one.attached for one in protrusions(cell_with((70, 20, 44))[:, 60:], EVEN, 10)] == [
-        False
-    ]  # a part without a body
+    assert find_protrusions(cell_with((40, 30, 80)), EVEN, 5) == []  # thicker than 5
+    assert find_protrusions(cell_with((40, 30, 54)), EVEN, 10) == []  # stands out by 4
+    assert [
+        one.attached for one in find_protrusions(cell_with((70, 20, 44))[:, 60:], EVEN, 10)
+    ] == [False]  # a part without a body
 
 
 def test_a_cell_that_fills_its_box_is_all_body() -> None:
     whole: NDArray[Any] = np.ones((6, 6, 6), bool)
-    assert body_of(whole, EVEN, 20).all()
-    assert protrusions(whole, EVEN, 20) == []
+    assert cell_body(whole, EVEN, 20).all()
+    assert find_protrusions(whole, EVEN, 20) == []

@@ -10,7 +10,7 @@ from skimage.measure import regionprops
 
 from sparsem.geometry import z_blocks
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.measure.dictionary import about
+from sparsem.measure.dictionary import describe_column
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.settings import Settings
@@ -134,7 +134,7 @@ def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
         column(sample, "perimeter_um"), [one.perimeter_crofton * um for one in theirs], rtol=0.03
     )
     for name in sample.read_table("thing").column_names:
-        assert about(name), name
+        assert describe_column(name), name
 
 
 def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:

@@ -15,9 +15,14 @@ from skimage.measure import regionprops
 
 from sparsem.geometry import VoxelSize
 from sparsem.measure.features.hull import convex_voxels, slice_corners
-from sparsem.measure.features.moments import combined, compacted, moments
+from sparsem.measure.features.moments import combine_moments, compact_labels, object_moments
 from sparsem.measure.features.shape import shapes
-from sparsem.measure.features.surface import _windows, reach, slice_surface, surface
+from sparsem.measure.features.surface import (
+    _windows,
+    slice_surface_sums,
+    surface_reach,
+    surface_sums,
+)
 from tests.bodies import BODIES, body
 from tests.conftest import drawn
 
@@ -96,7 +101,7 @@ def test_moments_equal_regionprops() -> None:
         )
         * 1_000_003
     )
-    found = moments(labels)
+    found = object_moments(labels)
     edges = (2.0, 1.0, 3.0)
     for place, one in enumerate(regionprops(labels, spacing=edges)):
         assert (found.ids[place], found.voxels[place]) == (one.label, one.num_pixels)
@@ -115,14 +120,16 @@ def test_moments_equal_regionprops() -> None:
 )
 def test_moments_add_up_over_blocks(labels: NDArray[np.uint32], cut: int) -> None:
     for whole, parts in zip(
-        moments(labels), combined([moments(labels[cut:], cut), moments(labels[:cut])]), strict=True
+        object_moments(labels),
+        combine_moments([object_moments(labels[cut:], cut), object_moments(labels[:cut])]),
+        strict=True,
     ):
         np.testing.assert_array_equal(whole, parts)
 
 
 def test_labels_are_compacted_in_the_order_of_their_ids() -> None:
     labels = np.array([[0, 7, 7, 4_000_000_000], [3, 3, 0, 7]], np.uint32)
-    index, ids = compacted(labels)
+    index, ids = compact_labels(labels)
     assert index.tolist() == [[0, 2, 2, 3], [1, 1, 0, 2]]
     assert ids.tolist() == [3, 7, 4_000_000_000]
 
@@ -169,28 +176,28 @@ def plain_surface(mask: NDArray[np.bool_], voxel: tuple[float, float, float]) ->
 def test_surface_equals_the_plain_version(voxel: tuple[float, float, float]) -> None:
     random = np.random.default_rng(3)
     blob = np.pad(correlate1d(random.random((9, 11, 12)), np.ones(3), axis=0) > 1.4, 2)
-    found = surface(blob.astype(np.uint32), voxel, np.zeros((1, 3)))
+    found = surface_sums(blob.astype(np.uint32), voxel, np.zeros((1, 3)))
     assert found.area[0] == pytest.approx(plain_surface(blob, voxel), rel=1e-9)
 
 
 def test_surfaces_of_neighbors_do_not_mix_and_blocks_do_not_matter() -> None:
     labels = np.random.default_rng(1).integers(0, 3, (12, 10, 11)).astype(np.uint32)
-    centroids = moments(labels).centroids
-    whole = surface(labels, EVEN, centroids)
+    centroids = object_moments(labels).centroids
+    whole = surface_sums(labels, EVEN, centroids)
     for number in (1, 2):
-        alone = surface((labels == number).astype(np.uint32), EVEN, centroids[number - 1 :])
+        alone = surface_sums((labels == number).astype(np.uint32), EVEN, centroids[number - 1 :])
         assert whole.area[number - 1] == pytest.approx(alone.area[0], rel=1e-12)
         assert whole.radius[number - 1] == pytest.approx(alone.radius[0], rel=1e-12)
-    halo, z = reach(EVEN), 6
-    inner = slice_surface(labels[z - halo : z + halo + 1], halo, z - halo, EVEN, centroids)
-    longer = slice_surface(labels[: z + halo + 2], z, 0, EVEN, centroids)
+    halo, z = surface_reach(EVEN), 6
+    inner = slice_surface_sums(labels[z - halo : z + halo + 1], halo, z - halo, EVEN, centroids)
+    longer = slice_surface_sums(labels[: z + halo + 2], z, 0, EVEN, centroids)
     np.testing.assert_array_equal(inner, longer)
 
 
 def test_a_sheet_of_one_voxel_keeps_both_sides_and_a_cut_object_is_closed() -> None:
     sheet = np.zeros((5, 40, 40), np.uint32)
     sheet[2] = 1
-    found = surface(sheet, EVEN, np.array([[2.0, 19.5, 19.5]]))
+    found = surface_sums(sheet, EVEN, np.array([[2.0, 19.5, 19.5]]))
     assert found.area[0] == pytest.approx(2 * 40 * 40, rel=0.06)
     whole = np.ones((30, 30, 30), np.uint32)
     assert shapes(whole, VoxelSize(1000, 1000, 1000))["surface_um2"][0] == pytest.approx(

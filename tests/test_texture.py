@@ -17,18 +17,24 @@ from skimage.morphology import closing, footprint_rectangle, opening
 
 from sparsem.measure.features.glcm import (
     DIRECTIONS,
-    co_occurrence,
+    co_occurrence_features,
     co_occurrence_matrix,
-    offsets_of,
+    pair_offsets,
 )
 from sparsem.measure.features.pattern_spectrum import (
     Growth,
-    growth,
+    element_growth,
     pattern_spectrum,
     spectrum_moments,
 )
-from sparsem.measure.features.size_zones import size_zones, zones
-from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale, quantized, texture_of
+from sparsem.measure.features.size_zones import size_zone_features, zones
+from sparsem.measure.features.texture import (
+    TEXTURE_COLUMNS,
+    GrayScale,
+    TextureScale,
+    quantize_gray,
+    texture_features,
+)
 from tests.conftest import drawn
 
 EVEN = (1.0, 1.0, 1.0)
@@ -47,11 +53,11 @@ def region() -> NDArray[np.uint8]:
 def test_features_equal_pyradiomics() -> None:
     """``RadiomicsGLCM(binWidth=1, weightingNorm='no_weighting')``: Idm, Correlation, SumSquares, Contrast; and ``RadiomicsGLSZM``."""
     gray = region()
-    near = co_occurrence(co_occurrence_matrix(gray, 8, offsets_of(1, EVEN)))
+    near = co_occurrence_features(co_occurrence_matrix(gray, 8, pair_offsets(1, EVEN)))
     assert tuple(near) == pytest.approx(
         (0.3885064621284053, 0.054753914874164394, 3.421418451654533, 6.468164794007491), rel=1e-6
     )
-    sizes = size_zones(*zones(gray))
+    sizes = size_zone_features(*zones(gray))
     assert sizes[:2] == pytest.approx((0.17982456140350878, 11.081384829947476), rel=1e-6)
 
 
@@ -65,7 +71,7 @@ def test_co_occurrence_in_a_plane_equals_scikit_image() -> None:
     ).sum(axis=(2, 3))
     np.testing.assert_array_equal(ours, theirs)
     normed = theirs[:, :, None, None] / theirs.sum()
-    found = co_occurrence(ours)
+    found = co_occurrence_features(ours)
     for ours_one, name in (
         (found.homogeneity, "homogeneity"),
         (found.correlation, "correlation"),
@@ -94,27 +100,32 @@ def plain_matrix(gray: NDArray[Any], levels: int, offsets: NDArray[np.int64]) ->
 def test_pairs_are_counted_as_one_by_one(
     gray: NDArray[np.uint8], how: tuple[float, tuple[float, float, float]]
 ) -> None:
-    offsets = offsets_of(*how)
+    offsets = pair_offsets(*how)
     np.testing.assert_array_equal(
         co_occurrence_matrix(gray, 4, offsets), plain_matrix(gray, 4, offsets)
     )
 
 
 def test_offsets_are_equally_long_in_the_tissue() -> None:
-    steps = np.abs(offsets_of(50, (50, 5, 4))).max(axis=0)
+    steps = np.abs(pair_offsets(50, (50, 5, 4))).max(axis=0)
     assert steps.tolist() == [1, 10, 12]
-    assert len(offsets_of(1, EVEN)) == 13
-    assert np.abs(offsets_of(1, (5, 1, 1))).max(axis=0).tolist() == [1, 1, 1]
+    assert len(pair_offsets(1, EVEN)) == 13
+    assert np.abs(pair_offsets(1, (5, 1, 1))).max(axis=0).tolist() == [1, 1, 1]
 
 
 def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
-    flat = co_occurrence(
-        co_occurrence_matrix(np.full((3, 3, 3), 5, np.uint8), 8, offsets_of(1, EVEN))
+    flat = co_occurrence_features(
+        co_occurrence_matrix(np.full((3, 3, 3), 5, np.uint8), 8, pair_offsets(1, EVEN))
     )
     assert flat == (1.0, 1.0, 0.0, 0.0)
     single = np.zeros((3, 3, 3), np.uint8)
     single[1, 1, 1] = 2
-    assert all(map(math.isnan, co_occurrence(co_occurrence_matrix(single, 8, offsets_of(1, EVEN)))))
+    assert all(
+        map(
+            math.isnan,
+            co_occurrence_features(co_occurrence_matrix(single, 8, pair_offsets(1, EVEN))),
+        )
+    )
 
 
 @settings(max_examples=60)
@@ -134,11 +145,11 @@ def test_zones_are_the_components_of_every_level(gray: NDArray[np.uint8]) -> Non
 
 def test_features_of_a_drawn_matrix_of_zones() -> None:
     gray = drawn("11.2", "1..2", "..3.")[None]
-    found = size_zones(*zones(gray))
+    found = size_zone_features(*zones(gray))
     assert found.zone_percentage == 3 / 6
     assert found.small_zone_high_gray == pytest.approx((1 / 9 + 4 / 4 + 9 / 1) / 3)
     assert (found.mean_level, found.mean_size) == (2.0, 2.0)
-    assert all(map(math.isnan, size_zones(*zones(np.zeros((2, 2, 2), np.uint8)))))
+    assert all(map(math.isnan, size_zone_features(*zones(np.zeros((2, 2, 2), np.uint8)))))
     assert cc3d.connected_components(gray, connectivity=26).max() == 3
 
 
@@ -149,7 +160,7 @@ def grain(shape: tuple[int, int, int], width: float = 1.2) -> NDArray[np.uint8]:
 
 def test_pattern_spectrum_equals_openings_of_scikit_image() -> None:
     image = grain((18, 22, 25))
-    ours = pattern_spectrum(image, np.ones(image.shape, bool), growth(4, 1.0, EVEN, "box"))
+    ours = pattern_spectrum(image, np.ones(image.shape, bool), element_growth(4, 1.0, EVEN, "box"))
     opened, closed = (
         [one(image, footprint_rectangle((2 * n + 1,) * 3)).sum(dtype=float) for n in range(5)]
         for one in (opening, closing)
@@ -162,7 +173,7 @@ def test_pattern_spectrum_equals_openings_of_scikit_image() -> None:
 def test_pattern_spectrum_with_uneven_voxels_equals_openings_of_the_same_length() -> None:
     image = grain((10, 24, 26))
     ours = pattern_spectrum(
-        image, np.ones(image.shape, bool), growth(3, 2.0, (4.0, 2.0, 1.0), "box")
+        image, np.ones(image.shape, bool), element_growth(3, 2.0, (4.0, 2.0, 1.0), "box")
     )
     lengths = [(0, 0, 0), (0, 1, 2), (1, 2, 4), (2, 3, 6)]  # n * 2 / edge, to the nearest even half
     opened = [
@@ -176,7 +187,7 @@ def test_pattern_spectrum_with_uneven_voxels_equals_openings_of_the_same_length(
 def test_no_term_is_negative_and_terms_add_up_in_any_region(element: Any) -> None:
     image = grain((16, 20, 22))
     mask = grain((16, 20, 22), 3) > 128
-    steps = growth(6, 1.5, (3.0, 1.0, 1.5), element)
+    steps = element_growth(6, 1.5, (3.0, 1.0, 1.5), element)
     spectrum = pattern_spectrum(image, mask, steps)
     assert spectrum.min() >= 0
     assert spectrum[:6].sum() > 0 < spectrum[6:].sum()
@@ -189,9 +200,13 @@ def test_no_term_is_negative_and_terms_add_up_in_any_region(element: Any) -> Non
 def test_spots_show_at_their_size() -> None:
     image = np.full((31, 40, 40), 50, np.uint8)
     image[14:17, 16:23, 16:23] = 90  # bright, half-length 3 in a plane, 1 across
-    spectrum = pattern_spectrum(image, np.ones(image.shape, bool), growth(5, 1.0, EVEN, "box"))
+    spectrum = pattern_spectrum(
+        image, np.ones(image.shape, bool), element_growth(5, 1.0, EVEN, "box")
+    )
     assert np.flatnonzero(spectrum).tolist() == [5 + 1]  # gone with the opening of size 2
-    dark = pattern_spectrum(255 - image, np.ones(image.shape, bool), growth(5, 1.0, EVEN, "box"))
+    dark = pattern_spectrum(
+        255 - image, np.ones(image.shape, bool), element_growth(5, 1.0, EVEN, "box")
+    )
     assert np.flatnonzero(dark).tolist() == [5 - 2]
     found = spectrum_moments(np.array([0, 0.2, 0, 0, 0.2, 0]))
     assert (found.mean, found.deviation, found.skewness) == pytest.approx((-0.5, 1.5, 0.0))
@@ -200,11 +215,11 @@ def test_spots_show_at_their_size() -> None:
 
 
 def test_a_ball_grows_by_octahedra_and_boxes() -> None:
-    assert growth(2, 1.0, (2.0, 1.0, 1.0), "ball") == [
+    assert element_growth(2, 1.0, (2.0, 1.0, 1.0), "ball") == [
         Growth((0, 1, 1), True),
         Growth((1, 1, 1), False),
     ]
-    assert growth(2, 1.0, (2.0, 1.0, 1.0), "box") == [
+    assert element_growth(2, 1.0, (2.0, 1.0, 1.0), "box") == [
         Growth((0, 1, 1), False),
         Growth((1, 1, 1), False),
     ]
@@ -212,22 +227,22 @@ def test_a_ball_grows_by_octahedra_and_boxes() -> None:
 
 def test_gray_levels_are_equal_steps_of_the_scale() -> None:
     image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    levels = quantized(image, GrayScale(0, 256, 64)).ravel()
+    levels = quantize_gray(image, GrayScale(0, 256, 64)).ravel()
     np.testing.assert_array_equal(levels, np.arange(256) // 4 + 1)
-    deep = quantized(
+    deep = quantize_gray(
         np.array([[[-5.0, 100.0, 149.0, 150.0, 999.0]]]), GrayScale(100, 200, 2)
     ).ravel()
     assert deep.tolist() == [1, 1, 1, 2, 2]
     with pytest.raises(ValueError, match="at most 255"):
-        quantized(image, GrayScale(0, 256, 256))
+        quantize_gray(image, GrayScale(0, 256, 256))
 
 
 def test_texture_of_an_object_that_is_not_there_is_unknown() -> None:
     image = grain((4, 8, 8))
     gray, scale = GrayScale(0, 256, 64), TextureScale((8, 8, 8), 8, 3, 8, "ball")
-    values, spectrum = texture_of(image, np.zeros(image.shape, bool), gray, scale)
-    assert list(values) == list(COLUMNS)
+    values, spectrum = texture_features(image, np.zeros(image.shape, bool), gray, scale)
+    assert list(values) == list(TEXTURE_COLUMNS)
     assert np.isnan([*values.values(), *spectrum]).all()
-    some, spectrum = texture_of(image, np.ones(image.shape, bool), gray, scale)
+    some, spectrum = texture_features(image, np.ones(image.shape, bool), gray, scale)
     assert np.isfinite([*some.values(), *spectrum]).all()
     assert some["gray_mean"] == pytest.approx(image.mean())

@@ -9,7 +9,7 @@ from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.labels.constrain import Constrained, ConstrainSettings, release
 from sparsem.labels.constrain import constrain as _constrain
 from sparsem.measure.measure import measure as _measure
-from sparsem.measure.remarks import remark_lines
+from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
 from sparsem.report.export import ExportSettings, viewers
 from sparsem.report.export import export as _export
@@ -92,7 +92,7 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
             f"{row['volume_um3']:.4g} um3" if "volume_um3" in row else f"{row['area_um2']:.4g} um2"
         )
         lines.append(f"{row['structure']}: {row['objects']} objects, {size}; {cut}{lost}{specks}")
-        lines += remark_lines(sample, row["structure"], settings.cells)
+        lines += object_warnings(sample, row["structure"], settings.cells)
     lines.append(f"Wrote {path}/tables/ {', '.join(found.tables)} (.parquet and .csv)")
     return Outcome(
         lines,

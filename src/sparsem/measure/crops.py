@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 GROUP_VOXELS = 2**24  # small objects that lie together are read in one piece of up to this size
 
 
-class Piece(NamedTuple):
+class Crop(NamedTuple):
     """A part of a level of a volume.
 
     Attributes:
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
             tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
         ]
 
-    def inner(self, other: "Piece") -> tuple[slice, ...]:
+    def inner(self, other: "Crop") -> tuple[slice, ...]:
         """Where another piece of the same level lies in the voxels of this one."""
         return tuple(
             slice(a - start, b - start)
@@ -44,29 +44,29 @@ class Piece(NamedTuple):
         )
 
 
-def factors_of(volume: Volume, level: int) -> Ints:
+def downsampling_factors(volume: Volume, level: int) -> Ints:
     """How many voxels of the full resolution a voxel of a level spans, (z, y, x)."""
     return np.asarray(
         np.round(np.array(volume.voxel_size_of(level)) / np.array(volume.voxel_size)), np.int64
     )
 
 
-def level_within(volume: Volume, low: Ints, high: Ints, budget: int) -> int:
+def finest_level_within(volume: Volume, low: Ints, high: Ints, budget: int) -> int:
     """The finest level at which the largest box holds at most ``budget`` voxels; the coarsest if none does."""
     for level in range(volume.levels):
-        sides = np.ceil((high - low) / factors_of(volume, level))
+        sides = np.ceil((high - low) / downsampling_factors(volume, level))
         if sides.prod(axis=1).max(initial=0) <= budget:
             return level
     return volume.levels - 1
 
 
-def level_of_even_voxels(volume: Volume) -> int:
+def near_isotropic_level(volume: Volume) -> int:
     """The finest level whose voxels are less than twice as long as they are wide; the coarsest if there is none."""
     even = (level for level in range(volume.levels) if _is_even(volume.voxel_size_of(level)))
     return next(even, volume.levels - 1)
 
 
-def level_nearest(volume: Volume, edge_nm: float) -> int:
+def level_nearest_to(volume: Volume, edge_nm: float) -> int:
     """The level whose longest edge is nearest to a length, by ratio."""
     return min(
         range(volume.levels),
@@ -74,21 +74,21 @@ def level_nearest(volume: Volume, edge_nm: float) -> int:
     )
 
 
-def piece_around(
+def crop_around(
     volume: Volume, level: int, low: Sequence[int] | Ints, high: Sequence[int] | Ints, rim: int = 0
-) -> Piece:
+) -> Crop:
     """The piece of a level that holds a box of the full resolution, with a rim of voxels where the volume goes on."""
-    factors, shape = factors_of(volume, level), volume.level(level).shape
+    factors, shape = downsampling_factors(volume, level), volume.level(level).shape
     first = np.maximum(np.asarray(low) // factors - rim, 0)
     last = np.minimum(-(-np.asarray(high) // factors) + rim, shape)
-    return Piece(level, _three(first), _three(last))
+    return Crop(level, _three(first), _three(last))
 
 
-def groups(
+def crop_groups(
     volume: Volume, level: int, low: Ints, high: Ints, voxels: int = GROUP_VOXELS
 ) -> list[Ints]:
     """Places of objects that are read in one piece: neighbors whose common box stays within ``voxels``, or one that is larger."""
-    factors = factors_of(volume, level)
+    factors = downsampling_factors(volume, level)
     first, last = low // factors, -(-high // factors)
     chunks = first // np.array(volume.level(level).chunks)
     made: list[Ints] = []

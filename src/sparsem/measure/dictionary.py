@@ -8,7 +8,7 @@ import pyarrow as pa
 PAPER = "Machireddy et al. 2023"
 
 
-class Column(NamedTuple):
+class ColumnDescription(NamedTuple):
     """What a column holds.
 
     Attributes:
@@ -26,8 +26,8 @@ class Column(NamedTuple):
     cut_by: str = "cut_by_edge"
 
 
-def _f(meaning: str, unit: str, source: str, cut_by: str = "cut_by_edge") -> Column:
-    return Column(meaning, unit, source, feature=True, cut_by=cut_by)
+def _f(meaning: str, unit: str, source: str, cut_by: str = "cut_by_edge") -> ColumnDescription:
+    return ColumnDescription(meaning, unit, source, feature=True, cut_by=cut_by)
 
 
 NEAREST = "between the centers of the nearest voxels: an edge of a voxel where they touch"
@@ -38,32 +38,38 @@ GLCM = (
 ZONES = "zones: 26-connected voxels of one gray level, levels numbered from 1"
 
 IDENTITY = {
-    "object": Column("number of the object in the labels that it was measured in"),
-    "cell": Column(
+    "object": ColumnDescription("number of the object in the labels that it was measured in"),
+    "cell": ColumnDescription(
         "number of the cell; of an object, the cell that holds most of its voxels, 0 for none"
     ),
-    "annotated": Column(
+    "annotated": ColumnDescription(
         "the cell was annotated: it has an id of yours; others are fragments, or cells that were not annotated"
     ),
-    "cell_share": Column("part of the object's voxels that lies in that cell", "ratio"),
-    "nucleus": Column("number of the nucleus that holds most of the nucleolus, 0 for none"),
+    "cell_share": ColumnDescription("part of the object's voxels that lies in that cell", "ratio"),
+    "nucleus": ColumnDescription(
+        "number of the nucleus that holds most of the nucleolus, 0 for none"
+    ),
     **{
-        f"{end}_{axis}": Column(f"{end} voxel along {axis}; the first of the volume is 0")
+        f"{end}_{axis}": ColumnDescription(
+            f"{end} voxel along {axis}; the first of the volume is 0"
+        )
         for axis in "yx"
         for end in ("first", "last")
     },
-    "cut_by_edge": Column(
+    "cut_by_edge": ColumnDescription(
         "the object touches the border of the volume: it goes on beyond it, and its measures are those of the part"
     ),
-    "voxels": Column("voxels at full resolution", "voxels"),
-    "first_z": Column("first slice; the first slice of the volume is 0"),
-    "last_z": Column("last slice"),
+    "voxels": ColumnDescription("voxels at full resolution", "voxels"),
+    "first_z": ColumnDescription("first slice; the first slice of the volume is 0"),
+    "last_z": ColumnDescription("last slice"),
     **{
-        f"centroid_{axis}_um": Column(f"centroid along {axis}, from the volume's corner", "µm")
+        f"centroid_{axis}_um": ColumnDescription(
+            f"centroid along {axis}, from the volume's corner", "µm"
+        )
         for axis in "zyx"
     },
     **{
-        f"extent_{axis}_um": Column(f"length of the bounding box along {axis}", "µm")
+        f"extent_{axis}_um": ColumnDescription(f"length of the bounding box along {axis}", "µm")
         for axis in "zyx"
     },
 }
@@ -85,7 +91,7 @@ SHAPE = {
     "axis_middle_um": _f("middle axis of that ellipsoid", "µm", "2 sqrt(5 lambda_2)"),
     "axis_minor_um": _f("shortest axis of that ellipsoid", "µm", "2 sqrt(5 lambda_3)"),
     **{
-        f"axis_major_{axis}": Column(
+        f"axis_major_{axis}": ColumnDescription(
             f"direction of the longest axis, {axis} of the unit vector", "1"
         )
         for axis in "zyx"
@@ -111,8 +117,10 @@ SHAPE = {
     ),
 }
 PICTURE = {
-    "picture": Column("slice of the sample that is the object's picture; the first is 0"),
-    "pixels": Column("pixels at full resolution", "pixels"),
+    "picture": ColumnDescription(
+        "slice of the sample that is the object's picture; the first is 0"
+    ),
+    "pixels": ColumnDescription("pixels at full resolution", "pixels"),
     "area_um2": _f("area", "µm²", "pixels times the area of a pixel"),
     "perimeter_um": _f(
         "length of the outline",
@@ -160,13 +168,13 @@ NUCLEOLUS = {
         f"d_s of equation 9, {PAPER}",
         "nucleus_cut_by_edge",
     ),
-    "nucleus_cut_by_edge": Column(
+    "nucleus_cut_by_edge": ColumnDescription(
         "the nucleus touches the border of the volume: its middle and its membrane are those of the part seen"
     ),
-    "membrane_level": Column(
+    "membrane_level": ColumnDescription(
         "level of the pyramid at which distances to the membrane were measured, 0 is full resolution"
     ),
-    "fill_level": Column(
+    "fill_level": ColumnDescription(
         "level of the pyramid at which cavities were measured, 0 is full resolution"
     ),
 }
@@ -221,10 +229,10 @@ TEXTURE = {
         "nats",
         "- sum p ln p of the normalized spectrum",
     ),
-    "texture_level": Column(
+    "texture_level": ColumnDescription(
         "level of the pyramid at which texture was measured; one for all objects of a structure"
     ),
-    "texture_voxel_nm": Column(
+    "texture_voxel_nm": ColumnDescription(
         "longest edge of a voxel of that level: compare texture only where it is the same", "nm"
     ),
 }
@@ -235,10 +243,10 @@ PLACE = {
     "distance_to_membrane_um": _f(
         "from the object to the outside of its cell", "µm", NEAREST, "cell_cut_by_edge"
     ),
-    "cell_cut_by_edge": Column(
+    "cell_cut_by_edge": ColumnDescription(
         "the cell of the object touches the border of the volume: distances are to the part that is seen"
     ),
-    "distance_level": Column(
+    "distance_level": ColumnDescription(
         "level of the pyramid at which distances and protrusions were measured"
     ),
 }
@@ -282,7 +290,7 @@ OF_ORGANELLE = {
 OBJECT = {**IDENTITY, **PICTURE, **SHAPE, **NUCLEOLUS, **NUCLEUS, **PLACE, **TEXTURE, **CELL}
 
 
-def about(column: str) -> Column | None:
+def describe_column(column: str) -> ColumnDescription | None:
     """What a column of an object's or a cell's table means; None for one that is not measured here."""
     if column in OBJECT:
         return OBJECT[column]
@@ -293,14 +301,14 @@ def about(column: str) -> Column | None:
     return None
 
 
-def features(columns: Iterable[str]) -> list[str]:
+def feature_columns(columns: Iterable[str]) -> list[str]:
     """Those of the columns by which objects are compared."""
-    return [one for one in columns if (found := about(one)) is not None and found.feature]
+    return [one for one in columns if (found := describe_column(one)) is not None and found.feature]
 
 
 def dictionary_table(columns: Iterable[str]) -> pa.Table:
     """One row a column: column, meaning, unit, source."""
-    known = {one: about(one) or Column("") for one in columns}
+    known = {one: describe_column(one) or ColumnDescription("") for one in columns}
     rows = {
         name: [getattr(one, name) for one in known.values()]
         for name in ("meaning", "unit", "source")
@@ -308,7 +316,7 @@ def dictionary_table(columns: Iterable[str]) -> pa.Table:
     return pa.table({"column": list(known), **rows})
 
 
-def dictionary_page_rows() -> dict[str, dict[str, Column]]:
+def dictionary_sections() -> dict[str, dict[str, ColumnDescription]]:
     """The whole dictionary by the kind of table that columns stand in."""
     of_organelle = {
         name.format("ORGANELLE"): one._replace(meaning=one.meaning.format("ORGANELLE"))
@@ -325,10 +333,10 @@ def dictionary_page_rows() -> dict[str, dict[str, Column]]:
     }
 
 
-def dictionary_page() -> str:
+def dictionary_markdown() -> str:
     """The dictionary as Markdown, for the docs."""
     lines = []
-    for title, columns in dictionary_page_rows().items():
+    for title, columns in dictionary_sections().items():
         lines += [f"## {title}", "", "| column | meaning | unit | source |", "|---|---|---|---|"]
         lines += [
             f"| `{name}` | {one.meaning} | {one.unit} | {one.source} |"

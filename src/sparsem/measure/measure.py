@@ -15,26 +15,31 @@ from sparsem.geometry import evenly_spaced
 from sparsem.labels.objects import numbered_objects
 from sparsem.labels.overlaps import places_in
 from sparsem.labels.results import result_of
-from sparsem.measure.cells import (
+from sparsem.measure.cell_columns import (
     distance_columns,
     organelle_columns,
     protrusion_columns,
     protrusion_table,
     unassigned,
 )
-from sparsem.measure.crops import groups, level_nearest, level_of_even_voxels, level_within
+from sparsem.measure.crops import (
+    crop_groups,
+    finest_level_within,
+    level_nearest_to,
+    near_isotropic_level,
+)
 from sparsem.measure.features.nucleolus import proximity_to_membrane
 from sparsem.measure.features.outline import outline_columns
 from sparsem.measure.features.shape import shape_columns
-from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale
+from sparsem.measure.features.texture import TEXTURE_COLUMNS, GrayScale, TextureScale
 from sparsem.measure.passes import (
     Read,
     Sums,
     Surfaces,
     batches_of_hulls,
     halo,
-    holders,
     hull_voxels,
+    main_containers,
     summed,
     sums,
     surfaces,
@@ -50,8 +55,14 @@ from sparsem.measure.pieces import (
     depths,
     textures,
 )
-from sparsem.measure.settings import MeasureSettings, results_of
-from sparsem.measure.tables import Objects, Specks, forget_unless_whole, tables_of, write_tables
+from sparsem.measure.settings import MeasureSettings, result_names
+from sparsem.measure.tables import (
+    MeasuredStructure,
+    SmallComponents,
+    forget_incomplete_result,
+    measured_tables,
+    write_measure_tables,
+)
 from sparsem.settings import nearest, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -89,7 +100,7 @@ class _Links:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureSummary:
     """What ``measure`` wrote.
 
     Attributes:
@@ -105,7 +116,7 @@ class Measured:
 
 def measure(
     sample: Sample, settings: MeasureSettings | None = None, *, on: Execution = HERE, **changes: Any
-) -> Measured:
+) -> MeasureSummary:
     """Measure every object of every structure, and every cell.
 
     Writes ``tables/NAME`` for each structure (units are in the names of the columns), ``tables/pattern_NAME`` (pattern spectra),
@@ -128,7 +139,7 @@ def measure(
     image = _image(sample, settings, next(iter(labels.values())))
     inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
     inputs |= {"image": image.fingerprint} if image else {}
-    forget_unless_whole(sample)
+    forget_incomplete_result(sample)
     Stage(
         sample, "measure", settings, inputs, [], on
     ).refuse_other()  # before objects are numbered anew
@@ -145,19 +156,19 @@ def measure(
                 _textured(stage, objects, image, settings)
             protruding = None if pictures else _cellular(stage, objects, settings)
             stage.forget()
-            write_tables(sample, objects, specks, protruding, settings, labels)
+            write_measure_tables(sample, objects, specks, protruding, settings, labels)
     summary = sample.read_table("measured")
     names = summary["structure"].to_pylist()
-    return Measured(
+    return MeasureSummary(
         dict(zip(names, summary["objects"].to_pylist(), strict=True)),
-        tuple(tables_of(sample)),
+        tuple(measured_tables(sample)),
         summary,
     )
 
 
 def _counting(sample: Sample, settings: MeasureSettings) -> Volumes:
     """The labels of every structure that is to be measured, the cells last."""
-    names = list(settings.structure) or results_of(sample, settings.cells)
+    names = list(settings.structure) or result_names(sample, settings.cells)
     if not names:
         raise SampleError(
             f"{sample.path.name} has no labels to measure; run 'sparsem predict' first, or 'sparsem detect masks' where there are boxes."
@@ -189,10 +200,10 @@ def _counting(sample: Sample, settings: MeasureSettings) -> Volumes:
 
 def _numbered(
     sample: Sample, labels: Volumes, settings: MeasureSettings, on: Execution
-) -> tuple[Volumes, dict[str, Specks]]:
+) -> tuple[Volumes, dict[str, SmallComponents]]:
     """Numbered objects of every structure."""
     volumes: Volumes = {}
-    specks: dict[str, Specks] = {}
+    specks: dict[str, SmallComponents] = {}
     for name, volume in labels.items():
         if (
             volume.dtype == np.uint8 and name != settings.cells
@@ -202,9 +213,9 @@ def _numbered(
                 math.ceil(settings.min_volume_um3.get(name, 0) / volume.voxel_size.volume_um3),
             )
             volumes[name], count, voxels = numbered_objects(sample, name, volume, least, on)
-            specks[name] = Specks(count, voxels)
+            specks[name] = SmallComponents(count, voxels)
         else:
-            volumes[name], specks[name] = volume, Specks(0, 0)
+            volumes[name], specks[name] = volume, SmallComponents(0, 0)
     return volumes, specks
 
 
@@ -235,7 +246,9 @@ def _each(
     return _Links(folder)
 
 
-def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings) -> dict[str, Objects]:
+def _shapes(
+    stage: Stage, volumes: Volumes, settings: MeasureSettings
+) -> dict[str, MeasuredStructure]:
     """Sums, surfaces and hulls of the objects of every structure, by two passes over the blocks."""
     holding = {
         name: volumes[name] for name in (settings.cells, settings.nucleus) if name in volumes
@@ -252,13 +265,13 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings) -> dict[s
         for (name, start), (volume, block) in blocks.items()
     }
     read = _each(stage, "voxels", sums, links)
-    made: dict[str, Objects] = {}
+    made: dict[str, MeasuredStructure] = {}
     for name, volume in volumes.items():
         within = [one for one in holding if one != name]
         found, shared = summed(
             (read[f"sums.{name}.{block.start}"] for block in volume.blocks()), within
         )
-        made[name] = Objects(volume, found, shared)
+        made[name] = MeasuredStructure(volume, found, shared)
     bounds = {}
     for name, one in made.items():
         for block in one.volume.blocks(halo(one.volume.voxel_size)):
@@ -297,20 +310,22 @@ def _shapes(stage: Stage, volumes: Volumes, settings: MeasureSettings) -> dict[s
     return made
 
 
-def _level(one: Objects, settings: MeasureSettings, arrays: int = 1) -> int:
+def _level(one: MeasuredStructure, settings: MeasureSettings, arrays: int = 1) -> int:
     """The finest level at which the largest object fits the budget."""
-    return level_within(
+    return finest_level_within(
         one.volume, one.found.low, one.found.high, int(settings.max_mvoxels * 1e6 / arrays)
     )
 
 
-def _nuclear(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSettings) -> None:
+def _nuclear(
+    stage: Stage, objects: Mapping[str, MeasuredStructure], settings: MeasureSettings
+) -> None:
     """Cavities of nucleoli, and where they lie in their nuclei."""
     if settings.nucleolus not in objects:
         return
     nucleoli = objects[settings.nucleolus]
     level, volume = _level(nucleoli, settings), nucleoli.volume
-    chosen = groups(volume, level, nucleoli.found.low, nucleoli.found.high)
+    chosen = crop_groups(volume, level, nucleoli.found.low, nucleoli.found.high)
     links = {
         f"cavities.{k}": Cavities(volume, level, nucleoli.found.of(some), settings.fill)
         for k, some in enumerate(chosen)
@@ -332,9 +347,13 @@ def _nuclear(stage: Stage, objects: Mapping[str, Objects], settings: MeasureSett
         _in_nuclei(stage, nucleoli, objects[settings.nucleus], settings)
 
 
-def _in_nuclei(stage: Stage, nucleoli: Objects, nuclei: Objects, settings: MeasureSettings) -> None:
+def _in_nuclei(
+    stage: Stage, nucleoli: MeasuredStructure, nuclei: MeasuredStructure, settings: MeasureSettings
+) -> None:
     """Which nucleus holds each nucleolus, and how far from its membrane."""
-    owner, _ = holders(nucleoli.shared[settings.nucleus], nucleoli.found.ids, nucleoli.found.voxels)
+    owner, _ = main_containers(
+        nucleoli.shared[settings.nucleus], nucleoli.found.ids, nucleoli.found.voxels
+    )
     level, centers = _level(nuclei, settings), nucleoli.found.centroids
     of = {int(number): np.flatnonzero(owner == number) for number in np.unique(owner[owner > 0])}
     place = {number: int(np.searchsorted(nuclei.found.ids, number)) for number in of}
@@ -373,19 +392,19 @@ def _in_nuclei(stage: Stage, nucleoli: Objects, nuclei: Objects, settings: Measu
 
 
 def _textured(
-    stage: Stage, objects: Mapping[str, Objects], image: Volume, settings: MeasureSettings
+    stage: Stage, objects: Mapping[str, MeasuredStructure], image: Volume, settings: MeasureSettings
 ) -> None:
     """Texture of all structures but cells."""
     gray = _gray_scale(image, settings)
-    chosen: dict[str, tuple[Objects, int, float, list[Any]]] = {}
+    chosen: dict[str, tuple[MeasuredStructure, int, float, list[Any]]] = {}
     links = {}
     for name, one in objects.items():
         if name == settings.cells or not len(one.found.ids):
             continue
         wanted = (
-            level_nearest(one.volume, settings.texture_nm)
+            level_nearest_to(one.volume, settings.texture_nm)
             if settings.texture_nm
-            else level_of_even_voxels(one.volume)
+            else near_isotropic_level(one.volume)
         )
         level = max(wanted, _level(one, settings))
         voxel = one.volume.voxel_size_of(level)
@@ -397,7 +416,7 @@ def _textured(
             step,
             settings.spectrum_element,
         )
-        together = groups(one.volume, level, one.found.low, one.found.high)
+        together = crop_groups(one.volume, level, one.found.low, one.found.high)
         chosen[name] = one, level, step, together
         one.notes["texture"] = {"level": level, **scale._asdict(), "gray": gray._asdict()}
         for k, some in enumerate(together):
@@ -406,12 +425,12 @@ def _textured(
             )
     read = _each(stage, "texture", textures, links)
     for name, (one, level, step, together) in chosen.items():
-        values = np.full((len(one.found.ids), len(COLUMNS)), np.nan)
+        values = np.full((len(one.found.ids), len(TEXTURE_COLUMNS)), np.nan)
         spectra = np.full((len(one.found.ids), 2 * settings.spectrum_sizes), np.nan)
         for k, some in enumerate(together):
             values[some] = np.asarray(read[f"texture.{name}.{k}"]["texture"][...])
             spectra[some] = np.asarray(read[f"texture.{name}.{k}"]["spectrum"][...])
-        one.columns |= {column: values[:, k] for k, column in enumerate(COLUMNS)} | {
+        one.columns |= {column: values[:, k] for k, column in enumerate(TEXTURE_COLUMNS)} | {
             "texture_level": np.full(len(values), level),
             "texture_voxel_nm": np.full(len(values), max(one.volume.voxel_size_of(level))),
         }
@@ -436,12 +455,14 @@ def _some(image: Volume) -> NDArray[Any]:
     return np.concatenate([image.read(slice(z, z + 1))[0, ::step, ::step].ravel() for z in slices])
 
 
-def _owned(cells: Objects, organelles: Mapping[str, Objects], name_of_cells: str) -> None:
+def _owned(
+    cells: MeasuredStructure, organelles: Mapping[str, MeasuredStructure], name_of_cells: str
+) -> None:
     """Which cell every organelle belongs to, and what every cell holds."""
     ids, voxel_um3 = cells.found.ids, cells.volume.voxel_size.volume_um3
     for name, one in organelles.items():
         shared = one.shared[name_of_cells]
-        owner, share = holders(
+        owner, share = main_containers(
             shared, one.found.ids, one.found.voxels, np.setdiff1d(shared.second, ids)
         )
         one.columns |= {"cell": owner, "cell_share": share}
@@ -451,7 +472,7 @@ def _owned(cells: Objects, organelles: Mapping[str, Objects], name_of_cells: str
 
 
 def _cellular(
-    stage: Stage, objects: Mapping[str, Objects], settings: MeasureSettings
+    stage: Stage, objects: Mapping[str, MeasuredStructure], settings: MeasureSettings
 ) -> pa.Table | None:
     """Whose every organelle is, what is in every cell, distances, and protrusions, whose table is returned."""
     if settings.cells not in objects:

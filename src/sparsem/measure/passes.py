@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.overlaps import Overlaps, added, overlaps, places_in
-from sparsem.measure.features.hull import convex_voxels_of_each, slice_corners
-from sparsem.measure.features.moments import Moments, combined, compacted, moments
-from sparsem.measure.features.surface import Surface, reach, slice_surface
+from sparsem.measure.features.hull import convex_voxels_per_object, slice_corners
+from sparsem.measure.features.moments import (
+    Moments,
+    combine_moments,
+    compact_labels,
+    object_moments,
+)
+from sparsem.measure.features.surface import SurfaceSums, slice_surface_sums, surface_reach
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays, link_arrays
 
@@ -55,13 +60,13 @@ class Surfaces(NamedTuple):
 
 def halo(voxel: VoxelSize) -> int:
     """Slices around a block that the surfaces in it depend on."""
-    return reach(voxel.micrometers)
+    return surface_reach(voxel.micrometers)
 
 
 def sums(link: Sums, _before: None) -> Arrays:
     """Moments of the objects of a block, and the voxels that they share with the objects of other volumes."""
     labels = link.volume.read(link.block.own).astype(np.uint32, copy=False)
-    found = moments(labels, link.block.start)
+    found = object_moments(labels, link.block.start)
     shared = {
         name: overlaps(labels, volume.read(link.block.own), labels > 0)
         for name, volume in link.within.items()
@@ -84,19 +89,19 @@ def summed(blocks: Iterable[Read], within: Iterable[str]) -> tuple[Moments, dict
             parts.append(
                 Overlaps(*(np.asarray(arrays[f"{name}.{side}"][...]) for side in Overlaps._fields))
             )
-    return combined(found), {name: added(parts) for name, parts in shared.items()}
+    return combine_moments(found), {name: added(parts) for name, parts in shared.items()}
 
 
 def surfaces(link: Surfaces, _before: None) -> Arrays:
     """Surface and corners of every object in every slice of a block: rows (id, z, area, radius, radius squared) and (id, z, y, x)."""
     block, voxel = link.block, link.volume.voxel_size.micrometers
     labels = link.volume.read(block.read).astype(np.uint32, copy=False)
-    index, present = compacted(labels)
+    index, present = compact_labels(labels)
     places = places_in(link.ids, present)
     known = places > 0  # others are nobody's islands
     centroids = np.concatenate([np.zeros((1, 3)), link.centroids])[places]
     rows, corners = [np.empty((0, 5))], [np.empty((0, 4), np.int64)]
-    around = reach(voxel)
+    around = surface_reach(voxel)
     for z in range(block.start, block.stop):
         low = max(block.read_start, z - around)
         window = index[low - block.read_start : z + around + 1 - block.read_start]
@@ -107,7 +112,7 @@ def surfaces(link: Surfaces, _before: None) -> Arrays:
                 z - around,
                 np.repeat(index[z - block.read_start][None], 2 * around + 1, axis=0),
             )
-        found = slice_surface(window, z - low, low, voxel, centroids)
+        found = slice_surface_sums(window, z - low, low, voxel, centroids)
         there = np.flatnonzero((found.area > 0) & known)
         rows.append(
             np.column_stack(
@@ -123,7 +128,7 @@ def surfaces(link: Surfaces, _before: None) -> Arrays:
     return {"rows": np.concatenate(rows), "corners": np.concatenate(corners)}
 
 
-def surfaces_summed(blocks: Iterable[Read], ids: NDArray[np.uint32]) -> Surface:
+def surfaces_summed(blocks: Iterable[Read], ids: NDArray[np.uint32]) -> SurfaceSums:
     """Surfaces of the objects ``ids``."""
     total = np.zeros((3, len(ids)))
     for arrays in blocks:
@@ -131,7 +136,7 @@ def surfaces_summed(blocks: Iterable[Read], ids: NDArray[np.uint32]) -> Surface:
         places = np.searchsorted(ids, rows[:, 0])
         for k in range(3):  # in the order of z: sums of floats depend on their order
             np.add.at(total[k], places, rows[:, 2 + k])
-    return Surface(*total)
+    return SurfaceSums(*total)
 
 
 class Hulls(NamedTuple):
@@ -172,13 +177,13 @@ def hull_voxels(link: Hulls, _before: None, folder: Path) -> Arrays:
         corners.append(rows[np.isin(rows[:, 0], link.ids)])
     every = np.concatenate(corners)
     return {
-        "voxels": convex_voxels_of_each(
+        "voxels": convex_voxels_per_object(
             np.searchsorted(link.ids, every[:, 0]) + 1, every[:, 1:], len(link.ids)
         )
     }
 
 
-def holders(
+def main_containers(
     shared: Overlaps,
     ids: NDArray[np.uint32],
     voxels: Ints,

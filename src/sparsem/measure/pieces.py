@@ -11,12 +11,22 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from sparsem.labels.overlaps import places_in
-from sparsem.measure.crops import Piece, factors_of, piece_around
-from sparsem.measure.features.distances import depth_within, distance_to, half_edge, nearest
+from sparsem.measure.crops import Crop, crop_around, downsampling_factors
+from sparsem.measure.features.distances import (
+    depth_within,
+    distance_to,
+    half_edge,
+    minimum_distances,
+)
 from sparsem.measure.features.moments import Moments
-from sparsem.measure.features.nucleolus import Fill, filled
-from sparsem.measure.features.protrusions import protrusions
-from sparsem.measure.features.texture import COLUMNS, GrayScale, TextureScale, texture_of
+from sparsem.measure.features.nucleolus import Fill, fill_cavities
+from sparsem.measure.features.protrusions import find_protrusions
+from sparsem.measure.features.texture import (
+    TEXTURE_COLUMNS,
+    GrayScale,
+    TextureScale,
+    texture_features,
+)
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays
 
@@ -70,8 +80,10 @@ def textures(link: Textured, _before: None) -> Arrays:
     rows, spectra = [], []
     for number, piece in zip(link.found.ids, pieces, strict=True):
         inner = whole.inner(piece)
-        values, spectrum = texture_of(image[inner], labels[inner] == number, link.gray, link.scale)
-        rows.append([values[name] for name in COLUMNS])
+        values, spectrum = texture_features(
+            image[inner], labels[inner] == number, link.gray, link.scale
+        )
+        rows.append([values[name] for name in TEXTURE_COLUMNS])
         spectra.append(spectrum)
     return {"texture": np.array(rows), "spectrum": np.array(spectra)}
 
@@ -79,11 +91,11 @@ def textures(link: Textured, _before: None) -> Arrays:
 def cavities(link: Cavities, _before: None) -> Arrays:
     """Voxels of the full resolution that the cavities of every object take, (n,)."""
     whole, pieces = _pieces(link.labels, link.level, link.found)
-    labels, size = whole.of(link.labels), int(factors_of(link.labels, link.level).prod())
+    labels, size = whole.of(link.labels), int(downsampling_factors(link.labels, link.level).prod())
     out = []
     for number, piece in zip(link.found.ids, pieces, strict=True):
         mask = labels[whole.inner(piece)] == number
-        out.append((int(filled(mask, link.fill).sum()) - int(mask.sum())) * size)
+        out.append((int(fill_cavities(mask, link.fill).sum()) - int(mask.sum())) * size)
     return {"cavities": np.array(out, np.int64)}
 
 
@@ -92,7 +104,7 @@ def depths(link: Depths, _before: None) -> Arrays:
 
     The surface passes half way between voxels inside and outside: half an edge is taken off.
     """
-    piece = piece_around(link.labels, link.level, link.found.low[0], link.found.high[0], rim=1)
+    piece = crop_around(link.labels, link.level, link.found.low[0], link.found.high[0], rim=1)
     edges = link.labels.voxel_size_of(link.level).micrometers
     depth = depth_within(piece.of(link.labels) == link.found.ids[0], edges)
     return {
@@ -104,7 +116,7 @@ def depths(link: Depths, _before: None) -> Arrays:
 
 def cell_measures(link: CellPiece, _before: None) -> Arrays:
     """Distances of a cell's organelles to its nuclei and to its membrane, µm, and its protrusions: (n, 3) length, volume, attached."""
-    piece = piece_around(link.cells, link.level, link.found.low[0], link.found.high[0], rim=1)
+    piece = crop_around(link.cells, link.level, link.found.low[0], link.found.high[0], rim=1)
     edges = link.cells.voxel_size_of(link.level).micrometers
     cell = piece.of(link.cells) == link.found.ids[0]
     to_membrane = depth_within(cell, edges)
@@ -116,7 +128,7 @@ def cell_measures(link: CellPiece, _before: None) -> Arrays:
         places = _in_piece(objects.centroids, volume, piece)
         for what, field in (("nucleus", to_nucleus), ("membrane", to_membrane)):
             out[f"{name}.{what}"] = _nearest(index, len(objects.ids), field, places)
-    found = protrusions(cell, edges, link.protrusion_um)
+    found = find_protrusions(cell, edges, link.protrusion_um)
     return {
         **out,
         "protrusions": np.array(
@@ -131,25 +143,26 @@ def _nearest(
     """Smallest value of a field over each object; at its centroid for one that is too small for this level."""
     if field is None:
         return np.full(count, np.nan)
-    found = nearest(index, count, field)
+    found = minimum_distances(index, count, field)
     lost = ~np.isfinite(found)
     found[lost] = _sampled(field, places[lost])
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _pieces(volume: Volume, level: int, found: Moments) -> tuple[Piece, list[Piece]]:
+def _pieces(volume: Volume, level: int, found: Moments) -> tuple[Crop, list[Crop]]:
     """The piece that holds all objects, and those of each."""
-    whole = piece_around(volume, level, found.low.min(axis=0), found.high.max(axis=0))
+    whole = crop_around(volume, level, found.low.min(axis=0), found.high.max(axis=0))
     return whole, [
-        piece_around(volume, level, low, high)
+        crop_around(volume, level, low, high)
         for low, high in zip(found.low, found.high, strict=True)
     ]
 
 
-def _in_piece(places: Floats, volume: Volume, piece: Piece) -> Floats:
+def _in_piece(places: Floats, volume: Volume, piece: Crop) -> Floats:
     """Places in voxels of the full resolution -> in voxels of a piece; a voxel's center has a whole number."""
     return np.asarray(
-        (places + 0.5) / factors_of(volume, piece.level) - 0.5 - np.array(piece.low), np.float64
+        (places + 0.5) / downsampling_factors(volume, piece.level) - 0.5 - np.array(piece.low),
+        np.float64,
     )
 
 

@@ -89,7 +89,7 @@ class MeasureSettings(Settings):
         return limits
 
 
-def results_of(sample: Sample, cells: str) -> list[str]:
+def result_names(sample: Sample, cells: str) -> list[str]:
     """Names of the labels that are results: not steps on the way, and not other ways to separate the same cells."""
     return [
         name

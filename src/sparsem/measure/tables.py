@@ -21,7 +21,7 @@ from sparsem.store.volume import Volume
 from sparsem.workflow.stage import forget
 
 
-class Specks(NamedTuple):
+class SmallComponents(NamedTuple):
     """Parts of a mask that are too small to be measured."""
 
     parts: int
@@ -29,7 +29,7 @@ class Specks(NamedTuple):
 
 
 @dataclass
-class Objects:
+class MeasuredStructure:
     """A structure's objects on the way to its table.
 
     Attributes:
@@ -49,17 +49,17 @@ class Objects:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def tables_of(sample: Sample) -> list[str]:
+def measured_tables(sample: Sample) -> list[str]:
     """Names of all tables that the last run wrote, as the table ``measured`` lists them."""
     if "measured" not in sample.tables:
         return []
     return [str(name) for name in sample.table_notes("measured")["tables"]]
 
 
-def forget_unless_whole(sample: Sample) -> None:
+def forget_incomplete_result(sample: Sample) -> None:
     """Where a table is missing nothing counts as measured: it is done again."""
     try:
-        listed = tables_of(sample)
+        listed = measured_tables(sample)
         whole = bool(listed) and set(listed) <= set(sample.tables)
     except (SampleError, KeyError, ValueError, OSError):
         whole = False
@@ -67,10 +67,10 @@ def forget_unless_whole(sample: Sample) -> None:
         forget(sample, "measure")
 
 
-def write_tables(
+def write_measure_tables(
     sample: Sample,
-    objects: Mapping[str, Objects],
-    specks: Mapping[str, Specks],
+    objects: Mapping[str, MeasuredStructure],
+    specks: Mapping[str, SmallComponents],
     protruding: pa.Table | None,
     settings: MeasureSettings,
     labels: Mapping[str, Volume],
@@ -126,7 +126,7 @@ def write_tables(
 def _earlier_tables(sample: Sample) -> list[str]:
     """Return the names of the tables of an earlier run; none if there was none, or its list is damaged."""
     try:
-        return tables_of(sample)
+        return measured_tables(sample)
     except (SampleError, KeyError, ValueError, OSError):
         return []
 
@@ -162,7 +162,9 @@ def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: 
 
 
 def _summary(
-    objects: Mapping[str, Objects], specks: Mapping[str, Specks], settings: MeasureSettings
+    objects: Mapping[str, MeasuredStructure],
+    specks: Mapping[str, SmallComponents],
+    settings: MeasureSettings,
 ) -> list[dict[str, Any]]:
     """Return one row a structure."""
     rows = []

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sparsem.measure.dictionary import features
+from sparsem.measure.dictionary import feature_columns
 from sparsem.report.boxes import box_plots
 from sparsem.report.plots.plots import (
     DiceCurve,
@@ -44,7 +44,7 @@ def plots(views: Sequence[View], cells: str) -> Iterator[Plot]:
             for view in views
             if name in _measured(view) and view.tables[name].num_rows
         }
-        columns = features(
+        columns = feature_columns(
             dict.fromkeys(column for one in tables.values() for column in one.column_names)
         )
         if columns:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from sparsem.errors import InputError, SampleError
 from sparsem.io.writers import WRITERS, appearing, write_volume
-from sparsem.measure.settings import results_of
+from sparsem.measure.settings import result_names
 from sparsem.progress import Meter
 from sparsem.report.layers import layers_of
 from sparsem.report.pieces import named_piece, pieces_of
@@ -122,7 +122,7 @@ def neuroglancer_state(
     there = sample.names("labels")
     numbered = [
         f"{name}-objects" if f"{name}-objects" in there else name
-        for name in results_of(sample, cells)
+        for name in result_names(sample, cells)
     ]
     labels = [
         {"type": "segmentation", "name": name, "source": f"{root}/labels/{name}"}

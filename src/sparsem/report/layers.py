@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sparsem.annotation.ground_truth import Truth, TruthSettings, truth_of
 from sparsem.errors import SparsemError
 from sparsem.labels.results import objects_of, result_of
-from sparsem.measure.settings import results_of
+from sparsem.measure.settings import result_names
 from sparsem.report.plots.figures import COLORS, color_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -54,7 +54,7 @@ def layers_of(
         truth: name to volume and what of it is labeled, for structures whose ground truth lies elsewhere than in ``truth/NAME``.
         others: structures without a color of the papers, of all samples that are shown together; those of this one if not given.
     """
-    names = list(structures) or results_of(sample, cells)
+    names = list(structures) or result_names(sample, cells)
     order = [cells, *COLORS]
     names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
     others = others or [name for name in names if name not in order]

@@ -23,8 +23,8 @@ from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.geometry import evenly_spaced
 from sparsem.labels.results import outdated
 from sparsem.labels.slice_roles import slice_use_of
-from sparsem.measure.dictionary import dictionary_page_rows
-from sparsem.measure.settings import results_of
+from sparsem.measure.dictionary import dictionary_sections
+from sparsem.measure.settings import result_names
 from sparsem.progress import Meter
 from sparsem.report.boxes import box_layers_of, legend_of_boxes
 from sparsem.report.charts import plots
@@ -155,7 +155,7 @@ def report(
 
 def _results(path: str | Path, settings: ReportSettings) -> list[str]:
     try:
-        return list(settings.structure) or results_of(Sample.open(path), settings.cells)
+        return list(settings.structure) or result_names(Sample.open(path), settings.cells)
     except SparsemError:  # told where the sample is looked at
         return []
 
@@ -417,7 +417,7 @@ def _page(views: Sequence[View], plots: Sequence[Plot], settings: ReportSettings
         views=views,
         figures=figures,
         downloads=downloads,
-        dictionary=dictionary_page_rows(),
+        dictionary=dictionary_sections(),
         data=script_data,
         made=now(),
         version=__version__,

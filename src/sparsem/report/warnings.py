@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sparsem.annotation.labeled_slices import corrected_slices
 from sparsem.boxes.tables import DETECTED_PREFIX, are_masks_outdated
 from sparsem.labels.results import CONSTRAINED, outdated
-from sparsem.measure.remarks import remark_lines
+from sparsem.measure.object_checks import object_warnings
 from sparsem.store.sample import Sample
 
 LOW_DICE = 0.8
@@ -215,7 +215,7 @@ def _unassigned(sample: Sample, cells: str) -> Iterator[Notice]:
 def _of_objects(sample: Sample, name: str, cells: str) -> Iterator[Notice]:
     """Specks among the objects, and lost slices that they cross."""
     if name in sample.tables:
-        for line in remark_lines(sample, name, cells):
+        for line in object_warnings(sample, name, cells):
             yield Notice(f"{line.replace(' um3', ' µm³')}.", True)
 
 

@@ -40,7 +40,9 @@ def half_edge(voxel: Sequence[float]) -> float:
     return float(np.prod(np.asarray(voxel, np.float64)) ** (1 / 3)) / 2
 
 
-def nearest(labels: NDArray[np.uint32], count: int, distances: Field) -> NDArray[np.float64]:
+def minimum_distances(
+    labels: NDArray[np.uint32], count: int, distances: Field
+) -> NDArray[np.float64]:
     """The smallest distance over the voxels of each object 1 to ``count``, infinite for one without voxels: (count,)."""
     out = np.full(count + 1, np.inf)
     inside = labels > 0

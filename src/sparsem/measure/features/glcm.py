@@ -21,7 +21,7 @@ DIRECTIONS = tuple(
 )  # 13; the others are their opposites
 
 
-class CoOccurrence(NamedTuple):
+class CoOccurrenceFeatures(NamedTuple):
     """Features of a co-occurrence matrix; NaN where there is no pair.
 
     Attributes:
@@ -37,7 +37,7 @@ class CoOccurrence(NamedTuple):
     contrast: float
 
 
-def offsets_of(distance: float, voxel: Sequence[float]) -> NDArray[np.int64]:
+def pair_offsets(distance: float, voxel: Sequence[float]) -> NDArray[np.int64]:
     """The 13 directions as steps of about ``distance`` along each axis that they go along, at least one voxel: (13, 3)."""
     steps = [max(1, round(distance / edge)) for edge in voxel]
     return np.array(DIRECTIONS, np.int64) * np.array(steps, np.int64)
@@ -53,18 +53,18 @@ def co_occurrence_matrix(gray: Gray, levels: int, offsets: NDArray[np.int64]) ->
     return forward + forward.T
 
 
-def co_occurrence(matrix: NDArray[np.int64]) -> CoOccurrence:
+def co_occurrence_features(matrix: NDArray[np.int64]) -> CoOccurrenceFeatures:
     """Features of a symmetric matrix of counts; levels are numbered from 1."""
     total = matrix.sum()
     if not total:
-        return CoOccurrence(*[float("nan")] * 4)
+        return CoOccurrenceFeatures(*[float("nan")] * 4)
     p = matrix / total
     level = np.arange(1, len(p) + 1)
     apart = (level[:, None] - level[None]) ** 2
     mean = float(p.sum(axis=1) @ level)
     variance = float(p.sum(axis=1) @ (level - mean) ** 2)
     together = float(level @ p @ level) - mean**2
-    return CoOccurrence(
+    return CoOccurrenceFeatures(
         float((p / (1 + apart)).sum()),
         together / variance if variance > 0 else 1.0,
         variance,

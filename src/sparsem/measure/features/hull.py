@@ -48,7 +48,7 @@ def convex_voxels(corners: Points) -> int:
     return _between(first, last)
 
 
-def convex_voxels_of_each(
+def convex_voxels_per_object(
     of: NDArray[Any], corners: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
     """Voxels in the convex hull of every object 1 to ``count``, from the corners (m, 3) of its slices and whose they are (m,)."""

@@ -56,9 +56,9 @@ class Moments(NamedTuple):
         return Moments(*(column[chosen] for column in self))
 
 
-def moments(labels: NDArray[np.uint32], first_z: int = 0) -> Moments:
+def object_moments(labels: NDArray[np.uint32], first_z: int = 0) -> Moments:
     """Sums of every object in ``labels``, whose first slice is ``first_z`` of the volume."""
-    index, ids = compacted(labels)
+    index, ids = compact_labels(labels)
     sums, low, high = (
         np.zeros((len(ids), 10), np.int64),
         np.full((len(ids), 3), 2**62),
@@ -68,7 +68,7 @@ def moments(labels: NDArray[np.uint32], first_z: int = 0) -> Moments:
     return Moments(ids, sums[:, 0], sums[:, 1:4], sums[:, 4:], low, high)
 
 
-def combined(parts: Sequence[Moments]) -> Moments:
+def combine_moments(parts: Sequence[Moments]) -> Moments:
     """The sums of a whole from those of its parts."""
     ids, which = np.unique(
         np.concatenate([one.ids for one in parts]) if parts else np.empty(0, np.uint32),
@@ -88,7 +88,7 @@ def combined(parts: Sequence[Moments]) -> Moments:
     return total
 
 
-def compacted(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
+def compact_labels(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
     """Labels renumbered 1 to n in ascending order of their ids, 0 staying 0; and the ids, (n,)."""
     ids, _ = sizes(labels)
     if not len(ids) or int(ids[-1]) == len(ids):

@@ -14,7 +14,7 @@ Mask = NDArray[np.bool_]
 Fill = Literal["3d", "2d"]
 
 
-def filled(mask: Mask, fill: Fill = "3d") -> Mask:
+def fill_cavities(mask: Mask, fill: Fill = "3d") -> Mask:
     """The object with its holes: background that no path of voxel faces connects to the outside.
 
     ``2d`` fills slice by slice, so that a tunnel which is closed within every slice counts as well. A tunnel that is open to the

@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 from sparsem.geometry import VoxelSize
 from sparsem.measure.features.moments import Moments
 from sparsem.measure.features.shape import Columns
-from sparsem.measure.features.surface import Surface
+from sparsem.measure.features.surface import SurfaceSums
 
 
 def outline_columns(
     found: Moments,
-    bounds: Surface,
+    bounds: SurfaceSums,
     convex: NDArray[np.int64],
     ends: NDArray[np.int64],
     voxel: VoxelSize,

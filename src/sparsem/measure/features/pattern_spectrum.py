@@ -43,7 +43,9 @@ class Growth(NamedTuple):
     pointed: bool
 
 
-def growth(sizes: int, step: float, voxel: Sequence[float], element: Element) -> list[Growth]:
+def element_growth(
+    sizes: int, step: float, voxel: Sequence[float], element: Element
+) -> list[Growth]:
     """Size n reaches ``n step`` along each axis, to the nearest voxel.
 
     A box gains boxes; a ball gains octahedra and boxes in turn, whose sum is rounder than either.
@@ -62,7 +64,7 @@ def pattern_spectrum(image: Image, mask: Mask, elements: Sequence[Growth]) -> Fl
     Args:
         image: gray levels.
         mask: the object; nothing outside of it counts.
-        elements: what each size adds, see ``growth``; N of them.
+        elements: what each size adds, see ``element_growth``; N of them.
 
     Returns:
         Each term is at least 0; all zeros where the image is 0 in the object.

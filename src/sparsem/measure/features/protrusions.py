@@ -32,7 +32,7 @@ class Protrusion(NamedTuple):
     attached: bool
 
 
-def body_of(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
+def cell_body(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
     """The cell opened with a ball of diameter ``width``; of several parts the largest."""
     anisotropy = tuple(float(edge) for edge in voxel)
     # The border of the array is no surface: a cell that is cut there would lose a rim.
@@ -51,7 +51,7 @@ def body_of(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
     return np.asarray(parts == np.bincount(parts.ravel())[1:].argmax() + 1)
 
 
-def protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protrusion]:
+def find_protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protrusion]:
     """Protrusions of a cell, the longest first.
 
     Args:
@@ -59,7 +59,7 @@ def protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protru
         voxel: edge lengths (z, y, x).
         width: parts that a ball of this diameter cannot enter, and longer than this, are protrusions.
     """
-    body = body_of(cell, voxel, width)
+    body = cell_body(cell, voxel, width)
     parts, count = cc3d.connected_components(
         (cell & ~body).view(np.uint8), connectivity=26, return_N=True
     )

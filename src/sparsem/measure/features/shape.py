@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize
-from sparsem.measure.features.hull import convex_voxels_of_each, slice_corners
-from sparsem.measure.features.moments import Moments, compacted, moments
-from sparsem.measure.features.surface import Surface, surface
+from sparsem.measure.features.hull import convex_voxels_per_object, slice_corners
+from sparsem.measure.features.moments import Moments, compact_labels, object_moments
+from sparsem.measure.features.surface import SurfaceSums, surface_sums
 
 Columns = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 def shape_columns(
     found: Moments,
-    bounds: Surface,
+    bounds: SurfaceSums,
     convex: NDArray[np.int64],
     ends: NDArray[np.int64],
     voxel: VoxelSize,
@@ -79,14 +79,14 @@ def shape_columns(
 
 def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
     """Shape of every object of a label volume (z, y, x) in memory; see ``shape_columns``."""
-    found = moments(np.asarray(labels))
-    index, ids = compacted(np.asarray(labels))
-    bounds = surface(index, voxel.micrometers, found.centroids)
+    found = object_moments(np.asarray(labels))
+    index, ids = compact_labels(np.asarray(labels))
+    bounds = surface_sums(index, voxel.micrometers, found.centroids)
     corners = [slice_corners(one, len(ids)) for one in index]
     of = np.concatenate([owner for owner, _ in corners])
     places = np.concatenate(
         [np.column_stack([np.full(len(place), z), place]) for z, (_, place) in enumerate(corners)]
     )
     return shape_columns(
-        found, bounds, convex_voxels_of_each(of, places, len(ids)), np.array(index.shape), voxel
+        found, bounds, convex_voxels_per_object(of, places, len(ids)), np.array(index.shape), voxel
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Gray = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-class SizeZones(NamedTuple):
+class SizeZoneFeatures(NamedTuple):
     """Features of a size-zone matrix P(i, j), the number of zones of level i and size j; NaN where there is no zone.
 
     Attributes:
@@ -39,11 +39,11 @@ def zones(gray: Gray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return levels[1:], sizes[1:]
 
 
-def size_zones(levels: NDArray[np.int64], sizes: NDArray[np.int64]) -> SizeZones:
+def size_zone_features(levels: NDArray[np.int64], sizes: NDArray[np.int64]) -> SizeZoneFeatures:
     """Features from the level and size of every zone."""
     if not len(levels):
-        return SizeZones(*[float("nan")] * 4)
+        return SizeZoneFeatures(*[float("nan")] * 4)
     emphasis = float((levels.astype(float) ** 2 / sizes.astype(float) ** 2).mean())
-    return SizeZones(
+    return SizeZoneFeatures(
         len(levels) / int(sizes.sum()), emphasis, float(levels.mean()), float(sizes.mean())
     )

@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 Edges = tuple[float, float, float]
 
 
-class Surface(NamedTuple):
+class SurfaceSums(NamedTuple):
     """Sums over the surface of every object; additive over slices.
 
     Attributes:
@@ -41,9 +41,9 @@ class Surface(NamedTuple):
     radius_squared: Floats
 
 
-def slice_surface(
+def slice_surface_sums(
     labels: NDArray[np.uint32], own: int, first_z: int, voxel: Edges, centroids: Floats
-) -> Surface:
+) -> SurfaceSums:
     """Surface of every object in one slice: the faces within it, and those towards the next one.
 
     Args:
@@ -58,19 +58,19 @@ def slice_surface(
     _slice(
         labels, own, first_z, np.array(voxel, np.float64), centroids, *_windows(tuple(voxel)), out
     )
-    return Surface(*out[:, 1:])
+    return SurfaceSums(*out[:, 1:])
 
 
-def surface(labels: NDArray[np.uint32], voxel: Edges, centroids: Floats) -> Surface:
-    """Surface of every object of a volume in memory; see ``slice_surface``."""
-    total, halo = np.zeros((3, len(centroids))), reach(voxel)
+def surface_sums(labels: NDArray[np.uint32], voxel: Edges, centroids: Floats) -> SurfaceSums:
+    """Surface of every object of a volume in memory; see ``slice_surface_sums``."""
+    total, halo = np.zeros((3, len(centroids))), surface_reach(voxel)
     for z in range(len(labels)):
         low = max(0, z - halo)
-        total += slice_surface(labels[low : z + halo + 1], z - low, low, voxel, centroids)
-    return Surface(*total)
+        total += slice_surface_sums(labels[low : z + halo + 1], z - low, low, voxel, centroids)
+    return SurfaceSums(*total)
 
 
-def reach(voxel: Edges) -> int:
+def surface_reach(voxel: Edges) -> int:
     """Slices on each side of a slice that its surface depends on."""
     return len(_windows(tuple(voxel))[0][0]) // 2
 

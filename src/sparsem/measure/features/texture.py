@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.measure.features.glcm import co_occurrence, co_occurrence_matrix, offsets_of
+from sparsem.measure.features.glcm import co_occurrence_features, co_occurrence_matrix, pair_offsets
 from sparsem.measure.features.pattern_spectrum import (
     Element,
-    growth,
+    element_growth,
     pattern_spectrum,
     spectrum_moments,
 )
-from sparsem.measure.features.size_zones import size_zones, zones
+from sparsem.measure.features.size_zones import size_zone_features, zones
 
 Image = NDArray[np.generic]
 Mask = NDArray[np.bool_]
@@ -57,7 +57,7 @@ class TextureScale(NamedTuple):
     element: Element
 
 
-def quantized(image: Image, scale: GrayScale) -> NDArray[np.uint8]:
+def quantize_gray(image: Image, scale: GrayScale) -> NDArray[np.uint8]:
     """Gray levels 1 to ``scale.levels`` in steps of equal width; what is darker or brighter than the scale takes its ends."""
     if scale.levels > EIGHT_BIT - 1:
         raise ValueError(f"at most {EIGHT_BIT - 1} gray levels, got {scale.levels}")
@@ -70,21 +70,21 @@ def _steps(image: Image, low: float, high: float, levels: int) -> NDArray[np.uin
     return np.asarray(np.clip(at, 0, levels - 1), np.uint8)
 
 
-def texture_of(
+def texture_features(
     image: Image, mask: Mask, gray: GrayScale, scale: TextureScale
 ) -> tuple[dict[str, float], Floats]:
     """Texture of one object, by name of the column, and its pattern spectrum (2 sizes,); NaN for an object without voxels."""
     if not mask.any():
-        return dict.fromkeys(COLUMNS, float("nan")), np.full(2 * scale.sizes, np.nan)
+        return dict.fromkeys(TEXTURE_COLUMNS, float("nan")), np.full(2 * scale.sizes, np.nan)
     inside = image[mask].astype(np.float64)
-    levels = np.where(mask, quantized(image, gray), np.uint8(0))
-    pairs = co_occurrence(
-        co_occurrence_matrix(levels, gray.levels, offsets_of(scale.distance_nm, scale.voxel))
+    levels = np.where(mask, quantize_gray(image, gray), np.uint8(0))
+    pairs = co_occurrence_features(
+        co_occurrence_matrix(levels, gray.levels, pair_offsets(scale.distance_nm, scale.voxel))
     )
-    sizes = size_zones(*zones(levels))
+    sizes = size_zone_features(*zones(levels))
     eight_bit = _steps(image, gray.low, gray.high, EIGHT_BIT)
     spectrum = pattern_spectrum(
-        eight_bit, mask, growth(scale.sizes, scale.step_nm, scale.voxel, scale.element)
+        eight_bit, mask, element_growth(scale.sizes, scale.step_nm, scale.voxel, scale.element)
     )
     values = (
         float(inside.mean()),
@@ -93,10 +93,10 @@ def texture_of(
         *sizes,
         *spectrum_moments(spectrum),
     )
-    return dict(zip(COLUMNS, values, strict=True)), spectrum
+    return dict(zip(TEXTURE_COLUMNS, values, strict=True)), spectrum
 
 
-COLUMNS = (
+TEXTURE_COLUMNS = (
     "gray_mean",
     "gray_deviation",
     "glcm_homogeneity",

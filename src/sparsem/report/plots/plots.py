@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from sparsem.measure.dictionary import about
+from sparsem.measure.dictionary import describe_column
 
 SAMPLE_COLORS = (
     "#0072B2",
@@ -48,7 +48,7 @@ class Strip(NamedTuple):
 
     def of(self, column: str) -> tuple[Floats, NDArray[np.bool_]]:
         """Values of a column, and which of them the border spoils."""
-        values, found = self.values.get(column, np.empty(0)), about(column)
+        values, found = self.values.get(column, np.empty(0)), describe_column(column)
         spoilt = [
             self.cut[name]
             for name in {"cut_by_edge", found.cut_by if found else ""}
@@ -71,7 +71,7 @@ def strips(samples: Sequence[Strip], columns: Sequence[str]) -> str:
         if _spans_decades(np.concatenate([one.of(column)[0] for one in samples])):
             axis.set_yscale("log")
             axis.yaxis.set_minor_formatter(NullFormatter())
-        found = about(column)
+        found = describe_column(column)
         unit = f" ({found.unit})" if found and found.unit not in ("", "1", "ratio", "count") else ""
         axis.set_title(
             _words(column) + unit, fontsize=8.5, y=1.0

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from sparsem.measure.crops import Piece, level_within, piece_around
+from sparsem.measure.crops import Crop, crop_around, finest_level_within
 from sparsem.report.encode import cell_color
 from sparsem.report.layers import Layer
 from sparsem.report.mesh import Mesh, mesh_of, simplified
@@ -62,8 +62,8 @@ def solids_of(
     labels = layer.labels
     if labels is None:
         return
-    level = level_within(labels, box[0][None], box[1][None], int(voxels))
-    piece = piece_around(labels, level, *box)
+    level = finest_level_within(labels, box[0][None], box[1][None], int(voxels))
+    piece = crop_around(labels, level, *box)
     voxel = labels.voxel_size_of(level).micrometers
     if layer.cells:
         yield from _cells(
@@ -83,10 +83,10 @@ def _only(labels: NDArray[Any], numbers: Sequence[int] | None) -> NDArray[Any]:
     return labels if numbers is None else np.where(np.isin(labels, numbers), labels, 0)
 
 
-def _slab(layer: Layer, piece: Piece, first: int, last: int, cut: Cut | None) -> NDArray[np.bool_]:
+def _slab(layer: Layer, piece: Crop, first: int, last: int, cut: Cut | None) -> NDArray[np.bool_]:
     if layer.labels is None:
         raise AssertionError(f"{layer.name} has no labels")
-    part = Piece(
+    part = Crop(
         piece.level, (piece.low[0] + first, *piece.low[1:]), (piece.low[0] + last, *piece.high[1:])
     )
     return (

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Remarks(NamedTuple):
+class ObjectChecks(NamedTuple):
     """What to know of the objects of a structure.
 
     Attributes:
@@ -39,7 +39,7 @@ class Remarks(NamedTuple):
     crossing: int
 
 
-def proposed_minimum(volumes: Floats) -> float | None:
+def propose_min_volume(volumes: Floats) -> float | None:
     """Return the volume at the deepest valley of the histogram of volumes (logarithmic), between specks and objects.
 
     Of a network's doubt come many specks, of one size or falling off, and the objects are a peak of their own at larger volumes:
@@ -75,7 +75,7 @@ def proposed_minimum(volumes: Floats) -> float | None:
     return None if depth[place] > DEEP or are_few or hold_much else minimum
 
 
-def crossing(first: Ints, last: Ints, gaps: Ints) -> NDArray[np.bool_]:
+def cross_gaps(first: Ints, last: Ints, gaps: Ints) -> NDArray[np.bool_]:
     """Return which objects lie on both sides of a gap.
 
     Args:
@@ -87,7 +87,7 @@ def crossing(first: Ints, last: Ints, gaps: Ints) -> NDArray[np.bool_]:
     return np.asarray(is_across.any(axis=1), bool)
 
 
-def gaps_of(sample: Sample) -> Ints:
+def lost_slice_positions(sample: Sample) -> Ints:
     """Return the slices before which others are lost, ascending: as ``quality`` found, and where slices stand in for lost ones."""
     if not sample.has_image:
         return np.empty(0, np.int64)
@@ -103,7 +103,7 @@ def gaps_of(sample: Sample) -> Ints:
     return np.array(sorted(gaps), np.int64)
 
 
-def remarks(sample: Sample, name: str, cells: str) -> Remarks:
+def check_objects(sample: Sample, name: str, cells: str) -> ObjectChecks:
     """Return what to know of ``tables/NAME``; of cells no minimum is proposed."""
     table = sample.read_table(name)
     volumes = (
@@ -111,20 +111,22 @@ def remarks(sample: Sample, name: str, cells: str) -> Remarks:
         if "volume_um3" in table.column_names and name != cells
         else np.empty(0)
     )
-    minimum = proposed_minimum(volumes)
-    gaps = gaps_of(sample) if "first_z" in table.column_names else np.empty(0, np.int64)
+    minimum = propose_min_volume(volumes)
+    gaps = (
+        lost_slice_positions(sample) if "first_z" in table.column_names else np.empty(0, np.int64)
+    )
     across = (
-        crossing(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps)
+        cross_gaps(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps)
         if len(gaps)
         else np.empty(0, bool)
     )
     below = int((volumes < minimum).sum()) if minimum is not None else 0
-    return Remarks(table.num_rows, minimum, below, len(gaps), int(across.sum()))
+    return ObjectChecks(table.num_rows, minimum, below, len(gaps), int(across.sum()))
 
 
-def remark_lines(sample: Sample, name: str, cells: str) -> list[str]:
+def object_warnings(sample: Sample, name: str, cells: str) -> list[str]:
     """Return the same in sentences."""
-    known = remarks(sample, name, cells)
+    known = check_objects(sample, name, cells)
     lines = []
     if known.minimum_um3 is not None:
         size = f"{known.minimum_um3:.2g}"

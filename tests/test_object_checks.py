@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsem.measure.measure import measure
-from sparsem.measure.remarks import crossing, gaps_of, proposed_minimum, remark_lines
+from sparsem.measure.object_checks import (
+    cross_gaps,
+    lost_slice_positions,
+    object_warnings,
+    propose_min_volume,
+)
 from sparsem.measure.settings import MeasureSettings
 from sparsem.report.warnings import notices
 from sparsem.store.sample import Sample
@@ -22,7 +27,7 @@ SPECK = 27 * 8 * 4 * 4e-9  # um3
 def test_a_minimum_lies_between_specks_and_objects(objects: int, specks: int) -> None:
     draw = np.random.default_rng(objects)
     large, small = 10 ** draw.normal(-1, 0.3, objects), SPECK * 10 ** draw.exponential(0.3, specks)
-    minimum = proposed_minimum(np.concatenate([large, small]))
+    minimum = propose_min_volume(np.concatenate([large, small]))
     assert minimum is not None
     assert (small < minimum).mean() > 0.95
     assert (large < minimum).mean() < 0.03
@@ -30,14 +35,14 @@ def test_a_minimum_lies_between_specks_and_objects(objects: int, specks: int) ->
 
 def test_no_minimum_where_volumes_show_none() -> None:
     draw = np.random.default_rng(0)
-    assert proposed_minimum(10 ** draw.normal(-1, 0.3, 200)) is None
-    assert proposed_minimum(10 ** draw.uniform(-4, 0, 400)) is None
-    assert proposed_minimum(SPECK * 10 ** draw.exponential(0.3, 500)) is None
-    assert proposed_minimum(np.full(100, 0.2)) is None
-    assert proposed_minimum(np.array([1e-5] * 10 + [1.0] * 5)) is None  # too few to tell
-    assert proposed_minimum(np.repeat([0.01, 0.1], [100, 100])) is not None
+    assert propose_min_volume(10 ** draw.normal(-1, 0.3, 200)) is None
+    assert propose_min_volume(10 ** draw.uniform(-4, 0, 400)) is None
+    assert propose_min_volume(SPECK * 10 ** draw.exponential(0.3, 500)) is None
+    assert propose_min_volume(np.full(100, 0.2)) is None
+    assert propose_min_volume(np.array([1e-5] * 10 + [1.0] * 5)) is None  # too few to tell
+    assert propose_min_volume(np.repeat([0.01, 0.1], [100, 100])) is not None
     assert (
-        proposed_minimum(np.repeat([0.05, 0.1], [100, 100])) is None
+        propose_min_volume(np.repeat([0.05, 0.1], [100, 100])) is None
     )  # so near that both may be objects
 
 
@@ -47,7 +52,7 @@ def test_a_minimum_does_not_depend_on_the_unit_and_takes_little(
     volumes: list[float], unit: float
 ) -> None:
     values = np.array(volumes, float)
-    found, other = proposed_minimum(values), proposed_minimum(values * unit)
+    found, other = propose_min_volume(values), propose_min_volume(values * unit)
     assert (found is None) == (other is None) or len(
         values
     ) < 60  # the grid begins at the smallest volume
@@ -57,15 +62,15 @@ def test_a_minimum_does_not_depend_on_the_unit_and_takes_little(
 
 def test_objects_that_cross_gaps_are_those_on_both_sides() -> None:
     first, last = np.array([0, 3, 5, 0, 6]), np.array([4, 6, 9, 9, 6])
-    assert crossing(first, last, np.array([5])).tolist() == [False, True, False, True, False]
-    assert crossing(first, last, np.array([], np.int64)).tolist() == [False] * 5
+    assert cross_gaps(first, last, np.array([5])).tolist() == [False, True, False, True, False]
+    assert cross_gaps(first, last, np.array([], np.int64)).tolist() == [False] * 5
 
 
 def test_measure_and_report_name_objects_that_cross_lost_slices(tmp_path: Path) -> None:
     sample = copy_of(tissue_of(tmp_path / "made.zarr"), tmp_path / "s.zarr")
     measure(sample, MeasureSettings(texture=False))
-    assert gaps_of(sample).size == 0
-    assert not any("lost" in line for line in remark_lines(sample, "nucleus", "cells"))
+    assert lost_slice_positions(sample).size == 0
+    assert not any("lost" in line for line in object_warnings(sample, "nucleus", "cells"))
     table = sample.read_table("nucleus").to_pydict()
     place = (table["first_z"][0] + table["last_z"][0]) // 2 + 1
     sample.image("raw")
@@ -76,7 +81,7 @@ def test_measure_and_report_name_objects_that_cross_lost_slices(tmp_path: Path) 
         for z in [place]
     )
     assert crossed >= 1
-    (line,) = [one for one in remark_lines(sample, "nucleus", "cells") if "lost" in one]
+    (line,) = [one for one in object_warnings(sample, "nucleus", "cells") if "lost" in one]
     assert line.startswith(
         f"nucleus: {crossed} of 2 objects cross one of 2 places where slices are lost"
     )
