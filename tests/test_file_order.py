@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.io.readers.file_names import names_of, natural_key
-from sparsem.io.readers.file_order import NameFault, numberings, series_order
-from sparsem.io.readers.gaps import missing_in
-from sparsem.io.readers.name_faults import fault_sentence
+from sparsem.io.readers.file_names import distinct_names, natural_key
+from sparsem.io.readers.file_order import NameFault, possible_slice_numbers, series_order
+from sparsem.io.readers.gaps import missing_numbers
+from sparsem.io.readers.name_faults import name_fault_message
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.patterns import files_of_pattern
 from sparsem.workflow.execution import Execution
@@ -206,9 +206,9 @@ def check(truth: TRUTH, mixed: random.Random, may_refuse: bool, must_refuse: boo
     mixed.shuffle(names)
     found = series_order(names)
     if found.fault:
-        assert may_refuse, fault_sentence(found, names, "the folder", "f")
+        assert may_refuse, name_fault_message(found, names, "the folder", "f")
         first, second = (names[index] for index in found.pair)
-        sentence = fault_sentence(found, names, "the folder f", "f")
+        sentence = name_fault_message(found, names, "the folder f", "f")
         assert first != second
         assert first in sentence
         assert second in sentence
@@ -274,11 +274,11 @@ def test_the_number_of_a_slice_is_the_one_that_differs() -> None:
 
 
 def test_gaps_are_told_from_steps_and_times() -> None:
-    assert missing_in([20241003091122, 20241003101522, 20241003115959]) == []
-    assert missing_in([10, 30, 20]) == missing_in([4]) == missing_in([]) == []
-    assert missing_in([0.8, 0.85, 0.95, 1]) == [0.9]
-    assert missing_in([-2, -1, 1]) == [0]
-    assert missing_in([10**20, 10**20 + 1, 10**20 + 3]) == [10**20 + 2]
+    assert missing_numbers([20241003091122, 20241003101522, 20241003115959]) == []
+    assert missing_numbers([10, 30, 20]) == missing_numbers([4]) == missing_numbers([]) == []
+    assert missing_numbers([0.8, 0.85, 0.95, 1]) == [0.9]
+    assert missing_numbers([-2, -1, 1]) == [0]
+    assert missing_numbers([10**20, 10**20 + 1, 10**20 + 3]) == [10**20 + 2]
 
 
 SAME = "carry the same slice number, "
@@ -324,7 +324,7 @@ def test_a_refusal_names_two_files_and_what_to_do(
 ) -> None:
     names = [f"{stem}.tif" for stem in stems.split()]
     found = series_order(names)
-    sentence = fault_sentence(found, names, "the folder f", "f")
+    sentence = name_fault_message(found, names, "the folder f", "f")
     for part in (pair, why, what_to_do):
         assert part in sentence
 
@@ -401,7 +401,7 @@ def test_folders_with_brackets_and_slices_in_folders_of_their_own(tmp_path: Path
     assert files_of_pattern(f"{folder}/none*.tif") == []
     each = write_slices(tmp_path / "each", "z010/image", "z009/image")
     assert levels(f"{each}/z*/image.tif") == [1, 0]
-    assert names_of([each / "z010/image.tif", each / "z009/image.tif"]) == [
+    assert distinct_names([each / "z010/image.tif", each / "z009/image.tif"]) == [
         "z010/image.tif",
         "z009/image.tif",
     ]
@@ -413,13 +413,13 @@ def test_folders_with_brackets_and_slices_in_folders_of_their_own(tmp_path: Path
 
 
 def test_candidates_for_the_number_of_a_mask() -> None:
-    assert numberings(["m_z0.85um.tif"]) == [(0.85,)]
-    assert numberings(["m-3.tif"]) == [(3,)]
-    assert numberings(["m-3.tif"], signed=True) == [(-3,), (3,)]
-    assert numberings(["b_09.tif", "a_18.tif"]) == [(9, 18)]
-    assert numberings(["1_10.tif", "2_57.tif"]) == [(1, 2), (10, 57)]
-    assert numberings(["1_z10.tif", "2_z57.tif"]) == [(10, 57)]
-    assert numberings(["a_9.tif", "b_9.tif"]) == numberings([]) == []
+    assert possible_slice_numbers(["m_z0.85um.tif"]) == [(0.85,)]
+    assert possible_slice_numbers(["m-3.tif"]) == [(3,)]
+    assert possible_slice_numbers(["m-3.tif"], signed=True) == [(-3,), (3,)]
+    assert possible_slice_numbers(["b_09.tif", "a_18.tif"]) == [(9, 18)]
+    assert possible_slice_numbers(["1_10.tif", "2_57.tif"]) == [(1, 2), (10, 57)]
+    assert possible_slice_numbers(["1_z10.tif", "2_z57.tif"]) == [(10, 57)]
+    assert possible_slice_numbers(["a_9.tif", "b_9.tif"]) == possible_slice_numbers([]) == []
 
 
 def test_an_order_is_found_for_many_files() -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sparsem.annotation.importing import import_labels
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.io.readers.missing import runs_in_words
+from sparsem.io.readers.missing import describe_slices
 from sparsem.io.readers.open import open_source
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -127,7 +127,7 @@ def assert_refused_or_filled(path: Path, expected: NDArray[np.uint8], fill: floa
         assert np.array_equal(found.stack[: len(STACK)], STACK)
         assert not found.missing
         return
-    with pytest.raises(InputError, match=rf"lacks .*\({runs_in_words(slices)}[;:]") as refused:
+    with pytest.raises(InputError, match=rf"lacks .*\({describe_slices(slices)}[;:]") as refused:
         open_source(path)
     assert "--missing fill" in str(refused.value)
     found = open_source(path, fill_missing=True)
@@ -595,6 +595,6 @@ def test_numbers_kept_in_another_file(tmp_path: Path) -> None:
 
 
 def test_slices_in_words() -> None:
-    assert runs_in_words([3]) == "slice 3"
-    assert runs_in_words([3, 4, 5, 9]) == "slices 3 to 5, 9"
-    assert runs_in_words(range(0, 40, 2)) == "slices 0, 2, 4, 6, 8, 10, 12, 14 and 12 more"
+    assert describe_slices([3]) == "slice 3"
+    assert describe_slices([3, 4, 5, 9]) == "slices 3 to 5, 9"
+    assert describe_slices(range(0, 40, 2)) == "slices 0, 2, 4, 6, 8, 10, 12, 14 and 12 more"

@@ -13,7 +13,7 @@ from sparsem.annotation.labeled_slices import kept_labels, read_annotation
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings
 from sparsem.io.readers.open import open_source
-from sparsem.io.readers.placement import placed
+from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.score.score import ScoreSettings, score
 from sparsem.store.sample import Sample
 
@@ -61,7 +61,7 @@ def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(
     import_labels(own_tissue.path, "whole", path)
     assert np.array_equal(own_tissue.volume("labels", "whole").read(slice(None)), truth)
     assert score(own_tissue, "whole", path, ScoreSettings(slices="all")).summary()["dice_3d"] == 1
-    found = placed(open_source(path), [truth.shape])
+    found = uncrop_segmentation(open_source(path), [truth.shape])
     assert np.array_equal(found.stack[3:9], truth[3:9])
 
 

@@ -14,7 +14,7 @@ from sparsem.annotation.labeled_slices import read_annotation, write_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.io import writers
 from sparsem.io.readers.open import open_source
-from sparsem.io.writers import LabelStack, Piece, appearing, write_volume
+from sparsem.io.writers import ExportVolume, LabelStack, atomic_output, write_volume
 from sparsem.preprocess.align import AlignSettings, align
 from sparsem.report.export import ExportSettings, export
 from sparsem.store.sample import Sample
@@ -283,7 +283,7 @@ def test_what_cannot_be_written(
     with pytest.raises(InputError, match=r"A \.tif holds one piece of a sample; got 2"):
         export(found, ["nucleus", "cells"], tmp_path / "a.tif")
     with pytest.raises(InputError, match="Voxels are written as"):
-        write_volume(Piece.of(found.image("raw")), tmp_path / "a.xyz")
+        write_volume(ExportVolume.from_volume(found.image("raw")), tmp_path / "a.xyz")
     monkeypatch.setattr(writers, "MATLAB_5_BYTES", 1000)
     with pytest.raises(
         InputError, match=r"a\.model would hold 0\.0 GB, more than the 2 GB of its format"
@@ -297,7 +297,7 @@ def test_what_cannot_be_written(
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     def half_done() -> None:
-        with appearing(tmp_path / "a.txt") as unfinished:
+        with atomic_output(tmp_path / "a.txt") as unfinished:
             unfinished.write_text("half")
             raise RuntimeError
 

@@ -32,8 +32,8 @@ from sparsem.errors import InputError
 from sparsem.geometry import axes_hint
 from sparsem.io.readers.file_names import Number
 from sparsem.io.readers.open import open_source
-from sparsem.io.readers.placement import placed
-from sparsem.io.readers.series import PICTURE_ENDINGS
+from sparsem.io.readers.placement import uncrop_segmentation
+from sparsem.io.readers.series import SLICE_FILE_ENDINGS
 from sparsem.io.readers.source import MinIsWhite, Source, Stack
 from sparsem.settings import Settings, SliceChoice
 from sparsem.store.sample import Sample
@@ -219,7 +219,7 @@ def truth_of(
         *([sample.image("raw").shape] if sample.has_image else []),
         *([seen.shape] if seen is not None else []),
     ]
-    found = placed(found, shapes) if shapes else found
+    found = uncrop_segmentation(found, shapes) if shapes else found
     planes: Any = (
         own.kept() if own else found.stack
     )  # a volume of ours reports chunks that are lost
@@ -343,7 +343,7 @@ def _labeled(
     """
     n_slices, n_planes = shape[0], found.stack.shape[0]
     is_series = len(found.files) == n_planes and all(
-        file.suffix.lower() in PICTURE_ENDINGS for file in found.files
+        file.suffix.lower() in SLICE_FILE_ENDINGS for file in found.files
     )
     by_name = chosen is None and is_series and n_slices > 1
     first, depth = extent[0].start, extent[0].stop - extent[0].start

@@ -31,9 +31,9 @@ from sparsem.annotation.slice_numbers import numbering_of, slices_of
 from sparsem.annotation.volumes import keep_table, labels_block, reading_of
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.geometry import axes_hint, z_blocks
-from sparsem.io.ingest import ImportSettings, opened, tell_reading, voxel_of
+from sparsem.io.ingest import ImportSettings, open_import_source, report_reading, stated_voxel_size
 from sparsem.io.readers.open import open_source
-from sparsem.io.readers.placement import placed
+from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.io.readers.source import MinIsWhite, Source
 from sparsem.progress import tell
 from sparsem.settings import Settings, SliceChoice, changed, resolve_settings
@@ -172,7 +172,9 @@ def import_annotation(
         else None
     )
     adding = there if settings.add else None
-    found = placed(found, _shapes(sample, settings.image or (adding["image"] if adding else None)))
+    found = uncrop_segmentation(
+        found, _shapes(sample, settings.image or (adding["image"] if adding else None))
+    )
     image = settings.image or (
         adding["image"]
         if adding
@@ -404,9 +406,9 @@ def import_labels(
     """
     settings = resolve_settings(ImportSettings, settings, changes)
     checked_name(name)
-    found = opened(source, settings, labels=True)
+    found = open_import_source(source, settings, labels=True)
     sample = Sample.create(path)
-    found = placed(found, _shapes(sample) if sample.has_image else [])
+    found = uncrop_segmentation(found, _shapes(sample) if sample.has_image else [])
     z, y, x = found.stack.shape
     drawn_on = _drawn_on(sample, (z, y, x)) if sample.has_image else None
     if sample.has_image and drawn_on is None:
@@ -417,10 +419,10 @@ def import_labels(
         )
     image = sample.image(drawn_on) if drawn_on else None
     made_on = (drawn_on, image.fingerprint) if image and drawn_on and drawn_on != "raw" else None
-    voxel = image.voxel_size if image else voxel_of(found, settings, str(source), on.quiet)
+    voxel = image.voxel_size if image else stated_voxel_size(found, settings, str(source), on.quiet)
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
-    tell_reading(found, settings, on.quiet)
+    report_reading(found, settings, on.quiet)
     reading = reading_of(found, blocks, settings, on.quiet)
     kind = np.uint8 if reading.is_mask else np.uint32
     output = volume_spec(f"labels/{name}", (z, y, x), kind, Kind.LABELS, voxel, depth, made_on)

@@ -6,8 +6,8 @@ import numpy as np
 
 from sparsem.errors import InputError
 from sparsem.geometry import axes_hint
-from sparsem.io.readers.file_names import Number, names_of, split_names
-from sparsem.io.readers.file_order import numberings
+from sparsem.io.readers.file_names import Number, distinct_names, split_names
+from sparsem.io.readers.file_order import possible_slice_numbers
 from sparsem.io.readers.source import Source
 from sparsem.settings import parsed_slices
 from sparsem.store.sample import Sample
@@ -85,12 +85,12 @@ def _by_choice(
 
 def _by_name(found: Source, numbering: Sequence[Number], where: str) -> list[int]:
     """The slice of each file, by the one number in the names that can be it."""
-    names = names_of(found.files)
+    names = distinct_names(found.files)
     has_decimals = any(number != int(number) for number in numbering)
     is_signed = any(number < 0 for number in numbering)
     candidates: list[tuple[Number, ...]] = []
     if len(names) == found.stack.shape[0]:
-        candidates = numberings(names, has_decimals, is_signed)
+        candidates = possible_slice_numbers(names, has_decimals, is_signed)
     if not candidates:
         found.refuse_unordered()
         _refuse_twins(names)

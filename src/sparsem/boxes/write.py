@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsem.boxes.geometry import Boxes, Corners
 from sparsem.errors import InputError
-from sparsem.io.writers import appearing
+from sparsem.io.writers import atomic_output
 
 
 def write_boxes(
@@ -35,11 +35,11 @@ def write_boxes(
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
-        with appearing(path, overwrite) as unfinished:
+        with atomic_output(path, overwrite) as unfinished:
             unfinished.write_text(json.dumps(_as_coco(boxes, names, pictures)), encoding="utf-8")
     elif path.suffix.lower() == ".csv":
         with (
-            appearing(path, overwrite) as unfinished,
+            atomic_output(path, overwrite) as unfinished,
             unfinished.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)

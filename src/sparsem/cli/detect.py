@@ -17,7 +17,7 @@ from sparsem.detect.score import DetectScoreSettings, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.train import train_detector
 from sparsem.errors import InputError
-from sparsem.io.writers import appearing
+from sparsem.io.writers import atomic_output
 from sparsem.labels.constrain import Roles
 from sparsem.store.sample import Sample, save_table
 from sparsem.training.files import log_path
@@ -200,7 +200,7 @@ def detect_count(
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"A table is written as .csv or .parquet; got {out}.")
     table = count_boxes([Sample.open(path) for path in samples], settings)
-    with appearing(out, on.overwrite) as unfinished:
+    with atomic_output(out, on.overwrite) as unfinished:
         save_table(table, unfinished)
     rows = table.to_pylist()
     lines = [

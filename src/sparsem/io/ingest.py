@@ -11,9 +11,9 @@ from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced, z_blocks
-from sparsem.io.readers.gaps import missing_in
+from sparsem.io.readers.gaps import missing_numbers
 from sparsem.io.readers.open import open_montage, open_source
-from sparsem.io.readers.series import with_repeats
+from sparsem.io.readers.series import repeat_missing_slices
 from sparsem.io.readers.source import MinIsWhite, MrcBytes, Source, Stack
 from sparsem.progress import tell
 from sparsem.settings import Settings, resolve_settings
@@ -102,7 +102,7 @@ def import_stack(
         on: how the work is spread.
 
     Returns:
-        The sample; its raw image is (z, y, x), uint8 or uint16; other numbers are mapped to gray levels (see ``gray_of``), and the history
+        The sample; its raw image is (z, y, x), uint8 or uint16; other numbers are mapped to gray levels (see ``gray_mapping``), and the history
         says how.
 
     Raises:
@@ -116,12 +116,12 @@ def import_stack(
         raise InputError(
             f"--{idle[0].replace('_', '-')} is for labels; give the name of their structure as --as-labels NAME, or leave it out."
         )
-    found = opened(source, settings)
-    voxel = voxel_of(found, settings, str(source), on.quiet)
-    tell_reading(found, settings, on.quiet)
+    found = open_import_source(source, settings)
+    voxel = stated_voxel_size(found, settings, str(source), on.quiet)
+    report_reading(found, settings, on.quiet)
     z, y, x = found.stack.shape
     depth = 1 if settings.montage else min(settings.block_depth, z)
-    gray = gray_of(found, settings)
+    gray = gray_mapping(found, settings)
     output = volume_spec(
         "", (z, y, x), np.uint8 if gray.top == 255 else np.uint16, Kind.IMAGE, voxel, depth
     )
@@ -150,7 +150,7 @@ def import_stack(
     return sample
 
 
-def tell_reading(found: Source, settings: ImportSettings, quiet: bool) -> None:
+def report_reading(found: Source, settings: ImportSettings, quiet: bool) -> None:
     """Report how a source was read, where another reading is possible, what was filled, and which slices are copies."""
     for note in (*found.notes, *([found.order_note] if found.order_note else [])):
         tell(f"Note: {note}", quiet)
@@ -164,7 +164,9 @@ def tell_reading(found: Source, settings: ImportSettings, quiet: bool) -> None:
         )
 
 
-def voxel_of(found: Source, settings: ImportSettings, source: str, quiet: bool) -> VoxelSize:
+def stated_voxel_size(
+    found: Source, settings: ImportSettings, source: str, quiet: bool
+) -> VoxelSize:
     """Return the voxel size of a source, as the user or the file states it, and warn of odd ones.
 
     Raises:
@@ -228,7 +230,9 @@ def _in_words(lengths: Sequence[float | None]) -> str:
     return " x ".join("?" if length is None else f"{length:g}" for length in lengths)
 
 
-def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -> Source:
+def open_import_source(
+    source: str | Path, settings: ImportSettings, labels: bool = False
+) -> Source:
     """The stack, of an image or of labels, that settings pick of a source; in a series none is missing, or settings say what to do.
 
     Raises:
@@ -256,11 +260,11 @@ def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -
         mrc_bytes=settings.mrc_bytes,
         fill_missing=settings.missing == "fill",
     )
-    lost = missing_in(found.numbers)
+    lost = missing_numbers(found.numbers)
     if not lost or settings.missing == "join":
         return found
     if settings.missing == "repeat":
-        return with_repeats(found)
+        return repeat_missing_slices(found)
     listed = ", ".join(map(str, lost[:6])) + (f" and {len(lost) - 6} more" if len(lost) > 6 else "")
     which, them = (
         (f"slice {listed} of the series is", "it")
@@ -273,7 +277,7 @@ def opened(source: str | Path, settings: ImportSettings, labels: bool = False) -
     )
 
 
-class GrayLevels(NamedTuple):
+class GrayMapping(NamedTuple):
     """How numbers become gray levels: ``low`` becomes 0 and ``high`` the top one, in a straight line.
 
     Attributes:
@@ -291,7 +295,7 @@ class GrayLevels(NamedTuple):
     def __str__(self) -> str:
         return f"{self.low:.9g} to {self.high:.9g} become 0 to {self.top}"
 
-    def of(self, voxels: NDArray[Any]) -> NDArray[Any]:
+    def apply(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """The gray levels of numbers (z, y, x) of any type, rounded half up; what lies beyond the range is black or white."""
         kind = np.uint8 if self.top == 255 else np.uint16
         if self.unchanged:
@@ -305,7 +309,7 @@ class GrayLevels(NamedTuple):
         return out
 
 
-def gray_of(found: Source, settings: ImportSettings) -> GrayLevels:
+def gray_mapping(found: Source, settings: ImportSettings) -> GrayMapping:
     """How the numbers of a source become gray levels.
 
     Bytes keep their whole range, so nothing is lost of signed ones; other numbers than unsigned ones take the range in which all but
@@ -323,27 +327,27 @@ def gray_of(found: Source, settings: ImportSettings) -> GrayLevels:
             raise InputError(
                 f"--intensity-range takes what becomes black and what becomes white, such as 0 4095; got {low:g} {high:g}."
             )
-        return GrayLevels(low, high, top, False)
+        return GrayMapping(low, high, top, False)
     if kind in (np.uint8, np.uint16) and kind.itemsize * 8 == bits:
-        return GrayLevels(0, top, top, True)
+        return GrayMapping(0, top, top, True)
     if kind.itemsize == 1:
         limits = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
-        return GrayLevels(float(limits[0]), float(limits[1]), top, False)
+        return GrayMapping(float(limits[0]), float(limits[1]), top, False)
     name, count = found.files[0].name, found.stack.shape[0]
     ends = []
     for z in evenly_spaced(count, min(SAMPLED, count)):
         voxels = np.asarray(found.stack[z : z + 1])
-        refuse_nan(voxels, name, z)
+        refuse_non_finite(voxels, name, z)
         ends.append(np.percentile(voxels, (OUTSIDE, 100 - OUTSIDE)))
     low, high = (float(one) for one in np.median(ends, axis=0))
     if not low < high:
         raise InputError(
             f"{name} holds the same number, {low:g}, almost everywhere; say what is black and white with --intensity-range."
         )
-    return GrayLevels(low, high, top, False)
+    return GrayMapping(low, high, top, False)
 
 
-def refuse_nan(voxels: NDArray[Any], name: str, first: int) -> None:
+def refuse_non_finite(voxels: NDArray[Any], name: str, first: int) -> None:
     """Numbers that are none cannot become gray levels.
 
     Raises:
@@ -356,7 +360,7 @@ def refuse_nan(voxels: NDArray[Any], name: str, first: int) -> None:
         )
 
 
-def _import_block(block: ZBlock, stack: Stack, gray: GrayLevels, name: str) -> BlockResult:
+def _import_block(block: ZBlock, stack: Stack, gray: GrayMapping, name: str) -> BlockResult:
     voxels = np.asarray(stack[block.own])
-    refuse_nan(voxels, name, block.start)
-    return {"": gray.of(voxels)}, {}
+    refuse_non_finite(voxels, name, block.start)
+    return {"": gray.apply(voxels)}, {}

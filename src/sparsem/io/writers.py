@@ -24,7 +24,7 @@ CHUNK_YX = 256
 
 
 @dataclass(frozen=True)
-class Piece:
+class ExportVolume:
     """What is written.
 
     Attributes:
@@ -40,7 +40,7 @@ class Piece:
     names: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, volume: Volume, names: Mapping[str, int] | None = None) -> "Piece":
+    def from_volume(cls, volume: Volume, names: Mapping[str, int] | None = None) -> "ExportVolume":
         """A volume of a sample."""
         return cls(volume.kept(), volume.voxel_size, volume.block_depth, names or {})
 
@@ -84,7 +84,7 @@ class LabelStack:
 
 
 @contextmanager
-def appearing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A name to write to; the file gets its own name when it is complete, and is gone if writing fails.
 
     Raises:
@@ -103,7 +103,7 @@ def appearing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_volume(
-    piece: Piece, path: str | Path, overwrite: bool = False, quiet: bool = True
+    piece: ExportVolume, path: str | Path, overwrite: bool = False, quiet: bool = True
 ) -> Path:
     """Write voxels in the format that the ending names, with their voxel size; the file appears when it is complete.
 
@@ -122,7 +122,7 @@ def write_volume(
         raise InputError(
             f"Voxels are written as {', '.join(WRITERS)}; expected a name that ends so, got '{path.name}'."
         )
-    with appearing(path, overwrite) as unfinished:
+    with atomic_output(path, overwrite) as unfinished:
         write(piece, unfinished, path, quiet)
     return path
 
@@ -135,10 +135,10 @@ def write_tiff(
         raise InputError(
             f"Volumes are exported as TIFF; expected a name that ends in .tif, got '{Path(path).name}'."
         )
-    return write_volume(Piece.of(volume), path, overwrite, quiet)
+    return write_volume(ExportVolume.from_volume(volume), path, overwrite, quiet)
 
 
-def _write_tiff(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None:
+def _write_tiff(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
     sizes = {
         f"PhysicalSize{axis.upper()}": getattr(piece.voxel_size, axis) / 1000 for axis in "zyx"
     }
@@ -161,7 +161,7 @@ def _write_tiff(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None
         )
 
 
-def _write_nrrd(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None:
+def _write_nrrd(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
     z, y, x = piece.stack.shape
     edges = [
         edge / 1e6 for edge in piece.voxel_size[::-1]
@@ -203,7 +203,7 @@ def _write_nrrd(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None
                 )
 
 
-def _write_hdf5(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None:
+def _write_hdf5(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
     shape = piece.stack.shape
     chunks = (min(piece.depth, shape[0]), min(CHUNK_YX, shape[1]), min(CHUNK_YX, shape[2]))
     with h5py.File(unfinished, "w") as file:
@@ -222,7 +222,7 @@ def _write_hdf5(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None
             data[start : start + len(block)] = block
 
 
-def _write_model(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> None:
+def _write_model(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
     """A model of Microscopy Image Browser; MATLAB 5 holds 2 GB, and whole."""
     names = {number: name for name, number in piece.names.items()}
     if piece.nbytes > MATLAB_5_BYTES:
@@ -262,7 +262,7 @@ def _write_model(piece: Piece, unfinished: Path, path: Path, quiet: bool) -> Non
         scipy.io.savemat(file, content, do_compression=True)
 
 
-Writer = Callable[[Piece, Path, Path, bool], None]
+Writer = Callable[[ExportVolume, Path, Path, bool], None]
 WRITERS: dict[str, Writer] = {
     ".tif": _write_tiff,
     ".tiff": _write_tiff,
@@ -272,7 +272,7 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-def several(volumes: Mapping[str, Volume]) -> Piece:
+def combine_masks(volumes: Mapping[str, Volume]) -> ExportVolume:
     """Masks of several structures as one piece, whose numbers have names.
 
     Raises:
@@ -285,7 +285,7 @@ def several(volumes: Mapping[str, Volume]) -> Piece:
         )
     first = next(iter(volumes.values()))
     names = {name: number for number, name in enumerate(volumes, 1)}
-    return Piece(
+    return ExportVolume(
         LabelStack(tuple(volume.kept() for volume in volumes.values())),
         first.voxel_size,
         first.block_depth,

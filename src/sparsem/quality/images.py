@@ -18,7 +18,7 @@ from sparsem import __version__
 from sparsem.annotation.ids import whole_numbers
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.io.ingest import GrayLevels, ImportSettings, gray_of, refuse_nan
+from sparsem.io.ingest import GrayMapping, ImportSettings, gray_mapping, refuse_non_finite
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.source import Source
 from sparsem.preprocess.denoise import DenoiseSettings, Way, denoise
@@ -187,7 +187,7 @@ def measure_planes(
     found = []
     with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
         for one, before in zip(planes, made_from, strict=True):
-            gray = gray_of(one.source, ImportSettings())
+            gray = gray_mapping(one.source, ImportSettings())
             if not gray.unchanged:
                 told = f"{one.name} holds {one.source.stack.dtype}: {gray}. Its strengths are parts of that range; compare within it only."
                 tell(told, on.quiet)
@@ -256,7 +256,7 @@ def _made_from(own: Planes, settings: ImagesSettings, weights: Weights) -> dict[
 def _once(
     own: Planes,
     z: int,
-    gray: GrayLevels,
+    gray: GrayMapping,
     folder: Path,
     made_from: str,
     settings: ImagesSettings,
@@ -309,11 +309,11 @@ def _restored(kept: dict[str, Any]) -> Picture:
     )
 
 
-def _gray(source: Source, place: int, gray: GrayLevels) -> NDArray[Any]:
+def _gray(source: Source, place: int, gray: GrayMapping) -> NDArray[Any]:
     """One picture; a reference of other numbers than whole ones becomes gray as the picture itself did."""
     voxels = np.asarray(source.stack[place : place + 1])
-    refuse_nan(voxels, source.title, place)
-    return np.asarray(voxels[0] if gray.unchanged else gray.of(voxels)[0])
+    refuse_non_finite(voxels, source.title, place)
+    return np.asarray(voxels[0] if gray.unchanged else gray.apply(voxels)[0])
 
 
 def _denoised_of(own: Planes, place: int, of: int, folder: Path, way: Way, on: Execution) -> Planes:
@@ -326,7 +326,7 @@ def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes
     """Pictures beside themselves without noise: those of a source together, by the stage that samples are denoised by."""
     path.parent.mkdir(parents=True, exist_ok=True)
     on = replace(on, overwrite=True)  # nobody keeps anything of his own here
-    sample, gray = Sample.create(path), gray_of(own.source, ImportSettings())
+    sample, gray = Sample.create(path), gray_mapping(own.source, ImportSettings())
     _, y, x = own.source.stack.shape
     depth, dtype = min(GATHERED, len(own.numbers)), np.uint8 if gray.top == 255 else np.uint16
     # No length counts here, and a picture seldom states how thick it is.
@@ -345,7 +345,7 @@ def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes
     )
 
 
-def _gather(block: ZBlock, own: Planes, gray: GrayLevels) -> BlockResult:
+def _gather(block: ZBlock, own: Planes, gray: GrayMapping) -> BlockResult:
     return {"": np.stack([_gray(own.source, z, gray) for z in own.numbers[block.own]])}, {}
 
 

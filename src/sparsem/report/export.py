@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.errors import InputError, SampleError
-from sparsem.io.writers import WRITERS, appearing, write_volume
+from sparsem.io.writers import WRITERS, atomic_output, write_volume
 from sparsem.measure.settings import result_names
 from sparsem.progress import Meter
 from sparsem.report.layers import layers_of
@@ -136,7 +136,7 @@ def neuroglancer_state(
 
 def _write_table(sample: Sample, name: str, path: Path) -> Path:
     table = sample.read_table(name)
-    with appearing(path, overwrite=True) as unfinished:
+    with atomic_output(path, overwrite=True) as unfinished:
         (pyarrow.csv.write_csv if path.suffix.lower() == ".csv" else pyarrow.parquet.write_table)(
             table, unfinished
         )
@@ -177,7 +177,7 @@ def _write_meshes(
             _write_obj(scene, path, on)
         else:
             whole = scene.to_mesh() if path.suffix.lower() == ".stl" else scene
-            with appearing(path, overwrite=True) as unfinished:
+            with atomic_output(path, overwrite=True) as unfinished:
                 unfinished.write_bytes(whole.export(file_type=path.suffix.lower()[1:]))
         meter.step()
     return path
@@ -192,9 +192,9 @@ def _write_obj(scene: Any, path: Path, on: Execution) -> None:
         scene, return_texture=True, write_texture=False, mtl_name=colors.name, header=None
     )
     for name, content in files.items():
-        with appearing(path.with_name(name), on.overwrite) as unfinished:
+        with atomic_output(path.with_name(name), on.overwrite) as unfinished:
             unfinished.write_bytes(content)
-    with appearing(path, overwrite=True) as unfinished:
+    with atomic_output(path, overwrite=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

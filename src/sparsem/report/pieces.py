@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import annotation_names, kept_labels, read_annotation
 from sparsem.errors import InputError, SampleError
-from sparsem.io.writers import Piece, several
+from sparsem.io.writers import ExportVolume, combine_masks
 from sparsem.labels.results import objects_of, result_of
 from sparsem.progress import tell
 from sparsem.settings import nearest
@@ -77,7 +77,7 @@ class AsMask:
 
 def named_piece(
     sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool
-) -> Piece:
+) -> ExportVolume:
     """Return what ``names`` call: one volume or annotation, or several masks together.
 
     Args:
@@ -107,7 +107,7 @@ def named_piece(
     return replace(piece, stack=ChosenSlices(piece.stack, tuple(slices)))
 
 
-def _whole(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) -> Piece:
+def _whole(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) -> ExportVolume:
     plains = [name.rpartition("/")[2] for name in names]
     alike = len(set(plains)) < len(plains)
     # Of a structure that was measured the same objects are written as are in its table; "labels/NAME" is all that was predicted.
@@ -126,7 +126,11 @@ def _whole(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) 
     plain, first = next(iter(volumes.items()))
     is_counted = counted.get(names[0]) is not None
     of_mask = is_counted or (first.dtype == np.uint8 and first.directory.parent.name == "labels")
-    piece = several(volumes) if len(volumes) > 1 else Piece.of(first, {plain: 1} if of_mask else {})
+    piece = (
+        combine_masks(volumes)
+        if len(volumes) > 1
+        else ExportVolume.from_volume(first, {plain: 1} if of_mask else {})
+    )
     if is_counted and len(volumes) == 1:
         piece = replace(piece, stack=AsMask(piece.stack))
     if onto is None:
@@ -164,7 +168,7 @@ def _frame_note(
 
 def _annotated(
     sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool
-) -> Piece:
+) -> ExportVolume:
     """The annotated slices of an annotation: others are not known, and no number can stand for them."""
     if len(names) > 1:
         raise InputError("An annotation is written alone; name one.")
@@ -196,7 +200,7 @@ def _annotated(
         quiet,
     )
     planes = tuple(drawn.z.index(z) for z in wanted)
-    return Piece(ChosenSlices(kept_labels(sample, name), planes), image.voxel_size, 1)
+    return ExportVolume(ChosenSlices(kept_labels(sample, name), planes), image.voxel_size, 1)
 
 
 def pieces_of(sample: Sample) -> list[str]:

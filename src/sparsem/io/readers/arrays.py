@@ -8,14 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.source import PLAIN_AXES, Pick, Source, layout, plain_axes, sentences
+from sparsem.io.readers.source import (
+    DEFAULT_AXES,
+    Selection,
+    Source,
+    default_axes,
+    refuse_damaged_file,
+    stack_layout,
+)
 
 NPY_ENDINGS = (".npy",)
 
 
 def open_npy(path: Path) -> Source:
     """A .npy file as a stack; see ``open_source``. Files that would need a pickle are refused."""
-    with sentences(path, "NumPy"):
+    with refuse_damaged_file(path, "NumPy"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if (
             array.ndim not in (2, 3)
@@ -25,11 +32,11 @@ def open_npy(path: Path) -> Source:
             raise InputError(
                 f"{path.name} holds {array.dtype} {array.shape}; expected numbers, (z, y, x), in C order."
             )
-        if plain_axes(array.shape) == "YXC":
+        if default_axes(array.shape) == "YXC":
             raise InputError(
                 f"{path.name} holds one image of {array.shape[-1]} channels, {array.shape}; expected one channel, (z, y, x)."
             )
-        _, shape = layout(PLAIN_AXES[-array.ndim :], array.shape, Pick(), path.name)
+        _, shape = stack_layout(DEFAULT_AXES[-array.ndim :], array.shape, Selection(), path.name)
         return Source(
             MappedStack(path, int(array.offset), shape, np.dtype(array.dtype)),
             (None, None, None),

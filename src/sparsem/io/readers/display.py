@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.source import Pick
+from sparsem.io.readers.source import Selection
 
 MAX_BITS = 16  # of pixels that a lookup table can translate
 ALPHA_BANDS = 2  # gray and alpha
@@ -54,7 +54,7 @@ class Display:
         return np.asarray(self.table[pixels])
 
 
-def tiff_display(page: Any, path: Path, pick: Pick) -> Display | None:
+def tiff_display(page: Any, path: Path, pick: Selection) -> Display | None:
     """How the pixels of a TIFF page are read; None where they are read as stored.
 
     Raises:
@@ -71,7 +71,7 @@ def tiff_display(page: Any, path: Path, pick: Pick) -> Display | None:
     return Display(_levels(page, path)) if page.bitspersample < np.iinfo(np.uint8).bits else None
 
 
-def notes_of(page: Any, path: Path, pick: Pick) -> tuple[str, ...]:
+def tiff_display_notes(page: Any, path: Path, pick: Selection) -> tuple[str, ...]:
     """Sentences about how the pixels of a TIFF image are read."""
     is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
     if pick.labels or not is_inverted or pick.min_is_white is not None:
@@ -139,7 +139,7 @@ def refuse_color_tiff(page: Any, path: Path, labels: bool) -> None:
     refuse_color(path.name, pixels.shape, pixels, labels)
 
 
-def _labels_display(page: Any, path: Path, pick: Pick) -> Display | None:
+def _labels_display(page: Any, path: Path, pick: Selection) -> Display | None:
     """How labels in a "min is white" TIFF are read."""
     if pick.min_is_white is None:
         raise InputError(
@@ -157,10 +157,10 @@ def _levels(page: Any, path: Path) -> NDArray[Any]:
     numbers = _stored_range(page, path)
     if page.bitspersample >= np.iinfo(np.uint8).bits:
         return numbers
-    return full_range(page.bitspersample)
+    return full_range_levels(page.bitspersample)
 
 
-def full_range(bits: int) -> NDArray[np.uint8]:
+def full_range_levels(bits: int) -> NDArray[np.uint8]:
     """The 8 bit gray level of each number of up to 8 bits, (2^bits,)."""
     highest = 2**bits - 1
     levels = np.arange(highest + 1) * np.iinfo(np.uint8).max // highest

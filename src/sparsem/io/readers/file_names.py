@@ -121,7 +121,7 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]
 
 
-def names_of(files: Sequence[Path]) -> list[str]:
+def distinct_names(files: Sequence[Path]) -> list[str]:
     """Names of files; those of several folders with the folders in which they differ."""
     if len({file.parent for file in files}) <= 1:
         return [file.name for file in files]
@@ -208,7 +208,7 @@ def _signed(name: FileName, index: int) -> FileName:
     return replace(name, parts=parts, text=texts)
 
 
-def negative(names: Sequence[FileName]) -> list[FileName]:
+def read_hyphens_as_minus(names: Sequence[FileName]) -> list[FileName]:
     """Names in which every hyphen right before a number is a minus sign."""
     read = []
     for name in names:
@@ -219,7 +219,7 @@ def negative(names: Sequence[FileName]) -> list[FileName]:
     return read
 
 
-def copied_from(names: Sequence[str]) -> tuple[int, int] | None:
+def find_copy(names: Sequence[str]) -> tuple[int, int] | None:
     """Find two names of one file: they differ in ending or letter case, or one is a copy.
 
     Returns:

@@ -15,8 +15,8 @@ from sparsem.io.readers.file_names import (
     DATED_ONLY,
     FileName,
     Number,
-    copied_from,
-    negative,
+    find_copy,
+    read_hyphens_as_minus,
     split_names,
 )
 from sparsem.io.readers.gaps import counts_slices, is_complete, is_nearly_complete
@@ -59,7 +59,7 @@ class SeriesOrder:
 def series_order(names: Sequence[str]) -> SeriesOrder:
     """Find the order of files, or why their names give none."""
     if len(names) == 1:
-        told = numberings(names)
+        told = possible_slice_numbers(names)
         return SeriesOrder((0,), told[0] if told else ())
     found = _best_reading(names)
     if found.fault:
@@ -68,7 +68,7 @@ def series_order(names: Sequence[str]) -> SeriesOrder:
         if any(part.is_time for part in dated[0].parts) and not by_time.fault:
             found = by_time
     if found.fault in (None, NameFault.UNLIKE):
-        copy = copied_from(names)
+        copy = find_copy(names)
         if copy:
             return replace(found, fault=NameFault.SAME_NAME, pair=copy)
     return found
@@ -309,7 +309,7 @@ def _alternating(names: Sequence[FileName], columns: Sequence[Column]) -> tuple[
     return (0, 1) if repeats else None
 
 
-def numberings(
+def possible_slice_numbers(
     names: Sequence[str], decimals: bool = False, signed: bool = False
 ) -> list[tuple[Number, ...]]:
     """What may be the slice number in each file's name, for files that are slices of a known stack.
@@ -335,7 +335,7 @@ def numberings(
     if has_decimals and (decimals or _is_surely_decimal(decimal)):
         readings = [decimal]
     if signed:
-        readings = [*map(negative, readings), *readings]
+        readings = [*map(read_hyphens_as_minus, readings), *readings]
     found = [numbers for reading in readings for numbers in _candidates(reading)]
     return list(dict.fromkeys(found))
 

@@ -13,7 +13,7 @@ MAX_GAPS = 20
 TIME_NUMBER = re.compile(rf"{YEAR}{MONTH}{DAY}(?:{HOUR}{SIXTY}{SIXTY})?")
 
 
-def missing_in(numbers: Sequence[Number]) -> list[Number]:
+def missing_numbers(numbers: Sequence[Number]) -> list[Number]:
     """Return the numbers that a series of slices lacks; one that counts in tens lacks nothing.
 
     Numbers that do not count slices, such as times, lack nothing either.

@@ -12,52 +12,52 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.io.readers.hdf5_files import (
     Datasets,
-    dataset_of,
-    datasets_in,
+    find_dataset,
+    find_datasets,
     hdf5_file,
+    link_target,
     require_filters,
-    target_of,
 )
-from sparsem.io.readers.hdf5_parts import missing_parts
+from sparsem.io.readers.hdf5_missing import missing_hdf5_parts
 from sparsem.io.readers.missing import Index
 from sparsem.io.readers.source import (
-    PLAIN_AXES,
+    DEFAULT_AXES,
     UNREADABLE,
-    Pick,
+    Selection,
     Source,
-    layout,
-    plain_axes,
-    sentences,
+    default_axes,
+    refuse_damaged_file,
+    stack_layout,
 )
-from sparsem.io.readers.units import StatedLength, axes_of, faults_of, stated_length
+from sparsem.io.readers.units import StatedLength, axis_lengths_nm, length_faults, stated_length
 
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
 
 
-def open_hdf5(path: Path, pick: Pick) -> Source:
+def open_hdf5(path: Path, pick: Selection) -> Source:
     """A dataset of an HDF5 file as a stack; see ``open_source``."""
-    with sentences(path, "HDF5"), hdf5_file(path) as file:
-        found = datasets_in(file) if pick.dataset is None else Datasets()
+    with refuse_damaged_file(path, "HDF5"), hdf5_file(path) as file:
+        found = find_datasets(file) if pick.dataset is None else Datasets()
         key = _only_stack(found, path) if pick.dataset is None else pick.dataset
-        node = dataset_of(file, key)
+        node = find_dataset(file, key)
         name = f"'{key}' in {path.name}"
         if node is None:
             raise InputError(_no_dataset(file, key, path))
-        if node.shape is None or not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
+        if node.shape is None or not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
             raise InputError(f"{name} has the shape {node.shape}; expected one channel, (z, y, x).")
-        index, shape = layout(_axes(node), node.shape, pick, name)
-        missing = missing_parts(node, path, index, name)
+        index, shape = stack_layout(_axes(node), node.shape, pick, name)
+        missing = missing_hdf5_parts(node, path, index, name)
         part = ", ".join(str(one) for one in (key, pick.channel, pick.time) if one is not None)
         lengths, notes = _lengths(node), tuple(f"{one}." for one in found.dangling)
         stack = Hdf5Stack(path, key, index, shape, np.dtype(node.dtype))
         return Source(
             stack,
-            axes_of(lengths),
+            axis_lengths_nm(lengths),
             (path,),
             part=part,
             missing=missing,
             notes=notes,
-            voxel_faults=faults_of(lengths),
+            voxel_faults=length_faults(lengths),
         )
     raise AssertionError  # the context raises or the block returns
 
@@ -69,17 +69,15 @@ def _axes(node: h5py.Dataset) -> str:
         names = "".join(str(axis["key"]) for axis in json.loads(stated)["axes"]).upper()
         if len(names) == node.ndim:
             return names
-    return plain_axes(node.shape)
+    return default_axes(node.shape)
 
 
 def _no_dataset(file: h5py.File, key: str, path: Path) -> str:
     """Why a dataset cannot be opened."""
-    target = target_of(file, key)
+    target = link_target(file, key)
     if target is not None:
         return f"'{key}' in {path.name} is a link to {target}, which is not there; put it back."
-    return (
-        f"{path.name} has no dataset '{key}'; it has {', '.join(datasets_in(file).keys) or 'none'}."
-    )
+    return f"{path.name} has no dataset '{key}'; it has {', '.join(find_datasets(file).keys) or 'none'}."
 
 
 def _only_stack(found: Datasets, path: Path) -> str:
@@ -128,7 +126,7 @@ class Hdf5Stack:
         start, stop, _ = slices.indices(self.shape[0])
         try:
             with hdf5_file(self.path) as file:
-                node = dataset_of(file, self.key)
+                node = find_dataset(file, self.key)
                 if node is None:
                     raise InputError(f"{self.path.name} has no dataset '{self.key}' any more.")
                 require_filters(

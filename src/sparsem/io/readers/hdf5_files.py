@@ -100,7 +100,7 @@ class Datasets:
     dangling: list[str] = field(default_factory=list)
 
 
-def datasets_in(file: h5py.File) -> Datasets:
+def find_datasets(file: h5py.File) -> Datasets:
     """All datasets of three axes or more, also behind soft and external links: each once, by its own name before that of a link."""
     found = Datasets()
     seen: set[tuple[int, int]] = set()
@@ -110,7 +110,7 @@ def datasets_in(file: h5py.File) -> Datasets:
         node = _node(file, key)
         if node is None:
             found.dangling.append(
-                f"'{key}' is a link to {target_of(file, key)}, which is not there"
+                f"'{key}' is a link to {link_target(file, key)}, which is not there"
             )
             return
         about = h5py.h5o.get_info(node.id)
@@ -134,7 +134,7 @@ def datasets_in(file: h5py.File) -> Datasets:
     return found
 
 
-def dataset_of(file: h5py.File, key: str) -> h5py.Dataset | None:
+def find_dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
     """A dataset by its key; numbers that it keeps in other files lie next to it. None if there is none."""
     node = _node(file, key)
     if not isinstance(node, h5py.Dataset):
@@ -149,7 +149,7 @@ def dataset_of(file: h5py.File, key: str) -> h5py.Dataset | None:
     return h5py.Dataset(h5py.h5d.open(file.id, key.encode(), access))
 
 
-def target_of(file: h5py.File, key: str) -> str | None:
+def link_target(file: h5py.File, key: str) -> str | None:
     """Where a link points to, for messages; None if it is no link."""
     try:
         link = file.get(key, getlink=True)

@@ -15,7 +15,7 @@ from sparsem.io.readers.missing import Boxes
 MAX_CELLS = 10**8  # of the grid on which the sources of a dataset are laid out
 
 
-class Mapping(NamedTuple):
+class VirtualMapping(NamedTuple):
     """A region of a virtual dataset and what it is read from.
 
     Attributes:
@@ -31,13 +31,13 @@ class Mapping(NamedTuple):
     selection: Any
 
 
-def mappings_of(node: h5py.Dataset) -> list[Mapping]:
+def mappings_of(node: h5py.Dataset) -> list[VirtualMapping]:
     """All mappings of a virtual dataset; a pattern of names is written out."""
     found = []
     for source in node.virtual_sources():
         if "%b" not in source.file_name + source.dset_name:
             found.append(
-                Mapping(
+                VirtualMapping(
                     boxes_of(source.vspace, node.shape),
                     source.file_name,
                     source.dset_name,
@@ -53,7 +53,7 @@ def mappings_of(node: h5py.Dataset) -> list[Mapping]:
                 name.replace("%b", str(number)).replace("%%", "%")
                 for name in (source.file_name, source.dset_name)
             )
-            found.append(Mapping(boxes[number : number + 1], file, key, source.src_space))
+            found.append(VirtualMapping(boxes[number : number + 1], file, key, source.src_space))
     return found
 
 
@@ -108,7 +108,7 @@ def source_path(name: str, path: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def uncovered(shape: Sequence[int], boxes: Boxes) -> Boxes:
+def uncovered_boxes(shape: Sequence[int], boxes: Boxes) -> Boxes:
     """Boxes of an array that no mapping covers."""
     edges = [
         np.unique([0, length, *boxes[:, axis].ravel().tolist()])
@@ -134,7 +134,7 @@ def uncovered(shape: Sequence[int], boxes: Boxes) -> Boxes:
     return np.stack(spans, axis=1)
 
 
-def carried_over(missing: Boxes, source: Boxes, virtual: Boxes) -> Boxes:
+def boxes_in_virtual(missing: Boxes, source: Boxes, virtual: Boxes) -> Boxes:
     """Missing boxes of a source, as they lie in the virtual dataset.
 
     Args:

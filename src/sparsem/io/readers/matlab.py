@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.io.readers.hdf5 import Hdf5Stack
 from sparsem.io.readers.hdf5_files import hdf5_file
-from sparsem.io.readers.hdf5_parts import missing_parts
+from sparsem.io.readers.hdf5_missing import missing_hdf5_parts
 from sparsem.io.readers.missing import FULL_AXIS
-from sparsem.io.readers.source import Pick, Source, sentences
+from sparsem.io.readers.source import Selection, Source, refuse_damaged_file
 
 MATLAB_ENDINGS = (".model", ".mat")
 MOST_MATERIALS = 255  # models of more hold objects
 MATERIALS_63 = 63  # models of this type keep mask and selection in the two highest bits
 
 
-def open_matlab(path: Path, pick: Pick) -> Source:
+def open_matlab(path: Path, pick: Selection) -> Source:
     """A model as a stack; see ``open_source``. MATLAB's axes are (y, x, z)."""
-    with sentences(path, "a MATLAB file"):
+    with refuse_damaged_file(path, "a MATLAB file"):
         return _open_hdf5(path, pick) if h5py.is_hdf5(path) else _open_5(path, pick)
     raise AssertionError  # the context raises or the block returns
 
@@ -37,7 +37,9 @@ def _named(names: list[str], kind: int) -> dict[str, tuple[int, ...]]:
     return {} if of_objects else {name: (number,) for number, name in enumerate(names, 1)}
 
 
-def _variable(pick: Pick, told: str | None, shapes: dict[str, tuple[int, ...]], path: Path) -> str:
+def _variable(
+    pick: Selection, told: str | None, shapes: dict[str, tuple[int, ...]], path: Path
+) -> str:
     """The variable that holds the labels: the one asked for, the one that the model names, or the only large one."""
     wanted = pick.dataset or told
     if wanted is not None:
@@ -58,7 +60,7 @@ def _variable(pick: Pick, told: str | None, shapes: dict[str, tuple[int, ...]], 
     return large[0]
 
 
-def _open_5(path: Path, pick: Pick) -> Source:
+def _open_5(path: Path, pick: Selection) -> Source:
     import scipy.io  # half a second that every command would wait
 
     with path.open("rb") as file:
@@ -91,7 +93,7 @@ def _stack_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     return z, y, x
 
 
-def _open_hdf5(path: Path, pick: Pick) -> Source:
+def _open_hdf5(path: Path, pick: Selection) -> Source:
     """MATLAB 7.3: HDF5, where axes are in the opposite order, (z, x, y)."""
     with hdf5_file(path) as file:
         shapes = {
@@ -112,9 +114,9 @@ def _open_hdf5(path: Path, pick: Pick) -> Source:
             (None,) if node.ndim == 3 else (0, None) if node.ndim == 4 else ()
         )
         index = (*before, FULL_AXIS, FULL_AXIS)
-        missing = missing_parts(node, path, index, f"'{variable}' in {path.name}")
+        missing = missing_hdf5_parts(node, path, index, f"'{variable}' in {path.name}")
         inner = Hdf5Stack(path, variable, index, (z, x, y), np.dtype(node.dtype))
-        stack = TurnedStack(inner, (z, y, x), kind == MATERIALS_63)
+        stack = TransposedStack(inner, (z, y, x), kind == MATERIALS_63)
         return Source(
             stack,
             (None, None, None),
@@ -130,7 +132,7 @@ def _text(node: Any) -> str:
 
 
 @dataclass(frozen=True)
-class TurnedStack:
+class TransposedStack:
     """Slices that lie in the file as (x, y)."""
 
     stack: Hdf5Stack
@@ -164,7 +166,7 @@ class MatlabStack:
         return kind
 
     def _array(self) -> NDArray[Any]:
-        with sentences(self.path, "a MATLAB file"):
+        with refuse_damaged_file(self.path, "a MATLAB file"):
             return _unpacked(self.path, self.changed, self.variable)
         raise AssertionError  # the context raises or the block returns
 

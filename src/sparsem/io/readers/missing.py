@@ -24,7 +24,7 @@ MAX_RUNS = 8  # of slices, that a message names
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingParts:
     """Parts of one kind that a stack lacks.
 
     Attributes:
@@ -65,12 +65,12 @@ class Missing:
     @property
     def note(self) -> str:
         """What is filled, for a note and for the history of a sample."""
-        return f"{self._lost}; {self.voxels} voxels of {runs_in_words(self.slices, len(self.slices))} are taken as {self.fill:g}"
+        return f"{self._lost}; {self.voxels} voxels of {describe_slices(self.slices, len(self.slices))} are taken as {self.fill:g}"
 
     def refusal(self, labels: bool) -> str | None:
         """Why a stack that lacks these parts is refused, and what to do; None if they are the background of labels."""
         first = f"; the first is {self.first}" if self.count > 1 else f": {self.first}"
-        lost = f"{self._lost} ({runs_in_words(self.slices)}{first})"
+        lost = f"{self._lost} ({describe_slices(self.slices)}{first})"
         again = "copy it again, or put what is missing back"
         if not labels and self.sparse:
             return (
@@ -88,7 +88,7 @@ class Missing:
         return None
 
 
-class Part(NamedTuple):
+class MissingBoxes(NamedTuple):
     """A kind of part that an array lacks.
 
     Attributes:
@@ -96,7 +96,7 @@ class Part(NamedTuple):
         boxes: of the array that are missing, disjoint.
         named: the name of the box at a place in that list.
         fill: the value that stands in for them.
-        sparse: see ``Missing``.
+        sparse: see ``MissingParts``.
     """
 
     what: str
@@ -106,7 +106,9 @@ class Part(NamedTuple):
     sparse: bool = False
 
 
-def missing_of(name: str, part: Part, index: Index, total: int | None) -> tuple[Missing, ...]:
+def missing_from_stack(
+    name: str, part: MissingBoxes, index: Index, total: int | None
+) -> tuple[MissingParts, ...]:
     """What a stack lacks of an array; empty where it has no share in what is missing.
 
     Args:
@@ -115,7 +117,7 @@ def missing_of(name: str, part: Part, index: Index, total: int | None) -> tuple[
         index: which part of the array the stack is.
         total: how many parts of this kind the stack has.
     """
-    inside = touching(part.boxes, index)
+    inside = touches_stack(part.boxes, index)
     if not inside.any():
         return ()
     boxes = part.boxes[inside]
@@ -124,7 +126,7 @@ def missing_of(name: str, part: Part, index: Index, total: int | None) -> tuple[
     first = part.named(int(np.argmax(inside)))
     slices = _slices_of(boxes, index)
     return (
-        Missing(
+        MissingParts(
             name,
             part.what,
             len(boxes),
@@ -138,7 +140,7 @@ def missing_of(name: str, part: Part, index: Index, total: int | None) -> tuple[
     )
 
 
-def touching(boxes: Boxes, index: Index) -> NDArray[np.bool_]:
+def touches_stack(boxes: Boxes, index: Index) -> NDArray[np.bool_]:
     """Which boxes of an array a stack has a share in."""
     inside = np.ones(len(boxes), bool)
     for axis, picked in enumerate(index):
@@ -198,7 +200,7 @@ class ChunkGrid:
         return np.stack([starts, stops], axis=-1)
 
 
-def runs_in_words(numbers: Sequence[int], most: int = MAX_RUNS) -> str:
+def describe_slices(numbers: Sequence[int], most: int = MAX_RUNS) -> str:
     """Slices for people: ``slice 3``, ``slices 3, 7 to 9 and 40 more``."""
     runs = [
         [number for _, number in run]
@@ -212,7 +214,7 @@ def runs_in_words(numbers: Sequence[int], most: int = MAX_RUNS) -> str:
     return f"slice{'s' if len(numbers) > 1 else ''} {named}{more}"
 
 
-def refuse_missing(missing: Sequence[Missing], labels: bool, fill: bool) -> None:
+def refuse_missing(missing: Sequence[MissingParts], labels: bool, fill: bool) -> None:
     """Refuse a stack that lacks parts.
 
     Args:
@@ -229,6 +231,6 @@ def refuse_missing(missing: Sequence[Missing], labels: bool, fill: bool) -> None
             raise InputError(refusal)
 
 
-def as_number(fill: Any) -> float:
+def fill_number(fill: Any) -> float:
     """The fill value of an array; one that is not defined reads as 0."""
     return 0.0 if fill is None else float(fill)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.io.readers.arrays import MappedStack
-from sparsem.io.readers.mrc_bytes import AMBIGUOUS_FROM, Sign, sign_of_bytes
-from sparsem.io.readers.source import Axes, Pick, Source, sentences
+from sparsem.io.readers.mrc_bytes import AMBIGUOUS_FROM, ByteSign, byte_sign
+from sparsem.io.readers.source import AxisLengths, Selection, Source, refuse_damaged_file
 
 MRC_ENDINGS = (".mrc", ".rec", ".st", ".ali", ".map", ".mrcs")
 HEADER_BYTES = 1024
@@ -32,9 +32,9 @@ MAX_EDGE = 10**6  # px of an image; in the wrong byte order small numbers are fa
 VOLUME_STACK = 401  # from this space group on a file holds several volumes
 
 
-def open_mrc(path: Path, pick: Pick) -> Source:
+def open_mrc(path: Path, pick: Selection) -> Source:
     """An MRC file as a stack; see ``open_source``."""
-    with sentences(path, "MRC"):
+    with refuse_damaged_file(path, "MRC"):
         header, order_of_bytes = _header(path)
         mode = int(header["mode"])
         if mode in MODES:
@@ -54,21 +54,21 @@ def open_mrc(path: Path, pick: Pick) -> Source:
             )
         stored = mrcfile.utils.dtype_from_mode(mode).newbyteorder(order_of_bytes)
         stack = MappedStack(path, HEADER_BYTES + int(header["nsymbt"]), shape, stored)
-        sign = Sign()
+        sign = ByteSign()
         if mode == 0:
-            sign = sign_of_bytes(
+            sign = byte_sign(
                 header, MappedStack(path, stack.offset, shape, np.dtype(np.uint8)), pick.mrc_bytes
             )
             stack = MappedStack(
                 path, stack.offset, shape, np.dtype(np.int8 if sign.signed else np.uint8)
             )
-        upright = UprightStack(stack, sign.limited)
+        upright = FlippedStack(stack, sign.limited)
         return Source(upright, _voxel(header), (path,), part=pick.mrc_bytes or "", notes=sign.notes)
     raise AssertionError  # the context raises or the block returns
 
 
 @dataclass(frozen=True)
-class UprightStack:
+class FlippedStack:
     """Slices whose last row in the file is the uppermost one.
 
     Attributes:
@@ -158,7 +158,7 @@ def _end(header: Any) -> int:
     )
 
 
-def _voxel(header: Any) -> Axes:
+def _voxel(header: Any) -> AxisLengths:
     """Edges in nm. One of zero, or three of exactly one Angstrom, is what programs write that know none."""
     edges = []
     for axis in "zyx":

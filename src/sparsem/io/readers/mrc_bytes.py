@@ -24,7 +24,7 @@ CLEARLY = (
 )
 
 
-class Sign(NamedTuple):
+class ByteSign(NamedTuple):
     """Whether bytes are signed.
 
     Attributes:
@@ -38,7 +38,7 @@ class Sign(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def sign_of_bytes(header: Any, stack: MappedStack, given: MrcBytes | None) -> Sign:
+def byte_sign(header: Any, stack: MappedStack, given: MrcBytes | None) -> ByteSign:
     """Whether the bytes of a file are signed.
 
     Args:
@@ -50,25 +50,25 @@ def sign_of_bytes(header: Any, stack: MappedStack, given: MrcBytes | None) -> Si
         InputError: neither header nor voxels show it.
     """
     if given is not None:
-        return Sign(given == "signed")
+        return ByteSign(given == "signed")
     for order in "<>":  # that of the file, unless a program turned the rest of the header only
         stamp, flags = struct.unpack(f"{order}2i", header["extra2"].tobytes()[STAMP])
         if stamp == IMOD:
-            return Sign(bool(flags & 1))
+            return ByteSign(bool(flags & 1))
     by_extremes = _by_extremes(float(header["dmin"]), float(header["dmax"]))
     return by_extremes or _by_voxels(stack)
 
 
-def _by_extremes(low: float, high: float) -> Sign | None:
+def _by_extremes(low: float, high: float) -> ByteSign | None:
     """From the smallest and largest number, where a header states them: they are those of one kind of bytes only."""
     if not (low < high and low.is_integer() and high.is_integer()):
         return None
     if low < 0:
-        return Sign(signed=True) if low >= -128 and high <= 127 else None
-    return Sign(signed=False) if AMBIGUOUS_FROM <= high <= 255 else None
+        return ByteSign(signed=True) if low >= -128 and high <= 127 else None
+    return ByteSign(signed=False) if AMBIGUOUS_FROM <= high <= 255 else None
 
 
-def _by_voxels(stack: MappedStack) -> Sign:
+def _by_voxels(stack: MappedStack) -> ByteSign:
     """From the voxels of some slices: in the wrong reading, neighboring pixels leap from one end of the range to the other."""
     steps = {np.uint8: 0, np.int8: 0}
     ambiguous = False
@@ -79,7 +79,7 @@ def _by_voxels(stack: MappedStack) -> Sign:
         for kind in steps:
             steps[kind] += _steps(pixels.view(kind))
     if not ambiguous:
-        return Sign(signed=False, limited=True)
+        return ByteSign(signed=False, limited=True)
     smaller, larger = sorted(steps.values())
     name = stack.path.name
     if smaller >= CLEARLY * larger:
@@ -93,7 +93,7 @@ def _by_voxels(stack: MappedStack) -> Sign:
         f"{name} does not state whether its bytes are signed; they are read as {taken}, as neighboring pixels then differ less. "
         f"--mrc-bytes {other} reads them otherwise."
     )
-    return Sign(signed, notes=(note,))
+    return ByteSign(signed, notes=(note,))
 
 
 def _steps(pixels: NDArray[Any]) -> int:

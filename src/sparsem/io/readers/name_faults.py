@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from sparsem.io.readers.file_order import NameFault, SeriesOrder
-from sparsem.io.readers.patterns import pattern_of_kind
+from sparsem.io.readers.patterns import pattern_for_one_kind
 
 
-def fault_sentence(found: SeriesOrder, names: Sequence[str], where: str, folder: str) -> str:
+def name_fault_message(found: SeriesOrder, names: Sequence[str], where: str, folder: str) -> str:
     """Say why names give no order, and what to do.
 
     Args:
@@ -17,7 +17,7 @@ def fault_sentence(found: SeriesOrder, names: Sequence[str], where: str, folder:
     """
     one, other = (names[index] for index in found.pair)
     same = f"{one} and {other} in {where} carry the same slice number, {found.same}"
-    kind = pattern_of_kind(names, found.pair)
+    kind = pattern_for_one_kind(names, found.pair)
     example = f", such as '{folder}/{kind}'" if kind else ""
     pattern = f"a pattern in quotes{example}"
     move = f"or name the files of one stack with {pattern}"

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.io.readers.arrays import MappedStack
 from sparsem.io.readers.source import (
-    PLAIN_AXES,
-    Pick,
+    DEFAULT_AXES,
     Placement,
+    Selection,
     Source,
-    layout,
-    plain_axes,
-    sentences,
+    default_axes,
+    refuse_damaged_file,
+    stack_layout,
 )
-from sparsem.io.readers.units import StatedLength, axes_of, faults_of, stated_length
+from sparsem.io.readers.units import StatedLength, axis_lengths_nm, length_faults, stated_length
 
 NRRD_ENDINGS = (".nrrd", ".nhdr")
 PACKED: dict[str, Any] = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
@@ -48,9 +48,9 @@ SPACE = ("domain", "space", "none", "???", "unknown")  # kinds of axes that may 
 ROOM = 1 << 24  # bytes unpacked at once while slices are skipped
 
 
-def open_nrrd(path: Path, pick: Pick) -> Source:
+def open_nrrd(path: Path, pick: Selection) -> Source:
     """An NRRD file as a stack; see ``open_source``."""
-    with sentences(path, "NRRD"):
+    with refuse_damaged_file(path, "NRRD"):
         header, offset = _header(path)
         data, offset = _data_of(path, header, offset)
         sizes = [int(size) for size in header["sizes"]][
@@ -64,19 +64,24 @@ def open_nrrd(path: Path, pick: Pick) -> Source:
         if kind is None:
             raise InputError(f"{path.name} holds {header['type']} numbers; expected real ones.")
         sizes = _without_single_axes(sizes, header, path)
-        _, shape = layout(PLAIN_AXES[-len(sizes) :], sizes, pick, path.name)
+        _, shape = stack_layout(DEFAULT_AXES[-len(sizes) :], sizes, pick, path.name)
         encoding = str(header["encoding"]).lower()
         if encoding == "raw":
             stack: Any = MappedStack(data, offset, shape, kind)
         elif encoding in PACKED:
-            stack = PackedStack(data, offset, shape, kind, encoding)
+            stack = CompressedStack(data, offset, shape, kind, encoding)
         else:
             raise InputError(f"{path.name} is encoded as {encoding}; expected raw, gzip or bzip2.")
         lengths, names = _lengths(header), _segments(header)
         files = (path, *([data] if data != path else []))
-        placement, faults = _placement(header, path), faults_of(lengths)
+        placement, faults = _placement(header, path), length_faults(lengths)
         return Source(
-            stack, axes_of(lengths), files, names=names, voxel_faults=faults, placement=placement
+            stack,
+            axis_lengths_nm(lengths),
+            files,
+            names=names,
+            voxel_faults=faults,
+            placement=placement,
         )
 
 
@@ -163,7 +168,7 @@ def _without_single_axes(sizes: list[int], header: Mapping[str, Any], path: Path
     if channels or len(left) > 3:
         what = f" ({', '.join(channels)})" if channels else ""
         raise InputError(f"{stated}{what}; expected x, y, z of one channel and one time.")
-    if len(left) == 3 and plain_axes(left) == "YXC":
+    if len(left) == 3 and default_axes(left) == "YXC":
         raise InputError(
             f"{stated}, which looks like one image of {left[-1]} channels; expected x, y, z."
         )
@@ -255,7 +260,7 @@ def _segments(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class PackedStack:
+class CompressedStack:
     """Numbers that lie packed in a file: they can only be read from the front, so reading on is fast and going back is not."""
 
     path: Path
@@ -272,7 +277,7 @@ class PackedStack:
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
         plane = int(np.prod(self.shape[1:], dtype=np.int64)) * self.stored.itemsize
-        with sentences(self.path, f"{self.encoding} NRRD"):
+        with refuse_damaged_file(self.path, f"{self.encoding} NRRD"):
             found = _read(self, start * plane, max(stop - start, 0) * plane)
         if len(found) < max(stop - start, 0) * plane:
             raise InputError(
@@ -284,7 +289,7 @@ class PackedStack:
 
 
 _OPEN: dict[
-    PackedStack, tuple[Any, Any]
+    CompressedStack, tuple[Any, Any]
 ] = {}  # the last packed file of this process, where reading stopped
 
 
@@ -296,7 +301,7 @@ def _close_all() -> None:
     _OPEN.clear()
 
 
-def _read(stack: PackedStack, place: int, count: int) -> bytes:
+def _read(stack: CompressedStack, place: int, count: int) -> bytes:
     """Unpacked bytes of a stack; fewer at its end."""
     file, reader = _OPEN.pop(stack, (None, None))
     if reader is None or reader.tell() > place:

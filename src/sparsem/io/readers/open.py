@@ -11,17 +11,17 @@ from sparsem.io.readers.missing import refuse_missing
 from sparsem.io.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.io.readers.nrrd import NRRD_ENDINGS, open_nrrd
 from sparsem.io.readers.patterns import files_of_pattern, is_pattern
-from sparsem.io.readers.series import PICTURE_ENDINGS, open_pictures, open_slices
-from sparsem.io.readers.source import MinIsWhite, MrcBytes, Pick, Source
+from sparsem.io.readers.series import SLICE_FILE_ENDINGS, open_montage_images, open_series
+from sparsem.io.readers.source import MinIsWhite, MrcBytes, Selection, Source
 from sparsem.io.readers.tiff import TIFF_ENDINGS, open_tiff
 from sparsem.io.readers.zarr import is_zarr, open_zarr
 
-Opener = Callable[[Path, Pick], Source]
+Opener = Callable[[Path, Selection], Source]
 
 # What a file is, by its ending.
 OPENERS: dict[tuple[str, ...], Opener] = {
     TIFF_ENDINGS: open_tiff,
-    (".png",): lambda path, pick: open_slices([path], str(path), pick),
+    (".png",): lambda path, pick: open_series([path], str(path), pick),
     MRC_ENDINGS: open_mrc,
     HDF5_ENDINGS: open_hdf5,
     NRRD_ENDINGS: open_nrrd,
@@ -60,7 +60,7 @@ def open_source(
         InputError: nothing there, a format that is not known, slices of unequal shape, file names that give no order, a color image,
             no numbers, a damaged file, missing parts.
     """
-    found = _opened(source, Pick(dataset, channel, time, labels, min_is_white, mrc_bytes))
+    found = _opened(source, Selection(dataset, channel, time, labels, min_is_white, mrc_bytes))
     if found.stack.dtype.kind not in "biuf":
         raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
     if not any_order:
@@ -75,24 +75,24 @@ def open_montage(source: str | Path, min_is_white: MinIsWhite | None = None) -> 
     Raises:
         InputError: there are none, or they are not gray pictures of one type.
     """
-    path, pick = Path(source).absolute(), Pick(min_is_white=min_is_white)
+    path, pick = Path(source).absolute(), Selection(min_is_white=min_is_white)
     if is_pattern(source):
-        return open_pictures(files_of_pattern(source), f"the pattern {source}", pick)
+        return open_montage_images(files_of_pattern(source), f"the pattern {source}", pick)
     if not path.exists():
         raise InputError(f"There is no file or folder {source}.")
     files = [path] if path.is_file() else list(path.iterdir())
     chosen = [
         one
         for one in files
-        if one.suffix.lower() in PICTURE_ENDINGS and not one.name.startswith(".")
+        if one.suffix.lower() in SLICE_FILE_ENDINGS and not one.name.startswith(".")
     ]
-    return open_pictures(chosen, str(source), pick)
+    return open_montage_images(chosen, str(source), pick)
 
 
-def _opened(source: str | Path, pick: Pick) -> Source:
+def _opened(source: str | Path, pick: Selection) -> Source:
     path = Path(source).absolute()  # a worker on another machine has another working directory
     if is_pattern(source):
-        return open_slices(
+        return open_series(
             files_of_pattern(source), f"the pattern {source}", pick, str(Path(source).parent)
         )
     if not path.exists():
@@ -103,9 +103,9 @@ def _opened(source: str | Path, pick: Pick) -> Source:
         files = [
             file
             for file in path.iterdir()
-            if file.suffix.lower() in PICTURE_ENDINGS and not file.name.startswith(".")
+            if file.suffix.lower() in SLICE_FILE_ENDINGS and not file.name.startswith(".")
         ]
-        return open_slices(files, f"the folder {source}", pick, str(source).rstrip("/"))
+        return open_series(files, f"the folder {source}", pick, str(source).rstrip("/"))
     for endings, opener in OPENERS.items():
         if path.suffix.lower() in endings:
             return opener(path, pick)

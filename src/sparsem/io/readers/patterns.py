@@ -37,7 +37,7 @@ def files_of_pattern(source: str | Path) -> list[Path]:
     return []
 
 
-def pattern_of_kind(names: Sequence[str], pair: tuple[int, int]) -> str | None:
+def pattern_for_one_kind(names: Sequence[str], pair: tuple[int, int]) -> str | None:
     """Find a pattern of names that are in order, with one of two names that are not.
 
     Returns:

@@ -43,7 +43,7 @@ class PaddedStack:
         return found
 
 
-def placed(found: Source, shapes: Sequence[tuple[int, int, int]]) -> Source:
+def uncrop_segmentation(found: Source, shapes: Sequence[tuple[int, int, int]]) -> Source:
     """A segmentation as large as its image; anything else as it is.
 
     Args:

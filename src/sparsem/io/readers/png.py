@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import PngImagePlugin
 
 from sparsem.errors import InputError
-from sparsem.io.readers.display import full_range, palette_display, refuse_color
+from sparsem.io.readers.display import full_range_levels, palette_display, refuse_color
 from sparsem.io.readers.source import UNREADABLE
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -91,8 +91,8 @@ def _gray(pixels: NDArray[Any], bits: int, labels: bool) -> NDArray[np.uint8]:
     """Gray of up to 8 bits; Pillow gives fewer than 8 as booleans, or scaled to 8."""
     if pixels.dtype == bool:
         numbers = pixels.astype(np.uint8)
-        return numbers if labels else full_range(1)[numbers]
-    step = int(full_range(bits)[1])  # 85, 17 or 1
+        return numbers if labels else full_range_levels(1)[numbers]
+    step = int(full_range_levels(bits)[1])  # 85, 17 or 1
     return pixels // np.uint8(step) if labels else pixels
 
 

@@ -11,26 +11,26 @@ import tifffile
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.display import notes_of, refuse_color_tiff, tiff_display
-from sparsem.io.readers.file_names import names_of, natural_key
+from sparsem.io.readers.display import refuse_color_tiff, tiff_display, tiff_display_notes
+from sparsem.io.readers.file_names import distinct_names, natural_key
 from sparsem.io.readers.file_order import SeriesOrder, series_order
-from sparsem.io.readers.gaps import missing_in
-from sparsem.io.readers.name_faults import fault_sentence
+from sparsem.io.readers.gaps import missing_numbers
+from sparsem.io.readers.name_faults import name_fault_message
 from sparsem.io.readers.png import png_slice, read_png
-from sparsem.io.readers.source import UNREADABLE, WHOLE, Pick, Source, sentences
+from sparsem.io.readers.source import UNREADABLE, WHOLE_FILE, Selection, Source, refuse_damaged_file
 from sparsem.io.readers.tiff import TIFF_ENDINGS, tiff_lengths
-from sparsem.io.readers.tiff_parts import refuse_unwritten
-from sparsem.io.readers.units import StatedLength, axes_of, faults_of
+from sparsem.io.readers.tiff_missing import refuse_unwritten
+from sparsem.io.readers.units import StatedLength, axis_lengths_nm, length_faults
 
-PICTURE_ENDINGS = (*TIFF_ENDINGS, ".png")
+SLICE_FILE_ENDINGS = (*TIFF_ENDINGS, ".png")
 
 
-def with_repeats(source: Source) -> Source:
+def repeat_missing_slices(source: Source) -> Source:
     """A series in which the slice before stands in for each missing one."""
     if not isinstance(source.stack, SliceSeries):
         return source
     file_of = dict(zip(source.numbers, source.stack.files, strict=True))
-    lost = missing_in(source.numbers)
+    lost = missing_numbers(source.numbers)
     whole = sorted({*source.numbers, *lost})
     files: list[Path] = []
     for number in whole:
@@ -42,7 +42,9 @@ def with_repeats(source: Source) -> Source:
     )
 
 
-def open_slices(files: Sequence[Path], where: str, pick: Pick = WHOLE, folder: str = "") -> Source:
+def open_series(
+    files: Sequence[Path], where: str, pick: Selection = WHOLE_FILE, folder: str = ""
+) -> Source:
     """Open a series of files as a stack.
 
     Files whose names give no order are in their natural order, and ``order_error`` says why.
@@ -57,7 +59,7 @@ def open_slices(files: Sequence[Path], where: str, pick: Pick = WHOLE, folder: s
         raise InputError(
             f"There are no TIFF or PNG slices in {where}; other pictures, such as JPEG, are to be saved as one of these."
         )
-    names = names_of(files)
+    names = distinct_names(files)
     found = series_order(names)
     ordered = [files[index] for index in found.order]
     headers = [_slice_header(file, pick) for file in ordered]
@@ -71,12 +73,12 @@ def open_slices(files: Sequence[Path], where: str, pick: Pick = WHOLE, folder: s
     stack = SliceSeries(tuple(ordered), (len(ordered), *shape), dtype, pick)
     return Source(
         stack,
-        axes_of(lengths),
+        axis_lengths_nm(lengths),
         tuple(ordered),
         found.numbers,
         notes=_first_notes(headers),
-        voxel_faults=faults_of(lengths),
-        order_error=fault_sentence(found, names, where, folder) if found.fault else "",
+        voxel_faults=length_faults(lengths),
+        order_error=name_fault_message(found, names, where, folder) if found.fault else "",
         order_note=_note_sentence(found, names, where),
     )
 
@@ -88,7 +90,7 @@ def _note_sentence(found: SeriesOrder, names: Sequence[str], where: str) -> str:
     return f"{where}: {found.note}, {first} to {last}."
 
 
-def open_pictures(files: Sequence[Path], where: str, pick: Pick = WHOLE) -> Source:
+def open_montage_images(files: Sequence[Path], where: str, pick: Selection = WHOLE_FILE) -> Source:
     """Pictures that are no stack, of any size: each is a slice, continued with black to the size of the largest.
 
     Raises:
@@ -122,9 +124,14 @@ def open_pictures(files: Sequence[Path], where: str, pick: Pick = WHOLE) -> Sour
     height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
     lengths = _pixel_lengths(ordered[0])
     stack = SliceSeries(tuple(ordered), (len(ordered), height, width), dtype, pick)
-    notes, faults = _first_notes(headers), faults_of(lengths)
+    notes, faults = _first_notes(headers), length_faults(lengths)
     return Source(
-        stack, axes_of(lengths), tuple(ordered), sizes=sizes, notes=notes, voxel_faults=faults
+        stack,
+        axis_lengths_nm(lengths),
+        tuple(ordered),
+        sizes=sizes,
+        notes=notes,
+        voxel_faults=faults,
     )
 
 
@@ -132,7 +139,7 @@ def _pixel_lengths(file: Path) -> dict[str, StatedLength]:
     """Edges of a pixel that a slice states, by axis: a slice has no depth."""
     if file.suffix.lower() not in TIFF_ENDINGS:
         return {}
-    with sentences(file, "TIFF"), tifffile.TiffFile(file) as tiff:
+    with refuse_damaged_file(file, "TIFF"), tifffile.TiffFile(file) as tiff:
         return {axis: length for axis, length in tiff_lengths(tiff).items() if axis != "z"}
     raise AssertionError  # the context raises or the block returns
 
@@ -144,7 +151,7 @@ class SliceSeries:
     files: tuple[Path, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    pick: Pick = WHOLE
+    pick: Selection = WHOLE_FILE
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         chosen = self.files[slices]
@@ -170,7 +177,7 @@ def _first_notes(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
     return next((header.notes for header in headers if header.notes), ())
 
 
-def _slice_header(file: Path, pick: Pick) -> SliceHeader:
+def _slice_header(file: Path, pick: Selection) -> SliceHeader:
     """What one file says of its slice, without decoding it."""
     try:
         if file.suffix.lower() not in TIFF_ENDINGS:
@@ -186,12 +193,14 @@ def _slice_header(file: Path, pick: Pick) -> SliceHeader:
             refuse_unwritten(page, file)
             display = tiff_display(page, file, pick)
             dtype = display.dtype if display else np.dtype(page.dtype)
-            return SliceHeader((page.shape[0], page.shape[1]), dtype, notes_of(page, file, pick))
+            return SliceHeader(
+                (page.shape[0], page.shape[1]), dtype, tiff_display_notes(page, file, pick)
+            )
     except UNREADABLE as error:
         raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
 
 
-def _read_slice(file: Path, pick: Pick) -> NDArray[Any]:
+def _read_slice(file: Path, pick: Selection) -> NDArray[Any]:
     try:
         if file.suffix.lower() not in TIFF_ENDINGS:
             return read_png(file, pick.labels)

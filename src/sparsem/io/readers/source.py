@@ -17,7 +17,7 @@ import tifffile
 
 from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
-from sparsem.io.readers.missing import FULL_AXIS, Index, Missing
+from sparsem.io.readers.missing import FULL_AXIS, Index, MissingParts
 
 # What the libraries raise at files that are damaged.
 UNREADABLE = (
@@ -32,11 +32,11 @@ UNREADABLE = (
     NotImplementedError,
 )
 
-PLAIN_AXES = "TCZYX"  # of an array that names none: the last of these
+DEFAULT_AXES = "TCZYX"  # of an array that names none: the last of these
 MAX_CHANNELS = 4  # in the last axis of an array that names no axes
 
 MrcBytes = Literal["signed", "unsigned"]
-Axes = tuple[float | None, float | None, float | None]
+AxisLengths = tuple[float | None, float | None, float | None]
 MinIsWhite = Literal["stored", "displayed"]  # which numbers of a "min is white" TIFF count
 
 
@@ -50,7 +50,7 @@ class Stack(Protocol):
     def __getitem__(self, slices: slice) -> Any: ...
 
 
-class Pick(NamedTuple):
+class Selection(NamedTuple):
     """Which part of a file that holds several stacks.
 
     Attributes:
@@ -80,7 +80,7 @@ class Pick(NamedTuple):
         )
 
 
-WHOLE = Pick()  # all of a file that holds one stack
+WHOLE_FILE = Selection()  # all of a file that holds one stack
 
 
 class Placement(NamedTuple):
@@ -118,7 +118,7 @@ class Source:
     """
 
     stack: Stack
-    voxel_nm: Axes
+    voxel_nm: AxisLengths
     files: tuple[Path, ...]
     numbers: tuple[int | float, ...] = ()
     repeated: tuple[int, ...] = ()
@@ -129,7 +129,7 @@ class Source:
     order_note: str = ""
     voxel_faults: tuple[str, ...] = ()
     name: str = ""
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[MissingParts, ...] = ()
     notes: tuple[str, ...] = ()
     placement: Placement | None = None
 
@@ -187,17 +187,17 @@ def _size_and_change(path: Path) -> tuple[int, int]:
     return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
-def plain_axes(shape: Sequence[int]) -> str:
+def default_axes(shape: Sequence[int]) -> str:
     """A letter for each axis of an array that names none: a short last axis holds channels."""
     channels_last = len(shape) >= 3 and shape[-1] <= MAX_CHANNELS
     if len(shape) == 3 and min(shape[:2]) <= MAX_CHANNELS:
         channels_last = False  # as likely a few slices of a tiny stack
-    axes = "TZYXC" if channels_last else PLAIN_AXES
+    axes = "TZYXC" if channels_last else DEFAULT_AXES
     return axes[-len(shape) :]
 
 
-def layout(
-    axes: str, shape: Sequence[int], pick: Pick, name: str
+def stack_layout(
+    axes: str, shape: Sequence[int], pick: Selection, name: str
 ) -> tuple[Index, tuple[int, int, int]]:
     """How a stack lies in an array of more axes.
 
@@ -251,7 +251,7 @@ def layout(
     return tuple(index), (1 if along is None else shape[along], shape[y], shape[y + 1])
 
 
-def _picked(axes: str, shape: Sequence[int], pick: Pick, name: str) -> dict[int, int]:
+def _picked(axes: str, shape: Sequence[int], pick: Selection, name: str) -> dict[int, int]:
     """Place of an axis -> the channel or time that was asked for."""
     picked: dict[int, int] = {}
     for axis, what, chosen in (("C", "channel", pick.channel), ("T", "time", pick.time)):
@@ -269,7 +269,7 @@ def _picked(axes: str, shape: Sequence[int], pick: Pick, name: str) -> dict[int,
 
 
 @contextmanager
-def sentences(path: Path, what: str) -> Iterator[None]:
+def refuse_damaged_file(path: Path, what: str) -> Iterator[None]:
     """Whatever a library raises at a damaged file becomes one sentence."""
     try:
         yield

@@ -16,11 +16,17 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.display import Display, notes_of, refuse_color_tiff, tiff_display
+from sparsem.io.readers.display import Display, refuse_color_tiff, tiff_display, tiff_display_notes
 from sparsem.io.readers.missing import Index
-from sparsem.io.readers.source import UNREADABLE, Pick, Source, layout, sentences
-from sparsem.io.readers.tiff_parts import missing_pages
-from sparsem.io.readers.units import StatedLength, axes_of, faults_of, stated_length
+from sparsem.io.readers.source import (
+    UNREADABLE,
+    Selection,
+    Source,
+    refuse_damaged_file,
+    stack_layout,
+)
+from sparsem.io.readers.tiff_missing import missing_pages
+from sparsem.io.readers.units import StatedLength, axis_lengths_nm, length_faults, stated_length
 
 METADATA_FILE = re.compile(
     r'BinaryOnly[^>]*MetadataFile="([^"]+)"'
@@ -31,16 +37,16 @@ MAX_IMAGES = 6  # that a message names
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
 
 
-def open_tiff(path: Path, pick: Pick) -> Source:
+def open_tiff(path: Path, pick: Selection) -> Source:
     """A TIFF as a stack; see ``open_source``."""
-    with sentences(path, "TIFF"), _complaints_refused(path), _tiff_file(path) as tiff:
+    with refuse_damaged_file(path, "TIFF"), _complaints_refused(path), _tiff_file(path) as tiff:
         if not tiff.series:
             raise InputError(f"{path.name} holds no image.")
         number = _number_of_series(tiff, pick, path)
         series, page = tiff.series[number], tiff.pages.first
         if series.axes.endswith("S"):
             refuse_color_tiff(page, path, pick.labels)
-        index, shape = layout(series.axes, series.shape, pick, path.name)
+        index, shape = stack_layout(series.axes, series.shape, pick, path.name)
         display = tiff_display(page, path, pick)
         dtype = display.dtype if display else np.dtype(series.dtype)
         stack = TiffStack(path, shape, dtype, index, number, display)
@@ -48,12 +54,12 @@ def open_tiff(path: Path, pick: Pick) -> Source:
         image = "" if pick.dataset is None else f"image {number}"
         return Source(
             stack,
-            axes_of(lengths),
+            axis_lengths_nm(lengths),
             (path,),
             part=", ".join(filter(None, (image, pick.part))),
             missing=missing_pages(series, path, index),
-            notes=notes_of(page, path, pick),
-            voxel_faults=faults_of(lengths),
+            notes=tiff_display_notes(page, path, pick),
+            voxel_faults=length_faults(lengths),
         )
     raise AssertionError  # the context raises or the block returns
 
@@ -130,7 +136,7 @@ def _complaints_refused(path: Path) -> Iterator[None]:
         raise InputError(f"{path.name} is damaged ({complaints[0]}); is it complete?")
 
 
-def _number_of_series(tiff: tifffile.TiffFile, pick: Pick, path: Path) -> int:
+def _number_of_series(tiff: tifffile.TiffFile, pick: Selection, path: Path) -> int:
     """Which image of a file is read. A stack that is only a part of its file must not pass for the whole; one next to a thumbnail may."""
     sizes = [series.size for series in tiff.series]
     if pick.dataset is not None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sparsem.io.readers.source import Axes
+from sparsem.io.readers.source import AxisLengths
 
 # Name, symbol and power of ten of every SI prefix; none is a prefix too.
 PREFIXES = [
@@ -160,13 +160,13 @@ def _as_float(number: Any) -> float:
         return math.nan
 
 
-def axes_of(lengths: Mapping[str, StatedLength]) -> Axes:
+def axis_lengths_nm(lengths: Mapping[str, StatedLength]) -> AxisLengths:
     """Lengths in nm of z, y, x; None where there is none."""
     z, y, x = (lengths.get(axis, StatedLength()).nm for axis in "zyx")
     return z, y, x
 
 
-def faults_of(lengths: Mapping[str, StatedLength]) -> tuple[str, ...]:
+def length_faults(lengths: Mapping[str, StatedLength]) -> tuple[str, ...]:
     """What is wrong with stated lengths, in words."""
     units: dict[str, list[str]] = {}
     impossible: dict[str, list[str]] = {}

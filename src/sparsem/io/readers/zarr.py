@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.io.readers.missing import Index
 from sparsem.io.readers.source import (
-    PLAIN_AXES,
+    DEFAULT_AXES,
     UNREADABLE,
-    Pick,
+    Selection,
     Source,
-    layout,
-    plain_axes,
-    sentences,
+    default_axes,
+    refuse_damaged_file,
+    stack_layout,
 )
-from sparsem.io.readers.units import StatedLength, axes_of, faults_of, stated_length
-from sparsem.io.readers.zarr_chunks import missing_chunks
+from sparsem.io.readers.units import StatedLength, axis_lengths_nm, length_faults, stated_length
+from sparsem.io.readers.zarr_missing import missing_chunks
 
 
 def is_zarr(path: Path) -> bool:
@@ -31,9 +31,9 @@ def is_zarr(path: Path) -> bool:
     )
 
 
-def open_zarr(path: Path, pick: Pick) -> Source:
+def open_zarr(path: Path, pick: Selection) -> Source:
     """A Zarr array as a stack; see ``open_source``."""
-    with sentences(path, "Zarr"):
+    with refuse_damaged_file(path, "Zarr"):
         # The metadata of the array itself hold: consolidated ones are a copy that is not updated when an array grows.
         node = zarr.open(store=path, mode="r", use_consolidated=False)
     lengths: dict[str, StatedLength] = {}
@@ -53,7 +53,7 @@ def open_zarr(path: Path, pick: Pick) -> Source:
                     f"{path.name} has damaged OME-Zarr metadata ({error!r}); name its array with --dataset KEY."
                 ) from None
         if dataset is None:
-            with sentences(path, "Zarr"):
+            with refuse_damaged_file(path, "Zarr"):
                 keys = sorted(node.array_keys())
             if not keys:
                 raise InputError(f"{path.name} holds no array; name the group within it that does.")
@@ -62,7 +62,7 @@ def open_zarr(path: Path, pick: Pick) -> Source:
                     f"{path.name} holds the arrays {', '.join(keys)}; name one with --dataset KEY."
                 )
             dataset = keys[0]
-        with sentences(path, "Zarr"):
+        with refuse_damaged_file(path, "Zarr"):
             if ".." in dataset or dataset not in node:
                 raise InputError(_no_array(path, dataset, multiscale))
             node = node[dataset]
@@ -70,22 +70,22 @@ def open_zarr(path: Path, pick: Pick) -> Source:
         raise InputError(
             f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY."
         )
-    if not 3 <= node.ndim <= len(PLAIN_AXES) or not all(node.shape):
+    if not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
         raise InputError(
             f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x)."
         )
-    axes = names if len(names) == node.ndim else plain_axes(node.shape)
+    axes = names if len(names) == node.ndim else default_axes(node.shape)
     name = f"'{dataset}' in {path.name}" if dataset else path.name
-    index, shape = layout(axes, node.shape, pick, name)
+    index, shape = stack_layout(axes, node.shape, pick, name)
     directory = path / (dataset or "")
     if getattr(node.dtype, "kind", "") not in "biuf":
         raise InputError(f"{name} holds {node.dtype}; expected real numbers.")
-    with sentences(path, "Zarr"):
+    with refuse_damaged_file(path, "Zarr"):
         missing = missing_chunks(node, directory, index, name)
-    stack, faults = ZarrStack(node, index, shape), faults_of(lengths)
+    stack, faults = ZarrStack(node, index, shape), length_faults(lengths)
     return Source(
         stack,
-        axes_of(lengths),
+        axis_lengths_nm(lengths),
         (directory,),
         part=pick.part,
         missing=missing,

@@ -15,33 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.hdf5_files import dataset_of, hdf5_file, require_filters
+from sparsem.io.readers.hdf5_files import find_dataset, hdf5_file, require_filters
 from sparsem.io.readers.hdf5_virtual import (
-    Mapping,
+    VirtualMapping,
+    boxes_in_virtual,
     boxes_of,
-    carried_over,
     is_unlimited,
     mappings_of,
     source_path,
-    uncovered,
+    uncovered_boxes,
 )
 from sparsem.io.readers.missing import (
     FULL_AXIS,
     Boxes,
     ChunkGrid,
     Index,
-    Missing,
-    Part,
-    as_number,
-    missing_of,
-    touching,
+    MissingBoxes,
+    MissingParts,
+    fill_number,
+    missing_from_stack,
+    touches_stack,
 )
 
 # What a dataset lacks, and the boxes of all parts of that kind; None where they are not counted.
-Parts = list[tuple[Part, Boxes | None]]
+Parts = list[tuple[MissingBoxes, Boxes | None]]
 
 
-def missing_parts(node: h5py.Dataset, path: Path, index: Index, name: str) -> tuple[Missing, ...]:
+def missing_hdf5_parts(
+    node: h5py.Dataset, path: Path, index: Index, name: str
+) -> tuple[MissingParts, ...]:
     """What a stack lacks of a dataset.
 
     Args:
@@ -53,10 +55,10 @@ def missing_parts(node: h5py.Dataset, path: Path, index: Index, name: str) -> tu
     Raises:
         InputError: a filter is not installed; a source is smaller than the dataset says; raw numbers in another file are missing.
     """
-    found: list[Missing] = []
+    found: list[MissingParts] = []
     for part, places in _parts(node, path, name, frozenset()):
-        total = None if places is None else int(touching(places, index).sum())
-        found += missing_of(name, part, index, total)
+        total = None if places is None else int(touches_stack(places, index).sum())
+        found += missing_from_stack(name, part, index, total)
     return tuple(found)
 
 
@@ -70,7 +72,7 @@ def _parts(node: h5py.Dataset, path: Path, name: str, seen: frozenset[tuple[str,
     if node.external:
         _refuse_lost_numbers(node, path, name)
         return []
-    fill = as_number(node.fillvalue)
+    fill = fill_number(node.fillvalue)
     if node.chunks is not None:
         return _unwritten_chunks(node, fill)
     layout = node.id.get_create_plist().get_layout()
@@ -78,7 +80,7 @@ def _parts(node: h5py.Dataset, path: Path, name: str, seen: frozenset[tuple[str,
         whole = _whole(node.shape)
         return [
             (
-                Part(
+                MissingBoxes(
                     "block",
                     whole,
                     lambda number: "all of it, which was never written",
@@ -115,7 +117,9 @@ def _unwritten_chunks(node: h5py.Dataset, fill: float) -> Parts:
     def named(number: int) -> str:
         return f"the one at {_start(boxes[number])}"
 
-    return [(Part("chunk", boxes, named, fill, sparse=True), grid.boxes(np.ones_like(present)))]
+    return [
+        (MissingBoxes("chunk", boxes, named, fill, sparse=True), grid.boxes(np.ones_like(present)))
+    ]
 
 
 def _refuse_lost_numbers(node: h5py.Dataset, path: Path, name: str) -> None:
@@ -145,10 +149,10 @@ def _virtual_parts(
     own = (str(path.resolve()), str(node.name))
     if own in seen:
         raise InputError(f"{name} is a source of itself.")
-    fill = as_number(node.fillvalue)
+    fill = fill_number(node.fillvalue)
     mappings = mappings_of(node)
     shown = np.concatenate([_whole(node.shape)[:0], *(mapping.boxes for mapping in mappings)])
-    of_file: dict[str, list[Mapping]] = defaultdict(list)
+    of_file: dict[str, list[VirtualMapping]] = defaultdict(list)
     for mapping in mappings:
         of_file[mapping.file].append(mapping)
     lacking = _Lacking()
@@ -169,11 +173,11 @@ def _virtual_parts(
     found: Parts = [(part, None) for part in lacking.parts()]
     if lacking.lost:
         found.append((_joined("source", lacking.lost, fill, sparse=False), shown))
-    free = uncovered(node.shape, shown)
+    free = uncovered_boxes(node.shape, shown)
     if len(free):
         found.append(
             (
-                Part(
+                MissingBoxes(
                     "part without a source",
                     free,
                     lambda number: f"the one at {_start(free[number])}",
@@ -200,16 +204,18 @@ class _Lacking:
         default_factory=lambda: defaultdict(list)
     )
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[MissingBoxes]:
         """The parts that the sources lack themselves."""
         return [
             _joined(what, named, fill, sparse) for (what, fill, sparse), named in self.own.items()
         ]
 
 
-def _joined(what: str, named: Sequence[tuple[Boxes, str]], fill: float, sparse: bool) -> Part:
+def _joined(
+    what: str, named: Sequence[tuple[Boxes, str]], fill: float, sparse: bool
+) -> MissingBoxes:
     names = [name for boxes, name in named for _ in boxes]
-    return Part(
+    return MissingBoxes(
         what,
         np.concatenate([boxes for boxes, _ in named]),
         lambda number: names[number],
@@ -221,7 +227,7 @@ def _joined(what: str, named: Sequence[tuple[Boxes, str]], fill: float, sparse: 
 def _look_into(
     file: h5py.File,
     path: Path,
-    mappings: Sequence[Mapping],
+    mappings: Sequence[VirtualMapping],
     seen: frozenset[tuple[str, str]],
     lacking: _Lacking,
 ) -> None:
@@ -229,7 +235,7 @@ def _look_into(
     parts_of: dict[str, Parts] = {}
     for mapping in mappings:
         name = f"'{mapping.key}' in {path.name}"
-        source = dataset_of(file, mapping.key)
+        source = find_dataset(file, mapping.key)
         if source is None:
             lacking.lost.append((mapping.boxes, f"{name}, which is not there"))
             continue
@@ -237,7 +243,7 @@ def _look_into(
         if mapping.key not in parts_of:
             parts_of[mapping.key] = _parts(source, path, name, seen)
         for part, _ in parts_of[mapping.key]:
-            boxes = carried_over(
+            boxes = boxes_in_virtual(
                 part.boxes, boxes_of(mapping.selection, source.shape), mapping.boxes
             )
             if len(boxes):
@@ -247,7 +253,7 @@ def _look_into(
                 )
 
 
-def _refuse_smaller(source: h5py.Dataset, mapping: Mapping, name: str) -> None:
+def _refuse_smaller(source: h5py.Dataset, mapping: VirtualMapping, name: str) -> None:
     """Refuse a source that does not hold what is read of it: HDF5 reads the rest as the fill value."""
     selection = mapping.selection
     if selection.get_select_type() == h5py.h5s.SEL_ALL:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from sparsem.errors import InputError
-from sparsem.io.readers.missing import ChunkGrid, Index, Missing, Part, as_number, missing_of
+from sparsem.io.readers.missing import (
+    ChunkGrid,
+    Index,
+    MissingBoxes,
+    MissingParts,
+    fill_number,
+    missing_from_stack,
+)
 
 EMPTY = (
     2**64 - 1
@@ -24,7 +31,7 @@ KeyOf = Callable[[tuple[int, ...]], str]
 
 def missing_chunks(
     array: "zarr.Array[Any]", directory: Path, index: Index, name: str
-) -> tuple[Missing, ...]:
+) -> tuple[MissingParts, ...]:
     """The chunks that a stack lacks.
 
     Args:
@@ -56,8 +63,10 @@ def missing_chunks(
         place = tuple(places[number].tolist())
         return key_of(place) if array.shards is None else str(place)
 
-    part = Part("chunk", chunks.boxes(~present), named, as_number(array.fill_value), sparse=True)
-    return missing_of(name, part, index, present.size)
+    part = MissingBoxes(
+        "chunk", chunks.boxes(~present), named, fill_number(array.fill_value), sparse=True
+    )
+    return missing_from_stack(name, part, index, present.size)
 
 
 def _files_in(directory: Path, prefix: str = "") -> set[str]:

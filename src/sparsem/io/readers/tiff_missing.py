@@ -18,16 +18,18 @@ from sparsem.io.readers.missing import (
     Boxes,
     ChunkGrid,
     Index,
-    Missing,
-    Part,
-    missing_of,
-    touching,
+    MissingBoxes,
+    MissingParts,
+    missing_from_stack,
+    touches_stack,
 )
 
 FILE_NAME = re.compile(r'FileName="([^"]+)"')
 
 
-def missing_pages(series: tifffile.TiffPageSeries, path: Path, index: Index) -> tuple[Missing, ...]:
+def missing_pages(
+    series: tifffile.TiffPageSeries, path: Path, index: Index
+) -> tuple[MissingParts, ...]:
     """What a stack lacks of a series of pages: pages that are not there, and strips or tiles that were not written.
 
     Args:
@@ -48,7 +50,7 @@ def missing_pages(series: tifffile.TiffPageSeries, path: Path, index: Index) -> 
         return ()
     within_page = _whole(keyframe.shape)
     places = np.argwhere(np.ones(before, bool)).reshape(n_pages, len(before))
-    in_stack = touching(np.stack([places, places + 1], axis=-1), index[: len(before)])
+    in_stack = touches_stack(np.stack([places, places + 1], axis=-1), index[: len(before)])
     lost, unwritten = [_whole(series.shape)[:0]], [_whole(series.shape)[:0]]
     for place, page in zip(
         places[in_stack],
@@ -62,13 +64,17 @@ def missing_pages(series: tifffile.TiffPageSeries, path: Path, index: Index) -> 
     pages, segments = np.concatenate(lost), np.concatenate(unwritten)
     file = _lost_file(series.parent, path) if len(pages) else None
     fill = float(keyframe.nodata)
-    page_part = Part("page", pages, lambda number: file or _named(pages[number], len(before)), fill)
+    page_part = MissingBoxes(
+        "page", pages, lambda number: file or _named(pages[number], len(before)), fill
+    )
     kind = "tile" if keyframe.is_tiled else "strip"
-    segment_part = Part(kind, segments, lambda number: _named(segments[number], series.ndim), fill)
+    segment_part = MissingBoxes(
+        kind, segments, lambda number: _named(segments[number], series.ndim), fill
+    )
     n_segments = (int(in_stack.sum()) - len(pages)) * int(np.prod(keyframe.chunked, dtype=np.int64))
     return (
-        *missing_of(path.name, page_part, index, int(in_stack.sum())),
-        *missing_of(path.name, segment_part, index, n_segments),
+        *missing_from_stack(path.name, page_part, index, int(in_stack.sum())),
+        *missing_from_stack(path.name, segment_part, index, n_segments),
     )
 
 
