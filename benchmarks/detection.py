@@ -45,7 +45,7 @@ from sparsem.detect.training.recipe import load_detector
 from sparsem.detect.training.train import train_detector
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.labels.constrain import Roles
-from sparsem.models.checkpoint import load_state, state_of
+from sparsem.models.checkpoint import load_state, network_state
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.score.boxes import BoxComparison, box_scores
 from sparsem.store.sample import Sample
@@ -166,7 +166,7 @@ def _found(sample: Sample, model: Path, way: str) -> BoxComparison:
         own = replace(recipe, see=int(-(-seen // 128) * 128))
     if own.see != recipe.see:
         larger = own.build()
-        load_state(larger, state_of(network))
+        load_state(larger, network_state(network))
         network = larger.eval()
     names, levels = recipe.structures, sample_gray_statistics(image)
     tested = [

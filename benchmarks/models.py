@@ -21,12 +21,17 @@ import torch
 
 from rows import keep, peak_gb
 from sparsem.experiment.models import ModelsSettings, models_compared
-from sparsem.models.architectures import MODELS, build, count_parameters, usual_width
+from sparsem.models.architectures import (
+    ARCHITECTURES,
+    build_network,
+    count_parameters,
+    default_width,
+)
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import choose_device
 from sparsem.models.memory import training_bytes
 from sparsem.score.overlap import average_dice
-from sparsem.segment.supervised import start, step
+from sparsem.segment.supervised import start_network, train_step
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, NAME, labeled_sample, truth_of
@@ -92,17 +97,17 @@ def one(model: str, see: int, batch: int) -> None:
     """What a network says, and its peak beyond the program."""
     settings = TrainSettings(architecture=model, input_px=see, context_px=see, batch=batch)
     device = choose_device(settings.device)
-    recipe = Recipe(model, usual_width(model), ("m",), see, (5, 5), 0, 1)
+    recipe = Recipe(model, default_width(model), ("m",), see, (5, 5), 0, 1)
     said = training_bytes([recipe], batch, device, settings.precision)
-    build(model, recipe.width, 1, see)  # loads its libraries
+    build_network(model, recipe.width, 1, see)  # loads its libraries
     before = peak_gb()
-    state = start(recipe, settings, device)
+    state = start_network(recipe, settings, device)
     random = np.random.default_rng(0)
     images = random.standard_normal((batch, 1, see, see), np.float32)
     targets = random.integers(0, 2, images.shape, np.uint8)
     began = time.perf_counter()
     for _ in range(UPDATES):
-        step(state, (images, targets), settings, device)
+        train_step(state, (images, targets), settings, device)
     seconds = (time.perf_counter() - began) / UPDATES
     taken = peak_gb() - before if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e9
     print(count_parameters(state.network), f"{said / 1e9:.2f} {taken:.2f} {seconds:.1f}")
@@ -115,7 +120,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="what", required=True)
     for name in ("zoo", "memory"):
         command = commands.add_parser(name)
-        command.add_argument("--models", nargs="+", default=list(MODELS))
+        command.add_argument("--models", nargs="+", default=list(ARCHITECTURES))
         if name == "zoo":
             command.add_argument("--minutes", type=float, default=4)
             command.add_argument("--labeled", type=int, default=7)

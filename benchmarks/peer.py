@@ -28,7 +28,7 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
-from sparsem.segment.inference import quantized
+from sparsem.segment.inference import quantize_probability
 from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.tiles import enlarge, shrink
 from sparsem.store.sample import Sample
@@ -88,10 +88,15 @@ def by_monai(folder: Path) -> None:
         with torch.inference_mode():
             tensor = torch.from_numpy(small)[None, None].to(device)
             logits = sliding_window_inference(
-                tensor, (recipe.see, recipe.see), 16, forward, overlap=0.25, mode="gaussian"
+                tensor,
+                (recipe.input_px, recipe.input_px),
+                16,
+                forward,
+                overlap=0.25,
+                mode="gaussian",
             )
             probability = logits.sigmoid()[0].cpu().numpy()
-        gray = quantized(enlarge(probability, (voxels.shape[0], voxels.shape[1])))[0]
+        gray = quantize_probability(enlarge(probability, (voxels.shape[0], voxels.shape[1])))[0]
         stores[0][z], stores[1][z] = gray, (gray >= FOREGROUND).view(np.uint8)
 
 

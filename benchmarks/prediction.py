@@ -24,7 +24,7 @@ from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import choose_device
 from sparsem.phantom.phantom import PhantomSettings, phantom
-from sparsem.segment.inference import forward_on
+from sparsem.segment.inference import make_forward
 from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.tiles import TileGrid, scaled_shape
 from sparsem.segment.train import train
@@ -58,15 +58,15 @@ def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sa
 def bare_seconds(sample: Sample, model: Path, settings: PredictSettings) -> float:
     """The network on as many tiles, nothing else."""
     network, recipe = load_checkpoint(model)
-    forward = forward_on(network, choose_device(settings.device), settings.precision)
+    forward = make_forward(network, choose_device(settings.device), settings.precision)
     shape = sample.image().shape
     grid = TileGrid(
         scaled_shape(shape[1:], recipe.factors(sample.voxel_size)),
-        recipe.see,
-        round(settings.overlap * recipe.see),
+        recipe.input_px,
+        round(settings.overlap * recipe.input_px),
     )
     tiles = np.random.default_rng(0).standard_normal(
-        (settings.batch, 1, recipe.see, recipe.see), np.float32
+        (settings.batch, 1, recipe.input_px, recipe.input_px), np.float32
     )
     left = shape[0] * len(grid.corners)
     forward(tiles)

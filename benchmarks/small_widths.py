@@ -24,9 +24,9 @@ os.environ.setdefault(
 import numpy as np
 import torch
 
-from sparsem.models.architectures import MODELS, model_class
+from sparsem.models.architectures import ARCHITECTURES, architecture_class
 from sparsem.models.checkpoint import Recipe
-from sparsem.segment.supervised import start, step
+from sparsem.segment.supervised import start_network, train_step
 from sparsem.training.settings import TrainSettings
 
 TIMEOUT_S = 300
@@ -52,23 +52,23 @@ def train_once(
     settings = TrainSettings.model_validate(
         {"model": name, "width": width, "precision": precision, "batch": batch}
     )
-    state = start(recipe, settings, device)
+    state = start_network(recipe, settings, device)
     for _ in range(updates):
         images = random_numbers.normal(size=(batch, channels, edge, edge)).astype(np.float32)
         targets = random_numbers.integers(0, 2, (batch, 2, edge, edge)).astype(np.uint8)
-        loss, _ = step(state, (images, targets), settings, device)
+        loss, _ = train_step(state, (images, targets), settings, device)
         assert np.isfinite(loss)
 
 
 def widths_of(name: str, count: int) -> list[int]:
     """Return the smallest widths that a network takes; of one that takes multiples of 8 or more, two at most."""
-    multiple = model_class(name).width_of
+    multiple = architecture_class(name).width_multiple
     return [multiple * n for n in range(1, 1 + (count if multiple < 8 else min(count, 2)))]
 
 
 def main(trainings: int, seed: int, updates: int, edges: list[int], widths: int) -> int:
     """Run the trainings, print how they ended by architecture, and return how many crashed."""
-    draw, names = random.Random(seed), list(MODELS)
+    draw, names = random.Random(seed), list(ARCHITECTURES)
     context = multiprocessing.get_context(
         "fork"
     )  # of a process that has computed nothing: it has no threads yet

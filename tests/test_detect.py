@@ -51,7 +51,7 @@ from sparsem.detect.training.train import train_detector
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.architectures import count_parameters
-from sparsem.models.checkpoint import load_state, state_of
+from sparsem.models.checkpoint import load_state, network_state
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.study.study import run
@@ -197,10 +197,11 @@ def test_a_detector_begins_with_weights_of_other_classes(name: str, tmp_path: Pa
     load_initial_weights(ours, name, str(file))
     same = [
         key
-        for key, one in state_of(ours).items()
-        if one.shape == state_of(coco)[key].shape and torch.equal(one, state_of(coco)[key])
+        for key, one in network_state(ours).items()
+        if one.shape == network_state(coco)[key].shape
+        and torch.equal(one, network_state(coco)[key])
     ]
-    assert len(same) > 0.95 * len(state_of(ours))
+    assert len(same) > 0.95 * len(network_state(ours))
     norms = [
         one for one in ours.train().backbone().modules() if isinstance(one, torch.nn.BatchNorm2d)
     ]
@@ -543,7 +544,7 @@ def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
         torch.equal(one, two)
         for one, two in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
-    assert len(state_of(network)) < len(network.state_dict())
+    assert len(network_state(network)) < len(network.state_dict())
     with pytest.raises(RuntimeError, match="it lacks"):
         load_state(network, {})
 

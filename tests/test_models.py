@@ -21,13 +21,13 @@ import sparsem.models.device as device_module
 from sparsem.annotation.labeled_slices import UNKNOWN, write_annotation
 from sparsem.errors import InputError, SettingsError
 from sparsem.models.architectures import (
-    MODELS,
+    ARCHITECTURES,
     PRETRAINED,
-    begin_pretrained,
-    build,
+    architecture_class,
+    build_network,
     count_parameters,
-    model_class,
-    usual_width,
+    default_width,
+    load_pretrained_weights,
 )
 from sparsem.models.checkpoint import (
     Recipe,
@@ -36,15 +36,21 @@ from sparsem.models.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from sparsem.models.device import autocast, choose_device, resolved
-from sparsem.models.fractal import tanimoto
+from sparsem.models.device import autocast, choose_device, resolve_precision
+from sparsem.models.fractal import fractal_tanimoto
 from sparsem.models.memory import MemoryCounter, prediction_bytes, training_bytes
 from sparsem.models.resunet import ResidualBlock
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
-from sparsem.segment.supervised import labeled_loss, logits_of, sampler_of, start, step
-from sparsem.segment.targets import edges_and_depths
-from sparsem.segment.training_slices import learning_slices
+from sparsem.segment.supervised import (
+    build_sampler,
+    compute_logits,
+    labeled_loss,
+    start_network,
+    train_step,
+)
+from sparsem.segment.targets import outlines_and_distances
+from sparsem.segment.training_slices import read_training_slices
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
@@ -92,12 +98,12 @@ def test_parameter_counts_are_the_papers(
     name: str, width: int, inputs: int, parameters: int
 ) -> None:
     with torch.device("meta"):
-        assert count_parameters(build(name, width, 1, 512, inputs)) == parameters
+        assert count_parameters(build_network(name, width, 1, 512, inputs)) == parameters
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_network_keeps_the_size_and_learns_everywhere(name: str) -> None:
-    network = build(name, SMALL[name], 3, 64)
+    network = build_network(name, SMALL[name], 3, 64)
     logits = network(torch.randn(2, 1, 64, 64))
     assert logits.shape == (2, 3, 64, 64)
     logits.sum().backward()
@@ -112,16 +118,16 @@ def test_a_network_keeps_the_size_and_learns_everywhere(name: str) -> None:
     assert used == set()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_network_takes_larger_tiles_than_it_was_built_for(name: str) -> None:
-    network = build(name, SMALL[name], 1, 64).eval()
+    network = build_network(name, SMALL[name], 1, 64).eval()
     with torch.inference_mode():
         assert network(torch.randn(1, 1, 96, 128)).shape == (1, 1, 96, 128)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_copy_of_a_network_is_its_own(name: str) -> None:
-    network = build(name, SMALL[name], 1, 64).eval()
+    network = build_network(name, SMALL[name], 1, 64).eval()
     copied, image = copy.deepcopy(network), torch.randn(1, 1, 64, 64)
     with torch.no_grad():
         before = network(image)
@@ -131,25 +137,25 @@ def test_a_copy_of_a_network_is_its_own(name: str) -> None:
 
 
 def test_every_class_says_what_it_takes() -> None:
-    for name in MODELS:
-        kind = model_class(name)
-        assert usual_width(name) % kind.width_of == 0
-        assert 64 % kind.multiple_of == 0
+    for name in ARCHITECTURES:
+        kind = architecture_class(name)
+        assert default_width(name) % kind.width_multiple == 0
+        assert 64 % kind.tile_multiple == 0
 
 
 def test_what_cannot_be_built_says_why() -> None:
     with pytest.raises(SettingsError, match="no model 'resnet'; did you mean 'resunet'"):
-        build("resnet", 4, 1, 64)
+        build_network("resnet", 4, 1, 64)
     with pytest.raises(
         SettingsError,
         match="'resunet' takes tiles whose edge is a multiple of 16 and at least 32; got 100",
     ):
-        build("resunet", 4, 1, 100)
+        build_network("resunet", 4, 1, 100)
     with pytest.raises(
         SettingsError,
         match="'senformer' takes widths that are a multiple of 32; got 16, usual is 96",
     ):
-        build("senformer", 16, 1, 64)
+        build_network("senformer", 16, 1, 64)
     for device in ("tpu9", "meta"):
         with pytest.raises(SettingsError, match=f"--device {device} cannot be used"):
             choose_device(device)
@@ -180,7 +186,7 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a sparsem model"):
         load_checkpoint(path)
     save_checkpoint(
-        path, build("resunet", 8, 2, 32), RECIPE
+        path, build_network("resunet", 8, 2, 32), RECIPE
     )  # weights of another width than the recipe says
     with pytest.raises(InputError, match=r"m.safetensors is damaged"):
         load_checkpoint(path)
@@ -202,7 +208,7 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         {"std": 0},
         {"mean": "x"},
         {"width": -4},
-        {"model": "resunet9"},
+        {"architecture": "resunet9"},
         {"training": 5},
         {"extra": 1},
     ],
@@ -274,7 +280,16 @@ def test_cross_entropy_equals_torch_on_known_pixels() -> None:
 def test_every_architecture_trains_at_small_odd_widths() -> None:
     """In processes of their own: a library that writes beyond its memory ends them, or never ends."""
     script = Path(__file__).parent.parent / "benchmarks" / "small_widths.py"
-    options = ["--trainings", str(len(MODELS)), "--updates", "2", "--edges", "64", "--widths", "3"]
+    options = [
+        "--trainings",
+        str(len(ARCHITECTURES)),
+        "--updates",
+        "2",
+        "--edges",
+        "64",
+        "--widths",
+        "3",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     ended = subprocess.run(
         [sys.executable, str(script), *options],
@@ -303,9 +318,9 @@ def test_bfloat16_is_chosen_by_a_trial_and_an_earlier_choice_is_kept(
     for gain, expected in ((2.0, "bfloat16"), (1.0, "float32"), (0.3, "float32")):
         monkeypatch.setattr(device_module, "_cpu_gain_of_bfloat16", lambda gain=gain: gain)
         device_module._is_faster_in_bfloat16.cache_clear()
-        assert resolved(cpu, "auto") == expected
-        assert resolved(cpu, "auto", "bfloat16") == "bfloat16"
-        assert resolved(cpu, "float32", "bfloat16") == "float32"
+        assert resolve_precision(cpu, "auto") == expected
+        assert resolve_precision(cpu, "auto", "bfloat16") == "bfloat16"
+        assert resolve_precision(cpu, "float32", "bfloat16") == "float32"
     device_module._is_faster_in_bfloat16.cache_clear()
 
 
@@ -319,7 +334,7 @@ def test_the_trial_measures_and_leaves_no_trace() -> None:
 
 
 def test_precision_is_chosen_by_the_device() -> None:
-    network, image = build("unet", 4, 1, 16), torch.randn(1, 1, 16, 16)
+    network, image = build_network("unet", 4, 1, 16), torch.randn(1, 1, 16, 16)
     with autocast(torch.device("cpu"), "bfloat16"):
         assert network(image).dtype == torch.bfloat16
     with autocast(torch.device("cpu"), "float32"):
@@ -361,16 +376,16 @@ def test_tanimoto_is_its_formula_and_looks_at_no_unknown_pixel() -> None:
 def test_fractal_similarity_is_its_formula() -> None:
     first, second = torch.full((1, 1, 400, 400), 0.5), torch.ones((1, 1, 400, 400))
     parts = (2 / 3 + 1 / 2 + 1 / 3 + 1 / 5 + 1 / 9) / 5  # x = 1/2, y = 5/4 a pixel
-    assert float(tanimoto(first, second, (2, 3), 5)) == pytest.approx(
+    assert float(fractal_tanimoto(first, second, (2, 3), 5)) == pytest.approx(
         parts / 2, abs=1e-3
     )  # of the dual nothing is left
     random = torch.rand(2, 3, 9, 9)
     for depth in (1, 3, 5):
         assert torch.allclose(
-            tanimoto(random, random, (1,), depth), torch.ones(2, 1, 9, 9), atol=1e-3
+            fractal_tanimoto(random, random, (1,), depth), torch.ones(2, 1, 9, 9), atol=1e-3
         )
     assert torch.allclose(
-        tanimoto(random, 1 - random, (1,), 2), tanimoto(1 - random, random, (1,), 2)
+        fractal_tanimoto(random, 1 - random, (1,), 2), fractal_tanimoto(1 - random, random, (1,), 2)
     )
 
 
@@ -378,13 +393,13 @@ def test_fractal_similarity_is_its_formula() -> None:
 def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
     target = np.zeros((2, 1, 64, 64), np.uint8)
     target[:, :, 10:31, 20:41] = 1
-    beside = edges_and_depths(target)
+    beside = outlines_and_distances(target)
     assert beside.shape == (2, 2, 64, 64)
     assert beside[0, 0, 20, 19:23].tolist() == [1, 1, 1, 0]  # three pixels, one of them outside
     assert beside[0, 1, 20, 30] == 1  # in the middle
     assert beside[0, 1, 20, 20] == pytest.approx(1 / 11)
-    assert edges_and_depths(np.ones((1, 1, 8, 8), np.uint8))[0, 1].min() == 1
-    network = build(name, 8, 1, 64)
+    assert outlines_and_distances(np.ones((1, 1, 8, 8), np.uint8))[0, 1].min() == 1
+    network = build_network(name, 8, 1, 64)
     settings = TrainSettings(precision="float32")
     image = torch.rand(2, 1, 64, 64).numpy()
     loss, dice = labeled_loss(network, (image, target), settings, torch.device("cpu"))
@@ -449,7 +464,7 @@ def test_memory_is_that_of_all_tensors_that_are_there_at_once() -> None:
 @pytest.mark.parametrize("name", ["unet++-averaged", "senformer"])
 def test_networks_that_decide_together_have_a_loss_each(name: str) -> None:
     torch.manual_seed(1)
-    network = build(name, SMALL[name], 1, 64)
+    network = build_network(name, SMALL[name], 1, 64)
     random = np.random.default_rng(0)
     image, target = (
         random.random((2, 1, 64, 64), np.float32),
@@ -479,8 +494,8 @@ def test_an_encoder_begins_with_what_it_learnt_elsewhere(
     monkeypatch.setattr(
         smp.encoders, "hf_hub_download", lambda *_, filename, **__: str(tmp_path / filename)
     )
-    network = build("unet++-shallow", 2, 1, 64, inputs)
-    begin_pretrained(network, "unet++-shallow")
+    network = build_network("unet++-shallow", 2, 1, 64, inputs)
+    load_pretrained_weights(network, "unet++-shallow")
     own = network.network.encoder.state_dict()  # type: ignore[union-attr]
     assert torch.equal(own["layer1.0.conv1.weight"], learnt["layer1.0.conv1.weight"])
     first = learnt["conv1.weight"]
@@ -497,8 +512,8 @@ def test_a_transformer_begins_with_what_it_learnt_elsewhere(
     monkeypatch.setattr(
         timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(learnt)
     )
-    network = build("setr-naive", 768, 1, 64)
-    begin_pretrained(network, "setr-naive")
+    network = build_network("setr-naive", 768, 1, 64)
+    load_pretrained_weights(network, "setr-naive")
     own = network.transformer.state_dict()  # type: ignore[union-attr]
     assert torch.equal(own["blocks.3.attn.qkv.weight"], learnt["blocks.3.attn.qkv.weight"])
     assert torch.allclose(
@@ -508,7 +523,7 @@ def test_a_transformer_begins_with_what_it_learnt_elsewhere(
     )
     assert own["pos_embed"].shape == (1, 1 + 16, 768)  # 64 px: four patches a side
     with pytest.raises(SettingsError, match="of width 768 or 1024; got 128"):
-        begin_pretrained(build("setr-naive", 128, 1, 64), "setr-naive")
+        load_pretrained_weights(build_network("setr-naive", 128, 1, 64), "setr-naive")
 
 
 def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,16 +535,16 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
         SettingsError,
         match=r"of 'unet\+\+' could not be fetched .*cannot be reached.* HF_HOME .*leave out --pretrained",
     ):
-        begin_pretrained(build("unet++", 2, 1, 64), "unet++")
+        load_pretrained_weights(build_network("unet++", 2, 1, 64), "unet++")
     with pytest.raises(
         SettingsError, match=r"no pretrained weights of 'resunet'; there are of unet\+\+, "
     ):
-        begin_pretrained(build("resunet", 4, 1, 64), "resunet")
+        load_pretrained_weights(build_network("resunet", 4, 1, 64), "resunet")
     with pytest.raises(SettingsError, match="are of width 96; got 32"):
-        begin_pretrained(build("senformer", 32, 1, 64), "senformer")
-    assert {name for name in MODELS if hasattr(model_class(name), "load_pretrained")} == set(
-        PRETRAINED
-    )
+        load_pretrained_weights(build_network("senformer", 32, 1, 64), "senformer")
+    assert {
+        name for name in ARCHITECTURES if hasattr(architecture_class(name), "load_pretrained")
+    } == set(PRETRAINED)
 
 
 @pytest.fixture(scope="module")
@@ -543,7 +558,7 @@ def nucleoli(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return sample
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name: str) -> None:
     """Within a few updates it says of the structure that it may be there, and less so of what is not.
 
@@ -561,17 +576,19 @@ def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name
         min_foreground_px=10,
         foreground_fraction=1.0,
     )
-    slices, recipe, _ = learning_slices([nucleoli], ("nucleolus",), settings)
-    state = start(recipe, settings, torch.device("cpu"))
-    batch = sampler_of(slices, settings, 10).batch(1)
+    slices, recipe, _ = read_training_slices([nucleoli], ("nucleolus",), settings)
+    state = start_network(recipe, settings, torch.device("cpu"))
+    batch = build_sampler(slices, settings, 10).batch(1)
     there = batch[1] == 1
     assert 0.005 < there.mean() < 0.015
     for update in range(40):
-        step(state, batch, settings, torch.device("cpu"))
+        train_step(state, batch, settings, torch.device("cpu"))
         if update % 5 == 4:
             with torch.no_grad():
                 found = (
-                    logits_of(state.network, torch.from_numpy(batch[0]), settings).sigmoid().numpy()
+                    compute_logits(state.network, torch.from_numpy(batch[0]), settings)
+                    .sigmoid()
+                    .numpy()
                 )
             inside, outside = found[there].mean(), found[~there].mean()
             if inside > 0.4 and inside > 1.5 * outside:

@@ -15,13 +15,13 @@ from sparsem.errors import InputError, ResourceError, ResumeError
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.segment.inference import (
-    forward_on,
-    in_context,
-    mirrored_mean,
+    average_over_flips,
+    make_forward,
     predict_slices,
-    quantized,
+    quantize_probability,
+    slice_windows,
 )
-from sparsem.segment.predict import PredictSettings, answer_of, predict
+from sparsem.segment.predict import PredictSettings, predict, predict_slice
 from sparsem.segment.tiles import TileGrid, enlarge, scaled_shape, shrink, tile_starts
 from sparsem.segment.train import train
 from sparsem.settings import changed
@@ -71,8 +71,8 @@ def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.
         small = (shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
         grid = TileGrid(
             scaled_shape((image.shape[0], image.shape[1]), factors),
-            recipe.see,
-            round(overlap * recipe.see),
+            recipe.input_px,
+            round(overlap * recipe.input_px),
         )
         with torch.inference_mode():
             outputs = [
@@ -93,7 +93,9 @@ def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, mo
     plain = plain_prediction(own_tissue.image(), model, exact.overlap)
     for channel, name in enumerate(("nucleus", "nucleolus")):
         probability = own_tissue.volume("probabilities", name).read(slice(None))
-        difference = np.abs(probability.astype(int) - quantized(plain[channel]).astype(int))
+        difference = np.abs(
+            probability.astype(int) - quantize_probability(plain[channel]).astype(int)
+        )
         assert (
             difference.max() <= 1
         )  # float sums in another order may fall on the other side of a rounding edge
@@ -114,10 +116,10 @@ def test_neighbors_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_be
 ) -> None:
     """Against a plain way, slice by slice; and the same whatever the block depth."""
     torch.manual_seed(3)
-    recipe = Recipe("resunet", 4, ("cell",), 64, (20.0, 20.0), 0.5, 0.2, neighbors=2)
+    recipe = Recipe("resunet", 4, ("cell",), 64, (20.0, 20.0), 0.5, 0.2, adjacent_slices=2)
     save_checkpoint(tmp_path / "m.safetensors", recipe.build(), recipe)
     network, _ = load_checkpoint(tmp_path / "m.safetensors")
-    forward = forward_on(network, torch.device("cpu"), "float32")
+    forward = make_forward(network, torch.device("cpu"), "float32")
     for depth in (1, 7, 16):
         sample = phantom(tmp_path / f"{depth}.zarr", changed(TISSUE, {"block_depth": depth}))
         predict(sample, tmp_path / "m.safetensors", PredictSettings(precision="float32"))
@@ -130,10 +132,12 @@ def test_neighbors_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_be
             ) * np.float32(1 / 255)
             tiles = grid.cut((around - np.float32(0.5)) / np.float32(0.2))  # (N, 5, 64, 64)
             plain = grid.blend(list(np.concatenate([forward(tile[None]) for tile in tiles])))
-            assert np.abs(found[z].astype(int) - quantized(plain)[0].astype(int)).max() <= 1
-    assert list(in_context("abc", 1)) == [["a", "a", "b"], ["a", "b", "c"], ["b", "c", "c"]]
-    assert list(in_context("a", 2)) == [["a"] * 5]
-    assert list(in_context("", 2)) == []
+            assert (
+                np.abs(found[z].astype(int) - quantize_probability(plain)[0].astype(int)).max() <= 1
+            )
+    assert list(slice_windows("abc", 1)) == [["a", "a", "b"], ["a", "b", "c"], ["b", "c", "c"]]
+    assert list(slice_windows("a", 2)) == [["a"] * 5]
+    assert list(slice_windows("", 2)) == []
 
 
 def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_the_blocks(
@@ -141,7 +145,7 @@ def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_th
 ) -> None:
     torch.manual_seed(4)
     recipes = (
-        Recipe("resunet", 4, ("cell", "nucleus"), 64, (20.0, 20.0), 0.5, 0.2, neighbors=1),
+        Recipe("resunet", 4, ("cell", "nucleus"), 64, (20.0, 20.0), 0.5, 0.2, adjacent_slices=1),
         Recipe("unet", 4, ("nucleus", "cell"), 32, (40.0, 40.0), 0.4, 0.1),
     )
     models = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
@@ -149,7 +153,7 @@ def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_th
         save_checkpoint(file, recipe.build(), recipe)
     exact, kinds = (
         PredictSettings(precision="float32"),
-        ("probabilities/cell", "labels/cell", "probabilities/cell-doubt"),
+        ("probabilities/cell", "labels/cell", "probabilities/cell-uncertainty"),
     )
     samples = [
         phantom(tmp_path / f"{depth}.zarr", changed(TISSUE, {"block_depth": depth}))
@@ -160,18 +164,21 @@ def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_th
     for kind in kinds:
         first, second = (voxels(sample.volume(*kind.split("/"))) for sample in samples)
         assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)), kind
-    names, answer = answer_of(samples[0].image(), 0, models, exact)
+    names, answer = predict_slice(samples[0].image(), 0, models, exact)
     assert names == ("cell", "nucleus")
-    alone = [answer_of(samples[0].image(), 0, [model], exact, names)[1].mean for model in models]
+    alone = [
+        predict_slice(samples[0].image(), 0, [model], exact, names)[1].mean for model in models
+    ]
     assert answer.mean == pytest.approx(np.mean(alone, axis=0), abs=1e-6)
     assert np.array_equal(
-        samples[0].volume("probabilities", "cell").read(slice(0, 1))[0], quantized(answer.mean[0])
+        samples[0].volume("probabilities", "cell").read(slice(0, 1))[0],
+        quantize_probability(answer.mean[0]),
     )
-    assert answer.doubt is not None
-    assert answer.doubt.max() > 0.02  # weights are random: they contradict each other
+    assert answer.uncertainty is not None
+    assert answer.uncertainty.max() > 0.02  # weights are random: they contradict each other
     assert np.array_equal(
-        samples[0].volume("probabilities", "cell-doubt").read(slice(0, 1))[0],
-        quantized(answer.doubt[0]),
+        samples[0].volume("probabilities", "cell-uncertainty").read(slice(0, 1))[0],
+        quantize_probability(answer.uncertainty[0]),
     )
     other = untaught_model(tmp_path / "other.safetensors")
     with pytest.raises(
@@ -220,8 +227,8 @@ def jumps_at_borders(
 
     The columns are the same because the grid is moved over the picture: a column with an edge in it jumps in any case.
     """
-    forward = forward_on(network, torch.device("cpu"), "float32")
-    length, edge = 300, recipe.see
+    forward = make_forward(network, torch.device("cpu"), "float32")
+    length, edge = 300, recipe.input_px
     starts = tile_starts(length, edge, round(overlap * edge))
     borders = np.unique(list(starts[1:]) + [start + edge for start in starts[:-1]]) - 1
     jumps, at = np.full((8, slices[0].shape[1]), np.nan), np.zeros((8, slices[0].shape[1]), bool)
@@ -285,7 +292,7 @@ def test_the_network_sees_the_scale_that_it_learnt(
 
 def test_a_slice_smaller_than_a_tile_and_a_single_row_of_tiles(model: Path) -> None:
     network, recipe = load_checkpoint(model)
-    forward = forward_on(network, torch.device("cpu"), "float32")
+    forward = make_forward(network, torch.device("cpu"), "float32")
     for shape in ((20, 30), (64, 300), (33, 65)):
         (probability,) = predict_slices(
             [np.full(shape, 120, np.uint8)], forward, recipe, (2, 2), 0.25, 4
@@ -298,7 +305,7 @@ def test_a_slice_smaller_than_a_tile_and_a_single_row_of_tiles(model: Path) -> N
 def test_threads_change_nothing(tissue: Sample, model: Path) -> None:
     network, recipe = load_checkpoint(model)
     slices = tissue.image().read(slice(0, 5))
-    forward = forward_on(network, torch.device("cpu"), "float32")
+    forward = make_forward(network, torch.device("cpu"), "float32")
     plain, threaded = (
         np.stack(list(predict_slices(slices, forward, recipe, (1, 1), 0.25, 3, prefetch)))
         for prefetch in (0, 2)
@@ -307,7 +314,7 @@ def test_threads_change_nothing(tissue: Sample, model: Path) -> None:
 
 
 def test_half_is_foreground() -> None:
-    assert quantized(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [
+    assert quantize_probability(np.array([0, 0.4979, 0.498, 0.5, 1], np.float32)).tolist() == [
         0,
         127,
         127,
@@ -379,11 +386,13 @@ def test_flips_are_the_mean_of_four_predictions(
     image = own_tissue.image().read(slice(0, 3))
     settings = PredictSettings(precision="float32")
     network, recipe = load_checkpoint(model)
-    forward = forward_on(network, torch.device("cpu"), "float32")
+    forward = make_forward(network, torch.device("cpu"), "float32")
     tiles = (
-        np.random.default_rng(0).standard_normal((3, 1, recipe.see, recipe.see)).astype(np.float32)
+        np.random.default_rng(0)
+        .standard_normal((3, 1, recipe.input_px, recipe.input_px))
+        .astype(np.float32)
     )
-    found = mirrored_mean(forward)(tiles)
+    found = average_over_flips(forward)(tiles)
     assert found.dtype == np.float32
     expected = np.mean(
         [np.flip(forward(np.flip(tiles, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))],
@@ -391,11 +400,11 @@ def test_flips_are_the_mean_of_four_predictions(
     )
     assert found == pytest.approx(expected, abs=1e-6)
     assert np.abs(found - forward(tiles)).max() > 1e-4  # a network is not the same in a mirror
-    assert mirrored_mean(forward)(np.flip(tiles, 3).copy()) == pytest.approx(
+    assert average_over_flips(forward)(np.flip(tiles, 3).copy()) == pytest.approx(
         np.flip(found, 3), abs=1e-5
     )  # the mean is
     plain, flipped = (
-        answer_of(own_tissue.image(), 1, [model], how)[1].mean
+        predict_slice(own_tissue.image(), 1, [model], how)[1].mean
         for how in (settings, changed(settings, {"flips": True}))
     )
     assert plain.shape == flipped.shape == (len(recipe.structures), *image.shape[1:])

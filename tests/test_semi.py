@@ -16,11 +16,11 @@ from sparsem.segment.semi_supervised import (
     Ramp,
     draw_boxes,
     fit_with_unlabeled,
-    start_pair,
+    start_joint_networks,
     step_with_unlabeled,
 )
-from sparsem.segment.train import job_of, train
-from sparsem.segment.training_slices import learning_slices, unlabeled_slices
+from sparsem.segment.train import prepare_training, train
+from sparsem.segment.training_slices import read_training_slices, read_unlabeled_slices
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
@@ -39,8 +39,8 @@ def quick(**changes: Any) -> TrainSettings:
 
 
 def sampler_for(sample: Sample, settings: TrainSettings) -> MixedSampler:
-    slices, recipe, _ = learning_slices([sample], ("nucleus",), settings)
-    free, _ = unlabeled_slices([sample], slices, recipe, settings)
+    slices, recipe, _ = read_training_slices([sample], ("nucleus",), settings)
+    free, _ = read_unlabeled_slices([sample], slices, recipe, settings)
     return MixedSampler(slices, free, settings, 4.0, Ramp(2.0, 6.0, 1.0))
 
 
@@ -95,8 +95,11 @@ def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue:
 def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
     """By hand: the gradient of the first is that of its own loss and of the Dice loss against the second one's mask, mixed as the tiles."""
     settings = quick(precision="float32", ema=0.0, max_grad_norm=1e9)
-    _, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
-    pair, alone = start_pair(recipe, settings, CPU), start_pair(recipe, settings, CPU)
+    _, recipe, _ = read_training_slices([tissue], ("nucleus",), settings)
+    pair, alone = (
+        start_joint_networks(recipe, settings, CPU),
+        start_joint_networks(recipe, settings, CPU),
+    )
     assert not torch.equal(
         next(pair.members[0].network.parameters()), next(pair.members[1].network.parameters())
     )
@@ -134,9 +137,9 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
 
 def test_a_mean_teacher_is_the_running_average(tissue: Sample) -> None:
     settings = quick(semi="mean-teacher")
-    slices, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
-    free, _ = unlabeled_slices([tissue], slices, recipe, settings)
-    state = start_pair(recipe, settings, CPU)
+    slices, recipe, _ = read_training_slices([tissue], ("nucleus",), settings)
+    free, _ = read_unlabeled_slices([tissue], slices, recipe, settings)
+    state = start_joint_networks(recipe, settings, CPU)
     assert len(state.members) == 1
     losses = [
         progress.loss
@@ -188,8 +191,8 @@ def test_the_better_network_is_written_whatever_its_architecture(
     )
     recipe = train([tissue], tmp_path / "m.safetensors", settings)
     other = read_recipe(tmp_path / "m.second.safetensors")
-    assert {recipe.model, other.model} == {"resunet", "unet"}
-    assert recipe.training["validation dice"] >= other.training["validation dice"]
+    assert {recipe.architecture, other.architecture} == {"resunet", "unet"}
+    assert recipe.training["validation_dice"] >= other.training["validation_dice"]
     load_tensors(tmp_path / "m.safetensors")
     with pytest.raises(ResumeError, match="was trained otherwise"):
         train([tissue], tmp_path / "m.safetensors", changed(settings, {"lam": 0.5}))
@@ -199,20 +202,20 @@ def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
     tissue: Sample, own_tissue: Sample
 ) -> None:
     settings = quick(unlabeled_slices=6)
-    slices, recipe, _ = learning_slices([tissue], ("nucleus",), settings)
-    found, inputs = unlabeled_slices([tissue], slices, recipe, settings)
+    slices, recipe, _ = read_training_slices([tissue], ("nucleus",), settings)
+    found, inputs = read_unlabeled_slices([tissue], slices, recipe, settings)
     assert len(found) == 6
     assert found[0].shape == slices[0].image.shape
     labeled = {each.image.tobytes() for each in slices}
     assert not [one for one in found if one.tobytes() in labeled]
     assert inputs == {"unlabeled 1": tissue.image().fingerprint}
-    more, inputs = unlabeled_slices(
+    more, inputs = read_unlabeled_slices(
         [tissue], slices, recipe, quick(unlabeled=6, also=(str(own_tissue.path),))
     )
     assert len(more) == 6
     assert sorted(inputs) == ["unlabeled 1", "unlabeled 2"]
     with pytest.raises(SampleError, match=r"There is no sample at none\.zarr"):
-        unlabeled_slices([tissue], slices, recipe, quick(unlabeled_sample=("none.zarr",)))
+        read_unlabeled_slices([tissue], slices, recipe, quick(unlabeled_sample=("none.zarr",)))
     everything = [
         each.__class__(each.image, each.target, tissue.name, z)
         for each in slices[:1]
@@ -221,13 +224,13 @@ def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
     with pytest.raises(
         InputError, match="Every slice is labeled: --semi learns from slices that are not"
     ):
-        unlabeled_slices([tissue], everything, recipe, settings)
+        read_unlabeled_slices([tissue], everything, recipe, settings)
 
 
 def test_another_unlabeled_image_is_another_training(tissue: Sample, tmp_path: Path) -> None:
     own = copy_of(tissue, tmp_path / "other.zarr")
-    one = job_of([tissue], tmp_path / "m.safetensors", quick())
-    two = job_of([tissue], tmp_path / "m.safetensors", quick(also=(str(own.path),)))
+    one = prepare_training([tissue], tmp_path / "m.safetensors", quick())
+    two = prepare_training([tissue], tmp_path / "m.safetensors", quick(also=(str(own.path),)))
     assert one.inputs != two.inputs
     assert len(one.slices) == len(LABELED)
     assert Execution().quiet is False

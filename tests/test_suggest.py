@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.models.checkpoint import read_recipe
-from sparsem.segment.cross_validation import cross_validate, fold_path, held_out, train_and_promise
-from sparsem.segment.predict import PredictSettings, answer_of, predict
-from sparsem.segment.suggest import SuggestSettings, chosen, spread_out, suggest
+from sparsem.segment.cross_validation import (
+    cross_validate,
+    fold_path,
+    split_into_folds,
+    train_and_cross_validate,
+)
+from sparsem.segment.predict import PredictSettings, predict, predict_slice
+from sparsem.segment.suggest import SuggestSettings, select_slices, spread_slices, suggest
 from sparsem.segment.train import train
-from sparsem.segment.uncertainty import entropy, together
+from sparsem.segment.uncertainty import combine_predictions, entropy
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -25,52 +30,56 @@ REPLACE = Execution(overwrite=True, quiet=True)
 
 
 def test_slices_lie_evenly_at_first_and_in_the_widest_gaps_later() -> None:
-    assert spread_out(19, [], 3) == [0, 9, 18]
-    assert spread_out(21, [0, 20], 3) == [10, 5, 15]
-    assert spread_out(21, [3], 2) == [20, 11]
-    assert spread_out(7, [], 3, copies=[3, 6]) == [0, 2, 5]
-    assert spread_out(21, [0, 20], 1, copies=[9, 10, 11]) == [8]
+    assert spread_slices(19, [], 3) == [0, 9, 18]
+    assert spread_slices(21, [0, 20], 3) == [10, 5, 15]
+    assert spread_slices(21, [3], 2) == [20, 11]
+    assert spread_slices(7, [], 3, copies=[3, 6]) == [0, 2, 5]
+    assert spread_slices(21, [0, 20], 1, copies=[9, 10, 11]) == [8]
     with pytest.raises(InputError, match="Cannot suggest 1 slices: 0 are not labeled"):
-        spread_out(3, [0, 1], 1, copies=[2])
+        spread_slices(3, [0, 1], 1, copies=[2])
     with pytest.raises(InputError, match="Cannot suggest 3 slices: 2 are not labeled"):
-        spread_out(4, [0, 1], 3)
+        spread_slices(4, [0, 1], 3)
 
 
 def test_doubt_decides_but_not_beside_a_labeled_slice() -> None:
-    doubt = np.array([9.0, 8, 1, 1, 1, 1, 2, 3, 2, 1])
-    assert chosen(doubt, [0], 1) == [7]  # slice 1 is doubtful, but its neighbor is labeled
-    assert chosen(doubt, [], 1) == [0]
-    first = chosen(np.ones(100), [0, 99], 3)
+    uncertainty = np.array([9.0, 8, 1, 1, 1, 1, 2, 3, 2, 1])
+    assert select_slices(uncertainty, [0], 1) == [
+        7
+    ]  # slice 1 is doubtful, but its neighbor is labeled
+    assert select_slices(uncertainty, [], 1) == [0]
+    first = select_slices(np.ones(100), [0, 99], 3)
     assert sorted(first)[1] == pytest.approx(50, abs=26)
-    assert np.diff(sorted([0, 99, *first])).min() > 10  # equal doubt: they keep their distance
+    assert (
+        np.diff(sorted([0, 99, *first])).min() > 10
+    )  # equal uncertainty: they keep their distance
     holes = np.full(10, np.nan)
     holes[[2, 6]] = 1
-    assert set(chosen(holes, [], 2)) == {2, 6}
+    assert set(select_slices(holes, [], 2)) == {2, 6}
     with pytest.raises(
         InputError, match="Cannot suggest 2 slices: 1 that are not labeled were looked at"
     ):
-        chosen(holes, [2], 2)
+        select_slices(holes, [2], 2)
 
 
 def test_entropy_and_disagreement_by_their_formulas() -> None:
     assert entropy(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 1, 0], abs=1e-6)
     assert entropy(np.array(0.25)) == pytest.approx(0.8112781)
     yes, no, unsure = (np.full((1, 2, 3), p, np.float32) for p in (1, 0, 0.5))
-    for answers, mean, doubt in (
+    for answers, mean, uncertainty in (
         ([yes, no], 0.5, 1),
         ([unsure, unsure], 0.5, 0),
         ([yes, yes, no], 2 / 3, entropy(np.array(2 / 3))),
     ):
-        found = together(iter(answers))
+        found = combine_predictions(iter(answers))
         assert found.mean == pytest.approx(np.full((1, 2, 3), mean))
-        assert found.doubt == pytest.approx(np.full((1, 2, 3), doubt), abs=1e-6)
-    assert together([unsure]).doubt is None  # one alone contradicts nobody
+        assert found.uncertainty == pytest.approx(np.full((1, 2, 3), uncertainty), abs=1e-6)
+    assert combine_predictions([unsure]).uncertainty is None  # one alone contradicts nobody
     assert yes.min() == 1  # nothing that was given is changed
     with pytest.raises(ValueError, match="at least one"):
-        together([])
+        combine_predictions([])
     several = np.random.default_rng(0).random((4, 2, 5, 7)).astype(np.float32)
     expected = _entropy(several.mean(0)) - _entropy(several).mean(0)
-    assert together(several).doubt == pytest.approx(expected, abs=1e-5)
+    assert combine_predictions(several).uncertainty == pytest.approx(expected, abs=1e-5)
 
 
 def _entropy(p: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -79,15 +88,17 @@ def _entropy(p: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def test_suggestions_from_probabilities(own_tissue: Sample) -> None:
-    assert suggest(own_tissue, "nucleus", SuggestSettings(n=2)).by == "evenly spaced"
+    assert suggest(own_tissue, "nucleus", SuggestSettings(n=2)).criterion == "evenly spaced"
     assert set(suggest(own_tissue, "nucleus", SuggestSettings(n=2)).z) == {4, 13}
     unsure = np.zeros(own_tissue.image().shape, np.uint8)
     unsure[5, 20:60, 20:60], unsure[14, 10:30] = 128, 110
     put(own_tissue, "probabilities/nucleus", unsure, 7)
     found = suggest(own_tissue, "nucleus", SuggestSettings(n=2))
-    assert found.by == "entropy"
+    assert found.criterion == "entropy"
     assert found.z == (14, 5)
-    assert found.doubt[5] == pytest.approx(1600 / (96 * 128) * entropy(np.array(128 / 255)).item())
+    assert found.uncertainty[5] == pytest.approx(
+        1600 / (96 * 128) * entropy(np.array(128 / 255)).item()
+    )
     put(own_tissue, "probabilities/nucleus", np.minimum(unsure[::-1], 111), 7)
     assert suggest(own_tissue, "nucleus", SuggestSettings(n=1)).z == (4,)  # asked again of others
     with pytest.raises(SampleError, match="no annotation and no probabilities of 'golgi'"):
@@ -104,7 +115,7 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(
     assert len(promise.dice) == 3
     assert promise.mean == pytest.approx(np.mean(promise.dice))
     assert promise.spread == pytest.approx(np.std(promise.dice, ddof=1))
-    held = [read_recipe(fold_path(out, n)).training["held out"] for n in (1, 2, 3)]
+    held = [read_recipe(fold_path(out, n)).training["held_out"] for n in (1, 2, 3)]
     assert held == [["tissue 0"], ["tissue 9"], ["tissue 18"]] or held == [
         [f"own {z}"] for z in LABELED
     ]
@@ -115,42 +126,49 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(
     assert cross_validate([own_tissue], out, settings) == [promise]  # nothing is trained again
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     train([own_tissue], out, settings)
-    assert read_recipe(out).training["held out"] == []
+    assert read_recipe(out).training["held_out"] == []
     models = tuple(str(fold_path(out, n)) for n in (1, 2, 3))
     found = suggest(own_tissue, "nucleus", SuggestSettings(n=2, model=models))
-    assert found.by == "disagreement"
+    assert found.criterion == "disagreement"
     assert len(found.z) == 2
     assert not set(found.z) & set(LABELED)
-    assert (found.doubt >= -1e-9).all()
+    assert (found.uncertainty >= -1e-9).all()
     spread = suggest(own_tissue, "nucleus", SuggestSettings(n=1, model=models, every=4))
-    assert np.nonzero(~np.isnan(spread.doubt))[0].tolist() == [2, 6, 10, 14, 18]
-    assert spread.doubt[6] == pytest.approx(found.doubt[6])
+    assert np.nonzero(~np.isnan(spread.uncertainty))[0].tolist() == [2, 6, 10, 14, 18]
+    assert spread.uncertainty[6] == pytest.approx(found.uncertainty[6])
     with pytest.raises(InputError, match="does not know 'mitochondrion'; it knows nucleus"):
         suggest(own_tissue, "mitochondrion", SuggestSettings(model=models))
-    _mean_and_doubt_are_written(own_tissue, [Path(model) for model in models], found.doubt)
+    _mean_and_doubt_are_written(own_tissue, [Path(model) for model in models], found.uncertainty)
 
 
 def _mean_and_doubt_are_written(
-    sample: Sample, models: list[Path], doubt: NDArray[np.float64]
+    sample: Sample, models: list[Path], uncertainty: NDArray[np.float64]
 ) -> None:
     written = predict(sample, models)
-    assert written == ["probabilities/nucleus", "labels/nucleus", "probabilities/nucleus-doubt"]
+    assert written == [
+        "probabilities/nucleus",
+        "labels/nucleus",
+        "probabilities/nucleus-uncertainty",
+    ]
     each = np.stack(
         [
-            [answer_of(sample.image(), z, [model], PredictSettings())[1].mean[0] for z in (0, 7)]
+            [
+                predict_slice(sample.image(), z, [model], PredictSettings())[1].mean[0]
+                for z in (0, 7)
+            ]
             for model in models
         ]
     )
     mean = sample.volume("probabilities", "nucleus").read(slice(None))[[0, 7]] / 255
     assert mean == pytest.approx(each.mean(0), abs=0.51 / 255)
-    told = sample.volume("probabilities", "nucleus-doubt").read(slice(None))[[0, 7]] / 255
+    told = sample.volume("probabilities", "nucleus-uncertainty").read(slice(None))[[0, 7]] / 255
     assert told == pytest.approx(_entropy(each.mean(0)) - _entropy(each).mean(0), abs=0.52 / 255)
     again = suggest(sample, "nucleus", SuggestSettings(n=2))
-    assert again.by == "disagreement"
-    assert again.doubt == pytest.approx(doubt, abs=0.6 / 255)
+    assert again.criterion == "disagreement"
+    assert again.uncertainty == pytest.approx(uncertainty, abs=0.6 / 255)
     predict(sample, models[0], on=REPLACE)
     assert sample.names("probabilities") == ["nucleus"]  # what several doubted tells nothing of one
-    assert suggest(sample, "nucleus", SuggestSettings(n=2)).by == "entropy"
+    assert suggest(sample, "nucleus", SuggestSettings(n=2)).criterion == "entropy"
 
 
 def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) -> None:
@@ -166,7 +184,7 @@ def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) ->
 
 def test_some_of_the_labeled_slices_only(own_tissue: Sample, tmp_path: Path) -> None:
     recipe = train([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"slices": (0, 18)}))
-    assert [name.rsplit(" ", 1)[-1] for name in recipe.training["learnt from"]] == ["0", "18"]
+    assert [name.rsplit(" ", 1)[-1] for name in recipe.training["trained_on"]] == ["0", "18"]
     with pytest.raises(
         InputError, match=r"Slice 4 of own\.zarr is not labeled; labeled are 0, 9, 18"
     ):
@@ -192,19 +210,19 @@ def test_models_are_asked_about_one_structure_at_a_time_and_by_name(
     second = a_model(tmp_path / "2.safetensors", ("nucleus", "mitochondrion"), 2)
     settings = SuggestSettings(n=1, model=(first, second), every=6)
     nucleus, other = (
-        suggest(own_tissue, name, settings).doubt for name in ("nucleus", "mitochondrion")
+        suggest(own_tissue, name, settings).uncertainty for name in ("nucleus", "mitochondrion")
     )
     assert not np.array_equal(
         nucleus, other, equal_nan=True
     )  # the second question has an answer of its own
-    both = suggest(own_tissue, None, settings).doubt
+    both = suggest(own_tissue, None, settings).uncertainty
     assert both == pytest.approx((nucleus + other) / 2, abs=1e-6, nan_ok=True)
     turned = a_model(tmp_path / "3.safetensors", ("mitochondrion", "nucleus"), 3)
     straight, crossed = (
         SuggestSettings(n=1, model=(first, turned), every=6),
         SuggestSettings(n=1, model=(turned, first), every=6),
     )
-    one, two = (suggest(own_tissue, None, asked).doubt for asked in (straight, crossed))
+    one, two = (suggest(own_tissue, None, asked).uncertainty for asked in (straight, crossed))
     assert one == pytest.approx(two, abs=1e-6, nan_ok=True)
     alone = a_model(tmp_path / "4.safetensors", ("nucleus",), 4)
     for models in ((first, alone), (alone, first)):
@@ -216,13 +234,13 @@ def test_cells_are_doubted_by_their_interior_and_boundary(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     write_annotation(own_tissue, "cells", LABELED, truth_of(own_tissue, "cells", LABELED))
-    doubt = np.zeros(own_tissue.image().shape, np.uint8)
-    put(own_tissue, "probabilities/cells-interior", doubt, 7)
-    doubt[5, 20:60] = 128
-    put(own_tissue, "probabilities/cells-boundary", doubt, 7)
+    uncertainty = np.zeros(own_tissue.image().shape, np.uint8)
+    put(own_tissue, "probabilities/cells-interior", uncertainty, 7)
+    uncertainty[5, 20:60] = 128
+    put(own_tissue, "probabilities/cells-boundary", uncertainty, 7)
     for name in ("cells", "cells-boundary"):
         found = suggest(own_tissue, name, SuggestSettings(n=1))
-        assert (found.by, found.z) == ("entropy", (5,))
+        assert (found.criterion, found.z) == ("entropy", (5,))
     model = a_model(tmp_path / "m.safetensors", ("cells-interior", "cells-boundary"), 1)
     assert not set(
         suggest(own_tissue, "cells", SuggestSettings(n=16, model=(model,), every=1)).z
@@ -233,15 +251,19 @@ def test_folds_leave_out_neighboring_slices_together() -> None:
     def of(*z: int) -> list[tuple[str, int]]:
         return [("a", one) for one in z]
 
-    assert held_out(of(0, 13, 26, 39, 52, 65, 78), {"a": 80}, 3) == [[0, 3, 6], [1, 4], [2, 5]]
+    assert split_into_folds(of(0, 13, 26, 39, 52, 65, 78), {"a": 80}, 3) == [
+        [0, 3, 6],
+        [1, 4],
+        [2, 5],
+    ]
     clumps = of(0, 1, 2, 300, 301, 600)
-    assert held_out(clumps, {"a": 1000}, 3) == [[0, 1, 2], [3, 4], [5]]
-    assert held_out(of(*range(500, 512)), {"a": 1000}, 3) == [
+    assert split_into_folds(clumps, {"a": 1000}, 3) == [[0, 1, 2], [3, 4], [5]]
+    assert split_into_folds(of(*range(500, 512)), {"a": 1000}, 3) == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],
         [8, 9, 10, 11],
     ]
-    assert held_out([("b", 5), ("a", 5), ("b", 80), ("a", 80)], {"a": 90, "b": 90}, 2) == [
+    assert split_into_folds([("b", 5), ("a", 5), ("b", 80), ("a", 80)], {"a": 90, "b": 90}, 2) == [
         [0, 1],
         [2, 3],
     ]
@@ -257,7 +279,9 @@ def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(
     with pytest.raises(
         InputError, match=r"Without the held-out own 0 no labeled slice holds 'nucleus'"
     ):
-        train_and_promise([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3}))
+        train_and_cross_validate(
+            [own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3})
+        )
     assert not list(tmp_path.glob("m.*"))
 
 
@@ -269,7 +293,7 @@ def test_probabilities_of_an_image_that_was_replaced_are_not_asked(own_tissue: S
         7,
         made_on=("raw", own_tissue.image().fingerprint),
     )
-    assert suggest(own_tissue, "nucleus", SuggestSettings(n=2)).by == "entropy"
+    assert suggest(own_tissue, "nucleus", SuggestSettings(n=2)).criterion == "entropy"
     put(own_tissue, "", np.zeros((25, 96, 128), np.uint8), 7)
     with pytest.raises(SampleError, match="was replaced since"):
         suggest(own_tissue, "nucleus", SuggestSettings(n=2))

@@ -12,7 +12,7 @@ from sparsem.errors import SettingsError
 from sparsem.segment.predict import predict
 from sparsem.segment.targets import interior_and_boundary, shrink_labels
 from sparsem.segment.train import train
-from sparsem.segment.training_slices import learning_slices
+from sparsem.segment.training_slices import read_training_slices
 from sparsem.settings import changed, parse
 from sparsem.store.sample import Sample
 from tests.conftest import LABELED, QUICK, drawn, truth_of
@@ -99,7 +99,7 @@ def test_one_network_learns_interior_boundary_and_a_structure(
     settings = changed(QUICK, {"structure": ("nucleus",), "cells": "cells"})
     recipe = train([own_tissue], tmp_path / "m.safetensors", settings)
     assert recipe.structures == ("nucleus", "cells-interior", "cells-boundary")
-    slices, _, _ = learning_slices([own_tissue], recipe.structures, settings)
+    slices, _, _ = read_training_slices([own_tissue], recipe.structures, settings)
     cells = own_tissue.volume("truth", "cells").read(slice(9, 10))[0]
     expected = interior_and_boundary(
         shrink_labels(cells, (2, 2)), np.ones((48, 64), bool), 3, outlined=False

@@ -12,14 +12,14 @@ from sparsem.segment.sampling import Sampling, TileSampler, tile_counts
 from sparsem.segment.tiles import (
     TileGrid,
     enlarge,
-    mirrored,
+    pad_by_reflection,
     scaled_shape,
     shrink,
     shrink_mask,
     taper,
     tile_starts,
 )
-from sparsem.training.augment import flipped_and_turned, regrayed
+from sparsem.training.augment import flip_and_rotate, vary_intensity
 from tests.conftest import drawn
 
 
@@ -95,10 +95,10 @@ def test_shrunk_masks_follow_the_majority_of_what_is_known() -> None:
 
 def test_a_small_slice_is_mirrored() -> None:
     image = np.arange(6, dtype=np.float32).reshape(2, 3)
-    padded = mirrored(image, 7)
+    padded = pad_by_reflection(image, 7)
     assert padded.shape == (7, 7)
     assert padded[0].tolist() == [0, 1, 2, 1, 0, 1, 2]
-    assert mirrored(np.zeros((5, 1, 1)), 4).shape == (5, 4, 4)
+    assert pad_by_reflection(np.zeros((5, 1, 1)), 4).shape == (5, 4, 4)
 
 
 @given(seed=st.integers(0, 50), tile=st.integers(3, 9), step=st.integers(1, 5))
@@ -122,14 +122,29 @@ def labeled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
 def test_four_of_five_tiles_hold_a_sparse_structure() -> None:
     images, targets = labeled()
     sampler = TileSampler(
-        images, targets, Sampling(tile=32, batch=5, share=0.8, least_px=100, gray=0, seed=1)
+        images,
+        targets,
+        Sampling(
+            tile=32,
+            batch=5,
+            foreground_fraction=0.8,
+            min_foreground_px=100,
+            intensity_augmentation=0,
+            seed=1,
+        ),
     )
     for update in range(25):
         _, target = sampler.batch(update)
         counts = (target == 1).sum(axis=(2, 3))  # (batch, structures)
         assert (counts.max(axis=1) >= 100).sum() >= 4
         assert (counts[:4] >= 100).any(axis=0).all()  # both structures take their turn
-    free = TileSampler(images, targets, Sampling(32, 5, share=0, least_px=100, gray=0, seed=1))
+    free = TileSampler(
+        images,
+        targets,
+        Sampling(
+            32, 5, foreground_fraction=0, min_foreground_px=100, intensity_augmentation=0, seed=1
+        ),
+    )
     assert (
         np.mean([(free.batch(update)[1] == 1).any(axis=(1, 2, 3)).mean() for update in range(40)])
         < 0.3
@@ -145,7 +160,7 @@ def test_any_number_of_structures_takes_turns(structures: int, batch: int, holdi
     sampler = TileSampler(
         [np.zeros((1, 64, 64), np.float32)],
         [target],
-        Sampling(32, batch, 0.8, least_px=16, gray=0, seed=0),
+        Sampling(32, batch, 0.8, min_foreground_px=16, intensity_augmentation=0, seed=0),
     )
     met = np.zeros(structures)
     for update in range(40):
@@ -182,7 +197,7 @@ def test_all_eight_flips_and_turns_move_image_and_target_together() -> None:
     target = (image > 7).astype(np.uint8)
     seen = set()
     for seed in range(60):
-        moved, mask = flipped_and_turned((image, target), np.random.default_rng(seed))
+        moved, mask = flip_and_rotate((image, target), np.random.default_rng(seed))
         assert np.array_equal(mask, (moved > 7).astype(np.uint8))
         seen.add(moved.tobytes())
     assert len(seen) == 8
@@ -192,7 +207,7 @@ def test_neighbors_move_with_their_slice_and_may_change_places() -> None:
     image = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
     order = set()
     for seed in range(30):
-        moved, mask = flipped_and_turned(
+        moved, mask = flip_and_rotate(
             (image, image[1:2].astype(np.uint8)), np.random.default_rng(seed)
         )
         assert np.array_equal(mask[0], moved[1])
@@ -205,7 +220,7 @@ def test_neighbors_move_with_their_slice_and_may_change_places() -> None:
 
 def test_gray_levels_vary_by_the_strength() -> None:
     image = np.zeros((1, 64, 64), np.float32)
-    shifts = [regrayed(image, np.random.default_rng(seed), 0.3).mean() for seed in range(200)]
+    shifts = [vary_intensity(image, np.random.default_rng(seed), 0.3).mean() for seed in range(200)]
     assert max(np.abs(shifts)) < 0.32
     assert np.std(shifts) == pytest.approx(0.3 / np.sqrt(3), rel=0.15)
-    assert np.array_equal(regrayed(image, np.random.default_rng(0), 0.0), image)
+    assert np.array_equal(vary_intensity(image, np.random.default_rng(0), 0.0), image)

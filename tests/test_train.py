@@ -22,9 +22,9 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.segment.losses import dice_loss
 from sparsem.segment.predict import predict
-from sparsem.segment.train import job_of, train, training_needs
-from sparsem.segment.training_slices import LearningSlice, learning_slices
-from sparsem.segment.validation import held_out, spaced
+from sparsem.segment.train import prepare_training, train, training_needs
+from sparsem.segment.training_slices import TrainingSlice, read_training_slices
+from sparsem.segment.validation import spaced_positions, validation_indices
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.files import log_path
@@ -60,9 +60,9 @@ def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> No
     recipe = train([tissue], out, settings)
     assert recipe == read_recipe(out)
     assert recipe.structures == ("nucleolus",)
-    assert recipe.training["held out"] == ["tissue 9"]
-    assert recipe.training["learnt from"] == ["tissue 0", "tissue 18"]
-    assert recipe.training["validation dice"] > 0.6  # all foreground would reach 0.2
+    assert recipe.training["held_out"] == ["tissue 9"]
+    assert recipe.training["trained_on"] == ["tissue 0", "tissue 18"]
+    assert recipe.training["validation_dice"] > 0.6  # all foreground would reach 0.2
     assert recipe.pixel_nm == (40, 40)  # 64 px of 20 nm seen at 32
     rows = log_of(out)
     assert [int(row["update"]) for row in rows] == list(range(1, 61))
@@ -71,7 +71,7 @@ def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> No
         float(row["validation_dice_nucleolus"]) for row in rows if row["validation_dice_nucleolus"]
     ]
     assert len(scores) == 3
-    assert recipe.training["validation dice"] == pytest.approx(max(scores), abs=1e-4)
+    assert recipe.training["validation_dice"] == pytest.approx(max(scores), abs=1e-4)
     assert read_recipe(tmp_path / "m.last.safetensors").training["weights"] == "last"
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "m.last.safetensors",
@@ -148,7 +148,9 @@ def test_16_bit_teaches_the_same_as_8_bit(tissue: Sample, tmp_path: Path) -> Non
         tmp_path / "raw.tif", tmp_path / "deep.zarr", ImportSettings(voxel_nm=(20, 20, 20))
     )
     write_annotation(deep, "nucleus", LABELED, truth_of(tissue, "nucleus", LABELED))
-    ours, theirs = (learning_slices([sample], ("nucleus",), QUICK)[0] for sample in (deep, tissue))
+    ours, theirs = (
+        read_training_slices([sample], ("nucleus",), QUICK)[0] for sample in (deep, tissue)
+    )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.image, b.image, atol=1e-4)
 
@@ -252,7 +254,7 @@ def test_what_is_ignored_is_not_known(own_tissue: Sample) -> None:
     for one in labels:
         one[:, 60:] = 9
     write_annotation(own_tissue, "half", LABELED, labels, ignore=9)
-    slices, _, _ = learning_slices([own_tissue], ("half",), QUICK)
+    slices, _, _ = read_training_slices([own_tissue], ("half",), QUICK)
     for each in slices:
         assert (each.target[0][:, 30:] == UNKNOWN).all()
         assert set(np.unique(each.target[0][:, :30])) <= {0, 1}
@@ -260,7 +262,7 @@ def test_what_is_ignored_is_not_known(own_tissue: Sample) -> None:
 
 def test_a_slice_without_annotation_is_not_background(own_tissue: Sample) -> None:
     write_annotation(own_tissue, "partial", (9,), truth_of(own_tissue, "nucleus", (9,)))
-    slices, _, _ = learning_slices([own_tissue], ("nucleus", "partial"), QUICK)
+    slices, _, _ = read_training_slices([own_tissue], ("nucleus", "partial"), QUICK)
     assert [each.name for each in slices] == ["own 0", "own 9", "own 18"]
     for each in slices:
         assert set(np.unique(each.target[0])) <= {0, 1}
@@ -271,7 +273,7 @@ def test_a_slice_without_annotation_is_not_background(own_tissue: Sample) -> Non
 
 def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_path: Path) -> None:
     recipe = train([tissue, own_tissue], tmp_path / "m.safetensors", quick(updates=2))
-    assert recipe.training["learnt from"] == [
+    assert recipe.training["trained_on"] == [
         "tissue 0",
         "tissue 9",
         "tissue 18",
@@ -325,7 +327,7 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(
         ({"batch": 1, "see": 32}, "no --batch and no --input-px fits"),
         ({"batch": 4, "see": 128, "semi": "cps"}, "--batch 2 fits"),
     ):
-        job = job_of([tissue], tmp_path / "m.safetensors", quick(**changes))
+        job = prepare_training([tissue], tmp_path / "m.safetensors", quick(**changes))
         needs = training_needs(job)
         assert needs.smaller == ""
         with monkeypatch.context() as patch:
@@ -334,42 +336,44 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(
 
 
 def test_held_out_slices_lie_inside() -> None:
-    assert spaced(7, 1) == [3]
-    assert spaced(15, 2) == [3, 11]
-    assert spaced(7, 0) == []
+    assert spaced_positions(7, 1) == [3]
+    assert spaced_positions(15, 2) == [3, 11]
+    assert spaced_positions(7, 0) == []
 
 
-def slices_of(*targets: int) -> list[LearningSlice]:
+def slices_of(*targets: int) -> list[TrainingSlice]:
     """Labeled slices with one value all over: 0, 1, or 255 where nothing is known."""
     image = np.zeros((1, 2, 2), np.float32)
     return [
-        LearningSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * place)
+        TrainingSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * place)
         for place, value in enumerate(targets)
     ]
 
 
 def test_slices_on_which_nothing_is_known_are_not_held_out() -> None:
     slices = slices_of(1, 255, 0, 1, 1)
-    assert held_out(slices, ["n"], TrainSettings(n_validation_slices=1)) == [3]
-    assert held_out(slices, ["n"], TrainSettings(validation_slices=(20, 30))) == [2, 3]
+    assert validation_indices(slices, ["n"], TrainSettings(n_validation_slices=1)) == [3]
+    assert validation_indices(slices, ["n"], TrainSettings(validation_slices=(20, 30))) == [2, 3]
     with pytest.raises(
         InputError, match="Nothing is known on the held-out w 10: all of its pixels are ignored"
     ):
-        held_out(slices, ["n"], TrainSettings(validation_slices=(10,)))
+        validation_indices(slices, ["n"], TrainSettings(validation_slices=(10,)))
     with pytest.raises(
         InputError,
         match="Slice 7 of --validation-slices is not labeled; labeled are 0, 10, 20, 30, 40",
     ):
-        held_out(slices, ["n"], TrainSettings(validation_slices=(7,)))
+        validation_indices(slices, ["n"], TrainSettings(validation_slices=(7,)))
     with pytest.raises(
         InputError,
         match="Only 1 of 3 labeled slices hold a structure; they are too few to hold out 2",
     ):
-        held_out(slices_of(1, 255, 0), ["n"], TrainSettings(n_validation_slices=2))
+        validation_indices(slices_of(1, 255, 0), ["n"], TrainSettings(n_validation_slices=2))
     with pytest.raises(InputError, match="Without the held-out w 0 no labeled slice holds 'n'"):
-        held_out(slices_of(1, 0, 0), ["n"], TrainSettings(n_validation_slices=1))
+        validation_indices(slices_of(1, 0, 0), ["n"], TrainSettings(n_validation_slices=1))
     with pytest.raises(SettingsError, match="give one of the two"):
-        held_out(slices, ["n"], TrainSettings(n_validation_slices=1, validation_slices=(30,)))
+        validation_indices(
+            slices, ["n"], TrainSettings(n_validation_slices=1, validation_slices=(30,))
+        )
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -435,7 +439,7 @@ def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Pat
         n_validation_slices=1,
         validate_every=80,
     )
-    assert train([sample], tmp_path / "m.safetensors", settings).training["validation dice"] > 0.55
+    assert train([sample], tmp_path / "m.safetensors", settings).training["validation_dice"] > 0.55
 
 
 def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path: Path) -> None:
@@ -455,9 +459,9 @@ def test_a_network_that_sees_the_neighbors_learns_resumes_and_predicts(
     recipe = train(
         [tissue], tmp_path / "m.safetensors", quick(adjacent_slices=1, n_validation_slices=1)
     )
-    assert recipe.neighbors == 1
-    slices, _, _ = learning_slices([tissue], ("nucleus",), quick(adjacent_slices=1))
-    alone, _, _ = learning_slices([tissue], ("nucleus",), quick())
+    assert recipe.adjacent_slices == 1
+    slices, _, _ = read_training_slices([tissue], ("nucleus",), quick(adjacent_slices=1))
+    alone, _, _ = read_training_slices([tissue], ("nucleus",), quick())
     assert [each.image.shape[0] for each in slices] == [3, 3, 3]
     first = slices[0].image  # of the first slice there is none above: it stands in for it
     assert np.array_equal(first[0], first[1])

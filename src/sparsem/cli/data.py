@@ -207,9 +207,9 @@ def annotate_suggest(
     labeled = [one for one in annotated_structures(sample) if name in (None, one)]
     found = _suggest(sample, name, settings, on=on)
     return Outcome(
-        [f"Label next ({found.by}): {_slices_in_words(sample, found.z)}"],
+        [f"Label next ({found.criterion}): {_slices_in_words(sample, found.z)}"],
         f"sparsem annotate import {in_shell(path)} {name or 'NAME'} MASKS{' --add' if labeled else ''}",
-        {"slices": list(found.z), "by": found.by},
+        {"slices": list(found.z), "criterion": found.criterion},
     )
 
 

@@ -129,11 +129,11 @@ def promise_line(one: "CrossValidation") -> str:
 
 def validation_lines(recipe: "Recipe") -> list[str]:
     """Return the Dice on the slices that a training held out, structure by structure; empty if it held out none."""
-    held_out = recipe.training["held out"]
+    held_out = recipe.training["held_out"]
     if not held_out:
         return []
     where = f"on the held-out {', '.join(held_out)}"
-    known = recipe.training["validation dice by structure"]
+    known = recipe.training["validation_dice_by_structure"]
     lines = [
         f"{name}: Dice {known[name]:.3f} {where}" for name in recipe.structures if name in known
     ]

@@ -11,7 +11,7 @@ from sparsem.preprocess.denoise import DenoiseSettings
 from sparsem.preprocess.denoise import denoise as _denoise
 from sparsem.score.score import ScoreSettings
 from sparsem.score.score import score as _score
-from sparsem.segment.cross_validation import train_and_promise
+from sparsem.segment.cross_validation import train_and_cross_validate
 from sparsem.segment.predict import PredictSettings
 from sparsem.segment.predict import predict as _predict
 from sparsem.store.sample import Sample
@@ -36,8 +36,8 @@ def train(
     or, to know what Dice to expect on slices that nobody labeled, with --folds 5 besides
     """
     opened = [Sample.open(path) for path in samples]
-    recipe, promises = train_and_promise(opened, out, settings, on=on)
-    count = len(recipe.training["learnt from"])
+    recipe, promises = train_and_cross_validate(opened, out, settings, on=on)
+    count = len(recipe.training["trained_on"])
     lines = [
         f"Wrote {out}: {', '.join(recipe.structures)}, trained on {count} {'slice' if count == 1 else 'slices'}",
         *validation_lines(recipe),

@@ -17,7 +17,7 @@ from sparsem.detect.slicing import DECIMALS, NO_DETECTIONS, TileDetections, Tili
 from sparsem.detect.training.recipe import DetectorRecipe
 from sparsem.geometry import VoxelSize, evenly_spaced
 from sparsem.models.device import keep_freed_memory
-from sparsem.segment.inference import ahead
+from sparsem.segment.inference import prefetch_in_thread
 from sparsem.store.volume import Volume
 
 CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
@@ -126,7 +126,7 @@ def detect_in_tiles(
 
     batches = map(cut, (tiles[first : first + batch] for first in range(0, len(tiles), batch)))
     # Cutting ahead, in a thread, keeps a GPU busy; a detector on the CPU wants the cores for itself.
-    for filled, images in ahead(batches, 0 if device.type == "cpu" else 2):
+    for filled, images in prefetch_in_thread(batches, 0 if device.type == "cpu" else 2):
         if not filled:
             continue  # nothing but black, which no microscope has seen
         with torch.inference_mode():

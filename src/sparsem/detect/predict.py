@@ -33,7 +33,7 @@ from sparsem.detect.slicing import NO_DETECTIONS, TileDetections, Tiling
 from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.errors import ResumeError
 from sparsem.models.device import choose_device, free_memory
-from sparsem.segment.predict import hash_of
+from sparsem.segment.predict import file_hash
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -97,7 +97,7 @@ def detect(
         for first in range(0, count, PIECE)
     ]
     stage_name = f"detect-{'-'.join(recipe.structures)}"
-    inputs = {"image": image.fingerprint, "model": hash_of(file)}
+    inputs = {"image": image.fingerprint, "model": file_hash(file)}
     lasting = _lasting(changed(settings, {"image": name}))
     stage = Stage(
         sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings)

@@ -13,7 +13,7 @@ from sparsem.annotation.ids import UNLABELED
 from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on
 from sparsem.geometry import ZBlock
 from sparsem.score.overlap import Overlap, overlap, pooled
-from sparsem.segment.predict import PredictSettings, answer_of, hash_of, settings_here
+from sparsem.segment.predict import PredictSettings, file_hash, predict_slice, settings_for_device
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import Execution, Needs
@@ -101,7 +101,7 @@ def overlaps_with(
     check: Check, name: str, model: Path, z: Sequence[int], device: str, on: Execution
 ) -> tuple[Overlap, ...]:
     """What a model finds on slices, against what is true there; a stage called ``experiment-NAME``, so that nothing is computed twice."""
-    inputs = {"image": check.image.fingerprint, "model": hash_of(model), "slices": str(tuple(z))}
+    inputs = {"image": check.image.fingerprint, "model": file_hash(model), "slices": str(tuple(z))}
     inputs |= {
         "annotation": check.annotation.fingerprint,
         "truth": check.truth.identity if check.truth else "",
@@ -109,7 +109,7 @@ def overlaps_with(
     needs = Needs(
         ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers"
     )
-    again, how = replace(on, overwrite=True), settings_here(device)
+    again, how = replace(on, overwrite=True), settings_for_device(device)
     with Stage(check.sample, f"experiment-{name}", how, inputs, [], again, needs) as stage:
         blocks = stage.map(
             _measure_block, check.image.blocks(), check, model.resolve(), tuple(z), how
@@ -122,7 +122,7 @@ def _measure_block(
 ) -> BlockResult:
     counts = []
     for z in (z for z in range(block.start, block.stop) if z in chosen):
-        _, answer = answer_of(check.image, z, [model], how)
+        _, answer = predict_slice(check.image, z, [model], how)
         true, known = check.true(z)
         found = overlap(answer.mean[0] >= 0.5, true, known)
         counts.append([found.both, found.predicted, found.true, found.known])

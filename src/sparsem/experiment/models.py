@@ -16,11 +16,18 @@ from sparsem.annotation.ground_truth import TruthSettings
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
 from sparsem.experiment.slices import drawn
-from sparsem.models.architectures import count_parameters, model_class
+from sparsem.models.architectures import architecture_class, count_parameters
 from sparsem.progress import tell
 from sparsem.report.plots.figures import dice_along_z
 from sparsem.score.overlap import average_dice
-from sparsem.segment.train import Job, course_of, job_of, train_job, training_needs, updates_of
+from sparsem.segment.train import (
+    TrainingJob,
+    prepare_training,
+    run_training,
+    start_networks,
+    training_needs,
+    training_updates,
+)
 from sparsem.settings import SliceChoice, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
@@ -181,7 +188,7 @@ def _settings_of(way: str, structure: str, settings: ModelsSettings) -> TrainSet
     known = {"cps", "mean-teacher"}
     model, _, semi = way.rpartition("+") if way.rpartition("+")[2] in known else (way, "", "")
     own = {"structure": (structure,), "architecture": model, "semi": semi or None}
-    model_class(model)
+    architecture_class(model)
     try:
         return TrainSettings.model_validate(
             {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields} | own
@@ -203,11 +210,11 @@ def _trained(
     slices = drawn(check.annotation.z, count, 0)
     name = f"{check.structure}-{way}-{count}"
     model = folder / f"{name}.safetensors"
-    job = job_of([check.sample], model, changed(how, {"slices": slices}), on.overwrite)
+    job = prepare_training([check.sample], model, changed(how, {"slices": slices}), on.overwrite)
     if settings.minutes:
         updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
         job = replace(job, settings=changed(job.settings, {"updates": updates}))
-    recipe, needs = train_job(job, [], on), training_needs(job)
+    recipe, needs = run_training(job, [], on), training_needs(job)
     with log_path(model).open(newline="", encoding="utf-8") as log:
         seconds = float(list(csv.DictReader(log))[-1]["seconds"])
     z = tuple(one for one in check.z if one not in slices)
@@ -227,14 +234,17 @@ def _trained(
     )
 
 
-def _updates_in(minutes: float, file: Path, job: Job) -> int:
+def _updates_in(minutes: float, file: Path, job: TrainingJob) -> int:
     """How many updates fit into so many minutes; once found, it stays, so that a stopped experiment goes on as it began."""
     if file.exists():
         return int(file.read_text(encoding="utf-8"))
     whole = replace(
         job, settings=changed(job.settings, {"ramp": (0.0, 0.0), "updates": WARM + TIMED})
     )
-    ends = [time.perf_counter() for _ in updates_of(whole, course_of(whole), whole.slices, [])]
+    ends = [
+        time.perf_counter()
+        for _ in training_updates(whole, start_networks(whole), whole.slices, [])
+    ]
     each = (ends[-1] - ends[WARM - 1]) / TIMED
     updates = max(1, round(60 * minutes / each))
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The networks by name. To add one: a file with the class, a line here, its parameter count in the tests.
 
-A class says ``multiple_of``, the number that tile edges must be a multiple of, ``usual_width``, ``width_of``, the number that widths must
-be a multiple of, and ``usual_rate``, the learning rate at which it learns well. Its module is loaded when it is built: some load
+A class says ``tile_multiple``, the number that tile edges must be a multiple of, ``default_width``, ``width_multiple``, the number that widths must
+be a multiple of, and ``default_learning_rate``, the learning rate at which it learns well. Its module is loaded when it is built: some load
 libraries that take seconds.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 from sparsem.errors import SettingsError
 from sparsem.settings import nearest
 
-MODELS = {
+ARCHITECTURES = {
     "resunet": "resunet.ResUNet",
     "unet": "unet.UNet",
     "unet++": "unetplusplus.UNetPlusPlus",
@@ -40,40 +40,40 @@ PRETRAINED = (
 )
 
 
-def model_class(name: str) -> Any:
+def architecture_class(name: str) -> Any:
     """The class of a network.
 
     Raises:
         SettingsError: there is none of that name; the nearest is named.
     """
-    if name not in MODELS:
-        raise SettingsError(f"There is no model '{name}'{nearest(name, MODELS)}")
-    module, _, found = MODELS[name].partition(".")
+    if name not in ARCHITECTURES:
+        raise SettingsError(f"There is no model '{name}'{nearest(name, ARCHITECTURES)}")
+    module, _, found = ARCHITECTURES[name].partition(".")
     return getattr(import_module(f"sparsem.models.{module}"), found)
 
 
-def build(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn.Module:
+def build_network(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn.Module:
     """A network with random weights: (B, inputs, tile, tile) -> logits (B, outputs, tile, tile).
 
     Raises:
         SettingsError: no network of that name, or it cannot take that width or tiles of that size.
     """
-    kind = model_class(name)
-    multiple: int = kind.multiple_of
+    kind = architecture_class(name)
+    multiple: int = kind.tile_multiple
     if tile % multiple or tile < 2 * multiple:
         raise SettingsError(
             f"'{name}' takes tiles whose edge is a multiple of {multiple} and at least {2 * multiple}; got {tile}."
         )
-    if width % kind.width_of:
+    if width % kind.width_multiple:
         raise SettingsError(
-            f"'{name}' takes widths that are a multiple of {kind.width_of}; got {width}, usual is {kind.usual_width}."
+            f"'{name}' takes widths that are a multiple of {kind.width_multiple}; got {width}, usual is {kind.default_width}."
         )
     positions = {"tile": tile} if "tile" in inspect.signature(kind).parameters else {}
     network: nn.Module = kind(width=width, inputs=inputs, outputs=outputs, **positions)
     return network
 
 
-def begin_pretrained(network: nn.Module, name: str) -> None:
+def load_pretrained_weights(network: nn.Module, name: str) -> None:
     """Let the part of a network that looks at images begin with what its library has of it, learnt on ImageNet.
 
     Raises:
@@ -93,14 +93,14 @@ def begin_pretrained(network: nn.Module, name: str) -> None:
         ) from None
 
 
-def usual_width(name: str) -> int:
+def default_width(name: str) -> int:
     """The width that a network has if nobody says one."""
-    return int(model_class(name).usual_width)
+    return int(architecture_class(name).default_width)
 
 
-def usual_rate(name: str) -> float:
+def default_learning_rate(name: str) -> float:
     """The highest learning rate that a network has if nobody says one."""
-    return float(model_class(name).usual_rate)
+    return float(architecture_class(name).default_learning_rate)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -109,12 +109,12 @@ def count_parameters(network: nn.Module) -> int:
 
 
 __all__ = [
-    "MODELS",
+    "ARCHITECTURES",
     "PRETRAINED",
-    "begin_pretrained",
-    "build",
+    "architecture_class",
+    "build_network",
     "count_parameters",
-    "model_class",
-    "usual_rate",
-    "usual_width",
+    "default_learning_rate",
+    "default_width",
+    "load_pretrained_weights",
 ]

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from sparsem.models.fractal import Attention, Emphasis, Frame, NormedConvolution
+from sparsem.models.fractal import Attention, Emphasis, FractalBackbone, NormedConvolution
 
 
-def enlarged(x: Tensor, height: int, width: int) -> Tensor:
+def upsample(x: Tensor, height: int, width: int) -> Tensor:
     """(B, C, h, w) -> (B, C, height, width), linear between pixels."""
     return interpolate(x, (height, width), mode="bilinear", align_corners=True)
 
@@ -82,10 +82,10 @@ class CEECUnit(nn.Module):
         for convolution in self.compress:
             deep = convolution(deep).relu()
         far = self.far_fusion(
-            self.expand_again(enlarged(deep, height, width)).relu(), self.beside(far).relu()
+            self.expand_again(upsample(deep, height, width)).relu(), self.beside(far).relu()
         )
         near = self.near(x)
-        fine = enlarged(near, 2 * height, 2 * width)
+        fine = upsample(near, 2 * height, 2 * width)
         for convolution in self.expand:
             fine = convolution(fine).relu()
         near = self.near_fusion(self.compress_again(fine).relu(), near)
@@ -94,8 +94,10 @@ class CEECUnit(nn.Module):
         return out
 
 
-class CEECNet(Frame):
+class CEECNet(FractalBackbone):
     """58,964,079 parameters at width 32 with one channel in and one out."""
 
-    def __init__(self, width: int = Frame.usual_width, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(
+        self, width: int = FractalBackbone.default_width, inputs: int = 1, outputs: int = 1
+    ) -> None:
         super().__init__(CEECUnit, width, inputs, outputs)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
-from sparsem.models.architectures import build
+from sparsem.models.architectures import build_network
 from sparsem.store.sample import checked_name
 
 N = TypeVar("N", bound=nn.Module)
 
 FORMAT = 1
 MADE_BY = "'sparsem train' and 'sparsem detect train' make one"
-DAMAGED = (TypeError, KeyError, ValueError, AttributeError, RuntimeError, SparsemError)
+DAMAGE_ERRORS = (TypeError, KeyError, ValueError, AttributeError, RuntimeError, SparsemError)
 KEY = "sparsem"  # one metadata key: safetensors writes several in an order that changes from run to run
 
 
@@ -30,25 +30,25 @@ class Recipe:
     """How to use a network.
 
     Attributes:
-        model: name in MODELS.
+        architecture: name in ARCHITECTURES.
         width: feature maps of its first level.
         structures: what each output channel is.
-        see: edge of the tiles that it sees, px.
+        input_px: edge of the tiles that it sees, px.
         pixel_nm: (y, x) nm of a pixel at the network's scale.
         mean: of the training slices' gray levels, in 0..1 of their range.
         std: of them.
-        neighbors: slices above and below that it sees beside the one that it segments.
+        adjacent_slices: slices above and below that it sees beside the one that it segments.
         training: settings, samples and slices that it was trained with, and the scores that it reached.
     """
 
-    model: str
+    architecture: str
     width: int
     structures: tuple[str, ...]
-    see: int
+    input_px: int
     pixel_nm: tuple[float, float]
     mean: float
     std: float
-    neighbors: int = 0
+    adjacent_slices: int = 0
     training: dict[str, Any] = field(default_factory=dict)
 
     def factors(self, voxel: VoxelSize) -> tuple[float, float]:
@@ -57,8 +57,12 @@ class Recipe:
 
     def build(self) -> nn.Module:
         """The network with random weights."""
-        return build(
-            self.model, self.width, len(self.structures), self.see, inputs=1 + 2 * self.neighbors
+        return build_network(
+            self.architecture,
+            self.width,
+            len(self.structures),
+            self.input_px,
+            inputs=1 + 2 * self.adjacent_slices,
         )
 
 
@@ -104,7 +108,7 @@ def load_tensors(
     return tensors, about
 
 
-def state_of(network: nn.Module) -> dict[str, Tensor]:
+def network_state(network: nn.Module) -> dict[str, Tensor]:
     """The tensors of a network by name; one that has several names, because parts share it, comes under the first."""
     first: dict[int, str] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
@@ -114,20 +118,20 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load what ``state_of`` told of a network of the same kind.
+    """Load what ``network_state`` told of a network of the same kind.
 
     Raises:
         RuntimeError: a tensor is missing, is not known, or has another shape.
     """
     lost, unknown = network.load_state_dict(tensors, strict=False)
-    missing = sorted(set(lost) & set(state_of(network)))
+    missing = sorted(set(lost) & set(network_state(network)))
     if missing or unknown:
         raise RuntimeError(
             f"it lacks {', '.join(missing[:1]) or 'nothing'}, and has {', '.join(unknown[:1]) or 'nothing'} that is not known"
         )
 
 
-def filled(path: Path, build: Callable[[], N], tensors: Mapping[str, Tensor]) -> N:
+def build_with_weights(path: Path, build: Callable[[], N], tensors: Mapping[str, Tensor]) -> N:
     """A network with its weights, in evaluation mode on the CPU.
 
     Args:
@@ -143,7 +147,7 @@ def filled(path: Path, build: Callable[[], N], tensors: Mapping[str, Tensor]) ->
         load_state(network, tensors)
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("it holds weights that are not numbers")
-    except DAMAGED as error:
+    except DAMAGE_ERRORS as error:
         raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
     network.eval()
     return network
@@ -151,7 +155,7 @@ def filled(path: Path, build: Callable[[], N], tensors: Mapping[str, Tensor]) ->
 
 def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe) -> None:
     """Write a network and its recipe to ``path`` in one step."""
-    save_tensors(path, state_of(network), asdict(recipe))
+    save_tensors(path, network_state(network), asdict(recipe))
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
@@ -162,7 +166,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
     """
     tensors, about = load_tensors(path)
     recipe = _checked(path, about)
-    return filled(path, recipe.build, tensors), recipe
+    return build_with_weights(path, recipe.build, tensors), recipe
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -182,7 +186,7 @@ def _checked(path: Path, about: dict[str, Any]) -> Recipe:
         )
     try:
         return _recipe(about)
-    except DAMAGED as error:
+    except DAMAGE_ERRORS as error:
         raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
 
 
@@ -192,12 +196,17 @@ def _recipe(about: dict[str, Any]) -> Recipe:
         **{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])}
     )
     y, x = recipe.pixel_nm
-    sizes = [*VoxelSize.of((1, y, x)), float(recipe.std), float(recipe.width), float(recipe.see)]
+    sizes = [
+        *VoxelSize.of((1, y, x)),
+        float(recipe.std),
+        float(recipe.width),
+        float(recipe.input_px),
+    ]
     if (
         not recipe.structures
         or not all(map(math.isfinite, [*sizes, recipe.mean]))
         or min(sizes) <= 0
-        or recipe.neighbors < 0
+        or recipe.adjacent_slices < 0
     ):
         raise ValueError("its recipe makes no sense")
     for structure in recipe.structures:

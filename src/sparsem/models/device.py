@@ -59,11 +59,11 @@ def choose_device(name: str = "auto") -> torch.device:
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
     """Mixed precision for the forward pass: bfloat16 where it is fast, by default; it needs no loss scaling."""
     return torch.autocast(
-        device.type, torch.bfloat16, enabled=resolved(device, precision) == "bfloat16"
+        device.type, torch.bfloat16, enabled=resolve_precision(device, precision) == "bfloat16"
     )
 
 
-def resolved(
+def resolve_precision(
     device: torch.device, precision: Precision, earlier: Precision | None = None
 ) -> Precision:
     """Return ``float32`` or ``bfloat16``: what ``auto`` means on a device.

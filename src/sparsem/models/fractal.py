@@ -18,7 +18,7 @@ WINDOWS = 4  # levels of pooled windows: the whole map, halves, quarters, eighth
 Unit = Callable[[int, int], nn.Module]  # (channels, groups) -> a module that keeps the shape
 
 
-def tanimoto(first: Tensor, second: Tensor, over: tuple[int, ...], depth: int) -> Tensor:
+def fractal_tanimoto(first: Tensor, second: Tensor, over: tuple[int, ...], depth: int) -> Tensor:
     """Fractal Tanimoto similarity with its dual, 0..1: of values 0..1, summed over some axes, which stay with length 1.
 
     The mean over j < ``depth`` of  x / (2^j y - (2^(j+1) - 1) x)  with x = sum(a b), y = sum(a^2) + sum(b^2), of the values and of one
@@ -64,8 +64,10 @@ class Attention(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B, channels, H, W) twice."""
         query, key, value = self.query(a).sigmoid(), self.key(b).sigmoid(), self.value(b).sigmoid()
-        where = tanimoto(query, key, (1,), ATTENTION_DEPTH).to(value.dtype)  # (B, 1, H, W)
-        which = tanimoto(query, key, (2, 3), ATTENTION_DEPTH).to(value.dtype)  # (B, channels, 1, 1)
+        where = fractal_tanimoto(query, key, (1,), ATTENTION_DEPTH).to(value.dtype)  # (B, 1, H, W)
+        which = fractal_tanimoto(query, key, (2, 3), ATTENTION_DEPTH).to(
+            value.dtype
+        )  # (B, channels, 1, 1)
         attended: Tensor = self.norm(0.5 * (where + which) * value)
         return attended
 
@@ -101,7 +103,7 @@ class Pyramid(nn.Module):
         return joined
 
 
-class Join(nn.Module):
+class SkipFusion(nn.Module):
     """A deep map of 2 c channels and half the size, and what was there on the way down, (B, c, H, W) -> (B, c, H, W)."""
 
     def __init__(self, channels: int) -> None:
@@ -149,7 +151,7 @@ class Head(nn.Module):
         return torch.cat([self.structure(torch.cat([both, pooled], 1)), boundary, distance], 1)
 
 
-class Frame(nn.Module):
+class FractalBackbone(nn.Module):
     """The U-Net around units: one on each of six levels down and on five up.
 
     Args:
@@ -159,10 +161,10 @@ class Frame(nn.Module):
         outputs: structures.
     """
 
-    multiple_of = 2 ** (LEVELS - 1)
+    tile_multiple = 2 ** (LEVELS - 1)
     heads = 3  # structures, boundaries, distances
-    usual_width, width_of = 16, 8
-    usual_rate = 2e-3
+    default_width, width_multiple = 16, 8
+    default_learning_rate = 2e-3
 
     def __init__(self, unit: Unit, width: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ class Frame(nn.Module):
         self.down = nn.ModuleList(unit(*one) for one in zip(widths, groups, strict=True))
         self.shrink = nn.ModuleList(NormedConvolution(c, 2 * c, 3, stride=2) for c in widths[:-1])
         self.pyramid = Pyramid(widths[-1], widths[-1])
-        self.join = nn.ModuleList(Join(c) for c in widths[-2::-1])
+        self.join = nn.ModuleList(SkipFusion(c) for c in widths[-2::-1])
         self.up = nn.ModuleList(
             unit(*one) for one in zip(widths[-2::-1], groups[:0:-1], strict=True)
         )

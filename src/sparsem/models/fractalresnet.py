@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from sparsem.models.fractal import Attention, Emphasis, Frame
+from sparsem.models.fractal import Attention, Emphasis, FractalBackbone
 
 
 class FracTALUnit(nn.Module):
@@ -26,8 +26,10 @@ class FracTALUnit(nn.Module):
         return out
 
 
-class FracTALResNet(Frame):
+class FracTALResNet(FractalBackbone):
     """18,199,919 parameters at width 32 with one channel in and one out."""
 
-    def __init__(self, width: int = Frame.usual_width, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(
+        self, width: int = FractalBackbone.default_width, inputs: int = 1, outputs: int = 1
+    ) -> None:
         super().__init__(FracTALUnit, width, inputs, outputs)

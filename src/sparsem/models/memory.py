@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparsem.models.architectures import build
+from sparsem.models.architectures import build_network
 from sparsem.models.checkpoint import Recipe
-from sparsem.models.device import KEPT, Precision, autocast, resolved
+from sparsem.models.device import KEPT, Precision, autocast, resolve_precision
 
 LASTING = (
     3  # copies of the weights beside themselves: their running average, and two moments of Adam
@@ -80,10 +80,18 @@ def _counted(
     recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool
 ) -> tuple[int, int]:
     """Bytes of the weights, and the most that there are beside them."""
-    outputs, inputs = len(recipe.structures), 1 + 2 * recipe.neighbors
-    computed = resolved(device, precision)  # tensors without content cannot be timed
+    outputs, inputs = len(recipe.structures), 1 + 2 * recipe.adjacent_slices
+    computed = resolve_precision(device, precision)  # tensors without content cannot be timed
     return _looked_at(
-        recipe.model, recipe.width, outputs, inputs, recipe.see, batch, device, computed, learning
+        recipe.architecture,
+        recipe.width,
+        outputs,
+        inputs,
+        recipe.input_px,
+        batch,
+        device,
+        computed,
+        learning,
     )
 
 
@@ -104,7 +112,7 @@ def _looked_at(
             unset_fake_temporarily(),
             torch.device("meta"),
         ):  # some networks look at numbers while they are built
-            network = build(model, width, outputs, see, inputs).to(
+            network = build_network(model, width, outputs, see, inputs).to(
                 "meta"
             )  # a library may have made a part of it elsewhere
         network = network.to_empty(device=device).train(learning)

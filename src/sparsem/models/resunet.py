@@ -55,11 +55,11 @@ class ResUNet(nn.Module):
         outputs: structures; one logit each.
     """
 
-    multiple_of = 2**DEPTH
-    usual_width, width_of = 16, 1
-    usual_rate = 2e-3
+    tile_multiple = 2**DEPTH
+    default_width, width_multiple = 16, 1
+    default_learning_rate = 2e-3
 
-    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, width: int = default_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(DEPTH + 1)]
         down = [ResidualBlock(above, below, stride=2) for above, below in pairwise(widths)]

@@ -46,7 +46,7 @@ class CrossAttention(nn.Module):
         return found
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     """The queries ask the tokens, then each other, then themselves."""
 
     def __init__(self, channels: int) -> None:
@@ -70,7 +70,7 @@ class Learner(nn.Module):
         super().__init__()
         self.queries = nn.Parameter(torch.zeros(1, outputs, channels))
         self.of_tokens, self.of_queries = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.layers = nn.ModuleList(Layer(channels) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(DecoderLayer(channels) for _ in range(LAYERS))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, D, H, W)."""
@@ -94,12 +94,12 @@ class SenFormer(nn.Module):
         tile: edge of the tiles that it learns from, px; others are taken as well.
     """
 
-    multiple_of = 32
-    usual_width, width_of = 96, HEAD
-    usual_rate = 1e-4
+    tile_multiple = 32
+    default_width, width_multiple = 96, HEAD
+    default_learning_rate = 1e-4
 
     def __init__(
-        self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512
+        self, width: int = default_width, inputs: int = 1, outputs: int = 1, tile: int = 512
     ) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(len(DEPTHS))]
@@ -143,9 +143,9 @@ class SenFormer(nn.Module):
         Raises:
             SettingsError: weights are offered for another width only.
         """
-        if self.width != self.usual_width:
+        if self.width != self.default_width:
             raise SettingsError(
-                f"Pretrained weights of 'senformer' are of width {self.usual_width}; got {self.width}."
+                f"Pretrained weights of 'senformer' are of width {self.default_width}; got {self.width}."
             )
         self.swin.load_state_dict(
             timm.create_model(SWIN, pretrained=True, **self.options).state_dict()

@@ -23,7 +23,7 @@ DEEP, SHALLOW = (
 )  # from such a width on, so many blocks: that of ViT-L, and that of ViT-B
 
 
-def convolution(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Sequential:
+def conv_norm_relu(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Sequential:
     """Convolution, batch normalization, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
@@ -42,12 +42,12 @@ class Setr(nn.Module):
         tile: edge of the tiles that it learns from, px.
     """
 
-    multiple_of = PATCH
-    usual_width, width_of = 768, HEAD
-    usual_rate = 2e-4
+    tile_multiple = PATCH
+    default_width, width_multiple = 768, HEAD
+    default_learning_rate = 2e-4
 
     def __init__(
-        self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512
+        self, width: int = default_width, inputs: int = 1, outputs: int = 1, tile: int = 512
     ) -> None:
         super().__init__()
         self.maps, self.blocks = width, DEEP[1] if width >= DEEP[0] else SHALLOW[1]
@@ -116,7 +116,7 @@ class SetrNaive(Setr):
         """Two convolutions of single pixels."""
         self.up = nn.Sequential(
             NormedMap(self.maps),
-            convolution(self.maps, MAPS, 1, bias=True),
+            conv_norm_relu(self.maps, MAPS, 1, bias=True),
             nn.Conv2d(MAPS, outputs, 1),
         )
 
@@ -132,7 +132,8 @@ class SetrPup(Setr):
         """Four convolutions, each before an enlargement."""
         self.norm = NormedMap(self.maps)
         self.steps = nn.ModuleList(
-            convolution(self.maps if step == 0 else MAPS, MAPS, 3, bias=True) for step in range(4)
+            conv_norm_relu(self.maps if step == 0 else MAPS, MAPS, 3, bias=True)
+            for step in range(4)
         )
         self.head = nn.Conv2d(MAPS, outputs, 1)
 
@@ -154,12 +155,14 @@ class SetrMla(Setr):
     def build_up(self, outputs: int) -> None:
         """For each of the four: a normalization, and four convolutions."""
         self.norms = nn.ModuleList(NormedMap(self.maps) for _ in range(4))
-        self.narrow = nn.ModuleList(convolution(self.maps, MAPS, 1, bias=False) for _ in range(4))
-        self.smooth = nn.ModuleList(convolution(MAPS, MAPS, 3, bias=False) for _ in range(4))
+        self.narrow = nn.ModuleList(
+            conv_norm_relu(self.maps, MAPS, 1, bias=False) for _ in range(4)
+        )
+        self.smooth = nn.ModuleList(conv_norm_relu(MAPS, MAPS, 3, bias=False) for _ in range(4))
         half = MAPS // 2
         self.last = nn.ModuleList(
             nn.Sequential(
-                convolution(MAPS, half, 3, bias=False), convolution(half, half, 3, bias=False)
+                conv_norm_relu(MAPS, half, 3, bias=False), conv_norm_relu(half, half, 3, bias=False)
             )
             for _ in range(4)
         )

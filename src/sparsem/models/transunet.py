@@ -18,7 +18,7 @@ BLOCKS, HEAD = 12, 64  # of the transformer; channels of a head of attention
 DROPOUT = 0.1
 
 
-class StandardisedConvolution(nn.Conv2d):
+class StandardizedConvolution(nn.Conv2d):
     """A convolution without bias whose filters have mean 0 and variance 1."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
@@ -45,14 +45,14 @@ class Bottleneck(nn.Module):
             (inner, outputs, 1, 1),
         ):
             parts += [
-                StandardisedConvolution(a, b, kernel, step),
+                StandardizedConvolution(a, b, kernel, step),
                 nn.GroupNorm(GROUPS, b, eps=1e-6),
                 nn.ReLU(),
             ]
         self.residual = nn.Sequential(*parts[:-1])
         plain = inputs == outputs and stride == 1
         shortcut = (
-            StandardisedConvolution(inputs, outputs, 1, stride),
+            StandardizedConvolution(inputs, outputs, 1, stride),
             nn.GroupNorm(outputs, outputs),
         )
         self.shortcut = nn.Identity() if plain else nn.Sequential(*shortcut)
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
         return out
 
 
-def convolution(inputs: int, outputs: int) -> nn.Sequential:
+def conv3x3_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
     """3x3 convolution without bias, batch normalization, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
@@ -80,17 +80,17 @@ class TransUNet(nn.Module):
         tile: edge of the tiles that it learns from, px.
     """
 
-    multiple_of = 16
-    usual_width, width_of = 64, 32
-    usual_rate = 2e-3
+    tile_multiple = 16
+    default_width, width_multiple = 64, 32
+    default_learning_rate = 2e-3
 
     def __init__(
-        self, width: int = usual_width, inputs: int = 1, outputs: int = 1, tile: int = 512
+        self, width: int = default_width, inputs: int = 1, outputs: int = 1, tile: int = 512
     ) -> None:
         super().__init__()
         self.repeats = 3 if inputs == 1 else 1
         self.root = nn.Sequential(
-            StandardisedConvolution(inputs * self.repeats, width, 7, 2),
+            StandardizedConvolution(inputs * self.repeats, width, 7, 2),
             nn.GroupNorm(GROUPS, width, eps=1e-6),
             nn.ReLU(),
         )
@@ -114,12 +114,13 @@ class TransUNet(nn.Module):
             for _ in range(BLOCKS)
         )
         self.blocks = nn.Sequential(*blocks, normed(maps))
-        self.entrance = convolution(maps, 8 * width)
+        self.entrance = conv3x3_norm_relu(maps, 8 * width)
         widths = [8 * width, 4 * width, 2 * width, width, width // 4]
         across = [8 * width, 4 * width, width, 0]
         steps = zip(widths, widths[1:], across, strict=False)
         self.steps = nn.ModuleList(
-            nn.Sequential(convolution(a + skip, b), convolution(b, b)) for a, b, skip in steps
+            nn.Sequential(conv3x3_norm_relu(a + skip, b), conv3x3_norm_relu(b, b))
+            for a, b, skip in steps
         )
         self.head = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 

@@ -28,11 +28,11 @@ class UNet(nn.Module):
         outputs: structures; one logit each.
     """
 
-    multiple_of = 8
-    usual_width, width_of = 16, 1
-    usual_rate = 2e-3
+    tile_multiple = 8
+    default_width, width_multiple = 16, 1
+    default_learning_rate = 2e-3
 
-    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, width: int = default_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         widths = [width, 2 * width, 4 * width, 4 * width]
         above = [inputs, *widths[:-1]]

@@ -24,13 +24,13 @@ class UNetPlusPlus(nn.Module):
         outputs: structures; one logit each.
     """
 
-    multiple_of = 2**LEVELS
-    usual_width, width_of = 16, 1
-    usual_rate = 2e-3
+    tile_multiple = 2**LEVELS
+    default_width, width_multiple = 16, 1
+    default_learning_rate = 2e-3
     channels: tuple[int, ...] = DECODER
     levels = LEVELS
 
-    def __init__(self, width: int = usual_width, inputs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, width: int = default_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         channels = tuple(width * part for part in self.channels)
         options = {
@@ -60,7 +60,7 @@ class ShallowUNetPlusPlus(UNetPlusPlus):
     The library keeps the layers that are not used; 2,017,937 are.
     """
 
-    multiple_of = 8
+    tile_multiple = 8
     channels, levels = SHALLOW, 3
 
 
@@ -68,7 +68,7 @@ class AveragedUNetPlusPlus(UNetPlusPlus):
     """UNet++ whose output is the mean of those of its four nested branches, each of which has a loss of its own (deep supervision)."""
 
     def __init__(
-        self, width: int = UNetPlusPlus.usual_width, inputs: int = 1, outputs: int = 1
+        self, width: int = UNetPlusPlus.default_width, inputs: int = 1, outputs: int = 1
     ) -> None:
         super().__init__(width, inputs, outputs)
         blocks = self.network.decoder.blocks

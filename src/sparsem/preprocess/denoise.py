@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.geometry import ZBlock
-from sparsem.models.device import Precision, choose_device, free_memory, resolved
+from sparsem.models.device import Precision, choose_device, free_memory, resolve_precision
 from sparsem.preprocess.noise2void import (
     Course,
     denoised,
@@ -109,7 +109,9 @@ def denoise(
     device = choose_device(settings.device) if learns else None
     if device:
         earlier = earlier_setting(sample, f"denoise-{settings.out}", "precision", on.overwrite)
-        settings = changed(settings, {"precision": resolved(device, settings.precision, earlier)})
+        settings = changed(
+            settings, {"precision": resolve_precision(device, settings.precision, earlier)}
+        )
     gpu = (
         {"gpu": ON_GPU, "gpu_free": free_memory(device)} if device and device.type == "cuda" else {}
     )

@@ -12,8 +12,8 @@ import numpy as np
 
 from sparsem.errors import InputError
 from sparsem.models.checkpoint import Recipe
-from sparsem.segment.train import Job, job_of, train, train_job
-from sparsem.segment.validation import refuse_nothing_to_learn
+from sparsem.segment.train import TrainingJob, prepare_training, run_training, train
+from sparsem.segment.validation import require_training_slices
 from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
@@ -51,7 +51,7 @@ def fold_path(out: Path, number: int) -> Path:
     return out.with_name(f"{out.stem}.fold{number}.safetensors")
 
 
-def held_out(
+def split_into_folds(
     slices: Sequence[tuple[str, int]], depths: Mapping[str, int], folds: int
 ) -> list[list[int]]:
     """Which labeled slices each fold leaves out.
@@ -86,7 +86,7 @@ def held_out(
     ]
 
 
-def train_and_promise(
+def train_and_cross_validate(
     samples: Sequence[Sample],
     out: str | Path,
     settings: TrainSettings | None = None,
@@ -104,9 +104,9 @@ def train_and_promise(
 
 def _planned(
     samples: Sequence[Sample], out: Path, settings: TrainSettings
-) -> tuple[Job, list[list[int]]]:
+) -> tuple[TrainingJob, list[list[int]]]:
     """The training on all slices, and which slices each fold leaves out."""
-    whole = job_of(
+    whole = prepare_training(
         samples,
         out,
         changed(settings, {"n_validation_slices": 0, "validation_slices": ()}),
@@ -116,9 +116,11 @@ def _planned(
             f"--folds takes 2 to {len(whole.slices)}, the number of labeled slices; got {settings.folds}."
         )
     depths = {sample.name: sample.image().shape[0] for sample in samples}
-    parts = held_out([(each.sample, each.z) for each in whole.slices], depths, settings.folds)
+    parts = split_into_folds(
+        [(each.sample, each.z) for each in whole.slices], depths, settings.folds
+    )
     for aside in parts:
-        refuse_nothing_to_learn(
+        require_training_slices(
             whole.slices, whole.structures, aside, "label it on more slices, or use more --folds"
         )
     return whole, parts
@@ -157,7 +159,7 @@ def cross_validate(
             settings, {"n_validation_slices": len(aside), "validate_every": settings.updates}
         )
         inputs = whole.inputs | {"fold": f"{number + 1} of {folds}"}
-        recipe = train_job(
+        recipe = run_training(
             replace(whole, out=fold_path(out, number + 1), settings=last_only, inputs=inputs),
             aside,
             on,
@@ -165,7 +167,7 @@ def cross_validate(
         fold_path(out, number + 1).with_suffix(".last.safetensors").unlink(
             missing_ok=True
         )  # the same weights
-        known = recipe.training["validation dice by structure"]
+        known = recipe.training["validation_dice_by_structure"]
         for name, dice in found.items():
             dice.append(float(known.get(name, math.nan)))
     promises = [CrossValidation(name, tuple(dice)) for name, dice in found.items()]

@@ -54,18 +54,19 @@ def predict_slices(
     if first is None:
         return
     shape = (first.shape[0], first.shape[1])
-    grid = TileGrid(scaled_shape(shape, factors), recipe.see, round(overlap * recipe.see))
+    grid = TileGrid(scaled_shape(shape, factors), recipe.input_px, round(overlap * recipe.input_px))
     standardized = (
         (shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
         for image in chain([first], images)
     )
-    windows = in_context((grid.cut(image) for image in standardized), recipe.neighbors)
+    windows = slice_windows((grid.cut(image) for image in standardized), recipe.adjacent_slices)
     chosen = islice(windows, own.start, own.stop)
     cut = (
-        np.stack(window, axis=1) if recipe.neighbors else window[0][:, None] for window in chosen
+        np.stack(window, axis=1) if recipe.adjacent_slices else window[0][:, None]
+        for window in chosen
     )  # (N, K, S, S)
-    outputs = _in_batches(ahead(cut, prefetch), forward, batch, len(grid.corners))
-    for tiles in ahead(outputs, prefetch):
+    outputs = _in_batches(prefetch_in_thread(cut, prefetch), forward, batch, len(grid.corners))
+    for tiles in prefetch_in_thread(outputs, prefetch):
         yield enlarge(grid.blend(tiles), shape)
 
 
@@ -102,7 +103,7 @@ def _in_batches(
     yield from complete()
 
 
-def in_context(items: Iterable[T], neighbors: int) -> Iterator[list[T]]:
+def slice_windows(items: Iterable[T], neighbors: int) -> Iterator[list[T]]:
     """Every item in the middle of its neighbors; the first and the last stand in for those beyond them."""
     window: deque[T] = deque(maxlen=2 * neighbors + 1)
     for item in items:
@@ -117,7 +118,7 @@ def in_context(items: Iterable[T], neighbors: int) -> Iterator[list[T]]:
             yield list(window)
 
 
-def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+def prefetch_in_thread(items: Iterator[T], depth: int) -> Iterator[T]:
     """The same items in the same order, made in a thread of their own, at most ``depth`` ahead of who takes them; 0: no thread."""
     if not depth:
         yield from items
@@ -130,12 +131,12 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
             yield cast(T, item)
 
 
-def quantized(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+def quantize_probability(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
     return (probability * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
-def forward_on(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
+def make_forward(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
     """The network as a function of numpy arrays: tiles (B, K, S, S) -> probabilities (B, C, S, S)."""
     keep_freed_memory()
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -151,7 +152,7 @@ def forward_on(network: nn.Module, device: torch.device, precision: Precision) -
     return forward
 
 
-def mirrored_mean(forward: Forward) -> Forward:
+def average_over_flips(forward: Forward) -> Forward:
     """A network that sees each tile as it is, upside down, left to right, and both, and says the mean."""
 
     def mean(tiles: Tiles) -> Tiles:

@@ -52,11 +52,11 @@ def tanimoto_loss(probability: Tensor, target: Tensor, beside: Tensor | None = N
     losses = []
     for head in range(heads):
         part = slice(head * structures, (head + 1) * structures)
-        losses.append(1 - known_tanimoto(probability[:, part], truths[:, part], seen[:, part]))
+        losses.append(1 - tanimoto_similarity(probability[:, part], truths[:, part], seen[:, part]))
     return torch.stack(losses).mean()
 
 
-def known_tanimoto(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
+def tanimoto_similarity(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
     """Tanimoto similarity with its dual over the known pixels of each tile (B,)."""
     over = (1, 2, 3)
     both = []

@@ -17,12 +17,18 @@ from pydantic import Field
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
-from sparsem.models.device import Precision, choose_device, free_memory, resolved
+from sparsem.models.device import Precision, choose_device, free_memory, resolve_precision
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import tell
-from sparsem.segment.inference import Forward, forward_on, mirrored_mean, predict_slices, quantized
+from sparsem.segment.inference import (
+    Forward,
+    average_over_flips,
+    make_forward,
+    predict_slices,
+    quantize_probability,
+)
 from sparsem.segment.tiles import scaled_shape
-from sparsem.segment.uncertainty import DOUBT, Answer, together
+from sparsem.segment.uncertainty import UNCERTAINTY_SUFFIX, EnsemblePrediction, combine_predictions
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
@@ -68,8 +74,8 @@ def predict(
     """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure that the model knows.
 
     The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample. The answer of several models is their
-    mean, and beside it ``probabilities/NAME-doubt`` says where they contradict each other: their mutual information with the answer,
-    255 times its bits (``tiles.doubt``), which ``suggest`` goes by.
+    mean, and beside it ``probabilities/NAME-uncertainty`` says where they contradict each other: their mutual information with the answer,
+    255 times its bits (``tiles.uncertainty``), which ``suggest`` goes by.
 
     Args:
         sample: its image is read block by block; never more than a block is in memory.
@@ -93,7 +99,7 @@ def predict(
     image = sample.image(image_name)
     name = f"predict-{'-'.join(structures)}"
     earlier = earlier_setting(sample, name, "precision", on.overwrite)
-    precision = resolved(choose_device(settings.device), settings.precision, earlier)
+    precision = resolve_precision(choose_device(settings.device), settings.precision, earlier)
     settings = changed(settings, {"image": image_name, "precision": precision})
     use = combined(
         matched_use(recipe.training.get("slices"), sample.image("raw")) for recipe in recipes
@@ -102,13 +108,13 @@ def predict(
         replace(one, slice_use=use.record() if use else None)
         for one in _outputs(structures, len(models), image, image_name)
     ]
-    hashes = [hash_of(one) for one in models]
+    hashes = [file_hash(one) for one in models]
     inputs = {
         "image": image.fingerprint,
         "model": hashes[0],
         **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)},
     }
-    halo = max(recipe.neighbors for recipe in recipes)
+    halo = max(recipe.adjacent_slices for recipe in recipes)
     made = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
     before = {path for path, stage in made.items() if stage == name} - {
         output.path for output in outputs
@@ -130,9 +136,11 @@ def predict(
     return [output.path for output in outputs]
 
 
-def settings_here(device: str) -> PredictSettings:
+def settings_for_device(device: str) -> PredictSettings:
     """Return the default settings on a device, with the precision that is fast on this machine: workers then compute alike."""
-    return PredictSettings(device=device, precision=resolved(choose_device(device), "auto"))
+    return PredictSettings(
+        device=device, precision=resolve_precision(choose_device(device), "auto")
+    )
 
 
 def _recipes_of(models: Sequence[Path]) -> list[Recipe]:
@@ -191,7 +199,9 @@ def _outputs(
         out.append(image.like(f"labels/{name}", np.uint8, Kind.LABELS, made_on))
         if models > 1:
             out.append(
-                image.like(f"probabilities/{name}{DOUBT}", np.uint8, Kind.PROBABILITY, made_on)
+                image.like(
+                    f"probabilities/{name}{UNCERTAINTY_SUFFIX}", np.uint8, Kind.PROBABILITY, made_on
+                )
             )
     return out
 
@@ -202,11 +212,11 @@ def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) 
     structures = len(recipes[0].structures)
     several = len(recipes) > 1
     # The image, all outputs, and their chunks.
-    depth = image.block_depth + 2 * max(recipe.neighbors for recipe in recipes)
+    depth = image.block_depth + 2 * max(recipe.adjacent_slices for recipe in recipes)
     block = depth * y * x * (image.dtype.itemsize + (6 if several else 4) * structures)
     planes = (
         2 + (6 if several else 2) * structures
-    )  # of several models also their mean, doubt, and entropies
+    )  # of several models also their mean, uncertainty, and entropies
     working = y * x * 4 * planes + max(small_y * small_x for small_y, small_x in sizes) * 8 * (
         1 + structures
     )
@@ -237,24 +247,24 @@ def _predict_block(
         np.empty(shape, np.uint8) for _ in range(2)
     )  # pages that nobody writes cost nothing
     for z, answer in enumerate(answers):
-        probabilities[:, z] = quantized(answer.mean)
-        if answer.doubt is not None:
-            doubts[:, z] = quantized(answer.doubt)
+        probabilities[:, z] = quantize_probability(answer.mean)
+        if answer.uncertainty is not None:
+            doubts[:, z] = quantize_probability(answer.uncertainty)
     arrays: dict[str, NDArray[Any]] = {}
-    for name, probability, doubt in zip(structures, probabilities, doubts, strict=True):
+    for name, probability, uncertainty in zip(structures, probabilities, doubts, strict=True):
         arrays[f"probabilities/{name}"] = probability
         arrays[f"labels/{name}"] = (probability >= FOREGROUND).view(np.uint8)
-        arrays |= {f"probabilities/{name}{DOUBT}": doubt} if several else {}
+        arrays |= {f"probabilities/{name}{UNCERTAINTY_SUFFIX}": uncertainty} if several else {}
     return arrays, {}
 
 
-def answer_of(
+def predict_slice(
     image: Volume,
     z: int,
     models: Sequence[Path],
     settings: PredictSettings,
     structures: Sequence[str] = (),
-) -> tuple[tuple[str, ...], Answer]:
+) -> tuple[tuple[str, ...], EnsemblePrediction]:
     """What models say of one slice together; nothing is written.
 
     Args:
@@ -267,7 +277,7 @@ def answer_of(
     Returns:
         The structures, and the answer (C, y, x).
     """
-    halo = max(recipe.neighbors for _, recipe in _ready(models, settings))
+    halo = max(recipe.adjacent_slices for _, recipe in _ready(models, settings))
     first, stop = max(0, z - halo), min(image.shape[0], z + halo + 1)
     names, answers = _answers(
         image.read(slice(first, stop)),
@@ -287,7 +297,7 @@ def _answers(
     structures: Sequence[str],
     settings: PredictSettings,
     own: slice,
-) -> tuple[tuple[str, ...], Iterator[Answer]]:
+) -> tuple[tuple[str, ...], Iterator[EnsemblePrediction]]:
     """Of the slices ``own`` of ``voxels`` (z, y, x), one after the other."""
     names: tuple[str, ...] = tuple(structures)
     prefetch = 0 if choose_device(settings.device).type == "cpu" else 2
@@ -316,9 +326,9 @@ def _answers(
             )
         )
 
-    def answers() -> Iterator[Answer]:
+    def answers() -> Iterator[EnsemblePrediction]:
         for _ in range(*own.indices(len(voxels))):
-            yield together(next(found)[channels] for channels, found in ways)
+            yield combine_predictions(next(found)[channels] for channels, found in ways)
 
     return names, answers()
 
@@ -331,7 +341,8 @@ def _ready(models: Sequence[Path], settings: PredictSettings) -> list[tuple[Forw
         settings.precision,
     )
     return [
-        (mirrored_mean(forward) if settings.flips else forward, recipe) for forward, recipe in found
+        (average_over_flips(forward) if settings.flips else forward, recipe)
+        for forward, recipe in found
     ]
 
 
@@ -342,11 +353,11 @@ def _loaded(
     """The networks of this process; blocks that follow find them loaded."""
     loaded = [load_checkpoint(model) for model, _ in models]
     return [
-        (forward_on(network, choose_device(device), precision), recipe)
+        (make_forward(network, choose_device(device), precision), recipe)
         for network, recipe in loaded
     ]
 
 
-def hash_of(file: Path) -> str:
+def file_hash(file: Path) -> str:
     """Of what a model file holds."""
     return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.segment.tiles import mirrored
-from sparsem.training.augment import Tile, flipped_and_turned, regrayed
+from sparsem.segment.tiles import pad_by_reflection
+from sparsem.training.augment import Tile, flip_and_rotate, vary_intensity
 
 ORIGIN_STEP = 4  # tiles that hold a structure begin on a grid this coarse, px: 16 times fewer places to remember
 
@@ -26,17 +26,17 @@ class Sampling:
     Attributes:
         tile: edge in px, at the network's scale.
         batch: tiles in a batch.
-        share: part of a batch, 0..1, that must hold a structure; with several structures they take turns.
-        least_px: how many pixels of it, at the network's scale.
-        gray: strength of the gray-level augmentation, 0 for none.
+        foreground_fraction: part of a batch, 0..1, that must hold a structure; with several structures they take turns.
+        min_foreground_px: how many pixels of it, at the network's scale.
+        intensity_augmentation: strength of the gray-level augmentation, 0 for none.
         seed: of all draws.
     """
 
     tile: int
     batch: int
-    share: float
-    least_px: float
-    gray: float
+    foreground_fraction: float
+    min_foreground_px: float
+    intensity_augmentation: float
     seed: int
 
 
@@ -56,8 +56,8 @@ class TileSampler:
         how: Sampling,
     ) -> None:
         self._how = how
-        self._images = [mirrored(image, how.tile) for image in images]
-        self._targets = [mirrored(target, how.tile) for target in targets]
+        self._images = [pad_by_reflection(image, how.tile) for image in images]
+        self._targets = [pad_by_reflection(target, how.tile) for target in targets]
         structures = range(self._targets[0].shape[0])
         origins = [self._origins_holding(structure) for structure in structures]
         self._origins = [
@@ -71,7 +71,7 @@ class TileSampler:
         return np.stack([image for image, _ in tiles]), np.stack([target for _, target in tiles])
 
     def _tile(self, place: int, update: int, random: np.random.Generator) -> Tile:
-        holding = math.ceil(self._how.share * self._how.batch - 1e-9)
+        holding = math.ceil(self._how.foreground_fraction * self._how.batch - 1e-9)
         if place < holding and self._origins:
             origins = self._origins[(update * holding + place) % len(self._origins)]
             index, top, left = origins[random.integers(len(origins))]
@@ -82,17 +82,21 @@ class TileSampler:
                 for length in self._images[index].shape[1:]
             )
         area = np.s_[:, top : top + self._how.tile, left : left + self._how.tile]
-        image, target = flipped_and_turned(
+        image, target = flip_and_rotate(
             (self._images[index][area], self._targets[index][area]), random
         )
-        return (regrayed(image, random, self._how.gray) if self._how.gray else image), target
+        return (
+            vary_intensity(image, random, self._how.intensity_augmentation)
+            if self._how.intensity_augmentation
+            else image
+        ), target
 
     def _origins_holding(self, structure: int) -> NDArray[np.int32]:
-        """(N, 3) slice index, top and left of every tile that holds at least ``least_px`` of the structure."""
+        """(N, 3) slice index, top and left of every tile that holds at least ``min_foreground_px`` of the structure."""
         found = [np.empty((0, 3), np.int32)]
         for index, target in enumerate(self._targets):
             counts = tile_counts(target[structure] == 1, self._how.tile, ORIGIN_STEP)
-            top, left = np.nonzero(counts >= max(1.0, self._how.least_px))
+            top, left = np.nonzero(counts >= max(1.0, self._how.min_foreground_px))
             found.append(
                 np.stack(
                     [np.full_like(top, index), top * ORIGIN_STEP, left * ORIGIN_STEP], axis=1

@@ -16,14 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsem.annotation.labeled_slices import UNKNOWN
-from sparsem.models.architectures import usual_width
+from sparsem.models.architectures import default_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.losses import dice_loss
 from sparsem.segment.sampling import Batch, Sampling, TileSampler
-from sparsem.segment.supervised import dice_on, labeled_loss, logits_of, sampler_of, start
-from sparsem.segment.training_slices import LearningSlice
-from sparsem.training.augment import regrayed
-from sparsem.training.loop import Progress, TrainingState, move, run
+from sparsem.segment.supervised import (
+    build_sampler,
+    compute_logits,
+    labeled_loss,
+    start_network,
+    validation_scorer,
+)
+from sparsem.segment.training_slices import TrainingSlice
+from sparsem.training.augment import vary_intensity
+from sparsem.training.loop import Progress, TrainingState, run_updates, update_weights
 from sparsem.training.settings import TrainSettings
 
 CLIP = 1.0  # largest norm of a gradient, if the settings do not say
@@ -33,7 +39,7 @@ SECOND_SEED = 7_919  # added to that of the first network: other weights
 
 
 @dataclass
-class Pair:
+class JointTrainingState:
     """Networks that are trained together; one alone with a mean teacher.
 
     Attributes:
@@ -105,22 +111,22 @@ class MixedSampler:
         learn: labeled slices.
         unlabeled: (K, y, x) of slices without labels, standardized.
         settings: of the training.
-        least_px: pixels of a structure that a tile which must hold it has.
+        min_foreground_px: pixels of a structure that a tile which must hold it has.
         ramp: where it is 0 no mixed tiles are drawn.
     """
 
     def __init__(
         self,
-        learn: Sequence[LearningSlice],
+        learn: Sequence[TrainingSlice],
         unlabeled: Sequence[NDArray[np.float32]],
         settings: TrainSettings,
-        least_px: float,
+        min_foreground_px: float,
         ramp: Ramp,
     ) -> None:
-        self._labeled = sampler_of(learn, settings, least_px)
+        self._labeled = build_sampler(learn, settings, min_foreground_px)
         self._ramp, self._settings = ramp, settings
         known = (settings.batch + 1) // 2  # at least half of the tiles hold the structure
-        how = Sampling(settings.input_px, known, 1.0, least_px, 0.0, settings.seed + 1)
+        how = Sampling(settings.input_px, known, 1.0, min_foreground_px, 0.0, settings.seed + 1)
         self._holding = TileSampler(
             [each.image for each in learn], [each.target for each in learn], how
         )
@@ -128,7 +134,12 @@ class MixedSampler:
             np.full((len(learn[0].target), *image.shape[1:]), UNKNOWN, np.uint8)
             for image in unlabeled
         ]
-        free = replace(how, batch=max(1, settings.batch - known), share=0.0, seed=settings.seed + 2)
+        free = replace(
+            how,
+            batch=max(1, settings.batch - known),
+            foreground_fraction=0.0,
+            seed=settings.seed + 2,
+        )
         self._unlabeled = TileSampler(unlabeled, blank, free)
 
     def batch(self, update: int) -> MixedBatch:
@@ -152,7 +163,10 @@ class MixedSampler:
         )
         if self._settings.intensity_augmentation:
             mixed = np.stack(
-                [regrayed(one, random, self._settings.intensity_augmentation) for one in mixed]
+                [
+                    vary_intensity(one, random, self._settings.intensity_augmentation)
+                    for one in mixed
+                ]
             )
         return MixedBatch(labeled, images, boxes, mixed, truth)
 
@@ -174,54 +188,62 @@ def draw_boxes(count: int, edge: int, random: np.random.Generator) -> NDArray[np
     return out
 
 
-def start_pair(recipe: Recipe, settings: TrainSettings, device: torch.device) -> Pair:
+def start_joint_networks(
+    recipe: Recipe, settings: TrainSettings, device: torch.device
+) -> JointTrainingState:
     """Fresh networks: two for cross pseudo supervision, one for a mean teacher."""
-    first = start(recipe, settings, device)
+    first = start_network(recipe, settings, device)
     if settings.semi == "mean-teacher":
-        return Pair([first])
-    return Pair(
+        return JointTrainingState([first])
+    return JointTrainingState(
         [
             first,
-            start(second_recipe(recipe, settings), settings, device, settings.seed + SECOND_SEED),
+            start_network(
+                second_recipe(recipe, settings), settings, device, settings.seed + SECOND_SEED
+            ),
         ]
     )
 
 
 def second_recipe(recipe: Recipe, settings: TrainSettings) -> Recipe:
     """Of the second network, which may be of another architecture."""
-    model = settings.second_architecture or recipe.model
-    return replace(recipe, model=model, width=settings.width or usual_width(model))
+    model = settings.second_architecture or recipe.architecture
+    return replace(recipe, architecture=model, width=settings.width or default_width(model))
 
 
 def fit_with_unlabeled(
-    state: Pair,
-    learn: Sequence[LearningSlice],
+    state: JointTrainingState,
+    learn: Sequence[TrainingSlice],
     unlabeled: Sequence[NDArray[np.float32]],
-    validate: Sequence[LearningSlice],
+    validate: Sequence[TrainingSlice],
     settings: TrainSettings,
     device: torch.device,
-    least_px: float,
+    min_foreground_px: float,
 ) -> Iterator[Progress]:
     """As ``fit``, with slices that nobody labeled, (K, y, x) each, beside those to learn from."""
     first, last = (part * settings.updates for part in settings.ramp)
     ramp = Ramp(first, last, settings.unlabeled_weight)
-    sampler = MixedSampler(learn, unlabeled, settings, least_px, ramp)
+    sampler = MixedSampler(learn, unlabeled, settings, min_foreground_px, ramp)
 
     def update(batch: MixedBatch) -> tuple[float, float]:
         return step_with_unlabeled(state, batch, ramp.at(state.update), settings, device)
 
-    yield from run(
+    yield from run_updates(
         state,
         sampler.batch,
         update,
-        dice_on(validate, settings, device),
+        validation_scorer(validate, settings, device),
         settings,
         settings.validate_every,
     )
 
 
 def step_with_unlabeled(
-    state: Pair, batch: MixedBatch, weight: float, settings: TrainSettings, device: torch.device
+    state: JointTrainingState,
+    batch: MixedBatch,
+    weight: float,
+    settings: TrainSettings,
+    device: torch.device,
 ) -> tuple[float, float]:
     """One update of every network; returns the loss and the soft Dice of the first on its labeled tiles."""
     masks = _masks(state, batch, settings, device) if weight else []
@@ -233,18 +255,18 @@ def step_with_unlabeled(
         if weight:
             teacher = masks[(number + 1) % len(masks)]  # of two networks the other one
             loss = loss + weight * dice_loss(
-                logits_of(one.network, mixed, settings).sigmoid(),
+                compute_logits(one.network, mixed, settings).sigmoid(),
                 teacher,
                 settings.loss != "linear-dice",
             )
-        move(one, loss, settings, settings.max_grad_norm or CLIP)
+        update_weights(one, loss, settings, settings.max_grad_norm or CLIP)
         told.append((float(loss.detach()), 1 - float(dice.detach())))
     return told[0]
 
 
 @torch.no_grad()
 def _masks(
-    state: Pair, batch: MixedBatch, settings: TrainSettings, device: torch.device
+    state: JointTrainingState, batch: MixedBatch, settings: TrainSettings, device: torch.device
 ) -> list[Tensor]:
     """What each teacher says of the mixed tiles, (B, C, S, S) uint8: it sees the tiles unmixed, and its masks are mixed as they are.
 
@@ -257,7 +279,7 @@ def _masks(
     )
     found = []
     for one in state.members:
-        mask = (logits_of(_teacher(one, settings), images, settings) > 0).to(torch.uint8)
+        mask = (compute_logits(_teacher(one, settings), images, settings) > 0).to(torch.uint8)
         found.append(
             torch.where(truth == UNKNOWN, torch.where(boxes, mask.roll(1, 0), mask), truth)
         )

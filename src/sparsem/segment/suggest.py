@@ -1,7 +1,7 @@
 """Which slices to label next: evenly spaced at first (the papers' rule), then where a model is unsure.
 
-How unsure a slice is: the entropy of its probabilities, or, of several models, how far they contradict each other (``tiles.doubt``). A
-slice beside a labeled one teaches little, so doubt counts less there.
+How unsure a slice is: the entropy of its probabilities, or, of several models, how far they contradict each other (``tiles.uncertainty``). A
+slice beside a labeled one teaches little, so uncertainty counts less there.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from sparsem.annotation.labeled_slices import (
 )
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock, evenly_spaced
-from sparsem.segment.uncertainty import DOUBT, entropy
+from sparsem.segment.uncertainty import UNCERTAINTY_SUFFIX, entropy
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -53,52 +53,53 @@ class Suggestion(NamedTuple):
 
     Attributes:
         z: slice numbers.
-        by: what decided: ``evenly spaced``, ``entropy`` or ``disagreement``.
-        doubt: (n slices,) of every slice of the stack, NaN where nobody looked; empty where slices are evenly spaced.
+        criterion: what decided: ``evenly spaced``, ``entropy`` or ``disagreement``.
+        uncertainty: (n slices,) of every slice of the stack, NaN where nobody looked; empty where slices are evenly spaced.
     """
 
     z: tuple[int, ...]
-    by: str
-    doubt: NDArray[np.float64]
+    criterion: str
+    uncertainty: NDArray[np.float64]
 
 
 ENTROPY = entropy(LEVELS)  # of probabilities as they lie on disk
 
 
-def chosen(doubt: NDArray[np.float64], labeled: Sequence[int], n: int) -> list[int]:
+def select_slices(uncertainty: NDArray[np.float64], labeled: Sequence[int], n: int) -> list[int]:
     """The ``n`` slices most worth labeling, one after the other.
 
-    A slice is worth its doubt, less what labeled slices near it, and those chosen before it, already tell: 1 - exp(-(d / l)^2) of it is
+    A slice is worth its uncertainty, less what labeled slices near it, and those chosen before it, already tell: 1 - exp(-(d / l)^2) of it is
     left at a distance of d slices, where l is half the distance that all labeled slices would have if they lay evenly.
 
     Args:
-        doubt: (slices,), NaN where it is not known.
+        uncertainty: (slices,), NaN where it is not known.
         labeled: slices that are labeled.
         n: how many.
 
     Raises:
         InputError: fewer slices are left than asked for.
     """
-    known = np.nonzero(~np.isnan(doubt))[0]
+    known = np.nonzero(~np.isnan(uncertainty))[0]
     left = [int(z) for z in known if z not in set(labeled)]
     if len(left) < n:
         raise InputError(
             f"Cannot suggest {n} slices: {len(left)} that are not labeled were looked at."
         )
-    reach = max(1.0, len(doubt) / (len(labeled) + n) / 2)
+    reach = max(1.0, len(uncertainty) / (len(labeled) + n) / 2)
     taken, found = list(labeled), []
     for _ in range(n):
         near = np.array(
-            [min((abs(z - other) for other in taken), default=len(doubt)) for z in left], float
+            [min((abs(z - other) for other in taken), default=len(uncertainty)) for z in left],
+            float,
         )
-        worth = doubt[left] * (1 - np.exp(-((near / reach) ** 2)))
+        worth = uncertainty[left] * (1 - np.exp(-((near / reach) ** 2)))
         best = left.pop(int(worth.argmax()))
         found.append(best)
         taken.append(best)
     return found
 
 
-def spread_out(
+def spread_slices(
     n_slices: int, labeled: Sequence[int], n: int, copies: Sequence[int] = ()
 ) -> list[int]:
     """``n`` slices that lie evenly, or, where some are labeled, one after the other in the middle of the widest gap.
@@ -139,7 +140,7 @@ def suggest(
     """Name the slices of a sample to label next.
 
     Without a model and without probabilities they lie evenly; with ``probabilities/NAME`` they are those of highest entropy; with two
-    models or more (``train --folds`` leaves them), or ``probabilities/NAME-doubt``, which two or more that predict together leave, those
+    models or more (``train --folds`` leaves them), or ``probabilities/NAME-uncertainty``, which two or more that predict together leave, those
     where the models contradict each other.
 
     Args:
@@ -174,12 +175,16 @@ def suggest(
         else [name for name in outputs if annotation_of_output(name) in there]
     )
     if settings.model:
-        doubt = _disagreement(sample, structure, settings, on)
+        uncertainty = _disagreement(sample, structure, settings, on)
         by = "disagreement" if len(settings.model) > 1 else "entropy"
     elif predicted:
-        together = [f"{name}{DOUBT}" for name in predicted if f"{name}{DOUBT}" in outputs]
+        together = [
+            f"{name}{UNCERTAINTY_SUFFIX}"
+            for name in predicted
+            if f"{name}{UNCERTAINTY_SUFFIX}" in outputs
+        ]
         by = "disagreement" if len(together) == len(predicted) else "entropy"
-        doubt = np.sum(
+        uncertainty = np.sum(
             [
                 _means(sample, name, on)
                 for name in (together if by == "disagreement" else predicted)
@@ -188,10 +193,12 @@ def suggest(
         )
     else:
         return Suggestion(
-            tuple(spread_out(n_slices, labeled, settings.n, copies)), "evenly spaced", np.zeros(0)
+            tuple(spread_slices(n_slices, labeled, settings.n, copies)),
+            "evenly spaced",
+            np.zeros(0),
         )
-    doubt[list(copies)] = np.nan
-    return Suggestion(tuple(chosen(doubt, labeled, settings.n)), by, doubt)
+    uncertainty[list(copies)] = np.nan
+    return Suggestion(tuple(select_slices(uncertainty, labeled, settings.n)), by, uncertainty)
 
 
 def _outputs_of(structure: str, known: Sequence[str]) -> list[str]:
@@ -200,13 +207,13 @@ def _outputs_of(structure: str, known: Sequence[str]) -> list[str]:
 
 
 def _means(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
-    """(slices,) mean entropy of a structure's probabilities, or the mean of a doubt, which is bits already."""
+    """(slices,) mean entropy of a structure's probabilities, or the mean of a uncertainty, which is bits already."""
     volume = sample.volume("probabilities", name)
     sample.frame(volume)  # refuses what was made on an image that was replaced since
     plane = volume.shape[1] * volume.shape[2]
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
     again = replace(on, overwrite=True)  # a question may be asked again of other probabilities
-    bits = LEVELS if name.endswith(DOUBT) else ENTROPY
+    bits = LEVELS if name.endswith(UNCERTAINTY_SUFFIX) else ENTROPY
     with Stage(
         sample,
         f"entropy-{name}",
@@ -233,7 +240,7 @@ def _disagreement(
         read_recipe,  # torch takes seconds to load, and only models need it
     )
     from sparsem.models.device import choose_device
-    from sparsem.segment.predict import hash_of, settings_here
+    from sparsem.segment.predict import file_hash, settings_for_device
 
     models = [Path(one).resolve() for one in settings.model]
     known = {model: read_recipe(model).structures for model in models}
@@ -255,7 +262,7 @@ def _disagreement(
     image = sample.image()
     every = settings.every or -(-image.shape[0] // LOOKED_AT)
     inputs = {"image": image.fingerprint, "structures": ", ".join(names)}
-    inputs |= {f"model {n}": hash_of(model) for n, model in enumerate(models)}
+    inputs |= {f"model {n}": file_hash(model) for n, model in enumerate(models)}
     plane = image.shape[1] * image.shape[2]
     most = max(len(structures) for structures in known.values())
     needs = Needs(
@@ -274,13 +281,13 @@ def _disagreement(
             models,
             names,
             every,
-            settings_here(settings.device),
+            settings_for_device(settings.device),
         )
-    doubt = np.full(image.shape[0], np.nan)
+    uncertainty = np.full(image.shape[0], np.nan)
     for block in blocks:
-        for z, value in block["doubt"]:
-            doubt[z] = value
-    return doubt
+        for z, value in block["uncertainty"]:
+            uncertainty[z] = value
+    return uncertainty
 
 
 def _disagreement_block(
@@ -291,11 +298,11 @@ def _disagreement_block(
     every: int,
     how: "PredictSettings",
 ) -> BlockResult:
-    from sparsem.segment.predict import answer_of
+    from sparsem.segment.predict import predict_slice
 
-    doubt = []
+    uncertainty = []
     for z in (z for z in range(block.start, block.stop) if z % every == every // 2):
-        _, answer = answer_of(image, z, models, how, structures)
-        unsure = entropy(answer.mean) if answer.doubt is None else answer.doubt
-        doubt.append([z, float(unsure.mean(dtype=np.float64))])
-    return {}, {"doubt": doubt}
+        _, answer = predict_slice(image, z, models, how, structures)
+        unsure = entropy(answer.mean) if answer.uncertainty is None else answer.uncertainty
+        uncertainty.append([z, float(unsure.mean(dtype=np.float64))])
+    return {}, {"uncertainty": uncertainty}

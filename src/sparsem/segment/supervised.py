@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from sparsem.annotation.labeled_slices import UNKNOWN
-from sparsem.models.architectures import begin_pretrained, usual_rate
+from sparsem.models.architectures import default_learning_rate, load_pretrained_weights
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.score.overlap import Overlap, overlap, pooled
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.segment.sampling import Batch, Sampling, TileSampler
-from sparsem.segment.targets import edges_and_depths
+from sparsem.segment.targets import outlines_and_distances
 from sparsem.segment.tiles import TileGrid
-from sparsem.segment.training_slices import LearningSlice
-from sparsem.training.loop import Progress, TrainingState, move, run
+from sparsem.segment.training_slices import TrainingSlice
+from sparsem.training.loop import Progress, TrainingState, run_updates, update_weights
 from sparsem.training.settings import TrainSettings
 
 
-def start(
+def start_network(
     recipe: Recipe, settings: TrainSettings, device: torch.device, seed: int | None = None
 ) -> TrainingState:
     """A fresh network on ``device``; the same seed, that of the settings if not given, gives the same weights."""
@@ -33,14 +33,14 @@ def start(
         torch.manual_seed(settings.seed if seed is None else seed)
         network = recipe.build()
         if settings.pretrained:
-            begin_pretrained(network, recipe.model)
+            load_pretrained_weights(network, recipe.architecture)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    highest = settings.learning_rate or usual_rate(recipe.model)
+    highest = settings.learning_rate or default_learning_rate(recipe.architecture)
     optimizer = torch.optim.Adam(network.parameters(), highest, betas=(0.9, 0.999), eps=1e-7)
     return TrainingState.beginning(network, optimizer, highest)
 
 
-def logits_of(
+def compute_logits(
     compute: Callable[[Tensor], Tensor], images: Tensor, settings: TrainSettings
 ) -> Tensor:
     """(B, K, S, S) -> what a network, or a method of it, makes of them, float32, computed as precisely as the settings say."""
@@ -49,7 +49,7 @@ def logits_of(
     return logits.float()
 
 
-def has_heads(network: nn.Module, settings: TrainSettings) -> bool:
+def trains_all_heads(network: nn.Module, settings: TrainSettings) -> bool:
     """Whether it learns outlines and depths beside structures."""
     return hasattr(network, "all_heads") and settings.loss in (None, "tanimoto")
 
@@ -61,17 +61,17 @@ def labeled_loss(
     images, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch)
     compute: Any = network
     squared = settings.loss != "linear-dice"
-    if has_heads(network, settings):
-        logits = logits_of(compute.all_heads, images, settings)
-        beside = torch.from_numpy(edges_and_depths(batch[1])).to(device, non_blocking=True)
+    if trains_all_heads(network, settings):
+        logits = compute_logits(compute.all_heads, images, settings)
+        beside = torch.from_numpy(outlines_and_distances(batch[1])).to(device, non_blocking=True)
         return tanimoto_loss(logits.sigmoid(), targets, beside), dice_loss(
             logits[:, : targets.shape[1]].sigmoid(), targets, squared
         )
     if hasattr(network, "each"):  # several that decide together have a loss each
-        several = logits_of(compute.each, images, settings)
+        several = compute_logits(compute.each, images, settings)
         loss = torch.stack([_loss(logits, targets, settings) for logits in several]).mean()
         return loss, dice_loss(compute.combined(several.detach()).sigmoid(), targets, squared)
-    logits = logits_of(compute, images, settings)
+    logits = compute_logits(compute, images, settings)
     return _loss(logits, targets, settings), dice_loss(logits.detach().sigmoid(), targets, squared)
 
 
@@ -87,23 +87,23 @@ def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
     )
 
 
-def step(
+def train_step(
     state: TrainingState, batch: Batch, settings: TrainSettings, device: torch.device
 ) -> tuple[float, float]:
     """One update from labeled tiles; returns the loss and the soft Dice of the batch."""
     state.network.train()
     loss, dice = labeled_loss(state.network, batch, settings, device)
-    move(state, loss, settings, settings.max_grad_norm)
+    update_weights(state, loss, settings, settings.max_grad_norm)
     return float(loss.detach()), 1 - float(dice.detach())
 
 
 def fit(
     state: TrainingState,
-    learn: Sequence[LearningSlice],
-    validate: Sequence[LearningSlice],
+    learn: Sequence[TrainingSlice],
+    validate: Sequence[TrainingSlice],
     settings: TrainSettings,
     device: torch.device,
-    least_px: float,
+    min_foreground_px: float,
 ) -> Iterator[Progress]:
     """Train until ``settings.updates``, one yield an update; the caller may save ``state`` or stop between any two.
 
@@ -113,25 +113,25 @@ def fit(
         validate: slices held out; may be empty.
         settings: all but structures, image and file names.
         device: where the state is.
-        least_px: pixels of a structure that a tile which must hold it has, at the network's scale.
+        min_foreground_px: pixels of a structure that a tile which must hold it has, at the network's scale.
 
     Raises:
         SettingsError: the loss is no longer a number.
     """
-    sampler = sampler_of(learn, settings, least_px)
-    scores = dice_on(validate, settings, device)
-    yield from run(
+    sampler = build_sampler(learn, settings, min_foreground_px)
+    scores = validation_scorer(validate, settings, device)
+    yield from run_updates(
         state,
         sampler.batch,
-        lambda batch: step(state, batch, settings, device),
+        lambda batch: train_step(state, batch, settings, device),
         scores,
         settings,
         settings.validate_every,
     )
 
 
-def dice_on(
-    validate: Sequence[LearningSlice], settings: TrainSettings, device: torch.device
+def validation_scorer(
+    validate: Sequence[TrainingSlice], settings: TrainSettings, device: torch.device
 ) -> Callable[[nn.Module], tuple[float, ...]] | None:
     """What tells a network's Dice on held-out slices; None where there are none."""
     return (
@@ -139,15 +139,15 @@ def dice_on(
     )
 
 
-def sampler_of(
-    learn: Sequence[LearningSlice], settings: TrainSettings, least_px: float
+def build_sampler(
+    learn: Sequence[TrainingSlice], settings: TrainSettings, min_foreground_px: float
 ) -> TileSampler:
     """Of the tiles of labeled slices that networks learn from."""
     how = Sampling(
         settings.input_px,
         settings.batch,
         settings.foreground_fraction,
-        least_px,
+        min_foreground_px,
         settings.intensity_augmentation,
         settings.seed,
     )
@@ -157,7 +157,7 @@ def sampler_of(
 @torch.no_grad()
 def validation_dice(
     network: nn.Module,
-    slices: Sequence[LearningSlice],
+    slices: Sequence[TrainingSlice],
     settings: TrainSettings,
     device: torch.device,
 ) -> tuple[float, ...]:

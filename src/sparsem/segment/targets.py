@@ -77,7 +77,7 @@ def _near(edge: NDArray[np.bool_], width_px: float) -> NDArray[np.bool_]:
     return np.asarray(distance + 0.5 <= width_px / 2)
 
 
-def edges_and_depths(targets: NDArray[np.uint8]) -> NDArray[np.float32]:
+def outlines_and_distances(targets: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What networks with several heads learn beside structures: their outlines, then how deep inside of them a pixel lies, 0..1.
 
     Args:

@@ -100,7 +100,7 @@ class TileGrid:
 
     def cut(self, image: Image) -> NDArray[np.float32]:
         """The tiles of a slice (..., y, x), (N, ..., tile, tile); a slice smaller than a tile is mirrored at its edges."""
-        padded = mirrored(image, self.tile)
+        padded = pad_by_reflection(image, self.tile)
         return np.stack(
             [
                 padded[..., top : top + self.tile, left : left + self.tile]
@@ -130,7 +130,7 @@ class TileGrid:
         return weight
 
 
-def mirrored(image: NDArray[Any], least: int) -> NDArray[Any]:
+def pad_by_reflection(image: NDArray[Any], least: int) -> NDArray[Any]:
     """The image continued at its lower and right edge by reflection until it is at least ``least`` px both ways."""
     while min(image.shape[-2:]) < least:
         missing = [min(max(0, least - length), max(length - 1, 1)) for length in image.shape[-2:]]

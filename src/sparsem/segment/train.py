@@ -13,19 +13,28 @@ from numpy.typing import NDArray
 from sparsem import __version__
 from sparsem.annotation.labeled_slices import annotated_structures, outputs_of_cells
 from sparsem.errors import InputError
-from sparsem.models.architectures import model_class, usual_rate
+from sparsem.models.architectures import architecture_class, default_learning_rate
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
-from sparsem.models.device import choose_device, free_memory, resolved
+from sparsem.models.device import choose_device, free_memory, resolve_precision
 from sparsem.models.memory import training_bytes
 from sparsem.progress import tell
-from sparsem.segment.semi_supervised import Pair, fit_with_unlabeled, second_recipe, start_pair
-from sparsem.segment.supervised import fit, start, validation_dice
-from sparsem.segment.training_slices import LearningSlice, learning_slices, unlabeled_slices
-from sparsem.segment.validation import held_out
+from sparsem.segment.semi_supervised import (
+    JointTrainingState,
+    fit_with_unlabeled,
+    second_recipe,
+    start_joint_networks,
+)
+from sparsem.segment.supervised import fit, start_network, validation_dice
+from sparsem.segment.training_slices import (
+    TrainingSlice,
+    read_training_slices,
+    read_unlabeled_slices,
+)
+from sparsem.segment.validation import validation_indices
 from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles
-from sparsem.training.loop import LoopPlan, Progress, TrainingState
+from sparsem.training.loop import Progress, ResumableTraining, TrainingState
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution, Needs
 
@@ -62,12 +71,12 @@ def train(
         ResumeError: ``out`` was, or is being, trained otherwise.
     """
     settings = resolve_settings(TrainSettings, settings, changes)
-    job = job_of(samples, Path(out), settings, on.overwrite)
-    return train_job(job, held_out(job.slices, job.structures, settings), on)
+    job = prepare_training(samples, Path(out), settings, on.overwrite)
+    return run_training(job, validation_indices(job.slices, job.structures, settings), on)
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training that was looked at and may begin.
 
     Attributes:
@@ -83,7 +92,7 @@ class Job:
 
     out: Path
     structures: tuple[str, ...]
-    slices: list[LearningSlice]
+    slices: list[TrainingSlice]
     recipe: Recipe
     inputs: dict[str, Any]
     settings: TrainSettings
@@ -91,9 +100,9 @@ class Job:
     unlabeled: Sequence[NDArray[np.float32]] = ()
 
 
-def job_of(
+def prepare_training(
     samples: Sequence[Sample], out: Path, settings: TrainSettings, overwrite: bool = False
-) -> Job:
+) -> TrainingJob:
     """Look at samples and settings, and read the labeled slices.
 
     Raises:
@@ -102,17 +111,17 @@ def job_of(
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
     structures = _structures_of(samples, settings)
-    slices, recipe, inputs = learning_slices(samples, structures, settings)
+    slices, recipe, inputs = read_training_slices(samples, structures, settings)
     unlabeled, more = (
-        unlabeled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
+        read_unlabeled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
     )
     device = choose_device(settings.device)
     computed = {
-        "precision": resolved(
+        "precision": resolve_precision(
             device, settings.precision, TrainingFiles(out).earlier_precision(overwrite)
         )
     }
-    return Job(
+    return TrainingJob(
         out,
         structures,
         slices,
@@ -124,13 +133,13 @@ def job_of(
     )
 
 
-def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
+def run_training(job: TrainingJob, aside: Sequence[int], on: Execution) -> Recipe:
     """Train without the slices ``aside``, by whose Dice the best weights are chosen; see ``train``."""
     settings, slices, device, out = job.settings, job.slices, job.device, job.out
     computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type}
     computed |= {
         "width": job.recipe.width,
-        "learning_rate": settings.learning_rate or usual_rate(job.recipe.model),
+        "learning_rate": settings.learning_rate or default_learning_rate(job.recipe.architecture),
     }
     record = {
         "version": __version__,
@@ -139,43 +148,45 @@ def train_job(job: Job, aside: Sequence[int], on: Execution) -> Recipe:
         **computed,
     }
     files = TrainingFiles(out)
-    trained = files.trained(read_recipe, on.overwrite)
-    if trained and files.finished(trained.training.get("record", {}), record, on.overwrite):
+    trained = files.read_existing(read_recipe, on.overwrite)
+    if trained and files.is_finished(trained.training.get("record", {}), record, on.overwrite):
         return trained
     needs = training_needs(job)
     needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
     tell(f"train {out.stem}: {needs}", on.quiet)
     learn = [each for index, each in enumerate(slices) if index not in aside]
     validate = [slices[index] for index in aside]
-    state = course_of(job)
+    state = start_networks(job)
     with files.locked():
         files.restore(state, record, on.overwrite)
-        course = updates_of(job, state, learn, validate)
+        course = training_updates(job, state, learn, validate)
         columns = ["batch_dice", *(f"validation_dice_{name}" for name in job.structures)]
         said = lambda one: f"loss {one.loss:.3f}, Dice of the batch {one.batch[0]:.3f}"  # noqa: E731
-        files.follow(course, state, record, settings, columns, said, on.quiet)
+        files.run(course, state, record, settings, columns, said, on.quiet)
         return _finish(files, state, job, record, learn, validate)
 
 
-def course_of(job: Job) -> TrainingState | Pair:
+def start_networks(job: TrainingJob) -> TrainingState | JointTrainingState:
     """Fresh networks, one or two, for a training."""
-    return (start_pair if job.settings.semi else start)(job.recipe, job.settings, job.device)
+    return (start_joint_networks if job.settings.semi else start_network)(
+        job.recipe, job.settings, job.device
+    )
 
 
-def updates_of(
-    job: Job,
-    state: TrainingState | Pair,
-    learn: Sequence[LearningSlice],
-    validate: Sequence[LearningSlice],
+def training_updates(
+    job: TrainingJob,
+    state: TrainingState | JointTrainingState,
+    learn: Sequence[TrainingSlice],
+    validate: Sequence[TrainingSlice],
 ) -> Iterator[Progress]:
     """The updates of a training, one after the other."""
     settings = job.settings
-    least_px = settings.min_foreground_px * (settings.input_px / settings.context_px) ** 2
-    if isinstance(state, Pair):
+    min_foreground_px = settings.min_foreground_px * (settings.input_px / settings.context_px) ** 2
+    if isinstance(state, JointTrainingState):
         return fit_with_unlabeled(
-            state, learn, job.unlabeled, validate, settings, job.device, least_px
+            state, learn, job.unlabeled, validate, settings, job.device, min_foreground_px
         )
-    return fit(state, learn, validate, settings, job.device, least_px)
+    return fit(state, learn, validate, settings, job.device, min_foreground_px)
 
 
 def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
@@ -197,7 +208,7 @@ def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[
     return structures
 
 
-def training_needs(job: Job) -> Needs:
+def training_needs(job: TrainingJob) -> Needs:
     """Memory of a training: its slices, and what its networks keep of a batch until their backward pass."""
     slices = 2 * (
         sum(each.image.nbytes + each.target.nbytes for each in job.slices)
@@ -219,10 +230,10 @@ def training_needs(job: Job) -> Needs:
     )
 
 
-def _network_bytes(job: Job, batch: int, see: int) -> int:
+def _network_bytes(job: TrainingJob, batch: int, see: int) -> int:
     """What the networks of a training take with tiles of another size or number."""
     settings = job.settings
-    recipe = replace(job.recipe, see=see)
+    recipe = replace(job.recipe, input_px=see)
     networks = [recipe, second_recipe(recipe, settings)] if settings.semi == "cps" else [recipe]
     tiles = (
         batch + max(2, batch) if settings.semi else batch
@@ -230,14 +241,18 @@ def _network_bytes(job: Job, batch: int, see: int) -> int:
     return training_bytes(networks, tiles, job.device, settings.precision)
 
 
-def _what_fits(job: Job, free: int) -> str:
+def _what_fits(job: TrainingJob, free: int) -> str:
     """The largest half, quarter ... of the batch, or else of the tile, with which a training fits into ``free`` bytes."""
     batch, see = job.settings.batch, job.settings.input_px
     names = [
-        job.recipe.model,
-        *([second_recipe(job.recipe, job.settings).model] if job.settings.semi == "cps" else []),
+        job.recipe.architecture,
+        *(
+            [second_recipe(job.recipe, job.settings).architecture]
+            if job.settings.semi == "cps"
+            else []
+        ),
     ]
-    least = 2 * max(model_class(name).multiple_of for name in names)
+    least = 2 * max(architecture_class(name).tile_multiple for name in names)
     fewer = [("--batch", batch >> halved, see) for halved in range(1, batch.bit_length())]
     smaller = [
         ("--input-px", batch, see >> halved)
@@ -252,18 +267,18 @@ def _what_fits(job: Job, free: int) -> str:
 
 def _finish(
     files: TrainingFiles,
-    state: LoopPlan,
-    job: Job,
+    state: ResumableTraining,
+    job: TrainingJob,
     record: Mapping[str, Any],
-    learn: Sequence[LearningSlice],
-    validate: Sequence[LearningSlice],
+    learn: Sequence[TrainingSlice],
+    validate: Sequence[TrainingSlice],
 ) -> Recipe:
     """Write the network, of two the one that does better on held-out slices; the other one too if that is asked for."""
     used = {"trained": learn, "validated": validate}
     about: dict[str, Any] = {
         "record": dict(record),
-        "learnt from": [each.name for each in learn],
-        "held out": [each.name for each in validate],
+        "trained_on": [each.name for each in learn],
+        "held_out": [each.name for each in validate],
         "slices": {
             role: [[each.z, each.digest] for each in slices] for role, slices in used.items()
         },
@@ -271,18 +286,22 @@ def _finish(
     recipes = [job.recipe, second_recipe(job.recipe, job.settings)]
     order = sorted(range(len(state.members)), key=lambda number: -state.members[number].best_score)
     written = []
-    for number, out in zip(order, (files.out, files.second), strict=False):
+    for number, out in zip(order, (files.out, files.second_path), strict=False):
         if out == files.out or job.settings.save_second:
             written.append((out, state.members[number], replace(recipes[number], training=about)))
     made = [
         _write(*one, validate, job) for one in reversed(written)
     ]  # what tells that all is done comes last
-    files.state.unlink(missing_ok=True)
+    files.state_path.unlink(missing_ok=True)
     return made[-1]
 
 
 def _write(
-    out: Path, state: TrainingState, recipe: Recipe, validate: Sequence[LearningSlice], job: Job
+    out: Path,
+    state: TrainingState,
+    recipe: Recipe,
+    validate: Sequence[TrainingSlice],
+    job: TrainingJob,
 ) -> Recipe:
     last = state.average
     about = dict(recipe.training)
@@ -301,8 +320,8 @@ def _write(
         }
         about |= {
             "weights": "best",
-            "validation dice": round(state.best_score, 6) if known else None,
-            "validation dice by structure": known,
+            "validation_dice": round(state.best_score, 6) if known else None,
+            "validation_dice_by_structure": known,
         }
     recipe = replace(recipe, training=about)
     save_checkpoint(out, last.cpu(), recipe)

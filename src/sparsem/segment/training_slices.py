@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sparsem.annotation.labeled_slices import UNKNOWN, LabeledSlices, annotations_on
 from sparsem.errors import InputError
 from sparsem.geometry import evenly_spaced
-from sparsem.models.architectures import usual_width
+from sparsem.models.architectures import default_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.targets import interior_and_boundary, shrink_labels
 from sparsem.segment.tiles import scaled_shape, shrink, shrink_mask
@@ -24,7 +24,7 @@ BOUNDARY_PX = 3.0  # wide enough that no border slips between two pixels, narrow
 
 
 @dataclass(frozen=True)
-class LearningSlice:
+class TrainingSlice:
     """One labeled slice as the network meets it.
 
     Attributes:
@@ -47,9 +47,9 @@ class LearningSlice:
         return f"{self.sample} {self.z}"
 
 
-def learning_slices(
+def read_training_slices(
     samples: Sequence[Sample], structures: tuple[str, ...], settings: TrainSettings
-) -> tuple[list[LearningSlice], Recipe, dict[str, Any]]:
+) -> tuple[list[TrainingSlice], Recipe, dict[str, Any]]:
     """All labeled slices at the network's scale, the recipe that follows from them, and what they were read from.
 
     The scale is that of the first sample (read / see of its pixels); other samples are brought to the same nm.
@@ -59,7 +59,7 @@ def learning_slices(
         voxel.y * settings.context_px / settings.input_px,
         voxel.x * settings.context_px / settings.input_px,
     )
-    width = settings.width or usual_width(settings.architecture)
+    width = settings.width or default_width(settings.architecture)
     recipe = Recipe(
         settings.architecture,
         width,
@@ -70,7 +70,7 @@ def learning_slices(
         1.0,
         settings.adjacent_slices,
     )
-    found: list[LearningSlice] = []
+    found: list[TrainingSlice] = []
     inputs: dict[str, Any] = {}
     for number, sample in enumerate(samples, 1):
         image, annotations = annotations_on(
@@ -98,7 +98,7 @@ def learning_slices(
             ]
             target = np.concatenate(targets)  # (structures, y, x)
             found.append(
-                LearningSlice(
+                TrainingSlice(
                     _context(image, z, recipe), target, sample.name, z, slice_digest(raw, z)
                 )
             )
@@ -145,9 +145,9 @@ def _target(
     return interior_and_boundary(labels, known, width_px, outlined=annotation.ignore == 0)
 
 
-def unlabeled_slices(
+def read_unlabeled_slices(
     samples: Sequence[Sample],
-    learn: Sequence[LearningSlice],
+    learn: Sequence[TrainingSlice],
     recipe: Recipe,
     settings: TrainSettings,
 ) -> tuple[list[NDArray[np.float32]], dict[str, str]]:
@@ -190,7 +190,7 @@ def unlabeled_slices(
 def _context(image: Volume, z: int, recipe: Recipe) -> NDArray[np.float32]:
     """(K, y, x) a slice in the middle of its neighbors, at the network's scale."""
     around = np.clip(
-        np.arange(z - recipe.neighbors, z + recipe.neighbors + 1), 0, image.shape[0] - 1
+        np.arange(z - recipe.adjacent_slices, z + recipe.adjacent_slices + 1), 0, image.shape[0] - 1
     ).tolist()
     factors = recipe.factors(image.voxel_size)
     return np.stack([shrink(image.read(slice(one, one + 1))[0], factors) for one in around])

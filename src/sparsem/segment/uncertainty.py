@@ -9,24 +9,26 @@ from numpy.typing import NDArray
 from sparsem.segment.tiles import Probability
 from sparsem.workflow.compiled import compiled
 
-DOUBT = "-doubt"  # behind the name of a structure: the volume of what networks doubt
+UNCERTAINTY_SUFFIX = (
+    "-uncertainty"  # behind the name of a structure: the volume of what networks uncertainty
+)
 LEAST = 1e-9  # a probability whose logarithm is taken is no nearer to 0
 
 
-class Answer(NamedTuple):
+class EnsemblePrediction(NamedTuple):
     """What networks say of a slice together.
 
     Attributes:
         mean: (C, y, x) float32 probabilities.
-        doubt: (C, y, x) float32, bits: the mutual information of network and answer, which is the entropy of the mean less the mean of
+        uncertainty: (C, y, x) float32, bits: the mutual information of network and answer, which is the entropy of the mean less the mean of
             the entropies (where networks contradict each other; Houlsby et al. 2011); None of one network.
     """
 
     mean: Probability
-    doubt: Probability | None
+    uncertainty: Probability | None
 
 
-def together(answers: Iterable[Probability]) -> Answer:
+def combine_predictions(answers: Iterable[Probability]) -> EnsemblePrediction:
     """The mean of several networks' probabilities (C, y, x), taken one by one, and how far they contradict each other.
 
     Raises:
@@ -37,7 +39,7 @@ def together(answers: Iterable[Probability]) -> Answer:
     if first is None:
         raise ValueError("expected the answer of at least one network")
     if second is None:
-        return Answer(first, None)
+        return EnsemblePrediction(first, None)
     mean, alone, count = first + second, entropy(first) + entropy(second), 2
     for one in waiting:
         mean += one
@@ -45,7 +47,7 @@ def together(answers: Iterable[Probability]) -> Answer:
         count += 1
     mean *= np.float32(1 / count)
     alone *= np.float32(1 / count)
-    return Answer(mean, np.maximum(entropy(mean) - alone, 0))
+    return EnsemblePrediction(mean, np.maximum(entropy(mean) - alone, 0))
 
 
 def entropy(probability: NDArray[Any]) -> NDArray[np.float32]:

@@ -6,12 +6,12 @@ import numpy as np
 
 from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.errors import InputError, SettingsError
-from sparsem.segment.training_slices import LearningSlice
+from sparsem.segment.training_slices import TrainingSlice
 from sparsem.training.settings import TrainSettings
 
 
-def held_out(
-    slices: Sequence[LearningSlice], structures: Sequence[str], settings: TrainSettings
+def validation_indices(
+    slices: Sequence[TrainingSlice], structures: Sequence[str], settings: TrainSettings
 ) -> list[int]:
     """Return the places of the slices to hold out, ascending.
 
@@ -32,18 +32,18 @@ def held_out(
         if settings.validation_slices
         else _spaced(slices, settings.n_validation_slices)
     )
-    refuse_nothing_to_learn(
+    require_training_slices(
         slices, structures, places, "label it on more slices, or hold out others"
     )
     return places
 
 
-def spaced(count: int, chosen: int) -> list[int]:
+def spaced_positions(count: int, chosen: int) -> list[int]:
     """Return ``chosen`` of ``count`` places, evenly spaced and away from the ends."""
     return [int((2 * index + 1) * count / (2 * chosen)) for index in range(chosen)]
 
 
-def _named(slices: Sequence[LearningSlice], numbers: Sequence[int]) -> list[int]:
+def _named(slices: Sequence[TrainingSlice], numbers: Sequence[int]) -> list[int]:
     """Return the places of slices by their numbers, in every sample that has them."""
     labeled = sorted({each.z for each in slices})
     for number in numbers:
@@ -61,7 +61,7 @@ def _named(slices: Sequence[LearningSlice], numbers: Sequence[int]) -> list[int]
     return places
 
 
-def _spaced(slices: Sequence[LearningSlice], count: int) -> list[int]:
+def _spaced(slices: Sequence[TrainingSlice], count: int) -> list[int]:
     """Return the places of slices that hold a structure, evenly spaced."""
     if not count:
         return []
@@ -74,11 +74,11 @@ def _spaced(slices: Sequence[LearningSlice], count: int) -> list[int]:
         raise InputError(
             f"Only {len(useful)} of {len(slices)} labeled slices hold a structure; they are too few to hold out {count}."
         )
-    return [useful[place] for place in spaced(len(useful), count)]
+    return [useful[place] for place in spaced_positions(len(useful), count)]
 
 
-def refuse_nothing_to_learn(
-    slices: Sequence[LearningSlice], structures: Sequence[str], places: Sequence[int], advice: str
+def require_training_slices(
+    slices: Sequence[TrainingSlice], structures: Sequence[str], places: Sequence[int], advice: str
 ) -> None:
     """Refuse to hold out every slice that holds a structure.
 

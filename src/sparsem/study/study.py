@@ -44,7 +44,7 @@ from sparsem.report.plots.figures import (
 from sparsem.report.report import ReportSettings, report
 from sparsem.report.scene3d.render import RenderSettings, render
 from sparsem.score.score import Scores, ScoreSettings, score
-from sparsem.segment.cross_validation import CrossValidation, train_and_promise
+from sparsem.segment.cross_validation import CrossValidation, train_and_cross_validate
 from sparsem.segment.predict import predict
 from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
@@ -165,7 +165,7 @@ def _pixel_by_pixel(
     """What a network finds that learnt from the labeled slices."""
     model = here / study.train.out
     training: TrainSettings = _plain(TrainSettings, study.train)
-    _, promises = train_and_promise(
+    _, promises = train_and_cross_validate(
         [sample], model, changed(training, {"image": training.image or image}), on=on
     )
     volumes = predict(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Tile = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
-def flipped_and_turned(tile: Tile, random: np.random.Generator) -> Tile:
+def flip_and_rotate(tile: Tile, random: np.random.Generator) -> Tile:
     """One of the eight flips and quarter turns of a square tile; neighbors above and below change places half of the time."""
     image, target = tile
     turns, mirror = int(random.integers(4)), random.random() < 0.5
@@ -21,7 +21,7 @@ def flipped_and_turned(tile: Tile, random: np.random.Generator) -> Tile:
     return np.rot90(image, turns, axes=(1, 2)), np.rot90(target, turns, axes=(1, 2))
 
 
-def regrayed(
+def vary_intensity(
     image: NDArray[np.float32], random: np.random.Generator, strength: float
 ) -> NDArray[np.float32]:
     """Other brightness and contrast, and now and then noise or blur, as slices of one stack differ in them.

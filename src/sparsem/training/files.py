@@ -17,7 +17,7 @@ from sparsem.progress import Meter
 from sparsem.settings import differences
 from sparsem.store.locks import acquired
 from sparsem.store.volume import write_atomically
-from sparsem.training.loop import LoopPlan, Progress
+from sparsem.training.loop import Progress, ResumableTraining
 from sparsem.training.settings import LoopSettings
 from sparsem.workflow.interruption import stops_after_steps
 from sparsem.workflow.stage import fingerprint_of
@@ -41,12 +41,12 @@ class TrainingFiles:
     out: Path
 
     @property
-    def state(self) -> Path:
+    def state_path(self) -> Path:
         """Of an unfinished training: weights, their average, the optimizer's moments."""
         return self.out.with_suffix(".state.safetensors")
 
     @property
-    def second(self) -> Path:
+    def second_path(self) -> Path:
         """The other one of two networks that were trained together."""
         return self.out.with_suffix(".second.safetensors")
 
@@ -64,7 +64,7 @@ class TrainingFiles:
             self.out.with_suffix(".lock").unlink(missing_ok=True)
             lock.release()
 
-    def trained(self, read: Callable[[Path], R], overwrite: bool) -> R | None:
+    def read_existing(self, read: Callable[[Path], R], overwrite: bool) -> R | None:
         """What was trained before under this name; None of nothing, or of something damaged that is to be replaced.
 
         Raises:
@@ -77,7 +77,7 @@ class TrainingFiles:
                 return None
             raise
 
-    def finished(
+    def is_finished(
         self, before: Mapping[str, Any], record: Mapping[str, Any], overwrite: bool
     ) -> bool:
         """Whether the checkpoint, which was trained as ``before`` says, is the one that is wanted.
@@ -86,7 +86,7 @@ class TrainingFiles:
             ResumeError: it was trained otherwise, and is not to be replaced.
         """
         if fingerprint_of(before) == fingerprint_of(record):
-            self.state.unlink(missing_ok=True)
+            self.state_path.unlink(missing_ok=True)
             return True
         if not overwrite:
             made = f"was trained otherwise ({differences(before, record)})"
@@ -95,7 +95,7 @@ class TrainingFiles:
             )
         return False
 
-    def save(self, state: LoopPlan, record: Mapping[str, Any]) -> None:
+    def save(self, state: ResumableTraining, record: Mapping[str, Any]) -> None:
         """Write the state of an unfinished training in one step."""
         best = [one.best_score for one in state.members]
         about: dict[str, Any] = {
@@ -103,49 +103,49 @@ class TrainingFiles:
             "update": state.update,
             "best_scores": best,
         }
-        save_tensors(self.state, state.tensors(), about)
+        save_tensors(self.state_path, state.tensors(), about)
 
-    def begun(self) -> dict[str, Any]:
+    def unfinished_record(self) -> dict[str, Any]:
         """The record of an unfinished training; empty if there is none."""
         return (
-            dict(load_tensors(self.state, names=())[1].get("record", {}))
-            if self.state.exists()
+            dict(load_tensors(self.state_path, names=())[1].get("record", {}))
+            if self.state_path.exists()
             else {}
         )
 
     def earlier_precision(self, overwrite: bool) -> Precision | None:
         """Return the precision of an unfinished training, or else of a finished one unless that is replaced; None without either."""
         try:
-            record = self.begun()
+            record = self.unfinished_record()
             if not record and not overwrite and self.out.exists():
                 record = read_recipe(self.out).training.get("record", {})
         except InputError:  # whoever reads these files next reports what is wrong with them
             return None
         return record.get("precision")
 
-    def restore(self, state: LoopPlan, record: Mapping[str, Any], overwrite: bool) -> None:
+    def restore(self, state: ResumableTraining, record: Mapping[str, Any], overwrite: bool) -> None:
         """Go on where an unfinished training was, if there is one.
 
         Raises:
             ResumeError: it was set otherwise, and is not to be replaced.
         """
-        if not self.state.exists():
+        if not self.state_path.exists():
             return
-        tensors, about = load_tensors(self.state)
+        tensors, about = load_tensors(self.state_path)
         if fingerprint_of(about["record"]) == fingerprint_of(record):
             state.restore(tensors, about)
             return
         if not overwrite:
             raise ResumeError(
-                f"{self.state.name} holds an unfinished training that was set otherwise "
+                f"{self.state_path.name} holds an unfinished training that was set otherwise "
                 f"({differences(about['record'], record)}); use --overwrite to start anew, or the same settings to go on."
             )
-        self.state.unlink()
+        self.state_path.unlink()
 
-    def follow(
+    def run(
         self,
         course: Iterable[Progress],
-        state: LoopPlan,
+        state: ResumableTraining,
         record: Mapping[str, Any],
         settings: LoopSettings,
         columns: Sequence[str],

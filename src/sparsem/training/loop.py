@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsem.errors import SettingsError
-from sparsem.models.checkpoint import load_state, state_of
+from sparsem.models.checkpoint import load_state, network_state
 from sparsem.training.settings import LoopSettings
 
 B = TypeVar("B")
@@ -60,8 +60,8 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names."""
-        named = {f"network.{name}": tensor for name, tensor in state_of(self.network).items()}
-        named |= {f"average.{name}": tensor for name, tensor in state_of(self.average).items()}
+        named = {f"network.{name}": tensor for name, tensor in network_state(self.network).items()}
+        named |= {f"average.{name}": tensor for name, tensor in network_state(self.average).items()}
         named |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for number, parameter in enumerate(self._learning()):
             named |= {
@@ -124,7 +124,9 @@ def learning_rate_at(update: int, settings: LoopSettings, highest: float) -> flo
     return highest * rise * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
 
 
-def move(state: TrainingState, loss: Tensor, settings: LoopSettings, clip: float | None) -> None:
+def update_weights(
+    state: TrainingState, loss: Tensor, settings: LoopSettings, clip: float | None
+) -> None:
     """One update of the weights down the gradient of a loss; their average follows."""
     for group in state.optimizer.param_groups:
         group["lr"] = group.get("part", 1.0) * learning_rate_at(
@@ -145,14 +147,16 @@ def move(state: TrainingState, loss: Tensor, settings: LoopSettings, clip: float
 
 @torch.no_grad()
 def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    for slow, fast in zip(state_of(average).values(), state_of(network).values(), strict=True):
+    for slow, fast in zip(
+        network_state(average).values(), network_state(network).values(), strict=True
+    ):
         if slow.dtype.is_floating_point:
             slow.lerp_(fast, 1 - decay)
         else:
             slow.copy_(fast)
 
 
-class LoopPlan(Protocol):
+class ResumableTraining(Protocol):
     """What a training changes: how far it is, and the networks that are trained together."""
 
     @property
@@ -166,8 +170,8 @@ class LoopPlan(Protocol):
         """Take up where a saved state left off."""
 
 
-def run(
-    state: LoopPlan,
+def run_updates(
+    state: ResumableTraining,
     draw: Callable[[int], B],
     update: Callable[[B], tuple[float, ...]],
     scores: Callable[[nn.Module], tuple[float, ...]] | None,
@@ -218,7 +222,7 @@ def _validated(
     ):  # of equals the one that learnt longer; where nothing is known that is the last
         state.best_score = mean_known(found)
         state.best = {
-            name: tensor.detach().clone() for name, tensor in state_of(state.average).items()
+            name: tensor.detach().clone() for name, tensor in network_state(state.average).items()
         }
     return found
 

@@ -21,7 +21,7 @@ from sparsem.detect.masks.sam import Embedding, Sam, load_sam
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.device import choose_device, free_memory
-from sparsem.segment.predict import hash_of
+from sparsem.segment.predict import file_hash
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
@@ -196,7 +196,7 @@ def _resolved(model: str | None) -> str | None:
 def _identity(model: str) -> str:
     """Of the weights in a folder; of a model on the hub its name."""
     files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    return fingerprint_of({"model": [hash_of(file) for file in files] or model})
+    return fingerprint_of({"model": [file_hash(file) for file in files] or model})
 
 
 def _needs(image: Volume, structures: int, itemsize: int, settings: MasksSettings) -> Needs:

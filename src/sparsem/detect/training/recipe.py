@@ -13,7 +13,13 @@ from sparsem.detect.models.detector import MIN_SCORE, Detector
 from sparsem.detect.models.networks import build_detector
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize
-from sparsem.models.checkpoint import DAMAGED, filled, load_tensors, save_tensors, state_of
+from sparsem.models.checkpoint import (
+    DAMAGE_ERRORS,
+    build_with_weights,
+    load_tensors,
+    network_state,
+    save_tensors,
+)
 from sparsem.store.sample import checked_name
 
 DEFAULT_COUNTS_FROM = 0.5  # score from which boxes are counted where nothing can be told
@@ -70,7 +76,7 @@ class DetectorRecipe:
 
 def save_detector(path: Path, network: Detector, recipe: DetectorRecipe) -> None:
     """Write a detector and its recipe to ``path`` in one step."""
-    save_tensors(path, state_of(network), asdict(recipe))
+    save_tensors(path, network_state(network), asdict(recipe))
 
 
 def load_detector(path: Path) -> tuple[Detector, DetectorRecipe]:
@@ -81,7 +87,7 @@ def load_detector(path: Path) -> tuple[Detector, DetectorRecipe]:
     """
     tensors, about = load_tensors(path)
     recipe = _checked(path, about)
-    return filled(path, recipe.build, tensors), recipe
+    return build_with_weights(path, recipe.build, tensors), recipe
 
 
 def read_detector(path: Path) -> DetectorRecipe:
@@ -118,7 +124,7 @@ def _checked(path: Path, about: dict[str, Any]) -> DetectorRecipe:
                 raise ValueError("its recipe makes no sense")
             recipe.confident(structure, np.zeros(1, np.float32))
         dict(recipe.training)
-    except (*DAMAGED, IndexError) as error:
+    except (*DAMAGE_ERRORS, IndexError) as error:
         raise InputError(
             f"{path.name} is no finished detector: {str(error).splitlines()[0]}"
         ) from None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsem.boxes.geometry import Corners, box_areas, box_sizes, clip_boxes
 from sparsem.detect.inference import GrayStatistics, network_input
 from sparsem.store.volume import Volume
-from sparsem.training.augment import regrayed
+from sparsem.training.augment import vary_intensity
 
 LEAST_PART = 0.3  # of a box that must lie in a tile for the rest of it to be learnt; less of an object cannot be told
 LEAST_SEEN = 2.0  # px of the tile: narrower pieces are none
@@ -100,7 +100,11 @@ class DetectionSampler:
         )
         wide = (box_sizes(corners) >= LEAST_SEEN).all(axis=1)
         image, corners = turn_tile(image, corners[wide], int(random.integers(8)))
-        return (regrayed(image, random, self.gray) if self.gray else image), corners, kind[wide]
+        return (
+            (vary_intensity(image, random, self.gray) if self.gray else image),
+            corners,
+            kind[wide],
+        )
 
     def _place(
         self, random: np.random.Generator

@@ -37,7 +37,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
 from sparsem.training.files import TrainingFiles
-from sparsem.training.loop import TrainingState, move, run
+from sparsem.training.loop import TrainingState, run_updates, update_weights
 from sparsem.workflow.execution import HERE, Execution, Needs
 
 WITHOUT_EFFECT = {"checkpoint_every_s"}  # settings that change no weight
@@ -116,13 +116,13 @@ def train_detector(
     }
     record |= {"structure": list(job.recipe.structures), "device": job.device.type}
     files = TrainingFiles(out)
-    trained = files.trained(read_detector, on.overwrite)
+    trained = files.read_existing(read_detector, on.overwrite)
     # What ``auto`` meant when a training began is what it means when it goes on, whether there is a network now or not.
-    begun = files.begun() or (trained.training.get("record", {}) if trained else {})
+    begun = files.unfinished_record() or (trained.training.get("record", {}) if trained else {})
     network, record["begins with"] = _beginning(
         job, settings, str(begun.get("begins with", "")), on.quiet
     )
-    if trained and files.finished(trained.training.get("record", {}), record, on.overwrite):
+    if trained and files.is_finished(trained.training.get("record", {}), record, on.overwrite):
         return trained
     needs = _needs(job, settings)
     needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
@@ -136,7 +136,7 @@ def train_detector(
     with files.locked():
         files.restore(state, record, on.overwrite)
         scores = (lambda network: _validation_ap50(network, validate, job)) if validate else None
-        course = run(
+        course = run_updates(
             state,
             sampler.draw,
             lambda batch: _step(state, batch, settings, job.device),
@@ -144,12 +144,12 @@ def train_detector(
             settings,
             settings.validate_every,
         )
-        files.follow(
+        files.run(
             course, state, record, settings, columns, lambda one: f"loss {one.loss:.3f}", on.quiet
         )
         recipe = _finished(state, job, record)
         save_detector(out, _as_detector(state.average).cpu(), recipe)
-        files.state.unlink(missing_ok=True)
+        files.state_path.unlink(missing_ok=True)
     return recipe
 
 
@@ -374,7 +374,7 @@ def _step(
         for corners, kind in zip(batch.corners, batch.kinds, strict=True)
     ]
     loss = network.loss(torch.from_numpy(batch.images).to(device), targets)
-    move(state, loss, settings, settings.max_grad_norm)
+    update_weights(state, loss, settings, settings.max_grad_norm)
     return (float(loss.detach()),)
 
 
