@@ -38,7 +38,7 @@ from sparsem.cells.track import TrackSettings, track
 from sparsem.experiment.cells import ExperimentSettings, cells_compared
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.labels.overlaps import at_shape, sizes
+from sparsem.labels.overlaps import label_sizes, resample_labels
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.score.score import ScoreSettings, score
 from sparsem.segment.predict import PredictSettings, predict
@@ -69,7 +69,7 @@ def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], N
     labels = np.where(order[1] - order[0] > 40 * scale, distance.argmin(axis=0) + 1, 0).astype(
         np.uint32
     )
-    labels = at_shape(labels, shape).copy()
+    labels = resample_labels(labels, shape).copy()
     places = random.uniform((0, 0), shape, (ISLANDS, 2)) + z * random.normal(
         0, 3 * scale, (ISLANDS, 2)
     )
@@ -130,7 +130,7 @@ def speed() -> list[dict[str, Any]]:
     here, there = (view(one, grid) for one in (volumes, above))
     flow_s, _ = timed(lambda: flow_between(here.image, there.image, settings))
     row("flow of a pair on the grid", flow_s)
-    start, known = at_shape(labels_above, grid), np.ones(grid, bool)
+    start, known = resample_labels(labels_above, grid), np.ones(grid, bool)
     mask = volumes[1] >= 128
     carriers: dict[str, Carrier] = {
         "arrival": ByArrival(settings, 0.25),
@@ -161,7 +161,7 @@ def speed() -> list[dict[str, Any]]:
     islands = int(main.max()) - BASE
     link_s, _ = timed(lambda: links(main, main_above, BASE, 512))
     name_s, named = timed(lambda: renamed(main, np.ones(islands, np.uint32), BASE))
-    size_s, _ = timed(lambda: sizes(named))
+    size_s, _ = timed(lambda: label_sizes(named))
     row(f"tracking: {islands} islands, links, names, areas", link_s + name_s + size_s)
     return rows
 
@@ -182,7 +182,7 @@ def finished_slice(
     """What is left to do of a slice when labels have come from both sides."""
     labels = nearer(below, above).labels
     doubt(below, above)
-    places_of_doubt(below, above, at_shape(mask, labels.shape))
+    places_of_doubt(below, above, resample_labels(mask, labels.shape))
     return with_islands(refined(labels, mask), mask, BASE, 100, border)
 
 

@@ -21,7 +21,7 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.denoise import DenoiseSettings, denoise
 from sparsem.quality.image_metrics import METRICS, measured
 from sparsem.quality.resin import proposal
-from sparsem.score.overlap import overlap, pooled
+from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.train import train
 from sparsem.store.sample import Sample
@@ -126,7 +126,9 @@ def _dice(
     train([sample], model, settings, on=REPLACE)
     predict(sample, model, PredictSettings(image=image), on=REPLACE)
     found = sample.volume("labels", NAME).read(slice(None)) > 0
-    return pooled([overlap(found[z], truth[z]) for z in range(len(truth)) if z not in slices]).dice
+    return pool_slices(
+        [mask_overlap(found[z], truth[z]) for z in range(len(truth)) if z not in slices]
+    ).dice
 
 
 def main() -> None:

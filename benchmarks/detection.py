@@ -44,7 +44,7 @@ from sparsem.detect.slicing import TileDetections, Tiling, merge_detections
 from sparsem.detect.training.recipe import load_detector
 from sparsem.detect.training.train import train_detector
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.labels.constrain import Roles
+from sparsem.labels.constrain import StructureRoles
 from sparsem.models.checkpoint import load_state, network_state
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.score.boxes import BoxComparison, box_scores
@@ -468,7 +468,7 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
 
 
 def _phantom_rows(sample: Sample, detectors: str, updates: int, seed: int) -> None:
-    gone = constrain_boxes(sample, Roles())
+    gone = constrain_boxes(sample, StructureRoles())
     judged = score_boxes([sample], DetectScoreSettings(structure=ORGANELLES))
     for name in ORGANELLES:
         before, after = (judged.of(kind)[name].scores for kind in ("predicted", "constrained"))

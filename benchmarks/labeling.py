@@ -21,7 +21,7 @@ from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
-from sparsem.score.overlap import overlap, pooled
+from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.cross_validation import cross_validate, fold_path
 from sparsem.segment.predict import predict
 from sparsem.segment.suggest import SuggestSettings, suggest
@@ -53,8 +53,8 @@ def dice_on(sample: Sample, learnt: Sequence[int]) -> float:
     """3D Dice of what was predicted, on all slices but those learnt from."""
     truth = tifffile.imread(truth_of("epfl")) > 0
     found = sample.volume("labels", NAME).read(slice(None)) > 0
-    return pooled(
-        [overlap(found[z], truth[z]) for z in range(len(truth)) if z not in set(learnt)]
+    return pool_slices(
+        [mask_overlap(found[z], truth[z]) for z in range(len(truth)) if z not in set(learnt)]
     ).dice
 
 

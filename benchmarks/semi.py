@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from rows import RESULTS, keep
 from sparsem.geometry import evenly_spaced
-from sparsem.score.overlap import overlap, pooled
+from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.predict import predict
 from sparsem.segment.train import train
 from sparsem.store.sample import Sample
@@ -46,9 +46,9 @@ def measured(
     seconds = time.perf_counter() - began
     predict(sample, model, on=REPLACE)
     true, found = tifffile.imread(truth) > 0, sample.volume("labels", NAME).read(slice(None)) > 0
-    slices = [overlap(found[z], true[z]) for z in range(len(true))]
+    slices = [mask_overlap(found[z], true[z]) for z in range(len(true))]
     unseen = [one for z, one in enumerate(slices) if z not in settings.slices]
-    return pooled(unseen).dice, [one.dice for one in slices], seconds
+    return pool_slices(unseen).dice, [one.dice for one in slices], seconds
 
 
 def curves(path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from sparsem.annotation.ground_truth import truth_of as truth_stack
+from sparsem.annotation.ground_truth import read_ground_truth as truth_stack
 from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
 from sparsem.annotation.labeled_slices import UNKNOWN, annotated_structures, read_annotation
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError

@@ -14,7 +14,7 @@ from skimage.measure import block_reduce
 
 from sparsem.errors import InputError, SettingsError
 from sparsem.geometry import VoxelSize, evenly_spaced, z_blocks
-from sparsem.score.overlap import Overlap, average_dice, dice_of_sums, overlap, pooled
+from sparsem.score.overlap import MaskOverlap, average_dice, dice_of_sums, mask_overlap, pool_slices
 from sparsem.score.score import Scores
 from sparsem.settings import Settings, differences, parse
 from sparsem.store.pyramid import coarser, coarser_mean, coarser_mode
@@ -187,28 +187,28 @@ def test_an_odd_axis_keeps_its_last_voxel() -> None:
 def test_dice_precision_recall_by_hand() -> None:
     predicted = drawn("11..", "11..") > 0
     true = drawn(".11.", ".11.") > 0
-    found = overlap(predicted, true)
-    assert found == Overlap(both=2, predicted=4, true=4, known=8)
+    found = mask_overlap(predicted, true)
+    assert found == MaskOverlap(both=2, predicted=4, true=4, known=8)
     assert (found.dice, found.precision, found.recall) == (0.5, 0.5, 0.5)
     assert dice_of_sums(2, 4, 4) == pytest.approx(5 / 9)
 
 
 def test_unknown_pixels_count_nowhere() -> None:
     predicted, true = drawn("1111") > 0, drawn("11..") > 0
-    assert overlap(predicted, true, known=drawn("111.") > 0) == Overlap(2, 3, 2, 3)
+    assert mask_overlap(predicted, true, known=drawn("111.") > 0) == MaskOverlap(2, 3, 2, 3)
 
 
 def test_false_positives_in_empty_slices_are_only_hidden_by_name() -> None:
-    slices = [Overlap(10, 10, 10, 50), Overlap(0, 9, 0, 50), Overlap(0, 0, 0, 50)]
+    slices = [MaskOverlap(10, 10, 10, 50), MaskOverlap(0, 9, 0, 50), MaskOverlap(0, 0, 0, 50)]
     assert average_dice(slices) == pytest.approx((1 + 0.1 + 1) / 3)
     assert average_dice(slices, skip_empty_truth=True) == 1
-    assert pooled(slices).dice == pytest.approx(20 / 29)
+    assert pool_slices(slices).dice == pytest.approx(20 / 29)
     assert math.isnan(average_dice([], skip_empty_truth=True))
 
 
 def test_a_slice_of_which_nothing_is_known_is_in_no_average() -> None:
-    nothing_known = Overlap(0, 0, 0, 0)
-    assert average_dice([Overlap(5, 9, 9, 40), nothing_known, nothing_known]) == pytest.approx(
+    nothing_known = MaskOverlap(0, 0, 0, 0)
+    assert average_dice([MaskOverlap(5, 9, 9, 40), nothing_known, nothing_known]) == pytest.approx(
         11 / 19
     )
     assert math.isnan(average_dice([nothing_known]))
@@ -218,16 +218,16 @@ def test_a_score_of_nothing_is_not_perfect() -> None:
     assert all(
         math.isnan(value)
         for value in (
-            Overlap(0, 0, 0, 9).dice,
-            Overlap(0, 0, 5, 9).precision,
-            Overlap(0, 5, 0, 9).recall,
+            MaskOverlap(0, 0, 0, 9).dice,
+            MaskOverlap(0, 0, 5, 9).precision,
+            MaskOverlap(0, 5, 0, 9).recall,
         )
     )
-    everything_seen = Scores((Overlap(3, 4, 5, 9),), SliceUse((0,)))
+    everything_seen = Scores((MaskOverlap(3, 4, 5, 9),), SliceUse((0,)))
     assert everything_seen.summary("unseen")["dice_3d"] is None
     assert everything_seen.summary()["dice_3d"] == pytest.approx(6 / 9)
 
 
 def test_masks_of_unequal_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
-        overlap(np.ones((2, 2), bool), np.ones((2, 3), bool))
+        mask_overlap(np.ones((2, 2), bool), np.ones((2, 3), bool))

@@ -25,11 +25,11 @@ from sparsem.boxes.tables import (
 )
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.errors import InputError, SampleError
-from sparsem.labels.constrain import Roles
+from sparsem.labels.constrain import StructureRoles
 from sparsem.store.sample import Sample
 from tests.spots import sample_of
 
-RULES = Roles()
+RULES = StructureRoles()
 NUCLEUS = (100, 100, 300, 300)
 
 
@@ -235,7 +235,7 @@ def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None
     with pytest.raises(
         SampleError, match=r"two of nucleus, nucleolus; .*has found boxes of mitochondrion, nucleus"
     ):
-        constrain_boxes(found, Roles(cytoplasm=()))
+        constrain_boxes(found, StructureRoles(cytoplasm=()))
 
 
 # counts beside what is known of the samples

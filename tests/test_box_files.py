@@ -19,7 +19,7 @@ from sparsem.cli.app import app
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.open import open_montage
-from sparsem.labels.results import remove
+from sparsem.labels.results import remove_pieces
 from sparsem.report.boxes import box_layers_of
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
@@ -580,7 +580,7 @@ def test_what_many_small_boxes_and_numbers_for_names_mean_is_asked(
     told = capsys.readouterr().err
     assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in told
     assert "--classes 0=NAME gives it a name" in told
-    remove(pictures, ["tables/annotated_boxes_0"])
+    remove_pieces(pictures, ["tables/annotated_boxes_0"])
     assert not annotated_box_structures(pictures)
 
 

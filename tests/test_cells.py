@@ -25,7 +25,7 @@ from sparsem.experiment.cells import ALL_WAYS, ExperimentSettings, cells_compare
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.overlaps import overlaps
 from sparsem.phantom.phantom import phantom
-from sparsem.score.instances import dice_of_cells, without_small
+from sparsem.score.instances import dice_of_cells, remove_small_objects
 from sparsem.score.score import ScoreSettings, score
 from sparsem.segment.targets import interior_and_boundary
 from sparsem.settings import Settings, changed
@@ -108,7 +108,7 @@ def both(sample: Sample, way: Way = "arrival", on: Execution = QUIET, **more: An
 def mean_dice(sample: Sample, found: Labels, least: int = 500) -> float:
     truth = sample.volume("truth", "cells").read(slice(None))
     unseen = [z for z in range(len(truth)) if z not in LABELED]
-    (table,) = without_small([overlaps(found[unseen], truth[unseen])], least)
+    (table,) = remove_small_objects([overlaps(found[unseen], truth[unseen])], least)
     return float(np.mean(list(dice_of_cells(table).values())))
 
 

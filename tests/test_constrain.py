@@ -10,8 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsem.errors import ResumeError, SampleError
-from sparsem.labels.constrain import ConstrainSettings, constrain, most_probable, release, rules_of
-from sparsem.labels.results import result_of
+from sparsem.labels.constrain import (
+    ConstrainSettings,
+    constrain,
+    count_conflicts,
+    most_probable_masks,
+    remove_constrained,
+)
+from sparsem.labels.results import result_labels
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -51,7 +57,7 @@ def by_trying(probability: dict[str, int], in_cell: bool) -> float:
 def test_the_most_probable_allowed_combination_wins() -> None:
     probabilities = {name: one[0] for name, one in noisy().items()}
     in_cell = np.random.default_rng(9).random(SHAPE[1:]) < 0.7
-    found = most_probable(probabilities, in_cell, RULES)
+    found = most_probable_masks(probabilities, in_cell, RULES)
     for place in np.ndindex(*SHAPE[1:]):
         state = {name for name in NAMES if found[name][place]}
         assert is_allowed(state, bool(in_cell[place])), (place, state)
@@ -72,7 +78,7 @@ def test_what_breaks_no_rule_stays() -> None:
     probabilities["nucleus"][:, :3] = 200
     probabilities["nucleolus"][1:3, 1] = 180
     probabilities["mitochondrion"][:, 4] = 140
-    found = most_probable(probabilities, np.ones((4, 6), bool), RULES)
+    found = most_probable_masks(probabilities, np.ones((4, 6), bool), RULES)
     for name in NAMES:
         np.testing.assert_array_equal(found[name], probabilities[name] >= 128)
 
@@ -82,7 +88,7 @@ def weighed(nucleolus: int, nucleus: int) -> tuple[bool, bool]:
         "nucleus": np.full((1, 1), nucleus, np.uint8),
         "nucleolus": np.full((1, 1), nucleolus, np.uint8),
     }
-    found = most_probable(one, None, RULES)
+    found = most_probable_masks(one, None, RULES)
     return bool(found["nucleolus"][0, 0]), bool(found["nucleus"][0, 0])
 
 
@@ -90,7 +96,7 @@ def test_a_nucleolus_outside_its_nucleus_extends_it_or_goes() -> None:
     assert weighed(nucleolus=230, nucleus=100) == (True, True)
     assert weighed(nucleolus=140, nucleus=20) == (False, False)
     alone = {"nucleolus": np.full((1, 1), 200, np.uint8)}
-    assert most_probable(alone, None, RULES)[
+    assert most_probable_masks(alone, None, RULES)[
         "nucleolus"
     ].all()  # where nobody knows nuclei there is no rule
 
@@ -108,7 +114,7 @@ def test_rules_tell_conflicts_and_losses() -> None:
     }
     told = {
         (one.structure, one.reason): (one.conflicts, one.removed)
-        for one in rules_of(before, after, drawn("111.") > 0, RULES)
+        for one in count_conflicts(before, after, drawn("111.") > 0, RULES)
     }
     assert told["mitochondrion", "in a nucleus"] == (1, 1)
     assert told["nucleus", "also mitochondrion"] == (1, 0)
@@ -138,7 +144,7 @@ def test_the_stage_writes_beside_what_was_predicted_and_can_be_taken_back(tmp_pa
     before = {name: voxels(sample.volume("labels", name)) for name in NAMES}
     found = constrain(sample)
     for name in NAMES:
-        made = result_of(sample, name)
+        made = result_labels(sample, name)
         assert made.directory.name == f"{name}-constrained"
         assert int(made.read(slice(None)).sum()) == found.after[name]
         assert found.before[name] == int(before[name][0].sum())
@@ -153,14 +159,14 @@ def test_the_stage_writes_beside_what_was_predicted_and_can_be_taken_back(tmp_pa
     assert row["conflicts_voxels"] == outside.sum()
     assert row["conflicts_um3"] == pytest.approx(outside.sum() * 1e-6)
     for name in NAMES:  # whatever a structure lost has a row
-        lost = (before[name][0] > 0) & (result_of(sample, name).read(slice(None)) == 0)
+        lost = (before[name][0] > 0) & (result_labels(sample, name).read(slice(None)) == 0)
         rows = [one["removed_voxels"] for one in table if one["structure"] == name]
         assert max(rows) <= lost.sum() <= sum(rows)
     assert any(one["removed_voxels"] for one in table if one["structure"] == "nucleus")
     assert constrain(sample) == found  # done already, told again
-    assert set(release(sample)) == {f"labels/{name}-constrained" for name in NAMES}
-    assert result_of(sample, "nucleus").directory.name == "nucleus"
-    assert release(sample) == []
+    assert set(remove_constrained(sample)) == {f"labels/{name}-constrained" for name in NAMES}
+    assert result_labels(sample, "nucleus").directory.name == "nucleus"
+    assert remove_constrained(sample) == []
     assert constrain(sample) == found
 
 
@@ -170,7 +176,7 @@ def test_blocks_and_workers_do_not_matter(tmp_path: Path) -> None:
     assert constrain(one, on=Execution(workers=2, quiet=True)) == constrain(other)
     for name in NAMES:
         np.testing.assert_array_equal(
-            result_of(one, name).read(slice(None)), result_of(other, name).read(slice(None))
+            result_labels(one, name).read(slice(None)), result_labels(other, name).read(slice(None))
         )
 
 
@@ -193,7 +199,7 @@ def test_what_changed_since_is_refused_and_says_so(tmp_path: Path) -> None:
             SampleError,
             match=r"labels/nucleus of s.zarr has changed .* run 'sparsem constrain s\.zarr --overwrite'",
         ):
-            result_of(sample, name)
+            result_labels(sample, name)
     with pytest.raises(ResumeError, match="--overwrite"):
         constrain(sample)
 
@@ -215,7 +221,7 @@ def test_what_somebody_corrected_is_certain(tmp_path: Path) -> None:
     corrected[:, 15:] = 1
     put(sample, "labels/mitochondrion", corrected)
     found = constrain(sample, changed(RULES, {"inside_cells": False}))
-    made = result_of(sample, "mitochondrion").read(slice(None))
+    made = result_labels(sample, "mitochondrion").read(slice(None))
     assert not made[:, :10].any()
     p = noisy()
     sure = (p["mitochondrion"] < 128) & (
@@ -236,9 +242,10 @@ def test_numbers_stay_and_labels_without_probabilities_are_certain(tmp_path: Pat
     put(sample, "labels/nucleus", nuclei)
     put(sample, "labels/mitochondrion", organelles)
     constrain(sample)
-    np.testing.assert_array_equal(result_of(sample, "nucleus").read(slice(None)), nuclei)
+    np.testing.assert_array_equal(result_labels(sample, "nucleus").read(slice(None)), nuclei)
     np.testing.assert_array_equal(
-        result_of(sample, "mitochondrion").read(slice(None)), np.where(nuclei > 0, 0, organelles)
+        result_labels(sample, "mitochondrion").read(slice(None)),
+        np.where(nuclei > 0, 0, organelles),
     )
 
 
@@ -250,19 +257,19 @@ def test_structures_that_are_no_longer_constrained_are_free(tmp_path: Path) -> N
         changed(RULES, {"cytoplasm": ("mitochondrion",)}),
         on=Execution(overwrite=True, quiet=True),
     )
-    assert result_of(sample, "lysosome").directory.name == "lysosome"
-    assert result_of(sample, "mitochondrion").directory.name == "mitochondrion-constrained"
+    assert result_labels(sample, "lysosome").directory.name == "lysosome"
+    assert result_labels(sample, "mitochondrion").directory.name == "mitochondrion-constrained"
 
 
 def test_undo_after_a_killed_run_leaves_nothing_behind(tmp_path: Path) -> None:
     sample = sample_of(tmp_path / "s.zarr", depth=1)
     constrain(sample)
-    expected = {name: result_of(sample, name).read(slice(None)) for name in NAMES}
+    expected = {name: result_labels(sample, name).read(slice(None)) for name in NAMES}
     shutil.rmtree(sample.path / "labels" / "nucleus-constrained")
     (sample.path / "labels" / "nucleolus-constrained" / "zarr.json").unlink()
     (sample.path / ".sparsem" / "work" / "constrain" / "0" / "done").mkdir(parents=True)
-    release(sample)
+    remove_constrained(sample)
     assert not [name for name in sample.names("labels") if "-" in name]
     constrain(sample)
     for name in NAMES:
-        np.testing.assert_array_equal(result_of(sample, name).read(slice(None)), expected[name])
+        np.testing.assert_array_equal(result_labels(sample, name).read(slice(None)), expected[name])

@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as arrays
 
 from sparsem.cli.score_format import score_lines
 from sparsem.labels.overlaps import overlaps
-from sparsem.score.islands import IslandCount, island_count
-from sparsem.score.overlap import Overlap
+from sparsem.score.islands import IslandCount, count_islands
+from sparsem.score.overlap import MaskOverlap
 from sparsem.score.score import Scores
 
 
@@ -17,12 +17,12 @@ def test_islands_as_drawn() -> None:
     true = np.array([[1, 1, 1, 0, 1], [1, 1, 1, 0, 1], [0, 0, 0, 0, 0], [2, 2, 0, 0, 2]], np.uint32)
     good, half = true.copy(), true.copy()
     half[0, 4] = 0  # of the two pixels of the island of cell 1
-    assert island_count(good, true) == IslandCount(3, 3)
-    assert island_count(half, true) == IslandCount(3, 1)  # half of it is not most of it
+    assert count_islands(good, true) == IslandCount(3, 3)
+    assert count_islands(half, true) == IslandCount(3, 1)  # half of it is not most of it
     half[1, 4] = 2
     half[3, 4] = 0
-    assert island_count(half, true) == IslandCount(3, 0)
-    assert island_count(np.zeros_like(true), np.zeros_like(true)) == IslandCount(0, 0)
+    assert count_islands(half, true) == IslandCount(3, 0)
+    assert count_islands(np.zeros_like(true), np.zeros_like(true)) == IslandCount(0, 0)
 
 
 def by_hand(labels: np.ndarray, true: np.ndarray) -> tuple[int, int]:
@@ -48,7 +48,7 @@ def test_islands_are_those_of_a_plain_count(data: st.DataObject) -> None:
         data.draw(arrays.arrays(np.uint32, shape, elements=st.integers(0, 3))) for _ in range(2)
     )
     pixels, right = by_hand(labels, true)
-    found = island_count(labels, true)
+    found = count_islands(labels, true)
     assert found.pixels == pixels
     largest = [
         np.bincount(
@@ -68,7 +68,7 @@ def test_other_numbers_in_the_ground_truth_are_reported() -> None:
     for labels, is_told in ((true, False), (np.where(true > 0, true + 10, 0), True)):
         table = overlaps(labels.astype(np.uint32), true, known)
         scores = Scores(
-            (Overlap(4, 4, 4, 6),), None, (table,), islands=(island_count(labels, true),)
+            (MaskOverlap(4, 4, 4, 6),), None, (table,), islands=(count_islands(labels, true),)
         )
         lines = score_lines({"cells": scores})
         assert (

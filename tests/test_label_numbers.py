@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparsem.annotation.ids import (
-    UNLABELED,
-    Special,
-    extended,
-    is_any_of,
-    renumbered,
-    unchanged,
-    whole_numbers,
-)
 from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
-from sparsem.annotation.labeled_slices import UNKNOWN, file_numbers, read_annotation
+from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation, read_renumbering
+from sparsem.annotation.renumbering import (
+    UNLABELED,
+    SpecialNumbers,
+    extend_renumbering,
+    identity_renumbering,
+    integer_labels,
+    is_any_of,
+    make_renumbering,
+)
 from sparsem.errors import InputError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.open import open_source
@@ -516,7 +516,7 @@ def test_small_numbers_stay_when_huge_ones_are_added(sample: Sample, tmp_path: P
         assert not known[0].any()
         assert known[1:].all()
         np.testing.assert_array_equal(objects, expected[z])
-    assert file_numbers(sample, "n").number(HUGE) == 15
+    assert read_renumbering(sample, "n").number(HUGE) == 15
 
 
 def test_annotations_move_along_with_the_highest_numbers(sample: Sample, tmp_path: Path) -> None:
@@ -536,9 +536,9 @@ big_numbers = st.sets(st.integers(1, 2**64 - 2), min_size=1, max_size=12)
 def test_renumbering_is_one_to_one_and_extends(
     first: set[int], second: set[int], ignore: int | None
 ) -> None:
-    special = Special(ignore)
-    once = renumbered(first, special)
-    more = extended(once, first, second)
+    special = SpecialNumbers(ignore)
+    once = make_renumbering(first, special)
+    more = extend_renumbering(once, first, second)
     marks = set() if ignore is None else {ignore}
     for numbers, mapping in ((first, once), (first | second, more)):
         objects = sorted(numbers - marks - {0})
@@ -562,8 +562,12 @@ def test_numbers_beyond_a_type_are_in_no_image_of_it() -> None:
     wide = np.array([2**63 + 1, 2**63], np.uint64)
     assert is_any_of(wide, (2**63 + 1, 1)).tolist() == [True, False]
     with pytest.raises(KeyError):
-        renumbered([HUGE]).of(np.array([HUGE + 1], np.uint64))
-    assert unchanged(Special(-1)).of(np.array([-1, 0, 3], np.int16)).tolist() == [UNLABELED, 0, 3]
+        make_renumbering([HUGE]).of(np.array([HUGE + 1], np.uint64))
+    assert identity_renumbering(SpecialNumbers(-1)).of(np.array([-1, 0, 3], np.int16)).tolist() == [
+        UNLABELED,
+        0,
+        3,
+    ]
 
 
 # Floats.
@@ -613,7 +617,7 @@ def test_whole_floats_are_labels(sample: Sample, tmp_path: Path) -> None:
     assert_masks(
         annotated(sample, folder_of(tmp_path, tif, labels=LABELS.astype(np.float32))), LABELS > 0
     )
-    assert whole_numbers(np.array([[2.0**52, 0]]), "x").tolist() == [[2**52, 0]]
+    assert integer_labels(np.array([[2.0**52, 0]]), "x").tolist() == [[2**52, 0]]
 
 
 # Smeared masks.

@@ -8,7 +8,7 @@ from sparsem.cells.intervals import seeds_of_nearest
 from sparsem.cells.propagate import Front
 from sparsem.cells.review import area_jumps, disagreements, jumps
 from sparsem.cells.separate import Seeds
-from sparsem.labels.overlaps import sizes
+from sparsem.labels.overlaps import label_sizes
 from tests.conftest import drawn
 
 
@@ -95,6 +95,6 @@ def test_the_largest_jumps_of_all_cells_come_first() -> None:
 
 
 def test_sizes_count_all_but_nothing() -> None:
-    ids, pixels = sizes(np.array([[5, 5, 0], [0, 5, 70_000]], np.uint32))
+    ids, pixels = label_sizes(np.array([[5, 5, 0], [0, 5, 70_000]], np.uint32))
     assert (ids.tolist(), pixels.tolist()) == ([5, 70_000], [3, 1])
-    assert [one.tolist() for one in sizes(np.zeros((2, 2), np.uint8))] == [[], []]
+    assert [one.tolist() for one in label_sizes(np.zeros((2, 2), np.uint8))] == [[], []]

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.geometry import VoxelSize
-from sparsem.labels.results import outdated, remove
+from sparsem.labels.results import is_outdated, remove_pieces
 from sparsem.measure.crops import (
     crop_around,
     crop_groups,
@@ -336,12 +336,12 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
     for name in others:
         assert sample.read_table(name).equals(made.read_table(name)), name
     assert sorted(found.objects) == sorted(made.read_table("measured")["structure"].to_pylist())
-    assert not outdated(sample, "cells", "measure")
+    assert not is_outdated(sample, "cells", "measure")
     others_cells = sample.volume("labels", "cells").read(slice(None))
     others_cells[:3] = 0
     put(sample, "labels/cells", others_cells, 7, sample.voxel_size)
-    assert outdated(sample, "cells", "measure")
-    remove(sample, ["labels/mitochondrion"])
+    assert is_outdated(sample, "cells", "measure")
+    remove_pieces(sample, ["labels/mitochondrion"])
     measure(sample, changed(only, {"spectrum_sizes": 2}), on=Execution(overwrite=True, quiet=True))
     assert "mitochondrion" not in sample.tables  # its labels are gone
     everything = measure(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from sparsem.labels.objects import first_voxels, joined, parts_of, touching
+from sparsem.labels.objects import connected_parts, first_voxels, join_parts, touching_pairs
 from sparsem.labels.overlaps import Overlaps, overlaps
 from sparsem.measure.features.distances import (
     depth_within,
@@ -33,12 +33,12 @@ masks = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, ma
 def in_blocks(mask: Mask, depth: int, least: int) -> NDArray[np.uint32]:
     """Objects as the stage makes them, without its files."""
     starts = range(0, len(mask), depth)
-    parts = [parts_of(mask[start : start + depth]) for start in starts]
-    pairs = [touching(one[-1], other[0]) for one, other in pairwise(parts)]
+    parts = [connected_parts(mask[start : start + depth]) for start in starts]
+    pairs = [touching_pairs(one[-1], other[0]) for one, other in pairwise(parts)]
     firsts = [
         first_voxels(one) + start * mask[0].size for one, start in zip(parts, starts, strict=True)
     ]
-    found = joined([np.bincount(one.ravel())[1:] for one in parts], firsts, pairs, least)
+    found = join_parts([np.bincount(one.ravel())[1:] for one in parts], firsts, pairs, least)
     return np.concatenate([names[one] for names, one in zip(found.numbers, parts, strict=True)])
 
 
@@ -62,7 +62,7 @@ def test_parts_touch_across_corners() -> None:
         drawn("1...", "...2", "....").astype(np.uint32),
         drawn("....", ".3..", "....").astype(np.uint32),
     )
-    assert touching(upper, lower).tolist() == [[1, 3]]
+    assert touching_pairs(upper, lower).tolist() == [[1, 3]]
 
 
 @settings(max_examples=60)

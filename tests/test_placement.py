@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
-from sparsem.annotation.labeled_slices import kept_labels, read_annotation
+from sparsem.annotation.labeled_slices import read_annotation, stored_labels
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings
 from sparsem.io.readers.open import open_source
@@ -57,7 +57,7 @@ def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(
     )
     drawn = read_annotation(own_tissue, "drawn")
     assert drawn.z == tuple(range(len(truth)))
-    assert np.array_equal(kept_labels(own_tissue, "drawn")[:], truth)
+    assert np.array_equal(stored_labels(own_tissue, "drawn")[:], truth)
     import_labels(own_tissue.path, "whole", path)
     assert np.array_equal(own_tissue.volume("labels", "whole").read(slice(None)), truth)
     assert score(own_tissue, "whole", path, ScoreSettings(slices="all")).summary()["dice_3d"] == 1

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import Overlaps, added, overlaps
+from sparsem.labels.overlaps import Overlaps, add_overlaps, overlaps
 from sparsem.score.instances import (
     adapted_rand_error,
     dice_of_cells,
-    matching,
+    match_objects,
+    remove_small_objects,
     variation_of_information,
-    without_small,
 )
 from tests.conftest import drawn
 
@@ -52,7 +52,7 @@ def test_overlaps_are_counts_of_pairs(both: NDArray[np.uint32]) -> None:
 @given(maps)
 def test_overlaps_of_parts_add_up(both: NDArray[np.uint32]) -> None:
     parts = [overlaps(*part) for part in (both[:, :1], both[:, 1:])]
-    assert as_dict(added(parts)) == as_dict(overlaps(*both))
+    assert as_dict(add_overlaps(parts)) == as_dict(overlaps(*both))
 
 
 def test_unknown_pixels_are_left_out_and_odd_maps_are_refused() -> None:
@@ -102,7 +102,7 @@ def plain_iou(predicted: NDArray[Any], true: NDArray[Any]) -> NDArray[np.float64
 @given(maps)
 def test_matching_by_the_definition(both: NDArray[np.uint32]) -> None:
     iou = plain_iou(*both)
-    ours = matching(overlaps(*both))
+    ours = match_objects(overlaps(*both))
     assert sorted(ours.iou.tolist()) == pytest.approx(sorted(iou[iou > 0].tolist()))
     matched = int((iou > 0.5).sum())
     if sum(iou.shape):
@@ -115,14 +115,14 @@ def test_scores_by_hand() -> None:
     predicted = drawn("1112", "1112", "4444")
     table = overlaps(predicted, true)
     assert dice_of_cells(table) == {1: 2 * 4 / 10, 2: 2 * 2 / 6, 3: 0}
-    (large,) = without_small([table], 3)
+    (large,) = remove_small_objects([table], 3)
     assert dice_of_cells(large) == {
         1: 0.8,
         2: 0,
     }  # the predicted 2 and the true 3, of two pixels, are background
-    found = matching(table)
+    found = match_objects(table)
     assert found.iou.tolist() == [4 / 6, 2 / 8, 2 / 4, 2 / 4]
     assert found.average_precision(0.5) == 1 / 5
     assert found.panoptic == pytest.approx((2 / 3 / 3, 2 / 3, 1 / 3))
-    assert matching(overlaps(true, true)).mean_average_precision == 1
-    assert math.isnan(matching(overlaps(drawn("."), drawn("."))).panoptic.quality)
+    assert match_objects(overlaps(true, true)).mean_average_precision == 1
+    assert math.isnan(match_objects(overlaps(drawn("."), drawn("."))).panoptic.quality)

@@ -17,7 +17,7 @@ from PIL import Image
 from sparsem.annotation.labeled_slices import write_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize, ZBlock
-from sparsem.labels.constrain import constrain, release
+from sparsem.labels.constrain import constrain, remove_constrained
 from sparsem.labels.results import describe
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
@@ -262,7 +262,7 @@ def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Pat
         re.DOTALL,
     )
     assert describe(sample)["outdated"] == []
-    release(sample)
+    remove_constrained(sample)
     words = told(sample, tmp_path / "r.html")
     assert "The table phantom.parquet is damaged and not shown" in words
     assert "The scores of nucleus are of other labels than those that count now" in words

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.annotation.ground_truth import TruthSettings, parsed_box, truth_of
+from sparsem.annotation.ground_truth import GroundTruthSettings, parse_box, read_ground_truth
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize
 from sparsem.score.overlap import OutlineCount, outline_count
@@ -193,8 +193,8 @@ def test_boxes_beyond_the_stack_are_refused(
 def test_what_is_no_box_says_how_to_write_one() -> None:
     for text in ("1:2,3:4", "1,2,3", "a:b,1:2,1:2", ""):
         with pytest.raises(ValueError, match="a box is given as 0:24"):
-            parsed_box(text)
-    assert parsed_box(":,2:,:9") == (slice(None), slice(2, None), slice(None, 9))
+            parse_box(text)
+    assert parse_box(":,2:,:9") == (slice(None), slice(2, None), slice(None, 9))
 
 
 def test_ground_truth_without_a_known_pixel_is_refused(found: Sample, tmp_path: Path) -> None:
@@ -240,8 +240,12 @@ def test_any_sparse_ground_truth_gives_the_score_of_its_labeled_pixels(
 
 def test_unlabeled_slices_show_nothing(found: Sample, tmp_path: Path) -> None:
     write(tmp_path / "t.tif", drawn_on(DRAWN))
-    truth = truth_of(
-        found, "mito", found.image("raw"), tmp_path / "t.tif", TruthSettings(slices="non-empty")
+    truth = read_ground_truth(
+        found,
+        "mito",
+        found.image("raw"),
+        tmp_path / "t.tif",
+        GroundTruthSettings(slices="non-empty"),
     )
     assert truth.z == DRAWN
     seen = np.asarray(truth.stack[0:9])

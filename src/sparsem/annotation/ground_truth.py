@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from sparsem.annotation.ids import (
-    OUTSIDE,
+from sparsem.annotation.label_volumes import WIDE_BYTES
+from sparsem.annotation.renumbering import (
+    EXTRA_BACKGROUND,
     UNLABELED,
     Numbers,
     Renumbering,
-    Special,
+    SpecialNumbers,
+    distinct_numbers,
+    identity_renumbering,
+    integer_labels,
     is_any_of,
-    numbers_in,
-    refuse_smeared,
-    renumbered,
-    unchanged,
-    whole_numbers,
+    make_renumbering,
+    refuse_interpolated_mask,
 )
-from sparsem.annotation.slice_numbers import numbering_of, slices_of
-from sparsem.annotation.volumes import WIDE_BYTES
+from sparsem.annotation.slice_numbers import match_planes_to_slices, slice_numbering
 from sparsem.errors import InputError
 from sparsem.geometry import axes_hint
 from sparsem.io.readers.file_names import Number
@@ -47,7 +47,7 @@ WHOLE: Box = (slice(None), slice(None), slice(None))
 BOX_EXAMPLE = "0:24,100:400,200:600 (z, y, x; the end is exclusive; an empty part is all)"
 
 
-class TruthSettings(Settings):
+class GroundTruthSettings(Settings):
     """Which slices, and which parts of them, a file of ground truth labels."""
 
     dataset: str | None = Field(
@@ -92,12 +92,12 @@ class TruthSettings(Settings):
     @classmethod
     def _is_a_box(cls, value: str | None) -> str | None:
         if value is not None:
-            parsed_box(value)
+            parse_box(value)
         return value
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """Ground truth.
 
     Attributes:
@@ -160,9 +160,9 @@ class SparseStack:
         stored = np.asarray(self.planes[plane : plane + 1])[0]
         if stored.shape == self.shape[1:]:
             stored = stored[self.box[1:]]
-        numbers = whole_numbers(stored, where, Special(self.ignore))
+        numbers = integer_labels(stored, where, SpecialNumbers(self.ignore))
         if not self.ids and self.ignore is None:
-            refuse_smeared(numbers, where, "--ids or --ignore")
+            refuse_interpolated_mask(numbers, where, "--ids or --ignore")
         return numbers
 
     def inside(self, numbers: Numbers) -> NDArray[np.bool_]:
@@ -180,20 +180,22 @@ class SparseStack:
             labels = self.renumbering.of(np.where(inside, numbers, 0).astype(numbers.dtype)).astype(
                 np.uint32
             )
-        labels[labels == UNLABELED] = OUTSIDE  # an object that has the largest number of 32 bits
+        labels[labels == UNLABELED] = (
+            EXTRA_BACKGROUND  # an object that has the largest number of 32 bits
+        )
         if self.ignore is not None:
             labels[numbers == self.ignore] = UNLABELED
         return labels
 
 
-def truth_of(
+def read_ground_truth(
     sample: Sample,
     name: str,
     seen: Volume | None,
     source: str | Path | None = None,
-    settings: TruthSettings = TruthSettings(),
+    settings: GroundTruthSettings = GroundTruthSettings(),
     objects: bool = False,
-) -> Truth:
+) -> GroundTruth:
     """Return the ground truth of a structure.
 
     Args:
@@ -231,7 +233,7 @@ def truth_of(
         }  # made with the sample, and complete
     else:
         numbering = (
-            numbering_of(sample, settings.first_slice_number)
+            slice_numbering(sample, settings.first_slice_number)
             if sample.has_image
             else range(shape[0])
         )
@@ -241,7 +243,9 @@ def truth_of(
     sparse = SparseStack(planes, plane_of, shape, where, extent, settings.ids, settings.ignore)
     is_wide = np.dtype(planes.dtype).itemsize >= WIDE_BYTES
     if objects or not is_wide:
-        sparse = replace(sparse, renumbering=_renumbering(sparse) if is_wide else unchanged())
+        sparse = replace(
+            sparse, renumbering=_renumbering(sparse) if is_wide else identity_renumbering()
+        )
     stack: Any = sparse
     if seen is not None:
         stack = sample.seen_by(seen, stack, UNLABELED)
@@ -255,7 +259,7 @@ def truth_of(
             raise InputError(
                 f"The ground truth {where} {shapes_differ}{axes_hint(stack.shape, seen.shape)}."
             )
-    return Truth(stack, found.identity(), z, sparse.renumbering or unchanged())
+    return GroundTruth(stack, found.identity(), z, sparse.renumbering or identity_renumbering())
 
 
 def _renumbering(stack: SparseStack) -> Renumbering:
@@ -263,11 +267,11 @@ def _renumbering(stack: SparseStack) -> Renumbering:
     numbers: set[int] = set()
     for z in stack.plane_of:
         found = stack.numbers(z)
-        numbers |= numbers_in(np.where(stack.inside(found), found, 0).astype(found.dtype))
-    return renumbered(numbers)
+        numbers |= distinct_numbers(np.where(stack.inside(found), found, 0).astype(found.dtype))
+    return make_renumbering(numbers)
 
 
-def parsed_box(text: str) -> Box:
+def parse_box(text: str) -> Box:
     """Return a box as slices (z, y, x).
 
     Raises:
@@ -295,7 +299,7 @@ def _frame_of(
     Raises:
         InputError: the box reaches beyond the stack, or the ground truth has another size than it.
     """
-    part = parsed_box(box) if box else WHOLE
+    part = parse_box(box) if box else WHOLE
     for shape in shapes or [(found[0], found[1], found[2])]:
         if found[1:] == shape[1:]:
             return shape, part
@@ -357,7 +361,7 @@ def _labeled(
         _refuse_empty(found, extent[1:] if found.stack.shape[1:] == shape[1:] else (), where)
         chosen = "all"
     own_size = (found.stack.shape[1], found.stack.shape[2])  # the size was checked with the box
-    numbers, planes = slices_of(
+    numbers, planes = match_planes_to_slices(
         found, (depth if of_part else n_slices, *own_size), chosen, numbering, where
     )
     return {

@@ -8,27 +8,31 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from sparsem.annotation.drawings import (
-    Drawing,
-    kept_slice,
-    origins_of,
-    read_drawing,
-    report_numbers,
+from sparsem.annotation.file_labels import (
+    FileLabels,
+    read_file_labels,
+    read_slice,
+    report_unexpected_numbers,
+    slice_origins,
 )
-from sparsem.annotation.ids import Labels
+from sparsem.annotation.label_volumes import (
+    detect_label_type,
+    labels_block,
+    write_renumbering_table,
+)
 from sparsem.annotation.labeled_slices import (
     LabeledSlices,
     Origin,
     annotated_structures,
-    file_numbers,
-    kept_labels,
     read_annotation,
+    read_renumbering,
     record_origin,
     restore_annotation,
+    stored_labels,
     write_annotation,
 )
-from sparsem.annotation.slice_numbers import numbering_of, slices_of
-from sparsem.annotation.volumes import keep_table, labels_block, reading_of
+from sparsem.annotation.renumbering import Labels
+from sparsem.annotation.slice_numbers import match_planes_to_slices, slice_numbering
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.geometry import axes_hint, z_blocks
 from sparsem.io.ingest import ImportSettings, open_import_source, report_reading, stated_voxel_size
@@ -180,17 +184,17 @@ def import_annotation(
         if adding
         else _drawn_on(sample, found.stack.shape[1:]) or sample.newest_image
     )
-    z, planes = slices_of(
+    z, planes = match_planes_to_slices(
         found,
         sample.image(image).shape,
         settings.slices,
-        numbering_of(sample, settings.first_slice_number),
+        slice_numbering(sample, settings.first_slice_number),
         str(source),
     )
     if adding:
         _refuse_other_meaning(sample, name, adding, settings, image)
     meaning = _meaning_of(adding) if adding else _meaning(settings)
-    drawing = read_drawing(
+    drawing = read_file_labels(
         sample,
         name,
         found.stack,
@@ -200,25 +204,25 @@ def import_annotation(
         str(source),
         image,
     )
-    report_numbers(drawing, on.quiet)
+    report_unexpected_numbers(drawing, on.quiet)
     said = ORIGINS[settings.origin] if settings.origin else None
     if there and not adding and not on.overwrite and _holds(sample, name, drawing, there):
         if said:
             record_origin(sample, name, dict.fromkeys(z, said))
     else:
-        origin, sentences = origins_of(sample, name, drawing, there, said)
+        origin, sentences = slice_origins(sample, name, drawing, there, said)
         if adding:
             _add(sample, name, drawing, adding, on.overwrite, origin)
         else:
             _write(sample, name, drawing, on.overwrite, origin)
         for sentence in sentences:
             tell(f"Note: {sentence}", on.quiet)
-    keep_table(sample, f"annotation_ids_{name}", file_numbers(sample, name))
+    write_renumbering_table(sample, f"annotation_ids_{name}", read_renumbering(sample, name))
     return read_annotation(sample, name) if name in annotated_structures(sample) else None
 
 
 def _write(
-    sample: Sample, name: str, drawing: Drawing, overwrite: bool, origin: Mapping[int, Origin]
+    sample: Sample, name: str, drawing: FileLabels, overwrite: bool, origin: Mapping[int, Origin]
 ) -> None:
     """A new annotation, or one in place of another."""
     classes, ignore, background = drawing.meaning
@@ -277,7 +281,7 @@ def _as_named(settings: AnnotationSettings, name: str, found: Source) -> Annotat
     return changed(settings, {"classes": classes})
 
 
-def _holds(sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any]) -> bool:
+def _holds(sample: Sample, name: str, drawing: FileLabels, there: Mapping[str, Any]) -> bool:
     """Whether all of these slices are labeled so already, and more besides: slices that were added later are not lost."""
     if (
         (drawing.image, sample.image(drawing.image).fingerprint)
@@ -286,7 +290,7 @@ def _holds(sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any]
         or drawing.meaning != _meaning_of(there)
     ):
         return False
-    kept, before = kept_labels(sample, name), file_numbers(sample, name)
+    kept, before = stored_labels(sample, name), read_renumbering(sample, name)
     if (
         not drawing.numbers - {0, *before.special.numbers} <= set(before.file.tolist())
         and not before.is_identity
@@ -294,7 +298,7 @@ def _holds(sample: Sample, name: str, drawing: Drawing, there: Mapping[str, Any]
         return False
     return all(
         np.array_equal(
-            kept_slice(kept, there["z"].index(number)), before.of(drawing.of_file(number))
+            read_slice(kept, there["z"].index(number)), before.of(drawing.of_file(number))
         )
         for number in drawing.z
     )
@@ -317,18 +321,18 @@ def _refuse_other_meaning(
 def _add(
     sample: Sample,
     name: str,
-    drawing: Drawing,
+    drawing: FileLabels,
     there: Mapping[str, Any],
     overwrite: bool,
     origin: Mapping[int, Origin],
 ) -> None:
     """More labeled slices for an annotation, understood as its others are; those that are labeled otherwise are not lost unasked."""
-    kept, numbered = kept_labels(sample, name), file_numbers(sample, name)
+    kept, numbered = stored_labels(sample, name), read_renumbering(sample, name)
     z = drawing.z
     place = {number: index for index, number in enumerate(there["z"])}
 
     def before(number: int) -> Labels:
-        return drawing.renumbering.carried(kept_slice(kept, place[number]), numbered)
+        return drawing.renumbering.carried(read_slice(kept, place[number]), numbered)
 
     differ = [
         number
@@ -423,7 +427,7 @@ def import_labels(
     depth = image.block_depth if image else min(settings.block_depth, z)
     blocks = z_blocks(z, depth)
     report_reading(found, settings, on.quiet)
-    reading = reading_of(found, blocks, settings, on.quiet)
+    reading = detect_label_type(found, blocks, settings, on.quiet)
     kind = np.uint8 if reading.is_mask else np.uint32
     output = volume_spec(f"labels/{name}", (z, y, x), kind, Kind.LABELS, voxel, depth, made_on)
     needs = Needs(
@@ -437,5 +441,5 @@ def import_labels(
         inputs["filled"] = "; ".join(one.note for one in found.missing)
     with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
         stage.map(labels_block, blocks, found.stack, output.path, reading)
-    keep_table(sample, f"label_ids_{name}", reading.renumbering)
+    write_renumbering_table(sample, f"label_ids_{name}", reading.renumbering)
     return sample

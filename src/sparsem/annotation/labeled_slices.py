@@ -17,7 +17,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from sparsem.annotation.ids import UNLABELED, Labels, Renumbering, Special, unchanged
+from sparsem.annotation.renumbering import (
+    UNLABELED,
+    Labels,
+    Renumbering,
+    SpecialNumbers,
+    identity_renumbering,
+)
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import nearest
 from sparsem.store.lazy import LazyArray
@@ -26,7 +32,7 @@ from sparsem.store.transforms import MovedStack
 from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
 
 UNKNOWN = 255
-BEYOND = UNLABELED  # label of what lies outside of the image that was annotated, as another image sees it
+OUTSIDE_IMAGE = UNLABELED  # label of what lies outside of the image that was annotated, as another image sees it
 
 Mask = NDArray[np.uint8]
 Origin = Literal[
@@ -68,11 +74,11 @@ class LabeledSlices:
     def objects(self, index: int) -> tuple[Labels, NDArray[np.bool_]]:
         """The ids (y, x) of the ``index``-th labeled slice, 0 outside of the structure, and where they are known."""
         labels = np.asarray(self.labels[index : index + 1])[0]
-        inside, known = inside_of(labels, self.ids, self.ignore, self.background)
+        inside, known = structure_mask(labels, self.ids, self.ignore, self.background)
         return np.where(inside, labels, 0).astype(labels.dtype), known
 
 
-def inside_of(
+def structure_mask(
     labels: Labels, ids: Sequence[int], ignore: int | None, background: int | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Where labels are of a structure, and where that is known; see ``LabeledSlices``."""
@@ -105,7 +111,7 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
             f"{sample.path.name} has no annotation of '{structure}'{nearest(structure, found)}{how}"
         )
     name, about = found[structure]
-    labels = kept_labels(sample, name)
+    labels = stored_labels(sample, name)
     ids = tuple(about["classes"].get(structure, ()))
     own = f"{about['fingerprint']} {structure}"
     z, prints = tuple(about["z"]), about.get("slices", {})
@@ -137,7 +143,7 @@ def _seen_on(sample: Sample, structure: str, drawn: LabeledSlices, name: str) ->
     if here.is_same(there):
         return replace(drawn, image=name)
     motions = there.seen_from(here)[list(drawn.z)]
-    ignore = BEYOND if drawn.ignore is None else drawn.ignore
+    ignore = OUTSIDE_IMAGE if drawn.ignore is None else drawn.ignore
     shape = (len(drawn.z), *image.shape[1:])
     seen = f"{drawn.fingerprint} on {image.fingerprint}"
     return replace(
@@ -178,7 +184,7 @@ def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
     return {structure: tuple(about["z"]) for structure, (_, about) in _by_structure(sample).items()}
 
 
-def origin_of(sample: Sample, structure: str) -> dict[int, Origin]:
+def recorded_origins(sample: Sample, structure: str) -> dict[int, Origin]:
     """Return how the labels of every annotated slice of a structure came about; empty if it is not annotated, or that was not recorded."""
     _, about = _by_structure(sample).get(structure, ("", {}))
     return {int(z): origin for z, origin in about.get("origin", {}).items()}
@@ -189,7 +195,7 @@ def corrected_slices(sample: Sample, structure: str) -> tuple[int, ...]:
     return tuple(
         sorted(
             z
-            for z, origin in origin_of(sample, structure).items()
+            for z, origin in recorded_origins(sample, structure).items()
             if origin == "corrected prediction"
         )
     )
@@ -200,7 +206,7 @@ def annotation_names(sample: Sample) -> dict[str, str]:
     return {structure: name for structure, (name, _) in _by_structure(sample).items()}
 
 
-def drawn_on_image(sample: Sample, image: str) -> list[str]:
+def annotations_drawn_on(sample: Sample, image: str) -> list[str]:
     """Annotations that were drawn on a derived image of the sample as it is now."""
     fingerprint = sample.volume("images", image).fingerprint
     found = {
@@ -268,7 +274,7 @@ def _write_slices(
         written.content.update(stored)
         written.prints[str(number)] = hashlib.blake2b(stored, digest_size=8).hexdigest()
         for name, ids in structures.items():
-            inside, known = inside_of(labels, ids, ignore, background)
+            inside, known = structure_mask(labels, ids, ignore, background)
             if known.any() and not inside.any():
                 written.empty[name].append(number)
         if ignore is not None and (labels == ignore).all():
@@ -276,7 +282,7 @@ def _write_slices(
     return written
 
 
-def kept_labels(sample: Sample, name: str) -> LazyArray:
+def stored_labels(sample: Sample, name: str) -> LazyArray:
     """The labels (n, y, x) of ``annotations/NAME``."""
     return LazyArray(sample.path / "annotations" / name / "labels")
 
@@ -285,7 +291,7 @@ def _aside(sample: Sample, name: str) -> Path:
     return sample.path / ".sparsem" / "work" / f"annotation-{name}-replaced"
 
 
-def forget_aside(sample: Sample, name: str) -> None:
+def remove_replaced_annotation(sample: Sample, name: str) -> None:
     """What a replacement left aside never comes back; for whoever holds the sample's lock."""
     shutil.rmtree(_aside(sample, name), ignore_errors=True)
 
@@ -336,7 +342,7 @@ def write_annotation(
             raise InputError(
                 f"'{structure}' is annotated already, in annotations/{holder}; a structure has one set of labeled slices."
             )
-    numbers = renumbering or unchanged(Special(ignore, background))
+    numbers = renumbering or identity_renumbering(SpecialNumbers(ignore, background))
     meaning = _stored_meaning({key: list(ids) for key, ids in (classes or {}).items()}, numbers)
     with sample.locked():
         unfinished, final = (
@@ -423,14 +429,14 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     return f" (slices: {'; '.join(listed)})" if listed else ""
 
 
-def file_numbers(sample: Sample, name: str) -> Renumbering:
+def read_renumbering(sample: Sample, name: str) -> Renumbering:
     """How the numbers of ``annotations/NAME`` follow from those of the file."""
     about = read_attributes(sample.path / "annotations" / name)["sparsem"]
     of_file = about.get("file", about)
-    special = Special(of_file["ignore"], of_file.get("background"))
+    special = SpecialNumbers(of_file["ignore"], of_file.get("background"))
     stored = sample.path / "annotations" / name / "file_ids"
     if not stored.exists():
-        return unchanged(special)
+        return identity_renumbering(special)
     pairs = np.asarray(zarr.open_array(store=stored, mode="r")[...], np.uint64)
     return Renumbering(pairs[:, 0], pairs[:, 1].astype(np.uint32), special)
 

@@ -16,7 +16,7 @@ WORDS = {"all": "every slice is labeled", "non-empty": "slices that hold a label
 CHOICES = "0,13,26 or 10-20, " + " or ".join(f"'{word}' ({why})" for word, why in WORDS.items())
 
 
-def slices_of(
+def match_planes_to_slices(
     found: Source,
     shape: tuple[int, int, int],
     chosen: str | None,
@@ -142,7 +142,7 @@ def _refuse_twins(names: Sequence[str]) -> None:
         named[numbers] = name.name
 
 
-def numbering_of(sample: Sample, first: int | None) -> Sequence[Number]:
+def slice_numbering(sample: Sample, first: int | None) -> Sequence[Number]:
     """Return the number that stands for each slice in file names: that of the stack's own files, or counted from ``first``."""
     raw = sample.image("raw")
     return (

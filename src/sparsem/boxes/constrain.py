@@ -20,7 +20,7 @@ from sparsem.boxes.tables import (
     write_detected_boxes,
 )
 from sparsem.errors import SampleError
-from sparsem.labels.constrain import Roles
+from sparsem.labels.constrain import StructureRoles
 from sparsem.labels.results import CONSTRAINED
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample, now
@@ -66,7 +66,9 @@ def lies_in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
     return np.asarray((radius <= CORE**2) & (box_areas(corners)[:, None] < box_areas(nuclei)[None]))
 
 
-def apply_constraints(boxes: Mapping[str, BoxSet], settings: Roles) -> dict[str, BoxDecision]:
+def apply_constraints(
+    boxes: Mapping[str, BoxSet], settings: StructureRoles
+) -> dict[str, BoxDecision]:
     """Which boxes of a picture biology allows, structure by structure."""
     stays = {name: np.ones(len(one.confidence), bool) for name, one in boxes.items()}
     must = {name: np.zeros(len(one.confidence), bool) for name, one in boxes.items()}
@@ -141,7 +143,7 @@ def _log_odds(confidence: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def structures_with_roles(sample: Sample, settings: Roles) -> list[str]:
+def structures_with_roles(sample: Sample, settings: StructureRoles) -> list[str]:
     """The structures that rules know and a detector found."""
     return [
         name
@@ -151,7 +153,7 @@ def structures_with_roles(sample: Sample, settings: Roles) -> list[str]:
 
 
 def constrain_boxes(
-    sample: Sample, settings: Roles | None = None, **changes: Any
+    sample: Sample, settings: StructureRoles | None = None, **changes: Any
 ) -> dict[str, int]:
     """Write ``tables/boxes_NAME-constrained`` of every structure that a detector found; ``boxes_NAME`` stays as it was.
 
@@ -163,7 +165,7 @@ def constrain_boxes(
     Raises:
         SampleError: fewer than two of the structures have boxes, or they were not found on one image.
     """
-    settings = resolve_settings(Roles, settings, changes)
+    settings = resolve_settings(StructureRoles, settings, changes)
     names = structures_with_roles(sample, settings)
     if len(names) < 2:
         known = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))

@@ -25,7 +25,7 @@ from sparsem.boxes.tables import (
 )
 from sparsem.boxes.write import write_boxes
 from sparsem.errors import InputError, SampleError
-from sparsem.labels.results import result_of
+from sparsem.labels.results import result_labels
 from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, named_values, nearest, resolve_settings
 from sparsem.store.sample import Sample, checked_name
@@ -337,7 +337,7 @@ def _labels_of(sample: Sample, name: str) -> tuple[Any, list[int], str]:
             return labels, bool(known.all())
 
         return labeled, list(drawn.z), drawn.image
-    volume = result_of(sample, plain) if where == "labels" else sample.volume("truth", plain)
+    volume = result_labels(sample, plain) if where == "labels" else sample.volume("truth", plain)
     return (
         lambda z: (volume.read(slice(z, z + 1))[0], True),
         list(range(volume.shape[0])),

@@ -23,7 +23,7 @@ from sparsem.cells.refine import enlarged, filled, refined, with_islands
 from sparsem.cells.separate import CARRIED, WAYS, Evidence, Labels, Mask, separated
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
-from sparsem.labels.overlaps import at_shape, sizes
+from sparsem.labels.overlaps import label_sizes, resample_labels
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
@@ -246,7 +246,7 @@ def _carry(leg: Leg, before: Arrays | None, job: Job) -> Arrays:
     )
     for view in job.views(slice(leg.start, leg.stop))[:: leg.step]:
         if state is None:
-            labels, known = (at_shape(one, job.grid) for one in job.labeled(leg.source))
+            labels, known = (resample_labels(one, job.grid) for one in job.labeled(leg.source))
             state = dict(carrier.begin(labels, known, view))
         else:
             state = dict(carrier.advance(state, view))
@@ -327,11 +327,11 @@ def _separate_slice(
         with_islands(refined(labels, mask), mask, job.base, speck, border),
         job.pixels_of(1e6 * job.settings.fill_holes_um2),
     )
-    in_cells = at_shape(mask, job.grid)
+    in_cells = resample_labels(mask, job.grid)
     doubtful = np.round(255 * doubt(below, above) * in_cells).astype(np.uint8)
     scale = [full / small for full, small in zip(shape, job.grid, strict=True)]
     places = [place.enlarged(*scale) for place in places_of_doubt(below, above, in_cells)]
-    return regions, at_shape(doubtful, shape), places
+    return regions, resample_labels(doubtful, shape), places
 
 
 def _probability(sample: Sample, name: str) -> Volume:
@@ -357,7 +357,7 @@ def _fingerprints(annotation: LabeledSlices, name: str) -> tuple[list[str], int]
     for index, z in enumerate(annotation.z):
         labels, known = annotation.objects(index)
         largest = max(largest, int(labels.max(initial=0)))
-        count = len(sizes(labels)[0])
+        count = len(label_sizes(labels)[0])
         if count > MOST_IDS:
             raise InputError(
                 f"Slice {z} of '{name}' holds {count} cells; at most {MOST_IDS} in one slice can be told apart."

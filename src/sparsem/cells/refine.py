@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsem.cells.flow import numbered
 from sparsem.cells.separate import NAMELESS, Labels, Mask
-from sparsem.labels.overlaps import at_shape
+from sparsem.labels.overlaps import resample_labels
 
 BORDER_PX = 4  # of a border's pixels join the part beside them; a border is a few pixels wide at the network's scale
 
@@ -22,7 +22,7 @@ def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
     """
     if labels.shape == shape:
         return labels
-    fine = at_shape(labels, shape)
+    fine = resample_labels(labels, shape)
     low, high, part = zip(
         *(_neighbors(new, old) for new, old in zip(shape, labels.shape, strict=True)), strict=True
     )

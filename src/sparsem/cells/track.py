@@ -18,7 +18,7 @@ from sparsem.cells.linking import Links, Tracks, links, renamed, resolve, withou
 from sparsem.cells.review import ReviewPlace, area_jumps, disagreements
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
-from sparsem.labels.overlaps import sizes
+from sparsem.labels.overlaps import label_sizes
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
@@ -216,7 +216,7 @@ def _compared(
     """Links of the block's slices and the next ones, pair after pair, and the islands' pixels, slice after slice."""
     labels = regions.read(slice(block.start, block.read_stop))
     found = [links(lower, upper, base, settings.window_px) for lower, upper in pairwise(labels)]
-    own = [sizes(one) for one in labels[: block.stop - block.start]]
+    own = [label_sizes(one) for one in labels[: block.stop - block.start]]
     pixels = [counts[ids > base] for ids, counts in own]
     columns = {name: _joined([getattr(one, name) for one in found]) for name in Links._fields}
     counts = {
@@ -264,7 +264,7 @@ def _name_block(
     areas: list[dict[str, int]] = []
     for number, identity in enumerate(identities):
         labels[number] = renamed(labels[number], identity, base)
-        ids, pixels = (side.tolist() for side in sizes(labels[number]))
+        ids, pixels = (side.tolist() for side in label_sizes(labels[number]))
         areas.append(
             {str(cell): count for cell, count in zip(ids, pixels, strict=True) if cell <= base}
         )

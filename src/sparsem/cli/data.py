@@ -9,7 +9,11 @@ import typer
 
 from sparsem.annotation.importing import AnnotationSettings, import_labels
 from sparsem.annotation.importing import import_annotation as _import_annotation
-from sparsem.annotation.labeled_slices import annotated_structures, file_numbers, read_annotation
+from sparsem.annotation.labeled_slices import (
+    annotated_structures,
+    read_annotation,
+    read_renumbering,
+)
 from sparsem.cli.options import (
     Outcome,
     SamplePath,
@@ -21,7 +25,7 @@ from sparsem.cli.options import (
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.labels.results import describe
-from sparsem.labels.results import remove as _remove
+from sparsem.labels.results import remove_pieces as _remove
 from sparsem.phantom.phantom import PhantomSettings
 from sparsem.phantom.phantom import phantom as _phantom
 from sparsem.segment.suggest import SuggestSettings
@@ -158,7 +162,7 @@ def annotate_import(
     ]
     origin = about.get("origin", {})
     lines += _origin_in_words(origin)
-    if not file_numbers(sample, name).is_identity:
+    if not read_renumbering(sample, name).is_identity:
         lines.append(
             f"Numbers beyond 32 bits were replaced; tables/annotation_ids_{name} holds both"
         )

@@ -18,7 +18,7 @@ from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.train import train_detector
 from sparsem.errors import InputError
 from sparsem.io.writers import atomic_output
-from sparsem.labels.constrain import Roles
+from sparsem.labels.constrain import StructureRoles
 from sparsem.store.sample import Sample, save_table
 from sparsem.training.files import log_path
 from sparsem.workflow.execution import Execution
@@ -156,12 +156,12 @@ def _visible(boxes: int, visible: int) -> str:
     return f"masks of {visible} objects{hidden}"
 
 
-@command(Roles)
+@command(StructureRoles)
 def detect_constrain(
     path: SamplePath,
     undo: Annotated[bool, typer.Option("--undo", help="take the constrained boxes away")] = False,
     *,
-    settings: Roles,
+    settings: StructureRoles,
     on: Execution,
 ) -> Outcome:
     """Hold boxes to biology: nucleoli in nuclei, organelles in no nucleus; the less confident goes. What was found is kept.

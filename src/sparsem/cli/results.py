@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sparsem.cli.options import Outcome, SamplePath, command, in_shell
-from sparsem.labels.constrain import Constrained, ConstrainSettings, release
+from sparsem.labels.constrain import ConstrainSettings, ConstrainSummary, remove_constrained
 from sparsem.labels.constrain import constrain as _constrain
 from sparsem.measure.measure import measure as _measure
 from sparsem.measure.object_checks import object_warnings
@@ -38,7 +38,7 @@ def constrain(
     """
     sample = Sample.open(path)
     if undo:
-        removed = release(sample)
+        removed = remove_constrained(sample)
         lines = [f"Removed {path}/{one}; what was predicted counts again" for one in removed] or [
             "There was nothing to take away."
         ]
@@ -60,7 +60,7 @@ def constrain(
     return Outcome(lines, f"sparsem measure {in_shell(path)}", data)
 
 
-def _rule_lines(found: Constrained) -> list[str]:
+def _rule_lines(found: ConstrainSummary) -> list[str]:
     lines = []
     for rule in found.rules:
         if rule.conflicts:

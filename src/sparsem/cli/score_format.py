@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsem.score.instances import SCORES
+from sparsem.score.instances import INSTANCE_SCORES
 from sparsem.score.score import Scores
 from sparsem.store.slice_use import Role
 
@@ -94,7 +94,9 @@ def _cell_lines(numbers: dict[str, float | None], title: str) -> list[str]:
     shown = {key: "--" if value is None else f"{value:.3f}" for key, value in numbers.items()}
     ways = []
     for where in ("3d", "2d"):
-        arand, split, merge, quality, half, mean = (shown[f"{key}_{where}"] for key in SCORES)
+        arand, split, merge, quality, half, mean = (
+            shown[f"{key}_{where}"] for key in INSTANCE_SCORES
+        )
         errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
         ways.append(f"{where.upper()}: {errors}, PQ {quality}, AP50 {half}, mAP {mean}")
     of_islands = (

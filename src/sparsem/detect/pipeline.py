@@ -12,7 +12,7 @@ from sparsem.detect.predict import detect
 from sparsem.detect.score import BoxEvaluation, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.train import train_detector
-from sparsem.labels.constrain import Roles
+from sparsem.labels.constrain import StructureRoles
 from sparsem.progress import tell
 from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
@@ -46,7 +46,12 @@ class DetectStep(Settings):
 
 
 def run_detection(
-    sample: Sample, here: Path, step: DetectStep, image: str, rules: Roles, on: Execution = HERE
+    sample: Sample,
+    here: Path,
+    step: DetectStep,
+    image: str,
+    rules: StructureRoles,
+    on: Execution = HERE,
 ) -> tuple[list[str], BoxEvaluation | None]:
     """Find boxes in a sample, and what follows from them.
 

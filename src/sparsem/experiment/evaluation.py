@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.ground_truth import Truth, TruthSettings, truth_of
-from sparsem.annotation.ids import UNLABELED
+from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
 from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on
+from sparsem.annotation.renumbering import UNLABELED
 from sparsem.geometry import ZBlock
-from sparsem.score.overlap import Overlap, overlap, pooled
+from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
 from sparsem.segment.predict import PredictSettings, file_hash, predict_slice, settings_for_device
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -28,7 +28,7 @@ class Check:
     image: Volume
     structure: str
     annotation: LabeledSlices
-    truth: Truth | None
+    truth: GroundTruth | None
 
     @property
     def z(self) -> tuple[int, ...]:
@@ -59,12 +59,12 @@ class Measured:
     labeled: int
     slices: tuple[int, ...]
     z: tuple[int, ...]
-    overlaps: tuple[Overlap, ...]
+    overlaps: tuple[MaskOverlap, ...]
 
     @property
     def dice(self) -> float:
         """Pooled over slices that it did not learn from."""
-        return pooled(self.overlaps).dice
+        return pool_slices(self.overlaps).dice
 
     def along_z(self, n_slices: int) -> tuple[list[float], list[int]]:
         """Dice of each slice, NaN where it was not measured, and the slices learnt from."""
@@ -75,7 +75,11 @@ class Measured:
 
 
 def check_of(
-    sample: Sample, structure: str, image: str | None, truth: str | Path | None, how: TruthSettings
+    sample: Sample,
+    structure: str,
+    image: str | None,
+    truth: str | Path | None,
+    how: GroundTruthSettings,
 ) -> Check:
     """What networks are measured against.
 
@@ -94,12 +98,14 @@ def check_of(
     annotation = annotations[structure]
     if truth is None and structure not in sample.names("truth"):
         return Check(sample, seen, structure, annotation, None)
-    return Check(sample, seen, structure, annotation, truth_of(sample, structure, seen, truth, how))
+    return Check(
+        sample, seen, structure, annotation, read_ground_truth(sample, structure, seen, truth, how)
+    )
 
 
 def overlaps_with(
     check: Check, name: str, model: Path, z: Sequence[int], device: str, on: Execution
-) -> tuple[Overlap, ...]:
+) -> tuple[MaskOverlap, ...]:
     """What a model finds on slices, against what is true there; a stage called ``experiment-NAME``, so that nothing is computed twice."""
     inputs = {"image": check.image.fingerprint, "model": file_hash(model), "slices": str(tuple(z))}
     inputs |= {
@@ -114,7 +120,7 @@ def overlaps_with(
         blocks = stage.map(
             _measure_block, check.image.blocks(), check, model.resolve(), tuple(z), how
         )
-    return tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
+    return tuple(MaskOverlap(*counts) for block in blocks for counts in block["counts"])
 
 
 def _measure_block(
@@ -124,6 +130,6 @@ def _measure_block(
     for z in (z for z in range(block.start, block.stop) if z in chosen):
         _, answer = predict_slice(check.image, z, [model], how)
         true, known = check.true(z)
-        found = overlap(answer.mean[0] >= 0.5, true, known)
+        found = mask_overlap(answer.mean[0] >= 0.5, true, known)
         counts.append([found.both, found.predicted, found.true, found.known])
     return {}, {"counts": counts}

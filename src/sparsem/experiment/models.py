@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.annotation.ground_truth import TruthSettings
+from sparsem.annotation.ground_truth import GroundTruthSettings
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
 from sparsem.experiment.slices import drawn
@@ -146,7 +146,7 @@ def models_compared(
         structure,
         settings.image,
         truth,
-        TruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
+        GroundTruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
     )
     counts = [
         count

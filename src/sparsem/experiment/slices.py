@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.annotation.ground_truth import TruthSettings
+from sparsem.annotation.ground_truth import GroundTruthSettings
 from sparsem.errors import InputError
 from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
 from sparsem.progress import tell
 from sparsem.report.plots.figures import dice_along_z, dice_by_labeled
-from sparsem.score.overlap import average_dice, pooled
+from sparsem.score.overlap import average_dice, pool_slices
 from sparsem.segment.train import train
 from sparsem.settings import SliceChoice, resolve_settings
 from sparsem.store.sample import Sample
@@ -126,7 +126,7 @@ def slices_compared(
         structure,
         settings.image,
         truth,
-        TruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
+        GroundTruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
     )
     annotation = check.annotation
     counts = [count for count in settings.n_slices if count < len(annotation.z)]
@@ -196,8 +196,8 @@ def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
         "slices": [" ".join(map(str, run.slices)) for run in runs],
         "unseen": [len(run.z) for run in runs],
         "dice_3d": [run.dice for run in runs],
-        "precision_3d": [pooled(run.overlaps).precision for run in runs],
-        "recall_3d": [pooled(run.overlaps).recall for run in runs],
+        "precision_3d": [pool_slices(run.overlaps).precision for run in runs],
+        "recall_3d": [pool_slices(run.overlaps).recall for run in runs],
         "dice_slices": [average_dice(run.overlaps) for run in runs],
     }
     sample.write_table(f"experiment_slices_{structure}", pa.table(columns))

@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 Probability = NDArray[np.uint8]
 
 
-class Roles(Settings):
+class StructureRoles(Settings):
     """Which structure plays which part."""
 
     nucleus: str = Field("nucleus", description="name of the nuclei")
@@ -40,7 +40,7 @@ class Roles(Settings):
     )
 
 
-class ConstrainSettings(Roles):
+class ConstrainSettings(StructureRoles):
     """Which structure plays which part, and what is held to it."""
 
     cells: str = Field("cells", description="name of the cells")
@@ -49,7 +49,7 @@ class ConstrainSettings(Roles):
     )
 
 
-class Rule(NamedTuple):
+class ConstraintCounts(NamedTuple):
     """A rule and what it did in some voxels.
 
     Attributes:
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Constrained:
+class ConstrainSummary:
     """What ``constrain`` did.
 
     Attributes:
@@ -75,12 +75,12 @@ class Constrained:
         after: the same, constrained.
     """
 
-    rules: tuple[Rule, ...]
+    rules: tuple[ConstraintCounts, ...]
     before: Mapping[str, int]
     after: Mapping[str, int]
 
 
-def allowed(names: Sequence[str], settings: ConstrainSettings) -> list[frozenset[str]]:
+def allowed_combinations(names: Sequence[str], settings: ConstrainSettings) -> list[frozenset[str]]:
     """Combinations of the structures ``names`` that a voxel within a cell may be; the first one is nothing."""
     nuclear = frozenset({settings.nucleus, settings.nucleolus})
     nested = nuclear <= set(names)
@@ -88,7 +88,7 @@ def allowed(names: Sequence[str], settings: ConstrainSettings) -> list[frozenset
     return [frozenset(), *alone, *([nuclear] if nested else [])]
 
 
-def most_probable(
+def most_probable_masks(
     probabilities: Mapping[str, Probability], in_cell: Mask | None, settings: ConstrainSettings
 ) -> dict[str, Mask]:
     """The most probable allowed combination in every pixel, as one mask (y, x) a structure.
@@ -105,7 +105,7 @@ def most_probable(
     odds = {name: _log_odds()[one[doubtful]] for name, one in probabilities.items()}
     outside = ~in_cell[doubtful] if in_cell is not None else np.zeros(doubtful[0].shape, bool)
     best, chosen = np.full(doubtful[0].shape, -np.inf), np.zeros(doubtful[0].shape, np.uint8)
-    states = allowed(list(probabilities), settings)
+    states = allowed_combinations(list(probabilities), settings)
     for number, state in enumerate(states):
         total = (
             np.sum([odds[name] for name in sorted(state)], axis=0)
@@ -121,16 +121,18 @@ def most_probable(
     return found
 
 
-def rules_of(
+def count_conflicts(
     before: Mapping[str, Mask],
     after: Mapping[str, Mask],
     in_cell: Mask | None,
     settings: ConstrainSettings,
-) -> list[Rule]:
+) -> list[ConstraintCounts]:
     """Every rule with the pixels where it was broken before, and those of them that the structure lost."""
     broken = {(name, reason): mask for name, reason, mask in _rules(before, in_cell, settings)}
     return [
-        Rule(name, reason, int(mask.sum()), int((mask & before[name] & ~after[name]).sum()))
+        ConstraintCounts(
+            name, reason, int(mask.sum()), int((mask & before[name] & ~after[name]).sum())
+        )
         for (name, reason), mask in broken.items()
     ]
 
@@ -141,10 +143,10 @@ def constrain(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> Constrained:
+) -> ConstrainSummary:
     """Write ``labels/NAME-constrained`` for every structure that there is; ``labels/NAME`` stays as it was predicted.
 
-    What comes later (measure, report, render, export) reads the constrained labels where there are any. ``release`` takes them away
+    What comes later (measure, report, render, export) reads the constrained labels where there are any. ``remove_constrained`` takes them away
     again. ``tables/constrained`` tells what each rule did. Labels that differ from their probabilities, because somebody corrected
     them, and labels without probabilities weigh as much as the surest prediction.
 
@@ -203,7 +205,7 @@ def constrain(
     return _told(sample, first.voxel_size.volume_um3)
 
 
-def release(sample: Sample) -> list[str]:
+def remove_constrained(sample: Sample) -> list[str]:
     """Take the constrained labels away; what was predicted is what counts again. Returns their paths."""
     with sample.locked():
         shutil.rmtree(sample.path / ".sparsem" / "work" / "constrain", ignore_errors=True)
@@ -251,12 +253,12 @@ def _constrain_block(
             None if inside is None else inside[z],
         )
         old = {name: one >= FOREGROUND for name, one in here.items()}
-        new = most_probable(here, in_cell, settings)
+        new = most_probable_masks(here, in_cell, settings)
         for name in volumes:
             made[name][z] = np.where(new[name], np.maximum(labels[name][z], 1), 0)
             before[name] += int(old[name].sum())
             after[name] += int(new[name].sum())
-        for rule in rules_of(old, new, in_cell, settings):
+        for rule in count_conflicts(old, new, in_cell, settings):
             total = rules.setdefault((rule.structure, rule.reason), [0, 0])
             total[0] += rule.conflicts
             total[1] += rule.removed
@@ -286,7 +288,7 @@ def _removed(sample: Sample, name: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _told(sample: Sample, voxel_um3: float) -> Constrained:
+def _told(sample: Sample, voxel_um3: float) -> ConstrainSummary:
     """The sum over all blocks, which is also written as a table."""
     blocks = finished(sample, "constrain")
     rules: dict[tuple[str, str], tuple[int, int]] = {}
@@ -295,7 +297,7 @@ def _told(sample: Sample, voxel_um3: float) -> Constrained:
     ):
         old = rules.get((structure, reason), (0, 0))
         rules[structure, reason] = (old[0] + conflicts, old[1] + removed)
-    found = tuple(Rule(*key, *counts) for key, counts in rules.items())
+    found = tuple(ConstraintCounts(*key, *counts) for key, counts in rules.items())
     sums = [
         {name: sum(block[when][name] for block in blocks) for name in blocks[0][when]}
         for when in ("before", "after")
@@ -316,7 +318,7 @@ def _told(sample: Sample, voxel_um3: float) -> Constrained:
         for when, one in zip(("before", "after"), sums, strict=True)
     }
     sample.write_table("constrained", pa.table(columns))
-    return Constrained(found, *sums)
+    return ConstrainSummary(found, *sums)
 
 
 def _rules(

@@ -28,7 +28,7 @@ Parts = NDArray[np.uint32]
 Ints = NDArray[np.int64]
 
 
-class Joined(NamedTuple):
+class ObjectNumbering(NamedTuple):
     """What the parts of blocks make together.
 
     Attributes:
@@ -44,7 +44,7 @@ class Joined(NamedTuple):
     speck_voxels: int
 
 
-def parts_of(mask: NDArray[Any]) -> Parts:
+def connected_parts(mask: NDArray[Any]) -> Parts:
     """26-connected components of a block, numbered from 1."""
     inside = (mask > 0).view(
         np.uint8
@@ -61,7 +61,7 @@ def first_voxels(parts: Parts) -> Ints:
     return out[1:]
 
 
-def touching(upper: Parts, lower: Parts) -> Ints:
+def touching_pairs(upper: Parts, lower: Parts) -> Ints:
     """Pairs of parts of two neighboring slices (y, x) that touch, across corners too: (n, 2)."""
     padded = np.pad(lower, 1)
     rows, columns = upper.shape
@@ -73,9 +73,9 @@ def touching(upper: Parts, lower: Parts) -> Ints:
     return np.unique(pairs[(pairs > 0).all(axis=1)], axis=0)
 
 
-def joined(
+def join_parts(
     voxels: Sequence[Ints], firsts: Sequence[Ints], pairs: Sequence[Ints], least_voxels: int
-) -> Joined:
+) -> ObjectNumbering:
     """Objects from the parts of blocks, numbered in the order of their first voxels.
 
     Args:
@@ -105,7 +105,9 @@ def joined(
     numbers = [
         np.concatenate([[0], names[group[a:b]]]).astype(np.uint32) for a, b in pairwise(starts)
     ]
-    return Joined(numbers, len(large), groups - len(large), int(size[size < least_voxels].sum()))
+    return ObjectNumbering(
+        numbers, len(large), groups - len(large), int(size[size < least_voxels].sum())
+    )
 
 
 class ObjectSettings(Settings):
@@ -114,7 +116,7 @@ class ObjectSettings(Settings):
     min_voxels: int = Field(description="parts with fewer voxels are specks")
 
 
-def numbered_objects(
+def number_objects(
     sample: Sample, name: str, mask: Volume, least_voxels: int, on: Execution = HERE
 ) -> tuple[Volume, int, int]:
     """Write ``labels/NAME-objects`` (uint32): the objects of a mask, numbered from 1.
@@ -145,7 +147,7 @@ def numbered_objects(
         on,
         needs,
     ) as stage:
-        found: Joined | None = None
+        found: ObjectNumbering | None = None
         if not stage.finished:
             blocks = mask.blocks()
             folder = stage.chain(
@@ -166,7 +168,7 @@ def numbered_objects(
             ]
             if mask.sizes:  # pictures, a block each, which nothing connects
                 pairs = [pair[:0] for pair in pairs]
-            found = joined(voxels, firsts, pairs, least_voxels)
+            found = join_parts(voxels, firsts, pairs, least_voxels)
         names = found.numbers if found else []
         specks = [found.specks, found.speck_voxels] if found else [0, 0]
         summaries = stage.map(
@@ -187,7 +189,7 @@ def _name(what: str, block: ZBlock) -> str:
 
 def _parts(block: ZBlock, _before: None, mask: Volume) -> Arrays:
     """Voxels and first voxels of the parts of a block, and its outer slices."""
-    parts = parts_of(mask.read(block.own))
+    parts = connected_parts(mask.read(block.own))
     firsts = first_voxels(parts) + block.start * parts[0].size
     return {
         "voxels": np.bincount(parts.reshape(-1))[1:],
@@ -203,8 +205,8 @@ def _seam(blocks: tuple[ZBlock, ZBlock], _before: None, folder: Path) -> Arrays:
         link_arrays(folder, _name("parts", block), 0)[side]
         for block, side in zip(blocks, ("top", "bottom"), strict=True)
     )
-    return {"pairs": touching(np.asarray(top[...]), np.asarray(bottom[...]))}
+    return {"pairs": touching_pairs(np.asarray(top[...]), np.asarray(bottom[...]))}
 
 
 def _number(block: ZBlock, mask: Volume, path: str, specks: list[int], names: Parts) -> BlockResult:
-    return {path: names[parts_of(mask.read(block.own))]}, {"specks": specks}
+    return {path: names[connected_parts(mask.read(block.own))]}, {"specks": specks}

@@ -36,7 +36,7 @@ def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = No
         raise ValueError(f"label maps of {first.shape} and {second.shape} cannot be compared")
     one, two = (_flat(labels, known) for labels in (first, second))
     if not one.size:
-        return added([])
+        return add_overlaps([])
     starts = np.concatenate(
         [[0], np.flatnonzero((one[1:] != one[:-1]) | (two[1:] != two[:-1])) + 1]
     )
@@ -44,7 +44,7 @@ def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = No
     return _counted(one[starts], two[starts], lengths)
 
 
-def sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
+def label_sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
     """The labels of a map but 0, ascending, and how many pixels each has; runs are counted, not pixels."""
     flat = _flat(labels, None)
     starts = (
@@ -59,7 +59,7 @@ def sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
     return ids[ids > 0], pixels[ids > 0]
 
 
-def places_in(ids: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
+def positions_in(ids: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
     """Place of every value among ascending ``ids``, from 1; 0 for one that is not among them. Any shape."""
     if not len(ids):
         return np.zeros(values.shape, np.int64)
@@ -67,7 +67,7 @@ def places_in(ids: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(ids[places] == values, places + 1, 0)
 
 
-def at_shape(labels: Labels, shape: tuple[int, int]) -> Labels:
+def resample_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
     """A label map (y, x) at another resolution: the label in the middle of every pixel; an id is never interpolated."""
     y, x = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
@@ -76,7 +76,7 @@ def at_shape(labels: Labels, shape: tuple[int, int]) -> Labels:
     return labels if labels.shape == shape else labels[np.ix_(y, x)]
 
 
-def added(parts: Sequence[Overlaps]) -> Overlaps:
+def add_overlaps(parts: Sequence[Overlaps]) -> Overlaps:
     """The overlaps of a whole from those of its parts."""
     if not parts:
         return Overlaps(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64))

@@ -5,7 +5,11 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from sparsem.annotation.labeled_slices import annotated_structures, annotation_names, forget_aside
+from sparsem.annotation.labeled_slices import (
+    annotated_structures,
+    annotation_names,
+    remove_replaced_annotation,
+)
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample, now
@@ -26,7 +30,7 @@ BOXES = ("annotated_boxes_", "boxes_")  # how tables of boxes begin, which can b
 def describe(sample: Sample) -> dict[str, Any]:
     """What a sample holds and what was done to it: shape, voxel size, images, structures by folder, tables, history.
 
-    ``stale`` names what was made on an image that was replaced since, ``outdated`` the tables of labels that were,
+    ``stale`` names what was made on an image that was replaced since, ``is_outdated`` the tables of labels that were,
     ``older`` labels that were made before their annotation got its newest slices.
     """
     names = sample.names("labels")
@@ -63,9 +67,13 @@ def describe(sample: Sample) -> dict[str, Any]:
             f"tables/{table}"
             for name in names
             for table, made_by in ((f"scores_{name}", "score"), (name, "measure"))
-            if table in sample.tables and outdated(sample, name, made_by)
+            if table in sample.tables and is_outdated(sample, name, made_by)
         ]
-        + [f"tables/quality_{name}" for name in sample.images if outdated(sample, name, "quality")],
+        + [
+            f"tables/quality_{name}"
+            for name in sample.images
+            if is_outdated(sample, name, "quality")
+        ],
         "tables": sample.tables,
         "history": sample.history(),
     }
@@ -100,7 +108,7 @@ def older_than_annotation(sample: Sample) -> list[str]:
     return older
 
 
-def result_of(sample: Sample, name: str) -> Volume:
+def result_labels(sample: Sample, name: str) -> Volume:
     """The labels of a structure that count: the constrained ones where there are any, else ``labels/NAME``.
 
     Raises:
@@ -131,23 +139,23 @@ def result_of(sample: Sample, name: str) -> Volume:
     return sample.volume("labels", f"{name}{CONSTRAINED}")
 
 
-def objects_of(sample: Sample, name: str) -> Volume | None:
+def object_labels(sample: Sample, name: str) -> Volume | None:
     """Return ``labels/NAME-objects``, the objects of a mask that ``measure`` counts, if they are of the labels that count.
 
     Raises:
-        SampleError: as of ``result_of``.
+        SampleError: as of ``result_labels``.
     """
     if f"{name}-objects" not in sample.names("labels"):
         return None
     made_from = sample.last_settings(f"objects-{name}").get("input mask")
     return (
         sample.volume("labels", f"{name}-objects")
-        if made_from == result_of(sample, name).fingerprint
+        if made_from == result_labels(sample, name).fingerprint
         else None
     )
 
 
-def outdated(sample: Sample, name: str, table: str) -> bool:
+def is_outdated(sample: Sample, name: str, table: str) -> bool:
     """Whether a table is of something else than what is there now.
 
     That is ``tables/scores_NAME`` or ``tables/NAME`` and the labels of the structure that count, or ``tables/quality_NAME`` and the image.
@@ -166,7 +174,7 @@ def outdated(sample: Sample, name: str, table: str) -> bool:
         }[table]
         before = sample.last_settings(stage).get(f"input {read}")
     try:
-        present = sample.image(name) if table == "quality" else result_of(sample, name)
+        present = sample.image(name) if table == "quality" else result_labels(sample, name)
         return before is not None and before != present.fingerprint
     except SampleError:
         return before is not None
@@ -180,7 +188,7 @@ def _measured_labels(sample: Sample, name: str) -> str | None:
     return fingerprint
 
 
-def remove(sample: Sample, pieces: Sequence[str]) -> None:
+def remove_pieces(sample: Sample, pieces: Sequence[str]) -> None:
     """Take pieces of a sample away, for good: ``labels/NAME``, ``annotations/NAME``, ``images/NAME`` and so on.
 
     Raises:
@@ -204,7 +212,7 @@ def remove(sample: Sample, pieces: Sequence[str]) -> None:
             if folder in FILE_IDS:
                 sample.remove_table(f"{FILE_IDS[folder]}{name}")
             if piece.startswith("annotations/"):
-                forget_aside(sample, piece.removeprefix("annotations/"))
+                remove_replaced_annotation(sample, piece.removeprefix("annotations/"))
             aside = work / f"removed-{number}"
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(sample.path / piece, aside)  # gone in one step, whatever comes between

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import Overlaps, places_in
+from sparsem.labels.overlaps import Overlaps, positions_in
 from sparsem.store.sample import Sample
 
 Columns = dict[str, NDArray[Any]]
@@ -27,9 +27,9 @@ def organelle_columns(
         cell_um3: their volumes.
         voxel_um3: volume of a voxel.
     """
-    counts = np.bincount(places_in(cells, holder), minlength=len(cells) + 1)[1:]
+    counts = np.bincount(positions_in(cells, holder), minlength=len(cells) + 1)[1:]
     voxels = np.bincount(
-        places_in(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1
+        positions_in(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1
     )[1:]
     volume = voxels * voxel_um3
     return {
@@ -49,7 +49,7 @@ def distance_columns(name: str, holder: Ids, distances: Columns, cells: Ids) -> 
         distances: of each object by name of the column, (objects,) each.
         cells: their ids, ascending, (n,).
     """
-    places, out = places_in(cells, holder), {}
+    places, out = positions_in(cells, holder), {}
     for column, values in distances.items():
         known = np.isfinite(values)
         of_cell = [values[known & (places == place)] for place in range(1, len(cells) + 1)]

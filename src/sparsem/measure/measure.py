@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import evenly_spaced
-from sparsem.labels.objects import numbered_objects
-from sparsem.labels.overlaps import places_in
-from sparsem.labels.results import result_of
+from sparsem.labels.objects import number_objects
+from sparsem.labels.overlaps import positions_in
+from sparsem.labels.results import result_labels
 from sparsem.measure.cell_columns import (
     distance_columns,
     organelle_columns,
@@ -184,7 +184,7 @@ def _counting(sample: Sample, settings: MeasureSettings) -> Volumes:
             f"min_volume_um3 names '{unknown[0]}', which is not measured{nearest(unknown[0], names)}"
         )
     labels = {
-        name: result_of(sample, name)
+        name: result_labels(sample, name)
         for name in sorted(names, key=lambda name: name == settings.cells)
     }
     first, one = next(iter(labels.items()))
@@ -212,7 +212,7 @@ def _numbered(
                 settings.min_voxels,
                 math.ceil(settings.min_volume_um3.get(name, 0) / volume.voxel_size.volume_um3),
             )
-            volumes[name], count, voxels = numbered_objects(sample, name, volume, least, on)
+            volumes[name], count, voxels = number_objects(sample, name, volume, least, on)
             specks[name] = SmallComponents(count, voxels)
         else:
             volumes[name], specks[name] = volume, SmallComponents(0, 0)
@@ -373,7 +373,7 @@ def _in_nuclei(
             proximity_to_membrane(middle, centers[one] * edges, float(depth[one])) for one in some
         ]
     cut = np.concatenate([[False], nuclei.columns["cut_by_edge"]])[
-        places_in(nuclei.found.ids, owner)
+        positions_in(nuclei.found.ids, owner)
     ]
     nucleoli.columns |= {
         "nucleus": owner,
@@ -512,7 +512,7 @@ def _cellular(
         one.columns |= {"distance_to_nucleus_um": empty, "distance_to_membrane_um": empty.copy()}
         one.columns["distance_level"] = np.full(len(one.found.ids), level)
         cut = np.concatenate([[False], cells.columns["cut_by_edge"]])
-        one.columns["cell_cut_by_edge"] = cut[places_in(ids, one.columns["cell"])]
+        one.columns["cell_cut_by_edge"] = cut[positions_in(ids, one.columns["cell"])]
     found = []
     for cell in ids:
         arrays = read[f"cell.{cell}"]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from sparsem.labels.results import outdated
+from sparsem.labels.results import is_outdated
 from sparsem.quality.flags import LOST
 from sparsem.store.sample import Sample
 
@@ -95,7 +95,7 @@ def lost_slice_positions(sample: Sample) -> Ints:
     gaps = repeated | {z + 1 for z in repeated}
     for name in sample.images:
         table = f"quality_{name}"
-        if table in sample.tables and not outdated(sample, name, "quality"):
+        if table in sample.tables and not is_outdated(sample, name, "quality"):
             columns = sample.read_table(table)
             if "spacing" in columns.column_names:
                 spacing = np.asarray(columns["spacing"].to_numpy(zero_copy_only=False), np.float64)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize, ZBlock
-from sparsem.labels.overlaps import Overlaps, added, overlaps, places_in
+from sparsem.labels.overlaps import Overlaps, add_overlaps, overlaps, positions_in
 from sparsem.measure.features.hull import convex_voxels_per_object, slice_corners
 from sparsem.measure.features.moments import (
     Moments,
@@ -89,7 +89,7 @@ def summed(blocks: Iterable[Read], within: Iterable[str]) -> tuple[Moments, dict
             parts.append(
                 Overlaps(*(np.asarray(arrays[f"{name}.{side}"][...]) for side in Overlaps._fields))
             )
-    return combine_moments(found), {name: added(parts) for name, parts in shared.items()}
+    return combine_moments(found), {name: add_overlaps(parts) for name, parts in shared.items()}
 
 
 def surfaces(link: Surfaces, _before: None) -> Arrays:
@@ -97,7 +97,7 @@ def surfaces(link: Surfaces, _before: None) -> Arrays:
     block, voxel = link.block, link.volume.voxel_size.micrometers
     labels = link.volume.read(block.read).astype(np.uint32, copy=False)
     index, present = compact_labels(labels)
-    places = places_in(link.ids, present)
+    places = positions_in(link.ids, present)
     known = places > 0  # others are nobody's islands
     centroids = np.concatenate([np.zeros((1, 3)), link.centroids])[places]
     rows, corners = [np.empty((0, 5))], [np.empty((0, 4), np.int64)]
@@ -198,7 +198,7 @@ def main_containers(
         nobody: holders that do not count.
     """
     holder = np.where(np.isin(shared.second, np.asarray(nobody, np.uint32)), 0, shared.second)
-    merged = added([Overlaps(shared.first, holder.astype(np.uint32), shared.pixels)])
+    merged = add_overlaps([Overlaps(shared.first, holder.astype(np.uint32), shared.pixels)])
     out, share = np.zeros(len(ids), np.uint32), np.zeros(len(ids))
     order = np.lexsort(
         (merged.second, merged.pixels)

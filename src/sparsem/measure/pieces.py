@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from sparsem.labels.overlaps import places_in
+from sparsem.labels.overlaps import positions_in
 from sparsem.measure.crops import Crop, crop_around, downsampling_factors
 from sparsem.measure.features.distances import (
     depth_within,
@@ -124,7 +124,7 @@ def cell_measures(link: CellPiece, _before: None) -> Arrays:
     to_nucleus = distance_to(nucleus, edges) if nucleus is not None and nucleus.any() else None
     out: dict[str, NDArray[Any]] = {}
     for name, (volume, objects) in link.organelles.items():
-        index = places_in(objects.ids, piece.of(volume)).astype(np.uint32)
+        index = positions_in(objects.ids, piece.of(volume)).astype(np.uint32)
         places = _in_piece(objects.centroids, volume, piece)
         for what, field in (("nucleus", to_nucleus), ("membrane", to_membrane)):
             out[f"{name}.{what}"] = _nearest(index, len(objects.ids), field, places)

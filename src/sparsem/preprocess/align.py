@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.annotation.labeled_slices import drawn_on_image
+from sparsem.annotation.labeled_slices import annotations_drawn_on
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.preprocess.drift import Drift, Link, believed, common_rectangle, drift, gaps
@@ -182,7 +182,7 @@ def align(
 
 def _refuse_to_strand(sample: Sample, out: str) -> None:
     """Labels that were drawn on the image that is to be replaced would have no image any more."""
-    drawn = drawn_on_image(sample, out) if out in sample.names("images") else []
+    drawn = annotations_drawn_on(sample, out) if out in sample.names("images") else []
     if drawn:
         raise InputError(
             f"{', '.join(drawn)} of {sample.path.name} {'was' if len(drawn) == 1 else 'were'} annotated on images/{out} and cannot follow "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem import __version__
-from sparsem.annotation.ids import whole_numbers
+from sparsem.annotation.renumbering import integer_labels
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.io.ingest import GrayMapping, ImportSettings, gray_mapping, refuse_non_finite
@@ -354,7 +354,7 @@ def _resin(picture: NDArray[Any], mask: Source | None, z: int, settings: ImagesS
     shape = (picture.shape[0], picture.shape[1])
     if mask is not None:
         return Resin(
-            (whole_numbers(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0,),
+            (integer_labels(np.asarray(mask.stack[z : z + 1])[0], f"the mask {mask.title}") > 0,),
             False,
         )
     if settings.box:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsem.annotation.ground_truth import Truth, TruthSettings, truth_of
+from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
 from sparsem.errors import SparsemError
-from sparsem.labels.results import objects_of, result_of
+from sparsem.labels.results import object_labels, result_labels
 from sparsem.measure.settings import result_names
 from sparsem.report.plots.figures import COLORS, color_of
 from sparsem.store.sample import Sample
@@ -27,7 +27,7 @@ class Layer:
 
     name: str
     labels: Volume | None
-    truth: Truth | None
+    truth: GroundTruth | None
     cells: bool
     place: int = 0
     only: tuple[int, ...] | None = None
@@ -42,7 +42,7 @@ def layers_of(
     sample: Sample,
     structures: Sequence[str],
     cells: str,
-    truth: Mapping[str, tuple[str, TruthSettings]],
+    truth: Mapping[str, tuple[str, GroundTruthSettings]],
     others: Sequence[str] = (),
 ) -> tuple[list[Layer], list[str]]:
     """Structures, cells first and then the larger ones, and a sentence on everything that cannot be shown.
@@ -63,13 +63,13 @@ def layers_of(
     for name in names:
         labels: Volume | None = None
         try:
-            labels = objects_of(sample, name) or result_of(sample, name)
+            labels = object_labels(sample, name) or result_labels(sample, name)
         except SparsemError as error:
             problems.append(str(error))
             labels = (
                 sample.volume("labels", name) if name in sample.names("labels") else None
             )  # as predicted, then
-        source, how = truth.get(name, (None, TruthSettings()))
+        source, how = truth.get(name, (None, GroundTruthSettings()))
         true = _truth(sample, name, source, how, labels, problems)
         if labels is not None or true is not None:
             made.append(
@@ -91,15 +91,15 @@ def _truth(
     sample: Sample,
     name: str,
     source: str | None,
-    settings: TruthSettings,
+    settings: GroundTruthSettings,
     labels: Volume | None,
     problems: list[str],
-) -> Truth | None:
+) -> GroundTruth | None:
     """Return ground truth, of the sample itself or from elsewhere."""
     if source is None and name not in sample.names("truth"):
         return None
     try:
-        return truth_of(sample, name, labels, source, settings, objects=True)
+        return read_ground_truth(sample, name, labels, source, settings, objects=True)
     except SparsemError as error:
         problems.append(f"The ground truth of {name} is not shown: {error}")
         return None

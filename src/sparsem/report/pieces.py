@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import annotation_names, kept_labels, read_annotation
+from sparsem.annotation.labeled_slices import annotation_names, read_annotation, stored_labels
 from sparsem.errors import InputError, SampleError
 from sparsem.io.writers import ExportVolume, combine_masks
-from sparsem.labels.results import objects_of, result_of
+from sparsem.labels.results import object_labels, result_labels
 from sparsem.progress import tell
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample
@@ -111,7 +111,7 @@ def _whole(sample: Sample, names: Sequence[str], onto: str | None, quiet: bool) 
     plains = [name.rpartition("/")[2] for name in names]
     alike = len(set(plains)) < len(plains)
     # Of a structure that was measured the same objects are written as are in its table; "labels/NAME" is all that was predicted.
-    counted = {name: objects_of(sample, name) for name in names if "/" not in name}
+    counted = {name: object_labels(sample, name) for name in names if "/" not in name}
     whole = {name: counted.get(name) or _volume(sample, name) for name in names}
     volumes = {
         name if alike else plain: whole[name] for name, plain in zip(names, plains, strict=True)
@@ -200,7 +200,7 @@ def _annotated(
         quiet,
     )
     planes = tuple(drawn.z.index(z) for z in wanted)
-    return ExportVolume(ChosenSlices(kept_labels(sample, name), planes), image.voxel_size, 1)
+    return ExportVolume(ChosenSlices(stored_labels(sample, name), planes), image.voxel_size, 1)
 
 
 def pieces_of(sample: Sample) -> list[str]:
@@ -223,5 +223,5 @@ def _volume(sample: Sample, name: str) -> Volume:
         if folder
         else sample.image("raw")
         if plain == "raw"
-        else result_of(sample, plain)
+        else result_labels(sample, plain)
     )

@@ -16,12 +16,12 @@ import pyarrow.csv
 from pydantic import Field, field_validator
 
 from sparsem import __version__
-from sparsem.annotation.ground_truth import TruthSettings
+from sparsem.annotation.ground_truth import GroundTruthSettings
 from sparsem.annotation.labeled_slices import annotated_structures, corrected_slices
 from sparsem.boxes.tables import are_scores_outdated
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.geometry import evenly_spaced
-from sparsem.labels.results import outdated
+from sparsem.labels.results import is_outdated
 from sparsem.labels.slice_roles import slice_use_of
 from sparsem.measure.dictionary import dictionary_sections
 from sparsem.measure.settings import result_names
@@ -173,7 +173,7 @@ def _view(
     image: Volume | None = None
     line: list[str] = []
     truth = {
-        name: (source, TruthSettings(slices=settings.truth_slices.get(name)))
+        name: (source, GroundTruthSettings(slices=settings.truth_slices.get(name)))
         for name, source in settings.truth.items()
     }
     layers, sentences = layers_of(sample, settings.structure, settings.cells, truth, others)
@@ -221,8 +221,8 @@ def _view(
         view.has_truth = any(one["truth"] for one in view.slices)
     meter.step("3D scene")
     view.scene = scene(layers, settings.triangles // of)
-    old = [f"scores_{one.name}" for one in layers if outdated(sample, one.name, "score")]
-    old += [f"quality_{name}" for name in sample.images if outdated(sample, name, "quality")]
+    old = [f"scores_{one.name}" for one in layers if is_outdated(sample, one.name, "score")]
+    old += [f"quality_{name}" for name in sample.images if is_outdated(sample, name, "quality")]
     if are_scores_outdated(sample):
         problems.append(
             Notice(

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.ids import UNLABELED
+from sparsem.annotation.renumbering import UNLABELED
 from sparsem.io.readers.source import Stack
-from sparsem.labels.overlaps import at_shape
+from sparsem.labels.overlaps import resample_labels
 from sparsem.report.boxes import BoxLayer, edges_of
 from sparsem.report.encode import cells_picture, gray_picture, mask_picture
 from sparsem.report.layers import Layer
@@ -110,7 +110,7 @@ def _slice_of(labels: Volume, level: int, z: int, step: int) -> NDArray[Any]:
 def _true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]) -> NDArray[Any]:
     height, width = image.size_of(z)
     labels = np.asarray(truth[z : z + 1])[0][:height, :width]
-    return at_shape(np.where(labels == UNLABELED, 0, labels), (shape[0], shape[1]))
+    return resample_labels(np.where(labels == UNLABELED, 0, labels), (shape[0], shape[1]))
 
 
 def _picture(labels: NDArray[Any], layer: Layer) -> str:

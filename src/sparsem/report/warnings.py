@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import corrected_slices
 from sparsem.boxes.tables import DETECTED_PREFIX, are_masks_outdated
-from sparsem.labels.results import CONSTRAINED, outdated
+from sparsem.labels.results import CONSTRAINED, is_outdated
 from sparsem.measure.object_checks import object_warnings
 from sparsem.store.sample import Sample
 
@@ -57,7 +57,7 @@ def _lost(sample: Sample) -> Iterator[Notice]:
 def _quality(sample: Sample) -> Iterator[Notice]:
     """The light of every image that was looked at, and the slices to look at, the red ones first."""
     for name in sample.images:
-        if f"quality_{name}" not in sample.tables or outdated(sample, name, "quality"):
+        if f"quality_{name}" not in sample.tables or is_outdated(sample, name, "quality"):
             continue
         rows = sample.read_table(f"quality_{name}").select(["z", "light", "remarks"]).to_pylist()
         for light in ("red", "amber"):
@@ -116,7 +116,7 @@ def _unchecked(sample: Sample, structures: list[str], cells: str) -> Iterator[No
                 not known,
             )
             continue
-        if outdated(sample, name, "score"):
+        if is_outdated(sample, name, "score"):
             yield Notice(
                 f"The scores of {name} are of other labels than those that count now; run 'sparsem score' again.",
                 True,
@@ -178,7 +178,7 @@ def _measured(sample: Sample, structures: list[str], cells: str) -> Iterator[Not
     for row in table:
         yield from _of_structure(row)
         yield from _of_objects(sample, row["structure"], cells)
-        if outdated(sample, row["structure"], "measure"):
+        if is_outdated(sample, row["structure"], "measure"):
             yield Notice(
                 f"{row['structure']} has changed since it was measured; run 'sparsem measure --overwrite'.",
                 True,

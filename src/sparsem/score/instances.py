@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import Overlaps, added
+from sparsem.labels.overlaps import Overlaps, add_overlaps
 
-SCORES = ("arand", "voi_split", "voi_merge", "pq", "ap50", "map")
+INSTANCE_SCORES = ("arand", "voi_split", "voi_merge", "pq", "ap50", "map")
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
 
 Counts = NDArray[np.float64]
@@ -27,14 +27,14 @@ class RandError(NamedTuple):
     recall: float
 
 
-class Information(NamedTuple):
+class VariationOfInformation(NamedTuple):
     """Variation of information in bits: what splits and what mergers cost."""
 
     split: float
     merge: float
 
 
-class Panoptic(NamedTuple):
+class PanopticQuality(NamedTuple):
     """Panoptic quality: mean IoU of matched cells times their share."""
 
     quality: float
@@ -80,22 +80,22 @@ def adapted_rand_error(table: Overlaps) -> RandError:
     return RandError(1 - f_score, precision, recall)
 
 
-def variation_of_information(table: Overlaps) -> Information:
+def variation_of_information(table: Overlaps) -> VariationOfInformation:
     """H(predicted | true), the splits, and H(true | predicted), the mergers, over the pixels of true cells (Meila 2007); bits.
 
     NaN where the truth holds no cell.
     """
     predicted, true, pixels = _of_true_cells(table)
     if not pixels.size:
-        return Information(np.nan, np.nan)
+        return VariationOfInformation(np.nan, np.nan)
     joint = _entropy(pixels)
-    return Information(
+    return VariationOfInformation(
         joint - _entropy(_sums(true, pixels)), joint - _entropy(_sums(predicted, pixels))
     )
 
 
 @dataclass(frozen=True)
-class Matching:
+class ObjectMatches:
     """IoU of every pair of a predicted and a true cell that overlap, and how many cells there are."""
 
     iou: Counts
@@ -114,17 +114,17 @@ class Matching:
         return float(np.mean([self.average_precision(threshold) for threshold in AP_THRESHOLDS]))
 
     @property
-    def panoptic(self) -> Panoptic:
+    def panoptic(self) -> PanopticQuality:
         """PQ = SQ x RQ (Kirillov et al. 2019); NaN without cells."""
         matches = self.iou[self.iou > 0.5]
         if not self.predicted + self.true:
-            return Panoptic(np.nan, np.nan, np.nan)
+            return PanopticQuality(np.nan, np.nan, np.nan)
         recognition = 2 * len(matches) / (self.predicted + self.true)
         segmentation = float(matches.mean()) if len(matches) else 0.0
-        return Panoptic(segmentation * recognition, segmentation, recognition)
+        return PanopticQuality(segmentation * recognition, segmentation, recognition)
 
 
-def matching(table: Overlaps) -> Matching:
+def match_objects(table: Overlaps) -> ObjectMatches:
     """IoU of all overlapping pairs of cells."""
     predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
     cells = (table.first > 0) & (table.second > 0)
@@ -133,7 +133,7 @@ def matching(table: Overlaps) -> Matching:
         predicted[p] + true[t]
         for p, t in zip(table.first[cells].tolist(), table.second[cells].tolist(), strict=True)
     ]
-    return Matching(
+    return ObjectMatches(
         shared / (np.asarray(sizes, np.float64) - shared),
         len(predicted.keys() - {0}),
         len(true.keys() - {0}),
@@ -149,13 +149,13 @@ def instance_scores(slices: Sequence[Overlaps], least_px: int = 0) -> dict[str, 
         slices: predicted (first) against true (second), slice by slice.
         least_px: objects with fewer voxels in all slices count as background, in the prediction and in the ground truth alike.
     """
-    slices = without_small(slices, least_px)
-    whole = added(slices)
+    slices = remove_small_objects(slices, least_px)
+    whole = add_overlaps(slices)
     dice = dice_of_cells(whole)
     flat = [_scores(one) for one in slices if (one.second > 0).any()]
     means = {
         f"{name}_2d": float(np.mean([one[name] for one in flat])) if flat else np.nan
-        for name in SCORES
+        for name in INSTANCE_SCORES
     }
     mean_dice = float(np.mean(list(dice.values()))) if dice else np.nan
     return {
@@ -166,7 +166,7 @@ def instance_scores(slices: Sequence[Overlaps], least_px: int = 0) -> dict[str, 
     }
 
 
-def without_small(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
+def remove_small_objects(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
     """Return the overlaps of slices with small objects as background.
 
     Args:
@@ -175,7 +175,7 @@ def without_small(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
     """
     if least_px <= 1:
         return list(slices)
-    whole = added(slices)
+    whole = add_overlaps(slices)
     small = []
     for labels in (whole.first, whole.second):
         voxels = _sizes(labels, whole.pixels)
@@ -185,13 +185,13 @@ def without_small(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
         first = np.where(np.isin(table.first, small[0]), 0, table.first).astype(np.uint32)
         second = np.where(np.isin(table.second, small[1]), 0, table.second).astype(np.uint32)
         kept.append(
-            added([Overlaps(first, second, table.pixels)])
+            add_overlaps([Overlaps(first, second, table.pixels)])
         )  # pairs that became one are one row again
     return kept
 
 
 def _scores(table: Overlaps) -> dict[str, float]:
-    information, pairs = variation_of_information(table), matching(table)
+    information, pairs = variation_of_information(table), match_objects(table)
     numbers = (
         adapted_rand_error(table).error,
         information.split,
@@ -200,7 +200,7 @@ def _scores(table: Overlaps) -> dict[str, float]:
     )
     return dict(
         zip(
-            SCORES,
+            INSTANCE_SCORES,
             (*numbers, pairs.average_precision(0.5), pairs.mean_average_precision),
             strict=True,
         )

@@ -21,7 +21,7 @@ class IslandCount(NamedTuple):
     right: int
 
 
-def island_count(labels: Labels, true: Labels) -> IslandCount:
+def count_islands(labels: Labels, true: Labels) -> IslandCount:
     """Return the islands of a slice. An island is every 8-connected part of a true cell but its largest.
 
     Args:

@@ -22,7 +22,7 @@ def dice_of_sums(both: T, predicted: T, true: T, smooth: float = SMOOTH) -> T:
 
 
 @dataclass(frozen=True)
-class Overlap:
+class MaskOverlap:
     """Pixel counts of one slice or volume: in both masks, in the prediction, in the ground truth, and where the ground truth is known."""
 
     both: int
@@ -30,13 +30,13 @@ class Overlap:
     true: int
     known: int
 
-    def __add__(self, other: "Overlap") -> "Overlap":
+    def __add__(self, other: "MaskOverlap") -> "MaskOverlap":
         both, predicted, true = (
             self.both + other.both,
             self.predicted + other.predicted,
             self.true + other.true,
         )
-        return Overlap(both, predicted, true, self.known + other.known)
+        return MaskOverlap(both, predicted, true, self.known + other.known)
 
     @property
     def dice(self) -> float:
@@ -56,9 +56,9 @@ class Overlap:
         return self.both / self.true if self.true else math.nan
 
 
-def overlap(
+def mask_overlap(
     predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_] | None = None
-) -> Overlap:
+) -> MaskOverlap:
     """Return the counts of one slice or volume; pixels that are not known count nowhere.
 
     Raises:
@@ -72,15 +72,15 @@ def overlap(
     both, ours, theirs = (
         int(np.count_nonzero(mask)) for mask in (predicted & true, predicted, true)
     )
-    return Overlap(both, ours, theirs, comparable)
+    return MaskOverlap(both, ours, theirs, comparable)
 
 
-def pooled(slices: Iterable[Overlap]) -> Overlap:
+def pool_slices(slices: Iterable[MaskOverlap]) -> MaskOverlap:
     """All slices as one volume: the 3D score."""
-    return sum(slices, Overlap(0, 0, 0, 0))
+    return sum(slices, MaskOverlap(0, 0, 0, 0))
 
 
-def average_dice(slices: Iterable[Overlap], skip_empty_truth: bool = False) -> float:
+def average_dice(slices: Iterable[MaskOverlap], skip_empty_truth: bool = False) -> float:
     """Return the mean over slices of the smoothed Dice, the papers' average Dice.
 
     Slices without a pixel that can be compared do not count. ``skip_empty_truth`` leaves out slices without the structure too, as the

@@ -14,26 +14,26 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from sparsem.annotation.ground_truth import TruthSettings, truth_of
-from sparsem.annotation.ids import UNLABELED
+from sparsem.annotation.ground_truth import GroundTruthSettings, read_ground_truth
+from sparsem.annotation.label_volumes import write_renumbering_table
 from sparsem.annotation.labeled_slices import corrected_slices
-from sparsem.annotation.volumes import keep_table
+from sparsem.annotation.renumbering import UNLABELED
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.io.readers.source import Stack
-from sparsem.labels.overlaps import Overlaps, added, overlaps
-from sparsem.labels.results import result_of
+from sparsem.labels.overlaps import Overlaps, add_overlaps, overlaps
+from sparsem.labels.results import result_labels
 from sparsem.labels.slice_roles import slice_use_of
-from sparsem.score.instances import dice_of_cells, instance_scores, without_small
-from sparsem.score.islands import IslandCount, island_count
+from sparsem.score.instances import dice_of_cells, instance_scores, remove_small_objects
+from sparsem.score.islands import IslandCount, count_islands
 from sparsem.score.overlap import (
     NO_OUTLINE,
+    MaskOverlap,
     OutlineCount,
-    Overlap,
     average_dice,
+    mask_overlap,
     outline_count,
-    overlap,
-    pooled,
+    pool_slices,
 )
 from sparsem.settings import SliceChoice, parsed_slices, resolve_settings
 from sparsem.store.sample import Sample
@@ -45,7 +45,7 @@ from sparsem.workflow.stage import BlockResult, Stage
 COPIED_OUTLINE = 0.8  # part of the outline that is the same to the pixel; two people's drawings share a third (measured)
 
 
-class ScoreSettings(TruthSettings):
+class ScoreSettings(GroundTruthSettings):
     """What is compared with what."""
 
     labels: str | None = Field(
@@ -88,7 +88,7 @@ class Scores:
         corrected: compared slices whose annotation began as a prediction.
     """
 
-    slices: tuple[Overlap, ...]
+    slices: tuple[MaskOverlap, ...]
     use: SliceUse | None
     cells: tuple[Overlaps, ...] = ()
     least_voxels: int = 0
@@ -137,7 +137,7 @@ class Scores:
         None where a number has no meaning: no slice is left, nothing was predicted, or there was nothing to find.
         """
         chosen = [self.slices[z] for z in self.group(role)]
-        whole = pooled(chosen)
+        whole = pool_slices(chosen)
         average = {
             "dice_slices": average_dice(chosen),
             "dice_slices_skipping_empty": average_dice(chosen, skip_empty_truth=True),
@@ -179,9 +179,9 @@ def score(
     """
     settings = resolve_settings(ScoreSettings, settings, changes)
     predicted = (
-        sample.volume("labels", settings.labels) if settings.labels else result_of(sample, name)
+        sample.volume("labels", settings.labels) if settings.labels else result_labels(sample, name)
     )
-    true = truth_of(sample, name, predicted, truth, settings, objects=settings.instances)
+    true = read_ground_truth(sample, name, predicted, truth, settings, objects=settings.instances)
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth, y, x = predicted.block_depth, *predicted.shape[1:]
     needs = Needs(
@@ -192,8 +192,8 @@ def score(
         sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs
     ) as stage:
         blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
-    keep_table(sample, f"truth_ids_{name}", true.renumbering)
-    slices = tuple(Overlap(*counts) for block in blocks for counts in block["counts"])
+    write_renumbering_table(sample, f"truth_ids_{name}", true.renumbering)
+    slices = tuple(MaskOverlap(*counts) for block in blocks for counts in block["counts"])
     cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
     outline = OutlineCount(*(sum(block["outline"][k] for block in blocks) for k in range(2)))
     if not any(one.known for one in slices):
@@ -215,9 +215,9 @@ def score(
 
 def dice_table(scores: Scores) -> pa.Table:
     """Return one row a true cell: its voxels, and its Dice with the predicted cell of the same identity, in all and in unseen slices."""
-    cells = without_small(scores.cells, scores.least_voxels)
+    cells = remove_small_objects(scores.cells, scores.least_voxels)
     unseen = [cells[z] for z in scores.group("unseen")]
-    everywhere, elsewhere = dice_of_cells(added(cells)), dice_of_cells(added(unseen))
+    everywhere, elsewhere = dice_of_cells(add_overlaps(cells)), dice_of_cells(add_overlaps(unseen))
     voxels = dict.fromkeys(everywhere, 0)
     for one in cells:
         for cell, pixels in zip(one.second.tolist(), one.pixels.tolist(), strict=True):
@@ -267,11 +267,11 @@ def _score_block(
         }
     true = (labels > 0) & known
     ours = predicted.read(block.own)
-    sums = [overlap(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
+    sums = [mask_overlap(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
     counted = range(len(ours)) if settings.instances else ()
     objects = np.where(true, labels, 0)
     cells = [overlaps(ours[z], objects[z], known[z]) for z in counted]
-    islands = [island_count(ours[z], objects[z]) for z in counted]
+    islands = [count_islands(ours[z], objects[z]) for z in counted]
     outlines = [outline_count(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
     outline = [sum(one.shared for one in outlines), sum(one.true for one in outlines)]
     counts = [[one.both, one.predicted, one.true, one.known] for one in sums]

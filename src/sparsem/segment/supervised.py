@@ -14,7 +14,7 @@ from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.models.architectures import default_learning_rate, load_pretrained_weights
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
-from sparsem.score.overlap import Overlap, overlap, pooled
+from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.segment.sampling import Batch, Sampling, TileSampler
 from sparsem.segment.targets import outlines_and_distances
@@ -163,7 +163,7 @@ def validation_dice(
 ) -> tuple[float, ...]:
     """Pooled Dice of each structure on whole slices at the network's scale, tile by tile; NaN where none of it is known."""
     network.eval()
-    counts: list[list[Overlap]] = [[] for _ in range(slices[0].target.shape[0])]
+    counts: list[list[MaskOverlap]] = [[] for _ in range(slices[0].target.shape[0])]
     for each in slices:
         grid = TileGrid((each.image.shape[1], each.image.shape[2]), settings.input_px, overlap=0)
         with autocast(device, settings.precision):
@@ -175,5 +175,7 @@ def validation_dice(
         probability = grid.blend(torch.cat(outputs).cpu().numpy())
         for structure, found in enumerate(counts):
             target = each.target[structure]
-            found.append(overlap(probability[structure] >= 0.5, target == 1, target != UNKNOWN))
-    return tuple(pooled(found).dice for found in counts)
+            found.append(
+                mask_overlap(probability[structure] >= 0.5, target == 1, target != UNKNOWN)
+            )
+    return tuple(pool_slices(found).dice for found in counts)

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import UNKNOWN
-from sparsem.labels.overlaps import at_shape
+from sparsem.labels.overlaps import resample_labels
 from sparsem.segment.tiles import scaled_shape
 
 
 def shrink_labels(labels: NDArray[Any], factors: tuple[float, float]) -> NDArray[Any]:
     """Labels at the network's scale: the one in the middle of every pixel; an id is never interpolated."""
-    return at_shape(labels, scaled_shape((labels.shape[0], labels.shape[1]), factors))
+    return resample_labels(labels, scaled_shape((labels.shape[0], labels.shape[1]), factors))
 
 
 def interior_and_boundary(

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from sparsem import __version__
-from sparsem.annotation.ground_truth import truth_of
+from sparsem.annotation.ground_truth import read_ground_truth
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import UNKNOWN, outputs_of_cells
 from sparsem.cells.cells import cells
@@ -25,8 +25,8 @@ from sparsem.errors import ResumeError
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.writers import write_tiff
-from sparsem.labels.constrain import Roles, constrain, release
-from sparsem.labels.results import CONSTRAINED, result_of
+from sparsem.labels.constrain import StructureRoles, constrain, remove_constrained
+from sparsem.labels.results import CONSTRAINED, result_labels
 from sparsem.measure.measure import measure
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.preprocess.align import Alignment, align
@@ -101,14 +101,14 @@ def run(path: str | Path, *, on: Execution = HERE) -> StudyResult:
     ) in (
         study.score.items()
     ):  # what is wrong with ground truth is reported before a night of training
-        truth_of(sample, name, sample.image("raw"), _source(here, step.truth), step)
+        read_ground_truth(sample, name, sample.image("raw"), _source(here, step.truth), step)
     _annotate(sample, here, study, on, drawn_on_raw=True)
     image, alignment = _prepared(sample, study, on)
     _annotate(sample, here, study, on, drawn_on_raw=False)
     model, volumes, promises = (
         _pixel_by_pixel(sample, here, study, image, on) if study.annotate else (None, [], ())
     )
-    rules = study.constrain or Roles()
+    rules = study.constrain or StructureRoles()
     masked, judged = (
         run_detection(sample, here, study.detect, image, rules, on) if study.detect else ([], None)
     )
@@ -133,7 +133,7 @@ def run(path: str | Path, *, on: Execution = HERE) -> StudyResult:
     if study.constrain:
         constrain(sample, changed(study.constrain, called), on=on)
     elif any(name.endswith(CONSTRAINED) for name in sample.names("labels")):
-        release(sample)  # what an earlier version of the study constrained
+        remove_constrained(sample)  # what an earlier version of the study constrained
     if study.measure:
         measure(sample, changed(study.measure, called), on=on)
     scores = {name: _scored(sample, here, name, step, on) for name, step in study.score.items()}
@@ -220,7 +220,7 @@ def _scored(sample: Sample, here: Path, name: str, step: ScoreStep, on: Executio
 def _exported(sample: Sample, name: str, here: Path, step: ExportStep, on: Execution) -> Path:
     """Export the labels that count, as TIFF."""
     path, settings = here / step.folder / f"{name}.tif", ExportSettings(onto=step.onto)
-    made_from = result_of(sample, name).fingerprint
+    made_from = result_labels(sample, name).fingerprint
     if step.onto is not None:
         made_from = fingerprint_of(
             {"labels": made_from, "onto": step.onto, "image": sample.image(step.onto).fingerprint}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import sizes
+from sparsem.labels.overlaps import label_sizes
 from sparsem.workflow.compiled import compiled
 
 Floats = NDArray[np.float64]
@@ -90,7 +90,7 @@ def combine_moments(parts: Sequence[Moments]) -> Moments:
 
 def compact_labels(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
     """Labels renumbered 1 to n in ascending order of their ids, 0 staying 0; and the ids, (n,)."""
-    ids, _ = sizes(labels)
+    ids, _ = label_sizes(labels)
     if not len(ids) or int(ids[-1]) == len(ids):
         return labels.astype(np.uint32, copy=False), ids
     index = np.empty(labels.shape, np.uint32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem.errors import InputError, SampleError
-from sparsem.labels.results import outdated, result_of
+from sparsem.labels.results import is_outdated, result_labels
 from sparsem.progress import Meter
 from sparsem.report.layers import Layer, layers_of
 from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, whole_box
@@ -134,7 +134,7 @@ def render(
 def _box_of(sample: Sample, chosen: tuple[str, int]) -> Box:
     """Around one object, with a margin."""
     name, number = chosen
-    row, volume = _row_of(sample, name, number), result_of(sample, name)
+    row, volume = _row_of(sample, name, number), result_labels(sample, name)
     low, high = (np.array([row[f"{end}_{axis}"] for axis in "zyx"]) for end in ("first", "last"))
     rim = np.ceil(MARGIN * (high - low) + 2).astype(np.int64)
     return np.maximum(low - rim, 0), np.minimum(high + 1 + rim, volume.shape)
@@ -159,7 +159,7 @@ def _row_of(sample: Sample, name: str, number: int) -> Mapping[str, Any]:
         raise InputError(
             f"tables/{name} of {sample.path.name} has no object {number}; it has {len(ids)}, see tables/{name}.csv."
         )
-    if outdated(sample, name, "measure"):
+    if is_outdated(sample, name, "measure"):
         raise SampleError(
             f"{name} has changed since it was measured; run 'sparsem measure {sample.path.name} --overwrite' first."
         )

@@ -23,7 +23,7 @@ MASK_TOPS = (255, 65535)  # the structure in masks of 8 and 16 bits
 UNLABELED = (
     2**32 - 1
 )  # stands for the ignored number of a file where that does not fit or others are renumbered
-OUTSIDE = UNLABELED - 1  # stands likewise for the background number of a file
+EXTRA_BACKGROUND = UNLABELED - 1  # stands likewise for the background number of a file
 MARKS_64 = (
     2**63 - 1,
     2**64 - 1,
@@ -35,7 +35,7 @@ Labels = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
-class Special:
+class SpecialNumbers:
     """The numbers of a file that are no objects.
 
     Attributes:
@@ -56,8 +56,8 @@ class Special:
     @property
     def limit(self) -> int:
         """Numbers of objects below it can be stored as they are."""
-        has_stand_in = self.background is not None and not 0 < self.background < OUTSIDE
-        return OUTSIDE if has_stand_in else UNLABELED
+        has_stand_in = self.background is not None and not 0 < self.background < EXTRA_BACKGROUND
+        return EXTRA_BACKGROUND if has_stand_in else UNLABELED
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Renumbering:
 
     file: NDArray[np.uint64]
     stored: NDArray[np.uint32]
-    special: Special = Special()
+    special: SpecialNumbers = SpecialNumbers()
 
     @property
     def is_identity(self) -> bool:
@@ -85,9 +85,11 @@ class Renumbering:
             return 0
         for special, stand_in in (
             (self.special.ignore, UNLABELED),
-            (self.special.background, OUTSIDE),
+            (self.special.background, EXTRA_BACKGROUND),
         ):
-            if file_number == special and not (self.is_identity and 0 < file_number < OUTSIDE):
+            if file_number == special and not (
+                self.is_identity and 0 < file_number < EXTRA_BACKGROUND
+            ):
                 return stand_in
         if self.is_identity:
             return file_number
@@ -131,12 +133,14 @@ class Renumbering:
         return pa.table({"id": self.stored[order], "file_id": self.file[order]})
 
 
-def unchanged(special: Special = Special()) -> Renumbering:
+def identity_renumbering(special: SpecialNumbers = SpecialNumbers()) -> Renumbering:
     """Numbers stay as they are."""
     return Renumbering(np.empty(0, np.uint64), np.empty(0, np.uint32), special)
 
 
-def renumbered(numbers: Iterable[int], special: Special = Special()) -> Renumbering:
+def make_renumbering(
+    numbers: Iterable[int], special: SpecialNumbers = SpecialNumbers()
+) -> Renumbering:
     """Numbers of a file from 1 on, in ascending order, if one of them does not fit into 32 bits; else as they are.
 
     Args:
@@ -145,13 +149,13 @@ def renumbered(numbers: Iterable[int], special: Special = Special()) -> Renumber
     """
     objects = sorted(set(numbers) - {0, *special.numbers})
     if not objects or objects[-1] < special.limit:
-        return unchanged(special)
+        return identity_renumbering(special)
     return Renumbering(
         np.array(objects, np.uint64), np.arange(1, len(objects) + 1, dtype=np.uint32), special
     )
 
 
-def extended(
+def extend_renumbering(
     before: Renumbering, stored_before: Iterable[int], numbers: Iterable[int]
 ) -> Renumbering:
     """A renumbering in which more numbers have a stored one, and all that had one keep it.
@@ -169,11 +173,11 @@ def extended(
     if before.is_identity:
         if max(more, default=0) < special.limit:
             return before
-        own = sorted(set(stored_before) - {0, UNLABELED, OUTSIDE, *special.numbers})
+        own = sorted(set(stored_before) - {0, UNLABELED, EXTRA_BACKGROUND, *special.numbers})
         before = Renumbering(np.array(own, np.uint64), np.array(own, np.uint32), special)
     fresh = sorted(more - set(before.file.tolist()))
     first = int(before.stored.max(initial=0)) + 1
-    if first + len(fresh) > OUTSIDE:
+    if first + len(fresh) > EXTRA_BACKGROUND:
         raise InputError(
             f"There is no room for {len(fresh)} more numbers of objects after {first - 1}; import all slices anew, with --overwrite."
         )
@@ -183,7 +187,9 @@ def extended(
     return Renumbering(file[order], stored[order], special)
 
 
-def whole_numbers(labels: NDArray[Any], where: str, special: Special = Special()) -> Numbers:
+def integer_labels(
+    labels: NDArray[Any], where: str, special: SpecialNumbers = SpecialNumbers()
+) -> Numbers:
     """Labels as integers, of the file's own width; ``where`` names them in messages.
 
     Raises:
@@ -198,7 +204,7 @@ def whole_numbers(labels: NDArray[Any], where: str, special: Special = Special()
     return numbers
 
 
-def numbers_in(labels: Numbers) -> set[int]:
+def distinct_numbers(labels: Numbers) -> set[int]:
     """The different numbers of labels of any shape; runs of equal pixels are sorted, not pixels."""
     flat = labels.ravel()
     if not flat.size:
@@ -214,7 +220,9 @@ def is_any_of(numbers: Numbers, wanted: Iterable[int]) -> NDArray[np.bool_]:
     return np.isin(numbers, np.array(possible, numbers.dtype))
 
 
-def refuse_smeared(labels: Numbers, where: str, options: str = "--classes or --ignore") -> None:
+def refuse_interpolated_mask(
+    labels: Numbers, where: str, options: str = "--classes or --ignore"
+) -> None:
     """Refuse a mask of black and white that was saved as JPEG or resized: it has pixels in between, which nobody drew.
 
     Args:
@@ -237,7 +245,7 @@ def refuse_smeared(labels: Numbers, where: str, options: str = "--classes or --i
         )
 
 
-def mark_among(numbers: set[int], special: Special) -> int | None:
+def find_ignore_mark(numbers: set[int], special: SpecialNumbers) -> int | None:
     """The largest number of a type, if it is far above all others: many programs mark unlabeled pixels so."""
     others = numbers - {0, *special.numbers}
     highest = max(others, default=0)
@@ -275,7 +283,7 @@ def _integers(labels: NDArray[Any], where: str) -> Numbers:
     return labels.astype(np.int64)
 
 
-def _refuse_marks(numbers: Numbers, where: str, special: Special) -> None:
+def _refuse_marks(numbers: Numbers, where: str, special: SpecialNumbers) -> None:
     """Refuse negative numbers and the largest ones of 64 bits, unless they are the special ones."""
     if not numbers.size:
         return

@@ -6,20 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from sparsem.annotation.ids import (
+from sparsem.annotation.corrected_predictions import infer_origins
+from sparsem.annotation.labeled_slices import (
+    Origin,
+    read_renumbering,
+    stored_labels,
+    structure_mask,
+)
+from sparsem.annotation.renumbering import (
     Labels,
     Numbers,
     Renumbering,
-    Special,
-    extended,
-    mark_among,
-    numbers_in,
-    refuse_smeared,
-    renumbered,
-    whole_numbers,
+    SpecialNumbers,
+    distinct_numbers,
+    extend_renumbering,
+    find_ignore_mark,
+    integer_labels,
+    make_renumbering,
+    refuse_interpolated_mask,
 )
-from sparsem.annotation.labeled_slices import Origin, file_numbers, inside_of, kept_labels
-from sparsem.annotation.origins import origins
 from sparsem.io.readers.source import Stack
 from sparsem.progress import tell
 from sparsem.store.lazy import LazyArray
@@ -29,7 +34,7 @@ MAX_LISTED = 8  # numbers in a message
 
 
 @dataclass(frozen=True)
-class Drawing:
+class FileLabels:
     """Labels that are about to become an annotation.
 
     Attributes:
@@ -73,11 +78,11 @@ class Drawing:
         """The labels (y, x) of a slice as the file numbers them."""
         plane = self.plane_of[number]
         where = f"slice {number} of {self.where}"
-        labels = whole_numbers(
+        labels = integer_labels(
             np.asarray(self.stack[plane : plane + 1])[0], where, self.renumbering.special
         )
         if self.is_plain:
-            refuse_smeared(labels, where)
+            refuse_interpolated_mask(labels, where)
         return labels
 
     def labels(self, number: int) -> Labels:
@@ -89,7 +94,7 @@ class Drawing:
         ids, ignore, background = (
             [self.renumbering.number(one) for one in some] for some in self._ids(structure)
         )
-        inside, _ = inside_of(
+        inside, _ = structure_mask(
             labels, ids, ignore[0] if ignore else None, background[0] if background else None
         )
         return np.where(inside, labels, 0).astype(labels.dtype)
@@ -102,7 +107,7 @@ class Drawing:
         return self.classes.get(structure, ()), ignore, background
 
 
-def read_drawing(
+def read_file_labels(
     sample: Sample,
     name: str,
     stack: Stack,
@@ -111,7 +116,7 @@ def read_drawing(
     adding: bool,
     where: str,
     image: str,
-) -> Drawing:
+) -> FileLabels:
     """Labels of a file, and how its numbers become stored ones; all of its slices are read for that.
 
     Args:
@@ -125,29 +130,29 @@ def read_drawing(
         image: that they were drawn on.
     """
     classes, ignore, background = meaning
-    special = Special(ignore, background)
+    special = SpecialNumbers(ignore, background)
     is_plain = not classes and ignore is None
-    unread = Drawing(
-        stack, plane_of, where, is_plain, classes, frozenset(), renumbered([], special), image
+    unread = FileLabels(
+        stack, plane_of, where, is_plain, classes, frozenset(), make_renumbering([], special), image
     )
     numbers: set[int] = set()
     marks: set[int | None] = set()
     for number in plane_of:
-        on_slice = numbers_in(unread.of_file(number))
+        on_slice = distinct_numbers(unread.of_file(number))
         numbers |= on_slice
-        marks.add(mark_among(on_slice, special))
-    mark = mark_among(numbers, special)
+        marks.add(find_ignore_mark(on_slice, special))
+    mark = find_ignore_mark(numbers, special)
     named = {one for ids in classes.values() for one in ids}
     if adding:
-        before = file_numbers(sample, name)
+        before = read_renumbering(sample, name)
         own = (
             _numbers_of(sample, name)
             if before.is_identity and max(numbers) >= special.limit
             else ()
         )
-        renumbering = extended(before, own, numbers | named)
+        renumbering = extend_renumbering(before, own, numbers | named)
     else:
-        renumbering = renumbered(numbers | named, special)
+        renumbering = make_renumbering(numbers | named, special)
     return replace(
         unread,
         numbers=frozenset(numbers),
@@ -158,14 +163,14 @@ def read_drawing(
 
 def _numbers_of(sample: Sample, name: str) -> set[int]:
     """Every number in the labels of an annotation."""
-    kept = kept_labels(sample, name)
+    kept = stored_labels(sample, name)
     found: set[int] = set()
     for index in range(kept.shape[0]):
-        found |= numbers_in(kept_slice(kept, index))
+        found |= distinct_numbers(read_slice(kept, index))
     return found
 
 
-def report_numbers(drawing: Drawing, quiet: bool) -> None:
+def report_unexpected_numbers(drawing: FileLabels, quiet: bool) -> None:
     """Report what a number may mean that nobody named, and names whose numbers do not occur."""
     special = drawing.renumbering.special
     mark = drawing.mark if special.ignore is None else None
@@ -199,10 +204,10 @@ def _listed(numbers: Sequence[int]) -> str:
     return f"{', '.join(map(str, numbers[:MAX_LISTED]))}{more}"
 
 
-def origins_of(
+def slice_origins(
     sample: Sample,
     name: str,
-    drawing: Drawing,
+    drawing: FileLabels,
     there: Mapping[str, Any] | None,
     said: Origin | None,
 ) -> tuple[dict[int, Origin], list[str]]:
@@ -220,8 +225,8 @@ def origins_of(
     """
     if said:
         return dict.fromkeys(drawing.z, said), []
-    kept = kept_labels(sample, name) if there else None
-    numbered = file_numbers(sample, name) if there else drawing.renumbering
+    kept = stored_labels(sample, name) if there else None
+    numbered = read_renumbering(sample, name) if there else drawing.renumbering
     place = {number: index for index, number in enumerate(there["z"])} if there else {}
     recorded = there.get("origin", {}) if there else {}
     known: dict[int, Origin] = {number: recorded.get(str(number), "unknown") for number in place}
@@ -229,7 +234,7 @@ def origins_of(
     def before(number: int) -> Labels:
         if kept is None or number not in place or kept.shape[1:] != drawing.stack.shape[1:]:
             return np.zeros(drawing.stack.shape[1:], np.uint32)
-        stored = kept_slice(kept, place[number])
+        stored = read_slice(kept, place[number])
         means_the_same = numbered.special == drawing.renumbering.special
         return drawing.renumbering.carried(stored, numbered) if means_the_same else stored
 
@@ -239,7 +244,7 @@ def origins_of(
         if number in place and np.array_equal(before(number), drawing.labels(number))
     ]
     changed = [number for number in drawing.z if number not in unchanged]
-    compared, sentences = origins(
+    compared, sentences = infer_origins(
         sample,
         list(drawing.classes) or [name],
         changed,
@@ -251,6 +256,6 @@ def origins_of(
     return {**{number: known[number] for number in unchanged}, **compared}, sentences
 
 
-def kept_slice(kept: LazyArray, index: int) -> Labels:
+def read_slice(kept: LazyArray, index: int) -> Labels:
     """One slice (y, x) of labels on disk."""
     return np.asarray(kept[index : index + 1][0])

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.ids import Labels
 from sparsem.annotation.labeled_slices import Origin
+from sparsem.annotation.renumbering import Labels
 from sparsem.errors import SampleError
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND, Volume
@@ -69,7 +69,7 @@ def predictions_of(sample: Sample, structure: str, image: str) -> list[Predictio
     return found
 
 
-def origins(
+def infer_origins(
     sample: Sample,
     structures: Sequence[str],
     z: Sequence[int],

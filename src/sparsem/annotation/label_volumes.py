@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsem.annotation.ids import (
+from sparsem.annotation.renumbering import (
     Labels,
     Numbers,
     Renumbering,
-    Special,
-    numbers_in,
-    refuse_smeared,
-    renumbered,
-    unchanged,
-    whole_numbers,
+    SpecialNumbers,
+    distinct_numbers,
+    identity_renumbering,
+    integer_labels,
+    make_renumbering,
+    refuse_interpolated_mask,
 )
 from sparsem.geometry import ZBlock
 from sparsem.io.ingest import ImportSettings
@@ -28,7 +28,7 @@ USUAL_MASK = (1, 255)  # numbers of the structure in most masks
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class LabelInterpretation:
     """How a volume of labels is understood.
 
     Attributes:
@@ -62,17 +62,17 @@ class Reading:
         Raises:
             InputError: these are no labels; the slice is named.
         """
-        special = Special(background=self.background, option="--background")
+        special = SpecialNumbers(background=self.background, option="--background")
         slices = []
         for z, stored in zip(
             range(block.start, block.stop), np.asarray(stack[block.own]), strict=True
         ):
             where = f"slice {z} of {self.title}"
-            numbers = whole_numbers(stored, where, special)
+            numbers = integer_labels(stored, where, special)
             if self.background is not None:
                 numbers = np.where(numbers == self.background, 0, numbers).astype(numbers.dtype)
             if self.may_be_smeared:
-                refuse_smeared(numbers, where, "--label-type objects")
+                refuse_interpolated_mask(numbers, where, "--label-type objects")
             slices.append(numbers)
         return np.stack(slices)
 
@@ -82,9 +82,9 @@ class Reading:
         return (numbers != 0).astype(np.uint8) if self.is_mask else self.renumbering.of(numbers)
 
 
-def reading_of(
+def detect_label_type(
     found: Source, blocks: Sequence[ZBlock], settings: ImportSettings, quiet: bool
-) -> Reading:
+) -> LabelInterpretation:
     """How labels of every slice are to be understood: one number is a mask, several are objects, unless settings say which.
 
     Numbers that may be beyond 32 bits are all read for that, a block at a time.
@@ -92,12 +92,12 @@ def reading_of(
     Raises:
         InputError: these are no labels.
     """
-    unread = Reading(
+    unread = LabelInterpretation(
         settings.label_type == "mask",
         None,
         settings.background,
         settings.label_type is None,
-        unchanged(),
+        identity_renumbering(),
         found.title,
     )
     is_wide = found.stack.dtype.itemsize >= WIDE_BYTES and settings.label_type != "mask"
@@ -105,14 +105,14 @@ def reading_of(
         return unread
     numbers: set[int] = set()
     for block in blocks:
-        numbers |= numbers_in(unread.of_file(block, found.stack)) - {0}
+        numbers |= distinct_numbers(unread.of_file(block, found.stack)) - {0}
         if len(numbers) > 1 and not is_wide:
             break
     is_mask = settings.label_type is None and len(numbers) <= 1
     value = max(numbers, default=None) if is_mask else None
     _report(found.title, is_mask, value, quiet)
-    renumbering = unchanged() if is_mask else renumbered(numbers)
-    return Reading(
+    renumbering = identity_renumbering() if is_mask else make_renumbering(numbers)
+    return LabelInterpretation(
         is_mask, value, settings.background, unread.may_be_smeared, renumbering, found.title
     )
 
@@ -128,12 +128,14 @@ def _report(title: str, is_mask: bool, value: int | None, quiet: bool) -> None:
         )
 
 
-def labels_block(block: ZBlock, stack: Stack, path: str, reading: Reading) -> BlockResult:
+def labels_block(
+    block: ZBlock, stack: Stack, path: str, reading: LabelInterpretation
+) -> BlockResult:
     """A block of labels for the volume at ``path``."""
     return {path: reading.labels(block, stack)}, {}
 
 
-def keep_table(sample: Sample, table: str, renumbering: Renumbering) -> None:
+def write_renumbering_table(sample: Sample, table: str, renumbering: Renumbering) -> None:
     """Write the table of stored numbers and those of the file; remove it where they are the same."""
     if renumbering.is_identity:
         sample.remove_table(table)
