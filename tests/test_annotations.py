@@ -17,7 +17,8 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, read_attributes, volume_spec
+from sparsem.store.snapshot import read_attributes
+from sparsem.store.volume import Kind, Volume, volume_spec
 from sparsem.workflow.execution import Execution
 from sparsem.workflow.stage import BlockResult, Stage
 from tests.conftest import LABELED, TISSUE, files_in, truth_of

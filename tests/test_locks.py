@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,8 +13,7 @@ import pytest
 from filelock import FileLock
 
 from sparsem.errors import ResumeError, SampleError
-from sparsem.store.locks import acquired
-from sparsem.store.sample import Sample
+from sparsem.store.locks import acquire
 
 REFUSAL = SampleError("Another run is writing to s.zarr; wait for it to end, or work on a copy.")
 
@@ -26,27 +26,63 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
-def test_a_held_lock_is_refused_and_goes_with_its_holder(tmp_path: Path) -> None:
-    with (
-        FileLock(tmp_path / "lock"),
-        pytest.raises(SampleError, match="wait for it to end, or work on a copy"),
-    ):
-        acquired(tmp_path / "lock", REFUSAL)
-    acquired(tmp_path / "lock", REFUSAL).release()
+def is_free(file: Path) -> bool:
+    with acquire(file, REFUSAL):
+        return True
+
+
+def refused(file: Path) -> str:
+    with pytest.raises(SampleError) as caught, acquire(file, REFUSAL):
+        pass
+    return str(caught.value)
+
+
+def test_a_held_lock_is_refused_and_ends_with_its_holder(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "lock"):
+        assert "wait for it to end, or work on a copy" in refused(tmp_path / "lock")
+    assert is_free(tmp_path / "lock")
+
+
+def test_the_file_of_a_lock_is_removed_on_request(tmp_path: Path) -> None:
+    with acquire(tmp_path / "lock", REFUSAL, remove_after=True):
+        assert "wait for it" in refused(tmp_path / "lock")
+    assert not (tmp_path / "lock").exists()
+    assert is_free(tmp_path / "lock")
+    assert (tmp_path / "lock").exists()
+
+
+def test_a_lock_is_released_before_its_file_is_removed_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsem.store.locks.REMOVABLE_WHILE_HELD", False)
+    removed_while_held = []
+    unlink = Path.unlink
+
+    def unlink_as_windows(path: Path, missing_ok: bool = False) -> None:
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            removed_while_held.append(path)
+        finally:
+            os.close(descriptor)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_as_windows)
+    with acquire(tmp_path / "lock", REFUSAL, remove_after=True):
+        pass
+    assert not removed_while_held
+    assert not (tmp_path / "lock").exists()
 
 
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_a_file_stands_for_one(tmp_path: Path) -> None:
-    lock = acquired(tmp_path / "lock", REFUSAL)
-    assert (tmp_path / "lock.held").exists()
-    with pytest.raises(
-        SampleError,
-        match=rf"is held by process {os.getpid()} on .*if that process has ended, remove this file",
-    ):
-        acquired(tmp_path / "lock", REFUSAL)
-    lock.release()
+    with acquire(tmp_path / "lock", REFUSAL):
+        assert (tmp_path / "lock.held").exists()
+        message = refused(tmp_path / "lock")
+    assert re.search(rf"is held by process {os.getpid()} on .*if that process has ended", message)
     assert not (tmp_path / "lock.held").exists()
-    acquired(tmp_path / "lock", REFUSAL).release()
+    assert is_free(tmp_path / "lock")
 
 
 @pytest.mark.usefixtures("no_locks")
@@ -54,29 +90,19 @@ def test_a_process_that_ended_holds_nothing_here_and_is_named_elsewhere(tmp_path
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     (tmp_path / "lock.held").write_text(f"{ended.pid}\n{socket.gethostname()}\n", encoding="utf-8")
-    acquired(tmp_path / "lock", REFUSAL).release()
+    assert is_free(tmp_path / "lock")
     (tmp_path / "lock.held").write_text("4711\nnode7\n", encoding="utf-8")
-    with pytest.raises(ResumeError, match=r"Busy\. .*lock\.held is held by process 4711 on node7"):
-        acquired(tmp_path / "lock", ResumeError("Busy."))
-    (tmp_path / "lock.held").write_text("", encoding="utf-8")
-    with pytest.raises(
-        SampleError, match="a process without a name; if that process has ended, remove this file"
+    busy = ResumeError("Busy.")
+    with (
+        pytest.raises(ResumeError, match=r"Busy\. .*lock\.held is held by process 4711 on node7"),
+        acquire(tmp_path / "lock", busy),
     ):
-        acquired(tmp_path / "lock", REFUSAL)
+        pass
+    (tmp_path / "lock.held").write_text("", encoding="utf-8")
+    message = refused(tmp_path / "lock")
+    assert "an unnamed process; if that process has ended, remove this file" in message
 
 
 def test_other_faults_of_the_file_system_are_not_taken_for_missing_locks(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError):
-        acquired(tmp_path, REFUSAL)
-
-
-def test_files_that_a_kill_left_half_written_go_with_the_next_run(tmp_path: Path) -> None:
-    sample = Sample.create(tmp_path / "s.zarr")
-    left = [
-        sample.path / ".sparsem" / "zarr.json.4711.partial",
-        sample.path / "zarr.json.4711.partial",
-    ]
-    for path in left:
-        path.write_text("{", encoding="utf-8")
-    with sample.locked():
-        assert not any(path.exists() for path in left)
+    with pytest.raises(IsADirectoryError), acquire(tmp_path, REFUSAL):
+        pass

@@ -41,8 +41,10 @@ from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.io.readers.source import MinIsWhite, Source
 from sparsem.progress import tell
 from sparsem.settings import Settings, SliceChoice, changed, resolve_settings
-from sparsem.store.sample import Sample, checked_name
-from sparsem.store.volume import Kind, read_attributes, volume_spec
+from sparsem.store.names import checked_name
+from sparsem.store.sample import Sample
+from sparsem.store.snapshot import read_attributes
+from sparsem.store.volume import Kind, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import Stage
 

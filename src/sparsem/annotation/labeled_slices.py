@@ -27,9 +27,11 @@ from sparsem.annotation.renumbering import (
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.settings import nearest
 from sparsem.store.lazy import LazyArray
-from sparsem.store.sample import Sample, checked_name, now
+from sparsem.store.names import checked_name
+from sparsem.store.sample import Sample, now
+from sparsem.store.snapshot import read_attributes
 from sparsem.store.transforms import MovedStack
-from sparsem.store.volume import Volume, put_in_place, read_attributes, write_group
+from sparsem.store.volume import Volume, put_in_place, write_group
 
 UNKNOWN = 255
 OUTSIDE_IMAGE = UNLABELED  # label of what lies outside of the image that was annotated, as another image sees it

@@ -28,7 +28,8 @@ from sparsem.errors import InputError, SampleError
 from sparsem.labels.results import result_labels
 from sparsem.progress import Meter, tell
 from sparsem.settings import Settings, named_values, nearest, resolve_settings
-from sparsem.store.sample import Sample, checked_name
+from sparsem.store.names import checked_name
+from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
 MANY_SMALL = 0.1  # of the boxes: more are no slips of the hand

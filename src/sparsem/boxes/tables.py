@@ -18,7 +18,8 @@ from sparsem.boxes.geometry import Boxes, box_sizes
 from sparsem.errors import ResumeError, SampleError
 from sparsem.labels.results import BOXES, CONSTRAINED
 from sparsem.settings import nearest
-from sparsem.store.sample import Sample, checked_name, now
+from sparsem.store.names import checked_name
+from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import fingerprint_of
 

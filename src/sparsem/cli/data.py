@@ -31,7 +31,7 @@ from sparsem.phantom.phantom import phantom as _phantom
 from sparsem.segment.suggest import SuggestSettings
 from sparsem.segment.suggest import suggest as _suggest
 from sparsem.store.sample import Sample
-from sparsem.store.volume import read_attributes
+from sparsem.store.snapshot import read_attributes
 from sparsem.workflow.execution import Execution
 
 MOST_COVER = 0.6  # of a slice, by a mask

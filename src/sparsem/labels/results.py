@@ -13,7 +13,8 @@ from sparsem.annotation.labeled_slices import (
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import Volume, read_attributes
+from sparsem.store.snapshot import read_attributes
+from sparsem.store.volume import Volume
 from sparsem.workflow.stage import forget
 
 CONSTRAINED = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
 from sparsem.models.architectures import build_network
-from sparsem.store.sample import checked_name
+from sparsem.store.names import checked_name
 
 N = TypeVar("N", bound=nn.Module)
 

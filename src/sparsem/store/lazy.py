@@ -1,8 +1,12 @@
-"""An array on disk, read when it is sliced. We write every chunk, so one that is not there is lost: it must not read as zeros."""
+"""An array on disk that is read when it is sliced.
+
+sparsem writes every chunk of its volumes. So a chunk that is missing was lost, and must not read as zeros.
+"""
 
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -11,60 +15,110 @@ from numpy.typing import NDArray
 
 from sparsem.errors import SampleError
 
+AxisIndex = int | np.integer[Any] | slice | EllipsisType
+Index = AxisIndex | tuple[AxisIndex, ...]
+
 
 @dataclass(frozen=True)
 class LazyArray:
     """A picklable handle on a Zarr array.
 
     Attributes:
-        directory: of the array.
-        whole: every chunk was written; of an array made elsewhere chunks of zeros may have been left out.
+        directory: folder of the array.
+        is_complete: every chunk was written; other programs may leave out chunks of zeros.
     """
 
     directory: Path
-    whole: bool = True
+    is_complete: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Lengths of the axes."""
         return tuple(self._array().shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its numbers."""
+        """Data type of the values."""
         return np.dtype(self._array().dtype)
 
-    def __getitem__(self, box: slice | tuple[slice, ...]) -> NDArray[Any]:
-        """A box of it.
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        """Return a part of the array, by integers, slices and ``...`` as of a numpy array.
 
         Raises:
-            SampleError: a chunk of the box is damaged or lost.
+            IndexError: an integer lies outside of the array, or there are more indices than axes.
+            SampleError: a chunk of the part is damaged or lost.
         """
-        array, slices = self._array(), box if isinstance(box, tuple) else (box,)
-        bounds = [one.indices(length)[:2] for one, length in zip(slices, array.shape, strict=False)]
-        bounds += [(0, length) for length in array.shape[len(slices) :]]
-        if self.whole and all(start < stop for start, stop in bounds):
-            self._refuse_lost(array, bounds)
+        array = self._array()
+        box, within = _box_and_rest(index, array.shape)
+        is_empty = any(start >= stop for start, stop in box)
+        if self.is_complete and not is_empty:
+            self._refuse_lost_chunks(array, box)
+        slices = tuple(slice(start, max(start, stop)) for start, stop in box)
         try:
-            return np.asarray(array[slices])
-        except (RuntimeError, ValueError) as error:  # what codecs raise
+            values = np.asarray(array[slices])
+        except (RuntimeError, ValueError) as error:  # the errors of codecs
+            first, last = box[0][0], box[0][1] - 1
             raise SampleError(
-                f"{self.directory} is damaged within slices {bounds[0][0]} to {bounds[0][1] - 1} ({error}); "
-                "make it anew, or put a copy in its place."
+                f"{self.directory} is damaged within slices {first} to {last} ({error}); "
+                "compute it again, or replace it by a copy."
             ) from None
+        part: NDArray[Any] = values[within]
+        return part
 
     def _array(self) -> "zarr.Array[Any]":
         return zarr.open_array(store=self.directory, mode="r")
 
-    def _refuse_lost(self, array: "zarr.Array[Any]", bounds: list[tuple[int, int]]) -> None:
-        chunks = (
+    def _refuse_lost_chunks(self, array: "zarr.Array[Any]", box: list[tuple[int, int]]) -> None:
+        chunk_ranges = [
             range(start // edge, -(-stop // edge))
-            for (start, stop), edge in zip(bounds, array.chunks, strict=True)
-        )
-        for place in product(*chunks):
-            chunk = array.metadata.encode_chunk_key(place)
-            if not (self.directory / chunk).is_file():
-                first = place[0] * array.chunks[0]
-                last = min(first + array.chunks[0], array.shape[0]) - 1
-                lost = f"has lost a piece of its slices {first} to {last}: {chunk} is not there"
-                raise SampleError(f"{self.directory} {lost}; make it anew, or copy it again.")
+            for (start, stop), edge in zip(box, array.chunks, strict=True)
+        ]
+        for chunk_index in product(*chunk_ranges):
+            key = array.metadata.encode_chunk_key(chunk_index)
+            if (self.directory / key).is_file():
+                continue
+            first = chunk_index[0] * array.chunks[0]
+            last = min(first + array.chunks[0], array.shape[0]) - 1
+            raise SampleError(
+                f"{self.directory} has lost a chunk of its slices {first} to {last}: {key} is missing. "
+                "Compute it again, or copy it again."
+            )
+
+
+def _box_and_rest(
+    index: Index, shape: tuple[int, ...]
+) -> tuple[list[tuple[int, int]], tuple[Any, ...]]:
+    """Return the box (start, stop) to read along each axis, and the index within what is read.
+
+    Steps and integers are applied to the box in memory, so that Zarr reads plain boxes only.
+    """
+    indices = list(index) if isinstance(index, tuple) else [index]
+    missing = len(shape) - len([part for part in indices if part is not Ellipsis])
+    if missing < 0:
+        raise IndexError(f"The array has {len(shape)} axes; got {len(indices)} indices.")
+    if Ellipsis in indices:
+        position = indices.index(Ellipsis)
+        indices[position : position + 1] = [slice(None)] * missing
+    else:
+        indices += [slice(None)] * missing
+    box: list[tuple[int, int]] = []
+    within: list[Any] = []
+    for axis, (part, length) in enumerate(zip(indices, shape, strict=True)):
+        if isinstance(part, slice):
+            start, stop, step = part.indices(length)
+            if step > 0:
+                box.append((start, max(start, stop)))
+                within.append(slice(None, None, step))
+            else:
+                positions = range(start, stop, step)
+                low = positions[-1] if positions else 0
+                box.append((low, start + 1 if positions else 0))
+                within.append(slice(None, None, step))
+        else:
+            number = int(part)  # type: ignore[arg-type]
+            if not -length <= number < length:
+                raise IndexError(f"Index {number} is outside of axis {axis}, which has {length}.")
+            number %= length
+            box.append((number, number + 1))
+            within.append(0)
+    return box, tuple(within)

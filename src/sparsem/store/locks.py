@@ -1,6 +1,9 @@
-"""Locks that one process holds at a time, also on file systems that have none of their own."""
+"""Locks that one process holds at a time, also on file systems that have no locks of their own."""
 
 import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -10,17 +13,43 @@ from sparsem.errors import SparsemError
 # NFS without its lock service, Lustre without "-o flock", some FUSE; 524 is Linux's ENOTSUPP, which NFS lets through.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 524)
 
+REMOVABLE_WHILE_HELD = os.name == "posix"  # Windows refuses to remove an open file
 
-def acquired(file: Path, refusal: SparsemError) -> BaseFileLock:
-    """Return the lock ``file``, held by this process until it is released or the process ends.
 
-    Where the file system has no locks a file beside it, which names its process, stands for one. If such a process ended without
-    removing it, a later one on the same computer does.
+@contextmanager
+def acquire(file: Path, refusal: SparsemError, remove_after: bool = False) -> Iterator[None]:
+    """Hold the lock ``file`` until the block or the process ends.
+
+    Where the file system has no locks, a file next to it stands for the lock and names the process that
+    holds it. If such a process ended without removing the file, a later one on the same computer removes it.
 
     Args:
-        file: made if it does not exist.
-        refusal: raised if another process holds the lock; where it may have ended, with what to do.
+        file: created if it does not exist.
+        refusal: raised if another process holds the lock; with advice where that process may have ended.
+        remove_after: remove the file at the end, where it lies among the user's files.
     """
+    lock = _acquired(file, refusal)
+    try:
+        yield
+    finally:
+        _release(lock, file, remove_after)
+
+
+def _release(lock: BaseFileLock, file: Path, remove: bool) -> None:
+    """Release a lock, and remove its file without a moment in which two processes can hold it.
+
+    On POSIX the file is removed while it is held: a process that waits with the old file open sees that it was removed.
+    Windows refuses that, and refuses to remove a file that another process has opened since, which is left to that process.
+    """
+    if remove and REMOVABLE_WHILE_HELD:
+        file.unlink(missing_ok=True)
+    lock.release()
+    if remove and not REMOVABLE_WHILE_HELD:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def _acquired(file: Path, refusal: SparsemError) -> BaseFileLock:
     try:
         lock: BaseFileLock = FileLock(file, timeout=0, fallback_to_soft=False)
         lock.acquire()
@@ -38,15 +67,17 @@ def _acquired_by_name(file: Path, refusal: SparsemError) -> BaseFileLock:
     try:
         lock.acquire()
     except Timeout:
-        process, _, computer = (
-            file.read_text(encoding="utf-8", errors="replace").strip().partition("\n")
-        )
-        holder = (
-            f"process {process} on {computer.splitlines()[0]}"
-            if process.isdigit() and computer
-            else "a process without a name"
-        )
+        holder = _holder(file)
         raise type(refusal)(
             f"{refusal} {file} is held by {holder}; if that process has ended, remove this file."
         ) from None
     return lock
+
+
+def _holder(file: Path) -> str:
+    """Return the process that a lock file names."""
+    content = file.read_text(encoding="utf-8", errors="replace").strip()
+    process, _, computer = content.partition("\n")
+    if process.isdigit() and computer:
+        return f"process {process} on {computer.splitlines()[0]}"
+    return "an unnamed process"

@@ -15,7 +15,7 @@ from sparsem.models.checkpoint import load_tensors, read_recipe, save_tensors
 from sparsem.models.device import Precision
 from sparsem.progress import Meter
 from sparsem.settings import differences
-from sparsem.store.locks import acquired
+from sparsem.store.locks import acquire
 from sparsem.store.volume import write_atomically
 from sparsem.training.loop import Progress, ResumableTraining
 from sparsem.training.settings import LoopSettings
@@ -57,12 +57,8 @@ class TrainingFiles:
         refusal = ResumeError(
             f"Another run is training {self.out.name}; wait for it to end, or use another name."
         )
-        lock = acquired(self.out.with_suffix(".lock"), refusal)
-        try:
+        with acquire(self.out.with_suffix(".lock"), refusal, remove_after=True):
             yield
-        finally:
-            self.out.with_suffix(".lock").unlink(missing_ok=True)
-            lock.release()
 
     def read_existing(self, read: Callable[[Path], R], overwrite: bool) -> R | None:
         """What was trained before under this name; None of nothing, or of something damaged that is to be replaced.

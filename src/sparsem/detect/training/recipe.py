@@ -20,7 +20,7 @@ from sparsem.models.checkpoint import (
     network_state,
     save_tensors,
 )
-from sparsem.store.sample import checked_name
+from sparsem.store.names import checked_name
 
 DEFAULT_COUNTS_FROM = 0.5  # score from which boxes are counted where nothing can be told
 Curve = tuple[

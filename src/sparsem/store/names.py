@@ -1,0 +1,116 @@
+"""The grammar of names in a sample.
+
+A name is a folder (``labels/NAME``) or a file (``tables/NAME.parquet``), so it consists of letters, digits, ``_``,
+``-`` and ``.``. Some endings and beginnings say how a volume or table was made. The name of a structure must not use
+them: its results could not be told from those of another structure.
+
+    NAME-interior, NAME-boundary     probabilities of the cells of annotation NAME, as ``train --cells NAME`` predicts them
+    NAME-regions                     regions of cells slice by slice, before ``track`` joins them
+    NAME-objects                     numbered objects of the mask NAME, as ``measure`` counts them
+    NAME-constrained                 what biological constraints leave of NAME
+    NAME-method-METHOD               cells separated by another method, as ``experiment cells`` compares them
+    PREFIX_NAME                      tables about NAME: scores, pattern spectra, boxes and others
+"""
+
+import re
+
+from sparsem.errors import InputError
+
+INTERIOR = "-interior"
+BOUNDARY = "-boundary"
+REGIONS = "-regions"
+OBJECTS = "-objects"
+CONSTRAINED = "-constrained"
+METHOD = "-method-"
+
+SUFFIXES = (INTERIOR, BOUNDARY, REGIONS, OBJECTS, CONSTRAINED)
+
+# Beginnings of the names of tables about a structure or an image.
+TABLE_PREFIXES = (
+    "alignment_",
+    "annotated_boxes_",
+    "annotation_ids_",
+    "box_",
+    "boxes_",
+    "dice_",
+    "experiment_",
+    "label_ids_",
+    "links_",
+    "pattern_",
+    "quality_",
+    "review_",
+    "scores_",
+    "tracks_",
+    "truth_ids_",
+)
+
+# Tables and columns that `measure` and other stages write for all structures together.
+TABLES = ("constrained", "dictionary", "measured", "phantom_slices", "protrusions")
+COLUMNS = ("cytoplasm", "longest_protrusion", "nucleoli", "protrusion")
+
+RAW = "raw"  # the imported image
+PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def checked_name(name: str) -> str:
+    """Return a name that may become a folder or file in a sample.
+
+    Raises:
+        InputError: the name has other characters than letters, digits, ``_``, ``-`` and ``.``, or is ``raw``.
+    """
+    if not PATTERN.fullmatch(name) or name == RAW:
+        raise InputError(
+            f"A name consists of letters, digits, '_', '-' and '.', and is not 'raw'; got '{name}'."
+        )
+    return name
+
+
+def checked_structure(name: str) -> str:
+    """Return a name that may become the name of a structure.
+
+    Raises:
+        InputError: ``name`` cannot be a name, or the grammar gives it another meaning.
+    """
+    checked_name(name)
+    meaning = reserved_meaning(name)
+    if meaning:
+        raise InputError(f"A structure cannot be called '{name}': {meaning}. Choose another name.")
+    return name
+
+
+def reserved_meaning(name: str) -> str:
+    """Return what a name means if it is reserved, as the end of a sentence; empty if it is free.
+
+    >>> reserved_meaning("cells-interior")
+    "names that end in '-interior' are made by sparsem itself"
+    """
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return f"names that end in '{suffix}' are made by sparsem itself"
+    if METHOD in name:
+        return f"names that contain '{METHOD}' are made by 'experiment cells'"
+    for prefix in TABLE_PREFIXES:
+        if name.startswith(prefix):
+            return f"tables whose names begin with '{prefix}' are made by sparsem itself"
+    if name in TABLES:
+        return "sparsem writes a table of that name for all structures"
+    if name in COLUMNS:
+        return "tables of cells have a column of that name"
+    return ""
+
+
+def is_step(name: str) -> bool:
+    """Return whether labels are a step on the way to a result, or a variant of one, and no result themselves."""
+    return name.endswith(SUFFIXES) or METHOD in name
+
+
+def base_name(name: str) -> str:
+    """Return the name of the structure that a volume belongs to.
+
+    >>> base_name("nucleus-objects")
+    'nucleus'
+    """
+    structure, _, _ = name.partition(METHOD)
+    for suffix in SUFFIXES:
+        structure = structure.removesuffix(suffix)
+    return structure
