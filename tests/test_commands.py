@@ -218,7 +218,7 @@ def test_what_looks_wrong_is_told(
     )
     assert "replaced since" not in about
     assert (
-        "equalize-equalized: done before, with the same settings"
+        "equalize-equalized: already done, with the same settings"
         in sparsem("equalize", "s.zarr").stderr
     )
     again = sparsem(

@@ -153,7 +153,7 @@ def test_other_settings_are_refused_with_the_difference(
     what = "unfinished run" if fail_at >= 0 else "finished result"
     with pytest.raises(
         ResumeError,
-        match=rf"'brighten' has a {what} in own.zarr that was made otherwise \(by: 10 -> 20\); use --overwrite",
+        match=rf"'brighten' has a {what} in own.zarr that was computed with other settings \(by: 10 -> 20\); use --overwrite",
     ):
         run(own_tissue, tmp_path / "log", by=20)
 

@@ -1,4 +1,4 @@
-"""Progress of long work, with the time left: a bar on a terminal, a line now and then in a log file."""
+"""Progress of long work, with the time left: a bar on a terminal, a line now and then in a log file or a notebook."""
 
 import sys
 import time
@@ -8,34 +8,55 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 LOG_EVERY_S = 30.0
-BASIS_S = 5.0  # the first steps load libraries and compile: before there are a few of them they tell nothing of the others
+LOG_IN_NOTEBOOK_EVERY_S = 5.0  # a person is watching
+
+# The first steps load libraries and compile. Until there are a few of them they predict nothing.
+BASIS_S = 5.0
 BASIS_STEPS = 3
+
+SECONDS_UNTIL_MINUTES = 90
+SECONDS_UNTIL_HOURS = 5400
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    return "ipykernel" in sys.modules
 
 
 def tell(message: str, quiet: bool) -> None:
-    """One line on standard error, unless it is to be quiet."""
+    """Print a line on standard error, unless ``quiet``."""
     if not quiet:
-        Console(file=sys.stderr).print(message, markup=False, highlight=False, soft_wrap=True)
+        console = Console(file=sys.stderr)
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 class Meter:
-    """Counts steps of one piece of work on standard error; as a context manager it always cleans up after itself."""
+    """Count steps of one piece of work on standard error; as a context manager it always restores the terminal.
+
+    Args:
+        title: name of the work.
+        total: number of steps.
+        done: steps that were done before.
+        quiet: show nothing.
+    """
 
     def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
-        self._title, self._total, self._first, self._done = title, total, done, done
-        self._started = self._logged = time.monotonic()
+        self._title = title
+        self._total = total
+        self._first = done
+        self._done = done
+        self._started = time.monotonic()
+        self._logged = self._started
+        self._log_every_s = LOG_IN_NOTEBOOK_EVERY_S if in_notebook() else LOG_EVERY_S
         console = Console(file=sys.stderr)
         self._log = console if not quiet and not console.is_terminal else None
-        columns = (
+        self._bar = Progress(
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[note]}"),
-        )
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            *columns,
             console=console,
             disable=quiet or not console.is_terminal,
         )
@@ -43,12 +64,8 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         self._bar.start()
-        if self._log and self._first:
-            self._log.print(
-                f"{self._title}: goes on, {self._first} of {self._total} were done before",
-                highlight=False,
-                soft_wrap=True,
-            )
+        if self._first:
+            self._print(f"{self._title}: resumes after {self._first} of {self._total}")
         return self
 
     def __exit__(
@@ -60,20 +77,25 @@ class Meter:
         self._bar.stop()
 
     def step(self, note: str = "") -> None:
-        """One more step is done; ``note`` stands behind the bar (a loss, a file name)."""
+        """Count one more step; ``note`` is shown after the bar (a loss, a file name)."""
         self._done += 1
         now = time.monotonic()
-        left = time_left(self._done - self._first, self._total - self._done, now - self._started)
+        undone = self._total - self._done
+        left = time_left(self._done - self._first, undone, now - self._started)
         self._bar.update(self._task, advance=1, note=note, left=left)
-        last = self._done == self._total
-        if self._log and (now - self._logged > LOG_EVERY_S or last):
-            texts = [f"{self._title}: {self._done} of {self._total}", *([left] if left else [])]
-            self._log.print(f"{', '.join(texts)}  {note}".rstrip(), highlight=False, soft_wrap=True)
+        if undone == 0 or now - self._logged > self._log_every_s:
+            counted = f"{self._title}: {self._done} of {self._total}"
+            text = f"{counted}, {left}" if left else counted
+            self._print(f"{text}  {note}".rstrip())
             self._logged = now
+
+    def _print(self, line: str) -> None:
+        if self._log:
+            self._log.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def time_left(done: int, undone: int, seconds: float) -> str:
-    """Return how long the undone steps will take, in words; nothing before there is a basis for it, or when all is done.
+    """Return the time that the undone steps will take, in words; empty without a basis for it, and when all is done.
 
     >>> time_left(10, 50, 60.0)
     '5 min left'
@@ -81,6 +103,8 @@ def time_left(done: int, undone: int, seconds: float) -> str:
     if not undone or done < BASIS_STEPS or seconds < BASIS_S:
         return ""
     left_s = seconds / done * undone
-    if left_s < 90:
+    if left_s < SECONDS_UNTIL_MINUTES:
         return f"{left_s:.0f} s left"
-    return f"{left_s / 60:.0f} min left" if left_s < 5400 else f"{left_s / 3600:.1f} h left"
+    if left_s < SECONDS_UNTIL_HOURS:
+        return f"{left_s / 60:.0f} min left"
+    return f"{left_s / 3600:.1f} h left"

@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from sparsem.errors import InputError, SampleError
+from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.geometry import VoxelSize
 from sparsem.settings import nearest
 from sparsem.store.locks import acquire
 from sparsem.store.names import RAW, checked_name
 from sparsem.store.snapshot import read_attributes, read_json
-from sparsem.store.summary import html_summary, text_summary
+from sparsem.store.summary import Row, html_summary, list_names, text_summary
 from sparsem.store.transforms import MovedStack, Transform, joined
 from sparsem.store.views import AnnotatedSlices, NamedItems, table_for_users
 from sparsem.store.volume import Volume, json_bytes, write_atomically, write_group
@@ -100,10 +100,35 @@ class Sample:
         return cls(directory)
 
     def __repr__(self) -> str:
-        return text_summary(self)
+        return text_summary(f"Sample {self.path}", self._summary())
 
     def _repr_html_(self) -> str:
-        return html_summary(self)
+        return html_summary(f"Sample {self.path}", self._summary())
+
+    def _summary(self) -> list[Row]:
+        """Return title and content of each line of a summary; it never raises, since debuggers call it."""
+        try:
+            rows = self._image_rows()
+            for folder in ("annotations", "probabilities", "labels", "truth"):
+                rows.append((folder, list_names(self.names(folder))))
+            rows.append(("tables", list_names(self._table_names())))
+        except (SparsemError, OSError) as error:
+            return [("damaged", str(error))]
+        return [(title, content) for title, content in rows if content]
+
+    def _image_rows(self) -> list[Row]:
+        if not self.has_image:
+            return [("image", "none")]
+        image = self.image(RAW)
+        nm = " x ".join(f"{length:g}" for length in image.voxel_size)
+        if image.sizes:
+            content = (
+                f"montage of {len(image.sizes)} images, voxels of {nm} nm (z y x), {image.dtype}"
+            )
+        else:
+            z, y, x = image.shape
+            content = f"{z} x {y} x {x} voxels (z y x) of {nm} nm, {image.dtype}"
+        return [("image", content), ("images", list_names(self.names("images")))]
 
     @property
     def name(self) -> str:

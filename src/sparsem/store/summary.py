@@ -1,61 +1,32 @@
 """What a sample holds, in a few lines: its representation in a Python session and in a notebook."""
 
 import html
-from typing import TYPE_CHECKING
-
-from sparsem.errors import SparsemError
-
-if TYPE_CHECKING:
-    from sparsem.store.sample import Sample
+from collections.abc import Sequence
 
 MAX_LISTED = 12  # names on a line
 
+Row = tuple[str, str]  # title and content of a line
 
-def text_summary(sample: "Sample") -> str:
-    """Return the contents of a sample as text; it never raises, since debuggers call it."""
-    rows = _rows(sample)
+
+def text_summary(heading: str, rows: Sequence[Row]) -> str:
+    """Return a heading and titled lines as text."""
     width = max((len(title) for title, _ in rows), default=0)
-    lines = [f"Sample {sample.path}"]
-    lines += [f"  {title:{width}}  {content}" for title, content in rows]
-    return "\n".join(lines)
+    lines = [f"  {title:{width}}  {content}" for title, content in rows]
+    return "\n".join([heading, *lines])
 
 
-def html_summary(sample: "Sample") -> str:
-    """Return the contents of a sample as an HTML table; it never raises, since notebooks call it."""
+def html_summary(heading: str, rows: Sequence[Row]) -> str:
+    """Return a heading and titled lines as an HTML table."""
+    style = "style='text-align:left'"
     cells = [
-        f"<tr><th style='text-align:left'>{html.escape(title)}</th>"
-        f"<td style='text-align:left'>{html.escape(content)}</td></tr>"
-        for title, content in _rows(sample)
+        f"<tr><th {style}>{html.escape(title)}</th><td {style}>{html.escape(content)}</td></tr>"
+        for title, content in rows
     ]
-    heading = f"<b>Sample</b> <code>{html.escape(str(sample.path))}</code>"
-    return f"{heading}<table>{''.join(cells)}</table>"
+    return f"<b>{html.escape(heading)}</b><table>{''.join(cells)}</table>"
 
 
-def _rows(sample: "Sample") -> list[tuple[str, str]]:
-    """Return (title, content) of every line."""
-    try:
-        rows = _image_rows(sample)
-        for folder in ("annotations", "probabilities", "labels", "truth"):
-            rows.append((folder, _listed(sample.names(folder))))
-        rows.append(("tables", _listed(list(sample.tables))))
-    except (SparsemError, OSError) as error:
-        return [("damaged", str(error))]
-    return [(title, content) for title, content in rows if content]
-
-
-def _image_rows(sample: "Sample") -> list[tuple[str, str]]:
-    if not sample.has_image:
-        return [("image", "none")]
-    image = sample.image("raw")
-    z, y, x = image.shape
-    nm = " x ".join(f"{length:g}" for length in image.voxel_size)
-    content = f"{z} x {y} x {x} voxels (z y x) of {nm} nm, {image.dtype}"
-    if image.sizes:
-        content = f"montage of {z} images, {nm} nm (z y x), {image.dtype}"
-    return [("image", content), ("images", _listed(sample.names("images")))]
-
-
-def _listed(names: list[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
+    """Return names with commas between them; of many names the first dozen."""
     shown = ", ".join(names[:MAX_LISTED])
     hidden = len(names) - MAX_LISTED
     return f"{shown} and {hidden} more" if hidden > 0 else shown

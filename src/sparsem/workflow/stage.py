@@ -1,9 +1,9 @@
-"""The one way in which work over a stack is done: cut into z-blocks, resumed, spread, checked before, recorded after.
+"""How every stage works on a sample: cut into z-blocks, resumed, spread over workers, checked before, recorded after.
 
-A stage is a function of a z-block that returns arrays. What it makes lies under ``.sparsem/work/STAGE`` until all of it is
-there, and is then renamed into place, so a final name never holds half a result. A finished block leaves a marker, written
-after its chunks by an atomic rename, that carries the stage's fingerprint and the block's summary: a second run does only
-what is missing, and ends in the same bytes.
+A stage applies a function to every z-block; the function returns arrays. They are collected under ``.sparsem/work/STAGE``
+until all of them are complete, and then renamed into place, so a final name never holds a part of a result. A finished
+block leaves a marker, which is renamed into place after its chunks and carries the stage's fingerprint and the block's
+summary. A second run computes only the blocks without a marker, and ends in the same bytes.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,11 +59,14 @@ __all__ = [
     "link_arrays",
 ]
 
+MAX_LEVELS = 64  # levels of an earlier raw image that may have to be removed
+
+Summary = dict[str, Any]
 Work = tuple[BlockTask | Link, Callable[..., Any], tuple[Any, ...]]
 
 
 def fingerprint_of(record: Mapping[str, Any]) -> str:
-    """A short hash of a JSON record; equal records have equal fingerprints, whatever the order of their keys."""
+    """Return a short hash of a JSON record; the order of its keys does not matter."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -73,18 +76,18 @@ class Stage:
     """One run of a stage on a sample, as a context manager.
 
     Attributes:
-        sample: what is written to.
-        name: of the stage, and of its folder of unfinished work; two stages that write different things need two names.
+        sample: the sample that is written to.
+        name: name of the stage, and of the folder of its unfinished work; stages that write different things need different names.
         settings: every setting that changes the result.
-        inputs: what it reads, name to fingerprint.
-        outputs: the volumes it writes.
-        instead_of: volumes of an earlier result that this one does not have; they go when it is published.
-        on: how the work is spread.
-        needs: checked before anything is written; a function of nothing where finding out takes a while.
+        inputs: what the stage reads, name to fingerprint.
+        outputs: the volumes that the stage writes.
+        on: how the work is run.
+        needs: memory and disk, checked before anything is written; a function where the estimate takes a while.
+        instead_of: volumes of an earlier result that this one does not have; they are removed when it is published.
 
     Raises:
-        ResumeError: a result, finished or not, exists that was made otherwise, and ``on.overwrite`` is not set.
-        ResourceError: it cannot fit.
+        ResumeError: a result, finished or not, exists that was computed with other settings, and ``on.overwrite`` is not set.
+        ResourceError: the work does not fit into memory or onto the disk.
         SampleError: another run writes to the sample.
     """
 
@@ -105,24 +108,25 @@ class Stage:
             **self.settings.model_dump(mode="json"),
         }
         self.fingerprint = fingerprint_of(self.record)
-        self._summaries: list[dict[str, Any]] = []
+        self._summaries: list[Summary] = []
         self._client: Client | None = None
-        # A folder for each fingerprint: a worker of an abandoned run can never write into another run's result.
+        # One folder per fingerprint: a worker of an abandoned run can never write into another run's result.
         self._runs = self.sample.path / ".sparsem" / "work" / self.name
         self._work = self._runs / self.fingerprint[:16]
         self._record_file = _record_of(self.sample, self.name)
 
     def __enter__(self) -> "Stage":
-        with ExitStack() as held:
-            held.enter_context(self.sample.locked())
+        with ExitStack() as resources:
+            resources.enter_context(self.sample.locked())
             self.finished = self._is_finished()
             if self.finished:
-                tell(f"{self.name}: done before, with the same settings", self.on.quiet)
+                tell(f"{self.name}: already done, with the same settings", self.on.quiet)
                 shutil.rmtree(self._runs, ignore_errors=True)
             else:
                 self.refuse_other()
                 self._prepare()
-            self._held = held.pop_all()  # the lock, and the workers once there is work for them
+            # The lock, and the workers as soon as there is work for them.
+            self._resources = resources.pop_all()
         return self
 
     def __exit__(
@@ -131,10 +135,13 @@ class Stage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._held:
-            if error is None and not self.finished:
-                self._coarser_levels()
-                self._publish()
+        if error is not None or self.finished:
+            # The workers must see the error: blocks that they still compute are given up with the stage.
+            self._resources.__exit__(kind, error, trace)
+            return
+        with self._resources:
+            self._write_coarser_levels()
+            self._publish()
 
     def map(
         self,
@@ -142,21 +149,22 @@ class Stage:
         blocks: Sequence[ZBlock],
         *arguments: Any,
         of_block: Callable[[ZBlock], Any] | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Summary]:
         """Run ``function(block, *arguments)`` for every block that is not done yet; it returns arrays and a summary.
 
         The arrays are a mapping from an output's path to its (depth, y, x) voxels of the block; the summary is small and
-        JSON. Function and arguments must be picklable; ``of_block`` makes one more argument for each block. The summaries of all
-        blocks come back in the order of the blocks.
+        JSON. Function and arguments must be picklable; ``of_block`` computes one more argument for each block.
+
+        Returns:
+            The summaries of all blocks, in the order of the blocks.
         """
         if self.finished:
             return list(read_record(self._record_file)["summaries"])
         tasks = [self._task(block) for block in blocks]
-        own = [(of_block(block),) if of_block else () for block in blocks]
-        work = [
-            (task, function, (task.block, *arguments, *more))
-            for task, more in zip(tasks, own, strict=True)
-        ]
+        work: list[Work] = []
+        for task in tasks:
+            block_arguments = (of_block(task.block),) if of_block else ()
+            work.append((task, function, (task.block, *arguments, *block_arguments)))
         self._run(self.name, [work])
         self._summaries = [task.summary() for task in tasks]
         return self._summaries
@@ -169,155 +177,167 @@ class Stage:
         *arguments: Any,
         here: bool = False,
     ) -> Path:
-        """Work that goes from slice to slice: several chains in parallel, the links of each one after the other.
+        """Run work that goes from slice to slice: several chains in parallel, the links of each chain one after the other.
 
-        ``function(link, before, *arguments)`` returns arrays, of which the next link of the chain gets those named ``state...``
-        as ``before`` (None for the first). A link that is done is not done again: the n-th link of a chain of a name is always the same.
-        ``here`` keeps local workers out of it: what adds numbers in another order in each process is to be the same with any of them.
+        ``function(link, before, *arguments)`` returns arrays. The next link of the chain receives those whose names begin with
+        ``state`` as ``before`` (None for the first link). A link that is done is not computed again: the n-th link of a chain
+        of a name must always be the same.
+
+        Args:
+            title: for the progress.
+            function: computes one link; must be picklable, as its arguments.
+            chains: name of a chain to its links.
+            arguments: further arguments of every call.
+            here: keep local workers out of it. Sums whose order depends on the process are then the same with any number of workers.
 
         Returns:
-            A folder that holds until the end of the stage, for the blocks of ``map`` (see ``link_arrays``).
+            A folder that exists until the end of the stage, for the blocks of ``map`` (see ``link_arrays``).
         """
         folder = self._work / "chains"
+        longest = max(map(len, chains.values()), default=0)
         rounds: list[list[Work]] = []
-        for number in range(max(map(len, chains.values()), default=0)):
-            links = [(name, chain[number]) for name, chain in chains.items() if number < len(chain)]
-            rounds.append(
-                [(Link(folder, name, number), function, (link, *arguments)) for name, link in links]
-            )
+        for number in range(longest):
+            round_work: list[Work] = []
+            for name, links in chains.items():
+                if number < len(links):
+                    link_arguments = (links[number], *arguments)
+                    round_work.append((Link(folder, name, number), function, link_arguments))
+            rounds.append(round_work)
         if not self.finished:
-            self._run(title, rounds, here and not self.on.scheduler)
+            self._run(title, rounds, here=here and not self.on.scheduler)
         return folder
 
     def forget(self) -> None:
-        """What was finished before no longer is: called before the first of several files that replace its own."""
+        """Forget that the stage was finished before: called before the first of several files of its result is replaced."""
         forget(self.sample, self.name)
 
     def left(self, blocks: Sequence[ZBlock]) -> list[ZBlock]:
-        """The blocks that ``map`` has not done yet."""
-        return (
-            [] if self.finished else [block for block in blocks if not self._task(block).is_done()]
-        )
+        """Return the blocks that ``map`` has not computed yet."""
+        if self.finished:
+            return []
+        return [block for block in blocks if not self._task(block).is_done()]
 
-    def replaced(self) -> list[dict[str, Any]]:
-        """Summaries of the finished result that this run is to replace, whose volumes are still in place; empty if there is none."""
-        whole = self._record_file.exists() and all(
-            (self.sample.path / one.path / "zarr.json").exists() for one in self.outputs
-        )
-        made = _fingerprint_in(self._record_file) if whole else None
-        volumes = (
-            [Volume(self.sample.path / one.path).fingerprint for one in self.outputs]
-            if made
-            else []
-        )
-        same = [
-            fingerprint_of({"stage": made, "path": one.path}) for one in self.outputs
-        ] == volumes
-        return list(read_record(self._record_file)["summaries"]) if made and same else []
+    def replaced(self) -> list[Summary]:
+        """Return the summaries of the finished result that this run replaces; empty if its volumes are not in place."""
+        volumes = [self.sample.path / output.path for output in self.outputs]
+        is_complete = all((volume / "zarr.json").exists() for volume in volumes)
+        if not self._record_file.exists() or not is_complete:
+            return []
+        earlier = _fingerprint_in(self._record_file)
+        for output, volume in zip(self.outputs, volumes, strict=True):
+            expected = fingerprint_of({"stage": earlier, "path": output.path})
+            if Volume(volume).fingerprint != expected:
+                return []
+        return list(read_record(self._record_file)["summaries"])
 
     def _task(self, block: ZBlock) -> BlockTask:
         return BlockTask(self._work, self.fingerprint, 0, block, tuple(self.outputs))
 
     def _is_finished(self) -> bool:
-        return _fingerprint_in(self._record_file) == self.fingerprint and all(
-            map(self._is_published, self.outputs)
-        )
+        has_record = _fingerprint_in(self._record_file) == self.fingerprint
+        return has_record and all(map(self._is_published, self.outputs))
 
     def refuse_other(self) -> None:
-        """What was made with other settings is only replaced on request; a run that was so requested may be continued.
+        """Refuse to replace a result of other settings without ``on.overwrite``; a run that was begun may continue.
 
-        To be called before the stage is entered where something else is replaced on the way to it.
+        Call this before the stage is entered, where something else is replaced before that.
 
         Raises:
             ResumeError: there is such a result.
         """
         if self._is_finished() or self.goes_on or self.on.overwrite:
             return
-        begun = [
-            run for run in self._runs.glob("*/stage.json") if any((run.parent / "done").iterdir())
-        ]
-        others = [(file, "unfinished run") for file in begun]
-        for file, what in ((self._record_file, "finished result"), *others):
+        for file, description in self._earlier_records():
             if _fingerprint_in(file) not in (None, self.fingerprint):
                 before = read_record(file)["record"]
                 raise ResumeError(
-                    f"'{self.name}' has a {what} in {self.sample.path.name} that was made otherwise "
+                    f"'{self.name}' has a {description} in {self.sample.path.name} that was computed with other settings "
                     f"({differences(before, self.record)}); use --overwrite to replace it, or the same settings to keep it."
                 )
         for output in self.outputs:
-            if (self.sample.path / output.path / "0").is_dir() and not self._is_published(output):
-                what = output.path or "image"
+            exists = (self.sample.path / output.path / "0").is_dir()
+            if exists and not self._is_published(output):
                 raise ResumeError(
-                    f"{self.sample.path.name} has a {what} already, made by another command or for other structures; use --overwrite to "
-                    "replace it."
+                    f"{self.sample.path.name} already has {output.path or 'an image'}, made by another command or for other "
+                    "structures; use --overwrite to replace it."
                 )
+
+    def _earlier_records(self) -> Iterator[tuple[Path, str]]:
+        """Yield the records of the finished result and of unfinished runs that have computed something."""
+        yield self._record_file, "finished result"
+        for run in self._runs.glob("*/stage.json"):
+            if any((run.parent / "done").iterdir()):
+                yield run, "unfinished run"
 
     @property
     def goes_on(self) -> bool:
-        """Whether a run of just this stage was begun, and is to be continued."""
+        """Whether a run of just this stage and these settings was begun, and is continued."""
         return (self._work / "stage.json").exists()
 
     def _prepare(self) -> None:
+        """Check that the work fits, and make the folder of its unfinished result."""
         needs = self.needs() if callable(self.needs) else self.needs
-        left = replace(needs, disk=0) if self.goes_on else needs
-        left = (
-            replace(left, ram=0, gpu=0) if self.on.scheduler else left
-        )  # the memory of other machines cannot be seen from here
-        left.check(self.sample.path, max(1, self.on.workers))
         if self.goes_on:
-            for half in (self._work / "out").rglob(
-                "*.partial"
-            ):  # chunks that a kill left half-written
-                half.unlink(missing_ok=True)
+            needs = replace(needs, disk=0)
+        if self.on.scheduler:
+            needs = replace(
+                needs, ram=0, gpu=0
+            )  # the memory of other machines cannot be seen from here
+        needs.check(self.sample.path, max(1, self.on.workers))
+        if self.goes_on:
+            for unfinished in (self._work / "out").rglob("*.partial"):
+                unfinished.unlink(missing_ok=True)  # chunks that a kill left half-written
             return
-        tell(f"{self.name}: {left}", self.on.quiet or not (left.ram or left.disk))
+        tell(f"{self.name}: {needs}", self.on.quiet or not (needs.ram or needs.disk))
         shutil.rmtree(self._runs, ignore_errors=True)
         (self._work / "done").mkdir(parents=True)
         for output in self.outputs:
             create_volume(self._work / "out" / output.path, output, self._fingerprint_of(output))
-        write_atomically(
-            self._work / "stage.json", json_bytes({"record": self.record})
-        )  # from here on the run can be continued
+        # From here on the run can be continued.
+        write_atomically(self._work / "stage.json", json_bytes({"record": self.record}))
 
     def _fingerprint_of(self, output: VolumeSpec) -> str:
         return fingerprint_of({"stage": self.fingerprint, "path": output.path})
 
     def _is_published(self, output: VolumeSpec) -> bool:
         final = self.sample.path / output.path
-        return (
-            (final / "0").is_dir()
-            and (final / "zarr.json").exists()
-            and Volume(final).fingerprint == self._fingerprint_of(output)
-        )
+        exists = (final / "0").is_dir() and (final / "zarr.json").exists()
+        return exists and Volume(final).fingerprint == self._fingerprint_of(output)
 
     def _is_moved(self, output: VolumeSpec) -> bool:
-        """Renamed into place already, by a run that was killed between two renames."""
+        """Return whether an output was renamed into place already, by a run that was killed between two renames."""
         return not (self._work / "out" / output.path / "zarr.json").exists()
 
-    def _coarser_levels(self) -> None:
-        """The levels that the blocks of the full resolution did not hold whole: run after run, its blocks in parallel."""
+    def _write_coarser_levels(self) -> None:
+        """Write the levels that blocks of the full resolution do not contain: run after run, its blocks in parallel."""
         runs = {
             output: output.level_runs()[1:] for output in self.outputs if not self._is_moved(output)
         }
-        for number in range(max(map(len, runs.values()), default=0)):
+        most_runs = max(map(len, runs.values()), default=0)
+        for number in range(most_runs):
             work: list[Work] = []
-            for output, left in runs.items():
-                if number < len(left):
-                    level, depth = left[number][0]
-                    fine = self._work / "out" / output.path / str(level - 1)
-                    for block in z_blocks(output.level_shapes()[level][0], depth):
-                        task = BlockTask(
-                            self._work, self.fingerprint, number + 1, block, (output,), output.path
-                        )
-                        work.append((task, coarser_block, (task.block, fine, output, level)))
+            for output, output_runs in runs.items():
+                if number < len(output_runs):
+                    work += self._level_work(output, number, *output_runs[number][0])
             self._run(f"{self.name}, coarser levels", [work])
 
+    def _level_work(self, output: VolumeSpec, number: int, level: int, depth: int) -> list[Work]:
+        fine = self._work / "out" / output.path / str(level - 1)
+        n_slices = output.level_shapes()[level][0]
+        work: list[Work] = []
+        for block in z_blocks(n_slices, depth):
+            task = BlockTask(
+                self._work, self.fingerprint, number + 1, block, (output,), output.path
+            )
+            work.append((task, coarser_block, (block, fine, output, level)))
+        return work
+
     def _publish(self) -> None:
+        """Rename the outputs into place, and record the stage."""
         for output in self.outputs:
             if not self._is_moved(output):
-                self._replace(
-                    self._work / "out" / output.path, self.sample.path / output.path, output
-                )
+                unfinished = self._work / "out" / output.path
+                self._replace(unfinished, self.sample.path / output.path, output)
         for number, path in enumerate(self.instead_of):
             if (self.sample.path / path).exists():
                 os.replace(self.sample.path / path, self._work / f"gone-{number}")
@@ -332,57 +352,59 @@ class Stage:
             }
         )
         self._record_file.parent.mkdir(exist_ok=True)
-        write_atomically(
-            self._record_file,
-            json.dumps({"record": self.record, "summaries": self._summaries}).encode(),
-        )
+        record = {"record": self.record, "summaries": self._summaries}
+        write_atomically(self._record_file, json.dumps(record).encode())
         shutil.rmtree(self._runs)
 
-    def _replace(self, made: Path, final: Path, output: VolumeSpec) -> None:
-        """Put a complete volume in its place. The raw image is the sample's own root, so its levels move one by one."""
+    def _replace(self, complete: Path, final: Path, output: VolumeSpec) -> None:
+        """Put a complete volume in its place. The raw image is the sample's root, so its levels are renamed one by one."""
         if output.path:
-            put_in_place(made, final, self._work / f"replaced-{time.monotonic_ns()}")
+            put_in_place(complete, final, self._work / f"replaced-{time.monotonic_ns()}")
             return
         if (final / "zarr.json").exists():
-            os.replace(
-                final / "zarr.json", self._work / "replaced-zarr.json"
-            )  # until the new one is here there is no image
-        for level in range(len(output.level_factors())):
-            if (made / str(level)).exists():
+            # Until the new metadata are in place there is no image.
+            os.replace(final / "zarr.json", self._work / "replaced-zarr.json")
+        n_levels = len(output.level_factors())
+        for level in range(n_levels):
+            if (complete / str(level)).exists():
                 shutil.rmtree(final / str(level), ignore_errors=True)
-                os.replace(made / str(level), final / str(level))
-        for level in range(len(output.level_factors()), 64):
+                os.replace(complete / str(level), final / str(level))
+        for level in range(n_levels, MAX_LEVELS):
             shutil.rmtree(final / str(level), ignore_errors=True)
-        os.replace(made / "zarr.json", final / "zarr.json")
+        os.replace(complete / "zarr.json", final / "zarr.json")
 
     def _run(self, title: str, rounds: Sequence[Sequence[Work]], here: bool = False) -> None:
-        """Rounds one after the other; what is in a round may run in parallel, unless it is to be done ``here``, in this process."""
-        left = [[work for work in one if not work[0].is_done()] for one in rounds]
-        total, undone = sum(map(len, rounds)), sum(map(len, left))
-        if not undone:
+        """Run rounds one after the other; the work of a round runs in parallel, unless it stays ``here``, in this process."""
+        undone = [[item for item in work if not item[0].is_done()] for work in rounds]
+        total = sum(map(len, rounds))
+        n_undone = sum(map(len, undone))
+        if not n_undone:
             return
         if self._client is None and not here:
-            self._client = self._held.enter_context(client_of(self.on))
+            self._client = self._resources.enter_context(client_of(self.on))
         client = None if here else self._client
-        with Meter(title, total, total - undone, self.on.quiet) as meter:
-            for one in left:
-                if client is None:
-                    for task, function, arguments in one:
-                        task.run(function, *arguments)
-                        meter.step()
-                elif one:
-                    for _ in spread(
-                        client,
-                        [(task.run, (function, *arguments)) for task, function, arguments in one],
-                    ):
-                        meter.step()
+        with Meter(title, total, total - n_undone, self.on.quiet) as meter:
+            for work in undone:
+                for _ in _completed(work, client):
+                    meter.step()
 
 
-def finished(sample: Sample, name: str) -> list[dict[str, Any]]:
-    """Summaries of the blocks of a finished stage.
+def _completed(work: Sequence[Work], client: "Client | None") -> Iterator[None]:
+    """Run work on a client's workers, or in this process; yield once for every item that is done."""
+    if client is not None and work:
+        calls = [(task.run, (function, *arguments)) for task, function, arguments in work]
+        yield from spread(client, calls)
+        return
+    for task, function, arguments in work:
+        task.run(function, *arguments)
+        yield
+
+
+def finished(sample: Sample, name: str) -> list[Summary]:
+    """Return the summaries of the blocks of a finished stage.
 
     Raises:
-        SampleError: it was not finished, or its record is damaged.
+        SampleError: the stage was not finished, or its record is damaged.
     """
     file = _record_of(sample, name)
     if not file.exists():
@@ -393,14 +415,16 @@ def finished(sample: Sample, name: str) -> list[dict[str, Any]]:
 def earlier_setting(sample: Sample, name: str, key: str, overwrite: bool) -> Any:
     """Return a setting of a stage's unfinished run, or else of its finished one unless that is replaced; None without either."""
     files = sorted((sample.path / ".sparsem" / "work" / name).glob("*/stage.json"))
-    finished = _record_of(sample, name)
-    if finished.exists() and not overwrite:
-        files.append(finished)
-    return read_record(files[0])["record"].get(key) if files else None
+    record_file = _record_of(sample, name)
+    if record_file.exists() and not overwrite:
+        files.append(record_file)
+    if not files:
+        return None
+    return read_record(files[0])["record"].get(key)
 
 
 def forget(sample: Sample, name: str) -> None:
-    """What a stage finished no longer counts as finished; what it wrote and what is unfinished stay."""
+    """Forget that a stage was finished; what it wrote and what is unfinished stay."""
     _record_of(sample, name).unlink(missing_ok=True)
 
 
@@ -409,4 +433,6 @@ def _record_of(sample: Sample, name: str) -> Path:
 
 
 def _fingerprint_in(file: Path) -> str | None:
-    return fingerprint_of(read_record(file)["record"]) if file.exists() else None
+    if not file.exists():
+        return None
+    return fingerprint_of(read_record(file)["record"])

@@ -1,7 +1,7 @@
-"""The smallest pieces of a stage: a z-block, or a link of a chain. Each computes, writes what it made, and only then is done.
+"""The smallest pieces of a stage: a z-block, or a link of a chain. Each computes, writes its arrays, and only then counts as done.
 
-A block's chunks are followed by a marker that carries the stage's fingerprint and the block's summary; a link's arrays lie in a folder
-that gets its name when it is complete. Every piece is picklable and runs in any process.
+A block's chunks are followed by a marker that carries the stage's fingerprint and the block's summary. A link's arrays lie in
+a folder that gets its name when it is complete. Every piece is picklable and runs in any process.
 """
 
 import json
@@ -25,80 +25,88 @@ Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
 BlockFunction = Callable[..., BlockResult]
 LinkFunction = Callable[..., Arrays]
+ChunkRule = Callable[[tuple[int, ...]], tuple[int, ...]]
+
+STATE = "state"  # beginning of the names of arrays that only the next link of a chain reads
 
 
 def link_arrays(folder: Path, chain: str, number: int) -> Mapping[str, "zarr.Array[Any]"]:
-    """What a link of a chain returned, name to array on disk, but for its state."""
+    """Return the arrays of a link of a chain on disk by name, without those of its state."""
     return dict(zarr.open_group(store=folder / f"{chain}-{number}", mode="r").arrays())
 
 
 @dataclass(frozen=True)
 class Link:
-    """One link of a chain: a folder of arrays that gets its name when it is complete, and beside it the state for the next link."""
+    """One link of a chain: a folder of arrays that gets its name when it is complete, and next to it the state for the next link.
+
+    Attributes:
+        folder: folder of all chains of the stage.
+        chain: name of the chain.
+        number: position of the link in its chain, from 0.
+    """
 
     folder: Path
     chain: str
     number: int
 
     def is_done(self) -> bool:
-        """Whether its arrays are there."""
-        return self._place(self.number).is_dir()
+        """Return whether the arrays of the link are complete."""
+        return self._path(self.number).is_dir()
 
-    def _place(self, number: int, what: str = "") -> Path:
-        return self.folder / f"{self.chain}-{number}{what}"
+    def _path(self, number: int, suffix: str = "") -> Path:
+        return self.folder / f"{self.chain}-{number}{suffix}"
 
     def run(self, function: LinkFunction, link: Any, *arguments: Any) -> None:
         """Write what ``function(link, before, *arguments)`` returns."""
-        last = self._place(self.number - 1, ".state")
-        before = (
-            {
-                name: np.asarray(array[...])
-                for name, array in zarr.open_group(store=last, mode="r").arrays()
-            }
-            if self.number
-            else None
-        )
+        previous_state = self._path(self.number - 1, ".state")
+        before = _read_group(previous_state) if self.number else None
         arrays = function(link, before, *arguments)
-        state = {name for name in arrays if name.startswith("state")}
-        self._store(
-            {name: arrays[name] for name in state},
-            ".state",
-            lambda array: tuple(max(1, length) for length in array.shape),
-        )
-        kept = {name: array for name, array in arrays.items() if name not in state}
-        self._store(
-            kept,
-            "",
-            lambda array: (
-                (1, *(max(1, length) for length in array.shape[1:]))
-                if array.ndim > 2
-                else array.shape
-            ),
-        )
-        shutil.rmtree(last, ignore_errors=True)  # large, and nobody asks for it again
+        state = {name: array for name, array in arrays.items() if name.startswith(STATE)}
+        results = {name: array for name, array in arrays.items() if name not in state}
+        self._store(state, ".state", _one_chunk)
+        self._store(results, "", _chunk_per_slice)
+        shutil.rmtree(previous_state, ignore_errors=True)  # large, and not needed again
 
-    def _store(
-        self, arrays: Arrays, what: str, chunks: Callable[[NDArray[Any]], tuple[int, ...]]
-    ) -> None:
-        made = self._place(self.number, f"{what}.{os.getpid()}.partial")
-        shutil.rmtree(made, ignore_errors=True)
-        group = zarr.create_group(store=made)
+    def _store(self, arrays: Arrays, suffix: str, chunk_rule: ChunkRule) -> None:
+        unfinished = self._path(self.number, f"{suffix}.{os.getpid()}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        group = zarr.create_group(store=unfinished)
         for name, array in arrays.items():
-            group.create_array(
-                name, data=array, chunks=tuple(max(1, length) for length in chunks(array))
-            )
-        place = self._place(self.number, what)
-        if (
-            not place.exists()
-        ):  # a scheduler that lost sight of a worker has a link done twice; both make the same
-            os.replace(made, place)
+            group.create_array(name, data=array, chunks=chunk_rule(array.shape))
+        complete = self._path(self.number, suffix)
+        if complete.exists():
+            # A scheduler that lost contact with a worker runs a link twice; both results are the same.
+            shutil.rmtree(unfinished)
         else:
-            shutil.rmtree(made)
+            os.replace(unfinished, complete)
+
+
+def _read_group(folder: Path) -> dict[str, NDArray[Any]]:
+    arrays = zarr.open_group(store=folder, mode="r").arrays()
+    return {name: np.asarray(array[...]) for name, array in arrays}
+
+
+def _one_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(max(1, length) for length in shape)
+
+
+def _chunk_per_slice(shape: tuple[int, ...]) -> tuple[int, ...]:
+    whole = _one_chunk(shape)
+    return (1, *whole[1:]) if len(shape) > 2 else whole
 
 
 @dataclass(frozen=True)
 class BlockTask:
-    """One block of the first level of a run: computes it, writes its chunks and those of the run's other levels, then its marker."""
+    """One block of the first level of a run: computes it, writes its chunks and those of the run's other levels, then its marker.
+
+    Attributes:
+        work: folder of the unfinished result.
+        fingerprint: fingerprint of the stage.
+        run_number: number of the run of levels (see ``VolumeSpec.level_runs``).
+        block: the z-block, in slices of the run's first level.
+        outputs: the volumes of which the block is written.
+        name: distinguishes the markers of coarser levels of several outputs.
+    """
 
     work: Path
     fingerprint: str
@@ -113,13 +121,13 @@ class BlockTask:
         return self.work / "done" / f"{prefix}{self.run_number}-{self.block.start}.json"
 
     def is_done(self) -> bool:
-        """Whether its marker is there, with this run's fingerprint."""
+        """Return whether the block has a marker with this run's fingerprint."""
         if not self._marker.exists():
             return False
         return bool(read_record(self._marker)["fingerprint"] == self.fingerprint)
 
     def summary(self) -> dict[str, Any]:
-        """What its function said of the block."""
+        """Return the summary that the block's function returned."""
         return dict(read_record(self._marker)["summary"])
 
     def run(self, function: BlockFunction, *arguments: Any) -> None:
@@ -131,41 +139,43 @@ class BlockTask:
         unknown = set(arrays) - {output.path for output in self.outputs}
         if unknown:
             raise AssertionError(f"{sorted(unknown)} are not among the outputs of this stage")
-        write_atomically(
-            self._marker, json.dumps({"fingerprint": self.fingerprint, "summary": summary}).encode()
-        )
+        marker = {"fingerprint": self.fingerprint, "summary": summary}
+        write_atomically(self._marker, json.dumps(marker).encode())
 
     def _write(self, voxels: NDArray[Any], output: VolumeSpec) -> None:
-        """The block, and while it is in memory its coarser levels."""
-        start, stop = self.block.own.start, self.block.own.stop
-        factors, levels = output.level_factors(), output.level_runs()[self.run_number]
-        for index, (level, _) in enumerate(levels):
+        """Write the block, and while it is in memory its coarser levels."""
+        start = self.block.start
+        stop = self.block.stop
+        factors = output.level_factors()
+        for index, (level, _) in enumerate(output.level_runs()[self.run_number]):
             if index:
                 voxels = coarser(voxels, factors[level], output.kind is Kind.LABELS)
-                start, stop = start // factors[level][0], -(-stop // factors[level][0])
+                depth_factor = factors[level][0]
+                start = start // depth_factor
+                stop = -(-stop // depth_factor)
             array = zarr.open_array(store=self.work / "out" / output.path / str(level), mode="r+")
             if voxels.dtype != array.dtype or voxels.shape != (stop - start, *array.shape[1:]):
                 raise AssertionError(
                     f"{output.path}: a block of {voxels.shape} {voxels.dtype} does not fit {array.shape} {array.dtype}"
                 )
-            # Looking for empty chunks takes zarr 3.1 longer than writing them: half of all writing (measured).
+            # To look for empty chunks takes zarr 3.1 longer than to write them: half of all writing (measured).
             array.with_config({"write_empty_chunks": True})[start:stop] = voxels
 
 
 def coarser_block(block: ZBlock, fine: Path, output: VolumeSpec, level: int) -> BlockResult:
-    """A block of a level from the level below it, which lies in ``fine``."""
+    """Compute a block of a level from the level below it, the array ``fine``."""
     factors = output.level_factors()[level]
-    voxels = np.asarray(
-        zarr.open_array(store=fine, mode="r")[block.start * factors[0] : block.stop * factors[0]]
-    )
-    return {output.path: coarser(voxels, factors, output.kind is Kind.LABELS)}, {}
+    depth_factor = factors[0]
+    fine_array = zarr.open_array(store=fine, mode="r")
+    fine_voxels = np.asarray(fine_array[block.start * depth_factor : block.stop * depth_factor])
+    return {output.path: coarser(fine_voxels, factors, output.kind is Kind.LABELS)}, {}
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """A record or marker of ours.
+    """Read a record or marker that a stage wrote.
 
     Raises:
-        SampleError: it is damaged.
+        SampleError: the file is damaged.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -173,5 +183,5 @@ def read_record(file: Path) -> dict[str, Any]:
         return dict(content)
     except (ValueError, TypeError, KeyError):
         raise SampleError(
-            f"{file} is damaged; remove it, and the stage it belongs to is done again."
+            f"{file} is damaged; remove it, and the stage that it belongs to is computed again."
         ) from None
