@@ -300,7 +300,7 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     measure(sample, MeasureSettings(texture=False), on=QUIET)
     rows = sample.read_table("disc").to_pylist()
     assert sorted(
-        (row["picture"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows
+        (row["image"], row["first_y"], row["first_x"], row["cut_by_edge"]) for row in rows
     ) == [
         (0, 40, 20, False),
         (1, 10, 60, True),

@@ -150,7 +150,12 @@ def test_every_organelle_counts_once(made: Sample) -> None:
         for one in made.read_table("measured").to_pylist()
         if one["structure"] == "mitochondrion"
     )
-    assert (row["objects"], row["in_no_cell"], row["cut_by_edge"], row["specks"]) == (4, 1, 1, 0)
+    assert (row["objects"], row["in_no_cell"], row["cut_by_edge"], row["small_components"]) == (
+        4,
+        1,
+        1,
+        0,
+    )
 
 
 def test_distances_are_from_surface_to_surface(made: Sample) -> None:
@@ -266,7 +271,7 @@ def test_levels_pieces_and_groups(tmp_path: Path) -> None:
     ]
     assert near_isotropic_level(volume) == 2
     assert [level_nearest_to(volume, edge) for edge in (1, 40, 999)] == [0, 0, 0]
-    piece = crop_around(volume, 1, [3, 11, 20], [7, 14, 1100], rim=1)
+    piece = crop_around(volume, 1, [3, 11, 20], [7, 14, 1100], margin=1)
     assert (piece.low, piece.high) == ((2, 4, 9), (8, 8, 550))
     assert [one.tolist() for one in crop_groups(volume, 0, low, high, 10**7)] == [[0], [1]]
     assert [one.tolist() for one in crop_groups(volume, 0, low, high, 10**9)] == [[0, 1]]
@@ -305,8 +310,8 @@ def test_empty_structures_specks_and_missing_cells(tmp_path: Path) -> None:
     found = measure(sample, QUICK)
     assert dict(found.objects) == {"nucleolus": 0, "nucleus": 0}
     row = next(one for one in found.summary.to_pylist() if one["structure"] == "nucleolus")
-    assert (row["specks"], row["in_no_cell"]) == (2, None)
-    assert row["specks_volume_um3"] == pytest.approx(4 * VOXEL.volume_um3)
+    assert (row["small_components"], row["in_no_cell"]) == (2, None)
+    assert row["small_components_volume_um3"] == pytest.approx(4 * VOXEL.volume_um3)
     assert "volume_um3" in sample.read_table("nucleus").column_names
 
 
@@ -366,7 +371,7 @@ def test_a_killed_replacement_is_not_taken_for_the_old_result(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
-        during.setattr("sparsem.measure.tables._summary", killed)
+        during.setattr("sparsem.measure.tables._summary_rows", killed)
         with pytest.raises(KeyboardInterrupt):
             measure(
                 sample,

@@ -14,6 +14,7 @@ from scipy.ndimage import binary_fill_holes
 
 from sparsem.labels.objects import connected_parts, first_voxels, join_parts, touching_pairs
 from sparsem.labels.overlaps import Overlaps, overlaps
+from sparsem.measure.containment import main_containers
 from sparsem.measure.features.distances import (
     depth_within,
     distance_to,
@@ -22,7 +23,6 @@ from sparsem.measure.features.distances import (
 )
 from sparsem.measure.features.nucleolus import fill_cavities, proximity_to_membrane
 from sparsem.measure.features.protrusions import cell_body, find_protrusions
-from sparsem.measure.passes import main_containers
 from tests.conftest import drawn
 
 EVEN = (1.0, 1.0, 1.0)
@@ -124,7 +124,7 @@ def test_the_holder_of_most_voxels_holds_an_object() -> None:
     assert who.tolist() == [5, 6, 7]
     assert share.tolist() == pytest.approx([2 / 3, 1 / 2, 1])
     who, share = main_containers(
-        shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]), nobody=[5, 7]
+        shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]), excluded=[5, 7]
     )
     assert who.tolist() == [0, 6, 0]
     assert (

@@ -159,9 +159,7 @@ def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
         alone = montage(tmp_path / name, {name: labels})
         measure(alone, PLAIN, on=QUIET)
         rows = alone.read_table("thing").to_pylist()
-        assert [{**row, "picture": z} for row in rows] == [
-            row for row in table if row["picture"] == z
-        ]
+        assert [{**row, "image": z} for row in rows] == [row for row in table if row["image"] == z]
         for row in rows:
             own = np.argwhere(labels == row["object"])
             assert row["cut_by_edge"] == bool(

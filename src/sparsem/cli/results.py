@@ -83,8 +83,8 @@ def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Ou
     for row in found.summary.to_pylist():
         lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
         specks = (
-            f", {row['specks']} specks left out (--min-volume-um3 {row['structure']}=... says below which size)"
-            if row["specks"]
+            f", {row['small_components']} specks left out (--min-volume-um3 {row['structure']}=... says below which size)"
+            if row["small_components"]
             else ""
         )
         cut = f"{row['cut_by_edge']} cut by the border"

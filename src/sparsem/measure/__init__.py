@@ -1,1 +1,4 @@
-"""Measurements: what an object is in numbers, with units. Functions here take arrays; ``measure.tables`` is the stage."""
+"""Measurements of objects and cells, in tables with units.
+
+``measure.measure`` is the stage. ``measure.features`` holds functions of arrays.
+"""

@@ -1,5 +1,10 @@
-"""Organelles per cell. Every object counts in one cell; of its voxels each counts where it lies (paper: organelles per cell)."""
+"""Columns of the table of cells: organelles per cell, their distances, and protrusions.
 
+Every object counts in one cell; each of its voxels counts in the cell in which it lies (paper:
+organelles per cell).
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,22 +20,22 @@ Floats = NDArray[np.float64]
 
 
 def organelle_columns(
-    name: str, holder: Ids, shared: Overlaps, cells: Ids, cell_um3: Floats, voxel_um3: float
+    name: str, owners: Ids, overlaps: Overlaps, cells: Ids, cell_um3: Floats, voxel_um3: float
 ) -> Columns:
-    """Count, volume, volume fraction and density of one organelle in every cell.
+    """Return count, volume, volume fraction and density of an organelle in every cell, (n,) each.
 
     Args:
-        name: of the organelle.
-        holder: the cell that holds most of each object, 0 for none: (objects,).
-        shared: voxels that objects (first) share with cells (second).
-        cells: their ids, ascending, (n,).
-        cell_um3: their volumes.
+        name: name of the organelle.
+        owners: the cell that holds most of each object, 0 for none, (objects,).
+        overlaps: voxels that objects (first) share with cells (second).
+        cells: ids of the cells, ascending, (n,).
+        cell_um3: volumes of the cells, (n,).
         voxel_um3: volume of a voxel.
     """
-    counts = np.bincount(positions_in(cells, holder), minlength=len(cells) + 1)[1:]
-    voxels = np.bincount(
-        positions_in(cells, shared.second), weights=shared.pixels, minlength=len(cells) + 1
-    )[1:]
+    n_bins = len(cells) + 1  # bin 0 holds objects and voxels in no cell
+    counts = np.bincount(positions_in(cells, owners), minlength=n_bins)[1:]
+    containers = positions_in(cells, overlaps.second)
+    voxels = np.bincount(containers, weights=overlaps.pixels, minlength=n_bins)[1:]
     volume = voxels * voxel_um3
     return {
         f"{name}_count": counts,
@@ -40,42 +45,55 @@ def organelle_columns(
     }
 
 
-def distance_columns(name: str, holder: Ids, distances: Columns, cells: Ids) -> Columns:
-    """Median distances of one organelle in every cell; NaN for a cell that has none.
+def distance_columns(name: str, owners: Ids, distances: Columns, cells: Ids) -> Columns:
+    """Return the median distances of an organelle in every cell, (n,) each.
+
+    A cell without this organelle has NaN.
 
     Args:
-        name: of the organelle.
-        holder: the cell of each object, 0 for none, (objects,).
-        distances: of each object by name of the column, (objects,) each.
-        cells: their ids, ascending, (n,).
+        name: name of the organelle.
+        owners: the cell of each object, 0 for none, (objects,).
+        distances: distances of each object by name of the column, (objects,) each.
+        cells: ids of the cells, ascending, (n,).
     """
-    places, out = positions_in(cells, holder), {}
+    positions = positions_in(cells, owners)
+    columns = {}
     for column, values in distances.items():
-        known = np.isfinite(values)
-        of_cell = [values[known & (places == place)] for place in range(1, len(cells) + 1)]
-        out[f"{name}_{column}"] = np.array(
-            [np.median(some) if some.size else np.nan for some in of_cell]
-        )
-    return out
+        is_known = np.isfinite(values)
+        medians = []
+        for position in range(1, len(cells) + 1):
+            in_cell = values[is_known & (positions == position)]
+            medians.append(np.median(in_cell) if in_cell.size else np.nan)
+        columns[f"{name}_{column}"] = np.array(medians)
+    return columns
 
 
-def protrusion_columns(found: list[Floats]) -> Columns:
-    """Of every cell: number, length and volume of its protrusions, each (m, 3) length µm, volume µm³, attached."""
+def protrusion_columns(protrusions: Sequence[Floats]) -> Columns:
+    """Return number, length and volume of the protrusions of every cell, (n,) each.
+
+    Args:
+        protrusions: protrusions of each cell, (m, 3): length in µm, volume in µm³, attached.
+    """
     return {
-        "protrusions": np.array([len(one) for one in found], np.int64),
-        "protrusion_length_um": np.array([one[:, 0].sum() for one in found]),
-        "longest_protrusion_um": np.array([one[:, 0].max(initial=0) for one in found]),
-        "protrusion_volume_um3": np.array([one[:, 1].sum() for one in found]),
+        "protrusions": np.array([len(rows) for rows in protrusions], np.int64),
+        "protrusion_length_um": np.array([rows[:, 0].sum() for rows in protrusions]),
+        "longest_protrusion_um": np.array([rows[:, 0].max(initial=0) for rows in protrusions]),
+        "protrusion_volume_um3": np.array([rows[:, 1].sum() for rows in protrusions]),
     }
 
 
-def protrusion_table(cells: Ids, found: list[Floats]) -> pa.Table:
-    """One row a protrusion."""
-    rows = np.concatenate([np.empty((0, 3)), *found])
-    owner = np.repeat(cells, [len(one) for one in found])
+def protrusion_table(cells: Ids, protrusions: Sequence[Floats]) -> pa.Table:
+    """Return the table of all protrusions, one row each.
+
+    Args:
+        cells: ids of the cells, (n,).
+        protrusions: protrusions of each cell, see ``protrusion_columns``.
+    """
+    rows = np.concatenate([np.empty((0, 3)), *protrusions])
+    counts = [len(of_cell) for of_cell in protrusions]
     return pa.table(
         {
-            "cell": owner,
+            "cell": np.repeat(cells, counts),
             "length_um": rows[:, 0],
             "volume_um3": rows[:, 1],
             "attached": rows[:, 2] > 0,
@@ -83,10 +101,15 @@ def protrusion_table(cells: Ids, found: list[Floats]) -> pa.Table:
     )
 
 
-def unassigned(sample: Sample, cells: str) -> NDArray[np.uint32]:
-    """Return the identities in labels of cells that meet no annotated cell, from the table of tracks; none if there is no such table."""
+def unassigned_cells(sample: Sample, cells: str) -> Ids:
+    """Return the labels of cells that meet no annotated cell.
+
+    They are the identities of tracks outside annotated cells, in the table ``tracks_CELLS``. If
+    there is no such table, there are none.
+    """
     if f"tracks_{cells}" not in sample.tables:
         return np.empty(0, np.uint32)
     tracks = sample.read_table(f"tracks_{cells}")
-    identities = tracks["identity"].to_numpy()[~tracks["in_cell"].to_numpy()]
+    is_outside = ~tracks["in_cell"].to_numpy()
+    identities = tracks["identity"].to_numpy()[is_outside]
     return np.unique(identities[identities > 0]).astype(np.uint32)

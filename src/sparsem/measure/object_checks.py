@@ -1,8 +1,9 @@
-"""What to know of the objects of a table before anybody counts them: how many are probably specks, and how many cross lost slices."""
+"""Checks of measured objects: probable small components, and objects that cross lost slices."""
 
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
@@ -10,134 +11,181 @@ from sparsem.labels.results import is_outdated
 from sparsem.quality.flags import LOST
 from sparsem.store.sample import Sample
 
-LEAST_OBJECTS = 20  # fewer make no histogram
-STEP = 0.02  # of the histogram, decades of volume
-WIDTH = 0.15  # by which it is smoothed, decades
-DEEP = 0.6  # part of the lower of two peaks below which the density between them is a valley
-MOST_VOLUME = 0.1  # part of all volume that specks may hold
-LEAST_BELOW = 0.05  # part of the objects that are smaller: fewer are chance
+MIN_OBJECTS = 20  # fewer objects make no histogram
+BIN_DECADES = 0.02  # width of a bin of the histogram, decades of volume
+SMOOTHING_DECADES = 0.15  # sigma by which the histogram is smoothed, decades of volume
+# The density between two peaks is a valley below this fraction of the lower peak.
+MAX_VALLEY_DEPTH = 0.6
+# Small components hold at most this fraction of all volume.
+MAX_SMALL_VOLUME_FRACTION = 0.1
+# Small components are at least this fraction of the objects: fewer may be chance.
+MIN_SMALL_OBJECT_FRACTION = 0.05
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class ObjectChecks(NamedTuple):
-    """What to know of the objects of a structure.
+    """The checks of the objects of a structure.
 
     Attributes:
-        objects: how many there are.
-        minimum_um3: a volume that parts specks from objects; None if the volumes show none.
-        below: how many objects are smaller.
-        gaps: how many places with lost slices are known in the stack.
-        crossing: how many objects lie on both sides of one.
+        objects: number of objects.
+        min_volume_um3: a volume that separates small components from objects; None if the volumes
+            show none.
+        smaller_objects: number of objects below this volume.
+        gaps: number of places in the stack where slices are lost.
+        crossing_objects: number of objects that lie on both sides of such a place.
     """
 
     objects: int
-    minimum_um3: float | None
-    below: int
+    min_volume_um3: float | None
+    smaller_objects: int
     gaps: int
-    crossing: int
+    crossing_objects: int
 
 
 def propose_min_volume(volumes: Floats) -> float | None:
-    """Return the volume at the deepest valley of the histogram of volumes (logarithmic), between specks and objects.
+    """Propose a minimum volume that separates small components from objects.
 
-    Of a network's doubt come many specks, of one size or falling off, and the objects are a peak of their own at larger volumes:
-    between both is a valley. Without a valley, or if specks would hold more than a tenth of all volume, there is no proposal.
+    The prediction of a network with uncertain voxels has many small components, of one size or
+    falling off with size, and the objects are a peak of their own at larger volumes. The minimum is
+    at the deepest valley between them in the histogram of the logarithm of volumes. If there is no
+    valley, or if small components would hold more than a tenth of all volume, no minimum is
+    proposed.
 
     Args:
-        volumes: of the objects, (n,), larger than 0, in any unit.
+        volumes: volumes of the objects, (n,), larger than 0, in any unit.
 
     Returns:
         The volume, in the same unit, or None.
     """
-    if len(volumes) < LEAST_OBJECTS:
+    if len(volumes) < MIN_OBJECTS:
         return None
     logs = np.log10(volumes)
-    margin = 4 * WIDTH
-    edges = np.arange(logs.min() - margin, logs.max() + margin + STEP, STEP)
-    counts, _ = np.histogram(logs, edges)
-    density = gaussian_filter1d(counts.astype(np.float64), WIDTH / STEP, mode="constant")
-    before, after = np.maximum.accumulate(density), np.maximum.accumulate(density[::-1])[::-1]
-    inside = (edges[:-1] > logs.min()) & (edges[:-1] < logs.max())
-    depth = np.ones_like(density)  # as on the slopes of the only peak
-    depth[inside] = density[inside] / np.minimum(before, after)[inside]
-    if not inside.any():
+    edges, density = _density_of(logs)
+    in_range = (edges[:-1] > logs.min()) & (edges[:-1] < logs.max())
+    if not in_range.any():
         return None
-    deepest = depth.min()
-    # A gap of several decades is a plain: its middle is as far from specks as from objects.
-    at = np.flatnonzero(inside & (depth <= deepest + 1e-9))
-    place = at[len(at) // 2]
-    minimum = float(10 ** (edges[place] + STEP / 2))
-    is_small = volumes < minimum
-    are_few = is_small.mean() < LEAST_BELOW
-    hold_much = volumes[is_small].sum() > MOST_VOLUME * volumes.sum()
-    return None if depth[place] > DEEP or are_few or hold_much else minimum
+    depth = _valley_depths(density, in_range)
+    deepest = np.flatnonzero(in_range & (depth <= depth.min() + 1e-9))
+    # A gap of several decades is flat: its middle is as far from small components as from objects.
+    valley = deepest[len(deepest) // 2]
+    minimum = float(10 ** (edges[valley] + BIN_DECADES / 2))
+    is_valley = depth[valley] <= MAX_VALLEY_DEPTH
+    return minimum if is_valley and _are_small_components(volumes, minimum) else None
 
 
-def cross_gaps(first: Ints, last: Ints, gaps: Ints) -> NDArray[np.bool_]:
-    """Return which objects lie on both sides of a gap.
+def cross_gaps(first: Ints, last: Ints, gaps: Ints) -> Mask:
+    """Return which objects lie on both sides of a gap, (n,).
 
     Args:
-        first: slice in which each begins, (n,).
-        last: slice in which each ends, (n,).
-        gaps: slices before which others are lost, (m,).
+        first: first slice of each object, (n,).
+        last: last slice of each object, (n,).
+        gaps: slices before which slices are lost, (m,).
     """
-    is_across: NDArray[np.bool_] = (first[:, None] < gaps) & (gaps <= last[:, None])
+    is_across = (first[:, None] < gaps) & (gaps <= last[:, None])
     return np.asarray(is_across.any(axis=1), bool)
 
 
 def lost_slice_positions(sample: Sample) -> Ints:
-    """Return the slices before which others are lost, ascending: as ``quality`` found, and where slices stand in for lost ones."""
+    """Return the slices before which slices are lost, ascending.
+
+    These are the slices that ``quality`` found, and those next to slices that replace lost ones.
+    """
     if not sample.has_image:
         return np.empty(0, np.int64)
     repeated = set(sample.image("raw").repeated)
-    gaps = repeated | {z + 1 for z in repeated}
+    positions = repeated | {z + 1 for z in repeated}
     for name in sample.images:
-        table = f"quality_{name}"
-        if table in sample.tables and not is_outdated(sample, name, "quality"):
-            columns = sample.read_table(table)
-            if "spacing" in columns.column_names:
-                spacing = np.asarray(columns["spacing"].to_numpy(zero_copy_only=False), np.float64)
-                gaps |= set(columns["z"].to_numpy()[spacing >= LOST].tolist())
-    return np.array(sorted(gaps), np.int64)
+        positions |= _lost_slices_of_quality(sample, name)
+    return np.array(sorted(positions), np.int64)
 
 
 def check_objects(sample: Sample, name: str, cells: str) -> ObjectChecks:
-    """Return what to know of ``tables/NAME``; of cells no minimum is proposed."""
+    """Check the objects of ``tables/NAME``.
+
+    Args:
+        sample: sample with the table.
+        name: name of the structure.
+        cells: name of the cells, for which no minimum volume is proposed.
+    """
     table = sample.read_table(name)
-    volumes = (
-        table["volume_um3"].to_numpy()
-        if "volume_um3" in table.column_names and name != cells
-        else np.empty(0)
-    )
+    has_volumes = "volume_um3" in table.column_names and name != cells
+    volumes = table["volume_um3"].to_numpy() if has_volumes else np.empty(0)
     minimum = propose_min_volume(volumes)
-    gaps = (
-        lost_slice_positions(sample) if "first_z" in table.column_names else np.empty(0, np.int64)
-    )
-    across = (
-        cross_gaps(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps)
-        if len(gaps)
-        else np.empty(0, bool)
-    )
-    below = int((volumes < minimum).sum()) if minimum is not None else 0
-    return ObjectChecks(table.num_rows, minimum, below, len(gaps), int(across.sum()))
+    smaller_objects = 0 if minimum is None else int((volumes < minimum).sum())
+    has_slices = "first_z" in table.column_names
+    gaps = lost_slice_positions(sample) if has_slices else np.empty(0, np.int64)
+    crossing_objects = _count_crossing(table, gaps)
+    return ObjectChecks(table.num_rows, minimum, smaller_objects, len(gaps), crossing_objects)
 
 
 def object_warnings(sample: Sample, name: str, cells: str) -> list[str]:
-    """Return the same in sentences."""
-    known = check_objects(sample, name, cells)
-    lines = []
-    if known.minimum_um3 is not None:
-        size = f"{known.minimum_um3:.2g}"
-        smaller = f"{name}: {known.below} of {known.objects} objects are smaller than {size} um3, where the histogram of volumes has a valley"
-        lines.append(
-            f"{smaller}, and are probably specks; --min-volume-um3 {name}={size} leaves them out"
+    """Return the warnings that follow from the checks of ``tables/NAME``, see ``check_objects``."""
+    checks = check_objects(sample, name, cells)
+    warnings = []
+    if checks.min_volume_um3 is not None:
+        size = f"{checks.min_volume_um3:.2g}"
+        warnings.append(
+            f"{name}: {checks.smaller_objects} of {checks.objects} objects are smaller than "
+            f"{size} um3, where the histogram of volumes has a valley; they are probably small "
+            f"components and no objects; exclude them with --min-volume-um3 {name}={size}"
         )
-    if known.crossing:
-        places = "a place" if known.gaps == 1 else f"one of {known.gaps} places"
-        crossing_objects = f"{known.crossing} of {known.objects} objects cross {places}"
-        lines.append(
-            f"{name}: {crossing_objects} where slices are lost; they are larger than they are measured"
+    if checks.crossing_objects:
+        places = "a place" if checks.gaps == 1 else f"one of {checks.gaps} places"
+        warnings.append(
+            f"{name}: {checks.crossing_objects} of {checks.objects} objects cross {places} where "
+            "slices are lost; they are larger than measured"
         )
-    return lines
+    return warnings
+
+
+def _density_of(logs: Floats) -> tuple[Floats, Floats]:
+    """Return the edges of the bins, (n + 1,), and the smoothed histogram of logarithms, (n,)."""
+    margin = 4 * SMOOTHING_DECADES
+    edges = np.arange(logs.min() - margin, logs.max() + margin + BIN_DECADES, BIN_DECADES)
+    counts, _ = np.histogram(logs, edges)
+    sigma_bins = SMOOTHING_DECADES / BIN_DECADES
+    density = gaussian_filter1d(counts.astype(np.float64), sigma_bins, mode="constant")
+    return edges, np.asarray(density, np.float64)
+
+
+def _valley_depths(density: Floats, in_range: Mask) -> Floats:
+    """Return the density over the lower of the highest peaks to the left and right, (n,).
+
+    Outside the range of the data it is 1, as on the slopes of a single peak.
+    """
+    left_peak = np.maximum.accumulate(density)
+    right_peak = np.maximum.accumulate(density[::-1])[::-1]
+    depth = np.ones_like(density)
+    depth[in_range] = density[in_range] / np.minimum(left_peak, right_peak)[in_range]
+    return depth
+
+
+def _are_small_components(volumes: Floats, minimum: float) -> bool:
+    """Return whether the objects below a minimum are many, and hold little of all volume."""
+    is_small = volumes < minimum
+    are_many = is_small.mean() >= MIN_SMALL_OBJECT_FRACTION
+    max_volume = MAX_SMALL_VOLUME_FRACTION * volumes.sum()
+    return bool(are_many and volumes[is_small].sum() <= max_volume)
+
+
+def _count_crossing(table: pa.Table, gaps: Ints) -> int:
+    """Count the objects of a table that lie on both sides of a gap."""
+    if not len(gaps):
+        return 0
+    is_crossing = cross_gaps(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps)
+    return int(is_crossing.sum())
+
+
+def _lost_slices_of_quality(sample: Sample, image: str) -> set[int]:
+    """Return the slices before which ``quality`` found lost slices in an image."""
+    table = f"quality_{image}"
+    if table not in sample.tables or is_outdated(sample, image, "quality"):
+        return set()
+    columns = sample.read_table(table)
+    if "spacing" not in columns.column_names:
+        return set()
+    spacing = np.asarray(columns["spacing"].to_numpy(zero_copy_only=False), np.float64)
+    return set(columns["z"].to_numpy()[spacing >= LOST].tolist())

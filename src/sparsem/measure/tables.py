@@ -1,9 +1,8 @@
-"""Objects on the way to their table, and the tables: tidy, one row an object, units in the names of the columns."""
+"""The tables that ``measure`` writes: tidy, one row an object, units in the names of columns."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,201 +10,222 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.errors import SampleError
-from sparsem.labels.overlaps import Overlaps
-from sparsem.measure.dictionary import OBJECT, dictionary_table
-from sparsem.measure.features.moments import Moments
-from sparsem.measure.features.shape import Columns
+from sparsem.measure.dictionary import OBJECT_COLUMNS, dictionary_table
 from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.structures import MeasuredStructure, SmallComponents
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import forget
 
-
-class SmallComponents(NamedTuple):
-    """Parts of a mask that are too small to be measured."""
-
-    parts: int
-    voxels: int
+Row = dict[str, Any]
+Tables = dict[str, pa.Table]
 
 
-@dataclass
-class MeasuredStructure:
-    """A structure's objects on the way to its table.
+class Extent(NamedTuple):
+    """The measure of size of a structure: volume, or area in separate images.
 
     Attributes:
-        volume: where they are numbered.
-        found: their sums.
-        shared: voxels that they share with cells and with nuclei.
-        columns: what is measured so far.
-        spectra: pattern spectra, (n, 2 sizes), and the step between sizes in nm.
-        notes: how it was measured, for the table's metadata.
+        quantity: ``volume`` or ``area``.
+        unit: unit as in the names of columns.
+        per_voxel: volume of a voxel, or area of a pixel.
+        total: volume of the whole stack, or area of all images.
     """
 
-    volume: Volume
-    found: Moments
-    shared: Mapping[str, Overlaps]
-    columns: Columns = field(default_factory=dict)
-    spectra: tuple[NDArray[np.float64], float] | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    quantity: str
+    unit: str
+    per_voxel: float
+    total: float
 
 
 def measured_tables(sample: Sample) -> list[str]:
-    """Names of all tables that the last run wrote, as the table ``measured`` lists them."""
+    """Return the names of all tables of the last run, as the table ``measured`` lists them."""
     if "measured" not in sample.tables:
         return []
     return [str(name) for name in sample.table_notes("measured")["tables"]]
 
 
 def forget_incomplete_result(sample: Sample) -> None:
-    """Where a table is missing nothing counts as measured: it is done again."""
-    try:
-        listed = measured_tables(sample)
-        whole = bool(listed) and set(listed) <= set(sample.tables)
-    except (SampleError, KeyError, ValueError, OSError):
-        whole = False
-    if not whole:
+    """Forget the result of the last run if one of its tables is missing, so that it is repeated."""
+    tables = _earlier_tables(sample)
+    is_complete = bool(tables) and set(tables) <= set(sample.tables)
+    if not is_complete:
         forget(sample, "measure")
 
 
 def write_measure_tables(
     sample: Sample,
-    objects: Mapping[str, MeasuredStructure],
-    specks: Mapping[str, SmallComponents],
-    protruding: pa.Table | None,
+    structures: Mapping[str, MeasuredStructure],
+    small_components: Mapping[str, SmallComponents],
+    protrusions: pa.Table | None,
     settings: MeasureSettings,
     labels: Mapping[str, Volume],
 ) -> None:
-    """Write ``tables/NAME`` and ``pattern_NAME`` of every structure, ``protrusions``, ``dictionary`` and ``measured``.
+    """Write all tables of a run.
 
-    Tables of structures that an earlier run measured, and this one does not, stay as long as their labels are there.
+    These are ``tables/NAME`` and ``pattern_NAME`` of every structure, ``protrusions``,
+    ``dictionary`` and ``measured``. Tables of structures that an earlier run measured, and this one
+    does not, stay as long as their labels exist.
 
     Args:
-        sample: to write to.
-        objects: of every structure.
-        specks: parts of masks that were too small.
-        protruding: protrusions of cells; None if no cells were measured.
-        settings: of the stage.
-        labels: the labels of every structure, by whose fingerprint a table is known as outdated.
+        sample: sample to write to.
+        structures: measured structures, by name.
+        small_components: components of masks that are too small, by structure.
+        protrusions: table of the protrusions of cells; None if no cells are measured.
+        settings: settings of the stage.
+        labels: labels of every structure, whose fingerprints show later whether a table is
+            outdated.
     """
-    made: dict[str, pa.Table] = {}
-    kept_rows, kept_tables = _kept(sample, list(objects), settings)
-    columns: dict[str, None] = {}
-    for name in kept_tables:
-        columns |= dict.fromkeys(sample.read_table(name).column_names)
-    for name, one in objects.items():
-        order = sorted(
-            one.columns,
-            key=lambda column: list(OBJECT).index(column) if column in OBJECT else len(OBJECT),
-        )
-        notes = {
-            "settings": settings.model_dump(mode="json"),
-            "voxel_nm": list(one.volume.voxel_size),
-            **one.notes,
-        }
-        notes["labels"] = labels[name].fingerprint
-        metadata = {"sparsem": json.dumps(notes)}
-        made[name] = pa.table(
-            {column: _nulls(one.columns[column]) for column in order}, metadata=metadata
-        )
-        columns |= dict.fromkeys(order)
-        if one.spectra is not None:
-            made[f"pattern_{name}"] = _pattern_table(one.found.ids, *one.spectra)
-    if protruding is not None:
-        made["protrusions"] = protruding
-    made["dictionary"] = dictionary_table(columns)
+    earlier_rows, earlier_tables = _results_to_keep(sample, list(structures), settings)
+    tables: Tables = {}
+    for name, structure in structures.items():
+        tables[name] = _object_table(structure, settings, labels[name])
+        if structure.spectra is not None:
+            tables[f"pattern_{name}"] = _pattern_table(structure.ids, *structure.spectra)
+    if protrusions is not None:
+        tables["protrusions"] = protrusions
+    columns = _column_names(sample, earlier_tables, [tables[name] for name in structures])
+    tables["dictionary"] = dictionary_table(columns)
     for name in _earlier_tables(sample):
-        if name not in kept_tables:
+        if name not in earlier_tables:
             sample.remove_table(name)
-    for name, table in made.items():
+    for name, table in tables.items():
         sample.write_table(name, table)
-    summary = pa.Table.from_pylist([*kept_rows, *_summary(objects, specks, settings)])
-    listed = {"sparsem": json.dumps({"tables": [*kept_tables, *made, "measured"]})}
-    sample.write_table("measured", summary.replace_schema_metadata(listed))
+    # The table ``measured`` lists all tables. It is written last: without it, nothing is measured.
+    rows = _summary_rows(structures, small_components, settings)
+    summary = pa.Table.from_pylist([*earlier_rows, *rows])
+    notes = {"tables": [*earlier_tables, *tables, "measured"]}
+    sample.write_table("measured", summary.replace_schema_metadata(_metadata(notes)))
 
 
 def _earlier_tables(sample: Sample) -> list[str]:
-    """Return the names of the tables of an earlier run; none if there was none, or its list is damaged."""
+    """Return the names of the tables of an earlier run.
+
+    There are none if there was no run, or if its list of tables is damaged.
+    """
     try:
         return measured_tables(sample)
     except (SampleError, KeyError, ValueError, OSError):
         return []
 
 
-def _kept(
+def _results_to_keep(
     sample: Sample, measured: Sequence[str], settings: MeasureSettings
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows of ``measured``, and the names of the tables, of structures that only an earlier run measured."""
-    earlier = _earlier_tables(sample)
-    if not settings.structure or not earlier:  # everything was measured now
+) -> tuple[list[Row], list[str]]:
+    """Return the results of structures that only an earlier run measured.
+
+    Returns:
+        The rows of the table ``measured``, and the names of the tables. There are none if this run
+        measures all structures.
+    """
+    earlier_tables = _earlier_tables(sample)
+    if not settings.structure or not earlier_tables:
         return [], []
-    rows, tables = [], []
+    rows: list[Row] = []
+    tables: list[str] = []
     for row in sample.read_table("measured").to_pylist():
         name = str(row["structure"])
-        if name in measured or name not in sample.names("labels") or name not in earlier:
+        has_labels = name in sample.names("labels")
+        if name in measured or not has_labels or name not in earlier_tables:
             continue
         rows.append(row)
-        tables += [table for table in (name, f"pattern_{name}") if table in earlier]
-        if name == settings.cells and "protrusions" in earlier:
-            tables.append("protrusions")
+        candidates = [name, f"pattern_{name}"]
+        if name == settings.cells:
+            candidates.append("protrusions")
+        tables += [table for table in candidates if table in earlier_tables]
     return rows, tables
 
 
-def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:
-    """One row an object and size; closings have negative sizes."""
-    sizes = np.arange(spectra.shape[1]) - spectra.shape[1] // 2
-    columns = {
-        "object": np.repeat(ids, len(sizes)),
-        "size": np.tile(sizes, len(ids)),
-        "size_nm": np.tile(sizes * step, len(ids)),
+def _column_names(
+    sample: Sample, earlier_tables: Sequence[str], object_tables: Sequence[pa.Table]
+) -> list[str]:
+    """Return the columns of all tables, each once, in the order of their first occurrence."""
+    names: dict[str, None] = {}
+    for table_name in earlier_tables:
+        names |= dict.fromkeys(sample.read_table(table_name).column_names)
+    for table in object_tables:
+        names |= dict.fromkeys(table.column_names)
+    return list(names)
+
+
+def _object_table(
+    structure: MeasuredStructure, settings: MeasureSettings, labels: Volume
+) -> pa.Table:
+    """Return the table of a structure, its columns in the order of the data dictionary."""
+    order = {column: position for position, column in enumerate(OBJECT_COLUMNS)}
+    names = sorted(structure.columns, key=lambda column: order.get(column, len(order)))
+    notes = {
+        "settings": settings.model_dump(mode="json"),
+        "voxel_nm": list(structure.volume.voxel_size),
+        **structure.notes,
+        "labels": labels.fingerprint,
     }
-    return pa.table({**columns, "part": _nulls(spectra.ravel())})
+    columns = {name: _with_nulls(structure.columns[name]) for name in names}
+    return pa.table(columns, metadata=_metadata(notes))
 
 
-def _summary(
-    objects: Mapping[str, MeasuredStructure],
-    specks: Mapping[str, SmallComponents],
+def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: float) -> pa.Table:
+    """Return the pattern spectra, one row an object and size; closings have negative sizes."""
+    sizes = np.arange(spectra.shape[1]) - spectra.shape[1] // 2
+    return pa.table(
+        {
+            "object": np.repeat(ids, len(sizes)),
+            "size": np.tile(sizes, len(ids)),
+            "size_nm": np.tile(sizes * step, len(ids)),
+            "part": _with_nulls(spectra.ravel()),
+        }
+    )
+
+
+def _summary_rows(
+    structures: Mapping[str, MeasuredStructure],
+    small_components: Mapping[str, SmallComponents],
     settings: MeasureSettings,
-) -> list[dict[str, Any]]:
-    """Return one row a structure."""
+) -> list[Row]:
+    """Return the rows of the table ``measured``, one a structure."""
     rows = []
-    for name, one in objects.items():
-        what, unit, step, extent = _extent(one.volume)
-        total = float(one.columns[f"{what}_{unit}"].sum())
-        outside = (
-            int((one.columns["cell"] == 0).sum())
-            if "cell" in one.columns and name != settings.cells
-            else None
-        )
+    for name, structure in structures.items():
+        columns = structure.columns
+        extent = _extent(structure.volume)
+        size_column = f"{extent.quantity}_{extent.unit}"
+        total = float(columns[size_column].sum())
+        in_no_cell = None
+        if "cell" in columns and name != settings.cells:
+            in_no_cell = int((columns["cell"] == 0).sum())
+        small = small_components[name]
         rows.append(
             {
                 "structure": name,
-                "objects": len(one.found.ids),
-                "cut_by_edge": int(one.columns["cut_by_edge"].sum()),
-                "in_no_cell": outside,
-                f"{what}_{unit}": total,
-                f"{what}_fraction": total / extent,
-                "specks": specks[name].parts,
-                f"specks_{what}_{unit}": specks[name].voxels * step,
-                "texture_level": one.notes.get("texture", {}).get("level"),
+                "objects": structure.count,
+                "cut_by_edge": int(columns["cut_by_edge"].sum()),
+                "in_no_cell": in_no_cell,
+                size_column: total,
+                f"{extent.quantity}_fraction": total / extent.total,
+                "small_components": small.components,
+                f"small_components_{size_column}": small.voxels * extent.per_voxel,
+                "texture_level": structure.notes.get("texture", {}).get("level"),
             }
         )
     return rows
 
 
-def _extent(volume: Volume) -> tuple[str, str, float, float]:
-    """Volume or, of pictures, area: what it is, its unit, that of a voxel or pixel, and that of all there is."""
+def _extent(volume: Volume) -> Extent:
+    """Return how the size of structures in a volume is measured."""
     voxel = volume.voxel_size
     if volume.sizes:
         pixel = voxel.y * voxel.x * 1e-6
-        return "area", "um2", pixel, pixel * sum(math.prod(size) for size in volume.sizes)
-    return (
-        "volume",
-        "um3",
-        voxel.volume_um3,
-        float(np.prod(volume.shape, dtype=np.float64)) * voxel.volume_um3,
-    )
+        pixels = sum(math.prod(size) for size in volume.sizes)
+        return Extent("area", "um2", pixel, pixel * pixels)
+    voxels = float(np.prod(volume.shape, dtype=np.float64))
+    return Extent("volume", "um3", voxel.volume_um3, voxels * voxel.volume_um3)
 
 
-def _nulls(column: NDArray[Any]) -> Any:
-    """A column in which what is not known is empty, and not a number that is none."""
-    return pa.array(column, from_pandas=True) if column.dtype.kind == "f" else pa.array(column)
+def _metadata(notes: Mapping[str, Any]) -> dict[str, str]:
+    """Return notes as the metadata of a table."""
+    return {"sparsem": json.dumps(notes)}
+
+
+def _with_nulls(column: NDArray[Any]) -> Any:
+    """Return a column in which unknown values are empty instead of NaN."""
+    if column.dtype.kind == "f":
+        return pa.array(column, from_pandas=True)
+    return pa.array(column)

@@ -237,14 +237,14 @@ def _of_structure(row: dict[str, object]) -> Iterator[Notice]:
             f"{name}: {outside} of {count} objects lie in no cell; they are in its table, and in no cell's numbers.",
             True,
         )
-    if int(str(row["specks"])):
+    if int(str(row["small_components"])):
         size = (
-            f"{row['specks_volume_um3']:.2g} µm³"
-            if "specks_volume_um3" in row
-            else f"{row['specks_area_um2']:.2g} µm²"
+            f"{row['small_components_volume_um3']:.2g} µm³"
+            if "small_components_volume_um3" in row
+            else f"{row['small_components_area_um2']:.2g} µm²"
         )
         yield Notice(
-            f"{name}: {row['specks']} specks ({size} together) were too small to be measured.",
+            f"{name}: {row['small_components']} specks ({size} together) were too small to be measured.",
             False,
         )
     if row["texture_level"]:

@@ -1,1 +1,1 @@
-"""Measured features: pure functions of arrays."""
+"""Features of objects, as pure functions of arrays."""

@@ -1,7 +1,10 @@
-"""Gray-level co-occurrence within an object (Haralick 1973; Machireddy et al. 2023, equations 10 to 13).
+"""Gray-level co-occurrence in an object.
 
-Gray levels are (z, y, x) integers 1 to N, 0 outside the object. Pairs are counted in 13 directions both ways, that is 26
-offsets; the counts of all directions are added and then normalized, so every pair weighs the same.
+Haralick 1973; Machireddy et al. 2023, equations 10 to 13.
+
+Gray levels are (z, y, x) integers 1 to N, and 0 outside the object. Pairs of voxels are counted in
+13 directions, each both ways, that is, at 26 offsets. The counts of all directions are added and
+then normalized, so every pair has the same weight.
 """
 
 from collections.abc import Sequence
@@ -16,18 +19,20 @@ from sparsem.workflow.compiled import compiled
 Gray = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]
 
+# The 13 directions (z, y, x) of which no two are opposite.
 DIRECTIONS = tuple(
-    one for one in product((0, 1), (-1, 0, 1), (-1, 0, 1)) if one > (0, 0, 0)
-)  # 13; the others are their opposites
+    direction for direction in product((0, 1), (-1, 0, 1), (-1, 0, 1)) if direction > (0, 0, 0)
+)
 
 
 class CoOccurrenceFeatures(NamedTuple):
-    """Features of a co-occurrence matrix; NaN where there is no pair.
+    """Features of a co-occurrence matrix; NaN if there is no pair of voxels.
 
     Attributes:
         homogeneity: sum p / (1 + (i - j)^2), equation 10.
-        correlation: equation 11; 1 where there is one gray level only.
-        variance: sum (i - mu)^2 p. Equation 12 is printed as the contrast; this is Haralick's sum of squares.
+        correlation: equation 11; 1 if there is only one gray level.
+        variance: sum (i - mu)^2 p, Haralick's sum of squares. Equation 12 is printed as the
+            contrast.
         contrast: sum (i - j)^2 p, equation 13.
     """
 
@@ -38,47 +43,71 @@ class CoOccurrenceFeatures(NamedTuple):
 
 
 def pair_offsets(distance: float, voxel: Sequence[float]) -> NDArray[np.int64]:
-    """The 13 directions as steps of about ``distance`` along each axis that they go along, at least one voxel: (13, 3)."""
+    """Return the offsets in voxels from one voxel of a pair to the other, for all 13 directions.
+
+    Args:
+        distance: length of the step along each axis of a direction, rounded to voxels, at least
+            one voxel.
+        voxel: edge lengths (z, y, x), in the unit of ``distance``.
+
+    Returns:
+        (13, 3), z, y, x.
+    """
     steps = [max(1, round(distance / edge)) for edge in voxel]
     return np.array(DIRECTIONS, np.int64) * np.array(steps, np.int64)
 
 
 def co_occurrence_matrix(gray: Gray, levels: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many ordered pairs of voxels have levels (i, j), both ways along every offset: symmetric (levels, levels)."""
-    padded = np.ascontiguousarray(gray)
+    """Count the ordered pairs of voxels that have the levels (i, j), both ways along every offset.
+
+    Args:
+        gray: (z, y, x), levels 1 to ``levels``, 0 outside the object.
+        levels: number of gray levels.
+        offsets: (n, 3), z, y, x, see ``pair_offsets``.
+
+    Returns:
+        (levels, levels), symmetric.
+    """
+    contiguous = np.ascontiguousarray(gray)
     counts = np.zeros((levels + 1, levels + 1), np.int64)
     for offset in offsets:
-        _count(padded, int(offset[0]), int(offset[1]), int(offset[2]), counts)
+        _count_pairs(contiguous, int(offset[0]), int(offset[1]), int(offset[2]), counts)
     forward: NDArray[np.int64] = counts[1:, 1:]
     return forward + forward.T
 
 
 def co_occurrence_features(matrix: NDArray[np.int64]) -> CoOccurrenceFeatures:
-    """Features of a symmetric matrix of counts; levels are numbered from 1."""
+    """Compute the features of a symmetric matrix of counts; levels are numbered from 1."""
     total = matrix.sum()
     if not total:
         return CoOccurrenceFeatures(*[float("nan")] * 4)
     p = matrix / total
     level = np.arange(1, len(p) + 1)
-    apart = (level[:, None] - level[None]) ** 2
+    squared_difference = (level[:, None] - level[None]) ** 2  # (i - j)^2
     mean = float(p.sum(axis=1) @ level)
     variance = float(p.sum(axis=1) @ (level - mean) ** 2)
-    together = float(level @ p @ level) - mean**2
+    covariance = float(level @ p @ level) - mean**2
     return CoOccurrenceFeatures(
-        float((p / (1 + apart)).sum()),
-        together / variance if variance > 0 else 1.0,
-        variance,
-        float((apart * p).sum()),
+        homogeneity=float((p / (1 + squared_difference)).sum()),
+        correlation=covariance / variance if variance > 0 else 1.0,
+        variance=variance,
+        contrast=float((squared_difference * p).sum()),
     )
 
 
 @compiled()
-def _count(gray, dz, dy, dx, counts):  # type: ignore[no-untyped-def]
-    """Forward pairs of one offset. Row 0 and column 0 of the counts take what lies outside, so no voxel is tested."""
+def _count_pairs(gray, dz, dy, dx, counts):  # type: ignore[no-untyped-def]
+    """Add the pairs of one offset, in the forward direction only.
+
+    Row 0 and column 0 of the counts take the pairs with a voxel outside the object, so that no
+    voxel has to be tested.
+    """
     depth, rows, columns = gray.shape
-    left, right = max(0, -dx), columns - max(0, dx)
+    left = max(0, -dx)
+    right = columns - max(0, dx)
     for z in range(depth - dz):
         for y in range(max(0, -dy), rows - max(0, dy)):
-            here, there = gray[z, y], gray[z + dz, y + dy]
+            row = gray[z, y]
+            shifted_row = gray[z + dz, y + dy]
             for x in range(left, right):
-                counts[here[x], there[x + dx]] += 1
+                counts[row[x], shifted_row[x + dx]] += 1

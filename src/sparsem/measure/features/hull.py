@@ -1,7 +1,10 @@
-"""The convex hull of voxels, counted in voxels: how many voxel centers lie in the hull of an object's voxel centers.
+"""The convex hull of an object, measured in voxels.
 
-A voxelised convex body is then exactly as large as its hull, at any size and any edge lengths. Corners of an object's slices are
-all that is kept of it, so it may be larger than memory. Labels are (z, y, x); points are (n, 3) whole numbers z, y, x.
+The measure is the number of voxel centers in the convex hull of the object's voxel centers. A
+voxelized convex body is then exactly as large as its hull, at any size and any edge lengths.
+Of an object only the corners of its slices are stored, so it may be larger than memory.
+
+Labels are (z, y, x). Points are (n, 3) whole numbers z, y, x.
 """
 
 from itertools import pairwise
@@ -16,138 +19,178 @@ from sparsem.workflow.compiled import compiled
 Points = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-ROUNDING = 1e-7  # of a voxel: a center that lies on the hull is in it
+# Voxels. A voxel center that lies on the hull is in the hull, also after rounding.
+ROUNDING = 1e-7
 
 
 def slice_corners(labels: NDArray[np.uint32], count: int) -> tuple[NDArray[np.uint32], Points]:
-    """Corners of the convex hulls of all objects 1 to ``count`` of one slice (y, x): label of each, ascending, and (m, 2) y, x."""
-    owner, rows, starts, ends = _extents(labels, count)
-    order = np.argsort(owner, kind="stable")  # within an object the rows stay ascending
-    of, points = _corners(owner[order], rows[order], starts[order], ends[order])
-    return of, points
+    """Find the corners of the convex hulls of all objects in one slice.
+
+    Args:
+        labels: (y, x), objects are numbered 1 to ``count``.
+        count: number of objects.
+
+    Returns:
+        The label of each corner, ascending, (m,), and its y and x, (m, 2).
+    """
+    owner, rows, starts, ends = _row_extents(labels, count)
+    order = np.argsort(owner, kind="stable")  # the rows of an object stay ascending
+    corner_labels, corners = _convex_corners(owner[order], rows[order], starts[order], ends[order])
+    return corner_labels, corners
 
 
 def convex_voxels(corners: Points) -> int:
-    """Voxel centers in the hull of ``corners`` (n, 3); 0 if they lie in an oblique plane, where no voxels can be counted."""
+    """Count the voxel centers in the convex hull of ``corners``, (n, 3).
+
+    Returns:
+        The count; 0 if the corners lie in an oblique plane, in which no voxels can be counted.
+    """
     low = corners.min(axis=0)
     points = corners - low
     spread = points.max(axis=0)
-    flat = [axis for axis in range(3) if spread[axis] == 0]
-    if flat:  # in one slice along some axis: a polygon, or a line
-        other = [axis for axis in range(3) if axis != flat[0]]
-        return _in_polygon(points[:, other])
+    flat_axes = [axis for axis in range(3) if spread[axis] == 0]
+    if flat_axes:  # all points in one slice along some axis: a polygon, or a line
+        in_plane = [axis for axis in range(3) if axis != flat_axes[0]]
+        return _points_in_polygon(points[:, in_plane])
     try:
         hull = ConvexHull(points)
     except QhullError:
         return 0
-    first, last = (
-        np.full((spread[0] + 1, spread[1] + 1), np.inf),
-        np.full((spread[0] + 1, spread[1] + 1), -np.inf),
-    )
-    _cut(points[hull.simplices].astype(np.float64), first, last)
-    return _between(first, last)
+    rows = (spread[0] + 1, spread[1] + 1)
+    first = np.full(rows, np.inf)
+    last = np.full(rows, -np.inf)
+    _intersect_rows(points[hull.simplices].astype(np.float64), first, last)
+    return _count_between(first, last)
 
 
 def convex_voxels_per_object(
-    of: NDArray[Any], corners: NDArray[np.int64], count: int
+    labels: NDArray[Any], corners: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
-    """Voxels in the convex hull of every object 1 to ``count``, from the corners (m, 3) of its slices and whose they are (m,)."""
-    order = np.argsort(of, kind="stable")
-    ends = np.searchsorted(of[order], np.arange(1, count + 2))
-    return np.array(
-        [convex_voxels(corners[order[a:b]]) if b > a else 0 for a, b in pairwise(ends)], np.int64
-    )
+    """Count the voxels in the convex hull of every object 1 to ``count``.
+
+    Args:
+        labels: the object of each corner, (m,).
+        corners: corners of the objects' slices, (m, 3).
+        count: number of objects.
+
+    Returns:
+        (count,), 0 for an object without corners, see also ``convex_voxels``.
+    """
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(1, count + 2))
+    counts = [
+        convex_voxels(corners[order[start:stop]]) if stop > start else 0
+        for start, stop in pairwise(bounds)
+    ]
+    return np.array(counts, np.int64)
 
 
-def _in_polygon(points: Points) -> int:
-    """Lattice points in the convex hull of (n, 2) lattice points, by Pick's theorem; of a line, those that it meets."""
+def _points_in_polygon(points: Points) -> int:
+    """Count the lattice points in the convex hull of (n, 2) lattice points, by Pick's theorem.
+
+    If the points lie on a line, count the lattice points that the line meets.
+    """
     try:
         corners = points[ConvexHull(points).vertices]
     except QhullError:
         return int(np.gcd(*np.ptp(points, axis=0))) + 1
-    steps = np.roll(corners, -1, axis=0) - corners
-    twice_area = abs(int((corners[:, 0] * steps[:, 1] - corners[:, 1] * steps[:, 0]).sum()))
-    border = int(np.gcd(steps[:, 0], steps[:, 1]).sum())
-    return (twice_area + border) // 2 + 1
+    edges = np.roll(corners, -1, axis=0) - corners
+    twice_area = abs(int((corners[:, 0] * edges[:, 1] - corners[:, 1] * edges[:, 0]).sum()))
+    on_edges = int(np.gcd(edges[:, 0], edges[:, 1]).sum())
+    return (twice_area + on_edges) // 2 + 1
 
 
-def _between(first: Floats, last: Floats) -> int:
-    met = np.isfinite(first)
-    counts = np.floor(last[met] + ROUNDING) - np.ceil(first[met] - ROUNDING) + 1
+def _count_between(first: Floats, last: Floats) -> int:
+    """Count the voxel centers between the first and last x of every row that the hull meets."""
+    is_met = np.isfinite(first)
+    counts = np.floor(last[is_met] + ROUNDING) - np.ceil(first[is_met] - ROUNDING) + 1
     return int(np.maximum(counts, 0).sum())
 
 
 @compiled()
-def _extents(labels, count):  # type: ignore[no-untyped-def]
-    """First and last pixel of every object in every row that it is in."""
+def _row_extents(labels, count):  # type: ignore[no-untyped-def]
+    """Find the first and last pixel of every object in every row that it is in."""
     rows, columns = labels.shape
-    last_row, slot = np.full(count + 1, -1), np.zeros(count + 1, np.int64)
-    owner, row = np.empty(labels.size, np.uint32), np.empty(labels.size, np.int64)
-    starts, ends = np.empty(labels.size, np.int64), np.empty(labels.size, np.int64)
-    found = 0
+    last_row = np.full(count + 1, -1)  # of each object
+    slot = np.zeros(count + 1, np.int64)  # where each object's extent in that row is stored
+    owner = np.empty(labels.size, np.uint32)
+    row = np.empty(labels.size, np.int64)
+    starts = np.empty(labels.size, np.int64)
+    ends = np.empty(labels.size, np.int64)
+    n_extents = 0
     for y in range(rows):
-        before = np.uint32(0)
+        previous = np.uint32(0)
         for x in range(columns):
             label = labels[y, x]
-            if label == before:
+            if label == previous:
                 continue
-            if before:
-                ends[slot[before]] = x - 1
+            if previous:
+                ends[slot[previous]] = x - 1
             if label and last_row[label] != y:
-                last_row[label], slot[label] = y, found
-                owner[found], row[found], starts[found] = label, y, x
-                found += 1
-            before = label
-        if before:
-            ends[slot[before]] = columns - 1
-    return owner[:found], row[:found], starts[:found], ends[:found]
+                last_row[label] = y
+                slot[label] = n_extents
+                owner[n_extents] = label
+                row[n_extents] = y
+                starts[n_extents] = x
+                n_extents += 1
+            previous = label
+        if previous:
+            ends[slot[previous]] = columns - 1
+    return owner[:n_extents], row[:n_extents], starts[:n_extents], ends[:n_extents]
 
 
 @compiled()
-def _corners(owner, rows, starts, ends):  # type: ignore[no-untyped-def]
-    """Andrew's monotone chain along each side of each object."""
+def _convex_corners(owner, rows, starts, ends):  # type: ignore[no-untyped-def]
+    """Run Andrew's monotone chain along each side of each object."""
     n = len(owner)
-    of, points = np.empty(2 * n, np.uint32), np.empty((2 * n, 2), np.int64)
-    found, first = 0, 0
+    corner_labels = np.empty(2 * n, np.uint32)
+    corners = np.empty((2 * n, 2), np.int64)
+    n_corners = 0
+    first = 0
     while first < n:
         stop = first
         while stop < n and owner[stop] == owner[first]:
             stop += 1
         for side in range(2):
-            base = found
+            side_start = n_corners
             for number in range(first, stop):
-                y, x = rows[number], starts[number] if side == 0 else ends[number]
-                while found - base >= 2:
-                    ay, ax = points[found - 2]
-                    by, bx = points[found - 1]
+                y = rows[number]
+                x = starts[number] if side == 0 else ends[number]
+                while n_corners - side_start >= 2:
+                    ay, ax = corners[n_corners - 2]
+                    by, bx = corners[n_corners - 1]
                     turn = (bx - ax) * (y - ay) - (x - ax) * (by - ay)
                     if (turn if side == 0 else -turn) < 0:
                         break
-                    found -= 1
-                of[found], points[found] = owner[first], np.array([y, x])
-                found += 1
+                    n_corners -= 1
+                corner_labels[n_corners] = owner[first]
+                corners[n_corners] = np.array([y, x])
+                n_corners += 1
         first = stop
-    return of[:found], points[:found]
+    return corner_labels[:n_corners], corners[:n_corners]
 
 
 @compiled()
-def _cut(triangles, first, last):  # type: ignore[no-untyped-def]
-    """Where the hull's triangles meet the rows of voxel centers: first and last x of each row (z, y)."""
+def _intersect_rows(triangles, first, last):  # type: ignore[no-untyped-def]
+    """Intersect the hull's triangles with the rows of voxel centers.
+
+    ``first`` and ``last`` are the first and last x of each row, (z, y), and are widened in place.
+    """
     for number in range(len(triangles)):
         corners = triangles[number]
         order = np.argsort(corners[:, 0])
         a, b, c = corners[order[0]], corners[order[1]], corners[order[2]]
         for z in range(int(a[0]), int(c[0]) + 1):  # corners are whole numbers
             if a[0] == c[0]:
-                _edge(first[z], last[z], a[1], a[2], b[1], b[2])
-                _edge(first[z], last[z], b[1], b[2], c[1], c[2])
-                _edge(first[z], last[z], a[1], a[2], c[1], c[2])
+                _widen_rows(first[z], last[z], a[1], a[2], b[1], b[2])
+                _widen_rows(first[z], last[z], b[1], b[2], c[1], c[2])
+                _widen_rows(first[z], last[z], a[1], a[2], c[1], c[2])
                 continue
             t = (z - a[0]) / (c[0] - a[0])
             y, x = a[1] + t * (c[1] - a[1]), a[2] + t * (c[2] - a[2])
             lower, upper = (a, b) if z < b[0] or b[0] == c[0] else (b, c)
             s = (z - lower[0]) / (upper[0] - lower[0])
-            _edge(
+            _widen_rows(
                 first[z],
                 last[z],
                 y,
@@ -158,14 +201,15 @@ def _cut(triangles, first, last):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _edge(first, last, y0, x0, y1, x1):  # type: ignore[no-untyped-def]
-    """Widen the rows that a line from (y0, x0) to (y1, x1) meets."""
+def _widen_rows(first, last, y0, x0, y1, x1):  # type: ignore[no-untyped-def]
+    """Widen the rows that the line from (y0, x0) to (y1, x1) meets, to include the line."""
     if y0 > y1:
         y0, x0, y1, x1 = y1, x1, y0, x0
     for y in range(int(np.ceil(y0 - 1e-9)), int(np.floor(y1 + 1e-9)) + 1):
         if y1 - y0 < 1e-9:
             low, high = min(x0, x1), max(x0, x1)
         else:
-            share = min(1.0, max(0.0, (y - y0) / (y1 - y0)))
-            low = high = x0 + share * (x1 - x0)
-        first[y], last[y] = min(first[y], low), max(last[y], high)
+            fraction = min(1.0, max(0.0, (y - y0) / (y1 - y0)))
+            low = high = x0 + fraction * (x1 - x0)
+        first[y] = min(first[y], low)
+        last[y] = max(last[y], high)

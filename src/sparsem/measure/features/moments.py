@@ -1,7 +1,7 @@
-"""Sums over the voxels of every object, from which volume, centroid, axes and box follow.
+"""Sums over the voxels of every object, from which volume, centroid, axes and bounding box follow.
 
-They are whole numbers and add up over blocks in any order to the same result, so an object may be larger than memory.
-Labels are (z, y, x) uint32; positions are in voxels of the volume.
+The sums are whole numbers: added over blocks in any order, they give the same result. An object may
+therefore be larger than memory. Labels are (z, y, x) uint32; positions are in voxels of the volume.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,19 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Ids = NDArray[np.uint32]
 
+# Bounds of an object without voxels: beyond any position, so that the first voxel replaces them.
+EMPTY_LOW = 2**62
+EMPTY_HIGH = -1
+# The pairs of axes of the columns of ``Moments.second``: zz, yy, xx, zy, zx, yx.
+AXIS_PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+
 
 class Moments(NamedTuple):
-    """Sums of n objects, ascending by id.
+    """Sums over the voxels of n objects, ascending by id.
 
     Attributes:
-        ids: of the objects, (n,).
-        voxels: how many, (n,).
+        ids: ids of the objects, (n,).
+        voxels: number of voxels, (n,).
         first: sums of z, y, x, (n, 3).
         second: sums of zz, yy, xx, zy, zx, yx, (n, 6).
         low: smallest z, y, x, (n, 3).
@@ -39,59 +45,79 @@ class Moments(NamedTuple):
 
     @property
     def centroids(self) -> Floats:
-        """(n, 3), voxels."""
+        """Centroids of the objects, (n, 3), in voxels."""
         return self.first / self.voxels[:, None]
 
     def covariances(self, voxel: Sequence[float] | Floats) -> Floats:
-        """(n, 3, 3) of the objects' voxels, each spread over its own box, in squared units of ``voxel``."""
-        edges, mean = np.asarray(voxel, np.float64), self.centroids
-        out = np.empty((len(self.ids), 3, 3))
-        for number, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))):
-            spread = self.second[:, number] / self.voxels - mean[:, a] * mean[:, b] + (a == b) / 12
-            out[:, a, b] = out[:, b, a] = spread * edges[a] * edges[b]
-        return out
+        """Return the covariance matrices of the objects, (n, 3, 3), in squared units of ``voxel``.
 
-    def of(self, chosen: NDArray[Any]) -> "Moments":
-        """Some of the objects, by a mask or by places."""
-        return Moments(*(column[chosen] for column in self))
+        Each voxel is spread over its own box, which adds 1/12 of a squared edge to each variance.
+        """
+        edges = np.asarray(voxel, np.float64)
+        mean = self.centroids
+        covariances = np.empty((len(self.ids), 3, 3))
+        for number, (a, b) in enumerate(AXIS_PAIRS):
+            mean_product = self.second[:, number] / self.voxels
+            spread = mean_product - mean[:, a] * mean[:, b] + (a == b) / 12
+            covariances[:, a, b] = covariances[:, b, a] = spread * edges[a] * edges[b]
+        return covariances
+
+    def select(self, objects: NDArray[Any]) -> "Moments":
+        """Return the moments of some of the objects, given as a mask or as indices."""
+        return Moments(*(column[objects] for column in self))
 
 
 def object_moments(labels: NDArray[np.uint32], first_z: int = 0) -> Moments:
-    """Sums of every object in ``labels``, whose first slice is ``first_z`` of the volume."""
+    """Sum over the voxels of every object in a block.
+
+    Args:
+        labels: (z, y, x).
+        first_z: slice of the volume that is the first slice of ``labels``.
+    """
     index, ids = compact_labels(labels)
-    sums, low, high = (
-        np.zeros((len(ids), 10), np.int64),
-        np.full((len(ids), 3), 2**62),
-        np.full((len(ids), 3), -1),
-    )
+    sums = np.zeros((len(ids), 10), np.int64)
+    low = np.full((len(ids), 3), EMPTY_LOW)
+    high = np.full((len(ids), 3), EMPTY_HIGH)
     _add_runs(index, first_z, sums, low, high)
     return Moments(ids, sums[:, 0], sums[:, 1:4], sums[:, 4:], low, high)
 
 
 def combine_moments(parts: Sequence[Moments]) -> Moments:
-    """The sums of a whole from those of its parts."""
-    ids, which = np.unique(
-        np.concatenate([one.ids for one in parts]) if parts else np.empty(0, np.uint32),
-        return_inverse=True,
+    """Return the moments of whole objects from the moments of their parts."""
+    part_ids = [part.ids for part in parts]
+    ids, indices = np.unique(
+        np.concatenate(part_ids) if parts else np.empty(0, np.uint32), return_inverse=True
     )
     n = len(ids)
-    voxels, first, second = (np.zeros((n, *width), np.int64) for width in ((), (3,), (6,)))
-    total = Moments(ids, voxels, first, second, np.full((n, 3), 2**62), np.full((n, 3), -1))
+    total = Moments(
+        ids,
+        voxels=np.zeros(n, np.int64),
+        first=np.zeros((n, 3), np.int64),
+        second=np.zeros((n, 6), np.int64),
+        low=np.full((n, 3), EMPTY_LOW),
+        high=np.full((n, 3), EMPTY_HIGH),
+    )
     start = 0
     for part in parts:
-        places = which[start : start + len(part.ids)]
+        rows = indices[start : start + len(part.ids)]
         start += len(part.ids)
-        for name in ("voxels", "first", "second"):
-            getattr(total, name)[places] += getattr(part, name)
-        total.low[places] = np.minimum(total.low[places], part.low)
-        total.high[places] = np.maximum(total.high[places], part.high)
+        total.voxels[rows] += part.voxels
+        total.first[rows] += part.first
+        total.second[rows] += part.second
+        total.low[rows] = np.minimum(total.low[rows], part.low)
+        total.high[rows] = np.maximum(total.high[rows], part.high)
     return total
 
 
 def compact_labels(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
-    """Labels renumbered 1 to n in ascending order of their ids, 0 staying 0; and the ids, (n,)."""
+    """Renumber labels 1 to n in ascending order of their ids; 0 stays 0.
+
+    Returns:
+        The renumbered labels, of the shape of ``labels``, and the ids, (n,).
+    """
     ids, _ = label_sizes(labels)
-    if not len(ids) or int(ids[-1]) == len(ids):
+    is_compact = not len(ids) or int(ids[-1]) == len(ids)
+    if is_compact:
         return labels.astype(np.uint32, copy=False), ids
     index = np.empty(labels.shape, np.uint32)
     _renumber(labels.reshape(-1), ids, index.reshape(-1))
@@ -100,16 +126,22 @@ def compact_labels(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
 
 @compiled()
 def _renumber(labels, ids, out):  # type: ignore[no-untyped-def]
-    before, number = np.uint32(0), np.uint32(0)
-    for place in range(len(labels)):
-        if labels[place] != before:
-            before = labels[place]
-            number = np.uint32(np.searchsorted(ids, before) + 1) if before else np.uint32(0)
-        out[place] = number
+    """Write the number of each label; it is searched once for each run of equal labels."""
+    previous = np.uint32(0)
+    number = np.uint32(0)
+    for position in range(len(labels)):
+        if labels[position] != previous:
+            previous = labels[position]
+            number = np.uint32(np.searchsorted(ids, previous) + 1) if previous else np.uint32(0)
+        out[position] = number
 
 
 @compiled()
 def _add_runs(labels, first_z, sums, low, high):  # type: ignore[no-untyped-def]
+    """Add runs of equal labels along x to the sums: a run needs no loop over its voxels.
+
+    Columns of ``sums`` are voxels, z, y, x, zz, yy, xx, zy, zx, yx.
+    """
     depth, rows, columns = labels.shape
     for k in range(depth):
         z = k + first_z
@@ -122,21 +154,22 @@ def _add_runs(labels, first_z, sums, low, high):  # type: ignore[no-untyped-def]
                     x += 1
                 if label == 0:
                     continue
-                n, last = x - start, x - 1
-                to_x = n * (start + last) // 2
-                below = (start - 1) * start * (2 * start - 1) // 6  # squares of 0 to start - 1
-                squares = last * (last + 1) * (2 * last + 1) // 6 - below
+                n = x - start
+                last = x - 1
+                sum_x = n * (start + last) // 2
+                squares_before = (start - 1) * start * (2 * start - 1) // 6  # of 0 to start - 1
+                sum_xx = last * (last + 1) * (2 * last + 1) // 6 - squares_before
                 row = sums[label - 1]
                 row[0] += n
                 row[1] += n * z
                 row[2] += n * y
-                row[3] += to_x
+                row[3] += sum_x
                 row[4] += n * z * z
                 row[5] += n * y * y
-                row[6] += squares
+                row[6] += sum_xx
                 row[7] += n * z * y
-                row[8] += z * to_x
-                row[9] += y * to_x
+                row[8] += z * sum_x
+                row[9] += y * sum_x
                 lower, upper = low[label - 1], high[label - 1]
                 lower[0], upper[0] = min(lower[0], z), max(upper[0], z + 1)
                 lower[1], upper[1] = min(lower[1], y), max(upper[1], y + 1)

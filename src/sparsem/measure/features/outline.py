@@ -1,57 +1,80 @@
-"""Shape of objects in pictures, which have an area and no volume, from the same sums as that of bodies. Lengths are in µm."""
+"""Shape of objects in separate images, which have an area and no volume.
+
+It is computed from the same sums as the shape of bodies, see ``shape.py``. Lengths are in µm.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize
 from sparsem.measure.features.moments import Moments
-from sparsem.measure.features.shape import Columns
+from sparsem.measure.features.shape import Columns, circular_variance
 from sparsem.measure.features.surface import SurfaceSums
 
 
 def outline_columns(
-    found: Moments,
-    bounds: SurfaceSums,
+    moments: Moments,
+    surface: SurfaceSums,
     convex: NDArray[np.int64],
     ends: NDArray[np.int64],
     voxel: VoxelSize,
 ) -> Columns:
-    """One number an object in every column; see the data dictionary.
+    """Compute the columns of n objects that lie in one slice each, one number an object.
+
+    The data dictionary describes the columns.
 
     Args:
-        found: sums of the n objects, each in one slice.
-        bounds: surfaces of the objects as if every slice went on for ever above and below: those of a slice's thickness, in µm.
-        convex: pixels in their convex hulls, (n,).
-        ends: (z, y, x) where the picture of each object ends, (n, 3).
-        voxel: nm; the thickness of a slice means nothing.
+        moments: sums over the voxels of the objects.
+        surface: surfaces of the objects as if every slice continued above and below without end,
+            for the thickness of one slice, in µm.
+        convex: pixels in the convex hulls of the objects, (n,).
+        ends: (z, y, x) where the image of each object ends, (n, 3).
+        voxel: nm. The thickness of a slice has no influence on the result.
     """
     thickness, *plane = voxel.micrometers
     edges = np.array(plane)
     pixel = float(edges.prod())
-    area, perimeter = found.voxels * pixel, bounds.area / thickness
-    low, high, centers = found.low[:, 1:], found.high[:, 1:], (found.centroids[:, 1:] + 0.5) * edges
+    area = moments.voxels * pixel
+    perimeter = surface.area / thickness
+    low = moments.low[:, 1:]
+    high = moments.high[:, 1:]
     extents = (high - low) * edges
-    values = np.linalg.eigvalsh(found.covariances(np.array(voxel.micrometers))[:, 1:, 1:])
-    axes = 4 * np.sqrt(np.maximum(values[:, ::-1], 0))  # (n, 2), longest first
-    mean_radius = bounds.radius / bounds.area
+    axes = _ellipse_axes(moments, voxel)
     return {
-        "object": found.ids,
-        "picture": found.low[:, 0],
+        "object": moments.ids,
+        "image": moments.low[:, 0],
         "cut_by_edge": ((low == 0) | (high == ends[:, 1:])).any(axis=1),
-        "pixels": found.voxels,
-        **{f"first_{axis}": low[:, k] for k, axis in enumerate("yx")},
-        **{f"last_{axis}": high[:, k] - 1 for k, axis in enumerate("yx")},
-        **{f"centroid_{axis}_um": centers[:, k] for k, axis in enumerate("yx")},
-        **{f"extent_{axis}_um": extents[:, k] for k, axis in enumerate("yx")},
+        "pixels": moments.voxels,
+        **_box_columns(moments, edges),
         "area_um2": area,
         "perimeter_um": perimeter,
         "circle_diameter_um": 2 * np.sqrt(area / np.pi),
-        **{f"ellipse_{name}_um": axes[:, k] for k, name in enumerate(("major", "minor"))},
+        "ellipse_major_um": axes[:, 0],
+        "ellipse_minor_um": axes[:, 1],
         "elongation": axes[:, 0] / axes[:, 1],
         "convex_area_um2": convex * pixel,
-        "solidity": found.voxels / convex,
+        "solidity": moments.voxels / convex,
         "circularity": 4 * np.pi * area / perimeter**2,
-        "circular_variance": np.maximum(bounds.radius_squared / bounds.area - mean_radius**2, 0)
-        / mean_radius**2,
+        "circular_variance": circular_variance(surface),
         "box_fill": area / extents.prod(axis=1),
     }
+
+
+def _ellipse_axes(moments: Moments, voxel: VoxelSize) -> NDArray[np.float64]:
+    """Return the axes of the ellipses with the same second moments, (n, 2), the longer first."""
+    covariances = moments.covariances(np.array(voxel.micrometers))[:, 1:, 1:]
+    eigenvalues = np.linalg.eigvalsh(covariances)
+    return np.asarray(4 * np.sqrt(np.maximum(eigenvalues[:, ::-1], 0)), np.float64)
+
+
+def _box_columns(moments: Moments, edges: NDArray[np.float64]) -> Columns:
+    """Return bounding box and centroid of every object along y and x."""
+    columns: Columns = {}
+    for k, axis in enumerate("yx"):
+        low = moments.low[:, k + 1]
+        high = moments.high[:, k + 1]
+        columns[f"first_{axis}"] = low
+        columns[f"last_{axis}"] = high - 1
+        columns[f"centroid_{axis}_um"] = (moments.centroids[:, k + 1] + 0.5) * edges[k]
+        columns[f"extent_{axis}_um"] = (high - low) * edges[k]
+    return columns

@@ -1,11 +1,12 @@
-"""Protrusions of a cell: its parts that are thinner than a given width and stand out by more than that width.
+"""Protrusions of a cell: parts thinner than a given width that stand out by more than this width.
 
-The body is what a ball of that width can reach inside the cell (an opening, by distance transforms); protrusions are connected parts of
-the rest, and parts that the volume's border cut off from the body. Masks are boolean (z, y, x), lengths in the unit of ``voxel``.
+The body of a cell is the part that a ball of this width reaches inside the cell (an opening, by
+distance transforms). Protrusions are connected parts of the rest, and parts that the border of the
+volume cuts off from the body. Masks are boolean (z, y, x), lengths have the unit of ``voxel``.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cc3d
 import edt
@@ -14,17 +15,20 @@ from numpy.typing import NDArray
 from skimage.graph import MCP_Geometric
 
 from sparsem.measure.features.distances import half_edge
+from sparsem.measure.features.neighbors import neighbor_slices
 
 Mask = NDArray[np.bool_]
+Position = tuple[int, int, int]
 
 
 class Protrusion(NamedTuple):
     """One protrusion.
 
     Attributes:
-        length: from its foot to its farthest tip within it; of a part without a foot, between its two ends.
-        volume: of its voxels.
-        attached: whether it has a foot on the body.
+        length: length of the path from the foot to the farthest tip within the protrusion; of a
+            part without a foot, between its two ends.
+        volume: volume of the voxels.
+        attached: the protrusion has a foot on the body.
     """
 
     length: float
@@ -33,86 +37,104 @@ class Protrusion(NamedTuple):
 
 
 def cell_body(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
-    """The cell opened with a ball of diameter ``width``; of several parts the largest."""
-    anisotropy = tuple(float(edge) for edge in voxel)
-    # The border of the array is no surface: a cell that is cut there would lose a rim.
-    core = (
-        edt.edt(cell, anisotropy=anisotropy, black_border=False, order="C", parallel=1) > width / 2
-        if not cell.all()
-        else cell
-    )
+    """Open a cell with a ball of diameter ``width``, and keep the largest of several parts."""
+    core = cell if cell.all() else _distances_inside(cell, voxel) > width / 2
     if not core.any():
         return np.zeros_like(cell)
-    reached = cell & (
-        edt.edt(~core, anisotropy=anisotropy, black_border=False, order="C", parallel=1)
-        <= width / 2
-    )
+    reached = cell & (_distances_inside(~core, voxel) <= width / 2)
     parts = cc3d.connected_components(reached.view(np.uint8), connectivity=26)
-    return np.asarray(parts == np.bincount(parts.ravel())[1:].argmax() + 1)
+    largest = np.bincount(parts.ravel())[1:].argmax() + 1
+    return np.asarray(parts == largest)
 
 
 def find_protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protrusion]:
-    """Protrusions of a cell, the longest first.
+    """Find the protrusions of a cell, the longest first.
 
     Args:
-        cell: the cell, with an empty rim of a voxel where the volume goes on.
+        cell: the cell, with an empty margin of one voxel where the volume continues.
         voxel: edge lengths (z, y, x).
-        width: parts that a ball of this diameter cannot enter, and longer than this, are protrusions.
+        width: parts that a ball of this diameter cannot enter, and that are longer than this, are
+            protrusions.
     """
     body = cell_body(cell, voxel, width)
-    parts, count = cc3d.connected_components(
-        (cell & ~body).view(np.uint8), connectivity=26, return_N=True
-    )
+    thin = (cell & ~body).view(np.uint8)
+    parts, count = cc3d.connected_components(thin, connectivity=26, return_N=True)
     if not count:
         return []
-    found, about = [], cc3d.statistics(parts)
-    boxes, step = about["bounding_boxes"], float(np.linalg.norm(voxel))
+    statistics = cc3d.statistics(parts)
+    step = float(np.linalg.norm(voxel))
+    protrusions = []
     for number in range(1, count + 1):
-        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in boxes[number])
-        if (about["voxel_counts"][number] - 1) * step + 2 * half_edge(voxel) <= width:
-            continue  # no path through so few voxels is long enough, as in most fragments of an opening
-        part = parts[box] == number
-        foot = _beside(body[box]) & part
-        path = _farthest(part, foot, voxel)[0] if foot.any() else _longest(part, voxel)
-        length = path + 2 * half_edge(voxel)  # paths run from center to center
-        if length > width:
-            found.append(Protrusion(length, float(part.sum() * np.prod(voxel)), bool(foot.any())))
-    return sorted(found, reverse=True)
+        max_path = (statistics["voxel_counts"][number] - 1) * step
+        if max_path + 2 * half_edge(voxel) <= width:
+            continue  # too few voxels for a path of this length, as in most fragments of an opening
+        box = _padded_box(statistics["bounding_boxes"][number])
+        protrusion = _measure_part(parts[box] == number, body[box], voxel)
+        if protrusion.length > width:
+            protrusions.append(protrusion)
+    return sorted(protrusions, reverse=True)
 
 
-def _beside(mask: Mask) -> Mask:
-    """Voxels of the mask and all that touch it."""
-    out = mask.copy()
+def _distances_inside(mask: Mask, voxel: Sequence[float]) -> NDArray[np.float32]:
+    """Return the distance of every voxel of a mask to the nearest voxel outside the mask.
+
+    The border of the array is no surface: a cell that is cut there would lose a rim.
+    """
+    anisotropy = tuple(float(edge) for edge in voxel)
+    distances = edt.edt(mask, anisotropy=anisotropy, black_border=False, order="C", parallel=1)
+    return np.asarray(distances)
+
+
+def _padded_box(box: Sequence[slice]) -> tuple[slice, ...]:
+    """Return a bounding box that is one voxel larger on all sides within the volume."""
+    return tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+
+
+def _measure_part(part: Mask, body: Mask, voxel: Sequence[float]) -> Protrusion:
+    """Measure a thin part of a cell, next to the body in the same box."""
+    foot = _dilate(body) & part
+    is_attached = bool(foot.any())
+    path = _longest_path_from(foot, part, voxel)[0] if is_attached else _longest_path(part, voxel)
+    length = path + 2 * half_edge(voxel)  # paths run from voxel center to voxel center
+    return Protrusion(length, float(part.sum() * np.prod(voxel)), is_attached)
+
+
+def _dilate(mask: Mask) -> Mask:
+    """Return the voxels of a mask and all voxels that touch it, across edges and corners too."""
+    dilated = mask.copy()
     for axis in range(3):
-        grown = out.copy()
-        first, second = (
-            tuple(slice(*(ends if a == axis else (None, None))) for a in range(3))
-            for ends in ((None, -1), (1, None))
-        )
-        grown[first] |= out[second]
-        grown[second] |= out[first]
-        out = grown
-    return out
+        lower, upper = neighbor_slices(axis)
+        grown = dilated.copy()
+        grown[lower] |= dilated[upper]
+        grown[upper] |= dilated[lower]
+        dilated = grown
+    return dilated
 
 
-def _farthest(
-    part: Mask, start: Mask, voxel: Sequence[float]
-) -> tuple[float, tuple[int, int, int]]:
-    """Length of the longest of the shortest paths from ``start`` within a part, and where it ends."""
+def _longest_path_from(start: Mask, part: Mask, voxel: Sequence[float]) -> tuple[float, Position]:
+    """Return the length of the longest of the shortest paths within a part, and its end.
+
+    Args:
+        start: voxels at which paths begin.
+        part: voxels through which paths lead.
+        voxel: edge lengths (z, y, x).
+    """
     costs = np.where(part, 1.0, np.inf)
-    lengths, _ = MCP_Geometric(costs, sampling=tuple(voxel)).find_costs(
-        [tuple(place) for place in np.argwhere(start)]
-    )
+    starts: list[Any] = [tuple(position) for position in np.argwhere(start)]
+    lengths, _ = MCP_Geometric(costs, sampling=tuple(voxel)).find_costs(starts)
     lengths = np.where(part & np.isfinite(lengths), lengths, -1)
-    end = np.unravel_index(int(lengths.argmax()), part.shape)
-    return float(lengths[end]), (int(end[0]), int(end[1]), int(end[2]))
+    z, y, x = np.unravel_index(int(lengths.argmax()), part.shape)
+    return float(lengths[z, y, x]), (int(z), int(y), int(x))
 
 
-def _longest(part: Mask, voxel: Sequence[float]) -> float:
-    """Length between the two ends of a part: from any place to the farthest, and from there to the farthest."""
+def _longest_path(part: Mask, voxel: Sequence[float]) -> float:
+    """Return the length between the two ends of a part.
+
+    The path leads from any voxel to the farthest one, and from there again to the farthest one.
+    """
     start = np.zeros_like(part)
     start[tuple(np.argwhere(part)[0])] = True
-    _, end = _farthest(part, start, voxel)
+    _, end = _longest_path_from(start, part, voxel)
     start[:] = False
     start[end] = True
-    return _farthest(part, start, voxel)[0]
+    return _longest_path_from(start, part, voxel)[0]

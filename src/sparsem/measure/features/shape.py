@@ -1,4 +1,7 @@
-"""Shape of objects from their sums, surfaces and convex hulls (Machireddy et al. 2023, equations 5 to 7). Lengths are in µm."""
+"""Shape of objects from their sums, surfaces and convex hulls.
+
+Machireddy et al. 2023, equations 5 to 7. Lengths are in µm.
+"""
 
 from typing import Any
 
@@ -12,81 +15,114 @@ from sparsem.measure.features.surface import SurfaceSums, surface_sums
 
 Columns = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def shape_columns(
-    found: Moments,
-    bounds: SurfaceSums,
-    convex: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    voxel: VoxelSize,
+    moments: Moments, surface: SurfaceSums, convex: Ints, ends: Ints, voxel: VoxelSize
 ) -> Columns:
-    """One number an object in every column; see the data dictionary.
+    """Compute the columns of the shape of n objects, one number an object.
+
+    The data dictionary describes the columns.
 
     Args:
-        found: sums of the n objects.
-        bounds: their surfaces, in µm.
-        convex: voxels in their convex hulls, (n,); 0 where that is not defined.
-        ends: (z, y, x) where what they were measured in ends, (3,) or (n, 3).
+        moments: sums over the voxels of the objects.
+        surface: surfaces of the objects, in µm.
+        convex: voxels in the convex hulls of the objects, (n,); 0 where that is not defined.
+        ends: (z, y, x) where the measured volume ends, (3,) or (n, 3).
         voxel: nm.
     """
-    edges = np.array(voxel.micrometers)
-    volumes = found.voxels * voxel.volume_um3
-    # Where no object is more than a slice thick the slices are pictures: no border across z cuts anything.
-    thick = (found.high - found.low > 1).any(axis=0) | (np.arange(3) > 0)
-    cut = ((found.low == 0) | (found.high == ends))[:, thick].any(axis=1)
-    extents = (found.high - found.low) * edges
-    values, vectors = (np.asarray(one) for one in np.linalg.eigh(found.covariances(edges)))
-    axes = 2 * np.sqrt(5 * np.maximum(values[:, ::-1], 0))  # (n, 3), longest first
-    major = vectors[:, :, 2]
-    turned = np.where(
-        major[np.arange(len(major)), np.abs(major).argmax(axis=1)] < 0, -1, 1
-    )  # an axis has no sign: its largest part is positive
-    # Normals of bodies of a few voxels are those of rounder ones; no body has less surface than the ball of its volume.
-    of_balls = np.cbrt(36 * np.pi) * volumes ** (2 / 3)
-    areas = np.maximum(bounds.area, of_balls)
+    volumes = moments.voxels * voxel.volume_um3
+    # The normals of bodies of a few voxels are those of rounder bodies. No body has less surface
+    # than the ball of the same volume.
+    ball_areas = np.cbrt(36 * np.pi) * volumes ** (2 / 3)
+    areas = np.maximum(surface.area, ball_areas)
+    has_hull = convex > 0
+    extents = (moments.high - moments.low) * np.array(voxel.micrometers)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean_radius = bounds.radius / bounds.area
-        columns: Columns = {
-            "object": found.ids,
-            "cut_by_edge": cut,
-            "voxels": found.voxels,
-            "first_z": found.low[:, 0],
-            "last_z": found.high[:, 0] - 1,
-            **{f"first_{axis}": found.low[:, k] for k, axis in enumerate("zyx") if k},
-            **{f"last_{axis}": found.high[:, k] - 1 for k, axis in enumerate("zyx") if k},
-            **{
-                f"centroid_{axis}_um": (found.centroids[:, k] + 0.5) * edges[k]
-                for k, axis in enumerate("zyx")
-            },
-            **{f"extent_{axis}_um": extents[:, k] for k, axis in enumerate("zyx")},
+        return {
+            "object": moments.ids,
+            "cut_by_edge": _is_cut(moments, ends),
+            "voxels": moments.voxels,
+            **_box_columns(moments, voxel),
             "volume_um3": volumes,
             "surface_um2": areas,
             "equivalent_diameter_um": np.cbrt(6 * volumes / np.pi),
-            **{
-                f"axis_{name}_um": axes[:, k] for k, name in enumerate(("major", "middle", "minor"))
-            },
-            **{f"axis_major_{axis}": major[:, k] * turned for k, axis in enumerate("zyx")},
-            "convex_volume_um3": np.where(convex > 0, convex * voxel.volume_um3, np.nan),
-            "solidity": np.where(convex > 0, found.voxels / convex, np.nan),
-            "sphericity": of_balls / areas,
-            "circular_variance": np.maximum(bounds.radius_squared / bounds.area - mean_radius**2, 0)
-            / mean_radius**2,
+            **_axis_columns(moments, voxel),
+            "convex_volume_um3": np.where(has_hull, convex * voxel.volume_um3, np.nan),
+            "solidity": np.where(has_hull, moments.voxels / convex, np.nan),
+            "sphericity": ball_areas / areas,
+            "circular_variance": circular_variance(surface),
             "box_fill": volumes / extents.prod(axis=1),
         }
-    return columns
+
+
+def circular_variance(surface: SurfaceSums) -> Floats:
+    """Return the variance of the radius over the surface, over its squared mean, (n,).
+
+    Equation 7 of Machireddy et al. 2023. Every part of the surface has the weight of its area.
+    """
+    mean_radius = surface.radius / surface.area
+    variance = np.maximum(surface.radius_squared / surface.area - mean_radius**2, 0)
+    return np.asarray(variance / mean_radius**2, np.float64)
 
 
 def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
-    """Shape of every object of a label volume (z, y, x) in memory; see ``shape_columns``."""
-    found = object_moments(np.asarray(labels))
+    """Measure the shape of every object of a label volume in memory, see ``shape_columns``.
+
+    Args:
+        labels: (z, y, x), 0 is background.
+        voxel: nm.
+    """
+    moments = object_moments(np.asarray(labels))
     index, ids = compact_labels(np.asarray(labels))
-    bounds = surface_sums(index, voxel.micrometers, found.centroids)
-    corners = [slice_corners(one, len(ids)) for one in index]
-    of = np.concatenate([owner for owner, _ in corners])
-    places = np.concatenate(
-        [np.column_stack([np.full(len(place), z), place]) for z, (_, place) in enumerate(corners)]
-    )
-    return shape_columns(
-        found, bounds, convex_voxels_per_object(of, places, len(ids)), np.array(index.shape), voxel
-    )
+    surface = surface_sums(index, voxel.micrometers, moments.centroids)
+    owners = []
+    corners = []
+    for z, section in enumerate(index):
+        corner_labels, yx = slice_corners(section, len(ids))
+        owners.append(corner_labels)
+        corners.append(np.column_stack([np.full(len(yx), z), yx]))
+    convex = convex_voxels_per_object(np.concatenate(owners), np.concatenate(corners), len(ids))
+    return shape_columns(moments, surface, convex, np.array(index.shape), voxel)
+
+
+def _is_cut(moments: Moments, ends: Ints) -> NDArray[np.bool_]:
+    """Find the objects that touch the border of the volume, (n,)."""
+    touches = (moments.low == 0) | (moments.high == ends)
+    # If no object is thicker than a slice, the slices are separate images: no border across z.
+    is_thick = (moments.high - moments.low > 1).any(axis=0)
+    has_border = is_thick | (np.arange(3) > 0)
+    return np.asarray(touches[:, has_border].any(axis=1), np.bool_)
+
+
+def _box_columns(moments: Moments, voxel: VoxelSize) -> Columns:
+    """Return bounding box and centroid of every object along z, y and x."""
+    columns: Columns = {}
+    centroids = moments.centroids
+    for k, axis in enumerate("zyx"):
+        low = moments.low[:, k]
+        high = moments.high[:, k]
+        edge = voxel.micrometers[k]
+        columns[f"first_{axis}"] = low
+        columns[f"last_{axis}"] = high - 1
+        columns[f"centroid_{axis}_um"] = (centroids[:, k] + 0.5) * edge
+        columns[f"extent_{axis}_um"] = (high - low) * edge
+    return columns
+
+
+def _axis_columns(moments: Moments, voxel: VoxelSize) -> Columns:
+    """Return the axes of the ellipsoids with the same second moments, and the longest direction."""
+    covariances = moments.covariances(np.array(voxel.micrometers))
+    eigenvalues, eigenvectors = np.linalg.eigh(covariances)
+    lengths = 2 * np.sqrt(5 * np.maximum(eigenvalues[:, ::-1], 0))  # (n, 3), longest first
+    longest = eigenvectors[:, :, 2]
+    # An axis has no sign. Turn it so that its component of the largest magnitude is positive.
+    largest_component = longest[np.arange(len(longest)), np.abs(longest).argmax(axis=1)]
+    sign = np.where(largest_component < 0, -1, 1)
+    columns: Columns = {}
+    for k, name in enumerate(("major", "middle", "minor")):
+        columns[f"axis_{name}_um"] = lengths[:, k]
+    for k, axis in enumerate("zyx"):
+        columns[f"axis_major_{axis}"] = longest[:, k] * sign
+    return columns

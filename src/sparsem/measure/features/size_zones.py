@@ -1,6 +1,8 @@
-"""Size zones within an object: connected voxels of one gray level (Thibault et al. 2013; Machireddy et al. 2023, equations 14, 15).
+"""Size zones in an object: connected voxels of one gray level.
 
-Gray levels are (z, y, x) integers 1 to N, 0 outside the object. Zones are 26-connected.
+Thibault et al. 2013; Machireddy et al. 2023, equations 14 and 15.
+
+Gray levels are (z, y, x) integers 1 to N, and 0 outside the object. Zones are 26-connected.
 """
 
 from typing import NamedTuple
@@ -13,11 +15,14 @@ Gray = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class SizeZoneFeatures(NamedTuple):
-    """Features of a size-zone matrix P(i, j), the number of zones of level i and size j; NaN where there is no zone.
+    """Features of a size-zone matrix P(i, j), the number of zones of level i and size j.
+
+    They are NaN if there is no zone.
 
     Attributes:
-        zone_percentage: zones / voxels, equation 14; a ratio, 1 where no neighbors are alike.
-        small_zone_high_gray: sum P i^2 / j^2 / zones. Equation 15 is printed without 1 / j^2, without which sizes do not enter.
+        zone_percentage: zones / voxels, equation 14; a ratio, 1 if no neighbors are equal.
+        small_zone_high_gray: sum P i^2 / j^2 / zones. Equation 15 is printed without 1 / j^2,
+            without which sizes do not enter.
         mean_level: centroid of the matrix along i, sum i P / sum P.
         mean_size: centroid along j, sum j P / sum P, voxels.
     """
@@ -29,21 +34,22 @@ class SizeZoneFeatures(NamedTuple):
 
 
 def zones(gray: Gray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Level and size in voxels of every zone, (n,) each."""
+    """Return the gray level of every zone, (n,), and its size in voxels, (n,)."""
     connected, count = cc3d.connected_components(gray, connectivity=26, return_N=True)
-    sizes, levels = (
-        np.bincount(connected.ravel(), minlength=count + 1),
-        np.zeros(count + 1, np.int64),
-    )
+    sizes = np.bincount(connected.ravel(), minlength=count + 1)
+    levels = np.zeros(count + 1, np.int64)
     levels[connected.ravel()] = gray.ravel()
     return levels[1:], sizes[1:]
 
 
 def size_zone_features(levels: NDArray[np.int64], sizes: NDArray[np.int64]) -> SizeZoneFeatures:
-    """Features from the level and size of every zone."""
+    """Compute the features from the level and the size of every zone."""
     if not len(levels):
         return SizeZoneFeatures(*[float("nan")] * 4)
     emphasis = float((levels.astype(float) ** 2 / sizes.astype(float) ** 2).mean())
     return SizeZoneFeatures(
-        len(levels) / int(sizes.sum()), emphasis, float(levels.mean()), float(sizes.mean())
+        zone_percentage=len(levels) / int(sizes.sum()),
+        small_zone_high_gray=emphasis,
+        mean_level=float(levels.mean()),
+        mean_size=float(sizes.mean()),
     )

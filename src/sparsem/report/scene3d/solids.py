@@ -67,7 +67,7 @@ def solids_of(
     voxel = labels.voxel_size_of(level).micrometers
     if layer.cells:
         yield from _cells(
-            _cut(_only(piece.of(labels), layer.only), cut), voxel, np.array(piece.low), triangles
+            _cut(_only(piece.read(labels), layer.only), cut), voxel, np.array(piece.low), triangles
         )
         return
     shape = tuple(b - a for a, b in zip(piece.low, piece.high, strict=True))
@@ -90,7 +90,8 @@ def _slab(layer: Layer, piece: Crop, first: int, last: int, cut: Cut | None) -> 
         piece.level, (piece.low[0] + first, *piece.low[1:]), (piece.low[0] + last, *piece.high[1:])
     )
     return (
-        _cut(_only(part.of(layer.labels), layer.only), cut, piece.high[0] - piece.low[0], first) > 0
+        _cut(_only(part.read(layer.labels), layer.only), cut, piece.high[0] - piece.low[0], first)
+        > 0
     )
 
 

@@ -1,0 +1,230 @@
+"""Cells: the organelles in each, their distances to nucleus and membrane, and protrusions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparsem.labels.overlaps import positions_in
+from sparsem.measure.cell_columns import (
+    distance_columns,
+    organelle_columns,
+    protrusion_columns,
+    protrusion_table,
+    unassigned_cells,
+)
+from sparsem.measure.containment import main_containers
+from sparsem.measure.crops import Crop, crop_around, positions_in_crop
+from sparsem.measure.features.distances import (
+    depth_within,
+    distance_to,
+    minimum_distances,
+    sample_distances,
+)
+from sparsem.measure.features.moments import Moments
+from sparsem.measure.features.protrusions import find_protrusions
+from sparsem.measure.links import LinkResults, run_links
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.structures import MeasuredStructure, level_in_budget
+from sparsem.store.volume import Volume
+from sparsem.workflow.stage import Arrays, Stage
+
+Field = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Structures = Mapping[str, MeasuredStructure]
+
+# A cell needs so many times the arrays of another object, and so gets a smaller part of the budget.
+CELL_ARRAYS = 4
+# The surfaces to which distances are measured, as in the names of columns and arrays.
+TARGETS = ("nucleus", "membrane")
+
+
+class CellLink(NamedTuple):
+    """A cell, its nuclei, and the objects in it.
+
+    Attributes:
+        cells: labels of the cells.
+        level: level of the pyramid at which the cell is measured.
+        moments: sums over the voxels of the cell.
+        nuclei: labels of the nuclei; None if there are none.
+        organelles: labels and moments of the objects in the cell, by structure.
+        protrusion_um: width below which parts of the cell are protrusions.
+    """
+
+    cells: Volume
+    level: int
+    moments: Moments
+    nuclei: Volume | None
+    organelles: Mapping[str, tuple[Volume, Moments]]
+    protrusion_um: float
+
+
+def measure_cells(
+    stage: Stage, structures: Structures, settings: MeasureSettings
+) -> pa.Table | None:
+    """Add to the columns the cell of every organelle, the organelles of every cell, and distances.
+
+    Returns:
+        The table of the protrusions; None if no cells are measured.
+    """
+    if settings.cells not in structures:
+        return None
+    cells = structures[settings.cells]
+    organelles = {name: item for name, item in structures.items() if name != settings.cells}
+    _add_contents(cells, organelles, settings)
+    level = level_in_budget(cells, settings, CELL_ARRAYS)
+    results = _run_cell_links(stage, structures, level, settings)
+    cell_arrays = [results.arrays(_link_name(cell)) for cell in cells.ids]
+    for name, organelle in _free_organelles(structures, settings).items():
+        _add_distances(cell_arrays, name, organelle, cells, level)
+    protrusions = [arrays["protrusions"].reshape(-1, 3) for arrays in cell_arrays]
+    cells.columns |= protrusion_columns(protrusions)
+    cells.columns["distance_level"] = np.full(cells.count, level)
+    cells.columns["cell"] = cells.columns.pop("object")
+    unassigned = unassigned_cells(stage.sample, settings.cells)
+    cells.columns["annotated"] = ~np.isin(cells.ids, unassigned)
+    return protrusion_table(cells.ids, protrusions)
+
+
+def cell_measures(link: CellLink, _previous: None) -> Arrays:
+    """Measure the distances of a cell's organelles to its nuclei and membrane, and its protrusions.
+
+    Returns:
+        ``STRUCTURE.nucleus`` and ``STRUCTURE.membrane``, (n,), µm; and ``protrusions``, (m, 3):
+        length in µm, volume in µm³, attached.
+    """
+    low, high = link.moments.low[0], link.moments.high[0]
+    crop = crop_around(link.cells, link.level, low, high, margin=1)
+    edges = link.cells.voxel_size_of(link.level).micrometers
+    cell = crop.read(link.cells) == link.moments.ids[0]
+    to_membrane = depth_within(cell, edges)
+    to_nucleus = _distances_to_nuclei(link, crop, cell)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, (volume, moments) in link.organelles.items():
+        index = positions_in(moments.ids, crop.read(volume)).astype(np.uint32)
+        centroids = positions_in_crop(moments.centroids, volume, crop)
+        arrays[f"{name}.nucleus"] = _organelle_distances(index, to_nucleus, centroids)
+        arrays[f"{name}.membrane"] = _organelle_distances(index, to_membrane, centroids)
+    protrusions = find_protrusions(cell, edges, link.protrusion_um)
+    rows = [[item.length, item.volume, item.attached] for item in protrusions]
+    arrays["protrusions"] = np.array(rows, float).reshape(-1, 3)
+    return arrays
+
+
+def _distances_to_nuclei(link: CellLink, crop: Crop, cell: NDArray[np.bool_]) -> Field | None:
+    """Return the distance of every voxel to the nuclei of the cell; None if it has no nucleus."""
+    if link.nuclei is None:
+        return None
+    nucleus = cell & (crop.read(link.nuclei) > 0)
+    if not nucleus.any():
+        return None
+    return distance_to(nucleus, link.cells.voxel_size_of(link.level).micrometers)
+
+
+def _organelle_distances(
+    index: NDArray[np.uint32], distances: Field | None, centroids: Floats
+) -> Floats:
+    """Return the smallest distance over each object, (n,), NaN where no surface exists.
+
+    An object that is too small for the level of the crop has the distance of its centroid.
+
+    Args:
+        index: objects 1 to n, (z, y, x).
+        distances: distance of every voxel, (z, y, x); None if there is nothing to be distant from.
+        centroids: centroids of the objects in voxels of the crop, (n, 3).
+    """
+    count = len(centroids)
+    if distances is None:
+        return np.full(count, np.nan)
+    minimum = minimum_distances(index, count, distances)
+    is_missing = ~np.isfinite(minimum)
+    minimum[is_missing] = sample_distances(distances, centroids[is_missing])
+    return np.where(np.isfinite(minimum), minimum, np.nan)
+
+
+def _link_name(cell: np.uint32) -> str:
+    return f"cell.{cell}"
+
+
+def _free_organelles(
+    structures: Structures, settings: MeasureSettings
+) -> dict[str, MeasuredStructure]:
+    """Return the structures whose distance to nucleus and membrane is measured."""
+    excluded = (settings.cells, settings.nucleus, settings.nucleolus)
+    return {name: item for name, item in structures.items() if name not in excluded}
+
+
+def _add_contents(
+    cells: MeasuredStructure, organelles: Structures, settings: MeasureSettings
+) -> None:
+    """Add the cell of every organelle, and the organelles of every cell, to the columns."""
+    cell_volumes = cells.columns["volume_um3"]
+    voxel_um3 = cells.volume.voxel_size.volume_um3
+    for name, organelle in organelles.items():
+        overlaps = organelle.overlaps[settings.cells]
+        unmeasured_cells = np.setdiff1d(overlaps.second, cells.ids)
+        owners, fractions = main_containers(
+            overlaps, organelle.ids, organelle.moments.voxels, unmeasured_cells
+        )
+        organelle.columns |= {"cell": owners, "fraction_in_cell": fractions}
+        cells.columns |= organelle_columns(
+            name, owners, overlaps, cells.ids, cell_volumes, voxel_um3
+        )
+    if settings.nucleus in organelles:
+        nucleus_volumes = cells.columns[f"{settings.nucleus}_volume_um3"]
+        cells.columns["cytoplasm_volume_um3"] = cell_volumes - nucleus_volumes
+
+
+def _run_cell_links(
+    stage: Stage, structures: Structures, level: int, settings: MeasureSettings
+) -> LinkResults:
+    """Measure distances and protrusions, cell by cell."""
+    cells = structures[settings.cells]
+    nuclei = structures[settings.nucleus].volume if settings.nucleus in structures else None
+    free_organelles = _free_organelles(structures, settings)
+    links = {}
+    for k, cell in enumerate(cells.ids):
+        contents = {}
+        for name, organelle in free_organelles.items():
+            in_cell = organelle.columns["cell"] == cell
+            contents[name] = (organelle.volume, organelle.moments.select(in_cell))
+        links[_link_name(cell)] = CellLink(
+            cells.volume,
+            level,
+            cells.moments.select(np.array([k])),
+            nuclei,
+            contents,
+            settings.protrusion_nm / 1000,
+        )
+    return run_links(stage, "cells", cell_measures, links)
+
+
+def _add_distances(
+    cell_arrays: Sequence[Arrays],
+    name: str,
+    organelle: MeasuredStructure,
+    cells: MeasuredStructure,
+    level: int,
+) -> None:
+    """Add the distances of a structure's objects, and their medians per cell, to the columns.
+
+    Args:
+        cell_arrays: arrays that the link of each cell returned, (cells,).
+        name: name of the structure.
+        organelle: objects of the structure.
+        cells: the cells.
+        level: level of the pyramid at which distances were measured.
+    """
+    owners = organelle.columns["cell"]
+    distances = {f"distance_to_{target}_um": np.full(organelle.count, np.nan) for target in TARGETS}
+    for cell, arrays in zip(cells.ids, cell_arrays, strict=True):
+        in_cell = owners == cell
+        for target in TARGETS:
+            distances[f"distance_to_{target}_um"][in_cell] = arrays[f"{name}.{target}"]
+    is_cut = np.concatenate([[False], cells.columns["cut_by_edge"]])
+    organelle.columns |= distances
+    organelle.columns["distance_level"] = np.full(organelle.count, level)
+    organelle.columns["cell_cut_by_edge"] = is_cut[positions_in(cells.ids, owners)]
+    cells.columns |= distance_columns(name, owners, distances, cells.ids)

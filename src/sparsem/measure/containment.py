@@ -1,0 +1,44 @@
+"""The assignment of objects to the cells or nuclei that contain them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.labels.overlaps import Overlaps, add_overlaps
+
+Ids = NDArray[np.uint32]
+Floats = NDArray[np.float64]
+
+
+def main_containers(
+    overlaps: Overlaps,
+    ids: Ids,
+    voxels: NDArray[np.int64],
+    excluded: NDArray[Any] | Sequence[int] = (),
+) -> tuple[Ids, Floats]:
+    """Return the container that holds most voxels of every object, and the fraction of voxels.
+
+    Args:
+        overlaps: voxels that objects (first) share with containers (second); container 0 is the
+            background.
+        ids: ids of the objects, ascending, (n,).
+        voxels: voxels of the objects, (n,).
+        excluded: containers that count as background.
+
+    Returns:
+        The id of the container, (n,), 0 if most voxels lie in no container; and the fraction of
+        the object's voxels in it, (n,). If two containers hold equally many, the larger id counts.
+    """
+    is_excluded = np.isin(overlaps.second, np.asarray(excluded, np.uint32))
+    containers = np.where(is_excluded, 0, overlaps.second).astype(np.uint32)
+    merged = add_overlaps([Overlaps(overlaps.first, containers, overlaps.pixels)])
+    main = np.zeros(len(ids), np.uint32)
+    main_voxels = np.zeros(len(ids))
+    # The last of several assignments to an object remains: the largest overlap, then the larger id.
+    order = np.lexsort((merged.second, merged.pixels))
+    objects = np.searchsorted(ids, merged.first[order])
+    main[objects] = merged.second[order]
+    main_voxels[objects] = merged.pixels[order]
+    return main, main_voxels / voxels

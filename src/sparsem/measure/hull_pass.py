@@ -1,0 +1,103 @@
+"""The third pass: voxels in the convex hull of every object, from the corners of its slices.
+
+Objects that begin in the same block are one link, so that at no time all corners are in memory.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.measure.features.hull import convex_voxels_per_object
+from sparsem.measure.links import LinkResults, run_links
+from sparsem.measure.structures import MeasuredStructure
+from sparsem.measure.surface_pass import surface_link_name
+from sparsem.workflow.stage import Arrays, Stage
+
+Ints = NDArray[np.int64]
+
+
+class HullLink(NamedTuple):
+    """Objects that begin in the same block.
+
+    Attributes:
+        ids: ids of the objects, ascending, (n,).
+        surface_links: names of the links of the surface pass that hold the corners of the
+            objects, from their first to their last block.
+    """
+
+    ids: NDArray[np.uint32]
+    surface_links: tuple[str, ...]
+
+
+class HullBatch(NamedTuple):
+    """A link, and the objects of a structure that it measures.
+
+    Attributes:
+        structure: name of the structure.
+        objects: indices of the objects in the structure, (n,).
+        link: input of the link.
+    """
+
+    structure: str
+    objects: Ints
+    link: HullLink
+
+
+def count_hull_voxels(
+    stage: Stage, structures: Mapping[str, MeasuredStructure], surface_results: LinkResults
+) -> dict[str, Ints]:
+    """Count the voxels in the convex hulls of the objects of every structure, (n,) each.
+
+    Args:
+        stage: stage that the pass belongs to.
+        structures: structures to measure, by name.
+        surface_results: results of the surface pass, which hold the corners.
+    """
+    batches = {}
+    for name, structure in structures.items():
+        for number, batch in enumerate(_batches_by_first_block(name, structure)):
+            batches[f"hulls.{name}.{number}"] = batch
+    links = {key: batch.link for key, batch in batches.items()}
+    results = run_links(stage, "hulls", hull_voxels, links, surface_results.folder)
+
+    voxels = {name: np.zeros(structure.count, np.int64) for name, structure in structures.items()}
+    for key, batch in batches.items():
+        voxels[batch.structure][batch.objects] = results.array(key, "voxels")
+    return voxels
+
+
+def hull_voxels(link: HullLink, _previous: None, surface_folder: Path) -> Arrays:
+    """Count the voxels in the convex hull of every object of a link.
+
+    Returns:
+        ``voxels``, (n,).
+    """
+    surface_results = LinkResults(surface_folder)
+    parts = [np.empty((0, 4), np.int64)]
+    for name in link.surface_links:
+        rows = surface_results.array(name, "corners").reshape(-1, 4)
+        parts.append(rows[np.isin(rows[:, 0], link.ids)])
+    corners = np.concatenate(parts)
+    labels = np.searchsorted(link.ids, corners[:, 0]) + 1
+    return {"voxels": convex_voxels_per_object(labels, corners[:, 1:], len(link.ids))}
+
+
+def _batches_by_first_block(name: str, structure: MeasuredStructure) -> list[HullBatch]:
+    """Group the objects of a structure by the block in which they begin."""
+    blocks = structure.volume.blocks()
+    link_names = [surface_link_name(name, block) for block in blocks]
+    starts = np.array([block.start for block in blocks])
+    first_slices = structure.moments.low[:, 0]
+    last_slices = structure.moments.high[:, 0] - 1
+    first_blocks = np.searchsorted(starts, first_slices, side="right") - 1
+    last_blocks = np.searchsorted(starts, last_slices, side="right") - 1
+    batches = []
+    for first_block in np.unique(first_blocks):
+        objects = np.flatnonzero(first_blocks == first_block)
+        last_block = int(last_blocks[objects].max())
+        link = HullLink(structure.ids[objects], tuple(link_names[first_block : last_block + 1]))
+        batches.append(HullBatch(name, objects, link))
+    return batches

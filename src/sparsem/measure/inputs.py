@@ -1,0 +1,123 @@
+"""The inputs of the stage ``measure``: labels, numbered objects, and the image for texture."""
+
+import math
+
+import numpy as np
+
+from sparsem.errors import SampleError, SettingsError
+from sparsem.labels.objects import number_objects
+from sparsem.labels.results import result_labels
+from sparsem.measure.settings import MeasureSettings, result_names
+from sparsem.measure.structures import SmallComponents
+from sparsem.settings import nearest
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+from sparsem.workflow.execution import Execution
+
+Volumes = dict[str, Volume]
+
+# Names of tables and columns that ``measure`` writes: the table of a structure with such a name
+# would be overwritten, or would overwrite another one.
+RESERVED_NAMES = (
+    "measured",
+    "dictionary",
+    "protrusions",
+    "protrusion",
+    "longest_protrusion",
+    "cytoplasm",
+    "nucleoli",
+    "constrained",
+)
+
+
+def select_labels(sample: Sample, settings: MeasureSettings) -> Volumes:
+    """Return the labels of every structure to measure, by name, the cells last.
+
+    Raises:
+        SampleError: there are no labels, a structure has a reserved name or no labels, or the
+            labels differ in shape or voxel size.
+        SettingsError: ``min_volume_um3`` names a structure that is not measured.
+    """
+    names = list(settings.structure) or result_names(sample, settings.cells)
+    if not names:
+        raise SampleError(
+            f"{sample.path.name} has no labels to measure; run 'sparsem predict' first, or "
+            "'sparsem detect masks' if it has boxes."
+        )
+    for name in names:
+        if name in RESERVED_NAMES:
+            raise SampleError(
+                f"A structure cannot be called '{name}': tables or columns of that name mean "
+                "something else; rename it."
+            )
+    for name in settings.min_volume_um3:
+        if name not in names:
+            raise SettingsError(
+                f"min_volume_um3 names '{name}', which is not measured{nearest(name, names)}"
+            )
+    cells_last = sorted(names, key=lambda name: name == settings.cells)
+    labels = {name: result_labels(sample, name) for name in cells_last}
+    _check_same_frame(sample, labels)
+    return labels
+
+
+def select_image(sample: Sample, settings: MeasureSettings, labels: Volume) -> Volume | None:
+    """Return the image whose texture is measured; None without an image, or without texture.
+
+    Raises:
+        SampleError: the image and the labels differ in shape.
+    """
+    if not settings.texture or not sample.has_image:
+        return None
+    name = settings.image or sample.name_of_image(labels)
+    image = sample.image(name)
+    if image.shape != labels.shape:
+        raise SampleError(
+            f"The image {name} of {sample.path.name} has the shape {image.shape}, but its labels "
+            f"have {labels.shape}; use --image with the image of the labels, or --no-texture."
+        )
+    return image
+
+
+def number_masks(
+    sample: Sample, labels: Volumes, settings: MeasureSettings, on: Execution
+) -> tuple[Volumes, dict[str, SmallComponents]]:
+    """Return numbered objects of every structure, and the components that are too small.
+
+    A mask is split into connected objects; labels that number objects, as those of cells do, are
+    returned as they are.
+    """
+    volumes: Volumes = {}
+    small_components: dict[str, SmallComponents] = {}
+    for name, volume in labels.items():
+        is_mask = volume.dtype == np.uint8 and name != settings.cells  # numbers are 32 bit
+        if is_mask:
+            min_voxels = _min_voxels(name, volume, settings)
+            objects, count, voxels = number_objects(sample, name, volume, min_voxels, on)
+            volumes[name] = objects
+            small_components[name] = SmallComponents(count, voxels)
+        else:
+            volumes[name] = volume
+            small_components[name] = SmallComponents(0, 0)
+    return volumes, small_components
+
+
+def _check_same_frame(sample: Sample, labels: Volumes) -> None:
+    """Check that all labels have the shape and the voxel size of the first ones."""
+    first_name, first = next(iter(labels.items()))
+    for name, volume in labels.items():
+        for attribute in ("shape", "voxel_size"):
+            expected = getattr(first, attribute)
+            actual = getattr(volume, attribute)
+            if actual != expected:
+                raise SampleError(
+                    f"labels/{name} of {sample.path.name} has the {attribute.replace('_', ' ')} "
+                    f"{tuple(actual)}, but labels/{first_name} {tuple(expected)}; name structures "
+                    "that belong together with --structure."
+                )
+
+
+def _min_voxels(name: str, volume: Volume, settings: MeasureSettings) -> int:
+    """Return the minimum number of voxels of an object of a structure."""
+    min_volume_um3 = settings.min_volume_um3.get(name, 0)
+    return max(settings.min_voxels, math.ceil(min_volume_um3 / volume.voxel_size.volume_um3))

@@ -1,0 +1,204 @@
+"""Nucleoli: their cavities, the nucleus that contains each, and the distance to its membrane."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.labels.overlaps import positions_in
+from sparsem.measure.containment import main_containers
+from sparsem.measure.crops import (
+    crop_around,
+    crop_groups,
+    crops_around,
+    downsampling_factors,
+    positions_in_crop,
+)
+from sparsem.measure.features.distances import depth_within, half_edge, sample_distances
+from sparsem.measure.features.moments import Moments
+from sparsem.measure.features.nucleolus import Fill, fill_cavities, proximity_to_membrane
+from sparsem.measure.links import run_links
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.structures import MeasuredStructure, level_in_budget
+from sparsem.store.volume import Volume
+from sparsem.workflow.stage import Arrays, Stage
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class CavitiesLink(NamedTuple):
+    """Objects that are read in one crop, and the method by which they are filled."""
+
+    labels: Volume
+    level: int
+    moments: Moments
+    fill: Fill
+
+
+class DepthsLink(NamedTuple):
+    """An object, and positions in the volume, (n, 3) voxels, whose depth in it is measured."""
+
+    labels: Volume
+    level: int
+    moments: Moments
+    positions: Floats
+
+
+class NucleusContent(NamedTuple):
+    """A nucleus that contains nucleoli.
+
+    Attributes:
+        nucleus: index of the nucleus.
+        nucleoli: indices of its nucleoli, (n,).
+    """
+
+    nucleus: int
+    nucleoli: Ints
+
+
+def measure_nucleoli(
+    stage: Stage, structures: Mapping[str, MeasuredStructure], settings: MeasureSettings
+) -> None:
+    """Add the cavities of nucleoli, and their positions in their nuclei, to the columns."""
+    if settings.nucleolus not in structures:
+        return
+    nucleoli = structures[settings.nucleolus]
+    _add_cavities(stage, nucleoli, settings)
+    if settings.nucleus in structures:
+        _add_positions(stage, nucleoli, structures[settings.nucleus], settings)
+
+
+def cavity_voxels(link: CavitiesLink, _previous: None) -> Arrays:
+    """Measure the cavities of every object of a link.
+
+    Returns:
+        ``cavities``, (n,), in voxels of the full resolution.
+    """
+    moments = link.moments
+    outer, crops = crops_around(link.labels, link.level, moments.low, moments.high)
+    labels = outer.read(link.labels)
+    voxel_count = int(downsampling_factors(link.labels, link.level).prod())
+    cavities = []
+    for number, crop in zip(moments.ids, crops, strict=True):
+        mask = labels[outer.slices_of(crop)] == number
+        filled_voxels = int(fill_cavities(mask, link.fill).sum())
+        cavities.append((filled_voxels - int(mask.sum())) * voxel_count)
+    return {"cavities": np.array(cavities, np.int64)}
+
+
+def depths_below_surface(link: DepthsLink, _previous: None) -> Arrays:
+    """Measure the depth of positions below the surface of an object.
+
+    The surface passes half way between voxels inside and outside: half an edge is subtracted.
+
+    Returns:
+        ``depths``, (n,), µm; 0 for a position outside, NaN if the object has no surface.
+    """
+    low, high = link.moments.low[0], link.moments.high[0]
+    crop = crop_around(link.labels, link.level, low, high, margin=1)
+    edges = link.labels.voxel_size_of(link.level).micrometers
+    distances = depth_within(crop.read(link.labels) == link.moments.ids[0], edges)
+    positions = positions_in_crop(link.positions, link.labels, crop)
+    depths = sample_distances(distances, positions) - half_edge(edges)
+    return {"depths": np.maximum(depths, 0)}
+
+
+def _add_cavities(stage: Stage, nucleoli: MeasuredStructure, settings: MeasureSettings) -> None:
+    """Add the volume of cavities, and the measures that follow from it, to the columns."""
+    level = level_in_budget(nucleoli, settings)
+    moments, volume = nucleoli.moments, nucleoli.volume
+    groups = crop_groups(volume, level, moments.low, moments.high)
+    links = {
+        f"cavities.{k}": CavitiesLink(volume, level, moments.select(group), settings.fill)
+        for k, group in enumerate(groups)
+    }
+    results = run_links(stage, "cavities", cavity_voxels, links)
+    cavities = np.zeros(nucleoli.count)  # µm³
+    for k, group in enumerate(groups):
+        voxels = results.array(f"cavities.{k}", "cavities")
+        cavities[group] = voxels * volume.voxel_size.volume_um3
+    filled = nucleoli.columns["volume_um3"] + cavities
+    nucleoli.columns |= {
+        "filled_volume_um3": filled,
+        "fenestrated_percent": 100 * cavities / filled,
+        "solidity_filled": np.minimum(filled / nucleoli.columns["convex_volume_um3"], 1),
+        "fill_level": np.full(nucleoli.count, level),
+    }
+
+
+def _add_positions(
+    stage: Stage, nucleoli: MeasuredStructure, nuclei: MeasuredStructure, settings: MeasureSettings
+) -> None:
+    """Add the nucleus of every nucleolus, and its distance to the membrane, to the columns."""
+    overlaps = nucleoli.overlaps[settings.nucleus]
+    owners, _ = main_containers(overlaps, nucleoli.ids, nucleoli.moments.voxels)
+    contents = _nucleus_contents(owners, nuclei)
+    level = level_in_budget(nuclei, settings)
+    depths = _depths_in_nuclei(stage, nucleoli, nuclei, contents, level)
+    is_cut = np.concatenate([[False], nuclei.columns["cut_by_edge"]])
+    nucleoli.columns |= {
+        "nucleus": owners,
+        "nucleus_cut_by_edge": is_cut[positions_in(nuclei.ids, owners)],
+        "membrane_level": np.full(nucleoli.count, level),
+        "centroid_to_membrane_um": depths,
+        "proximity_to_membrane": _proximities(nucleoli, nuclei, contents, depths),
+    }
+    counts = np.zeros(nuclei.count, np.int64)
+    volumes = np.zeros(nuclei.count, np.float64)
+    for nucleus, indices in contents:
+        counts[nucleus] = len(indices)
+        volumes[nucleus] = nucleoli.columns["volume_um3"][indices].sum()
+    nuclei.columns |= {"nucleoli": counts, "nucleoli_volume_um3": volumes}
+
+
+def _nucleus_contents(
+    owners: NDArray[np.uint32], nuclei: MeasuredStructure
+) -> list[NucleusContent]:
+    """Return the nuclei that contain nucleoli, from the nucleus of each nucleolus, 0 for none."""
+    contents = []
+    for number in np.unique(owners[owners > 0]):
+        nucleus = int(np.searchsorted(nuclei.ids, number))
+        contents.append(NucleusContent(nucleus, np.flatnonzero(owners == number)))
+    return contents
+
+
+def _depths_in_nuclei(
+    stage: Stage,
+    nucleoli: MeasuredStructure,
+    nuclei: MeasuredStructure,
+    contents: list[NucleusContent],
+    level: int,
+) -> Floats:
+    """Return the distance of every nucleolus' centroid to the surface of its nucleus, (n,), µm."""
+    centroids = nucleoli.moments.centroids
+    links = {}
+    for nucleus, indices in contents:
+        moments = nuclei.moments.select(np.array([nucleus]))
+        link = DepthsLink(nuclei.volume, level, moments, centroids[indices])
+        links[f"depths.{nuclei.ids[nucleus]}"] = link
+    results = run_links(stage, "nucleoli in nuclei", depths_below_surface, links)
+    depths = np.full(nucleoli.count, np.nan)
+    for nucleus, indices in contents:
+        depths[indices] = results.array(f"depths.{nuclei.ids[nucleus]}", "depths")
+    return depths
+
+
+def _proximities(
+    nucleoli: MeasuredStructure,
+    nuclei: MeasuredStructure,
+    contents: list[NucleusContent],
+    depths: Floats,
+) -> Floats:
+    """Return the proximity of every nucleolus to the membrane of its nucleus, (n,)."""
+    edges = np.array(nuclei.volume.voxel_size.micrometers)
+    nucleus_centroids = nuclei.moments.centroids * edges
+    centroids = nucleoli.moments.centroids * edges
+    proximities = np.full(nucleoli.count, np.nan)
+    for nucleus, indices in contents:
+        for index in indices:
+            proximities[index] = proximity_to_membrane(
+                nucleus_centroids[nucleus], centroids[index], float(depths[index])
+            )
+    return proximities

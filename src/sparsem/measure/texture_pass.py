@@ -1,0 +1,178 @@
+"""Texture of the objects of every structure but the cells, crop by crop."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.geometry import evenly_spaced
+from sparsem.measure.crops import (
+    crop_groups,
+    crops_around,
+    level_nearest_to,
+    near_isotropic_level,
+)
+from sparsem.measure.features.moments import Moments
+from sparsem.measure.features.texture import (
+    TEXTURE_COLUMNS,
+    GrayScale,
+    TextureScale,
+    texture_features,
+)
+from sparsem.measure.links import LinkResults, run_links
+from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.structures import MeasuredStructure, level_in_budget
+from sparsem.store.volume import Volume
+from sparsem.workflow.stage import Arrays, Stage
+
+Ints = NDArray[np.int64]
+
+# Slices, and voxels of them, from which the range of gray levels of more than 8 bit is estimated.
+SAMPLED_SLICES = 16
+SAMPLED_VOXELS = 4_000_000
+# The range of gray levels of more than 8 bit.
+RANGE_PERCENTILES = (0.1, 99.9)
+
+
+class TextureLink(NamedTuple):
+    """Objects that are read in one crop, and the scales by which their texture is measured."""
+
+    labels: Volume
+    image: Volume
+    level: int
+    moments: Moments
+    gray: GrayScale
+    scale: TextureScale
+
+
+class TexturePlan(NamedTuple):
+    """The measurement of the texture of a structure.
+
+    Attributes:
+        structure: objects to measure.
+        level: level of the pyramid; one for all objects.
+        scale: lengths that texture depends on.
+        groups: indices of the objects that are read in one crop.
+    """
+
+    structure: MeasuredStructure
+    level: int
+    scale: TextureScale
+    groups: list[Ints]
+
+
+def measure_textures(
+    stage: Stage,
+    structures: Mapping[str, MeasuredStructure],
+    image: Volume,
+    settings: MeasureSettings,
+) -> None:
+    """Add the texture of the objects of all structures but the cells to the columns."""
+    gray = _gray_scale(image, settings)
+    plans = {}
+    links = {}
+    for name, structure in structures.items():
+        if name == settings.cells or not structure.count:
+            continue
+        plan = _plan_texture(structure, settings)
+        plans[name] = plan
+        for k, group in enumerate(plan.groups):
+            moments = structure.moments.select(group)
+            link = TextureLink(structure.volume, image, plan.level, moments, gray, plan.scale)
+            links[_link_name(name, k)] = link
+        lengths = plan.scale._asdict()
+        structure.notes["texture"] = {"level": plan.level, **lengths, "gray": gray._asdict()}
+    results = run_links(stage, "texture", crop_textures, links)
+    for name, plan in plans.items():
+        _add_columns(results, name, plan)
+
+
+def crop_textures(link: TextureLink, _previous: None) -> Arrays:
+    """Measure the texture of every object of a link.
+
+    Returns:
+        ``texture``, (n, columns); and the pattern spectra ``spectrum``, (n, 2 sizes).
+    """
+    moments = link.moments
+    outer, crops = crops_around(link.labels, link.level, moments.low, moments.high)
+    labels = outer.read(link.labels)
+    image = outer.read(link.image)
+    rows = []
+    spectra = []
+    for number, crop in zip(moments.ids, crops, strict=True):
+        box = outer.slices_of(crop)
+        values, spectrum = texture_features(
+            image[box], labels[box] == number, link.gray, link.scale
+        )
+        rows.append([values[name] for name in TEXTURE_COLUMNS])
+        spectra.append(spectrum)
+    return {"texture": np.array(rows), "spectrum": np.array(spectra)}
+
+
+def _link_name(structure: str, group_number: int) -> str:
+    return f"texture.{structure}.{group_number}"
+
+
+def _plan_texture(structure: MeasuredStructure, settings: MeasureSettings) -> TexturePlan:
+    """Choose the level and the lengths of the texture of a structure."""
+    volume, moments = structure.volume, structure.moments
+    if settings.texture_nm:
+        preferred_level = level_nearest_to(volume, settings.texture_nm)
+    else:
+        preferred_level = near_isotropic_level(volume)
+    level = max(preferred_level, level_in_budget(structure, settings))
+    voxel = volume.voxel_size_of(level)
+    scale = TextureScale(
+        voxel,
+        distance_nm=settings.glcm_nm or max(voxel),
+        sizes=settings.spectrum_sizes,
+        step_nm=settings.spectrum_step_nm or max(voxel),
+        element=settings.spectrum_element,
+    )
+    return TexturePlan(
+        structure, level, scale, crop_groups(volume, level, moments.low, moments.high)
+    )
+
+
+def _add_columns(results: LinkResults, name: str, plan: TexturePlan) -> None:
+    """Add the results of all links of a structure to its columns and spectra."""
+    structure = plan.structure
+    values = np.full((structure.count, len(TEXTURE_COLUMNS)), np.nan)
+    spectra = np.full((structure.count, 2 * plan.scale.sizes), np.nan)
+    for k, group in enumerate(plan.groups):
+        arrays = results.arrays(_link_name(name, k))
+        values[group] = arrays["texture"]
+        spectra[group] = arrays["spectrum"]
+    for k, column in enumerate(TEXTURE_COLUMNS):
+        structure.columns[column] = values[:, k]
+    longest_edge = max(structure.volume.voxel_size_of(plan.level))
+    structure.columns["texture_level"] = np.full(structure.count, plan.level)
+    structure.columns["texture_voxel_nm"] = np.full(structure.count, longest_edge)
+    structure.spectra = (spectra, plan.scale.step_nm)
+
+
+def _gray_scale(image: Volume, settings: MeasureSettings) -> GrayScale:
+    """Return the gray levels of the settings, over a given or estimated range of the image."""
+    if settings.gray_range:
+        low, high = settings.gray_range
+    elif image.dtype == np.uint8:
+        low, high = 0.0, 256.0
+    else:
+        percentiles = np.percentile(_sample_values(image), RANGE_PERCENTILES)
+        low = float(percentiles[0])
+        high = max(float(percentiles[1]), low + 1e-6)
+    return GrayScale(low, high, settings.gray_levels)
+
+
+def _sample_values(image: Volume) -> NDArray[Any]:
+    """Return the values of evenly spread voxels of the full resolution.
+
+    Coarser levels are averages, in which the extremes are missing.
+    """
+    depth, height, width = image.shape
+    slices = evenly_spaced(depth, min(depth, SAMPLED_SLICES))
+    step = max(1, math.isqrt(height * width * len(slices) // SAMPLED_VOXELS))
+    samples = [image.read(slice(z, z + 1))[0, ::step, ::step].ravel() for z in slices]
+    return np.concatenate(samples)
