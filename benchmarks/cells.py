@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from rows import peak_gb
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.annotation.labeled_slices import read_annotation, write_annotation
+from sparsem.annotation.labeled_slices import read_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import CellsSettings, cells
 from sparsem.cells.disagreement import doubt, nearer, places_of_doubt
 from sparsem.cells.flow import flow_between, on_grid

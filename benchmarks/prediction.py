@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from rows import peak_gb
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import choose_device
 from sparsem.phantom.phantom import PhantomSettings, phantom

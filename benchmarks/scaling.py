@@ -22,7 +22,7 @@ from pathlib import Path
 import tifffile
 
 from rows import RESULTS, keep, peak_gb
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import CellsSettings, cells
 from sparsem.cells.track import TrackSettings, track
 from sparsem.io.ingest import ImportSettings, import_stack

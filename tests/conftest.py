@@ -16,7 +16,7 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.measure.dictionary import feature_columns
 from sparsem.models.checkpoint import Recipe, save_checkpoint

@@ -10,12 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.annotation.labeled_slices import (
-    UNKNOWN,
-    annotations_on,
-    read_annotation,
-    write_annotation,
-)
+from sparsem.annotation.labeled_slices import UNKNOWN, annotations_on, read_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.cli.score_format import alignment_lines
 from sparsem.errors import InputError, SampleError
 from sparsem.io.writers import write_tiff

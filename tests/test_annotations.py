@@ -1,4 +1,4 @@
-"""Labeled slices: from masks and volumes, with classes and unknown pixels; what nobody labeled is not background."""
+"""Labeled slices: imported from masks and volumes, with classes and unlabeled pixels."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from sparsem.annotation.ground_truth import read_ground_truth as truth_stack
-from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
+from sparsem.annotation.ground_truth import read_ground_truth
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.labeled_slices import UNKNOWN, annotated_structures, read_annotation
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.geometry import ZBlock
@@ -52,14 +53,14 @@ def import_as(
 
 def test_a_folder_of_masks_carries_its_slice_numbers(own_tissue: Sample, masks: Path) -> None:
     import_as(own_tissue, "core", masks)
-    found = read_annotation(own_tissue, "core")
-    assert found.z == LABELED
+    annotation = read_annotation(own_tissue, "core")
+    assert annotation.z == LABELED
     for index, labels in enumerate(truth_of(own_tissue, "nucleus", LABELED)):
-        assert np.array_equal(found.mask(index), (labels > 0).astype(np.uint8))
+        assert np.array_equal(annotation.mask(index), (labels > 0).astype(np.uint8))
     assert annotated_structures(own_tissue)["core"] == LABELED
 
 
-def test_names_that_count_from_one(own_tissue: Sample, tmp_path: Path) -> None:
+def test_file_names_that_count_from_one(own_tissue: Sample, tmp_path: Path) -> None:
     folder = tmp_path / "from_one"
     folder.mkdir()
     for z in (1, N):
@@ -108,8 +109,8 @@ def test_masks_are_numbered_as_the_files_of_the_stack(tmp_path: Path, missing: A
         import_as(sample, "beyond", masks)
 
 
-def test_the_number_in_a_name_that_is_the_slice(tmp_path: Path) -> None:
-    """Neither the rater, nor the time; where two numbers may be it, nobody guesses."""
+def test_slice_number_is_found_among_the_numbers_of_a_file_name(tmp_path: Path) -> None:
+    """It is neither that of the rater nor a time; if two numbers are possible, neither is guessed."""
     sample = import_stack(
         series(tmp_path / "s", range(120)), tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4))
     )
@@ -138,7 +139,9 @@ def test_the_number_in_a_name_that_is_the_slice(tmp_path: Path) -> None:
     assert read_annotation(sample, "two").z == (10, 57, 100)
 
 
-def test_small_and_numbered_labels_are_no_pictures(own_tissue: Sample, tmp_path: Path) -> None:
+def test_small_and_numbered_labels_are_not_taken_for_gray_images(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     lines = np.zeros((N, Y, X), np.uint16)
     lines[:, :, ::2] = 7  # one pixel wide, side by side
     tifffile.imwrite(tmp_path / "lines.tif", lines, photometric="minisblack")
@@ -151,15 +154,15 @@ def test_small_and_numbered_labels_are_no_pictures(own_tissue: Sample, tmp_path:
     import_as(own_tissue, "numbered", tmp_path / "numbered.tif", slices=[0])
     unsure = numbered.astype(np.uint8)
     tifffile.imwrite(tmp_path / "unsure.tif", unsure, photometric="minisblack")
-    with pytest.raises(InputError, match="as JPEG and resizing leave them"):
+    with pytest.raises(InputError, match="as JPEG compression and resizing cause"):
         import_as(own_tissue, "unsure", tmp_path / "unsure.tif", slices=[0])
     import_as(own_tissue, "unsure", tmp_path / "unsure.tif", slices=[0], ignore=255)
     tifffile.imwrite(tmp_path / "more.tif", unsure[:1], photometric="minisblack")
     import_as(
         own_tissue, "unsure", tmp_path / "more.tif", slices=[5], add=True
-    )  # means what the others mean
+    )  # with the same meaning of its numbers
     assert read_annotation(own_tissue, "unsure").z == (0, 5)
-    with pytest.raises(InputError, match="as JPEG and resizing leave them"):
+    with pytest.raises(InputError, match="as JPEG compression and resizing cause"):
         import_labels(own_tissue.path, "smeared", tmp_path / "unsure.tif")
 
 
@@ -168,15 +171,15 @@ def test_a_labeled_volume_with_the_list_of_slices(
     own_tissue: Sample, tmp_path: Path, compact: bool
 ) -> None:
     volume = own_tissue.volume("truth", "cells").read(slice(None))
-    chosen = volume[[2, 7]] if compact else volume
-    tifffile.imwrite(tmp_path / "cells.tif", chosen.astype(np.uint16), photometric="minisblack")
+    planes = volume[[2, 7]] if compact else volume
+    tifffile.imwrite(tmp_path / "cells.tif", planes.astype(np.uint16), photometric="minisblack")
     import_as(own_tissue, "cells", tmp_path / "cells.tif", slices=[2, 7])
-    found = read_annotation(own_tissue, "cells")
-    assert found.z == (2, 7)
-    assert np.array_equal(found.labels[1:2][0], volume[7])  # instance ids are kept
+    annotation = read_annotation(own_tissue, "cells")
+    assert annotation.z == (2, 7)
+    assert np.array_equal(annotation.labels[1:2][0], volume[7])  # instance ids are kept
 
 
-def test_slices_by_word(own_tissue: Sample, tmp_path: Path) -> None:
+def test_all_or_non_empty_slices(own_tissue: Sample, tmp_path: Path) -> None:
     volume = np.zeros((N, Y, X), np.uint8)
     volume[[3, 8], 5, 5] = 1
     tifffile.imwrite(tmp_path / "v.tif", volume, photometric="minisblack")
@@ -216,14 +219,18 @@ def test_classes_may_share_ids_and_unknown_pixels_stay_unknown(
         ({"classes": ["core=1,2"], "ignore": 2}, "2 cannot be both ignored and core"),
     ],
 )
-def test_classes_that_mean_nothing_are_refused(settings: dict[str, Any], sentence: str) -> None:
+def test_classes_without_or_with_ignored_numbers_are_refused(
+    settings: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(SettingsError, match=sentence):
         parse(AnnotationSettings, settings, "command line")
     assert AnnotationSettings(classes=["a=1", "a=2", "b=3"]).classes == {"a": (1, 2), "b": (3,)}
 
 
 @pytest.mark.parametrize("name", ["a/b", "../labels", "", ".", "..", "raw", "with space"])
-def test_a_name_is_a_folder_of_its_own(own_tissue: Sample, masks: Path, name: str) -> None:
+def test_names_that_cannot_be_folders_are_refused(
+    own_tissue: Sample, masks: Path, name: str
+) -> None:
     before = files_in(own_tissue.path)
     with pytest.raises(InputError, match="A name is of letters, digits"):
         import_as(own_tissue, name, masks)
@@ -282,16 +289,16 @@ def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) ->
         (
             np.full((1, Y, X), 0.5, np.float32),
             {"slices": "1"},
-            "Labels are whole numbers, but slice 1 of .* holds float32 such as 0.5",
+            "Labels must be whole numbers, but slice 1 of .* holds float32 values such as 0.5",
         ),
         (
             np.full((1, Y, X), -3, np.int16),
             {"slices": "1"},
-            "Slice 1 of .* holds -3, but no label is negative; give --ignore -3",
+            "Slice 1 of .* holds -3, but labels cannot be negative; give --ignore -3",
         ),
     ],
 )
-def test_labels_that_do_not_fit_are_one_sentence(
+def test_labels_that_do_not_fit_are_refused_in_one_sentence(
     own_tissue: Sample, tmp_path: Path, labels: Any, settings: dict[str, Any], sentence: str
 ) -> None:
     tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
@@ -300,7 +307,7 @@ def test_labels_that_do_not_fit_are_one_sentence(
     assert "x" not in own_tissue.names("annotations")
 
 
-def picture(folder: Path, name: str, labels: Any) -> Path:
+def write_mask(folder: Path, name: str, labels: Any) -> Path:
     tifffile.imwrite(folder / name, np.asarray(labels, np.uint16), photometric="minisblack")
     return folder / name
 
@@ -310,57 +317,59 @@ def test_slices_are_added_and_replaced_one_by_one(
 ) -> None:
     import_as(own_tissue, "core", masks, ignore=7)
     fresh = np.full((Y, X), 3)
-    with pytest.raises(InputError, match="--add takes labels that mean what those there do"):
-        import_as(own_tissue, "core", picture(tmp_path, "core_z005.tif", fresh), add=True, ignore=3)
+    with pytest.raises(InputError, match="--add takes labels whose numbers have the same meaning"):
+        import_as(
+            own_tissue, "core", write_mask(tmp_path, "core_z005.tif", fresh), add=True, ignore=3
+        )
     import_as(own_tissue, "core", tmp_path / "core_z005.tif", add=True)
-    found = read_annotation(own_tissue, "core")
-    assert found.z == (0, 5, 9, 18)
-    assert (found.labels[1:2] == 3).all()
-    assert found.ignore == 7  # as before
+    annotation = read_annotation(own_tissue, "core")
+    assert annotation.z == (0, 5, 9, 18)
+    assert (annotation.labels[1:2] == 3).all()
+    assert annotation.ignore == 7  # as before
     import_as(
         own_tissue, "core", masks, ignore=7
     )  # the first folder again, as a study does: what was added stays
     assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
     with pytest.raises(
-        ResumeError, match="Slices 9 of 'core' are labeled otherwise already; use --overwrite"
+        ResumeError, match="Slices 9 of 'core' have other labels already; use --overwrite"
     ):
-        import_as(own_tissue, "core", picture(tmp_path, "core_z009.tif", fresh), add=True)
+        import_as(own_tissue, "core", write_mask(tmp_path, "core_z009.tif", fresh), add=True)
     import_as(own_tissue, "core", tmp_path / "core_z009.tif", add=True, overwrite=True)
     assert (read_annotation(own_tissue, "core").labels[2:3] == 3).all()
     with pytest.raises(ResumeError, match="has other labels of 'core' already"):
         import_as(
             own_tissue, "core", masks, ignore=7
-        )  # 9 was corrected: the folder does not take that back unasked
+        )  # slice 9 was corrected, which the folder does not undo unless asked
 
 
 def test_classes_can_be_added_to(own_tissue: Sample, tmp_path: Path) -> None:
     folder = tmp_path / "organs"
     folder.mkdir()
     for z in (1, 2):
-        picture(folder, f"o_{z}.tif", np.eye(Y, X) + z)
+        write_mask(folder, f"o_{z}.tif", np.eye(Y, X) + z)
     import_as(own_tissue, "organs", folder, classes={"shell": (1,), "yolk": (2,)})
-    import_as(own_tissue, "organs", picture(tmp_path, "o_4.tif", np.eye(Y, X)), add=True)
+    import_as(own_tissue, "organs", write_mask(tmp_path, "o_4.tif", np.eye(Y, X)), add=True)
     assert annotated_structures(own_tissue)["yolk"] == (1, 2, 4)
 
 
-def test_the_number_in_the_name_of_a_single_picture(own_tissue: Sample, tmp_path: Path) -> None:
+def test_slice_number_in_the_name_of_a_single_mask(own_tissue: Sample, tmp_path: Path) -> None:
     for name, z in (
         ("mask_z0013_8bit.tif", 13),
         ("sample2_slice 4 final3.tif", 4),
         ("core17.tif", 17),
     ):
-        import_as(own_tissue, "core", picture(tmp_path, name, np.ones((Y, X))), overwrite=True)
+        import_as(own_tissue, "core", write_mask(tmp_path, name, np.ones((Y, X))), overwrite=True)
         assert read_annotation(own_tissue, "core").z == (z,)
     with pytest.raises(InputError, match=r"Which slices of .*sample2_run3"):
         import_as(
             own_tissue,
             "core",
-            picture(tmp_path, "sample2_run3.tif", np.ones((Y, X))),
+            write_mask(tmp_path, "sample2_run3.tif", np.ones((Y, X))),
             overwrite=True,
         )
 
 
-def test_labels_that_a_kill_left_aside_come_back(
+def test_labels_replaced_by_a_killed_run_are_restored(
     own_tissue: Sample, masks: Path, tmp_path: Path
 ) -> None:
     import_as(own_tissue, "core", masks)
@@ -369,12 +378,12 @@ def test_labels_that_a_kill_left_aside_come_back(
     (own_tissue.path / "annotations" / "core").rename(
         aside
     )  # a kill between the two renames of a replacement
-    import_as(own_tissue, "core", picture(tmp_path, "core_z005.tif", np.ones((Y, X))), add=True)
+    import_as(own_tissue, "core", write_mask(tmp_path, "core_z005.tif", np.ones((Y, X))), add=True)
     assert read_annotation(own_tissue, "core").z == (0, 5, 9, 18)
     assert not aside.exists()
 
 
-def test_labels_made_elsewhere_come_in_as_masks_or_with_their_numbers(
+def test_label_volumes_are_imported_as_masks_or_with_their_numbers(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     truth = own_tissue.volume("truth", "mitochondrion").read(slice(None))
@@ -405,7 +414,7 @@ def test_labels_made_elsewhere_come_in_as_masks_or_with_their_numbers(
         alone.image()
 
 
-def test_a_gap_in_labels_made_elsewhere_is_told(tmp_path: Path) -> None:
+def test_a_missing_slice_of_a_label_volume_is_reported(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     for z in (0, 1, 3):
         tifffile.imwrite(
@@ -426,9 +435,7 @@ def test_a_gap_in_labels_made_elsewhere_is_told(tmp_path: Path) -> None:
     assert made.volume("labels", "mito").shape == (4, 40, 60)
 
 
-def test_masks_come_in_again_after_brightness_was_evened_out(
-    own_tissue: Sample, masks: Path
-) -> None:
+def test_masks_can_be_imported_again_after_equalization(own_tissue: Sample, masks: Path) -> None:
     import_annotation(own_tissue, "nucleus", masks, on=Execution(overwrite=True, quiet=True))
     equalize(own_tissue)
     import_annotation(own_tissue, "nucleus", masks)
@@ -436,7 +443,7 @@ def test_masks_come_in_again_after_brightness_was_evened_out(
     import_annotation(own_tissue, "mito", masks)
     assert (
         read_annotation(own_tissue, "mito").image == "raw"
-    )  # whose pixels they are: remaking the equalized image harms nothing
+    )  # equalization moves no pixel, so the labels belong to the raw image
     equalize(own_tissue, EqualizeSettings(method="clahe"), on=Execution(overwrite=True, quiet=True))
     assert (
         read_annotation(own_tissue, "mito", "equalized").z
@@ -444,9 +451,7 @@ def test_masks_come_in_again_after_brightness_was_evened_out(
     )
 
 
-def test_labels_made_elsewhere_that_do_not_fit_are_refused(
-    own_tissue: Sample, tmp_path: Path
-) -> None:
+def test_label_volumes_that_do_not_fit_are_refused(own_tissue: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "short.tif", np.ones((3, 96, 128), np.uint8), photometric="minisblack"
     )
@@ -460,7 +465,7 @@ def test_labels_made_elsewhere_that_do_not_fit_are_refused(
     tifffile.imwrite(
         tmp_path / "half.tif", np.full((3, 96, 128), 0.5, np.float32), photometric="minisblack"
     )
-    with pytest.raises(InputError, match="Labels are whole numbers"):
+    with pytest.raises(InputError, match="Labels must be whole numbers"):
         import_labels(
             tmp_path / "new.zarr",
             "nucleus",
@@ -470,7 +475,7 @@ def test_labels_made_elsewhere_that_do_not_fit_are_refused(
     assert not own_tissue.names("labels")
 
 
-def test_labels_of_every_slice_lie_on_the_image_of_their_shape(
+def test_label_volumes_belong_to_the_image_of_their_shape(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     image = own_tissue.image("raw")
@@ -529,15 +534,15 @@ def _cut(block: ZBlock, image: Volume) -> BlockResult:
     return {"images/aligned": image.read(block.own)[:, 2:-2, 3:-3]}, {}
 
 
-# How labels came about, and what is reported of them.
+# Origin of labels, and what is reported.
 
 
-def origin_of(sample: Sample, name: str) -> dict[str, str]:
+def recorded_origin(sample: Sample, name: str) -> dict[str, str]:
     return dict(read_attributes(sample.path / "annotations" / name)["sparsem"]["origin"])
 
 
 def hand_drawn(mask: Any, seed: int) -> Any:
-    """A mask whose boundary wobbles, as that of another person does."""
+    """Return a mask with a random boundary, as another person would draw it."""
     noise = cv2.GaussianBlur(
         np.random.default_rng(seed).normal(0, 1, mask.shape).astype(np.float32), (0, 0), 4
     )
@@ -548,7 +553,7 @@ def hand_drawn(mask: Any, seed: int) -> Any:
 
 @pytest.fixture
 def predicted(own_tissue: Sample, tmp_path: Path) -> Any:
-    """Nuclei that stand for a prediction, and masks (N, y, x) of them."""
+    """Import nuclei as a prediction, and return their masks (N, y, x)."""
     nuclei = own_tissue.volume("truth", "nucleus").read(slice(None)) > 0
     tifffile.imwrite(tmp_path / "predicted.tif", nuclei.astype(np.uint8), photometric="minisblack")
     import_labels(own_tissue.path, "core", tmp_path / "predicted.tif")
@@ -559,64 +564,62 @@ def test_a_corrected_prediction_is_recorded(
     own_tissue: Sample, predicted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corrected = predicted[9].copy()
-    corrected[:, : int(np.median(np.nonzero(corrected)[1]))] = 0  # half of it is taken away
-    picture(tmp_path, "core_z009.tif", corrected)
+    corrected[:, : int(np.median(np.nonzero(corrected)[1]))] = 0  # half of it is removed
+    write_mask(tmp_path, "core_z009.tif", corrected)
     import_annotation(own_tissue, "core", tmp_path / "core_z009.tif", on=Execution())
-    assert origin_of(own_tissue, "core") == {"9": "corrected prediction"}
-    told = " ".join(capsys.readouterr().err.split())
-    assert "Note: slice 9 of core: " in told
+    assert recorded_origin(own_tissue, "core") == {"9": "corrected prediction"}
+    message = " ".join(capsys.readouterr().err.split())
+    assert "Note: slice 9 of core: " in message
     assert (
         "of the boundary is that of labels/core; recorded as corrected predictions, on which scores are too high"
-        in told
+        in message
     )
-    picture(tmp_path, "core_z005.tif", hand_drawn(predicted[5], 1))
+    write_mask(tmp_path, "core_z005.tif", hand_drawn(predicted[5], 1))
     import_annotation(
         own_tissue, "core", tmp_path / "core_z005.tif", AnnotationSettings(add=True), on=Execution()
     )
-    assert origin_of(own_tissue, "core") == {"5": "manual", "9": "corrected prediction"}
+    assert recorded_origin(own_tissue, "core") == {"5": "manual", "9": "corrected prediction"}
     assert capsys.readouterr().err == ""
     import_as(own_tissue, "core", tmp_path / "core_z009.tif", origin="manual", add=True)
-    assert origin_of(own_tissue, "core") == {"5": "manual", "9": "manual"}
+    assert recorded_origin(own_tissue, "core") == {"5": "manual", "9": "manual"}
     import_as(own_tissue, "core", tmp_path / "core_z009.tif", add=True, overwrite=True)
-    assert (
-        origin_of(own_tissue, "core")["9"] == "manual"
-    )  # the same labels: what was said of them stays
+    assert recorded_origin(own_tissue, "core")["9"] == "manual"  # the same labels keep their origin
 
 
-def test_the_origin_of_labels_that_are_there_can_be_said(
+def test_origin_of_existing_labels_can_be_stated(
     own_tissue: Sample, predicted: Any, masks: Path, tmp_path: Path
 ) -> None:
     import_as(own_tissue, "core", masks)
-    assert set(origin_of(own_tissue, "core").values()) == {"corrected prediction"}
+    assert set(recorded_origin(own_tissue, "core").values()) == {"corrected prediction"}
     import_as(own_tissue, "core", masks, origin="manual")
-    assert set(origin_of(own_tissue, "core").values()) == {"manual"}
+    assert set(recorded_origin(own_tissue, "core").values()) == {"manual"}
     fingerprint = read_annotation(own_tissue, "core").fingerprint
     import_as(own_tissue, "core", masks)
-    assert set(origin_of(own_tissue, "core").values()) == {"manual"}
+    assert set(recorded_origin(own_tissue, "core").values()) == {"manual"}
     assert read_annotation(own_tissue, "core").fingerprint == fingerprint
     import_as(own_tissue, "other", masks)
-    assert set(origin_of(own_tissue, "other").values()) == {
+    assert set(recorded_origin(own_tissue, "other").values()) == {
         "manual"
-    }  # nothing was predicted of that name
+    }  # there is no prediction of that name
 
 
-def test_a_similar_prediction_leaves_the_origin_open(
+def test_origin_of_labels_similar_to_a_prediction_is_unknown(
     own_tissue: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = np.zeros((N, Y, X), np.uint8)
     drawn[:, 10:80, 20:100] = 1
     tifffile.imwrite(
         tmp_path / "predicted.tif", np.roll(drawn, (1, 1), (1, 2)), photometric="minisblack"
-    )  # a pixel aside
+    )  # shifted by a pixel
     import_labels(own_tissue.path, "core", tmp_path / "predicted.tif")
     import_annotation(
-        own_tissue, "core", picture(tmp_path, "core_z009.tif", drawn[9]), on=Execution()
+        own_tissue, "core", write_mask(tmp_path, "core_z009.tif", drawn[9]), on=Execution()
     )
-    assert origin_of(own_tissue, "core") == {"9": "unknown"}
+    assert recorded_origin(own_tissue, "core") == {"9": "unknown"}
     assert "similar to labels/core (Dice 0.97" in " ".join(capsys.readouterr().err.split())
 
 
-def test_slices_on_which_nothing_is_drawn_are_recorded(own_tissue: Sample, tmp_path: Path) -> None:
+def test_empty_slices_are_recorded(own_tissue: Sample, tmp_path: Path) -> None:
     labels = np.zeros((N, Y, X), np.uint8)
     labels[2, :20, :20], labels[4, :20, 30:40], labels[6] = 1, 2, 9
     tifffile.imwrite(tmp_path / "v.tif", labels, photometric="minisblack")
@@ -653,14 +656,16 @@ def test_a_refusal_names_the_slices_that_differ(
         ),
     ],
 )
-def test_masks_of_another_size_or_orientation(
+def test_masks_of_another_size_or_orientation_are_refused(
     own_tissue: Sample, tmp_path: Path, shape: tuple[int, int], sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        import_as(own_tissue, "core", picture(tmp_path, "core_z009.tif", np.ones(shape)))
+        import_as(own_tissue, "core", write_mask(tmp_path, "core_z009.tif", np.ones(shape)))
 
 
-def test_a_volume_with_its_axes_in_another_order(own_tissue: Sample, tmp_path: Path) -> None:
+def test_a_volume_with_its_axes_in_another_order_is_refused(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     tifffile.imwrite(tmp_path / "v.tif", np.ones((X, Y, N), np.uint8), photometric="minisblack")
     with pytest.raises(InputError, match="its axes are in another order than z, y, x"):
         import_labels(own_tissue.path, "core", tmp_path / "v.tif")
@@ -668,4 +673,4 @@ def test_a_volume_with_its_axes_in_another_order(own_tissue: Sample, tmp_path: P
     with pytest.raises(
         InputError, match=r"v\.tif has slices of .*; y and x are exchanged, transpose it"
     ):
-        truth_stack(own_tissue, "nucleus", own_tissue.image(), tmp_path / "v.tif")
+        read_ground_truth(own_tissue, "nucleus", own_tissue.image(), tmp_path / "v.tif")

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
 from sparsem.boxes.read import read_boxes
 from sparsem.boxes.tables import annotated_box_structures, image_names, read_annotated_boxes

@@ -14,7 +14,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.annotation.labeled_slices import read_annotation, write_annotation
+from sparsem.annotation.labeled_slices import read_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.cells import cells as segment
 from sparsem.cells.cells import CellsSettings, Way, cells
 from sparsem.cells.intervals import Leg, legs
@@ -206,7 +207,7 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
         tmp_path / "cells_0018.tif", np.where(corrected == corrected.max(), 900, corrected)
     )  # a new id
     add = AnnotationSettings(add=True)
-    with pytest.raises(ResumeError, match="Slices 18 of 'cells' are labeled otherwise already"):
+    with pytest.raises(ResumeError, match="Slices 18 of 'cells' have other labels already"):
         import_annotation(own, "cells", tmp_path / "cells_0018.tif", add)
     import_annotation(
         own, "cells", tmp_path / "cells_0018.tif", add, on=Execution(overwrite=True, quiet=True)

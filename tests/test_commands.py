@@ -17,7 +17,7 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 from sparsem import __version__
-from sparsem.annotation.labeled_slices import restore_annotation
+from sparsem.annotation.writing import restore_annotation
 from sparsem.cli.app import COMMANDS, GROUPS, app, main
 from sparsem.errors import ResumeError, SparsemError
 from sparsem.phantom.phantom import PhantomSettings
@@ -258,7 +258,7 @@ def test_numbers_of_labels_on_the_command_line(
     words = ["annotate", "import", "s.zarr", "lyso", "labels.tif", "--slices", "0,9,18"]
     code, _, sentence = entered(monkeypatch, capsys, *words)
     assert code == 2
-    assert "give --ignore -1 if these pixels are not labeled" in " ".join(sentence.split())
+    assert "give --ignore -1 if these pixels are unlabeled" in " ".join(sentence.split())
     told = sparsem(*words, "--ignore", "-1").stdout
     assert (
         "0.0% to 5.5% of each, of what is labeled there; nothing is drawn on slices 9, 18" in told

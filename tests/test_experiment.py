@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.models import ModelsSettings, Trained, models_compared
 from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared

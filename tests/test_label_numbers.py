@@ -1,4 +1,4 @@
-"""Numbers of label files: read as stored, checked, renumbered where they do not fit, and understood as mask or objects."""
+"""Numbers of label files: read as stored, validated, renumbered where needed, as mask or objects."""
 
 import struct
 import zlib
@@ -15,15 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.label_numbers import UNLABELED, SpecialNumbers, integer_labels, is_any_of
+from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation, read_renumbering
 from sparsem.annotation.renumbering import (
-    UNLABELED,
-    SpecialNumbers,
     extend_renumbering,
     identity_renumbering,
-    integer_labels,
-    is_any_of,
     make_renumbering,
 )
 from sparsem.errors import InputError, SettingsError
@@ -42,7 +40,7 @@ QUIET = Execution(quiet=True)
 
 
 def two_bodies() -> Image8:
-    """Two disjoint boxes, numbered 1 and 2; the second lies on slice 4 only, of the annotated ones."""
+    """Return two disjoint boxes, numbered 1 and 2; of the annotated slices, 2 is on slice 4 only."""
     labels = np.zeros((Z, Y, X), np.uint8)
     labels[1:6, 8:30, 10:33] = 1
     labels[3:5, 34:44, 40:58] = 2
@@ -55,7 +53,7 @@ GRAY = (np.random.default_rng(4).integers(0, 256, LABELS.shape)).astype(np.uint8
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Sample:
-    """A small sample of noise."""
+    """Return a small sample of noise."""
     np.save(tmp_path / "gray.npy", GRAY)
     return import_stack(
         tmp_path / "gray.npy",
@@ -71,7 +69,7 @@ def tif(path: Path, labels: NDArray[Any], **options: Any) -> Path:
 
 
 def png_of_bits(path: Path, image: Image8, bits: int) -> None:
-    """A gray PNG of 1, 2 or 4 bits a pixel."""
+    """Write a gray PNG of 1, 2 or 4 bits a pixel."""
     height, width = image.shape
     packed = np.packbits(
         np.unpackbits(image[..., None], axis=2)[..., 8 - bits :].reshape(height, -1), axis=1
@@ -96,9 +94,9 @@ def png_of_bits(path: Path, image: Image8, bits: int) -> None:
 
 
 def indexed_png(path: Path, image: Image8, **options: Any) -> None:
-    picture = Image.fromarray(image, "P")
-    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
-    picture.save(path, **options)
+    palette_image = Image.fromarray(image, "P")
+    palette_image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    palette_image.save(path, **options)
 
 
 def indexed_tif(path: Path, image: Image8) -> None:
@@ -112,7 +110,7 @@ def folder_of(
     ending: str = "tif",
     labels: NDArray[Any] = LABELS,
 ) -> Path:
-    """The annotated slices, a file each."""
+    """Write the annotated slices, one file each, and return their folder."""
     folder = tmp_path / "masks"
     folder.mkdir()
     for z in SLICES:
@@ -121,14 +119,14 @@ def folder_of(
 
 
 def annotated(sample: Sample, source: Path, name: str = "n", **settings: Any) -> list[Image8]:
-    """Masks of the annotated slices after an import."""
+    """Import an annotation and return the masks of its slices."""
     import_annotation(sample, name, source, AnnotationSettings(**settings))
-    found = read_annotation(sample, next(iter(settings.get("classes", {name: ()}))))
-    return [found.mask(index) for index in range(len(found.z))]
+    annotation = read_annotation(sample, next(iter(settings.get("classes", {name: ()}))))
+    return [annotation.mask(index) for index in range(len(annotation.z))]
 
 
-def assert_masks(found: list[Image8], expected: NDArray[Any]) -> None:
-    for mask, z in zip(found, SLICES, strict=True):
+def assert_masks(masks: list[Image8], expected: NDArray[Any]) -> None:
+    for mask, z in zip(masks, SLICES, strict=True):
         np.testing.assert_array_equal(mask, expected[z])
 
 
@@ -162,7 +160,7 @@ INDEXED: dict[str, tuple[str, Callable[[Path, Image8], Any]]] = {
 
 
 @pytest.mark.parametrize("kind", INDEXED)
-def test_indices_and_few_bits_are_the_numbers_of_classes(
+def test_palette_indices_and_few_bits_are_class_numbers(
     sample: Sample, tmp_path: Path, kind: str
 ) -> None:
     ending, write = INDEXED[kind]
@@ -186,7 +184,7 @@ def test_gray_images_of_few_bits_fill_the_range(tmp_path: Path, bits: int) -> No
     np.testing.assert_array_equal(open_source(tmp_path / "a.png", labels=True).stack[0:1], few[:1])
 
 
-def test_a_gray_palette_is_shown_and_a_color_palette_is_refused(tmp_path: Path) -> None:
+def test_a_gray_palette_is_applied_and_a_color_palette_is_refused(tmp_path: Path) -> None:
     levels = (255 - np.arange(256)) * 257
     tif(
         tmp_path / "gray.tif",
@@ -200,9 +198,9 @@ def test_a_gray_palette_is_shown_and_a_color_palette_is_refused(tmp_path: Path) 
     for name in ("color.tif", "color.png"):
         with pytest.raises(InputError, match=f"{name} has a color palette; expected a gray image"):
             open_source(tmp_path / name)
-    picture = Image.fromarray(GRAY[0], "P")
-    picture.putpalette([level for gray in range(256) for level in [255 - gray] * 3])
-    picture.save(tmp_path / "gray.png")
+    palette_image = Image.fromarray(GRAY[0], "P")
+    palette_image.putpalette([level for gray in range(256) for level in [255 - gray] * 3])
+    palette_image.save(tmp_path / "gray.png")
     np.testing.assert_array_equal(open_source(tmp_path / "gray.png").stack[0:1], 255 - GRAY[:1])
 
 
@@ -342,7 +340,7 @@ def test_images_with_white_as_0_are_taken_as_displayed(
     np.testing.assert_array_equal(stored.image().read(slice(None)), stack)
 
 
-# Numbers that mean "not labeled".
+# Numbers of unlabeled pixels.
 
 
 @pytest.mark.parametrize(
@@ -357,7 +355,7 @@ def test_images_with_white_as_0_are_taken_as_displayed(
         (np.int64, 2**63 - 1),
     ],
 )
-def test_a_number_for_pixels_that_are_not_labeled(
+def test_a_number_for_unlabeled_pixels(
     sample: Sample, tmp_path: Path, kind: Any, mark: int
 ) -> None:
     labels = (LABELS == 1).astype(kind)
@@ -368,7 +366,7 @@ def test_a_number_for_pixels_that_are_not_labeled(
     if mark < 0 or mark >= 2**63 - 1:
         with pytest.raises(
             InputError,
-            match=rf"Slice 1 of .* holds {mark}, but .*; give --ignore {mark} if these pixels are not labeled",
+            match=rf"Slice 1 of .* holds {mark}, but .*; give --ignore {mark} if these pixels are unlabeled",
         ):
             annotated(sample, folder)
     truth = tif(tmp_path / "truth.tif", labels)
@@ -386,15 +384,15 @@ def test_a_number_for_pixels_that_are_not_labeled(
 def test_the_largest_number_of_a_type_is_reported(
     sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Void of Pascal VOC, and 255 objects, and a mask that is 1 on some slices and 255 on others."""
+    """Cases: void of Pascal VOC, 255 objects, a mask that is 1 on a slice and 255 on another."""
     void = LABELS.copy()
     void[:, :4] = 255
     folder = folder_of(tmp_path, tif, labels=void)
     import_annotation(sample, "a", folder, on=Execution())
-    assert "Note: pixels of 255 in" in (told := " ".join(capsys.readouterr().err.split()))
-    assert "count as the structure; if they are not labeled, give --ignore 255." in told
+    assert "Note: pixels of 255 in" in (message := " ".join(capsys.readouterr().err.split()))
+    assert "count as the structure; if they are unlabeled, give --ignore 255." in message
     import_annotation(sample, "b", folder, AnnotationSettings(classes={"b": (1,)}), on=Execution())
-    assert "count as background; if they are not labeled, give --ignore 255." in " ".join(
+    assert "count as background; if they are unlabeled, give --ignore 255." in " ".join(
         capsys.readouterr().err.split()
     )
     import_annotation(
@@ -429,13 +427,15 @@ def test_labels_of_every_slice_with_a_number_for_background(sample: Sample, tmp_
         ({"background": 0}, "0 is background already"),
         (
             {"classes": ["a=0,1"]},
-            "a was given the number 0; the numbers of a class are 1 or more, 0 is background",
+            "a has the number 0, but the numbers of a class are 1 or more; 0 is background",
         ),
-        ({"classes": ["a=-1"], "ignore": -1}, "a was given the number -1"),
+        ({"classes": ["a=-1"], "ignore": -1}, "a has the number -1"),
         ({"ignore": -1, "background": -1}, "-1 cannot be both ignored and background"),
     ],
 )
-def test_numbers_that_cannot_mean_that(settings: dict[str, Any], sentence: str) -> None:
+def test_numbers_with_contradictory_meanings_are_refused(
+    settings: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(SettingsError, match=sentence):
         parse(AnnotationSettings, settings, "command line")
 
@@ -482,12 +482,12 @@ def test_slices_that_are_added_keep_numbers(sample: Sample, tmp_path: Path) -> N
     more[0, 0] = 3
     import_annotation(sample, "n", tif(tmp_path / "m_003.tif", more), AnnotationSettings(add=True))
     import_annotation(
-        sample, "n", folder, AnnotationSettings(ignore=3), quiet=True
+        sample, "n", folder, AnnotationSettings(ignore=3), on=QUIET
     )  # the first folder again: nothing is lost
-    found = read_annotation(sample, "n")
-    assert found.z == (1, 3, 4)
-    assert found.ignore == UNLABELED
-    labels = np.asarray(found.labels[0:3])
+    annotation = read_annotation(sample, "n")
+    assert annotation.z == (1, 3, 4)
+    assert annotation.ignore == UNLABELED
+    labels = np.asarray(annotation.labels[0:3])
     np.testing.assert_array_equal(labels[[0, 2]], LABELS[list(SLICES)])
     assert labels[1][LABELS[3] == 1].tolist() == [2] * int((LABELS[3] == 1).sum())
     assert labels[1][LABELS[3] == 2].tolist() == [3] * int((LABELS[3] == 2).sum())
@@ -508,19 +508,19 @@ def test_small_numbers_stay_when_huge_ones_are_added(sample: Sample, tmp_path: P
     more[LABELS[3] == 2] = HUGE
     more[0] = 200
     import_annotation(sample, "n", tif(tmp_path / "m_003.tif", more), AnnotationSettings(add=True))
-    found = read_annotation(sample, "n")
+    annotation = read_annotation(sample, "n")
     expected = LABELS.astype(np.uint32) * 7
     expected[3][LABELS[3] == 2] = 15  # the next after 7 and 14
-    for index, z in enumerate(found.z):
-        objects, known = found.objects(index)
+    for index, z in enumerate(annotation.z):
+        objects, known = annotation.objects(index)
         assert not known[0].any()
         assert known[1:].all()
         np.testing.assert_array_equal(objects, expected[z])
-    assert read_renumbering(sample, "n").number(HUGE) == 15
+    assert read_renumbering(sample, "n").stored_number(HUGE) == 15
 
 
 def test_annotations_move_along_with_the_highest_numbers(sample: Sample, tmp_path: Path) -> None:
-    """2^32 - 1 stands for what lies beyond the image: an object of that number would get lost."""
+    """2^32 - 1 stands for pixels outside the image: an object of that number would be lost."""
     labels = LABELS.astype(np.uint32) * (2**31)
     labels[LABELS == 2] = 2**32 - 1
     import_annotation(sample, "n", folder_of(tmp_path, tif, labels=labels))
@@ -542,28 +542,30 @@ def test_renumbering_is_one_to_one_and_extends(
     marks = set() if ignore is None else {ignore}
     for numbers, mapping in ((first, once), (first | second, more)):
         objects = sorted(numbers - marks - {0})
-        stored = [mapping.number(one) for one in objects]
+        stored = [mapping.stored_number(one) for one in objects]
         assert len(set(stored)) == len(stored)
-        assert not set(stored) & {0, *(mapping.number(one) for one in marks)}
+        assert not set(stored) & {0, *(mapping.stored_number(one) for one in marks)}
         assert max(stored, default=0) < 2**32
         file = np.array([*objects, 0], np.uint64)
-        assert mapping.of(file).tolist() == [*stored, 0]
-    assert [more.number(one) for one in first - marks] == [
-        once.number(one) for one in first - marks
+        assert mapping.apply(file).tolist() == [*stored, 0]
+    assert [more.stored_number(one) for one in first - marks] == [
+        once.stored_number(one) for one in first - marks
     ]
     assert (
         sorted(once.stored.tolist()) == once.stored.tolist()
     )  # in ascending order of the file's numbers
 
 
-def test_numbers_beyond_a_type_are_in_no_image_of_it() -> None:
+def test_numbers_beyond_the_type_of_an_array_match_nothing() -> None:
     numbers = np.array([1, 2, 200], np.uint8)
     assert is_any_of(numbers, (1, 257, -1, 2**64 - 1)).tolist() == [True, False, False]
     wide = np.array([2**63 + 1, 2**63], np.uint64)
     assert is_any_of(wide, (2**63 + 1, 1)).tolist() == [True, False]
     with pytest.raises(KeyError):
-        make_renumbering([HUGE]).of(np.array([HUGE + 1], np.uint64))
-    assert identity_renumbering(SpecialNumbers(-1)).of(np.array([-1, 0, 3], np.int16)).tolist() == [
+        make_renumbering([HUGE]).apply(np.array([HUGE + 1], np.uint64))
+    assert identity_renumbering(SpecialNumbers(-1)).apply(
+        np.array([-1, 0, 3], np.int16)
+    ).tolist() == [
         UNLABELED,
         0,
         3,
@@ -578,25 +580,25 @@ def test_numbers_beyond_a_type_are_in_no_image_of_it() -> None:
     [
         (
             np.where(LABELS, np.nan, 0).astype(np.float32),
-            r"slice 1 of .* holds NaN; replace it by a number of its own",
+            r"slice 1 of .* holds NaN; replace them by a number that is not used",
         ),
         (np.where(LABELS, np.inf, 0).astype(np.float32), r"slice 1 of .* holds infinite values"),
         (
             LABELS * np.float32(0.37),
-            r"slice 1 of .* holds float32 such as 0.37; is it a probability map\? Threshold it",
+            r"slice 1 of .* holds float32 values such as 0.37; if it is a probability map, threshold it",
         ),
-        (LABELS * 1.37, r"slice 1 of .* holds float64 such as 1.37; save whole numbers"),
+        (LABELS * 1.37, r"slice 1 of .* holds float64 values such as 1.37; save whole numbers"),
         (
             LABELS * np.float32(2**24),
             r"Slice 1 of .* holds float32 numbers up to 16777216, but these are exact only below 16777216",
         ),
         (
             LABELS * np.float64(2**53),
-            r"but these are exact only below 9007199254740992: different objects may have one number",
+            r"but these are exact only below 9007199254740992: several objects may have the same number",
         ),
     ],
 )
-def test_floats_that_are_no_labels_are_one_sentence(
+def test_floats_that_are_not_labels_are_refused_in_one_sentence(
     sample: Sample, tmp_path: Path, labels: NDArray[Any], sentence: str
 ) -> None:
     folder = folder_of(tmp_path, tif, labels=labels)
@@ -620,16 +622,16 @@ def test_whole_floats_are_labels(sample: Sample, tmp_path: Path) -> None:
     assert integer_labels(np.array([[2.0**52, 0]]), "x").tolist() == [[2**52, 0]]
 
 
-# Smeared masks.
+# Interpolated masks.
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.float32])
-@pytest.mark.parametrize("way", ["jpeg", "resized"])
-def test_smeared_masks_are_refused_everywhere(
-    sample: Sample, tmp_path: Path, kind: Any, way: str
+@pytest.mark.parametrize("method", ["jpeg", "resized"])
+def test_interpolated_masks_are_refused_everywhere(
+    sample: Sample, tmp_path: Path, kind: Any, method: str
 ) -> None:
-    def smeared(mask: Image8) -> NDArray[Any]:
-        if way == "jpeg":
+    def interpolated(mask: Image8) -> NDArray[Any]:
+        if method == "jpeg":
             return np.asarray(
                 cv2.imdecode(cv2.imencode(".jpg", mask, [1, 60])[1], cv2.IMREAD_UNCHANGED)
             )
@@ -641,7 +643,7 @@ def test_smeared_masks_are_refused_everywhere(
 
     yy, xx = np.mgrid[0:Y, 0:X]
     disc = ((yy - 24) ** 2 + (xx - 30) ** 2 < 200).astype(np.uint8) * 255
-    labels = np.stack([smeared(disc)] * Z).astype(kind)
+    labels = np.stack([interpolated(disc)] * Z).astype(kind)
     path = tif(tmp_path / "all.tif", labels)
     import_labels(sample.path, "n", tif(tmp_path / "n.tif", LABELS), on=QUIET)
     for made, options in (
@@ -654,7 +656,7 @@ def test_smeared_masks_are_refused_everywhere(
     ):
         with pytest.raises(
             InputError,
-            match=rf"[Ss]lice 0 of .* is a mask of 0 and 255 .*, or say what its numbers mean with {options}",
+            match=rf"[Ss]lice 0 of .* is a mask of 0 and 255, but .*, or state what its numbers mean with {options}",
         ):
             made()
 
@@ -693,14 +695,14 @@ def test_numbers_can_be_read_as_a_mask(sample: Sample, tmp_path: Path) -> None:
         )
 
 
-def test_what_was_read_is_reported(
+def test_unusual_masks_are_reported(
     sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import_labels(
         sample.path, "a", tif(tmp_path / "a.tif", (LABELS > 0) * np.uint8(7)), on=Execution()
     )
     assert (
-        "all labels of a.tif have the number 7: read as a mask. --label-type objects makes it one object."
+        "all labels of a.tif have the number 7 and were read as a mask. With --label-type objects they are one object."
         in " ".join(capsys.readouterr().err.split())
     )
     import_labels(sample.path, "b", tif(tmp_path / "b.tif", LABELS * np.uint8(0)), on=Execution())

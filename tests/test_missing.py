@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.annotation.importing import import_labels
+from sparsem.annotation.label_volumes import import_labels
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.missing import describe_slices

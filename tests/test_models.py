@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparsem.models.device as device_module
-from sparsem.annotation.labeled_slices import UNKNOWN, write_annotation
+from sparsem.annotation.labeled_slices import UNKNOWN
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SettingsError
 from sparsem.models.architectures import (
     ARCHITECTURES,

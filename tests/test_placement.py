@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation, import_labels
+from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.labeled_slices import read_annotation, stored_labels
 from sparsem.errors import InputError
 from sparsem.io.ingest import ImportSettings

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.phantom.phantom import PhantomSettings, phantom

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.constrain import constrain, remove_constrained

@@ -177,9 +177,9 @@ def test_parts_of_slices_are_compared_inside_alone(found: Sample, tmp_path: Path
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ("2:6,1:9,5:25", "holds 5:25 along x, but the stack has 0:24"),
-        ("5:5,:,:", "holds 5:5 along z"),
-        (":,-3:4,:", "holds -3:4 along y"),
+        ("2:6,1:9,5:25", "is 5:25 along x, but the stack has 0:24"),
+        ("5:5,:,:", "is 5:5 along z"),
+        (":,-3:4,:", "is -3:4 along y"),
     ],
 )
 def test_boxes_beyond_the_stack_are_refused(

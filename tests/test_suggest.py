@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import write_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.models.checkpoint import read_recipe
 from sparsem.segment.cross_validation import (

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsem.annotation.importing import AnnotationSettings
-from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation, write_annotation
+from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import SettingsError
 from sparsem.segment.predict import predict
 from sparsem.segment.targets import interior_and_boundary, shrink_labels

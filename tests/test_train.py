@@ -16,7 +16,8 @@ from filelock import FileLock
 import sparsem.segment.supervised
 import sparsem.segment.train
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.annotation.labeled_slices import UNKNOWN, write_annotation
+from sparsem.annotation.labeled_slices import UNKNOWN
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import load_tensors, read_recipe

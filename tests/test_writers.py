@@ -10,7 +10,8 @@ import scipy.io
 import tifffile
 
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.annotation.labeled_slices import read_annotation, write_annotation
+from sparsem.annotation.labeled_slices import read_annotation
+from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.io import writers
 from sparsem.io.readers.open import open_source

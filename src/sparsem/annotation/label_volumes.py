@@ -1,143 +1,254 @@
-"""Labels of every slice, made elsewhere: whether they are a mask or numbers of objects, and how these are stored."""
+"""Import of labels of every slice that another program made, as a mask or as numbered objects."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsem.annotation.renumbering import (
+from sparsem.annotation.annotated_image import candidate_shapes, find_annotated_image
+from sparsem.annotation.label_numbers import (
     Labels,
     Numbers,
-    Renumbering,
     SpecialNumbers,
     distinct_numbers,
-    identity_renumbering,
     integer_labels,
-    make_renumbering,
     refuse_interpolated_mask,
 )
-from sparsem.geometry import ZBlock
-from sparsem.io.ingest import ImportSettings
+from sparsem.annotation.renumbering import (
+    Renumbering,
+    identity_renumbering,
+    make_renumbering,
+    write_renumbering_table,
+)
+from sparsem.errors import InputError
+from sparsem.geometry import VoxelSize, ZBlock, axes_hint, z_blocks
+from sparsem.io.ingest import ImportSettings, open_import_source, report_reading, stated_voxel_size
+from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.io.readers.source import Source, Stack
 from sparsem.progress import tell
+from sparsem.settings import resolve_settings
+from sparsem.store.names import checked_name
 from sparsem.store.sample import Sample
-from sparsem.workflow.stage import BlockResult
+from sparsem.store.volume import Kind, VolumeSpec, volume_spec
+from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.stage import BlockResult, Stage
 
-WIDE_BYTES = 8  # numbers of this width may be beyond 32 bits
-USUAL_MASK = (1, 255)  # numbers of the structure in most masks
+WIDE_BYTES = 8  # numbers of this width may exceed 32 bits
+USUAL_MASK_NUMBERS = (1, 255)  # numbers of the structure in most masks
+
+
+def import_labels(
+    path: str | Path,
+    name: str,
+    source: str | Path,
+    settings: ImportSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
+) -> Sample:
+    """Write ``labels/NAME`` from labels of every slice that another program made.
+
+    A mask is stored as a mask, numbered objects keep their numbers (see ``renumbering`` for numbers
+    beyond 32 bits). The labels belong to the newest image of their shape.
+
+    Args:
+        path: a sample, or a new one, which then holds labels and no image.
+        name: name of the structure.
+        source: file, folder or glob; see ``open_source``.
+        settings: voxel size where neither sample nor format states one, block depth.
+        on: how the work is distributed.
+        changes: fields of the settings, by name.
+
+    Raises:
+        InputError: the source cannot be read, has another shape than the sample, or no voxel size is
+            known.
+        ResumeError: the sample has other labels of that name, and ``on.overwrite`` is not set.
+    """
+    settings = resolve_settings(ImportSettings, settings, changes)
+    checked_name(name)
+    labels = open_import_source(source, settings, labels=True)
+    sample = Sample.create(path)
+    labels = uncrop_segmentation(labels, candidate_shapes(sample) if sample.has_image else [])
+    target = _target_of(sample, name, labels, settings, str(source), on.quiet)
+    z, y, x = target.shape
+    blocks = z_blocks(z, target.depth)
+    report_reading(labels, settings, on.quiet)
+    interpretation = detect_label_type(labels, blocks, settings, on.quiet)
+    output = target.spec(interpretation)
+    needs = Needs(
+        target.depth * y * x * (labels.stack.dtype.itemsize + 14) + y * x * 32,
+        output.nbytes // 8,
+        "a smaller --block-depth needs less",
+    )
+    inputs = {
+        "source": labels.identity(),
+        "files": labels.title,
+        "reading": str(interpretation),
+    }
+    if target.made_on:
+        inputs["image"] = target.made_on[1]
+    if settings.missing == "fill" and labels.missing:
+        inputs["filled"] = "; ".join(missing.note for missing in labels.missing)
+    with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
+        stage.map(_labels_block, blocks, labels.stack, output.path, interpretation)
+    write_renumbering_table(sample, f"label_ids_{name}", interpretation.renumbering)
+    return sample
 
 
 @dataclass(frozen=True, eq=False)
 class LabelInterpretation:
-    """How a volume of labels is understood.
+    """Interpretation of the numbers in a label volume.
 
     Attributes:
-        is_mask: all that is not 0 is the structure; else every number is an object.
-        value: the only number but 0 of a mask; None where that was not looked for or there is none.
-        background: a number that is background in addition to 0.
-        may_be_smeared: nothing is said about what the numbers mean, so gray levels between two numbers would pass for labels.
-        renumbering: from numbers of the file to stored ones.
+        is_mask: every number except 0 is the structure; if False, every number is an object.
+        value: the only number except 0 in a mask; None if it was not determined, or if there is none.
+        background: number that is background in addition to 0.
+        check_interpolation: nothing states what the numbers mean, so gray levels between two numbers
+            of an interpolated mask would be taken for labels.
+        renumbering: mapping from the numbers of the file to the stored ones.
         title: the file, for messages.
     """
 
     is_mask: bool
     value: int | None
     background: int | None
-    may_be_smeared: bool
+    check_interpolation: bool
     renumbering: Renumbering
     title: str
 
     def __str__(self) -> str:
         if self.is_mask:
             return "a mask" if self.value is None else f"a mask (value {self.value})"
-        return (
-            "objects by number"
-            if self.renumbering.is_identity
-            else "objects by number, renumbered from 1"
-        )
+        if self.renumbering.is_identity:
+            return "objects by number"
+        return "objects by number, renumbered from 1"
 
-    def of_file(self, block: ZBlock, stack: Stack) -> Numbers:
-        """Numbers (z, y, x) of a block as they are in the file, 0 for background.
+    def file_numbers(self, block: ZBlock, stack: Stack) -> Numbers:
+        """Return the numbers (z, y, x) of a block as they are in the file, 0 for background.
 
         Raises:
-            InputError: these are no labels; the slice is named.
+            InputError: a slice does not hold labels; it is named.
         """
         special = SpecialNumbers(background=self.background, option="--background")
         slices = []
-        for z, stored in zip(
-            range(block.start, block.stop), np.asarray(stack[block.own]), strict=True
-        ):
+        slices_in_file = np.asarray(stack[block.own])
+        for z, slice_in_file in zip(range(block.start, block.stop), slices_in_file, strict=True):
             where = f"slice {z} of {self.title}"
-            numbers = integer_labels(stored, where, special)
+            numbers = integer_labels(slice_in_file, where, special)
             if self.background is not None:
                 numbers = np.where(numbers == self.background, 0, numbers).astype(numbers.dtype)
-            if self.may_be_smeared:
+            if self.check_interpolation:
                 refuse_interpolated_mask(numbers, where, "--label-type objects")
             slices.append(numbers)
         return np.stack(slices)
 
     def labels(self, block: ZBlock, stack: Stack) -> Labels:
-        """Labels (z, y, x) of a block as they are stored: uint8 of a mask, uint32 of objects."""
-        numbers = self.of_file(block, stack)
-        return (numbers != 0).astype(np.uint8) if self.is_mask else self.renumbering.of(numbers)
+        """Return the labels (z, y, x) of a block as stored: uint8 for a mask, uint32 for objects."""
+        numbers = self.file_numbers(block, stack)
+        return (numbers != 0).astype(np.uint8) if self.is_mask else self.renumbering.apply(numbers)
 
 
 def detect_label_type(
-    found: Source, blocks: Sequence[ZBlock], settings: ImportSettings, quiet: bool
+    labels: Source, blocks: Sequence[ZBlock], settings: ImportSettings, quiet: bool
 ) -> LabelInterpretation:
-    """How labels of every slice are to be understood: one number is a mask, several are objects, unless settings say which.
+    """Return whether labels of every slice are a mask (one number) or objects (several numbers).
 
-    Numbers that may be beyond 32 bits are all read for that, a block at a time.
+    Settings take precedence. If numbers may exceed 32 bits, all of them are read, block by block.
 
     Raises:
-        InputError: these are no labels.
+        InputError: the source does not hold labels.
     """
-    unread = LabelInterpretation(
-        settings.label_type == "mask",
-        None,
-        settings.background,
-        settings.label_type is None,
-        identity_renumbering(),
-        found.title,
+    stated = LabelInterpretation(
+        is_mask=settings.label_type == "mask",
+        value=None,
+        background=settings.background,
+        check_interpolation=settings.label_type is None,
+        renumbering=identity_renumbering(),
+        title=labels.title,
     )
-    is_wide = found.stack.dtype.itemsize >= WIDE_BYTES and settings.label_type != "mask"
+    is_wide = labels.stack.dtype.itemsize >= WIDE_BYTES and settings.label_type != "mask"
     if settings.label_type is not None and not is_wide:
-        return unread
+        return stated
     numbers: set[int] = set()
     for block in blocks:
-        numbers |= distinct_numbers(unread.of_file(block, found.stack)) - {0}
+        numbers |= distinct_numbers(stated.file_numbers(block, labels.stack)) - {0}
         if len(numbers) > 1 and not is_wide:
             break
     is_mask = settings.label_type is None and len(numbers) <= 1
-    value = max(numbers, default=None) if is_mask else None
-    _report(found.title, is_mask, value, quiet)
-    renumbering = identity_renumbering() if is_mask else make_renumbering(numbers)
-    return LabelInterpretation(
-        is_mask, value, settings.background, unread.may_be_smeared, renumbering, found.title
-    )
+    if not is_mask:
+        return replace(stated, is_mask=False, renumbering=make_renumbering(numbers))
+    value = max(numbers, default=None)
+    _report_unusual_mask(labels.title, value, quiet)
+    return replace(stated, is_mask=True, value=value)
 
 
-def _report(title: str, is_mask: bool, value: int | None, quiet: bool) -> None:
-    """Report a mask that may be meant otherwise."""
-    if is_mask and value is None:
+def _report_unusual_mask(title: str, value: int | None, quiet: bool) -> None:
+    """Report a mask that may have another meaning."""
+    if value is None:
         tell(f"Note: {title} holds no labels, every voxel is 0.", quiet)
-    elif is_mask and value not in USUAL_MASK:
+    elif value not in USUAL_MASK_NUMBERS:
         tell(
-            f"Note: all labels of {title} have the number {value}: read as a mask. --label-type objects makes it one object.",
+            f"Note: all labels of {title} have the number {value} and were read as a mask. With "
+            "--label-type objects they are one object.",
             quiet,
         )
 
 
-def labels_block(
-    block: ZBlock, stack: Stack, path: str, reading: LabelInterpretation
+class _Target(NamedTuple):
+    """The volume that labels are written to.
+
+    Attributes:
+        path: its path in the sample.
+        shape: (z, y, x).
+        voxel: voxel size.
+        depth: slices of a block.
+        made_on: name and fingerprint of the derived image to which the labels belong; None if they
+            belong to the raw image, or if the sample has none.
+    """
+
+    path: str
+    shape: tuple[int, int, int]
+    voxel: VoxelSize
+    depth: int
+    made_on: tuple[str, str] | None
+
+    def spec(self, interpretation: LabelInterpretation) -> VolumeSpec:
+        """Return the volume, with the type that the labels need."""
+        dtype = np.uint8 if interpretation.is_mask else np.uint32
+        return volume_spec(
+            self.path, self.shape, dtype, Kind.LABELS, self.voxel, self.depth, self.made_on
+        )
+
+
+def _target_of(
+    sample: Sample, name: str, labels: Source, settings: ImportSettings, where: str, quiet: bool
+) -> _Target:
+    """Return the volume for labels.
+
+    Raises:
+        InputError: no image of the sample has their shape, or no voxel size is known.
+    """
+    z, y, x = labels.stack.shape
+    path = f"labels/{name}"
+    if not sample.has_image:
+        voxel = stated_voxel_size(labels, settings, where, quiet)
+        return _Target(path, (z, y, x), voxel, min(settings.block_depth, z), None)
+    image_name = find_annotated_image(sample, (z, y, x))
+    if image_name is None:
+        shape = sample.image().shape
+        hint = axes_hint((z, y, x), shape)
+        raise InputError(
+            f"{where} has the shape {(z, y, x)}, but the image of {sample.path.name} has {shape}{hint}."
+        )
+    image = sample.image(image_name)
+    made_on = (image_name, image.fingerprint) if image_name != "raw" else None
+    return _Target(path, (z, y, x), image.voxel_size, image.block_depth, made_on)
+
+
+def _labels_block(
+    block: ZBlock, stack: Stack, path: str, interpretation: LabelInterpretation
 ) -> BlockResult:
-    """A block of labels for the volume at ``path``."""
-    return {path: reading.labels(block, stack)}, {}
-
-
-def write_renumbering_table(sample: Sample, table: str, renumbering: Renumbering) -> None:
-    """Write the table of stored numbers and those of the file; remove it where they are the same."""
-    if renumbering.is_identity:
-        sample.remove_table(table)
-    else:
-        sample.write_table(table, renumbering.table())
+    """Return a block of labels for the volume at ``path``."""
+    return {path: interpretation.labels(block, stack)}, {}

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from sparsem.annotation.importing import AnnotationSettings, import_labels
+from sparsem.annotation.importing import AnnotationSettings
 from sparsem.annotation.importing import import_annotation as _import_annotation
+from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.labeled_slices import (
     annotated_structures,
     read_annotation,

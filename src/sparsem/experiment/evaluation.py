@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
+from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on
-from sparsem.annotation.renumbering import UNLABELED
 from sparsem.geometry import ZBlock
 from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
 from sparsem.segment.predict import PredictSettings, file_hash, predict_slice, settings_for_device

@@ -5,11 +5,8 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from sparsem.annotation.labeled_slices import (
-    annotated_structures,
-    annotation_names,
-    remove_replaced_annotation,
-)
+from sparsem.annotation.labeled_slices import annotated_structures, annotation_names
+from sparsem.annotation.writing import remove_replaced_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample, now

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem import __version__
-from sparsem.annotation.renumbering import integer_labels
+from sparsem.annotation.label_numbers import integer_labels
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.io.ingest import GrayMapping, ImportSettings, gray_mapping, refuse_non_finite

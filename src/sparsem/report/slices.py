@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.renumbering import UNLABELED
+from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.io.readers.source import Stack
 from sparsem.labels.overlaps import resample_labels
 from sparsem.report.boxes import BoxLayer, edges_of

@@ -15,9 +15,9 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from sparsem.annotation.ground_truth import GroundTruthSettings, read_ground_truth
-from sparsem.annotation.label_volumes import write_renumbering_table
+from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.annotation.labeled_slices import corrected_slices
-from sparsem.annotation.renumbering import UNLABELED
+from sparsem.annotation.renumbering import write_renumbering_table
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.io.readers.source import Stack

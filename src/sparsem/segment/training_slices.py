@@ -80,9 +80,9 @@ def read_training_slices(
         inputs |= {f"image {number}": image.fingerprint}
         inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
         prints = {
-            name: dict(zip(map(str, one.z), one.prints, strict=True))
+            name: dict(zip(map(str, one.z), one.slice_fingerprints, strict=True))
             for name, one in annotations.items()
-            if one.prints
+            if one.slice_fingerprints
         }
         inputs |= {f"{name} {number}{SLICES}": of_slices for name, of_slices in prints.items()}
         chosen = sorted({z for one in annotations.values() for z in one.z})

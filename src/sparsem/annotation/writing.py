@@ -1,0 +1,307 @@
+"""Annotations on disk: writing, replacing and restoring ``annotations/NAME`` of a sample.
+
+An annotation is written to ``.sparsem/work`` and renamed into place at the end, so that a killed run
+leaves the old labels or the new ones.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from sparsem.annotation.label_numbers import Labels, SpecialNumbers
+from sparsem.annotation.labeled_slices import (
+    Attributes,
+    Origin,
+    refuse_second_annotation,
+    structure_mask,
+)
+from sparsem.annotation.renumbering import Renumbering, identity_renumbering
+from sparsem.errors import ResumeError
+from sparsem.store.names import checked_name
+from sparsem.store.sample import Sample, now
+from sparsem.store.snapshot import read_attributes
+from sparsem.store.volume import put_in_place, write_group
+
+CHUNK_PX = 2048
+
+
+def write_annotation(
+    sample: Sample,
+    name: str,
+    z: Sequence[int],
+    slices: Iterable[Labels],
+    classes: Mapping[str, Sequence[int]] | None = None,
+    ignore: int | None = None,
+    image: str = "raw",
+    overwrite: bool = False,
+    background: int | None = None,
+    added: Sequence[int] = (),
+    renumbering: Renumbering | None = None,
+    origin: Mapping[int, Origin] | None = None,
+) -> None:
+    """Write labels as ``annotations/NAME``, one slice at a time, and rename it into place at the end.
+
+    Args:
+        sample: sample to write to.
+        name: name of the structure, or of the set of structures in ``classes``.
+        z: slice numbers.
+        slices: labels (y, x) of each slice, as they are stored.
+        classes: structure -> its numbers in the file that the labels came from.
+        ignore: number of unlabeled pixels in that file.
+        image: name of the image that the labels were drawn on.
+        overwrite: replace other labels of that name.
+        background: number of background pixels in that file, in addition to 0.
+        added: slices that were added to an existing annotation.
+        renumbering: mapping from the numbers of the file to the labels; the identity if not given.
+        origin: how the labels of a slice came about; manual where it is not given.
+
+    Raises:
+        InputError: a name cannot be that of a folder, or another annotation holds a structure.
+        ResumeError: the sample has other labels of that name, and ``overwrite`` is not set.
+    """
+    class_names = list(classes or {})
+    for checked in (name, *class_names):
+        checked_name(checked)
+    refuse_second_annotation(sample, name, class_names or [name])
+    numbers_of_classes = {key: list(numbers) for key, numbers in (classes or {}).items()}
+    renumbering = renumbering or identity_renumbering(SpecialNumbers(ignore, background))
+    meaning = _stored_meaning(numbers_of_classes, renumbering)
+    with sample.locked():
+        unfinished = sample.path / ".sparsem" / "work" / f"annotation-{name}"
+        _restore(sample, name)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        drawn_on = sample.image(image)
+        summary = _write_slices(unfinished / "labels", name, z, slices, drawn_on.shape, meaning)
+        attributes = _attributes(z, meaning, (image, drawn_on.fingerprint), added, summary)
+        attributes["origin"] = {str(number): (origin or {}).get(number, "manual") for number in z}
+        _write_file_numbers(unfinished / "file_ids", renumbering)
+        write_group(unfinished, {"sparsem": attributes})
+        _refuse_other_labels(sample, name, unfinished, attributes, overwrite)
+        _publish(sample, name, unfinished, attributes)
+
+
+@dataclass
+class _WriteSummary:
+    """Facts that are collected while slices are written.
+
+    Attributes:
+        content: running hash of all labels.
+        slice_fingerprints: slice number -> hash of its labels.
+        empty: structure -> slices on which it is absent.
+        unknown: slices without a labeled pixel.
+    """
+
+    content: "hashlib.blake2b"
+    slice_fingerprints: dict[str, str]
+    empty: dict[str, list[int]]
+    unknown: list[int]
+
+
+def _write_slices(
+    store: Path,
+    name: str,
+    z: Sequence[int],
+    slices: Iterable[Labels],
+    shape: tuple[int, int, int],
+    meaning: Mapping[str, Any],
+) -> _WriteSummary:
+    """Write slices one at a time; ``meaning`` is that of the stored numbers."""
+    structures: Mapping[str, Sequence[int]] = meaning["classes"] or {name: ()}
+    ignore, background = meaning["ignore"], meaning["background"]
+    summary = _WriteSummary(
+        content=hashlib.blake2b(digest_size=16),
+        slice_fingerprints={},
+        empty={structure: [] for structure in structures},
+        unknown=[],
+    )
+    array = None
+    for index, (slice_number, labels) in enumerate(zip(z, slices, strict=True)):
+        if array is None:
+            array = _create_array(store, (len(z), *shape[1:]))
+        array[index] = labels
+        stored = np.ascontiguousarray(labels, np.uint32).tobytes()
+        summary.content.update(stored)
+        fingerprint = hashlib.blake2b(stored, digest_size=8).hexdigest()
+        summary.slice_fingerprints[str(slice_number)] = fingerprint
+        for structure, ids in structures.items():
+            inside, known = structure_mask(labels, ids, ignore, background)
+            if known.any() and not inside.any():
+                summary.empty[structure].append(slice_number)
+        if ignore is not None and (labels == ignore).all():
+            summary.unknown.append(slice_number)
+    return summary
+
+
+def _create_array(store: Path, shape: tuple[int, int, int]) -> "zarr.Array[Any]":
+    return zarr.create_array(
+        store=store,
+        shape=shape,
+        chunks=(1, min(shape[1], CHUNK_PX), min(shape[2], CHUNK_PX)),
+        dtype=np.uint32,
+        dimension_names=("slice", "y", "x"),
+        config={"write_empty_chunks": True},  # a missing chunk shows a loss of data
+    )
+
+
+def _attributes(
+    z: Sequence[int],
+    meaning: Mapping[str, Any],
+    image: tuple[str, str],
+    added: Sequence[int],
+    summary: _WriteSummary,
+) -> Attributes:
+    """Return the attributes of an annotation.
+
+    ``image`` is the name and the fingerprint of the image that it was drawn on. The fingerprint of the
+    annotation is a hash of the labels and of all attributes before it, in this order.
+    """
+    attributes: Attributes = {
+        "z": list(z),
+        "classes": meaning["classes"],
+        "ignore": meaning["ignore"],
+        "background": meaning["background"],
+        "image": image[0],
+        "image_fingerprint": image[1],
+    }
+    if added:
+        attributes["added"] = list(added)
+    if "file" in meaning:
+        attributes["file"] = meaning["file"]
+    summary.content.update(repr(attributes).encode())
+    attributes["fingerprint"] = summary.content.hexdigest()
+    attributes["slices"] = summary.slice_fingerprints
+    attributes["empty"] = summary.empty
+    attributes["unknown"] = summary.unknown
+    return attributes
+
+
+def _stored_meaning(classes: dict[str, list[int]], renumbering: Renumbering) -> dict[str, Any]:
+    """Return classes, ignored and background number as they are stored.
+
+    Where the numbers of the file differ, they are added under ``file``.
+    """
+    special = renumbering.special
+    in_file = {"classes": classes, "ignore": special.ignore, "background": special.background}
+    stored_classes = {
+        name: [renumbering.stored_number(number) for number in numbers]
+        for name, numbers in classes.items()
+    }
+    stored = {
+        "classes": stored_classes,
+        "ignore": _stored_special(special.ignore, renumbering),
+        "background": _stored_special(special.background, renumbering),
+    }
+    return stored if in_file == stored else {**stored, "file": in_file}
+
+
+def _stored_special(number: int | None, renumbering: Renumbering) -> int | None:
+    return None if number is None else renumbering.stored_number(number)
+
+
+def _write_file_numbers(store: Path, renumbering: Renumbering) -> None:
+    """Write numbers of the file and stored ones as (n, 2) uint64; no array where they are equal."""
+    if not renumbering.is_identity:
+        pairs = np.stack([renumbering.file, renumbering.stored.astype(np.uint64)], axis=1)
+        zarr.create_array(store=store, data=pairs, dimension_names=("id", "file_and_stored"))
+
+
+def _refuse_other_labels(
+    sample: Sample, name: str, unfinished: Path, attributes: Attributes, overwrite: bool
+) -> None:
+    """Remove the unfinished labels and refuse to replace labels that differ from them."""
+    final = sample.path / "annotations" / name
+    if not final.exists():
+        return
+    previous = read_attributes(final)["sparsem"]
+    if previous["fingerprint"] != attributes["fingerprint"] and not overwrite:
+        shutil.rmtree(unfinished)
+        raise ResumeError(
+            f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace them, "
+            f"or another name{_list_changes(previous, attributes)}."
+        )
+
+
+def _list_changes(previous: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
+    """Return the slices that two annotations label differently, in parentheses.
+
+    Empty where the labels of each slice were not recorded, or where only their meaning differs.
+    """
+    old = previous.get("slices", {})
+    new = attributes["slices"]
+    if not old:
+        return ""
+    groups = {
+        "differ": [z for z in new if z in old and old[z] != new[z]],
+        "now missing": [z for z in old if z not in new],
+        "new": [z for z in new if z not in old],
+    }
+    listed = [f"{', '.join(slices)} {change}" for change, slices in groups.items() if slices]
+    return f" (slices: {'; '.join(listed)})" if listed else ""
+
+
+def _publish(sample: Sample, name: str, unfinished: Path, attributes: Attributes) -> None:
+    """Rename a complete annotation into place, and record it in the history of the sample."""
+    replaced = _replaced_folder(sample, name)
+    shutil.rmtree(replaced, ignore_errors=True)
+    put_in_place(unfinished, sample.path / "annotations" / name, replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
+    sample.publish_names()
+    sample.remember(
+        {
+            "stage": f"annotate-{name}",
+            "fingerprint": attributes["fingerprint"],
+            "settings": attributes,
+            "outputs": [f"annotations/{name}"],
+            "finished": now(),
+        }
+    )
+
+
+def record_origin(sample: Sample, name: str, origin: Mapping[int, Origin]) -> None:
+    """Record how the labels of slices of ``annotations/NAME`` came about; other slices keep theirs."""
+    with sample.locked():
+        directory = sample.path / "annotations" / name
+        group_attributes = read_attributes(directory)
+        attributes = group_attributes["sparsem"]
+        known = attributes.get("origin", {})
+        attributes["origin"] = {
+            str(z): origin.get(z, known.get(str(z), "unknown")) for z in attributes["z"]
+        }
+        write_group(directory, group_attributes)
+
+
+def restore_annotation(sample: Sample, name: str) -> None:
+    """Restore the previous labels if a replacement was killed between its two renames.
+
+    Raises:
+        SampleError: another run writes to the sample.
+    """
+    with sample.locked():
+        _restore(sample, name)
+
+
+def remove_replaced_annotation(sample: Sample, name: str) -> None:
+    """Remove the previous labels that a killed replacement left, so that they are never restored.
+
+    The caller holds the lock of the sample.
+    """
+    shutil.rmtree(_replaced_folder(sample, name), ignore_errors=True)
+
+
+def _restore(sample: Sample, name: str) -> None:
+    """Restore the previous labels; the caller holds the lock of the sample."""
+    final = sample.path / "annotations" / name
+    replaced = _replaced_folder(sample, name)
+    if replaced.exists() and not final.exists():
+        os.replace(replaced, final)
+
+
+def _replaced_folder(sample: Sample, name: str) -> Path:
+    return sample.path / ".sparsem" / "work" / f"annotation-{name}-replaced"
