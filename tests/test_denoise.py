@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio as psnr
 
 from sparsem.errors import InputError, ResumeError, SettingsError
-from sparsem.image.black import unseen
+from sparsem.image.black_areas import black_areas
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from sparsem.preprocess import denoise as stage
 from sparsem.preprocess import noise2void
@@ -80,16 +80,16 @@ def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None
     image = pair[1][0].copy()
     image[:12], image[:, -9:] = 0, 0
     image[50:150:10, 40] = 0
-    area = unseen(image)
+    area = black_areas(image)
     assert area[:12].all()
     assert area[:, -9:].all()
     assert not area[12:, :-9].any()
     for width in (1, 2, 3, 6):
         rim = np.ones((60, 80), np.uint8)
         rim[:, :width], rim[-width:] = 0, 0
-        assert np.array_equal(unseen(rim), rim == 0)
+        assert np.array_equal(black_areas(rim), rim == 0)
     wedge = (np.arange(80)[None] >= np.arange(60)[:, None] / 6).astype(np.uint8)
-    assert np.array_equal(unseen(wedge), wedge == 0)
+    assert np.array_equal(black_areas(wedge), wedge == 0)
     for found in (smoothed(image, 0.7), denoised(image, Identity(), (100.0, 30.0), CPU)):
         assert np.array_equal(found == 0, area)
     assert not smoothed(np.zeros((64, 64), np.uint8), 0.7).any()

@@ -9,6 +9,7 @@ import skimage.exposure
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError
+from sparsem.image.running_median import running_median
 from sparsem.preprocess.clahe import locally_equalized
 from sparsem.preprocess.equalize import (
     EqualizeSettings,
@@ -18,7 +19,6 @@ from sparsem.preprocess.equalize import (
     equalizing,
     matching,
     quantiles,
-    running_median,
     through,
 )
 from sparsem.store.sample import Sample

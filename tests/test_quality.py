@@ -14,13 +14,9 @@ from scipy.stats import spearmanr
 
 from sparsem.cli.app import main
 from sparsem.errors import InputError
-from sparsem.image.spectrum import (
-    autocorrelation,
-    sharpness,
-    spectrum_of,
-    stripes_by_direction,
-    texture_of,
-)
+from sparsem.image.noise import autocorrelation, measure_signal_and_noise, sharpness
+from sparsem.image.spectrum import power_spectrum
+from sparsem.image.stripes import stripes_by_direction
 from sparsem.labels.results import describe
 from sparsem.phantom.phantom import PhantomSettings, phantom, phantom_slice
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
@@ -56,7 +52,7 @@ def rank(true: ArrayLike, found: ArrayLike) -> float:
 
 
 def spectra(image: NDArray[Any]) -> Any:
-    found = spectrum_of(gray(image))
+    found = power_spectrum(gray(image))
     assert found is not None
     return found
 
@@ -64,11 +60,11 @@ def spectra(image: NDArray[Any]) -> Any:
 def test_noise_is_what_was_added(clean: NDArray[np.float64]) -> None:
     random = np.random.default_rng(0)
     for noise in (6, 12, 24):
-        found = texture_of(spectra(clean + random.normal(0, noise, clean.shape)))
+        found = measure_signal_and_noise(spectra(clean + random.normal(0, noise, clean.shape)))
         assert 255 * found.noise == pytest.approx(noise, rel=0.15)
         assert found.snr_db == pytest.approx(20 * np.log10(found.signal / found.noise))
-    assert 255 * texture_of(spectra(clean)).noise < 4
-    clipped = texture_of(
+    assert 255 * measure_signal_and_noise(spectra(clean)).noise < 4
+    clipped = measure_signal_and_noise(
         spectra(20 + random.normal(0, 25, (512, 512)))
     )  # many pixels are black, and all were seen
     assert 10 < 255 * clipped.noise < 25
@@ -107,7 +103,9 @@ def test_contrast_is_ranked(clean: NDArray[np.float64]) -> None:
     random = np.random.default_rng(3)
     gains = [0.3, 0.5, 0.7, 0.85, 1.0]
     found = [
-        texture_of(spectra((clean - 128) * gain + 128 + random.normal(0, 9, clean.shape))).signal
+        measure_signal_and_noise(
+            spectra((clean - 128) * gain + 128 + random.normal(0, 9, clean.shape))
+        ).signal
         for gain in gains
     ]
     assert rank(gains, found) == pytest.approx(1)

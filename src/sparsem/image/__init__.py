@@ -1,1 +1,1 @@
-"""Primitives of one image."""
+"""Primitives of one image: black areas, power spectrum, noise, stripes."""

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
+from sparsem.image.running_median import running_median
 from sparsem.preprocess.clahe import locally_equalized
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
@@ -105,19 +106,6 @@ def _curve(values: NDArray[np.float64], dtype: np.dtype[Any]) -> Curve:
     curve = np.clip(np.round(values), 1, len(values) - 1).astype(dtype)
     curve[0] = 0
     return curve
-
-
-def running_median(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """(n, k) medians over ``window`` rows around each row, fewer at the ends; rows of NaN are left out."""
-    reach = window // 2
-    parts = (values[max(0, z - reach) : z + reach + 1] for z in range(len(values)))
-    kept = (part[~np.isnan(part).any(axis=1)] for part in parts)
-    return np.stack(
-        [
-            np.median(part, axis=0) if len(part) else np.full(values.shape[1], np.nan)
-            for part in kept
-        ]
-    )
 
 
 def equalize(

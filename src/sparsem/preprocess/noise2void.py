@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from sparsem.errors import InputError
-from sparsem.image.black import unseen
+from sparsem.image.black_areas import black_areas
 from sparsem.models.device import Precision, autocast, keep_freed_memory
 
 PATCH_PX = 64
@@ -271,5 +271,5 @@ def denoised(
             place = out[y : y + TILE_PX, x : x + TILE_PX]
             inner = found[HALO_PX : HALO_PX + place.shape[0], HALO_PX : HALO_PX + place.shape[1]]
             place[...] = np.clip(np.round(inner * levels[1] + levels[0]), 1, top)
-    out[unseen(image)] = 0
+    out[black_areas(image)] = 0
     return out

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.restoration import denoise_nl_means
 
-from sparsem.image.black import unseen
-from sparsem.image.spectrum import spectrum_of, texture_of
+from sparsem.image.black_areas import black_areas
+from sparsem.image.noise import measure_signal_and_noise
+from sparsem.image.spectrum import power_spectrum
 
 PATCH_PX, REACH_PX = 5, 6  # patches, and how far off others like them are looked for
 
@@ -19,14 +20,14 @@ def smoothed(image: NDArray[Any], strength: float) -> NDArray[Any]:
         image: a slice; one too small to measure its noise, or without any, comes back as it is.
         strength: how unlike patches may be that count for the same, in standard deviations of the noise.
     """
-    black = unseen(image)
+    black = black_areas(image)
     rows, columns = (np.flatnonzero(~black.all(axis=axis)) for axis in (1, 0))
     spectrum = (
-        spectrum_of(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        power_spectrum(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
         if len(rows)
         else None
     )
-    noise = texture_of(spectrum).noise if spectrum else 0.0
+    noise = measure_signal_and_noise(spectrum).noise if spectrum else 0.0
     if noise == 0:
         return image.copy()
     top = np.iinfo(image.dtype).max

@@ -11,7 +11,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.preprocess.equalize import running_median
+from sparsem.image.running_median import running_median
 
 WINDOW = 25  # slices of the running medians that a slice is held against
 SAME, LOST = (

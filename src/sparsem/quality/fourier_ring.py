@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from sparsem.image.spectrum import tile_edge, tiles_of, window
+from sparsem.image.spectrum import hann_window, sample_tiles, tile_edge
 
 AGREE = 1 / 7  # the correlation at which a detail still counts (Rosenthal & Henderson 2003)
 MOST_TILES = 12
@@ -21,7 +21,7 @@ HALVES = (((0, 0), (1, 1)), ((0, 1), (1, 0)))
 def ring_correlation(image: NDArray[Any]) -> NDArray[np.float64] | None:
     """(T // 4,) correlation of the halves of a slice by frequency, from 0 to 1/4 cycle per pixel; None of one too small, or black."""
     edge = tile_edge((image.shape[0], image.shape[1]))
-    tiles = tiles_of(image, edge, MOST_TILES) if edge else []
+    tiles = sample_tiles(image, edge, MOST_TILES) if edge else []
     if not tiles:
         return None
     half = edge // 2
@@ -56,7 +56,7 @@ def resolution_px(correlation: NDArray[np.float64]) -> float:
 
 
 def _transformed(half: NDArray[np.float32]) -> NDArray[np.complex64]:
-    weights = window(len(half))
+    weights = hann_window(len(half))
     return np.asarray(
         scipy.fft.rfft2((half - np.float32(np.average(half, weights=weights))) * weights)
     )

@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.image.spectrum import LEAST_TILE, spectrum_of, texture_of
+from sparsem.image.noise import measure_signal_and_noise
+from sparsem.image.spectrum import MIN_TILE, power_spectrum
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
 from sparsem.quality.full_reference import (
     REFERENCE,
@@ -153,8 +154,8 @@ def refuse_unfit(picture: NDArray[Any], reference: NDArray[Any] | None) -> None:
         InputError: it is too small or constant, or its reference is not of its shape and type.
     """
     size = " x ".join(map(str, picture.shape))
-    if min(picture.shape) < LEAST_TILE:
-        raise InputError(f"it has {size} px; expected at least {LEAST_TILE} x {LEAST_TILE}.")
+    if min(picture.shape) < MIN_TILE:
+        raise InputError(f"it has {size} px; expected at least {MIN_TILE} x {MIN_TILE}.")
     if picture.min() == picture.max():
         raise InputError(
             f"it holds one gray level, {picture.flat[0]}, everywhere; there is nothing to measure."
@@ -195,9 +196,9 @@ def _tile(
 
 def _by_itself(picture: NDArray[Any]) -> dict[str, float]:
     found = dict.fromkeys(ITSELF, math.nan)
-    spectrum, rings = spectrum_of(picture), ring_correlation(picture)
+    spectrum, rings = power_spectrum(picture), ring_correlation(picture)
     if spectrum is not None:
-        texture = texture_of(spectrum)
+        texture = measure_signal_and_noise(spectrum)
         found |= {
             "noise": texture.noise,
             "contrast": texture.signal,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.preprocess.equalize import running_median
+from sparsem.image.running_median import running_median
 from sparsem.preprocess.registration import Detail, detail, register, shrunk
 
 WORKING_MPX = 0.5  # slices are compared at this size: a lost slice shows in coarse detail as well, and noise less

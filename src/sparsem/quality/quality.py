@@ -14,7 +14,9 @@ from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
-from sparsem.image.spectrum import LEAST_TILE, spectrum_of, stripes_by_direction, texture_of
+from sparsem.image.noise import measure_signal_and_noise
+from sparsem.image.spectrum import MIN_TILE, power_spectrum
+from sparsem.image.stripes import stripes_by_direction
 from sparsem.quality.flags import WINDOW, Light, Verdict, judged, stack_light
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
 from sparsem.quality.neighbors import Pair, SliceSummary, charging, compared, sketch_of, spacing
@@ -80,10 +82,10 @@ def quality(
     settings = resolve_settings(QualitySettings, settings, changes)
     name = settings.image or "raw"
     image = sample.image(name)
-    if min(image.shape[1:]) < LEAST_TILE:
+    if min(image.shape[1:]) < MIN_TILE:
         size = f"{image.shape[1]} x {image.shape[2]}"
         raise InputError(
-            f"Slices of {sample.path.name} have {size} px; quality is told of {LEAST_TILE} x {LEAST_TILE} px and more."
+            f"Slices of {sample.path.name} have {size} px; quality is told of {MIN_TILE} x {MIN_TILE} px and more."
         )
     plane = image.shape[1] * image.shape[2] * image.dtype.itemsize
     needs = Needs(
@@ -120,7 +122,7 @@ def _plain(value: float | NDArray[np.float64]) -> Any:
 
 def _of_slice(image: NDArray[Any]) -> dict[str, float | NDArray[np.float64]]:
     """Measures of one slice by itself."""
-    spectrum, rings = spectrum_of(image), ring_correlation(image)
+    spectrum, rings = power_spectrum(image), ring_correlation(image)
     top = np.iinfo(image.dtype).max
     seen = image[image > 0]
     found: dict[str, float | NDArray[np.float64]] = {
@@ -128,7 +130,7 @@ def _of_slice(image: NDArray[Any]) -> dict[str, float | NDArray[np.float64]]:
     }
     found |= {"stripe_variance": np.zeros(180), "stripe_score": np.zeros(180)}
     if spectrum is not None:
-        texture, stripes = texture_of(spectrum), stripes_by_direction(spectrum)
+        texture, stripes = measure_signal_and_noise(spectrum), stripes_by_direction(spectrum)
         found |= {
             "noise": texture.noise,
             "contrast": texture.signal,

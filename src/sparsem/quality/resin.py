@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.image.spectrum import spectrum_of, texture_of
+from sparsem.image.noise import measure_signal_and_noise
+from sparsem.image.spectrum import power_spectrum
 
 LEAST_PX = 1000  # of resin: the standard deviation of fewer pixels is good to no more than 2 %
 PROPOSED = 6  # squares
@@ -72,8 +73,12 @@ def proposal(picture: NDArray[Any]) -> Resin:
     Of noise little is left when it is smoothed; of tissue most is.
     """
     shape = (picture.shape[0], picture.shape[1])
-    spectrum = spectrum_of(picture)
-    noise = texture_of(spectrum).noise * float(np.iinfo(picture.dtype).max) if spectrum else 0.0
+    spectrum = power_spectrum(picture)
+    noise = (
+        measure_signal_and_noise(spectrum).noise * float(np.iinfo(picture.dtype).max)
+        if spectrum
+        else 0.0
+    )
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMOOTHED_PX)
     parts = []
     for box in proposed(picture):

@@ -1,0 +1,25 @@
+"""Running medians along a stack."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def running_median(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Return (n, k) medians over ``window`` rows around each row, over fewer rows at both ends.
+
+    Rows that contain NaN are left out; where no row remains, the median is NaN.
+
+    Args:
+        values: (n, k), one row for each slice.
+        window: rows; an even number counts as the next odd one.
+    """
+    reach = window // 2
+    medians = []
+    for z in range(len(values)):
+        rows = values[max(0, z - reach) : z + reach + 1]
+        known_rows = rows[~np.isnan(rows).any(axis=1)]
+        if len(known_rows):
+            medians.append(np.median(known_rows, axis=0))
+        else:
+            medians.append(np.full(values.shape[1], np.nan))
+    return np.stack(medians)
