@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.preprocess.align import AlignSettings, align
-from sparsem.preprocess.registration import detail, register
+from sparsem.preprocess.detail import extract_detail
+from sparsem.preprocess.registration import register
 from sparsem.store.sample import Sample
 from sparsem.store.transforms import Motion, moved
 from sparsem.workflow.execution import Execution
@@ -185,7 +186,7 @@ def speed(slices: int) -> None:
         sample = big_phantom(Path(folder), slices)
         image = sample.image("raw")
         first, second = image.read(slice(0, 1))[0], image.read(slice(1, 2))[0]
-        details = detail(first), detail(second)
+        details = extract_detail(first), extract_detail(second)
         table = sample.read_table("phantom_slices")
         true = (
             -np.array([np.diff(table[f"drift_{axis}_nm"].to_numpy()[:2])[0] for axis in "yx"]) / 4
@@ -194,7 +195,7 @@ def speed(slices: int) -> None:
         motion = np.array([[1, 0, 3.3], [0, 1, -2.6]])
         rows = [
             {"what": "read a slice", "seconds": median_time(lambda: image.read(slice(0, 1)))},
-            {"what": "detail of a slice", "seconds": median_time(lambda: detail(first))},
+            {"what": "detail of a slice", "seconds": median_time(lambda: extract_detail(first))},
             {"what": "register a pair", "seconds": median_time(lambda: register(*details))},
             {
                 "what": "move a slice (cubic)",

@@ -86,7 +86,7 @@ def test_the_true_drift_is_found_bad_slices_and_the_jump_are_told(
     assert table["remark"].to_pylist() == [
         "jump" if z == 7 else "bad" if z in found.bad else "" for z in range(14)
     ]
-    assert np.isnan(table["likeness"][0].as_py())
+    assert np.isnan(table["similarity"][0].as_py())
 
 
 def test_each_slice_is_resampled_once_and_only_what_all_show_is_kept(
@@ -126,7 +126,7 @@ def test_whole_pixels_change_no_gray_level(drifting: Sample, tmp_path: Path) -> 
 def test_neighbors_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> None:
     sample, found = aligned
 
-    def likeness(stack: NDArray[Any]) -> float:
+    def similarity(stack: NDArray[Any]) -> float:
         good = [z for z in range(14) if z not in found.bad]
         return float(
             np.median(
@@ -135,8 +135,8 @@ def test_neighbors_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> No
         )
 
     assert (
-        likeness(sample.image("aligned").read(slice(None)))
-        > likeness(sample.image("raw").read(slice(None))) + 0.1
+        similarity(sample.image("aligned").read(slice(None)))
+        > similarity(sample.image("raw").read(slice(None))) + 0.1
     )
 
 
@@ -277,7 +277,7 @@ def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
     assert found.breaks == (7,)
     noise = np.random.default_rng(0).integers(0, 255, stack.shape, np.uint8)
     put(sample, "", noise, 5)
-    with pytest.raises(InputError, match=r"No two neighboring slices of .* look alike"):
+    with pytest.raises(InputError, match=r"No two neighboring slices of .* are similar"):
         align(sample, AlignSettings(), on=REPLACE)
 
 
@@ -296,7 +296,7 @@ def test_an_image_on_which_labels_were_drawn_is_not_replaced(
     align(sample, AlignSettings(), on=REPLACE)  # the same alignment
     with pytest.raises(
         InputError,
-        match=r"mito of s\.zarr was annotated on images/aligned and cannot follow another alignment; give it",
+        match=r"mito of s\.zarr was annotated on images/aligned and cannot follow another alignment; give the new image another",
     ):
         align(sample, AlignSettings(canvas="whole"), on=REPLACE)
     assert sample.image("aligned").fingerprint == before
@@ -369,7 +369,7 @@ def test_uneven_pixels(drifting: Sample, tmp_path: Path) -> None:
     )
     with pytest.raises(
         InputError,
-        match=r"--motion rigid takes square pixels; those of s\.zarr are 16 x 8 nm: use --motion affine",
+        match=r"--motion rigid requires square pixels; those of s\.zarr are 16 x 8 nm: use --motion affine",
     ):
         align(uneven, AlignSettings(motion="rigid"))
 

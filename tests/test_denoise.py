@@ -17,14 +17,14 @@ from sparsem.preprocess import denoise as stage
 from sparsem.preprocess import noise2void
 from sparsem.preprocess.denoise import DenoiseSettings, denoise
 from sparsem.preprocess.noise2void import (
-    Course,
-    denoised,
-    learn,
+    DenoiserTraining,
+    denoise_slice,
     load_network,
     new_network,
-    patches_of,
+    patch_sampler,
+    train_part,
 )
-from sparsem.preprocess.nonlocal_means import smoothed
+from sparsem.preprocess.nonlocal_means import denoise_nonlocal_means
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -33,7 +33,7 @@ from tests.conftest import copy_of, kill_ten_times, put, voxels
 QUIET = Execution(quiet=True)
 CPU = torch.device("cpu")
 SHORT = DenoiseSettings(updates=6, batch=2, device="cpu")
-COURSE = Course(4, 2, 1e-3, 3, CPU)
+TRAINING = DenoiserTraining(4, 2, 1e-3, 3, CPU)
 
 careamics = pytest.mark.skipif(
     importlib.util.find_spec("careamics") is None, reason="CAREamics is not installed"
@@ -70,10 +70,12 @@ def sample(own_tissue: Sample, pair: tuple[Any, Any]) -> Sample:
 def test_non_local_means_takes_noise_away(pair: tuple[Any, Any], dtype: Any) -> None:
     scale = 1 if dtype == np.uint8 else 257
     clean, noisy = (one[0].astype(dtype) * dtype(scale) for one in pair)
-    found = smoothed(noisy, 0.7)
+    found = denoise_nonlocal_means(noisy, 0.7)
     assert found.dtype == dtype
     assert psnr(clean, found) > psnr(clean, noisy) + 5
-    assert psnr(clean, smoothed(clean, 0.7)) > 30  # without noise hardly anything is done
+    assert (
+        psnr(clean, denoise_nonlocal_means(clean, 0.7)) > 30
+    )  # without noise hardly anything is done
 
 
 def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None:
@@ -90,11 +92,14 @@ def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None
         assert np.array_equal(black_areas(rim), rim == 0)
     wedge = (np.arange(80)[None] >= np.arange(60)[:, None] / 6).astype(np.uint8)
     assert np.array_equal(black_areas(wedge), wedge == 0)
-    for found in (smoothed(image, 0.7), denoised(image, Identity(), (100.0, 30.0), CPU)):
+    for found in (
+        denoise_nonlocal_means(image, 0.7),
+        denoise_slice(image, Identity(), (100.0, 30.0), CPU),
+    ):
         assert np.array_equal(found == 0, area)
-    assert not smoothed(np.zeros((64, 64), np.uint8), 0.7).any()
+    assert not denoise_nonlocal_means(np.zeros((64, 64), np.uint8), 0.7).any()
     assert np.array_equal(
-        smoothed(image[:20, :20], 0.7), image[:20, :20]
+        denoise_nonlocal_means(image[:20, :20], 0.7), image[:20, :20]
     )  # too small to say what is noise
 
 
@@ -124,10 +129,10 @@ def test_tiles_give_the_numbers_of_the_whole(
     torch.manual_seed(0)
     network = Louder(new_network()).eval()
     image = np.random.default_rng(0).integers(1, 65535, shape).astype(np.uint16)
-    whole = denoised(image, network, (30_000.0, 20_000.0), CPU, "float32")
-    rough = denoised(image, network, (30_000.0, 20_000.0), CPU, "bfloat16")
+    whole = denoise_slice(image, network, (30_000.0, 20_000.0), CPU, "float32")
+    rough = denoise_slice(image, network, (30_000.0, 20_000.0), CPU, "bfloat16")
     monkeypatch.setattr(noise2void, "TILE_PX", 48)
-    tiles = denoised(image, network, (30_000.0, 20_000.0), CPU, "float32")
+    tiles = denoise_slice(image, network, (30_000.0, 20_000.0), CPU, "float32")
     assert np.abs(whole.astype(int) - tiles.astype(int)).max() <= 1
     assert len(np.unique(whole)) > 100
     assert len(np.unique(rough)) > 0.8 * len(
@@ -155,13 +160,16 @@ def test_noise2void_takes_noise_away_without_seeing_the_clean_picture(
     clean, noisy = pair
     state = None
     for first in range(0, 60, 30):
-        state, loss = learn(
-            patches_of([noisy]), state, range(first, first + 30), Course(60, 8, 2e-3, 0, CPU)
+        state, loss = train_part(
+            patch_sampler([noisy]),
+            state,
+            range(first, first + 30),
+            DenoiserTraining(60, 8, 2e-3, 0, CPU),
         )
     assert state is not None
     network, levels = load_network(state["network"], CPU)
     assert levels == pytest.approx((noisy.mean(), noisy.std()), rel=0.1)
-    found = denoised(noisy[2], network, levels, CPU)
+    found = denoise_slice(noisy[2], network, levels, CPU)
     assert psnr(clean[2], found) > psnr(clean[2], noisy[2]) + 1.5
     assert loss < 1
 
@@ -174,7 +182,7 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> N
     def after(pieces: list[range]) -> dict[str, NDArray[np.uint8]]:
         state = None
         for updates in pieces:
-            state, _ = learn(patches_of([pair[1]]), state, updates, COURSE)
+            state, _ = train_part(patch_sampler([pair[1]]), state, updates, TRAINING)
             state = {name: value.copy() for name, value in state.items()}
         assert state is not None
         return state
@@ -185,24 +193,26 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> N
     }
     assert after([range(2)])["network"].tobytes() != one["network"].tobytes()
     half = after([range(2)])
-    patches = patches_of([pair[1]])
+    patches = patch_sampler([pair[1]])
     for lost in half:  # each of both counts
-        empty = {name: noise2void.learn(patches, None, range(1), COURSE)[0][name] for name in half}
-        without, _ = learn(patches, {**half, lost: empty[lost]}, range(2, 4), COURSE)
+        empty = {
+            name: noise2void.train_part(patches, None, range(1), TRAINING)[0][name] for name in half
+        }
+        without, _ = train_part(patches, {**half, lost: empty[lost]}, range(2, 4), TRAINING)
         assert without["network"].tobytes() != one["network"].tobytes(), lost
 
 
 def test_patches_are_of_what_was_seen() -> None:
     box = np.zeros((2, 200, 200), np.uint8)
     box[:, :, 100:] = 1 + np.arange(100, dtype=np.uint8)
-    patches = patches_of([box])(np.random.default_rng(0), 40)
+    patches = patch_sampler([box])(np.random.default_rng(0), 40)
     assert patches.shape == (40, 64, 64)
     assert np.mean(patches > 0) > 0.85
     with pytest.raises(
         InputError,
-        match="learns from patches of 64 px, but slices have 200 x 40 px; use --method nlm",
+        match="is trained on patches of 64 px, but slices have 200 x 40 px; use --method nlm",
     ):
-        patches_of([box[:, :, :40]])
+        patch_sampler([box[:, :, :40]])
 
 
 @careamics
@@ -210,7 +220,7 @@ def test_patches_are_of_what_was_seen() -> None:
 def test_an_interrupted_training_ends_in_the_same_bytes(
     sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "PIECE", 2)
+    monkeypatch.setattr(stage, "UPDATES_PER_PART", 2)
     other = copy_of(sample, tmp_path / "other.zarr")
     assert denoise(sample, SHORT, on=QUIET) == "denoised"
     calls: list[range] = []
@@ -219,9 +229,9 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
         calls.append(updates)
         if len(calls) in (1, 3):
             raise KeyboardInterrupt
-        return learn(patches, before, updates, *rest)
+        return train_part(patches, before, updates, *rest)
 
-    monkeypatch.setattr(stage, "learn", stopped)
+    monkeypatch.setattr(stage, "train_part", stopped)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             denoise(other, SHORT, on=QUIET)
@@ -309,7 +319,7 @@ def test_what_cannot_be_done_is_told(sample: Sample, monkeypatch: pytest.MonkeyP
             match=r"Noise2Void needs CAREamics, which is not installed: pip install 'sparsem\[denoise\]'",
         ):
             denoise(sample, SHORT, on=QUIET)
-    monkeypatch.setattr(stage, "refuse_without_careamics", lambda: None)
+    monkeypatch.setattr(stage, "require_careamics", lambda: None)
     with pytest.raises(SettingsError, match="--device cuda:7 cannot be used"):
         denoise(sample, changed(SHORT, {"device": "cuda:7"}), on=QUIET)
     put(sample, "", np.ones((2, 40, 200), np.uint8), 2)

@@ -10,22 +10,20 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError
 from sparsem.image.running_median import running_median
-from sparsem.preprocess.clahe import locally_equalized
-from sparsem.preprocess.equalize import (
-    EqualizeSettings,
-    Way,
-    counts_of,
-    equalize,
-    equalizing,
-    matching,
-    quantiles,
-    through,
+from sparsem.preprocess.clahe import equalize_locally
+from sparsem.preprocess.equalize import EqualizeMethod, EqualizeSettings, equalize
+from sparsem.preprocess.gray_curves import (
+    apply_curve,
+    build_equalization_curve,
+    build_matching_curve,
+    gray_histogram,
+    gray_quantiles,
 )
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times, put, voxels
 
-WAYS: tuple[Way, ...] = get_args(Way)
+METHODS: tuple[EqualizeMethod, ...] = get_args(EqualizeMethod)
 
 
 def gray(seed: int, dtype: Any = np.uint8, low: float = 60, spread: float = 20) -> NDArray[Any]:
@@ -37,7 +35,7 @@ def gray(seed: int, dtype: Any = np.uint8, low: float = 60, spread: float = 20) 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_equalizing_is_the_cumulative_histogram(dtype: Any) -> None:
     image = gray(1, dtype)
-    ours = through(image, equalizing(counts_of(image), image.dtype))
+    ours = apply_curve(image, build_equalization_curve(gray_histogram(image), image.dtype))
     top = np.iinfo(dtype).max
     expected = skimage.exposure.equalize_hist(image, nbins=top + 1) * (top - 1) + 1
     assert np.abs(ours - expected).max() <= (
@@ -49,8 +47,10 @@ def test_equalizing_is_the_cumulative_histogram(dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_matching_brings_one_slice_to_the_levels_of_another(dtype: Any) -> None:
     own, other = gray(1, dtype), gray(2, dtype, 110, 35)
-    curve = matching(quantiles(counts_of(own)), quantiles(counts_of(other)), own.dtype)
-    ours = through(own, curve).astype(float)
+    curve = build_matching_curve(
+        gray_quantiles(gray_histogram(own)), gray_quantiles(gray_histogram(other)), own.dtype
+    )
+    ours = apply_curve(own, curve).astype(float)
     expected = skimage.exposure.match_histograms(own, other).astype(float)
     inner = (expected > np.percentile(expected, 1)) & (expected < np.percentile(expected, 99))
     assert np.abs(ours - expected)[inner].max() <= 0.012 * np.iinfo(dtype).max
@@ -66,7 +66,7 @@ def shaded(dtype: Any = np.uint8) -> NDArray[Any]:
 @pytest.mark.parametrize("clip", [1.0, 2.0, 4.0])
 def test_local_equalizing_is_that_of_opencv(clip: float) -> None:
     image = shaded()
-    ours = locally_equalized(image, clip, (80, 80)).astype(float)
+    ours = equalize_locally(image, clip, (80, 80)).astype(float)
     theirs = cv2.createCLAHE(clip, (4, 3)).apply(image).astype(float)
     assert np.abs(ours - theirs).mean() < 3
     assert np.abs(ours - theirs).max() < 16  # it cuts whole pixels off, and pads its tiles
@@ -74,14 +74,14 @@ def test_local_equalizing_is_that_of_opencv(clip: float) -> None:
 
 def test_local_equalizing_of_16_bit_is_that_of_8_bit_and_clip_counts() -> None:
     fine, coarse = (
-        locally_equalized(shaded(dtype), 2, (80, 80)).astype(float)
+        equalize_locally(shaded(dtype), 2, (80, 80)).astype(float)
         for dtype in (np.uint16, np.uint8)
     )
     assert np.abs(fine / 257 - coarse).mean() < 1
-    weak, strong = (locally_equalized(shaded(np.uint16), clip, (80, 80)) for clip in (1, 8))
+    weak, strong = (equalize_locally(shaded(np.uint16), clip, (80, 80)) for clip in (1, 8))
     assert strong[:, :80].std() > 1.3 * weak[:, :80].std()
     assert (
-        len(np.unique(locally_equalized(shaded(np.uint16), 2, (80, 80)))) > 2000
+        len(np.unique(equalize_locally(shaded(np.uint16), 2, (80, 80)))) > 2000
     )  # no gray levels are lost
 
 
@@ -89,32 +89,38 @@ def test_black_takes_no_part_in_local_equalizing() -> None:
     image = shaded()
     rim = image.copy()
     rim[:80], rim[:, :10] = 0, 0
-    seen = locally_equalized(rim, 2, (80, 80))
+    seen = equalize_locally(rim, 2, (80, 80))
     assert np.array_equal(seen == 0, rim == 0)
     alone = np.ascontiguousarray(rim[80:])
     assert (
-        np.abs(seen[80:, 10:].astype(int) - locally_equalized(alone, 2, (80, 80))[:, 10:]).max()
-        <= 1
+        np.abs(seen[80:, 10:].astype(int) - equalize_locally(alone, 2, (80, 80))[:, 10:]).max() <= 1
     )
-    assert not locally_equalized(np.zeros_like(image), 2, (80, 80)).any()
+    assert not equalize_locally(np.zeros_like(image), 2, (80, 80)).any()
 
 
 def test_black_takes_no_part_and_stays() -> None:
     image = gray(3)
     rim = image.copy()
     rim[:20] = 0
-    assert np.array_equal(counts_of(rim)[1:], counts_of(rim[20:])[1:])
+    assert np.array_equal(gray_histogram(rim)[1:], gray_histogram(rim[20:])[1:])
     for curve in (
-        equalizing(counts_of(rim), rim.dtype),
-        matching(quantiles(counts_of(rim)), quantiles(counts_of(image)), rim.dtype),
+        build_equalization_curve(gray_histogram(rim), rim.dtype),
+        build_matching_curve(
+            gray_quantiles(gray_histogram(rim)), gray_quantiles(gray_histogram(image)), rim.dtype
+        ),
     ):
-        seen = through(rim, curve)
+        seen = apply_curve(rim, curve)
         assert not seen[:20].any()
         assert seen[20:].all()
     black = np.zeros_like(image)
-    assert np.isnan(quantiles(counts_of(black))).all()
-    assert not through(
-        black, matching(quantiles(counts_of(black)), quantiles(counts_of(image)), black.dtype)
+    assert np.isnan(gray_quantiles(gray_histogram(black))).all()
+    assert not apply_curve(
+        black,
+        build_matching_curve(
+            gray_quantiles(gray_histogram(black)),
+            gray_quantiles(gray_histogram(image)),
+            black.dtype,
+        ),
     ).any()
 
 
@@ -147,9 +153,9 @@ def test_flicker_goes_away(own_tissue: Sample, dtype: Any) -> None:
     assert own_tissue.frame(own_tissue.image()).is_same(own_tissue.frame(own_tissue.image("raw")))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", METHODS)
 def test_block_depth_and_workers_change_nothing(
-    own_tissue: Sample, tmp_path: Any, way: Way
+    own_tissue: Sample, tmp_path: Any, method: EqualizeMethod
 ) -> None:
     stack = own_tissue.image("raw").read(slice(None))
     made = []
@@ -158,8 +164,8 @@ def test_block_depth_and_workers_change_nothing(
         put(sample, "", stack, depth)
         equalize(
             sample,
-            EqualizeSettings(method=way),
-            on=Execution(workers=2 if depth == 4 and way == "flicker" else 0, quiet=True),
+            EqualizeSettings(method=method),
+            on=Execution(workers=2 if depth == 4 and method == "flicker" else 0, quiet=True),
         )
         made.append(sample.image("equalized").read(slice(None)))
     assert all(np.array_equal(one, made[0]) for one in made)

@@ -12,16 +12,23 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from sparsem.preprocess.drift import Link, believed, common_rectangle, drift, gaps, groups
+from sparsem.preprocess.common_rectangle import common_rectangle
+from sparsem.preprocess.detail import extract_detail
 from sparsem.preprocess.registration import (
-    Kind,
+    MotionKind,
     coarse_shift,
-    correlations,
-    detail,
+    nearest_rotation,
     register,
-    rotation_nearest,
-    tile_sums,
+    shift_correlations,
 )
+from sparsem.preprocess.slice_positions import (
+    RegisteredPair,
+    connected_groups,
+    pairs_across_gaps,
+    reliable_pairs,
+    solve_slice_positions,
+)
+from sparsem.preprocess.tile_sums import tile_sums
 from sparsem.store.transforms import UNMOVED, Motion, inverse, joined, moved
 
 SHAPE = (200, 260)
@@ -56,22 +63,22 @@ def at(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
 def test_a_shift_of_any_size_is_found(y: float, x: float) -> None:
     picture = texture(1)
     first, second = seen(picture, at(0, 0), 2), seen(picture, at(y, x), 3)
-    found = register(detail(first), detail(second))
+    found = register(extract_detail(first), extract_detail(second))
     assert found.motion[:, 2] == pytest.approx([-y, -x], abs=0.1)  # content lies the other way
     assert np.array_equal(found.motion[:, :2], np.eye(2))
-    assert found.likeness > 0.6
+    assert found.similarity > 0.6
     assert found.overlap == pytest.approx((1 - abs(y) / 200) * (1 - abs(x) / 260), abs=0.03)
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
-def test_turns_and_shears_are_found(kind: Kind) -> None:
+def test_turns_and_shears_are_found(kind: MotionKind) -> None:
     turn = np.radians(1.5)
     linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     linear = linear if kind == "rigid" else linear @ np.array([[1.01, 0.004], [0.0, 0.99]])
     picture = texture(4)
     first, second = seen(picture, at(0, 0), 5), seen(picture, at(4.3, -7.6, linear), 6)
     true = joined(inverse(at(4.3, -7.6, linear)), at(0, 0))
-    found = register(detail(first), detail(second), kind).motion
+    found = register(extract_detail(first), extract_detail(second), kind).motion
     corners = np.array([[0, 0, 199, 199], [0, 259, 0, 259], [1, 1, 1, 1]])
     assert np.abs(found @ corners - true @ corners).max() < 0.25
     if kind == "rigid":
@@ -84,16 +91,16 @@ def test_a_larger_slice_is_registered_on_a_smaller_picture_of_it() -> None:
         moved(picture, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic")
         for y, x in ((0, 0), (5.3, -8.6))
     ]
-    details = [detail(view, working_mpx=0.3) for view in views]
+    details = [extract_detail(view, working_mpx=0.3) for view in views]
     assert details[0].factor == 2
     assert register(details[0], details[1]).motion[:, 2] == pytest.approx([-5.3, 8.6], abs=0.1)
 
 
 def test_nothing_alike_is_told() -> None:
     first, second = seen(texture(1), at(0, 0), 2), seen(texture(2), at(0, 0), 3)
-    assert abs(register(detail(first), detail(second)).likeness) < 0.1
+    assert abs(register(extract_detail(first), extract_detail(second)).similarity) < 0.1
     black = np.zeros(SHAPE, np.uint8)
-    assert register(detail(black), detail(black)).likeness == 0
+    assert register(extract_detail(black), extract_detail(black)).similarity == 0
 
 
 def plain_sums(
@@ -152,7 +159,7 @@ def test_both_kernels_are_the_definition(motion: Motion) -> None:
 def test_a_new_kernel_and_one_from_the_cache_find_the_same_digits(tmp_path: Path) -> None:
     """A run that was killed goes on in a process that did not compile anything."""
     command = (
-        "import numpy as np; from sparsem.preprocess.registration import tile_sums\n"
+        "import numpy as np; from sparsem.preprocess.tile_sums import tile_sums\n"
         "random = np.random.default_rng(8); a, b = (random.standard_normal((61, 83)).astype(np.float32) for _ in range(2))\n"
         "for motion in ([[1, 0, 3.25], [0, 1, -6.5]], [[0.99, 0.05, 2], [-0.04, 1.02, 1.5]]):\n"
         "    print([part.tobytes().hex() for part in tile_sums(a, b, np.array(motion, float))])"
@@ -175,23 +182,26 @@ def test_a_new_kernel_and_one_from_the_cache_find_the_same_digits(tmp_path: Path
 def test_correlations_are_those_of_what_overlaps() -> None:
     random = np.random.default_rng(2)
     fixed, moving = (random.standard_normal((7, 9)).astype(np.float32) + 40 for _ in range(2))
-    likeness, overlap = correlations(fixed, moving)
+    similarity, overlap = shift_correlations(fixed, moving)
     for y, x in ((0, 0), (2, -3), (-4, 5), (3, 4)):
         one = fixed[max(0, -y) : 7 - max(0, y), max(0, -x) : 9 - max(0, x)]
         other = moving[max(0, y) : 7 + min(0, y), max(0, x) : 9 + min(0, x)]
         assert overlap[6 + y, 8 + x] == pytest.approx(one.size / 63)
-        assert likeness[6 + y, 8 + x] == pytest.approx(
+        assert similarity[6 + y, 8 + x] == pytest.approx(
             np.corrcoef(one.ravel(), other.ravel())[0, 1], abs=1e-5
         )
     wide = texture(3, (60, 90)).astype(np.float32)
     assert coarse_shift(wide[10:50, 20:80], wide[18:58, 4:64]) == (-8, 16)
     flat = np.zeros((20, 30), np.float32)
-    assert np.isfinite(correlations(flat, flat)[0]).all()
+    assert np.isfinite(shift_correlations(flat, flat)[0]).all()
 
 
 def test_opencv_finds_the_same() -> None:
     picture = texture(9)
-    pair = [detail(seen(picture, at(0, 0), 1)), detail(seen(picture, at(1.7, -2.3), 2))]
+    pair = [
+        extract_detail(seen(picture, at(0, 0), 1)),
+        extract_detail(seen(picture, at(1.7, -2.3), 2)),
+    ]
     found = register(pair[0], pair[1]).motion[:, 2]
     start = np.array([[1, 0, 2], [0, 1, -2]], np.float32)
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-7)
@@ -220,57 +230,59 @@ def test_serial_sections_that_share_no_fine_detail(
 ) -> None:
     """Two real sections with the grid of the camera on them, checked by eye; the last pair overlaps by a fifth."""
     sections = [
-        detail(tifffile.imread(real_data(f"sem_tiles_unaligned/{name}_raw.tif")))
+        extract_detail(tifffile.imread(real_data(f"sem_tiles_unaligned/{name}_raw.tif")))
         for name in (first, second)
     ]
     found = register(sections[0], sections[1], "rigid")
     assert found.motion[:, 2] == pytest.approx(shift, abs=8)
-    assert found.likeness > 0.15
-    unrelated = detail(tifffile.imread(real_data("sem_tiles_unaligned/S000_000_001_raw.tif")))
+    assert found.similarity > 0.15
+    unrelated = extract_detail(
+        tifffile.imread(real_data("sem_tiles_unaligned/S000_000_001_raw.tif"))
+    )
     assert (
         register(sections[0], unrelated, "rigid").overlap < 0.3
-        or register(sections[0], unrelated, "rigid").likeness < 0.15
+        or register(sections[0], unrelated, "rigid").similarity < 0.15
     )
 
 
 # Drift of a whole stack, from links alone.
 
 
-def true_places(count: int, kind: Kind) -> Motion:
+def true_places(count: int, kind: MotionKind) -> Motion:
     random = np.random.default_rng(0)
     places = np.repeat(UNMOVED[None], count, axis=0)
     if kind != "translation":
         places[:, :, :2] += random.normal(0, 0.01, (count, 2, 2))
     if kind == "rigid":
-        places[:, :, :2] = rotation_nearest(places[:, :, :2])
+        places[:, :, :2] = nearest_rotation(places[:, :, :2])
     places[:, :, 2] = np.cumsum(random.normal(0, 3, (count, 2)), axis=0)
     places[count // 2 :, :, 2] += 300
     return joined(np.repeat(inverse(places[0])[None], count, axis=0), places)
 
 
-def links_of(places: Motion, neighbors: int, bad: tuple[int, ...] = ()) -> list[Link]:
+def links_of(places: Motion, neighbors: int, bad: tuple[int, ...] = ()) -> list[RegisteredPair]:
     pairs = [(z, z + k) for k in range(1, neighbors + 1) for z in range(len(places) - k)]
     return [
-        Link(i, j, joined(inverse(places[j]), places[i]), 0.7)
+        RegisteredPair(i, j, joined(inverse(places[j]), places[i]), 0.7)
         for i, j in pairs
         if i not in bad and j not in bad
     ]
 
 
 @pytest.mark.parametrize("kind", ["translation", "rigid", "affine"])
-def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: Kind) -> None:
+def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: MotionKind) -> None:
     true = true_places(40, kind)
     links = links_of(true, 2)
     wrong = [
-        Link(one.fixed, one.moving, one.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9)
+        RegisteredPair(one.fixed, one.moving, one.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9)
         if (one.fixed, one.moving) == (30, 31)
         else one
         for one in links
     ]
-    found = drift(40, wrong, kind, (300, 400))
+    found = solve_slice_positions(40, wrong, kind, (300, 400))
     assert (
         np.abs(
-            joined(np.repeat(inverse(found.places[0])[None], 40, axis=0), found.places) - true
+            joined(np.repeat(inverse(found.to_common[0])[None], 40, axis=0), found.to_common) - true
         ).max()
         < 1e-3
     )
@@ -280,32 +292,35 @@ def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: Kind) -> Non
 def test_bad_slices_lie_between_their_neighbors_and_gaps_are_bridged() -> None:
     true = true_places(40, "translation")
     links = links_of(true, 2, bad=(7, 8))
-    assert [group.tolist() for group in groups(40, links)][1:3] == [[7], [8]]
-    assert gaps(40, links) == [(6, 9), (5, 9), (6, 10)]
-    broken = drift(40, links, "translation", (300, 400))
+    assert [group.tolist() for group in connected_groups(40, links)][1:3] == [[7], [8]]
+    assert pairs_across_gaps(40, links) == [(6, 9), (5, 9), (6, 10)]
+    broken = solve_slice_positions(40, links, "translation", (300, 400))
     assert broken.bad == (7, 8)
     assert broken.breaks == (9,)
     bridged = [
         *links,
-        *(Link(i, j, joined(inverse(true[j]), true[i]), 0.5) for i, j in gaps(40, links)),
+        *(
+            RegisteredPair(i, j, joined(inverse(true[j]), true[i]), 0.5)
+            for i, j in pairs_across_gaps(40, links)
+        ),
     ]
-    whole = drift(40, bridged, "translation", (300, 400))
+    whole = solve_slice_positions(40, bridged, "translation", (300, 400))
     assert whole.breaks == ()
     good = [z for z in range(40) if z not in (7, 8)]
-    assert np.abs(whole.places - true)[good].max() < 1e-3
+    assert np.abs(whole.to_common - true)[good].max() < 1e-3
     between = true[6, :, 2] + (true[9, :, 2] - true[6, :, 2]) * np.array([[1], [2]]) / 3
-    assert whole.places[[7, 8], :, 2] == pytest.approx(between, abs=1e-3)
+    assert whole.to_common[[7, 8], :, 2] == pytest.approx(between, abs=1e-3)
 
 
 def test_a_few_bad_slices_that_are_alike_do_not_cut_the_stack() -> None:
     true = true_places(40, "translation")
-    links = [*links_of(true, 2, bad=(7, 8)), Link(7, 8, UNMOVED, 0.9)]
-    assert (6, 9) in gaps(40, links)
-    bridged = [*links, Link(6, 9, joined(inverse(true[9]), true[6]), 0.5)]
-    found = drift(40, bridged, "translation", (300, 400))
+    links = [*links_of(true, 2, bad=(7, 8)), RegisteredPair(7, 8, UNMOVED, 0.9)]
+    assert (6, 9) in pairs_across_gaps(40, links)
+    bridged = [*links, RegisteredPair(6, 9, joined(inverse(true[9]), true[6]), 0.5)]
+    found = solve_slice_positions(40, bridged, "translation", (300, 400))
     assert (found.bad, found.breaks) == ((7, 8), ())
     good = [z for z in range(40) if z not in (7, 8)]
-    assert np.abs(found.places - true)[good].max() < 1e-3
+    assert np.abs(found.to_common - true)[good].max() < 1e-3
 
 
 def test_the_frame_is_that_of_most_slices() -> None:
@@ -313,9 +328,9 @@ def test_the_frame_is_that_of_most_slices() -> None:
     turned = at(0, 0)
     turned[:, :2] = [[0.9, -0.4359], [0.4359, 0.9]]
     true[0] = joined(true[0], turned)  # the first slice alone was mounted askew
-    found = drift(15, links_of(true, 2), "rigid", (300, 400))
-    assert np.abs(found.places[1:, :, :2] - np.eye(2)).max() < 1e-3
-    assert np.abs(found.places[0, :, :2] - true[0, :, :2]).max() < 1e-3
+    found = solve_slice_positions(15, links_of(true, 2), "rigid", (300, 400))
+    assert np.abs(found.to_common[1:, :, :2] - np.eye(2)).max() < 1e-3
+    assert np.abs(found.to_common[0, :, :2] - true[0, :, :2]).max() < 1e-3
 
 
 def quad(
@@ -361,18 +376,18 @@ def outline(
 
 
 def test_only_what_is_alike_and_near_is_believed() -> None:
-    links = [Link(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [
-        Link(z, z + 2, UNMOVED, 0.5) for z in range(8)
+    links = [RegisteredPair(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [
+        RegisteredPair(z, z + 2, UNMOVED, 0.5) for z in range(8)
     ]
     links += [
-        Link(9, 10, UNMOVED, 0.3),
-        Link(8, 10, UNMOVED, 0.3),
-        Link(10, 11, at(0, 0), 0.8),
-        Link(11, 12, UNMOVED, 0.05),
+        RegisteredPair(9, 10, UNMOVED, 0.3),
+        RegisteredPair(8, 10, UNMOVED, 0.3),
+        RegisteredPair(10, 11, at(0, 0), 0.8),
+        RegisteredPair(11, 12, UNMOVED, 0.05),
     ]
-    kept = {(one.fixed, one.moving) for one in believed(links, 0.4, 100, (20, 30))}
+    kept = {(one.fixed, one.moving) for one in reliable_pairs(links, 0.4, 100, (20, 30))}
     assert (9, 10) not in kept  # 0.3 of 0.8
     assert (8, 10) in kept  # 0.3 of 0.5
     assert (10, 11) not in kept  # it lies 330 px away
     assert (11, 12) not in kept
-    assert drift(1, [], "rigid", (20, 30)).places == pytest.approx(UNMOVED[None])
+    assert solve_slice_positions(1, [], "rigid", (20, 30)).to_common == pytest.approx(UNMOVED[None])

@@ -181,7 +181,7 @@ def _hardly_drifting(found: "Alignment") -> list[str]:
 
 def _unsure(found: "Alignment") -> list[str]:
     """What to know of slices that have little in common."""
-    usual = float(np.nanmedian(found.likeness)) if np.isfinite(found.likeness).any() else 1.0
+    usual = float(np.nanmedian(found.similarity)) if np.isfinite(found.similarity).any() else 1.0
     if usual >= FAINT:
         return []
     sections = "as thick sections are: tissue that runs obliquely may have passed for drift"

@@ -1,8 +1,11 @@
-"""Alignment: every slice put over its neighbors (paper 3.2), with one resampling, and the way back kept."""
+"""The stage ``align``: bring every slice onto its neighbors (paper 3.2), with a single resampling.
+
+The motion of every slice is stored, so that annotations follow and results can be carried back.
+"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,90 +15,89 @@ from pydantic import Field
 
 from sparsem.annotation.labeled_slices import annotations_drawn_on
 from sparsem.errors import InputError
-from sparsem.geometry import ZBlock, z_blocks
-from sparsem.preprocess.drift import Drift, Link, believed, common_rectangle, drift, gaps
-from sparsem.preprocess.registration import WORKING_MPX, Detail, Kind, detail, register
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.geometry import ZBlock
+from sparsem.preprocess.common_rectangle import common_rectangle
+from sparsem.preprocess.pair_registration import (
+    RegisterSettings,
+    register_across_gaps,
+    register_neighbors,
+)
+from sparsem.preprocess.slice_positions import (
+    RegisteredPair,
+    SlicePositions,
+    pairs_across_gaps,
+    reliable_pairs,
+    solve_slice_positions,
+)
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.transforms import Interpolation, Motion, inverse, joined, moved, rounded
-from sparsem.store.volume import Kind as VolumeKind
-from sparsem.store.volume import Volume, volume_spec
+from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
-LEAST_EDGE_PX = 32  # of an image that registration can work with
+MIN_EDGE_PX = 32  # of an image that can be registered
 CLOSE_PX = 1.0  # steps between the slices of an aligned stack are shorter
-LEAST_COMMON = 0.25  # of a slice's area that all slices must share
+MIN_COMMON_FRACTION = 0.25  # of a slice's area that all slices must have in common
+JUMP_FACTOR = 10  # steps of so many median steps, and of so many pixels, are reported as jumps
 
-
-class RegisterSettings(Settings):
-    """How pairs of slices are registered."""
-
-    motion: Kind = Field(
-        "translation",
-        description="what a slice may do: translation, rigid (it turns too), affine (it shears too)",
-    )
-    reference_slices: int = Field(
-        2,
-        ge=1,
-        le=16,
-        description="slices before this one that it is registered to; what contradicts the rest loses",
-    )
-    working_mpx: float = Field(
-        WORKING_MPX,
-        gt=0.01,
-        description="slices of more megapixels are registered on a smaller picture of them",
-    )
-    image: str | None = Field(
-        None, description="image to align; the newest one in which nothing was moved if not given"
-    )
+Floats = NDArray[np.float64]
 
 
 class AlignSettings(RegisterSettings):
-    """How a stack is aligned."""
+    """Settings of the alignment of a stack."""
 
     max_shift_nm: float | None = Field(
         None,
         gt=0,
-        description="a pair that lies further apart is not believed; no limit if not given",
+        description="registrations with a larger shift are rejected; no limit by default",
     )
     min_similarity: float = Field(
         0.4,
         ge=0,
         le=1,
-        description="a slice less like its neighbors than this part of what is usual is bad",
+        description="slices whose similarity to their neighbors is below this fraction of the "
+        "median are bad",
     )
     report_jump_nm: float | None = Field(
         None,
         gt=0,
-        description="a step of more is reported; ten usual steps, at least 10 px, if not given",
+        description="report larger steps between slices as jumps; default: ten median steps, at "
+        "least 10 px",
     )
     canvas: Literal["common", "whole"] = Field(
-        "common", description="common: cut to what all slices show; whole: black around every slice"
+        "common",
+        description="common: crop to the area that all slices show; whole: keep every slice as a "
+        "whole, with black around it",
     )
     interpolation: Interpolation = Field(
-        "cubic", description="cubic, linear, or nearest: whole pixels, no gray level is changed"
+        "cubic",
+        description="cubic, linear, or nearest: shift by whole pixels, gray levels stay unchanged",
     )
     out: str = Field("aligned", description="name of the aligned image")
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """What alignment did.
+    """The result of the alignment of a stack.
 
     Attributes:
-        image: name of the image made.
-        motions: (n, 2, 3), from pixels of that image to those of the one that was aligned.
-        likeness: (n,) of each slice with the one before it; NaN for the first and where they were not compared.
-        jumps: slices that lie far from the one before them; they are put right.
-        bad: slices that look like none of their neighbors; they were left where their neighbors are.
-        breaks: slices from which on nothing connects the stack with what is before; it goes on as if there were no drift.
-        hardly_drifts: slices follow each other as closely as those of an aligned stack do, see ``hardly_drifts``.
+        image: name of the aligned image.
+        motions: (n, 2, 3), from pixels of that image to those of the image that was aligned.
+        similarity: (n,) of each slice to the one before it; NaN for the first slice, and where both
+            were not compared.
+        jumps: slices that lay far from the one before them; they were moved back.
+        bad: slices that are similar to none of their neighbors; they keep the position of their
+            neighbors.
+        breaks: slices from which on nothing connects the stack with the slices before; it continues
+            as if there were no drift.
+        hardly_drifts: slices are as close to each other as those of an aligned stack, see
+            ``hardly_drifts``.
     """
 
     image: str
     motions: Motion
-    likeness: NDArray[np.float64]
+    similarity: Floats
     jumps: tuple[int, ...]
     bad: tuple[int, ...]
     breaks: tuple[int, ...]
@@ -105,60 +107,198 @@ class Alignment:
 def align(
     sample: Sample, settings: AlignSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> Alignment:
-    """Write ``images/OUT``: the image with every slice where it belongs, and ``tables/alignment_OUT``, one row a slice.
+    """Write ``images/OUT``, the aligned image, and ``tables/alignment_OUT``, a row for each slice.
 
-    Every slice is registered to the ``neighbors`` before it; one graph of all pairs gives their places. Each slice is resampled once.
-    Annotations and truth made on the image move along when they are read, and results can be carried back (see ``store.frame``).
+    Every slice is registered to the ``reference_slices`` before it; one graph of all pairs gives
+    their positions. Each slice is resampled once. Annotations and ground truth made on the image
+    move along when they are read, and results can be carried back (see ``store.transforms``).
 
     Args:
         sample: its image is read block by block.
-        settings: what motion, how many neighbors, what is believed.
-        on: how the work is spread.
+        settings: the motion, the number of reference slices, which registrations are rejected.
+        on: how the work is distributed.
+        **changes: fields of the settings to replace.
 
     Raises:
-        InputError: slices too small, nothing alike, no common area, or labels were drawn on the image to be replaced.
-        ResumeError: the image was aligned otherwise, and ``on.overwrite`` is not set.
+        InputError: slices are too small, no two slices are similar, slices have no area in common,
+            or labels were drawn on the image to be replaced.
+        ResumeError: the image was aligned with other settings, and ``on.overwrite`` is not set.
     """
     settings = resolve_settings(AlignSettings, settings, changes)
-    name = sample.image_for(settings.out, settings.image or _unmoved(sample, settings.out))
+    name = sample.image_for(settings.out, settings.image or _unaligned_image(sample, settings.out))
     image = sample.image(name)
-    if min(image.shape[1:]) < LEAST_EDGE_PX:
-        raise InputError(
-            f"Slices of {image.shape[1:]} px are too small to be aligned; expected at least {LEAST_EDGE_PX} px."
-        )
-    if settings.motion == "rigid" and max(image.voxel_size[1:]) > 1.001 * min(image.voxel_size[1:]):
-        y, x = image.voxel_size[1:]
-        raise InputError(
-            f"--motion rigid takes square pixels; those of {image.directory.name} are {y:g} x {x:g} nm: use --motion affine."
-        )
-    links = _links(sample, image, name, settings, on)
-    found, likeness = _settled(sample, image, links, settings, on)
-    motions, shape = _canvas(found, image.shape, settings.canvas)
+    _check_image(image, settings)
+    positions, similarity = _find_positions(sample, image, name, settings, on)
+    motions, shape = _canvas(positions, image.shape, settings.canvas)
     spec = volume_spec(
         f"images/{settings.out}",
         (image.shape[0], *shape),
         image.dtype,
-        VolumeKind.IMAGE,
+        Kind.IMAGE,
         image.voxel_size,
         image.block_depth,
         made_on=(name, image.fingerprint),
         motions=motions,
     )
+    _write_aligned_image(sample, image, name, settings, spec, motions, on)
+    jumps = _find_jumps(positions, image, settings)
+    is_aligned = not jumps and hardly_drifts(slice_steps(positions, image.shape))
+    alignment = Alignment(
+        settings.out, motions, similarity, jumps, positions.bad, positions.breaks, is_aligned
+    )
+    repeated = sample.image("raw").repeated
+    table = alignment_table(alignment, positions, image.shape, repeated)
+    sample.write_table(f"alignment_{settings.out}", table)
+    return alignment
+
+
+def _unaligned_image(sample: Sample, out: str) -> str | None:
+    """Return the newest image of which no slice was moved; None if ``out`` was aligned before."""
+    if out in sample.names("images"):
+        return None
+    line = sample.line_of(sample.newest_image)
+    return next(name for name in line if sample.frame(sample.image(name)).to_raw is None)
+
+
+def _check_image(image: Volume, settings: AlignSettings) -> None:
+    """Check that an image can be aligned.
+
+    Raises:
+        InputError: slices are too small, or pixels are not square for a rigid motion.
+    """
+    name = image.directory.name
+    height, width = image.shape[1:]
+    if min(height, width) < MIN_EDGE_PX:
+        raise InputError(
+            f"Slices of {height} x {width} px are too small to be aligned; "
+            f"expected at least {MIN_EDGE_PX} px."
+        )
+    _, y, x = image.voxel_size
+    if settings.motion == "rigid" and max(y, x) > 1.001 * min(y, x):
+        raise InputError(
+            f"--motion rigid requires square pixels; those of {name} are {y:g} x {x:g} nm: "
+            "use --motion affine."
+        )
+
+
+def _find_positions(
+    sample: Sample, image: Volume, image_name: str, settings: AlignSettings, on: Execution
+) -> tuple[SlicePositions, Floats]:
+    """Register the slices and solve for their positions.
+
+    Groups of slices that bad slices separate are registered across these.
+
+    Returns:
+        Positions, and (n,) similarity of each slice to the one before it.
+
+    Raises:
+        InputError: no two slices are similar.
+    """
+    count = image.shape[0]
+    shape, pixel_edges = image.shape[1:], image.voxel_size[1:]
+    registering = _registration_settings(settings)
+    pairs = register_neighbors(sample, image, image_name, registering, settings.out, on)
+    max_shift = settings.max_shift_nm or float("inf")
+    reliable = reliable_pairs(pairs, settings.min_similarity, max_shift, shape, pixel_edges)
+    if count > 1 and not reliable:
+        raise InputError(
+            f"No two neighboring slices of {image.directory.name} are similar: they are not "
+            "consecutive slices of a stack, or their order is wrong."
+        )
+    gaps = pairs_across_gaps(count, reliable)
+    across = register_across_gaps(sample, image, gaps, registering, settings.out, on)
+    # Slices farther apart are less similar: they are compared with the weakest reliable pair.
+    weakest = min((pair.similarity for pair in reliable), default=0.0)
+    for pair in reliable_pairs(across, 0, max_shift, shape, pixel_edges):
+        if pair.similarity >= settings.min_similarity * weakest:
+            reliable.append(pair)
+    positions = solve_slice_positions(count, reliable, settings.motion, shape)
+    return positions, _neighbor_similarity(count, pairs)
+
+
+def _registration_settings(settings: AlignSettings) -> RegisterSettings:
+    """Return the settings on which the registrations depend."""
+    fields = {key: getattr(settings, key) for key in RegisterSettings.model_fields}
+    return RegisterSettings(**fields)
+
+
+def _neighbor_similarity(count: int, pairs: Sequence[RegisteredPair]) -> Floats:
+    """Return (n,) the similarity of each slice to the one before it; NaN where it is not known."""
+    similarity = np.full(count, np.nan)
+    for pair in pairs:
+        if pair.moving - pair.fixed == 1:
+            similarity[pair.moving] = pair.similarity
+    return similarity
+
+
+def _canvas(
+    positions: SlicePositions, shape: Sequence[int], canvas: str
+) -> tuple[Motion, tuple[int, int]]:
+    """Return the motions from pixels of the aligned image to those of the image, and its (y, x).
+
+    Raises:
+        InputError: the slices have too small an area in common.
+    """
+    count, height, width = shape
+    rows, columns = height - 1, width - 1
+    # In the order top left, top right, bottom left, bottom right.
+    corners = np.array([[0, 0, rows, rows], [0, columns, 0, columns], [1, 1, 1, 1]], float)
+    good = [z for z in range(count) if z not in set(positions.bad)]
+    y, x = np.moveaxis(positions.to_common[good] @ corners, 1, 0)  # (n, 4) each
+    if canvas == "whole":
+        low = np.floor([y.min(), x.min()])
+        high = np.ceil([y.max(), x.max()])
+    else:
+        linear = positions.to_common[:, :, :2]
+        are_shifted_only = np.array_equal(linear, np.repeat(np.eye(2)[None], count, axis=0))
+        if are_shifted_only:
+            lowest = np.array([y[:, :2].max(), x[:, ::2].max()])
+            highest = np.array([y[:, 2:].min(), x[:, 1::2].min()])
+        else:
+            outlines = np.stack([y, x], axis=-1)[:, [0, 1, 3, 2]]
+            lowest, highest = common_rectangle(outlines)
+        low, high = np.ceil(lowest - 1e-6), np.floor(highest + 1e-6)
+    size = (high - low + 1).astype(int)
+    if min(size) < MIN_EDGE_PX or size[0] * size[1] < MIN_COMMON_FRACTION * height * width:
+        raise InputError(
+            f"All slices have only {max(0, size[0])} x {max(0, size[1])} of {height} x {width} px "
+            "in common; use --canvas whole to keep all of each slice, or --max-shift-nm to reject "
+            "large shifts."
+        )
+    corner = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
+    motions = joined(inverse(positions.to_common), np.repeat(corner[None], count, axis=0))
+    return rounded(motions), (int(size[0]), int(size[1]))
+
+
+def _write_aligned_image(
+    sample: Sample,
+    image: Volume,
+    image_name: str,
+    settings: AlignSettings,
+    spec: VolumeSpec,
+    motions: Motion,
+    on: Execution,
+) -> None:
+    """Resample every slice, block by block.
+
+    Raises:
+        InputError: labels were drawn on the image to be replaced.
+    """
+    _, height, width = image.shape
+    shape = (spec.shape[1], spec.shape[2])
+    # A slice that is read, one that is written, and its pyramid.
+    plane = (height * width + 2 * shape[0] * shape[1]) * image.dtype.itemsize
+    smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
+    needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
     inputs = {
         "image": image.fingerprint,
         "registration": fingerprint_of({"motions": motions.tolist()}),
     }
-    plane = (
-        image.shape[1] * image.shape[2] + 2 * shape[0] * shape[1]
-    ) * image.dtype.itemsize  # what is read, written, and its pyramid
-    smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
-    needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
-    moving = changed(
-        settings, {"report_jump_nm": None, "image": name}
-    )  # what is only told makes no other image
-    with Stage(sample, f"align-{settings.out}", moving, inputs, [spec], on, needs) as stage:
+    # What is only reported does not change the image.
+    recorded = changed(settings, {"report_jump_nm": None, "image": image_name})
+    with Stage(sample, f"align-{settings.out}", recorded, inputs, [spec], on, needs) as stage:
         if not stage.finished:
-            _refuse_to_strand(sample, settings.out)
+            _refuse_to_strand_labels(sample, settings.out)
         stage.map(
             _move_block,
             image.blocks(),
@@ -168,198 +308,22 @@ def align(
             settings.interpolation,
             of_block=lambda block: motions[block.own],
         )
-    jumps = _jumps(found, image, settings)
-    is_aligned = not jumps and hardly_drifts(steps(found, image.shape))
-    alignment = Alignment(
-        settings.out, motions, likeness, jumps, found.bad, found.breaks, is_aligned
-    )
-    sample.write_table(
-        f"alignment_{settings.out}",
-        alignment_table(alignment, found, image.shape, sample.image("raw").repeated),
-    )
-    return alignment
 
 
-def _refuse_to_strand(sample: Sample, out: str) -> None:
-    """Labels that were drawn on the image that is to be replaced would have no image any more."""
+def _refuse_to_strand_labels(sample: Sample, out: str) -> None:
+    """Refuse to replace an image on which labels were drawn: these would have no image any more.
+
+    Raises:
+        InputError: labels were drawn on it.
+    """
     drawn = annotations_drawn_on(sample, out) if out in sample.names("images") else []
     if drawn:
+        verb = "was" if len(drawn) == 1 else "were"
         raise InputError(
-            f"{', '.join(drawn)} of {sample.path.name} {'was' if len(drawn) == 1 else 'were'} annotated on images/{out} and cannot follow "
-            f"another alignment; give it another name with --out, or remove {sample.path.name}/annotations/{drawn[0]}."
+            f"{', '.join(drawn)} of {sample.path.name} {verb} annotated on images/{out} and cannot "
+            "follow another alignment; give the new image another name with --out, or remove "
+            f"{sample.path.name}/annotations/{drawn[0]}."
         )
-
-
-def _unmoved(sample: Sample, out: str) -> str | None:
-    """The newest image of which nothing was moved; None where the image was aligned before."""
-    if out in sample.names("images"):
-        return None
-    return next(
-        name
-        for name in sample.line_of(sample.newest_image)
-        if sample.frame(sample.image(name)).to_raw is None
-    )
-
-
-def _links(
-    sample: Sample, image: Volume, name: str, settings: AlignSettings, on: Execution
-) -> list[Link]:
-    """Registrations of every slice to those before it: a stage of its own, since the shape of the result follows from it."""
-    chosen = _registering(settings)
-    needs = _registration_needs(image, settings, image.block_depth + settings.reference_slices)
-    with Stage(
-        sample,
-        f"register-{settings.out}",
-        chosen,
-        {"image": image.fingerprint, "name": name},
-        [],
-        on,
-        needs,
-    ) as stage:
-        blocks = stage.map(
-            _register_block, image.blocks(halo=settings.reference_slices), image, chosen
-        )
-    return [
-        Link(int(i), int(j), np.array(motion), float(likeness))
-        for block in blocks
-        for i, j, motion, likeness in block["links"]
-    ]
-
-
-def _register_block(block: ZBlock, image: Volume, settings: RegisterSettings) -> BlockResult:
-    """Links of the block's own slices to those before them."""
-    details: dict[int, Detail] = {}
-    links = []
-    for z, voxels in enumerate(image.read(slice(block.read_start, block.stop)), block.read_start):
-        details[z] = detail(voxels, settings.working_mpx)
-        for before in range(
-            max(block.read_start, z - settings.reference_slices), z if z >= block.start else 0
-        ):
-            found = register(details[before], details[z], settings.motion)
-            links.append([before, z, found.motion.tolist(), found.likeness])
-        details.pop(z - settings.reference_slices, None)
-    return {}, {"links": links}
-
-
-def _settled(
-    sample: Sample, image: Volume, links: Sequence[Link], settings: AlignSettings, on: Execution
-) -> tuple[Drift, NDArray[np.float64]]:
-    """Places of all slices; groups that bad slices hold apart are registered across them."""
-    count, shape = image.shape[0], image.shape[1:]
-    furthest, edges = settings.max_shift_nm or float("inf"), image.voxel_size[1:]
-    kept = believed(links, settings.min_similarity, furthest, shape, edges)
-    if count > 1 and not kept:
-        raise InputError(
-            f"No two neighboring slices of {image.directory.name} look alike: this is no stack, or its slices are mixed up."
-        )
-    bridges = _bridges(sample, image, gaps(count, kept), settings, on)
-    weakest = min(
-        (link.likeness for link in kept), default=0.0
-    )  # further apart, slices are less like
-    kept += [
-        link
-        for link in believed(bridges, 0, furthest, shape, edges)
-        if link.likeness >= settings.min_similarity * weakest
-    ]
-    likeness = np.full(count, np.nan)
-    for link in links:
-        if link.moving - link.fixed == 1:
-            likeness[link.moving] = link.likeness
-    return drift(count, kept, settings.motion, shape), likeness
-
-
-def _bridges(
-    sample: Sample,
-    image: Volume,
-    pairs: Sequence[tuple[int, int]],
-    settings: AlignSettings,
-    on: Execution,
-) -> list[Link]:
-    """Registrations across bad slices."""
-    if not pairs:
-        return []
-    chosen, again = (
-        _registering(settings),
-        replace(on, overwrite=True),
-    )  # which pairs they are follows from what is believed
-    inputs = {"image": image.fingerprint, "pairs": str(pairs)}
-    with Stage(
-        sample,
-        f"bridge-{settings.out}",
-        chosen,
-        inputs,
-        [],
-        again,
-        _registration_needs(image, settings, 1),
-    ) as stage:
-        blocks = stage.map(
-            _bridge,
-            z_blocks(len(pairs), 1),
-            image,
-            chosen,
-            of_block=lambda block: pairs[block.start],
-        )
-    return [
-        Link(int(i), int(j), np.array(motion), float(likeness))
-        for i, j, motion, likeness in (block["link"] for block in blocks)
-    ]
-
-
-def _bridge(
-    _: ZBlock, image: Volume, settings: RegisterSettings, pair: tuple[int, int]
-) -> BlockResult:
-    fixed, moving = (detail(image.read(slice(z, z + 1))[0], settings.working_mpx) for z in pair)
-    found = register(fixed, moving, settings.motion)
-    return {}, {"link": [*pair, found.motion.tolist(), found.likeness]}
-
-
-def _registering(settings: AlignSettings) -> RegisterSettings:
-    return RegisterSettings(
-        **{key: getattr(settings, key) for key in RegisterSettings.model_fields}
-    )
-
-
-def _registration_needs(image: Volume, settings: AlignSettings, slices: int) -> Needs:
-    """Memory for so many slices at once, their details, and what a registration takes besides."""
-    _, y, x = image.shape
-    working = min(y * x, settings.working_mpx * 1e6) * 4
-    ram = int(
-        slices * y * x * image.dtype.itemsize
-        + (settings.reference_slices + 1) * working * 2
-        + y * x * 8
-        + working * 12
-    )
-    return Needs(ram=ram, smaller="a smaller --working-mpx, or fewer --workers, need less")
-
-
-def _canvas(found: Drift, shape: Sequence[int], canvas: str) -> tuple[Motion, tuple[int, int]]:
-    """Motions from pixels of the aligned image to those of the image, and its (y, x)."""
-    rows, columns = shape[1] - 1, shape[2] - 1
-    corners = np.array([[0, 0, rows, rows], [0, columns, 0, columns], [1, 1, 1, 1]], float)
-    good = [z for z in range(shape[0]) if z not in set(found.bad)]
-    y, x = np.moveaxis(
-        found.places[good] @ corners, 1, 0
-    )  # (n, 4): top left, top right, bottom left, bottom right
-    if canvas == "whole":
-        low, high = np.floor([y.min(), x.min()]), np.ceil([y.max(), x.max()])
-    else:
-        if np.array_equal(found.places[:, :, :2], np.repeat(np.eye(2)[None], shape[0], axis=0)):
-            lowest, highest = (
-                np.array([y[:, :2].max(), x[:, ::2].max()]),
-                np.array([y[:, 2:].min(), x[:, 1::2].min()]),
-            )
-        else:
-            lowest, highest = common_rectangle(np.stack([y, x], axis=-1)[:, [0, 1, 3, 2]])
-        low, high = np.ceil(lowest - 1e-6), np.floor(highest + 1e-6)
-    size = (high - low + 1).astype(int)
-    if min(size) < LEAST_EDGE_PX or size[0] * size[1] < LEAST_COMMON * shape[1] * shape[2]:
-        raise InputError(
-            f"The slices share only {max(0, size[0])} x {max(0, size[1])} of {shape[1]} x {shape[2]} px; "
-            "use --canvas whole to keep all of each slice, or --max-shift-nm to distrust large shifts."
-        )
-    corner = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
-    motions = joined(inverse(found.places), np.repeat(corner[None], shape[0], axis=0))
-    return rounded(motions), (int(size[0]), int(size[1]))
 
 
 def _move_block(
@@ -367,75 +331,105 @@ def _move_block(
     image: Volume,
     path: str,
     shape: tuple[int, int],
-    how: Interpolation,
+    interpolation: Interpolation,
     motions: Motion,
 ) -> BlockResult:
-    out = np.empty((block.stop - block.start, *shape), image.dtype)
+    """Resample the slices of a block."""
+    aligned = np.empty((block.stop - block.start, *shape), image.dtype)
     for index, voxels in enumerate(image.read(block.own)):
-        out[index] = moved(voxels, motions[index], shape, how)
-    return {path: out}, {}
+        aligned[index] = moved(voxels, motions[index], shape, interpolation)
+    return {path: aligned}, {}
 
 
-def steps(found: Drift, shape: Sequence[int]) -> NDArray[np.float64]:
-    """(n, 2) by how far the center of each slice lies from that of the slice before it, px; bad slices are stepped over."""
-    center = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
-    places = found.places @ center
-    out, last = np.zeros((len(places), 2)), 0
-    for z in range(1, len(places)):
-        if z not in found.bad:
-            out[z] = places[z] - places[last]
-            last = z
-    return out
+def slice_steps(positions: SlicePositions, shape: Sequence[int]) -> Floats:
+    """Return by how far the center of each slice lies from that of the slice before it.
 
-
-def hardly_drifts(moves: NDArray[np.float64]) -> bool:
-    """Return whether nearly all steps between slices are below one pixel.
-
-    Stacks that were aligned before have such steps, of tissue that runs obliquely: on two open FIB-SEM stacks 0.4 and 0.5 px in the
-    median, 0.8 and 0.7 px in the 95th percentile, which add up to 20 px in 80 and 103 px in 250 slices (measured).
+    Bad slices are skipped.
 
     Args:
-        moves: (n, 2) of every slice against the one before, px; the first has none.
+        positions: of all slices.
+        shape: (z, y, x) of the image.
+
+    Returns:
+        (n, 2) y and x in pixels; 0 for the first slice and for bad ones.
     """
-    return len(moves) > 1 and bool(np.quantile(np.linalg.norm(moves[1:], axis=1), 0.95) < CLOSE_PX)
+    centers = positions.to_common @ _slice_center(shape)
+    steps = np.zeros((len(centers), 2))
+    previous = 0
+    for z in range(1, len(centers)):
+        if z not in positions.bad:
+            steps[z] = centers[z] - centers[previous]
+            previous = z
+    return steps
 
 
-def _jumps(found: Drift, image: Volume, settings: AlignSettings) -> tuple[int, ...]:
-    """Slices that lie unusually far from the one before."""
-    length = np.linalg.norm(steps(found, image.shape) * image.voxel_size[1:], axis=1)
-    least = 10 * min(image.voxel_size[1:])
-    limit = settings.report_jump_nm or max(
-        least, 10 * float(np.median(length[1:])) if len(length) > 1 else least
-    )
-    return tuple(int(z) for z in np.nonzero(length > limit)[0])
+def _slice_center(shape: Sequence[int]) -> Floats:
+    """Return (y, x, 1) of the center of a slice."""
+    return np.append((np.array(shape[1:]) - 1) / 2, 1.0)
+
+
+def hardly_drifts(steps: Floats) -> bool:
+    """Return whether nearly all steps between slices are below one pixel.
+
+    Stacks that were aligned before have such steps, of tissue that runs obliquely: on two open
+    FIB-SEM stacks 0.4 and 0.5 px in the median, 0.8 and 0.7 px in the 95th percentile, which add up
+    to 20 px in 80 and 103 px in 250 slices (measured).
+
+    Args:
+        steps: (n, 2) from each slice to the one before, px; the first slice has none.
+    """
+    if len(steps) <= 1:
+        return False
+    lengths = np.linalg.norm(steps[1:], axis=1)
+    return bool(np.quantile(lengths, 0.95) < CLOSE_PX)
+
+
+def _find_jumps(
+    positions: SlicePositions, image: Volume, settings: AlignSettings
+) -> tuple[int, ...]:
+    """Return the slices that lie unusually far from the one before."""
+    pixel_edges = image.voxel_size[1:]
+    lengths = np.linalg.norm(slice_steps(positions, image.shape) * pixel_edges, axis=1)
+    limit: float = JUMP_FACTOR * min(pixel_edges)
+    if len(lengths) > 1:
+        limit = max(limit, JUMP_FACTOR * float(np.median(lengths[1:])))
+    jumps = np.nonzero(lengths > (settings.report_jump_nm or limit))[0]
+    return tuple(int(z) for z in jumps)
 
 
 def alignment_table(
-    alignment: Alignment, found: Drift, shape: Sequence[int], repeated: Sequence[int] = ()
+    alignment: Alignment,
+    positions: SlicePositions,
+    shape: Sequence[int],
+    repeated: Sequence[int] = (),
 ) -> pa.Table:
-    """One row a slice: where its center lies, its turn, its likeness with the slice before it, and what is wrong with it."""
-    center = np.append((np.array(shape[1:]) - 1) / 2, 1.0)
-    y, x = (found.places @ center - center[:2]).T
-    turn = np.degrees(np.arctan2(found.places[:, 1, 0], found.places[:, 0, 0]))
-    remarks: dict[int, list[str]] = {}
-    for what, which in (
+    """Return one row for each slice: shift of its center, rotation, similarity, remark.
+
+    Args:
+        alignment: the result.
+        positions: of all slices.
+        shape: (z, y, x) of the image that was aligned.
+        repeated: slices that stand in for lost ones.
+    """
+    center = _slice_center(shape)
+    y, x = (positions.to_common @ center - center[:2]).T
+    linear = positions.to_common[:, :, :2]
+    remarks: list[list[str]] = [[] for _ in y]
+    for remark, slices in (
         ("bad", alignment.bad),
         ("break", alignment.breaks),
         ("jump", alignment.jumps),
         ("repeated", repeated),
     ):
-        for z in which:
-            remarks.setdefault(z, []).append(what)
+        for z in slices:
+            remarks[z].append(remark)
     columns: dict[str, Any] = {
         "z": np.arange(len(y)),
         "shift_y_px": y,
         "shift_x_px": x,
-        "turn_deg": turn,
+        "rotation_deg": np.degrees(np.arctan2(linear[:, 1, 0], linear[:, 0, 0])),
+        "similarity": alignment.similarity,
+        "remark": [" ".join(words) for words in remarks],
     }
-    columns |= {
-        "likeness": alignment.likeness,
-        "remark": [" ".join(remarks.get(z, [])) for z in range(len(y))],
-    }
-    return pa.table(
-        columns, metadata={"sparsem": json.dumps({"hardly_drifts": alignment.hardly_drifts})}
-    )
+    notes = json.dumps({"hardly_drifts": alignment.hardly_drifts})
+    return pa.table(columns, metadata={"sparsem": notes})

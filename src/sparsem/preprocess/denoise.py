@@ -1,6 +1,8 @@
-"""The stage ``denoise``: an image without its noise, by a network that learns on the sample itself, or without learning.
+"""The stage ``denoise``: an image without its noise.
 
-Slices are (y, x) uint8 or uint16; black, 0, is what no microscope has seen, and stays.
+The noise is removed by a network that is trained on the sample itself (Noise2Void), or without
+training (non-local means). Slices are (y, x) uint8 or uint16; black, 0, is what the microscope did
+not image, and stays black.
 """
 
 from collections.abc import Mapping
@@ -9,66 +11,79 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.geometry import ZBlock
 from sparsem.models.device import Precision, choose_device, free_memory, resolve_precision
 from sparsem.preprocess.noise2void import (
-    Course,
-    denoised,
-    learn,
+    DenoiserTraining,
+    denoise_slice,
     load_network,
-    patches_of,
-    refuse_small,
-    refuse_without_careamics,
+    patch_sampler,
+    require_careamics,
+    require_patch_size,
+    train_part,
 )
-from sparsem.preprocess.nonlocal_means import smoothed
+from sparsem.preprocess.nonlocal_means import denoise_nonlocal_means
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import CHUNK_YX, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import Arrays, BlockResult, Stage, earlier_setting, link_arrays
 
-PIECE = 25  # updates between two saved states, and two signs of progress
-BOXES = 8  # of the image, as large as its chunks usually are, that the patches of a piece come from
-BOX = (16, CHUNK_YX, CHUNK_YX)
-LIBRARIES = (
-    1_500_000_000  # bytes: torch, CAREamics, a batch or a tile on its way through the network
-)
-ON_GPU = 1_000_000_000  # bytes: the same without the libraries
-SMOOTHING = 60  # bytes a pixel of a slice that is smoothed without learning
+UPDATES_PER_PART = 25  # between two saved states, and between two signs of progress
+BOXES_PER_PART = 8  # of the image, from which the patches of a part of the training come
+BOX_SHAPE = (16, CHUNK_YX, CHUNK_YX)  # (z, y, x), as large as the chunks of an image usually are
+# Bytes: torch, CAREamics, and a batch or a tile on its way through the network.
+NETWORK_BYTES = 1_500_000_000
+GPU_BYTES = 1_000_000_000  # the same without the libraries
+NONLOCAL_MEANS_BYTES_PER_PIXEL = 60  # of the slice that is denoised
 
-Way = Literal["n2v", "nlm"]
+DenoiseMethod = Literal["n2v", "nlm"]
+
+# Settings that have an effect with one method only.
+NLM_FIELDS = ("strength",)
+N2V_FIELDS = ("updates", "batch", "learning_rate", "seed", "precision", "device")
 
 
 class DenoiseSettings(Settings):
-    """How noise is taken away."""
+    """Settings of denoising."""
 
-    method: Way = Field(
+    method: DenoiseMethod = Field(
         "n2v",
-        description="n2v: Noise2Void, a network that learns on the sample itself; nlm: non-local means, no learning",
+        description="n2v: Noise2Void, a network that is trained on the sample itself; "
+        "nlm: non-local means, without training",
     )
-    updates: int = Field(1000, ge=1, description="n2v: weight updates")
-    batch: int = Field(16, ge=1, description="n2v: patches an update")
-    learning_rate: float = Field(1e-3, gt=0, description="n2v: of Adam, at its highest")
-    seed: int = Field(0, ge=0, lt=2**31, description="n2v: of weights, patches and masked pixels")
+    updates: int = Field(1000, ge=1, description="n2v: number of weight updates")
+    batch: int = Field(16, ge=1, description="n2v: patches for each update")
+    learning_rate: float = Field(1e-3, gt=0, description="n2v: highest learning rate, of Adam")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="n2v: seed of weights, patches and masked pixels"
+    )
     strength: float = Field(
         0.7,
         gt=0,
-        description="nlm: patches so alike, in standard deviations of the noise, are taken for the same",
+        description="nlm: how much patches may differ that are averaged, in standard deviations of "
+        "the noise",
     )
     precision: Precision = Field(
         "auto", description="n2v: auto: bfloat16 where the processor computes it fast"
     )
     device: str = Field("auto", description="n2v: auto, cpu, cuda, cuda:1, mps")
-    image: str | None = Field(None, description="image to denoise; the newest one if not given")
-    out: str = Field("denoised", description="name of the image made")
+    image: str | None = Field(None, description="image to denoise; default: the newest image")
+    out: str = Field("denoised", description="name of the denoised image")
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Updates of a training that are done together, and the boxes (z, y, x) of the image that they learn from."""
+class TrainingPart:
+    """Updates of a training that are computed together.
+
+    Attributes:
+        updates: their numbers.
+        boxes: slices (z, y, x) of the image from which the patches come.
+    """
 
     updates: range
     boxes: tuple[tuple[slice, slice, slice], ...]
@@ -77,128 +92,154 @@ class Piece:
 def denoise(
     sample: Sample, settings: DenoiseSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> str:
-    """Write ``images/OUT``: the image without its noise. Coordinates stay: annotations made on the image hold for it.
+    """Write ``images/OUT``, the image without its noise.
 
-    Noise2Void learns piece by piece from chunks of the image, and a piece that is done is not done again; then every block is denoised.
+    Pixels keep their positions: annotations made on the image hold for it. The network of
+        Noise2Void
+    is trained part by part on chunks of the image, and a part that is finished is not computed
+    again; then every block is denoised.
 
     Args:
         sample: its image is read block by block.
-        settings: in which way.
-        on: how the work is spread; a training goes on in this process, or on one worker of a scheduler.
+        settings: the method and its parameters.
+        on: how the work is distributed; a training runs in this process, or on one worker of a
+            scheduler.
+        **changes: fields of the settings to replace.
 
     Returns:
         The name of the image.
 
     Raises:
         InputError: CAREamics is not installed, or slices are smaller than a patch.
-        ResumeError: it was denoised otherwise, and ``on.overwrite`` is not set.
+        ResumeError: the image was denoised with other settings, and ``on.overwrite`` is not set.
         SettingsError: there is no such device.
     """
     settings = resolve_settings(DenoiseSettings, settings, changes)
     name = sample.image_for(settings.out, settings.image)
     image = sample.image(name)
-    learns = settings.method == "n2v"
-    if learns:
-        refuse_without_careamics()
-        refuse_small(image.shape)
+    uses_network = settings.method == "n2v"
+    stage_name = f"denoise-{settings.out}"
+    device = None
+    if uses_network:
+        require_careamics()
+        require_patch_size(image.shape)
+        device = choose_device(settings.device)
+        earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
+        precision = resolve_precision(device, settings.precision, earlier)
+        settings = changed(settings, {"precision": precision})
     spec = image.like(f"images/{settings.out}", image.dtype, Kind.IMAGE, (name, image.fingerprint))
-    plane = image.shape[1] * image.shape[2]
-    ram = 3 * plane * image.dtype.itemsize * image.block_depth + (
-        LIBRARIES if learns else SMOOTHING * plane
-    )
-    device = choose_device(settings.device) if learns else None
-    if device:
-        earlier = earlier_setting(sample, f"denoise-{settings.out}", "precision", on.overwrite)
-        settings = changed(
-            settings, {"precision": resolve_precision(device, settings.precision, earlier)}
-        )
-    gpu = (
-        {"gpu": ON_GPU, "gpu_free": free_memory(device)} if device and device.type == "cuda" else {}
-    )
-    needs = Needs(
-        ram, spec.nbytes, "import with a smaller --block-depth, or use fewer --workers", **gpu
-    )
-    lasting = _lasting(changed(settings, {"image": name}))
-    with Stage(
-        sample, f"denoise-{settings.out}", lasting, {"image": image.fingerprint}, [spec], on, needs
-    ) as stage:
-        pieces = _pieces(image, settings) if learns else []
+    needs = _denoising_needs(image, spec.nbytes, device)
+    recorded = _recorded_settings(changed(settings, {"image": name}))
+    inputs = {"image": image.fingerprint}
+    with Stage(sample, stage_name, recorded, inputs, [spec], on, needs) as stage:
+        parts = _training_parts(image, settings) if uses_network else []
         folder = stage.chain(
-            f"{stage.name}, learning", _learn, {"n2v": pieces}, image, settings, here=True
+            f"{stage.name}, training", _train_link, {"n2v": parts}, image, settings, here=True
         )
-        network = (folder, len(pieces) - 1) if learns else None
+        network = (folder, len(parts) - 1) if uses_network else None
         stage.map(_denoise_block, image.blocks(), image, spec.path, settings, network)
     return settings.out
 
 
-def _lasting(settings: DenoiseSettings) -> DenoiseSettings:
-    """Settings that change the result, as they turn out here; those of the other way are as they would be by themselves."""
-    other = {
-        "n2v": ("strength",),
-        "nlm": ("updates", "batch", "learning_rate", "seed", "precision", "device"),
-    }[settings.method]
+def _denoising_needs(image: Volume, disk: int, device: torch.device | None) -> Needs:
+    """Return memory and disk of a run.
+
+    Args:
+        image: to denoise.
+        disk: bytes of the result.
+        device: of the network; None without one.
+    """
+    plane = image.shape[1] * image.shape[2]
+    method_bytes = NETWORK_BYTES if device else NONLOCAL_MEANS_BYTES_PER_PIXEL * plane
+    ram = 3 * plane * image.dtype.itemsize * image.block_depth + method_bytes
+    smaller = "import with a smaller --block-depth, or use fewer --workers"
+    if device and device.type == "cuda":
+        return Needs(ram, disk, smaller, gpu=GPU_BYTES, gpu_free=free_memory(device))
+    return Needs(ram, disk, smaller)
+
+
+def _recorded_settings(settings: DenoiseSettings) -> DenoiseSettings:
+    """Return the settings that determine the result.
+
+    The device is the one that is chosen here; settings of the other method have their defaults.
+    """
+    unused_fields = NLM_FIELDS if settings.method == "n2v" else N2V_FIELDS
     device = choose_device(settings.device if settings.method == "n2v" else "cpu")
-    return changed(
-        settings,
-        {"device": device.type} | {key: DenoiseSettings.model_fields[key].default for key in other},
-    )
+    changes: dict[str, Any] = {"device": device.type}
+    for key in unused_fields:
+        changes[key] = DenoiseSettings.model_fields[key].default
+    return changed(settings, changes)
 
 
-def _pieces(image: Volume, settings: DenoiseSettings) -> list[Piece]:
-    """The whole training; boxes are drawn at random, each as large as a chunk."""
-    starts = range(0, settings.updates, PIECE)
-    return [
-        Piece(
-            range(start, min(start + PIECE, settings.updates)),
-            _boxes(image, np.random.default_rng([settings.seed, start, 1])),
-        )
-        for start in starts
-    ]
+def _training_parts(image: Volume, settings: DenoiseSettings) -> list[TrainingPart]:
+    """Return the whole training; boxes are drawn at random, each as large as a chunk."""
+    parts = []
+    for start in range(0, settings.updates, UPDATES_PER_PART):
+        updates = range(start, min(start + UPDATES_PER_PART, settings.updates))
+        random = np.random.default_rng([settings.seed, start, 1])
+        parts.append(TrainingPart(updates, _draw_boxes(image, random)))
+    return parts
 
 
-def _boxes(image: Volume, random: np.random.Generator) -> tuple[tuple[slice, slice, slice], ...]:
-    found = []
-    for _ in range(BOXES):
+def _draw_boxes(
+    image: Volume, random: np.random.Generator
+) -> tuple[tuple[slice, slice, slice], ...]:
+    """Return boxes of an image, each as large as a chunk."""
+    boxes = []
+    for _ in range(BOXES_PER_PART):
+        # All three numbers are drawn before they are used: the order of draws is part of the
+        # result.
         corners = [
             int(random.integers(-(-length // edge))) * edge
-            for length, edge in zip(image.shape, BOX, strict=True)
+            for length, edge in zip(image.shape, BOX_SHAPE, strict=True)
         ]
-        # A chunk at the border may hold less than a patch: what lies before it comes along.
-        starts = [
-            max(0, min(corner, length - edge))
-            for corner, length, edge in zip(corners, image.shape, BOX, strict=True)
-        ]
-        z, y, x = (slice(start, start + edge) for start, edge in zip(starts, BOX, strict=True))
-        found.append((z, y, x))
-    return tuple(found)
+        box = []
+        for corner, length, edge in zip(corners, image.shape, BOX_SHAPE, strict=True):
+            # A chunk at the border may be smaller than a patch: the box includes what lies before.
+            start = max(0, min(corner, length - edge))
+            box.append(slice(start, start + edge))
+        boxes.append((box[0], box[1], box[2]))
+    return tuple(boxes)
 
 
-def _learn(
-    piece: Piece,
-    before: Mapping[str, NDArray[Any]] | None,
+def _train_link(
+    part: TrainingPart,
+    previous: Mapping[str, NDArray[Any]] | None,
     image: Volume,
     settings: DenoiseSettings,
 ) -> Arrays:
-    patches = patches_of([image.kept(0)[box] for box in piece.boxes])
-    state = (
-        {name.removeprefix("state-"): array for name, array in before.items()} if before else None
+    """Compute one part of the training, a link of a chain of the stage.
+
+    Args:
+        part: of the training.
+        previous: arrays that the link before returned; None for the first.
+        image: is read.
+        settings: parameters of the training.
+
+    Returns:
+        The state of the training as ``state-NAME``, and the loss; with the last part also the
+        network.
+    """
+    patches = patch_sampler([image.kept(0)[box] for box in part.boxes])
+    state = None
+    if previous:
+        state = {name.removeprefix("state-"): array for name, array in previous.items()}
+    training = DenoiserTraining(
+        updates=settings.updates,
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        device=choose_device(settings.device),
+        precision=settings.precision,
     )
-    device = choose_device(settings.device)
-    course = Course(
-        settings.updates,
-        settings.batch,
-        settings.learning_rate,
-        settings.seed,
-        device,
-        settings.precision,
-    )
-    after, loss = learn(patches, state, piece.updates, course)
-    kept = {"network": after["network"]} if piece.updates.stop == settings.updates else {}
-    return (
-        {f"state-{name}": array for name, array in after.items()}
-        | kept
-        | {"loss": np.array([loss])}
-    )
+    new_state, loss = train_part(patches, state, part.updates, training)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, array in new_state.items():
+        arrays[f"state-{name}"] = array
+    if part.updates.stop == settings.updates:
+        arrays["network"] = new_state["network"]
+    arrays["loss"] = np.array([loss])
+    return arrays
 
 
 def _denoise_block(
@@ -208,15 +249,24 @@ def _denoise_block(
     settings: DenoiseSettings,
     network: tuple[Path, int] | None,
 ) -> BlockResult:
+    """Denoise the slices of a block.
+
+    Args:
+        block: of slices.
+        image: is read.
+        path: of the denoised image in the sample.
+        settings: the method and its parameters.
+        network: folder of the training and number of its last link; None for non-local means.
+    """
     slices = image.read(block.own)
     if network is None:
-        return {path: np.stack([smoothed(one, settings.strength) for one in slices])}, {}
+        denoised = [denoise_nonlocal_means(voxels, settings.strength) for voxels in slices]
+        return {path: np.stack(denoised)}, {}
     device = choose_device(settings.device)
-    weights, levels = load_network(
-        np.asarray(link_arrays(network[0], "n2v", network[1])["network"][...]), device
-    )
-    return {
-        path: np.stack(
-            [denoised(one, weights, levels, device, settings.precision) for one in slices]
-        )
-    }, {}
+    folder, last_link = network
+    content = np.asarray(link_arrays(folder, "n2v", last_link)["network"][...])
+    weights, levels = load_network(content, device)
+    denoised = [
+        denoise_slice(voxels, weights, levels, device, settings.precision) for voxels in slices
+    ]
+    return {path: np.stack(denoised)}, {}

@@ -1,9 +1,12 @@
-"""Noise2Void (Krull et al. 2019): a network learns to tell a pixel from those around it, which know nothing of its noise.
+"""Noise2Void (Krull et al. 2019): a network is trained to predict a pixel from those around it.
 
-Network, masked pixels and loss are CAREamics' (``pip install sparsem[denoise]``), its U-Net of depth 2 in the version that leaves no
-checkerboard (N2V2, Hoeck et al. 2022), patches of 64 px.
-What is ours: patches come from any array, a piece of a training goes on where the last one ended, to the bit on one machine, and a slice of
-any size is denoised in tiles with the numbers of the whole. Slices are (y, x) uint8 or uint16; black, 0, is what no microscope has seen.
+These contain no information about the noise of the pixel, so that the prediction is free of it.
+Network, masked pixels and loss are those of CAREamics (``pip install sparsem[denoise]``): its U-Net
+of depth 2 in the version that leaves no checkerboard pattern (N2V2, Hoeck et al. 2022), patches of
+64 px. Added here: patches come from any array; a part of a training continues where the last one
+ended, to the bit on one machine; and a slice of any size is denoised in tiles with the same numbers
+as the whole slice. Slices are (y, x) uint8 or uint16; black, 0, is what the microscope did not
+image.
 """
 
 import importlib.util
@@ -23,200 +26,232 @@ from sparsem.image.black_areas import black_areas
 from sparsem.models.device import Precision, autocast, keep_freed_memory
 
 PATCH_PX = 64
-MASKED = 1.5  # percent of a patch's pixels that are masked, as in the paper
-TILE_PX, HALO_PX = (
-    480,
-    32,
-)  # of what is denoised at once; a pixel's value depends on none farther off than the halo
+MASKED_PERCENT = 1.5  # of the pixels of a patch, as in the paper
+TILE_PX = 480  # edge of what is denoised at once
+HALO_PX = 32  # around a tile; the value of a pixel depends on no pixel farther away
 STRIDE = 4  # px: the network halves a slice twice, so that tiles begin at multiples of it
-RISE = 0.05  # part of the updates over which the learning rate rises; then it falls to nothing as a cosine
+# Fraction of the updates over which the learning rate rises; then it falls to zero as a cosine.
+WARMUP_FRACTION = 0.05
+PATCHES_FOR_LEVELS = 256  # of which the mean and standard deviation of gray levels are measured
+MAX_DRAWS = 8  # of a patch that is not mostly black
+MIN_IMAGED_FRACTION = 0.9  # of a patch, unless none is found in so many draws
 
 Patches = Callable[[np.random.Generator, int], NDArray[np.float32]]
 State = Mapping[str, NDArray[np.uint8]]
 
 
-def refuse_without_careamics() -> None:
-    """Noise2Void is an extra.
+def require_careamics() -> None:
+    """Check that CAREamics, an optional dependency, is installed.
 
     Raises:
-        InputError: CAREamics is not installed.
+        InputError: it is not.
     """
     if importlib.util.find_spec("careamics") is None:
         raise InputError(
-            "Noise2Void needs CAREamics, which is not installed: pip install 'sparsem[denoise]'; or use --method nlm."
+            "Noise2Void needs CAREamics, which is not installed: pip install 'sparsem[denoise]'; "
+            "or use --method nlm."
         )
 
 
-def refuse_small(shape: Sequence[int]) -> None:
-    """Slices must hold a patch.
+def require_patch_size(shape: Sequence[int]) -> None:
+    """Check that slices are at least as large as a patch.
+
+    Args:
+        shape: (..., y, x).
 
     Raises:
-        InputError: they do not.
+        InputError: they are smaller.
     """
     if min(shape[-2:]) < PATCH_PX:
         size = " x ".join(map(str, shape[-2:]))
         raise InputError(
-            f"Noise2Void learns from patches of {PATCH_PX} px, but slices have {size} px; use --method nlm."
+            f"Noise2Void is trained on patches of {PATCH_PX} px, but slices have {size} px; "
+            "use --method nlm."
         )
 
 
 def new_network() -> nn.Module:
-    """CAREamics' U-Net for Noise2Void, with random weights: (B, 1, y, x) in, the same out; y and x multiples of 4."""
+    """Return CAREamics' U-Net for Noise2Void with random weights.
+
+    It maps (B, 1, y, x) to the same shape; y and x are multiples of 4.
+    """
     from careamics.config.architectures import UNetConfig
     from careamics.models.unet import UNet
 
     network = UNet(**UNetConfig(architecture="UNet", n2v2=True).model_dump())
-    network.final_conv = InFull(network.final_conv)
+    network.final_conv = FullPrecision(network.final_conv)
     return network
 
 
-class InFull(nn.Module):
-    """A layer that computes in single precision whatever those before it do: a rounded answer would lose gray levels."""
+class FullPrecision(nn.Module):
+    """A layer that computes in single precision, whatever the layers before it do.
+
+    A rounded output would lose gray levels.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The same shapes as the layer's."""
+        """Apply the layer; shapes are those of the layer."""
         with torch.autocast(x.device.type, enabled=False):
-            found: torch.Tensor = self.layer(x.float())
-        return found
+            output: torch.Tensor = self.layer(x.float())
+        return output
 
 
-def patches_of(boxes: Sequence[NDArray[Any]]) -> Patches:
-    """Patches (B, 64, 64) float32 at random from boxes (z, y, x), turned and mirrored; mostly black ones only where nothing else is found.
+def patch_sampler(boxes: Sequence[NDArray[Any]]) -> Patches:
+    """Return a function that draws patches at random from boxes of an image.
+
+    Patches are rotated and mirrored at random. Patches that are mostly black are returned only
+    where several draws find no other.
+
+    Args:
+        boxes: (z, y, x) each.
+
+    Returns:
+        A function of a random generator and a number, which returns patches (B, 64, 64) float32.
 
     Raises:
         InputError: a box is smaller than a patch.
     """
     for box in boxes:
-        refuse_small(box.shape)
-    weights = np.array([box.size for box in boxes], np.float64)
+        require_patch_size(box.shape)
+    sizes = np.array([box.size for box in boxes], np.float64)
 
     def draw(random: np.random.Generator, count: int) -> NDArray[np.float32]:
-        return np.stack([_seen_patch(random, boxes, weights / weights.sum()) for _ in range(count)])
+        return np.stack([_draw_patch(random, boxes, sizes / sizes.sum()) for _ in range(count)])
 
     return draw
 
 
-def _seen_patch(
+def _draw_patch(
     random: np.random.Generator, boxes: Sequence[NDArray[Any]], weights: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    for _ in range(8):
+    """Return one patch (64, 64) float32."""
+    for _ in range(MAX_DRAWS):
         box = boxes[random.choice(len(boxes), p=weights)]
         z, y, x = (
             random.integers(length - size + 1)
             for length, size in zip(box.shape, (1, PATCH_PX, PATCH_PX), strict=True)
         )
         patch = box[z, y : y + PATCH_PX, x : x + PATCH_PX]
-        if np.count_nonzero(patch) > 0.9 * patch.size:
+        if np.count_nonzero(patch) > MIN_IMAGED_FRACTION * patch.size:
             break
-    turned = np.rot90(patch, int(random.integers(4)))
-    return np.asarray(turned[:, ::-1] if random.integers(2) else turned, np.float32)
+    rotated = np.rot90(patch, int(random.integers(4)))
+    return np.asarray(rotated[:, ::-1] if random.integers(2) else rotated, np.float32)
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a network learns.
+class DenoiserTraining:
+    """Parameters of the training of a network.
 
     Attributes:
         updates: of the whole training.
-        batch: patches an update.
-        rate: the highest learning rate, of Adam.
+        batch: patches for each update.
+        learning_rate: the highest one, of Adam.
         seed: of weights, patches and masked pixels.
-        device: where it is computed.
-        precision: and how precisely.
+        device: on which it is computed.
+        precision: with which it is computed.
     """
 
     updates: int
     batch: int
-    rate: float
+    learning_rate: float
     seed: int
     device: torch.device
     precision: Precision = "auto"
 
 
-def learn(
-    patches: Patches, before: State | None, updates: range, course: Course
+def train_part(
+    patches: Patches, previous: State | None, updates: range, training: DenoiserTraining
 ) -> tuple[dict[str, NDArray[np.uint8]], float]:
-    """A piece of a training.
+    """Compute one part of a training.
 
     Args:
-        patches: where they come from.
-        before: what the piece before returned; None at the beginning.
-        updates: which of the training's updates are done now.
-        course: how.
+        patches: a function that draws them.
+        previous: the state that the part before returned; None at the beginning.
+        updates: numbers of the updates of this part.
+        training: parameters of the whole training.
 
     Returns:
-        ``network`` (see ``load_network``) and ``adam``, both safetensors as bytes, and the mean loss, 1 for nothing learnt.
+        The state, that is ``network`` (see ``load_network``) and ``adam``, both safetensors as
+        bytes; and the mean loss, which is 1 for an untrained network.
     """
     from careamics.config.algorithms.n2v_manipulation import N2VManipulateConfig
     from careamics.lightning.modules.n2v_utils import N2VManipulate
     from careamics.losses.n2v_losses import n2v_loss
 
     keep_freed_memory()
-    random = np.random.default_rng([course.seed, updates.start])
+    device = training.device
+    random = np.random.default_rng([training.seed, updates.start])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(course.seed)
+        torch.manual_seed(training.seed)
         network = new_network()
-    levels = (
-        _levels(patches, random)
-        if before is None
-        else load(before["network"].tobytes())["levels"].numpy()
-    )
-    # So laid out it learns in three quarters of the time on a CPU.
-    network = network.to(course.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(network.parameters(), course.rate)
-    if before is not None:
-        _restore(network, optimizer, before)
+    if previous is None:
+        levels = _measure_levels(patches, random)
+    else:
+        levels = load(previous["network"].tobytes())["levels"].numpy()
+    # With channels last, the training takes three quarters of the time on a CPU.
+    network = _channels_last(network, device).train()
+    optimizer = torch.optim.Adam(network.parameters(), training.learning_rate)
+    if previous is not None:
+        _restore_state(network, optimizer, previous)
     masking = N2VManipulateConfig(
-        seed=1 + course.seed + updates.start, masked_pixel_percentage=MASKED, strategy="median"
+        seed=1 + training.seed + updates.start,
+        masked_pixel_percentage=MASKED_PERCENT,
+        strategy="median",
     )
-    mask = N2VManipulate(masking, device=str(course.device))
+    mask_pixels = N2VManipulate(masking, device=str(device))
     losses = []
     for update in updates:
         for group in optimizer.param_groups:
-            group["lr"] = course.rate * _part_of_rate(update, course.updates)
-        gray = (patches(random, course.batch)[:, None] - levels[0]) / levels[1]
-        masked, original, which = mask(torch.from_numpy(gray).to(course.device))
-        with autocast(course.device, course.precision):
-            found = network(masked)
-        loss = n2v_loss(found, original, which)
+            group["lr"] = training.learning_rate * _rate_factor(update, training.updates)
+        gray = (patches(random, training.batch)[:, None] - levels[0]) / levels[1]
+        masked, original, mask = mask_pixels(torch.from_numpy(gray).to(device))
+        with autocast(device, training.precision):
+            predicted = network(masked)
+        loss = n2v_loss(predicted, original, mask)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return _kept(network, optimizer, levels), float(torch.stack(losses).mean())
+    return _pack_state(network, optimizer, levels), float(torch.stack(losses).mean())
 
 
-def _levels(patches: Patches, random: np.random.Generator) -> NDArray[np.float32]:
-    """Mean and standard deviation of the gray levels."""
-    some = patches(random, 256)
-    return np.array(
-        [some.mean(dtype=np.float64), max(float(some.std(dtype=np.float64)), 1e-3)], np.float32
-    )
+def _channels_last(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return a network on a device, with its weights in the order of channels last."""
+    layout = torch.channels_last
+    return network.to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
-def _part_of_rate(update: int, of: int) -> float:
-    rise = max(1.0, RISE * of)
-    return min(
-        (update + 1) / rise,
-        0.5 + 0.5 * math.cos(math.pi * max(0.0, update + 1 - rise) / max(1.0, of - rise)),
-    )
+def _measure_levels(patches: Patches, random: np.random.Generator) -> NDArray[np.float32]:
+    """Return mean and standard deviation of the gray levels, (2,)."""
+    sample = patches(random, PATCHES_FOR_LEVELS)
+    mean = sample.mean(dtype=np.float64)
+    deviation = max(float(sample.std(dtype=np.float64)), 1e-3)
+    return np.array([mean, deviation], np.float32)
 
 
-def _kept(
+def _rate_factor(update: int, updates: int) -> float:
+    """Return the learning rate of an update as a fraction of the highest one."""
+    warmup = max(1.0, WARMUP_FRACTION * updates)
+    decay_updates = max(1.0, updates - warmup)
+    decay_angle = math.pi * max(0.0, update + 1 - warmup) / decay_updates
+    return min((update + 1) / warmup, 0.5 + 0.5 * math.cos(decay_angle))
+
+
+def _pack_state(
     network: nn.Module, optimizer: torch.optim.Optimizer, levels: NDArray[np.float32]
 ) -> dict[str, NDArray[np.uint8]]:
+    """Return network and optimizer as bytes."""
     weights = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    moments = {
-        f"{place}.{name}": value.detach().cpu().contiguous()
-        for place, one in optimizer.state_dict()["state"].items()
-        for name, value in one.items()
-    }
+    moments = {}
+    for parameter, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            moments[f"{parameter}.{name}"] = value.detach().cpu().contiguous()
     packed = {
         "network": save({**weights, "levels": torch.from_numpy(levels)}),
         "adam": save(moments),
@@ -224,52 +259,68 @@ def _kept(
     return {name: np.frombuffer(content, np.uint8) for name, content in packed.items()}
 
 
-def _restore(network: nn.Module, optimizer: torch.optim.Optimizer, before: State) -> None:
-    weights = load(before["network"].tobytes())
+def _restore_state(network: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Load what ``_pack_state`` returned."""
+    weights = load(state["network"].tobytes())
     network.load_state_dict({name: value for name, value in weights.items() if name != "levels"})
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in load(before["adam"].tobytes()).items():
-        place, _, what = name.partition(".")
-        moments.setdefault(int(place), {})[what] = value
+    for key, value in load(state["adam"].tobytes()).items():
+        parameter, _, name = key.partition(".")
+        moments.setdefault(int(parameter), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
 def load_network(
     content: NDArray[np.uint8], device: torch.device
 ) -> tuple[nn.Module, tuple[float, float]]:
-    """The network of a training (see ``learn``), ready to denoise, with mean and standard deviation of what it learnt from."""
+    """Return the network of a training, ready to denoise.
+
+    Args:
+        content: ``network`` of the state (see ``train_part``).
+        device: on which it is to compute.
+
+    Returns:
+        The network, and mean and standard deviation of the gray levels that it was trained on.
+    """
     weights = load(content.tobytes())
-    mean, spread = (float(value) for value in weights.pop("levels"))
+    mean, deviation = (float(value) for value in weights.pop("levels"))
     network = new_network()
     network.load_state_dict(weights)
-    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return network, (mean, spread)
+    return _channels_last(network, device).eval(), (mean, deviation)
 
 
-def denoised(
+def denoise_slice(
     image: NDArray[Any],
     network: nn.Module,
     levels: tuple[float, float],
     device: torch.device,
     precision: Precision = "auto",
 ) -> NDArray[Any]:
-    """A slice without its noise, (y, x) of its own type; what is black stays black, and nothing else becomes it.
+    """Return a slice without its noise, (y, x) of the same type.
 
-    Tiles overlap by what the network sees around a pixel, so that the numbers are those of the whole slice at once.
+    Black areas stay black, and no other pixel becomes black. Tiles overlap by the distance from
+    which the network uses pixels, so that the numbers are those of the whole slice at once.
+
+    Args:
+        image: (y, x) uint8 or uint16.
+        network: see ``load_network``.
+        levels: mean and standard deviation of the gray levels that it was trained on.
+        device: on which the network computes.
+        precision: with which it computes.
     """
     top = np.iinfo(image.dtype).max
-    out = np.zeros_like(image)
-    padded = np.pad(
-        image, [(HALO_PX, HALO_PX + -length % STRIDE) for length in image.shape], mode="symmetric"
-    )
+    denoised = np.zeros_like(image)
+    padding = [(HALO_PX, HALO_PX + -length % STRIDE) for length in image.shape]
+    padded = np.pad(image, padding, mode="symmetric")
     for y in range(0, image.shape[0], TILE_PX):
         for x in range(0, image.shape[1], TILE_PX):
             tile = padded[y : y + TILE_PX + 2 * HALO_PX, x : x + TILE_PX + 2 * HALO_PX]
             gray = (torch.from_numpy(tile.astype(np.float32)) - levels[0]) / levels[1]
             with torch.inference_mode(), autocast(device, precision):
-                found = network(gray[None, None].to(device))[0, 0].cpu().numpy()
-            place = out[y : y + TILE_PX, x : x + TILE_PX]
-            inner = found[HALO_PX : HALO_PX + place.shape[0], HALO_PX : HALO_PX + place.shape[1]]
-            place[...] = np.clip(np.round(inner * levels[1] + levels[0]), 1, top)
-    out[black_areas(image)] = 0
-    return out
+                predicted = network(gray[None, None].to(device))[0, 0].cpu().numpy()
+            target = denoised[y : y + TILE_PX, x : x + TILE_PX]
+            height, width = target.shape
+            inner = predicted[HALO_PX : HALO_PX + height, HALO_PX : HALO_PX + width]
+            target[...] = np.clip(np.round(inner * levels[1] + levels[0]), 1, top)
+    denoised[black_areas(image)] = 0
+    return denoised

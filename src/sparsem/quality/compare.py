@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.errors import SettingsError
-from sparsem.preprocess.denoise import Way
+from sparsem.preprocess.denoise import DenoiseMethod
 from sparsem.quality.full_reference import REFERENCE
 from sparsem.quality.image_metrics import METRICS, Picture, tables
 from sparsem.quality.statistics import (
@@ -73,7 +73,7 @@ class CompareSettings(Settings):
     )
     title: str = Field("Image quality by protocol", description="title of the page")
     out: str = Field("comparison", description="folder for page, figures and tables")
-    denoise: Way | None = Field(
+    denoise: DenoiseMethod | None = Field(
         None, description="compare each picture with itself denoised: nlm, or n2v as in the thesis"
     )
     by: Literal["image", "tile"] = Field(

@@ -21,7 +21,7 @@ from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.io.ingest import GrayMapping, ImportSettings, gray_mapping, refuse_non_finite
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.source import Source
-from sparsem.preprocess.denoise import DenoiseSettings, Way, denoise
+from sparsem.preprocess.denoise import DenoiseMethod, DenoiseSettings, denoise
 from sparsem.progress import Meter, tell
 from sparsem.quality.image_metrics import Picture, Tile, Weights, measured, tables
 from sparsem.quality.learned_metrics import loaded
@@ -41,7 +41,7 @@ class ImagesSettings(Settings):
     reference: tuple[str, ...] = Field(
         (), description="picture or stack to compare with, one for each; repeat it"
     )
-    denoise: Way | None = Field(
+    denoise: DenoiseMethod | None = Field(
         None, description="compare each with itself denoised: non-local means, or Noise2Void"
     )
     resin: tuple[str, ...] = Field((), description="mask of resin, one for each; repeat it")
@@ -316,13 +316,15 @@ def _gray(source: Source, place: int, gray: GrayMapping) -> NDArray[Any]:
     return np.asarray(voxels[0] if gray.unchanged else gray.apply(voxels)[0])
 
 
-def _denoised_of(own: Planes, place: int, of: int, folder: Path, way: Way, on: Execution) -> Planes:
+def _denoised_of(
+    own: Planes, place: int, of: int, folder: Path, way: DenoiseMethod, on: Execution
+) -> Planes:
     tell(f"denoising {own.name}, {place + 1} of {of}", on.quiet)
     quietly = on if way == "n2v" else replace(on, quiet=True)  # which takes minutes
     return _beside_denoised(own, folder / "denoised" / f"{own.name}.zarr", way, quietly)
 
 
-def _beside_denoised(own: Planes, path: Path, way: Way, on: Execution) -> Planes:
+def _beside_denoised(own: Planes, path: Path, way: DenoiseMethod, on: Execution) -> Planes:
     """Pictures beside themselves without noise: those of a source together, by the stage that samples are denoised by."""
     path.parent.mkdir(parents=True, exist_ok=True)
     on = replace(on, overwrite=True)  # nobody keeps anything of his own here

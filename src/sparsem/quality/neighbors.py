@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.image.running_median import running_median
-from sparsem.preprocess.registration import Detail, detail, register, shrunk
+from sparsem.preprocess.detail import Detail, downscale, extract_detail
+from sparsem.preprocess.registration import register
 
 WORKING_MPX = 0.5  # slices are compared at this size: a lost slice shows in coarse detail as well, and noise less
 CELLS = 32  # parts of the longer edge in which charge is looked for
@@ -45,8 +46,8 @@ def sketch_of(image: NDArray[Any]) -> SliceSummary:
     """Of a slice (y, x) uint8 or uint16."""
     edge = max(1, -(-max(image.shape) // CELLS))
     return SliceSummary(
-        detail(image, WORKING_MPX),
-        shrunk(image, edge) / np.float32(np.iinfo(image.dtype).max),
+        extract_detail(image, WORKING_MPX),
+        downscale(image, edge) / np.float32(np.iinfo(image.dtype).max),
         edge,
     )
 
@@ -71,10 +72,10 @@ def compared(one: SliceSummary, other: SliceSummary) -> Pair:
     found = register(one.detail, other.detail)
     y, x = (
         (float(shift) for shift in found.motion[:, 2])
-        if found.likeness > 0
+        if found.similarity > 0
         else (float("nan"), float("nan"))
     )
-    return Pair(found.likeness, y, x)
+    return Pair(found.similarity, y, x)
 
 
 def charging(cells: NDArray[np.float32], around: Sequence[NDArray[np.float32]]) -> float:
