@@ -22,8 +22,8 @@ def candidate_shapes(sample: Sample, image: str | None = None) -> list[Shape]:
 def find_annotated_image(sample: Sample, size: Sequence[int]) -> str | None:
     """Return the name of the image on whose pixel grid labels of a size are; None if none has it.
 
-    This is the newest image of that size. If it was made without moving pixels, the image that it was
-    made from counts.
+    This is the newest image of that size. If it was made without moving pixels, the image that it
+    was made from counts.
 
     Args:
         sample: sample with images.

@@ -1,8 +1,8 @@
 """Origin of the labels of a slice: drawn by hand, or a prediction that was corrected.
 
-Scores on a corrected prediction are too high, because annotation and prediction have most of their boundary
-in common. Two people, or a person and a network, agree on the area of an organelle, but rarely pixel by
-pixel on its boundary.
+Scores on a corrected prediction are too high, because annotation and prediction have most of their
+boundary in common. Two people, or a person and a network, agree on the area of an organelle, but
+rarely pixel by pixel on its boundary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,13 @@ from sparsem.errors import SampleError
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND, Volume
 
-# An annotation began as a prediction if more than this fraction of its boundary is that of the prediction.
+# An annotation began as a prediction if more than this fraction of its boundary is that of the
+# prediction.
 MIN_SAME_BOUNDARY = 0.5
 # Above this Dice a prediction may have been the start; but a good network reaches it as well.
 SIMILAR_DICE = 0.95
-# Of the structures on a slice, the one whose origin comes last in this order determines that of the slice.
+# Of the structures on a slice, the one whose origin comes last in this order determines that of the
+# slice.
 ORIGINS_BY_PRECEDENCE: tuple[Origin, ...] = ("manual", "unknown", "corrected prediction")
 
 
@@ -49,7 +51,7 @@ class PredictedVolume:
     name: str
 
     def objects(self, z: int) -> Labels:
-        """Return the labels (y, x) of a slice, or a mask of 0 and 1 where these are probabilities."""
+        """Return the labels (y, x) of a slice; thresholded probabilities are a mask of 0 and 1."""
         voxels = self.volume.read(slice(z, z + 1))[0]
         is_probability = self.name.startswith("probabilities/")
         return np.asarray(voxels >= FOREGROUND, np.uint8) if is_probability else np.asarray(voxels)
@@ -79,8 +81,8 @@ def slice_origins(
 ) -> tuple[dict[int, Origin], list[str]]:
     """Return how the labels of a file came about, slice by slice.
 
-    It is the stated origin. If none is stated, slices that did not change keep the recorded one, and
-    the others are compared with the predictions of the sample.
+    It is the stated origin. If none is stated, slices that did not change keep the recorded one,
+    and the others are compared with the predictions of the sample.
 
     Args:
         sample: sample that the labels belong to.
@@ -119,7 +121,8 @@ class _Comparison(NamedTuple):
     """Changed slices of a structure, compared with predictions and with the previous labels.
 
     Attributes:
-        from_previous: slices that are most similar to the previous labels, with the origin of these.
+        from_previous: slices that are most similar to the previous labels, with the origin of
+            these.
         copied: slices that began as a prediction.
         similar: slices that may have begun as a prediction.
     """
@@ -183,8 +186,8 @@ def _notes(structure: str, comparison: _Comparison) -> list[str]:
         first = next(iter(comparison.copied.values()))
         notes.append(
             f"{_list_slices(comparison.copied)} of {structure}: {first.same_boundary:.0%} of the "
-            f"boundary is that of {first.volume}; recorded as corrected predictions, on which scores "
-            "are too high. If they were drawn by hand, give --origin manual."
+            f"boundary is that of {first.volume}; recorded as corrected predictions, on which "
+            "scores are too high. If they were drawn by hand, give --origin manual."
         )
     if comparison.similar:
         first = next(iter(comparison.similar.values()))
@@ -202,10 +205,10 @@ def _list_slices(slices: Mapping[int, Similarity]) -> str:
 
 
 def same_boundary(labels: Labels, reference: Labels) -> float:
-    """Return the fraction of the boundary of labels (y, x) that is a boundary of the reference as well.
+    """Return the fraction of the boundary of labels (y, x) that the reference has as well.
 
-    Boundaries are compared pixel by pixel; 0 if the labels have none. Where both hold several objects,
-    boundaries between objects count too.
+    Boundaries are compared pixel by pixel; 0 if the labels have none. Where both hold several
+    objects, boundaries between objects count too.
     """
     have_objects = len(np.unique(labels)) > 2 and len(np.unique(reference)) > 2
     shared = total = 0

@@ -1,4 +1,4 @@
-"""Labels of a few slices in a file, and the annotation of the sample that they replace or extend."""
+"""Labels of a few slices in a file, and the annotation that they replace or extend."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +70,7 @@ class StoredAnnotation:
 
     @property
     def origins(self) -> dict[int, Origin]:
-        """How the labels of every slice came about; unknown where it was not recorded."""
+        """Origin of the labels of every slice; unknown where it was not recorded."""
         recorded = self.attributes.get("origin", {})
         return {z: recorded.get(str(z), "unknown") for z in self.z}
 
@@ -99,14 +99,14 @@ class FileLabels:
         stack: planes of the file.
         plane_of: slice number -> its plane in the stack; ascending.
         where: the file, for messages.
-        check_interpolation: nothing states what the numbers mean, so gray levels between two numbers
-            of an interpolated mask would be taken for labels.
+        check_interpolation: nothing states what the numbers mean, so gray levels between two
+            numbers of an interpolated mask would be taken for labels.
         classes: structure -> its numbers in the file.
         numbers: all numbers that occur in the file.
         renumbering: mapping from these to the stored ones.
         image: name of the image that the labels were drawn on.
-        ignore_mark: the largest number of a type, if it occurs next to others on a slice: many programs
-            mark unlabeled pixels with it.
+        ignore_mark: the largest number of a type, if it occurs next to others on a slice: many
+            programs mark unlabeled pixels with it.
     """
 
     stack: Stack
@@ -228,8 +228,8 @@ def report_unexpected_numbers(labels: FileLabels, quiet: bool) -> None:
     if mark is not None and special.ignore is None and mark not in class_numbers:
         meaning = "background" if class_numbers else "the structure"
         tell(
-            f"Note: pixels of {mark} in {labels.where} count as {meaning}; if they are unlabeled, give "
-            f"--ignore {mark}.",
+            f"Note: pixels of {mark} in {labels.where} count as {meaning}; if they are unlabeled, "
+            f"give --ignore {mark}.",
             quiet,
         )
     if special.ignore not in (None, 0) and special.ignore not in labels.numbers:

@@ -1,7 +1,7 @@
 """Ground truth of a structure on its labeled slices, on the pixel grid of an image or of labels.
 
-Pixels that are not labeled are not background: they are unknown and do not count. Ground truth is read as
-(z, y, x) uint32, in which ``UNLABELED`` marks unknown pixels.
+Pixels that are not labeled are not background: they are unknown and do not count. Ground truth is
+read as (z, y, x) uint32, in which ``UNLABELED`` marks unknown pixels.
 """
 
 from collections.abc import Sequence
@@ -37,29 +37,30 @@ class GroundTruthSettings(Settings):
 
     dataset: str | None = Field(
         None,
-        description="key of the ground truth inside a Zarr group, an HDF5 or a MATLAB file; number of "
-        "the image in a TIFF with several",
+        description="key of the ground truth inside a Zarr group, an HDF5 or a MATLAB file; "
+        "number of the image in a TIFF with several",
     )
     slices: SliceChoice | None = Field(
         None,
-        description="the slices that the ground truth labels: 3,10,17 or 10-20, or 'non-empty', or "
-        "'all' (slices without a label are background); not needed where file names carry the number, "
-        "or every slice holds a label",
+        description="the slices that the ground truth labels: 3,10,17 or 10-20, or 'non-empty', "
+        "or 'all' (slices without a label are background); not needed where file "
+        "names carry the number, or every slice holds a label",
     )
     first_slice_number: int | None = Field(
         None,
         ge=0,
-        description="number of the first slice in file names; if not given, that of the stack's own "
-        "files, or 0",
+        description="number of the first slice in file names; if not given, that of the stack's "
+        "own files, or 0",
     )
     box: str | None = Field(
         None,
-        description=f"the part of the stack that the ground truth labels, as {BOX_EXAMPLE}; the file "
-        "holds that part, or the whole stack",
+        description=f"the part of the stack that the ground truth labels, as {BOX_EXAMPLE}; the "
+        "file holds that part, or the whole stack",
     )
     ids: tuple[int, ...] = Field(
         (),
-        description="numbers of the structure in the ground truth; every number except 0 if not given",
+        description="numbers of the structure in the ground truth; every number except 0 if not "
+        "given",
     )
     ignore: int | None = Field(
         None,
@@ -114,17 +115,18 @@ def read_ground_truth(
     Args:
         sample: sample that it belongs to.
         name: name of the structure.
-        target: an image, or labels made on one: ground truth on the pixel grid of the raw image is moved
-            as alignment moved it. If None, the ground truth stays as it is.
-        source: a labeled volume, a folder of masks, or a single slice; the sample's own ``truth/NAME``
-            if not given.
+        target: an image, or labels made on one: ground truth on the pixel grid of the raw image is
+            moved as alignment moved it. If None, the ground truth stays as it is.
+        source: a labeled volume, a folder of masks, or a single slice; the sample's own
+            ``truth/NAME`` if not given.
         settings: labeled slices and parts.
-        objects: keep the numbers of objects; if they may exceed 32 bits, all of them are read. If False,
-            ground truth with such numbers becomes a mask.
+        objects: keep the numbers of objects; if they may exceed 32 bits, all of them are read. If
+            False, ground truth with such numbers becomes a mask.
 
     Raises:
         SampleError: the sample has no ground truth of that name, and none is given.
-        InputError: it cannot be read, has another shape, or does not show which of its slices are labeled.
+        InputError: it cannot be read, has another shape, or does not show which of its slices are
+            labeled.
     """
     own_volume = sample.volume("truth", name) if source is None else None
     where = str(own_volume.directory if own_volume else source)
@@ -210,7 +212,7 @@ def _parse_range(text: str) -> slice:
 def _match_shape(
     file_shape: tuple[int, ...], shapes: Sequence[Shape], box: str | None, where: str
 ) -> tuple[Shape, Box]:
-    """Return the shape of the stack that ground truth belongs to, and the part of it that is labeled.
+    """Return the shape of the stack that ground truth belongs to, and the labeled part of it.
 
     Of several stacks (the raw image, the labels) the first that fits counts.
 
@@ -231,7 +233,8 @@ def _match_shape(
     if not hint and not box:
         hint = "; if it labels a part of the stack, state which with --box"
     raise InputError(
-        f"{where} has slices of {plane_size} px, but expected {sizes} px (y, x), as the stack has{hint}."
+        f"{where} has slices of {plane_size} px, but expected {sizes} px (y, x), as the stack "
+        f"has{hint}."
     )
 
 
@@ -280,8 +283,8 @@ def _planes_of_labeled_slices(
     if choice is None and not is_by_name:
         if n_planes not in (n_slices, depth):
             raise InputError(
-                f"Which {n_planes} of the {n_slices} slices does {where} label? Give their numbers with "
-                "--slices, or the part of the stack with --box."
+                f"Which {n_planes} of the {n_slices} slices does {where} label? Give their numbers "
+                "with --slices, or the part of the stack with --box."
             )
         _refuse_empty_slices(planes_in_file, extent[1:] if plane_size == shape[1:] else (), where)
         choice = "all"
@@ -312,7 +315,7 @@ def _refuse_empty_slices(planes_in_file: Source, part: tuple[slice, ...], where:
     more = " ..." if len(empty) > MAX_LISTED else ""
     listed = ", ".join(map(str, empty[:MAX_LISTED])) + more
     raise InputError(
-        f"{len(empty)} of the {n_planes} slices of {where} hold no label ({listed}): are they background, "
-        "or unlabeled? Give --slices all if every slice is labeled, --slices non-empty if only the others "
-        "are, or the numbers of the labeled slices."
+        f"{len(empty)} of the {n_planes} slices of {where} hold no label ({listed}): are they "
+        "background, or unlabeled? Give --slices all if every slice is labeled, --slices "
+        "non-empty if only the others are, or the numbers of the labeled slices."
     )

@@ -45,8 +45,8 @@ class AnnotationSettings(Settings):
 
     dataset: str | None = Field(
         None,
-        description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file; number of the "
-        "image in a TIFF with several",
+        description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file; number of "
+        "the image in a TIFF with several",
     )
     slices: SliceChoice | None = Field(
         None,
@@ -56,8 +56,8 @@ class AnnotationSettings(Settings):
     first_slice_number: int | None = Field(
         None,
         ge=0,
-        description="number of the first slice in file names; if not given, that of the stack's own "
-        "files, or 0",
+        description="number of the first slice in file names; if not given, that of the stack's "
+        "own files, or 0",
     )
     classes: dict[str, tuple[int, ...]] = Field(
         {},
@@ -70,23 +70,23 @@ class AnnotationSettings(Settings):
     )
     min_is_white: MinIsWhite | None = Field(
         None,
-        description="which numbers of a 'min is white' TIFF count: stored (as napari and scikit-image "
-        "read them) or displayed (as in Fiji)",
+        description="which numbers of a 'min is white' TIFF count: stored (as napari and "
+        "scikit-image read them) or displayed (as in Fiji)",
     )
     origin: Literal["manual", "corrected-prediction"] | None = Field(
         None,
-        description="how the labels came about; if not given, manual, unless they have their boundary "
-        "in common with a prediction of the sample",
+        description="how the labels came about; if not given, manual, unless they have their "
+        "boundary in common with a prediction of the sample",
     )
     image: str | None = Field(
         None,
-        description="the image that the labels were drawn on; if not given, the newest one with slices "
-        "of that size",
+        description="the image that the labels were drawn on; if not given, the newest one with "
+        "slices of that size",
     )
     add: bool = Field(
         False,
-        description="add these slices to the annotation of that name; with --overwrite, slices that "
-        "differ are replaced",
+        description="add these slices to the annotation of that name; with --overwrite, slices "
+        "that differ are replaced",
     )
 
     @field_validator("slices", mode="before")
@@ -118,8 +118,8 @@ class AnnotationSettings(Settings):
         for name, ids in self.classes.items():
             if min(ids) < 1:
                 raise ValueError(
-                    f"{name} has the number {min(ids)}, but the numbers of a class are 1 or more; 0 is "
-                    "background"
+                    f"{name} has the number {min(ids)}, but the numbers of a class are 1 or more; "
+                    "0 is background"
                 )
             if self.background in ids:
                 raise ValueError(f"{self.background} cannot be both background and {name}")
@@ -162,10 +162,12 @@ def import_annotation(
     Args:
         sample: the sample.
         name: name of the structure, or of the set of structures that ``settings.classes`` names.
-        source: a folder of masks with the slice number in each file's name, or a labeled volume (TIFF,
-            OME-Zarr) that has either as many slices as the image or one for each annotated slice.
+        source: a folder of masks with the slice number in each file's name, or a labeled volume
+            (TIFF, OME-Zarr) that has either as many slices as the image or one for each annotated
+            slice.
         settings: labeled slices, meaning of the numbers, unlabeled pixels.
-        on: ``on.overwrite`` replaces labels of that name that differ; ``on.quiet`` reports no notes.
+        on: ``on.overwrite`` replaces labels of that name that differ; ``on.quiet`` reports no
+            notes.
         changes: fields of the settings, by name.
 
     Returns:
@@ -213,7 +215,8 @@ def _read_labels(
     """Return the labels of a file, matched to the slices of an image.
 
     Raises:
-        InputError: they do not fit the image, or an annotation that they extend has another meaning.
+        InputError: they do not fit the image, or an annotation that they extend has another
+            meaning.
         SampleError: the annotation that they extend was drawn on another image.
     """
     image = settings.image or (extended.image[0] if extended else None)
@@ -258,8 +261,8 @@ def _with_classes_of_file(
     }
     if "" in classes or len(classes) < len(planes_in_file.names):
         raise InputError(
-            f"{planes_in_file.files[0].name} has structures with equal or empty names; state what its "
-            "numbers mean with --classes NAME=1."
+            f"{planes_in_file.files[0].name} has structures with equal or empty names; state what "
+            "its numbers mean with --classes NAME=1."
         )
     if len(classes) == 1 and name not in classes:
         return changed(settings, {"classes": {}})
@@ -295,16 +298,16 @@ def _refuse_other_meaning(
     settings: AnnotationSettings,
     image: str,
 ) -> None:
-    """Refuse to add labels whose numbers mean something else, or that were drawn on another image."""
+    """Refuse to add labels with another meaning, or labels that were drawn on another image."""
     if any(settings.meaning) and settings.meaning != extended.meaning:
         raise InputError(
-            f"The annotation '{name}' has other classes, ignored or background numbers; --add takes "
-            "labels whose numbers have the same meaning."
+            f"The annotation '{name}' has other classes, ignored or background numbers; --add "
+            "takes labels whose numbers have the same meaning."
         )
     if (image, sample.image(image).fingerprint) != extended.image:
         raise SampleError(
-            f"'{name}' was annotated on another image than '{image}' is now; import all of its slices "
-            "again."
+            f"'{name}' was annotated on another image than '{image}' is now; import all of its "
+            "slices again."
         )
 
 
@@ -350,7 +353,8 @@ def _add(
     if differing and not overwrite:
         listed = ", ".join(map(str, differing))
         raise ResumeError(
-            f"Slices {listed} of '{name}' have other labels already; use --overwrite to replace them."
+            f"Slices {listed} of '{name}' have other labels already; use --overwrite to replace "
+            "them."
         )
     all_slices = sorted({*annotated, *labels.z})
     all_labels = (

@@ -1,7 +1,7 @@
 """Numbers in label files: their validation, and the numbers that do not stand for an object.
 
-Label files hold numbers of any type. They must be integers, and those of a gray image, of a probability
-map or of an interpolated mask are refused.
+Label files hold numbers of any type. They must be integers, and those of a gray image, of a
+probability map or of an interpolated mask are refused.
 """
 
 from collections.abc import Iterable
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 
-# An array is refused as a gray image if it has at least MIN_IMAGE_PX pixels, more than MIN_GRAY_LEVELS
-# different values, and if more than this fraction of its pixels differ from the next pixel in x.
+# An array is refused as a gray image if it has at least MIN_IMAGE_PX pixels, more than
+# MIN_GRAY_LEVELS different values, and if more than this fraction of its pixels differ from the
+# next pixel in x.
 MAX_DIFFERENT_NEIGHBORS = 0.5
 MIN_IMAGE_PX = 1024
 MIN_GRAY_LEVELS = 16
@@ -26,7 +27,8 @@ MIN_INTERPOLATED_VALUES_8_BIT = 4
 # nor so many in a mask of wider numbers, which may be objects.
 MIN_INTERPOLATED_VALUES_WIDER = 16
 
-# Stored in place of the ignored number of a file that does not fit into 32 bits, or whose numbers are replaced.
+# Stored in place of the ignored number of a file that does not fit into 32 bits, or whose numbers
+# are replaced.
 UNLABELED = 2**32 - 1
 # Stored in place of the background number of a file in the same cases.
 EXTRA_BACKGROUND = UNLABELED - 1
@@ -82,8 +84,8 @@ def integer_labels(
         special: the numbers that do not stand for an object.
 
     Raises:
-        InputError: the labels are not integers, have lost digits, are those of a gray image, or hold a
-            negative number or a mark of unlabeled pixels that ``special`` does not name.
+        InputError: the labels are not integers, have lost digits, are those of a gray image, or
+            hold a negative number or a mark of unlabeled pixels that ``special`` does not name.
     """
     numbers = labels.astype(np.uint8) if labels.dtype == bool else labels
     if not np.issubdtype(numbers.dtype, np.integer):
@@ -106,7 +108,7 @@ def distinct_numbers(labels: Numbers) -> set[int]:
 
 
 def is_any_of(numbers: Numbers, candidates: Iterable[int]) -> NDArray[np.bool_]:
-    """Return where numbers are among candidates; candidates beyond the type of the array match nothing."""
+    """Return where numbers are among candidates, which may exceed the type of the array."""
     limits = np.iinfo(numbers.dtype)
     possible = [number for number in candidates if limits.min <= number <= limits.max]
     return np.isin(numbers, np.array(possible, numbers.dtype))
@@ -115,7 +117,7 @@ def is_any_of(numbers: Numbers, candidates: Iterable[int]) -> NDArray[np.bool_]:
 def refuse_interpolated_mask(
     labels: Numbers, where: str, options: str = "--classes or --ignore"
 ) -> None:
-    """Refuse a black-and-white mask that was saved as JPEG or resized, and so has values in between.
+    """Refuse a mask of two numbers that has values in between, as JPEG and resizing cause.
 
     Args:
         labels: numbers of any shape.
@@ -134,9 +136,9 @@ def refuse_interpolated_mask(
     is_minority = 0 < between.size < np.count_nonzero(labels == maximum)
     if is_minority and len(np.unique(between)) >= min_values:
         raise InputError(
-            f"{_capitalize(where)} is a mask of 0 and {maximum}, but {between.size} pixels have values in "
-            "between, as JPEG compression and resizing cause; threshold it, or state what its numbers "
-            f"mean with {options}."
+            f"{_capitalize(where)} is a mask of 0 and {maximum}, but {between.size} pixels have "
+            "values in between, as JPEG compression and resizing cause; threshold it, or state "
+            f"what its numbers mean with {options}."
         )
 
 
@@ -158,8 +160,8 @@ def _float_to_integer(labels: NDArray[Any], where: str) -> Numbers:
         first_value = labels[~np.isfinite(labels)][0]
         content = "NaN" if np.isnan(first_value) else "infinite values"
         raise InputError(
-            f"Labels must be whole numbers, but {where} holds {content}; replace them by a number that "
-            "is not used, and give it as --ignore if these pixels are unlabeled."
+            f"Labels must be whole numbers, but {where} holds {content}; replace them by a number "
+            "that is not used, and give it as --ignore if these pixels are unlabeled."
         )
     is_whole = labels == np.rint(labels)
     if not is_whole.all():
@@ -179,14 +181,15 @@ def _float_to_integer(labels: NDArray[Any], where: str) -> Numbers:
     highest = float(np.abs(labels).max(initial=0))
     if highest >= exact_limit:
         raise InputError(
-            f"{_capitalize(where)} holds {labels.dtype} numbers up to {highest:.0f}, but these are exact "
-            f"only below {exact_limit}: several objects may have the same number. Save them as integers."
+            f"{_capitalize(where)} holds {labels.dtype} numbers up to {highest:.0f}, but these are "
+            f"exact only below {exact_limit}: several objects may have the same number. Save them "
+            "as integers."
         )
     return labels.astype(np.int64)
 
 
 def _refuse_marks(numbers: Numbers, where: str, special: SpecialNumbers) -> None:
-    """Refuse negative numbers and the largest ones of 64-bit types, unless they are special numbers."""
+    """Refuse negative numbers and the largest 64-bit ones, unless they are special numbers."""
     if not numbers.size:
         return
     object_numbers = numbers
@@ -202,8 +205,8 @@ def _refuse_marks(numbers: Numbers, where: str, special: SpecialNumbers) -> None
         return
     meaning = "unlabeled" if special.option == "--ignore" else "background"
     raise InputError(
-        f"{_capitalize(where)} holds {mark}, but {reason}; give {special.option} {mark} if these pixels "
-        f"are {meaning}."
+        f"{_capitalize(where)} holds {mark}, but {reason}; give {special.option} {mark} if these "
+        f"pixels are {meaning}."
     )
 
 
@@ -214,8 +217,8 @@ def _refuse_gray_image(numbers: Numbers, where: str) -> None:
     is_rough = different_fraction > MAX_DIFFERENT_NEIGHBORS
     if is_rough and len(np.unique(numbers)) > MIN_GRAY_LEVELS:
         raise InputError(
-            f"{_capitalize(where)} changes from pixel to pixel, as a gray image does; expected labels "
-            "of areas."
+            f"{_capitalize(where)} changes from pixel to pixel, as a gray image does; expected "
+            "labels of areas."
         )
 
 

@@ -62,8 +62,8 @@ def import_labels(
         changes: fields of the settings, by name.
 
     Raises:
-        InputError: the source cannot be read, has another shape than the sample, or no voxel size is
-            known.
+        InputError: the source cannot be read, has another shape than the sample, or no voxel size
+            is known.
         ResumeError: the sample has other labels of that name, and ``on.overwrite`` is not set.
     """
     settings = resolve_settings(ImportSettings, settings, changes)
@@ -103,10 +103,11 @@ class LabelInterpretation:
 
     Attributes:
         is_mask: every number except 0 is the structure; if False, every number is an object.
-        value: the only number except 0 in a mask; None if it was not determined, or if there is none.
+        value: the only number except 0 in a mask; None if it was not determined, or if there is
+            none.
         background: number that is background in addition to 0.
-        check_interpolation: nothing states what the numbers mean, so gray levels between two numbers
-            of an interpolated mask would be taken for labels.
+        check_interpolation: nothing states what the numbers mean, so gray levels between two
+            numbers of an interpolated mask would be taken for labels.
         renumbering: mapping from the numbers of the file to the stored ones.
         title: the file, for messages.
     """
@@ -145,7 +146,7 @@ class LabelInterpretation:
         return np.stack(slices)
 
     def labels(self, block: ZBlock, stack: Stack) -> Labels:
-        """Return the labels (z, y, x) of a block as stored: uint8 for a mask, uint32 for objects."""
+        """Return the stored labels (z, y, x) of a block: uint8 for a mask, uint32 for objects."""
         numbers = self.file_numbers(block, stack)
         return (numbers != 0).astype(np.uint8) if self.is_mask else self.renumbering.apply(numbers)
 
@@ -240,7 +241,8 @@ def _target_of(
         shape = sample.image().shape
         hint = axes_hint((z, y, x), shape)
         raise InputError(
-            f"{where} has the shape {(z, y, x)}, but the image of {sample.path.name} has {shape}{hint}."
+            f"{where} has the shape {(z, y, x)}, but the image of {sample.path.name} has "
+            f"{shape}{hint}."
         )
     image = sample.image(image_name)
     made_on = (image_name, image.fingerprint) if image_name != "raw" else None

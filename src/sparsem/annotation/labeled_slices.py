@@ -1,8 +1,9 @@
 """Hand-labeled slices of a structure: their numbers, their labels, and where these are known.
 
-Labels are (n, y, x) unsigned integers, with the slice number of each of the n slices. Slices that are not
-listed are unlabeled, not background. In a labeled slice, pixels with the ``ignore`` number are unlabeled
-as well. Masks made from labels are uint8: 0 background, 1 structure, 255 (``UNKNOWN``) unlabeled.
+Labels are (n, y, x) unsigned integers, with the slice number of each of the n slices. Slices that
+are not listed are unlabeled, not background. In a labeled slice, pixels with the ``ignore`` number
+are unlabeled as well. Masks made from labels are uint8: 0 background, 1 structure, 255
+(``UNKNOWN``) unlabeled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,8 +61,8 @@ class LabeledSlices:
         image_fingerprint: fingerprint of the image that the labels were drawn on, at that time.
         fingerprint: fingerprint of slice numbers, labels and their meaning.
         background: label of background pixels in addition to 0.
-        slice_fingerprints: fingerprints of the labels of each slice, in the order of ``z``, which show
-            the slices that differ; empty if they were not recorded.
+        slice_fingerprints: fingerprints of the labels of each slice, in the order of ``z``, which
+            show the slices that differ; empty if they were not recorded.
     """
 
     z: tuple[int, ...]
@@ -113,8 +114,8 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
             image that they were drawn on.
 
     Raises:
-        SampleError: the structure is not annotated (the nearest name is given), or the image that it was
-            drawn on was replaced.
+        SampleError: the structure is not annotated (the nearest name is given), or the image that
+            it was drawn on was replaced.
     """
     annotations = _annotations_by_structure(sample)
     if structure not in annotations:
@@ -155,8 +156,8 @@ def _transform_to_image(
     image = sample.image(image_name)
     if annotated_image.fingerprint != labeled.image_fingerprint:
         raise SampleError(
-            f"The image '{labeled.image}' of {sample.path.name} was replaced after '{structure}' was "
-            "annotated; import its labels again, with --overwrite."
+            f"The image '{labeled.image}' of {sample.path.name} was replaced after '{structure}' "
+            "was annotated; import its labels again, with --overwrite."
         )
     if image_name == labeled.image:
         return labeled
@@ -187,7 +188,8 @@ def annotations_on(
         name: name of the image; the newest one if not given.
 
     Raises:
-        SampleError: a structure is not annotated, or the image that it was annotated on was replaced.
+        SampleError: a structure is not annotated, or the image that it was annotated on was
+            replaced.
     """
     name = name or sample.newest_image
     image = sample.image(name)
@@ -270,8 +272,8 @@ def refuse_second_annotation(sample: Sample, name: str, structures: Sequence[str
     for structure, (holder, _) in _annotations_by_structure(sample).items():
         if holder != name and structure in structures:
             raise InputError(
-                f"'{structure}' is annotated already, in annotations/{holder}; a structure has one set "
-                "of labeled slices."
+                f"'{structure}' is annotated already, in annotations/{holder}; a structure has one "
+                "set of labeled slices."
             )
 
 

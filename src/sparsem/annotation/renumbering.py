@@ -1,8 +1,8 @@
 """Storage of label numbers as uint32: which numbers stay, and how larger ones are replaced.
 
-sparsem stores labels as uint32 with 0 as background. Numbers that fit are stored unchanged. As soon as
-one number does not fit, all are replaced by 1, 2, ... in ascending order, and the sample keeps a table of
-both.
+sparsem stores labels as uint32 with 0 as background. Numbers that fit are stored unchanged. As soon
+as one number does not fit, all are replaced by 1, 2, ... in ascending order, and the sample keeps a
+table of both.
 """
 
 from collections.abc import Iterable

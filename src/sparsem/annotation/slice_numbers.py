@@ -1,4 +1,4 @@
-"""The slice number of each mask or labeled plane: from the numbers in file names, or from --slices."""
+"""Slice numbers of masks and labeled planes, from the numbers in file names or from --slices."""
 
 from collections.abc import Sequence
 
@@ -34,8 +34,8 @@ def match_planes_to_slices(
         where: the source, for messages.
 
     Raises:
-        InputError: the slices have another size than those of the image, or their numbers are missing,
-            ambiguous or outside the image.
+        InputError: the slices have another size than those of the image, or their numbers are
+            missing, ambiguous or outside the image.
     """
     n_slices = shape[0]
     n_planes = labels.stack.shape[0]
@@ -71,8 +71,8 @@ def _slices_by_choice(
     if choice in WORDS:
         if n_planes != n_slices:
             raise InputError(
-                f"{where} has {n_planes} slices and the image {n_slices}; name the annotated ones with "
-                "--slices."
+                f"{where} has {n_planes} slices and the image {n_slices}; name the annotated ones "
+                "with --slices."
             )
         planes = list(range(n_planes))
         if choice == "non-empty":
@@ -84,8 +84,8 @@ def _slices_by_choice(
         raise InputError(f"--slices: {error}. It takes {CHOICES}.") from None
     if n_planes not in (n_slices, len(slices)):
         raise InputError(
-            f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(slices)}, one for "
-            "each of --slices."
+            f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(slices)}, "
+            "one for each of --slices."
         )
     return slices, slices if n_planes == n_slices else list(range(n_planes))
 
@@ -102,8 +102,8 @@ def _slices_by_name(labels: Source, numbering: Sequence[Number], where: str) -> 
         labels.refuse_unordered()
         _refuse_equal_numbers(names)
         raise InputError(
-            f"Which slices of {where} are annotated? Give --slices {CHOICES}; slices that are not listed "
-            "are unlabeled, not background."
+            f"Which slices of {where} are annotated? Give --slices {CHOICES}; slices that are not "
+            "listed are unlabeled, not background."
         )
     slice_of = {number: z for z, number in enumerate(numbering)}
     fitting = [numbers for numbers in candidates if all(number in slice_of for number in numbers)]
@@ -129,16 +129,16 @@ def _misfit_message(numbers: Sequence[Number], numbering: Sequence[Number], wher
             "; if the first slice is numbered 1, give --first-slice-number 1" if is_from_one else ""
         )
         return (
-            f"The file names in {where} carry the numbers {min(numbers)} to {highest}, but the image has "
-            f"{n_slices} slices{hint}."
+            f"The file names in {where} carry the numbers {min(numbers)} to {highest}, but the "
+            f"image has {n_slices} slices{hint}."
         )
     known = set(numbering)
     unknown = next(number for number in numbers if number not in known)
     gaps = " with gaps" if first < unknown < last else ""
     return (
-        f"A file name in {where} carries the number {unknown}, but the first slice is numbered {first} "
-        f"and the last {last}{gaps}, as in the files of the stack or with --first-slice-number; if the "
-        "masks count slices from 0, give --first-slice-number 0."
+        f"A file name in {where} carries the number {unknown}, but the first slice is numbered "
+        f"{first} and the last {last}{gaps}, as in the files of the stack or with "
+        "--first-slice-number; if the masks count slices from 0, give --first-slice-number 0."
     )
 
 
@@ -152,8 +152,9 @@ def _refuse_equal_numbers(names: Sequence[str]) -> None:
         if numbers and numbers in name_of:
             listed = ", ".join(map(str, numbers))
             raise InputError(
-                f"{name_of[numbers]} and {name.name} carry the same number, {listed}, but a slice has one "
-                "mask; keep one of them, or select the masks of one structure with a pattern in quotes."
+                f"{name_of[numbers]} and {name.name} carry the same number, {listed}, but a slice "
+                "has one mask; keep one of them, or select the masks of one structure with a "
+                "pattern in quotes."
             )
         name_of[numbers] = name.name
 

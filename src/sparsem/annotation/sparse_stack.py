@@ -38,8 +38,8 @@ class SparseStack:
         box: the labeled part; planes have its size, or that of whole slices.
         ids: numbers of the structure in the file; empty: every number except 0.
         ignore: number of unlabeled pixels in the file.
-        renumbering: mapping from the numbers of the file to those of the stack; None if the stack is a
-            mask of 0 and 1.
+        renumbering: mapping from the numbers of the file to those of the stack; None if the stack
+            is a mask of 0 and 1.
     """
 
     planes: Any

@@ -1,7 +1,7 @@
 """Annotations on disk: writing, replacing and restoring ``annotations/NAME`` of a sample.
 
-An annotation is written to ``.sparsem/work`` and renamed into place at the end, so that a killed run
-leaves the old labels or the new ones.
+An annotation is written to ``.sparsem/work`` and renamed into place at the end, so that a killed
+run leaves the old labels or the new ones.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def write_annotation(
     renumbering: Renumbering | None = None,
     origin: Mapping[int, Origin] | None = None,
 ) -> None:
-    """Write labels as ``annotations/NAME``, one slice at a time, and rename it into place at the end.
+    """Write labels as ``annotations/NAME``, slice by slice, and rename them into place at the end.
 
     Args:
         sample: sample to write to.
@@ -159,8 +159,8 @@ def _attributes(
 ) -> Attributes:
     """Return the attributes of an annotation.
 
-    ``image`` is the name and the fingerprint of the image that it was drawn on. The fingerprint of the
-    annotation is a hash of the labels and of all attributes before it, in this order.
+    ``image`` is the name and the fingerprint of the image that it was drawn on. The fingerprint of
+    the annotation is a hash of the labels and of all attributes before it, in this order.
     """
     attributes: Attributes = {
         "z": list(z),
@@ -223,8 +223,8 @@ def _refuse_other_labels(
     if previous["fingerprint"] != attributes["fingerprint"] and not overwrite:
         shutil.rmtree(unfinished)
         raise ResumeError(
-            f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace them, "
-            f"or another name{_list_changes(previous, attributes)}."
+            f"{sample.path.name} has other labels of '{name}' already; use --overwrite to replace "
+            f"them, or another name{_list_changes(previous, attributes)}."
         )
 
 
@@ -265,7 +265,7 @@ def _publish(sample: Sample, name: str, unfinished: Path, attributes: Attributes
 
 
 def record_origin(sample: Sample, name: str, origin: Mapping[int, Origin]) -> None:
-    """Record how the labels of slices of ``annotations/NAME`` came about; other slices keep theirs."""
+    """Record how labels of ``annotations/NAME`` came about; slices not given keep their origin."""
     with sample.locked():
         directory = sample.path / "annotations" / name
         group_attributes = read_attributes(directory)
