@@ -232,7 +232,7 @@ def test_names_that_cannot_be_folders_are_refused(
     own_tissue: Sample, masks: Path, name: str
 ) -> None:
     before = files_in(own_tissue.path)
-    with pytest.raises(InputError, match="A name is of letters, digits"):
+    with pytest.raises(InputError, match="A name consists of letters, digits"):
         import_as(own_tissue, name, masks)
     assert files_in(own_tissue.path) == before
 
@@ -409,7 +409,7 @@ def test_label_volumes_are_imported_as_masks_or_with_their_numbers(
     assert not Sample.open(alone.path).has_image
     with pytest.raises(
         SampleError,
-        match=r"alone.zarr has no image, only labels; bring it in with 'sparsem import SOURCE alone.zarr'",
+        match=r"alone.zarr has no image, only labels; add it with 'sparsem import SOURCE alone.zarr'",
     ):
         alone.image()
 
@@ -525,7 +525,7 @@ def test_label_volumes_belong_to_the_image_of_their_shape(
         tmp_path / "aligned.tif",
         on=Execution(overwrite=True, quiet=True),
     )
-    own_tissue.frame(on_aligned)
+    own_tissue.frame(own_tissue.volume("labels", "on-aligned"))
     with pytest.raises(InputError, match=r"neither\.tif has the shape"):
         import_labels(own_tissue.path, "neither", tmp_path / "neither.tif")
 
