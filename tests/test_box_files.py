@@ -618,12 +618,12 @@ def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({}, "no TIFF or PNG pictures"),
+        ({}, "no TIFF or PNG images"),
         (
             {"a.tif": np.uint8, "b.tif": np.uint16},
-            "All pictures must be of one type: a.tif is uint8, but b.tif is uint16",
+            "All images must be of one type: a.tif is uint8, but b.tif is uint16",
         ),
-        ({"a.tif": np.uint8, "a.tiff": np.uint8}, "Two pictures in .* are called a"),
+        ({"a.tif": np.uint8, "a.tiff": np.uint8}, "Two images in .* are called a"),
     ],
 )
 def test_montages_that_are_none(tmp_path: Path, files: dict[str, Any], sentence: str) -> None:

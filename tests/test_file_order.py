@@ -305,8 +305,13 @@ REFUSED = [
     ("b a b-Copy", "b.tif and b-Copy.tif", "have the name of one slice", "keep one of them"),
     ("A a", "A.tif and a.tif", "have the name of one slice", "keep one of them"),
     ("s1 s2 overview", "overview.tif in", "carries no slice number, but s1.tif does", "'f/s?.tif'"),
-    ("s1 s2 s3 overview4", "s1.tif and overview4.tif", "not named alike", "'f/*s*.tif'"),
-    ("s1 s2 r3_7_2", "s1.tif and r3_7_2.tif", "not named alike", "'f/s*.tif'"),
+    (
+        "s1 s2 s3 overview4",
+        "s1.tif and overview4.tif",
+        "have names of different forms",
+        "'f/*s*.tif'",
+    ),
+    ("s1 s2 r3_7_2", "s1.tif and r3_7_2.tif", "have names of different forms", "'f/s*.tif'"),
     ("b_1 a_2", "a_2.tif or b_1.tif", "do not say whether", "write z before the slice number"),
     ("3_01 1_02", "1_02.tif or 3_01.tif", "do not say whether", "write z before the slice number"),
     (

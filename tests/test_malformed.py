@@ -136,7 +136,7 @@ def _() -> None:
 @stack(
     "a slice of another shape",
     "slices",
-    r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\)",
+    r"All slices must have one shape and type: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\)",
 )
 def _() -> None:
     png("slices/s1.png", STACK[0])
@@ -146,7 +146,7 @@ def _() -> None:
 @stack(
     "a slice of another depth",
     "slices",
-    "All slices must be alike: s1.tif is .* uint8, but s2.tif is .* uint16",
+    "All slices must have one shape and type: s1.tif is .* uint8, but s2.tif is .* uint16",
 )
 def _() -> None:
     tiff("slices/s1.tif", STACK[0])
@@ -332,7 +332,7 @@ def _() -> None:
 @stack(
     "a NRRD header without its data",
     "a.nhdr",
-    "a.nhdr keeps its numbers in a.raw, which is not beside it",
+    "a.nhdr keeps its numbers in a.raw, which is not there",
 )
 def _() -> None:
     nrrd.write("a.nhdr", STACK, {"encoding": "raw"}, index_order="C")

@@ -347,7 +347,7 @@ def test_labels_may_leave_out_their_background(
     ):
         open_source(tmp_path / f"b{ending}", labels=True)
     write(tmp_path / f"c{ending}", CHUNKS, 0)
-    with pytest.raises(InputError, match=r"lacks 18 of 18 chunks .* so it holds nothing"):
+    with pytest.raises(InputError, match=r"lacks 18 of 18 chunks .* so it is empty"):
         open_source(tmp_path / f"c{ending}", labels=True)
     sample = import_labels(
         tmp_path / "s.zarr", "mito", tmp_path / f"a{ending}", ImportSettings(voxel_nm=(8, 4, 4))
@@ -376,7 +376,7 @@ def test_what_was_filled_is_reported_and_recorded(
     write_hdf5(tmp_path / "a.h5", [(1, 0, 0), (2, 0, 0)], fill=9)
     asked = ImportSettings(voxel_nm=(8, 4, 4), missing="fill", block_depth=depth)
     sample = import_stack(tmp_path / "a.h5", tmp_path / "s.zarr", asked, on=Execution(quiet=False))
-    filled = "'data' in a.h5 lacks 2 of 18 chunks; 80 voxels of slices 2 to 5 are taken as 9"
+    filled = "'data' in a.h5 lacks 2 of 18 chunks; 80 voxels of slices 2 to 5 are read as 9"
     assert f"Note: {filled}." in capsys.readouterr().err
     assert sample.history()[0]["settings"]["input filled"] == filled
     assert np.array_equal(
@@ -493,7 +493,7 @@ def test_a_dataset_that_was_never_written(tmp_path: Path) -> None:
         match=r"'data' in a.h5 lacks 1 of 1 block \(slices 0 to 5: all of it, which was never written\)",
     ):
         open_source(tmp_path / "a.h5")
-    with pytest.raises(InputError, match="so it holds nothing"):
+    with pytest.raises(InputError, match="so it is empty"):
         open_source(tmp_path / "a.h5", labels=True)
 
 

@@ -395,7 +395,7 @@ def broken(tmp_path: Path, fault: str) -> Path:
         ("five axes", r"a.tif has the axes TZYX \(2, 3, 8, 8\); expected one time, or --time"),
         (
             "unequal slices",
-            r"All slices must be alike: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\) uint8",
+            r"All slices must have one shape and type: s1.png is \(40, 60\) uint8, but s2.png is \(40, 50\) uint8",
         ),
         (
             "stack in a folder of slices",

@@ -292,7 +292,7 @@ def test_what_cannot_be_written(
         export(found, ["nucleus"], tmp_path / "a.model")
     assert list(tmp_path.glob("*.model*")) == []
     put(found, "labels/small", np.ones((3, 10, 10), np.uint8))
-    with pytest.raises(InputError, match="have unlike shapes"):
+    with pytest.raises(InputError, match="have different shapes"):
         export(found, ["nucleus", "small"], tmp_path / "a.nrrd")
 
 

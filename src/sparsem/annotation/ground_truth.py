@@ -22,8 +22,9 @@ from sparsem.geometry import axes_hint
 from sparsem.io.readers.file_names import Number
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.placement import uncrop_segmentation
+from sparsem.io.readers.selection import MinIsWhite
 from sparsem.io.readers.series import SLICE_FILE_ENDINGS
-from sparsem.io.readers.source import MinIsWhite, Source, Stack
+from sparsem.io.readers.source import Source, Stack
 from sparsem.settings import Settings, SliceChoice
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume

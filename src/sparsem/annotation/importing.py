@@ -31,7 +31,8 @@ from sparsem.annotation.writing import record_origin, restore_annotation, write_
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.placement import uncrop_segmentation
-from sparsem.io.readers.source import MinIsWhite, Source
+from sparsem.io.readers.selection import MinIsWhite
+from sparsem.io.readers.source import Source
 from sparsem.progress import tell
 from sparsem.settings import Settings, SliceChoice, changed, resolve_settings
 from sparsem.store.sample import Sample

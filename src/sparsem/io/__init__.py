@@ -1,1 +1,1 @@
-"""Reading and writing of files of other programs."""
+"""Readers and writers of the files of other programs."""

@@ -1,4 +1,4 @@
-"""Writers: a volume of a sample -> what other programs read, block by block."""
+"""Writers: a volume of a sample -> a file for other programs, block by block."""
 
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,20 +18,23 @@ from sparsem.geometry import VoxelSize
 from sparsem.progress import Meter
 from sparsem.store.volume import Volume
 
+CLASSIC_TIFF_BYTES = 2**31  # larger volumes are written as BigTIFF
 MATLAB_5_BYTES = 2**31 - 1  # of a variable, by its format
+MODEL_TYPES = (63, 255, 65535, 2**32 - 1)  # most materials that each type of MIB model holds
+MAX_NAMED_MATERIALS = 255  # models of more materials list the first two numbers only
 NRRD_TYPES = {"uint8": "uchar", "uint16": "ushort", "uint32": "uint"}
 CHUNK_YX = 256
 
 
 @dataclass(frozen=True)
 class ExportVolume:
-    """What is written.
+    """Voxels to write, with their voxel size and the names of their numbers.
 
     Attributes:
         stack: (z, y, x), sliced along z.
         voxel_size: nm.
-        depth: slices read at once.
-        names: of labels: what numbers mean, by name.
+        depth: slices to read at once.
+        names: for labels: the number of each structure by its name.
     """
 
     stack: Any
@@ -41,16 +44,16 @@ class ExportVolume:
 
     @classmethod
     def from_volume(cls, volume: Volume, names: Mapping[str, int] | None = None) -> "ExportVolume":
-        """A volume of a sample."""
+        """Return a volume of a sample as an export."""
         return cls(volume.kept(), volume.voxel_size, volume.block_depth, names or {})
 
     @property
     def nbytes(self) -> int:
-        """Of all voxels."""
+        """Bytes of all voxels."""
         return int(np.prod(self.stack.shape, dtype=np.int64) * np.dtype(self.stack.dtype).itemsize)
 
     def blocks(self, title: str, quiet: bool) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(first slice, voxels) one block after the other, with progress."""
+        """Yield (first slice, voxels) of one block after the other, with progress."""
         starts = range(0, self.stack.shape[0], self.depth)
         with Meter(title, len(starts), quiet=quiet) as meter:
             for start in starts:
@@ -60,41 +63,66 @@ class ExportVolume:
 
 @dataclass(frozen=True)
 class LabelStack:
-    """Several masks as one label map: the first is 1, the second 2, ...; where they overlap the later one counts."""
+    """Several masks as one label map: the first is 1, the second 2, and so on.
+
+    Where masks overlap, the later one counts.
+    """
 
     stacks: tuple[Any, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(z, y, x)."""
+        """Shape (z, y, x)."""
         return tuple(self.stacks[0].shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """Type of the labels."""
         return np.dtype(np.uint8)
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
-        out: NDArray[Any] | None = None
+        labels: NDArray[Any] | None = None
         for number, stack in enumerate(self.stacks, 1):
             inside = np.asarray(stack[slices]) > 0
-            out = np.zeros(inside.shape, np.uint8) if out is None else out
-            out[inside] = number
-        return np.zeros((0, *self.shape[1:]), np.uint8) if out is None else out
+            if labels is None:
+                labels = np.zeros(inside.shape, np.uint8)
+            labels[inside] = number
+        return np.zeros((0, *self.shape[1:]), np.uint8) if labels is None else labels
+
+
+def combine_masks(volumes: Mapping[str, Volume]) -> ExportVolume:
+    """Combine the masks of several structures into one label map, whose numbers have names.
+
+    Raises:
+        InputError: the masks differ in shape.
+    """
+    shapes: Sequence[tuple[int, ...]] = [volume.shape for volume in volumes.values()]
+    if len(set(shapes)) > 1:
+        raise InputError(
+            f"{', '.join(volumes)} have different shapes {', '.join(map(str, shapes))}; "
+            "write them one by one."
+        )
+    first = next(iter(volumes.values()))
+    names = {name: number for number, name in enumerate(volumes, 1)}
+    labels = LabelStack(tuple(volume.kept() for volume in volumes.values()))
+    return ExportVolume(labels, first.voxel_size, first.block_depth, names)
 
 
 @contextmanager
 def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A name to write to; the file gets its own name when it is complete, and is gone if writing fails.
+    """Yield a temporary path to write to; the complete file is renamed to ``path``.
+
+    If writing fails, the temporary file is removed.
 
     Raises:
-        InputError: the file exists, and is not to be replaced.
+        InputError: the file exists, and ``overwrite`` is not set.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name.partition('.')[0]}.partial{''.join(path.suffixes)}")
+    stem = path.name.partition(".")[0]
+    unfinished = path.with_name(f".{stem}.partial{''.join(path.suffixes)}")
     try:
         yield unfinished
         unfinished.replace(path)
@@ -103,15 +131,18 @@ def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_volume(
-    piece: ExportVolume, path: str | Path, overwrite: bool = False, quiet: bool = True
+    volume: ExportVolume, path: str | Path, overwrite: bool = False, quiet: bool = True
 ) -> Path:
-    """Write voxels in the format that the ending names, with their voxel size; the file appears when it is complete.
+    """Write voxels in the format that the ending names, with their voxel size.
+
+    The file appears when it is complete.
 
     Args:
-        piece: a volume, or several masks together.
-        path: NAME.tif (OME-TIFF, for Fiji, MIB and napari), .nrrd or .seg.nrrd (3D Slicer), .h5, .model (Microscopy Image Browser).
+        volume: one volume, or several masks combined.
+        path: NAME.tif (OME-TIFF, for Fiji, MIB and napari), .nrrd or .seg.nrrd (3D Slicer), .h5,
+            .model (Microscopy Image Browser).
         overwrite: replace an existing file.
-        quiet: no progress.
+        quiet: show no progress.
 
     Raises:
         InputError: the ending is not known, the file exists, or the format cannot hold so much.
@@ -120,146 +151,188 @@ def write_volume(
     write = WRITERS.get(path.suffix.lower())
     if write is None:
         raise InputError(
-            f"Voxels are written as {', '.join(WRITERS)}; expected a name that ends so, got '{path.name}'."
+            f"Voxels are written as {', '.join(WRITERS)}; "
+            f"expected a name with one of these endings, got '{path.name}'."
         )
     with atomic_output(path, overwrite) as unfinished:
-        write(piece, unfinished, path, quiet)
+        write(volume, unfinished, path, quiet)
     return path
 
 
 def write_tiff(
     volume: Volume, path: str | Path, overwrite: bool = False, quiet: bool = True
 ) -> Path:
-    """Write a volume as a multi-page OME-TIFF (BigTIFF where needed), compressed; see ``write_volume``."""
+    """Write a volume as a compressed multi-page OME-TIFF, a BigTIFF if needed.
+
+    See ``write_volume``.
+    """
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
         raise InputError(
-            f"Volumes are exported as TIFF; expected a name that ends in .tif, got '{Path(path).name}'."
+            "Volumes are exported as TIFF; "
+            f"expected a name that ends in .tif, got '{Path(path).name}'."
         )
     return write_volume(ExportVolume.from_volume(volume), path, overwrite, quiet)
 
 
-def _write_tiff(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
-    sizes = {
-        f"PhysicalSize{axis.upper()}": getattr(piece.voxel_size, axis) / 1000 for axis in "zyx"
-    }
-    units = {f"PhysicalSize{axis.upper()}Unit": "µm" for axis in "zyx"}
-    slices = (one for _, block in piece.blocks(f"export {path.name}", quiet) for one in block)
-    with tifffile.TiffWriter(unfinished, bigtiff=piece.nbytes > 2**31, ome=True) as tiff:
-        metadata = {"axes": "ZYX", **sizes, **units}
+def _write_tiff(volume: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
+    metadata: dict[str, Any] = {"axes": "ZYX"}
+    for axis, edge_nm in zip("ZYX", volume.voxel_size, strict=True):
+        metadata[f"PhysicalSize{axis}"] = edge_nm / 1000
+    for axis in "ZYX":
+        metadata[f"PhysicalSize{axis}Unit"] = "µm"
+    # Programs that read no OME-XML take the resolution: pixels per centimeter.
+    resolution = (1e7 / volume.voxel_size.x, 1e7 / volume.voxel_size.y)
+    is_big = volume.nbytes > CLASSIC_TIFF_BYTES
+    with tifffile.TiffWriter(unfinished, bigtiff=is_big, ome=True) as tiff:
         tiff.write(
-            slices,
-            shape=piece.stack.shape,
-            dtype=piece.stack.dtype,
+            _slices_of(volume, path, quiet),
+            shape=volume.stack.shape,
+            dtype=volume.stack.dtype,
             compression="zlib",
             photometric="minisblack",
             metadata=metadata,
-            resolution=(
-                1e7 / piece.voxel_size.x,
-                1e7 / piece.voxel_size.y,
-            ),  # for programs that read no OME-XML
+            resolution=resolution,
             resolutionunit="CENTIMETER",
         )
 
 
-def _write_nrrd(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
-    z, y, x = piece.stack.shape
-    edges = [
-        edge / 1e6 for edge in piece.voxel_size[::-1]
-    ]  # mm: programs that read no units take them for granted
-    directions = " ".join(
-        f"({','.join(repr(edge) if k == axis else '0' for k in range(3))})"
-        for axis, edge in enumerate(edges)
-    )
-    lines = [
+def _slices_of(volume: ExportVolume, path: Path, quiet: bool) -> Iterator[NDArray[Any]]:
+    """Yield one slice (y, x) after the other."""
+    for _, block in volume.blocks(f"export {path.name}", quiet):
+        yield from block
+
+
+def _write_nrrd(volume: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
+    lines = _nrrd_header(volume)
+    if path.name.endswith(".seg.nrrd"):
+        lines += _segment_lines(volume)
+    with unfinished.open("wb") as file:
+        file.write(("\n".join(lines) + "\n\n").encode())
+        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=3, mtime=0) as packed:
+            for _, block in volume.blocks(f"export {path.name}", quiet):
+                little_endian = np.dtype(block.dtype).newbyteorder("<")
+                packed.write(np.ascontiguousarray(block, little_endian).tobytes())
+
+
+def _nrrd_header(volume: ExportVolume) -> list[str]:
+    """Return the header lines of a NRRD file."""
+    z, y, x = volume.stack.shape
+    # In mm: programs that read no units assume them.
+    edges_mm = [edge_nm / 1e6 for edge_nm in volume.voxel_size[::-1]]
+    directions = []
+    for axis, edge in enumerate(edges_mm):
+        components = ["0", "0", "0"]
+        components[axis] = repr(edge)
+        directions.append(f"({','.join(components)})")
+    return [
         "NRRD0005",
-        f"type: {NRRD_TYPES[np.dtype(piece.stack.dtype).name]}",
+        f"type: {NRRD_TYPES[np.dtype(volume.stack.dtype).name]}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {x} {y} {z}",
-        f"space directions: {directions}",
+        f"space directions: {' '.join(directions)}",
         'space units: "mm" "mm" "mm"',
         "space origin: (0,0,0)",
         "kinds: domain domain domain",
         "endian: little",
         "encoding: gzip",
     ]
-    for place, (name, number) in enumerate(
-        piece.names.items() if path.name.endswith(".seg.nrrd") else ()
-    ):
-        about = {
+
+
+def _segment_lines(volume: ExportVolume) -> list[str]:
+    """Return the header lines that name the segments for 3D Slicer."""
+    z, y, x = volume.stack.shape
+    lines = []
+    for index, (name, number) in enumerate(volume.names.items()):
+        segment = {
             "ID": name,
             "Name": name,
             "LabelValue": number,
             "Layer": 0,
             "Extent": f"0 {x - 1} 0 {y - 1} 0 {z - 1}",
         }
-        lines += [f"Segment{place}_{key}:={value}" for key, value in about.items()]
-    with unfinished.open("wb") as file:
-        file.write(("\n".join(lines) + "\n\n").encode())
-        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=3, mtime=0) as packed:
-            for _, block in piece.blocks(f"export {path.name}", quiet):
-                packed.write(
-                    np.ascontiguousarray(block, np.dtype(block.dtype).newbyteorder("<")).tobytes()
-                )
+        lines += [f"Segment{index}_{key}:={value}" for key, value in segment.items()]
+    return lines
 
 
-def _write_hdf5(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
-    shape = piece.stack.shape
-    chunks = (min(piece.depth, shape[0]), min(CHUNK_YX, shape[1]), min(CHUNK_YX, shape[2]))
+def _write_hdf5(volume: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
+    z, y, x = volume.stack.shape
     with h5py.File(unfinished, "w") as file:
         data = file.create_dataset(
             "data",
-            shape,
-            np.dtype(piece.stack.dtype),
-            chunks=chunks,
+            (z, y, x),
+            np.dtype(volume.stack.dtype),
+            chunks=(min(volume.depth, z), min(CHUNK_YX, y), min(CHUNK_YX, x)),
             compression="gzip",
             compression_opts=3,
         )
-        data.attrs["element_size_um"] = [edge / 1000 for edge in piece.voxel_size]
-        for name, number in piece.names.items():
+        data.attrs["element_size_um"] = [edge_nm / 1000 for edge_nm in volume.voxel_size]
+        for name, number in volume.names.items():
             data.attrs[f"label {number}"] = name
-        for start, block in piece.blocks(f"export {path.name}", quiet):
+        for start, block in volume.blocks(f"export {path.name}", quiet):
             data[start : start + len(block)] = block
 
 
-def _write_model(piece: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
-    """A model of Microscopy Image Browser; MATLAB 5 holds 2 GB, and whole."""
-    names = {number: name for name, number in piece.names.items()}
-    if piece.nbytes > MATLAB_5_BYTES:
+def _write_model(volume: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
+    """Write a model of Microscopy Image Browser: a MATLAB 5 file, held in memory, at most 2 GB."""
+    if volume.nbytes > MATLAB_5_BYTES:
         raise InputError(
-            f"{path.name} would hold {piece.nbytes / 1e9:.1f} GB, more than the 2 GB of its format; "
-            "Microscopy Image Browser opens .nrrd and .tif, too."
+            f"{path.name} would hold {volume.nbytes / 1e9:.1f} GB, more than the 2 GB of its "
+            "format; Microscopy Image Browser also opens .nrrd and .tif."
         )
-    z, y, x = piece.stack.shape
-    model = np.empty((y, x, z), piece.stack.dtype, order="F")
-    for start, block in piece.blocks(f"export {path.name}", quiet):
+    z, y, x = volume.stack.shape
+    model = np.empty((y, x, z), volume.stack.dtype, order="F")
+    for start, block in volume.blocks(f"export {path.name}", quiet):
         model[:, :, start : start + len(block)] = np.moveaxis(block, 0, 2)
     largest = int(model.max(initial=0))
-    kind = next(limit for limit in (63, 255, 65535, 2**32 - 1) if largest <= limit)
-    # Models of more than 255 materials list the first two numbers only, as the program itself writes them.
-    last = max([largest, *names]) if kind <= 255 else 2
-    listed = [names.get(number, str(number)) for number in range(1, last + 1)]
-    sizes = dict(zip("zyx", piece.voxel_size, strict=True))
-    ends = [
-        0,
-        (x - 1) * sizes["x"] / 1000,
-        0,
-        (y - 1) * sizes["y"] / 1000,
-        0,
-        (z - 1) * sizes["z"] / 1000,
-    ]
+    model_type = next(limit for limit in MODEL_TYPES if largest <= limit)
+    materials = _material_names(volume, largest, model_type)
     content = {
-        "mibModel": model.astype(
-            np.uint8 if kind <= 255 else np.uint16 if kind <= 65535 else np.uint32, copy=False
-        ),
+        "mibModel": model.astype(_model_dtype(model_type), copy=False),
         "modelVariable": "mibModel",
-        "modelType": float(kind),
-        "modelMaterialNames": np.array(listed, dtype=object).reshape(-1, 1),
-        "modelMaterialColors": np.random.default_rng(0).random((max(len(listed), 1), 3)),
-        "BoundingBox": np.array([ends]),
+        "modelType": float(model_type),
+        "modelMaterialNames": np.array(materials, dtype=object).reshape(-1, 1),
+        "modelMaterialColors": np.random.default_rng(0).random((max(len(materials), 1), 3)),
+        "BoundingBox": np.array([_bounding_box_um(volume)]),
     }
     with unfinished.open("wb") as file:
         scipy.io.savemat(file, content, do_compression=True)
+
+
+def _model_dtype(model_type: int) -> type[np.unsignedinteger[Any]]:
+    """Return the type of the numbers of a model of Microscopy Image Browser."""
+    if model_type <= np.iinfo(np.uint8).max:
+        return np.uint8
+    if model_type <= np.iinfo(np.uint16).max:
+        return np.uint16
+    return np.uint32
+
+
+def _material_names(volume: ExportVolume, largest: int, model_type: int) -> list[str]:
+    """Return the names of the numbers from 1 on; a number without a name is its own.
+
+    Models of more than 255 materials list the first two numbers only, as the program itself writes
+    them.
+    """
+    names = {number: name for name, number in volume.names.items()}
+    last = 2
+    if model_type <= MAX_NAMED_MATERIALS:
+        last = max([largest, *names])
+    return [names.get(number, str(number)) for number in range(1, last + 1)]
+
+
+def _bounding_box_um(volume: ExportVolume) -> list[float]:
+    """Return the first and last voxel center along x, y and z, in µm."""
+    z, y, x = volume.stack.shape
+    voxel = volume.voxel_size
+    return [
+        0,
+        (x - 1) * voxel.x / 1000,
+        0,
+        (y - 1) * voxel.y / 1000,
+        0,
+        (z - 1) * voxel.z / 1000,
+    ]
 
 
 Writer = Callable[[ExportVolume, Path, Path, bool], None]
@@ -270,24 +343,3 @@ WRITERS: dict[str, Writer] = {
     ".h5": _write_hdf5,
     ".model": _write_model,
 }
-
-
-def combine_masks(volumes: Mapping[str, Volume]) -> ExportVolume:
-    """Masks of several structures as one piece, whose numbers have names.
-
-    Raises:
-        InputError: they differ in shape.
-    """
-    shapes: Sequence[tuple[int, ...]] = [one.shape for one in volumes.values()]
-    if len(set(shapes)) > 1:
-        raise InputError(
-            f"{', '.join(volumes)} have unlike shapes {', '.join(map(str, shapes))}; write them one by one."
-        )
-    first = next(iter(volumes.values()))
-    names = {name: number for number, name in enumerate(volumes, 1)}
-    return ExportVolume(
-        LabelStack(tuple(volume.kept() for volume in volumes.values())),
-        first.voxel_size,
-        first.block_depth,
-        names,
-    )

@@ -18,7 +18,7 @@ from sparsem import __version__
 from sparsem.annotation.label_numbers import integer_labels
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.io.ingest import GrayMapping, ImportSettings, gray_mapping, refuse_non_finite
+from sparsem.io.gray_levels import GrayMapping, gray_mapping, refuse_non_finite
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.source import Source
 from sparsem.preprocess.denoise import DenoiseMethod, DenoiseSettings, denoise
@@ -187,7 +187,7 @@ def measure_planes(
     found = []
     with Meter("quality", sum(len(one.numbers) for one in planes), quiet=on.quiet) as meter:
         for one, before in zip(planes, made_from, strict=True):
-            gray = gray_mapping(one.source, ImportSettings())
+            gray = gray_mapping(one.source)
             if not gray.unchanged:
                 told = f"{one.name} holds {one.source.stack.dtype}: {gray}. Its strengths are parts of that range; compare within it only."
                 tell(told, on.quiet)
@@ -328,7 +328,7 @@ def _beside_denoised(own: Planes, path: Path, way: DenoiseMethod, on: Execution)
     """Pictures beside themselves without noise: those of a source together, by the stage that samples are denoised by."""
     path.parent.mkdir(parents=True, exist_ok=True)
     on = replace(on, overwrite=True)  # nobody keeps anything of his own here
-    sample, gray = Sample.create(path), gray_mapping(own.source, ImportSettings())
+    sample, gray = Sample.create(path), gray_mapping(own.source)
     _, y, x = own.source.stack.shape
     depth, dtype = min(GATHERED, len(own.numbers)), np.uint8 if gray.top == 255 else np.uint16
     # No length counts here, and a picture seldom states how thick it is.

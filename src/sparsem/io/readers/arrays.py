@@ -1,4 +1,4 @@
-"""Numbers that lie in a file as they are, and NumPy's own format, as scripts save labels."""
+"""Arrays that lie uncompressed in a file, and NumPy's own format, in which scripts save labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,46 +8,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.source import (
-    DEFAULT_AXES,
-    Selection,
-    Source,
-    default_axes,
-    refuse_damaged_file,
-    stack_layout,
-)
+from sparsem.io.readers.axes import DEFAULT_AXES, default_axes, stack_layout
+from sparsem.io.readers.damage import refuse_damaged_file
+from sparsem.io.readers.selection import WHOLE_FILE
+from sparsem.io.readers.source import NO_LENGTHS, Source
 
 NPY_ENDINGS = (".npy",)
 
 
 def open_npy(path: Path) -> Source:
-    """A .npy file as a stack; see ``open_source``. Files that would need a pickle are refused."""
+    """Open a .npy file as a stack; see ``open_source``. Files that need a pickle are refused."""
     with refuse_damaged_file(path, "NumPy"):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if (
-            array.ndim not in (2, 3)
-            or array.dtype.kind not in "iufb"
-            or array.flags.f_contiguous > array.flags.c_contiguous
-        ):
-            raise InputError(
-                f"{path.name} holds {array.dtype} {array.shape}; expected numbers, (z, y, x), in C order."
-            )
-        if default_axes(array.shape) == "YXC":
-            raise InputError(
-                f"{path.name} holds one image of {array.shape[-1]} channels, {array.shape}; expected one channel, (z, y, x)."
-            )
-        _, shape = stack_layout(DEFAULT_AXES[-array.ndim :], array.shape, Selection(), path.name)
-        return Source(
-            MappedStack(path, int(array.offset), shape, np.dtype(array.dtype)),
-            (None, None, None),
-            (path,),
+        source = _npy_source(path)
+    return source
+
+
+def _npy_source(path: Path) -> Source:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    is_fortran_order = array.flags.f_contiguous > array.flags.c_contiguous
+    if array.ndim not in (2, 3) or array.dtype.kind not in "iufb" or is_fortran_order:
+        raise InputError(
+            f"{path.name} holds {array.dtype} {array.shape}; "
+            "expected numbers, (z, y, x), in C order."
         )
-    raise AssertionError  # the context raises or the block returns
+    if default_axes(array.shape) == "YXC":
+        raise InputError(
+            f"{path.name} holds one image of {array.shape[-1]} channels, {array.shape}; "
+            "expected one channel, (z, y, x)."
+        )
+    axes = DEFAULT_AXES[-array.ndim :]
+    _, shape = stack_layout(axes, array.shape, WHOLE_FILE, path.name)
+    stack = MappedStack(path, int(array.offset), shape, np.dtype(array.dtype))
+    return Source(stack, NO_LENGTHS, (path,))
 
 
 @dataclass(frozen=True)
 class MappedStack:
-    """Numbers that lie in a file as they are, mapped into memory whenever they are sliced."""
+    """An uncompressed array in a file, read whenever it is sliced.
+
+    Attributes:
+        path: the file.
+        offset: bytes before the first voxel.
+        shape: (z, y, x).
+        stored: type of the numbers in the file, with their byte order.
+    """
 
     path: Path
     offset: int
@@ -56,18 +60,20 @@ class MappedStack:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """Type of the numbers, in native byte order."""
         return self.stored.newbyteorder("=")
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
-        plane = int(np.prod(self.shape[1:], dtype=np.int64))
-        wanted = max(stop - start, 0) * plane
+        voxels_per_slice = int(np.prod(self.shape[1:], dtype=np.int64))
+        n_voxels = max(stop - start, 0) * voxels_per_slice
         with self.path.open("rb") as file:
-            file.seek(self.offset + start * plane * self.stored.itemsize)
-            found = np.fromfile(file, self.stored, wanted)
-        if found.size < wanted:
+            file.seek(self.offset + start * voxels_per_slice * self.stored.itemsize)
+            voxels = np.fromfile(file, self.stored, n_voxels)
+        if voxels.size < n_voxels:
+            last_slice = start + voxels.size // voxels_per_slice
             raise InputError(
-                f"{self.path.name} ends within slice {start + found.size // plane} of {self.shape[0]}; is it complete?"
+                f"{self.path.name} ends within slice {last_slice} of {self.shape[0]}; "
+                "is it complete?"
             )
-        return np.asarray(found.reshape(-1, *self.shape[1:]), self.dtype)
+        return np.asarray(voxels.reshape(-1, *self.shape[1:]), self.dtype)

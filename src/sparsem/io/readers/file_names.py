@@ -1,6 +1,6 @@
 """File names, split into numbers and the text between them.
 
-A number is read in one of two ways: as whole numbers only (``z0.80`` holds 0 and 80), or with
+Numbers are read in one of two modes: as whole numbers only (``z0.80`` holds 0 and 80), or with
 decimals (0.8). Dates with times are one number each where all names of a series hold them.
 """
 
@@ -15,8 +15,11 @@ Number = int | float
 MINUS = "\u2212"
 
 # A date, or a date with a time, in forms that are not mistaken for slice numbers.
-YEAR, MONTH, DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
-HOUR, SIXTY = r"(?:[01]\d|2[0-3])", r"[0-5]\d"
+YEAR = r"(?:19|20)\d\d"
+MONTH = r"(?:0[1-9]|1[0-2])"
+DAY = r"(?:0[1-9]|[12]\d|3[01])"
+HOUR = r"(?:[01]\d|2[0-3])"
+SIXTY = r"[0-5]\d"
 CLOCK = rf"{HOUR}[-_.:h]{SIXTY}[-_.:m]{SIXTY}"
 TIME = re.compile(
     rf"(?<!\d){YEAR}(?:([-_.]){MONTH}\1{DAY}|{MONTH}{DAY})[ T_-]{{0,3}}{CLOCK}(?!\d)"
@@ -32,11 +35,11 @@ DECIMAL = re.compile(
     r"|\d+"
 )
 
-# Before a number that is a slice's: z or slice, as a word of their own.
+# Text before the number of a slice: z or slice, as a word of their own.
 SLICE_MARK = re.compile(
     r"(?:(?<![^\W\d_])[zZ]|(?<=[a-z])Z|[sS][lL][iI][cC][eE][sS]?)[ ._=-]*[-+\u2212]?$"
 )
-# Before a number that tells images of one slice apart.
+# Text before a number that distinguishes images of one slice.
 CHANNEL_MARK = re.compile(
     r"(?:(?<![^\W\d_])|(?<=[a-z])(?=[A-Z]))"
     r"(?:ch|chan|channel|tile|mosaic|det|detector|pos|position|view|angle)s?[ _=-]*$",
@@ -48,7 +51,7 @@ LENGTH_UNIT = re.compile(
     re.IGNORECASE,
 )
 
-# What programs and people add to the name of a copy.
+# Words that programs and people add to the name of a copy.
 COPY = r"(?:copy|kopie|copie|copia|duplicate|old|bak|backup|orig|original|new|final|edited|tmp)"
 COPY_BEGIN = re.compile(rf"^{COPY}(?: ?\(?\d+\)?)?(?: (?:of|von|de|di))?[ _-]+")
 COPY_END = re.compile(rf"(?:[ _.-]+{COPY}(?: ?\(?\d+\)?)?|[ _-]*\(\d+\)|~)+$")
@@ -56,14 +59,14 @@ COPY_END = re.compile(rf"(?:[ _.-]+{COPY}(?: ?\(?\d+\)?)?|[ _-]*\(\d+\)|~)+$")
 
 @dataclass(frozen=True)
 class NamePart:
-    """A number of a name.
+    """A number in a name.
 
     Attributes:
-        before: the text between the number before it, or the begin of the name, and this number.
+        before: the text between the previous number, or the beginning of the name, and this number.
         written: the number as it is written.
-        value: what it stands for.
+        value: of the number.
         after: the text after it, up to the next number or the end.
-        is_time: a date, or a date with a time.
+        is_time: the number is a date, or a date with a time.
     """
 
     before: str
@@ -74,37 +77,43 @@ class NamePart:
 
     @property
     def is_slice(self) -> bool:
-        """Whether the name itself says that this is the number of a slice."""
+        """True if the text before it marks it as the number of a slice."""
         return bool(SLICE_MARK.search(self.before))
 
     @property
     def is_channel(self) -> bool:
-        """Whether the name itself says that this is the number of a channel, tile or detector."""
+        """True if the text before it marks it as the number of a channel, tile or detector."""
         return bool(CHANNEL_MARK.search(self.before))
 
     @property
     def has_unit(self) -> bool:
-        """Whether a unit of length follows."""
+        """True if a unit of length follows."""
         return bool(LENGTH_UNIT.match(self.after))
 
     @property
     def is_padded(self) -> bool:
-        """Whether zeros before it give it a number of digits."""
+        """True if the number is padded with zeros."""
         return len(self.written) > 1 and self.written[0] == "0" and self.is_whole
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is written with digits only."""
+        """True if the number is written with digits only."""
         return self.written.isdecimal()
 
 
 @dataclass(frozen=True)
 class FileName:
-    """A name without its ending, as text and numbers that alternate."""
+    """A name without its ending, as text and numbers that alternate.
+
+    Attributes:
+        name: the name with its ending.
+        parts: the numbers.
+        text: the text before, between and after the numbers, in small letters.
+    """
 
     name: str
     parts: tuple[NamePart, ...]
-    text: tuple[str, ...]  # one more than numbers; letter case does not count
+    text: tuple[str, ...]
 
     @property
     def key(self) -> tuple[tuple[int, Number, str], ...]:
@@ -114,15 +123,20 @@ class FileName:
             key += [(1, 0, text), (0, part.value, "")]
         return (*key, (1, 0, self.text[-1]))
 
+    @property
+    def values(self) -> tuple[Number, ...]:
+        """Values of the numbers."""
+        return tuple(part.value for part in self.parts)
+
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorting key by which ``s2`` comes before ``s10``."""
+    """Return a sorting key by which ``s2`` comes before ``s10``."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]
 
 
 def distinct_names(files: Sequence[Path]) -> list[str]:
-    """Names of files; those of several folders with the folders in which they differ."""
+    """Return the names of files; those in several folders with the folders in which they differ."""
     if len({file.parent for file in files}) <= 1:
         return [file.name for file in files]
     common = os.path.commonpath([file.parent for file in files])
@@ -132,37 +146,57 @@ def distinct_names(files: Sequence[Path]) -> list[str]:
 def split_names(
     names: Sequence[str], decimals: bool = False, time: re.Pattern[str] = TIME
 ) -> list[FileName]:
-    """Split names alike: dates are numbers of their own only if all names hold as many of them."""
+    """Split all names in the same mode.
+
+    Dates are numbers of their own only if all names hold the same count of them.
+
+    Args:
+        names: of the files of a series.
+        decimals: read numbers with decimals.
+        time: pattern of dates.
+    """
     pattern = DECIMAL if decimals else WHOLE
-    dated = [_split(name, pattern, time) for name in names]
-    counts = {sum(part.is_time for part in one.parts) for one in dated}
-    if len(counts) == 1:
-        return _with_signs(dated)
-    return _with_signs([_split(name, pattern, None) for name in names])
+    with_dates = [_split_name(name, pattern, time) for name in names]
+    date_counts = {sum(part.is_time for part in name.parts) for name in with_dates}
+    if len(date_counts) == 1:
+        return _read_signs(with_dates)
+    return _read_signs([_split_name(name, pattern, None) for name in names])
 
 
 def _stem(name: str) -> str:
-    """The name, or path, without its ending."""
+    """Return a name, or path, without its ending."""
     return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
-def _split(name: str, pattern: re.Pattern[str], time: re.Pattern[str] | None) -> FileName:
+def _split_name(name: str, pattern: re.Pattern[str], time: re.Pattern[str] | None) -> FileName:
     stem = _stem(name)
-    spans: list[tuple[int, int, bool]] = []
-    start = 0
-    for match in time.finditer(stem) if time else ():
-        spans += [(*one.span(), False) for one in pattern.finditer(stem, start, match.start())]
-        spans.append((*match.span(), True))
-        start = match.end()
-    spans += [(*one.span(), False) for one in pattern.finditer(stem, start)]
-    edges = [0, *(edge for first, last, _ in spans for edge in (first, last)), len(stem)]
-    texts = [stem[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True)]
+    spans = _number_spans(stem, pattern, time)
+    text_starts = [0, *(stop for _, stop, _ in spans)]
+    text_stops = [*(start for start, _, _ in spans), len(stem)]
+    texts = [stem[start:stop] for start, stop in zip(text_starts, text_stops, strict=True)]
     parts = []
-    for index, (first, last, is_time) in enumerate(spans):
-        written = stem[first:last]
+    for index, (start, stop, is_time) in enumerate(spans):
+        written = stem[start:stop]
         value = int(re.sub(r"\D", "", written)) if is_time else _value(written)
         parts.append(NamePart(texts[index], written, value, texts[index + 1], is_time))
     return FileName(name, tuple(parts), tuple(text.casefold() for text in texts))
+
+
+def _number_spans(
+    stem: str, pattern: re.Pattern[str], time: re.Pattern[str] | None
+) -> list[tuple[int, int, bool]]:
+    """Return (start, stop, is a time) of the numbers in a name, in order."""
+    spans: list[tuple[int, int, bool]] = []
+    start = 0
+    times = time.finditer(stem) if time else ()
+    for match in times:
+        spans += [
+            (*number.span(), False) for number in pattern.finditer(stem, start, match.start())
+        ]
+        spans.append((*match.span(), True))
+        start = match.end()
+    spans += [(*number.span(), False) for number in pattern.finditer(stem, start)]
+    return spans
 
 
 def _value(written: str) -> Number:
@@ -172,21 +206,22 @@ def _value(written: str) -> Number:
     return int(value) if value.is_integer() else value
 
 
-def _with_signs(names: Sequence[FileName]) -> list[FileName]:
-    """Read a hyphen before a number as a minus sign where other names have none at that place.
+def _read_signs(names: Sequence[FileName]) -> list[FileName]:
+    """Read a hyphen before a number as a minus sign where other names have none at that position.
 
     ``z-1`` next to ``z1`` is negative; in ``slice-001``, ``slice-002`` the hyphen is a separator.
     """
     signed = list(names)
-    for index in range(min((len(one.parts) for one in names), default=0)):
-        texts = [one.text[index] for one in names]
-        if _holds_signs(texts):
-            signed = [_signed(one, index) for one in signed]
+    n_positions = min((len(name.parts) for name in names), default=0)
+    for index in range(n_positions):
+        texts = [name.text[index] for name in names]
+        if _hold_signs(texts):
+            signed = [_read_sign(name, index) for name in signed]
     return signed
 
 
-def _holds_signs(texts: Sequence[str]) -> bool:
-    """Whether texts before the numbers at one place of the names end with signs."""
+def _hold_signs(texts: Sequence[str]) -> bool:
+    """Return whether the texts before the numbers at one position of all names end with signs."""
     if any(text.endswith(MINUS) for text in texts):
         return True
     if all(text.endswith(("--", "_-", "=-")) for text in texts):  # a separator, and a sign
@@ -197,9 +232,10 @@ def _holds_signs(texts: Sequence[str]) -> bool:
     return set(texts) == {base[:-1] + "-", base[:-1] + "+"}
 
 
-def _signed(name: FileName, index: int) -> FileName:
-    """The name with the sign before a number as a part of the number."""
-    part, text = name.parts[index], name.text[index]
+def _read_sign(name: FileName, index: int) -> FileName:
+    """Return the name with the sign before a number as a part of the number."""
+    part = name.parts[index]
+    text = name.text[index]
     if not text.endswith(("-", "+", MINUS)):
         return name
     value = part.value if text.endswith("+") else -part.value
@@ -209,14 +245,15 @@ def _signed(name: FileName, index: int) -> FileName:
 
 
 def read_hyphens_as_minus(names: Sequence[FileName]) -> list[FileName]:
-    """Names in which every hyphen right before a number is a minus sign."""
-    read = []
+    """Return names in which every hyphen right before a number is a minus sign."""
+    negative_names = []
     for name in names:
+        negative_name = name
         for index in range(len(name.parts)):
             if name.text[index].endswith("-"):
-                name = _signed(name, index)
-        read.append(name)
-    return read
+                negative_name = _read_sign(negative_name, index)
+        negative_names.append(negative_name)
+    return negative_names
 
 
 def find_copy(names: Sequence[str]) -> tuple[int, int] | None:
@@ -226,13 +263,13 @@ def find_copy(names: Sequence[str]) -> tuple[int, int] | None:
         The indices of the original and of the copy; None where there are no such names.
     """
     stems = [_stem(name).casefold() for name in names]
-    place: dict[str, int] = {}
+    index_of: dict[str, int] = {}
     for index, stem in enumerate(stems):
-        if stem in place:
-            return place[stem], index
-        place[stem] = index
+        if stem in index_of:
+            return index_of[stem], index
+        index_of[stem] = index
     for index, stem in enumerate(stems):
         original = COPY_END.sub("", COPY_BEGIN.sub("", stem))
-        if original != stem and original in place:
-            return place[original], index
+        if original != stem and original in index_of:
+            return index_of[original], index
     return None

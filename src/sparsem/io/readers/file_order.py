@@ -1,7 +1,7 @@
 """The order of a series of files, from the numbers in their names.
 
 A number that is the same in all names (a voxel size, bits, a sample) is not the number of a slice.
-Names that support no order give a fault: nothing is ordered by a guess.
+Names that support no order give a fault: no order is guessed.
 """
 
 import math
@@ -14,6 +14,7 @@ from enum import Enum
 from sparsem.io.readers.file_names import (
     DATED_ONLY,
     FileName,
+    NamePart,
     Number,
     find_copy,
     read_hyphens_as_minus,
@@ -22,9 +23,12 @@ from sparsem.io.readers.file_names import (
 from sparsem.io.readers.gaps import counts_slices, is_complete, is_nearly_complete
 from sparsem.io.readers.name_columns import Column, columns_of, marked_columns
 
+# With fewer similar names, it is not clear which one differs from all others.
+MIN_SIMILAR_NAMES = 3
+
 
 class NameFault(Enum):
-    """Why names give no order."""
+    """Reasons why names give no order."""
 
     SAME_NUMBER = "two files carry the same number"
     SAME_NAME = "two names differ in their ending, in letter case or as copies do"
@@ -37,7 +41,7 @@ class NameFault(Enum):
 
 @dataclass(frozen=True)
 class SeriesOrder:
-    """How files follow each other.
+    """The order of the files of a series, or why there is none.
 
     Attributes:
         order: indices of the names, in the order of the slices.
@@ -45,7 +49,7 @@ class SeriesOrder:
         fault: why names give no order; files are in natural order then.
         pair: indices of two names that show the fault.
         same: the number that both carry.
-        note: what was understood and may be wrong.
+        note: how the names were interpreted, if this may be wrong.
     """
 
     order: tuple[int, ...]
@@ -59,65 +63,78 @@ class SeriesOrder:
 def series_order(names: Sequence[str]) -> SeriesOrder:
     """Find the order of files, or why their names give none."""
     if len(names) == 1:
-        told = possible_slice_numbers(names)
-        return SeriesOrder((0,), told[0] if told else ())
-    found = _best_reading(names)
-    if found.fault:
-        dated = split_names(names, time=DATED_ONLY)
-        by_time = _order_of(dated)
-        if any(part.is_time for part in dated[0].parts) and not by_time.fault:
-            found = by_time
-    if found.fault in (None, NameFault.UNLIKE):
+        possible = possible_slice_numbers(names)
+        return SeriesOrder((0,), possible[0] if possible else ())
+    order = _best_order(names)
+    if order.fault:
+        dated_names = split_names(names, time=DATED_ONLY)
+        order_by_time = _order_of(dated_names)
+        has_times = any(part.is_time for part in dated_names[0].parts)
+        if has_times and not order_by_time.fault:
+            order = order_by_time
+    if order.fault in (None, NameFault.UNLIKE):
         copy = find_copy(names)
         if copy:
-            return replace(found, fault=NameFault.SAME_NAME, pair=copy)
-    return found
+            return replace(order, fault=NameFault.SAME_NAME, pair=copy)
+    return order
 
 
-def _best_reading(names: Sequence[str]) -> SeriesOrder:
-    """The order by whole numbers or by decimals, whichever the names support."""
-    whole, decimal = split_names(names), split_names(names, decimals=True)
-    by_whole = _order_of(whole)
-    if all(part.is_whole or part.is_time for one in decimal for part in one.parts):
+def _best_order(names: Sequence[str]) -> SeriesOrder:
+    """Return the order by whole numbers or by decimals, whichever the names support."""
+    by_whole = _order_of(split_names(names))
+    decimal_names = split_names(names, decimals=True)
+    if not _decimal_parts(decimal_names):
         return by_whole
-    values = [part.value for one in decimal for part in one.parts]
+    values = [value for name in decimal_names for value in name.values]
     if not all(math.isfinite(value) for value in values):
         return by_whole
-    by_decimal = _order_of(decimal)
-    if not by_decimal.fault and not _is_evenly_written(decimal, by_decimal.numbers):
-        by_decimal = replace(
-            by_decimal, fault=NameFault.DECIMAL, pair=(by_decimal.order[0], by_decimal.order[1])
-        )
-    if _is_surely_decimal(decimal):
-        by_pairs = by_whole.fault or is_complete(by_whole.numbers)
-        return by_whole if by_decimal.fault and by_pairs else by_decimal
+    by_decimal = _order_of(decimal_names)
+    if not by_decimal.fault and not _is_evenly_written(decimal_names, by_decimal.numbers):
+        first, second = by_decimal.order[:2]
+        by_decimal = replace(by_decimal, fault=NameFault.DECIMAL, pair=(first, second))
+    if _is_surely_decimal(decimal_names):
+        supports_whole = by_whole.fault or is_complete(by_whole.numbers)
+        return by_whole if by_decimal.fault and supports_whole else by_decimal
+    return _more_likely_order(by_whole, by_decimal)
+
+
+def _more_likely_order(by_whole: SeriesOrder, by_decimal: SeriesOrder) -> SeriesOrder:
+    """Return the order whose numbers are complete; a fault if the two are equally likely."""
     if by_decimal.fault:
         return by_whole
     if by_whole.fault:
         return by_decimal if is_nearly_complete(by_decimal.numbers) else by_whole
-    complete = [bool(one.numbers) and is_complete(one.numbers) for one in (by_whole, by_decimal)]
-    if by_whole.order == by_decimal.order or complete[0] != complete[1]:
-        return by_decimal if complete == [False, True] else by_whole
+    whole_complete = bool(by_whole.numbers) and is_complete(by_whole.numbers)
+    decimal_complete = bool(by_decimal.numbers) and is_complete(by_decimal.numbers)
+    if decimal_complete and not whole_complete:
+        return by_decimal
+    if by_whole.order == by_decimal.order or whole_complete != decimal_complete:
+        return by_whole
     pair = _first_difference(by_whole.order, by_decimal.order)
     return replace(by_decimal, fault=NameFault.DECIMAL, pair=pair)
 
 
+def _decimal_parts(names: Sequence[FileName]) -> list[NamePart]:
+    """Return the numbers that are written with decimals."""
+    return [part for name in names for part in name.parts if not part.is_whole and not part.is_time]
+
+
 def _is_surely_decimal(names: Sequence[FileName]) -> bool:
-    """Whether z, slice or a unit of length marks all numbers that are written with decimals."""
-    written = [
-        part for one in names for part in one.parts if not part.is_whole and not part.is_time
-    ]
-    return all(part.is_slice or part.has_unit for part in written)
+    """Return whether z, slice or a unit of length marks all numbers written with decimals."""
+    return all(part.is_slice or part.has_unit for part in _decimal_parts(names))
 
 
 def _is_evenly_written(names: Sequence[FileName], numbers: Sequence[Number]) -> bool:
-    """Whether numbers are written as decimals are: 1.9 and 1.10 are not, 003 and 003.1 are not."""
+    """Return whether numbers are written as decimals are.
+
+    1.9 and 1.10 are not, and neither are 003 and 003.1.
+    """
     if not numbers:
         return False
     for column in columns_of(names):
-        written = [re.sub("[,p]", ".", part.written) for part in column.parts]
         if column.is_constant or column.is_whole or column.is_time:
             continue
+        written = [re.sub("[,p]", ".", part.written) for part in column.parts]
         fractions = [text.partition(".")[2] for text in written if "." in text]
         shortest = min(map(len, fractions), default=0)
         if any(len(text) > shortest and text.endswith("0") for text in fractions):
@@ -131,31 +148,34 @@ def _is_evenly_written(names: Sequence[FileName], numbers: Sequence[Number]) -> 
 
 
 def _order_of(names: Sequence[FileName]) -> SeriesOrder:
-    """The order of names that were split in one way."""
+    """Return the order of names that were split in one mode."""
     natural = tuple(sorted(range(len(names)), key=lambda index: names[index].key))
-    ordered = [names[index] for index in natural]
-    found = _order_by_marks(ordered) or _order_without_marks(ordered)
-    order = tuple(natural[index] for index in found.order)
-    first, second = found.pair
-    found = replace(found, order=order, pair=(natural[first], natural[second]))
-    if found.fault:
-        return replace(found, order=natural, numbers=())
-    if found.numbers and min(found.numbers) < 0:
-        return replace(found, note="numbers after a hyphen are read as negative")
-    return found
+    sorted_names = [names[index] for index in natural]
+    order = _order_by_marks(sorted_names) or _order_without_marks(sorted_names)
+    first, second = order.pair
+    order = replace(
+        order,
+        order=tuple(natural[index] for index in order.order),
+        pair=(natural[first], natural[second]),
+    )
+    if order.fault:
+        return replace(order, order=natural, numbers=())
+    if order.numbers and min(order.numbers) < 0:
+        return replace(order, note="numbers after a hyphen are read as negative")
+    return order
 
 
 def _order_by_marks(names: Sequence[FileName]) -> SeriesOrder | None:
-    """The order by numbers after z or slice; None where names have none that tells slices apart."""
+    """Return the order by numbers after z or slice; None if these do not distinguish slices."""
     marked = marked_columns(names)
     varying = [column for column in marked if not column.is_constant]
     unique = [column for column in varying if column.is_unique]
     if unique:
         for column in unique:
             if column.order != unique[0].order:
-                return _contradiction(names, unique[0].order, column.order)
-        chosen = next((column for column in unique if column.is_whole), unique[0])
-        return _ordered(names, chosen)
+                return _contradiction(unique[0].order, column.order)
+        slice_column = next((column for column in unique if column.is_whole), unique[0])
+        return _order_by_column(names, slice_column)
     if varying:
         return _same_number(names, varying[0])
     constant = [column for column in marked if not any(part.has_unit for part in column.parts)]
@@ -164,9 +184,12 @@ def _order_by_marks(names: Sequence[FileName]) -> SeriesOrder | None:
 
 
 def _order_without_marks(names: Sequence[FileName]) -> SeriesOrder:
-    """The order by the one number that tells slices apart; it has to be the natural order."""
+    """Return the order by the one number that distinguishes slices.
+
+    It has to be the natural order, in which the names are given.
+    """
     natural = tuple(range(len(names)))
-    if len({len(one.parts) for one in names}) > 1:
+    if len({len(name.parts) for name in names}) > 1:
         return _unlike(names)
     columns = [column for column in columns_of(names) if not column.is_constant]
     if not columns:
@@ -179,24 +202,30 @@ def _order_without_marks(names: Sequence[FileName]) -> SeriesOrder:
     unique = [column for column in columns if column.is_unique and column not in channels]
     if not unique:
         return _same_number(names, _most_varied(columns))
-    counting = [column for column in unique if counts_slices(column.values)]
-    numbered = [column for column in unique if not column.is_time]
-    chosen = (counting or numbered or unique)[-1]
-    stranger = _stranger(names, chosen)
-    if stranger:
-        return SeriesOrder(natural, fault=NameFault.UNLIKE, pair=stranger)
-    if chosen.order != natural:
-        return _contradiction(names, natural, chosen.order)
+    slice_column = _most_likely_slices(unique)
+    outlier = _outlier(names, slice_column)
+    if outlier:
+        return SeriesOrder(natural, fault=NameFault.UNLIKE, pair=outlier)
+    if slice_column.order != natural:
+        return _contradiction(natural, slice_column.order)
     pair = _alternating(names, columns)
     if pair:
         return SeriesOrder(natural, fault=NameFault.CHANNEL, pair=pair)
-    return _ordered(names, chosen)
+    return _order_by_column(names, slice_column)
 
 
-def _ordered(names: Sequence[FileName], column: Column) -> SeriesOrder:
-    pair = _stranger(names, column)
-    if pair:
-        return SeriesOrder(column.order, fault=NameFault.UNLIKE, pair=pair)
+def _most_likely_slices(columns: Sequence[Column]) -> Column:
+    """Return the column that most likely counts slices: the last one without too many gaps."""
+    counting = [column for column in columns if counts_slices(column.values)]
+    without_times = [column for column in columns if not column.is_time]
+    return (counting or without_times or columns)[-1]
+
+
+def _order_by_column(names: Sequence[FileName], column: Column) -> SeriesOrder:
+    """Return the order by the numbers of one column."""
+    outlier = _outlier(names, column)
+    if outlier:
+        return SeriesOrder(column.order, fault=NameFault.UNLIKE, pair=outlier)
     numbers = tuple(column.values[index] for index in column.order)
     note = ""
     if column.is_time:
@@ -207,101 +236,124 @@ def _ordered(names: Sequence[FileName], column: Column) -> SeriesOrder:
 
 
 def _channel_columns(names: Sequence[FileName]) -> list[Column]:
-    """Varying numbers after channel, tile or the like, and those that only a hyphen parts from them."""
-    found: list[Column] = []
+    """Return varying numbers after channel, tile or the like, and those that directly follow them.
+
+    A number follows directly if only a hyphen, an x or a comma separates it.
+    """
+    channels: list[Column] = []
     after_channel = False
     for column in columns_of(names):
         follows = all(part.before in ("-", "x", ",") for part in column.parts)
         after_channel = column.is_channel or (after_channel and follows)
         if after_channel and not column.is_constant and not column.is_slice:
-            found.append(column)
-    return found
+            channels.append(column)
+    return channels
 
 
 def _same_or_channel(
     names: Sequence[FileName], columns: Sequence[Column], channels: Sequence[Column]
 ) -> SeriesOrder:
-    """Several channels of slices, or of one image."""
-    others = [column for column in columns if column not in channels and not column.is_unique]
-    if others:
-        return _same_number(names, _most_varied(others))
+    """Return the fault of several channels of slices, or of one image."""
+    repeated = [column for column in columns if column not in channels and not column.is_unique]
+    if repeated:
+        return _same_number(names, _most_varied(repeated))
     values = channels[-1].values
-    other = next(index for index, value in enumerate(values) if value != values[0])
-    return SeriesOrder((), fault=NameFault.CHANNEL, pair=(0, other))
+    second = next(index for index, value in enumerate(values) if value != values[0])
+    return SeriesOrder((), fault=NameFault.CHANNEL, pair=(0, second))
 
 
 def _most_varied(columns: Sequence[Column]) -> Column:
-    """The column that most likely counts slices of which there are several files each."""
-    likely = [column for column in columns if not column.is_time] or columns
-    return max(likely, key=lambda column: len(set(column.values)))
+    """Return the column that most likely counts slices, where a slice has several files."""
+    without_times = [column for column in columns if not column.is_time]
+    return max(without_times or columns, key=lambda column: len(set(column.values)))
 
 
 def _same_number(names: Sequence[FileName], column: Column) -> SeriesOrder:
-    pair = column.first_pair()
+    """Return the fault of two files with the same number in a column."""
+    first, second = column.first_duplicate()
     counts = set(Counter(column.values).values())
-    is_channel = len(counts) == 1 and (len(names) > max(counts) or bool(_channel_columns(names)))
-    first, second = (names[index] for index in pair)
-    is_channel = is_channel and first.key != second.key
-    kind = NameFault.CHANNEL if is_channel else NameFault.SAME_NUMBER
-    return SeriesOrder((), fault=kind, pair=pair, same=column.values[pair[0]])
+    has_equal_counts = len(counts) == 1
+    has_channels = len(names) > max(counts) or bool(_channel_columns(names))
+    differs = names[first].key != names[second].key
+    is_channel = has_equal_counts and has_channels and differs
+    fault = NameFault.CHANNEL if is_channel else NameFault.SAME_NUMBER
+    return SeriesOrder((), fault=fault, pair=(first, second), same=column.values[first])
 
 
 def _unlike(names: Sequence[FileName]) -> SeriesOrder:
-    """Names of different counts of numbers: one without, one with a number more, or any two."""
-    counts = Counter(len(one.parts) for one in names)
-    usual = max(counts, key=lambda count: (counts[count], -count))
-    typical = next(index for index, one in enumerate(names) if len(one.parts) == usual)
-    bare = next((index for index, one in enumerate(names) if not one.parts), None)
-    if bare is not None:
-        numbered = next(index for index, one in enumerate(names) if one.parts)
+    """Return the fault of names with different counts of numbers.
+
+    The pair is a name without numbers, a name with a number more, or any two, and another name.
+    """
+    n_parts = [len(name.parts) for name in names]
+    if 0 in n_parts:
+        bare = n_parts.index(0)
+        numbered = next(index for index, count in enumerate(n_parts) if count)
         return SeriesOrder((), fault=NameFault.NO_NUMBER, pair=(bare, numbered))
-    place = {tuple(part.value for part in one.parts): index for index, one in enumerate(names)}
-    for index, one in enumerate(names):
-        values = tuple(part.value for part in one.parts)
-        for shorter in (values[:-1], values[1:]):
-            if shorter in place:
-                same = shorter[0] if len(shorter) == 1 else None
-                kind = NameFault.UNLIKE if same is None else NameFault.SAME_NUMBER
-                return SeriesOrder((), fault=kind, pair=(place[shorter], index), same=same)
-    other = next(index for index, one in enumerate(names) if len(one.parts) != usual)
-    return SeriesOrder((), fault=NameFault.UNLIKE, pair=(typical, other))
+    extended = _extended_name(names)
+    if extended:
+        return extended
+    frequency = Counter(n_parts)
+    usual = max(frequency, key=lambda count: (frequency[count], -count))
+    typical = n_parts.index(usual)
+    unusual = next(index for index, count in enumerate(n_parts) if count != usual)
+    return SeriesOrder((), fault=NameFault.UNLIKE, pair=(typical, unusual))
 
 
-def _contradiction(
-    names: Sequence[FileName], order: Sequence[int], other: Sequence[int]
-) -> SeriesOrder:
-    pair = _first_difference(order, other)
+def _extended_name(names: Sequence[FileName]) -> SeriesOrder | None:
+    """Return the fault of a name with the numbers of another and one more; None without one."""
+    index_of = {name.values: index for index, name in enumerate(names)}
+    for index, name in enumerate(names):
+        for shorter in (name.values[:-1], name.values[1:]):
+            if shorter not in index_of:
+                continue
+            pair = (index_of[shorter], index)
+            if len(shorter) == 1:
+                return SeriesOrder((), fault=NameFault.SAME_NUMBER, pair=pair, same=shorter[0])
+            return SeriesOrder((), fault=NameFault.UNLIKE, pair=pair)
+    return None
+
+
+def _contradiction(order: Sequence[int], other_order: Sequence[int]) -> SeriesOrder:
+    """Return the fault of two numbers that give different orders."""
+    pair = _first_difference(order, other_order)
     return SeriesOrder((), fault=NameFault.CONTRADICTION, pair=pair)
 
 
-def _first_difference(order: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    return next((a, b) for a, b in zip(order, other, strict=True) if a != b)
+def _first_difference(order: Sequence[int], other_order: Sequence[int]) -> tuple[int, int]:
+    """Return the first two indices in which two orders differ."""
+    pairs = zip(order, other_order, strict=True)
+    return next((first, second) for first, second in pairs if first != second)
 
 
-def _stranger(names: Sequence[FileName], column: Column) -> tuple[int, int] | None:
-    """The one name that begins otherwise than all others, such as an overview, and another."""
+def _outlier(names: Sequence[FileName], column: Column) -> tuple[int, int] | None:
+    """Return a usual name and the only one with another beginning, such as an overview."""
     columns = columns_of(names)
     if column not in columns:
         return None
-    place = columns.index(column)
-    texts = [one.text[: place + 1] for one in names]
+    position = columns.index(column)
+    texts = [name.text[: position + 1] for name in names]
     (usual, count), *others = Counter(texts).most_common()
-    if len(others) != 1 or others[0][1] != 1 or count < 3:
+    if len(others) != 1 or count < MIN_SIMILAR_NAMES:
         return None
-    return texts.index(usual), texts.index(others[0][0])
+    unusual, unusual_count = others[0]
+    if unusual_count != 1:
+        return None
+    return texts.index(usual), texts.index(unusual)
 
 
 def _alternating(names: Sequence[FileName], columns: Sequence[Column]) -> tuple[int, int] | None:
-    """Two names of a series whose text, or a number in it, comes back at a fixed period.
+    """Return two names of a series whose text, or a number in it, recurs at a fixed period.
 
     Files of two detectors that share one counter look so: 0001_ESB, 0002_InLens, 0003_ESB, ...
     """
-    recurring = [
+    recurring_values = [
         column.values
         for column in columns
         if not column.is_unique and list(column.values) != sorted(column.values)
     ]
-    kinds = list(zip(*recurring, *zip(*(one.text for one in names), strict=True), strict=True))
+    texts = zip(*(name.text for name in names), strict=True)
+    kinds = list(zip(*recurring_values, *texts, strict=True))
     period = len(set(kinds))
     if period < 2 or len(kinds) < 2 * period or len(set(kinds[:period])) < period:
         return None
@@ -312,10 +364,10 @@ def _alternating(names: Sequence[FileName], columns: Sequence[Column]) -> tuple[
 def possible_slice_numbers(
     names: Sequence[str], decimals: bool = False, signed: bool = False
 ) -> list[tuple[Number, ...]]:
-    """What may be the slice number in each file's name, for files that are slices of a known stack.
+    """Return what may be the slice number in the names of files that are slices of a known stack.
 
-    These are the numbers that differ from file to file; only those after z or slice, if any are.
-    Of a single file it is the number after z or slice, or the only one.
+    These are the numbers that differ from file to file; only those after z or slice, if there are
+    any. For a single file it is the number after z or slice, or the only one.
 
     Args:
         names: of the files.
@@ -327,24 +379,26 @@ def possible_slice_numbers(
     """
     if not names:
         return []
-    whole, decimal = split_names(names), split_names(names, decimals=True)
-    has_decimals = any(
-        not part.is_whole and not part.is_time for one in decimal for part in one.parts
-    )
-    readings = [whole]
-    if has_decimals and (decimals or _is_surely_decimal(decimal)):
-        readings = [decimal]
+    decimal_names = split_names(names, decimals=True)
+    has_decimals = bool(_decimal_parts(decimal_names))
+    if has_decimals and (decimals or _is_surely_decimal(decimal_names)):
+        readings = [decimal_names]
+    else:
+        readings = [split_names(names)]
     if signed:
         readings = [*map(read_hyphens_as_minus, readings), *readings]
-    found = [numbers for reading in readings for numbers in _candidates(reading)]
-    return list(dict.fromkeys(found))
+    possible = [numbers for reading in readings for numbers in _varying_numbers(reading)]
+    return list(dict.fromkeys(possible))
 
 
-def _candidates(names: Sequence[FileName]) -> list[tuple[Number, ...]]:
+def _varying_numbers(names: Sequence[FileName]) -> list[tuple[Number, ...]]:
+    """Return the numbers that differ from name to name, times first."""
     columns = columns_of(names)
     if len(names) == 1:
         columns = [column for column in columns if not column.is_time] or columns
     marked = [column for column in marked_columns(names) if column.is_unique]
-    different = marked or [column for column in columns if column.is_unique]
-    different.sort(key=lambda column: not column.is_time)
-    return [column.values for column in different] if len(names) > 1 or len(different) == 1 else []
+    varying = marked or [column for column in columns if column.is_unique]
+    varying.sort(key=lambda column: not column.is_time)
+    if len(names) == 1 and len(varying) != 1:
+        return []
+    return [column.values for column in varying]

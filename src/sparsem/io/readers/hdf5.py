@@ -10,6 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
+from sparsem.io.readers.axes import (
+    DEFAULT_AXES,
+    Index,
+    default_axes,
+    index_of_slices,
+    stack_layout,
+)
+from sparsem.io.readers.damage import UNREADABLE, refuse_damaged_file
 from sparsem.io.readers.hdf5_files import (
     Datasets,
     find_dataset,
@@ -19,97 +27,111 @@ from sparsem.io.readers.hdf5_files import (
     require_filters,
 )
 from sparsem.io.readers.hdf5_missing import missing_hdf5_parts
-from sparsem.io.readers.missing import Index
-from sparsem.io.readers.source import (
-    DEFAULT_AXES,
-    UNREADABLE,
-    Selection,
-    Source,
-    default_axes,
-    refuse_damaged_file,
-    stack_layout,
+from sparsem.io.readers.selection import Selection
+from sparsem.io.readers.source import Source
+from sparsem.io.readers.units import (
+    StatedLength,
+    axis_lengths_nm,
+    length_faults,
+    stated_length,
 )
-from sparsem.io.readers.units import StatedLength, axis_lengths_nm, length_faults, stated_length
 
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
 
+# Attributes that hold the edges of a voxel as z y x, and their unit: of ImageJ's HDF5 plugins and
+# ilastik, and of CREMI.
+LENGTH_ATTRIBUTES = (("element_size_um", "um"), ("resolution", "nm"))
 
-def open_hdf5(path: Path, pick: Selection) -> Source:
-    """A dataset of an HDF5 file as a stack; see ``open_source``."""
+
+def open_hdf5(path: Path, selection: Selection) -> Source:
+    """Open a dataset of an HDF5 file as a stack; see ``open_source``."""
     with refuse_damaged_file(path, "HDF5"), hdf5_file(path) as file:
-        found = find_datasets(file) if pick.dataset is None else Datasets()
-        key = _only_stack(found, path) if pick.dataset is None else pick.dataset
-        node = find_dataset(file, key)
-        name = f"'{key}' in {path.name}"
-        if node is None:
-            raise InputError(_no_dataset(file, key, path))
-        if node.shape is None or not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
-            raise InputError(f"{name} has the shape {node.shape}; expected one channel, (z, y, x).")
-        index, shape = stack_layout(_axes(node), node.shape, pick, name)
-        missing = missing_hdf5_parts(node, path, index, name)
-        part = ", ".join(str(one) for one in (key, pick.channel, pick.time) if one is not None)
-        lengths, notes = _lengths(node), tuple(f"{one}." for one in found.dangling)
-        stack = Hdf5Stack(path, key, index, shape, np.dtype(node.dtype))
-        return Source(
-            stack,
-            axis_lengths_nm(lengths),
-            (path,),
-            part=part,
-            missing=missing,
-            notes=notes,
-            voxel_faults=length_faults(lengths),
-        )
-    raise AssertionError  # the context raises or the block returns
+        source = _hdf5_source(file, path, selection)
+    return source
 
 
-def _axes(node: h5py.Dataset) -> str:
-    """A letter an axis: as ilastik and vigra state it, else the plain order."""
+def _hdf5_source(file: h5py.File, path: Path, selection: Selection) -> Source:
+    datasets = Datasets()
+    if selection.dataset is None:
+        datasets = find_datasets(file)
+        key = _only_stack(datasets, path)
+    else:
+        key = selection.dataset
+    node = find_dataset(file, key)
+    if node is None:
+        raise InputError(_no_dataset_error(file, key, path))
+    name = f"'{key}' in {path.name}"
+    if node.shape is None or not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
+        raise InputError(f"{name} has the shape {node.shape}; expected one channel, (z, y, x).")
+    index, shape = stack_layout(_axis_letters(node), node.shape, selection, name)
+    missing = missing_hdf5_parts(node, path, index, name)
+    numbers = (selection.channel, selection.time)
+    selected = [key, *(str(number) for number in numbers if number is not None)]
+    lengths = _stated_lengths(node)
+    return Source(
+        Hdf5Stack(path, key, index, shape, np.dtype(node.dtype)),
+        axis_lengths_nm(lengths),
+        (path,),
+        part=", ".join(selected),
+        missing=missing,
+        notes=tuple(f"{sentence}." for sentence in datasets.dangling),
+        voxel_faults=length_faults(lengths),
+    )
+
+
+def _axis_letters(node: h5py.Dataset) -> str:
+    """Return a letter an axis: as ilastik and vigra state them, else the default order."""
     stated = node.attrs.get("axistags")
     if stated is not None:
-        names = "".join(str(axis["key"]) for axis in json.loads(stated)["axes"]).upper()
-        if len(names) == node.ndim:
-            return names
+        letters = "".join(str(axis["key"]) for axis in json.loads(stated)["axes"]).upper()
+        if len(letters) == node.ndim:
+            return letters
     return default_axes(node.shape)
 
 
-def _no_dataset(file: h5py.File, key: str, path: Path) -> str:
-    """Why a dataset cannot be opened."""
+def _no_dataset_error(file: h5py.File, key: str, path: Path) -> str:
+    """Return why a dataset cannot be opened."""
     target = link_target(file, key)
     if target is not None:
         return f"'{key}' in {path.name} is a link to {target}, which is not there; put it back."
-    return f"{path.name} has no dataset '{key}'; it has {', '.join(find_datasets(file).keys) or 'none'}."
+    available = ", ".join(find_datasets(file).keys) or "none"
+    return f"{path.name} has no dataset '{key}'; it has {available}."
 
 
-def _only_stack(found: Datasets, path: Path) -> str:
-    if not found.keys:
-        dangling = f" ({'; '.join(found.dangling[:3])})" if found.dangling else ""
+def _only_stack(datasets: Datasets, path: Path) -> str:
+    """Return the key of the only dataset that could be a stack."""
+    if not datasets.keys:
+        dangling = f" ({'; '.join(datasets.dangling[:3])})" if datasets.dangling else ""
         raise InputError(f"{path.name} holds no stack: no dataset of three axes{dangling}.")
-    if len(found.keys) > 1:
-        raise InputError(
-            f"{path.name} holds the datasets {', '.join(found.keys)}; name one with --dataset KEY."
-        )
-    return found.keys[0]
+    if len(datasets.keys) > 1:
+        keys = ", ".join(datasets.keys)
+        raise InputError(f"{path.name} holds the datasets {keys}; name one with --dataset KEY.")
+    return datasets.keys[0]
 
 
-def _lengths(node: h5py.Dataset) -> dict[str, StatedLength]:
-    """Edges of a voxel by axis, from attributes that hold them as z y x.
-
-    ``element_size_um`` is that of ImageJ's HDF5 plugins and ilastik, ``resolution`` (nm) of CREMI.
-    """
-    for name, unit in (("element_size_um", "um"), ("resolution", "nm")):
-        found = (
-            np.ravel(np.asarray(node.attrs[name], object)).tolist() if name in node.attrs else []
-        )
-        if len(found) == 3:
-            return {
-                axis: stated_length(edge, unit) for axis, edge in zip("zyx", found, strict=True)
-            }
+def _stated_lengths(node: h5py.Dataset) -> dict[str, StatedLength]:
+    """Return the edges of a voxel by axis, from the attributes of a dataset."""
+    for attribute, unit in LENGTH_ATTRIBUTES:
+        if attribute not in node.attrs:
+            continue
+        edges = np.ravel(np.asarray(node.attrs[attribute], object)).tolist()
+        if len(edges) == 3:
+            axes = zip("zyx", edges, strict=True)
+            return {axis: stated_length(edge, unit) for axis, edge in axes}
     return {}
 
 
 @dataclass(frozen=True)
 class Hdf5Stack:
-    """A dataset, opened whenever it is sliced."""
+    """A dataset of an HDF5 file, which is opened whenever the stack is sliced.
+
+    Attributes:
+        path: the file.
+        key: of the dataset.
+        index: the position of the stack in the dataset.
+        shape: (z, y, x).
+        stored: type of the numbers in the file, with their byte order.
+    """
 
     path: Path
     key: str
@@ -119,25 +141,25 @@ class Hdf5Stack:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """Type of the numbers, in native byte order."""
         return self.stored.newbyteorder("=")
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
         try:
             with hdf5_file(self.path) as file:
-                node = find_dataset(file, self.key)
-                if node is None:
-                    raise InputError(f"{self.path.name} has no dataset '{self.key}' any more.")
-                require_filters(
-                    node, f"'{self.key}' in {self.path.name}"
-                )  # a worker loads its plugins itself
-                found = np.asarray(
-                    node[tuple(slice(start, stop) if one is None else one for one in self.index)],
-                    self.dtype,
-                )
+                voxels = self._read(file, slice(start, stop))
         except UNREADABLE as error:
             raise InputError(
-                f"Slices {start} to {stop - 1} of '{self.key}' in {self.path.name} cannot be read ({error})."
+                f"Slices {start} to {stop - 1} of '{self.key}' in {self.path.name} "
+                f"cannot be read ({error})."
             ) from None
-        return found.reshape(stop - start, *self.shape[1:])
+        return voxels.reshape(stop - start, *self.shape[1:])
+
+    def _read(self, file: h5py.File, slices: slice) -> NDArray[Any]:
+        node = find_dataset(file, self.key)
+        if node is None:
+            raise InputError(f"{self.path.name} has no dataset '{self.key}' any more.")
+        # Each worker process loads its plugins itself.
+        require_filters(node, f"'{self.key}' in {self.path.name}")
+        return np.asarray(node[index_of_slices(self.index, slices)], self.dtype)

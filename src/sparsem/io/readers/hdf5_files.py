@@ -1,4 +1,4 @@
-"""HDF5 files as people keep them: on file systems without locks, with links to other files, with compression by plugins."""
+"""HDF5 files in practice: file systems without locks, links to other files, compression plugins."""
 
 import errno
 import importlib
@@ -11,7 +11,8 @@ import h5py
 
 from sparsem.errors import InputError
 
-# Registered filters of HDF5 that files of microscopes and programs use; all but the first come with hdf5plugin.
+# Registered filters of HDF5 that files of microscopes and programs use; all but the first come with
+# hdf5plugin.
 FILTERS = {
     4: "SZIP",
     307: "BZip2",
@@ -31,20 +32,23 @@ PLUGINS = "hdf5plugin"
 
 @contextmanager
 def hdf5_file(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file, open for reading.
+    """Open an HDF5 file for reading, and close it at the end.
 
     Raises:
         InputError: another program is writing to it.
     """
-    file = _opened(path)
+    file = _open(path)
     try:
         yield file
     finally:
         file.close()
 
 
-def _opened(path: Path) -> h5py.File:
-    """Open a file with a lock, so that no half-written data are read; without one where the file system has no locks."""
+def _open(path: Path) -> h5py.File:
+    """Open a file with a lock, so that no half-written data are read.
+
+    Where the file system has no locks, the file is opened without one.
+    """
     try:
         return h5py.File(path, "r")
     except BlockingIOError:
@@ -54,7 +58,8 @@ def _opened(path: Path) -> h5py.File:
     except OSError as error:
         if "clear file consistency flags" in str(error):
             raise InputError(
-                f"{path.name} is open for writing in another program, or that program crashed; close it there, or run h5clear -s."
+                f"{path.name} is open for writing in another program, or that program crashed; "
+                "close it there, or run h5clear -s."
             ) from None
         if error.errno in (errno.EACCES, errno.ENOENT) or "lock" not in str(error):
             raise
@@ -62,34 +67,38 @@ def _opened(path: Path) -> h5py.File:
 
 
 def require_filters(node: h5py.Dataset, name: str) -> None:
-    """Load the plugins that a dataset needs to be unpacked, if they are installed.
+    """Load the plugins that decompress a dataset, if they are installed.
 
     Raises:
-        InputError: its compression cannot be read here.
+        InputError: its compression cannot be read.
     """
-    plist = node.id.get_create_plist()
-    for number in range(plist.get_nfilters()):
-        code, _, _, stored_name = plist.get_filter(number)
-        if h5py.h5z.filter_avail(code):
-            continue
-        known = FILTERS.get(
-            code, stored_name.decode(errors="replace").split(";")[0].strip("\0") or "unknown"
-        )
-        try:
-            importlib.import_module(PLUGINS)
-        except ImportError:
-            hint = "pip install hdf5plugin, or save it with gzip (h5repack -f GZIP=1)"
-        else:
-            hint = "hdf5plugin does not have it; save the file with gzip"
+    creation_properties = node.id.get_create_plist()
+    for number in range(creation_properties.get_nfilters()):
+        code, _, _, stored_name = creation_properties.get_filter(number)
         if not h5py.h5z.filter_avail(code):
-            raise InputError(
-                f"{name} is compressed by filter {code} ({known}), which is not installed: {hint}."
-            )
+            _load_filter(code, stored_name, name)
+
+
+def _load_filter(code: int, stored_name: bytes, dataset_name: str) -> None:
+    """Load the plugin of one filter."""
+    try:
+        importlib.import_module(PLUGINS)
+    except ImportError:
+        hint = "pip install hdf5plugin, or save it with gzip (h5repack -f GZIP=1)"
+    else:
+        hint = "hdf5plugin does not have it; save the file with gzip"
+    if not h5py.h5z.filter_avail(code):
+        filter_name = stored_name.decode(errors="replace").split(";")[0].strip("\0")
+        filter_name = FILTERS.get(code, filter_name or "unknown")
+        raise InputError(
+            f"{dataset_name} is compressed by filter {code} ({filter_name}), "
+            f"which is not installed: {hint}."
+        )
 
 
 @dataclass(frozen=True)
 class Datasets:
-    """The datasets of a file that could be a stack, and the links that lead nowhere.
+    """The datasets of a file that could be a stack, and the dangling links.
 
     Attributes:
         keys: of the datasets.
@@ -101,56 +110,60 @@ class Datasets:
 
 
 def find_datasets(file: h5py.File) -> Datasets:
-    """All datasets of three axes or more, also behind soft and external links: each once, by its own name before that of a link."""
-    found = Datasets()
-    seen: set[tuple[int, int]] = set()
+    """Return all datasets of three axes or more, also behind soft and external links.
+
+    Each is listed once, by its own key if it has one in this file, else by that of a link.
+    """
+    datasets = Datasets()
+    visited: set[tuple[int, int]] = set()
     links: list[str] = []
 
     def visit(key: str) -> None:
-        node = _node(file, key)
+        node = _find_node(file, key)
         if node is None:
-            found.dangling.append(
-                f"'{key}' is a link to {link_target(file, key)}, which is not there"
-            )
+            target = link_target(file, key)
+            datasets.dangling.append(f"'{key}' is a link to {target}, which is not there")
             return
-        about = h5py.h5o.get_info(node.id)
-        if (about.fileno, about.addr) in seen:
+        info = h5py.h5o.get_info(node.id)
+        if (info.fileno, info.addr) in visited:
             return
-        seen.add((about.fileno, about.addr))
+        visited.add((info.fileno, info.addr))
         if isinstance(node, h5py.Dataset) and node.shape is not None and node.ndim >= 3:
-            found.keys.append(key)
+            datasets.keys.append(key)
         if not isinstance(node, h5py.Group):
             return
         for name in node:
-            below = f"{key}/{name}".lstrip("/")
+            child_key = f"{key}/{name}".lstrip("/")
             if isinstance(node.get(name, getlink=True), h5py.HardLink):
-                visit(below)
+                visit(child_key)
             else:
-                links.append(below)
+                links.append(child_key)
 
     visit("/")
     while links:
         visit(links.pop(0))
-    return found
+    return datasets
 
 
 def find_dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
-    """A dataset by its key; numbers that it keeps in other files lie next to it. None if there is none."""
-    node = _node(file, key)
+    """Return a dataset by its key; None if there is none.
+
+    Files in which a dataset keeps its numbers are expected next to ``file``.
+    """
+    node = _find_node(file, key)
     if not isinstance(node, h5py.Dataset):
         return None
     if not node.external:
         return node
-    node.id.close()  # it can be opened otherwise only when it is not open
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_efile_prefix(
-        b"${ORIGIN}"
-    )  # else the files are looked for where the program was started
-    return h5py.Dataset(h5py.h5d.open(file.id, key.encode(), access))
+    node.id.close()  # other access properties count only if the dataset is not open
+    access_properties = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    # By default the files are searched for in the working directory.
+    access_properties.set_efile_prefix(b"${ORIGIN}")
+    return h5py.Dataset(h5py.h5d.open(file.id, key.encode(), access_properties))
 
 
 def link_target(file: h5py.File, key: str) -> str | None:
-    """Where a link points to, for messages; None if it is no link."""
+    """Return where a link points to, for messages; None if it is no link."""
     try:
         link = file.get(key, getlink=True)
     except KeyError:
@@ -160,8 +173,8 @@ def link_target(file: h5py.File, key: str) -> str | None:
     return f"'{link.path}'" if isinstance(link, h5py.SoftLink) else None
 
 
-def _node(file: h5py.File, key: str) -> h5py.Dataset | h5py.Group | None:
-    """What has a key; None if nothing has, or a link leads nowhere."""
+def _find_node(file: h5py.File, key: str) -> h5py.Dataset | h5py.Group | None:
+    """Return a dataset or group by its key; None if there is none, or the link is dangling."""
     try:
         return file[key]
     except (KeyError, OSError):

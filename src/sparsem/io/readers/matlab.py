@@ -1,184 +1,237 @@
-"""Models of Microscopy Image Browser (.model; MATLAB 5 or HDF5) and plain .mat files: labels and the names of their materials."""
+"""Models of Microscopy Image Browser (.model; MATLAB 5 or HDF5) and plain .mat files.
+
+They hold labels and the names of their materials. MATLAB's axes are (y, x, z).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
+from sparsem.io.readers.axes import FULL_AXIS
+from sparsem.io.readers.damage import refuse_damaged_file
 from sparsem.io.readers.hdf5 import Hdf5Stack
 from sparsem.io.readers.hdf5_files import hdf5_file
 from sparsem.io.readers.hdf5_missing import missing_hdf5_parts
-from sparsem.io.readers.missing import FULL_AXIS
-from sparsem.io.readers.source import Selection, Source, refuse_damaged_file
+from sparsem.io.readers.selection import Selection
+from sparsem.io.readers.source import NO_LENGTHS, Source
 
 MATLAB_ENDINGS = (".model", ".mat")
-MOST_MATERIALS = 255  # models of more hold objects
+MATLAB_FORMAT = "a MATLAB file"  # in messages
+MAX_MATERIALS = 255  # models of more hold objects
 MATERIALS_63 = 63  # models of this type keep mask and selection in the two highest bits
+MIN_EDGE = 4  # shorter variables are no labels
 
 
-def open_matlab(path: Path, pick: Selection) -> Source:
-    """A model as a stack; see ``open_source``. MATLAB's axes are (y, x, z)."""
-    with refuse_damaged_file(path, "a MATLAB file"):
-        return _open_hdf5(path, pick) if h5py.is_hdf5(path) else _open_5(path, pick)
-    raise AssertionError  # the context raises or the block returns
+class _Model(NamedTuple):
+    """The entries of a file that describe its labels.
 
+    Attributes:
+        shapes: of all variables, in MATLAB's order (y, x, z).
+        variable: name of the variable that holds the labels; None if the file does not state it.
+        materials: names of the numbers from 1 on.
+        model_type: the highest number that the type of model can hold; 0 if the file has none.
+    """
 
-def _named(names: list[str], kind: int) -> dict[str, tuple[int, ...]]:
-    """What numbers mean; nothing where they are numbers of objects, whose names are the numbers themselves."""
-    of_objects = kind > MOST_MATERIALS or all(
-        name == str(number) for number, name in enumerate(names, 1)
-    )
-    return {} if of_objects else {name: (number,) for number, name in enumerate(names, 1)}
+    shapes: dict[str, tuple[int, ...]]
+    variable: str | None
+    materials: list[str]
+    model_type: int
 
+    @property
+    def label_names(self) -> dict[str, tuple[int, ...]]:
+        """The number of each material by its name.
 
-def _variable(
-    pick: Selection, told: str | None, shapes: dict[str, tuple[int, ...]], path: Path
-) -> str:
-    """The variable that holds the labels: the one asked for, the one that the model names, or the only large one."""
-    wanted = pick.dataset or told
-    if wanted is not None:
-        if wanted not in shapes:
+        It is empty where the numbers are objects, whose names are the numbers themselves.
+        """
+        numbered = list(enumerate(self.materials, 1))
+        holds_objects = self.model_type > MAX_MATERIALS
+        if holds_objects or all(name == str(number) for number, name in numbered):
+            return {}
+        return {name: (number,) for number, name in numbered}
+
+    def choose_variable(self, selection: Selection, path: Path) -> str:
+        """Return the variable that holds the labels.
+
+        It is the selected one, the one that the model names, or the only large one.
+        """
+        listed = ", ".join(self.shapes) or "none"
+        name = selection.dataset or self.variable
+        if name is not None:
+            if name not in self.shapes:
+                raise InputError(f"{path.name} has no variable '{name}'; it has {listed}.")
+            return name
+        large = [name for name, shape in self.shapes.items() if _may_hold_labels(shape)]
+        if len(large) != 1:
             raise InputError(
-                f"{path.name} has no variable '{wanted}'; it has {', '.join(shapes) or 'none'}."
+                f"{path.name} holds the variables {listed}; name one with --dataset KEY."
             )
-        return wanted
-    large = [
-        name
-        for name, shape in shapes.items()
-        if len(shape) in (2, 3, 4) and min(shape) > 0 and max(shape) > 4
-    ]
-    if len(large) != 1:
-        raise InputError(
-            f"{path.name} holds the variables {', '.join(shapes) or 'none'}; name one with --dataset KEY."
-        )
-    return large[0]
+        return large[0]
 
 
-def _open_5(path: Path, pick: Selection) -> Source:
-    import scipy.io  # half a second that every command would wait
-
-    with path.open("rb") as file:
-        shapes = {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(file)}
-        about = scipy.io.loadmat(
-            file, variable_names=["modelVariable", "modelMaterialNames", "modelType"]
-        )
-    told = str(np.ravel(about["modelVariable"])[0]) if "modelVariable" in about else None
-    names = [
-        str(np.ravel(one)[0]) for one in np.ravel(about.get("modelMaterialNames", np.array([])))
-    ]
-    kind = int(np.ravel(about["modelType"])[0]) if "modelType" in about else 0
-    variable = _variable(pick, told, shapes, path)
-    stack = MatlabStack(
-        path,
-        path.stat().st_mtime_ns,
-        variable,
-        _stack_shape(shapes[variable], path),
-        kind == MATERIALS_63,
-    )
-    return Source(stack, (None, None, None), (path,), names=_named(names, kind), part=variable)
+def _may_hold_labels(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3, 4) and min(shape) > 0 and max(shape) > MIN_EDGE
 
 
 def _stack_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
-    y, x, z, *more = (*shape, 1)[: max(3, len(shape))]
-    if any(length != 1 for length in more):
+    """Return (z, y, x) of a variable (y, x), (y, x, z) or (y, x, z, 1)."""
+    y, x, z, *times = shape if len(shape) >= 3 else (*shape, 1)
+    if any(length != 1 for length in times):
         raise InputError(
             f"{path.name} holds an array {shape} of several times; expected one, (y, x, z)."
         )
     return z, y, x
 
 
-def _open_hdf5(path: Path, pick: Selection) -> Source:
-    """MATLAB 7.3: HDF5, where axes are in the opposite order, (z, x, y)."""
+def open_matlab(path: Path, selection: Selection) -> Source:
+    """Open a model or a MATLAB file as a stack; see ``open_source``."""
+    with refuse_damaged_file(path, MATLAB_FORMAT):
+        if h5py.is_hdf5(path):
+            source = _matlab_7_source(path, selection)
+        else:
+            source = _matlab_5_source(path, selection)
+    return source
+
+
+def _matlab_5_source(path: Path, selection: Selection) -> Source:
+    model = _read_matlab_5_model(path)
+    variable = model.choose_variable(selection, path)
+    shape = _stack_shape(model.shapes[variable], path)
+    changed_ns = path.stat().st_mtime_ns
+    is_type_63 = model.model_type == MATERIALS_63
+    stack = MatlabStack(path, changed_ns, variable, shape, is_type_63)
+    return Source(stack, NO_LENGTHS, (path,), names=model.label_names, part=variable)
+
+
+def _read_matlab_5_model(path: Path) -> _Model:
+    import scipy.io  # takes half a second, for which every command would wait
+
+    with path.open("rb") as file:
+        shapes = {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(file)}
+        entries = scipy.io.loadmat(
+            file, variable_names=["modelVariable", "modelMaterialNames", "modelType"]
+        )
+    variable = None
+    if "modelVariable" in entries:
+        variable = str(np.ravel(entries["modelVariable"])[0])
+    cells = np.ravel(entries.get("modelMaterialNames", np.array([])))
+    materials = [str(np.ravel(cell)[0]) for cell in cells]
+    model_type = int(np.ravel(entries["modelType"])[0]) if "modelType" in entries else 0
+    return _Model(shapes, variable, materials, model_type)
+
+
+def _matlab_7_source(path: Path, selection: Selection) -> Source:
+    """Open a MATLAB 7.3 file: HDF5, with the axes in the opposite order, (z, x, y)."""
     with hdf5_file(path) as file:
-        shapes = {
-            name: tuple(node.shape[::-1])
-            for name, node in file.items()
-            if isinstance(node, h5py.Dataset)
-        }
-        told = _text(file["modelVariable"]) if "modelVariable" in file else None
-        cells: Any = (
-            np.ravel(file["modelMaterialNames"][...]) if "modelMaterialNames" in file else []
-        )
-        names = [_text(file[one]) for one in cells if isinstance(one, h5py.Reference)]
-        kind = int(np.ravel(file["modelType"][...])[0]) if "modelType" in file else 0
-        variable = _variable(pick, told, shapes, path)
+        model = _read_matlab_7_model(file)
+        variable = model.choose_variable(selection, path)
         node = file[variable]
-        z, y, x = _stack_shape(shapes[variable], path)
-        before: tuple[int | None, ...] = (
-            (None,) if node.ndim == 3 else (0, None) if node.ndim == 4 else ()
-        )
-        index = (*before, FULL_AXIS, FULL_AXIS)
+        z, y, x = _stack_shape(model.shapes[variable], path)
+        leading_axes: tuple[int | None, ...] = ()
+        if node.ndim == 3:
+            leading_axes = (None,)
+        elif node.ndim == 4:
+            leading_axes = (0, None)
+        index = (*leading_axes, FULL_AXIS, FULL_AXIS)
         missing = missing_hdf5_parts(node, path, index, f"'{variable}' in {path.name}")
-        inner = Hdf5Stack(path, variable, index, (z, x, y), np.dtype(node.dtype))
-        stack = TransposedStack(inner, (z, y, x), kind == MATERIALS_63)
-        return Source(
-            stack,
-            (None, None, None),
-            (path,),
-            names=_named(names, kind),
-            part=variable,
-            missing=missing,
-        )
+        stored = Hdf5Stack(path, variable, index, (z, x, y), np.dtype(node.dtype))
+    is_type_63 = model.model_type == MATERIALS_63
+    return Source(
+        TransposedStack(stored, (z, y, x), is_type_63),
+        NO_LENGTHS,
+        (path,),
+        names=model.label_names,
+        part=variable,
+        missing=missing,
+    )
 
 
-def _text(node: Any) -> str:
-    return "".join(chr(int(one)) for one in np.ravel(node[...]))
+def _read_matlab_7_model(file: h5py.File) -> _Model:
+    datasets = {name: node for name, node in file.items() if isinstance(node, h5py.Dataset)}
+    shapes = {name: tuple(node.shape[::-1]) for name, node in datasets.items()}
+    variable = _read_text(file["modelVariable"]) if "modelVariable" in file else None
+    cells: Any = []
+    if "modelMaterialNames" in file:
+        cells = np.ravel(file["modelMaterialNames"][...])
+    materials = [_read_text(file[cell]) for cell in cells if isinstance(cell, h5py.Reference)]
+    model_type = int(np.ravel(file["modelType"][...])[0]) if "modelType" in file else 0
+    return _Model(shapes, variable, materials, model_type)
+
+
+def _read_text(node: Any) -> str:
+    return "".join(chr(int(letter)) for letter in np.ravel(node[...]))
 
 
 @dataclass(frozen=True)
 class TransposedStack:
-    """Slices that lie in the file as (x, y)."""
+    """A stack whose slices lie in the file as (x, y).
+
+    Attributes:
+        stack: (z, x, y), as it lies in the file.
+        shape: (z, y, x).
+        is_type_63: the two highest bits are no labels.
+    """
 
     stack: Hdf5Stack
     shape: tuple[int, ...]
-    of_63: bool
+    is_type_63: bool
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """Type of the labels."""
         return self.stack.dtype
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
-        found = np.swapaxes(self.stack[slices], 1, 2)
-        return found & MATERIALS_63 if self.of_63 else found
+        labels = np.swapaxes(self.stack[slices], 1, 2)
+        return labels & MATERIALS_63 if self.is_type_63 else labels
 
 
 @dataclass(frozen=True)
 class MatlabStack:
-    """A variable of a MATLAB 5 file, at most 2 GB by its format: unpacked whole when it is first sliced, and kept."""
+    """A variable of a MATLAB 5 file, at most 2 GB by its format.
+
+    All of it is decompressed when it is first sliced, and kept.
+
+    Attributes:
+        path: the file.
+        changed_ns: when the file was modified, ns.
+        variable: name of the variable.
+        shape: (z, y, x).
+        is_type_63: the two highest bits are no labels.
+    """
 
     path: Path
-    changed: int
+    changed_ns: int
     variable: str
     shape: tuple[int, ...]
-    of_63: bool
+    is_type_63: bool
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
-        kind: np.dtype[Any] = self._array().dtype
-        return kind
+        """Type of the labels."""
+        dtype: np.dtype[Any] = self._array().dtype
+        return dtype
 
     def _array(self) -> NDArray[Any]:
-        with refuse_damaged_file(self.path, "a MATLAB file"):
-            return _unpacked(self.path, self.changed, self.variable)
-        raise AssertionError  # the context raises or the block returns
+        with refuse_damaged_file(self.path, MATLAB_FORMAT):
+            array = _load_variable(self.path, self.changed_ns, self.variable)
+        return array
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
-        found = np.moveaxis(
-            self._array().reshape(self.shape[1], self.shape[2], self.shape[0])[:, :, slices], 2, 0
-        )
-        return found & MATERIALS_63 if self.of_63 else np.ascontiguousarray(found)
+        z, y, x = self.shape
+        labels = np.moveaxis(self._array().reshape(y, x, z)[:, :, slices], 2, 0)
+        return labels & MATERIALS_63 if self.is_type_63 else np.ascontiguousarray(labels)
 
 
 @lru_cache(maxsize=1)
-def _unpacked(path: Path, _changed: int, variable: str) -> NDArray[Any]:
+def _load_variable(path: Path, _changed_ns: int, variable: str) -> NDArray[Any]:
+    """Return a variable of a MATLAB 5 file; the time of its change invalidates the cache."""
     import scipy.io
 
     load: Callable[..., dict[str, Any]] = scipy.io.loadmat

@@ -1,7 +1,7 @@
-"""Whether the bytes of an MRC file (mode 0) are signed: as the header states it, in one way or another, or as its voxels show it.
+"""Signedness of the bytes of an MRC file (mode 0), from its header or from its voxels.
 
-The standard of 2014 says that they are; IMOD wrote unsigned ones before and states it, other programs wrote them and do not.
-Read as the other kind, bright tissue becomes black.
+The standard of 2014 says that they are signed. IMOD wrote unsigned ones before and states it; other
+programs wrote them and do not. Read as the other kind, bright tissue becomes black.
 """
 
 import struct
@@ -13,24 +13,26 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.geometry import evenly_spaced
 from sparsem.io.readers.arrays import MappedStack
-from sparsem.io.readers.source import MrcBytes
+from sparsem.io.readers.selection import MrcBytes
 
-IMOD = 1146047817  # its stamp; bit 0 of the number after it says that bytes are signed
-STAMP = slice(40, 48)  # of the unnamed bytes in the middle of a header
+IMOD_STAMP = 1146047817
+STAMP_BYTES = slice(40, 48)  # stamp and flags, in the unnamed bytes in the middle of a header
+SIGNED_FLAG = 1  # bit 0 of IMOD's flags
 AMBIGUOUS_FROM = 128  # smaller bytes mean the same in both
-SAMPLED = 16  # slices
-CLEARLY = (
-    0.8  # differences of neighboring pixels in one reading, as a fraction of those in the other
-)
+SAMPLED_SLICES = 16
+# Differences of neighboring pixels in one reading, as a fraction of those in the other: below this
+# the voxels show which reading is right.
+CLEAR_RATIO = 0.8
 
 
 class ByteSign(NamedTuple):
-    """Whether bytes are signed.
+    """Signedness of the bytes of a file.
 
     Attributes:
-        signed: they are.
-        limited: it was not found, as no byte of the sampled slices differs in meaning; one that does is to be refused.
-        notes: how it was found, if the header does not state it.
+        signed: the bytes are signed.
+        limited: it is not known, as no byte of the sampled slices differs in meaning; bytes that do
+            must be refused.
+        notes: how it was determined, if the header does not state it.
     """
 
     signed: bool = True
@@ -39,62 +41,75 @@ class ByteSign(NamedTuple):
 
 
 def byte_sign(header: Any, stack: MappedStack, given: MrcBytes | None) -> ByteSign:
-    """Whether the bytes of a file are signed.
+    """Determine whether the bytes of a file are signed.
 
     Args:
         header: of the file, in its own byte order.
         stack: the bytes, uint8.
-        given: what was asked for; it holds against the header.
+        given: the choice of the user; it overrides the header.
 
     Raises:
         InputError: neither header nor voxels show it.
     """
     if given is not None:
         return ByteSign(given == "signed")
-    for order in "<>":  # that of the file, unless a program turned the rest of the header only
-        stamp, flags = struct.unpack(f"{order}2i", header["extra2"].tobytes()[STAMP])
-        if stamp == IMOD:
-            return ByteSign(bool(flags & 1))
-    by_extremes = _by_extremes(float(header["dmin"]), float(header["dmax"]))
-    return by_extremes or _by_voxels(stack)
+    # In the byte order of the file, unless a program swapped the rest of the header only.
+    for byte_order in "<>":
+        stamp, flags = struct.unpack(f"{byte_order}2i", header["extra2"].tobytes()[STAMP_BYTES])
+        if stamp == IMOD_STAMP:
+            return ByteSign(bool(flags & SIGNED_FLAG))
+    sign = _sign_by_extremes(float(header["dmin"]), float(header["dmax"]))
+    return sign or _sign_by_voxels(stack)
 
 
-def _by_extremes(low: float, high: float) -> ByteSign | None:
-    """From the smallest and largest number, where a header states them: they are those of one kind of bytes only."""
+def _sign_by_extremes(low: float, high: float) -> ByteSign | None:
+    """Determine the sign from the smallest and largest number that a header states.
+
+    None if these do not belong to one kind of bytes only.
+    """
     if not (low < high and low.is_integer() and high.is_integer()):
         return None
     if low < 0:
-        return ByteSign(signed=True) if low >= -128 and high <= 127 else None
-    return ByteSign(signed=False) if AMBIGUOUS_FROM <= high <= 255 else None
+        fits_signed = low >= np.iinfo(np.int8).min and high <= np.iinfo(np.int8).max
+        return ByteSign(signed=True) if fits_signed else None
+    is_unsigned = AMBIGUOUS_FROM <= high <= np.iinfo(np.uint8).max
+    return ByteSign(signed=False) if is_unsigned else None
 
 
-def _by_voxels(stack: MappedStack) -> ByteSign:
-    """From the voxels of some slices: in the wrong reading, neighboring pixels leap from one end of the range to the other."""
-    steps = {np.uint8: 0, np.int8: 0}
-    ambiguous = False
+def _sign_by_voxels(stack: MappedStack) -> ByteSign:
+    """Determine the sign from the voxels of some slices.
+
+    In the wrong reading, neighboring pixels jump from one end of the range to the other.
+    """
+    unsigned_steps = 0
+    signed_steps = 0
+    is_ambiguous = False
     n_slices = stack.shape[0]
-    for z in evenly_spaced(n_slices, min(SAMPLED, n_slices)):
+    for z in evenly_spaced(n_slices, min(SAMPLED_SLICES, n_slices)):
         pixels = stack[z : z + 1]
-        ambiguous = ambiguous or bool((pixels >= AMBIGUOUS_FROM).any())
-        for kind in steps:
-            steps[kind] += _steps(pixels.view(kind))
-    if not ambiguous:
+        is_ambiguous = is_ambiguous or bool((pixels >= AMBIGUOUS_FROM).any())
+        unsigned_steps += _sum_of_steps(pixels)
+        signed_steps += _sum_of_steps(pixels.view(np.int8))
+    if not is_ambiguous:
         return ByteSign(signed=False, limited=True)
-    smaller, larger = sorted(steps.values())
     name = stack.path.name
-    if smaller >= CLEARLY * larger:
+    smaller, larger = sorted((unsigned_steps, signed_steps))
+    if smaller >= CLEAR_RATIO * larger:
         raise InputError(
-            f"{name} does not state whether its bytes are signed, and its voxels do not show it; give --mrc-bytes signed or "
-            "--mrc-bytes unsigned."
+            f"{name} does not state whether its bytes are signed, and its voxels do not show it; "
+            "give --mrc-bytes signed or --mrc-bytes unsigned."
         )
-    signed = steps[np.int8] < steps[np.uint8]
-    taken, other = ("signed", "unsigned") if signed else ("unsigned", "signed")
+    signed = signed_steps < unsigned_steps
+    used, alternative = ("signed", "unsigned") if signed else ("unsigned", "signed")
     note = (
-        f"{name} does not state whether its bytes are signed; they are read as {taken}, as neighboring pixels then differ less. "
-        f"--mrc-bytes {other} reads them otherwise."
+        f"{name} does not state whether its bytes are signed; they are read as {used}, "
+        "as neighboring pixels then differ less. "
+        f"--mrc-bytes {alternative} reads them otherwise."
     )
     return ByteSign(signed, notes=(note,))
 
 
-def _steps(pixels: NDArray[Any]) -> int:
-    return int(np.abs(np.diff(pixels.astype(np.int16), axis=-1)).sum(dtype=np.int64))
+def _sum_of_steps(pixels: NDArray[Any]) -> int:
+    """Return the sum of the differences of pixels that are neighbors along x."""
+    steps = np.abs(np.diff(pixels.astype(np.int16), axis=-1))
+    return int(steps.sum(dtype=np.int64))

@@ -1,4 +1,4 @@
-"""The numbers at one place of the names of all files of a series."""
+"""Columns of numbers: those at one position of the names of all files of a series."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,41 +8,51 @@ from sparsem.io.readers.file_names import FileName, NamePart, Number
 
 @dataclass(frozen=True)
 class Column:
-    """The numbers at one place of all names."""
+    """The numbers at one position of all names, in the order of the names."""
 
     parts: tuple[NamePart, ...]
 
     @property
     def values(self) -> tuple[Number, ...]:
+        """Values of the numbers."""
         return tuple(part.value for part in self.parts)
 
     @property
     def is_constant(self) -> bool:
+        """True if all names have the same number."""
         return len(set(self.values)) == 1
 
     @property
     def is_unique(self) -> bool:
+        """True if no two names have the same number."""
         return len(set(self.values)) == len(self.parts)
 
     @property
     def is_slice(self) -> bool:
+        """True if z or slice precedes all numbers."""
         return all(part.is_slice for part in self.parts)
 
     @property
     def is_channel(self) -> bool:
+        """True if channel, tile or the like precedes all numbers."""
         return all(part.is_channel for part in self.parts)
 
     @property
     def is_time(self) -> bool:
+        """True if all numbers are dates, or dates with times."""
         return all(part.is_time for part in self.parts)
 
     @property
     def is_whole(self) -> bool:
+        """True if all numbers are written with digits only."""
         return all(part.is_whole for part in self.parts)
 
     @property
     def is_after_hyphen(self) -> bool:
-        """Whether only a hyphen parts z from the numbers, which may be its sign: no digits pad them."""
+        """True if only a hyphen separates z from the numbers, and may be their sign.
+
+        Numbers that are padded with zeros have no sign.
+        """
         return all(
             part.is_slice and part.before.endswith(("z-", "Z-")) and not part.is_padded
             for part in self.parts
@@ -50,31 +60,32 @@ class Column:
 
     @property
     def order(self) -> tuple[int, ...]:
+        """Indices of the names, by ascending number."""
         return tuple(sorted(range(len(self.parts)), key=self.values.__getitem__))
 
-    def first_pair(self) -> tuple[int, int]:
-        """Two files of the same number."""
-        seen: dict[Number, int] = {}
+    def first_duplicate(self) -> tuple[int, int]:
+        """Return the indices of the first two names with the same number."""
+        index_of: dict[Number, int] = {}
         for index, value in enumerate(self.values):
-            if value in seen:
-                return seen[value], index
-            seen[value] = index
+            if value in index_of:
+                return index_of[value], index
+            index_of[value] = index
         return 0, 0
 
 
 def columns_of(names: Sequence[FileName]) -> list[Column]:
-    """Numbers at the same place of all names; none where names carry different counts."""
-    if len({len(one.parts) for one in names}) != 1:
+    """Return the columns of all names; none if names have different counts of numbers."""
+    if len({len(name.parts) for name in names}) != 1:
         return []
-    return [Column(parts) for parts in zip(*(one.parts for one in names), strict=True)]
+    return [Column(parts) for parts in zip(*(name.parts for name in names), strict=True)]
 
 
 def marked_columns(names: Sequence[FileName]) -> list[Column]:
-    """Numbers after z or slice in all names."""
+    """Return the columns of numbers after z or slice, in all names."""
     columns = columns_of(names)
     if columns:
         return [column for column in columns if column.is_slice]
-    marked = [[part for part in one.parts if part.is_slice] for one in names]
+    marked = [[part for part in name.parts if part.is_slice] for name in names]
     if all(len(parts) == 1 for parts in marked):
         return [Column(tuple(parts[0] for parts in marked))]
     return []

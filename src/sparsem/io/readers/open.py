@@ -1,6 +1,6 @@
-"""Readers: one file a format, each giving a lazy stack and what the file states of it (see ``source``)."""
+"""Open a stack of any format: one module a format, each of which returns a ``Source``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sparsem.errors import InputError
@@ -11,22 +11,23 @@ from sparsem.io.readers.missing import refuse_missing
 from sparsem.io.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.io.readers.nrrd import NRRD_ENDINGS, open_nrrd
 from sparsem.io.readers.patterns import files_of_pattern, is_pattern
+from sparsem.io.readers.selection import MinIsWhite, MrcBytes, Selection
 from sparsem.io.readers.series import SLICE_FILE_ENDINGS, open_montage_images, open_series
-from sparsem.io.readers.source import MinIsWhite, MrcBytes, Selection, Source
+from sparsem.io.readers.source import Source
 from sparsem.io.readers.tiff import TIFF_ENDINGS, open_tiff
 from sparsem.io.readers.zarr import is_zarr, open_zarr
 
 Opener = Callable[[Path, Selection], Source]
 
-# What a file is, by its ending.
+# The reader of a file, by the ending of its name.
 OPENERS: dict[tuple[str, ...], Opener] = {
     TIFF_ENDINGS: open_tiff,
-    (".png",): lambda path, pick: open_series([path], str(path), pick),
+    (".png",): lambda path, selection: open_series([path], str(path), selection),
     MRC_ENDINGS: open_mrc,
     HDF5_ENDINGS: open_hdf5,
     NRRD_ENDINGS: open_nrrd,
     MATLAB_ENDINGS: open_matlab,
-    NPY_ENDINGS: lambda path, pick: open_npy(path),
+    NPY_ENDINGS: lambda path, selection: open_npy(path),
 }
 
 
@@ -42,74 +43,93 @@ def open_source(
     mrc_bytes: MrcBytes | None = None,
     fill_missing: bool = False,
 ) -> Source:
-    """Open a stack: TIFF (multi-page, BigTIFF, OME, ImageJ), MRC, HDF5, NRRD, MIB and MATLAB, NumPy, Zarr, or a series of TIFF or PNG.
+    """Open a stack of any format.
+
+    Formats: TIFF (multi-page, BigTIFF, OME, ImageJ), MRC, HDF5, NRRD, models of Microscopy Image
+    Browser and MATLAB files, NumPy, Zarr, or a series of TIFF or PNG files.
 
     Args:
         source: path of a file or folder, or a glob pattern in quotes.
-        dataset: key of the array in a Zarr group, an HDF5 or a MATLAB file, number of the image in a TIFF, where it is not the only one.
-        channel: of a stack with several.
-        time: of a series of stacks.
-        labels: the numbers are classes or objects, not gray levels: palettes and images of few bits are read as they are stored, and
-            chunks that were never written are background.
-        any_order: accept a series of files whose names do not give their order; ``order_error`` of the source says why.
-        min_is_white: which numbers of a "min is white" TIFF count; by default those displayed for an image, while labels are refused.
-        mrc_bytes: whether the bytes of an MRC file are signed; if not given, what its header states.
-        fill_missing: chunks, pages and files that the stack lacks are taken as the fill value, and noted; else they are refused.
+        dataset: key of the array in a Zarr group, an HDF5 or a MATLAB file, or number of the image
+            in a TIFF; needed if there are several.
+        channel: number of the channel, for a stack with several.
+        time: number of the time point, for a series of stacks.
+        labels: the numbers are classes or objects, not gray levels: palettes and images of few
+            bits are read as they are stored, and chunks that were never written are background.
+        any_order: accept a series of files whose names do not give their order; ``order_error`` of
+            the source says why.
+        min_is_white: numbers to read from a "min is white" TIFF. By default, images are read as
+            displayed, and labels are refused.
+        mrc_bytes: signedness of the bytes of an MRC file; by default, as its header states.
+        fill_missing: replace chunks, pages and files that the stack lacks by the fill value, and
+            note it; otherwise they are refused.
 
     Raises:
-        InputError: nothing there, a format that is not known, slices of unequal shape, file names that give no order, a color image,
-            no numbers, a damaged file, missing parts.
+        InputError: the source does not exist, has an unknown format, slices of unequal shape, file
+            names that give no order, colors, other values than numbers, or missing parts, or is
+            damaged.
     """
-    found = _opened(source, Selection(dataset, channel, time, labels, min_is_white, mrc_bytes))
-    if found.stack.dtype.kind not in "biuf":
-        raise InputError(f"{Path(source).name} holds {found.stack.dtype}; expected real numbers.")
+    selection = Selection(dataset, channel, time, labels, min_is_white, mrc_bytes)
+    opened = _open_by_kind(source, selection)
+    if opened.stack.dtype.kind not in "biuf":
+        raise InputError(f"{Path(source).name} holds {opened.stack.dtype}; expected real numbers.")
     if not any_order:
-        found.refuse_unordered()
-    refuse_missing(found.missing, labels, fill_missing)
-    return found
+        opened.refuse_unordered()
+    refuse_missing(opened.missing, labels, fill_missing)
+    return opened
 
 
 def open_montage(source: str | Path, min_is_white: MinIsWhite | None = None) -> Source:
-    """Pictures that are no stack, in a folder or of a pattern: of any size and name, each a slice; see ``open_source``.
+    """Open images that form no stack: files of any size and name, each a slice of its own.
+
+    Args:
+        source: path of a file or folder, or a glob pattern in quotes.
+        min_is_white: see ``open_source``.
 
     Raises:
-        InputError: there are none, or they are not gray pictures of one type.
+        InputError: there are no images, or they are not gray images of one type.
     """
-    path, pick = Path(source).absolute(), Selection(min_is_white=min_is_white)
+    path = Path(source).absolute()
+    selection = Selection(min_is_white=min_is_white)
     if is_pattern(source):
-        return open_montage_images(files_of_pattern(source), f"the pattern {source}", pick)
-    if not path.exists():
-        raise InputError(f"There is no file or folder {source}.")
-    files = [path] if path.is_file() else list(path.iterdir())
-    chosen = [
-        one
-        for one in files
-        if one.suffix.lower() in SLICE_FILE_ENDINGS and not one.name.startswith(".")
-    ]
-    return open_montage_images(chosen, str(source), pick)
+        return open_montage_images(files_of_pattern(source), f"the pattern {source}", selection)
+    _require_existing(path, source)
+    files = [path] if path.is_file() else path.iterdir()
+    return open_montage_images(_slice_files(files), str(source), selection)
 
 
-def _opened(source: str | Path, pick: Selection) -> Source:
+def _open_by_kind(source: str | Path, selection: Selection) -> Source:
+    """Open a pattern, a Zarr, a folder of slices, or a file by its ending."""
     path = Path(source).absolute()  # a worker on another machine has another working directory
     if is_pattern(source):
-        return open_series(
-            files_of_pattern(source), f"the pattern {source}", pick, str(Path(source).parent)
-        )
-    if not path.exists():
-        raise InputError(f"There is no file or folder {source}.")
+        folder = str(Path(source).parent)
+        files = files_of_pattern(source)
+        return open_series(files, f"the pattern {source}", selection, folder)
+    _require_existing(path, source)
     if is_zarr(path):
-        return open_zarr(path, pick)
+        return open_zarr(path, selection)
     if path.is_dir():
-        files = [
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in SLICE_FILE_ENDINGS and not file.name.startswith(".")
-        ]
-        return open_series(files, f"the folder {source}", pick, str(source).rstrip("/"))
+        files = _slice_files(path.iterdir())
+        return open_series(files, f"the folder {source}", selection, str(source).rstrip("/"))
     for endings, opener in OPENERS.items():
         if path.suffix.lower() in endings:
-            return opener(path, pick)
-    known = ", ".join(ending for endings in OPENERS for ending in endings)
+            return opener(path, selection)
+    known_endings = ", ".join(ending for endings in OPENERS for ending in endings)
     raise InputError(
-        f"{path.name} is of a format that is not read: expected {known}, .zarr, or a folder of slices."
+        f"{path.name} is of a format that is not read: "
+        f"expected {known_endings}, .zarr, or a folder of slices."
     )
+
+
+def _require_existing(path: Path, source: str | Path) -> None:
+    if not path.exists():
+        raise InputError(f"There is no file or folder {source}.")
+
+
+def _slice_files(files: Iterable[Path]) -> list[Path]:
+    """Return the visible TIFF and PNG files."""
+    return [
+        file
+        for file in files
+        if file.suffix.lower() in SLICE_FILE_ENDINGS and not file.name.startswith(".")
+    ]

@@ -1,4 +1,4 @@
-"""Glob patterns: the files that one names, and a pattern for files of one kind."""
+"""Glob patterns: the files that a pattern matches, and a pattern for files of one kind."""
 
 import glob
 import os
@@ -7,75 +7,91 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from sparsem.io.readers.file_names import split_names
+from sparsem.io.readers.file_names import FileName, split_names
 from sparsem.io.readers.file_order import series_order
 
 LAST_WORD = re.compile(r"[^\W\d_]*[ _.=-]*$")
 
 
 def is_pattern(source: str | Path) -> bool:
-    """Whether a source is no path that is there, but may be a pattern."""
+    """Return whether a source is no existing path, but may be a pattern."""
     has_wildcard = any(mark in str(source) for mark in "*?[")
     return has_wildcard and not Path(source).exists()
 
 
 def files_of_pattern(source: str | Path) -> list[Path]:
-    """Find the files that a pattern names; a folder of it that is there as written is no pattern."""
+    """Return the files that a pattern matches.
+
+    A folder in it that exists as written is taken literally.
+    """
     path = Path(source).absolute()
     folder = Path(path.anchor)
     parts = list(path.parts[1:])
-    written = []
+    literal_parts = []
     while len(parts) > 1 and (folder / parts[0]).is_dir():
         folder /= parts[0]
-        written.append(glob.escape(parts.pop(0)))
-    literal = os.path.join(glob.escape(path.anchor), *written)  # noqa: PTH118  # of a pattern
+        literal_parts.append(glob.escape(parts.pop(0)))
+    literal = os.path.join(glob.escape(path.anchor), *literal_parts)  # noqa: PTH118  # a pattern
     wild = os.path.join(*parts)  # noqa: PTH118
     for pattern in (wild, wild.replace("[", "[[]")):  # files may have brackets in their names too
-        found = glob.glob(os.path.join(literal, pattern))  # noqa: PTH118, PTH207
-        if found:
-            return [Path(name) for name in found]
+        matches = glob.glob(os.path.join(literal, pattern))  # noqa: PTH118, PTH207
+        if matches:
+            return [Path(name) for name in matches]
     return []
 
 
 def pattern_for_one_kind(names: Sequence[str], pair: tuple[int, int]) -> str | None:
-    """Find a pattern of names that are in order, with one of two names that are not.
+    """Find a pattern of names that give an order, with one of two names that are in conflict.
 
     Returns:
-        A pattern such as ``*ch00*.tif``; None where none was found.
+        A pattern such as ``*ch00*.tif``, the one with most names; None if there is none.
     """
-    pair_names = names[pair[0]], names[pair[1]]
-    best, n_best = None, 0
-    for pattern in dict.fromkeys(_patterns(*pair_names)):
-        chosen = [name for name in names if fnmatchcase(name, pattern)]
-        is_of_one = (pair_names[0] in chosen) != (pair_names[1] in chosen)
-        if is_of_one and len(chosen) > n_best and not series_order(chosen).fault:
-            best, n_best = pattern, len(chosen)
-    return best
+    first, second = names[pair[0]], names[pair[1]]
+    best_pattern = None
+    best_count = 0
+    for pattern in dict.fromkeys(_patterns(first, second)):
+        matches = [name for name in names if fnmatchcase(name, pattern)]
+        separates = (first in matches) != (second in matches)
+        if separates and len(matches) > best_count and not series_order(matches).fault:
+            best_pattern = pattern
+            best_count = len(matches)
+    return best_pattern
 
 
-def _patterns(name: str, other: str) -> Iterator[str]:
-    """Patterns by what differs in two names, those that are easiest to read first."""
-    if "/" in name + other:
+def _patterns(first_name: str, second_name: str) -> Iterator[str]:
+    """Yield patterns by the differences of two names, those that are easiest to read first."""
+    if "/" in first_name + second_name:
         return
-    endings = PurePosixPath(name).suffix, PurePosixPath(other).suffix
-    if endings[0] != endings[1]:
-        yield f"*{endings[0]}"
-    first, second = split_names([name, other])
-    ending = glob.escape(endings[0])
+    first_ending = PurePosixPath(first_name).suffix
+    second_ending = PurePosixPath(second_name).suffix
+    if first_ending != second_ending:
+        yield f"*{first_ending}"
+    first, second = split_names([first_name, second_name])
     if len(first.parts) == len(second.parts):
-        for part, changed in zip(reversed(first.parts), reversed(second.parts), strict=True):
-            if part.written != changed.written:
-                word = LAST_WORD.search(part.before)
-                for before in (word.group() if word else "", part.before):
-                    yield f"*{glob.escape(before)}{part.written}*{ending}"
-                    yield f"*{glob.escape(before)}{part.written}{glob.escape(part.after)}*{ending}"
-            if part.after != changed.after and part.after:
-                yield f"*{glob.escape(part.after)}{'*' if part is not first.parts[-1] else ''}{ending}"
-            if part.before != changed.before and part.before:
-                yield f"*{glob.escape(part.before)}*{ending}"
+        yield from _patterns_by_difference(first, second, glob.escape(first_ending))
     for part in first.parts:
-        before, after = glob.escape(part.before), glob.escape(part.after)
-        yield glob.escape(name).replace(f"{before}{part.written}{after}", f"{before}*{after}", 1)
-    for one, suffix in zip((name, other), endings, strict=True):
-        stem = one.removesuffix(suffix)
-        yield re.sub(r"\d", "?", glob.escape(stem)) + suffix
+        before = glob.escape(part.before)
+        after = glob.escape(part.after)
+        numbered = f"{before}{part.written}{after}"
+        yield glob.escape(first_name).replace(numbered, f"{before}*{after}", 1)
+    for name, ending in ((first_name, first_ending), (second_name, second_ending)):
+        stem = name.removesuffix(ending)
+        yield re.sub(r"\d", "?", glob.escape(stem)) + ending
+
+
+def _patterns_by_difference(first: FileName, second: FileName, ending: str) -> Iterator[str]:
+    """Yield patterns by the numbers and texts in which two names differ, from the last on."""
+    for part, second_part in zip(reversed(first.parts), reversed(second.parts), strict=True):
+        before = glob.escape(part.before)
+        after = glob.escape(part.after)
+        if part.written != second_part.written:
+            word = LAST_WORD.search(part.before)
+            last_word = glob.escape(word.group() if word else "")
+            for text in (last_word, before):
+                yield f"*{text}{part.written}*{ending}"
+                yield f"*{text}{part.written}{after}*{ending}"
+        if part.after != second_part.after and part.after:
+            is_last = part is first.parts[-1]
+            yield f"*{after}{ending}" if is_last else f"*{after}*{ending}"
+        if part.before != second_part.before and part.before:
+            yield f"*{before}*{ending}"

@@ -1,4 +1,4 @@
-"""Segmentations that 3D Slicer saved cropped to their segments: put back where they lie in the image."""
+"""Segmentations that 3D Slicer cropped to their segments: restore their position in the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ from sparsem.io.readers.source import Source, Stack
 
 @dataclass(frozen=True)
 class PaddedStack:
-    """A stack within a larger one; around it is background.
+    """A stack within a larger one, surrounded by background.
 
     Attributes:
-        stack: the smaller one.
+        stack: the smaller stack.
         offset: (z, y, x) of its first voxel.
-        shape: (z, y, x) of the larger one.
+        shape: (z, y, x) of the larger stack.
     """
 
     stack: Stack
@@ -27,52 +27,57 @@ class PaddedStack:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """Type of the numbers."""
         return self.stack.dtype
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         start, stop, _ = slices.indices(self.shape[0])
-        found = np.zeros((max(stop - start, 0), *self.shape[1:]), self.dtype)
+        voxels = np.zeros((max(stop - start, 0), *self.shape[1:]), self.dtype)
         z, y, x = self.offset
         depth, height, width = self.stack.shape
-        first, last = max(start, z), min(stop, z + depth)
+        first = max(start, z)
+        last = min(stop, z + depth)
         if first < last:
-            found[first - start : last - start, y : y + height, x : x + width] = self.stack[
-                first - z : last - z
-            ]
-        return found
+            inner = self.stack[first - z : last - z]
+            voxels[first - start : last - start, y : y + height, x : x + width] = inner
+        return voxels
 
 
-def uncrop_segmentation(found: Source, shapes: Sequence[tuple[int, int, int]]) -> Source:
-    """A segmentation as large as its image; anything else as it is.
+def uncrop_segmentation(source: Source, shapes: Sequence[tuple[int, int, int]]) -> Source:
+    """Pad a cropped segmentation to the size of its image; return any other source unchanged.
 
     Args:
-        found: a source.
-        shapes: (z, y, x) of the images that it may have been drawn on, the likeliest first. If there are none, the file has to
-            state the size of its image.
+        source: a source.
+        shapes: (z, y, x) of the images that it may have been drawn on, the likeliest first. If
+            there are none, the file has to state the size of its image.
 
     Raises:
-        InputError: the segmentation is cropped, and its place is outside of the image or is not known.
+        InputError: the segmentation is cropped, and its position is outside of the image or is not
+            known.
     """
-    if found.placement is None or tuple(found.stack.shape) in shapes:
-        return found
-    offset, stated = found.placement
-    name = found.files[0].name
+    if source.placement is None or tuple(source.stack.shape) in shapes:
+        return source
+    offset, stated = source.placement
+    name = source.files[0].name
     advice = "in 3D Slicer, export it as a labelmap with the image as its reference"
     if stated is None and not shapes:
         if any(offset):
             raise InputError(
-                f"{name} is cropped to its segments, and it does not state the size of its image; {advice}."
+                f"{name} is cropped to its segments, and it does not state the size of its image; "
+                f"{advice}."
             )
-        return found
+        return source
     if stated is not None and shapes and stated not in shapes:
         raise InputError(
-            f"{name} was drawn on an image of {stated} (z, y, x) voxels, but the image here has {shapes[0]}; {advice}."
+            f"{name} was drawn on an image of {stated} (z, y, x) voxels, "
+            f"but the image here has {shapes[0]}; {advice}."
         )
-    whole = stated or shapes[0]
-    ends = tuple(start + length for start, length in zip(offset, found.stack.shape, strict=True))
-    if min(offset) < 0 or any(end > length for end, length in zip(ends, whole, strict=True)):
+    image_shape = stated or shapes[0]
+    ends = tuple(start + length for start, length in zip(offset, source.stack.shape, strict=True))
+    is_beyond = any(end > length for end, length in zip(ends, image_shape, strict=True))
+    if min(offset) < 0 or is_beyond:
         raise InputError(
-            f"{name} covers the voxels {offset} to {ends} (z, y, x), but the image has {whole}; {advice}."
+            f"{name} covers the voxels {offset} to {ends} (z, y, x), "
+            f"but the image has {image_shape}; {advice}."
         )
-    return replace(found, stack=PaddedStack(found.stack, offset, whole))
+    return replace(source, stack=PaddedStack(source.stack, offset, image_shape))

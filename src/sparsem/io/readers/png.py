@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from PIL import PngImagePlugin
 
 from sparsem.errors import InputError
+from sparsem.io.readers.damage import UNREADABLE
 from sparsem.io.readers.display import full_range_levels, palette_display, refuse_color
-from sparsem.io.readers.source import UNREADABLE
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = struct.Struct(">8s4x4sIIBB")  # signature, length, IHDR, width, height, bits, color type
-GRAY, PALETTE = 0, 3  # color types
+GRAY = 0  # color type
+PALETTE = 3  # color type
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> samples a pixel
 
 
 class PngHeader(NamedTuple):
-    """What a PNG states first: size in pixels, bits a sample, color type."""
+    """Header of a PNG: size in pixels, bits a sample, color type."""
 
     height: int
     width: int
@@ -30,65 +31,66 @@ class PngHeader(NamedTuple):
 
 
 def png_header(file: Path) -> PngHeader:
-    """The header of a PNG.
+    """Return the header of a PNG.
 
     Raises:
-        InputError: there is none.
+        InputError: the file has no PNG header.
     """
     with file.open("rb") as stream:
         content = stream.read(HEADER.size)
     if len(content) == HEADER.size:
         signature, name, width, height, bits, color = HEADER.unpack(content)
-        if signature == SIGNATURE and name == b"IHDR" and color in SAMPLES and width and height:
+        is_png = signature == SIGNATURE and name == b"IHDR"
+        if is_png and color in SAMPLES and width and height:
             return PngHeader(height, width, bits, color)
     raise InputError(f"{file.name} cannot be read (it has no PNG header); is it complete?")
 
 
 def png_slice(file: Path, labels: bool) -> tuple[tuple[int, int], np.dtype[Any]]:
-    """(y, x) and dtype of a gray PNG, or of one with a palette.
+    """Return (y, x) and dtype of a PNG that is gray or has a palette.
 
     Raises:
         InputError: it has colors or an alpha channel, or is damaged.
     """
     header = png_header(file)
     if header.color not in (GRAY, PALETTE):
-        with _opened(file) as picture:
-            refuse_color(
-                file.name,
-                (header.height, header.width, SAMPLES[header.color]),
-                np.asarray(picture),
-                labels,
-            )
+        shape = (header.height, header.width, SAMPLES[header.color])
+        with _open_png(file) as image:
+            refuse_color(file.name, shape, np.asarray(image), labels)
     if header.color == PALETTE and not labels:
-        with _opened(file) as picture:
-            palette_display(_palette(picture, header.bits), file.name)
+        with _open_png(file) as image:
+            palette_display(_palette(image, header.bits), file.name)
     return (header.height, header.width), np.dtype(np.uint16 if header.bits == 16 else np.uint8)
 
 
 def read_png(file: Path, labels: bool) -> NDArray[Any]:
-    """The pixels (y, x): of labels the numbers that are stored, of images gray levels that fill 8 or 16 bits.
+    """Return the pixels (y, x) of a PNG.
+
+    Labels are the stored numbers, images are gray levels that fill 8 or 16 bits.
 
     Raises:
-        InputError: it cannot be read as such.
+        InputError: the file cannot be read as a gray PNG.
     """
     header = png_header(file)
-    with _opened(file) as picture:
-        pixels = np.asarray(picture)
-        is_palette_image = header.color == PALETTE and not labels
-        display = (
-            palette_display(_palette(picture, header.bits), file.name) if is_palette_image else None
-        )
+    display = None
+    with _open_png(file) as image:
+        pixels = np.asarray(image)
+        if header.color == PALETTE and not labels:
+            display = palette_display(_palette(image, header.bits), file.name)
     if header.color not in (GRAY, PALETTE) or pixels.ndim != 2:
         raise InputError(f"{file.name} cannot be read as a gray PNG; is it complete?")
     if header.bits == 16:
         return pixels.astype(np.uint16, copy=False)
     if header.color == PALETTE:
         return display.read(pixels, file.name) if display else pixels
-    return _gray(pixels, header.bits, labels)
+    return _gray_pixels(pixels, header.bits, labels)
 
 
-def _gray(pixels: NDArray[Any], bits: int, labels: bool) -> NDArray[np.uint8]:
-    """Gray of up to 8 bits; Pillow gives fewer than 8 as booleans, or scaled to 8."""
+def _gray_pixels(pixels: NDArray[Any], bits: int, labels: bool) -> NDArray[np.uint8]:
+    """Return gray pixels of up to 8 bits, stored numbers for labels.
+
+    Pillow returns one bit as booleans, and two and four bits scaled to 8.
+    """
     if pixels.dtype == bool:
         numbers = pixels.astype(np.uint8)
         return numbers if labels else full_range_levels(1)[numbers]
@@ -97,8 +99,11 @@ def _gray(pixels: NDArray[Any], bits: int, labels: bool) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[PngImagePlugin.PngImageFile]:
-    """A PNG of any size, decoded when it is asked for: only ``PIL.Image.open`` takes large slices for an attack."""
+def _open_png(file: Path) -> Iterator[PngImagePlugin.PngImageFile]:
+    """Open a PNG of any size; it is decoded when its pixels are read.
+
+    ``PIL.Image.open`` refuses large slices as an attack, the plugin does not.
+    """
     try:
         with file.open("rb") as stream:
             yield PngImagePlugin.PngImageFile(stream)
@@ -106,9 +111,12 @@ def _opened(file: Path) -> Iterator[PngImagePlugin.PngImageFile]:
         raise InputError(f"{file.name} cannot be read ({error}); is it complete?") from None
 
 
-def _palette(picture: PngImagePlugin.PngImageFile, bits: int) -> NDArray[np.uint8]:
-    """The palette (2^bits, 3); entries that a file leaves out are gray levels of their own, and stand for no pixel."""
-    given = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+def _palette(image: PngImagePlugin.PngImageFile, bits: int) -> NDArray[np.uint8]:
+    """Return the palette (2^bits, 3).
+
+    Entries that a file leaves out are gray levels of their own; no pixel has their number.
+    """
+    entries = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     palette = np.repeat(np.arange(2**bits, dtype=np.uint8)[:, None], 3, axis=1)
-    palette[: len(given)] = given[: len(palette)]
+    palette[: len(entries)] = entries[: len(palette)]
     return palette

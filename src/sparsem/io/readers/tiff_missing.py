@@ -1,6 +1,7 @@
-"""Which parts of a TIFF, or of a set of OME-TIFF files, hold nothing: pages and files that are not there, strips that were not written.
+"""Missing parts of a TIFF, or of a set of OME-TIFF files: pages, files, strips never written.
 
-tifffile reads them as zeros and, at most, logs it. They are found from the tables of the pages; no voxel is read.
+tifffile reads them as zeros and, at most, logs it. They are found from the tables of the pages; no
+voxel is read.
 """
 
 import re
@@ -13,15 +14,16 @@ import tifffile
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
+from sparsem.io.readers.axes import FULL_AXIS, Index
 from sparsem.io.readers.missing import (
-    FULL_AXIS,
     Boxes,
     ChunkGrid,
-    Index,
     MissingBoxes,
     MissingParts,
+    box_at,
     missing_from_stack,
     touches_stack,
+    whole_box,
 )
 
 FILE_NAME = re.compile(r'FileName="([^"]+)"')
@@ -30,127 +32,155 @@ FILE_NAME = re.compile(r'FileName="([^"]+)"')
 def missing_pages(
     series: tifffile.TiffPageSeries, path: Path, index: Index
 ) -> tuple[MissingParts, ...]:
-    """What a stack lacks of a series of pages: pages that are not there, and strips or tiles that were not written.
+    """Return the pages, strips and tiles that a stack lacks.
 
     Args:
         series: of one file, or of a set of files.
         path: of the file that was opened.
-        index: which part of the series the stack is.
+        index: the position of the stack in the series.
 
     Raises:
         InputError: a file ends before its voxels do.
     """
     keyframe = series.keyframe
-    before = series.shape[: series.ndim - keyframe.ndim]
-    n_pages = int(np.prod(before, dtype=np.int64))
-    if (
-        series.is_truncated or len(series) != n_pages
-    ):  # one entry for all slices, which lie one after the other
+    n_page_axes = series.ndim - keyframe.ndim
+    page_shape = series.shape[:n_page_axes]
+    n_pages = int(np.prod(page_shape, dtype=np.int64))
+    has_one_entry = series.is_truncated or len(series) != n_pages
+    if has_one_entry:  # for all slices, which lie one after the other
         _refuse_short(keyframe.dataoffsets[0] + series.nbytes, keyframe, path)
         return ()
-    within_page = _whole(keyframe.shape)
-    places = np.argwhere(np.ones(before, bool)).reshape(n_pages, len(before))
-    in_stack = touches_stack(np.stack([places, places + 1], axis=-1), index[: len(before)])
-    lost, unwritten = [_whole(series.shape)[:0]], [_whole(series.shape)[:0]]
-    for place, page in zip(
-        places[in_stack],
-        (page for page, chosen in zip(series, in_stack, strict=True) if chosen),
-        strict=True,
-    ):
-        if page is None:
-            lost.append(_at(place, within_page))
-        else:
-            unwritten.append(_at(place, unwritten_segments(page, path)))
-    pages, segments = np.concatenate(lost), np.concatenate(unwritten)
-    file = _lost_file(series.parent, path) if len(pages) else None
+    positions = np.argwhere(np.ones(page_shape, bool)).reshape(n_pages, n_page_axes)
+    page_boxes = np.stack([positions, positions + 1], axis=-1)
+    in_stack = touches_stack(page_boxes, index[:n_page_axes])
+    pages, segments = _missing_boxes(series, positions, in_stack, path)
+    n_stack_pages = int(in_stack.sum())
     fill = float(keyframe.nodata)
-    page_part = MissingBoxes(
-        "page", pages, lambda number: file or _named(pages[number], len(before)), fill
-    )
+    missing_file = _missing_file(series.parent, path) if len(pages) else None
+
+    def page_name(number: int) -> str:
+        return missing_file or box_at(pages[number, :n_page_axes])
+
+    def segment_name(number: int) -> str:
+        return box_at(segments[number])
+
+    n_segments = (n_stack_pages - len(pages)) * int(np.prod(keyframe.chunked, dtype=np.int64))
     kind = "tile" if keyframe.is_tiled else "strip"
-    segment_part = MissingBoxes(
-        kind, segments, lambda number: _named(segments[number], series.ndim), fill
-    )
-    n_segments = (int(in_stack.sum()) - len(pages)) * int(np.prod(keyframe.chunked, dtype=np.int64))
+    lacking_pages = MissingBoxes("page", pages, page_name, fill)
+    lacking_segments = MissingBoxes(kind, segments, segment_name, fill)
     return (
-        *missing_from_stack(path.name, page_part, index, int(in_stack.sum())),
-        *missing_from_stack(path.name, segment_part, index, n_segments),
+        *missing_from_stack(path.name, lacking_pages, index, n_stack_pages),
+        *missing_from_stack(path.name, lacking_segments, index, n_segments),
     )
+
+
+def _missing_boxes(
+    series: tifffile.TiffPageSeries,
+    positions: NDArray[np.int64],
+    in_stack: NDArray[np.bool_],
+    path: Path,
+) -> tuple[Boxes, Boxes]:
+    """Return the boxes of missing pages, and those of strips or tiles that were not written.
+
+    Args:
+        series: all pages.
+        positions: of the pages, (pages, axes).
+        in_stack: whether a page belongs to the stack, (pages,).
+        path: of the file that was opened.
+    """
+    whole_page = whole_box(series.keyframe.shape)
+    no_boxes = whole_box(series.shape)[:0]
+    pages = [no_boxes]
+    segments = [no_boxes]
+    for position, page, is_in_stack in zip(positions, series, in_stack, strict=True):
+        if not is_in_stack:
+            continue
+        if page is None:
+            pages.append(_boxes_in_series(position, whole_page))
+        else:
+            segments.append(_boxes_in_series(position, unwritten_segments(page, path)))
+    return np.concatenate(pages), np.concatenate(segments)
 
 
 def refuse_unwritten(page: Any, path: Path) -> None:
-    """Refuse a slice of a series of which strips or tiles were never written, or whose file is too short.
+    """Refuse a slice of a series that lacks strips or tiles, or whose file is too short.
 
     Raises:
-        InputError: the first of them is named.
+        InputError: the message names the first of them.
     """
     unwritten = unwritten_segments(page, path)
     if len(unwritten):
         kind = "tiles" if page.keyframe.is_tiled else "strips"
         total = int(np.prod(page.keyframe.chunked, dtype=np.int64))
+        first = box_at(unwritten[0, :2])
         raise InputError(
-            f"{path.name} lacks {len(unwritten)} of {total} {kind} (the first is {_named(unwritten[0], 2)}); copy it again."
+            f"{path.name} lacks {len(unwritten)} of {total} {kind} (the first is {first}); "
+            "copy it again."
         )
 
 
 def unwritten_segments(page: Any, path: Path) -> Boxes:
-    """The strips or tiles of a page that were never written: they have no place in the file, or no length.
+    """Return the strips or tiles of a page that were never written.
+
+    They have no position in the file, or no length.
 
     Raises:
         InputError: the file ends before the voxels of the page do.
     """
     keyframe = page.keyframe
-    grid = ChunkGrid(keyframe.shape, keyframe.chunks, (FULL_AXIS,) * keyframe.ndim)
+    grid = _segment_grid(keyframe)
     present = grid.empty()
-    known = min(present.size, len(page.dataoffsets), len(page.databytecounts))
-    offsets, lengths = np.zeros((2, present.size), np.int64)
-    offsets[:known], lengths[:known] = page.dataoffsets[:known], page.databytecounts[:known]
-    written = (offsets > 0) & (lengths > 0)
-    if written.any():
-        _refuse_short(int((offsets + _stored(lengths, keyframe))[written].max()), page, path)
-    return grid.boxes(~written.reshape(present.shape))
+    n_known = min(present.size, len(page.dataoffsets), len(page.databytecounts))
+    offsets = np.zeros(present.size, np.int64)
+    lengths = np.zeros(present.size, np.int64)
+    offsets[:n_known] = page.dataoffsets[:n_known]
+    lengths[:n_known] = page.databytecounts[:n_known]
+    is_written = (offsets > 0) & (lengths > 0)
+    if is_written.any():
+        ends = offsets + _needed_lengths(lengths, keyframe)
+        _refuse_short(int(ends[is_written].max()), page, path)
+    return grid.boxes(~is_written.reshape(present.shape))
 
 
-def _stored(lengths: NDArray[np.int64], keyframe: Any) -> NDArray[np.int64]:
-    """Bytes of each segment that are needed: the last strip of a page is often stated as long as the others."""
+def _segment_grid(keyframe: Any) -> ChunkGrid:
+    """Return the grid of the strips or tiles of a page."""
+    return ChunkGrid(keyframe.shape, keyframe.chunks, (FULL_AXIS,) * keyframe.ndim)
+
+
+def _needed_lengths(lengths: NDArray[np.int64], keyframe: Any) -> NDArray[np.int64]:
+    """Return the bytes of each segment that are needed.
+
+    The last strip of a page is often stated to be as long as the others.
+    """
     if keyframe.compression != tifffile.COMPRESSION.NONE or keyframe.is_tiled:
         return lengths
-    boxes = ChunkGrid(keyframe.shape, keyframe.chunks, (FULL_AXIS,) * keyframe.ndim).boxes(
-        np.ones(keyframe.chunked, bool)
-    )
+    boxes = _segment_grid(keyframe).boxes(np.ones(keyframe.chunked, bool))
     rows = boxes[:, -2, 1] - boxes[:, -2, 0]
     bytes_per_row = -(-int(keyframe.imagewidth) * int(keyframe.bitspersample) // 8)
     return np.asarray(np.minimum(lengths, rows * bytes_per_row))
 
 
 def _refuse_short(end: int, page: Any, path: Path) -> None:
+    """Refuse a file that is shorter than ``end`` bytes."""
     file = page.parent.filehandle
     if file.size < end:
         name = Path(file.name).name or path.name
         raise InputError(
-            f"{name} is damaged (it ends {end - file.size} bytes before its last voxel); copy it again."
+            f"{name} is damaged (it ends {end - file.size} bytes before its last voxel); "
+            "copy it again."
         )
 
 
-def _whole(shape: tuple[int, ...]) -> Boxes:
-    return np.array([[(0, length) for length in shape]], np.int64).reshape(1, len(shape), 2)
+def _boxes_in_series(position: NDArray[np.int64], boxes: Boxes) -> Boxes:
+    """Return boxes of the page at a position as boxes of its series."""
+    page_box = np.stack([position, position + 1], axis=-1)
+    return np.concatenate([np.repeat(page_box[None], len(boxes), axis=0), boxes], axis=1)
 
 
-def _at(place: NDArray[np.int64], boxes: Boxes) -> Boxes:
-    """Boxes of a page as boxes of its series."""
-    before = np.stack([place, place + 1], axis=-1)
-    return np.concatenate([np.repeat(before[None], len(boxes), axis=0), boxes], axis=1)
-
-
-def _named(box: NDArray[np.int64], axes: int) -> str:
-    return f"the one at {tuple(box[:axes, 0].tolist())}"
-
-
-def _lost_file(tiff: Any, path: Path) -> str | None:
-    """The first file of a set that is not there, or is no TIFF; in words."""
-    for name in dict.fromkeys(
-        unescape(name) for name in FILE_NAME.findall(tiff.ome_metadata or "")
-    ):
+def _missing_file(tiff: Any, path: Path) -> str | None:
+    """Return which file of a set is the first that is missing or is no TIFF, as text."""
+    names = [unescape(name) for name in FILE_NAME.findall(tiff.ome_metadata or "")]
+    for name in dict.fromkeys(names):
         if not (path.parent / name).is_file():
             return f"in {name}, which is not there"
         try:

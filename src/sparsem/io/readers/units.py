@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsem.io.readers.source import AxisLengths
 
-# Name, symbol and power of ten of every SI prefix; none is a prefix too.
+# Name, symbol and power of ten of every SI prefix; no prefix is one of them.
 PREFIXES = [
     ("quetta", "Q", 30),
     ("ronna", "R", 27),
@@ -30,7 +30,7 @@ PREFIXES = [
     ("centi", "c", -2),
     ("milli", "m", -3),
     ("micro", "u", -6),
-    ("micro", "\u03bc", -6),  # to which normalization turns the micro sign
+    ("micro", "\u03bc", -6),  # the micro sign after normalization
     ("nano", "n", -9),
     ("pico", "p", -12),
     ("femto", "f", -15),
@@ -41,6 +41,7 @@ PREFIXES = [
     ("quecto", "q", -30),
 ]
 INCH = 25.4e6  # nm
+# Names of units without an SI prefix, and their length in nm.
 OTHER_UNITS = {
     (
         "\u00e5",
@@ -62,58 +63,30 @@ OTHER_UNITS = {
     ("ly", "lightyear"): 9.4607304725808e24,
     ("pc", "parsec"): 3.0856775814913673e25,
 }
-# What programs write where they know no length.
+# Units that programs write where they know no length.
 NO_LENGTH = {"", "pixel", "px", "voxel", "referenceframe", "none", "null", "unit", "unknown", "n/a"}
-ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")  # as ImageJ writes letters beyond ASCII
+ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")  # ImageJ writes letters beyond ASCII so
 
 
-def _symbols() -> dict[str, float]:
+def _symbols_nm() -> dict[str, float]:
+    """Return the length in nm of the symbol of each unit with an SI prefix."""
     return {f"{symbol}m": float(f"1e{9 + power}") for _, symbol, power in PREFIXES}
 
 
-def _names() -> dict[str, float]:
+def _names_nm() -> dict[str, float]:
+    """Return the length in nm of each name of a unit."""
     names = {f"{prefix}meter": float(f"1e{9 + power}") for prefix, _, power in PREFIXES}
-    names |= {name: nm for words, nm in OTHER_UNITS.items() for name in words}
+    for unit_names, length_nm in OTHER_UNITS.items():
+        names |= dict.fromkeys(unit_names, length_nm)
     return names
 
 
-SYMBOLS, NAMES = _symbols(), _names()
-# Symbols whose case is often wrong; the others differ in case only: pm and Pm, mm and Mm.
+SYMBOLS = _symbols_nm()
+NAMES = _names_nm()
+# Symbols whose case is often wrong. The others differ in case only: pm and Pm, mm and Mm.
 COMMON_SYMBOLS = {
     symbol: SYMBOLS[symbol] for symbol in ("m", "cm", "mm", "um", "\u03bcm", "nm", "pm")
 }
-
-
-def unit_nm(unit: str) -> float | None:
-    """Length of a unit in nm; None if it is not known.
-
-    >>> unit_nm("micrometers"), unit_nm("dm"), unit_nm("furlong")
-    (1000.0, 100000000.0, None)
-    """
-    text = _normalized(unit)
-    if text in SYMBOLS:
-        return SYMBOLS[text]
-    name = _name(text)
-    for known in (NAMES, COMMON_SYMBOLS):
-        for form in (name, name.removesuffix("s")):
-            if form in known:
-                return known[form]
-    return None
-
-
-def _readable(unit: str) -> str:
-    return ESCAPED.sub(lambda match: chr(int(match[1], 16)), unit.strip(" \t\"'\0"))
-
-
-def _normalized(unit: str) -> str:
-    text = _readable(unit)
-    with suppress(UnicodeError):  # UTF-8 that was read as Latin-1
-        text = text.encode("latin-1").decode("utf-8")
-    return unicodedata.normalize("NFKC", text)
-
-
-def _name(text: str) -> str:
-    return re.sub(r"[ _-]", "", text).casefold().replace("metre", "meter")
 
 
 @dataclass(frozen=True)
@@ -121,9 +94,9 @@ class StatedLength:
     """The length of one axis, as a file states it.
 
     Attributes:
-        nm: the length; None where the file states none, or none that can be.
+        nm: the length; None where the file states no valid one.
         unknown_unit: a unit that is not known.
-        impossible: a length that cannot be, as the file states it.
+        impossible: a length that is not positive or not finite, as the file states it.
     """
 
     nm: float | None = None
@@ -141,49 +114,86 @@ def stated_length(number: Any, unit: Any, shown: str = "") -> StatedLength:
     """
     if number is None or unit is None:
         return StatedLength()
-    text = str(unit)
-    if _name(_normalized(text)).removesuffix("s") in NO_LENGTH:
+    unit_text = str(unit)
+    if _unit_name(_normalize(unit_text)).removesuffix("s") in NO_LENGTH:
         return StatedLength()
-    nm, value = unit_nm(text), _as_float(number)
-    if nm is None:
-        return StatedLength(unknown_unit=_readable(text))
-    length = value * nm
+    nm_per_unit = unit_nm(unit_text)
+    if nm_per_unit is None:
+        return StatedLength(unknown_unit=_unescape(unit_text))
+    length = _parse_number(number) * nm_per_unit
     if not (math.isfinite(length) and length > 0):
-        return StatedLength(impossible=shown or f"{number} {_readable(text)}")
+        return StatedLength(impossible=shown or f"{number} {_unescape(unit_text)}")
     return StatedLength(length)
 
 
-def _as_float(number: Any) -> float:
+def _parse_number(number: Any) -> float:
     try:
         return float(str(number).strip().replace(",", "."))
     except ValueError:
         return math.nan
 
 
+def unit_nm(unit: str) -> float | None:
+    """Return the length of a unit in nm; None if it is not known.
+
+    >>> unit_nm("micrometers"), unit_nm("dm"), unit_nm("furlong")
+    (1000.0, 100000000.0, None)
+    """
+    symbol = _normalize(unit)
+    if symbol in SYMBOLS:
+        return SYMBOLS[symbol]
+    name = _unit_name(symbol)
+    for lengths_nm in (NAMES, COMMON_SYMBOLS):
+        for form in (name, name.removesuffix("s")):
+            if form in lengths_nm:
+                return lengths_nm[form]
+    return None
+
+
+def _unescape(unit: str) -> str:
+    """Return a unit as people read it, without quotes and escapes."""
+    return ESCAPED.sub(lambda match: chr(int(match[1], 16)), unit.strip(" \t\"'\0"))
+
+
+def _normalize(unit: str) -> str:
+    """Return a unit with compatible characters replaced by their usual ones (Unicode NFKC)."""
+    text = _unescape(unit)
+    with suppress(UnicodeError):  # UTF-8 that was read as Latin-1
+        text = text.encode("latin-1").decode("utf-8")
+    return unicodedata.normalize("NFKC", text)
+
+
+def _unit_name(text: str) -> str:
+    """Return a unit in small letters without separators, in American spelling."""
+    return re.sub(r"[ _-]", "", text).casefold().replace("metre", "meter")
+
+
 def axis_lengths_nm(lengths: Mapping[str, StatedLength]) -> AxisLengths:
-    """Lengths in nm of z, y, x; None where there is none."""
+    """Return the lengths in nm of z, y, x; None where there is none."""
     z, y, x = (lengths.get(axis, StatedLength()).nm for axis in "zyx")
     return z, y, x
 
 
 def length_faults(lengths: Mapping[str, StatedLength]) -> tuple[str, ...]:
-    """What is wrong with stated lengths, in words."""
-    units: dict[str, list[str]] = {}
+    """Return what is wrong with stated lengths, as text."""
+    unknown_units: dict[str, list[str]] = {}
     impossible: dict[str, list[str]] = {}
     for axis in "zyx":
         length = lengths.get(axis, StatedLength())
         if length.unknown_unit:
-            units.setdefault(length.unknown_unit, []).append(axis)
+            unknown_units.setdefault(length.unknown_unit, []).append(axis)
         if length.impossible:
             impossible.setdefault(length.impossible, []).append(axis)
-    return (
-        *(f"the unit '{unit}' of {_listed(axes)} is not known" for unit, axes in units.items()),
-        *(
-            f"{_listed(axes)} {'is' if len(axes) == 1 else 'are'} stated as {shown}, which is no positive length"
-            for shown, axes in impossible.items()
-        ),
-    )
+    faults = []
+    for unit, axes in unknown_units.items():
+        faults.append(f"the unit '{unit}' of {_list_axes(axes)} is not known")
+    for shown, axes in impossible.items():
+        verb = "is" if len(axes) == 1 else "are"
+        faults.append(
+            f"{_list_axes(axes)} {verb} stated as {shown}, which is not a positive length"
+        )
+    return tuple(faults)
 
 
-def _listed(axes: Sequence[str]) -> str:
+def _list_axes(axes: Sequence[str]) -> str:
     return f"axis {axes[0]}" if len(axes) == 1 else f"the axes {', '.join(axes)}"

@@ -3,135 +3,194 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.missing import Index
-from sparsem.io.readers.source import (
+from sparsem.io.readers.axes import (
     DEFAULT_AXES,
-    UNREADABLE,
-    Selection,
-    Source,
+    Index,
     default_axes,
-    refuse_damaged_file,
+    index_of_slices,
     stack_layout,
 )
-from sparsem.io.readers.units import StatedLength, axis_lengths_nm, length_faults, stated_length
+from sparsem.io.readers.damage import UNREADABLE, refuse_damaged_file
+from sparsem.io.readers.selection import Selection
+from sparsem.io.readers.source import Source
+from sparsem.io.readers.units import (
+    StatedLength,
+    axis_lengths_nm,
+    length_faults,
+    stated_length,
+)
 from sparsem.io.readers.zarr_missing import missing_chunks
+
+METADATA_FILES = ("zarr.json", ".zgroup", ".zarray")
+
+
+class _ArrayChoice(NamedTuple):
+    """An array of a Zarr, with what OME-Zarr metadata state about it.
+
+    Attributes:
+        node: the array.
+        key: of the array in its group; None if it is not in a group.
+        axes: a letter an axis; empty if they have no names.
+        lengths: edges of a voxel by axis.
+    """
+
+    node: Any
+    key: str | None = None
+    axes: str = ""
+    lengths: Mapping[str, StatedLength] = {}
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a folder is a Zarr array or group."""
-    return path.is_dir() and any(
-        (path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")
-    )
+    """Return whether a folder is a Zarr array or group."""
+    return path.is_dir() and any((path / name).exists() for name in METADATA_FILES)
 
 
-def open_zarr(path: Path, pick: Selection) -> Source:
-    """A Zarr array as a stack; see ``open_source``."""
-    with refuse_damaged_file(path, "Zarr"):
-        # The metadata of the array itself hold: consolidated ones are a copy that is not updated when an array grows.
-        node = zarr.open(store=path, mode="r", use_consolidated=False)
-    lengths: dict[str, StatedLength] = {}
-    dataset, names = pick.dataset, ""
-    if isinstance(node, zarr.Group):
-        multiscale = _multiscale(node)
-        if multiscale is not None and dataset in (None, *_levels(multiscale)):
-            try:
-                level = _levels(multiscale).index(dataset) if dataset is not None else 0
-                dataset, lengths = (
-                    str(multiscale["datasets"][level]["path"]),
-                    _ngff_lengths(multiscale, level),
-                )
-                names = "".join(_name_of(axis) for axis in multiscale.get("axes", ())).upper()
-            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-                raise InputError(
-                    f"{path.name} has damaged OME-Zarr metadata ({error!r}); name its array with --dataset KEY."
-                ) from None
-        if dataset is None:
-            with refuse_damaged_file(path, "Zarr"):
-                keys = sorted(node.array_keys())
-            if not keys:
-                raise InputError(f"{path.name} holds no array; name the group within it that does.")
-            if len(keys) > 1:
-                raise InputError(
-                    f"{path.name} holds the arrays {', '.join(keys)}; name one with --dataset KEY."
-                )
-            dataset = keys[0]
-        with refuse_damaged_file(path, "Zarr"):
-            if ".." in dataset or dataset not in node:
-                raise InputError(_no_array(path, dataset, multiscale))
-            node = node[dataset]
+def open_zarr(path: Path, selection: Selection) -> Source:
+    """Open a Zarr array as a stack; see ``open_source``."""
+    choice = _choose_array(path, selection)
+    node = choice.node
     if not isinstance(node, zarr.Array):
         raise InputError(
-            f"'{dataset}' in {path.name} is a group, not an array; name an array with --dataset KEY."
+            f"'{choice.key}' in {path.name} is a group, not an array; "
+            "name an array with --dataset KEY."
         )
     if not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
         raise InputError(
             f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x)."
         )
-    axes = names if len(names) == node.ndim else default_axes(node.shape)
-    name = f"'{dataset}' in {path.name}" if dataset else path.name
-    index, shape = stack_layout(axes, node.shape, pick, name)
-    directory = path / (dataset or "")
+    axes = choice.axes if len(choice.axes) == node.ndim else default_axes(node.shape)
+    name = f"'{choice.key}' in {path.name}" if choice.key else path.name
+    index, shape = stack_layout(axes, node.shape, selection, name)
     if getattr(node.dtype, "kind", "") not in "biuf":
         raise InputError(f"{name} holds {node.dtype}; expected real numbers.")
+    directory = path / (choice.key or "")
     with refuse_damaged_file(path, "Zarr"):
         missing = missing_chunks(node, directory, index, name)
-    stack, faults = ZarrStack(node, index, shape), length_faults(lengths)
     return Source(
-        stack,
-        axis_lengths_nm(lengths),
+        ZarrStack(node, index, shape),
+        axis_lengths_nm(choice.lengths),
         (directory,),
-        part=pick.part,
+        part=selection.part,
         missing=missing,
-        voxel_faults=faults,
+        voxel_faults=length_faults(choice.lengths),
         name=path.name,
     )
 
 
-def _no_array(path: Path, dataset: str, multiscale: Mapping[str, Any] | None) -> str:
-    """Why an array is not there, and what to do."""
-    levels = _levels(multiscale) if multiscale is not None else []
-    if dataset not in levels:
-        return f"{path.name} has no array '{dataset}'."
-    others = [level for level in levels if level != dataset and (path / level).is_dir()]
-    coarser = f", or name a coarser level with --dataset {others[0]}" if others else ""
-    return f"{path.name} has no array '{dataset}', although its OME-Zarr metadata name this level; copy it again{coarser}."
+def _choose_array(path: Path, selection: Selection) -> _ArrayChoice:
+    """Return the selected array, the first level of an OME-Zarr, or the only array.
+
+    The metadata of the array itself are read: consolidated ones are a copy that is not updated
+    when an array grows.
+    """
+    with refuse_damaged_file(path, "Zarr"):
+        node = zarr.open(store=path, mode="r", use_consolidated=False)
+    if not isinstance(node, zarr.Group):
+        return _ArrayChoice(node, selection.dataset)
+    multiscale = _multiscale(node)
+    key, axes = selection.dataset, ""
+    lengths: dict[str, StatedLength] = {}
+    if multiscale is not None and key in (None, *_level_keys(multiscale)):
+        try:
+            level = 0 if key is None else _level_keys(multiscale).index(key)
+            key = str(multiscale["datasets"][level]["path"])
+            lengths = _ngff_lengths(multiscale, level)
+            axes = "".join(_axis_name(axis) for axis in multiscale.get("axes", ())).upper()
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"{path.name} has damaged OME-Zarr metadata ({error!r}); "
+                "name its array with --dataset KEY."
+            ) from None
+    if key is None:
+        key = _only_key(node, path)
+    with refuse_damaged_file(path, "Zarr"):
+        if ".." in key or key not in node:
+            raise InputError(_no_array_error(path, key, multiscale))
+        array = node[key]
+    return _ArrayChoice(array, key, axes, lengths)
 
 
-def _name_of(axis: Any) -> str:
+def _only_key(group: "zarr.Group", path: Path) -> str:
+    """Return the key of the only array of a group."""
+    with refuse_damaged_file(path, "Zarr"):
+        keys = sorted(group.array_keys())
+    if not keys:
+        raise InputError(f"{path.name} holds no array; name the group within it that does.")
+    if len(keys) > 1:
+        raise InputError(
+            f"{path.name} holds the arrays {', '.join(keys)}; name one with --dataset KEY."
+        )
+    return keys[0]
+
+
+def _no_array_error(path: Path, key: str, multiscale: Mapping[str, Any] | None) -> str:
+    """Return why an array is missing, and what to do."""
+    levels = _level_keys(multiscale) if multiscale is not None else []
+    if key not in levels:
+        return f"{path.name} has no array '{key}'."
+    present = [level for level in levels if level != key and (path / level).is_dir()]
+    coarser = f", or name a coarser level with --dataset {present[0]}" if present else ""
+    return (
+        f"{path.name} has no array '{key}', although its OME-Zarr metadata name this level; "
+        f"copy it again{coarser}."
+    )
+
+
+def _axis_name(axis: Any) -> str:
     return str(axis["name"] if isinstance(axis, Mapping) else axis)
 
 
 def _multiscale(group: "zarr.Group") -> Mapping[str, Any] | None:
+    """Return the OME-Zarr metadata of a group; None if it has none."""
     attributes: Any = group.attrs.asdict()
-    multiscales: Any = attributes.get("ome", attributes).get(
-        "multiscales"
-    )  # 0.5 has the key "ome", 0.4 has not
-    return (
-        multiscales[0]
-        if isinstance(multiscales, list) and multiscales and isinstance(multiscales[0], Mapping)
-        else None
-    )
+    ome = attributes.get("ome", attributes)  # 0.5 has the key "ome", 0.4 has not
+    multiscales: Any = ome.get("multiscales")
+    if not isinstance(multiscales, list) or not multiscales:
+        return None
+    first = multiscales[0]
+    return first if isinstance(first, Mapping) else None
 
 
-def _levels(multiscale: Mapping[str, Any]) -> list[str]:
+def _level_keys(multiscale: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the levels, from fine to coarse."""
     datasets = multiscale.get("datasets", ())
-    return (
-        [str(one.get("path")) for one in datasets if isinstance(one, Mapping)]
-        if isinstance(datasets, list)
-        else []
-    )
+    if not isinstance(datasets, list):
+        return []
+    return [str(dataset.get("path")) for dataset in datasets if isinstance(dataset, Mapping)]
+
+
+def _ngff_lengths(multiscale: Mapping[str, Any], level: int) -> dict[str, StatedLength]:
+    """Return the edges of a voxel by axis: the scale of a level times that of all levels."""
+    axes = multiscale.get("axes", [None])
+    level_transforms = multiscale["datasets"][level].get("coordinateTransformations", ())
+    transforms = [*level_transforms, *multiscale.get("coordinateTransformations", ())]
+    scales = [transform["scale"] for transform in transforms if transform.get("type") == "scale"]
+    if not scales or not isinstance(axes[0], Mapping):
+        return {}  # NGFF before 0.4 states no lengths
+    edges = np.prod(np.asarray(scales, float), axis=0).tolist()
+    lengths = {}
+    for axis, edge in zip(axes, edges, strict=True):
+        unit = axis.get("unit")
+        lengths[str(axis["name"]).lower()] = stated_length(edge, unit, f"{edge:g} {unit}")
+    return lengths
 
 
 @dataclass(frozen=True)
 class ZarrStack:
-    """A Zarr array of (z, y, x), possibly behind other axes."""
+    """A Zarr array of (z, y, x), or a part of an array with more axes.
+
+    Attributes:
+        array: the Zarr array.
+        index: the position of the stack in it.
+        shape: (z, y, x).
+    """
 
     array: Any
     index: Index
@@ -139,34 +198,16 @@ class ZarrStack:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
-        kind: np.dtype[Any] = np.dtype(self.array.dtype)
-        return kind.newbyteorder("=")
+        """Type of the numbers, in native byte order."""
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype.newbyteorder("=")
 
     def __getitem__(self, slices: slice) -> NDArray[Any]:
         try:
-            found = np.asarray(
-                self.array[tuple(slices if one is None else one for one in self.index)], self.dtype
-            )
+            voxels = np.asarray(self.array[index_of_slices(self.index, slices)], self.dtype)
         except UNREADABLE as error:
             raise InputError(
-                f"Slices {slices.start} to {slices.stop} of {self.array.store_path} cannot be read ({error})."
+                f"Slices {slices.start} to {slices.stop} of {self.array.store_path} "
+                f"cannot be read ({error})."
             ) from None
-        return found.reshape(-1, *self.shape[1:])
-
-
-def _ngff_lengths(multiscale: Mapping[str, Any], level: int) -> dict[str, StatedLength]:
-    """Edges of a voxel by axis: the scales of a level and of all levels together."""
-    axes = multiscale.get("axes", [None])
-    own = multiscale["datasets"][level].get("coordinateTransformations", ())
-    steps = [*own, *multiscale.get("coordinateTransformations", ())]
-    scales = [one["scale"] for one in steps if one.get("type") == "scale"]
-    if not scales or not isinstance(axes[0], Mapping):
-        return {}  # NGFF before 0.4 states no lengths
-    edges = np.prod(np.asarray(scales, float), axis=0).tolist()
-    return {
-        str(axis["name"]).lower(): stated_length(
-            edge, axis.get("unit"), f"{edge:g} {axis.get('unit')}"
-        )
-        for axis, edge in zip(axes, edges, strict=True)
-    }
+        return voxels.reshape(-1, *self.shape[1:])

@@ -1,10 +1,13 @@
-"""Which chunks of a Zarr array were never written: by the names of its files and the indexes of its shards; no voxel is read."""
+"""Chunks of a Zarr array that were never written.
+
+They are found from the names of its files and the indexes of its shards; no voxel is read.
+"""
 
 import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -12,19 +15,18 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from sparsem.errors import InputError
+from sparsem.io.readers.axes import Index
 from sparsem.io.readers.missing import (
     ChunkGrid,
-    Index,
     MissingBoxes,
     MissingParts,
     fill_number,
     missing_from_stack,
 )
 
-EMPTY = (
-    2**64 - 1
-)  # in the index of a shard: the offset and the length of an inner chunk that was never written
-CHECKSUM = 4  # bytes of CRC32C behind the index
+# Offset and length of an inner chunk that was never written, in the index of a shard.
+EMPTY = 2**64 - 1
+CHECKSUM_BYTES = 4  # CRC32C behind the index
 
 KeyOf = Callable[[tuple[int, ...]], str]
 
@@ -32,134 +34,157 @@ KeyOf = Callable[[tuple[int, ...]], str]
 def missing_chunks(
     array: "zarr.Array[Any]", directory: Path, index: Index, name: str
 ) -> tuple[MissingParts, ...]:
-    """The chunks that a stack lacks.
+    """Return the chunks that a stack lacks.
 
     Args:
-        array: that holds the stack.
+        array: the array that holds the stack.
         directory: of the array.
-        index: which part of the array the stack is.
+        index: the position of the stack in the array.
         name: of the array, for messages.
 
     Raises:
-        InputError: no chunk has the name that the metadata give it, but files with the names of another encoding are there; a shard
-            is damaged.
+        InputError: no chunk has the name that the metadata give it, but files with the names of
+            another encoding are there; a shard is damaged.
     """
     files = _files_in(directory)
     key_of: KeyOf = array.metadata.encode_chunk_key
-    grid = ChunkGrid(array.shape, array.shards or array.chunks, index)
-    there = [key_of(place) in files for place in product(*grid.ranges)]
-    present = np.array(there, bool).reshape(grid.empty().shape)
+    file_grid = ChunkGrid(array.shape, array.shards or array.chunks, index)
+    has_file = [key_of(position) in files for position in product(*file_grid.ranges)]
+    present = np.array(has_file, bool).reshape(file_grid.empty().shape)
     if not present.any():
-        _refuse_other_keys(grid, key_of, files, directory, name)
-    chunks = grid
+        _refuse_other_encodings(file_grid, key_of, files, directory, name)
+    chunk_grid = file_grid
     if array.shards is not None:
-        chunks = ChunkGrid(array.shape, array.chunks, index)
-        present = _written_in_shards(array, directory, grid, chunks, present)
+        chunk_grid = ChunkGrid(array.shape, array.chunks, index)
+        present = _written_in_shards(array, directory, file_grid, chunk_grid, present)
     if present.all():
         return ()
-    places = chunks.places(~present)
+    positions = chunk_grid.positions(~present)
 
-    def named(number: int) -> str:
-        place = tuple(places[number].tolist())
-        return key_of(place) if array.shards is None else str(place)
+    def chunk_name(number: int) -> str:
+        position = tuple(positions[number].tolist())
+        return key_of(position) if array.shards is None else str(position)
 
-    part = MissingBoxes(
-        "chunk", chunks.boxes(~present), named, fill_number(array.fill_value), sparse=True
-    )
-    return missing_from_stack(name, part, index, present.size)
+    boxes = chunk_grid.boxes(~present)
+    fill = fill_number(array.fill_value)
+    lacking = MissingBoxes("chunk", boxes, chunk_name, fill, sparse=True)
+    return missing_from_stack(name, lacking, index, present.size)
 
 
 def _files_in(directory: Path, prefix: str = "") -> set[str]:
-    """Paths of all files below a folder, relative to it, with slashes; links whose target is missing are none."""
-    found: set[str] = set()
+    """Return the paths of all files below a folder, relative to it, with slashes.
+
+    Links whose target is missing are left out.
+    """
+    files: set[str] = set()
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_file():
-                found.add(prefix + entry.name)
+                files.add(prefix + entry.name)
             elif entry.is_dir():
-                found |= _files_in(Path(entry.path), f"{prefix}{entry.name}/")
-    return found
+                files |= _files_in(Path(entry.path), f"{prefix}{entry.name}/")
+    return files
 
 
-def _refuse_other_keys(
+class _KeyEncoding(NamedTuple):
+    """An encoding of the names of chunks: version 2, or the default of version 3."""
+
+    name: str
+    separator: str
+
+    def key(self, position: tuple[int, ...]) -> str:
+        """Return the name of the chunk at a position."""
+        numbers = [str(number) for number in position]
+        return self.separator.join(numbers if self.name == "v2" else ["c", *numbers])
+
+    def metadata_entry(self, metadata_file: str) -> str:
+        """Return the entry of the metadata that states this encoding."""
+        if metadata_file == ".zarray":
+            return f'"dimension_separator": "{self.separator}"'
+        configuration = f'{{"separator": "{self.separator}"}}'
+        return f'"chunk_key_encoding": {{"name": "{self.name}", "configuration": {configuration}}}'
+
+
+KEY_ENCODINGS = (
+    _KeyEncoding("v2", "."),
+    _KeyEncoding("v2", "/"),
+    _KeyEncoding("default", "/"),
+    _KeyEncoding("default", "."),
+)
+
+
+def _refuse_other_encodings(
     grid: ChunkGrid, key_of: KeyOf, files: set[str], directory: Path, name: str
 ) -> None:
-    """Refuse an array whose chunks are there, but under the names of another encoding: it would be read as empty."""
-    joined: dict[str, KeyOf] = {
-        '{"name": "v2", "configuration": {"separator": "."}}': lambda place: ".".join(
-            map(str, place)
-        ),
-        '{"name": "v2", "configuration": {"separator": "/"}}': lambda place: "/".join(
-            map(str, place)
-        ),
-        '{"name": "default", "configuration": {"separator": "/"}}': lambda place: "/".join(
-            ["c", *map(str, place)]
-        ),
-        '{"name": "default", "configuration": {"separator": "."}}': lambda place: ".".join(
-            ["c", *map(str, place)]
-        ),
-    }
-    for place in product(*grid.ranges):
-        for encoding, other_key in joined.items():
-            if other_key(place) not in files:
+    """Refuse an array whose chunks have names of another encoding: it would be read as empty."""
+    for position in product(*grid.ranges):
+        for encoding in KEY_ENCODINGS:
+            key = encoding.key(position)
+            if key not in files:
                 continue
-            metadata = next(one for one in (".zarray", "zarr.json") if (directory / one).is_file())
-            separator = '"/"' if '"/"' in encoding else '"."'
-            entry = (
-                f'"dimension_separator": {separator}'
-                if metadata == ".zarray"
-                else f'"chunk_key_encoding": {encoding}'
-            )
+            candidates = (".zarray", "zarr.json")
+            metadata_file = next(file for file in candidates if (directory / file).is_file())
             raise InputError(
-                f"{name} has chunks named {other_key(place)}, but its metadata call them {key_of(place)}; write {entry} "
-                f"into {directory.name}/{metadata}."
+                f"{name} has chunks named {key}, but its metadata call them {key_of(position)}; "
+                f"write {encoding.metadata_entry(metadata_file)} "
+                f"into {directory.name}/{metadata_file}."
             )
 
 
 def _written_in_shards(
     array: "zarr.Array[Any]",
     directory: Path,
-    shards: ChunkGrid,
-    chunks: ChunkGrid,
+    shard_grid: ChunkGrid,
+    chunk_grid: ChunkGrid,
     present: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Which inner chunks were written; the index of each shard that is present tells it."""
+    """Return which inner chunks were written, from the index of each shard that is present.
+
+    Args:
+        array: the sharded array.
+        directory: of the array.
+        shard_grid: the shards.
+        chunk_grid: the inner chunks.
+        present: whether the file of a shard is there, in the shape of ``shard_grid``.
+    """
     metadata: Any = array.metadata
-    codec = next(one for one in metadata.codecs if isinstance(one, ShardingCodec))
-    per_shard = tuple(
-        shard // chunk for shard, chunk in zip(shards.edges, chunks.edges, strict=True)
-    )
-    written = chunks.empty()
-    ranges = chunks.ranges
-    for place, there in zip(product(*shards.ranges), present.flat, strict=True):
-        if not there:
+    codec = next(codec for codec in metadata.codecs if isinstance(codec, ShardingCodec))
+    edges = zip(shard_grid.edges, chunk_grid.edges, strict=True)
+    per_shard = tuple(shard // chunk for shard, chunk in edges)
+    written = chunk_grid.empty()
+    chunk_ranges = chunk_grid.ranges
+    for position, is_present in zip(product(*shard_grid.ranges), present.flat, strict=True):
+        if not is_present:
             continue
-        inside = _shard_index(directory / metadata.encode_chunk_key(place), codec, per_shard)
+        shard_path = directory / metadata.encode_chunk_key(position)
+        in_shard = _shard_index(shard_path, codec, per_shard)
         source, target = [], []
-        for number, count, numbers in zip(place, per_shard, ranges, strict=True):
+        for number, count, numbers in zip(position, per_shard, chunk_ranges, strict=True):
             first = number * count
-            start, stop = max(first, numbers.start), min(first + count, numbers.stop)
+            start = max(first, numbers.start)
+            stop = min(first + count, numbers.stop)
             source.append(slice(start - first, stop - first))
             target.append(slice(start - numbers.start, stop - numbers.start))
-        written[tuple(target)] = inside[tuple(source)]
+        written[tuple(target)] = in_shard[tuple(source)]
     return written
 
 
 def _shard_index(path: Path, codec: ShardingCodec, per_shard: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which inner chunks a shard holds."""
-    known = [one for one in codec.index_codecs if isinstance(one, BytesCodec | Crc32cCodec)]
-    if len(known) < len(codec.index_codecs) or not isinstance(known[0], BytesCodec):
+    """Return which inner chunks a shard holds, in the shape ``per_shard``."""
+    codecs = [item for item in codec.index_codecs if isinstance(item, BytesCodec | Crc32cCodec)]
+    if len(codecs) < len(codec.index_codecs) or not isinstance(codecs[0], BytesCodec):
         raise InputError(
             f"The shard {path.name} has an index that is compressed; expected a plain one."
         )
-    endian = getattr(known[0].endian, "value", "little")
+    endian = getattr(codecs[0].endian, "value", "little")
     stored = np.dtype(np.uint64).newbyteorder("<" if endian == "little" else ">")
-    length = int(np.prod(per_shard)) * 2 * stored.itemsize
-    behind = CHECKSUM * (len(known) - 1)
-    if path.stat().st_size < length + behind:
+    index_bytes = int(np.prod(per_shard)) * 2 * stored.itemsize
+    checksum_bytes = CHECKSUM_BYTES * (len(codecs) - 1)
+    if path.stat().st_size < index_bytes + checksum_bytes:
         raise InputError(f"The shard {path} is shorter than its index; copy it again.")
     with path.open("rb") as file:
         if getattr(codec.index_location, "value", codec.index_location) == "end":
-            file.seek(-length - behind, os.SEEK_END)
-        found = np.frombuffer(file.read(length), stored)
-    return np.asarray(found.reshape(*per_shard, 2)[..., 0] != EMPTY)
+            file.seek(-index_bytes - checksum_bytes, os.SEEK_END)
+        entries = np.frombuffer(file.read(index_bytes), stored)
+    offsets = entries.reshape(*per_shard, 2)[..., 0]
+    return np.asarray(offsets != EMPTY)
