@@ -1,4 +1,4 @@
-"""How well cells are separated, by every way of Table 2, and how fast. See README.md beside this file.
+"""How well cells are separate_cells, by every way of Table 2, and how fast. See README.md beside this file.
 
 python benchmarks/cells.py neurites --every 25 50    # FIB-25; the folder of the stacks is in SPARSEM_DATA
 python benchmarks/cells.py protrusions               # a phantom of touching look-alike cells with filopodia, 7 of 64 slices labeled;
@@ -28,15 +28,16 @@ from rows import peak_gb
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import read_annotation
 from sparsem.annotation.writing import write_annotation
-from sparsem.cells.cells import CellsSettings, cells
-from sparsem.cells.disagreement import doubt, nearer, places_of_doubt
-from sparsem.cells.flow import flow_between, on_grid
-from sparsem.cells.linking import links, renamed
-from sparsem.cells.propagate import ByArrival, ByFlow, ByFrame, Carrier, View
-from sparsem.cells.refine import refined, with_islands
-from sparsem.cells.separate import Evidence, separated
+from sparsem.cells.cells import cells
+from sparsem.cells.disagreement import disagreement_map, largest_disagreements, nearer_front
+from sparsem.cells.flow import flow_between, reduce_to_grid
+from sparsem.cells.linking import link_slices, relabel_islands
+from sparsem.cells.propagate import ArrivalCarrier, Carrier, FlowCarrier, GridSlice, PerFrameCarrier
+from sparsem.cells.refine import number_islands, refine_labels
+from sparsem.cells.separate import Evidence, separate_cells
+from sparsem.cells.settings import CellsSettings
 from sparsem.cells.track import TrackSettings, track
-from sparsem.experiment.cells import ExperimentSettings, cells_compared
+from sparsem.experiment.cells import CellMethodsSettings, compare_cell_methods
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.labels.overlaps import label_sizes, resample_labels
@@ -117,7 +118,7 @@ def speed() -> list[dict[str, Any]]:
     """Seconds a slice of 24 Mpx on one core."""
     cv2.setNumThreads(1)
     settings = CellsSettings()
-    grid = settings.grid_of(SHAPE)
+    grid = settings.grid_shape(SHAPE)
     (image, labels), (image_above, labels_above) = tissue(5), tissue(6)
     volumes, above = (image, *network(labels)), (image_above, *network(labels_above))
     rows: list[dict[str, Any]] = []
@@ -126,7 +127,7 @@ def speed() -> list[dict[str, Any]]:
         rows.append({"what": what, "seconds": round(seconds, 3)})
         print(f"{what:48} {seconds:7.3f} s", flush=True)
 
-    reduce_s, _ = timed(lambda: [on_grid(one, grid) for one in volumes])
+    reduce_s, _ = timed(lambda: [reduce_to_grid(one, grid) for one in volumes])
     row("to the grid: image, interior, boundary", reduce_s)
     here, there = (view(one, grid) for one in (volumes, above))
     flow_s, _ = timed(lambda: flow_between(here.image, there.image, settings))
@@ -134,9 +135,9 @@ def speed() -> list[dict[str, Any]]:
     start, known = resample_labels(labels_above, grid), np.ones(grid, bool)
     mask = volumes[1] >= 128
     carriers: dict[str, Carrier] = {
-        "arrival": ByArrival(settings, 0.25),
-        "per_frame": ByFrame(settings),
-        "flow": ByFlow(settings),
+        "arrival": ArrivalCarrier(settings, 0.25),
+        "per_frame": PerFrameCarrier(settings),
+        "flow": FlowCarrier(settings),
     }
     for name, carrier in carriers.items():
         state = carrier.begin(start, known, there)
@@ -151,8 +152,10 @@ def speed() -> list[dict[str, Any]]:
             )
             continue
         for way in ("selective", "mask_flow", "mask_border", "mask"):
-            evidence = Evidence(here.interior, here.boundary, front.labels, front.seeds, here.rim)
-            way_s, _ = timed(partial(separated, way, evidence, 0.3))
+            evidence = Evidence(
+                here.interior, here.boundary, front.labels, front.seeds, here.margin
+            )
+            way_s, _ = timed(partial(separate_cells, way, evidence, 0.3))
             row(
                 f"{way}: both directions, and full resolution",
                 reduce_s * 3 + advance_s * 2 + way_s + finish_s,
@@ -160,16 +163,16 @@ def speed() -> list[dict[str, Any]]:
     main = cells_and_islands(labels)
     main_above = cells_and_islands(labels_above)
     islands = int(main.max()) - BASE
-    link_s, _ = timed(lambda: links(main, main_above, BASE, 512))
-    name_s, named = timed(lambda: renamed(main, np.ones(islands, np.uint32), BASE))
+    link_s, _ = timed(lambda: link_slices(main, main_above, BASE, 512))
+    name_s, named = timed(lambda: relabel_islands(main, np.ones(islands, np.uint32), BASE))
     size_s, _ = timed(lambda: label_sizes(named))
-    row(f"tracking: {islands} islands, links, names, areas", link_s + name_s + size_s)
+    row(f"tracking: {islands} islands, link_slices, names, areas", link_s + name_s + size_s)
     return rows
 
 
-def view(volumes: tuple[NDArray[np.uint8], ...], grid: tuple[int, int]) -> View:
-    image, interior, boundary = (on_grid(one, grid) for one in volumes)
-    return View(
+def view(volumes: tuple[NDArray[np.uint8], ...], grid: tuple[int, int]) -> GridSlice:
+    image, interior, boundary = (reduce_to_grid(one, grid) for one in volumes)
+    return GridSlice(
         image,
         interior.astype(np.float32) / np.float32(255),
         boundary.astype(np.float32) / np.float32(255),
@@ -181,17 +184,17 @@ def finished_slice(
     below: Any, above: Any, mask: NDArray[np.bool_], border: NDArray[np.bool_]
 ) -> NDArray[np.uint32]:
     """What is left to do of a slice when labels have come from both sides."""
-    labels = nearer(below, above).labels
-    doubt(below, above)
-    places_of_doubt(below, above, resample_labels(mask, labels.shape))
-    return with_islands(refined(labels, mask), mask, BASE, 100, border)
+    labels = nearer_front(below, above).labels
+    disagreement_map(below, above)
+    largest_disagreements(below, above, resample_labels(mask, labels.shape))
+    return number_islands(refine_labels(labels, mask), mask, BASE, 100, border)
 
 
 def cells_and_islands(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Parts smaller than a cell as islands."""
     parts = cc3d.connected_components(labels, connectivity=8)
     small = (np.bincount(parts.ravel()) < 10_000)[parts] & (labels > 0)
-    return with_islands(np.where(small, 0, labels), labels > 0, BASE, 1)
+    return number_islands(np.where(small, 0, labels), labels > 0, BASE, 1)
 
 
 def growth() -> list[dict[str, Any]]:
@@ -276,10 +279,10 @@ def neurites(every: list[int]) -> list[dict[str, Any]]:
                     cells="cells", adjacent_slices=2, context_px=128, input_px=128, updates=1000
                 ),
             )
-            found = cells_compared(
+            found = compare_cell_methods(
                 sample,
                 data / "labels_cells.tif",
-                ExperimentSettings(min_voxels=5000),
+                CellMethodsSettings(min_voxels=5000),
                 on=Execution(),
             )
         rows += [
@@ -297,7 +300,9 @@ def protrusions(updates: int = 1500) -> list[dict[str, Any]]:
     """A phantom: all ways on the slices that nobody labeled, and how much of the islands' area is the right cell's."""
     with tempfile.TemporaryDirectory() as folder:
         sample = taught_phantom(Path(folder) / "s.zarr", updates)
-        found = cells_compared(sample, None, ExperimentSettings(min_voxels=5000), on=Execution())
+        found = compare_cell_methods(
+            sample, None, CellMethodsSettings(min_voxels=5000), on=Execution()
+        )
         islands = {way: islands_right(sample, f"cells-{way}") for way in found}
         rows = [
             {"stack": "phantom", "way": way, **rounded(numbers), **rounded(islands[way])}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from rows import keep, peak_gb
-from sparsem.experiment.models import ModelsSettings, models_compared
+from sparsem.experiment.models import ModelsSettings, compare_models
 from sparsem.models.architectures import (
     ARCHITECTURES,
     build_network,
@@ -47,9 +47,9 @@ def zoo(models: list[str], minutes: float, labeled: int, stack: str, seeds: list
             settings = ModelsSettings(
                 networks=(model,), n_slices=(labeled,), minutes=minutes, seed=seed
             )
-            (found,) = models_compared(
+            (found,) = compare_models(
                 sample, NAME, Path(name) / "models", truth, settings, on=Execution(overwrite=True)
-            ).trained
+            ).runs
             worst = min(one.dice for one in found.overlaps)
             told = {
                 "updates": found.updates,

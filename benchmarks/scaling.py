@@ -23,7 +23,8 @@ import tifffile
 
 from rows import RESULTS, keep, peak_gb
 from sparsem.annotation.writing import write_annotation
-from sparsem.cells.cells import CellsSettings, cells
+from sparsem.cells.cells import cells
+from sparsem.cells.settings import CellsSettings
 from sparsem.cells.track import TrackSettings, track
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.labels.constrain import ConstrainSettings, constrain

@@ -1,4 +1,6 @@
-"""Cells and their protrusions as stages: the same whatever the blocks, workers and kills; faults with a stated outcome, drawn."""
+"""Cells and their protrusions as stages.
+
+Results are independent of blocks, workers and kills; difficult cases are small drawings."""
 
 import json
 import shutil
@@ -16,13 +18,15 @@ from numpy.typing import NDArray
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import read_annotation
 from sparsem.annotation.writing import write_annotation
-from sparsem.cells import cells as segment
-from sparsem.cells.cells import CellsSettings, Way, cells
-from sparsem.cells.intervals import Leg, legs
-from sparsem.cells.propagate import ByFlow, CarrySettings, View
+from sparsem.cells import cells as cells_module
+from sparsem.cells.cells import cells
+from sparsem.cells.intervals import Leg, plan_legs
+from sparsem.cells.job import SeparationJob
+from sparsem.cells.propagate import FlowCarrier, GridSlice, PropagationSettings
+from sparsem.cells.settings import CellsSettings, SeparationMethod
 from sparsem.cells.track import TrackSettings, track
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.experiment.cells import ALL_WAYS, ExperimentSettings, cells_compared
+from sparsem.experiment.cells import ALL_METHODS, CellMethodsSettings, compare_cell_methods
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.overlaps import overlaps
 from sparsem.phantom.phantom import phantom
@@ -100,8 +104,10 @@ def own(tissue_with_cells: Sample, tmp_path: Path) -> Sample:
     return copy_of(tissue_with_cells, tmp_path / "own.zarr")
 
 
-def both(sample: Sample, way: Way = "arrival", on: Execution = QUIET, **more: Any) -> Labels:
-    cells(sample, CellsSettings(method=way, **more), on=on)
+def both(
+    sample: Sample, method: SeparationMethod = "arrival", on: Execution = QUIET, **more: Any
+) -> Labels:
+    cells(sample, CellsSettings(method=method, **more), on=on)
     track(sample, TrackSettings(min_volume_um3=0), on=on)
     return sample.volume("labels", "cells").read(slice(None))
 
@@ -114,7 +120,7 @@ def mean_dice(sample: Sample, found: Labels, least: int = 500) -> float:
 
 
 def test_every_way_separates_and_the_papers_order_appears(own: Sample) -> None:
-    dice = {way: mean_dice(own, both(own, way)) for way in ALL_WAYS}
+    dice = {method: mean_dice(own, both(own, method)) for method in ALL_METHODS}
     assert dice["mask"] < dice["mask_border"] < min(dice["mask_flow"], dice["selective"])
     assert dice["per_frame"] > 0.9
     assert dice["arrival"] > 0.93
@@ -143,20 +149,20 @@ def test_labeled_slices_stay_as_they_were_labeled(own: Sample) -> None:
         assert np.array_equal(found[z], labels)
 
 
-@pytest.mark.parametrize("way", ["arrival", "per_frame", "selective"])
+@pytest.mark.parametrize("method", ["arrival", "per_frame", "selective"])
 @pytest.mark.parametrize("depth", [1, 16])
 def test_the_depth_of_blocks_does_not_matter(
-    tissue_with_cells: Sample, tmp_path: Path, way: Way, depth: int
+    tissue_with_cells: Sample, tmp_path: Path, method: SeparationMethod, depth: int
 ) -> None:
     one = copy_of(tissue_with_cells, tmp_path / "seven.zarr")
     other = tissue_of_depth(tmp_path / "other.zarr", depth)
-    assert np.array_equal(both(one, way), both(other, way))
-    names = ("labels/cells-regions", "probabilities/cells-doubt")
+    assert np.array_equal(both(one, method), both(other, method))
+    names = ("labels/cells-regions", "probabilities/cells-disagreement")
     for folder, name in (path.split("/") for path in names):
         mine, theirs = (sample.volume(folder, name).read(slice(None)) for sample in (one, other))
         assert np.array_equal(mine, theirs)
     tables = [
-        [sample.read_table(f"{kind}_cells") for kind in ("tracks", "links", "look")]
+        [sample.read_table(f"{kind}_cells") for kind in ("tracks", "links", "review")]
         for sample in (one, other)
     ]
     assert tables[0] == tables[1]
@@ -185,7 +191,7 @@ def test_killed_at_any_moment_and_run_again(own: Sample, tmp_path: Path) -> None
             *(voxels(sample.volume("labels", name)) for sample in (own, whole)), strict=True
         ):
             assert np.array_equal(mine, theirs)
-    for kind in ("tracks", "links", "look"):
+    for kind in ("tracks", "links", "review"):
         assert own.read_table(f"{kind}_cells") == whole.read_table(f"{kind}_cells")
     assert not (own.path / ".sparsem" / "work" / "cells-cells").exists()
 
@@ -195,13 +201,13 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
 ) -> None:
     both(own)
     done: list[int] = []
-    separate = segment._separate_slice
+    separate = cells_module._separate_slice
 
     def counted(z: int, *rest: Any) -> Any:
         done.append(z)
         return separate(z, *rest)
 
-    monkeypatch.setattr(segment, "_separate_slice", counted)
+    monkeypatch.setattr(cells_module, "_separate_slice", counted)
     corrected = truth_of(own, "cells", (18,))[0]
     tifffile.imwrite(
         tmp_path / "cells_0018.tif", np.where(corrected == corrected.max(), 900, corrected)
@@ -226,7 +232,7 @@ def test_a_corrected_slice_redoes_its_two_intervals_and_an_added_one_the_interva
     shutil.rmtree(scratch.path / ".sparsem" / "stages")
     for name in ("cells", "cells-regions"):
         shutil.rmtree(scratch.path / "labels" / name)
-    shutil.rmtree(scratch.path / "probabilities" / "cells-doubt")
+    shutil.rmtree(scratch.path / "probabilities" / "cells-disagreement")
     assert np.array_equal(both(scratch), added)
 
 
@@ -237,7 +243,7 @@ def test_a_coarser_grid_costs_little(own: Sample) -> None:
 
 
 def test_legs_lead_from_every_labeled_slice_to_its_neighbors_and_end_at_blocks() -> None:
-    found = legs((3, 9), 14, 4, [True] * 14)
+    found = plan_legs((3, 9), 14, 4, [True] * 14)
     assert found == {
         "3-up": [Leg(0, 1, 3, 4, True), Leg(0, 1, 4, 8, False), Leg(0, 1, 8, 9, False)],
         "3-down": [Leg(0, -1, 0, 4, True)],
@@ -245,23 +251,23 @@ def test_legs_lead_from_every_labeled_slice_to_its_neighbors_and_end_at_blocks()
         "9-down": [Leg(1, -1, 8, 10, True), Leg(1, -1, 4, 8, False)],
     }
     for z in range(14):  # what is wanted decides how far a chain goes, and never what its legs are
-        some = legs((3, 9), 14, 4, [one == z for one in range(14)])
+        some = plan_legs((3, 9), 14, 4, [one == z for one in range(14)])
         assert all(chain == found[name][: len(chain)] for name, chain in some.items())
         assert all(any(leg.start <= z < leg.stop for leg in chain) for chain in some.values())
         assert len(some) == (1 if z < 3 or z > 9 else 2)
-    assert legs((3,), 5, 4, [False] * 5) == {}
+    assert plan_legs((3,), 5, 4, [False] * 5) == {}
 
 
 def test_the_experiment_prints_all_ways(own: Sample) -> None:
-    rows = cells_compared(
+    rows = compare_cell_methods(
         own,
-        settings=ExperimentSettings(method=("mask", "arrival"), min_voxels=500),
+        settings=CellMethodsSettings(method=("mask", "arrival"), min_voxels=500),
         on=Execution(quiet=True),
     )
     assert list(rows) == ["mask", "arrival"]
     assert rows["arrival"]["dice_cells"] == pytest.approx(mean_dice(own, both(own)))
     assert rows["arrival"]["arand_3d"] < rows["mask"]["arand_3d"]  # type: ignore[operator]
-    assert own.read_table("experiment_cells")["way"].to_pylist() == ["mask", "arrival"]
+    assert own.read_table("experiment_cells")["method"].to_pylist() == ["mask", "arrival"]
 
 
 def test_scores_of_cells_are_those_of_the_arrays(own: Sample) -> None:
@@ -318,37 +324,37 @@ def separated(path: Path, truth: Labels, z: Sequence[int], **more: Any) -> Label
     return both(drawn_sample(path, truth, {one: truth[one] for one in z}), **more)
 
 
-@pytest.mark.parametrize("way", ALL_WAYS)
-def test_a_cell_that_ends_between_labeled_slices(tmp_path: Path, way: Way) -> None:
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_cell_that_ends_between_labeled_slices(tmp_path: Path, method: SeparationMethod) -> None:
     truth = stack_of("11.22 11.22 11... 11... 11...", "11.22 11.22 11... 11... 11...")
-    found = marks(separated(tmp_path / "s.zarr", truth, (0, 4), way=way))
-    if way != "flow":  # flow alone has nothing to tell it where the cell ends
+    found = marks(separated(tmp_path / "s.zarr", truth, (0, 4), method=method))
+    if method != "flow":  # flow alone has nothing to tell it where the cell ends
         assert found == marks(truth)
     assert found[1][0] == "11.22"
     assert found[4][0] == "11..."
 
 
-@pytest.mark.parametrize("way", [way for way in ALL_WAYS if way != "flow"])
+@pytest.mark.parametrize("method", [method for method in ALL_METHODS if method != "flow"])
 def test_a_cell_that_no_labeled_slice_knows_gets_an_identity_of_its_own(
-    tmp_path: Path, way: Way
+    tmp_path: Path, method: SeparationMethod
 ) -> None:
     truth = stack_of("11... 11.55 11.55 11.55 11...", "11... 11.55 11.55 11.55 11...")
-    found = separated(tmp_path / "s.zarr", truth, (0, 4), way=way)
+    found = separated(tmp_path / "s.zarr", truth, (0, 4), method=method)
     assert marks(np.where(found > 65_535, 5, found)) == marks(truth)  # an identity above all ids
     assert Sample.open(tmp_path / "s.zarr").read_table("tracks_cells")["in_cell"].to_pylist() == [
         False
     ]
 
 
-@pytest.mark.parametrize("way", ALL_WAYS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_an_empty_slice_a_full_one_and_a_labeled_slice_without_cells(
-    tmp_path: Path, way: Way
+    tmp_path: Path, method: SeparationMethod
 ) -> None:
     truth = stack_of("..... ..... 11111 11.22 .....", "..... ..... 11111 11.22 .....")
-    found = separated(tmp_path / "s.zarr", truth, (0, 3, 4), way=way)
+    found = separated(tmp_path / "s.zarr", truth, (0, 3, 4), method=method)
     assert marks(found)[0] == marks(truth)[0]
     assert marks(found)[3:] == marks(truth)[3:]
-    if way != "flow":  # which knows no mask
+    if method != "flow":  # which knows no mask
         assert marks(found)[1] == marks(truth)[1]
         assert (found[2] > 0).all()  # all of it is some cell's
 
@@ -371,39 +377,41 @@ def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(
     assert middle[1] == "1...2"
 
 
-@pytest.mark.parametrize("way", ALL_WAYS)
-def test_neighbors_that_nobody_annotated_do_not_take_a_cells_name(tmp_path: Path, way: Way) -> None:
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_neighbors_that_nobody_annotated_do_not_take_a_cells_name(
+    tmp_path: Path, method: SeparationMethod
+) -> None:
     truth = stack_of("1133 1133 1133", "1133 1133 1133")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 2: truth[2]})
     write_annotation(
         sample, "cells", [0, 2], [truth[0], truth[2]], ignore=3, overwrite=True
     )  # 3 was not outlined
-    found = both(sample, way)
+    found = both(sample, method)
     assert (found[truth == 1] == 1).mean() > 0.9
     assert (found[truth == 3] == 1).mean() < 0.2
-    if way != "flow":  # which knows no mask
+    if method != "flow":  # which knows no mask
         assert (found[truth == 3] > 65_535).mean() > 0.8  # an identity above all ids
 
 
 @pytest.mark.parametrize(
-    "way", ["arrival", "per_frame", "flow"]
+    "method", ["arrival", "per_frame", "flow"]
 )  # the others take their seeds from the nearest labeled slice alone
 def test_what_one_labeled_slice_leaves_open_is_taken_from_the_other(
-    tmp_path: Path, way: Way
+    tmp_path: Path, method: SeparationMethod
 ) -> None:
     truth = stack_of("112233 112233 112233 112233 112233", "112233 112233 112233 112233 112233")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0], 4: truth[4]})
     half = np.where(truth[0] == 1, 1, 9)  # only cell 1 was outlined in the first slice
     write_annotation(sample, "cells", [0, 4], [half, truth[4]], ignore=9, overwrite=True)
-    assert marks(both(sample, way))[1:] == marks(truth)[1:]
+    assert marks(both(sample, method))[1:] == marks(truth)[1:]
 
 
-@pytest.mark.parametrize("way", ["arrival", "per_frame", "selective", "mask_border"])
-def test_two_new_cells_that_touch_are_two(tmp_path: Path, way: Way) -> None:
+@pytest.mark.parametrize("method", ["arrival", "per_frame", "selective", "mask_border"])
+def test_two_new_cells_that_touch_are_two(tmp_path: Path, method: SeparationMethod) -> None:
     truth = stack_of(
         "1...... 1.55566 1.55566 1.55566 1......", "1...... 1.55566 1.55566 1.55566 1......"
     )
-    found = separated(tmp_path / "s.zarr", truth, (0, 4), way=way)
+    found = separated(tmp_path / "s.zarr", truth, (0, 4), method=method)
     assert {v: np.unique(found[truth == v]).size for v in (5, 6)} == {5: 1, 6: 1}
     assert found[truth == 5].min() != found[truth == 6].min()
 
@@ -437,7 +445,7 @@ def test_slices_are_as_far_apart_as_they_are(tmp_path: Path, grid: int) -> None:
     truth = stack_of("11.22 11.22", "11.22 11.22")
     sample = drawn_sample(tmp_path / "s.zarr", truth, {0: truth[0]}, voxel=(60, 20, 20))
     image = sample.image("raw")
-    job = segment.Job(
+    job = SeparationJob(
         sample,
         "raw",
         image,
@@ -473,7 +481,7 @@ def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
         cells(own)
     many = np.arange(96 * 128, dtype=np.uint32).reshape(96, 128)
     monkey = pytest.MonkeyPatch()
-    monkey.setattr(segment, "MOST_IDS", 10_000)
+    monkey.setattr(cells_module, "MAX_CELLS_PER_SLICE", 10_000)
     write_annotation(own, "cells", LABELED, [many] * 3, overwrite=True)
     with pytest.raises(InputError, match="Slice 0 of 'cells' holds 12287 cells; at most 10000"):
         cells(own)
@@ -484,16 +492,16 @@ def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None
     truth = own.volume("truth", "cells").read(slice(None))
     found = both(own)
     tracked = track(own, TrackSettings(min_volume_um3=0), on=Execution(quiet=True))
-    assert tracked.look
-    assert [one.area_um2 for one in tracked.look] == sorted(
-        (one.area_um2 for one in tracked.look), reverse=True
+    assert tracked.review
+    assert [one.area_um2 for one in tracked.review] == sorted(
+        (one.area_um2 for one in tracked.review), reverse=True
     )
-    doubt = own.volume("probabilities", "cells-doubt").read(slice(None))
-    for place in tracked.look:
+    disagreement = own.volume("probabilities", "cells-disagreement").read(slice(None))
+    for place in tracked.review:
         if place.kind == "disagreement":
-            assert doubt[place.z, place.y, place.x] >= 127
+            assert disagreement[place.z, place.y, place.x] >= 127
     wrong = found != truth
-    assert wrong[doubt > 0].mean() > 3 * wrong[doubt == 0].mean()
+    assert wrong[disagreement > 0].mean() > 3 * wrong[disagreement == 0].mean()
     assert (
         json.loads((own.path / ".sparsem" / "stages" / "track-cells.json").read_text())["record"][
             "window_px"
@@ -538,7 +546,7 @@ def test_a_correction_may_be_killed_too(own: Sample, tmp_path: Path) -> None:
 def test_a_refused_track_says_so_at_once(own: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     both(own)
     monkeypatch.setattr(
-        "sparsem.cells.track.links",
+        "sparsem.cells.track.link_slices",
         lambda *_: pytest.fail("slices were compared before the refusal"),
     )
     with pytest.raises(ResumeError, match="window_px: 512 -> 64"):
@@ -547,10 +555,10 @@ def test_a_refused_track_says_so_at_once(own: Sample, monkeypatch: pytest.Monkey
 
 def test_what_flow_brings_from_beyond_the_picture_is_worth_nothing() -> None:
     labels = np.ones((8, 10), np.uint32)
-    carrier = ByFlow(CarrySettings())
+    carrier = FlowCarrier(PropagationSettings())
     none = np.zeros((8, 10), np.float32)
     state = dict(
-        carrier.begin(labels, labels > 0, View(np.zeros((8, 10), np.uint8), none, none, 1.0))
+        carrier.begin(labels, labels > 0, GridSlice(np.zeros((8, 10), np.uint8), none, none, 1.0))
     )
     state["flow"] = state["flow"] - np.float32(
         3

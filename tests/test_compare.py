@@ -241,7 +241,7 @@ def test_by_tile_pictures_may_differ_in_size(folder: Path) -> None:
     )
     first = '[[group]]\nprotocol = "x"\nimages = ["asp/fib/p0.tif", "large.tif"]\n'
     both = first + '[[group]]\nprotocol = "y"\nimages = ["bench/fib/p0.tif"]\n'
-    sentence = "x: p0 has 160 x 192 px, large 300 x 300; pictures of a group are of one size"
+    sentence = "x: p0 has 160 x 192 px, large 300 x 300; images of a group must have one size"
     with pytest.raises(InputError, match=sentence):
         compare_protocols(study(folder, f'out = "sizes"\n{both}', "sizes.toml"), QUIET)
     made = compare_protocols(

@@ -9,8 +9,8 @@ import pytest
 
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SettingsError
-from sparsem.experiment.models import ModelsSettings, Trained, models_compared
-from sparsem.experiment.slices import SlicesSettings, drawn, slices_compared
+from sparsem.experiment.models import ModelsSettings, NetworkRun, compare_models
+from sparsem.experiment.slices import SlicesSettings, compare_slice_counts, select_slices
 from sparsem.report.report import ReportSettings, report
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
@@ -29,14 +29,14 @@ SETTINGS = SlicesSettings(
 
 def test_slices_are_drawn_evenly_and_differently_each_time() -> None:
     pool = list(range(100, 180))
-    first, second, third = (drawn(pool, 7, repeat) for repeat in range(3))
+    first, second, third = (select_slices(pool, 7, repeat) for repeat in range(3))
     assert first == (100, 113, 126, 140, 153, 166, 179)
     assert len({first, second, third}) == 3
     for one in (second, third):
         assert len(one) == 7
         assert np.ptp(np.diff(one)) <= 1
-    assert drawn([4, 9, 11], 1, 0) == (9,)
-    assert drawn([4, 9, 11], 2, 5) in ((4, 9), (4, 11), (9, 11))
+    assert select_slices([4, 9, 11], 1, 0) == (9,)
+    assert select_slices([4, 9, 11], 2, 5) in ((4, 9), (4, 11), (9, 11))
 
 
 @pytest.fixture
@@ -48,29 +48,29 @@ def labeled(own_tissue: Sample) -> Sample:
 
 
 def test_every_kind_is_measured_where_it_was_not_trained(labeled: Sample, tmp_path: Path) -> None:
-    found = slices_compared(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
-    assert [(run.labeled, run.tile, run.repeat) for run in found.runs] == [
+    found = compare_slice_counts(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
+    assert [(run.n_slices, run.tile_px, run.repeat) for run in found.runs] == [
         (n, t, r) for t in (64, 96) for n in (3, 5) for r in (0, 1)
     ]
     for run in found.runs:
-        assert len(run.slices) == run.labeled
-        assert set(run.z) == set(range(19)) - set(
-            run.slices
+        assert len(run.training_slices) == run.n_slices
+        assert set(run.test_slices) == set(range(19)) - set(
+            run.training_slices
         )  # the phantom has a truth of every slice
         assert 0 <= run.dice <= 1
     summary = found.summary()
-    ofthree = [run.dice for run in found.runs if (run.labeled, run.tile) == (3, 96)]
+    ofthree = [run.dice for run in found.runs if (run.n_slices, run.tile_px) == (3, 96)]
     assert summary[3, 96] == pytest.approx((np.mean(ofthree), np.std(ofthree, ddof=1)))
     table = labeled.read_table("experiment_slices_nucleus")
     assert table["dice_3d"].to_pylist() == [run.dice for run in found.runs]
     assert labeled.read_table("experiment_slices_nucleus_z").num_rows == sum(
-        len(run.z) for run in found.runs
+        len(run.test_slices) for run in found.runs
     )
     for file in found.files:
         assert np.ptp(np.asarray(cv2.imread(str(file)))) > 100
     models = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")}
     assert len(models) == 8
-    again = slices_compared(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
+    again = compare_slice_counts(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
     assert again.runs == found.runs
     assert models == {
         path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")
@@ -83,9 +83,9 @@ def test_without_a_truth_the_labeled_slices_that_are_left_count(
     shutil_truth = labeled.path / "truth" / "nucleus"
     shutil_truth.rename(tmp_path / "aside")
     settings = changed(SETTINGS, {"n_slices": (3,), "contexts_px": (), "repeats": 1})
-    (run,) = slices_compared(labeled, "nucleus", tmp_path / "e", None, settings).runs
-    assert run.slices == (0, 10, 18)
-    assert run.z == (2, 4, 6, 8, 12, 14, 16)
+    (run,) = compare_slice_counts(labeled, "nucleus", tmp_path / "e", None, settings).runs
+    assert run.training_slices == (0, 10, 18)
+    assert run.test_slices == (2, 4, 6, 8, 12, 14, 16)
 
 
 def test_too_few_labeled_slices_and_a_truth_that_does_not_fit(
@@ -94,10 +94,12 @@ def test_too_few_labeled_slices_and_a_truth_that_does_not_fit(
     with pytest.raises(
         InputError, match="'nucleus' is labeled on 10 slices; expected more than 40"
     ):
-        slices_compared(labeled, "nucleus", tmp_path, None, changed(SETTINGS, {"n_slices": (40,)}))
+        compare_slice_counts(
+            labeled, "nucleus", tmp_path, None, changed(SETTINGS, {"n_slices": (40,)})
+        )
     np.save(tmp_path / "t.npy", np.zeros((3, 96, 128), np.uint8))
     with pytest.raises(InputError, match=r"Which 3 of the 19 slices does .*t\.npy label"):
-        slices_compared(labeled, "nucleus", tmp_path, tmp_path / "t.npy", SETTINGS)
+        compare_slice_counts(labeled, "nucleus", tmp_path, tmp_path / "t.npy", SETTINGS)
 
 
 def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
@@ -106,47 +108,47 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
         n_slices=(2, 3),
         networks=("resunet", "unet+cps"),
     )
-    found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
-    assert [(one.way, one.labeled) for one in found.trained] == [
+    found = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
+    assert [(one.network, one.n_slices) for one in found.runs] == [
         ("resunet", 2),
         ("resunet", 3),
         ("unet+cps", 2),
         ("unet+cps", 3),
     ]
-    assert found.trained[0].slices == (0, 18)
-    assert found.trained[0].z == tuple(z for z in range(19) if z not in (0, 18))
+    assert found.runs[0].training_slices == (0, 18)
+    assert found.runs[0].test_slices == tuple(z for z in range(19) if z not in (0, 18))
     summary = found.summary()
     for way, (mean, spread, rank) in summary.items():
-        dice = [one.dice for one in found.trained if one.way == way]
+        dice = [one.dice for one in found.runs if one.network == way]
         assert mean == pytest.approx(np.mean(dice))
         assert spread == pytest.approx(np.std(dice, ddof=1))
         assert 1 <= rank <= 2
     table = own_tissue.read_table("experiment_models_nucleus")
-    assert table["dice_3d"].to_pylist() == [one.dice for one in found.trained]
+    assert table["dice_3d"].to_pylist() == [one.dice for one in found.runs]
     text = found.files[0].read_text(encoding="utf-8")
     assert text.splitlines()[0].startswith(
         "| network | parameters | training s | memory GB | 2 labeled | 3 labeled | mean |"
     )
     assert len(text.splitlines()) == 4
     assert found.files[1].stat().st_size > 10_000
-    _is_on_the_page(own_tissue, found.trained[3], tmp_path / "page.html")
+    _is_on_the_page(own_tissue, found.runs[3], tmp_path / "page.html")
     before = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
-    models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
+    compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")} == before
     with pytest.raises(SettingsError, match="There is no model 'resnet'; did you mean 'resunet'"):
-        models_compared(
+        compare_models(
             own_tissue,
             "nucleus",
             tmp_path,
             settings=changed(settings, {"compare": ("resnet",)}),
         )
     with pytest.raises(InputError, match="labeled on 3 slices; expected more than 7"):
-        models_compared(
+        compare_models(
             own_tissue, "nucleus", tmp_path, settings=changed(settings, {"n_slices": (7,)})
         )
 
 
-def _is_on_the_page(sample: Sample, last: Trained, path: Path) -> None:
+def _is_on_the_page(sample: Sample, last: NetworkRun, path: Path) -> None:
     page = report(
         [sample.path], path, ReportSettings(n_slices=3), on=Execution(quiet=True)
     ).path.read_text(encoding="utf-8")
@@ -169,12 +171,12 @@ def test_equal_minutes_become_updates_that_stay(own_tissue: Sample, tmp_path: Pa
         networks=("resunet", "resunet+cps"),
         minutes=0.005,
     )
-    found = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
-    alone, pair = found.trained
+    found = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
+    alone, pair = found.runs
     assert min(alone.updates, pair.updates) >= 1
     assert [int(file.read_text()) for file in sorted(tmp_path.glob("*.updates"))] == [
         pair.updates,
         alone.updates,
     ]
-    again = models_compared(own_tissue, "nucleus", tmp_path, settings=settings)
-    assert [one.updates for one in again.trained] == [alone.updates, pair.updates]
+    again = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
+    assert [one.updates for one in again.runs] == [alone.updates, pair.updates]

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from sparsem.cells.flow import (
     FlowSettings,
-    composed,
+    compact_labels,
+    compose_flow,
     flow_between,
+    identity_flow,
     inconsistency,
-    numbered,
-    on_grid,
-    places,
-    sampled,
-    stay,
-    warped,
+    reduce_to_grid,
+    sample_along,
+    target_positions,
+    warp_labels,
 )
 from tests.conftest import drawn
 
@@ -60,12 +60,12 @@ def test_the_papers_parameters_are_taken() -> None:
 def test_two_steps_composed_are_one_step_of_their_sum() -> None:
     shape = (40, 50)
     # The neighbor's own way to the labeled slice is (2, 1); the step to the neighbor is (0.5, -3).
-    before = stay(shape)._replace(flow=constant(shape, 2, 1))
+    before = identity_flow(shape)._replace(flow=constant(shape, 2, 1))
     there, back = constant(shape, 0.5, -3), constant(shape, -0.5, 3)
-    total = composed(there, back, before)
+    total = compose_flow(there, back, before)
     assert np.allclose(total.flow, [2.5, -2])
     assert np.allclose(total.error, 0)
-    disagreeing = composed(there, constant(shape, -0.5, 7), total)
+    disagreeing = compose_flow(there, constant(shape, -0.5, 7), total)
     assert np.allclose(disagreeing.error, 4)
     assert np.allclose(inconsistency(there, back), 0)
 
@@ -74,27 +74,28 @@ def test_composition_samples_the_far_flow_where_the_step_leads() -> None:
     far = np.zeros((8, 8, 2), np.float32)
     far[:, 4:, 0] = 3  # the right half of the neighbor comes from further right
     step = constant((8, 8), 2, 0)
-    total = composed(step, -step, stay((8, 8))._replace(flow=far))
+    total = compose_flow(step, -step, identity_flow((8, 8))._replace(flow=far))
     assert total.flow[0, :, 0].tolist() == [2, 2, 5, 5, 5, 5, 5, 5]
-    assert places(step)[3, 2].tolist() == [4, 3]
-    assert sampled(far[..., 0], step)[0].tolist() == [0, 0, 3, 3, 3, 3, 3, 3]
+    assert target_positions(step)[3, 2].tolist() == [4, 3]
+    assert sample_along(far[..., 0], step)[0].tolist() == [0, 0, 3, 3, 3, 3, 3, 3]
 
 
 def test_labels_follow_the_flow_whatever_their_ids() -> None:
     labels = drawn("..11..", "..11..", ".22...").astype(np.uint32) * 100_000
-    moved = warped(labels, constant((3, 6), 1, 0))
+    moved = warp_labels(labels, constant((3, 6), 1, 0))
     assert (moved // 100_000).tolist() == drawn(".11...", ".11...", "22....").tolist()
     assert moved.dtype == np.uint32
     # What comes from outside of the labeled slice is nothing, not its border drawn out.
     assert (
-        warped(np.full((2, 4), 7, np.uint8), constant((2, 4), 2, 0)).tolist() == [[7, 7, 0, 0]] * 2
+        warp_labels(np.full((2, 4), 7, np.uint8), constant((2, 4), 2, 0)).tolist()
+        == [[7, 7, 0, 0]] * 2
     )
 
 
 def test_a_flow_on_a_coarser_grid_moves_by_as_much_more() -> None:
     labels = np.zeros((40, 40), np.uint16)
     labels[10:20, 20:30] = 5
-    moved = warped(labels, constant((10, 10), 2, -1))
+    moved = warp_labels(labels, constant((10, 10), 2, -1))
     expected = np.zeros_like(labels)
     expected[14:24, 12:22] = 5
     assert np.array_equal(moved, expected)
@@ -102,22 +103,23 @@ def test_a_flow_on_a_coarser_grid_moves_by_as_much_more() -> None:
 
 def test_ids_are_numbered_from_nothing() -> None:
     for big in (9, 2**31):
-        ids, small = numbered(np.array([[big, big, 3], [3, 0, big]], np.uint32))
+        ids, small = compact_labels(np.array([[big, big, 3], [3, 0, big]], np.uint32))
         assert ids.tolist() == [0, 3, big]
         assert small.tolist() == [[2, 2, 1], [1, 0, 2]]
-    assert numbered(np.ones((2, 2), np.uint8))[0].tolist() == [0, 1]
+    assert compact_labels(np.ones((2, 2), np.uint8))[0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="70001 ids in one slice"):
-        numbered(np.arange(1, 70_001, dtype=np.uint32).reshape(1, -1))
+        compact_labels(np.arange(1, 70_001, dtype=np.uint32).reshape(1, -1))
 
 
 def test_the_grid_brings_a_slice_to_two_megapixels() -> None:
     settings = FlowSettings()
-    assert settings.grid_of((4000, 6000)) == (1000, 1500)
-    assert settings.grid_of((1000, 1500)) == (1000, 1500)
-    assert FlowSettings(flow_downsampling=3).grid_of((10, 10)) == (3, 3)
+    assert settings.grid_shape((4000, 6000)) == (1000, 1500)
+    assert settings.grid_shape((1000, 1500)) == (1000, 1500)
+    assert FlowSettings(flow_downsampling=3).grid_shape((10, 10)) == (3, 3)
     assert (
-        on_grid(np.full((8, 8), 512, np.uint16), (2, 4), (0, 1024)).tolist() == [[127] * 4] * 2
+        reduce_to_grid(np.full((8, 8), 512, np.uint16), (2, 4), (0, 1024)).tolist()
+        == [[127] * 4] * 2
     )  # 16 bit, in a window of gray levels
-    assert on_grid(np.array([[0, 300, 400, 999]], np.uint16), (1, 4), (300, 400)).tolist() == [
-        [0, 0, 255, 255]
-    ]
+    assert reduce_to_grid(
+        np.array([[0, 300, 400, 999]], np.uint16), (1, 4), (300, 400)
+    ).tolist() == [[0, 0, 255, 255]]

@@ -13,17 +13,23 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, generate_bina
 from scipy.ndimage import label as components
 from skimage.segmentation import watershed
 
-from sparsem.cells.refine import enlarged, filled, grown, refined, with_islands
+from sparsem.cells.refine import (
+    enlarge_labels,
+    fill_region_holes,
+    grow_labels,
+    number_islands,
+    refine_labels,
+)
 from sparsem.cells.separate import (
-    NAMELESS,
-    WAYS,
+    METHODS,
+    UNASSIGNED,
     Evidence,
     Seeds,
-    edges,
-    faithful,
-    flooded,
-    seeds_of,
-    separated,
+    flood_from_seeds,
+    keep_confirmed_ids,
+    label_edges,
+    place_seeds,
+    separate_cells,
 )
 from tests.conftest import drawn
 
@@ -32,7 +38,7 @@ Labels = NDArray[Any]
 
 def evidence(mask: Labels, boundary: Labels, carried: Labels) -> Evidence:
     return Evidence(
-        mask.astype(np.float32), boundary.astype(np.float32), carried, seeds_of(carried)
+        mask.astype(np.float32), boundary.astype(np.float32), carried, place_seeds(carried)
     )
 
 
@@ -44,7 +50,7 @@ TRUTH = drawn(*["..11111122222.."] * 9)
 
 
 def wrong(way: str) -> int:
-    found = separated(way, evidence(MASK, BORDER, CARRIED), 0.0)
+    found = separate_cells(way, evidence(MASK, BORDER, CARRIED), 0.0)
     return int(np.count_nonzero(found != TRUTH))
 
 
@@ -53,15 +59,15 @@ def test_the_ways_know_more_and_more() -> None:
     assert wrong("mask_flow") <= 9
     assert wrong("selective") <= wrong("mask_flow")
     assert wrong("per_frame") <= wrong("flow")
-    for way in WAYS:
-        found = separated(way, evidence(MASK, BORDER, CARRIED), 0.0)
+    for way in METHODS:
+        found = separate_cells(way, evidence(MASK, BORDER, CARRIED), 0.0)
         assert set(np.unique(found).tolist()) <= {0, 1, 2}
         assert not found[~MASK].any()
 
 
 def test_a_closed_border_is_enough_for_mask_and_border_and_no_border_is_not() -> None:
     closed = drawn(*["........1......"] * 9)
-    found = separated("mask_border", evidence(MASK, closed, CARRIED), 0.0)
+    found = separate_cells("mask_border", evidence(MASK, closed, CARRIED), 0.0)
     assert np.count_nonzero(found != TRUTH) <= 9  # pixels of the border itself go to either side
     assert (found[:, :8] != 2).all()
     assert (found[:, 9:] != 1).all()
@@ -69,15 +75,17 @@ def test_a_closed_border_is_enough_for_mask_and_border_and_no_border_is_not() ->
 
 def test_a_slice_that_one_cell_fills() -> None:
     full, none = np.ones((6, 7), np.uint8), np.zeros((6, 7), np.uint8)
-    for way in WAYS:
-        assert (separated(way, evidence(full, none, full * 5), 0.3) == 5).all(), way
+    for way in METHODS:
+        assert (separate_cells(way, evidence(full, none, full * 5), 0.3) == 5).all(), way
 
 
 def test_an_empty_slice() -> None:
     none = np.zeros((6, 7), np.uint8)
-    for way in WAYS:
-        assert not separated(way, evidence(none, none, none), 0.3).any(), way
-        assert not separated(way, evidence(none, none, none + 5), 0.3).any() or way == "flow", way
+    for way in METHODS:
+        assert not separate_cells(way, evidence(none, none, none), 0.3).any(), way
+        assert (
+            not separate_cells(way, evidence(none, none, none + 5), 0.3).any() or way == "flow"
+        ), way
 
 
 def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches_is_an_island() -> (
@@ -85,10 +93,10 @@ def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches
 ):
     mask = drawn("111.111...", "1111111..1", "111.111.1.") > 0
     carried = drawn("111.222...", "111.222...", "111.222...")
-    found = separated("mask", evidence(mask, mask * 0, carried), 0.3)
+    found = separate_cells("mask", evidence(mask, mask * 0, carried), 0.3)
     assert found[1, 3] in (1, 2)  # the bridge
     assert np.array_equal(np.delete(found, 3, axis=1), np.delete(carried, 3, axis=1))
-    islands = with_islands(found, mask, 70_000, 0)
+    islands = number_islands(found, mask, 70_000, 0)
     assert islands[1, 9] == islands[2, 8] == 70_001  # neighbors across a corner are one island
     assert np.unique(islands).tolist() == [0, 1, 2, 70_001]
 
@@ -101,17 +109,19 @@ def test_a_region_that_flow_does_not_confirm_loses_its_name() -> None:
         drawn("2222.3333"),
         Seeds(np.array([2]), np.array([[0.0, 6.0]])),
     )
-    assert separated("mask", drifted, 0.3).tolist() == [
-        [0] * 5 + [NAMELESS] * 4
+    assert separate_cells("mask", drifted, 0.3).tolist() == [
+        [0] * 5 + [UNASSIGNED] * 4
     ]  # the seed of 2 sits in what flow says is 3
-    assert separated("mask", drifted, 0.0)[0, 8] == 2
-    assert faithful(drawn("1122"), drawn("1222"), 0.5).tolist() == [[1, 1, 2, 2]]
-    assert faithful(drawn("1122"), drawn("1222"), 0.6).tolist() == [[NAMELESS, NAMELESS, 2, 2]]
-    lost = faithful(drawn("112233"), drawn("444444"), 0.5)
-    assert lost.tolist() == [
-        [NAMELESS, NAMELESS, NAMELESS + 1, NAMELESS + 1, NAMELESS + 2, NAMELESS + 2]
+    assert separate_cells("mask", drifted, 0.0)[0, 8] == 2
+    assert keep_confirmed_ids(drawn("1122"), drawn("1222"), 0.5).tolist() == [[1, 1, 2, 2]]
+    assert keep_confirmed_ids(drawn("1122"), drawn("1222"), 0.6).tolist() == [
+        [UNASSIGNED, UNASSIGNED, 2, 2]
     ]
-    assert with_islands(lost, np.ones((1, 6), bool), 9, 0).tolist() == [
+    lost = keep_confirmed_ids(drawn("112233"), drawn("444444"), 0.5)
+    assert lost.tolist() == [
+        [UNASSIGNED, UNASSIGNED, UNASSIGNED + 1, UNASSIGNED + 1, UNASSIGNED + 2, UNASSIGNED + 2]
+    ]
+    assert number_islands(lost, np.ones((1, 6), bool), 9, 0).tolist() == [
         [10, 10, 11, 11, 12, 12]
     ]  # each stays a region of its own
 
@@ -120,12 +130,12 @@ def test_islands_are_cut_at_borders_whose_pixels_join_a_part_beside_them() -> No
     none, mask = np.zeros((2, 9), np.uint8), drawn("111111111", "111111111") > 0
     border = drawn("...1.....", "...1.....") > 0
     assert (
-        with_islands(none, mask, 9, 0, border).tolist()
+        number_islands(none, mask, 9, 0, border).tolist()
         == [[10, 10, 10, 11, 11, 11, 11, 11, 11]] * 2
     )
-    assert with_islands(none, mask, 9, 0).tolist() == [[10] * 9] * 2
+    assert number_islands(none, mask, 9, 0).tolist() == [[10] * 9] * 2
     thin = drawn(".........", "...11....") > 0
-    assert with_islands(none, thin, 9, 0, thin).tolist() == [
+    assert number_islands(none, thin, 9, 0, thin).tolist() == [
         [0] * 9,
         [0, 0, 0, 10, 10, 0, 0, 0, 0],
     ]  # nothing but border is an island too
@@ -145,15 +155,17 @@ def test_flooding_only_where_cells_touch_is_flooding(
     markers = np.zeros(mask.shape, np.int32)
     markers[tuple(np.array(places).T)] = seeds.ids
     depth = distance_transform_edt(np.pad(mask & ~cut, 1))[1:-1, 1:-1].astype(np.float32)
-    assert np.array_equal(flooded(mask, cut, seeds), watershed(-depth, markers * mask, mask=mask))
+    assert np.array_equal(
+        flood_from_seeds(mask, cut, seeds), watershed(-depth, markers * mask, mask=mask)
+    )
 
 
 @given(hnp.arrays(np.uint8, (7, 9), elements=st.sampled_from([0, 1, 1, 2, 2])))
 def test_seeds_lie_in_every_part_of_every_cell_where_it_is_deepest(labels: Labels) -> None:
-    seeds = seeds_of(labels)
-    inside = distance_transform_edt(np.pad((labels > 0) & ~edges(labels), 1))[1:-1, 1:-1]
+    seeds = place_seeds(labels)
+    inside = distance_transform_edt(np.pad((labels > 0) & ~label_edges(labels), 1))[1:-1, 1:-1]
     parts = cc3d.connected_components(labels, connectivity=4)
-    rows, columns = seeds.places.astype(int).T
+    rows, columns = seeds.positions.astype(int).T
     assert sorted(parts[rows, columns].tolist()) == list(range(1, int(parts.max()) + 1))
     assert labels[rows, columns].tolist() == seeds.ids.tolist()
     for part, y, x in zip(parts[rows, columns], rows, columns, strict=True):
@@ -162,8 +174,8 @@ def test_seeds_lie_in_every_part_of_every_cell_where_it_is_deepest(labels: Label
 
 def test_a_centroid_may_lie_outside_of_its_cell_and_the_deepest_point_does_not() -> None:
     ring = drawn("11111", "1...1", "1...1", "1...1", "11111")
-    assert seeds_of(ring, "centroid").places.tolist() == [[2.0, 2.0]]
-    (y, x) = seeds_of(ring).places[0].astype(int)
+    assert place_seeds(ring, "centroid").positions.tolist() == [[2.0, 2.0]]
+    (y, x) = place_seeds(ring).positions[0].astype(int)
     assert ring[y, x] == 1
 
 
@@ -174,7 +186,7 @@ def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(
     labels: Labels, factor: int
 ) -> None:
     shape = (5 * factor, 6 * factor - 1)
-    found = enlarged(labels, shape)
+    found = enlarge_labels(labels, shape)
     best, weight = np.zeros(shape, np.uint16), np.full(shape, -1.0)
     for label in np.unique(labels):  # the plain way: a linear interpolation of every label's mask
         share = linear((labels == label).astype(float), shape)
@@ -211,17 +223,17 @@ def test_refined_labels_keep_to_the_mask_and_reach_its_rim() -> None:
         )
         > 0
     )
-    found = refined(labels, mask)
+    found = refine_labels(labels, mask)
     assert np.array_equal(found > 0, mask)
     assert found[1].tolist() == [0, 1, 1, 1, 2, 2, 2, 0]
-    assert grown(drawn("1..2..").astype(np.uint16), drawn("111111") > 0, 1).tolist() == [
+    assert grow_labels(drawn("1..2..").astype(np.uint16), drawn("111111") > 0, 1).tolist() == [
         [1, 1, 2, 2, 2, 0]
     ]
 
 
 def test_specks_are_no_islands() -> None:
     mask = drawn("11.1.11", "11...11") > 0
-    found = with_islands(np.zeros(mask.shape, np.uint8), mask, 9, 2)
+    found = number_islands(np.zeros(mask.shape, np.uint8), mask, 9, 2)
     assert found.tolist() == [[10, 10, 0, 0, 0, 11, 11], [10, 10, 0, 0, 0, 11, 11]]
 
 
@@ -236,7 +248,7 @@ def test_holes_that_one_cell_encloses_are_filled() -> None:
         "3.........3",
         "33333333333",
     )
-    found = filled(cells.astype(np.uint32), 3)
+    found = fill_region_holes(cells.astype(np.uint32), 3)
     expected = drawn(
         ".111111222.",
         ".111112222.",
@@ -250,7 +262,7 @@ def test_holes_that_one_cell_encloses_are_filled() -> None:
     expected[1:3, 6] = 0  # between two cells: a gap
     assert found.tolist() == expected.tolist()  # what opens to the outside stays open
     assert np.array_equal(
-        filled(cells.astype(np.uint32), 2) > 0,
+        fill_region_holes(cells.astype(np.uint32), 2) > 0,
         (cells > 0) | (drawn(*["..........."] * 1, "........1..", *["..........."] * 6) > 0),
     )
 
@@ -277,4 +289,4 @@ def filled_plainly(regions: Labels, most_px: int) -> Labels:
     st.integers(0, 9),
 )
 def test_filling_equals_filling_hole_by_hole(regions: Labels, most_px: int) -> None:
-    assert np.array_equal(filled(regions, most_px), filled_plainly(regions, most_px))
+    assert np.array_equal(fill_region_holes(regions, most_px), filled_plainly(regions, most_px))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.cells.linking import links, renamed, resolve, without_fragments
+from sparsem.cells.linking import link_slices, relabel_islands, remove_fragments, resolve_tracks
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from tests.conftest import drawn
 
@@ -19,10 +19,12 @@ Labels = NDArray[Any]
 
 
 def joined(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
-    pairs = [links(lower, upper, base, window_px) for lower, upper in itertools.pairwise(slices)]
-    tracks = resolve(pairs, [islands_in(one, base) for one in slices], base)
+    pairs = [
+        link_slices(lower, upper, base, window_px) for lower, upper in itertools.pairwise(slices)
+    ]
+    tracks = resolve_tracks(pairs, [islands_in(one, base) for one in slices], base)
     named = [
-        renamed(one, tracks.identity[of], base)
+        relabel_islands(one, tracks.identity[of], base)
         for one, of in zip(slices, tracks.of_slice, strict=True)
     ]
     return np.stack(named)
@@ -86,7 +88,7 @@ def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
 
 
 def numbered_islands(labels: Labels, base: int) -> Labels:
-    """The islands of a slice numbered without gaps, as ``with_islands`` does."""
+    """The islands of a slice numbered without gaps, as ``number_islands`` does."""
     present = np.unique(labels[labels > base])
     return np.where(labels > base, base + 1 + np.searchsorted(present, labels), labels).astype(
         np.uint32
@@ -194,12 +196,15 @@ def test_an_unassigned_object_keeps_its_identity_when_other_slices_change() -> N
 
 def test_small_objects_that_meet_no_cell_are_left_out_and_counted() -> None:
     slices = stack_of("11... 11... 11...", "....3 ...3. ..33.", "..... ..... .4...")
-    pairs = [links(lower, upper, 2, 512) for lower, upper in itertools.pairwise(slices)]
-    every = resolve(pairs, [islands_in(one, 2) for one in slices], 2)
+    pairs = [link_slices(lower, upper, 2, 512) for lower, upper in itertools.pairwise(slices)]
+    every = resolve_tracks(pairs, [islands_in(one, 2) for one in slices], 2)
     pixels = [np.bincount(one.ravel())[3:] for one in slices]
-    kept, left_out = without_fragments(every, pixels, 2, 2)
+    kept, left_out = remove_fragments(every, pixels, 2, 2)
     named = np.stack(
-        [renamed(one, kept.identity[of], 2) for one, of in zip(slices, kept.of_slice, strict=True)]
+        [
+            relabel_islands(one, kept.identity[of], 2)
+            for one, of in zip(slices, kept.of_slice, strict=True)
+        ]
     )
     everything = joined(slices, 2)
     voxels = {
@@ -210,13 +215,13 @@ def test_small_objects_that_meet_no_cell_are_left_out_and_counted() -> None:
     assert sorted(left_out) == [1] * len(small)
     assert small
     assert named.tolist() == np.where(np.isin(everything, small), 0, everything).tolist()
-    assert without_fragments(every, pixels, 2, 1)[1] == []
+    assert remove_fragments(every, pixels, 2, 1)[1] == []
 
 
 def test_a_cell_that_fills_the_slice_does_not_win_against_an_island_of_the_same_size() -> None:
     lower, upper = stack_of("......... 111111111", "..333.... 133311111", "......... 111111111")
     assert joined([lower, upper], 2)[0, 1, 3] == 3  # the island above it is the better match
-    found = links(lower, upper, 2, 512)
+    found = link_slices(lower, upper, 2, 512)
     assert list(
         zip(found.lower.tolist(), found.upper.tolist(), found.pixels.tolist(), strict=True)
     ) == [(3, 1, 1), (3, 3, 2)]
@@ -230,11 +235,11 @@ def test_the_window_decides_how_much_of_a_cell_counts() -> None:
         + ["1" * 4 + "." * 2 + "1" * 34] * 4
     ).astype(np.uint32)
     upper = np.where(upper == 4, 3, upper).astype(np.uint32)
-    whole, near = (links(lower, upper, 2, window) for window in (512, 2))
-    assert whole.upper[whole.goes_over].tolist() == [
+    whole, near = (link_slices(lower, upper, 2, window) for window in (512, 2))
+    assert whole.upper[whole.merges].tolist() == [
         3
     ]  # of all of the cell the island shares next to nothing
-    assert near.upper[near.goes_over].tolist() == [1]  # of what lies in the window it shares most
+    assert near.upper[near.merges].tolist() == [1]  # of what lies in the window it shares most
 
 
 def test_an_empty_stack_and_one_without_islands() -> None:
@@ -246,7 +251,7 @@ def test_an_empty_stack_and_one_without_islands() -> None:
         [[0] * 4] * 2,
         cells.tolist(),
     ]
-    assert resolve([], [], 2).of_slice == []
+    assert resolve_tracks([], [], 2).of_slice == []
 
 
 def test_ids_beyond_16_bit_keep_their_place() -> None:

@@ -1,4 +1,7 @@
-"""Where labels that came from two sides disagree: a map, and the places where a look is worth most. Arrays are (h, w)."""
+"""Disagreement of the labels that reach a slice from below and from above.
+
+A map of it, and the places where a correction helps most. Arrays are (h, w).
+"""
 
 from typing import NamedTuple
 
@@ -9,18 +12,19 @@ from numpy.typing import NDArray
 from sparsem.cells.propagate import Front
 from sparsem.labels.overlaps import overlaps
 
-MOST = 8  # places of a slice that are kept; ten are read in a stack
+# Places reported for one slice. Ten are printed for a whole stack.
+MAX_PLACES_PER_SLICE = 8
 
 
-class Place(NamedTuple):
-    """Pixels of a slice that two sides give to different cells.
+class Disagreement(NamedTuple):
+    """Pixels of a slice that the two sides assign to two different cells.
 
     Attributes:
-        first: what the side below says; 0 is no cell.
-        second: what the side above says.
-        pixels: how many.
-        y: where they are deepest.
-        x: the same.
+        first: label from below; 0 is no cell.
+        second: label from above; 0 is no cell.
+        pixels: number of these pixels.
+        y: row of the pixel farthest from the edge of the region.
+        x: column of the same pixel.
     """
 
     first: int
@@ -29,49 +33,64 @@ class Place(NamedTuple):
     y: int
     x: int
 
-    def enlarged(self, rows: float, columns: float) -> "Place":
-        """The same in pixels so many times smaller."""
-        y, x = int((self.y + 0.5) * rows), int((self.x + 0.5) * columns)
-        return Place(self.first, self.second, round(self.pixels * rows * columns), y, x)
+    def scaled(self, rows: float, columns: float) -> "Disagreement":
+        """Return the same place in a slice with so many times more rows and columns."""
+        y = int((self.y + 0.5) * rows)
+        x = int((self.x + 0.5) * columns)
+        pixels = round(self.pixels * rows * columns)
+        return Disagreement(self.first, self.second, pixels, y, x)
 
 
-def nearer(below: Front, above: Front) -> Front:
-    """Pixel by pixel the front of smaller cost; the one below where they are equal. Seeds are left to who knows the distance."""
-    sooner = below.cost <= above.cost
-    return Front(
-        np.where(sooner, below.labels, above.labels),
-        np.minimum(below.cost, above.cost),
-        below.seeds,
+def nearer_front(below: Front, above: Front) -> Front:
+    """Return the front of smaller cost, pixel by pixel; ``below`` where the costs are equal.
+
+    The seeds are those of ``below``: which ones to use depends on the distance of the labeled
+    slices, which fronts do not know (see ``seeds_of_nearest_slice``).
+    """
+    is_below = below.cost <= above.cost
+    labels = np.where(is_below, below.labels, above.labels)
+    return Front(labels, np.minimum(below.cost, above.cost), below.seeds)
+
+
+def disagreement_map(below: Front, above: Front) -> NDArray[np.float32]:
+    """Return the disagreement of two fronts, float32.
+
+    It is 0 where both have the same label or one has not arrived; else from 0.5 (one side is far
+    more certain) to 1 (both are equally certain).
+    """
+    differ = _differ(below, above)
+    lower_cost = np.minimum(below.cost, above.cost)
+    higher_cost = np.maximum(below.cost, above.cost)
+    ratio = np.divide(
+        lower_cost,
+        higher_cost,
+        out=np.ones_like(higher_cost),
+        where=differ & (higher_cost > 0),
     )
+    return np.where(differ, (1 + ratio) / 2, 0).astype(np.float32)
 
 
-def doubt(below: Front, above: Front) -> NDArray[np.float32]:
-    """0 where both sides say the same or one has not come, else 0.5 (one side is far more certain) to 1 (both are equally so)."""
-    differ = _disagreed(below, above)
-    least, most = np.minimum(below.cost, above.cost), np.maximum(below.cost, above.cost)
-    closeness = np.divide(least, most, out=np.ones_like(most), where=differ & (most > 0))
-    return np.where(differ, (1 + closeness) / 2, 0).astype(np.float32)
-
-
-def places_of_doubt(below: Front, above: Front, mask: NDArray[np.bool_]) -> list[Place]:
-    """The pairs of cells with most pixels in ``mask`` that the sides disagree about."""
-    differ = _disagreed(below, above) & mask
+def largest_disagreements(
+    below: Front, above: Front, mask: NDArray[np.bool_]
+) -> list[Disagreement]:
+    """Return the pairs of cells that the fronts disagree about in most pixels of ``mask``."""
+    differ = _differ(below, above) & mask
     table = overlaps(below.labels, above.labels, differ)
     if not table.pixels.size:
         return []
-    depth = cv2.distanceTransform(np.pad(differ, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)[
-        1:-1, 1:-1
-    ]
-    found = []
-    for row in np.argsort(-table.pixels, kind="stable")[:MOST]:
+    padded = np.pad(differ, 1).astype(np.uint8)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    places = []
+    for row in np.argsort(-table.pixels, kind="stable")[:MAX_PLACES_PER_SLICE]:
         first, second = int(table.first[row]), int(table.second[row])
-        here = differ & (below.labels == first) & (above.labels == second)
-        y, x = np.unravel_index(int(np.where(here, depth, -1).argmax()), depth.shape)
-        found.append(Place(first, second, int(table.pixels[row]), int(y), int(x)))
-    return found
+        region = differ & (below.labels == first) & (above.labels == second)
+        deepest = int(np.where(region, depth, -1).argmax())
+        y, x = np.unravel_index(deepest, depth.shape)
+        places.append(Disagreement(first, second, int(table.pixels[row]), int(y), int(x)))
+    return places
 
 
-def _disagreed(below: Front, above: Front) -> NDArray[np.bool_]:
-    return np.asarray(
-        (below.labels != above.labels) & np.isfinite(below.cost) & np.isfinite(above.cost)
-    )
+def _differ(below: Front, above: Front) -> NDArray[np.bool_]:
+    """Return where both fronts have arrived with different labels."""
+    have_arrived = np.isfinite(below.cost) & np.isfinite(above.cost)
+    return np.asarray((below.labels != above.labels) & have_arrived)

@@ -1,8 +1,11 @@
-"""Dense optical flow between slices, and labels carried along it (paper 3.3; Farneback 2003; Kroeger et al. 2016).
+"""Dense optical flow between slices, and labels carried along it (paper 3.3).
 
-Images are (y, x) uint8 or uint16, labels (y, x) unsigned integers. A flow is (h, w, 2) float32: ``flow[y, x] = (dx, dy)`` in
-pixels of its own grid, so that ``there`` sampled at ``(x + dx, y + dy)`` looks like ``here`` at ``(x, y)``. Its grid may be
-coarser than the image: one flow pixel then stands for image height / h by image width / w pixels.
+Farneback 2003 as in the paper, or dense inverse search (DIS, Kroeger et al. 2016).
+
+Images are (y, x) uint8 or uint16, labels (y, x) unsigned integers. A flow is (h, w, 2) float32:
+``flow[y, x] = (dx, dy)`` in pixels of its own grid, so that ``target`` sampled at
+``(x + dx, y + dy)`` resembles ``source`` at ``(x, y)``. Its grid may be coarser than the image: one
+flow pixel then stands for image height / h by image width / w pixels.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -17,177 +20,255 @@ from sparsem.settings import Settings
 Flow = NDArray[np.float32]
 Labels = NDArray[Any]
 
-GRID_PX = 2_000_000  # a slice of 24 Mpx is then looked at at a quarter of its resolution, forty times faster
-LEAST_DIS_PX = 16  # smaller pictures are continued: OpenCV refuses them
+# Flow of a 24 Mpx slice is then computed at a quarter of its resolution, forty times faster.
+MAX_GRID_PX = 2_000_000
+# OpenCV refuses smaller images for DIS, so their edges are repeated up to this size.
+MIN_DIS_PX = 16
+# OpenCV samples 16 bit labels and no more.
+MAX_LABELS = 2**16
+# Up to this id, a lookup table of 16 bit is small: 32 MB.
+MAX_TABLE_ID = 2**24
 
 
 class FlowSettings(Settings):
-    """How optical flow is found."""
+    """Settings of the optical flow."""
 
     flow: Literal["farneback", "dis"] = Field(
-        "farneback", description="optical flow: farneback as in the paper, or dis"
+        "farneback",
+        description="method of the optical flow: farneback as in the paper, or dis",
     )
     flow_downsampling: int | None = Field(
         None,
         ge=1,
-        description="edge of a flow pixel in slice pixels; by default as few as bring a slice to 2 Mpx",
+        description="edge of a flow pixel in slice pixels; "
+        "by default the smallest power of two that reduces a slice to 2 Mpx",
     )
     flow_pyramid_scale: float = Field(
         0.5,
         gt=0,
         lt=1,
-        description="of one level of the flow's pyramid to the one below; the paper: 0.2",
+        description="scale between two levels of the flow's image pyramid; the paper: 0.2",
     )
-    flow_levels: int = Field(4, ge=1, description="of the pyramid; the paper: 6")
-    flow_window: int = Field(15, ge=3, description="flow pixels that are averaged; the paper: 30")
-    flow_iterations: int = Field(3, ge=1, description="on every level")
+    flow_levels: int = Field(
+        4, ge=1, description="levels of the flow's image pyramid; the paper: 6"
+    )
+    flow_window: int = Field(
+        15, ge=3, description="averaging window of the flow, in flow pixels; the paper: 30"
+    )
+    flow_iterations: int = Field(
+        3, ge=1, description="iterations of the flow on every level of the pyramid"
+    )
     flow_polynomial: int = Field(
         5,
         ge=5,
-        description="pixels that the polynomial is fitted to; more than 5 also take a wider Gaussian",
+        description="neighborhood that the flow's polynomial is fitted to, in pixels; "
+        "above 5 a wider Gaussian is used as well",
     )
 
-    def grid_of(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) of the flow between slices of ``shape``."""
-        grid = self.flow_downsampling or next(
-            2**power for power in range(16) if shape[0] * shape[1] <= GRID_PX * 4**power
-        )
-        return max(1, round(shape[0] / grid)), max(1, round(shape[1] / grid))
+    def grid_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the shape (h, w) of the flow between slices of ``shape``."""
+        downsampling = self.flow_downsampling or _default_downsampling(shape)
+        height = max(1, round(shape[0] / downsampling))
+        width = max(1, round(shape[1] / downsampling))
+        return height, width
+
+
+def _default_downsampling(shape: tuple[int, int]) -> int:
+    """Return the smallest power of two that reduces a slice to ``MAX_GRID_PX``."""
+    height, width = shape
+    downsampling = 1
+    while height * width > MAX_GRID_PX * downsampling**2:
+        downsampling *= 2
+    return downsampling
 
 
 class ComposedFlow(NamedTuple):
-    """Where pixels come from, several slices away: the composed flow, and how far it can be trusted.
+    """Flow across several slices, and its estimated error.
 
     Attributes:
-        flow: (h, w, 2) to the slice that the labels are from.
-        error: (h, w) float32, flow pixels: what forward and backward flow disagreed about on the way, added up.
+        flow: (h, w, 2) to the slice that the labels come from.
+        error: (h, w) float32, in flow pixels: the disagreement of forward and backward flow, summed
+            over the steps.
     """
 
     flow: Flow
     error: NDArray[np.float32]
 
 
-def on_grid(
+def reduce_to_grid(
     image: NDArray[Any], shape: tuple[int, int], window: tuple[float, float] | None = None
 ) -> NDArray[np.uint8]:
-    """A slice at the resolution at which flow is computed, 8 bit, by area means.
+    """Reduce a slice to the resolution at which flow is computed, 8 bit, by area means.
 
     Args:
-        image: (y, x), 8 bit, or more with a window.
+        image: (y, x), 8 bit; or more bits if a window is given.
         shape: (h, w) of the grid.
-        window: gray levels that become 0 and 255; the same for all slices, or flow sees brightness move.
+        window: gray levels that become 0 and 255. Use the same for all slices, since the flow would
+            take a change of brightness for motion.
     """
     if window is not None:
-        low, high = window
-        image = (
-            np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
-        ).astype(np.uint8)
-    return (
-        image
-        if shape == image.shape
-        else np.asarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-    )
+        image = _to_8_bit(image, window)
+    if shape == image.shape:
+        return image
+    return np.asarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _to_8_bit(image: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Scale gray levels linearly so that the window becomes 0..255; clip the others."""
+    low, high = window
+    fraction = (image.astype(np.float32) - low) / max(high - low, 1e-6)
+    return np.asarray((np.clip(fraction, 0, 1) * 255).astype(np.uint8))
 
 
 def flow_between(
-    here: NDArray[np.uint8], there: NDArray[np.uint8], settings: FlowSettings = FlowSettings()
+    source: NDArray[np.uint8], target: NDArray[np.uint8], settings: FlowSettings = FlowSettings()
 ) -> Flow:
-    """Where every pixel of ``here`` lies in ``there``; both (h, w) and on the flow's grid already."""
+    """Estimate where every pixel of ``source`` lies in ``target``.
+
+    Both are (h, w) and already on the grid of the flow.
+    """
     if settings.flow == "dis":
-        short = [max(0, LEAST_DIS_PX - length) for length in here.shape]
-        height, width = here.shape
-        here, there = (
-            np.pad(one, ((0, short[0]), (0, short[1])), mode="edge") for one in (here, there)
-        )
-        estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        padded_flow = estimator.calc(here, there, None)  # type: ignore[call-overload]
-        flow = padded_flow[:height, :width]
-    else:
-        sigma = 1.1 if settings.flow_polynomial <= 5 else 1.5  # as OpenCV advises for these sizes
-        scales = (
-            settings.flow_pyramid_scale,
-            settings.flow_levels,
-            settings.flow_window,
-            settings.flow_iterations,
-            settings.flow_polynomial,
-        )
-        flow = cv2.calcOpticalFlowFarneback(here, there, None, *scales, sigma, 0)  # type: ignore[call-overload]
+        return _dis_flow(source, target)
+    return _farneback_flow(source, target, settings)
+
+
+def _dis_flow(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> Flow:
+    """Estimate flow by dense inverse search; small images are padded to ``MIN_DIS_PX``."""
+    height, width = source.shape
+    padding = ((0, max(0, MIN_DIS_PX - height)), (0, max(0, MIN_DIS_PX - width)))
+    padded_source = np.pad(source, padding, mode="edge")
+    padded_target = np.pad(target, padding, mode="edge")
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = estimator.calc(padded_source, padded_target, None)  # type: ignore[call-overload]
+    return np.asarray(flow[:height, :width], np.float32)
+
+
+def _farneback_flow(
+    source: NDArray[np.uint8], target: NDArray[np.uint8], settings: FlowSettings
+) -> Flow:
+    """Estimate flow by Farneback's polynomial expansion."""
+    # Standard deviation of the Gaussian, as OpenCV advises for these neighborhoods.
+    sigma = 1.1 if settings.flow_polynomial <= 5 else 1.5
+    flow = cv2.calcOpticalFlowFarneback(  # type: ignore[call-overload]
+        source,
+        target,
+        None,
+        settings.flow_pyramid_scale,
+        settings.flow_levels,
+        settings.flow_window,
+        settings.flow_iterations,
+        settings.flow_polynomial,
+        sigma,
+        0,
+    )
     return np.asarray(flow, np.float32)
 
 
-def sampled(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
-    """(h, w) or (h, w, c) values at the places where a flow of the same grid leads, linear in between, the border continued."""
-    return np.asarray(remapped(values, flow, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE), np.float32)
+def sample_along(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
+    """Sample (h, w) or (h, w, c) values at the positions that a flow of the same grid leads to.
+
+    Interpolation is linear; beyond the border the values of the border are repeated.
+    """
+    sampled = remap_values(values, flow, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+    return np.asarray(sampled, np.float32)
 
 
-def places(flow: Flow) -> Flow:
-    """(x, y) where every pixel's flow leads."""
+def target_positions(flow: Flow) -> Flow:
+    """Return the position (x, y) that every pixel's flow leads to, (h, w, 2)."""
     height, width = flow.shape[:2]
-    where = flow.copy()
-    where[..., 0] += np.arange(width, dtype=np.float32)
-    where[..., 1] += np.arange(height, dtype=np.float32)[:, None]
-    return where
+    positions = flow.copy()
+    positions[..., 0] += np.arange(width, dtype=np.float32)
+    positions[..., 1] += np.arange(height, dtype=np.float32)[:, None]
+    return positions
 
 
-def remapped(values: NDArray[Any], flow: Flow, method: int, border: int) -> NDArray[Any]:
-    """Values of a picture where a flow of the same grid leads, by OpenCV's interpolation and border of that number."""
-    return np.asarray(cv2.remap(values, places(flow), None, method, borderMode=border))  # type: ignore[call-overload]
+def remap_values(values: NDArray[Any], flow: Flow, method: int, border: int) -> NDArray[Any]:
+    """Sample values at the positions that a flow of the same grid leads to.
+
+    Args:
+        values: (h, w) or (h, w, c).
+        flow: (h, w, 2).
+        method: OpenCV's number of the interpolation, such as ``cv2.INTER_NEAREST``.
+        border: OpenCV's number of the border mode, such as ``cv2.BORDER_CONSTANT``.
+    """
+    positions = target_positions(flow)
+    remapped = cv2.remap(  # type: ignore[call-overload]
+        values, positions, None, method, borderMode=border
+    )
+    return np.asarray(remapped)
 
 
-def stay(shape: tuple[int, int]) -> ComposedFlow:
-    """The flow of a slice onto itself."""
+def identity_flow(shape: tuple[int, int]) -> ComposedFlow:
+    """Return the flow of a slice onto itself."""
     return ComposedFlow(np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32))
 
 
-def composed(step: Flow, back: Flow, before: ComposedFlow) -> ComposedFlow:
-    """One slice further: ``step`` leads to the neighbor and ``back`` from it; ``before`` leads on from the neighbor.
+def compose_flow(step: Flow, back: Flow, previous: ComposedFlow) -> ComposedFlow:
+    """Extend a composed flow by one slice.
 
-    One flow from the slice to the labeled one is kept, so that labels are resampled once and not at every slice between.
+    A single flow from the slice to the labeled one is stored, so that labels are resampled once and
+    not at every slice in between.
+
+    Args:
+        step: flow from the slice to its neighbor.
+        back: flow from the neighbor to the slice.
+        previous: composed flow from the neighbor to the labeled slice.
     """
-    flow = step + sampled(before.flow, step)
-    return ComposedFlow(flow, inconsistency(step, back) + sampled(before.error, step))
+    flow = step + sample_along(previous.flow, step)
+    error = inconsistency(step, back) + sample_along(previous.error, step)
+    return ComposedFlow(flow, error)
 
 
 def inconsistency(forward: Flow, backward: Flow) -> NDArray[np.float32]:
-    """|f(p) + b(p + f(p))|, flow pixels: 0 where the way there and back ends where it began."""
-    there_and_back = forward + sampled(backward, forward)
-    return np.asarray(np.hypot(there_and_back[..., 0], there_and_back[..., 1]), np.float32)
+    """Return |f(p) + b(p + f(p))|, (h, w) in flow pixels: 0 where b leads back to p."""
+    residual = forward + sample_along(backward, forward)
+    return np.asarray(np.hypot(residual[..., 0], residual[..., 1]), np.float32)
 
 
-def warped(labels: Labels, flow: Flow) -> Labels:
-    """Labels (y, x) of the slice that ``flow`` leads to, carried to where it starts; nearest, 0 from outside of the slice.
+def warp_labels(labels: Labels, flow: Flow) -> Labels:
+    """Carry labels (y, x) of the slice that ``flow`` leads to back to the slice where it starts.
 
-    Any ids: they are numbered through for OpenCV, which samples 16 bit and no more.
+    Sampling is nearest neighbor; a pixel whose flow leads out of the slice gets 0. Any ids are
+    allowed: they are replaced by 16 bit numbers for OpenCV.
     """
-    height, width = labels.shape
     if flow.shape[:2] != labels.shape:
-        scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
-        flow = (
-            np.asarray(
-                cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
-            )
-            * scale
-        )
-    ids, small = numbered(labels)
-    return np.asarray(ids[remapped(small, flow, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)])
+        flow = _resize_flow(flow, labels.shape)
+    ids, compact = compact_labels(labels)
+    warped = remap_values(compact, flow, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    return np.asarray(ids[warped])
 
 
-def numbered(labels: Labels) -> tuple[Labels, NDArray[np.uint16]]:
-    """The ids of a slice, 0 the first of them, and the slice with their numbers in place of the ids.
+def _resize_flow(flow: Flow, shape: tuple[int, ...]) -> Flow:
+    """Interpolate a flow on another grid, in pixels of that grid."""
+    height, width = shape
+    scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
+    resized = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.float32) * scale
+
+
+def compact_labels(labels: Labels) -> tuple[Labels, NDArray[np.uint16]]:
+    """Replace the ids of a slice by consecutive 16 bit numbers.
+
+    Returns:
+        The ids, ascending and beginning with 0; and the slice with the index of each id instead of
+        the id.
 
     Raises:
-        ValueError: more than 65,535 ids in one slice.
+        ValueError: there are more than 65,536 ids in the slice, 0 included.
     """
-    changes = (
-        np.concatenate([[0], np.flatnonzero(np.diff(labels.ravel())) + 1])
-        if labels.size
-        else np.empty(0, int)
-    )
-    ids = np.union1d(np.zeros(1, labels.dtype), labels.ravel()[changes])
-    if len(ids) > 2**16:
-        raise ValueError(f"{len(ids)} ids in one slice; expected at most 65,536")
-    if ids[-1] < 2**24:
+    ids = np.union1d(np.zeros(1, labels.dtype), labels.ravel()[_run_starts(labels)])
+    if len(ids) > MAX_LABELS:
+        raise ValueError(f"{len(ids)} ids in one slice; expected at most {MAX_LABELS:,}")
+    if ids[-1] < MAX_TABLE_ID:
         table = np.zeros(int(ids[-1]) + 1, np.uint16)
         table[ids] = np.arange(len(ids), dtype=np.uint16)
         return ids, table[labels]
     return ids, np.searchsorted(ids, labels).astype(np.uint16)
+
+
+def _run_starts(labels: Labels) -> NDArray[np.int64]:
+    """Return the flat indices at which runs of equal labels begin: far fewer than pixels."""
+    if not labels.size:
+        return np.empty(0, int)
+    changes = np.flatnonzero(np.diff(labels.ravel())) + 1
+    return np.concatenate([[0], changes])

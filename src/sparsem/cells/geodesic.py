@@ -1,12 +1,15 @@
-"""Labels race outward from labeled slices: who arrives first has the pixel.
+"""Propagation of labels by geodesic arrival cost, from labeled slices to the others.
 
-A label spreads within a slice against a resistance that is high on boundaries, and from slice to slice along the optical flow;
-what it has spent is kept with it. Two slices that are labeled send their labels towards each other, and where they meet the
-smaller cost decides: near slices count more than far ones, a way along a cell more than one across its border. This is
-the per-frame propagation of the paper (3.3) with its confidence carried along, and both directions reconciled by it.
+A label spreads within a slice against a resistance that is high on boundaries, and from slice to
+slice along the optical flow. The cost that it has accumulated is stored with it. Two labeled slices
+send their labels towards each other, and each pixel between them takes the label of smaller cost:
+near slices count more than distant ones, and a path along a cell costs less than a path across its
+boundary. This is the per-frame propagation of the paper (3.3) with its confidence carried along,
+which then reconciles the two directions.
 
-The least cost over all ways within a slice is found by sweeps along rows and columns (Zhao 2005): four running minima a round,
-whatever the picture, and exact after as many rounds as the best way has turns.
+The minimum cost over all paths within a slice is computed by sweeps along rows and columns
+(Zhao 2005): four running minima a round whatever the image, exact after as many rounds as the best
+path has turns.
 
 Costs and resistances are (h, w) float64, labels (h, w) unsigned integers, on the grid of the flow.
 """
@@ -17,22 +20,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import Flow, numbered, remapped
+from sparsem.cells.flow import Flow, compact_labels, remap_values
 
 Labels = NDArray[Any]
 Cost = NDArray[np.float64]
 
-FLOOR = 1e-3  # of the resistance: inside of a cell way is almost free, so that a wide cell is no worse than a narrow one
-CERTAIN = 1.02  # p / (CERTAIN - p): at p = 1 a boundary resists as much as fifty pixels of p = 0.5
-ROUNDS = 2  # ways that turn more often gain nothing (measured on neurites: Dice 0.797, 0.801, 0.802 after 1, 2, 4 rounds)
+# Minimum of the resistance: almost free inside of a cell, so that wide cells are not penalized.
+MIN_RESISTANCE = 1e-3
+# p / (CERTAIN - p): at p = 1 a boundary resists as much as fifty pixels of p = 0.5.
+CERTAIN = 1.02
+# Paths with more turns gain nothing: Dice on neurites 0.797, 0.801, 0.802 after 1, 2, 4 rounds.
+ROUNDS = 2
 
 
 class Arrival(NamedTuple):
-    """What has arrived in a slice.
+    """Labels that arrived in a slice, and their cost.
 
     Attributes:
-        labels: of the winner; 0 where it is background, or where nothing arrives.
-        cost: that it spent on its way; infinite where nothing arrives.
+        labels: label of the smallest cost; 0 where that is background, or where nothing arrived.
+        cost: cost of its path; infinite where nothing arrived.
     """
 
     labels: Labels
@@ -40,83 +46,100 @@ class Arrival(NamedTuple):
 
 
 def resistance(boundary: NDArray[np.float32], interior: NDArray[np.float32] | None = None) -> Cost:
-    """How hard it is to cross a pixel: the odds of a boundary there, or of being outside of all cells, whatever is higher.
+    """Return the resistance of every pixel to labels that cross it.
+
+    It is the odds of a boundary, or of lying outside of all cells, whichever is higher.
 
     Args:
-        boundary: probability, 0..1.
-        interior: probability of lying in a cell, 0..1; all of the slice does if not given.
+        boundary: probability of a boundary, 0..1.
+        interior: probability of lying in a cell, 0..1; 1 everywhere if not given.
     """
-    odds = boundary if interior is None else np.maximum(boundary, 1 - interior)
-    against = odds.astype(np.float64)
-    return FLOOR + against / (CERTAIN - against)
+    probability = boundary if interior is None else np.maximum(boundary, 1 - interior)
+    crossing = probability.astype(np.float64)
+    return MIN_RESISTANCE + crossing / (CERTAIN - crossing)
 
 
-def departure(labels: Labels, known: NDArray[np.bool_] | None = None) -> Arrival:
-    """A labeled slice: every label is there at no cost, background too; a pixel that is not known waits for others."""
-    cost = np.zeros(labels.shape) if known is None else np.where(known, 0.0, np.inf)
-    return Arrival(
-        labels if known is None else np.where(known, labels, 0).astype(labels.dtype), cost
-    )
+def initial_arrival(labels: Labels, known: NDArray[np.bool_] | None = None) -> Arrival:
+    """Return the arrival in a labeled slice: every label, background too, at cost 0.
+
+    Pixels that are not known have no label and infinite cost, so that any label may reach them.
+    """
+    if known is None:
+        return Arrival(labels, np.zeros(labels.shape))
+    cost = np.where(known, 0.0, np.inf)
+    return Arrival(np.where(known, labels, 0).astype(labels.dtype), cost)
 
 
-def advanced(
-    before: Arrival,
-    resistance_before: Cost,
-    resistance_here: Cost,
+def advance_arrival(
+    previous: Arrival,
+    previous_resistance: Cost,
+    slice_resistance: Cost,
     flow: Flow,
     thickness: float,
     rounds: int = ROUNDS,
 ) -> Arrival:
-    """The next slice.
+    """Propagate labels to the next slice: along the flow, then within the slice.
 
     Args:
-        before: what has arrived in the slice before.
-        resistance_before: of the slice before.
-        resistance_here: of this one.
-        flow: from this slice to the one before.
-        thickness: distance of the slices over the edge of a flow pixel.
-        rounds: of sweeps.
+        previous: what has arrived in the previous slice.
+        previous_resistance: resistance of the previous slice.
+        slice_resistance: resistance of this slice.
+        flow: from this slice to the previous one.
+        thickness: distance of the two slices divided by the edge of a flow pixel.
+        rounds: number of rounds of sweeps.
     """
-    ids, small = numbered(before.labels)
-    there = (small, before.cost.astype(np.float32), resistance_before.astype(np.float32))
-    moved, cost, resisted = (
-        remapped(values, flow, cv2.INTER_NEAREST, cv2.BORDER_REPLICATE) for values in there
-    )
-    start = Arrival(ids[moved], cost + thickness * (resisted + resistance_here) / 2)
-    return spread(start, resistance_here, rounds)
+    ids, compact = compact_labels(previous.labels)
+    carried = _sample_nearest(compact, flow)
+    carried_cost = _sample_nearest(previous.cost.astype(np.float32), flow)
+    carried_resistance = _sample_nearest(previous_resistance.astype(np.float32), flow)
+    cost = carried_cost + thickness * (carried_resistance + slice_resistance) / 2
+    return spread_labels(Arrival(ids[carried], cost), slice_resistance, rounds)
 
 
-def spread(start: Arrival, resistance_here: Cost, rounds: int = ROUNDS) -> Arrival:
-    """Let labels pass from pixel to pixel, at the mean resistance of the two, wherever that is cheaper than what is there."""
+def _sample_nearest(values: NDArray[Any], flow: Flow) -> NDArray[Any]:
+    """Sample the nearest values along a flow; beyond the border, those of the border."""
+    return remap_values(values, flow, cv2.INTER_NEAREST, cv2.BORDER_REPLICATE)
+
+
+def spread_labels(start: Arrival, slice_resistance: Cost, rounds: int = ROUNDS) -> Arrival:
+    """Spread labels from pixel to pixel wherever they arrive at a smaller cost than the present.
+
+    A step costs the mean resistance of its two pixels.
+    """
     labels, cost = start
     for _ in range(rounds):
         for axis in (1, 0):
-            labels, cost = _swept(labels, cost, resistance_here, axis)
-            back = tuple(slice(None, None, -1) if one == axis else slice(None) for one in (0, 1))
-            turned, spent = _swept(labels[back], cost[back], resistance_here[back], axis)
-            labels, cost = turned[back], spent[back]
+            labels, cost = _sweep(labels, cost, slice_resistance, axis)
+            flip = np.s_[::-1] if axis == 0 else np.s_[:, ::-1]
+            flipped_labels, flipped_cost = _sweep(
+                labels[flip], cost[flip], slice_resistance[flip], axis
+            )
+            labels, cost = flipped_labels[flip], flipped_cost[flip]
     return Arrival(labels, cost)
 
 
-def first(one: Arrival, other: Arrival) -> Arrival:
-    """Of two arrivals from either side the cheaper one, pixel by pixel; ``one`` where they are equal."""
-    sooner = one.cost <= other.cost
-    return Arrival(np.where(sooner, one.labels, other.labels), np.minimum(one.cost, other.cost))
+def cheaper_arrival(first: Arrival, second: Arrival) -> Arrival:
+    """Return the cheaper of two arrivals, pixel by pixel; ``first`` where the costs are equal."""
+    is_first = first.cost <= second.cost
+    labels = np.where(is_first, first.labels, second.labels)
+    return Arrival(labels, np.minimum(first.cost, second.cost))
 
 
-def _swept(labels: Labels, cost: Cost, resistance_here: Cost, axis: int) -> tuple[Labels, Cost]:
-    """Everything moves down (axis 0) or right (axis 1), as far as it pays.
+def _sweep(labels: Labels, cost: Cost, slice_resistance: Cost, axis: int) -> tuple[Labels, Cost]:
+    """Move all labels down (axis 0) or right (axis 1), as far as they lower the cost.
 
-    Coming from x' costs cost[x'] + R[x] - R[x'], where R is the running sum of the resistances: the best x' is where
-    cost - R has its running minimum.
+    Coming from x' costs cost[x'] + R[x] - R[x'], where R is the running sum of the resistances: the
+    best x' is where cost - R has its running minimum.
     """
     ahead, behind = (np.s_[1:], np.s_[:-1]) if axis == 0 else (np.s_[:, 1:], np.s_[:, :-1])
-    way = np.zeros_like(cost)
-    np.cumsum((resistance_here[ahead] + resistance_here[behind]) / 2, axis=axis, out=way[ahead])
-    saved = cost - way
-    least = np.minimum.accumulate(saved, axis=axis)
+    path = np.zeros_like(cost)  # R
+    steps = (slice_resistance[ahead] + slice_resistance[behind]) / 2
+    np.cumsum(steps, axis=axis, out=path[ahead])
+    offset_cost = cost - path
+    minimum = np.minimum.accumulate(offset_cost, axis=axis)
     index = np.arange(cost.shape[axis], dtype=np.int32).reshape((-1, 1) if axis == 0 else (1, -1))
-    origin = np.maximum.accumulate(np.where(saved == least, index, 0), axis=axis)
-    moved = np.take_along_axis(labels, origin, axis=axis)
-    stays = origin == index
-    return moved, np.where(stays, cost, least + way)  # who stays keeps its cost to the last bit
+    is_new_minimum = offset_cost == minimum
+    origin = np.maximum.accumulate(np.where(is_new_minimum, index, 0), axis=axis)
+    moved_labels = np.take_along_axis(labels, origin, axis=axis)
+    # Where the origin is the pixel itself, its cost stays the same to the last bit.
+    return moved_labels, np.where(origin == index, cost, minimum + path)

@@ -1,6 +1,9 @@
-"""Which way labels go through a stack: from every labeled slice up and down to its labeled neighbors, and what they leave on disk."""
+"""The order in which labels are propagated through a stack, and the files that they leave.
 
-from collections.abc import Mapping, Sequence
+Labels are carried from every labeled slice up and down to its labeled neighbors.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,15 +16,19 @@ from sparsem.cells.propagate import Front
 from sparsem.cells.separate import Seeds
 from sparsem.workflow.stage import Arrays, fingerprint_of, link_arrays
 
-FARTHEST = 60_000.0  # costs are kept in half precision; what is farther is all the same
+# Costs are stored in half precision; larger ones are stored as this.
+MAX_COST = 60_000.0
 
 
 class Leg(NamedTuple):
-    """Slices start..stop (exclusive) that labels cross without a rest, upward (step 1) or downward (-1).
+    """Slices start..stop (exclusive) that labels cross in one piece of work.
 
     Attributes:
-        source: which of the labeled slices they come from.
-        begins: that slice is the first of the leg.
+        source: index of the labeled slice that the labels come from.
+        step: 1 upward, -1 downward.
+        start: lowest slice.
+        stop: slice above the highest one.
+        begins: whether the labeled slice is the first of the leg.
     """
 
     source: int
@@ -31,95 +38,140 @@ class Leg(NamedTuple):
     begins: bool
 
 
-def legs(
-    z: Sequence[int], n_slices: int, depth: int, wanted: Sequence[bool]
+def plan_legs(
+    z: Sequence[int], n_slices: int, depth: int, is_needed: Sequence[bool]
 ) -> dict[str, list[Leg]]:
-    """The chains of legs from the labeled slices ``z``, cut at z-blocks; legs behind the last slice that is wanted are left out.
+    """Return the chains of legs from the labeled slices, cut at z-blocks.
 
-    A leg is the same whatever is wanted, so that one that is done serves every run.
+    Legs behind the last slice that is needed are left out. A leg is the same whatever is needed, so
+    that a finished leg serves every run.
+
+    Args:
+        z: numbers of the labeled slices, ascending.
+        n_slices: depth of the stack.
+        depth: slices of a z-block.
+        is_needed: for every slice, whether its result has to be computed.
+
+    Returns:
+        Name of a chain (``9-up``, ``9-down``) -> its legs in the order of propagation.
     """
     chains = {}
-    for source, here in enumerate(z):
-        above = z[source + 1] if source + 1 < len(z) else n_slices
-        below = z[source - 1] if source else -1
-        up = pairwise([here, *range((here // depth + 1) * depth, above, depth), above])
-        down = pairwise(
-            [below + 1, *range(((below + 1) // depth + 1) * depth, here + 1, depth), here + 1]
-        )
-        chains[f"{here}-up"] = [Leg(source, 1, start, stop, start == here) for start, stop in up]
-        chains[f"{here}-down"] = [
-            Leg(source, -1, start, stop, stop == here + 1) for start, stop in down
-        ][::-1]
-    needed = {
-        name: [any(wanted[leg.start : leg.stop]) for leg in chain] for name, chain in chains.items()
-    }
-    return {
-        name: chain[: max(n for n, need in enumerate(needed[name]) if need) + 1]
-        for name, chain in chains.items()
-        if any(needed[name])
-    }
+    for source, labeled_slice in enumerate(z):
+        next_labeled = z[source + 1] if source + 1 < len(z) else n_slices
+        previous_labeled = z[source - 1] if source else -1
+        upward = [
+            Leg(source, 1, start, stop, start == labeled_slice)
+            for start, stop in _cut_at_blocks(labeled_slice, next_labeled, depth)
+        ]
+        downward = [
+            Leg(source, -1, start, stop, stop == labeled_slice + 1)
+            for start, stop in _cut_at_blocks(previous_labeled + 1, labeled_slice + 1, depth)
+        ]
+        chains[f"{labeled_slice}-up"] = upward
+        chains[f"{labeled_slice}-down"] = downward[::-1]
+    needed_chains = {}
+    for name, chain in chains.items():
+        needed = [n for n, leg in enumerate(chain) if any(is_needed[leg.start : leg.stop])]
+        if needed:
+            needed_chains[name] = chain[: needed[-1] + 1]
+    return needed_chains
+
+
+def _cut_at_blocks(start: int, stop: int, depth: int) -> Iterable[tuple[int, int]]:
+    """Cut the slices start..stop at the borders of z-blocks."""
+    first_border = (start // depth + 1) * depth
+    return pairwise([start, *range(first_border, stop, depth), stop])
 
 
 def slice_fingerprints(
-    z: Sequence[int], prints: Sequence[str], n_slices: int, sources: Mapping[str, Any]
+    z: Sequence[int], prints: Sequence[str], n_slices: int, inputs: Mapping[str, Any]
 ) -> list[str]:
-    """What the result of each slice depends on: its labeled neighbors, or itself where it is labeled, and what all depend on."""
-    found = []
-    for one in range(n_slices):
-        below = max((index for index, labeled in enumerate(z) if labeled <= one), default=None)
-        above = min((index for index, labeled in enumerate(z) if labeled >= one), default=None)
-        around = [None if index is None else [z[index], prints[index]] for index in (below, above)]
-        found.append(fingerprint_of({**sources, "between": around}))
-    return found
+    """Return for every slice the fingerprint of everything that its result depends on.
+
+    These are its two labeled neighbors, or itself where it is labeled, and the common inputs.
+
+    Args:
+        z: numbers of the labeled slices, ascending.
+        prints: fingerprints of the labeled slices.
+        n_slices: depth of the stack.
+        inputs: what the results of all slices depend on.
+    """
+    fingerprints = []
+    for slice_index in range(n_slices):
+        below = max((n for n, labeled in enumerate(z) if labeled <= slice_index), default=None)
+        above = min((n for n, labeled in enumerate(z) if labeled >= slice_index), default=None)
+        neighbors = [None if n is None else [z[n], prints[n]] for n in (below, above)]
+        fingerprints.append(fingerprint_of({**inputs, "between": neighbors}))
+    return fingerprints
 
 
 @dataclass(frozen=True)
 class Fronts:
-    """The fronts of all slices, on disk; a picklable handle for workers."""
+    """The fronts of all slices, on disk; a picklable handle for workers.
+
+    Attributes:
+        folder: folder of the chains of a stage.
+        chains: name of a chain -> its legs.
+    """
 
     folder: Path
     chains: Mapping[str, Sequence[Leg]]
 
     def at(self, z: int) -> dict[int, tuple[int, Front]]:
-        """Those that come to a slice: step (1 from below, -1 from above) -> the labeled slice that it comes from, and the front."""
-        found = {}
-        for chain, chained in self.chains.items():
-            for number, leg in enumerate(chained):
+        """Return the fronts that reach a slice.
+
+        Returns:
+            Step (1 from below, -1 from above) -> index of the labeled slice that the front comes
+            from, and the front.
+        """
+        fronts = {}
+        for chain, legs in self.chains.items():
+            for number, leg in enumerate(legs):
                 if leg.start <= z < leg.stop:
-                    found[leg.step] = (
-                        leg.source,
-                        _front(link_arrays(self.folder, chain, number), z - leg.start),
-                    )
-        return found
+                    arrays = link_arrays(self.folder, chain, number)
+                    fronts[leg.step] = (leg.source, _front_from_arrays(arrays, z - leg.start))
+        return fronts
 
 
-def seeds_of_nearest(at: Mapping[int, tuple[int, Front]], z: int, labeled: Sequence[int]) -> Seeds:
-    """Of the fronts at a slice, the seeds of the one whose labeled slice is nearest; the lower of two equally near ones."""
-    return min(at.items(), key=lambda one: (abs(labeled[one[1][0]] - z), -one[0]))[1][1].seeds
+def seeds_of_nearest_slice(
+    fronts: Mapping[int, tuple[int, Front]], z: int, labeled: Sequence[int]
+) -> Seeds:
+    """Return the seeds of the front whose labeled slice is nearest; of two, the lower one.
+
+    Args:
+        fronts: the fronts at slice ``z`` (see ``Fronts.at``).
+        z: number of the slice.
+        labeled: numbers of the labeled slices.
+    """
+
+    def distance(step: int) -> tuple[int, int]:
+        source, _ = fronts[step]
+        return abs(labeled[source] - z), -step
+
+    _, front = fronts[min(fronts, key=distance)]
+    return front.seeds
 
 
-def stored(fronts: Sequence[Front]) -> Arrays:
-    """The fronts of a leg, its lowest slice first, as arrays."""
-    cost = np.stack(
-        [np.where(np.isinf(one.cost), np.inf, np.minimum(one.cost, FARTHEST)) for one in fronts]
-    )
-    seeds = [one.seeds for one in fronts]
+def fronts_to_arrays(fronts: Sequence[Front]) -> Arrays:
+    """Return the fronts of a leg, its lowest slice first, as arrays for disk."""
+    costs = [
+        np.where(np.isinf(front.cost), np.inf, np.minimum(front.cost, MAX_COST)) for front in fronts
+    ]
+    n_seeds = [len(front.seeds.ids) for front in fronts]
     return {
-        "labels": np.stack([one.labels for one in fronts]).astype(np.uint32),
-        "cost": cost.astype(np.float16),
-        "seed_slices": np.repeat(np.arange(len(seeds)), [len(one.ids) for one in seeds]),
-        "seed_ids": np.concatenate([one.ids for one in seeds]).astype(np.uint32),
-        "seed_places": np.concatenate([one.places for one in seeds]),
+        "labels": np.stack([front.labels for front in fronts]).astype(np.uint32),
+        "cost": np.stack(costs).astype(np.float16),
+        "seed_slices": np.repeat(np.arange(len(fronts)), n_seeds),
+        "seed_ids": np.concatenate([front.seeds.ids for front in fronts]).astype(np.uint32),
+        "seed_positions": np.concatenate([front.seeds.positions for front in fronts]),
     }
 
 
-def _front(arrays: Mapping[str, Any], number: int) -> Front:
-    own: NDArray[np.bool_] = np.asarray(arrays["seed_slices"][...]) == number
-    seeds = Seeds(
-        np.asarray(arrays["seed_ids"][...])[own], np.asarray(arrays["seed_places"][...])[own]
-    )
-    return Front(
-        np.asarray(arrays["labels"][number]),
-        np.asarray(arrays["cost"][number]).astype(np.float32),
-        seeds,
-    )
+def _front_from_arrays(arrays: Mapping[str, Any], number: int) -> Front:
+    """Return the front of a slice of a leg; ``number`` counts from its lowest slice."""
+    in_slice: NDArray[np.bool_] = np.asarray(arrays["seed_slices"][...]) == number
+    seed_ids = np.asarray(arrays["seed_ids"][...])[in_slice]
+    seed_positions = np.asarray(arrays["seed_positions"][...])[in_slice]
+    labels = np.asarray(arrays["labels"][number])
+    cost = np.asarray(arrays["cost"][number]).astype(np.float32)
+    return Front(labels, cost, Seeds(seed_ids, seed_positions))

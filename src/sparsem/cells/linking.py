@@ -1,12 +1,14 @@
-"""Regions through z: which island continues which, and which cell it belongs to (paper 3.3, equation 1).
+"""Regions linked through z: which island continues which, and which cell it belongs to.
 
-A slice is a label map (y, x): cells under their ids up to ``base``, islands under numbers above it that mean something in this slice
-only. Pairs of neighboring slices are compared in any order; one small graph is then resolved once.
+Paper 3.3, equation 1. A slice is a label map (y, x): cells under their ids up to ``base``, islands
+under larger numbers that have a meaning in this slice only. Pairs of neighboring slices are
+compared in any order; one small graph is then resolved once.
 
-An island goes on from the region below that it overlaps most with, by IoU. One that leaves a cell keeps its identity; one that goes
-over into a cell, or into an island of a cell, takes its identity in all slices before, unless it has one already. Islands that go
-over into each other are one. What never meets a cell gets an identity of its own, made of its first slice and its number there, so that
-nothing that changes in other slices changes it.
+An island continues the region below that it overlaps most with, by IoU. An island that leaves a
+cell keeps the cell's identity. An island that merges into a cell, or into an island of a cell,
+gives this identity to all its earlier slices, unless they have one already. Islands that merge into
+each other are one object. An object that never meets a cell gets an identity made of its first
+slice and its number in that slice, so that changes in other slices do not change it.
 """
 
 from collections.abc import Sequence
@@ -21,217 +23,296 @@ Labels = NDArray[Any]
 
 
 class Links(NamedTuple):
-    """Overlapping regions of two neighboring slices of which at least one is an island; ascending by (lower, upper).
+    """Overlapping regions of two neighboring slices of which at least one is an island.
+
+    Ascending by (lower, upper).
 
     Attributes:
         lower: label in the lower slice, (n,).
         upper: label in the upper slice, (n,).
-        pixels: how many they share, (n,) int64.
-        continues: the upper one is an island, and the lower one its best match, (n,) bool.
-        goes_over: the lower one is an island, and the upper one its best match, (n,) bool.
+        pixels: number of pixels in both, (n,) int64.
+        continues: whether the upper one is an island and the lower one its best match, (n,) bool.
+        merges: whether the lower one is an island and the upper one its best match, (n,) bool.
     """
 
     lower: Ids
     upper: Ids
     pixels: NDArray[np.int64]
     continues: NDArray[np.bool_]
-    goes_over: NDArray[np.bool_]
+    merges: NDArray[np.bool_]
 
 
 class Tracks(NamedTuple):
-    """Islands as they were followed.
+    """Islands followed through the slices.
 
     Attributes:
-        identity: of every track, (t,): a cell's id, a number above ``base`` for what never meets a cell, or 0 for what is left out.
-        of_slice: for every slice the track of its islands, (islands,) each; island ``base + 1`` is the first.
+        identity: identity of every track, (t,): the id of a cell, a number above ``base`` for an
+            object that never meets a cell, or 0 for an object that is left out.
+        of_slice: for every slice the tracks of its islands, (islands,) each, beginning with that of
+            the island ``base + 1``.
     """
 
     identity: Ids
     of_slice: list[NDArray[np.int64]]
 
 
-def links(lower: Labels, upper: Labels, base: int, window_px: int) -> Links:
+def link_slices(lower: Labels, upper: Labels, base: int, window_px: int) -> Links:
     """Compare two neighboring slices.
 
     Args:
-        lower: the slice below.
-        upper: the slice above.
+        lower: the slice below, (y, x).
+        upper: the slice above, (y, x).
         base: labels above it are islands.
-        window_px: IoU of an island is taken in a square of this edge around it: a cell that fills the slice would otherwise
-            never win against a speck.
+        window_px: the IoU of an island is computed in a square of this edge around it. A cell that
+            fills the slice would otherwise never win against a small component.
     """
     table = overlaps(lower, upper)
-    island = (table.first > 0) & (table.second > 0) & ((table.first > base) | (table.second > base))
-    first, second, pixels = table.first[island], table.second[island], table.pixels[island]
-    continues = _best(second, first, upper, lower, base, window_px)
-    goes_over = _best(first, second, lower, upper, base, window_px)
-    return Links(first, second, pixels, continues, goes_over)
+    are_regions = (table.first > 0) & (table.second > 0)
+    has_island = (table.first > base) | (table.second > base)
+    rows = are_regions & has_island
+    first, second, pixels = table.first[rows], table.second[rows], table.pixels[rows]
+    continues = _best_matches(second, first, upper, lower, base, window_px)
+    merges = _best_matches(first, second, lower, upper, base, window_px)
+    return Links(first, second, pixels, continues, merges)
 
 
-def _best(
-    islands: Ids, others: Ids, of: Labels, among: Labels, base: int, window_px: int
+def _best_matches(
+    islands: Ids,
+    candidates: Ids,
+    island_labels: Labels,
+    candidate_labels: Labels,
+    base: int,
+    window_px: int,
 ) -> NDArray[np.bool_]:
-    """Which of the pairs is the best match of its island; of equal ones the smallest label. What has no rival needs no IoU."""
+    """Return which pairs of an island and a candidate are the best match of the island.
+
+    Of equal matches the smallest label wins. An island with a single candidate needs no IoU.
+
+    Args:
+        islands: label of every pair in ``island_labels``, (n,).
+        candidates: label of every pair in ``candidate_labels``, (n,).
+        island_labels: slice of the islands.
+        candidate_labels: slice of the candidates.
+        base: labels above it are islands.
+        window_px: edge of the square in which IoU is computed.
+    """
     best = islands > base
-    label, pairs = np.unique(islands[best], return_counts=True)
-    contested = label[pairs > 1]
+    labels, n_pairs = np.unique(islands[best], return_counts=True)
+    contested = labels[n_pairs > 1]
     if not contested.size:
         return best
-    middles = _middles(of, contested)
-    for island, middle in zip(contested.tolist(), middles, strict=True):
+    centers = _box_centers(island_labels, contested)
+    half = window_px // 2
+    for island, (y, x) in zip(contested.tolist(), centers, strict=True):
+        window = np.s_[max(0, y - half) : y + half, max(0, x - half) : x + half]
+        island_mask = island_labels[window] == island
+        nearby_labels = candidate_labels[window]
         rows = np.flatnonzero(islands == island)
-        near = tuple(slice(max(0, one - window_px // 2), one + window_px // 2) for one in middle)
-        ours, theirs = of[near] == island, among[near]
-        iou = [_iou(ours, theirs == other) for other in others[rows].tolist()]
-        winner = min(range(len(rows)), key=lambda row: (-iou[row], int(others[rows[row]])))
+        ious = {}
+        for row in rows.tolist():
+            candidate = int(candidates[row])
+            ious[row] = (-_iou(island_mask, nearby_labels == candidate), candidate)
         best[rows] = False
-        best[rows[winner]] = True
+        best[min(ious, key=lambda row: ious[row])] = True
     return best
 
 
-def _middles(labels: Labels, chosen: Ids) -> list[list[int]]:
-    """(y, x) of the middle of the bounding boxes of some labels, ascending; only pixels beside another label are looked at."""
+def _box_centers(labels: Labels, ids: Ids) -> list[tuple[int, int]]:
+    """Return the centers (y, x) of the bounding boxes of some labels.
+
+    Only pixels at changes along a row are examined, and the ends of rows.
+
+    Args:
+        labels: (y, x).
+        ids: labels in it, ascending.
+    """
+    width = labels.shape[1]
+    pixels = _run_ends(labels)
+    pixel_ids = labels.ravel()[pixels]
+    is_requested = np.isin(pixel_ids, ids)
+    index = np.searchsorted(ids, pixel_ids[is_requested])
+    pixels = pixels[is_requested]
+    rows = _middles(pixels // width, index, len(ids))
+    columns = _middles(pixels % width, index, len(ids))
+    return list(zip(rows, columns, strict=True))
+
+
+def _run_ends(labels: Labels) -> NDArray[np.int64]:
+    """Return the flat indices of the first and last pixels of runs of equal labels in rows."""
     height, width = labels.shape
     change = np.flatnonzero(labels[:, 1:] != labels[:, :-1])
     left = change // (width - 1) * width + change % (width - 1) if width > 1 else change
-    ends = np.arange(height) * width
-    pixels = np.concatenate([left, left + 1, ends, ends + width - 1])
-    names = labels.ravel()[pixels]
-    ours = np.isin(names, chosen)
-    which, pixels = np.searchsorted(chosen, names[ours]), pixels[ours]
-    middles = []
-    for side in (pixels // width, pixels % width):
-        low, high = np.full(len(chosen), height * width), np.full(len(chosen), -1)
-        np.minimum.at(low, which, side)
-        np.maximum.at(high, which, side)
-        middles.append((low + high + 1) // 2)
-    return [[int(y), int(x)] for y, x in zip(*middles, strict=True)]
+    row_starts = np.arange(height) * width
+    return np.concatenate([left, left + 1, row_starts, row_starts + width - 1])
 
 
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Equation 1."""
-    either = int(np.count_nonzero(one | other))
-    return int(np.count_nonzero(one & other)) / either if either else 0.0
+def _middles(coordinate: NDArray[np.int64], index: NDArray[np.int64], count: int) -> list[int]:
+    """Return the middle of the range of coordinates with each of ``count`` indices."""
+    low = np.full(count, np.iinfo(np.int64).max)
+    high = np.full(count, -1)
+    np.minimum.at(low, index, coordinate)
+    np.maximum.at(high, index, coordinate)
+    return [int(middle) for middle in (low + high + 1) // 2]
 
 
-def resolve(pairs: Sequence[Links], islands: Sequence[int], base: int) -> Tracks:
+def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Return the intersection over union of two masks, equation 1; 0 if both are empty."""
+    union = int(np.count_nonzero(first | second))
+    intersection = int(np.count_nonzero(first & second))
+    return intersection / union if union else 0.0
+
+
+def resolve_tracks(links: Sequence[Links], islands: Sequence[int], base: int) -> Tracks:
     """Give every island its track and every track its identity.
 
     Args:
-        pairs: links of the slices 0 and 1, 1 and 2, ...
-        islands: how many each slice has.
+        links: links of the slices 0 and 1, 1 and 2, ...
+        islands: number of islands of each slice.
         base: labels above it are islands.
     """
-    names: list[int] = []  # of a track: the cell that it left, 0 for none
-    of_slice = [_fresh(names, islands[0])] if len(islands) else []
-    for link, count in zip(pairs, islands[1:], strict=True):
-        of_slice.append(_continued(link, of_slice[-1], count, base, names))
-    roots = list(range(len(names)))
-    for z, link in enumerate(pairs):
-        for lower, upper in zip(
-            link.lower[link.goes_over].tolist(), link.upper[link.goes_over].tolist(), strict=True
-        ):
-            one = _root(roots, int(of_slice[z][lower - base - 1]))
+    forest = _TrackForest()
+    of_slice = [forest.add(islands[0])] if len(islands) else []
+    for link, count in zip(links, islands[1:], strict=True):
+        of_slice.append(_continue_tracks(link, of_slice[-1], count, base, forest))
+    for z, link in enumerate(links):
+        lower_labels = link.lower[link.merges].tolist()
+        upper_labels = link.upper[link.merges].tolist()
+        for lower, upper in zip(lower_labels, upper_labels, strict=True):
+            track = int(of_slice[z][lower - base - 1])
             if upper <= base:
-                names[one] = names[one] or upper
+                forest.assign(track, upper)
             else:
-                _unite(roots, names, one, _root(roots, int(of_slice[z + 1][upper - base - 1])))
-    heads = np.array([_root(roots, track) for track in range(len(roots))], np.int64)
-    cells = np.array(names, np.int64)[heads]
-    return Tracks(
-        np.where(cells > 0, cells, _unassigned(of_slice, base)[heads]).astype(np.uint32), of_slice
-    )
+                forest.unite(track, int(of_slice[z + 1][upper - base - 1]))
+    roots = forest.roots()
+    cells = np.array(forest.cells, np.int64)[roots]
+    unassigned = _unassigned_identities(of_slice, base)[roots]
+    return Tracks(np.where(cells > 0, cells, unassigned).astype(np.uint32), of_slice)
 
 
-def _fresh(names: list[int], count: int) -> NDArray[np.int64]:
-    names += [0] * count
-    return np.arange(len(names) - count, len(names))
+class _TrackForest:
+    """Union-find structure of tracks, each with the cell that it belongs to.
+
+    Attributes:
+        cells: id of the cell of every track, 0 for none; the entry of a root counts.
+    """
+
+    def __init__(self) -> None:
+        self.cells: list[int] = []
+        self._parents: list[int] = []
+
+    def add(self, count: int) -> NDArray[np.int64]:
+        """Add tracks that belong to no cell and return their numbers."""
+        first = len(self.cells)
+        self.cells += [0] * count
+        self._parents += range(first, first + count)
+        return np.arange(first, first + count)
+
+    def root(self, track: int) -> int:
+        """Return the track that stands for all that a track is united with."""
+        parents = self._parents
+        while parents[track] != track:
+            parents[track] = parents[parents[track]]
+            track = parents[track]
+        return track
+
+    def roots(self) -> NDArray[np.int64]:
+        """Return the root of every track."""
+        return np.array([self.root(track) for track in range(len(self._parents))], np.int64)
+
+    def assign(self, track: int, cell: int) -> None:
+        """Assign a track to a cell, unless it belongs to one already."""
+        root = self.root(track)
+        self.cells[root] = self.cells[root] or cell
+
+    def unite(self, track: int, other_track: int) -> None:
+        """Unite two tracks, unless they belong to two cells; the earlier one is the root."""
+        first, second = sorted((self.root(track), self.root(other_track)))
+        first_cell, second_cell = self.cells[first], self.cells[second]
+        belong_to_two = first_cell and second_cell and first_cell != second_cell
+        if first == second or belong_to_two:
+            return
+        self.cells[first] = first_cell or second_cell
+        self._parents[second] = first
 
 
-def _continued(
-    link: Links, below: NDArray[np.int64], count: int, base: int, names: list[int]
+def _continue_tracks(
+    link: Links, below: NDArray[np.int64], count: int, base: int, forest: _TrackForest
 ) -> NDArray[np.int64]:
-    """Tracks of the islands of a slice: those of their best matches below, or new ones; who leaves a cell has its name at once."""
+    """Return the tracks of the islands of a slice: those of their best matches below, or new ones.
+
+    An island that leaves a cell is assigned to it at once.
+    """
     tracks = np.full(count, -1, np.int64)
-    lower, upper = (
-        link.lower[link.continues].astype(np.int64),
-        link.upper[link.continues].astype(np.int64) - base - 1,
-    )
-    follows = lower > base
-    tracks[upper[follows]] = below[lower[follows] - base - 1]
+    lower = link.lower[link.continues].astype(np.int64)
+    upper = link.upper[link.continues].astype(np.int64) - base - 1
+    follows_island = lower > base
+    tracks[upper[follows_island]] = below[lower[follows_island] - base - 1]
     new = np.flatnonzero(tracks < 0)
-    tracks[new] = _fresh(names, len(new))
-    for cell, island in zip(lower[~follows].tolist(), upper[~follows].tolist(), strict=True):
-        names[int(tracks[island])] = cell
+    tracks[new] = forest.add(len(new))
+    cells, islands = lower[~follows_island], upper[~follows_island]
+    for cell, island in zip(cells.tolist(), islands.tolist(), strict=True):
+        forest.cells[int(tracks[island])] = cell
     return tracks
 
 
-def _root(roots: list[int], track: int) -> int:
-    while roots[track] != track:
-        roots[track] = roots[roots[track]]
-        track = roots[track]
-    return track
+def _unassigned_identities(of_slice: Sequence[NDArray[np.int64]], base: int) -> NDArray[np.int64]:
+    """Return for every track the identity that it has if it meets no cell.
 
-
-def _unite(roots: list[int], names: list[int], one: int, other: int) -> None:
-    """Two tracks that go over into each other are one, unless they belong to two cells; the earlier stands for both."""
-    if one == other or (names[one] and names[other] and names[one] != names[other]):
-        return
-    first, second = sorted((one, other))
-    names[first] = names[first] or names[second]
-    roots[second] = first
-
-
-def _unassigned(of_slice: Sequence[NDArray[np.int64]], base: int) -> NDArray[np.int64]:
-    """Return for every track the identity that it has if it meets no cell: ``base`` + 1 + its first slice times a step + its number there.
-
-    The step is the largest power of ten for which all slices find numbers in 32 bits.
+    It is ``base`` + 1 + its first slice times a step + its number in that slice. The step is the
+    largest power of ten for which the numbers of all slices fit into 32 bits.
 
     Raises:
         ValueError: a slice has more islands than the step.
     """
     step = 10 ** int(np.log10((2**32 - 2 - base) / max(1, len(of_slice))))
-    identity = np.zeros(
-        1 + max((int(tracks.max(initial=-1)) for tracks in of_slice), default=-1), np.int64
-    )
+    last_track = max((int(tracks.max(initial=-1)) for tracks in of_slice), default=-1)
+    identity = np.zeros(1 + last_track, np.int64)
     for z in range(len(of_slice) - 1, -1, -1):
         tracks = of_slice[z]
         if len(tracks) > step:
             raise ValueError(
-                f"{len(tracks)} islands of slice {z} do not find numbers above {base} in 32 bits; renumber the cells"
+                f"the {len(tracks)} islands of slice {z} need numbers between {base} and 2**32, "
+                f"of which {step} are available for a slice; give the cells smaller ids"
             )
-        identity[tracks[::-1]] = (
-            base + 1 + z * step + np.arange(len(tracks))[::-1]
-        )  # of several islands the first counts
+        # Backwards, so that the first of several islands of a track counts.
+        numbers = np.arange(len(tracks))[::-1]
+        identity[tracks[::-1]] = base + 1 + z * step + numbers
     return identity
 
 
-def without_fragments(
+def remove_fragments(
     tracks: Tracks, pixels: Sequence[NDArray[np.int64]], base: int, min_voxels: float
 ) -> tuple[Tracks, list[int]]:
-    """Leave out what meets no cell and is small.
+    """Remove small objects that meet no cell.
 
     Args:
-        tracks: what ``resolve`` found.
-        pixels: of every island, slice by slice.
+        tracks: result of ``resolve_tracks``.
+        pixels: number of pixels of every island, slice by slice.
         base: identities above it are unassigned.
-        min_voxels: of the smallest unassigned object that stays.
+        min_voxels: minimum size of an unassigned object.
 
     Returns:
-        The tracks, of which those of small objects have the identity 0; and the voxels of each object that was left out.
+        The tracks, of which those of small objects have the identity 0; and the number of voxels of
+        each removed object.
     """
-    objects, which = np.unique(tracks.identity, return_inverse=True)
+    objects, object_of_track = np.unique(tracks.identity, return_inverse=True)
     voxels = np.zeros(len(objects), np.int64)
-    for of_slice, islands in zip(tracks.of_slice, pixels, strict=True):
-        np.add.at(voxels, which[of_slice], islands)
+    for of_slice, island_pixels in zip(tracks.of_slice, pixels, strict=True):
+        np.add.at(voxels, object_of_track[of_slice], island_pixels)
     is_small = (objects > base) & (voxels < min_voxels)
-    identity = np.where(is_small[which], 0, tracks.identity).astype(np.uint32)
+    identity = np.where(is_small[object_of_track], 0, tracks.identity).astype(np.uint32)
     return Tracks(identity, tracks.of_slice), voxels[is_small].tolist()
 
 
-def renamed(regions: Labels, identity: Ids, base: int) -> NDArray[np.uint32]:
-    """A slice with its islands under their identities; ``identity`` is that of island ``base + 1``, ``base + 2``, ..."""
-    named = regions.astype(np.uint32)
-    where = np.flatnonzero(regions > base)  # few, in a slice of many pixels
-    named.ravel()[where] = identity[regions.ravel()[where] - base - 1]
-    return named
+def relabel_islands(regions: Labels, identity: Ids, base: int) -> NDArray[np.uint32]:
+    """Return a slice with its islands under their identities.
+
+    Args:
+        regions: (y, x).
+        identity: identities of the islands ``base + 1``, ``base + 2``, ...
+        base: labels above it are islands.
+    """
+    labels = regions.astype(np.uint32)
+    pixels = np.flatnonzero(regions > base)  # few of the many pixels of a slice
+    labels.ravel()[pixels] = identity[regions.ravel()[pixels] - base - 1]
+    return labels

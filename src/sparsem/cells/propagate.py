@@ -1,8 +1,9 @@
-"""Labels travel from a labeled slice through the slices beside it: three ways to carry them (paper 3.3).
+"""Propagation of labels from a labeled slice to the slices next to it: three methods (paper 3.3).
 
-A front is what has come to a slice, and how far it can be trusted. Fronts come from the labeled slices below and above, and
-pixel by pixel the one of smaller cost has it. The state of a front is a mapping of arrays, so that it can be stored
-and a propagation go on where it was. Arrays are (h, w), on the grid of the flow.
+A front is the labels that have reached a slice, and their cost. Fronts come from the labeled slices
+below and above, and each pixel takes the label of the front of smaller cost. The state of a
+propagation is a mapping of arrays, so that it can be stored and continued later. Arrays are (h, w),
+on the grid of the flow.
 """
 
 from collections.abc import Mapping
@@ -18,64 +19,75 @@ from sparsem.cells.flow import (
     ComposedFlow,
     Flow,
     FlowSettings,
-    composed,
+    compose_flow,
     flow_between,
+    identity_flow,
     inconsistency,
-    remapped,
-    sampled,
-    stay,
-    warped,
+    remap_values,
+    sample_along,
+    warp_labels,
 )
-from sparsem.cells.geodesic import Arrival, advanced, departure, resistance, spread
+from sparsem.cells.geodesic import (
+    Arrival,
+    advance_arrival,
+    initial_arrival,
+    resistance,
+    spread_labels,
+)
 from sparsem.cells.separate import (
-    NOBODY,
+    UNDECIDED,
     Evidence,
     Labels,
     Mask,
     Probability,
     SeedPoint,
     Seeds,
-    per_frame,
-    seeds_of,
+    place_seeds,
+    separate_per_frame,
 )
 
 State = Mapping[str, NDArray[Any]]
 
-DISTANCE = 0.2  # flow pixels of disagreement that a slice further from the labeled one is worth
-OUT_OF_REACH = 1.0  # cost at which an undecided pixel of a labeled slice is not its neighbor's: a boundary lies between
+# Cost of one slice of distance from the labeled slice, in flow pixels of inconsistency.
+COST_PER_SLICE = 0.2
+# An undecided pixel of a labeled slice joins the cells around it below this cost: above, a boundary
+# lies between them.
+MAX_FILL_COST = 1.0
 
 
-class CarrySettings(FlowSettings):
-    """How labels travel."""
+class PropagationSettings(FlowSettings):
+    """Settings of the propagation of labels."""
 
     seed_point: SeedPoint = Field(
-        "deepest", description="where in a cell its seed lies: deepest, or centroid as in the paper"
+        "deepest",
+        description="position of the seed in a cell: deepest (the point farthest from the edge), "
+        "or centroid as in the paper",
     )
 
 
-class View(NamedTuple):
-    """One slice.
+class GridSlice(NamedTuple):
+    """Image and network output of one slice, on the grid of the flow.
 
     Attributes:
         image: uint8, for the flow.
         interior: probability of lying in a cell.
-        boundary: probability of lying on the border of a cell.
-        rim: see ``Evidence``.
+        boundary: probability of lying on the boundary of a cell.
+        margin: see ``Evidence``.
     """
 
     image: NDArray[np.uint8]
     interior: Probability
     boundary: Probability
-    rim: float
+    margin: float
 
 
 class Front(NamedTuple):
-    """What has come to a slice.
+    """Labels that have reached a slice.
 
     Attributes:
-        labels: of cells, 0 for none.
-        cost: float32; infinite where nothing has come.
-        seeds: of the cells.
+        labels: labels of cells, 0 for none.
+        cost: float32; infinite where no label has arrived.
+        seeds: seeds of the cells.
     """
 
     labels: Labels
@@ -84,170 +96,182 @@ class Front(NamedTuple):
 
 
 class Carrier(Protocol):
-    """A way of carrying labels."""
+    """A method of propagation."""
 
-    def begin(self, labels: Labels, known: Mask, here: View) -> State:
-        """The state at a labeled slice."""
+    def begin(self, labels: Labels, known: Mask, current: GridSlice) -> State:
+        """Return the state at a labeled slice."""
         ...
 
-    def advance(self, before: State, here: View) -> State:
-        """The state one slice further."""
+    def advance(self, previous: State, current: GridSlice) -> State:
+        """Return the state one slice further."""
         ...
 
     def front(self, state: State) -> Front:
-        """What a state says of its slice."""
+        """Return the front of a state at its slice."""
         ...
 
 
-class ByFlow(NamedTuple):
-    """Labels of the labeled slice through the composed flow: resampled once, however far away."""
+class FlowCarrier(NamedTuple):
+    """Labels of the labeled slice, carried along the composed flow and resampled only once."""
 
-    settings: CarrySettings
+    settings: PropagationSettings
 
-    def begin(self, labels: Labels, known: Mask, here: View) -> State:
-        """Seeds are chosen here and travel on their own."""
-        origin = _held(labels, known)
-        seeds = seeds_of(origin, self.settings.seed_point)
-        start = stay((labels.shape[0], labels.shape[1]))
-        state: dict[str, NDArray[Any]] = {
+    def begin(self, labels: Labels, known: Mask, current: GridSlice) -> State:
+        """Place the seeds; they are propagated separately from the labels."""
+        origin = _mark_undecided(labels, known)
+        seeds = place_seeds(origin, self.settings.seed_point)
+        composed = identity_flow((labels.shape[0], labels.shape[1]))
+        return {
             "origin": origin,
             "ids": seeds.ids,
-            "places": seeds.places,
+            "positions": seeds.positions,
+            "image": current.image,
+            "flow": composed.flow,
+            "error": composed.error,
         }
-        return state | {"image": here.image, "flow": start.flow, "error": start.error}
 
-    def advance(self, before: State, here: View) -> State:
-        """Compose one more step."""
-        step, back = _both_ways(before, here, self.settings)
-        carried = composed(step, back, ComposedFlow(before["flow"], before["error"]))
-        seeds = moved(Seeds(before["ids"], before["places"]), back)
-        moving = {
+    def advance(self, previous: State, current: GridSlice) -> State:
+        """Compose one more step of flow and move the seeds along it."""
+        step, back = _flow_and_back(previous, current, self.settings)
+        composed = compose_flow(step, back, ComposedFlow(previous["flow"], previous["error"]))
+        seeds = move_seeds(Seeds(previous["ids"], previous["positions"]), back)
+        return {
+            **previous,
+            "image": current.image,
             "ids": seeds.ids,
-            "places": seeds.places,
-            "flow": carried.flow,
-            "error": carried.error + np.float32(DISTANCE),
+            "positions": seeds.positions,
+            "flow": composed.flow,
+            "error": composed.error + np.float32(COST_PER_SLICE),
         }
-        return {**before, "image": here.image, **moving}
 
     def front(self, state: State) -> Front:
-        """Labels are looked up where the composed flow leads."""
-        inside = (
-            remapped(
-                np.ones(state["error"].shape, np.uint8),
-                state["flow"],
-                cv2.INTER_NEAREST,
-                cv2.BORDER_CONSTANT,
-            )
-            > 0
-        )
-        cost = np.where(inside, state["error"], np.inf)  # from beyond the picture comes nothing
-        return _front(
-            warped(state["origin"], state["flow"]), cost, Seeds(state["ids"], state["places"])
-        )
+        """Sample the labels along the composed flow."""
+        ones = np.ones(state["error"].shape, np.uint8)
+        inside = remap_values(ones, state["flow"], cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) > 0
+        # No label comes from beyond the border of the labeled slice.
+        cost = np.where(inside, state["error"], np.inf)
+        labels = warp_labels(state["origin"], state["flow"])
+        return _front(labels, cost, Seeds(state["ids"], state["positions"]))
 
 
-class ByFrame(NamedTuple):
-    """The result of a slice is what flows to the next one."""
+class PerFrameCarrier(NamedTuple):
+    """Labels carried from slice to slice, and corrected in each of them."""
 
-    settings: CarrySettings
+    settings: PropagationSettings
 
-    def begin(self, labels: Labels, known: Mask, here: View) -> State:
-        """The labeled slice is the first result."""
+    def begin(self, labels: Labels, known: Mask, current: GridSlice) -> State:
+        """Return the labeled slice as the first result."""
         return {
-            "image": here.image,
-            "labels": _held(labels, known),
+            "image": current.image,
+            "labels": _mark_undecided(labels, known),
             "cost": np.zeros(labels.shape, np.float32),
         }
 
-    def advance(self, before: State, here: View) -> State:
-        """Carry the last result on, and mend it by what the network sees here."""
-        step, back = _both_ways(before, here, self.settings)
-        carried = warped(before["labels"], step)
-        seeds = seeds_of(carried, self.settings.seed_point)
-        labels = per_frame(Evidence(here.interior, here.boundary, carried, seeds, here.rim))
-        cost = sampled(before["cost"], step) + inconsistency(step, back) + np.float32(DISTANCE)
-        return {"image": here.image, "labels": labels, "cost": cost}
+    def advance(self, previous: State, current: GridSlice) -> State:
+        """Carry the previous result to this slice and correct it by the network's output."""
+        step, back = _flow_and_back(previous, current, self.settings)
+        carried = warp_labels(previous["labels"], step)
+        seeds = place_seeds(carried, self.settings.seed_point)
+        evidence = Evidence(current.interior, current.boundary, carried, seeds, current.margin)
+        labels = separate_per_frame(evidence)
+        carried_cost = sample_along(previous["cost"], step)
+        cost = carried_cost + inconsistency(step, back) + np.float32(COST_PER_SLICE)
+        return {"image": current.image, "labels": labels, "cost": cost}
 
     def front(self, state: State) -> Front:
-        """The result, with no seeds: it is separated already."""
+        """Return the result, without seeds: its cells are separated already."""
         return _front(state["labels"], state["cost"])
 
 
-class ByArrival(NamedTuple):
-    """Labels race through slices and around boundaries; see ``arrival``."""
+class ArrivalCarrier(NamedTuple):
+    """Labels propagated by arrival cost (see ``geodesic``).
 
-    settings: CarrySettings
-    thickness: float  # distance of two slices over the edge of a grid pixel
+    Attributes:
+        settings: settings of the flow.
+        thickness: distance of two slices divided by the edge of a grid pixel.
+    """
 
-    def begin(self, labels: Labels, known: Mask, here: View) -> State:
-        """Undecided pixels go to the cell around them, but not to one beyond a boundary."""
-        against = resistance(here.boundary, here.interior)
-        start = departure(_held(labels, known), known)
+    settings: PropagationSettings
+    thickness: float
+
+    def begin(self, labels: Labels, known: Mask, current: GridSlice) -> State:
+        """Return the labels of a labeled slice at cost 0.
+
+        Undecided pixels join the cell around them, unless a boundary lies between.
+        """
+        slice_resistance = resistance(current.boundary, current.interior)
+        start = initial_arrival(_mark_undecided(labels, known), known)
         if not known.all():
-            reached = spread(start, against)
-            far = reached.cost > OUT_OF_REACH
+            reached = spread_labels(start, slice_resistance)
+            is_far = reached.cost > MAX_FILL_COST
             start = Arrival(
-                np.where(far, np.uint32(NOBODY), reached.labels), np.where(far, 0, reached.cost)
+                np.where(is_far, np.uint32(UNDECIDED), reached.labels),
+                np.where(is_far, 0, reached.cost),
             )
-        return {
-            "image": here.image,
-            "labels": start.labels,
-            "cost": start.cost.astype(np.float32),
-            "against": against,
-        }
+        return _arrival_state(current.image, start, slice_resistance)
 
-    def advance(self, before: State, here: View) -> State:
-        """Along the flow, then around in the slice."""
-        against = resistance(here.boundary, here.interior)
-        step = flow_between(here.image, before["image"], self.settings)
-        arrived = advanced(
-            Arrival(before["labels"], before["cost"]),
-            before["against"],
-            against,
+    def advance(self, previous: State, current: GridSlice) -> State:
+        """Propagate along the flow to this slice, then within the slice."""
+        slice_resistance = resistance(current.boundary, current.interior)
+        step = flow_between(current.image, previous["image"], self.settings)
+        arrival = advance_arrival(
+            Arrival(previous["labels"], previous["cost"]),
+            previous["resistance"],
+            slice_resistance,
             step,
             self.thickness,
         )
-        return {
-            "image": here.image,
-            "labels": arrived.labels,
-            "cost": arrived.cost.astype(np.float32),
-            "against": against,
-        }
+        return _arrival_state(current.image, arrival, slice_resistance)
 
     def front(self, state: State) -> Front:
-        """What has arrived."""
+        """Return the labels that have arrived."""
         return _front(state["labels"], state["cost"])
 
 
-def moved(seeds: Seeds, flow: Flow) -> Seeds:
-    """Seeds one slice further; ``flow`` leads from their slice to it. Those that leave the picture are lost."""
+def _arrival_state(
+    image: NDArray[np.uint8], arrival: Arrival, slice_resistance: NDArray[np.float64]
+) -> State:
+    return {
+        "image": image,
+        "labels": arrival.labels,
+        "cost": arrival.cost.astype(np.float32),
+        "resistance": slice_resistance,
+    }
+
+
+def move_seeds(seeds: Seeds, flow: Flow) -> Seeds:
+    """Move seeds one slice further; ``flow`` leads from their slice to it.
+
+    Seeds that leave the slice are removed.
+    """
     height, width = flow.shape[:2]
     steps = [
-        map_coordinates(flow[..., axis], seeds.places.T, np.float64, order=1, mode="nearest")
+        map_coordinates(flow[..., axis], seeds.positions.T, np.float64, order=1, mode="nearest")
         for axis in (1, 0)
     ]
-    places = seeds.places + np.stack(steps, axis=1)
-    there = (np.round(places) >= 0).all(axis=1) & (np.round(places) < (height, width)).all(axis=1)
-    return Seeds(seeds.ids[there], places[there])
+    positions = seeds.positions + np.stack(steps, axis=1)
+    pixels = np.round(positions)
+    inside = (pixels >= 0).all(axis=1) & (pixels < (height, width)).all(axis=1)
+    return Seeds(seeds.ids[inside], positions[inside])
 
 
-def _held(labels: Labels, known: Mask) -> NDArray[np.uint32]:
-    """A labeled slice whose undecided pixels hold their place, so that their neighbors do not take it."""
-    return np.where(known, labels, NOBODY).astype(np.uint32)
+def _mark_undecided(labels: Labels, known: Mask) -> NDArray[np.uint32]:
+    """Label the unknown pixels of a labeled slice as ``UNDECIDED``: no cell spreads there."""
+    return np.where(known, labels, UNDECIDED).astype(np.uint32)
 
 
 def _front(labels: Labels, cost: NDArray[np.floating[Any]], seeds: Seeds | None = None) -> Front:
-    """What nobody decided on is worth nothing against what comes from another side."""
-    none = Seeds(np.empty(0, labels.dtype), np.empty((0, 2)))
-    return Front(
-        labels,
-        np.where(labels == NOBODY, np.inf, cost).astype(np.float32),
-        none if seeds is None else seeds,
-    )
+    """Return a front whose undecided pixels have infinite cost: any other label replaces them."""
+    if seeds is None:
+        seeds = Seeds(np.empty(0, labels.dtype), np.empty((0, 2)))
+    cost_or_infinite = np.where(labels == UNDECIDED, np.inf, cost).astype(np.float32)
+    return Front(labels, cost_or_infinite, seeds)
 
 
-def _both_ways(before: State, here: View, settings: FlowSettings) -> tuple[Flow, Flow]:
-    """The flow from this slice to the one before, and back."""
-    return flow_between(here.image, before["image"], settings), flow_between(
-        before["image"], here.image, settings
-    )
+def _flow_and_back(
+    previous: State, current: GridSlice, settings: FlowSettings
+) -> tuple[Flow, Flow]:
+    """Return the flow from this slice to the previous one, and the flow back."""
+    step = flow_between(current.image, previous["image"], settings)
+    back = flow_between(previous["image"], current.image, settings)
+    return step, back

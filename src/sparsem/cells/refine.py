@@ -1,174 +1,234 @@
-"""From the grid of the flow to the pixels of a slice: labels enlarged without steps, limited to the mask, and what is left over.
+"""Labels at full resolution: from the grid of the flow to the pixels of a slice.
 
-Labels and masks are (y, x); labels unsigned integers, 0 for no cell.
+Labels are enlarged without stair steps and limited to the mask of all cells; parts of the mask in
+no cell become islands. Labels and masks are (y, x); labels unsigned integers, 0 for no cell.
 """
+
+from typing import NamedTuple
 
 import cc3d
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import numbered
-from sparsem.cells.separate import NAMELESS, Labels, Mask
+from sparsem.cells.flow import compact_labels
+from sparsem.cells.separate import UNASSIGNED, Labels, Mask
 from sparsem.labels.overlaps import resample_labels
 
-BORDER_PX = 4  # of a border's pixels join the part beside them; a border is a few pixels wide at the network's scale
+# Pixels of a boundary that join the part next to them: a boundary is a few pixels wide at the
+# network's resolution.
+BOUNDARY_PX = 4
 
 
-def enlarged(labels: Labels, shape: tuple[int, int]) -> Labels:
-    """Labels at a finer resolution: of the four nearest grid pixels the label that weighs most, as in linear interpolation.
+class _NearestTwo(NamedTuple):
+    """The two coarse pixels with the nearest centers, for every fine pixel along an axis.
 
-    Only where the four differ is there anything to weigh; of equal weights the largest label wins.
+    Attributes:
+        low: index of the first one, (n,).
+        high: index of the second one, (n,).
+        fraction: position between their centers, 0 at the first one, 1 at the second one, (n,).
+    """
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    fraction: NDArray[np.float64]
+
+
+def enlarge_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
+    """Return labels at a finer resolution.
+
+    Each pixel gets the label that weighs most among its four nearest grid pixels, weighted as in
+    linear interpolation; of equal weights the largest label wins. Only pixels whose four neighbors
+    differ are weighted.
     """
     if labels.shape == shape:
         return labels
+    rows = _nearest_two(shape[0], labels.shape[0])
+    columns = _nearest_two(shape[1], labels.shape[1])
+    y, x = np.nonzero(_is_mixed(labels, rows, columns))
+    corners = [
+        labels[rows.low[y], columns.low[x]],
+        labels[rows.low[y], columns.high[x]],
+        labels[rows.high[y], columns.low[x]],
+        labels[rows.high[y], columns.high[x]],
+    ]
+    down, right = rows.fraction[y], columns.fraction[x]
+    weights = [
+        (1 - down) * (1 - right),
+        (1 - down) * right,
+        down * (1 - right),
+        down * right,
+    ]
     fine = resample_labels(labels, shape)
-    low, high, part = zip(
-        *(_neighbors(new, old) for new, old in zip(shape, labels.shape, strict=True)), strict=True
-    )
-    corners = [(y, x) for y in (low[0], high[0]) for x in (low[1], high[1])]
-    mixed = _mixed(labels, low, high)
-    rows, columns = np.nonzero(mixed)
-    found = [labels[y[rows], x[columns]] for y, x in corners]
-    down, right = part[0][rows], part[1][columns]
-    weights = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
-    best, most = np.zeros(len(rows), labels.dtype), np.full(len(rows), -1.0)
-    for label in found:
-        votes = sum(
-            np.where(other == label, weight, 0)
-            for other, weight in zip(found, weights, strict=True)
-        )
-        wins = (votes > most) | ((votes == most) & (label > best))
-        best, most = np.where(wins, label, best), np.where(wins, votes, most)
-    fine[rows, columns] = best
+    fine[y, x] = _label_of_most_weight(corners, weights)
     return fine
 
 
-def refined(labels: Labels, mask: Mask) -> Labels:
-    """Labels of the grid on the pixels of the mask; its pixels beside a label, as far as a grid pixel reaches, take that label."""
-    ids, small = numbered(labels)  # 16 bit from here on: half the memory to go through
-    fine = np.where(mask, enlarged(small, (mask.shape[0], mask.shape[1])), 0)
+def _nearest_two(fine: int, coarse: int) -> _NearestTwo:
+    """Return the coarse pixels next to every fine one, of an axis with ``fine`` fine pixels."""
+    center = (np.arange(fine) + 0.5) * coarse / fine - 0.5
+    low = np.clip(np.floor(center).astype(int), 0, coarse - 1)
+    high = np.clip(low + 1, 0, coarse - 1)
+    return _NearestTwo(low, high, np.clip(center - low, 0, 1))
+
+
+def _is_mixed(labels: Labels, rows: _NearestTwo, columns: _NearestTwo) -> Mask:
+    """Return the fine pixels whose four nearest grid pixels differ, computed on the grid."""
+    padded = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
+    differs = np.zeros(labels.shape, bool)
+    for neighbor in (padded[1:, :-1], padded[:-1, 1:], padded[1:, 1:]):
+        differs |= neighbor != labels
+    # The four lie at low and low + 1. Where low is clipped at the near border, its own row or
+    # column takes the place of both.
+    return np.asarray(differs[np.ix_(rows.low, columns.low)])
+
+
+def _label_of_most_weight(labels: list[Labels], weights: list[NDArray[np.float64]]) -> Labels:
+    """Return the label with the largest sum of weights, element by element; all are (n,)."""
+    best_label = np.zeros_like(labels[0])
+    best_weight = np.full(len(best_label), -1.0)
+    for label in labels:
+        weight = sum(
+            np.where(other_label == label, other_weight, 0)
+            for other_label, other_weight in zip(labels, weights, strict=True)
+        )
+        is_better = (weight > best_weight) | ((weight == best_weight) & (label > best_label))
+        best_label = np.where(is_better, label, best_label)
+        best_weight = np.where(is_better, weight, best_weight)
+    return best_label
+
+
+def refine_labels(labels: Labels, mask: Mask) -> Labels:
+    """Return labels of the grid on the pixels of a mask of full resolution.
+
+    Pixels of the mask within one grid pixel of a label take that label.
+    """
+    # 16 bit labels from here on: half the memory.
+    ids, compact = compact_labels(labels)
+    fine = np.where(mask, enlarge_labels(compact, (mask.shape[0], mask.shape[1])), 0)
     reach = -(-mask.shape[0] // labels.shape[0])
-    return np.asarray(ids[grown(fine, mask, reach) if reach > 1 else fine])
+    if reach > 1:
+        fine = grow_labels(fine, mask, reach)
+    return np.asarray(ids[fine])
 
 
-def grown(labels: NDArray[np.uint16], mask: Mask, steps: int) -> NDArray[np.uint16]:
-    """Labels spread over pixels of the mask that have none, one pixel a step; the largest of several labels wins."""
+def grow_labels(labels: NDArray[np.uint16], mask: Mask, steps: int) -> NDArray[np.uint16]:
+    """Grow labels into unlabeled pixels of a mask, one pixel a step; the largest label wins."""
     for _ in range(steps):
-        wider = cv2.dilate(labels, np.ones((3, 3), np.uint8))
-        labels = np.where(mask & (labels == 0), wider, labels).astype(np.uint16)
+        dilated = cv2.dilate(labels, np.ones((3, 3), np.uint8))
+        labels = np.where(mask & (labels == 0), dilated, labels).astype(np.uint16)
     return labels
 
 
-def with_islands(
-    labels: Labels, mask: Mask, base: int, least_px: int, border: Mask | None = None
+def number_islands(
+    labels: Labels, mask: Mask, base: int, min_px: int, boundary: Mask | None = None
 ) -> NDArray[np.uint32]:
-    """What is in the mask and in no cell, part by part: labels from ``base`` + 1. Parts under ``least_px`` are dropped.
+    """Number the connected parts of the mask that lie in no cell: labels from ``base`` + 1.
 
     Args:
-        labels: of cells; those from ``NAMELESS`` on are regions without a name, each a part of its own.
-        mask: of all cells.
+        labels: labels of cells; those from ``UNASSIGNED`` on are regions of no known cell, each an
+            island of its own.
+        mask: mask of all cells.
         base: no cell has a larger label.
-        least_px: of a part.
-        border: where it is True, parts are cut; its pixels then go to the part beside them.
+        min_px: minimum size of an island; smaller ones are removed.
+        boundary: where it is True, islands are cut; its pixels then join the island next to them.
     """
-    left = mask & ((labels == 0) | (labels >= NAMELESS))
-    regions = np.where(left | (labels >= NAMELESS), 0, labels).astype(np.uint32)
-    where = np.flatnonzero(left)  # few, in a slice of many pixels
-    if not where.size:
+    is_unassigned = labels >= UNASSIGNED
+    is_island = mask & ((labels == 0) | is_unassigned)
+    regions = np.where(is_island | is_unassigned, 0, labels).astype(np.uint32)
+    pixels = np.flatnonzero(is_island)  # few of the many pixels of a slice
+    if not pixels.size:
         return regions
-    rows = slice(where[0] // left.shape[1], where[-1] // left.shape[1] + 1)
-    parts = _parts(labels[rows], left[rows], None if border is None else border[rows])
-    parts = parts.ravel()[where - rows.start * left.shape[1]]
-    kept = np.bincount(parts, minlength=1) >= max(1, least_px)
-    kept[0] = False
-    number = np.where(kept, base + np.cumsum(kept), 0).astype(np.uint32)
-    regions.ravel()[where] = number[parts]
+    width = is_island.shape[1]
+    rows = slice(pixels[0] // width, pixels[-1] // width + 1)
+    boundary_rows = None if boundary is None else boundary[rows]
+    parts = _island_parts(labels[rows], is_island[rows], boundary_rows)
+    part_of_pixel = parts.ravel()[pixels - rows.start * width]
+    is_large = np.bincount(part_of_pixel, minlength=1) >= max(1, min_px)
+    is_large[0] = False
+    number = np.where(is_large, base + np.cumsum(is_large), 0).astype(np.uint32)
+    regions.ravel()[pixels] = number[part_of_pixel]
     return regions
 
 
-def _parts(labels: Labels, left: Mask, border: Mask | None) -> NDArray[np.uint32]:
-    """Connected parts of what is left, across corners too: by label, and cut at the border, whose pixels join a part beside them."""
-    kind = np.where(left, np.maximum(labels, 1), 0).astype(
-        np.uint32
-    )  # 1 is no cell here: cells are not left
-    if border is None or not (border & (kind == 1)).any():
-        return np.asarray(cc3d.connected_components(kind, connectivity=8), np.uint32)
-    inner = cc3d.connected_components(
-        np.where(border & (kind == 1), 0, kind), connectivity=8
-    ).astype(np.uint32)
-    inner = _joined(inner, left & (inner == 0), BORDER_PX)
-    alone = cc3d.connected_components((left & (inner == 0)).view(np.uint8), connectivity=8).astype(
-        np.uint32
-    )  # all border: a thin one
-    return np.where(alone > 0, alone + inner.max(), inner).astype(np.uint32)
+def _island_parts(labels: Labels, is_island: Mask, boundary: Mask | None) -> NDArray[np.uint32]:
+    """Number the connected parts of islands, separately for each label.
+
+    Pixels that touch at a corner are connected. Parts without a label are cut at the boundary.
+    """
+    # 1 stands for no label: no pixel of an island has the label of a cell.
+    kind = np.where(is_island, np.maximum(labels, 1), 0).astype(np.uint32)
+    if boundary is None or not (boundary & (kind == 1)).any():
+        return _components(kind)
+    inner = _components(np.where(boundary & (kind == 1), 0, kind))
+    inner = _join_pixels(inner, is_island & (inner == 0), BOUNDARY_PX)
+    # A thin part may consist of boundary only.
+    thin = _components((is_island & (inner == 0)).view(np.uint8))
+    return np.where(thin > 0, thin + inner.max(), inner).astype(np.uint32)
 
 
-def _joined(parts: NDArray[np.uint32], loose: Mask, steps: int) -> NDArray[np.uint32]:
-    """Loose pixels take the largest number beside them, ``steps`` times; few pixels and any number of parts, unlike ``grown``."""
+def _components(labels: Labels) -> NDArray[np.uint32]:
+    return np.asarray(cc3d.connected_components(labels, connectivity=8), np.uint32)
+
+
+def _join_pixels(parts: NDArray[np.uint32], pixels: Mask, steps: int) -> NDArray[np.uint32]:
+    """Give pixels the largest number next to them, ``steps`` times.
+
+    Made for few pixels and any number of parts, unlike ``grow_labels``.
+    """
     padded = np.pad(parts, 1)
     flat, width = padded.ravel(), padded.shape[1]
-    where = np.flatnonzero(np.pad(loose, 1))
-    around = [dy * width + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    index = np.flatnonzero(np.pad(pixels, 1))
+    shifts = [dy * width + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
     for _ in range(steps):
-        where = where[flat[where] == 0]
-        flat[where] = np.max([flat[where + shift] for shift in around], axis=0, initial=0)
+        index = index[flat[index] == 0]
+        flat[index] = np.max([flat[index + shift] for shift in shifts], axis=0, initial=0)
     return padded[1:-1, 1:-1]
 
 
-def _neighbors(
-    new: int, old: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """For each of ``new`` pixels the two of ``old`` whose centers are nearest, and how far it is on the way from one to the other."""
-    center = (np.arange(new) + 0.5) * old / new - 0.5
-    low = np.clip(np.floor(center).astype(int), 0, old - 1)
-    high = np.clip(low + 1, 0, old - 1)
-    return low, high, np.clip(center - low, 0, 1)
+def fill_region_holes(regions: NDArray[np.uint32], max_px: int) -> NDArray[np.uint32]:
+    """Fill holes of at most ``max_px`` pixels that a single region encloses.
 
-
-def _mixed(
-    labels: Labels, low: tuple[NDArray[np.int64], ...], high: tuple[NDArray[np.int64], ...]
-) -> Mask:
-    """Fine pixels whose four nearest grid pixels do not have one label; found on the grid, then enlarged."""
-    ahead = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
-    unlike = np.zeros(labels.shape, bool)
-    for corner in (ahead[1:, :-1], ahead[:-1, 1:], ahead[1:, 1:]):
-        unlike |= corner != labels
-    # The four lie at low and low + 1; where low is clipped at the near edge, its own row or column stands for both.
-    return np.asarray(unlike[np.ix_(low[0], low[1])])
-
-
-def filled(regions: NDArray[np.uint32], most_px: int) -> NDArray[np.uint32]:
-    """Holes of at most ``most_px`` pixels that one region alone encloses belong to it.
-
-    A network may take a bright organelle for the outside: a hole in the cell. Gaps between cells have several around them and stay,
-    and so does what reaches the edge of the slice.
+    A network may take a bright organelle for the outside: a hole in the cell. Gaps between cells
+    touch several regions and stay; so do holes that reach the border of the slice.
     """
-    count, holes, about, _ = cv2.connectedComponentsWithStats(
-        (regions == 0).astype(np.uint8), connectivity=4
-    )
-    left, top, width, height, area = about.T
-    small = (
-        (area <= most_px)
-        & (left > 0)
+    background = (regions == 0).astype(np.uint8)
+    _, holes, statistics, _ = cv2.connectedComponentsWithStats(background, connectivity=4)
+    left, top, width, height, area = statistics.T
+    is_inside = (
+        (left > 0)
         & (top > 0)
         & (left + width < regions.shape[1])
         & (top + height < regions.shape[0])
     )
-    small[0] = False  # the regions themselves
-    low, high = np.full(count, np.iinfo(np.uint32).max, np.uint32), np.zeros(count, np.uint32)
-    inside = small[holes]
-    for along in (0, 1):
-        first, second = (
-            tuple(part if axis == along else slice(None) for axis in (0, 1))
-            for part in (slice(None, -1), slice(1, None))
-        )
-        for hole, beside in ((first, second), (second, first)):
-            touching = inside[hole] & (regions[beside] > 0)
-            parts, ids = holes[hole][touching], regions[beside][touching]
-            np.minimum.at(low, parts, ids)
-            np.maximum.at(high, parts, ids)
-    where = np.flatnonzero((small & (low == high))[holes])  # few, in a slice of many pixels
-    regions = regions.copy()
-    regions.ravel()[where] = low[holes.ravel()[where]]
-    return regions
+    is_small = (area <= max_px) & is_inside
+    is_small[0] = False  # component 0 is the regions
+    lowest, highest = _neighbor_ids(regions, holes, is_small)
+    is_filled = is_small & (lowest == highest)
+    pixels = np.flatnonzero(is_filled[holes])  # few of the many pixels of a slice
+    filled = regions.copy()
+    filled.ravel()[pixels] = lowest[holes.ravel()[pixels]]
+    return filled
+
+
+def _neighbor_ids(
+    regions: NDArray[np.uint32], holes: NDArray[np.int32], is_small: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return the lowest and the highest id next to every small hole, (holes,) each.
+
+    Args:
+        regions: ids, (y, x).
+        holes: number of the hole of every pixel, (y, x).
+        is_small: which holes are small, (holes,).
+    """
+    lowest = np.full(len(is_small), np.iinfo(np.uint32).max, np.uint32)
+    highest = np.zeros(len(is_small), np.uint32)
+    in_small = is_small[holes]
+    for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        for hole_side, region_side in ((first, second), (second, first)):
+            touches = in_small[hole_side] & (regions[region_side] > 0)
+            touched_holes = holes[hole_side][touches]
+            ids = regions[region_side][touches]
+            np.minimum.at(lowest, touched_holes, ids)
+            np.maximum.at(highest, touched_holes, ids)
+    return lowest, highest

@@ -1,4 +1,4 @@
-"""Where to look: the few places of a stack where a correction is worth most, so that nobody has to read all of it."""
+"""Places to review: the few places of a stack where a correction helps most."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -6,22 +6,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-JUMP = 0.2  # of its area: what a cell gains or loses from one slice to the next and is an abrupt change
-UNUSUAL = 6.0  # times the median change of the cell
+# Minimum of an abrupt change of a cell's area between two slices, as a fraction of the larger area.
+MIN_CHANGE = 0.2
+# Minimum of an abrupt change, as a multiple of the median change of the cell.
+MIN_CHANGE_TO_MEDIAN = 6.0
 
 
 class ReviewPlace(NamedTuple):
-    """One place.
+    """One place to review.
 
     Attributes:
-        kind: ``disagreement`` of labels from two sides, or ``jump`` of a cell's area.
-        z: the slice where most of it lies; the upper one of a jump.
-        y: pixel in it.
-        x: the same.
+        kind: ``disagreement`` of the labels from two sides, or ``jump`` of a cell's area.
+        z: slice with most of its pixels; the upper of the two slices of a jump.
+        y: row of a pixel in it.
+        x: column of the same pixel.
         first: id of the cell; 0 is no cell.
-        second: the cell that disputes it; 0 is no cell.
-        area_um2: in that slice.
-        slices: in how many slices the two disagree; 1 for a jump.
+        second: id of the cell that the other side has there; 0 is no cell.
+        area_um2: area in slice ``z``.
+        slices: number of slices in which the two sides disagree; 1 for a jump.
     """
 
     kind: str
@@ -34,60 +36,73 @@ class ReviewPlace(NamedTuple):
     slices: int
 
 
-def disagreements(
-    places: Sequence[Iterable[Sequence[int]]], labeled: Sequence[int], pixel_um2: float
+def disagreement_places(
+    disagreements: Sequence[Iterable[Sequence[int]]], labeled: Sequence[int], pixel_um2: float
 ) -> list[ReviewPlace]:
-    """One place for each pair of cells in each interval between labeled slices: where they disagree most.
+    """Return one place for each pair of cells in each interval between labeled slices.
+
+    It lies in the slice in which the two sides disagree about most pixels.
 
     Args:
-        places: (first, second, pixels, y, x) of every slice.
-        labeled: slice numbers.
+        disagreements: for every slice (first, second, pixels, y, x) of its disagreements.
+        labeled: numbers of the labeled slices.
         pixel_um2: area of a pixel.
     """
-    found: dict[tuple[int, int, int], list[tuple[int, int, int, int]]] = {}
-    for z, here in enumerate(places):
+    rows_of_pair: dict[tuple[int, int, int], list[tuple[int, int, int, int]]] = {}
+    for z, slice_disagreements in enumerate(disagreements):
         interval = int(np.searchsorted(labeled, z))
-        for first, second, pixels, y, x in here:
-            found.setdefault((interval, min(first, second), max(first, second)), []).append(
-                (pixels, z, y, x)
-            )
-    looks = []
-    for (_, first, second), rows in found.items():
+        for first, second, pixels, y, x in slice_disagreements:
+            pair = (interval, min(first, second), max(first, second))
+            rows_of_pair.setdefault(pair, []).append((pixels, z, y, x))
+    places = []
+    for (_, lower_id, higher_id), rows in rows_of_pair.items():
         pixels, z, y, x = max(rows, key=lambda row: (row[0], -row[1]))
-        looks.append(
-            ReviewPlace(
-                "disagreement",
-                z,
-                y,
-                x,
-                second,
-                first,
-                pixels * pixel_um2,
-                len({row[1] for row in rows}),
-            )
-        )
-    return looks
+        area_um2 = pixels * pixel_um2
+        n_slices = len({row[1] for row in rows})
+        # The higher id first, since the lower one may be 0, no cell.
+        places.append(ReviewPlace("disagreement", z, y, x, higher_id, lower_id, area_um2, n_slices))
+    return places
 
 
-def jumps(area_px: NDArray[np.int64]) -> list[int]:
-    """Slices in which a cell's area, (n,) pixels, is abruptly another than in the slice before.
+def abrupt_changes(area_px: NDArray[np.int64]) -> list[int]:
+    """Return the slices in which a cell's area differs abruptly from that in the slice before.
 
-    The change is more than a fifth of the larger area, and unusual for the cell: six times its median change.
+    The change is more than a fifth of the larger area, and more than six times the median change of
+    the cell.
+
+    Args:
+        area_px: pixels of the cell in every slice, (n,).
     """
     change = np.abs(np.diff(area_px))
-    present = (area_px[1:] > 0) | (area_px[:-1] > 0)
-    if not present.any():
+    is_present = (area_px[1:] > 0) | (area_px[:-1] > 0)
+    if not is_present.any():
         return []
-    usual = float(np.median(change[present]))
-    abrupt = (change > JUMP * np.maximum(area_px[1:], area_px[:-1])) & (change > UNUSUAL * usual)
-    return [int(z) + 1 for z in np.flatnonzero(abrupt)]
+    median_change = float(np.median(change[is_present]))
+    larger_area = np.maximum(area_px[1:], area_px[:-1])
+    is_large = change > MIN_CHANGE * larger_area
+    is_unusual = change > MIN_CHANGE_TO_MEDIAN * median_change
+    return [int(z) + 1 for z in np.flatnonzero(is_large & is_unusual)]
 
 
-def area_jumps(areas: Sequence[Mapping[int, int]], most: int) -> list[tuple[int, int, int]]:
-    """(z, cell, change in pixels) of the largest jumps of all cells; ``areas`` is cell -> pixels, slice by slice."""
-    cells = sorted({cell for slice_ in areas for cell in slice_})
-    found = []
+def largest_area_jumps(
+    areas: Sequence[Mapping[int, int]], max_jumps: int
+) -> list[tuple[int, int, int]]:
+    """Return (z, cell, change in pixels) of the largest abrupt changes of all cells.
+
+    Args:
+        areas: cell -> pixels, slice by slice.
+        max_jumps: maximum number of changes.
+    """
+    cells = sorted({cell for slice_areas in areas for cell in slice_areas})
+    jumps = []
     for cell in cells:
-        area = np.array([slice_.get(cell, 0) for slice_ in areas], np.int64)
-        found += [(z, cell, abs(int(area[z] - area[z - 1]))) for z in jumps(area)]
-    return sorted(found, key=lambda one: (-one[2], one[0], one[1]))[:most]
+        area_px = np.array([slice_areas.get(cell, 0) for slice_areas in areas], np.int64)
+        for z in abrupt_changes(area_px):
+            change = abs(int(area_px[z] - area_px[z - 1]))
+            jumps.append((z, cell, change))
+    return sorted(jumps, key=_largest_first)[:max_jumps]
+
+
+def _largest_first(jump: tuple[int, int, int]) -> tuple[int, int, int]:
+    z, cell, change = jump
+    return -change, z, cell

@@ -1,7 +1,9 @@
-"""Cells of one slice from what the network sees and what optical flow brings: the ways of Table 2 (paper 3.3 and 5.5).
+"""Cells of one slice from the network's output and the optical flow: the methods of Table 2.
 
-Probabilities are (h, w) float32 in 0..1, labels (h, w) unsigned integers with 0 for no cell, masks boolean; all on the grid of
-the flow. What no seed reaches has label 0 in the result and is True in the mask: an island, which tracking joins to its cell.
+Paper 3.3 and 5.5. Probabilities are (h, w) float32 in 0..1, labels (h, w) unsigned integers with 0
+for no cell, masks (h, w) boolean; all on the grid of the flow. A pixel that is True in the mask and
+that no seed reaches has label 0 in the result: it is part of an island, which tracking joins to its
+cell.
 """
 
 from collections.abc import Callable
@@ -13,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.segmentation import watershed
 
-from sparsem.cells.flow import numbered
+from sparsem.cells.flow import compact_labels
 from sparsem.labels.overlaps import overlaps
 
-NOBODY = (
-    2**32 - 1
-)  # label of pixels of a labeled slice that nobody decided on: they hold their place, but have no name
-NAMELESS = (
-    2**32 - 2**20
-)  # labels from here on are regions of their own without a name; ``with_islands`` numbers them
+# Label of the unknown pixels of a labeled slice: they occupy their area, but belong to no known
+# cell.
+UNDECIDED = 2**32 - 1
+# Labels from here on are regions of no known cell, each its own; ``number_islands`` renumbers them.
+UNASSIGNED = 2**32 - 2**20
 
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -33,208 +34,261 @@ class Seeds(NamedTuple):
     """One point in every part of every cell.
 
     Attributes:
-        ids: (n,) of the cells.
-        places: (n, 2) float64, (y, x) in pixels of the grid.
+        ids: ids of the cells, (n,).
+        positions: (n, 2) float64, (y, x) in pixels of the grid.
     """
 
     ids: Labels
-    places: NDArray[np.float64]
+    positions: NDArray[np.float64]
+
+    def pixels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows and the columns of the pixels that the seeds lie in."""
+        rows, columns = np.round(self.positions).astype(int).T
+        return rows, columns
 
 
 class Evidence(NamedTuple):
-    """What is known of one slice.
+    """Everything that is known about one slice.
 
     Attributes:
         interior: probability of lying in a cell.
-        boundary: probability of lying on the border of a cell.
-        carried: labels that optical flow brought here.
-        seeds: of the cells, brought here too.
-        rim: pixels; borders so near to the mask's outline do not cut, so that thin protrusions are not eaten up.
+        boundary: probability of lying on the boundary of a cell.
+        carried: labels that optical flow carried to this slice.
+        seeds: seeds of the cells, carried to this slice as well.
+        margin: pixels; boundaries within this distance of the mask's outline do not cut, so that
+            thin protrusions are not removed.
     """
 
     interior: Probability
     boundary: Probability
     carried: Labels
     seeds: Seeds
-    rim: float = 0.0
+    margin: float = 0.0
 
 
-def by_mask(evidence: Evidence) -> Labels:
-    """The mask of all cells, split between the seeds."""
-    return flooded(_mask(evidence), None, evidence.seeds)
+def separate_by_mask(evidence: Evidence) -> Labels:
+    """Split the mask of all cells between the seeds."""
+    return flood_from_seeds(_cell_mask(evidence), None, evidence.seeds)
 
 
-def by_mask_and_border(evidence: Evidence) -> Labels:
-    """The mask, cut along the borders that the network sees."""
-    mask = _mask(evidence)
-    return flooded(mask, mask & (evidence.boundary >= 0.5), evidence.seeds)
+def separate_by_boundary(evidence: Evidence) -> Labels:
+    """Split the mask, cut along the boundaries that the network predicts."""
+    mask = _cell_mask(evidence)
+    return flood_from_seeds(mask, mask & (evidence.boundary >= 0.5), evidence.seeds)
 
 
-def by_flow(evidence: Evidence) -> Labels:
-    """What flow brought, as it is."""
+def separate_by_flow(evidence: Evidence) -> Labels:
+    """Return the carried labels unchanged."""
     return evidence.carried
 
 
-def by_mask_and_flow(evidence: Evidence) -> Labels:
-    """The mask, cut along the borders that flow brought."""
-    return flooded(_mask(evidence), edges(evidence.carried), evidence.seeds)
+def separate_by_mask_and_flow(evidence: Evidence) -> Labels:
+    """Split the mask, cut along the edges of the carried labels."""
+    return flood_from_seeds(_cell_mask(evidence), label_edges(evidence.carried), evidence.seeds)
 
 
-def selective(evidence: Evidence) -> Labels:
-    """The mask, cut along the network's borders; and where a part then still holds several cells, along those of the flow."""
-    mask = _mask(evidence)
-    cut = (evidence.boundary >= 0.5) & _inner(mask, evidence.rim)
-    parts, count = _parts(mask & ~cut)
-    crowded = np.bincount(_at(parts, evidence.seeds.places), minlength=count + 1) > 1
-    crowded[0] = False
-    more = edges(evidence.carried) & crowded[parts] & _inner(mask & ~cut, evidence.rim)
-    return flooded(mask, cut | more, evidence.seeds)
+def separate_selectively(evidence: Evidence) -> Labels:
+    """Split the mask, cut along predicted boundaries, and along carried edges where needed.
 
-
-def per_frame(evidence: Evidence) -> Labels:
-    """What flow brought of the slice before, mended: the cores of its cells grow to where the network sees borders.
-
-    Where the network sees none, they meet halfway, where flow has the border. Cores, ``rim`` pixels inside, and not points, so
-    that a branched cell keeps its branches (on neurites a mean Dice of 0.78 against 0.57).
+    Carried edges cut the parts that still hold several seeds after the predicted boundaries have
+    cut.
     """
-    carried, mask = evidence.carried, _mask(evidence)
-    core = mask & (_depth((carried > 0) & ~edges(carried)) > evidence.rim)
-    ids, small = numbered(carried)
-    markers = np.where(core, small, 0).astype(np.int32)
-    y, x = np.round(evidence.seeds.places).astype(int).T
-    own = np.searchsorted(ids, evidence.seeds.ids)
-    inside = mask[y, x] & (small[y, x] == own)  # a centroid may lie in another cell
-    markers[y[inside], x[inside]] = own[inside]  # a thin cell has no core: its deepest point
+    mask = _cell_mask(evidence)
+    cut = (evidence.boundary >= 0.5) & _inner_pixels(mask, evidence.margin)
+    parts, count = _connected_parts(mask & ~cut)
+    seed_parts = parts[evidence.seeds.pixels()]
+    is_crowded = np.bincount(seed_parts, minlength=count + 1) > 1
+    is_crowded[0] = False
+    crowded = is_crowded[parts]
+    inner = _inner_pixels(mask & ~cut, evidence.margin)
+    flow_cut = label_edges(evidence.carried) & crowded & inner
+    return flood_from_seeds(mask, cut | flow_cut, evidence.seeds)
+
+
+def separate_per_frame(evidence: Evidence) -> Labels:
+    """Correct the labels carried from the previous slice: their cores grow to predicted boundaries.
+
+    Where the network predicts no boundary, the cores meet halfway, at the edge of the carried
+    labels. Cores, ``margin`` pixels inside, are used instead of points, so that a branched cell
+    keeps its branches (on neurites a mean Dice of 0.78 against 0.57).
+    """
+    carried, mask = evidence.carried, _cell_mask(evidence)
+    core = mask & (_depth((carried > 0) & ~label_edges(carried)) > evidence.margin)
+    ids, compact = compact_labels(carried)
+    markers = np.where(core, compact, 0).astype(np.int32)
+    y, x = evidence.seeds.pixels()
+    seed_labels = np.searchsorted(ids, evidence.seeds.ids)
+    # A centroid may lie in another cell: only seeds in their own cell are used.
+    inside = mask[y, x] & (compact[y, x] == seed_labels)
+    # A thin cell has no core; its seed is the marker.
+    markers[y[inside], x[inside]] = seed_labels[inside]
     return np.asarray(ids[watershed(evidence.boundary, markers, mask=mask)])
 
 
-WAYS: dict[str, Callable[[Evidence], Labels]] = {
-    "mask": by_mask,
-    "mask_border": by_mask_and_border,
-    "flow": by_flow,
-    "mask_flow": by_mask_and_flow,
-    "selective": selective,
-    "per_frame": per_frame,
+METHODS: dict[str, Callable[[Evidence], Labels]] = {
+    "mask": separate_by_mask,
+    "mask_border": separate_by_boundary,
+    "flow": separate_by_flow,
+    "mask_flow": separate_by_mask_and_flow,
+    "selective": separate_selectively,
+    "per_frame": separate_per_frame,
 }
-CARRIED = ("flow", "per_frame")  # names come from what flow brought, not from seeds
+# Methods whose ids come from the carried labels and not from seeds.
+METHODS_WITH_CARRIED_IDS = ("flow", "per_frame")
 
 
-def separated(way: str, evidence: Evidence, least_iou: float) -> Labels:
-    """One of the ways, and names that flow does not confirm taken away (see ``faithful``)."""
-    labels = WAYS[way](evidence)
-    return labels if way in CARRIED else faithful(labels, evidence.carried, least_iou)
+def separate_cells(method: str, evidence: Evidence, min_iou: float) -> Labels:
+    """Separate the cells of a slice by one of ``METHODS``.
 
-
-def flooded(mask: Mask, cut: Mask | None, seeds: Seeds) -> Labels:
-    """Watershed from seeds on the negative distance transform of ``mask & ~cut``, within ``mask``.
-
-    A part of the mask that one seed alone lies in is that cell's; only parts with several are flooded.
+    Ids that the carried labels do not confirm are removed (see ``keep_confirmed_ids``).
     """
-    parts, count = _parts(mask)
-    where = _at(parts, seeds.places)
-    held = np.bincount(where, minlength=count + 1)
+    labels = METHODS[method](evidence)
+    if method in METHODS_WITH_CARRIED_IDS:
+        return labels
+    return keep_confirmed_ids(labels, evidence.carried, min_iou)
+
+
+def flood_from_seeds(mask: Mask, cut: Mask | None, seeds: Seeds) -> Labels:
+    """Compute the watershed from seeds on the negative distance transform of ``mask & ~cut``.
+
+    A connected part of ``mask`` with a single seed gets the id of that seed; only parts with
+    several seeds are flooded.
+
+    Args:
+        mask: pixels that get labels.
+        cut: pixels along which parts are cut; none if not given.
+        seeds: seeds of the cells.
+    """
+    parts, count = _connected_parts(mask)
+    y, x = seeds.pixels()
+    seed_parts = parts[y, x]
+    n_seeds = np.bincount(seed_parts, minlength=count + 1)
     owner = np.zeros(count + 1, seeds.ids.dtype)
-    owner[where] = seeds.ids
-    owner[held != 1] = owner[0] = 0
+    owner[seed_parts] = seeds.ids
+    owner[n_seeds != 1] = 0
+    owner[0] = 0
     labels: Labels = owner[parts]
-    contested = held > 1
-    contested[0] = False
-    if contested.any():
-        among = contested[where]
+    is_contested = n_seeds > 1
+    is_contested[0] = False
+    if is_contested.any():
+        in_contested = is_contested[seed_parts]
+        ids = seeds.ids[in_contested]
         markers = np.zeros(mask.shape, np.int32)
-        y, x = np.round(seeds.places[among]).astype(int).T
-        markers[y, x] = np.arange(1, among.sum() + 1)
+        markers[y[in_contested], x[in_contested]] = np.arange(1, len(ids) + 1)
         depth = _depth(mask if cut is None else mask & ~cut)
-        basins = watershed(-depth, markers, mask=contested[parts])
-        labels += np.append(np.zeros(1, labels.dtype), seeds.ids[among])[basins].astype(
-            labels.dtype
-        )
+        basins = watershed(-depth, markers, mask=is_contested[parts])
+        id_of_basin = np.append(np.zeros(1, labels.dtype), ids)
+        labels += id_of_basin[basins].astype(labels.dtype)
     return labels
 
 
-def faithful(labels: Labels, carried: Labels, least_iou: float) -> NDArray[np.uint32]:
-    """Regions that overlap with what flow brought of the same cell by at least that IoU keep its name; the others are nameless.
+def keep_confirmed_ids(labels: Labels, carried: Labels, min_iou: float) -> NDArray[np.uint32]:
+    """Keep the ids of regions that overlap with the same carried cell by at least ``min_iou``.
 
-    A seed that drifted into a neighbor cannot give it a wrong name then: main cells are known by IoU (paper 3.3).
+    The other regions become unassigned. A seed that drifted into a neighbor cannot give it a wrong
+    id then: main cells are recognized by IoU (paper 3.3).
     """
     table = overlaps(labels, carried)
-    ids, which = np.unique(np.concatenate([table.first, table.second]), return_inverse=True)
-    first, second = which[: len(table.first)], which[len(table.first) :]
-    ours, theirs = (
-        np.bincount(side, weights=table.pixels, minlength=len(ids)) for side in (first, second)
-    )
-    same = np.zeros(len(ids))
-    same[first[first == second]] = table.pixels[first == second]
-    unlike = np.flatnonzero((same < least_iou * (ours + theirs - same)) & (ours > 0) & (ids > 0))
-    named = labels.astype(np.uint32)
-    for number, label in enumerate(ids[unlike]):
-        named[labels == label] = NAMELESS + number
-    return named
+    labels_of_pairs = np.concatenate([table.first, table.second])
+    ids, index = np.unique(labels_of_pairs, return_inverse=True)
+    first, second = index[: len(table.first)], index[len(table.first) :]
+    region_px = np.bincount(first, weights=table.pixels, minlength=len(ids))
+    carried_px = np.bincount(second, weights=table.pixels, minlength=len(ids))
+    is_same = first == second
+    shared_px = np.zeros(len(ids))
+    shared_px[first[is_same]] = table.pixels[is_same]
+    union_px = region_px + carried_px - shared_px
+    is_unconfirmed = (shared_px < min_iou * union_px) & (region_px > 0) & (ids > 0)
+    confirmed = labels.astype(np.uint32)
+    for number, label in enumerate(ids[is_unconfirmed]):
+        confirmed[labels == label] = UNASSIGNED + number
+    return confirmed
 
 
-def seeds_of(labels: Labels, point: SeedPoint = "deepest") -> Seeds:
-    """A seed in every part of every cell: where it is deepest, or its centroid, as the paper has it (which may lie outside)."""
+def place_seeds(labels: Labels, point: SeedPoint = "deepest") -> Seeds:
+    """Place a seed in every connected part of every cell.
+
+    Args:
+        labels: (h, w).
+        point: ``deepest``, the pixel farthest from the edge of its cell; or ``centroid`` as in the
+            paper, which may lie outside of the part.
+    """
     parts = cc3d.connected_components(labels, connectivity=4)
-    flat = parts.ravel()
-    inside = np.flatnonzero(flat)
+    part_of_pixel = parts.ravel()
+    inside = np.flatnonzero(part_of_pixel)
     if not inside.size:
         return Seeds(np.empty(0, labels.dtype), np.empty((0, 2)))
-    width = labels.shape[1]
     if point == "centroid":
-        pixels = np.bincount(flat)[1:]
-        sums = [
-            np.bincount(flat[inside], weights=where)[1:]
-            for where in (inside // width, inside % width)
-        ]
-        places = np.stack(sums, axis=1) / pixels[:, None]
-        first = np.zeros(len(pixels) + 1, np.int64)
-        first[flat[inside[::-1]]] = inside[::-1]
-        return Seeds(labels.ravel()[first[1:]], places)
-    depth = _depth((labels > 0) & ~edges(labels)).ravel()
+        return _seeds_at_centroids(labels, part_of_pixel, inside)
+    return _seeds_at_deepest_pixels(labels, part_of_pixel, inside)
+
+
+def _seeds_at_centroids(
+    labels: Labels, part_of_pixel: NDArray[Any], inside: NDArray[np.int64]
+) -> Seeds:
+    """Return the centroid of every part; ``inside`` are the flat indices of the pixels of parts."""
+    width = labels.shape[1]
+    n_pixels = np.bincount(part_of_pixel)[1:]
+    sums = [
+        np.bincount(part_of_pixel[inside], weights=coordinate)[1:]
+        for coordinate in (inside // width, inside % width)
+    ]
+    positions = np.stack(sums, axis=1) / n_pixels[:, None]
+    first_pixel = np.zeros(len(n_pixels) + 1, np.int64)
+    first_pixel[part_of_pixel[inside[::-1]]] = inside[::-1]
+    return Seeds(labels.ravel()[first_pixel[1:]], positions)
+
+
+def _seeds_at_deepest_pixels(
+    labels: Labels, part_of_pixel: NDArray[Any], inside: NDArray[np.int64]
+) -> Seeds:
+    """Return the deepest pixel of every part; of equally deep ones, the last in the slice."""
+    width = labels.shape[1]
+    depth = _depth((labels > 0) & ~label_edges(labels)).ravel()
     order = inside[np.argsort(depth[inside], kind="stable")]
-    deepest = np.zeros(int(flat.max()) + 1, np.int64)
-    deepest[flat[order]] = (
-        order  # what is written last stays: the deepest, and of equals the last in the picture
-    )
-    at = deepest[1:]
-    return Seeds(labels.ravel()[at], np.stack([at // width, at % width], axis=1).astype(np.float64))
+    deepest = np.zeros(int(part_of_pixel.max()) + 1, np.int64)
+    # Of several pixels of a part the last one written stays, which is the deepest.
+    deepest[part_of_pixel[order]] = order
+    pixels = deepest[1:]
+    positions = np.stack([pixels // width, pixels % width], axis=1).astype(np.float64)
+    return Seeds(labels.ravel()[pixels], positions)
 
 
-def edges(labels: Labels) -> Mask:
-    """Pixels of cells beside a pixel of another label, on either side of the border."""
+def label_edges(labels: Labels) -> Mask:
+    """Return the pixels next to a pixel of another label, on both sides of the edge."""
     edge = np.zeros(labels.shape, bool)
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        unlike = labels[here] != labels[there]
-        edge[here] |= unlike
-        edge[there] |= unlike
+    for first, second in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differ = labels[first] != labels[second]
+        edge[first] |= differ
+        edge[second] |= differ
     return edge
 
 
-def _mask(evidence: Evidence) -> Mask:
+def _cell_mask(evidence: Evidence) -> Mask:
     return np.asarray(evidence.interior >= 0.5)
 
 
-def _inner(mask: Mask, rim: float) -> Mask:
-    """Farther than that from the outline; the edge of the picture is none."""
-    return np.asarray(_depth(mask, edge_is_outside=False) > rim)
+def _inner_pixels(mask: Mask, margin: float) -> Mask:
+    """Return the pixels farther than ``margin`` from the outline; the slice's border is not one."""
+    return np.asarray(_depth(mask, border_is_outside=False) > margin)
 
 
-def _parts(mask: Mask) -> tuple[NDArray[Any], int]:
-    """Connected parts, numbered from 1; neighbors share an edge, as in the watershed."""
+def _connected_parts(mask: Mask) -> tuple[NDArray[Any], int]:
+    """Number connected parts from 1; neighbors share an edge, as in the watershed."""
     parts, count = cc3d.connected_components(mask.view(np.uint8), connectivity=4, return_N=True)
     return parts, int(count)
 
 
-def _depth(mask: Mask, edge_is_outside: bool = True) -> NDArray[np.float32]:
-    """Distance to the nearest pixel outside of the mask, beyond the picture too: what it cuts is not deepest in its corners."""
-    outside = (1,) * 4 if edge_is_outside else (0,) * 4
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), *outside, cv2.BORDER_CONSTANT, value=0)
-    depth = np.asarray(
-        cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32
+def _depth(mask: Mask, border_is_outside: bool = True) -> NDArray[np.float32]:
+    """Return the distance to the nearest pixel outside of the mask.
+
+    With ``border_is_outside``, pixels beyond the border of the slice are outside too: a cell that
+    the border cuts is then not deepest in the corners of the slice.
+    """
+    padding = 1 if border_is_outside else 0
+    padded = cv2.copyMakeBorder(
+        mask.astype(np.uint8), *(padding,) * 4, cv2.BORDER_CONSTANT, value=0
     )
-    return depth[1:-1, 1:-1] if edge_is_outside else depth
-
-
-def _at(picture: NDArray[Any], places: NDArray[np.float64]) -> NDArray[Any]:
-    y, x = np.round(places).astype(int).T if len(places) else (np.empty(0, int), np.empty(0, int))
-    return np.asarray(picture[y, x])
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    depth = np.asarray(distance, np.float32)
+    return depth[1:-1, 1:-1] if border_is_outside else depth

@@ -1,7 +1,7 @@
-"""The stage ``track``: islands get the identity of their cell, and a list says where to look."""
+"""The stage ``track``: islands get the identity of their cell, and places to review are listed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -10,12 +10,19 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparsem.cells.linking import Links, Tracks, links, renamed, resolve, without_fragments
-from sparsem.cells.review import ReviewPlace, area_jumps, disagreements
+from sparsem.cells.linking import (
+    Links,
+    Tracks,
+    link_slices,
+    relabel_islands,
+    remove_fragments,
+    resolve_tracks,
+)
+from sparsem.cells.review import ReviewPlace, disagreement_places, largest_area_jumps
+from sparsem.cells.tables import concatenate, link_table, review_table, track_table
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import label_sizes
@@ -25,37 +32,43 @@ from sparsem.store.volume import Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import Arrays, BlockResult, Stage, finished, link_arrays
 
-PLACES = 100  # rows of the list of where to look
-JUMPS = 20  # of them at most are jumps of area: each is looked up in two slices
+# Rows of the table of places to review.
+MAX_PLACES = 100
+# Places that are jumps of an area: each of them is located in two slices.
+MAX_JUMPS = 20
 
 
 class TrackSettings(Settings):
-    """How islands are followed."""
+    """Settings of tracking islands."""
 
-    cells: str = Field("cells", description="name of the result of cells; also that of the result")
+    cells: str = Field(
+        "cells", description="name of the result of cells, and of the result of track"
+    )
     min_volume_um3: float = Field(
         0.02,
         ge=0,
-        description="objects that never meet an annotated cell, and are smaller, are left out of the result",
+        description="minimum volume of an object that never meets an annotated cell; "
+        "smaller ones are left out of the result",
     )
     window_px: int = Field(
         512,
         ge=8,
-        description="edge of the square around an island in which it is compared with other regions",
+        description="edge of the square around an island in which its IoU with other regions is "
+        "computed",
     )
 
 
 @dataclass(frozen=True)
-class Tracked:
-    """What ``track`` found.
+class TrackResult:
+    """Result of ``track``.
 
     Attributes:
-        cells: how many of the annotated ones are in the result.
-        islands: tracks of islands.
-        unassigned: objects that never meet an annotated cell, by their identity: volume in cubic micrometers.
-        left_out: how many others were smaller than the minimum.
-        left_out_um3: their volume.
-        look: where to look, the largest area first.
+        cells: number of annotated cells in the result.
+        islands: number of tracks of islands.
+        unassigned: objects that never meet an annotated cell: identity -> volume in µm³.
+        left_out: number of such objects below the minimum volume.
+        left_out_um3: their total volume.
+        review: places to review, the largest area first.
     """
 
     cells: int
@@ -63,242 +76,229 @@ class Tracked:
     unassigned: Mapping[int, float]
     left_out: int
     left_out_um3: float
-    look: tuple[ReviewPlace, ...]
+    review: tuple[ReviewPlace, ...]
 
 
 def track(
     sample: Sample, settings: TrackSettings | None = None, *, on: Execution = HERE, **changes: Any
-) -> Tracked:
-    """Write ``labels/NAME``: every cell with its protrusions under one identity; what meets no cell under identities above all ids.
+) -> TrackResult:
+    """Join islands to their cells through the slices.
 
-    Objects that meet no annotated cell are fragments, or cells that were not annotated: small ones are left out, and reported.
+    Writes ``labels/NAME``: every cell with its protrusions under one identity; objects that meet no
+    annotated cell under identities above all ids. These are fragments, or cells that were not
+    annotated; small ones are left out and reported.
 
-    Also ``tables/tracks_NAME``, one row a track of islands; ``tables/links_NAME``, one row a pair of overlapping regions of
-    neighboring slices of which one is an island, so that splits and mergers are all there; ``tables/look_NAME``, where to look.
+    Also writes ``tables/tracks_NAME``, one row for each track of islands; ``tables/links_NAME``,
+    one row for each pair of overlapping regions of neighboring slices of which one is an island, so
+    that all splits and mergers are listed; and ``tables/review_NAME``, the places to review.
 
     Args:
-        sample: with ``labels/NAME-regions``, as ``cells`` writes it.
-        settings: which, and the window.
-        on: how the work is spread; pairs of slices are compared in parallel, the graph is resolved here.
+        sample: sample with ``labels/NAME-regions``, as ``cells`` writes it.
+        settings: name and window.
+        on: how the work is distributed; pairs of slices are compared in parallel, the graph is
+            resolved in this process.
 
     Raises:
         SampleError: there are no such regions.
-        ResumeError: there is a result of other regions or settings, and ``on.overwrite`` is not set.
+        ResumeError: there is a result of other regions or settings, and ``on.overwrite`` is not
+            set.
         ResourceError: a block does not fit into memory.
     """
     settings = resolve_settings(TrackSettings, settings, changes)
     name = settings.cells
     if f"{name}-regions" not in sample.names("labels"):
         raise SampleError(
-            f"{sample.path.name} has no labels/{name}-regions; run 'sparsem cells {sample.path.name}' first."
+            f"{sample.path.name} has no labels/{name}-regions; "
+            f"run 'sparsem cells {sample.path.name}' first."
         )
     regions = sample.volume("labels", f"{name}-regions")
-    made = _made_by_cells(sample, name)
-    base = int(made["base"])
+    cells_summary = _summary_of_cells(sample, name)
+    base = int(cells_summary["base"])
+    inputs = {"regions": regions.fingerprint}
     output = regions.like(f"labels/{name}", np.uint32, Kind.LABELS, regions.made_on)
     needs = _needs(regions, output)
-    with Stage(
-        sample, f"track-{name}", settings, {"regions": regions.fingerprint}, [output], on, needs
-    ) as stage:
+    with Stage(sample, f"track-{name}", settings, inputs, [output], on, needs) as stage:
         if not stage.finished:
-            blocks = regions.blocks(halo=1)
-            singly = {_name_of(block): [block] for block in blocks}
-            compared = stage.chain(
-                f"{stage.name}, slices compared", _compared, singly, regions, base, settings
-            )
-            pairs, pixels = _links_in(compared, blocks)
-            min_voxels = settings.min_volume_um3 / regions.voxel_size.volume_um3
-            every = resolve(pairs, [len(one) for one in pixels], base)
-            tracks, left_out = without_fragments(every, pixels, base, min_voxels)
-            stage.map(
-                _name_block,
-                regions.blocks(),
-                regions,
-                base,
-                of_block=partial(_identities_in, tracks),
-            )
-            stage.forget()
-            notes = {
-                "left_out": len(left_out),
-                "left_out_um3": sum(left_out) * regions.voxel_size.volume_um3,
-            }
-            table = track_table(tracks, pixels, regions, base)
-            sample.write_table(
-                f"tracks_{name}", table.replace_schema_metadata({"sparsem": json.dumps(notes)})
-            )
-            sample.write_table(f"links_{name}", link_table(pairs, tracks, base))
-    areas = [
-        {int(cell): pixels for cell, pixels in one.items()}
-        for block in finished(sample, stage.name)
-        for one in block["areas"]
-    ]
-    look = _look(regions, sample.volume("labels", name), made, areas)
-    sample.write_table(f"look_{name}", look_table(look))
-    found, notes = sample.read_table(f"tracks_{name}"), sample.table_notes(f"tracks_{name}")
+            _run_stage(stage, regions, base, settings)
+    areas = list(_cell_areas(sample, stage.name))
+    places = _places_to_review(regions, sample.volume("labels", name), cells_summary, areas)
+    sample.write_table(f"review_{name}", review_table(places))
+    return _result(sample, name, base, areas, places)
+
+
+def _run_stage(stage: Stage, regions: Volume, base: int, settings: TrackSettings) -> None:
+    """Compare slices, resolve the graph, and write labels and tables."""
+    sample, name = stage.sample, settings.cells
+    blocks = regions.blocks(halo=1)
+    chains = {_chain_name(block): [block] for block in blocks}
+    title = f"{stage.name}, comparison of slices"
+    folder = stage.chain(title, _compare_slices, chains, regions, base, settings)
+    links, pixels = _read_links(folder, blocks)
+    voxel_um3 = regions.voxel_size.volume_um3
+    all_tracks = resolve_tracks(links, [len(islands) for islands in pixels], base)
+    min_voxels = settings.min_volume_um3 / voxel_um3
+    tracks, left_out = remove_fragments(all_tracks, pixels, base, min_voxels)
+    of_block = partial(_identities_in, tracks)
+    stage.map(_relabel_block, regions.blocks(), regions, base, of_block=of_block)
+    stage.forget()
+    notes = {"left_out": len(left_out), "left_out_um3": sum(left_out) * voxel_um3}
+    table = track_table(tracks, pixels, regions.voxel_size, base)
+    table = table.replace_schema_metadata({"sparsem": json.dumps(notes)})
+    sample.write_table(f"tracks_{name}", table)
+    sample.write_table(f"links_{name}", link_table(links, tracks, base))
+
+
+def _result(
+    sample: Sample,
+    name: str,
+    base: int,
+    areas: Sequence[Mapping[int, int]],
+    places: Sequence[ReviewPlace],
+) -> TrackResult:
+    """Summarize the tables of a finished stage."""
+    table = sample.read_table(f"tracks_{name}")
+    notes = sample.table_notes(f"tracks_{name}")
     unassigned: dict[int, float] = {}
-    for row in found.select(["identity", "volume_um3"]).to_pylist():
-        if row["identity"] > base:
-            unassigned[row["identity"]] = unassigned.get(row["identity"], 0.0) + row["volume_um3"]
-    count = len({cell for one in areas for cell in one})
-    return Tracked(
-        count,
-        found.num_rows,
-        unassigned,
-        int(notes["left_out"]),
-        float(notes["left_out_um3"]),
-        tuple(look),
+    for row in table.select(["identity", "volume_um3"]).to_pylist():
+        identity = row["identity"]
+        if identity > base:
+            unassigned[identity] = unassigned.get(identity, 0.0) + row["volume_um3"]
+    return TrackResult(
+        cells=len({cell for slice_areas in areas for cell in slice_areas}),
+        islands=table.num_rows,
+        unassigned=unassigned,
+        left_out=int(notes["left_out"]),
+        left_out_um3=float(notes["left_out_um3"]),
+        review=tuple(places),
     )
 
 
-def track_table(
-    tracks: Tracks, pixels: Sequence[NDArray[np.int64]], regions: Volume, base: int
-) -> pa.Table:
-    """One row a track of islands: its identity (0 if it was left out), where it runs, how large it is, and whether it belongs to a cell.
-
-    Args:
-        tracks: what ``resolve`` found.
-        pixels: of every island, slice by slice.
-        regions: for the voxel size.
-        base: identities above it are those of no cell.
-    """
-    count = len(tracks.identity)
-    first, last = np.full(count, len(pixels)), np.full(count, -1)
-    slices, voxels = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for z, (of_slice, islands) in enumerate(zip(tracks.of_slice, pixels, strict=True)):
-        first[of_slice] = np.minimum(first[of_slice], z)
-        last[of_slice] = z
-        slices[np.unique(of_slice)] += 1
-        np.add.at(voxels, of_slice, islands)
-    in_cell = (tracks.identity > 0) & (tracks.identity <= base)
-    columns = {
-        "track": np.arange(count),
-        "identity": tracks.identity,
-        "in_cell": in_cell,
-        "first_z": first,
-        "last_z": last,
-    }
-    return pa.table(
-        {
-            **columns,
-            "slices": slices,
-            "voxels": voxels,
-            "volume_um3": voxels * regions.voxel_size.volume_um3,
-        }
-    )
-
-
-def link_table(pairs: Sequence[Links], tracks: Tracks, base: int) -> pa.Table:
-    """One row a pair of overlapping regions of slice ``z`` and the next of which one is an island; ``used`` says that it is followed."""
-    z = np.repeat(np.arange(len(pairs)), [len(one.lower) for one in pairs])
-    columns: dict[str, Any] = {"z": z}
-    for side, shift in (("lower", 0), ("upper", 1)):
-        regions = [getattr(one, side) for one in pairs]
-        names = [
-            renamed(region, tracks.identity[of], base)
-            for region, of in zip(regions, tracks.of_slice[shift:], strict=False)
-        ]  # pairs and slices run out together
-        columns |= {f"{side}_region": _joined(regions), f"{side}_identity": _joined(names)}
-    used = [one.continues | one.goes_over for one in pairs]
-    return pa.table(
-        {**columns, "shared_px": _joined([one.pixels for one in pairs]), "used": _joined(used)}
-    )
-
-
-def look_table(look: Sequence[ReviewPlace]) -> pa.Table:
-    """One row a place, the one that is worth most first."""
-    columns = {name: [getattr(one, name) for one in look] for name in ReviewPlace._fields}
-    return pa.table({"rank": np.arange(1, len(look) + 1), **columns})
-
-
-def _compared(
-    block: ZBlock, _before: None, regions: Volume, base: int, settings: TrackSettings
+def _compare_slices(
+    block: ZBlock, _previous: None, regions: Volume, base: int, settings: TrackSettings
 ) -> Arrays:
-    """Links of the block's slices and the next ones, pair after pair, and the islands' pixels, slice after slice."""
+    """Link the slices of a block with the next ones; also count the pixels of their islands.
+
+    Returns:
+        The columns of ``Links`` of all pairs, one pair after the other, and the number of links of
+        each pair; the pixels of all islands, slice after slice, and the number of islands of each.
+    """
     labels = regions.read(slice(block.start, block.read_stop))
-    found = [links(lower, upper, base, settings.window_px) for lower, upper in pairwise(labels)]
-    own = [label_sizes(one) for one in labels[: block.stop - block.start]]
-    pixels = [counts[ids > base] for ids, counts in own]
-    columns = {name: _joined([getattr(one, name) for one in found]) for name in Links._fields}
-    counts = {
-        "links": np.array([len(one.lower) for one in found], int),
-        "islands": np.array([len(one) for one in pixels], int),
+    links = [
+        link_slices(lower, upper, base, settings.window_px) for lower, upper in pairwise(labels)
+    ]
+    pixels = []
+    for slice_labels in labels[: block.stop - block.start]:
+        ids, counts = label_sizes(slice_labels)
+        pixels.append(counts[ids > base])
+    arrays = {
+        column: concatenate([getattr(link, column) for link in links]) for column in Links._fields
     }
-    return {**columns, **counts, "island_pixels": _joined(pixels)}
+    arrays["links"] = np.array([len(link.lower) for link in links], int)
+    arrays["islands"] = np.array([len(counts) for counts in pixels], int)
+    arrays["island_pixels"] = concatenate(pixels)
+    return arrays
 
 
-def _links_in(
+def _read_links(
     folder: Path, blocks: Sequence[ZBlock]
 ) -> tuple[list[Links], list[NDArray[np.int64]]]:
-    """The links of all pairs of slices, and the pixels of the islands of all slices."""
-    pairs: list[Links] = []
+    """Return the links of all pairs of slices, and the pixels of the islands of all slices."""
+    links: list[Links] = []
     pixels: list[NDArray[np.int64]] = []
-    kinds = (np.uint32, np.uint32, np.int64, bool, bool)
     for block in blocks:
-        arrays = {
-            name: np.asarray(array[...])
-            for name, array in link_arrays(folder, _name_of(block), 0).items()
-        }
-        ends = np.cumsum(arrays["links"])[:-1]
-        columns = [
-            np.split(arrays[name].astype(kind), ends)
-            for name, kind in zip(Links._fields, kinds, strict=True)
-        ]
-        pairs += [Links(*one) for one in zip(*columns, strict=True)] if arrays["links"].size else []
+        stored = link_arrays(folder, _chain_name(block), 0)
+        arrays = {column: np.asarray(array[...]) for column, array in stored.items()}
+        links += _split_links(arrays)
         pixels += np.split(arrays["island_pixels"], np.cumsum(arrays["islands"])[:-1])
-    return pairs, pixels
+    return links, pixels
 
 
-def _name_of(block: ZBlock) -> str:
+def _split_links(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Links]:
+    """Yield the links of each pair of slices of a block."""
+    if not arrays["links"].size:
+        return
+    ends = np.cumsum(arrays["links"])[:-1]
+    dtypes = (np.uint32, np.uint32, np.int64, bool, bool)
+    columns = [
+        np.split(arrays[column].astype(dtype), ends)
+        for column, dtype in zip(Links._fields, dtypes, strict=True)
+    ]
+    for pair_columns in zip(*columns, strict=True):
+        yield Links(*pair_columns)
+
+
+def _chain_name(block: ZBlock) -> str:
     return f"slices-{block.start}"
 
 
 def _identities_in(tracks: Tracks, block: ZBlock) -> list[NDArray[np.uint32]]:
-    """Of the islands of a block's slices."""
-    return [tracks.identity[one] for one in tracks.of_slice[block.own]]
+    """Return the identities of the islands of a block, slice by slice."""
+    return [tracks.identity[of_slice] for of_slice in tracks.of_slice[block.own]]
 
 
-def _name_block(
+def _relabel_block(
     block: ZBlock, regions: Volume, base: int, identities: Sequence[Any]
 ) -> BlockResult:
+    """Give the islands of a block their identities; summarize the areas of cells in pixels."""
     labels = regions.read(block.own)
     areas: list[dict[str, int]] = []
     for number, identity in enumerate(identities):
-        labels[number] = renamed(labels[number], identity, base)
-        ids, pixels = (side.tolist() for side in label_sizes(labels[number]))
-        areas.append(
-            {str(cell): count for cell, count in zip(ids, pixels, strict=True) if cell <= base}
-        )
+        labels[number] = relabel_islands(labels[number], identity, base)
+        ids, pixels = label_sizes(labels[number])
+        is_cell = ids <= base
+        cell_ids, cell_pixels = ids[is_cell].tolist(), pixels[is_cell].tolist()
+        areas.append({str(cell): count for cell, count in zip(cell_ids, cell_pixels, strict=True)})
     path = "labels/" + regions.directory.name.removesuffix("-regions")
     return {path: labels}, {"areas": areas}
 
 
-def _look(
-    regions: Volume, named: Volume, made: dict[str, Any], areas: Sequence[dict[int, int]]
+def _cell_areas(sample: Sample, stage_name: str) -> Iterator[dict[int, int]]:
+    """Yield the areas of the cells of every slice: id -> pixels."""
+    for block in finished(sample, stage_name):
+        for areas in block["areas"]:
+            yield {int(cell): pixels for cell, pixels in areas.items()}
+
+
+def _places_to_review(
+    regions: Volume,
+    labels: Volume,
+    cells_summary: Mapping[str, Any],
+    areas: Sequence[Mapping[int, int]],
 ) -> list[ReviewPlace]:
-    """Disagreements that ``cells`` saw, and jumps of area in the result, the largest first."""
+    """Return disagreements of ``cells`` and jumps of area in the result, the largest first."""
     voxel = regions.voxel_size
     pixel_um2 = voxel.y * voxel.x * 1e-6
-    found = disagreements(made["places"], made["labeled"], pixel_um2)
-    for z, cell, change in area_jumps(areas, JUMPS):
-        before, after = (one == cell for one in named.read(slice(z - 1, z + 1)))
-        changed = np.pad(before != after, 1).astype(np.uint8)
-        depth = cv2.distanceTransform(changed, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        found.append(ReviewPlace("jump", z, int(y), int(x), cell, 0, change * pixel_um2, 1))
-    return sorted(found, key=lambda one: (-one.area_um2, one.z, one.first, one.second))[:PLACES]
+    places = disagreement_places(
+        cells_summary["disagreements"], cells_summary["labeled_slices"], pixel_um2
+    )
+    for z, cell, change_px in largest_area_jumps(areas, MAX_JUMPS):
+        y, x = _deepest_change(labels, z, cell)
+        places.append(ReviewPlace("jump", z, y, x, cell, 0, change_px * pixel_um2, 1))
+    places.sort(key=lambda place: (-place.area_um2, place.z, place.first, place.second))
+    return places[:MAX_PLACES]
 
 
-def _made_by_cells(sample: Sample, name: str) -> dict[str, Any]:
-    """What ``cells`` left beside the regions: the largest id, the labeled slices, the places of doubt."""
+def _deepest_change(labels: Volume, z: int, cell: int) -> tuple[int, int]:
+    """Return the pixel (y, x) deepest in the area by which a cell differs from the slice before."""
+    previous, current = labels.read(slice(z - 1, z + 1))
+    changed = (previous == cell) != (current == cell)
+    padded = np.pad(changed, 1).astype(np.uint8)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(y), int(x)
+
+
+def _summary_of_cells(sample: Sample, name: str) -> dict[str, Any]:
+    """Return the summary of ``cells``: base, labeled slices, disagreements of every slice."""
     blocks = finished(sample, f"cells-{name}")
-    return {**blocks[0], "places": [one["places"] for block in blocks for one in block["slices"]]}
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    disagreements = [
+        slice_summary["disagreements"] for block in blocks for slice_summary in block["slices"]
+    ]
+    return {**blocks[0], "disagreements": disagreements}
 
 
 def _needs(regions: Volume, output: VolumeSpec) -> Needs:
+    """Estimate the memory of a block and the disk space of the result, in bytes."""
     _, y, x = regions.shape
     block = y * x * (4 * (regions.block_depth + 1) + 48)
     return Needs(

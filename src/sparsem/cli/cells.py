@@ -1,9 +1,9 @@
 """The commands that tell cells apart and follow their protrusions."""
 
-from sparsem.cells.cells import CellsSettings
 from sparsem.cells.cells import cells as _cells
 from sparsem.cells.review import ReviewPlace
-from sparsem.cells.track import Tracked, TrackSettings
+from sparsem.cells.settings import CellsSettings
+from sparsem.cells.track import TrackResult, TrackSettings
 from sparsem.cells.track import track as _track
 from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.store.sample import Sample
@@ -34,28 +34,28 @@ def track(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcom
     """
     found = _track(Sample.open(path), settings, on=on)
     name = settings.cells
-    tables = ", ".join(f"tables/{kind}_{name}" for kind in ("tracks", "links", "look"))
+    tables = ", ".join(f"tables/{kind}_{name}" for kind in ("tracks", "links", "review"))
     lines = [
         f"{found.cells} cells, {found.islands} tracks of islands",
         *_unassigned_lines(found),
         f"Wrote {path}/labels/{name}, {tables}",
     ]
-    if found.look:
+    if found.review:
         lines += [
             "",
-            f"Where to look first ({len(found.look)} places in tables/look_{name}.csv):",
-            *map(_place_line, found.look[:10]),
+            f"Where to look first ({len(found.review)} places in tables/review_{name}.csv):",
+            *map(_place_line, found.review[:10]),
         ]
     data = {"cells": found.cells, "islands": found.islands, "unassigned": dict(found.unassigned)}
     data |= {
         "left_out": found.left_out,
         "left_out_um3": found.left_out_um3,
-        "look": [one._asdict() for one in found.look],
+        "review": [place._asdict() for place in found.review],
     }
     return Outcome(lines, f"sparsem export {in_shell(path)} {name} {name}.tif", data)
 
 
-def _unassigned_lines(found: Tracked) -> list[str]:
+def _unassigned_lines(found: TrackResult) -> list[str]:
     """Return what is reported of objects that meet no annotated cell: they may be cells that were not annotated."""
     lines = []
     if found.unassigned:

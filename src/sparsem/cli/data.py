@@ -151,7 +151,9 @@ def annotate_import(
     Examples: sparsem annotate import liver.zarr nucleus masks/nuclei
     or sparsem annotate import liver.zarr organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
     """
-    from sparsem.cells.cells import CellsSettings  # loads what only the separation of cells needs
+    from sparsem.cells.settings import (
+        CellsSettings,
+    )  # loads what only the separation of cells needs
 
     sample = Sample.open(path)
     _import_annotation(sample, name, source, settings, on=on)

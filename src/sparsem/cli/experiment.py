@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.experiment.cells import ExperimentSettings
-from sparsem.experiment.cells import cells_compared as _experiment
-from sparsem.experiment.models import ModelsSettings, markdown, models_compared
-from sparsem.experiment.slices import SlicesSettings, slices_compared
+from sparsem.experiment.cells import CellMethodsSettings, compare_cell_methods
+from sparsem.experiment.models import ModelsSettings, compare_models, markdown
+from sparsem.experiment.slices import SlicesSettings, compare_slice_counts
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 
@@ -19,7 +18,7 @@ Truth = Annotated[
 ]
 
 
-@command(ExperimentSettings, spread=True)
+@command(CellMethodsSettings, spread=True)
 def experiment_cells(
     path: SamplePath,
     truth: Annotated[
@@ -29,14 +28,14 @@ def experiment_cells(
         ),
     ] = None,
     *,
-    settings: ExperimentSettings,
+    settings: CellMethodsSettings,
     on: Execution,
 ) -> Outcome:
     """Run every way of separating cells, track, score on the slices that nobody labeled, and print them side by side (Table 2).
 
     Example: sparsem experiment cells tumor.zarr all_cells.tif --min-voxels 5000
     """
-    rows = _experiment(Sample.open(path), truth, settings, on=on)
+    rows = compare_cell_methods(Sample.open(path), truth, settings, on=on)
     head = (
         "way",
         "Dice of cells",
@@ -83,7 +82,7 @@ def experiment_slices(
 
     Example: sparsem experiment slices liver.zarr nucleus --n-slices 7 --n-slices 15 --repeats 3
     """
-    found = slices_compared(Sample.open(path), name, folder, truth, settings, on=on)
+    found = compare_slice_counts(Sample.open(path), name, folder, truth, settings, on=on)
     lines = [f"{'labeled':>9}{'tile px':>9}{'mean Dice':>11}{'spread':>9}"]
     summary = found.summary()
     for (labeled, tile), (mean, spread) in summary.items():
@@ -93,8 +92,8 @@ def experiment_slices(
     lines += [f"Wrote {file}" for file in found.files]
     lines.append(f"Wrote {path}/tables/experiment_slices_{name}.parquet and .csv")
     rows = [
-        {"labeled": one.labeled, "tile_px": one.tile, "repeat": one.repeat, "dice_3d": one.dice}
-        for one in found.runs
+        {"labeled": run.n_slices, "tile_px": run.tile_px, "repeat": run.repeat, "dice_3d": run.dice}
+        for run in found.runs
     ]
     return Outcome(lines, data={"runs": rows, "files": found.files})
 
@@ -115,16 +114,16 @@ def experiment_models(
 
     Example: sparsem experiment models liver.zarr nucleus --networks resunet --networks unet++ --networks resunet+cps --n-slices 7 --minutes 10
     """
-    found = models_compared(Sample.open(path), name, folder, truth, settings, on=on)
+    found = compare_models(Sample.open(path), name, folder, truth, settings, on=on)
     lines = [*markdown(found).splitlines(), *(f"Wrote {file}" for file in found.files)]
     lines.append(f"Wrote {path}/tables/experiment_models_{name}.parquet and .csv")
     rows = [
         {
-            "network": one.way,
-            "labeled": one.labeled,
-            "dice_3d": one.dice,
-            "training_s": one.seconds,
+            "network": run.network,
+            "labeled": run.n_slices,
+            "dice_3d": run.dice,
+            "training_s": run.seconds,
         }
-        for one in found.trained
+        for run in found.runs
     ]
     return Outcome(lines, data={"trainings": rows, "files": found.files})

@@ -1,1 +1,1 @@
-"""Questions that are answered by measuring, on any sample with truth."""
+"""Experiments that answer a question by measuring, on any sample with ground truth."""

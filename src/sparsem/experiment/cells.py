@@ -1,4 +1,4 @@
-"""Comparison of the ways of separating cells, on a sample with truth (Table 2 of the paper)."""
+"""Comparison of the methods of separating cells, on a sample with ground truth (paper, Table 2)."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -6,26 +6,30 @@ from typing import Any, get_args
 import pyarrow as pa
 from pydantic import Field
 
-from sparsem.cells.cells import CellsSettings, Way, cells
+from sparsem.cells.cells import cells
+from sparsem.cells.settings import CellsSettings, SeparationMethod
 from sparsem.cells.track import TrackSettings, track
 from sparsem.score.score import ScoreSettings, score
 from sparsem.settings import Settings, SliceChoice, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
-ALL_WAYS: tuple[Way, ...] = get_args(Way)[::-1]
+ALL_METHODS: tuple[SeparationMethod, ...] = get_args(SeparationMethod)[::-1]
 
 
-class ExperimentSettings(Settings):
-    """Which ways are compared, and on what."""
+class CellMethodsSettings(Settings):
+    """Settings of a comparison of methods of separating cells."""
 
     cells: str = Field("cells", description="the annotation of cells")
-    method: tuple[Way, ...] = Field(
-        ALL_WAYS,
-        description="a way of separating cells; repeat it for each; all of them if not given",
+    method: tuple[SeparationMethod, ...] = Field(
+        ALL_METHODS,
+        description="method of separating cells; repeat it for several; all if not given",
     )
     min_voxels: int = Field(
-        0, ge=0, description="true cells with fewer voxels are left out of the mean Dice of cells"
+        0,
+        ge=0,
+        description="minimum size of a cell of the ground truth; smaller ones do not count in the "
+        "mean Dice of cells",
     )
     dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group")
     truth_slices: SliceChoice | None = Field(
@@ -33,49 +37,59 @@ class ExperimentSettings(Settings):
     )
 
 
-def cells_compared(
+def compare_cell_methods(
     sample: Sample,
     truth: str | Path | None = None,
-    settings: ExperimentSettings | None = None,
+    settings: CellMethodsSettings | None = None,
     *,
     on: Execution = HERE,
     **changes: Any,
 ) -> dict[str, dict[str, float | None]]:
-    """Table 2 of the paper for a sample: every way, tracked, and scored on the slices that are not labeled.
+    """Separate and track cells by every method, and score them on the unlabeled slices.
 
-    Results stay in the sample as ``labels/NAME-WAY``; the table is ``tables/experiment_NAME``.
+    This is Table 2 of the paper for a sample. Results stay in the sample as ``labels/NAME-METHOD``;
+    the table is ``tables/experiment_NAME``.
 
     Args:
-        sample: as for ``cells``.
-        truth: a labeled volume whose ids are those of the annotation; the sample's own ``truth/NAME`` if not given.
-        settings: which ways.
-        on: how the work is spread.
+        sample: sample as for ``cells``.
+        truth: a labeled volume whose ids are those of the annotation; the sample's own
+            ``truth/NAME`` if not given.
+        settings: methods.
+        on: how the work is distributed.
 
     Returns:
-        Way -> scores (see ``instance_scores``).
+        Method -> scores (see ``instance_scores``).
 
     Raises:
         SampleError, InputError: as ``cells``, ``track`` and ``score`` do.
     """
-    settings = resolve_settings(ExperimentSettings, settings, changes)
-    is_own = truth is None
-    source = sample.volume("truth", settings.cells).directory if is_own else truth
-    slices = (
-        "all" if is_own else settings.truth_slices
-    )  # ground truth that was made with the sample is complete
-    scoring = ScoreSettings(
-        instances=True, min_voxels=settings.min_voxels, dataset=settings.dataset, slices=slices
-    )
-    rows: dict[str, dict[str, Any]] = {}
-    for way in settings.method:
-        name = f"{settings.cells}-{way}"
-        cells(
-            sample,
-            CellsSettings.model_validate({"cells": settings.cells, "method": way, "out": name}),
-            on=on,
-        )
+    settings = resolve_settings(CellMethodsSettings, settings, changes)
+    scoring = {
+        "instances": True,
+        "min_voxels": settings.min_voxels,
+        "dataset": settings.dataset,
+        "slices": settings.truth_slices,
+    }
+    if truth is None:
+        truth = sample.volume("truth", settings.cells).directory
+        # Ground truth that was generated with the sample is complete.
+        scoring["slices"] = "all"
+    scores: dict[str, dict[str, float | None]] = {}
+    for method in settings.method:
+        name = f"{settings.cells}-{method}"
+        separation = CellsSettings(cells=settings.cells, method=method, out=name)
+        cells(sample, separation, on=on)
         track(sample, TrackSettings(cells=name), on=on)
-        rows[way] = score(sample, name, source, scoring, on=on).of_cells("unseen")
-    columns = {key: [row[key] for row in rows.values()] for key in next(iter(rows.values()), {})}
-    sample.write_table(f"experiment_{settings.cells}", pa.table({"way": list(rows), **columns}))
-    return rows
+        result = score(sample, name, truth, ScoreSettings.model_validate(scoring), on=on)
+        scores[method] = result.of_cells("unseen")
+    sample.write_table(f"experiment_{settings.cells}", _score_table(scores))
+    return scores
+
+
+def _score_table(scores: dict[str, dict[str, float | None]]) -> pa.Table:
+    """Return one row for each method, one column for each score."""
+    columns: dict[str, list[Any]] = {"method": list(scores)}
+    first_row: dict[str, float | None] = next(iter(scores.values()), {})
+    for column in first_row:
+        columns[column] = [row[column] for row in scores.values()]
+    return pa.table(columns)

@@ -1,4 +1,4 @@
-"""Measuring a network on slices that it did not learn from: what all experiments with networks share."""
+"""Evaluation of a network on slices that it was not trained on, common to the experiments."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,17 @@ from sparsem.workflow.stage import BlockResult, Stage
 
 
 @dataclass(frozen=True)
-class Check:
-    """What networks are measured against: a truth of every slice, else the labeled slices that are left."""
+class EvaluationReference:
+    """Labels that networks are evaluated against.
+
+    Attributes:
+        sample: sample with the image.
+        image: image that networks read.
+        structure: name of the structure.
+        annotation: labeled slices, some of which a network is trained on.
+        truth: ground truth of every slice; None if the labeled slices that were not used for
+            training are the reference.
+    """
 
     sample: Sample
     image: Volume
@@ -32,11 +41,11 @@ class Check:
 
     @property
     def z(self) -> tuple[int, ...]:
-        """Slices of which the truth is known."""
+        """Slices with reference labels."""
         return self.annotation.z if self.truth is None else self.truth.z
 
-    def true(self, z: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Where the structure is, and where that is known."""
+    def labels(self, z: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return where the structure is in a slice, and where that is known; (y, x) each."""
         if self.truth is None:
             objects, known = self.annotation.objects(self.annotation.z.index(z))
             return objects > 0, known
@@ -46,90 +55,121 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A network on slices that it did not learn from.
+class Evaluation:
+    """Evaluation of a network on slices that it was not trained on.
 
     Attributes:
-        labeled: slices it learnt from, how many.
-        slices: which.
-        z: slices that it was measured on; none that it learnt from.
-        overlaps: of each of these.
+        n_slices: number of slices that the network was trained on.
+        training_slices: the slices that it was trained on.
+        test_slices: the slices that it was evaluated on.
+        overlaps: overlap with the reference of each test slice.
     """
 
-    labeled: int
-    slices: tuple[int, ...]
-    z: tuple[int, ...]
+    n_slices: int
+    training_slices: tuple[int, ...]
+    test_slices: tuple[int, ...]
     overlaps: tuple[MaskOverlap, ...]
 
     @property
     def dice(self) -> float:
-        """Pooled over slices that it did not learn from."""
+        """3D Dice: of all test slices as one volume."""
         return pool_slices(self.overlaps).dice
 
     def along_z(self, n_slices: int) -> tuple[list[float], list[int]]:
-        """Dice of each slice, NaN where it was not measured, and the slices learnt from."""
+        """Return the Dice of each slice of a stack (NaN if not tested) and the training slices."""
         dice = [math.nan] * n_slices
-        for z, one in zip(self.z, self.overlaps, strict=True):
-            dice[z] = one.dice
-        return dice, list(self.slices)
+        for z, slice_overlap in zip(self.test_slices, self.overlaps, strict=True):
+            dice[z] = slice_overlap.dice
+        return dice, list(self.training_slices)
 
 
-def check_of(
+def evaluation_reference(
     sample: Sample,
     structure: str,
     image: str | None,
     truth: str | Path | None,
-    how: GroundTruthSettings,
-) -> Check:
-    """What networks are measured against.
+    settings: GroundTruthSettings,
+) -> EvaluationReference:
+    """Open the labels that networks are evaluated against.
 
     Args:
-        sample: with labeled slices of the structure.
-        structure: its name.
-        image: what networks see; the newest one if not given.
-        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labeled slices, if not given.
-        how: which slices and parts of the ground truth are labeled.
+        sample: sample with labeled slices of the structure.
+        structure: name of the structure.
+        image: image that networks read; the newest one if not given.
+        truth: labels of every slice; if not given, the sample's own ``truth/NAME``, or else the
+            labeled slices.
+        settings: which slices and parts of the ground truth are labeled.
 
     Raises:
-        InputError: the truth does not fit the image.
+        InputError: the ground truth does not fit the image.
         SampleError: the structure is not annotated.
     """
-    seen, annotations = annotations_on(sample, [structure], image)
-    annotation = annotations[structure]
-    if truth is None and structure not in sample.names("truth"):
-        return Check(sample, seen, structure, annotation, None)
-    return Check(
-        sample, seen, structure, annotation, read_ground_truth(sample, structure, seen, truth, how)
-    )
+    volume, annotations = annotations_on(sample, [structure], image)
+    ground_truth = None
+    if truth is not None or structure in sample.names("truth"):
+        ground_truth = read_ground_truth(sample, structure, volume, truth, settings)
+    return EvaluationReference(sample, volume, structure, annotations[structure], ground_truth)
 
 
-def overlaps_with(
-    check: Check, name: str, model: Path, z: Sequence[int], device: str, on: Execution
+def evaluate_model(
+    reference: EvaluationReference,
+    name: str,
+    model: Path,
+    z: Sequence[int],
+    device: str,
+    on: Execution,
 ) -> tuple[MaskOverlap, ...]:
-    """What a model finds on slices, against what is true there; a stage called ``experiment-NAME``, so that nothing is computed twice."""
-    inputs = {"image": check.image.fingerprint, "model": file_hash(model), "slices": str(tuple(z))}
-    inputs |= {
-        "annotation": check.annotation.fingerprint,
-        "truth": check.truth.identity if check.truth else "",
+    """Return the overlap of a model's prediction with the reference, slice by slice.
+
+    It is a stage called ``experiment-NAME``, so that nothing is computed twice.
+
+    Args:
+        reference: labels to compare with.
+        name: name of the evaluation.
+        model: file of the model.
+        z: slices to evaluate.
+        device: device to predict on.
+        on: how the work is distributed.
+    """
+    inputs = {
+        "image": reference.image.fingerprint,
+        "model": file_hash(model),
+        "slices": str(tuple(z)),
+        "annotation": reference.annotation.fingerprint,
+        "truth": reference.truth.identity if reference.truth else "",
     }
-    needs = Needs(
-        ram=check.image.shape[1] * check.image.shape[2] * 32, smaller="use fewer --workers"
-    )
-    again, how = replace(on, overwrite=True), settings_for_device(device)
-    with Stage(check.sample, f"experiment-{name}", how, inputs, [], again, needs) as stage:
-        blocks = stage.map(
-            _measure_block, check.image.blocks(), check, model.resolve(), tuple(z), how
+    _, height, width = reference.image.shape
+    needs = Needs(ram=height * width * 32, smaller="use fewer --workers")
+    settings = settings_for_device(device)
+    on = replace(on, overwrite=True)
+    with Stage(reference.sample, f"experiment-{name}", settings, inputs, [], on, needs) as stage:
+        summaries = stage.map(
+            _evaluate_block,
+            reference.image.blocks(),
+            reference,
+            model.resolve(),
+            tuple(z),
+            settings,
         )
-    return tuple(MaskOverlap(*counts) for block in blocks for counts in block["counts"])
+    return tuple(MaskOverlap(*counts) for summary in summaries for counts in summary["counts"])
 
 
-def _measure_block(
-    block: ZBlock, check: Check, model: Path, chosen: tuple[int, ...], how: PredictSettings
+def _evaluate_block(
+    block: ZBlock,
+    reference: EvaluationReference,
+    model: Path,
+    test_slices: tuple[int, ...],
+    settings: PredictSettings,
 ) -> BlockResult:
+    """Return the counts of ``MaskOverlap`` of the test slices of a block as its summary."""
     counts = []
-    for z in (z for z in range(block.start, block.stop) if z in chosen):
-        _, answer = predict_slice(check.image, z, [model], how)
-        true, known = check.true(z)
-        found = mask_overlap(answer.mean[0] >= 0.5, true, known)
-        counts.append([found.both, found.predicted, found.true, found.known])
+    for z in range(block.start, block.stop):
+        if z not in test_slices:
+            continue
+        _, answer = predict_slice(reference.image, z, [model], settings)
+        true, known = reference.labels(z)
+        slice_overlap = mask_overlap(answer.mean[0] >= 0.5, true, known)
+        counts.append(
+            [slice_overlap.both, slice_overlap.predicted, slice_overlap.true, slice_overlap.known]
+        )
     return {}, {"counts": counts}

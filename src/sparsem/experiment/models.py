@@ -1,4 +1,7 @@
-"""Which network? Several, with and without unlabeled slices, on the same labeled slices (tables 1 to 4 of the thesis)."""
+"""Experiment that answers which network to use (thesis, tables 1 to 4).
+
+Several networks, with and without unlabeled slices, are trained on the same labeled slices.
+"""
 
 import csv
 import math
@@ -14,8 +17,13 @@ from pydantic import Field
 
 from sparsem.annotation.ground_truth import GroundTruthSettings
 from sparsem.errors import InputError, SettingsError
-from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
-from sparsem.experiment.slices import drawn
+from sparsem.experiment.evaluation import (
+    Evaluation,
+    EvaluationReference,
+    evaluate_model,
+    evaluation_reference,
+)
+from sparsem.experiment.slices import select_slices
 from sparsem.models.architectures import architecture_class, count_parameters
 from sparsem.progress import tell
 from sparsem.report.plots.figures import dice_along_z
@@ -35,24 +43,32 @@ from sparsem.training.files import log_path
 from sparsem.training.settings import NetworkTrainingSettings, TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
-WARM, TIMED = 2, 4  # updates before the clock starts, and on the clock
+# Updates before the time is measured, and updates that are timed.
+WARM_UP_UPDATES = 2
+TIMED_UPDATES = 4
+
+# Semi-supervised methods that a network's name may end with, after a plus sign.
+SEMI_SUPERVISED = ("cps", "mean-teacher")
 
 
 class ModelsSettings(NetworkTrainingSettings):
-    """Which networks are compared, on how many slices; beside these, how they learn."""
+    """Settings of the comparison of networks, and of their trainings."""
 
     networks: tuple[str, ...] = Field(
         ("resunet", "unet", "unet++", "resunet+cps"),
         min_length=1,
-        description="a network, with +cps or +mean-teacher; repeat it for each",
+        description="a network, with +cps or +mean-teacher for training on unlabeled slices too; "
+        "repeat it for several",
     )
     n_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (7, 10, 15, 25),
         min_length=1,
-        description="how many labeled slices to learn from; repeat it for each",
+        description="number of labeled slices to train on; repeat it for several",
     )
     minutes: float | None = Field(
-        None, gt=0, description="every training takes as long, on this machine; else --updates each"
+        None,
+        gt=0,
+        description="duration of every training on this machine; if not given, --updates each",
     )
     dataset: str | None = Field(
         None, description="key of the ground truth inside a Zarr group or an HDF5 file"
@@ -63,18 +79,18 @@ class ModelsSettings(NetworkTrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained(Measured):
-    """One network and what it reached.
+class NetworkRun(Evaluation):
+    """Evaluation of one trained network.
 
     Attributes:
-        way: its name, with what it learnt from unlabeled slices.
-        parameters: trainable, of one network.
-        updates: of its weights.
-        seconds: that its training took.
-        memory_gb: that its training was said to need.
+        network: its name, with the semi-supervised method.
+        parameters: number of trainable parameters of one network.
+        updates: number of updates of its weights.
+        seconds: duration of the training.
+        memory_gb: estimated memory of the training.
     """
 
-    way: str
+    network: str
     parameters: int
     updates: int
     seconds: float
@@ -82,37 +98,36 @@ class Trained(Measured):
 
 
 @dataclass(frozen=True)
-class ModelsFound:
-    """What was measured, and the files written."""
+class ModelsResult:
+    """Evaluations of all networks, and the files written."""
 
-    trained: tuple[Trained, ...]
+    runs: tuple[NetworkRun, ...]
     files: tuple[Path, ...]
 
     def summary(self) -> dict[str, tuple[float, float, float]]:
-        """Way -> mean 3D Dice over numbers of labeled slices, its standard deviation (NaN of one), and the mean rank (1 is best)."""
-        ways = list(dict.fromkeys(one.way for one in self.trained))
-        counts = list(dict.fromkeys(one.labeled for one in self.trained))
-        dice = np.array(
-            [
-                [
-                    next(one.dice for one in self.trained if (one.way, one.labeled) == (way, n))
-                    for n in counts
-                ]
-                for way in ways
-            ]
-        )
-        ranks = np.array(
-            [[1 + sum(other > own for other in column) for own in column] for column in dice.T]
-        ).T
-        spread = dice.std(axis=1, ddof=1) if len(counts) > 1 else np.full(len(ways), math.nan)
-        means = zip(dice.mean(axis=1), spread, ranks.mean(axis=1), strict=True)
+        """Summarize the 3D Dice of every network over the numbers of labeled slices.
+
+        Returns:
+            Network -> mean 3D Dice, its standard deviation (NaN if there is one number of slices),
+            and the mean rank (1 is best).
+        """
+        networks = list(dict.fromkeys(run.network for run in self.runs))
+        counts = list(dict.fromkeys(run.n_slices for run in self.runs))
+        dice_of_run = {(run.network, run.n_slices): run.dice for run in reversed(self.runs)}
+        dice = np.array([[dice_of_run[network, n] for n in counts] for network in networks])
+        ranks = 1 + (dice[None, :, :] > dice[:, None, :]).sum(axis=1)
+        means = dice.mean(axis=1)
+        deviations = np.full(len(networks), math.nan)
+        if len(counts) > 1:
+            deviations = dice.std(axis=1, ddof=1)
+        mean_ranks = ranks.mean(axis=1)
         return {
-            way: (float(mean), float(std), float(rank))
-            for way, (mean, std, rank) in zip(ways, means, strict=True)
+            network: (float(means[n]), float(deviations[n]), float(mean_ranks[n]))
+            for n, network in enumerate(networks)
         }
 
 
-def models_compared(
+def compare_models(
     sample: Sample,
     structure: str,
     folder: str | Path,
@@ -121,161 +136,192 @@ def models_compared(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> ModelsFound:
-    """Train every network on 7, 10, 15 and 25 of the labeled slices, and measure it on slices that it has not seen.
+) -> ModelsResult:
+    """Train every network on 7, 10, 15 and 25 of the labeled slices and evaluate it on the others.
 
-    Writes ``tables/experiment_models_NAME``, and into ``folder`` the networks, NAME-models.md (the table), and NAME-models.png: Dice along
-    z with the slices learnt from marked, for the fewest labeled slices. What is done is not done again.
+    Writes ``tables/experiment_models_NAME``, and into ``folder`` the networks, NAME-models.md (the
+    table), and NAME-models.png: Dice along z with the training slices marked, for the smallest
+    number of labeled slices. Finished trainings and evaluations are not repeated.
 
     Args:
-        sample: with labeled slices of the structure.
-        structure: its name.
-        folder: for networks, table and figure.
-        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labeled slices that are left, if not given.
-        settings: which networks, how many slices, and how they learn.
-        on: how measuring is spread.
+        sample: sample with labeled slices of the structure.
+        structure: name of the structure.
+        folder: folder for networks, table and figure.
+        truth: labels of every slice; if not given, the sample's own ``truth/NAME``, or else the
+            labeled slices that were not used for training.
+        settings: networks, numbers of slices, and settings of the trainings.
+        on: how the evaluation is distributed.
 
     Raises:
-        InputError: fewer slices are labeled than asked for, or the truth does not fit.
-        SettingsError: no network of a name.
+        InputError: too few slices are labeled, or the ground truth does not fit.
+        SettingsError: there is no network of a name.
         SampleError: the structure is not annotated.
     """
     settings = resolve_settings(ModelsSettings, settings, changes)
-    check = check_of(
-        sample,
-        structure,
-        settings.image,
-        truth,
-        GroundTruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
-    )
-    counts = [
-        count
-        for count in settings.n_slices
-        if count < len(check.z) and count <= len(check.annotation.z)
-    ]
-    if not counts:
-        more = f"expected more than {min(settings.n_slices)}; take fewer with --n-slices"
-        raise InputError(f"'{structure}' is labeled on {len(check.annotation.z)} slices; {more}.")
-    if len(counts) < len(settings.n_slices):
-        tell(
-            f"'{structure}' is labeled on {len(check.annotation.z)} slices: more are left out.",
-            on.quiet,
-        )
+    truth_settings = GroundTruthSettings(dataset=settings.dataset, slices=settings.truth_slices)
+    reference = evaluation_reference(sample, structure, settings.image, truth, truth_settings)
+    counts = _possible_counts(reference, settings, on)
     folder = Path(folder)
-    ways = {
-        way: _settings_of(way, structure, settings) for way in settings.networks
-    }  # all names are known before anything is trained
-    trained = [
-        _trained(check, folder, way, how, count, settings, on)
-        for way, how in ways.items()
-        for count in counts
-    ]
-    found = ModelsFound(
-        tuple(trained), (folder / f"{structure}-models.md", folder / f"{structure}-models.png")
-    )
-    sample.write_table(f"experiment_models_{structure}", _table(trained))
-    write_atomically(found.files[0], markdown(found).encode())
-    fewest = [one for one in trained if one.labeled == counts[0]]
-    curves = {
-        f"{one.way},\n{one.labeled} labeled": one.along_z(check.image.shape[0]) for one in fewest
+    # All names are checked before the first training.
+    trainings = {
+        network: _training_settings(network, structure, settings) for network in settings.networks
     }
-    dice_along_z(curves, found.files[1])
-    return found
+    runs = []
+    for network, training in trainings.items():
+        for count in counts:
+            run = _run(reference, folder, network, training, count, settings, on)
+            runs.append(run)
+    table_file = folder / f"{structure}-models.md"
+    figure_file = folder / f"{structure}-models.png"
+    result = ModelsResult(tuple(runs), (table_file, figure_file))
+    sample.write_table(f"experiment_models_{structure}", _table(runs))
+    write_atomically(table_file, markdown(result).encode())
+    dice_along_z(_curves(runs, counts[0], reference.image.shape[0]), figure_file)
+    return result
 
 
-def _settings_of(way: str, structure: str, settings: ModelsSettings) -> TrainSettings:
-    """A network's training: ``unet+++cps`` is the network ``unet++`` and cross pseudo supervision."""
-    known = {"cps", "mean-teacher"}
-    model, _, semi = way.rpartition("+") if way.rpartition("+")[2] in known else (way, "", "")
-    own = {"structure": (structure,), "architecture": model, "semi": semi or None}
-    architecture_class(model)
-    try:
-        return TrainSettings.model_validate(
-            {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields} | own
+def _possible_counts(
+    reference: EvaluationReference, settings: ModelsSettings, on: Execution
+) -> list[int]:
+    """Return the numbers of slices that are labeled and leave some slices for evaluation.
+
+    Raises:
+        InputError: there are none.
+    """
+    n_labeled, n_reference = len(reference.annotation.z), len(reference.z)
+    counts = [count for count in settings.n_slices if count < n_reference and count <= n_labeled]
+    labeled = f"'{reference.structure}' is labeled on {n_labeled} slices"
+    if not counts:
+        raise InputError(
+            f"{labeled}; expected more than {min(settings.n_slices)}; "
+            "give smaller numbers with --n-slices."
         )
+    if len(counts) < len(settings.n_slices):
+        tell(f"{labeled}: larger numbers of slices are left out.", on.quiet)
+    return counts
+
+
+def _training_settings(network: str, structure: str, settings: ModelsSettings) -> TrainSettings:
+    """Return the settings of a network's training.
+
+    ``unet+++cps`` is the network ``unet++`` with cross pseudo supervision.
+
+    Raises:
+        SettingsError: there is no such network, or it cannot be trained with these settings.
+    """
+    architecture, _, semi = network.rpartition("+")
+    if semi not in SEMI_SUPERVISED:
+        architecture, semi = network, ""
+    architecture_class(architecture)
+    training = {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields}
+    training["structure"] = (structure,)
+    training["architecture"] = architecture
+    training["semi"] = semi or None
+    try:
+        return TrainSettings.model_validate(training)
     except ValueError as error:
-        raise SettingsError(f"'{way}' cannot be trained: {error}") from None
+        raise SettingsError(f"'{network}' cannot be trained: {error}") from None
 
 
-def _trained(
-    check: Check,
+def _run(
+    reference: EvaluationReference,
     folder: Path,
-    way: str,
-    how: TrainSettings,
+    network: str,
+    training: TrainSettings,
     count: int,
     settings: ModelsSettings,
     on: Execution,
-) -> Trained:
-    """Train one network and measure it."""
-    slices = drawn(check.annotation.z, count, 0)
-    name = f"{check.structure}-{way}-{count}"
+) -> NetworkRun:
+    """Train one network and evaluate it."""
+    slices = select_slices(reference.annotation.z, count, 0)
+    name = f"{reference.structure}-{network}-{count}"
     model = folder / f"{name}.safetensors"
-    job = prepare_training([check.sample], model, changed(how, {"slices": slices}), on.overwrite)
+    training = changed(training, {"slices": slices})
+    job = prepare_training([reference.sample], model, training, on.overwrite)
     if settings.minutes:
         updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
         job = replace(job, settings=changed(job.settings, {"updates": updates}))
-    recipe, needs = run_training(job, [], on), training_needs(job)
-    with log_path(model).open(newline="", encoding="utf-8") as log:
-        seconds = float(list(csv.DictReader(log))[-1]["seconds"])
-    z = tuple(one for one in check.z if one not in slices)
-    overlaps = overlaps_with(
-        check, f"models-{name.replace('+', '-')}", model, z, settings.device, on
-    )
-    return Trained(
-        way=way,
-        labeled=count,
-        slices=slices,
+    recipe = run_training(job, [], on)
+    needs = training_needs(job)
+    test_slices = tuple(z for z in reference.z if z not in slices)
+    evaluation = f"models-{name.replace('+', '-')}"
+    return NetworkRun(
+        network=network,
+        n_slices=count,
+        training_slices=slices,
+        test_slices=test_slices,
+        overlaps=evaluate_model(reference, evaluation, model, test_slices, settings.device, on),
         parameters=count_parameters(recipe.build()),
         updates=job.settings.updates,
-        seconds=seconds,
+        seconds=_training_seconds(model),
         memory_gb=max(needs.ram, needs.gpu) / 1e9,
-        z=z,
-        overlaps=overlaps,
     )
+
+
+def _training_seconds(model: Path) -> float:
+    """Return the duration of a finished training from its log."""
+    with log_path(model).open(newline="", encoding="utf-8") as log:
+        rows = list(csv.DictReader(log))
+    return float(rows[-1]["seconds"])
 
 
 def _updates_in(minutes: float, file: Path, job: TrainingJob) -> int:
-    """How many updates fit into so many minutes; once found, it stays, so that a stopped experiment goes on as it began."""
+    """Return the number of updates that take a number of minutes on this machine.
+
+    It is measured once and stored in ``file``, so that a stopped experiment resumes with the same
+    number.
+    """
     if file.exists():
         return int(file.read_text(encoding="utf-8"))
-    whole = replace(
-        job, settings=changed(job.settings, {"ramp": (0.0, 0.0), "updates": WARM + TIMED})
-    )
-    ends = [
-        time.perf_counter()
-        for _ in training_updates(whole, start_networks(whole), whole.slices, [])
-    ]
-    each = (ends[-1] - ends[WARM - 1]) / TIMED
-    updates = max(1, round(60 * minutes / each))
+    trial_settings = {"ramp": (0.0, 0.0), "updates": WARM_UP_UPDATES + TIMED_UPDATES}
+    trial = replace(job, settings=changed(job.settings, trial_settings))
+    trial_updates = training_updates(trial, start_networks(trial), trial.slices, [])
+    ends = [time.perf_counter() for _ in trial_updates]
+    seconds_per_update = (ends[-1] - ends[WARM_UP_UPDATES - 1]) / TIMED_UPDATES
+    updates = max(1, round(60 * minutes / seconds_per_update))
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, str(updates).encode())
     return updates
 
 
-def _table(trained: Sequence[Trained]) -> pa.Table:
-    """One row a training."""
+def _table(runs: Sequence[NetworkRun]) -> pa.Table:
+    """Return one row for each training."""
     columns: dict[str, list[Any]] = {
-        "network": [one.way for one in trained],
-        "labeled": [one.labeled for one in trained],
-        "slices": [" ".join(map(str, one.slices)) for one in trained],
-        "parameters": [one.parameters for one in trained],
-        "updates": [one.updates for one in trained],
-        "training_s": [one.seconds for one in trained],
-        "memory_gb": [one.memory_gb for one in trained],
-        "dice_3d": [one.dice for one in trained],
-        "dice_slices": [average_dice(one.overlaps) for one in trained],
-        "worst_slice": [
-            min((part.dice for part in one.overlaps if not math.isnan(part.dice)), default=math.nan)
-            for one in trained
-        ],
+        "network": [run.network for run in runs],
+        "labeled": [run.n_slices for run in runs],
+        "slices": [" ".join(map(str, run.training_slices)) for run in runs],
+        "parameters": [run.parameters for run in runs],
+        "updates": [run.updates for run in runs],
+        "training_s": [run.seconds for run in runs],
+        "memory_gb": [run.memory_gb for run in runs],
+        "dice_3d": [run.dice for run in runs],
+        "dice_slices": [average_dice(run.overlaps) for run in runs],
+        "worst_slice": [_minimum_dice(run) for run in runs],
     }
     return pa.table(columns)
 
 
-def markdown(found: ModelsFound) -> str:
-    """The table for people: a row a network; 3D Dice, and behind it the mean over slices."""
-    counts = list(dict.fromkeys(one.labeled for one in found.trained))
-    head = [
+def _minimum_dice(run: NetworkRun) -> float:
+    """Return the Dice of the worst test slice; NaN if none has a Dice."""
+    dice = [slice_overlap.dice for slice_overlap in run.overlaps]
+    return min((value for value in dice if not math.isnan(value)), default=math.nan)
+
+
+def _curves(
+    runs: Sequence[NetworkRun], n_labeled: int, n_slices: int
+) -> dict[str, tuple[list[float], list[int]]]:
+    """Return the Dice along z of all networks trained on ``n_labeled`` slices."""
+    return {
+        f"{run.network},\n{run.n_slices} labeled": run.along_z(n_slices)
+        for run in runs
+        if run.n_slices == n_labeled
+    }
+
+
+def markdown(result: ModelsResult) -> str:
+    """Return a table with a row for each network: 3D Dice, and in brackets the slices' mean."""
+    counts = list(dict.fromkeys(run.n_slices for run in result.runs))
+    header = [
         "network",
         "parameters",
         "training s",
@@ -285,16 +331,18 @@ def markdown(found: ModelsFound) -> str:
         "spread",
         "rank",
     ]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for way, (mean, spread, rank) in found.summary().items():
-        own = [one for one in found.trained if one.way == way]
-        dice = [f"{one.dice:.3f} ({average_dice(one.overlaps):.3f})" for one in own]
-        first = [
-            way,
-            f"{own[0].parameters:,}",
-            f"{np.mean([one.seconds for one in own]):.0f}",
-            f"{own[0].memory_gb:.1f}",
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for network, (mean, deviation, rank) in result.summary().items():
+        runs = [run for run in result.runs if run.network == network]
+        cells = [
+            network,
+            f"{runs[0].parameters:,}",
+            f"{np.mean([run.seconds for run in runs]):.0f}",
+            f"{runs[0].memory_gb:.1f}",
+            *(f"{run.dice:.3f} ({average_dice(run.overlaps):.3f})" for run in runs),
+            f"{mean:.3f}",
+            "--" if math.isnan(deviation) else f"{deviation:.3f}",
+            f"{rank:.1f}",
         ]
-        last = [f"{mean:.3f}", "--" if math.isnan(spread) else f"{spread:.3f}", f"{rank:.1f}"]
-        lines.append(f"| {' | '.join([*first, *dice, *last])} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

@@ -1,4 +1,8 @@
-"""A study of protocols: measures the pictures of every group, compares the groups, and puts all of it on one page."""
+"""Experiment that answers which protocol gives the best images.
+
+The images of every group are measured, the groups are compared, and all results are put on one
+page.
+"""
 
 import glob
 from collections.abc import Sequence
@@ -23,96 +27,111 @@ from sparsem.workflow.execution import HERE, Execution
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a study found, and the files that tell it."""
+class ProtocolComparison:
+    """Result of a comparison of protocols, and the files written."""
 
     found: Compared
     files: tuple[Path, ...]
 
 
-def compare_protocols(path: str | Path, on: Execution = HERE) -> Comparison:
-    """Measure and compare the pictures of a study, and write into its folder ``comparison.html`` and tables as CSV.
+def compare_protocols(path: str | Path, on: Execution = HERE) -> ProtocolComparison:
+    """Measure and compare the images of a study.
 
-    Files of an earlier run are replaced; what was measured before is not measured again.
+    Writes ``comparison.html`` and tables as CSV into the folder of the study. Files of an earlier
+    run are replaced; images that were measured before are not measured again.
 
     Args:
         path: the study.toml.
-        on: how denoising is spread, and whether progress is shown.
+        on: how denoising is distributed, and whether progress is shown.
 
     Raises:
         SettingsError: the file is not a study.
-        InputError: pictures of a group are missing, differ in size, or cannot be measured (see ``quality.pictures``).
+        InputError: images of a group are missing, differ in size, or cannot be measured (see
+            ``quality.images``).
     """
     path = Path(path).resolve()
-    study, here = read_comparison(path), path.parent
-    opened = [
-        _opened(here, one, study) for one in study.group
-    ]  # what is wrong is found now rather than after hours of denoising
-    weights, folder = (
-        weights_of(str(here / study.weights) if study.weights else None, on),
-        here / study.out,
-    )
-    groups = {}
-    for one, (settings, planes) in zip(study.group, opened, strict=True):
+    study = read_comparison(path)
+    root = path.parent
+    # All images are opened first, so that errors occur now rather than after hours of denoising.
+    opened_groups = [_open_group(root, group, study) for group in study.group]
+    weights = weights_of(str(root / study.weights) if study.weights else None, on)
+    folder = root / study.out
+    measurements = {}
+    for group, (settings, planes) in zip(study.group, opened_groups, strict=True):
         try:
-            groups[one.name] = measure_planes(planes, folder / one.folder, settings, weights, on)
+            measurements[group.name] = measure_planes(
+                planes, folder / group.folder, settings, weights, on
+            )
         except InputError as error:
-            raise InputError(f"[[group]] {one.name}: {error}") from None
-    found = compared(groups, study)
-    tables = comparison_tables(found)
+            raise InputError(f"[[group]] {group.name}: {error}") from None
+    comparison = compared(measurements, study)
+    tables = comparison_tables(comparison)
     folder.mkdir(parents=True, exist_ok=True)
     files = [save_table(table, folder / f"{name}.csv") for name, table in tables.items()]
     page = folder / "comparison.html"
-    write_atomically(page, comparison_page(found, study, tables, folder).encode())
-    return Comparison(found, (page, *files))
+    write_atomically(page, comparison_page(comparison, study, tables, folder).encode())
+    return ProtocolComparison(comparison, (page, *files))
 
 
-def _opened(
-    here: Path, group: GroupStep, study: CompareSettings
+def _open_group(
+    root: Path, group: GroupStep, study: CompareSettings
 ) -> tuple[ImagesSettings, list[Planes]]:
-    """The pictures of a group, and how they are measured."""
+    """Open the images of a group; return them with the settings of their measurement."""
     settings = ImagesSettings(
-        reference=tuple(_files(here, group.reference)),
+        reference=tuple(_find_files(root, group.reference)),
         denoise=study.denoise,
-        resin=tuple(_files(here, group.resin)),
+        resin=tuple(_find_files(root, group.resin)),
         box=group.box,
         slices=group.slices,
         tile=study.tile,
     )
     try:
-        planes = planes_of(_files(here, group.images), settings)
-        _refuse_unequal(planes, study)
+        planes = planes_of(_find_files(root, group.images), settings)
+        _refuse_unequal_sizes(planes, study)
     except InputError as error:
         raise InputError(f"[[group]] {group.name}: {error}") from None
     return settings, planes
 
 
-def _files(here: Path, given: Sequence[str]) -> list[str]:
-    """Files of paths and patterns, in the order of their numbers within a pattern."""
-    found: list[str] = []
-    for one in given:
-        is_pattern = any(mark in one for mark in "*?[") and not (here / one).exists()
-        matches = sorted(glob.glob(one, root_dir=here), key=natural_key) if is_pattern else [one]  # noqa: PTH207  # its folder is none
+def _find_files(root: Path, patterns: Sequence[str]) -> list[str]:
+    """Return the files of paths and patterns; those of a pattern in the order of numbers."""
+    files: list[str] = []
+    for pattern in patterns:
+        matches = [pattern]
+        if any(mark in pattern for mark in "*?[") and not (root / pattern).exists():
+            # Path.glob would take marks in the name of the root folder for a pattern.
+            matches = sorted(glob.glob(pattern, root_dir=root), key=natural_key)  # noqa: PTH207
         if not matches:
-            raise InputError(f"No file matches {one} in {here}.")
-        found += [str(here / match) for match in matches]
-    if missing := [one for one in found if not Path(one).exists()]:
-        raise InputError(f"There is no file {missing[0]}.")
-    return found
+            raise InputError(f"No file matches {pattern} in {root}.")
+        files += [str(root / match) for match in matches]
+    for file in files:
+        if not Path(file).exists():
+            raise InputError(f"There is no file {file}.")
+    return files
 
 
-def _refuse_unequal(planes: Sequence[Planes], study: CompareSettings) -> None:
-    """Pictures, or tiles, that are compared are of one size."""
+def _refuse_unequal_sizes(planes: Sequence[Planes], study: CompareSettings) -> None:
+    """Check that the images, or the tiles, that are compared have one size.
+
+    Raises:
+        InputError: they have not.
+    """
     first = planes[0]
-    for one in planes:
-        shapes = [each.source.stack.shape[1:] for each in (first, one)]
-        sizes = [" x ".join(map(str, shape)) for shape in shapes]
-        if study.by == "image" and shapes[0] != shapes[1]:
+    first_shape = first.source.stack.shape[1:]
+    for plane in planes:
+        shape = plane.source.stack.shape[1:]
+        if study.by == "image" and shape != first_shape:
             raise InputError(
-                f"{first.name} has {sizes[0]} px, {one.name} {sizes[1]}; pictures of a group are of one size. Crop them, put them into "
-                'groups of their own, or compare tiles of one size with by = "tile".'
+                f"{first.name} has {_size_text(first_shape)} px, {plane.name} {_size_text(shape)}; "
+                "images of a group must have one size. Crop them, put them into groups of their "
+                'own, or compare tiles of one size with by = "tile".'
             )
-        if study.by == "tile" and min(shapes[1]) < study.tile:
+        if study.by == "tile" and min(shape) < study.tile:
             raise InputError(
-                f"{one.name} has {sizes[1]} px, less than a tile; tiles are of one size: set tile = {min(shapes[1])} or less."
+                f"{plane.name} has {_size_text(shape)} px, less than a tile of {study.tile} px; "
+                f"set tile = {min(shape)} or less."
             )
+
+
+def _size_text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,4 +1,7 @@
-"""How many slices must be labeled? Training repeated over numbers of labeled slices and tile sizes (figure 2 of the paper)."""
+"""Experiment that answers how many slices must be labeled (paper, figure 2).
+
+Training is repeated over numbers of labeled slices and tile sizes.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +15,12 @@ from pydantic import Field
 
 from sparsem.annotation.ground_truth import GroundTruthSettings
 from sparsem.errors import InputError
-from sparsem.experiment.evaluation import Check, Measured, check_of, overlaps_with
+from sparsem.experiment.evaluation import (
+    Evaluation,
+    EvaluationReference,
+    evaluate_model,
+    evaluation_reference,
+)
 from sparsem.progress import tell
 from sparsem.report.plots.figures import dice_along_z, dice_by_labeled
 from sparsem.score.overlap import average_dice, pool_slices
@@ -22,21 +30,28 @@ from sparsem.store.sample import Sample
 from sparsem.training.settings import NetworkTrainingSettings, TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
+# Golden section of a step: no two repetitions select the same slices.
+REPEAT_SHIFT = 0.381966
+
 
 class SlicesSettings(NetworkTrainingSettings):
-    """Which numbers of slices and which tiles are compared; beside these, how the networks learn."""
+    """Settings of the experiment on numbers of slices and tile sizes, and of its trainings."""
 
     n_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (7, 10, 15, 25, 50),
         min_length=1,
-        description="how many labeled slices to learn from; repeat it for each",
+        description="number of labeled slices to train on; repeat it for several",
     )
     contexts_px: tuple[Annotated[int, Field(ge=16)], ...] = Field(
         (),
-        description="edge of a tile in the image, px; repeat it for each; --context-px if not given",
+        description="edge of a tile in the image, px; repeat it for several; "
+        "--context-px if not given",
     )
     repeats: int = Field(
-        3, ge=1, description="trainings of each kind, with other seeds and other slices"
+        3,
+        ge=1,
+        description="trainings for each number of slices and tile size, with other seeds and other "
+        "slices",
     )
     dataset: str | None = Field(
         None, description="key of the ground truth inside a Zarr group or an HDF5 file"
@@ -47,53 +62,66 @@ class SlicesSettings(NetworkTrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Measured):
-    """One training and what it reached.
+class SlicesRun(Evaluation):
+    """Evaluation of one training.
 
     Attributes:
-        tile: edge in the image, px.
-        repeat: number of the repetition.
+        tile_px: edge of a tile in the image, px.
+        repeat: number of the repetition, from 0.
     """
 
-    tile: int
+    tile_px: int
     repeat: int
 
 
 @dataclass(frozen=True)
-class SlicesFound:
-    """What was measured, and the files written."""
+class SlicesResult:
+    """Evaluations of all trainings, and the figures written."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[SlicesRun, ...]
     files: tuple[Path, ...]
 
     def summary(self) -> dict[tuple[int, int], tuple[float, float]]:
-        """(labeled, tile) -> mean 3D Dice over repeats, and its standard deviation (NaN of one)."""
-        found: dict[tuple[int, int], list[float]] = {}
+        """Return the 3D Dice by (number of slices, tile size).
+
+        Returns:
+            (n_slices, tile_px) -> mean 3D Dice over repetitions and its standard deviation, NaN if
+            there is one repetition.
+        """
+        dice_of_kind: dict[tuple[int, int], list[float]] = {}
         for run in self.runs:
-            found.setdefault((run.labeled, run.tile), []).append(run.dice)
-        return {
-            key: (float(np.mean(dice)), float(np.std(dice, ddof=1)) if len(dice) > 1 else math.nan)
-            for key, dice in found.items()
-        }
+            dice_of_kind.setdefault((run.n_slices, run.tile_px), []).append(run.dice)
+        summary = {}
+        for kind, dice in dice_of_kind.items():
+            deviation = float(np.std(dice, ddof=1)) if len(dice) > 1 else math.nan
+            summary[kind] = (float(np.mean(dice)), deviation)
+        return summary
 
 
-def drawn(pool: Sequence[int], count: int, repeat: int) -> tuple[int, ...]:
-    """``count`` of the labeled slices, evenly spaced; the first time with both ends, later each time moved on by a part of a step."""
+def select_slices(pool: Sequence[int], count: int, repeat: int) -> tuple[int, ...]:
+    """Select labeled slices, evenly spaced.
+
+    The first repetition includes both ends; later ones are shifted by a part of a step.
+
+    Args:
+        pool: numbers of the labeled slices, ascending.
+        count: number of slices to select.
+        repeat: number of the repetition, from 0.
+    """
     if repeat == 0:
-        places = np.linspace(0, len(pool) - 1, count) if count > 1 else np.array([len(pool) // 2])
+        positions = np.array([len(pool) // 2])
+        if count > 1:
+            positions = np.linspace(0, len(pool) - 1, count)
+        rounding = 0.5
     else:
         step = len(pool) / count
-        places = (
-            np.arange(count) + (repeat * 0.381966) % 1
-        ) * step  # golden section: no two repeats fall together
-    return tuple(
-        sorted(
-            {pool[min(len(pool) - 1, int(place + (0.5 if repeat == 0 else 0)))] for place in places}
-        )
-    )
+        positions = (np.arange(count) + (repeat * REPEAT_SHIFT) % 1) * step
+        rounding = 0
+    last = len(pool) - 1
+    return tuple(sorted({pool[min(last, int(position + rounding))] for position in positions}))
 
 
-def slices_compared(
+def compare_slice_counts(
     sample: Sample,
     structure: str,
     folder: str | Path,
@@ -102,127 +130,140 @@ def slices_compared(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> SlicesFound:
-    """Train on 7, 10, 15, ... of the labeled slices, several times each, and measure each network on slices that it has not seen.
+) -> SlicesResult:
+    """Train on 7, 10, 15, ... of the labeled slices, and evaluate each network on the other slices.
 
-    Writes ``tables/experiment_slices_NAME`` and ``..._z``, and into ``folder`` the networks and two figures: 3D Dice by number of labeled
-    slices with mean and spread, and Dice along z with the slices learnt from marked. What is done is not done again.
+    Every training is repeated several times. Writes ``tables/experiment_slices_NAME`` and
+    ``..._z``, and into ``folder`` the networks and two figures: 3D Dice by number of labeled slices
+    with mean and standard deviation, and Dice along z with the training slices marked. Finished
+    trainings and evaluations are not repeated.
 
     Args:
-        sample: with many labeled slices of the structure.
-        structure: its name.
-        folder: for networks and figures.
-        truth: labels of every slice; the sample's own ``truth/NAME``, or else the labeled slices that are left, if not given.
-        settings: numbers of slices, tiles, repeats, and how networks learn.
-        on: how measuring is spread.
+        sample: sample with many labeled slices of the structure.
+        structure: name of the structure.
+        folder: folder for networks and figures.
+        truth: labels of every slice; if not given, the sample's own ``truth/NAME``, or else the
+            labeled slices that were not used for training.
+        settings: numbers of slices, tile sizes, repetitions, and settings of the trainings.
+        on: how the evaluation is distributed.
 
     Raises:
-        InputError: no number of slices is smaller than that of the labeled ones, or the truth does not fit.
+        InputError: no number of slices is smaller than that of the labeled ones, or the ground
+            truth does not fit.
         SampleError: the structure is not annotated.
     """
     settings = resolve_settings(SlicesSettings, settings, changes)
-    check = check_of(
-        sample,
-        structure,
-        settings.image,
-        truth,
-        GroundTruthSettings(dataset=settings.dataset, slices=settings.truth_slices),
-    )
-    annotation = check.annotation
-    counts = [count for count in settings.n_slices if count < len(annotation.z)]
-    if not counts:
-        raise InputError(
-            f"'{structure}' is labeled on {len(annotation.z)} slices; expected more than {min(settings.n_slices)}, so that some are left."
-        )
-    if len(counts) < len(settings.n_slices):
-        left_out = ", ".join(str(count) for count in settings.n_slices if count not in counts)
-        tell(
-            f"'{structure}' is labeled on {len(annotation.z)} slices: {left_out} are left out.",
-            on.quiet,
-        )
-    folder, runs = Path(folder), []
-    for tile in settings.contexts_px or (settings.context_px,):
+    truth_settings = GroundTruthSettings(dataset=settings.dataset, slices=settings.truth_slices)
+    reference = evaluation_reference(sample, structure, settings.image, truth, truth_settings)
+    folder = Path(folder)
+    counts = _possible_counts(reference, settings, on)
+    runs = []
+    for tile_px in settings.contexts_px or (settings.context_px,):
         for count in counts:
             for repeat in range(settings.repeats):
-                slices = drawn(annotation.z, count, repeat)
-                runs.append(_run(check, folder, tile, count, repeat, slices, settings, on))
+                run = _run(reference, folder, tile_px, count, repeat, settings, on)
+                runs.append(run)
     _write_tables(sample, structure, runs)
+    points = [(run.n_slices, f"tile {run.tile_px} px", run.dice) for run in runs]
+    curves = _curves(structure, runs, reference.image.shape[0])
     figures = (
-        dice_by_labeled(
-            [(run.labeled, f"tile {run.tile} px", run.dice) for run in runs],
-            structure,
-            folder / f"{structure}-slices.png",
-        ),
-        dice_along_z(
-            _curves(structure, runs, check.image.shape[0]), folder / f"{structure}-along-z.png"
-        ),
+        dice_by_labeled(points, structure, folder / f"{structure}-slices.png"),
+        dice_along_z(curves, folder / f"{structure}-along-z.png"),
     )
-    return SlicesFound(tuple(runs), figures)
+    return SlicesResult(tuple(runs), figures)
+
+
+def _possible_counts(
+    reference: EvaluationReference, settings: SlicesSettings, on: Execution
+) -> list[int]:
+    """Return the numbers of slices that leave some labeled slices for evaluation.
+
+    Raises:
+        InputError: there are none.
+    """
+    labeled = f"'{reference.structure}' is labeled on {len(reference.annotation.z)} slices"
+    counts = [count for count in settings.n_slices if count < len(reference.annotation.z)]
+    if not counts:
+        raise InputError(
+            f"{labeled}; expected more than {min(settings.n_slices)}, so that some are left."
+        )
+    left_out = [str(count) for count in settings.n_slices if count not in counts]
+    if left_out:
+        tell(f"{labeled}: {', '.join(left_out)} are left out.", on.quiet)
+    return counts
 
 
 def _run(
-    check: Check,
+    reference: EvaluationReference,
     folder: Path,
-    tile: int,
+    tile_px: int,
     count: int,
     repeat: int,
-    slices: tuple[int, ...],
     settings: SlicesSettings,
     on: Execution,
-) -> Run:
-    """Train one network and measure it."""
-    name = f"{check.structure}-{count}-{tile}-{repeat}"
-    own = {
-        "structure": (check.structure,),
-        "context_px": tile,
-        "slices": slices,
-        "seed": settings.seed + repeat,
-    }
-    how = TrainSettings(
-        **{key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields} | own
-    )
+) -> SlicesRun:
+    """Train one network and evaluate it."""
+    slices = select_slices(reference.annotation.z, count, repeat)
+    training = {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields}
+    training["structure"] = (reference.structure,)
+    training["context_px"] = tile_px
+    training["slices"] = slices
+    training["seed"] = settings.seed + repeat
+    name = f"{reference.structure}-{count}-{tile_px}-{repeat}"
     model = folder / f"{name}.safetensors"
-    train([check.sample], model, how, on=on)
-    z = tuple(one for one in check.z if one not in slices)
-    overlaps = overlaps_with(check, name, model, z, settings.device, on)
-    return Run(labeled=count, tile=tile, repeat=repeat, slices=slices, z=z, overlaps=overlaps)
+    train([reference.sample], model, TrainSettings(**training), on=on)
+    test_slices = tuple(z for z in reference.z if z not in slices)
+    return SlicesRun(
+        n_slices=count,
+        tile_px=tile_px,
+        repeat=repeat,
+        training_slices=slices,
+        test_slices=test_slices,
+        overlaps=evaluate_model(reference, name, model, test_slices, settings.device, on),
+    )
 
 
-def _write_tables(sample: Sample, structure: str, runs: Sequence[Run]) -> None:
+def _write_tables(sample: Sample, structure: str, runs: Sequence[SlicesRun]) -> None:
+    """Write one row for each training, and one row for each of its test slices."""
     columns: dict[str, list[Any]] = {
-        "labeled": [run.labeled for run in runs],
-        "tile_px": [run.tile for run in runs],
+        "labeled": [run.n_slices for run in runs],
+        "tile_px": [run.tile_px for run in runs],
         "repeat": [run.repeat for run in runs],
-        "slices": [" ".join(map(str, run.slices)) for run in runs],
-        "unseen": [len(run.z) for run in runs],
+        "slices": [" ".join(map(str, run.training_slices)) for run in runs],
+        "test_slices": [len(run.test_slices) for run in runs],
         "dice_3d": [run.dice for run in runs],
         "precision_3d": [pool_slices(run.overlaps).precision for run in runs],
         "recall_3d": [pool_slices(run.overlaps).recall for run in runs],
         "dice_slices": [average_dice(run.overlaps) for run in runs],
     }
     sample.write_table(f"experiment_slices_{structure}", pa.table(columns))
-    rows = [
-        (run.labeled, run.tile, run.repeat, z, one.dice)
-        for run in runs
-        for z, one in zip(run.z, run.overlaps, strict=True)
-    ]
-    along = dict(
-        zip(
-            ("labeled", "tile_px", "repeat", "z", "dice"),
-            map(list, zip(*rows, strict=True)),
-            strict=True,
-        )
-    )
-    sample.write_table(f"experiment_slices_{structure}_z", pa.table(along))
+    rows = []
+    for run in runs:
+        for z, slice_overlap in zip(run.test_slices, run.overlaps, strict=True):
+            rows.append(
+                {
+                    "labeled": run.n_slices,
+                    "tile_px": run.tile_px,
+                    "repeat": run.repeat,
+                    "z": z,
+                    "dice": slice_overlap.dice,
+                }
+            )
+    sample.write_table(f"experiment_slices_{structure}_z", pa.Table.from_pylist(rows))
 
 
 def _curves(
-    structure: str, runs: Sequence[Run], n_slices: int
+    structure: str, runs: Sequence[SlicesRun], n_slices: int
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """Of the fewest and of the most labeled slices: Dice of each unseen slice, and the slices learnt from."""
-    first = [run for run in runs if run.repeat == 0 and run.tile == runs[0].tile]
-    chosen = {first[0].labeled: first[0], first[-1].labeled: first[-1]}.values()
-    return {
-        f"{structure}, {run.labeled} labeled,\ntile {run.tile} px": run.along_z(n_slices)
-        for run in chosen
-    }
+    """Return the Dice along z of the trainings on the fewest and on the most labeled slices.
+
+    Returns:
+        Name of the curve -> Dice of each slice, and the training slices.
+    """
+    first_runs = [run for run in runs if run.repeat == 0 and run.tile_px == runs[0].tile_px]
+    extremes = {run.n_slices: run for run in (first_runs[0], first_runs[-1])}
+    curves = {}
+    for run in extremes.values():
+        title = f"{structure}, {run.n_slices} labeled,\ntile {run.tile_px} px"
+        curves[title] = run.along_z(n_slices)
+    return curves

@@ -273,13 +273,13 @@ def _constrained(sample: Sample) -> Iterator[Notice]:
 
 
 def _to_look_at(sample: Sample, cells: str) -> Iterator[Notice]:
-    if f"look_{cells}" in sample.tables:
-        look = sample.read_table(f"look_{cells}")
+    if f"review_{cells}" in sample.tables:
+        look = sample.read_table(f"review_{cells}")
         sizes = np.asarray(look["area_um2"].to_numpy())
         if look.num_rows:
             first = look.slice(0, 1).to_pylist()[0]
             yield Notice(
-                f"{cells}: {look.num_rows} places are worth a look (tables/look_{cells}.csv); the largest, {sizes[0]:.2g} µm², is in slice "
+                f"{cells}: {look.num_rows} places to review (tables/review_{cells}.csv); the largest, {sizes[0]:.2g} µm², is in slice "
                 f"{first['z']} at y {first['y']}, x {first['x']}.",
                 False,
             )

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from sparsem.annotation.importing import AnnotationSettings
 from sparsem.annotation.labeled_slices import outputs_of_cells
-from sparsem.cells.cells import CellsSettings
+from sparsem.cells.settings import CellsSettings
 from sparsem.cells.track import TrackSettings
 from sparsem.detect.pipeline import DetectStep
 from sparsem.errors import SettingsError

@@ -18,7 +18,7 @@ from sparsem.annotation.ground_truth import read_ground_truth
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import UNKNOWN, outputs_of_cells
 from sparsem.cells.cells import cells
-from sparsem.cells.track import Tracked, TrackSettings, track
+from sparsem.cells.track import TrackResult, TrackSettings, track
 from sparsem.detect.pipeline import run_detection
 from sparsem.detect.score import BoxEvaluation
 from sparsem.errors import ResumeError
@@ -70,7 +70,7 @@ class StudyResult:
     sample: Sample
     model: Path | None
     volumes: tuple[str, ...]
-    cells: Tracked | None = None
+    cells: TrackResult | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     alignment: Alignment | None = None
@@ -445,7 +445,7 @@ def _compared_cells(
             result.sample.volume("labels", name).read(own)[0],
         )
         places = [
-            (one.y, one.x) for one in (result.cells.look if result.cells else ()) if one.z == z
+            (one.y, one.x) for one in (result.cells.review if result.cells else ()) if one.z == z
         ]
         rows.append(
             ComparedCells(

@@ -1,0 +1,58 @@
+"""Settings of the stage ``cells``."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sparsem.cells.propagate import PropagationSettings
+
+SeparationMethod = Literal[
+    "arrival", "per_frame", "selective", "mask_flow", "flow", "mask_border", "mask"
+]
+
+
+class CellsSettings(PropagationSettings):
+    """Settings of the separation of cells."""
+
+    cells: str = Field(
+        "cells",
+        description="annotation of cells; the network's output is read from NAME-interior and "
+        "NAME-boundary",
+    )
+    method: SeparationMethod = Field(
+        "arrival",
+        description="method of separation: arrival, or one of the six methods of Table 2",
+    )
+    out: str | None = Field(
+        None, description="name of the result; that of the annotation if not given"
+    )
+    image: str | None = Field(
+        None, description="image for the optical flow; the one that was predicted if not given"
+    )
+    outline_margin_nm: float = Field(
+        20,
+        ge=0,
+        description="boundaries within this distance of the outline of all cells do not cut "
+        "(the paper: 5 px)",
+    )
+    min_iou: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="minimum IoU of a region with the labels that the flow carried from the same "
+        "cell; below, the region does not get the cell's id",
+    )
+    min_island_nm2: float = Field(
+        2500, ge=0, description="minimum area of an island; smaller ones are removed"
+    )
+    fill_holes_um2: float = Field(
+        1.0,
+        ge=0,
+        description="maximum area of a hole that is filled: one cell encloses it in a slice, as "
+        "happens with organelles",
+    )
+
+    @property
+    def name(self) -> str:
+        """Name of the result."""
+        return self.out or self.cells

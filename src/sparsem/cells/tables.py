@@ -1,0 +1,98 @@
+"""Tables that ``track`` writes: tracks of islands, links of regions, places to review."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparsem.cells.linking import Links, Tracks, relabel_islands
+from sparsem.cells.review import ReviewPlace
+from sparsem.geometry import VoxelSize
+
+
+def track_table(
+    tracks: Tracks, pixels: Sequence[NDArray[np.int64]], voxel_size: VoxelSize, base: int
+) -> pa.Table:
+    """Return one row for each track of islands.
+
+    A row holds its identity (0 if it was left out), whether that is a cell, its slices and its
+    size.
+
+    Args:
+        tracks: result of ``resolve_tracks``.
+        pixels: number of pixels of every island, slice by slice.
+        voxel_size: size of a voxel.
+        base: identities above it are those of no cell.
+    """
+    count = len(tracks.identity)
+    first_z = np.full(count, len(pixels))
+    last_z = np.full(count, -1)
+    slices = np.zeros(count, np.int64)
+    voxels = np.zeros(count, np.int64)
+    for z, (of_slice, island_pixels) in enumerate(zip(tracks.of_slice, pixels, strict=True)):
+        first_z[of_slice] = np.minimum(first_z[of_slice], z)
+        last_z[of_slice] = z
+        slices[np.unique(of_slice)] += 1
+        np.add.at(voxels, of_slice, island_pixels)
+    columns = {
+        "track": np.arange(count),
+        "identity": tracks.identity,
+        "in_cell": (tracks.identity > 0) & (tracks.identity <= base),
+        "first_z": first_z,
+        "last_z": last_z,
+        "slices": slices,
+        "voxels": voxels,
+        "volume_um3": voxels * voxel_size.volume_um3,
+    }
+    return pa.table(columns)
+
+
+def link_table(links: Sequence[Links], tracks: Tracks, base: int) -> pa.Table:
+    """Return one row for each pair of overlapping regions of slice ``z`` and the next.
+
+    At least one of the two is an island. ``used`` is True where tracking follows the link.
+
+    Args:
+        links: links of the slices 0 and 1, 1 and 2, ...
+        tracks: result of ``resolve_tracks``.
+        base: labels above it are islands.
+    """
+    z = np.repeat(np.arange(len(links)), [len(link.lower) for link in links])
+    lower_regions = [link.lower for link in links]
+    upper_regions = [link.upper for link in links]
+    columns: dict[str, Any] = {
+        "z": z,
+        "lower_region": concatenate(lower_regions),
+        "lower_identity": concatenate(_identities(lower_regions, tracks, 0, base)),
+        "upper_region": concatenate(upper_regions),
+        "upper_identity": concatenate(_identities(upper_regions, tracks, 1, base)),
+        "shared_px": concatenate([link.pixels for link in links]),
+        "used": concatenate([link.continues | link.merges for link in links]),
+    }
+    return pa.table(columns)
+
+
+def _identities(
+    regions: Sequence[Any], tracks: Tracks, first_slice: int, base: int
+) -> list[NDArray[np.uint32]]:
+    """Return the identities of the regions of links, whose slices begin with ``first_slice``."""
+    identities = []
+    for number, labels in enumerate(regions):
+        of_slice = tracks.of_slice[first_slice + number]
+        identities.append(relabel_islands(labels, tracks.identity[of_slice], base))
+    return identities
+
+
+def review_table(places: Sequence[ReviewPlace]) -> pa.Table:
+    """Return one row for each place to review, the most important first."""
+    columns: dict[str, Any] = {"rank": np.arange(1, len(places) + 1)}
+    for name in ReviewPlace._fields:
+        columns[name] = [getattr(place, name) for place in places]
+    return pa.table(columns)
+
+
+def concatenate(parts: Sequence[Any]) -> Any:
+    """Concatenate arrays; without any, return an empty one of int64."""
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
