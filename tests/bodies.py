@@ -1,6 +1,7 @@
-"""Bodies whose measures are known by formula: ball, ellipsoid, cube, box, torus, hollow ball, cube with tunnels.
+"""Bodies with measures known by formula.
 
-A body is ``across`` units wide and is drawn in voxels of any edge lengths; its middle lies between voxels, as it would in a microscope.
+Ball, ellipsoid, cube, box, torus, hollow ball, cube with tunnels. A body is ``across`` units wide,
+and is drawn in voxels of any edge lengths. Its middle lies between voxels, as in a microscope.
 """
 
 import math
@@ -14,28 +15,25 @@ from scipy.special import ellipeinc, ellipkinc
 Floats = NDArray[np.float64]
 Inside = Callable[[Floats, Floats, Floats], NDArray[np.bool_]]
 
-OFF = (0.13, 0.27, 0.41)  # of a voxel: where the middle of a body lies
+OFFSETS = (0.13, 0.27, 0.41)  # of the middle of a body from a voxel, as fractions of an edge
 
 
 class Body(NamedTuple):
-    """A voxelised body, and the analytic values of its measures; lengths are in units."""
+    """A voxelized body, and the analytic values of its measures; lengths are in units."""
 
     mask: NDArray[np.bool_]
     truth: dict[str, float]
 
 
 def body(name: str, across: float, voxel: tuple[float, float, float]) -> Body:
-    """One of ``BODIES`` in voxels of these edge lengths (z, y, x)."""
+    """Draw one of ``BODIES`` in voxels of these edge lengths (z, y, x)."""
     inside, size, truth = BODIES[name](across)
     counts = [math.ceil(length / 2 / edge) + 2 for length, edge in zip(size, voxel, strict=True)]
-    z, y, x = np.meshgrid(
-        *[
-            (np.arange(-n, n + 1) + off) * edge
-            for n, off, edge in zip(counts, OFF, voxel, strict=True)
-        ],
-        indexing="ij",
-        sparse=True,
-    )
+    axes = [
+        (np.arange(-n, n + 1) + offset) * edge
+        for n, offset, edge in zip(counts, OFFSETS, voxel, strict=True)
+    ]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
     return Body(np.asarray(inside(z, y, x)), truth)
 
 

@@ -1,4 +1,4 @@
-"""The stage ``measure``: tables against measures of arrays in memory, whatever the blocks; kills; faults; what lies where."""
+"""The stage ``measure``: tables compared with measures of arrays in memory, kills, refusals."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,10 @@ def ball(center: tuple[float, float, float], radius_nm: float) -> NDArray[np.boo
 
 
 def tissue_of(path: Path, depth: int = 7) -> Sample:
-    """Two cells side by side, a nucleus with a hollow nucleolus in each, mitochondria in them and one in none; a third, open cell."""
+    """Draw two cells with a nucleus, a nucleolus and mitochondria each, and a third, cut cell.
+
+    One nucleolus is hollow, and one mitochondrion lies in no cell.
+    """
     sample = Sample.create(path)
     image = np.clip(
         128 + 40 * gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1) * 4, 0, 255
@@ -61,19 +64,16 @@ def tissue_of(path: Path, depth: int = 7) -> Sample:
     )
     put(sample, "", image, depth, VOXEL)
     put(sample, "labels/cells", cells, depth, VOXEL)
-    for name, one in (
-        ("nucleus", nucleus),
-        ("nucleolus", nucleolus),
-        ("mitochondrion", mitochondrion),
-    ):
-        put(sample, f"labels/{name}", one.astype(np.uint8), depth, VOXEL)
+    masks = {"nucleus": nucleus, "nucleolus": nucleolus, "mitochondrion": mitochondrion}
+    for name, mask in masks.items():
+        put(sample, f"labels/{name}", mask.astype(np.uint8), depth, VOXEL)
     tracks = {"track": [0], "identity": pa.array([70_000], pa.uint32()), "in_cell": [False]}
     sample.write_table("tracks_cells", pa.table(tracks))
     return sample
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+def measured_tissue(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     sample = tissue_of(tmp_path_factory.mktemp("measured") / "s.zarr")
     measure(sample, QUICK)
     return sample
@@ -84,24 +84,23 @@ def columns_of(sample: Sample, name: str) -> dict[str, NDArray[Any]]:
     return {column: table[column].to_numpy() for column in table.column_names}
 
 
-def test_shapes_are_those_of_the_arrays(made: Sample) -> None:
+def test_shapes_equal_those_of_arrays_in_memory(measured_tissue: Sample) -> None:
     for name in ("nucleus", "nucleolus", "mitochondrion"):
-        labels = made.volume("labels", f"{name}-objects").read(slice(None))
-        expected, found = shapes(labels, VOXEL), columns_of(made, name)
+        labels = measured_tissue.volume("labels", f"{name}-objects").read(slice(None))
+        expected = shapes(labels, VOXEL)
+        measured = columns_of(measured_tissue, name)
         for column, values in expected.items():
-            np.testing.assert_allclose(found[column], values, rtol=1e-12, err_msg=column)
-    cells, expected = (
-        columns_of(made, "cells"),
-        shapes(made.volume("labels", "cells").read(slice(None)), VOXEL),
-    )
+            np.testing.assert_allclose(measured[column], values, rtol=1e-12, err_msg=column)
+    cells = columns_of(measured_tissue, "cells")
+    expected = shapes(measured_tissue.volume("labels", "cells").read(slice(None)), VOXEL)
     assert cells["cell"].tolist() == [7, 300, 70_000]
     assert cells["annotated"].tolist() == [True, True, False]  # 70,000 meets no annotated cell
     for column in set(expected) - {"object"}:
         np.testing.assert_allclose(cells[column], expected[column], rtol=1e-12, err_msg=column)
 
 
-def test_volumes_are_those_of_balls(made: Sample) -> None:
-    nuclei = columns_of(made, "nucleus")
+def test_volumes_equal_those_of_balls(measured_tissue: Sample) -> None:
+    nuclei = columns_of(measured_tissue, "nucleus")
     expected = [4 / 3 * np.pi * r**3 for r in (0.125, 0.1)]
     np.testing.assert_allclose(nuclei["volume_um3"], expected, rtol=0.04)
     np.testing.assert_allclose(nuclei["solidity"], 1)
@@ -111,8 +110,11 @@ def test_volumes_are_those_of_balls(made: Sample) -> None:
     np.testing.assert_allclose(nuclei["centroid_x_um"], [0.185, 0.505], atol=1e-9)
 
 
-def test_nucleoli_know_their_nucleus_and_their_cavity(made: Sample) -> None:
-    nucleoli, nuclei = columns_of(made, "nucleolus"), columns_of(made, "nucleus")
+def test_nucleoli_have_their_nucleus_and_their_cavity(measured_tissue: Sample) -> None:
+    nucleoli, nuclei = (
+        columns_of(measured_tissue, "nucleolus"),
+        columns_of(measured_tissue, "nucleus"),
+    )
     assert nucleoli["nucleus"].tolist() == [1, 2]
     assert nuclei["nucleoli"].tolist() == [1, 1]
     np.testing.assert_allclose(nuclei["nucleoli_volume_um3"], nucleoli["volume_um3"])
@@ -129,8 +131,11 @@ def test_nucleoli_know_their_nucleus_and_their_cavity(made: Sample) -> None:
     np.testing.assert_allclose(nucleoli["proximity_to_membrane"][1], 0, atol=1e-6)
 
 
-def test_every_organelle_counts_once(made: Sample) -> None:
-    organelles, cells = columns_of(made, "mitochondrion"), columns_of(made, "cells")
+def test_every_organelle_counts_once(measured_tissue: Sample) -> None:
+    organelles, cells = (
+        columns_of(measured_tissue, "mitochondrion"),
+        columns_of(measured_tissue, "cells"),
+    )
     assert sorted(organelles["cell"].tolist()) == [0, 7, 300, 300]
     assert cells["mitochondrion_count"].tolist() == [1, 2, 0]
     in_cells = organelles["cell"] > 0
@@ -140,16 +145,13 @@ def test_every_organelle_counts_once(made: Sample) -> None:
     np.testing.assert_allclose(
         cells["mitochondrion_density_per_um3"], cells["mitochondrion_count"] / cells["volume_um3"]
     )
-    in_nuclei = [*columns_of(made, "nucleus")["volume_um3"], 0]
+    in_nuclei = [*columns_of(measured_tissue, "nucleus")["volume_um3"], 0]
     np.testing.assert_allclose(cells["nucleus_volume_fraction"] * cells["volume_um3"], in_nuclei)
     np.testing.assert_allclose(
         cells["cytoplasm_volume_um3"], cells["volume_um3"] - cells["nucleus_volume_um3"]
     )
-    row = next(
-        one
-        for one in made.read_table("measured").to_pylist()
-        if one["structure"] == "mitochondrion"
-    )
+    rows = {row["structure"]: row for row in measured_tissue.read_table("measured").to_pylist()}
+    row = rows["mitochondrion"]
     assert (row["objects"], row["in_no_cell"], row["cut_by_edge"], row["small_components"]) == (
         4,
         1,
@@ -158,27 +160,25 @@ def test_every_organelle_counts_once(made: Sample) -> None:
     )
 
 
-def test_distances_are_from_surface_to_surface(made: Sample) -> None:
-    found = columns_of(made, "mitochondrion")
-    first = int(np.flatnonzero(found["cell"] == 7)[0])
+def test_distances_run_from_surface_to_surface(measured_tissue: Sample) -> None:
+    organelles = columns_of(measured_tissue, "mitochondrion")
+    first = int(np.flatnonzero(organelles["cell"] == 7)[0])
     between = np.hypot(200, 60) / 1000 - 0.125 - 0.05  # centers in one slice, less both radii
-    assert found["distance_to_nucleus_um"][first] == pytest.approx(
-        between + 0.01, abs=0.012
-    )  # to the next voxel's center
-    assert found["distance_to_membrane_um"][first] == pytest.approx(
-        0.03
-    )  # its first row is 6, the last one outside is 3
-    cells = columns_of(made, "cells")
-    for what in ("nucleus", "membrane"):
-        expected = [
-            np.median(found[f"distance_to_{what}_um"][found["cell"] == cell]) for cell in (7, 300)
-        ] + [np.nan]
-        np.testing.assert_allclose(cells[f"mitochondrion_distance_to_{what}_um"], expected)
-    nowhere = found["cell"] == 0
-    assert np.isnan(found["distance_to_nucleus_um"][nowhere]).all()
+    to_next_center = between + 0.01
+    assert organelles["distance_to_nucleus_um"][first] == pytest.approx(to_next_center, abs=0.012)
+    # The first row of the object is 6, the last row outside the cell is 3.
+    assert organelles["distance_to_membrane_um"][first] == pytest.approx(0.03)
+    cells = columns_of(measured_tissue, "cells")
+    for target in ("nucleus", "membrane"):
+        distances = organelles[f"distance_to_{target}_um"]
+        medians = [np.median(distances[organelles["cell"] == cell]) for cell in (7, 300)]
+        expected = [*medians, np.nan]
+        np.testing.assert_allclose(cells[f"mitochondrion_distance_to_{target}_um"], expected)
+    in_no_cell = organelles["cell"] == 0
+    assert np.isnan(organelles["distance_to_nucleus_um"][in_no_cell]).all()
 
 
-def test_texture_is_that_of_the_array(made: Sample) -> None:
+def test_texture_equals_that_of_arrays_in_memory(measured_tissue: Sample) -> None:
     from sparsem.measure.features.texture import (
         TEXTURE_COLUMNS,
         GrayScale,
@@ -186,11 +186,9 @@ def test_texture_is_that_of_the_array(made: Sample) -> None:
         texture_features,
     )
 
-    image, labels = (
-        made.image().read(slice(None)),
-        made.volume("labels", "mitochondrion-objects").read(slice(None)),
-    )
-    table = made.read_table("mitochondrion")
+    image = measured_tissue.image().read(slice(None))
+    labels = measured_tissue.volume("labels", "mitochondrion-objects").read(slice(None))
+    table = measured_tissue.read_table("mitochondrion")
     notes = json.loads(table.schema.metadata[b"sparsem"])["texture"]
     assert (notes["level"], notes["distance_nm"], notes["gray"]["levels"]) == (0, 20, 64)
     scale = TextureScale((20, 10, 10), 20, 3, 20, "ball")
@@ -200,37 +198,39 @@ def test_texture_is_that_of_the_array(made: Sample) -> None:
             assert table[column][number - 1].as_py() == pytest.approx(values[column], rel=1e-12), (
                 column
             )
-        pattern = columns_of(made, "pattern_mitochondrion")
+        pattern = columns_of(measured_tissue, "pattern_mitochondrion")
         np.testing.assert_allclose(
             pattern["part"][pattern["object"] == number], spectrum, rtol=1e-12
         )
 
 
 @pytest.mark.parametrize(("depth", "workers"), [(1, 0), (16, 2)])
-def test_blocks_and_workers_do_not_matter(
-    made: Sample, tmp_path: Path, depth: int, workers: int
+def test_results_do_not_depend_on_blocks_or_workers(
+    measured_tissue: Sample, tmp_path: Path, depth: int, workers: int
 ) -> None:
-    other = tissue_of(tmp_path / "o.zarr", depth)
-    found = measure(other, QUICK, on=Execution(workers=workers, quiet=True))
-    assert found.tables == measure(made, QUICK).tables
-    for name in found.tables:
-        assert other.read_table(name).equals(made.read_table(name)), name
+    sample = tissue_of(tmp_path / "o.zarr", depth)
+    summary = measure(sample, QUICK, on=Execution(workers=workers, quiet=True))
+    assert summary.tables == measure(measured_tissue, QUICK).tables
+    for name in summary.tables:
+        assert sample.read_table(name).equals(measured_tissue.read_table(name)), name
 
 
 @pytest.mark.xdist_group("killing")
-def test_killed_ten_times_it_ends_in_the_same_bytes(made: Sample, tmp_path: Path) -> None:
-    other = tissue_of(tmp_path / "s.zarr")
-    given = {"sample": str(other.path), "settings": QUICK.model_dump(), "seconds": 2.5}
-    assert kill_ten_times("measure", given) > 0
+def test_killed_ten_times_it_ends_in_the_same_bytes(
+    measured_tissue: Sample, tmp_path: Path
+) -> None:
+    sample = tissue_of(tmp_path / "s.zarr")
+    job = {"sample": str(sample.path), "settings": QUICK.model_dump(), "seconds": 2.5}
+    assert kill_ten_times("measure", job) > 0
     tables = {
         name: content
-        for name, content in files_in(made.path).items()
+        for name, content in files_in(measured_tissue.path).items()
         if name.startswith("tables") and name.endswith("parquet")
     }
-    assert {name: files_in(other.path)[name] for name in tables} == tables
+    assert {name: files_in(sample.path)[name] for name in tables} == tables
 
 
-def test_a_budget_moves_to_a_coarser_level_and_the_row_tells(tmp_path: Path) -> None:
+def test_a_small_budget_uses_a_coarser_level_which_the_row_contains(tmp_path: Path) -> None:
     large = np.zeros((64, 640, 640), np.uint8)
     z, y, x = np.ogrid[:64, :640, :640]
     large[(z - 32) ** 2 * 25 + (y - 300) ** 2 / 4 + (x - 300) ** 2 / 4 < 110**2] = 1
@@ -248,7 +248,7 @@ def test_a_budget_moves_to_a_coarser_level_and_the_row_tells(tmp_path: Path) -> 
     assert coarse["gray_mean"][0] == pytest.approx(fine["gray_mean"][0], rel=0.03)
 
 
-def test_levels_pieces_and_groups(tmp_path: Path) -> None:
+def test_levels_crops_and_groups(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
     volume = put(
         sample, "labels/nucleus", np.zeros((40, 1100, 1100), np.uint8), 8, VoxelSize(40, 10, 10)
@@ -271,26 +271,28 @@ def test_levels_pieces_and_groups(tmp_path: Path) -> None:
     ]
     assert near_isotropic_level(volume) == 2
     assert [level_nearest_to(volume, edge) for edge in (1, 40, 999)] == [0, 0, 0]
-    piece = crop_around(volume, 1, [3, 11, 20], [7, 14, 1100], margin=1)
-    assert (piece.low, piece.high) == ((2, 4, 9), (8, 8, 550))
-    assert [one.tolist() for one in crop_groups(volume, 0, low, high, 10**7)] == [[0], [1]]
-    assert [one.tolist() for one in crop_groups(volume, 0, low, high, 10**9)] == [[0, 1]]
+    crop = crop_around(volume, 1, [3, 11, 20], [7, 14, 1100], margin=1)
+    assert (crop.low, crop.high) == ((2, 4, 9), (8, 8, 550))
+    assert [group.tolist() for group in crop_groups(volume, 0, low, high, 10**7)] == [[0], [1]]
+    assert [group.tolist() for group in crop_groups(volume, 0, low, high, 10**9)] == [[0, 1]]
 
 
 def test_settings_that_change_numbers_are_refused_and_replaced_on_request(
-    made: Sample, tmp_path: Path
+    measured_tissue: Sample, tmp_path: Path
 ) -> None:
-    sample = copy_of(made, tmp_path / "s.zarr")
+    sample = copy_of(measured_tissue, tmp_path / "s.zarr")
     with pytest.raises(ResumeError, match=r"gray_levels: 64 -> 32.*--overwrite"):
         measure(sample, changed(QUICK, {"gray_levels": 32}))
     measure(sample, changed(QUICK, {"gray_levels": 32}), on=Execution(overwrite=True, quiet=True))
     assert not sample.read_table("nucleus")["glcm_contrast"].equals(
-        made.read_table("nucleus")["glcm_contrast"]
+        measured_tissue.read_table("nucleus")["glcm_contrast"]
     )
 
 
-def test_what_is_refused_numbers_no_objects_anew(made: Sample, tmp_path: Path) -> None:
-    sample = copy_of(made, tmp_path / "s.zarr")
+def test_a_refused_run_does_not_number_objects_again(
+    measured_tissue: Sample, tmp_path: Path
+) -> None:
+    sample = copy_of(measured_tissue, tmp_path / "s.zarr")
     before = sample.volume("labels", "mitochondrion-objects").fingerprint
     larger = changed(QUICK, {"min_voxels": 200})
     with pytest.raises(ResumeError, match=r"min_voxels: .* -> 200"):
@@ -300,33 +302,37 @@ def test_what_is_refused_numbers_no_objects_anew(made: Sample, tmp_path: Path) -
     assert sample.volume("labels", "mitochondrion-objects").fingerprint != before
 
 
-def test_empty_structures_specks_and_missing_cells(tmp_path: Path) -> None:
+def test_empty_structures_small_components_and_missing_cells(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
     put(sample, "", np.zeros(SHAPE, np.uint8), 7, VOXEL)
     put(sample, "labels/nucleus", np.zeros(SHAPE, np.uint8), 7, VOXEL)
-    specks = np.zeros(SHAPE, np.uint8)
-    specks[3, 3, 3:6] = specks[9, 9, 9] = 1
-    put(sample, "labels/nucleolus", specks, 7, VOXEL)
-    found = measure(sample, QUICK)
-    assert dict(found.objects) == {"nucleolus": 0, "nucleus": 0}
-    row = next(one for one in found.summary.to_pylist() if one["structure"] == "nucleolus")
+    small_components = np.zeros(SHAPE, np.uint8)
+    small_components[3, 3, 3:6] = 1
+    small_components[9, 9, 9] = 1
+    put(sample, "labels/nucleolus", small_components, 7, VOXEL)
+    result = measure(sample, QUICK)
+    assert dict(result.objects) == {"nucleolus": 0, "nucleus": 0}
+    rows = {row["structure"]: row for row in result.summary.to_pylist()}
+    row = rows["nucleolus"]
     assert (row["small_components"], row["in_no_cell"]) == (2, None)
     assert row["small_components_volume_um3"] == pytest.approx(4 * VOXEL.volume_um3)
     assert "volume_um3" in sample.read_table("nucleus").column_names
 
 
-def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
-    made: Sample, tmp_path: Path
+def test_tables_of_an_earlier_run_are_removed_and_lost_tables_are_written_again(
+    measured_tissue: Sample, tmp_path: Path
 ) -> None:
-    sample = copy_of(made, tmp_path / "s.zarr")
-    kept = {path.name for path in (sample.path / "tables").glob("*.parquet")}
-    assert {"pattern_nucleus.parquet", "protrusions.parquet", "mitochondrion.parquet"} <= kept
+    sample = copy_of(measured_tissue, tmp_path / "s.zarr")
+    files = {path.name for path in (sample.path / "tables").glob("*.parquet")}
+    assert {"pattern_nucleus.parquet", "protrusions.parquet", "mitochondrion.parquet"} <= files
     (sample.path / "tables" / "nucleolus.parquet").unlink()
     measure(sample, QUICK)
-    assert sample.read_table("nucleolus").equals(made.read_table("nucleolus"))
-    only = changed(QUICK, {"structure": ("nucleus",), "texture": False})
-    found = measure(sample, only, on=Execution(overwrite=True, quiet=True))
-    left = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {"tracks_cells"}
+    assert sample.read_table("nucleolus").equals(measured_tissue.read_table("nucleolus"))
+    nucleus_only = changed(QUICK, {"structure": ("nucleus",), "texture": False})
+    result = measure(sample, nucleus_only, on=Execution(overwrite=True, quiet=True))
+    remaining = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {
+        "tracks_cells"
+    }
     others = {
         "nucleolus",
         "pattern_nucleolus",
@@ -335,19 +341,24 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
         "cells",
         "protrusions",
     }
-    assert (
-        left == set(found.tables) == {"nucleus", "dictionary", "measured", *others}
-    )  # its own pattern spectra are gone
+    # The pattern spectra of the nuclei are gone.
+    assert remaining == set(result.tables) == {"nucleus", "dictionary", "measured", *others}
     for name in others:
-        assert sample.read_table(name).equals(made.read_table(name)), name
-    assert sorted(found.objects) == sorted(made.read_table("measured")["structure"].to_pylist())
+        assert sample.read_table(name).equals(measured_tissue.read_table(name)), name
+    assert sorted(result.objects) == sorted(
+        measured_tissue.read_table("measured")["structure"].to_pylist()
+    )
     assert not is_outdated(sample, "cells", "measure")
-    others_cells = sample.volume("labels", "cells").read(slice(None))
-    others_cells[:3] = 0
-    put(sample, "labels/cells", others_cells, 7, sample.voxel_size)
+    cells = sample.volume("labels", "cells").read(slice(None))
+    cells[:3] = 0
+    put(sample, "labels/cells", cells, 7, sample.voxel_size)
     assert is_outdated(sample, "cells", "measure")
     remove_pieces(sample, ["labels/mitochondrion"])
-    measure(sample, changed(only, {"spectrum_sizes": 2}), on=Execution(overwrite=True, quiet=True))
+    measure(
+        sample,
+        changed(nucleus_only, {"spectrum_sizes": 2}),
+        on=Execution(overwrite=True, quiet=True),
+    )
     assert "mitochondrion" not in sample.tables  # its labels are gone
     everything = measure(
         sample, changed(QUICK, {"texture": False}), on=Execution(overwrite=True, quiet=True)
@@ -362,10 +373,10 @@ def test_tables_of_an_earlier_run_do_not_stay_and_lost_ones_come_back(
     }
 
 
-def test_a_killed_replacement_is_not_taken_for_the_old_result(
-    made: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_replacement_does_not_count_as_the_old_result(
+    measured_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = copy_of(made, tmp_path / "s.zarr")
+    sample = copy_of(measured_tissue, tmp_path / "s.zarr")
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -380,11 +391,11 @@ def test_a_killed_replacement_is_not_taken_for_the_old_result(
             )
     measure(sample, QUICK, on=Execution(overwrite=True, quiet=True))
     for name in ("nucleus", "nucleolus", "cells", "measured"):
-        assert sample.read_table(name).equals(made.read_table(name)), name
+        assert sample.read_table(name).equals(measured_tissue.read_table(name)), name
 
 
-def test_names_that_mean_something_else_are_refused(made: Sample, tmp_path: Path) -> None:
-    sample = copy_of(made, tmp_path / "s.zarr")
+def test_reserved_and_unknown_names_are_refused(measured_tissue: Sample, tmp_path: Path) -> None:
+    sample = copy_of(measured_tissue, tmp_path / "s.zarr")
     with pytest.raises(
         SettingsError,
         match="min_volume_um3 names 'nucleos', which is not measured; did you mean 'nucleolus'",
@@ -395,10 +406,10 @@ def test_names_that_mean_something_else_are_refused(made: Sample, tmp_path: Path
         measure(sample, QUICK)
 
 
-def test_what_fills_the_volume_has_no_distances(tmp_path: Path) -> None:
+def test_an_object_that_fills_the_volume_has_no_distances(tmp_path: Path) -> None:
     sample = Sample.create(tmp_path / "s.zarr")
     whole = np.ones(SHAPE, np.uint8)
-    for name, one in (
+    for name, mask in (
         ("cells", whole.astype(np.uint32)),
         ("nucleus", whole),
         ("nucleolus", ball((9, 30, 18), 60)),
@@ -407,20 +418,23 @@ def test_what_fills_the_volume_has_no_distances(tmp_path: Path) -> None:
         put(
             sample,
             f"labels/{name}",
-            one.astype(np.uint32 if name == "cells" else np.uint8),
+            mask.astype(np.uint32 if name == "cells" else np.uint8),
             7,
             VOXEL,
         )
     measure(sample, QUICK)
-    nucleolus, other = columns_of(sample, "nucleolus"), columns_of(sample, "er")
+    nucleolus, organelle = columns_of(sample, "nucleolus"), columns_of(sample, "er")
     assert np.isnan(nucleolus["centroid_to_membrane_um"]).all()
     assert np.isnan(nucleolus["proximity_to_membrane"]).all()
-    assert np.isnan(other["distance_to_membrane_um"]).all()
+    assert np.isnan(organelle["distance_to_membrane_um"]).all()
     assert (nucleolus["nucleus_cut_by_edge"].tolist(), nucleolus["cut_by_edge"].tolist()) == (
         [True],
         [False],
     )
-    assert (other["cell_cut_by_edge"].tolist(), other["cut_by_edge"].tolist()) == ([True], [False])
+    assert (organelle["cell_cut_by_edge"].tolist(), organelle["cut_by_edge"].tolist()) == (
+        [True],
+        [False],
+    )
 
 
 def test_gray_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> None:
@@ -440,8 +454,8 @@ def test_gray_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> 
     )
 
 
-def test_faults_are_told_in_a_sentence(made: Sample, tmp_path: Path) -> None:
-    sample = copy_of(made, tmp_path / "s.zarr")
+def test_invalid_inputs_are_refused(measured_tissue: Sample, tmp_path: Path) -> None:
+    sample = copy_of(measured_tissue, tmp_path / "s.zarr")
     with pytest.raises(SampleError, match="has no labels/lysosome"):
         measure(sample, MeasureSettings(structure=("lysosome",)))
     put(sample, "labels/other", np.ones((19, 60, 71), np.uint8), 7, VOXEL)
@@ -474,18 +488,25 @@ def test_a_sample_without_an_image_is_measured_without_texture(tmp_path: Path) -
     )
 
 
-def test_steps_on_the_way_are_no_results(made: Sample) -> None:
-    assert result_names(made, "cells") == ["cells", "mitochondrion", "nucleolus", "nucleus"]
+def test_intermediate_labels_are_no_results(measured_tissue: Sample) -> None:
+    assert result_names(measured_tissue, "cells") == [
+        "cells",
+        "mitochondrion",
+        "nucleolus",
+        "nucleus",
+    ]
 
 
-def test_every_column_is_in_the_dictionary_and_the_docs_are_made_from_it(made: Sample) -> None:
-    for name in measure(made, QUICK).objects:
-        for column in made.read_table(name).column_names:
-            found = describe_column(column)
-            assert found, column
+def test_the_dictionary_describes_every_column_and_the_docs_contain_it(
+    measured_tissue: Sample,
+) -> None:
+    for name in measure(measured_tissue, QUICK).objects:
+        for column in measured_tissue.read_table(name).column_names:
+            description = describe_column(column)
+            assert description, column
             unit = {"um3": "µm³", "um2": "µm²", "um": "µm"}.get(column.rsplit("_", 1)[-1])
-            assert unit is None or unit in found.unit, column
-    written = {row["column"]: row for row in made.read_table("dictionary").to_pylist()}
+            assert unit is None or unit in description.unit, column
+    written = {row["column"]: row for row in measured_tissue.read_table("dictionary").to_pylist()}
     assert written["fenestrated_percent"]["source"].startswith("equation 8")
     assert written["mitochondrion_density_per_um3"]["unit"] == "1/µm³"
     assert feature_columns(["object", "volume_um3", "voxels", "no such"]) == ["volume_um3"]
@@ -496,11 +517,11 @@ def test_every_column_is_in_the_dictionary_and_the_docs_are_made_from_it(made: S
 def test_real_labels_have_plausible_shapes(real_data: Any, name: str) -> None:
     import tifffile
 
-    found = shapes(
+    columns = shapes(
         tifffile.imread(real_data(f"urocell_labels/{name}")).astype(np.uint32),
         VoxelSize(15, 16, 16),
     )
-    assert len(found["object"]) == 39
-    assert (found["solidity"] <= 1).all()
-    whole = ~found["cut_by_edge"] & (found["voxels"] > 1000)
-    assert ((found["sphericity"][whole] > 0.3) & (found["sphericity"][whole] < 1.02)).all()
+    assert len(columns["object"]) == 39
+    assert (columns["solidity"] <= 1).all()
+    whole = ~columns["cut_by_edge"] & (columns["voxels"] > 1000)
+    assert ((columns["sphericity"][whole] > 0.3) & (columns["sphericity"][whole] < 1.02)).all()

@@ -1,4 +1,4 @@
-"""What is said of objects before anybody counts them: probable specks, and lost slices that they cross."""
+"""Checks of measured objects: probable small components, and lost slices that objects cross."""
 
 from pathlib import Path
 
@@ -20,13 +20,18 @@ from sparsem.store.sample import Sample
 from tests.conftest import copy_of
 from tests.test_measure import tissue_of
 
-SPECK = 27 * 8 * 4 * 4e-9  # um3
+SMALL_UM3 = 27 * 8 * 4 * 4e-9  # 27 voxels of 8 x 4 x 4 nm
 
 
-@pytest.mark.parametrize(("objects", "specks"), [(90, 580), (90, 20), (25, 25), (400, 3000)])
-def test_a_minimum_lies_between_specks_and_objects(objects: int, specks: int) -> None:
+@pytest.mark.parametrize(
+    ("objects", "small_components"), [(90, 580), (90, 20), (25, 25), (400, 3000)]
+)
+def test_the_minimum_lies_between_small_components_and_objects(
+    objects: int, small_components: int
+) -> None:
     draw = np.random.default_rng(objects)
-    large, small = 10 ** draw.normal(-1, 0.3, objects), SPECK * 10 ** draw.exponential(0.3, specks)
+    large = 10 ** draw.normal(-1, 0.3, objects)
+    small = SMALL_UM3 * 10 ** draw.exponential(0.3, small_components)
     minimum = propose_min_volume(np.concatenate([large, small]))
     assert minimum is not None
     assert (small < minimum).mean() > 0.95
@@ -37,27 +42,26 @@ def test_no_minimum_where_volumes_show_none() -> None:
     draw = np.random.default_rng(0)
     assert propose_min_volume(10 ** draw.normal(-1, 0.3, 200)) is None
     assert propose_min_volume(10 ** draw.uniform(-4, 0, 400)) is None
-    assert propose_min_volume(SPECK * 10 ** draw.exponential(0.3, 500)) is None
+    assert propose_min_volume(SMALL_UM3 * 10 ** draw.exponential(0.3, 500)) is None
     assert propose_min_volume(np.full(100, 0.2)) is None
-    assert propose_min_volume(np.array([1e-5] * 10 + [1.0] * 5)) is None  # too few to tell
+    assert propose_min_volume(np.array([1e-5] * 10 + [1.0] * 5)) is None  # too few for a histogram
     assert propose_min_volume(np.repeat([0.01, 0.1], [100, 100])) is not None
-    assert (
-        propose_min_volume(np.repeat([0.05, 0.1], [100, 100])) is None
-    )  # so near that both may be objects
+    # Both are so close that they may be objects.
+    assert propose_min_volume(np.repeat([0.05, 0.1], [100, 100])) is None
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(1e-12, 1e12), max_size=60), st.floats(1e-3, 1e3))
-def test_a_minimum_does_not_depend_on_the_unit_and_takes_little(
+def test_the_minimum_does_not_depend_on_the_unit_and_excludes_little_volume(
     volumes: list[float], unit: float
 ) -> None:
     values = np.array(volumes, float)
-    found, other = propose_min_volume(values), propose_min_volume(values * unit)
-    assert (found is None) == (other is None) or len(
-        values
-    ) < 60  # the grid begins at the smallest volume
-    if found is not None:
-        assert values[values < found].sum() <= 0.1 * values.sum()
+    minimum = propose_min_volume(values)
+    minimum_in_unit = propose_min_volume(values * unit)
+    is_same = (minimum is None) == (minimum_in_unit is None)
+    assert is_same or len(values) < 60  # the histogram begins at the smallest volume
+    if minimum is not None:
+        assert values[values < minimum].sum() <= 0.1 * values.sum()
 
 
 def test_objects_that_cross_gaps_are_those_on_both_sides() -> None:
@@ -72,26 +76,23 @@ def test_measure_and_report_name_objects_that_cross_lost_slices(tmp_path: Path) 
     assert lost_slice_positions(sample).size == 0
     assert not any("lost" in line for line in object_warnings(sample, "nucleus", "cells"))
     table = sample.read_table("nucleus").to_pydict()
-    place = (table["first_z"][0] + table["last_z"][0]) // 2 + 1
+    z = (table["first_z"][0] + table["last_z"][0]) // 2 + 1
     sample.image("raw")
-    mark_repeated(sample, place)
-    crossed = sum(
-        first < z <= last
-        for first, last in zip(table["first_z"], table["last_z"], strict=True)
-        for z in [place]
-    )
+    mark_repeated(sample, z)
+    extents = zip(table["first_z"], table["last_z"], strict=True)
+    crossed = sum(first < z <= last for first, last in extents)
     assert crossed >= 1
-    (line,) = [one for one in object_warnings(sample, "nucleus", "cells") if "lost" in one]
-    assert line.startswith(
+    warnings = object_warnings(sample, "nucleus", "cells")
+    (warning,) = [line for line in warnings if "lost" in line]
+    assert warning.startswith(
         f"nucleus: {crossed} of 2 objects cross one of 2 places where slices are lost"
     )
-    assert any(
-        "objects cross one of 2 places" in one.text for one in notices(sample, ["nucleus"], "cells")
-    )
+    texts = [notice.text for notice in notices(sample, ["nucleus"], "cells")]
+    assert any("objects cross one of 2 places" in text for text in texts)
 
 
 def mark_repeated(sample: Sample, z: int) -> None:
-    """A slice that stands in for a lost one, as import records it."""
+    """Mark a slice that replaces a lost one, as ``import`` records it."""
     import json
 
     path = sample.path / "zarr.json"

@@ -1,4 +1,4 @@
-"""Objects of a mask, cavities, distances, protrusions: against scipy, formulas and drawings."""
+"""Objects of a mask, cavities, distances, protrusions: compared with scipy, formulas, drawings."""
 
 from itertools import pairwise
 from typing import Any
@@ -25,36 +25,39 @@ from sparsem.measure.features.nucleolus import fill_cavities, proximity_to_membr
 from sparsem.measure.features.protrusions import cell_body, find_protrusions
 from tests.conftest import drawn
 
-EVEN = (1.0, 1.0, 1.0)
+ISOTROPIC = (1.0, 1.0, 1.0)
 Mask = NDArray[np.bool_]
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7))
 
 
-def in_blocks(mask: Mask, depth: int, least: int) -> NDArray[np.uint32]:
-    """Objects as the stage makes them, without its files."""
+def number_in_blocks(mask: Mask, depth: int, min_voxels: int) -> NDArray[np.uint32]:
+    """Number the objects as the stage does, without files."""
     starts = range(0, len(mask), depth)
     parts = [connected_parts(mask[start : start + depth]) for start in starts]
-    pairs = [touching_pairs(one[-1], other[0]) for one, other in pairwise(parts)]
+    pairs = [touching_pairs(upper[-1], lower[0]) for upper, lower in pairwise(parts)]
     firsts = [
-        first_voxels(one) + start * mask[0].size for one, start in zip(parts, starts, strict=True)
+        first_voxels(block) + start * mask[0].size
+        for block, start in zip(parts, starts, strict=True)
     ]
-    found = join_parts([np.bincount(one.ravel())[1:] for one in parts], firsts, pairs, least)
-    return np.concatenate([names[one] for names, one in zip(found.numbers, parts, strict=True)])
+    voxels = [np.bincount(block.ravel())[1:] for block in parts]
+    objects = join_parts(voxels, firsts, pairs, min_voxels)
+    numbered = [numbers[block] for numbers, block in zip(objects.numbers, parts, strict=True)]
+    return np.concatenate(numbered)
 
 
 @settings(max_examples=80)
 @given(masks, st.integers(1, 4), st.integers(1, 5))
 def test_objects_of_blocks_are_those_of_the_whole_numbered_by_their_first_voxel(
-    mask: Mask, depth: int, least: int
+    mask: Mask, depth: int, min_voxels: int
 ) -> None:
-    found = in_blocks(mask, depth, least)
+    objects = number_in_blocks(mask, depth, min_voxels)
     whole = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
-    large = np.bincount(whole.ravel()) >= least
+    large = np.bincount(whole.ravel()) >= min_voxels
     large[0] = False
-    np.testing.assert_array_equal(found > 0, large[whole])
-    pairs = np.unique(np.column_stack([found[found > 0], whole[found > 0]]), axis=0)
-    assert len(pairs) == large.sum() == found.max()  # one to one
-    assert (np.diff(first_voxels(found)) > 0).all()
+    np.testing.assert_array_equal(objects > 0, large[whole])
+    pairs = np.unique(np.column_stack([objects[objects > 0], whole[objects > 0]]), axis=0)
+    assert len(pairs) == large.sum() == objects.max()  # one to one
+    assert (np.diff(first_voxels(objects)) > 0).all()
 
 
 def test_parts_touch_across_corners() -> None:
@@ -73,11 +76,11 @@ def test_filling_equals_scipy(mask: Mask) -> None:
     )
     np.testing.assert_array_equal(
         fill_cavities(mask, "2d"),
-        np.stack([binary_fill_holes(np.pad(one, 1))[1:-1, 1:-1] for one in mask]),
+        np.stack([binary_fill_holes(np.pad(section, 1))[1:-1, 1:-1] for section in mask]),
     )
 
 
-def test_a_tunnel_is_a_hole_in_2d_only() -> None:
+def test_a_tunnel_is_a_cavity_in_2d_only() -> None:
     pipe = np.repeat(drawn("1111", "1..1", "1111")[None], 5, axis=0) > 0
     assert (fill_cavities(pipe) == pipe).all()
     assert fill_cavities(pipe, "2d").all()
@@ -98,13 +101,13 @@ def test_distances_are_between_centers_in_any_voxels() -> None:
     mask[4, 10, 20] = True
     away = distance_to(mask, voxel)
     assert half_edge(voxel) == 1.0
-    for place in ((4, 10, 30), (8, 10, 20), (0, 3, 0)):
-        straight = np.linalg.norm((np.array(place) - (4, 10, 20)) * voxel)
-        assert away[place] == pytest.approx(straight, rel=1e-6)
+    for position in ((4, 10, 30), (8, 10, 20), (0, 3, 0)):
+        straight = np.linalg.norm((np.array(position) - (4, 10, 20)) * voxel)
+        assert away[position] == pytest.approx(straight, rel=1e-6)
     deep = depth_within(~mask, voxel)
     np.testing.assert_array_equal(deep, away)
-    assert np.isinf(distance_to(np.zeros((2, 2, 2), bool), EVEN)).all()
-    closed = depth_within(np.ones((5, 5, 5), bool), EVEN, open_sides=False)
+    assert np.isinf(distance_to(np.zeros((2, 2, 2), bool), ISOTROPIC)).all()
+    closed = depth_within(np.ones((5, 5, 5), bool), ISOTROPIC, open_sides=False)
     assert closed[2, 2, 2] == 3
 
 
@@ -114,19 +117,21 @@ def test_the_nearest_voxel_of_every_object_counts() -> None:
     assert minimum_distances(labels, 3, field).tolist() == [4, 6, np.inf]
 
 
-def test_the_holder_of_most_voxels_holds_an_object() -> None:
+def test_the_container_of_most_voxels_contains_an_object() -> None:
     objects, cells = (
         drawn("1112233").astype(np.uint32),
         drawn("5566 77".replace(" ", ".")).astype(np.uint32),
     )
     shared = overlaps(objects, cells, objects > 0)
-    who, share = main_containers(shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]))
-    assert who.tolist() == [5, 6, 7]
-    assert share.tolist() == pytest.approx([2 / 3, 1 / 2, 1])
-    who, share = main_containers(
+    containers, fractions = main_containers(
+        shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2])
+    )
+    assert containers.tolist() == [5, 6, 7]
+    assert fractions.tolist() == pytest.approx([2 / 3, 1 / 2, 1])
+    containers, fractions = main_containers(
         shared, np.array([1, 2, 3], np.uint32), np.array([3, 2, 2]), excluded=[5, 7]
     )
-    assert who.tolist() == [0, 6, 0]
+    assert containers.tolist() == [0, 6, 0]
     assert (
         main_containers(
             Overlaps(*(np.empty(0, np.uint32),) * 2, np.empty(0, np.int64)),
@@ -138,7 +143,7 @@ def test_the_holder_of_most_voxels_holds_an_object() -> None:
 
 
 def cell_with(*tubes: tuple[int, int, int]) -> Mask:
-    """A ball of radius 20 and tubes along x: (y, first x, last x), 6 thick."""
+    """Draw a ball of radius 20 and tubes along x: (y, first x, last x), 6 thick."""
     z, y, x = np.meshgrid(np.arange(60), np.arange(80), np.arange(90), indexing="ij")
     cell = (z - 30) ** 2 + (y - 40) ** 2 + (x - 30) ** 2 < 20**2
     for at, first, last in tubes:
@@ -147,8 +152,8 @@ def cell_with(*tubes: tuple[int, int, int]) -> Mask:
 
 
 def test_a_ball_has_no_protrusion() -> None:
-    assert find_protrusions(cell_with(), EVEN, 12) == []
-    assert cell_body(cell_with(), EVEN, 12).sum() > 0.97 * cell_with().sum()
+    assert find_protrusions(cell_with(), ISOTROPIC, 12) == []
+    assert cell_body(cell_with(), ISOTROPIC, 12).sum() > 0.97 * cell_with().sum()
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -164,15 +169,16 @@ def test_protrusions_have_their_length_and_volume(step: int) -> None:
     assert free.volume == pytest.approx(cell_with((70, 20, 44))[:, 62:].sum(), rel=0.1)
 
 
-def test_what_is_thick_or_short_is_no_protrusion() -> None:
-    assert find_protrusions(cell_with((40, 30, 80)), EVEN, 5) == []  # thicker than 5
-    assert find_protrusions(cell_with((40, 30, 54)), EVEN, 10) == []  # stands out by 4
+def test_thick_or_short_parts_are_no_protrusions() -> None:
+    assert find_protrusions(cell_with((40, 30, 80)), ISOTROPIC, 5) == []  # thicker than 5
+    assert find_protrusions(cell_with((40, 30, 54)), ISOTROPIC, 10) == []  # stands out by 4
     assert [
-        one.attached for one in find_protrusions(cell_with((70, 20, 44))[:, 60:], EVEN, 10)
+        protrusion.attached
+        for protrusion in find_protrusions(cell_with((70, 20, 44))[:, 60:], ISOTROPIC, 10)
     ] == [False]  # a part without a body
 
 
 def test_a_cell_that_fills_its_box_is_all_body() -> None:
     whole: NDArray[Any] = np.ones((6, 6, 6), bool)
-    assert cell_body(whole, EVEN, 20).all()
-    assert find_protrusions(whole, EVEN, 20) == []
+    assert cell_body(whole, ISOTROPIC, 20).all()
+    assert find_protrusions(whole, ISOTROPIC, 20) == []

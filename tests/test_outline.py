@@ -1,4 +1,4 @@
-"""Shape of objects in pictures: against formulas and an independent library; whatever lies in the pictures beside theirs."""
+"""Shape of objects in separate images, compared with formulas and an independent library."""
 
 from pathlib import Path
 
@@ -27,33 +27,31 @@ NM = 10.0
 def drawn(
     shape: tuple[int, int], center: tuple[float, float], half: tuple[float, float], degrees: float
 ) -> NDArray[np.bool_]:
-    """An ellipse."""
+    """Draw an ellipse."""
     y, x = np.mgrid[: shape[0], : shape[1]] - np.array(center)[:, None, None]
     angle = np.deg2rad(degrees)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     return np.asarray((u / half[0]) ** 2 + (v / half[1]) ** 2 <= 1)
 
 
-def montage(
-    folder: Path, pictures: dict[str, NDArray[np.uint32]], dtype: type = np.uint32
-) -> Sample:
-    """Pictures, each with labels."""
-    (folder / "pictures").mkdir(parents=True)
+def montage(folder: Path, images: dict[str, NDArray[np.uint32]], dtype: type = np.uint32) -> Sample:
+    """Import images as a montage, and draw labels on each."""
+    (folder / "images").mkdir(parents=True)
     random = np.random.default_rng(0)
-    for name, labels in pictures.items():
+    for name, labels in images.items():
         gray = random.integers(1, 255, labels.shape).astype(np.uint8)
-        tifffile.imwrite(folder / "pictures" / f"{name}.tif", gray, photometric="minisblack")
+        tifffile.imwrite(folder / "images" / f"{name}.tif", gray, photometric="minisblack")
     sample = import_stack(
-        folder / "pictures",
+        folder / "images",
         folder / "m.zarr",
         ImportSettings(voxel_nm=(50, NM, NM), montage=True),
         on=QUIET,
     )
     image = sample.image()
     whole: NDArray[np.uint32] = np.zeros(image.shape, dtype)
-    for z, name in enumerate(sorted(pictures)):
-        own = pictures[name]
-        whole[z, : own.shape[0], : own.shape[1]] = own
+    for z, name in enumerate(sorted(images)):
+        labels = images[name]
+        whole[z, : labels.shape[0], : labels.shape[1]] = labels
     with Stage(
         sample,
         "draw",
@@ -73,7 +71,7 @@ def column(sample: Sample, name: str) -> NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("half", "degrees"), [((40, 40), 0), ((60, 30), 0), ((60, 30), 35), ((50, 20), 70)]
 )
-def test_ellipses_are_as_their_formulas(
+def test_ellipses_equal_their_formulas(
     tmp_path: Path, half: tuple[float, float], degrees: float
 ) -> None:
     mask = drawn((160, 180), (80.3, 90.6), half, degrees)
@@ -98,7 +96,7 @@ def test_ellipses_are_as_their_formulas(
         ), name
 
 
-def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
+def test_shapes_equal_those_of_an_independent_library(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     labels = np.zeros((200, 220), np.uint32)
     for number in range(1, 6):
@@ -116,7 +114,7 @@ def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
     ):
         np.testing.assert_allclose(
             column(sample, ours),
-            [getattr(one, name) * unit for one in theirs],
+            [getattr(region, name) * unit for region in theirs],
             rtol=1e-6,
             err_msg=name,
         )
@@ -124,33 +122,34 @@ def test_shapes_are_those_of_an_independent_library(tmp_path: Path) -> None:
         ("axis_major_length", "ellipse_major_um"),
         ("axis_minor_length", "ellipse_minor_um"),
     ):
-        points = np.sqrt(
-            column(sample, ours) ** 2 - 16 / 12 * um**2
-        )  # to the library pixels are points and have no extent
+        # To the library, pixels are points without extent.
+        points = np.sqrt(column(sample, ours) ** 2 - 16 / 12 * um**2)
         np.testing.assert_allclose(
-            points, [getattr(one, name) * um for one in theirs], rtol=1e-6, err_msg=name
+            points, [getattr(region, name) * um for region in theirs], rtol=1e-6, err_msg=name
         )
     np.testing.assert_allclose(
-        column(sample, "perimeter_um"), [one.perimeter_crofton * um for one in theirs], rtol=0.03
+        column(sample, "perimeter_um"),
+        [region.perimeter_crofton * um for region in theirs],
+        rtol=0.03,
     )
     for name in sample.read_table("thing").column_names:
         assert describe_column(name), name
 
 
-def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
-    """Pictures of several sizes, whose objects have the same numbers of pixels above each other."""
+def test_other_images_change_nothing(tmp_path: Path) -> None:
+    """Use images of several sizes, with objects above each other."""
     random = np.random.default_rng(2)
-    pictures = {}
+    images = {}
     for name, shape in (("a", (90, 120)), ("b", (140, 100)), ("c", (70, 70))):
         labels = np.zeros(shape, np.uint32)
         for number in range(1, 5):
             center = random.uniform(0, 70, 2)
             labels[drawn(shape, (center[0], center[1]), (18, 9), random.uniform(0, 180))] = number
-        pictures[name] = labels
-    offset = {name: 10 * place for place, name in enumerate(pictures)}
+        images[name] = labels
+    offset = {name: 10 * number for number, name in enumerate(images)}
     numbered = {
         name: np.where(labels > 0, labels + offset[name], 0).astype(np.uint32)
-        for name, labels in pictures.items()
+        for name, labels in images.items()
     }
     together = montage(tmp_path / "all", numbered)
     measure(together, PLAIN, on=Execution(workers=2, quiet=True))
@@ -161,32 +160,32 @@ def test_what_lies_in_other_pictures_changes_nothing(tmp_path: Path) -> None:
         rows = alone.read_table("thing").to_pylist()
         assert [{**row, "image": z} for row in rows] == [row for row in table if row["image"] == z]
         for row in rows:
-            own = np.argwhere(labels == row["object"])
-            assert row["cut_by_edge"] == bool(
-                (own == 0).any() or (own == np.array(labels.shape) - 1).any()
-            )
+            pixels = np.argwhere(labels == row["object"])
+            at_start = (pixels == 0).any()
+            at_end = (pixels == np.array(labels.shape) - 1).any()
+            assert row["cut_by_edge"] == bool(at_start or at_end)
     (summary,) = together.read_table("measured").to_pylist()
-    area = sum(labels.size for labels in pictures.values())
+    area = sum(labels.size for labels in images.values())
     assert summary["area_fraction"] == pytest.approx(
-        sum((one > 0).sum() for one in pictures.values()) / area
+        sum((labels > 0).sum() for labels in images.values()) / area
     )
     assert "volume_um3" not in summary
 
 
-def test_a_mask_of_pictures_is_parted_picture_by_picture(tmp_path: Path) -> None:
+def test_a_mask_of_a_montage_is_split_image_by_image(tmp_path: Path) -> None:
     mask = drawn((60, 60), (30, 30), (12, 12), 0).astype(np.uint32)
     sample = montage(tmp_path, {"a": mask, "b": mask, "c": mask}, np.uint8)
     assert measure(sample, PLAIN, on=QUIET).objects == {"thing": 3}
 
 
-def test_texture_of_a_picture_is_that_of_its_pixels(tmp_path: Path) -> None:
+def test_texture_does_not_depend_on_other_images(tmp_path: Path) -> None:
     mask = drawn((60, 60), (30, 30), (20, 20), 0).astype(np.uint32)
     values = []
-    for name, pictures in (
+    for name, images in (
         ("alone", {"a": mask}),
-        ("beside", {"a": mask, "b": np.zeros_like(mask)}),
+        ("with_another", {"a": mask, "b": np.zeros_like(mask)}),
     ):
-        sample = montage(tmp_path / name, pictures)
+        sample = montage(tmp_path / name, images)
         measure(sample, MeasureSettings(spectrum_sizes=3, gray_range=(0, 256)), on=QUIET)
         (row,) = sample.read_table("thing").to_pylist()
         assert row["texture_level"] == 0

@@ -1,4 +1,7 @@
-"""Shape against formulas and independent libraries: bodies at even and uneven voxels, sums in blocks, hulls counted one by one."""
+"""Shape compared with formulas and independent libraries.
+
+Bodies at isotropic and anisotropic voxels, sums in blocks, hulls counted voxel by voxel.
+"""
 
 from itertools import pairwise
 from typing import Any
@@ -16,6 +19,7 @@ from skimage.measure import regionprops
 from sparsem.geometry import VoxelSize
 from sparsem.measure.features.hull import convex_voxels, slice_corners
 from sparsem.measure.features.moments import combine_moments, compact_labels, object_moments
+from sparsem.measure.features.neighbors import neighbor_slices
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.features.surface import (
     _windows,
@@ -26,27 +30,28 @@ from sparsem.measure.features.surface import (
 from tests.bodies import BODIES, body
 from tests.conftest import drawn
 
-EVEN, UNEVEN = (1.0, 1.0, 1.0), (5.0, 1.0, 1.0)
-# What a body of 40 voxels across (along the coarsest axis) may be off, as a part of the true value. Sharp edges lose area: about
-# two voxels beside each edge. Smooth bodies keep 0.4 %.
+ISOTROPIC = (1.0, 1.0, 1.0)
+ANISOTROPIC = (5.0, 1.0, 1.0)
+# Bodies with sharp edges, which lose area: about two voxels next to each edge. Of 40 voxels across
+# (along the coarsest axis) they may differ more from the true value than smooth bodies, which stay
+# within 0.4 %.
 SHARP = ("cube", "box", "cube with tunnels")
 
 
-def of_body(
+def measure_body(
     name: str, across: float, voxel: tuple[float, float, float]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    made = body(name, across * max(voxel), voxel)
-    return shapes(
-        made.mask.astype(np.uint32), VoxelSize.of([1000 * edge for edge in voxel])
-    ), made.truth
+    drawn_body = body(name, across * max(voxel), voxel)
+    voxel_nm = VoxelSize.of([1000 * edge for edge in voxel])
+    return shapes(drawn_body.mask.astype(np.uint32), voxel_nm), drawn_body.truth
 
 
-@pytest.mark.parametrize("voxel", [EVEN, UNEVEN])
+@pytest.mark.parametrize("voxel", [ISOTROPIC, ANISOTROPIC])
 @pytest.mark.parametrize("name", BODIES)
-def test_measures_of_bodies_are_near_their_formulas(
+def test_measures_of_bodies_equal_their_formulas_closely(
     name: str, voxel: tuple[float, float, float]
 ) -> None:
-    found, truth = of_body(name, 40, voxel)
+    columns, truth = measure_body(name, 40, voxel)
     for column, value in truth.items():
         by_area = column in ("surface_um2", "sphericity")
         tolerance = (
@@ -54,18 +59,18 @@ def test_measures_of_bodies_are_near_their_formulas(
             if name in SHARP and by_area
             else 0.0075
         )
-        assert found[column][0] == pytest.approx(value, rel=tolerance), column
-    assert not found["cut_by_edge"][0]
+        assert columns[column][0] == pytest.approx(value, rel=tolerance), column
+    assert not columns["cut_by_edge"][0]
 
 
-@pytest.mark.parametrize("voxel", [EVEN, UNEVEN])
+@pytest.mark.parametrize("voxel", [ISOTROPIC, ANISOTROPIC])
 @pytest.mark.parametrize("name", BODIES)
 def test_measures_converge_as_voxels_shrink(name: str, voxel: tuple[float, float, float]) -> None:
     for column in ("volume_um3", "surface_um2", "solidity"):
         errors = []
         for across in (12, 60):
-            found, truth = of_body(name, across, voxel)
-            errors.append(abs(found[column][0] / truth.get(column, np.nan) - 1))
+            columns, truth = measure_body(name, across, voxel)
+            errors.append(abs(columns[column][0] / truth.get(column, np.nan) - 1))
         if np.isfinite(errors[0]):
             assert errors[1] <= max(errors[0] / 2, 0.003), (
                 column,
@@ -73,9 +78,10 @@ def test_measures_converge_as_voxels_shrink(name: str, voxel: tuple[float, float
             )  # 0.3 % is the floor of the surface's window
 
 
-def test_circular_variance_of_a_ball_is_nothing_and_of_an_ellipsoid_is_known() -> None:
-    assert of_body("ball", 60, EVEN)[0]["circular_variance"][0] < 1e-4
-    # By integration over the surface of an ellipsoid of half-axes 2, 1, 1: variance of |p| over its squared mean.
+def test_circular_variance_of_a_ball_is_zero_and_of_an_ellipsoid_is_known() -> None:
+    assert measure_body("ball", 60, ISOTROPIC)[0]["circular_variance"][0] < 1e-4
+    # By integration over the surface of an ellipsoid of half-axes 2, 1, 1: the variance of |p| over
+    # its squared mean.
     u, v = np.meshgrid(
         (np.arange(400) + 0.5) / 400 * np.pi,
         (np.arange(400) + 0.5) / 400 * 2 * np.pi,
@@ -87,10 +93,10 @@ def test_circular_variance_of_a_ball_is_nothing_and_of_an_ellipsoid_is_known() -
     mean = (radius * area).sum() / area.sum()
     expected = ((radius - mean) ** 2 * area).sum() / area.sum() / mean**2
     z, y, x = np.mgrid[-32:33, -17:18, -17:18]
-    found = shapes(
+    columns = shapes(
         ((z / 2) ** 2 + y**2 + x**2 < 15.4**2).astype(np.uint32), VoxelSize(1000, 1000, 1000)
     )
-    assert found["circular_variance"][0] == pytest.approx(expected, rel=0.02)
+    assert columns["circular_variance"][0] == pytest.approx(expected, rel=0.02)
 
 
 def test_moments_equal_regionprops() -> None:
@@ -101,16 +107,15 @@ def test_moments_equal_regionprops() -> None:
         )
         * 1_000_003
     )
-    found = object_moments(labels)
+    moments = object_moments(labels)
     edges = (2.0, 1.0, 3.0)
-    for place, one in enumerate(regionprops(labels, spacing=edges)):
-        assert (found.ids[place], found.voxels[place]) == (one.label, one.num_pixels)
-        np.testing.assert_allclose(found.centroids[place] * edges, one.centroid)
-        assert (*found.low[place], *found.high[place]) == one.bbox
-        spread = (
-            np.cov((one.coords * np.array(edges)).T, bias=True) + np.diag(np.square(edges)) / 12
-        )
-        np.testing.assert_allclose(found.covariances(edges)[place], spread)
+    for index, region in enumerate(regionprops(labels, spacing=edges)):
+        assert (moments.ids[index], moments.voxels[index]) == (region.label, region.num_pixels)
+        np.testing.assert_allclose(moments.centroids[index] * edges, region.centroid)
+        assert (*moments.low[index], *moments.high[index]) == region.bbox
+        points = region.coords * np.array(edges)
+        covariance = np.cov(points.T, bias=True) + np.diag(np.square(edges)) / 12
+        np.testing.assert_allclose(moments.covariances(edges)[index], covariance)
 
 
 @settings(max_examples=40)
@@ -135,35 +140,33 @@ def test_labels_are_compacted_in_the_order_of_their_ids() -> None:
 
 
 def plain_surface(mask: NDArray[np.bool_], voxel: tuple[float, float, float]) -> float:
-    """The formula with whole-array filters: every face weighs |n|_2 / |n|_1 of the slope of the mask around it."""
+    """Compute the formula with whole-array filters.
+
+    Every face has the weight |n|_2 / |n|_1 of the slope of the mask around it.
+    """
     smooth, slope, smooth_face, slope_face = _windows(voxel)
-    around = max(len(one) for one in smooth)
+    around = max(len(weights) for weights in smooth)
     padded = np.pad(mask, around).astype(float)
     total = 0.0
     for axis in range(3):
         gradients = []
         for along in range(3):
             field = padded
-            for other in range(3):
-                weights = (
-                    (slope_face if other == along else smooth_face)
-                    if other == axis
-                    else (slope if other == along else smooth)
-                )
+            for filter_axis in range(3):
+                around_face = filter_axis == axis
+                slopes, smooths = (slope_face, smooth_face) if around_face else (slope, smooth)
+                weights = slopes if filter_axis == along else smooths
                 field = correlate1d(
                     field,
-                    weights[other],
-                    axis=other,
+                    weights[filter_axis],
+                    axis=filter_axis,
                     mode="constant",
-                    origin=-1 if other == axis else 0,
+                    origin=-1 if around_face else 0,
                 )
             gradients.append(field)
-        here, there = (
-            tuple(slice(*(ends if one == axis else (None, None))) for one in range(3))
-            for ends in ((None, -1), (1, None))
-        )
-        faces = padded[here] != padded[there]
-        n = np.stack([one[here][faces] for one in gradients])
+        lower, upper = neighbor_slices(axis)
+        faces = padded[lower] != padded[upper]
+        n = np.stack([gradient[lower][faces] for gradient in gradients])
         total += (
             float((np.linalg.norm(n, axis=0) / np.abs(n).sum(axis=0)).sum())
             * float(np.prod(voxel))
@@ -172,33 +175,37 @@ def plain_surface(mask: NDArray[np.bool_], voxel: tuple[float, float, float]) ->
     return total
 
 
-@pytest.mark.parametrize("voxel", [EVEN, (2.0, 1.0, 1.0)])
-def test_surface_equals_the_plain_version(voxel: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("voxel", [ISOTROPIC, (2.0, 1.0, 1.0)])
+def test_surface_equals_a_plain_implementation(voxel: tuple[float, float, float]) -> None:
     random = np.random.default_rng(3)
     blob = np.pad(correlate1d(random.random((9, 11, 12)), np.ones(3), axis=0) > 1.4, 2)
-    found = surface_sums(blob.astype(np.uint32), voxel, np.zeros((1, 3)))
-    assert found.area[0] == pytest.approx(plain_surface(blob, voxel), rel=1e-9)
+    surface = surface_sums(blob.astype(np.uint32), voxel, np.zeros((1, 3)))
+    assert surface.area[0] == pytest.approx(plain_surface(blob, voxel), rel=1e-9)
 
 
-def test_surfaces_of_neighbors_do_not_mix_and_blocks_do_not_matter() -> None:
+def test_surfaces_do_not_depend_on_neighbors_or_blocks() -> None:
     labels = np.random.default_rng(1).integers(0, 3, (12, 10, 11)).astype(np.uint32)
     centroids = object_moments(labels).centroids
-    whole = surface_sums(labels, EVEN, centroids)
+    whole = surface_sums(labels, ISOTROPIC, centroids)
     for number in (1, 2):
-        alone = surface_sums((labels == number).astype(np.uint32), EVEN, centroids[number - 1 :])
+        alone = surface_sums(
+            (labels == number).astype(np.uint32), ISOTROPIC, centroids[number - 1 :]
+        )
         assert whole.area[number - 1] == pytest.approx(alone.area[0], rel=1e-12)
         assert whole.radius[number - 1] == pytest.approx(alone.radius[0], rel=1e-12)
-    halo, z = surface_reach(EVEN), 6
-    inner = slice_surface_sums(labels[z - halo : z + halo + 1], halo, z - halo, EVEN, centroids)
-    longer = slice_surface_sums(labels[: z + halo + 2], z, 0, EVEN, centroids)
+    halo, z = surface_reach(ISOTROPIC), 6
+    inner = slice_surface_sums(
+        labels[z - halo : z + halo + 1], halo, z - halo, ISOTROPIC, centroids
+    )
+    longer = slice_surface_sums(labels[: z + halo + 2], z, 0, ISOTROPIC, centroids)
     np.testing.assert_array_equal(inner, longer)
 
 
 def test_a_sheet_of_one_voxel_keeps_both_sides_and_a_cut_object_is_closed() -> None:
     sheet = np.zeros((5, 40, 40), np.uint32)
     sheet[2] = 1
-    found = surface_sums(sheet, EVEN, np.array([[2.0, 19.5, 19.5]]))
-    assert found.area[0] == pytest.approx(2 * 40 * 40, rel=0.06)
+    surface = surface_sums(sheet, ISOTROPIC, np.array([[2.0, 19.5, 19.5]]))
+    assert surface.area[0] == pytest.approx(2 * 40 * 40, rel=0.06)
     whole = np.ones((30, 30, 30), np.uint32)
     assert shapes(whole, VoxelSize(1000, 1000, 1000))["surface_um2"][0] == pytest.approx(
         6 * 900, rel=0.07
@@ -206,8 +213,8 @@ def test_a_sheet_of_one_voxel_keeps_both_sides_and_a_cut_object_is_closed() -> N
     assert shapes(whole, VoxelSize(1000, 1000, 1000))["cut_by_edge"][0]
 
 
-def counted(mask: NDArray[np.bool_]) -> int:
-    """Voxel centers in the hull, every one tested against every side."""
+def count_in_hull(mask: NDArray[np.bool_]) -> int:
+    """Count the voxel centers in the hull, each tested against every side."""
     hull = ConvexHull(np.argwhere(mask))
     inside = (
         np.indices(mask.shape).reshape(3, -1).T @ hull.equations[:, :3].T + hull.equations[:, 3]
@@ -215,59 +222,59 @@ def counted(mask: NDArray[np.bool_]) -> int:
     return int((inside <= 1e-9).all(axis=1).sum())
 
 
-def hull_of(mask: NDArray[np.bool_]) -> int:
+def hull_voxels_of(mask: NDArray[np.bool_]) -> int:
     corners = []
-    for z, one in enumerate(mask):
-        of, places = slice_corners(one.astype(np.uint32), 1)
-        assert (of == 1).all()
-        corners.append(np.column_stack([np.full(len(places), z), places]))
+    for z, section in enumerate(mask):
+        corner_labels, yx = slice_corners(section.astype(np.uint32), 1)
+        assert (corner_labels == 1).all()
+        corners.append(np.column_stack([np.full(len(yx), z), yx]))
     return convex_voxels(np.concatenate(corners))
 
 
 @settings(max_examples=150)
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=7)))
-def test_hulls_hold_as_many_voxels_as_counted_one_by_one(mask: NDArray[np.bool_]) -> None:
+def test_hulls_equal_a_count_voxel_by_voxel(mask: NDArray[np.bool_]) -> None:
     if mask.sum() < 4:
         return
     try:
-        expected = counted(mask)
+        expected = count_in_hull(mask)
     except QhullError:
         return
-    assert hull_of(mask) == expected
+    assert hull_voxels_of(mask) == expected
 
 
 def test_flat_hulls_are_counted_by_picks_theorem() -> None:
     flat = drawn("2....2", "......", "......", "2....2")[None] > 0
     for turned in (flat, flat.transpose(1, 0, 2), flat.transpose(1, 2, 0)):
-        assert hull_of(turned) == 24
-    assert hull_of(drawn("2..2")[None] > 0) == 4
-    assert hull_of(drawn("2")[None] > 0) == 1
-    assert hull_of(drawn("2.", ".2")[None] > 0) == 2
+        assert hull_voxels_of(turned) == 24
+    assert hull_voxels_of(drawn("2..2")[None] > 0) == 4
+    assert hull_voxels_of(drawn("2")[None] > 0) == 1
+    assert hull_voxels_of(drawn("2.", ".2")[None] > 0) == 2
     assert (
-        hull_of(drawn("2....", ".....", "....2")[None] > 0) == 3
+        hull_voxels_of(drawn("2....", ".....", "....2")[None] > 0) == 3
     )  # a line meets the voxel in its middle
     assert (
-        hull_of(np.eye(3, dtype=bool)[:, :, None] & np.eye(3, dtype=bool)[:, None]) == 0
+        hull_voxels_of(np.eye(3, dtype=bool)[:, :, None] & np.eye(3, dtype=bool)[:, None]) == 0
     )  # a line from slice to slice
 
 
-def test_corners_of_touching_objects_are_their_own() -> None:
-    of, places = slice_corners(drawn(".112", "1122", "1.22").astype(np.uint32), 2)
+def test_corners_of_touching_objects_are_separate() -> None:
+    corner_labels, yx = slice_corners(drawn(".112", "1122", "1.22").astype(np.uint32), 2)
     for number, corners in (
         (1, {(0, 1), (0, 2), (1, 0), (2, 0), (1, 1)}),
         (2, {(0, 3), (1, 2), (2, 2), (2, 3)}),
     ):
-        found = {(int(y), int(x)) for y, x in places[of == number]}
-        assert found <= corners | {(1, 3)}
-        assert {(2, 0)} <= found if number == 1 else {(0, 3), (2, 2)} <= found
+        positions = {(int(y), int(x)) for y, x in yx[corner_labels == number]}
+        assert positions <= corners | {(1, 3)}
+        assert {(2, 0)} <= positions if number == 1 else {(0, 3), (2, 2)} <= positions
 
 
-def test_an_object_larger_than_a_part_is_the_same_however_it_is_numbered() -> None:
-    made = body("torus", 30, EVEN)
-    one, other = (
-        shapes(made.mask.astype(np.uint32) * number, VoxelSize(1000, 1000, 1000))
-        for number in (1, 4_000_000_000)
-    )
-    for column in set(one) - {"object"}:
-        np.testing.assert_array_equal(one[column], other[column])
-    assert all(b > a for a, b in pairwise([0, *one["object"], *other["object"]]))
+def test_shape_does_not_depend_on_the_number_of_an_object() -> None:
+    mask = body("torus", 30, ISOTROPIC).mask
+    voxel = VoxelSize(1000, 1000, 1000)
+    small_number = shapes(mask.astype(np.uint32), voxel)
+    large_number = shapes(mask.astype(np.uint32) * np.uint32(4_000_000_000), voxel)
+    for column in set(small_number) - {"object"}:
+        np.testing.assert_array_equal(small_number[column], large_number[column])
+    numbers = [0, *small_number["object"], *large_number["object"]]
+    assert all(b > a for a, b in pairwise(numbers))

@@ -1,4 +1,4 @@
-"""Texture against definitions, scikit-image, and numbers that pyradiomics 3.0.1 gave for a drawn region."""
+"""Texture compared with definitions, scikit-image and results of pyradiomics 3.0.1."""
 
 import math
 from typing import Any
@@ -37,11 +37,11 @@ from sparsem.measure.features.texture import (
 )
 from tests.conftest import drawn
 
-EVEN = (1.0, 1.0, 1.0)
+ISOTROPIC = (1.0, 1.0, 1.0)
 
 
 def region() -> NDArray[np.uint8]:
-    """A region with 8 gray levels in an ellipsoid, for which pyradiomics was asked."""
+    """Draw 8 gray levels in an ellipsoid, of which pyradiomics computed the features."""
     random = np.random.default_rng(7)
     gray = random.integers(1, 9, (6, 9, 8))
     gray = np.maximum(gray, np.roll(gray, 1, 2))
@@ -51,9 +51,13 @@ def region() -> NDArray[np.uint8]:
 
 
 def test_features_equal_pyradiomics() -> None:
-    """``RadiomicsGLCM(binWidth=1, weightingNorm='no_weighting')``: Idm, Correlation, SumSquares, Contrast; and ``RadiomicsGLSZM``."""
+    """Compare with ``RadiomicsGLCM`` and ``RadiomicsGLSZM``.
+
+    The options are ``binWidth=1, weightingNorm='no_weighting'``; the features of the first are Idm,
+    Correlation, SumSquares and Contrast.
+    """
     gray = region()
-    near = co_occurrence_features(co_occurrence_matrix(gray, 8, pair_offsets(1, EVEN)))
+    near = co_occurrence_features(co_occurrence_matrix(gray, 8, pair_offsets(1, ISOTROPIC)))
     assert tuple(near) == pytest.approx(
         (0.3885064621284053, 0.054753914874164394, 3.421418451654533, 6.468164794007491), rel=1e-6
     )
@@ -63,30 +67,28 @@ def test_features_equal_pyradiomics() -> None:
 
 def test_co_occurrence_in_a_plane_equals_scikit_image() -> None:
     gray = np.random.default_rng(1).integers(1, 7, (1, 20, 30)).astype(np.uint8)
-    flat = np.array([one for one in DIRECTIONS if one[0] == 0])
-    ours = co_occurrence_matrix(gray, 6, flat)
-    # scikit-image steps (sin a, cos a) in (row, column): 0, 45, 90, 135 degrees are the same four directions, both ways.
+    in_plane = np.array([direction for direction in DIRECTIONS if direction[0] == 0])
+    ours = co_occurrence_matrix(gray, 6, in_plane)
+    # scikit-image steps (sin a, cos a) in (row, column): 0, 45, 90, 135 degrees are the same four
+    # directions, both ways.
     theirs = graycomatrix(
         gray[0] - 1, [1], [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], levels=6, symmetric=True
     ).sum(axis=(2, 3))
     np.testing.assert_array_equal(ours, theirs)
     normed = theirs[:, :, None, None] / theirs.sum()
-    found = co_occurrence_features(ours)
-    for ours_one, name in (
-        (found.homogeneity, "homogeneity"),
-        (found.correlation, "correlation"),
-        (found.contrast, "contrast"),
-    ):
-        assert ours_one == pytest.approx(graycoprops(normed, name)[0, 0], rel=1e-9)
+    features = co_occurrence_features(ours)
+    for name in ("homogeneity", "correlation", "contrast"):
+        expected = graycoprops(normed, name)[0, 0]
+        assert getattr(features, name) == pytest.approx(expected, rel=1e-9)
 
 
 def plain_matrix(gray: NDArray[Any], levels: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     counts = np.zeros((levels + 1, levels + 1), np.int64)
-    for place in np.ndindex(*gray.shape):
+    for voxel in np.ndindex(*gray.shape):
         for offset in np.concatenate([offsets, -offsets]):
-            other = tuple(int(a + b) for a, b in zip(place, offset, strict=True))
-            if all(0 <= a < n for a, n in zip(other, gray.shape, strict=True)):
-                counts[gray[place], gray[other]] += 1
+            neighbor = tuple(int(a + b) for a, b in zip(voxel, offset, strict=True))
+            if all(0 <= a < n for a, n in zip(neighbor, gray.shape, strict=True)):
+                counts[gray[voxel], gray[neighbor]] += 1
     return counts[1:, 1:]
 
 
@@ -95,27 +97,29 @@ def plain_matrix(gray: NDArray[Any], levels: int, offsets: NDArray[np.int64]) ->
     hnp.arrays(
         np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.integers(0, 4)
     ),
-    st.sampled_from([(1.0, EVEN), (2.0, EVEN), (10.0, (10.0, 5.0, 4.0)), (1.0, (5.0, 1.0, 1.0))]),
+    st.sampled_from(
+        [(1.0, ISOTROPIC), (2.0, ISOTROPIC), (10.0, (10.0, 5.0, 4.0)), (1.0, (5.0, 1.0, 1.0))]
+    ),
 )
-def test_pairs_are_counted_as_one_by_one(
-    gray: NDArray[np.uint8], how: tuple[float, tuple[float, float, float]]
+def test_pairs_equal_a_count_voxel_by_voxel(
+    gray: NDArray[np.uint8], scale: tuple[float, tuple[float, float, float]]
 ) -> None:
-    offsets = pair_offsets(*how)
+    offsets = pair_offsets(*scale)
     np.testing.assert_array_equal(
         co_occurrence_matrix(gray, 4, offsets), plain_matrix(gray, 4, offsets)
     )
 
 
-def test_offsets_are_equally_long_in_the_tissue() -> None:
+def test_offsets_have_the_same_length_along_all_axes() -> None:
     steps = np.abs(pair_offsets(50, (50, 5, 4))).max(axis=0)
     assert steps.tolist() == [1, 10, 12]
-    assert len(pair_offsets(1, EVEN)) == 13
+    assert len(pair_offsets(1, ISOTROPIC)) == 13
     assert np.abs(pair_offsets(1, (5, 1, 1))).max(axis=0).tolist() == [1, 1, 1]
 
 
-def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
+def test_a_flat_region_is_homogeneous_and_a_single_voxel_has_no_features() -> None:
     flat = co_occurrence_features(
-        co_occurrence_matrix(np.full((3, 3, 3), 5, np.uint8), 8, pair_offsets(1, EVEN))
+        co_occurrence_matrix(np.full((3, 3, 3), 5, np.uint8), 8, pair_offsets(1, ISOTROPIC))
     )
     assert flat == (1.0, 1.0, 0.0, 0.0)
     single = np.zeros((3, 3, 3), np.uint8)
@@ -123,7 +127,7 @@ def test_a_flat_region_is_homogeneous_and_one_without_pairs_unknown() -> None:
     assert all(
         map(
             math.isnan,
-            co_occurrence_features(co_occurrence_matrix(single, 8, pair_offsets(1, EVEN))),
+            co_occurrence_features(co_occurrence_matrix(single, 8, pair_offsets(1, ISOTROPIC))),
         )
     )
 
@@ -138,17 +142,17 @@ def test_zones_are_the_components_of_every_level(gray: NDArray[np.uint8]) -> Non
     expected = []
     for level in (1, 2, 3):
         labels, count = components(gray == level, np.ones((3, 3, 3)))
-        expected += [(level, int((labels == one).sum())) for one in range(1, count + 1)]
+        expected += [(level, int((labels == number).sum())) for number in range(1, count + 1)]
     levels, sizes = zones(gray)
     assert sorted(zip(levels.tolist(), sizes.tolist(), strict=True)) == sorted(expected)
 
 
 def test_features_of_a_drawn_matrix_of_zones() -> None:
     gray = drawn("11.2", "1..2", "..3.")[None]
-    found = size_zone_features(*zones(gray))
-    assert found.zone_percentage == 3 / 6
-    assert found.small_zone_high_gray == pytest.approx((1 / 9 + 4 / 4 + 9 / 1) / 3)
-    assert (found.mean_level, found.mean_size) == (2.0, 2.0)
+    features = size_zone_features(*zones(gray))
+    assert features.zone_percentage == 3 / 6
+    assert features.small_zone_high_gray == pytest.approx((1 / 9 + 4 / 4 + 9 / 1) / 3)
+    assert (features.mean_level, features.mean_size) == (2.0, 2.0)
     assert all(map(math.isnan, size_zone_features(*zones(np.zeros((2, 2, 2), np.uint8)))))
     assert cc3d.connected_components(gray, connectivity=26).max() == 3
 
@@ -160,25 +164,25 @@ def grain(shape: tuple[int, int, int], width: float = 1.2) -> NDArray[np.uint8]:
 
 def test_pattern_spectrum_equals_openings_of_scikit_image() -> None:
     image = grain((18, 22, 25))
-    ours = pattern_spectrum(image, np.ones(image.shape, bool), element_growth(4, 1.0, EVEN, "box"))
-    opened, closed = (
-        [one(image, footprint_rectangle((2 * n + 1,) * 3)).sum(dtype=float) for n in range(5)]
-        for one in (opening, closing)
+    ours = pattern_spectrum(
+        image, np.ones(image.shape, bool), element_growth(4, 1.0, ISOTROPIC, "box")
     )
-    np.testing.assert_allclose(
-        ours, np.concatenate([np.diff(closed)[::-1], -np.diff(opened)]) / image.sum(), rtol=1e-12
-    )
+    footprints = [footprint_rectangle((2 * n + 1,) * 3) for n in range(5)]
+    opened = [opening(image, footprint).sum(dtype=float) for footprint in footprints]
+    closed = [closing(image, footprint).sum(dtype=float) for footprint in footprints]
+    theirs = np.concatenate([np.diff(closed)[::-1], -np.diff(opened)]) / image.sum()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-def test_pattern_spectrum_with_uneven_voxels_equals_openings_of_the_same_length() -> None:
+def test_pattern_spectrum_of_anisotropic_voxels_equals_openings_of_the_same_length() -> None:
     image = grain((10, 24, 26))
     ours = pattern_spectrum(
         image, np.ones(image.shape, bool), element_growth(3, 2.0, (4.0, 2.0, 1.0), "box")
     )
     lengths = [(0, 0, 0), (0, 1, 2), (1, 2, 4), (2, 3, 6)]  # n * 2 / edge, to the nearest even half
     opened = [
-        opening(image, footprint_rectangle([2 * one + 1 for one in three])).sum(dtype=float)
-        for three in lengths
+        opening(image, footprint_rectangle([2 * length + 1 for length in half])).sum(dtype=float)
+        for half in lengths
     ]
     np.testing.assert_allclose(ours[3:], -np.diff(opened) / image.sum(), rtol=1e-12)
 
@@ -192,25 +196,24 @@ def test_no_term_is_negative_and_terms_add_up_in_any_region(element: Any) -> Non
     assert spectrum.min() >= 0
     assert spectrum[:6].sum() > 0 < spectrum[6:].sum()
     outside = np.where(mask, image, 255 - image)
-    np.testing.assert_array_equal(
-        pattern_spectrum(outside, mask, steps), spectrum
-    )  # what lies outside does not count
+    # Gray levels outside the mask do not count.
+    np.testing.assert_array_equal(pattern_spectrum(outside, mask, steps), spectrum)
 
 
-def test_spots_show_at_their_size() -> None:
+def test_spots_appear_at_their_size() -> None:
     image = np.full((31, 40, 40), 50, np.uint8)
     image[14:17, 16:23, 16:23] = 90  # bright, half-length 3 in a plane, 1 across
     spectrum = pattern_spectrum(
-        image, np.ones(image.shape, bool), element_growth(5, 1.0, EVEN, "box")
+        image, np.ones(image.shape, bool), element_growth(5, 1.0, ISOTROPIC, "box")
     )
     assert np.flatnonzero(spectrum).tolist() == [5 + 1]  # gone with the opening of size 2
     dark = pattern_spectrum(
-        255 - image, np.ones(image.shape, bool), element_growth(5, 1.0, EVEN, "box")
+        255 - image, np.ones(image.shape, bool), element_growth(5, 1.0, ISOTROPIC, "box")
     )
     assert np.flatnonzero(dark).tolist() == [5 - 2]
-    found = spectrum_moments(np.array([0, 0.2, 0, 0, 0.2, 0]))
-    assert (found.mean, found.deviation, found.skewness) == pytest.approx((-0.5, 1.5, 0.0))
-    assert found.entropy == pytest.approx(math.log(2))
+    moments = spectrum_moments(np.array([0, 0.2, 0, 0, 0.2, 0]))
+    assert (moments.mean, moments.deviation, moments.skewness) == pytest.approx((-0.5, 1.5, 0.0))
+    assert moments.entropy == pytest.approx(math.log(2))
     assert all(map(math.isnan, spectrum_moments(np.zeros(4))))
 
 
@@ -237,12 +240,12 @@ def test_gray_levels_are_equal_steps_of_the_scale() -> None:
         quantize_gray(image, GrayScale(0, 256, 256))
 
 
-def test_texture_of_an_object_that_is_not_there_is_unknown() -> None:
+def test_texture_of_an_empty_object_is_nan() -> None:
     image = grain((4, 8, 8))
     gray, scale = GrayScale(0, 256, 64), TextureScale((8, 8, 8), 8, 3, 8, "ball")
     values, spectrum = texture_features(image, np.zeros(image.shape, bool), gray, scale)
     assert list(values) == list(TEXTURE_COLUMNS)
     assert np.isnan([*values.values(), *spectrum]).all()
-    some, spectrum = texture_features(image, np.ones(image.shape, bool), gray, scale)
-    assert np.isfinite([*some.values(), *spectrum]).all()
-    assert some["gray_mean"] == pytest.approx(image.mean())
+    values, spectrum = texture_features(image, np.ones(image.shape, bool), gray, scale)
+    assert np.isfinite([*values.values(), *spectrum]).all()
+    assert values["gray_mean"] == pytest.approx(image.mean())

@@ -107,10 +107,15 @@ def cell_measures(link: CellLink, _previous: None) -> Arrays:
         centroids = positions_in_crop(moments.centroids, volume, crop)
         arrays[f"{name}.nucleus"] = _organelle_distances(index, to_nucleus, centroids)
         arrays[f"{name}.membrane"] = _organelle_distances(index, to_membrane, centroids)
-    protrusions = find_protrusions(cell, edges, link.protrusion_um)
-    rows = [[item.length, item.volume, item.attached] for item in protrusions]
-    arrays["protrusions"] = np.array(rows, float).reshape(-1, 3)
+    arrays["protrusions"] = _protrusion_rows(cell, edges, link.protrusion_um)
     return arrays
+
+
+def _protrusion_rows(cell: NDArray[np.bool_], edges: Sequence[float], width: float) -> Floats:
+    """Return the protrusions of a cell, (m, 3): length, volume, attached."""
+    protrusions = find_protrusions(cell, edges, width)
+    rows = [[item.length, item.volume, item.attached] for item in protrusions]
+    return np.array(rows, float).reshape(-1, 3)
 
 
 def _distances_to_nuclei(link: CellLink, crop: Crop, cell: NDArray[np.bool_]) -> Field | None:

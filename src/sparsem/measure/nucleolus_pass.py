@@ -145,6 +145,13 @@ def _add_positions(
         "centroid_to_membrane_um": depths,
         "proximity_to_membrane": _proximities(nucleoli, nuclei, contents, depths),
     }
+    _add_contents(nuclei, nucleoli, contents)
+
+
+def _add_contents(
+    nuclei: MeasuredStructure, nucleoli: MeasuredStructure, contents: list[NucleusContent]
+) -> None:
+    """Add the number and the volume of the nucleoli of every nucleus to the columns."""
     counts = np.zeros(nuclei.count, np.int64)
     volumes = np.zeros(nuclei.count, np.float64)
     for nucleus, indices in contents:

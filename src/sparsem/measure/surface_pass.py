@@ -22,6 +22,7 @@ from sparsem.workflow.stage import Arrays, Stage
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.uint32]
+Mask = NDArray[np.bool_]
 
 
 class SurfaceLink(NamedTuple):
@@ -81,14 +82,8 @@ def block_surfaces(link: SurfaceLink, _previous: None) -> Arrays:
     for z in range(block.start, block.stop):
         window, first_z = _window_around(link, index, z)
         sums = slice_surface_sums(window, z - first_z, first_z, voxel, centroids)
-        objects = np.flatnonzero((sums.area > 0) & is_measured)
-        values = [column[objects] for column in sums]
-        rows.append(np.column_stack([ids[objects], np.full(len(objects), z), *values]))
-
-        corner_labels, yx = slice_corners(index[z - block.read_start], len(ids))
-        owners = corner_labels - 1
-        zyx = np.column_stack([ids[owners], np.full(len(owners), z), yx])
-        corners.append(zyx[is_measured[owners]].astype(np.int64))
+        rows.append(_surface_rows(sums, ids, is_measured, z))
+        corners.append(_corner_rows(index[z - block.read_start], ids, is_measured, z))
     return {"rows": np.concatenate(rows), "corners": np.concatenate(corners)}
 
 
@@ -101,6 +96,23 @@ def combine_surfaces(results: LinkResults, name: str, structure: MeasuredStructu
         for k in range(3):  # in the order of z: the sum of floats depends on the order
             np.add.at(total[k], objects, rows[:, 2 + k])
     return SurfaceSums(*total)
+
+
+def _surface_rows(sums: SurfaceSums, ids: Ids, is_measured: Mask, z: int) -> Floats:
+    """Return the rows (id, z, area, radius, squared radius) of the objects of a slice."""
+    objects = np.flatnonzero((sums.area > 0) & is_measured)
+    values = [column[objects] for column in sums]
+    return np.column_stack([ids[objects], np.full(len(objects), z), *values])
+
+
+def _corner_rows(
+    section: NDArray[np.uint32], ids: Ids, is_measured: Mask, z: int
+) -> NDArray[np.int64]:
+    """Return the corners (id, z, y, x) of the objects of a slice, whose labels are 1 to n."""
+    corner_labels, yx = slice_corners(section, len(ids))
+    owners = corner_labels - 1
+    rows = np.column_stack([ids[owners], np.full(len(owners), z), yx])
+    return rows[is_measured[owners]].astype(np.int64)
 
 
 def _window_around(

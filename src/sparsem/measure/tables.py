@@ -76,11 +76,7 @@ def write_measure_tables(
             outdated.
     """
     earlier_rows, earlier_tables = _results_to_keep(sample, list(structures), settings)
-    tables: Tables = {}
-    for name, structure in structures.items():
-        tables[name] = _object_table(structure, settings, labels[name])
-        if structure.spectra is not None:
-            tables[f"pattern_{name}"] = _pattern_table(structure.ids, *structure.spectra)
+    tables = _structure_tables(structures, settings, labels)
     if protrusions is not None:
         tables["protrusions"] = protrusions
     columns = _column_names(sample, earlier_tables, [tables[name] for name in structures])
@@ -90,7 +86,7 @@ def write_measure_tables(
             sample.remove_table(name)
     for name, table in tables.items():
         sample.write_table(name, table)
-    # The table ``measured`` lists all tables. It is written last: without it, nothing is measured.
+    # ``measured`` lists all tables and is written last: until then nothing counts as measured.
     rows = _summary_rows(structures, small_components, settings)
     summary = pa.Table.from_pylist([*earlier_rows, *rows])
     notes = {"tables": [*earlier_tables, *tables, "measured"]}
@@ -145,6 +141,20 @@ def _column_names(
     for table in object_tables:
         names |= dict.fromkeys(table.column_names)
     return list(names)
+
+
+def _structure_tables(
+    structures: Mapping[str, MeasuredStructure],
+    settings: MeasureSettings,
+    labels: Mapping[str, Volume],
+) -> Tables:
+    """Return ``NAME`` and ``pattern_NAME`` of every structure."""
+    tables: Tables = {}
+    for name, structure in structures.items():
+        tables[name] = _object_table(structure, settings, labels[name])
+        if structure.spectra is not None:
+            tables[f"pattern_{name}"] = _pattern_table(structure.ids, *structure.spectra)
+    return tables
 
 
 def _object_table(
