@@ -21,9 +21,10 @@ from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.preprocess.align import Alignment, AlignSettings, align, hardly_drifts
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.report.export import export
-from sparsem.report.layers import layers_of
-from sparsem.report.report import ReportSettings, report
-from sparsem.report.warnings import notices
+from sparsem.report.layers import read_layers
+from sparsem.report.notices import notices
+from sparsem.report.report import report
+from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings, score
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
@@ -241,7 +242,9 @@ def test_labels_of_an_image_that_was_replaced_are_not_carried(
     for stage in stages:
         with pytest.raises(SampleError, match="which was replaced since"):
             stage()
-    _, problems = layers_of(sample, ["nucleus"], "cells", {})  # the report shows them, and says so
+    _, problems = read_layers(
+        sample, ["nucleus"], "cells", {}
+    )  # the report shows them, and says so
     assert any("which was replaced since" in problem for problem in problems)
 
 

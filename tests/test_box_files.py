@@ -20,7 +20,7 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.open import open_montage
 from sparsem.labels.results import remove_pieces
-from sparsem.report.boxes import box_layers_of
+from sparsem.report.box_layers import read_box_layers
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
 from sparsem.workflow.execution import Execution
@@ -589,14 +589,19 @@ def test_boxes_of_other_pixels_are_told_and_not_drawn(
 ) -> None:
     file = written(tmp_path, "image,class,x0,y0,x1,y1\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
     import_boxes([montage], BoxesSettings(source=str(file)), on=QUIET)
-    (layer,), problems = box_layers_of(montage, "raw", (), ())
-    assert (layer.name, layer.found, problems) == ("a, boxes", None, [])
+    (layer,), problems = read_box_layers(montage, "raw", (), ())
+    assert (layer.name, layer.predicted, problems) == ("a, boxes", None, [])
     monkeypatch.setattr(
         Sample, "drawn_on", lambda self, image: image
     )  # as if every image were moved
-    assert box_layers_of(montage, "aligned", (), ()) == (
+    assert read_box_layers(montage, "aligned", (), ()) == (
         [],
-        ["Boxes of a lie on images/raw, whose pixels images/aligned has not; they are not shown."],
+        [
+            (
+                "The boxes of a are not shown: they were drawn on images/raw, whose pixels differ "
+                "from those of images/aligned."
+            )
+        ],
     )
 
 

@@ -11,7 +11,8 @@ from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.models import ModelsSettings, NetworkRun, compare_models
 from sparsem.experiment.slices import SlicesSettings, compare_slice_counts, select_slices
-from sparsem.report.report import ReportSettings, report
+from sparsem.report.report import report
+from sparsem.report.settings import ReportSettings
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import NetworkTrainingSettings

@@ -26,7 +26,7 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
-from sparsem.report.warnings import notices
+from sparsem.report.notices import notices
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

@@ -15,7 +15,7 @@ from sparsem.measure.object_checks import (
     propose_min_volume,
 )
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.warnings import notices
+from sparsem.report.notices import notices
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of
 from tests.test_measure import tissue_of

@@ -1,4 +1,4 @@
-"""Meshes without seams, solids, pictures, videos and files for other programs."""
+"""Meshes without seams, solids, renderings, videos and files for other programs."""
 
 import json
 import shutil
@@ -16,11 +16,13 @@ from PIL import Image
 from sparsem.errors import InputError, SampleError
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.export import NEUROGLANCER, ExportSettings, export, neuroglancer_state, viewers
-from sparsem.report.layers import layers_of
-from sparsem.report.mesh import Mesh, mesh_of, simplified
-from sparsem.report.scene3d.render import RenderSettings, render, with_object
+from sparsem.report.export import ExportSettings, export
+from sparsem.report.layers import read_layers
+from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
+from sparsem.report.scene3d.render import RenderSettings, render
+from sparsem.report.scene3d.single_object import SingleObject, select_object_layers
 from sparsem.report.scene3d.solids import Cut, solids_of, whole_box
+from sparsem.report.viewers import NEUROGLANCER, neuroglancer_state, viewers
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -32,34 +34,34 @@ SMALL = RenderSettings(width=160, height=120, triangles=20_000)
 AGAIN = Execution(overwrite=True, quiet=True)
 
 
-def made(
+def mesh_in_blocks(
     mask: NDArray[np.bool_], depth: int, voxel: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Mesh:
-    return mesh_of(lambda first, last: mask[first:last], mask.shape, voxel, depth)
+    return mesh_from_mask(lambda first, last: mask[first:last], mask.shape, voxel, depth)
 
 
 def volume_of(mesh: Mesh) -> float:
-    """Enclosed by the triangles, positive if they are seen from outside counter-clockwise in (x, y, z)."""
+    """Return the volume inside the triangles, positive if they are counter-clockwise from outside."""
     a, b, c = (mesh.vertices[mesh.triangles[:, k]][:, ::-1] for k in range(3))
     return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
 
 
 def corners(mesh: Mesh) -> NDArray[np.float64]:
-    """Triangles as rows of coordinates, in an order that does not depend on how they were found."""
-    found = np.sort(
+    """Return triangles as rows of coordinates, in an order that does not depend on the blocks."""
+    sorted_corners = np.sort(
         np.round(mesh.vertices, 4)[mesh.triangles].view([("z", float), ("y", float), ("x", float)])[
             ..., 0
         ],
         axis=1,
     )
-    flat = found.view(float).reshape(len(found), 9)
+    flat = sorted_corners.view(float).reshape(len(sorted_corners), 9)
     return np.asarray(flat[np.lexsort(flat.T)])
 
 
 @pytest.mark.parametrize("depth", [1, 4, 7, 100])
 def test_meshes_of_blocks_have_no_seams(depth: int) -> None:
     mask = np.random.default_rng(0).random((21, 24, 25)) < 0.4
-    mesh, whole = made(mask, depth), made(mask, 1000)
+    mesh, whole = mesh_in_blocks(mask, depth), mesh_in_blocks(mask, 1000)
     edges = np.sort(mesh.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     _, shared = np.unique(edges, axis=0, return_counts=True)
     assert (shared == 2).all()  # closed: every edge has a triangle on each side
@@ -70,35 +72,35 @@ def test_meshes_of_blocks_have_no_seams(depth: int) -> None:
 @pytest.mark.parametrize("voxel", [(1.0, 1.0, 1.0), (5.0, 1.0, 1.0)])
 def test_a_mesh_lies_where_its_body_does(voxel: tuple[float, float, float]) -> None:
     across = 40.0 * voxel[0]
-    found = body("ball", across, voxel)
-    mesh = made(found.mask, 9, voxel)
-    assert volume_of(mesh) == pytest.approx(found.truth["volume_um3"], rel=0.02)
-    middle = (np.argwhere(found.mask).mean(axis=0) + 0.5) * voxel
+    ball_body = body("ball", across, voxel)
+    mesh = mesh_in_blocks(ball_body.mask, 9, voxel)
+    assert volume_of(mesh) == pytest.approx(ball_body.truth["volume_um3"], rel=0.02)
+    middle = (np.argwhere(ball_body.mask).mean(axis=0) + 0.5) * voxel
     np.testing.assert_allclose(
         (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2, middle, atol=0.6 * voxel[0]
     )
 
 
-def test_an_object_at_the_border_is_closed_there_and_nothing_makes_no_mesh() -> None:
-    mesh = made(np.ones((6, 7, 8), bool), 3)
+def test_an_object_at_the_border_is_closed_and_an_empty_mask_has_no_mesh() -> None:
+    mesh = mesh_in_blocks(np.ones((6, 7, 8), bool), 3)
     assert mesh.vertices.min() >= -0.2
     assert (mesh.vertices.max(axis=0) <= (6.2, 7.2, 8.2)).all()
     assert volume_of(mesh) == pytest.approx(6 * 7 * 8, rel=0.01)
-    assert len(made(np.zeros((4, 5, 6), bool), 2).triangles) == 0
+    assert len(mesh_in_blocks(np.zeros((4, 5, 6), bool), 2).triangles) == 0
 
 
-def test_what_is_one_voxel_thin_has_a_surface() -> None:
+def test_objects_one_voxel_thin_have_a_surface() -> None:
     sheet, rod = np.ones((1, 30, 30), bool), np.zeros((9, 9, 30), bool)
     rod[4, 4, 3:27] = True
-    assert volume_of(made(sheet, 4)) > 100
-    assert made(rod, 4).vertices[:, 2].max() - made(rod, 4).vertices[:, 2].min() == pytest.approx(
-        24, abs=1
-    )
+    assert volume_of(mesh_in_blocks(sheet, 4)) > 100
+    assert mesh_in_blocks(rod, 4).vertices[:, 2].max() - mesh_in_blocks(rod, 4).vertices[
+        :, 2
+    ].min() == pytest.approx(24, abs=1)
 
 
 @pytest.mark.parametrize("voxel", [(1.0, 1.0, 1.0), (5.0, 1.0, 2.0)])
 def test_every_body_has_the_volume_of_its_voxels(voxel: tuple[float, float, float]) -> None:
-    """Small cubes, sheets and rods beside a ball, and a hollow one: what smoothing takes away of each is given back."""
+    """Small cubes, sheets, rods and balls, one of them hollow: the volume that smoothing removes is restored."""
     bodies = [
         np.ones(shape, bool)
         for shape in (
@@ -114,26 +116,26 @@ def test_every_body_has_the_volume_of_its_voxels(voxel: tuple[float, float, floa
     bodies.append(body("ball", 16.0, (1.0, 1.0, 1.0)).mask)
     hollow = body("ball", 16.0, (1.0, 1.0, 1.0)).mask.copy()
     middle = np.array(hollow.shape) // 2
-    hollow[tuple(slice(one - 3, one + 3) for one in middle)] = False
+    hollow[tuple(slice(center - 3, center + 3) for center in middle)] = False
     for mask in (*bodies, hollow):
         padded = np.pad(mask, 2)
-        assert volume_of(made(padded, 5, voxel)) == pytest.approx(
+        assert volume_of(mesh_in_blocks(padded, 5, voxel)) == pytest.approx(
             mask.sum() * np.prod(voxel), rel=0.01
         )
     together = np.zeros((30, 30, 60), bool)
     together[2:4, 2:22, 2:22] = True
     together[10:25, 5:20, 35:50] = True
-    assert volume_of(made(together, 7, voxel)) == pytest.approx(
+    assert volume_of(mesh_in_blocks(together, 7, voxel)) == pytest.approx(
         together.sum() * np.prod(voxel), rel=0.01
     )
 
 
-def test_fewer_triangles_keep_the_shape() -> None:
-    mesh = made(body("torus", 60, (1, 1, 1)).mask, 100)
-    fewer = simplified(mesh, 2000)
+def test_simplified_meshes_keep_their_shape() -> None:
+    mesh = mesh_in_blocks(body("torus", 60, (1, 1, 1)).mask, 100)
+    fewer = simplify(mesh, 2000)
     assert len(fewer.triangles) <= 2000 < len(mesh.triangles)
     assert volume_of(fewer) == pytest.approx(volume_of(mesh), rel=0.02)
-    assert simplified(fewer, 10_000) is fewer
+    assert simplify(fewer, 10_000) is fewer
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +143,8 @@ def tissue_with_cells(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return tissue_of(tmp_path_factory.mktemp("rendered") / "s.zarr")
 
 
-def test_solids_cut_open_show_their_inside(tissue_with_cells: Sample) -> None:
-    layers, problems = layers_of(tissue_with_cells, ["nucleolus"], "cells", {})
+def test_a_cut_removes_the_part_before_it(tissue_with_cells: Sample) -> None:
+    layers, problems = read_layers(tissue_with_cells, ["nucleolus"], "cells", {})
     assert problems == []
     assert layers[0].labels is not None
     box = whole_box(layers[0].labels)
@@ -153,12 +155,12 @@ def test_solids_cut_open_show_their_inside(tissue_with_cells: Sample) -> None:
     assert whole.color == (213, 40, 30)
 
 
-def test_every_cell_is_a_solid_of_its_own(tissue_with_cells: Sample) -> None:
-    (layer,), _ = layers_of(tissue_with_cells, ["cells"], "cells", {})
+def test_every_cell_is_a_separate_solid(tissue_with_cells: Sample) -> None:
+    (layer,), _ = read_layers(tissue_with_cells, ["cells"], "cells", {})
     assert layer.labels is not None
     solids = list(solids_of(layer, whole_box(layer.labels), 1e9, 3000))
-    assert [one.name for one in solids] == ["7", "300", "70000"]
-    assert len({one.color for one in solids}) == 3
+    assert [solid.name for solid in solids] == ["7", "300", "70000"]
+    assert len({solid.color for solid in solids}) == 3
     assert volume_of(solids[0].mesh) == pytest.approx(17 * 52 * 31 * VOXEL.volume_um3, rel=0.1)
     low = solids[1].mesh.vertices.min(axis=0)
     np.testing.assert_allclose(low, np.array([1, 4, 36]) * VOXEL / 1000, atol=0.012)
@@ -172,18 +174,20 @@ def test_stills_show_the_structures_in_their_colors(
         tmp_path / "a.png",
         changed(SMALL, {"structure": ("nucleolus",)}),
     )
-    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    assert picture.shape == (120, 160, 3)
-    red = (picture[..., 0] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 2] + 60)
+    rgb = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert rgb.shape == (120, 160, 3)
+    red = (rgb[..., 0] > rgb[..., 1] + 60) & (rgb[..., 0] > rgb[..., 2] + 60)
     assert 0.01 < red.mean() < 0.9
-    assert (picture[0] == 255).all()
+    assert (rgb[0] == 255).all()
     everything = np.asarray(
         Image.open(render(tissue_with_cells, tmp_path / "b.png", SMALL)).convert("RGB")
     )
     assert np.unique(everything.reshape(-1, 3), axis=0).shape[0] > 100
 
 
-def test_one_object_is_drawn_close_and_cut(tissue_with_cells: Sample, tmp_path: Path) -> None:
+def test_a_single_object_is_drawn_close_up_and_cut(
+    tissue_with_cells: Sample, tmp_path: Path
+) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     measure(sample, MeasureSettings(texture=False))
     near = changed(
@@ -192,16 +196,14 @@ def test_one_object_is_drawn_close_and_cut(tissue_with_cells: Sample, tmp_path: 
     assert render(sample, tmp_path / "a.png", near).exists()
     with pytest.raises(InputError, match="has no object 9; it has 2"):
         render(sample, tmp_path / "b.png", changed(near, {"object": "nucleus=9"}))
-    picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    rgb = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     render(
         sample,
         tmp_path / "whole.png",
         changed(near, {"structure": ("nucleus", "nucleolus", "mitochondrion")}),
     )
     same = np.asarray(Image.open(tmp_path / "whole.png").convert("RGB")).astype(int)
-    assert (
-        np.abs(same - picture).mean() < 3
-    )  # a mitochondrion that is near lies in no nucleus; only the legend is the same
+    assert np.abs(same - rgb).mean() < 3  # no mitochondrion lies in the nucleus, so none is drawn
     with pytest.raises(InputError, match="expects NAME=NUMBER"):
         render(sample, tmp_path / "b.png", changed(near, {"object": "nucleus"}))
 
@@ -213,8 +215,8 @@ def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> No
     video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
     frames = []
     while True:
-        there, frame = video.read()
-        if not there:
+        is_read, frame = video.read()
+        if not is_read:
             break
         frames.append(frame)
     assert len(frames) == 4
@@ -222,47 +224,51 @@ def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> No
     assert np.abs(frames[0].astype(int) - frames[1]).mean() > 0.2  # it turns
 
 
-def test_pictures_are_refused_in_a_sentence(tissue_with_cells: Sample, tmp_path: Path) -> None:
-    (tmp_path / "there.png").write_bytes(b"precious")
+def test_renderings_that_cannot_be_written_are_refused(
+    tissue_with_cells: Sample, tmp_path: Path
+) -> None:
+    (tmp_path / "existing.png").write_bytes(b"precious")
     for name, sentence in (
-        ("a.jpg", "NAME.png, a turntable NAME.mp4"),
-        ("there.png", "exists; use --overwrite"),
+        ("a.jpg", "a still NAME.png or a turntable NAME.mp4"),
+        ("existing.png", "exists; use --overwrite"),
     ):
         with pytest.raises(InputError, match=sentence):
             render(tissue_with_cells, tmp_path / name, SMALL)
-    assert (tmp_path / "there.png").read_bytes() == b"precious"
+    assert (tmp_path / "existing.png").read_bytes() == b"precious"
     with pytest.raises(SampleError, match="has no labels/lysosome"):
         render(
             tissue_with_cells,
             tmp_path / "a.png",
             changed(SMALL, {"structure": ("lysosome",)}),
         )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["existing.png"]
 
 
 @pytest.mark.parametrize("ending", ["glb", "stl", "obj"])
-def test_meshes_open_elsewhere(tissue_with_cells: Sample, tmp_path: Path, ending: str) -> None:
+def test_exported_meshes_open_in_other_programs(
+    tissue_with_cells: Sample, tmp_path: Path, ending: str
+) -> None:
     import trimesh
 
     path = export(tissue_with_cells, ["nucleus", "nucleolus"], tmp_path / f"n.{ending}")
-    found: Any = trimesh.load(path)
-    parts = list(found.geometry.values()) if hasattr(found, "geometry") else [found]
+    loaded: Any = trimesh.load(path)
+    parts = list(loaded.geometry.values()) if hasattr(loaded, "geometry") else [loaded]
     volume = sum(abs(part.volume) for part in parts)
     labels = [
         tissue_with_cells.volume("labels", name).read(slice(None))
         for name in ("nucleus", "nucleolus")
     ]
     assert volume == pytest.approx(
-        sum(int(one.sum()) for one in labels) * VOXEL.volume_um3, rel=0.1
+        sum(int(mask.sum()) for mask in labels) * VOXEL.volume_um3, rel=0.1
     )
     extents = (
         (np.argwhere(labels[0]).max(axis=0) - np.argwhere(labels[0]).min(axis=0) + 1)
         * np.array(VOXEL)
         / 1000
     )
-    np.testing.assert_allclose(found.extents, extents[::-1], atol=0.02)  # x, y, z in µm
+    np.testing.assert_allclose(loaded.extents, extents[::-1], atol=0.02)  # x, y, z in µm
     if ending == "glb":
-        assert sorted(found.geometry) == ["nucleolus", "nucleus"]
+        assert sorted(loaded.geometry) == ["nucleolus", "nucleus"]
 
 
 def test_tables_and_stacks_are_exported_too(tissue_with_cells: Sample, tmp_path: Path) -> None:
@@ -274,9 +280,9 @@ def test_tables_and_stacks_are_exported_too(tissue_with_cells: Sample, tmp_path:
         ball((9, 30, 18), 125) | ball((9, 30, 50), 100)
     ).sum()
     for names, name, sentence in (
-        (["nucleus"], "a.xyz", "does not say what to write"),
-        (["nucleus", "cells"], "a.tif", "holds one piece of a sample; got 2"),
-        ([], "a.tif", r"holds one piece of a sample; none was named\. There are .*nucleus"),
+        (["nucleus"], "a.xyz", "The ending of the file names its format"),
+        (["nucleus", "cells"], "a.tif", "holds one part of a sample; got 2"),
+        ([], "a.tif", r"holds one part of a sample; got none\. Choose one of .*nucleus"),
         (["nucleus"], "n.tif", "exists; use --overwrite"),
         (["what/nucleus"], "b.tif", "is not part of a sample"),
     ):
@@ -286,11 +292,11 @@ def test_tables_and_stacks_are_exported_too(tissue_with_cells: Sample, tmp_path:
         export(tissue_with_cells, ["lysosome"], tmp_path / "l.glb", ExportSettings())
 
 
-def test_viewers_open_what_is_there(tissue_with_cells: Sample, tmp_path: Path) -> None:
+def test_viewers_open_the_image_and_all_results(tissue_with_cells: Sample, tmp_path: Path) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "a b.zarr")
-    told = viewers(sample)
-    assert told["napari"] == f'napari --plugin napari-ome-zarr "{sample.path}"'
-    state = json.loads(urllib.parse.unquote(told["neuroglancer"].removeprefix(NEUROGLANCER)))
+    commands = viewers(sample)
+    assert commands["napari"] == f'napari --plugin napari-ome-zarr "{sample.path}"'
+    state = json.loads(urllib.parse.unquote(commands["neuroglancer"].removeprefix(NEUROGLANCER)))
     assert state == neuroglancer_state(sample, "cells")
     assert [layer["name"] for layer in state["layers"]] == [
         "raw",
@@ -300,12 +306,14 @@ def test_viewers_open_what_is_there(tissue_with_cells: Sample, tmp_path: Path) -
         "nucleus",
     ]
     for layer in state["layers"]:
-        place = urllib.parse.unquote(layer["source"].removeprefix("zarr3://http://localhost:9000/"))
-        assert (sample.path.parent / place / "zarr.json").exists()
+        source = urllib.parse.unquote(
+            layer["source"].removeprefix("zarr3://http://localhost:9000/")
+        )
+        assert (sample.path.parent / source / "zarr.json").exists()
     shutil.rmtree(sample.path)
 
 
-def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(
+def test_a_single_object_is_drawn_with_objects_inside_and_around_it(
     tissue_with_cells: Sample, tmp_path: Path
 ) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
@@ -314,9 +322,10 @@ def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(
         name: sample.read_table(name).to_pydict()
         for name in ("nucleus", "nucleolus", "mitochondrion")
     }
-    layers, _ = layers_of(sample, (), "cells", {})
+    layers, _ = read_layers(sample, (), "cells", {})
     of_nucleus = {
-        one.name: one.only for one in with_object(sample, layers, ("nucleus", 2), "cells")
+        layer.name: layer.only
+        for layer in select_object_layers(sample, layers, SingleObject("nucleus", 2), "cells")
     }
     held = [
         number
@@ -330,7 +339,10 @@ def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(
         "nucleus": (2,),
         "nucleolus": tuple(held),
     }
-    of_cell = {one.name: one.only for one in with_object(sample, layers, ("cells", 300), "cells")}
+    of_cell = {
+        layer.name: layer.only
+        for layer in select_object_layers(sample, layers, SingleObject("cells", 300), "cells")
+    }
     inside = [
         number
         for number, cell in zip(
@@ -342,9 +354,11 @@ def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(
     assert of_cell["cells"] == (300,)
     assert len(inside) == 2
     layer = next(
-        one
-        for one in with_object(sample, layers, ("mitochondrion", inside[0]), "cells")
-        if one.name == "mitochondrion"
+        layer
+        for layer in select_object_layers(
+            sample, layers, SingleObject("mitochondrion", inside[0]), "cells"
+        )
+        if layer.name == "mitochondrion"
     )
     assert layer.labels is not None
     (solid,) = solids_of(layer, whole_box(layer.labels), 1e9, 0)
@@ -354,13 +368,13 @@ def test_one_object_is_drawn_with_what_lies_in_it_and_what_it_lies_in(
     )
 
 
-def test_specks_that_measure_left_out_are_in_no_file_either(
+def test_small_components_that_were_not_measured_are_not_exported(
     tissue_with_cells: Sample, tmp_path: Path
 ) -> None:
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     smallest = sorted(measured_volumes(sample, MeasureSettings(texture=False)))
-    least = {"mitochondrion": (smallest[0] + smallest[1]) / 2}
-    again = measured_volumes(sample, MeasureSettings(texture=False, min_volume_um3=least))
+    minimum = {"mitochondrion": (smallest[0] + smallest[1]) / 2}
+    again = measured_volumes(sample, MeasureSettings(texture=False, min_volume_um3=minimum))
     assert sorted(again) == pytest.approx(smallest[1:])
     mask = tifffile.imread(export(sample, ["mitochondrion"], tmp_path / "a.tif"))
     assert mask.dtype == np.uint8
@@ -376,7 +390,9 @@ def measured_volumes(sample: Sample, settings: MeasureSettings) -> list[float]:
     return list(sample.read_table("mitochondrion")["volume_um3"].to_pylist())
 
 
-def test_an_obj_has_its_colors_beside_it(tissue_with_cells: Sample, tmp_path: Path) -> None:
+def test_an_obj_has_its_colors_in_a_file_next_to_it(
+    tissue_with_cells: Sample, tmp_path: Path
+) -> None:
     path = export(tissue_with_cells, ["nucleus", "nucleolus"], tmp_path / "a.obj")
     named = [
         line.split()[1]

@@ -1,4 +1,4 @@
-"""The page: what it holds, what it says where something is missing, and how it behaves in a real browser."""
+"""The page of the report: its contents, its notices, and how it works in a real browser."""
 
 import base64
 import json
@@ -21,10 +21,11 @@ from sparsem.labels.constrain import constrain, remove_constrained
 from sparsem.labels.results import describe
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.encode import cells_picture, gray_picture, mask_picture, packed_mesh
+from sparsem.report.encode import cells_uri, encode_mesh, gray_image_uri, mask_uri
 from sparsem.report.mesh import Mesh
-from sparsem.report.report import ReportSettings, report
-from sparsem.report.slices import scale_bar, slice_pictures
+from sparsem.report.report import report
+from sparsem.report.settings import ReportSettings
+from sparsem.report.slices import encode_slices, scale_bar
 from sparsem.score.score import score
 from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
@@ -43,7 +44,7 @@ MEASURES = MeasureSettings(min_voxels=8, spectrum_sizes=3, protrusion_nm=60)
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """Measured, constrained, with a truth and scores."""
+    """A sample with measurements, constraints, ground truth and scores."""
     sample = tissue_of(tmp_path_factory.mktemp("reported") / "tissue.zarr")
     for name in ("nucleus", "nucleolus", "mitochondrion"):
         labels = sample.volume("labels", name).read(slice(None))
@@ -64,7 +65,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 @pytest.fixture(scope="module")
 def page(complete: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two samples side by side, the second one under a name that a page must not take for its own language."""
+    """A page of two samples, the second one with a name that a page must not read as HTML."""
     folder = tmp_path_factory.mktemp("page")
     other = copy_of(complete, folder / '<b>O\'Hara & "Sons"<script>alert(1).zarr')
     return report([complete.path, other.path], folder / "report.html", SMALL).path
@@ -72,26 +73,26 @@ def page(complete: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(page: Path) -> dict[str, Any]:
     text = page.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return dict(json.loads(found.group(1)))
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert match
+    return dict(json.loads(match.group(1)))
 
 
 def test_the_page_loads_nothing_and_escapes_names(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
-    places = re.findall(
+    links = re.findall(
         r"""(?:src|href)\s*=\s*["']([^"']+)""", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
     )
-    assert places
-    assert all(one.startswith(("#", "data:")) for one in places)
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
     assert "@import" not in text
     assert "url(http" not in text
     assert page.stat().st_size < 15_000_000
 
 
-def test_everything_is_on_it(page: Path, complete: Sample) -> None:
+def test_the_page_shows_all_results(page: Path, complete: Sample) -> None:
     text = page.read_text(encoding="utf-8")
     for words in (
         "Summary",
@@ -99,20 +100,20 @@ def test_everything_is_on_it(page: Path, complete: Sample) -> None:
         "pattern spectrum",
         "Dice along z: tissue",
         "Organelle volume per cell",
-        "How it was made",
+        "Processing history",
     ):
         assert words in text, words
     assert "equation 8, Machireddy et al. 2023" in text
     samples = data_of(page)["samples"]
-    assert [len(one["slices"]) for one in samples] == [3, 3]
-    assert set(samples[0]["slices"][0]["found"]) == {
+    assert [len(view["slices"]) for view in samples] == [3, 3]
+    assert set(samples[0]["slices"][0]["predicted"]) == {
         "cells",
         "nucleus",
         "nucleolus",
         "mitochondrion",
     }
     assert set(samples[0]["slices"][0]["truth"]) == {"nucleus", "nucleolus", "mitochondrion"}
-    assert [one["name"] for one in samples[0]["scene"]["structures"]] == [
+    assert [structure["name"] for structure in samples[0]["scene"]["structures"]] == [
         "cells",
         "nucleus",
         "nucleolus",
@@ -127,42 +128,44 @@ def test_everything_is_on_it(page: Path, complete: Sample) -> None:
     assert len(both.splitlines()) == 1 + 2 * complete.read_table("nucleus").num_rows
 
 
-def test_pictures_are_what_they_are_of(complete: Sample) -> None:
+def test_encoded_images_and_meshes_equal_their_source(complete: Sample) -> None:
     gray = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
     assert (
-        np.abs(np.asarray(opened(gray_picture(gray, 95)).convert("L")).astype(int) - gray).mean()
+        np.abs(
+            np.asarray(image_of(gray_image_uri(gray, 95)).convert("L")).astype(int) - gray
+        ).mean()
         < 4
     )
     mask = drawn("....", ".11.", ".11.") > 0
-    picture = np.asarray(opened(mask_picture(mask, (10, 200, 30))).convert("RGBA"))
-    np.testing.assert_array_equal(picture[..., 3] > 0, mask)
-    cells = np.asarray(opened(cells_picture(drawn("1122", "1122", "....", "...."))).convert("RGBA"))
+    rgba = np.asarray(image_of(mask_uri(mask, (10, 200, 30))).convert("RGBA"))
+    np.testing.assert_array_equal(rgba[..., 3] > 0, mask)
+    cells = np.asarray(image_of(cells_uri(drawn("1122", "1122", "....", "...."))).convert("RGBA"))
     assert (cells[3, 0, 3], cells[0, 0, 3]) == (0, 255)
-    (entry,) = slice_pictures(complete.image(), [], [], [4], 900, 10**6)
-    assert opened(entry["image"]).size == (SHAPE[2], SHAPE[1])
+    (entry,) = encode_slices(complete.image(), [], [], [4], 900, 10**6)
+    assert image_of(entry["image"]).size == (SHAPE[2], SHAPE[1])
     mesh = Mesh(np.array([[0.0, 0, 0], [1, 2, 3], [2, 2, 2]]), np.array([[0, 1, 2]]))
     planes = np.frombuffer(
-        zlib.decompress(base64.b64decode(packed_mesh(mesh, np.zeros(3), 4.0)["vertices"])), np.uint8
+        zlib.decompress(base64.b64decode(encode_mesh(mesh, np.zeros(3), 4.0)["vertices"])), np.uint8
     )
     steps = planes.reshape(2, -1).T.copy().view("<u2").reshape(3, 3)
     np.testing.assert_allclose(steps / 65535 * 4, mesh.vertices[:, ::-1], atol=1e-4)
 
 
-def opened(uri: str) -> Image.Image:
+def image_of(uri: str) -> Image.Image:
     import io
 
     return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
 
 
-def told(sample: Sample, path: Path, settings: ReportSettings = SMALL) -> str:
-    made = report([sample.path], path, settings, on=AGAIN)
-    return " ".join(one.text for some in made.notices.values() for one in some)
+def notice_texts(sample: Sample, path: Path, settings: ReportSettings = SMALL) -> str:
+    page = report([sample.path], path, settings, on=AGAIN)
+    return " ".join(notice.text for notices in page.notices.values() for notice in notices)
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_path: Path) -> None:
+def test_missing_parts_are_reported_and_the_rest_is_shown(complete: Sample, tmp_path: Path) -> None:
     sample, page = copy_of(complete, tmp_path / "s.zarr"), tmp_path / "r.html"
-    words = told(
+    words = notice_texts(
         sample,
         page,
         changed(SMALL, {"structure": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}),
@@ -171,23 +174,25 @@ def test_what_is_missing_is_told_and_the_rest_is_shown(complete: Sample, tmp_pat
     assert (
         "The ground truth of nucleus is not shown: There is no file or folder nowhere.tif" in words
     )
-    assert set(data_of(page)["samples"][0]["slices"][0]["found"]) == {"nucleus"}
+    assert set(data_of(page)["samples"][0]["slices"][0]["predicted"]) == {"nucleus"}
     put(sample, "labels/odd", np.ones((4, 60, 70), np.uint8))
     assert (
-        "odd has the shape (4, 60, 70), its image (19, 60, 70): it is not laid over the slices"
-        in told(sample, page)
+        "odd is not drawn over the slices: its shape is (4, 60, 70), that of its image is (19, 60, 70)"
+        in notice_texts(sample, page)
     )
     shutil.rmtree(sample.path / "labels" / "odd")
     put(sample, "labels/mitochondrion", np.zeros(SHAPE, np.uint8), 7, VoxelSize(20, 10, 10))
-    words = told(sample, page)
+    words = notice_texts(sample, page)
     assert (
         "labels/mitochondrion of s.zarr has changed since labels/nucleus was constrained" in words
     )
-    assert "nucleus" in data_of(page)["samples"][0]["slices"][0]["found"]
+    assert "nucleus" in data_of(page)["samples"][0]["slices"][0]["predicted"]
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_a_sample_without_image_and_one_that_is_none(complete: Sample, tmp_path: Path) -> None:
+def test_a_sample_without_image_and_a_folder_that_is_no_sample(
+    complete: Sample, tmp_path: Path
+) -> None:
     sample = Sample.create(tmp_path / "labels only.zarr")
     put(
         sample,
@@ -198,37 +203,42 @@ def test_a_sample_without_image_and_one_that_is_none(complete: Sample, tmp_path:
     )
     (tmp_path / "none.zarr").mkdir()
     made = report([sample.path, tmp_path / "none.zarr", complete.path], tmp_path / "r.html", SMALL)
-    words = " ".join(one.text for some in made.notices.values() for one in some)
+    words = " ".join(notice.text for notices in made.notices.values() for notice in notices)
     assert "labels only.zarr has no image, only labels" in words
     assert "none.zarr is not a sparsem sample" in words
     samples = data_of(made.path)["samples"]
-    assert [len(one["slices"]) for one in samples] == [0, 0, 3]
-    assert [bool(one["scene"].get("structures")) for one in samples] == [True, False, True]
+    assert [len(view["slices"]) for view in samples] == [0, 0, 3]
+    assert [bool(view["scene"].get("structures")) for view in samples] == [True, False, True]
     with pytest.raises(SampleError, match="is not a sparsem sample"):
         report([tmp_path / "none.zarr"], tmp_path / "n.html")
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_warnings_say_what_limits_the_numbers(complete: Sample, tmp_path: Path) -> None:
-    words = told(complete, tmp_path / "r.html")
-    assert "Nobody compared cells with a truth" in words
-    assert "nucleus was not compared" not in words
+def test_notices_report_what_limits_the_measurements(complete: Sample, tmp_path: Path) -> None:
+    words = notice_texts(complete, tmp_path / "r.html")
+    assert "cells has not been validated against ground truth" in words
+    assert "nucleus has not been validated" not in words
     bare = Sample.create(tmp_path / "bare.zarr")
     put(bare, "", np.zeros(SHAPE, np.uint8), 7)
     put(bare, "labels/nucleus", np.zeros(SHAPE, np.uint8), 7)
-    assert "Nothing was measured yet; run 'sparsem measure'" in told(bare, tmp_path / "b.html")
-    measure(bare, MEASURES)
-    assert "nucleus: no object was found" in told(bare, tmp_path / "b.html")
-    put(bare, "labels/nucleus", np.ones(SHAPE, np.uint8), 7)
-    assert "nucleus has changed since it was measured; run 'sparsem measure --overwrite'" in told(
+    assert "Nothing was measured yet; run 'sparsem measure'" in notice_texts(
         bare, tmp_path / "b.html"
     )
+    measure(bare, MEASURES)
+    assert "nucleus: no object was found" in notice_texts(bare, tmp_path / "b.html")
+    put(bare, "labels/nucleus", np.ones(SHAPE, np.uint8), 7)
+    assert (
+        "nucleus has changed since it was measured; run 'sparsem measure --overwrite'"
+        in notice_texts(bare, tmp_path / "b.html")
+    )
     measure(bare, MEASURES, on=AGAIN)
-    assert "nucleus: 1 of 1 objects are cut by the border" in told(bare, tmp_path / "b.html")
+    assert "nucleus: 1 of 1 objects are cut by the border" in notice_texts(
+        bare, tmp_path / "b.html"
+    )
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: Path) -> None:
+def test_textures_that_cannot_be_compared_are_reported(complete: Sample, tmp_path: Path) -> None:
     other = copy_of(complete, tmp_path / "cost$\\frac$x.zarr")
     measure(other, changed(MEASURES, {"texture_nm": 80.0}), on=AGAIN)
     for name in ("nucleus", "nucleolus", "mitochondrion"):
@@ -238,12 +248,12 @@ def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: P
             name, table.set_column(column, "texture_voxel_nm", [[40.0] * table.num_rows])
         )
     made = report([complete.path, other.path], tmp_path / "r.html", SMALL)
-    words = [one.text for one in made.notices["tissue"]]
+    words = [notice.text for notice in made.notices["tissue"]]
     assert any(
-        one.startswith("Texture of nucleus cannot be compared: its voxels differ (tissue 20 nm,")
-        for one in words
+        text.startswith("Texture of nucleus cannot be compared: its voxels differ (tissue 20 nm,")
+        for text in words
     )
-    with pytest.raises(InputError, match="A truth belongs to one sample"):
+    with pytest.raises(InputError, match="--truth belongs to one sample"):
         report(
             [complete.path, other.path],
             tmp_path / "s.html",
@@ -252,10 +262,12 @@ def test_textures_that_cannot_be_compared_are_told(complete: Sample, tmp_path: P
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Path) -> None:
+def test_damaged_tables_and_outdated_scores_are_reported(complete: Sample, tmp_path: Path) -> None:
     sample = copy_of(complete, tmp_path / "s.zarr")
     (sample.path / "tables" / "phantom.parquet").write_bytes(b"PAR1 not")
-    assert "The scores of nucleus are of other labels" not in told(sample, tmp_path / "before.html")
+    assert "The scores of nucleus belong to other labels" not in notice_texts(
+        sample, tmp_path / "before.html"
+    )
     assert re.search(
         r"<td>nucleus</td>.*0\.\d{3} on \d+ compared slices",
         (tmp_path / "before.html").read_text(encoding="utf-8"),
@@ -263,12 +275,14 @@ def test_a_damaged_table_and_old_scores_are_told(complete: Sample, tmp_path: Pat
     )
     assert describe(sample)["outdated"] == []
     remove_constrained(sample)
-    words = told(sample, tmp_path / "r.html")
+    words = notice_texts(sample, tmp_path / "r.html")
     assert "The table phantom.parquet is damaged and not shown" in words
-    assert "The scores of nucleus are of other labels than those that count now" in words
+    assert "The scores of nucleus belong to other labels than the current ones" in words
     assert "nucleus has changed since it was measured" in words
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "compared slices" not in text  # nobody takes an old score for that of the new labels
+    assert (
+        "compared slices" not in text
+    )  # an outdated score must not appear as that of the new labels
     assert "Dice along z" not in text
     assert {"tables/scores_nucleus", "tables/nucleus"} <= set(describe(sample)["outdated"])
 
@@ -288,12 +302,12 @@ def test_scale_bars_are_round_lengths(width_nm: float, words: str) -> None:
 def test_tables_beyond_the_budget_are_named(
     complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsem.report.report.TABLES", 4000)
+    monkeypatch.setattr("sparsem.report.page.MAX_TABLE_BYTES", 4000)
     text = report([complete.path], tmp_path / "r.html", SMALL).path.read_text(encoding="utf-8")
     contents = re.findall(r'data-content="([^"]+)"', text)
     assert contents
     assert sum(map(len, contents)) <= 4000
-    assert "too large for this page, in tables/dictionary.csv of the sample" in text
+    assert "too large for this page; see tables/dictionary.csv in the sample" in text
 
 
 @pytest.mark.usefixtures("few_plots")
@@ -343,12 +357,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     running.quit()
 
 
-def until(what: Any, seconds: float = 20) -> Any:
+def wait_for(condition: Any, seconds: float = 20) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = what()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         time.sleep(0.1)
     raise AssertionError("it did not happen")
 
@@ -370,65 +384,68 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     drawn_scene = (
         "const one = document.querySelector('canvas'); return Number(one.dataset.drawn || 0)"
     )
-    until(lambda: browser.execute_script(drawn_scene))
+    wait_for(lambda: browser.execute_script(drawn_scene))
     colors, covered = browser.execute_script(PIXELS)
     assert colors > 30  # the 3D scene draws
     assert covered > 1000
 
-    def source(kind: str) -> list[str]:
+    def sources(kind: str) -> list[str]:
         return list(
             browser.execute_script(
-                f"return [...document.querySelectorAll('.stack.{kind} img')].map((one) => one.src)"
+                f"return [...document.querySelectorAll('.stack.{kind} img')].map((image) => image.src)"
             )
         )
 
     before, text = (
-        source("found"),
-        browser.execute_script("return document.querySelector('.leaf output').textContent"),
+        sources("predicted"),
+        browser.execute_script("return document.querySelector('.slice-viewer output').textContent"),
     )
     move = "const one = document.querySelector('.slider'); one.value = 0; one.dispatchEvent(new Event('input', {bubbles: true}))"
-    browser.execute_script(move)  # the slice slider moves
-    assert source("found")[0] != before[0]
+    browser.execute_script(move)  # the slice changes
+    assert sources("predicted")[0] != before[0]
     assert (
-        browser.execute_script("return document.querySelector('.leaf output').textContent") != text
+        browser.execute_script("return document.querySelector('.slice-viewer output').textContent")
+        != text
     )
-    layers = len(source("found"))
+    layers = len(sources("predicted"))
     browser.execute_script(
-        "document.querySelector('.leaf input.layer').click()"
+        "document.querySelector('.slice-viewer input.layer').click()"
     )  # a structure switches off in the slices
-    assert len(source("found")) < layers
+    assert len(sources("predicted")) < layers
     frames = browser.execute_script(drawn_scene)
     browser.execute_script("document.querySelector('.scene input.layer').click()")  # and in 3D
-    until(lambda: browser.execute_script(drawn_scene) > frames)
+    wait_for(lambda: browser.execute_script(drawn_scene) > frames)
     assert browser.execute_script(PIXELS) != [colors, covered]
     frames = browser.execute_script(drawn_scene)
     press = "document.querySelector('canvas').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
     browser.execute_script(press)  # it turns by the keyboard
-    until(lambda: browser.execute_script(drawn_scene) > frames)
+    wait_for(lambda: browser.execute_script(drawn_scene) > frames)
     browser.execute_script(
         "document.querySelector('figure .download').click()"
     )  # a download arrives
-    file = until(lambda: next(iter(browser.downloads.glob("*.csv")), None))
-    assert until(lambda: file.read_text(encoding="utf-8")).startswith('"structure","z","use"')
+    file = wait_for(lambda: next(iter(browser.downloads.glob("*.csv")), None))
+    assert wait_for(lambda: file.read_text(encoding="utf-8")).startswith('"structure","z","use"')
     assert (
         browser.execute_script("return document.querySelector('h1').textContent")
         == "sparsem report"
     )
     assert not [
-        one for one in browser.get_log("browser") if one["level"] == "SEVERE"
+        entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
     ]  # no console error
 
 
-def test_the_page_fits_a_telephone(browser: Any, page: Path) -> None:
+def test_the_page_fits_a_phone(browser: Any, page: Path) -> None:
     metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.get(page.as_uri())
-    until(lambda: browser.execute_script("return document.querySelectorAll('.stack img').length"))
+    wait_for(
+        lambda: browser.execute_script("return document.querySelectorAll('.stack img').length")
+    )
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_labels_older_than_their_annotation_are_named(own_tissue: Sample) -> None:
+def test_labels_older_than_their_annotation_are_reported(own_tissue: Sample) -> None:
     truth = own_tissue.volume("truth", "nucleus").read(slice(None))
     write_annotation(own_tissue, "seen", [0, 9], [truth[0], truth[9]])
     with Stage(

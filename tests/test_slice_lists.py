@@ -10,7 +10,7 @@ from sparsem.errors import SettingsError
 from sparsem.experiment.models import ModelsSettings
 from sparsem.quality.images import ImagesSettings
 from sparsem.report.export import ExportSettings
-from sparsem.report.report import ReportSettings
+from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings
 from sparsem.settings import Settings, parse, parsed_slices, read_toml
 from sparsem.training.settings import TrainSettings

@@ -144,9 +144,9 @@ def test_two_pieces_of_one_name_are_both_written(found: Sample, tmp_path: Path) 
     )
     assert list(read.names) == ["labels/nucleus", "truth/nucleus", "truth/nucleolus"]
     assert set(np.unique(read.stack[0:19])) == {0, 2, 3}  # where they overlap the later one counts
-    with pytest.raises(InputError, match="'raw' is none: write it alone"):
+    with pytest.raises(InputError, match="'raw' is not a mask"):
         export(found, ["nucleus", "raw"], tmp_path / "b.nrrd")
-    with pytest.raises(InputError, match=r"--onto moves voxels; a \.glb has none"):
+    with pytest.raises(InputError, match=r"--onto moves voxels, but a \.glb file has none"):
         export(found, ["nucleus"], tmp_path / "b.glb", ExportSettings(onto="raw"))
 
 
@@ -186,7 +186,7 @@ def test_results_go_back_onto_the_raw_image(
     export(
         found, ["everywhere"], tmp_path / "c.tif", ExportSettings(onto="aligned"), on=Execution()
     )
-    assert "'aligned' shows places that everywhere was not made on" in capsys.readouterr().err
+    assert "'aligned' shows places outside the image of everywhere" in capsys.readouterr().err
 
 
 def test_chosen_slices_are_written_in_their_order(found: Sample, tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_chosen_slices_are_written_in_their_order(found: Sample, tmp_path: Path)
         found, ["nucleus", "nucleolus"], tmp_path / "b.seg.nrrd", ExportSettings(slices=(9,))
     )
     assert open_source(together).stack.shape == (1, *raw.shape[1:])
-    with pytest.raises(InputError, match="Slice 19 is beyond the last one of raw, 18"):
+    with pytest.raises(InputError, match="There is no slice 19: the last slice of raw is 18"):
         export(found, ["raw"], tmp_path / "c.tif", ExportSettings(slices=(0, 19)))
-    with pytest.raises(InputError, match=r"--slices chooses voxels; a \.glb has none"):
+    with pytest.raises(InputError, match=r"--slices selects voxels, but a \.glb file has none"):
         export(found, ["nucleus"], tmp_path / "c.glb", ExportSettings(slices=(0,)))
 
 
@@ -212,7 +212,7 @@ def test_an_annotation_comes_back_as_it_was_drawn(
     path = export(found, ["annotations/neurons"], tmp_path / "a.tif", on=Execution())
     note = " ".join(capsys.readouterr().err.split())
     assert (
-        "the slices are 2,9,12; 'annotate import' takes them with --slices 2,9,12 --ignore 77"
+        "the file contains slices 2,9,12; import it with 'annotate import --slices 2,9,12 --ignore 77'"
         in note
     )
     import_annotation(found, "again", path, AnnotationSettings(slices="2,9,12", ignore=77))
@@ -227,10 +227,14 @@ def test_an_annotation_comes_back_as_it_was_drawn(
         (
             ["annotations/neurons"],
             {"slices": (3,)},
-            "Slice 3 of annotations/neurons is not annotated; annotated are 2, 9, 12",
+            "Slice 3 of annotations/neurons is not annotated; annotated slices are 2, 9, 12",
         ),
-        (["annotations/neurons"], {"onto": "raw"}, "leave --onto away"),
-        (["annotations/neurons", "nucleus"], {}, "An annotation is written alone"),
+        (["annotations/neurons"], {"onto": "raw"}, "leave --onto out"),
+        (
+            ["annotations/neurons", "nucleus"],
+            {},
+            "An annotation is written into a file of its own; got 2 names",
+        ),
     ]
     for names, settings, sentence in refused:
         with pytest.raises(InputError, match=sentence):
@@ -268,7 +272,7 @@ def test_voxels_that_alignment_moved_are_reported(
     export(found, ["nucleus"], tmp_path / "a.tif", on=Execution())
     note = " ".join(capsys.readouterr().err.split())
     assert f"lies on the pixels of 'aligned' ({shape[1]} x {shape[2]})" in note
-    assert "not on those of the raw stack (96 x 128); --onto raw carries it there" in note
+    assert "not on those of the raw stack (96 x 128); --onto raw moves it there" in note
     export(found, ["raw"], tmp_path / "b.tif", on=Execution())
     assert "lies on the pixels" not in capsys.readouterr().err
 
@@ -281,7 +285,7 @@ def test_what_cannot_be_written(
         match=r"expected a name that ends in one of \.tif, \.tiff, \.nrrd, \.h5, \.model, \.csv",
     ):
         export(found, ["nucleus"], tmp_path / "a.docx")
-    with pytest.raises(InputError, match=r"A \.tif holds one piece of a sample; got 2"):
+    with pytest.raises(InputError, match=r"A \.tif file holds one part of a sample; got 2"):
         export(found, ["nucleus", "cells"], tmp_path / "a.tif")
     with pytest.raises(InputError, match="Voxels are written as"):
         write_volume(ExportVolume.from_volume(found.image("raw")), tmp_path / "a.xyz")

@@ -11,12 +11,13 @@ from sparsem.labels.constrain import constrain as _constrain
 from sparsem.measure.measure import measure as _measure
 from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.export import ExportSettings, viewers
+from sparsem.report.export import ExportSettings
 from sparsem.report.export import export as _export
-from sparsem.report.report import ReportSettings
 from sparsem.report.report import report as _report
 from sparsem.report.scene3d.render import RenderSettings
 from sparsem.report.scene3d.render import render as _render
+from sparsem.report.settings import ReportSettings
+from sparsem.report.viewers import viewers
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 

@@ -26,7 +26,7 @@ from sparsem.experiment.evaluation import (
 from sparsem.experiment.slices import select_slices
 from sparsem.models.architectures import architecture_class, count_parameters
 from sparsem.progress import tell
-from sparsem.report.plots.figures import dice_along_z
+from sparsem.report.plots.figures import write_dice_along_z
 from sparsem.score.overlap import average_dice
 from sparsem.segment.train import (
     TrainingJob,
@@ -176,7 +176,7 @@ def compare_models(
     result = ModelsResult(tuple(runs), (table_file, figure_file))
     sample.write_table(f"experiment_models_{structure}", _table(runs))
     write_atomically(table_file, markdown(result).encode())
-    dice_along_z(_curves(runs, counts[0], reference.image.shape[0]), figure_file)
+    write_dice_along_z(_curves(runs, counts[0], reference.image.shape[0]), figure_file)
     return result
 
 

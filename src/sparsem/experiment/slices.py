@@ -22,7 +22,7 @@ from sparsem.experiment.evaluation import (
     evaluation_reference,
 )
 from sparsem.progress import tell
-from sparsem.report.plots.figures import dice_along_z, dice_by_labeled
+from sparsem.report.plots.figures import write_dice_along_z, write_dice_by_labeled
 from sparsem.score.overlap import average_dice, pool_slices
 from sparsem.segment.train import train
 from sparsem.settings import SliceChoice, resolve_settings
@@ -167,8 +167,8 @@ def compare_slice_counts(
     points = [(run.n_slices, f"tile {run.tile_px} px", run.dice) for run in runs]
     curves = _curves(structure, runs, reference.image.shape[0])
     figures = (
-        dice_by_labeled(points, structure, folder / f"{structure}-slices.png"),
-        dice_along_z(curves, folder / f"{structure}-along-z.png"),
+        write_dice_by_labeled(points, structure, folder / f"{structure}-slices.png"),
+        write_dice_along_z(curves, folder / f"{structure}-along-z.png"),
     )
     return SlicesResult(tuple(runs), figures)
 

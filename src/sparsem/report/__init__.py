@@ -1,1 +1,1 @@
-"""Pictures for the eye."""
+"""Pages, plots, renderings and exported files."""

@@ -1,10 +1,9 @@
-"""A study of protocols as one page: figures 4, 5 and 6 of the thesis' second chapter, with the tables behind them."""
+"""The HTML page of a study of protocols: figures 4, 5 and 6 of the thesis' second chapter."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -13,179 +12,201 @@ from PIL import Image
 from sparsem import __version__
 from sparsem.quality.compare import SURE, Compared, CompareSettings, GroupStep, Test
 from sparsem.quality.image_metrics import METRICS
-from sparsem.report.encode import color_picture
-from sparsem.report.plots.plots import SAMPLE_COLORS
+from sparsem.report.encode import rgb_image_uri
+from sparsem.report.page import template_environment
+from sparsem.report.plots.colors import series_color
 from sparsem.report.plots.quality_plots import (
-    before_and_after,
     boxes_by_group,
     correlation_matrices,
+    noise_before_and_after,
 )
 from sparsem.store.sample import now
 
-SHOWN_PX = 420  # longest edge of an example of a group
+EXAMPLE_PX = 420  # longest edge of the example of a group
+EXAMPLE_QUALITY = 80  # of WebP
+COEFFICIENTS = ("Pearson", "Spearman")
 
+# The noise of the references, drawn only next to that of the images.
+REFERENCE_NOISE = "resin_noise_reference"
 
-def figures(found: Compared, study: CompareSettings) -> list[dict[str, str]]:
-    """Title, caption and SVG of every figure."""
-    shown = {
-        metric: own
-        for metric, own in found.values.items()
-        if metric != "resin_noise_reference" and _varies(own)
-    }
-    titles = {metric: _title(metric) for metric in shown}
-    one = f"one {study.by}"
-    made = []
-    if shown:
-        every = {
-            "title": "Every metric by group",
-            "about": f"A dot is {one}; boxes reach from quartile to quartile, the line is the median, whiskers end at 1.5 times the box. "
-            "An arrow says where better is.",
-            "svg": boxes_by_group(shown, titles, _colors(study.group)),
-        }
-        made.append(every)
-    if "resin_noise" in found.values and "resin_noise_reference" in found.values:
-        before, after = (
-            found.values[metric] for metric in ("resin_noise", "resin_noise_reference")
-        )
-        other = "denoised" if study.denoise else "reference"
-        title = (
-            "Noise before and after denoising"
-            if study.denoise
-            else "Noise of pictures and of their reference"
-        )
-        about = "Standard deviation in resin. Bars: means; lines: standard deviations; dots: measurements."
-        made.append({"title": title, "about": about, "svg": before_and_after(before, after, other)})
-    if len(shown) > 1:
-        n = max(each.pearson.n for each in found.correlations)
-        about = (
-            f"Over all measurements (n = {n} at most). Bold: not 0 (p < {SURE:g}, corrected for all pairs after Holm). Intervals are in "
-            "the table of correlations. All groups are taken together: where groups differ, two metrics go together for that alone."
-        )
-        made.append(
-            {"title": "Correlation of the metrics", "about": about, "svg": _matrices(found)}
-        )
-    return made
-
-
-def _varies(own: Mapping[str, NDArray[np.float64]]) -> bool:
-    """Whether there is anything to see: no part of any picture is saturated, say."""
-    values = np.concatenate(list(own.values()))
-    return bool(np.nanmax(values) > np.nanmin(values))
-
-
-def _title(metric: str) -> str:
-    about = METRICS[metric]
-    unit = f" ({about.unit})" if about.unit else ""
-    return f"{about.name}{unit}  {'↑' if about.better > 0 else '↓'}"
-
-
-def _colors(groups: Sequence[GroupStep]) -> dict[str, str]:
-    """A color a protocol, whatever the tissue and the microscope."""
-    protocols = list(dict.fromkeys(one.protocol for one in groups))
-    return {
-        one.name: SAMPLE_COLORS[protocols.index(one.protocol) % len(SAMPLE_COLORS)]
-        for one in groups
-    }
-
-
-def _matrices(found: Compared) -> str:
-    metrics = [metric for metric, own in found.values.items() if _varies(own)]
-    ways = ("Pearson", "Spearman")
-    values = {way: np.eye(len(metrics)) for way in ways}
-    sure: dict[str, NDArray[np.bool_]] = {
-        way: np.zeros((len(metrics), len(metrics)), bool) for way in ways
-    }
-    for one in found.correlations:
-        if not set(one.metrics) <= set(metrics):
-            continue
-        row, column = (metrics.index(metric) for metric in one.metrics)
-        for way, own, p in zip(ways, (one.pearson, one.spearman), one.corrected, strict=True):
-            values[way][row, column] = values[way][column, row] = own.value
-            sure[way][row, column] = sure[way][column, row] = p < SURE
-    return correlation_matrices([METRICS[metric].name for metric in metrics], values, sure)
+ValuesByGroup = Mapping[str, NDArray[np.float64]]
 
 
 def comparison_page(
-    found: Compared, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path
+    result: Compared, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path
 ) -> str:
-    """HTML of one page that loads nothing.
+    """Return the HTML of a page that loads nothing.
 
     Args:
-        found: what is shown.
-        study: its settings.
-        tables: that lie beside the page.
-        folder: of the study, with a picture of the resin of every picture.
+        result: measurements, tests and correlations of the study.
+        study: settings of the study.
+        tables: name -> table, of the CSV files next to the page.
+        folder: of the study; it holds an image of the resin of every image.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sparsem.report", "template"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    groups = [
-        {
-            "name": one.name,
-            "facts": {"protocol": one.protocol, "tissue": one.tissue, "microscope": one.microscope},
-            "pictures": len(found.groups[one.name]),
-            "example": _example(
-                folder / one.folder / "resin" / f"{found.groups[one.name][0].name}.png"
-            ),
-            "resin": found.groups[one.name][0].resin,
-        }
-        for one in study.group
-    ]
-    return environment.get_template("comparison.html").render(
+    metrics = [about for metric, about in METRICS.items() if metric in result.values]
+    template = template_environment().get_template("comparison.html")
+    return template.render(
         title=study.title,
-        groups=groups,
-        notices=found.notices,
-        figures=figures(found, study),
-        medians=_medians(found),
-        tests=_told_tests(found.tests),
-        tested=sum(not np.isnan(one.difference.p) for one in found.tests),
-        metrics=[
-            (about.name, about.unit, about.better, about.about)
-            for name, about in METRICS.items()
-            if name in found.values
-        ],
+        groups=[_group_card(result, group, folder) for group in study.group],
+        notices=result.notices,
+        figures=comparison_figures(result, study),
+        medians=_median_rows(result),
+        tests=_test_rows(result.tests),
+        n_tests=sum(not np.isnan(test.difference.p) for test in result.tests),
+        metrics=[(about.name, about.unit, about.better, about.about) for about in metrics],
         files=[(f"{name}.csv", table.num_rows) for name, table in tables.items()],
         made=now(),
         version=__version__,
     )
 
 
-def _example(path: Path) -> str:
-    """A picture with its resin, small enough for the page."""
+def comparison_figures(result: Compared, study: CompareSettings) -> list[dict[str, str]]:
+    """Return title, caption and SVG of every figure."""
+    shown = {
+        metric: values
+        for metric, values in result.values.items()
+        if metric != REFERENCE_NOISE and _varies(values)
+    }
+    figures = []
+    if shown:
+        figures.append(_metrics_figure(shown, study))
+    if "resin_noise" in result.values and REFERENCE_NOISE in result.values:
+        figures.append(_noise_figure(result, study))
+    if len(shown) > 1:
+        figures.append(_correlation_figure(result))
+    return figures
+
+
+def _metrics_figure(shown: Mapping[str, ValuesByGroup], study: CompareSettings) -> dict[str, str]:
+    titles = {metric: _metric_title(metric) for metric in shown}
+    caption = (
+        f"Each dot is one {study.by}. Boxes reach from the lower to the upper quartile, the line "
+        "is the median, and whiskers reach to 1.5 times the height of the box. Arrows: higher (↑) "
+        "or lower (↓) is better."
+    )
+    svg = boxes_by_group(shown, titles, _group_colors(study.group))
+    return {"title": "Every metric by group", "caption": caption, "svg": svg}
+
+
+def _noise_figure(result: Compared, study: CompareSettings) -> dict[str, str]:
+    if study.denoise:
+        title, after_label = "Noise before and after denoising", "denoised"
+    else:
+        title, after_label = "Noise of the images and of their references", "reference"
+    before, after = result.values["resin_noise"], result.values[REFERENCE_NOISE]
+    caption = (
+        "Standard deviation in resin. Bars: means; error bars: standard deviations; dots: single "
+        "measurements."
+    )
+    svg = noise_before_and_after(before, after, after_label)
+    return {"title": title, "caption": caption, "svg": svg}
+
+
+def _correlation_figure(result: Compared) -> dict[str, str]:
+    n = max(correlation.pearson.n for correlation in result.correlations)
+    caption = (
+        f"Correlation over all measurements (at most n = {n}). Bold: significantly different from "
+        f"0 (p < {SURE:g}, corrected for all pairs by Holm's method). The table of correlations "
+        "gives the confidence intervals. All groups are pooled, so two metrics can correlate only "
+        "because groups differ in both."
+    )
+    return {
+        "title": "Correlation of the metrics",
+        "caption": caption,
+        "svg": _correlation_svg(result),
+    }
+
+
+def _varies(values: ValuesByGroup) -> bool:
+    """Return whether the values of a metric differ; saturation, for example, may be 0 everywhere."""
+    all_values = np.concatenate(list(values.values()))
+    return bool(np.nanmax(all_values) > np.nanmin(all_values))
+
+
+def _metric_title(metric: str) -> str:
+    about = METRICS[metric]
+    unit = f" ({about.unit})" if about.unit else ""
+    arrow = "↑" if about.better > 0 else "↓"
+    return f"{about.name}{unit}  {arrow}"
+
+
+def _group_colors(groups: Sequence[GroupStep]) -> dict[str, str]:
+    """Return the CSS color of every group; groups of one protocol have the same color."""
+    protocols = list(dict.fromkeys(group.protocol for group in groups))
+    return {group.name: series_color(protocols.index(group.protocol)) for group in groups}
+
+
+def _correlation_svg(result: Compared) -> str:
+    metrics = [metric for metric, values in result.values.items() if _varies(values)]
+    n_metrics = len(metrics)
+    matrices = {title: np.eye(n_metrics) for title in COEFFICIENTS}
+    significant = {title: np.zeros((n_metrics, n_metrics), bool) for title in COEFFICIENTS}
+    for pair in result.correlations:
+        if not set(pair.metrics) <= set(metrics):
+            continue
+        row, column = (metrics.index(metric) for metric in pair.metrics)
+        coefficients = (pair.pearson, pair.spearman)
+        for title, coefficient, p in zip(COEFFICIENTS, coefficients, pair.corrected, strict=True):
+            for index in ((row, column), (column, row)):
+                matrices[title][index] = coefficient.value
+                significant[title][index] = p < SURE
+    names = [METRICS[metric].name for metric in metrics]
+    return correlation_matrices(names, matrices, significant)
+
+
+def _group_card(result: Compared, group: GroupStep, folder: Path) -> dict[str, Any]:
+    """Return what the page says of a group, with its first image as an example."""
+    images = result.groups[group.name]
+    example = images[0]
+    return {
+        "name": group.name,
+        "facts": {
+            "protocol": group.protocol,
+            "tissue": group.tissue,
+            "microscope": group.microscope,
+        },
+        "n_images": len(images),
+        "example": _example_uri(folder / group.folder / "resin" / f"{example.name}.png"),
+        "resin": example.resin,
+    }
+
+
+def _example_uri(path: Path) -> str:
+    """Return an image with its resin, small enough for the page, as a data URI."""
     with Image.open(path) as image:
-        image.thumbnail((SHOWN_PX, SHOWN_PX))
-        return color_picture(image, 80)
+        image.thumbnail((EXAMPLE_PX, EXAMPLE_PX))
+        return rgb_image_uri(image, EXAMPLE_QUALITY)
 
 
-def _medians(found: Compared) -> dict[str, list[str]]:
-    """A row a group: the median of every metric, and how many it is of."""
-    names = list(found.groups)
-    rows = {"": [METRICS[metric].name for metric in found.values]}
-    for name in names:
-        known = [own[name][np.isfinite(own[name])] for own in found.values.values()]
-        rows[name] = [f"{np.median(one):.4g}" if len(one) else "–" for one in known]
+def _median_rows(result: Compared) -> dict[str, list[str]]:
+    """Return the names of all metrics under an empty key, and the medians of every group."""
+    rows = {"": [METRICS[metric].name for metric in result.values]}
+    for group in result.groups:
+        rows[group] = [_median_text(values[group]) for values in result.values.values()]
     return rows
 
 
-def _told_tests(tests: Sequence[Test]) -> list[dict[str, Any]]:
-    """Those that could be made, the surest first."""
-    made = sorted(
-        (one for one in tests if not np.isnan(one.difference.p)),
-        key=lambda one: (one.corrected, one.difference.p),
-    )
-    return [
-        {
-            "metric": METRICS[one.metric].name,
-            "groups": " and ".join(one.groups),
-            "n": " and ".join(map(str, one.difference.n)),
-            "medians": " and ".join(f"{value:.4g}" for value in one.difference.medians),
-            "delta": f"{one.difference.delta:+.2f}",
-            "p": f"{one.difference.p:.2g}",
-            "corrected": f"{one.corrected:.2g}",
-            "sure": one.corrected < SURE,
-        }
-        for one in made
-    ]
+def _median_text(values: NDArray[np.float64]) -> str:
+    known = values[np.isfinite(values)]
+    return f"{np.median(known):.4g}" if len(known) else "–"
+
+
+def _test_rows(tests: Sequence[Test]) -> list[dict[str, Any]]:
+    """Return the tests that could be made, the most significant first."""
+    valid = [test for test in tests if not np.isnan(test.difference.p)]
+    valid.sort(key=lambda test: (test.corrected, test.difference.p))
+    return [_test_row(test) for test in valid]
+
+
+def _test_row(test: Test) -> dict[str, Any]:
+    difference = test.difference
+    return {
+        "metric": METRICS[test.metric].name,
+        "groups": " and ".join(test.groups),
+        "n": " and ".join(map(str, difference.n)),
+        "medians": " and ".join(f"{value:.4g}" for value in difference.medians),
+        "delta": f"{difference.delta:+.2f}",
+        "p": f"{difference.p:.2g}",
+        "corrected": f"{test.corrected:.2g}",
+        "significant": test.corrected < SURE,
+    }

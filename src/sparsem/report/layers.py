@@ -1,4 +1,4 @@
-"""What there is to show of a sample: its structures, in the order in which they lie over each other, with their truth."""
+"""Structures of a sample in the order in which they are drawn, with their ground truth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,87 +7,90 @@ from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, re
 from sparsem.errors import SparsemError
 from sparsem.labels.results import object_labels, result_labels
 from sparsem.measure.settings import result_names
-from sparsem.report.plots.figures import COLORS, color_of
+from sparsem.report.plots.colors import RGB, STRUCTURE_COLORS, css_color, structure_color
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A structure.
+class StructureLayer:
+    """A structure to draw.
 
     Attributes:
-        name: of the structure.
-        labels: found, if it was.
+        name: name of the structure.
+        labels: the result, if there is one.
         truth: ground truth of the same full resolution, if there is any.
-        cells: whether each number gets a color of its own.
-        place: among the structures that have no color of their own in the papers.
-        only: numbers of the objects that are shown; all if None.
+        cells: whether every number gets its own color.
+        fallback_index: which of the fallback colors a structure without a color of the papers has.
+        only: numbers of the objects that are drawn; all if None.
     """
 
     name: str
     labels: Volume | None
     truth: GroundTruth | None
     cells: bool
-    place: int = 0
+    fallback_index: int = 0
     only: tuple[int, ...] | None = None
 
     @property
-    def color(self) -> tuple[int, int, int]:
-        """Red, green, blue; of cells it means nothing."""
-        return color_of(self.name, self.place)
+    def color(self) -> RGB:
+        """Color of the structure; not used for cells, which have one each."""
+        return structure_color(self.name, self.fallback_index)
 
 
-def layers_of(
+def read_layers(
     sample: Sample,
     structures: Sequence[str],
     cells: str,
     truth: Mapping[str, tuple[str, GroundTruthSettings]],
-    others: Sequence[str] = (),
-) -> tuple[list[Layer], list[str]]:
-    """Structures, cells first and then the larger ones, and a sentence on everything that cannot be shown.
+    fallback_names: Sequence[str] = (),
+) -> tuple[list[StructureLayer], list[str]]:
+    """Return the structures of a sample, cells first and then the larger ones.
 
     Args:
-        sample: as it is.
-        structures: which; all results if none is named.
+        sample: the sample to read.
+        structures: names of the structures; all results if empty.
         cells: name of the cells.
-        truth: name to volume and what of it is labeled, for structures whose ground truth lies elsewhere than in ``truth/NAME``.
-        others: structures without a color of the papers, of all samples that are shown together; those of this one if not given.
+        truth: structure -> file or volume of its ground truth and which slices it labels, for
+            structures whose ground truth is not in ``truth/NAME``.
+        fallback_names: structures without a color of the papers, of all samples that are shown
+            together; those of this sample if empty.
+
+    Returns:
+        The layers, and a sentence about everything that cannot be shown.
     """
     names = list(structures) or result_names(sample, cells)
-    order = [cells, *COLORS]
+    order = [cells, *STRUCTURE_COLORS]
     names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
-    others = others or [name for name in names if name not in order]
-    made: list[Layer] = []
+    fallback_names = fallback_names or [name for name in names if name not in order]
+    layers: list[StructureLayer] = []
     problems: list[str] = []
     for name in names:
-        labels: Volume | None = None
-        try:
-            labels = object_labels(sample, name) or result_labels(sample, name)
-        except SparsemError as error:
-            problems.append(str(error))
-            labels = (
-                sample.volume("labels", name) if name in sample.names("labels") else None
-            )  # as predicted, then
-        source, how = truth.get(name, (None, GroundTruthSettings()))
-        true = _truth(sample, name, source, how, labels, problems)
-        if labels is not None or true is not None:
-            made.append(
-                Layer(
-                    name, labels, true, name == cells, others.index(name) if name in others else 0
-                )
-            )
-    return made, problems
+        labels = _read_labels(sample, name, problems)
+        source, settings = truth.get(name, (None, GroundTruthSettings()))
+        true_labels = _read_truth(sample, name, source, settings, labels, problems)
+        if labels is None and true_labels is None:
+            continue
+        index = fallback_names.index(name) if name in fallback_names else 0
+        layers.append(StructureLayer(name, labels, true_labels, name == cells, index))
+    return layers, problems
 
 
-def legend(layers: Sequence[Layer]) -> Mapping[str, str]:
-    """CSS color of every structure; empty for cells, whose colors mean nothing."""
-    return {
-        one.name: "" if one.cells else "#{:02x}{:02x}{:02x}".format(*one.color) for one in layers
-    }
+def layer_colors(layers: Sequence[StructureLayer]) -> Mapping[str, str]:
+    """Return the CSS color of every structure; empty for cells, which have a color each."""
+    return {layer.name: "" if layer.cells else css_color(layer.color) for layer in layers}
 
 
-def _truth(
+def _read_labels(sample: Sample, name: str, problems: list[str]) -> Volume | None:
+    """Return the result of a structure: as predicted if the constrained one is outdated."""
+    try:
+        return object_labels(sample, name) or result_labels(sample, name)
+    except SparsemError as error:
+        problems.append(str(error))
+        return sample.volume("labels", name) if name in sample.names("labels") else None
+
+
+def _read_truth(
     sample: Sample,
     name: str,
     source: str | None,
@@ -95,7 +98,7 @@ def _truth(
     labels: Volume | None,
     problems: list[str],
 ) -> GroundTruth | None:
-    """Return ground truth, of the sample itself or from elsewhere."""
+    """Return ground truth of the sample itself, or of ``source``."""
     if source is None and name not in sample.names("truth"):
         return None
     try:

@@ -1,11 +1,15 @@
-"""Surfaces of structures as triangles, made block by block without seams.
+"""Surfaces of structures as triangle meshes, computed block by block without seams.
 
-The mask is smoothed a little and its surface of one half taken by marching cubes. Smoothing takes volume away, of small and thin bodies
-most of it, so every body is then moved along its normals until it has the volume of its voxels.
+The mask is smoothed a little, and marching cubes takes its surface at one half. Smoothing removes
+volume, most of it from small and thin bodies, so every body is then moved along its normals until
+it has the volume of its voxels.
 
-Blocks share one slice of voxels, whose smoothed values are the same on both sides, so vertices on it are the same bit for bit and are
-joined. Beyond the volume lies outside, so meshes are closed. Vertices are (n, 3) z, y, x, in the unit of ``voxel``; triangles (m, 3)
-places of vertices, seen from outside counter-clockwise in a right-handed (x, y, z).
+Blocks share one slice of voxels, whose smoothed values are the same in both. Vertices on it are
+therefore identical bit for bit, and are joined. Everything beyond the volume counts as outside, so
+meshes are closed.
+
+Vertices are (n, 3) z, y, x in the unit of ``voxel``. Triangles are (m, 3) indices of vertices,
+counter-clockwise as seen from outside in a right-handed (x, y, z).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +22,19 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
-SIGMA = 0.8  # voxels: less shows steps, more eats what is thin
-REACH = 3  # voxels that the smoothing looks at
-THIN = 0.55  # least value of a voxel of the mask: just above the surface
+SIGMA = 0.8  # of the smoothing, voxels: less shows steps, more removes thin parts
+RADIUS = 3  # of the smoothing, voxels
+LEVEL = 0.5  # of the surface
+MIN_INSIDE = 0.55  # smallest smoothed value of a voxel of the mask: just above the surface
 
-STEP = 0.25  # by how many voxels a surface moves at once
-STEPS = 30
-CLOSE = 0.005  # part of its volume that a body may differ from its voxels
+MAX_STEP = 0.25  # by which a surface moves at once, voxels
+MAX_STEPS = 30
+VOLUME_TOLERANCE = 0.005  # relative difference between the volume of a body and of its voxels
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-ReadMask = Callable[[int, int], NDArray[np.bool_]]  # slices first to last of a mask
+# Reads the slices from a first one to a last one (exclusive) of a mask, (z, y, x) boolean.
+MaskReader = Callable[[int, int], NDArray[np.bool_]]
 
 
 class Mesh(NamedTuple):
@@ -36,154 +42,193 @@ class Mesh(NamedTuple):
 
     Attributes:
         vertices: (n, 3) z, y, x.
-        triangles: (m, 3) places of vertices.
+        triangles: (m, 3) indices of vertices.
     """
 
     vertices: Floats
     triangles: Ints
 
 
-def mesh_of(read: ReadMask, shape: Sequence[int], voxel: Sequence[float], depth: int) -> Mesh:
-    """The surface of a mask of any size.
+def mesh_from_mask(
+    read: MaskReader, shape: Sequence[int], voxel: Sequence[float], depth: int
+) -> Mesh:
+    """Return the surface of a mask of any size.
 
     Args:
-        read: gives slices ``first`` to ``last`` (exclusive) of the mask, (z, y, x) boolean.
-        shape: of the whole mask.
-        voxel: edge lengths (z, y, x).
-        depth: slices a block; changes the memory, not the mesh.
+        read: reads slices of the mask.
+        shape: (z, y, x) of the mask.
+        voxel: edge lengths (z, y, x) of a voxel.
+        depth: slices in a block; it changes the memory that is needed, not the mesh.
     """
-    parts = []
-    for start in range(
-        -1, shape[0], depth
-    ):  # from a slice below the first one to one above the last: there the mesh is closed
+    blocks = []
+    # From one slice before the first one to one after the last one, where the mesh is closed.
+    for start in range(-1, shape[0], depth):
         stop = min(start + depth, shape[0])
-        slab = _smoothed(read, shape, start, stop + 1)
-        parts.append((start, _marched(slab)))
-    vertices, triangles = _welded(parts)
+        smoothed = _smooth_slices(read, shape, start, stop + 1)
+        blocks.append((start, _extract_surface(smoothed)))
+    vertices, triangles = _join_blocks(blocks)
     if not len(triangles):
         return Mesh(vertices, triangles)
-    body, voxels = _bodies(vertices, read(0, shape[0]))
+    body_of_vertex, n_voxels = _bodies_of_vertices(vertices, read(0, shape[0]))
     edges = np.asarray(voxel, np.float64)
-    return with_volumes(
-        Mesh((vertices + 0.5) * edges, triangles), body, voxels * edges.prod(), STEP * edges.min()
-    )
+    mesh = Mesh((vertices + 0.5) * edges, triangles)
+    volumes = n_voxels * edges.prod()
+    return restore_volumes(mesh, body_of_vertex, volumes, MAX_STEP * edges.min())
 
 
-def with_volumes(mesh: Mesh, body: Ints, volumes: Floats, step: float) -> Mesh:
+def restore_volumes(mesh: Mesh, body_of_vertex: Ints, volumes: Floats, max_step: float) -> Mesh:
     """Return the mesh with every body moved along its normals until it encloses its volume.
 
     Args:
         mesh: closed; of several bodies, each of one or more closed surfaces.
-        body: of every vertex, the place of its body in ``volumes``.
-        volumes: that the bodies are to have.
-        step: the most by which a vertex moves at once.
+        body_of_vertex: (n,) index of its body in ``volumes``.
+        volumes: (k,) volumes that the bodies should have.
+        max_step: largest distance by which a vertex moves at once.
     """
     vertices, triangles = mesh.vertices.copy(), mesh.triangles
-    owner = body[triangles[:, 0]]
-    for _ in range(STEPS):
-        # In (x, y, z), in which triangles are counter-clockwise from outside.
+    body_of_triangle = body_of_vertex[triangles[:, 0]]
+    for _ in range(MAX_STEPS):
+        # In (x, y, z), in which triangles are counter-clockwise as seen from outside.
         a, b, c = (vertices[triangles[:, k]][:, ::-1] for k in range(3))
-        across = np.cross(b - a, c - a)
-        enclosed = np.bincount(owner, np.einsum("ij,ij->i", a, np.cross(b, c)) / 6, len(volumes))
-        area = np.bincount(owner, np.linalg.norm(across, axis=1) / 2, len(volumes))
-        lacks = volumes - enclosed
-        is_off = (np.abs(lacks) > CLOSE * volumes) & (area > 0)
+        cross = np.cross(b - a, c - a)
+        signed_volumes = np.einsum("ij,ij->i", a, np.cross(b, c)) / 6
+        enclosed = np.bincount(body_of_triangle, signed_volumes, len(volumes))
+        area = np.bincount(body_of_triangle, np.linalg.norm(cross, axis=1) / 2, len(volumes))
+        missing = volumes - enclosed
+        is_off = (np.abs(missing) > VOLUME_TOLERANCE * volumes) & (area > 0)
         if not is_off.any():
             break
-        distance = np.where(is_off, np.clip(lacks / np.where(area > 0, area, 1), -step, step), 0)
-        normals = np.stack(
-            [
-                sum(np.bincount(triangles[:, k], across[:, axis], len(vertices)) for k in range(3))
-                for axis in (2, 1, 0)
-            ],
-            axis=1,
-        )
+        step = np.clip(missing / np.where(area > 0, area, 1), -max_step, max_step)
+        distance = np.where(is_off, step, 0)
+        normals = _vertex_normals(triangles, cross, len(vertices))
         lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-        vertices += distance[body][:, None] * normals / np.where(lengths > 0, lengths, 1)
+        vertices += distance[body_of_vertex][:, None] * normals / np.where(lengths > 0, lengths, 1)
     return Mesh(vertices, triangles)
 
 
-def _bodies(vertices: Floats, mask: NDArray[np.bool_]) -> tuple[Ints, Floats]:
-    """Return for every vertex (in voxels) the body of the mask that it is on, and the voxels of every body."""
-    parts = cc3d.connected_components(np.ascontiguousarray(mask).view(np.uint8), connectivity=26)
+def _vertex_normals(triangles: Ints, cross: Floats, n_vertices: int) -> Floats:
+    """Return the sums of the normals around every vertex, (n, 3) z, y, x, not normalized.
+
+    Args:
+        triangles: (m, 3) indices of vertices.
+        cross: (m, 3) normals of triangles x, y, z, as long as twice their area.
+        n_vertices: number of vertices.
+    """
+    components = []
+    for axis in (2, 1, 0):
+        parts = (np.bincount(triangles[:, k], cross[:, axis], n_vertices) for k in range(3))
+        components.append(sum(parts))
+    return np.stack(components, axis=1)
+
+
+def _bodies_of_vertices(vertices: Floats, mask: NDArray[np.bool_]) -> tuple[Ints, Floats]:
+    """Return the body of the mask on which every vertex lies, and the voxels of every body.
+
+    Args:
+        vertices: (n, 3), in voxels.
+        mask: (z, y, x).
+
+    Returns:
+        (n,) numbers of bodies from 1, and (k,) numbers of voxels by number of the body.
+    """
+    bodies = cc3d.connected_components(np.ascontiguousarray(mask).view(np.uint8), connectivity=26)
     last = np.array(mask.shape) - 1
-    body = np.zeros(len(vertices), np.int64)
+    body_of_vertex = np.zeros(len(vertices), np.int64)
     low = np.floor(vertices).astype(np.int64)
-    # One of the eight voxels around it is of the mask; in the smoothed corner of a cavity one of those around these.
-    around = sorted(np.ndindex(4, 4, 4), key=lambda corner: max(abs(2 * one - 3) for one in corner))
-    for corner in around:
-        unknown = np.flatnonzero(body == 0)
+    # One of the eight voxels around a vertex belongs to the mask; in the smoothed corner of a
+    # cavity, one of the voxels around these.
+    offsets = sorted(np.ndindex(4, 4, 4), key=_distance_from_middle)
+    for offset in offsets:
+        unknown = np.flatnonzero(body_of_vertex == 0)
         if not unknown.size:
             break
-        place = low[unknown] + corner - 1
-        is_inside = ((place >= 0) & (place <= last)).all(axis=1)
-        body[unknown] = np.where(is_inside, parts[tuple(np.clip(place, 0, last).T)], 0)
-    voxels = np.bincount(parts.ravel(), minlength=int(body.max(initial=0)) + 1).astype(np.float64)
-    voxels[0] = 0
-    return body, voxels
+        position = low[unknown] + offset - 1
+        is_inside = ((position >= 0) & (position <= last)).all(axis=1)
+        body = bodies[tuple(np.clip(position, 0, last).T)]
+        body_of_vertex[unknown] = np.where(is_inside, body, 0)
+    n_bodies = int(body_of_vertex.max(initial=0))
+    n_voxels = np.bincount(bodies.ravel(), minlength=n_bodies + 1).astype(np.float64)
+    n_voxels[0] = 0
+    return body_of_vertex, n_voxels
 
 
-def simplified(mesh: Mesh, triangles: int) -> Mesh:
-    """The mesh with at most about that many triangles (quadric error metric)."""
-    if len(mesh.triangles) <= triangles:
+def _distance_from_middle(corner: tuple[int, ...]) -> int:
+    """Return twice the Chebyshev distance from the middle of a cube of four voxels."""
+    return max(abs(2 * index - 3) for index in corner)
+
+
+def simplify(mesh: Mesh, n_triangles: int) -> Mesh:
+    """Return the mesh with at most about ``n_triangles`` triangles (quadric error metric)."""
+    if len(mesh.triangles) <= n_triangles:
         return mesh
-    vertices, faces = mesh.vertices.astype(np.float32), mesh.triangles.astype(np.int32)
-    fewer, kept = fast_simplification.simplify(vertices, faces, target_count=triangles)
-    return Mesh(fewer.astype(np.float64), kept.astype(np.int64))
+    vertices, triangles = fast_simplification.simplify(
+        mesh.vertices.astype(np.float32),
+        mesh.triangles.astype(np.int32),
+        target_count=n_triangles,
+    )
+    return Mesh(vertices.astype(np.float64), triangles.astype(np.int64))
 
 
-def _smoothed(read: ReadMask, shape: Sequence[int], start: int, stop: int) -> NDArray[np.float32]:
-    """Slices of the smoothed mask with a rim of one voxel; what lies beyond the volume is outside."""
-    low, high = max(0, start - REACH), min(shape[0], stop + REACH)
+def _smooth_slices(
+    read: MaskReader, shape: Sequence[int], start: int, stop: int
+) -> NDArray[np.float32]:
+    """Return slices of the smoothed mask with a margin of one voxel along y and x.
+
+    Everything beyond the volume is outside, 0.
+    """
+    low, high = max(0, start - RADIUS), min(shape[0], stop + RADIUS)
     mask = read(low, high)
-    around = (low - (start - REACH), stop + REACH - high)
-    padded = np.pad(mask, (around, (1, 1), (1, 1))).astype(np.float32)
-    smooth = gaussian_filter(padded, SIGMA, radius=REACH, mode="constant")
-    # What is one voxel thin would be smoothed away: a voxel of the mask stays inside.
-    smooth = np.where((padded > 0) & (smooth <= THIN), np.float32(THIN), smooth)
-    out = smooth[REACH : REACH + stop - start]
-    out[:, [0, -1]] = 0
-    out[:, :, [0, -1]] = 0
+    slices_beyond = (low - (start - RADIUS), stop + RADIUS - high)
+    padded = np.pad(mask, (slices_beyond, (1, 1), (1, 1))).astype(np.float32)
+    smooth = gaussian_filter(padded, SIGMA, radius=RADIUS, mode="constant")
+    # Smoothing would remove parts of one voxel's thickness: voxels of the mask stay inside.
+    is_lost = (padded > 0) & (smooth <= MIN_INSIDE)
+    smooth = np.where(is_lost, np.float32(MIN_INSIDE), smooth)
+    slab = smooth[RADIUS : RADIUS + stop - start]
+    slab[:, [0, -1]] = 0
+    slab[:, :, [0, -1]] = 0
     if start < 0:
-        out[0] = 0
+        slab[0] = 0
     if stop > shape[0]:
-        out[-1] = 0
-    return np.asarray(out, np.float32)
+        slab[-1] = 0
+    return np.asarray(slab, np.float32)
 
 
-def _marched(slab: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    if slab.max() <= 0.5 or len(slab) < 2:
+def _extract_surface(slab: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return vertices and triangles of a slab of ``_smooth_slices``, in voxels from its corner."""
+    if slab.max() <= LEVEL or len(slab) < 2:
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
     vertices, triangles, _, _ = marching_cubes(
-        slab, 0.5, gradient_direction="descent", allow_degenerate=False
+        slab, LEVEL, gradient_direction="descent", allow_degenerate=False
     )
-    return vertices - np.array([0, 1, 1], np.float32), triangles
+    margin = np.array([0, 1, 1], np.float32)
+    return vertices - margin, triangles
 
 
-def _welded(parts: Sequence[tuple[int, tuple[NDArray[Any], NDArray[Any]]]]) -> tuple[Floats, Ints]:
-    """Vertices (voxels) and triangles of all blocks, those on shared slices once."""
-    vertices: list[Floats] = []
-    triangles: list[Ints] = []
-    count, last = (
-        0,
-        (np.empty((0, 3)), np.empty(0, np.int64)),
-    )  # vertices on the top slice of the block before, and their places
-    for start, (own, faces) in parts:
-        points = own.astype(np.float64) + np.array([start, 0, 0])
-        known = {
-            tuple(point): int(place)
-            for point, place in zip(last[0].tolist(), last[1].tolist(), strict=True)
-        }
-        places = np.full(len(points), -1, np.int64)
+def _join_blocks(
+    blocks: Sequence[tuple[int, tuple[NDArray[Any], NDArray[Any]]]],
+) -> tuple[Floats, Ints]:
+    """Return vertices (in voxels) and triangles of all blocks; shared vertices occur once.
+
+    Args:
+        blocks: first slice of every block, its vertices and its triangles.
+    """
+    vertices: list[Floats] = [np.empty((0, 3))]
+    triangles: list[Ints] = [np.empty((0, 3), np.int64)]
+    n_vertices = 0
+    # Vertices on the top slice of the previous block -> their indices.
+    index_of_vertex: dict[tuple[float, ...], int] = {}
+    for start, (block_vertices, block_triangles) in blocks:
+        points = block_vertices.astype(np.float64) + np.array([start, 0, 0])
+        indices = np.full(len(points), -1, np.int64)
         for bottom in np.flatnonzero(points[:, 0] == start):
-            places[bottom] = known.get(tuple(points[bottom].tolist()), -1)
-        new = np.flatnonzero(places < 0)
-        places[new] = count + np.arange(len(new))
-        count += len(new)
+            indices[bottom] = index_of_vertex.get(tuple(points[bottom].tolist()), -1)
+        new = np.flatnonzero(indices < 0)
+        indices[new] = n_vertices + np.arange(len(new))
+        n_vertices += len(new)
         vertices.append(points[new])
-        triangles.append(places[faces] if len(faces) else np.empty((0, 3), np.int64))
+        if len(block_triangles):
+            triangles.append(indices[block_triangles])
         top = np.flatnonzero(points[:, 0] == points[:, 0].max(initial=-2))
-        last = points[top], places[top]
-    return np.concatenate([np.empty((0, 3)), *vertices]), np.concatenate(
-        [np.empty((0, 3), np.int64), *triangles]
-    )
+        index_of_vertex = {tuple(points[k].tolist()): int(indices[k]) for k in top}
+    return np.concatenate(vertices), np.concatenate(triangles)

@@ -1,4 +1,4 @@
-"""Slices for the page: the image, and every structure found and true as transparent pictures over it."""
+"""Slices for the page: the image, and structures as transparent images over it."""
 
 import math
 from collections.abc import Sequence
@@ -10,108 +10,169 @@ from numpy.typing import NDArray
 from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.io.readers.source import Stack
 from sparsem.labels.overlaps import resample_labels
-from sparsem.report.boxes import BoxLayer, edges_of
-from sparsem.report.encode import cells_picture, gray_picture, mask_picture
-from sparsem.report.layers import Layer
-from sparsem.report.plots.figures import shown
+from sparsem.report.box_layers import BoxLayer, box_edges
+from sparsem.report.encode import cells_uri, gray_image_uri, mask_uri
+from sparsem.report.layers import StructureLayer
+from sparsem.report.plots.figures import stretch_contrast
 from sparsem.store.volume import Volume
 
-QUALITIES = (82, 70, 55, 40)  # of WebP, best first
+WEBP_QUALITIES = (82, 70, 55, 40)  # best first
+Gray = NDArray[np.uint8]
 
 
 def level_of_width(volume: Volume, pixels: int) -> int:
-    """The finest level no edge of which is longer than ``pixels`` in a slice; the coarsest if there is none."""
-    fits = (level for level in range(volume.levels) if max(volume.level(level).shape[1:]) <= pixels)
-    return next(fits, volume.levels - 1)
+    """Return the finest level whose slices have no edge longer than ``pixels``.
+
+    If no level is that small, return the coarsest.
+    """
+    for level in range(volume.levels):
+        if max(volume.level(level).shape[1:]) <= pixels:
+            return level
+    return volume.levels - 1
 
 
 def scale_bar(width_nm: float) -> tuple[float, str]:
-    """A length of 1, 2 or 5 and noughts that is about a fifth of a picture of ``width_nm``: its part of the width, and in words."""
+    """Return a scale bar for an image: a round length of about a fifth of its width.
+
+    Returns:
+        Length as a fraction of the width, and as text: 1, 2 or 5 times a power of ten.
+    """
+    max_length = width_nm / 5 * (1 + 1e-9)
     decade = 10.0 ** math.floor(math.log10(width_nm / 5))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= width_nm / 5 * (1 + 1e-9))
-    return length / width_nm, f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= max_length)
+    text = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+    return length / width_nm, text
 
 
-def slice_pictures(
+def encode_slices(
     image: Volume,
-    layers: Sequence[Layer],
+    layers: Sequence[StructureLayer],
     boxes: Sequence[BoxLayer],
-    numbers: Sequence[int],
+    slice_numbers: Sequence[int],
     pixels: int,
-    budget: int,
+    max_bytes: int,
     names: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """One entry a slice: its number and name, a scale bar, the image, and by structure what was found and what is true, as data URIs.
+    """Return one entry for each slice.
 
     Args:
-        image: what lies below.
-        layers: in the order in which they are laid over.
-        boxes: laid over them.
-        numbers: of the slices.
-        pixels: longest edge of a picture; a coarser level is taken for a larger slice.
-        budget: bytes of all images together; quality is reduced until they fit.
-        names: of all slices, if they have any.
+        image: the volume that is shown.
+        layers: structures, in the order in which they are drawn over the image.
+        boxes: drawn over the structures.
+        slice_numbers: slices to encode.
+        pixels: longest edge of an encoded slice; a coarser level is read for a larger one.
+        max_bytes: of all encoded images together; their quality is reduced until they fit.
+        names: of all slices of the stack, if they have names.
+
+    Returns:
+        Dictionaries with ``z``, ``name``, ``bar`` (see ``scale_bar``), ``image`` (data URI),
+        ``predicted`` and ``truth`` (name of a layer -> data URI).
     """
     level = level_of_width(image, pixels)
-    step = round(image.voxel_size_of(level).z / image.voxel_size.z)
-    parts = [_there(image, z, level) for z in numbers]
-    grays = [
-        shown(image.read(slice(z // step, z // step + 1), level)[0][part])[..., 0]
-        for z, part in zip(numbers, parts, strict=True)
-    ]
-    middle = grays[len(grays) // 2]
-    quality = next(
-        (one for one in QUALITIES if len(gray_picture(middle, one)) * len(grays) <= budget),
-        QUALITIES[-1],
-    )
+    grays = [_read_gray(image, level, z) for z in slice_numbers]
+    quality = _quality_within(grays, max_bytes)
     entries = []
-    for z, gray, part in zip(numbers, grays, parts, strict=True):
-        found = {
-            one.name: _picture(_slice_of(one.labels, level, z, step)[part], one)
-            for one in layers
-            if one.labels
-        }
-        labeled = [one for one in layers if one.truth and z in one.truth.z]
-        true = {
-            one.name: _picture(_true_slice(one.truth.stack, image, z, gray.shape), one)
-            for one in labeled
-            if one.truth
-        }
-        factor = image.size_of(z)[1] / gray.shape[1]
-        for one in boxes:
-            for own, known in ((found, one.found), (true, one.truth)):
-                if known is not None:
-                    own[one.name] = mask_picture(edges_of(known, z, factor, gray.shape), one.color)
-        about = {
+    for z, gray in zip(slice_numbers, grays, strict=True):
+        predicted = _encode_predicted(image, layers, level, z)
+        truth = _encode_truth(image, layers, z, gray.shape)
+        _add_boxes(predicted, truth, boxes, z, gray.shape, image.size_of(z)[1] / gray.shape[1])
+        entry = {
             "z": z,
             "name": names[z] if names else "",
             "bar": scale_bar(image.size_of(z)[1] * image.voxel_size.x),
+            "image": gray_image_uri(gray, quality),
+            "predicted": predicted,
+            "truth": truth,
         }
-        entries.append(
-            {**about, "image": gray_picture(gray, quality), "found": found, "truth": true}
-        )
+        entries.append(entry)
     return entries
 
 
-def _there(image: Volume, z: int, level: int) -> tuple[slice, slice]:
-    """Where a slice holds something at a level: a picture may be smaller than the largest one."""
-    whole, own = image.shape[1:], image.level(level).shape[1:]
-    y, x = (
-        max(1, round(size * length / full))
-        for size, length, full in zip(image.size_of(z), own, whole, strict=True)
-    )
-    return slice(0, y), slice(0, x)
+def _quality_within(grays: Sequence[Gray], max_bytes: int) -> int:
+    """Return the best quality at which all slices fit, judged by the middle one."""
+    middle = grays[len(grays) // 2]
+    for quality in WEBP_QUALITIES:
+        if len(gray_image_uri(middle, quality)) * len(grays) <= max_bytes:
+            return quality
+    return WEBP_QUALITIES[-1]
 
 
-def _slice_of(labels: Volume, level: int, z: int, step: int) -> NDArray[Any]:
-    return np.asarray(labels.read(slice(z // step, z // step + 1), level)[0])
+def _read_gray(image: Volume, level: int, z: int) -> Gray:
+    gray = stretch_contrast(_read_slice(image, image, level, z))
+    return np.asarray(gray[..., 0])
 
 
-def _true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]) -> NDArray[Any]:
+def _read_slice(volume: Volume, image: Volume, level: int, z: int) -> NDArray[Any]:
+    """Return slice ``z`` (y, x) of a level, without the padding of a smaller image.
+
+    Args:
+        volume: the volume to read, of the shape of ``image``.
+        image: gives the size of every slice.
+        level: of the pyramid.
+        z: number of the slice at full resolution.
+    """
+    step = round(image.voxel_size_of(level).z / image.voxel_size.z)
+    labels = np.asarray(volume.read(slice(z // step, z // step + 1), level)[0])
+    return labels[_slice_extent(image, z, level)]
+
+
+def _slice_extent(image: Volume, z: int, level: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a level that a slice fills.
+
+    Images of a montage may be smaller than the largest one.
+    """
+    full_shape = image.shape[1:]
+    level_shape = image.level(level).shape[1:]
+    height, width = image.size_of(z)
+    n_rows = max(1, round(height * level_shape[0] / full_shape[0]))
+    n_columns = max(1, round(width * level_shape[1] / full_shape[1]))
+    return slice(0, n_rows), slice(0, n_columns)
+
+
+def _encode_predicted(
+    image: Volume, layers: Sequence[StructureLayer], level: int, z: int
+) -> dict[str, str]:
+    uris = {}
+    for layer in layers:
+        if layer.labels is not None:
+            uris[layer.name] = _layer_uri(_read_slice(layer.labels, image, level, z), layer)
+    return uris
+
+
+def _encode_truth(
+    image: Volume, layers: Sequence[StructureLayer], z: int, shape: tuple[int, ...]
+) -> dict[str, str]:
+    uris = {}
+    for layer in layers:
+        if layer.truth is not None and z in layer.truth.z:
+            labels = _read_true_slice(layer.truth.stack, image, z, shape)
+            uris[layer.name] = _layer_uri(labels, layer)
+    return uris
+
+
+def _read_true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return a slice of ground truth at the shape (y, x) of an encoded slice."""
     height, width = image.size_of(z)
     labels = np.asarray(truth[z : z + 1])[0][:height, :width]
     return resample_labels(np.where(labels == UNLABELED, 0, labels), (shape[0], shape[1]))
 
 
-def _picture(labels: NDArray[Any], layer: Layer) -> str:
-    return cells_picture(labels) if layer.cells else mask_picture(labels > 0, layer.color)
+def _layer_uri(labels: NDArray[Any], layer: StructureLayer) -> str:
+    return cells_uri(labels) if layer.cells else mask_uri(labels > 0, layer.color)
+
+
+def _add_boxes(
+    predicted: dict[str, str],
+    truth: dict[str, str],
+    layers: Sequence[BoxLayer],
+    z: int,
+    shape: tuple[int, ...],
+    factor: float,
+) -> None:
+    for layer in layers:
+        if layer.predicted is not None:
+            edges = box_edges(layer.predicted, z, factor, shape)
+            predicted[layer.name] = mask_uri(edges, layer.color)
+        if layer.truth is not None:
+            edges = box_edges(layer.truth, z, factor, shape)
+            truth[layer.name] = mask_uri(edges, layer.color)

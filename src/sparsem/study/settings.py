@@ -17,8 +17,8 @@ from sparsem.preprocess.align import AlignSettings
 from sparsem.preprocess.denoise import DenoiseSettings
 from sparsem.preprocess.equalize import EqualizeSettings
 from sparsem.quality.quality import QualitySettings
-from sparsem.report.report import ReportSettings
 from sparsem.report.scene3d.render import RenderSettings
+from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings
 from sparsem.segment.predict import PredictSettings
 from sparsem.settings import Settings, parse, read_toml

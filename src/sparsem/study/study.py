@@ -37,12 +37,13 @@ from sparsem.report.export import ExportSettings, export
 from sparsem.report.plots.figures import (
     ComparedCells,
     ComparedSlice,
-    cells_beside_truth,
-    comparison,
-    dice_along_z,
+    write_cell_comparison,
+    write_dice_along_z,
+    write_slice_comparison,
 )
-from sparsem.report.report import ReportSettings, report
+from sparsem.report.report import report
 from sparsem.report.scene3d.render import RenderSettings, render
+from sparsem.report.settings import ReportSettings
 from sparsem.score.score import Scores, ScoreSettings, score
 from sparsem.segment.cross_validation import CrossValidation, train_and_cross_validate
 from sparsem.segment.predict import predict
@@ -351,14 +352,14 @@ def demo(
         if not found.cells
     }
     files = [
-        comparison(
+        write_slice_comparison(
             _compared(result.sample, truth, training.structure, slices), folder / "overlays.png"
         ),
-        dice_along_z(dice, folder / "dice.png"),
+        write_dice_along_z(dice, folder / "dice.png"),
     ]
     if training.cells and result.cells:
         files.append(
-            cells_beside_truth(
+            write_cell_comparison(
                 _compared_cells(result, truth, training.cells, slices), folder / "cells.png"
             )
         )

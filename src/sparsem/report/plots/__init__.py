@@ -1,1 +1,1 @@
-"""Plots of the report."""
+"""Plots of the report and figures of a study."""

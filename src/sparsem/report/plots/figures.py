@@ -1,4 +1,8 @@
-"""Figures from arrays and tables, in the papers' colors. Images are (y, x), masks boolean (y, x), pictures (y, x, 3) uint8."""
+"""Figures of a study and of experiments, as image files.
+
+Images are (y, x), masks are boolean (y, x), labels are integers (y, x), RGB images are
+(y, x, 3) uint8. Structures have the papers' colors.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,82 +19,99 @@ from matplotlib.patches import Circle, Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-# Machireddy et al. 2023, figure 4. Other structures take the remaining colors of Okabe and Ito in turn.
-COLORS = {
-    "nucleus": (240, 228, 66),
-    "nucleolus": (213, 40, 30),
-    "mitochondrion": (255, 105, 180),
-    "mitochondria": (255, 105, 180),
-    "endosome": (255, 255, 255),
-    "lysosome": (0, 0, 0),
-}
-OTHER_COLORS = ((86, 180, 233), (0, 158, 115), (230, 159, 0), (0, 114, 178), (204, 121, 167))
+from sparsem.report.plots.colors import (
+    FALLBACK_COLORS,
+    GOLDEN_RATIO,
+    structure_color,
+    unit_rgb,
+)
 
-GOLDEN = 0.61803398875  # of the circle of hues: ids that follow each other look unlike
+PANELS_PER_ROW = 3
+FIGURE_WIDTH_IN = 12  # of rows of images, inches
+CIRCLE_RADIUS = 0.025  # around a place to review, as a fraction of the image's width
+KIND_GAP = 0.12  # between kinds of training at the same number of labeled slices, on the x axis
 
-Picture = NDArray[np.uint8]
-
-
-def color_of(structure: str, place: int = 0) -> tuple[int, int, int]:
-    """The papers' color of a structure, or the ``place``-th of the others."""
-    return COLORS.get(structure, OTHER_COLORS[place % len(OTHER_COLORS)])
+RGBImage = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Panel = tuple[str, RGBImage]  # title and image
 
 
-def shown(image: NDArray[Any]) -> Picture:
-    """Gray levels stretched from the 0.5th to the 99.5th percentile, as (y, x, 3)."""
+def stretch_contrast(image: NDArray[Any]) -> RGBImage:
+    """Return an image (y, x) as RGB, gray levels stretched from the 0.5th to the 99.5th percentile."""
     low, high = np.percentile(image, (0.5, 99.5))
-    gray = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(
-        np.uint8
-    )
+    stretched = (image.astype(np.float32) - low) / max(high - low, 1e-6) * 255
+    gray = np.clip(stretched, 0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
-def overlay(
-    image: NDArray[Any], masks: Mapping[str, NDArray[np.bool_]], opacity: float = 0.5
-) -> Picture:
-    """An image with structures laid over it; later ones lie on top."""
-    picture = shown(image).astype(np.float32)
-    for place, (structure, mask) in enumerate(masks.items()):
-        picture[mask] = (1 - opacity) * picture[mask] + opacity * np.array(
-            color_of(structure, place), np.float32
-        )
-    return picture.astype(np.uint8)
+def mask_overlay(image: NDArray[Any], masks: Mapping[str, Mask], opacity: float = 0.5) -> RGBImage:
+    """Return an image with the masks of structures over it; later masks lie on top."""
+    rgb = stretch_contrast(image).astype(np.float32)
+    for index, (structure, mask) in enumerate(masks.items()):
+        color = np.array(structure_color(structure, index), np.float32)
+        rgb[mask] = (1 - opacity) * rgb[mask] + opacity * color
+    return rgb.astype(np.uint8)
+
+
+def cell_overlay(image: NDArray[Any], labels: NDArray[Any], opacity: float = 0.4) -> RGBImage:
+    """Return an image with colored, outlined cells over it; the same number has the same color."""
+    ids, indices = np.unique(labels, return_inverse=True)
+    hue = (ids.astype(np.float64) * GOLDEN_RATIO) % 1
+    brightness = 0.75 + 0.25 * ((ids * 7) % 3) / 2
+    saturation = np.full(len(ids), 0.65)
+    colors = hsv_to_rgb(np.stack([hue, saturation, brightness], axis=1)) * 255
+    gray = stretch_contrast(image)
+    tinted = (1 - opacity) * gray + opacity * colors[indices.reshape(labels.shape)]
+    rgb = np.where((labels > 0)[..., None], tinted, gray)
+    edge = label_edges(labels)
+    rgb[edge] = 0.25 * rgb[edge]
+    return rgb.astype(np.uint8)
+
+
+def label_edges(labels: NDArray[Any]) -> Mask:
+    """Return the pixels (y, x) whose label differs from that of the upper or the left neighbor."""
+    edge = np.zeros(labels.shape, bool)
+    edge[1:] |= labels[1:] != labels[:-1]
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    return edge
 
 
 @dataclass(frozen=True)
 class ComparedSlice:
-    """One slice for ``comparison``."""
+    """One slice with masks of structures, for ``write_slice_comparison``.
+
+    Attributes:
+        title: of its row.
+        image: (y, x).
+        truth: structure -> mask of the ground truth (y, x).
+        predicted: structure -> predicted mask (y, x).
+    """
 
     title: str
     image: NDArray[Any]
-    truth: Mapping[str, NDArray[np.bool_]]
-    predicted: Mapping[str, NDArray[np.bool_]]
+    truth: Mapping[str, Mask]
+    predicted: Mapping[str, Mask]
 
-
-def comparison(slices: Sequence[ComparedSlice], path: str | Path) -> Path:
-    """A row a slice: image, truth, prediction; with a legend of the structures. Written as PNG (or what the ending says)."""
-    figure, _ = _panels(
-        [
-            (
-                (one.title, shown(one.image)),
-                ("truth", overlay(one.image, one.truth)),
-                ("sparsem", overlay(one.image, one.predicted)),
-            )
-            for one in slices
+    def panels(self) -> list[Panel]:
+        """Return image, ground truth and prediction, with their titles."""
+        return [
+            (self.title, stretch_contrast(self.image)),
+            ("ground truth", mask_overlay(self.image, self.truth)),
+            ("sparsem", mask_overlay(self.image, self.predicted)),
         ]
-    )
-    names = list(slices[0].predicted)
-    patches = [
-        Patch(facecolor=_shade(color_of(name, place)), edgecolor="gray", label=name)
-        for place, name in enumerate(names)
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(names), frameon=False)
-    return _save(figure, path)
 
 
 @dataclass(frozen=True)
 class ComparedCells:
-    """One slice for ``cells_beside_truth``; places to look at are (y, x)."""
+    """One slice with numbered cells, for ``write_cell_comparison``.
+
+    Attributes:
+        title: of its row.
+        image: (y, x).
+        truth: labels of the ground truth (y, x).
+        predicted: predicted labels (y, x).
+        places: (y, x) of the places to review.
+    """
 
     title: str
     image: NDArray[Any]
@@ -98,68 +119,82 @@ class ComparedCells:
     predicted: NDArray[Any]
     places: Sequence[tuple[int, int]] = ()
 
-
-def cells_overlay(image: NDArray[Any], labels: NDArray[Any], opacity: float = 0.4) -> Picture:
-    """An image with every cell in a color of its own, the same for the same id wherever it is, and its outline."""
-    ids, which = np.unique(labels, return_inverse=True)
-    hue = (ids.astype(np.float64) * GOLDEN) % 1
-    light = 0.75 + 0.25 * ((ids * 7) % 3) / 2
-    colors = hsv_to_rgb(np.stack([hue, np.full(len(ids), 0.65), light], axis=1)) * 255
-    tinted = (1 - opacity) * shown(image) + opacity * colors[which.reshape(labels.shape)]
-    picture = np.where((labels > 0)[..., None], tinted, shown(image))
-    edge = np.zeros(labels.shape, bool)
-    edge[1:] |= labels[1:] != labels[:-1]
-    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    picture[edge] = 0.25 * picture[edge]
-    return picture.astype(np.uint8)
-
-
-def cells_beside_truth(slices: Sequence[ComparedCells], path: str | Path) -> Path:
-    """A row a slice: image, true cells, cells found, with rings around the places to look at."""
-    panels = [
-        (cells_overlay(one.image, one.truth), cells_overlay(one.image, one.predicted))
-        for one in slices
-    ]
-    figure, axes = _panels(
-        [
-            (
-                (one.title, shown(one.image)),
-                ("true cells", true),
-                ("sparsem; rings: worth a look", found),
-            )
-            for one, (true, found) in zip(slices, panels, strict=True)
+    def panels(self) -> list[Panel]:
+        """Return image, ground truth and prediction, with their titles."""
+        return [
+            (self.title, stretch_contrast(self.image)),
+            ("ground truth", cell_overlay(self.image, self.truth)),
+            ("sparsem (circles: places to review)", cell_overlay(self.image, self.predicted)),
         ]
-    )
-    for row, one in zip(axes, slices, strict=True):
-        for y, x in one.places:
-            row[2].add_patch(
-                Circle(
-                    (x, y), 0.025 * one.image.shape[1], fill=False, edgecolor="white", linewidth=1.5
-                )
-            )
+
+
+def write_slice_comparison(slices: Sequence[ComparedSlice], path: str | Path) -> Path:
+    """Write a row per slice with image, ground truth and prediction, and a legend of structures.
+
+    The ending of the path names the format, for example PNG.
+    """
+    figure, _ = _rows_of_panels([compared.panels() for compared in slices])
+    names = list(slices[0].predicted)
+    patches = [
+        Patch(facecolor=unit_rgb(structure_color(name, index)), edgecolor="gray", label=name)
+        for index, name in enumerate(names)
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(names), frameon=False)
     return _save(figure, path)
 
 
-def dice_along_z(
+def write_cell_comparison(slices: Sequence[ComparedCells], path: str | Path) -> Path:
+    """Write a row per slice with image, true cells and predicted cells.
+
+    Circles in the last image mark the places to review.
+    """
+    figure, axes = _rows_of_panels([compared.panels() for compared in slices])
+    for row_axes, compared in zip(axes, slices, strict=True):
+        radius = CIRCLE_RADIUS * compared.image.shape[1]
+        for y, x in compared.places:
+            circle = Circle((x, y), radius, fill=False, edgecolor="white", linewidth=1.5)
+            row_axes[2].add_patch(circle)
+    return _save(figure, path)
+
+
+def _rows_of_panels(rows: Sequence[Sequence[Panel]]) -> tuple[Figure, Any]:
+    """Return a figure of titled images, three in a row, and its axes (rows, 3)."""
+    height, width = rows[0][0][1].shape[:2]
+    row_height_in = FIGURE_WIDTH_IN / PANELS_PER_ROW * height / width
+    figure = _new_figure(FIGURE_WIDTH_IN, row_height_in * len(rows) + 0.7)
+    axes = figure.subplots(len(rows), PANELS_PER_ROW, squeeze=False)
+    for axis, (title, image) in zip(axes.ravel(), chain.from_iterable(rows), strict=True):
+        axis.imshow(image, interpolation="lanczos")
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    return figure, axes
+
+
+def write_dice_along_z(
     scores: Mapping[str, tuple[Sequence[float], Sequence[int]]], path: str | Path
 ) -> Path:
-    """Dice of every slice for each structure, (values, annotated slices), with the annotated slices marked."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Write a plot of the Dice of every slice; dots mark the labeled slices.
+
+    Dotted lines mark slices that were used for training and have no Dice.
+
+    Args:
+        scores: name of a curve -> Dice of every slice, NaN where not known; numbers of the labeled
+            slices.
+        path: the file to write.
+    """
+    figure = _new_figure(9, 3.5)
     axis = figure.subplots()
-    unmeasured: set[int] = (
-        set()
-    )  # slices that all curves learnt from, where only others were measured
-    for place, (structure, (dice, annotated)) in enumerate(scores.items()):
-        color = _shade(OTHER_COLORS[place % len(OTHER_COLORS)])
+    trained_only: set[int] = set()
+    for index, (name, (dice, labeled)) in enumerate(scores.items()):
+        color = _fallback_color(index)
         known = [z for z, value in enumerate(dice) if not math.isnan(value)]
-        axis.plot(known, [dice[z] for z in known], label=structure, color=color, linewidth=1.4)
-        measured = [z for z in annotated if not math.isnan(dice[z])]
-        axis.plot(measured, [dice[z] for z in measured], "o", color=color, markersize=4)
-        unmeasured |= {*annotated} - {*measured}
-    for z in sorted(unmeasured):
+        axis.plot(known, [dice[z] for z in known], label=name, color=color, linewidth=1.4)
+        scored = [z for z in labeled if not math.isnan(dice[z])]
+        axis.plot(scored, [dice[z] for z in scored], "o", color=color, markersize=4)
+        trained_only |= {*labeled} - {*scored}
+    for z in sorted(trained_only):
         axis.axvline(z, color="black", linewidth=0.8, linestyle=":")
-    dotted = "; dotted: learnt from, not measured" if unmeasured else ""
+    dotted = "; dotted: used for training, not scored" if trained_only else ""
     axis.set(xlabel=f"slice (dots: labeled by hand{dotted})", ylabel="Dice", ylim=(0, 1.02))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
@@ -167,76 +202,65 @@ def dice_along_z(
     return _save(figure, path)
 
 
-def dice_by_labeled(
+def write_dice_by_labeled(
     runs: Sequence[tuple[int, str, float]], structure: str, path: str | Path
 ) -> Path:
-    """3D Dice by number of labeled slices (figure 2 of the paper): every run (labeled, kind, dice) a point, means and spreads as bars."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Write a plot of the 3D Dice by number of labeled slices (figure 2 of the paper).
+
+    Every run is a dot; squares are means, error bars are standard deviations.
+
+    Args:
+        runs: (number of labeled slices, kind of training, 3D Dice) of every run.
+        structure: name for the title.
+        path: the file to write.
+    """
+    figure = _new_figure(7, 4)
     axis = figure.subplots()
-    counts = sorted({labeled for labeled, _, _ in runs})
+    counts = sorted({n_labeled for n_labeled, _, _ in runs})
     kinds = list(dict.fromkeys(kind for _, kind, _ in runs))
-    for place, kind in enumerate(kinds):
-        color = _shade(OTHER_COLORS[place % len(OTHER_COLORS)])
-        aside = (place - (len(kinds) - 1) / 2) * 0.12
-        values = {
-            count: [dice for labeled, one, dice in runs if (labeled, one) == (count, kind)]
+    for index, kind in enumerate(kinds):
+        dice_by_count = {
+            count: [dice for n, run_kind, dice in runs if (n, run_kind) == (count, kind)]
             for count in counts
         }
-        known = [count for count in counts if values[count]]
-        where = np.array([counts.index(count) + aside for count in known])
-        means = [float(np.mean(values[count])) for count in known]
-        spreads = [
-            float(np.std(values[count], ddof=1)) if len(values[count]) > 1 else 0.0
-            for count in known
-        ]
-        axis.errorbar(
-            where,
-            means,
-            spreads,
-            color=color,
-            marker="s",
-            markersize=5,
-            linewidth=1.2,
-            capsize=4,
-            label=kind,
-        )
-        for x, count in zip(where, known, strict=True):
-            axis.plot(
-                [x + 0.05] * len(values[count]),
-                values[count],
-                "o",
-                color=color,
-                markersize=3,
-                alpha=0.5,
-            )
+        offset = (index - (len(kinds) - 1) / 2) * KIND_GAP
+        _draw_dice_by_count(axis, dice_by_count, offset, _fallback_color(index), kind)
     axis.set_xticks(range(len(counts)), [str(count) for count in counts])
-    axis.set(
-        xlabel="labeled slices",
-        ylabel="3D Dice on slices not learnt from",
-        title=f"{structure}: mean and standard deviation",
-    )
+    axis.set_xlabel("labeled slices")
+    axis.set_ylabel("3D Dice on slices not used for training")
+    axis.set_title(f"{structure}: mean and standard deviation")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     return _save(figure, path)
 
 
-def _panels(rows: Sequence[Sequence[tuple[str, Picture]]]) -> tuple[Figure, Any]:
-    """Pictures with their titles, three a row."""
-    height, width = rows[0][0][1].shape[:2]
-    figure = Figure(figsize=(12, 12 / 3 * height / width * len(rows) + 0.7), layout="constrained")
+def _draw_dice_by_count(
+    axis: Any,
+    dice_by_count: Mapping[int, Sequence[float]],
+    offset: float,
+    color: tuple[float, float, float],
+    label: str,
+) -> None:
+    """Draw the runs of one kind, ``offset`` to the right of the positions of their counts."""
+    positions = [k + offset for k, dice in enumerate(dice_by_count.values()) if dice]
+    runs = [dice for dice in dice_by_count.values() if dice]
+    means = [float(np.mean(dice)) for dice in runs]
+    deviations = [float(np.std(dice, ddof=1)) if len(dice) > 1 else 0.0 for dice in runs]
+    squares = {"marker": "s", "markersize": 5, "linewidth": 1.2, "capsize": 4}
+    axis.errorbar(np.array(positions), means, deviations, color=color, label=label, **squares)
+    for position, dice in zip(positions, runs, strict=True):
+        x = [position + 0.05] * len(dice)
+        axis.plot(x, dice, "o", color=color, markersize=3, alpha=0.5)
+
+
+def _fallback_color(index: int) -> tuple[float, float, float]:
+    return unit_rgb(FALLBACK_COLORS[index % len(FALLBACK_COLORS)])
+
+
+def _new_figure(width_in: float, height_in: float) -> Figure:
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), 3, squeeze=False)
-    for axis, (title, picture) in zip(axes.ravel(), chain.from_iterable(rows), strict=True):
-        axis.imshow(picture, interpolation="lanczos")
-        axis.set_title(title, fontsize=10)
-        axis.set_axis_off()
-    return figure, axes
-
-
-def _shade(color: tuple[int, int, int]) -> tuple[float, float, float]:
-    red, green, blue = color
-    return red / 255, green / 255, blue / 255
+    return figure
 
 
 def _save(figure: Figure, path: str | Path) -> Path:

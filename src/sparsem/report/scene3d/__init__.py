@@ -1,1 +1,1 @@
-"""Structures in 3D."""
+"""Structures in 3D: meshes, renderings and the scene of the page."""

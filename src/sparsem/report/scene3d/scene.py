@@ -1,57 +1,78 @@
-"""The 3D scene of a sample for the page: meshes of its structures at a level of the pyramid that a browser can hold."""
+"""The 3D scene of a sample on the page: meshes at a resolution that a browser can hold."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from sparsem.report.encode import packed_mesh
-from sparsem.report.layers import Layer
+from sparsem.report.encode import encode_mesh
+from sparsem.report.layers import StructureLayer
 from sparsem.report.scene3d.solids import solids_of, whole_box
+from sparsem.store.volume import Volume
 
-STRUCTURE_VOXELS = 24e6  # of the level that is read
-CELL_VOXELS = 3e6
-AROUND = {
-    "nucleus": "nucleolus"
-}  # what lies around another structure, and is seen through where that is there
+# Voxels from which meshes are made; a coarser level of the pyramid is read if there are more.
+MAX_STRUCTURE_VOXELS = 24e6
+MAX_CELL_VOXELS = 3e6
+
+# Structure -> the structure inside it. The outer one is transparent if the inner one is shown.
+INNER_STRUCTURE = {"nucleus": "nucleolus"}
+
+# Transparency of a structure in the scene; higher values are drawn later and are fainter.
+OPAQUE, OUTER, OUTERMOST = 0, 1, 2
 
 
-def scene(layers: Sequence[Layer], triangles: int) -> dict[str, Any]:
-    """Meshes by structure, in one cube around the volume.
+def encode_scene(layers: Sequence[StructureLayer], n_triangles: int) -> dict[str, Any]:
+    """Return the meshes of structures in one cube around the volume.
 
     Args:
-        layers: structures; those without labels are left out.
-        triangles: of the whole scene, about.
+        layers: structures; those without labels, or with another shape than the first, are left
+            out.
+        n_triangles: approximate number of triangles of the whole scene.
+
+    Returns:
+        ``size``, the edges (z, y, x) of the volume in µm; ``structures``, a list of dictionaries
+        with ``name``, ``transparency`` (0 to 2) and ``parts``, whose meshes are encoded as
+        ``encode.encode_mesh`` states.
     """
-    there = [one for one in layers if one.labels]
-    if (
-        not there
-        or there[0].labels is None
-        or there[0].labels.shape[0] == 1
-        or there[0].labels.sizes
-    ):  # a picture has no depth
+    volumes = [(layer, layer.labels) for layer in layers if layer.labels is not None]
+    if not volumes or not _has_depth(volumes[0][1]):
         return {"size": [0, 0, 0], "structures": []}
-    first = there[0].labels
-    size = np.array(first.shape) * np.array(first.voxel_size) / 1000
+    names = [layer.name for layer, _ in volumes]
+    first = volumes[0][1]
+    size_um = np.array(first.shape) * np.array(first.voxel_size) / 1000
     structures = []
-    for one in there:
-        if one.labels is None or one.labels.shape != first.shape:
+    for layer, labels in volumes:
+        if labels.shape != first.shape:
             continue
-        solids = solids_of(
-            one,
-            whole_box(one.labels),
-            CELL_VOXELS if one.cells else STRUCTURE_VOXELS,
-            triangles // len(there),
-        )
-        parts = [
-            {
-                "name": solid.name,
-                "color": list(solid.color),
-                **packed_mesh(solid.mesh, np.zeros(3), float(size.max())),
-            }
-            for solid in solids
-            if len(solid.mesh.triangles)
-        ]
-        glass = 2 if one.cells else int(AROUND.get(one.name, "") in [other.name for other in there])
-        structures.append({"name": one.name, "glass": glass, "parts": parts})
-    return {"size": size.tolist(), "structures": structures}
+        structure = {
+            "name": layer.name,
+            "transparency": _transparency(layer, names),
+            "parts": _encode_parts(
+                layer, labels, n_triangles // len(volumes), float(size_um.max())
+            ),
+        }
+        structures.append(structure)
+    return {"size": size_um.tolist(), "structures": structures}
+
+
+def _has_depth(volume: Volume) -> bool:
+    """Return whether a volume is a stack of more than one slice, and no montage of images."""
+    return volume.shape[0] > 1 and not volume.sizes
+
+
+def _transparency(layer: StructureLayer, names: Sequence[str]) -> int:
+    if layer.cells:
+        return OUTERMOST
+    return OUTER if INNER_STRUCTURE.get(layer.name) in names else OPAQUE
+
+
+def _encode_parts(
+    layer: StructureLayer, labels: Volume, n_triangles: int, cube_um: float
+) -> list[dict[str, Any]]:
+    max_voxels = MAX_CELL_VOXELS if layer.cells else MAX_STRUCTURE_VOXELS
+    parts = []
+    for solid in solids_of(layer, whole_box(labels), max_voxels, n_triangles):
+        if len(solid.mesh.triangles):
+            mesh = encode_mesh(solid.mesh, np.zeros(3), cube_um)
+            parts.append({"name": solid.name, "color": list(solid.color), **mesh})
+    return parts

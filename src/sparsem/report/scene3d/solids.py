@@ -1,4 +1,7 @@
-"""Structures as solids: colored meshes of a part of a sample, at a level of the pyramid that is fine enough and fits."""
+"""Structures as colored meshes of a part of a sample.
+
+Meshes are made from the finest level of the pyramid that does not exceed a number of voxels.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -8,129 +11,154 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from sparsem.measure.crops import Crop, crop_around, finest_level_within
-from sparsem.report.encode import cell_color
-from sparsem.report.layers import Layer
-from sparsem.report.mesh import Mesh, mesh_of, simplified
+from sparsem.report.layers import StructureLayer
+from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
+from sparsem.report.plots.colors import RGB, cell_color
 from sparsem.store.volume import Volume
 
-LEAST_TRIANGLES = 60  # of a cell: fewer are no shape
-SLAB = 64  # slices that are meshed at once
+MIN_CELL_TRIANGLES = 60  # fewer triangles do not show a shape
+BLOCK_DEPTH = 64  # slices that are meshed at once
 
 Axis = Literal["z", "y", "x"]
-Box = tuple[
-    NDArray[np.int64], NDArray[np.int64]
-]  # lowest and highest-plus-one voxel (z, y, x) of the full resolution
+# Lowest and highest-plus-one voxel (z, y, x) of the full resolution.
+Box = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Solid(NamedTuple):
-    """A mesh with its name and color (red, green, blue); vertices in µm from the volume's corner."""
+    """A colored mesh.
+
+    Attributes:
+        name: of the structure, or number of the cell.
+        color: of its surface.
+        mesh: vertices in µm from the corner of the volume.
+    """
 
     name: str
-    color: tuple[int, int, int]
+    color: RGB
     mesh: Mesh
 
 
 class Cut(NamedTuple):
-    """What is taken away so that one sees inside: everything before a plane across an axis.
+    """A plane across an axis; everything before it is removed, so that the inside is visible.
 
     Attributes:
-        axis: across which.
-        at: where, as a part of the box: 0 takes nothing away.
+        axis: across which axis.
+        position: of the plane, as a fraction of the box: 0 removes nothing.
     """
 
     axis: Axis
-    at: float
+    position: float
 
 
 def whole_box(volume: Volume) -> Box:
-    """All of a volume."""
+    """Return the box around a whole volume."""
     return np.zeros(3, np.int64), np.array(volume.shape, np.int64)
 
 
 def solids_of(
-    layer: Layer, box: Box, voxels: float, triangles: int, cut: Cut | None = None
+    layer: StructureLayer, box: Box, max_voxels: float, n_triangles: int, cut: Cut | None = None
 ) -> Iterator[Solid]:
-    """The solids of a structure: one, or one for each cell.
+    """Yield the meshes of a structure: one, or one for each cell.
 
     Args:
-        layer: with labels; without there are none.
-        box: the part of the volume.
-        voxels: the finest level is taken at which the box holds at most so many.
-        triangles: of all solids together, about; 0 for as many as there are.
-        cut: takes a part of the box away.
+        layer: a layer without labels has no mesh.
+        box: part of the volume.
+        max_voxels: the finest level is read at which the box holds at most so many voxels.
+        n_triangles: approximate number of triangles of all meshes together; 0 for no limit.
+        cut: removes a part of the box.
     """
     labels = layer.labels
     if labels is None:
         return
-    level = finest_level_within(labels, box[0][None], box[1][None], int(voxels))
+    level = finest_level_within(labels, box[0][None], box[1][None], int(max_voxels))
     piece = crop_around(labels, level, *box)
-    voxel = labels.voxel_size_of(level).micrometers
+    voxel_um = labels.voxel_size_of(level).micrometers
     if layer.cells:
-        yield from _cells(
-            _cut(_only(piece.read(labels), layer.only), cut), voxel, np.array(piece.low), triangles
-        )
+        cells = _cut_away(_select(piece.read(labels), layer.only), cut)
+        yield from _cell_solids(cells, voxel_um, np.array(piece.low), n_triangles)
         return
-    shape = tuple(b - a for a, b in zip(piece.low, piece.high, strict=True))
-    mesh = mesh_of(lambda first, last: _slab(layer, piece, first, last, cut), shape, voxel, SLAB)
-    yield Solid(
-        layer.name,
-        layer.color,
-        _placed(simplified(mesh, triangles) if triangles else mesh, piece.low, voxel),
-    )
+
+    def read_slices(first: int, last: int) -> NDArray[np.bool_]:
+        return _read_mask(labels, layer.only, piece, first, last, cut)
+
+    shape = tuple(high - low for low, high in zip(piece.low, piece.high, strict=True))
+    mesh = mesh_from_mask(read_slices, shape, voxel_um, BLOCK_DEPTH)
+    if n_triangles:
+        mesh = simplify(mesh, n_triangles)
+    yield Solid(layer.name, layer.color, _translate(mesh, piece.low, voxel_um))
 
 
-def _only(labels: NDArray[Any], numbers: Sequence[int] | None) -> NDArray[Any]:
+def _select(labels: NDArray[Any], numbers: Sequence[int] | None) -> NDArray[Any]:
+    """Return the labels with those numbers only; all if None."""
     return labels if numbers is None else np.where(np.isin(labels, numbers), labels, 0)
 
 
-def _slab(layer: Layer, piece: Crop, first: int, last: int, cut: Cut | None) -> NDArray[np.bool_]:
-    if layer.labels is None:
-        raise AssertionError(f"{layer.name} has no labels")
-    part = Crop(
-        piece.level, (piece.low[0] + first, *piece.low[1:]), (piece.low[0] + last, *piece.high[1:])
-    )
-    return (
-        _cut(_only(part.read(layer.labels), layer.only), cut, piece.high[0] - piece.low[0], first)
-        > 0
-    )
+def _read_mask(
+    labels: Volume,
+    numbers: Sequence[int] | None,
+    piece: Crop,
+    first: int,
+    last: int,
+    cut: Cut | None,
+) -> NDArray[np.bool_]:
+    """Return slices ``first`` to ``last`` (exclusive) of a piece as a mask."""
+    low, high = piece.low, piece.high
+    block = Crop(piece.level, (low[0] + first, *low[1:]), (low[0] + last, *high[1:]))
+    selected = _select(block.read(labels), numbers)
+    return _cut_away(selected, cut, high[0] - low[0], first) > 0
 
 
-def _cut(
+def _cut_away(
     labels: NDArray[Any], cut: Cut | None, depth: int | None = None, first: int = 0
 ) -> NDArray[Any]:
-    """Labels of a slab that begins at slice ``first`` of ``depth``, without what is cut away."""
+    """Return labels without the part before the plane of a cut.
+
+    Args:
+        labels: (z, y, x), slices from ``first`` on.
+        cut: nothing is removed without one.
+        depth: slices of the whole piece; those of ``labels`` if None.
+        first: number of the first slice in the piece.
+    """
     if cut is None:
         return labels
     axis = "zyx".index(cut.axis)
-    length = (depth or len(labels)) if axis == 0 else labels.shape[axis]
-    gone = round(cut.at * length) - (first if axis == 0 else 0)
+    if axis == 0:
+        end = round(cut.position * (depth or len(labels))) - first
+    else:
+        end = round(cut.position * labels.shape[axis])
+    removed = [slice(None)] * 3
+    removed[axis] = slice(0, max(0, end))
     labels = labels.copy()
-    labels[tuple(slice(0, max(0, gone)) if one == axis else slice(None) for one in range(3))] = 0
+    labels[tuple(removed)] = 0
     return labels
 
 
-def _cells(
-    labels: NDArray[Any], voxel: Sequence[float], low: NDArray[np.int64], triangles: int
+def _cell_solids(
+    labels: NDArray[Any], voxel_um: Sequence[float], low: NDArray[np.int64], n_triangles: int
 ) -> Iterator[Solid]:
-    ids, numbers = np.unique(labels, return_inverse=True)
+    """Yield one mesh for each cell; triangles are divided among cells by their volume."""
+    ids, indices = np.unique(labels, return_inverse=True)
     if ids[0] != 0:
-        ids, numbers = np.concatenate([[0], ids]), numbers + 1
-    numbers = numbers.reshape(labels.shape).astype(np.int32)
-    whole = max(1, int((numbers > 0).sum()))
-    for number, box in enumerate(find_objects(numbers), 1):
-        mask = numbers[box] == number
-        mesh = _mesh(mask, voxel)
-        if triangles:
-            mesh = simplified(mesh, max(LEAST_TRIANGLES, int(triangles * mask.sum() / whole)))
-        cell = int(ids[number])
-        yield Solid(
-            str(cell), cell_color(cell), _placed(mesh, low + [side.start for side in box], voxel)
-        )
+        ids, indices = np.concatenate([[0], ids]), indices + 1
+    indices = indices.reshape(labels.shape).astype(np.int32)
+    n_cell_voxels = max(1, int((indices > 0).sum()))
+    for index, box in enumerate(find_objects(indices), 1):
+        mask = indices[box] == index
+        mesh = _mask_mesh(mask, voxel_um)
+        if n_triangles:
+            fraction_of_triangles = int(n_triangles * mask.sum() / n_cell_voxels)
+            mesh = simplify(mesh, max(MIN_CELL_TRIANGLES, fraction_of_triangles))
+        cell = int(ids[index])
+        corner = low + [side.start for side in box]
+        yield Solid(str(cell), cell_color(cell), _translate(mesh, corner, voxel_um))
 
 
-def _mesh(mask: NDArray[np.bool_], voxel: Sequence[float]) -> Mesh:
-    return mesh_of(lambda first, last: mask[first:last], mask.shape, voxel, SLAB)
+def _mask_mesh(mask: NDArray[np.bool_], voxel_um: Sequence[float]) -> Mesh:
+    return mesh_from_mask(lambda first, last: mask[first:last], mask.shape, voxel_um, BLOCK_DEPTH)
 
 
-def _placed(mesh: Mesh, low: Sequence[int] | NDArray[np.int64], voxel: Sequence[float]) -> Mesh:
-    return Mesh(mesh.vertices + np.asarray(low) * np.asarray(voxel), mesh.triangles)
+def _translate(
+    mesh: Mesh, low: Sequence[int] | NDArray[np.int64], voxel_um: Sequence[float]
+) -> Mesh:
+    """Return a mesh moved by the voxel ``low`` at which its piece begins."""
+    return Mesh(mesh.vertices + np.asarray(low) * np.asarray(voxel_um), mesh.triangles)

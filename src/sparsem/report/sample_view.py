@@ -1,0 +1,195 @@
+"""Everything that the page shows of one sample, read from its volumes, tables and history."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from sparsem.annotation.ground_truth import GroundTruthSettings
+from sparsem.annotation.labeled_slices import annotated_structures
+from sparsem.boxes.tables import are_scores_outdated
+from sparsem.errors import SparsemError
+from sparsem.geometry import evenly_spaced
+from sparsem.labels.results import is_outdated
+from sparsem.progress import Meter
+from sparsem.report.box_layers import box_layer_colors, read_box_layers
+from sparsem.report.dice import score_text
+from sparsem.report.layers import StructureLayer, layer_colors, read_layers
+from sparsem.report.notices import Notice, notices
+from sparsem.report.scene3d.scene import encode_scene
+from sparsem.report.settings import ReportSettings
+from sparsem.report.slices import encode_slices
+from sparsem.report.summary import labeled_slices_text, sample_facts
+from sparsem.report.view import SampleView
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+# Mail accepts 15 MB. Overlays and meshes take 3 MB of a page, plots as much.
+MAX_IMAGE_BYTES = 6_000_000  # slices of all samples
+MIN_SLICES = 3  # of every sample, however many samples there are
+STEPS = 3  # progress steps of one sample
+
+
+def view_sample(
+    path: str | Path,
+    settings: ReportSettings,
+    n_samples: int,
+    fallback_names: Sequence[str],
+    meter: Meter,
+) -> SampleView:
+    """Return everything that the page shows of a sample; what is missing becomes a notice.
+
+    Args:
+        path: of the sample.
+        settings: contents of the page.
+        n_samples: number of samples on the page, which divide its size among them.
+        fallback_names: structures without a color of the papers, of all samples.
+        meter: advanced by ``STEPS`` steps.
+    """
+    try:
+        sample = Sample.open(path)
+    except SparsemError as error:
+        for _ in range(STEPS):
+            meter.step()
+        return SampleView(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
+    truth = {
+        name: (source, GroundTruthSettings(slices=settings.truth_slices.get(name)))
+        for name, source in settings.truth.items()
+    }
+    layers, sentences = read_layers(
+        sample, settings.structure, settings.cells, truth, fallback_names
+    )
+    problems = [Notice(sentence, True) for sentence in sentences]
+    shown = _image_of(sample, layers, problems)
+    meter.step("slices")
+
+    image = shown.volume if shown else None
+    view = SampleView(sample.name, sample_facts(sample, image, layers), [])
+    view.structures = [layer.name for layer in layers]
+    view.colors = layer_colors(layers)
+    view.history = sample.history()
+    for name, slices in annotated_structures(sample).items():
+        view.labeled[name] = list(slices)
+        view.labeled_text[name] = labeled_slices_text(sample, name, slices)
+    if shown is not None:
+        with_alignment = [name for name in shown.made_from if f"alignment_{name}" in sample.tables]
+        view.aligned = with_alignment[0] if with_alignment else ""
+        drawable = _layers_of_shape(layers, shown.volume.shape, problems)
+        boxes, sentences = read_box_layers(sample, shown.name, settings.structure, fallback_names)
+        problems += [Notice(sentence, True) for sentence in sentences]
+        view.structures += [layer.name for layer in boxes]
+        view.colors = {**view.colors, **box_layer_colors(boxes)}
+        view.slices = encode_slices(
+            shown.volume,
+            drawable,
+            boxes,
+            _slices_to_show(layers, shown.volume.shape[0], settings.n_slices // n_samples),
+            settings.pixels,
+            MAX_IMAGE_BYTES // n_samples,
+            sample.image("raw").names,
+        )
+        view.has_truth = any(entry["truth"] for entry in view.slices)
+    meter.step("3D scene")
+
+    view.scene = encode_scene(layers, settings.triangles // n_samples)
+    view.tables = _current_tables(sample, layers, problems)
+    scores = {layer.name: score_text(view.tables, layer.name) for layer in layers}
+    view.dice = {name: text for name, text in scores.items() if text}
+    with_labels = [layer.name for layer in layers if layer.labels]
+    view.notices = [*problems, *notices(sample, with_labels, settings.cells)]
+    meter.step("tables")
+    return view
+
+
+class ShownImage(NamedTuple):
+    """The image of which the page shows slices.
+
+    Attributes:
+        volume: of the image.
+        name: of the image.
+        made_from: the image itself, the image that it was made from, and so on.
+    """
+
+    volume: Volume
+    name: str
+    made_from: list[str]
+
+
+def _image_of(
+    sample: Sample, layers: Sequence[StructureLayer], problems: list[Notice]
+) -> ShownImage | None:
+    """Return the image on which the labels were made; None, and a notice, without one."""
+    labels = next((layer.labels for layer in layers if layer.labels), None)
+    try:
+        name = sample.name_of_image(labels)
+        return ShownImage(sample.image(name), name, sample.line_of(name))
+    except SparsemError as error:
+        problems.append(Notice(f"{error} Its slices are not shown.", True))
+        return None
+
+
+def _layers_of_shape(
+    layers: Sequence[StructureLayer], shape: tuple[int, ...], problems: list[Notice]
+) -> list[StructureLayer]:
+    """Return the layers that can be drawn over an image of that shape, and note the others."""
+    drawable = []
+    for layer in layers:
+        if layer.labels is None or layer.labels.shape == shape:
+            drawable.append(layer)
+        else:
+            text = (
+                f"{layer.name} is not drawn over the slices: its shape is {layer.labels.shape}, "
+                f"that of its image is {shape}."
+            )
+            problems.append(Notice(text, True))
+    return drawable
+
+
+def _slices_to_show(layers: Sequence[StructureLayer], n_slices: int, count: int) -> list[int]:
+    """Return about ``count`` slice numbers: evenly spaced ones, and slices with ground truth.
+
+    Slices of ground truth that labels all slices are not preferred.
+    """
+    count = max(MIN_SLICES, count)
+    labeled: set[int] = set()
+    for layer in layers:
+        if layer.truth and len(layer.truth.z) < n_slices:
+            labeled.update(layer.truth.z)
+    labeled_slices = sorted(labeled)
+    if len(labeled_slices) > count:
+        indices = evenly_spaced(len(labeled_slices), count)
+        labeled_slices = [labeled_slices[index] for index in indices]
+    n_spaced = max(count - len(labeled_slices), MIN_SLICES)
+    spaced = evenly_spaced(n_slices, min(n_slices, n_spaced))
+    return sorted({*labeled_slices, *spaced})
+
+
+def _current_tables(
+    sample: Sample, layers: Sequence[StructureLayer], problems: list[Notice]
+) -> dict[str, pa.Table]:
+    """Return all tables but outdated ones; a damaged table becomes a notice."""
+    outdated_tables = {
+        f"scores_{layer.name}" for layer in layers if is_outdated(sample, layer.name, "score")
+    }
+    for name in sample.images:
+        if is_outdated(sample, name, "quality"):
+            outdated_tables.add(f"quality_{name}")
+    if are_scores_outdated(sample):
+        text = (
+            "The boxes have changed since they were scored, so their scores are not shown; "
+            "run 'sparsem detect score' again."
+        )
+        problems.append(Notice(text, True))
+        outdated_tables.update(name for name in sample.tables if name.startswith("box_"))
+    tables = {}
+    for name in sample.tables:
+        try:
+            table = sample.read_table(name)
+        except (pa.ArrowException, OSError) as error:
+            text = f"The table {name}.parquet is damaged and not shown ({error})."
+            problems.append(Notice(text, True))
+            continue
+        if name not in outdated_tables:
+            tables[name] = table
+    return tables

@@ -1,0 +1,115 @@
+"""One object of a sample, with the objects inside it and around it, from the tables of ``measure``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparsem.errors import InputError, SampleError
+from sparsem.labels.results import is_outdated, result_labels
+from sparsem.report.layers import StructureLayer
+from sparsem.report.scene3d.solids import Box
+from sparsem.store.sample import Sample
+
+MARGIN = 0.05  # around an object, as a fraction of its box
+
+
+class SingleObject(NamedTuple):
+    """One object of a table.
+
+    Attributes:
+        structure: name of the table.
+        number: of the object.
+    """
+
+    structure: str
+    number: int
+
+
+def parse_object(text: str) -> SingleObject:
+    """Return the object that ``NAME=NUMBER`` names.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    name, _, number = text.partition("=")
+    if not number.isdigit():
+        raise InputError(f"--object expects NAME=NUMBER, for example nucleus=3; got '{text}'.")
+    return SingleObject(name, int(number))
+
+
+def box_around_object(sample: Sample, single: SingleObject) -> Box:
+    """Return the box around an object, with a margin.
+
+    Raises:
+        InputError: the table has no such object.
+        SampleError: the structure has changed since it was measured.
+    """
+    row = _row_of_object(sample, single)
+    shape = result_labels(sample, single.structure).shape
+    first = np.array([row[f"first_{axis}"] for axis in "zyx"])
+    last = np.array([row[f"last_{axis}"] for axis in "zyx"])
+    margin = np.ceil(MARGIN * (last - first) + 2).astype(np.int64)
+    return np.maximum(first - margin, 0), np.minimum(last + 1 + margin, shape)
+
+
+def select_object_layers(
+    sample: Sample, layers: Sequence[StructureLayer], single: SingleObject, cells: str
+) -> list[StructureLayer]:
+    """Return the layers of an object, of the objects inside it, and of those around it.
+
+    Args:
+        sample: with the tables of ``measure``.
+        layers: all layers.
+        single: the object.
+        cells: name of the cells.
+
+    Raises:
+        InputError: the table has no such object.
+        SampleError: the structure has changed since it was measured.
+    """
+    row = _row_of_object(sample, single)
+    around = {cells: int(row.get("cell") or 0), "nucleus": int(row.get("nucleus") or 0)}
+    # Column of other tables that holds the number of the object around each of their objects.
+    columns = {cells: "cell", "nucleus": "nucleus"}
+    selected = []
+    for layer in layers:
+        if layer.name == single.structure:
+            numbers = [single.number]
+        elif around.get(layer.name, 0):
+            numbers = [around[layer.name]]
+        else:
+            column = columns.get(single.structure)
+            numbers = _numbers_inside(sample, layer.name, column, single.number)
+        if numbers:
+            selected.append(replace(layer, only=tuple(numbers)))
+    return selected
+
+
+def _numbers_inside(sample: Sample, name: str, column: str | None, number: int) -> list[int]:
+    """Return the objects of a table that ``column`` assigns to an object around them."""
+    if column is None or name not in sample.tables:
+        return []
+    table = sample.read_table(name)
+    if column not in table.column_names:
+        return []
+    is_inside = table[column].to_numpy() == number
+    return list(table["object"].to_numpy()[is_inside].tolist())
+
+
+def _row_of_object(sample: Sample, single: SingleObject) -> Mapping[str, Any]:
+    table = sample.read_table(single.structure)
+    id_column = "object" if "object" in table.column_names else "cell"
+    ids = table[id_column].to_pylist()
+    if single.number not in ids:
+        raise InputError(
+            f"tables/{single.structure} of {sample.path.name} has no object {single.number}; it "
+            f"has {len(ids)}, see tables/{single.structure}.csv."
+        )
+    if is_outdated(sample, single.structure, "measure"):
+        raise SampleError(
+            f"{single.structure} has changed since it was measured; run 'sparsem measure "
+            f"{sample.path.name} --overwrite' first."
+        )
+    return dict(table.slice(ids.index(single.number), 1).to_pylist()[0])
