@@ -18,7 +18,7 @@ from skimage.measure import regionprops
 
 from sparsem.geometry import VoxelSize
 from sparsem.measure.features.hull import convex_voxels, slice_corners
-from sparsem.measure.features.moments import combine_moments, compact_labels, object_moments
+from sparsem.measure.features.moments import combine_moments, object_moments, renumber_consecutively
 from sparsem.measure.features.neighbors import neighbor_slices
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.features.surface import (
@@ -134,7 +134,7 @@ def test_moments_add_up_over_blocks(labels: NDArray[np.uint32], cut: int) -> Non
 
 def test_labels_are_compacted_in_the_order_of_their_ids() -> None:
     labels = np.array([[0, 7, 7, 4_000_000_000], [3, 3, 0, 7]], np.uint32)
-    index, ids = compact_labels(labels)
+    index, ids = renumber_consecutively(labels)
     assert index.tolist() == [[0, 2, 2, 3], [1, 1, 0, 2]]
     assert ids.tolist() == [3, 7, 4_000_000_000]
 

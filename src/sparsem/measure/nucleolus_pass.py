@@ -91,7 +91,7 @@ def cavity_voxels(link: CavitiesLink, _previous: None) -> Arrays:
 def depths_below_surface(link: DepthsLink, _previous: None) -> Arrays:
     """Measure the depth of positions below the surface of an object.
 
-    The surface passes half way between voxels inside and outside: half an edge is subtracted.
+    The surface passes halfway between voxels inside and outside: half an edge is subtracted.
 
     Returns:
         ``depths``, (n,), µm; 0 for a position outside, NaN if the object has no surface.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.overlaps import positions_in
 from sparsem.measure.features.hull import slice_corners
-from sparsem.measure.features.moments import compact_labels
+from sparsem.measure.features.moments import renumber_consecutively
 from sparsem.measure.features.surface import SurfaceSums, slice_surface_sums, surface_reach
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.structures import MeasuredStructure
@@ -73,7 +73,7 @@ def block_surfaces(link: SurfaceLink, _previous: None) -> Arrays:
     block = link.block
     voxel = link.volume.voxel_size.micrometers
     labels = link.volume.read(block.read).astype(np.uint32, copy=False)
-    index, ids = compact_labels(labels)
+    index, ids = renumber_consecutively(labels)
     positions = positions_in(link.ids, ids)
     is_measured = positions > 0  # other labels are unassigned islands
     centroids = np.concatenate([np.zeros((1, 3)), link.centroids])[positions]

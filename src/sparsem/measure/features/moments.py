@@ -74,7 +74,7 @@ def object_moments(labels: NDArray[np.uint32], first_z: int = 0) -> Moments:
         labels: (z, y, x).
         first_z: slice of the volume that is the first slice of ``labels``.
     """
-    index, ids = compact_labels(labels)
+    index, ids = renumber_consecutively(labels)
     sums = np.zeros((len(ids), 10), np.int64)
     low = np.full((len(ids), 3), EMPTY_LOW)
     high = np.full((len(ids), 3), EMPTY_HIGH)
@@ -109,7 +109,7 @@ def combine_moments(parts: Sequence[Moments]) -> Moments:
     return total
 
 
-def compact_labels(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
+def renumber_consecutively(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:
     """Renumber labels 1 to n in ascending order of their ids; 0 stays 0.
 
     Returns:

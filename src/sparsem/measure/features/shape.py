@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize
 from sparsem.measure.features.hull import convex_voxels_per_object, slice_corners
-from sparsem.measure.features.moments import Moments, compact_labels, object_moments
+from sparsem.measure.features.moments import Moments, object_moments, renumber_consecutively
 from sparsem.measure.features.surface import SurfaceSums, surface_sums
 
 Columns = dict[str, NDArray[Any]]
@@ -75,7 +75,7 @@ def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
         voxel: nm.
     """
     moments = object_moments(np.asarray(labels))
-    index, ids = compact_labels(np.asarray(labels))
+    index, ids = renumber_consecutively(np.asarray(labels))
     surface = surface_sums(index, voxel.micrometers, moments.centroids)
     owners = []
     corners = []
