@@ -19,7 +19,7 @@ from sparsem.cli.app import app
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.open import open_montage
-from sparsem.labels.results import remove_pieces
+from sparsem.labels.inventory import remove_pieces
 from sparsem.report.box_layers import read_box_layers
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.geometry import VoxelSize
-from sparsem.labels.results import is_outdated, remove_pieces
+from sparsem.labels.inventory import remove_pieces
+from sparsem.labels.results import is_outdated
 from sparsem.measure.crops import (
     crop_around,
     crop_groups,

@@ -17,7 +17,7 @@ from sparsem.errors import InputError
 from sparsem.image.noise import autocorrelation, measure_signal_and_noise, sharpness
 from sparsem.image.spectrum import power_spectrum
 from sparsem.image.stripes import stripes_by_direction
-from sparsem.labels.results import describe
+from sparsem.labels.inventory import describe
 from sparsem.phantom.phantom import PhantomSettings, phantom, phantom_slice
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.quality.flags import Light, judged, stack_light, unlike

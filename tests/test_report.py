@@ -18,7 +18,7 @@ from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.constrain import constrain, remove_constrained
-from sparsem.labels.results import describe
+from sparsem.labels.inventory import describe
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.report.encode import cells_uri, encode_mesh, gray_image_uri, mask_uri

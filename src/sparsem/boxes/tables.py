@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Boxes, box_sizes
 from sparsem.errors import ResumeError, SampleError
-from sparsem.labels.results import BOXES, CONSTRAINED
+from sparsem.labels.inventory import BOXES
+from sparsem.labels.results import CONSTRAINED
 from sparsem.settings import nearest
 from sparsem.store.names import checked_name
 from sparsem.store.sample import Sample, now

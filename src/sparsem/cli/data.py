@@ -25,8 +25,8 @@ from sparsem.cli.options import (
 )
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.labels.results import describe
-from sparsem.labels.results import remove_pieces as _remove
+from sparsem.labels.inventory import describe
+from sparsem.labels.inventory import remove_pieces as _remove
 from sparsem.phantom.phantom import PhantomSettings
 from sparsem.phantom.phantom import phantom as _phantom
 from sparsem.segment.suggest import SuggestSettings
@@ -288,12 +288,12 @@ def _numbers_in_words(z: Sequence[int]) -> str:
 def info(path: SamplePath, *, on: Execution) -> Outcome:
     """Tell what a sample holds, and what was done to it."""
     data = describe(Sample.open(path))
-    if data["pictures"]:
-        size = f"{len(data['pictures'])} pictures of {lengths_in_words(data['voxel_nm'][1:])} nm a pixel"
+    if data["montage"]:
+        size = f"{len(data['montage'])} pictures of {lengths_in_words(data['voxel_nm'][1:])} nm a pixel"
         lines = [f"{path}: {size}, {data['dtype']}; {data['levels']} levels"]
         lines += [
             f"{z}: {one['name']}, {size_in_words(one['size'])}"
-            for z, one in enumerate(data["pictures"])
+            for z, one in enumerate(data["montage"])
         ]
     else:
         size = f"{size_in_words(data['shape'])} voxels (z y x) of {lengths_in_words(data['voxel_nm'])} nm"

@@ -1,8 +1,10 @@
-"""Biological constraints: nucleoli lie in nuclei; mitochondria, endosomes and lysosomes lie in cells, in no nucleus, and in no other.
+"""Biological constraints: which structures may contain each other.
 
-Of all combinations of structures that a voxel may be, the most probable one is taken, the structures' probabilities being those of the
-networks: the one with the largest sum of log odds. Where the predicted structures are an allowed combination already, nothing
-changes. Arrays are (y, x); probabilities uint8, round(255 p).
+Nucleoli are inside nuclei. Mitochondria, endosomes and lysosomes are inside cells, outside nuclei,
+and do not overlap each other. Every voxel gets the most probable of the allowed combinations of
+structures, which is the one with the largest sum of log odds of the networks' probabilities. Where
+the predicted structures are an allowed combination, nothing changes. Arrays are (y, x);
+probabilities are uint8, round(255 p).
 """
 
 import shutil
@@ -30,33 +32,39 @@ Probability = NDArray[np.uint8]
 
 
 class StructureRoles(Settings):
-    """Which structure plays which part."""
+    """Names of the structures that constraints apply to."""
 
     nucleus: str = Field("nucleus", description="name of the nuclei")
-    nucleolus: str = Field("nucleolus", description="name of the nucleoli: inside nuclei only")
+    nucleolus: str = Field("nucleolus", description="name of the nucleoli, which are inside nuclei")
     cytoplasm: tuple[str, ...] = Field(
         ("mitochondrion", "endosome", "lysosome"),
-        description="a structure outside nuclei and inside cells only; repeat it for each",
+        description="name of a structure that is outside nuclei and inside cells; repeat it for "
+        "each",
     )
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names of all structures that constraints apply to."""
+        return (self.nucleus, self.nucleolus, *self.cytoplasm)
 
 
 class ConstrainSettings(StructureRoles):
-    """Which structure plays which part, and what is held to it."""
+    """Names of structures, and the constraints that apply."""
 
     cells: str = Field("cells", description="name of the cells")
     inside_cells: bool = Field(
-        True, description="take away what lies in no cell; needs labels of cells"
+        True, description="remove structures outside cells; needs labels of cells"
     )
 
 
 class ConstraintCounts(NamedTuple):
-    """A rule and what it did in some voxels.
+    """A constraint, and its effect on some voxels.
 
     Attributes:
-        structure: the one that is taken away or kept.
-        reason: what it may not be, in words.
-        conflicts: voxels where the rule was broken.
-        removed: of them, voxels that the structure lost.
+        structure: structure that the constraint applies to.
+        reason: the conflict, in words.
+        conflicts: voxels in conflict.
+        removed: those of them that the structure lost.
     """
 
     structure: str
@@ -65,14 +73,29 @@ class ConstraintCounts(NamedTuple):
     removed: int
 
 
-@dataclass(frozen=True)
-class ConstrainSummary:
-    """What ``constrain`` did.
+class Conflict(NamedTuple):
+    """Pixels in which a structure violates a constraint.
 
     Attributes:
-        rules: summed over the volume; a voxel that breaks two rules counts in both.
-        before: voxels of each structure.
-        after: the same, constrained.
+        structure: structure that the constraint applies to.
+        reason: the conflict, in words.
+        mask: (y, x) pixels in conflict.
+    """
+
+    structure: str
+    reason: str
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class ConstrainSummary:
+    """The result of ``constrain``.
+
+    Attributes:
+        rules: effects of the constraints, summed over the volume; a voxel that violates two
+            constraints counts in both.
+        before: voxels of each structure as predicted.
+        after: voxels of each structure after ``constrain``.
     """
 
     rules: tuple[ConstraintCounts, ...]
@@ -80,45 +103,59 @@ class ConstrainSummary:
     after: Mapping[str, int]
 
 
+# Compute: the most probable allowed combination, and conflicts.
+
+
 def allowed_combinations(names: Sequence[str], settings: ConstrainSettings) -> list[frozenset[str]]:
-    """Combinations of the structures ``names`` that a voxel within a cell may be; the first one is nothing."""
-    nuclear = frozenset({settings.nucleus, settings.nucleolus})
-    nested = nuclear <= set(names)
-    alone = [frozenset([name]) for name in names if not (nested and name == settings.nucleolus)]
-    return [frozenset(), *alone, *([nuclear] if nested else [])]
+    """Return the combinations of structures that a voxel inside a cell may have.
+
+    The first one is the empty combination: background.
+    """
+    nucleolus_in_nucleus = frozenset({settings.nucleus, settings.nucleolus})
+    has_both = nucleolus_in_nucleus <= set(names)
+    allowed: list[frozenset[str]] = [frozenset()]
+    alone = [name for name in names if not (has_both and name == settings.nucleolus)]
+    allowed += [frozenset([name]) for name in alone]
+    if has_both:
+        allowed.append(nucleolus_in_nucleus)
+    return allowed
 
 
 def most_probable_masks(
     probabilities: Mapping[str, Probability], in_cell: Mask | None, settings: ConstrainSettings
 ) -> dict[str, Mask]:
-    """The most probable allowed combination in every pixel, as one mask (y, x) a structure.
+    """Return the most probable allowed combination of every pixel, as one mask (y, x) a structure.
 
     Args:
         probabilities: of each structure, (y, x).
-        in_cell: which pixels lie in a cell; None where cells are not known, or do not matter.
-        settings: who may be where.
+        in_cell: pixels inside cells; None where cells are unknown, or are not considered.
+        settings: names of structures and the constraints that apply.
     """
-    found = {name: one >= FOREGROUND for name, one in probabilities.items()}
-    doubtful = np.nonzero(_broken(found, in_cell, settings))
-    if not doubtful[0].size:
-        return found
-    odds = {name: _log_odds()[one[doubtful]] for name, one in probabilities.items()}
-    outside = ~in_cell[doubtful] if in_cell is not None else np.zeros(doubtful[0].shape, bool)
-    best, chosen = np.full(doubtful[0].shape, -np.inf), np.zeros(doubtful[0].shape, np.uint8)
-    states = allowed_combinations(list(probabilities), settings)
-    for number, state in enumerate(states):
-        total = (
-            np.sum([odds[name] for name in sorted(state)], axis=0)
-            if state
-            else np.zeros(best.shape)
-        )
-        if state & set(settings.cytoplasm):
+    masks = {name: probability >= FOREGROUND for name, probability in probabilities.items()}
+    in_conflict = np.nonzero(_any_conflict(masks, in_cell, settings))
+    n_pixels = in_conflict[0].size
+    if not n_pixels:
+        return masks
+    log_odds = {
+        name: _log_odds()[probability[in_conflict]] for name, probability in probabilities.items()
+    }
+    outside = np.zeros(n_pixels, bool) if in_cell is None else ~in_cell[in_conflict]
+    best = np.full(n_pixels, -np.inf)
+    best_combination = np.zeros(n_pixels, np.uint8)
+    combinations_allowed = allowed_combinations(list(probabilities), settings)
+    for number, combination in enumerate(combinations_allowed):
+        total = np.zeros(n_pixels)
+        if combination:
+            total = np.sum([log_odds[name] for name in sorted(combination)], axis=0)
+        if combination & set(settings.cytoplasm):
             total = np.where(outside, -np.inf, total)
-        better = total > best
-        best[better], chosen[better] = total[better], number
-    for name, mask in found.items():
-        mask[doubtful] = np.array([name in state for state in states])[chosen]
-    return found
+        is_better = total > best
+        best[is_better] = total[is_better]
+        best_combination[is_better] = number
+    for name, mask in masks.items():
+        is_member = np.array([name in combination for combination in combinations_allowed])
+        mask[in_conflict] = is_member[best_combination]
+    return masks
 
 
 def count_conflicts(
@@ -127,14 +164,69 @@ def count_conflicts(
     in_cell: Mask | None,
     settings: ConstrainSettings,
 ) -> list[ConstraintCounts]:
-    """Every rule with the pixels where it was broken before, and those of them that the structure lost."""
-    broken = {(name, reason): mask for name, reason, mask in _rules(before, in_cell, settings)}
-    return [
-        ConstraintCounts(
-            name, reason, int(mask.sum()), int((mask & before[name] & ~after[name]).sum())
-        )
-        for (name, reason), mask in broken.items()
-    ]
+    """Return for every constraint its pixels in conflict, and how many the structure lost."""
+    masks = {
+        (conflict.structure, conflict.reason): conflict.mask
+        for conflict in find_conflicts(before, in_cell, settings)
+    }  # a structure that settings name twice counts once
+    counts = []
+    for (structure, reason), mask in masks.items():
+        removed = mask & before[structure] & ~after[structure]
+        counts.append(ConstraintCounts(structure, reason, int(mask.sum()), int(removed.sum())))
+    return counts
+
+
+def find_conflicts(
+    masks: Mapping[str, Mask], in_cell: Mask | None, settings: ConstrainSettings
+) -> list[Conflict]:
+    """Return every constraint on the given structures, with the pixels that violate it.
+
+    Where an organelle overlaps a nucleus or another organelle, either may lose the pixels, so both
+    have a constraint.
+    """
+    nuclear = [name for name in (settings.nucleus, settings.nucleolus) if name in masks]
+    organelles = [name for name in settings.cytoplasm if name in masks]
+    conflicts = []
+    if len(nuclear) == 2:
+        outside = masks[settings.nucleolus] & ~masks[settings.nucleus]
+        conflicts.append(Conflict(settings.nucleolus, "outside nuclei", outside))
+    pairs = [(organelle, name) for organelle in organelles for name in nuclear]
+    for organelle, name in pairs:
+        shared = masks[organelle] & masks[name]
+        conflicts.append(Conflict(organelle, f"in a {name}", shared))
+    for organelle, name in pairs:
+        shared = masks[organelle] & masks[name]
+        conflicts.append(Conflict(name, f"also {organelle}", shared))
+    for first, second in combinations(organelles, 2):
+        shared = masks[first] & masks[second]
+        conflicts.append(Conflict(first, f"also {second}", shared))
+        conflicts.append(Conflict(second, f"also {first}", shared))
+    if in_cell is not None:
+        conflicts += [
+            Conflict(organelle, "in no cell", masks[organelle] & ~in_cell)
+            for organelle in organelles
+        ]
+    return conflicts
+
+
+def _any_conflict(
+    masks: Mapping[str, Mask], in_cell: Mask | None, settings: ConstrainSettings
+) -> Mask:
+    shape = next(iter(masks.values())).shape
+    conflicts = [conflict.mask for conflict in find_conflicts(masks, in_cell, settings)]
+    return np.asarray(np.logical_or.reduce([np.zeros(shape, bool), *conflicts]))
+
+
+def _log_odds() -> NDArray[np.float64]:
+    """Return the log odds of every uint8 probability.
+
+    0 and 255 stand for probabilities that are a quarter of a step from certainty.
+    """
+    p = np.clip(np.arange(256.0), 0.25, 254.75) / 255
+    return np.asarray(np.log(p / (1 - p)))
+
+
+# The stage.
 
 
 def constrain(
@@ -144,79 +236,53 @@ def constrain(
     on: Execution = HERE,
     **changes: Any,
 ) -> ConstrainSummary:
-    """Write ``labels/NAME-constrained`` for every structure that there is; ``labels/NAME`` stays as it was predicted.
+    """Write ``labels/NAME-constrained`` for every structure; ``labels/NAME`` stays as predicted.
 
-    What comes later (measure, report, render, export) reads the constrained labels where there are any. ``remove_constrained`` takes them away
-    again. ``tables/constrained`` tells what each rule did. Labels that differ from their probabilities, because somebody corrected
-    them, and labels without probabilities weigh as much as the surest prediction.
+    Later stages (measure, report, render, export) read the constrained labels where they exist.
+    ``remove_constrained`` removes them. ``tables/constrained`` holds the effect of each constraint.
+    Labels without probabilities, and labels that differ from theirs because they were corrected,
+    have the weight of the most certain prediction.
 
     Raises:
-        SampleError: none of the structures is there.
-        ResumeError: there is another result, and ``on.overwrite`` is not set.
+        SampleError: the sample has none of the structures.
+        ResumeError: the sample has another result, and ``on.overwrite`` is not set.
     """
     settings = resolve_settings(ConstrainSettings, settings, changes)
-    names = [
-        name
-        for name in (settings.nucleus, settings.nucleolus, *settings.cytoplasm)
-        if name in sample.names("labels")
-    ]
-    if not names:
-        wanted = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))
-        raise SampleError(
-            f"{sample.path.name} has no labels of any of {wanted}; run 'sparsem predict {sample.path.name} MODEL' first."
-        )
-    labels = {name: sample.volume("labels", name) for name in names}
-    predicted = set(sample.names("probabilities"))
-    # Numbers of objects could not be given to voxels that a structure gains: numbered labels are certain, and only lose.
-    weighed = {name: name in predicted and one.dtype == np.uint8 for name, one in labels.items()}
-    volumes = {
-        name: (one, sample.volume("probabilities", name) if weighed[name] else None)
-        for name, one in labels.items()
-    }
-    cells = (
-        sample.volume("labels", settings.cells)
-        if settings.inside_cells and settings.cells in sample.names("labels")
-        else None
-    )
-    inputs = {f"labels/{name}": one.fingerprint for name, one in labels.items()}
-    inputs |= {f"labels/{settings.cells}": cells.fingerprint} if cells else {}
-    first = next(iter(labels.values()))
+    labels = _read_structures(sample, settings)
+    volumes = {name: (volume, _weights_of(sample, name, volume)) for name, volume in labels.items()}
+    has_cells = settings.inside_cells and settings.cells in sample.names("labels")
+    cells = sample.volume("labels", settings.cells) if has_cells else None
+    inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
+    if cells:
+        inputs[f"labels/{settings.cells}"] = cells.fingerprint
     outputs = [
-        one.like(_path(name), one.dtype, Kind.LABELS, one.made_on) for name, one in labels.items()
+        volume.like(_output_path(name), volume.dtype, Kind.LABELS, volume.made_on)
+        for name, volume in labels.items()
     ]
-    pixels = first.shape[1] * first.shape[2]
-    ram = pixels * (
-        first.block_depth
-        * (sum(3 * one.dtype.itemsize for one in labels.values()) + (4 if cells else 0))
-        + 16 * len(names)
-    )
     needs = Needs(
-        ram,
-        sum(one.nbytes for one in outputs) // 16,
+        _required_memory(labels, cells),
+        sum(output.nbytes for output in outputs) // 16,
         "import with a smaller --block-depth, or use fewer --workers",
     )
+    first = next(iter(labels.values()))
     with Stage(sample, "constrain", settings, inputs, outputs, on, needs) as stage:
         stage.map(_constrain_block, first.blocks(), volumes, cells, settings)
-    for name in sample.names(
-        "labels"
-    ):  # of structures that an earlier run constrained, and this one does not
-        if name.endswith(CONSTRAINED) and name.removesuffix(CONSTRAINED) not in names:
-            _removed(sample, name)
-    return _told(sample, first.voxel_size.volume_um3)
+    _remove_others(sample, list(labels))
+    return _summarize(sample, first.voxel_size.volume_um3)
 
 
 def remove_constrained(sample: Sample) -> list[str]:
-    """Take the constrained labels away; what was predicted is what counts again. Returns their paths."""
+    """Remove the constrained labels, so that the predicted ones count; return their paths."""
     with sample.locked():
         shutil.rmtree(sample.path / ".sparsem" / "work" / "constrain", ignore_errors=True)
         forget(sample, "constrain")
         names = sorted(folder.name for folder in (sample.path / "labels").glob(f"*{CONSTRAINED}"))
         removed = [f"labels/{name}" for name in names]
         for name in names:
-            objects = f"{name.removesuffix(CONSTRAINED)}-objects"  # numbered in what goes away
-            forget(sample, f"objects-{name.removesuffix(CONSTRAINED)}")
-            _removed(sample, objects)
-            _removed(sample, name)
+            structure = name.removesuffix(CONSTRAINED)
+            forget(sample, f"objects-{structure}")
+            _remove_labels(sample, f"{structure}-objects")  # numbered in the constrained labels
+            _remove_labels(sample, name)
         sample.remove_table("constrained")
         sample.publish_names()
         sample.remember(
@@ -232,137 +298,132 @@ def remove_constrained(sample: Sample) -> list[str]:
     return removed
 
 
+def _read_structures(sample: Sample, settings: ConstrainSettings) -> dict[str, Volume]:
+    """Return the labels of the structures that the sample has.
+
+    Raises:
+        SampleError: the sample has none of them.
+    """
+    names = [name for name in settings.structures if name in sample.names("labels")]
+    if not names:
+        raise SampleError(
+            f"{sample.path.name} has no labels of any of {', '.join(settings.structures)}; run "
+            f"'sparsem predict {sample.path.name} MODEL' first."
+        )
+    return {name: sample.volume("labels", name) for name in names}
+
+
+def _weights_of(sample: Sample, name: str, labels: Volume) -> Volume | None:
+    """Return the probabilities of a mask; None if there are none.
+
+    Voxels that a structure gains could not be assigned to an object. So numbered labels are
+    certain, and only lose voxels.
+    """
+    has_weights = name in sample.names("probabilities") and labels.dtype == np.uint8
+    return sample.volume("probabilities", name) if has_weights else None
+
+
+def _required_memory(labels: Mapping[str, Volume], cells: Volume | None) -> int:
+    """Return the bytes that a block needs."""
+    first = next(iter(labels.values()))
+    pixels = first.shape[1] * first.shape[2]
+    bytes_a_voxel = sum(3 * volume.dtype.itemsize for volume in labels.values())
+    if cells:
+        bytes_a_voxel += 4
+    return pixels * (first.block_depth * bytes_a_voxel + 16 * len(labels))
+
+
+def _remove_others(sample: Sample, names: Sequence[str]) -> None:
+    """Remove constrained labels of structures that an earlier run constrained, but not this one."""
+    for name in sample.names("labels"):
+        if name.endswith(CONSTRAINED) and name.removesuffix(CONSTRAINED) not in names:
+            _remove_labels(sample, name)
+
+
 def _constrain_block(
     block: ZBlock,
     volumes: Mapping[str, tuple[Volume, Volume | None]],
     cells: Volume | None,
     settings: ConstrainSettings,
 ) -> BlockResult:
-    labels = {name: volume.read(block.own) for name, (volume, _) in volumes.items()}
-    probabilities = {
-        name: _weights(labels[name], None if p is None else p.read(block.own))
-        for name, (_, p) in volumes.items()
-    }
-    inside = None if cells is None else cells.read(block.own) > 0
-    made = {name: np.empty_like(one) for name, one in labels.items()}
+    labels: dict[str, NDArray[Any]] = {}
+    weights: dict[str, Probability] = {}
+    for name, (volume, probabilities) in volumes.items():
+        labels[name] = volume.read(block.own)
+        predicted = None if probabilities is None else probabilities.read(block.own)
+        weights[name] = _weights(labels[name], predicted)
+    in_cell = None if cells is None else cells.read(block.own) > 0
+    constrained = {name: np.empty_like(voxels) for name, voxels in labels.items()}
     rules: dict[tuple[str, str], list[int]] = {}
-    before, after = dict.fromkeys(volumes, 0), dict.fromkeys(volumes, 0)
+    before = dict.fromkeys(volumes, 0)
+    after = dict.fromkeys(volumes, 0)
     for z in range(block.stop - block.start):
-        here, in_cell = (
-            {name: one[z] for name, one in probabilities.items()},
-            None if inside is None else inside[z],
-        )
-        old = {name: one >= FOREGROUND for name, one in here.items()}
-        new = most_probable_masks(here, in_cell, settings)
+        slice_weights = {name: voxels[z] for name, voxels in weights.items()}
+        slice_in_cell = None if in_cell is None else in_cell[z]
+        old_masks = {name: voxels >= FOREGROUND for name, voxels in slice_weights.items()}
+        new_masks = most_probable_masks(slice_weights, slice_in_cell, settings)
         for name in volumes:
-            made[name][z] = np.where(new[name], np.maximum(labels[name][z], 1), 0)
-            before[name] += int(old[name].sum())
-            after[name] += int(new[name].sum())
-        for rule in count_conflicts(old, new, in_cell, settings):
-            total = rules.setdefault((rule.structure, rule.reason), [0, 0])
-            total[0] += rule.conflicts
-            total[1] += rule.removed
+            numbers = np.maximum(labels[name][z], 1)
+            constrained[name][z] = np.where(new_masks[name], numbers, 0)
+            before[name] += int(old_masks[name].sum())
+            after[name] += int(new_masks[name].sum())
+        for counts in count_conflicts(old_masks, new_masks, slice_in_cell, settings):
+            total = rules.setdefault((counts.structure, counts.reason), [0, 0])
+            total[0] += counts.conflicts
+            total[1] += counts.removed
     summary = {
-        "rules": [[*key, *counts] for key, counts in rules.items()],
+        "rules": [[*rule, *counts] for rule, counts in rules.items()],
         "before": before,
         "after": after,
     }
-    return {_path(name): one for name, one in made.items()}, summary
+    return {_output_path(name): voxels for name, voxels in constrained.items()}, summary
 
 
 def _weights(labels: NDArray[Any], probability: Probability | None) -> Probability:
-    """Probabilities as predicted; where labels say otherwise, the surest ones."""
+    """Return probabilities as predicted; 0 or 255 where labels differ from them."""
     inside = labels > 0
     certain = np.where(inside, 255, 0).astype(np.uint8)
-    return (
-        certain
-        if probability is None
-        else np.where(inside == (probability >= FOREGROUND), probability, certain)
-    )
+    if probability is None:
+        return certain
+    return np.where(inside == (probability >= FOREGROUND), probability, certain)
 
 
-def _removed(sample: Sample, name: str) -> None:
-    """Take a label volume away: it is no volume from the first step on, whatever happens."""
+def _remove_labels(sample: Sample, name: str) -> None:
+    """Remove a label volume; a removal that is killed leaves no volume either."""
     folder = sample.path / "labels" / name
     (folder / "zarr.json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _told(sample: Sample, voxel_um3: float) -> ConstrainSummary:
-    """The sum over all blocks, which is also written as a table."""
+def _summarize(sample: Sample, voxel_um3: float) -> ConstrainSummary:
+    """Return the sum over all blocks, and write it as a table."""
     blocks = finished(sample, "constrain")
-    rules: dict[tuple[str, str], tuple[int, int]] = {}
-    for structure, reason, conflicts, removed in (
-        rule for block in blocks for rule in block["rules"]
-    ):
-        old = rules.get((structure, reason), (0, 0))
-        rules[structure, reason] = (old[0] + conflicts, old[1] + removed)
-    found = tuple(ConstraintCounts(*key, *counts) for key, counts in rules.items())
-    sums = [
-        {name: sum(block[when][name] for block in blocks) for name in blocks[0][when]}
-        for when in ("before", "after")
-    ]
+    totals: dict[tuple[str, str], tuple[int, int]] = {}
+    for block in blocks:
+        for structure, reason, conflicts, removed in block["rules"]:
+            total = totals.get((structure, reason), (0, 0))
+            totals[structure, reason] = (total[0] + conflicts, total[1] + removed)
+    rules = tuple(ConstraintCounts(*rule, *counts) for rule, counts in totals.items())
+    before = _sum_voxels(blocks, "before")
+    after = _sum_voxels(blocks, "after")
     columns: dict[str, Any] = {
-        name: [getattr(rule, name) for rule in found] for name in ("structure", "reason")
-    }
-    columns |= {
-        f"{name}_voxels": [getattr(rule, name) for rule in found]
-        for name in ("conflicts", "removed")
-    }
-    columns |= {
-        f"{name}_um3": [getattr(rule, name) * voxel_um3 for rule in found]
-        for name in ("conflicts", "removed")
-    }
-    columns |= {
-        f"{when}_um3": [one[rule.structure] * voxel_um3 for rule in found]
-        for when, one in zip(("before", "after"), sums, strict=True)
+        "structure": [rule.structure for rule in rules],
+        "reason": [rule.reason for rule in rules],
+        "conflicts_voxels": [rule.conflicts for rule in rules],
+        "removed_voxels": [rule.removed for rule in rules],
+        "conflicts_um3": [rule.conflicts * voxel_um3 for rule in rules],
+        "removed_um3": [rule.removed * voxel_um3 for rule in rules],
+        "before_um3": [before[rule.structure] * voxel_um3 for rule in rules],
+        "after_um3": [after[rule.structure] * voxel_um3 for rule in rules],
     }
     sample.write_table("constrained", pa.table(columns))
-    return ConstrainSummary(found, *sums)
+    return ConstrainSummary(rules, before, after)
 
 
-def _rules(
-    found: Mapping[str, Mask], in_cell: Mask | None, settings: ConstrainSettings
-) -> list[tuple[str, str, Mask]]:
-    """(structure, reason, where the rule is broken)."""
-    nuclear = [name for name in (settings.nucleus, settings.nucleolus) if name in found]
-    others = [name for name in settings.cytoplasm if name in found]
-    rules = []
-    if len(nuclear) == 2:
-        rules.append(
-            (
-                settings.nucleolus,
-                "outside nuclei",
-                found[settings.nucleolus] & ~found[settings.nucleus],
-            )
-        )
-    rules += [
-        (name, f"in a {where}", found[name] & found[where]) for name in others for where in nuclear
-    ]
-    rules += [
-        (where, f"also {name}", found[name] & found[where]) for name in others for where in nuclear
-    ]  # either may lose them
-    rules += [
-        (one, f"also {other}", found[one] & found[other])
-        for pair in combinations(others, 2)
-        for one, other in (pair, pair[::-1])
-    ]
-    if in_cell is not None:
-        rules += [(name, "in no cell", found[name] & ~in_cell) for name in others]
-    return rules
+def _sum_voxels(blocks: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
+    """Return the voxels of each structure in all blocks."""
+    return {name: sum(block[key][name] for block in blocks) for name in blocks[0][key]}
 
 
-def _broken(found: Mapping[str, Mask], in_cell: Mask | None, settings: ConstrainSettings) -> Mask:
-    first = next(iter(found.values()))
-    broken = [mask for _, _, mask in _rules(found, in_cell, settings)]
-    return np.asarray(np.logical_or.reduce([np.zeros(first.shape, bool), *broken]))
-
-
-def _log_odds() -> NDArray[np.float64]:
-    """Of every uint8 probability; 0 and 255 stand for a quarter of a step from certainty."""
-    p = np.clip(np.arange(256.0), 0.25, 254.75) / 255
-    return np.asarray(np.log(p / (1 - p)))
-
-
-def _path(name: str) -> str:
+def _output_path(name: str) -> str:
     return f"labels/{name}{CONSTRAINED}"

@@ -1,7 +1,8 @@
-"""From a mask to numbered objects: 26-connected components of a volume of any size.
+"""Numbered objects of a mask: 26-connected components of a volume of any size.
 
-Blocks are labeled by themselves, their parts joined where they touch in one small graph, and the objects numbered by their
-first voxel, so the numbers do not depend on the blocks. Masks are (z, y, x), any number but 0 is the structure.
+The components of every block, called parts, are labeled independently. Parts that touch across
+blocks are joined in one small graph, and the objects are numbered by their first voxel. So the
+numbers do not depend on the blocks. Masks are (z, y, x); any number except 0 is the structure.
 """
 
 from collections.abc import Sequence
@@ -29,184 +30,215 @@ Ints = NDArray[np.int64]
 
 
 class ObjectNumbering(NamedTuple):
-    """What the parts of blocks make together.
+    """The objects that the parts of blocks form.
 
     Attributes:
-        numbers: of every block, the object that each of its parts belongs to, 0 for one that is too small: (parts + 1,) uint32.
-        objects: how many objects there are.
-        specks: how many were too small.
-        speck_voxels: how many voxels these have.
+        numbers: for every block, the object of each of its parts, 0 for one that is too small:
+            (parts + 1,) uint32.
+        objects: number of objects.
+        small_components: number of components that are too small.
+        small_voxels: voxels of these.
     """
 
     numbers: list[Parts]
     objects: int
-    specks: int
-    speck_voxels: int
+    small_components: int
+    small_voxels: int
+
+
+# Compute: parts of blocks, and how they are joined.
 
 
 def connected_parts(mask: NDArray[Any]) -> Parts:
-    """26-connected components of a block, numbered from 1."""
-    inside = (mask > 0).view(
-        np.uint8
-    )  # cc3d 4.1 counts too few labels for a single line of boolean voxels, and raises
+    """Return the 26-connected components of a block, numbered from 1."""
+    # cc3d 4.1 counts too few labels for a single line of boolean voxels, and raises: hence bytes.
+    inside = (mask > 0).view(np.uint8)
     return np.asarray(cc3d.connected_components(inside, connectivity=26), np.uint32)
 
 
 def first_voxels(parts: Parts) -> Ints:
-    """Place of the first voxel of every part 1 to n in a block laid out flat, (n,)."""
+    """Return the flat index in a block of the first voxel of every part 1 to n, (n,)."""
     flat = parts.reshape(-1)
     starts = np.flatnonzero(np.diff(flat, prepend=np.uint32(0)))
-    out = np.zeros(int(flat.max(initial=0)) + 1, np.int64)
-    out[flat[starts[::-1]]] = starts[::-1]  # of several runs of a part the first is written last
-    return out[1:]
+    firsts = np.zeros(int(flat.max(initial=0)) + 1, np.int64)
+    firsts[flat[starts[::-1]]] = starts[::-1]  # of several runs of a part the first is written last
+    return firsts[1:]
 
 
 def touching_pairs(upper: Parts, lower: Parts) -> Ints:
-    """Pairs of parts of two neighboring slices (y, x) that touch, across corners too: (n, 2)."""
+    """Return the pairs of parts of two neighboring slices (y, x) that touch, (n, 2).
+
+    Parts also touch across edges and corners.
+    """
     padded = np.pad(lower, 1)
     rows, columns = upper.shape
-    shifted = [padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
-    found = [overlaps(upper, one) for one in shifted]
-    pairs = np.concatenate([np.column_stack([one.first, one.second]) for one in found]).astype(
-        np.int64
-    )
+    pairs_of_shifts = []
+    for y in range(3):
+        for x in range(3):
+            shifted = padded[y : y + rows, x : x + columns]
+            table = overlaps(upper, shifted)
+            pairs_of_shifts.append(np.column_stack([table.first, table.second]))
+    pairs = np.concatenate(pairs_of_shifts).astype(np.int64)
     return np.unique(pairs[(pairs > 0).all(axis=1)], axis=0)
 
 
 def join_parts(
-    voxels: Sequence[Ints], firsts: Sequence[Ints], pairs: Sequence[Ints], least_voxels: int
+    voxels: Sequence[Ints], firsts: Sequence[Ints], pairs: Sequence[Ints], min_voxels: int
 ) -> ObjectNumbering:
-    """Objects from the parts of blocks, numbered in the order of their first voxels.
+    """Return the objects that parts of blocks form, numbered in the order of their first voxels.
 
     Args:
-        voxels: of every block's parts, (parts,) each.
-        firsts: place in the volume of their first voxels, (parts,) each.
-        pairs: of every block but the last, parts that touch parts of the next one, (n, 2), both numbered from 1.
-        least_voxels: objects with fewer are left out.
+        voxels: for every block, the voxels of its parts, (parts,).
+        firsts: for every block, the flat index in the volume of the first voxel of its parts,
+            (parts,).
+        pairs: for every block but the last, parts that touch parts of the next one, (n, 2), both
+            numbered from 1.
+        min_voxels: smaller components are left out.
     """
-    starts = np.concatenate([[0], np.cumsum([len(one) for one in voxels])]).astype(np.int64)
-    total = int(starts[-1])
-    edges = np.concatenate(
-        [
-            np.empty((0, 2), np.int64),
-            *(one + np.array([starts[k] - 1, starts[k + 1] - 1]) for k, one in enumerate(pairs)),
-        ]
-    )
-    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(total, total))
-    groups, group = (
-        connected_components(graph, directed=False) if total else (0, np.empty(0, np.int64))
-    )
-    size, first = np.zeros(groups, np.int64), np.full(groups, 2**62)
-    np.add.at(size, group, np.concatenate([np.empty(0, np.int64), *voxels]))
-    np.minimum.at(first, group, np.concatenate([np.empty(0, np.int64), *firsts]))
-    large = np.flatnonzero(size >= least_voxels)
-    names = np.zeros(groups, np.uint32)
-    names[large[np.argsort(first[large])]] = np.arange(1, len(large) + 1)
-    numbers = [
-        np.concatenate([[0], names[group[a:b]]]).astype(np.uint32) for a, b in pairwise(starts)
-    ]
+    parts_of_blocks = [len(block_voxels) for block_voxels in voxels]
+    starts = np.concatenate([[0], np.cumsum(parts_of_blocks)]).astype(np.int64)
+    n_components, component = _components(starts, pairs)
+    sizes = np.zeros(n_components, np.int64)
+    first_voxel = np.full(n_components, 2**62)
+    np.add.at(sizes, component, _concatenate(voxels))
+    np.minimum.at(first_voxel, component, _concatenate(firsts))
+    large = np.flatnonzero(sizes >= min_voxels)
+    in_order = large[np.argsort(first_voxel[large])]
+    object_of = np.zeros(n_components, np.uint32)
+    object_of[in_order] = np.arange(1, len(large) + 1)
+    numbers = []
+    for start, stop in pairwise(starts):
+        objects = object_of[component[start:stop]]
+        numbers.append(np.concatenate([[0], objects]).astype(np.uint32))
     return ObjectNumbering(
-        numbers, len(large), groups - len(large), int(size[size < least_voxels].sum())
+        numbers=numbers,
+        objects=len(large),
+        small_components=n_components - len(large),
+        small_voxels=int(sizes[sizes < min_voxels].sum()),
     )
+
+
+def _components(starts: Ints, pairs: Sequence[Ints]) -> tuple[int, NDArray[np.integer[Any]]]:
+    """Return the number of components of all parts, and the component of each part.
+
+    Args:
+        starts: (blocks + 1,) position of the first part of each block among all parts.
+        pairs: see ``join_parts``.
+    """
+    n_parts = int(starts[-1])
+    if not n_parts:
+        return 0, np.empty(0, np.int64)
+    edges = [np.empty((0, 2), np.int64)]
+    for block, block_pairs in enumerate(pairs):
+        edges.append(block_pairs + np.array([starts[block] - 1, starts[block + 1] - 1]))
+    rows, columns = np.concatenate(edges).T
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_parts, n_parts))
+    n_components, component = connected_components(graph, directed=False)
+    return n_components, component
+
+
+def _concatenate(arrays: Sequence[Ints]) -> Ints:
+    return np.concatenate([np.empty(0, np.int64), *arrays])
+
+
+# The stage.
 
 
 class ObjectSettings(Settings):
-    """Which parts of a mask are objects."""
+    """Minimum size of the objects of a mask."""
 
-    min_voxels: int = Field(description="parts with fewer voxels are specks")
+    min_voxels: int = Field(
+        description="minimum size of an object; smaller components are left out"
+    )
 
 
 def number_objects(
-    sample: Sample, name: str, mask: Volume, least_voxels: int, on: Execution = HERE
+    sample: Sample, name: str, mask: Volume, min_voxels: int, on: Execution = HERE
 ) -> tuple[Volume, int, int]:
     """Write ``labels/NAME-objects`` (uint32): the objects of a mask, numbered from 1.
 
     Args:
-        sample: to write to.
-        name: of the structure.
-        mask: its labels; any number but 0 is the structure.
-        least_voxels: smaller objects are specks.
-        on: how the work is spread.
+        sample: sample to write to.
+        name: name of the structure.
+        mask: labels of the structure; any number except 0 is the structure.
+        min_voxels: smaller components are left out.
+        on: how the work is distributed.
 
     Returns:
-        The volume, and how many specks were left out, with how many voxels.
+        The volume, the number of small components that were left out, and their voxels.
     """
     output = mask.like(f"labels/{name}-objects", np.uint32, Kind.LABELS, mask.made_on)
-    depth, (_, y, x) = mask.block_depth, mask.shape
+    depth = mask.block_depth
+    _, y, x = mask.shape
     needs = Needs(
         (depth + 1) * y * x * 12 + y * x * 40,
         output.nbytes // 16,
         "import with a smaller --block-depth, or use fewer --workers",
     )
-    with Stage(
-        sample,
-        f"objects-{name}",
-        ObjectSettings(min_voxels=least_voxels),
-        {"mask": mask.fingerprint},
-        [output],
-        on,
-        needs,
-    ) as stage:
-        found: ObjectNumbering | None = None
+    settings = ObjectSettings(min_voxels=min_voxels)
+    inputs = {"mask": mask.fingerprint}
+    with Stage(sample, f"objects-{name}", settings, inputs, [output], on, needs) as stage:
+        numbers: list[Parts] = []
+        small_components = [0, 0]
         if not stage.finished:
-            blocks = mask.blocks()
-            folder = stage.chain(
-                f"{stage.name}, parts",
-                _parts,
-                {_name("parts", block): [block] for block in blocks},
-                mask,
-            )
-            seams = {_name("seam", upper): [(upper, lower)] for upper, lower in pairwise(blocks)}
-            stage.chain(f"{stage.name}, seams", _seam, seams, folder)
-            parts = [link_arrays(folder, _name("parts", block), 0) for block in blocks]
-            voxels, firsts = (
-                [np.asarray(one[key][...]) for one in parts] for key in ("voxels", "firsts")
-            )
-            pairs = [
-                np.asarray(link_arrays(folder, seam, 0)["pairs"][...]).reshape(-1, 2)
-                for seam in seams
-            ]
-            if mask.sizes:  # pictures, a block each, which nothing connects
-                pairs = [pair[:0] for pair in pairs]
-            found = join_parts(voxels, firsts, pairs, least_voxels)
-        names = found.numbers if found else []
-        specks = [found.specks, found.speck_voxels] if found else [0, 0]
+            numbering = _number_parts(stage, mask, min_voxels)
+            numbers = numbering.numbers
+            small_components = [numbering.small_components, numbering.small_voxels]
         summaries = stage.map(
-            _number,
+            _number_block,
             mask.blocks(),
             mask,
             output.path,
-            specks,
-            of_block=lambda block: names[block.start // depth] if names else None,
+            small_components,
+            of_block=lambda block: numbers[block.start // depth] if numbers else None,
         )
-    left_out, voxels_left_out = summaries[0]["specks"]
-    return sample.volume("labels", f"{name}-objects"), int(left_out), int(voxels_left_out)
+    count, voxels = summaries[0]["small_components"]
+    return sample.volume("labels", f"{name}-objects"), int(count), int(voxels)
 
 
-def _name(what: str, block: ZBlock) -> str:
-    return f"{what}-{block.start}"
+def _number_parts(stage: Stage, mask: Volume, min_voxels: int) -> ObjectNumbering:
+    """Label the parts of all blocks, find those that touch, and number the objects."""
+    blocks = mask.blocks()
+    part_links = {_link_name("parts", block): [block] for block in blocks}
+    folder = stage.chain(f"{stage.name}, parts", _label_parts, part_links, mask)
+    seam_links = {_link_name("seam", upper): [(upper, lower)] for upper, lower in pairwise(blocks)}
+    stage.chain(f"{stage.name}, seams", _find_touching, seam_links, folder)
+    parts = [link_arrays(folder, link, 0) for link in part_links]
+    voxels = [np.asarray(arrays["voxels"][...]) for arrays in parts]
+    firsts = [np.asarray(arrays["firsts"][...]) for arrays in parts]
+    pairs = [
+        np.asarray(link_arrays(folder, link, 0)["pairs"][...]).reshape(-1, 2) for link in seam_links
+    ]
+    if mask.sizes:  # images of a montage, one a block, which are not connected
+        pairs = [block_pairs[:0] for block_pairs in pairs]
+    return join_parts(voxels, firsts, pairs, min_voxels)
 
 
-def _parts(block: ZBlock, _before: None, mask: Volume) -> Arrays:
-    """Voxels and first voxels of the parts of a block, and its outer slices."""
+def _link_name(content: str, block: ZBlock) -> str:
+    return f"{content}-{block.start}"
+
+
+def _label_parts(block: ZBlock, _previous: None, mask: Volume) -> Arrays:
+    """Return voxels and first voxels of the parts of a block, and its first and last slice."""
     parts = connected_parts(mask.read(block.own))
-    firsts = first_voxels(parts) + block.start * parts[0].size
     return {
         "voxels": np.bincount(parts.reshape(-1))[1:],
-        "firsts": firsts,
+        "firsts": first_voxels(parts) + block.start * parts[0].size,
         "bottom": parts[0],
         "top": parts[-1],
     }
 
 
-def _seam(blocks: tuple[ZBlock, ZBlock], _before: None, folder: Path) -> Arrays:
-    """Which parts of a block touch which parts of the next one."""
-    top, bottom = (
-        link_arrays(folder, _name("parts", block), 0)[side]
-        for block, side in zip(blocks, ("top", "bottom"), strict=True)
-    )
+def _find_touching(blocks: tuple[ZBlock, ZBlock], _previous: None, folder: Path) -> Arrays:
+    """Return the parts of a block that touch parts of the next one."""
+    upper, lower = blocks
+    top = link_arrays(folder, _link_name("parts", upper), 0)["top"]
+    bottom = link_arrays(folder, _link_name("parts", lower), 0)["bottom"]
     return {"pairs": touching_pairs(np.asarray(top[...]), np.asarray(bottom[...]))}
 
 
-def _number(block: ZBlock, mask: Volume, path: str, specks: list[int], names: Parts) -> BlockResult:
-    return {path: names[connected_parts(mask.read(block.own))]}, {"specks": specks}
+def _number_block(
+    block: ZBlock, mask: Volume, path: str, small_components: list[int], numbers: Parts
+) -> BlockResult:
+    labels = numbers[connected_parts(mask.read(block.own))]
+    return {path: labels}, {"small_components": small_components}

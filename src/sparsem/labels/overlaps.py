@@ -1,4 +1,7 @@
-"""Label maps as sets of regions: how much of each lies in each of another map. Labels are unsigned integers of any shape; 0 is nothing."""
+"""Overlaps of label maps: how many pixels of each region are in each region of another map.
+
+Labels are unsigned integers of any shape; 0 is background.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +14,12 @@ Ids = NDArray[np.uint32]
 
 
 class Overlaps(NamedTuple):
-    """Pairs of labels that share pixels, ascending by (first, second).
+    """Pairs of labels that have pixels in common, ascending by (first, second).
 
     Attributes:
-        first: label in the first map, (n,).
-        second: label in the second, (n,).
-        pixels: how many they share, (n,) int64.
+        first: (n,) label in the first map.
+        second: (n,) label in the second map.
+        pixels: (n,) int64, the number of common pixels.
     """
 
     first: Ids
@@ -25,74 +28,102 @@ class Overlaps(NamedTuple):
 
 
 def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = None) -> Overlaps:
-    """Count the pixels that every pair of labels shares, 0 among them.
+    """Count the pixels that every pair of labels has in common; label 0 is included.
 
-    Labels are constant along most of a row, so runs of equal pairs are counted and not pixels: a hundred times fewer to sort.
+    Labels are constant along most of a row, so runs of equal pairs are counted and not pixels: a
+    hundred times fewer to sort.
+
+    Args:
+        first: label map of any shape.
+        second: label map of the same shape.
+        known: pixels that count; all if not given.
 
     Raises:
-        ValueError: the maps differ in shape, or hold labels beyond 32 bit.
+        ValueError: the maps differ in shape, or hold labels beyond 32 bits.
     """
     if first.shape != second.shape:
         raise ValueError(f"label maps of {first.shape} and {second.shape} cannot be compared")
-    one, two = (_flat(labels, known) for labels in (first, second))
-    if not one.size:
+    first_flat = _flatten(first, known)
+    second_flat = _flatten(second, known)
+    if not first_flat.size:
         return add_overlaps([])
-    starts = np.concatenate(
-        [[0], np.flatnonzero((one[1:] != one[:-1]) | (two[1:] != two[:-1])) + 1]
-    )
-    lengths = np.diff(starts, append=one.size)
-    return _counted(one[starts], two[starts], lengths)
+    is_step = (first_flat[1:] != first_flat[:-1]) | (second_flat[1:] != second_flat[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(is_step) + 1])
+    lengths = np.diff(starts, append=first_flat.size)
+    return _sum_equal_pairs(first_flat[starts], second_flat[starts], lengths)
 
 
 def label_sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
-    """The labels of a map but 0, ascending, and how many pixels each has; runs are counted, not pixels."""
-    flat = _flat(labels, None)
-    starts = (
-        np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-        if flat.size
-        else np.empty(0, int)
-    )
-    ids, which = np.unique(flat[starts], return_inverse=True)
-    pixels = np.bincount(
-        which, weights=np.diff(starts, append=flat.size), minlength=len(ids)
-    ).astype(np.int64)
+    """Return the labels of a map except 0, ascending, and how many pixels each has.
+
+    Runs are counted, not pixels.
+    """
+    flat = _flatten(labels, None)
+    if flat.size:
+        is_start = np.concatenate([[True], flat[1:] != flat[:-1]])
+        starts = np.flatnonzero(is_start)
+    else:
+        starts = np.empty(0, int)
+    lengths = np.diff(starts, append=flat.size)
+    ids, id_of_run = np.unique(flat[starts], return_inverse=True)
+    pixels = np.bincount(id_of_run, weights=lengths, minlength=len(ids)).astype(np.int64)
     return ids[ids > 0], pixels[ids > 0]
 
 
 def positions_in(ids: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
-    """Place of every value among ascending ``ids``, from 1; 0 for one that is not among them. Any shape."""
+    """Return the position of every value in ascending ``ids``, counted from 1.
+
+    It is 0 for values that are missing. Values have any shape.
+    """
     if not len(ids):
         return np.zeros(values.shape, np.int64)
-    places = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
-    return np.where(ids[places] == values, places + 1, 0)
+    indices = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
+    return np.where(ids[indices] == values, indices + 1, 0)
 
 
 def resample_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
-    """A label map (y, x) at another resolution: the label in the middle of every pixel; an id is never interpolated."""
-    y, x = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip(shape, labels.shape, strict=True)
-    )
-    return labels if labels.shape == shape else labels[np.ix_(y, x)]
+    """Return a label map (y, x) at another resolution; labels are never interpolated.
+
+    Every pixel has the label in its middle.
+    """
+    if labels.shape == shape:
+        return labels
+    y = _pixel_centers(labels.shape[0], shape[0])
+    x = _pixel_centers(labels.shape[1], shape[1])
+    return labels[np.ix_(y, x)]
+
+
+def _pixel_centers(old: int, new: int) -> NDArray[np.int_]:
+    """Return the pixels of an axis of ``old`` pixels in the middle of each of ``new`` pixels."""
+    return ((np.arange(new) + 0.5) * old / new).astype(int)
 
 
 def add_overlaps(parts: Sequence[Overlaps]) -> Overlaps:
-    """The overlaps of a whole from those of its parts."""
+    """Return the overlaps of a whole from those of its parts."""
     if not parts:
         return Overlaps(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64))
-    first, second, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _counted(first, second, counts)
+    return _sum_equal_pairs(
+        np.concatenate([part.first for part in parts]),
+        np.concatenate([part.second for part in parts]),
+        np.concatenate([part.pixels for part in parts]),
+    )
 
 
-def _counted(first: Ids, second: Ids, pixels: NDArray[np.int64]) -> Overlaps:
-    """One row a pair, ascending, from pairs that may come several times."""
-    pairs, which = np.unique(first.astype(np.uint64) << np.uint64(32) | second, return_inverse=True)
-    total = np.bincount(which, weights=pixels).astype(np.int64)
+def _sum_equal_pairs(first: Ids, second: Ids, pixels: NDArray[np.int64]) -> Overlaps:
+    """Return one row for each pair, ascending, from pairs that may occur several times."""
+    encoded = first.astype(np.uint64) << np.uint64(32) | second
+    pairs, pair_of_row = np.unique(encoded, return_inverse=True)
+    total = np.bincount(pair_of_row, weights=pixels).astype(np.int64)
     return Overlaps((pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), total)
 
 
-def _flat(labels: Labels, known: NDArray[np.bool_] | None) -> NDArray[np.uint32]:
-    chosen = labels.ravel() if known is None else labels[known]
-    if chosen.dtype.itemsize > 4 and chosen.max(initial=0) >= 2**32:
-        raise ValueError(f"label {chosen.max()} does not fit into 32 bit; renumber the labels")
-    return chosen.astype(np.uint32, copy=False)
+def _flatten(labels: Labels, known: NDArray[np.bool_] | None) -> NDArray[np.uint32]:
+    """Return the labels of known pixels as a flat array of uint32.
+
+    Raises:
+        ValueError: a label exceeds 32 bits.
+    """
+    flat = labels.ravel() if known is None else labels[known]
+    if flat.dtype.itemsize > 4 and flat.max(initial=0) >= 2**32:
+        raise ValueError(f"label {flat.max()} does not fit into 32 bits; renumber the labels")
+    return flat.astype(np.uint32, copy=False)

@@ -1,4 +1,4 @@
-"""What the labeled slices of a sample were to the training of its labels."""
+"""Roles of the labeled slices of a sample in the training of its labels."""
 
 from sparsem.annotation.labeled_slices import (
     annotated_structures,
@@ -11,18 +11,19 @@ from sparsem.store.slice_use import SliceUse, use_of
 
 
 def slice_use_of(sample: Sample, name: str) -> SliceUse | None:
-    """Return what slices were to the training of ``labels/NAME``; None if that is not known, as of labels made elsewhere.
+    """Return the slices on which the network of ``labels/NAME`` was trained and validated.
 
-    Cells are carried from their annotated slices, so these count as trained.
+    None if they are unknown, as for imported labels. Cells are propagated from their annotated
+    slices, so these count as trained.
     """
     base = name.removesuffix(CONSTRAINED)
-    made_of = [
+    cell_annotations = [
         entry["settings"].get("cells")
         for entry in sample.history()
         if f"labels/{base}-regions" in entry["outputs"]
     ]
-    if made_of:
-        return _use_of_cells(sample, str(made_of[-1]))
+    if cell_annotations:
+        return _use_of_cells(sample, str(cell_annotations[-1]))
     if base not in sample.names("labels"):
         return None
     return use_of(sample.volume("labels", base).slice_use)
@@ -31,8 +32,13 @@ def slice_use_of(sample: Sample, name: str) -> SliceUse | None:
 def _use_of_cells(sample: Sample, annotation: str) -> SliceUse:
     """Return the annotated slices, and those that the network was trained on."""
     annotated = annotated_structures(sample).get(annotation_of_output(annotation), ())
-    known = [name for name in outputs_of_cells(annotation) if name in sample.names("probabilities")]
-    uses = [use_of(sample.volume("probabilities", name).slice_use) for name in known]
-    trained = {*annotated, *(z for use in uses if use for z in use.trained)}
-    validated = {z for use in uses if use for z in use.validated} - trained
-    return SliceUse(tuple(sorted(trained)), tuple(sorted(validated)))
+    trained = set(annotated)
+    validated: set[int] = set()
+    for output in outputs_of_cells(annotation):
+        if output not in sample.names("probabilities"):
+            continue
+        use = use_of(sample.volume("probabilities", output).slice_use)
+        if use:
+            trained |= set(use.trained)
+            validated |= set(use.validated)
+    return SliceUse(tuple(sorted(trained)), tuple(sorted(validated - trained)))
