@@ -440,7 +440,7 @@ def _() -> None:
 @other(
     "a mask that was a JPEG",
     ANNOTATE,
-    "Slice 0 of masks is a mask of 0 and 255 with .* pixels in between, as JPEG",
+    "Slice 0 of masks is a mask of 0 and 255, but .* pixels have values in between, as JPEG",
 )
 def _() -> None:
     _, jpeg = cv2.imencode(
@@ -452,7 +452,7 @@ def _() -> None:
 @other(
     "masks that are JPEG",
     ANNOTATE,
-    "There are no TIFF or PNG slices in the folder masks; other pictures, such as JPEG",
+    "There are no TIFF or PNG slices in the folder masks; save images of other formats, such as JPEG",
 )
 def _() -> None:
     png("masks/m_9.jpg", MASK)

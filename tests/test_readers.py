@@ -486,7 +486,7 @@ def test_numbers_of_any_type_become_gray_levels_and_how_is_recorded(tmp_path: Pa
         ends = np.median([np.percentile(one * 10.0 - 900, (0.1, 99.9)) for one in STACK], axis=0)
         expected = np.clip((STACK * 10.0 - 900 - ends[0]) / (ends[1] - ends[0]), 0, 1) * 65535
         assert np.abs(wide - expected).max() <= 0.51
-    chosen = imported(tmp_path, STACK.astype(np.float32) / 100, gray_levels=(0, 2.55), bits=8)
+    chosen = imported(tmp_path, STACK.astype(np.float32) / 100, intensity_range=(0, 2.55), bits=8)
     assert np.array_equal(chosen.image().read(slice(None)), STACK)
     assert chosen.history()[0]["settings"]["input gray levels"] == "0 to 2.55 become 0 to 255"
 
@@ -495,10 +495,14 @@ def test_numbers_of_any_type_become_gray_levels_and_how_is_recorded(tmp_path: Pa
     ("value", "settings", "sentence"),
     [
         (np.nan, {}, r"Slice 2 of a\.npy holds values that are not numbers \(NaN or infinite\)"),
-        (np.inf, {"gray_levels": (0, 1)}, r"Slice 2 of a\.npy holds values that are not numbers"),
+        (
+            np.inf,
+            {"intensity_range": (0, 1)},
+            r"Slice 2 of a\.npy holds values that are not numbers",
+        ),
         (
             1.0,
-            {"gray_levels": (5, 5)},
+            {"intensity_range": (5, 5)},
             "--intensity-range takes what becomes black and what becomes white",
         ),
         (1.0, {}, "a.npy holds the same number, 1, almost everywhere"),

@@ -284,10 +284,21 @@ def _write_model(volume: ExportVolume, unfinished: Path, path: Path, quiet: bool
     model = np.empty((y, x, z), volume.stack.dtype, order="F")
     for start, block in volume.blocks(f"export {path.name}", quiet):
         model[:, :, start : start + len(block)] = np.moveaxis(block, 0, 2)
+    with unfinished.open("wb") as file:
+        scipy.io.savemat(file, _model_content(volume, model), do_compression=True)
+
+
+def _model_content(volume: ExportVolume, model: NDArray[Any]) -> dict[str, Any]:
+    """Return the variables of a model of Microscopy Image Browser.
+
+    Args:
+        volume: names and voxel size.
+        model: labels (y, x, z).
+    """
     largest = int(model.max(initial=0))
     model_type = next(limit for limit in MODEL_TYPES if largest <= limit)
     materials = _material_names(volume, largest, model_type)
-    content = {
+    return {
         "mibModel": model.astype(_model_dtype(model_type), copy=False),
         "modelVariable": "mibModel",
         "modelType": float(model_type),
@@ -295,8 +306,6 @@ def _write_model(volume: ExportVolume, unfinished: Path, path: Path, quiet: bool
         "modelMaterialColors": np.random.default_rng(0).random((max(len(materials), 1), 3)),
         "BoundingBox": np.array([_bounding_box_um(volume)]),
     }
-    with unfinished.open("wb") as file:
-        scipy.io.savemat(file, content, do_compression=True)
 
 
 def _model_dtype(model_type: int) -> type[np.unsignedinteger[Any]]:

@@ -57,12 +57,8 @@ def _hdf5_source(file: h5py.File, path: Path, selection: Selection) -> Source:
         key = _only_stack(datasets, path)
     else:
         key = selection.dataset
-    node = find_dataset(file, key)
-    if node is None:
-        raise InputError(_no_dataset_error(file, key, path))
     name = f"'{key}' in {path.name}"
-    if node.shape is None or not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
-        raise InputError(f"{name} has the shape {node.shape}; expected one channel, (z, y, x).")
+    node = _require_stack(file, key, path)
     index, shape = stack_layout(_axis_letters(node), node.shape, selection, name)
     missing = missing_hdf5_parts(node, path, index, name)
     numbers = (selection.channel, selection.time)
@@ -77,6 +73,22 @@ def _hdf5_source(file: h5py.File, path: Path, selection: Selection) -> Source:
         notes=tuple(f"{sentence}." for sentence in datasets.dangling),
         voxel_faults=length_faults(lengths),
     )
+
+
+def _require_stack(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
+    """Return a dataset that has the axes of a stack.
+
+    Raises:
+        InputError: there is no such dataset, or its shape is not that of a stack.
+    """
+    node = find_dataset(file, key)
+    if node is None:
+        raise InputError(_no_dataset_error(file, key, path))
+    if node.shape is None or not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
+        raise InputError(
+            f"'{key}' in {path.name} has the shape {node.shape}; expected one channel, (z, y, x)."
+        )
+    return node
 
 
 def _axis_letters(node: h5py.Dataset) -> str:

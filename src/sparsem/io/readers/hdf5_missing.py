@@ -100,11 +100,7 @@ def _unwritten_chunks(node: h5py.Dataset) -> Lacking:
     boxes = grid.boxes(~present)
     if not len(boxes):
         return []
-
-    def chunk_name(number: int) -> str:
-        return box_at(boxes[number])
-
-    lacking = MissingBoxes("chunk", boxes, chunk_name, fill_number(node.fillvalue), sparse=True)
+    lacking = _lacking_at("chunk", boxes, fill_number(node.fillvalue))
     all_boxes = grid.boxes(np.ones_like(present))
     return [(lacking, all_boxes)]
 
@@ -168,13 +164,17 @@ def _lacking_of_virtual(node: h5py.Dataset, path: Path, name: str, ancestors: An
         lacking.append((sources, source_boxes))
     free = uncovered_boxes(node.shape, source_boxes)
     if len(free):
-
-        def free_name(number: int) -> str:
-            return box_at(free[number])
-
-        uncovered = MissingBoxes("part without a source", free, free_name, fill, sparse=True)
-        lacking.append((uncovered, None))
+        lacking.append((_lacking_at("part without a source", free, fill), None))
     return lacking
+
+
+def _lacking_at(what: str, boxes: Boxes, fill: float) -> MissingBoxes:
+    """Return parts that programs leave out, each named by its position."""
+
+    def name_at(number: int) -> str:
+        return box_at(boxes[number])
+
+    return MissingBoxes(what, boxes, name_at, fill, sparse=True)
 
 
 @dataclass

@@ -139,28 +139,36 @@ def _read_header(path: Path) -> tuple[Any, ByteOrder]:
             f"{path.name} cannot be read as MRC ({size} bytes are fewer than its header has); "
             "is it complete?"
         )
-    byte_orders: tuple[ByteOrder, ByteOrder] = ("<", ">")
-    if content[MACHINE_STAMP] == BIG_ENDIAN:
-        byte_orders = (">", "<")
-    headers = {order: _decode_header(content, order) for order in byte_orders}
-    plausible = [order for order in byte_orders if _is_plausible(headers[order])]
-    complete = [order for order in plausible if _needed_bytes(headers[order]) <= size]
+    plausible = [
+        (header, byte_order)
+        for header, byte_order in _decode_header(content)
+        if _is_plausible(header)
+    ]
+    for header, byte_order in plausible:
+        if _needed_bytes(header) <= size:
+            return header, byte_order
     has_format_name = content[FORMAT_NAME] == b"MAP"
-    if not plausible or not (complete or has_format_name):
+    if not plausible or not has_format_name:
         raise InputError(
             f"{path.name} cannot be read as MRC (its header makes no sense); is it complete?"
         )
-    if not complete:
-        needed = _needed_bytes(headers[plausible[0]])
-        raise InputError(
-            f"{path.name} cannot be read as MRC "
-            f"(its header states {needed} bytes, it has {size}); is it complete?"
-        )
-    return headers[complete[0]], complete[0]
+    needed = _needed_bytes(plausible[0][0])
+    raise InputError(
+        f"{path.name} cannot be read as MRC "
+        f"(its header states {needed} bytes, it has {size}); is it complete?"
+    )
 
 
-def _decode_header(content: bytes, byte_order: ByteOrder) -> Any:
-    return np.frombuffer(content, mrcfile.dtypes.HEADER_DTYPE.newbyteorder(byte_order))[0]
+def _decode_header(content: bytes) -> list[tuple[Any, ByteOrder]]:
+    """Return the header in both byte orders, first the one that its machine stamp states."""
+    byte_orders: tuple[ByteOrder, ByteOrder] = ("<", ">")
+    if content[MACHINE_STAMP] == BIG_ENDIAN:
+        byte_orders = (">", "<")
+    decoded = []
+    for byte_order in byte_orders:
+        dtype = mrcfile.dtypes.HEADER_DTYPE.newbyteorder(byte_order)
+        decoded.append((np.frombuffer(content, dtype)[0], byte_order))
+    return decoded
 
 
 def _is_plausible(header: Any) -> bool:

@@ -160,13 +160,12 @@ def _space_sizes(header: Mapping[str, Any], path: Path) -> list[int]:
     sizes = [int(size) for size in header["sizes"]][::-1]  # the first axis in a file is the fastest
     kinds = _axis_kinds(header, len(sizes))
     stated = f"{path.name} has the sizes {sizes[::-1]}"
-    if "list" in kinds:
-        n_layers = sizes[kinds.index("list")]
-        if n_layers > 1:  # segments that overlap lie in layers
-            raise InputError(
-                f"{path.name} has segments that overlap, in {n_layers} layers; "
-                "in 3D Slicer, export them to a labelmap first."
-            )
+    n_layers = sizes[kinds.index("list")] if "list" in kinds else 1
+    if n_layers > 1:  # segments that overlap lie in layers
+        raise InputError(
+            f"{path.name} has segments that overlap, in {n_layers} layers; "
+            "in 3D Slicer, export them to a labelmap first."
+        )
     axes = list(zip(sizes, kinds, strict=True))
     channels = [kind for size, kind in axes if kind not in SPACE_KINDS and size > 1]
     if len(sizes) == 3 and channels == ["time"]:
@@ -196,16 +195,21 @@ def _placement(header: Mapping[str, Any], path: Path) -> Placement | None:
     if offset is None:
         return None
     x, y, z = (int(number) for number in str(offset).split())
-    parameters = str(header.get("Segmentation_ConversionParameters", ""))
-    _, _, after_key = parameters.partition("Reference image geometry|")
-    geometry, _, _ = after_key.partition("|")
-    numbers = [float(number) for number in geometry.split(";") if number.strip()]
+    numbers = _image_geometry(header)
     if len(numbers) != GEOMETRY_NUMBERS:
         return Placement((z, y, x), None)
     _refuse_other_voxels(numbers, header, path)
     x0, x1, y0, y1, z0, z1 = (int(number) for number in numbers[MATRIX_NUMBERS:])
     image_shape = (z1 - z0 + 1, y1 - y0 + 1, x1 - x0 + 1)
     return Placement((z - z0, y - y0, x - x0), image_shape)
+
+
+def _image_geometry(header: Mapping[str, Any]) -> list[float]:
+    """Return the numbers of the geometry of the image that a segmentation was drawn on."""
+    parameters = str(header.get("Segmentation_ConversionParameters", ""))
+    _, _, after_key = parameters.partition("Reference image geometry|")
+    geometry, _, _ = after_key.partition("|")
+    return [float(number) for number in geometry.split(";") if number.strip()]
 
 
 def _refuse_other_voxels(numbers: list[float], header: Mapping[str, Any], path: Path) -> None:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.io.readers.source import Source, Stack
 
+ADVICE = "in 3D Slicer, export it as a labelmap with the image as its reference"
+
 
 @dataclass(frozen=True)
 class PaddedStack:
@@ -59,25 +61,26 @@ def uncrop_segmentation(source: Source, shapes: Sequence[tuple[int, int, int]]) 
         return source
     offset, stated = source.placement
     name = source.files[0].name
-    advice = "in 3D Slicer, export it as a labelmap with the image as its reference"
     if stated is None and not shapes:
         if any(offset):
             raise InputError(
                 f"{name} is cropped to its segments, and it does not state the size of its image; "
-                f"{advice}."
+                f"{ADVICE}."
             )
         return source
     if stated is not None and shapes and stated not in shapes:
         raise InputError(
             f"{name} was drawn on an image of {stated} (z, y, x) voxels, "
-            f"but the image here has {shapes[0]}; {advice}."
+            f"but the image here has {shapes[0]}; {ADVICE}."
         )
     image_shape = stated or shapes[0]
-    ends = tuple(start + length for start, length in zip(offset, source.stack.shape, strict=True))
+    depth, height, width = source.stack.shape
+    z, y, x = offset
+    ends = (z + depth, y + height, x + width)
     is_beyond = any(end > length for end, length in zip(ends, image_shape, strict=True))
     if min(offset) < 0 or is_beyond:
         raise InputError(
             f"{name} covers the voxels {offset} to {ends} (z, y, x), "
-            f"but the image has {image_shape}; {advice}."
+            f"but the image has {image_shape}; {ADVICE}."
         )
     return replace(source, stack=PaddedStack(source.stack, offset, image_shape))

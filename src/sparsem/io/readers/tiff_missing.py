@@ -55,23 +55,34 @@ def missing_pages(
     in_stack = touches_stack(page_boxes, index[:n_page_axes])
     pages, segments = _missing_boxes(series, positions, in_stack, path)
     n_stack_pages = int(in_stack.sum())
-    fill = float(keyframe.nodata)
-    missing_file = _missing_file(series.parent, path) if len(pages) else None
-
-    def page_name(number: int) -> str:
-        return missing_file or box_at(pages[number, :n_page_axes])
-
-    def segment_name(number: int) -> str:
-        return box_at(segments[number])
-
     n_segments = (n_stack_pages - len(pages)) * int(np.prod(keyframe.chunked, dtype=np.int64))
-    kind = "tile" if keyframe.is_tiled else "strip"
-    lacking_pages = MissingBoxes("page", pages, page_name, fill)
-    lacking_segments = MissingBoxes(kind, segments, segment_name, fill)
+    lacking_pages = _lacking_pages(series, pages, path)
+    lacking_segments = _lacking_segments(series, segments)
     return (
         *missing_from_stack(path.name, lacking_pages, index, n_stack_pages),
         *missing_from_stack(path.name, lacking_segments, index, n_segments),
     )
+
+
+def _lacking_pages(series: tifffile.TiffPageSeries, boxes: Boxes, path: Path) -> MissingBoxes:
+    """Return missing pages; they are named by the file of the set that is missing, if any."""
+    n_page_axes = series.ndim - series.keyframe.ndim
+    missing_file = _missing_file(series.parent, path) if len(boxes) else None
+
+    def page_name(number: int) -> str:
+        return missing_file or box_at(boxes[number, :n_page_axes])
+
+    return MissingBoxes("page", boxes, page_name, float(series.keyframe.nodata))
+
+
+def _lacking_segments(series: tifffile.TiffPageSeries, boxes: Boxes) -> MissingBoxes:
+    """Return strips or tiles that were not written."""
+    kind = "tile" if series.keyframe.is_tiled else "strip"
+
+    def segment_name(number: int) -> str:
+        return box_at(boxes[number])
+
+    return MissingBoxes(kind, boxes, segment_name, float(series.keyframe.nodata))
 
 
 def _missing_boxes(

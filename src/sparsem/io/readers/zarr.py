@@ -31,20 +31,30 @@ from sparsem.io.readers.zarr_missing import missing_chunks
 METADATA_FILES = ("zarr.json", ".zgroup", ".zarray")
 
 
-class _ArrayChoice(NamedTuple):
-    """An array of a Zarr, with what OME-Zarr metadata state about it.
+class _Level(NamedTuple):
+    """What OME-Zarr metadata state about an array.
 
     Attributes:
-        node: the array.
-        key: of the array in its group; None if it is not in a group.
         axes: a letter an axis; empty if they have no names.
-        lengths: edges of a voxel by axis.
+        lengths: edges of a voxel by axis; empty if they are not stated.
+    """
+
+    axes: str
+    lengths: Mapping[str, StatedLength]
+
+
+class _ArrayChoice(NamedTuple):
+    """The array of a Zarr to read.
+
+    Attributes:
+        node: the array, or a group that was selected by mistake.
+        key: of the array in its group; None if it is not in a group.
+        level: what the metadata state about it.
     """
 
     node: Any
-    key: str | None = None
-    axes: str = ""
-    lengths: Mapping[str, StatedLength] = {}
+    key: str | None
+    level: _Level
 
 
 def is_zarr(path: Path) -> bool:
@@ -54,32 +64,30 @@ def is_zarr(path: Path) -> bool:
 
 def open_zarr(path: Path, selection: Selection) -> Source:
     """Open a Zarr array as a stack; see ``open_source``."""
-    choice = _choose_array(path, selection)
-    node = choice.node
+    node, key, level = _choose_array(path, selection)
     if not isinstance(node, zarr.Array):
         raise InputError(
-            f"'{choice.key}' in {path.name} is a group, not an array; "
-            "name an array with --dataset KEY."
+            f"'{key}' in {path.name} is a group, not an array; name an array with --dataset KEY."
         )
     if not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
         raise InputError(
             f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x)."
         )
-    axes = choice.axes if len(choice.axes) == node.ndim else default_axes(node.shape)
-    name = f"'{choice.key}' in {path.name}" if choice.key else path.name
+    axes = level.axes if len(level.axes) == node.ndim else default_axes(node.shape)
+    name = f"'{key}' in {path.name}" if key else path.name
     index, shape = stack_layout(axes, node.shape, selection, name)
     if getattr(node.dtype, "kind", "") not in "biuf":
         raise InputError(f"{name} holds {node.dtype}; expected real numbers.")
-    directory = path / (choice.key or "")
+    directory = path / (key or "")
     with refuse_damaged_file(path, "Zarr"):
         missing = missing_chunks(node, directory, index, name)
     return Source(
         ZarrStack(node, index, shape),
-        axis_lengths_nm(choice.lengths),
+        axis_lengths_nm(level.lengths),
         (directory,),
         part=selection.part,
         missing=missing,
-        voxel_faults=length_faults(choice.lengths),
+        voxel_faults=length_faults(level.lengths),
         name=path.name,
     )
 
@@ -93,16 +101,15 @@ def _choose_array(path: Path, selection: Selection) -> _ArrayChoice:
     with refuse_damaged_file(path, "Zarr"):
         node = zarr.open(store=path, mode="r", use_consolidated=False)
     if not isinstance(node, zarr.Group):
-        return _ArrayChoice(node, selection.dataset)
+        return _ArrayChoice(node, selection.dataset, _Level("", {}))
     multiscale = _multiscale(node)
-    key, axes = selection.dataset, ""
-    lengths: dict[str, StatedLength] = {}
+    key = selection.dataset
+    level = _Level("", {})
     if multiscale is not None and key in (None, *_level_keys(multiscale)):
         try:
-            level = 0 if key is None else _level_keys(multiscale).index(key)
-            key = str(multiscale["datasets"][level]["path"])
-            lengths = _ngff_lengths(multiscale, level)
-            axes = "".join(_axis_name(axis) for axis in multiscale.get("axes", ())).upper()
+            number = 0 if key is None else _level_keys(multiscale).index(key)
+            key = str(multiscale["datasets"][number]["path"])
+            level = _describe_level(multiscale, number)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
                 f"{path.name} has damaged OME-Zarr metadata ({error!r}); "
@@ -114,7 +121,7 @@ def _choose_array(path: Path, selection: Selection) -> _ArrayChoice:
         if ".." in key or key not in node:
             raise InputError(_no_array_error(path, key, multiscale))
         array = node[key]
-    return _ArrayChoice(array, key, axes, lengths)
+    return _ArrayChoice(array, key, level)
 
 
 def _only_key(group: "zarr.Group", path: Path) -> str:
@@ -141,6 +148,13 @@ def _no_array_error(path: Path, key: str, multiscale: Mapping[str, Any] | None) 
         f"{path.name} has no array '{key}', although its OME-Zarr metadata name this level; "
         f"copy it again{coarser}."
     )
+
+
+def _describe_level(multiscale: Mapping[str, Any], number: int) -> _Level:
+    """Return what OME-Zarr metadata state about a level, by its number."""
+    lengths = _ngff_lengths(multiscale, number)
+    axes = "".join(_axis_name(axis) for axis in multiscale.get("axes", ())).upper()
+    return _Level(axes, lengths)
 
 
 def _axis_name(axis: Any) -> str:

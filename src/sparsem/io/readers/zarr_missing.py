@@ -158,28 +158,37 @@ def _written_in_shards(
             continue
         shard_path = directory / metadata.encode_chunk_key(position)
         in_shard = _shard_index(shard_path, codec, per_shard)
-        source, target = [], []
-        for number, count, numbers in zip(position, per_shard, chunk_ranges, strict=True):
-            first = number * count
-            start = max(first, numbers.start)
-            stop = min(first + count, numbers.stop)
-            source.append(slice(start - first, stop - first))
-            target.append(slice(start - numbers.start, stop - numbers.start))
-        written[tuple(target)] = in_shard[tuple(source)]
+        source, target = _overlap(position, per_shard, chunk_ranges)
+        written[target] = in_shard[source]
     return written
+
+
+def _overlap(
+    position: tuple[int, ...], per_shard: tuple[int, ...], chunk_ranges: tuple[range, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return where the chunks of a shard lie in the shard, and in the grid of all inner chunks.
+
+    Args:
+        position: of the shard.
+        per_shard: inner chunks of a shard along each axis.
+        chunk_ranges: numbers of the inner chunks that hold voxels of the stack, along each axis.
+    """
+    in_shard = []
+    in_grid = []
+    for number, count, chunks in zip(position, per_shard, chunk_ranges, strict=True):
+        first = number * count
+        start = max(first, chunks.start)
+        stop = min(first + count, chunks.stop)
+        in_shard.append(slice(start - first, stop - first))
+        in_grid.append(slice(start - chunks.start, stop - chunks.start))
+    return tuple(in_shard), tuple(in_grid)
 
 
 def _shard_index(path: Path, codec: ShardingCodec, per_shard: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return which inner chunks a shard holds, in the shape ``per_shard``."""
-    codecs = [item for item in codec.index_codecs if isinstance(item, BytesCodec | Crc32cCodec)]
-    if len(codecs) < len(codec.index_codecs) or not isinstance(codecs[0], BytesCodec):
-        raise InputError(
-            f"The shard {path.name} has an index that is compressed; expected a plain one."
-        )
-    endian = getattr(codecs[0].endian, "value", "little")
-    stored = np.dtype(np.uint64).newbyteorder("<" if endian == "little" else ">")
+    stored = _index_dtype(codec, path)
     index_bytes = int(np.prod(per_shard)) * 2 * stored.itemsize
-    checksum_bytes = CHECKSUM_BYTES * (len(codecs) - 1)
+    checksum_bytes = CHECKSUM_BYTES * (len(codec.index_codecs) - 1)
     if path.stat().st_size < index_bytes + checksum_bytes:
         raise InputError(f"The shard {path} is shorter than its index; copy it again.")
     with path.open("rb") as file:
@@ -188,3 +197,18 @@ def _shard_index(path: Path, codec: ShardingCodec, per_shard: tuple[int, ...]) -
         entries = np.frombuffer(file.read(index_bytes), stored)
     offsets = entries.reshape(*per_shard, 2)[..., 0]
     return np.asarray(offsets != EMPTY)
+
+
+def _index_dtype(codec: ShardingCodec, path: Path) -> np.dtype[Any]:
+    """Return the type of the numbers in the index of a shard.
+
+    Raises:
+        InputError: the index is compressed: it has other codecs than bytes and a checksum.
+    """
+    codecs = [item for item in codec.index_codecs if isinstance(item, BytesCodec | Crc32cCodec)]
+    if len(codecs) < len(codec.index_codecs) or not isinstance(codecs[0], BytesCodec):
+        raise InputError(
+            f"The shard {path.name} has an index that is compressed; expected a plain one."
+        )
+    endian = getattr(codecs[0].endian, "value", "little")
+    return np.dtype(np.uint64).newbyteorder("<" if endian == "little" else ">")
