@@ -32,7 +32,7 @@ METADATA_FILES = ("zarr.json", ".zgroup", ".zarray")
 
 
 class _Level(NamedTuple):
-    """What OME-Zarr metadata state about an array.
+    """Axes and voxel lengths of an array, as OME-Zarr metadata state them.
 
     Attributes:
         axes: a letter an axis; empty if they have no names.
