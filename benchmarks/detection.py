@@ -124,7 +124,7 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
             "ar": f"{one.ar:.3f}",
             "ap50": f"{one.ap50:.3f}",
             "annotated": one.truth,
-            "found": one.found,
+            "found": one.predicted,
         }
         row = {
             "data": data,

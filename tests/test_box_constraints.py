@@ -169,7 +169,7 @@ def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
     scores = score_boxes([found], DetectScoreSettings())
     before, after = (scores.of(kind)["mitochondrion"] for kind in ("predicted", "constrained"))
     assert before.scores.map < after.scores.map == 1
-    assert (before.counts.found.tolist(), after.counts.found.tolist()) == ([2, 0], [1, 0])
+    assert (before.counts.predicted.tolist(), after.counts.predicted.tolist()) == ([2, 0], [1, 0])
     assert {row["boxes"] for row in found.read_table("box_scores").to_pylist()} == {
         "predicted",
         "constrained",

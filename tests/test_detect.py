@@ -699,7 +699,7 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
         )
     detect(other, model, DetectSettings(device="cpu"), on=QUIET)
     counted = score_boxes([other]).of("predicted")["disc"].counts
-    assert counted.pictures == (("other", 0), ("other", 1))  # 7 and 6 of the first one
+    assert counted.images == (("other", 0), ("other", 1))  # 7 and 6 of the first one
 
 
 def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
@@ -733,7 +733,7 @@ def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path
     train_detector([spots], tmp_path / "m.safetensors", settings, on=QUIET)
     sample = unsearched(spots, tmp_path / "one")
     detect(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), on=QUIET)
-    assert score_boxes([sample]).of("predicted")["disc"].counts.pictures == (
+    assert score_boxes([sample]).of("predicted")["disc"].counts.images == (
         ("spots", 6),
         ("spots", 7),
     )

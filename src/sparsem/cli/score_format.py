@@ -222,7 +222,7 @@ def box_lines(found: "BoxEvaluation") -> list[str]:
     """Scores of boxes for people: the thesis' table 5, counts, and what was taken for what."""
     head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "off a picture")
     looked = dict.fromkeys(
-        f"{sample}:{z}" for one in found.boxes for sample, z in one.counts.pictures
+        f"{sample}:{z}" for one in found.boxes for sample, z in one.counts.images
     )
     few = ", ".join(list(looked)[:MOST_LISTED]) + (
         f" and {len(looked) - MOST_LISTED} more" if len(looked) > MOST_LISTED else ""
@@ -235,7 +235,7 @@ def box_lines(found: "BoxEvaluation") -> list[str]:
     for one in found.boxes:
         own, scores = one.counts, one.scores
         numbers = (f"{scores.map:.3f}", f"{scores.ar:.3f}", f"{scores.ap50:.3f}", str(scores.truth))
-        counted = (str(int(own.found.sum())), f"{own.mean_error:.1f} ({own.bias:+.0%})")
+        counted = (str(int(own.predicted.sum())), f"{own.mean_error:.1f} ({own.bias:+.0%})")
         lines.append(
             "  ".join(f"{word:>15}" for word in (scores.name, one.kind, *numbers, *counted))
         )

@@ -89,8 +89,8 @@ class BoxEvaluation:
         """One row a structure, and whether its boxes were held to biology (thesis, table 5)."""
         rows = [
             {"structure": one.scores.name, "boxes": one.kind, "pictures": one.pictures, "annotated": one.scores.truth,
-             "found": one.scores.found, "map": one.scores.map, "ar": one.scores.ar, "ap50": one.scores.ap50, "ap75": one.scores.ap75,
-             "counted": int(one.counts.found.sum()), "count_error_per_picture": one.counts.mean_error, "count_bias": one.counts.bias}
+             "found": one.scores.predicted, "map": one.scores.map, "ar": one.scores.ar, "ap50": one.scores.ap50, "ap75": one.scores.ap75,
+             "counted": int(one.counts.predicted.sum()), "count_error_per_picture": one.counts.mean_error, "count_bias": one.counts.bias}
             for one in self.boxes
         ]  # fmt: skip
         return pa.Table.from_pylist(rows)
@@ -118,9 +118,9 @@ class BoxEvaluation:
             }
             for one in self.boxes
             for (sample, z), truth, found in zip(
-                one.counts.pictures,
+                one.counts.images,
                 one.counts.truth.tolist(),
-                one.counts.found.tolist(),
+                one.counts.predicted.tolist(),
                 strict=True,
             )
         ]

@@ -1,8 +1,11 @@
-"""How good boxes are: COCO's mean average precision, average recall and AP50 (Lin et al. 2014), confusion between classes, counts.
+"""Scores of detected boxes: COCO's average precision and recall, confusion matrix, counts.
 
-COCO looks at the 100 surest boxes of a picture; pictures of tissue hold many more, so all that there are count here, and so does every
-size. The numbers are those of faster-coco-eval, which is the oracle of the tests: it compares all boxes of a picture with all and keeps it
-for all pictures, 0.4 GB and 8 s for one of 5,000 objects; here boxes are compared with those beside them.
+The scores of COCO are those of Lin et al. (2014).
+
+COCO evaluates the 100 most certain boxes of an image. Images of tissue hold many more, so all boxes
+count here, and so does every size. The numbers are those of faster-coco-eval, which is the oracle
+of the tests. It compares all boxes of an image with all and keeps the result for all images, 0.4 GB
+and 8 s for an image of 5,000 objects; here boxes are compared only with those that overlap them.
 """
 
 import math
@@ -15,23 +18,30 @@ from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Boxes, overlapping_pairs
 
-EXACT = 1e-10  # by which an overlap may miss its threshold, as in COCO's own programs
-HALF = 0.5  # intersection over union from which on a box is right, for AP50, confusion and counts
+# An overlap may miss its threshold by this much, as in COCO's own programs.
+TOLERANCE = 1e-10
+# Minimum intersection over union of a correct box, for confusion and counts.
+MIN_IOU = 0.5
+# Intersections over union at which the average precision is computed.
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+AP75 = 5  # position of 0.75 in THRESHOLDS
+# Recalls at which precision is read.
+RECALLS = np.linspace(0, 1, 101)
 
 
 class BoxComparison(NamedTuple):
-    """Boxes of one sample beside what is true.
+    """Detected boxes of one sample, compared with ground truth.
 
     Attributes:
-        truth: what is there.
-        found: what a detector says, with scores.
-        pictures: that are compared.
-        sample: its name.
+        truth: boxes of the ground truth.
+        predicted: boxes of a detector, with scores.
+        images: numbers of the images that are compared.
+        sample: name of the sample.
     """
 
     truth: Boxes
-    found: Boxes
-    pictures: tuple[int, ...]
+    predicted: Boxes
+    images: tuple[int, ...]
     sample: str = ""
 
 
@@ -40,19 +50,19 @@ class BoxScores:
     """Scores of one structure.
 
     Attributes:
-        name: of it.
-        truth: boxes that are there.
-        found: boxes that were said to be.
+        name: name of the structure.
+        truth: number of boxes in the ground truth.
+        predicted: number of predicted boxes.
         map: mean of the average precisions at overlaps of 0.50, 0.55 ... 0.95.
-        ap50: average precision at an overlap of a half.
-        ap75: at three quarters.
+        ap50: average precision at an overlap of 0.5.
+        ap75: average precision at an overlap of 0.75.
         ar: average recall: the mean of the highest recalls at the same overlaps.
-        curve: (101,) precision at recalls of 0, 0.01 ... 1, at an overlap of a half.
+        curve: (101,) precision at recalls of 0, 0.01 ... 1, at an overlap of 0.5.
     """
 
     name: str
     truth: int
-    found: int
+    predicted: int
     map: float
     ap50: float
     ap75: float
@@ -60,169 +70,211 @@ class BoxScores:
     curve: NDArray[np.float64]
 
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
+def box_scores(comparisons: Sequence[BoxComparison], names: Sequence[str]) -> list[BoxScores]:
+    """Return COCO's scores of every structure, over all images of all samples together.
 
-
-def box_scores(compared: Sequence[BoxComparison], names: Sequence[str]) -> list[BoxScores]:
-    """COCO's scores of every structure, over all pictures of all samples together; NaN of one that is nowhere.
+    NaN for a structure without ground truth.
 
     Args:
-        compared: samples; truth and found of the same names.
+        comparisons: samples; ground truth and prediction have the same structures.
         names: structures.
     """
-    return [_scores_of(compared, name) for name in names]
+    return [_scores_of(comparisons, name) for name in names]
 
 
-def _scores_of(compared: Sequence[BoxComparison], name: str) -> BoxScores:
-    scores, hits, objects = [np.empty(0, np.float32)], [np.empty((len(THRESHOLDS), 0), bool)], 0
-    for one in compared:
-        truth, found = one.truth.of_structure(name), one.found.of_structure(name)
-        for z in one.pictures:
-            here, there = found.of_image(z), truth.of_image(z)
-            here = here[np.argsort(-here.score, kind="stable")]
-            scores.append(here.score)
-            hits.append(_hits(here, there))
-            objects += len(there)
-    score, hit = np.concatenate(scores), np.concatenate(hits, axis=1)
-    if not objects:
-        nothing = math.nan
-        return BoxScores(
-            name, 0, len(score), nothing, nothing, nothing, nothing, np.full(len(RECALLS), math.nan)
-        )
-    right = np.cumsum(hit[:, np.argsort(-score, kind="stable")], axis=1)
-    recall, precision = right / objects, right / np.arange(1, len(score) + 1)
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    curves = np.zeros((len(THRESHOLDS), len(RECALLS)))
-    for curve, reached, own in zip(curves, recall, best, strict=True):
-        place = np.searchsorted(reached, RECALLS, side="left")
-        curve[place < len(own)] = own[place[place < len(own)]]
-    highest = recall[:, -1].mean() if len(score) else 0.0
+def _scores_of(comparisons: Sequence[BoxComparison], name: str) -> BoxScores:
+    score, is_hit, n_truth = _pooled_hits(comparisons, name)
+    if not n_truth:
+        no_curve = np.full(len(RECALLS), math.nan)
+        return BoxScores(name, 0, len(score), math.nan, math.nan, math.nan, math.nan, no_curve)
+    by_certainty = np.argsort(-score, kind="stable")
+    n_hits = np.cumsum(is_hit[:, by_certainty], axis=1)
+    recall = n_hits / n_truth
+    precision = n_hits / np.arange(1, len(score) + 1)
+    curves = _precision_at_recalls(recall, precision)
+    max_recall = recall[:, -1].mean() if len(score) else 0.0
     return BoxScores(
-        name,
-        objects,
-        len(score),
-        float(curves.mean()),
-        float(curves[0].mean()),
-        float(curves[5].mean()),
-        float(highest),
-        curves[0],
+        name=name,
+        truth=n_truth,
+        predicted=len(score),
+        map=float(curves.mean()),
+        ap50=float(curves[0].mean()),
+        ap75=float(curves[AP75].mean()),
+        ar=float(max_recall),
+        curve=curves[0],
     )
 
 
-def _hits(found: Boxes, truth: Boxes) -> NDArray[np.bool_]:
-    """(10, N) whether each found box of a picture, the surest first, is right at each threshold: the free true one it overlaps most."""
-    hits = np.zeros((len(THRESHOLDS), len(found)), bool)
-    row, column, alike = overlapping_pairs(found.corners, truth.corners, THRESHOLDS[0] - EXACT)
-    first = np.searchsorted(row, np.arange(len(found) + 1)).tolist()
-    for own, least in zip(hits, THRESHOLDS - EXACT, strict=True):
-        free = np.ones(len(truth), bool)
-        for place in np.unique(row).tolist():
-            beside = slice(first[place], first[place + 1])
-            there = np.where(free[column[beside]], alike[beside], 0)
-            best = int(there.argmax())
-            if there[best] >= least:
-                own[place], free[column[beside][best]] = True, False
+def _pooled_hits(
+    comparisons: Sequence[BoxComparison], name: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+    """Return the predicted boxes of a structure in all images.
+
+    Returns:
+        Scores (N,), whether each box is correct at each threshold (10, N), and the number of boxes
+        in the ground truth.
+    """
+    scores = [np.empty(0, np.float32)]
+    hits = [np.empty((len(THRESHOLDS), 0), bool)]
+    n_truth = 0
+    for comparison in comparisons:
+        truth = comparison.truth.of_structure(name)
+        predicted = comparison.predicted.of_structure(name)
+        for z in comparison.images:
+            image_truth = truth.of_image(z)
+            image_predicted = predicted.of_image(z)
+            by_certainty = np.argsort(-image_predicted.score, kind="stable")
+            image_predicted = image_predicted[by_certainty]
+            scores.append(image_predicted.score)
+            hits.append(_hits(image_predicted, image_truth))
+            n_truth += len(image_truth)
+    return np.concatenate(scores), np.concatenate(hits, axis=1), n_truth
+
+
+def _precision_at_recalls(
+    recall: NDArray[np.float64], precision: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the highest precision at or above each of RECALLS, (10, 101); 0 for higher recalls.
+
+    Args:
+        recall: (10, N), ascending along the last axis.
+        precision: (10, N).
+    """
+    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    curves = np.zeros((len(THRESHOLDS), len(RECALLS)))
+    for threshold in range(len(THRESHOLDS)):
+        position = np.searchsorted(recall[threshold], RECALLS, side="left")
+        is_reached = position < recall.shape[1]
+        curves[threshold][is_reached] = highest[threshold][position[is_reached]]
+    return curves
+
+
+def _hits(predicted: Boxes, truth: Boxes) -> NDArray[np.bool_]:
+    """Return whether each predicted box of an image is correct at each threshold, (10, N).
+
+    Boxes are descending by score. Each takes the box of the ground truth that it overlaps most,
+    among those that no earlier box has taken.
+    """
+    hits = np.zeros((len(THRESHOLDS), len(predicted)), bool)
+    thresholds = THRESHOLDS - TOLERANCE
+    row, column, iou = overlapping_pairs(predicted.corners, truth.corners, thresholds[0])
+    first_pair = np.searchsorted(row, np.arange(len(predicted) + 1)).tolist()
+    overlapping = np.unique(row).tolist()
+    for threshold_hits, min_iou in zip(hits, thresholds, strict=True):
+        is_free = np.ones(len(truth), bool)
+        for box in overlapping:
+            pairs = slice(first_pair[box], first_pair[box + 1])
+            free_iou = np.where(is_free[column[pairs]], iou[pairs], 0)
+            best = int(free_iou.argmax())
+            if free_iou[best] >= min_iou:
+                threshold_hits[box] = True
+                is_free[column[pairs][best]] = False
     return hits
 
 
 class BoxMatch(NamedTuple):
-    """Found boxes of a picture and the true boxes that they are, none of which is two.
+    """Pairs of predicted and true boxes of an image, one to one.
 
     Attributes:
-        found: (n,) place of each true box's found one; -1 for one that was missed.
-        truth: (m,) place of each found box's true one; -1 for one that is not there.
+        predicted: (n,) position of the predicted box of each true one; -1 for a missed one.
+        truth: (m,) position of the true box of each predicted one; -1 for a false positive.
     """
 
-    found: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     truth: NDArray[np.int64]
 
 
-def match_boxes(truth: Boxes, found: Boxes, least: float = HALF) -> BoxMatch:
-    """Pair the boxes of a picture, whatever is in them: the surest found one first, with the free true one that it overlaps most.
+def match_boxes(truth: Boxes, predicted: Boxes, min_iou: float = MIN_IOU) -> BoxMatch:
+    """Match the boxes of an image, whatever their structures.
 
-    Among equals one of the same structure comes first.
+    Predicted boxes descend by score. Each takes the free true box that it overlaps most. Pairs of
+    the same structure are matched first, so a box with a wrong structure never takes another's
+    object.
     """
-    to_found, to_truth = np.full(len(truth), -1), np.full(len(found), -1)
-    row, column, alike = overlapping_pairs(found.corners, truth.corners, least)
-    kinds = np.array(
-        [truth.names.index(name) if name in truth.names else -1 for name in found.names], int
+    predicted_of = np.full(len(truth), -1)
+    truth_of = np.full(len(predicted), -1)
+    row, column, iou = overlapping_pairs(predicted.corners, truth.corners, min_iou)
+    kind_in_truth = np.array(
+        [truth.names.index(name) if name in truth.names else -1 for name in predicted.names], int
     )
-    same = kinds[found.kind[row]] == truth.kind[column]
-    first = np.searchsorted(row, np.arange(len(found) + 1))
-    order = np.argsort(-found.score, kind="stable").tolist()
-    for wanted in (
-        same,
-        np.ones_like(same),
-    ):  # what is told right first: a wrong name never takes another's object
-        for place in order:
-            own = slice(first[place], first[place + 1])
-            free = np.where(wanted[own] & (to_found[column[own]] < 0), alike[own], 0)
-            if to_truth[place] < 0 and free.any():
-                best = column[own][free.argmax()]
-                to_found[best], to_truth[place] = place, best
-    return BoxMatch(to_found, to_truth)
+    is_same_kind = kind_in_truth[predicted.kind[row]] == truth.kind[column]
+    first_pair = np.searchsorted(row, np.arange(len(predicted) + 1))
+    by_certainty = np.argsort(-predicted.score, kind="stable").tolist()
+    for is_candidate in (is_same_kind, np.ones_like(is_same_kind)):
+        for box in by_certainty:
+            pairs = slice(first_pair[box], first_pair[box + 1])
+            is_free = is_candidate[pairs] & (predicted_of[column[pairs]] < 0)
+            free_iou = np.where(is_free, iou[pairs], 0)
+            if truth_of[box] < 0 and free_iou.any():
+                best = column[pairs][free_iou.argmax()]
+                predicted_of[best] = box
+                truth_of[box] = best
+    return BoxMatch(predicted_of, truth_of)
 
 
-def confusion_matrix(compared: Sequence[BoxComparison], names: Sequence[str]) -> NDArray[np.int64]:
-    """(K + 1, K + 1) how many boxes of each structure (row) were found as which (column); last row: not there; last column: missed."""
-    out = np.zeros((len(names) + 1, len(names) + 1), np.int64)
-    for one in compared:
-        true_kind, found_kind = (
-            np.array([names.index(name) for name in boxes.names])
-            for boxes in (one.truth, one.found)
-        )
-        for z in one.pictures:
-            truth, found = one.truth.of_image(z), one.found.of_image(z)
-            pairs = match_boxes(truth, found)
-            columns = np.where(
-                pairs.found >= 0,
-                found_kind[found.kind[pairs.found]] if len(found) else 0,
-                len(names),
-            )
-            np.add.at(out, (true_kind[truth.kind], columns), 1)
-            out[-1] += np.bincount(
-                found_kind[found.kind[pairs.truth < 0]], minlength=len(names) + 1
-            )
-    return out
+def confusion_matrix(
+    comparisons: Sequence[BoxComparison], names: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return how many boxes of each structure (row) were predicted as which one (column).
+
+    Shape (K + 1, K + 1) for K structures. The last row counts false positives, the last column
+    missed boxes.
+    """
+    n_structures = len(names)
+    matrix = np.zeros((n_structures + 1, n_structures + 1), np.int64)
+    for comparison in comparisons:
+        row_of_kind = np.array([names.index(name) for name in comparison.truth.names])
+        column_of_kind = np.array([names.index(name) for name in comparison.predicted.names])
+        for z in comparison.images:
+            truth = comparison.truth.of_image(z)
+            predicted = comparison.predicted.of_image(z)
+            match = match_boxes(truth, predicted)
+            columns: NDArray[np.int64] = np.full(len(truth), n_structures)
+            is_matched = match.predicted >= 0
+            columns[is_matched] = column_of_kind[predicted.kind[match.predicted[is_matched]]]
+            np.add.at(matrix, (row_of_kind[truth.kind], columns), 1)
+            false_positives = column_of_kind[predicted.kind[match.truth < 0]]
+            matrix[-1] += np.bincount(false_positives, minlength=n_structures + 1)
+    return matrix
 
 
 class ObjectCounts(NamedTuple):
-    """How many objects of a structure there are in pictures, and how many were found.
+    """Number of objects of a structure in images.
 
     Attributes:
-        truth: (P,) in every picture.
-        found: (P,).
-        pictures: sample and slice of each.
+        truth: (P,) objects of the ground truth in every image.
+        predicted: (P,) predicted objects.
+        images: sample and slice of each image.
     """
 
     truth: NDArray[np.int64]
-    found: NDArray[np.int64]
-    pictures: tuple[tuple[str, int], ...] = ()
+    predicted: NDArray[np.int64]
+    images: tuple[tuple[str, int], ...] = ()
 
     @property
     def mean_error(self) -> float:
-        """Mean of the absolute differences."""
-        return float(np.abs(self.found - self.truth).mean()) if len(self.truth) else math.nan
+        """Mean absolute difference; NaN without images."""
+        return float(np.abs(self.predicted - self.truth).mean()) if len(self.truth) else math.nan
 
     @property
     def bias(self) -> float:
-        """By what part of all there are too many, or too few where it is negative."""
-        return (
-            float((self.found.sum() - self.truth.sum()) / self.truth.sum())
-            if self.truth.sum()
-            else math.nan
-        )
+        """Surplus of predicted objects as a fraction of the true ones; negative for a deficit."""
+        n_truth = self.truth.sum()
+        return float((self.predicted.sum() - n_truth) / n_truth) if n_truth else math.nan
 
 
-def object_counts(compared: Sequence[BoxComparison], name: str) -> ObjectCounts:
-    """Of a structure, picture by picture."""
-    columns: list[list[int]] = [[], []]
-    for one in compared:
-        for boxes, out in zip((one.truth, one.found), columns, strict=True):
-            own = boxes.z[boxes.kind == boxes.names.index(name)]
-            out += [int((own == z).sum()) for z in one.pictures]
-    truth, found = (np.array(column, np.int64) for column in columns)
-    return ObjectCounts(
-        truth, found, tuple((one.sample, z) for one in compared for z in one.pictures)
-    )
+def object_counts(comparisons: Sequence[BoxComparison], name: str) -> ObjectCounts:
+    """Return the counts of a structure, image by image."""
+    truth: list[int] = []
+    predicted: list[int] = []
+    images: list[tuple[str, int]] = []
+    for comparison in comparisons:
+        truth += _count_in_images(comparison.truth, name, comparison.images)
+        predicted += _count_in_images(comparison.predicted, name, comparison.images)
+        images += [(comparison.sample, z) for z in comparison.images]
+    return ObjectCounts(np.array(truth, np.int64), np.array(predicted, np.int64), tuple(images))
+
+
+def _count_in_images(boxes: Boxes, name: str, images: Sequence[int]) -> list[int]:
+    z_of_structure = boxes.z[boxes.kind == boxes.names.index(name)]
+    return [int((z_of_structure == z).sum()) for z in images]

@@ -1,7 +1,9 @@
-"""Scores of objects that have identities: Dice a cell, adapted Rand error, variation of information, PQ and AP.
+"""Scores of objects with identities.
 
-All of them follow from one table: how many pixels every predicted label shares with every true one (``regions.overlaps``), so
-2D and 3D are the same, and a stack is scored block by block. Label 0 is background.
+These are Dice of each cell, adapted Rand error, variation of information, PQ and AP.
+All of them follow from one table: how many pixels every predicted label has in common with every
+true one (``overlaps.overlaps``). So 2D and 3D are the same, and a stack is scored block by block.
+Label 0 is background.
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import Overlaps, add_overlaps
+from sparsem.labels.overlaps import Ids, Overlaps, add_overlaps
 
 INSTANCE_SCORES = ("arand", "voi_split", "voi_merge", "pq", "ap50", "map")
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
@@ -20,7 +22,13 @@ Counts = NDArray[np.float64]
 
 
 class RandError(NamedTuple):
-    """1 - F of pairs of pixels: ``precision`` falls with merged cells, ``recall`` with split ones."""
+    """Adapted Rand error: 1 - F of pairs of pixels.
+
+    Attributes:
+        error: 0 for equal segmentations.
+        precision: decreases with merged cells.
+        recall: decreases with split cells.
+    """
 
     error: float
     precision: float
@@ -28,14 +36,20 @@ class RandError(NamedTuple):
 
 
 class VariationOfInformation(NamedTuple):
-    """Variation of information in bits: what splits and what mergers cost."""
+    """Variation of information in bits: the contributions of splits and of mergers."""
 
     split: float
     merge: float
 
 
 class PanopticQuality(NamedTuple):
-    """Panoptic quality: mean IoU of matched cells times their share."""
+    """Panoptic quality: segmentation quality times recognition quality.
+
+    Attributes:
+        quality: their product.
+        segmentation: mean IoU of matched cells.
+        recognition: F1 of matched cells.
+    """
 
     quality: float
     segmentation: float
@@ -43,67 +57,74 @@ class PanopticQuality(NamedTuple):
 
 
 def dice_of_cells(table: Overlaps) -> dict[int, float]:
-    """Return the Dice of every true cell with the predicted cell of the same identity (paper 5.5): 2 |P and G| / (|P| + |G|).
+    """Return the Dice of every true cell with the predicted cell of the same identity (paper 5.5).
 
-    The table holds predicted (first) against true (second).
+    Dice is 2 |P and G| / (|P| + |G|). The table holds predicted (first) and true labels (second).
     """
-    predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
-    same = table.first == table.second
-    shared = dict(zip(table.first[same].tolist(), table.pixels[same].tolist(), strict=True))
+    predicted = _label_pixels(table.first, table.pixels)
+    true = _label_pixels(table.second, table.pixels)
+    is_same = table.first == table.second
+    same_labels = table.first[is_same].tolist()
+    shared = dict(zip(same_labels, table.pixels[is_same].tolist(), strict=True))
     return {
-        label: 2 * shared.get(label, 0) / (predicted.get(label, 0) + size)
-        for label, size in true.items()
-        if label and size
+        label: 2 * shared.get(label, 0) / (predicted.get(label, 0) + pixels)
+        for label, pixels in true.items()
+        if label and pixels
     }
 
 
 def adapted_rand_error(table: Overlaps) -> RandError:
-    """Adapted Rand error over the pixels of true cells (Arganda-Carreras et al. 2015).
+    """Return the adapted Rand error over the pixels of true cells (Arganda-Carreras et al. 2015).
 
-    NaN where the truth holds no cell.
+    NaN where the ground truth holds no cell.
     """
     predicted, true, pixels = _of_true_cells(table)
     if not pixels.size:
         return RandError(np.nan, np.nan, np.nan)
-    together = _pairs(pixels)
-    together_predicted, together_true = (
-        _pairs(_sums(predicted, pixels)),
-        _pairs(_sums(true, pixels)),
-    )
-    precision = together / together_predicted if together_predicted else 1.0
-    recall = together / together_true if together_true else 1.0
-    f_score = (
-        2 * together / (together_predicted + together_true)
-        if together_predicted + together_true
-        else 1.0
-    )
+    in_both = _count_pixel_pairs(pixels)
+    in_predicted = _count_pixel_pairs(_sum_by_label(predicted, pixels))
+    in_true = _count_pixel_pairs(_sum_by_label(true, pixels))
+    precision = in_both / in_predicted if in_predicted else 1.0
+    recall = in_both / in_true if in_true else 1.0
+    total = in_predicted + in_true
+    f_score = 2 * in_both / total if total else 1.0
     return RandError(1 - f_score, precision, recall)
 
 
 def variation_of_information(table: Overlaps) -> VariationOfInformation:
-    """H(predicted | true), the splits, and H(true | predicted), the mergers, over the pixels of true cells (Meila 2007); bits.
+    """Return the variation of information over the pixels of true cells, in bits (Meila 2007).
 
-    NaN where the truth holds no cell.
+    Splits contribute H(predicted | true), mergers H(true | predicted). NaN where the ground truth
+    holds no cell.
     """
     predicted, true, pixels = _of_true_cells(table)
     if not pixels.size:
         return VariationOfInformation(np.nan, np.nan)
     joint = _entropy(pixels)
-    return VariationOfInformation(
-        joint - _entropy(_sums(true, pixels)), joint - _entropy(_sums(predicted, pixels))
-    )
+    split = joint - _entropy(_sum_by_label(true, pixels))
+    merge = joint - _entropy(_sum_by_label(predicted, pixels))
+    return VariationOfInformation(split, merge)
 
 
 @dataclass(frozen=True)
 class ObjectMatches:
-    """IoU of every pair of a predicted and a true cell that overlap, and how many cells there are."""
+    """Overlaps of predicted and true cells.
+
+    Attributes:
+        iou: (n,) IoU of every pair of a predicted and a true cell that overlap.
+        predicted: number of predicted cells.
+        true: number of true cells.
+    """
 
     iou: Counts
     predicted: int
     true: int
 
     def average_precision(self, threshold: float) -> float:
-        """TP / (TP + FP + FN) of cells at one IoU of at least 0.5, where every match is one to one; NaN without cells."""
+        """Return TP / (TP + FP + FN) of cells at one IoU; NaN without cells.
+
+        The threshold is 0.5 or more, so that every match is one to one.
+        """
         matched = int((self.iou > threshold).sum())
         cells = self.predicted + self.true - matched
         return matched / cells if cells else np.nan
@@ -115,120 +136,130 @@ class ObjectMatches:
 
     @property
     def panoptic(self) -> PanopticQuality:
-        """PQ = SQ x RQ (Kirillov et al. 2019); NaN without cells."""
-        matches = self.iou[self.iou > 0.5]
-        if not self.predicted + self.true:
+        """Panoptic quality PQ = SQ x RQ (Kirillov et al. 2019); NaN without cells."""
+        cells = self.predicted + self.true
+        if not cells:
             return PanopticQuality(np.nan, np.nan, np.nan)
-        recognition = 2 * len(matches) / (self.predicted + self.true)
+        matches = self.iou[self.iou > 0.5]
+        recognition = 2 * len(matches) / cells
         segmentation = float(matches.mean()) if len(matches) else 0.0
         return PanopticQuality(segmentation * recognition, segmentation, recognition)
 
 
 def match_objects(table: Overlaps) -> ObjectMatches:
-    """IoU of all overlapping pairs of cells."""
-    predicted, true = (_sizes(labels, table.pixels) for labels in (table.first, table.second))
-    cells = (table.first > 0) & (table.second > 0)
-    shared = table.pixels[cells]
-    sizes = [
-        predicted[p] + true[t]
-        for p, t in zip(table.first[cells].tolist(), table.second[cells].tolist(), strict=True)
-    ]
+    """Return the IoU of all overlapping pairs of a predicted and a true cell."""
+    predicted = _label_pixels(table.first, table.pixels)
+    true = _label_pixels(table.second, table.pixels)
+    are_cells = (table.first > 0) & (table.second > 0)
+    shared = table.pixels[are_cells]
+    pairs = zip(table.first[are_cells].tolist(), table.second[are_cells].tolist(), strict=True)
+    pixels_of_both = np.asarray([predicted[p] + true[t] for p, t in pairs], np.float64)
     return ObjectMatches(
-        shared / (np.asarray(sizes, np.float64) - shared),
-        len(predicted.keys() - {0}),
-        len(true.keys() - {0}),
+        iou=shared / (pixels_of_both - shared),
+        predicted=len(predicted.keys() - {0}),
+        true=len(true.keys() - {0}),
     )
 
 
-def instance_scores(slices: Sequence[Overlaps], least_px: int = 0) -> dict[str, float]:
-    """Return all scores of a stack from the overlaps of its slices: in 3D, where a cell is one object, and as means over slices (2D).
+def instance_scores(slices: Sequence[Overlaps], min_voxels: int = 0) -> dict[str, float]:
+    """Return all scores of a stack from the overlaps of its slices.
 
-    Slices without a true cell count in 3D only. NaN where a number has no meaning.
+    Scores are given in 3D, where a cell is one object, and as means over slices (2D). Slices
+    without a true cell count in 3D only. NaN where a score is not defined.
 
     Args:
-        slices: predicted (first) against true (second), slice by slice.
-        least_px: objects with fewer voxels in all slices count as background, in the prediction and in the ground truth alike.
+        slices: predicted (first) and true labels (second), slice by slice.
+        min_voxels: objects with fewer voxels in all slices count as background, in the prediction
+            and in the ground truth.
     """
-    slices = remove_small_objects(slices, least_px)
-    whole = add_overlaps(slices)
-    dice = dice_of_cells(whole)
-    flat = [_scores(one) for one in slices if (one.second > 0).any()]
-    means = {
-        f"{name}_2d": float(np.mean([one[name] for one in flat])) if flat else np.nan
-        for name in INSTANCE_SCORES
-    }
-    mean_dice = float(np.mean(list(dice.values()))) if dice else np.nan
-    return {
+    slices = remove_small_objects(slices, min_voxels)
+    stack = add_overlaps(slices)
+    dice = list(dice_of_cells(stack).values())
+    scores = {
         "cells": len(dice),
-        "dice_cells": mean_dice,
-        **{f"{name}_3d": value for name, value in _scores(whole).items()},
-        **means,
+        "dice_cells": float(np.mean(dice)) if dice else np.nan,
     }
+    for name, value in _scores_of(stack).items():
+        scores[f"{name}_3d"] = value
+    slice_scores = [_scores_of(table) for table in slices if (table.second > 0).any()]
+    for name in INSTANCE_SCORES:
+        values = [of_slice[name] for of_slice in slice_scores]
+        scores[f"{name}_2d"] = float(np.mean(values)) if values else np.nan
+    return scores
 
 
-def remove_small_objects(slices: Sequence[Overlaps], least_px: int) -> list[Overlaps]:
+def remove_small_objects(slices: Sequence[Overlaps], min_voxels: int) -> list[Overlaps]:
     """Return the overlaps of slices with small objects as background.
 
     Args:
-        slices: predicted (first) against true (second), slice by slice.
-        least_px: voxels in all slices together of the smallest object that counts.
+        slices: predicted (first) and true labels (second), slice by slice.
+        min_voxels: minimum voxels of an object in all slices together.
     """
-    if least_px <= 1:
+    if min_voxels <= 1:
         return list(slices)
-    whole = add_overlaps(slices)
-    small = []
-    for labels in (whole.first, whole.second):
-        voxels = _sizes(labels, whole.pixels)
-        small.append([label for label, count in voxels.items() if label and count < least_px])
-    kept = []
+    stack = add_overlaps(slices)
+    small_predicted = _small_labels(stack.first, stack.pixels, min_voxels)
+    small_true = _small_labels(stack.second, stack.pixels, min_voxels)
+    without_small = []
     for table in slices:
-        first = np.where(np.isin(table.first, small[0]), 0, table.first).astype(np.uint32)
-        second = np.where(np.isin(table.second, small[1]), 0, table.second).astype(np.uint32)
-        kept.append(
-            add_overlaps([Overlaps(first, second, table.pixels)])
-        )  # pairs that became one are one row again
-    return kept
+        first = _set_to_background(table.first, small_predicted)
+        second = _set_to_background(table.second, small_true)
+        # Pairs that became equal are one row again.
+        without_small.append(add_overlaps([Overlaps(first, second, table.pixels)]))
+    return without_small
 
 
-def _scores(table: Overlaps) -> dict[str, float]:
-    information, pairs = variation_of_information(table), match_objects(table)
-    numbers = (
-        adapted_rand_error(table).error,
-        information.split,
-        information.merge,
-        pairs.panoptic.quality,
-    )
-    return dict(
-        zip(
-            INSTANCE_SCORES,
-            (*numbers, pairs.average_precision(0.5), pairs.mean_average_precision),
-            strict=True,
-        )
-    )
+def _small_labels(labels: Ids, pixels: NDArray[np.int64], min_voxels: int) -> list[int]:
+    pixels_of = _label_pixels(labels, pixels)
+    return [label for label, count in pixels_of.items() if label and count < min_voxels]
 
 
-def _of_true_cells(table: Overlaps) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Counts]:
+def _set_to_background(labels: Ids, removed: list[int]) -> Ids:
+    return np.where(np.isin(labels, removed), 0, labels).astype(np.uint32)
+
+
+def _scores_of(table: Overlaps) -> dict[str, float]:
+    """Return INSTANCE_SCORES of one table."""
+    information = variation_of_information(table)
+    matches = match_objects(table)
+    return {
+        "arand": adapted_rand_error(table).error,
+        "voi_split": information.split,
+        "voi_merge": information.merge,
+        "pq": matches.panoptic.quality,
+        "ap50": matches.average_precision(0.5),
+        "map": matches.mean_average_precision,
+    }
+
+
+def _of_true_cells(table: Overlaps) -> tuple[Ids, Ids, Counts]:
+    """Return predicted labels, true labels and pixels of the pairs with a true cell."""
     inside = table.second > 0
     return table.first[inside], table.second[inside], table.pixels[inside].astype(np.float64)
 
 
-def _pairs(pixels: Counts) -> float:
-    """Ordered pairs of different pixels that lie together, in parts of so many pixels."""
+def _count_pixel_pairs(pixels: Counts) -> float:
+    """Return the number of ordered pairs of different pixels that are in the same region.
+
+    ``pixels`` are the sizes of the regions.
+    """
     return float((pixels * (pixels - 1)).sum())
 
 
-def _sums(labels: NDArray[np.uint32], pixels: Counts) -> Counts:
-    """Pixels of every label."""
-    return np.bincount(np.unique(labels, return_inverse=True)[1], weights=pixels).astype(np.float64)
+def _sum_by_label(labels: Ids, pixels: Counts) -> Counts:
+    """Return the pixels of every label, ascending by label."""
+    label_of_row = np.unique(labels, return_inverse=True)[1]
+    return np.bincount(label_of_row, weights=pixels).astype(np.float64)
 
 
-def _sizes(labels: NDArray[np.uint32], pixels: NDArray[np.int64]) -> dict[int, int]:
-    names, which = np.unique(labels, return_inverse=True)
-    return dict(
-        zip(names.tolist(), np.bincount(which, weights=pixels).astype(int).tolist(), strict=True)
-    )
+def _label_pixels(labels: Ids, pixels: NDArray[np.int64]) -> dict[int, int]:
+    """Return the pixels of every label."""
+    unique_labels, label_of_row = np.unique(labels, return_inverse=True)
+    totals = np.bincount(label_of_row, weights=pixels).astype(int)
+    return dict(zip(unique_labels.tolist(), totals.tolist(), strict=True))
 
 
 def _entropy(pixels: Counts) -> float:
-    share = pixels / pixels.sum()
-    return float(-(share * np.log2(share)).sum())
+    """Return the entropy in bits of regions with these sizes."""
+    fraction = pixels / pixels.sum()
+    return float(-(fraction * np.log2(fraction)).sum())

@@ -1,7 +1,8 @@
-"""The stage ``score``: labels compared with ground truth, slice by slice, where the ground truth is labeled.
+"""The stage ``score``: comparison of labels with ground truth on its labeled slices.
 
-Scores are given for three groups of slices: those that training never saw, those that only chose the weights, and those that the
-weights were trained on. Only the first group says how good a result is.
+Scores are given for three groups of slices: unseen slices, slices that only selected the weights
+(validation), and slices that the weights were trained on. Only those of unseen slices show how good
+a result is.
 """
 
 import math
@@ -42,19 +43,23 @@ from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage
 
-COPIED_OUTLINE = 0.8  # part of the outline that is the same to the pixel; two people's drawings share a third (measured)
+# Ground truth seems to be drawn from a prediction if more than this fraction of its outline is the
+# same to the pixel; drawings of two people have a third in common (measured).
+COPIED_OUTLINE = 0.8
 
 
 class ScoreSettings(GroundTruthSettings):
-    """What is compared with what."""
+    """Labels and ground truth that are compared."""
 
     labels: str | None = Field(
         None,
-        description="the labels to compare; if not given NAME-constrained where there are any, else NAME",
+        description="the labels to compare; if not given, NAME-constrained where they exist, "
+        "else NAME",
     )
     trained_slices: SliceChoice | None = Field(
         None,
-        description="slices that the labels were trained on, as 3,10,17 or 'none', where the sample does not know: labels made elsewhere",
+        description="slices that the labels were trained on, as 3,10,17 or 'none', where the "
+        "sample does not know them: imported labels",
     )
     instances: bool = Field(
         False,
@@ -63,7 +68,8 @@ class ScoreSettings(GroundTruthSettings):
     min_voxels: int = Field(
         0,
         ge=0,
-        description="with --instances: smaller objects count as background, in labels and ground truth",
+        description="with --instances: smaller objects count as background, in labels and ground "
+        "truth",
     )
 
     @field_validator("trained_slices")
@@ -79,19 +85,20 @@ class Scores:
     """Overlap of labels and ground truth in every slice of the stack.
 
     Attributes:
-        slices: of the structure; slices without ground truth have no known pixel.
-        use: what slices were to the training; None if that is not known.
-        cells: overlaps of every predicted with every true object, slice by slice; empty unless objects were compared.
-        least_voxels: smaller objects count as background.
-        outline: how much of the outline of the ground truth is that of the labels.
-        islands: of cells, slice by slice; empty unless objects were compared.
+        slices: overlap of the structure; slices without ground truth have no known pixel.
+        use: use of the slices in training; None if unknown.
+        cells: overlaps of every predicted with every true object, slice by slice; empty unless
+            objects were compared.
+        min_voxels: smaller objects count as background.
+        outline: the outline of the ground truth, and how much of it is that of the labels.
+        islands: islands of cells, slice by slice; empty unless objects were compared.
         corrected: compared slices whose annotation began as a prediction.
     """
 
     slices: tuple[MaskOverlap, ...]
     use: SliceUse | None
     cells: tuple[Overlaps, ...] = ()
-    least_voxels: int = 0
+    min_voxels: int = 0
     outline: OutlineCount = NO_OUTLINE
     islands: tuple[IslandCount, ...] = ()
     corrected: tuple[int, ...] = ()
@@ -99,59 +106,64 @@ class Scores:
     @property
     def compared(self) -> tuple[int, ...]:
         """Numbers of the slices that can be compared, in whole or in part."""
-        return tuple(z for z, one in enumerate(self.slices) if one.known)
+        return tuple(z for z, counts in enumerate(self.slices) if counts.known)
 
     def group(self, role: Role | None = None) -> tuple[int, ...]:
-        """Return the numbers of the compared slices of a role; of all roles if none is given. Empty if roles are not known."""
+        """Return the numbers of the compared slices of a role; of all roles if none is given.
+
+        Empty if roles are unknown.
+        """
         if role is None:
             return self.compared
-        use = self.use
-        return tuple(z for z in self.compared if use.role(z) == role) if use else ()
+        if self.use is None:
+            return ()
+        return tuple(z for z in self.compared if self.use.role(z) == role)
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The roles that compared slices have."""
+        """The roles of the compared slices."""
         return tuple(role for role in ROLES if self.group(role))
 
     @property
     def is_copied(self) -> bool:
-        """Whether the ground truth seems to have been drawn from these labels, or labels like them."""
+        """True if the ground truth seems to be drawn from these labels, or from similar ones."""
         return self.outline.fraction > COPIED_OUTLINE
 
     def of_cells(self, role: Role | None = None) -> dict[str, float | None]:
-        """Return scores of objects (see ``instance_scores``), and which part of the area of islands has the right identity.
+        """Return scores of objects (see ``instance_scores``) and of islands.
 
-        None where a number has no meaning; empty unless objects were compared.
+        The score of islands is the fraction of their area with the right identity. None where a
+        score is not defined; empty unless objects were compared.
         """
         if not self.cells:
             return {}
-        group = self.group(role)
-        numbers = instance_scores([self.cells[z] for z in group], self.least_voxels)
-        pixels, right = (sum(self.islands[z][k] for z in group) for k in range(2))
+        slices = self.group(role)
+        numbers = instance_scores([self.cells[z] for z in slices], self.min_voxels)
+        pixels = sum(self.islands[z].pixels for z in slices)
+        right = sum(self.islands[z].right for z in slices)
         numbers["islands_right"] = right / pixels if pixels else math.nan
-        return {name: None if math.isnan(value) else value for name, value in numbers.items()}
+        return _nan_to_none(numbers)
 
     def summary(self, role: Role | None = None) -> dict[str, float | None]:
-        """Return pooled 3D Dice, precision and recall, and the average Dice over slices; the papers' leaves out slices without truth.
+        """Return pooled 3D Dice, precision and recall, and the average Dice over slices.
 
-        None where a number has no meaning: no slice is left, nothing was predicted, or there was nothing to find.
+        The papers' average leaves out slices without ground truth. None where a score is not
+        defined: there is no slice, or the prediction or the ground truth is empty.
         """
-        chosen = [self.slices[z] for z in self.group(role)]
-        whole = pool_slices(chosen)
-        average = {
-            "dice_slices": average_dice(chosen),
-            "dice_slices_skipping_empty": average_dice(chosen, skip_empty_truth=True),
-        }
+        slices = [self.slices[z] for z in self.group(role)]
+        stack = pool_slices(slices)
         numbers = {
-            "dice_3d": whole.dice,
-            "precision_3d": whole.precision,
-            "recall_3d": whole.recall,
-            **average,
+            "dice_3d": stack.dice,
+            "precision_3d": stack.precision,
+            "recall_3d": stack.recall,
+            "dice_slices": average_dice(slices),
+            "dice_slices_skipping_empty": average_dice(slices, skip_empty_truth=True),
         }
-        return {
-            "slices": len(chosen),
-            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
-        }
+        return {"slices": len(slices), **_nan_to_none(numbers)}
+
+
+def _nan_to_none(numbers: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 
 def score(
@@ -163,123 +175,174 @@ def score(
     on: Execution = HERE,
     **changes: Any,
 ) -> Scores:
-    """Compare the labels of a structure with ground truth and write ``tables/scores_NAME``, one row for each slice that is labeled.
+    """Compare labels of a structure with ground truth, and write ``tables/scores_NAME``.
+
+    The table has one row for each labeled slice.
 
     Args:
-        sample: with labels of that name.
-        name: of the structure; any label that is not 0 counts as the structure.
-        truth: a labeled volume, a folder of masks or a single slice, with the pixels of the labels or of the raw image: it is then
-            moved as alignment moved them; the sample's own ``truth/NAME`` if not given.
-        settings: which slices and parts of the ground truth are labeled, and what its numbers mean.
-        on: how the work is spread.
+        sample: sample with labels of that name.
+        name: name of the structure; any label except 0 counts as the structure.
+        truth: a labeled volume, a folder of masks or a single slice, with the pixels of the labels
+            or of the raw image: it is then moved as alignment moved them; the sample's own
+            ``truth/NAME`` if not given.
+        settings: labeled slices and parts of the ground truth, and the meaning of its numbers.
+        on: how the work is distributed.
+        changes: fields of the settings, by name.
 
     Raises:
-        SampleError: no such labels, or no ground truth in the sample and none given.
-        InputError: the ground truth cannot be read, has another shape, or does not show which slices it labels.
+        SampleError: the sample has no such labels, or has no ground truth and none is given.
+        InputError: the ground truth cannot be read, has another shape, does not show which slices
+            it labels, or labels no pixel.
     """
     settings = resolve_settings(ScoreSettings, settings, changes)
-    predicted = (
-        sample.volume("labels", settings.labels) if settings.labels else result_labels(sample, name)
-    )
+    if settings.labels:
+        predicted = sample.volume("labels", settings.labels)
+    else:
+        predicted = result_labels(sample, name)
     true = read_ground_truth(sample, name, predicted, truth, settings, objects=settings.instances)
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
-    depth, y, x = predicted.block_depth, *predicted.shape[1:]
+    depth = predicted.block_depth
+    _, y, x = predicted.shape
     needs = Needs(
         ram=depth * y * x * (2 * predicted.dtype.itemsize + 10) + y * x * 32,
         smaller="use fewer --workers",
     )
-    with Stage(
-        sample, f"score-{name}", settings, inputs, [], replace(on, overwrite=True), needs
-    ) as stage:
+    on = replace(on, overwrite=True)
+    with Stage(sample, f"score-{name}", settings, inputs, [], on, needs) as stage:
         blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
     write_renumbering_table(sample, f"truth_ids_{name}", true.renumbering)
     slices = tuple(MaskOverlap(*counts) for block in blocks for counts in block["counts"])
-    cells = tuple(_overlaps_of(one) for block in blocks for one in block["cells"])
-    outline = OutlineCount(*(sum(block["outline"][k] for block in blocks) for k in range(2)))
-    if not any(one.known for one in slices):
+    if not any(counts.known for counts in slices):
         raise InputError(
-            f"The ground truth of '{name}' labels no pixel of the stack; check --slices, --box and --ignore."
+            f"The ground truth of '{name}' labels no pixel of the stack; check --slices, --box and "
+            "--ignore."
         )
-    stated = settings.trained_slices
-    use = slice_use_of(sample, settings.labels or name)
-    if stated is not None:
-        use = SliceUse(() if stated in ("", "none") else tuple(sorted(parsed_slices(stated))))
-    islands = tuple(IslandCount(*counts) for block in blocks for counts in block["islands"])
-    corrected = tuple(z for z in corrected_slices(sample, name) if slices[z].known)
-    scores = Scores(slices, use, cells, settings.min_voxels, outline, islands, corrected)
+    outlines = [OutlineCount(*block["outline"]) for block in blocks]
+    scores = Scores(
+        slices=slices,
+        use=_stated_use(settings) or slice_use_of(sample, settings.labels or name),
+        cells=tuple(_overlaps_of(columns) for block in blocks for columns in block["cells"]),
+        min_voxels=settings.min_voxels,
+        outline=_sum_outlines(outlines),
+        islands=tuple(IslandCount(*counts) for block in blocks for counts in block["islands"]),
+        corrected=tuple(z for z in corrected_slices(sample, name) if slices[z].known),
+    )
     sample.write_table(f"scores_{name}", score_table(scores))
-    if cells:
+    if scores.cells:
         sample.write_table(f"dice_{name}", dice_table(scores))
     return scores
 
 
+def _stated_use(settings: ScoreSettings) -> SliceUse | None:
+    """Return the slices that settings state as trained on; None if they state nothing."""
+    stated = settings.trained_slices
+    if stated is None:
+        return None
+    slices = [] if stated in ("", "none") else parsed_slices(stated)
+    return SliceUse(tuple(sorted(slices)))
+
+
 def dice_table(scores: Scores) -> pa.Table:
-    """Return one row a true cell: its voxels, and its Dice with the predicted cell of the same identity, in all and in unseen slices."""
-    cells = remove_small_objects(scores.cells, scores.least_voxels)
-    unseen = [cells[z] for z in scores.group("unseen")]
-    everywhere, elsewhere = dice_of_cells(add_overlaps(cells)), dice_of_cells(add_overlaps(unseen))
-    voxels = dict.fromkeys(everywhere, 0)
-    for one in cells:
-        for cell, pixels in zip(one.second.tolist(), one.pixels.tolist(), strict=True):
+    """Return one row for each true cell.
+
+    Columns are its voxels, and its Dice with the predicted cell of the same identity, in all slices
+    and in unseen slices.
+    """
+    cells = remove_small_objects(scores.cells, scores.min_voxels)
+    unseen_cells = [cells[z] for z in scores.group("unseen")]
+    dice = dice_of_cells(add_overlaps(cells))
+    dice_unseen = dice_of_cells(add_overlaps(unseen_cells))
+    voxels = dict.fromkeys(dice, 0)
+    for table in cells:
+        for cell, pixels in zip(table.second.tolist(), table.pixels.tolist(), strict=True):
             voxels[cell] = voxels.get(cell, 0) + pixels
-    columns = {
-        "cell": list(everywhere),
-        "voxels": [voxels[cell] for cell in everywhere],
-        "dice": list(everywhere.values()),
-    }
-    return pa.table({**columns, "dice_unseen": [elsewhere.get(cell) for cell in everywhere]})
+    return pa.table(
+        {
+            "cell": list(dice),
+            "voxels": [voxels[cell] for cell in dice],
+            "dice": list(dice.values()),
+            "dice_unseen": [dice_unseen.get(cell) for cell in dice],
+        }
+    )
 
 
 def score_table(scores: Scores) -> pa.Table:
-    """Return one row for each slice that can be compared: pixel counts and what follows from them; NaN where a ratio has no meaning."""
+    """Return one row for each slice that can be compared: pixel counts, and scores of the slice.
+
+    NaN where a ratio is not defined.
+    """
     slices = [scores.slices[z] for z in scores.compared]
     use = scores.use
-    columns: dict[str, Sequence[Any]] = {
-        "z": scores.compared,
+    columns: dict[str, list[Any]] = {
+        "z": list(scores.compared),
         "use": [use.role(z) if use else "unknown" for z in scores.compared],
-        "known_px": [one.known for one in slices],
-        "both_px": [one.both for one in slices],
-        "predicted_px": [one.predicted for one in slices],
-        "true_px": [one.true for one in slices],
-        "dice": [one.dice for one in slices],
-        "precision": [one.precision for one in slices],
-        "recall": [one.recall for one in slices],
+        "known_px": [counts.known for counts in slices],
+        "both_px": [counts.both for counts in slices],
+        "predicted_px": [counts.predicted for counts in slices],
+        "true_px": [counts.true for counts in slices],
+        "dice": [counts.dice for counts in slices],
+        "precision": [counts.precision for counts in slices],
+        "recall": [counts.recall for counts in slices],
     }
     if scores.islands:
-        columns["island_px"] = [scores.islands[z].pixels for z in scores.compared]
-        columns["island_right_px"] = [scores.islands[z].right for z in scores.compared]
-    return pa.table({name: list(values) for name, values in columns.items()})
+        islands = [scores.islands[z] for z in scores.compared]
+        columns["island_px"] = [counts.pixels for counts in islands]
+        columns["island_right_px"] = [counts.right for counts in islands]
+    return pa.table(columns)
 
 
 def _score_block(
     block: ZBlock, predicted: Volume, truth: Stack, settings: ScoreSettings
 ) -> BlockResult:
-    labels = np.asarray(truth[block.own])
-    known = labels != UNLABELED
-    if not known.any():  # most blocks of a stack with a few labeled slices: the labels are not read
-        nothing = [0, 0, 0, 0]
-        count = len(labels) if settings.instances else 0
-        return {}, {
-            "counts": [nothing] * len(labels),
-            "cells": [[[], [], []]] * count,
-            "islands": [[0, 0]] * count,
-            "outline": [0, 0],
-        }
-    true = (labels > 0) & known
-    ours = predicted.read(block.own)
-    sums = [mask_overlap(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
-    counted = range(len(ours)) if settings.instances else ()
-    objects = np.where(true, labels, 0)
-    cells = [overlaps(ours[z], objects[z], known[z]) for z in counted]
-    islands = [count_islands(ours[z], objects[z]) for z in counted]
-    outlines = [outline_count(ours[z] > 0, true[z], known[z]) for z in range(len(ours))]
-    outline = [sum(one.shared for one in outlines), sum(one.true for one in outlines)]
-    counts = [[one.both, one.predicted, one.true, one.known] for one in sums]
-    tables = [[column.tolist() for column in one] for one in cells]
-    return {}, {"counts": counts, "cells": tables, "islands": islands, "outline": outline}
+    true_labels = np.asarray(truth[block.own])
+    known = true_labels != UNLABELED
+    if not known.any():
+        return {}, _empty_summary(len(true_labels), settings.instances)
+    true = (true_labels > 0) & known
+    true_objects = np.where(true, true_labels, 0)
+    labels = predicted.read(block.own)
+    counts, outlines, cells, islands = [], [], [], []
+    for z in range(len(labels)):
+        mask = labels[z] > 0
+        slice_counts = mask_overlap(mask, true[z], known[z])
+        counts.append(
+            [slice_counts.both, slice_counts.predicted, slice_counts.true, slice_counts.known]
+        )
+        outlines.append(outline_count(mask, true[z], known[z]))
+        if settings.instances:
+            table = overlaps(labels[z], true_objects[z], known[z])
+            cells.append([column.tolist() for column in table])
+            islands.append(count_islands(labels[z], true_objects[z]))
+    return {}, {
+        "counts": counts,
+        "cells": cells,
+        "islands": islands,
+        "outline": list(_sum_outlines(outlines)),
+    }
+
+
+def _empty_summary(n_slices: int, instances: bool) -> dict[str, Any]:
+    """Return the summary of a block without a labeled pixel, whose labels need not be read.
+
+    Most blocks of a stack with a few labeled slices are such blocks.
+    """
+    n_tables = n_slices if instances else 0
+    return {
+        "counts": [[0, 0, 0, 0]] * n_slices,
+        "cells": [[[], [], []]] * n_tables,
+        "islands": [[0, 0]] * n_tables,
+        "outline": [0, 0],
+    }
+
+
+def _sum_outlines(outlines: Sequence[OutlineCount]) -> OutlineCount:
+    shared = sum(outline.shared for outline in outlines)
+    true = sum(outline.true for outline in outlines)
+    return OutlineCount(shared, true)
 
 
 def _overlaps_of(columns: Sequence[Sequence[int]]) -> Overlaps:
+    """Return overlaps from the columns in the summary of a block."""
     first, second, pixels = columns
     return Overlaps(
         np.array(first, np.uint32), np.array(second, np.uint32), np.array(pixels, np.int64)

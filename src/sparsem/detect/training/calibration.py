@@ -23,10 +23,10 @@ def scored_hits(
     """Scores of the boxes of a structure (n,), which of them are right (n,), and how many objects there are."""
     scores, right, objects = [np.empty(0, np.float32)], [np.empty(0, bool)], 0
     for one in compared:
-        for z in one.pictures:
+        for z in one.images:
             truth, found = (
                 one.truth.of_image(z).of_structure(name),
-                one.found.of_image(z).of_structure(name),
+                one.predicted.of_image(z).of_structure(name),
             )
             scores.append(found.score)
             right.append(match_boxes(truth, found).truth >= 0)
