@@ -205,7 +205,7 @@ def test_what_looks_wrong_is_told(
     tifffile.imwrite("dark.tif", dark, photometric="minisblack")
     assert sparsem("import", "dark.tif", "dark.zarr", "--voxel-nm", "20", "20", "20").exit_code == 0
     assert (
-        "m.safetensors learnt on 0.50 ± 0.15 and may find little"
+        "m.safetensors was trained on 0.50 ± 0.15 and may find little"
         in sparsem("predict", "dark.zarr", "m.safetensors").stderr
     )
     assert sparsem("equalize", "s.zarr", "--quiet").exit_code == 0
@@ -476,7 +476,7 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
     (tmp_path / "study.toml").write_text(
         (tmp_path / "study.toml").read_text().replace("updates = 6", "updates = 7")
     )
-    with pytest.raises(SparsemError, match=r"trained otherwise \(updates: 6 -> 7\)"):
+    with pytest.raises(SparsemError, match=r"trained with other settings \(updates: 6 -> 7\)"):
         run(tmp_path / "study.toml", on=HERE)
 
 

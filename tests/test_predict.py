@@ -182,7 +182,8 @@ def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_th
     )
     other = untaught_model(tmp_path / "other.safetensors")
     with pytest.raises(
-        InputError, match=r"other.safetensors knows nucleus, but a.safetensors knows cell, nucleus"
+        InputError,
+        match=r"other.safetensors has the structures nucleus, but a.safetensors has cell, nucleus",
     ):
         predict(samples[0], [*models, other], exact)
     with pytest.raises(InputError, match="a model was named twice"):

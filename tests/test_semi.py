@@ -19,7 +19,8 @@ from sparsem.segment.semi_supervised import (
     start_joint_networks,
     step_with_unlabeled,
 )
-from sparsem.segment.train import prepare_training, train
+from sparsem.segment.train import train
+from sparsem.segment.training_job import prepare_training
 from sparsem.segment.training_slices import read_training_slices, read_unlabeled_slices
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
@@ -194,7 +195,7 @@ def test_the_better_network_is_written_whatever_its_architecture(
     assert {recipe.architecture, other.architecture} == {"resunet", "unet"}
     assert recipe.training["validation_dice"] >= other.training["validation_dice"]
     load_tensors(tmp_path / "m.safetensors")
-    with pytest.raises(ResumeError, match="was trained otherwise"):
+    with pytest.raises(ResumeError, match="was trained with other settings"):
         train([tissue], tmp_path / "m.safetensors", changed(settings, {"lam": 0.5}))
 
 
@@ -222,7 +223,7 @@ def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
         for z in range(19)
     ]
     with pytest.raises(
-        InputError, match="Every slice is labeled: --semi learns from slices that are not"
+        InputError, match="Every slice is labeled, and --semi needs unlabeled slices"
     ):
         read_unlabeled_slices([tissue], everything, recipe, settings)
 

@@ -18,7 +18,8 @@ from sparsem.segment.cross_validation import (
     train_and_cross_validate,
 )
 from sparsem.segment.predict import PredictSettings, predict, predict_slice
-from sparsem.segment.suggest import SuggestSettings, select_slices, spread_slices, suggest
+from sparsem.segment.slice_selection import select_slices, spread_slices
+from sparsem.segment.suggest import SuggestSettings, suggest
 from sparsem.segment.train import train
 from sparsem.segment.uncertainty import combine_predictions, entropy
 from sparsem.settings import changed
@@ -35,9 +36,9 @@ def test_slices_lie_evenly_at_first_and_in_the_widest_gaps_later() -> None:
     assert spread_slices(21, [3], 2) == [20, 11]
     assert spread_slices(7, [], 3, copies=[3, 6]) == [0, 2, 5]
     assert spread_slices(21, [0, 20], 1, copies=[9, 10, 11]) == [8]
-    with pytest.raises(InputError, match="Cannot suggest 1 slices: 0 are not labeled"):
+    with pytest.raises(InputError, match="Cannot suggest 1 slices: only 0 are not labeled"):
         spread_slices(3, [0, 1], 1, copies=[2])
-    with pytest.raises(InputError, match="Cannot suggest 3 slices: 2 are not labeled"):
+    with pytest.raises(InputError, match="Cannot suggest 3 slices: only 2 are not labeled"):
         spread_slices(4, [0, 1], 3)
 
 
@@ -56,7 +57,7 @@ def test_doubt_decides_but_not_beside_a_labeled_slice() -> None:
     holes[[2, 6]] = 1
     assert set(select_slices(holes, [], 2)) == {2, 6}
     with pytest.raises(
-        InputError, match="Cannot suggest 2 slices: 1 that are not labeled were looked at"
+        InputError, match="Cannot suggest 2 slices: only 1 unlabeled slices were examined"
     ):
         select_slices(holes, [2], 2)
 
@@ -277,7 +278,7 @@ def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(
         own_tissue, "nucleus", LABELED, [slices[0], 0 * slices[1], 0 * slices[2]], overwrite=True
     )
     with pytest.raises(
-        InputError, match=r"Without the held-out own 0 no labeled slice holds 'nucleus'"
+        InputError, match=r"Without the held-out own 0 no labeled slice contains 'nucleus'"
     ):
         train_and_cross_validate(
             [own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3})

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 import sparsem.segment.supervised
 import sparsem.segment.train
+import sparsem.segment.training_memory
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.annotation.writing import write_annotation
@@ -23,7 +24,9 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.segment.losses import dice_loss
 from sparsem.segment.predict import predict
-from sparsem.segment.train import prepare_training, train, training_needs
+from sparsem.segment.train import train
+from sparsem.segment.training_job import prepare_training
+from sparsem.segment.training_memory import training_needs
 from sparsem.segment.training_slices import TrainingSlice, read_training_slices
 from sparsem.segment.validation import spaced_positions, validation_indices
 from sparsem.settings import changed
@@ -172,7 +175,7 @@ def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Pa
     write_annotation(own_tissue, "ghost", (3,), [np.zeros((96, 128), np.uint8)])
     with pytest.raises(
         InputError,
-        match="No labeled slice holds a pixel of 'ghost': check its masks, --classes and --ignore",
+        match="No labeled slice contains a pixel of 'ghost': check its masks, --classes and --ignore",
     ):
         train([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
 
@@ -186,7 +189,7 @@ def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_
     )
     with pytest.raises(
         ResumeError,
-        match=r"was trained otherwise \(other labels of nucleus 1 on slice 9\); use --overwrite",
+        match=r"was trained with other settings \(other labels of nucleus 1 on slice 9\)\. Use --overwrite",
     ):
         train([own_tissue], out, settings)
 
@@ -225,7 +228,7 @@ def test_a_finished_training_is_kept_and_other_settings_are_refused(
     assert out.stat().st_mtime_ns == before
     with pytest.raises(
         ResumeError,
-        match=r"m.safetensors exists and was trained otherwise \(updates: 2 -> 3\); use --overwrite",
+        match=r"m.safetensors exists and was trained with other settings \(updates: 2 -> 3\)\. Use --overwrite",
     ):
         train([tissue], out, quick(updates=3))
     train([tissue], out, quick(updates=3), on=AGAIN)
@@ -241,7 +244,7 @@ def test_an_unfinished_training_of_other_settings_is_refused(
         with pytest.raises(KeyboardInterrupt):
             train([tissue], out, quick(updates=2))
     with pytest.raises(
-        ResumeError, match=r"holds an unfinished training that was set otherwise \(seed: 0 -> 4\)"
+        ResumeError, match=r"holds an unfinished training with other settings \(seed: 0 -> 4\)"
     ):
         train([tissue], out, quick(updates=2, seed=4))
     train([tissue], out, quick(updates=2, seed=4), on=AGAIN)
@@ -332,7 +335,9 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(
         needs = training_needs(job)
         assert needs.smaller == ""
         with monkeypatch.context() as patch:
-            patch.setattr(sparsem.segment.train, "free_memory", lambda _, most=needs.ram: most - 1)
+            patch.setattr(
+                sparsem.segment.training_memory, "free_memory", lambda _, most=needs.ram: most - 1
+            )
             assert training_needs(job).smaller.startswith(named)
 
 
@@ -356,7 +361,7 @@ def test_slices_on_which_nothing_is_known_are_not_held_out() -> None:
     assert validation_indices(slices, ["n"], TrainSettings(n_validation_slices=1)) == [3]
     assert validation_indices(slices, ["n"], TrainSettings(validation_slices=(20, 30))) == [2, 3]
     with pytest.raises(
-        InputError, match="Nothing is known on the held-out w 10: all of its pixels are ignored"
+        InputError, match="The held-out w 10 has no known pixel: all of its pixels are ignored"
     ):
         validation_indices(slices, ["n"], TrainSettings(validation_slices=(10,)))
     with pytest.raises(
@@ -366,10 +371,10 @@ def test_slices_on_which_nothing_is_known_are_not_held_out() -> None:
         validation_indices(slices, ["n"], TrainSettings(validation_slices=(7,)))
     with pytest.raises(
         InputError,
-        match="Only 1 of 3 labeled slices hold a structure; they are too few to hold out 2",
+        match="Only 1 of 3 labeled slices contain a structure; they are too few to hold out 2",
     ):
         validation_indices(slices_of(1, 255, 0), ["n"], TrainSettings(n_validation_slices=2))
-    with pytest.raises(InputError, match="Without the held-out w 0 no labeled slice holds 'n'"):
+    with pytest.raises(InputError, match="Without the held-out w 0 no labeled slice contains 'n'"):
         validation_indices(slices_of(1, 0, 0), ["n"], TrainSettings(n_validation_slices=1))
     with pytest.raises(SettingsError, match="give one of the two"):
         validation_indices(

@@ -28,14 +28,9 @@ from sparsem.models.architectures import architecture_class, count_parameters
 from sparsem.progress import tell
 from sparsem.report.plots.figures import write_dice_along_z
 from sparsem.score.overlap import average_dice
-from sparsem.segment.train import (
-    TrainingJob,
-    prepare_training,
-    run_training,
-    start_networks,
-    training_needs,
-    training_updates,
-)
+from sparsem.segment.train import run_training, start_networks, training_updates
+from sparsem.segment.training_job import TrainingJob, prepare_training
+from sparsem.segment.training_memory import training_needs
 from sparsem.settings import SliceChoice, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically

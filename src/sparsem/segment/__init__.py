@@ -1,1 +1,1 @@
-"""Pixel networks trained on a few labeled slices, and their predictions."""
+"""Segmentation networks: training on a few labeled slices, and prediction."""

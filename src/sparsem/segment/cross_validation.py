@@ -1,10 +1,14 @@
-"""What to expect on slices that nobody labeled: trainings that leave some of the labeled ones out."""
+"""Cross-validation: the Dice to expect on unlabeled slices.
+
+Each fold is a training without a part of the labeled slices, which is measured on that part.
+"""
 
 import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ import numpy as np
 
 from sparsem.errors import InputError
 from sparsem.models.checkpoint import Recipe
-from sparsem.segment.train import TrainingJob, prepare_training, run_training, train
+from sparsem.segment.train import run_training, train
+from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.segment.validation import require_training_slices
 from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
@@ -23,12 +28,12 @@ from sparsem.workflow.execution import HERE, Execution
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """The Dice to expect on slices that nobody labeled, from trainings that did not see some of those labeled.
+    """The Dice of one structure to expect on unlabeled slices.
 
     Attributes:
-        structure: what was learnt.
-        dice: of the held-out slices of each fold, pooled over a fold's slices, at the network's scale; NaN where a fold holds out no
-            slice on which the structure is annotated.
+        structure: name of the structure.
+        dice: Dice of the held-out slices of each fold, pooled over the slices of the fold, at the
+            network's scale; NaN if the structure is annotated on none of them.
     """
 
     structure: str
@@ -36,54 +41,63 @@ class CrossValidation:
 
     @property
     def mean(self) -> float:
-        """Over folds."""
+        """Mean over the folds with a Dice."""
         return float(np.nanmean(self.dice))
 
     @property
     def spread(self) -> float:
-        """Standard deviation over folds; NaN of one."""
+        """Standard deviation over the folds with a Dice; NaN if there is only one."""
         known = [dice for dice in self.dice if not math.isnan(dice)]
         return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
 
 
 def fold_path(out: Path, number: int) -> Path:
-    """Where the model of a fold, counted from 1, lies beside ``out``."""
+    """Return the path of the model of a fold, counted from 1, next to ``out``."""
     return out.with_name(f"{out.stem}.fold{number}.safetensors")
 
 
 def split_into_folds(
     slices: Sequence[tuple[str, int]], depths: Mapping[str, int], folds: int
 ) -> list[list[int]]:
-    """Which labeled slices each fold leaves out.
+    """Return the labeled slices that each fold holds out.
 
-    A slice beside one that was learnt from says nothing of slices that nobody labeled. So labeled slices that lie closer than such slices
-    usually do (half of the distance that all labeled ones would have if they lay evenly) are left out together; where that leaves fewer
-    groups than folds, each fold leaves out neighboring ones.
+    A slice next to a training slice does not show how good a network is on unlabeled slices.
+    Therefore labeled slices that are closer together than half of their even spacing are held out
+    together. If that leaves fewer groups than folds, each fold holds out adjacent labeled slices.
 
     Args:
         slices: sample and number of every labeled slice.
-        depths: slices of every sample.
-        folds: how many.
+        depths: number of slices of every sample.
+        folds: number of folds.
 
     Returns:
-        Places in ``slices``, for each fold.
+        Indices into ``slices``, for each fold.
     """
-    places = sorted(range(len(slices)), key=lambda place: slices[place])
-    groups: list[list[int]] = []
-    for place in places:
-        sample, z = slices[place]
-        near = depths[sample] / (2 * sum(one == sample for one, _ in slices))
-        before = slices[groups[-1][-1]] if groups else None
-        if before is not None and before[0] == sample and z - before[1] < near:
-            groups[-1].append(place)
-        else:
-            groups.append([place])
+    indices = sorted(range(len(slices)), key=lambda index: slices[index])
+    groups = _group_close_slices(indices, slices, depths)
     if len(groups) < folds:
-        return [part.tolist() for part in np.array_split(places, folds)]
-    return [
-        sorted(place for group in groups[number::folds] for place in group)
-        for number in range(folds)
-    ]
+        return [part.tolist() for part in np.array_split(indices, folds)]
+    # Groups are dealt out in turns, so that every fold holds out slices of the whole stack.
+    groups_by_fold = [groups[fold::folds] for fold in range(folds)]
+    return [sorted(chain.from_iterable(fold_groups)) for fold_groups in groups_by_fold]
+
+
+def _group_close_slices(
+    indices: Sequence[int], slices: Sequence[tuple[str, int]], depths: Mapping[str, int]
+) -> list[list[int]]:
+    """Group labeled slices, given in order, that are closer than half of their even spacing."""
+    groups: list[list[int]] = []
+    for index in indices:
+        sample, z = slices[index]
+        n_labeled = sum(other_sample == sample for other_sample, _ in slices)
+        half_spacing = depths[sample] / (2 * n_labeled)
+        if groups:
+            previous_sample, previous_z = slices[groups[-1][-1]]
+            if previous_sample == sample and z - previous_z < half_spacing:
+                groups[-1].append(index)
+                continue
+        groups.append([index])
+    return groups
 
 
 def train_and_cross_validate(
@@ -94,36 +108,41 @@ def train_and_cross_validate(
     on: Execution = HERE,
     **changes: Any,
 ) -> tuple[Recipe, list[CrossValidation]]:
-    """``train``, and with ``settings.folds`` the Dice to expect of it (``cross_validate``), which is refused before anything is trained."""
+    """Train a network (see ``train``) and, with ``settings.folds``, cross-validate it.
+
+    Folds that are not possible are refused before anything is trained.
+
+    Returns:
+        The recipe of the network, and one cross-validation a structure; none without folds.
+
+    Raises:
+        SparsemError: as ``train`` and ``cross_validate`` raise it.
+    """
     settings = resolve_settings(TrainSettings, settings, changes)
     if settings.folds:
-        _planned(samples, Path(out), settings)
+        _plan_folds(samples, Path(out), settings)
     recipe = train(samples, out, settings, on=on)
     return recipe, cross_validate(samples, out, settings, on) if settings.folds else []
 
 
-def _planned(
+def _plan_folds(
     samples: Sequence[Sample], out: Path, settings: TrainSettings
 ) -> tuple[TrainingJob, list[list[int]]]:
-    """The training on all slices, and which slices each fold leaves out."""
-    whole = prepare_training(
-        samples,
-        out,
-        changed(settings, {"n_validation_slices": 0, "validation_slices": ()}),
-    )
-    if not 2 <= settings.folds <= len(whole.slices):
+    """Return the training on all slices, and the indices that each fold holds out."""
+    without_validation = changed(settings, {"n_validation_slices": 0, "validation_slices": ()})
+    job = prepare_training(samples, out, without_validation)
+    if not 2 <= settings.folds <= len(job.slices):
         raise InputError(
-            f"--folds takes 2 to {len(whole.slices)}, the number of labeled slices; got {settings.folds}."
+            f"--folds takes 2 to {len(job.slices)}, the number of labeled slices; "
+            f"got {settings.folds}."
         )
     depths = {sample.name: sample.image().shape[0] for sample in samples}
-    parts = split_into_folds(
-        [(each.sample, each.z) for each in whole.slices], depths, settings.folds
-    )
-    for aside in parts:
-        require_training_slices(
-            whole.slices, whole.structures, aside, "label it on more slices, or use more --folds"
-        )
-    return whole, parts
+    positions = [(labeled.sample, labeled.z) for labeled in job.slices]
+    held_out_by_fold = split_into_folds(positions, depths, settings.folds)
+    for held_out in held_out_by_fold:
+        advice = "label it on more slices, or use more --folds"
+        require_training_slices(job.slices, job.structures, held_out, advice)
+    return job, held_out_by_fold
 
 
 def cross_validate(
@@ -132,58 +151,71 @@ def cross_validate(
     settings: TrainSettings = TrainSettings(),
     on: Execution = HERE,
 ) -> list[CrossValidation]:
-    """Train ``settings.folds`` networks, each without a part of the labeled slices, and measure each on the slices it did not see.
+    """Train ``settings.folds`` networks, each without a part of the labeled slices.
 
-    Beside ``out`` (NAME.safetensors) lie NAME.fold1.safetensors, ..., which predict as any other model, and NAME.folds.csv. Each is
-    resumed on its own. No weights are chosen by the held-out slices: the last count. Dice is measured at the network's scale.
+    Each network is measured on the slices that it was not trained on, at the network's scale.
+    Next to ``out`` (NAME.safetensors) are NAME.fold1.safetensors, ..., which predict like any
+    other model, and NAME.folds.csv. Each training is resumed on its own. The held-out slices
+    select no weights: the last weights count.
 
     Args:
-        samples: with annotations of every structure.
+        samples: samples with annotations of every structure.
         out: the checkpoint of the training on all slices, which is not written here.
-        on: ``overwrite`` and ``quiet`` are used.
-        settings: with ``folds`` of at least 2.
+        settings: settings of the training, with at least 2 ``folds``.
+        on: only ``overwrite`` and ``quiet`` are used.
 
     Returns:
-        One promise a structure.
+        One cross-validation a structure.
 
     Raises:
-        InputError: fewer labeled slices than folds, fewer than two folds, or a fold that would learn a structure from no slice.
-        Whatever ``train`` raises.
+        InputError: fewer labeled slices than folds, fewer than two folds, or a fold that would
+            train a structure on no slice.
+        SparsemError: as ``train`` raises it.
     """
-    out, folds = Path(out), settings.folds
-    whole, parts = _planned(samples, out, settings)
-    found: dict[str, list[float]] = {name: [] for name in whole.structures}
-    for number, aside in enumerate(parts):
-        # Measured once, at the end: so the best weights are the last.
-        last_only = changed(
-            settings, {"n_validation_slices": len(aside), "validate_every": settings.updates}
-        )
-        inputs = whole.inputs | {"fold": f"{number + 1} of {folds}"}
-        recipe = run_training(
-            replace(whole, out=fold_path(out, number + 1), settings=last_only, inputs=inputs),
-            aside,
-            on,
-        )
-        fold_path(out, number + 1).with_suffix(".last.safetensors").unlink(
-            missing_ok=True
-        )  # the same weights
+    out = Path(out)
+    job, held_out_by_fold = _plan_folds(samples, out, settings)
+    dice_by_structure: dict[str, list[float]] = {name: [] for name in job.structures}
+    for number, held_out in enumerate(held_out_by_fold, 1):
+        recipe = _train_fold(job, out, settings, number, held_out, on)
         known = recipe.training["validation_dice_by_structure"]
-        for name, dice in found.items():
+        for name, dice in dice_by_structure.items():
             dice.append(float(known.get(name, math.nan)))
-    promises = [CrossValidation(name, tuple(dice)) for name, dice in found.items()]
-    text = io.StringIO()
-    csv.writer(text).writerows(
-        [["structure", "mean", "spread", *(f"fold{n + 1}" for n in range(folds))]]
+    results = [CrossValidation(name, tuple(dice)) for name, dice in dice_by_structure.items()]
+    _write_table(out.with_name(f"{out.stem}.folds.csv"), results, settings.folds)
+    return results
+
+
+def _train_fold(
+    job: TrainingJob,
+    out: Path,
+    settings: TrainSettings,
+    number: int,
+    held_out: Sequence[int],
+    on: Execution,
+) -> Recipe:
+    """Train and write the network of a fold, counted from 1."""
+    path = fold_path(out, number)
+    # Validated once, at the end, so that the best weights are the last.
+    changes = {"n_validation_slices": len(held_out), "validate_every": settings.updates}
+    fold_job = replace(
+        job,
+        out=path,
+        settings=changed(settings, changes),
+        inputs=job.inputs | {"fold": f"{number} of {settings.folds}"},
     )
-    for one in promises:
-        csv.writer(text).writerow(
-            [
-                one.structure,
-                *(
-                    "" if math.isnan(value) else f"{value:.4f}"
-                    for value in (one.mean, one.spread, *one.dice)
-                ),
-            ]
-        )
-    write_atomically(out.with_name(f"{out.stem}.folds.csv"), text.getvalue().encode())
-    return promises
+    recipe = run_training(fold_job, held_out, on)
+    path.with_suffix(".last.safetensors").unlink(missing_ok=True)  # the same weights
+    return recipe
+
+
+def _write_table(path: Path, results: Sequence[CrossValidation], folds: int) -> None:
+    """Write one row a structure as CSV; a Dice that is not known stays empty."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    fold_columns = [f"fold{number}" for number in range(1, folds + 1)]
+    writer.writerow(["structure", "mean", "spread", *fold_columns])
+    for result in results:
+        values = [result.mean, result.spread, *result.dice]
+        texts = ["" if math.isnan(value) else f"{value:.4f}" for value in values]
+        writer.writerow([result.structure, *texts])
+    write_atomically(path, text.getvalue().encode())

@@ -1,8 +1,8 @@
-"""A network on whole slices: tiles cut, computed in batches, and blended (paper 3.5).
+"""Inference on whole slices: tiles are cut, computed in batches, and blended (paper 3.5).
 
-A slice is shrunk once to the network's scale, tiled there with overlap, blended under a tapered cosine window, and enlarged
-once. Tiles of several slices share a batch, so that small slices fill a GPU too. Images are (y, x) of any real dtype;
-probabilities (C, y, x) float32 in 0..1.
+A slice is shrunk once to the network's scale, cut there into overlapping tiles, blended under a
+tapered cosine window, and enlarged once. Tiles of several slices share a batch, so that small
+slices fill a GPU too. Images are (y, x) of any real dtype; probabilities (C, y, x) float32 in 0..1.
 """
 
 from collections import deque
@@ -34,92 +34,108 @@ def predict_slices(
     overlap: float,
     batch: int,
     prefetch: int = 0,
-    own: slice = slice(None),
+    own_slices: slice = slice(None),
 ) -> Iterator[Probability]:
-    """Probabilities (C, y, x) float32 of one slice after another.
+    """Yield the probabilities (C, y, x) float32 of one slice after another.
 
     Args:
-        slices: (y, x) images of one shape.
+        slices: images (y, x) of one shape.
         forward: the network.
-        recipe: its tile size and the gray levels that it was trained on.
+        recipe: its tile size, adjacent slices, and the gray levels that it was trained on.
         factors: slice pixels per network pixel, (y, x).
-        overlap: of neighboring tiles, 0 to 0.5 of a tile.
+        overlap: overlap of adjacent tiles, 0 to 0.5 of a tile.
         batch: tiles in one call of ``forward``, across slices.
-        prefetch: slices by which cutting runs ahead of the network, and the network ahead of blending, each in a thread of its
-            own. It keeps a GPU busy; a network on the CPU wants the cores for itself (measured: a third slower).
-        own: which of the slices to predict; the others are only seen, by a network that sees the neighbors of a slice.
+        prefetch: number of slices by which cutting runs ahead of the network, and the network
+            ahead of blending, each in its own thread. This keeps a GPU busy; a network on the CPU
+            needs the cores for itself (measured: a third slower).
+        own_slices: the slices to predict; the others only serve as adjacent slices.
     """
     images = iter(slices)
     first = next(images, None)
     if first is None:
         return
     shape = (first.shape[0], first.shape[1])
-    grid = TileGrid(scaled_shape(shape, factors), recipe.input_px, round(overlap * recipe.input_px))
-    standardized = (
-        (shrink(image, factors) - np.float32(recipe.mean)) / np.float32(recipe.std)
-        for image in chain([first], images)
-    )
-    windows = slice_windows((grid.cut(image) for image in standardized), recipe.adjacent_slices)
-    chosen = islice(windows, own.start, own.stop)
-    cut = (
-        np.stack(window, axis=1) if recipe.adjacent_slices else window[0][:, None]
-        for window in chosen
-    )  # (N, K, S, S)
-    outputs = _in_batches(prefetch_in_thread(cut, prefetch), forward, batch, len(grid.corners))
-    for tiles in prefetch_in_thread(outputs, prefetch):
-        yield enlarge(grid.blend(tiles), shape)
+    overlap_px = round(overlap * recipe.input_px)
+    grid = TileGrid(scaled_shape(shape, factors), recipe.input_px, overlap_px)
+    mean = np.float32(recipe.mean)
+    std = np.float32(recipe.std)
+    standardized = ((shrink(image, factors) - mean) / std for image in chain([first], images))
+    tiles_of_slices = (grid.cut(image) for image in standardized)  # (N, S, S) each
+    windows = slice_windows(tiles_of_slices, recipe.adjacent_slices)
+    own_windows = islice(windows, own_slices.start, own_slices.stop)
+    inputs = (_join_window(window) for window in own_windows)  # (N, K, S, S) each
+    outputs = _in_batches(prefetch_in_thread(inputs, prefetch), forward, batch, len(grid.corners))
+    for probabilities in prefetch_in_thread(outputs, prefetch):
+        yield enlarge(grid.blend(probabilities), shape)
+
+
+def _join_window(window: list[Tiles]) -> Tiles:
+    """Join the tiles (N, S, S) of K adjacent slices to (N, K, S, S)."""
+    if len(window) == 1:
+        return window[0][:, None]  # without a copy
+    return np.stack(window, axis=1)
 
 
 def _in_batches(
-    cut: Iterable[Tiles], forward: Forward, batch: int, tiles_a_slice: int
+    inputs: Iterable[Tiles], forward: Forward, batch: int, tiles_per_slice: int
 ) -> Iterator[list[Tiles]]:
-    """Network outputs (C, S, S) of one slice after another, computed ``batch`` tiles at a time whatever slice they are of."""
-    waiting: list[Tiles] = []  # tiles (K, S, S) that no call has taken yet
-    ready: list[Tiles] = []  # outputs (C, S, S) of slices that are not complete
-    inputs: Tiles | None = None
+    """Yield the network outputs (C, S, S) of one slice after another.
+
+    They are computed ``batch`` tiles at a time, whatever slice the tiles belong to.
+    """
+    waiting: list[Tiles] = []  # tiles (K, S, S) that are not computed yet
+    computed: list[Tiles] = []  # outputs (C, S, S) of slices that are not complete yet
+    buffer: Tiles | None = None
 
     def compute() -> None:
-        nonlocal inputs
-        taken = waiting[:batch]
-        if inputs is None:
-            inputs = np.zeros((batch, *taken[0].shape), np.float32)
-        # Always a full batch: kernels, and with them the last bits of a sum, are chosen by the shape of a batch.
-        np.stack(taken, out=inputs[: len(taken)])
-        ready.extend(forward(inputs)[: len(taken)])
+        nonlocal buffer
+        tiles = waiting[:batch]
+        if buffer is None:
+            buffer = np.zeros((batch, *tiles[0].shape), np.float32)
+        # Always a full batch: the shape of a batch decides which kernels run, and with them the
+        # last bits of a sum.
+        np.stack(tiles, out=buffer[: len(tiles)])
+        computed.extend(forward(buffer)[: len(tiles)])
         del waiting[:batch]
 
-    def complete() -> Iterator[list[Tiles]]:
-        while len(ready) >= tiles_a_slice:
-            yield ready[:tiles_a_slice]
-            del ready[:tiles_a_slice]
+    def complete_slices() -> Iterator[list[Tiles]]:
+        while len(computed) >= tiles_per_slice:
+            yield computed[:tiles_per_slice]
+            del computed[:tiles_per_slice]
 
-    for tiles in cut:
-        waiting.extend(tiles)
+    for tiles_of_slice in inputs:
+        waiting.extend(tiles_of_slice)
         while len(waiting) >= batch:
             compute()
-        yield from complete()
+        yield from complete_slices()
     if waiting:
         compute()
-    yield from complete()
+    yield from complete_slices()
 
 
-def slice_windows(items: Iterable[T], neighbors: int) -> Iterator[list[T]]:
-    """Every item in the middle of its neighbors; the first and the last stand in for those beyond them."""
-    window: deque[T] = deque(maxlen=2 * neighbors + 1)
+def slice_windows(items: Iterable[T], adjacent: int) -> Iterator[list[T]]:
+    """Yield every item in the middle of its ``adjacent`` items before and after it.
+
+    Beyond the ends the first and the last item are repeated.
+    """
+    window: deque[T] = deque(maxlen=2 * adjacent + 1)
     for item in items:
         if not window:
-            window.extend([item] * neighbors)
+            window.extend([item] * adjacent)
         window.append(item)
         if len(window) == window.maxlen:
             yield list(window)
-    for _ in range(neighbors if window else 0):
+    for _ in range(adjacent if window else 0):
         window.append(window[-1])
         if len(window) == window.maxlen:
             yield list(window)
 
 
 def prefetch_in_thread(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items in the same order, made in a thread of their own, at most ``depth`` ahead of who takes them; 0: no thread."""
+    """Yield the same items in the same order, computed in a thread.
+
+    The thread is at most ``depth`` items ahead; with 0 there is no thread.
+    """
     if not depth:
         yield from items
         return
@@ -132,12 +148,15 @@ def prefetch_in_thread(items: Iterator[T], depth: int) -> Iterator[T]:
 
 
 def quantize_probability(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
+    """Return round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
     return (probability * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 def make_forward(network: nn.Module, device: torch.device, precision: Precision) -> Forward:
-    """The network as a function of numpy arrays: tiles (B, K, S, S) -> probabilities (B, C, S, S)."""
+    """Return a network as a function of numpy arrays.
+
+    It takes tiles (B, K, S, S) and returns probabilities (B, C, S, S).
+    """
     keep_freed_memory()
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -153,13 +172,16 @@ def make_forward(network: nn.Module, device: torch.device, precision: Precision)
 
 
 def average_over_flips(forward: Forward) -> Forward:
-    """A network that sees each tile as it is, upside down, left to right, and both, and says the mean."""
+    """Return a network that averages over each tile as it is and its three mirror images.
 
-    def mean(tiles: Tiles) -> Tiles:
-        ways = ((), (2,), (3,), (2, 3))
-        found = [
-            np.flip(forward(np.ascontiguousarray(np.flip(tiles, axes))), axes) for axes in ways
-        ]
-        return np.asarray(np.mean(found, axis=0, dtype=np.float32))
+    These are flipped vertically, horizontally, and both.
+    """
 
-    return mean
+    def average(tiles: Tiles) -> Tiles:
+        outputs = []
+        for axes in ((), (2,), (3,), (2, 3)):
+            flipped = np.ascontiguousarray(np.flip(tiles, axes))
+            outputs.append(np.flip(forward(flipped), axes))
+        return np.asarray(np.mean(outputs, axis=0, dtype=np.float32))
+
+    return average

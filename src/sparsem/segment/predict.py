@@ -1,6 +1,7 @@
-"""The stage ``predict``: a stack -> probabilities and labels, in bounded memory (paper 3.5), by one network or several together.
+"""The stage ``predict``: a stack -> probabilities and labels, in bounded memory (paper 3.5).
 
-On disk probabilities are uint8 round(255 p), where foreground is >= 128.
+One network predicts, or the mean of several. On disk probabilities are uint8 round(255 p), where
+foreground is >= 128.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.models.device import Precision, choose_device, free_memory, resolve_precision
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import tell
+from sparsem.segment.gray_levels import gray_level_note
 from sparsem.segment.inference import (
     Forward,
     average_over_flips,
@@ -28,7 +30,11 @@ from sparsem.segment.inference import (
     quantize_probability,
 )
 from sparsem.segment.tiles import scaled_shape
-from sparsem.segment.uncertainty import UNCERTAINTY_SUFFIX, EnsemblePrediction, combine_predictions
+from sparsem.segment.uncertainty import (
+    UNCERTAINTY_SUFFIX,
+    EnsemblePrediction,
+    combine_predictions,
+)
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
@@ -36,31 +42,29 @@ from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage, earlier_setting
 
-GRAY_SLICES = 3  # whose gray levels are compared with those that were learnt
-FURTHEST_MEAN, MOST_CONTRAST = (
-    1.5,
-    2.5,
-)  # standard deviations off, and times the contrast, that are not told
+GPU_PREFETCH = 2  # slices by which cutting runs ahead of a network on a GPU
 
 
 class PredictSettings(Settings):
-    """How a stack is predicted."""
+    """Settings of the stage ``predict``."""
 
     overlap: float = Field(
-        0.25, ge=0, le=0.5, description="least overlap of neighboring tiles, as part of a tile"
+        0.25, ge=0, le=0.5, description="minimum overlap of adjacent tiles, as a fraction of a tile"
     )
     flips: bool = Field(
         False,
-        description="see every tile in four mirror images and take the mean: four times as long",
+        description="average over four mirror images of every tile; takes four times as long",
     )
     batch: int = Field(
-        16, ge=1, description="tiles at once; changes the speed and the memory, not the result"
+        16,
+        ge=1,
+        description="tiles in a batch; changes the speed and the memory, not the result",
     )
     precision: Precision = Field(
         "auto", description="auto: bfloat16 where the processor computes it fast"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    image: str | None = Field(None, description="image to predict; the newest one if not given")
+    image: str | None = Field(None, description="image to predict (default: the newest)")
 
 
 def predict(
@@ -71,190 +75,209 @@ def predict(
     on: Execution = HERE,
     **changes: Any,
 ) -> list[str]:
-    """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure that the model knows.
+    """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure of the model.
 
-    The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample. The answer of several models is their
-    mean, and beside it ``probabilities/NAME-uncertainty`` says where they contradict each other: their mutual information with the answer,
-    255 times its bits (``tiles.uncertainty``), which ``suggest`` goes by.
+    The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample.
+    Several models predict their mean, and ``probabilities/NAME-uncertainty`` in addition: the
+    mutual information of model and prediction, 255 times its bits, which is large where the models
+    contradict each other (see ``uncertainty.EnsemblePrediction``). ``suggest`` uses it.
 
     Args:
-        sample: its image is read block by block; never more than a block is in memory.
-        model: a checkpoint, or several that know the same structures, as the folds of a training.
-        settings: overlap, batch, precision, device, image.
-        on: how the work is spread; blocks that are done are not done again.
+        sample: the sample; its image is read block by block, and at most one block is in memory.
+        model: a checkpoint, or several with the same structures, such as the folds of a training.
+        settings: overlap, batch, precision, device, image; the defaults if None.
+        on: how the work is distributed; finished blocks are not computed again.
+        changes: single settings that replace those of ``settings``.
 
     Returns:
         The paths of the volumes in the sample.
 
     Raises:
-        InputError: a model file is missing or damaged, is named twice, or knows other structures than the first.
-        ResumeError: there are results of another model or other settings, and ``on.overwrite`` is not set.
+        InputError: a model file is missing or damaged, is named twice, or has other structures
+            than the first one.
+        ResumeError: results of another model or with other settings exist, and ``on.overwrite``
+            is not set.
         ResourceError: a block does not fit into memory.
     """
     settings = resolve_settings(PredictSettings, settings, changes)
-    models = [Path(one).resolve() for one in ([model] if isinstance(model, str | Path) else model)]
-    recipes = _recipes_of(models)
+    paths = [model] if isinstance(model, str | Path) else model
+    models = [Path(path).resolve() for path in paths]
+    recipes = _read_recipes(models)
     structures = recipes[0].structures
     image_name = settings.image or sample.newest_image
     image = sample.image(image_name)
-    name = f"predict-{'-'.join(structures)}"
-    earlier = earlier_setting(sample, name, "precision", on.overwrite)
+    stage_name = f"predict-{'-'.join(structures)}"
+    earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
     precision = resolve_precision(choose_device(settings.device), settings.precision, earlier)
     settings = changed(settings, {"image": image_name, "precision": precision})
-    use = combined(
-        matched_use(recipe.training.get("slices"), sample.image("raw")) for recipe in recipes
-    )
-    outputs = [
-        replace(one, slice_use=use.record() if use else None)
-        for one in _outputs(structures, len(models), image, image_name)
-    ]
-    hashes = [file_hash(one) for one in models]
-    inputs = {
-        "image": image.fingerprint,
-        "model": hashes[0],
-        **{f"model {n}": one for n, one in enumerate(hashes[1:], 2)},
-    }
-    halo = max(recipe.adjacent_slices for recipe in recipes)
-    made = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
-    before = {path for path, stage in made.items() if stage == name} - {
-        output.path for output in outputs
-    }
+    outputs = _outputs_with_slice_use(sample, image, image_name, recipes)
+    output_paths = [output.path for output in outputs]
     with Stage(
         sample,
-        name,
-        _lasting(settings),
-        inputs,
+        stage_name,
+        _recorded_settings(settings),
+        _input_fingerprints(image, models),
         outputs,
         on,
         partial(_needs, image, recipes, settings),
-        sorted(before),
+        _replaced_volumes(sample, stage_name, output_paths),
     ) as stage:
         if not stage.finished:
-            for file, recipe in zip(models, recipes, strict=True):
-                _tell_other_gray(image, recipe, file.name, on.quiet)
-        stage.map(_predict_block, image.blocks(halo=halo), image, models, settings)
-    return [output.path for output in outputs]
+            for path, recipe in zip(models, recipes, strict=True):
+                note = gray_level_note(image, recipe, path.name)
+                if note:
+                    tell(note, on.quiet)
+        blocks = image.blocks(halo=_max_adjacent_slices(recipes))
+        stage.map(_predict_block, blocks, image, models, settings)
+    return output_paths
 
 
 def settings_for_device(device: str) -> PredictSettings:
-    """Return the default settings on a device, with the precision that is fast on this machine: workers then compute alike."""
+    """Return the default settings on a device, with the precision that is fast on this machine.
+
+    All workers then compute with the same precision.
+    """
     return PredictSettings(
         device=device, precision=resolve_precision(choose_device(device), "auto")
     )
 
 
-def _recipes_of(models: Sequence[Path]) -> list[Recipe]:
-    """Of models that can answer together."""
-    if not models or len(set(models)) < len(models):
-        raise InputError(
-            "Expected one model, or several that are not the same; a model was named twice."
-            if models
-            else "No model was named."
-        )
-    recipes = [load_checkpoint(one)[1] for one in models]
-    for file, recipe in zip(models, recipes, strict=True):
+def file_hash(path: Path) -> str:
+    """Return a hash of the content of a model file."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _read_recipes(models: Sequence[Path]) -> list[Recipe]:
+    """Return the recipes of models that can predict together.
+
+    Raises:
+        InputError: there is no model, a model is named twice, or the structures differ.
+    """
+    if not models:
+        raise InputError("No model was named.")
+    if len(set(models)) < len(models):
+        raise InputError("Expected one model, or several different ones; a model was named twice.")
+    recipes = [load_checkpoint(path)[1] for path in models]
+    for path, recipe in zip(models, recipes, strict=True):
         if set(recipe.structures) != set(recipes[0].structures):
             raise InputError(
-                f"{file.name} knows {', '.join(recipe.structures)}, but {models[0].name} knows {', '.join(recipes[0].structures)}; "
-                "models that answer together know the same structures. Predict with each of them by itself."
+                f"{path.name} has the structures {', '.join(recipe.structures)}, but "
+                f"{models[0].name} has {', '.join(recipes[0].structures)}. Models that predict "
+                "together need the same structures. Predict with each of them separately."
             )
     return recipes
 
 
-def _tell_other_gray(image: Volume, recipe: Recipe, model: str, quiet: bool) -> None:
-    """A network finds little in slices much darker, brighter or flatter than those that it learnt from."""
-    y, x = (1.01 * nm for nm in recipe.pixel_nm)
-    sizes = {level: image.voxel_size_of(level) for level in range(image.levels)}
-    seen = max((level for level, size in sizes.items() if size.y <= y and size.x <= x), default=0)
-    count = image.level(seen).shape[0]
-    inner = {
-        round((part + 1) * (count - 1) / (GRAY_SLICES + 1)) for part in range(GRAY_SLICES)
-    }  # the ends of a stack are its worst
-    planes = [image.read(slice(z, z + 1), seen)[0, ::2, ::2] for z in sorted(inner)]
-    gray = np.stack(planes).astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    mean, std = float(gray.mean()), float(gray.std())
-    if (
-        abs(mean - recipe.mean) > FURTHEST_MEAN * recipe.std
-        or not 1 / MOST_CONTRAST < std / recipe.std < MOST_CONTRAST
-    ):
-        tell(
-            f"Note: the image has gray levels of {mean:.2f} ± {std:.2f} of their range, but {model} learnt on {recipe.mean:.2f} ± "
-            f"{recipe.std:.2f} and may find little; import with --intensity-range or use 'sparsem equalize', for both stacks alike.",
-            quiet,
-        )
+def _max_adjacent_slices(recipes: Sequence[Recipe]) -> int:
+    """Return the slices that the networks see above and below the one that they segment."""
+    return max(recipe.adjacent_slices for recipe in recipes)
 
 
-def _lasting(settings: PredictSettings) -> Settings:
-    """The settings that change a result, as they turn out here; another batch size may continue an interrupted run."""
+def _recorded_settings(settings: PredictSettings) -> Settings:
+    """Return the settings that change a result, as they are resolved on this machine.
+
+    An interrupted run may be continued with another batch size.
+    """
     return changed(settings, {"batch": 1, "device": choose_device(settings.device).type})
 
 
-def _outputs(
-    structures: Sequence[str], models: int, image: Volume, image_name: str
+def _input_fingerprints(image: Volume, models: Sequence[Path]) -> dict[str, str]:
+    """Return the fingerprints of the image and of the models."""
+    inputs = {"image": image.fingerprint}
+    for number, path in enumerate(models, 1):
+        key = "model" if number == 1 else f"model {number}"
+        inputs[key] = file_hash(path)
+    return inputs
+
+
+def _output_specs(
+    structures: Sequence[str], n_models: int, image: Volume, image_name: str
 ) -> list[VolumeSpec]:
+    """Return the volumes that a prediction writes."""
     made_on = (image_name, image.fingerprint)
-    out = []
+    specs = []
     for name in structures:
-        out.append(image.like(f"probabilities/{name}", np.uint8, Kind.PROBABILITY, made_on))
-        out.append(image.like(f"labels/{name}", np.uint8, Kind.LABELS, made_on))
-        if models > 1:
-            out.append(
-                image.like(
-                    f"probabilities/{name}{UNCERTAINTY_SUFFIX}", np.uint8, Kind.PROBABILITY, made_on
-                )
-            )
-    return out
+        specs.append(image.like(f"probabilities/{name}", np.uint8, Kind.PROBABILITY, made_on))
+        specs.append(image.like(f"labels/{name}", np.uint8, Kind.LABELS, made_on))
+        if n_models > 1:
+            path = f"probabilities/{name}{UNCERTAINTY_SUFFIX}"
+            specs.append(image.like(path, np.uint8, Kind.PROBABILITY, made_on))
+    return specs
+
+
+def _outputs_with_slice_use(
+    sample: Sample, image: Volume, image_name: str, recipes: Sequence[Recipe]
+) -> list[VolumeSpec]:
+    """Return the volumes to write; they record which slices the models were trained on."""
+    raw = sample.image("raw")
+    use = combined(matched_use(recipe.training.get("slices"), raw) for recipe in recipes)
+    record = use.record() if use else None
+    specs = _output_specs(recipes[0].structures, len(recipes), image, image_name)
+    return [replace(spec, slice_use=record) for spec in specs]
+
+
+def _replaced_volumes(sample: Sample, stage_name: str, output_paths: Sequence[str]) -> list[str]:
+    """Return the volumes of an earlier run of the stage that this run does not write."""
+    stage_of_volume = {}
+    for entry in sample.history():
+        for path in entry["outputs"]:
+            stage_of_volume[path] = entry["stage"]
+    earlier = {path for path, stage in stage_of_volume.items() if stage == stage_name}
+    return sorted(earlier - set(output_paths))
 
 
 def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) -> Needs:
-    _, y, x = image.shape
-    sizes = [scaled_shape((y, x), recipe.factors(image.voxel_size)) for recipe in recipes]
-    structures = len(recipes[0].structures)
-    several = len(recipes) > 1
-    # The image, all outputs, and their chunks.
-    depth = image.block_depth + 2 * max(recipe.adjacent_slices for recipe in recipes)
-    block = depth * y * x * (image.dtype.itemsize + (6 if several else 4) * structures)
-    planes = (
-        2 + (6 if several else 2) * structures
-    )  # of several models also their mean, uncertainty, and entropies
-    working = y * x * 4 * planes + max(small_y * small_x for small_y, small_x in sizes) * 8 * (
-        1 + structures
-    )
+    """Return the memory of one process and the disk space of a prediction."""
+    _, height, width = image.shape
+    n_structures = len(recipes[0].structures)
+    is_ensemble = len(recipes) > 1
+    # A block: the image, all outputs, and their chunks.
+    depth = image.block_depth + 2 * _max_adjacent_slices(recipes)
+    output_bytes_per_voxel = (6 if is_ensemble else 4) * n_structures
+    block = depth * height * width * (image.dtype.itemsize + output_bytes_per_voxel)
+    # A slice as float32; for several models also their mean, uncertainty and entropies.
+    n_planes = 2 + (6 if is_ensemble else 2) * n_structures
+    planes = height * width * 4 * n_planes
+    scaled_sizes = []
+    for recipe in recipes:
+        scaled_y, scaled_x = scaled_shape((height, width), recipe.factors(image.voxel_size))
+        scaled_sizes.append(scaled_y * scaled_x)
+    scaled_planes = max(scaled_sizes) * 8 * (1 + n_structures)
+    ram = block + planes + scaled_planes
     device = choose_device(settings.device)
-    network = sum(
-        prediction_bytes(recipe, settings.batch, device, settings.precision) for recipe in recipes
-    )
-    disk = (
-        sum(spec.nbytes for spec in _outputs(recipes[0].structures, len(recipes), image, "")) // 4
-    )
+    networks = 0
+    for recipe in recipes:
+        networks += prediction_bytes(recipe, settings.batch, device, settings.precision)
+    specs = _output_specs(recipes[0].structures, len(recipes), image, "")
+    disk = sum(spec.nbytes for spec in specs) // 4
     if device.type == "cuda":
-        smaller = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
-        return Needs(block + working, disk, smaller, gpu=network, gpu_free=free_memory(device))
-    return Needs(
-        block + working + network,
-        disk,
-        "import with a smaller --block-depth, or use fewer --workers",
-    )
+        advice = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
+        return Needs(ram, disk, advice, gpu=networks, gpu_free=free_memory(device))
+    advice = "import with a smaller --block-depth, or use fewer --workers"
+    return Needs(ram + networks, disk, advice)
 
 
 def _predict_block(
     block: ZBlock, image: Volume, models: Sequence[Path], settings: PredictSettings
 ) -> BlockResult:
+    """Return the outputs of one block; there is no summary."""
     voxels = image.read(block.read)
-    structures, answers = _answers(voxels, image, models, (), settings, block.inner)
-    several, shape = len(models) > 1, (len(structures), block.stop - block.start, *voxels.shape[1:])
-    probabilities, doubts = (
-        np.empty(shape, np.uint8) for _ in range(2)
-    )  # pages that nobody writes cost nothing
-    for z, answer in enumerate(answers):
-        probabilities[:, z] = quantize_probability(answer.mean)
-        if answer.uncertainty is not None:
-            doubts[:, z] = quantize_probability(answer.uncertainty)
+    structures, predictions = _predict_voxels(voxels, image, models, (), settings, block.inner)
+    shape = (len(structures), block.stop - block.start, *voxels.shape[1:])
+    probabilities = np.empty(shape, np.uint8)
+    # Without several models nothing is written here, and memory that is not written costs nothing.
+    uncertainties = np.empty(shape, np.uint8)
+    for z, prediction in enumerate(predictions):
+        probabilities[:, z] = quantize_probability(prediction.mean)
+        if prediction.uncertainty is not None:
+            uncertainties[:, z] = quantize_probability(prediction.uncertainty)
     arrays: dict[str, NDArray[Any]] = {}
-    for name, probability, uncertainty in zip(structures, probabilities, doubts, strict=True):
+    for channel, name in enumerate(structures):
+        probability = probabilities[channel]
         arrays[f"probabilities/{name}"] = probability
         arrays[f"labels/{name}"] = (probability >= FOREGROUND).view(np.uint8)
-        arrays |= {f"probabilities/{name}{UNCERTAINTY_SUFFIX}": uncertainty} if several else {}
+        if len(models) > 1:
+            arrays[f"probabilities/{name}{UNCERTAINTY_SUFFIX}"] = uncertainties[channel]
     return arrays, {}
 
 
@@ -265,99 +288,91 @@ def predict_slice(
     settings: PredictSettings,
     structures: Sequence[str] = (),
 ) -> tuple[tuple[str, ...], EnsemblePrediction]:
-    """What models say of one slice together; nothing is written.
+    """Predict one slice with one or several models; nothing is written.
 
     Args:
-        image: that they see.
-        z: the slice.
-        models: checkpoints that all know the structures.
-        settings: how they see it.
-        structures: which are asked for; all that the first model knows if none is given.
+        image: the image.
+        z: number of the slice.
+        models: checkpoints with the same structures.
+        settings: settings of the prediction.
+        structures: structures to return; all of the first model if empty.
 
     Returns:
-        The structures, and the answer (C, y, x).
+        The structures, and their prediction (C, y, x).
     """
-    halo = max(recipe.adjacent_slices for _, recipe in _ready(models, settings))
-    first, stop = max(0, z - halo), min(image.shape[0], z + halo + 1)
-    names, answers = _answers(
-        image.read(slice(first, stop)),
-        image,
-        models,
-        structures,
-        settings,
-        slice(z - first, z - first + 1),
-    )
-    return names, next(answers)
+    halo = _max_adjacent_slices([recipe for _, recipe in _load_networks(models, settings)])
+    first = max(0, z - halo)
+    stop = min(image.shape[0], z + halo + 1)
+    voxels = image.read(slice(first, stop))
+    own_slices = slice(z - first, z - first + 1)
+    names, predictions = _predict_voxels(voxels, image, models, structures, settings, own_slices)
+    return names, next(predictions)
 
 
-def _answers(
+def _predict_voxels(
     voxels: NDArray[Any],
     image: Volume,
     models: Sequence[Path],
     structures: Sequence[str],
     settings: PredictSettings,
-    own: slice,
+    own_slices: slice,
 ) -> tuple[tuple[str, ...], Iterator[EnsemblePrediction]]:
-    """Of the slices ``own`` of ``voxels`` (z, y, x), one after the other."""
+    """Return the structures and the predictions of the slices ``own_slices`` of ``voxels``.
+
+    ``voxels`` are (z, y, x) of ``image``; predictions are computed one slice after the other.
+    """
     names: tuple[str, ...] = tuple(structures)
-    prefetch = 0 if choose_device(settings.device).type == "cpu" else 2
-    ways = []
-    for forward, recipe in _ready(models, settings):
+    prefetch = 0 if choose_device(settings.device).type == "cpu" else GPU_PREFETCH
+    channels_of_models: list[slice | list[int]] = []
+    probabilities_of_models = []
+    for forward, recipe in _load_networks(models, settings):
         names = names or recipe.structures
-        channels = (
-            slice(None)
-            if names == recipe.structures
-            else [recipe.structures.index(name) for name in names]
+        if names == recipe.structures:
+            channels_of_models.append(slice(None))
+        else:
+            channels_of_models.append([recipe.structures.index(name) for name in names])
+        probabilities = predict_slices(
+            voxels,
+            forward,
+            recipe,
+            recipe.factors(image.voxel_size),
+            settings.overlap,
+            settings.batch,
+            prefetch,
+            own_slices,
         )
-        factors = recipe.factors(image.voxel_size)
-        ways.append(
-            (
-                channels,
-                predict_slices(
-                    voxels,
-                    forward,
-                    recipe,
-                    factors,
-                    settings.overlap,
-                    settings.batch,
-                    prefetch,
-                    own,
-                ),
-            )
-        )
+        probabilities_of_models.append(probabilities)
 
-    def answers() -> Iterator[EnsemblePrediction]:
-        for _ in range(*own.indices(len(voxels))):
-            yield combine_predictions(next(found)[channels] for channels, found in ways)
+    def predict_each() -> Iterator[EnsemblePrediction]:
+        for _ in range(*own_slices.indices(len(voxels))):
+            pairs = zip(channels_of_models, probabilities_of_models, strict=True)
+            yield combine_predictions(next(slices)[channels] for channels, slices in pairs)
 
-    return names, answers()
+    return names, predict_each()
 
 
-def _ready(models: Sequence[Path], settings: PredictSettings) -> list[tuple[Forward, Recipe]]:
-    """The networks as the settings want them."""
-    found = _loaded(
-        tuple((model, model.stat().st_mtime_ns) for model in models),
-        settings.device,
-        settings.precision,
-    )
-    return [
-        (average_over_flips(forward) if settings.flips else forward, recipe)
-        for forward, recipe in found
-    ]
+def _load_networks(
+    models: Sequence[Path], settings: PredictSettings
+) -> list[tuple[Forward, Recipe]]:
+    """Return the networks as the settings request them, and their recipes."""
+    versions = tuple((path, path.stat().st_mtime_ns) for path in models)
+    networks = _load_cached(versions, settings.device, settings.precision)
+    if not settings.flips:
+        return networks
+    return [(average_over_flips(forward), recipe) for forward, recipe in networks]
 
 
 @lru_cache(maxsize=1)
-def _loaded(
-    models: tuple[tuple[Path, int], ...], device: str, precision: Precision
+def _load_cached(
+    versions: tuple[tuple[Path, int], ...], device: str, precision: Precision
 ) -> list[tuple[Forward, Recipe]]:
-    """The networks of this process; blocks that follow find them loaded."""
-    loaded = [load_checkpoint(model) for model, _ in models]
-    return [
-        (make_forward(network, choose_device(device), precision), recipe)
-        for network, recipe in loaded
-    ]
+    """Load the networks of this process once for all of its blocks.
 
-
-def file_hash(file: Path) -> str:
-    """Of what a model file holds."""
-    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    ``versions`` are the files and their times of modification.
+    """
+    networks = []
+    for path, _ in versions:
+        network, recipe = load_checkpoint(path)
+        forward = make_forward(network, choose_device(device), precision)
+        networks.append((forward, recipe))
+    return networks

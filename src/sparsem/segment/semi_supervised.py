@@ -1,9 +1,12 @@
-"""Learning from unlabeled slices too: cross pseudo supervision (Chen et al. 2021; thesis 3.3.3), and a mean teacher.
+"""Semi-supervised training: cross pseudo supervision (CPS), and a mean teacher.
 
-Two networks that begin with other weights each learn from the labeled tiles, and from what the other one makes of mixed tiles: of the
-labeled slices, which hold the structure, and of slices that nobody labeled. What a network says counts as a mask (p > 0.5), without a
-gradient, and where the truth is known the truth counts instead; all losses are soft Dice; boxes of one tile are put into another (CutMix,
-French et al. 2020). With a mean teacher there is one network, and its running average says the masks.
+With cross pseudo supervision (Chen et al. 2021; thesis 3.3.3), two networks with different initial
+weights are each trained on labeled tiles, and on the predictions of the other network for mixed
+tiles: tiles of the labeled slices, which contain the structure, and tiles of unlabeled slices. A
+prediction counts as a mask (p > 0.5), without a gradient; where the ground truth is known it
+replaces the prediction. All losses are soft Dice. A box of one tile is pasted into another one
+(CutMix, French et al. 2020). With a mean teacher there is one network, and its moving average
+predicts the masks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,55 +35,60 @@ from sparsem.training.augment import vary_intensity
 from sparsem.training.loop import Progress, TrainingState, run_updates, update_weights
 from sparsem.training.settings import TrainSettings
 
-CLIP = 1.0  # largest norm of a gradient, if the settings do not say
-AREA = (0.25, 0.5)  # part of a tile that a box covers
-ASPECT = 2.0  # of a box, at most
-SECOND_SEED = 7_919  # added to that of the first network: other weights
+DEFAULT_MAX_GRAD_NORM = 1.0  # maximum norm of a gradient, if the settings give none
+BOX_AREA = (0.25, 0.5)  # fraction of a tile that a box covers
+MAX_BOX_ASPECT = 2.0  # maximum ratio of the edges of a box
+SECOND_SEED = 7_919  # added to the seed of the first network, for different initial weights
 
 
 @dataclass
 class JointTrainingState:
-    """Networks that are trained together; one alone with a mean teacher.
+    """State of the networks that are trained together: two with CPS, one with a mean teacher.
 
     Attributes:
-        members: their states.
+        members: the states of the networks.
     """
 
     members: list[TrainingState]
 
     @property
     def update(self) -> int:
-        """Updates done."""
+        """Number of updates done."""
         return self.members[0].update
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors under flat names."""
-        return {
-            f"{n}.{name}": tensor
-            for n, one in enumerate(self.members)
-            for name, tensor in one.tensors().items()
-        }
+        """Return all tensors of all networks under flat names."""
+        tensors: dict[str, Tensor] = {}
+        for number, member in enumerate(self.members):
+            for name, tensor in member.tensors().items():
+                tensors[f"{number}.{name}"] = tensor
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Take up where a saved state left off."""
-        for n, one in enumerate(self.members):
-            own = {
-                name.removeprefix(f"{n}."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(f"{n}.")
-            }
-            one.restore(own, {"update": about["update"], "best_scores": about["best_scores"][n:]})
+        """Load a saved state; see ``TrainingState.restore``."""
+        for number, member in enumerate(self.members):
+            prefix = f"{number}."
+            member_tensors = {}
+            for name, tensor in tensors.items():
+                if name.startswith(prefix):
+                    member_tensors[name.removeprefix(prefix)] = tensor
+            best_scores = about["best_scores"][number:]
+            member_about = {"update": about["update"], "best_scores": best_scores}
+            member.restore(member_tensors, member_about)
 
 
 class MixedBatch(NamedTuple):
-    """What an update learns from.
+    """Labeled tiles and mixed tiles of one update.
 
     Attributes:
-        labeled: images and targets.
-        images: (B, K, S, S) labeled tiles that hold a structure and unlabeled ones, as the teachers see them.
-        boxes: (B, 1, S, S) bool, where the tile before shows through.
-        mixed: (B, K, S, S) the same with boxes in, and other gray levels, as the learners see them.
-        truth: (B, C, S, S) uint8 of the mixed tiles: 0, 1, or 255 where nobody labeled.
+        labeled: images and targets of labeled tiles.
+        images: (B, K, S, S) tiles of labeled slices that contain a structure, and of unlabeled
+            slices, as the teachers see them.
+        boxes: (B, 1, S, S) bool, where the previous tile of the batch is pasted in.
+        mixed: (B, K, S, S) the same tiles with boxes pasted in and intensities varied, as the
+            trained networks see them.
+        truth: (B, C, S, S) uint8, ground truth of the mixed tiles: 0, 1, or 255 where it is not
+            known.
     """
 
     labeled: Batch
@@ -91,139 +99,149 @@ class MixedBatch(NamedTuple):
 
 
 class Ramp(NamedTuple):
-    """The weight of unlabeled slices: 0 up to the update ``first``, ``top`` from ``last`` on, and a straight line between."""
+    """Weight of the unlabeled slices during a training.
+
+    It is 0 up to the update ``first``, rises linearly, and is ``top`` from the update ``last`` on.
+    """
 
     first: float
     last: float
     top: float
 
     def at(self, update: int) -> float:
-        """At an update."""
+        """Return the weight at an update."""
         if update >= self.last:
             return self.top
         return self.top * max(0.0, (update - self.first) / (self.last - self.first))
 
 
 class MixedSampler:
-    """Draws batches of labeled and mixed tiles; a batch is a function of seed and update.
+    """Sampler of labeled and mixed tiles; a batch is a function of seed and update.
 
     Args:
-        learn: labeled slices.
-        unlabeled: (K, y, x) of slices without labels, standardized.
-        settings: of the training.
-        min_foreground_px: pixels of a structure that a tile which must hold it has.
-        ramp: where it is 0 no mixed tiles are drawn.
+        training: labeled slices.
+        unlabeled: unlabeled slices (K, y, x), standardized.
+        settings: settings of the training.
+        min_foreground_px: minimum pixels of a structure in a tile that must contain it.
+        ramp: weight of the unlabeled slices; while it is 0 no mixed tiles are drawn.
     """
 
     def __init__(
         self,
-        learn: Sequence[TrainingSlice],
+        training: Sequence[TrainingSlice],
         unlabeled: Sequence[NDArray[np.float32]],
         settings: TrainSettings,
         min_foreground_px: float,
         ramp: Ramp,
     ) -> None:
-        self._labeled = build_sampler(learn, settings, min_foreground_px)
-        self._ramp, self._settings = ramp, settings
-        known = (settings.batch + 1) // 2  # at least half of the tiles hold the structure
-        how = Sampling(settings.input_px, known, 1.0, min_foreground_px, 0.0, settings.seed + 1)
-        self._holding = TileSampler(
-            [each.image for each in learn], [each.target for each in learn], how
+        self._labeled = build_sampler(training, settings, min_foreground_px)
+        self._ramp = ramp
+        self._settings = settings
+        n_foreground = (settings.batch + 1) // 2  # at least half of the tiles contain a structure
+        foreground_rules = Sampling(
+            tile=settings.input_px,
+            batch=n_foreground,
+            foreground_fraction=1.0,
+            min_foreground_px=min_foreground_px,
+            intensity_augmentation=0.0,
+            seed=settings.seed + 1,
         )
-        blank = [
-            np.full((len(learn[0].target), *image.shape[1:]), UNKNOWN, np.uint8)
-            for image in unlabeled
-        ]
-        free = replace(
-            how,
-            batch=max(1, settings.batch - known),
+        images = [labeled.image for labeled in training]
+        targets = [labeled.target for labeled in training]
+        self._foreground = TileSampler(images, targets, foreground_rules)
+        unlabeled_rules = replace(
+            foreground_rules,
+            batch=max(1, settings.batch - n_foreground),
             foreground_fraction=0.0,
             seed=settings.seed + 2,
         )
-        self._unlabeled = TileSampler(unlabeled, blank, free)
+        n_structures = len(training[0].target)
+        unknown_targets = [
+            np.full((n_structures, *image.shape[1:]), UNKNOWN, np.uint8) for image in unlabeled
+        ]
+        self._unlabeled = TileSampler(unlabeled, unknown_targets, unlabeled_rules)
 
     def batch(self, update: int) -> MixedBatch:
-        """The ``update``-th batch."""
+        """Return the batch of an update."""
+        settings = self._settings
         labeled = self._labeled.batch(update)
         if self._ramp.at(update) == 0:
             return MixedBatch(labeled, *4 * [np.empty((0, 0, 0, 0))])  # type: ignore[arg-type]
-        random = np.random.default_rng([self._settings.seed + 3, update])
-        holding, free = self._holding.batch(update), self._unlabeled.batch(update)
-        images, truth = np.concatenate([holding[0], free[0]]), np.concatenate([holding[1], free[1]])
+        random = np.random.default_rng([settings.seed + 3, update])
+        foreground_images, foreground_targets = self._foreground.batch(update)
+        unlabeled_images, unlabeled_targets = self._unlabeled.batch(update)
+        images = np.concatenate([foreground_images, unlabeled_images])
+        truth = np.concatenate([foreground_targets, unlabeled_targets])
         order = random.permutation(len(images))
-        images, truth = images[order], truth[order]
-        boxes = (
-            draw_boxes(len(images), self._settings.input_px, random)
-            if self._settings.cutmix
-            else np.zeros((len(images), 1, 1, 1), bool)
-        )
-        mixed, truth = (
-            np.where(boxes, np.roll(images, 1, axis=0), images),
-            np.where(boxes, np.roll(truth, 1, axis=0), truth),
-        )
-        if self._settings.intensity_augmentation:
-            mixed = np.stack(
-                [
-                    vary_intensity(one, random, self._settings.intensity_augmentation)
-                    for one in mixed
-                ]
-            )
+        images = images[order]
+        truth = truth[order]
+        if settings.cutmix:
+            boxes = draw_boxes(len(images), settings.input_px, random)
+        else:
+            boxes = np.zeros((len(images), 1, 1, 1), bool)
+        mixed = np.where(boxes, np.roll(images, 1, axis=0), images)
+        truth = np.where(boxes, np.roll(truth, 1, axis=0), truth)
+        if settings.intensity_augmentation:
+            strength = settings.intensity_augmentation
+            mixed = np.stack([vary_intensity(image, random, strength) for image in mixed])
         return MixedBatch(labeled, images, boxes, mixed, truth)
 
 
 def draw_boxes(count: int, edge: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """(count, 1, edge, edge) masks of a box each: a quarter to a half of the tile, at most twice as long as wide."""
-    out = np.zeros((count, 1, edge, edge), bool)
-    for box in out[:, 0]:
-        area, aspect = (
-            random.uniform(*AREA),
-            np.exp(random.uniform(-np.log(ASPECT), np.log(ASPECT))),
-        )
-        height, width = (
-            min(edge, max(1, round(edge * float(np.sqrt(part)))))
-            for part in (area * aspect, area / aspect)
-        )
-        top, left = random.integers(edge - height + 1), random.integers(edge - width + 1)
-        box[top : top + height, left : left + width] = True
-    return out
+    """Draw masks (count, 1, edge, edge) of one box each.
+
+    A box covers a quarter to a half of the tile, and is at most twice as long as wide.
+    """
+    masks = np.zeros((count, 1, edge, edge), bool)
+    max_log_aspect = np.log(MAX_BOX_ASPECT)
+    for mask in masks[:, 0]:
+        area = random.uniform(*BOX_AREA)
+        aspect = np.exp(random.uniform(-max_log_aspect, max_log_aspect))
+        height = _box_edge(area * aspect, edge)
+        width = _box_edge(area / aspect, edge)
+        top = random.integers(edge - height + 1)
+        left = random.integers(edge - width + 1)
+        mask[top : top + height, left : left + width] = True
+    return masks
+
+
+def _box_edge(squared_fraction: float, edge: int) -> int:
+    """Return the edge of a box, px, from the square of its fraction of the tile's edge."""
+    return min(edge, max(1, round(edge * float(np.sqrt(squared_fraction)))))
 
 
 def start_joint_networks(
     recipe: Recipe, settings: TrainSettings, device: torch.device
 ) -> JointTrainingState:
-    """Fresh networks: two for cross pseudo supervision, one for a mean teacher."""
+    """Return the initial state of two networks for CPS, or of one for a mean teacher."""
     first = start_network(recipe, settings, device)
     if settings.semi == "mean-teacher":
         return JointTrainingState([first])
-    return JointTrainingState(
-        [
-            first,
-            start_network(
-                second_recipe(recipe, settings), settings, device, settings.seed + SECOND_SEED
-            ),
-        ]
-    )
+    recipe = second_recipe(recipe, settings)
+    second = start_network(recipe, settings, device, settings.seed + SECOND_SEED)
+    return JointTrainingState([first, second])
 
 
 def second_recipe(recipe: Recipe, settings: TrainSettings) -> Recipe:
-    """Of the second network, which may be of another architecture."""
-    model = settings.second_architecture or recipe.architecture
-    return replace(recipe, architecture=model, width=settings.width or default_width(model))
+    """Return the recipe of the second network, which may have another architecture."""
+    architecture = settings.second_architecture or recipe.architecture
+    width = settings.width or default_width(architecture)
+    return replace(recipe, architecture=architecture, width=width)
 
 
 def fit_with_unlabeled(
     state: JointTrainingState,
-    learn: Sequence[TrainingSlice],
+    training: Sequence[TrainingSlice],
     unlabeled: Sequence[NDArray[np.float32]],
-    validate: Sequence[TrainingSlice],
+    validation: Sequence[TrainingSlice],
     settings: TrainSettings,
     device: torch.device,
     min_foreground_px: float,
 ) -> Iterator[Progress]:
-    """As ``fit``, with slices that nobody labeled, (K, y, x) each, beside those to learn from."""
-    first, last = (part * settings.updates for part in settings.ramp)
+    """Train as ``fit`` does, also on unlabeled slices (K, y, x)."""
+    first, last = (fraction * settings.updates for fraction in settings.ramp)
     ramp = Ramp(first, last, settings.unlabeled_weight)
-    sampler = MixedSampler(learn, unlabeled, settings, min_foreground_px, ramp)
+    sampler = MixedSampler(training, unlabeled, settings, min_foreground_px, ramp)
 
     def update(batch: MixedBatch) -> tuple[float, float]:
         return step_with_unlabeled(state, batch, ramp.at(state.update), settings, device)
@@ -232,7 +250,7 @@ def fit_with_unlabeled(
         state,
         sampler.batch,
         update,
-        validation_scorer(validate, settings, device),
+        validation_scorer(validation, settings, device),
         settings,
         settings.validate_every,
     )
@@ -245,47 +263,57 @@ def step_with_unlabeled(
     settings: TrainSettings,
     device: torch.device,
 ) -> tuple[float, float]:
-    """One update of every network; returns the loss and the soft Dice of the first on its labeled tiles."""
-    masks = _masks(state, batch, settings, device) if weight else []
+    """Update the weights of every network once.
+
+    Args:
+        state: the networks; changed in place.
+        batch: labeled and mixed tiles.
+        weight: weight of the loss of the mixed tiles; with 0 they are not used.
+        settings: settings of the training.
+        device: device of the networks.
+
+    Returns:
+        The loss, and the soft Dice of the labeled tiles, of the first network.
+    """
+    masks = _teacher_masks(state, batch, settings, device) if weight else []
     mixed = torch.from_numpy(np.ascontiguousarray(batch.mixed)).to(device)
-    told: list[tuple[float, float]] = []
-    for number, one in enumerate(state.members):
-        one.network.train()
-        loss, dice = labeled_loss(one.network, batch.labeled, settings, device)
+    results: list[tuple[float, float]] = []
+    for number, member in enumerate(state.members):
+        member.network.train()
+        loss, dice = labeled_loss(member.network, batch.labeled, settings, device)
         if weight:
-            teacher = masks[(number + 1) % len(masks)]  # of two networks the other one
-            loss = loss + weight * dice_loss(
-                compute_logits(one.network, mixed, settings).sigmoid(),
-                teacher,
-                settings.loss != "linear-dice",
-            )
-        update_weights(one, loss, settings, settings.max_grad_norm or CLIP)
-        told.append((float(loss.detach()), 1 - float(dice.detach())))
-    return told[0]
+            teacher_mask = masks[(number + 1) % len(masks)]  # of two networks that of the other
+            probability = compute_logits(member.network, mixed, settings).sigmoid()
+            squared = settings.loss != "linear-dice"
+            loss = loss + weight * dice_loss(probability, teacher_mask, squared)
+        max_grad_norm = settings.max_grad_norm or DEFAULT_MAX_GRAD_NORM
+        update_weights(member, loss, settings, max_grad_norm)
+        results.append((float(loss.detach()), 1 - float(dice.detach())))
+    return results[0]
 
 
 @torch.no_grad()
-def _masks(
+def _teacher_masks(
     state: JointTrainingState, batch: MixedBatch, settings: TrainSettings, device: torch.device
 ) -> list[Tensor]:
-    """What each teacher says of the mixed tiles, (B, C, S, S) uint8: it sees the tiles unmixed, and its masks are mixed as they are.
+    """Return the mask (B, C, S, S) uint8 of the mixed tiles by each teacher.
 
-    The truth, where it is known, knows better (EPFL, 3 labeled slices: see benchmarks).
+    A teacher sees the tiles before they are mixed, and its masks are mixed in the same way. Where
+    the ground truth is known it replaces them, which is better (EPFL, 3 labeled slices: see
+    benchmarks).
     """
     images = torch.from_numpy(np.ascontiguousarray(batch.images)).to(device)
-    boxes, truth = (
-        torch.from_numpy(batch.boxes).to(device),
-        torch.from_numpy(batch.truth).to(device),
-    )
-    found = []
-    for one in state.members:
-        mask = (compute_logits(_teacher(one, settings), images, settings) > 0).to(torch.uint8)
-        found.append(
-            torch.where(truth == UNKNOWN, torch.where(boxes, mask.roll(1, 0), mask), truth)
-        )
-    return found
+    boxes = torch.from_numpy(batch.boxes).to(device)
+    truth = torch.from_numpy(batch.truth).to(device)
+    masks = []
+    for member in state.members:
+        logits = compute_logits(_teacher(member, settings), images, settings)
+        mask = (logits > 0).to(torch.uint8)
+        mixed_mask = torch.where(boxes, mask.roll(1, 0), mask)
+        masks.append(torch.where(truth == UNKNOWN, mixed_mask, truth))
+    return masks
 
 
 def _teacher(state: TrainingState, settings: TrainSettings) -> nn.Module:
-    """The network itself, as it learns; or its running average."""
+    """Return the network that predicts the masks: itself in training mode, or its average."""
     return state.average.eval() if settings.semi == "mean-teacher" else state.network.train()

@@ -1,10 +1,12 @@
-"""Which slices to label next: evenly spaced at first (the papers' rule), then where a model is unsure.
+"""The stage ``suggest``: which slices to label next.
 
-How unsure a slice is: the entropy of its probabilities, or, of several models, how far they contradict each other (``tiles.uncertainty``). A
-slice beside a labeled one teaches little, so uncertainty counts less there.
+They are evenly spaced at first (the papers' rule), and later those where models are uncertain. The
+uncertainty of a slice is the entropy of its probabilities, or, for several models, how far they
+contradict each other (see ``uncertainty.EnsemblePrediction``). A slice next to a labeled one adds
+little to a training, so its uncertainty counts less.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +21,8 @@ from sparsem.annotation.labeled_slices import (
     outputs_of_cells,
 )
 from sparsem.errors import InputError, SampleError
-from sparsem.geometry import ZBlock, evenly_spaced
+from sparsem.geometry import ZBlock
+from sparsem.segment.slice_selection import select_slices, spread_slices
 from sparsem.segment.uncertainty import UNCERTAINTY_SUFFIX, entropy
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
@@ -30,103 +33,41 @@ from sparsem.workflow.stage import BlockResult, Stage
 if TYPE_CHECKING:
     from sparsem.segment.predict import PredictSettings
 
-LEVELS = np.arange(256) / 255.0  # what numbers on disk stand for
-LOOKED_AT = 96  # slices that several models are asked about, at most
+LEVELS = np.arange(256) / 255.0  # probabilities or bits of the 256 values on disk
+ENTROPY = entropy(LEVELS)  # bits of entropy of the probabilities on disk
+MAX_EXAMINED = 96  # slices that models predict if ``every`` is not given, about
 
 
 class SuggestSettings(Settings):
-    """How many slices, and by what."""
+    """Settings of the stage ``suggest``."""
 
-    n: int = Field(7, ge=1, description="how many slices to label next")
+    n: int = Field(7, ge=1, description="number of slices to label next")
     model: tuple[str, ...] = Field(
         (),
-        description="a model; repeat it: where models contradict each other, a slice is worth labeling",
+        description=(
+            "model to predict with; repeat it for several: slices where they contradict each "
+            "other are suggested"
+        ),
     )
     every: int | None = Field(
-        None, ge=1, description="models look at every so many slices; about 96 in all if not given"
+        None, ge=1, description="models predict every n-th slice only (default: about 96 slices)"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 
 class Suggestion(NamedTuple):
-    """Slices to label, the most urgent first.
+    """Slices to label next.
 
     Attributes:
-        z: slice numbers.
-        criterion: what decided: ``evenly spaced``, ``entropy`` or ``disagreement``.
-        uncertainty: (n slices,) of every slice of the stack, NaN where nobody looked; empty where slices are evenly spaced.
+        z: slice numbers, the most valuable first.
+        criterion: how they were selected: ``evenly spaced``, ``entropy`` or ``disagreement``.
+        uncertainty: (n slices,) of the stack in bits, NaN for slices that were not examined;
+            empty if slices are evenly spaced.
     """
 
     z: tuple[int, ...]
     criterion: str
     uncertainty: NDArray[np.float64]
-
-
-ENTROPY = entropy(LEVELS)  # of probabilities as they lie on disk
-
-
-def select_slices(uncertainty: NDArray[np.float64], labeled: Sequence[int], n: int) -> list[int]:
-    """The ``n`` slices most worth labeling, one after the other.
-
-    A slice is worth its uncertainty, less what labeled slices near it, and those chosen before it, already tell: 1 - exp(-(d / l)^2) of it is
-    left at a distance of d slices, where l is half the distance that all labeled slices would have if they lay evenly.
-
-    Args:
-        uncertainty: (slices,), NaN where it is not known.
-        labeled: slices that are labeled.
-        n: how many.
-
-    Raises:
-        InputError: fewer slices are left than asked for.
-    """
-    known = np.nonzero(~np.isnan(uncertainty))[0]
-    left = [int(z) for z in known if z not in set(labeled)]
-    if len(left) < n:
-        raise InputError(
-            f"Cannot suggest {n} slices: {len(left)} that are not labeled were looked at."
-        )
-    reach = max(1.0, len(uncertainty) / (len(labeled) + n) / 2)
-    taken, found = list(labeled), []
-    for _ in range(n):
-        near = np.array(
-            [min((abs(z - other) for other in taken), default=len(uncertainty)) for z in left],
-            float,
-        )
-        worth = uncertainty[left] * (1 - np.exp(-((near / reach) ** 2)))
-        best = left.pop(int(worth.argmax()))
-        found.append(best)
-        taken.append(best)
-    return found
-
-
-def spread_slices(
-    n_slices: int, labeled: Sequence[int], n: int, copies: Sequence[int] = ()
-) -> list[int]:
-    """``n`` slices that lie evenly, or, where some are labeled, one after the other in the middle of the widest gap.
-
-    Args:
-        n_slices: of the stack.
-        labeled: slices that are labeled.
-        n: how many.
-        copies: slices that stand in for lost ones, and are not worth labeling.
-
-    Raises:
-        InputError: fewer slices are left than asked for.
-    """
-    own = [z for z in range(n_slices) if z not in set(copies)]
-    if not labeled:
-        return [own[place] for place in evenly_spaced(len(own), n)]
-    taken, found = set(labeled), []
-    left = len(set(own) - taken)
-    if n > left:
-        raise InputError(f"Cannot suggest {n} slices: {left} are not labeled.")
-    for _ in range(n):
-        best = max(
-            (z for z in own if z not in taken), key=lambda z: min(abs(z - other) for other in taken)
-        )
-        found.append(best)
-        taken.add(best)
-    return found
 
 
 def suggest(
@@ -137,149 +78,159 @@ def suggest(
     on: Execution = HERE,
     **changes: Any,
 ) -> Suggestion:
-    """Name the slices of a sample to label next.
+    """Suggest the slices of a sample to label next.
 
-    Without a model and without probabilities they lie evenly; with ``probabilities/NAME`` they are those of highest entropy; with two
-    models or more (``train --folds`` leaves them), or ``probabilities/NAME-uncertainty``, which two or more that predict together leave, those
-    where the models contradict each other.
+    Without a model and without probabilities they are evenly spaced. With ``probabilities/NAME``
+    they are the slices of highest entropy. With two or more models (``train --folds`` writes
+    them), or with the ``probabilities/NAME-uncertainty`` that two or more models write when they
+    predict together, they are the slices where the models contradict each other.
 
     Args:
         sample: the sample.
-        structure: what is labeled; all that is annotated, or predicted, together if not given.
-        settings: how many, and by which models.
-        on: how the work is spread.
+        structure: the structure to label; everything annotated or predicted together if None.
+        settings: number of slices, models; the defaults if None.
+        on: how the work is distributed.
+        changes: single settings that replace those of ``settings``.
 
     Raises:
-        InputError: fewer slices are left than asked for, or a model does not know the structure.
-        SampleError: nothing of that name is annotated or predicted.
+        InputError: fewer slices are left than requested, or a model does not know the structure.
+        SampleError: the structure is neither annotated nor predicted.
     """
     settings = resolve_settings(SuggestSettings, settings, changes)
-    there = annotated_structures(sample)
-    if (
-        structure is not None
-        and structure not in there
-        and not _outputs_of(structure, sample.names("probabilities"))
-    ):
+    annotated = annotated_structures(sample)
+    _require_structure(sample, structure, annotated)
+    labeled = _labeled_slices(annotated, structure)
+    copies = sample.image("raw").repeated
+    predicted = _predicted_outputs(sample, structure, annotated)
+    if settings.model:
+        uncertainty = _uncertainty_of_models(sample, structure, settings, on)
+        criterion = "disagreement" if len(settings.model) > 1 else "entropy"
+    elif predicted:
+        uncertainty, criterion = _uncertainty_on_disk(sample, predicted, on)
+    else:
+        slices = spread_slices(sample.image().shape[0], labeled, settings.n, copies)
+        return Suggestion(tuple(slices), "evenly spaced", np.zeros(0))
+    uncertainty[list(copies)] = np.nan
+    slices = select_slices(uncertainty, labeled, settings.n)
+    return Suggestion(tuple(slices), criterion, uncertainty)
+
+
+def _require_structure(
+    sample: Sample, structure: str | None, annotated: Mapping[str, Sequence[int]]
+) -> None:
+    """Refuse a structure that is neither annotated nor predicted.
+
+    Raises:
+        SampleError: the structure is named.
+    """
+    if structure is None or structure in annotated:
+        return
+    if not _outputs_of(structure, sample.names("probabilities")):
         raise SampleError(
             f"{sample.path.name} has no annotation and no probabilities of '{structure}'."
         )
-    wanted = structure and annotation_of_output(structure)
-    labeled = sorted(
-        {z for name, numbers in there.items() if wanted in (None, name) for z in numbers}
-    )
-    n_slices, copies = sample.image().shape[0], sample.image("raw").repeated
+
+
+def _labeled_slices(annotated: Mapping[str, Sequence[int]], structure: str | None) -> list[int]:
+    """Return the slices on which the structure, or else any structure, is labeled; ascending."""
+    annotation = annotation_of_output(structure) if structure else None
+    labeled: set[int] = set()
+    for name, numbers in annotated.items():
+        if annotation is None or name == annotation:
+            labeled.update(numbers)
+    return sorted(labeled)
+
+
+def _predicted_outputs(
+    sample: Sample, structure: str | None, annotated: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """Return the predicted outputs of the structure, or else of all annotated structures."""
     outputs = sample.names("probabilities")
-    predicted = (
-        _outputs_of(structure, outputs)
-        if structure
-        else [name for name in outputs if annotation_of_output(name) in there]
-    )
-    if settings.model:
-        uncertainty = _disagreement(sample, structure, settings, on)
-        by = "disagreement" if len(settings.model) > 1 else "entropy"
-    elif predicted:
-        together = [
-            f"{name}{UNCERTAINTY_SUFFIX}"
-            for name in predicted
-            if f"{name}{UNCERTAINTY_SUFFIX}" in outputs
-        ]
-        by = "disagreement" if len(together) == len(predicted) else "entropy"
-        uncertainty = np.sum(
-            [
-                _means(sample, name, on)
-                for name in (together if by == "disagreement" else predicted)
-            ],
-            axis=0,
-        )
+    if structure:
+        return _outputs_of(structure, outputs)
+    return [name for name in outputs if annotation_of_output(name) in annotated]
+
+
+def _outputs_of(structure: str, outputs: Sequence[str]) -> list[str]:
+    """Return the outputs of a structure: its own, or interior and boundary of cells."""
+    return [name for name in (structure, *outputs_of_cells(structure)) if name in outputs]
+
+
+def _uncertainty_on_disk(
+    sample: Sample, predicted: Sequence[str], on: Execution
+) -> tuple[NDArray[np.float64], str]:
+    """Return the uncertainty (n slices,) from volumes of the sample, and the criterion.
+
+    The disagreement of several models counts if it is known for all outputs.
+    """
+    outputs = sample.names("probabilities")
+    uncertainties = [f"{name}{UNCERTAINTY_SUFFIX}" for name in predicted]
+    if all(name in outputs for name in uncertainties):
+        volumes = uncertainties
+        criterion = "disagreement"
     else:
-        return Suggestion(
-            tuple(spread_slices(n_slices, labeled, settings.n, copies)),
-            "evenly spaced",
-            np.zeros(0),
-        )
-    uncertainty[list(copies)] = np.nan
-    return Suggestion(tuple(select_slices(uncertainty, labeled, settings.n)), by, uncertainty)
+        volumes = list(predicted)
+        criterion = "entropy"
+    means = [_mean_bits(sample, name, on) for name in volumes]
+    return np.sum(means, axis=0), criterion
 
 
-def _outputs_of(structure: str, known: Sequence[str]) -> list[str]:
-    """The outputs of a network, of those that are known, that tell of a structure: its own, or interior and boundary of cells."""
-    return [name for name in (structure, *outputs_of_cells(structure)) if name in known]
-
-
-def _means(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
-    """(slices,) mean entropy of a structure's probabilities, or the mean of a uncertainty, which is bits already."""
+def _mean_bits(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
+    """Return the mean (n slices,) of an uncertainty, or of the entropy of probabilities."""
     volume = sample.volume("probabilities", name)
-    sample.frame(volume)  # refuses what was made on an image that was replaced since
+    sample.frame(volume)  # refuses a volume of an image that was replaced since
     plane = volume.shape[1] * volume.shape[2]
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
-    again = replace(on, overwrite=True)  # a question may be asked again of other probabilities
+    # The result of an earlier call may be that of other probabilities.
+    on = replace(on, overwrite=True)
     bits = LEVELS if name.endswith(UNCERTAINTY_SUFFIX) else ENTROPY
-    with Stage(
-        sample,
-        f"entropy-{name}",
-        SuggestSettings(),
-        {"probabilities": volume.fingerprint},
-        [],
-        again,
-        needs,
-    ) as stage:
-        blocks = stage.map(_means_block, volume.blocks(), volume, bits)
+    inputs = {"probabilities": volume.fingerprint}
+    with Stage(sample, f"entropy-{name}", SuggestSettings(), inputs, [], on, needs) as stage:
+        blocks = stage.map(_mean_bits_of_block, volume.blocks(), volume, bits)
     return np.array([value for block in blocks for value in block["bits"]])
 
 
-def _means_block(block: ZBlock, volume: Volume, bits: NDArray[np.float64]) -> BlockResult:
-    counts = (np.bincount(one.ravel(), minlength=256) for one in volume.read(block.own))
-    return {}, {"bits": [float(count @ bits / count.sum()) for count in counts]}
+def _mean_bits_of_block(block: ZBlock, volume: Volume, bits: NDArray[np.float64]) -> BlockResult:
+    """Return the mean of each slice; ``bits`` are those of the 256 values on disk."""
+    means = []
+    for plane in volume.read(block.own):
+        counts = np.bincount(plane.ravel(), minlength=256)
+        means.append(float(counts @ bits / counts.sum()))
+    return {}, {"bits": means}
 
 
-def _disagreement(
+def _uncertainty_of_models(
     sample: Sample, structure: str | None, settings: SuggestSettings, on: Execution
 ) -> NDArray[np.float64]:
-    """(slices,) mean mutual information of several models and their answer, or the entropy of one; NaN where they were not asked."""
-    from sparsem.models.checkpoint import (
-        read_recipe,  # torch takes seconds to load, and only models need it
-    )
+    """Return the mean uncertainty (n slices,) of the models; NaN for slices not examined.
+
+    It is the mutual information of several models and their prediction, or the entropy of one.
+    """
+    # Loading torch takes seconds, and only models need it.
     from sparsem.models.device import choose_device
     from sparsem.segment.predict import file_hash, settings_for_device
 
-    models = [Path(one).resolve() for one in settings.model]
-    known = {model: read_recipe(model).structures for model in models}
-    names = _outputs_of(structure, known[models[0]]) if structure else sorted(known[models[0]])
-    for model, structures in known.items():
-        if (
-            not names
-            or not set(names) <= set(structures)
-            or (structure is None and len(structures) > len(names))
-        ):
-            asked = (
-                f"'{structure}'"
-                if structure
-                else f"what {models[0].name} knows: {', '.join(names)}"
-            )
-            raise InputError(
-                f"{model.name} does not know {asked}; it knows {', '.join(structures)}. Name one structure that all know."
-            )
+    models = [Path(path).resolve() for path in settings.model]
+    structures, max_outputs = _common_structures(models, structure)
     image = sample.image()
-    every = settings.every or -(-image.shape[0] // LOOKED_AT)
-    inputs = {"image": image.fingerprint, "structures": ", ".join(names)}
-    inputs |= {f"model {n}": file_hash(model) for n, model in enumerate(models)}
+    every = settings.every or -(-image.shape[0] // MAX_EXAMINED)
+    inputs = {"image": image.fingerprint, "structures": ", ".join(structures)}
+    for number, path in enumerate(models):
+        inputs[f"model {number}"] = file_hash(path)
     plane = image.shape[1] * image.shape[2]
-    most = max(len(structures) for structures in known.values())
-    needs = Needs(
-        ram=plane * (8 * most + 16 * len(names) + 16), smaller="use fewer --workers"
-    )  # an answer, their mean, and entropies
-    lasting = changed(
-        settings, {"n": 1, "device": choose_device(settings.device).type, "every": every}
-    )
-    with Stage(
-        sample, "disagreement", lasting, inputs, [], replace(on, overwrite=True), needs
-    ) as stage:
+    # A prediction, the mean of all, and entropies.
+    ram = plane * (8 * max_outputs + 16 * len(structures) + 16)
+    needs = Needs(ram=ram, smaller="use fewer --workers")
+    device = choose_device(settings.device).type
+    recorded = changed(settings, {"n": 1, "device": device, "every": every})
+    on = replace(on, overwrite=True)
+    with Stage(sample, "disagreement", recorded, inputs, [], on, needs) as stage:
         blocks = stage.map(
-            _disagreement_block,
+            _uncertainty_of_block,
             image.blocks(),
             image,
             models,
-            names,
+            structures,
             every,
             settings_for_device(settings.device),
         )
@@ -290,19 +241,52 @@ def _disagreement(
     return uncertainty
 
 
-def _disagreement_block(
+def _common_structures(models: Sequence[Path], structure: str | None) -> tuple[list[str], int]:
+    """Return the outputs that all models are asked for, and the maximum outputs of a model.
+
+    Raises:
+        InputError: a model does not know the structure, or, without one, the structures of the
+            models differ.
+    """
+    from sparsem.models.checkpoint import read_recipe
+
+    structures_of_models = [read_recipe(path).structures for path in models]
+    first_structures = structures_of_models[0]
+    if structure:
+        names = _outputs_of(structure, first_structures)
+        expected = f"'{structure}'"
+    else:
+        names = sorted(first_structures)
+        expected = f"what {models[0].name} knows: {', '.join(names)}"
+    for path, structures in zip(models, structures_of_models, strict=True):
+        is_known = bool(names) and set(names) <= set(structures)
+        has_others = structure is None and len(structures) > len(names)
+        if not is_known or has_others:
+            raise InputError(
+                f"{path.name} does not know {expected}; it knows {', '.join(structures)}. "
+                "Name one structure that all know."
+            )
+    return names, max(len(structures) for structures in structures_of_models)
+
+
+def _uncertainty_of_block(
     block: ZBlock,
     image: Volume,
     models: Sequence[Path],
     structures: Sequence[str],
     every: int,
-    how: "PredictSettings",
+    settings: "PredictSettings",
 ) -> BlockResult:
+    """Return slice number and mean uncertainty of every ``every``-th slice of a block."""
     from sparsem.segment.predict import predict_slice
 
-    uncertainty = []
-    for z in (z for z in range(block.start, block.stop) if z % every == every // 2):
-        _, answer = predict_slice(image, z, models, how, structures)
-        unsure = entropy(answer.mean) if answer.uncertainty is None else answer.uncertainty
-        uncertainty.append([z, float(unsure.mean(dtype=np.float64))])
-    return {}, {"uncertainty": uncertainty}
+    values = []
+    for z in range(block.start, block.stop):
+        if z % every != every // 2:
+            continue
+        _, prediction = predict_slice(image, z, models, settings, structures)
+        uncertainty = prediction.uncertainty
+        if uncertainty is None:
+            uncertainty = entropy(prediction.mean)
+        values.append([z, float(uncertainty.mean(dtype=np.float64))])
+    return {}, {"uncertainty": values}

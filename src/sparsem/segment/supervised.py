@@ -1,7 +1,7 @@
-"""Supervised learning (paper 3.4, 5.1): one update, and the loop of them.
+"""Supervised training (paper 3.4, 5.1): one update, and the loop of updates.
 
-Batches (B, K, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a few labeled slices at the
-network's scale.
+Batches (B, K, S, S) float32 and targets (B, C, S, S) uint8 (0, 1, 255 not known) are cut from a
+few labeled slices at the network's scale.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,10 @@ from sparsem.training.settings import TrainSettings
 def start_network(
     recipe: Recipe, settings: TrainSettings, device: torch.device, seed: int | None = None
 ) -> TrainingState:
-    """A fresh network on ``device``; the same seed, that of the settings if not given, gives the same weights."""
+    """Return the initial state of a network on a device.
+
+    The same seed gives the same weights; without one it is that of the settings.
+    """
     keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed if seed is None else seed)
@@ -35,62 +38,65 @@ def start_network(
         if settings.pretrained:
             load_pretrained_weights(network, recipe.architecture)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    highest = settings.learning_rate or default_learning_rate(recipe.architecture)
-    optimizer = torch.optim.Adam(network.parameters(), highest, betas=(0.9, 0.999), eps=1e-7)
-    return TrainingState.beginning(network, optimizer, highest)
+    rate = settings.learning_rate or default_learning_rate(recipe.architecture)
+    optimizer = torch.optim.Adam(network.parameters(), rate, betas=(0.9, 0.999), eps=1e-7)
+    return TrainingState.beginning(network, optimizer, rate)
 
 
 def compute_logits(
     compute: Callable[[Tensor], Tensor], images: Tensor, settings: TrainSettings
 ) -> Tensor:
-    """(B, K, S, S) -> what a network, or a method of it, makes of them, float32, computed as precisely as the settings say."""
+    """Return the output of a network, or of one of its methods, as float32.
+
+    Images (B, K, S, S) are computed with the precision of the settings.
+    """
     with autocast(images.device, settings.precision):
         logits = compute(images.contiguous(memory_format=torch.channels_last))
     return logits.float()
 
 
 def trains_all_heads(network: nn.Module, settings: TrainSettings) -> bool:
-    """Whether it learns outlines and depths beside structures."""
+    """Return True if the network is trained on outlines and distances too."""
     return hasattr(network, "all_heads") and settings.loss in (None, "tanimoto")
 
 
 def labeled_loss(
     network: nn.Module, batch: Batch, settings: TrainSettings, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The loss of labeled tiles, and their Dice loss."""
+    """Return the loss of labeled tiles, and their Dice loss, which is only reported."""
     images, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch)
     compute: Any = network
     squared = settings.loss != "linear-dice"
     if trains_all_heads(network, settings):
         logits = compute_logits(compute.all_heads, images, settings)
-        beside = torch.from_numpy(outlines_and_distances(batch[1])).to(device, non_blocking=True)
-        return tanimoto_loss(logits.sigmoid(), targets, beside), dice_loss(
-            logits[:, : targets.shape[1]].sigmoid(), targets, squared
-        )
-    if hasattr(network, "each"):  # several that decide together have a loss each
-        several = compute_logits(compute.each, images, settings)
-        loss = torch.stack([_loss(logits, targets, settings) for logits in several]).mean()
-        return loss, dice_loss(compute.combined(several.detach()).sigmoid(), targets, squared)
+        head_targets = torch.from_numpy(outlines_and_distances(batch[1]))
+        head_targets = head_targets.to(device, non_blocking=True)
+        loss = tanimoto_loss(logits.sigmoid(), targets, head_targets)
+        structure_logits = logits[:, : targets.shape[1]]
+        return loss, dice_loss(structure_logits.sigmoid(), targets, squared)
+    if hasattr(network, "each"):  # several outputs are combined, and each has its own loss
+        outputs = compute_logits(compute.each, images, settings)
+        loss = torch.stack([_loss(logits, targets, settings) for logits in outputs]).mean()
+        probability = compute.combined(outputs.detach()).sigmoid()
+        return loss, dice_loss(probability, targets, squared)
     logits = compute_logits(compute, images, settings)
     return _loss(logits, targets, settings), dice_loss(logits.detach().sigmoid(), targets, squared)
 
 
 def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
-    """Of (B, C, S, S), as the settings say."""
+    """Return the loss of the settings for logits (B, C, S, S)."""
     if settings.loss == "tanimoto":
         return tanimoto_loss(logits.sigmoid(), targets)
     dice = dice_loss(logits.sigmoid(), targets, squared=settings.loss != "linear-dice")
-    return (
-        dice + cross_entropy_loss(logits, targets)
-        if settings.loss == "dice+cross-entropy"
-        else dice
-    )
+    if settings.loss == "dice+cross-entropy":
+        return dice + cross_entropy_loss(logits, targets)
+    return dice
 
 
 def train_step(
     state: TrainingState, batch: Batch, settings: TrainSettings, device: torch.device
 ) -> tuple[float, float]:
-    """One update from labeled tiles; returns the loss and the soft Dice of the batch."""
+    """Update the weights once on labeled tiles; return the loss and the soft Dice of the batch."""
     state.network.train()
     loss, dice = labeled_loss(state.network, batch, settings, device)
     update_weights(state, loss, settings, settings.max_grad_norm)
@@ -99,59 +105,63 @@ def train_step(
 
 def fit(
     state: TrainingState,
-    learn: Sequence[TrainingSlice],
-    validate: Sequence[TrainingSlice],
+    training: Sequence[TrainingSlice],
+    validation: Sequence[TrainingSlice],
     settings: TrainSettings,
     device: torch.device,
     min_foreground_px: float,
 ) -> Iterator[Progress]:
-    """Train until ``settings.updates``, one yield an update; the caller may save ``state`` or stop between any two.
+    """Train until ``settings.updates``, and yield the result of each update.
+
+    The caller may save ``state`` or stop between any two updates.
 
     Args:
         state: fresh or restored; changed in place.
-        learn: slices to learn from.
-        validate: slices held out; may be empty.
-        settings: all but structures, image and file names.
-        device: where the state is.
-        min_foreground_px: pixels of a structure that a tile which must hold it has, at the network's scale.
+        training: slices to train on.
+        validation: slices held out; may be empty.
+        settings: all but structures, image and file names are used.
+        device: device of the state.
+        min_foreground_px: minimum pixels of a structure in a tile that must contain it, at the
+            network's scale.
 
     Raises:
-        SettingsError: the loss is no longer a number.
+        SettingsError: the loss is not finite.
     """
-    sampler = build_sampler(learn, settings, min_foreground_px)
-    scores = validation_scorer(validate, settings, device)
+    sampler = build_sampler(training, settings, min_foreground_px)
     yield from run_updates(
         state,
         sampler.batch,
         lambda batch: train_step(state, batch, settings, device),
-        scores,
+        validation_scorer(validation, settings, device),
         settings,
         settings.validate_every,
     )
 
 
 def validation_scorer(
-    validate: Sequence[TrainingSlice], settings: TrainSettings, device: torch.device
+    validation: Sequence[TrainingSlice], settings: TrainSettings, device: torch.device
 ) -> Callable[[nn.Module], tuple[float, ...]] | None:
-    """What tells a network's Dice on held-out slices; None where there are none."""
-    return (
-        (lambda network: validation_dice(network, validate, settings, device)) if validate else None
-    )
+    """Return a function that measures a network's Dice on held-out slices; None without any."""
+    if not validation:
+        return None
+    return lambda network: validation_dice(network, validation, settings, device)
 
 
 def build_sampler(
-    learn: Sequence[TrainingSlice], settings: TrainSettings, min_foreground_px: float
+    training: Sequence[TrainingSlice], settings: TrainSettings, min_foreground_px: float
 ) -> TileSampler:
-    """Of the tiles of labeled slices that networks learn from."""
-    how = Sampling(
-        settings.input_px,
-        settings.batch,
-        settings.foreground_fraction,
-        min_foreground_px,
-        settings.intensity_augmentation,
-        settings.seed,
+    """Return the sampler of tiles of labeled slices."""
+    rules = Sampling(
+        tile=settings.input_px,
+        batch=settings.batch,
+        foreground_fraction=settings.foreground_fraction,
+        min_foreground_px=min_foreground_px,
+        intensity_augmentation=settings.intensity_augmentation,
+        seed=settings.seed,
     )
-    return TileSampler([each.image for each in learn], [each.target for each in learn], how)
+    images = [labeled.image for labeled in training]
+    targets = [labeled.target for labeled in training]
+    return TileSampler(images, targets, rules)
 
 
 @torch.no_grad()
@@ -161,21 +171,26 @@ def validation_dice(
     settings: TrainSettings,
     device: torch.device,
 ) -> tuple[float, ...]:
-    """Pooled Dice of each structure on whole slices at the network's scale, tile by tile; NaN where none of it is known."""
+    """Return the Dice of each structure, pooled over whole slices at the network's scale.
+
+    Slices are predicted tile by tile, without overlap. The Dice is NaN for a structure that is
+    known nowhere.
+    """
     network.eval()
-    counts: list[list[MaskOverlap]] = [[] for _ in range(slices[0].target.shape[0])]
-    for each in slices:
-        grid = TileGrid((each.image.shape[1], each.image.shape[2]), settings.input_px, overlap=0)
+    n_structures = slices[0].target.shape[0]
+    overlaps: list[list[MaskOverlap]] = [[] for _ in range(n_structures)]
+    for labeled in slices:
+        _, height, width = labeled.image.shape
+        grid = TileGrid((height, width), settings.input_px, overlap=0)
+        outputs = []
         with autocast(device, settings.precision):
-            images = torch.from_numpy(grid.cut(each.image)).to(device)
-            outputs = [
-                network(batch.contiguous(memory_format=torch.channels_last)).float().sigmoid()
-                for batch in images.split(settings.batch)
-            ]
+            images = torch.from_numpy(grid.cut(labeled.image)).to(device)
+            for batch in images.split(settings.batch):
+                logits = network(batch.contiguous(memory_format=torch.channels_last))
+                outputs.append(logits.float().sigmoid())
         probability = grid.blend(torch.cat(outputs).cpu().numpy())
-        for structure, found in enumerate(counts):
-            target = each.target[structure]
-            found.append(
-                mask_overlap(probability[structure] >= 0.5, target == 1, target != UNKNOWN)
-            )
-    return tuple(pool_slices(found).dice for found in counts)
+        for structure in range(n_structures):
+            target = labeled.target[structure]
+            predicted = probability[structure] >= 0.5
+            overlaps[structure].append(mask_overlap(predicted, target == 1, target != UNKNOWN))
+    return tuple(pool_slices(of_structure).dice for of_structure in overlaps)

@@ -1,6 +1,7 @@
-"""What a network learns of cells that touch: where they are, and where they border on each other (paper 3.3).
+"""Training targets of touching cells: their interior, and the boundary between them (paper 3.3).
 
-Labels are (y, x) unsigned integers, 0 outside of all cells; targets (2, y, x) uint8: 0, 1, or UNKNOWN.
+Labels are (y, x) unsigned integers, 0 outside of all cells. Targets are (2, y, x) uint8: 0, 1, or
+UNKNOWN.
 """
 
 from typing import Any
@@ -13,53 +14,70 @@ from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.labels.overlaps import resample_labels
 from sparsem.segment.tiles import scaled_shape
 
+# Marks at pairs of adjacent pixels: (y - 1, x) of vertical and (y, x - 1) of horizontal pairs.
+Pairs = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
 
 def shrink_labels(labels: NDArray[Any], factors: tuple[float, float]) -> NDArray[Any]:
-    """Labels at the network's scale: the one in the middle of every pixel; an id is never interpolated."""
+    """Return labels at the network's scale: the label in the middle of every pixel.
+
+    Ids are never interpolated.
+    """
     return resample_labels(labels, scaled_shape((labels.shape[0], labels.shape[1]), factors))
 
 
 def interior_and_boundary(
     labels: NDArray[Any], known: NDArray[np.bool_], width_px: float, outlined: bool
 ) -> NDArray[np.uint8]:
-    """The two targets of one slice of cells.
+    """Return the two targets of one slice of cells.
 
     Args:
         labels: one id a cell.
-        known: False where nobody decided. Neither target says anything there, so that neighbors which nobody annotated are
-            not taught to be background.
-        width_px: of the boundary, half of it on either side of the border.
-        outlined: where a cell ends at pixels that are not known it has been outlined there: its border is taught. Otherwise
-            the border may be anywhere beyond, and the boundary is not known within half a width of it.
+        known: False where the annotation is undecided. Both targets are UNKNOWN there, so that
+            adjacent cells without annotation are not trained as background.
+        width_px: width of the boundary, half of it on either side of the line between two cells.
+        outlined: a cell that ends at pixels that are not known was outlined there, so that its
+            boundary is known. Otherwise it may end anywhere beyond, and the boundary is UNKNOWN
+            within half a width of it.
     """
-    edge, open_end = (_beside(pairs) for pairs in _unlike(labels, known))
+    differing, open_ended = _differing_and_open_pairs(labels, known)
+    edge = _mark_pixels(differing)
+    open_edge = _mark_pixels(open_ended)
     if outlined:
-        edge |= open_end
-    boundary = _near(edge, width_px)
-    unsure = ~known if outlined else ~known | _near(open_end, width_px)
+        edge |= open_edge
+        is_unknown = ~known
+    else:
+        is_unknown = ~known | _within_half_width(open_edge, width_px)
+    boundary = _within_half_width(edge, width_px)
     target = np.stack([labels > 0, boundary]).astype(np.uint8)
     target[0][~known] = UNKNOWN
-    target[1][unsure & ~boundary] = UNKNOWN
+    target[1][is_unknown & ~boundary] = UNKNOWN
     return target
 
 
-Pairs = tuple[
-    NDArray[np.bool_], NDArray[np.bool_]
-]  # (y - 1, x) of vertical and (y, x - 1) of horizontal neighbors
+def _differing_and_open_pairs(
+    labels: NDArray[Any], known: NDArray[np.bool_]
+) -> tuple[Pairs, Pairs]:
+    """Return the pairs of known pixels with different labels, and the open ends of cells.
+
+    At an open end one pixel is a known cell and the other one is not known.
+    """
+    is_cell = known & (labels > 0)
+    differing = []
+    open_ended = []
+    vertical = (np.s_[1:], np.s_[:-1])
+    horizontal = (np.s_[:, 1:], np.s_[:, :-1])
+    for second, first in (vertical, horizontal):
+        is_different = labels[second] != labels[first]
+        differing.append(is_different & known[second] & known[first])
+        second_is_open = is_cell[second] & ~known[first]
+        first_is_open = is_cell[first] & ~known[second]
+        open_ended.append(second_is_open | first_is_open)
+    return (differing[0], differing[1]), (open_ended[0], open_ended[1])
 
 
-def _unlike(labels: NDArray[Any], known: NDArray[np.bool_]) -> tuple[Pairs, Pairs]:
-    """Neighbors that are known and unlike; neighbors of which one is a known cell and the other is not known."""
-    cell = known & (labels > 0)
-    unlike, ends = [], []
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        unlike.append((labels[here] != labels[there]) & known[here] & known[there])
-        ends.append((cell[here] & ~known[there]) | (cell[there] & ~known[here]))
-    return (unlike[0], unlike[1]), (ends[0], ends[1])
-
-
-def _beside(pairs: Pairs) -> NDArray[np.bool_]:
-    """The pixels of these pairs."""
+def _mark_pixels(pairs: Pairs) -> NDArray[np.bool_]:
+    """Return a mask (y, x) of both pixels of every marked pair."""
     vertical, horizontal = pairs
     marked = np.zeros((vertical.shape[0] + 1, vertical.shape[1]), bool)
     marked[1:] |= vertical
@@ -69,8 +87,11 @@ def _beside(pairs: Pairs) -> NDArray[np.bool_]:
     return marked
 
 
-def _near(edge: NDArray[np.bool_], width_px: float) -> NDArray[np.bool_]:
-    """Within half a width of a border; the center of a pixel beside it is half a pixel away."""
+def _within_half_width(edge: NDArray[np.bool_], width_px: float) -> NDArray[np.bool_]:
+    """Return the pixels within half a width of a line between pixels.
+
+    ``edge`` marks the pixels at the line, whose centers are half a pixel away from it.
+    """
     if not edge.any():
         return edge
     distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -78,26 +99,27 @@ def _near(edge: NDArray[np.bool_], width_px: float) -> NDArray[np.bool_]:
 
 
 def outlines_and_distances(targets: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What networks with several heads learn beside structures: their outlines, then how deep inside of them a pixel lies, 0..1.
+    """Return the additional targets of networks with several heads (Diakogiannis et al. 2020).
 
     Args:
         targets: (B, C, S, S) uint8: 0, 1, or UNKNOWN, which counts as outside here.
 
     Returns:
-        (B, 2 C, S, S): outlines of three pixels; distances to the nearest pixel outside, over the largest of the tile (Diakogiannis et al.
-        2020).
+        (B, 2 C, S, S) in 0..1: first the outlines of the structures, three pixels wide; then the
+        distances to the nearest pixel outside, divided by the maximum of the tile.
     """
-    count, structures = targets.shape[:2]
-    out = np.zeros((count, 2 * structures, *targets.shape[2:]), np.float32)
+    n_tiles, n_structures = targets.shape[:2]
+    out = np.zeros((n_tiles, 2 * n_structures, *targets.shape[2:]), np.float32)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    for target, made in zip(targets, out, strict=True):
-        for place, mask in enumerate((target == 1).astype(np.uint8)):
-            if mask.any() and not mask.all():
-                made[place] = cv2.dilate(
-                    cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, cross) & mask, cross
-                )
-                depth = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-                made[structures + place] = depth / depth.max()
-            elif mask.any():
-                made[structures + place] = 1
+    for target, out_of_tile in zip(targets, out, strict=True):
+        for structure, mask in enumerate((target == 1).astype(np.uint8)):
+            if not mask.any():
+                continue
+            if mask.all():
+                out_of_tile[n_structures + structure] = 1
+                continue
+            inner_edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, cross) & mask
+            out_of_tile[structure] = cv2.dilate(inner_edge, cross)
+            distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            out_of_tile[n_structures + structure] = distance / distance.max()
     return out

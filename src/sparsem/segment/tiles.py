@@ -1,7 +1,8 @@
-"""Context tiles: the network sees ``see`` px that stand for a larger area of the slice (paper 5.3: 2048 px seen at 512).
+"""Tiles with context: ``input_px`` of the network stand for a larger area of the slice.
 
-A slice is shrunk once to the network's scale, cut there into overlapping square tiles, and the probability map of the whole
-slice is enlarged once. Images are (y, x) float32; probabilities (C, y, x) float32 in 0..1.
+In section 5.3 of the paper, tiles of 2048 px are shrunk to 512 px. A slice is shrunk once to the
+network's scale and cut there into overlapping square tiles; the probability map of the whole slice
+is enlarged once. Images are (y, x) float32; probabilities (C, y, x) float32 in 0..1.
 """
 
 from collections.abc import Sequence
@@ -16,28 +17,34 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]
 Probability = NDArray[np.float32]
 
-WINDOW_FLOOR = 1e-3  # a cosine taper is 0 at its end: the outermost row of a slice, which one tile covers, would be 0 / 0
+# A cosine taper ends at 0: the outermost row of a slice, which one tile covers, would be 0 / 0.
+WINDOW_FLOOR = 1e-3
 
 
 def scaled_shape(shape: tuple[int, int], factors: tuple[float, float]) -> tuple[int, int]:
-    """(y, x) of a slice at the network's scale; at least 1 px."""
+    """Return the shape (y, x) of a slice at the network's scale; at least 1 px."""
     return max(1, round(shape[0] / factors[0])), max(1, round(shape[1] / factors[1]))
 
 
 def shrink(image: NDArray[Any], factors: tuple[float, float]) -> Image:
-    """A slice at the network's scale, integers as 0..1 of their range: area means; linear where a factor below 1 enlarges it."""
-    unit = np.float32(
-        1 / np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
-    )
-    return _resize(
-        image.astype(np.float32) * unit, scaled_shape((image.shape[0], image.shape[1]), factors)
-    )
+    """Return a slice at the network's scale; integers become fractions of their range, 0..1.
+
+    Pixels are averaged over their area; a factor below 1 enlarges by linear interpolation.
+    """
+    is_integer = np.issubdtype(image.dtype, np.integer)
+    unit = np.float32(1 / np.iinfo(image.dtype).max if is_integer else 1)
+    shape = scaled_shape((image.shape[0], image.shape[1]), factors)
+    return _resize(image.astype(np.float32) * unit, shape)
 
 
 def shrink_mask(
     mask: NDArray[np.uint8], factors: tuple[float, float], unknown: int
 ) -> NDArray[np.uint8]:
-    """A mask of 0, 1 and ``unknown`` at the network's scale: a pixel is what most of its known area is."""
+    """Return a mask of 0, 1 and ``unknown`` at the network's scale.
+
+    A pixel gets the value of the majority of its known area, and ``unknown`` if less than half of
+    its area is known.
+    """
     shape = scaled_shape((mask.shape[0], mask.shape[1]), factors)
     if shape == mask.shape:
         return mask
@@ -49,20 +56,23 @@ def shrink_mask(
 
 
 def enlarge(probability: Probability, shape: tuple[int, int]) -> Probability:
-    """(C, y, x) probabilities of a whole slice at its full resolution, linear in between."""
+    """Return probabilities (C, y, x) of a whole slice at its full resolution, interpolated."""
     return np.stack([_resize(channel, shape) for channel in probability])
 
 
 def _resize(image: Image, shape: tuple[int, int]) -> Image:
     if image.shape == shape:
         return image
-    smaller = shape[0] <= image.shape[0] and shape[1] <= image.shape[1]
-    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    is_smaller = shape[0] <= image.shape[0] and shape[1] <= image.shape[1]
+    method = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, shape[::-1], interpolation=method), np.float32)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin so that they cover ``length`` evenly and overlap by at least ``overlap`` px."""
+    """Return the positions of tiles that cover ``length`` evenly.
+
+    Adjacent tiles overlap by at least ``overlap`` px.
+    """
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
@@ -70,7 +80,10 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def taper(tile: int, overlap: int) -> NDArray[np.float32]:
-    """Tapered cosine (Tukey) window of ``tile`` px that rises over ``overlap`` px; complementary where two tiles overlap."""
+    """Return a tapered cosine (Tukey) window of ``tile`` px that rises over ``overlap`` px.
+
+    The windows of two tiles that overlap by ``overlap`` px add up to 1 there.
+    """
     window = np.ones(tile, np.float32)
     rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(overlap) + 0.5) / max(overlap, 1))
     window[:overlap] = rise
@@ -84,8 +97,8 @@ class TileGrid:
 
     Attributes:
         shape: (y, x) of the slice.
-        tile: edge in px.
-        overlap: least overlap of neighbors in px.
+        tile: edge of a tile, px.
+        overlap: minimum overlap of adjacent tiles, px.
     """
 
     shape: tuple[int, int]
@@ -95,21 +108,26 @@ class TileGrid:
     @cached_property
     def corners(self) -> list[tuple[int, int]]:
         """Upper left corner of every tile."""
-        y, x = (tile_starts(length, self.tile, self.overlap) for length in self.shape)
-        return [(top, left) for top in y for left in x]
+        tops = tile_starts(self.shape[0], self.tile, self.overlap)
+        lefts = tile_starts(self.shape[1], self.tile, self.overlap)
+        return [(top, left) for top in tops for left in lefts]
 
     def cut(self, image: Image) -> NDArray[np.float32]:
-        """The tiles of a slice (..., y, x), (N, ..., tile, tile); a slice smaller than a tile is mirrored at its edges."""
+        """Cut a slice (..., y, x) into its tiles (N, ..., tile, tile).
+
+        A slice that is smaller than a tile is continued by reflection.
+        """
         padded = pad_by_reflection(image, self.tile)
-        return np.stack(
-            [
-                padded[..., top : top + self.tile, left : left + self.tile]
-                for top, left in self.corners
-            ]
-        )
+        tiles = []
+        for top, left in self.corners:
+            tiles.append(padded[..., top : top + self.tile, left : left + self.tile])
+        return np.stack(tiles)
 
     def blend(self, tiles: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> Probability:
-        """N network outputs (C, tile, tile) as one map (C, y, x): the weighted mean under the tapered cosine window."""
+        """Blend N network outputs (C, tile, tile) to one map (C, y, x).
+
+        Each pixel is the mean of its tiles, weighted by the tapered cosine window.
+        """
         height, width = (max(length, self.tile) for length in self.shape)
         total = np.zeros((len(tiles[0]), height, width), np.float32)
         for (top, left), probability in zip(self.corners, tiles, strict=True):
@@ -119,22 +137,28 @@ class TileGrid:
 
     @cached_property
     def _window(self) -> NDArray[np.float32]:
-        edge = taper(self.tile, self.overlap)
-        return edge[:, None] * edge[None]
+        """Window (tile, tile) of a tile."""
+        profile = taper(self.tile, self.overlap)
+        return profile[:, None] * profile[None]
 
     @cached_property
     def _weight(self) -> NDArray[np.float32]:
+        """Sum (y, x) of the windows of all tiles."""
         weight = np.zeros([max(length, self.tile) for length in self.shape], np.float32)
         for top, left in self.corners:
             weight[top : top + self.tile, left : left + self.tile] += self._window
         return weight
 
 
-def pad_by_reflection(image: NDArray[Any], least: int) -> NDArray[Any]:
-    """The image continued at its lower and right edge by reflection until it is at least ``least`` px both ways."""
-    while min(image.shape[-2:]) < least:
-        missing = [min(max(0, least - length), max(length - 1, 1)) for length in image.shape[-2:]]
+def pad_by_reflection(image: NDArray[Any], min_px: int) -> NDArray[Any]:
+    """Continue an image (..., y, x) by reflection at its lower and right edge.
+
+    Both edges become at least ``min_px`` long; an edge that is long enough stays as it is.
+    """
+    while min(image.shape[-2:]) < min_px:
+        # One reflection adds at most the length of the edge less 1 px.
+        missing = [min(max(0, min_px - length), max(length - 1, 1)) for length in image.shape[-2:]]
         mode = "reflect" if min(image.shape[-2:]) > 1 else "edge"
-        pad: Any = [(0, 0)] * (image.ndim - 2) + [(0, after) for after in missing]
-        image = np.pad(image, pad, mode=mode)  # type: ignore[call-overload]
+        padding: Any = [(0, 0)] * (image.ndim - 2) + [(0, count) for count in missing]
+        image = np.pad(image, padding, mode=mode)  # type: ignore[call-overload]
     return image

@@ -1,22 +1,14 @@
-"""Training: annotated slices of samples -> a checkpoint. Resumable at any moment; see ``train``."""
+"""The stage ``train``: annotated slices of samples -> a checkpoint, resumable at any time."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from sparsem import __version__
-from sparsem.annotation.labeled_slices import annotated_structures, outputs_of_cells
-from sparsem.errors import InputError
-from sparsem.models.architectures import architecture_class, default_learning_rate
+from sparsem.models.architectures import default_learning_rate
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
-from sparsem.models.device import choose_device, free_memory, resolve_precision
-from sparsem.models.memory import training_bytes
 from sparsem.progress import tell
 from sparsem.segment.semi_supervised import (
     JointTrainingState,
@@ -25,20 +17,19 @@ from sparsem.segment.semi_supervised import (
     start_joint_networks,
 )
 from sparsem.segment.supervised import fit, start_network, validation_dice
-from sparsem.segment.training_slices import (
-    TrainingSlice,
-    read_training_slices,
-    read_unlabeled_slices,
-)
+from sparsem.segment.training_job import TrainingJob, prepare_training
+from sparsem.segment.training_memory import training_needs
+from sparsem.segment.training_slices import TrainingSlice
 from sparsem.segment.validation import validation_indices
-from sparsem.settings import changed, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles
 from sparsem.training.loop import Progress, ResumableTraining, TrainingState
 from sparsem.training.settings import TrainSettings
-from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.execution import HERE, Execution
 
-WITHOUT_EFFECT = {"checkpoint_every_s", "folds"}  # settings that change no weight
+# Settings that change no weight, so that they may differ when a training is resumed.
+WITHOUT_EFFECT = {"checkpoint_every_s", "folds"}
 
 
 def train(
@@ -51,278 +42,173 @@ def train(
 ) -> Recipe:
     """Train one network on the labeled slices of one or more samples and write it to ``out``.
 
-    An interrupted training goes on where it was when called again; the weights end the same, bit for bit on a CPU.
-    Beside ``out`` (NAME.safetensors) lie NAME.training.csv, its course, and, with slices held out, NAME.last.safetensors:
-    ``out`` then holds the best weights and the other the last.
+    An interrupted training resumes when it is called again; the final weights are the same, bit
+    for bit on a CPU. Next to ``out`` (NAME.safetensors) are NAME.training.csv, the log, and, with
+    slices held out, NAME.last.safetensors: then ``out`` holds the best weights and the other file
+    the last ones.
 
     Args:
-        samples: with annotations of every structure.
+        samples: samples with annotations of every structure.
         out: the checkpoint to write.
-        settings: what and how to learn.
-        on: ``overwrite`` and ``quiet`` are used.
+        settings: settings of the training; the defaults if None.
+        on: only ``overwrite`` and ``quiet`` are used.
+        changes: single settings that replace those of ``settings``.
 
     Returns:
-        The recipe that is stored in the checkpoint, with the scores reached.
+        The recipe that the checkpoint stores, with the scores reached.
 
     Raises:
         SampleError: a structure is not annotated.
-        InputError: too few labeled slices.
-        SettingsError: unknown model, a tile size that it cannot take, a device that is not there.
-        ResumeError: ``out`` was, or is being, trained otherwise.
+        InputError: there are too few labeled slices.
+        SettingsError: an unknown architecture, a tile size that it does not accept, or a device
+            that is not available.
+        ResourceError: the memory is too small.
+        ResumeError: ``out`` was trained with other settings, or another run is training it.
     """
     settings = resolve_settings(TrainSettings, settings, changes)
     job = prepare_training(samples, Path(out), settings, on.overwrite)
-    return run_training(job, validation_indices(job.slices, job.structures, settings), on)
+    held_out = validation_indices(job.slices, job.structures, settings)
+    return run_training(job, held_out, on)
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """A training that was looked at and may begin.
+def run_training(job: TrainingJob, held_out: Sequence[int], on: Execution) -> Recipe:
+    """Train without the slices at the indices ``held_out``; see ``train``.
 
-    Attributes:
-        out: the checkpoint to write.
-        structures: what is learnt.
-        slices: all labeled slices, as the network meets them.
-        recipe: of the checkpoint.
-        inputs: fingerprints of what was read.
-        settings: how to learn.
-        device: where.
-        unlabeled: (K, y, x) of slices without labels, if any are learnt from.
+    The Dice of the held-out slices selects the best weights.
     """
-
-    out: Path
-    structures: tuple[str, ...]
-    slices: list[TrainingSlice]
-    recipe: Recipe
-    inputs: dict[str, Any]
-    settings: TrainSettings
-    device: torch.device
-    unlabeled: Sequence[NDArray[np.float32]] = ()
-
-
-def prepare_training(
-    samples: Sequence[Sample], out: Path, settings: TrainSettings, overwrite: bool = False
-) -> TrainingJob:
-    """Look at samples and settings, and read the labeled slices.
-
-    Raises:
-        What ``train`` raises before it begins.
-    """
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
-    structures = _structures_of(samples, settings)
-    slices, recipe, inputs = read_training_slices(samples, structures, settings)
-    unlabeled, more = (
-        read_unlabeled_slices(samples, slices, recipe, settings) if settings.semi else ([], {})
-    )
-    device = choose_device(settings.device)
-    computed = {
-        "precision": resolve_precision(
-            device, settings.precision, TrainingFiles(out).earlier_precision(overwrite)
-        )
-    }
-    return TrainingJob(
-        out,
-        structures,
-        slices,
-        recipe,
-        inputs | more,
-        changed(settings, computed),
-        device,
-        unlabeled,
-    )
-
-
-def run_training(job: TrainingJob, aside: Sequence[int], on: Execution) -> Recipe:
-    """Train without the slices ``aside``, by whose Dice the best weights are chosen; see ``train``."""
-    settings, slices, device, out = job.settings, job.slices, job.device, job.out
-    computed: dict[str, Any] = {"structure": list(job.structures), "device": device.type}
-    computed |= {
-        "width": job.recipe.width,
-        "learning_rate": settings.learning_rate or default_learning_rate(job.recipe.architecture),
-    }
-    record = {
-        "version": __version__,
-        **job.inputs,
-        **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT),
-        **computed,
-    }
-    files = TrainingFiles(out)
-    trained = files.read_existing(read_recipe, on.overwrite)
-    if trained and files.is_finished(trained.training.get("record", {}), record, on.overwrite):
-        return trained
+    record = _record_of(job)
+    files = TrainingFiles(job.out)
+    existing = files.read_existing(read_recipe, on.overwrite)
+    if existing:
+        existing_record = existing.training.get("record", {})
+        if files.is_finished(existing_record, record, on.overwrite):
+            return existing
     needs = training_needs(job)
-    needs.check(out.resolve().parent if out.resolve().parent.is_dir() else Path.cwd())
-    tell(f"train {out.stem}: {needs}", on.quiet)
-    learn = [each for index, each in enumerate(slices) if index not in aside]
-    validate = [slices[index] for index in aside]
+    folder = job.out.resolve().parent
+    needs.check(folder if folder.is_dir() else Path.cwd())
+    tell(f"train {job.out.stem}: {needs}", on.quiet)
+    training = [labeled for index, labeled in enumerate(job.slices) if index not in held_out]
+    validation = [job.slices[index] for index in held_out]
     state = start_networks(job)
+    columns = ["batch_dice", *(f"validation_dice_{name}" for name in job.structures)]
     with files.locked():
         files.restore(state, record, on.overwrite)
-        course = training_updates(job, state, learn, validate)
-        columns = ["batch_dice", *(f"validation_dice_{name}" for name in job.structures)]
-        said = lambda one: f"loss {one.loss:.3f}, Dice of the batch {one.batch[0]:.3f}"  # noqa: E731
-        files.run(course, state, record, settings, columns, said, on.quiet)
-        return _finish(files, state, job, record, learn, validate)
+        updates = training_updates(job, state, training, validation)
+        files.run(updates, state, record, job.settings, columns, _describe_update, on.quiet)
+        return _write_networks(files, state, job, record, training, validation)
+
+
+def _record_of(job: TrainingJob) -> dict[str, Any]:
+    """Return the data and settings of a training; trainings of equal records are the same."""
+    rate = job.settings.learning_rate or default_learning_rate(job.recipe.architecture)
+    return {
+        "version": __version__,
+        **job.inputs,
+        **job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+        "structure": list(job.structures),
+        "device": job.device.type,
+        "width": job.recipe.width,
+        "learning_rate": rate,
+    }
+
+
+def _describe_update(progress: Progress) -> str:
+    """Return the text of an update for the progress bar."""
+    return f"loss {progress.loss:.3f}, Dice of the batch {progress.batch[0]:.3f}"
 
 
 def start_networks(job: TrainingJob) -> TrainingState | JointTrainingState:
-    """Fresh networks, one or two, for a training."""
-    return (start_joint_networks if job.settings.semi else start_network)(
-        job.recipe, job.settings, job.device
-    )
+    """Return the initial state of a training, of one network or two."""
+    if job.settings.semi:
+        return start_joint_networks(job.recipe, job.settings, job.device)
+    return start_network(job.recipe, job.settings, job.device)
 
 
 def training_updates(
     job: TrainingJob,
     state: TrainingState | JointTrainingState,
-    learn: Sequence[TrainingSlice],
-    validate: Sequence[TrainingSlice],
+    training: Sequence[TrainingSlice],
+    validation: Sequence[TrainingSlice],
 ) -> Iterator[Progress]:
-    """The updates of a training, one after the other."""
+    """Run the updates of a training, and yield the result of each.
+
+    Args:
+        job: the training.
+        state: its state, fresh or restored; changed in place.
+        training: slices to train on.
+        validation: slices held out; may be empty.
+    """
     settings = job.settings
-    min_foreground_px = settings.min_foreground_px * (settings.input_px / settings.context_px) ** 2
+    shrinkage = settings.input_px / settings.context_px
+    min_foreground_px = settings.min_foreground_px * shrinkage**2
     if isinstance(state, JointTrainingState):
         return fit_with_unlabeled(
-            state, learn, job.unlabeled, validate, settings, job.device, min_foreground_px
+            state, training, job.unlabeled, validation, settings, job.device, min_foreground_px
         )
-    return fit(state, learn, validate, settings, job.device, min_foreground_px)
+    return fit(state, training, validation, settings, job.device, min_foreground_px)
 
 
-def _structures_of(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
-    structures = settings.structure or (
-        () if settings.cells else tuple(annotated_structures(samples[0]))
-    )
-    if settings.cells:
-        structures = (*structures, *outputs_of_cells(settings.cells))
-    if not structures:
-        raise InputError(
-            f"{samples[0].path.name} has no annotations; bring some in with 'sparsem annotate import {samples[0].path.name} NAME MASKS'."
-        )
-    if len({sample.path for sample in samples}) < len(samples) or len(set(structures)) < len(
-        structures
-    ):
-        raise InputError(
-            "A sample or a structure was named twice; a held-out slice would be learnt from. Name each once."
-        )
-    return structures
-
-
-def training_needs(job: TrainingJob) -> Needs:
-    """Memory of a training: its slices, and what its networks keep of a batch until their backward pass."""
-    slices = 2 * (
-        sum(each.image.nbytes + each.target.nbytes for each in job.slices)
-        + sum(image.nbytes for image in job.unlabeled)
-    )
-    kept, free = (
-        _network_bytes(job, job.settings.batch, job.settings.input_px),
-        free_memory(job.device),
-    )
-    if job.device.type == "cuda":
-        return Needs(
-            ram=slices,
-            smaller=_what_fits(job, free) if kept > free else "",
-            gpu=kept,
-            gpu_free=free,
-        )
-    return Needs(
-        ram=slices + kept, smaller=_what_fits(job, free - slices) if slices + kept > free else ""
-    )
-
-
-def _network_bytes(job: TrainingJob, batch: int, see: int) -> int:
-    """What the networks of a training take with tiles of another size or number."""
-    settings = job.settings
-    recipe = replace(job.recipe, input_px=see)
-    networks = [recipe, second_recipe(recipe, settings)] if settings.semi == "cps" else [recipe]
-    tiles = (
-        batch + max(2, batch) if settings.semi else batch
-    )  # mixed ones: at least one labeled, and one that is not
-    return training_bytes(networks, tiles, job.device, settings.precision)
-
-
-def _what_fits(job: TrainingJob, free: int) -> str:
-    """The largest half, quarter ... of the batch, or else of the tile, with which a training fits into ``free`` bytes."""
-    batch, see = job.settings.batch, job.settings.input_px
-    names = [
-        job.recipe.architecture,
-        *(
-            [second_recipe(job.recipe, job.settings).architecture]
-            if job.settings.semi == "cps"
-            else []
-        ),
-    ]
-    least = 2 * max(architecture_class(name).tile_multiple for name in names)
-    fewer = [("--batch", batch >> halved, see) for halved in range(1, batch.bit_length())]
-    smaller = [
-        ("--input-px", batch, see >> halved)
-        for halved in range(1, see.bit_length())
-        if (see >> halved) % (least // 2) == 0
-    ]
-    for option, count, edge in (*fewer, *(one for one in smaller if one[2] >= least)):
-        if (needed := _network_bytes(job, count, edge)) <= free:
-            return f"{option} {count if option == '--batch' else edge} fits, with {needed / 1e9:.1f} GB"
-    return "no --batch and no --input-px fits; take a smaller --width, or another --architecture"
-
-
-def _finish(
+def _write_networks(
     files: TrainingFiles,
     state: ResumableTraining,
     job: TrainingJob,
     record: Mapping[str, Any],
-    learn: Sequence[TrainingSlice],
-    validate: Sequence[TrainingSlice],
+    training: Sequence[TrainingSlice],
+    validation: Sequence[TrainingSlice],
 ) -> Recipe:
-    """Write the network, of two the one that does better on held-out slices; the other one too if that is asked for."""
-    used = {"trained": learn, "validated": validate}
+    """Write the trained network; of two the one that is better on the held-out slices.
+
+    The other one is written too if the settings request it.
+    """
     about: dict[str, Any] = {
         "record": dict(record),
-        "trained_on": [each.name for each in learn],
-        "held_out": [each.name for each in validate],
-        "slices": {
-            role: [[each.z, each.digest] for each in slices] for role, slices in used.items()
-        },
+        "trained_on": [labeled.name for labeled in training],
+        "held_out": [labeled.name for labeled in validation],
+        "slices": {"trained": _identities(training), "validated": _identities(validation)},
     }
     recipes = [job.recipe, second_recipe(job.recipe, job.settings)]
-    order = sorted(range(len(state.members)), key=lambda number: -state.members[number].best_score)
-    written = []
-    for number, out in zip(order, (files.out, files.second_path), strict=False):
-        if out == files.out or job.settings.save_second:
-            written.append((out, state.members[number], replace(recipes[number], training=about)))
-    made = [
-        _write(*one, validate, job) for one in reversed(written)
-    ]  # what tells that all is done comes last
+    scores = [member.best_score for member in state.members]
+    best_first = sorted(range(len(scores)), key=lambda number: -scores[number])
+    if len(scores) > 1 and job.settings.save_second:
+        second = best_first[1]
+        second_network = replace(recipes[second], training=about)
+        _write_network(files.second_path, state.members[second], second_network, validation, job)
+    best = best_first[0]
+    # The checkpoint comes last: it marks the training as complete.
+    best_network = replace(recipes[best], training=about)
+    recipe = _write_network(files.out, state.members[best], best_network, validation, job)
     files.state_path.unlink(missing_ok=True)
-    return made[-1]
+    return recipe
 
 
-def _write(
+def _identities(slices: Sequence[TrainingSlice]) -> list[list[Any]]:
+    """Return number and digest of slices, by which ``slice_use`` recognizes them."""
+    return [[labeled.z, labeled.digest] for labeled in slices]
+
+
+def _write_network(
     out: Path,
     state: TrainingState,
     recipe: Recipe,
-    validate: Sequence[TrainingSlice],
+    validation: Sequence[TrainingSlice],
     job: TrainingJob,
 ) -> Recipe:
-    last = state.average
+    """Write the averaged weights of a network; with a validation the best, and the last too."""
+    network = state.average
     about = dict(recipe.training)
-    if validate:
-        save_checkpoint(
-            out.with_suffix(".last.safetensors"),
-            last.cpu(),
-            replace(recipe, training=about | {"weights": "last"}),
-        )
-        load_state(last, state.best)
-        by_structure = validation_dice(last.to(job.device), validate, job.settings, job.device)
-        known = {
-            name: round(dice, 6)
-            for name, dice in zip(recipe.structures, by_structure, strict=True)
-            if not math.isnan(dice)
-        }
-        about |= {
-            "weights": "best",
-            "validation_dice": round(state.best_score, 6) if known else None,
-            "validation_dice_by_structure": known,
-        }
+    if validation:
+        last_recipe = replace(recipe, training=about | {"weights": "last"})
+        save_checkpoint(out.with_suffix(".last.safetensors"), network.cpu(), last_recipe)
+        load_state(network, state.best)
+        network = network.to(job.device)
+        dice = validation_dice(network, validation, job.settings, job.device)
+        known = {}
+        for name, dice_of_structure in zip(recipe.structures, dice, strict=True):
+            if not math.isnan(dice_of_structure):
+                known[name] = round(dice_of_structure, 6)
+        about["weights"] = "best"
+        about["validation_dice"] = round(state.best_score, 6) if known else None
+        about["validation_dice_by_structure"] = known
     recipe = replace(recipe, training=about)
-    save_checkpoint(out, last.cpu(), recipe)
+    save_checkpoint(out, network.cpu(), recipe)
     return recipe

@@ -1,6 +1,7 @@
-"""What a network learns from: slices of samples, labeled or not, at the scale at which it sees them."""
+"""Slices to train on: slices of samples, labeled or unlabeled, at the network's scale."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,19 +21,21 @@ from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
 from sparsem.training.settings import TrainSettings
 
-BOUNDARY_PX = 3.0  # wide enough that no border slips between two pixels, narrow enough for two borders side by side
+# Width of a boundary between cells, in pixels of the network: wide enough that no boundary is lost
+# between two pixels, narrow enough for two boundaries side by side.
+BOUNDARY_PX = 3.0
 
 
 @dataclass(frozen=True)
 class TrainingSlice:
-    """One labeled slice as the network meets it.
+    """One labeled slice at the network's scale.
 
     Attributes:
-        image: (K, y, x) float32, standardized: the slice in the middle of its neighbors.
-        target: (C, y, x) uint8: 0, 1, or 255 where not known.
-        sample: its name.
+        image: (K, y, x) float32, standardized: the slice in the middle of its adjacent slices.
+        target: (C, y, x) uint8: 0, 1, or 255 where it is not known.
+        sample: name of its sample.
         z: slice number.
-        digest: of the slice in the raw image (``slice_digest``).
+        digest: digest of the slice in the raw image (``slice_digest``).
     """
 
     image: NDArray[np.float32]
@@ -50,147 +53,229 @@ class TrainingSlice:
 def read_training_slices(
     samples: Sequence[Sample], structures: tuple[str, ...], settings: TrainSettings
 ) -> tuple[list[TrainingSlice], Recipe, dict[str, Any]]:
-    """All labeled slices at the network's scale, the recipe that follows from them, and what they were read from.
+    """Read all labeled slices at the network's scale.
 
-    The scale is that of the first sample (read / see of its pixels); other samples are brought to the same nm.
+    The scale is that of the first sample: ``context_px`` of its pixels for ``input_px`` of the
+    network. Other samples are resampled to the same nm per pixel.
+
+    Args:
+        samples: samples with annotations of every structure.
+        structures: the structures, in the order of the targets' channels; interior and boundary
+            of ``settings.cells`` last.
+        settings: settings of the training.
+
+    Returns:
+        The slices, standardized by the mean and standard deviation of all of them; the recipe
+        with these; and the fingerprints of the data that were read.
+
+    Raises:
+        SampleError: a structure is not annotated, or on an image that was replaced.
+        InputError: a slice of the settings is not labeled, or a structure has no pixel.
     """
-    voxel = samples[0].voxel_size
+    recipe = _initial_recipe(samples[0], structures, settings)
+    slices: list[TrainingSlice] = []
+    inputs: dict[str, Any] = {}
+    annotation_names = _annotation_names(structures, settings)
+    for number, sample in enumerate(samples, 1):
+        image, annotations = annotations_on(sample, annotation_names, settings.image)
+        inputs |= _fingerprints(image, annotations, number)
+        raw = sample.image("raw")
+        for z in _slice_numbers(sample, annotations, settings):
+            target = _target(annotations, z, recipe.factors(image.voxel_size), settings, recipe)
+            digest = slice_digest(raw, z)
+            context = _read_context(image, z, recipe)
+            slices.append(TrainingSlice(context, target, sample.name, z, digest))
+    _require_every_structure(slices, structures)
+    mean, std = _mean_and_std(slices)
+    standardized = [
+        replace(labeled, image=((labeled.image - mean) / std).astype(np.float32))
+        for labeled in slices
+    ]
+    return standardized, replace(recipe, mean=mean, std=std), inputs
+
+
+def _initial_recipe(sample: Sample, structures: tuple[str, ...], settings: TrainSettings) -> Recipe:
+    """Return the recipe before the gray levels of the slices are known."""
+    voxel = sample.voxel_size
     pixel_nm = (
         voxel.y * settings.context_px / settings.input_px,
         voxel.x * settings.context_px / settings.input_px,
     )
-    width = settings.width or default_width(settings.architecture)
-    recipe = Recipe(
-        settings.architecture,
-        width,
-        structures,
-        settings.input_px,
-        pixel_nm,
-        0.0,
-        1.0,
-        settings.adjacent_slices,
+    return Recipe(
+        architecture=settings.architecture,
+        width=settings.width or default_width(settings.architecture),
+        structures=structures,
+        input_px=settings.input_px,
+        pixel_nm=pixel_nm,
+        mean=0.0,
+        std=1.0,
+        adjacent_slices=settings.adjacent_slices,
     )
-    found: list[TrainingSlice] = []
-    inputs: dict[str, Any] = {}
-    for number, sample in enumerate(samples, 1):
-        image, annotations = annotations_on(
-            sample, _annotated(structures, settings), settings.image
-        )
-        factors, raw = recipe.factors(image.voxel_size), sample.image("raw")
-        inputs |= {f"image {number}": image.fingerprint}
-        inputs |= {f"{name} {number}": one.fingerprint for name, one in annotations.items()}
-        prints = {
-            name: dict(zip(map(str, one.z), one.slice_fingerprints, strict=True))
-            for name, one in annotations.items()
-            if one.slice_fingerprints
-        }
-        inputs |= {f"{name} {number}{SLICES}": of_slices for name, of_slices in prints.items()}
-        chosen = sorted({z for one in annotations.values() for z in one.z})
-        unknown = set(settings.slices) - set(chosen)
-        if unknown:
-            raise InputError(
-                f"Slice {min(unknown)} of {sample.path.name} is not labeled; labeled are {', '.join(map(str, chosen))}."
-            )
-        for z in (z for z in chosen if not settings.slices or z in settings.slices):
-            targets = [
-                _target(one, z, factors, name == settings.cells, settings, recipe)
-                for name, one in annotations.items()
-            ]
-            target = np.concatenate(targets)  # (structures, y, x)
-            found.append(
-                TrainingSlice(
-                    _context(image, z, recipe), target, sample.name, z, slice_digest(raw, z)
-                )
-            )
-    for place, structure in enumerate(structures):
-        if not any((each.target[place] == 1).any() for each in found):
-            raise InputError(
-                f"No labeled slice holds a pixel of '{structure}': check its masks, --classes and --ignore."
-            )
-    mean = float(np.mean([each.image.mean(dtype=np.float64) for each in found]))
-    std = (
-        float(
-            np.sqrt(
-                np.mean([np.square(each.image - mean, dtype=np.float64).mean() for each in found])
-            )
-        )
-        or 1.0
-    )
-    slices = [replace(each, image=((each.image - mean) / std).astype(np.float32)) for each in found]
-    return slices, replace(recipe, mean=mean, std=std), inputs
 
 
-def _annotated(structures: tuple[str, ...], settings: TrainSettings) -> tuple[str, ...]:
-    """The annotations that structures are learnt from; that of the cells, which gives two of them, is the last."""
+def _annotation_names(structures: tuple[str, ...], settings: TrainSettings) -> tuple[str, ...]:
+    """Return the annotations of the structures; that of the cells gives the last two of them."""
     return (*structures[:-2], settings.cells) if settings.cells else structures
 
 
+def _fingerprints(
+    image: Volume, annotations: Mapping[str, LabeledSlices], number: int
+) -> dict[str, Any]:
+    """Return the fingerprints of a sample's image, annotations and labeled slices.
+
+    ``number`` is that of the sample, counted from 1, and part of the keys.
+    """
+    fingerprints: dict[str, Any] = {f"image {number}": image.fingerprint}
+    for name, annotation in annotations.items():
+        fingerprints[f"{name} {number}"] = annotation.fingerprint
+    for name, annotation in annotations.items():
+        if annotation.slice_fingerprints:
+            by_slice = dict(zip(map(str, annotation.z), annotation.slice_fingerprints, strict=True))
+            fingerprints[f"{name} {number}{SLICES}"] = by_slice
+    return fingerprints
+
+
+def _slice_numbers(
+    sample: Sample, annotations: Mapping[str, LabeledSlices], settings: TrainSettings
+) -> list[int]:
+    """Return the labeled slices to train on, ascending.
+
+    Raises:
+        InputError: a slice of the settings is not labeled.
+    """
+    labeled = sorted({z for annotation in annotations.values() for z in annotation.z})
+    unknown = set(settings.slices) - set(labeled)
+    if unknown:
+        raise InputError(
+            f"Slice {min(unknown)} of {sample.path.name} is not labeled; "
+            f"labeled are {', '.join(map(str, labeled))}."
+        )
+    return [z for z in labeled if not settings.slices or z in settings.slices]
+
+
+def _require_every_structure(slices: Sequence[TrainingSlice], structures: Sequence[str]) -> None:
+    """Refuse structures without a pixel.
+
+    Raises:
+        InputError: the first such structure is named.
+    """
+    for channel, structure in enumerate(structures):
+        if not any((labeled.target[channel] == 1).any() for labeled in slices):
+            raise InputError(
+                f"No labeled slice contains a pixel of '{structure}': "
+                "check its masks, --classes and --ignore."
+            )
+
+
+def _mean_and_std(slices: Sequence[TrainingSlice]) -> tuple[float, float]:
+    """Return mean and standard deviation of all gray levels; every slice has the same weight."""
+    mean = float(np.mean([labeled.image.mean(dtype=np.float64) for labeled in slices]))
+    variances = [np.square(labeled.image - mean, dtype=np.float64).mean() for labeled in slices]
+    std = float(np.sqrt(np.mean(variances)))
+    return mean, std or 1.0
+
+
 def _target(
-    annotation: LabeledSlices,
+    annotations: Mapping[str, LabeledSlices],
     z: int,
     factors: tuple[float, float],
-    cells: bool,
     settings: TrainSettings,
     recipe: Recipe,
 ) -> NDArray[np.uint8]:
-    """(1, y, x), or (2, y, x) of cells, at the network's scale; UNKNOWN all over where slice ``z`` is not annotated."""
+    """Return the targets (C, y, x) of all structures on slice ``z``, at the network's scale."""
+    targets = []
+    for name, annotation in annotations.items():
+        if name == settings.cells:
+            targets.append(_target_of_cells(annotation, z, factors, settings, recipe))
+        elif z in annotation.z:
+            mask = annotation.mask(annotation.z.index(z))
+            targets.append(shrink_mask(mask, factors, UNKNOWN)[None])
+        else:
+            targets.append(_unknown_target(annotation, 1, factors))
+    return np.concatenate(targets)
+
+
+def _target_of_cells(
+    annotation: LabeledSlices,
+    z: int,
+    factors: tuple[float, float],
+    settings: TrainSettings,
+    recipe: Recipe,
+) -> NDArray[np.uint8]:
+    """Return the targets (2, y, x) of cells: interior and boundary."""
     if z not in annotation.z:
-        shape = scaled_shape((annotation.labels.shape[1], annotation.labels.shape[2]), factors)
-        return np.full((2 if cells else 1, *shape), UNKNOWN, np.uint8)
-    index = annotation.z.index(z)
-    if not cells:
-        return shrink_mask(annotation.mask(index), factors, UNKNOWN)[None]
-    labels, known = (shrink_labels(one, factors) for one in annotation.objects(index))
+        return _unknown_target(annotation, 2, factors)
+    ids, is_known = annotation.objects(annotation.z.index(z))
     width_px = settings.boundary_nm / min(recipe.pixel_nm) if settings.boundary_nm else BOUNDARY_PX
-    return interior_and_boundary(labels, known, width_px, outlined=annotation.ignore == 0)
+    return interior_and_boundary(
+        shrink_labels(ids, factors),
+        shrink_labels(is_known, factors),
+        width_px,
+        outlined=annotation.ignore == 0,
+    )
+
+
+def _unknown_target(
+    annotation: LabeledSlices, channels: int, factors: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """Return the target (channels, y, x) of a slice without annotation: UNKNOWN everywhere."""
+    _, height, width = annotation.labels.shape
+    return np.full((channels, *scaled_shape((height, width), factors)), UNKNOWN, np.uint8)
 
 
 def read_unlabeled_slices(
     samples: Sequence[Sample],
-    learn: Sequence[TrainingSlice],
+    labeled: Sequence[TrainingSlice],
     recipe: Recipe,
     settings: TrainSettings,
 ) -> tuple[list[NDArray[np.float32]], dict[str, str]]:
-    """Slices that nobody labeled, (K, y, x) each, evenly spaced, as the network sees them; and the images that they are of.
+    """Read evenly spaced unlabeled slices (K, y, x), standardized, at the network's scale.
 
     Args:
-        samples: those that are learnt from; those that ``settings.also`` names are added.
-        learn: the labeled slices, which are left out.
-        recipe: the scale, and the gray levels of the labeled slices.
-        settings: how many.
+        samples: the samples to train on; those of ``settings.unlabeled_sample`` are added.
+        labeled: the labeled slices, which are left out.
+        recipe: the scale, and mean and standard deviation of the labeled slices.
+        settings: ``unlabeled_slices`` is their number, over all samples.
+
+    Returns:
+        The slices, and the fingerprints of their images.
 
     Raises:
         InputError: every slice is labeled.
-        SampleError: there is no sample of a name.
+        SampleError: an unlabeled sample does not exist.
     """
-    everything = [*samples, *(Sample.open(path) for path in settings.unlabeled_sample)]
-    found: list[NDArray[np.float32]] = []
+    all_samples = [*samples, *(Sample.open(path) for path in settings.unlabeled_sample)]
+    n_per_sample = math.ceil(settings.unlabeled_slices / len(all_samples))
+    slices: list[NDArray[np.float32]] = []
     inputs: dict[str, str] = {}
-    for number, sample in enumerate(everything, 1):
+    for number, sample in enumerate(all_samples, 1):
         image = sample.image(settings.image)
-        labeled = (
-            {each.z for each in learn if each.sample == sample.name}
-            if number <= len(samples)
-            else set()
-        )
-        copies = set(sample.image("raw").repeated)
-        free = [z for z in range(image.shape[0]) if z not in labeled | copies]
-        count = min(len(free), -(-settings.unlabeled_slices // len(everything)))
+        excluded = set(sample.image("raw").repeated)
+        if number <= len(samples):
+            excluded |= {each.z for each in labeled if each.sample == sample.name}
+        available = [z for z in range(image.shape[0]) if z not in excluded]
+        count = min(len(available), n_per_sample)
         inputs[f"unlabeled {number}"] = image.fingerprint
-        for place in evenly_spaced(len(free), count) if count else []:
-            context = _context(image, free[place], recipe)
-            found.append(((context - recipe.mean) / recipe.std).astype(np.float32))
-    if not found:
+        for position in evenly_spaced(len(available), count) if count else []:
+            context = _read_context(image, available[position], recipe)
+            slices.append(((context - recipe.mean) / recipe.std).astype(np.float32))
+    if not slices:
         raise InputError(
-            "Every slice is labeled: --semi learns from slices that are not; name another sample with --unlabeled-sample."
+            "Every slice is labeled, and --semi needs unlabeled slices. "
+            "Name another sample with --unlabeled-sample."
         )
-    return found, inputs
+    return slices, inputs
 
 
-def _context(image: Volume, z: int, recipe: Recipe) -> NDArray[np.float32]:
-    """(K, y, x) a slice in the middle of its neighbors, at the network's scale."""
-    around = np.clip(
-        np.arange(z - recipe.adjacent_slices, z + recipe.adjacent_slices + 1), 0, image.shape[0] - 1
-    ).tolist()
+def _read_context(image: Volume, z: int, recipe: Recipe) -> NDArray[np.float32]:
+    """Read a slice in the middle of its adjacent slices (K, y, x), at the network's scale.
+
+    Beyond the first and the last slice of the stack these are repeated.
+    """
+    numbers = np.arange(z - recipe.adjacent_slices, z + recipe.adjacent_slices + 1)
     factors = recipe.factors(image.voxel_size)
-    return np.stack([shrink(image.read(slice(one, one + 1))[0], factors) for one in around])
+    planes = []
+    for number in np.clip(numbers, 0, image.shape[0] - 1).tolist():
+        plane = image.read(slice(number, number + 1))[0]
+        planes.append(shrink(plane, factors))
+    return np.stack(planes)

@@ -1,4 +1,4 @@
-"""Which labeled slices a training holds out, to choose its weights and to report their Dice."""
+"""Held-out slices: labeled slices that select the best weights and whose Dice is reported."""
 
 from collections.abc import Sequence
 
@@ -13,88 +13,97 @@ from sparsem.training.settings import TrainSettings
 def validation_indices(
     slices: Sequence[TrainingSlice], structures: Sequence[str], settings: TrainSettings
 ) -> list[int]:
-    """Return the places of the slices to hold out, ascending.
+    """Return the indices of the slices to hold out, ascending.
 
-    Without ``validation_slices`` they are evenly spaced, away from the ends, among the slices that hold a structure: on others a Dice has
-    no meaning.
+    Without ``validation_slices`` they are evenly spaced, away from the ends, among the slices that
+    contain a structure: on other slices a Dice has no meaning.
+
+    Args:
+        slices: all labeled slices.
+        structures: the structures to train, in the order of the targets' channels.
+        settings: ``n_validation_slices`` and ``validation_slices`` are used.
 
     Raises:
-        SettingsError: both ways of choosing are set.
-        InputError: too few slices are left, a chosen slice is not labeled, or nothing is known on it, or a structure is on held-out slices
-            alone.
+        SettingsError: both settings are given.
+        InputError: too few slices remain, a selected slice is not labeled or has no known pixel,
+            or a structure occurs on held-out slices only.
     """
     if settings.n_validation_slices and settings.validation_slices:
         raise SettingsError(
-            "--validation-slices names the slices that are held out, --n-validation-slices counts them; give one of the two."
+            "--validation-slices names the held-out slices, and --n-validation-slices counts "
+            "them; give one of the two."
         )
-    places = (
-        _named(slices, settings.validation_slices)
-        if settings.validation_slices
-        else _spaced(slices, settings.n_validation_slices)
-    )
-    require_training_slices(
-        slices, structures, places, "label it on more slices, or hold out others"
-    )
-    return places
+    if settings.validation_slices:
+        indices = _indices_of(slices, settings.validation_slices)
+    else:
+        indices = _spaced_indices(slices, settings.n_validation_slices)
+    advice = "label it on more slices, or hold out others"
+    require_training_slices(slices, structures, indices, advice)
+    return indices
 
 
-def spaced_positions(count: int, chosen: int) -> list[int]:
-    """Return ``chosen`` of ``count`` places, evenly spaced and away from the ends."""
-    return [int((2 * index + 1) * count / (2 * chosen)) for index in range(chosen)]
+def spaced_positions(count: int, n: int) -> list[int]:
+    """Return ``n`` of the positions 0 to ``count`` - 1, evenly spaced and away from the ends."""
+    return [int((2 * index + 1) * count / (2 * n)) for index in range(n)]
 
 
-def _named(slices: Sequence[TrainingSlice], numbers: Sequence[int]) -> list[int]:
-    """Return the places of slices by their numbers, in every sample that has them."""
-    labeled = sorted({each.z for each in slices})
+def _indices_of(slices: Sequence[TrainingSlice], numbers: Sequence[int]) -> list[int]:
+    """Return the indices of slices by their numbers, in every sample that has them."""
+    labeled_numbers = sorted({labeled.z for labeled in slices})
     for number in numbers:
-        if number not in labeled:
-            listed = ", ".join(map(str, labeled))
+        if number not in labeled_numbers:
+            listed = ", ".join(map(str, labeled_numbers))
             raise InputError(
                 f"Slice {number} of --validation-slices is not labeled; labeled are {listed}."
             )
-    places = [place for place, each in enumerate(slices) if each.z in numbers]
-    for place in places:
-        if not (slices[place].target != UNKNOWN).any():
+    indices = [index for index, labeled in enumerate(slices) if labeled.z in numbers]
+    for index in indices:
+        if not (slices[index].target != UNKNOWN).any():
             raise InputError(
-                f"Nothing is known on the held-out {slices[place].name}: all of its pixels are ignored; hold out another."
+                f"The held-out {slices[index].name} has no known pixel: all of its pixels are "
+                "ignored. Hold out another slice."
             )
-    return places
+    return indices
 
 
-def _spaced(slices: Sequence[TrainingSlice], count: int) -> list[int]:
-    """Return the places of slices that hold a structure, evenly spaced."""
+def _spaced_indices(slices: Sequence[TrainingSlice], count: int) -> list[int]:
+    """Return the indices of ``count`` evenly spaced slices that contain a structure."""
     if not count:
         return []
     if len(slices) <= count:
         raise InputError(
             f"{len(slices)} labeled slices are too few to hold out {count} of them for validation."
         )
-    useful = [place for place, each in enumerate(slices) if (each.target == 1).any()]
-    if len(useful) < count:
+    usable = [index for index, labeled in enumerate(slices) if (labeled.target == 1).any()]
+    if len(usable) < count:
         raise InputError(
-            f"Only {len(useful)} of {len(slices)} labeled slices hold a structure; they are too few to hold out {count}."
+            f"Only {len(usable)} of {len(slices)} labeled slices contain a structure; "
+            f"they are too few to hold out {count}."
         )
-    return [useful[place] for place in spaced_positions(len(useful), count)]
+    return [usable[position] for position in spaced_positions(len(usable), count)]
 
 
 def require_training_slices(
-    slices: Sequence[TrainingSlice], structures: Sequence[str], places: Sequence[int], advice: str
+    slices: Sequence[TrainingSlice],
+    structures: Sequence[str],
+    held_out: Sequence[int],
+    advice: str,
 ) -> None:
-    """Refuse to hold out every slice that holds a structure.
+    """Refuse to hold out every slice that contains a structure.
 
     Args:
         slices: all labeled slices.
-        structures: what is trained, in the order of the targets' channels.
-        places: of the slices to hold out.
-        advice: end of the message.
+        structures: the structures to train, in the order of the targets' channels.
+        held_out: indices of the slices to hold out.
+        advice: end of the error message.
 
     Raises:
-        InputError: the structure and the slices are named.
+        InputError: a structure is left on no slice; the message names it and the held-out slices.
     """
-    left = [each for place, each in enumerate(slices) if place not in places]
+    training = [labeled for index, labeled in enumerate(slices) if index not in held_out]
     for channel, structure in enumerate(structures):
-        if not any(np.any(each.target[channel] == 1) for each in left):
-            names = ", ".join(slices[place].name for place in places)
+        if not any(np.any(labeled.target[channel] == 1) for labeled in training):
+            names = ", ".join(slices[index].name for index in held_out)
             raise InputError(
-                f"Without the held-out {names} no labeled slice holds '{structure}'; {advice}."
+                f"Without the held-out {names} no labeled slice contains '{structure}'; {advice}."
             )

@@ -1,1 +1,1 @@
-"""The training loop, shared by pixel networks and detectors."""
+"""The training loop, which segmentation networks and detectors share."""

@@ -1,6 +1,7 @@
-"""Augmentation: arrays in, arrays out, every draw from the generator that is passed in.
+"""Augmentation: arrays in, arrays out; every random draw comes from the generator passed in.
 
-A tile is a pair: image (K, y, x) float32, standardized, the slice in the middle of its K - 1 neighbors; target (C, y, x) uint8.
+A tile is a pair: the image (K, y, x) float32, standardized, a slice in the middle of its K - 1
+adjacent slices; and the target (C, y, x) uint8.
 """
 
 import cv2
@@ -11,31 +12,39 @@ Tile = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def flip_and_rotate(tile: Tile, random: np.random.Generator) -> Tile:
-    """One of the eight flips and quarter turns of a square tile; neighbors above and below change places half of the time."""
+    """Apply one of the eight flips and quarter turns to a square tile.
+
+    The adjacent slices above and below are swapped half of the time.
+    """
     image, target = tile
-    turns, mirror = int(random.integers(4)), random.random() < 0.5
-    if mirror:
-        image, target = image[..., ::-1], target[..., ::-1]
+    quarter_turns = int(random.integers(4))
+    is_flipped = random.random() < 0.5
+    if is_flipped:
+        image = image[..., ::-1]
+        target = target[..., ::-1]
     if len(image) > 1 and random.random() < 0.5:
         image = image[::-1]
-    return np.rot90(image, turns, axes=(1, 2)), np.rot90(target, turns, axes=(1, 2))
+    rotated_image = np.rot90(image, quarter_turns, axes=(1, 2))
+    rotated_target = np.rot90(target, quarter_turns, axes=(1, 2))
+    return rotated_image, rotated_target
 
 
 def vary_intensity(
     image: NDArray[np.float32], random: np.random.Generator, strength: float
 ) -> NDArray[np.float32]:
-    """Other brightness and contrast, and now and then noise or blur, as slices of one stack differ in them.
+    """Change brightness and contrast, and sometimes add noise or blur.
 
-    ``strength`` is the range of the brightness shift in standard deviations of the image; the rest is in proportion.
+    The slices of one stack differ in the same ways. ``strength`` is the range of the brightness
+    shift in standard deviations of the image; the other changes are proportional to it.
     """
-    gain, shift = np.exp(random.uniform(-strength, strength)), random.uniform(-strength, strength)
+    gain = np.exp(random.uniform(-strength, strength))
+    shift = random.uniform(-strength, strength)
     image = (image * np.float32(gain) + np.float32(shift)).astype(np.float32)
     if random.random() < 0.3:
         noise = random.standard_normal(image.shape, np.float32)
         image = image + noise * np.float32(random.uniform(0, strength))
     if random.random() < 0.2:
         sigma = random.uniform(0.4, 0.4 + 3 * strength)
-        image = np.stack(
-            [cv2.GaussianBlur(np.ascontiguousarray(one), (0, 0), sigma) for one in image]
-        )
+        blurred = [cv2.GaussianBlur(np.ascontiguousarray(plane), (0, 0), sigma) for plane in image]
+        image = np.stack(blurred)
     return image

@@ -1,4 +1,4 @@
-"""The files of a training: its checkpoint, the state of an unfinished one, its course as a table, and the lock of whoever trains."""
+"""Files of a training: checkpoint, state of an unfinished training, log as a table, and lock."""
 
 import csv
 import io
@@ -26,45 +26,54 @@ R = TypeVar("R")
 
 
 def log_path(out: Path) -> Path:
-    """Where the course of a training lies: beside its checkpoint, and under no name that a table would get."""
+    """Return the path of a training's log: next to its checkpoint, with a name no table gets."""
     return out.with_suffix(".training.csv")
 
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """What a training writes beside its checkpoint.
+    """The files that a training writes next to its checkpoint.
 
     Attributes:
-        out: the checkpoint.
+        out: path of the checkpoint.
     """
 
     out: Path
 
     @property
     def state_path(self) -> Path:
-        """Of an unfinished training: weights, their average, the optimizer's moments."""
+        """Path of an unfinished training: weights, moving average, moments of the optimizer."""
         return self.out.with_suffix(".state.safetensors")
 
     @property
     def second_path(self) -> Path:
-        """The other one of two networks that were trained together."""
+        """Path of the other one of two networks that were trained together."""
         return self.out.with_suffix(".second.safetensors")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the training for this process; a killed one leaves no lock behind."""
+        """Hold the training's lock for this process; a killed process leaves no lock behind.
+
+        Raises:
+            ResumeError: another process holds the lock.
+        """
+        lock_path = self.out.with_suffix(".lock")
         self.out.parent.mkdir(parents=True, exist_ok=True)
         refusal = ResumeError(
-            f"Another run is training {self.out.name}; wait for it to end, or use another name."
+            f"Another run is training {self.out.name}. Wait for it to end, or use another name."
         )
-        with acquire(self.out.with_suffix(".lock"), refusal, remove_after=True):
+        with acquire(lock_path, refusal, remove_after=True):
             yield
 
     def read_existing(self, read: Callable[[Path], R], overwrite: bool) -> R | None:
-        """What was trained before under this name; None of nothing, or of something damaged that is to be replaced.
+        """Read the checkpoint that exists under this name.
+
+        Returns:
+            What ``read`` returns; None if there is no checkpoint, or if it is damaged and
+            ``overwrite`` is set.
 
         Raises:
-            InputError: it is damaged.
+            InputError: the checkpoint is damaged.
         """
         try:
             return read(self.out) if self.out.exists() else None
@@ -76,54 +85,61 @@ class TrainingFiles:
     def is_finished(
         self, before: Mapping[str, Any], record: Mapping[str, Any], overwrite: bool
     ) -> bool:
-        """Whether the checkpoint, which was trained as ``before`` says, is the one that is wanted.
+        """Return True if the existing checkpoint is the requested one.
+
+        Args:
+            before: record of the existing checkpoint.
+            record: record of the requested training.
+            overwrite: a checkpoint with another record may be replaced.
 
         Raises:
-            ResumeError: it was trained otherwise, and is not to be replaced.
+            ResumeError: the records differ, and ``overwrite`` is not set.
         """
         if fingerprint_of(before) == fingerprint_of(record):
             self.state_path.unlink(missing_ok=True)
             return True
         if not overwrite:
-            made = f"was trained otherwise ({differences(before, record)})"
             raise ResumeError(
-                f"{self.out.name} exists and {made}; use --overwrite, or another name."
+                f"{self.out.name} exists and was trained with other settings "
+                f"({differences(before, record)}). Use --overwrite, or another name."
             )
         return False
 
     def save(self, state: ResumableTraining, record: Mapping[str, Any]) -> None:
         """Write the state of an unfinished training in one step."""
-        best = [one.best_score for one in state.members]
         about: dict[str, Any] = {
             "record": dict(record),
             "update": state.update,
-            "best_scores": best,
+            "best_scores": [member.best_score for member in state.members],
         }
         save_tensors(self.state_path, state.tensors(), about)
 
     def unfinished_record(self) -> dict[str, Any]:
-        """The record of an unfinished training; empty if there is none."""
-        return (
-            dict(load_tensors(self.state_path, names=())[1].get("record", {}))
-            if self.state_path.exists()
-            else {}
-        )
+        """Return the record of an unfinished training; empty if there is none."""
+        if not self.state_path.exists():
+            return {}
+        _, about = load_tensors(self.state_path, names=())
+        return dict(about.get("record", {}))
 
     def earlier_precision(self, overwrite: bool) -> Precision | None:
-        """Return the precision of an unfinished training, or else of a finished one unless that is replaced; None without either."""
+        """Return the precision of an unfinished training, or else of a finished one.
+
+        Returns:
+            None without either, and for a finished training that ``overwrite`` replaces.
+        """
         try:
             record = self.unfinished_record()
             if not record and not overwrite and self.out.exists():
                 record = read_recipe(self.out).training.get("record", {})
-        except InputError:  # whoever reads these files next reports what is wrong with them
+        except InputError:  # the next reader of these files reports what is wrong with them
             return None
         return record.get("precision")
 
     def restore(self, state: ResumableTraining, record: Mapping[str, Any], overwrite: bool) -> None:
-        """Go on where an unfinished training was, if there is one.
+        """Load the state of an unfinished training into ``state``, if there is one.
 
         Raises:
-            ResumeError: it was set otherwise, and is not to be replaced.
+            ResumeError: its record differs from ``record``, and ``overwrite`` is not set.
         """
         if not self.state_path.exists():
             return
@@ -133,65 +149,72 @@ class TrainingFiles:
             return
         if not overwrite:
             raise ResumeError(
-                f"{self.state_path.name} holds an unfinished training that was set otherwise "
-                f"({differences(about['record'], record)}); use --overwrite to start anew, or the same settings to go on."
+                f"{self.state_path.name} holds an unfinished training with other settings "
+                f"({differences(about['record'], record)}). Use --overwrite to start again, "
+                "or the same settings to continue."
             )
         self.state_path.unlink()
 
     def run(
         self,
-        course: Iterable[Progress],
+        updates: Iterable[Progress],
         state: ResumableTraining,
         record: Mapping[str, Any],
         settings: LoopSettings,
         columns: Sequence[str],
-        said: Callable[[Progress], str],
+        describe: Callable[[Progress], str],
         quiet: bool,
     ) -> None:
-        """Run through a training to its end: how far it is is shown and logged, and every now and then its state is saved.
+        """Run a training to its end; show and log its progress, and save its state regularly.
 
         Args:
-            course: of the training, as ``run`` gives it.
-            state: of it.
-            record: of what is learnt from and how, by which an unfinished training is known again.
-            settings: how many updates, and how often to save.
-            columns: of the log beside the loss, held-out scores last.
-            said: of an update, beside how far it is.
-            quiet: show nothing.
+            updates: the updates, as ``run_updates`` yields them.
+            state: state of the training.
+            record: data and settings, by which an unfinished training is recognized.
+            settings: number of updates, and how often to save the state.
+            columns: columns of the log in addition to the loss; validation scores last.
+            describe: text of an update for the progress bar.
+            quiet: show no progress.
         """
         log = TrainingLog(log_path(self.out), columns, state.update)
         meter = Meter(f"train {self.out.stem}", settings.updates, state.update, quiet)
-        with stops_after_steps() as is_to_stop, meter, log as write:
-            saved = time.monotonic()
-            # Saved between two updates only: an interrupt may come when some weights have moved and others have not.
-            for progress in course:
-                write(progress)
-                meter.step(said(progress))
-                if is_to_stop() or time.monotonic() - saved >= settings.checkpoint_every_s:
+        with stops_after_steps() as is_to_stop, meter, log as write_row:
+            saved_at = time.monotonic()
+            # Saved only between two updates: an interrupt may come when some weights have
+            # changed and others have not.
+            for progress in updates:
+                write_row(progress)
+                meter.step(describe(progress))
+                seconds_since_save = time.monotonic() - saved_at
+                if is_to_stop() or seconds_since_save >= settings.checkpoint_every_s:
                     self.save(state, record)
-                    saved = time.monotonic()
+                    saved_at = time.monotonic()
                 if is_to_stop():
                     break
 
 
 class TrainingLog:
-    """The course of a training as CSV; rows after the update that a resumed training starts from are dropped."""
+    """Log of a training as CSV, one row an update, for use in a ``with`` statement.
+
+    Rows after the update from which a resumed training continues are dropped.
+
+    Args:
+        path: the CSV file.
+        columns: columns in addition to update, seconds, learning rate and loss.
+        update: number of updates done.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str], update: int) -> None:
         header = ["update", "seconds", "learning_rate", "loss", *columns]
-        kept: list[list[str]] = []
-        if update and path.exists():
-            with path.open(newline="", encoding="utf-8") as before:
-                kept = [
-                    row for row in list(csv.reader(before))[1:] if row and int(row[0]) <= update
-                ]
+        earlier_rows = _read_rows(path, update) if update and path.exists() else []
         text = io.StringIO()
-        csv.writer(text).writerows([header, *kept])
+        csv.writer(text).writerows([header, *earlier_rows])
         write_atomically(path, text.getvalue().encode())
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        self._seconds = float(kept[-1][1]) if kept else 0.0
-        self._started, self._columns = time.monotonic(), len(columns)
+        self._earlier_seconds = float(earlier_rows[-1][1]) if earlier_rows else 0.0
+        self._started_at = time.monotonic()
+        self._n_columns = len(columns)
 
     def __enter__(self) -> Callable[[Progress], None]:
         return self._write
@@ -200,12 +223,18 @@ class TrainingLog:
         self._file.close()
 
     def _write(self, progress: Progress) -> None:
-        seconds = self._seconds + time.monotonic() - self._started
-        numbers = [
-            f"{progress.learning_rate:.3g}",
-            *(f"{one:.5f}" for one in (progress.loss, *progress.batch)),
-        ]
+        """Write the row of an update; a validation score that is not known stays empty."""
+        seconds = self._earlier_seconds + time.monotonic() - self._started_at
+        batch_values = [f"{value:.5f}" for value in (progress.loss, *progress.batch)]
         validation = ["" if math.isnan(score) else f"{score:.4f}" for score in progress.validation]
-        nothing = [""] * (self._columns - len(progress.batch) - len(validation))
-        self._writer.writerow([progress.update, f"{seconds:.2f}", *numbers, *validation, *nothing])
+        n_empty = self._n_columns - len(progress.batch) - len(validation)
+        row: list[object] = [progress.update, f"{seconds:.2f}", f"{progress.learning_rate:.3g}"]
+        self._writer.writerow([*row, *batch_values, *validation, *[""] * n_empty])
         self._file.flush()
+
+
+def _read_rows(path: Path, last_update: int) -> list[list[str]]:
+    """Return the rows of a log up to an update, without the header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [row for row in rows if row and int(row[0]) <= last_update]

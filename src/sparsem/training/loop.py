@@ -1,7 +1,7 @@
-"""The course of a training, whatever is learnt: one update after the other, the running average of the weights, when to validate.
+"""The training loop of all networks: updates, the moving average of the weights, validation.
 
-Nothing here depends on when a run was interrupted: a batch is a function of the seed and its number, and the state that is saved holds
-the weights, their average and the optimizer's moments.
+Nothing here depends on when a run was interrupted: a batch is a function of the seed and of its
+number, and the saved state holds the weights, their moving average and the optimizer's moments.
 """
 
 import copy
@@ -21,21 +21,22 @@ from sparsem.training.settings import LoopSettings
 
 B = TypeVar("B")
 
-BEFORE_WARM = 10  # the running average of the weights follows closely at first: after n updates it spans about n / 10
+# The moving average follows the weights closely at first: after n updates it spans about n / 10.
+EMA_RAMP = 10
 
 
 @dataclass
 class TrainingState:
-    """Everything that an interrupted training needs to go on: weights, their average, the optimizer, how far it is.
+    """The state from which an interrupted training continues: weights, optimizer, progress.
 
     Attributes:
-        network: that learns.
-        average: of its weights.
-        optimizer: its groups may say ``part``, what part of the learning rate is theirs.
-        highest_rate: learning rate at its highest.
-        update: how many were done.
-        best_score: of held-out slices, so far.
-        best: weights of the average that reached it.
+        network: the network that is trained.
+        average: the network with the moving average of its weights.
+        optimizer: a group may hold ``part``, a factor of the learning rate of its parameters.
+        highest_rate: maximum learning rate.
+        update: number of updates done.
+        best_score: best mean score of the held-out slices so far.
+        best: weights of the moving average that reached it.
     """
 
     network: nn.Module
@@ -50,63 +51,72 @@ class TrainingState:
     def beginning(
         cls, network: nn.Module, optimizer: torch.optim.Optimizer, highest_rate: float
     ) -> "TrainingState":
-        """Of a fresh network."""
+        """Return the state of a network that has not been trained yet."""
         return cls(network, copy.deepcopy(network), optimizer, highest_rate)
 
     @property
     def members(self) -> list["TrainingState"]:
-        """The networks that are trained together: this one."""
+        """The networks that are trained together: only this one."""
         return [self]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors under flat names."""
-        named = {f"network.{name}": tensor for name, tensor in network_state(self.network).items()}
-        named |= {f"average.{name}": tensor for name, tensor in network_state(self.average).items()}
-        named |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for number, parameter in enumerate(self._learning()):
-            named |= {
-                f"adam.{number}.{key}": value
-                for key, value in self.optimizer.state[parameter].items()
-            }
-        return named
+        """Return all tensors of the state under flat names."""
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in network_state(self.network).items():
+            tensors[f"network.{name}"] = tensor
+        for name, tensor in network_state(self.average).items():
+            tensors[f"average.{name}"] = tensor
+        for name, tensor in self.best.items():
+            tensors[f"best.{name}"] = tensor
+        for number, parameter in enumerate(self._parameters()):
+            for key, moment in self.optimizer.state[parameter].items():
+                tensors[f"adam.{number}.{key}"] = moment
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Take up where a saved state left off."""
-        for network, name in ((self.network, "network."), (self.average, "average.")):
-            load_state(network, _under(name, tensors))
-        self.best = _under("best.", tensors)
-        moments = {
-            number: _under(f"adam.{number}.", tensors) for number, _ in enumerate(self._learning())
-        }
-        known = {number: one for number, one in moments.items() if one}
-        self.optimizer.load_state_dict(
-            {"state": known, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
-        self.update, self.best_score = int(about["update"]), float(about["best_scores"][0])
+        """Load a saved state.
 
-    def _learning(self) -> list[nn.Parameter]:
-        """The parameters in the optimizer's own order."""
+        Args:
+            tensors: tensors as ``tensors`` returned them.
+            about: ``update`` and ``best_scores``, as ``TrainingFiles.save`` recorded them.
+        """
+        load_state(self.network, _select("network.", tensors))
+        load_state(self.average, _select("average.", tensors))
+        self.best = _select("best.", tensors)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for number, _ in enumerate(self._parameters()):
+            moments_of_parameter = _select(f"adam.{number}.", tensors)
+            if moments_of_parameter:
+                moments[number] = moments_of_parameter
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.update = int(about["update"])
+        self.best_score = float(about["best_scores"][0])
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """Return the trained parameters in the order of the optimizer."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def _select(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose name starts with a prefix, under their names without it."""
+    selected: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            selected[name.removeprefix(prefix)] = tensor
+    return selected
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What an update reached.
+    """Result of one update.
 
     Attributes:
-        update: how many were done.
-        loss: of it.
-        learning_rate: of it.
-        batch: what else is told of its batch, such as the soft Dice.
-        validation: every now and then, the score of each structure on what is held out.
+        update: number of updates done.
+        loss: loss of this update.
+        learning_rate: learning rate of this update.
+        batch: other values of the batch, such as the soft Dice.
+        validation: score of each structure on the held-out slices; empty without a validation.
     """
 
     update: int
@@ -117,57 +127,58 @@ class Progress:
 
 
 def learning_rate_at(update: int, settings: LoopSettings, highest: float) -> float:
-    """Of the ``update``-th update (from 0): a linear warm-up to about ``highest``, then a half cosine to 0 (or constant)."""
+    """Return the learning rate of an update, counted from 0.
+
+    It rises in a linear warm-up to about ``highest`` and falls along a half cosine to 0; with a
+    constant schedule it is always ``highest``.
+    """
     if settings.schedule == "constant":
         return highest
-    rise = min(1.0, (update + 1) / max(settings.warmup, 1))
-    return highest * rise * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
+    warmup = min(1.0, (update + 1) / max(settings.warmup, 1))
+    return highest * warmup * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
 
 
 def update_weights(
-    state: TrainingState, loss: Tensor, settings: LoopSettings, clip: float | None
+    state: TrainingState, loss: Tensor, settings: LoopSettings, max_grad_norm: float | None
 ) -> None:
-    """One update of the weights down the gradient of a loss; their average follows."""
+    """Update the weights once along the gradient of a loss, and then their moving average."""
+    learning_rate = learning_rate_at(state.update, settings, state.highest_rate)
     for group in state.optimizer.param_groups:
-        group["lr"] = group.get("part", 1.0) * learning_rate_at(
-            state.update, settings, state.highest_rate
-        )
+        group["lr"] = group.get("part", 1.0) * learning_rate
     state.optimizer.zero_grad()
     loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(state.network.parameters(), clip)
+    if max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(state.network.parameters(), max_grad_norm)
     state.optimizer.step()
-    _follow(
-        state.average,
-        state.network,
-        min(settings.ema, (1 + state.update) / (BEFORE_WARM + state.update)),
-    )
+    decay = min(settings.ema, (1 + state.update) / (EMA_RAMP + state.update))
+    _update_average(state.average, state.network, decay)
     state.update += 1
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    for slow, fast in zip(
-        network_state(average).values(), network_state(network).values(), strict=True
-    ):
-        if slow.dtype.is_floating_point:
-            slow.lerp_(fast, 1 - decay)
+def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the averaged weights toward those of the network; copy integers such as counters."""
+    averaged_tensors = network_state(average).values()
+    current_tensors = network_state(network).values()
+    for averaged, current in zip(averaged_tensors, current_tensors, strict=True):
+        if averaged.dtype.is_floating_point:
+            averaged.lerp_(current, 1 - decay)
         else:
-            slow.copy_(fast)
+            averaged.copy_(current)
 
 
 class ResumableTraining(Protocol):
-    """What a training changes: how far it is, and the networks that are trained together."""
+    """State of one or more networks that are trained together, which can be saved and restored."""
 
     @property
     def update(self) -> int: ...
     @property
     def members(self) -> list[TrainingState]: ...
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors under flat names."""
+        """Return all tensors of the state under flat names."""
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Take up where a saved state left off."""
+        """Load a saved state."""
 
 
 def run_updates(
@@ -178,55 +189,62 @@ def run_updates(
     settings: LoopSettings,
     validate_every: int,
 ) -> Iterator[Progress]:
-    """The loop of all trainings: batches are drawn a step ahead, in a thread; what is held out chooses each network's best weights.
+    """Run the updates that are left, and yield the result of each.
+
+    Batches are drawn one update ahead, in a thread. The held-out slices select the best weights of
+    each network.
 
     Args:
         state: fresh or restored; changed in place.
-        draw: the batch of an update.
-        update: learns from a batch; returns the loss, and what else is told of it.
-        scores: of each structure, of a network, on what is held out; None where nothing is.
-        settings: how many updates, and how fast.
-        validate_every: updates between two looks at what is held out.
+        draw: returns the batch of an update.
+        update: trains on a batch; returns the loss and other values of the batch.
+        scores: returns the score of each structure that a network reaches on the held-out slices;
+            None if no slice is held out.
+        settings: number of updates, learning rate, seed.
+        validate_every: updates between two validations.
 
     Raises:
-        SettingsError: the loss is no longer a number.
+        SettingsError: the loss is not finite.
     """
-    with ThreadPoolExecutor(1) as ahead, torch.random.fork_rng(devices=[]):
-        following = ahead.submit(draw, state.update)
+    with ThreadPoolExecutor(1) as thread, torch.random.fork_rng(devices=[]):
+        next_batch = thread.submit(draw, state.update)
         while state.update < settings.updates:
-            batch = following.result()
-            following = ahead.submit(draw, state.update + 1)
-            torch.manual_seed(
-                settings.seed * 1_000_003 + state.update
-            )  # dropout too depends on nothing but the update
-            loss, *told = update(batch)
+            batch = next_batch.result()
+            next_batch = thread.submit(draw, state.update + 1)
+            # Dropout too must depend on nothing but the number of the update.
+            torch.manual_seed(settings.seed * 1_000_003 + state.update)
+            loss, *batch_values = update(batch)
             if not math.isfinite(loss):
                 raise SettingsError(
-                    f"The training diverged at update {state.update}: the loss is {loss}. Try a lower --learning-rate."
+                    f"The training diverged at update {state.update}: the loss is {loss}. "
+                    "Try a lower --learning-rate."
                 )
-            due = scores and (
-                state.update % validate_every == 0 or state.update == settings.updates
-            )
-            found = [_validated(one, scores) for one in state.members] if scores and due else [()]
-            rate = learning_rate_at(state.update - 1, settings, state.members[0].highest_rate)
-            yield Progress(state.update, loss, rate, tuple(told), max(found, key=mean_known))
+            validation: tuple[float, ...] = ()
+            is_last = state.update == settings.updates
+            if scores and (is_last or state.update % validate_every == 0):
+                candidates = [_validate(member, scores) for member in state.members]
+                validation = max(candidates, key=mean_known)
+            highest_rate = state.members[0].highest_rate
+            rate = learning_rate_at(state.update - 1, settings, highest_rate)
+            yield Progress(state.update, loss, rate, tuple(batch_values), validation)
 
 
-def _validated(
+def _validate(
     state: TrainingState, scores: Callable[[nn.Module], tuple[float, ...]]
 ) -> tuple[float, ...]:
-    """Score of each structure on what is held out; the best weights are kept."""
-    found = scores(state.average)
-    if (
-        mean_known(found) >= state.best_score
-    ):  # of equals the one that learnt longer; where nothing is known that is the last
-        state.best_score = mean_known(found)
+    """Return the score of each structure on the held-out slices; keep the weights if the best."""
+    validation = scores(state.average)
+    mean_score = mean_known(validation)
+    # Of equal scores the later weights count; if no score is known, these are the last.
+    if mean_score >= state.best_score:
+        state.best_score = mean_score
         state.best = {
             name: tensor.detach().clone() for name, tensor in network_state(state.average).items()
         }
-    return found
+    return validation
 
 
 def mean_known(scores: Sequence[float]) -> float:
-    """Of the structures that are known; 0 of none."""
-    return float(np.mean([one for one in scores if not math.isnan(one)] or 0))
+    """Return the mean of the scores that are not NaN; 0 if there are none."""
+    known = [score for score in scores if not math.isnan(score)]
+    return float(np.mean(known or 0))
