@@ -51,12 +51,12 @@ def model(tissue: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {
         "structure": ("nucleus", "nucleolus"),
         "width": 8,
-        "read": 64,
-        "see": 64,
+        "context_px": 64,
+        "input_px": 64,
         "updates": 50,
         "batch": 4,
         "learning_rate": 3e-3,
-        "average": 0.9,
+        "ema": 0.9,
     }
     train([tissue], out, changed(QUICK, changes))
     return out

@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def quick(**changes: Any) -> TrainSettings:
     return TrainSettings.model_validate(
         QUICK.model_dump()
-        | {"semi": "cps", "unlabeled": 5, "rise": (0.2, 0.5), "batch": 3}
+        | {"semi": "cps", "unlabeled_slices": 5, "ramp": (0.2, 0.5), "batch": 3}
         | changes
     )
 
@@ -196,7 +196,7 @@ def test_the_better_network_is_written_whatever_its_architecture(
     assert recipe.training["validation_dice"] >= other.training["validation_dice"]
     load_tensors(tmp_path / "m.safetensors")
     with pytest.raises(ResumeError, match="was trained with other settings"):
-        train([tissue], tmp_path / "m.safetensors", changed(settings, {"lam": 0.5}))
+        train([tissue], tmp_path / "m.safetensors", changed(settings, {"unlabeled_weight": 0.5}))
 
 
 def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
@@ -211,7 +211,10 @@ def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
     assert not [one for one in found if one.tobytes() in labeled]
     assert inputs == {"unlabeled 1": tissue.image().fingerprint}
     more, inputs = read_unlabeled_slices(
-        [tissue], slices, recipe, quick(unlabeled=6, also=(str(own_tissue.path),))
+        [tissue],
+        slices,
+        recipe,
+        quick(unlabeled_slices=6, unlabeled_sample=(str(own_tissue.path),)),
     )
     assert len(more) == 6
     assert sorted(inputs) == ["unlabeled 1", "unlabeled 2"]
@@ -231,7 +234,9 @@ def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
 def test_another_unlabeled_image_is_another_training(tissue: Sample, tmp_path: Path) -> None:
     own = copy_of(tissue, tmp_path / "other.zarr")
     one = prepare_training([tissue], tmp_path / "m.safetensors", quick())
-    two = prepare_training([tissue], tmp_path / "m.safetensors", quick(also=(str(own.path),)))
+    two = prepare_training(
+        [tissue], tmp_path / "m.safetensors", quick(unlabeled_sample=(str(own.path),))
+    )
     assert one.inputs != two.inputs
     assert len(one.slices) == len(LABELED)
     assert Execution().quiet is False

@@ -295,8 +295,8 @@ def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_pat
             SampleError,
             "no annotation of 'nuclei'; did you mean 'nucleus'",
         ),
-        ({"model": "unet3"}, SettingsError, "no model 'unet3'; did you mean 'unet'"),
-        ({"see": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
+        ({"architecture": "unet3"}, SettingsError, "no model 'unet3'; did you mean 'unet'"),
+        ({"input_px": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
         ({"n_validation_slices": 3}, InputError, "3 labeled slices are too few to hold out 3"),
         (
             {"structure": ("nucleus", "nucleus")},
@@ -326,10 +326,10 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(
         train([tissue], tmp_path / "m.safetensors", quick(batch=10**6))
     assert list(tmp_path.iterdir()) == []
     for changes, named in (
-        ({"batch": 4, "see": 128}, "--batch 2 fits"),
-        ({"batch": 1, "see": 256}, "--input-px 128 fits"),
-        ({"batch": 1, "see": 32}, "no --batch and no --input-px fits"),
-        ({"batch": 4, "see": 128, "semi": "cps"}, "--batch 2 fits"),
+        ({"batch": 4, "input_px": 128}, "--batch 2 fits"),
+        ({"batch": 1, "input_px": 256}, "--input-px 128 fits"),
+        ({"batch": 1, "input_px": 32}, "no --batch and no --input-px fits"),
+        ({"batch": 4, "input_px": 128, "semi": "cps"}, "--batch 2 fits"),
     ):
         job = prepare_training([tissue], tmp_path / "m.safetensors", quick(**changes))
         needs = training_needs(job)
