@@ -154,7 +154,7 @@ def test_what_cannot_be_built_says_why() -> None:
         build_network("resunet", 4, 1, 100)
     with pytest.raises(
         SettingsError,
-        match="'senformer' takes widths that are a multiple of 32; got 16, usual is 96",
+        match="'senformer' takes widths that are a multiple of 32; got 16, the default is 96",
     ):
         build_network("senformer", 16, 1, 64)
     for device in ("tpu9", "meta"):
@@ -453,13 +453,13 @@ def test_memory_is_that_of_all_tensors_that_are_there_at_once() -> None:
     """By hand, of a chain of convolutions: what each is given and gives in its turn; to learn, everything that a backward pass looks at."""
     plain = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(5)))
     maps = 2 * 8 * 32 * 32 * 4
-    with torch.device("meta"), torch.no_grad(), MemoryCounter() as count:
+    with torch.device("meta"), torch.no_grad(), MemoryCounter() as counter:
         plain(torch.empty(2, 8, 32, 32))
-    assert count.most == 3 * maps  # the image, and two maps
-    with torch.device("meta"), MemoryCounter() as count:
+    assert counter.peak == 3 * maps  # the image, and two maps
+    with torch.device("meta"), MemoryCounter() as counter:
         plain(torch.empty(2, 8, 32, 32))
-    assert count.most == 6 * maps  # the image, and five maps
-    assert count.live == 0  # all of them are gone
+    assert counter.peak == 6 * maps  # the image, and five maps
+    assert counter.live == 0  # all of them are gone
 
 
 @pytest.mark.parametrize("name", ["unet++-averaged", "senformer"])
@@ -534,11 +534,11 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", unreachable)
     with pytest.raises(
         SettingsError,
-        match=r"of 'unet\+\+' could not be fetched .*cannot be reached.* HF_HOME .*leave out --pretrained",
+        match=r"of 'unet\+\+' could not be downloaded .*cannot be reached.* HF_HOME .*leave out --pretrained",
     ):
         load_pretrained_weights(build_network("unet++", 2, 1, 64), "unet++")
     with pytest.raises(
-        SettingsError, match=r"no pretrained weights of 'resunet'; there are of unet\+\+, "
+        SettingsError, match=r"no pretrained weights of 'resunet'; there are some of unet\+\+, "
     ):
         load_pretrained_weights(build_network("resunet", 4, 1, 64), "resunet")
     with pytest.raises(SettingsError, match="are of width 96; got 32"):

@@ -1,1 +1,1 @@
-"""Network architectures, their checkpoints and the device they run on."""
+"""Network architectures, checkpoints, and the device that networks run on."""

@@ -1,8 +1,9 @@
-"""The networks by name. To add one: a file with the class, a line here, its parameter count in the tests.
+"""The network architectures by name.
 
-A class says ``tile_multiple``, the number that tile edges must be a multiple of, ``default_width``, ``width_multiple``, the number that widths must
-be a multiple of, and ``default_learning_rate``, the learning rate at which it learns well. Its module is loaded when it is built: some load
-libraries that take seconds.
+To add one: write a file with the class, add a line here, and its parameter count to the tests. A
+class states ``tile_multiple`` and ``width_multiple``, of which the edge of a tile and the width
+must be multiples; ``default_width``; and ``default_learning_rate``, at which it trains well. Its
+module is imported when the network is built, since some import libraries that take seconds to load.
 """
 
 import inspect
@@ -29,6 +30,7 @@ ARCHITECTURES = {
     "setr-mla": "setr.SetrMla",
 }
 
+# Architectures with weights that were trained on ImageNet.
 PRETRAINED = (
     "unet++",
     "unet++-averaged",
@@ -41,70 +43,86 @@ PRETRAINED = (
 
 
 def architecture_class(name: str) -> Any:
-    """The class of a network.
+    """Return the class of an architecture.
 
     Raises:
-        SettingsError: there is none of that name; the nearest is named.
+        SettingsError: there is no architecture of this name; the nearest name is suggested.
     """
     if name not in ARCHITECTURES:
         raise SettingsError(f"There is no model '{name}'{nearest(name, ARCHITECTURES)}")
-    module, _, found = ARCHITECTURES[name].partition(".")
-    return getattr(import_module(f"sparsem.models.{module}"), found)
+    module, _, class_name = ARCHITECTURES[name].partition(".")
+    return getattr(import_module(f"sparsem.models.{module}"), class_name)
 
 
 def build_network(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn.Module:
-    """A network with random weights: (B, inputs, tile, tile) -> logits (B, outputs, tile, tile).
+    """Build a network with random weights.
+
+    Args:
+        name: name of the architecture.
+        width: feature maps of its first level.
+        outputs: number of structures.
+        tile: edge of the tiles, px.
+        inputs: number of input channels: a slice and its adjacent slices.
+
+    Returns:
+        A network: (B, inputs, tile, tile) -> logits (B, outputs, tile, tile).
 
     Raises:
-        SettingsError: no network of that name, or it cannot take that width or tiles of that size.
+        SettingsError: there is no such architecture, or it does not accept the width or tile.
     """
-    kind = architecture_class(name)
-    multiple: int = kind.tile_multiple
-    if tile % multiple or tile < 2 * multiple:
+    network_class = architecture_class(name)
+    tile_multiple: int = network_class.tile_multiple
+    if tile % tile_multiple or tile < 2 * tile_multiple:
         raise SettingsError(
-            f"'{name}' takes tiles whose edge is a multiple of {multiple} and at least {2 * multiple}; got {tile}."
+            f"'{name}' takes tiles whose edge is a multiple of {tile_multiple} and at least "
+            f"{2 * tile_multiple}; got {tile}."
         )
-    if width % kind.width_multiple:
+    if width % network_class.width_multiple:
         raise SettingsError(
-            f"'{name}' takes widths that are a multiple of {kind.width_multiple}; got {width}, usual is {kind.default_width}."
+            f"'{name}' takes widths that are a multiple of {network_class.width_multiple}; "
+            f"got {width}, the default is {network_class.default_width}."
         )
-    positions = {"tile": tile} if "tile" in inspect.signature(kind).parameters else {}
-    network: nn.Module = kind(width=width, inputs=inputs, outputs=outputs, **positions)
+    options: dict[str, Any] = {"width": width, "inputs": inputs, "outputs": outputs}
+    if "tile" in inspect.signature(network_class).parameters:
+        options["tile"] = tile
+    network: nn.Module = network_class(**options)
     return network
 
 
 def load_pretrained_weights(network: nn.Module, name: str) -> None:
-    """Let the part of a network that looks at images begin with what its library has of it, learnt on ImageNet.
+    """Load ImageNet weights into the encoder of a network.
 
     Raises:
-        SettingsError: there is nothing of that kind, or it cannot be fetched.
+        SettingsError: there are no such weights, or they cannot be downloaded.
     """
     if not hasattr(network, "load_pretrained"):
         raise SettingsError(
-            f"There are no pretrained weights of '{name}'; there are of {', '.join(PRETRAINED)}. Leave out --pretrained."
+            f"There are no pretrained weights of '{name}'; there are some of "
+            f"{', '.join(PRETRAINED)}. Leave out --pretrained."
         )
     load: Any = network.load_pretrained
     try:
         load()
-    except OSError as error:  # what the hub raises, in all its kinds
+    except OSError as error:  # every error of the hub is one
         raise SettingsError(
-            f"The pretrained weights of '{name}' could not be fetched from the Hugging Face hub ({str(error).splitlines()[0]}) Fetch them "
-            "once with a connection, or copy a machine's hub cache here and point HF_HOME to it; or leave out --pretrained."
+            f"The pretrained weights of '{name}' could not be downloaded from the Hugging Face "
+            f"hub ({str(error).splitlines()[0]}). Download them once with a connection, or copy "
+            "the hub cache of another computer and point HF_HOME to it; or leave out --pretrained."
         ) from None
 
 
 def default_width(name: str) -> int:
-    """The width that a network has if nobody says one."""
+    """Return the width of an architecture if none is set."""
     return int(architecture_class(name).default_width)
 
 
 def default_learning_rate(name: str) -> float:
-    """The highest learning rate that a network has if nobody says one."""
+    """Return the maximum learning rate of an architecture if none is set."""
     return float(architecture_class(name).default_learning_rate)
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable parameters."""
+    """Count the trainable parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 

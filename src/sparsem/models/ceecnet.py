@@ -1,5 +1,7 @@
-"""CEECNet V2: in every unit one branch looks from further away and one from nearer by, and they are fused by attention to each other
-(Diakogiannis et al. 2020).
+"""CEECNet V2 (Diakogiannis et al. 2020).
+
+In every unit one branch compresses and expands, and the other one expands and compresses. The two
+are fused by attention to each other.
 """
 
 import torch
@@ -10,12 +12,12 @@ from sparsem.models.fractal import Attention, Emphasis, FractalBackbone, NormedC
 
 
 def upsample(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, height, width), linear between pixels."""
+    """Resize (B, C, h, w) to (B, C, height, width), bilinearly."""
     return interpolate(x, (height, width), mode="bilinear", align_corners=True)
 
 
 class Exchange(nn.Module):
-    """Each of two maps is emphasised by attention to the other; (B, channels, H, W) stay so."""
+    """Emphasis of each of two maps by attention to the other; (B, channels, H, W) is kept."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -23,30 +25,31 @@ class Exchange(nn.Module):
         self.emphasise = nn.ModuleList(Emphasis() for _ in range(2))
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, channels, H, W); attention sees them as they come."""
-        return self.emphasise[0](a, self.attend[0](a, b)), self.emphasise[1](
-            b, self.attend[1](b, a)
-        )
+        """Emphasize two maps (B, channels, H, W); the attention sees both before that."""
+        emphasized_a = self.emphasise[0](a, self.attend[0](a, b))
+        emphasized_b = self.emphasise[1](b, self.attend[1](b, a))
+        return emphasized_a, emphasized_b
 
 
 class Fusion(nn.Module):
-    """Two maps that attend to each other become one: (B, inputs, H, W) twice -> (B, outputs, H, W)."""
+    """Fusion of two maps (B, inputs, H, W) that attend to each other to (B, outputs, H, W)."""
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.exchange, self.together = (
-            Exchange(inputs, groups),
-            NormedConvolution(2 * inputs, outputs, 3, groups),
-        )
+        self.exchange = Exchange(inputs, groups)
+        self.together = NormedConvolution(2 * inputs, outputs, 3, groups)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Both (B, inputs, H, W)."""
+        """Fuse two maps (B, inputs, H, W)."""
         fused: Tensor = self.together(torch.cat(self.exchange(a, b), 1)).relu()
         return fused
 
 
 class CEECUnit(nn.Module):
-    """Compress and expand, expand and compress, fused; (B, channels, H, W) stays so, and ``groups`` divides a quarter of the channels."""
+    """Compress and expand, expand and compress, fused; (B, channels, H, W) is kept.
+
+    ``groups`` divides a quarter of the channels.
+    """
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -58,10 +61,8 @@ class CEECUnit(nn.Module):
                 NormedConvolution(channels, channels, 3, groups),
             ]
         )
-        self.expand_again, self.beside = (
-            NormedConvolution(channels, half, 3, groups),
-            NormedConvolution(half, half, 3, groups),
-        )
+        self.expand_again = NormedConvolution(channels, half, 3, groups)
+        self.beside = NormedConvolution(half, half, 3, groups)
         self.far_fusion = Fusion(half, half, groups)
         self.expand = nn.ModuleList(
             [
@@ -73,17 +74,18 @@ class CEECUnit(nn.Module):
         self.near_fusion = Fusion(half, half, groups)
         self.exchange = Exchange(half, groups)
         self.collect = Fusion(half, channels, 1)
-        self.attention, self.emphasis = Attention(channels, groups), Emphasis()
+        self.attention = Attention(channels, groups)
+        self.emphasis = Emphasis()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W)."""
+        """Compute a map (B, channels, H, W) of the same shape."""
         height, width = x.shape[2:]
-        far = deep = self.far(x)
+        far = self.far(x)
+        coarse = far
         for convolution in self.compress:
-            deep = convolution(deep).relu()
-        far = self.far_fusion(
-            self.expand_again(upsample(deep, height, width)).relu(), self.beside(far).relu()
-        )
+            coarse = convolution(coarse).relu()
+        expanded = self.expand_again(upsample(coarse, height, width)).relu()
+        far = self.far_fusion(expanded, self.beside(far).relu())
         near = self.near(x)
         fine = upsample(near, 2 * height, 2 * width)
         for convolution in self.expand:
@@ -95,7 +97,7 @@ class CEECUnit(nn.Module):
 
 
 class CEECNet(FractalBackbone):
-    """58,964,079 parameters at width 32 with one channel in and one out."""
+    """CEECNet: 58,964,079 parameters at width 32 with one input channel and one output."""
 
     def __init__(
         self, width: int = FractalBackbone.default_width, inputs: int = 1, outputs: int = 1

@@ -1,4 +1,7 @@
-"""A checkpoint: one .safetensors file that holds the weights and all that is needed to use them. No pickle anywhere."""
+"""Checkpoints: one .safetensors file with the weights and all that is needed to use them.
+
+No file is a pickle.
+"""
 
 import json
 import math
@@ -20,25 +23,27 @@ from sparsem.store.names import checked_name
 N = TypeVar("N", bound=nn.Module)
 
 FORMAT = 1
-MADE_BY = "'sparsem train' and 'sparsem detect train' make one"
+HOW_TO_MAKE = "'sparsem train' and 'sparsem detect train' write one"
+# What a damaged file may raise while a network is built from it.
 DAMAGE_ERRORS = (TypeError, KeyError, ValueError, AttributeError, RuntimeError, SparsemError)
-KEY = "sparsem"  # one metadata key: safetensors writes several in an order that changes from run to run
+# One metadata key, since safetensors writes several in an order that changes from run to run.
+KEY = "sparsem"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to use a network.
+    """Description of a network: how to build and use it.
 
     Attributes:
-        architecture: name in ARCHITECTURES.
+        architecture: name in ``ARCHITECTURES``.
         width: feature maps of its first level.
-        structures: what each output channel is.
-        input_px: edge of the tiles that it sees, px.
+        structures: structure of each output channel.
+        input_px: edge of its tiles, px.
         pixel_nm: (y, x) nm of a pixel at the network's scale.
-        mean: of the training slices' gray levels, in 0..1 of their range.
-        std: of them.
-        adjacent_slices: slices above and below that it sees beside the one that it segments.
-        training: settings, samples and slices that it was trained with, and the scores that it reached.
+        mean: mean gray level of the training slices, in 0..1 of the range.
+        std: standard deviation of their gray levels, in the same unit.
+        adjacent_slices: slices above and below the one that it segments, which it also sees.
+        training: settings, samples and slices of its training, and the scores that it reached.
     """
 
     architecture: str
@@ -52,11 +57,14 @@ class Recipe:
     training: dict[str, Any] = field(default_factory=dict)
 
     def factors(self, voxel: VoxelSize) -> tuple[float, float]:
-        """Slice pixels per network pixel (y, x), so that the network sees the nm per pixel that it learnt."""
+        """Return the slice pixels per network pixel (y, x).
+
+        The network then sees the nm per pixel that it was trained on.
+        """
         return self.pixel_nm[0] / voxel.y, self.pixel_nm[1] / voxel.x
 
     def build(self) -> nn.Module:
-        """The network with random weights."""
+        """Build the network with random weights."""
         return build_network(
             self.architecture,
             self.width,
@@ -70,36 +78,42 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     """Write tensors and a JSON record to a safetensors file in one step."""
     unfinished = path.with_name(f".{path.name}.partial")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    unfinished.touch()  # with the rights of any new file: the library would let its owner alone read it
-    rights = unfinished.stat().st_mode
-    save_file(
-        contiguous,
-        unfinished,
-        metadata={KEY: json.dumps({"format": FORMAT, **about}, sort_keys=True)},
-    )
-    unfinished.chmod(rights)
+    # The file gets the permissions of any new file; those of the library are for its owner only.
+    unfinished.touch()
+    permissions = unfinished.stat().st_mode
+    record = json.dumps({"format": FORMAT, **about}, sort_keys=True)
+    save_file(contiguous, unfinished, metadata={KEY: record})
+    unfinished.chmod(permissions)
     os.replace(unfinished, path)
 
 
 def load_tensors(
     path: Path, names: Collection[str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote: the tensors, or only those named, and the record.
+    """Read what ``save_tensors`` wrote.
+
+    Args:
+        path: the file.
+        names: names of the tensors to read; all if None.
+
+    Returns:
+        The tensors and the record.
 
     Raises:
-        InputError: no such file, or not one of ours.
+        InputError: there is no such file, or it is not a file of sparsem.
     """
     if not path.is_file():
-        raise InputError(f"There is no model file {path}; {MADE_BY}.")
+        raise InputError(f"There is no model file {path}; {HOW_TO_MAKE}.")
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
             stored = file.keys()  # the handle itself cannot be iterated over
-            wanted = [name for name in stored if names is None or name in names]
-            tensors = {name: file.get_tensor(name) for name in wanted}
+            requested = [name for name in stored if names is None or name in names]
+            tensors = {name: file.get_tensor(name) for name in requested}
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); {MADE_BY}."
+            f"{path.name} is not a sparsem model, or is damaged ({type(error).__name__}); "
+            f"{HOW_TO_MAKE}."
         ) from None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
         raise InputError(
@@ -109,38 +123,45 @@ def load_tensors(
 
 
 def network_state(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network by name; one that has several names, because parts share it, comes under the first."""
-    first: dict[int, str] = {}
+    """Return the tensors of a network by name.
+
+    A tensor that several parts share, and that has several names, is under the first of them.
+    """
+    first_names: dict[int, str] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
-        first.setdefault(id(tensor), name)
-    names = set(first.values())
+        first_names.setdefault(id(tensor), name)
+    names = set(first_names.values())
     return {name: tensor for name, tensor in network.state_dict().items() if name in names}
 
 
 def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load what ``network_state`` told of a network of the same kind.
+    """Load into a network what ``network_state`` returned for a network of the same kind.
 
     Raises:
-        RuntimeError: a tensor is missing, is not known, or has another shape.
+        RuntimeError: a tensor is missing, is unknown, or has another shape.
     """
-    lost, unknown = network.load_state_dict(tensors, strict=False)
-    missing = sorted(set(lost) & set(network_state(network)))
+    missing_names, unknown = network.load_state_dict(tensors, strict=False)
+    # A shared tensor is not missing under its other names.
+    missing = sorted(set(missing_names) & set(network_state(network)))
     if missing or unknown:
-        raise RuntimeError(
-            f"it lacks {', '.join(missing[:1]) or 'nothing'}, and has {', '.join(unknown[:1]) or 'nothing'} that is not known"
-        )
+        problems = []
+        if missing:
+            problems.append(f"the tensor {missing[0]} is missing")
+        if unknown:
+            problems.append(f"the tensor {unknown[0]} is unknown")
+        raise RuntimeError(" and ".join(problems))
 
 
 def build_with_weights(path: Path, build: Callable[[], N], tensors: Mapping[str, Tensor]) -> N:
-    """A network with its weights, in evaluation mode on the CPU.
+    """Return a network with its weights, in evaluation mode on the CPU.
 
     Args:
-        path: of the file, as faults are told.
-        build: the network that the file's recipe tells of.
-        tensors: of the file.
+        path: path of the file, for error messages.
+        build: builds the network of the file's recipe.
+        tensors: the tensors of the file.
 
     Raises:
-        InputError: there is no such network, or the weights do not fit it or are no numbers.
+        InputError: there is no such network, or the weights do not fit or are not finite.
     """
     try:
         network = build()
@@ -159,57 +180,59 @@ def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, Recipe]:
-    """A network in evaluation mode on the CPU, and its recipe.
+    """Read a network, in evaluation mode on the CPU, and its recipe.
 
     Raises:
-        InputError: no such file, not one of ours, or its weights do not fit its recipe.
+        InputError: there is no such file, it is not a checkpoint of sparsem, or the weights do not
+            fit the recipe.
     """
     tensors, about = load_tensors(path)
-    recipe = _checked(path, about)
+    recipe = _parse_recipe(path, about)
     return build_with_weights(path, recipe.build, tensors), recipe
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe alone; no weights are read.
+    """Read the recipe only; no weights are read.
 
     Raises:
-        InputError: no such file, or not one of ours.
+        InputError: there is no such file, or it is not a checkpoint of sparsem.
     """
-    return _checked(path, load_tensors(path, names=())[1])
+    _, about = load_tensors(path, names=())
+    return _parse_recipe(path, about)
 
 
-def _checked(path: Path, about: dict[str, Any]) -> Recipe:
-    """The recipe of a network for pixels; another kind of file that is ours is told as such."""
+def _parse_recipe(path: Path, about: dict[str, Any]) -> Recipe:
+    """Return the recipe of a segmentation network.
+
+    Raises:
+        InputError: the file holds a detector, or is damaged.
+    """
     if "detector" in about:
         raise InputError(
-            f"{path.name} finds boxes and not pixels; use it with 'sparsem detect predict'."
+            f"{path.name} predicts boxes and not pixels; use it with 'sparsem detect predict'."
         )
     try:
-        return _recipe(about)
+        return _validated_recipe(about)
     except DAMAGE_ERRORS as error:
         raise InputError(f"{path.name} is damaged: {str(error).splitlines()[0]}") from None
 
 
-def _recipe(about: dict[str, Any]) -> Recipe:
-    """A recipe from what a file says of itself, which may be anything."""
-    recipe = Recipe(
-        **{**about, "structures": tuple(about["structures"]), "pixel_nm": tuple(about["pixel_nm"])}
-    )
+def _validated_recipe(about: dict[str, Any]) -> Recipe:
+    """Return a recipe from the record of a file, which may hold anything.
+
+    Raises:
+        ValueError: a value is out of range; other errors of ``DAMAGE_ERRORS`` as they come.
+    """
+    structures = tuple(about["structures"])
+    pixel_nm = tuple(about["pixel_nm"])
+    recipe = Recipe(**{**about, "structures": structures, "pixel_nm": pixel_nm})
     y, x = recipe.pixel_nm
-    sizes = [
-        *VoxelSize.of((1, y, x)),
-        float(recipe.std),
-        float(recipe.width),
-        float(recipe.input_px),
-    ]
-    if (
-        not recipe.structures
-        or not all(map(math.isfinite, [*sizes, recipe.mean]))
-        or min(sizes) <= 0
-        or recipe.adjacent_slices < 0
-    ):
-        raise ValueError("its recipe makes no sense")
+    positive = [*VoxelSize.of((1, y, x)), float(recipe.std), float(recipe.width)]
+    positive.append(float(recipe.input_px))
+    is_finite = all(map(math.isfinite, [*positive, recipe.mean]))
+    if not recipe.structures or not is_finite or min(positive) <= 0 or recipe.adjacent_slices < 0:
+        raise ValueError("a value of its recipe is out of range")
     for structure in recipe.structures:
-        checked_name(structure)  # it becomes a folder
+        checked_name(structure)  # it becomes the name of a folder
     dict(recipe.training)
     return recipe

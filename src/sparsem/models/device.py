@@ -1,4 +1,4 @@
-"""Where and how precisely a network computes."""
+"""Device and precision of the computation of a network."""
 
 import contextlib
 import ctypes
@@ -16,63 +16,68 @@ from sparsem.errors import SettingsError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT, ALONE = (
-    2**30,
-    2**26,
-)  # bytes: free memory that is kept, and arrays so large that they are returned all the same
+M_TRIM_THRESHOLD = -1  # of glibc's malloc.h
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+MAX_KEPT_BYTES = 2**30  # freed memory that a process keeps
+MIN_RETURNED_BYTES = 2**26  # arrays of at least this size are returned to the system anyway
 
+AMPERE = (8, 0)  # compute capability from which on a GPU has bfloat16; older ones emulate it
 TRIAL_ROUNDS = 5
-TRIAL_GAIN = (
-    1.15  # measured: 1.7 to 2 with instructions for bfloat16, 0.1 to 0.5 where it is emulated
-)
+# Minimum gain in speed for bfloat16. Measured: 1.7 to 2 with instructions for bfloat16, 0.1 to 0.5
+# where it is emulated.
+TRIAL_GAIN = 1.15
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` takes a CUDA GPU, else an Apple GPU, else the CPU.
+    """Return the device of a name; ``auto`` is a CUDA GPU, else an Apple GPU, else the CPU.
 
     Raises:
-        SettingsError: the named device is not there.
+        SettingsError: the device is not available.
     """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = _best_device_name()
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("not a kind of device that networks run on here")
+            raise RuntimeError("networks run on cpu, cuda and mps only")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        others = "".join(f" or {kind}" for kind, there in here.items() if there)
+        available = ["cpu"]
+        if torch.cuda.is_available():
+            available.append("cuda")
+        if torch.backends.mps.is_available():
+            available.append("mps")
         raise SettingsError(
-            f"--device {name} cannot be used here ({str(error).splitlines()[0][:120]}); use cpu{others}."
+            f"--device {name} cannot be used here ({str(error).splitlines()[0][:120]}); "
+            f"use {' or '.join(available)}."
         ) from None
     return device
 
 
+def _best_device_name() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """Mixed precision for the forward pass: bfloat16 where it is fast, by default; it needs no loss scaling."""
-    return torch.autocast(
-        device.type, torch.bfloat16, enabled=resolve_precision(device, precision) == "bfloat16"
-    )
+    """Return the context of a forward pass with a precision; bfloat16 needs no loss scaling."""
+    is_bfloat16 = resolve_precision(device, precision) == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16)
 
 
 def resolve_precision(
     device: torch.device, precision: Precision, earlier: Precision | None = None
 ) -> Precision:
-    """Return ``float32`` or ``bfloat16``: what ``auto`` means on a device.
+    """Return ``float32`` or ``bfloat16``; ``auto`` means the faster one on the device.
 
     Args:
-        device: where the network runs.
-        precision: what was asked for.
-        earlier: the precision of an earlier run of the same work, which ``auto`` keeps: another machine, or a busy one, must neither
-            refuse to continue that run nor end in other bytes.
+        device: device of the network.
+        precision: the requested precision.
+        earlier: the precision of an earlier run of the same work, which ``auto`` keeps: on another
+            machine, or on a busy one, that run must continue and must end in the same bytes.
     """
     if precision != "auto":
         return precision
@@ -83,41 +88,38 @@ def resolve_precision(
 
 @cache
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 1 GiB of freed memory of this process for the next tensors; does nothing without glibc.
+    """Let glibc keep up to 1 GiB of freed memory of this process; does nothing without glibc.
 
-    By default every large tensor is given back to the system and its successor is faulted in anew, page by page: a network on
-    the CPU takes a third longer by it (measured).
+    By default the memory of every large tensor is returned to the system, and that of the next one
+    is requested page by page: a network on the CPU takes a third longer (measured).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, ALONE)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, MIN_RETURNED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, MAX_KEPT_BYTES)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free for a network: on a CUDA device its own, elsewhere those of the machine."""
-    return (
-        int(torch.cuda.mem_get_info(device)[0])
-        if device.type == "cuda"
-        else int(psutil.virtual_memory().available)
-    )
+    """Return the free bytes for a network: of a CUDA device, or else of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 @cache
 def _is_faster_in_bfloat16(kind: str, index: int | None) -> bool:
     if kind == "cuda":
-        return torch.cuda.get_device_capability(index) >= (
-            8,
-            0,
-        )  # Ampere and later; before it is emulated
+        return torch.cuda.get_device_capability(index) >= AMPERE
     return kind == "cpu" and _cpu_gain_of_bfloat16() >= TRIAL_GAIN
 
 
 def _cpu_gain_of_bfloat16() -> float:
-    """Time of float32 over that of bfloat16, of a small network forward and backward on the CPU; takes about 0.2 s.
+    """Return the time of float32 divided by that of bfloat16, of a small network on the CPU.
 
-    Names of instruction sets do not tell: AVX512_BF16, AMX and those to come are fast, and all others emulate it. One thread and its own
-    clock make the trial independent of what else the machine computes.
+    One update is timed, forward and backward; the trial takes about 0.2 s. The names of
+    instruction sets do not show it: AVX512_BF16, AMX and future ones are fast, and all others
+    emulate it. With one thread and its own clock, the trial is independent of what else the
+    machine computes.
     """
     with (
         _one_thread(),
@@ -130,25 +132,23 @@ def _cpu_gain_of_bfloat16() -> float:
         )
         network = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.randn(2, 16, 64, 64).contiguous(memory_format=torch.channels_last)
-        (
-            _timed_update(network, images, False),
-            _timed_update(network, images, True),
-        )  # kernels are compiled at the first call
-        rounds = [
-            (_timed_update(network, images, False), _timed_update(network, images, True))
-            for _ in range(TRIAL_ROUNDS)
-        ]
-    float32_s = min(seconds for seconds, _ in rounds)
-    bfloat16_s = min(seconds for _, seconds in rounds)
-    return float32_s / bfloat16_s
+        # Kernels are compiled in the first calls, which are not timed.
+        _timed_update(network, images, False)
+        _timed_update(network, images, True)
+        float32_s = []
+        bfloat16_s = []
+        for _ in range(TRIAL_ROUNDS):
+            float32_s.append(_timed_update(network, images, False))
+            bfloat16_s.append(_timed_update(network, images, True))
+    return min(float32_s) / min(bfloat16_s)
 
 
 def _timed_update(network: nn.Module, images: Tensor, in_bfloat16: bool) -> float:
-    """Seconds of this thread for a forward and a backward pass."""
+    """Return the seconds of this thread for a forward and a backward pass."""
     started = time.thread_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
-        answer = network(images)
-    answer.float().sum().backward()
+        output = network(images)
+    output.float().sum().backward()
     return time.thread_time() - started
 
 

@@ -1,7 +1,9 @@
-"""Fractal Tanimoto attention, and the frame that FracTALResNet and CEECNet share (Diakogiannis et al. 2020, arXiv 2009.02062).
+"""Fractal Tanimoto attention, and the backbone that FracTALResNet and CEECNet share.
 
-The frame is a U-Net of one unit a level with a pyramid of pooled windows at the bottom, and a head that finds how deep inside a structure a
-pixel lies, from that its boundary, and from both the structure. Input (B, in, H, W), output logits (B, out, H, W).
+Diakogiannis et al. 2020, arXiv 2009.02062. The backbone is a U-Net of one unit a level with a
+pyramid of pooled windows at the bottom. Its head predicts how deep inside a structure a pixel lies,
+from that the boundary of the structure, and from both the structure. Input (B, in, H, W), output
+logits (B, out, H, W).
 """
 
 from collections.abc import Callable
@@ -11,29 +13,47 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 SMOOTH = 1e-5  # added above and below in a similarity
-ATTENTION_DEPTH = 5  # of the similarity that attention uses
-LEVELS = 6  # of the frame
+ATTENTION_DEPTH = 5  # depth of the similarity that attention uses
+LEVELS = 6  # levels of the backbone
 WINDOWS = 4  # levels of pooled windows: the whole map, halves, quarters, eighths
 
 Unit = Callable[[int, int], nn.Module]  # (channels, groups) -> a module that keeps the shape
 
 
-def fractal_tanimoto(first: Tensor, second: Tensor, over: tuple[int, ...], depth: int) -> Tensor:
-    """Fractal Tanimoto similarity with its dual, 0..1: of values 0..1, summed over some axes, which stay with length 1.
+def fractal_tanimoto(first: Tensor, second: Tensor, axes: tuple[int, ...], depth: int) -> Tensor:
+    """Return the fractal Tanimoto similarity with its dual, 0..1, of values in 0..1.
 
-    The mean over j < ``depth`` of  x / (2^j y - (2^(j+1) - 1) x)  with x = sum(a b), y = sum(a^2) + sum(b^2), of the values and of one
-    less the values (section 2 of the paper). In float32: the sums are large.
+    It is the mean over j < ``depth`` of  x / (2^j y - (2^(j+1) - 1) x)  with x = sum(a b) and
+    y = sum(a^2) + sum(b^2), once of the values and once of 1 minus the values (section 2 of the
+    paper). It is computed in float32, since the sums are large.
+
+    Args:
+        first: values a.
+        second: values b, of the same shape.
+        axes: axes over which to sum; they are kept with length 1.
+        depth: number of terms.
     """
-    first, second = first.float(), second.float()
-    both = [_one_way(a, b, over, depth) for a, b in ((first, second), (1 - first, 1 - second))]
-    return 0.5 * (both[0] + both[1])
+    first = first.float()
+    second = second.float()
+    # The order of operations decides the last bits of gradients: complements come first.
+    first_complement = 1 - first
+    second_complement = 1 - second
+    similarity = _one_sided_similarity(first, second, axes, depth)
+    dual = _one_sided_similarity(first_complement, second_complement, axes, depth)
+    return 0.5 * (similarity + dual)
 
 
-def _one_way(first: Tensor, second: Tensor, over: tuple[int, ...], depth: int) -> Tensor:
-    product = (first * second).sum(over, keepdim=True)
-    squares = (first * first).sum(over, keepdim=True) + (second * second).sum(over, keepdim=True)
-    parts = [1 / (2**j * squares - (2 ** (j + 1) - 1) * product + SMOOTH) for j in range(depth)]
-    return (product + SMOOTH) * torch.stack(parts).mean(0)
+def _one_sided_similarity(
+    first: Tensor, second: Tensor, axes: tuple[int, ...], depth: int
+) -> Tensor:
+    """Return the fractal Tanimoto similarity without its dual."""
+    product = (first * second).sum(axes, keepdim=True)
+    squares = (first * first).sum(axes, keepdim=True) + (second * second).sum(axes, keepdim=True)
+    terms = []
+    for j in range(depth):
+        denominator = 2**j * squares - (2 ** (j + 1) - 1) * product + SMOOTH
+        terms.append(1 / denominator)
+    return (product + SMOOTH) * torch.stack(terms).mean(0)
 
 
 class NormedConvolution(nn.Sequential):
@@ -49,9 +69,10 @@ class NormedConvolution(nn.Sequential):
 
 
 class Attention(nn.Module):
-    """Where and in which channels ``b`` holds what ``a`` asks for: (B, channels, H, W), to be added to 1 and multiplied with.
+    """Attention of a map ``a`` to a map ``b``, in space and over channels: (B, channels, H, W).
 
-    Similarity of query and key stands in for the product and the softmax of other attentions; heads are groups of convolutions.
+    The result is added to 1 and multiplied with a map (see ``Emphasis``). The similarity of query
+    and key replaces the product and softmax of other attentions; heads are groups of convolutions.
     """
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -62,30 +83,35 @@ class Attention(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B, channels, H, W) twice."""
-        query, key, value = self.query(a).sigmoid(), self.key(b).sigmoid(), self.value(b).sigmoid()
-        where = fractal_tanimoto(query, key, (1,), ATTENTION_DEPTH).to(value.dtype)  # (B, 1, H, W)
-        which = fractal_tanimoto(query, key, (2, 3), ATTENTION_DEPTH).to(
-            value.dtype
-        )  # (B, channels, 1, 1)
-        attended: Tensor = self.norm(0.5 * (where + which) * value)
+        """Return the attention map of two maps (B, channels, H, W)."""
+        query = self.query(a).sigmoid()
+        key = self.key(b).sigmoid()
+        value = self.value(b).sigmoid()
+        in_space = fractal_tanimoto(query, key, (1,), ATTENTION_DEPTH)
+        in_space = in_space.to(value.dtype)  # (B, 1, H, W)
+        over_channels = fractal_tanimoto(query, key, (2, 3), ATTENTION_DEPTH)
+        over_channels = over_channels.to(value.dtype)  # (B, channels, 1, 1)
+        attended: Tensor = self.norm(0.5 * (in_space + over_channels) * value)
         return attended
 
 
 class Emphasis(nn.Module):
-    """x (1 + gamma m) for an attention map m; it begins without any."""
+    """Emphasis x (1 + gamma m) by an attention map m; gamma is 0 at first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, attention: Tensor) -> Tensor:
-        """Both (B, channels, H, W)."""
+        """Emphasize a map (B, channels, H, W) by an attention map of the same shape."""
         return x * (1 + self.gamma * attention)
 
 
 class Pyramid(nn.Module):
-    """Maxima of ever smaller windows beside the map itself: (B, inputs, H, W) -> (B, outputs, H, W); of few pixels, fewer windows."""
+    """The map itself joined with maxima of smaller and smaller windows.
+
+    (B, inputs, H, W) -> (B, outputs, H, W). A map with few pixels has fewer windows.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -93,18 +119,22 @@ class Pyramid(nn.Module):
         self.together = NormedConvolution(inputs + WINDOWS * outputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W)."""
+        """Compute the pyramid of a map (B, inputs, H, W)."""
         size = (x.shape[2], x.shape[3])
         parts = [x]
         for level, convolution in enumerate(self.pooled):
-            windows = (min(2**level, size[0]), min(2**level, size[1]))
-            parts.append(convolution(interpolate(adaptive_max_pool2d(x, windows), size)))
+            n_windows = (min(2**level, size[0]), min(2**level, size[1]))
+            maxima = interpolate(adaptive_max_pool2d(x, n_windows), size)
+            parts.append(convolution(maxima))
         joined: Tensor = self.together(torch.cat(parts, 1))
         return joined
 
 
 class SkipFusion(nn.Module):
-    """A deep map of 2 c channels and half the size, and what was there on the way down, (B, c, H, W) -> (B, c, H, W)."""
+    """Fusion of a deep map with the map of the same level of the encoder.
+
+    Deep (B, 2 c, H/2, W/2) and skip (B, c, H, W) -> (B, c, H, W).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -113,15 +143,18 @@ class SkipFusion(nn.Module):
             NormedConvolution(2 * channels, channels, 1),
         )
 
-    def forward(self, deep: Tensor, across: Tensor) -> Tensor:
-        """Deep (B, 2 c, H/2, W/2), across (B, c, H, W)."""
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """Fuse deep (B, 2 c, H/2, W/2) and skip (B, c, H, W)."""
         enlarged = self.up(interpolate(deep, scale_factor=2.0)).relu()
-        joined: Tensor = self.together(torch.cat([enlarged, across], 1))
+        joined: Tensor = self.together(torch.cat([enlarged, skip], 1))
         return joined
 
 
 class Head(nn.Module):
-    """Distance, then boundary, then the structure: logits (B, 3 out, H, W), the structures first, boundaries, distances."""
+    """Head for distances, then boundaries, then structures: logits (B, 3 out, H, W).
+
+    In the output the structures come first, then boundaries, then distances.
+    """
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -137,33 +170,38 @@ class Head(nn.Module):
 
     @staticmethod
     def _task(width: int, outputs: int) -> nn.Sequential:
-        first, second = NormedConvolution(2 * width, width, 3), NormedConvolution(width, width, 3)
+        """Return the layers of one of the three outputs."""
+        first = NormedConvolution(2 * width, width, 3)
+        second = NormedConvolution(width, width, 3)
         return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Conv2d(width, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 2 width, H, W)."""
+        """Compute the logits of a map (B, 2 width, H, W)."""
         pooled = self.pyramid(x).relu()
         distance = self.distance(x)
         inside = self.of_distance(distance.sigmoid()).relu()
-        boundary = self.boundary(torch.cat([pooled, inside], 1)) / (0.01 + self.crispness.sigmoid())
+        boundary = self.boundary(torch.cat([pooled, inside], 1))
+        boundary = boundary / (0.01 + self.crispness.sigmoid())
         edge = self.of_boundary(boundary.sigmoid()).relu()
-        both = self.of_both(torch.cat([edge, inside], 1)).relu()
-        return torch.cat([self.structure(torch.cat([both, pooled], 1)), boundary, distance], 1)
+        edge_and_inside = self.of_both(torch.cat([edge, inside], 1)).relu()
+        structure = self.structure(torch.cat([edge_and_inside, pooled], 1))
+        return torch.cat([structure, boundary, distance], 1)
 
 
 class FractalBackbone(nn.Module):
-    """The U-Net around units: one on each of six levels down and on five up.
+    """U-Net of units: one on each of six levels of the encoder and five of the decoder.
 
     Args:
-        unit: makes a unit of so many channels and groups.
+        unit: makes a unit of the given channels and groups.
         width: channels of the first level, a multiple of 8; doubled on every level below it.
         inputs: channels of the image.
-        outputs: structures.
+        outputs: number of structures.
     """
 
     tile_multiple = 2 ** (LEVELS - 1)
     heads = 3  # structures, boundaries, distances
-    default_width, width_multiple = 16, 8
+    default_width = 16
+    width_multiple = 8
     default_learning_rate = 2e-3
 
     def __init__(self, unit: Unit, width: int, inputs: int, outputs: int) -> None:
@@ -171,29 +209,35 @@ class FractalBackbone(nn.Module):
         self.outputs = outputs
         widths = [width * 2**level for level in range(LEVELS)]
         groups = [width // 8 * 2**level for level in range(LEVELS)]
+        decoder_widths = widths[-2::-1]
+        decoder_groups = groups[:0:-1]  # those of the level below
         self.first = NormedConvolution(inputs, width, 1)
-        self.down = nn.ModuleList(unit(*one) for one in zip(widths, groups, strict=True))
+        self.down = nn.ModuleList(unit(c, g) for c, g in zip(widths, groups, strict=True))
         self.shrink = nn.ModuleList(NormedConvolution(c, 2 * c, 3, stride=2) for c in widths[:-1])
         self.pyramid = Pyramid(widths[-1], widths[-1])
-        self.join = nn.ModuleList(SkipFusion(c) for c in widths[-2::-1])
+        self.join = nn.ModuleList(SkipFusion(c) for c in decoder_widths)
         self.up = nn.ModuleList(
-            unit(*one) for one in zip(widths[-2::-1], groups[:0:-1], strict=True)
+            unit(c, g) for c, g in zip(decoder_widths, decoder_groups, strict=True)
         )
         self.head = Head(width, outputs)
 
     def all_heads(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, 3 out, H, W): structures, boundaries, distances."""
-        x = first = self.first(x)
-        across: list[Tensor] = []
+        """Compute the logits (B, 3 out, H, W) of images (B, inputs, H, W).
+
+        These are structures, boundaries and distances.
+        """
+        first = self.first(x)
+        x = first
+        skips: list[Tensor] = []
         for level, unit in enumerate(self.down):
             x = unit(self.shrink[level - 1](x) if level else x)
-            across.append(x)
-        x = self.pyramid(across.pop()).relu()
+            skips.append(x)
+        x = self.pyramid(skips.pop()).relu()
         for join, unit in zip(self.join, self.up, strict=True):
-            x = unit(join(x, across.pop()))
-        found: Tensor = self.head(torch.cat([first, x], 1))
-        return found
+            x = unit(join(x, skips.pop()))
+        logits: Tensor = self.head(torch.cat([first, x], 1))
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, out, H, W)."""
+        """Compute the logits (B, out, H, W) of images (B, inputs, H, W)."""
         return self.all_heads(x)[:, : self.outputs]

@@ -1,4 +1,7 @@
-"""How much memory a network takes, to learn and to predict: found by running it on tensors that have a shape and no content."""
+"""Memory of a network in training and prediction.
+
+It is measured by running the network on tensors that have a shape but no content.
+"""
 
 import contextlib
 import weakref
@@ -14,116 +17,137 @@ from torch.utils._pytree import tree_leaves
 
 from sparsem.models.architectures import build_network
 from sparsem.models.checkpoint import Recipe
-from sparsem.models.device import KEPT, Precision, autocast, resolve_precision
-
-LASTING = (
-    3  # copies of the weights beside themselves: their running average, and two moments of Adam
+from sparsem.models.device import (
+    MAX_KEPT_BYTES,
+    Precision,
+    autocast,
+    resolve_precision,
 )
-STEP = 3  # more of them for the moment of an update: their gradient, and what Adam works with
-WORKING = 1.25  # what kernels work with beside their tensors (measured on a CPU, see benchmarks)
+
+# Copies of the weights in addition to themselves: their moving average, two moments of Adam.
+LASTING_COPIES = 3
+# More copies during an update: the gradient, and temporary tensors of Adam.
+UPDATE_COPIES = 3
+# Memory that kernels need, relative to their tensors (measured on a CPU, see benchmarks).
+KERNEL_OVERHEAD = 1.25
 
 
 class MemoryCounter(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made, and the most that there were at once."""
+    """Counter of the bytes of all tensors that are created, and of their peak.
+
+    Attributes:
+        live: bytes of the tensors that exist.
+        peak: maximum of ``live`` so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.most = 0
+        self.live = 0
+        self.peak = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for one in tree_leaves(found):
-            if isinstance(one, Tensor):
-                self._count(one.untyped_storage())
-        return found
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.live += size
-            self.most = max(self.most, self.live)
-            weakref.finalize(storage, self._freed, key, size)
+        """Count a storage that is not known yet, until it is freed."""
+        key = storage._cdata
+        if key in self._known:
+            return
+        n_bytes = storage.nbytes()
+        self._known.add(key)
+        self.live += n_bytes
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, key, n_bytes)
 
-    def _freed(self, key: int, size: int) -> None:
+    def _free(self, key: int, n_bytes: int) -> None:
         self._known.discard(key)
-        self.live -= size
+        self.live -= n_bytes
 
 
 def training_bytes(
     recipes: Sequence[Recipe], batch: int, device: torch.device, precision: Precision
 ) -> int:
-    """Bytes at the peak of an update of networks that learn together, one after the other.
+    """Return the peak memory of an update of networks that are trained together.
 
-    The weights of all and what belongs to them, and what the largest keeps of a batch until its backward pass.
+    It includes the weights of all networks and their copies. The networks compute one after the
+    other, so that only the largest one keeps the activations of a batch until its backward pass.
     """
-    counted = [_counted(recipe, batch, device, precision, learning=True) for recipe in recipes]
-    lasting = (1 + LASTING) * sum(weights for weights, _ in counted)
-    return lasting + max(
-        max(_with_working(beside, device), STEP * weights) for weights, beside in counted
-    )
+    lasting = 0
+    temporary = []
+    for recipe in recipes:
+        weights, activations = _measured_bytes(recipe, batch, device, precision, training=True)
+        lasting += (1 + LASTING_COPIES) * weights
+        temporary.append(max(_with_overhead(activations, device), UPDATE_COPIES * weights))
+    return lasting + max(temporary)
 
 
 def prediction_bytes(recipe: Recipe, batch: int, device: torch.device, precision: Precision) -> int:
-    """Bytes of the weights, and at the peak of a forward pass that nothing is learnt from."""
-    weights, beside = _counted(recipe, batch, device, precision, learning=False)
-    return weights + _with_working(beside, device)
+    """Return the bytes of the weights and the peak memory of a forward pass without gradients."""
+    weights, activations = _measured_bytes(recipe, batch, device, precision, training=False)
+    return weights + _with_overhead(activations, device)
 
 
-def _with_working(tensors: int, device: torch.device) -> int:
-    """Bytes that a process holds for so many of tensors; on a CPU freed memory is kept for the next ones."""
-    return int(WORKING * tensors) + (min(KEPT, tensors) if device.type == "cpu" else 0)
+def _with_overhead(tensor_bytes: int, device: torch.device) -> int:
+    """Return the memory of a process with this many bytes of tensors.
+
+    On a CPU, freed memory is kept for the next tensors (see ``keep_freed_memory``).
+    """
+    cached_bytes = min(MAX_KEPT_BYTES, tensor_bytes) if device.type == "cpu" else 0
+    return int(KERNEL_OVERHEAD * tensor_bytes) + cached_bytes
 
 
-def _counted(
-    recipe: Recipe, batch: int, device: torch.device, precision: Precision, learning: bool
+def _measured_bytes(
+    recipe: Recipe, batch: int, device: torch.device, precision: Precision, training: bool
 ) -> tuple[int, int]:
-    """Bytes of the weights, and the most that there are beside them."""
-    outputs, inputs = len(recipe.structures), 1 + 2 * recipe.adjacent_slices
-    computed = resolve_precision(device, precision)  # tensors without content cannot be timed
-    return _looked_at(
+    """Return the bytes of the weights, and the peak of all other tensors."""
+    # Resolved here, since tensors without content cannot be timed.
+    resolved = resolve_precision(device, precision)
+    return _run_without_content(
         recipe.architecture,
         recipe.width,
-        outputs,
-        inputs,
+        len(recipe.structures),
+        1 + 2 * recipe.adjacent_slices,
         recipe.input_px,
         batch,
         device,
-        computed,
-        learning,
+        resolved,
+        training,
     )
 
 
 @lru_cache(maxsize=1000)  # folds and experiments train one network many times
-def _looked_at(
-    model: str,
+def _run_without_content(
+    architecture: str,
     width: int,
     outputs: int,
     inputs: int,
-    see: int,
+    input_px: int,
     batch: int,
     device: torch.device,
     precision: Precision,
-    learning: bool,
+    training: bool,
 ) -> tuple[int, int]:
+    """Run a network on a batch of tensors without content; see ``_measured_bytes``."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        with (
-            unset_fake_temporarily(),
-            torch.device("meta"),
-        ):  # some networks look at numbers while they are built
-            network = build_network(model, width, outputs, see, inputs).to(
-                "meta"
-            )  # a library may have made a part of it elsewhere
-        network = network.to_empty(device=device).train(learning)
+        # Some networks read values of tensors while they are built, which fake ones do not have.
+        with unset_fake_temporarily(), torch.device("meta"):
+            network = build_network(architecture, width, outputs, input_px, inputs)
+            network = network.to("meta")  # a library may have put a part of it on another device
+        network = network.to_empty(device=device).train(training)
         weights = sum(
             parameter.numel() * parameter.element_size() for parameter in network.parameters()
         )
-        images = torch.empty(batch, inputs, see, see, device=device)
-        with MemoryCounter() as count, contextlib.nullcontext() if learning else torch.no_grad():
+        images = torch.empty(batch, inputs, input_px, input_px, device=device)
+        gradients = contextlib.nullcontext() if training else torch.no_grad()
+        with MemoryCounter() as counter, gradients:
             with autocast(device, precision):
                 logits = network(images)
             probability = logits.float().sigmoid()
-            if learning:
+            if training:
                 probability.square().sum().backward()
-    return weights, count.most
+    return weights, counter.peak

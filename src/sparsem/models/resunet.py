@@ -1,4 +1,4 @@
-"""ResUNet (paper 3.3, figure 1C and D): residual blocks in the frame of a U-Net.
+"""ResUNet (paper 3.3, figure 1C and D): a U-Net of residual blocks.
 
 Input (B, in, H, W), output logits (B, out, H, W); H and W are multiples of 16.
 """
@@ -12,25 +12,27 @@ DEPTH = 4  # halvings between the first block and the bridge
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch normalization and ReLU, and a 1x1 shortcut that is added to them.
+    """Two 3x3 convolutions, each after batch normalization and ReLU, and a 1x1 shortcut.
 
-    The shortcut reads every ``stride``-th pixel and convolves those. A strided 1x1 convolution is the same function, but its backward pass
-    in oneDNN (3.10, AVX-512 without AMX, channels_last) writes beyond its memory below 16 channels.
+    The shortcut is added to the output of the convolutions. It selects every ``stride``-th pixel
+    and convolves those. A strided 1x1 convolution is the same function, but its backward pass in
+    oneDNN (3.10, AVX-512 without AMX, channels_last) writes beyond its memory below 16 channels.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        stride: of the first convolution and of the shortcut; 2 stands in for a pooling layer.
-        activate_first: normalize and rectify the input; the first block sees the image itself and does not.
+        inputs: input channels.
+        outputs: output channels.
+        stride: stride of the first convolution and of the shortcut; 2 replaces a pooling layer.
+        activate_first: normalize and rectify the input; not in the first block, whose input is
+            the image.
     """
 
     def __init__(
         self, inputs: int, outputs: int, stride: int = 1, activate_first: bool = True
     ) -> None:
         super().__init__()
-        before = [nn.BatchNorm2d(inputs), nn.ReLU()] if activate_first else []
+        activation = [nn.BatchNorm2d(inputs), nn.ReLU()] if activate_first else []
         self.residual = nn.Sequential(
-            *before,
+            *activation,
             nn.Conv2d(inputs, outputs, 3, stride, padding=1),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
@@ -40,42 +42,46 @@ class ResidualBlock(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        seen_by_shortcut = x[..., :: self.stride, :: self.stride]
-        total: Tensor = self.residual(x) + self.shortcut(seen_by_shortcut)
+        """Compute (B, outputs, H / stride, W / stride) from (B, inputs, H, W)."""
+        shortcut_input = x[..., :: self.stride, :: self.stride]
+        total: Tensor = self.residual(x) + self.shortcut(shortcut_input)
         return total
 
 
 class ResUNet(nn.Module):
-    """The paper's network: 32,443,777 parameters at width 64 with one channel in and one out.
+    """The paper's network: 32,443,777 parameters at width 64 with one input channel and one output.
 
     Args:
         width: feature maps of the first level; doubled on each of the four levels below it.
         inputs: channels of the image.
-        outputs: structures; one logit each.
+        outputs: number of structures; one logit each.
     """
 
     tile_multiple = 2**DEPTH
-    default_width, width_multiple = 16, 1
+    default_width = 16
+    width_multiple = 1
     default_learning_rate = 2e-3
 
     def __init__(self, width: int = default_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(DEPTH + 1)]
+        first = ResidualBlock(inputs, width, activate_first=False)
         down = [ResidualBlock(above, below, stride=2) for above, below in pairwise(widths)]
-        self.encoder = nn.ModuleList([ResidualBlock(inputs, width, activate_first=False), *down])
-        upwards = widths[-2::-1]
-        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(2 * maps, maps, 2, 2) for maps in upwards)
-        self.decoder = nn.ModuleList(ResidualBlock(2 * maps, maps) for maps in upwards)
+        self.encoder = nn.ModuleList([first, *down])
+        decoder_widths = widths[-2::-1]
+        self.enlarge = nn.ModuleList(
+            nn.ConvTranspose2d(2 * maps, maps, 2, 2) for maps in decoder_widths
+        )
+        self.decoder = nn.ModuleList(ResidualBlock(2 * maps, maps) for maps in decoder_widths)
         self.head = nn.Conv2d(width, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
+        """Compute the logits (B, outputs, H, W) of images (B, inputs, H, W)."""
         skips: list[Tensor] = []
         for block in self.encoder:
             x = block(x)
             skips.append(x)
-        skips.pop()  # the bridge's own output goes up, not across
+        skips.pop()  # the output of the bridge is enlarged, not joined
         for enlarge, block in zip(self.enlarge, self.decoder, strict=True):
             x = block(torch.cat([skips.pop(), enlarge(x)], dim=1))  # (B, 2 maps, H, W)
         logits: Tensor = self.head(x)

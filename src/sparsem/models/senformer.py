@@ -1,7 +1,9 @@
-"""SenFormer (Bousselham et al. 2021): a Swin transformer looks, a pyramid of transformers joins its levels, a learner for each decides.
+"""SenFormer (Bousselham et al. 2021): a Swin transformer, a pyramid of transformers, and learners.
 
-Input (B, in, H, W), output logits (B, out, H, W). The Swin transformer and its blocks are timm's. Published are several classes that
-exclude each other; here every structure stands for itself, so a learner's probability is a sigmoid, and the network's the learners' mean.
+The pyramid joins the levels of the Swin transformer, and a learner for each level segments it. The
+Swin transformer and its blocks are timm's. Input (B, in, H, W), output logits (B, out, H, W). The
+published network has several classes that exclude each other; here structures are independent, so
+that the probability of a learner is a sigmoid, and that of the network the mean of the learners.
 """
 
 from typing import Any
@@ -17,46 +19,49 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 from sparsem.errors import SettingsError
 
 SWIN = "swin_small_patch4_window7_224"
-DEPTHS = (2, 2, 18, 2)  # of Swin-S
-HEADS, LAYERS, WINDOW = 8, 6, 7
-HEAD = 32  # channels of a head of the Swin transformer
-SURE = 1e-6  # a probability is no nearer to 0 or 1
+DEPTHS = (2, 2, 18, 2)  # blocks of the levels of Swin-S
+HEADS = 8  # attention heads of the pyramid and of the learners
+LAYERS = 6  # decoder layers of a learner
+WINDOW = 7  # edge of the attention windows of the pyramid
+HEAD = 32  # channels of an attention head of the Swin transformer
+PROBABILITY_MARGIN = 1e-6  # minimum distance of a probability from 0 and 1
 
 
 class CrossAttention(nn.Module):
-    """Queries (B, K, D) ask tokens (B, N, D)."""
+    """Attention of queries (B, K, D) to tokens (B, N, D)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.query, self.key_value = (
-            nn.Linear(channels, channels),
-            nn.Linear(channels, 2 * channels),
-        )
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, asked: Tensor, tokens: Tensor) -> Tensor:
-        """(B, K, D)."""
-        query, key, value = (
-            one.unflatten(2, (HEADS, -1)).transpose(1, 2)
-            for one in (self.query(asked), *self.key_value(tokens).chunk(2, 2))
-        )
-        found: Tensor = self.out(
-            scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        )
-        return found
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Return what the tokens (B, N, D) add to the queries (B, K, D)."""
+        query = _split_heads(self.query(queries))
+        key, value = (_split_heads(part) for part in self.key_value(tokens).chunk(2, 2))
+        attended = scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return out
+
+
+def _split_heads(x: Tensor) -> Tensor:
+    """Split (B, N, D) into attention heads: (B, HEADS, N, D / HEADS)."""
+    return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
 
 
 class DecoderLayer(nn.Module):
-    """The queries ask the tokens, then each other, then themselves."""
+    """Attention of the queries to the tokens and to each other, and a perceptron."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
-        self.cross, self.among = CrossAttention(channels), Attention(channels, HEADS, qkv_bias=True)
+        self.cross = CrossAttention(channels)
+        self.among = Attention(channels, HEADS, qkv_bias=True)
         self.alone = Mlp(channels, 4 * channels)
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """(B, K, D), (B, N, D) -> (B, K, D)."""
+        """Update queries (B, K, D) from tokens (B, N, D)."""
         queries = queries + self.cross(self.norms[0](queries), tokens)
         queries = queries + self.among(self.norms[1](queries))
         out: Tensor = queries + self.alone(self.norms[2](queries))
@@ -64,38 +69,43 @@ class DecoderLayer(nn.Module):
 
 
 class Learner(nn.Module):
-    """A query a structure, and how much it resembles each place: (B, D, H, W) -> (B, outputs, H, W)."""
+    """One query a structure; its similarity to each position is the logit.
+
+    (B, D, H, W) -> (B, outputs, H, W).
+    """
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.zeros(1, outputs, channels))
-        self.of_tokens, self.of_queries = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.of_tokens = nn.LayerNorm(channels)
+        self.of_queries = nn.LayerNorm(channels)
         self.layers = nn.ModuleList(DecoderLayer(channels) for _ in range(LAYERS))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, D, H, W)."""
+        """Compute the logits of maps (B, D, H, W)."""
         tokens = self.of_tokens(maps.flatten(2).transpose(1, 2))
         queries = self.queries.expand(len(maps), -1, -1)
         for layer in self.layers:
             queries = layer(queries, tokens)
         # In float32: sums of hundreds of products that are not small.
-        alike = tokens.float() @ self.of_queries(queries).float().transpose(1, 2)
-        logits: Tensor = alike.transpose(1, 2).unflatten(2, maps.shape[2:])
+        similarity = tokens.float() @ self.of_queries(queries).float().transpose(1, 2)  # (B, N, K)
+        logits: Tensor = similarity.transpose(1, 2).unflatten(2, maps.shape[2:])
         return logits
 
 
 class SenFormer(nn.Module):
-    """163,100,906 parameters at width 96 with one channel in and one out.
+    """SenFormer: 163,100,906 parameters at width 96 with one input channel and one output.
 
     Args:
         width: channels of the first level of the Swin transformer, a multiple of 32.
         inputs: channels of the image.
-        outputs: structures; one logit each.
-        tile: edge of the tiles that it learns from, px; others are taken as well.
+        outputs: number of structures; one logit each.
+        tile: edge of the tiles to train on, px; tiles of other sizes are accepted too.
     """
 
     tile_multiple = 32
-    default_width, width_multiple = 96, HEAD
+    default_width = 96
+    width_multiple = HEAD
     default_learning_rate = 1e-4
 
     def __init__(
@@ -109,68 +119,81 @@ class SenFormer(nn.Module):
             "in_chans": inputs,
             "img_size": tile,
             "embed_dim": width,
-            "num_heads": tuple(one // HEAD for one in widths),
+            "num_heads": tuple(level_width // HEAD for level_width in widths),
             "features_only": True,
             "drop_path_rate": 0.2,
             "always_partition": True,
             "dynamic_img_size": True,
         }
         self.swin = timm.create_model(SWIN, pretrained=False, **self.options)
-        self.norms = nn.ModuleList(nn.LayerNorm(one) for one in widths)
-        # A ring of zeros around maps of single pixels is what the published count and network have.
-        self.narrow = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(one, channels, 1, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
-            )
-            for one in widths
-        )
-        self.joined = nn.ModuleList(
-            SwinTransformerBlock(
-                channels,
-                (tile // 4, tile // 4),
-                HEADS,
-                window_size=WINDOW,
-                shift_size=0,
-                always_partition=True,
-            )
-            for _ in widths
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(level_width) for level_width in widths)
+        self.narrow = nn.ModuleList(_narrow(level_width, channels) for level_width in widths)
+        self.joined = nn.ModuleList(_pyramid_block(channels, tile) for _ in widths)
         self.learners = nn.ModuleList(Learner(channels, outputs) for _ in widths)
 
     def load_pretrained(self) -> None:
-        """Let the Swin transformer begin with what it learnt on ImageNet.
+        """Load ImageNet weights into the Swin transformer.
 
         Raises:
-            SettingsError: weights are offered for another width only.
+            SettingsError: the weights are of another width.
         """
         if self.width != self.default_width:
             raise SettingsError(
-                f"Pretrained weights of 'senformer' are of width {self.default_width}; got {self.width}."
+                f"Pretrained weights of 'senformer' are of width {self.default_width}; "
+                f"got {self.width}."
             )
-        self.swin.load_state_dict(
-            timm.create_model(SWIN, pretrained=True, **self.options).state_dict()
-        )
+        pretrained = timm.create_model(SWIN, pretrained=True, **self.options)
+        self.swin.load_state_dict(pretrained.state_dict())
 
     def each(self, x: Tensor) -> Tensor:
-        """What every learner says: logits (4, B, outputs, H, W), the finest level first; each has a loss of its own."""
-        seen = self.swin(x)  # (B, h, w, C) each, the finest first
+        """Compute the logits (4, B, outputs, H, W) of every learner, the finest level first.
+
+        Each learner has its own loss.
+        """
+        features = self.swin(x)  # (B, h, w, C) of each level, the finest first
         maps = [
-            narrow(norm(one).movedim(3, 1))
-            for narrow, norm, one in zip(self.narrow, self.norms, seen, strict=True)
+            narrow(norm(feature).movedim(3, 1))
+            for narrow, norm, feature in zip(self.narrow, self.norms, features, strict=True)
         ]
         for level in range(len(maps) - 2, -1, -1):
             maps[level] = maps[level] + interpolate(maps[level + 1], maps[level].shape[2:])
         joined = [
-            block(one.movedim(1, 3)).movedim(3, 1)
-            for block, one in zip(self.joined, maps, strict=True)
+            block(level_maps.movedim(1, 3)).movedim(3, 1)
+            for block, level_maps in zip(self.joined, maps, strict=True)
         ]
-        found = [learner(one) for learner, one in zip(self.learners, joined, strict=True)]
-        return torch.stack([interpolate(one, x.shape[2:], mode="bilinear") for one in found])
+        logits = [
+            learner(level_maps) for learner, level_maps in zip(self.learners, joined, strict=True)
+        ]
+        size = x.shape[2:]
+        return torch.stack([interpolate(level, size, mode="bilinear") for level in logits])
 
     def combined(self, each: Tensor) -> Tensor:
-        """Logits of every learner -> logits (B, outputs, H, W) of their mean probability."""
-        return each.float().sigmoid().mean(0).clamp(SURE, 1 - SURE).logit()
+        """Return the logits (B, outputs, H, W) of the learners' mean probability."""
+        probability = each.float().sigmoid().mean(0)
+        return probability.clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN).logit()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
+        """Compute the logits (B, outputs, H, W) of images (B, inputs, H, W)."""
         return self.combined(self.each(x))
+
+
+def _narrow(inputs: int, outputs: int) -> nn.Sequential:
+    """Return a 1x1 convolution, a batch normalization and a ReLU.
+
+    The padding of 1 px around maps of a 1x1 convolution is in the published count and network.
+    """
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def _pyramid_block(channels: int, tile: int) -> SwinTransformerBlock:
+    """Return a transformer block of the pyramid."""
+    return SwinTransformerBlock(
+        channels,
+        (tile // 4, tile // 4),
+        HEADS,
+        window_size=WINDOW,
+        shift_size=0,
+        always_partition=True,
+    )

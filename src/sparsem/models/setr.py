@@ -1,7 +1,7 @@
-"""SETR (Zheng et al. 2021): a vision transformer over patches of 16 px, and one of three ways up from there. The transformer is timm's.
+"""SETR (Zheng et al. 2021): a vision transformer over patches of 16 px, and one of three decoders.
 
-Input (B, in, H, W), H and W multiples of 16; output logits (B, out, H, W). Positions are learnt for tiles of one size, and interpolated for
-others.
+The transformer is timm's. Input (B, in, H, W), H and W multiples of 16; output logits
+(B, out, H, W). Position embeddings are trained for tiles of one size, and interpolated for others.
 """
 
 from typing import Any
@@ -13,18 +13,17 @@ from torch.nn.functional import interpolate
 
 from sparsem.errors import SettingsError
 
-PATCH = 16
-HEAD = 64  # channels of a head of attention
-MAPS = 256  # of the way up
+PATCH = 16  # edge of a patch, px
+HEAD = 64  # channels of an attention head
+MAPS = 256  # channels of the decoder
 PRETRAINED = {768: "vit_base_patch16_384", 1024: "vit_large_patch16_384"}  # of timm, by width
-DEEP, SHALLOW = (
-    (1024, 24),
-    (0, 12),
-)  # from such a width on, so many blocks: that of ViT-L, and that of ViT-B
+MIN_LARGE_WIDTH = 1024  # width from which on the transformer has the blocks of ViT-L
+LARGE_BLOCKS = 24  # blocks of ViT-L
+BASE_BLOCKS = 12  # blocks of ViT-B
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Sequential:
-    """Convolution, batch normalization, ReLU."""
+    """Return a convolution, a batch normalization and a ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
         nn.BatchNorm2d(outputs),
@@ -33,27 +32,29 @@ def conv_norm_relu(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Seq
 
 
 class Setr(nn.Module):
-    """What the three have in common.
+    """Base of the three networks: the transformer, without a decoder.
 
     Args:
         width: channels of a token, a multiple of 64: 1024 is ViT-L, 768 is ViT-B.
         inputs: channels of the image.
-        outputs: structures; one logit each.
-        tile: edge of the tiles that it learns from, px.
+        outputs: number of structures; one logit each.
+        tile: edge of the tiles to train on, px.
     """
 
     tile_multiple = PATCH
-    default_width, width_multiple = 768, HEAD
+    default_width = 768
+    width_multiple = HEAD
     default_learning_rate = 2e-4
 
     def __init__(
         self, width: int = default_width, inputs: int = 1, outputs: int = 1, tile: int = 512
     ) -> None:
         super().__init__()
-        self.maps, self.blocks = width, DEEP[1] if width >= DEEP[0] else SHALLOW[1]
-        self.seen: dict[str, Any] = {"img_size": tile, "in_chans": inputs}
+        self.maps = width
+        self.blocks = LARGE_BLOCKS if width >= MIN_LARGE_WIDTH else BASE_BLOCKS
+        self.image_options: dict[str, Any] = {"img_size": tile, "in_chans": inputs}
         self.transformer = timm.models.VisionTransformer(
-            **self.seen,
+            **self.image_options,
             patch_size=PATCH,
             num_classes=0,
             global_pool="",
@@ -63,37 +64,40 @@ class Setr(nn.Module):
             final_norm=False,
             dynamic_img_size=True,
         )
-        self.build_up(outputs)
+        self.add_decoder(outputs)
 
-    def build_up(self, outputs: int) -> None:
-        """Make the layers of the way up."""
+    def add_decoder(self, outputs: int) -> None:
+        """Add the layers of the decoder."""
         raise NotImplementedError
 
     def load_pretrained(self) -> None:
-        """Let the transformer begin with what it learnt on ImageNet.
+        """Load ImageNet weights into the transformer.
 
         Raises:
-            SettingsError: weights are offered for other widths only.
+            SettingsError: there are no weights of this width.
         """
         if self.maps not in PRETRAINED:
+            widths = " or ".join(map(str, PRETRAINED))
             raise SettingsError(
-                f"Pretrained weights of SETR are of width {' or '.join(map(str, PRETRAINED))}; got {self.maps}."
+                f"Pretrained weights of SETR are of width {widths}; got {self.maps}."
             )
-        learnt = timm.create_model(
-            PRETRAINED[self.maps], pretrained=True, num_classes=0, **self.seen
+        pretrained = timm.create_model(
+            PRETRAINED[self.maps], pretrained=True, num_classes=0, **self.image_options
         ).state_dict()
-        self.transformer.load_state_dict(
-            {name: learnt[name] for name in self.transformer.state_dict()}
-        )
+        weights = {name: pretrained[name] for name in self.transformer.state_dict()}
+        self.transformer.load_state_dict(weights)
 
-    def looked(self, x: Tensor) -> list[Tensor]:
-        """Maps (B, C, H / 16, W / 16) after a quarter, a half, three quarters and all of the blocks."""
-        every = self.blocks // 4
-        after = [every - 1, 2 * every - 1, 3 * every - 1, 4 * every - 1]
-        found: Any = self.transformer.forward_intermediates(
-            x, indices=after, norm=False, intermediates_only=True
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Compute maps after a quarter, a half, three quarters and all of the blocks.
+
+        Images (B, inputs, H, W) -> maps (B, C, H / 16, W / 16).
+        """
+        quarter = self.blocks // 4
+        last_blocks = [quarter - 1, 2 * quarter - 1, 3 * quarter - 1, 4 * quarter - 1]
+        maps: Any = self.transformer.forward_intermediates(
+            x, indices=last_blocks, norm=False, intermediates_only=True
         )
-        return list(found)
+        return list(maps)
 
 
 class NormedMap(nn.Module):
@@ -104,16 +108,20 @@ class NormedMap(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W)."""
+        """Normalize a map (B, C, H, W)."""
         normed: Tensor = self.norm(x.movedim(1, 3)).movedim(3, 1)
         return normed
 
 
 class SetrNaive(Setr):
-    """Straight up: 304,412,673 parameters at width 1024, 86,632,193 at 768, with three channels in, one out, and tiles of 512."""
+    """SETR with one enlargement of 16.
 
-    def build_up(self, outputs: int) -> None:
-        """Two convolutions of single pixels."""
+    It has 304,412,673 parameters at width 1024, 86,632,193 at 768, with three input channels, one
+    output and tiles of 512.
+    """
+
+    def add_decoder(self, outputs: int) -> None:
+        """Add two 1x1 convolutions."""
         self.up = nn.Sequential(
             NormedMap(self.maps),
             conv_norm_relu(self.maps, MAPS, 1, bias=True),
@@ -121,15 +129,19 @@ class SetrNaive(Setr):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
-        return interpolate(self.up(self.looked(x)[-1]), x.shape[2:], mode="bilinear")
+        """Compute the logits (B, outputs, H, W) of images (B, inputs, H, W)."""
+        return interpolate(self.up(self.encode(x)[-1]), x.shape[2:], mode="bilinear")
 
 
 class SetrPup(Setr):
-    """Up in four steps of two: 308,281,601 parameters at width 1024, 89,976,833 at 768, with three channels in, one out, tiles of 512."""
+    """SETR with progressive upsampling: four enlargements of 2.
 
-    def build_up(self, outputs: int) -> None:
-        """Four convolutions, each before an enlargement."""
+    It has 308,281,601 parameters at width 1024, 89,976,833 at 768, with three input channels, one
+    output and tiles of 512.
+    """
+
+    def add_decoder(self, outputs: int) -> None:
+        """Add four convolutions, each before an enlargement."""
         self.norm = NormedMap(self.maps)
         self.steps = nn.ModuleList(
             conv_norm_relu(self.maps if step == 0 else MAPS, MAPS, 3, bias=True)
@@ -138,22 +150,25 @@ class SetrPup(Setr):
         self.head = nn.Conv2d(MAPS, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
-        maps = self.norm(self.looked(x)[-1])
+        """Compute the logits (B, outputs, H, W) of images (B, inputs, H, W)."""
+        maps = self.norm(self.encode(x)[-1])
         for number, step in enumerate(self.steps):
-            maps = interpolate(maps, scale_factor=2.0, mode="bilinear") if number else maps
+            if number:
+                maps = interpolate(maps, scale_factor=2.0, mode="bilinear")
             maps = step(maps)
         return interpolate(self.head(maps), x.shape[2:], mode="bilinear")
 
 
 class SetrMla(Setr):
-    """Up from four depths at once: 309,343,745 parameters at width 1024, 91,365,121 at 768, with three channels in, one out, tiles of 512.
+    """SETR with multi-level aggregation: maps of four depths are joined.
 
-    The class token is in the count and is left out before the first block, as published.
+    It has 309,343,745 parameters at width 1024, 91,365,121 at 768, with three input channels, one
+    output and tiles of 512. The class token is part of the count and is left out before the first
+    block, as published.
     """
 
-    def build_up(self, outputs: int) -> None:
-        """For each of the four: a normalization, and four convolutions."""
+    def add_decoder(self, outputs: int) -> None:
+        """Add a normalization and four convolutions for each of the four depths."""
         self.norms = nn.ModuleList(NormedMap(self.maps) for _ in range(4))
         self.narrow = nn.ModuleList(
             conv_norm_relu(self.maps, MAPS, 1, bias=False) for _ in range(4)
@@ -168,31 +183,32 @@ class SetrMla(Setr):
         )
         self.head = nn.Conv2d(4 * half, outputs, 3, padding=1)
 
-    def looked(self, x: Tensor) -> list[Tensor]:
-        """As those of the others, but the blocks never see the class token."""
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Compute maps as the other networks do, but without the class token in the blocks."""
         size = x.shape[2] // PATCH, x.shape[3] // PATCH
-        vit = self.transformer
-        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))[:, 1:]
-        found = []
-        for number, block in enumerate(vit.blocks, 1):
+        transformer = self.transformer
+        embedded = transformer._pos_embed(transformer.patch_embed(x))
+        tokens = transformer.norm_pre(transformer.patch_drop(embedded))[:, 1:]
+        maps = []
+        for number, block in enumerate(transformer.blocks, 1):
             tokens = block(tokens)
             if number % (self.blocks // 4) == 0:
-                found.append(tokens.transpose(1, 2).unflatten(2, size))
-        return found
+                maps.append(tokens.transpose(1, 2).unflatten(2, size))
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> logits (B, outputs, H, W)."""
-        narrowed = [
+        """Compute the logits (B, outputs, H, W) of images (B, inputs, H, W)."""
+        levels = [
             narrow(norm(maps))
-            for narrow, norm, maps in zip(self.narrow, self.norms, self.looked(x), strict=True)
+            for narrow, norm, maps in zip(self.narrow, self.norms, self.encode(x), strict=True)
         ]
-        for level in (2, 1, 0):  # from the deepest on, each adds what is below it
-            narrowed[level] = narrowed[level] + narrowed[level + 1]
+        for level in (2, 1, 0):  # from the second deepest on, each level adds the one below it
+            levels[level] = levels[level] + levels[level + 1]
         ends = [
             last(smooth(maps))
-            for last, smooth, maps in zip(self.last, self.smooth, narrowed, strict=True)
+            for last, smooth, maps in zip(self.last, self.smooth, levels, strict=True)
         ]
-        larger = [
+        enlarged = [
             interpolate(end, scale_factor=4.0, mode="bilinear", align_corners=True) for end in ends
         ]
-        return interpolate(self.head(torch.cat(larger, 1)), x.shape[2:], mode="bilinear")
+        return interpolate(self.head(torch.cat(enlarged, 1)), x.shape[2:], mode="bilinear")

@@ -80,8 +80,11 @@ def tanimoto_loss(
 
 def tanimoto_similarity(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
     """Return the Tanimoto similarity (B,) with its dual over the known pixels of each tile."""
+    # The order of operations decides the last bits of gradients: complements come first.
+    first_complement = 1 - first
+    second_complement = 1 - second
     similarity = _one_sided_tanimoto(first, second, known)
-    dual = _one_sided_tanimoto(1 - first, 1 - second, known)
+    dual = _one_sided_tanimoto(first_complement, second_complement, known)
     return 0.5 * (similarity + dual)
 
 
@@ -91,5 +94,6 @@ def _one_sided_tanimoto(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
     first = (first * known).float()
     second = (second * known).float()
     product = (first * second).sum(axes)
+    numerator = product + SMOOTH
     squares = (first * first).sum(axes) + (second * second).sum(axes)
-    return (product + SMOOTH) / (squares - product + SMOOTH)
+    return numerator / (squares - product + SMOOTH)

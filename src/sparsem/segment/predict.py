@@ -228,6 +228,22 @@ def _replaced_volumes(sample: Sample, stage_name: str, output_paths: Sequence[st
 
 def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) -> Needs:
     """Return the memory of one process and the disk space of a prediction."""
+    ram = _slice_bytes(image, recipes)
+    device = choose_device(settings.device)
+    networks = 0
+    for recipe in recipes:
+        networks += prediction_bytes(recipe, settings.batch, device, settings.precision)
+    specs = _output_specs(recipes[0].structures, len(recipes), image, "")
+    disk = sum(spec.nbytes for spec in specs) // 4
+    if device.type == "cuda":
+        advice = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
+        return Needs(ram, disk, advice, gpu=networks, gpu_free=free_memory(device))
+    advice = "import with a smaller --block-depth, or use fewer --workers"
+    return Needs(ram + networks, disk, advice)
+
+
+def _slice_bytes(image: Volume, recipes: Sequence[Recipe]) -> int:
+    """Return the memory of one block, and of the slice that is predicted."""
     _, height, width = image.shape
     n_structures = len(recipes[0].structures)
     is_ensemble = len(recipes) > 1
@@ -242,19 +258,7 @@ def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) 
     for recipe in recipes:
         scaled_y, scaled_x = scaled_shape((height, width), recipe.factors(image.voxel_size))
         scaled_sizes.append(scaled_y * scaled_x)
-    scaled_planes = max(scaled_sizes) * 8 * (1 + n_structures)
-    ram = block + planes + scaled_planes
-    device = choose_device(settings.device)
-    networks = 0
-    for recipe in recipes:
-        networks += prediction_bytes(recipe, settings.batch, device, settings.precision)
-    specs = _output_specs(recipes[0].structures, len(recipes), image, "")
-    disk = sum(spec.nbytes for spec in specs) // 4
-    if device.type == "cuda":
-        advice = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
-        return Needs(ram, disk, advice, gpu=networks, gpu_free=free_memory(device))
-    advice = "import with a smaller --block-depth, or use fewer --workers"
-    return Needs(ram + networks, disk, advice)
+    return block + planes + max(scaled_sizes) * 8 * (1 + n_structures)
 
 
 def _predict_block(
@@ -327,10 +331,7 @@ def _predict_voxels(
     probabilities_of_models = []
     for forward, recipe in _load_networks(models, settings):
         names = names or recipe.structures
-        if names == recipe.structures:
-            channels_of_models.append(slice(None))
-        else:
-            channels_of_models.append([recipe.structures.index(name) for name in names])
+        channels_of_models.append(_channels_of(names, recipe))
         probabilities = predict_slices(
             voxels,
             forward,
@@ -349,6 +350,13 @@ def _predict_voxels(
             yield combine_predictions(next(slices)[channels] for channels, slices in pairs)
 
     return names, predict_each()
+
+
+def _channels_of(names: tuple[str, ...], recipe: Recipe) -> slice | list[int]:
+    """Return the output channels of structures, as a slice without a copy if these are all."""
+    if names == recipe.structures:
+        return slice(None)
+    return [recipe.structures.index(name) for name in names]
 
 
 def _load_networks(

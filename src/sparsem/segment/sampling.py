@@ -86,23 +86,31 @@ class TileSampler:
     def _draw_tile(self, index: int, update: int, random: np.random.Generator) -> Tile:
         """Draw and augment the tile at an index of a batch; the first ones contain a structure."""
         rules = self._rules
-        # Less 1e-9, since a product such as 0.55 * 100 is slightly above 55.
-        n_foreground = math.ceil(rules.foreground_fraction * rules.batch - 1e-9)
-        if index < n_foreground and self._origins:
-            turn = (update * n_foreground + index) % len(self._origins)
-            origins = self._origins[turn]
-            slice_index, top, left = origins[random.integers(len(origins))]
-        else:
-            slice_index = random.integers(len(self._images))
-            height, width = self._images[slice_index].shape[1:]
-            top = random.integers(height - rules.tile + 1)
-            left = random.integers(width - rules.tile + 1)
+        slice_index, top, left = self._draw_origin(index, update, random)
         area = np.s_[:, top : top + rules.tile, left : left + rules.tile]
         tile = (self._images[slice_index][area], self._targets[slice_index][area])
         image, target = flip_and_rotate(tile, random)
         if rules.intensity_augmentation:
             image = vary_intensity(image, random, rules.intensity_augmentation)
         return image, target
+
+    def _draw_origin(
+        self, index: int, update: int, random: np.random.Generator
+    ) -> tuple[int, int, int]:
+        """Draw slice index, top and left of the tile at an index of a batch."""
+        rules = self._rules
+        # Less 1e-9, since a product such as 0.55 * 100 is slightly above 55.
+        n_foreground = math.ceil(rules.foreground_fraction * rules.batch - 1e-9)
+        if index < n_foreground and self._origins:
+            turn = (update * n_foreground + index) % len(self._origins)
+            origins = self._origins[turn]
+            slice_index, top, left = origins[random.integers(len(origins))]
+            return int(slice_index), int(top), int(left)
+        slice_index = int(random.integers(len(self._images)))
+        height, width = self._images[slice_index].shape[1:]
+        top = int(random.integers(height - rules.tile + 1))
+        left = int(random.integers(width - rules.tile + 1))
+        return slice_index, top, left
 
     def _origins_with(self, structure: int) -> NDArray[np.int32]:
         """Return slice index, top and left (N, 3) of the tiles that contain the structure."""

@@ -168,13 +168,7 @@ class MixedSampler:
         if self._ramp.at(update) == 0:
             return MixedBatch(labeled, *4 * [np.empty((0, 0, 0, 0))])  # type: ignore[arg-type]
         random = np.random.default_rng([settings.seed + 3, update])
-        foreground_images, foreground_targets = self._foreground.batch(update)
-        unlabeled_images, unlabeled_targets = self._unlabeled.batch(update)
-        images = np.concatenate([foreground_images, unlabeled_images])
-        truth = np.concatenate([foreground_targets, unlabeled_targets])
-        order = random.permutation(len(images))
-        images = images[order]
-        truth = truth[order]
+        images, truth = self._draw_unmixed(update, random)
         if settings.cutmix:
             boxes = draw_boxes(len(images), settings.input_px, random)
         else:
@@ -185,6 +179,15 @@ class MixedSampler:
             strength = settings.intensity_augmentation
             mixed = np.stack([vary_intensity(image, random, strength) for image in mixed])
         return MixedBatch(labeled, images, boxes, mixed, truth)
+
+    def _draw_unmixed(self, update: int, random: np.random.Generator) -> Batch:
+        """Draw the tiles to mix, of labeled and of unlabeled slices, in random order."""
+        foreground_images, foreground_targets = self._foreground.batch(update)
+        unlabeled_images, unlabeled_targets = self._unlabeled.batch(update)
+        images = np.concatenate([foreground_images, unlabeled_images])
+        truth = np.concatenate([foreground_targets, unlabeled_targets])
+        order = random.permutation(len(images))
+        return images[order], truth[order]
 
 
 def draw_boxes(count: int, edge: int, random: np.random.Generator) -> NDArray[np.bool_]:

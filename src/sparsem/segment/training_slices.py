@@ -250,14 +250,12 @@ def read_unlabeled_slices(
     inputs: dict[str, str] = {}
     for number, sample in enumerate(all_samples, 1):
         image = sample.image(settings.image)
+        inputs[f"unlabeled {number}"] = image.fingerprint
         excluded = set(sample.image("raw").repeated)
         if number <= len(samples):
             excluded |= {each.z for each in labeled if each.sample == sample.name}
-        available = [z for z in range(image.shape[0]) if z not in excluded]
-        count = min(len(available), n_per_sample)
-        inputs[f"unlabeled {number}"] = image.fingerprint
-        for position in evenly_spaced(len(available), count) if count else []:
-            context = _read_context(image, available[position], recipe)
+        for z in _spaced_numbers(image.shape[0], excluded, n_per_sample):
+            context = _read_context(image, z, recipe)
             slices.append(((context - recipe.mean) / recipe.std).astype(np.float32))
     if not slices:
         raise InputError(
@@ -265,6 +263,15 @@ def read_unlabeled_slices(
             "Name another sample with --unlabeled-sample."
         )
     return slices, inputs
+
+
+def _spaced_numbers(n_slices: int, excluded: set[int], max_count: int) -> list[int]:
+    """Return at most ``max_count`` evenly spaced slices that are not excluded."""
+    available = [z for z in range(n_slices) if z not in excluded]
+    count = min(len(available), max_count)
+    if not count:
+        return []
+    return [available[position] for position in evenly_spaced(len(available), count)]
 
 
 def _read_context(image: Volume, z: int, recipe: Recipe) -> NDArray[np.float32]:
