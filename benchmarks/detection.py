@@ -40,7 +40,7 @@ from sparsem.detect.masks.outline import mask_in_box
 from sparsem.detect.predict import detect
 from sparsem.detect.score import DetectScoreSettings, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
-from sparsem.detect.slicing import TileDetections, Tiling, merge_detections
+from sparsem.detect.tiling import TileDetections, Tiling, merge_detections
 from sparsem.detect.training.recipe import load_detector
 from sparsem.detect.training.train import train_detector
 from sparsem.io.ingest import ImportSettings, import_stack
@@ -61,7 +61,7 @@ HELD_AXONS = {
     "validation": ("sub-rat3_sample-data11",),
     "test": ("sub-rat4_sample-data12", "sub-rat3_sample-data9"),
 }
-HELD_EPFL = {"validation": ("epfl:36-39",), "leave": ("epfl:40-47",), "test": ("epfl:48-79",)}
+HELD_EPFL = {"validation": ("epfl:36-39",), "exclude": ("epfl:40-47",), "test": ("epfl:48-79",)}
 ORGANELLES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 
 
@@ -96,9 +96,9 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
     held = HELD_AXONS if data == "axon" else HELD_EPFL
     settings = DetectTrainSettings.model_validate(
         {
-            "detector": detector,
+            "architecture": detector,
             "updates": updates,
-            "see": SEE,
+            "input_px": SEE,
             "seed": seed,
             "weights": "none",
             "split": "none",
@@ -123,8 +123,8 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
             "map": f"{one.map:.3f}",
             "ar": f"{one.ar:.3f}",
             "ap50": f"{one.ap50:.3f}",
-            "annotated": one.truth,
-            "found": one.predicted,
+            "annotated": one.n_truth,
+            "detected": one.n_detected,
         }
         row = {
             "data": data,
@@ -157,14 +157,14 @@ def _found(sample: Sample, model: Path, way: str) -> BoxComparison:
         own = replace(
             recipe,
             pixel_nm=(
-                image.voxel_size.y * edge / recipe.see,
-                image.voxel_size.x * edge / recipe.see,
+                image.voxel_size.y * edge / recipe.input_px,
+                image.voxel_size.x * edge / recipe.input_px,
             ),
         )
     if way == "whole":  # one large tile at the scale that was learnt
         seen = edge * image.voxel_size.x / recipe.pixel_nm[1]
-        own = replace(recipe, see=int(-(-seen // 128) * 128))
-    if own.see != recipe.see:
+        own = replace(recipe, input_px=int(-(-seen // 128) * 128))
+    if own.input_px != recipe.input_px:
         larger = own.build()
         load_state(larger, network_state(network))
         network = larger.eval()
@@ -331,7 +331,7 @@ def mosaics(folder: Path, updates: int) -> tuple[Path, list[Sample]]:
     model = folder / "m.safetensors"
     settings = {
         "updates": updates,
-        "see": SEE,
+        "input_px": SEE,
         "weights": "none",
         "split": "none",
         "validate_every": 100,
@@ -386,7 +386,7 @@ def _parts_beside_whole(sample: Sample, model: Path) -> None:
     network, recipe = load_detector(model)
     image, cpu = sample.image(), torch.device("cpu")
     _, height, width = image.shape
-    levels, edge = sample_gray_statistics(image), recipe.edge(image.voxel_size)
+    levels, edge = sample_gray_statistics(image), recipe.tile_shape(image.voxel_size)
     slicing, window = (
         tiling_of((height, width), recipe, image.voxel_size, DetectSettings().overlap),
         window_reader(image, 0),
@@ -395,7 +395,7 @@ def _parts_beside_whole(sample: Sample, model: Path) -> None:
         window, slicing, network, recipe, levels, 1, cpu
     )  # numbers round otherwise where more tiles are seen at once
     for part, axis in (("right half", 1), ("lower half", 0)):
-        begins = slicing.begins[axis]
+        begins = slicing.offsets[axis]
         shift = [0, 0]
         shift[axis] = begins[len(begins) // 2]
         y, x = shift
@@ -439,7 +439,7 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
                 "leave": ("tissue:28-29",),
             }
             common = {
-                "see": SEE,
+                "input_px": SEE,
                 "read": 512,
                 "weights": "none",
                 "seed": seed,
@@ -471,20 +471,20 @@ def _phantom_rows(sample: Sample, detectors: str, updates: int, seed: int) -> No
     gone = constrain_boxes(sample, StructureRoles())
     judged = score_boxes([sample], DetectScoreSettings(structure=ORGANELLES))
     for name in ORGANELLES:
-        before, after = (judged.of(kind)[name].scores for kind in ("predicted", "constrained"))
-        counted = int(read_detected_boxes(sample, before.name, as_predicted=True).counts.sum())
+        before, after = (judged.of_kind(kind)[name].scores for kind in ("predicted", "constrained"))
+        counted = int(read_detected_boxes(sample, before.structure, as_predicted=True).counts.sum())
         numbers = {key: f"{getattr(before, key):.3f}" for key in ("map", "ar", "ap50")}
         held = {f"constrained_{key}": f"{getattr(after, key):.3f}" for key in ("map", "ar", "ap50")}
         row = {
             "detectors": detectors,
-            "structure": before.name,
+            "structure": before.structure,
             "updates": updates,
             "seed": seed,
-            "annotated": before.truth,
+            "annotated": before.n_truth,
         }
         keep(
             "detection_phantom",
-            {**row, **numbers, **held, "objects": counted, "of_them_gone": gone[before.name]},
+            {**row, **numbers, **held, "objects": counted, "of_them_gone": gone[before.structure]},
         )
 
 

@@ -40,7 +40,8 @@ def some(*boxes: tuple[float, float, float, float, float]) -> BoxSet:
 
 def stays(**boxes: BoxSet) -> dict[str, list[bool]]:
     return {
-        name: verdict.stays.tolist() for name, verdict in apply_constraints(boxes, RULES).items()
+        name: decision.is_allowed.tolist()
+        for name, decision in apply_constraints(boxes, RULES).items()
     }
 
 
@@ -107,12 +108,12 @@ def test_a_sure_nucleolus_makes_a_doubtful_nucleus_count() -> None:
     found = apply_constraints(
         {"nucleus": some((*NUCLEUS, 0.3)), "nucleolus": some((150, 150, 200, 200, 0.9))}, RULES
     )
-    assert found["nucleolus"].stays.tolist() == [True]
+    assert found["nucleolus"].is_allowed.tolist() == [True]
     assert found["nucleus"].must_count.tolist() == [True]
     doubtful = apply_constraints(
         {"nucleus": some((*NUCLEUS, 0.05)), "nucleolus": some((150, 150, 200, 200, 0.6))}, RULES
     )
-    assert doubtful["nucleolus"].stays.tolist() == [
+    assert doubtful["nucleolus"].is_allowed.tolist() == [
         False
     ]  # more probably there is no nucleus than that there is a nucleolus
 
@@ -153,7 +154,7 @@ def found(tmp_path: Path) -> Sample:
     for name, (own, confidence) in boxes.items():
         sure = np.array(confidence, np.float32)
         kept = StoredBoxes(
-            own, (0, 1), "raw", {"fingerprint": f"of {name}", "seen": []}, sure, sure >= 0.5
+            own, (0, 1), "raw", {"fingerprint": f"of {name}", "used_slices": []}, sure, sure >= 0.5
         )
         write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}", kept)
         true = own if name == "nucleus" else own[np.array([False, True, True])]
@@ -167,9 +168,9 @@ def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
     assert len(read_detected_boxes(found, "mitochondrion", as_predicted=True).boxes) == 3
     assert detected_box_structures(found) == ["mitochondrion", "nucleus"]
     scores = score_boxes([found], DetectScoreSettings())
-    before, after = (scores.of(kind)["mitochondrion"] for kind in ("predicted", "constrained"))
+    before, after = (scores.of_kind(kind)["mitochondrion"] for kind in ("predicted", "constrained"))
     assert before.scores.map < after.scores.map == 1
-    assert (before.counts.predicted.tolist(), after.counts.predicted.tolist()) == ([2, 0], [1, 0])
+    assert (before.counts.detected.tolist(), after.counts.detected.tolist()) == ([2, 0], [1, 0])
     assert {row["boxes"] for row in found.read_table("box_scores").to_pylist()} == {
         "predicted",
         "constrained",
@@ -185,12 +186,12 @@ def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
 def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) -> None:
     constrain_boxes(found)
     before = read_detected_boxes(found, "nucleus", as_predicted=True)
-    about = {**before.about, "fingerprint": "of another run"}
+    about = {**before.metadata, "fingerprint": "of another run"}
     write_detected_boxes(
         found,
         f"{DETECTED_PREFIX}nucleus",
         StoredBoxes(
-            before.boxes, before.pictures, before.image, about, before.confidence, before.counts
+            before.boxes, before.slices, before.image, about, before.confidence, before.counts
         ),
     )
     with pytest.raises(
@@ -229,11 +230,13 @@ def test_scores_of_other_boxes_are_not_shown(found: Sample) -> None:
 
 def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None:
     with pytest.raises(
-        SampleError, match=r"two of nucleus, nucleolus, mitochondrion.*has found boxes of nothing"
+        SampleError,
+        match=r"at least two of nucleus, nucleolus, mitochondrion.*has boxes of no structure",
     ):
         constrain_boxes(tissue)
     with pytest.raises(
-        SampleError, match=r"two of nucleus, nucleolus; .*has found boxes of mitochondrion, nucleus"
+        SampleError,
+        match=r"at least two of nucleus, nucleolus; .*has boxes of mitochondrion, nucleus",
     ):
         constrain_boxes(found, StructureRoles(cytoplasm=()))
 
@@ -256,7 +259,7 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
     ]
     nuclei = rows[1]
     assert nuclei["diameter_um_median"] == pytest.approx(2.0)  # 200 px of 10 nm
-    assert nuclei["objects_per_picture"] == 1
+    assert nuclei["objects_per_image"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
     assert count_boxes([found], CountSettings(structure=("nucleus",))).num_rows == 1
     table.write_text(
@@ -273,7 +276,7 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
         ("sample,grade\nS01,3\nS01,2\n", "has 'S01' a second time in line 3"),
         ("sample,grade\n,3\n", "has no sample in line 2"),
         ("sample,grade\nS01,3,4\n", "has more values than the header in line 2"),
-        ("sample,grade\nS02,3\n", "says nothing of S01; it knows S02"),
+        ("sample,grade\nS02,3\n", "has no row for S01; it has rows for S02"),
         (
             "sample,objects\nS01,3\n",
             "has a column 'objects', as the counts have; give it another name",

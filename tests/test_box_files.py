@@ -12,7 +12,8 @@ import tifffile
 from typer.testing import CliRunner
 
 from sparsem.annotation.writing import write_annotation
-from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
+from sparsem.boxes.exporting import export_boxes
+from sparsem.boxes.importing import BoxesSettings, import_boxes
 from sparsem.boxes.read import read_boxes
 from sparsem.boxes.tables import annotated_box_structures, image_names, read_annotated_boxes
 from sparsem.cli.app import app
@@ -88,10 +89,10 @@ def test_pictures_have_the_names_of_their_files(pictures: Sample) -> None:
 def test_coco_boxes_reach_their_pictures(pictures: Sample, tmp_path: Path) -> None:
     found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     assert found.boxes == {"nucleus": 1, "mitochondrion": 1}
-    assert (found.pictures, found.small) == (2, 1)  # 12 x 9 px is a slip of the hand
+    assert (found.images, found.small) == (2, 1)  # 12 x 9 px is a slip of the hand
     kept = read_annotated_boxes(pictures, "mitochondrion")
     assert kept.boxes.corners.tolist() == [[50, 10, 75, 31]]
-    assert kept.pictures == (0, 1)  # the second one is known to hold none
+    assert kept.slices == (0, 1)  # the second one is known to hold none
     assert annotated_box_structures(pictures) == ["mitochondrion", "nucleus"]
     assert pictures.history()[-1]["stage"].startswith("annotate-boxes-")
 
@@ -114,7 +115,7 @@ def test_csv_of_several_kinds_is_read(
     )
     assert found.boxes == {"mitochondrion": 1}
     kept = read_annotated_boxes(pictures, "mitochondrion")
-    assert (kept.boxes.corners.tolist(), kept.pictures) == ([[10, 20, 40, 50]], (1,))
+    assert (kept.boxes.corners.tolist(), kept.slices) == ([[10, 20, 40, 50]], (1,))
 
 
 def test_a_name_goes_on_only_after_a_mark(pictures: Sample, tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_p
         source=str(file), unlisted_images="empty", classes={"0": "mitochondrion"}
     )
     import_boxes([pictures], settings, on=QUIET)
-    assert read_annotated_boxes(pictures, "mitochondrion").pictures == (0, 1, 2)
+    assert read_annotated_boxes(pictures, "mitochondrion").slices == (0, 1, 2)
 
 
 @pytest.mark.parametrize("ending", ["out.json", "out.csv", "yolo"])
@@ -151,8 +152,8 @@ def test_what_is_exported_can_be_brought_in_again(
     )
     after = read_annotated_boxes(pictures, "mitochondrion")
     np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
-    assert after.pictures == (
-        before.pictures if ending != "out.csv" else (0,)
+    assert after.slices == (
+        before.slices if ending != "out.csv" else (0,)
     )  # a row a box says nothing of empty pictures
 
 
@@ -174,7 +175,7 @@ def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\nother.tif,a,60,0,90,30\n", "b.csv"
     )
     found = import_boxes([pictures, other], BoxesSettings(source=str(file)), on=QUIET)
-    assert (found.boxes, found.pictures) == ({"a": 2}, 2)
+    assert (found.boxes, found.images) == ({"a": 2}, 2)
     assert read_annotated_boxes(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
 
 
@@ -199,7 +200,7 @@ def test_boxes_around_labels(own_tissue: Sample) -> None:
     annotated = read_annotated_boxes(
         own_tissue, "nucleus"
     )  # hand-labeled slices come before labels of all
-    assert annotated.pictures == (0, 9, 18)
+    assert annotated.slices == (0, 9, 18)
 
 
 def test_the_real_boxes_are_read(real_data: Callable[[str], Path]) -> None:
@@ -207,7 +208,7 @@ def test_the_real_boxes_are_read(real_data: Callable[[str], Path]) -> None:
         read_boxes(real_data(f"{name}/boxes.csv"))
         for name in ("axon_sem_2d", "epfl_fibsem_mitochondria")
     )
-    assert (len(axons.boxes), len(axons.images), axons.names) == (5952, 6, ["axon"])
+    assert (len(axons.boxes), len(axons.images), axons.class_names) == (5952, 6, ["axon"])
     assert (len(mitochondria.boxes), len(mitochondria.images)) == (1527, 80)
 
 
@@ -278,10 +279,10 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     ),
     "no list of pictures": (
         {"annotations": [], "categories": []},
-        "no COCO file: expected an object with the lists",
+        "not a COCO file: expected an object with the lists",
     ),
-    "a list": ([1, 2], "no COCO file"),
-    "half a file": ('{"images": [', "is no JSON"),
+    "a list": ([1, 2], "not a COCO file"),
+    "half a file": ('{"images": [', "is not valid JSON"),
 }
 
 
@@ -301,7 +302,7 @@ CSVS = {
     "only a header": ("image,class,x0,y0,x1,y1\n", "holds no box"),
     "a corner in words": (
         "z,class,x0,y0,x1,y1\n1,a,one,2,30,40\n",
-        r"1 rows whose corners are no numbers \(line 2\)",
+        r"1 rows whose corners are not numbers \(line 2\)",
     ),
     "a row too short": (
         "z,class,x0,y0,x1,y1\n1,a,1,2,30\n",
@@ -365,9 +366,9 @@ def test_what_is_wrong_in_yolo_labels_is_told(
 @pytest.mark.parametrize(
     ("classes", "yaml", "sentence"),
     [
-        (None, None, "does not say what its classes are called"),
+        (None, None, "does not name its classes"),
         ("a\na\n", None, "names a class twice"),
-        (None, "[", "no YAML with the names of classes"),
+        (None, "[", "not a YAML file with the names of classes"),
     ],
 )
 def test_yolo_classes_need_names(
@@ -381,7 +382,7 @@ def test_yolo_names_may_stand_in_a_yaml(tmp_path: Path) -> None:
     found = read_boxes(
         yolo(tmp_path, "1 0.5 0.5 0.5 0.5\n\n", None, "names:\n  0: nucleus\n  1: mitochondrion\n")
     )
-    assert [box.name for box in found.boxes] == ["mitochondrion"]
+    assert [box.class_name for box in found.boxes] == ["mitochondrion"]
 
 
 def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
@@ -403,8 +404,8 @@ def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
     )  # the third box of the second image is right, but its image lacks two others
     assert len(found.left_out) == 2
     assert found.incomplete == {"nucleus": 1}
-    assert read_annotated_boxes(pictures, "nucleus").pictures == (0,)
-    assert read_annotated_boxes(pictures, "mitochondrion").pictures == (
+    assert read_annotated_boxes(pictures, "nucleus").slices == (0,)
+    assert read_annotated_boxes(pictures, "mitochondrion").slices == (
         0,
         1,
     )  # no box of this class was left out
@@ -427,7 +428,7 @@ def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: P
         (
             {"from_labels": ("nothing",)},
             SampleError,
-            "has no annotation, labels or truth 'nothing'",
+            "has no annotation, labels or ground truth 'nothing'",
         ),
     ],
 )
@@ -441,7 +442,7 @@ def test_what_cannot_be_brought_in(
 def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
     (tmp_path / "boxes.xml").write_text("<annotation/>")
     with pytest.raises(
-        InputError, match=r"boxes.xml is no file of boxes that is read; expected .json .COCO., .csv"
+        InputError, match=r"boxes.xml is not a known file of boxes; expected .json .COCO., .csv"
     ):
         read_boxes(tmp_path / "boxes.xml")
     (tmp_path / "bytes.csv").write_bytes(b"a,b\n\xffPK\x00\x81")
@@ -455,7 +456,7 @@ def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="has no boxes that a detector found"):
         export_boxes(pictures, tmp_path / "x.json")
     import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
-    with pytest.raises(InputError, match=r"written as .json .COCO., .csv, or to a folder"):
+    with pytest.raises(InputError, match=r"ends in .json .COCO. or .csv, or a folder"):
         export_boxes(pictures, tmp_path / "x.xml", drawn=True)
     with pytest.raises(
         InputError, match="has no class 'mitochondria'; did you mean 'mitochondrion'"
@@ -485,7 +486,7 @@ def test_the_csv_that_a_sample_keeps_can_be_read_by_people(
     import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     with (pictures.path / "tables" / "annotated_boxes_nucleus.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
-    assert row["picture"] == "cell_1_raw"
+    assert row["image"] == "cell_1_raw"
     assert [float(row[key]) for key in ("width_um", "height_um")] == pytest.approx([0.16, 0.12])
 
 
@@ -563,7 +564,7 @@ def test_a_box_that_is_there_twice_counts_once(pictures: Sample, tmp_path: Path)
         "image,class,x0,y0,x1,y1\ncell_1,a,5,10,50,40\ncell_1,a,5,10,50,40\ncell_1,b,5,10,50,40\n",
         "b.csv",
     )
-    with pytest.raises(InputError, match=r"1 boxes that are there twice \(line 3"):
+    with pytest.raises(InputError, match=r"1 boxes that are listed twice \(line 3"):
         import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
     assert import_boxes(
         [pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET
@@ -680,13 +681,13 @@ def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(
     file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
     import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
     kept = read_annotated_boxes(pictures, "nucleus")
-    assert (kept.pictures, kept.boxes.z.tolist()) == ((0,), [0])
+    assert (kept.slices, kept.boxes.z.tolist()) == ((0,), [0])
 
 
 def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: Path) -> None:
     categories = [{"id": 7, "name": "ok"}, {"id": 9, "name": "not a name"}]
     with pytest.raises(
-        InputError, match=r"1 classes that cannot be called so .*--classes 'not a name=NAME'"
+        InputError, match=r"1 classes that cannot be names .*--classes 'not a name=NAME'"
     ):
         import_boxes(
             [pictures],
@@ -701,7 +702,7 @@ def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample)
     labels[1][:, 64:] = 9
     write_annotation(own_tissue, "spot", (3, 5), labels, ignore=9)
     import_boxes([own_tissue], BoxesSettings(from_labels=("spot",), min_px=3), on=QUIET)
-    assert read_annotated_boxes(own_tissue, "spot").pictures == (3,)
+    assert read_annotated_boxes(own_tissue, "spot").slices == (3,)
 
 
 @pytest.mark.parametrize(
@@ -713,7 +714,7 @@ def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample)
             "is a quotation mark left open",
         ),
         ("z,class,x0,y0,x1,y1\ninf,a,0,0,30,30\n", "i.csv", "rows without image or class"),
-        ('{"images": ' + "[" * 100_000, "deep.json", "is no JSON"),
+        ('{"images": ' + "[" * 100_000, "deep.json", "is not valid JSON"),
         (
             json.dumps(with_annotation(bbox=[10**400, 0, 30, 30])),
             "huge.json",

@@ -86,8 +86,8 @@ def brought(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any) 
 def begins(sample: Sample, name: str = "mito") -> dict[int, list[float]]:
     """Where boxes begin along x, by the images that are completely annotated."""
     kept = read_annotated_boxes(sample, name)
-    assert set(kept.boxes.z.tolist()) <= set(kept.pictures)
-    return {z: kept.boxes.of_image(z).corners[:, 0].tolist() for z in kept.pictures}
+    assert set(kept.boxes.z.tolist()) <= set(kept.slices)
+    return {z: kept.boxes.of_image(z).corners[:, 0].tolist() for z in kept.slices}
 
 
 ALL = {0: [10.0], 1: [20.0], 2: [30.0]}
@@ -117,7 +117,7 @@ def test_an_id_is_one_however_it_is_written(
         category["id"] = drawn(value)
     found = read_json(written(tmp_path_factory.mktemp("ids"), content))
     assert not found.faults
-    assert [(box.image, box.name, box.corners[0]) for box in found.boxes] == [
+    assert [(box.image, box.class_name, box.corners[0]) for box in found.boxes] == [
         (0, "mito", 10),
         (1, "mito", 20),
         (2, "mito", 30),
@@ -343,7 +343,7 @@ def test_an_image_that_lost_a_box_is_unknown(cells: Sample, tmp_path: Path, what
     found = brought(cells, path, on_invalid="skip", unlisted_images="empty")
     assert begins(cells) == {0: [10.0], 2: [30.0]}
     assert found.incomplete["mito"] == 1
-    assert found.pictures == (2 if "er" in found.incomplete else 3)
+    assert found.images == (2 if "er" in found.incomplete else 3)
 
 
 def test_what_was_lost_of_one_class_hides_nothing_of_another(
@@ -581,8 +581,11 @@ def test_classes_of_a_yaml_have_their_numbers(cells: Sample, yolo: Path, names: 
             r"classes.txt and data.yaml in .* name the classes differently",
         ),
         ({"labels/train/classes.txt": "er\n"}, "name the classes differently"),
-        ({"data.yaml": "names: {a: mito}"}, "data.yaml is no YAML with the names of classes"),
-        ({"data.yaml": "names: mito"}, "data.yaml is no YAML with the names of classes"),
+        (
+            {"data.yaml": "names: {a: mito}"},
+            "data.yaml is not a YAML file with the names of classes",
+        ),
+        ({"data.yaml": "names: mito"}, "data.yaml is not a YAML file with the names of classes"),
     ],
 )
 def test_classes_that_are_unclear(yolo: Path, files: dict[str, str], sentence: str) -> None:
@@ -730,7 +733,7 @@ def test_slices_counted_from_one_are_refused(
                 brought(cells, table(*numbers), **settings)
     brought(cells, table(1, 2), SHOWN)
     assert (
-        "Note: z counts from 0; b.csv holds slices from 1 to 2, and nothing of slice 0."
+        "Note: z counts from 0; b.csv holds slices 1 to 2, and no box of slice 0."
         in capsys.readouterr().err
     )
     assert list(begins(cells)) == [1, 2]

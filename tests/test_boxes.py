@@ -106,9 +106,9 @@ def by_the_library(compared: list[BoxComparison], most: int) -> Any:
 
     images, lists = [], ([], [])  # type: ignore[var-annotated]
     for one in compared:
-        number = {z: len(images) + place for place, z in enumerate(one.images, 1)}
+        number = {z: len(images) + place for place, z in enumerate(one.slices, 1)}
         images += [{"id": place, "width": 1, "height": 1} for place in number.values()]
-        for boxes, out in zip((one.truth, one.predicted), lists, strict=True):
+        for boxes, out in zip((one.truth, one.detected), lists, strict=True):
             for z, (x0, y0, x1, y1), score in zip(
                 boxes.z.tolist(),
                 boxes.corners.astype(float).tolist(),
@@ -160,7 +160,7 @@ def test_scores_are_those_of_the_library(rng: np.random.Generator, each: int) ->
     assert score.ap75 == pytest.approx(precision[5].mean(), abs=1e-6)
     assert score.ar == pytest.approx(recall.mean(), abs=1e-6)
     np.testing.assert_allclose(score.curve, precision[0], atol=1e-6)
-    assert (score.truth, score.predicted) == (len(truth), len(found))
+    assert (score.n_truth, score.n_detected) == (len(truth), len(found))
 
 
 def test_a_perfect_detector_scores_one_and_a_blind_one_nothing(rng: np.random.Generator) -> None:
@@ -179,7 +179,7 @@ def test_pictures_that_are_not_compared_do_not_count(rng: np.random.Generator) -
     only = box_scores([BoxComparison(truth, found, (1,))], ["a"])[0]
     alone = box_scores([BoxComparison(truth.of_image(1), found.of_image(1), (1,))], ["a"])[0]
     assert only.map == alone.map
-    assert only.truth == 6
+    assert only.n_truth == 6
 
 
 def test_confusion_by_hand() -> None:
@@ -196,7 +196,7 @@ def test_confusion_by_hand() -> None:
         [1, 1, 0],
     ]  # an a, an a taken for a b, a b missed; an a and a b from nowhere
     own = object_counts([BoxComparison(truth, found, (0, 1))], "a")
-    assert (own.truth.tolist(), own.predicted.tolist()) == ([2, 0], [2, 0])
+    assert (own.truth.tolist(), own.detected.tolist()) == ([2, 0], [2, 0])
     assert (own.mean_error, own.bias) == (0, 0)
 
 
@@ -205,7 +205,7 @@ def test_a_right_name_takes_its_object_before_a_surer_wrong_one() -> None:
     found = Boxes.from_arrays(
         ("a", "b"), [0, 0], [1, 0], [[0, 0, 10, 10], [0, 0, 10, 9]], [0.9, 0.4]
     )
-    assert match_boxes(truth, found).predicted.tolist() == [1]
+    assert match_boxes(truth, found).detected_of_truth.tolist() == [1]
 
 
 @given(st.integers(0, 2**31))
@@ -221,7 +221,8 @@ def test_what_a_score_means_is_learnt_from_held_out_pictures(seed: int) -> None:
     assert (np.diff(right) >= 0).all()
     assert 0 <= right[0] <= right[-1] <= 1
     hits = sum(
-        int((match_boxes(truth.of_image(z), found.of_image(z)).truth >= 0).sum()) for z in range(5)
+        int((match_boxes(truth.of_image(z), found.of_image(z)).truth_of_detected >= 0).sum())
+        for z in range(5)
     )
     told = np.interp(found.score, scores, right)
     assert told.sum() == pytest.approx(

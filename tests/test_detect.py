@@ -128,7 +128,7 @@ def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
         one.grad is not None and bool(one.grad.abs().sum() > 0) for one in learning
     ) > 0.8 * len(learning)
     with torch.inference_mode():
-        answers = network.eval().found(images)
+        answers = network.eval().detect(images)
     assert len(answers) == 2
     for one in answers:
         assert one.corners.shape == (len(one.score), 4)
@@ -237,10 +237,10 @@ def test_weights_are_fetched_by_the_names_of_the_libraries(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "weights", "sentence"),
     [
-        ("retinanet-small", "coco", "no weights that 'retinanet-small' can begin with"),
-        ("retinanet", "nowhere.pth", "cannot be had .*nowhere.pth.*--weights none"),
-        ("retinanet", "other", "cannot be had .they lack"),
-        ("retinanet", "pickle", "cannot be had"),
+        ("retinanet-small", "coco", "no initial weights for 'retinanet-small'"),
+        ("retinanet", "nowhere.pth", "cannot be loaded .*nowhere.pth.*--weights none"),
+        ("retinanet", "other", "cannot be loaded .they lack"),
+        ("retinanet", "pickle", "cannot be loaded"),
     ],
 )
 def test_weights_that_cannot_be_had(name: str, weights: str, sentence: str, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_gray_levels_are_those_of_the_sample(spots: Sample) -> None:
     voxels = image.read(slice(None)).astype(float)
     levels = sample_gray_statistics(image)
     assert levels.mean == pytest.approx(voxels.mean(), abs=1)
-    assert levels.spread == pytest.approx(voxels.std(), abs=1)
+    assert levels.std == pytest.approx(voxels.std(), abs=1)
 
 
 # which pictures are for what
@@ -335,7 +335,7 @@ def test_whole_samples_are_held_out() -> None:
     assert all(len(own) == 1 for own in by_sample.values())
     counted = [
         sum(own == {role} for own in by_sample.values())
-        for role in (ImageRole.LEARN, ImageRole.VALIDATE, ImageRole.TEST)
+        for role in (ImageRole.TRAIN, ImageRole.VALIDATE, ImageRole.TEST)
     ]
     assert counted == [16, 2, 2]
     assert roles == split_images(places(20, 5), "sample", set(), set(), set(), seed=3)
@@ -345,7 +345,7 @@ def test_whole_samples_are_held_out() -> None:
 def test_of_a_stack_the_last_pictures_are_held_out() -> None:
     roles = split_images(places(1, 20), "image", set(), set(), {ImageId("S00", 0)}, seed=0)
     order = [roles[ImageId("S00", z)].value for z in range(20)]
-    assert order == ["leave", *["learn"] * 15, "validate", "validate", "test", "test"]
+    assert order == ["exclude", *["train"] * 15, "validate", "validate", "test", "test"]
 
 
 def test_what_is_named_is_held_out_and_nothing_else() -> None:
@@ -358,7 +358,7 @@ def test_what_is_named_is_held_out_and_nothing_else() -> None:
     assert [role.value for place, role in roles.items() if place == ImageId("S00", 39)] == [
         "validate"
     ]
-    assert sum(role is ImageRole.LEARN for role in roles.values()) == 39
+    assert sum(role is ImageRole.TRAIN for role in roles.values()) == 39
 
 
 @pytest.mark.parametrize(
@@ -366,13 +366,16 @@ def test_what_is_named_is_held_out_and_nothing_else() -> None:
     [
         (
             (places(2, 9), "sample", set(), set(), set(), 0),
-            "2 annotated samples cannot be parted.*--split picture",
+            "Cannot split 2 annotated samples.*--split image",
         ),
         (
             (places(1, 2), "image", set(), set(), set(), 0),
-            "2 annotated pictures cannot be parted",
+            "Cannot split 2 annotated images",
         ),
-        ((places(1, 2), "none", set(places(1, 2)), set(), set(), 0), "leave some to learn from"),
+        (
+            (places(1, 2), "none", set(places(1, 2)), set(), set(), 0),
+            "all are held out or excluded",
+        ),
         (
             (places(1, 2), "none", {ImageId("S00", 1)}, {ImageId("S00", 1)}, set(), 0),
             "S00:1 is named for two",
@@ -386,7 +389,7 @@ def test_splits_that_are_none(given: Any, sentence: str) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "sentence"),
-    [("S09", "names no annotated picture"), ("S00:x", "takes a sample, or its slices")],
+    [("S09", "names no annotated image"), ("S00:x", "takes a sample, or its slices")],
 )
 def test_choices_that_are_none(choice: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
@@ -399,10 +402,10 @@ def test_choices_that_are_none(choice: str, sentence: str) -> None:
 def test_a_detector_learns(spots: Sample, model: Path) -> None:
     recipe = read_detector(model)
     assert recipe.structures == NAMES
-    assert recipe.training["learn"] == [f"spots:{z}" for z in range(5)]
+    assert recipe.training["train"] == [f"spots:{z}" for z in range(5)]
     assert recipe.training["test"] == ["spots:6", "spots:7"]
     assert recipe.training["weights"] == "best"
-    assert np.mean(list(recipe.training["validation ap50"].values())) > 0.3
+    assert np.mean(list(recipe.training["validation_ap50"].values())) > 0.3
     log = model.with_suffix(".training.csv").read_text().splitlines()
     assert log[0] == "update,seconds,learning_rate,loss,validation_ap50_disc,validation_ap50_square"
     losses = [float(line.split(",")[3]) for line in log[1:]]
@@ -417,10 +420,10 @@ def test_objects_are_shown_as_large_as_the_detector_finds_them_well(
     edges = np.concatenate(
         [np.sqrt(np.prod(one.corners[:, 2:] - one.corners[:, :2], axis=1)) for one in boxes]
     )
-    smallest: float = DETECTORS["retinanet-small"].smallest  # type: ignore[attr-defined]
+    smallest: float = DETECTORS["retinanet-small"].min_object_px  # type: ignore[attr-defined]
     shrunk = np.percentile(edges, 10) * 10 / recipe.pixel_nm[0]
     assert shrunk == pytest.approx(smallest, abs=1.5)
-    assert recipe.edge(spots.voxel_size) == (115, 115)
+    assert recipe.tile_shape(spots.voxel_size) == (115, 115)
 
 
 @pytest.mark.parametrize("name", ["retinanet-small", "deformable-detr-small"])
@@ -466,20 +469,20 @@ def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) ->
             SampleError,
             "no annotated boxes of 'disk'; did you mean 'disc'",
         ),
-        ({"detector": "yolo"}, SettingsError, "no detector 'yolo'"),
-        ({"see": 200}, SettingsError, "multiple of 128"),
+        ({"architecture": "yolo"}, SettingsError, "no detector 'yolo'"),
+        ({"input_px": 200}, SettingsError, "multiple of 128"),
         (
             {"validation": (), "test": (), "split": "sample"},
             SettingsError,
-            "1 annotated sample cannot be parted",
+            "Cannot split 1 annotated sample into",
         ),
         (
             {"test": ("liver",)},
             SettingsError,
-            "--test liver names no annotated picture; there are some in spots",
+            "--test liver names no annotated image; spots have annotated images",
         ),
         ({"device": "cuda:9"}, SettingsError, "--device cuda:9"),
-        ({"weights": "coco"}, SettingsError, "no weights that 'retinanet-small' can begin with"),
+        ({"weights": "coco"}, SettingsError, "no initial weights for 'retinanet-small'"),
     ],
 )
 def test_trainings_that_cannot_be(
@@ -506,20 +509,23 @@ def test_a_detector_is_told_from_a_network(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"predicts boxes.*sparsem detect predict"):
         read_recipe(model)
     save_tensors(tmp_path / "net.safetensors", {}, {"model": "resunet"})
-    with pytest.raises(InputError, match="finds structures pixel by pixel, not in boxes"):
+    with pytest.raises(InputError, match="segments structures pixel by pixel and finds no boxes"):
         read_detector(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"structures": []}, "no finished detector: its recipe makes no sense"),
+        ({"structures": []}, "no finished detector: values of its recipe are out of range"),
         ({"structures": ["../x"]}, "no finished detector: A name is of letters"),
-        ({"pixel_nm": [0, 1]}, "no finished detector: its recipe makes no sense"),
-        ({"counts_from": {"disc": 7}}, "no finished detector: its recipe makes no sense"),
+        ({"pixel_nm": [0, 1]}, "no finished detector: values of its recipe are out of range"),
+        (
+            {"counts_from": {"disc": 7}},
+            "no finished detector: values of its recipe are out of range",
+        ),
         ({"confidence": {"disc": [[0.1]]}}, "no finished detector"),
         ({"detector": "yolo"}, "is damaged: There is no detector 'yolo'"),
-        ({"see": 256.5}, "is damaged|no finished detector"),
+        ({"input_px": 256.5}, "is damaged|no finished detector"),
     ],
 )
 def test_damaged_detectors(
@@ -556,12 +562,12 @@ def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
     kept = detect(spots, model, DetectSettings(device="cpu"), on=QUIET)
     assert sorted(detected_box_structures(spots)) == sorted(NAMES)
     scores = score_boxes([spots], DetectScoreSettings())
-    assert {name: one.pictures for name, one in scores.of("predicted").items()} == dict.fromkeys(
+    assert {name: one.images for name, one in scores.of_kind("predicted").items()} == dict.fromkeys(
         NAMES, 2
     )  # nobody learnt or chose by them
     assert np.mean([one.scores.ap50 for one in scores.boxes]) > 0.3
     everywhere = score_boxes([spots], DetectScoreSettings(images="all"))
-    assert [one.pictures for one in everywhere.boxes] == [8, 8]
+    assert [one.images for one in everywhere.boxes] == [8, 8]
     for name in NAMES:
         assert (
             kept[name].counts == (kept[name].boxes.score >= read_detector(model).threshold(name))
@@ -617,7 +623,7 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
     whole_slicing = tiling_of((420, 600), recipe, voxel, 0.2)
     window = window_reader(image, 0)
     whole = detect_in_image(window, whole_slicing, network, recipe, levels, 1, device)
-    step = whole_slicing.begins[1][2]
+    step = whole_slicing.offsets[1][2]
     part_slicing = tiling_of((420, 600 - step), recipe, voxel, 0.2)
     part = detect_in_image(
         lambda x0, y0, x1, y1: window(x0 + step, y0, x1 + step, y1),
@@ -629,13 +635,13 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
         device,
     )
     moved = part.corners + np.array([step, 0, step, 0], np.float32)
-    edge = recipe.edge(voxel)[1]
+    edge = recipe.tile_shape(voxel)[1]
     away = [one[one[:, 0] > step + edge] for one in (whole.corners, moved)]
     assert len(away[0]) > 5
     np.testing.assert_allclose(
         sorted(map(tuple, away[0].tolist())), sorted(map(tuple, away[1].tolist())), atol=0.02
     )
-    sure = whole.taken(whole.score > 0.5)
+    sure = whole.select(whole.score > 0.5)
     twice = 0
     for kind in (0, 1):
         of_kind = sure.corners[sure.kind == kind]
@@ -698,7 +704,7 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
             overwrite=False,
         )
     detect(other, model, DetectSettings(device="cpu"), on=QUIET)
-    counted = score_boxes([other]).of("predicted")["disc"].counts
+    counted = score_boxes([other]).of_kind("predicted")["disc"].counts
     assert counted.images == (("other", 0), ("other", 1))  # 7 and 6 of the first one
 
 
@@ -733,7 +739,7 @@ def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path
     train_detector([spots], tmp_path / "m.safetensors", settings, on=QUIET)
     sample = unsearched(spots, tmp_path / "one")
     detect(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), on=QUIET)
-    assert score_boxes([sample]).of("predicted")["disc"].counts.images == (
+    assert score_boxes([sample]).of_kind("predicted")["disc"].counts.images == (
         ("spots", 6),
         ("spots", 7),
     )
@@ -745,7 +751,7 @@ def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) 
     for kept in found.values():
         assert (kept.boxes.corners >= 0).all()
         assert (kept.boxes.corners <= [90, 70, 90, 70]).all()
-    assert len(truth) == sum(len(kept.pictures) * 3 for kept in list(found.values())[:1])
+    assert len(truth) == sum(len(kept.slices) * 3 for kept in list(found.values())[:1])
 
 
 def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path) -> None:
@@ -753,7 +759,7 @@ def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path
     for name in NAMES:
         boxes = read_annotated_boxes(own, name).boxes
         write_annotated_boxes(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
-    with pytest.raises(SampleError, match=r"learnt from every annotated picture.*--images all"):
+    with pytest.raises(SampleError, match=r"trained on every annotated image.*--images all"):
         score_boxes([own])
     assert isinstance(
         score_boxes([own], DetectScoreSettings(images="all")).table().to_pylist()[0]["map"], float
@@ -761,7 +767,7 @@ def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path
 
 
 def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> None:
-    with pytest.raises(SampleError, match="Nothing was both annotated and found"):
+    with pytest.raises(SampleError, match="No structure has both annotated and detected boxes"):
         score_boxes([tissue])
     with pytest.raises(SampleError, match="has no boxes of 'disk'"):
         read_detected_boxes(tissue, "disk")
@@ -794,7 +800,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     input_px = 128
     updates = 30
     batch = 2
-    average = 0.5
+    ema = 0.5
     split = "image"
     device = "cpu"
     [detect.masks]
@@ -805,7 +811,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(study)
     result = run(tmp_path / "study.toml", on=QUIET)
     assert result.boxes is not None
-    assert [one.pictures for one in result.boxes.boxes] == [1, 1]
+    assert [one.images for one in result.boxes.boxes] == [1, 1]
     assert set(result.volumes) == {"labels/disc", "labels/square"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "disc, boxes" in page
@@ -825,7 +831,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
         ),
         (
             'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect]\n',
-            "needs boxes to learn from",
+            "needs boxes to train on",
         ),
         (
             'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect.tran]\n',
@@ -857,7 +863,7 @@ def test_the_commands_of_boxes(
         ),
         (
             "count spots.zarr --metadata samples.csv --out counts.csv",
-            r"spots: \d+ of disc in 8 pictures",
+            r"spots: \d+ of disc in 8 images",
         ),
         ("export spots.zarr found.json", r"Wrote found.json: \d+ boxes"),
         ("constrain spots.zarr --undo", "There was nothing to undo"),

@@ -18,9 +18,10 @@ from sparsem.boxes.tables import (
     read_detected_boxes,
     write_detected_boxes,
 )
-from sparsem.detect.masks.masks import MasksSettings, box_masks, paint_masks, sam_tiles
+from sparsem.detect.masks.masks import MasksSettings, box_masks, paint_masks
 from sparsem.detect.masks.outline import mask_in_box
 from sparsem.detect.masks.sam import Sam, load_sam
+from sparsem.detect.masks.sam_masks import sam_tiles
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.measure.measure import measure
@@ -262,7 +263,7 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
             boxes,
             (0,),
             "raw",
-            {"fingerprint": "by hand", "seen": []},
+            {"fingerprint": "by hand", "used_slices": []},
             boxes.score,
             np.ones(len(boxes), bool),
         )
@@ -292,7 +293,7 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     z = np.array([1, 1, 1, 0])
     boxes, about = (
         Boxes.from_arrays(("disc",), z, 0, corners),
-        {"fingerprint": "by hand", "seen": []},
+        {"fingerprint": "by hand", "used_slices": []},
     )
     kept = StoredBoxes(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
     write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", kept)
@@ -334,7 +335,7 @@ def test_models_that_cannot_be_had(
     if what == "nothing":
         (tmp_path / "empty").mkdir()
         what = str(tmp_path / "empty")
-    with pytest.raises(SettingsError, match=r"cannot be had .*leave out --sam"):
+    with pytest.raises(SettingsError, match=r"cannot be loaded .*leave out --sam"):
         load_sam(what, CPU)
 
 
@@ -413,7 +414,7 @@ def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
     )
     with pytest.raises(
         SettingsError,
-        match=r"pictures of their own, which nothing connects; leave out --connectivity 3d",
+        match=r"separate images, and objects are not connected across them; leave out --connectivity 3d",
     ):
         box_masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
 
@@ -537,7 +538,7 @@ def test_masks_that_cannot_be(found: tuple[Sample, Boxes], tissue: Sample, sam: 
     with pytest.raises(SampleError, match=r"has no boxes of 'disk'; did you mean 'disc'"):
         box_masks(sample, MasksSettings(structure=("disk",)), on=QUIET)
     box_masks(sample, MasksSettings(), on=QUIET)
-    with pytest.raises(ResumeError, match=r"objects: pictures -> stack.*--overwrite"):
+    with pytest.raises(ResumeError, match=r"connectivity: 2d -> 3d.*--overwrite"):
         box_masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
     with pytest.raises(ResumeError, match=r"now with model"):
         box_masks(sample, MasksSettings(sam=str(sam)), on=QUIET)

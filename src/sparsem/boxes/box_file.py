@@ -1,4 +1,4 @@
-"""A file of boxes in one form, whatever format it was read from: images, classes, boxes, and the faults that were found in it.
+"""The content of a file of boxes in one form, whatever its format, with the faults in it.
 
 Corners are ``x0 y0 x1 y1`` px (see ``sparsem.boxes.geometry``).
 """
@@ -13,9 +13,11 @@ from sparsem.errors import InputError
 
 BoxCorners = tuple[float, float, float, float]
 
-MAX_OVERHANG_PX = 1.0  # px that a box may reach beyond its image: outlines are drawn through the centers of pixels, or around them
+# px that a box may reach beyond its image: outlines are drawn through the centers of pixels, or
+# around the pixels.
+MAX_OVERHANG_PX = 1.0
 MAX_FRACTION = 1.001  # fractions of an image are up to 1, and rounded
-NOT_LISTED = -1  # index of all images that a file does not list
+NOT_LISTED = -1  # index that stands for all images that a file does not list
 IMAGE_ENDINGS = ("tif", "tiff", "png", "jpg", "jpeg", "bmp", "btf")
 
 
@@ -24,25 +26,28 @@ class FileBox(NamedTuple):
 
     Attributes:
         image: index of its image.
-        name: class of the object in it.
-        corners: four numbers, px; fractions of the image if the file holds fractions, until ``check``.
-        where: position in the file, for messages.
+        class_name: class of the object in the box.
+        corners: px; in a file of fractions, fractions of the image until ``BoxFile.check``.
+        position: position in the file, for messages.
     """
 
     image: int
-    name: str
+    class_name: str
     corners: BoxCorners
-    where: str
+    position: str
 
 
 class LostBox(NamedTuple):
-    """A box that could not be read, and so an object that may lie in ``image``; None: in any image, or of any class.
+    """A box that could not be read: an object of unknown position.
 
-    The image ``NOT_LISTED`` stands for all that the file does not list.
+    Attributes:
+        image: index of the image that the object may lie in; None if it may lie in any image;
+            ``NOT_LISTED`` for all images that the file does not list.
+        class_name: class of the object; None if it may be of any class.
     """
 
     image: int | None
-    name: str | None
+    class_name: str | None
 
 
 @dataclass
@@ -51,14 +56,14 @@ class BoxFile:
 
     Attributes:
         path: the file.
-        images: name of each, without ending; empty where only the number of a slice is stated.
-        numbers: slices that the file states, by image.
-        shapes: (y, x) that the file states, by image.
-        names: of all classes, in its order.
-        boxes: all that can be understood.
-        faults: what cannot, by kind, each with its position.
-        lost: boxes that cannot be understood; their images are not completely annotated.
-        notes: doubts about what can be understood, a sentence each.
+        images: name of each image, without ending; empty where only a slice number is stated.
+        numbers: slice numbers that the file states, by image index.
+        shapes: (y, x) that the file states, by image index.
+        class_names: all classes, in the order of the file.
+        boxes: the boxes that could be read.
+        faults: positions of the faults in the file, by kind of fault.
+        lost: boxes that could not be read; their images are not completely annotated.
+        notes: sentences about content that may not be what its author meant.
         in_fractions: corners are fractions of the image.
     """
 
@@ -66,7 +71,7 @@ class BoxFile:
     images: list[str] = field(default_factory=list)
     numbers: dict[int, int] = field(default_factory=dict)
     shapes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=list)
     boxes: list[FileBox] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
     lost: set[LostBox] = field(default_factory=set)
@@ -74,70 +79,83 @@ class BoxFile:
     in_fractions: bool = False
 
     @property
-    def called(self) -> str:
-        """The file, as messages name it."""
+    def name(self) -> str:
+        """Name of the file, as messages state it."""
         return self.path.resolve().name
 
-    def fault(self, kind: str, where: str) -> None:
+    def add_fault(self, kind: str, position: str) -> None:
         """Record a fault that hides no object."""
-        self.faults.setdefault(kind, []).append(where)
+        self.faults.setdefault(kind, []).append(position)
 
-    def lose(self, kind: str, where: str, image: int | None, name: str | None) -> None:
-        """Record a fault of a box: an object of a class, None if unknown, lies in an image, None if unknown."""
-        self.fault(kind, where)
-        self.lost.add(LostBox(image, name))
+    def add_lost_box(
+        self, kind: str, position: str, image: int | None, class_name: str | None
+    ) -> None:
+        """Record a fault that hides an object; see ``LostBox`` for image and class."""
+        self.add_fault(kind, position)
+        self.lost.add(LostBox(image, class_name))
 
-    def may_lack(self, image: int, name: str) -> bool:
-        """Return True if an object of a class in an image may be among the boxes that could not be read."""
+    def may_miss_box(self, image: int, class_name: str) -> bool:
+        """Return True if an object of a class in an image may be among the lost boxes."""
         candidates = {
-            LostBox(image, name),
+            LostBox(image, class_name),
             LostBox(image, None),
-            LostBox(None, name),
+            LostBox(None, class_name),
             LostBox(None, None),
         }
         return not candidates.isdisjoint(self.lost)
 
     def check(self, shapes: Mapping[int, tuple[int, int]], clip: bool = False) -> None:
-        """Remove boxes that are no boxes of their image, as faults; boxes become pixels.
+        """Convert all boxes to pixels, and record those that are invalid in their image as faults.
 
         Args:
-            shapes: (y, x) of the images that are known; boxes of others are removed without a fault, which their image has.
-            clip: cut boxes that reach beyond their image at its border; else they are faults.
+            shapes: (y, x) of the known images, by index. Boxes of other images are removed without
+                a fault: their image has one already.
+            clip: cut boxes that reach beyond their image at its border instead of recording them.
 
         Raises:
             InputError: all corners are fractions where pixels are expected.
         """
         self._refuse_fractions()
-        kept, known = [], set[tuple[int, str, BoxCorners]]()
+        valid: list[FileBox] = []
+        known: set[tuple[int, str, BoxCorners]] = set()
         for box in self.boxes:
             if box.image not in shapes:
                 continue
             height, width = shapes[box.image]
-            x0, y0, x1, y1 = corners = self._in_pixels(box.corners, height, width)
-            where = f"{box.where}: {x0:g} {y0:g} {x1:g} {y1:g}"
-            inside = (max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1))
-            is_outside = inside[2] <= inside[0] or inside[3] <= inside[1]
-            if not all(map(math.isfinite, corners)):
-                self.lose("boxes with corners that are not numbers", where, box.image, box.name)
-            elif x1 <= x0 or y1 <= y0:
-                self.lose("boxes without area", where, box.image, box.name)
-            elif (
-                clip and is_outside
-            ):  # nothing of it is left at the border, and nothing of the object is in the image
-                self.fault("boxes outside of their image", f"{where}, of {width} x {height} px")
-            elif is_outside or not (clip or _is_within(corners, height, width)):
-                self.lose(
-                    "boxes outside of their image",
-                    f"{where}, of {width} x {height} px",
-                    box.image,
-                    box.name,
-                )
-            elif (box.image, box.name, corners) in known:
-                self.fault("boxes that are there twice", where)
-            else:
-                known.add((box.image, box.name, corners))
-                kept.append(box._replace(corners=inside))
-        self.boxes = kept
+            corners = self._in_pixels(box.corners, height, width)
+            box = box._replace(corners=corners)
+            if not self._is_valid(box, height, width, clip):
+                continue
+            key = (box.image, box.class_name, corners)
+            if key in known:
+                self.add_fault("boxes that are listed twice", _described(box))
+                continue
+            known.add(key)
+            valid.append(box._replace(corners=_clip_to_image(corners, height, width)))
+        self.boxes = valid
+
+    def _is_valid(self, box: FileBox, height: int, width: int, clip: bool) -> bool:
+        """Return True for a box with an area in its image; record a fault for any other."""
+        position = _described(box)
+        x0, y0, x1, y1 = box.corners
+        if not all(map(math.isfinite, box.corners)):
+            kind = "boxes with corners that are not numbers"
+            self.add_lost_box(kind, position, box.image, box.class_name)
+            return False
+        if x1 <= x0 or y1 <= y0:
+            self.add_lost_box("boxes without area", position, box.image, box.class_name)
+            return False
+        inside = _clip_to_image(box.corners, height, width)
+        is_outside = inside[2] <= inside[0] or inside[3] <= inside[1]
+        if not is_outside and (clip or _is_within(box.corners, height, width)):
+            return True
+        kind = "boxes outside of their image"
+        position = f"{position}, of {width} x {height} px"
+        if clip and is_outside:  # the image shows no part of the object
+            self.add_fault(kind, position)
+        else:
+            self.add_lost_box(kind, position, box.image, box.class_name)
+        return False
 
     def _in_pixels(self, corners: BoxCorners, height: int, width: int) -> BoxCorners:
         if not self.in_fractions:
@@ -149,28 +167,43 @@ class BoxFile:
         if self.in_fractions:
             return
         numbers = [number for box in self.boxes for number in box.corners if math.isfinite(number)]
-        if (
-            numbers
-            and max(numbers) <= MAX_FRACTION
-            and not all(number.is_integer() for number in numbers)
-        ):
+        if not numbers or max(numbers) > MAX_FRACTION:
+            return
+        if not all(number.is_integer() for number in numbers):
             raise InputError(
-                f"{self.called} holds corners from {min(numbers):g} to {max(numbers):g}; expected pixels, not fractions."
+                f"{self.name} holds corners from {min(numbers):g} to {max(numbers):g}; expected "
+                "pixels, not fractions."
             )
 
-    def listing(self) -> list[str]:
-        """Every fault, a line each."""
-        return [f"{kind}: {one}" for kind, found in self.faults.items() for one in found]
+    def fault_lines(self) -> list[str]:
+        """Return every fault, a line each."""
+        lines = []
+        for kind, positions in self.faults.items():
+            lines += [f"{kind}: {position}" for position in positions]
+        return lines
 
-    def summary(self) -> str:
-        """All faults in a sentence, with the first of each kind."""
-        return "; ".join(
-            f"{len(found)} {kind} ({found[0]}{', ...' if len(found) > 1 else ''})"
-            for kind, found in self.faults.items()
-        )
+    def fault_summary(self) -> str:
+        """Return the number and the first position of each kind of fault, in one sentence."""
+        parts = []
+        for kind, positions in self.faults.items():
+            more = ", ..." if len(positions) > 1 else ""
+            parts.append(f"{len(positions)} {kind} ({positions[0]}{more})")
+        return "; ".join(parts)
+
+
+def _described(box: FileBox) -> str:
+    """Return position and corners of a box, for messages."""
+    x0, y0, x1, y1 = box.corners
+    return f"{box.position}: {x0:g} {y0:g} {x1:g} {y1:g}"
+
+
+def _clip_to_image(corners: BoxCorners, height: int, width: int) -> BoxCorners:
+    x0, y0, x1, y1 = corners
+    return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
 
 
 def _is_within(corners: BoxCorners, height: int, width: int) -> bool:
+    """Return True if a box reaches beyond an image by no more than ``MAX_OVERHANG_PX``."""
     x0, y0, x1, y1 = corners
     return (
         x0 >= -MAX_OVERHANG_PX
@@ -181,7 +214,7 @@ def _is_within(corners: BoxCorners, height: int, width: int) -> bool:
 
 
 def image_stem(name: str) -> str:
-    """Return the name of an image without folder and ending; an ending that no image has stays."""
+    """Return the name of an image without folder and ending; only endings of images are removed."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem, _, ending = last.rpartition(".")
     return stem if stem and ending.lower() in IMAGE_ENDINGS else last
@@ -189,5 +222,6 @@ def image_stem(name: str) -> str:
 
 def bounding_box(points: Sequence[float]) -> BoxCorners:
     """Return the box around points ``x y x y ...``."""
-    x, y = points[::2], points[1::2]
+    x = points[::2]
+    y = points[1::2]
     return min(x), min(y), max(x), max(y)

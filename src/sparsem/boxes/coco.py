@@ -1,4 +1,7 @@
-"""COCO JSON files: images, annotations and categories, joined by their ids. A box is x, y, width, height in px."""
+"""COCO JSON files: images, annotations and categories, joined by their ids.
+
+A box is x, y, width, height in px.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +19,7 @@ from sparsem.boxes.box_file import (
     image_stem,
 )
 from sparsem.boxes.numbers import (
-    LARGEST_EXACT_FLOAT,
+    MAX_EXACT_FLOAT,
     is_missing,
     parse_id,
     parse_json_integer,
@@ -27,10 +30,13 @@ from sparsem.errors import InputError
 
 LISTS = ("images", "annotations", "categories")
 UNLISTED = "annotations of an image that is not listed"
-MIN_ORDERED = 3  # boxes that could all be x0 y0 x1 y1, from which on this is a doubt
-MIN_POINTS = 3  # of a polygon
-SAME_AREA = 0.01  # fraction by which areas of one box differ at most, as they are rounded
-SAME_PX = 1.5  # px by which a box and the one around its polygons differ at most
+NO_BOX = "annotations without four numbers as bbox"
+NO_IMAGE_NAME = "images without id or file_name"
+MIN_ORDERED = 3  # from so many boxes on that could all be x0 y0 x1 y1 a note is printed
+MIN_POLYGON_POINTS = 3
+AREA_TOLERANCE = 0.01  # largest relative difference of two areas of one box, as they are rounded
+HULL_TOLERANCE_PX = 1.5  # largest distance of a box from the one around its polygons
+MAX_SHOWN = 40  # characters of a value in a message
 
 Id = int | str
 Object = Mapping[str, Any]
@@ -40,46 +46,48 @@ def read_json(path: Path) -> BoxFile:
     """Read a COCO file, or a table of boxes in JSON as pandas writes it.
 
     Raises:
-        InputError: it is none of them.
+        InputError: the file is neither.
     """
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} is no JSON ({error}); is it complete?") from None
+        raise InputError(f"{path.name} is not valid JSON ({error}); is it complete?") from None
     is_coco = isinstance(content, dict) and bool(set(LISTS) & set(content))
-    lists = [rows_of_json_table(content.get(key)) for key in LISTS] if is_coco else []
-    if lists and all(one is not None for one in lists):
-        images, annotations, categories = (one or [] for one in lists)
-        return _Coco(BoxFile(path)).read(images, annotations, categories)
+    if is_coco:
+        lists = [rows_of_json_table(content.get(key)) for key in LISTS]
+        images, annotations, categories = lists
+        if images is not None and annotations is not None and categories is not None:
+            return _CocoReader(BoxFile(path)).read(images, annotations, categories)
     records = None if is_coco else rows_of_json_table(content)
     if not records or not all(isinstance(record, dict) for record in records):
         raise InputError(
-            f"{path.name} is no COCO file: expected an object with the lists 'images', 'annotations' and 'categories'."
+            f"{path.name} is not a COCO file: expected an object with the lists 'images', "
+            "'annotations' and 'categories'."
         )
     return read_records(path, records)
 
 
 @dataclass
-class _Coco:
+class _CocoReader:
     """A COCO file while it is read.
 
     Attributes:
-        out: what was read.
-        classes: name of each class by its id.
+        file: the content that was read so far.
+        classes: name of each class by its id; empty if two classes have the id.
         images: index of each image by its id.
         refused: ids of images that have a fault themselves.
-        annotations: by their ids.
-        annotated: images that annotations refer to.
-        ordered: of every box, True if it could as well be x0 y0 x1 y1.
+        annotations: annotations by their ids.
+        annotated: indices of the images that annotations refer to.
+        may_be_corners: for every box, True if it could as well be x0 y0 x1 y1.
     """
 
-    out: BoxFile
+    file: BoxFile
     classes: dict[Id, str] = field(default_factory=dict)
     images: dict[Id, int] = field(default_factory=dict)
     refused: set[Id] = field(default_factory=set)
     annotations: dict[Id, Object] = field(default_factory=dict)
     annotated: set[int] = field(default_factory=set)
-    ordered: list[bool] = field(default_factory=list)
+    may_be_corners: list[bool] = field(default_factory=list)
 
     def read(
         self, images: Sequence[Any], annotations: Sequence[Any], categories: Sequence[Any]
@@ -91,143 +99,141 @@ class _Coco:
             self._read_image(_as_object(image), number)
         for number, annotation in enumerate(annotations, 1):
             self._read_annotation(_as_object(annotation), number)
-        if UNLISTED in self.out.faults:
-            # These annotations may be of listed images, whose ids are written in another manner.
-            without = set(range(len(self.out.images))) - self.annotated
-            self.out.lost |= {LostBox(image, None) for image in without}
-        if len(self.ordered) >= MIN_ORDERED and all(self.ordered):
-            self.out.notes.append(
-                f"all {len(self.ordered)} boxes of {self.out.called} could be x0, y0, x1, y1; COCO's bbox is x, y, width, height, and is "
-                "read as such."
+        if UNLISTED in self.file.faults:
+            # These annotations may belong to listed images whose ids are written differently.
+            without_annotation = set(range(len(self.file.images))) - self.annotated
+            self.file.lost |= {LostBox(image, None) for image in without_annotation}
+        if len(self.may_be_corners) >= MIN_ORDERED and all(self.may_be_corners):
+            self.file.notes.append(
+                f"all {len(self.may_be_corners)} boxes of {self.file.name} could be x0, y0, x1, "
+                "y1; COCO's bbox is x, y, width, height, and they are read as such."
             )
-        return self.out
+        return self.file
 
     def _read_class(self, category: Object, number: int) -> None:
-        own_id, name = parse_id(category.get("id")), category.get("name")
-        if own_id is None or not isinstance(name, str) or not name.strip():
-            self.out.fault("classes without id or name", f"category number {number}")
-        elif own_id in self.classes or name in self.out.names:
-            self.out.fault("classes of the same id or name", f"category {own_id} '{name}'")
-            if own_id in self.classes and self.classes[own_id] != name:
-                self.classes[own_id] = ""  # which of the two an annotation means, cannot be known
+        class_id = parse_id(category.get("id"))
+        name = category.get("name")
+        if class_id is None or not isinstance(name, str) or not name.strip():
+            self.file.add_fault("classes without id or name", f"category number {number}")
+        elif class_id in self.classes or name in self.file.class_names:
+            position = f"category {class_id} '{name}'"
+            self.file.add_fault("classes of the same id or name", position)
+            if class_id in self.classes and self.classes[class_id] != name:
+                # Which of the two classes an annotation means cannot be known.
+                self.classes[class_id] = ""
         else:
-            self.classes[own_id] = name
-            self.out.names.append(name)
+            self.classes[class_id] = name
+            self.file.class_names.append(name)
 
     def _read_image(self, image: Object, number: int) -> None:
-        own_id, name = parse_id(image.get("id")), image.get("file_name")
-        has_name = isinstance(name, str) and bool(name.strip())
-        if not has_name:
-            if own_id is not None:
-                self.refused.add(own_id)
-            self.out.lose(
-                "images without id or file_name", f"image number {number}", NOT_LISTED, None
-            )
+        image_id = parse_id(image.get("id"))
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name.strip():
+            if image_id is not None:
+                self.refused.add(image_id)
+            self.file.add_lost_box(NO_IMAGE_NAME, f"image number {number}", NOT_LISTED, None)
             return
-        index, where = len(self.out.images), f"image {own_id} '{name}'"
-        self.out.images.append(image_stem(str(name)))
-        self._read_size(image, where, index)
+        index = len(self.file.images)
+        position = f"image {image_id} '{name}'"
+        self.file.images.append(image_stem(name))
+        self._read_size(image, position, index)
         z = parse_json_integer(image.get("z"))
         if z is not None and z >= 0:
-            self.out.numbers[index] = z
-        if own_id is None:
-            self.out.lose(
-                "images without id or file_name",
-                f"image number {number}: id {_shown_id(image.get('id'))}",
-                index,
-                None,
-            )
-        elif own_id in self.images or own_id in self.refused:
-            self.out.lose("images of the same id", where, index, None)
-            if own_id in self.images:
-                self.out.lost.add(LostBox(self.images.pop(own_id), None))
-            self.refused.add(own_id)
+            self.file.numbers[index] = z
+        if image_id is None:
+            position = f"image number {number}: id {_shown_id(image.get('id'))}"
+            self.file.add_lost_box(NO_IMAGE_NAME, position, index, None)
+        elif image_id in self.images or image_id in self.refused:
+            self.file.add_lost_box("images of the same id", position, index, None)
+            if image_id in self.images:
+                self.file.lost.add(LostBox(self.images.pop(image_id), None))
+            self.refused.add(image_id)
         else:
-            self.images[own_id] = index
+            self.images[image_id] = index
 
-    def _read_size(self, image: Object, where: str, index: int) -> None:
-        stated = [image.get(key) for key in ("height", "width")]
-        if any(map(is_missing, stated)):
-            return  # the image itself has a size
-        height, width = map(parse_json_integer, stated)
+    def _read_size(self, image: Object, position: str, index: int) -> None:
+        stated_height = image.get("height")
+        stated_width = image.get("width")
+        if is_missing(stated_height) or is_missing(stated_width):
+            return  # the size of the image itself counts
+        height = parse_json_integer(stated_height)
+        width = parse_json_integer(stated_width)
         if height is None or width is None or min(height, width) <= 0:
-            self.out.lose(
-                "images without a size",
-                f"{where}: {_short(stated[1])} x {_short(stated[0])} px",
-                index,
-                None,
-            )
+            size = f"{_shown(stated_width)} x {_shown(stated_height)} px"
+            self.file.add_lost_box("images without a size", f"{position}: {size}", index, None)
         else:
-            self.out.shapes[index] = (height, width)
+            self.file.shapes[index] = (height, width)
 
     def _read_annotation(self, annotation: Object, number: int) -> None:
         if not annotation:
-            self.out.lose(
-                "annotations without four numbers as bbox",
-                f"annotation number {number}",
-                None,
-                None,
-            )
+            self.file.add_lost_box(NO_BOX, f"annotation number {number}", None, None)
             return
-        own_id, class_id = parse_id(annotation.get("id")), parse_id(annotation.get("category_id"))
-        where = f"annotation number {number}" if own_id is None else f"annotation {own_id}"
-        name = self.classes.get(class_id, "") if class_id is not None else ""
-        image = self._image_of(annotation, where, name)
+        annotation_id = parse_id(annotation.get("id"))
+        position = f"annotation {annotation_id}"
+        if annotation_id is None:
+            position = f"annotation number {number}"
+        class_id = parse_id(annotation.get("category_id"))
+        name = "" if class_id is None else self.classes.get(class_id, "")
+        image = self._image_of(annotation, position, name)
         if image is None:
             return
         self.annotated.add(image)
-        first = (
-            self.annotations.setdefault(own_id, annotation) if own_id is not None else annotation
-        )
+        first = annotation
+        if annotation_id is not None:
+            first = self.annotations.setdefault(annotation_id, annotation)
         corners, are_corners = self._corners(annotation)
         if first is not annotation:
-            self._read_copy(annotation, first, where, image)
-        elif not name:
-            self.out.lose(
-                "annotations of an unknown class",
-                f"{where}: category_id {_short(annotation.get('category_id'))}",
-                image,
-                None,
-            )
-        elif _is_true(annotation.get("iscrowd")):
-            self.out.lose("boxes around a crowd, and not around one object", where, image, name)
+            self._read_copy(annotation, first, position, image)
+            return
+        if not name:
+            position = f"{position}: category_id {_shown(annotation.get('category_id'))}"
+            self.file.add_lost_box("annotations of an unknown class", position, image, None)
+            return
+        if _is_true(annotation.get("iscrowd")):
+            kind = "boxes around a crowd, and not around one object"
+            self.file.add_lost_box(kind, position, image, name)
         elif corners is None:
-            only_mask = (
-                ": masks (RLE) only" if isinstance(annotation.get("segmentation"), dict) else ""
-            )
-            self.out.lose(
-                f"annotations without four numbers as bbox{only_mask}", where, image, name
-            )
+            is_mask = isinstance(annotation.get("segmentation"), dict)
+            kind = f"{NO_BOX}: masks (RLE) only" if is_mask else NO_BOX
+            self.file.add_lost_box(kind, position, image, name)
         elif are_corners:
-            self.out.lose(
-                "bbox of x0, y0, x1, y1, where COCO has x, y, width, height", where, image, name
-            )
+            kind = "bbox of x0, y0, x1, y1, where COCO has x, y, width, height"
+            self.file.add_lost_box(kind, position, image, name)
         else:
-            self.out.boxes.append(FileBox(image, name, corners, where))
+            self.file.boxes.append(FileBox(image, name, corners, position))
 
-    def _image_of(self, annotation: Object, where: str, name: str) -> int | None:
-        """Index of the image of an annotation; None, with the fault, if it is not known."""
+    def _image_of(self, annotation: Object, position: str, name: str) -> int | None:
+        """Return the index of the image of an annotation; record a fault if it is not known."""
         image_id = parse_id(annotation.get("image_id"))
         if image_id is None:
-            shown = f"{where}: image_id {_shown_id(annotation.get('image_id'))}"
-            self.out.lose("annotations without the id of an image", shown, None, name or None)
-        elif (
-            image_id not in self.images and image_id not in self.refused
-        ):  # a refused one has its own fault
-            self.out.lose(UNLISTED, f"{where}: image_id {image_id}", NOT_LISTED, name or None)
-        return None if image_id is None else self.images.get(image_id)
+            position = f"{position}: image_id {_shown_id(annotation.get('image_id'))}"
+            kind = "annotations without the id of an image"
+            self.file.add_lost_box(kind, position, None, name or None)
+            return None
+        is_listed = image_id in self.images or image_id in self.refused
+        if not is_listed:  # a refused image has its own fault
+            position = f"{position}: image_id {image_id}"
+            self.file.add_lost_box(UNLISTED, position, NOT_LISTED, name or None)
+        return self.images.get(image_id)
 
-    def _read_copy(self, annotation: Object, first: Object, where: str, image: int | None) -> None:
-        """Record an annotation whose id is there already; another object hides behind it, unless it is the same box."""
-        self.out.fault("annotations of the same id", where)
-        if any(
-            annotation.get(key) != first.get(key)
-            for key in ("image_id", "category_id", "bbox", "segmentation")
-        ):
-            self.out.lost.add(LostBox(image, None))
+    def _read_copy(
+        self, annotation: Object, first: Object, position: str, image: int | None
+    ) -> None:
+        """Record an annotation whose id is used already.
+
+        It may hide another object, unless it is the same box.
+        """
+        self.file.add_fault("annotations of the same id", position)
+        keys = ("image_id", "category_id", "bbox", "segmentation")
+        if any(annotation.get(key) != first.get(key) for key in keys):
+            self.file.lost.add(LostBox(image, None))
 
     def _corners(self, annotation: Object) -> tuple[BoxCorners | None, bool]:
-        """Corners of an annotation, of its bbox or around its polygons, None of what has neither; True if its bbox holds corners."""
+        """Return the corners of an annotation, of its bbox or around its polygons.
+
+        The corners are None if the annotation has neither. The second value is True if its bbox
+        holds corners instead of x, y, width, height.
+        """
         box = annotation.get("bbox")
         if is_missing(box) or box == []:
             return _around_polygons(annotation.get("segmentation")), False
@@ -237,19 +243,22 @@ class _Coco:
         x, y, width, height = numbers
         corners = (x, y, x + width, y + height)
         area = parse_json_number(annotation.get("area"))
-        has_area = area is not None and abs(area - width * height) <= SAME_AREA * width * height
-        is_extent = has_area or _is_around(corners, annotation)
-        if x or y or is_extent:  # from 0, 0 on, both are one
-            self.ordered.append(width > x and height > y and not is_extent)
-        return corners, not is_extent and _is_around((x, y, width, height), annotation)
+        tolerance = AREA_TOLERANCE * width * height
+        has_area = area is not None and abs(area - width * height) <= tolerance
+        is_extent = has_area or _fits_polygons(corners, annotation)
+        if x or y or is_extent:  # a box that begins at 0, 0 is the same in both forms
+            self.may_be_corners.append(width > x and height > y and not is_extent)
+        are_corners = not is_extent and _fits_polygons((x, y, width, height), annotation)
+        return corners, are_corners
 
 
-def _is_around(corners: BoxCorners, annotation: Object) -> bool:
-    """Return True if a box is that around the polygons of its annotation."""
+def _fits_polygons(corners: BoxCorners, annotation: Object) -> bool:
+    """Return True if a box is the one around the polygons of its annotation."""
     hull = _around_polygons(annotation.get("segmentation"))
-    return hull is not None and all(
-        abs(one - other) <= SAME_PX for one, other in zip(hull, corners, strict=True)
-    )
+    if hull is None:
+        return False
+    pairs = zip(hull, corners, strict=True)
+    return all(abs(expected - corner) <= HULL_TOLERANCE_PX for expected, corner in pairs)
 
 
 def _is_true(value: Any) -> bool:
@@ -260,21 +269,21 @@ def _around_polygons(polygons: Any) -> BoxCorners | None:
     points: list[float] = []
     for polygon in _as_list(polygons):
         numbers = _numbers(polygon)
-        if numbers is None or len(numbers) % 2 or len(numbers) < 2 * MIN_POINTS:
+        if numbers is None or len(numbers) % 2 or len(numbers) < 2 * MIN_POLYGON_POINTS:
             return None
         points += numbers
     return bounding_box(points) if points else None
 
 
 def _numbers(values: Any) -> list[float] | None:
-    """The numbers of a list; None if one is none."""
+    """Return the numbers of a list; None if a value is no number."""
     numbers = [parse_json_number(value) for value in _as_list(values)]
     known = [number for number in numbers if number is not None]
     return known if len(known) == len(numbers) else None
 
 
 def _as_list(value: Any) -> list[Any]:
-    """The values of a list, also of one that is written as text, as tables write it; empty for anything else."""
+    """Return the values of a list, also of one in text, as tables hold it; else an empty list."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -288,9 +297,9 @@ def _as_object(value: Any) -> Object:
 
 
 def _shown_id(value: Any) -> str:
-    is_rounded = isinstance(value, float) and abs(value) >= LARGEST_EXACT_FLOAT
-    return _short(value) + (", rounded as a float" if is_rounded else "")
+    is_rounded = isinstance(value, float) and abs(value) >= MAX_EXACT_FLOAT
+    return _shown(value) + (", rounded as a float" if is_rounded else "")
 
 
-def _short(value: Any) -> str:
-    return str(value)[:40]
+def _shown(value: Any) -> str:
+    return str(value)[:MAX_SHOWN]

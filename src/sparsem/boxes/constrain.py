@@ -1,8 +1,13 @@
-"""Biological constraints on boxes: nucleoli in nuclei; mitochondria, endosomes and lysosomes in no nucleus, and not two in one place.
+"""Biological constraints on boxes.
 
-Which box goes is decided by confidence, that is by how probably boxes are right (see ``calibration``): a score of one structure means
-something else than the same score of another. A nucleus stands against all that lies in it and may not, together: if these are more
-probable than it and its nucleoli, by the sum of their log odds, it goes; else they do.
+Nucleoli lie in nuclei; mitochondria, endosomes and lysosomes lie in no nucleus; and no two boxes of
+different structures are around one object.
+
+Confidence decides which box is removed, that is the probability that a box is right (see
+``sparsem.detect.training.calibration``): the same score means something else for another structure.
+A nucleus is weighed against all boxes together that lie in it and must not: if they are more
+probable than the nucleus and its nucleoli, by the sum of their log odds, the nucleus is removed;
+otherwise they are.
 """
 
 from collections.abc import Mapping
@@ -15,6 +20,7 @@ from sparsem.boxes.geometry import Corners, box_areas, intersection_areas, overl
 from sparsem.boxes.tables import (
     DETECTED_PREFIX,
     StoredBoxes,
+    constrained_box_tables,
     detected_box_structures,
     read_detected_boxes,
     write_detected_boxes,
@@ -26,116 +32,151 @@ from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample, now
 from sparsem.workflow.stage import fingerprint_of
 
-WITHIN = 0.7  # of a nucleolus' box that must lie in a nucleus' box
-CORE = 0.85  # of the ellipse that fits a nucleus' box: at the corners of the box, and near its edge, there is cytoplasm
-ONE_PLACE = (
-    0.7  # intersection over union from which on two boxes of different structures are one object
-)
-COUNTS = 0.5  # confidence from which on a box is more probably right than not
+NUCLEOLUS_INSIDE = 0.7  # fraction of the box of a nucleolus that must lie in the box of a nucleus
+# Part of the ellipse that fits the box of a nucleus, by its radius: at the corners of the box, and
+# near its edges, there is cytoplasm.
+NUCLEUS_CORE = 0.85
+SAME_OBJECT_IOU = 0.7  # intersection over union of two structures that are around one object
+MIN_CONFIDENCE = 0.5  # from here on a box is more probably right than wrong
 
 Mask = NDArray[np.bool_]
 
 
 class BoxSet(NamedTuple):
-    """Boxes of one structure in a picture: ``corners`` (n, 4) float32 px, ``confidence`` (n,) in 0..1."""
+    """Boxes of one structure in an image: ``corners`` (n, 4) float32 px, ``confidence`` (n,)."""
 
     corners: Corners
     confidence: NDArray[np.float32]
 
 
 class BoxDecision(NamedTuple):
-    """What biology says of the boxes of a structure in a picture.
+    """Decision on the boxes of a structure in an image.
 
     Attributes:
-        stays: (n,) bool.
-        must_count: (n,) bool, nuclei that are there because a nucleolus is, however little a detector is sure of them.
+        is_allowed: (n,) bool, boxes that no constraint removes.
+        must_count: (n,) bool, nuclei that count as objects, whatever their score, because a
+            nucleolus in them does.
     """
 
-    stays: Mask
+    is_allowed: Mask
     must_count: Mask
 
 
+NO_BOXES = BoxSet(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+
+
 def lies_in_nucleus(corners: Corners, nuclei: Corners) -> Mask:
-    """(n, m) whether the center of a box lies within the core of a nucleus, which is larger than it."""
+    """Return True for each box (n, m) whose center lies in the core of a larger nucleus."""
     center = (corners[:, None, :2] + corners[:, None, 2:]) / 2
-    middle, half = (
-        (nuclei[None, :, :2] + nuclei[None, :, 2:]) / 2,
-        (nuclei[None, :, 2:] - nuclei[None, :, :2]) / 2,
-    )
-    radius = (((center - middle) / np.maximum(half, 1e-6)) ** 2).sum(axis=2)
-    return np.asarray((radius <= CORE**2) & (box_areas(corners)[:, None] < box_areas(nuclei)[None]))
+    nucleus_center = (nuclei[None, :, :2] + nuclei[None, :, 2:]) / 2
+    semi_axes = (nuclei[None, :, 2:] - nuclei[None, :, :2]) / 2
+    offset = (center - nucleus_center) / np.maximum(semi_axes, 1e-6)
+    squared_radius = (offset**2).sum(axis=2)
+    is_smaller = box_areas(corners)[:, None] < box_areas(nuclei)[None]
+    return np.asarray((squared_radius <= NUCLEUS_CORE**2) & is_smaller)
 
 
 def apply_constraints(
     boxes: Mapping[str, BoxSet], settings: StructureRoles
 ) -> dict[str, BoxDecision]:
-    """Which boxes of a picture biology allows, structure by structure."""
-    stays = {name: np.ones(len(one.confidence), bool) for name, one in boxes.items()}
-    must = {name: np.zeros(len(one.confidence), bool) for name, one in boxes.items()}
-    others = [name for name in settings.cytoplasm if name in boxes]
-    _not_two_in_one_place(boxes, others, stays)
-    nuclei, nested = boxes.get(settings.nucleus), boxes.get(settings.nucleolus)
+    """Return which boxes of an image the biological constraints allow, structure by structure."""
+    allowed = {name: np.ones(len(part.confidence), bool) for name, part in boxes.items()}
+    must_count = {name: np.zeros(len(part.confidence), bool) for name, part in boxes.items()}
+    organelles = [name for name in settings.cytoplasm if name in boxes]
+    _remove_double_names(boxes, organelles, allowed)
+    nuclei = boxes.get(settings.nucleus)
     if nuclei is not None:
-        nested = nested or BoxSet(np.empty((0, 4), np.float32), np.empty(0, np.float32))
-        inner = (
-            intersection_areas(nested.corners, nuclei.corners)
-            >= WITHIN * box_areas(nested.corners)[:, None]
-        )
-        _nuclei_against_others(
-            boxes, nuclei, others, nested.confidence[:, None] * inner, stays, settings.nucleus
-        )
-        if len(nested.confidence):
-            sure = np.where(inner & stays[settings.nucleus][None], nuclei.confidence[None], 0)
-            stays[settings.nucleolus] &= 1 - sure.max(axis=1, initial=0) <= nested.confidence
-            there = stays[settings.nucleolus] & (nested.confidence >= COUNTS) & sure.any(axis=1)
-            if there.any():
-                must[settings.nucleus][sure[there].argmax(axis=1)] = True
-    return {name: BoxDecision(stays[name], must[name]) for name in boxes}
+        nucleoli = boxes.get(settings.nucleolus, NO_BOXES)
+        covered = intersection_areas(nucleoli.corners, nuclei.corners)
+        is_inside = covered >= NUCLEOLUS_INSIDE * box_areas(nucleoli.corners)[:, None]
+        support = nucleoli.confidence[:, None] * is_inside
+        _weigh_nuclei(boxes, nuclei, organelles, support, allowed, settings.nucleus)
+        if len(nucleoli.confidence):
+            is_in_allowed = is_inside & allowed[settings.nucleus][None]
+            nucleus_confidence = np.where(is_in_allowed, nuclei.confidence[None], 0)
+            confirmed = _constrain_nucleoli(
+                nucleoli, nucleus_confidence, allowed[settings.nucleolus]
+            )
+            must_count[settings.nucleus][confirmed] = True
+    return {name: BoxDecision(allowed[name], must_count[name]) for name in boxes}
 
 
-def _nuclei_against_others(
+def _constrain_nucleoli(
+    nucleoli: BoxSet, nucleus_confidence: NDArray[np.float32], allowed: Mask
+) -> NDArray[np.int64]:
+    """Remove nucleoli without a nucleus, and return the nuclei that probable nucleoli confirm.
+
+    Args:
+        nucleoli: n boxes.
+        nucleus_confidence: (n, m) confidence of each nucleus that a nucleolus lies in; else 0.
+        allowed: (n,) nucleoli that are allowed, updated in place.
+    """
+    # A nucleolus is removed where it is less probable than that there is no nucleus.
+    no_nucleus = 1 - nucleus_confidence.max(axis=1, initial=0)
+    allowed &= no_nucleus <= nucleoli.confidence
+    is_probable = allowed & (nucleoli.confidence >= MIN_CONFIDENCE)
+    confirms = is_probable & nucleus_confidence.any(axis=1)
+    if not confirms.any():
+        return np.empty(0, np.int64)
+    return np.asarray(nucleus_confidence[confirms].argmax(axis=1))
+
+
+def _weigh_nuclei(
     boxes: Mapping[str, BoxSet],
     nuclei: BoxSet,
-    others: list[str],
-    inner: NDArray[np.float32],
-    stays: dict[str, Mask],
+    organelles: list[str],
+    support: NDArray[np.float32],
+    allowed: dict[str, Mask],
     nucleus: str,
 ) -> None:
-    """The surest nucleus first: it goes, or what lies in it and may not; ``inner`` (n, m) is the confidence of nucleoli that lie in it."""
-    there = {name: lies_in_nucleus(boxes[name].corners, nuclei.corners) for name in others}
-    for place in np.argsort(-nuclei.confidence, kind="stable"):
-        sure = nuclei.confidence[place : place + 1]
-        against = sum(
-            _evidence(boxes[name].confidence[there[name][:, place] & stays[name]])
-            for name in others
-        )
-        if against > 0 and against > _log_odds(sure).item() + _evidence(inner[:, place]):
-            stays[nucleus][place] = False
+    """Remove each nucleus, or the organelles that lie in it, starting with the most certain one.
+
+    Args:
+        boxes: boxes of all structures.
+        nuclei: those of the nuclei.
+        organelles: structures that must not lie in a nucleus.
+        support: (n, m) confidence of each nucleolus in each nucleus that it lies in; else 0.
+        allowed: updated in place.
+        nucleus: name of the nuclei.
+    """
+    inside = {name: lies_in_nucleus(boxes[name].corners, nuclei.corners) for name in organelles}
+    for index in np.argsort(-nuclei.confidence, kind="stable"):
+        confidence = nuclei.confidence[index : index + 1]
+        against = 0.0
+        for name in organelles:
+            contradicts = inside[name][:, index] & allowed[name]
+            against += _evidence(boxes[name].confidence[contradicts])
+        for_nucleus = _log_odds(confidence).item() + _evidence(support[:, index])
+        if against > 0 and against > for_nucleus:
+            allowed[nucleus][index] = False
             continue
-        for name in others:
-            weaker = (boxes[name].confidence < sure) | (sure >= COUNTS)
-            stays[name] &= ~(there[name][:, place] & weaker)
+        for name in organelles:
+            is_weaker = (boxes[name].confidence < confidence) | (confidence >= MIN_CONFIDENCE)
+            allowed[name] &= ~(inside[name][:, index] & is_weaker)
 
 
-def _not_two_in_one_place(
-    boxes: Mapping[str, BoxSet], names: list[str], stays: dict[str, Mask]
+def _remove_double_names(
+    boxes: Mapping[str, BoxSet], names: list[str], allowed: dict[str, Mask]
 ) -> None:
-    """Of boxes of different structures around one object the surest stays."""
-    for number, one in enumerate(names):
-        for other in names[number + 1 :]:
+    """Keep only the most confident of boxes of different structures around one object."""
+    for number, first_name in enumerate(names):
+        for second_name in names[number + 1 :]:
+            first_boxes = boxes[first_name]
+            second_boxes = boxes[second_name]
             first, second, _ = overlapping_pairs(
-                boxes[one].corners, boxes[other].corners, ONE_PLACE
+                first_boxes.corners, second_boxes.corners, SAME_OBJECT_IOU
             )
-            there = stays[one][first] & stays[other][second]
-            first, second = first[there], second[there]
-            weaker = boxes[one].confidence[first] < boxes[other].confidence[second]
-            stays[one][first[weaker]] = False
-            stays[other][second[~weaker]] = False
+            both_allowed = allowed[first_name][first] & allowed[second_name][second]
+            first = first[both_allowed]
+            second = second[both_allowed]
+            is_weaker = first_boxes.confidence[first] < second_boxes.confidence[second]
+            allowed[first_name][first[is_weaker]] = False
+            allowed[second_name][second[~is_weaker]] = False
 
 
 def _evidence(confidence: NDArray[np.float32]) -> float:
-    """Log odds that boxes are there together, of those that are more probable than not."""
-    return float(_log_odds(confidence[confidence > COUNTS]).sum())
+    """Return the summed log odds of the boxes that are more probable than not."""
+    return float(_log_odds(confidence[confidence > MIN_CONFIDENCE]).sum())
 
 
 def _log_odds(confidence: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -144,100 +185,107 @@ def _log_odds(confidence: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def structures_with_roles(sample: Sample, settings: StructureRoles) -> list[str]:
-    """The structures that rules know and a detector found."""
-    return [
-        name
-        for name in (settings.nucleus, settings.nucleolus, *settings.cytoplasm)
-        if name in detected_box_structures(sample)
-    ]
+    """Return the structures with a role in the constraints that a detector found."""
+    detected = detected_box_structures(sample)
+    roles = (settings.nucleus, settings.nucleolus, *settings.cytoplasm)
+    return [name for name in roles if name in detected]
 
 
 def constrain_boxes(
     sample: Sample, settings: StructureRoles | None = None, **changes: Any
 ) -> dict[str, int]:
-    """Write ``tables/boxes_NAME-constrained`` of every structure that a detector found; ``boxes_NAME`` stays as it was.
+    """Write ``tables/boxes_NAME-constrained`` of every structure with detected boxes.
 
-    What comes later (masks, score, counts, report) reads the constrained boxes where there are any.
+    ``tables/boxes_NAME`` stays as it was. Masks, scores, counts and report read the constrained
+    boxes where there are any.
 
     Returns:
-        How many boxes of each structure went that were taken for objects.
+        Number of boxes of each structure that counted as objects and were removed.
 
     Raises:
-        SampleError: fewer than two of the structures have boxes, or they were not found on one image.
+        SampleError: fewer than two of the structures have boxes, or they lie on several images.
     """
     settings = resolve_settings(StructureRoles, settings, changes)
-    names = structures_with_roles(sample, settings)
-    if len(names) < 2:
-        known = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))
-        raise SampleError(
-            f"Rules are between two of {known}; {sample.path.name} has found boxes of {', '.join(detected_box_structures(sample)) or 'nothing'}."
-        )
-    kept = {name: read_detected_boxes(sample, name, as_predicted=True) for name in names}
-    if len({one.image for one in kept.values()}) > 1:
-        raise SampleError(
-            f"Boxes in {sample.path.name} were not all found on one image; find them again with one --image."
-        )
-    stays = {name: np.ones(len(one.boxes), bool) for name, one in kept.items()}
-    counts = {name: one.counts.copy() for name, one in kept.items()}
-    for z in sorted({z for one in kept.values() for z in one.boxes.z.tolist()}):
-        places = {name: np.flatnonzero(one.boxes.z == z) for name, one in kept.items()}
-        here = {
-            name: BoxSet(one.boxes.corners[places[name]], one.confidence[places[name]])
-            for name, one in kept.items()
-        }
-        for name, verdict in apply_constraints(here, settings).items():
-            stays[name][places[name]] = verdict.stays
-            counts[name][places[name][verdict.must_count]] = True
-    made_from = {name: one.fingerprint for name, one in kept.items()}
-    fingerprint = fingerprint_of({"made_from": made_from, **settings.model_dump(mode="json")})
+    stored = _boxes_to_constrain(sample, settings)
+    allowed, counts = _constrain_images(stored, settings)
+    made_from = {name: boxes.fingerprint for name, boxes in stored.items()}
+    record_settings = settings.model_dump(mode="json")
+    fingerprint = fingerprint_of({"made_from": made_from, **record_settings})
     with sample.locked():
-        _remove_constrained(
-            sample
-        )  # also those of structures that were constrained before, and are not now
-        for name, one in kept.items():
-            own = stays[name]
-            about = {**one.about, "made_from": made_from, "fingerprint": fingerprint}
-            allowed = StoredBoxes(
-                one.boxes[own],
-                one.pictures,
-                one.image,
-                about,
-                one.confidence[own],
-                counts[name][own],
+        # Remove also the tables of structures that were constrained before, and are not now.
+        _remove_constrained_tables(sample)
+        for name, boxes in stored.items():
+            keep = allowed[name]
+            constrained = StoredBoxes(
+                boxes.boxes[keep],
+                boxes.slices,
+                boxes.image,
+                {**boxes.metadata, "made_from": made_from, "fingerprint": fingerprint},
+                boxes.confidence[keep],
+                counts[name][keep],
             )
-            write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", allowed)
+            write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", constrained)
         record = {
             "stage": "detect-constrain",
             "fingerprint": fingerprint,
-            "settings": settings.model_dump(mode="json"),
+            "settings": record_settings,
         }
         sample.remember({**record, "outputs": [], "finished": now()})
-    return {name: int((one.counts & ~stays[name]).sum()) for name, one in kept.items()}
+    return {name: int((boxes.counts & ~allowed[name]).sum()) for name, boxes in stored.items()}
+
+
+def _boxes_to_constrain(sample: Sample, settings: StructureRoles) -> dict[str, StoredBoxes]:
+    names = structures_with_roles(sample, settings)
+    if len(names) < 2:
+        known = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))
+        detected = ", ".join(detected_box_structures(sample)) or "no structure"
+        raise SampleError(
+            f"Expected detected boxes of at least two of {known}; {sample.path.name} has boxes of "
+            f"{detected}."
+        )
+    stored = {name: read_detected_boxes(sample, name, as_predicted=True) for name in names}
+    if len({boxes.image for boxes in stored.values()}) > 1:
+        raise SampleError(
+            f"Boxes in {sample.path.name} were found on several images; find all of them again on "
+            "one --image."
+        )
+    return stored
+
+
+def _constrain_images(
+    stored: Mapping[str, StoredBoxes], settings: StructureRoles
+) -> tuple[dict[str, Mask], dict[str, Mask]]:
+    """Return which boxes are allowed, and which count as objects, by structure (N,)."""
+    allowed = {name: np.ones(len(boxes.boxes), bool) for name, boxes in stored.items()}
+    counts = {name: boxes.counts.copy() for name, boxes in stored.items()}
+    for z in sorted({z for boxes in stored.values() for z in boxes.boxes.z.tolist()}):
+        indices = {name: np.flatnonzero(boxes.boxes.z == z) for name, boxes in stored.items()}
+        box_sets = {}
+        for name, boxes in stored.items():
+            corners = boxes.boxes.corners[indices[name]]
+            box_sets[name] = BoxSet(corners, boxes.confidence[indices[name]])
+        for name, decision in apply_constraints(box_sets, settings).items():
+            allowed[name][indices[name]] = decision.is_allowed
+            counts[name][indices[name][decision.must_count]] = True
+    return allowed, counts
 
 
 def remove_constrained_boxes(sample: Sample) -> list[str]:
-    """Take the constrained boxes away; what was found is what counts again. Returns the names of the tables."""
+    """Remove the constrained boxes, so that all predicted boxes count again.
+
+    Returns:
+        Names of the removed tables.
+    """
     with sample.locked():
-        tables = _remove_constrained(sample)
+        tables = _remove_constrained_tables(sample)
         if tables:
-            sample.remember(
-                {
-                    "stage": "detect-release",
-                    "fingerprint": "",
-                    "settings": {},
-                    "outputs": [],
-                    "finished": now(),
-                }
-            )
+            record = {"stage": "detect-release", "fingerprint": "", "settings": {}}
+            sample.remember({**record, "outputs": [], "finished": now()})
     return tables
 
 
-def _remove_constrained(sample: Sample) -> list[str]:
-    tables = [
-        name
-        for name in sample.tables
-        if name.startswith(DETECTED_PREFIX) and name.endswith(CONSTRAINED)
-    ]
+def _remove_constrained_tables(sample: Sample) -> list[str]:
+    tables = constrained_box_tables(sample)
     for name in tables:
         sample.remove_table(name)
     return tables

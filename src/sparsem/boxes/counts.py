@@ -1,9 +1,12 @@
-"""Counts and sizes of organelles, sample by sample, beside what is known of the samples: subtype, tissue, grade."""
+"""Counts and sizes of objects in boxes, sample by sample, with metadata of the samples.
+
+Metadata are, for instance, the subtype, tissue or grade of each sample.
+"""
 
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,109 +21,141 @@ from sparsem.errors import InputError, SampleError
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
 
-KEY = "sample"  # column of a table of metadata that names the samples
+SAMPLE_COLUMN = "sample"  # column of a table of metadata that names the samples
 
 
 class CountSettings(Settings):
-    """What is counted, and what is known of the samples."""
+    """Settings of counting: structures, and metadata of the samples."""
 
     structure: tuple[str, ...] = Field(
-        (), description="what to count; repeat it; all that was found if not given"
+        (),
+        description="structure to count; repeat it for several; all detected ones if not given",
     )
     metadata: str | None = Field(
-        None, description="a .csv with a column 'sample' and others, such as subtype, tissue, grade"
+        None,
+        description="a .csv with a column 'sample' and others, such as subtype, tissue, grade",
     )
 
 
 def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
-    """What a CSV says of each sample, by its name without ending.
+    """Return the columns of a CSV by the name of the sample, without its ending.
 
     Raises:
-        InputError: it cannot be read, has no column ``sample`` or one that is counted, or names a sample twice.
+        InputError: the file cannot be read, has no column ``sample``, or has a row without a
+            sample, with a sample that was named before, or with too many values.
     """
     text = read_text(Path(path))
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=column_separator(text)))
+        lines = io.StringIO(text, newline="")
+        rows = list(csv.DictReader(lines, delimiter=column_separator(text)))
     except csv.Error as error:
         raise InputError(
-            f"{path} cannot be read as a table of samples ({error}); expected a .csv with a column '{KEY}'."
+            f"{path} cannot be read as a table of samples ({error}); expected a .csv with a column "
+            f"'{SAMPLE_COLUMN}'."
         ) from None
-    if not rows or KEY not in rows[0]:
+    if not rows or SAMPLE_COLUMN not in rows[0]:
         raise InputError(
-            f"{path} has no column '{KEY}'; expected a row a sample, such as sample,subtype,tissue,grade."
+            f"{path} has no column '{SAMPLE_COLUMN}'; expected one row for each sample, such as "
+            "sample,subtype,tissue,grade."
         )
-    found: dict[str, dict[str, str]] = {}
+    metadata: dict[str, dict[str, str]] = {}
     for line, row in enumerate(rows, 2):
-        name = (row.pop(KEY) or "").removesuffix(".zarr")
-        if not name or name in found or None in row:
-            what = (
-                "no sample"
-                if not name
-                else f"'{name}' a second time"
-                if name in found
-                else "more values than the header"
+        name = (row.pop(SAMPLE_COLUMN) or "").removesuffix(".zarr")
+        fault = ""
+        if not name:
+            fault = "no sample"
+        elif name in metadata:
+            fault = f"'{name}' a second time"
+        elif None in row:
+            fault = "more values than the header"
+        if fault:
+            raise InputError(
+                f"{path} has {fault} in line {line}; expected one row for each sample."
             )
-            raise InputError(f"{path} has {what} in line {line}; expected a row a sample.")
-        found[name] = {key: (value or "") for key, value in row.items()}
-    return found
+        metadata[name] = {key: (value or "") for key, value in row.items()}
+    return metadata
 
 
 def count_boxes(
     samples: Sequence[Sample], settings: CountSettings | None = None, **changes: Any
 ) -> pa.Table:
-    """A row a sample and structure: pictures, objects, objects a picture and a square millimeter, and their sizes in micrometers.
+    """Return a table of the objects in boxes, with a row for each sample and structure.
+
+    Its columns are the metadata of the sample, the number of images, of objects, of objects per
+    image and per square millimeter, and the sizes of the objects in µm.
 
     Raises:
         SampleError: a sample has no boxes.
-        InputError: the metadata cannot be read, or does not speak of a sample.
+        InputError: the metadata cannot be read, lack a sample, or have a column of the counts.
     """
     settings = resolve_settings(CountSettings, settings, changes)
-    known = read_metadata(settings.metadata) if settings.metadata else {}
+    metadata = read_metadata(settings.metadata) if settings.metadata else {}
     rows: list[dict[str, Any]] = []
     for sample in samples:
-        names = settings.structure or tuple(detected_box_structures(sample))
-        if not names:
+        structures = settings.structure or tuple(detected_box_structures(sample))
+        if not structures:
             raise SampleError(
-                f"{sample.path.name} has no boxes; find some with 'sparsem detect predict {sample.path.name} MODEL'."
+                f"{sample.path.name} has no boxes; find some with 'sparsem detect predict "
+                f"{sample.path.name} MODEL'."
             )
-        if known and sample.name not in known:
+        if metadata and sample.name not in metadata:
             raise InputError(
-                f"{settings.metadata} says nothing of {sample.name}; it knows {', '.join(known)[:200]}."
+                f"{settings.metadata} has no row for {sample.name}; it has rows for "
+                f"{', '.join(metadata)[:200]}."
             )
-        of_it = {"sample": sample.name, **known.get(sample.name, {})}
-        for name in names:
-            counted = _counted(sample, name, read_detected_boxes(sample, name))
-            twice = sorted(of_it.keys() & counted.keys())
-            if twice:
+        sample_columns = {"sample": sample.name, **metadata.get(sample.name, {})}
+        for structure in structures:
+            counts = _counts_of(sample, structure, read_detected_boxes(sample, structure))
+            common = sorted(sample_columns.keys() & counts.keys())
+            if common:
                 raise InputError(
-                    f"{settings.metadata} has a column '{twice[0]}', as the counts have; give it another name."
+                    f"{settings.metadata} has a column '{common[0]}', as the counts have; give it "
+                    "another name."
                 )
-            rows.append({**of_it, **counted})
+            rows.append({**sample_columns, **counts})
     return pa.Table.from_pylist(rows)
 
 
-def _counted(sample: Sample, name: str, kept: StoredBoxes) -> Mapping[str, Any]:
-    image, boxes = sample.image(kept.image), kept.counted()
+def _counts_of(sample: Sample, structure: str, stored: StoredBoxes) -> dict[str, Any]:
+    """Return the columns of one sample and structure."""
+    image = sample.image(stored.image)
+    boxes = stored.counted()
     pixel = image.voxel_size
-    extent = box_sizes(boxes.corners).astype(np.float64) * [pixel.x / 1000, pixel.y / 1000]
-    area = sum(math.prod(image.size_of(z)) for z in kept.pictures) * pixel.x * pixel.y * 1e-12
-    diameter = np.sqrt(extent.prod(axis=1))
-    pictures = np.bincount(boxes.z, minlength=image.shape[0])[list(kept.pictures)]
-    quartiles = np.percentile(diameter, (25, 50, 75)) if len(diameter) else np.full(3, np.nan)
+    n_pixels = sum(math.prod(image.size_of(z)) for z in stored.slices)
+    area_mm2 = n_pixels * pixel.x * pixel.y * 1e-12
+    per_image = np.bincount(boxes.z, minlength=image.shape[0])[list(stored.slices)]
+    size_um = box_sizes(boxes.corners).astype(np.float64) * [pixel.x / 1000, pixel.y / 1000]
     return {
-        "structure": name,
-        "pictures": len(kept.pictures),
+        "structure": structure,
+        "images": len(stored.slices),
         "objects": len(boxes),
-        "objects_per_picture": float(pictures.mean()) if len(pictures) else None,
-        "objects_per_picture_sd": float(pictures.std(ddof=1)) if len(pictures) > 1 else None,
-        "objects_per_mm2": len(boxes) / area if area else None,
-        **{
-            f"diameter_um_{part}": float(one)
-            for part, one in zip(("q25", "median", "q75"), quartiles, strict=True)
-        },
-        "width_um_mean": float(extent[:, 0].mean()) if len(extent) else None,
-        "height_um_mean": float(extent[:, 1].mean()) if len(extent) else None,
-        "elongation_mean": float((extent.max(axis=1) / extent.min(axis=1)).mean())
-        if len(extent)
-        else None,
+        "objects_per_image": float(per_image.mean()) if len(per_image) else None,
+        "objects_per_image_sd": float(per_image.std(ddof=1)) if len(per_image) > 1 else None,
+        "objects_per_mm2": len(boxes) / area_mm2 if area_mm2 else None,
+        **_size_columns(size_um),
     }
+
+
+def _size_columns(size_um: Any) -> dict[str, float | None]:
+    """Return quartiles of the diameter, and means of width, height and elongation.
+
+    Args:
+        size_um: (N, 2) width and height in µm.
+    """
+    diameter = np.sqrt(size_um.prod(axis=1))
+    quartiles = np.full(3, np.nan)
+    if len(diameter):
+        quartiles = np.percentile(diameter, (25, 50, 75))
+    columns: dict[str, float | None] = {
+        "diameter_um_q25": float(quartiles[0]),
+        "diameter_um_median": float(quartiles[1]),
+        "diameter_um_q75": float(quartiles[2]),
+        "width_um_mean": None,
+        "height_um_mean": None,
+        "elongation_mean": None,
+    }
+    if len(size_um):
+        columns["width_um_mean"] = float(size_um[:, 0].mean())
+        columns["height_um_mean"] = float(size_um[:, 1].mean())
+        columns["elongation_mean"] = float((size_um.max(axis=1) / size_um.min(axis=1)).mean())
+    return columns

@@ -1,7 +1,10 @@
-"""Boxes around objects in pictures. A picture is a slice of a sample: of a stack, or one of the pictures that a montage is made of.
+"""Boxes around objects in images, and the arithmetic of boxes.
 
-Corners are (N, 4) float32 ``x0 y0 x1 y1`` in pixels of the picture, in the order of all file formats and libraries of detection: x to the
-right, y down, from the upper left corner of the first pixel, so that the box of a single first pixel is 0 0 1 1.
+An image is a slice of a sample: a slice of a stack, or one of the images of a montage.
+
+Corners are (N, 4) float32 ``x0 y0 x1 y1`` in pixels of the image, in the order that all file
+formats and detection libraries use: x to the right, y down, measured from the upper left corner of
+the first pixel, so that the box of a single first pixel is 0 0 1 1.
 """
 
 import hashlib
@@ -12,22 +15,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-STRIP_BOXES = 64  # boxes in a row that are compared at once with those that may touch any of them
+# Boxes in a strip of the image that are compared at once with all boxes that may touch the strip.
+STRIP_BOXES = 64
 
 Corners = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+BoxPairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes in the pictures of one sample.
+    """Boxes in the images of one sample, sorted by image.
 
     Attributes:
-        names: what may be in a box.
-        z: (N,) int32, the picture of each box.
-        kind: (N,) int16, its place in ``names``.
-        corners: (N, 4) float32, see above.
-        score: (N,) float32 in 0..1; 1 where somebody drew it.
+        names: structures that the boxes may be around.
+        z: (N,) int32, slice index of the image of each box.
+        kind: (N,) int16, index of the structure of each box in ``names``.
+        corners: (N, 4) float32, see the module.
+        score: (N,) float32 in 0..1; 1 for boxes drawn by hand.
     """
 
     names: tuple[str, ...]
@@ -40,154 +44,163 @@ class Boxes:
     def from_arrays(
         cls, names: Sequence[str], z: Any, kind: Any, corners: Any, score: Any = None
     ) -> Self:
-        """Boxes of columns of any numbers, sorted by picture; the order within a picture stays."""
+        """Return boxes sorted by image; boxes of one image keep their order.
+
+        Args:
+            names: structures.
+            z: (N,) slice indices.
+            kind: (N,) indices of structures, or one index for all boxes.
+            corners: (N, 4) px.
+            score: (N,) in 0..1, or one score for all boxes; 1 if None.
+        """
         z = np.asarray(z, np.int32).reshape(-1)
+        corners = np.asarray(corners, np.float32).reshape(-1, 4)
+        kind = np.broadcast_to(np.asarray(kind, np.int16), z.shape)
+        score = np.broadcast_to(np.asarray(1 if score is None else score, np.float32), z.shape)
         order = np.argsort(z, kind="stable")
-        kind = np.broadcast_to(np.asarray(kind, np.int16), z.shape)[order]
-        score = np.broadcast_to(np.asarray(1 if score is None else score, np.float32), z.shape)[
-            order
-        ]
-        return cls(
-            tuple(names),
-            z[order],
-            kind,
-            np.asarray(corners, np.float32).reshape(-1, 4)[order],
-            score,
-        )
+        return cls(tuple(names), z[order], kind[order], corners[order], score[order])
 
     def __len__(self) -> int:
         return len(self.z)
 
     @property
     def fingerprint(self) -> str:
-        """Of what they are and where."""
+        """Hash of the structures, positions and scores of the boxes."""
         content = hashlib.blake2b(repr(self.names).encode(), digest_size=16)
         for column in (self.z, self.kind, self.corners, self.score):
             content.update(np.ascontiguousarray(column).tobytes())
         return content.hexdigest()
 
     def __getitem__(self, which: Any) -> "Boxes":
-        """Those of a mask, of places, or of a slice."""
+        """Return the boxes that a mask, an array of indices or a slice selects."""
         return Boxes(
             self.names, self.z[which], self.kind[which], self.corners[which], self.score[which]
         )
 
     def of_image(self, z: int) -> "Boxes":
-        """Those of one picture."""
+        """Return the boxes of the image with slice index ``z``."""
         first, stop = np.searchsorted(self.z, (z, z + 1))
         return self[first:stop]
 
     def of_structure(self, name: str) -> "Boxes":
-        """Those around one structure, which is then the only name."""
-        own = self[self.kind == self.names.index(name)]
-        return Boxes((name,), own.z, np.zeros(len(own), np.int16), own.corners, own.score)
+        """Return the boxes around one structure, which becomes the only name."""
+        boxes = self[self.kind == self.names.index(name)]
+        kind = np.zeros(len(boxes), np.int16)
+        return Boxes((name,), boxes.z, kind, boxes.corners, boxes.score)
 
 
 def concatenate_boxes(parts: Sequence[Boxes]) -> Boxes:
-    """Boxes of several structures as one; the names in the order in which they come."""
+    """Return the boxes of several structures as one; names keep their order of appearance."""
+    if not parts:
+        return Boxes.from_arrays((), [], [], [], [])
     names = tuple(dict.fromkeys(name for part in parts for name in part.names))
-    kinds = [
-        np.array([names.index(name) for name in part.names], np.int16)[part.kind] for part in parts
-    ]
-    columns = (
-        [part.z for part in parts],
-        kinds,
-        [part.corners for part in parts],
-        [part.score for part in parts],
-    )
+    kinds = []
+    for part in parts:
+        index_of_kind = np.array([names.index(name) for name in part.names], np.int16)
+        kinds.append(index_of_kind[part.kind])
     return Boxes.from_arrays(
-        names, *(np.concatenate(column) if column else [] for column in columns)
+        names,
+        np.concatenate([part.z for part in parts]),
+        np.concatenate(kinds),
+        np.concatenate([part.corners for part in parts]),
+        np.concatenate([part.score for part in parts]),
     )
 
 
 def box_sizes(corners: Corners) -> NDArray[np.float32]:
-    """Width and height of boxes, (N, 2); 0 where there is nothing."""
+    """Return width and height of boxes, (N, 2) px; 0 for empty boxes."""
     return np.asarray(np.maximum(corners[..., 2:] - corners[..., :2], 0))
 
 
 def box_areas(corners: Corners) -> NDArray[np.float64]:
-    """(N,) of boxes."""
+    """Return the areas of boxes, (N,) px²."""
     return np.asarray(box_sizes(corners).astype(np.float64).prod(axis=-1))
 
 
 def clip_boxes(corners: Corners, window: Sequence[float]) -> Corners:
-    """What of boxes lies in a window ``x0 y0 x1 y1``; nothing has an area of 0."""
+    """Return the parts of boxes within a window ``x0 y0 x1 y1``; a box outside gets area 0."""
     x0, y0, x1, y1 = window
-    return np.clip(
-        corners, np.array([x0, y0, x0, y0], np.float32), np.array([x1, y1, x1, y1], np.float32)
-    )
+    low = np.array([x0, y0, x0, y0], np.float32)
+    high = np.array([x1, y1, x1, y1], np.float32)
+    return np.clip(corners, low, high)
 
 
-def intersection_areas(one: Corners, other: Corners) -> NDArray[np.float64]:
-    """Area that every box of one set shares with every box of another, (N, M)."""
-    extents = [
-        np.maximum(
-            np.minimum(one[:, None, axis + 2], other[None, :, axis + 2])
-            - np.maximum(one[:, None, axis], other[None, :, axis]),
-            0,
-        )
-        for axis in (0, 1)
-    ]
+def intersection_areas(first: Corners, second: Corners) -> NDArray[np.float64]:
+    """Return the area that each box of one set shares with each box of another, (N, M) px²."""
+    extents = []
+    for axis in (0, 1):
+        low = np.maximum(first[:, None, axis], second[None, :, axis])
+        high = np.minimum(first[:, None, axis + 2], second[None, :, axis + 2])
+        extents.append(np.maximum(high - low, 0))
     return np.asarray(np.multiply(*extents, dtype=np.float64))
 
 
-def intersection_over_union(one: Corners, other: Corners) -> NDArray[np.float64]:
-    """Intersection over union of every box of one set with every box of another, (N, M)."""
-    both = intersection_areas(one, other)
-    union = box_areas(one)[:, None] + box_areas(other)[None] - both
-    return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0))
+def intersection_over_union(first: Corners, second: Corners) -> NDArray[np.float64]:
+    """Return the intersection over union of each box of one set with each of another, (N, M)."""
+    intersection = intersection_areas(first, second)
+    union = box_areas(first)[:, None] + box_areas(second)[None] - intersection
+    iou = np.zeros_like(intersection)
+    return np.asarray(np.divide(intersection, union, out=iou, where=union > 0))
 
 
-def overlapping_pairs(
-    one: Corners, other: Corners, least: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Pairs of boxes, one of each set, whose intersection over union is ``least`` (more than 0) or more.
+def overlapping_pairs(first: Corners, second: Corners, min_iou: float) -> BoxPairs:
+    """Return the pairs of boxes, one of each set, with an intersection over union of ``min_iou``.
 
-    Boxes are compared with those beside them: five thousand with as many take neither the time nor the memory of all pairs.
+    Each box is compared only with the boxes near it. Five thousand boxes against as many take
+    neither the time nor the memory of all pairs.
+
+    Args:
+        first: (N, 4) px.
+        second: (M, 4) px.
+        min_iou: minimum intersection over union, more than 0.
 
     Returns:
-        Places in either set and their overlap, (n,) each, ascending by the first and then by the second.
+        Indices into either set and the intersection over union, (n,) each, sorted by the first
+        index and then by the second.
     """
-    axis = int(
-        len(one) > 0 and np.ptp(one[:, 1]) > np.ptp(one[:, 0])
-    )  # along which they lie further apart
-    order = np.argsort(one[:, axis], kind="stable")
-    rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
-    for first in range(0, len(order), STRIP_BOXES):
-        own = order[first : first + STRIP_BOXES]
-        near = np.flatnonzero(
-            (other[:, axis + 2] > one[own, axis].min())
-            & (other[:, axis] < one[own, axis + 2].max())
-        )
-        alike = intersection_over_union(one[own], other[near])
-        row, column = np.nonzero(alike >= least)
-        rows.append(own[row])
+    # Strips run across the axis along which the boxes are spread further.
+    axis = int(len(first) > 0 and np.ptp(first[:, 1]) > np.ptp(first[:, 0]))
+    order = np.argsort(first[:, axis], kind="stable")
+    rows = [np.empty(0, np.int64)]
+    columns = [np.empty(0, np.int64)]
+    values = [np.empty(0)]
+    for start in range(0, len(order), STRIP_BOXES):
+        strip = order[start : start + STRIP_BOXES]
+        ends_behind_start = second[:, axis + 2] > first[strip, axis].min()
+        starts_before_end = second[:, axis] < first[strip, axis + 2].max()
+        near = np.flatnonzero(ends_behind_start & starts_before_end)
+        iou = intersection_over_union(first[strip], second[near])
+        row, column = np.nonzero(iou >= min_iou)
+        rows.append(strip[row])
         columns.append(near[column])
-        values.append(alike[row, column])
-    first_of, second_of = np.concatenate(rows), np.concatenate(columns)
-    sorted_pairs = np.lexsort((second_of, first_of))
-    return first_of[sorted_pairs], second_of[sorted_pairs], np.concatenate(values)[sorted_pairs]
+        values.append(iou[row, column])
+    first_index = np.concatenate(rows)
+    second_index = np.concatenate(columns)
+    order = np.lexsort((second_index, first_index))
+    return first_index[order], second_index[order], np.concatenate(values)[order]
 
 
 def boxes_of_labels(labels: NDArray[Any]) -> tuple[NDArray[np.int64], Corners]:
-    """The box of every object in a picture of numbered objects (y, x): their numbers (N,) ascending, and corners (N, 4).
+    """Return the box of every object in an image of labels (y, x).
 
-    Runs of equal pixels along rows are looked at, and not pixels: a hundred times fewer.
+    The work is done on runs of equal pixels along rows instead of pixels: a hundred times fewer.
+
+    Returns:
+        Labels (N,), ascending, without 0, and corners (N, 4).
     """
-    new = np.ones(labels.shape, bool)
-    new[:, 1:] = labels[:, 1:] != labels[:, :-1]
-    starts = np.flatnonzero(new)
-    lengths, values = np.diff(starts, append=labels.size), labels.reshape(-1)[starts]
-    inside = values != 0
-    y, x = np.divmod(starts[inside], labels.shape[1])
-    numbers, place = np.unique(values[inside], return_inverse=True)
+    is_start = np.ones(labels.shape, bool)
+    is_start[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    starts = np.flatnonzero(is_start)
+    lengths = np.diff(starts, append=labels.size)
+    values = labels.reshape(-1)[starts]
+    is_object = values != 0
+    y, x = np.divmod(starts[is_object], labels.shape[1])
+    numbers, index = np.unique(values[is_object], return_inverse=True)
     corners = np.empty((len(numbers), 4), np.float32)
-    corners[:, :2], corners[:, 2:] = np.inf, -np.inf
-    for column, extreme, ends in (
-        (0, np.minimum, x),
-        (1, np.minimum, y),
-        (2, np.maximum, x + lengths[inside]),
-        (3, np.maximum, y + 1),
-    ):
-        extreme.at(corners[:, column], place, ends.astype(np.float32))
+    corners[:, :2] = np.inf
+    corners[:, 2:] = -np.inf
+    np.minimum.at(corners[:, 0], index, x.astype(np.float32))
+    np.minimum.at(corners[:, 1], index, y.astype(np.float32))
+    np.maximum.at(corners[:, 2], index, (x + lengths[is_object]).astype(np.float32))
+    np.maximum.at(corners[:, 3], index, (y + 1).astype(np.float32))
     return numbers.astype(np.int64), corners

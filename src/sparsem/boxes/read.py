@@ -1,4 +1,4 @@
-"""Read a file of boxes of any known format: COCO JSON, CSV, or a folder of YOLO labels."""
+"""Reading a file of boxes of any known format: COCO JSON, CSV, or a folder of YOLO labels."""
 
 from pathlib import Path
 
@@ -13,12 +13,13 @@ def read_boxes(path: str | Path) -> BoxFile:
     """Read a file of boxes: COCO JSON, CSV, or a folder of YOLO labels.
 
     Raises:
-        InputError: it is none of them.
+        InputError: the file is missing, or of another format.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(
-            f"There is no file or folder {path}; expected boxes as COCO JSON, CSV, or a folder of YOLO labels."
+            f"There is no file or folder {path}; expected boxes as COCO JSON, CSV, or a folder of "
+            "YOLO labels."
         )
     if path.is_dir():
         return read_yolo(path)
@@ -27,5 +28,6 @@ def read_boxes(path: str | Path) -> BoxFile:
     if path.suffix.lower() in (".csv", ".tsv"):
         return read_csv(path)
     raise InputError(
-        f"{path.name} is no file of boxes that is read; expected .json (COCO), .csv, or a folder of YOLO labels."
+        f"{path.name} is not a known file of boxes; expected .json (COCO), .csv, or a folder of "
+        "YOLO labels."
     )

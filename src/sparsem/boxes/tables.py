@@ -1,7 +1,8 @@
-"""Boxes in a sample: ``tables/annotated_boxes_NAME``, drawn by somebody, and ``tables/boxes_NAME``, found by a detector; a row a box.
+"""Tables of boxes in a sample: ``tables/annotated_boxes_NAME`` and ``tables/boxes_NAME``.
 
-A table tells in its metadata what no row can: which pictures were looked at, so that one without a box is known to hold nothing, and on
-whose pixels the boxes lie.
+Annotated boxes were drawn by hand or around labels; the others were found by a detector. A row is
+a box. The metadata of a table holds what no row can: the slices that were annotated or searched,
+so that a slice without a box is known to be empty, and the image that the boxes lie on.
 """
 
 import json
@@ -14,19 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Boxes, box_sizes
+from sparsem.boxes.geometry import Boxes, Corners, box_sizes
 from sparsem.errors import ResumeError, SampleError
 from sparsem.labels.inventory import BOXES
 from sparsem.labels.results import CONSTRAINED
 from sparsem.settings import nearest
 from sparsem.store.names import checked_name
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import Volume
 from sparsem.workflow.stage import fingerprint_of
 
 ANNOTATED_PREFIX, DETECTED_PREFIX = BOXES
 METADATA_KEY = b"sparsem"
-CORNERS = ("x0_px", "y0_px", "x1_px", "y1_px")
+CORNER_COLUMNS = ("x0_px", "y0_px", "x1_px", "y1_px")
 
 
 @dataclass(frozen=True)
@@ -34,129 +34,162 @@ class StoredBoxes:
     """Boxes of one structure as a sample holds them.
 
     Attributes:
-        boxes: of one name.
-        pictures: that were looked at, ascending; any other may hold anything.
-        image: on whose pixels they lie.
-        about: what else the table says of itself.
-        confidence: (N,) how probably a box is right; the score where nobody knows.
-        counts: (N,) which are taken for objects.
+        boxes: (N) boxes of one name.
+        slices: indices of the slices that were annotated or searched, ascending; nothing is known
+            of any other slice.
+        image: name of the image that the boxes lie on.
+        metadata: the metadata of the table.
+        confidence: (N,) probability that a box is right; the score where that is not known.
+        counts: (N,) bool, boxes that count as objects.
     """
 
     boxes: Boxes
-    pictures: tuple[int, ...]
+    slices: tuple[int, ...]
     image: str
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     confidence: NDArray[np.float32]
     counts: NDArray[np.bool_]
 
     @property
     def fingerprint(self) -> str:
-        """Of what they were made from."""
-        return str(self.about["fingerprint"])
+        """Fingerprint of the run or annotation that made the boxes."""
+        return str(self.metadata["fingerprint"])
 
     def counted(self) -> Boxes:
-        """Those that are taken for objects."""
+        """Return the boxes that count as objects."""
         return self.boxes[self.counts]
 
 
 def image_names(sample: Sample) -> list[str]:
-    """What every slice of a sample is called: its file, or the sample and its number."""
+    """Return the name of every slice: that of its file, or the sample and the slice number."""
     raw = sample.image("raw")
-    return (
-        list(raw.names) if raw.names else [f"{sample.name}_z{z:04d}" for z in range(raw.shape[0])]
-    )
+    if raw.names:
+        return list(raw.names)
+    return [f"{sample.name}_z{z:04d}" for z in range(raw.shape[0])]
 
 
 def annotated_box_structures(sample: Sample) -> list[str]:
-    """Structures that somebody drew boxes around."""
-    return [
-        name.removeprefix(ANNOTATED_PREFIX)
-        for name in sample.tables
-        if name.startswith(ANNOTATED_PREFIX)
-    ]
+    """Return the structures with annotated boxes."""
+    tables = [table for table in sample.tables if table.startswith(ANNOTATED_PREFIX)]
+    return [table.removeprefix(ANNOTATED_PREFIX) for table in tables]
 
 
 def detected_box_structures(sample: Sample) -> list[str]:
-    """Structures that a detector drew boxes around."""
-    return [
-        name.removeprefix(DETECTED_PREFIX)
-        for name in sample.tables
-        if name.startswith(DETECTED_PREFIX) and not name.endswith(CONSTRAINED)
-    ]
+    """Return the structures with boxes that a detector found."""
+    tables = [table for table in sample.tables if table.startswith(DETECTED_PREFIX)]
+    predicted = [table for table in tables if not table.endswith(CONSTRAINED)]
+    return [table.removeprefix(DETECTED_PREFIX) for table in predicted]
+
+
+def constrained_box_tables(sample: Sample) -> list[str]:
+    """Return the names of the tables with constrained boxes."""
+    tables = [table for table in sample.tables if table.startswith(DETECTED_PREFIX)]
+    return [table for table in tables if table.endswith(CONSTRAINED)]
 
 
 def read_annotated_boxes(sample: Sample, name: str) -> StoredBoxes:
-    """Boxes that somebody drew around a structure.
+    """Return the annotated boxes of a structure.
 
     Raises:
-        SampleError: nobody did, or they were drawn on an image that was replaced since.
+        SampleError: there are none, or the image that they were drawn on was replaced since.
     """
-    if name not in annotated_box_structures(sample):
+    known = annotated_box_structures(sample)
+    if name not in known:
         raise SampleError(
-            f"{sample.path.name} has no annotated boxes of '{name}'{nearest(name, annotated_box_structures(sample))} "
-            f"'sparsem detect import {sample.path.name} --source BOXES' brings some in."
+            f"{sample.path.name} has no annotated boxes of '{name}'{nearest(name, known)} "
+            f"'sparsem detect import {sample.path.name} --source BOXES' imports some."
         )
-    return _read(sample, f"{ANNOTATED_PREFIX}{name}", name)
+    return _read_table(sample, f"{ANNOTATED_PREFIX}{name}", name)
 
 
 def read_detected_boxes(sample: Sample, name: str, as_predicted: bool = False) -> StoredBoxes:
-    """Boxes that a detector found: those that biology allows where that was asked, unless they are wanted ``as_predicted``.
+    """Return the boxes of a structure that a detector found.
+
+    Args:
+        sample: sample with boxes.
+        name: structure.
+        as_predicted: return all of them, and not those that biological constraints allow, if there
+            are constrained boxes.
 
     Raises:
-        SampleError: there are none, the image that they were found on was replaced, or they were found anew since they were constrained.
+        SampleError: there are none, the image that they were found on was replaced, or boxes have
+            changed since they were constrained.
     """
-    if name not in detected_box_structures(sample):
+    known = detected_box_structures(sample)
+    if name not in known:
         raise SampleError(
-            f"{sample.path.name} has no boxes of '{name}'{nearest(name, detected_box_structures(sample))} "
+            f"{sample.path.name} has no boxes of '{name}'{nearest(name, known)} "
             f"'sparsem detect predict {sample.path.name} MODEL' finds some."
         )
-    constrained = [
-        table
-        for table in sample.tables
-        if table.startswith(DETECTED_PREFIX) and table.endswith(CONSTRAINED)
-    ]
-    abouts = {
-        table.removeprefix(DETECTED_PREFIX).removesuffix(CONSTRAINED): _about(sample, table)
-        for table in constrained
-    }
-    if as_predicted or not any(
-        name in {own, *about.get("made_from", {})} for own, about in abouts.items()
-    ):
-        return _read(sample, f"{DETECTED_PREFIX}{name}", name)
-    for own, about in abouts.items():
-        of_one_run = all(
-            abouts.get(one, {}).get("fingerprint") == about.get("fingerprint")
-            for one in about.get("made_from", {"": ""})
-        )
+    constrained: dict[str, dict[str, Any]] = {}  # metadata by structure
+    for table in constrained_box_tables(sample):
+        structure = table.removeprefix(DETECTED_PREFIX).removesuffix(CONSTRAINED)
+        constrained[structure] = _stored_metadata(sample, table)
+    is_constrained = any(
+        name in {structure, *metadata.get("made_from", {})}
+        for structure, metadata in constrained.items()
+    )
+    if as_predicted or not is_constrained:
+        return _read_table(sample, f"{DETECTED_PREFIX}{name}", name)
+    _refuse_outdated_constraints(sample, constrained)
+    return _read_table(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", name)
+
+
+def _refuse_outdated_constraints(
+    sample: Sample, constrained: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise a SampleError if constrained boxes are of several runs, or of boxes that changed.
+
+    Args:
+        sample: sample with constrained boxes.
+        constrained: metadata of all constrained tables, by structure.
+    """
+    for structure, metadata in constrained.items():
+        made_from = metadata.get("made_from", {})
         changed = [
-            one
-            for one, fingerprint in about.get("made_from", {}).items()
-            if detection_fingerprint(sample, one) != fingerprint
+            name
+            for name, fingerprint in made_from.items()
+            if detection_fingerprint(sample, name) != fingerprint
         ]
-        if changed or not of_one_run:
-            what = f"Boxes of '{changed[0]}'" if changed else f"Constrained boxes of '{own}'"
-            raise SampleError(
-                f"{what} in {sample.path.name} have changed since boxes were constrained, or that was interrupted; run 'sparsem detect "
-                f"constrain {sample.path.name}' again."
-            )
-    return _read(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", name)
+        # Metadata without "made_from" is damaged: the empty name makes it count as another run.
+        is_of_one_run = all(
+            constrained.get(name, {}).get("fingerprint") == metadata.get("fingerprint")
+            for name in metadata.get("made_from", {"": ""})
+        )
+        if is_of_one_run and not changed:
+            continue
+        subject = f"Constrained boxes of '{structure}'"
+        if changed:
+            subject = f"Boxes of '{changed[0]}'"
+        raise SampleError(
+            f"{subject} in {sample.path.name} have changed since boxes were constrained, or "
+            f"constraining them was interrupted; run 'sparsem detect constrain {sample.path.name}' "
+            "again."
+        )
 
 
 def write_annotated_boxes(
-    sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, overwrite: bool
+    sample: Sample, boxes: Boxes, slices: Sequence[int], image: str, overwrite: bool
 ) -> None:
-    """Keep what somebody drew around one structure.
+    """Write the annotated boxes of one structure to its table.
+
+    Args:
+        sample: sample to write to.
+        boxes: boxes of one name.
+        slices: indices of the annotated slices, ascending.
+        image: name of the image that the boxes were drawn on.
+        overwrite: replace other boxes of this name.
 
     Raises:
-        ResumeError: other boxes of that name are there, and ``overwrite`` is not set.
+        ResumeError: there are other boxes of this name, and ``overwrite`` is not set.
     """
     name = checked_name(boxes.names[0])
-    fingerprint = _drawn(boxes, pictures, image)
+    fingerprint = _annotation_fingerprint(boxes, slices, image)
     with sample.locked():
-        if check_annotated_boxes(sample, boxes, pictures, image, overwrite):
+        if check_annotated_boxes(sample, boxes, slices, image, overwrite):
             return
-        about = {"pictures": list(map(int, pictures)), "fingerprint": fingerprint}
-        _write(sample, f"{ANNOTATED_PREFIX}{name}", boxes, image, about, {})
+        metadata = {"slices": list(map(int, slices)), "fingerprint": fingerprint}
+        _write_table(sample, f"{ANNOTATED_PREFIX}{name}", boxes, image, metadata, {})
         record = {
             "stage": f"annotate-boxes-{name}",
             "fingerprint": fingerprint,
@@ -165,37 +198,39 @@ def write_annotated_boxes(
         sample.remember({**record, "outputs": [], "finished": now()})
 
 
-def _drawn(boxes: Boxes, pictures: Sequence[int], image: str) -> str:
+def _annotation_fingerprint(boxes: Boxes, slices: Sequence[int], image: str) -> str:
     return fingerprint_of(
-        {"boxes": boxes.fingerprint, "pictures": list(map(int, pictures)), "image": image}
+        {"boxes": boxes.fingerprint, "slices": list(map(int, slices)), "image": image}
     )
 
 
 def check_annotated_boxes(
-    sample: Sample, boxes: Boxes, pictures: Sequence[int], image: str, overwrite: bool
+    sample: Sample, boxes: Boxes, slices: Sequence[int], image: str, overwrite: bool
 ) -> bool:
-    """Whether just these boxes, of one structure, are there already.
+    """Return True if exactly these annotated boxes of one structure are stored already.
 
     Raises:
-        InputError: what they are around cannot be a name.
-        ResumeError: others are there, on this image or one that is gone, and are not to be replaced.
+        InputError: the structure cannot be a name.
+        ResumeError: other boxes are stored, of this image or of one that was replaced, and
+            ``overwrite`` is not set.
     """
     name = checked_name(boxes.names[0])
     if name not in annotated_box_structures(sample):
         return False
-    about = _about(sample, f"{ANNOTATED_PREFIX}{name}")
-    same = about.get("fingerprint") == _drawn(boxes, pictures, image)
-    if same and about.get("image_fingerprint") == sample.image(image).fingerprint:
+    stored = _stored_metadata(sample, f"{ANNOTATED_PREFIX}{name}")
+    has_same_boxes = stored.get("fingerprint") == _annotation_fingerprint(boxes, slices, image)
+    if has_same_boxes and stored.get("image_fingerprint") == sample.image(image).fingerprint:
         return True
     if not overwrite:
         raise ResumeError(
-            f"{sample.path.name} has other annotated boxes of '{name}' already; use --overwrite to replace them."
+            f"{sample.path.name} has other annotated boxes of '{name}' already; use --overwrite to "
+            "replace them."
         )
     return False
 
 
 def table_metadata(table: pa.Table | pa.Schema) -> dict[str, Any]:
-    """What a table of boxes or of their scores says of itself; nothing if it says nothing."""
+    """Return the metadata of a table of boxes or of their scores; empty if there is none."""
     schema = table.schema if isinstance(table, pa.Table) else table
     try:
         return dict(json.loads((schema.metadata or {})[METADATA_KEY]))
@@ -203,117 +238,114 @@ def table_metadata(table: pa.Table | pa.Schema) -> dict[str, Any]:
         return {}
 
 
-def _about(sample: Sample, table: str) -> dict[str, Any]:
-    """What ``tables/TABLE`` says of itself; nothing if it is not there, or damaged."""
+def _stored_metadata(sample: Sample, table: str) -> dict[str, Any]:
+    """Return the metadata of ``tables/TABLE``; empty if the table is missing or damaged."""
+    path = sample.path / "tables" / f"{table}.parquet"
     try:
-        return table_metadata(
-            pyarrow.parquet.read_schema(sample.path / "tables" / f"{table}.parquet")
-        )
+        return table_metadata(pyarrow.parquet.read_schema(path))
     except (OSError, pa.ArrowException):
         return {}
 
 
 def are_scores_outdated(sample: Sample) -> bool:
-    """Whether boxes were drawn, found or constrained anew since ``tables/box_scores`` was written."""
-    for key, fingerprint in _about(sample, "box_scores").get("made_from", {}).items():
+    """Return True if boxes have changed since ``tables/box_scores`` was written."""
+    made_from = _stored_metadata(sample, "box_scores").get("made_from", {})
+    for key, fingerprint in made_from.items():
         _, name, kind = key.rsplit(" ", 2)
-        table = {
-            "annotated": f"{ANNOTATED_PREFIX}{name}",
-            "constrained": f"{DETECTED_PREFIX}{name}{CONSTRAINED}",
-        }.get(kind, f"{DETECTED_PREFIX}{name}")
-        if _about(sample, table).get("fingerprint") != fingerprint:
+        table = f"{DETECTED_PREFIX}{name}"
+        if kind == "annotated":
+            table = f"{ANNOTATED_PREFIX}{name}"
+        elif kind == "constrained":
+            table = f"{DETECTED_PREFIX}{name}{CONSTRAINED}"
+        if _stored_metadata(sample, table).get("fingerprint") != fingerprint:
             return True
     return False
 
 
 def are_masks_outdated(sample: Sample, name: str) -> bool:
-    """Whether ``labels/NAME`` was made of other boxes than those that count now; labels that were not made of boxes never are."""
-    made = [entry["settings"] for entry in sample.history() if f"labels/{name}" in entry["outputs"]]
-    before = made[-1].get(f"input boxes {name}") if made else None
-    if before is None:
+    """Return True if ``labels/NAME`` was made from other boxes than those that count now.
+
+    Labels that were not made from boxes are never outdated.
+    """
+    path = f"labels/{name}"
+    settings = [entry["settings"] for entry in sample.history() if path in entry["outputs"]]
+    fingerprint = settings[-1].get(f"input boxes {name}") if settings else None
+    if fingerprint is None:
         return False
-    return (
-        name not in detected_box_structures(sample)
-        or read_detected_boxes(sample, name).counted().fingerprint != before
-    )
+    if name not in detected_box_structures(sample):
+        return True
+    counted = read_detected_boxes(sample, name).counted()
+    return bool(counted.fingerprint != fingerprint)
 
 
 def detection_fingerprint(sample: Sample, name: str) -> str:
-    """Fingerprint of the run that found the boxes of a structure; empty if there are none."""
-    return (
-        str(_about(sample, f"{DETECTED_PREFIX}{name}").get("fingerprint", ""))
-        if name in detected_box_structures(sample)
-        else ""
-    )
+    """Return the fingerprint of the run that found the boxes of a structure; empty if none did."""
+    if name not in detected_box_structures(sample):
+        return ""
+    return str(_stored_metadata(sample, f"{DETECTED_PREFIX}{name}").get("fingerprint", ""))
 
 
-def write_detected_boxes(sample: Sample, table: str, kept: StoredBoxes) -> None:
-    """Keep boxes of one structure that a detector found, as ``tables/TABLE``."""
-    about = {**kept.about, "pictures": list(kept.pictures)}
-    numbers = np.where(kept.counts, np.cumsum(kept.counts), 0)  # of the objects, as masks have them
+def write_detected_boxes(sample: Sample, table: str, stored: StoredBoxes) -> None:
+    """Write boxes of one structure that a detector found to ``tables/TABLE``."""
+    metadata = {**stored.metadata, "slices": list(stored.slices)}
+    # Numbers of the objects, as their masks have them; 0 for boxes that do not count.
+    numbers = np.where(stored.counts, np.cumsum(stored.counts), 0)
     columns = {
-        "score": kept.boxes.score,
-        "confidence": kept.confidence,
-        "counts": kept.counts,
+        "score": stored.boxes.score,
+        "confidence": stored.confidence,
+        "counts": stored.counts,
         "object": numbers,
     }
-    _write(sample, table, kept.boxes, kept.image, about, columns)
+    _write_table(sample, table, stored.boxes, stored.image, metadata, columns)
 
 
-def _write(
+def _write_table(
     sample: Sample,
     table: str,
     boxes: Boxes,
     image: str,
-    about: Mapping[str, Any],
-    more: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, Any],
+    columns: Mapping[str, NDArray[Any]],
 ) -> None:
+    """Write boxes with their names and sizes, further columns, and metadata."""
     volume = sample.image(image)
     names = image_names(sample)
-    micrometers = (
-        box_sizes(boxes.corners)
-        * np.array([volume.voxel_size.x, volume.voxel_size.y], np.float32)
-        / 1000
-    )
-    columns: dict[str, Any] = {"z": boxes.z, "picture": [names[z] for z in boxes.z.tolist()]}
-    columns |= dict(zip(CORNERS, boxes.corners.T, strict=True))
-    columns |= {"width_um": micrometers[:, 0], "height_um": micrometers[:, 1], **more}
-    metadata = {**about, "image": image, "image_fingerprint": volume.fingerprint}
-    sample.write_table(
-        table,
-        pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()}),
-    )
+    pixel_nm = np.array([volume.voxel_size.x, volume.voxel_size.y], np.float32)
+    size_um = box_sizes(boxes.corners) * pixel_nm / 1000
+    all_columns: dict[str, Any] = {"z": boxes.z, "image": [names[z] for z in boxes.z.tolist()]}
+    all_columns |= dict(zip(CORNER_COLUMNS, boxes.corners.T, strict=True))
+    all_columns |= {"width_um": size_um[:, 0], "height_um": size_um[:, 1], **columns}
+    content = {**metadata, "image": image, "image_fingerprint": volume.fingerprint}
+    rows = pa.table(all_columns)
+    encoded = json.dumps(content).encode()
+    sample.write_table(table, rows.replace_schema_metadata({METADATA_KEY: encoded}))
 
 
-def _read(sample: Sample, table: str, name: str) -> StoredBoxes:
-    found = sample.read_table(table)
+def _read_table(sample: Sample, table: str, name: str) -> StoredBoxes:
+    rows = sample.read_table(table)
     try:
-        about = json.loads((found.schema.metadata or {})[METADATA_KEY])
-        corners = np.column_stack([found[column].to_numpy() for column in CORNERS])
-        score = found["score"].to_numpy() if "score" in found.column_names else None
-        boxes = Boxes.from_arrays((name,), found["z"].to_numpy(), 0, corners, score)
-        pictures, image, made_on = (
-            tuple(about["pictures"]),
-            str(about["image"]),
-            about["image_fingerprint"],
-        )
+        metadata = json.loads((rows.schema.metadata or {})[METADATA_KEY])
+        slices = tuple(metadata["slices"])
+        image = str(metadata["image"])
+        image_fingerprint = metadata["image_fingerprint"]
+        corners: Corners = np.column_stack([rows[column].to_numpy() for column in CORNER_COLUMNS])
+        score = rows["score"].to_numpy() if "score" in rows.column_names else None
+        boxes = Boxes.from_arrays((name,), rows["z"].to_numpy(), 0, corners, score)
     except (KeyError, ValueError, TypeError):
         raise SampleError(
-            f"tables/{table} of {sample.path.name} was not written by sparsem, or is damaged; make it again."
+            f"tables/{table} of {sample.path.name} was not written by sparsem, or is damaged; make "
+            "it again."
         ) from None
-    volume: Volume = sample.image(image)
-    if volume.fingerprint != made_on:
+    if sample.image(image).fingerprint != image_fingerprint:
         raise SampleError(
-            f"tables/{table} of {sample.path.name} speaks of the image '{image}', which was replaced since; make it again."
+            f"tables/{table} of {sample.path.name} belongs to the image '{image}', which was "
+            "replaced since; make it again."
         )
-    confidence = (
-        found["confidence"].to_numpy() if "confidence" in found.column_names else boxes.score
-    )
-    counts = (
-        found["counts"].to_numpy(zero_copy_only=False)
-        if "counts" in found.column_names
-        else np.ones(len(boxes), bool)
-    )
-    return StoredBoxes(
-        boxes, pictures, image, about, np.asarray(confidence, np.float32), np.asarray(counts, bool)
-    )
+    confidence: Any = boxes.score
+    counts: Any = np.ones(len(boxes), bool)
+    if "confidence" in rows.column_names:
+        confidence = rows["confidence"].to_numpy()
+    if "counts" in rows.column_names:
+        counts = rows["counts"].to_numpy(zero_copy_only=False)
+    confidence = np.asarray(confidence, np.float32)
+    return StoredBoxes(boxes, slices, image, metadata, confidence, np.asarray(counts, bool))

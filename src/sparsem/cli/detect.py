@@ -7,7 +7,8 @@ import typer
 
 from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes
 from sparsem.boxes.counts import CountSettings, count_boxes
-from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
+from sparsem.boxes.exporting import export_boxes
+from sparsem.boxes.importing import BoxesSettings, import_boxes
 from sparsem.cli.options import Outcome, SamplePath, command, in_shell
 from sparsem.cli.score_format import box_data, box_lines
 from sparsem.detect.masks.masks import MasksSettings
@@ -42,7 +43,7 @@ def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -
         if found.small
         else ""
     )
-    lines.append(f"in {found.pictures} annotated images{small}")
+    lines.append(f"in {found.images} annotated images{small}")
     for name, count in found.incomplete.items():
         lines.append(
             f"without {count} image{'s' if count != 1 else ''} not completely annotated with {name}"
@@ -50,12 +51,12 @@ def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -
     given = " ".join(map(in_shell, samples))
     data = {
         "boxes": found.boxes,
-        "pictures": found.pictures,
+        "images": found.images,
         "small": found.small,
         "left_out": found.left_out,
     }
     data["incomplete"] = found.incomplete
-    parted = " --split picture" if len(samples) == 1 else ""
+    parted = " --split image" if len(samples) == 1 else ""
     return Outcome(lines, f"sparsem detect train {given}{parted} --out detector.safetensors", data)
 
 
@@ -70,10 +71,10 @@ def detect_train(
     """Teach a detector from annotated boxes. Stop it any time; the same command goes on.
 
     Examples: sparsem detect train S*.zarr --structure mitochondrion --out mitochondria.safetensors
-    or, of a single stack, with its last slices held out, sparsem detect train liver.zarr --split picture --out liver.safetensors
+    or, of a single stack, with its last slices held out, sparsem detect train liver.zarr --split image --out liver.safetensors
     """
     recipe = train_detector([Sample.open(path) for path in samples], out, settings, on=on)
-    held = recipe.training.get("validation ap50", {})
+    held = recipe.training.get("validation_ap50", {})
     told = "".join(
         f"; AP50 of {name} {value:.3f} on held-out pictures" for name, value in held.items()
     )
@@ -104,7 +105,7 @@ def detect_predict(
     objects = {name: int(kept.counts.sum()) for name, kept in found.items()}
     lines = [
         f"Wrote {path}/tables/boxes_{name}.parquet and .csv: {objects[name]} objects, of {len(kept.boxes)} boxes those of a score of "
-        f"{kept.about['counts_from']:.3g} or more"
+        f"{kept.metadata['counts_from']:.3g} or more"
         for name, kept in found.items()
     ]
     following = "score" if can_be_scored(sample) else "masks" if any(objects.values()) else "count"
@@ -204,7 +205,7 @@ def detect_count(
         save_table(table, unfinished)
     rows = table.to_pylist()
     lines = [
-        f"{row['sample']}: {row['objects']} of {row['structure']} in {row['pictures']} pictures"
+        f"{row['sample']}: {row['objects']} of {row['structure']} in {row['images']} images"
         for row in rows
     ]
     return Outcome([*lines, f"Wrote {out}"], data={"rows": rows})

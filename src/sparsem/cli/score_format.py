@@ -220,24 +220,29 @@ def _numbers_listed(numbers: tuple[int, ...]) -> str:
 
 def box_lines(found: "BoxEvaluation") -> list[str]:
     """Scores of boxes for people: the thesis' table 5, counts, and what was taken for what."""
-    head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "off a picture")
+    head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "off per image")
     looked = dict.fromkeys(
         f"{sample}:{z}" for one in found.boxes for sample, z in one.counts.images
     )
     few = ", ".join(list(looked)[:MOST_LISTED]) + (
         f" and {len(looked) - MOST_LISTED} more" if len(looked) > MOST_LISTED else ""
     )
-    pictures = "picture" if len(looked) == 1 else "pictures"
+    images = "image" if len(looked) == 1 else "images"
     lines = [
-        f"Compared on {len(looked)} {pictures} ({few})",
+        f"Compared on {len(looked)} {images} ({few})",
         "  ".join(f"{word:>15}" for word in head),
     ]
     for one in found.boxes:
         own, scores = one.counts, one.scores
-        numbers = (f"{scores.map:.3f}", f"{scores.ar:.3f}", f"{scores.ap50:.3f}", str(scores.truth))
-        counted = (str(int(own.predicted.sum())), f"{own.mean_error:.1f} ({own.bias:+.0%})")
+        numbers = (
+            f"{scores.map:.3f}",
+            f"{scores.ar:.3f}",
+            f"{scores.ap50:.3f}",
+            str(scores.n_truth),
+        )
+        counted = (str(int(own.detected.sum())), f"{own.mean_error:.1f} ({own.bias:+.0%})")
         lines.append(
-            "  ".join(f"{word:>15}" for word in (scores.name, one.kind, *numbers, *counted))
+            "  ".join(f"{word:>15}" for word in (scores.structure, one.kind, *numbers, *counted))
         )
     if len(found.names) > 1:
         lines += [

@@ -1,1 +1,1 @@
-"""Boxes around objects in pictures of any size: learning, finding, masks, constraints, scores."""
+"""Detection of objects in boxes, in images of any size: training, inference, masks and scores."""

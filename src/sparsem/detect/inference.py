@@ -1,7 +1,9 @@
-"""A detector on pictures of any size: tiles read where they lie, seen in batches, and what was found in them made one.
+"""Detection in images of any size.
 
-Of a huge picture never more than a batch of tiles is in memory, of another one the rows that are looked at. Gray levels are those of
-the sample's: mean 0, standard deviation 1.
+Tiles are read from the image one batch at a time, a detector sees each batch, and the boxes found
+in all tiles are merged. Of a huge image no more than a batch of tiles is in memory; of a smaller
+one the rows that the tiles cover. Gray levels are standardized by sample: mean 0, standard
+deviation 1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,87 +15,114 @@ import torch
 from numpy.typing import NDArray
 
 from sparsem.detect.models.detector import Detections, Detector
-from sparsem.detect.slicing import DECIMALS, NO_DETECTIONS, TileDetections, Tiling, merge_detections
+from sparsem.detect.tiling import (
+    CORNER_DECIMALS,
+    TileDetections,
+    Tiling,
+    concatenate_detections,
+    merge_detections,
+)
 from sparsem.detect.training.recipe import DetectorRecipe
 from sparsem.geometry import VoxelSize, evenly_spaced
 from sparsem.models.device import keep_freed_memory
 from sparsem.segment.inference import prefetch_in_thread
 from sparsem.store.volume import Volume
 
-CUT_PX = 4  # of the network: a box that ends so near to a cut is cut itself
-LEVEL_PICTURES, LEVEL_STEP = (
-    16,
-    4,
-)  # pictures, and every so many-th row and column of them, that tell a sample's gray levels
-AT_ONCE = 2**28  # px of a slice that is read at once; a chunk holds parts of several tiles
+# px of the network's input: a box that ends so near to the cut of its tile is itself cut.
+CUT_MARGIN_PX = 4
+MIN_EXTENT_PX = 1  # px of the image; thinner boxes are dropped
+SCORE_DECIMALS = 4
+STATISTICS_SLICES = 16  # slices, evenly spaced, from which the gray levels of a sample are measured
+STATISTICS_STEP = 4  # every so many-th row and column of these slices is read
+STATISTICS_ROWS = 4096  # rows that are read at once
+MAX_PLANE_PX = 2**28  # px of a slice that are read at once; a chunk holds parts of several tiles
 
 Tile = NDArray[np.float32]
 WindowReader = Callable[[int, int, int, int], NDArray[Any]]  # x0 y0 x1 y1 -> (y, x)
 
 
 class GrayStatistics(NamedTuple):
-    """Gray levels of a sample: their mean and standard deviation."""
+    """Mean and standard deviation of the gray levels of a sample."""
 
     mean: float
-    spread: float
+    std: float
 
-    def standardized(self, gray: NDArray[Any]) -> Tile:
-        """Of mean 0 and standard deviation 1."""
-        return (gray.astype(np.float32) - np.float32(self.mean)) / np.float32(self.spread)
+    def standardize(self, gray: NDArray[Any]) -> Tile:
+        """Return gray levels with mean 0 and standard deviation 1."""
+        return (gray.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
 
 
 def sample_gray_statistics(image: Volume) -> GrayStatistics:
-    """Of up to 16 evenly spaced pictures; black, 0, is what no microscope has seen."""
-    count = image.shape[0]
-    sums = np.zeros(3)
-    for z in evenly_spaced(count, min(LEVEL_PICTURES, count)):
-        for part in _bands(image, z):
-            gray = part[::LEVEL_STEP, ::LEVEL_STEP].astype(np.float64)
-            seen = gray[gray > 0]
-            sums += [seen.size, seen.sum(), np.square(seen).sum()]
+    """Return the statistics of up to 16 evenly spaced slices.
+
+    Black pixels, 0, lie outside of what the microscope recorded, and are left out.
+    """
+    n_slices = image.shape[0]
+    sums = np.zeros(3)  # number, sum and sum of squares of the gray levels
+    for z in evenly_spaced(n_slices, min(STATISTICS_SLICES, n_slices)):
+        for band in _bands(image, z):
+            gray = band[::STATISTICS_STEP, ::STATISTICS_STEP].astype(np.float64)
+            recorded = gray[gray > 0]
+            sums += [recorded.size, recorded.sum(), np.square(recorded).sum()]
     if not sums[0]:
         return GrayStatistics(0.0, 1.0)
     mean = sums[1] / sums[0]
-    return GrayStatistics(
-        float(mean), max(1.0, float(np.sqrt(max(0.0, sums[2] / sums[0] - mean**2))))
-    )
+    variance = max(0.0, sums[2] / sums[0] - mean**2)
+    return GrayStatistics(float(mean), max(1.0, float(np.sqrt(variance))))
 
 
-def _bands(image: Volume, z: int, rows: int = 4096) -> Iterator[NDArray[Any]]:
+def _bands(image: Volume, z: int) -> Iterator[NDArray[Any]]:
+    """Yield a slice as bands of rows (y, x)."""
     voxels = image.kept(0)
-    for first in range(0, image.shape[1], rows):
-        yield voxels[slice(z, z + 1), slice(first, min(first + rows, image.shape[1]))][0]
+    height = image.shape[1]
+    for first in range(0, height, STATISTICS_ROWS):
+        rows = slice(first, min(first + STATISTICS_ROWS, height))
+        yield voxels[slice(z, z + 1), rows][0]
 
 
 def tiling_of(
     shape: tuple[int, int], recipe: DetectorRecipe, voxel: VoxelSize, overlap: float
 ) -> Tiling:
-    """How pictures of a shape are cut for a detector; ``overlap`` is a part of a tile."""
-    edge = recipe.edge(voxel)
+    """Return the tiles of an image for a detector.
+
+    Args:
+        shape: (y, x) of the image.
+        recipe: recipe of the detector.
+        voxel: voxel size of the image.
+        overlap: overlap of neighboring tiles as a fraction of a tile.
+    """
+    edge = recipe.tile_shape(voxel)
     return Tiling(shape, edge, (round(edge[0] * overlap), round(edge[1] * overlap)))
 
 
 def network_input(
-    gray: NDArray[Any], levels: GrayStatistics, edge: tuple[int, int], see: int
+    gray: NDArray[Any], levels: GrayStatistics, edge: tuple[int, int], input_px: int
 ) -> Tile:
-    """A window of a picture as a detector sees it, (see, see) float32; what lies beyond the picture is of the mean gray."""
-    tile = levels.standardized(gray)
+    """Return a window of an image as the input of a detector, (input_px, input_px) float32.
+
+    Args:
+        gray: the window (y, x), smaller than a tile at the border of the image; the rest of the
+            tile gets the mean gray.
+        levels: gray levels of the sample.
+        edge: (y, x) of a tile, px of the image.
+        input_px: edge of the network's input, px.
+    """
+    tile = levels.standardize(gray)
     if gray.shape != edge:
-        whole = np.zeros(edge, np.float32)
-        whole[: gray.shape[0], : gray.shape[1]] = tile
-        tile = whole
-    if edge == (see, see):
+        padded = np.zeros(edge, np.float32)
+        padded[: gray.shape[0], : gray.shape[1]] = tile
+        tile = padded
+    input_shape = (input_px, input_px)
+    if edge == input_shape:
         return tile
-    smaller = see <= edge[0] and see <= edge[1]
-    return np.asarray(
-        cv2.resize(tile, (see, see), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR),
-        np.float32,
-    )
+    shrinks = input_px <= edge[0] and input_px <= edge[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(tile, input_shape, interpolation=interpolation), np.float32)
 
 
 def detect_in_tiles(
     window: WindowReader,
-    slicing: Tiling,
+    tiling: Tiling,
     tiles: Sequence[int],
     network: Detector,
     recipe: DetectorRecipe,
@@ -101,95 +130,122 @@ def detect_in_tiles(
     batch: int,
     device: torch.device,
 ) -> TileDetections:
-    """What a detector finds in some tiles of a picture.
+    """Return the boxes that a detector finds in some tiles of an image.
 
     Args:
-        window: reads part of the picture.
-        slicing: how it is cut.
-        tiles: which, ascending.
-        network: in evaluation mode, on ``device``.
-        recipe: how it sees.
+        window: reads a window of the image.
+        tiling: how the image is cut.
+        tiles: indices of the tiles, ascending.
+        network: detector in evaluation mode, on ``device``.
+        recipe: its recipe.
         levels: gray levels of the sample.
-        batch: tiles at once; never tiles of two calls, so that results do not depend on what else is done.
-        device: where.
+        batch: tiles in a batch; never tiles of two calls, so that results do not depend on the
+            division of the work.
+        device: device of the network.
     """
     keep_freed_memory()
+    starts = range(0, len(tiles), batch)
+    batches = (
+        _read_batch(window, tiling, tiles[first : first + batch], recipe.input_px, levels)
+        for first in starts
+    )
+    # Reading ahead, in a thread, keeps a GPU busy; a detector on a CPU needs all cores itself.
+    n_ahead = 0 if device.type == "cpu" else 2
     parts = []
-
-    def cut(some: Sequence[int]) -> tuple[list[tuple[int, NDArray[Any]]], NDArray[np.float32]]:
-        windows = [(tile, window(*slicing.windows[tile].tolist())) for tile in some]
-        filled = [(tile, gray) for tile, gray in windows if gray.any()]
-        tiles = [network_input(gray, levels, slicing.edge, recipe.see)[None] for _, gray in filled]
-        return filled, np.stack(tiles) if tiles else np.empty(
-            (0, 1, recipe.see, recipe.see), np.float32
-        )
-
-    batches = map(cut, (tiles[first : first + batch] for first in range(0, len(tiles), batch)))
-    # Cutting ahead, in a thread, keeps a GPU busy; a detector on the CPU wants the cores for itself.
-    for filled, images in prefetch_in_thread(batches, 0 if device.type == "cpu" else 2):
-        if not filled:
-            continue  # nothing but black, which no microscope has seen
+    for recorded, images in prefetch_in_thread(batches, n_ahead):
+        if not recorded:
+            continue
         with torch.inference_mode():
-            answers = network.found(torch.from_numpy(images).to(device))
-        parts += [
-            _in_picture(answer, tile, slicing, recipe.see, gray)
-            for answer, (tile, gray) in zip(answers, filled, strict=True)
-        ]
-    columns = zip(*(parts or [NO_DETECTIONS]), strict=True)
-    return TileDetections(*(np.concatenate(column) for column in columns))
+            answers = network.detect(torch.from_numpy(images).to(device))
+        for detections, (tile, gray) in zip(answers, recorded, strict=True):
+            parts.append(_to_image(detections, tile, tiling, recipe.input_px, gray))
+    return concatenate_detections(parts)
 
 
-def _in_picture(
-    answer: Detections, tile: int, slicing: Tiling, see: int, gray: NDArray[Any]
+def _read_batch(
+    window: WindowReader,
+    tiling: Tiling,
+    tiles: Sequence[int],
+    input_px: int,
+    levels: GrayStatistics,
+) -> tuple[list[tuple[int, NDArray[Any]]], NDArray[np.float32]]:
+    """Return the tiles with recorded pixels and their gray levels, and the inputs (B, 1, S, S).
+
+    Tiles that are black as a whole hold nothing that the microscope recorded.
+    """
+    recorded = []
+    inputs = []
+    for tile in tiles:
+        gray = window(*tiling.windows[tile].tolist())
+        if gray.any():
+            recorded.append((tile, gray))
+            inputs.append(network_input(gray, levels, tiling.edge, input_px)[None])
+    if not inputs:
+        return [], np.empty((0, 1, input_px, input_px), np.float32)
+    return recorded, np.stack(inputs)
+
+
+def _to_image(
+    detections: Detections, tile: int, tiling: Tiling, input_px: int, gray: NDArray[Any]
 ) -> TileDetections:
-    """What was found in a tile, in pixels of its picture; what lies beyond the picture, has no area, or is black is nothing."""
-    x0, y0, x1, y1 = (float(one) for one in slicing.windows[tile])
-    scale = np.array([slicing.edge[1] / see, slicing.edge[0] / see] * 2)
-    corners = answer.corners.cpu().double().numpy() * scale + np.array(
-        [x0, y0, x0, y0]
-    )  # the same wherever the tile lies
-    corners = np.round(np.clip(corners, [x0, y0, x0, y0], [x1, y1, x1, y1]), DECIMALS)
-    real = (np.round(corners[:, 2:] - corners[:, :2], DECIMALS) >= 1).all(axis=1)
-    left, top, right, bottom = np.round(corners - [x0, y0, x0, y0]).astype(int).T
-    known = cv2.integral((gray != 0).astype(np.uint8))
-    real &= known[bottom, right] - known[top, right] - known[bottom, left] + known[top, left] > 0
-    kind, score = answer.kind.cpu().numpy().astype(np.int16), answer.score.float().cpu().numpy()
+    """Return the boxes found in a tile in pixels of its image.
+
+    Boxes without area, beyond the image, or on black pixels are dropped.
+    """
+    x0, y0, x1, y1 = (float(edge) for edge in tiling.windows[tile])
+    origin = np.array([x0, y0, x0, y0])
+    scale = np.array([tiling.edge[1] / input_px, tiling.edge[0] / input_px] * 2)
+    corners = detections.corners.cpu().double().numpy() * scale + origin
+    # Rounded, boxes are the same wherever the tile lies.
+    corners = np.round(np.clip(corners, origin, [x1, y1, x1, y1]), CORNER_DECIMALS)
+    extent = np.round(corners[:, 2:] - corners[:, :2], CORNER_DECIMALS)
+    is_valid = (extent >= MIN_EXTENT_PX).all(axis=1)
+    left, top, right, bottom = np.round(corners - origin).astype(int).T
+    recorded = cv2.integral((gray != 0).astype(np.uint8))
+    n_recorded = recorded[bottom, right] - recorded[top, right]
+    n_recorded = n_recorded - recorded[bottom, left] + recorded[top, left]
+    is_valid &= n_recorded > 0
+    kind = detections.kind.cpu().numpy().astype(np.int16)
+    score = detections.score.float().cpu().numpy()
     return TileDetections(
-        np.full(int(real.sum()), tile),
-        kind[real],
-        corners[real].astype(np.float32),
-        np.round(score[real], 4),
+        np.full(int(is_valid.sum()), tile),
+        kind[is_valid],
+        corners[is_valid].astype(np.float32),
+        np.round(score[is_valid], SCORE_DECIMALS),
     )
 
 
-def merge_tiles_of_image(found: TileDetections, slicing: Tiling, see: int) -> TileDetections:
-    """One box an object, from what was found in all tiles of a picture."""
-    return merge_detections(found, slicing, CUT_PX * max(slicing.edge) / see)
+def merge_tiles_of_image(
+    detections: TileDetections, tiling: Tiling, input_px: int
+) -> TileDetections:
+    """Return one box for each object, from the boxes found in all tiles of an image."""
+    return merge_detections(detections, tiling, CUT_MARGIN_PX * max(tiling.edge) / input_px)
 
 
 def detect_in_image(
     window: WindowReader,
-    slicing: Tiling,
+    tiling: Tiling,
     network: Detector,
     recipe: DetectorRecipe,
     levels: GrayStatistics,
     batch: int,
     device: torch.device,
 ) -> TileDetections:
-    """What a detector finds in a whole picture."""
-    tiles = range(len(slicing.windows))
-    return merge_tiles_of_image(
-        detect_in_tiles(window, slicing, tiles, network, recipe, levels, batch, device),
-        slicing,
-        recipe.see,
-    )
+    """Return the boxes that a detector finds in a whole image; see ``detect_in_tiles``."""
+    tiles = range(len(tiling.windows))
+    detections = detect_in_tiles(window, tiling, tiles, network, recipe, levels, batch, device)
+    return merge_tiles_of_image(detections, tiling, recipe.input_px)
 
 
 def window_reader(image: Volume, z: int, rows: slice = slice(None)) -> WindowReader:
-    """What reads part of a slice: its ``rows`` that are looked at are read once, unless they are huge."""
-    voxels, (height, width) = image.kept(0), image.size_of(z)
+    """Return a function that reads windows of a slice.
+
+    The ``rows`` that the windows cover are read once, unless they are huge.
+    """
+    voxels = image.kept(0)
+    height, width = image.size_of(z)
     top, bottom, _ = rows.indices(height)
-    if (bottom - top) * width <= AT_ONCE:
+    if (bottom - top) * width <= MAX_PLANE_PX:
         plane = voxels[slice(z, z + 1), slice(top, bottom), slice(0, width)][0]
         return lambda x0, y0, x1, y1: plane[y0 - top : y1 - top, x0:x1]
     return lambda x0, y0, x1, y1: voxels[slice(z, z + 1), slice(y0, y1), slice(x0, x1)][0]

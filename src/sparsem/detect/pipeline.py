@@ -1,10 +1,17 @@
-"""The path of boxes in one call, as a study walks it: bring in, learn, find, hold to biology, mask, score. What is done stays done."""
+"""All steps of detection in one call, as a study runs them.
+
+Import boxes, train, detect, constrain, make masks, score. Finished steps are not repeated.
+"""
 
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes, structures_with_roles
+from sparsem.boxes.constrain import (
+    constrain_boxes,
+    remove_constrained_boxes,
+    structures_with_roles,
+)
 from sparsem.boxes.importing import BoxesSettings, import_boxes
 from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
 from sparsem.detect.masks.masks import MasksSettings, box_masks
@@ -20,27 +27,30 @@ from sparsem.workflow.execution import HERE, Execution
 
 
 class DetectStep(Settings):
-    """[detect]: boxes around organelles, by a detector that is trained here or was before."""
+    """Boxes around organelles ([detect] in a study), by a new or an existing detector."""
 
     model: str | None = Field(
-        None, description="a detector that exists; without it one is trained from the boxes"
+        None, description="an existing detector; if not given, one is trained on the boxes"
     )
     out: str = Field("detector.safetensors", description="the detector to write")
     boxes: BoxesSettings | None = Field(
-        None, description="annotated boxes, to learn from and to score against"
+        None, description="annotated boxes, for training and for scores"
     )
     train: DetectTrainSettings = Field(
-        DetectTrainSettings(split="image"), description="the detector"
+        DetectTrainSettings(split="image"), description="training of the detector"
     )
-    predict: DetectSettings = Field(DetectSettings(), description="finding boxes")
-    constrain: bool = Field(False, description="hold boxes to biology")
-    masks: MasksSettings | None = Field(None, description="objects pixel by pixel, as labels")
+    predict: DetectSettings = Field(DetectSettings(), description="detection")
+    constrain: bool = Field(False, description="apply biological constraints to the boxes")
+    masks: MasksSettings | None = Field(
+        None, description="masks of the objects in boxes, as labels"
+    )
 
     @model_validator(mode="after")
-    def _something_to_learn_from(self) -> "DetectStep":
+    def _has_model_or_boxes(self) -> "DetectStep":
         if self.model is None and self.boxes is None:
             raise ValueError(
-                "needs boxes to learn from, [detect.boxes], or a model that knows them, model = NAME.safetensors"
+                "needs boxes to train on, [detect.boxes], or a trained detector, model = "
+                "NAME.safetensors"
             )
         return self
 
@@ -53,54 +63,73 @@ def run_detection(
     rules: StructureRoles,
     on: Execution = HERE,
 ) -> tuple[list[str], BoxEvaluation | None]:
-    """Find boxes in a sample, and what follows from them.
+    """Run all steps of detection on a sample.
 
     Args:
-        sample: as it is prepared.
+        sample: sample after preprocessing.
         here: folder that paths are relative to.
-        step: what is done.
-        image: to look at; that which boxes were drawn on, if its pixels lie elsewhere.
-        rules: of biology, if boxes are held to it.
-        on: how the work is spread.
+        step: settings of all steps.
+        image: image to search. If its pixels lie elsewhere than those of the image that boxes were
+            drawn on, that one is searched.
+        rules: roles of the structures in biological constraints.
+        on: how the work is distributed.
 
     Returns:
-        Paths of the labels that were made, and how good the boxes are, if any were annotated that nobody learnt from.
+        Paths of the label volumes of masks, and the scores of the boxes, if images were annotated
+        that the detector was not trained on.
     """
     if step.boxes:
         source = None if step.boxes.source is None else str(here / step.boxes.source)
         import_boxes([sample], changed(step.boxes, {"source": source}), on=on)
-    drawn = [read_annotated_boxes(sample, name).image for name in annotated_box_structures(sample)]
-    if drawn and sample.drawn_on(image) != sample.drawn_on(drawn[0]):
-        image = drawn[0]
+    image = _image_of_boxes(sample, image)
     model = here / (step.model or step.out)
     if step.model is None:
-        weights = (
-            str(here / step.train.weights)
-            if (here / step.train.weights).exists()
-            else step.train.weights
-        )
+        weights = _in_folder(here, step.train.weights)
         training = changed(step.train, {"image": step.train.image or image, "weights": weights})
         train_detector([sample], model, training, on=on)
     detect(sample, model, changed(step.predict, {"image": step.predict.image or image}), on=on)
-    if step.constrain and len(structures_with_roles(sample, rules)) < 2:
-        tell(
-            "Note: rules are between two structures, and no two that they know were looked for; nothing is constrained.",
-            on.quiet,
-        )
-        remove_constrained_boxes(sample)
-    elif step.constrain:
-        constrain_boxes(sample, rules)
-    else:
-        remove_constrained_boxes(sample)
-    made = []
+    _constrain(sample, step.constrain, rules, on.quiet)
+    volumes: list[str] = []
     if step.masks:
-        folder = step.masks.sam and here / step.masks.sam
-        own = str(folder) if folder and folder.exists() else step.masks.sam
-        made = box_masks(sample, changed(step.masks, {"sam": own}), on=on).volumes
-    if step.boxes and not can_be_scored(sample):
+        sam = step.masks.sam and _in_folder(here, step.masks.sam)
+        volumes = box_masks(sample, changed(step.masks, {"sam": sam}), on=on).volumes
+    if not step.boxes:
+        return volumes, None
+    if not can_be_scored(sample):
         tell(
-            "Note: the detector learnt from every annotated picture, so how good its boxes are cannot be told.",
+            "Note: the detector was trained on every annotated image, so its boxes cannot be "
+            "scored.",
             on.quiet,
         )
-        return made, None
-    return made, score_boxes([sample]) if step.boxes else None
+        return volumes, None
+    return volumes, score_boxes([sample])
+
+
+def _image_of_boxes(sample: Sample, image: str) -> str:
+    """Return ``image``, or the image of the annotated boxes if these lie on other pixels."""
+    structures = annotated_box_structures(sample)
+    images = [read_annotated_boxes(sample, name).image for name in structures]
+    if images and sample.drawn_on(image) != sample.drawn_on(images[0]):
+        return images[0]
+    return image
+
+
+def _in_folder(folder: Path, name: str) -> str:
+    """Return the path of a file or folder in ``folder``; a name that is none stays."""
+    path = folder / name
+    return str(path) if path.exists() else name
+
+
+def _constrain(sample: Sample, is_asked: bool, rules: StructureRoles, quiet: bool) -> None:
+    """Constrain boxes, or remove constraints of an earlier run."""
+    if not is_asked:
+        remove_constrained_boxes(sample)
+    elif len(structures_with_roles(sample, rules)) < 2:
+        tell(
+            "Note: biological constraints need boxes of two structures with a role; no box was "
+            "constrained.",
+            quiet,
+        )
+        remove_constrained_boxes(sample)
+    else:
+        constrain_boxes(sample, rules)

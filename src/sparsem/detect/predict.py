@@ -1,4 +1,7 @@
-"""The stage ``detect predict``: a detector on every picture of a sample -> ``tables/boxes_NAME`` of each of its structures."""
+"""The stage ``detect predict``: boxes of a detector in every image of a sample.
+
+It writes ``tables/boxes_NAME`` for each of the detector's structures.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -18,7 +21,7 @@ from sparsem.boxes.tables import (
     write_detected_boxes,
 )
 from sparsem.detect.inference import (
-    AT_ONCE,
+    MAX_PLANE_PX,
     GrayStatistics,
     detect_in_tiles,
     merge_tiles_of_image,
@@ -29,7 +32,7 @@ from sparsem.detect.inference import (
 from sparsem.detect.models.detector import Detector
 from sparsem.detect.models.networks import detector_class
 from sparsem.detect.settings import DetectSettings
-from sparsem.detect.slicing import NO_DETECTIONS, TileDetections, Tiling
+from sparsem.detect.tiling import TileDetections, Tiling, concatenate_detections
 from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.errors import ResumeError
 from sparsem.models.device import choose_device, free_memory
@@ -40,12 +43,13 @@ from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import Arrays, Stage, forget, link_arrays
 
-PIECE = 64  # tiles of a picture that are done together, at most: the unit of work, and of resuming
-LIBRARIES = 1_200_000_000  # bytes of torch and the detector
+GROUP_TILES = 64  # tiles of an image in a group, the unit of work and of resuming
+LIBRARY_BYTES = 1_200_000_000  # memory of torch and the detector
+INPUT_BYTES = 8  # memory for each pixel of a tile before it is resized
 
 
 class TileGroup(NamedTuple):
-    """Tiles of a picture that are done together: ``z``, and the ``first`` and beyond the last (``stop``) of them."""
+    """Tiles of an image that are searched together: those from ``first`` to before ``stop``."""
 
     z: int
     first: int
@@ -53,7 +57,7 @@ class TileGroup(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its chain."""
+        """Name of its files."""
         return f"z{self.z:06d}-{self.first:06d}"
 
 
@@ -65,175 +69,222 @@ def detect(
     on: Execution = HERE,
     **changes: Any,
 ) -> dict[str, StoredBoxes]:
-    """Write ``tables/boxes_NAME`` for every structure that the detector knows: a row a box, with its score.
+    """Write ``tables/boxes_NAME`` for every structure of a detector: a row for each box.
 
-    The detector sees the nm per pixel that it was trained at, whatever the voxel size of the sample, and pictures of any size, tile by
-    tile. A picture that is done is not done again.
+    The detector sees the nm per pixel that it was trained at, whatever the voxel size of the
+    sample, and searches images of any size tile by tile. An interrupted run resumes with the tiles
+    that are left.
 
     Args:
-        sample: its slices are the pictures.
-        model: what ``train_detector`` wrote.
+        sample: sample whose slices are searched.
+        model: checkpoint that ``train_detector`` wrote.
         settings: overlap of tiles, batch, device, image.
-        on: how the work is spread.
+        on: how the work is distributed.
 
     Returns:
         The boxes of each structure.
 
     Raises:
-        InputError: the file is missing, damaged, or no detector.
-        ResumeError: there are boxes of another detector or other settings, and ``on.overwrite`` is not set.
+        InputError: the model is missing, damaged, or no detector.
+        ResumeError: the sample has boxes of another detector or other settings, and
+            ``on.overwrite`` is not set.
         ResourceError: a batch of tiles does not fit into memory.
     """
     settings = resolve_settings(DetectSettings, settings, changes)
     file = Path(model).resolve()
     recipe = read_detector(file)
-    name = settings.image or sample.newest_image
-    image = sample.image(name)
-    cut = partial(_slicing, image, recipe, settings.overlap)
-    counts = [len(cut(z).windows) for z in range(image.shape[0])]
-    pieces = [
-        TileGroup(z, first, min(first + PIECE, count))
-        for z, count in enumerate(counts)
-        for first in range(0, count, PIECE)
-    ]
-    stage_name = f"detect-{'-'.join(recipe.structures)}"
-    inputs = {"image": image.fingerprint, "model": file_hash(file)}
-    lasting = _lasting(changed(settings, {"image": name}))
+    image_name = settings.image or sample.newest_image
+    image = sample.image(image_name)
+    tiling_of_slice = partial(_tiling_of_slice, image, recipe, settings.overlap)
+    groups = _tile_groups(image, tiling_of_slice)
     stage = Stage(
-        sample, stage_name, lasting, inputs, [], on, partial(_needs, image, recipe, settings)
+        sample,
+        f"detect-{'-'.join(recipe.structures)}",
+        _lasting_settings(changed(settings, {"image": image_name})),
+        {"image": image.fingerprint, "model": file_hash(file)},
+        [],
+        on,
+        partial(_needs, image, recipe, settings),
     )
     stage.refuse_other()
-    made_by = {
-        structure: detection_fingerprint(sample, structure) for structure in recipe.structures
-    }
-    if any(fingerprint != stage.fingerprint for fingerprint in made_by.values()):
-        _refuse_others(sample, stage, made_by)
-        forget(
-            sample, stage_name
-        )  # a table was taken away, or another detector found such boxes since
+    _forget_replaced_boxes(sample, stage, recipe.structures)
     with stage:
         if not stage.finished:
             levels = sample_gray_statistics(image)
-            chains = {one.name: [one] for one in pieces}
-            folder = stage.chain(stage.name, _find, chains, image, file, levels, settings)
-            found = _all_merged(folder, pieces, cut, recipe)
+            chains = {group.name: [group] for group in groups}
+            folder = stage.chain(stage.name, _search_group, chains, image, file, levels, settings)
+            boxes = _merged_boxes(folder, groups, tiling_of_slice, recipe)
             stage.forget()
             for structure in recipe.structures:
-                write_detected_boxes(
-                    sample,
-                    f"{DETECTED_PREFIX}{structure}",
-                    _kept(found.of_structure(structure), image, name, recipe, stage.fingerprint),
+                stored = _boxes_to_store(
+                    boxes.of_structure(structure), image, image_name, recipe, stage.fingerprint
                 )
+                write_detected_boxes(sample, f"{DETECTED_PREFIX}{structure}", stored)
     return {
         structure: read_detected_boxes(sample, structure, as_predicted=True)
         for structure in recipe.structures
     }
 
 
-def _refuse_others(sample: Sample, stage: Stage, made_by: Mapping[str, str]) -> None:
-    """Boxes that another detector found are only replaced on request."""
-    own = {entry["fingerprint"] for entry in sample.history() if entry["stage"] == stage.name}
+def _tile_groups(image: Volume, tiling_of_slice: Callable[[int], Tiling]) -> list[TileGroup]:
+    """Return the groups of tiles of all slices, in order."""
+    groups = []
+    for z in range(image.shape[0]):
+        n_tiles = len(tiling_of_slice(z).windows)
+        groups += [
+            TileGroup(z, first, min(first + GROUP_TILES, n_tiles))
+            for first in range(0, n_tiles, GROUP_TILES)
+        ]
+    return groups
+
+
+def _forget_replaced_boxes(sample: Sample, stage: Stage, structures: Sequence[str]) -> None:
+    """Forget an earlier run if a table was removed, or replaced by another detector, since.
+
+    Raises:
+        ResumeError: other boxes are there, and may not be replaced.
+    """
+    fingerprints = {structure: detection_fingerprint(sample, structure) for structure in structures}
+    if any(fingerprint != stage.fingerprint for fingerprint in fingerprints.values()):
+        _refuse_other_boxes(sample, stage, fingerprints)
+        forget(sample, stage.name)
+
+
+def _refuse_other_boxes(sample: Sample, stage: Stage, fingerprints: Mapping[str, str]) -> None:
+    """Raise a ResumeError if another detector found boxes that may not be replaced."""
+    history = sample.history()
+    own_runs = {entry["fingerprint"] for entry in history if entry["stage"] == stage.name}
+    own_runs.add(stage.fingerprint)
     others = [
         name
-        for name, fingerprint in made_by.items()
-        if fingerprint and fingerprint not in {*own, stage.fingerprint}
+        for name, fingerprint in fingerprints.items()
+        if fingerprint and fingerprint not in own_runs
     ]
     if others and not (stage.on.overwrite or stage.goes_on):
         raise ResumeError(
-            f"{sample.path.name} has boxes of '{others[0]}' that another detector found; use --overwrite to replace them, or the same "
-            "detector to keep them."
+            f"{sample.path.name} has boxes of '{others[0]}' that another detector found; use "
+            "--overwrite to replace them, or the same detector to keep them."
         )
 
 
-def _lasting(settings: DetectSettings) -> Settings:
-    """The settings that change a result, as they turn out here; how many tiles are seen at once changes the speed alone."""
+def _lasting_settings(settings: DetectSettings) -> Settings:
+    """Return the settings that change a result, with the device that is used.
+
+    The batch changes only the speed.
+    """
     return changed(settings, {"batch": 1, "device": choose_device(settings.device).type})
 
 
-def _slicing(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Tiling:
-    """How a picture is cut."""
+def _tiling_of_slice(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Tiling:
     return tiling_of(image.size_of(z), recipe, image.voxel_size, overlap)
 
 
 def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
-    plane, (height, width) = image.shape[1] * image.shape[2], recipe.edge(image.voxel_size)
-    read = (plane if plane <= AT_ONCE else height * width * settings.batch) * image.dtype.itemsize
-    seen = settings.batch * (
-        detector_class(recipe.detector).finding_bytes * recipe.see**2 + 8 * height * width
-    )
+    """Return the memory of a group of tiles."""
+    plane_px = image.shape[1] * image.shape[2]
+    tile_height, tile_width = recipe.tile_shape(image.voxel_size)
+    tile_px = tile_height * tile_width
+    read_px = plane_px if plane_px <= MAX_PLANE_PX else tile_px * settings.batch
+    read = read_px * image.dtype.itemsize
+    network_bytes = detector_class(recipe.detector).inference_bytes * recipe.input_px**2
+    batch = settings.batch * (network_bytes + INPUT_BYTES * tile_px)
     smaller = "use a smaller --batch, or fewer --workers"
     device = choose_device(settings.device)
     if device.type == "cuda":
-        return Needs(
-            LIBRARIES + 2 * read + seen,
-            0,
-            smaller,
-            gpu=LIBRARIES + seen,
-            gpu_free=free_memory(device),
-        )
-    return Needs(LIBRARIES + 2 * read * min(image.block_depth, 2) + seen, 0, smaller)
+        ram = LIBRARY_BYTES + 2 * read + batch
+        gpu = LIBRARY_BYTES + batch
+        return Needs(ram, 0, smaller, gpu=gpu, gpu_free=free_memory(device))
+    return Needs(LIBRARY_BYTES + 2 * read * min(image.block_depth, 2) + batch, 0, smaller)
 
 
-def _find(
-    piece: TileGroup,
+def _search_group(
+    group: TileGroup,
     before: Any,
     image: Volume,
     file: Path,
     levels: GrayStatistics,
     settings: DetectSettings,
 ) -> Arrays:
-    network, recipe, device = _loaded(file, file.stat().st_mtime_ns, settings.device)
-    slicing, tiles = (
-        _slicing(image, recipe, settings.overlap, piece.z),
-        range(piece.first, piece.stop),
+    """Return the boxes in a group of tiles as arrays; ``before`` is not used."""
+    network, recipe, device = _load_once(file, file.stat().st_mtime_ns, settings.device)
+    tiling = _tiling_of_slice(image, recipe, settings.overlap, group.z)
+    windows = tiling.windows[group.first : group.stop]
+    rows = slice(int(windows[:, 1].min()), int(windows[:, 3].max()))
+    detections = detect_in_tiles(
+        window_reader(image, group.z, rows),
+        tiling,
+        range(group.first, group.stop),
+        network,
+        recipe,
+        levels,
+        settings.batch,
+        device,
     )
-    rows = slicing.windows[piece.first : piece.stop]
-    window = window_reader(image, piece.z, slice(int(rows[:, 1].min()), int(rows[:, 3].max())))
-    found = detect_in_tiles(window, slicing, tiles, network, recipe, levels, settings.batch, device)
-    return found._asdict()
+    return detections._asdict()
 
 
 @lru_cache(maxsize=1)
-def _loaded(file: Path, changed: int, device: str) -> tuple[Detector, DetectorRecipe, torch.device]:
-    """The detector of this process; pieces that follow find it loaded."""
+def _load_once(
+    file: Path, changed: int, device: str
+) -> tuple[Detector, DetectorRecipe, torch.device]:
+    """Return the detector of this process; it is loaded for the first group only.
+
+    Args:
+        file: checkpoint.
+        changed: time of its last change, ns: a changed checkpoint is loaded again.
+        device: name of the device.
+    """
     network, recipe = load_detector(file)
-    chosen = choose_device(device)
-    return network.to(chosen), recipe, chosen
+    torch_device = choose_device(device)
+    return network.to(torch_device), recipe, torch_device
 
 
-def _all_merged(
-    folder: Path, pieces: Sequence[TileGroup], cut: Callable[[int], Tiling], recipe: DetectorRecipe
+def _merged_boxes(
+    folder: Path,
+    groups: Sequence[TileGroup],
+    tiling_of_slice: Callable[[int], Tiling],
+    recipe: DetectorRecipe,
 ) -> Boxes:
-    """One box an object, in all pictures."""
-    z, parts = [np.empty(0, np.int64)], [NO_DETECTIONS]
-    for picture, own in groupby(pieces, key=lambda piece: piece.z):
-        arrays = [link_arrays(folder, piece.name, 0) for piece in own]
-        found = TileDetections(
-            *(
-                np.concatenate([np.asarray(one[field][...]) for one in arrays])
-                for field in TileDetections._fields
-            )
+    """Return one box for each object in all images."""
+    z = [np.empty(0, np.int64)]
+    merged = []
+    for slice_index, slice_groups in groupby(groups, key=lambda group: group.z):
+        parts = [_read_group(folder, group) for group in slice_groups]
+        detections = merge_tiles_of_image(
+            concatenate_detections(parts), tiling_of_slice(slice_index), recipe.input_px
         )
-        parts.append(merge_tiles_of_image(found, cut(picture), recipe.see))
-        z.append(np.full(len(parts[-1].kind), picture))
-    every = TileDetections(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        merged.append(detections)
+        z.append(np.full(len(detections.kind), slice_index))
+    objects = concatenate_detections(merged)
     return Boxes.from_arrays(
-        recipe.structures, np.concatenate(z), every.kind, every.corners, every.score
+        recipe.structures, np.concatenate(z), objects.kind, objects.corners, objects.score
     )
 
 
-def _kept(
-    boxes: Boxes, image: Volume, name: str, recipe: DetectorRecipe, fingerprint: str
+def _read_group(folder: Path, group: TileGroup) -> TileDetections:
+    """Return the boxes of a group of tiles from its files."""
+    arrays = link_arrays(folder, group.name, 0)
+    columns = [np.asarray(arrays[field][...]) for field in TileDetections._fields]
+    return TileDetections(*columns)
+
+
+def _boxes_to_store(
+    boxes: Boxes, image: Volume, image_name: str, recipe: DetectorRecipe, fingerprint: str
 ) -> StoredBoxes:
+    """Return the boxes of one structure with their confidence and metadata."""
     structure = boxes.names[0]
-    confidence = recipe.confident(structure, boxes.score)
-    about = {
+    threshold = recipe.threshold(structure)
+    metadata = {
         "fingerprint": fingerprint,
-        "seen": recipe.training.get("seen"),
+        "used_slices": recipe.training.get("used_slices"),
         "detector": recipe.detector,
+        "counts_from": threshold,
     }
-    about["counts_from"] = recipe.threshold(structure)
-    pictures = tuple(range(image.shape[0]))
     return StoredBoxes(
-        boxes, pictures, name, about, confidence, boxes.score >= recipe.threshold(structure)
+        boxes,
+        tuple(range(image.shape[0])),
+        image_name,
+        metadata,
+        recipe.confidence_of(structure, boxes.score),
+        boxes.score >= threshold,
     )

@@ -1,4 +1,7 @@
-"""Scoring: boxes that a detector found beside annotated ones, on pictures that it did not learn from, over several samples together."""
+"""The stage ``detect score``: detected boxes against annotated ones, over several samples together.
+
+Images that the detector was trained on are left out.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,267 +36,309 @@ from sparsem.settings import Settings, nearest, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import slice_digest
 
+Rows = list[dict[str, Any]]
+
 
 class DetectScoreSettings(Settings):
-    """Which boxes are compared."""
+    """Settings of scoring boxes."""
 
     structure: tuple[str, ...] = Field(
-        (), description="what to compare; repeat it; all that was annotated and found if not given"
+        (),
+        description="structure to score; repeat it for several; all annotated and detected ones if "
+        "not given",
     )
     images: Literal["unseen", "all"] = Field(
         "unseen",
-        description="unseen: without those that were learnt from, validated on or left out",
+        description="unseen: images that were not used for training or validation and not "
+        "excluded; all: all annotated images",
     )
 
 
 @dataclass(frozen=True)
 class StructureBoxScores:
-    """How good the boxes of one structure are.
+    """Scores of the boxes of one structure.
 
     Attributes:
-        kind: ``predicted``, all that the detector told, or ``constrained``, those that biology allows.
-        scores: of all boxes.
-        counts: of those that are taken for objects.
-        pictures: how many were compared.
+        kind: ``predicted``, all boxes of the detector, or ``constrained``, those that biological
+            constraints allow.
+        scores: scores of all these boxes.
+        counts: counts of those that count as objects.
+        images: number of compared images.
     """
 
     kind: str
     scores: BoxScores
     counts: ObjectCounts
-    pictures: int
+    images: int
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The columns that identify it in tables."""
+        return {"structure": self.scores.structure, "boxes": self.kind}
 
 
 @dataclass(frozen=True)
 class BoxEvaluation:
-    """How good boxes are.
+    """Scores of the boxes of several structures.
 
     Attributes:
-        names: of the structures.
-        boxes: as predicted, and constrained where all samples are.
-        confusion: (K + 1, K + 1), of boxes that are taken for objects, on pictures where all structures were annotated.
-        pictures: ``unseen`` or ``all``, which were compared.
-        made_from: fingerprints of what was compared, by sample and structure.
+        names: the structures.
+        boxes: scores of the predicted boxes, and of the constrained ones if all samples have them.
+        confusion: (K + 1, K + 1) of boxes that count as objects, on images that are annotated with
+            all structures.
+        images: ``unseen`` or ``all``.
+        made_from: fingerprints of the boxes, by sample and structure.
     """
 
     names: tuple[str, ...]
     boxes: tuple[StructureBoxScores, ...]
     confusion: NDArray[np.int64]
-    pictures: str
+    images: str
     made_from: Mapping[str, str]
 
-    def of(self, kind: str) -> dict[str, StructureBoxScores]:
-        """By structure."""
-        return {one.scores.name: one for one in self.boxes if one.kind == kind}
+    def of_kind(self, kind: str) -> dict[str, StructureBoxScores]:
+        """Return the scores of ``predicted`` or ``constrained`` boxes by structure."""
+        return {part.scores.structure: part for part in self.boxes if part.kind == kind}
 
     def table(self) -> pa.Table:
-        """One row a structure, and whether its boxes were held to biology (thesis, table 5)."""
-        rows = [
-            {"structure": one.scores.name, "boxes": one.kind, "pictures": one.pictures, "annotated": one.scores.truth,
-             "found": one.scores.predicted, "map": one.scores.map, "ar": one.scores.ar, "ap50": one.scores.ap50, "ap75": one.scores.ap75,
-             "counted": int(one.counts.predicted.sum()), "count_error_per_picture": one.counts.mean_error, "count_bias": one.counts.bias}
-            for one in self.boxes
-        ]  # fmt: skip
+        """Return a row for each structure and kind of boxes (thesis, table 5)."""
+        rows = []
+        for part in self.boxes:
+            scores = part.scores
+            row = {
+                **part.keys,
+                "images": part.images,
+                "annotated": scores.n_truth,
+                "detected": scores.n_detected,
+                "map": scores.map,
+                "ar": scores.ar,
+                "ap50": scores.ap50,
+                "ap75": scores.ap75,
+                "counted": int(part.counts.detected.sum()),
+                "count_error_per_image": part.counts.mean_error,
+                "count_bias": part.counts.bias,
+            }
+            rows.append(row)
         return pa.Table.from_pylist(rows)
 
     def tables(self) -> dict[str, pa.Table]:
-        """``box_scores``; and what is drawn: ``box_curves``, precision at each recall; ``box_counts``; ``box_confusion``."""
-        curves = [
-            {
-                "structure": one.scores.name,
-                "boxes": one.kind,
-                "recall": recall,
-                "precision": precision,
-            }
-            for one in self.boxes
-            for recall, precision in zip(RECALLS.tolist(), one.scores.curve.tolist(), strict=True)
-        ]
-        numbers = [
-            {
-                "structure": one.scores.name,
-                "boxes": one.kind,
-                "sample": sample,
-                "z": z,
-                "annotated": truth,
-                "counted": found,
-            }
-            for one in self.boxes
-            for (sample, z), truth, found in zip(
-                one.counts.images,
-                one.counts.truth.tolist(),
-                one.counts.predicted.tolist(),
-                strict=True,
-            )
-        ]
-        confusion = [
-            {"annotated": name, **dict(zip((*self.names, "missed"), row, strict=True))}
-            for name, row in zip((*self.names, "not there"), self.confusion.tolist(), strict=True)
-        ]
-        made = {"box_scores": self.table()}
-        made |= {name: pa.Table.from_pylist(rows) for name, rows in
-                 (("box_curves", curves), ("box_counts", numbers), ("box_confusion", confusion))}  # fmt: skip
-        about = {
-            METADATA_KEY: json.dumps(
-                {"made_from": dict(self.made_from), "pictures": self.pictures}
-            ).encode()
+        """Return ``box_scores``, and the tables of its figures.
+
+        These are ``box_curves``, precision at each recall; ``box_counts``, objects in each image;
+        and ``box_confusion``.
+        """
+        tables = {
+            "box_scores": self.table(),
+            "box_curves": pa.Table.from_pylist(self._curve_rows()),
+            "box_counts": pa.Table.from_pylist(self._count_rows()),
+            "box_confusion": pa.Table.from_pylist(self._confusion_rows()),
         }
-        return {name: table.replace_schema_metadata(about) for name, table in made.items()}
+        content = json.dumps({"made_from": dict(self.made_from), "images": self.images})
+        metadata = {METADATA_KEY: content.encode()}
+        return {name: table.replace_schema_metadata(metadata) for name, table in tables.items()}
+
+    def _curve_rows(self) -> Rows:
+        rows: Rows = []
+        for part in self.boxes:
+            curve = part.scores.curve.tolist()
+            for recall, precision in zip(RECALLS.tolist(), curve, strict=True):
+                rows.append({**part.keys, "recall": recall, "precision": precision})
+        return rows
+
+    def _count_rows(self) -> Rows:
+        rows: Rows = []
+        for part in self.boxes:
+            counts = part.counts
+            truth = counts.truth.tolist()
+            detected = counts.detected.tolist()
+            for index, (sample, z) in enumerate(counts.images):
+                numbers = {"annotated": truth[index], "counted": detected[index]}
+                rows.append({**part.keys, "sample": sample, "z": z, **numbers})
+        return rows
+
+    def _confusion_rows(self) -> Rows:
+        columns = (*self.names, "missed")
+        rows: Rows = []
+        for name, counts in zip((*self.names, "not there"), self.confusion.tolist(), strict=True):
+            rows.append({"annotated": name, **dict(zip(columns, counts, strict=True))})
+        return rows
 
 
 def score_boxes(
     samples: Sequence[Sample], settings: DetectScoreSettings | None = None, **changes: Any
 ) -> BoxEvaluation:
-    """Compare the boxes of samples, all together, and write ``tables/box_scores`` of each by itself, with what is drawn of them.
+    """Compare detected boxes of samples with annotated ones, all samples together.
+
+    Also write ``tables/box_scores`` and the tables of its figures into each sample, of this sample
+    alone.
 
     Raises:
-        SampleError: nothing was both annotated and found, or every annotated picture was learnt from.
+        SampleError: no structure was both annotated and detected, or the detector was trained on
+            every annotated image.
     """
     settings = resolve_settings(DetectScoreSettings, settings, changes)
-    names = settings.structure or _names(samples)
-    together_ = _judged(samples, names, settings)
+    names = settings.structure or _common_structures(samples)
+    evaluation = _evaluate(samples, names, settings)
     for sample in samples:
-        own = [
-            name for name in names if _has_both(sample, name) and _pictures(sample, name, settings)
-        ]
-        if own:
+        own_names = [name for name in names if _can_score(sample, name, settings)]
+        if own_names:
             with sample.locked():
-                for name, table in _judged([sample], own, settings).tables().items():
-                    sample.write_table(name, table)
-    return together_
+                own_evaluation = _evaluate([sample], own_names, settings)
+                for table_name, table in own_evaluation.tables().items():
+                    sample.write_table(table_name, table)
+    return evaluation
 
 
 def can_be_scored(sample: Sample, settings: DetectScoreSettings = DetectScoreSettings()) -> bool:
-    """Whether there is a picture whose boxes were annotated and found, and that nobody learnt from."""
-    return any(
-        _has_both(sample, name) and _pictures(sample, name, settings)
-        for name in detected_box_structures(sample)
-    )
+    """Return True if an annotated image was searched, and not used to train the detector."""
+    return any(_can_score(sample, name, settings) for name in detected_box_structures(sample))
+
+
+def _can_score(sample: Sample, name: str, settings: DetectScoreSettings) -> bool:
+    return _has_both(sample, name) and bool(_compared_slices(sample, name, settings))
 
 
 def _has_both(sample: Sample, name: str) -> bool:
-    return name in annotated_box_structures(sample) and name in detected_box_structures(sample)
+    """Return True if a sample has annotated and detected boxes of a structure."""
+    is_annotated = name in annotated_box_structures(sample)
+    return is_annotated and name in detected_box_structures(sample)
 
 
-def _names(samples: Sequence[Sample]) -> tuple[str, ...]:
-    names = tuple(
-        dict.fromkeys(
-            name
-            for sample in samples
-            for name in detected_box_structures(sample)
-            if _has_both(sample, name)
-        )
-    )
+def _structures_with_both(samples: Sequence[Sample]) -> list[str]:
+    """Return the structures with annotated and detected boxes in a sample, in their order."""
+    names: dict[str, None] = {}
+    for sample in samples:
+        for name in detected_box_structures(sample):
+            if _has_both(sample, name):
+                names[name] = None
+    return list(names)
+
+
+def _common_structures(samples: Sequence[Sample]) -> tuple[str, ...]:
+    names = _structures_with_both(samples)
     if not names:
+        sample_names = " and ".join(sample.path.name for sample in samples[:3])
         raise SampleError(
-            f"Nothing was both annotated and found in {' and '.join(sample.path.name for sample in samples[:3])}; bring annotated boxes in "
-            "with 'sparsem detect import', and find some with 'sparsem detect predict'."
+            f"No structure has both annotated and detected boxes in {sample_names}; import "
+            "annotated boxes with 'sparsem detect import', and find some with 'sparsem detect "
+            "predict'."
         )
-    return names
+    return tuple(names)
 
 
-def _judged(
+def _evaluate(
     samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings
 ) -> BoxEvaluation:
-    boxes: list[StructureBoxScores] = []
+    scores: list[StructureBoxScores] = []
     made_from: dict[str, str] = {}
     for name in names:
-        own = [sample for sample in samples if _has_both(sample, name)]
-        if not own:
-            known = sorted(
-                {
-                    each
-                    for sample in samples
-                    for each in annotated_box_structures(sample)
-                    if _has_both(sample, each)
-                }
-            )
-            raise SampleError(
-                f"No sample has both annotated and found boxes of '{name}'{nearest(name, known)}"
-            )
-        pictures = [_pictures(sample, name, settings) for sample in own]
-        if not any(pictures):
-            raise SampleError(
-                f"The detector of '{name}' learnt from every annotated picture, so a score would promise too much; annotate others, or use "
-                "--images all."
-            )
-        # Where some samples are constrained and others are not, constrained boxes would be of other pictures.
-        constrained = all(
-            read_detected_boxes(sample, name).about.get("made_from") for sample in own
+        structure_scores, fingerprints = _evaluate_structure(samples, name, settings)
+        scores += structure_scores
+        made_from |= fingerprints
+    confusion = _confusion(samples, names, settings)
+    return BoxEvaluation(tuple(names), tuple(scores), confusion, settings.images, made_from)
+
+
+def _evaluate_structure(
+    samples: Sequence[Sample], name: str, settings: DetectScoreSettings
+) -> tuple[list[StructureBoxScores], dict[str, str]]:
+    """Return the scores of a structure, and the fingerprints of its boxes."""
+    with_both = [sample for sample in samples if _has_both(sample, name)]
+    if not with_both:
+        known = sorted(_structures_with_both(samples))
+        raise SampleError(
+            f"No sample has both annotated and detected boxes of '{name}'{nearest(name, known)}"
         )
-        for kind in ("predicted", *(["constrained"] if constrained else [])):
-            kept = [
-                read_detected_boxes(sample, name, as_predicted=kind == "predicted")
-                for sample in own
-            ]
-            boxes.append(_compared(own, kept, name, pictures, kind))
-            made_from |= {
-                f"{sample.name} {name} {kind}": one.fingerprint
-                for sample, one in zip(own, kept, strict=True)
-            }
-        made_from |= {
-            f"{sample.name} {name} annotated": read_annotated_boxes(sample, name).fingerprint
-            for sample in own
-        }
-    return BoxEvaluation(
-        tuple(names),
-        tuple(boxes),
-        _confused(samples, names, settings),
-        settings.images,
-        made_from,
-    )
+    slices = [_compared_slices(sample, name, settings) for sample in with_both]
+    if not any(slices):
+        raise SampleError(
+            f"The detector of '{name}' was trained on every annotated image, so a score would be "
+            "too high; annotate other images, or use --images all."
+        )
+    kinds = ["predicted"]
+    # Where only some samples are constrained, constrained boxes would be of other images.
+    if all(read_detected_boxes(sample, name).metadata.get("made_from") for sample in with_both):
+        kinds.append("constrained")
+    scores = []
+    fingerprints: dict[str, str] = {}
+    for kind in kinds:
+        is_predicted = kind == "predicted"
+        stored = [read_detected_boxes(sample, name, is_predicted) for sample in with_both]
+        scores.append(_compare_structure(with_both, stored, name, slices, kind))
+        for sample, boxes in zip(with_both, stored, strict=True):
+            fingerprints[f"{sample.name} {name} {kind}"] = boxes.fingerprint
+    for sample in with_both:
+        annotated = read_annotated_boxes(sample, name)
+        fingerprints[f"{sample.name} {name} annotated"] = annotated.fingerprint
+    return scores, fingerprints
 
 
-def _compared(
-    own: Sequence[Sample],
-    kept: Sequence[StoredBoxes],
+def _compare_structure(
+    samples: Sequence[Sample],
+    stored: Sequence[StoredBoxes],
     name: str,
-    pictures: Sequence[tuple[int, ...]],
+    slices: Sequence[tuple[int, ...]],
     kind: str,
 ) -> StructureBoxScores:
-    truth = [read_annotated_boxes(sample, name).boxes for sample in own]
-    columns = list(zip(truth, kept, pictures, own, strict=True))
-    every = [BoxComparison(true, one.boxes, z, sample.name) for true, one, z, sample in columns]
-    counted = [
-        BoxComparison(true, one.counted(), z, sample.name) for true, one, z, sample in columns
-    ]
-    return StructureBoxScores(
-        kind, box_scores(every, [name])[0], object_counts(counted, name), sum(map(len, pictures))
-    )
+    """Return the scores of detected boxes of one structure.
+
+    Args:
+        samples: samples with annotated boxes.
+        stored: detected boxes of each sample.
+        name: structure.
+        slices: slices of each sample that are compared.
+        kind: ``predicted`` or ``constrained``.
+    """
+    all_boxes = []
+    counted = []
+    for sample, boxes, indices in zip(samples, stored, slices, strict=True):
+        truth = read_annotated_boxes(sample, name).boxes
+        all_boxes.append(BoxComparison(truth, boxes.boxes, indices, sample.name))
+        counted.append(BoxComparison(truth, boxes.counted(), indices, sample.name))
+    scores = box_scores(all_boxes, [name])[0]
+    n_images = sum(map(len, slices))
+    return StructureBoxScores(kind, scores, object_counts(counted, name), n_images)
 
 
-def _confused(
+def _confusion(
     samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings
 ) -> NDArray[np.int64]:
-    """What was taken for what, where all structures were annotated."""
+    """Return the confusion of structures on images that are annotated with all of them."""
     compared = []
     for sample in samples:
-        if all(_has_both(sample, name) for name in names):
-            pictures = set.intersection(*(set(_pictures(sample, name, settings)) for name in names))
-            truth = concatenate_boxes([read_annotated_boxes(sample, name).boxes for name in names])
-            found = concatenate_boxes(
-                [read_detected_boxes(sample, name).counted() for name in names]
-            )
-            compared.append(BoxComparison(truth, found, tuple(sorted(pictures)), sample.name))
+        if not all(_has_both(sample, name) for name in names):
+            continue
+        slice_sets = [set(_compared_slices(sample, name, settings)) for name in names]
+        slices = tuple(sorted(set.intersection(*slice_sets)))
+        truth = concatenate_boxes([read_annotated_boxes(sample, name).boxes for name in names])
+        detected = [read_detected_boxes(sample, name).counted() for name in names]
+        compared.append(BoxComparison(truth, concatenate_boxes(detected), slices, sample.name))
     return confusion_matrix(compared, names)
 
 
-def _pictures(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple[int, ...]:
-    """Pictures where a structure was annotated and looked for, but for those that its detector saw before."""
-    drawn, found = (
-        read_annotated_boxes(sample, name),
-        read_detected_boxes(sample, name, as_predicted=True),
-    )
-    if sample.drawn_on(drawn.image) != sample.drawn_on(found.image):
+def _compared_slices(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple[int, ...]:
+    """Return the slices that were annotated and searched, and that its detector did not use.
+
+    Raises:
+        SampleError: annotated and detected boxes lie on images with other pixels, or it is not
+            known which slices the detector used.
+    """
+    annotated = read_annotated_boxes(sample, name)
+    detected = read_detected_boxes(sample, name, as_predicted=True)
+    if sample.drawn_on(annotated.image) != sample.drawn_on(detected.image):
         raise SampleError(
-            f"Boxes of '{name}' in {sample.path.name} were drawn on '{drawn.image}' and found on '{found.image}', whose pixels lie "
-            f"elsewhere; find them with --image {drawn.image}."
+            f"Boxes of '{name}' in {sample.path.name} were drawn on '{annotated.image}' and "
+            f"detected on '{detected.image}', whose pixels lie elsewhere; detect them with --image "
+            f"{annotated.image}."
         )
-    pictures = sorted(set(drawn.pictures) & set(found.pictures))
-    seen = found.about.get("seen")
+    slices = sorted(set(annotated.slices) & set(detected.slices))
     if settings.images == "all":
-        return tuple(pictures)
-    if seen is None:
+        return tuple(slices)
+    used_slices = detected.metadata.get("used_slices")
+    if used_slices is None:
         raise SampleError(
-            f"Nobody knows which pictures the detector of '{name}' learnt from; score all of them with --images all."
+            f"It is not known which images the detector of '{name}' was trained on; score all of "
+            "them with --images all."
         )
     raw = sample.image("raw")
-    return tuple(z for z in pictures if slice_digest(raw, z) not in seen)
+    return tuple(z for z in slices if slice_digest(raw, z) not in used_slices)

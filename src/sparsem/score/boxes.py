@@ -1,11 +1,13 @@
-"""Scores of detected boxes: COCO's average precision and recall, confusion matrix, counts.
+"""Scores of detected boxes against ground truth.
 
-The scores of COCO are those of Lin et al. (2014).
+COCO's mean average precision, average recall and AP50 (Lin et al. 2014), confusion between
+structures, and counts of objects.
 
-COCO evaluates the 100 most certain boxes of an image. Images of tissue hold many more, so all boxes
-count here, and so does every size. The numbers are those of faster-coco-eval, which is the oracle
-of the tests. It compares all boxes of an image with all and keeps the result for all images, 0.4 GB
-and 8 s for an image of 5,000 objects; here boxes are compared only with those that overlap them.
+COCO compares only the 100 boxes of an image with the highest scores. Images of tissue hold many
+more, so here all boxes count, and boxes of every size. The numbers are those of faster-coco-eval,
+the oracle of the tests. It compares all boxes of an image with all others and keeps the overlaps of
+all images, 0.4 GB and 8 s for one image of 5,000 objects; here each box is compared with the boxes
+near it.
 """
 
 import math
@@ -18,51 +20,47 @@ from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Boxes, overlapping_pairs
 
-# An overlap may miss its threshold by this much, as in COCO's own programs.
-TOLERANCE = 1e-10
-# Minimum intersection over union of a correct box, for confusion and counts.
-MIN_IOU = 0.5
-# Intersections over union at which the average precision is computed.
+IOU_TOLERANCE = 1e-10  # by which an overlap may miss its threshold, as in COCO's own programs
+MIN_IOU = 0.5  # intersection over union of a right box, for AP50, confusion and counts
+
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-AP75 = 5  # position of 0.75 in THRESHOLDS
-# Recalls at which precision is read.
 RECALLS = np.linspace(0, 1, 101)
 
 
 class BoxComparison(NamedTuple):
-    """Detected boxes of one sample, compared with ground truth.
+    """Detected boxes of one sample and its ground truth.
 
     Attributes:
-        truth: boxes of the ground truth.
-        predicted: boxes of a detector, with scores.
-        images: numbers of the images that are compared.
+        truth: annotated boxes.
+        detected: boxes of a detector, with scores.
+        slices: indices of the slices that are compared.
         sample: name of the sample.
     """
 
     truth: Boxes
-    predicted: Boxes
-    images: tuple[int, ...]
+    detected: Boxes
+    slices: tuple[int, ...]
     sample: str = ""
 
 
 @dataclass(frozen=True)
 class BoxScores:
-    """Scores of one structure.
+    """Scores of one structure; NaN if no image holds it.
 
     Attributes:
-        name: name of the structure.
-        truth: number of boxes in the ground truth.
-        predicted: number of predicted boxes.
+        structure: its name.
+        n_truth: number of annotated boxes.
+        n_detected: number of detected boxes.
         map: mean of the average precisions at overlaps of 0.50, 0.55 ... 0.95.
         ap50: average precision at an overlap of 0.5.
         ap75: average precision at an overlap of 0.75.
-        ar: average recall: the mean of the highest recalls at the same overlaps.
+        ar: average recall: mean of the highest recalls at the same overlaps.
         curve: (101,) precision at recalls of 0, 0.01 ... 1, at an overlap of 0.5.
     """
 
-    name: str
-    truth: int
-    predicted: int
+    structure: str
+    n_truth: int
+    n_detected: int
     map: float
     ap50: float
     ap75: float
@@ -70,211 +68,210 @@ class BoxScores:
     curve: NDArray[np.float64]
 
 
-def box_scores(comparisons: Sequence[BoxComparison], names: Sequence[str]) -> list[BoxScores]:
-    """Return COCO's scores of every structure, over all images of all samples together.
-
-    NaN for a structure without ground truth.
+def box_scores(compared: Sequence[BoxComparison], names: Sequence[str]) -> list[BoxScores]:
+    """Return COCO's scores of every structure, over the images of all samples together.
 
     Args:
-        comparisons: samples; ground truth and prediction have the same structures.
+        compared: samples; truth and detected boxes of the same names.
         names: structures.
     """
-    return [_scores_of(comparisons, name) for name in names]
+    return [_scores_of(compared, name) for name in names]
 
 
-def _scores_of(comparisons: Sequence[BoxComparison], name: str) -> BoxScores:
-    score, is_hit, n_truth = _pooled_hits(comparisons, name)
-    if not n_truth:
+def _scores_of(compared: Sequence[BoxComparison], name: str) -> BoxScores:
+    score, hits, n_objects = _hits_of(compared, name)
+    if not n_objects:
         no_curve = np.full(len(RECALLS), math.nan)
         return BoxScores(name, 0, len(score), math.nan, math.nan, math.nan, math.nan, no_curve)
-    by_certainty = np.argsort(-score, kind="stable")
-    n_hits = np.cumsum(is_hit[:, by_certainty], axis=1)
-    recall = n_hits / n_truth
-    precision = n_hits / np.arange(1, len(score) + 1)
+    n_right = np.cumsum(hits[:, np.argsort(-score, kind="stable")], axis=1)
+    recall = n_right / n_objects
+    precision = n_right / np.arange(1, len(score) + 1)
     curves = _precision_at_recalls(recall, precision)
-    max_recall = recall[:, -1].mean() if len(score) else 0.0
+    highest_recall = recall[:, -1].mean() if len(score) else 0.0
     return BoxScores(
-        name=name,
-        truth=n_truth,
-        predicted=len(score),
+        structure=name,
+        n_truth=n_objects,
+        n_detected=len(score),
         map=float(curves.mean()),
         ap50=float(curves[0].mean()),
-        ap75=float(curves[AP75].mean()),
-        ar=float(max_recall),
+        ap75=float(curves[5].mean()),
+        ar=float(highest_recall),
         curve=curves[0],
     )
 
 
-def _pooled_hits(
-    comparisons: Sequence[BoxComparison], name: str
+def _hits_of(
+    compared: Sequence[BoxComparison], name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
-    """Return the predicted boxes of a structure in all images.
-
-    Returns:
-        Scores (N,), whether each box is correct at each threshold (10, N), and the number of boxes
-        in the ground truth.
-    """
+    """Return scores (N,), hits at each threshold (10, N), and the number of annotated objects."""
     scores = [np.empty(0, np.float32)]
     hits = [np.empty((len(THRESHOLDS), 0), bool)]
-    n_truth = 0
-    for comparison in comparisons:
-        truth = comparison.truth.of_structure(name)
-        predicted = comparison.predicted.of_structure(name)
-        for z in comparison.images:
-            image_truth = truth.of_image(z)
-            image_predicted = predicted.of_image(z)
-            by_certainty = np.argsort(-image_predicted.score, kind="stable")
-            image_predicted = image_predicted[by_certainty]
-            scores.append(image_predicted.score)
-            hits.append(_hits(image_predicted, image_truth))
-            n_truth += len(image_truth)
-    return np.concatenate(scores), np.concatenate(hits, axis=1), n_truth
+    n_objects = 0
+    for sample in compared:
+        truth = sample.truth.of_structure(name)
+        detected = sample.detected.of_structure(name)
+        for z in sample.slices:
+            true_boxes = truth.of_image(z)
+            boxes = detected.of_image(z)
+            boxes = boxes[np.argsort(-boxes.score, kind="stable")]
+            scores.append(boxes.score)
+            hits.append(_hits(boxes, true_boxes))
+            n_objects += len(true_boxes)
+    return np.concatenate(scores), np.concatenate(hits, axis=1), n_objects
 
 
 def _precision_at_recalls(
     recall: NDArray[np.float64], precision: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the highest precision at or above each of RECALLS, (10, 101); 0 for higher recalls.
+    """Return the precision at each of ``RECALLS`` for each threshold, (10, 101).
+
+    It is the highest precision at this recall or a higher one; 0 where that is never reached.
 
     Args:
-        recall: (10, N), ascending along the last axis.
-        precision: (10, N).
+        recall: (10, N) after each box, in the order of descending scores.
+        precision: (10, N) likewise.
     """
     highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     curves = np.zeros((len(THRESHOLDS), len(RECALLS)))
-    for threshold in range(len(THRESHOLDS)):
-        position = np.searchsorted(recall[threshold], RECALLS, side="left")
-        is_reached = position < recall.shape[1]
-        curves[threshold][is_reached] = highest[threshold][position[is_reached]]
+    for curve, reached, highest_precision in zip(curves, recall, highest, strict=True):
+        index = np.searchsorted(reached, RECALLS, side="left")
+        is_reached = index < len(highest_precision)
+        curve[is_reached] = highest_precision[index[is_reached]]
     return curves
 
 
-def _hits(predicted: Boxes, truth: Boxes) -> NDArray[np.bool_]:
-    """Return whether each predicted box of an image is correct at each threshold, (10, N).
+def _hits(detected: Boxes, truth: Boxes) -> NDArray[np.bool_]:
+    """Return which detected boxes of an image are right at each threshold, (10, N).
 
-    Boxes are descending by score. Each takes the box of the ground truth that it overlaps most,
-    among those that no earlier box has taken.
+    Each box, the highest score first, takes the free true box that it overlaps most.
+
+    Args:
+        detected: N boxes of one image, sorted by descending score.
+        truth: true boxes of the same image.
     """
-    hits = np.zeros((len(THRESHOLDS), len(predicted)), bool)
-    thresholds = THRESHOLDS - TOLERANCE
-    row, column, iou = overlapping_pairs(predicted.corners, truth.corners, thresholds[0])
-    first_pair = np.searchsorted(row, np.arange(len(predicted) + 1)).tolist()
-    overlapping = np.unique(row).tolist()
-    for threshold_hits, min_iou in zip(hits, thresholds, strict=True):
+    hits = np.zeros((len(THRESHOLDS), len(detected)), bool)
+    row, column, iou = overlapping_pairs(
+        detected.corners, truth.corners, THRESHOLDS[0] - IOU_TOLERANCE
+    )
+    first_pair = np.searchsorted(row, np.arange(len(detected) + 1)).tolist()
+    for is_hit, min_iou in zip(hits, THRESHOLDS - IOU_TOLERANCE, strict=True):
         is_free = np.ones(len(truth), bool)
-        for box in overlapping:
-            pairs = slice(first_pair[box], first_pair[box + 1])
+        for index in np.unique(row).tolist():
+            pairs = slice(first_pair[index], first_pair[index + 1])
             free_iou = np.where(is_free[column[pairs]], iou[pairs], 0)
             best = int(free_iou.argmax())
             if free_iou[best] >= min_iou:
-                threshold_hits[box] = True
+                is_hit[index] = True
                 is_free[column[pairs][best]] = False
     return hits
 
 
 class BoxMatch(NamedTuple):
-    """Pairs of predicted and true boxes of an image, one to one.
+    """One-to-one assignment of the detected and the true boxes of an image.
 
     Attributes:
-        predicted: (n,) position of the predicted box of each true one; -1 for a missed one.
-        truth: (m,) position of the true box of each predicted one; -1 for a false positive.
+        detected_of_truth: (n,) index of the detected box of each true box; -1 if it was missed.
+        truth_of_detected: (m,) index of the true box of each detected box; -1 if there is none.
     """
 
-    predicted: NDArray[np.int64]
-    truth: NDArray[np.int64]
+    detected_of_truth: NDArray[np.int64]
+    truth_of_detected: NDArray[np.int64]
 
 
-def match_boxes(truth: Boxes, predicted: Boxes, min_iou: float = MIN_IOU) -> BoxMatch:
-    """Match the boxes of an image, whatever their structures.
+def match_boxes(truth: Boxes, detected: Boxes, min_iou: float = MIN_IOU) -> BoxMatch:
+    """Assign the detected boxes of an image to its true boxes, whatever their structures.
 
-    Predicted boxes descend by score. Each takes the free true box that it overlaps most. Pairs of
-    the same structure are matched first, so a box with a wrong structure never takes another's
-    object.
+    Each detected box, the highest score first, takes the free true box that it overlaps most.
+    Boxes of the right structure are assigned first: a wrong name never takes the object of a right
+    one.
     """
-    predicted_of = np.full(len(truth), -1)
-    truth_of = np.full(len(predicted), -1)
-    row, column, iou = overlapping_pairs(predicted.corners, truth.corners, min_iou)
+    detected_of_truth = np.full(len(truth), -1)
+    truth_of_detected = np.full(len(detected), -1)
+    row, column, iou = overlapping_pairs(detected.corners, truth.corners, min_iou)
     kind_in_truth = np.array(
-        [truth.names.index(name) if name in truth.names else -1 for name in predicted.names], int
+        [truth.names.index(name) if name in truth.names else -1 for name in detected.names], int
     )
-    is_same_kind = kind_in_truth[predicted.kind[row]] == truth.kind[column]
-    first_pair = np.searchsorted(row, np.arange(len(predicted) + 1))
-    by_certainty = np.argsort(-predicted.score, kind="stable").tolist()
+    is_same_kind = kind_in_truth[detected.kind[row]] == truth.kind[column]
+    first_pair = np.searchsorted(row, np.arange(len(detected) + 1))
+    order = np.argsort(-detected.score, kind="stable").tolist()
     for is_candidate in (is_same_kind, np.ones_like(is_same_kind)):
-        for box in by_certainty:
-            pairs = slice(first_pair[box], first_pair[box + 1])
-            is_free = is_candidate[pairs] & (predicted_of[column[pairs]] < 0)
+        for index in order:
+            pairs = slice(first_pair[index], first_pair[index + 1])
+            is_free = is_candidate[pairs] & (detected_of_truth[column[pairs]] < 0)
             free_iou = np.where(is_free, iou[pairs], 0)
-            if truth_of[box] < 0 and free_iou.any():
+            if truth_of_detected[index] < 0 and free_iou.any():
                 best = column[pairs][free_iou.argmax()]
-                predicted_of[best] = box
-                truth_of[box] = best
-    return BoxMatch(predicted_of, truth_of)
+                detected_of_truth[best] = index
+                truth_of_detected[index] = best
+    return BoxMatch(detected_of_truth, truth_of_detected)
 
 
-def confusion_matrix(
-    comparisons: Sequence[BoxComparison], names: Sequence[str]
-) -> NDArray[np.int64]:
-    """Return how many boxes of each structure (row) were predicted as which one (column).
+def confusion_matrix(compared: Sequence[BoxComparison], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return how many boxes of each structure (row) were detected as which (column).
 
-    Shape (K + 1, K + 1) for K structures. The last row counts false positives, the last column
-    missed boxes.
+    The matrix is (K + 1, K + 1): the last row counts detected boxes without an object, the last
+    column counts missed objects.
     """
-    n_structures = len(names)
-    matrix = np.zeros((n_structures + 1, n_structures + 1), np.int64)
-    for comparison in comparisons:
-        row_of_kind = np.array([names.index(name) for name in comparison.truth.names])
-        column_of_kind = np.array([names.index(name) for name in comparison.predicted.names])
-        for z in comparison.images:
-            truth = comparison.truth.of_image(z)
-            predicted = comparison.predicted.of_image(z)
-            match = match_boxes(truth, predicted)
-            columns: NDArray[np.int64] = np.full(len(truth), n_structures)
-            is_matched = match.predicted >= 0
-            columns[is_matched] = column_of_kind[predicted.kind[match.predicted[is_matched]]]
-            np.add.at(matrix, (row_of_kind[truth.kind], columns), 1)
-            false_positives = column_of_kind[predicted.kind[match.truth < 0]]
-            matrix[-1] += np.bincount(false_positives, minlength=n_structures + 1)
+    n_names = len(names)
+    matrix = np.zeros((n_names + 1, n_names + 1), np.int64)
+    for sample in compared:
+        true_kinds = np.array([names.index(name) for name in sample.truth.names])
+        detected_kinds = np.array([names.index(name) for name in sample.detected.names])
+        for z in sample.slices:
+            truth = sample.truth.of_image(z)
+            detected = sample.detected.of_image(z)
+            match = match_boxes(truth, detected)
+            columns = np.full(len(truth), n_names)
+            is_detected = match.detected_of_truth >= 0
+            partners = match.detected_of_truth[is_detected]
+            columns[is_detected] = detected_kinds[detected.kind[partners]]
+            np.add.at(matrix, (true_kinds[truth.kind], columns), 1)
+            extra = detected_kinds[detected.kind[match.truth_of_detected < 0]]
+            matrix[-1] += np.bincount(extra, minlength=n_names + 1)
     return matrix
 
 
 class ObjectCounts(NamedTuple):
-    """Number of objects of a structure in images.
+    """Numbers of annotated and of detected objects of a structure in images.
 
     Attributes:
-        truth: (P,) objects of the ground truth in every image.
-        predicted: (P,) predicted objects.
-        images: sample and slice of each image.
+        truth: (P,) annotated objects in every image.
+        detected: (P,) detected objects in every image.
+        images: sample and slice index of each image.
     """
 
     truth: NDArray[np.int64]
-    predicted: NDArray[np.int64]
+    detected: NDArray[np.int64]
     images: tuple[tuple[str, int], ...] = ()
 
     @property
     def mean_error(self) -> float:
-        """Mean absolute difference; NaN without images."""
-        return float(np.abs(self.predicted - self.truth).mean()) if len(self.truth) else math.nan
+        """Mean absolute difference per image; NaN without images."""
+        if not len(self.truth):
+            return math.nan
+        return float(np.abs(self.detected - self.truth).mean())
 
     @property
     def bias(self) -> float:
-        """Surplus of predicted objects as a fraction of the true ones; negative for a deficit."""
+        """Excess of detected objects as a fraction of all; negative if there are too few."""
         n_truth = self.truth.sum()
-        return float((self.predicted.sum() - n_truth) / n_truth) if n_truth else math.nan
+        if not n_truth:
+            return math.nan
+        return float((self.detected.sum() - n_truth) / n_truth)
 
 
-def object_counts(comparisons: Sequence[BoxComparison], name: str) -> ObjectCounts:
-    """Return the counts of a structure, image by image."""
+def object_counts(compared: Sequence[BoxComparison], name: str) -> ObjectCounts:
+    """Return the numbers of objects of a structure, image by image."""
     truth: list[int] = []
-    predicted: list[int] = []
+    detected: list[int] = []
     images: list[tuple[str, int]] = []
-    for comparison in comparisons:
-        truth += _count_in_images(comparison.truth, name, comparison.images)
-        predicted += _count_in_images(comparison.predicted, name, comparison.images)
-        images += [(comparison.sample, z) for z in comparison.images]
-    return ObjectCounts(np.array(truth, np.int64), np.array(predicted, np.int64), tuple(images))
+    for sample in compared:
+        truth += _counts_by_slice(sample.truth, name, sample.slices)
+        detected += _counts_by_slice(sample.detected, name, sample.slices)
+        images += [(sample.sample, z) for z in sample.slices]
+    return ObjectCounts(np.array(truth, np.int64), np.array(detected, np.int64), tuple(images))
 
 
-def _count_in_images(boxes: Boxes, name: str, images: Sequence[int]) -> list[int]:
+def _counts_by_slice(boxes: Boxes, name: str, slices: Sequence[int]) -> list[int]:
     z_of_structure = boxes.z[boxes.kind == boxes.names.index(name)]
-    return [int((z_of_structure == z).sum()) for z in images]
+    return [int((z_of_structure == z).sum()) for z in slices]

@@ -1,1 +1,1 @@
-"""Masks of detected boxes."""
+"""Masks of the objects in boxes."""

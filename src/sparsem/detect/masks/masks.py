@@ -1,23 +1,24 @@
-"""The stage ``detect masks``: the objects in boxes, pixel by pixel -> ``labels/NAME``, which measure, constrain and report work on."""
+"""The stage ``detect masks``: the objects in boxes, pixel by pixel.
 
-from collections.abc import Sequence
+It writes ``labels/NAME``, which can be measured, constrained and reported like all labels.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 
-from sparsem.boxes.geometry import Corners, box_sizes
-from sparsem.boxes.tables import detected_box_structures, read_detected_boxes
+from sparsem.boxes.geometry import Boxes, Corners
+from sparsem.boxes.tables import StoredBoxes, detected_box_structures, read_detected_boxes
 from sparsem.detect.inference import GrayStatistics, sample_gray_statistics
-from sparsem.detect.masks.outline import Mask, box_pixels, mask_in_box
-from sparsem.detect.masks.sam import Embedding, Sam, load_sam
+from sparsem.detect.masks.outline import PlacedMask, mask_in_box
+from sparsem.detect.masks.sam import Sam, load_sam
+from sparsem.detect.masks.sam_masks import sam_masks
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.device import choose_device, free_memory
@@ -28,46 +29,44 @@ from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
-LEAST_PART, MOST_PART = (
-    1 / 16,
-    1 / 2,
-)  # of a tile that the longer edge of an object takes, for a model to see it well and whole
-FINEST = -2  # tiles are at most four times as large to the model as they are in the picture
-RANGE = 3.0  # standard deviations on either side of the mean gray that become black and white
-WITH_SAM = 6_000_000_000  # bytes of the largest SAM at work on a tile
-
-Placed = tuple[Mask, tuple[int, int]]
+SAM_BYTES = 6_000_000_000  # memory of the largest SAM with a tile
 
 
 class MasksSettings(Settings):
-    """How boxes become masks."""
+    """Settings of masks in boxes."""
 
     structure: tuple[str, ...] = Field(
-        (), description="whose boxes; repeat it; all that a detector found if not given"
+        (),
+        description="structure to make masks of; repeat it for several; all detected ones if not "
+        "given",
     )
     sam: str | None = Field(
         None,
-        description="a folder with SAM, SAM-HQ, SAM 2 or SAM 3, or its name on the hub, as facebook/sam-vit-base; outlines without",
+        description="Segment Anything Model: a folder with SAM, SAM-HQ, SAM 2 or SAM 3, or its "
+        "name on the Hugging Face hub, such as facebook/sam-vit-base; outlines from gray levels if "
+        "not given",
     )
     connectivity: Literal["2d", "3d"] = Field(
         "2d",
-        description="2d: every box is an object; 3d: slices of a stack, where masks that touch are one object",
+        description="2d: every box is an object; 3d: one mask for a stack, in which masks that "
+        "touch across slices are one object",
     )
     keep_embeddings: bool = Field(
         False,
-        description="keep what the model makes of each tile, for masks of other boxes later; takes disk",
+        description="keep the model's embeddings of tiles on disk, for masks of other boxes later",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 
 @dataclass(frozen=True)
 class MaskSummary:
-    """What ``box_masks`` wrote.
+    """Summary of the masks that ``box_masks`` wrote.
 
     Attributes:
-        volumes: paths in the sample.
-        boxes: how many boxes of each structure are taken for objects.
-        visible: of how many of them a pixel is to be seen; the others lie under surer ones.
+        volumes: paths of the label volumes in the sample.
+        boxes: number of boxes of each structure that count as objects.
+        visible: number of these that have a pixel; the others are covered by boxes of higher
+            scores.
     """
 
     volumes: list[str]
@@ -78,89 +77,104 @@ class MaskSummary:
 def box_masks(
     sample: Sample, settings: MasksSettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> MaskSummary:
-    """Write ``labels/NAME``: the mask of every box that is taken for an object, with the number of its box (1 is the first that counts).
+    """Write ``labels/NAME``: masks of all boxes that count as objects, numbered from 1.
 
-    With a SAM its masks; without one the outline of ``outline.mask_in_box``, which needs no learning. Where masks of a structure overlap
-    the surer box has the pixel. A box in which the model sees nothing gets an outline.
+    Masks are made by a Segment Anything Model or, without one, by ``outline.mask_in_box``, which
+    needs no training. Where masks of a structure overlap, the box with the higher score gets the
+    pixel. A box in which the model finds no object gets an outline.
 
     Args:
-        sample: with boxes.
-        settings: whose, and by which model.
-        on: how the work is spread.
+        sample: sample with boxes.
+        settings: structures and model.
+        on: how the work is distributed.
 
     Raises:
-        SampleError: there are no boxes, or not all were found on one image.
-        SettingsError: the model cannot be had; slices are to be joined that are pictures of their own.
-        ResumeError: there are such labels that were made otherwise, and ``on.overwrite`` is not set.
+        SampleError: there are no boxes, or they were found on several images.
+        SettingsError: the model cannot be loaded, or slices are to be connected that are images of
+            their own.
+        ResumeError: such labels were made with other settings, and ``on.overwrite`` is not set.
     """
     settings = resolve_settings(MasksSettings, settings, changes)
-    names = settings.structure or tuple(detected_box_structures(sample))
-    if not names:
-        raise SampleError(
-            f"{sample.path.name} has no boxes; find some with 'sparsem detect predict {sample.path.name} MODEL'."
-        )
-    kept = {name: read_detected_boxes(sample, name) for name in names}
-    images = sorted({one.image for one in kept.values()})
-    if len(images) > 1:
-        raise SampleError(
-            f"Boxes in {sample.path.name} were found on {' and '.join(images)}; make masks of one --structure after the other."
-        )
-    image = sample.image(images[0])
+    stored = _boxes_to_mask(sample, settings)
+    boxes = {name: structure_boxes.counted() for name, structure_boxes in stored.items()}
+    image_name = next(iter(stored.values())).image
+    image = sample.image(image_name)
     if settings.connectivity == "3d" and image.sizes:
         raise SettingsError(
-            f"The slices of {sample.path.name} are pictures of their own, which nothing connects; leave out --connectivity 3d."
+            f"The slices of {sample.path.name} are separate images, and objects are not connected "
+            "across them; leave out --connectivity 3d."
         )
     dtype = np.uint32 if settings.connectivity == "2d" else np.uint8
-    outputs = [
-        image.like(f"labels/{name}", dtype, Kind.LABELS, (images[0], image.fingerprint))
-        for name in names
-    ]
-    boxes = {name: one.counted() for name, one in kept.items()}
-    inputs = {"image": image.fingerprint} | {
-        f"boxes {name}": one.fingerprint for name, one in boxes.items()
-    }
-    model = _resolved(settings.sam)
-    inputs |= {"model": _identity(model)} if model else {}
+    source = (image_name, image.fingerprint)
+    outputs = [image.like(f"labels/{name}", dtype, Kind.LABELS, source) for name in boxes]
+    model = _absolute_path(settings.sam)
+    inputs = {"image": image.fingerprint}
+    inputs |= {f"boxes {name}": part.fingerprint for name, part in boxes.items()}
+    if model:
+        inputs["model"] = _model_fingerprint(model)
     lasting = changed(
-        settings,
-        {
-            "sam": None,
-            "keep_embeddings": False,
-            "device": choose_device(settings.device).type,
-        },
+        settings, {"sam": None, "keep_embeddings": False, "device": _device(settings)}
     )
-    needs = _needs(image, len(names), dtype().itemsize, settings)
-    with Stage(sample, f"masks-{'-'.join(names)}", lasting, inputs, outputs, on, needs) as stage:
+    needs = _needs(image, len(boxes), dtype().itemsize, settings)
+    stage_name = f"masks-{'-'.join(boxes)}"
+    with Stage(sample, stage_name, lasting, inputs, outputs, on, needs) as stage:
         job = None
         if not stage.finished:
             if model:
-                _loaded(
-                    model, settings.device
-                )  # what is wrong with it is told before any work begins
+                _load_once(model, settings.device)  # a faulty model is reported before any work
             levels = sample_gray_statistics(image)
-            seen = fingerprint_of(
-                {"model": inputs.get("model"), "image": image.fingerprint, "levels": list(levels)}
-            )
-            folder = (
-                sample.path / ".sparsem" / "embeddings" / seen
-                if model and settings.keep_embeddings
-                else None
-            )
-            job = _Job(image, tuple(names), dtype, model, settings.device, levels, folder)
-        columns = {name: (one.z, one.corners, one.score) for name, one in boxes.items()}
+            folder = None
+            if model and settings.keep_embeddings:
+                folder = _embeddings_folder(sample, image, inputs["model"], levels)
+            job = _MaskJob(image, tuple(boxes), dtype, model, settings.device, levels, folder)
         visible = stage.map(
-            _masks_block, image.blocks(), job, of_block=lambda block: _in_block(columns, block)
+            _block_masks, image.blocks(), job, of_block=lambda block: _boxes_in_block(boxes, block)
         )
-    counts = {name: len(one) for name, one in boxes.items()}
     return MaskSummary(
-        [one.path for one in outputs],
-        counts,
-        {name: sum(block[name] for block in visible) for name in names},
+        [output.path for output in outputs],
+        {name: len(part) for name, part in boxes.items()},
+        {name: sum(block[name] for block in visible) for name in boxes},
     )
 
 
-class _Job(NamedTuple):
-    """What all blocks have in common."""
+def _boxes_to_mask(sample: Sample, settings: MasksSettings) -> dict[str, StoredBoxes]:
+    """Return the boxes of all structures; they lie on one image."""
+    names = settings.structure or tuple(detected_box_structures(sample))
+    if not names:
+        raise SampleError(
+            f"{sample.path.name} has no boxes; find some with 'sparsem detect predict "
+            f"{sample.path.name} MODEL'."
+        )
+    stored = {name: read_detected_boxes(sample, name) for name in names}
+    images = sorted({boxes.image for boxes in stored.values()})
+    if len(images) > 1:
+        raise SampleError(
+            f"Boxes in {sample.path.name} were found on {' and '.join(images)}; make masks of one "
+            "--structure at a time."
+        )
+    return stored
+
+
+def _embeddings_folder(
+    sample: Sample, image: Volume, model_fingerprint: str, levels: GrayStatistics
+) -> Path:
+    """Return the folder that keeps the embeddings of one model and image."""
+    content = {"model": model_fingerprint, "image": image.fingerprint, "levels": list(levels)}
+    return sample.path / ".sparsem" / "embeddings" / fingerprint_of(content)
+
+
+class _MaskJob(NamedTuple):
+    """The arguments that all blocks share.
+
+    Attributes:
+        image: image of the boxes.
+        names: structures.
+        dtype: type of the labels; each mask is 1 in labels of bytes.
+        model: folder or name of a Segment Anything Model.
+        device: name of its device.
+        levels: gray levels of the sample.
+        embeddings: folder that keeps embeddings, if they are kept.
+    """
 
     image: Volume
     names: tuple[str, ...]
@@ -171,8 +185,15 @@ class _Job(NamedTuple):
     embeddings: Path | None
 
 
-class _Few(NamedTuple):
-    """Boxes of some slices: ``number`` (n,) of each, ``z`` (n,), ``corners`` (n, 4), ``score`` (n,)."""
+class _BlockBoxes(NamedTuple):
+    """Boxes of one structure in some slices.
+
+    Attributes:
+        number: (n,) number of each object.
+        z: (n,) slice indices.
+        corners: (n, 4) px.
+        score: (n,) in 0..1.
+    """
 
     number: NDArray[np.int64]
     z: NDArray[np.int32]
@@ -180,213 +201,111 @@ class _Few(NamedTuple):
     score: NDArray[np.float32]
 
 
-def _in_block(columns: dict[str, Any], block: ZBlock) -> dict[str, _Few]:
-    out = {}
-    for name, (z, corners, score) in columns.items():
-        own = slice(*np.searchsorted(z, (block.start, block.stop)))
-        out[name] = _Few(np.arange(own.start, own.stop) + 1, z[own], corners[own], score[own])
-    return out
+def _boxes_in_block(boxes: Mapping[str, Boxes], block: ZBlock) -> dict[str, _BlockBoxes]:
+    in_block = {}
+    for name, part in boxes.items():
+        first, stop = np.searchsorted(part.z, (block.start, block.stop))
+        number = np.arange(first, stop) + 1
+        selection = slice(first, stop)
+        in_block[name] = _BlockBoxes(
+            number, part.z[selection], part.corners[selection], part.score[selection]
+        )
+    return in_block
 
 
-def _resolved(model: str | None) -> str | None:
-    """A folder by its whole path, for workers elsewhere; a name on the hub as it is."""
+def _absolute_path(model: str | None) -> str | None:
+    """Return a folder by its absolute path, for workers elsewhere; a name on the hub as it is."""
     return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
-def _identity(model: str) -> str:
-    """Of the weights in a folder; of a model on the hub its name."""
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+def _model_fingerprint(model: str) -> str:
+    """Return the fingerprint of the weights in a folder, or of the name of a model on the hub."""
+    folder = Path(model)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return fingerprint_of({"model": [file_hash(file) for file in files] or model})
 
 
-def _needs(image: Volume, structures: int, itemsize: int, settings: MasksSettings) -> Needs:
-    plane = image.shape[1] * image.shape[2]
-    ram = plane * image.block_depth * (image.dtype.itemsize + 3 * itemsize * structures)
-    disk = structures * plane * image.shape[0] * itemsize // 16
+def _device(settings: MasksSettings) -> str:
+    return choose_device(settings.device).type
+
+
+def _needs(image: Volume, n_structures: int, itemsize: int, settings: MasksSettings) -> Needs:
+    """Return memory and disk space of a block."""
+    plane_px = image.shape[1] * image.shape[2]
+    pixel_bytes = image.dtype.itemsize + 3 * itemsize * n_structures
+    ram = plane_px * image.block_depth * pixel_bytes
+    disk = n_structures * plane_px * image.shape[0] * itemsize // 16
     smaller = "import with a smaller --block-depth, or use fewer --workers"
     device = choose_device(settings.device)
     if settings.sam and device.type == "cuda":
-        return Needs(ram, disk, smaller, gpu=WITH_SAM, gpu_free=free_memory(device))
-    return Needs(ram + (WITH_SAM if settings.sam else 0), disk, smaller)
+        return Needs(ram, disk, smaller, gpu=SAM_BYTES, gpu_free=free_memory(device))
+    return Needs(ram + (SAM_BYTES if settings.sam else 0), disk, smaller)
 
 
-def _masks_block(block: ZBlock, job: _Job, boxes: dict[str, _Few]) -> BlockResult:
+def _block_masks(block: ZBlock, job: _MaskJob, boxes: dict[str, _BlockBoxes]) -> BlockResult:
+    """Return the labels of a block, and the number of visible boxes of each structure."""
     voxels = job.image.read(block.own)
-    made = {name: np.zeros(voxels.shape, job.dtype) for name in job.names}
+    labels = {name: np.zeros(voxels.shape, job.dtype) for name in job.names}
     visible = dict.fromkeys(job.names, 0)
-    sam = _loaded(job.model, job.device) if job.model else None
-    for z, whole in enumerate(voxels, block.start):
+    sam = _load_once(job.model, job.device) if job.model else None
+    for z, padded in enumerate(voxels, block.start):
         height, width = job.image.size_of(z)
-        plane = whole[:height, :width]
-        every = [(name, few) for name in job.names for few in (boxes[name],)]
-        own = [np.flatnonzero(few.z == z) for _, few in every]
-        corners = np.concatenate(
-            [few.corners[places] for (_, few), places in zip(every, own, strict=True)]
-        )
-        found = (
-            _by_sam(plane, z, corners, sam, job)
-            if sam
-            else [mask_in_box(plane, one.tolist()) for one in corners]
-        )
+        plane = padded[:height, :width]
+        indices = {name: np.flatnonzero(boxes[name].z == z) for name in job.names}
+        corners = np.concatenate([boxes[name].corners[indices[name]] for name in job.names])
+        masks = _slice_masks(plane, z, corners, sam, job)
         first = 0
-        for (name, few), places in zip(every, own, strict=True):
-            labels = made[name][z - block.start]
-            visible[name] += paint_masks(
-                labels, found[first : first + len(places)], few.number[places], few.score[places]
-            )
-            first += len(places)
-    return {f"labels/{name}": one for name, one in made.items()}, visible
+        for name in job.names:
+            stop = first + len(indices[name])
+            numbers = boxes[name].number[indices[name]]
+            scores = boxes[name].score[indices[name]]
+            slice_labels = labels[name][z - block.start]
+            visible[name] += paint_masks(slice_labels, masks[first:stop], numbers, scores)
+            first = stop
+    return {
+        f"labels/{name}": structure_labels for name, structure_labels in labels.items()
+    }, visible
+
+
+def _slice_masks(
+    plane: NDArray[Any], z: int, corners: Corners, sam: Sam | None, job: _MaskJob
+) -> list[PlacedMask]:
+    """Return the masks of all boxes (n, 4) of a slice."""
+    if sam is None:
+        return [mask_in_box(plane, box) for box in corners.tolist()]
+    return sam_masks(plane, z, corners, sam, job.levels, job.embeddings)
 
 
 def paint_masks(
     labels: NDArray[Any],
-    found: Sequence[Placed],
+    masks: Sequence[PlacedMask],
     numbers: NDArray[np.int64],
     scores: NDArray[np.float32],
 ) -> int:
-    """Put masks into a picture of labels (y, x), the surest on top; in a picture of bytes each is 1. Returns how many are to be seen."""
-    visible = 0
-    for place in np.argsort(scores, kind="stable")[
-        ::-1
-    ]:  # the surest first: nothing is put over it
-        mask, (top, left) = found[place]
-        area = labels[top : top + mask.shape[0], left : left + mask.shape[1]]
-        free = mask & (area == 0)
-        area[free] = 1 if labels.dtype == np.uint8 else numbers[place]
-        visible += bool(free.any())
-    return visible
-
-
-@dataclass(frozen=True)
-class SamTile:
-    """A tile that a model sees: its upper left corner in the picture, and its edge there, px."""
-
-    top: int
-    left: int
-    edge: int
-
-
-def sam_tiles(corners: Corners, shape: tuple[int, int], edge: int) -> list[SamTile]:
-    """The tile in which each box is to be seen: as large as it may be, so that few are looked at, and so that every box is whole in it.
+    """Paint masks into an image of labels, those of the highest scores on top.
 
     Args:
-        corners: (n, 4) px of a picture.
-        shape: (y, x) of it.
-        edge: of the model's tiles, px.
+        labels: (y, x), changed in place. In labels of bytes each mask is 1.
+        masks: n masks with their positions.
+        numbers: (n,) label of each mask.
+        scores: (n,) score of each mask.
+
+    Returns:
+        Number of masks with a pixel.
     """
-    out = []
-    for (x0, y0, x1, y1), extent in zip(
-        corners.tolist(), box_sizes(corners).max(axis=1).tolist(), strict=True
-    ):
-        length = max(extent, 1.0)
-        power = max(FINEST, int(np.floor(np.log2(length / LEAST_PART / edge))))
-        while power > FINEST and edge * 2.0 ** (power - 1) >= max(length / MOST_PART, max(shape)):
-            power -= 1  # no larger than the picture
-        own = int(edge * 2.0**power)
-        step = (
-            own // 2
-        )  # tiles overlap by half, so a box of up to half a tile is whole in the one that its center is nearest to
-        top, left = (
-            max(0, round(((low + high) / 2 - step) / step)) * step
-            for low, high in ((y0, y1), (x0, x1))
-        )
-        out.append(
-            SamTile(min(top, max(0, shape[0] - own)), min(left, max(0, shape[1] - own)), own)
-        )
-    return out
-
-
-def _by_sam(plane: NDArray[Any], z: int, corners: Corners, sam: Sam, job: _Job) -> list[Placed]:
-    """What the model sees in every box of a picture; each tile is looked at once."""
-    shape = (plane.shape[0], plane.shape[1])
-    seen_in: dict[SamTile, list[int]] = {}
-    for place, view in enumerate(sam_tiles(corners, shape, sam.edge)):
-        seen_in.setdefault(view, []).append(place)
-    out: dict[int, Placed] = {}
-    for view, places in seen_in.items():
-        embedding = _kept_embedding(plane, z, view, sam, job)
-        scale = sam.edge / view.edge
-        inside = (corners[places] - np.array([view.left, view.top] * 2, np.float32)) * np.float32(
-            scale
-        )
-        for place, logits in zip(places, sam.masks(embedding, inside), strict=True):
-            out[place] = _cut(logits, corners[place].tolist(), view, scale, plane)
-    return [out[place] for place in range(len(corners))]
-
-
-def _cut(
-    logits: NDArray[np.float32],
-    corners: Sequence[float],
-    view: SamTile,
-    scale: float,
-    plane: NDArray[Any],
-) -> Placed:
-    """The mask within its box, of which the largest connected part counts; an outline where there is none."""
-    rows, columns = box_pixels(corners, (plane.shape[0], plane.shape[1]))
-    top, left, shape = (
-        rows.start,
-        columns.start,
-        (rows.stop - rows.start, columns.stop - columns.start),
-    )
-    if min(shape) <= 0:
-        return np.zeros((max(0, shape[0]), max(0, shape[1])), bool), (top, left)
-    # From the center of a pixel of the box to that of the model's.
-    shift = [
-        (one + 0.5 - first) * scale - 0.5 for one, first in ((left, view.left), (top, view.top))
-    ]
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float64)
-    own = cv2.warpAffine(
-        logits, matrix, shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=-1.0
-    )
-    count, parts = cv2.connectedComponents((own > 0).astype(np.uint8))
-    if count < 2:
-        return mask_in_box(plane, corners)
-    return parts == 1 + np.bincount(parts.reshape(-1))[1:].argmax(), (top, left)
-
-
-def _kept_embedding(plane: NDArray[Any], z: int, view: SamTile, sam: Sam, job: _Job) -> Embedding:
-    """What the model makes of a tile, from the disk if it was kept there."""
-    file = (
-        job.embeddings / f"z{z:06d}-{view.top}-{view.left}-{view.edge}.safetensors"
-        if job.embeddings
-        else None
-    )
-    if file and file.exists():
-        kept: Embedding = {}
-        for name, one in sorted(load_file(file).items()):
-            kept.setdefault(name.partition(".")[0], []).append(one.to(sam.device, torch.float32))
-        return kept
-    embedding = sam.embedding(_tile(plane, view, sam.edge, job.levels))
-    if file:
-        parts = {
-            f"{name}.{place:02d}": one
-            for name, own in embedding.items()
-            for place, one in enumerate(own)
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".partial")
-        save_file({name: one.half().cpu().contiguous() for name, one in parts.items()}, unfinished)
-        unfinished.replace(file)
-        return _kept_embedding(plane, z, view, sam, job)  # of half precision, as it will be read
-    return embedding
-
-
-def _tile(
-    plane: NDArray[Any], view: SamTile, edge: int, levels: GrayStatistics
-) -> NDArray[np.float32]:
-    """A tile in 0..1, (edge, edge); what lies beyond the picture is of the mean gray."""
-    gray = plane[view.top : view.top + view.edge, view.left : view.left + view.edge]
-    method = cv2.INTER_AREA if view.edge >= edge else cv2.INTER_LINEAR
-    height, width = (max(1, round(length * edge / view.edge)) for length in gray.shape)
-    small = cv2.resize(
-        gray, (width, height), interpolation=method
-    )  # of its own numbers: a large tile is never held as others
-    tile = np.full((edge, edge), 0.5, np.float32)
-    tile[:height, :width] = np.clip(levels.standardized(small) / (2 * RANGE) + 0.5, 0, 1)
-    return tile
+    n_visible = 0
+    order = np.argsort(scores, kind="stable")[::-1]
+    for index in order:  # the first mask that covers a pixel keeps it
+        mask, (top, left) = masks[index]
+        height, width = mask.shape
+        area = labels[top : top + height, left : left + width]
+        is_free = mask & (area == 0)
+        area[is_free] = 1 if labels.dtype == np.uint8 else numbers[index]
+        n_visible += bool(is_free.any())
+    return n_visible
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, device: str) -> Sam:
-    """The model of this process; blocks that follow find it loaded."""
+def _load_once(model: str, device: str) -> Sam:
+    """Return the model of this process; it is loaded for the first block only."""
     return load_sam(model, choose_device(device))

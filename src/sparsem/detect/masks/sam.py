@@ -1,7 +1,9 @@
-"""Masks from boxes by the Segment Anything Model (Kirillov et al. 2023) and its successors, as far as transformers has them.
+"""Masks from boxes by the Segment Anything Model (Kirillov et al. 2023) and its successors.
 
-A model looks at a square tile once, which takes long, and then answers for any number of boxes in it, which takes nothing. Which model
-it is (SAM, SAM-HQ, SAM 2, SAM 3) its folder or name on the hub says. Tiles are float32 in 0..1; corners ``x0 y0 x1 y1`` in their pixels.
+All models of transformers are supported that generate masks: SAM, SAM-HQ, SAM 2, SAM 3. Which one
+it is, is read from its folder, or from its name on the Hugging Face hub. A model computes an
+embedding of a square tile once, which takes long, and then answers for any number of boxes in it in
+almost no time. Tiles are float32 in 0..1; corners are ``x0 y0 x1 y1`` in their pixels.
 """
 
 from collections.abc import Iterator
@@ -17,11 +19,9 @@ from numpy.typing import NDArray
 from sparsem.boxes.geometry import Corners
 from sparsem.errors import SettingsError
 
-IMAGENET = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # mean and deviation of colors, where a model does not say others
-AT_ONCE = 64  # boxes
+# Mean and standard deviation of colors, for models that state no others.
+IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BATCH_BOXES = 64  # boxes that a model answers for at once
 
 Embedding = dict[str, list[torch.Tensor]]
 
@@ -31,10 +31,10 @@ class Sam:
     """A loaded model.
 
     Attributes:
-        network: of transformers, one that generates masks.
-        device: where it computes.
-        edge: of its tiles, px.
-        colors: mean and standard deviation that it subtracts and divides by.
+        network: network of transformers that generates masks.
+        device: its device.
+        edge: edge of its tiles, px.
+        colors: mean and standard deviation with which it normalizes colors.
     """
 
     network: Any
@@ -43,58 +43,56 @@ class Sam:
     colors: tuple[tuple[float, ...], tuple[float, ...]]
 
     def embedding(self, tile: NDArray[np.float32]) -> Embedding:
-        """What the model makes of a gray tile (edge, edge): to be handed to ``masks``, a list of tensors by name."""
-        mean, spread = (
-            torch.tensor(one, device=self.device).reshape(1, 3, 1, 1) for one in self.colors
+        """Return the embedding of a gray tile (edge, edge), for ``masks``."""
+        mean, std = (
+            torch.tensor(color, device=self.device).reshape(1, 3, 1, 1) for color in self.colors
         )
-        pixels = (
-            torch.from_numpy(tile).to(self.device)[None, None].expand(-1, 3, -1, -1) - mean
-        ) / spread
+        gray = torch.from_numpy(tile).to(self.device)
+        pixels = (gray[None, None].expand(-1, 3, -1, -1) - mean) / std
         with torch.inference_mode():
-            made = self.network.get_image_embeddings(pixels)
-        if (
-            self.network.config.model_type == "sam_hq"
-        ):  # which wants what lies between its layers too
-            return {"image_embeddings": [made[0]], "intermediate_embeddings": list(made[1])}
-        return {"image_embeddings": list(made) if isinstance(made, list | tuple) else [made]}
+            output = self.network.get_image_embeddings(pixels)
+        if self.network.config.model_type == "sam_hq":  # it needs those of inner layers too
+            return {"image_embeddings": [output[0]], "intermediate_embeddings": list(output[1])}
+        levels = list(output) if isinstance(output, list | tuple) else [output]
+        return {"image_embeddings": levels}
 
     def masks(self, embedding: Embedding, corners: Corners) -> Iterator[NDArray[np.float32]]:
-        """What it says of every box in a tile: (edge, edge) float32 logits, positive within the object, one after the other."""
-        given = {
-            name: parts if name == "intermediate_embeddings" or len(parts) > 1 else parts[0]
-            for name, parts in embedding.items()
-        }
-        for first in range(0, len(corners), AT_ONCE):
-            some = torch.from_numpy(corners[first : first + AT_ONCE]).to(self.device)[None]
+        """Yield the mask of each box in a tile: (edge, edge) logits, positive within the object."""
+        inputs: dict[str, Any] = {}
+        for name, levels in embedding.items():
+            is_list = name == "intermediate_embeddings" or len(levels) > 1
+            inputs[name] = levels if is_list else levels[0]
+        for first in range(0, len(corners), BATCH_BOXES):
+            boxes = torch.from_numpy(corners[first : first + BATCH_BOXES]).to(self.device)[None]
             with torch.inference_mode():
-                said = self.network(**given, input_boxes=some, multimask_output=False)
-            for one in said.pred_masks[0, :, 0].float().cpu().numpy():
-                yield np.asarray(
-                    cv2.resize(one, (self.edge, self.edge), interpolation=cv2.INTER_LINEAR),
-                    np.float32,
-                )
+                output = self.network(**inputs, input_boxes=boxes, multimask_output=False)
+            for logits in output.pred_masks[0, :, 0].float().cpu().numpy():
+                tile_size = (self.edge, self.edge)
+                resized = cv2.resize(logits, tile_size, interpolation=cv2.INTER_LINEAR)
+                yield np.asarray(resized, np.float32)
 
 
 def load_sam(model: str, device: torch.device) -> Sam:
-    """A model from the hub, such as ``facebook/sam-vit-base``, or from a folder.
+    """Load a model from the hub, such as ``facebook/sam-vit-base``, or from a folder.
 
     Raises:
-        SettingsError: it cannot be had, or makes no masks from boxes.
+        SettingsError: the model cannot be loaded, or makes no masks from boxes.
     """
     from transformers import AutoImageProcessor, AutoModelForMaskGeneration
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # it loads in seconds, and --quiet is quiet
+    logging.disable_progress_bar()  # loading takes seconds, and --quiet must print nothing
     try:
         network = AutoModelForMaskGeneration.from_pretrained(model, use_safetensors=True)
         size = network.config.prompt_encoder_config.image_size
     except (OSError, ValueError, AttributeError, KeyError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise SettingsError(
-            f"The model '{model}' cannot be had ({reason}); give a folder with a SAM of transformers (config.json, model.safetensors), a "
-            "name on the Hugging Face hub such as facebook/sam-vit-base, or leave out --sam for outlines without one."
+            f"The model '{model}' cannot be loaded ({reason}); give a folder with a SAM of "
+            "transformers (config.json, model.safetensors), a name on the Hugging Face hub such as "
+            "facebook/sam-vit-base, or leave out --sam for outlines without a model."
         ) from None
-    colors = IMAGENET
+    colors = IMAGENET_COLORS
     if Path(model, "preprocessor_config.json").is_file() or not Path(model).is_dir():
         processor: Any = AutoImageProcessor.from_pretrained(model)
         colors = (tuple(processor.image_mean), tuple(processor.image_std))

@@ -1,1 +1,1 @@
-"""Detectors of objects."""
+"""Networks that detect objects."""

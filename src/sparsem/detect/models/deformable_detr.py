@@ -1,4 +1,7 @@
-"""Deformable DETR of transformers (Zhu et al. 2020), large and small; what the authors' code has and the library leaves out is put back."""
+"""Deformable DETR of transformers (Zhu et al. 2020), large and small.
+
+Initial values and a loss that the authors' code has and the library leaves out are added.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,28 +21,36 @@ from sparsem.detect.models.detector import (
 from sparsem.detect.models.weights import load_except, read_weights
 
 COCO_DETR = "SenseTime/deformable-detr"
+# Weights of classes, corners and overlap in the loss, as in the paper.
+LOSS_WEIGHTS = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+INITIAL_SCORE = 0.01
 
 
 class DeformableDetr(Detector):
-    """Boxes by queries that look at a few points of four scales; ResNet-50, 6 + 6 layers, width 256, 300 queries."""
+    """Large Deformable DETR: ResNet-50, 6 + 6 layers, width 256, 300 queries.
 
-    smallest = 24
-    usual_rate = 2e-4
-    backbone_part = 0.1
-    asks = True
-    has_coco = True
-    finding_bytes = 1600
-    learning_bytes = 10_000
-    shape: dict[str, Any] = {}  # noqa: RUF012  # as the library has it; nobody changes it
+    Queries attend to a few points of four scales.
+    """
 
-    def __init__(self, kinds: int, see: int, queries: int) -> None:
+    min_object_px = 24
+    default_rate = 2e-4
+    backbone_rate_factor = 0.1
+    has_queries = True
+    has_coco_weights = True
+    inference_bytes = 1600
+    training_bytes = 10_000
+    # Options of the library's configuration; a callable makes its value. Never changed.
+    shape: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, n_structures: int, input_px: int, queries: int) -> None:
         super().__init__()
         from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
-        # Weights of classes, corners and overlap in matching and loss: 2, 5, 2, as in the paper (the library's own class cost is 1).
+        # Weights of classes, corners and overlap in matching: 2, 5, 2, as in the paper; the
+        # library's own class cost is 1.
         make_config: Any = DeformableDetrConfig
         config = make_config(
-            num_labels=kinds,
+            num_labels=n_structures,
             num_queries=queries,
             two_stage_num_proposals=queries,
             auxiliary_loss=True,
@@ -47,71 +58,74 @@ class DeformableDetr(Detector):
             **{name: make() if callable(make) else make for name, make in self.shape.items()},
         )
         self.net: Any = DeformableDetrForObjectDetection(config)
-        _with_learning_norms(self.net.model.backbone)
-        _begin_as_published(self.net, config)
+        _replace_frozen_norms(self.net.model.backbone)
+        _initialize_as_published(self.net, config)
         for parameter in self.backbone().parameters():
             parameter.requires_grad_(True)
 
     def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> Tensor:
-        """Of every layer's boxes, each matched to one object at most: focal loss, corners, generalized overlap."""
-        edge = images.shape[-1]
-        wanted = [
-            {"class_labels": one.kind, "boxes": _as_centers(one.corners / edge)} for one in targets
-        ]
-        said = self.net(pixel_values=gray_as_color(images), labels=wanted)
-        weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
-        parts = list(said.loss_dict.items())
-        if self.net.config.two_stage:
-            parts += _loss_of_proposals(said, wanted, self.net.config).items()
-        return torch.stack(
-            [
-                weight * value
-                for key, value in parts
-                for name, weight in weights.items()
-                if key.startswith(name)
-            ]
-        ).sum()
+        """Return the loss of the boxes of every layer, each matched to one object at most.
 
-    def found(self, images: Tensor) -> list[Detections]:
-        """The surest kind of every query that is sure enough of any."""
-        said = self.net(pixel_values=gray_as_color(images))
+        It is the sum of focal loss, distance of corners and generalized overlap.
+        """
+        edge = images.shape[-1]
+        labels = [
+            {"class_labels": target.kind, "boxes": _to_centers(target.corners / edge)}
+            for target in targets
+        ]
+        output = self.net(pixel_values=gray_as_color(images), labels=labels)
+        parts = list(output.loss_dict.items())
+        if self.net.config.two_stage:
+            parts += _proposal_loss(output, labels, self.net.config).items()
+        weighted = []
+        for key, value in parts:
+            for name, weight in LOSS_WEIGHTS.items():
+                if key.startswith(name):
+                    weighted.append(weight * value)
+        return torch.stack(weighted).sum()
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Return the box of every query with its most probable structure."""
+        output = self.net(pixel_values=gray_as_color(images))
         answers = []
-        for logits, centers in zip(said.logits.sigmoid(), said.pred_boxes, strict=True):
-            score, kind = logits.max(dim=1)
-            sure = score > MIN_SCORE
-            answers.append(
-                Detections(_as_corners(centers[sure]) * images.shape[-1], kind[sure], score[sure])
-            )
+        for scores, centers in zip(output.logits.sigmoid(), output.pred_boxes, strict=True):
+            score, kind = scores.max(dim=1)
+            is_found = score > MIN_SCORE
+            corners = _to_corners(centers[is_found]) * images.shape[-1]
+            answers.append(Detections(corners, kind[is_found], score[is_found]))
         return answers
 
     def backbone(self) -> nn.Module:
-        """The ResNet."""
+        """Return the ResNet."""
         body: nn.Module = self.net.model.backbone.model
         return body
 
     def load_coco(self, file: Path | None) -> None:
-        """Begin with the authors' weights of COCO, from the hub or from a folder or file; the classes are new."""
+        """Load the authors' weights of COCO, fetched or from a file or folder; classes are new."""
         from transformers import DeformableDetrForObjectDetection
 
         if file is not None and file.is_file():
             state = read_weights(file)
         else:
-            known = DeformableDetrForObjectDetection.from_pretrained(
+            published = DeformableDetrForObjectDetection.from_pretrained(
                 str(file or COCO_DETR), use_safetensors=True
             )
-            state = known.state_dict()
+            state = published.state_dict()
         load_except(self.net, state, "class_embed.", "query_position_embeddings.")
 
 
 class SmallDeformableDetr(DeformableDetr):
-    """The same idea with a ResNet-18, 3 + 3 layers, width 128; queries begin where the encoder sees something (two stages)."""
+    """Small Deformable DETR: ResNet-18, 3 + 3 layers, width 128.
 
-    smallest = 16
-    usual_rate = 5e-4
-    backbone_part = 1.0
-    finding_bytes = 950
-    learning_bytes = 3500
-    has_coco = False
+    It has two stages: queries start where the encoder finds objects.
+    """
+
+    min_object_px = 16
+    default_rate = 5e-4
+    backbone_rate_factor = 1.0
+    inference_bytes = 950
+    training_bytes = 3500
+    has_coco_weights = False
 
     @staticmethod
     def _resnet18() -> Any:
@@ -138,34 +152,39 @@ class SmallDeformableDetr(DeformableDetr):
     }
 
 
-def _as_centers(corners: Tensor) -> Tensor:
-    """Center, width and height of boxes (n, 4)."""
-    return torch.cat(
-        [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1
-    )
+def _to_centers(corners: Tensor) -> Tensor:
+    """Return center, width and height of boxes (n, 4)."""
+    low = corners[:, :2]
+    high = corners[:, 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=1)
 
 
-def _as_corners(centers: Tensor) -> Tensor:
-    return torch.cat(
-        [centers[:, :2] - centers[:, 2:] / 2, centers[:, :2] + centers[:, 2:] / 2], dim=1
-    )
+def _to_corners(centers: Tensor) -> Tensor:
+    """Return the corners of boxes (n, 4) of center, width and height."""
+    middle = centers[:, :2]
+    half = centers[:, 2:] / 2
+    return torch.cat([middle - half, middle + half], dim=1)
 
 
-def _with_learning_norms(module: nn.Module) -> None:
-    """Batch norms whose statistics are learnt for those that are frozen: frozen at random numbers nothing would be normalized."""
+def _replace_frozen_norms(module: nn.Module) -> None:
+    """Replace frozen batch norms by trained ones, in place.
+
+    Frozen at random numbers, they would normalize nothing.
+    """
     for name, child in module.named_children():
         if type(child).__name__ == "DeformableDetrFrozenBatchNorm2d":
             setattr(module, name, nn.BatchNorm2d(child.get_buffer("weight").numel()))
         else:
-            _with_learning_norms(child)
+            _replace_frozen_norms(child)
 
 
-def _loss_of_proposals(
-    said: Any, wanted: Sequence[Mapping[str, Tensor]], config: Any
+def _proposal_loss(
+    output: Any, labels: Sequence[Mapping[str, Tensor]], config: Any
 ) -> Mapping[str, Tensor]:
-    """Of where the encoder sees objects, of any kind: in the authors' code, and without it queries would begin anywhere for ever.
+    """Return the loss of the places where the encoder finds objects, of any structure.
 
-    The library computes these boxes and leaves their loss out.
+    The library computes these boxes and leaves their loss out. The authors' code has it; without
+    it, queries never learn where to start.
     """
     from transformers.loss.loss_deformable_detr import (
         DeformableDetrHungarianMatcher,
@@ -177,42 +196,41 @@ def _loss_of_proposals(
         class_cost=config.class_cost, bbox_cost=config.bbox_cost, giou_cost=config.giou_cost
     )
 
-    def tile_by_tile(
-        proposed: Mapping[str, Tensor], objects: Sequence[Any]
-    ) -> list[Any]:  # together, each would be held to all objects
-        return [
-            matcher({key: own[at : at + 1] for key, own in proposed.items()}, [one])[0]
-            for at, one in enumerate(objects)
-        ]
+    def match_tile_by_tile(proposals: Mapping[str, Tensor], objects: Sequence[Any]) -> list[Any]:
+        """Match each tile by itself: together, proposals are compared with objects of all tiles."""
+        matches = []
+        for index, tile_objects in enumerate(objects):
+            of_tile = {key: values[index : index + 1] for key, values in proposals.items()}
+            matches.append(matcher(of_tile, [tile_objects])[0])
+        return matches
 
     criterion: Any = DeformableDetrImageLoss(
-        tile_by_tile, 1, config.focal_alpha, ["labels", "boxes"]
+        match_tile_by_tile, 1, config.focal_alpha, ["labels", "boxes"]
     )
-    objects = [
-        {"class_labels": torch.zeros_like(one["class_labels"]), "boxes": one["boxes"]}
-        for one in wanted
-    ]
-    # The first output is by which it chooses.
-    losses: Mapping[str, Tensor] = criterion(
-        {
-            "logits": said.enc_outputs_class[..., :1],
-            "pred_boxes": said.enc_outputs_coord_logits.sigmoid(),
-        },
-        objects,
-    )
+    objects = []
+    for label in labels:
+        any_kind = torch.zeros_like(label["class_labels"])
+        objects.append({"class_labels": any_kind, "boxes": label["boxes"]})
+    proposals = {
+        "logits": output.enc_outputs_class[..., :1],  # the output by which the encoder chooses
+        "pred_boxes": output.enc_outputs_coord_logits.sigmoid(),
+    }
+    losses: Mapping[str, Tensor] = criterion(proposals, objects)
     return losses
 
 
-def _begin_as_published(net: Any, config: Any) -> None:
-    """What the authors' code begins with, and the library's leaves out: nothing is sure of anything, and boxes are small."""
-    for one in (net.model.input_proj, net.model.encoder, net.model.decoder):
-        for name, parameter in one.named_parameters():
-            if parameter.dim() > 1 and not any(
-                part in name for part in ("sampling_offsets", "attention_weights")
-            ):
+def _initialize_as_published(net: Any, config: Any) -> None:
+    """Set the initial values of the authors' code, which the library leaves out.
+
+    At first no score is high, and boxes are small.
+    """
+    for part in (net.model.input_proj, net.model.encoder, net.model.decoder):
+        for name, parameter in part.named_parameters():
+            is_attention = "sampling_offsets" in name or "attention_weights" in name
+            if parameter.dim() > 1 and not is_attention:
                 nn.init.xavier_uniform_(parameter)
     for head in net.class_embed:
-        nn.init.constant_(head.bias, math.log(0.01 / 0.99))
+        nn.init.constant_(head.bias, math.log(INITIAL_SCORE / (1 - INITIAL_SCORE)))
     for number, head in enumerate(net.bbox_embed):
         nn.init.zeros_(head.layers[-1].weight)
         nn.init.zeros_(head.layers[-1].bias)

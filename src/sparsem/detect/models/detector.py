@@ -1,6 +1,7 @@
-"""What all detectors share: what they are given, what they answer, and what they say of themselves.
+"""The interface of all detectors: their targets, their answers, and their properties.
 
-Images are (B, 1, S, S) float32, standardized by sample; corners are ``x0 y0 x1 y1`` in pixels of the tile.
+Images are (B, 1, S, S) float32, standardized by sample; corners are ``x0 y0 x1 y1`` in pixels of
+the tile.
 """
 
 from abc import ABC, abstractmethod
@@ -10,15 +11,15 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-MIN_SCORE = 0.05  # below which nothing is told
+MIN_SCORE = 0.05  # boxes with a lower score are not returned
 
 
 class DetectionTarget(NamedTuple):
-    """What is in a tile.
+    """Annotated boxes in a tile.
 
     Attributes:
         corners: (n, 4) float32.
-        kind: (n,) int64.
+        kind: (n,) int64, index of the structure.
     """
 
     corners: Tensor
@@ -26,7 +27,13 @@ class DetectionTarget(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What a detector found in a tile: ``corners`` (n, 4), ``kind`` (n,), ``score`` (n,)."""
+    """Boxes that a detector found in a tile.
+
+    Attributes:
+        corners: (n, 4).
+        kind: (n,), index of the structure.
+        score: (n,) in 0..1.
+    """
 
     corners: Tensor
     kind: Tensor
@@ -34,45 +41,51 @@ class Detections(NamedTuple):
 
 
 class Detector(nn.Module, ABC):
-    """What all detectors share.
+    """A network that finds boxes in tiles.
 
     Attributes:
-        smallest: edge of a square object, in pixels of the tile, that it finds well; smaller ones it may not.
-        usual_rate: learning rate that it learns well at.
-        backbone_part: of the learning rate, for the part that looks at images.
-        finding_bytes: of memory that a pixel of a tile takes to be searched (measured on a CPU, tiles of 512 px, see benchmarks).
-        learning_bytes: the same to be learnt from.
+        min_object_px: edge of the smallest square objects, in pixels of the tile, that it finds
+            well.
+        default_rate: learning rate that it trains well at.
+        backbone_rate_factor: factor of the learning rate for the backbone.
+        inference_bytes: memory for each pixel of a tile in inference (measured on a CPU, tiles of
+            512 px, see benchmarks).
+        training_bytes: the same in training.
+        has_queries: it has a number of queries, and finds no more objects in a tile.
+        has_coco_weights: weights trained on COCO exist that it can be initialized with.
+        freezes_norms: the batch norms of the backbone keep the statistics of the initial weights:
+            those of a few tiles would be worse.
     """
 
-    smallest: int
-    usual_rate: float
-    backbone_part = 1.0
-    finding_bytes: int
-    learning_bytes: int
-    asks = False  # by a number of queries, that is for so many objects in a tile
-    has_coco = False  # weights that learnt on COCO, which it may begin with
-    keeps_norms = False  # of weights that learnt on COCO: statistics of a few tiles would be worse than theirs
+    min_object_px: int
+    default_rate: float
+    backbone_rate_factor = 1.0
+    inference_bytes: int
+    training_bytes: int
+    has_queries = False
+    has_coco_weights = False
+    freezes_norms = False
 
     @abstractmethod
     def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> Tensor:
-        """Of a batch (B, 1, S, S), to learn from."""
+        """Return the training loss of a batch (B, 1, S, S)."""
 
     @abstractmethod
-    def found(self, images: Tensor) -> list[Detections]:
-        """What is in every tile of a batch (B, 1, S, S)."""
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Return the boxes in every tile of a batch (B, 1, S, S)."""
 
     @abstractmethod
     def backbone(self) -> nn.Module:
-        """The part that looks at images."""
+        """Return the part that computes features of images."""
 
     @abstractmethod
     def load_coco(self, file: Path | None) -> None:
-        """Begin with weights of a file or folder, or with those that the library fetches."""
+        """Load weights trained on COCO from a file or folder, or fetch those of the library."""
 
     def train(self, mode: bool = True) -> "Detector":
-        """As any module; norms that are kept stay as they are."""
+        """Set the training mode as any module does; frozen norms stay in evaluation mode."""
         super().train(mode)
-        if self.keeps_norms:
+        if self.freezes_norms:
             for module in self.backbone().modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
@@ -80,5 +93,5 @@ class Detector(nn.Module, ABC):
 
 
 def gray_as_color(images: Tensor) -> Tensor:
-    """What learnt on color sees gray three times."""
+    """Return gray images (B, 1, S, S) three times (B, 3, S, S), for networks trained on color."""
     return images.expand(-1, 3, -1, -1)

@@ -1,7 +1,8 @@
 """The detectors by name.
 
-The large ones are those of the thesis and of their libraries, and can begin with weights learnt on COCO; the small ones have a ResNet-18
-and a tenth of the work: they learn on a CPU.
+The large ones are those of the thesis and of their libraries, and can be initialized with weights
+trained on COCO. The small ones have a ResNet-18 and need a tenth of the computation: they can be
+trained on a CPU.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from sparsem.detect.models.retinanet import RetinaNet, SmallRetinaNet
 from sparsem.errors import SettingsError
 from sparsem.settings import nearest
 
-COARSEST = 128  # tiles are multiples of it: the stride of the coarsest level
+COARSEST_STRIDE = 128  # edges of tiles are multiples of the stride of the coarsest level
 
 DETECTORS: dict[str, Callable[[int, int, int], Detector]] = {
     "retinanet": RetinaNet,
@@ -27,53 +28,61 @@ DETECTORS: dict[str, Callable[[int, int, int], Detector]] = {
 
 
 def detector_class(name: str) -> Any:
-    """The class of a detector.
+    """Return the class of a detector.
 
     Raises:
-        SettingsError: there is none of that name; the nearest is named.
+        SettingsError: there is no detector of that name; the nearest name is suggested.
     """
     if name not in DETECTORS:
         raise SettingsError(f"There is no detector '{name}'{nearest(name, DETECTORS)}")
     return DETECTORS[name]
 
 
-def build_detector(name: str, kinds: int, see: int, queries: int) -> Detector:
-    """A detector with random weights.
+def build_detector(name: str, n_structures: int, input_px: int, queries: int) -> Detector:
+    """Return a detector with random weights.
 
     Args:
-        name: in DETECTORS.
-        kinds: how many structures it tells apart.
-        see: edge of its tiles, px.
-        queries: most boxes in a tile, of Deformable DETR.
+        name: name in DETECTORS.
+        n_structures: number of structures that it distinguishes.
+        input_px: edge of its tiles, px.
+        queries: maximum number of boxes in a tile, of Deformable DETR.
 
     Raises:
-        SettingsError: no detector of that name, or it cannot see tiles of that size.
+        SettingsError: there is no detector of that name, or it cannot see tiles of that size.
     """
     kind = detector_class(name)
-    if see % COARSEST or see <= 0:
+    if input_px % COARSEST_STRIDE or input_px <= 0:
         raise SettingsError(
-            f"Detectors see tiles whose edge is a multiple of {COARSEST} px; got --input-px {see}."
+            f"Detectors see tiles whose edge is a multiple of {COARSEST_STRIDE} px; got --input-px "
+            f"{input_px}."
         )
-    network: Detector = kind(kinds, see, queries)
+    network: Detector = kind(n_structures, input_px, queries)
     return network
 
 
 def load_initial_weights(network: Detector, name: str, weights: str) -> None:
-    """Let a detector begin with weights learnt on COCO: ``coco`` fetches its library's, anything else is a file or folder.
+    """Load weights trained on COCO into a detector.
+
+    Args:
+        network: detector, changed in place.
+        name: its name in DETECTORS.
+        weights: ``coco`` to fetch those of its library, or a file or folder.
 
     Raises:
-        SettingsError: there are none of that detector, they cannot be fetched, or they do not fit.
+        SettingsError: there are no weights for that detector, they cannot be fetched, or they do
+            not fit.
     """
-    if not network.has_coco:
+    if not network.has_coco_weights:
         raise SettingsError(
-            f"There are no weights that '{name}' can begin with; 'retinanet' and 'deformable-detr' can. Leave out --weights."
+            f"There are no initial weights for '{name}', only for 'retinanet' and "
+            "'deformable-detr'. Leave out --weights."
         )
     try:
         network.load_coco(None if weights == "coco" else Path(weights))
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise SettingsError(
-            f"The weights '{weights}' for '{name}' cannot be had ({reason}); give a file or folder of them with --weights, or "
-            "--weights none to begin with random ones."
+            f"The weights '{weights}' for '{name}' cannot be loaded ({reason}); give a file or "
+            "folder of them with --weights, or --weights none to start with random weights."
         ) from None
-    network.keeps_norms = True
+    network.freezes_norms = True

@@ -1,4 +1,7 @@
-"""RetinaNet of torchvision (Lin et al. 2017): boxes by focal loss from anchors on a feature pyramid, large and small."""
+"""RetinaNet of torchvision (Lin et al. 2017), large and small.
+
+Boxes are found by focal loss from anchors on a feature pyramid.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,47 +20,55 @@ from sparsem.detect.models.detector import (
 )
 from sparsem.detect.models.weights import load_except, read_weights
 
-MOST_BOXES = 2000  # that are told of a tile
-SAME = 0.5  # intersection over union above which the surer of two boxes is told only
+MAX_BOXES = 2000  # boxes that are returned for a tile
+# Intersection over union above which only the box with the higher score is returned.
+MAX_IOU = 0.5
+SMALL_MAPS = 64  # feature maps of the small pyramid
+SMALL_LEVELS = 5  # levels of the small pyramid, strides 4 to 64
+ANCHOR_ASPECTS = (0.5, 1.0, 2.0)
+ANCHORS_PER_PLACE = 9  # three sizes of three aspects
 
 
 class RetinaNet(Detector):
-    """Boxes by focal loss from anchors on a feature pyramid; ResNet-50, strides 8 to 128, 256 maps, version 2 of torchvision."""
+    """Large RetinaNet: ResNet-50, strides 8 to 128, 256 feature maps, version 2 of torchvision."""
 
-    smallest = 32
-    usual_rate = 1e-4
-    has_coco = True
-    finding_bytes = 450
-    learning_bytes = 2700
+    min_object_px = 32
+    default_rate = 1e-4
+    has_coco_weights = True
+    inference_bytes = 450
+    training_bytes = 2700
 
-    def __init__(self, kinds: int, see: int, queries: int) -> None:
+    def __init__(self, n_structures: int, input_px: int, queries: int) -> None:
         super().__init__()
         from torchvision.models.detection import retinanet_resnet50_fpn_v2
 
         self.net: Any = retinanet_resnet50_fpn_v2(
-            weights=None, weights_backbone=None, num_classes=kinds, **_as_it_is(see)
+            weights=None,
+            weights_backbone=None,
+            num_classes=n_structures,
+            **_options(input_px),
         )
 
     def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> Tensor:
-        """Focal loss of what, and generalized overlap loss of where."""
-        wanted = [{"boxes": one.corners, "labels": one.kind} for one in targets]
-        losses = self.net(list(gray_as_color(images)), wanted)
+        """Return the focal loss of classes plus the generalized overlap loss of boxes."""
+        boxes = [{"boxes": target.corners, "labels": target.kind} for target in targets]
+        losses = self.net(list(gray_as_color(images)), boxes)
         return torch.stack(list(losses.values())).sum()
 
-    def found(self, images: Tensor) -> list[Detections]:
-        """Boxes of which none of a kind overlaps another by half."""
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Return boxes of which no two of a structure overlap by half."""
         return [
-            Detections(one["boxes"], one["labels"], one["scores"])
-            for one in self.net(list(gray_as_color(images)))
+            Detections(answer["boxes"], answer["labels"], answer["scores"])
+            for answer in self.net(list(gray_as_color(images)))
         ]
 
     def backbone(self) -> nn.Module:
-        """The ResNet."""
+        """Return the ResNet."""
         body: nn.Module = self.net.backbone.body
         return body
 
     def load_coco(self, file: Path | None) -> None:
-        """Begin with torchvision's weights of COCO, or those of a file; the classes are new."""
+        """Load torchvision's weights of COCO, or those of a file; the classes are new."""
         if file is None:
             from torchvision.models.detection import RetinaNet_ResNet50_FPN_V2_Weights
 
@@ -70,48 +81,57 @@ class RetinaNet(Detector):
 
 
 class SmallRetinaNet(RetinaNet):
-    """The same idea with a ResNet-18, strides 4 to 64, and 64 maps."""
+    """Small RetinaNet: ResNet-18, strides 4 to 64, 64 feature maps."""
 
-    smallest = 16
-    usual_rate = 1e-3
-    finding_bytes = 300
-    learning_bytes = 1600
-    has_coco = False
+    min_object_px = 16
+    default_rate = 1e-3
+    inference_bytes = 300
+    training_bytes = 1600
+    has_coco_weights = False
 
-    def __init__(self, kinds: int, see: int, queries: int) -> None:
+    def __init__(self, n_structures: int, input_px: int, queries: int) -> None:
         Detector.__init__(self)
         from torchvision.models import resnet18
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.backbone_utils import BackboneWithFPN
-        from torchvision.models.detection.retinanet import RetinaNet as Library
+        from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
         from torchvision.models.detection.retinanet import RetinaNetHead
         from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-        maps, levels = 64, {f"layer{number + 1}": str(number) for number in range(4)}
+        returned_layers = {f"layer{number + 1}": str(number) for number in range(4)}
         pyramid = BackboneWithFPN(
-            resnet18(weights=None), levels, [64, 128, 256, 512], maps, LastLevelMaxPool()
+            resnet18(weights=None),
+            returned_layers,
+            [64, 128, 256, 512],
+            SMALL_MAPS,
+            LastLevelMaxPool(),
         )
-        edges = tuple(
-            tuple(self.smallest * 2 ** (level + third / 3) for third in range(3))
-            for level in range(5)
-        )
-        anchors = AnchorGenerator(edges, ((0.5, 1.0, 2.0),) * 5)
-        head = RetinaNetHead(maps, 9, kinds, norm_layer=partial(nn.GroupNorm, 16))
+        anchors = AnchorGenerator(self._anchor_sizes(), (ANCHOR_ASPECTS,) * SMALL_LEVELS)
+        norm = partial(nn.GroupNorm, 16)
+        head = RetinaNetHead(SMALL_MAPS, ANCHORS_PER_PLACE, n_structures, norm_layer=norm)
         head.regression_head._loss_type = "giou"  # as in version 2 of the large one
-        self.net = Library(pyramid, kinds, anchor_generator=anchors, head=head, **_as_it_is(see))
+        self.net = TorchvisionRetinaNet(
+            pyramid, n_structures, anchor_generator=anchors, head=head, **_options(input_px)
+        )
+
+    def _anchor_sizes(self) -> tuple[tuple[float, ...], ...]:
+        """Return three sizes an octave for each level of the pyramid, px."""
+        sizes = []
+        for level in range(SMALL_LEVELS):
+            thirds = [self.min_object_px * 2 ** (level + third / 3) for third in range(3)]
+            sizes.append(tuple(thirds))
+        return tuple(sizes)
 
 
-def _as_it_is(see: int) -> dict[str, Any]:
-    """A tile goes in as it is, and out comes all that may count."""
-    tile: dict[str, Any] = {
-        "min_size": see,
-        "max_size": see,
+def _options(input_px: int) -> dict[str, Any]:
+    """Return options with which tiles are not resized, and all boxes that may count returned."""
+    return {
+        "min_size": input_px,
+        "max_size": input_px,
         "image_mean": [0.0],
         "image_std": [1.0],
-    }
-    return tile | {
-        "detections_per_img": MOST_BOXES,
-        "topk_candidates": 2 * MOST_BOXES,
+        "detections_per_img": MAX_BOXES,
+        "topk_candidates": 2 * MAX_BOXES,
         "score_thresh": MIN_SCORE,
-        "nms_thresh": SAME,
+        "nms_thresh": MAX_IOU,
     }

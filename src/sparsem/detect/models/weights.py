@@ -1,4 +1,4 @@
-"""Weights that detectors begin with: tensors from files, and nothing else that is in them."""
+"""Initial weights of detectors: tensors from files, and nothing else that is in them."""
 
 import hashlib
 from pathlib import Path
@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pth")
+
 
 def hash_weights(path: Path) -> str:
-    """Of a file, or of all files of weights in a folder."""
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(one for one in path.iterdir() if one.suffix in (".safetensors", ".bin", ".pth"))
-    )
+    """Return a hash of a file, or of all files of weights in a folder."""
+    files = [path]
+    if not path.is_file():
+        files = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_ENDINGS)
     content = hashlib.blake2b(digest_size=16)
     for file in files:
         content.update(file.read_bytes())
@@ -22,11 +22,11 @@ def hash_weights(path: Path) -> str:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .pth or .bin file; nothing else in it is run.
+    """Return the tensors of a .safetensors, .pth or .bin file; no code in it is run.
 
     Raises:
-        ValueError: it holds anything but the weights of one network.
-        OSError: it is not there.
+        ValueError: the file holds anything but the weights of one network.
+        OSError: the file is missing.
     """
     if file.suffix == ".safetensors":
         return load_file(file)
@@ -34,38 +34,43 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no {file}")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # of anything but tensors, and of files that are none, it raises almost anything
+    # For files with anything but tensors, torch raises errors of almost any class.
+    except Exception as error:
         raise ValueError(f"{file.name} holds no weights ({type(error).__name__})") from None
-    if not isinstance(state, dict) or not all(
+    is_state = isinstance(state, dict) and all(
         isinstance(value, Tensor) for value in state.values()
-    ):
+    )
+    if not is_state:
         raise ValueError("it holds something else than the weights of one network")
     return dict(state)
 
 
 def load_except(network: nn.Module, state: dict[str, Tensor], *new: str) -> None:
-    """Load all weights but those whose names begin with the first of ``new``, and of the others where their shape fits.
+    """Load weights into a network, except those of layers that are trained anew.
+
+    Args:
+        network: changed in place.
+        state: weights by name.
+        new: beginnings of names. Weights of the first are never loaded, those of the others only
+            where their shape fits.
 
     Raises:
-        ValueError: others are missing, or have another shape.
+        ValueError: other weights are missing, or have another shape.
     """
-    own = network.state_dict()
-    fits = {
-        name: value
-        for name, value in state.items()
-        if name in own and value.shape == own[name].shape and not name.startswith(new[0])
-    }
-    lost = [
+    own_state = network.state_dict()
+    fitting = {}
+    for name, value in state.items():
+        is_known = name in own_state and value.shape == own_state[name].shape
+        if is_known and not name.startswith(new[0]):
+            fitting[name] = value
+    required = [
         name
-        for name in own
-        if name not in fits
-        and not name.startswith(new)
-        and not name.endswith("num_batches_tracked")
+        for name in own_state
+        if not name.startswith(new) and not name.endswith("num_batches_tracked")
     ]
-    if lost:
+    missing = [name for name in required if name not in fitting]
+    if missing:
         raise ValueError(
-            f"they lack {lost[0]} and {len(lost) - 1} more, or have them in another shape"
+            f"they lack {missing[0]} and {len(missing) - 1} more, or have them in another shape"
         )
-    network.load_state_dict(fits, strict=False)
+    network.load_state_dict(fitting, strict=False)

@@ -1,1 +1,1 @@
-"""Training of detectors on boxes."""
+"""Training of detectors."""

@@ -1,7 +1,9 @@
-"""What a detector's scores mean: how probably a box with such a score is right, and from which score on boxes are objects.
+"""Calibration of a detector's scores on held-out images.
 
-Learnt on pictures that were held out: a score is whatever makes the loss small, and that of one structure means something else than that
-of another. Isotonic regression (Zadrozny & Elkan 2002): the more sure, the more often right, and nothing else is assumed.
+Calibration gives the probability that a box of a score is right, and the score from which boxes
+count as objects. A score is whatever made the loss small, and the same score means something else
+for another structure. Isotonic regression (Zadrozny & Elkan 2002) assumes only that boxes of higher
+scores are right more often.
 """
 
 from collections.abc import Sequence
@@ -14,60 +16,67 @@ from sparsem.detect.models.detector import MIN_SCORE
 from sparsem.detect.training.recipe import DEFAULT_COUNTS_FROM, Curve
 from sparsem.score.boxes import BoxComparison, match_boxes
 
-LEAST_BOXES = 20  # found on held-out pictures, with fewer of which nothing can be told
+MIN_BOXES = 20  # found on held-out images; with fewer nothing is calibrated
+SCORE_MARGIN = 5e-5  # half of the last digit of a score, so that rounding excludes no box
 
 
 def scored_hits(
     compared: Sequence[BoxComparison], name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
-    """Scores of the boxes of a structure (n,), which of them are right (n,), and how many objects there are."""
-    scores, right, objects = [np.empty(0, np.float32)], [np.empty(0, bool)], 0
-    for one in compared:
-        for z in one.images:
-            truth, found = (
-                one.truth.of_image(z).of_structure(name),
-                one.predicted.of_image(z).of_structure(name),
-            )
-            scores.append(found.score)
-            right.append(match_boxes(truth, found).truth >= 0)
-            objects += len(truth)
-    return np.concatenate(scores), np.concatenate(right), objects
+    """Return the scores of the boxes of a structure (n,), which are right (n,), and the objects.
+
+    The last value is the number of annotated objects.
+    """
+    scores = [np.empty(0, np.float32)]
+    is_right = [np.empty(0, bool)]
+    n_objects = 0
+    for sample in compared:
+        for z in sample.slices:
+            truth = sample.truth.of_image(z).of_structure(name)
+            detected = sample.detected.of_image(z).of_structure(name)
+            scores.append(detected.score)
+            is_right.append(match_boxes(truth, detected).truth_of_detected >= 0)
+            n_objects += len(truth)
+    return np.concatenate(scores), np.concatenate(is_right), n_objects
 
 
 def calibration_curve(compared: Sequence[BoxComparison], name: str) -> Curve | None:
-    """Scores, ascending, and how many of the boxes with such a score are right; None where too few were found to tell.
+    """Return scores, ascending, and the fraction of boxes of that score that are right.
 
-    One right and one wrong box are added at either end, so that nothing is ever certain.
+    One right and one wrong box are added at either end, so that no probability is 0 or 1. The
+    result is None if fewer than ``MIN_BOXES`` boxes were found.
     """
-    score, right, _ = scored_hits(compared, name)
-    if len(score) < LEAST_BOXES:
+    score, is_right, _ = scored_hits(compared, name)
+    if len(score) < MIN_BOXES:
         return None
-    ends = np.array([MIN_SCORE, MIN_SCORE, 1.0, 1.0])
-    levels, place = np.unique(np.concatenate([score.astype(np.float64), ends]), return_inverse=True)
-    weights = np.bincount(place).astype(
-        np.float64
-    )  # boxes of one score are as right as they are together
-    share = np.bincount(place, weights=np.concatenate([right, [0, 1, 0, 1]])) / weights
-    fitted = isotonic_regression(share, weights=weights).x
-    edges = np.flatnonzero(
-        np.diff(fitted, prepend=-1) > 0
-    )  # a level begins, and the one before it ends
-    knots = sorted({0, len(levels) - 1, *edges.tolist(), *(edges[1:] - 1).tolist()})
-    return tuple(round(float(one), 5) for one in levels[knots]), tuple(
-        round(float(one), 5) for one in fitted[knots]
-    )
+    end_scores = np.array([MIN_SCORE, MIN_SCORE, 1.0, 1.0])
+    all_scores = np.concatenate([score.astype(np.float64), end_scores])
+    all_right = np.concatenate([is_right, [0, 1, 0, 1]])
+    # Boxes of one score share one probability.
+    levels, level_index = np.unique(all_scores, return_inverse=True)
+    weights = np.bincount(level_index).astype(np.float64)
+    fraction = np.bincount(level_index, weights=all_right) / weights
+    fitted = isotonic_regression(fraction, weights=weights).x
+    # The fit is constant between steps: the first and the last score of each step are kept.
+    steps = np.flatnonzero(np.diff(fitted, prepend=-1) > 0)
+    knots = sorted({0, len(levels) - 1, *steps.tolist(), *(steps[1:] - 1).tolist()})
+    return _rounded(levels[knots]), _rounded(fitted[knots])
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(round(float(value), 5) for value in values)
 
 
 def counting_threshold(compared: Sequence[BoxComparison], name: str) -> float:
-    """The score from which on the boxes of a structure agree best with what is there: the highest F1."""
-    score, right, objects = scored_hits(compared, name)
-    if not objects or len(score) < LEAST_BOXES:
+    """Return the score from which on boxes agree best with the ground truth: the highest F1."""
+    score, is_right, n_objects = scored_hits(compared, name)
+    if not n_objects or len(score) < MIN_BOXES:
         return DEFAULT_COUNTS_FROM
     order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(right[order])
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
-    last = np.append(
-        np.diff(score[order]) != 0, True
-    )  # boxes of one score are all counted, or none
-    best = int(np.argmax(np.where(last, f1, -1)))
-    return max(MIN_SCORE, round(float(score[order][best]) - 5e-5, 4))
+    n_right = np.cumsum(is_right[order])
+    n_boxes = np.arange(1, len(n_right) + 1)
+    f1 = 2 * n_right / (n_boxes + n_objects)
+    # Boxes of one score count all or none: the last of them stands for all.
+    is_last = np.append(np.diff(score[order]) != 0, True)
+    best = int(np.argmax(np.where(is_last, f1, -1)))
+    return max(MIN_SCORE, round(float(score[order][best]) - SCORE_MARGIN, 4))

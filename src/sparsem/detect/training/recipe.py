@@ -22,55 +22,59 @@ from sparsem.models.checkpoint import (
 )
 from sparsem.store.names import checked_name
 
-DEFAULT_COUNTS_FROM = 0.5  # score from which boxes are counted where nothing can be told
-Curve = tuple[
-    tuple[float, ...], tuple[float, ...]
-]  # scores, ascending, and how many of the boxes with such a score are right
+# Score from which boxes count as objects, where too few images are held out to choose one.
+DEFAULT_COUNTS_FROM = 0.5
+# Scores, ascending, and the fraction of boxes of each score that are right.
+Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class DetectorRecipe:
-    """How to use a detector.
+    """Architecture, classes, scale and calibration of a trained detector.
 
     Attributes:
         detector: name in DETECTORS.
-        structures: what each of its classes is.
-        see: edge of the tiles that it sees, px.
-        pixel_nm: (y, x) nm of a pixel as it sees it.
-        queries: most boxes in a tile, of Deformable DETR.
-        counts_from: score from which a box of each structure is taken for an object.
-        confidence: of each structure, from score to the probability that a box is right; empty where nothing was held out.
-        training: settings, samples and pictures that it was trained with, and the scores that it reached.
+        structures: structure of each of its classes.
+        input_px: edge of the tiles that it sees, px.
+        pixel_nm: (y, x) nm of a pixel of these tiles.
+        queries: maximum number of boxes in a tile, of Deformable DETR.
+        counts_from: score from which boxes of each structure count as objects.
+        confidence: for each structure, the calibration curve from scores to probabilities; empty
+            if no image was held out.
+        training: settings, samples and images of the training, and the scores that it reached.
     """
 
     detector: str
     structures: tuple[str, ...]
-    see: int
+    input_px: int
     pixel_nm: tuple[float, float]
     queries: int
     counts_from: Mapping[str, float] = field(default_factory=dict)
     confidence: Mapping[str, Curve] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def edge(self, voxel: VoxelSize) -> tuple[int, int]:
-        """(y, x) of a tile in pixels of a picture."""
-        return max(1, round(self.see * self.pixel_nm[0] / voxel.y)), max(
-            1, round(self.see * self.pixel_nm[1] / voxel.x)
-        )
+    def tile_shape(self, voxel: VoxelSize) -> tuple[int, int]:
+        """Return the (y, x) of a tile in pixels of an image with a voxel size."""
+        height = round(self.input_px * self.pixel_nm[0] / voxel.y)
+        width = round(self.input_px * self.pixel_nm[1] / voxel.x)
+        return max(1, height), max(1, width)
 
     def build(self) -> Detector:
-        """The detector with random weights."""
-        return build_detector(self.detector, len(self.structures), self.see, self.queries)
+        """Return the detector with random weights."""
+        return build_detector(self.detector, len(self.structures), self.input_px, self.queries)
 
-    def confident(self, structure: str, score: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How probably boxes of such scores are right; the scores themselves where nothing was held out to tell."""
+    def confidence_of(self, structure: str, score: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probability (N,) that boxes of these scores are right.
+
+        Without a calibration curve these are the scores.
+        """
         if structure not in self.confidence:
             return score
-        scores, right = self.confidence[structure]
-        return np.interp(score, scores, right).astype(np.float32)
+        scores, is_right = self.confidence[structure]
+        return np.interp(score, scores, is_right).astype(np.float32)
 
     def threshold(self, structure: str) -> float:
-        """Score from which a box is taken for an object."""
+        """Return the score from which boxes of a structure count as objects."""
         return self.counts_from.get(structure, DEFAULT_COUNTS_FROM)
 
 
@@ -80,52 +84,64 @@ def save_detector(path: Path, network: Detector, recipe: DetectorRecipe) -> None
 
 
 def load_detector(path: Path) -> tuple[Detector, DetectorRecipe]:
-    """A detector in evaluation mode on the CPU, and its recipe.
+    """Return a detector in evaluation mode on the CPU, and its recipe.
 
     Raises:
-        InputError: no such file, not a detector of ours, or its weights do not fit its recipe.
+        InputError: the file is missing or no detector, or its weights do not fit its recipe.
     """
-    tensors, about = load_tensors(path)
-    recipe = _checked(path, about)
+    tensors, metadata = load_tensors(path)
+    recipe = _checked_recipe(path, metadata)
     return build_with_weights(path, recipe.build, tensors), recipe
 
 
 def read_detector(path: Path) -> DetectorRecipe:
-    """The recipe alone; no weights are read.
+    """Return the recipe of a detector without reading its weights.
 
     Raises:
-        InputError: no such file, or not a detector of ours.
+        InputError: the file is missing, or no detector.
     """
-    return _checked(path, load_tensors(path, names=())[1])
+    _, metadata = load_tensors(path, names=())
+    return _checked_recipe(path, metadata)
 
 
-def _checked(path: Path, about: dict[str, Any]) -> DetectorRecipe:
-    """A recipe from what a file says of itself, which may be anything."""
-    if "detector" not in about:
+def _checked_recipe(path: Path, metadata: dict[str, Any]) -> DetectorRecipe:
+    """Return the recipe in the metadata of a file, which may be anything."""
+    if "detector" not in metadata:
         raise InputError(
-            f"{path.name} finds structures pixel by pixel, not in boxes; expected what 'sparsem detect train' wrote."
+            f"{path.name} segments structures pixel by pixel and finds no boxes; expected a model "
+            "that 'sparsem detect train' wrote."
         )
     try:
-        confidence = {
-            name: (tuple(one[0]), tuple(one[1])) for name, one in about["confidence"].items()
-        }
-        structures, pixel = tuple(about["structures"]), tuple(about["pixel_nm"])
-        recipe = DetectorRecipe(
-            **{**about, "structures": structures, "pixel_nm": pixel, "confidence": confidence}
-        )
-        y, x = recipe.pixel_nm
-        if not structures or not all(
-            math.isfinite(one) and one > 0 for one in (y, x, recipe.see, recipe.queries)
-        ):
-            raise ValueError("its recipe makes no sense")
-        for structure in structures:
-            checked_name(structure)  # it becomes part of a table's name
-            if not MIN_SCORE <= recipe.threshold(structure) <= 1:
-                raise ValueError("its recipe makes no sense")
-            recipe.confident(structure, np.zeros(1, np.float32))
-        dict(recipe.training)
+        recipe = _recipe_from(metadata)
+        _check_values(recipe)
     except (*DAMAGE_ERRORS, IndexError) as error:
         raise InputError(
             f"{path.name} is no finished detector: {str(error).splitlines()[0]}"
         ) from None
     return recipe
+
+
+def _recipe_from(metadata: dict[str, Any]) -> DetectorRecipe:
+    """Return the recipe with tuples in place of the lists of JSON."""
+    curves = metadata["confidence"].items()
+    parsed = {
+        "structures": tuple(metadata["structures"]),
+        "pixel_nm": tuple(metadata["pixel_nm"]),
+        "confidence": {name: (tuple(curve[0]), tuple(curve[1])) for name, curve in curves},
+    }
+    return DetectorRecipe(**{**metadata, **parsed})
+
+
+def _check_values(recipe: DetectorRecipe) -> None:
+    """Raise an error that ``DAMAGE_ERRORS`` lists if a value of a recipe cannot be used."""
+    pixel_y, pixel_x = recipe.pixel_nm
+    lengths = (pixel_y, pixel_x, recipe.input_px, recipe.queries)
+    are_lengths_valid = all(math.isfinite(length) and length > 0 for length in lengths)
+    if not recipe.structures or not are_lengths_valid:
+        raise ValueError("values of its recipe are out of range")
+    for structure in recipe.structures:
+        checked_name(structure)  # it becomes part of the name of a table
+        if not MIN_SCORE <= recipe.threshold(structure) <= 1:
+            raise ValueError("values of its recipe are out of range")
+        recipe.confidence_of(structure, np.zeros(1, np.float32))
+    dict(recipe.training)

@@ -1,7 +1,7 @@
-"""Which annotated pictures are learnt from, which are held out to choose and to calibrate, and which are never touched before scoring.
+"""Splitting annotated images into training, validation and test images.
 
-Whole samples are held out (thesis 4.3.3: 80, 10 and 10 %), never tiles of a picture: tiles of one picture, and slices of one stack that lie
-beside each other, look alike, and a score on them promises too much.
+Whole samples are held out (thesis 4.3.3: 80, 10 and 10 %), never tiles of an image: tiles of one
+image, and neighboring slices of one stack, are similar, so a score on them would be too high.
 """
 
 import re
@@ -16,16 +16,16 @@ from sparsem.settings import parsed_slices
 
 
 class ImageRole(StrEnum):
-    """What an annotated picture is for."""
+    """Purpose of an annotated image."""
 
-    LEARN = "learn"
+    TRAIN = "train"
     VALIDATE = "validate"
     TEST = "test"
     EXCLUDE = "exclude"
 
 
 class ImageId(NamedTuple):
-    """A picture: the name of its sample, and its slice."""
+    """An image: the name of its sample, and its slice index."""
 
     sample: str
     z: int
@@ -34,98 +34,134 @@ class ImageId(NamedTuple):
         return f"{self.sample}:{self.z}"
 
 
-HELD_OUT_FRACTIONS = (
-    0.1,
-    0.1,
-)  # of the samples, or pictures: held out for validation, and for the test
+# Fraction of the samples, or images, that is held out for each purpose.
+HELD_OUT_FRACTIONS = {ImageRole.TEST: 0.1, ImageRole.VALIDATE: 0.1}
 CHOICE = re.compile(r"(?P<sample>[^:]+)(:(?P<slices>\d[\d,-]*))?")
 
 
-def named_images(places: Sequence[ImageId], choices: Sequence[str], option: str) -> set[ImageId]:
-    """The pictures that choices such as ``S01``, ``S01:12`` and ``S01:12-40`` name.
+def named_images(images: Sequence[ImageId], choices: Sequence[str], option: str) -> set[ImageId]:
+    """Return the images that choices such as ``S01``, ``S01:12`` and ``S01:12-40`` name.
 
     Raises:
-        SettingsError: one is not understood, or names no annotated picture.
+        SettingsError: a choice is not understood, or names no annotated image.
     """
-    found: set[ImageId] = set()
+    named: set[ImageId] = set()
     for choice in choices:
         parts = CHOICE.fullmatch(re.sub(r"\.zarr(?=:|$)", "", choice))
         if parts is None:
             raise SettingsError(
-                f"{option} takes a sample, or its slices, such as S01, S01:12 or S01:12-40; got '{choice}'."
+                f"{option} takes a sample, or its slices, such as S01, S01:12 or S01:12-40; got "
+                f"'{choice}'."
             )
-        own = {place for place in places if place.sample == parts["sample"]}
+        matches = {image for image in images if image.sample == parts["sample"]}
         if parts["slices"] is not None:
             try:
                 slices = set(parsed_slices(parts["slices"]))
             except ValueError as error:
                 raise SettingsError(f"{option} {choice}: {error}.") from None
-            own = {place for place in own if place.z in slices}
-        if not own:
-            known = ", ".join(dict.fromkeys(place.sample for place in places))
+            matches = {image for image in matches if image.z in slices}
+        if not matches:
+            known = ", ".join(dict.fromkeys(image.sample for image in images))
             raise SettingsError(
-                f"{option} {choice} names no annotated picture; there are some in {known}."
+                f"{option} {choice} names no annotated image; {known} have annotated images."
             )
-        found |= own
-    return found
+        named |= matches
+    return named
 
 
 def split_images(
-    places: Sequence[ImageId],
-    by: str,
+    images: Sequence[ImageId],
+    unit: str,
     validation: set[ImageId],
     test: set[ImageId],
-    left: set[ImageId],
+    excluded: set[ImageId],
     seed: int,
 ) -> dict[ImageId, ImageRole]:
-    """What every annotated picture is for.
+    """Return the role of every annotated image.
 
     Args:
-        places: all of them.
-        by: ``sample``: a tenth of the samples each, drawn at random, is held out for validation and for the test; ``picture``: the last
-            tenth of the pictures, in their order, is the test, and the tenth before it is for validation; ``none``: nothing is held out.
-        validation: pictures that are for validation whatever is drawn; if there are any, no others are drawn for it.
-        test: as ``validation``, for the test.
-        left: pictures that are for nothing.
-        seed: of the draw.
+        images: all annotated images.
+        unit: what is held out. ``sample``: a tenth of the samples, drawn at random, for validation
+            and as many for testing. ``image``: the last tenth of the images, in their order, for
+            testing, and the tenth before it for validation. ``none``: no image is held out.
+        validation: images that are named for validation; if there are any, no others are held out
+            for it.
+        test: the same for testing.
+        excluded: images that are left out of training, validation and testing.
+        seed: seed of the draw.
 
     Raises:
-        SettingsError: there are too few to hold any out, or a picture is to be for two things.
+        SettingsError: there are too few images to hold any out, or an image is named for two roles.
     """
-    if twice := [
-        place for place in places if (place in validation) + (place in test) + (place in left) > 1
-    ]:
+    named = {
+        ImageRole.VALIDATE: validation,
+        ImageRole.TEST: test,
+        ImageRole.EXCLUDE: excluded,
+    }
+    _refuse_double_roles(images, named)
+    roles = dict.fromkeys(sorted(images), ImageRole.TRAIN)
+    for role, own_images in named.items():
+        roles |= dict.fromkeys(own_images, role)
+    free = [image for image, role in roles.items() if role is ImageRole.TRAIN]
+    missing = [role for role in (ImageRole.TEST, ImageRole.VALIDATE) if not named[role]]
+    if unit != "none" and missing:
+        roles |= _held_out(free, unit, missing, seed)
+    if ImageRole.TRAIN not in roles.values():
         raise SettingsError(
-            f"The picture {twice[0]} is named for two of validation, test and leave; name it for one."
-        )
-    roles = dict.fromkeys(sorted(places), ImageRole.LEARN)
-    named = {ImageRole.VALIDATE: validation, ImageRole.TEST: test, ImageRole.EXCLUDE: left}
-    for role, own in named.items():
-        roles |= dict.fromkeys(own, role)
-    wanted = [
-        role for role in (ImageRole.TEST, ImageRole.VALIDATE) if not named[role] and by != "none"
-    ]
-    free = [place for place, role in roles.items() if role is ImageRole.LEARN]
-    units = list(dict.fromkeys(place.sample for place in free)) if by == "sample" else free
-    if wanted and len(units) <= len(wanted):
-        missing = " and ".join(
-            "--test" if role is ImageRole.TEST else "--validation" for role in reversed(wanted)
-        )
-        pictures = "--split picture (the last pictures are held out), or " if by == "sample" else ""
-        raise SettingsError(
-            f"{len(units)} annotated {by}{'s' if len(units) != 1 else ''} cannot be parted in learning and what is held out; name pictures "
-            f"with {missing}, or use {pictures}--split none (only what you name is held out)."
-        )
-    if by == "sample":
-        units = [units[place] for place in np.random.default_rng(seed).permutation(len(units))]
-    for role in wanted:
-        count = max(1, round(len(units) * HELD_OUT_FRACTIONS[role is ImageRole.TEST]))
-        held, units = units[-count:], units[:-count]
-        roles |= {
-            place: role for place in free if (place.sample if by == "sample" else place) in held
-        }
-    if ImageRole.LEARN not in roles.values():
-        raise SettingsError(
-            "All annotated pictures are held out or left; leave some to learn from."
+            "Expected annotated images for training, but all are held out or excluded; hold out "
+            "fewer."
         )
     return roles
+
+
+def _refuse_double_roles(images: Sequence[ImageId], named: dict[ImageRole, set[ImageId]]) -> None:
+    for image in images:
+        n_roles = sum(image in own_images for own_images in named.values())
+        if n_roles > 1:
+            raise SettingsError(
+                f"The image {image} is named for two of --validation, --test and --exclude; name "
+                "it for one."
+            )
+
+
+def _held_out(
+    free: Sequence[ImageId], unit: str, missing: Sequence[ImageRole], seed: int
+) -> dict[ImageId, ImageRole]:
+    """Return the role of each image that is held out.
+
+    Args:
+        free: images that are not named for a role, in their order.
+        unit: ``sample`` or ``image``.
+        missing: roles that no image is named for.
+        seed: seed of the draw of samples.
+    """
+    by_sample = unit == "sample"
+    units: list[str | ImageId] = list(free)
+    if by_sample:
+        units = list(dict.fromkeys(image.sample for image in free))
+    if len(units) <= len(missing):
+        raise SettingsError(_too_few(len(units), unit, missing))
+    if by_sample:
+        order = np.random.default_rng(seed).permutation(len(units))
+        units = [units[index] for index in order]
+    roles: dict[ImageId, ImageRole] = {}
+    for role in missing:
+        count = max(1, round(len(units) * HELD_OUT_FRACTIONS[role]))
+        held_out = units[-count:]
+        units = units[:-count]
+        for image in free:
+            if (image.sample if by_sample else image) in held_out:
+                roles[image] = role
+    return roles
+
+
+def _too_few(n_units: int, unit: str, missing: Sequence[ImageRole]) -> str:
+    """Return the message that there are too few units to hold any out."""
+    options = {ImageRole.VALIDATE: "--validation", ImageRole.TEST: "--test"}
+    named = " and ".join(options[role] for role in reversed(missing))
+    n_named = f"{n_units} annotated {unit}{'' if n_units == 1 else 's'}"
+    by_image = "--split image (the last images are held out), or " if unit == "sample" else ""
+    return (
+        f"Cannot split {n_named} into training and held-out {unit}s; name images with {named}, or "
+        f"use {by_image}--split none (only the images that you name are held out)."
+    )

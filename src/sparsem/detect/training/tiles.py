@@ -1,7 +1,9 @@
-"""Tiles that detectors learn from: windows of annotated pictures with the boxes that survive the cut, flipped, turned and regrayed.
+"""Tiles that detectors are trained on.
 
-Windows are read where they lie, so that a training takes no more memory with a thousand pictures than with ten. Corners are
-``x0 y0 x1 y1``, in pixels of the picture until the tile is cut, and of the tile as the detector sees it after that.
+Tiles are windows of annotated images with the boxes in them, flipped, turned and with changed gray
+levels. Windows are read from disk when they are drawn, so that a training takes no more memory with
+a thousand images than with ten. Corners are ``x0 y0 x1 y1``, in pixels of the image until the tile
+is cut, and of the tile as the detector sees it after that.
 """
 
 from collections.abc import Sequence
@@ -17,154 +19,173 @@ from sparsem.detect.inference import GrayStatistics, network_input
 from sparsem.store.volume import Volume
 from sparsem.training.augment import vary_intensity
 
-LEAST_PART = 0.3  # of a box that must lie in a tile for the rest of it to be learnt; less of an object cannot be told
-LEAST_SEEN = 2.0  # px of the tile: narrower pieces are none
-ANYWHERE = 0.25  # of the tiles lie anywhere; the others hold an object of a structure drawn at random, so that rare ones are seen as often
+# Fraction of a box that must lie in a tile: a smaller part of an object cannot be recognized.
+MIN_PART = 0.3
+MIN_EXTENT_PX = 2.0  # px of the tile; narrower parts are left out
+# Fraction of the tiles that lie anywhere. The others hold an object of a structure drawn at random,
+# so that rare structures are seen as often as frequent ones.
+RANDOM_FRACTION = 0.25
+N_SYMMETRIES = 8  # flips and quarter turns of a square
+
+Kinds = NDArray[np.int64]
+Tile = NDArray[np.float32]
 
 
 class TrainingImage(NamedTuple):
-    """An annotated picture.
+    """An annotated image.
 
     Attributes:
-        name: sample and slice.
-        image: that it is a slice of.
-        z: which.
-        corners: (n, 4) float32 px of the picture.
-        kind: (n,) int64.
+        name: sample and slice index.
+        image: volume that it is a slice of.
+        z: slice index.
+        corners: (n, 4) float32 px of the image.
+        kind: (n,) int64, index of the structure of each box.
         levels: gray levels of the sample.
-        edge: (y, x) of a tile, in pixels of the picture.
+        edge: (y, x) of a tile, in pixels of the image.
     """
 
     name: str
     image: Volume
     z: int
     corners: Corners
-    kind: NDArray[np.int64]
+    kind: Kinds
     levels: GrayStatistics
     edge: tuple[int, int]
 
 
 class DetectionBatch(NamedTuple):
-    """What an update learns from: tiles (B, 1, S, S) float32, and of each its corners (n, 4) float32 and kinds (n,) int64."""
+    """A batch of tiles.
 
-    images: NDArray[np.float32]
+    Attributes:
+        images: (B, 1, S, S) float32.
+        corners: (n, 4) float32 of each tile.
+        kinds: (n,) int64 of each tile.
+    """
+
+    images: Tile
     corners: list[Corners]
-    kinds: list[NDArray[np.int64]]
+    kinds: list[Kinds]
 
 
 @dataclass(frozen=True)
 class DetectionSampler:
-    """Draws batches; a batch is a function of seed and update.
+    """Draws batches; a batch is a function of the seed and the update.
 
     Attributes:
-        pictures: to learn from.
-        see: edge of a tile as the detector sees it, px.
-        batch: tiles an update.
-        gray: strength of other gray levels, in standard deviations.
-        seed: of all draws.
+        images: training images.
+        input_px: edge of a tile as the detector sees it, px.
+        batch: tiles in an update.
+        gray: strength of the gray-level augmentation, in standard deviations.
+        seed: seed of all draws.
     """
 
-    pictures: Sequence[TrainingImage]
-    see: int
+    images: Sequence[TrainingImage]
+    input_px: int
     batch: int
     gray: float
     seed: int
 
     def draw(self, update: int) -> DetectionBatch:
-        """The ``update``-th batch."""
+        """Return the batch of an update."""
         random = np.random.default_rng([self.seed, update])
-        tiles = [self._tile(random) for _ in range(self.batch)]
-        return DetectionBatch(
-            np.stack([image for image, _, _ in tiles]),
-            [one for _, one, _ in tiles],
-            [kind for _, _, kind in tiles],
-        )
+        tiles: list[Tile] = []
+        corners: list[Corners] = []
+        kinds: list[Kinds] = []
+        for _ in range(self.batch):
+            tile, tile_corners, tile_kinds = self._draw_tile(random)
+            tiles.append(tile)
+            corners.append(tile_corners)
+            kinds.append(tile_kinds)
+        return DetectionBatch(np.stack(tiles), corners, kinds)
 
-    def _tile(
-        self, random: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Corners, NDArray[np.int64]]:
-        picture, center = self._place(random)
-        height, width = picture.image.size_of(picture.z)
-        y, x = (
-            _begin(length, edge, at, random)
-            for length, edge, at in zip((height, width), picture.edge, center, strict=True)
-        )
-        stop_y, stop_x = min(height, y + picture.edge[0]), min(width, x + picture.edge[1])
-        gray = picture.image.kept(0)[
-            slice(picture.z, picture.z + 1), slice(y, stop_y), slice(x, stop_x)
-        ][0]
-        image = network_input(gray, picture.levels, picture.edge, self.see)[None]
-        corners, kind = boxes_in_window(picture.corners, picture.kind, (x, y, stop_x, stop_y))
-        corners = corners * np.array(
-            [self.see / picture.edge[1], self.see / picture.edge[0]] * 2, np.float32
-        )
-        wide = (box_sizes(corners) >= LEAST_SEEN).all(axis=1)
-        image, corners = turn_tile(image, corners[wide], int(random.integers(8)))
-        return (
-            (vary_intensity(image, random, self.gray) if self.gray else image),
-            corners,
-            kind[wide],
-        )
+    def _draw_tile(self, random: np.random.Generator) -> tuple[Tile, Corners, Kinds]:
+        """Return a tile (1, S, S), and corners and kinds of its boxes."""
+        source, center_y, center_x = self._draw_center(random)
+        height, width = source.image.size_of(source.z)
+        tile_height, tile_width = source.edge
+        y = _draw_offset(height, tile_height, center_y, random)
+        x = _draw_offset(width, tile_width, center_x, random)
+        stop_y = min(height, y + tile_height)
+        stop_x = min(width, x + tile_width)
+        voxels = source.image.kept(0)
+        gray = voxels[slice(source.z, source.z + 1), slice(y, stop_y), slice(x, stop_x)][0]
+        tile = network_input(gray, source.levels, source.edge, self.input_px)[None]
+        corners, kind = boxes_in_window(source.corners, source.kind, (x, y, stop_x, stop_y))
+        scale = [self.input_px / tile_width, self.input_px / tile_height]
+        corners = corners * np.array(scale * 2, np.float32)
+        is_large = (box_sizes(corners) >= MIN_EXTENT_PX).all(axis=1)
+        symmetry = int(random.integers(N_SYMMETRIES))
+        tile, corners = turn_tile(tile, corners[is_large], symmetry)
+        if self.gray:
+            tile = vary_intensity(tile, random, self.gray)
+        return tile, corners, kind[is_large]
 
-    def _place(
+    def _draw_center(
         self, random: np.random.Generator
-    ) -> tuple[TrainingImage, tuple[float | None, float | None]]:
-        """A picture, and the (y, x) that the tile is to hold; none where it may lie anywhere."""
-        if not self._of_kind or random.random() < ANYWHERE:
-            return self.pictures[int(random.integers(len(self.pictures)))], (None, None)
-        places = self._of_kind[int(random.integers(len(self._of_kind)))]
-        number, box = places[int(random.integers(len(places)))].tolist()
-        x0, y0, x1, y1 = self.pictures[number].corners[box].tolist()
-        return self.pictures[number], ((y0 + y1) / 2, (x0 + x1) / 2)
+    ) -> tuple[TrainingImage, float | None, float | None]:
+        """Return an image, and the y and x that the tile must hold; None if it may lie anywhere."""
+        if not self._boxes_of_kind or random.random() < RANDOM_FRACTION:
+            return self.images[int(random.integers(len(self.images)))], None, None
+        boxes = self._boxes_of_kind[int(random.integers(len(self._boxes_of_kind)))]
+        image_index, box = boxes[int(random.integers(len(boxes)))].tolist()
+        image = self.images[image_index]
+        x0, y0, x1, y1 = image.corners[box].tolist()
+        return image, (y0 + y1) / 2, (x0 + x1) / 2
 
     @cached_property
-    def _of_kind(self) -> list[NDArray[np.int64]]:
-        """(n, 2) picture and box of every object, a list entry a structure that there is."""
-        places = [
-            np.column_stack([np.full(len(one.kind), number), np.arange(len(one.kind))])
-            for number, one in enumerate(self.pictures)
-        ]
-        every, kinds = np.concatenate(places), np.concatenate([one.kind for one in self.pictures])
-        return [every[kinds == kind] for kind in np.unique(kinds)]
+    def _boxes_of_kind(self) -> list[NDArray[np.int64]]:
+        """Index of the image and of the box (n, 2) of every object, for each structure."""
+        indices = []
+        for image_index, image in enumerate(self.images):
+            n_boxes = len(image.kind)
+            indices.append(np.column_stack([np.full(n_boxes, image_index), np.arange(n_boxes)]))
+        all_indices = np.concatenate(indices)
+        kinds = np.concatenate([image.kind for image in self.images])
+        return [all_indices[kinds == kind] for kind in np.unique(kinds)]
 
 
-def _begin(length: int, edge: int, center: float | None, random: np.random.Generator) -> int:
-    """Where a tile begins along an axis: anywhere, or so that it holds a point."""
-    first, last = 0, max(0, length - edge)
+def _draw_offset(length: int, edge: int, center: float | None, random: np.random.Generator) -> int:
+    """Return where a tile begins along an axis: anywhere, or so that it holds a center."""
+    first = 0
+    last = max(0, length - edge)
     if center is not None:
-        first, last = min(last, max(first, int(center) - edge + 1)), max(0, min(last, int(center)))
+        pixel = int(center)
+        first = min(last, max(0, pixel - edge + 1))
+        last = max(0, min(last, pixel))
     return int(random.integers(first, last + 1))
 
 
 def boxes_in_window(
-    corners: Corners, kind: NDArray[np.int64], window: tuple[int, int, int, int]
-) -> tuple[Corners, NDArray[np.int64]]:
-    """Boxes in a window, cut at its edges, from its corner on; one of which too little is left is none."""
+    corners: Corners, kind: Kinds, window: tuple[int, int, int, int]
+) -> tuple[Corners, Kinds]:
+    """Return the boxes in a window, cut at its edges and relative to its corner.
+
+    Boxes of which less than ``MIN_PART`` lies in the window are left out.
+    """
     inside = clip_boxes(corners, window)
-    enough = box_areas(inside) > np.maximum(LEAST_PART * box_areas(corners), 0)
+    is_kept = box_areas(inside) > np.maximum(MIN_PART * box_areas(corners), 0)
     x, y = window[:2]
-    return inside[enough] - np.array([x, y, x, y], np.float32), kind[enough]
+    return inside[is_kept] - np.array([x, y, x, y], np.float32), kind[is_kept]
 
 
-def turn_tile(
-    image: NDArray[np.float32], corners: Corners, way: int
-) -> tuple[NDArray[np.float32], Corners]:
-    """One of the eight flips and quarter turns (0 to 7) of a square tile (1, S, S) and its boxes."""
-    edge = image.shape[-1]
-    if way & 1:
-        image, corners = (
-            image[..., ::-1],
-            np.column_stack(
-                [edge - corners[:, 2], corners[:, 1], edge - corners[:, 0], corners[:, 3]]
-            ),
-        )
-    if way & 2:
-        image, corners = (
-            image[..., ::-1, :],
-            np.column_stack(
-                [corners[:, 0], edge - corners[:, 3], corners[:, 2], edge - corners[:, 1]]
-            ),
-        )
-    if way & 4:
-        image, corners = image.swapaxes(-1, -2), corners[:, [1, 0, 3, 2]]
-    return np.ascontiguousarray(image), np.asarray(corners, np.float32).reshape(-1, 4)
+def turn_tile(tile: Tile, corners: Corners, symmetry: int) -> tuple[Tile, Corners]:
+    """Return a square tile (1, S, S) and its boxes after one of eight flips and quarter turns.
+
+    Args:
+        tile: the tile.
+        corners: (n, 4) px of the tile.
+        symmetry: 0 to 7; bit 0 flips x, bit 1 flips y, and bit 2 exchanges x and y.
+    """
+    edge = tile.shape[-1]
+    x0, y0, x1, y1 = corners.T
+    if symmetry & 1:
+        tile = tile[..., ::-1]
+        x0, x1 = edge - x1, edge - x0
+    if symmetry & 2:
+        tile = tile[..., ::-1, :]
+        y0, y1 = edge - y1, edge - y0
+    if symmetry & 4:
+        tile = tile.swapaxes(-1, -2)
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    turned_corners = np.asarray(np.column_stack([x0, y0, x1, y1]), np.float32)
+    return np.ascontiguousarray(tile), turned_corners

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import box_sizes, clip_boxes, intersection_over_union
-from sparsem.detect.slicing import (
-    DECIMALS,
+from sparsem.detect.tiling import (
+    CORNER_DECIMALS,
     MIN_SCORE_RATIO,
     MIN_SHARED_IOU,
     NO_DETECTIONS,
@@ -217,7 +217,7 @@ def test_the_fast_way_is_the_plain_one(seed: int) -> None:
     windows = slicing.windows[tile].astype(np.float32)
     low = windows[:, :2] + random.uniform(0, 60, (count, 2)) * (random.random((count, 2)) < 0.8)
     high = np.minimum(low + random.uniform(3, 50, (count, 2)), windows[:, 2:])
-    corners = np.round(np.column_stack([low, high]), DECIMALS).astype(np.float32)
+    corners = np.round(np.column_stack([low, high]), CORNER_DECIMALS).astype(np.float32)
     kind = random.integers(0, 2, count).astype(np.int16)
     score = random.permutation(np.geomspace(0.05, 0.95, count)).astype(np.float32)
     found = TileDetections(tile, kind, corners, score)
@@ -252,7 +252,7 @@ def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) 
     found = TileDetections(
         np.array(tiles, np.int64), kind, np.array(corners, np.float32), np.array(scores, np.float32)
     )
-    return found.taken(order)
+    return found.select(order)
 
 
 @pytest.mark.parametrize("score", [0.05, 0.1, 0.2])
@@ -335,7 +335,7 @@ def told_by(
     found = []
     for row, column in rows_and_columns:
         tile, noise = (
-            row * len(slicing.begins[1]) + column,
+            row * len(slicing.offsets[1]) + column,
             np.random.default_rng(1000 * row + column - first),
         )
         x0, y0, x1, y1 = window = slicing.windows[tile].tolist()
@@ -362,8 +362,8 @@ def test_where_in_a_picture_tiles_lie_changes_nothing() -> None:
     """What lies far to the right in a mosaic becomes one box an object just as it does in the part that begins there."""
     random = np.random.default_rng(0)
     whole = Tiling((400, 9000), (215, 215), (43, 43))
-    rows, columns, first = len(whole.begins[0]), len(whole.begins[1]), 30
-    shift = whole.begins[1][first]
+    rows, columns, first = len(whole.offsets[0]), len(whole.offsets[1]), 30
+    shift = whole.offsets[1][first]
     part = Tiling((400, 9000 - shift), (215, 215), (43, 43))
     begin = random.uniform((shift, 0), (8970, 370), (40_000, 2))
     objects = np.column_stack([begin, begin + random.uniform(3, 25, begin.shape)])

@@ -1,0 +1,244 @@
+"""The preparation of a detector's training: its images with their roles, scale and recipe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparsem.boxes.geometry import Boxes, box_sizes, concatenate_boxes
+from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
+from sparsem.detect.inference import GrayStatistics, sample_gray_statistics
+from sparsem.detect.models.networks import build_detector, detector_class
+from sparsem.detect.settings import DetectTrainSettings
+from sparsem.detect.training.recipe import DetectorRecipe
+from sparsem.detect.training.splitting import ImageId, ImageRole, named_images, split_images
+from sparsem.detect.training.tiles import TrainingImage
+from sparsem.errors import InputError, SampleError
+from sparsem.geometry import VoxelSize
+from sparsem.models.device import choose_device
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+
+MAX_ENLARGEMENT = 2.0  # largest factor by which an image is enlarged for small objects
+# Percentiles of the sizes of objects that set the scale: small objects must be large enough to be
+# seen, and large ones must fit into a tile.
+SMALL_PERCENTILE = 10
+LARGE_PERCENTILE = 95
+MAX_OBJECT_FRACTION = 0.6  # fraction of the edge of a tile that a large object may take
+NO_TRAINING_BOX = (
+    "Expected boxes in the training images, but they hold none; annotate some, or hold out other "
+    "images."
+)
+
+
+@dataclass(frozen=True)
+class DetectionJob:
+    """A training whose inputs were checked.
+
+    Attributes:
+        recipe: recipe of the detector.
+        roles: role of each annotated image.
+        images: all annotated images.
+        raw: raw image of each sample, by which its slices are recognized under another name.
+        inputs: fingerprints of what was read.
+        device: device of the training.
+    """
+
+    recipe: DetectorRecipe
+    roles: Mapping[ImageId, ImageRole]
+    images: Mapping[ImageId, TrainingImage]
+    raw: Mapping[str, Volume]
+    inputs: Mapping[str, str]
+    device: torch.device
+
+    def ids_of(self, role: ImageRole) -> list[ImageId]:
+        """Return the images with a role, in order."""
+        return [image_id for image_id in sorted(self.roles) if self.roles[image_id] is role]
+
+    def images_of(self, role: ImageRole) -> list[TrainingImage]:
+        """Return the images with a role, in order."""
+        return [self.images[image_id] for image_id in self.ids_of(role)]
+
+
+class _AnnotatedSample(NamedTuple):
+    """The annotation of one sample.
+
+    Attributes:
+        image: the image to train on.
+        levels: its gray levels.
+        boxes: boxes of all structures.
+        slices: indices of the slices that are annotated with all structures.
+        fingerprints: fingerprints of boxes and image, by name.
+    """
+
+    image: Volume
+    levels: GrayStatistics
+    boxes: Boxes
+    slices: list[int]
+    fingerprints: dict[str, str]
+
+
+def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> DetectionJob:
+    """Read the annotations of samples, and split their images.
+
+    Raises:
+        SampleError: boxes are missing, or were drawn on an image that was replaced.
+        InputError: no training image holds a box, or two samples have one name.
+        SettingsError: the architecture, tile size, device or split is not possible.
+    """
+    architecture = detector_class(settings.architecture)
+    if len({sample.name for sample in samples}) < len(samples):
+        raise InputError(
+            "Two samples have the same name, so held-out images could not be told apart; rename "
+            "one of them."
+        )
+    structures = settings.structure or _common_structures(samples)
+    annotated: dict[str, _AnnotatedSample] = {}
+    inputs: dict[str, str] = {}
+    for sample in samples:
+        annotation = _read_annotation(sample, structures, settings.image)
+        annotated[sample.name] = annotation
+        for name, fingerprint in annotation.fingerprints.items():
+            inputs[f"input {sample.name}/{name}"] = fingerprint
+    image_ids = [
+        ImageId(name, z) for name, annotation in annotated.items() for z in annotation.slices
+    ]
+    roles = _roles_of(image_ids, settings)
+    training_ids = {image_id for image_id, role in roles.items() if role is ImageRole.TRAIN}
+    pixel_nm = _pixel_nm(annotated, training_ids, settings, architecture.min_object_px)
+    recipe = DetectorRecipe(
+        settings.architecture, structures, settings.input_px, pixel_nm, settings.queries
+    )
+    images = {
+        image_id: _training_image(image_id, annotated[image_id.sample], recipe)
+        for image_id in image_ids
+    }
+    if not any(len(images[image_id].kind) for image_id in training_ids):
+        raise InputError(NO_TRAINING_BOX)
+    # An impossible tile size is reported before anything is read.
+    build_detector(settings.architecture, 1, settings.input_px, 10)
+    raw = {sample.name: sample.image("raw") for sample in samples}
+    return DetectionJob(recipe, roles, images, raw, inputs, choose_device(settings.device))
+
+
+def _roles_of(
+    image_ids: Sequence[ImageId], settings: DetectTrainSettings
+) -> dict[ImageId, ImageRole]:
+    validation = named_images(image_ids, settings.validation, "--validation")
+    test = named_images(image_ids, settings.test, "--test")
+    excluded = named_images(image_ids, settings.exclude, "--exclude")
+    return split_images(image_ids, settings.split, validation, test, excluded, settings.seed)
+
+
+def _training_image(
+    image_id: ImageId, annotation: _AnnotatedSample, recipe: DetectorRecipe
+) -> TrainingImage:
+    boxes = annotation.boxes.of_image(image_id.z)
+    return TrainingImage(
+        str(image_id),
+        annotation.image,
+        image_id.z,
+        boxes.corners,
+        boxes.kind.astype(np.int64),
+        annotation.levels,
+        recipe.tile_shape(annotation.image.voxel_size),
+    )
+
+
+def _common_structures(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the structures with annotated boxes in every sample."""
+    structures = [annotated_box_structures(sample) for sample in samples]
+    common = tuple(name for name in structures[0] if all(name in names for names in structures))
+    if not common:
+        sample_names = " and ".join(sample.path.name for sample in samples[:3])
+        raise SampleError(
+            f"No structure has annotated boxes in {sample_names}; import some with 'sparsem detect "
+            f"import {samples[0].path.name} --source BOXES'."
+        )
+    return common
+
+
+def _read_annotation(
+    sample: Sample, structures: Sequence[str], image_name: str | None
+) -> _AnnotatedSample:
+    """Return the boxes of all structures in a sample.
+
+    Args:
+        sample: annotated sample.
+        structures: structures to train on.
+        image_name: image to train on; if None, the newest one with the pixels that the boxes were
+            drawn on.
+
+    Raises:
+        SampleError: boxes are missing, or lie on images with other pixels.
+    """
+    stored = {name: read_annotated_boxes(sample, name) for name in structures}
+    box_images = {boxes.image for boxes in stored.values()}
+    drawn_on = next(iter(box_images))
+    if image_name is None:
+        newest = sample.newest_image
+        has_same_pixels = sample.drawn_on(newest) == sample.drawn_on(drawn_on)
+        image_name = newest if has_same_pixels else drawn_on
+    if len(box_images) > 1 or sample.drawn_on(image_name) != sample.drawn_on(drawn_on):
+        raise SampleError(
+            f"Boxes in {sample.path.name} were drawn on {' and '.join(sorted(box_images))}, whose "
+            f"pixels lie elsewhere than those of '{image_name}'; use that --image, or draw all "
+            "boxes on one image."
+        )
+    slices = sorted(set.intersection(*(set(boxes.slices) for boxes in stored.values())))
+    image = sample.image(image_name)
+    fingerprints = {name: boxes.fingerprint for name, boxes in stored.items()}
+    fingerprints[f"image {image_name}"] = image.fingerprint
+    all_boxes = concatenate_boxes([boxes.boxes for boxes in stored.values()])
+    return _AnnotatedSample(image, sample_gray_statistics(image), all_boxes, slices, fingerprints)
+
+
+def _pixel_nm(
+    annotated: Mapping[str, _AnnotatedSample],
+    training_ids: set[ImageId],
+    settings: DetectTrainSettings,
+    min_object_px: float,
+) -> tuple[float, float]:
+    """Return the (y, x) nm of a pixel as the detector sees it, with the first sample's aspect.
+
+    If ``settings.context_px`` is not set, most objects get a size that the detector finds well.
+    """
+    voxel = next(iter(annotated.values())).image.voxel_size
+    if settings.context_px is not None:
+        pixel_y = voxel.y * settings.context_px / settings.input_px
+        pixel_x = voxel.x * settings.context_px / settings.input_px
+        return pixel_y, pixel_x
+    object_nm = _object_sizes_nm(annotated, training_ids)
+    if not len(object_nm):
+        raise InputError(NO_TRAINING_BOX)
+    small_nm = float(np.percentile(np.sqrt(object_nm.prod(axis=1)), SMALL_PERCENTILE))
+    large_nm = float(np.percentile(object_nm.max(axis=1), LARGE_PERCENTILE))
+    finest_nm = min(_mean_pixel_nm(sample.image.voxel_size) for sample in annotated.values())
+    pixel = max(
+        small_nm / min_object_px,
+        large_nm / (MAX_OBJECT_FRACTION * settings.input_px),
+        finest_nm / MAX_ENLARGEMENT,
+    )
+    mean_nm = _mean_pixel_nm(voxel)
+    return pixel * voxel.y / mean_nm, pixel * voxel.x / mean_nm
+
+
+def _object_sizes_nm(
+    annotated: Mapping[str, _AnnotatedSample], training_ids: set[ImageId]
+) -> NDArray[Any]:
+    """Return width and height of all objects in training images, (N, 2) nm."""
+    sizes = []
+    for name, annotation in annotated.items():
+        slices = [image_id.z for image_id in training_ids if image_id.sample == name]
+        boxes = annotation.boxes[np.isin(annotation.boxes.z, slices)]
+        voxel = annotation.image.voxel_size
+        sizes.append(box_sizes(boxes.corners) * np.array([voxel.x, voxel.y]))
+    return np.concatenate(sizes)
+
+
+def _mean_pixel_nm(voxel: VoxelSize) -> float:
+    """Return the geometric mean of the edges of a pixel, nm."""
+    return float(np.sqrt(voxel.y * voxel.x))
