@@ -47,7 +47,8 @@ class CrossAttention(nn.Module):
 
 def _split_heads(x: Tensor) -> Tensor:
     """Split (B, N, D) into attention heads: (B, HEADS, N, D / HEADS)."""
-    return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+    return heads
 
 
 class DecoderLayer(nn.Module):

@@ -143,7 +143,7 @@ def _box_plots(view: SampleView) -> Iterator[Plot]:
     if scores is None or curves is None or counts is None:
         return
     rows = scores.to_pylist()
-    includes_training = table_metadata(scores).get("pictures") == "all"
+    includes_training = table_metadata(scores).get("images") == "all"
     images = (
         "images some of which the detector was trained on"
         if includes_training
