@@ -49,10 +49,7 @@ def _one_sided_similarity(
     """Return the fractal Tanimoto similarity without its dual."""
     product = (first * second).sum(axes, keepdim=True)
     squares = (first * first).sum(axes, keepdim=True) + (second * second).sum(axes, keepdim=True)
-    terms = []
-    for j in range(depth):
-        denominator = 2**j * squares - (2 ** (j + 1) - 1) * product + SMOOTH
-        terms.append(1 / denominator)
+    terms = [1 / (2**j * squares - (2 ** (j + 1) - 1) * product + SMOOTH) for j in range(depth)]
     return (product + SMOOTH) * torch.stack(terms).mean(0)
 
 

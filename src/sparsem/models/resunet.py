@@ -65,8 +65,9 @@ class ResUNet(nn.Module):
     def __init__(self, width: int = default_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(DEPTH + 1)]
-        first = ResidualBlock(inputs, width, activate_first=False)
+        # In this order, since the random weights depend on it.
         down = [ResidualBlock(above, below, stride=2) for above, below in pairwise(widths)]
+        first = ResidualBlock(inputs, width, activate_first=False)
         self.encoder = nn.ModuleList([first, *down])
         decoder_widths = widths[-2::-1]
         self.enlarge = nn.ModuleList(
