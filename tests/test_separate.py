@@ -25,6 +25,7 @@ from sparsem.cells.separate import (
     UNASSIGNED,
     Evidence,
     Seeds,
+    _depth,
     flood_from_seeds,
     keep_confirmed_ids,
     label_edges,
@@ -170,6 +171,19 @@ def test_seeds_lie_in_every_part_of_every_cell_where_it_is_deepest(labels: Label
     assert labels[rows, columns].tolist() == seeds.ids.tolist()
     for part, y, x in zip(parts[rows, columns], rows, columns, strict=True):
         assert inside[y, x] == pytest.approx(inside[parts == part].max(), abs=1e-5)
+
+
+def test_depth_is_exact_and_the_same_at_every_call() -> None:
+    y, x = np.mgrid[:96, :128]
+    for seed in range(20):
+        discs = np.random.default_rng(seed).integers((0, 0, 5), (96, 128, 40), (6, 3)).tolist()
+        mask = np.any([np.hypot(y - cy, x - cx) < radius for cy, cx, radius in discs], axis=0)
+        padded = np.pad(mask, 1)
+        expected = distance_transform_edt(padded)[1:-1, 1:-1].astype(np.float32)
+        for _ in range(3):
+            assert np.array_equal(_depth(mask), expected)
+        inner = distance_transform_edt(mask).astype(np.float32)
+        assert np.array_equal(_depth(mask, border_is_outside=False), inner)
 
 
 def test_a_centroid_may_lie_outside_of_its_cell_and_the_deepest_point_does_not() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import cc3d
-import cv2
+import edt
 import numpy as np
 from numpy.typing import NDArray
 from skimage.segmentation import watershed
@@ -284,11 +284,9 @@ def _depth(mask: Mask, border_is_outside: bool = True) -> NDArray[np.float32]:
 
     With ``border_is_outside``, pixels beyond the border of the slice are outside too: a cell that
     the border cuts is then not deepest in the corners of the slice.
+
+    OpenCV's precise transform is not used: its last bits differ from call to call, and they decide
+    between equally deep pixels.
     """
-    padding = 1 if border_is_outside else 0
-    padded = cv2.copyMakeBorder(
-        mask.astype(np.uint8), *(padding,) * 4, cv2.BORDER_CONSTANT, value=0
-    )
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    depth = np.asarray(distance, np.float32)
-    return depth[1:-1, 1:-1] if border_is_outside else depth
+    depth = edt.edt(mask, black_border=border_is_outside, order="C", parallel=1)
+    return np.asarray(depth, np.float32)
