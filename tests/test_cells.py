@@ -75,7 +75,10 @@ def give(
 
 
 def give_network(sample: Sample, truth: Labels, depth: int, sees: float = 1.0) -> None:
-    """What a network would have seen: interior and border of true cells, borders only in a part ``sees`` of the slice."""
+    """Write interior and boundary of the true cells, as a network would.
+
+    Boundaries are written in a part ``sees`` of the slice only.
+    """
     targets = [interior_and_boundary(one, np.ones(one.shape, bool), 3.0, True) for one in truth]
     interior, boundary = (
         np.stack([target[n] for target in targets]) * np.uint8(255) for n in (0, 1)
@@ -119,7 +122,7 @@ def mean_dice(sample: Sample, found: Labels, least: int = 500) -> float:
     return float(np.mean(list(dice_of_cells(table).values())))
 
 
-def test_every_way_separates_and_the_papers_order_appears(own: Sample) -> None:
+def test_every_method_separates_and_the_order_of_the_paper_appears(own: Sample) -> None:
     dice = {method: mean_dice(own, both(own, method)) for method in ALL_METHODS}
     assert dice["mask"] < dice["mask_border"] < min(dice["mask_flow"], dice["selective"])
     assert dice["per_frame"] > 0.9
@@ -151,7 +154,7 @@ def test_labeled_slices_stay_as_they_were_labeled(own: Sample) -> None:
 
 @pytest.mark.parametrize("method", ["arrival", "per_frame", "selective"])
 @pytest.mark.parametrize("depth", [1, 16])
-def test_the_depth_of_blocks_does_not_matter(
+def test_results_do_not_depend_on_the_depth_of_blocks(
     tissue_with_cells: Sample, tmp_path: Path, method: SeparationMethod, depth: int
 ) -> None:
     one = copy_of(tissue_with_cells, tmp_path / "seven.zarr")
@@ -168,7 +171,7 @@ def test_the_depth_of_blocks_does_not_matter(
     assert tables[0] == tables[1]
 
 
-def test_workers_do_not_matter(tissue_with_cells: Sample, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_workers(tissue_with_cells: Sample, tmp_path: Path) -> None:
     one, other = (
         copy_of(tissue_with_cells, tmp_path / f"{name}.zarr") for name in ("here", "workers")
     )
@@ -250,7 +253,7 @@ def test_legs_lead_from_every_labeled_slice_to_its_neighbors_and_end_at_blocks()
         "9-up": [Leg(1, 1, 9, 12, True), Leg(1, 1, 12, 14, False)],
         "9-down": [Leg(1, -1, 8, 10, True), Leg(1, -1, 4, 8, False)],
     }
-    for z in range(14):  # what is wanted decides how far a chain goes, and never what its legs are
+    for z in range(14):  # the needed slices decide how long a chain is, not its legs
         some = plan_legs((3, 9), 14, 4, [one == z for one in range(14)])
         assert all(chain == found[name][: len(chain)] for name, chain in some.items())
         assert all(any(leg.start <= z < leg.stop for leg in chain) for chain in some.values())
@@ -258,7 +261,7 @@ def test_legs_lead_from_every_labeled_slice_to_its_neighbors_and_end_at_blocks()
     assert plan_legs((3,), 5, 4, [False] * 5) == {}
 
 
-def test_the_experiment_prints_all_ways(own: Sample) -> None:
+def test_the_experiment_scores_all_methods(own: Sample) -> None:
     rows = compare_cell_methods(
         own,
         settings=CellMethodsSettings(method=("mask", "arrival"), min_voxels=500),
@@ -281,7 +284,7 @@ def test_scores_of_cells_are_those_of_the_arrays(own: Sample) -> None:
     assert score(own, "cells").of_cells("unseen") == {}
 
 
-# Drawn stacks: slices side by side. 1 to 9 are cells; what is not drawn is labeled by nobody.
+# Drawn stacks: slices side by side. 1 to 9 are cells.
 
 
 def stack_of(*rows: str) -> Labels:
@@ -328,7 +331,7 @@ def separated(path: Path, truth: Labels, z: Sequence[int], **more: Any) -> Label
 def test_a_cell_that_ends_between_labeled_slices(tmp_path: Path, method: SeparationMethod) -> None:
     truth = stack_of("11.22 11.22 11... 11... 11...", "11.22 11.22 11... 11... 11...")
     found = marks(separated(tmp_path / "s.zarr", truth, (0, 4), method=method))
-    if method != "flow":  # flow alone has nothing to tell it where the cell ends
+    if method != "flow":  # flow alone does not know where the cell ends
         assert found == marks(truth)
     assert found[1][0] == "11.22"
     assert found[4][0] == "11..."
@@ -367,7 +370,7 @@ def test_ids_beyond_16_bit(tmp_path: Path) -> None:
     assert np.array_equal(found == 70_000, truth == 1)
 
 
-def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(
+def test_a_blob_that_touches_two_cells_is_divided_between_them(
     tmp_path: Path,
 ) -> None:
     truth = stack_of("1...2 11111 1...2", "1...2 1...2 1...2")
@@ -378,7 +381,7 @@ def test_a_blob_that_touches_two_cells_is_shared_between_them_and_is_no_third(
 
 
 @pytest.mark.parametrize("method", ALL_METHODS)
-def test_neighbors_that_nobody_annotated_do_not_take_a_cells_name(
+def test_neighbors_that_are_not_annotated_do_not_take_the_id_of_a_cell(
     tmp_path: Path, method: SeparationMethod
 ) -> None:
     truth = stack_of("1133 1133 1133", "1133 1133 1133")
@@ -396,7 +399,7 @@ def test_neighbors_that_nobody_annotated_do_not_take_a_cells_name(
 @pytest.mark.parametrize(
     "method", ["arrival", "per_frame", "flow"]
 )  # the others take their seeds from the nearest labeled slice alone
-def test_what_one_labeled_slice_leaves_open_is_taken_from_the_other(
+def test_pixels_unknown_in_one_labeled_slice_get_labels_from_the_other(
     tmp_path: Path, method: SeparationMethod
 ) -> None:
     truth = stack_of("112233 112233 112233 112233 112233", "112233 112233 112233 112233 112233")
@@ -416,7 +419,7 @@ def test_two_new_cells_that_touch_are_two(tmp_path: Path, method: SeparationMeth
     assert found[truth == 5].min() != found[truth == 6].min()
 
 
-def test_what_was_ignored_and_is_background_now_is_done_again(own: Sample) -> None:
+def test_pixels_ignored_before_and_background_now_are_computed_again(own: Sample) -> None:
     first = truth_of(own, "cells", LABELED)
     holes = [np.where(np.indices(one.shape)[1] < 20, 4_000, one) for one in first]
     write_annotation(own, "cells", LABELED, holes, ignore=4_000, overwrite=True)
@@ -460,7 +463,7 @@ def test_slices_are_as_far_apart_as_they_are(tmp_path: Path, grid: int) -> None:
     assert job.carrier.thickness == pytest.approx(60 / job.pixel_nm)  # type: ignore[attr-defined]
 
 
-def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
+def test_missing_inputs_are_reported(own: Sample, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"run 'sparsem cells own\.zarr' first"):
         track(own)
     with pytest.raises(SampleError, match=r"no annotation of 'cell'.*did you mean 'cells'"):
@@ -488,7 +491,7 @@ def test_what_is_missing_is_said(own: Sample, tmp_path: Path) -> None:
     monkey.undo()
 
 
-def test_places_to_look_at_are_where_the_two_sides_disagree(own: Sample) -> None:
+def test_places_to_review_are_where_the_two_sides_disagree(own: Sample) -> None:
     truth = own.volume("truth", "cells").read(slice(None))
     found = both(own)
     tracked = track(own, TrackSettings(min_volume_um3=0), on=Execution(quiet=True))
@@ -543,7 +546,9 @@ def test_a_correction_may_be_killed_too(own: Sample, tmp_path: Path) -> None:
     assert not (own.path / ".sparsem" / "work" / "cells-cells").exists()
 
 
-def test_a_refused_track_says_so_at_once(own: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_track_is_refused_before_slices_are_compared(
+    own: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both(own)
     monkeypatch.setattr(
         "sparsem.cells.track.link_slices",
@@ -553,7 +558,7 @@ def test_a_refused_track_says_so_at_once(own: Sample, monkeypatch: pytest.Monkey
         track(own, TrackSettings(window_px=64))
 
 
-def test_what_flow_brings_from_beyond_the_picture_is_worth_nothing() -> None:
+def test_labels_from_beyond_the_border_have_infinite_cost() -> None:
     labels = np.ones((8, 10), np.uint32)
     carrier = FlowCarrier(PropagationSettings())
     none = np.zeros((8, 10), np.float32)

@@ -29,7 +29,7 @@ def texture(shape: tuple[int, int] = (120, 160), seed: int = 0) -> NDArray[np.ui
 
 
 def shifted(image: NDArray[Any], dy: float, dx: float) -> NDArray[Any]:
-    """The content of an image moved down and right."""
+    """Move the content of an image down and right."""
     matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
     return cv2.warpAffine(
         image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
@@ -49,7 +49,7 @@ def test_a_known_shift_is_found(method: Any) -> None:
     assert np.median(flow[..., 1]) == pytest.approx(2, abs=0.15)
 
 
-def test_the_papers_parameters_are_taken() -> None:
+def test_the_parameters_of_the_paper_work() -> None:
     paper = FlowSettings(flow_pyramid_scale=0.2, flow_levels=6, flow_window=30)
     here = texture()
     assert np.median(
@@ -59,7 +59,7 @@ def test_the_papers_parameters_are_taken() -> None:
 
 def test_two_steps_composed_are_one_step_of_their_sum() -> None:
     shape = (40, 50)
-    # The neighbor's own way to the labeled slice is (2, 1); the step to the neighbor is (0.5, -3).
+    # The flow from the neighbor to the labeled slice is (2, 1); the step to the neighbor is (0.5, -3).
     before = identity_flow(shape)._replace(flow=constant(shape, 2, 1))
     there, back = constant(shape, 0.5, -3), constant(shape, -0.5, 3)
     total = compose_flow(there, back, before)
@@ -85,7 +85,7 @@ def test_labels_follow_the_flow_whatever_their_ids() -> None:
     moved = warp_labels(labels, constant((3, 6), 1, 0))
     assert (moved // 100_000).tolist() == drawn(".11...", ".11...", "22....").tolist()
     assert moved.dtype == np.uint32
-    # What comes from outside of the labeled slice is nothing, not its border drawn out.
+    # Pixels from outside of the labeled slice are empty; its border is not repeated.
     assert (
         warp_labels(np.full((2, 4), 7, np.uint8), constant((2, 4), 2, 0)).tolist()
         == [[7, 7, 0, 0]] * 2
@@ -101,7 +101,7 @@ def test_a_flow_on_a_coarser_grid_moves_by_as_much_more() -> None:
     assert np.array_equal(moved, expected)
 
 
-def test_ids_are_numbered_from_nothing() -> None:
+def test_ids_are_numbered_beginning_with_background() -> None:
     for big in (9, 2**31):
         ids, small = compact_labels(np.array([[big, big, 3], [3, 0, big]], np.uint32))
         assert ids.tolist() == [0, 3, big]

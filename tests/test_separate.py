@@ -1,4 +1,4 @@
-"""The six ways on slices that are drawn; the watershed with its short cut against the plain one; labels at full resolution."""
+"""The six methods on drawn slices, labels at full resolution, and fast paths compared with plain ones."""
 
 from typing import Any
 
@@ -43,25 +43,26 @@ def evidence(mask: Labels, boundary: Labels, carried: Labels) -> Evidence:
     )
 
 
-# Two cells side by side. The network sees their border in the upper half only (b); flow brought it one pixel too far to the left.
+# Two cells side by side. The network predicts their boundary in the upper half only; the flow carried
+# it one pixel too far to the left.
 MASK = drawn(*["..11111111111.."] * 9) > 0
 BORDER = drawn(*["........1......"] * 5, *["..............."] * 4)
 CARRIED = drawn(*["..11111222222.."] * 9)
 TRUTH = drawn(*["..11111122222.."] * 9)
 
 
-def wrong(way: str) -> int:
-    found = separate_cells(way, evidence(MASK, BORDER, CARRIED), 0.0)
+def wrong_pixels(method: str) -> int:
+    found = separate_cells(method, evidence(MASK, BORDER, CARRIED), 0.0)
     return int(np.count_nonzero(found != TRUTH))
 
 
-def test_the_ways_know_more_and_more() -> None:
-    assert wrong("flow") == 9  # one column
-    assert wrong("mask_flow") <= 9
-    assert wrong("selective") <= wrong("mask_flow")
-    assert wrong("per_frame") <= wrong("flow")
-    for way in METHODS:
-        found = separate_cells(way, evidence(MASK, BORDER, CARRIED), 0.0)
+def test_methods_with_more_evidence_are_better() -> None:
+    assert wrong_pixels("flow") == 9  # one column
+    assert wrong_pixels("mask_flow") <= 9
+    assert wrong_pixels("selective") <= wrong_pixels("mask_flow")
+    assert wrong_pixels("per_frame") <= wrong_pixels("flow")
+    for method in METHODS:
+        found = separate_cells(method, evidence(MASK, BORDER, CARRIED), 0.0)
         assert set(np.unique(found).tolist()) <= {0, 1, 2}
         assert not found[~MASK].any()
 
@@ -76,22 +77,21 @@ def test_a_closed_border_is_enough_for_mask_and_border_and_no_border_is_not() ->
 
 def test_a_slice_that_one_cell_fills() -> None:
     full, none = np.ones((6, 7), np.uint8), np.zeros((6, 7), np.uint8)
-    for way in METHODS:
-        assert (separate_cells(way, evidence(full, none, full * 5), 0.3) == 5).all(), way
+    for method in METHODS:
+        assert (separate_cells(method, evidence(full, none, full * 5), 0.3) == 5).all(), method
 
 
 def test_an_empty_slice() -> None:
     none = np.zeros((6, 7), np.uint8)
-    for way in METHODS:
-        assert not separate_cells(way, evidence(none, none, none), 0.3).any(), way
+    for method in METHODS:
+        assert not separate_cells(method, evidence(none, none, none), 0.3).any(), method
         assert (
-            not separate_cells(way, evidence(none, none, none + 5), 0.3).any() or way == "flow"
-        ), way
+            not separate_cells(method, evidence(none, none, none + 5), 0.3).any()
+            or method == "flow"
+        ), method
 
 
-def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches_is_an_island() -> (
-    None
-):
+def test_a_bridge_between_cells_goes_to_a_seed_and_a_blob_without_seed_is_an_island() -> None:
     mask = drawn("111.111...", "1111111..1", "111.111.1.") > 0
     carried = drawn("111.222...", "111.222...", "111.222...")
     found = separate_cells("mask", evidence(mask, mask * 0, carried), 0.3)
@@ -102,7 +102,7 @@ def test_a_blob_that_two_cells_touch_goes_to_a_seed_and_one_that_no_seed_reaches
     assert np.unique(islands).tolist() == [0, 1, 2, 70_001]
 
 
-def test_a_region_that_flow_does_not_confirm_loses_its_name() -> None:
+def test_a_region_that_flow_does_not_confirm_loses_its_id() -> None:
     mask = drawn("1111.1111") > 0
     drifted = Evidence(
         mask.astype(np.float32),
@@ -127,7 +127,7 @@ def test_a_region_that_flow_does_not_confirm_loses_its_name() -> None:
     ]  # each stays a region of its own
 
 
-def test_islands_are_cut_at_borders_whose_pixels_join_a_part_beside_them() -> None:
+def test_islands_are_cut_at_boundaries_whose_pixels_join_the_part_next_to_them() -> None:
     none, mask = np.zeros((2, 9), np.uint8), drawn("111111111", "111111111") > 0
     border = drawn("...1.....", "...1.....") > 0
     assert (
@@ -139,7 +139,7 @@ def test_islands_are_cut_at_borders_whose_pixels_join_a_part_beside_them() -> No
     assert number_islands(none, thin, 9, 0, thin).tolist() == [
         [0] * 9,
         [0, 0, 0, 10, 10, 0, 0, 0, 0],
-    ]  # nothing but border is an island too
+    ]  # an island of boundary pixels only
 
 
 blobs = hnp.arrays(bool, (9, 11), elements=st.sampled_from([True, True, True, False]))
@@ -148,13 +148,13 @@ points = st.lists(
 )
 
 
-@given(mask=blobs, cut=blobs, places=points)
-def test_flooding_only_where_cells_touch_is_flooding(
-    mask: Labels, cut: Labels, places: list[tuple[int, int]]
+@given(mask=blobs, cut=blobs, points_of_seeds=points)
+def test_flooding_only_where_cells_touch_equals_flooding_everywhere(
+    mask: Labels, cut: Labels, points_of_seeds: list[tuple[int, int]]
 ) -> None:
-    seeds = Seeds(np.arange(101, 101 + len(places)), np.array(places, float))
+    seeds = Seeds(np.arange(101, 101 + len(points_of_seeds)), np.array(points_of_seeds, float))
     markers = np.zeros(mask.shape, np.int32)
-    markers[tuple(np.array(places).T)] = seeds.ids
+    markers[tuple(np.array(points_of_seeds).T)] = seeds.ids
     depth = distance_transform_edt(np.pad(mask & ~cut, 1))[1:-1, 1:-1].astype(np.float32)
     assert np.array_equal(
         flood_from_seeds(mask, cut, seeds), watershed(-depth, markers * mask, mask=mask)
@@ -202,10 +202,12 @@ def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(
     shape = (5 * factor, 6 * factor - 1)
     found = enlarge_labels(labels, shape)
     best, weight = np.zeros(shape, np.uint16), np.full(shape, -1.0)
-    for label in np.unique(labels):  # the plain way: a linear interpolation of every label's mask
-        share = linear((labels == label).astype(float), shape)
-        nearer = share > weight - 1e-9
-        best[nearer], weight = label, np.maximum(weight, share)
+    for label in np.unique(
+        labels
+    ):  # the plain method: a linear interpolation of every label's mask
+        weight_of_label = linear((labels == label).astype(float), shape)
+        is_heavier = weight_of_label > weight - 1e-9
+        best[is_heavier], weight = label, np.maximum(weight, weight_of_label)
     tied = [
         np.abs(linear((labels == label).astype(float), shape) - weight) < 1e-9
         for label in np.unique(labels)
@@ -214,15 +216,15 @@ def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(
     assert np.array_equal(found[clear], best[clear])
 
 
-def linear(picture: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+def linear(values: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
     for new in shape:  # the columns first, then, turned round, the rows
-        old = len(picture)
+        old = len(values)
         center = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-        picture = np.stack([np.interp(center, np.arange(old), column) for column in picture.T])
-    return picture
+        values = np.stack([np.interp(center, np.arange(old), column) for column in values.T])
+    return values
 
 
-def test_refined_labels_keep_to_the_mask_and_reach_its_rim() -> None:
+def test_refined_labels_fill_the_mask_up_to_its_outline() -> None:
     labels = drawn("12", "12")
     mask = (
         drawn(
@@ -245,7 +247,7 @@ def test_refined_labels_keep_to_the_mask_and_reach_its_rim() -> None:
     ]
 
 
-def test_specks_are_no_islands() -> None:
+def test_small_components_are_no_islands() -> None:
     mask = drawn("11.1.11", "11...11") > 0
     found = number_islands(np.zeros(mask.shape, np.uint8), mask, 9, 2)
     assert found.tolist() == [[10, 10, 0, 0, 0, 11, 11], [10, 10, 0, 0, 0, 11, 11]]
@@ -281,15 +283,15 @@ def test_holes_that_one_cell_encloses_are_filled() -> None:
     )
 
 
-def filled_plainly(regions: Labels, most_px: int) -> Labels:
-    """Hole by hole."""
+def fill_hole_by_hole(regions: Labels, max_px: int) -> Labels:
+    """Fill one hole after the other."""
     holes, count = components(regions == 0)
     found = regions.copy()
     for number in range(1, count + 1):
         hole = holes == number
         around = np.unique(regions[binary_dilation(hole, generate_binary_structure(2, 1)) & ~hole])
         on_edge = hole[0].any() or hole[-1].any() or hole[:, 0].any() or hole[:, -1].any()
-        if hole.sum() <= most_px and len(around) == 1 and not on_edge:
+        if hole.sum() <= max_px and len(around) == 1 and not on_edge:
             found[hole] = around[0]
     return found
 
@@ -302,5 +304,5 @@ def filled_plainly(regions: Labels, most_px: int) -> Labels:
     ),
     st.integers(0, 9),
 )
-def test_filling_equals_filling_hole_by_hole(regions: Labels, most_px: int) -> None:
-    assert np.array_equal(fill_region_holes(regions, most_px), filled_plainly(regions, most_px))
+def test_filling_equals_filling_hole_by_hole(regions: Labels, max_px: int) -> None:
+    assert np.array_equal(fill_region_holes(regions, max_px), fill_hole_by_hole(regions, max_px))

@@ -1,4 +1,4 @@
-"""Islands through z: the graph that is resolved once against the paper's text done slice by slice, and cases that are drawn."""
+"""Islands through z: one graph compared with the paper's slice-by-slice text, and drawn cases."""
 
 import itertools
 from typing import Any
@@ -41,7 +41,10 @@ def islands_in(labels: Labels, base: int) -> int:
 
 
 def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
-    """The paper's text: every slice after the one before, labels replaced in all earlier slices when an island meets a cell."""
+    """Follow the paper's text: slice after slice, with labels replaced in all earlier slices.
+
+    They are replaced when an island meets a cell.
+    """
     step = 10 ** int(np.log10((2**32 - 2 - base) / len(slices)))
     out: list[dict[int, int]] = []  # region -> label, slice by slice
 
@@ -74,7 +77,7 @@ def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
 
 
 def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
-    """The region of the other slice with the highest IoU in the window around the island; 0 if none overlaps."""
+    """Return the region with the highest IoU in the window around the island; 0 if none overlaps."""
     y, x = np.nonzero(of == island)
     middle = [(int(side.min()) + int(side.max()) + 1) // 2 for side in (y, x)]
     near = tuple(slice(max(0, m - window_px // 2), m + window_px // 2) for m in middle)
@@ -88,7 +91,7 @@ def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
 
 
 def numbered_islands(labels: Labels, base: int) -> Labels:
-    """The islands of a slice numbered without gaps, as ``number_islands`` does."""
+    """Number the islands of a slice without gaps, as ``number_islands`` does."""
     present = np.unique(labels[labels > base])
     return np.where(labels > base, base + 1 + np.searchsorted(present, labels), labels).astype(
         np.uint32
@@ -100,12 +103,12 @@ stacks = hnp.arrays(np.uint32, (6, 5, 6), elements=st.sampled_from([0, 0, 1, 2, 
 
 @settings(max_examples=300)
 @given(stack=stacks, window_px=st.sampled_from([2, 4, 512]))
-def test_one_graph_says_what_the_papers_text_says(stack: Labels, window_px: int) -> None:
+def test_one_graph_gives_the_result_of_the_papers_text(stack: Labels, window_px: int) -> None:
     slices = [numbered_islands(one, 2) for one in stack]
     assert joined(slices, 2, window_px).tolist() == one_by_one(slices, 2, window_px).tolist()
 
 
-def test_the_phantoms_protrusions_find_their_cells_in_both_ways() -> None:
+def test_the_phantoms_protrusions_find_their_cells_with_both_implementations() -> None:
     tissue = PhantomSettings(shape=(32, 192, 192), voxel_nm=(20, 20, 20), cells=3, seed=1)
     truth = [phantom_slice(tissue, z).labels["cells"] for z in range(32)]
     base = int(max(one.max() for one in truth))
@@ -153,7 +156,7 @@ CASES = {
         ("111.2 11.32 11.32 11222", "111.2 11..2 11..2 11222"),
         ("111.2 11.22 11.22 11222", "111.2 11..2 11..2 11222"),
     ),
-    "what never meets a cell has a name of its own": (
+    "an object that never meets a cell has an identity of its own": (
         ("11... 11... 11...", "....3 ...3. ..33.", "..... ..... .4..."),
         ("11... 11... 11...", "....3 ...4. ..44.", "..... ..... .5..."),
     ),
@@ -165,7 +168,7 @@ CASES = {
         ("..... .333. .3.4. .3.11", "..2.. ..... ..... ...11"),
         ("..... .111. .1.1. .1.11", "..2.. ..... ..... ...11"),
     ),
-    "a cell that ends leaves its island nothing to meet": (
+    "the island of a cell that ended meets no cell": (
         ("1.... ..... .....", "1..3. ...3. ...3.", "1.... ..... ....."),
         ("1.... ..... .....", "1..3. ...3. ...3.", "1.... ..... ....."),
     ),

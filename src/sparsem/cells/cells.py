@@ -295,8 +295,8 @@ def _disagreement_of(
     on_grid = np.round(255 * disagreement_map(below, above) * mask_on_grid).astype(np.uint8)
     row_scale, column_scale = height / grid_height, width / grid_width
     places = [
-        place.scaled(row_scale, column_scale)
-        for place in largest_disagreements(below, above, mask_on_grid)
+        disagreement.scaled(row_scale, column_scale)
+        for disagreement in largest_disagreements(below, above, mask_on_grid)
     ]
     return resample_labels(on_grid, (height, width)), places
 
