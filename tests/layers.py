@@ -39,7 +39,7 @@ ROWS = {
     "study": "a whole study from one file: the only room that knows all stages",
     "cli": "the command line",
 }
-ROOT_MODULES = ("sparsem", "errors", "geometry", "settings", "progress")
+ROOT_MODULES = ("sparsem", "errors", "extras", "geometry", "settings", "progress")
 LAST_MODULES = ("__main__",)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import sparsem.workflow.interruption
 from sparsem.models.checkpoint import load_tensors
 from sparsem.store.sample import Sample
-from sparsem.workflow.interruption import SENTENCE, STOPPED, stops_after_steps
+from sparsem.workflow.interruption import SENTENCE, EXIT_CODE, stops_after_steps
 from tests.conftest import copy_of
 
 
@@ -162,7 +162,7 @@ def test_a_stopped_training_goes_on_with_the_next_update(
         time.sleep(0.05)
     run.send_signal(number)
     _, text = run.communicate(timeout=60)
-    assert run.returncode == STOPPED
+    assert run.returncode == EXIT_CODE
     assert text.splitlines()[-1] == SENTENCE
     assert "Traceback" not in text
     done = [int(row.split(",")[0]) for row in log.read_text(encoding="utf-8").splitlines()[1:]]
@@ -195,7 +195,7 @@ def test_workers_that_are_stopped_with_their_program_end_quietly(tmp_path: Path)
         if run.returncode == 0:
             break
         assert time.monotonic() - begun < 10
-        assert run.returncode == STOPPED
+        assert run.returncode == EXIT_CODE
         assert text.splitlines()[-1] == SENTENCE
         assert "Traceback" not in text
         time.sleep(2)

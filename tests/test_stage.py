@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import suppress
@@ -177,7 +178,7 @@ def test_a_result_of_another_command_is_not_overwritten(own_tissue: Sample, tmp_
     run(own_tissue, tmp_path / "log")
     shutil.rmtree(own_tissue.path / "labels" / "dark")
     shutil.copytree(own_tissue.path / "truth" / "nucleus", own_tissue.path / "labels" / "dark")
-    with pytest.raises(ResumeError, match="has a labels/dark already, made by another command"):
+    with pytest.raises(ResumeError, match="already has labels/dark, made by another command"):
         run(own_tissue, tmp_path / "log")
 
 
@@ -186,7 +187,7 @@ def test_a_damaged_record_is_told(own_tissue: Sample, tmp_path: Path) -> None:
     (own_tissue.path / ".sparsem" / "stages" / "brighten.json").write_text('{"rec')
     with pytest.raises(
         SampleError,
-        match=r"brighten.json is damaged; remove it, and the stage it belongs to is done again",
+        match=r"brighten.json is damaged; remove it, and the stage that it belongs to is computed again",
     ):
         run(own_tissue, tmp_path / "log")
 
@@ -276,6 +277,34 @@ def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(
     run(own_tissue, tmp_path / "log")
     # What was in flight when the stage was given up is done again.
     assert set((tmp_path / "log").read_text().split()) == {"0", "7", "14"}
+
+
+def fail_or_work_on(block: ZBlock, folder: Path) -> BlockResult:
+    """Fail in the first block, once the second one has begun; the second one writes long after that."""
+    if block.start == 0:
+        deadline = time.monotonic() + 60
+        while not (folder / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        raise StopError
+    (folder / "begun").touch()
+    time.sleep(6)
+    (folder / "ended").touch()
+    return {}, {}
+
+
+def test_an_error_ends_the_work_of_all_local_workers(own_tissue: Sample, tmp_path: Path) -> None:
+    image = own_tissue.image("raw")
+    blocks = z_blocks(image.shape[0], 16)
+    on = Execution(workers=2, quiet=True)
+    inputs = {"image": image.fingerprint}
+    with (
+        pytest.raises(StopError),
+        Stage(own_tissue, "fail", Settings(), inputs, [], on) as stage,
+    ):
+        stage.map(fail_or_work_on, blocks, tmp_path)
+    assert (tmp_path / "begun").exists()
+    time.sleep(8)
+    assert not (tmp_path / "ended").exists()
 
 
 def test_an_unreachable_scheduler_is_one_sentence(

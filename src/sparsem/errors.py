@@ -1,18 +1,19 @@
-"""What can go wrong, as one tree.
+"""The errors of sparsem, as one tree.
 
-    SparsemError                 everything below; the command line prints it as one sentence and exits with 2
+    SparsemError                 base of all; the command line prints it as one sentence and exits with code 2
     ├── InputError               a file, array or slice is not what was expected
-    ├── SettingsError            an unknown key, a value out of range
-    ├── SampleError              a sample lacks a piece, is damaged, or is in use
-    ├── ResumeError              an unfinished or finished result was made with other settings
-    └── ResourceError            what a stage needs does not fit into memory or onto the disk
+    ├── SettingsError            a setting is unknown or out of range
+    ├── SampleError              a sample lacks something, is damaged, or is in use
+    ├── ResumeError              a finished or unfinished result was computed with other settings
+    ├── ResourceError            the work does not fit into memory or onto the disk
+    └── MissingExtraError        an optional part of sparsem is not installed
 
 A message says what was expected, what was found, where, and what to do.
 """
 
 
 class SparsemError(Exception):
-    """Base of every error that is the caller's to mend."""
+    """Base of every error that the user can correct."""
 
 
 class InputError(SparsemError):
@@ -24,12 +25,16 @@ class SettingsError(SparsemError):
 
 
 class SampleError(SparsemError):
-    """A sample lacks a piece, is damaged, or is in use by another run."""
+    """A sample lacks something, is damaged, or is in use by another run."""
 
 
 class ResumeError(SparsemError):
-    """A result exists that was made with other settings, inputs or another version."""
+    """A result exists that was computed with other settings, inputs or another version."""
 
 
 class ResourceError(SparsemError):
-    """A stage needs more memory or disk than there is."""
+    """The work needs more memory or disk than is free."""
+
+
+class MissingExtraError(SparsemError, ImportError):
+    """An optional part of sparsem is not installed."""

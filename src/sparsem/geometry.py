@@ -40,20 +40,20 @@ class VoxelSize(NamedTuple):
         return self.z / 1000, self.y / 1000, self.x / 1000
 
     def times(self, factors: Sequence[float]) -> "VoxelSize":
-        """The voxel that results when each axis is shrunk by its factor."""
+        """Return the size of a voxel that is longer by a factor along each axis."""
         return VoxelSize(*(length * factor for length, factor in zip(self, factors, strict=True)))
 
     def halving(self) -> tuple[int, int, int]:
-        """Which axes the next coarser pyramid level halves: 2 or 1 for (z, y, x).
+        """Return by how much the next coarser pyramid level shrinks each axis (z, y, x): 2 or 1.
 
-        An axis whose voxel is already twice as long as the shortest waits, so that coarse levels become isotropic.
+        An axis whose voxel is already twice as long as the shortest one is kept, so that coarse levels become isotropic.
         """
         z, y, x = (2 if length < 2 * min(self) else 1 for length in self)
         return z, y, x
 
 
 class ZBlock(NamedTuple):
-    """Slices start..stop (exclusive) that one task owns, and the halo around them that it may read."""
+    """Slices ``start`` to ``stop`` (exclusive) that one task owns, and the halo around them that it may read."""
 
     start: int
     stop: int
@@ -77,19 +77,21 @@ class ZBlock(NamedTuple):
 
 
 def z_blocks(n_slices: int, depth: int, halo: int = 0) -> list[ZBlock]:
-    """Cut n_slices into blocks of ``depth`` slices (the last may be thinner), each with up to ``halo`` slices around it."""
-    return [
-        ZBlock(start, stop, max(0, start - halo), min(n_slices, stop + halo))
-        for start in range(0, n_slices, depth)
-        for stop in (min(n_slices, start + depth),)
-    ]
+    """Cut ``n_slices`` into blocks of ``depth`` slices (the last may be thinner), each with up to ``halo`` slices on either side."""
+    blocks = []
+    for start in range(0, n_slices, depth):
+        stop = min(start + depth, n_slices)
+        read_start = max(0, start - halo)
+        read_stop = min(stop + halo, n_slices)
+        blocks.append(ZBlock(start, stop, read_start, read_stop))
+    return blocks
 
 
 def evenly_spaced(n_slices: int, count: int) -> list[int]:
-    """``count`` slice numbers spread evenly from the first to the last slice (the papers' choice of slices to label).
+    """Return ``count`` slice indices, evenly spaced from the first to the last slice (the papers' choice of slices to label).
 
     Raises:
-        InputError: more slices asked for than there are, or fewer than one.
+        InputError: ``count`` is smaller than 1 or larger than ``n_slices``.
     """
     if not 1 <= count <= n_slices:
         raise InputError(f"Cannot choose {count} of {n_slices} slices; ask for 1 to {n_slices}.")
@@ -98,17 +100,15 @@ def evenly_spaced(n_slices: int, count: int) -> list[int]:
     return [round(index * (n_slices - 1) / (count - 1)) for index in range(count)]
 
 
-def axes_hint(found: Sequence[int], expected: Sequence[int]) -> str:
-    """The end of a message about a shape that does not fit: which axes were exchanged, if that explains it; else empty.
+def axes_hint(shape: Sequence[int], expected: Sequence[int]) -> str:
+    """Return the end of a message about a shape that does not fit: which axes are exchanged, if that explains it; else empty.
 
     >>> axes_hint((128, 96), (96, 128))
     '; y and x are exchanged, transpose it'
     """
-    if tuple(found) == tuple(expected) or sorted(found) != sorted(expected):
+    is_permutation = sorted(shape) == sorted(expected)
+    if tuple(shape) == tuple(expected) or not is_permutation:
         return ""
-    leading_fit = list(found[:-2]) == list(expected[:-2])
-    return (
-        "; y and x are exchanged, transpose it"
-        if leading_fit
-        else "; its axes are in another order than z, y, x"
-    )
+    if list(shape[:-2]) == list(expected[:-2]):
+        return "; y and x are exchanged, transpose it"
+    return "; its axes are in another order than z, y, x"

@@ -1,4 +1,4 @@
-"""How work is spread over processes or a cluster, and whether there is room for it."""
+"""How work is run: in this process, on local workers or on a cluster; and whether it fits into memory and onto the disk."""
 
 import atexit
 import ctypes
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from sparsem.errors import ResourceError, SettingsError
+from sparsem.progress import in_notebook
 from sparsem.workflow.interruption import Stopped, blocked_here
 
 if TYPE_CHECKING:
@@ -28,13 +29,16 @@ CLOSING_S = 5  # of a connection to workers that are gone
 
 @dataclass(frozen=True)
 class Execution:
-    """How work is spread and shown.
+    """How work is run and shown.
 
     Attributes:
-        workers: 0 runs in this process; more starts that many local processes.
-        scheduler: address of a Dask scheduler that exists (a SLURM cluster through dask-jobqueue).
-        overwrite: replace a result that was made with other settings; the old one stays until the new one is complete.
-        quiet: no progress on standard error.
+        workers: number of local processes; 0 runs in this process.
+        scheduler: address of a running Dask scheduler (a SLURM cluster through dask-jobqueue).
+        overwrite: replace a result that was computed with other settings; the old one stays until the new one is complete.
+        quiet: show no progress on standard error.
+
+    Raises:
+        SettingsError: ``workers`` is negative.
     """
 
     workers: int = 0
@@ -49,18 +53,20 @@ class Execution:
             )
 
 
-HERE = Execution(quiet=True)
+HERE = Execution(
+    quiet=not in_notebook()
+)  # in this process; progress is shown where a person watches
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a stage will take, in bytes, and which setting takes less.
+    """What a stage needs, in bytes, and which setting needs less.
 
     Attributes:
-        ram: of one process, at its peak.
-        disk: for everything it writes.
+        ram: peak memory of one process.
+        disk: bytes that the stage writes.
         smaller: the setting that makes it fit, for the message.
-        gpu: memory of the GPU that it uses.
+        gpu: memory of the GPU.
         gpu_free: how much of that is free.
     """
 
@@ -71,37 +77,45 @@ class Needs:
     gpu_free: int = 0
 
     def check(self, directory: Path, processes: int = 1) -> None:
-        """Refuse what cannot fit.
+        """Check that memory and disk suffice.
+
+        Args:
+            directory: where the stage writes.
+            processes: number of processes that compute at the same time.
 
         Raises:
-            ResourceError: with both numbers and what to change.
+            ResourceError: they do not; the message has both numbers and what to change.
         """
-        free_ram, free_disk = psutil.virtual_memory().available, shutil.disk_usage(directory).free
-        memory = (
-            ("memory", self.ram * processes, free_ram),
-            ("GPU memory", self.gpu * processes, self.gpu_free),
-        )
-        for what, wanted, free in (*memory, (f"disk at {directory}", self.disk, free_disk)):
-            if wanted > free:
-                advice = f"; {self.smaller}" if self.smaller and "memory" in what else ""
-                raise ResourceError(
-                    f"This needs {wanted / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are free{advice}."
-                )
+        free_ram = psutil.virtual_memory().available
+        free_disk = shutil.disk_usage(directory).free
+        advice = f"; {self.smaller}" if self.smaller else ""
+        _refuse_more("memory", self.ram * processes, free_ram, advice)
+        _refuse_more("GPU memory", self.gpu * processes, self.gpu_free, advice)
+        _refuse_more(f"disk at {directory}", self.disk, free_disk)
 
     def __str__(self) -> str:
-        gpu = f", {_size(self.gpu)} of GPU memory" if self.gpu else ""
-        return f"needs up to {_size(self.ram)} of memory a process{gpu}" + (
-            f" and {_size(self.disk)} of disk" if self.disk else ""
+        gpu = f", {_in_words(self.gpu)} of GPU memory" if self.gpu else ""
+        disk = f" and {_in_words(self.disk)} of disk" if self.disk else ""
+        return f"needs up to {_in_words(self.ram)} of memory per process{gpu}{disk}"
+
+
+def _refuse_more(resource: str, needed: int, free: int, advice: str = "") -> None:
+    if needed > free:
+        raise ResourceError(
+            f"This needs {needed / 1e9:.1f} GB of {resource}, and {free / 1e9:.1f} GB are free{advice}."
         )
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{max(1, round(count / 1e6))} MB"
+def _in_words(count: int) -> str:
+    if count >= 10**9:
+        return f"{count / 1e9:.1f} GB"
+    megabytes = max(1, round(count / 1e6))
+    return f"{megabytes} MB"
 
 
 @contextmanager
 def client_of(on: Execution) -> "Iterator[Client | None]":
-    """The Dask client to work with; None means in this process.
+    """Yield the Dask client to work with; None means in this process.
 
     Raises:
         SettingsError: no scheduler answers at the address.
@@ -124,46 +138,50 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
     client = Client(_local_cluster(on.workers), set_as_default=False)
     try:
         yield client
-        client.run(_give_memory_back, on_error="ignore")
+        client.run(_release_memory, on_error="ignore")
     except Stopped:
         raise  # the program ends now, and its processes with it
     except BaseException:
-        _kill_kept()  # blocks in flight may not go on once the stage is given up
+        _kill_kept_workers()  # blocks in flight must not continue once the stage is given up
         client.close(timeout=CLOSING_S)
         raise
     client.close()
 
 
-_kept: "list[LocalCluster]" = []  # one at most
+_kept_cluster: "list[LocalCluster]" = []  # at most one
 
 
 def _local_cluster(workers: int) -> "LocalCluster":
-    """Worker processes, kept for the next stage of this process: until they have imported everything they take ten seconds."""
+    """Return worker processes, which are kept for the next stage: to start them and import everything takes ten seconds."""
     from distributed import LocalCluster, Status
     from distributed.utils import LoopRunner
 
-    if _kept and not (_kept[0].status is Status.running and len(_kept[0].worker_spec) == workers):
-        _close_kept()
-    if not _kept:
+    if _kept_cluster:
+        cluster = _kept_cluster[0]
+        is_running = cluster.status is Status.running
+        if not is_running or len(cluster.worker_spec) != workers:
+            _close_kept_workers()
+    if not _kept_cluster:
         _start_resource_tracker()
         with blocked_here():
             runner = LoopRunner(asynchronous=False)
             runner.start()  # the thread that starts the workers
-        options = {
-            "threads_per_worker": 1,
-            "dashboard_address": ":0",
-            "memory_limit": 0,
-        }  # the preflight has checked the memory
-        _kept.append(
-            LocalCluster(n_workers=workers, loop=runner.loop, silence_logs=logging.ERROR, **options)
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,  # the preflight has checked the memory
+            dashboard_address=":0",
+            loop=runner.loop,
+            silence_logs=logging.ERROR,
         )
-    return _kept[0]
+        _kept_cluster.append(cluster)
+    return _kept_cluster[0]
 
 
 def _start_resource_tracker() -> None:
-    """Start what removes semaphores after workers, before the thread that starts them: it would unblock that thread's signals.
+    """Start the process that removes semaphores of workers, before the thread that starts them: it would unblock that thread's signals.
 
-    It warns of the semaphores of a program that was stopped, which it removes; the warning is no news.
+    It warns of the semaphores of a program that was stopped, which it removes. Users need not see the warning.
     """
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = "ignore"
@@ -176,23 +194,23 @@ def _start_resource_tracker() -> None:
 
 
 @atexit.register
-def _close_kept() -> None:
-    while _kept:
-        _kept.pop().close()
+def _close_kept_workers() -> None:
+    while _kept_cluster:
+        _kept_cluster.pop().close()
 
 
-def _kill_kept() -> None:
-    """End the workers without waiting for what they do: nothing half-written counts."""
-    for cluster in _kept:
+def _kill_kept_workers() -> None:
+    """End the workers without waiting for their blocks: nothing half-written counts."""
+    for cluster in _kept_cluster:
         for nanny in cluster.workers.values():
             nanny.auto_restart = False
-            with suppress(AttributeError, psutil.Error):  # one that is starting has no process yet
+            with suppress(AttributeError, psutil.Error):  # a starting worker has no process yet
                 psutil.Process(nanny.pid).kill()
-    _close_kept()
+    _close_kept_workers()
 
 
-def _give_memory_back() -> None:
-    """What a stage freed is there for the next one's preflight."""
+def _release_memory() -> None:
+    """Return memory that a stage freed to the system, so that the next stage's preflight sees it."""
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
     if sys.platform == "linux":
@@ -204,24 +222,29 @@ def _give_memory_back() -> None:
 def spread(
     client: "Client", calls: Iterable[tuple[Callable[..., None], tuple[Any, ...]]]
 ) -> Iterator[None]:
-    """Run calls on workers, one yield a finished one; every worker is kept two ahead, so a million are never submitted at once.
+    """Run calls on workers, and yield once for each that is finished.
+
+    Two calls per worker are submitted ahead, never a million at once.
 
     Raises:
-        ResourceError: a worker died several times at one call.
+        ResourceError: workers died several times at the same call.
     """
     from distributed import KilledWorker, as_completed
 
     waiting = iter(calls)
-    ahead = 2 * max(1, sum(client.nthreads().values()))
-    first = [client.submit(call, *given, pure=False) for call, given in islice(waiting, ahead)]
+    n_threads = sum(client.nthreads().values())
+    n_ahead = 2 * max(1, n_threads)
+    first = [
+        client.submit(call, *arguments, pure=False) for call, arguments in islice(waiting, n_ahead)
+    ]
     running = as_completed(first, loop=client.loop)
     for future in running:
         try:
             future.result()
         except KilledWorker as error:
             raise ResourceError(
-                f"Workers died while they ran one block ({error}); see their memory, use fewer, and run it again."
+                f"Workers died while they computed a block ({error}). Look at their memory, use fewer workers, and run the command again."
             ) from None
         yield
-        for call, given in islice(waiting, 1):
-            running.add(client.submit(call, *given, pure=False))
+        for call, arguments in islice(waiting, 1):
+            running.add(client.submit(call, *arguments, pure=False))

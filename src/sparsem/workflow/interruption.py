@@ -1,6 +1,6 @@
 """Stopping by Ctrl+C or SIGTERM: within seconds, in one sentence, and after a step where half a step would be lost.
 
-Imports the standard library only, so that a program can be stopped while the rest of it is still loading.
+This module imports the standard library only, so that a program can be stopped while the rest of it still loads.
 """
 
 import logging
@@ -15,18 +15,24 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-STOPPED = 130  # the exit code that a shell gives a program that Ctrl+C ended
-GRACE_S = 3.0  # for what removes files that are not needed; an exception may get lost in a library, or wait for it
+EXIT_CODE = 130  # the exit code of a program that Ctrl+C ended
+GRACE_S = (
+    3.0  # time to remove temporary files; an exception may get lost in a library, or wait for it
+)
 GRACE_OF_STEP_S = 20.0  # SLURM kills 30 s after SIGTERM
 REPEATED_S = 1.0  # a signal to a process and to its group arrives twice
 SENTENCE = "Stopped. Run the same command again to continue."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SHOW_CURSOR = "\x1b[?25h"
 
 _holds_back = threading.Event()
 
 
 class Stopped(BaseException):
-    """The program was asked to end. No ``Exception``, and no ``KeyboardInterrupt``, which libraries of command lines handle."""
+    """The program was asked to end.
+
+    It is no ``Exception``, and no ``KeyboardInterrupt``, which libraries of command lines handle.
+    """
 
 
 def listen() -> None:
@@ -36,11 +42,12 @@ def listen() -> None:
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    # Python's own handlers wait for the main thread, which may be in a library's code for minutes; this thread does not.
+    # Python's own handlers wait for the main thread, which may be in a library's code for minutes. The thread does not wait.
     signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    threading.Thread(
+    thread = threading.Thread(
         target=_end_after_grace, args=(receiver, sender), daemon=True, name="sparsem-interruption"
-    ).start()
+    )
+    thread.start()
     first_s = 0.0
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -53,24 +60,21 @@ def listen() -> None:
             end()
 
     for number in SIGNALS:
-        if (
-            signal.getsignal(number) is not signal.SIG_IGN
-        ):  # a shell lets programs in the background ignore Ctrl+C
+        # A shell lets programs in the background ignore Ctrl+C; that stays.
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
 
 
 def _end_after_grace(receiver: socket.socket, _sender: socket.socket) -> None:
     while receiver.recv(1)[0] not in SIGNALS:
         pass
-    logging.disable(
-        logging.CRITICAL
-    )  # libraries tell of every connection that ends with the workers
+    logging.disable(logging.CRITICAL)  # libraries log every connection that ends with the workers
     time.sleep(GRACE_OF_STEP_S if _holds_back.is_set() else GRACE_S)
     end()
 
 
 def end() -> None:
-    """End this program and the processes that it started, now."""
+    """End this program and the processes that it started, at once."""
     for number in SIGNALS:
         with suppress(ValueError):  # not in the main thread
             signal.signal(number, signal.SIG_IGN)
@@ -78,10 +82,11 @@ def end() -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     with suppress(OSError, ValueError):
-        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
-        sys.stderr.write(f"{show_cursor}{SENTENCE}\n")
+        if sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR)  # a progress bar hides it
+        sys.stderr.write(f"{SENTENCE}\n")
         sys.stderr.flush()
-    os._exit(STOPPED)  # what libraries do at exit waits for workers that are gone
+    os._exit(EXIT_CODE)  # exit handlers of libraries would wait for workers that are gone
 
 
 def _kill_children() -> None:
@@ -90,48 +95,49 @@ def _kill_children() -> None:
     with suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
-                if not any(
-                    "resource_tracker" in word for word in child.cmdline()
-                ):  # it removes what the others leave, and ends itself
+                # The resource tracker removes what the others leave behind, and ends itself.
+                is_tracker = any("resource_tracker" in word for word in child.cmdline())
+                if not is_tracker:
                     child.kill()
 
 
 @contextmanager
 def stops_after_steps() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl+C and SIGTERM; what is yielded returns whether one came, upon which the block is to be left.
+    """Hold back Ctrl+C and SIGTERM, and yield a function that returns whether a signal came and the block should be left.
 
-    At the end of the block the signal takes its effect; if that ends nothing the block does, since it is not complete. A second signal
-    takes its effect at once. Signals that the program ignores stay ignored, and in another thread than the main one, where Python
-    allows no handlers, nothing is held back.
+    At the end of the block the signal takes its effect; if that does not end the program, ``KeyboardInterrupt`` ends the
+    block, which is incomplete. A second signal takes its effect at once. Signals that the program ignores stay ignored.
+    Outside of the main thread, where Python allows no handlers, nothing is held back.
 
     Raises:
-        KeyboardInterrupt: the block was left, and the program's own handler went on.
+        KeyboardInterrupt: the block was left, and the program's own handler returned.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    came: list[tuple[int, float]] = []
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-    handlers = {
-        number: handler for number, handler in before.items() if handler is not signal.SIG_IGN
-    }
+    received: list[tuple[int, float]] = []  # number and time of each signal
+    handlers: dict[int, Any] = {}
+    for listened in SIGNALS:
+        handler = signal.getsignal(listened)
+        if handler is not signal.SIG_IGN:
+            handlers[listened] = handler
 
     def hold(number: int, _frame: FrameType | None) -> None:
-        if came and time.monotonic() - came[0][1] > REPEATED_S:
+        if received and time.monotonic() - received[0][1] > REPEATED_S:
             _restore(handlers)
             signal.raise_signal(number)
-        came.append((number, time.monotonic()))
+        received.append((number, time.monotonic()))
 
     for number in handlers:
         signal.signal(number, hold)
     _holds_back.set()
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         _holds_back.clear()
         _restore(handlers)
-    if came:
-        signal.raise_signal(came[0][0])
+    if received:
+        signal.raise_signal(received[0][0])
         raise KeyboardInterrupt
 
 
@@ -142,7 +148,7 @@ def _restore(handlers: dict[int, Any]) -> None:
 
 @contextmanager
 def blocked_here() -> Iterator[None]:
-    """Threads that start within the block, and their processes, do not get Ctrl+C: who started them ends them."""
+    """Keep Ctrl+C from threads that start within the block, and from their processes: the program ends them itself."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
