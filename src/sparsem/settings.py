@@ -1,7 +1,7 @@
-"""Settings: frozen models that reject unknown keys by naming the nearest known one.
+"""Settings: frozen models that reject unknown keys and name the nearest known one.
 
-Every stage declares one subclass beside its function. TOML files, the command line and the viewer are made from it, so a
-default, its range and its help text exist once.
+Every stage declares one subclass next to its function. TOML files, the command line and the viewer are generated from
+it, so a default, its range and its help text exist once.
 """
 
 import difflib
@@ -9,6 +9,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -19,8 +20,11 @@ from sparsem.errors import SettingsError
 
 MAX_SLICES = 1_000_000
 RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
+FINGERPRINT = re.compile(r"[0-9a-f]{32}.*")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SLICES = " slices"  # ending of the keys of a record that hold a fingerprint for each slice
+INPUT = "input "  # beginning of the keys of a record that hold the fingerprint of an input
+MAX_SHOWN = 60  # characters of a value in a message
 
 
 class Settings(BaseModel):
@@ -35,31 +39,33 @@ S = TypeVar("S", bound=Settings)
 
 
 def named_values(value: Any, example: str) -> Any:
-    """``["a=1", "b=2"]``, as a command line gives it, as a dictionary; a dictionary stays.
+    """Return ``["a=1", "b=2"]``, as a command line gives it, as a dictionary; return other values as they are.
 
     Raises:
-        ValueError: a part is not NAME=VALUE; the example is shown.
+        ValueError: a part is not NAME=VALUE; the message shows the example.
     """
     if not isinstance(value, list | tuple):
         return value
-    parts = [str(one).partition("=") for one in value]
-    if not all(name and given for name, _, given in parts):
-        raise ValueError(f"expected NAME=VALUE, for example {example}")
-    return {name: given for name, _, given in parts}
+    named = {}
+    for part in value:
+        name, _, content = str(part).partition("=")
+        if not name or not content:
+            raise ValueError(f"expected NAME=VALUE, for example {example}")
+        named[name] = content
+    return named
 
 
 def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
     """Validate ``values`` as ``model``; ``where`` (a file, a command) opens the error message.
 
     Raises:
-        SettingsError: an unknown key (the nearest known one is named), a wrong type, a value out of range.
+        SettingsError: a key is unknown (the message names the nearest known one), a type is wrong, or a value out of range.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(
-            "; ".join(_sentence(model, detail, where) for detail in error.errors())
-        ) from None
+        sentences = [_sentence(model, detail, where) for detail in error.errors()]
+        raise SettingsError("; ".join(sentences)) from None
 
 
 def changed(settings: S, changes: Mapping[str, Any], where: str = "settings") -> S:
@@ -81,13 +87,17 @@ def resolve_settings(model: type[S], settings: S | None, changes: Mapping[str, A
     """
     if settings is None:
         return parse(model, changes, model.__name__)
-    return changed(settings, changes, model.__name__) if changes else settings
+    if not changes:
+        return settings
+    return changed(settings, changes, model.__name__)
 
 
 def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    location = detail["loc"]
+    key = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{key}'{nearest(str(detail['loc'][-1]), _known_keys(model, detail['loc'][:-1]))}"
+        known_keys = _known_keys(model, location[:-1])
+        return f"{where}: unknown key '{key}'{nearest(str(location[-1]), known_keys)}"
     if detail["type"] == "missing":
         return f"{where}: the key '{key}' is required and was not given"
     message = detail["msg"].removeprefix("Value error, ")
@@ -95,25 +105,28 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, where: str) -> str:
 
 
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    """Return the keys of the model at a location within nested settings."""
     for part in location:
-        fields = {about.alias or name: about for name, about in model.model_fields.items()}
-        if (
-            part in fields
-        ):  # else it is the name of an entry in a table of tables, whose model we hold already
-            model = _model_in(fields[str(part)].annotation) or model
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        field = fields.get(str(part))
+        if field is not None:  # else ``part`` is a key of a dictionary of models
+            model = _model_in(field.annotation) or model
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings model of a field: itself, optional, or the values of a dictionary."""
+    """Return the settings model of a field: itself, optional, or the values of a dictionary."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = (_model_in(one) for one in get_args(annotation))
-    return next((one for one in found if one is not None), None)
+    for argument in get_args(annotation):
+        model = _model_in(argument)
+        if model is not None:
+            return model
+    return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """End of an error message: what was probably meant, and what there is.
+    """Return the end of an error message: what was probably meant, and what exists.
 
     >>> nearest("strcture", ["structure", "seed"])
     "; did you mean 'structure'? Known: seed, structure."
@@ -133,76 +146,79 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         # Windows' editors and PowerShell open a file with a byte order mark, which TOML does not know.
-        return tomllib.loads(
-            content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
-        )
+        encoding = "utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig"
+        return tomllib.loads(content.decode(encoding))
     except OSError as error:
-        raise SettingsError(
-            f"Cannot read the settings file {path}: {error.strerror or error}."
-        ) from None
+        reason = error.strerror or error
+        raise SettingsError(f"Cannot read the settings file {path}: {reason}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}.") from None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name the keys in which two flat records differ: ``another image, batch: 5 -> 8``; a fingerprint tells nobody more.
+    """Name the keys in which two flat records differ: ``another image, batch: 5 -> 8``.
 
-    Next to the fingerprint ``NAME`` of an annotation a record may hold ``NAME slices``, slice -> fingerprint: then the slices that
-    differ are named instead.
+    Fingerprints are not shown, since they say nothing to a reader. Next to the fingerprint ``NAME`` of an annotation a
+    record may hold ``NAME slices``, slice to fingerprint: then the slices that differ are named instead.
     """
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    tables = [key for key in keys if key.endswith(SLICES)]
-    by_slice = {
-        key
-        for key in tables
-        if isinstance(before.get(key), Mapping) and isinstance(now.get(key), Mapping)
-    }
-    explained = {key.removesuffix(SLICES) for key in by_slice}
-    explained |= {key for key in tables if key not in by_slice and key.removesuffix(SLICES) in keys}
-    named = [
+    explained = set()  # keys that another key explains
+    for key in keys:
+        if not key.endswith(SLICES):
+            continue
+        name = key.removesuffix(SLICES)
+        names_slices = isinstance(before.get(key), Mapping) and isinstance(now.get(key), Mapping)
+        if names_slices:
+            explained.add(name)
+        elif name in keys:
+            explained.add(key)
+    sentences = [
         _difference(key, before.get(key), now.get(key)) for key in keys if key not in explained
     ]
-    return ", ".join(named)
+    return ", ".join(sentences)
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
     if key.endswith(SLICES) and isinstance(before, Mapping) and isinstance(now, Mapping):
-        slices = sorted({z for z in {**before, **now} if before.get(z) != now.get(z)}, key=int)
-        return f"other labels of {key.removesuffix(SLICES)} on {'slice' if len(slices) == 1 else 'slices'} {', '.join(slices)}"
-    prints = [
-        re.fullmatch(r"[0-9a-f]{32}.*", value) for value in (before, now) if isinstance(value, str)
-    ]
-    if any(prints):
-        what = key.removeprefix("input ")
-        other = "other" if what.split()[0].endswith("s") else "another"
-        return (
-            f"without {what}"
-            if now is None
-            else f"now with {what}"
-            if before is None
-            else f"{other} {what}"
-        )
-    return f"{key.removeprefix('input ')}: {_short(before)} -> {_short(now)}"
+        return _different_slices(key.removesuffix(SLICES), before, now)
+    name = key.removeprefix(INPUT)
+    if not _is_fingerprint(before) and not _is_fingerprint(now):
+        return f"{name}: {_shorten(before)} -> {_shorten(now)}"
+    if now is None:
+        return f"without {name}"
+    if before is None:
+        return f"now with {name}"
+    is_plural = name.split()[0].endswith("s")
+    return f"other {name}" if is_plural else f"another {name}"
 
 
-def _short(value: Any) -> str:
+def _different_slices(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    slices = [z for z in {**before, **now} if before.get(z) != now.get(z)]
+    noun = "slice" if len(slices) == 1 else "slices"
+    return f"other labels of {name} on {noun} {', '.join(sorted(slices, key=int))}"
+
+
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, str) and FINGERPRINT.fullmatch(value) is not None
+
+
+def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def parsed_slices(text: str) -> list[int]:
-    """Return the numbers of slices, in the order in which they are given; ranges are inclusive.
+    """Return slice numbers in the order in which they are given; ranges are inclusive.
 
     >>> parsed_slices("1-3,9")
     [1, 2, 3, 9]
 
     Raises:
-        ValueError: not a list of numbers, a range that runs backwards or is too long, or a slice
-            that is given twice.
+        ValueError: the text is no list of numbers, a range runs backwards or is too long, or a slice is given twice.
     """
-    joined = re.sub(r"\s*-\s*", "-", text.strip())
+    without_spaces = re.sub(r"\s*-\s*", "-", text.strip())
     numbers: list[int] = []
-    for part in re.split(r"[,\s]+", joined):
+    for part in re.split(r"[,\s]+", without_spaces):
         if not part:
             continue
         match = RANGE.fullmatch(part)
@@ -224,11 +240,10 @@ def parsed_slices(text: str) -> list[int]:
 
 
 def _as_text(value: Any) -> Any:
-    """A number, or a list of numbers and ranges, as one text; anything else stays."""
+    """Return a number, or a list of numbers and ranges, as one text; return other values as they are."""
     parts = [value] if isinstance(value, int) else value
-    if not isinstance(parts, list | tuple) or not all(
-        isinstance(part, int | str) for part in parts
-    ):
+    is_list = isinstance(parts, list | tuple)
+    if not is_list or not all(isinstance(part, int | str) for part in parts):
         return value
     return ",".join(map(str, parts))
 
@@ -238,6 +253,25 @@ def _as_numbers(value: Any) -> Any:
     return tuple(parsed_slices(text)) if isinstance(text, str) else value
 
 
+def _as_names(value: Any) -> Any:
+    """Return names that are separated by commas, or a list of such texts, as a tuple of names."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        return value
+    names = [name.strip() for part in parts for name in part.split(",")]
+    return tuple(name for name in names if name)
+
+
+@dataclass(frozen=True)
+class OptionName:
+    """The name of a field on the command line, where it differs from the field: ``--structure`` is given once per name."""
+
+    name: str
+
+
 # Every field of settings that takes slices has one of these types, so that all take 5, [0, 9] and "10-20,40".
 SliceNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_numbers)]
 SliceChoice = Annotated[str, BeforeValidator(_as_text)]  # or a word, such as "non-empty" or "all"
+
+# Every field of settings that takes structures has this type, so that all take "nucleus", ["a", "b"] and "a,b".
+StructureNames = Annotated[tuple[str, ...], BeforeValidator(_as_names), OptionName("structure")]
