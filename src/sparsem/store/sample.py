@@ -422,6 +422,15 @@ class Sample:
         return notes
 
 
+def open_sample(path: str | Path) -> Sample:
+    """Open a sample that ``import_stack`` or ``phantom`` made; see ``Sample``.
+
+    Raises:
+        SampleError: there is no sample at the path, or its import was not finished.
+    """
+    return Sample.open(path)
+
+
 def save_table(table: pa.Table, path: Path) -> Path:
     """Write a table in one step, as CSV or Parquet according to the path's suffix; return the path."""
     sink = pa.BufferOutputStream()
