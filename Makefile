@@ -1,17 +1,18 @@
-# The two commands a fresh machine needs: `make demo` and `make test`. Each builds the environment that it needs in .venv.
+# The two commands that a fresh machine needs: `make demo` and `make test`. Each builds the environments that it needs:
+# .venv, and for the tests .venv-core, which has no optional part.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
-# Of its own, for a comma would end the argument of a call.
-WITH_EXTRAS := .[test,denoise]
+CORE   := .venv-core
+COMMA  := ,
 
 .PHONY: demo test format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/sparsem demo demo
 
-test: $(VENV)/.ready-to-test
+test: $(VENV)/.ready-to-test $(CORE)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -22,25 +23,31 @@ format: $(VENV)/.ready-to-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) $(CORE) demo dist
 
-$(VENV)/bin/python:
+%/bin/python:
 ifdef UV
-	uv venv --quiet --python $(PYTHON) $(VENV)
+	uv venv --quiet --python $(PYTHON) $*
 else
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 endif
 
 $(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(call install,-e .)
+	$(call install,$(VENV),-e .[train$(COMMA)render])
 	touch $@
 
 $(VENV)/.ready-to-test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(call install,-e $(WITH_EXTRAS))
+	$(call install,$(VENV),-e .[test])
 	touch $@ $(VENV)/.ready
 
+$(CORE)/.ready: $(CORE)/bin/python pyproject.toml constraints.txt
+	$(call install,$(CORE),-e .)
+	touch $@
+
+.PRECIOUS: %/bin/python
+
 ifdef UV
-install = uv pip install --quiet --python $(BIN)/python --constraint constraints.txt $(1)
+install = uv pip install --quiet --python $(1)/bin/python --constraint constraints.txt $(2)
 else
-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(1)
+install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(2)
 endif

@@ -10,12 +10,11 @@ from sparsem.errors import MissingExtraError
 
 # Name of the extra -> the import that shows that it is installed, and what it is for.
 EXTRAS = {
-    "train": ("torch", "training and prediction of networks"),
+    "train": ("torch", "training and prediction of networks, and image-quality metrics"),
     "detect": ("transformers", "detection of objects in boxes, and Segment Anything"),
     "zoo": ("segmentation_models_pytorch", "UNet++, SenFormer and pretrained encoders"),
     "render": ("pyvista", "renderings, videos and meshes"),
     "denoise": ("careamics", "denoising by Noise2Void"),
-    "metrics": ("piq", "learned and reference image-quality metrics"),
     "cluster": ("distributed", "local workers and clusters"),
 }
 

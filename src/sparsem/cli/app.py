@@ -1,4 +1,4 @@
-"""The command line: ``sparsem VERB ...``. Exit codes: 0 done, 2 something that you can mend, 130 stopped by you."""
+"""The command line: ``sparsem COMMAND ...``. Exit codes: 0 done, 2 something that the user can correct, 130 stopped by the user."""
 
 import errno
 import sys
@@ -10,128 +10,115 @@ from typer.core import TyperCommand, TyperGroup
 
 from sparsem import __version__
 from sparsem.cli.console import accept_every_character
-from sparsem.errors import SparsemError
+from sparsem.cli.help import Command
+from sparsem.errors import MissingExtraError, SparsemError
+from sparsem.extras import EXTRAS, require
 from sparsem.settings import nearest
 
-# name -> (module.function, what --help lists). A module loads when one of its commands is called: some load torch, some VTK.
+# Name -> (module, help). A module is imported when one of its commands is called: some load torch, some VTK.
 COMMANDS = {
-    "demo": ("pipeline.demo", "The whole job on a synthetic tumor volume, in a few minutes."),
-    "phantom": ("data.phantom", "Make a synthetic tumor volume with exact truth."),
-    "import": ("data.import_", "Bring a stack in."),
-    "annotate": ("data.annotate", "Bring hand-labeled slices in, and learn which to label next."),
-    "align": ("preprocess.align", "Put every slice over its neighbors: drift, jumps, bad slices."),
-    "equalize": (
-        "preprocess.equalize",
-        "Even out brightness from slice to slice, or within slices.",
-    ),
-    "denoise": (
-        "segment.denoise",
-        "Take the noise away, by a network that learns on the sample itself, or without learning.",
-    ),
-    "quality": (
-        "quality.quality",
-        "Tell how good the images are, and which slices to look at; compare protocols.",
-    ),
-    "train": ("segment.train", "Teach a network the structures from the labeled slices."),
-    "predict": ("segment.predict", "Find the structures in every slice."),
-    "cells": ("cells.cells", "Tell touching cells apart in every slice, from a few labeled ones."),
-    "track": ("cells.track", "Give every protrusion its cell, and list where to look."),
-    "detect": (
-        "detect.detect",
-        "Find organelles in boxes, in pictures of any size: learn, find, mask, score, count.",
-    ),
-    "score": ("segment.score", "Compare labels with truth."),
-    "experiment": (
-        "experiment.experiment",
-        "Answer a question by measuring: how many slices to label, which network, which way with cells.",
-    ),
-    "constrain": (
-        "results.constrain",
-        "Hold the structures to biology: nucleoli in nuclei, organelles in cells.",
-    ),
-    "measure": ("results.measure", "Measure every object and every cell."),
-    "report": ("results.report", "Put slices, 3D, plots and tables on one page."),
-    "render": ("results.render", "Draw structures in 3D, as a picture or a video."),
-    "export": ("results.export", "Write TIFF stacks, tables and meshes for other programs."),
-    "info": ("data.info", "Tell what a sample holds, and what was done to it."),
-    "remove": ("data.remove", "Take a piece of a sample away."),
-    "run": ("pipeline.run", "Walk the whole path from one study.toml."),
+    "demo": ("pipeline", "Run the whole study on a synthetic tumor volume, in a few minutes."),
+    "phantom": ("data", "Make a synthetic tumor volume with exact ground truth."),
+    "import": ("data", "Import a stack."),
+    "annotate": ("data", "Import hand-labeled slices, and suggest which to label next."),
+    "align": ("preprocess", "Register every slice to the slices before it; report drift and jumps."),
+    "equalize": ("preprocess", "Equalize brightness from slice to slice, or contrast within slices."),
+    "denoise": ("preprocess", "Remove noise, by a network that is trained on the sample itself or without one."),
+    "quality": ("quality", "Measure how good images are, list slices to review, compare protocols."),
+    "train": ("segment", "Train a segmentation network on the labeled slices."),
+    "predict": ("segment", "Predict the structures in every slice."),
+    "cells": ("cells", "Separate touching cells in every slice, from a few labeled slices."),
+    "track": ("cells", "Assign every protrusion to its cell, and list places to review."),
+    "detect": ("detect", "Detect organelles in boxes, in images of any size: train, predict, mask, score, count."),
+    "score": ("results", "Compare labels with ground truth."),
+    "experiment": ("experiment", "Measure how many slices to label, which network to use, how to separate cells."),
+    "constrain": ("results", "Apply biological constraints: nucleoli in nuclei, organelles in cells."),
+    "measure": ("results", "Measure every object and every cell."),
+    "report": ("results", "Write a page with slices, 3D, plots and tables."),
+    "render": ("results", "Render structures in 3D, as an image or a video."),
+    "export": ("results", "Write TIFF stacks, tables and meshes for other programs."),
+    "info": ("data", "Show what a sample contains, and how it was made."),
+    "remove": ("data", "Remove a part of a sample."),
+    "run": ("pipeline", "Run the whole study that a study.toml describes."),
+    "doctor": ("doctor", "Show versions, device, memory, and which optional parts are installed."),
+}  # fmt: skip
+
+# Commands with commands of their own.
+GROUPS = {
+    "annotate": ("import", "suggest"),
+    "experiment": ("cells", "slices", "models"),
+    "detect": ("import", "train", "predict", "constrain", "masks", "score", "count", "export"),
+    "quality": ("sample", "images", "compare"),
 }
 
-GROUPS = {
-    "annotate": {"import": "annotate_import", "suggest": "annotate_suggest"},
-    "experiment": {
-        "cells": "experiment_cells",
-        "slices": "experiment_slices",
-        "models": "experiment_models",
-    },
-    "detect": {
-        "import": "detect_import",
-        "train": "detect_train",
-        "predict": "detect_predict",
-        "constrain": "detect_constrain",
-        "masks": "detect_masks",
-        "score": "detect_score",
-        "count": "detect_count",
-        "export": "detect_export",
-    },
-    "quality": {
-        "sample": "quality_sample",
-        "images": "quality_images",
-        "compare": "quality_compare",
-    },
-}
+RESUMES = "the same command then resumes where it stopped"
 
 
 class SampleFirst(TyperGroup):
-    """A group whose command ``sample`` may go without its name: ``sparsem quality liver.zarr``."""
+    """A group whose command ``sample`` may be called without its name: ``sparsem quality liver.zarr``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = args and args[0] in (*self.commands, "--help")
-        return super().parse_args(ctx, args if named or not args else ["sample", *args])
+        """Insert the name of the command where it is missing."""
+        has_name = bool(args) and args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if has_name or not args else ["sample", *args])
 
 
-class Verbs(TyperGroup):
-    """Lists the commands without loading them."""
+class LazyCommands(TyperGroup):
+    """A group that lists its commands without importing them."""
 
-    listing = False
+    is_listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command; while commands are listed, return its name and help only."""
         if cmd_name not in COMMANDS:
+            if ctx.resilient_parsing:  # shell completion
+                return None
             ctx.fail(f"There is no command '{cmd_name}'{nearest(cmd_name, COMMANDS)}")
-        if self.listing:
+        if self.is_listing:
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
         return _load(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        self.listing = True
+        """List the commands without importing them."""
+        self.is_listing = True
         super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Complete names of commands without importing them."""
+        self.is_listing = True
+        return super().shell_complete(ctx, incomplete)
 
 
 def _load(name: str) -> Any:
-    module, _, only = COMMANDS[name][0].partition(".")
-    commands = import_module(f"sparsem.cli.{module}")
-    cls = SampleFirst if "sample" in GROUPS.get(name, {}) else None
-    one = typer.Typer(cls=cls, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+    """Import the module of a command, and return the command."""
+    module_name, help_text = COMMANDS[name]
+    module = import_module(f"sparsem.cli.{module_name}")
+    group = SampleFirst if "sample" in GROUPS.get(name, ()) else None
+    commands = typer.Typer(
+        cls=group, add_completion=False, rich_markup_mode=None, no_args_is_help=True
+    )
     if name in GROUPS:
-        for verb, function in GROUPS[name].items():
-            one.command(verb)(getattr(commands, function))
-        one.callback(help=COMMANDS[name][1])(lambda: None)
+        for subcommand in GROUPS[name]:
+            function = getattr(module, f"{name}_{subcommand}_command")
+            commands.command(subcommand, cls=Command)(function)
+        commands.callback(help=help_text)(lambda: None)
     else:
-        one.command(name)(getattr(commands, only))
-    return typer.main.get_command(one)
+        commands.command(name, cls=Command)(getattr(module, f"{name}_command"))
+    return typer.main.get_command(commands)
 
 
 app = typer.Typer(
-    cls=Verbs,
-    add_completion=False,
+    cls=LazyCommands,
+    rich_markup_mode=None,
     no_args_is_help=True,
     help=(
-        "From a raw volume-EM stack and a few labeled slices to every organelle. The usual way: import, annotate import, train, "
-        "predict, export. Every command can be stopped and run again: it goes on where it was."
+        "From a raw volume-EM stack and a few labeled slices to every organelle and every cell. The usual order: import, "
+        "annotate import, train, predict, measure, report. Every command can be stopped and run again: it resumes where it "
+        "stopped."
     ),
 )
 
@@ -143,40 +130,51 @@ def _version(version: bool = typer.Option(False, "--version", help="print the ve
         raise typer.Exit
 
 
-AGAIN = "the same command then goes on where it was"
-
-
-def in_words(error: OSError) -> str:
-    """What a file system refused, and what to do about it."""
-    where = f" {error.filename}" if error.filename else ""
+def describe_os_error(error: OSError) -> str:
+    """Return what a file system refused, and what to do about it."""
+    path = f" {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return (
-            f"There is no room left on the disk{' at' if where else ''}{where}; make room: {AGAIN}."
-        )
+        location = f" at{path}" if path else ""
+        return f"There is no space left on the disk{location}; free some: {RESUMES}."
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"Writing or reading{where or ' a file'} is not allowed here; choose another place, or ask for the right to it: {AGAIN}."
+        return f"Permission denied for{path or ' a file'}; choose another folder, or ask for permission: {RESUMES}."
     if isinstance(error, FileNotFoundError):  # zarr's have no number
-        what = where.strip() or str(error).removesuffix(" does not exist") or "A file"
-        return f"{what} is gone; if the sample was moved or renamed while it was worked on, move it back: {AGAIN}."
+        name = path.strip() or str(error).removesuffix(" does not exist") or "A file"
+        return f"{name} is missing; if the sample was moved or renamed during the work, move it back: {RESUMES}."
     return str(error)
 
 
+def _missing_extra(error: ModuleNotFoundError) -> str:
+    """Return the sentence about an optional part whose library is missing; empty for other modules."""
+    for extra, (module, _) in EXTRAS.items():
+        if error.name and error.name.split(".")[0] == module:
+            try:
+                require(extra)
+            except MissingExtraError as missing:
+                return str(missing)
+    return ""
+
+
 def main() -> None:
-    """Entry point of the ``sparsem`` command."""
+    """Run the ``sparsem`` command."""
     accept_every_character()
     try:
         app()
-    except OSError as error:
-        typer.echo(f"Error: {in_words(error)}", err=True)
-        sys.exit(2)
     except (SparsemError, MemoryError) as error:
-        typer.echo(f"Error: {error or 'out of memory'}", err=True)
-        sys.exit(2)
-    except RuntimeError as error:  # torch has its own way to say that memory is out
-        if type(error).__name__ != "OutOfMemoryError":
+        _exit_with(str(error) or "out of memory")
+    except ModuleNotFoundError as error:
+        message = _missing_extra(error)
+        if not message:
             raise
-        typer.echo(
-            "Error: the GPU's memory is out; use a smaller --batch, --input-px or --width, or --device cpu.",
-            err=True,
-        )
-        sys.exit(2)
+        _exit_with(message)
+    except OSError as error:
+        _exit_with(describe_os_error(error))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's error for the memory of a GPU
+            raise
+        _exit_with("The memory of the GPU is exhausted; use a smaller --batch, or --device cpu.")
+
+
+def _exit_with(message: str) -> None:
+    typer.echo(f"Error: {message}", err=True)
+    sys.exit(2)

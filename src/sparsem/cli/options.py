@@ -3,13 +3,10 @@
 import inspect
 import json
 import math
-import os
-import shlex
-import subprocess
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,38 +15,45 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sparsem.settings import Settings, parse
+from sparsem.settings import OptionName, Settings, SliceChoice, SliceNumbers, parse
 from sparsem.workflow.execution import Execution
 
-SHARED = {
-    "workers": (int, 0, "local worker processes; 0 works in this one"),
+COMMON_OPTIONS = "Common options"
+
+# Name -> type, default, help. They mean the same in every command.
+SHARED: dict[str, tuple[Any, Any, str]] = {
+    "workers": (int, 0, "local worker processes; 0 works in this process"),
     "scheduler": (str | None, None, "address of a running Dask scheduler, such as tcp://node:8786"),
-    "overwrite": (bool, False, "replace a result that was made with other settings"),
-    "quiet": (bool, False, "no progress"),
+    "overwrite": (bool, False, "replace a result that was computed with other settings"),
+    "quiet": (bool, False, "show no progress"),
     "debug": (bool, False, "show where in the program an error arose"),
-    "json": (bool, False, "one JSON object on standard output, for scripts"),
+    "json": (bool, False, "print one JSON object on standard output, for scripts"),
 }
-
-
 SPREADING = ("workers", "scheduler")
+EXECUTION = ("workers", "scheduler", "overwrite", "quiet")
+
+LIMITS = (("≥", "ge"), (">", "gt"), ("≤", "le"), ("<", "lt"))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: lines for a person, the next command to try, and the same as data for a script."""
+    """The result of a command.
+
+    Attributes:
+        lines: text for a person.
+        following: the next command to try.
+        data: the same as data, for a script.
+    """
 
     lines: list[str]
     following: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def show(self, as_json: bool) -> None:
-        """Print it on standard output."""
+        """Print the result on standard output."""
         if as_json:
-            typer.echo(
-                json.dumps(
-                    _without_nan(json.loads(json.dumps(self.data, default=_plain))), allow_nan=False
-                )
-            )
+            plain = json.loads(json.dumps(self.data, default=_plain_value))
+            typer.echo(json.dumps(_without_nan(plain), allow_nan=False))
             return
         for line in self.lines:
             typer.echo(line)
@@ -64,40 +68,27 @@ SamplePath = Annotated[Path, typer.Argument(metavar="SAMPLE", help="a sample, NA
 def command(
     model: type[Settings] | None = None, spread: bool = False
 ) -> Callable[[Command], Callable[..., None]]:
-    """Turn ``function(arguments..., settings, on)`` into a command with an option for each field of ``model``.
+    """Return a decorator that turns ``function(arguments..., settings, on)`` into a command.
 
-    The function's own parameters other than ``settings`` and ``on`` stay as they are. ``spread`` says that its work can be
-    given to workers.
+    The command has an option for each field of ``model``, and the common options. The function's parameters other than
+    ``settings`` and ``on`` stay as they are.
+
+    Args:
+        model: the settings of the stage.
+        spread: the work can be given to workers.
     """
+    fields = dict(model.model_fields) if model else {}
+    common = [name for name in SHARED if spread or name not in SPREADING]
 
     def wrap(function: Command) -> Callable[..., None]:
-        own = [
-            one
-            for one in inspect.signature(function).parameters.values()
-            if one.name not in ("settings", "on")
-        ]
-        fields = dict(model.model_fields) if model else {}
-        options = [_option(name, about) for name, about in fields.items()]
-        common = [name for name in SHARED if spread or name not in SPREADING]
-        shared = [_shared_option(name) for name in common]
-
         def run(**values: Any) -> None:
             execution = Execution(
-                **{name: values.pop(name) for name in common if name not in ("json", "debug")}
+                **{name: values.pop(name) for name in EXECUTION if name in common}
             )
-            as_json, show_traceback = values.pop("json"), values.pop("debug")
-            given = {name: _separated(values.pop(name), about) for name, about in fields.items()}
-            settings = (
-                {
-                    "settings": parse(
-                        model,
-                        {key: value for key, value in given.items() if value is not None},
-                        "command line",
-                    )
-                }
-                if model
-                else {}
-            )
+            as_json = values.pop("json")
+            show_traceback = values.pop("debug")
+            given = {name: values.pop(name) for name in fields}
+            settings = {"settings": _parse_options(model, given)} if model else {}
             try:
                 function(**values, **settings, on=execution).show(as_json)
             except Exception:
@@ -105,65 +96,130 @@ def command(
                     traceback.print_exc()
                 raise
 
+        arguments = inspect.signature(function).parameters.values()
         parameters = [
-            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
-            *options,
-            *shared,
+            *_keyword_only(arguments),
+            *(_field_option(name, info, _group_of(model, name)) for name, info in fields.items()),
+            *(_shared_option(name) for name in common),
         ]
-        run.__doc__, run.__name__ = function.__doc__, function.__name__
+        run.__doc__ = function.__doc__
+        run.__name__ = function.__name__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
     return wrap
 
 
-def _option(name: str, about: FieldInfo) -> inspect.Parameter:
-    kind, default = (
-        _command_line_type(about.annotation),
-        None if about.default is PydanticUndefined else about.default,
-    )
+def _keyword_only(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in parameters
+        if parameter.name not in ("settings", "on")
+    ]
+
+
+def _parse_options(model: type[Settings], given: Mapping[str, Any]) -> Settings:
+    """Return settings from the options of a command line; options that were not given have the value None."""
+    fields = model.model_fields
+    values = {
+        name: _split_numbers(value, fields[name])
+        for name, value in given.items()
+        if value is not None
+    }
+    return parse(model, values, "command line")
+
+
+def _group_of(model: type[Settings] | None, name: str) -> str:
+    """Return the group of an option in the help: that of the field, else of the settings class that defines the field."""
+    if model is None:
+        return ""
+    group = _extra(model.model_fields[name], "group")
+    if group:
+        return str(group)
+    for base in model.__mro__:
+        if name in vars(base).get("__annotations__", {}):
+            return str(getattr(base, "OPTION_GROUP", ""))
+    return ""
+
+
+def _extra(info: FieldInfo, key: str) -> Any:
+    """Return what a field says about itself in ``json_schema_extra``."""
+    extra = info.json_schema_extra
+    return extra.get(key) if isinstance(extra, dict) else None
+
+
+def _field_option(name: str, info: FieldInfo, group: str) -> inspect.Parameter:
+    """Return the option of a field."""
+    kind = _command_line_type(info.annotation)
+    default = None if info.default is PydanticUndefined else info.default
     if kind == list[str]:
-        default = None  # given several times; nothing given leaves the model's default
-    flags = (
-        [f"-{name}"]
-        if len(name) == 1
-        else [
-            f"--{name.replace('_', '-')}"
-            + (f"/--no-{name.replace('_', '-')}" if kind is bool else "")
-        ]
+        default = None  # such an option is repeated; without it the model's default counts
+    limits = [text for constraint in info.metadata if (text := _limit(constraint))]
+    help_text = info.description or ""
+    if limits:
+        help_text += f" [{', '.join(limits)}]"
+    option = typer.Option(
+        *_flags(name, info, kind),
+        help=help_text,
+        show_default=default is not None,
+        metavar=_metavar(name, info, kind),
+        rich_help_panel=group or None,
     )
-    limits = [text for one in about.metadata if (text := _limit(one))]
-    text = (about.description or "") + (f" [{', '.join(limits)}]" if limits else "")
-    words = len(typing.get_args(kind)) if typing.get_origin(kind) is tuple else 1
-    # What the library shows of several numbers looks as if commas were asked for.
-    metavar = " ".join([name.rpartition("_")[2].upper()] * words) if words > 1 else None
-    option = typer.Option(*flags, help=text, show_default=default is not None, metavar=metavar)
     annotation: Any = Annotated[kind if default is not None else kind | None, option]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
 
 
-def _separated(value: Any, about: FieldInfo) -> Any:
-    """Several numbers may be given one by one, or with commas between them."""
-    kinds = typing.get_args(about.annotation)
-    number = (
-        typing.get_origin(kinds[0]) is Annotated or kinds[0] in (int, float)
-        if len(kinds) == 2 and kinds[1] is Ellipsis
-        else False
-    )
-    return [part for one in value for part in one.split(",") if part] if number and value else value
+def _flags(name: str, info: FieldInfo, kind: Any) -> list[str]:
+    """Return the names of an option: ``-n``, ``--max-shift-nm`` or ``--texture/--no-texture``."""
+    for metadata in info.metadata:
+        if isinstance(metadata, OptionName):
+            return [f"--{metadata.name}"]
+    if len(name) == 1:
+        return [f"-{name}"]
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        return [f"{flag}/--no-{flag.removeprefix('--')}"]
+    return [flag]
+
+
+def _metavar(name: str, info: FieldInfo, kind: Any) -> str | None:
+    """Return what the help shows for the value of an option; None for the name of its type."""
+    given = _extra(info, "metavar")
+    if given:
+        return str(given)
+    annotation = info.annotation
+    if annotation in (SliceNumbers, SliceChoice):
+        return "SLICES"
+    if any(isinstance(metadata, OptionName) for metadata in info.metadata):
+        return "NAME"
+    if typing.get_origin(kind) is tuple:
+        word = name.rpartition("_")[2].upper()
+        return " ".join([word] * len(typing.get_args(kind)))
+    return None
+
+
+def _split_numbers(value: Any, info: FieldInfo) -> Any:
+    """Return numbers that were given one by one, or with commas between them, as a list."""
+    types_within = typing.get_args(info.annotation)
+    is_open_tuple = len(types_within) == 2 and types_within[1] is Ellipsis
+    if not is_open_tuple:
+        return value
+    is_number = typing.get_origin(types_within[0]) is Annotated or types_within[0] in (int, float)
+    if not is_number:
+        return value
+    return [number for text in value for number in text.split(",") if number]
 
 
 def _command_line_type(annotation: Any) -> Any:
-    """How a field's type is given in a shell: tuples of fixed length as that many words, other collections word by word."""
+    """Return the type of a field in a shell: tuples of fixed length are as many words, other collections repeat the option."""
     if typing.get_origin(annotation) is Annotated:
         return _command_line_type(typing.get_args(annotation)[0])
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return _command_line_type(
-            next(one for one in typing.get_args(annotation) if one is not type(None))
-        )
+        not_none = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return _command_line_type(not_none[0])
     if typing.get_origin(annotation) is dict:
         return list[str]
     if typing.get_origin(annotation) is tuple and Ellipsis in typing.get_args(annotation):
@@ -172,43 +228,31 @@ def _command_line_type(annotation: Any) -> Any:
 
 
 def _limit(constraint: Any) -> str:
-    for sign, key in (("≥", "ge"), (">", "gt"), ("≤", "le"), ("<", "lt")):
+    for sign, key in LIMITS:
         if hasattr(constraint, key):
             return f"{sign} {getattr(constraint, key)}"
     return ""
 
 
 def _shared_option(name: str) -> inspect.Parameter:
-    kind, default, text = SHARED[name]
-    option = typer.Option(f"--{name}", help=text, rich_help_panel="Common options")
+    kind, default, help_text = SHARED[name]
+    option = typer.Option(f"--{name}", help=help_text, rich_help_panel=COMMON_OPTIONS)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON knows no numbers that are none: null stands for them."""
+    """Return JSON data with null in place of numbers that JSON does not know."""
     if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
+    """Return a path as text and an array or number of numpy as plain Python."""
     return str(value) if isinstance(value, Path) else value.tolist()
-
-
-def in_shell(path: str | Path) -> str:
-    """Return a path as it is typed in a shell: in quotes if it holds a space or another character that means something there."""
-    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
-
-
-def size_in_words(shape: Sequence[int]) -> str:
-    """A shape for people."""
-    return " x ".join(map(str, shape))
-
-
-def lengths_in_words(lengths: Sequence[float]) -> str:
-    """Lengths for people."""
-    return " x ".join(f"{length:g}" for length in lengths)

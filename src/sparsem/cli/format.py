@@ -1,0 +1,55 @@
+"""Text for people: paths in a shell, sizes, lists of slices."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+MAX_LISTED = 12  # numbers in a sentence
+
+
+def in_shell(path: str | Path) -> str:
+    """Return a path as it is typed in a shell: in quotes if it contains a space or a special character."""
+    if os.name == "nt":
+        return subprocess.list2cmdline([str(path)])
+    return shlex.quote(str(path))
+
+
+def size_in_words(shape: Sequence[int]) -> str:
+    """Return a shape as text.
+
+    >>> size_in_words((48, 512, 512))
+    '48 x 512 x 512'
+    """
+    return " x ".join(map(str, shape))
+
+
+def lengths_in_words(lengths: Sequence[float]) -> str:
+    """Return lengths as text.
+
+    >>> lengths_in_words((8.0, 4.5, 4.5))
+    '8 x 4.5 x 4.5'
+    """
+    return " x ".join(f"{length:g}" for length in lengths)
+
+
+def list_numbers(numbers: Sequence[int]) -> str:
+    """Return numbers with commas between them; of many numbers the first dozen.
+
+    >>> list_numbers((3, 5))
+    '3, 5'
+    """
+    listed = ", ".join(map(str, numbers[:MAX_LISTED]))
+    hidden = len(numbers) - MAX_LISTED
+    return f"{listed} and {hidden} more" if hidden > 0 else listed
+
+
+def slices_in_words(numbers: Sequence[int]) -> str:
+    """Return slice numbers with the noun.
+
+    >>> slices_in_words((3, 5))
+    'slices 3, 5'
+    """
+    noun = "slice" if len(numbers) == 1 else "slices"
+    return f"{noun} {list_numbers(numbers)}"
