@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": ("pipeline", "Run the whole study on a synthetic tumor volume, in a few minutes."),
     "phantom": ("data", "Make a synthetic tumor volume with exact ground truth."),
     "import": ("data", "Import a stack."),
-    "annotate": ("data", "Import hand-labeled slices, and suggest which to label next."),
+    "annotate": ("annotate", "Import hand-labeled slices, and suggest which to label next."),
     "align": ("preprocess", "Register every slice to the slices before it; report drift and jumps."),
     "equalize": ("preprocess", "Equalize brightness from slice to slice, or contrast within slices."),
     "denoise": ("preprocess", "Remove noise, by a network that is trained on the sample itself or without one."),

@@ -31,20 +31,22 @@ PLAIN = {
 HANDLER = "sparsem-plain"
 
 
-def replaced(error: UnicodeError) -> tuple[str, int]:
-    """Return plain characters for those that an encoding lacks, and escapes for what has none (an error handler of ``codecs``)."""
+def replace_characters(error: UnicodeError) -> tuple[str, int]:
+    """Return plain characters for those that an encoding lacks, and escapes for the others (an error handler of ``codecs``)."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return "".join(
-        PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode("ascii")
-        for one in characters
-    ), error.end
+    replacement = "".join(PLAIN.get(character) or _escape(character) for character in characters)
+    return replacement, error.end
+
+
+def _escape(character: str) -> str:
+    return character.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def accept_every_character() -> None:
     """Make standard output and standard error write every text, whatever their encoding: help into a file on Windows, any path."""
-    codecs.register_error(HANDLER, replaced)
+    codecs.register_error(HANDLER, replace_characters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)

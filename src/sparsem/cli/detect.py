@@ -1,4 +1,4 @@
-"""The commands of boxes: bring them in, learn, find, mask, hold to biology, score, count."""
+"""The commands of boxes: import, train, predict, mask, constrain, score, count, export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,11 @@ import typer
 
 from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes
 from sparsem.boxes.counts import CountSettings, count_boxes
-from sparsem.boxes.exporting import export_boxes
-from sparsem.boxes.importing import BoxesSettings, import_boxes
-from sparsem.cli.options import Outcome, SamplePath, command, in_shell
+from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
+from sparsem.cli.format import in_shell
+from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import box_data, box_lines
-from sparsem.detect.masks.masks import MasksSettings
-from sparsem.detect.masks.masks import box_masks as _masks
+from sparsem.detect.masks.masks import MasksSettings, box_masks
 from sparsem.detect.predict import detect
 from sparsem.detect.score import DetectScoreSettings, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
@@ -29,56 +28,60 @@ Samples = Annotated[
 ]
 
 
-@command(BoxesSettings)
-def detect_import(samples: Samples, *, settings: BoxesSettings, on: Execution) -> Outcome:
-    """Bring boxes in: drawn by somebody, from a file, or around the objects of labels, so that what was segmented teaches detectors.
+def _open_all(paths: list[Path]) -> list[Sample]:
+    return [Sample.open(path) for path in paths]
 
-    Examples: sparsem detect import S01.zarr S02.zarr --source boxes.json
-    or, around the objects of labeled slices, sparsem detect import liver.zarr --from-labels mitochondrion
+
+@command(BoxesSettings)
+def detect_import_command(samples: Samples, *, settings: BoxesSettings, on: Execution) -> Outcome:
+    """Import boxes from a file, or put boxes around the objects of labels, so that detectors are trained on segmented data.
+
+    sparsem detect import S01.zarr S02.zarr --source boxes.json
+    sparsem detect import liver.zarr --from-labels mitochondrion
     """
-    found = import_boxes([Sample.open(path) for path in samples], settings, on=on)
-    lines = [f"{count} boxes of {name}" for name, count in found.boxes.items()]
-    small = (
-        f"; {found.small} boxes of less than {settings.min_px:g} px were dropped (--min-px)"
-        if found.small
-        else ""
-    )
-    lines.append(f"in {found.images} annotated images{small}")
-    for name, count in found.incomplete.items():
-        lines.append(
-            f"without {count} image{'s' if count != 1 else ''} not completely annotated with {name}"
-        )
-    given = " ".join(map(in_shell, samples))
-    data = {
-        "boxes": found.boxes,
-        "images": found.images,
-        "small": found.small,
-        "left_out": found.left_out,
-    }
-    data["incomplete"] = found.incomplete
-    parted = " --split image" if len(samples) == 1 else ""
-    return Outcome(lines, f"sparsem detect train {given}{parted} --out detector.safetensors", data)
+    summary = import_boxes(_open_all(samples), settings, on=on)
+    lines = [f"{count} boxes of {name}" for name, count in summary.boxes.items()]
+    line = f"in {summary.images} annotated images"
+    if summary.small:
+        size = f"less than {settings.min_px:g} px"
+        line += f"; {summary.small} boxes of {size} were dropped (--min-px)"
+    lines.append(line)
+    for name, count in summary.incomplete.items():
+        noun = "image" if count == 1 else "images"
+        lines.append(f"without {count} {noun} not completely annotated with {name}")
+    data = summary._asdict()
+    paths = " ".join(map(in_shell, samples))
+    split = " --split image" if len(samples) == 1 else ""
+    return Outcome(lines, f"sparsem detect train {paths}{split} --out detector.safetensors", data)
 
 
 @command(DetectTrainSettings)
-def detect_train(
+def detect_train_command(
     samples: Samples,
-    out: Annotated[Path, typer.Option("--out", help="the detector to write, NAME.safetensors")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DETECTOR", help="the detector to write, NAME.safetensors"),
+    ],
     *,
     settings: DetectTrainSettings,
     on: Execution,
 ) -> Outcome:
-    """Teach a detector from annotated boxes. Stop it any time; the same command goes on.
+    """Train a detector on annotated boxes. It can be stopped any time; the same command resumes.
 
-    Examples: sparsem detect train S*.zarr --structure mitochondrion --out mitochondria.safetensors
-    or, of a single stack, with its last slices held out, sparsem detect train liver.zarr --split image --out liver.safetensors
+    The second example holds out the last slices of a single stack.
+
+    sparsem detect train S*.zarr --structure mitochondrion --out mitochondria.safetensors
+    sparsem detect train liver.zarr --split image --out liver.safetensors
     """
-    recipe = train_detector([Sample.open(path) for path in samples], out, settings, on=on)
-    held = recipe.training.get("validation_ap50", {})
-    told = "".join(
-        f"; AP50 of {name} {value:.3f} on held-out pictures" for name, value in held.items()
+    recipe = train_detector(_open_all(samples), out, settings, on=on)
+    held_out = recipe.training.get("validation_ap50", {})
+    scores = "".join(
+        f"; AP50 of {name} {value:.3f} on held-out images" for name, value in held_out.items()
     )
-    lines = [f"Wrote {out}: finds {', '.join(recipe.structures)}{told}", f"Wrote {log_path(out)}"]
+    lines = [
+        f"Wrote {out}: detects {', '.join(recipe.structures)}{scores}",
+        f"Wrote {log_path(out)}",
+    ]
     data = {
         "detector": out,
         "structures": recipe.structures,
@@ -89,118 +92,127 @@ def detect_train(
 
 
 @command(DetectSettings, spread=True)
-def detect_predict(
+def detect_predict_command(
     path: SamplePath,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="what detect train wrote")],
+    model: Annotated[
+        Path, typer.Argument(metavar="DETECTOR", help="a detector that detect train wrote")
+    ],
     *,
     settings: DetectSettings,
     on: Execution,
 ) -> Outcome:
-    """Find the structures in every picture, in boxes. Stop it any time; the same command goes on.
+    """Detect the structures in every image, in boxes. It can be stopped any time; the same command resumes.
 
-    Example: sparsem detect predict S01.zarr mitochondria.safetensors
+    sparsem detect predict S01.zarr mitochondria.safetensors
     """
     sample = Sample.open(path)
-    found = detect(sample, model, settings, on=on)
-    objects = {name: int(kept.counts.sum()) for name, kept in found.items()}
-    lines = [
-        f"Wrote {path}/tables/boxes_{name}.parquet and .csv: {objects[name]} objects, of {len(kept.boxes)} boxes those of a score of "
-        f"{kept.metadata['counts_from']:.3g} or more"
-        for name, kept in found.items()
-    ]
-    following = "score" if can_be_scored(sample) else "masks" if any(objects.values()) else "count"
-    return Outcome(
-        lines, f"sparsem detect {following} {in_shell(path)}", {"sample": path, "objects": objects}
-    )
+    detected = detect(sample, model, settings, on=on)
+    objects = {name: int(boxes.counts.sum()) for name, boxes in detected.items()}
+    lines = []
+    for name, boxes in detected.items():
+        min_score = boxes.metadata["counts_from"]
+        lines.append(
+            f"Wrote {path}/tables/boxes_{name}.parquet and .csv: {objects[name]} objects, "
+            f"which are those of {len(boxes.boxes)} boxes with a score of {min_score:.3g} or more"
+        )
+    if can_be_scored(sample):
+        following = "score"
+    elif any(objects.values()):
+        following = "masks"
+    else:
+        following = "count"
+    data = {"sample": path, "objects": objects}
+    return Outcome(lines, f"sparsem detect {following} {in_shell(path)}", data)
 
 
 @command(DetectScoreSettings)
-def detect_score(samples: Samples, *, settings: DetectScoreSettings, on: Execution) -> Outcome:
-    """Compare found boxes with annotated ones, on pictures that the detector did not learn from: mAP, AR, AP50, counts, confusion.
+def detect_score_command(
+    samples: Samples, *, settings: DetectScoreSettings, on: Execution
+) -> Outcome:
+    """Compare detected boxes with annotated ones, on images that the detector was not trained on: mAP, AR, AP50, counts, confusion.
 
-    Example: sparsem detect score S*.zarr
+    sparsem detect score S*.zarr
     """
-    found = score_boxes([Sample.open(path) for path in samples], settings)
-    return Outcome(
-        [
-            *box_lines(found),
-            *(f"Wrote {path}/tables/box_scores.parquet and .csv" for path in samples),
-        ],
-        data=box_data(found),
-    )
+    evaluation = score_boxes(_open_all(samples), settings)
+    lines = box_lines(evaluation)
+    lines += [f"Wrote {path}/tables/box_scores.parquet and .csv" for path in samples]
+    return Outcome(lines, data=box_data(evaluation))
 
 
 @command(MasksSettings, spread=True)
-def detect_masks(path: SamplePath, *, settings: MasksSettings, on: Execution) -> Outcome:
-    """Find the objects in boxes pixel by pixel, by a Segment Anything Model or, without one, as outlines; they become labels.
+def detect_masks_command(path: SamplePath, *, settings: MasksSettings, on: Execution) -> Outcome:
+    """Segment the objects in boxes, by a Segment Anything Model or, without one, as outlines; they become labels.
 
-    Examples: sparsem detect masks S01.zarr
-    or sparsem detect masks S01.zarr --sam facebook/sam-vit-large
+    sparsem detect masks S01.zarr
+    sparsem detect masks S01.zarr --sam facebook/sam-vit-large
     """
-    sample = Sample.open(path)
-    made = _masks(sample, settings, on=on)
-    way = f"by {settings.sam}" if settings.sam else "outlines: no model was given, --sam"
-    lines = [
-        f"Wrote {path}/{volume} ({way}): {_visible(made.boxes[name], made.visible[name])}"
-        for volume, name in zip(made.volumes, made.boxes, strict=True)
-    ]
-    data = {"sample": path, "volumes": made.volumes, "boxes": made.boxes, "visible": made.visible}
+    masks = box_masks(Sample.open(path), settings, on=on)
+    method = f"by {settings.sam}" if settings.sam else "outlines: no model was given, --sam"
+    lines = []
+    for volume, name in zip(masks.volumes, masks.boxes, strict=True):
+        objects = _mask_counts(masks.boxes[name], masks.visible[name])
+        lines.append(f"Wrote {path}/{volume} ({method}): {objects}")
+    data = {
+        "sample": path,
+        "volumes": masks.volumes,
+        "boxes": masks.boxes,
+        "visible": masks.visible,
+    }
     return Outcome(lines, f"sparsem measure {in_shell(path)}", data)
 
 
-def _visible(boxes: int, visible: int) -> str:
-    hidden = (
-        f"; {boxes - visible} boxes have none, as they lie under surer ones"
-        if visible < boxes
-        else ""
-    )
-    return f"masks of {visible} objects{hidden}"
+def _mask_counts(boxes: int, visible: int) -> str:
+    text = f"masks of {visible} objects"
+    if visible < boxes:
+        text += f"; {boxes - visible} boxes have none, as they lie under boxes with higher scores"
+    return text
 
 
 @command(StructureRoles)
-def detect_constrain(
+def detect_constrain_command(
     path: SamplePath,
-    undo: Annotated[bool, typer.Option("--undo", help="take the constrained boxes away")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="remove the constrained boxes")] = False,
     *,
     settings: StructureRoles,
     on: Execution,
 ) -> Outcome:
-    """Hold boxes to biology: nucleoli in nuclei, organelles in no nucleus; the less confident goes. What was found is kept.
+    """Apply biological constraints to boxes: nucleoli in nuclei, organelles outside nuclei; the less confident box is removed.
 
-    Example: sparsem detect constrain S01.zarr
+    The detected boxes stay as they are.
+
+    sparsem detect constrain S01.zarr
     """
     sample = Sample.open(path)
     if undo:
         removed = remove_constrained_boxes(sample)
-        return Outcome(
-            [f"Removed tables/{name}" for name in removed] or ["There was nothing to undo"],
-            data={"removed": removed},
-        )
-    gone = constrain_boxes(sample, settings)
+        lines = [f"Removed tables/{name}" for name in removed]
+        return Outcome(lines or ["There was nothing to remove."], data={"removed": removed})
+    contradicting = constrain_boxes(sample, settings)
     lines = [
-        f"{name}: {count} objects contradict biology and do not count"
-        for name, count in gone.items()
+        f"{name}: {count} objects contradict a constraint and do not count"
+        for name, count in contradicting.items()
     ]
-    return Outcome(lines, f"sparsem detect score {in_shell(path)}", {"gone": gone})
+    data = {"contradicting": contradicting}
+    return Outcome(lines, f"sparsem detect score {in_shell(path)}", data)
 
 
 @command(CountSettings)
-def detect_count(
+def detect_count_command(
     samples: Samples,
-    out: Annotated[Path, typer.Option("--out", help="the table to write, .csv or .parquet")] = Path(
-        "counts.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="TABLE", help="the table to write, .csv or .parquet")
+    ] = Path("counts.csv"),
     *,
     settings: CountSettings,
     on: Execution,
 ) -> Outcome:
-    """Count and measure the objects of every sample, beside what is known of the samples: one table.
+    """Count and measure the objects of every sample, in one table with what else is known of the samples.
 
-    Example: sparsem detect count S*.zarr --metadata samples.csv --out counts.csv
+    sparsem detect count S*.zarr --metadata samples.csv --out counts.csv
     """
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"A table is written as .csv or .parquet; got {out}.")
-    table = count_boxes([Sample.open(path) for path in samples], settings)
+    table = count_boxes(_open_all(samples), settings)
     with atomic_output(out, on.overwrite) as unfinished:
         save_table(table, unfinished)
     rows = table.to_pylist()
@@ -212,23 +224,20 @@ def detect_count(
 
 
 @command()
-def detect_export(
+def detect_export_command(
     path: SamplePath,
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="NAME.json (COCO), NAME.csv, or a folder (YOLO)")
     ],
-    drawn: Annotated[
-        bool,
-        typer.Option(
-            "--annotated", help="the boxes that somebody drew, and not those that were found"
-        ),
+    annotated: Annotated[
+        bool, typer.Option("--annotated", help="export annotated boxes, not detected ones")
     ] = False,
     *,
     on: Execution,
 ) -> Outcome:
     """Write boxes for other programs: COCO JSON, CSV or YOLO.
 
-    Example: sparsem detect export S01.zarr boxes.json
+    sparsem detect export S01.zarr boxes.json
     """
-    count = export_boxes(Sample.open(path), out, drawn, on.overwrite)
+    count = export_boxes(Sample.open(path), out, annotated, on.overwrite)
     return Outcome([f"Wrote {out}: {count} boxes"], data={"file": out, "boxes": count})

@@ -34,7 +34,7 @@ def lengths_in_words(lengths: Sequence[float]) -> str:
     return " x ".join(f"{length:g}" for length in lengths)
 
 
-def list_numbers(numbers: Sequence[int]) -> str:
+def list_numbers(numbers: Sequence[object]) -> str:
     """Return numbers with commas between them; of many numbers the first dozen.
 
     >>> list_numbers((3, 5))

@@ -1,95 +1,96 @@
-"""The commands that walk the whole path."""
+"""The commands that run a whole study."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sparsem.cli.options import Outcome, command, in_shell
+from sparsem.cli.format import in_shell
+from sparsem.cli.options import Outcome, command
 from sparsem.cli.score_format import (
     alignment_lines,
     box_data,
     box_lines,
-    promise_line,
+    cross_validation_line,
     score_data,
     score_lines,
 )
-from sparsem.study.study import StudyResult
-from sparsem.study.study import demo as _demo
-from sparsem.study.study import run as _run
+from sparsem.study.study import StudyResult, demo, run
 from sparsem.workflow.execution import Execution
 
 
 @command(spread=True)
-def demo(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to put it all")] = Path(
-        "demo"
-    ),
+def demo_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="folder for the data and the results")
+    ] = Path("demo"),
     *,
     on: Execution,
 ) -> Outcome:
-    """Show the whole job on a synthetic tumor volume: stack and seven labeled slices in, every organelle out.
+    """Run the whole study on a synthetic tumor volume: a stack and seven labeled slices in, every organelle and cell out.
 
-    Takes a few minutes. DIR then holds what you would start from (raw.tif, masks/, study.toml) and what came out.
+    Takes a few minutes. DIR then contains the input (raw.tif, masks/, study.toml) and the results.
+
+    sparsem demo
     """
-    result = _demo(folder, on=on)
+    result = demo(folder, on=on)
     lines = [
         *score_lines(result.scores),
         "",
         *(f"Wrote {path}" for path in result.files),
         f"The sample, for any OME-Zarr viewer: {result.sample.path}",
     ]
-    return Outcome(
-        lines,
-        f"open {folder}/report.html in a browser, then read {folder}/study.toml: it is all you need for a stack of your own",
-        _study_data(result),
-    )
-
-
-@command(spread=True)
-def run(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution
-) -> Outcome:
-    """Walk the whole path from one file: import, align, equalize, annotate, train, predict, cells, track, score, measure, report.
-
-    What is done stays done.
-
-    'sparsem demo' writes a study.toml to start from.
-    """
-    result = _run(study, on=on)
-    lines = [
-        *(alignment_lines(result.alignment) if result.alignment else []),
-        *map(promise_line, result.promises),
-    ]
-    model = f" and {result.model}" if result.model else ""
-    lines += [*score_lines(result.scores), *(box_lines(result.boxes) if result.boxes else [])]
-    lines += [f"Wrote {result.sample.path}{model}", *(f"Wrote {path}" for path in result.files)]
-    pages = [path for path in result.files if path.suffix in (".html", ".htm")]
     following = (
-        f"open {pages[-1]} in a browser"
-        if pages
-        else f"sparsem info {in_shell(result.sample.path)}"
+        f"open {folder}/report.html in a browser, then read {folder}/study.toml: "
+        "your own stack needs nothing else"
     )
     return Outcome(lines, following, _study_data(result))
 
 
+@command(spread=True)
+def run_command(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution
+) -> Outcome:
+    """Run the whole study that a file describes: import, align, equalize, annotate, train, predict, cells, track, score, measure, report.
+
+    Steps that are done are not computed again. 'sparsem demo' writes a study.toml to start from.
+
+    sparsem run study.toml
+    """
+    result = run(study, on=on)
+    lines = alignment_lines(result.alignment) if result.alignment else []
+    lines += map(cross_validation_line, result.validations)
+    lines += score_lines(result.scores)
+    if result.boxes:
+        lines += box_lines(result.boxes)
+    model = f" and {result.model}" if result.model else ""
+    lines.append(f"Wrote {result.sample.path}{model}")
+    lines += [f"Wrote {path}" for path in result.files]
+    pages = [path for path in result.files if path.suffix in (".html", ".htm")]
+    if pages:
+        following = f"open {pages[-1]} in a browser"
+    else:
+        following = f"sparsem info {in_shell(result.sample.path)}"
+    return Outcome(lines, following, _study_data(result))
+
+
 def _study_data(result: StudyResult) -> dict[str, Any]:
-    scores = {name: score_data(found) for name, found in result.scores.items()}
     data: dict[str, Any] = {
         "sample": result.sample.path,
         "model": result.model,
         "volumes": result.volumes,
-        "scores": scores,
+        "scores": {name: score_data(scores) for name, scores in result.scores.items()},
+        "files": list(result.files),
     }
-    data |= {"files": list(result.files)} | (
-        {"boxes": box_data(result.boxes)} if result.boxes else {}
-    )
+    if result.boxes:
+        data["boxes"] = box_data(result.boxes)
     if result.alignment:
+        alignment = result.alignment
         data["alignment"] = {
-            "jumps": result.alignment.jumps,
-            "bad": result.alignment.bad,
-            "breaks": result.alignment.breaks,
+            "jumps": alignment.jumps,
+            "bad": alignment.bad,
+            "breaks": alignment.breaks,
         }
-    return data | (
-        {"folds": {one.structure: one.dice for one in result.promises}} if result.promises else {}
-    )
+    if result.validations:
+        data["folds"] = {validation.structure: validation.dice for validation in result.validations}
+    return data

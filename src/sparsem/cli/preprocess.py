@@ -1,47 +1,66 @@
-"""The commands that make an image better before anything is found in it."""
+"""The commands that improve an image before structures are predicted."""
 
-from sparsem.cli.options import Outcome, SamplePath, command, in_shell, size_in_words
+from sparsem.cli.format import in_shell, size_in_words
+from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import alignment_lines
-from sparsem.preprocess.align import AlignSettings
-from sparsem.preprocess.align import align as _align
-from sparsem.preprocess.equalize import EqualizeSettings
-from sparsem.preprocess.equalize import equalize as _equalize
+from sparsem.preprocess.align import AlignSettings, align
+from sparsem.preprocess.denoise import DenoiseSettings, denoise
+from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 
 
 @command(AlignSettings, spread=True)
-def align(path: SamplePath, *, settings: AlignSettings, on: Execution) -> Outcome:
-    """Put every slice where it belongs. The raw image stays; annotations and truth move along, results can be carried back.
+def align_command(path: SamplePath, *, settings: AlignSettings, on: Execution) -> Outcome:
+    """Register every slice to the slices before it. The raw image stays; annotations and ground truth move along.
 
-    Example: sparsem align liver.zarr
+    sparsem align liver.zarr
     """
     sample = Sample.open(path)
-    found = _align(sample, settings, on=on)
-    shape = sample.image(found.image).shape
+    alignment = align(sample, settings, on=on)
+    shape = sample.image(alignment.image).shape
     lines = [
-        f"Wrote {path}/images/{found.image}: {size_in_words(shape)} voxels",
-        *alignment_lines(found),
+        f"Wrote {path}/images/{alignment.image}: {size_in_words(shape)} voxels",
+        *alignment_lines(alignment),
+        f"Wrote {path}/tables/alignment_{alignment.image}.parquet and .csv",
     ]
-    lines.append(f"Wrote {path}/tables/alignment_{found.image}.parquet and .csv")
-    remarks = {"jumps": found.jumps, "bad": found.bad, "breaks": found.breaks}
-    return Outcome(
-        lines,
-        f"sparsem equalize {in_shell(path)}",
-        {"sample": sample.path, "image": found.image, "shape": shape, **remarks},
-    )
+    data = {
+        "sample": sample.path,
+        "image": alignment.image,
+        "shape": shape,
+        "jumps": alignment.jumps,
+        "bad": alignment.bad,
+        "breaks": alignment.breaks,
+    }
+    return Outcome(lines, f"sparsem equalize {in_shell(path)}", data)
 
 
 @command(EqualizeSettings, spread=True)
-def equalize(path: SamplePath, *, settings: EqualizeSettings, on: Execution) -> Outcome:
-    """Even out brightness: flicker from slice to slice, or contrast within slices. The image it is made from stays.
+def equalize_command(path: SamplePath, *, settings: EqualizeSettings, on: Execution) -> Outcome:
+    """Equalize brightness from slice to slice (flicker), or contrast within slices. The image it is made from stays.
 
-    Examples: sparsem equalize liver.zarr
-    or sparsem equalize liver.zarr --method clahe --image raw --out clahe
+    sparsem equalize liver.zarr
+    sparsem equalize liver.zarr --method clahe --image raw --out clahe
     """
     sample = Sample.open(path)
-    name = _equalize(sample, settings, on=on)
+    image = equalize(sample, settings, on=on)
     following = f"sparsem annotate import {in_shell(path)} NAME MASKS"
-    return Outcome(
-        [f"Wrote {path}/images/{name}"], following, {"sample": sample.path, "image": name}
-    )
+    return _image_outcome(path, sample, image, following)
+
+
+@command(DenoiseSettings, spread=True)
+def denoise_command(path: SamplePath, *, settings: DenoiseSettings, on: Execution) -> Outcome:
+    """Remove noise. The image it is made from stays; later stages read the denoised image, unless --image names another.
+
+    sparsem denoise liver.zarr
+    sparsem denoise liver.zarr --method nlm --image raw --out smooth
+    """
+    sample = Sample.open(path)
+    image = denoise(sample, settings, on=on)
+    following = f"sparsem quality {in_shell(path)} --image {image}"
+    return _image_outcome(path, sample, image, following)
+
+
+def _image_outcome(path: SamplePath, sample: Sample, image: str, following: str) -> Outcome:
+    data = {"sample": sample.path, "image": image}
+    return Outcome([f"Wrote {path}/images/{image}"], following, data)

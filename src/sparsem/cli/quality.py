@@ -1,195 +1,246 @@
-"""The commands that tell how good images are."""
+"""The commands that measure how good images are."""
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from sparsem.cli.options import Outcome, SamplePath, command, in_shell
-from sparsem.cli.score_format import MOST_LISTED
+from sparsem.cli.format import MAX_LISTED, in_shell
+from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.experiment.protocols import compare_protocols
-from sparsem.quality.compare import SURE
-from sparsem.quality.image_metrics import METRICS
-from sparsem.quality.images import ImagesSettings, pictures, write_tables
-from sparsem.quality.learned_metrics import LEARNT
+from sparsem.quality.compare import ProtocolComparison
+from sparsem.quality.image_metrics import METRICS, MeasuredImage
+from sparsem.quality.images import ImagesSettings, measure_image_quality, write_quality_tables
+from sparsem.quality.learned_metrics import TRAINED_METRICS
 from sparsem.quality.quality import Quality, QualitySettings, quality
+from sparsem.quality.statistics import SIGNIFICANCE
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 
-AT_LIMIT = ", the finest that can be told"
-Folder = Annotated[Path, typer.Option("--out", help="folder for the tables and what was measured")]
+FINEST_PX = 4.05  # a resolution of two pixels a period is the finest that a spectrum shows
+MAX_UNKNOWN_SPACING = 0.5  # fraction of slices
+MIN_WIDTH = 8  # characters of a column
+MISSING = "--"
+
+Folder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="folder for the tables and the results")
+]
 
 
 @command(QualitySettings, spread=True)
-def quality_sample(path: SamplePath, *, settings: QualitySettings, on: Execution) -> Outcome:
-    """Tell of every slice how noisy, sharp, striped, charged or misplaced it is, and which ones to look at. 'sample' may be left out.
+def quality_sample_command(
+    path: SamplePath, *, settings: QualitySettings, on: Execution
+) -> Outcome:
+    """Measure noise, sharpness, stripes, charging and position of every slice, and list slices to review.
 
-    Example: sparsem quality liver.zarr
+    The word 'sample' may be left out.
+
+    sparsem quality liver.zarr
     """
     sample = Sample.open(path)
-    found = quality(sample, settings, on=on)
+    stack = quality(sample, settings, on=on)
+    review = [
+        {"z": z, "light": flag.light, "remarks": flag.remarks}
+        for z, flag in stack.slices_to_review()
+    ]
     data = {
         "sample": sample.path,
-        "image": found.image,
-        "light": found.light,
-        "medians": medians(found),
+        "image": stack.image,
+        "light": stack.light,
+        "medians": medians(stack),
+        "review": review,
     }
-    worst = [{"z": z, "light": one.light, "remarks": one.remarks} for z, one in found.worst()]
-    table = f"Wrote {path}/tables/quality_{found.image}.parquet and .csv"
-    return Outcome(
-        [*quality_lines(found), table],
-        f"sparsem report {in_shell(path)}",
-        data | {"look_at": worst},
-    )
+    lines = [
+        *quality_lines(stack),
+        f"Wrote {path}/tables/quality_{stack.image}.parquet and .csv",
+    ]
+    return Outcome(lines, f"sparsem report {in_shell(path)}", data)
 
 
-def medians(found: Quality) -> dict[str, float]:
-    """Over all slices."""
-    return {name: _median(values) for name, values in found.columns.items()}
+def medians(stack: Quality) -> dict[str, float]:
+    """Return the median of each measure over all slices; NaN if it is not known of any."""
+    return {name: _median(values) for name, values in stack.columns.items()}
 
 
 def _median(values: NDArray[np.float64]) -> float:
-    """Of what is known; NaN of nothing."""
     return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
 
 
-def quality_lines(found: Quality) -> list[str]:
-    """For people: the light, the usual slice, and the slices to look at."""
-    usual, worst = medians(found), found.worst()
-    count = (
-        f"{len(worst)} of {len(found.verdicts)} slices to look at"
-        if worst
-        else f"{len(found.verdicts)} slices, none to look at"
-    )
-    lights = Counter(one.light.value for _, one in worst)
-    counted = "".join(f", {lights[light]} {light}" for light in ("red", "amber") if lights[light])
-    lines = [f"{found.image}: {found.light.value} ({count}{counted})"]
-    lines.append(
-        f"The usual slice: noise {100 * usual['noise']:.1f} % of the range of gray levels, contrast {100 * usual['contrast']:.1f} %, "
-        f"SNR {usual['snr_db']:.1f} dB, details from {usual['resolution_px']:.1f} px on{AT_LIMIT if usual['resolution_px'] < 4.05 else ''}"
-    )
-    if len(found.verdicts) > 2 and np.isnan(found.columns["spacing"]).mean() > 0.5:
-        lines.append(
-            f"Whether slices are lost cannot be told: neighbors are little alike ({usual['likeness']:.2f} of 1), or do not change at all"
-        )
-    if not math.isnan(found.stripes_degrees):
-        lines.append(
-            f"Stripes of {100 * usual['stripes']:.1f} % run at {found.stripes_degrees:.0f} degrees (0 is along x, -90 along y)"
-        )
-    lines += [
-        f"  slice {z}: {one.light.value}, {', '.join(one.remarks)}"
-        for z, one in worst[:MOST_LISTED]
+def quality_lines(stack: Quality) -> list[str]:
+    """Return the light of a stack, its median slice, and the slices to review."""
+    typical = medians(stack)
+    limit = ", the finest that can be measured" if typical["resolution_px"] < FINEST_PX else ""
+    lines = [
+        _light_line(stack),
+        f"Median of the slices: noise {100 * typical['noise']:.1f} % of the range of gray levels, "
+        f"contrast {100 * typical['contrast']:.1f} %, SNR {typical['snr_db']:.1f} dB, "
+        f"resolution {typical['resolution_px']:.1f} px{limit}",
     ]
-    return lines + (
-        [f"  and {len(worst) - MOST_LISTED} more, in the table"] if len(worst) > MOST_LISTED else []
+    unknown_spacing = np.isnan(stack.columns["spacing"]).mean()
+    if len(stack.flags) > 2 and unknown_spacing > MAX_UNKNOWN_SPACING:
+        lines.append(
+            "Lost slices cannot be detected: neighbors are hardly similar "
+            f"({typical['similarity']:.2f} of 1), or do not change at all"
+        )
+    if not math.isnan(stack.stripes_degrees):
+        lines.append(
+            f"Stripes of {100 * typical['stripes']:.1f} % run at {stack.stripes_degrees:.0f} degrees "
+            "(0 is along x, -90 along y)"
+        )
+    review = stack.slices_to_review()
+    for z, flag in review[:MAX_LISTED]:
+        lines.append(f"  slice {z}: {flag.light.value}, {', '.join(flag.remarks)}")
+    if len(review) > MAX_LISTED:
+        lines.append(f"  and {len(review) - MAX_LISTED} more, in the table")
+    return lines
+
+
+def _light_line(stack: Quality) -> str:
+    review = stack.slices_to_review()
+    n_slices = len(stack.flags)
+    if not review:
+        return f"{stack.image}: {stack.light.value} ({n_slices} slices, none to review)"
+    counts = Counter(flag.light.value for _, flag in review)
+    colors = "".join(f", {counts[light]} {light}" for light in ("red", "amber") if counts[light])
+    return (
+        f"{stack.image}: {stack.light.value} ({len(review)} of {n_slices} slices to review{colors})"
     )
 
 
 @command(ImagesSettings, spread=True)
-def quality_images(
+def quality_images_command(
     sources: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PICTURE...", help="files of pictures or stacks, folders, or patterns"
-        ),
+        typer.Argument(metavar="IMAGE...", help="files of images or stacks, folders, or patterns"),
     ],
     folder: Folder = Path("quality"),
     *,
     settings: ImagesSettings,
     on: Execution,
 ) -> Outcome:
-    """Measure pictures by themselves, in their resin, and beside a reference; as a whole and by tile.
+    """Measure single images: alone, in their resin, and compared with a reference; as a whole and by tile.
 
-    Examples: sparsem quality images bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
-    or sparsem quality images bench.tif asp.tif --denoise nlm
+    sparsem quality images bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
+    sparsem quality images bench.tif asp.tif --denoise nlm
     """
-    found = pictures(sources, folder, settings, on=on)
-    files = write_tables(found, folder)
-    shown = [name for name in METRICS if any(not math.isnan(one.values[name]) for one in found)]
-    width = max(len(one.name) for one in found)
-    lines = ["  ".join([" " * width, *(f"{_head(name):>8}" for name in shown)])]
-    lines += [
-        "  ".join([f"{one.name:{width}}", *(_under(name, one.values[name]) for name in shown)])
-        for one in found
+    images = measure_image_quality(sources, folder, settings, on=on)
+    files = write_quality_tables(images, folder)
+    known = [
+        name for name in METRICS if any(not math.isnan(image.values[name]) for image in images)
     ]
-    told = {word: [one.name for one in found if one.resin == word] for word in ("proposed", "none")}
-    if told["proposed"]:
-        lines.append(
-            f"Nobody marked resin in {len(told['proposed'])}: the most featureless squares are a proposal; look at {folder}/resin."
-        )
-    if told["none"]:
-        lines.append(
-            f"Nobody marked resin in {len(told['none'])}, and nothing there is as featureless as resin; mark it with --resin."
-        )
-    if doubtful := [one.name for one in found if one.is_resin_doubtful]:
-        lines.append(
-            f"What is marked varies more than twice as much as noise does in {', '.join(doubtful[:MOST_LISTED])}: is it resin?"
-        )
-    if absent := [about.name for name, about in LEARNT.items() if name not in shown]:
-        lines.append(
-            f"Not measured: {', '.join(absent)}; see --weights, and for DISTS --reference or --denoise."
-        )
-    rows = [{"picture": one.name, "resin_marked": one.resin_marked, **one.values} for one in found]
-    return Outcome(
-        [*lines, *(f"Wrote {file}" for file in files)], "", {"pictures": rows, "files": files}
-    )
+    lines = [
+        *_metric_table(images, known),
+        *_resin_lines(images, folder),
+        *_missing_lines(known),
+        *(f"Wrote {file}" for file in files),
+    ]
+    rows = [
+        {"image": image.name, "resin_marked": image.resin_marked, **image.values}
+        for image in images
+    ]
+    return Outcome(lines, data={"images": rows, "files": files})
 
 
-def _head(metric: str) -> str:
-    """A name with its unit."""
-    return " ".join(filter(None, (METRICS[metric].name, METRICS[metric].unit)))
+def _metric_table(images: Sequence[MeasuredImage], metrics: Sequence[str]) -> list[str]:
+    """Return a line for each image, and a heading."""
+    width = max(len(image.name) for image in images)
+    headings = [f"{_heading(name):>{MIN_WIDTH}}" for name in metrics]
+    lines = ["  ".join([" " * width, *headings])]
+    for image in images:
+        values = [_aligned(name, image.values[name]) for name in metrics]
+        lines.append("  ".join([f"{image.name:{width}}", *values]))
+    return lines
 
 
-def _under(metric: str, value: float) -> str:
-    """A number as wide as the name over it."""
-    return f"{'--' if math.isnan(value) else f'{value:.4g}':>{max(8, len(_head(metric)))}}"
+def _resin_lines(images: Sequence[MeasuredImage], folder: Path) -> list[str]:
+    lines = []
+    proposed = [image for image in images if image.resin == "proposed"]
+    if proposed:
+        lines.append(
+            f"Resin is not marked in {len(proposed)} images: the most featureless squares are proposed; "
+            f"review them in {folder}/resin."
+        )
+    without = [image for image in images if image.resin == "none"]
+    if without:
+        lines.append(
+            f"Resin is not marked in {len(without)} images, and nothing in them is as featureless as resin; "
+            "mark it with --resin."
+        )
+    suspicious = [image.name for image in images if image.is_resin_suspicious]
+    if suspicious:
+        lines.append(
+            "The marked resin varies more than twice as much as noise does in "
+            f"{', '.join(suspicious[:MAX_LISTED])}: is it resin?"
+        )
+    return lines
+
+
+def _missing_lines(known: Sequence[str]) -> list[str]:
+    missing = [metric.name for name, metric in TRAINED_METRICS.items() if name not in known]
+    if not missing:
+        return []
+    return [
+        f"Not measured: {', '.join(missing)}; see --weights, and for DISTS --reference or --denoise."
+    ]
+
+
+def _heading(metric: str) -> str:
+    """Return the name of a metric with its unit."""
+    return f"{METRICS[metric].name} {METRICS[metric].unit}".strip()
+
+
+def _aligned(metric: str, value: float) -> str:
+    """Return a number that is as wide as the heading above it."""
+    text = MISSING if math.isnan(value) else f"{value:.4g}"
+    width = max(MIN_WIDTH, len(_heading(metric)))
+    return f"{text:>{width}}"
 
 
 @command(spread=True)
-def quality_compare(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="the groups of pictures")],
+def quality_compare_command(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="the groups of images")],
     *,
     on: Execution,
 ) -> Outcome:
-    """Compare protocols, tissues and microscopes by the quality of their pictures: figures, tests and correlations on one page.
+    """Compare protocols, tissues and microscopes by the quality of their images: figures, tests and correlations on one page.
 
-    Example: sparsem quality compare protocols.toml
+    sparsem quality compare protocols.toml
     """
-    made = compare_protocols(study, on)
-    found = made.found
-    width = max(map(len, found.groups))
-    lines = [
-        "  ".join([" " * width, f"{'n':>4}", *(f"{_head(metric):>8}" for metric in found.values)])
+    page = compare_protocols(study, on)
+    comparison = page.comparison
+    significant = [test for test in comparison.tests if test.corrected < SIGNIFICANCE]
+    if comparison.by != "image":
+        significant = []  # tiles of an image are not independent, so their p values are too small
+    sentences = [
+        f"{METRICS[test.metric].name} differs between {' and '.join(test.groups)} (p = {test.corrected:.2g}, corrected)"
+        for test in significant
     ]
-    for name, own in found.groups.items():
-        middle = (_under(metric, _median(one[name])) for metric, one in found.values.items())
-        lines.append("  ".join([f"{name:{width}}", f"{len(own):4}", *middle]))
-    sure = [
-        one for one in found.tests if one.corrected < SURE and found.by == "image"
-    ]  # of tiles p is too good to be told first
-    told = [
-        f"{METRICS[one.metric].name} differs between {' and '.join(one.groups)} (p = {one.corrected:.2g}, corrected)"
-        for one in sure
-    ]
-    lines += told[:MOST_LISTED] + (
-        [f"and {len(told) - MOST_LISTED} differences more, on the page"]
-        if len(told) > MOST_LISTED
-        else []
-    )
-    lines += [
-        *(f"Note: {text}" for text in found.notices),
-        *(f"Wrote {file}" for file in made.files),
-    ]
-    return Outcome(
-        lines,
-        "",
-        {
-            "files": made.files,
-            "notices": found.notices,
-            "sure": [[one.metric, *one.groups] for one in sure],
-        },
-    )
+    lines = [*_group_table(comparison), *sentences[:MAX_LISTED]]
+    if len(sentences) > MAX_LISTED:
+        lines.append(f"and {len(sentences) - MAX_LISTED} more differences, on the page")
+    lines += [f"Note: {text}" for text in comparison.notices]
+    lines += [f"Wrote {file}" for file in page.files]
+    data: dict[str, Any] = {
+        "files": page.files,
+        "notices": comparison.notices,
+        "significant": [[test.metric, *test.groups] for test in significant],
+    }
+    return Outcome(lines, data=data)
+
+
+def _group_table(comparison: ProtocolComparison) -> list[str]:
+    """Return the medians of each group, and a heading."""
+    width = max(map(len, comparison.groups))
+    headings = [f"{_heading(metric):>{MIN_WIDTH}}" for metric in comparison.values]
+    lines = ["  ".join([" " * width, f"{'n':>4}", *headings])]
+    for name, images in comparison.groups.items():
+        values = [
+            _aligned(metric, _median(groups[name])) for metric, groups in comparison.values.items()
+        ]
+        lines.append("  ".join([f"{name:{width}}", f"{len(images):4}", *values]))
+    return lines

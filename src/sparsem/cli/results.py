@@ -1,138 +1,176 @@
-"""The commands that make numbers, pages and pictures from what was found; as thin as the others."""
+"""The commands that compute numbers, pages and renderings from labels."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sparsem.cli.options import Outcome, SamplePath, command, in_shell
-from sparsem.labels.constrain import ConstrainSettings, ConstrainSummary, remove_constrained
-from sparsem.labels.constrain import constrain as _constrain
-from sparsem.measure.measure import measure as _measure
+from sparsem.cli.format import in_shell
+from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.score_format import score_data, score_lines
+from sparsem.labels.constrain import (
+    ConstrainSettings,
+    ConstrainSummary,
+    constrain,
+    remove_constrained,
+)
+from sparsem.measure.measure import measure
 from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.export import ExportSettings
-from sparsem.report.export import export as _export
-from sparsem.report.report import report as _report
-from sparsem.report.scene3d.render import RenderSettings
-from sparsem.report.scene3d.render import render as _render
+from sparsem.report.export import ExportSettings, export
+from sparsem.report.report import report
+from sparsem.report.scene3d.render import RenderSettings, render
 from sparsem.report.settings import ReportSettings
 from sparsem.report.viewers import viewers
+from sparsem.score.score import ScoreSettings, score
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 
 
-@command(ConstrainSettings, spread=True)
-def constrain(
+@command(ScoreSettings, spread=True)
+def score_command(
     path: SamplePath,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="take the constrained labels away again")
-    ] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
+    truth: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TRUTH]", help="a labeled volume; the sample's own ground truth if not given"
+        ),
+    ] = None,
+    *,
+    settings: ScoreSettings,
+    on: Execution,
+) -> Outcome:
+    """Compare labels with ground truth: Dice, precision and recall of each slice, averaged, and in 3D.
+
+    sparsem score liver.zarr nucleus all_nuclei.tif
+    """
+    scores = score(Sample.open(path), name, truth, settings, on=on)
+    lines = [*score_lines({name: scores}), f"Wrote {path}/tables/scores_{name}.parquet and .csv"]
+    if scores.cells:
+        lines.append(f"Wrote {path}/tables/dice_{name}.parquet and .csv")
+    return Outcome(lines, data={name: score_data(scores)})
+
+
+@command(ConstrainSettings, spread=True)
+def constrain_command(
+    path: SamplePath,
+    undo: Annotated[bool, typer.Option("--undo", help="remove the constrained labels")] = False,
     *,
     settings: ConstrainSettings,
     on: Execution,
 ) -> Outcome:
-    """Hold the structures to biology: nucleoli in nuclei; mitochondria, endosomes, lysosomes in cells and in nothing else.
+    """Apply biological constraints: nucleoli lie in nuclei; mitochondria, endosomes and lysosomes in cells and outside nuclei.
 
-    Where that is broken the more probable structure wins. What was predicted stays as it is.
-    Example: sparsem constrain liver.zarr, and sparsem constrain liver.zarr --undo
+    Where labels contradict a constraint, the more probable structure wins. The predicted labels stay as they are.
+
+    sparsem constrain liver.zarr
+    sparsem constrain liver.zarr --undo
     """
     sample = Sample.open(path)
     if undo:
         removed = remove_constrained(sample)
-        lines = [f"Removed {path}/{one}; what was predicted counts again" for one in removed] or [
-            "There was nothing to take away."
-        ]
-        return Outcome(lines, data={"removed": removed})
-    found = _constrain(sample, settings, on=on)
-    if not {settings.cells, "nucleus"} & {*found.before, *sample.names("labels")}:
-        lines = [f"No rule applies: {path} has neither {settings.cells} nor nuclei."]
-    else:
-        lines = _rule_lines(found)
-    lines += [
-        *(f"Wrote {path}/labels/{name}-constrained" for name in found.before),
-        f"Wrote {path}/tables/constrained",
-    ]
+        lines = [f"Removed {path}/{name}; the predicted labels count again" for name in removed]
+        return Outcome(lines or ["There was nothing to remove."], data={"removed": removed})
+    summary = constrain(sample, settings, on=on)
+    lines = _constraint_lines(sample, summary, settings)
+    lines += [f"Wrote {path}/labels/{name}-constrained" for name in summary.before]
+    lines.append(f"Wrote {path}/tables/constrained")
     data = {
-        "rules": [rule._asdict() for rule in found.rules],
-        "before": dict(found.before),
-        "after": dict(found.after),
+        "rules": [rule._asdict() for rule in summary.rules],
+        "before": dict(summary.before),
+        "after": dict(summary.after),
     }
     return Outcome(lines, f"sparsem measure {in_shell(path)}", data)
 
 
-def _rule_lines(found: ConstrainSummary) -> list[str]:
+def _constraint_lines(
+    sample: Sample, summary: ConstrainSummary, settings: ConstrainSettings
+) -> list[str]:
+    names = {*summary.before, *sample.names("labels")}
+    if settings.cells not in names and settings.nucleus not in names:
+        return [
+            f"No constraint applies: {sample.path.name} has neither {settings.cells} nor nuclei."
+        ]
     lines = []
-    for rule in found.rules:
+    for rule in summary.rules:
         if rule.conflicts:
-            part = f"{rule.removed / max(1, found.before[rule.structure]):.2%} of it"
+            fraction = rule.removed / max(1, summary.before[rule.structure])
             lines.append(
-                f"{rule.structure} {rule.reason}: {rule.conflicts} voxels, {rule.removed} taken away ({part})"
+                f"{rule.structure} {rule.reason}: {rule.conflicts} voxels, {rule.removed} removed ({fraction:.2%} of it)"
             )
-    return lines or ["No voxel broke a rule."]
+    return lines or ["No voxel contradicts a constraint."]
 
 
 @command(MeasureSettings, spread=True)
-def measure(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Outcome:
-    """Measure every object and every cell: size, shape, texture, where it lies. One table a structure, units in the columns' names.
+def measure_command(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Outcome:
+    """Measure every object and every cell: size, shape, texture, position. One table per structure, units in the column names.
 
-    tables/dictionary says what every column means. Example: sparsem measure liver.zarr
+    tables/dictionary explains every column.
+
+    sparsem measure liver.zarr
     """
     sample = Sample.open(path)
-    found = _measure(sample, settings, on=on)
+    measurements = measure(sample, settings, on=on)
     lines = []
-    for row in found.summary.to_pylist():
-        lost = f", {row['in_no_cell']} in no cell" if row["in_no_cell"] else ""
-        specks = (
-            f", {row['small_components']} specks left out (--min-volume-um3 {row['structure']}=... says below which size)"
-            if row["small_components"]
-            else ""
-        )
-        cut = f"{row['cut_by_edge']} cut by the border"
-        size = (
-            f"{row['volume_um3']:.4g} um3" if "volume_um3" in row else f"{row['area_um2']:.4g} um2"
-        )
-        lines.append(f"{row['structure']}: {row['objects']} objects, {size}; {cut}{lost}{specks}")
+    for row in measurements.summary.to_pylist():
+        lines.append(_measured_line(row))
         lines += object_warnings(sample, row["structure"], settings.cells)
-    lines.append(f"Wrote {path}/tables/ {', '.join(found.tables)} (.parquet and .csv)")
-    return Outcome(
-        lines,
-        f"sparsem report {in_shell(path)} -o report.html",
-        {"objects": dict(found.objects), "tables": found.tables},
-    )
+    tables = ", ".join(measurements.tables)
+    lines.append(f"Wrote {path}/tables/ {tables} (.parquet and .csv)")
+    data = {"objects": dict(measurements.objects), "tables": measurements.tables}
+    return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", data)
+
+
+def _measured_line(row: dict[str, Any]) -> str:
+    """Return number and size of the objects of a structure, and what was left out."""
+    if "volume_um3" in row:
+        size = f"{row['volume_um3']:.4g} um3"
+    else:
+        size = f"{row['area_um2']:.4g} um2"
+    name = row["structure"]
+    line = f"{name}: {row['objects']} objects, {size}; {row['cut_by_edge']} cut by the border"
+    if row["in_no_cell"]:
+        line += f", {row['in_no_cell']} in no cell"
+    if row["small_components"]:
+        line += (
+            f", {row['small_components']} small components left out "
+            f"(--min-volume-um3 {name}=... sets the minimum size)"
+        )
+    return line
 
 
 @command(ReportSettings)
-def report(
+def report_command(
     samples: Annotated[
         list[Path],
         typer.Argument(metavar="SAMPLE...", help="one or more samples, which are compared"),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the page to write, NAME.html")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PAGE", help="the page to write, NAME.html")
+    ] = Path("report.html"),
     *,
     settings: ReportSettings,
     on: Execution,
 ) -> Outcome:
-    """Put everything on one page that can be sent by mail: slices to leaf through, a 3D scene, every plot with its data, warnings.
+    """Write one page that can be sent by mail: slices to leaf through, a 3D scene, every plot with its data, warnings.
 
-    Example: sparsem report biopsy1.zarr biopsy2.zarr -o biopsies.html
+    sparsem report biopsy1.zarr biopsy2.zarr -o biopsies.html
     """
-    made = _report(list(samples), out, settings, on=on)
-    told = [
-        f"{name}: {one.text}" for name, some in made.notices.items() for one in some if one.warning
+    page = report(list(samples), out, settings, on=on)
+    warnings = [
+        f"{name}: {notice.text}"
+        for name, notices in page.notices.items()
+        for notice in notices
+        if notice.warning
     ]
-    lines = [*told, f"Wrote {made.path} ({made.size / 1e6:.1f} MB)"]
-    return Outcome(
-        lines,
-        f"open {made.path} in a browser",
-        {"file": made.path, "bytes": made.size, "warnings": told},
-    )
+    lines = [*warnings, f"Wrote {page.path} ({page.size / 1e6:.1f} MB)"]
+    data = {"file": page.path, "bytes": page.size, "warnings": warnings}
+    return Outcome(lines, f"open {page.path} in a browser", data)
 
 
 @command(RenderSettings)
-def render(
+def render_command(
     path: SamplePath,
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="NAME.png, or NAME.mp4 for a turntable")
@@ -141,18 +179,17 @@ def render(
     settings: RenderSettings,
     on: Execution,
 ) -> Outcome:
-    """Draw structures in 3D, as a picture or as a turntable video; needs no screen.
+    """Render structures in 3D, as an image or as a turntable video; needs no screen.
 
-    Examples: sparsem render liver.zarr liver.png
-    or sparsem render liver.zarr inside.png --structure nucleus --structure nucleolus --object nucleus=3 --cut z
+    sparsem render liver.zarr liver.png
+    sparsem render liver.zarr inside.png --structure nucleus,nucleolus --object nucleus=3 --cut z
     """
-    return Outcome(
-        [f"Wrote {_render(Sample.open(path), out, settings, on=on)}"], data={"file": out}
-    )
+    file = render(Sample.open(path), out, settings, on=on)
+    return Outcome([f"Wrote {file}"], data={"file": out})
 
 
 @command(ExportSettings)
-def export(
+def export_command(
     path: SamplePath,
     names: Annotated[
         list[str] | None,
@@ -166,6 +203,7 @@ def export(
         typer.Option(
             "--out",
             "-o",
+            metavar="FILE",
             help="NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj",
         ),
     ] = None,
@@ -173,18 +211,20 @@ def export(
     settings: ExportSettings,
     on: Execution,
 ) -> Outcome:
-    """Write a piece of a sample for other programs: voxels, a table, meshes. Without a name, tell how viewers open the sample.
+    """Write a part of a sample for other programs: voxels, a table, meshes. Without a name, show how viewers open the sample.
 
-    Examples: sparsem export liver.zarr nucleus nuclei.tif
-    or sparsem export liver.zarr nucleus nucleolus -o nuclei.glb
-    or, for Microscopy Image Browser and 3D Slicer, sparsem export liver.zarr nucleus nucleolus -o liver.model
+    The last example is for Microscopy Image Browser and 3D Slicer.
+
+    sparsem export liver.zarr nucleus nuclei.tif
+    sparsem export liver.zarr nucleus nucleolus -o nuclei.glb
+    sparsem export liver.zarr nucleus nucleolus -o liver.model
     """
     sample = Sample.open(path)
-    wanted = list(names or [])
-    if not wanted and out is None:
-        known = viewers(sample, settings.cells)
-        return Outcome([f"{program}: {how}" for program, how in known.items()], data=known)
-    target = out or Path(wanted.pop())
-    return Outcome(
-        [f"Wrote {_export(sample, wanted, target, settings, on=on)}"], data={"file": target}
-    )
+    pieces = list(names or [])
+    if not pieces and out is None:
+        programs = viewers(sample, settings.cells)
+        lines = [f"{program}: {instruction}" for program, instruction in programs.items()]
+        return Outcome(lines, data=programs)
+    target = out or Path(pieces.pop())
+    file = export(sample, pieces, target, settings, on=on)
+    return Outcome([f"Wrote {file}"], data={"file": target})

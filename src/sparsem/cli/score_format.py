@@ -1,10 +1,12 @@
-"""What was found, in words and as data."""
+"""Scores, alignments and evaluations of boxes, as lines for people and as data for scripts."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsem.cli.format import list_numbers
 from sparsem.score.instances import INSTANCE_SCORES
 from sparsem.score.score import Scores
 from sparsem.store.slice_use import Role
@@ -15,118 +17,129 @@ if TYPE_CHECKING:  # these load torch and numba
     from sparsem.preprocess.align import Alignment
     from sparsem.segment.cross_validation import CrossValidation
 
-MOST_LISTED = 12
 GROUP_NAMES: dict[Role | None, str] = {
     "unseen": "unseen slices",
     "validated": "validation slices",
     "trained": "training slices",
     None: "all slices",
 }
-FAINT = 0.35  # likeness of neighboring slices below which alignment may follow the tissue
+MIN_SIMILARITY = (
+    0.35  # similarity of neighboring slices below which alignment may follow the tissue
+)
+MISSING = "--"
+WIDTH = 15  # characters of a column
 
 
 def score_lines(scores: dict[str, Scores]) -> list[str]:
-    """Return the scores of each structure: by what slices were to the training, and of all slices together."""
+    """Return the scores of each structure: by how training used the slices, and of all slices together."""
     width = max((len(name) for name in scores), default=0)
     lines = []
-    for name, found in scores.items():
-        groups: list[Role | None] = list(found.roles)
-        for role in groups if len(groups) == 1 else [*groups, None]:
+    for name, structure_scores in scores.items():
+        groups: list[Role | None] = list(structure_scores.roles)
+        if len(groups) > 1:
+            groups.append(None)
+        for role in groups:
             title = f"{name:{width}}  {GROUP_NAMES[role]:17}"
-            lines.append(f"{title}  {_overlap_words(found.summary(role))}")
-            lines += _cell_lines(found.of_cells(role), title)
-        lines += _score_notes(name, found)
+            lines.append(f"{title}  {_overlap_words(structure_scores.summary(role))}")
+            lines += _cell_lines(structure_scores.of_cells(role), title)
+        lines += _score_notes(name, structure_scores)
     return lines
 
 
 def _overlap_words(summary: dict[str, float | None]) -> str:
     """Return pooled and average scores of a group of slices."""
-    keys = ("dice_3d", "precision_3d", "recall_3d", "dice_slices")
-    dice, precision, recall, average = (
-        "--" if summary[key] is None else f"{summary[key]:.3f}" for key in keys
-    )
+    dice = _three_digits(summary["dice_3d"])
+    precision = _three_digits(summary["precision_3d"])
+    recall = _three_digits(summary["recall_3d"])
+    average = _three_digits(summary["dice_slices"])
     slices = "1 slice" if summary["slices"] == 1 else f"{summary['slices']} slices"
-    return (
-        f"3D Dice {dice}, precision {precision}, recall {recall}; mean Dice over {slices} {average}"
-    )
+    pooled = f"3D Dice {dice}, precision {precision}, recall {recall}"
+    return f"{pooled}; mean Dice over {slices} {average}"
 
 
-def _score_notes(name: str, found: Scores) -> list[str]:
-    """Return what a reader of the scores has to know."""
+def _three_digits(value: float | None) -> str:
+    return MISSING if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _score_notes(name: str, scores: Scores) -> list[str]:
+    """Return what a reader of the scores needs to know."""
     notes = []
-    if len(found.compared) < len(found.slices):
-        count = f"{len(found.compared)} of {len(found.slices)} slices"
-        listed = _numbers_listed(found.compared)
-        others = "the ground truth does not label the others"
-        notes.append(f"{name}: compared on {count} ({listed}); {others}.")
-    if found.use is None:
+    n_compared = len(scores.compared)
+    n_slices = len(scores.slices)
+    if n_compared < n_slices:
         notes.append(
-            f"{name}: which slices these labels were trained on is not known, so the score may be "
+            f"compared on {n_compared} of {n_slices} slices ({list_numbers(scores.compared)}); "
+            "the ground truth does not label the others."
+        )
+    if scores.use is None:
+        notes.append(
+            "which slices these labels were trained on is not known, so the score may be "
             "too high; name them with --trained-slices."
         )
-    elif not found.group("unseen"):
+    elif not scores.group("unseen"):
         notes.append(
-            f"{name}: training used every compared slice, so the score does not show how good unseen slices are."
+            "training used every compared slice, so the score does not show how good unseen slices are."
         )
-    if found.cells and found.of_cells()["dice_cells"] == 0:
+    if scores.cells and scores.of_cells()["dice_cells"] == 0:
         notes.append(
-            f"{name}: no object has the number that it has in the ground truth. Dice and islands compare objects of one number; "
-            "PQ, AP, VOI and Rand error do not need that."
+            "no object has the same number in the ground truth. Dice and islands compare objects of one "
+            "number; PQ, AP, VOI and Rand error do not need that."
         )
-    if found.corrected:
+    if scores.corrected:
         notes.append(
-            f"{name}: the annotation of {_listed(found.corrected).lower()} began as a prediction; where the ground truth is that "
-            "annotation the score is too high."
+            f"the annotation of {_slices(scores.corrected).lower()} began as a prediction; "
+            "where the ground truth is that annotation, the score is too high."
         )
-    if found.is_copied:
+    if scores.is_copied:
         notes.append(
-            f"{name}: {found.outline.fraction:.0%} of the outline of the ground truth is that of "
-            "the labels to the pixel, as if it had been drawn from a prediction; such a score is "
-            "too high."
+            f"{scores.outline.fraction:.0%} of the outline of the ground truth equals that of the labels to "
+            "the pixel, as if it had been drawn from a prediction; such a score is too high."
         )
-    return notes
+    return [f"{name}: {note}" for note in notes]
 
 
-def _cell_lines(numbers: dict[str, float | None], title: str) -> list[str]:
-    """Return scores of objects, if they were asked for."""
-    if not numbers:
+def _cell_lines(scores: dict[str, float | None], title: str) -> list[str]:
+    """Return scores of objects; empty if they were not computed."""
+    if not scores:
         return []
-    shown = {key: "--" if value is None else f"{value:.3f}" for key, value in numbers.items()}
-    ways = []
-    for where in ("3d", "2d"):
-        arand, split, merge, quality, half, mean = (
-            shown[f"{key}_{where}"] for key in INSTANCE_SCORES
-        )
-        errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
-        ways.append(f"{where.upper()}: {errors}, PQ {quality}, AP50 {half}, mAP {mean}")
-    of_islands = (
-        f", {shown['islands_right']} of the area of islands right"
-        if numbers["islands_right"] is not None
-        else ""
-    )
-    return [
-        f"{title}  Dice of {numbers['cells']} cells {shown['dice_cells']}{of_islands}; {ways[0]}",
-        f"{title}  {ways[1]}",
-    ]
+    islands = ""
+    if scores["islands_right"] is not None:
+        islands = f", {_three_digits(scores['islands_right'])} of the area of islands right"
+    cells = f"Dice of {scores['cells']} cells {_three_digits(scores['dice_cells'])}{islands}"
+    in_3d = _instance_words(scores, "3d")
+    in_2d = _instance_words(scores, "2d")
+    return [f"{title}  {cells}; {in_3d}", f"{title}  {in_2d}"]
 
 
-def score_data(found: Scores) -> dict[str, Any]:
-    """Return the same for scripts: by group, which slices were compared, and whether the ground truth looks like a copy."""
-    groups: list[Role | None] = [*found.roles, None]
-    data: dict[str, Any] = {
-        role or "all": found.summary(role) | found.of_cells(role) for role in groups
-    }
-    return data | {"compared": list(found.compared), "outline_shared": found.outline.fraction}
+def _instance_words(scores: dict[str, float | None], dimensions: str) -> str:
+    values = [_three_digits(scores[f"{key}_{dimensions}"]) for key in INSTANCE_SCORES]
+    arand, split, merge, panoptic, ap50, mean_ap = values
+    errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
+    return f"{dimensions.upper()}: {errors}, PQ {panoptic}, AP50 {ap50}, mAP {mean_ap}"
 
 
-def promise_line(one: "CrossValidation") -> str:
-    """The Dice to expect."""
-    known = [dice for dice in one.dice if not math.isnan(dice)]
+def score_data(scores: Scores) -> dict[str, Any]:
+    """Return scores for scripts: by group, with the compared slices, and whether the ground truth looks like a copy."""
+    groups: list[Role | None] = [*scores.roles, None]
+    data: dict[str, Any] = {}
+    for role in groups:
+        data[role or "all"] = scores.summary(role) | scores.of_cells(role)
+    data["compared"] = list(scores.compared)
+    data["outline_shared"] = scores.outline.fraction
+    return data
+
+
+def cross_validation_line(validation: "CrossValidation") -> str:
+    """Return the Dice to expect on unlabeled slices."""
+    name = validation.structure
+    known = [dice for dice in validation.dice if not math.isnan(dice)]
     if not known:
-        return f"{one.structure}: no fold held out a slice on which it is labeled, so no Dice can be expected"
-    folds = ", ".join("--" if math.isnan(dice) else f"{dice:.3f}" for dice in one.dice)
-    found = f"the folds found {folds}" if len(known) > 1 else f"one fold found {folds}"
-    return f"{one.structure}: expect a Dice of about {one.mean:.3f} on unlabeled slices ({found})"
+        return (
+            f"{name}: no fold held out a slice on which it is labeled, so no Dice can be expected"
+        )
+    folds = ", ".join(_three_digits(dice) for dice in validation.dice)
+    noun = "folds" if len(known) > 1 else "one fold"
+    return f"{name}: expect a Dice of about {validation.mean:.3f} on unlabeled slices ({noun}: {folds})"
 
 
 def validation_lines(recipe: "Recipe") -> list[str]:
@@ -135,130 +148,135 @@ def validation_lines(recipe: "Recipe") -> list[str]:
     if not held_out:
         return []
     where = f"on the held-out {', '.join(held_out)}"
-    known = recipe.training["validation_dice_by_structure"]
+    dice = recipe.training["validation_dice_by_structure"]
+    lines = [f"{name}: Dice {dice[name]:.3f} {where}" for name in recipe.structures if name in dice]
+    without = [name for name in recipe.structures if name not in dice]
+    if without:
+        lines.append(f"{', '.join(without)}: no Dice {where}, where it is not labeled or absent")
+    return lines
+
+
+def alignment_lines(alignment: "Alignment") -> list[str]:
+    """Return how far slices were moved, and what should be reviewed."""
     lines = [
-        f"{name}: Dice {known[name]:.3f} {where}" for name in recipe.structures if name in known
+        *_shift_lines(alignment),
+        *_no_drift_lines(alignment),
+        *_similarity_lines(alignment),
     ]
-    unknown = [name for name in recipe.structures if name not in known]
-    if unknown:
+    if alignment.jumps:
         lines.append(
-            f"{', '.join(unknown)}: no Dice {where}, where it is not labeled or there is none of it"
+            f"{_slices(alignment.jumps)}: far from the slice before; corrected, please review"
+        )
+    if alignment.bad:
+        lines.append(
+            f"{_slices(alignment.bad)}: similar to no neighbor; placed where the neighbors are"
+        )
+    if alignment.breaks:
+        lines.append(
+            f"{_slices(alignment.breaks)}: connected with no slice before; "
+            "from there the stack continues as if it had not drifted"
         )
     return lines
 
 
-def alignment_lines(found: "Alignment") -> list[str]:
-    """How far slices were moved, and what should be looked at."""
-    sentences = (
-        (found.jumps, "lies", "lie", "far from the slice before", "put right, but look at it"),
-        (found.bad, "looks", "look", "like no neighbor", "left where the neighbors are"),
-        (
-            found.breaks,
-            "is",
-            "are",
-            "connected with nothing before",
-            "from there the stack goes on as if it had not drifted",
-        ),
-    )
-    told = [
-        (which, one if len(which) == 1 else many, what, then)
-        for which, one, many, what, then in sentences
-        if which
-    ]
-    places = [f"{_listed(which)} {verb} {what}: {then}" for which, verb, what, then in told]
-    return _moved_by(found) + _hardly_drifting(found) + _unsure(found) + places
-
-
-def _hardly_drifting(found: "Alignment") -> list[str]:
-    """A recommendation where there was next to nothing to align."""
-    if not found.hardly_drifts:
+def _no_drift_lines(alignment: "Alignment") -> list[str]:
+    """Return a recommendation where there was next to nothing to align."""
+    if not alignment.hardly_drifts:
         return []
-    seen = "Slices follow each other within a pixel, as those of an aligned stack do"
     return [
-        f"{seen}: if it was aligned before, oblique tissue passed for drift. Leave align out then, and work with --image raw."
+        "Slices follow each other within a pixel, as those of an aligned stack do: if it was aligned before, "
+        "oblique tissue was mistaken for drift. Leave align out then, and work with --image raw."
     ]
 
 
-def _unsure(found: "Alignment") -> list[str]:
-    """What to know of slices that have little in common."""
-    usual = float(np.nanmedian(found.similarity)) if np.isfinite(found.similarity).any() else 1.0
-    if usual >= FAINT:
+def _similarity_lines(alignment: "Alignment") -> list[str]:
+    """Return a warning about slices that have little in common."""
+    if not np.isfinite(alignment.similarity).any():
         return []
-    sections = "as thick sections are: tissue that runs obliquely may have passed for drift"
+    median = float(np.nanmedian(alignment.similarity))
+    if median >= MIN_SIMILARITY:
+        return []
     return [
-        f"Neighboring slices are little alike ({usual:.2f} of 1), {sections}. If the stack was aligned already, work with --image raw."
+        f"Neighboring slices are hardly similar ({median:.2f} of 1), as thick sections are: tissue that runs obliquely "
+        "may have been mistaken for drift. If the stack was aligned before, work with --image raw."
     ]
 
 
-def _moved_by(found: "Alignment") -> list[str]:
-    """The steps between slices, where nothing but shifts were allowed."""
-    shifts = found.motions[:, :, 2]
-    if len(shifts) < 2 or not np.array_equal(
-        found.motions[:, :, :2], np.repeat(np.eye(2)[None], len(shifts), axis=0)
-    ):
+def _shift_lines(alignment: "Alignment") -> list[str]:
+    """Return the shifts between slices, where only shifts were allowed."""
+    linear = alignment.motions[:, :, :2]
+    shifts = alignment.motions[:, :, 2]
+    identity = np.repeat(np.eye(2)[None], len(shifts), axis=0)
+    if len(shifts) < 2 or not np.array_equal(linear, identity):
         return []
     steps = np.linalg.norm(np.diff(shifts, axis=0), axis=1)
     largest = int(steps.argmax())
-    usual, most, whole = (
-        float(np.median(steps)),
-        float(steps[largest]),
-        float(np.linalg.norm(np.ptp(shifts, axis=0))),
-    )
+    total = float(np.linalg.norm(np.ptp(shifts, axis=0)))
     return [
-        f"Put right: {usual:.1f} px from slice to slice, at most {most:.1f} px (slice {largest + 1}); {whole:.1f} px in all"
+        f"Corrected: {np.median(steps):.1f} px from slice to slice, at most {steps[largest]:.1f} px "
+        f"(slice {largest + 1}); {total:.1f} px in all"
     ]
 
 
-def _listed(numbers: tuple[int, ...]) -> str:
-    return f"Slices {_numbers_listed(numbers)}" if len(numbers) > 1 else f"Slice {numbers[0]}"
+def _slices(numbers: Sequence[int]) -> str:
+    noun = "Slice" if len(numbers) == 1 else "Slices"
+    return f"{noun} {list_numbers(numbers)}"
 
 
-def _numbers_listed(numbers: tuple[int, ...]) -> str:
-    more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
-    return ", ".join(map(str, numbers[:MOST_LISTED])) + more
-
-
-def box_lines(found: "BoxEvaluation") -> list[str]:
-    """Scores of boxes for people: the thesis' table 5, counts, and what was taken for what."""
-    head = ("structure", "boxes", "mAP", "AR", "AP50", "annotated", "counted", "off per image")
-    looked = dict.fromkeys(
-        f"{sample}:{z}" for one in found.boxes for sample, z in one.counts.images
+def box_lines(evaluation: "BoxEvaluation") -> list[str]:
+    """Return scores of boxes (thesis, table 5), counts, and the confusion of structures."""
+    images: list[str] = []
+    for structure in evaluation.boxes:
+        images += [f"{sample}:{z}" for sample, z in structure.counts.images]
+    images = list(dict.fromkeys(images))
+    noun = "image" if len(images) == 1 else "images"
+    listed = list_numbers(images)
+    headings = (
+        "structure",
+        "boxes",
+        "mAP",
+        "AR",
+        "AP50",
+        "annotated",
+        "counted",
+        "off per image",
     )
-    few = ", ".join(list(looked)[:MOST_LISTED]) + (
-        f" and {len(looked) - MOST_LISTED} more" if len(looked) > MOST_LISTED else ""
-    )
-    images = "image" if len(looked) == 1 else "images"
-    lines = [
-        f"Compared on {len(looked)} {images} ({few})",
-        "  ".join(f"{word:>15}" for word in head),
-    ]
-    for one in found.boxes:
-        own, scores = one.counts, one.scores
-        numbers = (
+    lines = [f"Compared on {len(images)} {noun} ({listed})", _row(headings)]
+    for structure in evaluation.boxes:
+        scores = structure.scores
+        counts = structure.counts
+        values = (
+            scores.structure,
+            structure.kind,
             f"{scores.map:.3f}",
             f"{scores.ar:.3f}",
             f"{scores.ap50:.3f}",
             str(scores.n_truth),
+            str(int(counts.detected.sum())),
+            f"{counts.mean_error:.1f} ({counts.bias:+.0%})",
         )
-        counted = (str(int(own.detected.sum())), f"{own.mean_error:.1f} ({own.bias:+.0%})")
-        lines.append(
-            "  ".join(f"{word:>15}" for word in (scores.structure, one.kind, *numbers, *counted))
-        )
-    if len(found.names) > 1:
-        lines += [
-            "",
-            "Annotated (rows) found as (columns):",
-            "  ".join(f"{word:>15}" for word in ("", *found.names, "missed")),
-        ]
-        for name, row in zip((*found.names, "not there"), found.confusion, strict=True):
-            lines.append("  ".join(f"{word:>15}" for word in (name, *map(str, row))))
+        lines.append(_row(values))
+    if len(evaluation.names) > 1:
+        lines += _confusion_lines(evaluation)
     return lines
 
 
-def box_data(found: "BoxEvaluation") -> dict[str, object]:
-    """Scores of boxes for scripts."""
+def _confusion_lines(evaluation: "BoxEvaluation") -> list[str]:
+    names = evaluation.names
+    lines = ["", "Annotated (rows) detected as (columns):", _row(("", *names, "missed"))]
+    for name, counts in zip((*names, "background"), evaluation.confusion, strict=True):
+        lines.append(_row((name, *map(str, counts))))
+    return lines
+
+
+def _row(words: Sequence[str]) -> str:
+    return "  ".join(f"{word:>{WIDTH}}" for word in words)
+
+
+def box_data(evaluation: "BoxEvaluation") -> dict[str, object]:
+    """Return scores of boxes for scripts."""
     return {
-        "scores": found.table().to_pylist(),
-        "names": found.names,
-        "confusion": found.confusion.tolist(),
+        "scores": evaluation.table().to_pylist(),
+        "names": evaluation.names,
+        "confusion": evaluation.confusion.tolist(),
     }
