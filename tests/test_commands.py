@@ -25,7 +25,8 @@ from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.study.settings import read_study
-from sparsem.study.study import demo, run
+from sparsem.study.demo import demo
+from sparsem.study.study import run
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 from tests.conftest import LABELED, files_in, truth_of, untaught_model, write_liver

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from sparsem.segment.train import train as train
     from sparsem.store.sample import Sample as Sample
     from sparsem.store.sample import open_sample as open
-    from sparsem.study.study import demo as demo
+    from sparsem.study.demo import demo as demo
     from sparsem.study.study import run as run
     from sparsem.workflow.execution import Execution as Execution
 
@@ -66,7 +66,7 @@ _DEFINED_IN = {
     "cells": "cells.cells",
     "constrain": "labels.constrain",
     "count_boxes": "boxes.counts",
-    "demo": "study.study",
+    "demo": "study.demo",
     "denoise": "preprocess.denoise",
     "detect": "detect.predict",
     "equalize": "preprocess.equalize",
@@ -93,7 +93,7 @@ _DEFINED_IN = {
     "train_detector": "detect.training.train",
 }
 
-__all__ = sorted(_DEFINED_IN)  # noqa: PLE0605 (a list of strings, written once above)
+__all__ = sorted(_DEFINED_IN)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,8 @@ from sparsem.cli.score_format import (
     score_data,
     score_lines,
 )
-from sparsem.study.study import StudyResult, demo, run
+from sparsem.study.demo import demo
+from sparsem.study.study import StudyResult, run
 from sparsem.workflow.execution import Execution
 
 

@@ -77,9 +77,11 @@ def quality_lines(stack: Quality) -> list[str]:
     limit = ", the finest that can be measured" if typical["resolution_px"] < FINEST_PX else ""
     lines = [
         _light_line(stack),
-        f"Median of the slices: noise {100 * typical['noise']:.1f} % of the range of gray levels, "
-        f"contrast {100 * typical['contrast']:.1f} %, SNR {typical['snr_db']:.1f} dB, "
-        f"resolution {typical['resolution_px']:.1f} px{limit}",
+        (
+            f"Median of the slices: noise {100 * typical['noise']:.1f} % of the range of gray levels, "
+            f"contrast {100 * typical['contrast']:.1f} %, SNR {typical['snr_db']:.1f} dB, "
+            f"resolution {typical['resolution_px']:.1f} px{limit}"
+        ),
     ]
     unknown_spacing = np.isnan(stack.columns["spacing"]).mean()
     if len(stack.flags) > 2 and unknown_spacing > MAX_UNKNOWN_SPACING:

@@ -184,8 +184,10 @@ def _no_drift_lines(alignment: "Alignment") -> list[str]:
     if not alignment.hardly_drifts:
         return []
     return [
-        "Slices follow each other within a pixel, as those of an aligned stack do: if it was aligned before, "
-        "oblique tissue was mistaken for drift. Leave align out then, and work with --image raw."
+        (
+            "Slices follow each other within a pixel, as those of an aligned stack do: if it was aligned before, "
+            "oblique tissue was mistaken for drift. Leave align out then, and work with --image raw."
+        )
     ]
 
 
@@ -197,8 +199,10 @@ def _similarity_lines(alignment: "Alignment") -> list[str]:
     if median >= MIN_SIMILARITY:
         return []
     return [
-        f"Neighboring slices are hardly similar ({median:.2f} of 1), as thick sections are: tissue that runs obliquely "
-        "may have been mistaken for drift. If the stack was aligned before, work with --image raw."
+        (
+            f"Neighboring slices are hardly similar ({median:.2f} of 1), as thick sections are: tissue that runs obliquely "
+            "may have been mistaken for drift. If the stack was aligned before, work with --image raw."
+        )
     ]
 
 
@@ -213,8 +217,10 @@ def _shift_lines(alignment: "Alignment") -> list[str]:
     largest = int(steps.argmax())
     total = float(np.linalg.norm(np.ptp(shifts, axis=0)))
     return [
-        f"Corrected: {np.median(steps):.1f} px from slice to slice, at most {steps[largest]:.1f} px "
-        f"(slice {largest + 1}); {total:.1f} px in all"
+        (
+            f"Corrected: {np.median(steps):.1f} px from slice to slice, at most {steps[largest]:.1f} px "
+            f"(slice {largest + 1}); {total:.1f} px in all"
+        )
     ]
 
 

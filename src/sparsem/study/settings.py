@@ -1,6 +1,7 @@
-"""What a study.toml may hold: a table for each stage, with the settings of its command."""
+"""The contents of a study.toml: a table for each stage, with the settings of its command."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -20,9 +21,11 @@ from sparsem.quality.quality import QualitySettings
 from sparsem.report.scene3d.render import RenderSettings
 from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings
-from sparsem.segment.predict import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.settings import Settings, parse, read_toml
 from sparsem.training.settings import TrainSettings
+
+S = TypeVar("S", bound=Settings)
 
 
 class ImportStep(ImportSettings):
@@ -44,7 +47,7 @@ class TrainStep(TrainSettings):
 
 
 class ScoreStep(ScoreSettings):
-    """[score.NAME]: truth, where somebody has it."""
+    """[score.NAME]: ground truth of a structure."""
 
     truth: str = Field(description="labeled volume")
 
@@ -58,89 +61,127 @@ class ReportStep(ReportSettings):
 class ExportStep(Settings):
     """[export]: labels as TIFF."""
 
-    folder: str = Field("results", description="where NAME.tif are written")
+    folder: str = Field("results", description="folder for the files NAME.tif")
     onto: str | None = Field(
         None,
-        description="carry voxels onto the pixels of this image, such as raw, if alignment moved them",
+        description="move voxels onto the pixels of this image, such as raw, if alignment moved them",
     )
 
 
 class RenderStep(RenderSettings):
-    """[render]: a picture in 3D."""
+    """[render]: a rendering in 3D."""
 
-    out: str = Field(
-        "render.png", description="the picture, NAME.png, or the video, NAME.mp4, to write"
-    )
+    out: str = Field("render.png", description="the image NAME.png or the video NAME.mp4 to write")
 
 
 class StudySettings(Settings):
-    """A study.toml: paths are relative to the file."""
+    """A study.toml; its paths are relative to the file."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     sample: str = Field(description="the sample to make, NAME.zarr")
     import_: ImportStep = Field(alias="import", description="the stack")
     align: AlignSettings | None = Field(
-        None, description="every slice put over its neighbors; annotations move along"
+        None, description="register every slice to those before it; annotations move along"
     )
-    equalize: EqualizeSettings | None = Field(None, description="brightness evened out")
+    equalize: EqualizeSettings | None = Field(None, description="equalize brightness")
     denoise: DenoiseSettings | None = Field(
-        None, description="noise taken away; stages then read the denoised image"
+        None, description="remove noise; stages then read the denoised image"
     )
     quality: QualitySettings | None = Field(
-        None, description="every slice looked at, of the raw image unless another is named"
+        None, description="measure every slice of the raw image, unless another is named"
     )
     annotate: dict[str, AnnotateStep] = Field({}, description="labeled slices by structure")
-    train: TrainStep = Field(TrainStep(), description="the network")
+    train: TrainStep = Field(TrainStep(), description="training of the network")
     predict: PredictSettings = Field(PredictSettings(), description="prediction")
     cells: CellsSettings | None = Field(
         None, description="separation of cells; runs where [train] has cells = NAME"
     )
     track: TrackSettings | None = Field(None, description="tracking of protrusions")
     detect: DetectStep | None = Field(
-        None, description="organelles in boxes; without [annotate.NAME] nothing else is looked for"
+        None, description="detection in boxes; without [annotate.NAME] nothing else is predicted"
     )
-    score: dict[str, ScoreStep] = Field({}, description="truth by structure")
+    score: dict[str, ScoreStep] = Field({}, description="ground truth by structure")
     constrain: ConstrainSettings | None = Field(None, description="biological constraints")
-    measure: MeasureSettings | None = Field(None, description="measures of every object and cell")
+    measure: MeasureSettings | None = Field(
+        None, description="measurements of every object and cell"
+    )
     export: ExportStep | None = Field(None, description="TIFF files")
-    render: RenderStep | None = Field(None, description="a picture in 3D")
-    report: ReportStep | None = Field(None, description="everything on one page")
+    render: RenderStep | None = Field(None, description="a rendering in 3D")
+    report: ReportStep | None = Field(None, description="the page with everything")
 
 
 def read_study(path: str | Path) -> StudySettings:
     """Read and check a study file.
 
     Raises:
-        SettingsError: it cannot be read, has an unknown key or a value out of range.
+        SettingsError: the file cannot be read, has an unknown key or a value out of range, or its tables do not fit each other.
     """
     path = Path(path)
     study = parse(StudySettings, read_toml(path), path.name)
     if not (study.annotate or study.detect):
         raise SettingsError(
-            f"{path.name}: nothing is to be found; name labeled slices, [annotate.NAME], or boxes, [detect]."
+            f"{path.name}: there is nothing to predict; name labeled slices, [annotate.NAME], or boxes, [detect]."
         )
+    _check_cells(study, path.name)
+    _check_scores(study, path.name)
+    return study
+
+
+def _check_cells(study: StudySettings, file: str) -> None:
     cells = study.train.cells
     if (study.cells or study.track) and not cells:
         raise SettingsError(
-            f"{path.name}: [cells] and [track] need a network that knows cells; add cells = 'cells' to [train]."
+            f"{file}: [cells] and [track] need a network that knows cells; add cells = 'cells' to [train]."
         )
     if study.cells and study.cells.cells != cells:
         raise SettingsError(
-            f"{path.name}: [cells] separates '{study.cells.cells}', but [train] learns '{cells}'; give both one name."
+            f"{file}: [cells] separates '{study.cells.cells}', but [train] is trained on '{cells}'; give both one name."
         )
-    if study.track and study.track.cells not in (TrackSettings().cells, separation_of(study).name):
+    separated = separation_of(study).name
+    if study.track and study.track.cells not in (TrackSettings().cells, separated):
         raise SettingsError(
-            f"{path.name}: [track] follows '{study.track.cells}', but cells are separated as '{separation_of(study).name}'."
+            f"{file}: [track] follows '{study.track.cells}', but cells are separated as '{separated}'."
         )
-    known = list(study.train.structure) or ([] if cells else structures_of(study))
-    known += [*outputs_of_cells(cells), separation_of(study).name] if cells else []
+
+
+def _check_scores(study: StudySettings, file: str) -> None:
+    """Check that every structure with ground truth is predicted."""
+    has_masks = study.detect is not None and study.detect.masks is not None
+    if has_masks and not mask_structures(study):
+        return  # the boxes decide which structures get masks
+    known = [*trained_structures(study), *mask_structures(study)]
     missing = [name for name in study.score if name not in known]
     if missing:
         raise SettingsError(
-            f"{path.name}: [score.{missing[0]}] has no structure to score; trained are {', '.join(known)}."
+            f"{file}: [score.{missing[0]}] has no structure to score; predicted are {', '.join(known)}."
         )
-    return study
+
+
+def trained_structures(study: StudySettings) -> list[str]:
+    """Return the structures and outputs of the network of a study."""
+    cells = study.train.cells
+    names = list(study.train.structure)
+    if not names and not cells:
+        names = annotated_names(study)
+    if cells:
+        names += [*outputs_of_cells(cells), separation_of(study).name]
+    return names
+
+
+def mask_structures(study: StudySettings) -> list[str]:
+    """Return the structures whose boxes become masks, as far as the study names them."""
+    if study.detect is None or study.detect.masks is None:
+        return []
+    return list(study.detect.masks.structure or study.detect.train.structure)
+
+
+def annotated_names(study: StudySettings) -> list[str]:
+    """Return every structure that a study annotates."""
+    names: list[str] = []
+    for key, step in study.annotate.items():
+        names += list(step.classes) or [key]
+    return names
 
 
 def separation_of(study: StudySettings) -> CellsSettings:
@@ -148,6 +189,11 @@ def separation_of(study: StudySettings) -> CellsSettings:
     return study.cells or CellsSettings(cells=study.train.cells or "cells")
 
 
-def structures_of(study: StudySettings) -> list[str]:
-    """Every structure that a study annotates."""
-    return [name for key, step in study.annotate.items() for name in (list(step.classes) or [key])]
+def stage_settings(model: type[S], step: Settings) -> S:
+    """Return the settings of a stage, without the fields that the study adds to them."""
+    return model(**{name: getattr(step, name) for name in model.model_fields})
+
+
+def resolve_path(folder: Path, path: str) -> str:
+    """Return a path of a study, which is relative to the folder of the study file."""
+    return path if Path(path).is_absolute() else str(folder / path)
