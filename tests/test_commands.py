@@ -24,8 +24,8 @@ from sparsem.phantom.phantom import PhantomSettings
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
-from sparsem.study.settings import read_study
 from sparsem.study.demo import demo
+from sparsem.study.settings import read_study
 from sparsem.study.study import run
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
@@ -602,7 +602,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
     )
     assert first.sample.read_table("quality_raw").num_rows == 19
     assert first.alignment is not None
-    assert [len(one.dice) for one in first.promises] == [3]
+    assert [len(one.dice) for one in first.validations] == [3]
     equalize(
         first.sample, EqualizeSettings(method="clahe", out="test", image="raw")
     )  # somebody has a look

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from sparsem.cli.app import in_words
+from sparsem.cli.app import describe_os_error
 from sparsem.errors import SampleError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.align import align
@@ -86,7 +86,7 @@ def test_no_room_left_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) 
     _, told = run.communicate(timeout=120)
     assert run.returncode == 2
     assert "There is no room left on the disk" in told.splitlines()[-1]
-    assert "the same command then goes on where it was" in told
+    assert "the same command then resumes where it stopped" in told
     assert "Traceback" not in told
     with pytest.raises(SampleError, match="its import was interrupted"):
         Sample.open(tmp_path / "s.zarr")
@@ -220,7 +220,7 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -
     ],
 )
 def test_what_a_file_system_says_becomes_a_sentence(number: int, sentence: str) -> None:
-    assert sentence in in_words(OSError(number, os.strerror(number), "/data/s.zarr"))
+    assert sentence in describe_os_error(OSError(number, os.strerror(number), "/data/s.zarr"))
 
 
 def test_a_place_that_may_not_be_written_to(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import sparsem.workflow.interruption
 from sparsem.models.checkpoint import load_tensors
 from sparsem.store.sample import Sample
-from sparsem.workflow.interruption import SENTENCE, EXIT_CODE, stops_after_steps
+from sparsem.workflow.interruption import EXIT_CODE, SENTENCE, stops_after_steps
 from tests.conftest import copy_of
 
 

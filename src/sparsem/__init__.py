@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sparsem import arrays as arrays
     from sparsem.annotation.importing import import_annotation as import_annotation
-    from sparsem.annotation.importing import import_labels as import_labels
+    from sparsem.annotation.label_volumes import import_labels as import_labels
     from sparsem.boxes.counts import count_boxes as count_boxes
     from sparsem.boxes.importing import import_boxes as import_boxes
     from sparsem.cells.cells import cells as cells
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sparsem.errors import SparsemError as SparsemError
     from sparsem.io.ingest import import_stack as import_stack
     from sparsem.labels.constrain import constrain as constrain
-    from sparsem.labels.results import remove as remove
+    from sparsem.labels.results import remove_pieces as remove
     from sparsem.measure.measure import measure as measure
     from sparsem.phantom.phantom import phantom as phantom
     from sparsem.preprocess.align import align as align
@@ -73,7 +73,7 @@ _DEFINED_IN = {
     "export": "report.export",
     "import_annotation": "annotation.importing",
     "import_boxes": "boxes.importing",
-    "import_labels": "annotation.importing",
+    "import_labels": "annotation.label_volumes",
     "import_stack": "io.ingest",
     "measure": "measure.measure",
     "measure_image_quality": "quality.images",
@@ -81,7 +81,7 @@ _DEFINED_IN = {
     "phantom": "phantom.phantom",
     "predict": "segment.predict",
     "quality": "quality.quality",
-    "remove": "labels.results",
+    "remove": "labels.results:remove_pieces",
     "render": "report.scene3d.render",
     "report": "report.report",
     "run": "study.study",

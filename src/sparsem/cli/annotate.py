@@ -15,7 +15,7 @@ from sparsem.annotation.labeled_slices import (
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.geometry import evenly_spaced
-from sparsem.segment.settings import SuggestSettings
+from sparsem.segment.suggest import SuggestSettings, suggest
 from sparsem.store.names import REGIONS
 from sparsem.store.sample import Sample
 from sparsem.store.snapshot import read_attributes
@@ -106,8 +106,6 @@ def annotate_suggest_command(
     sparsem annotate suggest liver.zarr -n 7
     sparsem annotate suggest liver.zarr nucleus -n 4 --model m.fold1.safetensors --model m.fold2.safetensors
     """
-    from sparsem.segment.suggest import suggest  # loads torch
-
     sample = Sample.open(path)
     suggestion = suggest(sample, name, settings, on=on)
     is_annotated = any(name in (None, structure) for structure in annotated_structures(sample))

@@ -1,8 +1,9 @@
 """The commands that separate cells and follow their protrusions."""
 
-from sparsem.cells.cells import CellsSettings, cells
+from sparsem.cells.cells import cells
 from sparsem.cells.review import ReviewPlace
-from sparsem.cells.track import Tracked, TrackSettings, track
+from sparsem.cells.settings import CellsSettings
+from sparsem.cells.track import TrackResult, TrackSettings, track
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.store.sample import Sample
@@ -59,7 +60,7 @@ def track_command(path: SamplePath, *, settings: TrackSettings, on: Execution) -
     return Outcome(lines, f"sparsem export {in_shell(path)} {name} {name}.tif", data)
 
 
-def _unassigned_lines(tracking: Tracked) -> list[str]:
+def _unassigned_lines(tracking: TrackResult) -> list[str]:
     """Return what is known of objects that meet no annotated cell; they may be cells that were not annotated."""
     lines = []
     volumes = tracking.unassigned

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsem.annotation.importing import import_labels
+from sparsem.annotation.label_volumes import import_labels
 from sparsem.cli.format import in_shell, lengths_in_words, size_in_words
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.io.ingest import ImportSettings, import_stack

@@ -9,8 +9,7 @@ from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import cross_validation_line, validation_lines
 from sparsem.segment.cross_validation import train_and_cross_validate
-from sparsem.segment.predict import predict
-from sparsem.segment.settings import PredictSettings
+from sparsem.segment.predict import PredictSettings, predict
 from sparsem.store.names import BOUNDARY
 from sparsem.store.sample import Sample
 from sparsem.training.files import log_path

@@ -16,9 +16,9 @@ from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.report.plots.figures import (
     ComparedCells,
     ComparedSlice,
-    cells_beside_truth,
-    comparison,
-    dice_along_z,
+    write_cell_comparison,
+    write_dice_along_z,
+    write_slice_comparison,
 )
 from sparsem.store.sample import Sample
 from sparsem.study.study import StudyResult, run
@@ -152,12 +152,12 @@ def _write_figures(
     unlabeled = unlabeled_slices_between(slices, truth.image("raw").shape[0])
     rows = [_compared_slice(result.sample, truth, training.structure, z) for z in unlabeled]
     figures = [
-        comparison(rows, folder / "overlays.png"),
-        dice_along_z(dice, folder / "dice.png"),
+        write_slice_comparison(rows, folder / "overlays.png"),
+        write_dice_along_z(dice, folder / "dice.png"),
     ]
     if training.cells and result.cells:
         cell_rows = [_compared_cells(result, truth, training.cells, z) for z in unlabeled]
-        figures.append(cells_beside_truth(cell_rows, folder / "cells.png"))
+        figures.append(write_cell_comparison(cell_rows, folder / "cells.png"))
     return figures
 
 

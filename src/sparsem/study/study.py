@@ -215,11 +215,11 @@ class _Run:
             for name in self._result_names(volumes):
                 files.append(export_labels(self.sample, name, self.folder, study.export, self.on))
         if study.render:
-            step = changed(study.render, self._cells_option())
-            files.append(render_scene(self.sample, self.folder, step, self.on))
+            scene = changed(study.render, self._cells_option())
+            files.append(render_scene(self.sample, self.folder, scene, self.on))
         if study.report:
-            step = changed(study.report, self._cells_option())
-            files.append(write_report(self.sample, self.folder, study.score, step, self.on))
+            page = changed(study.report, self._cells_option())
+            files.append(write_report(self.sample, self.folder, study.score, page, self.on))
         return files
 
     def _result_names(self, volumes: Sequence[str]) -> list[str]:
