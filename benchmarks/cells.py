@@ -44,7 +44,7 @@ from sparsem.labels.overlaps import label_sizes, resample_labels
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.score.score import ScoreSettings, score
 from sparsem.segment.predict import PredictSettings, predict
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
@@ -359,7 +359,7 @@ def taught_phantom(path: Path, updates: int) -> Sample:
 def taught(sample: Sample, training: TrainSettings) -> Sample:
     """Train on the labeled slices and predict."""
     model = sample.path.with_name("model.safetensors")
-    train([sample], model, training, on=Execution())
+    train_network([sample], model, training, on=Execution())
     predict(sample, model, PredictSettings(), on=Execution())
     return sample
 

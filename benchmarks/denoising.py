@@ -23,7 +23,7 @@ from sparsem.quality.image_metrics import METRICS, measured
 from sparsem.quality.resin import proposal
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.predict import PredictSettings, predict
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
@@ -123,7 +123,7 @@ def _dice(
     settings = TrainSettings(
         structure=(NAME,), seed=seed, updates=updates, slices=slices, image=image
     )
-    train([sample], model, settings, on=REPLACE)
+    train_network([sample], model, settings, on=REPLACE)
     predict(sample, model, PredictSettings(image=image), on=REPLACE)
     found = sample.volume("labels", NAME).read(slice(None)) > 0
     return pool_slices(

@@ -107,7 +107,7 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
         }
     )
     model, started = folder / f"{detector}.safetensors", time.perf_counter()
-    train_detector(samples, model, settings, on=SHOWN)
+    train_detector(samples, model, settings, on=SHOWN).recipe
     minutes = (time.perf_counter() - started) / 60
     _, recipe = load_detector(model)
     tested = [
@@ -337,7 +337,7 @@ def mosaics(folder: Path, updates: int) -> tuple[Path, list[Sample]]:
         "validate_every": 100,
         **HELD_AXONS,
     }
-    train_detector(samples, model, DetectTrainSettings.model_validate(settings), on=SHOWN)
+    train_detector(samples, model, DetectTrainSettings.model_validate(settings), on=SHOWN).recipe
     piece, made = samples[-1].image().read(slice(0, 1))[0, :1024, :1536], []
     for times in (1, 2, 4):
         tifffile.imwrite(
@@ -359,7 +359,7 @@ def sized(updates: int) -> None:
         model, made = mosaics(Path(name), updates)
         for sample in made:
             started = time.process_time()  # whatever else the machine does
-            found = detect(sample, model, DetectSettings(), on=SHOWN)["axon"]
+            found = detect(sample, model, DetectSettings(), on=SHOWN).boxes["axon"]
             seconds = time.process_time() - started
             _, height, width = sample.image().shape
             mpx = height * width / 1e6
@@ -460,15 +460,15 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
                 list(beside.map(train_detector, [[sample]] * len(jobs), models, settings))
             for model in models[1:-1]:
-                detect(sample, model, DetectSettings(), on=AGAIN)
+                detect(sample, model, DetectSettings(), on=AGAIN).boxes
             _phantom_rows(sample, "one each", updates, seed)
             for model, count in ((models[-1], updates), (models[0], long)):
-                detect(sample, model, DetectSettings(), on=AGAIN)
+                detect(sample, model, DetectSettings(), on=AGAIN).boxes
                 _phantom_rows(sample, "all in one", count, seed)
 
 
 def _phantom_rows(sample: Sample, detectors: str, updates: int, seed: int) -> None:
-    gone = constrain_boxes(sample, StructureRoles())
+    gone = constrain_boxes(sample, StructureRoles()).removed
     judged = score_boxes([sample], DetectScoreSettings(structure=ORGANELLES))
     for name in ORGANELLES:
         before, after = (judged.of_kind(kind)[name].scores for kind in ("predicted", "constrained"))

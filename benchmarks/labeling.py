@@ -25,7 +25,7 @@ from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.cross_validation import cross_validate, fold_path
 from sparsem.segment.predict import predict
 from sparsem.segment.suggest import SuggestSettings, suggest
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
@@ -44,7 +44,7 @@ def dice_after(
     others: Sequence[int] = (),
 ) -> float:
     """3D Dice, on slices that are in neither list, of a network that learnt from ``slices``."""
-    train([sample], model, changed(settings, {"slices": tuple(sorted(slices))}), on=REPLACE)
+    train_network([sample], model, changed(settings, {"slices": tuple(sorted(slices))}), on=REPLACE)
     predict(sample, model, on=REPLACE)
     return dice_on(sample, [*slices, *others])
 

@@ -27,7 +27,7 @@ from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.segment.inference import make_forward
 from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.tiles import TileGrid, scaled_shape
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
@@ -51,7 +51,7 @@ def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sa
         updates=150,
         ema=0.9,
     )
-    train([sample], folder / "m.safetensors", settings_of)
+    train_network([sample], folder / "m.safetensors", settings_of)
     return sample, folder / "m.safetensors"
 
 

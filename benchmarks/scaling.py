@@ -34,7 +34,7 @@ from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.preprocess.align import AlignSettings, align
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.segment.predict import PredictSettings, predict
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution, client_of
@@ -59,7 +59,7 @@ def made(folder: Path, slices: int) -> tuple[Path, Path]:
     training = TrainSettings(
         structure=("nucleus", "nucleolus", "mitochondrion"), cells="cells", updates=300, ema=0.9
     )
-    train([sample], folder / "m.safetensors", training)
+    train_network([sample], folder / "m.safetensors", training)
     return folder / "raw.tif", folder / "m.safetensors"
 
 

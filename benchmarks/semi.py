@@ -22,7 +22,7 @@ from rows import RESULTS, keep
 from sparsem.geometry import evenly_spaced
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.predict import predict
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
@@ -42,7 +42,7 @@ def measured(
 ) -> tuple[float, list[float], float]:
     """Train and predict: 3D Dice on the slices not learnt from, Dice of every slice, and seconds of the training."""
     began = time.perf_counter()
-    train([sample], model, settings, on=REPLACE)
+    train_network([sample], model, settings, on=REPLACE)
     seconds = time.perf_counter() - began
     predict(sample, model, on=REPLACE)
     true, found = tifffile.imread(truth) > 0, sample.volume("labels", NAME).read(slice(None)) > 0

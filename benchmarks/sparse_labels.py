@@ -22,7 +22,7 @@ from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.score.score import score
 from sparsem.segment.predict import PredictSettings, predict
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 
@@ -49,7 +49,7 @@ def measure(
             sample, NAME, data / labels, AnnotationSettings(slices=",".join(map(str, slices)))
         )
         started = time.monotonic()
-        train([sample], Path(folder) / "m.safetensors", training, on=Execution())
+        train_network([sample], Path(folder) / "m.safetensors", training, on=Execution())
         trained = time.monotonic()
         predict(sample, Path(folder) / "m.safetensors", prediction, on=Execution())
         predicted = time.monotonic()

@@ -191,4 +191,5 @@ def test_arrays_equal_the_stages(own_tissue: sparsem.Sample, tmp_path: Path) -> 
     image = own_tissue.images["raw"][...]
     sparsem.equalize(own_tissue)
     expected = own_tissue.images["equalized"][...]
-    assert np.array_equal(arrays.equalize(image, tuple(own_tissue.voxel_size)), expected)
+    z, y, x = own_tissue.voxel_size
+    assert np.array_equal(arrays.equalize(image, (z, y, x)), expected)

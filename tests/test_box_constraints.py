@@ -163,7 +163,7 @@ def found(tmp_path: Path) -> Sample:
 
 
 def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
-    assert constrain_boxes(found) == {"nucleus": 0, "mitochondrion": 1}
+    assert constrain_boxes(found).removed == {"nucleus": 0, "mitochondrion": 1}
     assert len(read_detected_boxes(found, "mitochondrion").boxes) == 2
     assert len(read_detected_boxes(found, "mitochondrion", as_predicted=True).boxes) == 3
     assert detected_box_structures(found) == ["mitochondrion", "nucleus"]
@@ -249,7 +249,7 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
 ) -> None:
     table = tmp_path / "samples.csv"
     table.write_text("sample,subtype,grade\nS01.zarr,TNBC,3\nS02,ER+,1\n")
-    rows = count_boxes([found], CountSettings(metadata=str(table))).to_pylist()
+    rows = count_boxes([found], CountSettings(metadata=str(table))).counts.to_pylist()
     assert [
         (row["sample"], row["structure"], row["subtype"], row["grade"], row["objects"])
         for row in rows
@@ -261,11 +261,14 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
     assert nuclei["diameter_um_median"] == pytest.approx(2.0)  # 200 px of 10 nm
     assert nuclei["objects_per_image"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
-    assert count_boxes([found], CountSettings(structure=("nucleus",))).num_rows == 1
+    assert count_boxes([found], CountSettings(structure=("nucleus",))).counts.num_rows == 1
     table.write_text(
         "sample;subtype;grade\nS01;TNBC;2,5\n"
     )  # as a spreadsheet writes it where numbers have commas
-    assert count_boxes([found], CountSettings(metadata=str(table))).to_pylist()[0]["grade"] == "2,5"
+    assert (
+        count_boxes([found], CountSettings(metadata=str(table))).counts.to_pylist()[0]["grade"]
+        == "2,5"
+    )
 
 
 @pytest.mark.parametrize(

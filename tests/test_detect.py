@@ -559,7 +559,7 @@ def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
 
 
 def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
-    kept = detect(spots, model, DetectSettings(device="cpu"), on=QUIET)
+    kept = detect(spots, model, DetectSettings(device="cpu"), on=QUIET).boxes
     assert sorted(detected_box_structures(spots)) == sorted(NAMES)
     scores = score_boxes([spots], DetectScoreSettings())
     assert {name: one.images for name, one in scores.of_kind("predicted").items()} == dict.fromkeys(
@@ -673,16 +673,16 @@ def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
 ) -> None:
     other = tmp_path / "disc.safetensors"
     train_detector([own], other, changed(SHORT, {"structure": ("disc",)}), on=QUIET)
-    both = detect(own, model, DetectSettings(device="cpu"), on=QUIET)
+    both = detect(own, model, DetectSettings(device="cpu"), on=QUIET).boxes
     with pytest.raises(
         ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"
     ):
         detect(own, other, DetectSettings(device="cpu"), on=QUIET)
-    alone = detect(own, other, DetectSettings(device="cpu"), on=AGAIN)
+    alone = detect(own, other, DetectSettings(device="cpu"), on=AGAIN).boxes
     assert len(alone["disc"].boxes) != len(both["disc"].boxes)
     with pytest.raises(ResumeError, match=r"boxes of 'disc' that another detector found"):
         detect(own, model, DetectSettings(device="cpu"), on=QUIET)
-    again = detect(own, model, DetectSettings(device="cpu"), on=AGAIN)
+    again = detect(own, model, DetectSettings(device="cpu"), on=AGAIN).boxes
     assert np.array_equal(again["disc"].boxes.corners, both["disc"].boxes.corners)
 
 
@@ -747,7 +747,7 @@ def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path
 
 def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
     small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
-    found = detect(small, model, DetectSettings(device="cpu"), on=QUIET)
+    found = detect(small, model, DetectSettings(device="cpu"), on=QUIET).boxes
     for kept in found.values():
         assert (kept.boxes.corners >= 0).all()
         assert (kept.boxes.corners <= [90, 70, 90, 70]).all()
@@ -762,7 +762,8 @@ def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path
     with pytest.raises(SampleError, match=r"trained on every annotated image.*--images all"):
         score_boxes([own])
     assert isinstance(
-        score_boxes([own], DetectScoreSettings(images="all")).table().to_pylist()[0]["map"], float
+        score_boxes([own], DetectScoreSettings(images="all")).score_table().to_pylist()[0]["map"],
+        float,
     )
 
 

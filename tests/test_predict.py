@@ -21,9 +21,9 @@ from sparsem.segment.inference import (
     quantize_probability,
     slice_windows,
 )
+from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import PredictSettings, predict, predict_slice
 from sparsem.segment.tiles import TileGrid, enlarge, scaled_shape, shrink, tile_starts
-from sparsem.segment.train import train
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -58,7 +58,7 @@ def model(tissue: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "learning_rate": 3e-3,
         "ema": 0.9,
     }
-    train([tissue], out, changed(QUICK, changes))
+    train_network([tissue], out, changed(QUICK, changes))
     return out
 
 
@@ -85,7 +85,7 @@ def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.
 
 def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, model: Path) -> None:
     exact = changed(SETTINGS, {"precision": "float32"})
-    assert predict(own_tissue, model, exact) == [
+    assert list(predict(own_tissue, model, exact).written) == [
         f"{kind}/{name}"
         for name in ("nucleus", "nucleolus")
         for kind in ("probabilities", "labels")
@@ -268,7 +268,7 @@ def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
             "ema": 0.9,
         },
     )
-    train([sample], tmp_path / "m.safetensors", training)
+    train_network([sample], tmp_path / "m.safetensors", training)
     network, recipe = load_checkpoint(tmp_path / "m.safetensors")
     slices = [sample.image().read(slice(z, z + 1))[0] for z in (2, 4, 6)]
     assert jumps_at_borders(network, recipe, slices, overlap=SETTINGS.overlap) <= 1.0
@@ -331,7 +331,7 @@ def test_another_model_or_setting_is_refused(
     predict(own_tissue, model, changed(SETTINGS, {"batch": 3}))  # no result depends on it
     with pytest.raises(ResumeError, match=r"overlap: 0.25 -> 0.5"):
         predict(own_tissue, model, changed(SETTINGS, {"overlap": 0.5}))
-    train(
+    train_network(
         [tissue],
         tmp_path / "n.safetensors",
         changed(QUICK, {"structure": ("nucleus",), "updates": 1}),

@@ -16,10 +16,12 @@ from PIL import Image
 from sparsem.errors import InputError, SampleError
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.export import ExportSettings, export
+from sparsem.report.export import ExportSettings
+from sparsem.report.export import export as export_stage
 from sparsem.report.layers import read_layers
 from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
-from sparsem.report.scene3d.render import RenderSettings, render
+from sparsem.report.scene3d.render import RenderSettings
+from sparsem.report.scene3d.render import render as render_stage
 from sparsem.report.scene3d.single_object import SingleObject, select_object_layers
 from sparsem.report.scene3d.solids import Cut, solids_of, whole_box
 from sparsem.report.viewers import NEUROGLANCER, neuroglancer_state, viewers
@@ -32,6 +34,14 @@ from tests.test_measure import VOXEL, ball, tissue_of
 
 SMALL = RenderSettings(width=160, height=120, triangles=20_000)
 AGAIN = Execution(overwrite=True, quiet=True)
+
+
+def export(*arguments: Any, **options: Any) -> Path:
+    return export_stage(*arguments, **options).file
+
+
+def render(*arguments: Any, **options: Any) -> Path:
+    return render_stage(*arguments, **options).file
 
 
 def mesh_in_blocks(

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import sparsem.segment.train
+import sparsem.segment.network_training
 from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.models.checkpoint import load_tensors, read_recipe
+from sparsem.segment.network_training import train_network
 from sparsem.segment.semi_supervised import (
     MixedSampler,
     Ramp,
@@ -19,7 +20,6 @@ from sparsem.segment.semi_supervised import (
     start_joint_networks,
     step_with_unlabeled,
 )
-from sparsem.segment.train import train
 from sparsem.segment.training_job import prepare_training
 from sparsem.segment.training_slices import read_training_slices, read_unlabeled_slices
 from sparsem.settings import changed
@@ -160,7 +160,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
             if number == updates:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(sparsem.segment.train, "fit_with_unlabeled", part)
+    monkeypatch.setattr(sparsem.segment.network_training, "fit_with_unlabeled", part)
 
 
 @pytest.mark.parametrize("semi", ["cps", "mean-teacher"])
@@ -168,13 +168,13 @@ def test_stopped_and_continued_is_as_if_never_stopped(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semi: Any
 ) -> None:
     settings = quick(semi=semi, n_validation_slices=1, validate_every=4, save_second=semi == "cps")
-    train([tissue], tmp_path / "whole.safetensors", settings)
+    train_network([tissue], tmp_path / "whole.safetensors", settings)
     for updates in (2, 7):  # before and after the weight rises
         with monkeypatch.context() as patch:
             stop_after(patch, updates)
             with pytest.raises(KeyboardInterrupt):
-                train([tissue], tmp_path / "m.safetensors", settings)
-    train([tissue], tmp_path / "m.safetensors", settings)
+                train_network([tissue], tmp_path / "m.safetensors", settings)
+    train_network([tissue], tmp_path / "m.safetensors", settings)
     written = sorted(file.name for file in tmp_path.glob("m.*"))
     second = ["m.second.last.safetensors", "m.second.safetensors"] if semi == "cps" else []
     assert written == ["m.last.safetensors", "m.safetensors", *second, "m.training.csv"]
@@ -190,13 +190,15 @@ def test_the_better_network_is_written_whatever_its_architecture(
     settings = quick(
         second_architecture="unet", n_validation_slices=1, validate_every=4, save_second=True
     )
-    recipe = train([tissue], tmp_path / "m.safetensors", settings)
+    recipe = train_network([tissue], tmp_path / "m.safetensors", settings)
     other = read_recipe(tmp_path / "m.second.safetensors")
     assert {recipe.architecture, other.architecture} == {"resunet", "unet"}
     assert recipe.training["validation_dice"] >= other.training["validation_dice"]
     load_tensors(tmp_path / "m.safetensors")
     with pytest.raises(ResumeError, match="was trained with other settings"):
-        train([tissue], tmp_path / "m.safetensors", changed(settings, {"unlabeled_weight": 0.5}))
+        train_network(
+            [tissue], tmp_path / "m.safetensors", changed(settings, {"unlabeled_weight": 0.5})
+        )
 
 
 def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(

@@ -15,8 +15,8 @@ from sparsem.segment.cross_validation import (
     cross_validate,
     fold_path,
     split_into_folds,
-    train_and_cross_validate,
 )
+from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import PredictSettings, predict, predict_slice
 from sparsem.segment.slice_selection import select_slices, spread_slices
 from sparsem.segment.suggest import SuggestSettings, suggest
@@ -126,7 +126,7 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     assert cross_validate([own_tissue], out, settings) == [promise]  # nothing is trained again
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    train([own_tissue], out, settings)
+    train_network([own_tissue], out, settings)
     assert read_recipe(out).training["held_out"] == []
     models = tuple(str(fold_path(out, n)) for n in (1, 2, 3))
     found = suggest(own_tissue, "nucleus", SuggestSettings(n=2, model=models))
@@ -145,7 +145,7 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(
 def _mean_and_doubt_are_written(
     sample: Sample, models: list[Path], uncertainty: NDArray[np.float64]
 ) -> None:
-    written = predict(sample, models)
+    written = list(predict(sample, models).written)
     assert written == [
         "probabilities/nucleus",
         "labels/nucleus",
@@ -184,12 +184,14 @@ def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) ->
 
 
 def test_some_of_the_labeled_slices_only(own_tissue: Sample, tmp_path: Path) -> None:
-    recipe = train([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"slices": (0, 18)}))
+    recipe = train_network(
+        [own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"slices": (0, 18)})
+    )
     assert [name.rsplit(" ", 1)[-1] for name in recipe.training["trained_on"]] == ["0", "18"]
     with pytest.raises(
         InputError, match=r"Slice 4 of own\.zarr is not labeled; labeled are 0, 9, 18"
     ):
-        train([own_tissue], tmp_path / "n.safetensors", changed(QUICK, {"slices": (0, 4)}))
+        train_network([own_tissue], tmp_path / "n.safetensors", changed(QUICK, {"slices": (0, 4)}))
 
 
 def test_everything_annotated_together(own_tissue: Sample, tmp_path: Path) -> None:
@@ -280,9 +282,7 @@ def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(
     with pytest.raises(
         InputError, match=r"Without the held-out own 0 no labeled slice contains 'nucleus'"
     ):
-        train_and_cross_validate(
-            [own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3})
-        )
+        train([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3}))
     assert not list(tmp_path.glob("m.*"))
 
 

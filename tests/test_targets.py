@@ -10,9 +10,9 @@ from sparsem.annotation.importing import AnnotationSettings
 from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import SettingsError
+from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
 from sparsem.segment.targets import interior_and_boundary, shrink_labels
-from sparsem.segment.train import train
 from sparsem.segment.training_slices import read_training_slices
 from sparsem.settings import changed, parse
 from sparsem.store.sample import Sample
@@ -98,7 +98,7 @@ def test_one_network_learns_interior_boundary_and_a_structure(
 ) -> None:
     write_annotation(own_tissue, "cells", LABELED, truth_of(own_tissue, "cells", LABELED))
     settings = changed(QUICK, {"structure": ("nucleus",), "cells": "cells"})
-    recipe = train([own_tissue], tmp_path / "m.safetensors", settings)
+    recipe = train_network([own_tissue], tmp_path / "m.safetensors", settings)
     assert recipe.structures == ("nucleus", "cells-interior", "cells-boundary")
     slices, _, _ = read_training_slices([own_tissue], recipe.structures, settings)
     cells = own_tissue.volume("truth", "cells").read(slice(9, 10))[0]

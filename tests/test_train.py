@@ -13,8 +13,8 @@ import tifffile
 import torch
 from filelock import FileLock
 
+import sparsem.segment.network_training
 import sparsem.segment.supervised
-import sparsem.segment.train
 import sparsem.segment.training_memory
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import UNKNOWN
@@ -23,8 +23,8 @@ from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, 
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import load_tensors, read_recipe
 from sparsem.segment.losses import dice_loss
+from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
-from sparsem.segment.train import train
 from sparsem.segment.training_job import prepare_training
 from sparsem.segment.training_memory import training_needs
 from sparsem.segment.training_slices import TrainingSlice, read_training_slices
@@ -61,7 +61,7 @@ def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> No
         n_validation_slices=1,
         validate_every=20,
     )
-    recipe = train([tissue], out, settings)
+    recipe = train_network([tissue], out, settings)
     assert recipe == read_recipe(out)
     assert recipe.structures == ("nucleolus",)
     assert recipe.training["held_out"] == ["tissue 9"]
@@ -94,7 +94,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseEx
             if number == updates:
                 raise error
 
-    monkeypatch.setattr(sparsem.segment.train, "fit", part)
+    monkeypatch.setattr(sparsem.segment.network_training, "fit", part)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
@@ -102,13 +102,13 @@ def test_stopped_and_continued_is_as_if_never_stopped(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     settings = quick(n_validation_slices=1, validate_every=4)
-    train([tissue], tmp_path / "whole.safetensors", settings)
+    train_network([tissue], tmp_path / "whole.safetensors", settings)
     with monkeypatch.context() as patch:
         stop_after(patch, 5, error)
         with pytest.raises(error):
-            train([tissue], tmp_path / "m.safetensors", settings)
+            train_network([tissue], tmp_path / "m.safetensors", settings)
     assert not (tmp_path / "m.safetensors").exists()
-    train([tissue], tmp_path / "m.safetensors", settings)
+    train_network([tissue], tmp_path / "m.safetensors", settings)
     for ending in (".safetensors", ".last.safetensors"):
         assert (tmp_path / f"m{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     without_time = [
@@ -124,7 +124,7 @@ def test_stopped_and_continued_is_as_if_never_stopped(
 def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train([tissue], tmp_path / "whole.safetensors", QUICK)
+    train_network([tissue], tmp_path / "whole.safetensors", QUICK)
     calls = itertools.count()
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
@@ -135,8 +135,8 @@ def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(sparsem.segment.supervised, "dice_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train([tissue], tmp_path / "m.safetensors", QUICK)
-    train([tissue], tmp_path / "m.safetensors", QUICK)
+            train_network([tissue], tmp_path / "m.safetensors", QUICK)
+    train_network([tissue], tmp_path / "m.safetensors", QUICK)
     assert (tmp_path / "m.safetensors").read_bytes() == (
         tmp_path / "whole.safetensors"
     ).read_bytes()
@@ -168,7 +168,7 @@ def test_labels_belong_to_the_image_they_were_drawn_on(own_tissue: Sample, tmp_p
     with pytest.raises(
         SampleError, match="was replaced after 'nucleus' was annotated; import its labels again"
     ):
-        train([own_tissue], tmp_path / "m.safetensors", QUICK)
+        train_network([own_tissue], tmp_path / "m.safetensors", QUICK)
 
 
 def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Pa
         InputError,
         match="No labeled slice contains a pixel of 'ghost': check its masks, --classes and --ignore",
     ):
-        train([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
+        train_network([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
 
 
 def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_path: Path) -> None:
     out, settings = tmp_path / "m.safetensors", quick(updates=1)
-    train([own_tissue], out, settings)
+    train_network([own_tissue], out, settings)
     labels = truth_of(own_tissue, "nucleus", LABELED)
     write_annotation(
         own_tissue, "nucleus", LABELED, [labels[0], 0 * labels[1], labels[2]], overwrite=True
@@ -191,7 +191,7 @@ def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_
         ResumeError,
         match=r"was trained with other settings \(other labels of nucleus 1 on slice 9\)\. Use --overwrite",
     ):
-        train([own_tissue], out, settings)
+        train_network([own_tissue], out, settings)
 
 
 def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path
     settings = quick(
         structure=("nucleus", "partial"), updates=2, n_validation_slices=1, validate_every=1
     )
-    train([own_tissue], tmp_path / "m.safetensors", settings)
+    train_network([own_tissue], tmp_path / "m.safetensors", settings)
     assert [row["validation_dice_partial"] for row in log_of(tmp_path / "m.safetensors")] == [
         "",
         "",
@@ -210,7 +210,7 @@ def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path
 def test_same_seed_same_weights_other_seed_other_weights(tissue: Sample, tmp_path: Path) -> None:
     weights = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train([tissue], tmp_path / f"{name}.safetensors", quick(seed=seed, updates=3))
+        train_network([tissue], tmp_path / f"{name}.safetensors", quick(seed=seed, updates=3))
         weights[name] = load_tensors(tmp_path / f"{name}.safetensors")[0]
     assert all(torch.equal(weights["a"][key], weights["b"][key]) for key in weights["a"])
     assert not all(torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
@@ -220,9 +220,9 @@ def test_a_finished_training_is_kept_and_other_settings_are_refused(
     tissue: Sample, tmp_path: Path
 ) -> None:
     out = tmp_path / "m.safetensors"
-    train([tissue], out, quick(updates=2))
+    train_network([tissue], out, quick(updates=2))
     before = out.stat().st_mtime_ns
-    train(
+    train_network(
         [tissue], out, quick(updates=2, checkpoint_every_s=99, device="cpu")
     )  # neither changes a weight
     assert out.stat().st_mtime_ns == before
@@ -230,8 +230,8 @@ def test_a_finished_training_is_kept_and_other_settings_are_refused(
         ResumeError,
         match=r"m.safetensors exists and was trained with other settings \(updates: 2 -> 3\)\. Use --overwrite",
     ):
-        train([tissue], out, quick(updates=3))
-    train([tissue], out, quick(updates=3), on=AGAIN)
+        train_network([tissue], out, quick(updates=3))
+    train_network([tissue], out, quick(updates=3), on=AGAIN)
     assert read_recipe(out).training["record"]["updates"] == 3
 
 
@@ -242,12 +242,12 @@ def test_an_unfinished_training_of_other_settings_is_refused(
     with monkeypatch.context() as patch:
         stop_after(patch, 1, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
-            train([tissue], out, quick(updates=2))
+            train_network([tissue], out, quick(updates=2))
     with pytest.raises(
         ResumeError, match=r"holds an unfinished training with other settings \(seed: 0 -> 4\)"
     ):
-        train([tissue], out, quick(updates=2, seed=4))
-    train([tissue], out, quick(updates=2, seed=4), on=AGAIN)
+        train_network([tissue], out, quick(updates=2, seed=4))
+    train_network([tissue], out, quick(updates=2, seed=4), on=AGAIN)
     assert not (tmp_path / "m.state.safetensors").exists()
 
 
@@ -276,7 +276,7 @@ def test_a_slice_without_annotation_is_not_background(own_tissue: Sample) -> Non
 
 
 def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_path: Path) -> None:
-    recipe = train([tissue, own_tissue], tmp_path / "m.safetensors", quick(updates=2))
+    recipe = train_network([tissue, own_tissue], tmp_path / "m.safetensors", quick(updates=2))
     assert recipe.training["trained_on"] == [
         "tissue 0",
         "tissue 9",
@@ -310,10 +310,10 @@ def test_what_cannot_be_trained_is_one_sentence(
     tissue: Sample, tmp_path: Path, changes: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        train([tissue], tmp_path / "m.safetensors", quick(**changes))
+        train_network([tissue], tmp_path / "m.safetensors", quick(**changes))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"A model is written as NAME.safetensors; got '.*m.pt'"):
-        train([tissue], tmp_path / "m.pt", QUICK)
+        train_network([tissue], tmp_path / "m.pt", QUICK)
 
 
 def test_what_does_not_fit_is_refused_and_what_would_is_named(
@@ -323,7 +323,7 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(
         ResourceError,
         match=r"needs .* GB of memory, and .* GB are free; --batch \d+ fits, with \d+\.\d GB",
     ):
-        train([tissue], tmp_path / "m.safetensors", quick(batch=10**6))
+        train_network([tissue], tmp_path / "m.safetensors", quick(batch=10**6))
     assert list(tmp_path.iterdir()) == []
     for changes, named in (
         ({"batch": 4, "input_px": 128}, "--batch 2 fits"),
@@ -396,8 +396,8 @@ def test_a_damaged_model_can_be_trained_anew(tissue: Sample, tmp_path: Path) -> 
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"half a mod")
     with pytest.raises(InputError, match="is not a sparsem model, or is damaged"):
-        train([tissue], path, quick())
-    train([tissue], path, quick(), on=Execution(overwrite=True, quiet=True))
+        train_network([tissue], path, quick())
+    train_network([tissue], path, quick(), on=Execution(overwrite=True, quiet=True))
     assert read_recipe(path).structures == ("nucleus",)
 
 
@@ -406,7 +406,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(
 ) -> None:
     settings = quick(width=8, updates=25, batch=4, n_validation_slices=1, validate_every=5)
     started = time.monotonic()
-    train([tissue], tmp_path / "whole.safetensors", settings)
+    train_network([tissue], tmp_path / "whole.safetensors", settings)
     seconds = 0.5 * (time.monotonic() - started)
     out = tmp_path / "m.safetensors"
     given = {
@@ -415,7 +415,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(
         "settings": settings.model_dump(mode="json"),
         "seconds": seconds,
     }
-    assert kill_ten_times("train", given) > 0
+    assert kill_ten_times("train_network", given) > 0
     for ending in (".safetensors", ".last.safetensors"):
         assert (
             out.with_suffix(ending).read_bytes()
@@ -445,7 +445,10 @@ def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Pat
         n_validation_slices=1,
         validate_every=80,
     )
-    assert train([sample], tmp_path / "m.safetensors", settings).training["validation_dice"] > 0.55
+    assert (
+        train_network([sample], tmp_path / "m.safetensors", settings).training["validation_dice"]
+        > 0.55
+    )
 
 
 def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path: Path) -> None:
@@ -454,15 +457,15 @@ def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path
         FileLock(out.with_suffix(".lock")),
         pytest.raises(ResumeError, match=r"Another run is training m\.safetensors"),
     ):
-        train([tissue], out, QUICK)
-    train([tissue], out, QUICK)
+        train_network([tissue], out, QUICK)
+    train_network([tissue], out, QUICK)
     assert not out.with_suffix(".lock").exists()
 
 
 def test_a_network_that_sees_the_neighbors_learns_resumes_and_predicts(
     tissue: Sample, own_tissue: Sample, tmp_path: Path
 ) -> None:
-    recipe = train(
+    recipe = train_network(
         [tissue], tmp_path / "m.safetensors", quick(adjacent_slices=1, n_validation_slices=1)
     )
     assert recipe.adjacent_slices == 1

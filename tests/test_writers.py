@@ -17,12 +17,17 @@ from sparsem.io import writers
 from sparsem.io.readers.open import open_source
 from sparsem.io.writers import ExportVolume, LabelStack, atomic_output, write_volume
 from sparsem.preprocess.align import AlignSettings, align
-from sparsem.report.export import ExportSettings, export
+from sparsem.report.export import ExportSettings
+from sparsem.report.export import export as export_stage
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, put
 
 REPLACE = Execution(overwrite=True, quiet=True)
+
+
+def export(*arguments: Any, **options: Any) -> Path:
+    return export_stage(*arguments, **options).file
 
 
 @pytest.fixture

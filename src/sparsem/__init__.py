@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sparsem.errors import SparsemError as SparsemError
     from sparsem.io.ingest import import_stack as import_stack
     from sparsem.labels.constrain import constrain as constrain
-    from sparsem.labels.results import remove_pieces as remove
+    from sparsem.labels.inventory import remove_pieces as remove
     from sparsem.measure.measure import measure as measure
     from sparsem.phantom.phantom import phantom as phantom
     from sparsem.preprocess.align import align as align
@@ -81,7 +81,7 @@ _DEFINED_IN = {
     "phantom": "phantom.phantom",
     "predict": "segment.predict",
     "quality": "quality.quality",
-    "remove": "labels.results:remove_pieces",
+    "remove": "labels.inventory:remove_pieces",
     "render": "report.scene3d.render",
     "report": "report.report",
     "run": "study.study",

@@ -11,6 +11,7 @@ otherwise they are.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ from sparsem.labels.constrain import StructureRoles
 from sparsem.labels.results import CONSTRAINED
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample, now
+from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import fingerprint_of
 
 NUCLEOLUS_INSIDE = 0.7  # fraction of the box of a nucleolus that must lie in the box of a nucleus
@@ -191,16 +194,30 @@ def structures_with_roles(sample: Sample, settings: StructureRoles) -> list[str]
     return [name for name in roles if name in detected]
 
 
+@dataclass(frozen=True)
+class BoxConstraintResult(StageResult):
+    """The result of ``constrain_boxes``.
+
+    Attributes:
+        removed: number of boxes of each structure that counted as objects and were removed.
+    """
+
+    removed: dict[str, int]
+
+
 def constrain_boxes(
-    sample: Sample, settings: StructureRoles | None = None, **changes: Any
-) -> dict[str, int]:
+    sample: Sample, settings: StructureRoles | None = None, *, on: Execution = HERE, **changes: Any
+) -> BoxConstraintResult:
     """Write ``tables/boxes_NAME-constrained`` of every structure with detected boxes.
 
     ``tables/boxes_NAME`` stays as it was. Masks, scores, counts and report read the constrained
     boxes where there are any.
 
-    Returns:
-        Number of boxes of each structure that counted as objects and were removed.
+    Args:
+        sample: sample with detected boxes.
+        settings: names of the structures.
+        on: has no effect; the boxes fit into memory.
+        changes: fields of the settings, by name.
 
     Raises:
         SampleError: fewer than two of the structures have boxes, or they lie on several images.
@@ -231,7 +248,9 @@ def constrain_boxes(
             "settings": record_settings,
         }
         sample.remember({**record, "outputs": [], "finished": now()})
-    return {name: int((boxes.counts & ~allowed[name]).sum()) for name, boxes in stored.items()}
+    removed = {name: int((boxes.counts & ~allowed[name]).sum()) for name, boxes in stored.items()}
+    tables = tuple(f"tables/{DETECTED_PREFIX}{name}{CONSTRAINED}" for name in stored)
+    return BoxConstraintResult(removed, sample=sample, written=tables)
 
 
 def _boxes_to_constrain(sample: Sample, settings: StructureRoles) -> dict[str, StoredBoxes]:

@@ -7,6 +7,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from sparsem.boxes.table_files import column_separator, read_text
 from sparsem.boxes.tables import StoredBoxes, detected_box_structures, read_detected_boxes
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import Settings, resolve_settings
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, as_samples
+from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import StageResult
 
 SAMPLE_COLUMN = "sample"  # column of a table of metadata that names the samples
 
@@ -76,9 +79,24 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     return metadata
 
 
+@dataclass(frozen=True)
+class CountResult(StageResult):
+    """The result of ``count_boxes``.
+
+    Attributes:
+        counts: one row for each sample and structure.
+    """
+
+    counts: pa.Table
+
+
 def count_boxes(
-    samples: Sequence[Sample], settings: CountSettings | None = None, **changes: Any
-) -> pa.Table:
+    sample: Sample | Sequence[Sample],
+    settings: CountSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
+) -> CountResult:
     """Return a table of the objects in boxes, with a row for each sample and structure.
 
     Its columns are the metadata of the sample, the number of images, of objects, of objects per
@@ -91,6 +109,7 @@ def count_boxes(
     settings = resolve_settings(CountSettings, settings, changes)
     metadata = read_metadata(settings.metadata) if settings.metadata else {}
     rows: list[dict[str, Any]] = []
+    samples = as_samples(sample)
     for sample in samples:
         structures = settings.structure or tuple(detected_box_structures(sample))
         if not structures:
@@ -113,7 +132,7 @@ def count_boxes(
                     "another name."
                 )
             rows.append({**sample_columns, **counts})
-    return pa.Table.from_pylist(rows)
+    return CountResult(pa.Table.from_pylist(rows))
 
 
 def _counts_of(sample: Sample, structure: str, stored: StoredBoxes) -> dict[str, Any]:

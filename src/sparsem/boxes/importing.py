@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -17,8 +18,9 @@ from sparsem.errors import InputError
 from sparsem.progress import tell
 from sparsem.settings import Settings, named_values, nearest, resolve_settings
 from sparsem.store.names import checked_name
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, as_samples
 from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import StageResult
 
 # Fraction of small boxes above which they are reported: accidental clicks are fewer.
 MANY_SMALL = 0.1
@@ -67,7 +69,8 @@ class BoxesSettings(Settings):
         return named_values(value, "0=mitochondrion")
 
 
-class ImportSummary(NamedTuple):
+@dataclass(frozen=True)
+class ImportSummary(StageResult):
     """Counts of an import of boxes.
 
     Attributes:
@@ -87,7 +90,7 @@ class ImportSummary(NamedTuple):
 
 
 def import_boxes(
-    samples: Sequence[Sample],
+    sample: Sample | Sequence[Sample],
     settings: BoxesSettings | None = None,
     *,
     on: Execution = HERE,
@@ -99,7 +102,7 @@ def import_boxes(
     in a single sample, it is the slice of its number.
 
     Args:
-        samples: samples that hold the images.
+        sample: the sample that holds the images, or several.
         settings: source of the boxes, and which of them are imported.
         on: ``overwrite`` replaces other boxes; ``quiet`` shows no progress.
 
@@ -113,13 +116,14 @@ def import_boxes(
             "Expected either a file of boxes, --source, or labels to draw boxes around, "
             "--from-labels; give one of them."
         )
+    samples = as_samples(sample)
     left_out: list[str] = []
     incomplete: dict[str, int] = {}
     imported: list[ImportedBoxes] = []
     if settings.from_labels:
         imported = [
-            boxes_around_labels(sample, name, settings.min_px, on.quiet)
-            for sample in samples
+            boxes_around_labels(labeled, name, settings.min_px, on.quiet)
+            for labeled in samples
             for name in settings.from_labels
         ]
     else:

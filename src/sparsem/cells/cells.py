@@ -40,6 +40,7 @@ from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Arrays, BlockResult, Stage
 
 # A probability p is stored as round(255 p); foreground is p >= 0.5.
@@ -53,7 +54,7 @@ ISLAND_STEP = 2**16
 
 def cells(
     sample: Sample, settings: CellsSettings | None = None, *, on: Execution = HERE, **changes: Any
-) -> list[str]:
+) -> StageResult:
     """Separate cells in every slice.
 
     Writes ``labels/NAME-regions``: in every slice, each cell under its annotated id, and every
@@ -112,7 +113,8 @@ def cells(
     name, needs = f"cells-{settings.name}", _needs(job, outputs)
     with Stage(sample, name, settings, inputs, outputs, on, needs) as stage:
         _run_stage(stage, job, prints)
-    return [output.path for output in outputs]
+    written = tuple(output.path for output in outputs)
+    return StageResult(sample=sample, written=written)
 
 
 def _run_stage(stage: Stage, job: SeparationJob, prints: Sequence[str]) -> None:

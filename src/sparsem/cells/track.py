@@ -30,6 +30,7 @@ from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Arrays, BlockResult, Stage, finished, link_arrays
 
 # Rows of the table of places to review.
@@ -59,7 +60,7 @@ class TrackSettings(Settings):
 
 
 @dataclass(frozen=True)
-class TrackResult:
+class TrackResult(StageResult):
     """Result of ``track``.
 
     Attributes:
@@ -163,7 +164,10 @@ def _result(
         identity = row["identity"]
         if identity > base:
             unassigned[identity] = unassigned.get(identity, 0.0) + row["volume_um3"]
+    tables = [f"tables/{kind}_{name}" for kind in ("tracks", "links", "review")]
     return TrackResult(
+        sample=sample,
+        written=(f"labels/{name}", *tables),
         cells=len({cell for slice_areas in areas for cell in slice_areas}),
         islands=table.num_rows,
         unassigned=unassigned,

@@ -21,7 +21,7 @@ def cells_command(path: SamplePath, *, settings: CellsSettings, on: Execution) -
 
     sparsem cells tumor.zarr
     """
-    volumes = cells(Sample.open(path), settings, on=on)
+    volumes = cells(Sample.open(path), settings, on=on).written
     is_default = settings.name == TrackSettings().cells
     cells_option = "" if is_default else f" --cells {settings.name}"
     return Outcome(

@@ -9,7 +9,7 @@ from sparsem.annotation.label_volumes import import_labels
 from sparsem.cli.format import in_shell, lengths_in_words, size_in_words
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.labels.results import describe, remove_pieces
+from sparsem.labels.inventory import describe, remove_pieces
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

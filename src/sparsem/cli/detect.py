@@ -7,7 +7,8 @@ import typer
 
 from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes
 from sparsem.boxes.counts import CountSettings, count_boxes
-from sparsem.boxes.importing import BoxesSettings, export_boxes, import_boxes
+from sparsem.boxes.exporting import export_boxes
+from sparsem.boxes.importing import BoxesSettings, import_boxes
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import box_data, box_lines
@@ -49,7 +50,13 @@ def detect_import_command(samples: Samples, *, settings: BoxesSettings, on: Exec
     for name, count in summary.incomplete.items():
         noun = "image" if count == 1 else "images"
         lines.append(f"without {count} {noun} not completely annotated with {name}")
-    data = summary._asdict()
+    data = {
+        "boxes": summary.boxes,
+        "images": summary.images,
+        "small": summary.small,
+        "left_out": summary.left_out,
+        "incomplete": summary.incomplete,
+    }
     paths = " ".join(map(in_shell, samples))
     split = " --split image" if len(samples) == 1 else ""
     return Outcome(lines, f"sparsem detect train {paths}{split} --out detector.safetensors", data)
@@ -73,7 +80,7 @@ def detect_train_command(
     sparsem detect train S*.zarr --structure mitochondrion --out mitochondria.safetensors
     sparsem detect train liver.zarr --split image --out liver.safetensors
     """
-    recipe = train_detector(_open_all(samples), out, settings, on=on)
+    recipe = train_detector(_open_all(samples), out, settings, on=on).recipe
     held_out = recipe.training.get("validation_ap50", {})
     scores = "".join(
         f"; AP50 of {name} {value:.3f} on held-out images" for name, value in held_out.items()
@@ -106,7 +113,7 @@ def detect_predict_command(
     sparsem detect predict S01.zarr mitochondria.safetensors
     """
     sample = Sample.open(path)
-    detected = detect(sample, model, settings, on=on)
+    detected = detect(sample, model, settings, on=on).boxes
     objects = {name: int(boxes.counts.sum()) for name, boxes in detected.items()}
     lines = []
     for name, boxes in detected.items():
@@ -133,7 +140,7 @@ def detect_score_command(
 
     sparsem detect score S*.zarr
     """
-    evaluation = score_boxes(_open_all(samples), settings)
+    evaluation = score_boxes(_open_all(samples), settings, on=on)
     lines = box_lines(evaluation)
     lines += [f"Wrote {path}/tables/box_scores.parquet and .csv" for path in samples]
     return Outcome(lines, data=box_data(evaluation))
@@ -187,7 +194,7 @@ def detect_constrain_command(
         removed = remove_constrained_boxes(sample)
         lines = [f"Removed tables/{name}" for name in removed]
         return Outcome(lines or ["There was nothing to remove."], data={"removed": removed})
-    contradicting = constrain_boxes(sample, settings)
+    contradicting = constrain_boxes(sample, settings, on=on).removed
     lines = [
         f"{name}: {count} objects contradict a constraint and do not count"
         for name, count in contradicting.items()
@@ -212,7 +219,7 @@ def detect_count_command(
     """
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"A table is written as .csv or .parquet; got {out}.")
-    table = count_boxes(_open_all(samples), settings)
+    table = count_boxes(_open_all(samples), settings, on=on).counts
     with atomic_output(out, on.overwrite) as unfinished:
         save_table(table, unfinished)
     rows = table.to_pylist()

@@ -184,8 +184,8 @@ def render_command(
     sparsem render liver.zarr liver.png
     sparsem render liver.zarr inside.png --structure nucleus,nucleolus --object nucleus=3 --cut z
     """
-    file = render(Sample.open(path), out, settings, on=on)
-    return Outcome([f"Wrote {file}"], data={"file": out})
+    result = render(Sample.open(path), out, settings, on=on)
+    return Outcome([f"Wrote {file}" for file in result.written], data={"file": out})
 
 
 @command(ExportSettings)
@@ -226,5 +226,5 @@ def export_command(
         lines = [f"{program}: {instruction}" for program, instruction in programs.items()]
         return Outcome(lines, data=programs)
     target = out or Path(pieces.pop())
-    file = export(sample, pieces, target, settings, on=on)
-    return Outcome([f"Wrote {file}"], data={"file": target})
+    result = export(sample, pieces, target, settings, on=on)
+    return Outcome([f"Wrote {file}" for file in result.written], data={"file": target})

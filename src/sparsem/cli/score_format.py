@@ -282,7 +282,7 @@ def _row(words: Sequence[str]) -> str:
 def box_data(evaluation: "BoxEvaluation") -> dict[str, object]:
     """Return scores of boxes for scripts."""
     return {
-        "scores": evaluation.table().to_pylist(),
+        "scores": evaluation.score_table().to_pylist(),
         "names": evaluation.names,
         "confusion": evaluation.confusion.tolist(),
     }

@@ -1,5 +1,6 @@
 """The commands that train networks and predict with them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,8 @@ import typer
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import cross_validation_line, validation_lines
-from sparsem.segment.cross_validation import train_and_cross_validate
 from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.train import train
 from sparsem.store.names import BOUNDARY
 from sparsem.store.sample import Sample
 from sparsem.training.files import log_path
@@ -36,21 +37,21 @@ def train_command(
     sparsem train liver.zarr --structure nucleus,nucleolus --out liver.safetensors
     sparsem train liver.zarr --structure nucleus --folds 5 --out liver.safetensors
     """
-    opened = [Sample.open(path) for path in samples]
-    recipe, validations = train_and_cross_validate(opened, out, settings, on=on)
+    result = train([Sample.open(path) for path in samples], out, settings, on=on)
+    recipe = result.recipe
     n_slices = len(recipe.training["trained_on"])
     noun = "slice" if n_slices == 1 else "slices"
     lines = [
         f"Wrote {out}: {', '.join(recipe.structures)}, trained on {n_slices} {noun}",
         *validation_lines(recipe),
         f"Wrote {log_path(out)}",
-        *map(cross_validation_line, validations),
+        *map(cross_validation_line, result.validations),
     ]
     data = {
         "model": out,
         "structures": recipe.structures,
         "training": recipe.training,
-        "folds": {validation.structure: validation.dice for validation in validations},
+        "folds": {validation.structure: validation.dice for validation in result.validations},
     }
     return Outcome(lines, f"sparsem predict {in_shell(samples[0])} {in_shell(out)}", data)
 
@@ -76,14 +77,14 @@ def predict_command(
     sparsem predict liver.zarr liver.fold1.safetensors liver.fold2.safetensors
     """
     sample = Sample.open(path)
-    volumes = predict(sample, models, settings, on=on)
+    volumes = predict(sample, models, settings, on=on).written
     image = sample.name_of_image(sample.volume(*volumes[0].split("/")))
     lines = [f"Wrote {path}/{volume}, of the image '{image}'" for volume in volumes]
     data = {"sample": sample.path, "volumes": volumes}
     return Outcome(lines, _next_command(in_shell(path), volumes), data)
 
 
-def _next_command(path: str, volumes: list[str]) -> str:
+def _next_command(path: str, volumes: Sequence[str]) -> str:
     names = [volume.rpartition("/")[2] for volume in volumes]
     cells = [name.removesuffix(BOUNDARY) for name in names if name.endswith(BOUNDARY)]
     if cells:

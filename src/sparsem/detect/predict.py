@@ -4,6 +4,7 @@ It writes ``tables/boxes_NAME`` for each of the detector's structures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -41,6 +42,7 @@ from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Arrays, Stage, forget, link_arrays
 
 GROUP_TILES = 64  # tiles of an image in a group, the unit of work and of resuming
@@ -61,6 +63,17 @@ class TileGroup(NamedTuple):
         return f"z{self.z:06d}-{self.first:06d}"
 
 
+@dataclass(frozen=True)
+class DetectResult(StageResult):
+    """The result of ``detect``.
+
+    Attributes:
+        boxes: the detected boxes of each structure.
+    """
+
+    boxes: dict[str, StoredBoxes]
+
+
 def detect(
     sample: Sample,
     model: str | Path,
@@ -68,7 +81,7 @@ def detect(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> dict[str, StoredBoxes]:
+) -> DetectResult:
     """Write ``tables/boxes_NAME`` for every structure of a detector: a row for each box.
 
     The detector sees the nm per pixel that it was trained at, whatever the voxel size of the
@@ -120,10 +133,12 @@ def detect(
                     boxes.of_structure(structure), image, image_name, recipe, stage.fingerprint
                 )
                 write_detected_boxes(sample, f"{DETECTED_PREFIX}{structure}", stored)
-    return {
+    boxes_by_structure = {
         structure: read_detected_boxes(sample, structure, as_predicted=True)
         for structure in recipe.structures
     }
+    written = tuple(f"tables/{DETECTED_PREFIX}{structure}" for structure in recipe.structures)
+    return DetectResult(boxes_by_structure, sample=sample, written=written)
 
 
 def _tile_groups(image: Volume, tiling_of_slice: Callable[[int], Tiling]) -> list[TileGroup]:

@@ -33,8 +33,10 @@ from sparsem.score.boxes import (
     object_counts,
 )
 from sparsem.settings import Settings, nearest, resolve_settings
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, as_samples
 from sparsem.store.slice_use import slice_digest
+from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import StageResult
 
 Rows = list[dict[str, Any]]
 
@@ -78,7 +80,7 @@ class StructureBoxScores:
 
 
 @dataclass(frozen=True)
-class BoxEvaluation:
+class BoxEvaluation(StageResult):
     """Scores of the boxes of several structures.
 
     Attributes:
@@ -100,7 +102,7 @@ class BoxEvaluation:
         """Return the scores of ``predicted`` or ``constrained`` boxes by structure."""
         return {part.scores.structure: part for part in self.boxes if part.kind == kind}
 
-    def table(self) -> pa.Table:
+    def score_table(self) -> pa.Table:
         """Return a row for each structure and kind of boxes (thesis, table 5)."""
         rows = []
         for part in self.boxes:
@@ -128,7 +130,7 @@ class BoxEvaluation:
         and ``box_confusion``.
         """
         tables = {
-            "box_scores": self.table(),
+            "box_scores": self.score_table(),
             "box_curves": pa.Table.from_pylist(self._curve_rows()),
             "box_counts": pa.Table.from_pylist(self._count_rows()),
             "box_confusion": pa.Table.from_pylist(self._confusion_rows()),
@@ -165,7 +167,11 @@ class BoxEvaluation:
 
 
 def score_boxes(
-    samples: Sequence[Sample], settings: DetectScoreSettings | None = None, **changes: Any
+    sample: Sample | Sequence[Sample],
+    settings: DetectScoreSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
 ) -> BoxEvaluation:
     """Compare detected boxes of samples with annotated ones, all samples together.
 
@@ -177,15 +183,16 @@ def score_boxes(
             every annotated image.
     """
     settings = resolve_settings(DetectScoreSettings, settings, changes)
+    samples = as_samples(sample)
     names = settings.structure or _common_structures(samples)
     evaluation = _evaluate(samples, names, settings)
-    for sample in samples:
-        own_names = [name for name in names if _can_score(sample, name, settings)]
+    for scored in samples:
+        own_names = [name for name in names if _can_score(scored, name, settings)]
         if own_names:
-            with sample.locked():
-                own_evaluation = _evaluate([sample], own_names, settings)
+            with scored.locked():
+                own_evaluation = _evaluate([scored], own_names, settings)
                 for table_name, table in own_evaluation.tables().items():
-                    sample.write_table(table_name, table)
+                    scored.write_table(table_name, table)
     return evaluation
 
 

@@ -28,7 +28,7 @@ from sparsem.models.architectures import architecture_class, count_parameters
 from sparsem.progress import tell
 from sparsem.report.plots.figures import write_dice_along_z
 from sparsem.score.overlap import average_dice
-from sparsem.segment.train import run_training, start_networks, training_updates
+from sparsem.segment.network_training import run_training, start_networks, training_updates
 from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.segment.training_memory import training_needs
 from sparsem.settings import SliceChoice, changed, resolve_settings

@@ -24,7 +24,7 @@ from sparsem.experiment.evaluation import (
 from sparsem.progress import tell
 from sparsem.report.plots.figures import write_dice_along_z, write_dice_by_labeled
 from sparsem.score.overlap import average_dice, pool_slices
-from sparsem.segment.train import train
+from sparsem.segment.network_training import train_network
 from sparsem.settings import SliceChoice, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import NetworkTrainingSettings, TrainSettings
@@ -211,7 +211,7 @@ def _run(
     training["seed"] = settings.seed + repeat
     name = f"{reference.structure}-{count}-{tile_px}-{repeat}"
     model = folder / f"{name}.safetensors"
-    train([reference.sample], model, TrainSettings(**training), on=on)
+    train_network([reference.sample], model, TrainSettings(**training), on=on)
     test_slices = tuple(z for z in reference.z if z not in slices)
     return SlicesRun(
         n_slices=count,

@@ -25,6 +25,7 @@ from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import FOREGROUND, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, finished, forget
 
 Mask = NDArray[np.bool_]
@@ -88,7 +89,7 @@ class Conflict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ConstrainSummary:
+class ConstrainSummary(StageResult):
     """The result of ``constrain``.
 
     Attributes:
@@ -417,7 +418,9 @@ def _summarize(sample: Sample, voxel_um3: float) -> ConstrainSummary:
         "after_um3": [after[rule.structure] * voxel_um3 for rule in rules],
     }
     sample.write_table("constrained", pa.table(columns))
-    return ConstrainSummary(rules, before, after)
+    volumes = [f"labels/{name}{CONSTRAINED}" for name in before]
+    written = (*volumes, "tables/constrained")
+    return ConstrainSummary(rules, before, after, sample=sample, written=written)
 
 
 def _sum_voxels(blocks: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:

@@ -36,6 +36,7 @@ from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Stage
 
 # Bytes of memory for each voxel of a block with its halo, and for each voxel of the budget.
@@ -44,7 +45,7 @@ CROP_BYTES_PER_VOXEL = 30
 
 
 @dataclass(frozen=True)
-class MeasureSummary:
+class MeasureSummary(StageResult):
     """The result of ``measure``.
 
     Attributes:
@@ -155,9 +156,12 @@ def _summary_of(sample: Sample) -> MeasureSummary:
     summary = sample.read_table("measured")
     names = summary["structure"].to_pylist()
     counts = summary["objects"].to_pylist()
+    tables = tuple(measured_tables(sample))
     return MeasureSummary(
+        sample=sample,
+        written=tuple(f"tables/{table}" for table in tables),
         objects=dict(zip(names, counts, strict=True)),
-        tables=tuple(measured_tables(sample)),
+        tables=tables,
         summary=summary,
     )
 

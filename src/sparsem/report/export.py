@@ -18,6 +18,7 @@ from sparsem.report.scene3d.solids import Solid, solids_of, whole_box
 from sparsem.settings import Settings, SliceNumbers, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import FileResult
 
 MESH_ENDINGS = (".glb", ".stl", ".obj")
 TABLE_ENDINGS = (".csv", ".parquet")
@@ -56,7 +57,7 @@ def export(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> Path:
+) -> FileResult:
     """Write a part of a sample for other programs; the ending of the file names the format.
 
     A unit of a mesh is 1 µm, and x, y, z point as in the stack.
@@ -82,11 +83,13 @@ def export(
     ending = path.suffix.lower()
     _check_arguments(sample, names, path, settings, on)
     if ending in MESH_ENDINGS:
-        return _write_meshes(sample, names, path, settings, on)
-    if ending in TABLE_ENDINGS:
-        return _write_table(sample, names[0], path)
-    voxels = voxels_to_export(sample, names, settings.onto, settings.slices, on.quiet)
-    return write_volume(voxels, path, on.overwrite, on.quiet)
+        file = _write_meshes(sample, names, path, settings, on)
+    elif ending in TABLE_ENDINGS:
+        file = _write_table(sample, names[0], path)
+    else:
+        voxels = voxels_to_export(sample, names, settings.onto, settings.slices, on.quiet)
+        file = write_volume(voxels, path, on.overwrite, on.quiet)
+    return FileResult(file, sample=sample, written=(str(file),))
 
 
 def _check_arguments(

@@ -22,10 +22,13 @@ from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import StageResult
+
+SampleOrPath = Sample | str | Path
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(StageResult):
     """The page that ``report`` wrote.
 
     Attributes:
@@ -40,7 +43,7 @@ class Report:
 
 
 def report(
-    samples: Sequence[str | Path],
+    sample: SampleOrPath | Sequence[SampleOrPath],
     path: str | Path,
     settings: ReportSettings | None = None,
     *,
@@ -52,7 +55,7 @@ def report(
     The page shows everything that can be shown; a sentence on it names what cannot.
 
     Args:
-        samples: paths of samples; several are compared.
+        sample: a sample, or several, which are compared; samples or their paths.
         path: the page, NAME.html; it appears when it is complete.
         settings: contents of the page.
         on: ``overwrite`` replaces a page, ``quiet`` shows no progress.
@@ -63,12 +66,13 @@ def report(
     """
     settings = resolve_settings(ReportSettings, settings, changes)
     path = Path(path)
+    samples = _paths_of(sample)
     _check_arguments(samples, path, settings, on)
     fallback_names = _names_without_color(samples, settings)
     views: list[SampleView] = []
     with Meter("report", STEPS * len(samples) + 2, quiet=on.quiet) as meter:
-        for number, sample in enumerate(samples, 1):
-            view = view_sample(sample, settings, len(samples), fallback_names, meter)
+        for number, sample_path in enumerate(samples, 1):
+            view = view_sample(sample_path, settings, len(samples), fallback_names, meter)
             if view.name in [earlier.name for earlier in views]:
                 view.name = f"{view.name} ({number})"
             views.append(view)
@@ -81,7 +85,13 @@ def report(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
         meter.step()
-    return Report(path, len(content), {view.name: view.notices for view in views})
+    notices = {view.name: view.notices for view in views}
+    return Report(path, len(content), notices, written=(str(path),))
+
+
+def _paths_of(sample: SampleOrPath | Sequence[SampleOrPath]) -> list[str | Path]:
+    samples = [sample] if isinstance(sample, Sample | str | Path) else sample
+    return [item.path if isinstance(item, Sample) else item for item in samples]
 
 
 def _check_arguments(

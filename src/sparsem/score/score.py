@@ -41,6 +41,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.slice_use import ROLES, Role, SliceUse
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage
 
 # Ground truth seems to be drawn from a prediction if more than this fraction of its outline is the
@@ -81,7 +82,7 @@ class ScoreSettings(GroundTruthSettings):
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(StageResult):
     """Overlap of labels and ground truth in every slice of the stack.
 
     Attributes:
@@ -218,7 +219,11 @@ def score(
             "--ignore."
         )
     outlines = [OutlineCount(*block["outline"]) for block in blocks]
+    has_cells = any(block["cells"] for block in blocks)
+    tables = [f"scores_{name}", f"dice_{name}"] if has_cells else [f"scores_{name}"]
     scores = Scores(
+        sample=sample,
+        written=tuple(f"tables/{table}" for table in tables),
         slices=slices,
         use=_stated_use(settings) or slice_use_of(sample, settings.labels or name),
         cells=tuple(_overlaps_of(columns) for block in blocks for columns in block["cells"]),

@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sparsem.errors import InputError
 from sparsem.models.checkpoint import Recipe
-from sparsem.segment.train import run_training, train
+from sparsem.segment.network_training import run_training
 from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.segment.validation import require_training_slices
-from sparsem.settings import changed, resolve_settings
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.training.settings import TrainSettings
@@ -100,32 +99,7 @@ def _group_close_slices(
     return groups
 
 
-def train_and_cross_validate(
-    samples: Sequence[Sample],
-    out: str | Path,
-    settings: TrainSettings | None = None,
-    *,
-    on: Execution = HERE,
-    **changes: Any,
-) -> tuple[Recipe, list[CrossValidation]]:
-    """Train a network (see ``train``) and, with ``settings.folds``, cross-validate it.
-
-    Folds that are not possible are refused before anything is trained.
-
-    Returns:
-        The recipe of the network, and one cross-validation a structure; none without folds.
-
-    Raises:
-        SparsemError: as ``train`` and ``cross_validate`` raise it.
-    """
-    settings = resolve_settings(TrainSettings, settings, changes)
-    if settings.folds:
-        _plan_folds(samples, Path(out), settings)
-    recipe = train(samples, out, settings, on=on)
-    return recipe, cross_validate(samples, out, settings, on) if settings.folds else []
-
-
-def _plan_folds(
+def plan_folds(
     samples: Sequence[Sample], out: Path, settings: TrainSettings
 ) -> tuple[TrainingJob, list[list[int]]]:
     """Return the training on all slices, and the indices that each fold holds out."""
@@ -170,10 +144,10 @@ def cross_validate(
     Raises:
         InputError: fewer labeled slices than folds, fewer than two folds, or a fold that would
             train a structure on no slice.
-        SparsemError: as ``train`` raises it.
+        SparsemError: as ``train_network`` raises it.
     """
     out = Path(out)
-    job, held_out_by_fold = _plan_folds(samples, out, settings)
+    job, held_out_by_fold = plan_folds(samples, out, settings)
     dice_by_structure: dict[str, list[float]] = {name: [] for name in job.structures}
     for number, held_out in enumerate(held_out_by_fold, 1):
         recipe = _train_fold(job, out, settings, number, held_out, on)

@@ -40,6 +40,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, earlier_setting
 
 GPU_PREFETCH = 2  # slices by which cutting runs ahead of a network on a GPU
@@ -74,7 +75,7 @@ def predict(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> list[str]:
+) -> StageResult:
     """Write ``probabilities/NAME`` and ``labels/NAME`` for every structure of the model.
 
     The model sees the nm per pixel that it was trained at, whatever the voxel size of the sample.
@@ -129,7 +130,7 @@ def predict(
                     tell(note, on.quiet)
         blocks = image.blocks(halo=_max_adjacent_slices(recipes))
         stage.map(_predict_block, blocks, image, models, settings)
-    return output_paths
+    return StageResult(sample=sample, written=tuple(output_paths))
 
 
 def settings_for_device(device: str) -> PredictSettings:

@@ -7,9 +7,9 @@ little to a training, so its uncertainty counts less.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class SuggestSettings(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 
-class Suggestion(NamedTuple):
+@dataclass(frozen=True)
+class Suggestion(StageResult):
     """Slices to label next.
 
     Attributes:
@@ -112,7 +114,7 @@ def suggest(
         return Suggestion(tuple(slices), "evenly spaced", np.zeros(0))
     uncertainty[list(copies)] = np.nan
     slices = select_slices(uncertainty, labeled, settings.n)
-    return Suggestion(tuple(slices), criterion, uncertainty)
+    return Suggestion(tuple(slices), criterion, uncertainty, sample=sample)
 
 
 def _require_structure(

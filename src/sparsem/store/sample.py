@@ -13,7 +13,7 @@ Every folder is a Zarr group, so that a listing by any Zarr program meets only w
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -420,6 +420,11 @@ class Sample:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
         notes: dict[str, Any] = json.loads(metadata.get(b"sparsem", b"{}"))
         return notes
+
+
+def as_samples(sample: Sample | Sequence[Sample]) -> list[Sample]:
+    """Return one or more samples as a list."""
+    return [sample] if isinstance(sample, Sample) else list(sample)
 
 
 def open_sample(path: str | Path) -> Sample:

@@ -23,8 +23,9 @@ from sparsem.preprocess.denoise import denoise
 from sparsem.preprocess.equalize import equalize
 from sparsem.quality.quality import quality
 from sparsem.score.score import Scores, ScoreSettings, score
-from sparsem.segment.cross_validation import CrossValidation, train_and_cross_validate
+from sparsem.segment.cross_validation import CrossValidation
 from sparsem.segment.predict import predict
+from sparsem.segment.train import train
 from sparsem.settings import changed
 from sparsem.store.names import CONSTRAINED, REGIONS
 from sparsem.store.sample import Sample
@@ -178,14 +179,14 @@ class _Run:
         model = self.folder / study.train.out
         training = stage_settings(TrainSettings, study.train)
         training = changed(training, {"image": training.image or image})
-        _, validations = train_and_cross_validate([self.sample], model, training, on=self.on)
+        validations = train(self.sample, model, training, on=self.on).validations
         source = study.predict.image or image
-        volumes = predict(self.sample, model, study.predict, on=self.on, image=source)
-        return model, volumes, validations
+        prediction = predict(self.sample, model, study.predict, on=self.on, image=source)
+        return model, list(prediction.written), validations
 
     def _separate_cells(self) -> tuple[list[str], TrackResult]:
         separation = separation_of(self.study)
-        volumes = cells(self.sample, separation, on=self.on)
+        volumes = cells(self.sample, separation, on=self.on).written
         settings = self.study.track or TrackSettings()
         tracking = track(self.sample, settings, on=self.on, cells=separation.name)
         return [*volumes, f"labels/{separation.name}"], tracking

@@ -27,6 +27,7 @@ from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
 SAM_BYTES = 6_000_000_000  # memory of the largest SAM with a tile
@@ -59,7 +60,7 @@ class MasksSettings(Settings):
 
 
 @dataclass(frozen=True)
-class MaskSummary:
+class MaskSummary(StageResult):
     """Summary of the masks that ``box_masks`` wrote.
 
     Attributes:
@@ -131,9 +132,11 @@ def box_masks(
             _block_masks, image.blocks(), job, of_block=lambda block: _boxes_in_block(boxes, block)
         )
     return MaskSummary(
-        [output.path for output in outputs],
-        {name: len(part) for name, part in boxes.items()},
-        {name: sum(block[name] for block in visible) for name in boxes},
+        volumes=[output.path for output in outputs],
+        boxes={name: len(part) for name, part in boxes.items()},
+        visible={name: sum(block[name] for block in visible) for name in boxes},
+        sample=sample,
+        written=tuple(output.path for output in outputs),
     )
 
 

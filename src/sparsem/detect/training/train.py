@@ -5,7 +5,7 @@ A training can be interrupted at any moment and resumed.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from sparsem.models.device import free_memory, keep_freed_memory
 from sparsem.progress import tell
 from sparsem.score.boxes import BoxComparison, box_scores
 from sparsem.settings import resolve_settings
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, as_samples
 from sparsem.store.slice_use import slice_digest
-from sparsem.training.files import TrainingFiles
+from sparsem.training.files import TrainingFiles, log_path
 from sparsem.training.loop import TrainingState, run_updates, update_weights
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 
 WITHOUT_EFFECT = {"checkpoint_every_s"}  # settings that change no weight
 # Fraction of the queries that objects may take in the usual tile of the most crowded image: other
@@ -45,14 +46,25 @@ COPIES_OF_WEIGHTS = 5  # the weights, their average, gradient, and two moments o
 WEIGHT_DECAY = 1e-4
 
 
+@dataclass(frozen=True)
+class DetectorTrainResult(StageResult):
+    """The result of ``train_detector``.
+
+    Attributes:
+        recipe: how to use the detector, with the scores that it reached.
+    """
+
+    recipe: DetectorRecipe
+
+
 def train_detector(
-    samples: Sequence[Sample],
+    sample: Sample | Sequence[Sample],
     out: str | Path,
     settings: DetectTrainSettings | None = None,
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> DetectorRecipe:
+) -> DetectorTrainResult:
     """Train a detector on the annotated boxes of samples and write it to ``out``.
 
     Called again, an interrupted training continues; the weights end the same, bit for bit on a CPU.
@@ -61,13 +73,10 @@ def train_detector(
     ``out`` holds the course of the training.
 
     Args:
-        samples: samples with annotated boxes of every structure.
+        sample: one or more samples with annotated boxes of every structure.
         out: the checkpoint to write, NAME.safetensors.
         settings: structures, architecture, split and training.
         on: ``overwrite`` and ``quiet`` are used.
-
-    Returns:
-        The recipe in the checkpoint.
 
     Raises:
         SampleError: boxes are missing, or were drawn on an image that was replaced.
@@ -80,6 +89,9 @@ def train_detector(
     out = Path(out)
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"Expected NAME.safetensors as the name of the detector; got '{out}'.")
+    samples = as_samples(sample)
+    only_sample = samples[0] if len(samples) == 1 else None
+    written = (str(out), str(log_path(out)))
     job = detection_job(samples, settings)
     record = _record_of(job, settings)
     files = TrainingFiles(out)
@@ -92,7 +104,7 @@ def train_detector(
         job, settings, str(earlier.get("initial_weights", "")), on.quiet
     )
     if trained and files.is_finished(trained_record, record, on.overwrite):
-        return trained
+        return DetectorTrainResult(trained, sample=only_sample, written=written)
     needs = _needs(job, settings)
     folder = out.resolve().parent
     needs.check(folder if folder.is_dir() else Path.cwd())
@@ -104,7 +116,7 @@ def train_detector(
         recipe = _finished_recipe(state, job, record)
         save_detector(out, _as_detector(state.average).cpu(), recipe)
         files.state_path.unlink(missing_ok=True)
-    return recipe
+    return DetectorTrainResult(recipe, sample=only_sample, written=written)
 
 
 def _record_of(job: DetectionJob, settings: DetectTrainSettings) -> dict[str, Any]:

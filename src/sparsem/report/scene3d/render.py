@@ -20,6 +20,7 @@ from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, whol
 from sparsem.settings import Settings, named_values, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import FileResult
 
 # Structures around others are transparent. Where nothing else is drawn, they are opaque.
 AROUND_OTHERS = ("cells", "nucleus")
@@ -83,7 +84,7 @@ def render(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> Path:
+) -> FileResult:
     """Draw structures of a sample: a still (PNG) or a turntable video (MP4).
 
     Colors are those of the papers: nuclei yellow, nucleoli red, mitochondria pink, endosomes
@@ -133,7 +134,7 @@ def render(
         else:
             draw_turntable(drawing, unfinished, n_frames, settings.frames_per_second, meter)
     unfinished.replace(path)
-    return path
+    return FileResult(path, sample=sample, written=(str(path),))
 
 
 def _layers_to_draw(
