@@ -19,8 +19,8 @@ from rows import keep
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.denoise import DenoiseSettings, denoise
-from sparsem.quality.image_metrics import METRICS, measured
-from sparsem.quality.resin import proposal
+from sparsem.quality.image_metrics import METRICS, measure_metrics
+from sparsem.quality.resin import propose_resin
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.network_training import train_network
@@ -54,7 +54,7 @@ def paired(updates: int) -> None:
     for version in ("noisy", "nlm", "n2v", "smooth"):
         slices, seconds = versions[version]
         rows = [
-            measured(one, other, proposal(other), {}, 1024)[0]
+            measure_metrics(one, other, propose_resin(other), {}, 1024)[0]
             for one, other in zip(slices, smooth, strict=True)
         ]
         means = {metric: float(np.mean([row[metric] for row in rows])) for metric in METRICS}

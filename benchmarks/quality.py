@@ -168,9 +168,7 @@ def told_slices(seed: int) -> None:
         ("repeated", true_twice, "repeats the slice before"),
     ):
         told = [
-            z
-            for z, one in enumerate(found.verdicts)
-            if any(word in remark for remark in one.remarks)
+            z for z, one in enumerate(found.flags) if any(word in remark for remark in one.remarks)
         ]
         right = len(set(told) & set(true))
         keep(
@@ -227,7 +225,7 @@ def stack_speed(slices: int) -> None:
 
 def peers() -> None:
     """All measures of a slice of 24 Mpx beside a single metric of a library, which needs a reference, in one run."""
-    from sparsem.quality.quality import _of_slice
+    from sparsem.quality.quality import _measure_slice
 
     own = large_slice()
     other = cv2.GaussianBlur(own, (0, 0), 1.0)
@@ -236,7 +234,7 @@ def peers() -> None:
     ]  # a library holds many maps of the whole picture: scaled up from a part
     scale = own.size / own[crop].size
     pair = [as_tensor(one[crop]) for one in (own, other)]
-    ours = timed(lambda: _of_slice(own))
+    ours = timed(lambda: _measure_slice(own))
     rows = {
         "sparsem, all measures of a slice": ours,
         "scikit-image, SSIM": scale

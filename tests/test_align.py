@@ -1,4 +1,4 @@
-"""Alignment of a stack: the phantom's true drift, bad slices and a jump, labels that move along, and a stage like any other."""
+"""Alignment of a stack: true drift, bad slices and a jump; labels that move along; the stage."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -51,7 +51,7 @@ REPLACE = Execution(overwrite=True, quiet=True)
 
 @pytest.fixture(scope="module")
 def drifting(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A phantom with every fault, nuclei annotated on three raw slices. Not to be changed."""
+    """A phantom with every fault, cells annotated on three raw slices. Tests must not change it."""
     sample = phantom(tmp_path_factory.mktemp("drifting") / "drifting.zarr", FAULTY)
     truth = sample.volume("truth", "cells").read(slice(None))
     write_annotation(sample, "cells", LABELED, [truth[z] for z in LABELED])
@@ -60,19 +60,19 @@ def drifting(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 @pytest.fixture(scope="module")
 def aligned(drifting: Sample, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, Alignment]:
-    """The same, aligned. Not to be changed."""
+    """The same, aligned. Tests must not change it."""
     sample = copy_of(drifting, tmp_path_factory.mktemp("aligned") / "aligned.zarr")
     return sample, align(sample)
 
 
 def true_shifts(sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(n, 2) px by which content lies off in each slice, and which slices are good."""
+    """Return (n, 2) the shift of the content of each slice, px, and which slices are good."""
     table = sample.read_table("phantom_slices")
     drift = np.stack([table[f"drift_{axis}_nm"].to_numpy() for axis in "yx"], axis=1)
     return -drift / FAULTY.voxel_nm[1], ~table["bad"].to_numpy()
 
 
-def test_the_true_drift_is_found_bad_slices_and_the_jump_are_told(
+def test_the_true_drift_bad_slices_and_the_jump_are_found(
     aligned: tuple[Sample, Alignment],
 ) -> None:
     sample, found = aligned
@@ -90,7 +90,7 @@ def test_the_true_drift_is_found_bad_slices_and_the_jump_are_told(
     assert np.isnan(table["similarity"][0].as_py())
 
 
-def test_each_slice_is_resampled_once_and_only_what_all_show_is_kept(
+def test_each_slice_is_resampled_once_and_cropped_to_the_common_area(
     aligned: tuple[Sample, Alignment],
 ) -> None:
     sample, found = aligned
@@ -124,7 +124,7 @@ def test_whole_pixels_change_no_gray_level(drifting: Sample, tmp_path: Path) -> 
     assert (image == 0).any()
 
 
-def test_neighbors_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> None:
+def test_neighbors_are_similar_afterwards(aligned: tuple[Sample, Alignment]) -> None:
     sample, found = aligned
 
     def similarity(stack: NDArray[Any]) -> float:
@@ -142,7 +142,7 @@ def test_neighbors_are_alike_afterwards(aligned: tuple[Sample, Alignment]) -> No
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
-def test_turns_may_be_allowed(drifting: Sample, tmp_path: Path, kind: Any) -> None:
+def test_rotations_can_be_allowed(drifting: Sample, tmp_path: Path, kind: Any) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     found = align(sample, AlignSettings(motion=kind))
     true, good = true_shifts(sample)
@@ -152,7 +152,7 @@ def test_turns_may_be_allowed(drifting: Sample, tmp_path: Path, kind: Any) -> No
     assert np.abs(found.motions[good, :, :2] - np.eye(2)).max() < 0.02
 
 
-def test_annotations_move_along_and_score_finds_its_truth(
+def test_annotations_and_ground_truth_move_along(
     aligned: tuple[Sample, Alignment], tmp_path: Path
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
@@ -189,7 +189,7 @@ def put_on(sample: Sample, path: str, made: NDArray[Any]) -> None:
     )
 
 
-def test_a_corner_that_was_not_annotated_is_not_known(drifting: Sample, tmp_path: Path) -> None:
+def test_a_corner_that_was_not_annotated_is_unknown(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     align(sample, AlignSettings(canvas="whole"))
     image, found = annotations_on(sample, ["cells"])
@@ -199,7 +199,7 @@ def test_a_corner_that_was_not_annotated_is_not_known(drifting: Sample, tmp_path
     assert found["cells"].fingerprint != read_annotation(sample, "cells").fingerprint
 
 
-def test_frames_go_through_several_images(
+def test_transforms_are_composed_over_several_images(
     aligned: tuple[Sample, Alignment], tmp_path: Path
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
@@ -208,7 +208,7 @@ def test_frames_go_through_several_images(
     assert sample.frame(sample.image("equalized")).is_same(sample.frame(sample.image("aligned")))
     objects = read_annotation(sample, "cells", "equalized").objects(1)[0]
     assert np.array_equal(objects, read_annotation(sample, "cells", "aligned").objects(1)[0])
-    # What is drawn on the derived image is seen on the raw one, too.
+    # Labels drawn on the derived image are transformed to the raw one.
     drawn = np.zeros((1, *sample.image("equalized").shape[1:]), np.uint32)
     drawn[0, 60:90, 50:70] = 3
     write_annotation(sample, "nucleus", [2], drawn, image="equalized")
@@ -271,10 +271,10 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert other.image().fingerprint == aligned[0].image().fingerprint
 
 
-def test_a_broken_stack_is_told(tmp_path: Path, drifting: Sample) -> None:
+def test_a_break_is_reported_and_unrelated_slices_are_refused(tmp_path: Path, drifting: Sample) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     stack = drifting.image("raw").read(slice(None))
-    stack[7:] = stack[7:][:, ::-1, ::-1]  # somebody put the block back upside down
+    stack[7:] = stack[7:][:, ::-1, ::-1]  # the block was mounted upside down
     put(sample, "", stack, 5)
     found = align(sample, AlignSettings(canvas="whole"))
     assert found.breaks == (7,)
@@ -307,7 +307,7 @@ def test_an_image_on_which_labels_were_drawn_is_not_replaced(
     assert read_annotation(sample, "mito", "wide").z == (2,)
 
 
-def test_what_is_only_told_makes_no_other_image(
+def test_settings_of_the_report_do_not_change_the_image(
     aligned: tuple[Sample, Alignment], tmp_path: Path
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
@@ -318,7 +318,7 @@ def test_what_is_only_told_makes_no_other_image(
     assert "jump" not in "".join(sample.read_table("alignment_aligned")["remark"].to_pylist())
 
 
-def test_what_was_made_from_an_image_that_was_replaced_is_not_used(
+def test_an_image_computed_from_a_replaced_image_is_not_used(
     aligned: tuple[Sample, Alignment], tmp_path: Path
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
@@ -365,7 +365,7 @@ def test_an_aligned_image_is_not_aligned_again_nor_made_from_what_was_made_from_
     assert plain.image("aligned").made_on == ("equalized", plain.image("equalized").fingerprint)
 
 
-def test_uneven_pixels(drifting: Sample, tmp_path: Path) -> None:
+def test_a_rigid_motion_requires_square_pixels(drifting: Sample, tmp_path: Path) -> None:
     uneven = phantom(
         tmp_path / "s.zarr",
         changed(FAULTY, {"voxel_nm": (8, 16, 8), "shape": (6, 112, 256), "bad_slices": 0}),
@@ -377,7 +377,7 @@ def test_uneven_pixels(drifting: Sample, tmp_path: Path) -> None:
         align(uneven, AlignSettings(motion="rigid"))
 
 
-def test_what_cannot_be_aligned_is_told(drifting: Sample, tmp_path: Path) -> None:
+def test_images_that_cannot_be_aligned_are_refused(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     with pytest.raises(InputError, match="'x' cannot be made from itself"):
         align(sample, AlignSettings(image="x", out="x"))
@@ -386,7 +386,7 @@ def test_what_cannot_be_aligned_is_told(drifting: Sample, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="too small to be aligned; expected at least 32 px"):
         align(narrow)
     far = align(sample, AlignSettings(max_shift_nm=100))
-    assert far.breaks == (7,)  # the jump is not believed, and told
+    assert far.breaks == (7,)  # the registration across the jump is rejected, and the break is reported
     one = copy_of(drifting, tmp_path / "one.zarr")
     put(one, "", np.asarray(drifting.image("raw").read(slice(0, 1))))
     assert align(one).motions == pytest.approx(np.array([[[1.0, 0, 0], [0, 1, 0]]]))
@@ -407,7 +407,7 @@ def test_annotating_the_aligned_image_again_is_possible(
     assert np.array_equal(both["again"].objects(0)[0], both["cells"].objects(0)[0])
 
 
-def test_equalize_may_come_first(drifting: Sample, tmp_path: Path) -> None:
+def test_equalize_can_come_first(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     equalize(sample, EqualizeSettings(method="reference", reference=1))
     align(sample)
@@ -416,7 +416,7 @@ def test_equalize_may_come_first(drifting: Sample, tmp_path: Path) -> None:
     assert sample.frame(sample.image("aligned")).to_raw is not None
 
 
-def test_labels_drawn_on_the_raw_stack_are_told_by_their_size(
+def test_labels_drawn_on_the_raw_stack_are_recognized_by_their_size(
     aligned: tuple[Sample, Alignment], tmp_path: Path
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")

@@ -1,4 +1,4 @@
-"""Protocols compared: statistics against worked examples and other programs, a study from pictures to a page, and what is refused."""
+"""Comparison of protocols: statistics, a study from images to a page, and invalid studies."""
 
 import math
 from itertools import combinations
@@ -15,34 +15,42 @@ from sparsem.cli.app import main
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.protocols import compare_protocols
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
-from sparsem.quality.compare import Compared, comparison_tables, read_comparison
-from sparsem.quality.statistics import difference, holm, least_p, pearson, spearman
+from sparsem.quality.compare import ProtocolComparison
+from sparsem.quality.comparison_settings import read_comparison
+from sparsem.quality.comparison_tables import comparison_tables
+from sparsem.quality.statistics import (
+    group_difference,
+    holm_correction,
+    pearson_correlation,
+    smallest_p,
+    spearman_correlation,
+)
 from sparsem.workflow.execution import Execution
 
 QUIET = Execution(quiet=True)
 NONE = float("nan")
 
 
-def test_holm_is_the_worked_example() -> None:
-    """0.01, 0.04, 0.03, 0.005: times 4, 3, 2 and 1 by rank, never falling; what was not tested does not count."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, NONE, 0.9])[0] == 1
-    assert math.isnan(holm([0.5, NONE])[1])
-    assert holm([]) == []
+def test_holm_follows_the_worked_example() -> None:
+    """0.01, 0.04, 0.03, 0.005 times 4, 3, 2 and 1 by rank, never decreasing; NaN do not count as tests."""
+    assert holm_correction([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm_correction([0.5, NONE, 0.9])[0] == 1
+    assert math.isnan(holm_correction([0.5, NONE])[1])
+    assert holm_correction([]) == []
 
 
 def test_holm_keeps_false_alarms_rare() -> None:
     random = np.random.default_rng(0)
-    alarms = [min(holm(random.uniform(size=20).tolist())) < 0.05 for _ in range(2000)]
+    alarms = [min(holm_correction(random.uniform(size=20).tolist())) < 0.05 for _ in range(2000)]
     assert np.mean(alarms) == pytest.approx(0.05, abs=0.015)
 
 
 def test_correlations_and_their_intervals() -> None:
-    """Pearson's interval after Fisher by hand; both hold the truth in 95 of 100 samples."""
+    """Pearson's interval after Fisher by hand; both contain the true value in 95 of 100 samples."""
     random = np.random.default_rng(1)
     x = random.normal(size=30)
     y = 0.6 * x + 0.8 * random.normal(size=30)
-    found = pearson(x, y)
+    found = pearson_correlation(x, y)
     r = float(np.corrcoef(x, y)[0, 1])
     half = 1.959964 / math.sqrt(27)
     assert found.value == pytest.approx(r)
@@ -50,51 +58,51 @@ def test_correlations_and_their_intervals() -> None:
         (math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)), abs=1e-5
     )
     ranks = [stats.rankdata(one) for one in (x, y)]
-    assert spearman(x, y).value == pytest.approx(float(np.corrcoef(*ranks)[0, 1]))
+    assert spearman_correlation(x, y).value == pytest.approx(float(np.corrcoef(*ranks)[0, 1]))
     true = 6 / math.pi * math.asin(0.6 / 2)  # of the normal distribution
     held = 0
     for _ in range(400):
         x = random.normal(size=40)
-        one = spearman(x, 0.6 * x + 0.8 * random.normal(size=40))
+        one = spearman_correlation(x, 0.6 * x + 0.8 * random.normal(size=40))
         held += one.low <= true <= one.high
     assert held / 400 == pytest.approx(0.95, abs=0.03)
 
 
-def test_what_cannot_be_correlated_is_not() -> None:
+def test_too_few_or_constant_values_have_no_correlation() -> None:
     x = np.array([1.0, 2, 3, 4, NONE])
-    assert pearson(x, np.ones(5)) == (4, *[pytest.approx(NONE, nan_ok=True)] * 4)
-    assert math.isnan(spearman(x[:3], x[:3]).value)
-    assert spearman(x, x)[:2] == (4, 1)
+    assert pearson_correlation(x, np.ones(5)) == (4, *[pytest.approx(NONE, nan_ok=True)] * 4)
+    assert math.isnan(spearman_correlation(x[:3], x[:3]).value)
+    assert spearman_correlation(x, x)[:2] == (4, 1)
 
 
 def test_differences() -> None:
-    """Every number of the second group is larger: delta is 1, and p is 2 of all ways to share the ranks."""
+    """Every number of the second group is larger: delta is 1, and p is 2 of all permutations of the ranks."""
     one, other = np.array([1.0, 2, 3, NONE]), np.array([4.0, 5, 6, 7])
-    found = difference(one, other)
+    found = group_difference(one, other)
     assert found.n == (3, 4)
     assert found.medians == (2, 5.5)
     assert found.delta == 1
     assert (
         found.p
         == pytest.approx(2 / len(list(combinations(range(7), 3))))
-        == pytest.approx(least_p((3, 4)))
+        == pytest.approx(smallest_p((3, 4)))
     )
-    assert difference(other, one).delta == -1
-    alone = difference(one[:1], other)
+    assert group_difference(other, one).delta == -1
+    alone = group_difference(one[:1], other)
     assert math.isnan(alone.p)
     assert alone.delta == 1
-    tied = difference(np.ones(3), np.full(3, 2.0))
-    assert tied.p == pytest.approx(2 / 20)  # the normal law would say 0.05
-    assert difference(np.array([1.0, 2, 2]), np.array([2.0, 2, 3])).delta == pytest.approx(
+    tied = group_difference(np.ones(3), np.full(3, 2.0))
+    assert tied.p == pytest.approx(2 / 20)  # the normal approximation would give 0.05
+    assert group_difference(np.array([1.0, 2, 2]), np.array([2.0, 2, 3])).delta == pytest.approx(
         5 / 9
     )  # larger 5 times of 9
-    large = difference(np.arange(4000.0), np.arange(4000.0) + 0.5)
+    large = group_difference(np.arange(4000.0), np.arange(4000.0) + 0.5)
     assert large.delta == pytest.approx(2 * 4000 * 4001 / 2 / 4000**2 - 1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two protocols on two microscopes, five pictures each: the first has twice the noise of the second."""
+    """Two protocols on two microscopes, five images each: the first has twice the noise of the second."""
     where = tmp_path_factory.mktemp("protocols")
     settings = PhantomSettings(
         shape=(12, 160, 192),
@@ -113,13 +121,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for microscope in ("sbf", "fib"):
             (where / protocol / microscope).mkdir(parents=True)
             for place in range(5):
-                picture = slices[2 * place + (microscope == "fib")].copy()
-                picture[:50, :60] = 150
-                picture += random.normal(0, noise, picture.shape)
+                image = slices[2 * place + (microscope == "fib")].copy()
+                image[:50, :60] = 150
+                image += random.normal(0, noise, image.shape)
                 name = where / protocol / microscope / f"p{place}.tif"
                 tifffile.imwrite(
                     name,
-                    np.clip(np.round(picture), 1, 255).astype(np.uint8),
+                    np.clip(np.round(image), 1, 255).astype(np.uint8),
                     photometric="minisblack",
                 )
                 tifffile.imwrite(
@@ -144,11 +152,11 @@ ALL = "".join(
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> Compared:
+def found(folder: Path) -> ProtocolComparison:
     return compare_protocols(study(folder, f'denoise = "nlm"\nout = "whole"\n{ALL}'), QUIET).found
 
 
-def test_a_study_finds_the_noisier_protocol(found: Compared) -> None:
+def test_a_study_finds_the_noisier_protocol(found: ProtocolComparison) -> None:
     assert list(found.groups) == ["sbf · bench", "fib · bench", "sbf · asp", "fib · asp"]
     assert all(one.resin == "marked" for own in found.groups.values() for one in own)
     noise = {
@@ -184,10 +192,10 @@ def test_a_study_finds_the_noisier_protocol(found: Compared) -> None:
     )
 
 
-def test_tables_hold_everything(found: Compared) -> None:
+def test_tables_hold_everything(found: ProtocolComparison) -> None:
     tables = comparison_tables(found)
-    assert tables["pictures"].num_rows == 20
-    assert set(tables["pictures"]["group"].to_pylist()) == set(found.groups)
+    assert tables["images"].num_rows == 20
+    assert set(tables["images"]["group"].to_pylist()) == set(found.groups)
     assert tables["groups"].num_rows == 4 * len(found.values)
     first = tables["groups"].to_pylist()[0]
     assert first["n"] == 5
@@ -200,11 +208,11 @@ def test_tables_hold_everything(found: Compared) -> None:
 
 def test_the_page(
     folder: Path,
-    found: Compared,
+    found: ProtocolComparison,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the command; what was measured is not measured again, and the page says all that is to be said."""
+    """Written by the command; nothing is measured again, and the page is complete."""
     kept = {file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")}
     monkeypatch.setattr(
         "sys.argv", ["sparsem", "quality", "compare", str(folder / "study.toml"), "--quiet"]
@@ -233,7 +241,7 @@ def test_the_page(
     ).replace("http://creativecommons.org", "")
 
 
-def test_by_tile_pictures_may_differ_in_size(folder: Path) -> None:
+def test_by_tile_images_may_differ_in_size(folder: Path) -> None:
     tifffile.imwrite(
         folder / "large.tif",
         np.random.default_rng(0).integers(1, 255, (300, 300)).astype(np.uint8),
@@ -248,29 +256,29 @@ def test_by_tile_pictures_may_differ_in_size(folder: Path) -> None:
         study(folder, f'by = "tile"\ntile = 128\nout = "tiles"\n{both}', "tiles.toml"), QUIET
     )
     assert len(made.found.values["noise"]["x"]) == 1 + 4
-    assert any("Tiles of one picture are not independent" in one for one in made.found.notices)
+    assert any("Tiles of one image are not independent" in one for one in made.found.notices)
     assert any("a proposal" in one for one in made.found.notices)
 
 
 def test_files_belong_together_by_their_numbers(folder: Path) -> None:
-    """Of a_1, a_2 and a_10 and their masks none is taken for another's."""
+    """a_1, a_2 and a_10 are matched with their own masks."""
     where = folder / "numbered [1]"
     where.mkdir()
     for number in (1, 2, 10):
-        picture, mask = np.full((64, 64), 99, np.uint8), np.zeros((64, 64), np.uint8)
-        picture[:, : 32 + number] = np.random.default_rng(number).integers(
+        image, mask = np.full((64, 64), 99, np.uint8), np.zeros((64, 64), np.uint8)
+        image[:, : 32 + number] = np.random.default_rng(number).integers(
             1, 255, (64, 32 + number)
         )
         mask[:, 32 + number :] = 1
-        picture[0, 0] = 255
-        tifffile.imwrite(where / f"a_{number}.tif", picture, photometric="minisblack")
+        image[0, 0] = 255
+        tifffile.imwrite(where / f"a_{number}.tif", image, photometric="minisblack")
         tifffile.imwrite(where / f"a_{number}_resin.png.tif", mask, photometric="minisblack")
     text = '[[group]]\nprotocol = "x"\nimages = ["a_?.tif", "a_??.tif"]\nresin = ["a_*_resin*"]\n'
     found = compare_protocols(study(where, text), QUIET).found
     assert [one.values["resin_noise"] for one in found.groups["x"]] == [0, 0, 0]
 
 
-def test_slices_of_one_stack_and_a_study_of_one_picture_are_told(folder: Path) -> None:
+def test_slices_of_one_stack_and_single_images_are_reported(folder: Path) -> None:
     tifffile.imwrite(
         folder / "stack.tif",
         np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8),
@@ -293,7 +301,7 @@ def test_slices_of_one_stack_and_a_study_of_one_picture_are_told(folder: Path) -
     marked = compare_protocols(
         study(folder, f'out = "box"\n{text}box = [0, 0, 40, 40]', "box.toml"), QUIET
     )
-    assert not any("is it resin?" in one for one in marked.found.notices)
+    assert not any("check that it is resin" in one for one in marked.found.notices)
     assert any(
         one.startswith("Not measured: PSNR") and one.endswith("they need a reference, or denoise.")
         for one in alone.found.notices
@@ -304,7 +312,7 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
     one = '[[group]]\nprotocol = "alone"\nimages = ["asp/fib/p0.tif"]\n[[group]]\nprotocol = "other"\nimages = ["bench/fib/p*.tif"]\n'
     made = compare_protocols(study(folder, f'out = "one"\n{one}', "one.toml"), QUIET)
     assert (
-        "'alone' is one picture: it has no spread, and no difference from it is tested."
+        "'alone' is one image: it has no spread, and differences from it are not tested."
         in made.found.notices
     )
     assert all(
@@ -351,7 +359,7 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
         ),
     ],
 )
-def test_bad_studies_get_a_sentence(
+def test_invalid_studies_are_refused(
     folder: Path, text: str, error: type[Exception], sentence: str
 ) -> None:
     tifffile.imwrite(folder / "flat.tif", np.full((64, 64), 9, np.uint8), photometric="minisblack")
@@ -363,7 +371,7 @@ def test_bad_studies_get_a_sentence(
     assert not (folder / "bad" / "comparison.html").exists()
 
 
-def test_groups_are_named_by_what_tells_them_apart(folder: Path) -> None:
+def test_groups_are_named_by_tissue_microscope_and_protocol(folder: Path) -> None:
     read = read_comparison(
         study(
             folder,
@@ -374,11 +382,11 @@ def test_groups_are_named_by_what_tells_them_apart(folder: Path) -> None:
     assert [one.name for one in read.group] == ["brain · a"]
 
 
-def values_of(found: Compared, metric: str) -> NDArray[Any]:
+def values_of(found: ProtocolComparison, metric: str) -> NDArray[Any]:
     return np.concatenate(list(found.values[metric].values()))
 
 
-def test_equal_numbers_come_out_of_a_second_run(folder: Path, found: Compared) -> None:
+def test_a_second_run_gives_the_same_numbers(folder: Path, found: ProtocolComparison) -> None:
     again = compare_protocols(folder / "study.toml", QUIET).found
     assert all(
         np.array_equal(values_of(found, metric), values_of(again, metric), equal_nan=True)

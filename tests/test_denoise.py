@@ -1,4 +1,4 @@
-"""Denoising: noise goes and tissue stays, black stays black; Noise2Void in tiles and in pieces; a stage like any other."""
+"""Denoising: noise is removed, tissue and black areas stay; Noise2Void in tiles and in parts; the stage."""
 
 import importlib.util
 from pathlib import Path
@@ -67,7 +67,7 @@ def sample(own_tissue: Sample, pair: tuple[Any, Any]) -> Sample:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_non_local_means_takes_noise_away(pair: tuple[Any, Any], dtype: Any) -> None:
+def test_nonlocal_means_removes_noise(pair: tuple[Any, Any], dtype: Any) -> None:
     scale = 1 if dtype == np.uint8 else 257
     clean, noisy = (one[0].astype(dtype) * dtype(scale) for one in pair)
     found = denoise_nonlocal_means(noisy, 0.7)
@@ -75,7 +75,7 @@ def test_non_local_means_takes_noise_away(pair: tuple[Any, Any], dtype: Any) -> 
     assert psnr(clean, found) > psnr(clean, noisy) + 5
     assert (
         psnr(clean, denoise_nonlocal_means(clean, 0.7)) > 30
-    )  # without noise hardly anything is done
+    )  # without noise the image hardly changes
 
 
 def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None:
@@ -100,11 +100,11 @@ def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None
     assert not denoise_nonlocal_means(np.zeros((64, 64), np.uint8), 0.7).any()
     assert np.array_equal(
         denoise_nonlocal_means(image[:20, :20], 0.7), image[:20, :20]
-    )  # too small to say what is noise
+    )  # too small to measure noise
 
 
-class Louder(torch.nn.Module):
-    """A network of random weights says nearly the same everywhere."""
+class Amplified(torch.nn.Module):
+    """A network with random weights returns nearly the same value everywhere: differences are enlarged."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -123,11 +123,11 @@ class Identity(torch.nn.Module):
 @careamics
 @together
 @pytest.mark.parametrize("shape", [(160, 168), (97, 131), (64, 70)])
-def test_tiles_give_the_numbers_of_the_whole(
+def test_tiles_give_the_same_numbers_as_the_whole_slice(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    network = Louder(new_network()).eval()
+    network = Amplified(new_network()).eval()
     image = np.random.default_rng(0).integers(1, 65535, shape).astype(np.uint16)
     whole = denoise_slice(image, network, (30_000.0, 20_000.0), CPU, "float32")
     rough = denoise_slice(image, network, (30_000.0, 20_000.0), CPU, "bfloat16")
@@ -137,12 +137,12 @@ def test_tiles_give_the_numbers_of_the_whole(
     assert len(np.unique(whole)) > 100
     assert len(np.unique(rough)) > 0.8 * len(
         np.unique(whole)
-    )  # what half precision rounds is not the answer
+    )  # half precision does not round the result
 
 
 @careamics
 @together
-def test_what_a_pixel_becomes_depends_on_none_beyond_the_halo() -> None:
+def test_a_pixel_depends_on_no_pixel_beyond_the_halo() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 1, 128, 128, requires_grad=True)
     found = new_network().eval()(x)
@@ -154,7 +154,7 @@ def test_what_a_pixel_becomes_depends_on_none_beyond_the_halo() -> None:
 
 @careamics
 @together
-def test_noise2void_takes_noise_away_without_seeing_the_clean_picture(
+def test_noise2void_removes_noise_without_a_clean_image(
     pair: tuple[Any, Any],
 ) -> None:
     clean, noisy = pair
@@ -176,8 +176,8 @@ def test_noise2void_takes_noise_away_without_seeing_the_clean_picture(
 
 @careamics
 @together
-def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> None:
-    """To the bit: the state holds the network, what Adam remembers and the gray levels; a piece's randomness is its own."""
+def test_a_training_continues_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> None:
+    """To the bit: the state holds the network, the moments of Adam and the gray levels."""
 
     def after(pieces: list[range]) -> dict[str, NDArray[np.uint8]]:
         state = None
@@ -194,7 +194,7 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> N
     assert after([range(2)])["network"].tobytes() != one["network"].tobytes()
     half = after([range(2)])
     patches = patch_sampler([pair[1]])
-    for lost in half:  # each of both counts
+    for lost in half:  # both parts of the state have an effect
         empty = {
             name: noise2void.train_part(patches, None, range(1), TRAINING)[0][name] for name in half
         }
@@ -202,7 +202,7 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> N
         assert without["network"].tobytes() != one["network"].tobytes(), lost
 
 
-def test_patches_are_of_what_was_seen() -> None:
+def test_patches_are_drawn_where_the_slice_was_imaged() -> None:
     box = np.zeros((2, 200, 200), np.uint8)
     box[:, :, 100:] = 1 + np.arange(100, dtype=np.uint8)
     patches = patch_sampler([box])(np.random.default_rng(0), 40)
@@ -242,7 +242,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
         range(2, 4),
         range(2, 4),
         range(4, 6),
-    ]  # what was learnt is not learnt again
+    ]  # finished parts are not computed again
     assert all(
         np.array_equal(*both)
         for both in zip(voxels(sample.image()), voxels(other.image()), strict=True)
@@ -295,13 +295,13 @@ def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> 
     )
 
 
-def test_run_again_it_refuses_another_way_and_reads_what_it_is_told(sample: Sample) -> None:
+def test_a_second_run_refuses_other_settings_and_reads_the_named_image(sample: Sample) -> None:
     plain = DenoiseSettings(method="nlm")
     denoise(sample, plain, on=QUIET)
     first = sample.image("denoised").fingerprint
     denoise(
         sample, changed(plain, {"updates": 7, "device": "cuda:7"}), on=QUIET
-    )  # settings of the other way
+    )  # settings of the other method
     assert sample.image("denoised").fingerprint == first
     assert sample.newest_image == "denoised"
     assert sample.image("denoised").made_on == ("raw", sample.image("raw").fingerprint)
@@ -311,7 +311,7 @@ def test_run_again_it_refuses_another_way_and_reads_what_it_is_told(sample: Samp
     assert sample.image("twice").made_on == ("denoised", first)
 
 
-def test_what_cannot_be_done_is_told(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_requests_are_refused(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as context:
         context.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""Even brightness: curves against scikit-image, flicker that goes away, black that stays, and a stage like any other."""
+"""Equalization: curves compared with scikit-image, flicker, black areas, and the stage."""
 
 from typing import Any, get_args
 
@@ -33,7 +33,7 @@ def gray(seed: int, dtype: Any = np.uint8, low: float = 60, spread: float = 20) 
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_equalizing_is_the_cumulative_histogram(dtype: Any) -> None:
+def test_equalization_curve_is_the_cumulative_histogram(dtype: Any) -> None:
     image = gray(1, dtype)
     ours = apply_curve(image, build_equalization_curve(gray_histogram(image), image.dtype))
     top = np.iinfo(dtype).max
@@ -45,7 +45,7 @@ def test_equalizing_is_the_cumulative_histogram(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_matching_brings_one_slice_to_the_levels_of_another(dtype: Any) -> None:
+def test_matching_brings_a_slice_to_the_levels_of_another(dtype: Any) -> None:
     own, other = gray(1, dtype), gray(2, dtype, 110, 35)
     curve = build_matching_curve(
         gray_quantiles(gray_histogram(own)), gray_quantiles(gray_histogram(other)), own.dtype
@@ -58,21 +58,21 @@ def test_matching_brings_one_slice_to_the_levels_of_another(dtype: Any) -> None:
 
 
 def shaded(dtype: Any = np.uint8) -> NDArray[Any]:
-    """Grain under a light that falls from one side."""
+    """Grain with a gradient of brightness."""
     made = np.random.default_rng(2).normal(0, 12, (240, 320)) + np.linspace(60, 180, 320)
     return np.clip(made * (1 if dtype == np.uint8 else 257), 1, np.iinfo(dtype).max).astype(dtype)
 
 
 @pytest.mark.parametrize("clip", [1.0, 2.0, 4.0])
-def test_local_equalizing_is_that_of_opencv(clip: float) -> None:
+def test_clahe_agrees_with_opencv(clip: float) -> None:
     image = shaded()
     ours = equalize_locally(image, clip, (80, 80)).astype(float)
     theirs = cv2.createCLAHE(clip, (4, 3)).apply(image).astype(float)
     assert np.abs(ours - theirs).mean() < 3
-    assert np.abs(ours - theirs).max() < 16  # it cuts whole pixels off, and pads its tiles
+    assert np.abs(ours - theirs).max() < 16  # OpenCV clips whole pixels, and pads its tiles
 
 
-def test_local_equalizing_of_16_bit_is_that_of_8_bit_and_clip_counts() -> None:
+def test_clahe_of_16_bit_agrees_with_8_bit_and_the_clip_limit_has_an_effect() -> None:
     fine, coarse = (
         equalize_locally(shaded(dtype), 2, (80, 80)).astype(float)
         for dtype in (np.uint16, np.uint8)
@@ -85,7 +85,7 @@ def test_local_equalizing_of_16_bit_is_that_of_8_bit_and_clip_counts() -> None:
     )  # no gray levels are lost
 
 
-def test_black_takes_no_part_in_local_equalizing() -> None:
+def test_clahe_leaves_out_black() -> None:
     image = shaded()
     rim = image.copy()
     rim[:80], rim[:, :10] = 0, 0
@@ -98,7 +98,7 @@ def test_black_takes_no_part_in_local_equalizing() -> None:
     assert not equalize_locally(np.zeros_like(image), 2, (80, 80)).any()
 
 
-def test_black_takes_no_part_and_stays() -> None:
+def test_curves_leave_out_black() -> None:
     image = gray(3)
     rim = image.copy()
     rim[:20] = 0
@@ -132,7 +132,7 @@ def test_running_median_leaves_out_black_slices() -> None:
 
 
 def flickering(sample: Sample, dtype: Any = np.uint8) -> NDArray[Any]:
-    """The tissue's image with a brightness and contrast of its own in every slice."""
+    """The image of the tissue, in which every slice has another brightness and contrast."""
     clean = sample.image("raw").read(slice(None)).astype(float)
     random = np.random.default_rng(5)
     gain, offset = np.exp(random.normal(0, 0.12, len(clean))), random.normal(0, 14, len(clean))
@@ -142,7 +142,7 @@ def flickering(sample: Sample, dtype: Any = np.uint8) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_flicker_goes_away(own_tissue: Sample, dtype: Any) -> None:
+def test_flicker_is_removed(own_tissue: Sample, dtype: Any) -> None:
     put(own_tissue, "", flickering(own_tissue, dtype), 7)
     assert equalize(own_tissue) == "equalized"
     before, after = (own_tissue.image(name).read(slice(None)) for name in ("raw", "equalized"))
@@ -184,7 +184,7 @@ def test_a_killed_run_ends_in_the_same_bytes(own_tissue: Sample, tmp_path: Any) 
     )
 
 
-def test_run_again_it_reads_the_same_image_and_refuses_another_way(own_tissue: Sample) -> None:
+def test_a_second_run_reads_the_same_image_and_refuses_another_method(own_tissue: Sample) -> None:
     equalize(own_tissue)
     first = own_tissue.image("equalized").fingerprint
     equalize(own_tissue)

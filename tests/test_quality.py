@@ -1,4 +1,4 @@
-"""Quality: every measure against what was done to a slice; distances of slices that were taken out; the stage in any blocks."""
+"""Quality: measures of slices with known faults; distances of removed slices; any block depth."""
 
 import json
 from itertools import pairwise
@@ -20,11 +20,17 @@ from sparsem.image.stripes import stripes_by_direction
 from sparsem.labels.inventory import describe
 from sparsem.phantom.phantom import PhantomSettings, phantom, phantom_slice
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
-from sparsem.quality.flags import Light, judged, stack_light, unlike
+from sparsem.quality.flags import Light, flag_slices, stack_light, unlike_neighbors
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
-from sparsem.quality.neighbors import charging, compared, sketch_of, spacing
+from sparsem.quality.neighbors import charging, compare_slices, spacing, summarize_slice
 from sparsem.quality.quality import Quality, quality
-from sparsem.quality.resin import Box, area_of_boxes, area_of_polygon, noise_in, proposed
+from sparsem.quality.resin import (
+    Box,
+    featureless_squares,
+    mask_from_boxes,
+    mask_from_polygon,
+    noise_in_area,
+)
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -66,13 +72,13 @@ def test_noise_is_what_was_added(clean: NDArray[np.float64]) -> None:
     assert 255 * measure_signal_and_noise(spectra(clean)).noise < 4
     clipped = measure_signal_and_noise(
         spectra(20 + random.normal(0, 25, (512, 512)))
-    )  # many pixels are black, and all were seen
+    )  # many pixels are black, and all were imaged
     assert 10 < 255 * clipped.noise < 25
     assert clipped.snr_db >= -40
 
 
 def test_the_spectrum_holds_the_variance_and_the_autocorrelation() -> None:
-    """Of white noise the variance, all of it at no shift; of a wave half the square of its height, at the shift that it has."""
+    """White noise has its variance at zero shift; a wave has half its squared height at its period."""
     random = np.random.default_rng(1)
     white = spectra(128 + random.normal(0, 20, (512, 512)))
     found = autocorrelation(white)
@@ -112,8 +118,8 @@ def test_contrast_is_ranked(clean: NDArray[np.float64]) -> None:
     assert found[1] / found[-1] == pytest.approx(0.5, abs=0.03)
 
 
-def test_rings_are_those_of_the_definition() -> None:
-    """Against sums over rings written out, of one tile."""
+def test_ring_correlation_follows_the_definition() -> None:
+    """Compared with explicit sums over the rings of one tile."""
     image = np.random.default_rng(4).integers(1, 255, (64, 64), dtype=np.uint8)
     found = ring_correlation(image)
     assert found is not None
@@ -132,7 +138,7 @@ def test_rings_are_those_of_the_definition() -> None:
             for x in range(half):
                 ring = int(np.hypot(f[y], f[x]) * half)
                 if ring < half // 2:
-                    # At the highest frequency of an axis forwards and backwards are one: its half pixel has no sign.
+                    # The highest frequency of an axis has no sign, so that its half pixel has none.
                     cross = (one[y, x] * np.conj(other[y, x]) * back[y, x]).real
                     sums[:, ring] += cross, abs(one[y, x]) ** 2, abs(other[y, x]) ** 2
     expected = sums[0] / np.sqrt(sums[1] * sums[2])
@@ -172,7 +178,7 @@ def with_stripes(image: NDArray[np.uint8], strength: float, seed: int) -> NDArra
 
 
 @pytest.mark.parametrize("strength", [6.0, 12.0, 20.0])
-def test_stripes_are_as_strong_as_they_are(strength: float) -> None:
+def test_strength_of_stripes_is_measured(strength: float) -> None:
     image = phantom_slice(changed(SOUND, {"shape": (4, 1024, 1024)}), 2).image
     found = stripes_by_direction(spectra(with_stripes(image, strength, 1)))
     assert 255 * float(np.sqrt(found.variance[found.score.argmax()])) == pytest.approx(
@@ -191,10 +197,10 @@ def test_stripes_of_a_few_slices_are_found_in_these_alone(tmp_path: Path) -> Non
     found = quality(sample)
     assert tuple(np.flatnonzero(found.columns["stripes"]).tolist()) == striped
     assert found.stripes_degrees == pytest.approx(-90, abs=2)
-    assert {z for z, one in enumerate(found.verdicts) if "stripes" in one.remarks} == set(striped)
+    assert {z for z, one in enumerate(found.flags) if "stripes" in one.remarks} == set(striped)
 
 
-def test_lost_and_repeated_slices_have_their_distance() -> None:
+def test_distances_of_lost_and_repeated_slices() -> None:
     settings = changed(SOUND, {"shape": (48, 320, 384), "voxel_nm": (8, 8, 8)})
     places = [
         *range(10),
@@ -209,13 +215,16 @@ def test_lost_and_repeated_slices_have_their_distance() -> None:
         45,
         46,
     ]
-    sketches = [sketch_of(phantom_slice(settings, z).image) for z in places]
-    near = np.array([np.nan, *(compared(a, b).likeness for a, b in pairwise(sketches))])
+    summaries = [summarize_slice(phantom_slice(settings, z).image) for z in places]
+    near = np.array([np.nan, *(compare_slices(a, b).similarity for a, b in pairwise(summaries))])
     far = np.array(
         [
             np.nan,
             np.nan,
-            *(compared(a, b).likeness for a, b in zip(sketches, sketches[2:], strict=False)),
+            *(
+                compare_slices(a, b).similarity
+                for a, b in zip(summaries, summaries[2:], strict=False)
+            ),
         ]
     )
     found, true = spacing(near, far, 25), np.diff(places, prepend=places[0] - 1)
@@ -227,7 +236,7 @@ def test_lost_and_repeated_slices_have_their_distance() -> None:
     ) == pytest.approx(1)
 
 
-def test_charge_is_what_brightness_and_contrast_do_not_explain() -> None:
+def test_charging_is_what_brightness_and_contrast_do_not_explain() -> None:
     cells = np.random.default_rng(6).random((20, 30)).astype(np.float32)
     assert charging(0.5 * cells + 0.1, [cells, cells]) == pytest.approx(0, abs=1e-6)
     patch = np.zeros_like(cells)
@@ -252,9 +261,9 @@ def columns(count: int = 40) -> dict[str, NDArray[np.float64]]:
     }
     usual |= {
         "saturated": 0.0,
-        "shift_part": 0.001,
-        "likeness": 0.8,
-        "second_likeness": 0.6,
+        "shift_fraction": 0.001,
+        "similarity": 0.8,
+        "second_similarity": 0.6,
         "spacing": 1.0,
     }
     return {name: np.full(count, value) for name, value in usual.items()}
@@ -272,9 +281,9 @@ def columns(count: int = 40) -> dict[str, NDArray[np.float64]]:
         ("stripes", 0.03, Light.AMBER, "stripes"),
         ("charging", 0.1, Light.RED, "charged"),
         ("saturated", 0.02, Light.AMBER, "saturated"),
-        ("shift_part", 0.2, Light.RED, "shifted"),
+        ("shift_fraction", 0.2, Light.RED, "shifted"),
         ("spacing", 0.1, Light.RED, "repeats the slice before"),
-        ("likeness", 0.995, Light.RED, "repeats the slice before"),
+        ("similarity", 0.995, Light.RED, "repeats the slice before"),
         ("contrast", 0.0, Light.RED, "one gray level everywhere"),
         ("spacing", 2.0, Light.AMBER, "a slice lost before it"),
         ("spacing", 4.2, Light.RED, "about 3 slices lost before it"),
@@ -282,42 +291,44 @@ def columns(count: int = 40) -> dict[str, NDArray[np.float64]]:
         ("brightness", np.nan, Light.RED, "black"),
     ],
 )
-def test_every_fault_turns_its_light(measure: str, value: float, light: Light, remark: str) -> None:
+def test_every_fault_changes_the_light(measure: str, value: float, light: Light, remark: str) -> None:
     given = columns()
     given[measure][20] = value
     if (measure, value) == ("contrast", 0):
         given["noise"][20] = 0
-    found = judged(given)
+    found = flag_slices(given)
     assert found[20].light is light
     assert remark in found[20].remarks
     assert {one.light for z, one in enumerate(found) if z != 20} == {Light.GREEN}
     assert stack_light(found) is Light.AMBER
-    assert stack_light(judged(columns())) is Light.GREEN
+    assert stack_light(flag_slices(columns())) is Light.GREEN
 
 
-def test_a_distance_of_slices_that_are_similar_by_chance_is_a_bound() -> None:
+def test_a_distance_of_slices_that_are_similar_by_chance_is_a_lower_bound() -> None:
     given = columns()
-    given["spacing"][20], given["likeness"][20] = 8.0, 0.3 * given["likeness"][19]
-    assert judged(given)[20].remarks == ("at least 7 slices lost before it",)
+    given["spacing"][20], given["similarity"][20] = 8.0, 0.3 * given["similarity"][19]
+    assert flag_slices(given)[20].remarks == ("at least 7 slices lost before it",)
 
 
-def test_what_is_smooth_is_blurred_only_where_the_resolution_falls_too() -> None:
+def test_a_smooth_slice_is_blurred_only_if_the_resolution_falls_too() -> None:
     given = columns()
     given["sharpness"][20:22] = 0.14
     given["resolution_px"][21] = 6
-    found = judged(given)
+    found = flag_slices(given)
     assert found[20].light is Light.GREEN
     assert found[21].remarks == ("blurred",)
 
 
-def test_a_bad_slice_is_not_taken_for_lost_ones() -> None:
+def test_a_bad_slice_is_not_taken_for_lost_slices() -> None:
     given = columns()
-    given["likeness"][[20, 21]] = 0.01
+    given["similarity"][[20, 21]] = 0.01
     given["spacing"][[20, 21]] = 8
-    assert unlike(given["likeness"], given["second_likeness"]).nonzero()[0].tolist() == [20]
-    assert [z for z, one in enumerate(judged(given)) if one.light is not Light.GREEN] == [20]
-    given["second_likeness"][21] = 0.02  # nor are its neighbors alike: the stack is broken there
-    assert not unlike(given["likeness"], given["second_likeness"]).any()
+    assert unlike_neighbors(given["similarity"], given["second_similarity"]).nonzero()[
+        0
+    ].tolist() == [20]
+    assert [z for z, one in enumerate(flag_slices(given)) if one.light is not Light.GREEN] == [20]
+    given["second_similarity"][21] = 0.02  # its neighbors are not similar either: the stack is broken there
+    assert not unlike_neighbors(given["similarity"], given["second_similarity"]).any()
 
 
 def test_sound_stacks_are_green_and_faults_are_found(tmp_path: Path) -> None:
@@ -326,11 +337,11 @@ def test_sound_stacks_are_green_and_faults_are_found(tmp_path: Path) -> None:
     sample = phantom(tmp_path / "bad.zarr", bad)
     found = quality(sample)
     truth = sample.read_table("phantom_slices")
-    alone = {z for z, one in found.worst() if "unlike its neighbors" in one.remarks}
+    alone = {z for z, one in found.slices_to_review() if "unlike its neighbors" in one.remarks}
     assert alone == set(np.flatnonzero(truth["bad"].to_numpy()).tolist())
     assert found.stripes_degrees == pytest.approx(-90, abs=2)
     table = sample.read_table("quality_raw")
-    assert table["light"].to_pylist() == [one.light.value for one in found.verdicts]
+    assert table["light"].to_pylist() == [one.light.value for one in found.flags]
     assert {"shift_y_nm", "resolution_nm", "remarks"} <= set(table.column_names)
 
 
@@ -344,51 +355,55 @@ def test_blocks_and_workers_do_not_matter(tmp_path: Path, depth: int, workers: i
     ):
         sample = phantom(tmp_path / f"{name}.zarr", settings)
         found: Quality = quality(sample, on=on)
-        assert len(found.verdicts) == 20
+        assert len(found.flags) == 20
         tables.append(Sample.open(sample.path).read_table("quality_raw"))
     first, second = (table.to_pydict() for table in tables)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-def test_resin_is_noise_where_it_is_marked() -> None:
+def test_noise_is_measured_in_marked_resin() -> None:
     random = np.random.default_rng(7)
-    picture = 128 + 40 * cv2.GaussianBlur(random.standard_normal((400, 500)), (0, 0), 4) / 0.07
-    picture[40:200, 60:260] = 150
-    made = gray(picture + random.normal(0, 8, picture.shape))
-    area = area_of_boxes([Box(50, 70, 190, 250)], made.shape)
-    assert 255 * noise_in(made, area) == pytest.approx(8, rel=0.03)
+    image = 128 + 40 * cv2.GaussianBlur(random.standard_normal((400, 500)), (0, 0), 4) / 0.07
+    image[40:200, 60:260] = 150
+    made = gray(image + random.normal(0, 8, image.shape))
+    area = mask_from_boxes([Box(50, 70, 190, 250)], made.shape)
+    assert 255 * noise_in_area(made, area) == pytest.approx(8, rel=0.03)
     assert np.array_equal(
-        area_of_polygon([(50, 70), (50, 249), (189, 249), (189, 70)], made.shape), area
+        mask_from_polygon([(50, 70), (50, 249), (189, 249), (189, 70)], made.shape), area
     )
-    boxes = proposed(made)
+    boxes = featureless_squares(made)
     assert boxes[0].top >= 36
     assert boxes[0].bottom <= 204
-    assert 255 * noise_in(made, area_of_boxes(boxes[:1], made.shape)) == pytest.approx(8, rel=0.1)
+    assert 255 * noise_in_area(made, mask_from_boxes(boxes[:1], made.shape)) == pytest.approx(
+        8, rel=0.1
+    )
     covered = np.zeros(made.shape, int)
     for box in boxes:
         covered[box.top : box.bottom, box.left : box.right] += 1
     assert covered.max() == 1
 
 
-def test_resin_that_is_none_is_told() -> None:
-    picture = np.full((100, 100), 100, np.uint8)
-    with pytest.raises(InputError, match=r"its shape is \(100, 100\), that of the mask \(50, 50\)"):
-        noise_in(picture, np.ones((50, 50), bool))
-    with pytest.raises(InputError, match="0 pixels are marked as resin; expected at least 1000"):
-        noise_in(picture, np.zeros((100, 100), bool))
+def test_invalid_resin_is_refused() -> None:
+    image = np.full((100, 100), 100, np.uint8)
     with pytest.raises(
-        InputError, match=r"The box 0 0 200 10 \(top left bottom right\) does not lie in a picture"
+        InputError, match=r"The mask of resin has the shape \(50, 50\), the image \(100, 100\)"
     ):
-        area_of_boxes([Box(0, 0, 200, 10)], (100, 100))
+        noise_in_area(image, np.ones((50, 50), bool))
+    with pytest.raises(InputError, match="0 pixels are marked as resin; expected at least 1000"):
+        noise_in_area(image, np.zeros((100, 100), bool))
+    with pytest.raises(
+        InputError, match=r"The box 0 0 200 10 \(top left bottom right\) does not lie in an image"
+    ):
+        mask_from_boxes([Box(0, 0, 200, 10)], (100, 100))
     with pytest.raises(InputError, match="at least three corners; got 2"):
-        area_of_polygon([(0, 0), (1, 1)], (100, 100))
-    assert proposed(np.zeros((100, 100), np.uint8)) == []
+        mask_from_polygon([(0, 0), (1, 1)], (100, 100))
+    assert featureless_squares(np.zeros((100, 100), np.uint8)) == []
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A stack of which every fifth slice charges, and every fifth is out of focus."""
+    """A stack in which every fifth slice is charged, and every fifth is out of focus."""
     settings = PhantomSettings(
         shape=(48, 320, 384),
         voxel_nm=(12, 12, 12),
@@ -412,7 +427,7 @@ def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> 
     own, calm = found.columns, charge == 0
     charged = ~calm & np.isfinite(
         own["charging"]
-    )  # of the first and the last slice nothing is said
+    )  # the first and the last slice have no value
     assert np.count_nonzero(~np.isfinite(own["charging"])) == 2
     assert rank(charge[charged], own["charging"][charged]) >= 0.9
     assert rank(blur[blur > 0], -own["sharpness"][blur > 0]) >= 0.9
@@ -423,21 +438,21 @@ def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> 
             -np.diff(truth[f"drift_{axis}_nm"].to_numpy()) / 12,
             own[f"shift_{axis}_px"][1:],
         )
-        known = np.isfinite(shifts)  # a slice that is charged and blurred is like nothing
+        known = np.isfinite(shifts)  # a charged and blurred slice is not similar to any
         assert known.sum() >= 44
         assert rank(steps[known], shifts[known]) >= 0.9
     for fault, strong, remark in ((charge, 25, "charged"), (blur, 2, "blurred")):
-        told = {z for z, one in enumerate(found.verdicts) if remark in one.remarks}
-        assert set(np.flatnonzero(fault[:-1] > strong).tolist()) <= told
-        assert len(told - set(np.flatnonzero(fault > 0).tolist())) <= 2
+        remarked = {z for z, one in enumerate(found.flags) if remark in one.remarks}
+        assert set(np.flatnonzero(fault[:-1] > strong).tolist()) <= remarked
+        assert len(remarked - set(np.flatnonzero(fault > 0).tolist())) <= 2
 
 
-def test_the_command_tells_which_slices_to_look_at(
+def test_command_reports_slices_to_review(
     faulty: Sample, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its name may be left out; the report draws it, and knows when it is of an image that was replaced."""
+    """The subcommand may be omitted; the report ignores the table of an image that was replaced."""
 
-    def told(*words: str) -> str:
+    def run(*words: str) -> str:
         monkeypatch.setattr("sys.argv", ["sparsem", *words, "--quiet"])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -445,21 +460,21 @@ def test_the_command_tells_which_slices_to_look_at(
         return capsys.readouterr().out
 
     path = str(faulty.path)
-    assert told("quality", path) == told("quality", "sample", path)
-    lines = told("quality", path).splitlines()
+    assert run("quality", path) == run("quality", "sample", path)
+    lines = run("quality", path).splitlines()
     assert lines[0].startswith("raw: ")
     assert "The usual slice: noise" in lines[1]
     assert any("charged" in line for line in lines)
-    data = json.loads(told("quality", path, "--json"))
+    data = json.loads(run("quality", path, "--json"))
     assert data["light"] in ("amber", "red")
     assert {"z", "light", "remarks"} == set(data["look_at"][0])
     page = faulty.path.parent / "page.html"
-    told("report", path, "-o", str(page))
+    run("report", path, "-o", str(page))
     text = page.read_text(encoding="utf-8")
     assert "Image quality: faulty, raw" in text
     assert "slices are red" in text
     equalize(faulty, EqualizeSettings(out="even"), on=Execution(quiet=True))
-    told("quality", path, "--image", "even")
+    run("quality", path, "--image", "even")
     assert describe(faulty)["outdated"] == []
     equalize(
         faulty,
@@ -467,11 +482,11 @@ def test_the_command_tells_which_slices_to_look_at(
         on=Execution(quiet=True, overwrite=True),
     )
     assert describe(faulty)["outdated"] == ["tables/quality_even"]
-    told("report", path, "-o", str(page), "--overwrite")
+    run("report", path, "-o", str(page), "--overwrite")
     assert "Image quality: faulty, even" not in page.read_text(encoding="utf-8")
 
 
-def test_a_killed_run_tells_the_same(tmp_path: Path) -> None:
+def test_a_killed_run_gives_the_same_table(tmp_path: Path) -> None:
     small = changed(SOUND, {"shape": (20, 128, 160), "block_depth": 1})
     samples = [phantom(tmp_path / f"{name}.zarr", small, on=Execution(quiet=True)) for name in "ab"]
     quality(samples[0], on=Execution(quiet=True))
@@ -484,8 +499,8 @@ def test_a_killed_run_tells_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-def test_a_stack_of_nothing_is_red_and_no_failure(tmp_path: Path) -> None:
-    """Constant slices and black ones have a light and no number; slices of a pixel are refused."""
+def test_black_and_constant_slices_are_red(tmp_path: Path) -> None:
+    """Constant and black slices get a light without numbers; slices of one pixel are refused."""
     random = np.random.default_rng(0)
     stack = random.integers(1, 255, (6, 64, 64)).astype(np.uint8)
     stack[2], stack[4] = 0, 77
@@ -494,8 +509,8 @@ def test_a_stack_of_nothing_is_red_and_no_failure(tmp_path: Path) -> None:
     )
     put(sample, "", stack)
     found = quality(sample, on=Execution(quiet=True))
-    assert found.verdicts[2].remarks == ("black",)
-    assert found.verdicts[4].light is Light.RED
+    assert found.flags[2].remarks == ("black",)
+    assert found.flags[4].light is Light.RED
     put(sample, "", np.full((3, 1, 1), 9, np.uint8))
-    with pytest.raises(InputError, match="have 1 x 1 px; quality is told of 32 x 32 px and more"):
+    with pytest.raises(InputError, match="have 1 x 1 px; expected at least 32 x 32 px"):
         quality(sample, on=Execution(quiet=True, overwrite=True))

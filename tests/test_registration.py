@@ -1,4 +1,4 @@
-"""Registration of pairs: known motions found, both kernels equal, and an independent library agrees."""
+"""Registration of pairs: known motions, both kernels, an independent library; positions of a stack."""
 
 import os
 import subprocess
@@ -43,14 +43,14 @@ def texture(seed: int, shape: tuple[int, int] = (420, 480)) -> NDArray[np.uint8]
     return np.clip(128 + 25 * sum(layers), 0, 255).astype(np.uint8)
 
 
-def seen(picture: NDArray[np.uint8], motion: Motion, seed: int) -> NDArray[np.uint8]:
-    """What a view shows that lies where ``motion`` leads, with noise of its own."""
-    view = moved(picture, motion, SHAPE, "cubic").astype(np.float64)
+def view_of(image: NDArray[np.uint8], motion: Motion, seed: int) -> NDArray[np.uint8]:
+    """A view of an image at the position to which ``motion`` leads, with noise."""
+    view = moved(image, motion, SHAPE, "cubic").astype(np.float64)
     return np.clip(view + np.random.default_rng(seed).normal(0, 6, SHAPE), 0, 255).astype(np.uint8)
 
 
-def at(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
-    """A view of ``SHAPE`` whose center lies (y, x) off the middle of the picture."""
+def view_motion(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
+    """The motion to a view of ``SHAPE`` whose center is shifted by (y, x) from that of the image."""
     linear = np.eye(2) if linear is None else linear
     center = (np.array(SHAPE) - 1) / 2
     middle = np.array([209.5 + y, 239.5 + x])
@@ -61,8 +61,8 @@ def at(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
     ("y", "x"), [(0, 0), (0.5, -0.25), (3.4, -2.7), (-40.3, 55.8), (80.0, -90.5)]
 )
 def test_a_shift_of_any_size_is_found(y: float, x: float) -> None:
-    picture = texture(1)
-    first, second = seen(picture, at(0, 0), 2), seen(picture, at(y, x), 3)
+    image = texture(1)
+    first, second = view_of(image, view_motion(0, 0), 2), view_of(image, view_motion(y, x), 3)
     found = register(extract_detail(first), extract_detail(second))
     assert found.motion[:, 2] == pytest.approx([-y, -x], abs=0.1)  # content lies the other way
     assert np.array_equal(found.motion[:, :2], np.eye(2))
@@ -75,9 +75,9 @@ def test_turns_and_shears_are_found(kind: MotionKind) -> None:
     turn = np.radians(1.5)
     linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     linear = linear if kind == "rigid" else linear @ np.array([[1.01, 0.004], [0.0, 0.99]])
-    picture = texture(4)
-    first, second = seen(picture, at(0, 0), 5), seen(picture, at(4.3, -7.6, linear), 6)
-    true = joined(inverse(at(4.3, -7.6, linear)), at(0, 0))
+    image = texture(4)
+    first, second = view_of(image, view_motion(0, 0), 5), view_of(image, view_motion(4.3, -7.6, linear), 6)
+    true = joined(inverse(view_motion(4.3, -7.6, linear)), view_motion(0, 0))
     found = register(extract_detail(first), extract_detail(second), kind).motion
     corners = np.array([[0, 0, 199, 199], [0, 259, 0, 259], [1, 1, 1, 1]])
     assert np.abs(found @ corners - true @ corners).max() < 0.25
@@ -85,10 +85,10 @@ def test_turns_and_shears_are_found(kind: MotionKind) -> None:
         assert np.allclose(found[:, :2] @ found[:, :2].T, np.eye(2))
 
 
-def test_a_larger_slice_is_registered_on_a_smaller_picture_of_it() -> None:
-    picture = texture(7, (900, 1100))
+def test_a_large_slice_is_shrunk_for_registration() -> None:
+    image = texture(7, (900, 1100))
     views = [
-        moved(picture, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic")
+        moved(image, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic")
         for y, x in ((0, 0), (5.3, -8.6))
     ]
     details = [extract_detail(view, working_mpx=0.3) for view in views]
@@ -96,8 +96,8 @@ def test_a_larger_slice_is_registered_on_a_smaller_picture_of_it() -> None:
     assert register(details[0], details[1]).motion[:, 2] == pytest.approx([-5.3, 8.6], abs=0.1)
 
 
-def test_nothing_alike_is_told() -> None:
-    first, second = seen(texture(1), at(0, 0), 2), seen(texture(2), at(0, 0), 3)
+def test_unrelated_slices_have_no_similarity() -> None:
+    first, second = view_of(texture(1), view_motion(0, 0), 2), view_of(texture(2), view_motion(0, 0), 3)
     assert abs(register(extract_detail(first), extract_detail(second)).similarity) < 0.1
     black = np.zeros(SHAPE, np.uint8)
     assert register(extract_detail(black), extract_detail(black)).similarity == 0
@@ -106,7 +106,7 @@ def test_nothing_alike_is_told() -> None:
 def plain_sums(
     fixed: NDArray[np.float32], moving: NDArray[np.float32], motion: Motion
 ) -> tuple[NDArray[np.float64], ...]:
-    """The definition, pixel by pixel."""
+    """The definition of the sums, pixel by pixel."""
     across = -(-fixed.shape[1] // 16)
     tiles = across * -(-fixed.shape[0] // 16)
     hessian, gradient, sums, count = (
@@ -122,8 +122,8 @@ def plain_sums(
             if not (0 <= p < moving.shape[0] - 1 and 0 <= q < moving.shape[1] - 1):
                 continue
             square = moving[p : p + 2, q : q + 2].astype(float)
-            there = np.array([1 - (y - p), y - p]) @ square @ np.array([1 - (x - q), x - q])
-            here = float(fixed[i, j])
+            moving_value = np.array([1 - (y - p), y - p]) @ square @ np.array([1 - (x - q), x - q])
+            fixed_value = float(fixed[i, j])
             slope = (
                 np.array(
                     [fixed[i + 1, j] - fixed[i - 1, j], fixed[i, j + 1] - fixed[i, j - 1]], float
@@ -132,8 +132,8 @@ def plain_sums(
             )
             tile = i // 16 * across + j // 16
             hessian[tile] += np.outer(slope, slope)
-            gradient[tile] += slope * (there - here)
-            sums[tile] += [here * there, here * here, there * there]
+            gradient[tile] += slope * (moving_value - fixed_value)
+            sums[tile] += [fixed_value * moving_value, fixed_value**2, moving_value**2]
             count[tile] += 1
     return hessian, gradient, sums, count
 
@@ -147,7 +147,7 @@ def plain_sums(
         np.array([[0.99, 0.05, 2], [-0.04, 1.02, 1.5]]),
     ],
 )
-def test_both_kernels_are_the_definition(motion: Motion) -> None:
+def test_both_kernels_follow_the_definition(motion: Motion) -> None:
     random = np.random.default_rng(8)
     fixed, moving = (random.standard_normal((37, 52)).astype(np.float32) for _ in range(2))
     for ours, plain in zip(
@@ -156,8 +156,8 @@ def test_both_kernels_are_the_definition(motion: Motion) -> None:
         assert ours == pytest.approx(plain, rel=2e-4, abs=2e-4)
 
 
-def test_a_new_kernel_and_one_from_the_cache_find_the_same_digits(tmp_path: Path) -> None:
-    """A run that was killed goes on in a process that did not compile anything."""
+def test_compiled_and_cached_kernels_give_the_same_digits(tmp_path: Path) -> None:
+    """A killed run resumes in a process that loads the kernel from the cache."""
     command = (
         "import numpy as np; from sparsem.preprocess.tile_sums import tile_sums\n"
         "random = np.random.default_rng(8); a, b = (random.standard_normal((61, 83)).astype(np.float32) for _ in range(2))\n"
@@ -179,7 +179,7 @@ def test_a_new_kernel_and_one_from_the_cache_find_the_same_digits(tmp_path: Path
     assert found[0].stdout == found[1].stdout
 
 
-def test_correlations_are_those_of_what_overlaps() -> None:
+def test_correlations_are_those_of_the_overlap() -> None:
     random = np.random.default_rng(2)
     fixed, moving = (random.standard_normal((7, 9)).astype(np.float32) + 40 for _ in range(2))
     similarity, overlap = shift_correlations(fixed, moving)
@@ -196,11 +196,11 @@ def test_correlations_are_those_of_what_overlaps() -> None:
     assert np.isfinite(shift_correlations(flat, flat)[0]).all()
 
 
-def test_opencv_finds_the_same() -> None:
-    picture = texture(9)
+def test_opencv_finds_the_same_shift() -> None:
+    image = texture(9)
     pair = [
-        extract_detail(seen(picture, at(0, 0), 1)),
-        extract_detail(seen(picture, at(1.7, -2.3), 2)),
+        extract_detail(view_of(image, view_motion(0, 0), 1)),
+        extract_detail(view_of(image, view_motion(1.7, -2.3), 2)),
     ]
     found = register(pair[0], pair[1]).motion[:, 2]
     start = np.array([[1, 0, 2], [0, 1, -2]], np.float32)
@@ -245,39 +245,39 @@ def test_serial_sections_that_share_no_fine_detail(
     )
 
 
-# Drift of a whole stack, from links alone.
+# Positions of a whole stack, from registered pairs alone.
 
 
-def true_places(count: int, kind: MotionKind) -> Motion:
+def true_motions(count: int, kind: MotionKind) -> Motion:
     random = np.random.default_rng(0)
-    places = np.repeat(UNMOVED[None], count, axis=0)
+    motions = np.repeat(UNMOVED[None], count, axis=0)
     if kind != "translation":
-        places[:, :, :2] += random.normal(0, 0.01, (count, 2, 2))
+        motions[:, :, :2] += random.normal(0, 0.01, (count, 2, 2))
     if kind == "rigid":
-        places[:, :, :2] = nearest_rotation(places[:, :, :2])
-    places[:, :, 2] = np.cumsum(random.normal(0, 3, (count, 2)), axis=0)
-    places[count // 2 :, :, 2] += 300
-    return joined(np.repeat(inverse(places[0])[None], count, axis=0), places)
+        motions[:, :, :2] = nearest_rotation(motions[:, :, :2])
+    motions[:, :, 2] = np.cumsum(random.normal(0, 3, (count, 2)), axis=0)
+    motions[count // 2 :, :, 2] += 300
+    return joined(np.repeat(inverse(motions[0])[None], count, axis=0), motions)
 
 
-def links_of(places: Motion, neighbors: int, bad: tuple[int, ...] = ()) -> list[RegisteredPair]:
-    pairs = [(z, z + k) for k in range(1, neighbors + 1) for z in range(len(places) - k)]
+def pairs_of(motions: Motion, neighbors: int, bad: tuple[int, ...] = ()) -> list[RegisteredPair]:
+    pairs = [(z, z + k) for k in range(1, neighbors + 1) for z in range(len(motions) - k)]
     return [
-        RegisteredPair(i, j, joined(inverse(places[j]), places[i]), 0.7)
+        RegisteredPair(i, j, joined(inverse(motions[j]), motions[i]), 0.7)
         for i, j in pairs
         if i not in bad and j not in bad
     ]
 
 
 @pytest.mark.parametrize("kind", ["translation", "rigid", "affine"])
-def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: MotionKind) -> None:
-    true = true_places(40, kind)
-    links = links_of(true, 2)
+def test_positions_follow_from_pairs_and_a_wrong_pair_is_outvoted(kind: MotionKind) -> None:
+    true = true_motions(40, kind)
+    pairs = pairs_of(true, 2)
     wrong = [
         RegisteredPair(one.fixed, one.moving, one.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9)
         if (one.fixed, one.moving) == (30, 31)
         else one
-        for one in links
+        for one in pairs
     ]
     found = solve_slice_positions(40, wrong, kind, (300, 400))
     assert (
@@ -290,18 +290,18 @@ def test_places_follow_from_links_and_a_wrong_one_is_outvoted(kind: MotionKind) 
 
 
 def test_bad_slices_lie_between_their_neighbors_and_gaps_are_bridged() -> None:
-    true = true_places(40, "translation")
-    links = links_of(true, 2, bad=(7, 8))
-    assert [group.tolist() for group in connected_groups(40, links)][1:3] == [[7], [8]]
-    assert pairs_across_gaps(40, links) == [(6, 9), (5, 9), (6, 10)]
-    broken = solve_slice_positions(40, links, "translation", (300, 400))
+    true = true_motions(40, "translation")
+    pairs = pairs_of(true, 2, bad=(7, 8))
+    assert [group.tolist() for group in connected_groups(40, pairs)][1:3] == [[7], [8]]
+    assert pairs_across_gaps(40, pairs) == [(6, 9), (5, 9), (6, 10)]
+    broken = solve_slice_positions(40, pairs, "translation", (300, 400))
     assert broken.bad == (7, 8)
     assert broken.breaks == (9,)
     bridged = [
-        *links,
+        *pairs,
         *(
             RegisteredPair(i, j, joined(inverse(true[j]), true[i]), 0.5)
-            for i, j in pairs_across_gaps(40, links)
+            for i, j in pairs_across_gaps(40, pairs)
         ),
     ]
     whole = solve_slice_positions(40, bridged, "translation", (300, 400))
@@ -312,23 +312,23 @@ def test_bad_slices_lie_between_their_neighbors_and_gaps_are_bridged() -> None:
     assert whole.to_common[[7, 8], :, 2] == pytest.approx(between, abs=1e-3)
 
 
-def test_a_few_bad_slices_that_are_alike_do_not_cut_the_stack() -> None:
-    true = true_places(40, "translation")
-    links = [*links_of(true, 2, bad=(7, 8)), RegisteredPair(7, 8, UNMOVED, 0.9)]
-    assert (6, 9) in pairs_across_gaps(40, links)
-    bridged = [*links, RegisteredPair(6, 9, joined(inverse(true[9]), true[6]), 0.5)]
+def test_a_few_similar_bad_slices_do_not_break_the_stack() -> None:
+    true = true_motions(40, "translation")
+    pairs = [*pairs_of(true, 2, bad=(7, 8)), RegisteredPair(7, 8, UNMOVED, 0.9)]
+    assert (6, 9) in pairs_across_gaps(40, pairs)
+    bridged = [*pairs, RegisteredPair(6, 9, joined(inverse(true[9]), true[6]), 0.5)]
     found = solve_slice_positions(40, bridged, "translation", (300, 400))
     assert (found.bad, found.breaks) == ((7, 8), ())
     good = [z for z in range(40) if z not in (7, 8)]
     assert np.abs(found.to_common - true)[good].max() < 1e-3
 
 
-def test_the_frame_is_that_of_most_slices() -> None:
-    true = true_places(15, "translation")
-    turned = at(0, 0)
+def test_the_common_frame_is_that_of_most_slices() -> None:
+    true = true_motions(15, "translation")
+    turned = view_motion(0, 0)
     turned[:, :2] = [[0.9, -0.4359], [0.4359, 0.9]]
     true[0] = joined(true[0], turned)  # the first slice alone was mounted askew
-    found = solve_slice_positions(15, links_of(true, 2), "rigid", (300, 400))
+    found = solve_slice_positions(15, pairs_of(true, 2), "rigid", (300, 400))
     assert np.abs(found.to_common[1:, :, :2] - np.eye(2)).max() < 1e-3
     assert np.abs(found.to_common[0, :, :2] - true[0, :, :2]).max() < 1e-3
 
@@ -343,7 +343,7 @@ def quad(
     )
 
 
-def test_the_largest_rectangle_that_turned_slices_share() -> None:
+def test_the_largest_common_rectangle_of_rotated_slices() -> None:
     low, high = common_rectangle(np.stack([quad(100, 60, 0), quad(100, 60, 0, 7, -5)]))
     assert low == pytest.approx([-43, -30], abs=0.1)
     assert high == pytest.approx([50, 25], abs=0.1)
@@ -352,7 +352,7 @@ def test_the_largest_rectangle_that_turned_slices_share() -> None:
         [100 / np.sqrt(2)] * 2, rel=2e-3
     )  # a square in a square on its corner
     two = np.stack([quad(4000, 6000, 0), quad(4000, 6000, 25)])
-    low, high = common_rectangle(two[:, ::-1])  # either way round
+    low, high = common_rectangle(two[:, ::-1])  # in either orientation
     inside = [(outline(one, low, high) >= -1e-3).all() for one in two]
     assert all(inside)
     assert np.prod(high - low) > 0.42 * 4000 * 6000
@@ -363,7 +363,7 @@ def test_the_largest_rectangle_that_turned_slices_share() -> None:
 def outline(
     corners: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How far the corners of a rectangle lie within each edge of a piece."""
+    """By how much the corners of a rectangle lie within each edge of an area."""
     rectangle = np.array([[y, x] for y in (low[0], high[0]) for x in (low[1], high[1])])
     ahead = np.roll(corners, -1, axis=0) - corners
     inward = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
@@ -375,19 +375,19 @@ def outline(
     )
 
 
-def test_only_what_is_alike_and_near_is_believed() -> None:
-    links = [RegisteredPair(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [
+def test_only_similar_and_near_pairs_are_reliable() -> None:
+    pairs = [RegisteredPair(z, z + 1, UNMOVED, 0.8) for z in range(9)] + [
         RegisteredPair(z, z + 2, UNMOVED, 0.5) for z in range(8)
     ]
-    links += [
+    pairs += [
         RegisteredPair(9, 10, UNMOVED, 0.3),
         RegisteredPair(8, 10, UNMOVED, 0.3),
-        RegisteredPair(10, 11, at(0, 0), 0.8),
+        RegisteredPair(10, 11, view_motion(0, 0), 0.8),
         RegisteredPair(11, 12, UNMOVED, 0.05),
     ]
-    kept = {(one.fixed, one.moving) for one in reliable_pairs(links, 0.4, 100, (20, 30))}
-    assert (9, 10) not in kept  # 0.3 of 0.8
-    assert (8, 10) in kept  # 0.3 of 0.5
-    assert (10, 11) not in kept  # it lies 330 px away
-    assert (11, 12) not in kept
+    reliable = {(one.fixed, one.moving) for one in reliable_pairs(pairs, 0.4, 100, (20, 30))}
+    assert (9, 10) not in reliable  # 0.3 of 0.8
+    assert (8, 10) in reliable  # 0.3 of 0.5
+    assert (10, 11) not in reliable  # it lies 330 px away
+    assert (11, 12) not in reliable
     assert solve_slice_positions(1, [], "rigid", (20, 30)).to_common == pytest.approx(UNMOVED[None])

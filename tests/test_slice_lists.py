@@ -8,7 +8,7 @@ import pytest
 from sparsem.annotation.importing import AnnotationSettings
 from sparsem.errors import SettingsError
 from sparsem.experiment.models import ModelsSettings
-from sparsem.quality.images import ImagesSettings
+from sparsem.quality.image_series import ImagesSettings
 from sparsem.report.export import ExportSettings
 from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings

@@ -1,7 +1,8 @@
-"""The resolution of one slice by Fourier ring correlation, without a second picture (Koho et al. 2019; Rieger et al. 2024).
+"""The resolution of one slice by Fourier ring correlation (Koho et al. 2019; Rieger et al. 2024).
 
-A slice is split into four that hold every second pixel of every second row. Two that lie diagonally show the same tissue with noise of
-their own; where their frequencies no longer agree, detail ends.
+No second image is needed: a slice is split into four that hold every second pixel of every second
+row. Two that lie on a diagonal show the same tissue with independent noise; where their frequencies
+no longer agree, detail ends.
 """
 
 from functools import lru_cache
@@ -13,59 +14,91 @@ from numpy.typing import NDArray
 
 from sparsem.image.spectrum import hann_window, sample_tiles, tile_edge
 
-AGREE = 1 / 7  # the correlation at which a detail still counts (Rosenthal & Henderson 2003)
-MOST_TILES = 12
+# The correlation from which a detail counts as resolved (Rosenthal & Henderson 2003).
+MIN_CORRELATION = 1 / 7
+MAX_RING_TILES = 12
+FINEST_PX = 4.0  # the halves of a slice resolve no shorter period
+SMOOTHED_RINGS = 5  # number of rings of the running mean
+# Offsets (y, x) of the halves that are compared.
 HALVES = (((0, 0), (1, 1)), ((0, 1), (1, 0)))
 
+Floats = NDArray[np.float64]
 
-def ring_correlation(image: NDArray[Any]) -> NDArray[np.float64] | None:
-    """(T // 4,) correlation of the halves of a slice by frequency, from 0 to 1/4 cycle per pixel; None of one too small, or black."""
+
+def ring_correlation(image: NDArray[Any]) -> Floats | None:
+    """Return the correlation of the halves of a slice by frequency.
+
+    Args:
+        image: (y, x) uint8 or uint16.
+
+    Returns:
+        (T // 4,) from 0 to 1/4 cycle per pixel, with tiles of T px; None for a slice that is too
+        small or black.
+    """
     edge = tile_edge((image.shape[0], image.shape[1]))
-    tiles = sample_tiles(image, edge, MOST_TILES) if edge else []
+    tiles = sample_tiles(image, edge, MAX_RING_TILES) if edge else []
     if not tiles:
         return None
-    half = edge // 2
-    ring, count = _rings(half)
-    sums = np.zeros((3, half // 2))
+    half_edge = edge // 2
+    ring, count = _rings(half_edge)
+    sums = np.zeros((3, half_edge // 2))
     for tile in tiles:
-        for first, second in HALVES:
-            one, other = (_transformed(tile[top::2, left::2]) for top, left in (first, second))
-            cross = one * np.conj(other) * _back(half, second[0] - first[0], second[1] - first[1])
-            for row, values in zip(
-                sums, (cross.real, np.square(np.abs(one)), np.square(np.abs(other))), strict=True
-            ):
-                row += np.bincount(ring.ravel(), (values * count).ravel(), half // 2 + 1)[:-1]
-    correlation: NDArray[np.float64] = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-30))
-    correlation[0] = correlation[1]  # of the mean, which was taken off, nothing is left
+        for first_offset, second_offset in HALVES:
+            first = _transform_half(tile, first_offset)
+            second = _transform_half(tile, second_offset)
+            rows = second_offset[0] - first_offset[0]
+            columns = second_offset[1] - first_offset[1]
+            cross = first * np.conj(second) * _half_pixel_shift(half_edge, rows, columns)
+            powers = (cross.real, np.square(np.abs(first)), np.square(np.abs(second)))
+            for row, values in zip(sums, powers, strict=True):
+                by_ring = np.bincount(ring.ravel(), (values * count).ravel(), half_edge // 2 + 1)
+                row += by_ring[:-1]
+    correlation: Floats = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-30))
+    correlation[0] = correlation[1]  # the mean was subtracted: nothing is left of it
     return correlation
 
 
-def resolution_px(correlation: NDArray[np.float64]) -> float:
-    """The period in pixels at which the halves of a slice (see ``ring_correlation``) cease to agree, at best 4: they see no finer."""
-    frequency = (np.arange(len(correlation)) + 0.5) / (4 * len(correlation))
-    smooth = np.convolve(np.pad(correlation, 2, mode="edge"), np.full(5, 0.2), mode="valid")
-    (below,) = np.nonzero(smooth < AGREE)
+def resolution_px(correlation: Floats) -> float:
+    """Return the period in pixels at which the halves of a slice cease to agree.
+
+    It is 4 at best, the shortest period in the halves; NaN where they agree at no frequency.
+
+    Args:
+        correlation: see ``ring_correlation``.
+    """
+    frequency = (np.arange(len(correlation)) + 0.5) / (FINEST_PX * len(correlation))
+    padded = np.pad(correlation, SMOOTHED_RINGS // 2, mode="edge")
+    smooth = np.convolve(padded, np.full(SMOOTHED_RINGS, 1 / SMOOTHED_RINGS), mode="valid")
+    (below,) = np.nonzero(smooth < MIN_CORRELATION)
     if not len(below):
-        return 4.0
-    last = int(below[0])
-    if last == 0:
-        return float("nan")  # they agree in nothing
-    high, low = smooth[last - 1], smooth[last]
-    part = (high - AGREE) / max(high - low, 1e-12)
-    return float(1 / (frequency[last - 1] + part * (frequency[last] - frequency[last - 1])))
+        return FINEST_PX
+    crossing = int(below[0])
+    if crossing == 0:
+        return float("nan")
+    high, low = smooth[crossing - 1], smooth[crossing]
+    fraction = (high - MIN_CORRELATION) / max(high - low, 1e-12)
+    previous = frequency[crossing - 1]
+    return float(1 / (previous + fraction * (frequency[crossing] - previous)))
 
 
-def _transformed(half: NDArray[np.float32]) -> NDArray[np.complex64]:
+def _transform_half(tile: NDArray[np.float32], offset: tuple[int, int]) -> NDArray[np.complex64]:
+    """Return the Fourier transform of every second pixel of a tile, under a window."""
+    top, left = offset
+    half = tile[top::2, left::2]
     weights = hann_window(len(half))
-    return np.asarray(
-        scipy.fft.rfft2((half - np.float32(np.average(half, weights=weights))) * weights)
-    )
+    mean = np.float32(np.average(half, weights=weights))
+    return np.asarray(scipy.fft.rfft2((half - mean) * weights))
 
 
 @lru_cache(maxsize=2)
 def _rings(edge: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(T, T // 2 + 1) the ring of each frequency, all beyond the last one as one more, and how often it counts in the whole plane."""
-    fy, fx = scipy.fft.fftfreq(edge)[:, None], scipy.fft.rfftfreq(edge)[None]
+    """Return the ring of each frequency, and how often it counts in the whole plane.
+
+    Returns:
+        (T, T // 2 + 1) each; all frequencies beyond the last ring have one more number.
+    """
+    fy = scipy.fft.fftfreq(edge)[:, None]
+    fx = scipy.fft.rfftfreq(edge)[None]
     ring = np.minimum((np.hypot(fy, fx) * edge).astype(np.int64), edge // 2)
     count = np.full(ring.shape, 2, np.float32)
     count[:, 0] = count[:, -1] = 1
@@ -73,10 +106,16 @@ def _rings(edge: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 
 @lru_cache(maxsize=4)
-def _back(edge: int, rows: int, columns: int) -> NDArray[np.complex64]:
-    """Moves the second half back by the half pixel, in its own pixels, that its split put it off."""
-    fy, fx = scipy.fft.fftfreq(edge)[:, None], scipy.fft.rfftfreq(edge)[None]
-    turned: NDArray[np.complex64] = np.exp(1j * np.pi * (fy * rows + fx * columns)).astype(
-        np.complex64
-    )
-    return turned
+def _half_pixel_shift(edge: int, rows: int, columns: int) -> NDArray[np.complex64]:
+    """Return the factors that shift the second half back onto the first one.
+
+    Args:
+        edge: of a half, px.
+        rows: by which the second half is offset, in half pixels of its own.
+        columns: the same along x.
+    """
+    fy = scipy.fft.fftfreq(edge)[:, None]
+    fx = scipy.fft.rfftfreq(edge)[None]
+    phase = 1j * np.pi * (fy * rows + fx * columns)
+    factors: NDArray[np.complex64] = np.exp(phase).astype(np.complex64)
+    return factors

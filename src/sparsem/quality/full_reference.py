@@ -1,7 +1,9 @@
-"""Metrics beside a reference (thesis 2.3): PSNR, SSIM, MS-SSIM, SR-SIM, GMSD. Measured by piq, tile by tile, so that memory does not grow.
+"""Metrics of an image compared with a reference (thesis 2.3): PSNR, SSIM, MS-SSIM, SR-SIM, GMSD.
 
-Pictures are (y, x) uint8 or uint16, both of one shape and type; gray levels count as parts of their range. A metric of a picture is the
-mean over its tiles, but for the PSNR, which is that of the mean squared error of all pixels.
+They are computed by piq, tile by tile, so that memory does not grow with the image. Images are (y,
+x) uint8 or uint16, both of one shape and type; gray levels count as fractions of their range. A
+metric of an image is the mean over its tiles, except the PSNR, which follows from the mean squared
+error of all pixels.
 """
 
 import math
@@ -11,18 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_DB = 100.0  # the PSNR of pictures that are the same, which has no bound
-LEAST_MULTI_SCALE = 161  # px: four times halved a tile still holds the window of 11 px
+MAX_PSNR_DB = 100.0  # the PSNR of identical images, which has no bound
+# Minimum edges of a tile, px.
+MIN_SSIM_PX = 11  # the window
+MIN_MS_SSIM_PX = 161  # halved four times, a tile still holds the window of 11 px
+MIN_SR_SIM_PX = 32
+MIN_GMSD_PX = 8
 
 
 class Metric(NamedTuple):
-    """A measure of pictures.
+    """A metric of image quality.
 
     Attributes:
         name: as in papers.
         unit: empty for none.
         better: 1 where higher is better, -1 where lower is.
-        about: what it is.
+        about: a description.
     """
 
     name: str
@@ -31,84 +37,107 @@ class Metric(NamedTuple):
     about: str
 
 
-REFERENCE = {
+REFERENCE_METRICS = {
     "psnr_db": Metric(
-        "PSNR",
-        "dB",
-        1,
-        "10 log10 of the squared range of gray levels over the mean squared error; at most 100",
+        name="PSNR",
+        unit="dB",
+        better=1,
+        about="10 log10 of the squared range of gray levels over the mean squared error; at most "
+        "100",
     ),
     "ssim": Metric(
-        "SSIM",
-        "",
-        1,
-        "structural similarity, Gaussian window of 11 px, sigma 1.5; 1 is identical (Wang et al. 2004)",
+        name="SSIM",
+        unit="",
+        better=1,
+        about="structural similarity, Gaussian window of 11 px, sigma 1.5; 1 is identical "
+        "(Wang et al. 2004)",
     ),
     "ms_ssim": Metric(
-        "MS-SSIM", "", 1, "the same at five scales; 1 is identical (Wang et al. 2003)"
+        name="MS-SSIM",
+        unit="",
+        better=1,
+        about="structural similarity at five scales; 1 is identical (Wang et al. 2003)",
     ),
     "sr_sim": Metric(
-        "SR-SIM",
-        "",
-        1,
-        "similarity of what stands out in the spectrum; 1 is identical (Zhang & Li 2012)",
+        name="SR-SIM",
+        unit="",
+        better=1,
+        about="similarity of spectral residual saliency; 1 is identical (Zhang & Li 2012)",
     ),
     "gmsd": Metric(
-        "GMSD", "", -1, "spread of how similar gradients are; 0 is identical (Xue et al. 2014)"
+        name="GMSD",
+        unit="",
+        better=-1,
+        about="standard deviation of the similarity of gradients; 0 is identical (Xue et al. 2014)",
     ),
 }
 
 
-def beside(picture: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:
-    """Every metric of ``REFERENCE`` of one tile; those that a tile is too small for are NaN."""
+def full_reference_metrics(image: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:
+    """Return every metric of ``REFERENCE_METRICS`` of one tile.
+
+    Metrics for which the tile is too small are NaN.
+    """
     import piq
 
-    error = mean_squared_error(picture, reference)
-    found = dict.fromkeys(REFERENCE, math.nan) | {"psnr_db": psnr_of(error)}
-    one, other = as_tensor(picture), as_tensor(reference)
-    least = min(picture.shape)
+    error = mean_squared_error(image, reference)
+    values = dict.fromkeys(REFERENCE_METRICS, math.nan)
+    values["psnr_db"] = psnr_from_error(error)
+    first = as_tensor(image)
+    second = as_tensor(reference)
     measures: Mapping[str, tuple[int, Callable[[], Any]]] = {
-        # piq shrinks what is larger than 256 px unless told not to, and so hides noise.
-        "ssim": (11, lambda: piq.ssim(one, other, downsample=False)),
-        "ms_ssim": (LEAST_MULTI_SCALE, lambda: piq.multi_scale_ssim(one, other)),
-        # In single precision the third digit is chance: it turns on the smallest amplitudes of a spectrum.
-        "sr_sim": (32, lambda: piq.srsim(one.double(), other.double())),
-        "gmsd": (8, lambda: piq.gmsd(one, other)),
+        # By default piq shrinks what is larger than 256 px, and so hides noise.
+        "ssim": (MIN_SSIM_PX, lambda: piq.ssim(first, second, downsample=False)),
+        "ms_ssim": (MIN_MS_SSIM_PX, lambda: piq.multi_scale_ssim(first, second)),
+        # In single precision the third digit is chance: it depends on the smallest amplitudes of a
+        # spectrum.
+        "sr_sim": (MIN_SR_SIM_PX, lambda: piq.srsim(first.double(), second.double())),
+        "gmsd": (MIN_GMSD_PX, lambda: piq.gmsd(first, second)),
     }
-    for name, (edge, measure) in measures.items():
-        if least >= edge:
-            found[name] = float(measure())
-    return found
+    for name, (min_edge, measure) in measures.items():
+        if min(image.shape) >= min_edge:
+            values[name] = float(measure())
+    return values
 
 
-def places(shape: Sequence[int], edge: int) -> list[tuple[int, int, tuple[int, int]]]:
-    """Corner and edges of squares of ``edge`` px that lie beside each other all over a picture; of a smaller one all of it.
+def tile_grid(shape: Sequence[int], edge: int) -> list[tuple[int, int, tuple[int, int]]]:
+    """Return squares of ``edge`` px that lie side by side all over an image.
 
-    What is left over is spread evenly between them, so that none lies over another, and no side of the picture is left out.
+    Pixels that do not fill a square are spread evenly between the squares, so that no square
+    overlaps another and no side of the image is left out.
+
+    Args:
+        shape: (y, x) of the image, px.
+        edge: px; of a smaller image all of it is one tile.
+
+    Returns:
+        Top, left, and (height, width) of each.
     """
     height, width = (min(edge, length) for length in shape)
-    rows, columns = (
-        [round(first) for first in np.linspace(0, length - size, max(1, length // size))]
-        for length, size in zip(shape, (height, width), strict=True)
-    )
-    return [(top, left, (height, width)) for top in rows for left in columns]
+    tops = _evenly_spaced_starts(shape[0], height)
+    lefts = _evenly_spaced_starts(shape[1], width)
+    return [(top, left, (height, width)) for top in tops for left in lefts]
 
 
-def mean_squared_error(picture: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Of gray levels as parts of their range."""
-    difference = picture.astype(np.float64) - reference.astype(np.float64)
-    return float(np.square(difference / np.iinfo(picture.dtype).max).mean())
+def _evenly_spaced_starts(length: int, size: int) -> list[int]:
+    """Return where as many parts of ``size`` as fit begin along an axis of ``length``."""
+    return [round(start) for start in np.linspace(0, length - size, max(1, length // size))]
 
 
-def psnr_of(error: float) -> float:
-    """dB, from a mean squared error."""
-    return min(MOST_DB, -10 * math.log10(error)) if error > 0 else MOST_DB
+def mean_squared_error(image: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return the mean squared difference of gray levels as fractions of their range."""
+    difference = image.astype(np.float64) - reference.astype(np.float64)
+    return float(np.square(difference / np.iinfo(image.dtype).max).mean())
 
 
-def as_tensor(picture: NDArray[Any]) -> Any:
-    """(1, 1, y, x) float32 in 0..1."""
+def psnr_from_error(error: float) -> float:
+    """Return the PSNR in dB of a mean squared error."""
+    return min(MAX_PSNR_DB, -10 * math.log10(error)) if error > 0 else MAX_PSNR_DB
+
+
+def as_tensor(image: NDArray[Any]) -> Any:
+    """Return an image as a tensor (1, 1, y, x) float32 in 0..1."""
     import torch
 
-    return torch.from_numpy(picture.astype(np.float32) / np.float32(np.iinfo(picture.dtype).max))[
-        None, None
-    ]
+    gray = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    return torch.from_numpy(gray)[None, None]

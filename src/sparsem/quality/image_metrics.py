@@ -1,6 +1,6 @@
-"""What one picture is like, as a whole and by tile: by itself, in its resin, and beside a reference.
+"""Metrics of one image, as a whole and by tile: without reference, in its resin, with a reference.
 
-Pictures are (y, x) uint8 or uint16; every strength is a part of the range of gray levels, 0..1.
+Images are (y, x) uint8 or uint16; strengths are fractions of the range of gray levels, 0 to 1.
 """
 
 import math
@@ -18,59 +18,85 @@ from sparsem.image.noise import measure_signal_and_noise
 from sparsem.image.spectrum import MIN_TILE, power_spectrum
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
 from sparsem.quality.full_reference import (
-    REFERENCE,
+    REFERENCE_METRICS,
     Metric,
-    beside,
+    full_reference_metrics,
     mean_squared_error,
-    places,
-    psnr_of,
+    psnr_from_error,
+    tile_grid,
 )
-from sparsem.quality.learned_metrics import LEARNT, brisque, dists
-from sparsem.quality.resin import LEAST_PX, Resin
+from sparsem.quality.learned_metrics import TRAINED_METRICS, brisque, dists
+from sparsem.quality.resin import MIN_RESIN_PX, Resin
 
-ITSELF = {
+NO_REFERENCE_METRICS = {
     "noise": Metric(
-        "noise", "", -1, "standard deviation of what changes from pixel to pixel without relation"
+        name="noise",
+        unit="",
+        better=-1,
+        about="standard deviation of what is uncorrelated from pixel to pixel",
     ),
-    "contrast": Metric("contrast", "", 1, "standard deviation of everything else"),
-    "snr_db": Metric("SNR", "dB", 1, "20 log10 of contrast over noise"),
+    "contrast": Metric(
+        name="contrast", unit="", better=1, about="standard deviation of everything else"
+    ),
+    "snr_db": Metric(name="SNR", unit="dB", better=1, about="20 log10 of contrast over noise"),
     "sharpness": Metric(
-        "sharpness",
-        "",
-        1,
-        "part of the amplitude that is fine: periods of 5 to 17 px beside those of 17 to 67 px",
+        name="sharpness",
+        unit="",
+        better=1,
+        about="fraction of the amplitude that is fine: periods of 5 to 17 px, compared with those "
+        "of 17 to 67 px",
     ),
     "resolution_px": Metric(
-        "resolution",
-        "px",
-        -1,
-        "period at which Fourier ring correlation of the picture's halves falls below 1/7; 4 px is the finest that can be told",
+        name="resolution",
+        unit="px",
+        better=-1,
+        about="period at which Fourier ring correlation of the image's halves falls below 1/7; "
+        "4 px is the finest that can be measured",
     ),
-    "saturated": Metric("saturated", "", -1, "part of the pixels that are white"),
+    "saturated": Metric(
+        name="saturated", unit="", better=-1, about="fraction of the pixels that are white"
+    ),
 }
-RESIN = {
+RESIN_METRICS = {
     "resin_noise": Metric(
-        "noise in resin", "", -1, "standard deviation in resin, where nothing else is to be seen"
+        name="noise in resin",
+        unit="",
+        better=-1,
+        about="standard deviation in resin, which has no structure",
     ),
     "resin_noise_reference": Metric(
-        "resin of reference", "", -1, "the same in the reference, such as the denoised picture"
+        name="resin of reference",
+        unit="",
+        better=-1,
+        about="the same in the reference, such as the denoised image",
     ),
 }
 METRICS: Mapping[str, Metric] = {
-    **RESIN,
-    "brisque": LEARNT["brisque"],
-    **REFERENCE,
-    "dists": LEARNT["dists"],
-    **ITSELF,
+    **RESIN_METRICS,
+    "brisque": TRAINED_METRICS["brisque"],
+    **REFERENCE_METRICS,
+    "dists": TRAINED_METRICS["dists"],
+    **NO_REFERENCE_METRICS,
 }
 
-DOUBTFUL = 2.0  # times the noise of the picture
+# Marked resin is suspicious if its standard deviation is larger than this multiple of the noise of
+# the image.
+SUSPICIOUS_RESIN_FACTOR = 2.0
+
 Weights = Mapping[str, tuple[Path, ...]]
+MetricValues = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A part of a picture, and what was measured of it."""
+class ImageTile:
+    """A part of an image, and its metrics.
+
+    Attributes:
+        top: px.
+        left: px.
+        edge: (height, width), px.
+        values: of every metric (see ``METRICS``); NaN where it is not measured.
+    """
 
     top: int
     left: int
@@ -79,167 +105,178 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture and what was measured of it.
+class MeasuredImage:
+    """One image and its metrics.
 
     Attributes:
-        name: of its file, with the slice's number if that holds several.
-        source: where its file lies.
+        name: of its file, with the number of the slice if the file holds several.
+        source: path of the file.
         shape: (y, x).
-        values: of every metric (see ``METRICS``); NaN where there is none.
+        values: of every metric (see ``METRICS``); NaN where it is not measured.
         tiles: the same by tile.
-        resin_marked: somebody marked resin; else it was looked for where a picture is most featureless.
+        resin_marked: resin was marked; otherwise it was searched in the most featureless squares.
     """
 
     name: str
     source: str
     shape: tuple[int, int]
-    values: dict[str, float]
-    tiles: tuple[Tile, ...]
+    values: MetricValues
+    tiles: tuple[ImageTile, ...]
     resin_marked: bool
 
     @property
-    def is_resin_doubtful(self) -> bool:
-        """What somebody marked varies far more than noise does."""
-        return self.resin_marked and self.values["resin_noise"] > DOUBTFUL * self.values["noise"]
+    def is_resin_suspicious(self) -> bool:
+        """Whether marked resin varies far more than noise does."""
+        limit = SUSPICIOUS_RESIN_FACTOR * self.values["noise"]
+        return self.resin_marked and self.values["resin_noise"] > limit
 
     @property
     def resin(self) -> str:
-        """Where noise in resin comes from: ``marked``, ``proposed`` or ``none``."""
-        return (
-            "marked"
-            if self.resin_marked
-            else "none"
-            if math.isnan(self.values["resin_noise"])
-            else "proposed"
-        )
+        """Origin of the noise in resin: ``marked``, ``proposed`` or ``none``."""
+        if self.resin_marked:
+            return "marked"
+        return "none" if math.isnan(self.values["resin_noise"]) else "proposed"
 
 
-def measured(
-    picture: NDArray[Any],
+def measure_metrics(
+    image: NDArray[Any],
     reference: NDArray[Any] | None,
     resin: Resin | None,
     weights: Weights,
     edge: int,
-) -> tuple[dict[str, float], list[Tile]]:
-    """Every metric of ``METRICS`` of a picture and of its tiles; NaN where there is none.
+) -> tuple[MetricValues, list[ImageTile]]:
+    """Return every metric of ``METRICS`` of an image and of its tiles; NaN where not measured.
 
     Args:
-        picture: (y, x).
+        image: (y, x).
         reference: of the same shape and type, or None.
-        resin: where it is, or None.
-        weights: of learnt metrics, where they lie (see ``learnt.loaded``).
-        edge: of the tiles, px; they lie beside each other (see ``reference.places``).
+        resin: its areas, or None.
+        weights: files of trained metrics (see ``learned_metrics.find_weight_files``).
+        edge: of the tiles, px (see ``full_reference.tile_grid``).
 
     Raises:
-        InputError: the picture is constant or too small, the reference does not fit, or too little resin is marked.
+        InputError: the image is constant or too small, the reference does not fit, or too little
+            resin is marked.
     """
-    refuse_unfit(picture, reference)
-    tiles = [
-        _tile(picture, reference, resin, weights, *place) for place in places(picture.shape, edge)
-    ]
-    whole = {name: _mean([tile.values[name] for tile in tiles]) for name in METRICS}
-    whole |= _by_itself(picture)
+    check_image(image, reference)
+    tiles = []
+    for top, left, tile_edge in tile_grid(image.shape, edge):
+        tiles.append(_measure_tile(image, reference, resin, weights, top, left, tile_edge))
+    values = {name: _mean_of_known([tile.values[name] for tile in tiles]) for name in METRICS}
+    values |= _no_reference_values(image)
     if resin is not None:
-        whole |= _in_resin(picture, reference, resin)
+        values |= _resin_values(image, reference, resin)
     if reference is not None:
-        whole["psnr_db"] = psnr_of(mean_squared_error(picture, reference))
-    return whole, tiles
+        values["psnr_db"] = psnr_from_error(mean_squared_error(image, reference))
+    return values, tiles
 
 
-def refuse_unfit(picture: NDArray[Any], reference: NDArray[Any] | None) -> None:
-    """A picture of which nothing can be said.
+def check_image(image: NDArray[Any], reference: NDArray[Any] | None) -> None:
+    """Check that an image can be measured.
 
     Raises:
-        InputError: it is too small or constant, or its reference is not of its shape and type.
+        InputError: it is too small or constant, or its reference has another shape or type.
     """
-    size = " x ".join(map(str, picture.shape))
-    if min(picture.shape) < MIN_TILE:
-        raise InputError(f"it has {size} px; expected at least {MIN_TILE} x {MIN_TILE}.")
-    if picture.min() == picture.max():
+    size = " x ".join(map(str, image.shape))
+    if min(image.shape) < MIN_TILE:
+        raise InputError(f"the image has {size} px; expected at least {MIN_TILE} x {MIN_TILE}.")
+    if image.min() == image.max():
         raise InputError(
-            f"it holds one gray level, {picture.flat[0]}, everywhere; there is nothing to measure."
+            f"the image holds one gray level, {image.flat[0]}, everywhere; "
+            "there is nothing to measure."
         )
-    if reference is not None and (reference.shape, reference.dtype) != (
-        picture.shape,
-        picture.dtype,
-    ):
-        other = " x ".join(map(str, reference.shape))
+    if reference is None:
+        return
+    if reference.shape != image.shape or reference.dtype != image.dtype:
+        reference_size = " x ".join(map(str, reference.shape))
         raise InputError(
-            f"it has {size} px {picture.dtype}, its reference {other} px {reference.dtype}; expected the same."
+            f"the image has {size} px {image.dtype}, its reference {reference_size} px "
+            f"{reference.dtype}; expected the same."
         )
 
 
-def _tile(
-    picture: NDArray[Any],
+def _measure_tile(
+    image: NDArray[Any],
     reference: NDArray[Any] | None,
     resin: Resin | None,
     weights: Weights,
     top: int,
     left: int,
     edge: tuple[int, int],
-) -> Tile:
+) -> ImageTile:
+    """Return a tile of an image with its metrics."""
     box = np.s_[top : top + edge[0], left : left + edge[1]]
-    own, other = picture[box], None if reference is None else reference[box]
-    values = dict.fromkeys(METRICS, math.nan) | _by_itself(own)
-    if other is not None:
-        values |= beside(own, other)
+    tile = image[box]
+    tile_reference = None if reference is None else reference[box]
+    values = dict.fromkeys(METRICS, math.nan) | _no_reference_values(tile)
+    if tile_reference is not None:
+        values |= full_reference_metrics(tile, tile_reference)
         if "dists" in weights:
-            values["dists"] = dists(own, other, weights["dists"])
+            values["dists"] = dists(tile, tile_reference, weights["dists"])
     if "brisque" in weights:
-        values["brisque"] = brisque(own, weights["brisque"])
+        values["brisque"] = brisque(tile, weights["brisque"])
     if resin is not None:
-        parts = tuple(part[box] for part in resin.parts if np.count_nonzero(part[box]) >= LEAST_PX)
-        values |= _in_resin(own, other, Resin(parts, resin.is_proposal))
-    return Tile(top, left, edge, values)
+        parts = [part[box] for part in resin.parts]
+        large_parts = tuple(part for part in parts if np.count_nonzero(part) >= MIN_RESIN_PX)
+        tile_resin = Resin(large_parts, resin.is_proposal)
+        values |= _resin_values(tile, tile_reference, tile_resin)
+    return ImageTile(top, left, edge, values)
 
 
-def _by_itself(picture: NDArray[Any]) -> dict[str, float]:
-    found = dict.fromkeys(ITSELF, math.nan)
-    spectrum, rings = power_spectrum(picture), ring_correlation(picture)
+def _no_reference_values(image: NDArray[Any]) -> MetricValues:
+    """Return the metrics that need neither reference nor resin."""
+    values = dict.fromkeys(NO_REFERENCE_METRICS, math.nan)
+    spectrum = power_spectrum(image)
     if spectrum is not None:
-        texture = measure_signal_and_noise(spectrum)
-        found |= {
-            "noise": texture.noise,
-            "contrast": texture.signal,
-            "snr_db": texture.snr_db,
-            "sharpness": texture.sharpness,
-        }
+        strengths = measure_signal_and_noise(spectrum)
+        values["noise"] = strengths.noise
+        values["contrast"] = strengths.signal
+        values["snr_db"] = strengths.snr_db
+        values["sharpness"] = strengths.sharpness
+    rings = ring_correlation(image)
     if rings is not None:
-        found["resolution_px"] = resolution_px(rings)
-    return found | {"saturated": float(np.mean(picture == np.iinfo(picture.dtype).max))}
+        values["resolution_px"] = resolution_px(rings)
+    values["saturated"] = float(np.mean(image == np.iinfo(image.dtype).max))
+    return values
 
 
-def _in_resin(
-    picture: NDArray[Any], reference: NDArray[Any] | None, resin: Resin
-) -> dict[str, float]:
-    own = {"resin_noise": resin.noise(picture)}
-    return own if reference is None else own | {"resin_noise_reference": resin.noise(reference)}
+def _resin_values(
+    image: NDArray[Any], reference: NDArray[Any] | None, resin: Resin
+) -> MetricValues:
+    """Return the noise in resin, of the image and of its reference."""
+    values = {"resin_noise": resin.noise(image)}
+    if reference is not None:
+        values["resin_noise_reference"] = resin.noise(reference)
+    return values
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Of what is known; NaN of nothing."""
+def _mean_of_known(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN without any."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
 
 
-def tables(found: Sequence[Picture]) -> tuple[pa.Table, pa.Table]:
-    """A row a picture, and a row a tile; lengths in pixels, strengths as parts of the range of gray levels."""
-    whole: dict[str, list[Any]] = {
-        "picture": [one.name for one in found],
-        "file": [one.source for one in found],
-        "height_px": [one.shape[0] for one in found],
-        "width_px": [one.shape[1] for one in found],
-        "resin": [one.resin for one in found],
-        **{name: [one.values[name] for one in found] for name in METRICS},
+def quality_tables(images: Sequence[MeasuredImage]) -> tuple[pa.Table, pa.Table]:
+    """Return a table with a row for each image, and one with a row for each tile.
+
+    Lengths are in pixels, strengths are fractions of the range of gray levels.
+    """
+    image_columns: dict[str, list[Any]] = {
+        "image": [image.name for image in images],
+        "file": [image.source for image in images],
+        "height_px": [image.shape[0] for image in images],
+        "width_px": [image.shape[1] for image in images],
+        "resin": [image.resin for image in images],
     }
-    rows = [(one.name, tile) for one in found for tile in one.tiles]
-    parts: dict[str, list[Any]] = {
-        "picture": [name for name, _ in rows],
-        "top_px": [tile.top for _, tile in rows],
-        "left_px": [tile.left for _, tile in rows],
-        "height_px": [tile.edge[0] for _, tile in rows],
-        "width_px": [tile.edge[1] for _, tile in rows],
-        **{name: [tile.values[name] for _, tile in rows] for name in METRICS},
+    names_and_tiles = [(image.name, tile) for image in images for tile in image.tiles]
+    tile_columns: dict[str, list[Any]] = {
+        "image": [name for name, _ in names_and_tiles],
+        "top_px": [tile.top for _, tile in names_and_tiles],
+        "left_px": [tile.left for _, tile in names_and_tiles],
+        "height_px": [tile.edge[0] for _, tile in names_and_tiles],
+        "width_px": [tile.edge[1] for _, tile in names_and_tiles],
     }
-    return pa.table(whole), pa.table(parts)
+    for metric in METRICS:
+        image_columns[metric] = [image.values[metric] for image in images]
+        tile_columns[metric] = [tile.values[metric] for _, tile in names_and_tiles]
+    return pa.table(image_columns), pa.table(tile_columns)

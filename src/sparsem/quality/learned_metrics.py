@@ -1,7 +1,9 @@
-"""Metrics that were learnt: BRISQUE, which needs no reference, and DISTS, which does (thesis 2.3). Their numbers are loaded, never shipped.
+"""Trained metrics: BRISQUE, which needs no reference, and DISTS, which does (thesis 2.3).
 
-They are looked for among the files that torch keeps (``torch.hub.get_dir()/checkpoints``) or in a folder that the user names, and fetched
-where there is a network. Pictures are (y, x) uint8 or uint16. Files are read as plain tensors, whatever else they hold is refused.
+Their weights are not part of the package. They are searched among the files that torch keeps
+(``torch.hub.get_dir()/checkpoints``), or in a folder that the user names, and are downloaded where
+there is a network. Images are (y, x) uint8 or uint16. Files are read as plain tensors; any other
+content is refused.
 """
 
 import importlib
@@ -17,200 +19,238 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.quality.full_reference import Metric, as_tensor, places
+from sparsem.quality.full_reference import Metric, as_tensor, tile_grid
 
-LEAST_BRISQUE = 32  # px
-DISTS_PX = 256  # edge of the squares that DISTS sees; piq would shrink larger ones to it, and so hide noise
+MIN_BRISQUE_PX = 32
+BRISQUE_SCALES = 2
+BRISQUE_FEATURES = 36
+# Constants of the support vector regression of BRISQUE, as in piq.
+BRISQUE_GAMMA = 0.05
+BRISQUE_OFFSET = 153.591
+# Edge of the squares on which DISTS is computed: piq shrinks larger ones to it, and so hides noise.
+DISTS_PX = 256
 
-LEARNT = {
+TRAINED_METRICS = {
     "brisque": Metric(
-        "BRISQUE",
-        "",
-        -1,
-        "how unnatural brightness is distributed; about 0 to 100, lower is better (Mittal et al. 2012)",
+        name="BRISQUE",
+        unit="",
+        better=-1,
+        about="unnaturalness of the distribution of brightness; about 0 to 100, lower is better "
+        "(Mittal et al. 2012)",
     ),
     "dists": Metric(
-        "DISTS",
-        "",
-        -1,
-        "how unlike structure and texture are in VGG16's eyes; 0 is identical (Ding et al. 2020)",
+        name="DISTS",
+        unit="",
+        better=-1,
+        about="difference of structure and texture in the features of VGG16; 0 is identical "
+        "(Ding et al. 2020)",
     ),
 }
-FILES: Mapping[str, tuple[str, ...]] = {
-    "brisque": (
-        "https://github.com/photosynthesis-team/piq/releases/download/v0.4.0/brisque_svm_weights.pt",
-    ),
+PIQ_RELEASES = "https://github.com/photosynthesis-team/piq/releases/download"
+WEIGHT_URLS: Mapping[str, tuple[str, ...]] = {
+    "brisque": (f"{PIQ_RELEASES}/v0.4.0/brisque_svm_weights.pt",),
     "dists": (
-        "https://github.com/photosynthesis-team/piq/releases/download/v0.4.1/dists_weights.pt",
+        f"{PIQ_RELEASES}/v0.4.1/dists_weights.pt",
         "https://download.pytorch.org/models/vgg16-397923af.pth",
     ),
 }
+# The features of which DISTS is made: the image and five layers of VGG16, with their channels.
 VGG_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 CHANNELS = (3, 64, 128, 256, 512, 512)
 
 
-class Loaded(NamedTuple):
-    """What could be loaded.
+class WeightFiles(NamedTuple):
+    """The files of weights that are available.
 
     Attributes:
-        files: of every metric that can be measured, where its numbers lie.
-        missing: a sentence for every other.
+        files: of every metric that can be measured.
+        missing: a sentence for every other metric.
     """
 
     files: Mapping[str, tuple[Path, ...]]
     missing: tuple[str, ...]
 
 
-def loaded(folder: Path | None) -> Loaded:
-    """Find, or fetch, the numbers of the learnt metrics.
+def find_weight_files(folder: Path | None) -> WeightFiles:
+    """Find or download the weights of the trained metrics.
 
     Args:
-        folder: that holds the files; torch's own if None, where missing ones are fetched to.
+        folder: that holds the files; if None, torch's own, to which missing files are downloaded.
 
     Raises:
-        InputError: the folder is none.
+        InputError: the folder does not exist.
     """
     if folder is not None and not folder.is_dir():
         raise InputError(
-            f"There is no folder {folder} with weights of metrics; expected {_names('brisque')} or {_names('dists')} in it."
+            f"There is no folder {folder} with weights of metrics; "
+            f"expected {_file_names('brisque')} or {_file_names('dists')} in it."
         )
-    files, missing = {}, []
-    for metric, urls in FILES.items():
+    files = {}
+    missing = []
+    for metric, urls in WEIGHT_URLS.items():
         try:
-            files[metric] = tuple(_file(url, folder) for url in urls)
+            files[metric] = tuple(_find_or_download(url, folder) for url in urls)
         except OSError:
-            where = (
-                "put them into a folder and name it with --weights"
-                if folder is None
-                else f"they are not in {folder}"
-            )
-            missing.append(
-                f"{LEARNT[metric].name} is not measured: {_names(metric)} cannot be fetched ({', '.join(urls)}); {where}."
-            )
-    return Loaded(files, tuple(missing))
+            missing.append(_missing_sentence(metric, folder))
+    return WeightFiles(files, tuple(missing))
 
 
-def _names(metric: str) -> str:
-    return " and ".join(Path(urlparse(url).path).name for url in FILES[metric])
+def _file_names(metric: str) -> str:
+    """Return the names of a metric's files, for messages."""
+    return " and ".join(Path(urlparse(url).path).name for url in WEIGHT_URLS[metric])
 
 
-def _file(url: str, folder: Path | None) -> Path:
-    """A file at hand, or fetched.
+def _missing_sentence(metric: str, folder: Path | None) -> str:
+    """Return a sentence on a metric whose files are missing, and what to do."""
+    if folder is None:
+        what_to_do = "put them into a folder and name it with --weights"
+    else:
+        what_to_do = f"they are not in {folder}"
+    return (
+        f"{TRAINED_METRICS[metric].name} is not measured: {_file_names(metric)} cannot be "
+        f"downloaded ({', '.join(WEIGHT_URLS[metric])}); {what_to_do}."
+    )
+
+
+def _find_or_download(url: str, folder: Path | None) -> Path:
+    """Return a file of weights.
 
     Raises:
-        OSError: it is neither.
+        OSError: it is not in the folder, or cannot be downloaded.
     """
     import torch
 
     name = Path(urlparse(url).path).name
-    place = (folder or Path(torch.hub.get_dir()) / "checkpoints") / name
-    if place.is_file():
-        return place
+    path = (folder or Path(torch.hub.get_dir()) / "checkpoints") / name
+    if path.is_file():
+        return path
     if folder is not None:
-        raise FileNotFoundError(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
+        raise FileNotFoundError(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(url, str(place), progress=False)
+        torch.hub.download_url_to_file(url, str(path), progress=False)
     except (URLError, TimeoutError, ValueError) as error:
         raise OSError(str(error)) from None
-    return place
+    return path
 
 
-def brisque(picture: NDArray[Any], files: tuple[Path, ...]) -> float:
-    """BRISQUE of a tile; NaN of one that is too small or flat.
+def brisque(image: NDArray[Any], files: tuple[Path, ...]) -> float:
+    """Return the BRISQUE of a tile; NaN for a tile that is too small or constant.
 
     Raises:
         InputError: the file of weights is damaged.
     """
     import torch
 
-    if min(picture.shape) < LEAST_BRISQUE or picture.min() == picture.max():
+    if min(image.shape) < MIN_BRISQUE_PX or image.min() == image.max():
         return math.nan
-    steps = importlib.import_module("piq.brisque")  # its own last step reads its file as a pickle
-    weights, vectors = _svm(files[0])
-    x, features = as_tensor(picture) * 255, []
-    for _ in range(2):
-        features.append(steps._natural_scene_statistics(x))
-        x = steps.imresize(x, sizes=(x.shape[2] // 2, x.shape[3] // 2))
-    scaled = steps._scale_features(torch.cat(features, dim=-1))
-    return float(steps._rbf_kernel(features=scaled, sv=vectors.T, gamma=0.05) @ weights) + 153.591
+    # piq's own last step reads its file as a pickle; its other steps are used here.
+    piq_brisque = importlib.import_module("piq.brisque")
+    weights, support_vectors = _brisque_weights(files[0])
+    scaled_image = as_tensor(image) * 255
+    features = []
+    for _ in range(BRISQUE_SCALES):
+        features.append(piq_brisque._natural_scene_statistics(scaled_image))
+        _, _, height, width = scaled_image.shape
+        scaled_image = piq_brisque.imresize(scaled_image, sizes=(height // 2, width // 2))
+    scaled_features = piq_brisque._scale_features(torch.cat(features, dim=-1))
+    kernel = piq_brisque._rbf_kernel(
+        features=scaled_features, sv=support_vectors.T, gamma=BRISQUE_GAMMA
+    )
+    return float(kernel @ weights) + BRISQUE_OFFSET
 
 
-def dists(picture: NDArray[Any], reference: NDArray[Any], files: tuple[Path, ...]) -> float:
-    """DISTS of a tile and its reference, the mean over squares of 256 px all over it; 0 is identical.
+def dists(image: NDArray[Any], reference: NDArray[Any], files: tuple[Path, ...]) -> float:
+    """Return the DISTS of a tile and its reference; 0 is identical.
+
+    It is the mean over squares of 256 px all over the tile.
 
     Raises:
         InputError: a file of weights is damaged.
     """
     import torch
 
-    network = _dists(*files)
-    found = []
+    network = _dists_network(*files)
+    distances = []
     with torch.inference_mode():
-        for top, left, (height, width) in places(picture.shape, DISTS_PX):
+        for top, left, (height, width) in tile_grid(image.shape, DISTS_PX):
             square = np.s_[top : top + height, left : left + width]
-            one, other = (
-                as_tensor(each[square]).expand(1, 3, height, width) for each in (picture, reference)
-            )
-            found.append(float(network(one, other)))
-    return sum(found) / len(found)
+            first = as_tensor(image[square]).expand(1, 3, height, width)
+            second = as_tensor(reference[square]).expand(1, 3, height, width)
+            distances.append(float(network(first, second)))
+    return sum(distances) / len(distances)
 
 
 @lru_cache(maxsize=1)
-def _svm(file: Path) -> tuple[Any, Any]:
-    """Coefficients (n, 1) and support vectors (n, 36)."""
-    content = _tensors(file)
+def _brisque_weights(file: Path) -> tuple[Any, Any]:
+    """Return the coefficients (n, 1) and support vectors (n, 36) of BRISQUE.
+
+    Raises:
+        InputError: the file holds anything else.
+    """
+    content = _read_tensors(file)
     try:
-        weights, vectors = (one.float() for one in content)
+        weights, vectors = (tensor.float() for tensor in content)
     except (TypeError, ValueError, AttributeError):
         raise InputError(
-            f"{file} does not hold the weights of BRISQUE; expected coefficients and support vectors."
+            f"{file} does not hold the weights of BRISQUE; expected coefficients and support "
+            "vectors."
         ) from None
-    if vectors.ndim != 2 or vectors.shape != (len(weights), 36):
+    if vectors.ndim != 2 or vectors.shape != (len(weights), BRISQUE_FEATURES):
         raise InputError(
-            f"{file} does not hold the weights of BRISQUE; expected (n, 36) support vectors, got {tuple(vectors.shape)}."
+            f"{file} does not hold the weights of BRISQUE; "
+            f"expected (n, {BRISQUE_FEATURES}) support vectors, got {tuple(vectors.shape)}."
         )
     return weights.reshape(-1, 1), vectors
 
 
 @lru_cache(maxsize=1)
-def _dists(own: Path, vgg: Path) -> Any:
-    """Piq's DISTS, with numbers from files."""
+def _dists_network(dists_file: Path, vgg_file: Path) -> Any:
+    """Return piq's network of DISTS with weights from files.
+
+    Raises:
+        InputError: the files hold anything else.
+    """
     import torch
     from piq.perceptual import DISTS, VGG16_LAYERS, ContentLoss
     from torchvision.models import vgg16
 
-    factors, network = _tensors(own), vgg16(weights=None)
+    factors = _read_tensors(dists_file)
+    vgg = vgg16(weights=None)
+    weights: list[Any] = []
     try:
-        weights = [
-            part
-            for name in ("alpha", "beta")
-            for part in torch.split(factors[name], list(CHANNELS), dim=1)
-        ]
-        network.load_state_dict(_tensors(vgg))
+        for name in ("alpha", "beta"):
+            weights += torch.split(factors[name], list(CHANNELS), dim=1)
+        vgg.load_state_dict(_read_tensors(vgg_file))
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
-            f"{own} and {vgg} do not hold the weights of DISTS and VGG16 ({str(error).splitlines()[0]})."
+            f"{dists_file} and {vgg_file} do not hold the weights of DISTS and VGG16 "
+            f"({str(error).splitlines()[0]})."
         ) from None
-    made = DISTS.__new__(DISTS)  # its own way to begin reads its file as a pickle
-    layers = [VGG16_LAYERS[name] for name in VGG_LAYERS]
+    network = DISTS.__new__(DISTS)  # its own __init__ reads its file as a pickle
     ContentLoss.__init__(
-        made,
-        network.features,
-        layers,
+        network,
+        vgg.features,
+        [VGG16_LAYERS[name] for name in VGG_LAYERS],
         weights,
         replace_pooling=True,
         allow_layers_weights_mismatch=True,
     )
-    return made.eval()
+    return network.eval()
 
 
-def _tensors(file: Path) -> Any:
+def _read_tensors(file: Path) -> Any:
+    """Return the tensors of a file.
+
+    Raises:
+        InputError: the file is damaged, or holds anything else.
+    """
     import torch
 
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever reading a damaged file comes to
+    except Exception as error:  # torch raises many kinds of errors on a damaged file
         raise InputError(
-            f"{file} is damaged, or holds more than tensors ({str(error).splitlines()[0]}); fetch it again."
+            f"{file} is damaged, or holds more than tensors ({str(error).splitlines()[0]}); "
+            "download it again."
         ) from None

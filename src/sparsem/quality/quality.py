@@ -1,4 +1,4 @@
-"""The stage ``quality``: what every slice of a stack is like, and which ones to look at."""
+"""The stage ``quality``: measures of every slice of a stack, and which slices to review."""
 
 import math
 from collections import Counter
@@ -17,63 +17,94 @@ from sparsem.geometry import ZBlock
 from sparsem.image.noise import measure_signal_and_noise
 from sparsem.image.spectrum import MIN_TILE, power_spectrum
 from sparsem.image.stripes import stripes_by_direction
-from sparsem.quality.flags import WINDOW, Light, Verdict, judged, stack_light
+from sparsem.quality.flags import WINDOW, Light, SliceFlag, flag_slices, stack_light
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
-from sparsem.quality.neighbors import Pair, SliceSummary, charging, compared, sketch_of, spacing
+from sparsem.quality.neighbors import (
+    SlicePair,
+    SliceSummary,
+    charging,
+    compare_slices,
+    spacing,
+    summarize_slice,
+)
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage
 
-REACH = 2  # slices on either side that a slice is held against
-CLEAR = 3.0  # median score of all slices from which a direction of stripes is one
-CLEAR_ALONE = 6.0  # score of a slice by itself; clean slices of open stacks reach 4.5
+REACH = 2  # slices on either side with which a slice is compared
+MIN_MEDIAN_SCORE = 3.0  # of all slices, from which stripes have a direction
+# Score of a single slice from which it has stripes; clean slices of open stacks reach 4.5.
+MIN_SINGLE_SCORE = 6.0
+LIBRARY_BYTES = 300_000_000
+
+# Measures in the order of the columns of the table.
+TABLE_COLUMNS = (
+    "brightness",
+    "contrast",
+    "noise",
+    "snr_db",
+    "sharpness",
+    "stripes",
+    "charging",
+    "saturated",
+    "similarity",
+    "spacing",
+)
+STRIPE_KEYS = ("stripe_variance", "stripe_score")
+
+Floats = NDArray[np.float64]
+Measures = dict[str, float | Floats]
 
 
 class QualitySettings(Settings):
-    """Which image is looked at."""
+    """Settings of the quality of a stack."""
 
-    image: str | None = Field(None, description="image to look at; the raw one if not given")
+    image: str | None = Field(None, description="image to measure; default: the raw image")
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What was found.
+    """The quality of a stack.
 
     Attributes:
-        image: that was looked at.
+        image: name of the image that was measured.
         columns: (n,) of every measure.
-        verdicts: of every slice.
+        flags: of every slice.
         light: of the stack.
-        stripes_degrees: along which stripes run, 0 along x and -90 along y; NaN without stripes.
+        stripes_degrees: direction along which stripes run, 0 along x and -90 along y; NaN without
+            stripes.
     """
 
     image: str
-    columns: dict[str, NDArray[np.float64]]
-    verdicts: tuple[Verdict, ...]
+    columns: dict[str, Floats]
+    flags: tuple[SliceFlag, ...]
     light: Light
     stripes_degrees: float
 
-    def worst(self) -> list[tuple[int, Verdict]]:
-        """Slices to look at, the red ones first."""
-        found = [(z, one) for z, one in enumerate(self.verdicts) if one.light is not Light.GREEN]
-        return sorted(found, key=lambda one: (one[1].light is not Light.RED, one[0]))
+    def slices_to_review(self) -> list[tuple[int, SliceFlag]]:
+        """Return number and flag of the slices that are not green, the red ones first."""
+        flagged = [(z, flag) for z, flag in enumerate(self.flags) if flag.light is not Light.GREEN]
+        return sorted(flagged, key=lambda entry: (entry[1].light is not Light.RED, entry[0]))
 
-    def remarks(self) -> Counter[str]:
-        """How many slices each remark was made of."""
-        return Counter(remark for one in self.verdicts for remark in one.remarks)
+    def remark_counts(self) -> Counter[str]:
+        """Return how many slices each remark applies to."""
+        return Counter(remark for flag in self.flags for remark in flag.remarks)
 
 
 def quality(
     sample: Sample, settings: QualitySettings | None = None, *, on: Execution = HERE, **changes: Any
 ) -> Quality:
-    """Measure every slice, compare it with its neighbors, and write ``tables/quality_IMAGE``: a row a slice, with a light and why.
+    """Measure every slice, compare it with its neighbors, and write ``tables/quality_IMAGE``.
+
+    The table has a row for each slice, with a light and the reasons.
 
     Args:
         sample: its image is read block by block.
-        settings: which image.
-        on: how the work is spread.
+        settings: the image.
+        on: how the work is distributed.
+        **changes: fields of the settings to replace.
 
     Raises:
         InputError: slices are smaller than 32 px.
@@ -82,169 +113,179 @@ def quality(
     settings = resolve_settings(QualitySettings, settings, changes)
     name = settings.image or "raw"
     image = sample.image(name)
-    if min(image.shape[1:]) < MIN_TILE:
-        size = f"{image.shape[1]} x {image.shape[2]}"
+    _, height, width = image.shape
+    if min(height, width) < MIN_TILE:
         raise InputError(
-            f"Slices of {sample.path.name} have {size} px; quality is told of {MIN_TILE} x {MIN_TILE} px and more."
+            f"Slices of {sample.path.name} have {height} x {width} px; expected at least "
+            f"{MIN_TILE} x {MIN_TILE} px to measure their quality."
         )
-    plane = image.shape[1] * image.shape[2] * image.dtype.itemsize
-    needs = Needs(
-        plane * (image.block_depth + 2 * REACH + 4) + 300_000_000, smaller="use fewer --workers"
-    )
+    slice_bytes = height * width * image.dtype.itemsize
+    slices_in_memory = image.block_depth + 2 * REACH + 4
+    needs = Needs(slice_bytes * slices_in_memory + LIBRARY_BYTES, smaller="use fewer --workers")
     settings = changed(settings, {"image": name})
-    with Stage(
-        sample, f"quality-{name}", settings, {"image": image.fingerprint}, [], on, needs
-    ) as stage:
-        blocks = stage.map(_quality_block, image.blocks(halo=REACH), image)
-    found = _whole([row for block in blocks for row in block["slices"]], image, name)
-    sample.write_table(f"quality_{name}", _table(found, image))
-    return found
+    inputs = {"image": image.fingerprint}
+    with Stage(sample, f"quality-{name}", settings, inputs, [], on, needs) as stage:
+        summaries = stage.map(_quality_block, image.blocks(halo=REACH), image)
+    rows = [row for summary in summaries for row in summary["slices"]]
+    result = _stack_quality(rows, image, name)
+    sample.write_table(f"quality_{name}", _quality_table(result, image))
+    return result
 
 
 def _quality_block(block: ZBlock, image: Volume) -> BlockResult:
+    """Measure the slices of a block."""
     slices = image.read(block.read)
-    sketches = [sketch_of(one) for one in slices]
     first = block.read.start
-    pairs = [compared(one, other) for one, other in pairwise(sketches)]
-    rows = [
-        {**_of_slice(slices[z - first]), **_of_neighbors(sketches, pairs, z - first)}
-        for z in range(block.start, block.stop)
-    ]
-    return {}, {"slices": [{key: _plain(value) for key, value in row.items()} for row in rows]}
+    summaries = [summarize_slice(voxels) for voxels in slices]
+    pairs = [compare_slices(summary, following) for summary, following in pairwise(summaries)]
+    rows = []
+    for z in range(block.start, block.stop):
+        measures = _measure_slice(slices[z - first])
+        measures |= _compare_with_neighbors(summaries, pairs, z - first)
+        rows.append({key: _to_json(value) for key, value in measures.items()})
+    return {}, {"slices": rows}
 
 
-def _plain(value: float | NDArray[np.float64]) -> Any:
-    """As JSON has it: numbers that are none as null."""
+def _to_json(value: float | Floats) -> Any:
+    """Return a measure as JSON has it: NaN as null, arrays as lists of six digits."""
     if isinstance(value, np.ndarray):
-        return [float(f"{one:.6g}") for one in value]
+        return [float(f"{number:.6g}") for number in value]
     return None if np.isnan(value) else float(value)
 
 
-def _of_slice(image: NDArray[Any]) -> dict[str, float | NDArray[np.float64]]:
-    """Measures of one slice by itself."""
-    spectrum, rings = power_spectrum(image), ring_correlation(image)
-    top = np.iinfo(image.dtype).max
-    seen = image[image > 0]
-    found: dict[str, float | NDArray[np.float64]] = {
-        name: float("nan") for name in ("noise", "contrast", "snr_db", "sharpness")
-    }
-    found |= {"stripe_variance": np.zeros(180), "stripe_score": np.zeros(180)}
+def _measure_slice(image: NDArray[Any]) -> Measures:
+    """Return the measures of one slice by itself."""
+    measures: Measures = dict.fromkeys(("noise", "contrast", "snr_db", "sharpness"), math.nan)
+    measures["stripe_variance"] = np.zeros(180)
+    measures["stripe_score"] = np.zeros(180)
+    spectrum = power_spectrum(image)
     if spectrum is not None:
-        texture, stripes = measure_signal_and_noise(spectrum), stripes_by_direction(spectrum)
-        found |= {
-            "noise": texture.noise,
-            "contrast": texture.signal,
-            "snr_db": texture.snr_db,
-            "sharpness": texture.sharpness,
-        }
-        found |= {"stripe_variance": stripes.variance, "stripe_score": stripes.score}
-    found["resolution_px"] = float("nan") if rings is None else resolution_px(rings)
-    found["brightness"] = float(np.median(seen)) / top if seen.size else float("nan")
-    found["saturated"] = np.count_nonzero(image == top) / seen.size if seen.size else float("nan")
-    return found
+        strengths = measure_signal_and_noise(spectrum)
+        stripes = stripes_by_direction(spectrum)
+        measures["noise"] = strengths.noise
+        measures["contrast"] = strengths.signal
+        measures["snr_db"] = strengths.snr_db
+        measures["sharpness"] = strengths.sharpness
+        measures["stripe_variance"] = stripes.variance
+        measures["stripe_score"] = stripes.score
+    rings = ring_correlation(image)
+    measures["resolution_px"] = math.nan if rings is None else resolution_px(rings)
+    measures["brightness"] = measures["saturated"] = math.nan
+    top = np.iinfo(image.dtype).max
+    imaged = image[image > 0]
+    if imaged.size:
+        measures["brightness"] = float(np.median(imaged)) / top
+        measures["saturated"] = np.count_nonzero(image == top) / imaged.size
+    return measures
 
 
-def _of_neighbors(
-    sketches: Sequence[SliceSummary], pairs: Sequence[Pair], own: int
+def _compare_with_neighbors(
+    summaries: Sequence[SliceSummary], pairs: Sequence[SlicePair], position: int
 ) -> dict[str, float]:
-    """Measures of a slice beside those around it, as far as there are any; ``pairs[k]`` is of the slices k and k + 1."""
-    before = pairs[own - 1] if own else Pair(math.nan, math.nan, math.nan)
-    second = compared(sketches[own - 2], sketches[own]).likeness if own >= 2 else math.nan
-    around = [
-        other
-        for other in range(max(0, own - REACH), min(len(sketches), own + REACH + 1))
-        if other != own
-    ]
-    cells = [
-        sketches[other].cells
-        for other in around
-        if _same_place(pairs[min(own, other) : max(own, other)], sketches[own].cell_px)
-    ]
-    found = {
-        "likeness": before.likeness,
-        "second_likeness": second,
+    """Return the measures of a slice compared with those around it; NaN at the ends.
+
+    Args:
+        summaries: of the slices of a block and those around it.
+        pairs: entry k compares the slices k and k + 1.
+        position: of the slice among ``summaries``.
+    """
+    before = SlicePair(math.nan, math.nan, math.nan)
+    if position >= 1:
+        before = pairs[position - 1]
+    second_similarity = math.nan
+    if position >= 2:
+        comparison = compare_slices(summaries[position - 2], summaries[position])
+        second_similarity = comparison.similarity
+    return {
+        "similarity": before.similarity,
+        "second_similarity": second_similarity,
         "shift_y_px": before.y,
         "shift_x_px": before.x,
+        "charging": _measure_charging(summaries, pairs, position),
     }
-    is_end = own in (
-        0,
-        len(sketches) - 1,
-    )  # what changes along z would be taken for charge where there is one side alone
-    return found | {"charging": math.nan if is_end else charging(sketches[own].cells, cells)}
 
 
-def _same_place(between: Sequence[Pair], cell_px: int) -> bool:
-    """Whether slices lie over each other within a cell; of those that are like nothing it is taken for granted."""
-    y, x = (np.nansum([getattr(pair, axis) for pair in between]) for axis in ("y", "x"))
+def _measure_charging(
+    summaries: Sequence[SliceSummary], pairs: Sequence[SlicePair], position: int
+) -> float:
+    """Return the charging of a slice; NaN for the first and the last slice.
+
+    With neighbors on one side only, a change along z would be taken for charging.
+    """
+    if position in (0, len(summaries) - 1):
+        return math.nan
+    summary = summaries[position]
+    cells_around = []
+    for neighbor in range(max(0, position - REACH), min(len(summaries), position + REACH + 1)):
+        pairs_between = pairs[min(position, neighbor) : max(position, neighbor)]
+        if neighbor != position and _are_in_place(pairs_between, summary.cell_px):
+            cells_around.append(summaries[neighbor].cells)
+    return charging(summary.cells, cells_around)
+
+
+def _are_in_place(pairs_between: Sequence[SlicePair], cell_px: int) -> bool:
+    """Return whether two slices are shifted by less than a cell.
+
+    Slices between them that are not similar count as not shifted.
+    """
+    y = np.nansum([pair.y for pair in pairs_between])
+    x = np.nansum([pair.x for pair in pairs_between])
     return bool(np.hypot(y, x) < cell_px)
 
 
-def _whole(rows: list[dict[str, Any]], image: Volume, name: str) -> Quality:
-    """What all slices say together."""
-    stripes = [
-        np.array([row.pop(key) for row in rows], np.float64)
-        for key in ("stripe_variance", "stripe_score")
-    ]
-    columns = {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
-    columns["stripes"], degrees = _stripes_of(*stripes)
-    columns["spacing"] = spacing(columns["likeness"], columns["second_likeness"], WINDOW)
-    columns["shift_part"] = np.hypot(
-        columns["shift_y_px"] / image.shape[1], columns["shift_x_px"] / image.shape[2]
+def _stack_quality(rows: list[dict[str, Any]], image: Volume, name: str) -> Quality:
+    """Return the quality of a stack from the measures of all its slices."""
+    columns = {}
+    for key in rows[0]:
+        columns[key] = np.array([row[key] for row in rows], np.float64)
+    variance, scores = (columns.pop(key) for key in STRIPE_KEYS)
+    columns["stripes"], degrees = _measure_stripes(variance, scores)
+    columns["spacing"] = spacing(columns["similarity"], columns["second_similarity"], WINDOW)
+    _, height, width = image.shape
+    columns["shift_fraction"] = np.hypot(
+        columns["shift_y_px"] / height, columns["shift_x_px"] / width
     )
-    verdicts = judged(columns)
-    return Quality(name, columns, tuple(verdicts), stack_light(verdicts), degrees)
+    flags = flag_slices(columns)
+    return Quality(name, columns, tuple(flags), stack_light(flags), degrees)
 
 
-def _stripes_of(
-    variance: NDArray[np.float64], scores: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """Return (n,) how strong stripes are in every slice, and their direction in degrees; zeros and NaN where there are none.
+def _measure_stripes(variance: Floats, scores: Floats) -> tuple[Floats, float]:
+    """Return the strength of stripes in every slice, and their direction.
 
-    Stripes in most slices show in the median, and are then measured everywhere; else slices count in which they are clear by themselves.
+    Stripes in most slices show in the median, and are then measured in all slices; otherwise only
+    slices count in which stripes are clear on their own.
 
     Args:
         variance: (n, 180) of stripes along each direction.
-        scores: (n, 180) by how many standard deviations they stand out.
+        scores: (n, 180) number of standard deviations by which they stand out.
+
+    Returns:
+        (n,) standard deviations, and degrees; zeros and NaN without stripes.
     """
-    common = np.median(scores, axis=0)
-    if common.max() >= CLEAR:
-        direction, chosen = int(common.argmax()), np.ones(len(scores), bool)
+    median_scores = np.median(scores, axis=0)
+    if median_scores.max() >= MIN_MEDIAN_SCORE:
+        direction = int(median_scores.argmax())
+        is_striped = np.ones(len(scores), bool)
     else:
-        alone = scores.max(axis=1) >= CLEAR_ALONE
-        if not alone.any():
-            return np.zeros(len(scores)), float("nan")
-        direction = int(scores[alone].sum(axis=0).argmax())
-        near = [(direction + turn) % 180 for turn in (-1, 0, 1)]
-        chosen = scores[:, near].max(axis=1) >= CLEAR_ALONE
-    return np.where(chosen, np.sqrt(variance[:, direction]), 0.0), direction - 90.0
+        is_clear = scores.max(axis=1) >= MIN_SINGLE_SCORE
+        if not is_clear.any():
+            return np.zeros(len(scores)), math.nan
+        direction = int(scores[is_clear].sum(axis=0).argmax())
+        near_directions = [(direction + turn) % 180 for turn in (-1, 0, 1)]
+        is_striped = scores[:, near_directions].max(axis=1) >= MIN_SINGLE_SCORE
+    strength = np.where(is_striped, np.sqrt(variance[:, direction]), 0.0)
+    return strength, direction - 90.0
 
 
-def _table(found: Quality, image: Volume) -> pa.Table:
-    """One row a slice; strengths are parts of the range of gray levels."""
-    own, pixel = found.columns, image.voxel_size
-    order = (
-        "brightness",
-        "contrast",
-        "noise",
-        "snr_db",
-        "sharpness",
-        "stripes",
-        "charging",
-        "saturated",
-        "likeness",
-        "spacing",
-    )
-    columns: dict[str, Any] = {
-        "z": np.arange(len(found.verdicts)),
-        **{name: own[name] for name in order},
-    }
-    columns["resolution_nm"] = own["resolution_px"] * np.sqrt(pixel.y * pixel.x)
-    columns |= {
-        "shift_y_nm": own["shift_y_px"] * pixel.y,
-        "shift_x_nm": own["shift_x_px"] * pixel.x,
-    }
-    columns |= {
-        "light": [one.light.value for one in found.verdicts],
-        "remarks": ["; ".join(one.remarks) for one in found.verdicts],
-    }
+def _quality_table(result: Quality, image: Volume) -> pa.Table:
+    """Return a row for each slice; strengths are fractions of the range of gray levels."""
+    measures, pixel = result.columns, image.voxel_size
+    columns: dict[str, Any] = {"z": np.arange(len(result.flags))}
+    for name in TABLE_COLUMNS:
+        columns[name] = measures[name]
+    columns["resolution_nm"] = measures["resolution_px"] * np.sqrt(pixel.y * pixel.x)
+    columns["shift_y_nm"] = measures["shift_y_px"] * pixel.y
+    columns["shift_x_nm"] = measures["shift_x_px"] * pixel.x
+    columns["light"] = [flag.light.value for flag in result.flags]
+    columns["remarks"] = ["; ".join(flag.remarks) for flag in result.flags]
     return pa.table(columns)

@@ -1,6 +1,7 @@
-"""Noise in resin, which is the same material in every sample (thesis 2.3): its standard deviation where somebody marked resin.
+"""Noise in resin (thesis 2.3): the standard deviation of gray levels in areas of resin.
 
-Areas are boolean (y, x) masks of a picture. Where nobody marked resin, the most featureless squares may be proposed; they are a proposal.
+Resin is the same material in every sample. Areas are boolean (y, x) masks of an image. Where no
+resin is marked, the most featureless squares may be proposed as resin (see ``propose_resin``).
 """
 
 import math
@@ -16,20 +17,30 @@ from sparsem.errors import InputError
 from sparsem.image.noise import measure_signal_and_noise
 from sparsem.image.spectrum import power_spectrum
 
-LEAST_PX = 1000  # of resin: the standard deviation of fewer pixels is good to no more than 2 %
-PROPOSED = 6  # squares
-SQUARE_PX, LEAST_EDGE_PX = 96, 32  # their edge: an eighth of the picture's, but within these
-FEATURELESS = 0.54  # part of a square's standard deviation that smoothing leaves: in resin 0.05 to 0.53 on real pictures, in tissue more
-ALL_NOISE = 1.6  # times the noise of the picture that resin varies at most: 1.1 to 1.5 on real pictures, packed axons 2.3
-SHOWN_PX = 900  # longest edge of a picture of it
-MARKED_COLOR, PROPOSED_COLOR = (0, 114, 178), (230, 159, 0)
-SMOOTHED_PX = (
-    3.0  # standard deviation of the Gaussian after which noise is small beside what is seen
-)
+MIN_RESIN_PX = 1000  # the standard deviation of fewer pixels is accurate to no more than 2 %
+MAX_PROPOSED_SQUARES = 6
+# Edge of the proposed squares, px: an eighth of the image's, within these limits.
+MAX_SQUARE_PX = 96
+MIN_SQUARE_PX = 32
+# Maximum fraction of a square's standard deviation that is left after smoothing: in resin 0.05 to
+# 0.53 on real images, in tissue more.
+MAX_SMOOTHED_FRACTION = 0.54
+# Maximum standard deviation of resin, as a multiple of the noise of the image: 1.1 to 1.5 on real
+# images, 2.3 in packed axons.
+MAX_NOISE_FACTOR = 1.6
+MAX_BLACK_FRACTION = 0.001  # of a proposed square
+# Standard deviation of the Gaussian after which noise is small compared with structure.
+SMOOTHING_PX = 3.0
+MAX_OVERLAY_PX = 900  # longest edge of a rendering of the resin
+# RGB.
+MARKED_COLOR = (0, 114, 178)
+PROPOSED_COLOR = (230, 159, 0)
+
+Mask = NDArray[np.bool_]
 
 
 class Box(NamedTuple):
-    """Rows and columns of a picture, from the first to before the last."""
+    """Rows top to bottom and columns left to right of an image; bottom and right are exclusive."""
 
     top: int
     left: int
@@ -39,113 +50,73 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Resin:
-    """Where resin is in a picture.
+    """The areas of resin in an image.
 
     Attributes:
-        parts: (y, x) masks; one where somebody marked it, and of a proposal one a square.
-        is_proposal: nobody marked it.
+        parts: (y, x) masks; a single one if resin was marked, one for each square of a proposal.
+        is_proposal: resin was not marked; the parts are a proposal.
     """
 
-    parts: tuple[NDArray[np.bool_], ...]
+    parts: tuple[Mask, ...]
     is_proposal: bool
 
     @property
-    def area(self) -> NDArray[np.bool_]:
-        """(y, x) all of it; of no parts there is none."""
+    def area(self) -> Mask:
+        """Mask (y, x) of all parts; empty without parts."""
         return np.asarray(np.logical_or.reduce(self.parts), bool)
 
-    def noise(self, picture: NDArray[Any]) -> float:
-        """Standard deviation 0..1 where resin was marked; of a proposal, whose squares may show different things, the median of theirs.
+    def noise(self, image: NDArray[Any]) -> float:
+        """Return the standard deviation in resin, 0..1 of the range of gray levels.
+
+        For a proposal, whose squares may show different things, it is the median of the squares;
+        NaN without parts.
 
         Raises:
-            InputError: as ``noise_in``.
+            InputError: see ``noise_in_area``.
         """
-        return (
-            float(np.median([noise_in(picture, part) for part in self.parts]))
-            if self.parts
-            else math.nan
-        )
+        if not self.parts:
+            return math.nan
+        return float(np.median([noise_in_area(image, part) for part in self.parts]))
 
 
-def proposal(picture: NDArray[Any]) -> Resin:
-    """The most featureless squares of a picture (see ``proposed``), if there are any in which noise is most of what there is.
-
-    Of noise little is left when it is smoothed; of tissue most is.
-    """
-    shape = (picture.shape[0], picture.shape[1])
-    spectrum = power_spectrum(picture)
-    noise = (
-        measure_signal_and_noise(spectrum).noise * float(np.iinfo(picture.dtype).max)
-        if spectrum
-        else 0.0
-    )
-    smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMOOTHED_PX)
-    parts = []
-    for box in proposed(picture):
-        inside = np.s_[box.top : box.bottom, box.left : box.right]
-        spread = picture[inside].std()
-        if (
-            picture[inside].size >= LEAST_PX
-            and smooth[inside].std() < FEATURELESS * spread
-            and spread < ALL_NOISE * noise
-        ):
-            parts.append(area_of_boxes([box], shape))
-    return Resin(tuple(parts), True)
-
-
-def overlay(picture: NDArray[Any], resin: Resin) -> NDArray[np.uint8]:
-    """(y, x, 3), at most 900 px wide or high: what was marked in blue, what is proposed in orange frames."""
-    factor = min(1.0, SHOWN_PX / max(picture.shape))
-    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    small = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    low, high = np.percentile(small, (0.5, 99.5))
-    shown = np.repeat(
-        np.clip((small - low) / max(high - low, 1e-6) * 255, 0, 255)[..., None], 3, axis=2
-    )
-    for part in resin.parts:
-        area = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        if resin.is_proposal:
-            shown[area > cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)] = PROPOSED_COLOR
-        else:
-            shown[area > 0] = 0.6 * shown[area > 0] + 0.4 * np.array(MARKED_COLOR)
-    return shown.astype(np.uint8)
-
-
-def noise_in(picture: NDArray[Any], area: NDArray[np.bool_]) -> float:
-    """Standard deviation of the pixels of an area, 0..1 of the range of gray levels.
+def noise_in_area(image: NDArray[Any], area: Mask) -> float:
+    """Return the standard deviation of the pixels of an area, 0..1 of the range of gray levels.
 
     Raises:
-        InputError: the area has another shape, or too few pixels.
+        InputError: the area has another shape than the image, or too few pixels.
     """
-    if area.shape != picture.shape:
+    if area.shape != image.shape:
         raise InputError(
-            f"Resin is marked on the picture itself; its shape is {picture.shape}, that of the mask {area.shape}."
+            f"The mask of resin has the shape {area.shape}, the image {image.shape}; "
+            "expected the same."
         )
-    if (count := int(np.count_nonzero(area))) < LEAST_PX:
-        raise InputError(f"{count} pixels are marked as resin; expected at least {LEAST_PX}.")
-    return float(picture[area].std(dtype=np.float64)) / float(np.iinfo(picture.dtype).max)
+    count = int(np.count_nonzero(area))
+    if count < MIN_RESIN_PX:
+        raise InputError(f"{count} pixels are marked as resin; expected at least {MIN_RESIN_PX}.")
+    return float(image[area].std(dtype=np.float64)) / float(np.iinfo(image.dtype).max)
 
 
-def area_of_boxes(boxes: Sequence[Box], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of boxes.
+def mask_from_boxes(boxes: Sequence[Box], shape: tuple[int, int]) -> Mask:
+    """Return a mask of the pixels of boxes.
 
     Raises:
-        InputError: one is empty, or reaches beyond the picture.
+        InputError: a box is empty, or reaches beyond the image.
     """
-    area = np.zeros(shape, bool)
+    mask = np.zeros(shape, bool)
     for box in boxes:
-        if not (0 <= box.top < box.bottom <= shape[0] and 0 <= box.left < box.right <= shape[1]):
+        has_rows = 0 <= box.top < box.bottom <= shape[0]
+        has_columns = 0 <= box.left < box.right <= shape[1]
+        if not (has_rows and has_columns):
             raise InputError(
-                f"The box {' '.join(map(str, box))} (top left bottom right) does not lie in a picture of {shape} px."
+                f"The box {' '.join(map(str, box))} (top left bottom right) does not lie in an "
+                f"image of {shape} px."
             )
-        area[box.top : box.bottom, box.left : box.right] = True
-    return area
+        mask[box.top : box.bottom, box.left : box.right] = True
+    return mask
 
 
-def area_of_polygon(
-    corners: Sequence[tuple[float, float]], shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """The pixels inside a polygon of (y, x) corners.
+def mask_from_polygon(corners: Sequence[tuple[float, float]], shape: tuple[int, int]) -> Mask:
+    """Return a mask of the pixels inside a polygon of (y, x) corners.
 
     Raises:
         InputError: fewer than three corners.
@@ -153,33 +124,98 @@ def area_of_polygon(
     if len(corners) < 3:
         raise InputError(f"A polygon has at least three corners; got {len(corners)}.")
     points = np.array([(x, y) for y, x in corners], np.float64).round().astype(np.int32)
-    area = np.zeros(shape, np.uint8)
-    cv2.fillPoly(area, [points], 1)
-    return area > 0
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [points], 1)
+    return mask > 0
 
 
-def proposed(picture: NDArray[Any]) -> list[Box]:
-    """The squares of a picture in which least is to be seen, at most six, none over another; black ones, which nobody imaged, are none.
+def propose_resin(image: NDArray[Any]) -> Resin:
+    """Propose the most featureless squares of an image as resin, where these contain mainly noise.
 
-    What is seen is what is left when noise is smoothed away: its standard deviation, and that of the square's halves against each other.
+    Smoothing removes most of noise, but little of tissue.
     """
-    edge = min(max(LEAST_EDGE_PX, min(SQUARE_PX, min(picture.shape) // 8)), *picture.shape)
-    smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMOOTHED_PX)
-    black = (picture == 0).astype(np.float32)
-    means, squares, unseen = (
-        cv2.boxFilter(one, -1, (edge, edge), borderType=cv2.BORDER_REFLECT)
-        for one in (smooth, smooth * smooth, black)
-    )
-    seen = np.maximum(squares - means * means, 0)
-    seen[unseen > 0.001] = np.inf
+    shape = (image.shape[0], image.shape[1])
+    spectrum = power_spectrum(image)
+    noise = 0.0
+    if spectrum:
+        noise = measure_signal_and_noise(spectrum).noise * float(np.iinfo(image.dtype).max)
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), SMOOTHING_PX)
+    parts = []
+    for box in featureless_squares(image):
+        square = np.s_[box.top : box.bottom, box.left : box.right]
+        deviation = image[square].std()
+        is_large = image[square].size >= MIN_RESIN_PX
+        if (
+            is_large
+            and smooth[square].std() < MAX_SMOOTHED_FRACTION * deviation
+            and deviation < MAX_NOISE_FACTOR * noise
+        ):
+            parts.append(mask_from_boxes([box], shape))
+    return Resin(tuple(parts), is_proposal=True)
+
+
+def featureless_squares(image: NDArray[Any]) -> list[Box]:
+    """Return the squares of an image with the least structure: at most six, without overlap.
+
+    Structure is what is left when noise is smoothed away: its standard deviation, and that of the
+    square's halves against each other. Black squares, which were not imaged, are left out.
+    """
+    height, width = image.shape
+    preferred = max(MIN_SQUARE_PX, min(MAX_SQUARE_PX, min(height, width) // 8))
+    edge = min(preferred, height, width)
+    structure = _structure_around(image, edge)
+    # ``structure`` is stored at the centers of squares; here it is needed at their corners.
     half = edge // 2
-    inner = np.s_[
-        half : picture.shape[0] - (edge - half) + 1, half : picture.shape[1] - (edge - half) + 1
-    ]
-    left = seen[inner].copy()
-    found: list[Box] = []
-    while len(found) < PROPOSED and left.size and np.isfinite(left.min()):
-        top, first = (int(place) for place in np.unravel_index(int(left.argmin()), left.shape))
-        found.append(Box(top, first, top + edge, first + edge))
-        left[max(0, top - edge + 1) : top + edge, max(0, first - edge + 1) : first + edge] = np.inf
-    return found
+    inner = np.s_[half : height - (edge - half) + 1, half : width - (edge - half) + 1]
+    remaining = structure[inner].copy()
+    boxes: list[Box] = []
+    while len(boxes) < MAX_PROPOSED_SQUARES and remaining.size and np.isfinite(remaining.min()):
+        corner = np.unravel_index(int(remaining.argmin()), remaining.shape)
+        top, left = (int(index) for index in corner)
+        boxes.append(Box(top, left, top + edge, left + edge))
+        rows = slice(max(0, top - edge + 1), top + edge)
+        columns = slice(max(0, left - edge + 1), left + edge)
+        remaining[rows, columns] = np.inf
+    return boxes
+
+
+def _structure_around(image: NDArray[Any], edge: int) -> NDArray[np.float32]:
+    """Return the variance of the smoothed image in a square around every pixel.
+
+    It is infinite where the square is black.
+    """
+
+    def box_mean(values: NDArray[np.float32]) -> NDArray[Any]:
+        return np.asarray(cv2.boxFilter(values, -1, (edge, edge), borderType=cv2.BORDER_REFLECT))
+
+    smooth = np.asarray(
+        cv2.GaussianBlur(image.astype(np.float32), (0, 0), SMOOTHING_PX), np.float32
+    )
+    means = box_mean(smooth)
+    squares = box_mean(smooth * smooth)
+    black_fraction = box_mean((image == 0).astype(np.float32))
+    variance = np.maximum(squares - means * means, 0)
+    variance[black_fraction > MAX_BLACK_FRACTION] = np.inf
+    return np.asarray(variance)
+
+
+def resin_overlay(image: NDArray[Any], resin: Resin) -> NDArray[np.uint8]:
+    """Return a rendering (y, x, 3) of an image with its resin, at most 900 px wide or high.
+
+    Marked resin is blue, proposed squares have orange frames.
+    """
+    height, width = image.shape
+    factor = min(1.0, MAX_OVERLAY_PX / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    low, high = np.percentile(small, (0.5, 99.5))
+    gray = np.clip((small - low) / max(high - low, 1e-6) * 255, 0, 255)
+    colors = np.repeat(gray[..., None], 3, axis=2)
+    for part in resin.parts:
+        area = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        if resin.is_proposal:
+            inside = cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)
+            colors[area > inside] = PROPOSED_COLOR
+        else:
+            colors[area > 0] = 0.6 * colors[area > 0] + 0.4 * np.array(MARKED_COLOR)
+    return colors.astype(np.uint8)

@@ -1,6 +1,6 @@
-"""What differences and correlations of few numbers are worth: intervals, tests, and their correction for being many.
+"""Correlations of metrics and differences between groups: intervals, tests, multiple testing.
 
-Numbers are (n,) float64; those that are NaN in either of two are left out of both.
+Values are (n,) float64; pairs in which either value is NaN are left out.
 """
 
 import math
@@ -12,21 +12,26 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
-MOST_EXACT, MOST_WAYS = 10_000, 20_000
-LEAST = 4  # pairs: an interval of a correlation has n - 3 in its denominator
+MAX_EXACT_PAIRS = 10_000  # pairs of values for which the exact rank sum test is fast
+MAX_PERMUTATIONS = 20_000
+MAX_COUNTED_VALUES = 60  # of more values the permutations are not counted: there are too many
+MIN_PAIRS = 4  # an interval of a correlation has n - 3 in its denominator
+MIN_GROUP = 2  # values; a single value has no spread
 
 Values = NDArray[np.float64]
 
 
 class Correlation(NamedTuple):
-    """Of two measures; NaN where there are fewer than four pairs, or one of the two does not change.
+    """The correlation of two measures.
+
+    It is NaN where there are fewer than four pairs, or one of the measures does not change.
 
     Attributes:
-        n: pairs.
+        n: number of pairs.
         value: -1..1.
-        low: of the 95 % confidence interval.
-        high: of the same.
-        p: that it is 0 in truth.
+        low: lower end of the 95 % confidence interval.
+        high: upper end of the interval.
+        p: probability of such a value if both are uncorrelated.
     """
 
     n: int
@@ -37,13 +42,15 @@ class Correlation(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Of two groups.
+    """The difference between two groups.
 
     Attributes:
-        n: numbers of the one and of the other.
-        medians: of the one and of the other; NaN of none.
-        delta: Cliff's delta, -1..1: how much oftener a number of the second is larger than one of the first than smaller.
-        p: that both are the same, by the rank sum test of Mann and Whitney; NaN with fewer than two in a group.
+        n: number of values in each group.
+        medians: of each group; NaN for an empty group.
+        delta: Cliff's delta, -1..1: how much more often a value of the second group is larger than
+            one of the first group than it is smaller.
+        p: probability of such a difference if both groups are equal, by the rank sum test of Mann
+            and Whitney; NaN with fewer than two values in a group.
     """
 
     n: tuple[int, int]
@@ -52,78 +59,114 @@ class Difference(NamedTuple):
     p: float
 
 
-def pearson(one: Values, other: Values) -> Correlation:
-    """Linear correlation, with Fisher's interval."""
-    one, other = _both(one, other)
-    if not _varies(one, other):
-        return Correlation(len(one), np.nan, np.nan, np.nan, np.nan)
-    found = stats.pearsonr(one, other)
-    low, high = found.confidence_interval(CONFIDENCE)
+def pearson_correlation(first: Values, second: Values) -> Correlation:
+    """Return the linear correlation, with Fisher's interval."""
+    first, second = _known_pairs(first, second)
+    if not _can_correlate(first, second):
+        return Correlation(len(first), np.nan, np.nan, np.nan, np.nan)
+    result = stats.pearsonr(first, second)
+    low, high = result.confidence_interval(CONFIDENCE)
     return Correlation(
-        len(one), float(found.statistic), float(low), float(high), float(found.pvalue)
+        n=len(first),
+        value=float(result.statistic),
+        low=float(low),
+        high=float(high),
+        p=float(result.pvalue),
     )
 
 
-def spearman(one: Values, other: Values) -> Correlation:
-    """Rank correlation, with the interval of Bonett and Wright (2000): Fisher's, wider by the factor 1 + rho^2 / 2 of the variance."""
-    one, other = _both(one, other)
-    if not _varies(one, other):
-        return Correlation(len(one), np.nan, np.nan, np.nan, np.nan)
-    found = stats.spearmanr(one, other)
-    rho = float(found.statistic)
-    middle = np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15))
-    half = stats.norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt((1 + rho**2 / 2) / (len(one) - 3))
+def spearman_correlation(first: Values, second: Values) -> Correlation:
+    """Return the rank correlation, with the interval of Bonett and Wright (2000).
+
+    The interval is Fisher's with a variance that is larger by the factor 1 + rho^2 / 2.
+    """
+    first, second = _known_pairs(first, second)
+    if not _can_correlate(first, second):
+        return Correlation(len(first), np.nan, np.nan, np.nan, np.nan)
+    result = stats.spearmanr(first, second)
+    rho = float(result.statistic)
+    center = np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15))
+    standard_error = np.sqrt((1 + rho**2 / 2) / (len(first) - 3))
+    half_width = stats.norm.ppf(0.5 + CONFIDENCE / 2) * standard_error
     return Correlation(
-        len(one),
-        rho,
-        float(np.tanh(middle - half)),
-        float(np.tanh(middle + half)),
-        float(found.pvalue),
+        n=len(first),
+        value=rho,
+        low=float(np.tanh(center - half_width)),
+        high=float(np.tanh(center + half_width)),
+        p=float(result.pvalue),
     )
 
 
-def _both(one: Values, other: Values) -> tuple[Values, Values]:
-    known = np.isfinite(one) & np.isfinite(other)
-    return one[known], other[known]
+def _known_pairs(first: Values, second: Values) -> tuple[Values, Values]:
+    """Return the pairs of which both values are known."""
+    known = np.isfinite(first) & np.isfinite(second)
+    return first[known], second[known]
 
 
-def _varies(one: Values, other: Values) -> bool:
-    return len(one) >= LEAST and bool(np.ptp(one) > 0 and np.ptp(other) > 0)
+def _can_correlate(first: Values, second: Values) -> bool:
+    """Return whether there are enough pairs, and both measures change."""
+    return len(first) >= MIN_PAIRS and bool(np.ptp(first) > 0 and np.ptp(second) > 0)
 
 
-def difference(one: Values, other: Values) -> Difference:
-    """Two groups beside each other."""
-    one, other = one[np.isfinite(one)], other[np.isfinite(other)]
-    medians = tuple(float(np.median(each)) if len(each) else float("nan") for each in (one, other))
-    delta, p = float("nan"), float("nan")
-    if len(one) and len(other):
-        found = stats.mannwhitneyu(one, other, method=_way(one, other))
-        delta = float(1 - 2 * found.statistic / (len(one) * len(other)))
-        p = float(found.pvalue) if min(len(one), len(other)) >= 2 else float("nan")
-    return Difference((len(one), len(other)), (medians[0], medians[1]), delta, p)
+def group_difference(first: Values, second: Values) -> Difference:
+    """Return the difference between two groups."""
+    first = first[np.isfinite(first)]
+    second = second[np.isfinite(second)]
+    delta = p = float("nan")
+    if len(first) and len(second):
+        result = stats.mannwhitneyu(first, second, method=_test_method(first, second))
+        delta = float(1 - 2 * result.statistic / (len(first) * len(second)))
+        if min(len(first), len(second)) >= MIN_GROUP:
+            p = float(result.pvalue)
+    return Difference(
+        n=(len(first), len(second)), medians=(_median(first), _median(second)), delta=delta, p=p
+    )
 
 
-def _way(one: Values, other: Values) -> Any:
-    """Exact as long as that is quick; with ties by all ways to share the numbers while these can be counted; else by the normal law."""
-    together = np.concatenate([one, other])
-    if min(len(one), len(other)) < 2:
-        return "asymptotic"  # of which only the statistic is used
-    if len(np.unique(together)) == len(together):
-        return "exact" if len(one) * len(other) <= MOST_EXACT else "asymptotic"
-    ways = math.comb(len(together), len(one)) if len(together) <= 60 else MOST_WAYS + 1
-    return stats.PermutationMethod(n_resamples=MOST_WAYS) if ways <= MOST_WAYS else "asymptotic"
+def _median(values: Values) -> float:
+    """Return the median; NaN for no values."""
+    return float(np.median(values)) if len(values) else float("nan")
 
 
-def least_p(n: tuple[int, int]) -> float:
-    """The smallest p that two groups of so many numbers can come to: all of the one are larger than all of the other."""
-    return difference(np.arange(n[0], dtype=np.float64), n[0] + np.arange(n[1], dtype=np.float64)).p
+def _test_method(first: Values, second: Values) -> Any:
+    """Return how the p value of the rank sum test is computed.
+
+    It is exact as long as that is fast; with ties by all permutations while they can be counted;
+    else by the normal approximation.
+    """
+    pooled = np.concatenate([first, second])
+    if min(len(first), len(second)) < MIN_GROUP:
+        return "asymptotic"  # only the statistic is used
+    has_ties = len(np.unique(pooled)) < len(pooled)
+    if not has_ties:
+        return "exact" if len(first) * len(second) <= MAX_EXACT_PAIRS else "asymptotic"
+    if len(pooled) > MAX_COUNTED_VALUES:
+        return "asymptotic"
+    if math.comb(len(pooled), len(first)) > MAX_PERMUTATIONS:
+        return "asymptotic"
+    return stats.PermutationMethod(n_resamples=MAX_PERMUTATIONS)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Corrected for being many (Holm 1979): with these, one false alarm in all is as likely as p says; NaN stay, and do not count."""
+def smallest_p(n: tuple[int, int]) -> float:
+    """Return the smallest p value that two groups of so many values can reach.
+
+    All values of one group are then larger than all of the other.
+    """
+    first = np.arange(n[0], dtype=np.float64)
+    second = n[0] + np.arange(n[1], dtype=np.float64)
+    return group_difference(first, second).p
+
+
+def holm_correction(p: Sequence[float]) -> list[float]:
+    """Return p values corrected for multiple testing (Holm 1979).
+
+    The corrected value bounds the probability of a single false positive among all tests. NaN stay
+    NaN, and do not count as tests.
+    """
     values = np.asarray(p, np.float64)
     known = np.flatnonzero(~np.isnan(values))
     order = known[np.argsort(values[known], kind="stable")]
-    out = np.full(len(values), np.nan)
-    out[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)))
-    return [float(one) for one in out]
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.full(len(values), np.nan)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(values[order] * factors))
+    return [float(value) for value in corrected]

@@ -36,7 +36,7 @@ SLICE_MEASURES = {
     "saturated": "saturated (fraction of pixels)",
     "shift_y_nm": "shift from previous slice, y (nm)",
     "shift_x_nm": "shift from previous slice, x (nm)",
-    "likeness": "similarity to previous slice",
+    "similarity": "similarity to previous slice",
     "spacing": "distance from previous slice (slices)",
 }
 

@@ -1,4 +1,4 @@
-"""Pictures: metrics beside a reference against other implementations; learnt metrics; whole pictures, tiles, resin, bad input."""
+"""Quality of single images: metrics compared with other implementations; tiles, resin, invalid input."""
 
 import json
 import math
@@ -20,17 +20,21 @@ from torchvision.models import vgg16
 from sparsem.cli.app import main
 from sparsem.errors import InputError, SettingsError
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
-from sparsem.quality.full_reference import as_tensor, beside, mean_squared_error, psnr_of
-from sparsem.quality.image_metrics import METRICS, measured, tables
-from sparsem.quality.images import ImagesSettings, pictures, write_tables
-from sparsem.quality.learned_metrics import brisque, dists, loaded
-from sparsem.quality.resin import Resin, proposal
+from sparsem.quality.full_reference import (
+    as_tensor,
+    full_reference_metrics,
+    mean_squared_error,
+    psnr_from_error,
+)
+from sparsem.quality.image_metrics import METRICS, measure_metrics, quality_tables
+from sparsem.quality.image_series import ImagesSettings
+from sparsem.quality.images import measure_image_quality, write_quality_tables
+from sparsem.quality.learned_metrics import brisque, dists, find_weight_files
+from sparsem.quality.resin import Resin, propose_resin
 from sparsem.settings import changed, parse
 from sparsem.workflow.execution import Execution
 
-pytestmark = pytest.mark.xdist_group(
-    "pictures"
-)  # one process writes the weights of a large network
+pytestmark = pytest.mark.xdist_group("images")  # one process writes the weights of a large network
 
 QUIET = Execution(quiet=True)
 Image = NDArray[Any]
@@ -55,10 +59,10 @@ def noisy(image: Image, noise: float, seed: int = 0) -> Image:
 
 @pytest.mark.parametrize("scale", [1, 257])
 def test_psnr_and_ssim_are_those_of_scikit_image(clean: Image, scale: int) -> None:
-    """257 brings 8 to 16 bit: the same picture, the same numbers."""
+    """The factor 257 turns 8 into 16 bit: the same image, the same numbers."""
     kind = np.uint8 if scale == 1 else np.uint16
     one, other = (gray(each.astype(float) * scale, kind) for each in (noisy(clean, 12), clean))
-    found, top = beside(one, other), np.iinfo(kind).max
+    found, top = full_reference_metrics(one, other), np.iinfo(kind).max
     assert found["psnr_db"] == pytest.approx(
         peak_signal_noise_ratio(other, one, data_range=top), abs=1e-6
     )
@@ -84,7 +88,7 @@ def plain_ssim_maps(one: NDArray[np.float64], other: NDArray[np.float64]) -> tup
     return float((light * contrast).mean()), float(contrast.mean())
 
 
-def test_multi_scale_ssim_is_the_paper_s(clean: Image) -> None:
+def test_multi_scale_ssim_follows_the_paper(clean: Image) -> None:
     """Wang et al. 2003: contrast and structure at five scales, light at the last, to the powers of its table."""
     pair = [each[:352, :352].astype(float) / 255 for each in (noisy(clean, 20), clean)]
     product = 1.0
@@ -96,11 +100,11 @@ def test_multi_scale_ssim_is_the_paper_s(clean: Image) -> None:
             each.reshape(each.shape[0] // 2, 2, each.shape[1] // 2, 2).mean(axis=(1, 3))
             for each in pair
         ]
-    found = beside(noisy(clean, 20)[:352, :352], clean[:352, :352])["ms_ssim"]
+    found = full_reference_metrics(noisy(clean, 20)[:352, :352], clean[:352, :352])["ms_ssim"]
     assert found == pytest.approx(product, abs=1e-3)
 
 
-def test_gmsd_is_the_paper_s(clean: Image) -> None:
+def test_gmsd_follows_the_paper(clean: Image) -> None:
     """Xue et al. 2014: means of 2 x 2, Prewitt's gradients, the standard deviation of their similarity; T is 170 of 255 squared."""
     smaller = [
         each.astype(float).reshape(200, 2, 180, 2).mean(axis=(1, 3))
@@ -115,10 +119,12 @@ def test_gmsd_is_the_paper_s(clean: Image) -> None:
         for each in smaller
     ]
     similar = (2 * size[0] * size[1] + 170) / (size[0] ** 2 + size[1] ** 2 + 170)
-    assert beside(noisy(clean, 20), clean)["gmsd"] == pytest.approx(float(similar.std()), abs=1e-3)
+    assert full_reference_metrics(noisy(clean, 20), clean)["gmsd"] == pytest.approx(
+        float(similar.std()), abs=1e-3
+    )
 
 
-def test_sr_sim_is_the_paper_s(clean: Image) -> None:
+def test_sr_sim_follows_the_paper(clean: Image) -> None:
     """Zhang & Li 2012: similarity of spectral residual saliency and of Scharr's gradients, weighted by the larger saliency."""
     pair = [each.astype(float)[:256, :256] for each in (noisy(clean, 20), clean)]
     saliency = [plain_saliency(each) for each in pair]
@@ -134,9 +140,9 @@ def test_sr_sim_is_the_paper_s(clean: Image) -> None:
     similar *= ((2 * slope[0] * slope[1] + 225) / (slope[0] ** 2 + slope[1] ** 2 + 225)) ** 0.5
     weight = np.maximum(*saliency)
     expected = float((similar * weight).sum() / weight.sum())
-    assert beside(noisy(clean, 20)[:256, :256], clean[:256, :256])["sr_sim"] == pytest.approx(
-        expected, abs=1e-3
-    )
+    assert full_reference_metrics(noisy(clean, 20)[:256, :256], clean[:256, :256])[
+        "sr_sim"
+    ] == pytest.approx(expected, abs=1e-3)
 
 
 def plain_saliency(image: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,14 +184,14 @@ def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.fl
 
 def test_directions(clean: Image) -> None:
     """More noise is worse by every metric, in the direction that its entry states; what is identical is best."""
-    rows = [beside(noisy(clean, noise), clean) for noise in (4, 10, 25)]
-    same = beside(clean, clean)
+    rows = [full_reference_metrics(noisy(clean, noise), clean) for noise in (4, 10, 25)]
+    same = full_reference_metrics(clean, clean)
     for name, values in same.items():
         own = [row[name] * METRICS[name].better for row in rows]
         assert own == sorted(own, reverse=True), name
         assert values * METRICS[name].better > own[0], name
     assert [same["psnr_db"], same["ssim"], same["gmsd"]] == pytest.approx([100, 1, 0], abs=1e-6)
-    assert psnr_of(0.01) == pytest.approx(20)
+    assert psnr_from_error(0.01) == pytest.approx(20)
 
 
 @pytest.fixture(scope="module")
@@ -204,12 +210,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_learnt_metrics_are_piq_s(
+def test_trained_metrics_agree_with_piq(
     weights: Path, clean: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same numbers as piq gives that loads the same files in its own way; DISTS of what is identical is 0."""
-    files = loaded(weights).files
-    assert not loaded(weights).missing
+    """piq, which loads the same files in its own way, gives the same numbers; DISTS of identical images is 0."""
+    files = find_weight_files(weights).files
+    assert not find_weight_files(weights).missing
     kept = {
         name: torch.load(weights / name, weights_only=True)
         for name in ("brisque_svm_weights.pt", "dists_weights.pt")
@@ -238,8 +244,8 @@ def test_learnt_metrics_are_piq_s(
     assert found > 0
 
 
-def test_dists_is_the_paper_s(weights: Path, clean: Image) -> None:
-    """Ding et al. 2020: of the picture and five stages of VGG16, likeness of means and of covariance, weighted by channel, taken from 1."""
+def test_dists_follows_the_paper(weights: Path, clean: Image) -> None:
+    """Ding et al. 2020: 1 less the weighted similarity of means and of covariance in five stages of VGG16."""
     layers = torch.load(weights / "vgg16-397923af.pth", weights_only=True)
     factors = torch.load(weights / "dists_weights.pt", weights_only=True)
     mean, spread = (
@@ -264,7 +270,7 @@ def test_dists_is_the_paper_s(weights: Path, clean: Image) -> None:
             found.append(x)
         return found
 
-    likeness, first = 0.0, 0
+    similarity, first = 0.0, 0
     for one, other in zip(
         stages(noisy(clean, 9)[:128, :128]), stages(clean[:128, :128]), strict=True
     ):
@@ -273,15 +279,17 @@ def test_dists_is_the_paper_s(weights: Path, clean: Image) -> None:
         together = ((a - a.mean(1, keepdim=True)) * (b - b.mean(1, keepdim=True))).mean(1)
         texture = (2 * together + 1e-6) / (a.var(1, correction=0) + b.var(1, correction=0) + 1e-6)
         own = slice(first, first + len(a))
-        likeness += float(
+        similarity += float(
             (factors["alpha"][0, own, 0, 0] * light + factors["beta"][0, own, 0, 0] * texture).sum()
         )
         first += len(a)
-    found = dists(noisy(clean, 9)[:128, :128], clean[:128, :128], loaded(weights).files["dists"])
-    assert found == pytest.approx(1 - likeness, abs=1e-3)
+    found = dists(
+        noisy(clean, 9)[:128, :128], clean[:128, :128], find_weight_files(weights).files["dists"]
+    )
+    assert found == pytest.approx(1 - similarity, abs=1e-3)
 
 
-def test_learnt_metrics_that_are_not_at_hand_are_told(
+def test_missing_weights_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
 ) -> None:
     def offline(url: str, place: str, progress: bool) -> None:
@@ -289,19 +297,19 @@ def test_learnt_metrics_that_are_not_at_hand_are_told(
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    found = loaded(None)
+    found = find_weight_files(None)
     assert not found.files
     assert (
-        "BRISQUE is not measured: brisque_svm_weights.pt cannot be fetched (https://"
+        "BRISQUE is not measured: brisque_svm_weights.pt cannot be downloaded (https://"
         in found.missing[0]
     )
     assert "dists_weights.pt and vgg16-397923af.pth" in found.missing[1]
-    assert "they are not in" in loaded(tmp_path).missing[0]
+    assert "they are not in" in find_weight_files(tmp_path).missing[0]
     with pytest.raises(
         InputError,
         match=r"There is no folder .*nowhere with weights of metrics; expected brisque_svm_weights.pt",
     ):
-        loaded(tmp_path / "nowhere")
+        find_weight_files(tmp_path / "nowhere")
     (tmp_path / "brisque_svm_weights.pt").write_bytes(b"no tensors")
     with pytest.raises(InputError, match="is damaged, or holds more than tensors"):
         brisque(
@@ -318,39 +326,41 @@ def test_learnt_metrics_that_are_not_at_hand_are_told(
         )
 
 
-def test_a_picture_and_its_tiles(clean: Image, weights: Path) -> None:
-    picture, area = noisy(clean, 8), np.zeros(clean.shape, bool)
+def test_an_image_and_its_tiles(clean: Image, weights: Path) -> None:
+    image, area = noisy(clean, 8), np.zeros(clean.shape, bool)
     area[10:60, 20:90] = True
-    whole, tiles = measured(picture, clean, Resin((area,), False), loaded(weights).files, 180)
+    whole, tiles = measure_metrics(
+        image, clean, Resin((area,), False), find_weight_files(weights).files, 180
+    )
     assert {(tile.top, tile.left) for tile in tiles} == {(0, 0), (0, 180), (220, 0), (220, 180)}
     assert all(math.isfinite(whole[name]) for name in METRICS)
-    assert whole["resin_noise"] == pytest.approx(picture[area].std() / 255)
+    assert whole["resin_noise"] == pytest.approx(image[area].std() / 255)
     assert whole["resin_noise_reference"] == pytest.approx(clean[area].std() / 255)
-    assert whole["psnr_db"] == pytest.approx(psnr_of(mean_squared_error(picture, clean)))
+    assert whole["psnr_db"] == pytest.approx(psnr_from_error(mean_squared_error(image, clean)))
     assert whole["ssim"] == pytest.approx(np.mean([tile.values["ssim"] for tile in tiles]))
-    assert whole["ssim"] == pytest.approx(beside(picture, clean)["ssim"], abs=0.01)
-    assert math.isnan(tiles[-1].values["resin_noise"])  # no resin was marked there
+    assert whole["ssim"] == pytest.approx(full_reference_metrics(image, clean)["ssim"], abs=0.01)
+    assert math.isnan(tiles[-1].values["resin_noise"])  # no resin is marked in that tile
     assert math.isfinite(tiles[0].values["resin_noise"])
-    alone, _ = measured(picture, None, None, {}, 1024)
+    alone, _ = measure_metrics(image, None, None, {}, 1024)
     assert {name for name, value in alone.items() if math.isfinite(value)} == {
         "noise", "contrast", "snr_db", "sharpness", "resolution_px", "saturated"
     }  # fmt: skip
 
 
-def test_resin_is_proposed_where_nothing_is_to_be_seen(clean: Image) -> None:
-    picture = noisy(clean, 8)
-    picture[100:250, 50:200] = noisy(np.full((150, 150), 190.0), 8, seed=1)
-    found = proposal(picture)
+def test_resin_is_proposed_where_there_is_no_structure(clean: Image) -> None:
+    image = noisy(clean, 8)
+    image[100:250, 50:200] = noisy(np.full((150, 150), 190.0), 8, seed=1)
+    found = propose_resin(image)
     assert found.is_proposal
     assert found.area[100:250, 50:200].sum() >= found.parts[0].sum()
-    assert 255 * found.noise(picture) == pytest.approx(8, rel=0.15)
+    assert 255 * found.noise(image) == pytest.approx(8, rel=0.15)
 
 
-def test_nothing_is_proposed_where_tissue_is_everywhere() -> None:
+def test_no_resin_is_proposed_in_tissue() -> None:
     grain = np.random.default_rng(0).normal(0, 1, (400, 400))
     tissue = gray(128 + 40 * ndimage.gaussian_filter(grain, 3) / 0.094)
-    assert not proposal(tissue).parts
-    assert math.isnan(proposal(tissue).noise(tissue))
+    assert not propose_resin(tissue).parts
+    assert math.isnan(propose_resin(tissue).noise(tissue))
 
 
 @pytest.fixture
@@ -371,40 +381,43 @@ def folder(tmp_path: Path, clean: Image) -> Path:
     return tmp_path
 
 
-def test_pictures_from_files(
+def test_images_from_files(
     folder: Path, capsys: pytest.CaptureFixture[str], weights: Path
 ) -> None:
-    """Single ones and slices of a stack; a second run measures nothing that was measured, unless something changed."""
+    """Single images and slices of a stack; a second run measures only what changed."""
     sources = [folder / "p0.tif", folder / "p2.tif", folder / "stack.tif"]
     settings = ImagesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
-    found = pictures(sources, folder / "out", settings, on=QUIET)
+    found = measure_image_quality(sources, folder / "out", settings, on=QUIET)
     assert [one.name for one in found] == ["p0", "p2", "stack_z0000", "stack_z0002"]
     assert all(one.resin_marked for one in found)
     assert found[1].values["noise"] > 2 * found[0].values["noise"]
     assert (folder / "out" / "resin" / "stack_z0002.png").stat().st_size > 1000
     kept = folder / "out" / "measured" / "p0.json"
     before = kept.stat().st_mtime_ns
-    again = pictures(sources, folder / "out", settings, on=QUIET)
+    again = measure_image_quality(sources, folder / "out", settings, on=QUIET)
     assert repr(again) == repr(found)
     assert kept.stat().st_mtime_ns == before
-    pictures(sources, folder / "out", changed(settings, {"contexts_px": 128}), on=QUIET)
+    measure_image_quality(
+        sources, folder / "out", changed(settings, {"contexts_px": 128}), on=QUIET
+    )
     assert kept.stat().st_mtime_ns != before
-    whole, parts = tables(found)
+    whole, parts = quality_tables(found)
     assert whole.num_rows == 4
     assert parts.num_rows == 4
     assert all(
-        file.read_text().startswith('"picture"') for file in write_tables(found, folder / "out")
+        file.read_text().startswith('"image"')
+        for file in write_quality_tables(found, folder / "out")
     )
 
 
-def test_two_files_of_one_name_are_two_pictures(folder: Path) -> None:
-    """Also where size and time of change are the same, as an unpacked archive may leave them; and one slice has one name."""
+def test_two_files_of_one_name_are_two_images(folder: Path) -> None:
+    """Also if size and time of change are equal, as after unpacking an archive; and a slice has a fixed name."""
     for place, source in (("a", "p0.tif"), ("b", "p2.tif")):
         (folder / place).mkdir()
         made = folder / place / "x.tif"
         tifffile.imwrite(made, tifffile.imread(folder / source), photometric="minisblack")
         os.utime(made, ns=(10**18, 10**18))
-    both = pictures(
+    both = measure_image_quality(
         [folder / "a" / "x.tif", folder / "b" / "x.tif"],
         folder / "both",
         ImagesSettings(),
@@ -412,59 +425,67 @@ def test_two_files_of_one_name_are_two_pictures(folder: Path) -> None:
     )
     assert [one.name for one in both] == ["x", "x-2"]
     first, second = (
-        pictures([folder / place / "x.tif"], folder / "out", ImagesSettings(), on=QUIET)[0]
+        measure_image_quality(
+            [folder / place / "x.tif"], folder / "out", ImagesSettings(), on=QUIET
+        )[0]
         for place in "ab"
     )
     assert second.values["noise"] == both[1].values["noise"] > 2 * first.values["noise"]
     one, two = (
-        pictures([folder / "stack.tif"], folder / "out", ImagesSettings(slices=z), on=QUIET)
+        measure_image_quality(
+            [folder / "stack.tif"], folder / "out", ImagesSettings(slices=z), on=QUIET
+        )
         for z in ((0,), (0, 1))
     )
     assert repr(one[0]) == repr(two[0])
     assert one[0].name == "stack_z0000"
 
 
-def test_pictures_that_are_denoised_may_become_others(folder: Path) -> None:
-    """More slices, another way, another file: what was denoised is replaced, for it is nobody's."""
+def test_denoised_images_are_replaced_if_the_images_change(folder: Path) -> None:
+    """Denoised images are a cache: other slices or another file replace them."""
     for settings in (
         ImagesSettings(denoise="nlm", slices=(0,)),
         ImagesSettings(denoise="nlm", slices=(0, 2)),
     ):
-        found = pictures([folder / "stack.tif"], folder / "out", settings, on=QUIET)
+        found = measure_image_quality([folder / "stack.tif"], folder / "out", settings, on=QUIET)
     tifffile.imwrite(
         folder / "stack.tif",
         np.stack([tifffile.imread(folder / "p2.tif")] * 3),
         photometric="minisblack",
     )
-    other = pictures([folder / "stack.tif"], folder / "out", settings, on=QUIET)
+    other = measure_image_quality([folder / "stack.tif"], folder / "out", settings, on=QUIET)
     assert other[0].values["resin_noise"] > 2 * found[0].values["resin_noise"]
 
 
-def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) -> None:
+def test_images_are_compared_with_references_and_denoised_versions(folder: Path, weights: Path) -> None:
     given = ImagesSettings(
         reference=(str(folder / "clean.tif"),) * 2,
         resin=(str(folder / "resin.tif"),) * 2,
         weights=str(weights),
     )
-    low, high = pictures([folder / "p0.tif", folder / "p2.tif"], folder / "a", given, on=QUIET)
+    low, high = measure_image_quality(
+        [folder / "p0.tif", folder / "p2.tif"], folder / "a", given, on=QUIET
+    )
     assert low.values["ssim"] > high.values["ssim"]
     assert low.values["dists"] != high.values["dists"]
     itself = ImagesSettings(denoise="nlm", slices=(0, 2), weights=str(weights))
-    own = pictures([folder / "p2.tif", folder / "stack.tif"], folder / "b", itself, on=QUIET)
+    own = measure_image_quality(
+        [folder / "p2.tif", folder / "stack.tif"], folder / "b", itself, on=QUIET
+    )
     assert [one.name for one in own] == ["p2", "stack_z0000", "stack_z0002"]
     assert own[0].values["resin_noise_reference"] < 0.5 * own[0].values["resin_noise"]
     assert own[0].values["psnr_db"] < own[1].values["psnr_db"]
 
 
 @pytest.mark.parametrize(
-    ("picture", "settings", "sentence"),
+    ("image", "settings", "sentence"),
     [
         (
             np.full((64, 64), 7, np.uint8),
             {},
-            "bad: it holds one gray level, 7, everywhere; there is nothing to measure",
+            "bad: the image holds one gray level, 7, everywhere; there is nothing to measure",
         ),
-        (np.ones((1, 1), np.uint8), {}, r"bad: it has 1 x 1 px; expected at least 32 x 32"),
+        (np.ones((1, 1), np.uint8), {}, r"bad: the image has 1 x 1 px; expected at least 32 x 32"),
         (np.full((64, 64), np.nan, np.float32), {}, "NaN"),
         (np.zeros((64, 64, 3), np.uint8), {}, "color image"),
         (None, {"resin": ["empty.tif"]}, "0 pixels are marked as resin; expected at least 1000"),
@@ -473,7 +494,7 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
         (
             None,
             {"reference": ["p1.tif", "p2.tif"]},
-            "1 pictures and 2 of --reference were given; expected one for each",
+            "1 images and 2 of --reference were given; expected one for each",
         ),
         (None, {"reference": ["p1.tif"], "denoise": "nlm"}, "give one of them"),
         (
@@ -481,26 +502,28 @@ def test_pictures_beside_references_and_themselves(folder: Path, weights: Path) 
             {"resin": ["resin.tif"], "box": [0, 0, 50, 50]},
             "by a --box, or by a --polygon; give one of them",
         ),
-        (None, {"box": [0, 0, 5000, 50]}, "does not lie in a picture"),
+        (None, {"box": [0, 0, 5000, 50]}, "does not lie in an image"),
         (None, {"slices": [9]}, r"stack.tif has slices 0 to 2; --slices asks for 9"),
     ],
 )
-def test_bad_pictures_get_a_sentence(
-    folder: Path, picture: Image | None, settings: dict[str, Any], sentence: str
+def test_invalid_images_are_refused(
+    folder: Path, image: Image | None, settings: dict[str, Any], sentence: str
 ) -> None:
     tifffile.imwrite(
-        folder / "bad.tif", np.zeros((64, 64), np.uint8) if picture is None else picture
+        folder / "bad.tif", np.zeros((64, 64), np.uint8) if image is None else image
     )
     tifffile.imwrite(folder / "empty.tif", np.zeros((400, 360), np.uint8), photometric="minisblack")
     for name in ("resin", "reference"):
         if name in settings:
             settings = settings | {name: [str(folder / one) for one in settings[name]]}
     source = folder / (
-        "bad.tif" if picture is not None else "stack.tif" if "slices" in settings else "p0.tif"
+        "bad.tif" if image is not None else "stack.tif" if "slices" in settings else "p0.tif"
     )
     with pytest.raises(InputError, match=sentence):
-        pictures([source], folder / "out", parse(ImagesSettings, settings, "test"), on=QUIET)
-    assert not (folder / "out" / "pictures.csv").exists()
+        measure_image_quality(
+            [source], folder / "out", parse(ImagesSettings, settings, "test"), on=QUIET
+        )
+    assert not (folder / "out" / "images.csv").exists()
 
 
 def test_a_polygon_has_three_corners() -> None:
@@ -520,9 +543,9 @@ def test_the_command(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
-    told = json.loads(
+    data = json.loads(
         capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON")
     )
-    assert told["pictures"][0]["ssim"] is None
-    assert [one["picture"] for one in told["pictures"]] == ["p0", "p1"]
+    assert data["images"][0]["ssim"] is None
+    assert [one["image"] for one in data["images"]] == ["p0", "p1"]
     assert (folder / "quality" / "tiles.csv").exists()
