@@ -25,7 +25,7 @@ from skimage.metrics import structural_similarity
 
 from rows import keep, peak_gb
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.phantom.phantom import PhantomSettings, faults_of, phantom, phantom_slice
+from sparsem.phantom.phantom import PhantomSettings, draw_faults, phantom, phantom_slice
 from sparsem.quality.full_reference import as_tensor
 from sparsem.quality.quality import Quality, quality
 from sparsem.store.sample import Sample
@@ -72,7 +72,7 @@ def ranked(seeds: Sequence[int]) -> None:
             settings, found = looked_at(
                 folder, seed, flicker=6.0, drift_nm=16.0, charging=40.0, defocus=3.0
             )
-            faults, own = faults_of(settings), found.columns
+            faults, own = draw_faults(settings), found.columns
             sharp, quiet = faults.blur_px == 0, faults.charge == 0
             rows["brightness of a slice"] = of_slices(
                 faults.offset[quiet], own["brightness"][quiet]

@@ -271,7 +271,9 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert other.image().fingerprint == aligned[0].image().fingerprint
 
 
-def test_a_break_is_reported_and_unrelated_slices_are_refused(tmp_path: Path, drifting: Sample) -> None:
+def test_a_break_is_reported_and_unrelated_slices_are_refused(
+    tmp_path: Path, drifting: Sample
+) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     stack = drifting.image("raw").read(slice(None))
     stack[7:] = stack[7:][:, ::-1, ::-1]  # the block was mounted upside down
@@ -386,7 +388,9 @@ def test_images_that_cannot_be_aligned_are_refused(drifting: Sample, tmp_path: P
     with pytest.raises(InputError, match="too small to be aligned; expected at least 32 px"):
         align(narrow)
     far = align(sample, AlignSettings(max_shift_nm=100))
-    assert far.breaks == (7,)  # the registration across the jump is rejected, and the break is reported
+    assert far.breaks == (
+        7,
+    )  # the registration across the jump is rejected, and the break is reported
     one = copy_of(drifting, tmp_path / "one.zarr")
     put(one, "", np.asarray(drifting.image("raw").read(slice(0, 1))))
     assert align(one).motions == pytest.approx(np.array([[[1.0, 0, 0], [0, 1, 0]]]))

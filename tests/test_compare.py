@@ -266,9 +266,7 @@ def test_files_belong_together_by_their_numbers(folder: Path) -> None:
     where.mkdir()
     for number in (1, 2, 10):
         image, mask = np.full((64, 64), 99, np.uint8), np.zeros((64, 64), np.uint8)
-        image[:, : 32 + number] = np.random.default_rng(number).integers(
-            1, 255, (64, 32 + number)
-        )
+        image[:, : 32 + number] = np.random.default_rng(number).integers(1, 255, (64, 32 + number))
         mask[:, 32 + number :] = 1
         image[0, 0] = 255
         tifffile.imwrite(where / f"a_{number}.tif", image, photometric="minisblack")
@@ -350,12 +348,12 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
         (
             '[[group]]\nprotocol = "x"\nimages = ["flat.tif"]',
             InputError,
-            r"\[\[group\]\] x: flat: it holds one gray level, 9, everywhere",
+            r"\[\[group\]\] x: flat: the image holds one gray level, 9, everywhere",
         ),
         (
             '[[group]]\nprotocol = "x"\nimages = ["asp/fib/p*.tif"]\nresin = ["asp/fib/resin0*"]',
             InputError,
-            "5 pictures and 1 of --resin",
+            "5 images and 1 of --resin",
         ),
     ],
 )

@@ -381,9 +381,7 @@ def folder(tmp_path: Path, clean: Image) -> Path:
     return tmp_path
 
 
-def test_images_from_files(
-    folder: Path, capsys: pytest.CaptureFixture[str], weights: Path
-) -> None:
+def test_images_from_files(folder: Path, capsys: pytest.CaptureFixture[str], weights: Path) -> None:
     """Single images and slices of a stack; a second run measures only what changed."""
     sources = [folder / "p0.tif", folder / "p2.tif", folder / "stack.tif"]
     settings = ImagesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
@@ -397,9 +395,7 @@ def test_images_from_files(
     again = measure_image_quality(sources, folder / "out", settings, on=QUIET)
     assert repr(again) == repr(found)
     assert kept.stat().st_mtime_ns == before
-    measure_image_quality(
-        sources, folder / "out", changed(settings, {"contexts_px": 128}), on=QUIET
-    )
+    measure_image_quality(sources, folder / "out", changed(settings, {"tile": 128}), on=QUIET)
     assert kept.stat().st_mtime_ns != before
     whole, parts = quality_tables(found)
     assert whole.num_rows == 4
@@ -457,7 +453,9 @@ def test_denoised_images_are_replaced_if_the_images_change(folder: Path) -> None
     assert other[0].values["resin_noise"] > 2 * found[0].values["resin_noise"]
 
 
-def test_images_are_compared_with_references_and_denoised_versions(folder: Path, weights: Path) -> None:
+def test_images_are_compared_with_references_and_denoised_versions(
+    folder: Path, weights: Path
+) -> None:
     given = ImagesSettings(
         reference=(str(folder / "clean.tif"),) * 2,
         resin=(str(folder / "resin.tif"),) * 2,
@@ -509,9 +507,7 @@ def test_images_are_compared_with_references_and_denoised_versions(folder: Path,
 def test_invalid_images_are_refused(
     folder: Path, image: Image | None, settings: dict[str, Any], sentence: str
 ) -> None:
-    tifffile.imwrite(
-        folder / "bad.tif", np.zeros((64, 64), np.uint8) if image is None else image
-    )
+    tifffile.imwrite(folder / "bad.tif", np.zeros((64, 64), np.uint8) if image is None else image)
     tifffile.imwrite(folder / "empty.tif", np.zeros((400, 360), np.uint8), photometric="minisblack")
     for name in ("resin", "reference"):
         if name in settings:

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from sparsem.errors import ResumeError, SettingsError
-from sparsem.phantom.noise import SmoothField, spline_weights
-from sparsem.phantom.phantom import PhantomSettings, faults_of, phantom, phantom_slice
+from sparsem.phantom.phantom import PhantomSettings, draw_faults, phantom, phantom_slice
+from sparsem.phantom.random_fields import SmoothField, spline_weights
 from sparsem.settings import changed, parse
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -122,7 +122,7 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
         flicker=0,
         curtaining=0,
     )
-    faults = faults_of(clean)
+    faults = draw_faults(clean)
     assert not faults.drift_nm.any()
     assert (faults.gain == 1).all()
     assert not faults.offset.any()
@@ -137,7 +137,7 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     charged, blurred = (
         changed(clean, many | {fault: most}) for fault, most in (("charging", 30), ("defocus", 4))
     )
-    charge, blur = faults_of(charged).charge, faults_of(blurred).blur_px
+    charge, blur = draw_faults(charged).charge, draw_faults(blurred).blur_px
     assert 2 <= np.count_nonzero(charge) <= 16
     assert charge.max() <= 30
     for z in (int(charge.argmax()), int(charge.argmin())):
@@ -154,7 +154,7 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     bright = changed(clean, {"flicker": 8})
     sample = phantom(tmp_path / "p.zarr", bright)
     table = sample.read_table("phantom_slices")
-    assert np.allclose(table["offset_gray"], faults_of(bright).offset)
+    assert np.allclose(table["offset_gray"], draw_faults(bright).offset)
     measured = sample.image("raw").read(slice(None)).mean(axis=(1, 2)) - phantom_mean(clean)
     assert np.corrcoef(measured, table["offset_gray"])[0, 1] > 0.98
 
@@ -175,7 +175,7 @@ def test_drift_moves_truth_and_image_together() -> None:
         seed=3,
     )
     moved = changed(still, {"drift_nm": 25.0})
-    faults = faults_of(moved)
+    faults = draw_faults(moved)
     z = int(np.abs(faults.drift_nm).sum(axis=1).argmax())
     dy, dx = (faults.drift_nm[z] / 10).round().astype(int)
     a, b = (

@@ -291,7 +291,9 @@ def columns(count: int = 40) -> dict[str, NDArray[np.float64]]:
         ("brightness", np.nan, Light.RED, "black"),
     ],
 )
-def test_every_fault_changes_the_light(measure: str, value: float, light: Light, remark: str) -> None:
+def test_every_fault_changes_the_light(
+    measure: str, value: float, light: Light, remark: str
+) -> None:
     given = columns()
     given[measure][20] = value
     if (measure, value) == ("contrast", 0):
@@ -327,7 +329,9 @@ def test_a_bad_slice_is_not_taken_for_lost_slices() -> None:
         0
     ].tolist() == [20]
     assert [z for z, one in enumerate(flag_slices(given)) if one.light is not Light.GREEN] == [20]
-    given["second_similarity"][21] = 0.02  # its neighbors are not similar either: the stack is broken there
+    given["second_similarity"][21] = (
+        0.02  # its neighbors are not similar either: the stack is broken there
+    )
     assert not unlike_neighbors(given["similarity"], given["second_similarity"]).any()
 
 
@@ -425,9 +429,7 @@ def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> 
         truth[name].to_numpy() for name in ("charge_gray", "blur_px", "offset_gray")
     )
     own, calm = found.columns, charge == 0
-    charged = ~calm & np.isfinite(
-        own["charging"]
-    )  # the first and the last slice have no value
+    charged = ~calm & np.isfinite(own["charging"])  # the first and the last slice have no value
     assert np.count_nonzero(~np.isfinite(own["charging"])) == 2
     assert rank(charge[charged], own["charging"][charged]) >= 0.9
     assert rank(blur[blur > 0], -own["sharpness"][blur > 0]) >= 0.9

@@ -76,7 +76,10 @@ def test_turns_and_shears_are_found(kind: MotionKind) -> None:
     linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     linear = linear if kind == "rigid" else linear @ np.array([[1.01, 0.004], [0.0, 0.99]])
     image = texture(4)
-    first, second = view_of(image, view_motion(0, 0), 5), view_of(image, view_motion(4.3, -7.6, linear), 6)
+    first, second = (
+        view_of(image, view_motion(0, 0), 5),
+        view_of(image, view_motion(4.3, -7.6, linear), 6),
+    )
     true = joined(inverse(view_motion(4.3, -7.6, linear)), view_motion(0, 0))
     found = register(extract_detail(first), extract_detail(second), kind).motion
     corners = np.array([[0, 0, 199, 199], [0, 259, 0, 259], [1, 1, 1, 1]])
@@ -97,7 +100,10 @@ def test_a_large_slice_is_shrunk_for_registration() -> None:
 
 
 def test_unrelated_slices_have_no_similarity() -> None:
-    first, second = view_of(texture(1), view_motion(0, 0), 2), view_of(texture(2), view_motion(0, 0), 3)
+    first, second = (
+        view_of(texture(1), view_motion(0, 0), 2),
+        view_of(texture(2), view_motion(0, 0), 3),
+    )
     assert abs(register(extract_detail(first), extract_detail(second)).similarity) < 0.1
     black = np.zeros(SHAPE, np.uint8)
     assert register(extract_detail(black), extract_detail(black)).similarity == 0

@@ -12,7 +12,7 @@ from sparsem.settings import Settings, SliceNumbers, parse, read_toml
 
 
 class GroupStep(Settings):
-    """[[group]]: images that were made in the same way. Paths are relative to the file."""
+    """A group of images that were made in the same way. Paths are relative to the file."""
 
     protocol: str = Field(description="preparation of the tissue")
     tissue: str = Field("", description="name of the tissue")

@@ -126,7 +126,7 @@ class MeasuredImage:
 
     @property
     def is_resin_suspicious(self) -> bool:
-        """Whether marked resin varies far more than noise does."""
+        """True if marked resin varies far more than noise does."""
         limit = SUSPICIOUS_RESIN_FACTOR * self.values["noise"]
         return self.resin_marked and self.values["resin_noise"] > limit
 
