@@ -107,7 +107,7 @@ def scored(data: str, detector: str, updates: int, seed: int, folder: Path) -> N
         }
     )
     model, started = folder / f"{detector}.safetensors", time.perf_counter()
-    train_detector(samples, model, settings, on=SHOWN).recipe
+    train_detector(samples, model, settings, on=SHOWN)
     minutes = (time.perf_counter() - started) / 60
     _, recipe = load_detector(model)
     tested = [
@@ -337,7 +337,7 @@ def mosaics(folder: Path, updates: int) -> tuple[Path, list[Sample]]:
         "validate_every": 100,
         **HELD_AXONS,
     }
-    train_detector(samples, model, DetectTrainSettings.model_validate(settings), on=SHOWN).recipe
+    train_detector(samples, model, DetectTrainSettings.model_validate(settings), on=SHOWN)
     piece, made = samples[-1].image().read(slice(0, 1))[0, :1024, :1536], []
     for times in (1, 2, 4):
         tifffile.imwrite(
@@ -460,10 +460,10 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
                 list(beside.map(train_detector, [[sample]] * len(jobs), models, settings))
             for model in models[1:-1]:
-                detect(sample, model, DetectSettings(), on=AGAIN).boxes
+                detect(sample, model, DetectSettings(), on=AGAIN)
             _phantom_rows(sample, "one each", updates, seed)
             for model, count in ((models[-1], updates), (models[0], long)):
-                detect(sample, model, DetectSettings(), on=AGAIN).boxes
+                detect(sample, model, DetectSettings(), on=AGAIN)
                 _phantom_rows(sample, "all in one", count, seed)
 
 

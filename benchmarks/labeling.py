@@ -23,9 +23,9 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.cross_validation import cross_validate, fold_path
+from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
 from sparsem.segment.suggest import SuggestSettings, suggest
-from sparsem.segment.network_training import train_network
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings

@@ -25,9 +25,9 @@ from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import choose_device
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.segment.inference import make_forward
+from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.tiles import TileGrid, scaled_shape
-from sparsem.segment.network_training import train_network
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from rows import RESULTS, keep
 from sparsem.geometry import evenly_spaced
 from sparsem.score.overlap import mask_overlap, pool_slices
-from sparsem.segment.predict import predict
 from sparsem.segment.network_training import train_network
+from sparsem.segment.predict import predict
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution

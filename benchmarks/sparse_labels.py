@@ -21,8 +21,8 @@ from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.score.score import score
-from sparsem.segment.predict import PredictSettings, predict
 from sparsem.segment.network_training import train_network
+from sparsem.segment.predict import PredictSettings, predict
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 

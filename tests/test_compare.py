@@ -153,7 +153,9 @@ ALL = "".join(
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> ProtocolComparison:
-    return compare_protocols(study(folder, f'denoise = "nlm"\nout = "whole"\n{ALL}'), QUIET).found
+    return compare_protocols(
+        study(folder, f'denoise = "nlm"\nout = "whole"\n{ALL}'), QUIET
+    ).comparison
 
 
 def test_a_study_finds_the_noisier_protocol(found: ProtocolComparison) -> None:
@@ -255,9 +257,9 @@ def test_by_tile_images_may_differ_in_size(folder: Path) -> None:
     made = compare_protocols(
         study(folder, f'by = "tile"\ntile = 128\nout = "tiles"\n{both}', "tiles.toml"), QUIET
     )
-    assert len(made.found.values["noise"]["x"]) == 1 + 4
-    assert any("Tiles of one image are not independent" in one for one in made.found.notices)
-    assert any("a proposal" in one for one in made.found.notices)
+    assert len(made.comparison.values["noise"]["x"]) == 1 + 4
+    assert any("Tiles of one image are not independent" in one for one in made.comparison.notices)
+    assert any("a proposal" in one for one in made.comparison.notices)
 
 
 def test_files_belong_together_by_their_numbers(folder: Path) -> None:
@@ -272,7 +274,7 @@ def test_files_belong_together_by_their_numbers(folder: Path) -> None:
         tifffile.imwrite(where / f"a_{number}.tif", image, photometric="minisblack")
         tifffile.imwrite(where / f"a_{number}_resin.png.tif", mask, photometric="minisblack")
     text = '[[group]]\nprotocol = "x"\nimages = ["a_?.tif", "a_??.tif"]\nresin = ["a_*_resin*"]\n'
-    found = compare_protocols(study(where, text), QUIET).found
+    found = compare_protocols(study(where, text), QUIET).comparison
     assert [one.values["resin_noise"] for one in found.groups["x"]] == [0, 0, 0]
 
 
@@ -283,7 +285,9 @@ def test_slices_of_one_stack_and_single_images_are_reported(folder: Path) -> Non
         photometric="minisblack",
     )
     text = '[[group]]\nprotocol = "stack"\nimages = ["stack.tif"]\n'
-    found = compare_protocols(study(folder, f'out = "stacks"\n{text}', "stacks.toml"), QUIET).found
+    found = compare_protocols(
+        study(folder, f'out = "stacks"\n{text}', "stacks.toml"), QUIET
+    ).comparison
     assert any(
         one.startswith("'stack' is 3 slices of 1 stack: slices of a stack are not independent")
         for one in found.notices
@@ -294,15 +298,15 @@ def test_slices_of_one_stack_and_single_images_are_reported(folder: Path) -> Non
     assert "nothing is tested" in alone.files[0].read_text(encoding="utf-8")
     assert any(
         "in them is as featureless as resin" in one or "a proposal" in one
-        for one in alone.found.notices
+        for one in alone.comparison.notices
     )
     marked = compare_protocols(
         study(folder, f'out = "box"\n{text}box = [0, 0, 40, 40]', "box.toml"), QUIET
     )
-    assert not any("check that it is resin" in one for one in marked.found.notices)
+    assert not any("check that it is resin" in one for one in marked.comparison.notices)
     assert any(
         one.startswith("Not measured: PSNR") and one.endswith("they need a reference, or denoise.")
-        for one in alone.found.notices
+        for one in alone.comparison.notices
     )
 
 
@@ -311,10 +315,11 @@ def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
     made = compare_protocols(study(folder, f'out = "one"\n{one}', "one.toml"), QUIET)
     assert (
         "'alone' is one image: it has no spread, and differences from it are not tested."
-        in made.found.notices
+        in made.comparison.notices
     )
     assert all(
-        math.isnan(test.difference.p) and math.isnan(test.corrected) for test in made.found.tests
+        math.isnan(test.difference.p) and math.isnan(test.corrected)
+        for test in made.comparison.tests
     )
     assert made.files[0].stat().st_size > 10_000
 
@@ -385,7 +390,7 @@ def values_of(found: ProtocolComparison, metric: str) -> NDArray[Any]:
 
 
 def test_a_second_run_gives_the_same_numbers(folder: Path, found: ProtocolComparison) -> None:
-    again = compare_protocols(folder / "study.toml", QUIET).found
+    again = compare_protocols(folder / "study.toml", QUIET).comparison
     assert all(
         np.array_equal(values_of(found, metric), values_of(again, metric), equal_nan=True)
         for metric in found.values

@@ -14,11 +14,12 @@ from sparsem.cli.format import MAX_LISTED, in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.experiment.protocols import compare_protocols
 from sparsem.quality.compare import ProtocolComparison
+from sparsem.quality.comparison_tests import SIGNIFICANCE
 from sparsem.quality.image_metrics import METRICS, MeasuredImage
-from sparsem.quality.images import ImagesSettings, measure_image_quality, write_quality_tables
+from sparsem.quality.image_series import ImagesSettings
+from sparsem.quality.images import measure_image_quality, write_quality_tables
 from sparsem.quality.learned_metrics import TRAINED_METRICS
 from sparsem.quality.quality import Quality, QualitySettings, quality
-from sparsem.quality.statistics import SIGNIFICANCE
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 

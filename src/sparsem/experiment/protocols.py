@@ -11,15 +11,11 @@ from pathlib import Path
 
 from sparsem.errors import InputError
 from sparsem.io.readers.file_names import natural_key
-from sparsem.quality.compare import (
-    Compared,
-    CompareSettings,
-    GroupStep,
-    compared,
-    comparison_tables,
-    read_comparison,
-)
-from sparsem.quality.images import ImagesSettings, Planes, measure_planes, planes_of, weights_of
+from sparsem.quality.compare import ProtocolComparison, compare_groups
+from sparsem.quality.comparison_settings import CompareSettings, GroupStep, read_comparison
+from sparsem.quality.comparison_tables import comparison_tables
+from sparsem.quality.image_series import ImageSeries, ImagesSettings, open_images
+from sparsem.quality.images import available_weights, measure_series
 from sparsem.report.comparison import comparison_page
 from sparsem.store.sample import save_table
 from sparsem.store.volume import write_atomically
@@ -27,14 +23,19 @@ from sparsem.workflow.execution import HERE, Execution
 
 
 @dataclass(frozen=True)
-class ProtocolComparison:
-    """Result of a comparison of protocols, and the files written."""
+class ComparedProtocols:
+    """Result of a comparison of protocols.
 
-    found: Compared
+    Attributes:
+        comparison: values, tests and correlations of the groups.
+        files: the page and the tables.
+    """
+
+    comparison: ProtocolComparison
     files: tuple[Path, ...]
 
 
-def compare_protocols(path: str | Path, on: Execution = HERE) -> ProtocolComparison:
+def compare_protocols(path: str | Path, on: Execution = HERE) -> ComparedProtocols:
     """Measure and compare the images of a study.
 
     Writes ``comparison.html`` and tables as CSV into the folder of the study. Files of an earlier
@@ -54,28 +55,28 @@ def compare_protocols(path: str | Path, on: Execution = HERE) -> ProtocolCompari
     root = path.parent
     # All images are opened first, so that errors occur now rather than after hours of denoising.
     opened_groups = [_open_group(root, group, study) for group in study.group]
-    weights = weights_of(str(root / study.weights) if study.weights else None, on)
+    weights = available_weights(str(root / study.weights) if study.weights else None, on)
     folder = root / study.out
     measurements = {}
     for group, (settings, planes) in zip(study.group, opened_groups, strict=True):
         try:
-            measurements[group.name] = measure_planes(
+            measurements[group.name] = measure_series(
                 planes, folder / group.folder, settings, weights, on
             )
         except InputError as error:
             raise InputError(f"[[group]] {group.name}: {error}") from None
-    comparison = compared(measurements, study)
+    comparison = compare_groups(measurements, study)
     tables = comparison_tables(comparison)
     folder.mkdir(parents=True, exist_ok=True)
     files = [save_table(table, folder / f"{name}.csv") for name, table in tables.items()]
     page = folder / "comparison.html"
     write_atomically(page, comparison_page(comparison, study, tables, folder).encode())
-    return ProtocolComparison(comparison, (page, *files))
+    return ComparedProtocols(comparison, (page, *files))
 
 
 def _open_group(
     root: Path, group: GroupStep, study: CompareSettings
-) -> tuple[ImagesSettings, list[Planes]]:
+) -> tuple[ImagesSettings, list[ImageSeries]]:
     """Open the images of a group; return them with the settings of their measurement."""
     settings = ImagesSettings(
         reference=tuple(_find_files(root, group.reference)),
@@ -86,7 +87,7 @@ def _open_group(
         tile=study.tile,
     )
     try:
-        planes = planes_of(_find_files(root, group.images), settings)
+        planes = open_images(_find_files(root, group.images), settings)
         _refuse_unequal_sizes(planes, study)
     except InputError as error:
         raise InputError(f"[[group]] {group.name}: {error}") from None
@@ -110,7 +111,7 @@ def _find_files(root: Path, patterns: Sequence[str]) -> list[str]:
     return files
 
 
-def _refuse_unequal_sizes(planes: Sequence[Planes], study: CompareSettings) -> None:
+def _refuse_unequal_sizes(planes: Sequence[ImageSeries], study: CompareSettings) -> None:
     """Check that the images, or the tiles, that are compared have one size.
 
     Raises:

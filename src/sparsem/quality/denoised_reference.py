@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.io.ingest import GrayMapping, ImportSettings, gray_mapping
+from sparsem.io.gray_levels import GrayMapping, gray_mapping
 from sparsem.io.readers.open import open_source
 from sparsem.preprocess.denoise import DenoiseMethod, DenoiseSettings, denoise
 from sparsem.quality.image_series import ImageSeries, read_gray, source_identity
@@ -49,7 +49,7 @@ def denoise_series(
 def _copy_to_sample(series: ImageSeries, path: Path, on: Execution) -> Sample:
     """Write images as the raw image of a sample."""
     sample = Sample.create(path)
-    gray = gray_mapping(series.source, ImportSettings())
+    gray = gray_mapping(series.source)
     count = len(series.numbers)
     _, y, x = series.source.stack.shape
     depth = min(BLOCK_DEPTH, count)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem.errors import InputError
-from sparsem.io.ingest import GrayMapping, refuse_non_finite
+from sparsem.io.gray_levels import GrayMapping, refuse_non_finite
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.source import Source
 from sparsem.preprocess.denoise import DenoiseMethod

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sparsem import __version__
 from sparsem.annotation.label_numbers import integer_labels
 from sparsem.errors import InputError
-from sparsem.io.ingest import GrayMapping, ImportSettings, gray_mapping
+from sparsem.io.gray_levels import GrayMapping, gray_mapping
 from sparsem.io.readers.source import Source
 from sparsem.preprocess.denoise import DenoiseMethod
 from sparsem.progress import Meter, tell
@@ -110,7 +110,7 @@ def measure_series(
     n_images = sum(len(series.numbers) for series in all_series)
     with Meter("quality", n_images, quiet=on.quiet) as meter:
         for series, depends_on in zip(all_series, dependencies, strict=True):
-            gray = gray_mapping(series.source, ImportSettings())
+            gray = gray_mapping(series.source)
             if not gray.unchanged:
                 tell(
                     f"{series.name} holds {series.source.stack.dtype}: {gray}. Strengths are "

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparsem import __version__
-from sparsem.quality.compare import SURE, Compared, CompareSettings, GroupStep, Test
+from sparsem.quality.compare import ProtocolComparison
+from sparsem.quality.comparison_settings import CompareSettings, GroupStep
+from sparsem.quality.comparison_tests import SIGNIFICANCE, GroupTest
 from sparsem.quality.image_metrics import METRICS
 from sparsem.report.encode import rgb_image_uri
 from sparsem.report.page import template_environment
@@ -33,7 +35,7 @@ ValuesByGroup = Mapping[str, NDArray[np.float64]]
 
 
 def comparison_page(
-    result: Compared, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path
+    result: ProtocolComparison, study: CompareSettings, tables: Mapping[str, pa.Table], folder: Path
 ) -> str:
     """Return the HTML of a page that loads nothing.
 
@@ -60,7 +62,7 @@ def comparison_page(
     )
 
 
-def comparison_figures(result: Compared, study: CompareSettings) -> list[dict[str, str]]:
+def comparison_figures(result: ProtocolComparison, study: CompareSettings) -> list[dict[str, str]]:
     """Return title, caption and SVG of every figure."""
     shown = {
         metric: values
@@ -88,7 +90,7 @@ def _metrics_figure(shown: Mapping[str, ValuesByGroup], study: CompareSettings) 
     return {"title": "Every metric by group", "caption": caption, "svg": svg}
 
 
-def _noise_figure(result: Compared, study: CompareSettings) -> dict[str, str]:
+def _noise_figure(result: ProtocolComparison, study: CompareSettings) -> dict[str, str]:
     if study.denoise:
         title, after_label = "Noise before and after denoising", "denoised"
     else:
@@ -102,11 +104,11 @@ def _noise_figure(result: Compared, study: CompareSettings) -> dict[str, str]:
     return {"title": title, "caption": caption, "svg": svg}
 
 
-def _correlation_figure(result: Compared) -> dict[str, str]:
+def _correlation_figure(result: ProtocolComparison) -> dict[str, str]:
     n = max(correlation.pearson.n for correlation in result.correlations)
     caption = (
         f"Correlation over all measurements (at most n = {n}). Bold: significantly different from "
-        f"0 (p < {SURE:g}, corrected for all pairs by Holm's method). The table of correlations "
+        f"0 (p < {SIGNIFICANCE:g}, corrected for all pairs by Holm's method). The table of correlations "
         "gives the confidence intervals. All groups are pooled, so two metrics can correlate only "
         "because groups differ in both."
     )
@@ -136,7 +138,7 @@ def _group_colors(groups: Sequence[GroupStep]) -> dict[str, str]:
     return {group.name: series_color(protocols.index(group.protocol)) for group in groups}
 
 
-def _correlation_svg(result: Compared) -> str:
+def _correlation_svg(result: ProtocolComparison) -> str:
     metrics = [metric for metric, values in result.values.items() if _varies(values)]
     n_metrics = len(metrics)
     matrices = {title: np.eye(n_metrics) for title in COEFFICIENTS}
@@ -149,12 +151,12 @@ def _correlation_svg(result: Compared) -> str:
         for title, coefficient, p in zip(COEFFICIENTS, coefficients, pair.corrected, strict=True):
             for index in ((row, column), (column, row)):
                 matrices[title][index] = coefficient.value
-                significant[title][index] = p < SURE
+                significant[title][index] = p < SIGNIFICANCE
     names = [METRICS[metric].name for metric in metrics]
     return correlation_matrices(names, matrices, significant)
 
 
-def _group_card(result: Compared, group: GroupStep, folder: Path) -> dict[str, Any]:
+def _group_card(result: ProtocolComparison, group: GroupStep, folder: Path) -> dict[str, Any]:
     """Return what the page says of a group, with its first image as an example."""
     images = result.groups[group.name]
     example = images[0]
@@ -178,7 +180,7 @@ def _example_uri(path: Path) -> str:
         return rgb_image_uri(image, EXAMPLE_QUALITY)
 
 
-def _median_rows(result: Compared) -> dict[str, list[str]]:
+def _median_rows(result: ProtocolComparison) -> dict[str, list[str]]:
     """Return the names of all metrics under an empty key, and the medians of every group."""
     rows = {"": [METRICS[metric].name for metric in result.values]}
     for group in result.groups:
@@ -191,14 +193,14 @@ def _median_text(values: NDArray[np.float64]) -> str:
     return f"{np.median(known):.4g}" if len(known) else "–"
 
 
-def _test_rows(tests: Sequence[Test]) -> list[dict[str, Any]]:
+def _test_rows(tests: Sequence[GroupTest]) -> list[dict[str, Any]]:
     """Return the tests that could be made, the most significant first."""
     valid = [test for test in tests if not np.isnan(test.difference.p)]
     valid.sort(key=lambda test: (test.corrected, test.difference.p))
     return [_test_row(test) for test in valid]
 
 
-def _test_row(test: Test) -> dict[str, Any]:
+def _test_row(test: GroupTest) -> dict[str, Any]:
     difference = test.difference
     return {
         "metric": METRICS[test.metric].name,
@@ -208,5 +210,5 @@ def _test_row(test: Test) -> dict[str, Any]:
         "delta": f"{difference.delta:+.2f}",
         "p": f"{difference.p:.2g}",
         "corrected": f"{test.corrected:.2g}",
-        "significant": test.corrected < SURE,
+        "significant": test.corrected < SIGNIFICANCE,
     }
