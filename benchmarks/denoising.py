@@ -81,10 +81,10 @@ def segmented(stack: str, seeds: list[int], updates: int) -> None:
         folder = Path(name)
         sample = labeled_sample(stack, folder)
         ways = [
-            DenoiseSettings.model_validate({"way": way, "image": "raw", "out": way})
+            DenoiseSettings.model_validate({"method": way, "image": "raw", "out": way})
             for way in ("nlm", "n2v")
         ]
-        samples = {"raw": sample, **{denoise(sample, way): sample for way in ways}}
+        samples = {"raw": sample, **{denoise(sample, way).image: sample for way in ways}}
         if stack == "sbem":
             samples["smooth"] = labeled_sample(stack, folder / "smooth", SMOOTH)
         slices = tuple(evenly_spaced(len(truth), LABELED[stack]))

@@ -40,7 +40,8 @@ ROWS = {
     "cli": "the command line",
 }
 ROOT_MODULES = ("sparsem", "errors", "extras", "geometry", "settings", "progress")
-LAST_MODULES = ("__main__",)
+FACE = "sparsem"  # imports every public name, but lazily: rooms import only its version
+LAST_MODULES = ("arrays", "__main__")
 
 
 def modules() -> dict[str, Path]:
@@ -56,6 +57,8 @@ def modules() -> dict[str, Path]:
 def imports_of(path: Path) -> set[str]:
     """Return the modules of the package that a file imports, at the top or lazily."""
     known = modules()
+    if path == known[FACE]:
+        return set()
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -114,6 +117,14 @@ def page() -> str:
         files = [module for module in shown if module not in packages]
         lines += [f"## {number + 1}. {name}", "", f"{description[0].upper()}{description[1:]}.", ""]
         lines += [f"`{'` `'.join(files)}`", ""]
+    lines += [
+        f"## {len(ROWS) + 1}. faces",
+        "",
+        "The lazy public names (`sparsem`), single steps on arrays, and the program.",
+        "",
+        "`arrays` `__main__`",
+        "",
+    ]
     return "\n".join(lines)
 
 

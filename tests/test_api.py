@@ -138,8 +138,8 @@ def test_annotations_read_like_arrays(own_tissue: sparsem.Sample) -> None:
     from sparsem.annotation.writing import write_annotation
 
     labels = [truth[z].astype(np.uint8) for z in (3, 9)]
-    write_annotation(own_tissue, "nucleus", [3, 9], labels)
-    annotation = own_tissue.annotations["nucleus"]
+    write_annotation(own_tissue, "core", [3, 9], labels)
+    annotation = own_tissue.annotations["core"]
     assert annotation.slices == (3, 9)
     assert annotation.image == "raw"
     assert np.array_equal(annotation[1], labels[1])

@@ -222,7 +222,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(stage, "UPDATES_PER_PART", 2)
     other = copy_of(sample, tmp_path / "other.zarr")
-    assert denoise(sample, SHORT, on=QUIET) == "denoised"
+    assert denoise(sample, SHORT, on=QUIET).image == "denoised"
     calls: list[range] = []
 
     def stopped(patches: Any, before: Any, updates: range, *rest: Any) -> Any:

@@ -7,6 +7,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -114,36 +115,60 @@ def test_every_setting_explains_itself() -> None:
     assert not [(model, name) for model, name, description in found if not description]
 
 
+# Rooms and modules that need an extra, besides imports inside of functions.
+NEEDS_EXTRA = {
+    "sparsem.models": ("train",),
+    "sparsem.training": ("train",),
+    "sparsem.segment": ("train",),
+    "sparsem.models.unetplusplus": ("train", "zoo"),
+    "sparsem.models.senformer": ("train", "zoo"),
+    "sparsem.models.setr": ("train", "zoo"),
+    "sparsem.detect": ("train", "detect"),
+    "sparsem.preprocess.noise2void": ("train", "denoise"),
+    "sparsem.quality": ("train",),
+    "sparsem.workflow": ("cluster",),
+    "sparsem.report.scene3d": ("render",),
+    "sparsem.report.plots": (),
+    "sparsem.cli.doctor": ("train",),
+    "sparsem.preprocess.denoise": ("train",),
+}
+PACKAGES = {
+    "cv2": "opencv_python_headless",
+    "cc3d": "connected_components_3d",
+    "skimage": "scikit_image",
+    "PIL": "pillow",
+    "nrrd": "pynrrd",
+    "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
+}
+
+
 def test_everything_that_is_imported_is_a_dependency() -> None:
-    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
-    everyone, denoise = (
-        {re.split(r"[<>=\[]", one)[0].replace("-", "_").lower() for one in names}
-        for names in (project["dependencies"], project["optional-dependencies"]["denoise"])
-    )
-    packages = {
-        "cv2": "opencv_python_headless",
-        "cc3d": "connected_components_3d",
-        "skimage": "scikit_image",
-        "PIL": "pillow",
-        "nrrd": "pynrrd",
-        "yaml": "pyyaml",
+    text = (SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    core = package_names(project["dependencies"])
+    extras = {
+        extra: package_names(names) for extra, names in project["optional-dependencies"].items()
     }
     for name, path in modules().items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        imported = {
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        }
-        imported |= {
-            node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-        }
-        foreign = {one.split(".")[0] for one in imported} - {"sparsem", *sys.stdlib_module_names}
-        declared = everyone | (denoise if name == "sparsem.preprocess.noise2void" else set())
-        missing = (
-            {packages.get(one, one).lower() for one in foreign} - declared - {"pydantic_core"}
-        )  # which comes with pydantic
+        allowed = set(core)
+        for prefix, needed in NEEDS_EXTRA.items():
+            if name == prefix or name.startswith(f"{prefix}."):
+                allowed |= {package for extra in needed for package in extras[extra]}
+        missing = {PACKAGES.get(part, part).lower() for part in foreign_imports(path)} - allowed
         assert not missing, f"{name} imports {missing}"
+
+
+def package_names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=\[]", text)[0].replace("-", "_").lower() for text in requirements}
+
+
+def foreign_imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    roots = {name.split(".")[0] for name in names}
+    return roots - {"sparsem", *sys.stdlib_module_names}

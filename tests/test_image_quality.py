@@ -26,9 +26,10 @@ from sparsem.quality.full_reference import (
     mean_squared_error,
     psnr_from_error,
 )
-from sparsem.quality.image_metrics import METRICS, measure_metrics, quality_tables
+from sparsem.quality.image_metrics import METRICS, MeasuredImage, measure_metrics, quality_tables
 from sparsem.quality.image_series import ImagesSettings
-from sparsem.quality.images import measure_image_quality, write_quality_tables
+from sparsem.quality.images import measure_image_quality as measure_image_quality_stage
+from sparsem.quality.images import write_quality_tables
 from sparsem.quality.learned_metrics import brisque, dists, find_weight_files
 from sparsem.quality.resin import Resin, propose_resin
 from sparsem.settings import changed, parse
@@ -38,6 +39,10 @@ pytestmark = pytest.mark.xdist_group("images")  # one process writes the weights
 
 QUIET = Execution(quiet=True)
 Image = NDArray[Any]
+
+
+def measure_image_quality(*arguments: Any, **options: Any) -> tuple[MeasuredImage, ...]:
+    return measure_image_quality_stage(*arguments, **options).images
 
 
 def gray(image: NDArray[Any], dtype: Any = np.uint8) -> Image:

@@ -109,8 +109,8 @@ def equalize(images: Image, voxel_nm: VoxelSize = (1, 1, 1), **changes: Any) -> 
     from sparsem.preprocess.equalize import equalize as equalize_stage
 
     with _sample_of(images, voxel_nm) as sample:
-        name = equalize_stage(sample, on=QUIET, **changes)
-        return _image(sample.images[name][...])
+        equalized = equalize_stage(sample, on=QUIET, **changes)
+        return _image(sample.images[equalized.image][...])
 
 
 def predict(

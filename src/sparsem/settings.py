@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -36,6 +36,8 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+
+Precision = Literal["auto", "float32", "bfloat16"]  # of a network on its device
 
 
 def named_values(value: Any, example: str) -> Any:

@@ -43,7 +43,7 @@ def equalize_command(path: SamplePath, *, settings: EqualizeSettings, on: Execut
     sparsem equalize liver.zarr --method clahe --image raw --out clahe
     """
     sample = Sample.open(path)
-    image = equalize(sample, settings, on=on)
+    image = equalize(sample, settings, on=on).image
     following = f"sparsem annotate import {in_shell(path)} NAME MASKS"
     return _image_outcome(path, sample, image, following)
 
@@ -56,7 +56,7 @@ def denoise_command(path: SamplePath, *, settings: DenoiseSettings, on: Executio
     sparsem denoise liver.zarr --method nlm --image raw --out smooth
     """
     sample = Sample.open(path)
-    image = denoise(sample, settings, on=on)
+    image = denoise(sample, settings, on=on).image
     following = f"sparsem quality {in_shell(path)} --image {image}"
     return _image_outcome(path, sample, image, following)
 

@@ -17,7 +17,7 @@ from sparsem.quality.compare import ProtocolComparison
 from sparsem.quality.comparison_tests import SIGNIFICANCE
 from sparsem.quality.image_metrics import METRICS, MeasuredImage
 from sparsem.quality.image_series import ImagesSettings
-from sparsem.quality.images import measure_image_quality, write_quality_tables
+from sparsem.quality.images import measure_image_quality
 from sparsem.quality.learned_metrics import TRAINED_METRICS
 from sparsem.quality.quality import Quality, QualitySettings, quality
 from sparsem.store.sample import Sample
@@ -131,8 +131,8 @@ def quality_images_command(
     sparsem quality images bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
     sparsem quality images bench.tif asp.tif --denoise nlm
     """
-    images = measure_image_quality(sources, folder, settings, on=on)
-    files = write_quality_tables(images, folder)
+    result = measure_image_quality(sources, folder, settings, on=on)
+    images = result.images
     known = [
         name for name in METRICS if any(not math.isnan(image.values[name]) for image in images)
     ]
@@ -140,13 +140,13 @@ def quality_images_command(
         *_metric_table(images, known),
         *_resin_lines(images, folder),
         *_missing_lines(known),
-        *(f"Wrote {file}" for file in files),
+        *(f"Wrote {file}" for file in result.files),
     ]
     rows = [
         {"image": image.name, "resin_marked": image.resin_marked, **image.values}
         for image in images
     ]
-    return Outcome(lines, data={"images": rows, "files": files})
+    return Outcome(lines, data={"images": rows, "files": result.files})
 
 
 def _metric_table(images: Sequence[MeasuredImage], metrics: Sequence[str]) -> list[str]:

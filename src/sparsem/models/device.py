@@ -6,15 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import cache
-from typing import Literal
 
 import psutil
 import torch
 from torch import Tensor, nn
 
 from sparsem.errors import SettingsError
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from sparsem.settings import Precision
 
 M_TRIM_THRESHOLD = -1  # of glibc's malloc.h
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h

@@ -19,10 +19,10 @@ from sparsem.models.architectures import build_network
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import (
     MAX_KEPT_BYTES,
-    Precision,
     autocast,
     resolve_precision,
 )
+from sparsem.settings import Precision
 
 # Copies of the weights in addition to themselves: their moving average, two moments of Adam.
 LASTING_COPIES = 3

@@ -34,6 +34,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.transforms import Interpolation, Motion, inverse, joined, moved, rounded
 from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
 MIN_EDGE_PX = 32  # of an image that can be registered
@@ -78,7 +79,7 @@ class AlignSettings(RegisterSettings):
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(StageResult):
     """The result of the alignment of a stack.
 
     Attributes:
@@ -144,7 +145,15 @@ def align(
     jumps = _find_jumps(positions, image, settings)
     is_aligned = not jumps and hardly_drifts(slice_steps(positions, image.shape))
     alignment = Alignment(
-        settings.out, motions, similarity, jumps, positions.bad, positions.breaks, is_aligned
+        settings.out,
+        motions,
+        similarity,
+        jumps,
+        positions.bad,
+        positions.breaks,
+        is_aligned,
+        sample=sample,
+        written=(f"images/{settings.out}", f"tables/alignment_{settings.out}"),
     )
     repeated = sample.image("raw").repeated
     table = alignment_table(alignment, positions, image.shape, repeated)

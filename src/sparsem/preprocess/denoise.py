@@ -8,30 +8,23 @@ not image, and stays black.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.geometry import ZBlock
-from sparsem.models.device import Precision, choose_device, free_memory, resolve_precision
-from sparsem.preprocess.noise2void import (
-    DenoiserTraining,
-    denoise_slice,
-    load_network,
-    patch_sampler,
-    require_careamics,
-    require_patch_size,
-    train_part,
-)
 from sparsem.preprocess.nonlocal_means import denoise_nonlocal_means
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.settings import Precision, Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import CHUNK_YX, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import ImageResult
 from sparsem.workflow.stage import Arrays, BlockResult, Stage, earlier_setting, link_arrays
+
+if TYPE_CHECKING:
+    import torch
 
 UPDATES_PER_PART = 25  # between two saved states, and between two signs of progress
 BOXES_PER_PART = 8  # of the image, from which the patches of a part of the training come
@@ -91,12 +84,11 @@ class TrainingPart:
 
 def denoise(
     sample: Sample, settings: DenoiseSettings | None = None, *, on: Execution = HERE, **changes: Any
-) -> str:
+) -> ImageResult:
     """Write ``images/OUT``, the image without its noise.
 
     Pixels keep their positions: annotations made on the image hold for it. The network of
-        Noise2Void
-    is trained part by part on chunks of the image, and a part that is finished is not computed
+    Noise2Void is trained part by part on chunks of the image, and a part that is finished is not computed
     again; then every block is denoised.
 
     Args:
@@ -105,9 +97,6 @@ def denoise(
         on: how the work is distributed; a training runs in this process, or on one worker of a
             scheduler.
         **changes: fields of the settings to replace.
-
-    Returns:
-        The name of the image.
 
     Raises:
         InputError: CAREamics is not installed, or slices are smaller than a patch.
@@ -121,6 +110,9 @@ def denoise(
     stage_name = f"denoise-{settings.out}"
     device = None
     if uses_network:
+        from sparsem.models.device import choose_device, resolve_precision
+        from sparsem.preprocess.noise2void import require_careamics, require_patch_size
+
         require_careamics()
         require_patch_size(image.shape)
         device = choose_device(settings.device)
@@ -138,10 +130,11 @@ def denoise(
         )
         network = (folder, len(parts) - 1) if uses_network else None
         stage.map(_denoise_block, image.blocks(), image, spec.path, settings, network)
-    return settings.out
+    written = (f"images/{settings.out}",)
+    return ImageResult(settings.out, sample=sample, written=written)
 
 
-def _denoising_needs(image: Volume, disk: int, device: torch.device | None) -> Needs:
+def _denoising_needs(image: Volume, disk: int, device: "torch.device | None") -> Needs:
     """Return memory and disk of a run.
 
     Args:
@@ -154,6 +147,8 @@ def _denoising_needs(image: Volume, disk: int, device: torch.device | None) -> N
     ram = 3 * plane * image.dtype.itemsize * image.block_depth + method_bytes
     smaller = "import with a smaller --block-depth, or use fewer --workers"
     if device and device.type == "cuda":
+        from sparsem.models.device import free_memory
+
         return Needs(ram, disk, smaller, gpu=GPU_BYTES, gpu_free=free_memory(device))
     return Needs(ram, disk, smaller)
 
@@ -164,8 +159,11 @@ def _recorded_settings(settings: DenoiseSettings) -> DenoiseSettings:
     The device is the one that is chosen here; settings of the other method have their defaults.
     """
     unused_fields = NLM_FIELDS if settings.method == "n2v" else N2V_FIELDS
-    device = choose_device(settings.device if settings.method == "n2v" else "cpu")
-    changes: dict[str, Any] = {"device": device.type}
+    changes: dict[str, Any] = {"device": "cpu"}
+    if settings.method == "n2v":
+        from sparsem.models.device import choose_device
+
+        changes["device"] = choose_device(settings.device).type
     for key in unused_fields:
         changes[key] = DenoiseSettings.model_fields[key].default
     return changed(settings, changes)
@@ -220,6 +218,9 @@ def _train_link(
         The state of the training as ``state-NAME``, and the loss; with the last part also the
         network.
     """
+    from sparsem.models.device import choose_device
+    from sparsem.preprocess.noise2void import DenoiserTraining, patch_sampler, train_part
+
     patches = patch_sampler([image.kept(0)[box] for box in part.boxes])
     state = None
     if previous:
@@ -262,6 +263,9 @@ def _denoise_block(
     if network is None:
         denoised = [denoise_nonlocal_means(voxels, settings.strength) for voxels in slices]
         return {path: np.stack(denoised)}, {}
+    from sparsem.models.device import choose_device
+    from sparsem.preprocess.noise2void import denoise_slice, load_network
+
     device = choose_device(settings.device)
     folder, last_link = network
     content = np.asarray(link_arrays(folder, "n2v", last_link)["network"][...])

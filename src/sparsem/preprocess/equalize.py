@@ -27,6 +27,7 @@ from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import ImageResult
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
 EqualizeMethod = Literal["flicker", "histogram", "clahe", "reference", "standard"]
@@ -76,7 +77,7 @@ def equalize(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> str:
+) -> ImageResult:
     """Write ``images/OUT``, the image with even brightness.
 
     Pixels keep their positions: annotations made on the image hold for it.
@@ -118,7 +119,8 @@ def equalize(
             settings,
             of_block=lambda block: None if quantiles is None else quantiles[block.own],
         )
-    return settings.out
+    written = (f"images/{settings.out}",)
+    return ImageResult(settings.out, sample=sample, written=written)
 
 
 def _plane_bytes(image: Volume) -> int:

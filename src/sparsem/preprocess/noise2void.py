@@ -23,7 +23,8 @@ from torch import nn
 
 from sparsem.errors import InputError
 from sparsem.image.black_areas import black_areas
-from sparsem.models.device import Precision, autocast, keep_freed_memory
+from sparsem.models.device import autocast, keep_freed_memory
+from sparsem.settings import Precision
 
 PATCH_PX = 64
 MASKED_PERCENT = 1.5  # of the pixels of a patch, as in the paper

@@ -37,7 +37,7 @@ def denoise_series(
     # The sample holds nothing but copies and results: it may be overwritten.
     on = replace(on, overwrite=True, quiet=on.quiet or method != "n2v")
     sample = _copy_to_sample(series, path, on)
-    name = denoise(sample, DenoiseSettings(method=method, image="raw"), on=on)
+    name = denoise(sample, DenoiseSettings(method=method, image="raw"), on=on).image
     return replace(
         series,
         source=open_source(path),

@@ -6,7 +6,7 @@ results, so that an interrupted run resumes where it stopped.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,21 @@ from sparsem.settings import resolve_settings
 from sparsem.store.sample import save_table
 from sparsem.store.volume import write_atomically
 from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import fingerprint_of
+
+
+@dataclass(frozen=True)
+class ImageQualityResult(StageResult):
+    """The result of ``measure_image_quality``.
+
+    Attributes:
+        images: the measured images.
+        files: the tables of images and of tiles, CSV.
+    """
+
+    images: tuple[MeasuredImage, ...]
+    files: tuple[Path, Path]
 
 
 def measure_image_quality(
@@ -59,8 +73,8 @@ def measure_image_quality(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> list[MeasuredImage]:
-    """Measure images, one after the other.
+) -> ImageQualityResult:
+    """Measure images, one after the other, and write the tables of their metrics.
 
     Only one image, its reference and its mask are in memory at a time.
 
@@ -79,7 +93,9 @@ def measure_image_quality(
     settings = resolve_settings(ImagesSettings, settings, changes)
     series = open_images(sources, settings)
     weights = available_weights(settings.weights, on)
-    return measure_series(series, Path(folder), settings, weights, on)
+    images = measure_series(series, Path(folder), settings, weights, on)
+    tables = write_quality_tables(images, folder)
+    return ImageQualityResult(tuple(images), tables, written=tuple(map(str, tables)))
 
 
 def available_weights(folder: str | None, on: Execution) -> Weights:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +31,7 @@ from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage
 
 REACH = 2  # slices on either side with which a slice is compared
@@ -65,7 +66,7 @@ class QualitySettings(Settings):
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(StageResult):
     """The quality of a stack.
 
     Attributes:
@@ -129,7 +130,8 @@ def quality(
     rows = [row for summary in summaries for row in summary["slices"]]
     result = _stack_quality(rows, image, name)
     sample.write_table(f"quality_{name}", _quality_table(result, image))
-    return result
+    written = (f"tables/quality_{name}",)
+    return replace(result, sample=sample, written=written)
 
 
 def _quality_block(block: ZBlock, image: Volume) -> BlockResult:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparsem.models.checkpoint import Recipe
-from sparsem.models.device import Precision, autocast, keep_freed_memory
+from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.segment.tiles import Probability, TileGrid, enlarge, scaled_shape, shrink
+from sparsem.settings import Precision
 
 T = TypeVar("T")
 

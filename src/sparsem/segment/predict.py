@@ -18,7 +18,7 @@ from pydantic import Field
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
-from sparsem.models.device import Precision, choose_device, free_memory, resolve_precision
+from sparsem.models.device import choose_device, free_memory, resolve_precision
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import tell
 from sparsem.segment.gray_levels import gray_level_note
@@ -35,7 +35,7 @@ from sparsem.segment.uncertainty import (
     EnsemblePrediction,
     combine_predictions,
 )
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.settings import Precision, Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec

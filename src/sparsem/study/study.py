@@ -165,10 +165,10 @@ class _Run:
             image = alignment.image
         if study.equalize:
             source = study.equalize.image or image
-            image = equalize(self.sample, study.equalize, on=self.on, image=source)
+            image = equalize(self.sample, study.equalize, on=self.on, image=source).image
         if study.denoise:
             source = study.denoise.image or image
-            image = denoise(self.sample, study.denoise, on=self.on, image=source)
+            image = denoise(self.sample, study.denoise, on=self.on, image=source).image
         if study.quality:
             quality(self.sample, study.quality, on=self.on)
         return image, alignment

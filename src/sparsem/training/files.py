@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from sparsem.errors import InputError, ResumeError
 from sparsem.models.checkpoint import load_tensors, read_recipe, save_tensors
-from sparsem.models.device import Precision
 from sparsem.progress import Meter
-from sparsem.settings import differences
+from sparsem.settings import Precision, differences
 from sparsem.store.locks import acquire
 from sparsem.store.volume import write_atomically
 from sparsem.training.loop import Progress, ResumableTraining

@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparsem.models.device import Precision
-from sparsem.settings import Settings, SliceNumbers
+from sparsem.settings import Precision, Settings, SliceNumbers
 
 
 class LoopSettings(Settings):
