@@ -295,7 +295,7 @@ def test_slices_of_one_stack_and_single_images_are_reported(folder: Path) -> Non
     alone = compare_protocols(
         study(folder, f'out = "alone"\n{text}slices = [0]', "alone.toml"), QUIET
     )
-    assert "nothing is tested" in alone.files[0].read_text(encoding="utf-8")
+    assert "No difference was tested" in alone.files[0].read_text(encoding="utf-8")
     assert any(
         "in them is as featureless as resin" in one or "a proposal" in one
         for one in alone.comparison.notices

@@ -23,7 +23,7 @@ from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
 from sparsem.report.scene3d.render import RenderSettings
 from sparsem.report.scene3d.render import render as render_stage
 from sparsem.report.scene3d.single_object import SingleObject, select_object_layers
-from sparsem.report.scene3d.solids import Cut, solids_of, whole_box
+from sparsem.report.scene3d.solids import Cut, solids_of, volume_box
 from sparsem.report.viewers import NEUROGLANCER, neuroglancer_state, viewers
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
@@ -157,7 +157,7 @@ def test_a_cut_removes_the_part_before_it(tissue_with_cells: Sample) -> None:
     layers, problems = read_layers(tissue_with_cells, ["nucleolus"], "cells", {})
     assert problems == []
     assert layers[0].labels is not None
-    box = whole_box(layers[0].labels)
+    box = volume_box(layers[0].labels)
     (whole,) = solids_of(layers[0], box, 1e9, 0)
     (half,) = solids_of(layers[0], box, 1e9, 0, Cut("z", 9.5 / 19))
     assert half.mesh.vertices[:, 0].min() == pytest.approx(10 * 0.02, abs=0.012)
@@ -168,7 +168,7 @@ def test_a_cut_removes_the_part_before_it(tissue_with_cells: Sample) -> None:
 def test_every_cell_is_a_separate_solid(tissue_with_cells: Sample) -> None:
     (layer,), _ = read_layers(tissue_with_cells, ["cells"], "cells", {})
     assert layer.labels is not None
-    solids = list(solids_of(layer, whole_box(layer.labels), 1e9, 3000))
+    solids = list(solids_of(layer, volume_box(layer.labels), 1e9, 3000))
     assert [solid.name for solid in solids] == ["7", "300", "70000"]
     assert len({solid.color for solid in solids}) == 3
     assert volume_of(solids[0].mesh) == pytest.approx(17 * 52 * 31 * VOXEL.volume_um3, rel=0.1)
@@ -371,7 +371,7 @@ def test_a_single_object_is_drawn_with_objects_inside_and_around_it(
         if layer.name == "mitochondrion"
     )
     assert layer.labels is not None
-    (solid,) = solids_of(layer, whole_box(layer.labels), 1e9, 0)
+    (solid,) = solids_of(layer, volume_box(layer.labels), 1e9, 0)
     row = tables["mitochondrion"]["object"].index(inside[0])
     assert volume_of(solid.mesh) == pytest.approx(
         tables["mitochondrion"]["volume_um3"][row], rel=0.01

@@ -120,7 +120,7 @@ def _correlation_figure(result: ProtocolComparison) -> dict[str, str]:
 
 
 def _varies(values: ValuesByGroup) -> bool:
-    """Return whether the values of a metric differ; saturation, for example, may be 0 everywhere."""
+    """Return whether the values of a metric differ; saturation may be 0 everywhere."""
     all_values = np.concatenate(list(values.values()))
     return bool(np.nanmax(all_values) > np.nanmin(all_values))
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sparsem.report.mesh import Mesh
 from sparsem.report.plots.colors import N_CELL_COLORS, RGB, cell_color
-from sparsem.report.plots.figures import label_edges
+from sparsem.report.plots.figures import label_outlines
 
 OPAQUE, TRANSPARENT = 255, 0
 BACKGROUND: RGB = (0, 0, 0)  # transparent, so its color is never visible
@@ -61,7 +61,7 @@ def cells_uri(labels: NDArray[Any]) -> str:
     """Return labels as a transparent PNG data URI: every cell in its color, with outlines."""
     outline_index = N_CELL_COLORS + 1
     indices = np.where(labels > 0, labels % N_CELL_COLORS + 1, 0).astype(np.uint8)
-    indices[label_edges(labels)] = outline_index
+    indices[label_outlines(labels)] = outline_index
     cell_colors = [cell_color(number) for number in range(N_CELL_COLORS)]
     colors = [BACKGROUND, *cell_colors, CELL_OUTLINE]
     return _palette_png_uri(indices, colors, [TRANSPARENT, *[OPAQUE] * outline_index])

@@ -14,7 +14,7 @@ from sparsem.progress import Meter
 from sparsem.report.export_meshes import add_solid, new_scene, write_scene
 from sparsem.report.export_voxels import exportable_names, voxels_to_export
 from sparsem.report.layers import StructureLayer, read_layers
-from sparsem.report.scene3d.solids import Solid, solids_of, whole_box
+from sparsem.report.scene3d.solids import Solid, solids_of, volume_box
 from sparsem.settings import Settings, SliceNumbers, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
@@ -32,7 +32,9 @@ class ExportSettings(Settings):
     cells: str = Field("cells", description="name of the cells, which get a mesh each")
     onto: str | None = Field(
         None,
-        description="move voxels onto the pixels of this image, such as raw, if alignment moved them",
+        description=(
+            "move voxels onto the pixels of this image, such as raw, if alignment moved them"
+        ),
     )
     slices: SliceNumbers = Field(
         (), description="write only these slices, in this order: 0,13,26 or 10-20"
@@ -99,8 +101,8 @@ def _check_arguments(
     if ending not in (*WRITERS, *TABLE_ENDINGS, *MESH_ENDINGS):
         known = ", ".join((*WRITERS, *TABLE_ENDINGS, *MESH_ENDINGS))
         raise InputError(
-            f"The ending of the file names its format; expected a name that ends in one of {known}, "
-            f"got '{path.name}'."
+            "The ending of the file names its format; expected a name that ends in one of "
+            f"{known}, got '{path.name}'."
         )
     if path.exists() and not on.overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
@@ -155,5 +157,5 @@ def _write_meshes(
 def _solids(layer: StructureLayer, settings: ExportSettings) -> list[Solid]:
     if layer.labels is None:
         return []
-    box, max_voxels = whole_box(layer.labels), settings.max_mvoxels * 1e6
+    box, max_voxels = volume_box(layer.labels), settings.max_mvoxels * 1e6
     return list(solids_of(layer, box, max_voxels, settings.triangles))

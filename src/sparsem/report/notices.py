@@ -148,8 +148,8 @@ def _score(sample: Sample, name: str, is_cells: bool) -> Iterator[Notice]:
     is_unseen = slices_used_as(scores, "unseen")
     if slices_used_as(scores, "unknown").any():
         text = (
-            f"It is not known which slices {name} was trained on, so its score may be too high; "
-            "run 'sparsem score' with --trained-slices."
+            f"It is not known which slices were used to train {name}, so its score may be too "
+            "high; run 'sparsem score' with --trained-slices."
         )
         yield Notice(text, True)
         return
@@ -234,8 +234,8 @@ def _measured_structure(row: Mapping[str, Any]) -> Iterator[Notice]:
         else:
             size = f"{row['small_components_area_um2']:.2g} µm²"
         text = (
-            f"{name}: {row['small_components']} small components ({size} in total) were below the minimum "
-            "size and were not measured."
+            f"{name}: {row['small_components']} small components ({size} in total) were below the "
+            "minimum size and were not measured."
         )
         yield Notice(text, False)
     if row["texture_level"]:

@@ -105,7 +105,7 @@ def _compressed_csv(table: pa.Table) -> str:
 
 
 def _within_budget(contents: Sequence[str], budget: int) -> list[str]:
-    """Return the contents, smallest first until the budget is used up, and empty text for others."""
+    """Return the smallest contents that fit into the budget, and empty text for the others."""
     kept_contents = [""] * len(contents)
     for index in sorted(range(len(contents)), key=lambda k: len(contents[k])):
         budget -= len(contents[index])

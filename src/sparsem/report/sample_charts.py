@@ -46,7 +46,7 @@ def _quality_plots(view: SampleView) -> Iterator[Plot]:
             if pa.types.is_floating(table[column].type):
                 curves[column] = table[column].to_numpy().astype(np.float64)
         caption = (
-            f"The image {image}, slice by slice. Bands mark slices to review: amber or red. "
+            f"The image {image}, slice by slice. Vertical bands mark amber and red slices. "
             "Brightness, contrast, noise, stripes and charging are fractions of the range of gray "
             "levels."
         )
@@ -81,8 +81,8 @@ def _dice_plots(view: SampleView, structures: Sequence[str]) -> Iterator[Plot]:
     if not any(np.isfinite(curve.dice).sum() > 1 for curve in curves.values()):
         return
     caption = (
-        "Agreement with the ground truth in every slice that it labels; slices without a pixel in "
-        "both masks are left out."
+        "Agreement with the ground truth in every slice that it labels; slices in which both masks "
+        "are empty are left out."
     )
     data = concatenate_tables(scores, "structure")
     title, file = f"Dice along z: {view.name}", f"dice_{view.name}.csv"

@@ -13,7 +13,7 @@ from sparsem.errors import SparsemError
 from sparsem.geometry import evenly_spaced
 from sparsem.labels.results import is_outdated
 from sparsem.progress import Meter
-from sparsem.report.box_layers import box_layer_colors, read_box_layers
+from sparsem.report.box_layers import BoxLayer, box_layer_colors, read_box_layers
 from sparsem.report.dice import score_text
 from sparsem.report.layers import StructureLayer, layer_colors, read_layers
 from sparsem.report.notices import Notice, notices
@@ -53,14 +53,8 @@ def view_sample(
         for _ in range(STEPS):
             meter.step()
         return SampleView(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
-    truth = {
-        name: (source, GroundTruthSettings(slices=settings.truth_slices.get(name)))
-        for name, source in settings.truth.items()
-    }
-    layers, sentences = read_layers(
-        sample, settings.structure, settings.cells, truth, fallback_names
-    )
-    problems = [Notice(sentence, True) for sentence in sentences]
+    problems: list[Notice] = []
+    layers = _read_layers(sample, settings, fallback_names, problems)
     shown = _image_of(sample, layers, problems)
     meter.step("slices")
 
@@ -69,37 +63,50 @@ def view_sample(
     view.structures = [layer.name for layer in layers]
     view.colors = layer_colors(layers)
     view.history = sample.history()
-    for name, slices in annotated_structures(sample).items():
-        view.labeled[name] = list(slices)
-        view.labeled_text[name] = labeled_slices_text(sample, name, slices)
+    _add_labeled_slices(view, sample)
     if shown is not None:
-        with_alignment = [name for name in shown.made_from if f"alignment_{name}" in sample.tables]
-        view.aligned = with_alignment[0] if with_alignment else ""
+        _add_alignment(view, sample, shown)
         drawable = _layers_of_shape(layers, shown.volume.shape, problems)
-        boxes, sentences = read_box_layers(sample, shown.name, settings.structure, fallback_names)
-        problems += [Notice(sentence, True) for sentence in sentences]
-        view.structures += [layer.name for layer in boxes]
-        view.colors = {**view.colors, **box_layer_colors(boxes)}
-        view.slices = encode_slices(
-            shown.volume,
-            drawable,
-            boxes,
-            _slices_to_show(layers, shown.volume.shape[0], settings.n_slices // n_samples),
-            settings.pixels,
-            MAX_IMAGE_BYTES // n_samples,
-            sample.image("raw").names,
-        )
-        view.has_truth = any(entry["truth"] for entry in view.slices)
+        boxes = _read_boxes(sample, shown, settings, fallback_names, problems)
+        slice_numbers = _slices_to_show(layers, shown, settings.n_slices // n_samples)
+        _add_slices(view, sample, shown, drawable, boxes, slice_numbers, settings, n_samples)
     meter.step("3D scene")
 
     view.scene = encode_scene(layers, settings.triangles // n_samples)
     view.tables = _current_tables(sample, layers, problems)
-    scores = {layer.name: score_text(view.tables, layer.name) for layer in layers}
-    view.dice = {name: text for name, text in scores.items() if text}
+    _add_scores(view, layers)
     with_labels = [layer.name for layer in layers if layer.labels]
     view.notices = [*problems, *notices(sample, with_labels, settings.cells)]
     meter.step("tables")
     return view
+
+
+def _read_layers(
+    sample: Sample,
+    settings: ReportSettings,
+    fallback_names: Sequence[str],
+    problems: list[Notice],
+) -> list[StructureLayer]:
+    truth = {}
+    for name, source in settings.truth.items():
+        slices = settings.truth_slices.get(name)
+        truth[name] = (source, GroundTruthSettings(slices=slices))
+    layers, sentences = read_layers(
+        sample, settings.structure, settings.cells, truth, fallback_names
+    )
+    problems += [Notice(sentence, True) for sentence in sentences]
+    return layers
+
+
+def _add_labeled_slices(view: SampleView, sample: Sample) -> None:
+    for name, slices in annotated_structures(sample).items():
+        view.labeled[name] = list(slices)
+        view.labeled_text[name] = labeled_slices_text(sample, name, slices)
+
+
+def _add_scores(view: SampleView, layers: Sequence[StructureLayer]) -> None:
+    texts = {layer.name: score_text(view.tables, layer.name) for layer in layers}
+    view.dice = {name: text for name, text in texts.items() if text}
 
 
 class ShownImage(NamedTuple):
@@ -129,6 +136,50 @@ def _image_of(
         return None
 
 
+def _add_alignment(view: SampleView, sample: Sample, shown: ShownImage) -> None:
+    """Name the image whose table of alignment is shown: the first one that has such a table."""
+    for name in shown.made_from:
+        if f"alignment_{name}" in sample.tables:
+            view.aligned = name
+            return
+
+
+def _read_boxes(
+    sample: Sample,
+    shown: ShownImage,
+    settings: ReportSettings,
+    fallback_names: Sequence[str],
+    problems: list[Notice],
+) -> list[BoxLayer]:
+    boxes, sentences = read_box_layers(sample, shown.name, settings.structure, fallback_names)
+    problems += [Notice(sentence, True) for sentence in sentences]
+    return boxes
+
+
+def _add_slices(
+    view: SampleView,
+    sample: Sample,
+    shown: ShownImage,
+    layers: Sequence[StructureLayer],
+    boxes: Sequence[BoxLayer],
+    slice_numbers: Sequence[int],
+    settings: ReportSettings,
+    n_samples: int,
+) -> None:
+    view.structures += [layer.name for layer in boxes]
+    view.colors = {**view.colors, **box_layer_colors(boxes)}
+    view.slices = encode_slices(
+        shown.volume,
+        layers,
+        boxes,
+        slice_numbers,
+        settings.pixels,
+        MAX_IMAGE_BYTES // n_samples,
+        sample.image("raw").names,
+    )
+    view.has_truth = any(entry["truth"] for entry in view.slices)
+
+
 def _layers_of_shape(
     layers: Sequence[StructureLayer], shape: tuple[int, ...], problems: list[Notice]
 ) -> list[StructureLayer]:
@@ -146,11 +197,12 @@ def _layers_of_shape(
     return drawable
 
 
-def _slices_to_show(layers: Sequence[StructureLayer], n_slices: int, count: int) -> list[int]:
+def _slices_to_show(layers: Sequence[StructureLayer], shown: ShownImage, count: int) -> list[int]:
     """Return about ``count`` slice numbers: evenly spaced ones, and slices with ground truth.
 
     Slices of ground truth that labels all slices are not preferred.
     """
+    n_slices = shown.volume.shape[0]
     count = max(MIN_SLICES, count)
     labeled: set[int] = set()
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Plots of curves and bars for the report, as SVG: Dice, networks, drift, pattern spectra, cells."""
+"""Plots of curves and bars for the report, as SVG: Dice, networks, drift, spectra, cells."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -37,7 +37,7 @@ Panel = tuple[str, RGBImage]  # title and image
 
 
 def stretch_contrast(image: NDArray[Any]) -> RGBImage:
-    """Return an image (y, x) as RGB, gray levels stretched from the 0.5th to the 99.5th percentile."""
+    """Return an image (y, x) as RGB, stretched from the 0.5th to the 99.5th percentile."""
     low, high = np.percentile(image, (0.5, 99.5))
     stretched = (image.astype(np.float32) - low) / max(high - low, 1e-6) * 255
     gray = np.clip(stretched, 0, 255).astype(np.uint8)
@@ -63,12 +63,12 @@ def cell_overlay(image: NDArray[Any], labels: NDArray[Any], opacity: float = 0.4
     gray = stretch_contrast(image)
     tinted = (1 - opacity) * gray + opacity * colors[indices.reshape(labels.shape)]
     rgb = np.where((labels > 0)[..., None], tinted, gray)
-    edge = label_edges(labels)
+    edge = label_outlines(labels)
     rgb[edge] = 0.25 * rgb[edge]
     return rgb.astype(np.uint8)
 
 
-def label_edges(labels: NDArray[Any]) -> Mask:
+def label_outlines(labels: NDArray[Any]) -> Mask:
     """Return the pixels (y, x) whose label differs from that of the upper or the left neighbor."""
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]

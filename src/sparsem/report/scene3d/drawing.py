@@ -19,7 +19,7 @@ DARK_BACKGROUND = 1.5  # sum of red, green and blue (0 to 1) below which text is
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Rendering:
     """Meshes and the view of them.
 
     Attributes:
@@ -45,30 +45,30 @@ class Drawing:
     elevation: float
 
 
-def draw_still(drawing: Drawing, path: Path, meter: Meter) -> None:
+def draw_still(rendering: Rendering, path: Path, meter: Meter) -> None:
     """Write a rendering as PNG."""
-    with _opened_plotter(drawing) as plotter:
+    with _opened_plotter(rendering) as plotter:
         plotter.screenshot(str(path))
         meter.step()
 
 
 def draw_turntable(
-    drawing: Drawing, path: Path, n_frames: int, frames_per_second: int, meter: Meter
+    rendering: Rendering, path: Path, n_frames: int, frames_per_second: int, meter: Meter
 ) -> None:
     """Write a video of one turn around the vertical axis as MP4."""
-    with _opened_plotter(drawing) as plotter:
+    with _opened_plotter(rendering) as plotter:
         frames = _turn(plotter, n_frames, meter)
-        _write_video(path, frames, (drawing.width, drawing.height), frames_per_second)
+        _write_video(path, frames, (rendering.width, rendering.height), frames_per_second)
 
 
 @contextmanager
-def _opened_plotter(drawing: Drawing) -> Iterator[Any]:
-    """Yield a plotter that shows the drawing."""
+def _opened_plotter(rendering: Rendering) -> Iterator[Any]:
+    """Yield a plotter that shows the rendering."""
     import pyvista
 
     window: dict[str, Any] = {
         "off_screen": True,
-        "window_size": [drawing.width, drawing.height],
+        "window_size": [rendering.width, rendering.height],
         "lighting": "none",
     }
     # Without a screen VTK tries several methods of drawing, and would complain of each.
@@ -76,15 +76,15 @@ def _opened_plotter(drawing: Drawing) -> Iterator[Any]:
         plotter: Any = opened
         # A light at the camera: every surface that faces the viewer is bright, cut ones too.
         plotter.add_light(pyvista.Light(light_type="headlight"))
-        plotter.set_background(drawing.background)
-        for name, solid in drawing.solids:
+        plotter.set_background(rendering.background)
+        for name, solid in rendering.solids:
             if len(solid.mesh.triangles):
-                _add_solid(plotter, solid, drawing.opacity[name])
-        _add_texts(plotter, drawing)
+                _add_solid(plotter, solid, rendering.opacity[name])
+        _add_texts(plotter, rendering)
         plotter.enable_depth_peeling(8)
         plotter.enable_anti_aliasing("ssaa")
         plotter.camera_position = "xz"
-        plotter.camera.azimuth, plotter.camera.elevation = drawing.azimuth, drawing.elevation
+        plotter.camera.azimuth, plotter.camera.elevation = rendering.azimuth, rendering.elevation
         plotter.reset_camera(bounds=None)
         yield plotter
 
@@ -104,18 +104,18 @@ def _add_solid(plotter: Any, solid: Solid, opacity: float) -> None:
     )
 
 
-def _add_texts(plotter: Any, drawing: Drawing) -> None:
+def _add_texts(plotter: Any, rendering: Rendering) -> None:
     """Add the size of the part that is drawn, and the names of colors."""
     import pyvista
 
-    brightness = sum(pyvista.Color(drawing.background).float_rgb)
+    brightness = sum(pyvista.Color(rendering.background).float_rgb)
     text_color = "white" if brightness < DARK_BACKGROUND else "black"
-    font_size = max(6, drawing.height // 100)
-    z, y, x = (f"{length:.3g}" for length in drawing.size_um)
+    font_size = max(6, rendering.height // 100)
+    z, y, x = (f"{length:.3g}" for length in rendering.size_um)
     size = f" {x} x {y} x {z} um (x y z)"
     plotter.add_text(size, position="lower_left", font_size=font_size, color=text_color)
-    if drawing.legend:
-        entries = [[name, list(unit_rgb(color))] for name, color in drawing.legend.items()]
+    if rendering.legend:
+        entries = [[name, list(unit_rgb(color))] for name, color in rendering.legend.items()]
         plotter.add_legend(
             entries,
             size=(0.2, 0.045 * len(entries)),

@@ -10,13 +10,13 @@ from pydantic import Field, field_validator
 from sparsem.errors import InputError, SampleError
 from sparsem.progress import Meter
 from sparsem.report.layers import StructureLayer, read_layers
-from sparsem.report.scene3d.drawing import Drawing, draw_still, draw_turntable
+from sparsem.report.scene3d.drawing import Rendering, draw_still, draw_turntable
 from sparsem.report.scene3d.single_object import (
     box_around_object,
     parse_object,
     select_object_layers,
 )
-from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, whole_box
+from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, volume_box
 from sparsem.settings import Settings, named_values, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
@@ -62,7 +62,9 @@ class RenderSettings(Settings):
     max_mvoxels: float = Field(
         48,
         gt=0,
-        description="million voxels that are read per structure; beyond that a coarser level is read",
+        description=(
+            "million voxels that are read per structure; a coarser level is read beyond that"
+        ),
     )
     triangles: int = Field(
         2_000_000, ge=0, description="maximum triangles per structure; 0 for no limit"
@@ -118,7 +120,7 @@ def render(
         solids = _solids(layers, box, settings, meter)
         if not any(len(solid.mesh.triangles) for _, solid in solids):
             raise SampleError(_nothing_to_draw(sample, layers, settings))
-        drawing = Drawing(
+        rendering = Rendering(
             solids=solids,
             opacity=_opacities(layers, settings),
             legend=_legend(layers),
@@ -130,9 +132,9 @@ def render(
             elevation=settings.elevation,
         )
         if n_frames == 1:
-            draw_still(drawing, unfinished, meter)
+            draw_still(rendering, unfinished, meter)
         else:
-            draw_turntable(drawing, unfinished, n_frames, settings.frames_per_second, meter)
+            draw_turntable(rendering, unfinished, n_frames, settings.frames_per_second, meter)
     unfinished.replace(path)
     return FileResult(path, sample=sample, written=(str(path),))
 
@@ -149,7 +151,7 @@ def _layers_to_draw(
         raise SampleError(problems[0] if problems else no_labels)
     voxel_um = first.voxel_size.micrometers
     if settings.object is None:
-        return layers, whole_box(first), voxel_um
+        return layers, volume_box(first), voxel_um
     single = parse_object(settings.object)
     box = box_around_object(sample, single)
     return select_object_layers(sample, layers, single, settings.cells), box, voxel_um

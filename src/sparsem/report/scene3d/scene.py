@@ -7,7 +7,7 @@ import numpy as np
 
 from sparsem.report.encode import encode_mesh
 from sparsem.report.layers import StructureLayer
-from sparsem.report.scene3d.solids import solids_of, whole_box
+from sparsem.report.scene3d.solids import solids_of, volume_box
 from sparsem.store.volume import Volume
 
 # Voxels from which meshes are made; a coarser level of the pyramid is read if there are more.
@@ -71,7 +71,7 @@ def _encode_parts(
 ) -> list[dict[str, Any]]:
     max_voxels = MAX_CELL_VOXELS if layer.cells else MAX_STRUCTURE_VOXELS
     parts = []
-    for solid in solids_of(layer, whole_box(labels), max_voxels, n_triangles):
+    for solid in solids_of(layer, volume_box(labels), max_voxels, n_triangles):
         if len(solid.mesh.triangles):
             mesh = encode_mesh(solid.mesh, np.zeros(3), cube_um)
             parts.append({"name": solid.name, "color": list(solid.color), **mesh})

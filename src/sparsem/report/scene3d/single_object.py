@@ -1,4 +1,4 @@
-"""One object of a sample, with the objects inside it and around it, from the tables of ``measure``."""
+"""One object of a sample with the objects inside and around it, from ``measure``'s tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

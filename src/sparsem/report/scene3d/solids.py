@@ -50,7 +50,7 @@ class Cut(NamedTuple):
     position: float
 
 
-def whole_box(volume: Volume) -> Box:
+def volume_box(volume: Volume) -> Box:
     """Return the box around a whole volume."""
     return np.zeros(3, np.int64), np.array(volume.shape, np.int64)
 
