@@ -1,4 +1,4 @@
-"""What a machine does to a run: a kill, a dead worker, a full disk, no right to write, a sample that is moved away, two runs at once."""
+"""Faults during a run: kills, dead workers, full disks, read-only folders, moved samples, two runs."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ STACK = np.random.default_rng(0).integers(0, 255, (24, 300, 400), np.uint8)
 
 
 def importing(folder: Path, **limits: int) -> "subprocess.Popen[str]":
-    """The installed program, importing block by block."""
+    """Start the installed program, which imports block by block."""
     if not (folder / "a.tif").exists():
         tifffile.imwrite(folder / "a.tif", STACK, photometric="minisblack")
     words = ["import", "a.tif", "s.zarr", "--voxel-nm", "8", "8", "8", "--block-depth", "1"]
@@ -54,7 +54,7 @@ def importing(folder: Path, **limits: int) -> "subprocess.Popen[str]":
 
 
 def wait_for_a_block(run: "subprocess.Popen[str]", folder: Path) -> None:
-    """Until the import has done one block, or has ended."""
+    """Wait until the import has finished one block, or has ended."""
     done, deadline = folder / "s.zarr" / ".sparsem" / "work" / "import", time.monotonic() + 60
     while (
         not list(done.glob("*/done/*.json")) and time.monotonic() < deadline and run.poll() is None
@@ -81,13 +81,13 @@ def imported(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_no_room_left_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_the_run_resumes(tmp_path: Path) -> None:
     run = importing(tmp_path, bytes_a_file=50_000)  # a chunk has 120,000
-    _, told = run.communicate(timeout=120)
+    _, printed = run.communicate(timeout=120)
     assert run.returncode == 2
-    assert "There is no room left on the disk" in told.splitlines()[-1]
-    assert "the same command then resumes where it stopped" in told
-    assert "Traceback" not in told
+    assert "There is no room left on the disk" in printed.splitlines()[-1]
+    assert "the same command then resumes where it stopped" in printed
+    assert "Traceback" not in printed
     with pytest.raises(SampleError, match="its import was interrupted"):
         Sample.open(tmp_path / "s.zarr")
     again = importing(tmp_path)
@@ -96,27 +96,27 @@ def test_no_room_left_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) 
     assert imported(tmp_path) == whole(tmp_path)
 
 
-def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_prints_how_to_resume(tmp_path: Path) -> None:
     run = importing(tmp_path)
     wait_for_a_block(run, tmp_path)
     run.send_signal(signal.SIGTERM)
-    _, told = run.communicate(timeout=120)
+    _, printed = run.communicate(timeout=120)
     if run.returncode == 0:
         pytest.skip("the run was faster than the signal")
     assert run.returncode == 130
-    assert told.splitlines()[-1] == SENTENCE
+    assert printed.splitlines()[-1] == SENTENCE
 
 
-def test_a_sample_that_is_moved_away_meanwhile_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_sample_moved_during_a_run_is_reported_and_nothing_is_lost(tmp_path: Path) -> None:
     run = importing(tmp_path)
     wait_for_a_block(run, tmp_path)
     (tmp_path / "s.zarr").rename(tmp_path / "elsewhere.zarr")
-    _, told = run.communicate(timeout=120)
+    _, printed = run.communicate(timeout=120)
     if run.returncode == 0:
         pytest.skip("the run was faster than the move")
     assert run.returncode == 2
-    assert "is gone" in told.splitlines()[-1] or "made by" in told.splitlines()[-1]
-    assert "Traceback" not in told
+    assert "is gone" in printed.splitlines()[-1] or "made by" in printed.splitlines()[-1]
+    assert "Traceback" not in printed
     if (tmp_path / "s.zarr").exists():
         assert not list(
             (tmp_path / "s.zarr").rglob("zarr.json")
@@ -219,11 +219,11 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -
         (errno.EIO, "Input/output error"),
     ],
 )
-def test_what_a_file_system_says_becomes_a_sentence(number: int, sentence: str) -> None:
+def test_file_system_errors_become_sentences(number: int, sentence: str) -> None:
     assert sentence in describe_os_error(OSError(number, os.strerror(number), "/data/s.zarr"))
 
 
-def test_a_place_that_may_not_be_written_to(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     if os.access(tmp_path / "closed", os.W_OK):
         pytest.skip("this user may write everywhere")

@@ -1,4 +1,4 @@
-"""The order of a series of files from their names: the right one, or a refusal that names two files."""
+"""The order of a series of files from their names: the right one, or an error that names two files."""
 
 import random
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def numbered(draw: st.DrawFn, gaps: bool) -> list[int]:
 
 @st.composite
 def plain(draw: st.DrawFn) -> TRUTH:
-    """One number that counts slices, other text and numbers that stay the same."""
+    """Draw names with one number that counts slices; other text and numbers stay the same."""
     width = draw(st.sampled_from([1, 3, 4, 6, 20]))
     prefix, suffix = draw(st.sampled_from(PREFIXES)), draw(st.sampled_from(SUFFIXES))
     ending = draw(st.sampled_from([".tif", ".png", ".TIF"]))
@@ -85,7 +85,7 @@ def plain(draw: st.DrawFn) -> TRUTH:
 
 @st.composite
 def timed(draw: st.DrawFn) -> TRUTH:
-    """A counter, and the time at which each slice was taken, before or after it."""
+    """Draw names with a counter and the time of each slice, before or after it."""
     begin = draw(st.integers(0, 50_000))
     pattern = draw(st.sampled_from(["{time}_{z:04d}", "s{z:03d}_{time}", "{time}_z{z}", "{time}"]))
     written = draw(
@@ -109,7 +109,7 @@ def timed(draw: st.DrawFn) -> TRUTH:
 
 @st.composite
 def decimal(draw: st.DrawFn) -> TRUTH:
-    """Positions with decimals after z or before a unit, padded or not, below zero or not."""
+    """Draw names with decimals after z or before a unit, padded or not, negative or not."""
     step = draw(st.sampled_from([0.05, 0.1, 0.04, 0.25, 0.5]))
     count = draw(st.integers(4, 14))
     first = draw(st.integers(1 - count, 40))  # a hyphen before all numbers would be a separator
@@ -133,7 +133,7 @@ def negative(draw: st.DrawFn) -> TRUTH:
 
 @st.composite
 def with_stray(draw: st.DrawFn) -> TRUTH:
-    """A copy of one slice next to the others."""
+    """Draw names of a series and of a copy of one slice."""
     truth = draw(plain())
     name = draw(st.sampled_from(sorted(truth)))
     stem, ending = name[:-4], name[-4:]
@@ -149,7 +149,7 @@ def with_stray(draw: st.DrawFn) -> TRUTH:
 
 @st.composite
 def several(draw: st.DrawFn) -> TRUTH:
-    """A file a slice and channel, detector, tile or time."""
+    """Draw names of one file per slice and channel, detector, tile or time."""
     prefix = draw(st.sampled_from(["s", "z", "slice_", "img_", "2021-03-04_"]))
     kind = draw(
         st.sampled_from(
@@ -177,7 +177,7 @@ def several(draw: st.DrawFn) -> TRUTH:
 
 @st.composite
 def odd(draw: st.DrawFn) -> TRUTH:
-    """Names whose meaning only their maker knows."""
+    """Draw names whose meaning is not clear."""
     numbers = numbered(draw, draw(st.booleans()))
     kind = draw(
         st.sampled_from(["decimal", "two runs", "exponent", "counter", "digits", "run.slice"])
@@ -204,20 +204,20 @@ def odd(draw: st.DrawFn) -> TRUTH:
 def check(truth: TRUTH, mixed: random.Random, may_refuse: bool, must_refuse: bool = False) -> None:
     names = sorted(truth)
     mixed.shuffle(names)
-    found = series_order(names)
-    if found.fault:
-        assert may_refuse, name_fault_message(found, names, "the folder", "f")
-        first, second = (names[index] for index in found.pair)
-        sentence = name_fault_message(found, names, "the folder f", "f")
+    order = series_order(names)
+    if order.fault:
+        assert may_refuse, name_fault_message(order, names, "the folder", "f")
+        first, second = (names[index] for index in order.pair)
+        sentence = name_fault_message(order, names, "the folder f", "f")
         assert first != second
         assert first in sentence
         assert second in sentence
         return
-    assert not must_refuse, [names[index] for index in found.order]
-    assert sorted(found.order) == list(range(len(names)))
-    heights = [truth[names[index]] for index in found.order]
+    assert not must_refuse, [names[index] for index in order.order]
+    assert sorted(order.order) == list(range(len(names)))
+    heights = [truth[names[index]] for index in order.order]
     assert heights == sorted(heights)
-    assert list(found.numbers) == sorted(found.numbers)
+    assert list(order.numbers) == sorted(order.numbers)
 
 
 MIXED = st.randoms(use_true_random=False)
@@ -225,7 +225,7 @@ MIXED = st.randoms(use_true_random=False)
 
 @given(truth=plain() | timed() | decimal() | negative(), mixed=MIXED)
 @settings(max_examples=100)
-def test_names_that_give_an_order_give_the_right_one(truth: TRUTH, mixed: random.Random) -> None:
+def test_clear_names_give_the_right_order(truth: TRUTH, mixed: random.Random) -> None:
     check(truth, mixed, may_refuse=False)
 
 
@@ -246,7 +246,7 @@ def numbers_in(names: Sequence[str]) -> tuple[float, ...]:
     return series_order(names).numbers
 
 
-def test_the_number_of_a_slice_is_the_one_that_differs() -> None:
+def test_the_slice_number_is_the_number_that_differs() -> None:
     assert sorted(["s10", "s9", "s1b", "s1a", "s²"], key=natural_key) == [
         "s1a",
         "s1b",
@@ -273,7 +273,7 @@ def test_the_number_of_a_slice_is_the_one_that_differs() -> None:
     assert numbers_in(["z1e-2.tif", "z5e-3.tif"]) == (0.005, 0.01)
 
 
-def test_gaps_are_told_from_steps_and_times() -> None:
+def test_gaps_are_distinguished_from_steps_and_times() -> None:
     assert missing_numbers([20241003091122, 20241003101522, 20241003115959]) == []
     assert missing_numbers([10, 30, 20]) == missing_numbers([4]) == missing_numbers([]) == []
     assert missing_numbers([0.8, 0.85, 0.95, 1]) == [0.9]
@@ -328,8 +328,8 @@ def test_a_refusal_names_two_files_and_what_to_do(
     stems: str, pair: str, why: str, what_to_do: str
 ) -> None:
     names = [f"{stem}.tif" for stem in stems.split()]
-    found = series_order(names)
-    sentence = name_fault_message(found, names, "the folder f", "f")
+    order = series_order(names)
+    sentence = name_fault_message(order, names, "the folder f", "f")
     for part in (pair, why, what_to_do):
         assert part in sentence
 
@@ -346,7 +346,7 @@ def test_a_refusal_names_two_files_and_what_to_do(
         (["z-1", "z-2"], "hyphens before the numbers are read as separators"),
     ],
 )
-def test_what_was_understood_and_may_be_wrong_is_noted(
+def test_uncertain_interpretations_are_noted(
     names: list[str], note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for index, name in enumerate(names):
@@ -358,7 +358,7 @@ def test_what_was_understood_and_may_be_wrong_is_noted(
 
 
 def write_slices(folder: Path, *names: str) -> Path:
-    """Slices whose gray level is their place in ``names``."""
+    """Write slices whose gray level is their position in ``names``."""
     for index, name in enumerate(names):
         path = folder / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -371,7 +371,7 @@ def levels(source: str | Path) -> list[int]:
     return [int(plane[0, 0]) for plane in stack[0 : stack.shape[0]]]
 
 
-def test_a_series_is_refused_only_where_its_order_counts(tmp_path: Path) -> None:
+def test_a_series_is_refused_only_if_its_order_matters(tmp_path: Path) -> None:
     folder = write_slices(tmp_path / "f", "z0_ch0", "z1_ch0", "z0_ch1", "z1_ch1")
     for make in (lambda: open_source(folder), lambda: import_stack(folder, tmp_path / "s.zarr")):
         with pytest.raises(
@@ -417,7 +417,7 @@ def test_folders_with_brackets_and_slices_in_folders_of_their_own(tmp_path: Path
         open_source(f"{tmp_path}/runs/run*/s*.tif")
 
 
-def test_candidates_for_the_number_of_a_mask() -> None:
+def test_possible_slice_numbers_of_masks() -> None:
     assert possible_slice_numbers(["m_z0.85um.tif"]) == [(0.85,)]
     assert possible_slice_numbers(["m-3.tif"]) == [(3,)]
     assert possible_slice_numbers(["m-3.tif"], signed=True) == [(-3,), (3,)]
@@ -429,5 +429,5 @@ def test_candidates_for_the_number_of_a_mask() -> None:
 
 def test_an_order_is_found_for_many_files() -> None:
     names = [f"s{z:05d}.tif" for z in range(3000)]
-    found = series_order([*names, "s00003 copy.tif"])
-    assert found.fault is NameFault.SAME_NUMBER
+    order = series_order([*names, "s00003 copy.tif"])
+    assert order.fault is NameFault.SAME_NUMBER

@@ -1,4 +1,4 @@
-"""HDF5 files as people keep them: compressed by plugins, behind links, without locks, with axes in any order."""
+"""HDF5 files in practice: compression plugins, links, file systems without locks, axes in any order."""
 
 import subprocess
 import sys
@@ -26,16 +26,16 @@ def write(path: Path, **datasets: Any) -> None:
 
 
 def assert_reads(path: Path, expected: NDArray[Any] = STACK, *options: Any, **named: Any) -> None:
-    found = open_source(path, *options, **named)
-    assert tuple(found.stack.shape) == expected.shape
-    assert np.array_equal(found.stack[0 : len(expected)], expected)
+    source = open_source(path, *options, **named)
+    assert tuple(source.stack.shape) == expected.shape
+    assert np.array_equal(source.stack[0 : len(expected)], expected)
 
 
 @pytest.mark.parametrize(
     ("code", "name"),
     [(32001, "Blosc"), (32004, "LZ4"), (32008, "bitshuffle"), (32013, "ZFP"), (32015, "Zstd")],
 )
-def test_compression_that_is_not_installed(
+def test_missing_compression_filters_are_refused(
     tmp_path: Path, code: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)  # cannot be imported
@@ -54,10 +54,8 @@ def test_compression_that_is_not_installed(
         open_source(tmp_path / "a.h5")
 
 
-def test_plugins_are_loaded_where_they_are_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    test_compression_that_is_not_installed(tmp_path, 32001, "Blosc", monkeypatch)
+def test_installed_plugins_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_missing_compression_filters_are_refused(tmp_path, 32001, "Blosc", monkeypatch)
     asked: list[int] = []
 
     def available(code: int) -> bool:
@@ -71,7 +69,7 @@ def test_plugins_are_loaded_where_they_are_installed(
 
 
 @pytest.mark.parametrize("number", [37, 95, 524])
-def test_file_systems_without_locks(
+def test_files_are_read_on_file_systems_without_locks(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.h5", data=STACK)
@@ -97,7 +95,7 @@ WRITER = "import h5py, sys; file = h5py.File(sys.argv[1], 'a'); print('open', fl
 @pytest.mark.skipif(
     sys.platform == "win32", reason="Windows refuses a file that is open elsewhere by itself"
 )
-def test_a_file_that_is_being_written(tmp_path: Path) -> None:
+def test_a_file_open_for_writing_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", data=STACK)
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, tmp_path / "a.h5"],
@@ -114,7 +112,7 @@ def test_a_file_that_is_being_written(tmp_path: Path) -> None:
     assert_reads(tmp_path / "a.h5")
 
 
-def test_links(tmp_path: Path) -> None:
+def test_links_are_followed(tmp_path: Path) -> None:
     write(tmp_path / "b.h5", deep__data=STACK)
     write(tmp_path / "a.h5", entry__data=h5py.ExternalLink("b.h5", "/deep/data"))
     assert_reads(tmp_path / "a.h5")
@@ -128,7 +126,7 @@ def test_links(tmp_path: Path) -> None:
     assert open_source(tmp_path / "soft.h5").part == "real"
 
 
-def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+def test_dangling_links_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", data=h5py.ExternalLink("gone.h5", "/deep"))
     with pytest.raises(
         InputError,
@@ -163,7 +161,7 @@ CHANNELS = np.random.default_rng(1).integers(1, 255, (2, 5, 12, 16, 3), np.uint8
     ],
 )
 @pytest.mark.parametrize("ending", ["h5", "zarr"])
-def test_the_advice_of_a_message_is_right(
+def test_following_the_messages_opens_the_file(
     tmp_path: Path, array: NDArray[Any], picks: dict[str, int], expected: Any, ending: str
 ) -> None:
     path = tmp_path / f"a.{ending}"
@@ -172,7 +170,7 @@ def test_the_advice_of_a_message_is_right(
     else:
         zarr.create_array(path, data=array)
     followed: dict[str, int] = {}
-    while True:  # do what the message says until there is none
+    while True:  # do what the message says until none follows
         try:
             open_source(path, **followed)  # type: ignore[arg-type]
             break
@@ -197,7 +195,7 @@ def test_the_advice_of_a_message_is_right(
         (np.zeros((5, 0, 16), np.uint8), "expected one channel"),
     ],
 )
-def test_what_is_no_stack_of_numbers(tmp_path: Path, value: Any, sentence: str) -> None:
+def test_other_values_than_numbers_are_refused(tmp_path: Path, value: Any, sentence: str) -> None:
     write(tmp_path / "a.h5", data=value)
     with pytest.raises(InputError, match=sentence):
         open_source(tmp_path / "a.h5")

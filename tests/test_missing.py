@@ -1,4 +1,4 @@
-"""Parts that a stack lacks: whatever set of chunks, pages or files is lost, the stack is refused, or what was filled is reported."""
+"""Missing chunks, pages and files: for any set of them the stack is refused, or filling is reported."""
 
 import itertools
 import json
@@ -33,7 +33,7 @@ PLANES = 2  # of each file of a set
 
 
 def without_chunks(lost: Sequence[tuple[int, ...]], fill: int = 0) -> NDArray[np.uint8]:
-    """The stack with some of its chunks filled."""
+    """Return the stack with some of its chunks filled."""
     expected = STACK.copy()
     for z, y, x in lost:
         expected[
@@ -61,7 +61,7 @@ def write_zarr(
 
 
 def write_sharded_zarr(path: Path, lost: Sequence[tuple[int, ...]]) -> None:
-    """Chunks of zeros are left out of a shard."""
+    """Write shards, which leave out chunks of zeros."""
     shards = (2 * DEPTH, 2 * HEIGHT, 2 * WIDTH)
     array = zarr.create_array(
         path,
@@ -95,7 +95,7 @@ def write_hdf5(path: Path, lost: Sequence[tuple[int, ...]], fill: int = 0) -> No
 
 
 def write_virtual_hdf5(path: Path, lost: Sequence[tuple[int, ...]]) -> None:
-    """A virtual dataset, and a file for each of its slices; chunks number files by their z."""
+    """Write a virtual dataset, and a file for each of its slices; the z of a chunk numbers its file."""
     with h5py.File(path, "w") as file:
         layout = h5py.VirtualLayout(STACK.shape, "u1")
         for z in range(len(STACK)):
@@ -119,23 +119,23 @@ CHUNKED: dict[str, Callable[[Path, Sequence[tuple[int, ...]]], None]] = {
 
 
 def assert_refused_or_filled(path: Path, expected: NDArray[np.uint8], fill: float = 0) -> None:
-    """Without filling the source is refused, by naming the missing slices; with filling all voxels are as expected, and counted."""
+    """Check that a source is refused with its missing slices, or filled as expected and counted."""
     missing = expected != STACK
     slices = np.flatnonzero(missing.any(axis=(1, 2))).tolist()
     if not slices:
-        found = open_source(path)
-        assert np.array_equal(found.stack[: len(STACK)], STACK)
-        assert not found.missing
+        source = open_source(path)
+        assert np.array_equal(source.stack[: len(STACK)], STACK)
+        assert not source.missing
         return
     with pytest.raises(InputError, match=rf"lacks .*\({describe_slices(slices)}[;:]") as refused:
         open_source(path)
     assert "--missing fill" in str(refused.value)
-    found = open_source(path, fill_missing=True)
-    assert np.array_equal(found.stack[: len(STACK)], expected)
-    assert np.array_equal(found.stack[1:2], expected[1:2])
-    assert sum(one.voxels for one in found.missing) == missing.sum()
-    assert sorted({z for one in found.missing for z in one.slices}) == slices
-    assert {one.fill for one in found.missing} == {fill}
+    source = open_source(path, fill_missing=True)
+    assert np.array_equal(source.stack[: len(STACK)], expected)
+    assert np.array_equal(source.stack[1:2], expected[1:2])
+    assert sum(parts.voxels for parts in source.missing) == missing.sum()
+    assert sorted({z for parts in source.missing for z in parts.slices}) == slices
+    assert {parts.fill for parts in source.missing} == {fill}
 
 
 @pytest.mark.parametrize("kind", CHUNKED)
@@ -144,7 +144,9 @@ def assert_refused_or_filled(path: Path, expected: NDArray[np.uint8], fill: floa
 @example(lost=[])
 @example(lost=CHUNKS)
 @example(lost=[(2, 1, 2)])
-def test_any_set_of_missing_chunks(kind: str, lost: list[tuple[int, ...]]) -> None:
+def test_any_set_of_missing_chunks_is_refused_or_filled(
+    kind: str, lost: list[tuple[int, ...]]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a.{'h5' if kind == 'hdf5' else 'zarr'}"
         CHUNKED[kind](path, lost)
@@ -154,7 +156,7 @@ def test_any_set_of_missing_chunks(kind: str, lost: list[tuple[int, ...]]) -> No
 @settings(max_examples=15)
 @given(lost=st.sets(st.integers(0, len(STACK) - 1)))
 @example(lost=set(range(6)))
-def test_any_set_of_missing_sources(lost: set[int]) -> None:
+def test_any_set_of_missing_sources_is_refused_or_filled(lost: set[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.h5"
         write_virtual_hdf5(path, [(z, 0, 0) for z in lost])
@@ -164,7 +166,7 @@ def test_any_set_of_missing_sources(lost: set[int]) -> None:
 
 
 def ome_xml(files: Sequence[str], own: int | None) -> str:
-    """OME-XML of a set of files, each with two planes."""
+    """Return the OME-XML of a set of files, each with two planes."""
     planes = ""
     for number, name in enumerate(files):
         for ifd in range(PLANES):
@@ -199,7 +201,7 @@ def write_ome_set(folder: Path, companion: str = "") -> list[str]:
 @settings(max_examples=8)
 @given(lost=st.sets(st.integers(1, 2)), renamed=st.booleans())
 @example(lost={1, 2}, renamed=False)
-def test_any_set_of_missing_files_of_an_ome_tiff(
+def test_any_set_of_missing_files_of_an_ome_tiff_is_refused_or_filled(
     companion: str, lost: set[int], renamed: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -220,7 +222,7 @@ def test_any_set_of_missing_files_of_an_ome_tiff(
                 open_source(folder / files[0])
 
 
-def test_a_set_whose_description_is_lost(tmp_path: Path) -> None:
+def test_a_set_without_its_description_is_refused(tmp_path: Path) -> None:
     files = write_ome_set(tmp_path, "x.companion.ome")
     (tmp_path / "x.companion.ome").unlink()
     with pytest.raises(
@@ -231,7 +233,7 @@ def test_a_set_whose_description_is_lost(tmp_path: Path) -> None:
 
 
 def zero_tags(path: Path, page: int, strip: int) -> None:
-    """Make a strip or a tile one that was never written."""
+    """Mark a strip or a tile as never written."""
     with tifffile.TiffFile(path) as tiff:
         page_tags: Any = tiff.pages[page]
         tags = [
@@ -250,7 +252,9 @@ def zero_tags(path: Path, page: int, strip: int) -> None:
 @pytest.mark.parametrize(
     "options", [{"rowsperstrip": 3}, {"rowsperstrip": 3, "compression": "zlib"}, {"tile": (16, 16)}]
 )
-def test_strips_and_tiles_that_were_never_written(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_unwritten_strips_and_tiles_are_refused_or_filled(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         for plane in STACK:
             tiff.write(plane, photometric="minisblack", metadata=None, contiguous=False, **options)
@@ -262,7 +266,7 @@ def test_strips_and_tiles_that_were_never_written(tmp_path: Path, options: dict[
     assert_refused_or_filled(tmp_path / "a.tif", expected)
 
 
-def test_a_slice_of_a_series_that_was_never_written(tmp_path: Path) -> None:
+def test_an_unwritten_slice_of_a_series_is_refused(tmp_path: Path) -> None:
     for z in range(3):
         tifffile.imwrite(tmp_path / f"s{z}.tif", STACK[z], photometric="minisblack", rowsperstrip=3)
     zero_tags(tmp_path / "s1.tif", 0, 1)
@@ -301,7 +305,7 @@ def test_a_page_that_ends_too_early_is_never_filled(
 
 
 @pytest.mark.parametrize("options", [{"ome": True}, {"shaped": True}, {"imagej": True}])
-def test_a_list_of_pages_that_ends_too_early(tmp_path: Path, options: dict[str, bool]) -> None:
+def test_a_truncated_list_of_pages_is_refused(tmp_path: Path, options: dict[str, bool]) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif", **options) as tiff:  # type: ignore[arg-type]
         tiff.write(STACK, photometric="minisblack", compression="zlib", metadata={"axes": "ZYX"})
     content = bytearray((tmp_path / "a.tif").read_bytes())
@@ -318,7 +322,7 @@ def test_a_list_of_pages_that_ends_too_early(tmp_path: Path, options: dict[str, 
         open_source(tmp_path / "a.tif").stack[0:6]
 
 
-def test_ome_xml_that_states_more_slices_than_there_are(tmp_path: Path) -> None:
+def test_ome_xml_with_more_slices_than_pages_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata={"axes": "ZYX"}
     )
@@ -338,8 +342,8 @@ def test_labels_may_leave_out_their_background(
 ) -> None:
     lost = CHUNKS[3:7]
     write(tmp_path / f"a{ending}", lost, 0)
-    found = open_source(tmp_path / f"a{ending}", labels=True)
-    assert np.array_equal(found.stack[:6], without_chunks(lost))
+    source = open_source(tmp_path / f"a{ending}", labels=True)
+    assert np.array_equal(source.stack[:6], without_chunks(lost))
     write(tmp_path / f"b{ending}", lost, 7)
     with pytest.raises(
         InputError,
@@ -355,7 +359,7 @@ def test_labels_may_leave_out_their_background(
     assert np.array_equal(sample.volume("labels", "mito").read(slice(None)), without_chunks(lost))
 
 
-def test_labels_lack_no_files(tmp_path: Path) -> None:
+def test_missing_files_of_labels_are_refused(tmp_path: Path) -> None:
     write_virtual_hdf5(tmp_path / "a.h5", [(3, 0, 0)])
     with pytest.raises(
         InputError,
@@ -394,7 +398,7 @@ def test_samples_are_sources(tissue: Sample, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
-def test_chunks_behind_links(tmp_path: Path) -> None:
+def test_chunks_behind_links_are_read(tmp_path: Path) -> None:
     write_zarr(tmp_path / "a.zarr", [], 3)
     (tmp_path / "a.zarr" / "c" / "1").rename(tmp_path / "elsewhere")
     (tmp_path / "a.zarr" / "c" / "1").symlink_to(tmp_path / "elsewhere")
@@ -406,7 +410,7 @@ def test_chunks_behind_links(tmp_path: Path) -> None:
     assert_refused_or_filled(tmp_path / "a.zarr", without_chunks([(1, 0, 1)]))
 
 
-def test_only_the_picked_channel_counts(tmp_path: Path) -> None:
+def test_only_the_selected_channel_counts(tmp_path: Path) -> None:
     array = zarr.create_array(
         tmp_path / "a.zarr", shape=(2, *STACK.shape), dtype="u1", chunks=(1, 2, 8, 10)
     )
@@ -422,7 +426,7 @@ def test_only_the_picked_channel_counts(tmp_path: Path) -> None:
     ("written", "stated"),
     [("v2 /", "v2 ."), ("v2 .", "v2 /"), ("default /", "default ."), ("default /", "v2 .")],
 )
-def test_chunks_of_another_encoding_are_not_missing(
+def test_chunks_named_in_another_encoding_are_refused(
     tmp_path: Path, written: str, stated: str
 ) -> None:
     def encoding(words: str) -> Any:
@@ -455,9 +459,7 @@ def test_chunks_of_another_encoding_are_not_missing(
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
-def test_the_metadata_of_the_array_hold_against_consolidated_ones(
-    tmp_path: Path, version: int
-) -> None:
+def test_the_metadata_of_the_array_override_consolidated_ones(tmp_path: Path, version: int) -> None:
     group = zarr.create_group(tmp_path / "g.zarr", zarr_format=version)  # type: ignore[arg-type]
     group.create_array("raw", shape=(4, 8, 10), chunks=(1, 8, 10), dtype="u1")[:] = STACK[:4]
     zarr.consolidate_metadata(tmp_path / "g.zarr")
@@ -467,7 +469,7 @@ def test_the_metadata_of_the_array_hold_against_consolidated_ones(
     assert np.array_equal(open_source(tmp_path / "g.zarr").stack[:6], STACK)
 
 
-def test_a_level_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_level_is_refused(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "g.zarr")
     group.create_array("1", data=STACK)
     scales = [
@@ -485,7 +487,7 @@ def test_a_level_that_is_not_there(tmp_path: Path) -> None:
     assert np.array_equal(open_source(tmp_path / "g.zarr", "1").stack[:6], STACK)
 
 
-def test_a_dataset_that_was_never_written(tmp_path: Path) -> None:
+def test_an_unwritten_dataset_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("data", STACK.shape, "u1")
     with pytest.raises(
@@ -505,7 +507,7 @@ def virtual(path: Path, **sources: tuple[Any, h5py.VirtualSource]) -> None:
         file.create_virtual_dataset("data", layout)
 
 
-def test_what_sources_lack_themselves(tmp_path: Path) -> None:
+def test_missing_chunks_of_sources_are_found(tmp_path: Path) -> None:
     write_hdf5(tmp_path / "inner.h5", [(1, 0, 0), (2, 1, 1)])
     virtual(
         tmp_path / "outer.h5", all=(np.s_[:], h5py.VirtualSource("inner.h5", "data", STACK.shape))
@@ -518,8 +520,8 @@ def test_what_sources_lack_themselves(tmp_path: Path) -> None:
     assert_refused_or_filled(tmp_path / "outermost.h5", without_chunks([(1, 0, 0), (2, 1, 1)]))
     half = h5py.VirtualSource("inner.h5", "data", STACK.shape)
     virtual(tmp_path / "crossed.h5", first=(np.s_[:3], half[3:]), second=(np.s_[3:], half[:3]))
-    found = open_source(tmp_path / "crossed.h5", fill_missing=True)
-    assert found.missing[0].slices == (
+    source = open_source(tmp_path / "crossed.h5", fill_missing=True)
+    assert source.missing[0].slices == (
         0,
         1,
         2,
@@ -527,7 +529,7 @@ def test_what_sources_lack_themselves(tmp_path: Path) -> None:
     )  # chunks of the slices 2, 3 and 4, 5, which lie at 5, 0 and 1, 2
 
 
-def test_what_no_source_covers(tmp_path: Path) -> None:
+def test_parts_without_a_source_are_found(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "p.h5", "w") as file:
         file["d"] = STACK[::2]
     even = h5py.VirtualSource("p.h5", "d", STACK[::2].shape)
@@ -566,7 +568,7 @@ def test_what_no_source_covers(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_sources_that_are_not_what_they_were(tmp_path: Path, fault: str, sentence: str) -> None:
+def test_changed_sources_are_refused(tmp_path: Path, fault: str, sentence: str) -> None:
     key = "e" if fault == "key" else "d"
     virtual(tmp_path / "a.h5", all=(np.s_[:], h5py.VirtualSource("p.h5", key, STACK.shape)[:]))
     with h5py.File(tmp_path / "p.h5", "w") as file:
@@ -577,7 +579,7 @@ def test_sources_that_are_not_what_they_were(tmp_path: Path, fault: str, sentenc
         open_source(tmp_path / "a.h5")
 
 
-def test_numbers_kept_in_another_file(tmp_path: Path) -> None:
+def test_missing_external_files_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("data", STACK.shape, "u1", external=[("raw.bin", 3, STACK.nbytes)])
     with pytest.raises(
@@ -594,7 +596,7 @@ def test_numbers_kept_in_another_file(tmp_path: Path) -> None:
     assert np.array_equal(open_source(tmp_path / "a.h5").stack[:6], STACK)
 
 
-def test_slices_in_words() -> None:
+def test_slices_are_described_as_runs() -> None:
     assert describe_slices([3]) == "slice 3"
     assert describe_slices([3, 4, 5, 9]) == "slices 3 to 5, 9"
     assert describe_slices(range(0, 40, 2)) == "slices 0, 2, 4, 6, 8, 10, 12, 14 and 12 more"

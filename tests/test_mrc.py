@@ -1,4 +1,4 @@
-"""MRC as programs write it: signed and unsigned bytes, both byte orders, stamps of old programs, what a header may lack."""
+"""MRC as programs write it: signed and unsigned bytes, byte orders, old stamps, missing fields."""
 
 import struct
 import warnings
@@ -34,7 +34,10 @@ def write(
     name: bytes = b"MAP ",
     **header: Any,
 ) -> None:
-    """A file of any byte order, with header fields as given; extremes that are not given are not determined, as the standard says."""
+    """Write a file of any byte order, with the given header fields.
+
+    Extremes that are not given are marked as not determined, as the standard defines it.
+    """
     modes = {"i1": 0, "u1": 0, "i2": 1, "f4": 2, "u2": 6, "f2": 12}
     fields = np.zeros(1, mrcfile.dtypes.HEADER_DTYPE.newbyteorder(order))
     fields["nz"], fields["ny"], fields["nx"] = stack.shape
@@ -56,19 +59,19 @@ def write(
     )
 
 
-def poke(path: Path, place: int, content: bytes) -> None:
+def poke(path: Path, offset: int, content: bytes) -> None:
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(content)
 
 
 def assert_reads(path: Path, stack: NDArray[Any], **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = open_source(path, **options)
-        assert found.stack.dtype == stack.dtype
-        assert np.array_equal(found.stack[0:8], stack)
-        assert np.array_equal(found.stack[3:5], stack[3:5])
+        source = open_source(path, **options)
+        assert source.stack.dtype == stack.dtype
+        assert np.array_equal(source.stack[0:8], stack)
+        assert np.array_equal(source.stack[3:5], stack[3:5])
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -102,7 +105,7 @@ def test_the_stamp_of_imod_comes_first(tmp_path: Path, stack: NDArray[Any], orde
     "extremes", [(0, -1), (0, 0), (-5, 250), (0.25, 0.75), (np.nan, np.nan), (0, 100)]
 )
 @pytest.mark.parametrize(("stack", "word"), [(BRIGHT, "unsigned"), (AROUND_ZERO, "signed")])
-def test_voxels_show_it_where_the_header_does_not(
+def test_voxels_show_the_sign_if_the_header_does_not(
     tmp_path: Path, stack: NDArray[Any], word: str, extremes: Any
 ) -> None:
     write(tmp_path / "a.mrc", stack, dmin=extremes[0], dmax=extremes[1])
@@ -113,13 +116,13 @@ def test_voxels_show_it_where_the_header_does_not(
     )
 
 
-def test_small_bytes_mean_the_same_in_both(tmp_path: Path) -> None:
+def test_bytes_below_128_are_the_same_for_both_signs(tmp_path: Path) -> None:
     write(tmp_path / "a.mrc", DARK)
     assert_reads(tmp_path / "a.mrc", DARK)
     assert not open_source(tmp_path / "a.mrc").notes
 
 
-def test_voxels_that_do_not_show_it_are_asked_for(tmp_path: Path) -> None:
+def test_ambiguous_bytes_are_refused_without_the_option(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 40, 60), np.uint8)
     for stack in (noise, np.full_like(noise, 200)):
         write(tmp_path / "a.mrc", stack)
@@ -135,7 +138,9 @@ def test_voxels_that_do_not_show_it_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 8])
-def test_a_byte_beyond_the_sampled_slices_is_not_guessed(tmp_path: Path, depth: int) -> None:
+def test_an_ambiguous_byte_in_a_slice_that_was_not_sampled_is_refused(
+    tmp_path: Path, depth: int
+) -> None:
     stack = np.repeat(DARK, 5, axis=0)
     stack[1, 3, 4] = 200  # a slice that is not sampled
     write(tmp_path / "a.mrc", stack)
@@ -151,9 +156,7 @@ def test_a_byte_beyond_the_sampled_slices_is_not_guessed(tmp_path: Path, depth: 
     assert np.array_equal(sample.image().read(slice(None)), stack)
 
 
-def test_how_bytes_were_read_is_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_assumed_sign_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "a.mrc", BRIGHT)
     sample = import_stack(
         tmp_path / "a.mrc", tmp_path / "s.zarr", ImportSettings(), on=Execution(quiet=False)
@@ -167,7 +170,7 @@ def test_how_bytes_were_read_is_reported(
 
 @settings(max_examples=30)
 @given(st.integers(-128, 127), st.integers(1, 100), st.sampled_from("<>"))
-def test_bytes_within_the_extremes_come_back(
+def test_bytes_are_read_as_the_extremes_show(
     tmp_path_factory: pytest.TempPathFactory, low: int, span: int, order: str
 ) -> None:
     """Signed bytes with negative ones, whose extremes the header states."""
@@ -176,7 +179,7 @@ def test_bytes_within_the_extremes_come_back(
     write(path, stack, order, dmin=stack.min(), dmax=stack.max())
     expected = stack if stack.min() < 0 < stack.max() - stack.min() else stack.view(np.uint8)
     if stack.min() < 0 and stack.min() == stack.max():
-        return  # a constant tells nothing
+        return  # a constant does not show the sign
     assert_reads(path, expected)
 
 
@@ -185,7 +188,9 @@ def test_bytes_within_the_extremes_come_back(
     "stamp", [b"DD\0\0", b"DA\0\0", b"D   ", b"D\0\0\0", bytes(4), b"\x11\x11\0\0", b"    "]
 )
 @pytest.mark.parametrize("name", [b"MAP ", b"MAP\0", bytes(4)])
-def test_any_stamp(tmp_path: Path, kind: str, stamp: bytes, name: bytes) -> None:
+def test_any_machine_stamp_is_accepted(
+    tmp_path: Path, kind: str, stamp: bytes, name: bytes
+) -> None:
     stack = (BRIGHT.astype(np.float32) * 7).astype(kind[1:])
     write(tmp_path / "a.mrc", stack, kind[0], stamp, name)
     assert_reads(tmp_path / "a.mrc", stack)
@@ -193,7 +198,7 @@ def test_any_stamp(tmp_path: Path, kind: str, stamp: bytes, name: bytes) -> None
 
 
 @pytest.mark.parametrize("kind", [b"FEI1", b"FEI2", b"SERI", b"AGAR", bytes(4)])
-def test_extended_headers(tmp_path: Path, kind: bytes) -> None:
+def test_extended_headers_are_skipped(tmp_path: Path, kind: bytes) -> None:
     stack = BRIGHT.astype(np.int16)
     write(tmp_path / "a.mrc", stack, nsymbt=768 * 8, exttyp=kind)
     assert_reads(tmp_path / "a.mrc", stack)
@@ -203,7 +208,7 @@ def test_extended_headers(tmp_path: Path, kind: bytes) -> None:
             open_source(tmp_path / "a.mrc")
 
 
-def test_what_a_header_lacks_and_what_lies_behind_the_data(tmp_path: Path) -> None:
+def test_missing_fields_and_trailing_bytes_are_accepted(tmp_path: Path) -> None:
     stack = BRIGHT.astype(np.int16)
     write(tmp_path / "a.mrc", stack, mx=0, my=0, mz=0)
     assert_reads(tmp_path / "a.mrc", stack)
@@ -232,7 +237,9 @@ def test_what_a_header_lacks_and_what_lies_behind_the_data(tmp_path: Path) -> No
         ({"nx": 0}, "its header makes no sense"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, header: dict[str, Any], sentence: str) -> None:
+def test_unreadable_files_are_refused(
+    tmp_path: Path, header: dict[str, Any], sentence: str
+) -> None:
     write(tmp_path / "a.mrc", BRIGHT.astype(np.int16), **header)
     with pytest.raises(InputError, match=sentence):
         open_source(tmp_path / "a.mrc")

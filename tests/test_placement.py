@@ -1,4 +1,4 @@
-"""Segmentations that 3D Slicer saved cropped to their segments lie where they were drawn, or are refused."""
+"""Segmentations that 3D Slicer cropped to their segments are padded to their image, or refused."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,10 @@ Shape = tuple[int, int, int]
 def write_segmentation(
     path: Path, labels: NDArray[Any], offset: Shape, image: Shape | None = None, edge: float = 4e-6
 ) -> None:
-    """A segmentation as 3D Slicer saves it: ``offset`` (z, y, x) of its first voxel; ``image``, the shape of what it was drawn on."""
+    """Write a segmentation as 3D Slicer saves it.
+
+    ``offset`` is (z, y, x) of its first voxel, ``image`` the shape of the image it was drawn on.
+    """
     header = SLICER | {"Segmentation_ReferenceImageExtentOffset": " ".join(map(str, offset[::-1]))}
     if image is not None:
         z, y, x = (length - 1 for length in image)
@@ -44,7 +47,7 @@ def write_segmentation(
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(
+def test_a_cropped_segmentation_is_padded_to_its_image(
     own_tissue: Sample, tmp_path: Path, stated: bool
 ) -> None:
     truth = (own_tissue.volume("truth", "mitochondrion").read(slice(None)) > 0).astype(np.uint8)
@@ -62,11 +65,11 @@ def test_a_segmentation_that_slicer_cropped_lies_where_it_was_drawn(
     import_labels(own_tissue.path, "whole", path)
     assert np.array_equal(own_tissue.volume("labels", "whole").read(slice(None)), truth)
     assert score(own_tissue, "whole", path, ScoreSettings(slices="all")).summary()["dice_3d"] == 1
-    found = uncrop_segmentation(open_source(path), [truth.shape])
-    assert np.array_equal(found.stack[3:9], truth[3:9])
+    source = uncrop_segmentation(open_source(path), [truth.shape])
+    assert np.array_equal(source.stack[3:9], truth[3:9])
 
 
-def test_a_cropped_segmentation_without_an_image(tmp_path: Path) -> None:
+def test_a_cropped_segmentation_without_an_image_is_refused(tmp_path: Path) -> None:
     labels = np.ones((2, 3, 4), np.uint8)
     write_segmentation(tmp_path / "a.seg.nrrd", labels, (1, 2, 3))
     with pytest.raises(
@@ -103,7 +106,7 @@ def test_a_cropped_segmentation_without_an_image(tmp_path: Path) -> None:
         ((0, 0, 0), (19, 96, 128), 8e-6, "has other voxels than the image it was drawn on"),
     ],
 )
-def test_a_segmentation_of_another_image(
+def test_a_segmentation_of_another_image_is_refused(
     tissue: Sample, tmp_path: Path, offset: Any, image: Any, edge: float, sentence: str
 ) -> None:
     write_segmentation(tmp_path / "a.seg.nrrd", np.ones((2, 3, 4), np.uint8), offset, image, edge)

@@ -1,4 +1,4 @@
-"""Every format, real faults, and one clear sentence for each; exports come back as they went."""
+"""All formats are read; each fault is refused with one clear sentence."""
 
 import json
 import pickle
@@ -28,16 +28,16 @@ STACK = np.random.default_rng(0).integers(0, 255, (5, 40, 60), np.uint8)
 
 
 def assert_reads(
-    source: Path | str,
+    path: Path | str,
     expected: NDArray[Any] = STACK,
     voxel: tuple[float | None, ...] = (None, None, None),
 ) -> None:
-    found = open_source(source)
-    assert tuple(found.stack.shape) == expected.shape
-    assert found.stack.dtype == expected.dtype
-    assert np.array_equal(found.stack[0:5], expected)
-    assert np.array_equal(found.stack[2:4], expected[2:4])
-    assert found.voxel_nm == pytest.approx(voxel)
+    source = open_source(path)
+    assert tuple(source.stack.shape) == expected.shape
+    assert source.stack.dtype == expected.dtype
+    assert np.array_equal(source.stack[0:5], expected)
+    assert np.array_equal(source.stack[2:4], expected[2:4])
+    assert source.voxel_nm == pytest.approx(voxel)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_multi_page_tiff(tmp_path: Path, options: dict[str, Any]) -> None:
     assert_reads(tmp_path / "a.tif")
 
 
-def test_16_bit_and_a_resolution_tag_that_means_nothing(tmp_path: Path) -> None:
+def test_a_resolution_tag_alone_is_not_a_voxel_size(tmp_path: Path) -> None:
     stack = STACK.astype(np.uint16) * 200
     tifffile.imwrite(
         tmp_path / "a.tif",
@@ -165,7 +165,7 @@ def test_a_damaged_zarr_is_one_sentence(tmp_path: Path, fault: str) -> None:
         _ = open_source(tmp_path / "g.zarr", "../g.zarr" if fault == "way out" else None).stack[0:5]
 
 
-def test_a_tiff_of_unlike_parts_is_refused_rather_than_guessed(tmp_path: Path) -> None:
+def test_a_tiff_of_different_parts_is_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(STACK[0, :20, :20], photometric="minisblack")
         tiff.write(STACK, photometric="minisblack")
@@ -178,11 +178,11 @@ def test_a_tiff_of_unlike_parts_is_refused_rather_than_guessed(tmp_path: Path) -
         tiff.write(STACK, photometric="minisblack")
         tiff.write(
             STACK[0, :10, :10], photometric="minisblack"
-        )  # a thumbnail behind the stack harms nobody
+        )  # a thumbnail behind the stack is ignored
     assert_reads(tmp_path / "b.tif")
 
 
-def test_one_of_several_images_of_a_tiff_is_chosen_by_its_number(tmp_path: Path) -> None:
+def test_an_image_of_a_tiff_is_selected_by_its_number(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
         for number, edge in enumerate((4, 5)):
             sizes = {
@@ -200,12 +200,12 @@ def test_one_of_several_images_of_a_tiff_is_chosen_by_its_number(tmp_path: Path)
     with pytest.raises(InputError, match=several):
         open_source(tmp_path / "a.ome.tif")
     for number in (0, 1):
-        found = open_source(tmp_path / "a.ome.tif", str(number))
-        assert np.array_equal(found.stack[0:5], STACK + number)
+        source = open_source(tmp_path / "a.ome.tif", str(number))
+        assert np.array_equal(source.stack[0:5], STACK + number)
         assert (
-            found.voxel_nm == ((None, 4, 4), (None, None, None))[number]
+            source.voxel_nm == ((None, 4, 4), (None, None, None))[number]
         )  # the size of the second is not that of the first
-    assert found.identity() != open_source(tmp_path / "a.ome.tif", "0").identity()
+    assert source.identity() != open_source(tmp_path / "a.ome.tif", "0").identity()
     for name in ("2", "-1", "position 0"):
         with pytest.raises(InputError, match=rf"has no image '{name}'; expected its number"):
             open_source(tmp_path / "a.ome.tif", name)
@@ -214,7 +214,7 @@ def test_one_of_several_images_of_a_tiff_is_chosen_by_its_number(tmp_path: Path)
 
 
 @pytest.mark.parametrize("ending", ["npy", "nrrd"])
-def test_one_color_image_is_no_stack(tmp_path: Path, ending: str) -> None:
+def test_a_color_image_is_refused(tmp_path: Path, ending: str) -> None:
     image = np.repeat(STACK[0][..., None], 3, axis=-1)
     if ending == "npy":
         np.save(tmp_path / "a.npy", image)
@@ -250,11 +250,11 @@ def test_channels_and_times_of_nrrd_are_refused(
     assert np.array_equal(open_source(tmp_path / "b.nrrd").stack[0:5], STACK)
 
 
-def test_what_was_picked_is_what_is_read(tmp_path: Path) -> None:
+def test_the_selected_channel_and_time_are_read(tmp_path: Path) -> None:
     stack = np.arange(2 * 5 * 8 * 9, dtype=np.uint16).reshape(2, 5, 8, 9)
     tifffile.imwrite(
         tmp_path / "q.tif", stack, photometric="minisblack"
-    )  # nobody says what the first two axes are
+    )  # the first two axes have no names
     with pytest.raises(
         InputError,
         match=r"q.tif has the axes QQYX \(2, 5, 8, 9\); expected one channel, \(z, y, x\)",
@@ -274,7 +274,7 @@ def test_what_was_picked_is_what_is_read(tmp_path: Path) -> None:
     assert np.array_equal(open_source(tmp_path / "t.ome.tif", time=0).stack[0:1], stack[0, :1])
 
 
-def test_slices_that_know_of_each_other_are_read_one_by_one(tmp_path: Path) -> None:
+def test_slices_whose_metadata_name_each_other_are_read_one_by_one(tmp_path: Path) -> None:
     names = [f"s_{z}.ome.tif" for z in range(3)]
     files = "".join(
         f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{z:08d}-0000-0000-0000-000000000000</UUID>'
@@ -291,7 +291,7 @@ def test_slices_that_know_of_each_other_are_read_one_by_one(tmp_path: Path) -> N
     assert_reads(tmp_path, STACK[:3])
 
 
-def test_an_imagej_stack_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_imagej_stack_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, metadata={"axes": "ZYX"})
     whole = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[: int(len(whole) * 0.6)])
@@ -301,7 +301,7 @@ def test_an_imagej_stack_that_was_cut_off_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "a.tif").stack[0:5]
 
 
-def test_a_tiff_whose_list_of_pages_is_broken_is_not_a_shorter_one(tmp_path: Path) -> None:
+def test_a_tiff_with_a_broken_list_of_pages_is_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         for plane in STACK:
             tiff.write(plane, contiguous=False, photometric="minisblack", metadata=None)
@@ -331,7 +331,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
         import_stack(tmp_path / "a.tif", tmp_path / "s.zarr", ImportSettings(voxel_nm=(5, 5, 5)))
 
 
-def test_a_group_of_several_arrays_wants_a_name(tmp_path: Path) -> None:
+def test_a_group_of_several_arrays_needs_a_dataset(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "g.zarr")
     for key in ("raw", "other"):
         group.create_array(key, data=STACK)
@@ -345,7 +345,7 @@ def test_a_group_of_several_arrays_wants_a_name(tmp_path: Path) -> None:
 
 
 def broken(tmp_path: Path, fault: str) -> Path:
-    """A source with one fault."""
+    """Create a source with one fault."""
     folder, file = tmp_path / "slices", tmp_path / "a.tif"
     folder.mkdir()
     if fault == "missing":
@@ -409,7 +409,7 @@ def test_a_faulty_source_is_one_sentence(tmp_path: Path, fault: str, sentence: s
         open_source(broken(tmp_path, fault))
 
 
-def test_a_glob_that_matches_nothing(tmp_path: Path) -> None:
+def test_a_pattern_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no TIFF or PNG slices in the pattern"):
         open_source(f"{tmp_path}/*.tif")
 
@@ -424,7 +424,7 @@ def test_a_truncated_tiff_leaves_no_half_sample(tmp_path: Path) -> None:
         Sample.open(tmp_path / "s.zarr")
 
 
-def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> None:
+def test_a_missing_voxel_size_is_asked_for(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack")
     with pytest.raises(
         InputError, match=r"a.tif does not state its voxel size; give it in nm as --voxel-nm Z Y X"
@@ -442,7 +442,7 @@ def test_import_asks_for_a_voxel_size_rather_than_assume_one(tmp_path: Path) -> 
         import_stack(tmp_path / "a.tif", tmp_path / "s.zarr")
 
 
-def test_missing_slices_are_told(tmp_path: Path) -> None:
+def test_missing_slices_are_refused_joined_or_repeated(tmp_path: Path) -> None:
     for index, number in enumerate((3, 4, 7)):
         tifffile.imwrite(tmp_path / f"s{number}.tif", STACK[index])
     with pytest.raises(
@@ -468,13 +468,13 @@ def test_missing_slices_are_told(tmp_path: Path) -> None:
 
 
 def imported(tmp_path: Path, stack: NDArray[Any], **settings: Any) -> Sample:
-    """A stack of any numbers, as a sample."""
+    """Import a stack of any numbers."""
     np.save(tmp_path / "a.npy", stack)
     target = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
     return import_stack(tmp_path / "a.npy", target, ImportSettings(voxel_nm=(5, 5, 5), **settings))
 
 
-def test_numbers_of_any_type_become_gray_levels_and_how_is_recorded(tmp_path: Path) -> None:
+def test_numbers_are_mapped_to_gray_levels_and_the_mapping_is_recorded(tmp_path: Path) -> None:
     as_they_are = imported(tmp_path, STACK.astype(np.uint16) * 3)
     assert np.array_equal(as_they_are.image().read(slice(None)), STACK.astype(np.uint16) * 3)
     signed = imported(tmp_path, (STACK.astype(np.int16) - 128).astype(np.int8))
@@ -508,7 +508,7 @@ def test_numbers_of_any_type_become_gray_levels_and_how_is_recorded(tmp_path: Pa
         (1.0, {}, "a.npy holds the same number, 1, almost everywhere"),
     ],
 )
-def test_numbers_that_cannot_become_gray_levels(
+def test_numbers_without_gray_levels_are_refused(
     tmp_path: Path, value: float, settings: dict[str, Any], sentence: str
 ) -> None:
     stack = np.ones((5, 40, 60), np.float32)
@@ -545,12 +545,12 @@ def test_another_stack_is_not_imported_over_a_sample(tmp_path: Path) -> None:
     assert np.array_equal(sample.image("raw").read(slice(None)), STACK + 1)
 
 
-def test_an_exported_tiff_comes_back_with_its_voxel_size(tissue: Sample, tmp_path: Path) -> None:
+def test_an_exported_tiff_is_read_back_with_its_voxel_size(tissue: Sample, tmp_path: Path) -> None:
     volume = tissue.volume("truth", "mitochondrion")
     path = write_tiff(volume, tmp_path / "m.tif")
-    found = open_source(path)
-    assert found.voxel_nm == pytest.approx(tuple(volume.voxel_size))
-    assert np.array_equal(found.stack[:], volume.read(slice(None)))
+    source = open_source(path)
+    assert source.voxel_nm == pytest.approx(tuple(volume.voxel_size))
+    assert np.array_equal(source.stack[:], volume.read(slice(None)))
     assert [file.name for file in tmp_path.iterdir()] == ["m.tif"]
     with pytest.raises(InputError, match="exists; use --overwrite"):
         write_tiff(volume, path)
@@ -559,13 +559,13 @@ def test_an_exported_tiff_comes_back_with_its_voxel_size(tissue: Sample, tmp_pat
 
 
 def test_the_real_stack_is_read_lazily(real_data: Any) -> None:
-    found = open_source(real_data("epfl_fibsem_mitochondria/raw.tif"))
-    assert tuple(found.stack.shape) == (80, 768, 1024)
+    source = open_source(real_data("epfl_fibsem_mitochondria/raw.tif"))
+    assert tuple(source.stack.shape) == (80, 768, 1024)
     whole = tifffile.imread(real_data("epfl_fibsem_mitochondria/raw.tif"), key=[17, 18])
-    assert np.array_equal(found.stack[17:19], whole)
+    assert np.array_equal(source.stack[17:19], whole)
 
 
-# Formats of other programs: what each wrote comes back, with its voxel size, and half of it is told.
+# Formats of other programs are read with their voxel size, and truncated files are reported.
 
 
 def write_mrc(path: Path, stack: NDArray[Any], edge: float = 0.0) -> None:
@@ -617,11 +617,11 @@ def test_hdf5(tmp_path: Path) -> None:
         open_source(tmp_path / "a.h5")
     with pytest.raises(InputError, match=r"has no dataset 'raw'; it has more, volumes/raw"):
         open_source(tmp_path / "a.h5", "raw")
-    found = open_source(tmp_path / "a.h5", "more", channel=1)
-    assert np.array_equal(found.stack[0:5], STACK[::-1])
-    assert found.stack.dtype == np.int16
-    assert found.voxel_nm == pytest.approx((20, 4, 5))
-    assert found.identity() != open_source(tmp_path / "a.h5", "more", channel=0).identity()
+    source = open_source(tmp_path / "a.h5", "more", channel=1)
+    assert np.array_equal(source.stack[0:5], STACK[::-1])
+    assert source.stack.dtype == np.int16
+    assert source.voxel_nm == pytest.approx((20, 4, 5))
+    assert source.identity() != open_source(tmp_path / "a.h5", "more", channel=0).identity()
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])
@@ -636,12 +636,12 @@ def test_nrrd(tmp_path: Path, encoding: str) -> None:
         str(tmp_path / "a.nrrd"), stack, {**header, "space units": ["um"] * 3}, index_order="C"
     )
     assert_reads(tmp_path / "a.nrrd", stack, (20, 5, 4))
-    found = open_source(tmp_path / "a.nrrd").stack
-    assert np.array_equal(found[3:4], stack[3:4])
-    assert np.array_equal(found[1:2], stack[1:2])  # back again
-    again = pickle.loads(pickle.dumps(found))
+    source = open_source(tmp_path / "a.nrrd").stack
+    assert np.array_equal(source[3:4], stack[3:4])
+    assert np.array_equal(source[1:2], stack[1:2])  # back again
+    again = pickle.loads(pickle.dumps(source))
     assert np.array_equal(again[4:5], stack[4:5])
-    assert np.array_equal(found[4:5], stack[4:5])  # read to the end, the file is closed
+    assert np.array_equal(source[4:5], stack[4:5])  # read to the end, the file is closed
     nrrd.write(str(tmp_path / "b.nhdr"), STACK, {**header, "encoding": encoding}, index_order="C")
     assert_reads(tmp_path / "b.nhdr", voxel=(20000, 5000, 4000))  # 3D Slicer's unit is mm
     nrrd.write(str(tmp_path / "c.nrrd"), STACK, {"encoding": encoding}, index_order="C")
@@ -700,15 +700,15 @@ def test_models_of_microscopy_image_browser(tmp_path: Path, version: str) -> Non
     labels = (STACK % 4).astype(np.uint8)
     write_model(tmp_path / "a.model", labels, ["nucleus", "mito chondria", "ER"], version)
     assert_reads(tmp_path / "a.model", labels)
-    found = open_source(tmp_path / "a.model")
-    assert found.names == {"nucleus": (1,), "mito chondria": (2,), "ER": (3,)}
+    source = open_source(tmp_path / "a.model")
+    assert source.names == {"nucleus": (1,), "mito chondria": (2,), "ER": (3,)}
     with_mask = labels | 128  # the highest bits of such a model are mask and selection
     write_model(tmp_path / "b.model", with_mask, ["a", "b", "c"], version)
     assert_reads(tmp_path / "b.model", labels)
-    assert np.array_equal(pickle.loads(pickle.dumps(found.stack))[1:3], labels[1:3])
+    assert np.array_equal(pickle.loads(pickle.dumps(source.stack))[1:3], labels[1:3])
 
 
-def test_a_model_that_lacks_chunks(tmp_path: Path) -> None:
+def test_a_model_without_some_chunks_is_refused(tmp_path: Path) -> None:
     labels = (STACK % 4).astype(np.uint8)
     write_model(tmp_path / "a.model", labels, ["a", "b", "c"], "7.3")
     with h5py.File(tmp_path / "a.model", "a") as file:
@@ -723,7 +723,7 @@ def test_a_model_that_lacks_chunks(tmp_path: Path) -> None:
 
 
 def test_hdf5_of_ilastik(tmp_path: Path) -> None:
-    for name, tags in (("told", "zyxc"), ("untold", "")):
+    for name, tags in (("stated", "zyxc"), ("unstated", "")):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             data = file.create_dataset("exported_data", data=STACK[..., None])
             if tags:
@@ -742,7 +742,7 @@ def test_hdf5_of_ilastik(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["byteskip", "byte skip", "lineskip"])
-def test_a_nrrd_file_that_skips_is_refused(tmp_path: Path, key: str) -> None:
+def test_a_nrrd_file_that_skips_bytes_is_refused(tmp_path: Path, key: str) -> None:
     (tmp_path / "a.raw").write_bytes(bytes(100) + STACK.tobytes())
     lines = [
         "NRRD0004",
@@ -778,8 +778,8 @@ def test_hyperstacks_have_channels_and_times(tmp_path: Path) -> None:
         open_source(tmp_path / "a.tif", channel=2)
     with pytest.raises(InputError, match="there is no channel 4, only 0 to 3"):
         open_source(tmp_path / "a.tif", channel=4, time=0)
-    found = open_source(tmp_path / "a.tif", channel=2, time=1)
-    assert np.array_equal(found.stack[1:3], stack[1, 1:3, 2])
+    source = open_source(tmp_path / "a.tif", channel=2, time=1)
+    assert np.array_equal(source.stack[1:3], stack[1, 1:3, 2])
     tifffile.imwrite(
         tmp_path / "t.tif", STACK, imagej=True, metadata={"axes": "TYX"}
     )  # what ImageJ makes of many stacks
@@ -825,7 +825,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path, ending: str, part: flo
 
 
 @pytest.mark.parametrize("ending", ["tif", "npy", "mrc", "nrrd"])
-def test_places_beyond_four_gigabytes(tmp_path: Path, ending: str) -> None:
+def test_slices_beyond_four_gigabytes_are_read(tmp_path: Path, ending: str) -> None:
     """A file with a hole: 4.8 GB of which the disk holds a few pages."""
     path, shape, last = tmp_path / f"a.{ending}", (1150, 2048, 2048), 1140
     if ending == "tif":
@@ -853,8 +853,8 @@ def test_places_beyond_four_gigabytes(tmp_path: Path, ending: str) -> None:
         file.write(b"\x2a")
         file.truncate(max(path.stat().st_size, header + shape[0] * 2048**2))
     assert path.stat().st_size > 2**32
-    found = open_source(path)
-    assert tuple(found.stack.shape) == shape
-    read = found.stack[last : last + 1]
+    source = open_source(path)
+    assert tuple(source.stack.shape) == shape
+    read = source.stack[last : last + 1]
     assert read[0, 2042 if ending == "mrc" else 5, 7] == 42
     assert np.count_nonzero(read) == 1

@@ -1,4 +1,4 @@
-"""Lists of slices, in every way in which a command line and a study state them."""
+"""Lists of slices, in every notation of the command line and of a study."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ WAYS = ["1-3,9", "1 2 3 9", [1, 2, 3, 9], ["1-3", 9], ["1-3", "9"]]
 
 
 @pytest.mark.parametrize("value", WAYS, ids=str)
-def test_every_field_takes_every_way(value: Any) -> None:
+def test_every_field_accepts_every_notation(value: Any) -> None:
     for model, field in NUMBERS:
         settings = parse(model, {field: value}, "study.toml")
         assert getattr(settings, field) == (1, 2, 3, 9)
@@ -52,7 +52,7 @@ def test_one_slice_is_a_number() -> None:
 @pytest.mark.parametrize(
     "value", ["3-1", "a", [1, 1], -1, "1-9999999999", [1.5], [[1]], "1..5"], ids=str
 )
-def test_what_is_no_list_of_slices_is_refused(value: Any) -> None:
+def test_invalid_slice_lists_are_refused(value: Any) -> None:
     for model, field in NUMBERS:
         with pytest.raises(SettingsError, match=f"'{field}"):
             parse(model, {field: value}, "study.toml")
