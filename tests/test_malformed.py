@@ -535,14 +535,14 @@ def _lose(folder: str) -> None:
 other(
     "an image that lost a chunk",
     "align own.zarr --quiet",
-    "has lost a piece of its slices 14 to 18",
+    "has lost a chunk of its slices 14 to 18",
 )(lambda: _lose("own.zarr"))
 
 
 @other(
     "an annotation that lost a chunk",
     "train own.zarr --structure nucleus --out m.safetensors --quiet",
-    "has lost a piece of its",
+    "has lost a chunk of its",
 )
 def _() -> None:
     next(
@@ -550,14 +550,14 @@ def _() -> None:
     ).unlink()
 
 
-@other("labels that lost a chunk", "measure own.zarr --quiet", "has lost a piece of its slices")
+@other("labels that lost a chunk", "measure own.zarr --quiet", "has lost a chunk of its slices")
 def _() -> None:
     shutil.copytree("own.zarr/truth", "own.zarr/labels")
     _lose("own.zarr/labels/nucleus")
 
 
 @other(
-    "a truth that lost a chunk", "score own.zarr nucleus --quiet", "has lost a piece of its slices"
+    "a truth that lost a chunk", "score own.zarr nucleus --quiet", "has lost a chunk of its slices"
 )
 def _() -> None:
     shutil.copytree("own.zarr/truth", "own.zarr/labels")
@@ -567,7 +567,7 @@ def _() -> None:
 @other(
     "a truth that lost a chunk, shown",
     "report own.zarr --structure nucleus -o r.html --quiet",
-    "has lost a piece of its slices",
+    "has lost a chunk of its slices",
 )
 def _() -> None:
     _lose("own.zarr/truth/nucleus")
@@ -576,7 +576,7 @@ def _() -> None:
 other(
     "an image that lost a chunk, equalized",
     "equalize own.zarr --quiet",
-    "has lost a piece of its slices",
+    "has lost a chunk of its slices",
 )(lambda: _lose("own.zarr"))
 other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(
     lambda: _damage("own.zarr")
@@ -653,7 +653,7 @@ other(
 other(
     "a stack that is no stack",
     "align noise.zarr --quiet",
-    "No two neighboring slices .* look alike",
+    "No two neighboring slices .* are similar",
 )(lambda: imported("noise"))
 other(
     "slices too small to align",
