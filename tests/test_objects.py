@@ -47,7 +47,7 @@ def number_in_blocks(mask: Mask, depth: int, min_voxels: int) -> NDArray[np.uint
 
 @settings(max_examples=80)
 @given(masks, st.integers(1, 4), st.integers(1, 5))
-def test_objects_of_blocks_are_those_of_the_whole_numbered_by_their_first_voxel(
+def test_objects_do_not_depend_on_blocks_and_are_numbered_by_their_first_voxel(
     mask: Mask, depth: int, min_voxels: int
 ) -> None:
     objects = number_in_blocks(mask, depth, min_voxels)

@@ -1,4 +1,4 @@
-"""Overlaps of label maps, and the scores of instances that follow from them, against plain versions and scikit-image."""
+"""Overlaps of label maps, and scores of objects, against plain versions and scikit-image."""
 
 import itertools
 import math
@@ -55,7 +55,7 @@ def test_overlaps_of_parts_add_up(both: NDArray[np.uint32]) -> None:
     assert as_dict(add_overlaps(parts)) == as_dict(overlaps(*both))
 
 
-def test_unknown_pixels_are_left_out_and_odd_maps_are_refused() -> None:
+def test_unknown_pixels_are_left_out_and_invalid_maps_are_refused() -> None:
     first, second = drawn("112", "12."), drawn("133", "3.3")
     known = np.array([[True, True, False], [False, True, True]])
     assert as_dict(overlaps(first, second, known)) == {(0, 3): 1, (1, 1): 1, (1, 3): 1, (2, 0): 1}
@@ -67,7 +67,9 @@ def test_unknown_pixels_are_left_out_and_odd_maps_are_refused() -> None:
 
 
 @given(maps)
-def test_rand_error_and_information_are_those_of_scikit_image(both: NDArray[np.uint32]) -> None:
+def test_rand_error_and_variation_of_information_equal_scikit_image(
+    both: NDArray[np.uint32],
+) -> None:
     predicted, true = both
     table = overlaps(predicted, true)
     if not (true > 0).any():
@@ -79,7 +81,9 @@ def test_rand_error_and_information_are_those_of_scikit_image(both: NDArray[np.u
         theirs = skimage.metrics.adapted_rand_error(
             true[inside].astype(int), predicted[inside].astype(int), ignore_labels=()
         )
-    if np.isfinite(theirs).all():  # they divide 0 by 0 where no two pixels lie together
+    if np.isfinite(
+        theirs
+    ).all():  # scikit-image divides 0 by 0 where no two pixels are in one region
         error, recall, precision = (
             theirs  # in this order, whatever its documentation says: a cell cut in two has full precision
         )
@@ -100,7 +104,7 @@ def plain_iou(predicted: NDArray[Any], true: NDArray[Any]) -> NDArray[np.float64
 
 
 @given(maps)
-def test_matching_by_the_definition(both: NDArray[np.uint32]) -> None:
+def test_matching_follows_the_definition(both: NDArray[np.uint32]) -> None:
     iou = plain_iou(*both)
     ours = match_objects(overlaps(*both))
     assert sorted(ours.iou.tolist()) == pytest.approx(sorted(iou[iou > 0].tolist()))
@@ -120,9 +124,9 @@ def test_scores_by_hand() -> None:
         1: 0.8,
         2: 0,
     }  # the predicted 2 and the true 3, of two pixels, are background
-    found = match_objects(table)
-    assert found.iou.tolist() == [4 / 6, 2 / 8, 2 / 4, 2 / 4]
-    assert found.average_precision(0.5) == 1 / 5
-    assert found.panoptic == pytest.approx((2 / 3 / 3, 2 / 3, 1 / 3))
+    matches = match_objects(table)
+    assert matches.iou.tolist() == [4 / 6, 2 / 8, 2 / 4, 2 / 4]
+    assert matches.average_precision(0.5) == 1 / 5
+    assert matches.panoptic == pytest.approx((2 / 3 / 3, 2 / 3, 1 / 3))
     assert match_objects(overlaps(true, true)).mean_average_precision == 1
     assert math.isnan(match_objects(overlaps(drawn("."), drawn("."))).panoptic.quality)
