@@ -72,7 +72,7 @@ class Evaluation:
 
     @property
     def dice(self) -> float:
-        """3D Dice: of all test slices as one volume."""
+        """Dice of all test slices as one volume, the 3D Dice."""
         return pool_slices(self.overlaps).dice
 
     def along_z(self, n_slices: int) -> tuple[list[float], list[int]]:
