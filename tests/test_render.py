@@ -234,6 +234,16 @@ def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> No
     assert np.abs(frames[0].astype(int) - frames[1]).mean() > 0.2  # it turns
 
 
+def test_a_video_of_one_frame_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> None:
+    import cv2
+
+    settings = changed(SMALL, {"structure": ("nucleus",), "seconds": 0.01, "frames_per_second": 10})
+    video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
+    is_read, frame = video.read()
+    assert is_read
+    assert frame.shape == (120, 160, 3)
+
+
 def test_renderings_that_cannot_be_written_are_refused(
     tissue_with_cells: Sample, tmp_path: Path
 ) -> None:

@@ -113,7 +113,8 @@ def render(
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     layers, box, voxel_um = _layers_to_draw(sample, settings)
     is_video = ending == ".mp4"
-    n_frames = round(settings.seconds * settings.frames_per_second) if is_video else 1
+    n_video_frames = max(1, round(settings.seconds * settings.frames_per_second))
+    n_frames = n_video_frames if is_video else 1
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.partial{ending}")
     with Meter(f"render {path.name}", len(layers) + n_frames, quiet=on.quiet) as meter:
@@ -131,10 +132,10 @@ def render(
             azimuth=settings.azimuth,
             elevation=settings.elevation,
         )
-        if n_frames == 1:
-            draw_still(rendering, unfinished, meter)
-        else:
+        if is_video:
             draw_turntable(rendering, unfinished, n_frames, settings.frames_per_second, meter)
+        else:
+            draw_still(rendering, unfinished, meter)
     unfinished.replace(path)
     return FileResult(path, sample=sample, written=(str(path),))
 
