@@ -1,4 +1,4 @@
-"""Pictures of bright discs and dark squares, with boxes around them: what detectors learn in seconds."""
+"""Images of bright discs and dark squares with boxes around them, which detectors are trained on in seconds."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from sparsem.workflow.stage import Stage
 NAMES = ("disc", "square")
 APART = 4  # px between objects
 
-Picture = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int16]]
+SpotImage = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int16]]
 
 
-def picture(
+def spot_image(
     seed: int, shape: tuple[int, int], count: int = 7, edge: tuple[int, int] = (14, 30)
-) -> Picture:
+) -> SpotImage:
     """Gray (y, x), corners (n, 4) and kinds (n,) of objects that do not touch."""
     random = np.random.default_rng(seed)
     gray = random.normal(128, 8, shape)
@@ -61,8 +61,8 @@ def _touch(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 def sample_of(
     path: Path, shape: tuple[int, int, int], seed: int = 0, annotate: bool = True, count: int = 7
 ) -> tuple[Sample, Boxes]:
-    """A sample of such pictures, and the boxes in it."""
-    made = [picture(seed * 1000 + z, shape[1:], count) for z in range(shape[0])]
+    """Return a sample of such images, and the boxes in it."""
+    made = [spot_image(seed * 1000 + z, shape[1:], count) for z in range(shape[0])]
     sample = Sample.create(path)
     spec = volume_spec("", shape, np.uint8, Kind.IMAGE, VoxelSize(50, 10, 10), 2)
     voxels = np.stack([gray for gray, _, _ in made])

@@ -1,4 +1,4 @@
-"""Biology of boxes: which goes is decided by confidence; what nobody contradicts stays; nothing that was found is lost."""
+"""Biological constraints on boxes: confidence decides which box is removed, and predicted boxes are kept; counts."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_the_corner_of_a_nucleus_box_is_cytoplasm() -> None:
 @pytest.mark.parametrize(
     ("nucleus", "organelle", "expected"), [(0.9, 0.7, (True, False)), (0.55, 0.9, (False, True))]
 )
-def test_of_a_nucleus_and_what_lies_in_it_the_more_confident_stays(
+def test_the_more_confident_of_nucleus_and_organelle_stays(
     nucleus: float, organelle: float, expected: tuple[bool, bool]
 ) -> None:
     found = stays(
@@ -104,21 +104,21 @@ def test_a_nucleolus_needs_a_nucleus() -> None:
     ]
 
 
-def test_a_sure_nucleolus_makes_a_doubtful_nucleus_count() -> None:
+def test_a_confident_nucleolus_makes_an_uncertain_nucleus_count() -> None:
     found = apply_constraints(
         {"nucleus": some((*NUCLEUS, 0.3)), "nucleolus": some((150, 150, 200, 200, 0.9))}, RULES
     )
     assert found["nucleolus"].is_allowed.tolist() == [True]
     assert found["nucleus"].must_count.tolist() == [True]
-    doubtful = apply_constraints(
+    uncertain = apply_constraints(
         {"nucleus": some((*NUCLEUS, 0.05)), "nucleolus": some((150, 150, 200, 200, 0.6))}, RULES
     )
-    assert doubtful["nucleolus"].is_allowed.tolist() == [
+    assert uncertain["nucleolus"].is_allowed.tolist() == [
         False
     ]  # more probably there is no nucleus than that there is a nucleolus
 
 
-def test_of_two_names_in_one_place_the_surer_stays() -> None:
+def test_the_more_confident_of_two_structures_in_one_place_stays() -> None:
     found = stays(
         mitochondrion=some((10, 10, 40, 40, 0.6)),
         endosome=some((11, 10, 40, 41, 0.7), (30, 30, 60, 60, 0.2)),
@@ -126,14 +126,14 @@ def test_of_two_names_in_one_place_the_surer_stays() -> None:
     assert found == {"mitochondrion": [False], "endosome": [True, True]}
 
 
-def test_without_nuclei_nothing_is_known() -> None:
+def test_without_nuclei_nothing_is_constrained() -> None:
     boxes = {"mitochondrion": some((10, 10, 40, 40, 0.1)), "nucleolus": some((10, 10, 40, 40, 0.1))}
     assert stays(**boxes) == {"mitochondrion": [True], "nucleolus": [True]}
 
 
 @pytest.fixture
 def found(tmp_path: Path) -> Sample:
-    """Two pictures in which a mitochondrion was found in a nucleus, and annotations that know better."""
+    """Two images with a mitochondrion detected in a nucleus, and annotations without it."""
     sample, _ = sample_of(tmp_path / "S01.zarr", (2, 320, 400), annotate=False, count=1)
     boxes = {
         "nucleus": (
@@ -183,7 +183,7 @@ def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
     assert remove_constrained_boxes(found) == []
 
 
-def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) -> None:
+def test_boxes_of_a_new_run_must_be_constrained_again(found: Sample) -> None:
     constrain_boxes(found)
     before = read_detected_boxes(found, "nucleus", as_predicted=True)
     about = {**before.metadata, "fingerprint": "of another run"}
@@ -203,7 +203,7 @@ def test_boxes_that_were_found_anew_are_to_be_constrained_anew(found: Sample) ->
     assert len(read_detected_boxes(found, "mitochondrion").boxes) == 2
 
 
-def test_of_an_earlier_run_nothing_counts_on(found: Sample) -> None:
+def test_constrained_boxes_of_an_earlier_run_do_not_count(found: Sample) -> None:
     constrain_boxes(found)
     found.write_table(
         "boxes_lysosome-constrained", found.read_table("boxes_mitochondrion-constrained")
@@ -218,7 +218,7 @@ def test_of_an_earlier_run_nothing_counts_on(found: Sample) -> None:
     assert len(read_detected_boxes(found, "mitochondrion", as_predicted=True).boxes) == 3
 
 
-def test_scores_of_other_boxes_are_not_shown(found: Sample) -> None:
+def test_scores_of_other_boxes_are_outdated(found: Sample) -> None:
     score_boxes([found])
     assert not are_scores_outdated(found)
     constrain_boxes(found)
@@ -228,7 +228,7 @@ def test_scores_of_other_boxes_are_not_shown(found: Sample) -> None:
     assert are_scores_outdated(found)
 
 
-def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None:
+def test_constraints_need_two_structures(tissue: Sample, found: Sample) -> None:
     with pytest.raises(
         SampleError,
         match=r"at least two of nucleus, nucleolus, mitochondrion.*has boxes of no structure",
@@ -241,12 +241,10 @@ def test_rules_are_between_two_structures(tissue: Sample, found: Sample) -> None
         constrain_boxes(found, StructureRoles(cytoplasm=()))
 
 
-# counts beside what is known of the samples
+# counts with metadata of the samples
 
 
-def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
-    found: Sample, tmp_path: Path
-) -> None:
+def test_counts_and_sizes_are_joined_with_metadata(found: Sample, tmp_path: Path) -> None:
     table = tmp_path / "samples.csv"
     table.write_text("sample,subtype,grade\nS01.zarr,TNBC,3\nS02,ER+,1\n")
     rows = count_boxes([found], CountSettings(metadata=str(table))).counts.to_pylist()
@@ -286,13 +284,15 @@ def test_counts_and_sizes_stand_beside_what_is_known_of_the_samples(
         ),
     ],
 )
-def test_metadata_that_are_none(found: Sample, tmp_path: Path, content: str, sentence: str) -> None:
+def test_invalid_metadata_are_refused(
+    found: Sample, tmp_path: Path, content: str, sentence: str
+) -> None:
     (tmp_path / "samples.csv").write_text(content)
     with pytest.raises(InputError, match=sentence):
         count_boxes([found], CountSettings(metadata=str(tmp_path / "samples.csv")))
 
 
-def test_metadata_that_cannot_be_read(tmp_path: Path, tissue: Sample) -> None:
+def test_unreadable_metadata_are_refused(tmp_path: Path, tissue: Sample) -> None:
     with pytest.raises(InputError, match=r"nowhere\.csv cannot be read"):
         read_metadata(tmp_path / "nowhere.csv")
     with pytest.raises(SampleError, match="has no boxes"):

@@ -1,4 +1,4 @@
-"""Files of boxes: COCO, CSV and YOLO there and back; all that is wrong in one is told at once; boxes around labels; what a sample keeps."""
+"""Files of boxes: COCO, CSV and YOLO read and written; all faults are reported at once; boxes around labels."""
 
 import csv
 import json
@@ -31,18 +31,18 @@ SHAPE = (60, 80)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Sample:
-    """Three pictures of 80 x 60 px, each a file of its own."""
-    (tmp_path / "pictures").mkdir()
+def sample(tmp_path: Path) -> Sample:
+    """Three images of 80 x 60 px, each a file of its own."""
+    (tmp_path / "images").mkdir()
     random = np.random.default_rng(0)
     for name in ("cell_1_raw", "cell_2_raw", "cell_10_raw"):
         tifffile.imwrite(
-            tmp_path / "pictures" / f"{name}.tif",
+            tmp_path / "images" / f"{name}.tif",
             random.integers(1, 255, SHAPE).astype(np.uint8),
             photometric="minisblack",
         )
     return import_stack(
-        tmp_path / "pictures",
+        tmp_path / "images",
         tmp_path / "S01.zarr",
         ImportSettings(voxel_nm=(50, 4, 4), missing="join"),
         on=QUIET,
@@ -82,19 +82,19 @@ def with_annotation(**parts: Any) -> dict[str, Any]:
     )
 
 
-def test_pictures_have_the_names_of_their_files(pictures: Sample) -> None:
-    assert image_names(pictures) == ["cell_1_raw", "cell_2_raw", "cell_10_raw"]
+def test_images_have_the_names_of_their_files(sample: Sample) -> None:
+    assert image_names(sample) == ["cell_1_raw", "cell_2_raw", "cell_10_raw"]
 
 
-def test_coco_boxes_reach_their_pictures(pictures: Sample, tmp_path: Path) -> None:
-    found = import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
+def test_coco_boxes_reach_their_images(sample: Sample, tmp_path: Path) -> None:
+    found = import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     assert found.boxes == {"nucleus": 1, "mitochondrion": 1}
     assert (found.images, found.small) == (2, 1)  # 12 x 9 px is a slip of the hand
-    kept = read_annotated_boxes(pictures, "mitochondrion")
+    kept = read_annotated_boxes(sample, "mitochondrion")
     assert kept.boxes.corners.tolist() == [[50, 10, 75, 31]]
     assert kept.slices == (0, 1)  # the second one is known to hold none
-    assert annotated_box_structures(pictures) == ["mitochondrion", "nucleus"]
-    assert pictures.history()[-1]["stage"].startswith("annotate-boxes-")
+    assert annotated_box_structures(sample) == ["mitochondrion", "nucleus"]
+    assert sample.history()[-1]["stage"].startswith("annotate-boxes-")
 
 
 @pytest.mark.parametrize(
@@ -106,67 +106,65 @@ def test_coco_boxes_reach_their_pictures(pictures: Sample, tmp_path: Path) -> No
     ],
 )
 def test_csv_of_several_kinds_is_read(
-    pictures: Sample, tmp_path: Path, header: str, row: str
+    sample: Sample, tmp_path: Path, header: str, row: str
 ) -> None:
     found = import_boxes(
-        [pictures],
+        [sample],
         BoxesSettings(source=str(written(tmp_path, f"{header}\n{row}\n", "b.csv"))),
         on=QUIET,
     )
     assert found.boxes == {"mitochondrion": 1}
-    kept = read_annotated_boxes(pictures, "mitochondrion")
+    kept = read_annotated_boxes(sample, "mitochondrion")
     assert (kept.boxes.corners.tolist(), kept.slices) == ([[10, 20, 40, 50]], (1,))
 
 
-def test_a_name_goes_on_only_after_a_mark(pictures: Sample, tmp_path: Path) -> None:
+def test_a_name_continues_only_after_a_separator(sample: Sample, tmp_path: Path) -> None:
     """cell_1 is cell_1_raw, and not cell_10_raw."""
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\ncell_10,a,0,0,25,30\n", "b.csv"
     )
-    import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
-    assert read_annotated_boxes(pictures, "a").boxes.z.tolist() == [0, 2]
+    import_boxes([sample], BoxesSettings(source=str(file)), on=QUIET)
+    assert read_annotated_boxes(sample, "a").boxes.z.tolist() == [0, 2]
 
 
-def test_pictures_without_boxes_may_be_known_to_be_empty(pictures: Sample, tmp_path: Path) -> None:
+def test_unlisted_images_may_be_empty(sample: Sample, tmp_path: Path) -> None:
     file = written(tmp_path, "z,class,x0,y0,x1,y1\n1,0,10,20,40,50\n", "b.csv")
     settings = BoxesSettings(
         source=str(file), unlisted_images="empty", classes={"0": "mitochondrion"}
     )
-    import_boxes([pictures], settings, on=QUIET)
-    assert read_annotated_boxes(pictures, "mitochondrion").slices == (0, 1, 2)
+    import_boxes([sample], settings, on=QUIET)
+    assert read_annotated_boxes(sample, "mitochondrion").slices == (0, 1, 2)
 
 
 @pytest.mark.parametrize("ending", ["out.json", "out.csv", "yolo"])
-def test_what_is_exported_can_be_brought_in_again(
-    pictures: Sample, tmp_path: Path, ending: str
-) -> None:
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO)), min_px=0), on=QUIET)
-    before = read_annotated_boxes(pictures, "mitochondrion")
-    assert export_boxes(pictures, tmp_path / ending, drawn=True) == 3
+def test_exported_boxes_can_be_imported(sample: Sample, tmp_path: Path, ending: str) -> None:
+    import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO)), min_px=0), on=QUIET)
+    before = read_annotated_boxes(sample, "mitochondrion")
+    assert export_boxes(sample, tmp_path / ending, drawn=True) == 3
     with pytest.raises(InputError, match=r"exists.*--overwrite"):
-        export_boxes(pictures, tmp_path / ending, drawn=True)
+        export_boxes(sample, tmp_path / ending, drawn=True)
     import_boxes(
-        [pictures],
+        [sample],
         BoxesSettings(source=str(tmp_path / ending), min_px=0),
         on=Execution(quiet=True, overwrite=True),
     )
-    after = read_annotated_boxes(pictures, "mitochondrion")
+    after = read_annotated_boxes(sample, "mitochondrion")
     np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
     assert after.slices == (
         before.slices if ending != "out.csv" else (0,)
-    )  # a row a box says nothing of empty pictures
+    )  # a row a box says nothing of empty sample
 
 
-def test_other_boxes_are_replaced_only_on_request(pictures: Sample, tmp_path: Path) -> None:
+def test_other_boxes_are_replaced_only_on_request(sample: Sample, tmp_path: Path) -> None:
     settings = BoxesSettings(source=str(written(tmp_path, COCO)))
-    import_boxes([pictures], settings, on=QUIET)
-    import_boxes([pictures], settings, on=QUIET)  # the same again is no harm
+    import_boxes([sample], settings, on=QUIET)
+    import_boxes([sample], settings, on=QUIET)  # the same again is no harm
     written(tmp_path, with_annotation())
     with pytest.raises(ResumeError, match=r"other annotated boxes of 'nucleus'.*--overwrite"):
-        import_boxes([pictures], settings, on=QUIET)
+        import_boxes([sample], settings, on=QUIET)
 
 
-def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_path: Path) -> None:
+def test_boxes_reach_the_samples_of_their_images(sample: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "other.tif", np.ones((90, 90), np.uint8), photometric="minisblack")
     other = import_stack(
         tmp_path / "other.tif", tmp_path / "S02.zarr", ImportSettings(voxel_nm=(50, 4, 4)), on=QUIET
@@ -174,7 +172,7 @@ def test_boxes_reach_the_samples_that_hold_their_pictures(pictures: Sample, tmp_
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\nother.tif,a,60,0,90,30\n", "b.csv"
     )
-    found = import_boxes([pictures, other], BoxesSettings(source=str(file)), on=QUIET)
+    found = import_boxes([sample, other], BoxesSettings(source=str(file)), on=QUIET)
     assert (found.boxes, found.images) == ({"a": 2}, 2)
     assert read_annotated_boxes(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
 
@@ -218,11 +216,11 @@ LOST, TWICE, SAME = (
 )
 
 MALFORMED: dict[str, tuple[Any, str]] = {
-    "a box beyond its picture": (
+    "a box beyond its image": (
         with_annotation(bbox=[60, 1, 30, 30]),
         r"1 boxes outside of their image \(annotation 4: 60 1 90 31, of 80",
     ),
-    "a box before its picture": (
+    "a box before its image": (
         with_annotation(bbox=[-9, 1, 30, 30]),
         "1 boxes outside of their image",
     ),
@@ -231,7 +229,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         r"1 boxes without area \(annotation 4",
     ),
     "a box turned inside out": (with_annotation(bbox=[5, 5, -3, 30]), "1 boxes without area"),
-    "a box of what is no number": (
+    "a box with NaN": (
         with_annotation(bbox=[5, float("nan"), 30, 30]),
         "1 boxes with corners that are not numbers",
     ),
@@ -241,31 +239,31 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         with_annotation(category_id=8),
         r"of an unknown class \(annotation 4: category_id 8\)",
     ),
-    "a picture that is not listed": (
+    "an image that is not listed": (
         with_annotation(image_id=3),
         r"of an image that is not listed \(annotation 4: image_id 3\)",
     ),
     "an id given twice": (with_annotation(id=3), "1 annotations of the same id"),
     "a crowd": (with_annotation(iscrowd=1), "around a crowd"),
     "an annotation that is a number": (changed(annotations=[5]), "without four numbers as bbox"),
-    "two pictures of one id": (changed(images=[*COCO["images"], SAME]), "images of the same id"),
-    "a picture listed twice": (
+    "two images of one id": (changed(images=[*COCO["images"], SAME]), "images of the same id"),
+    "an image listed twice": (
         changed(images=[*COCO["images"], TWICE]),
         "images that are listed twice",
     ),
-    "a picture that is not there": (
+    "an image that is in no sample": (
         changed(images=[*COCO["images"], LOST]),
         "in none of the samples .lost",
     ),
-    "a picture without a name": (
+    "an image without a name": (
         changed(images=[*COCO["images"], {"id": 3}]),
         "images without id or file_name",
     ),
-    "a picture of another size": (
+    "an image of another size": (
         changed(images=[COCO["images"][0], {**COCO["images"][1], "width": 800}]),
         "another size than the file says .cell_2_raw: 800 x 60 px and 80 x 60 px",
     ),
-    "a picture of no size": (
+    "an image without a size": (
         changed(images=[COCO["images"][0], {**COCO["images"][1], "width": 0}]),
         "images without a size",
     ),
@@ -277,7 +275,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         changed(categories=[*COCO["categories"], {"id": 1}]),
         "classes without id or name",
     ),
-    "no list of pictures": (
+    "no list of images": (
         {"annotations": [], "categories": []},
         "not a COCO file: expected an object with the lists",
     ),
@@ -287,12 +285,12 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_what_is_wrong_in_a_coco_file_is_told(pictures: Sample, tmp_path: Path, what: str) -> None:
+def test_faults_of_a_coco_file_are_reported(sample: Sample, tmp_path: Path, what: str) -> None:
     content, sentence = MALFORMED[what]
     with pytest.raises(InputError, match=sentence) as error:
-        import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, content))), on=QUIET)
+        import_boxes([sample], BoxesSettings(source=str(written(tmp_path, content))), on=QUIET)
     assert "\n" not in str(error.value)
-    assert not annotated_box_structures(pictures)
+    assert not annotated_box_structures(sample)
 
 
 CSVS = {
@@ -319,11 +317,11 @@ CSVS = {
 
 
 @pytest.mark.parametrize("what", CSVS)
-def test_what_is_wrong_in_a_csv_is_told(pictures: Sample, tmp_path: Path, what: str) -> None:
+def test_faults_of_a_csv_are_reported(sample: Sample, tmp_path: Path, what: str) -> None:
     content, sentence = CSVS[what]
     with pytest.raises(InputError, match=sentence):
         import_boxes(
-            [pictures], BoxesSettings(source=str(written(tmp_path, content, "b.csv"))), on=QUIET
+            [sample], BoxesSettings(source=str(written(tmp_path, content, "b.csv"))), on=QUIET
         )
 
 
@@ -356,11 +354,11 @@ def yolo(
         ("0 0.9 0.5 0.5 0.5\n", "boxes outside of their image"),
     ],
 )
-def test_what_is_wrong_in_yolo_labels_is_told(
-    pictures: Sample, tmp_path: Path, lines: str, sentence: str
+def test_faults_of_yolo_labels_are_reported(
+    sample: Sample, tmp_path: Path, lines: str, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        import_boxes([pictures], BoxesSettings(source=str(yolo(tmp_path, lines))), on=QUIET)
+        import_boxes([sample], BoxesSettings(source=str(yolo(tmp_path, lines))), on=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -385,9 +383,7 @@ def test_yolo_names_may_stand_in_a_yaml(tmp_path: Path) -> None:
     assert [box.class_name for box in found.boxes] == ["mitochondrion"]
 
 
-def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
-    pictures: Sample, tmp_path: Path
-) -> None:
+def test_all_faults_are_reported_at_once_and_can_be_skipped(sample: Sample, tmp_path: Path) -> None:
     more = [
         {"id": 4 + n, "image_id": 2, "category_id": 7, "bbox": box}
         for n, box in enumerate(([70, 1, 30, 30], [1, 1, 0, 0], [5, 5, 30, 30]))
@@ -397,25 +393,25 @@ def test_all_that_is_wrong_is_told_at_once_and_can_be_left_out(
         InputError,
         match=r"1 boxes outside of their image .*; 1 boxes without area .*--on-invalid skip",
     ):
-        import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
-    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
+        import_boxes([sample], BoxesSettings(source=str(file)), on=QUIET)
+    found = import_boxes([sample], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
     assert (
         found.boxes["nucleus"] == 1
     )  # the third box of the second image is right, but its image lacks two others
     assert len(found.left_out) == 2
     assert found.incomplete == {"nucleus": 1}
-    assert read_annotated_boxes(pictures, "nucleus").slices == (0,)
-    assert read_annotated_boxes(pictures, "mitochondrion").slices == (
+    assert read_annotated_boxes(sample, "nucleus").slices == (0,)
+    assert read_annotated_boxes(sample, "mitochondrion").slices == (
         0,
         1,
     )  # no box of this class was left out
 
 
-def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: Path) -> None:
+def test_a_box_that_reaches_a_pixel_too_far_is_cut(sample: Sample, tmp_path: Path) -> None:
     """Outlines are drawn through the centers of pixels, or around them."""
     file = written(tmp_path, with_annotation(bbox=[-0.5, 30, 40, 30.5]))
-    import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
-    assert read_annotated_boxes(pictures, "nucleus").boxes.of_image(1).corners.tolist() == [
+    import_boxes([sample], BoxesSettings(source=str(file)), on=QUIET)
+    assert read_annotated_boxes(sample, "nucleus").boxes.of_image(1).corners.tolist() == [
         [0, 30, 39.5, 60]
     ]
 
@@ -432,14 +428,14 @@ def test_a_box_that_reaches_a_pixel_too_far_is_cut(pictures: Sample, tmp_path: P
         ),
     ],
 )
-def test_what_cannot_be_brought_in(
-    pictures: Sample, settings: dict[str, Any], error: type[Exception], sentence: str
+def test_invalid_sources_are_refused(
+    sample: Sample, settings: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        import_boxes([pictures], BoxesSettings(**settings), on=QUIET)
+        import_boxes([sample], BoxesSettings(**settings), on=QUIET)
 
 
-def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
+def test_unknown_formats_are_refused(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "boxes.xml").write_text("<annotation/>")
     with pytest.raises(
         InputError, match=r"boxes.xml is not a known file of boxes; expected .json .COCO., .csv"
@@ -452,50 +448,48 @@ def test_files_of_another_kind(pictures: Sample, tmp_path: Path) -> None:
     ):
         read_boxes(tmp_path / "bytes.csv")
     with pytest.raises(InputError, match="holds no YOLO labels"):
-        read_boxes(tmp_path / "pictures")
+        read_boxes(tmp_path / "images")
     with pytest.raises(SampleError, match="has no boxes that a detector found"):
-        export_boxes(pictures, tmp_path / "x.json")
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
+        export_boxes(sample, tmp_path / "x.json")
+    import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
     with pytest.raises(InputError, match=r"ends in .json .COCO. or .csv, or a folder"):
-        export_boxes(pictures, tmp_path / "x.xml", drawn=True)
+        export_boxes(sample, tmp_path / "x.xml", drawn=True)
     with pytest.raises(
         InputError, match="has no class 'mitochondria'; did you mean 'mitochondrion'"
     ):
         import_boxes(
-            [pictures],
+            [sample],
             BoxesSettings(source=str(written(tmp_path, COCO)), classes={"mitochondria": "x"}),
             on=QUIET,
         )
 
 
-def test_a_table_that_was_changed_is_told(pictures: Sample, tmp_path: Path) -> None:
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
-    table = pictures.read_table("annotated_boxes_nucleus")
-    pictures.write_table("annotated_boxes_nucleus", table.drop_columns(["x0_px"]))
+def test_a_changed_table_is_refused(sample: Sample, tmp_path: Path) -> None:
+    import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
+    table = sample.read_table("annotated_boxes_nucleus")
+    sample.write_table("annotated_boxes_nucleus", table.drop_columns(["x0_px"]))
     with pytest.raises(SampleError, match="was not written by sparsem, or is damaged"):
-        read_annotated_boxes(pictures, "nucleus")
+        read_annotated_boxes(sample, "nucleus")
     with pytest.raises(
         SampleError, match="no annotated boxes of 'mitochondria'; did you mean 'mitochondrion'"
     ):
-        read_annotated_boxes(pictures, "mitochondria")
+        read_annotated_boxes(sample, "mitochondria")
 
 
-def test_the_csv_that_a_sample_keeps_can_be_read_by_people(
-    pictures: Sample, tmp_path: Path
-) -> None:
-    import_boxes([pictures], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
-    with (pictures.path / "tables" / "annotated_boxes_nucleus.csv").open(newline="") as file:
+def test_the_csv_of_a_sample_has_names_and_sizes(sample: Sample, tmp_path: Path) -> None:
+    import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
+    with (sample.path / "tables" / "annotated_boxes_nucleus.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     assert row["image"] == "cell_1_raw"
     assert [float(row[key]) for key in ("width_um", "height_um")] == pytest.approx([0.16, 0.12])
 
 
-# pictures of any size
+# images of any size
 
 
 @pytest.fixture
 def montage(tmp_path: Path) -> Sample:
-    """Three pictures of three sizes, whose names count nothing."""
+    """Three images of three sizes, whose names have no numbers."""
     folder = tmp_path / "montage"
     folder.mkdir()
     for name, shape in (("tile_r1-c1", (60, 80)), ("tile_r1-c2", (40, 90)), ("overview", (30, 30))):
@@ -507,7 +501,7 @@ def montage(tmp_path: Path) -> Sample:
     )
 
 
-def test_pictures_of_any_size_are_slices(montage: Sample) -> None:
+def test_images_of_any_size_are_slices(montage: Sample) -> None:
     image = montage.image()
     assert (image.shape, image.block_depth) == ((3, 60, 90), 1)
     assert image_names(montage) == ["overview", "tile_r1-c1", "tile_r1-c2"]
@@ -519,14 +513,14 @@ def test_pictures_of_any_size_are_slices(montage: Sample) -> None:
     assert not voxels[2, 40:].any()
 
 
-def test_what_a_montage_holds_is_listed(montage: Sample) -> None:
+def test_images_of_a_montage_are_listed(montage: Sample) -> None:
     told = CliRunner().invoke(app, ["info", str(montage.path)]).stdout
     assert "3 pictures of 4 x 4 nm a pixel, uint8" in told
     assert "0: overview, 30 x 30" in told
     assert "um;" not in told  # a montage has no depth, and so no size
 
 
-def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
+def test_images_are_never_mixed(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
     for name, gray in (("a", 10), ("b", 250)):
@@ -542,50 +536,50 @@ def test_a_picture_is_never_mixed_with_the_next_one(tmp_path: Path) -> None:
     assert labels.level_shapes()[1] == (2, 300, 350)
 
 
-def test_boxes_at_the_border_are_cut_on_request(pictures: Sample, tmp_path: Path) -> None:
+def test_boxes_at_the_border_are_cut_on_request(sample: Sample, tmp_path: Path) -> None:
     file = written(
         tmp_path,
         "image,class,x0,y0,x1,y1\ncell_1,a,-5,10,50,40\ncell_1,a,90,10,130,40\ncell_1,a,10,10,40,40\n",
         "b.csv",
     )
     with pytest.raises(InputError, match="2 boxes outside of their image"):
-        import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
-    found = import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
+        import_boxes([sample], BoxesSettings(source=str(file)), on=QUIET)
+    found = import_boxes([sample], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
     assert len(found.left_out) == 1  # what lies beyond as a whole
-    assert read_annotated_boxes(pictures, "a").boxes.corners.tolist() == [
+    assert read_annotated_boxes(sample, "a").boxes.corners.tolist() == [
         [0, 10, 50, 40],
         [10, 10, 40, 40],
     ]
 
 
-def test_a_box_that_is_there_twice_counts_once(pictures: Sample, tmp_path: Path) -> None:
+def test_a_box_that_is_listed_twice_counts_once(sample: Sample, tmp_path: Path) -> None:
     file = written(
         tmp_path,
         "image,class,x0,y0,x1,y1\ncell_1,a,5,10,50,40\ncell_1,a,5,10,50,40\ncell_1,b,5,10,50,40\n",
         "b.csv",
     )
     with pytest.raises(InputError, match=r"1 boxes that are listed twice \(line 3"):
-        import_boxes([pictures], BoxesSettings(source=str(file)), on=QUIET)
+        import_boxes([sample], BoxesSettings(source=str(file)), on=QUIET)
     assert import_boxes(
-        [pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET
+        [sample], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET
     ).boxes == {"a": 1, "b": 1}
 
 
-def test_what_many_small_boxes_and_numbers_for_names_mean_is_asked(
-    pictures: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_many_small_boxes_and_numbers_as_names_are_reported(
+    sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,0,5,10,50,40\ncell_1,0,5,10,20,40\n", "b.csv"
     )
-    import_boxes([pictures], BoxesSettings(source=str(file)), on=Execution())
+    import_boxes([sample], BoxesSettings(source=str(file)), on=Execution())
     told = capsys.readouterr().err
     assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in told
     assert "--classes 0=NAME gives it a name" in told
-    remove_pieces(pictures, ["tables/annotated_boxes_0"])
-    assert not annotated_box_structures(pictures)
+    remove_pieces(sample, ["tables/annotated_boxes_0"])
+    assert not annotated_box_structures(sample)
 
 
-def test_boxes_of_other_pixels_are_told_and_not_drawn(
+def test_boxes_of_other_pixels_are_reported_and_not_drawn(
     montage: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path, "image,class,x0,y0,x1,y1\ntile_r1-c1,a,0,0,40,30\n", "b.csv")
@@ -606,7 +600,7 @@ def test_boxes_of_other_pixels_are_told_and_not_drawn(
     )
 
 
-def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -> None:
+def test_a_box_beyond_its_own_image_is_reported(montage: Sample, tmp_path: Path) -> None:
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\noverview,a,0,0,40,30\ntile_r1-c1,a,0,0,40,30\n", "b.csv"
     )
@@ -632,7 +626,7 @@ def test_a_box_beyond_its_own_picture_is_told(montage: Sample, tmp_path: Path) -
         ({"a.tif": np.uint8, "a.tiff": np.uint8}, "Two images in .* are called a"),
     ],
 )
-def test_montages_that_are_none(tmp_path: Path, files: dict[str, Any], sentence: str) -> None:
+def test_invalid_montages_are_refused(tmp_path: Path, files: dict[str, Any], sentence: str) -> None:
     (tmp_path / "m").mkdir()
     for name, dtype in files.items():
         tifffile.imwrite(tmp_path / "m" / name, np.ones((20, 20), dtype), photometric="minisblack")
@@ -674,27 +668,27 @@ def test_a_number_is_never_taken_for_a_name(tmp_path: Path) -> None:
     assert read_annotated_boxes(sample, "a").boxes.z.tolist() == [0]
 
 
-def test_boxes_of_a_picture_of_another_size_are_left_out_with_it(
-    pictures: Sample, tmp_path: Path
+def test_images_of_another_size_are_left_out_with_their_boxes(
+    sample: Sample, tmp_path: Path
 ) -> None:
     images = [COCO["images"][0], {**COCO["images"][1], "width": 40, "height": 30}]
     file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
-    import_boxes([pictures], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
-    kept = read_annotated_boxes(pictures, "nucleus")
+    import_boxes([sample], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
+    kept = read_annotated_boxes(sample, "nucleus")
     assert (kept.slices, kept.boxes.z.tolist()) == ((0,), [0])
 
 
-def test_nothing_is_written_if_any_of_it_cannot_be(pictures: Sample, tmp_path: Path) -> None:
+def test_nothing_is_written_if_a_part_is_invalid(sample: Sample, tmp_path: Path) -> None:
     categories = [{"id": 7, "name": "ok"}, {"id": 9, "name": "not a name"}]
     with pytest.raises(
         InputError, match=r"1 classes that cannot be names .*--classes 'not a name=NAME'"
     ):
         import_boxes(
-            [pictures],
+            [sample],
             BoxesSettings(source=str(written(tmp_path, changed(categories=categories)))),
             on=QUIET,
         )
-    assert not annotated_box_structures(pictures)
+    assert not annotated_box_structures(sample)
 
 
 def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample) -> None:
@@ -722,10 +716,10 @@ def test_slices_that_are_not_labeled_as_a_whole_are_left_out(own_tissue: Sample)
         ),
     ],
 )
-def test_files_that_libraries_stumble_over(
-    pictures: Sample, tmp_path: Path, content: str, name: str, sentence: str
+def test_files_that_break_parsers_are_refused(
+    sample: Sample, tmp_path: Path, content: str, name: str, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         import_boxes(
-            [pictures], BoxesSettings(source=str(written(tmp_path, content, name))), on=QUIET
+            [sample], BoxesSettings(source=str(written(tmp_path, content, name))), on=QUIET
         )

@@ -79,11 +79,11 @@ def written(folder: Path, content: Any, name: str = "b.json") -> Path:
     return path
 
 
-def brought(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any) -> ImportSummary:
+def imported(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any) -> ImportSummary:
     return import_boxes([sample], BoxesSettings(source=str(path), min_px=2, **settings), on=on)
 
 
-def begins(sample: Sample, name: str = "mito") -> dict[int, list[float]]:
+def starts_of(sample: Sample, name: str = "mito") -> dict[int, list[float]]:
     """Where boxes begin along x, by the images that are completely annotated."""
     kept = read_annotated_boxes(sample, name)
     assert set(kept.boxes.z.tolist()) <= set(kept.slices)
@@ -129,8 +129,8 @@ def test_ids_may_be_text_or_whole_numbers_of_any_size(cells: Sample, tmp_path: P
     for index, own in enumerate((2**63 + 1, "a7", -5)):
         content["images"][index]["id"] = own
         content["annotations"][index]["image_id"] = own
-    brought(cells, written(tmp_path, content))
-    assert begins(cells) == ALL
+    imported(cells, written(tmp_path, content))
+    assert starts_of(cells) == ALL
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,15 @@ def test_an_annotation_of_no_image_may_be_of_any(
     with pytest.raises(
         InputError, match=r"1 annotations without the id of an image \(annotation 2: image_id"
     ):
-        brought(cells, path)
-    assert brought(cells, path, on_invalid="skip").incomplete == {"mito": 3}
+        imported(cells, path)
+    assert imported(cells, path, on_invalid="skip").incomplete == {"mito": 3}
     assert annotated_box_structures(cells) == ["er"]
     written(tmp_path, changed("annotations", 1, image_id=image_id, category_id=None))
     with pytest.raises(
         InputError,
         match=r"b.json: no image is completely annotated, because boxes of all of them were left out",
     ):
-        brought(cells, path, on_invalid="skip")
+        imported(cells, path, on_invalid="skip")
 
 
 def test_rounded_ids_do_not_join_boxes_and_images(cells: Sample, tmp_path: Path) -> None:
@@ -163,16 +163,16 @@ def test_rounded_ids_do_not_join_boxes_and_images(cells: Sample, tmp_path: Path)
     with pytest.raises(
         InputError, match=r"3 annotations without the id of an image .*, rounded as a float"
     ):
-        brought(cells, written(tmp_path, content))
+        imported(cells, written(tmp_path, content))
 
 
 @pytest.mark.parametrize("same", [2, 2.0, "2", "2.0"])
 def test_images_of_one_id_are_unknown(cells: Sample, tmp_path: Path, same: Any) -> None:
     path = written(tmp_path, changed("images", 2, id=same))
     with pytest.raises(InputError, match=r"1 images of the same id \(image 2 'cell c.tif'\)"):
-        brought(cells, path)
-    assert brought(cells, path, on_invalid="skip").incomplete == {"mito": 2, "er": 2}
-    assert begins(cells) == {0: [10.0]}
+        imported(cells, path)
+    assert imported(cells, path, on_invalid="skip").incomplete == {"mito": 2, "er": 2}
+    assert starts_of(cells) == {0: [10.0]}
 
 
 def test_images_without_boxes_are_unknown_where_ids_do_not_fit(
@@ -185,9 +185,9 @@ def test_images_without_boxes_are_unknown_where_ids_do_not_fit(
         InputError,
         match=r"1 annotations of an image that is not listed .annotation 2: image_id cell b.",
     ):
-        brought(cells, path)
-    brought(cells, path, on_invalid="skip")
-    assert begins(cells) == {0: [10.0], 2: [30.0]}
+        imported(cells, path)
+    imported(cells, path, on_invalid="skip")
+    assert starts_of(cells) == {0: [10.0], 2: [30.0]}
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_other_images_are_not_empty_where_one_is_not_known(
     content["images"][1] = image
     path = written(tmp_path, content)
     with pytest.raises(InputError, match="1 images without id or file_name"):
-        brought(cells, path)
-    brought(cells, path, on_invalid="skip", unlisted_images="empty")
-    assert begins(cells) == {0: [10.0], 2: [30.0]}
+        imported(cells, path)
+    imported(cells, path, on_invalid="skip", unlisted_images="empty")
+    assert starts_of(cells) == {0: [10.0], 2: [30.0]}
 
 
 # images
@@ -221,16 +221,16 @@ def test_other_images_are_not_empty_where_one_is_not_known(
 def test_sizes_may_be_written_in_several_manners_or_missing(
     cells: Sample, tmp_path: Path, size: dict[str, Any]
 ) -> None:
-    brought(cells, written(tmp_path, changed("images", 1, **size)))
-    assert begins(cells) == ALL
+    imported(cells, written(tmp_path, changed("images", 1, **size)))
+    assert starts_of(cells) == ALL
 
 
 def test_sizes_that_are_not_stated_are_those_of_the_images(cells: Sample, tmp_path: Path) -> None:
     content = coco(
         images=[{"id": n, "file_name": f"{name}.tif"} for n, name in enumerate(NAMES, 1)]
     )
-    brought(cells, written(tmp_path, content))
-    assert begins(cells) == ALL
+    imported(cells, written(tmp_path, content))
+    assert starts_of(cells) == ALL
 
 
 @pytest.mark.parametrize("width", [0, -80, "wide", 80.5, True, [80], 100])
@@ -239,9 +239,9 @@ def test_an_image_of_a_wrong_size_is_unknown(cells: Sample, tmp_path: Path, widt
     with pytest.raises(
         InputError, match=r"images (without a size|of another size than the file says) \("
     ):
-        brought(cells, path)
-    brought(cells, path, on_invalid="skip", unlisted_images="empty")
-    assert begins(cells) == {0: [10.0], 2: [30.0]}
+        imported(cells, path)
+    imported(cells, path, on_invalid="skip", unlisted_images="empty")
+    assert starts_of(cells) == {0: [10.0], 2: [30.0]}
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def test_an_image_of_a_wrong_size_is_unknown(cells: Sample, tmp_path: Path, widt
     ],
 )
 def test_names_of_images_may_have_folders(cells: Sample, tmp_path: Path, name: str) -> None:
-    brought(cells, written(tmp_path, changed("images", 1, file_name=name)))
-    assert begins(cells) == ALL
+    imported(cells, written(tmp_path, changed("images", 1, file_name=name)))
+    assert starts_of(cells) == ALL
 
 
 def test_letters_of_two_characters_are_one(tmp_path: Path) -> None:
@@ -270,10 +270,10 @@ def test_letters_of_two_characters_are_one(tmp_path: Path) -> None:
         on=QUIET,
     )
     name = unicodedata.normalize("NFD", "Körper.tif")
-    brought(
+    imported(
         sample, written(tmp_path, f"image,class,x0,y0,x1,y1\n{name},mito,10,20,40,45\n", "b.csv")
     )
-    assert begins(sample) == {0: [10.0]}
+    assert starts_of(sample) == {0: [10.0]}
 
 
 # annotations
@@ -296,8 +296,8 @@ def test_letters_of_two_characters_are_one(tmp_path: Path) -> None:
 def test_boxes_may_be_written_in_several_manners(
     cells: Sample, tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    brought(cells, written(tmp_path, changed("annotations", 1, **values)))
-    assert begins(cells) == ALL
+    imported(cells, written(tmp_path, changed("annotations", 1, **values)))
+    assert starts_of(cells) == ALL
     assert read_annotated_boxes(cells, "mito").boxes.corners[1].tolist() == [20, 20, 50, 45]
 
 
@@ -338,27 +338,27 @@ def test_an_image_that_lost_a_box_is_unknown(cells: Sample, tmp_path: Path, what
     values, sentence = LOST[what]
     path = written(tmp_path, changed("annotations", 1, **values))
     with pytest.raises(InputError, match=sentence) as error:
-        brought(cells, path)
+        imported(cells, path)
     assert "\n" not in str(error.value)
-    found = brought(cells, path, on_invalid="skip", unlisted_images="empty")
-    assert begins(cells) == {0: [10.0], 2: [30.0]}
+    found = imported(cells, path, on_invalid="skip", unlisted_images="empty")
+    assert starts_of(cells) == {0: [10.0], 2: [30.0]}
     assert found.incomplete["mito"] == 1
     assert found.images == (2 if "er" in found.incomplete else 3)
 
 
-def test_what_was_lost_of_one_class_hides_nothing_of_another(
+def test_lost_boxes_of_one_class_leave_others_complete(
     cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = coco()
     content["annotations"].append({"id": 9, "image_id": 2, "category_id": 2, "bbox": [1, 2, 3]})
-    found = brought(cells, written(tmp_path, content), SHOWN, on_invalid="skip")
-    assert begins(cells) == ALL
-    assert begins(cells, "er") == {0: [], 2: []}
+    found = imported(cells, written(tmp_path, content), SHOWN, on_invalid="skip")
+    assert starts_of(cells) == ALL
+    assert starts_of(cells, "er") == {0: [], 2: []}
     assert found.incomplete == {"er": 1}
     assert "1 image is not completely annotated with er" in capsys.readouterr().err
 
 
-def test_what_hides_no_object_keeps_the_image(cells: Sample, tmp_path: Path) -> None:
+def test_faults_that_hide_no_object_keep_the_image(cells: Sample, tmp_path: Path) -> None:
     """A box twice, one below the minimum size, and one of a class that has no name here."""
     content = coco(categories=[{"id": 1, "name": "mito"}, {"id": 2, "name": "cell body"}])
     content["annotations"] += [
@@ -367,8 +367,8 @@ def test_what_hides_no_object_keeps_the_image(cells: Sample, tmp_path: Path) -> 
         {"id": 11, "image_id": 3, "category_id": 1, "bbox": [5, 5, 1, 1]},
         {"id": 12, "image_id": 3, "category_id": 2, "bbox": [5, 5, 20, 20]},
     ]
-    found = brought(cells, written(tmp_path, content), on_invalid="skip")
-    assert begins(cells) == ALL
+    found = imported(cells, written(tmp_path, content), on_invalid="skip")
+    assert starts_of(cells) == ALL
     assert (found.incomplete, found.small) == ({}, 1)
 
 
@@ -378,23 +378,23 @@ def test_clipped_boxes_keep_the_image(cells: Sample, tmp_path: Path) -> None:
         {"id": n, "image_id": 1, "category_id": 1, "bbox": [x, 5, 30, 20]}
         for n, x in ((8, 70), (9, 90))
     ]
-    brought(cells, written(tmp_path, content), on_invalid="clip")
-    assert begins(cells) == {**ALL, 0: [10.0, 70.0]}
+    imported(cells, written(tmp_path, content), on_invalid="clip")
+    assert starts_of(cells) == {**ALL, 0: [10.0, 70.0]}
 
 
-def test_corners_taken_for_sizes_are_a_doubt(
+def test_boxes_that_could_be_corners_are_reported(
     cells: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boxes = [
         {"id": n, "image_id": n, "category_id": 1, "bbox": [10 * n, 20, 10 * n + 30, 35]}
         for n in (1, 2, 3)
     ]
-    brought(cells, written(tmp_path, coco(annotations=boxes)), SHOWN, on_invalid="clip")
+    imported(cells, written(tmp_path, coco(annotations=boxes)), SHOWN, on_invalid="clip")
     assert (
         "Note: all 3 boxes of b.json could be x0, y0, x1, y1; COCO's bbox is x, y, width, height"
         in capsys.readouterr().err
     )
-    brought(cells, written(tmp_path, coco(), "c.json"), Execution(overwrite=True))
+    imported(cells, written(tmp_path, coco(), "c.json"), Execution(overwrite=True))
     assert "could be" not in capsys.readouterr().err  # their areas say what they are
 
 
@@ -407,7 +407,7 @@ def test_fractions_where_pixels_are_expected(cells: Sample, tmp_path: Path, suff
     with pytest.raises(
         InputError, match=r"holds corners from 0.1 to 0.45; expected pixels, not fractions"
     ):
-        brought(cells, written(tmp_path, content, f"b{suffix}"))
+        imported(cells, written(tmp_path, content, f"b{suffix}"))
 
 
 # JSON as pandas writes it
@@ -429,8 +429,8 @@ TABLES_IN_JSON: dict[str, Any] = {
 
 @pytest.mark.parametrize("orient", TABLES_IN_JSON)
 def test_tables_of_pandas_are_read(cells: Sample, tmp_path: Path, orient: str) -> None:
-    brought(cells, written(tmp_path, TABLES_IN_JSON[orient]), classes={"1": "mito"})
-    assert begins(cells) == ALL
+    imported(cells, written(tmp_path, TABLES_IN_JSON[orient]), classes={"1": "mito"})
+    assert starts_of(cells) == ALL
 
 
 @pytest.mark.parametrize("orient", ["split", "columns"])
@@ -443,8 +443,8 @@ def test_coco_lists_may_be_tables_of_pandas(cells: Sample, tmp_path: Path, orien
             content[key] = {
                 name: {str(n): row[name] for n, row in enumerate(rows)} for name in rows[0]
             }
-    brought(cells, written(tmp_path, content))
-    assert begins(cells) == ALL
+    imported(cells, written(tmp_path, content))
+    assert starts_of(cells) == ALL
 
 
 def test_a_list_of_detections_is_no_table_of_boxes(tmp_path: Path) -> None:
@@ -487,8 +487,8 @@ BOX = f"{35 / WIDTH} {32.5 / HEIGHT} {30 / WIDTH} {25 / HEIGHT}"
 )
 def test_yolo_boxes_and_polygons(cells: Sample, yolo: Path, line: str) -> None:
     (yolo / "labels" / "cell b.txt").write_text(line)
-    brought(cells, yolo)
-    assert begins(cells) == pytest.approx(ALL)
+    imported(cells, yolo)
+    assert starts_of(cells) == pytest.approx(ALL)
     np.testing.assert_allclose(
         read_annotated_boxes(cells, "mito").boxes.corners[1], [20, 20, 50, 45], atol=1e-3
     )
@@ -504,8 +504,8 @@ def test_hidden_files_are_passed_over(cells: Sample, yolo: Path) -> None:
         (yolo / file).parent.mkdir(parents=True, exist_ok=True)
         (yolo / file).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        \xff\xfe")
     (yolo / "._data.yaml").write_bytes(b"\0\xff")
-    brought(cells, yolo)
-    assert begins(cells) == pytest.approx(ALL)
+    imported(cells, yolo)
+    assert starts_of(cells) == pytest.approx(ALL)
 
 
 def test_an_empty_label_file_is_an_empty_image_and_none_is_unknown(
@@ -513,8 +513,8 @@ def test_an_empty_label_file_is_an_empty_image_and_none_is_unknown(
 ) -> None:
     (yolo / "labels" / "cell a.txt").write_text("\n")
     (yolo / "labels" / "cell c.txt").unlink()
-    brought(cells, yolo)
-    assert begins(cells) == pytest.approx({0: [], 1: [20.0]})
+    imported(cells, yolo)
+    assert starts_of(cells) == pytest.approx({0: [], 1: [20.0]})
 
 
 @pytest.mark.parametrize(
@@ -539,9 +539,9 @@ def test_a_wrong_label_file_makes_its_image_unknown(
 ) -> None:
     (yolo / "labels" / "cell b.txt").write_bytes(content)
     with pytest.raises(InputError, match=sentence):
-        brought(cells, yolo)
-    brought(cells, yolo, on_invalid="skip", unlisted_images="empty")
-    assert begins(cells) == pytest.approx({0: [10.0], 2: [30.0]})
+        imported(cells, yolo)
+    imported(cells, yolo, on_invalid="skip", unlisted_images="empty")
+    assert starts_of(cells) == pytest.approx({0: [10.0], 2: [30.0]})
 
 
 def test_keypoints_are_no_polygon(cells: Sample, yolo: Path) -> None:
@@ -549,8 +549,8 @@ def test_keypoints_are_no_polygon(cells: Sample, yolo: Path) -> None:
     for n, name in enumerate(NAMES, 1):
         line = f"0 {(10 * n + 15) / WIDTH} {32.5 / HEIGHT} {30 / WIDTH} {25 / HEIGHT} 0.01 0.01\n"
         (yolo / "labels" / f"{name}.txt").write_text(line)
-    brought(cells, yolo)
-    assert begins(cells) == pytest.approx(ALL)
+    imported(cells, yolo)
+    assert starts_of(cells) == pytest.approx(ALL)
 
 
 @pytest.mark.parametrize(
@@ -567,9 +567,9 @@ def test_classes_of_a_yaml_have_their_numbers(cells: Sample, yolo: Path, names: 
     (yolo / "classes.txt").unlink()
     (yolo / "data.yaml").write_text(f"names: {names}\n")
     (yolo / "labels" / "cell a.txt").write_text(f"{'5' if '5' in names else '1'} {BOX}\n")
-    brought(cells, yolo)
-    assert begins(cells, "er") == pytest.approx({0: [20.0], 1: [], 2: []})
-    assert begins(cells) == pytest.approx({0: [], 1: [20.0], 2: [30.0]})
+    imported(cells, yolo)
+    assert starts_of(cells, "er") == pytest.approx({0: [20.0], 1: [], 2: []})
+    assert starts_of(cells) == pytest.approx({0: [], 1: [20.0], 2: [30.0]})
 
 
 @pytest.mark.parametrize(
@@ -621,8 +621,8 @@ SAVED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("how", SAVED)
 def test_tables_of_spreadsheets(cells: Sample, tmp_path: Path, how: str) -> None:
-    brought(cells, written(tmp_path, SAVED[how], "b.csv"))
-    assert begins(cells) == {0: [10.5], 1: [20.0]}
+    imported(cells, written(tmp_path, SAVED[how], "b.csv"))
+    assert starts_of(cells) == {0: [10.5], 1: [20.0]}
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
@@ -655,7 +655,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 def test_tables_that_are_unclear(cells: Sample, tmp_path: Path, what: str) -> None:
     content, sentence = REFUSED[what]
     with pytest.raises(InputError, match=sentence) as error:
-        brought(cells, written(tmp_path, content, "b.csv"))
+        imported(cells, written(tmp_path, content, "b.csv"))
     assert "\n" not in str(error.value)
 
 
@@ -678,14 +678,14 @@ def test_rows_that_are_lost(
     text = f"image,class,x0,y0,x1,y1\ncell a,mito,10,20,40,45\ncell b,mito,20,20,50,45\n{row}\n"
     path = written(tmp_path, text, "b.csv")
     with pytest.raises(InputError, match=r"1 (rows|boxes|images)"):
-        brought(cells, path)
+        imported(cells, path)
     settings: dict[str, Any] = {"on_invalid": "skip", "unlisted_images": "empty"}
     if complete is None:
         with pytest.raises(InputError, match="no image is completely annotated"):
-            brought(cells, path, **settings)
+            imported(cells, path, **settings)
     else:
-        brought(cells, path, **settings)
-        assert list(begins(cells)) == (complete if 1 in complete else [*complete, 2])
+        imported(cells, path, **settings)
+        assert list(starts_of(cells)) == (complete if 1 in complete else [*complete, 2])
 
 
 STYLES = {  # decimal mark, separator of thousands, separator of values
@@ -730,12 +730,12 @@ def test_slices_counted_from_one_are_refused(
                 InputError,
                 match=r"b.csv: z counts from 0; the file holds [12] to 3, but S.zarr has slices 0 to 2",
             ):
-                brought(cells, table(*numbers), **settings)
-    brought(cells, table(1, 2), SHOWN)
+                imported(cells, table(*numbers), **settings)
+    imported(cells, table(1, 2), SHOWN)
     assert (
         "Note: z counts from 0; b.csv holds slices 1 to 2, and no box of slice 0."
         in capsys.readouterr().err
     )
-    assert list(begins(cells)) == [1, 2]
+    assert list(starts_of(cells)) == [1, 2]
     with pytest.raises(InputError, match=r"2 images that are in none of the samples \(slice 3"):
-        brought(cells, table(0, 3, 9))
+        imported(cells, table(0, 3, 9))

@@ -1,4 +1,4 @@
-"""Boxes: of labels, what they share, COCO's scores beside a plain version, confusion, counts, what a score means."""
+"""Boxes: those of labels, their overlaps, COCO's scores against an oracle, confusion, counts, calibration."""
 
 from typing import Any
 
@@ -39,14 +39,14 @@ A = Boxes.from_arrays(
 )
 
 
-def test_boxes_are_sorted_by_picture() -> None:
+def test_boxes_are_sorted_by_image() -> None:
     assert A.z.tolist() == [1, 1, 3]
     assert A.of_image(1).corners.tolist() == [[1, 1, 2, 3], [5, 5, 9, 9]]
     assert len(A.of_image(2)) == 0
     assert A[A.score > 0.3].z.tolist() == [1, 3]
 
 
-def test_structures_are_put_together_by_name() -> None:
+def test_structures_are_concatenated_by_name() -> None:
     other = Boxes.from_arrays(("b", "a"), [2, 1], [0, 1], [[0, 0, 1, 1], [7, 7, 8, 8]])
     both = concatenate_boxes([A, other])
     assert both.names == ("a", "b")
@@ -84,7 +84,7 @@ def test_overlap_of_union_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("count", "other"), [(0, 5), (7, 0), (40, 300), (400, 700)])
-def test_pairs_that_are_alike_are_those_of_all_pairs(
+def test_overlapping_pairs_equal_those_of_all_pairs(
     rng: np.random.Generator, count: int, other: int
 ) -> None:
     lows = [rng.uniform(0, 400, (number, 2)) for number in (count, other)]
@@ -133,23 +133,23 @@ def by_the_library(compared: list[BoxComparison], most: int) -> Any:
     return judge.eval["precision"][:, :, 0, 0, -1], judge.eval["recall"][:, 0, 0, -1]
 
 
-def many(rng: np.random.Generator, pictures: int, each: int) -> tuple[Boxes, Boxes]:
-    """True boxes, and found ones: most of them shifted a little, some lost, some from nowhere, scores all different."""
-    corner = rng.uniform(0, 900, (pictures * each, 2))
+def many(rng: np.random.Generator, n_images: int, each: int) -> tuple[Boxes, Boxes]:
+    """True boxes, and detected ones: most are shifted a little, some missed, some wrong; all scores differ."""
+    corner = rng.uniform(0, 900, (n_images * each, 2))
     true = np.column_stack([corner, corner + rng.uniform(10, 60, corner.shape)])
-    z = np.repeat(np.arange(pictures), each)
+    z = np.repeat(np.arange(n_images), each)
     kept = rng.random(len(true)) < 0.8
     moved = true[kept] + rng.normal(0, 2, (kept.sum(), 4))
     corner = rng.uniform(0, 900, (len(true) // 3, 2))
     wrong = np.column_stack([corner, corner + 30])
     score = rng.permutation(np.linspace(0.06, 0.99, len(moved) + len(wrong)))
-    where = np.concatenate([z[kept], rng.integers(0, pictures, len(wrong))])
+    where = np.concatenate([z[kept], rng.integers(0, n_images, len(wrong))])
     return Boxes.from_arrays(("a",), z, 0, true), Boxes.from_arrays(
         ("a",), where, 0, np.concatenate([moved, wrong]), score
     )
 
 
-@pytest.mark.parametrize("each", [7, 150])  # COCO's own limit is 100 boxes a picture
+@pytest.mark.parametrize("each", [7, 150])  # COCO's own limit is 100 boxes per image
 def test_scores_are_those_of_the_library(rng: np.random.Generator, each: int) -> None:
     truth, found = many(rng, 4, each)
     compared = [BoxComparison(truth, found, (0, 1)), BoxComparison(truth, found, (2, 3))]
@@ -163,7 +163,7 @@ def test_scores_are_those_of_the_library(rng: np.random.Generator, each: int) ->
     assert (score.n_truth, score.n_detected) == (len(truth), len(found))
 
 
-def test_a_perfect_detector_scores_one_and_a_blind_one_nothing(rng: np.random.Generator) -> None:
+def test_a_perfect_detector_scores_one_and_a_blind_one_zero(rng: np.random.Generator) -> None:
     truth, _ = many(rng, 2, 5)
     perfect, blind = (
         box_scores([BoxComparison(truth, one, (0, 1))], ["a"])[0] for one in (truth, truth[:0])
@@ -174,7 +174,7 @@ def test_a_perfect_detector_scores_one_and_a_blind_one_nothing(rng: np.random.Ge
     assert np.isnan(nowhere.map)
 
 
-def test_pictures_that_are_not_compared_do_not_count(rng: np.random.Generator) -> None:
+def test_images_that_are_not_compared_do_not_count(rng: np.random.Generator) -> None:
     truth, found = many(rng, 3, 6)
     only = box_scores([BoxComparison(truth, found, (1,))], ["a"])[0]
     alone = box_scores([BoxComparison(truth.of_image(1), found.of_image(1), (1,))], ["a"])[0]
@@ -200,7 +200,7 @@ def test_confusion_by_hand() -> None:
     assert (own.mean_error, own.bias) == (0, 0)
 
 
-def test_a_right_name_takes_its_object_before_a_surer_wrong_one() -> None:
+def test_right_structures_are_matched_before_wrong_ones_of_higher_scores() -> None:
     truth = Boxes.from_arrays(("a", "b"), [0], [0], [[0, 0, 10, 10]])
     found = Boxes.from_arrays(
         ("a", "b"), [0, 0], [1, 0], [[0, 0, 10, 10], [0, 0, 10, 9]], [0.9, 0.4]
@@ -209,7 +209,7 @@ def test_a_right_name_takes_its_object_before_a_surer_wrong_one() -> None:
 
 
 @given(st.integers(0, 2**31))
-def test_what_a_score_means_is_learnt_from_held_out_pictures(seed: int) -> None:
+def test_scores_are_calibrated_on_held_out_images(seed: int) -> None:
     random = np.random.default_rng(seed)
     truth, found = many(random, 5, 40)
     # Half of what is sure is wrong, all of what is not sure is wrong.
@@ -224,14 +224,14 @@ def test_what_a_score_means_is_learnt_from_held_out_pictures(seed: int) -> None:
         int((match_boxes(truth.of_image(z), found.of_image(z)).truth_of_detected >= 0).sum())
         for z in range(5)
     )
-    told = np.interp(found.score, scores, right)
-    assert told.sum() == pytest.approx(
+    probability = np.interp(found.score, scores, right)
+    assert probability.sum() == pytest.approx(
         hits, abs=4
     )  # as many as are right, but for the two added at either end
     assert calibration_curve([BoxComparison(truth, found, (99,))], "a") is None
 
 
-def test_boxes_are_counted_from_where_they_agree_best_with_what_is_there() -> None:
+def test_counting_threshold_agrees_best_with_ground_truth() -> None:
     corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(40)], np.float32)
     truth = Boxes.from_arrays(("a",), np.zeros(20, int), 0, corners[:20])
     found = Boxes.from_arrays(
@@ -240,7 +240,7 @@ def test_boxes_are_counted_from_where_they_agree_best_with_what_is_there() -> No
     assert 0.3 < counting_threshold([BoxComparison(truth, found, (0,))], "a") <= 0.7
 
 
-def test_boxes_of_one_score_are_as_right_as_they_are_together() -> None:
+def test_boxes_of_one_score_share_one_probability() -> None:
     corners = np.array([[n * 20, 0, n * 20 + 10, 10] for n in range(20)], np.float32)
     truth = Boxes.from_arrays(("a",), np.ones(20, int), 0, corners)
     found = Boxes.from_arrays(

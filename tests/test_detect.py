@@ -1,4 +1,4 @@
-"""Detectors: they learn, go on where they were stopped, find the same whatever the workers, and what they find can be trusted."""
+"""Detectors: training, resuming, detection with any number of workers, held-out images and scores."""
 
 import json
 import re
@@ -74,7 +74,7 @@ SHORT = DetectTrainSettings(
     device="cpu",
     **HELD,
 )
-LEARNT = changed(
+TRAINED = changed(
     SHORT, {"updates": 40, "batch": 2, "ema": 0.8, "validate_every": 100, "checkpoint_every_s": 30}
 )
 
@@ -87,12 +87,12 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 @pytest.fixture(scope="module")
 def model(spots: Sample) -> Path:
     file = spots.path.parent / "spots.safetensors"
-    train_detector([spots], file, LEARNT, on=QUIET)
+    train_detector([spots], file, TRAINED, on=QUIET)
     return file
 
 
-def unsearched(sample: Sample, folder: Path) -> Sample:
-    """A copy of the same name in which nothing was found yet, whatever other tests found in the sample."""
+def without_boxes(sample: Sample, folder: Path) -> Sample:
+    """Return a copy of a sample of the same name without the boxes that other tests detected in it."""
     folder.mkdir(exist_ok=True)
     made = copy_of(sample, folder / sample.path.name)
     for name in detected_box_structures(made):
@@ -105,7 +105,7 @@ def unsearched(sample: Sample, folder: Path) -> Sample:
 
 @pytest.fixture
 def own(spots: Sample, tmp_path: Path) -> Sample:
-    return unsearched(spots, tmp_path)
+    return without_boxes(spots, tmp_path)
 
 
 # networks
@@ -136,7 +136,7 @@ def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
         assert (one.score >= MIN_SCORE).all()
 
 
-def test_where_queries_begin_is_learnt_whatever_the_structure() -> None:
+def test_starting_points_of_queries_are_trained_for_any_structure() -> None:
     torch.manual_seed(0)
     network = build_detector("deformable-detr-small", 2, 128, 20)
     objects = DetectionTarget(
@@ -178,7 +178,7 @@ def test_the_large_ones_are_those_of_the_papers() -> None:
 
 
 def test_a_fresh_deformable_detr_is_sure_of_nothing() -> None:
-    """As the authors begin it: the library leaves class scores at a half, and a training would take days to unlearn that."""
+    """As in the authors' code: the library leaves class scores at 0.5, and reducing them would take days of training."""
     torch.manual_seed(0)
     network: Any = build_detector("deformable-detr-small", 2, 128, 20).eval()
     with torch.inference_mode():
@@ -243,7 +243,9 @@ def test_weights_are_fetched_by_the_names_of_the_libraries(monkeypatch: pytest.M
         ("retinanet", "pickle", "cannot be loaded"),
     ],
 )
-def test_weights_that_cannot_be_had(name: str, weights: str, sentence: str, tmp_path: Path) -> None:
+def test_unavailable_weights_are_refused(
+    name: str, weights: str, sentence: str, tmp_path: Path
+) -> None:
     if weights == "other":
         save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
         weights = str(tmp_path / "other.safetensors")
@@ -256,7 +258,7 @@ def test_weights_that_cannot_be_had(name: str, weights: str, sentence: str, tmp_
         load_initial_weights(build_detector(name, 1, 128, 10), name, weights)
 
 
-def test_detectors_that_there_are_not() -> None:
+def test_unknown_detectors_are_refused() -> None:
     with pytest.raises(SettingsError, match="no detector 'retinanets'; did you mean 'retinanet'"):
         build_detector("retinanets", 1, 128, 10)
     with pytest.raises(SettingsError, match=r"a multiple of 128 px; got --input-px 100"):
@@ -275,7 +277,7 @@ def test_boxes_turn_with_their_tile(way: int) -> None:
     assert corners.tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
 
 
-def test_boxes_that_survive_the_cut() -> None:
+def test_boxes_in_a_window_are_cut() -> None:
     corners = np.array(
         [[10, 10, 20, 20], [45, 10, 65, 20], [49, 30, 89, 40], [60, 60, 70, 70]], np.float32
     )
@@ -319,15 +321,15 @@ def test_gray_levels_are_those_of_the_sample(spots: Sample) -> None:
     assert levels.std == pytest.approx(voxels.std(), abs=1)
 
 
-# which pictures are for what
+# roles of images
 
 
-def places(samples: int, pictures: int) -> list[ImageId]:
-    return [ImageId(f"S{sample:02d}", z) for sample in range(samples) for z in range(pictures)]
+def image_ids(samples: int, images: int) -> list[ImageId]:
+    return [ImageId(f"S{sample:02d}", z) for sample in range(samples) for z in range(images)]
 
 
 def test_whole_samples_are_held_out() -> None:
-    roles = split_images(places(20, 5), "sample", set(), set(), set(), seed=3)
+    roles = split_images(image_ids(20, 5), "sample", set(), set(), set(), seed=3)
     by_sample = {
         name: {role for place, role in roles.items() if place.sample == name}
         for name in {place.sample for place in roles}
@@ -338,18 +340,18 @@ def test_whole_samples_are_held_out() -> None:
         for role in (ImageRole.TRAIN, ImageRole.VALIDATE, ImageRole.TEST)
     ]
     assert counted == [16, 2, 2]
-    assert roles == split_images(places(20, 5), "sample", set(), set(), set(), seed=3)
-    assert roles != split_images(places(20, 5), "sample", set(), set(), set(), seed=4)
+    assert roles == split_images(image_ids(20, 5), "sample", set(), set(), set(), seed=3)
+    assert roles != split_images(image_ids(20, 5), "sample", set(), set(), set(), seed=4)
 
 
-def test_of_a_stack_the_last_pictures_are_held_out() -> None:
-    roles = split_images(places(1, 20), "image", set(), set(), {ImageId("S00", 0)}, seed=0)
+def test_the_last_images_of_a_stack_are_held_out() -> None:
+    roles = split_images(image_ids(1, 20), "image", set(), set(), {ImageId("S00", 0)}, seed=0)
     order = [roles[ImageId("S00", z)].value for z in range(20)]
     assert order == ["exclude", *["train"] * 15, "validate", "validate", "test", "test"]
 
 
-def test_what_is_named_is_held_out_and_nothing_else() -> None:
-    every = places(2, 50)
+def test_only_named_images_are_held_out() -> None:
+    every = image_ids(2, 50)
     test = named_images(every, ["S01.zarr", "S00:40-49"], "--test")
     assert len(test) == 60
     roles = split_images(
@@ -365,24 +367,24 @@ def test_what_is_named_is_held_out_and_nothing_else() -> None:
     ("given", "sentence"),
     [
         (
-            (places(2, 9), "sample", set(), set(), set(), 0),
+            (image_ids(2, 9), "sample", set(), set(), set(), 0),
             "Cannot split 2 annotated samples.*--split image",
         ),
         (
-            (places(1, 2), "image", set(), set(), set(), 0),
+            (image_ids(1, 2), "image", set(), set(), set(), 0),
             "Cannot split 2 annotated images",
         ),
         (
-            (places(1, 2), "none", set(places(1, 2)), set(), set(), 0),
+            (image_ids(1, 2), "none", set(image_ids(1, 2)), set(), set(), 0),
             "all are held out or excluded",
         ),
         (
-            (places(1, 2), "none", {ImageId("S00", 1)}, {ImageId("S00", 1)}, set(), 0),
+            (image_ids(1, 2), "none", {ImageId("S00", 1)}, {ImageId("S00", 1)}, set(), 0),
             "S00:1 is named for two",
         ),
     ],
 )
-def test_splits_that_are_none(given: Any, sentence: str) -> None:
+def test_impossible_splits_are_refused(given: Any, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         split_images(*given)
 
@@ -391,15 +393,15 @@ def test_splits_that_are_none(given: Any, sentence: str) -> None:
     ("choice", "sentence"),
     [("S09", "names no annotated image"), ("S00:x", "takes a sample, or its slices")],
 )
-def test_choices_that_are_none(choice: str, sentence: str) -> None:
+def test_invalid_choices_of_images_are_refused(choice: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
-        named_images(places(1, 3), [choice], "--test")
+        named_images(image_ids(1, 3), [choice], "--test")
 
 
 # training
 
 
-def test_a_detector_learns(spots: Sample, model: Path) -> None:
+def test_a_detector_is_trained(spots: Sample, model: Path) -> None:
     recipe = read_detector(model)
     assert recipe.structures == NAMES
     assert recipe.training["train"] == [f"spots:{z}" for z in range(5)]
@@ -412,9 +414,7 @@ def test_a_detector_learns(spots: Sample, model: Path) -> None:
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
-def test_objects_are_shown_as_large_as_the_detector_finds_them_well(
-    spots: Sample, model: Path
-) -> None:
+def test_objects_get_a_size_that_the_detector_finds_well(spots: Sample, model: Path) -> None:
     recipe = read_detector(model)
     boxes = [read_annotated_boxes(spots, name).boxes for name in NAMES]
     edges = np.concatenate(
@@ -427,7 +427,7 @@ def test_objects_are_shown_as_large_as_the_detector_finds_them_well(
 
 
 @pytest.mark.parametrize("name", ["retinanet-small", "deformable-detr-small"])
-def test_a_training_that_was_stopped_ends_the_same(
+def test_an_interrupted_training_ends_the_same(
     spots: Sample, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = changed(SHORT, {"architecture": name, "queries": 20})
@@ -455,9 +455,9 @@ def test_a_training_that_was_stopped_ends_the_same(
 
 def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) -> None:
     before = model.read_bytes()
-    train_detector([spots], model, LEARNT, on=QUIET)  # the same again is done
+    train_detector([spots], model, TRAINED, on=QUIET)  # the same again is done
     with pytest.raises(ResumeError, match="updates: 40 -> 41"):
-        train_detector([spots], model, changed(LEARNT, {"updates": 41}), on=QUIET)
+        train_detector([spots], model, changed(TRAINED, {"updates": 41}), on=QUIET)
     assert model.read_bytes() == before
 
 
@@ -485,7 +485,7 @@ def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) ->
         ({"weights": "coco"}, SettingsError, "no initial weights for 'retinanet-small'"),
     ],
 )
-def test_trainings_that_cannot_be(
+def test_impossible_trainings_are_refused(
     spots: Sample, tmp_path: Path, change: Any, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
@@ -493,7 +493,7 @@ def test_trainings_that_cannot_be(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_has_no_boxes_cannot_be_learnt(tissue: Sample, tmp_path: Path) -> None:
+def test_training_needs_boxes(tissue: Sample, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"No structure has annotated boxes in .*detect import"):
         train_detector([tissue], tmp_path / "x.safetensors", SHORT, on=QUIET)
     with pytest.raises(InputError, match=r"NAME.safetensors; got 'x.pth'"):
@@ -503,7 +503,7 @@ def test_what_has_no_boxes_cannot_be_learnt(tissue: Sample, tmp_path: Path) -> N
 # files
 
 
-def test_a_detector_is_told_from_a_network(model: Path, tmp_path: Path) -> None:
+def test_detectors_and_networks_are_distinguished(model: Path, tmp_path: Path) -> None:
     from sparsem.models.checkpoint import read_recipe, save_tensors
 
     with pytest.raises(InputError, match=r"predicts boxes.*sparsem detect predict"):
@@ -579,7 +579,7 @@ def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
 def test_found_boxes_do_not_depend_on_workers_or_batch(
     spots: Sample, model: Path, tmp_path: Path
 ) -> None:
-    samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
+    samples = [without_boxes(spots, tmp_path / name) for name in ("one", "two")]
     detect(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
     detect(
         samples[1],
@@ -597,7 +597,7 @@ def test_found_boxes_do_not_depend_on_workers_or_batch(
 
 
 def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path) -> None:
-    samples = [unsearched(spots, tmp_path / name) for name in ("one", "two")]
+    samples = [without_boxes(spots, tmp_path / name) for name in ("one", "two")]
     detect(samples[0], model, DetectSettings(device="cpu"), on=QUIET)
     given = {
         "sample": str(samples[1].path),
@@ -686,10 +686,10 @@ def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
     assert np.array_equal(again["disc"].boxes.corners, both["disc"].boxes.corners)
 
 
-def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
+def test_training_images_are_recognized_in_another_sample(
     own: Sample, model: Path, tmp_path: Path
 ) -> None:
-    """However it is imported again, and whatever it is called."""
+    """Whatever its name, and however it is imported again."""
     voxels = own.image().read(slice(None))
     tifffile.imwrite(tmp_path / "again.tif", voxels[::-1], photometric="minisblack")
     settings = ImportSettings(voxel_nm=(50, 10, 10), block_depth=3)
@@ -708,8 +708,8 @@ def test_a_picture_that_was_learnt_from_is_known_in_another_sample(
     assert counted.images == (("other", 0), ("other", 1))  # 7 and 6 of the first one
 
 
-def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
-    """What no microscope has seen holds nothing, in a picture of its own and beside what was seen."""
+def test_no_boxes_are_found_in_black(model: Path, tmp_path: Path) -> None:
+    """Black pixels hold no objects, in an image of their own and next to recorded pixels."""
     sample, _ = sample_of(tmp_path / "half.zarr", (2, 150, 300), seed=4, annotate=False, count=9)
     network, recipe = load_detector(model)
     levels, slicing = (
@@ -732,12 +732,12 @@ def test_nothing_is_found_in_black(model: Path, tmp_path: Path) -> None:
     assert len(found[1].kind) == 0
 
 
-def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path) -> None:
+def test_excluded_images_are_not_scored(spots: Sample, tmp_path: Path) -> None:
     settings = changed(
         SHORT, {"updates": 1, "exclude": ("spots.zarr:3-4",), "test": ("spots:6-7",)}
     )
     train_detector([spots], tmp_path / "m.safetensors", settings, on=QUIET)
-    sample = unsearched(spots, tmp_path / "one")
+    sample = without_boxes(spots, tmp_path / "one")
     detect(sample, tmp_path / "m.safetensors", DetectSettings(device="cpu"), on=QUIET)
     assert score_boxes([sample]).of_kind("predicted")["disc"].counts.images == (
         ("spots", 6),
@@ -745,7 +745,7 @@ def test_pictures_that_are_left_out_are_not_scored(spots: Sample, tmp_path: Path
     )
 
 
-def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
+def test_an_image_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
     small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
     found = detect(small, model, DetectSettings(device="cpu"), on=QUIET).boxes
     for kept in found.values():
@@ -754,7 +754,7 @@ def test_a_picture_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) 
     assert len(truth) == sum(len(kept.slices) * 3 for kept in list(found.values())[:1])
 
 
-def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path) -> None:
+def test_a_score_needs_unseen_images(own: Sample, model: Path) -> None:
     detect(own, model, DetectSettings(device="cpu"), on=QUIET)
     for name in NAMES:
         boxes = read_annotated_boxes(own, name).boxes
@@ -767,7 +767,7 @@ def test_a_score_needs_pictures_that_nobody_learnt_from(own: Sample, model: Path
     )
 
 
-def test_what_was_not_found_cannot_be_scored(spots: Sample, tissue: Sample) -> None:
+def test_scores_need_detected_boxes(spots: Sample, tissue: Sample) -> None:
     with pytest.raises(SampleError, match="No structure has both annotated and detected boxes"):
         score_boxes([tissue])
     with pytest.raises(SampleError, match="has no boxes of 'disk'"):
@@ -840,7 +840,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_studies_of_boxes_that_are_none(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_studies_of_boxes_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "study.toml").write_text(text)
     with pytest.raises(SettingsError, match=sentence):
         run(tmp_path / "study.toml", on=QUIET)

@@ -1,4 +1,4 @@
-"""Masks in boxes: outlines without learning, a Segment Anything Model with random weights, labels that other stages work on."""
+"""Masks in boxes: outlines without a model, a Segment Anything Model with random weights, labels for other stages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_outlines_of_real_mitochondria(real_data: Any) -> None:
 # tiles for a model
 
 
-def test_every_box_is_whole_in_its_view_and_few_views_are_needed() -> None:
+def test_every_box_is_whole_in_its_tile_and_few_tiles_are_needed() -> None:
     random = np.random.default_rng(0)
     low = random.uniform(0, 3000, (500, 2))
     corners = np.column_stack([low, low + random.uniform(4, 900, (500, 2))]).astype(np.float32)
@@ -147,7 +147,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_answers_for_many_boxes_in_a_tile_that_it_looked_at_once(sam: Path) -> None:
+def test_a_model_masks_many_boxes_in_a_tile_that_it_embedded_once(sam: Path) -> None:
     model = load_sam(str(sam), CPU)
     assert model.edge == 128
     tile = np.random.default_rng(0).random((128, 128), np.float32)
@@ -171,7 +171,7 @@ def test_a_model_answers_for_many_boxes_in_a_tile_that_it_looked_at_once(sam: Pa
 
 
 @pytest.mark.parametrize("family", ["sam_hq", "sam2"])
-def test_other_families_answer_too(family: str, tmp_path: Path) -> None:
+def test_other_model_families_make_masks(family: str, tmp_path: Path) -> None:
     import transformers
 
     torch.manual_seed(0)
@@ -242,10 +242,10 @@ def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], s
     assert len(set((sample.path / ".sparsem" / "embeddings").iterdir()) - folders) == 1
 
 
-def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) -> None:
-    from tests.spots import picture
+def test_a_small_image_of_a_montage_is_read_without_its_padding(tmp_path: Path) -> None:
+    from tests.spots import spot_image
 
-    gray, corners, _ = picture(3, (90, 100), 3)
+    gray, corners, _ = spot_image(3, (90, 100), 3)
     made = []
     for name, others in (("alone", ()), ("beside", (np.full((200, 220), 200, np.uint8),))):
         folder = tmp_path / name
@@ -273,8 +273,8 @@ def test_a_small_picture_in_a_montage_is_seen_without_its_black(tmp_path: Path) 
     assert np.array_equal(made[0], made[1])
 
 
-def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -> None:
-    """A small picture of a montage ends before its slice does."""
+def test_objects_at_the_border_of_their_image_are_cut(tmp_path: Path) -> None:
+    """A small image of a montage ends before its slice does."""
     (tmp_path / "m").mkdir()
     gray = np.full((60, 80), 200, np.uint8)
     for name, shape in (("large", (100, 120)), ("small", (60, 80))):
@@ -310,7 +310,7 @@ def test_objects_at_the_edge_of_their_picture_are_known_as_cut(tmp_path: Path) -
     ]
 
 
-def test_colors_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> None:
+def test_colors_are_those_of_the_model(sam: Path, tmp_path: Path) -> None:
     import json
     import shutil
 
@@ -326,7 +326,7 @@ def test_colors_of_another_model_are_asked_for(sam: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("what", ["nothing", "nowhere/at-all", "resunet"])
-def test_models_that_cannot_be_had(
+def test_unavailable_models_are_refused(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -344,7 +344,7 @@ def test_models_that_cannot_be_had(
 
 @pytest.fixture
 def found(tmp_path: Path) -> tuple[Sample, Boxes]:
-    """Three pictures with the true boxes as if a detector had found them."""
+    """Three images with the true boxes as if a detector had found them."""
     sample, boxes = sample_of(tmp_path / "spots.zarr", (3, 120, 150), count=6)
     for name in boxes.names:
         own = boxes.of_structure(name)
@@ -384,7 +384,7 @@ def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> N
     assert counted.objects["disc"] == len(discs)
 
 
-def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
+def test_3d_connectivity_makes_one_mask(found: tuple[Sample, Boxes]) -> None:
     sample, _ = found
     box_masks(sample, MasksSettings(connectivity="3d", structure=("disc",)), on=QUIET)
     labels = volumes(sample)["disc"]
@@ -392,7 +392,7 @@ def test_slices_of_a_stack_become_a_mask(found: tuple[Sample, Boxes]) -> None:
     assert np.unique(labels).tolist() == [0, 1]
 
 
-def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
+def test_images_of_a_montage_are_not_connected(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     for name in "ab":
         tifffile.imwrite(
@@ -419,7 +419,7 @@ def test_pictures_are_not_joined_as_slices_are(tmp_path: Path) -> None:
         box_masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
 
 
-def test_masks_of_other_boxes_are_known(found: tuple[Sample, Boxes]) -> None:
+def test_masks_of_other_boxes_are_outdated(found: tuple[Sample, Boxes]) -> None:
     sample, boxes = found
     box_masks(sample, MasksSettings(), on=QUIET)
     assert not are_masks_outdated(sample, "disc")
@@ -439,7 +439,7 @@ def test_masks_of_other_boxes_are_known(found: tuple[Sample, Boxes]) -> None:
     )
 
 
-def test_the_surer_box_has_the_pixel() -> None:
+def test_the_box_with_the_higher_score_gets_the_pixel() -> None:
     labels = np.zeros((4, 4), np.uint32)
     square = np.ones((3, 3), bool)
     assert (
@@ -492,7 +492,7 @@ def test_kept_embeddings_are_used_again(
     assert np.array_equal(volumes(sample)["disc"], before)
 
 
-def test_a_box_in_which_a_model_sees_nothing_gets_an_outline(
+def test_a_box_without_a_mask_gets_an_outline(
     found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample, _ = found
@@ -531,7 +531,9 @@ def test_masks_do_not_depend_on_workers_or_kills(
             assert np.array_equal(labels, volumes(other)[name])
 
 
-def test_masks_that_cannot_be(found: tuple[Sample, Boxes], tissue: Sample, sam: Path) -> None:
+def test_impossible_masks_are_refused(
+    found: tuple[Sample, Boxes], tissue: Sample, sam: Path
+) -> None:
     sample, _ = found
     with pytest.raises(SampleError, match=r"has no boxes; find some"):
         box_masks(tissue)

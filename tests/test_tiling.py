@@ -1,4 +1,4 @@
-"""Slicing: where tiles lie, and that what tiles see of objects becomes one box an object, whatever their size."""
+"""Tiling: positions of tiles, and merging the boxes of tiles to one box for each object of any size."""
 
 import itertools
 
@@ -23,7 +23,7 @@ from sparsem.detect.tiling import (
 SEEN = 4.0  # px of an object that a detector needs to see it
 
 
-def test_tiles_begin_in_the_same_places_however_large_the_picture_is() -> None:
+def test_offsets_of_tiles_do_not_depend_on_the_size_of_the_image() -> None:
     assert tile_offsets(100, 40, 10) == [0, 30, 60]
     assert tile_offsets(101, 40, 10) == [0, 30, 60, 61]
     assert tile_offsets(40, 40, 10) == [0]
@@ -209,7 +209,7 @@ def plain_merged(
 
 
 @given(st.integers(0, 2**31))
-def test_the_fast_way_is_the_plain_one(seed: int) -> None:
+def test_merging_equals_the_plain_version(seed: int) -> None:
     random = np.random.default_rng(seed)
     slicing = Tiling((150, 190), (70, 80), (20, 25))
     count = int(random.integers(0, 60))
@@ -321,17 +321,17 @@ def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:
     assert len(merge_detections(piece, lone, 2).kind) == 1  # nobody else sees it
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_boxes_give_no_boxes() -> None:
     assert len(merge_detections(NO_DETECTIONS, Tiling((50, 50), (20, 20), (4, 4)), 2).kind) == 0
 
 
-def told_by(
+def boxes_of_tiles(
     objects: NDArray[np.float64],
     slicing: Tiling,
     rows_and_columns: list[tuple[int, int]],
     first: int,
 ) -> TileDetections:
-    """What each tile of a picture tells of objects, a little off; the same of tiles at the same place from column ``first`` on."""
+    """Boxes of objects in each tile, a little off; the same for tiles at the same place from column ``first`` on."""
     found = []
     for row, column in rows_and_columns:
         tile, noise = (
@@ -358,7 +358,7 @@ def told_by(
     return TileDetections(*(np.concatenate(one) for one in zip(*found, strict=True)))
 
 
-def test_where_in_a_picture_tiles_lie_changes_nothing() -> None:
+def test_positions_of_tiles_in_the_image_change_nothing() -> None:
     """What lies far to the right in a mosaic becomes one box an object just as it does in the part that begins there."""
     random = np.random.default_rng(0)
     whole = Tiling((400, 9000), (215, 215), (43, 43))
@@ -374,7 +374,9 @@ def test_where_in_a_picture_tiles_lie_changes_nothing() -> None:
             (row, column + skipped) for row in range(rows) for column in range(columns - first)
         ]
         found = merge_detections(
-            told_by(objects - np.array([at, 0, at, 0]), slicing, tiles, skipped), slicing, 1.1
+            boxes_of_tiles(objects - np.array([at, 0, at, 0]), slicing, tiles, skipped),
+            slicing,
+            1.1,
         )
         corners = np.round(found.corners.astype(np.float64) - [shift - at, 0, shift - at, 0], 2)
         away = corners[
