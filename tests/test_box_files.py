@@ -515,7 +515,7 @@ def test_images_of_any_size_are_slices(montage: Sample) -> None:
 
 def test_images_of_a_montage_are_listed(montage: Sample) -> None:
     told = CliRunner().invoke(app, ["info", str(montage.path)]).stdout
-    assert "3 pictures of 4 x 4 nm a pixel, uint8" in told
+    assert "3 images of 4 x 4 nm per pixel, uint8" in told
     assert "0: overview, 30 x 30" in told
     assert "um;" not in told  # a montage has no depth, and so no size
 
