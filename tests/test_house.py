@@ -123,6 +123,7 @@ NEEDS_EXTRA = {
     "sparsem.models.unetplusplus": ("train", "zoo"),
     "sparsem.models.senformer": ("train", "zoo"),
     "sparsem.models.setr": ("train", "zoo"),
+    "sparsem.models.transunet": ("train", "zoo"),
     "sparsem.detect": ("train", "detect"),
     "sparsem.preprocess.noise2void": ("train", "denoise"),
     "sparsem.quality": ("train",),

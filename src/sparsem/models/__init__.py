@@ -1,1 +1,5 @@
-"""Network architectures, checkpoints, and the device that networks run on."""
+"""Network architectures, their checkpoints and the device they run on."""
+
+from sparsem.extras import require
+
+require("train")

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from sparsem.errors import SettingsError
+from sparsem.extras import require
 from sparsem.settings import nearest
 
 ARCHITECTURES = {
@@ -31,6 +32,8 @@ ARCHITECTURES = {
 }
 
 # Architectures with weights that were trained on ImageNet.
+ZOO_LIBRARIES = ("segmentation_models_pytorch", "timm")  # of the extra "zoo"
+
 PRETRAINED = (
     "unet++",
     "unet++-averaged",
@@ -51,7 +54,12 @@ def architecture_class(name: str) -> Any:
     if name not in ARCHITECTURES:
         raise SettingsError(f"There is no model '{name}'{nearest(name, ARCHITECTURES)}")
     module, _, class_name = ARCHITECTURES[name].partition(".")
-    return getattr(import_module(f"sparsem.models.{module}"), class_name)
+    try:
+        return getattr(import_module(f"sparsem.models.{module}"), class_name)
+    except ModuleNotFoundError as error:
+        if error.name in ZOO_LIBRARIES:
+            require("zoo")
+        raise
 
 
 def build_network(name: str, width: int, outputs: int, tile: int, inputs: int = 1) -> nn.Module:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.extras import require
+
 MAX_PSNR_DB = 100.0  # the PSNR of identical images, which has no bound
 # Minimum edges of a tile, px.
 MIN_SSIM_PX = 11  # the window
@@ -78,6 +80,7 @@ def full_reference_metrics(image: NDArray[Any], reference: NDArray[Any]) -> dict
 
     Metrics for which the tile is too small are NaN.
     """
+    require("train")
     import piq
 
     error = mean_squared_error(image, reference)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
+from sparsem.extras import require
 from sparsem.quality.full_reference import Metric, as_tensor, tile_grid
 
 MIN_BRISQUE_PX = 32
@@ -212,6 +213,8 @@ def _dists_network(dists_file: Path, vgg_file: Path) -> Any:
         InputError: the files hold anything else.
     """
     import torch
+
+    require("train")
     from piq.perceptual import DISTS, VGG16_LAYERS, ContentLoss
     from torchvision.models import vgg16
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from sparsem.errors import ResourceError, SettingsError
+from sparsem.extras import require
 from sparsem.progress import in_notebook
 from sparsem.workflow.interruption import Stopped, blocked_here
 
@@ -123,6 +124,7 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
     if not on.workers and not on.scheduler:
         yield None
         return
+    require("cluster")
     from distributed import Client
 
     if on.scheduler:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Corners
 from sparsem.errors import SettingsError
+from sparsem.extras import require
 
 # Mean and standard deviation of colors, for models that state no others.
 IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -78,6 +79,7 @@ def load_sam(model: str, device: torch.device) -> Sam:
     Raises:
         SettingsError: the model cannot be loaded, or makes no masks from boxes.
     """
+    require("detect")
     from transformers import AutoImageProcessor, AutoModelForMaskGeneration
     from transformers.utils import logging
 

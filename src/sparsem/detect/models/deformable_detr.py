@@ -19,6 +19,7 @@ from sparsem.detect.models.detector import (
     gray_as_color,
 )
 from sparsem.detect.models.weights import load_except, read_weights
+from sparsem.extras import require
 
 COCO_DETR = "SenseTime/deformable-detr"
 # Weights of classes, corners and overlap in the loss, as in the paper.
@@ -44,6 +45,7 @@ class DeformableDetr(Detector):
 
     def __init__(self, n_structures: int, input_px: int, queries: int) -> None:
         super().__init__()
+        require("detect")
         from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
         # Weights of classes, corners and overlap in matching: 2, 5, 2, as in the paper; the
@@ -102,6 +104,7 @@ class DeformableDetr(Detector):
 
     def load_coco(self, file: Path | None) -> None:
         """Load the authors' weights of COCO, fetched or from a file or folder; classes are new."""
+        require("detect")
         from transformers import DeformableDetrForObjectDetection
 
         if file is not None and file.is_file():
@@ -129,6 +132,7 @@ class SmallDeformableDetr(DeformableDetr):
 
     @staticmethod
     def _resnet18() -> Any:
+        require("detect")
         from transformers import ResNetConfig
 
         make_config: Any = ResNetConfig
@@ -186,6 +190,7 @@ def _proposal_loss(
     The library computes these boxes and leaves their loss out. The authors' code has it; without
     it, queries never learn where to start.
     """
+    require("detect")
     from transformers.loss.loss_deformable_detr import (
         DeformableDetrHungarianMatcher,
         DeformableDetrImageLoss,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.extras import require
 from sparsem.progress import Meter
 from sparsem.report.plots.colors import RGB, unit_rgb
 from sparsem.report.scene3d.solids import Solid
@@ -64,6 +65,7 @@ def draw_turntable(
 @contextmanager
 def _opened_plotter(rendering: Rendering) -> Iterator[Any]:
     """Yield a plotter that shows the rendering."""
+    require("render")
     import pyvista
 
     window: dict[str, Any] = {
@@ -90,6 +92,7 @@ def _opened_plotter(rendering: Rendering) -> Iterator[Any]:
 
 
 def _add_solid(plotter: Any, solid: Solid, opacity: float) -> None:
+    require("render")
     import pyvista
 
     vertices = _to_vtk_axes(solid.mesh.vertices)
@@ -106,6 +109,7 @@ def _add_solid(plotter: Any, solid: Solid, opacity: float) -> None:
 
 def _add_texts(plotter: Any, rendering: Rendering) -> None:
     """Add the size of the part that is drawn, and the names of colors."""
+    require("render")
     import pyvista
 
     brightness = sum(pyvista.Color(rendering.background).float_rgb)
@@ -149,6 +153,7 @@ def _write_video(
     frames_per_second: int,
 ) -> None:
     """Write frames as H.264, which every browser and presentation program plays."""
+    require("render")
     import imageio_ffmpeg
 
     writer = imageio_ffmpeg.write_frames(
