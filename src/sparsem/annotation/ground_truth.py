@@ -148,11 +148,7 @@ def read_ground_truth(
     if own_volume and settings.slices is None:
         plane_of = {z: z for z in range(shape[0])}  # made with the sample, and complete
     else:
-        first = settings.first_slice_number
-        numbering = slice_numbering(sample, first) if sample.has_image else range(shape[0])
-        plane_of = _planes_of_labeled_slices(
-            planes_in_file, shape, extent, settings.slices, numbering, where
-        )
+        plane_of = _labeled_planes(sample, planes_in_file, shape, extent, settings, where)
     first_z, stop_z = extent[0].start, extent[0].stop
     plane_of = {z: plane for z, plane in plane_of.items() if first_z <= z < stop_z}
     stack = SparseStack(planes, plane_of, shape, where, extent, settings.ids, settings.ignore)
@@ -258,12 +254,12 @@ def _extent(box: Box, shape: Sequence[int]) -> Box:
     return z, y, x
 
 
-def _planes_of_labeled_slices(
+def _labeled_planes(
+    sample: Sample,
     planes_in_file: Source,
     shape: Shape,
     extent: Box,
-    choice: str | None,
-    numbering: Sequence[Number],
+    settings: GroundTruthSettings,
     where: str,
 ) -> dict[int, int]:
     """Return the plane of every labeled slice.
@@ -273,14 +269,12 @@ def _planes_of_labeled_slices(
     """
     n_slices = shape[0]
     n_planes = planes_in_file.stack.shape[0]
+    plane_size = (planes_in_file.stack.shape[1], planes_in_file.stack.shape[2])
     first, depth = extent[0].start, extent[0].stop - extent[0].start
-    is_series = len(planes_in_file.files) == n_planes and all(
-        file.suffix.lower() in SLICE_FILE_ENDINGS for file in planes_in_file.files
-    )
-    is_by_name = choice is None and is_series and n_slices > 1
+    choice = settings.slices
+    is_by_name = choice is None and n_slices > 1 and _is_series(planes_in_file)
     is_part = not is_by_name and choice in (None, "all", "non-empty")
     is_part = is_part and n_planes == depth != n_slices
-    plane_size = (planes_in_file.stack.shape[1], planes_in_file.stack.shape[2])
     if choice is None and not is_by_name:
         if n_planes not in (n_slices, depth):
             raise InputError(
@@ -289,6 +283,9 @@ def _planes_of_labeled_slices(
             )
         _refuse_empty_slices(planes_in_file, extent[1:] if plane_size == shape[1:] else (), where)
         choice = "all"
+    numbering: Sequence[Number] = range(n_slices)
+    if sample.has_image:
+        numbering = slice_numbering(sample, settings.first_slice_number)
     # The size of the planes was compared with the box before, so it is not compared again here.
     expected_shape = (depth if is_part else n_slices, *plane_size)
     slices, planes = match_planes_to_slices(
@@ -296,6 +293,13 @@ def _planes_of_labeled_slices(
     )
     offset = first if is_part else 0
     return {z + offset: plane for z, plane in zip(slices, planes, strict=True)}
+
+
+def _is_series(planes_in_file: Source) -> bool:
+    """Return True if every plane is a file of its own."""
+    files = planes_in_file.files
+    is_file_a_plane = len(files) == planes_in_file.stack.shape[0]
+    return is_file_a_plane and all(file.suffix.lower() in SLICE_FILE_ENDINGS for file in files)
 
 
 def _refuse_empty_slices(planes_in_file: Source, part: tuple[slice, ...], where: str) -> None:

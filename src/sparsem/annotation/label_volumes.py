@@ -82,15 +82,7 @@ def import_labels(
         output.nbytes // 8,
         "a smaller --block-depth needs less",
     )
-    inputs = {
-        "source": labels.identity(),
-        "files": labels.title,
-        "reading": str(interpretation),
-    }
-    if target.made_on:
-        inputs["image"] = target.made_on[1]
-    if settings.missing == "fill" and labels.missing:
-        inputs["filled"] = "; ".join(missing.note for missing in labels.missing)
+    inputs = _stage_inputs(labels, target, interpretation, settings)
     with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
         stage.map(_labels_block, blocks, labels.stack, output.path, interpretation)
     write_renumbering_table(sample, f"label_ids_{name}", interpretation.renumbering)
@@ -247,6 +239,22 @@ def _target_of(
     image = sample.image(image_name)
     made_on = (image_name, image.fingerprint) if image_name != "raw" else None
     return _Target(path, (z, y, x), image.voxel_size, image.block_depth, made_on)
+
+
+def _stage_inputs(
+    labels: Source, target: _Target, interpretation: LabelInterpretation, settings: ImportSettings
+) -> dict[str, str]:
+    """Return what the stored labels depend on, for the history."""
+    inputs = {
+        "source": labels.identity(),
+        "files": labels.title,
+        "reading": str(interpretation),
+    }
+    if target.made_on:
+        inputs["image"] = target.made_on[1]
+    if settings.missing == "fill" and labels.missing:
+        inputs["filled"] = "; ".join(missing.note for missing in labels.missing)
+    return inputs
 
 
 def _labels_block(

@@ -103,6 +103,21 @@ class _WriteSummary:
     empty: dict[str, list[int]]
     unknown: list[int]
 
+    def add(self, slice_number: int, labels: Labels, meaning: Mapping[str, Any]) -> None:
+        """Add the stored labels (y, x) of a slice; ``meaning`` is that of the stored numbers."""
+        stored = np.ascontiguousarray(labels, np.uint32).tobytes()
+        self.content.update(stored)
+        fingerprint = hashlib.blake2b(stored, digest_size=8).hexdigest()
+        self.slice_fingerprints[str(slice_number)] = fingerprint
+        ignore, background = meaning["ignore"], meaning["background"]
+        for structure, empty_slices in self.empty.items():
+            ids = meaning["classes"].get(structure, ())
+            inside, known = structure_mask(labels, ids, ignore, background)
+            if known.any() and not inside.any():
+                empty_slices.append(slice_number)
+        if ignore is not None and (labels == ignore).all():
+            self.unknown.append(slice_number)
+
 
 def _write_slices(
     store: Path,
@@ -113,12 +128,10 @@ def _write_slices(
     meaning: Mapping[str, Any],
 ) -> _WriteSummary:
     """Write slices one at a time; ``meaning`` is that of the stored numbers."""
-    structures: Mapping[str, Sequence[int]] = meaning["classes"] or {name: ()}
-    ignore, background = meaning["ignore"], meaning["background"]
     summary = _WriteSummary(
         content=hashlib.blake2b(digest_size=16),
         slice_fingerprints={},
-        empty={structure: [] for structure in structures},
+        empty={structure: [] for structure in meaning["classes"] or [name]},
         unknown=[],
     )
     array = None
@@ -126,16 +139,7 @@ def _write_slices(
         if array is None:
             array = _create_array(store, (len(z), *shape[1:]))
         array[index] = labels
-        stored = np.ascontiguousarray(labels, np.uint32).tobytes()
-        summary.content.update(stored)
-        fingerprint = hashlib.blake2b(stored, digest_size=8).hexdigest()
-        summary.slice_fingerprints[str(slice_number)] = fingerprint
-        for structure, ids in structures.items():
-            inside, known = structure_mask(labels, ids, ignore, background)
-            if known.any() and not inside.any():
-                summary.empty[structure].append(slice_number)
-        if ignore is not None and (labels == ignore).all():
-            summary.unknown.append(slice_number)
+        summary.add(slice_number, labels, meaning)
     return summary
 
 

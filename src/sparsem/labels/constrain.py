@@ -141,22 +141,40 @@ def most_probable_masks(
         name: _log_odds()[probability[in_conflict]] for name, probability in probabilities.items()
     }
     outside = np.zeros(n_pixels, bool) if in_cell is None else ~in_cell[in_conflict]
-    best = np.full(n_pixels, -np.inf)
-    best_combination = np.zeros(n_pixels, np.uint8)
-    combinations_allowed = allowed_combinations(list(probabilities), settings)
-    for number, combination in enumerate(combinations_allowed):
-        total = np.zeros(n_pixels)
+    allowed = allowed_combinations(list(probabilities), settings)
+    best = _best_combinations(allowed, log_odds, outside, settings)
+    for name, mask in masks.items():
+        is_member = np.array([name in combination for combination in allowed])
+        mask[in_conflict] = is_member[best]
+    return masks
+
+
+def _best_combinations(
+    allowed: Sequence[frozenset[str]],
+    log_odds: Mapping[str, NDArray[np.float64]],
+    outside: Mask,
+    settings: ConstrainSettings,
+) -> NDArray[np.uint8]:
+    """Return the position in ``allowed`` of the most probable combination of n pixels, (n,).
+
+    Args:
+        allowed: allowed combinations of structures.
+        log_odds: log odds of each structure, (n,).
+        outside: (n,) pixels outside cells, where no structure of the cytoplasm is allowed.
+        settings: names of structures.
+    """
+    highest = np.full(len(outside), -np.inf)
+    best = np.zeros(len(outside), np.uint8)
+    for number, combination in enumerate(allowed):
+        total = np.zeros(len(outside))
         if combination:
             total = np.sum([log_odds[name] for name in sorted(combination)], axis=0)
         if combination & set(settings.cytoplasm):
             total = np.where(outside, -np.inf, total)
-        is_better = total > best
-        best[is_better] = total[is_better]
-        best_combination[is_better] = number
-    for name, mask in masks.items():
-        is_member = np.array([name in combination for combination in combinations_allowed])
-        mask[in_conflict] = is_member[best_combination]
-    return masks
+        is_better = total > highest
+        highest[is_better] = total[is_better]
+        best[is_better] = number
+    return best
 
 
 def count_conflicts(
@@ -355,29 +373,52 @@ def _constrain_block(
         weights[name] = _weights(labels[name], predicted)
     in_cell = None if cells is None else cells.read(block.own) > 0
     constrained = {name: np.empty_like(voxels) for name, voxels in labels.items()}
-    rules: dict[tuple[str, str], list[int]] = {}
-    before = dict.fromkeys(volumes, 0)
-    after = dict.fromkeys(volumes, 0)
+    counts = _BlockCounts({}, dict.fromkeys(volumes, 0), dict.fromkeys(volumes, 0))
     for z in range(block.stop - block.start):
         slice_weights = {name: voxels[z] for name, voxels in weights.items()}
         slice_in_cell = None if in_cell is None else in_cell[z]
         old_masks = {name: voxels >= FOREGROUND for name, voxels in slice_weights.items()}
         new_masks = most_probable_masks(slice_weights, slice_in_cell, settings)
-        for name in volumes:
+        for name, mask in new_masks.items():
             numbers = np.maximum(labels[name][z], 1)
-            constrained[name][z] = np.where(new_masks[name], numbers, 0)
-            before[name] += int(old_masks[name].sum())
-            after[name] += int(new_masks[name].sum())
-        for counts in count_conflicts(old_masks, new_masks, slice_in_cell, settings):
-            total = rules.setdefault((counts.structure, counts.reason), [0, 0])
-            total[0] += counts.conflicts
-            total[1] += counts.removed
-    summary = {
-        "rules": [[*rule, *counts] for rule, counts in rules.items()],
-        "before": before,
-        "after": after,
-    }
-    return {_output_path(name): voxels for name, voxels in constrained.items()}, summary
+            constrained[name][z] = np.where(mask, numbers, 0)
+        counts.add_masks(old_masks, new_masks)
+        counts.add_rules(count_conflicts(old_masks, new_masks, slice_in_cell, settings))
+    outputs = {_output_path(name): voxels for name, voxels in constrained.items()}
+    return outputs, counts.summary()
+
+
+@dataclass
+class _BlockCounts:
+    """Running counts over the slices of a block.
+
+    Attributes:
+        rules: (structure, reason) -> voxels in conflict, and those that were removed.
+        before: voxels of each structure as predicted.
+        after: voxels of each structure after ``constrain``.
+    """
+
+    rules: dict[tuple[str, str], list[int]]
+    before: dict[str, int]
+    after: dict[str, int]
+
+    def add_masks(self, old_masks: Mapping[str, Mask], new_masks: Mapping[str, Mask]) -> None:
+        """Add the voxels of each structure in a slice."""
+        for name in self.before:
+            self.before[name] += int(old_masks[name].sum())
+            self.after[name] += int(new_masks[name].sum())
+
+    def add_rules(self, rules: Sequence[ConstraintCounts]) -> None:
+        """Add the effects of the constraints in a slice."""
+        for rule in rules:
+            total = self.rules.setdefault((rule.structure, rule.reason), [0, 0])
+            total[0] += rule.conflicts
+            total[1] += rule.removed
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts as JSON."""
+        rules = [[*rule, *counts] for rule, counts in self.rules.items()]
+        return {"rules": rules, "before": self.before, "after": self.after}
 
 
 def _weights(labels: NDArray[Any], probability: Probability | None) -> Probability:
@@ -399,12 +440,7 @@ def _remove_labels(sample: Sample, name: str) -> None:
 def _summarize(sample: Sample, voxel_um3: float) -> ConstrainSummary:
     """Return the sum over all blocks, and write it as a table."""
     blocks = finished(sample, "constrain")
-    totals: dict[tuple[str, str], tuple[int, int]] = {}
-    for block in blocks:
-        for structure, reason, conflicts, removed in block["rules"]:
-            total = totals.get((structure, reason), (0, 0))
-            totals[structure, reason] = (total[0] + conflicts, total[1] + removed)
-    rules = tuple(ConstraintCounts(*rule, *counts) for rule, counts in totals.items())
+    rules = _sum_rules(blocks)
     before = _sum_voxels(blocks, "before")
     after = _sum_voxels(blocks, "after")
     columns: dict[str, Any] = {
@@ -421,6 +457,16 @@ def _summarize(sample: Sample, voxel_um3: float) -> ConstrainSummary:
     volumes = [f"labels/{name}{CONSTRAINED}" for name in before]
     written = (*volumes, "tables/constrained")
     return ConstrainSummary(rules, before, after, sample=sample, written=written)
+
+
+def _sum_rules(blocks: Sequence[Mapping[str, Any]]) -> tuple[ConstraintCounts, ...]:
+    """Return the effects of the constraints in all blocks."""
+    totals: dict[tuple[str, str], tuple[int, int]] = {}
+    for block in blocks:
+        for structure, reason, conflicts, removed in block["rules"]:
+            total = totals.get((structure, reason), (0, 0))
+            totals[structure, reason] = (total[0] + conflicts, total[1] + removed)
+    return tuple(ConstraintCounts(*rule, *counts) for rule, counts in totals.items())
 
 
 def _sum_voxels(blocks: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:

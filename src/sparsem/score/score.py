@@ -212,6 +212,21 @@ def score(
     with Stage(sample, f"score-{name}", settings, inputs, [], on, needs) as stage:
         blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
     write_renumbering_table(sample, f"truth_ids_{name}", true.renumbering)
+    scores = _scores_of_blocks(sample, name, settings, blocks)
+    sample.write_table(f"scores_{name}", score_table(scores))
+    if scores.cells:
+        sample.write_table(f"dice_{name}", dice_table(scores))
+    return scores
+
+
+def _scores_of_blocks(
+    sample: Sample, name: str, settings: ScoreSettings, blocks: Sequence[dict[str, Any]]
+) -> Scores:
+    """Return scores from the summaries of all blocks.
+
+    Raises:
+        InputError: the ground truth labels no pixel.
+    """
     slices = tuple(MaskOverlap(*counts) for block in blocks for counts in block["counts"])
     if not any(counts.known for counts in slices):
         raise InputError(
@@ -219,11 +234,7 @@ def score(
             "--ignore."
         )
     outlines = [OutlineCount(*block["outline"]) for block in blocks]
-    has_cells = any(block["cells"] for block in blocks)
-    tables = [f"scores_{name}", f"dice_{name}"] if has_cells else [f"scores_{name}"]
-    scores = Scores(
-        sample=sample,
-        written=tuple(f"tables/{table}" for table in tables),
+    return Scores(
         slices=slices,
         use=_stated_use(settings) or slice_use_of(sample, settings.labels or name),
         cells=tuple(_overlaps_of(columns) for block in blocks for columns in block["cells"]),
@@ -232,10 +243,6 @@ def score(
         islands=tuple(IslandCount(*counts) for block in blocks for counts in block["islands"]),
         corrected=tuple(z for z in corrected_slices(sample, name) if slices[z].known),
     )
-    sample.write_table(f"scores_{name}", score_table(scores))
-    if scores.cells:
-        sample.write_table(f"dice_{name}", dice_table(scores))
-    return scores
 
 
 def _stated_use(settings: ScoreSettings) -> SliceUse | None:
