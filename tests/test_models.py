@@ -1,4 +1,4 @@
-"""Networks: their parameter counts, what they take, and checkpoints that describe themselves."""
+"""Networks: parameter counts, valid tiles and widths, losses, memory, and checkpoints."""
 
 import copy
 import os
@@ -95,7 +95,7 @@ SMALL |= {"senformer": 32, "transunet": 32, "setr-naive": 64, "setr-pup": 64, "s
         ("setr-pup", 1024, 1, 308_281_601 - 524_288),
     ],
 )
-def test_parameter_counts_are_the_papers(
+def test_parameter_counts_equal_the_published_ones(
     name: str, width: int, inputs: int, parameters: int
 ) -> None:
     with torch.device("meta"):
@@ -103,7 +103,7 @@ def test_parameter_counts_are_the_papers(
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_network_keeps_the_size_and_learns_everywhere(name: str) -> None:
+def test_a_network_keeps_the_size_and_all_its_parameters_get_gradients(name: str) -> None:
     network = build_network(name, SMALL[name], 3, 64)
     logits = network(torch.randn(2, 1, 64, 64))
     assert logits.shape == (2, 3, 64, 64)
@@ -120,14 +120,14 @@ def test_a_network_keeps_the_size_and_learns_everywhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_network_takes_larger_tiles_than_it_was_built_for(name: str) -> None:
+def test_a_network_accepts_larger_tiles_than_it_was_built_for(name: str) -> None:
     network = build_network(name, SMALL[name], 1, 64).eval()
     with torch.inference_mode():
         assert network(torch.randn(1, 1, 96, 128)).shape == (1, 1, 96, 128)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_copy_of_a_network_is_its_own(name: str) -> None:
+def test_a_copy_of_a_network_is_independent(name: str) -> None:
     network = build_network(name, SMALL[name], 1, 64).eval()
     copied, image = copy.deepcopy(network), torch.randn(1, 1, 64, 64)
     with torch.no_grad():
@@ -137,14 +137,14 @@ def test_a_copy_of_a_network_is_its_own(name: str) -> None:
         assert torch.equal(copied(image), before)
 
 
-def test_every_class_says_what_it_takes() -> None:
+def test_every_class_states_valid_widths_and_tiles() -> None:
     for name in ARCHITECTURES:
         kind = architecture_class(name)
         assert default_width(name) % kind.width_multiple == 0
         assert 64 % kind.tile_multiple == 0
 
 
-def test_what_cannot_be_built_says_why() -> None:
+def test_invalid_networks_and_devices_are_refused() -> None:
     with pytest.raises(SettingsError, match="no model 'resnet'; did you mean 'resunet'"):
         build_network("resnet", 4, 1, 64)
     with pytest.raises(
@@ -176,7 +176,7 @@ def test_a_checkpoint_carries_weights_and_recipe(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(InputError, match=r"There is no model file .*; 'sparsem train' and"):
         load_checkpoint(path)
@@ -215,7 +215,7 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_recipe_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_recipe_with_invalid_values_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "m.safetensors"
     about = {**asdict(RECIPE), **change}
     save_tensors(path, RECIPE.build().state_dict(), about)
@@ -223,7 +223,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[st
         load_checkpoint(path)
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network = RECIPE.build()
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
@@ -249,11 +249,11 @@ def plain_dice_loss(probability: np.ndarray, target: np.ndarray, squared: bool) 
 
 
 @pytest.mark.parametrize("squared", [True, False])
-def test_dice_loss_is_the_papers_formula_on_known_pixels(squared: bool) -> None:
+def test_dice_loss_equals_the_formula_of_the_paper_on_known_pixels(squared: bool) -> None:
     random = np.random.default_rng(0)
     probability = random.random((2, 3, 8, 8))
     target = random.choice([0, 1, UNKNOWN], (2, 3, 8, 8)).astype(np.uint8)
-    target[:, 2] = UNKNOWN  # a structure that nobody annotated in this batch
+    target[:, 2] = UNKNOWN  # a structure that is not annotated in this batch
     loss = dice_loss(torch.from_numpy(probability), torch.from_numpy(target), squared)
     assert float(loss) == pytest.approx(plain_dice_loss(probability, target, squared), abs=1e-6)
 
@@ -279,7 +279,7 @@ def test_cross_entropy_equals_torch_on_known_pixels() -> None:
 
 
 def test_every_architecture_trains_at_small_odd_widths() -> None:
-    """In processes of their own: a library that writes beyond its memory ends them, or never ends."""
+    """In a separate process, since a library that writes beyond its memory ends it, or hangs."""
     script = Path(__file__).parent.parent / "benchmarks" / "small_widths.py"
     options = [
         "--trainings",
@@ -325,7 +325,7 @@ def test_bfloat16_is_chosen_by_a_trial_and_an_earlier_choice_is_kept(
     device_module._is_faster_in_bfloat16.cache_clear()
 
 
-def test_the_trial_measures_and_leaves_no_trace() -> None:
+def test_the_trial_measures_without_side_effects() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     with torch.inference_mode():
         gain = device_module._cpu_gain_of_bfloat16()
@@ -343,13 +343,13 @@ def test_precision_is_chosen_by_the_device() -> None:
 
 
 def plain_tanimoto(p: NDArray[np.float64], t: NDArray[np.float64]) -> float:
-    ways = [(p, t), (1 - p, 1 - t)]
+    pairs = [(p, t), (1 - p, 1 - t)]
     return float(
-        np.mean([(a * b).sum() / ((a * a).sum() + (b * b).sum() - (a * b).sum()) for a, b in ways])
+        np.mean([(a * b).sum() / ((a * a).sum() + (b * b).sum() - (a * b).sum()) for a, b in pairs])
     )
 
 
-def test_tanimoto_is_its_formula_and_looks_at_no_unknown_pixel() -> None:
+def test_tanimoto_loss_equals_its_formula_and_ignores_unknown_pixels() -> None:
     random = np.random.default_rng(0)
     probability, target = (
         random.random((3, 1, 8, 8)),
@@ -374,12 +374,12 @@ def test_tanimoto_is_its_formula_and_looks_at_no_unknown_pixel() -> None:
     assert float(tanimoto_loss(torch.zeros(2, 1, 8, 8), empty)) == pytest.approx(0)
 
 
-def test_fractal_similarity_is_its_formula() -> None:
+def test_fractal_similarity_equals_its_formula() -> None:
     first, second = torch.full((1, 1, 400, 400), 0.5), torch.ones((1, 1, 400, 400))
     parts = (2 / 3 + 1 / 2 + 1 / 3 + 1 / 5 + 1 / 9) / 5  # x = 1/2, y = 5/4 a pixel
     assert float(fractal_tanimoto(first, second, (2, 3), 5)) == pytest.approx(
         parts / 2, abs=1e-3
-    )  # of the dual nothing is left
+    )  # the dual is 0
     random = torch.rand(2, 3, 9, 9)
     for depth in (1, 3, 5):
         assert torch.allclose(
@@ -391,14 +391,19 @@ def test_fractal_similarity_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("name", ["fractalresnet", "ceecnet"])
-def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
+def test_networks_with_heads_train_on_outlines_and_distances(name: str) -> None:
     target = np.zeros((2, 1, 64, 64), np.uint8)
     target[:, :, 10:31, 20:41] = 1
-    beside = outlines_and_distances(target)
-    assert beside.shape == (2, 2, 64, 64)
-    assert beside[0, 0, 20, 19:23].tolist() == [1, 1, 1, 0]  # three pixels, one of them outside
-    assert beside[0, 1, 20, 30] == 1  # in the middle
-    assert beside[0, 1, 20, 20] == pytest.approx(1 / 11)
+    head_targets = outlines_and_distances(target)
+    assert head_targets.shape == (2, 2, 64, 64)
+    assert head_targets[0, 0, 20, 19:23].tolist() == [
+        1,
+        1,
+        1,
+        0,
+    ]  # three pixels, one of them outside
+    assert head_targets[0, 1, 20, 30] == 1  # in the middle
+    assert head_targets[0, 1, 20, 20] == pytest.approx(1 / 11)
     assert outlines_and_distances(np.ones((1, 1, 8, 8), np.uint8))[0, 1].min() == 1
     network = build_network(name, 8, 1, 64)
     settings = TrainSettings(precision="float32")
@@ -415,7 +420,7 @@ def test_outlines_and_depths_are_learnt_beside_structures(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resunet", "unet++-averaged", "setr-mla"])
-def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
+def test_memory_of_a_network_is_estimated_without_computing(name: str) -> None:
     recipe, cpu = (
         Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2),
         torch.device("cpu"),
@@ -430,12 +435,12 @@ def test_memory_is_stated_of_every_network_without_computing(name: str) -> None:
     own = 4 * count_parameters(small.build())
     assert (
         training_bytes([recipe, small], 2, cpu, "float32") == one + 4 * own
-    )  # their batches are not there at once
+    )  # their batches do not exist at the same time
     assert weights < prediction_bytes(recipe, 2, cpu, "float32") < one
 
 
 @pytest.mark.parametrize("name", ["senformer", "fractalresnet"])
-def test_memory_is_stated_of_the_slowest_networks_to_look_at(name: str) -> None:
+def test_memory_of_the_slowest_networks_is_estimated(name: str) -> None:
     recipe, cpu = (
         Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2),
         torch.device("cpu"),
@@ -449,8 +454,12 @@ def test_memory_is_stated_of_the_slowest_networks_to_look_at(name: str) -> None:
     )
 
 
-def test_memory_is_that_of_all_tensors_that_are_there_at_once() -> None:
-    """By hand, of a chain of convolutions: what each is given and gives in its turn; to learn, everything that a backward pass looks at."""
+def test_memory_is_that_of_all_tensors_that_exist_at_the_same_time() -> None:
+    """Compared by hand for a chain of convolutions.
+
+    A forward pass holds the input and output of one of them at a time; a training holds all maps
+    for its backward pass.
+    """
     plain = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(5)))
     maps = 2 * 8 * 32 * 32 * 4
     with torch.device("meta"), torch.no_grad(), MemoryCounter() as counter:
@@ -463,7 +472,7 @@ def test_memory_is_that_of_all_tensors_that_are_there_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["unet++-averaged", "senformer"])
-def test_networks_that_decide_together_have_a_loss_each(name: str) -> None:
+def test_combined_outputs_have_a_loss_each(name: str) -> None:
     torch.manual_seed(1)
     network = build_network(name, SMALL[name], 1, 64)
     random = np.random.default_rng(0)
@@ -487,39 +496,43 @@ def test_networks_that_decide_together_have_a_loss_each(name: str) -> None:
 
 
 @pytest.mark.parametrize("inputs", [1, 3, 5])
-def test_an_encoder_begins_with_what_it_learnt_elsewhere(
+def test_an_encoder_starts_from_pretrained_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: int
 ) -> None:
-    learnt = smp.encoders.get_encoder("resnet34", in_channels=3, depth=5, weights=None).state_dict()
-    save_file(learnt, tmp_path / "model.safetensors")  # stands for what the hub holds
+    pretrained = smp.encoders.get_encoder(
+        "resnet34", in_channels=3, depth=5, weights=None
+    ).state_dict()
+    save_file(pretrained, tmp_path / "model.safetensors")  # replaces the file of the hub
     monkeypatch.setattr(
         smp.encoders, "hf_hub_download", lambda *_, filename, **__: str(tmp_path / filename)
     )
     network = build_network("unet++-shallow", 2, 1, 64, inputs)
     load_pretrained_weights(network, "unet++-shallow")
     own = network.network.encoder.state_dict()  # type: ignore[union-attr]
-    assert torch.equal(own["layer1.0.conv1.weight"], learnt["layer1.0.conv1.weight"])
-    first = learnt["conv1.weight"]
+    assert torch.equal(own["layer1.0.conv1.weight"], pretrained["layer1.0.conv1.weight"])
+    first = pretrained["conv1.weight"]
     expected = {1: first.sum(1, keepdim=True), 3: first, 5: first[:, [0, 1, 2, 0, 1]] * 3 / 5}[
         inputs
     ]
     assert torch.allclose(own["conv1.weight"], expected, atol=1e-6)
 
 
-def test_a_transformer_begins_with_what_it_learnt_elsewhere(
+def test_a_transformer_starts_from_pretrained_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    learnt = timm.create_model("vit_base_patch16_384", pretrained=False, num_classes=7).state_dict()
+    pretrained = timm.create_model(
+        "vit_base_patch16_384", pretrained=False, num_classes=7
+    ).state_dict()
     monkeypatch.setattr(
-        timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(learnt)
+        timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(pretrained)
     )
     network = build_network("setr-naive", 768, 1, 64)
     load_pretrained_weights(network, "setr-naive")
     own = network.transformer.state_dict()  # type: ignore[union-attr]
-    assert torch.equal(own["blocks.3.attn.qkv.weight"], learnt["blocks.3.attn.qkv.weight"])
+    assert torch.equal(own["blocks.3.attn.qkv.weight"], pretrained["blocks.3.attn.qkv.weight"])
     assert torch.allclose(
         own["patch_embed.proj.weight"],
-        learnt["patch_embed.proj.weight"].sum(1, keepdim=True),
+        pretrained["patch_embed.proj.weight"].sum(1, keepdim=True),
         atol=1e-5,
     )
     assert own["pos_embed"].shape == (1, 1 + 16, 768)  # 64 px: four patches a side
@@ -527,7 +540,7 @@ def test_a_transformer_begins_with_what_it_learnt_elsewhere(
         load_pretrained_weights(build_network("setr-naive", 128, 1, 64), "setr-naive")
 
 
-def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pretrained_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("the hub cannot be reached.")
 
@@ -550,7 +563,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def nucleoli(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """The phantom's, in one pixel of a hundred."""
+    """A phantom whose nucleoli cover one pixel in a hundred."""
     settings = PhantomSettings(shape=(7, 128, 128), voxel_nm=(40, 40, 40), cells=3, seed=5)
     sample = phantom(tmp_path_factory.mktemp("rare") / "s.zarr", settings)
     write_annotation(
@@ -560,10 +573,13 @@ def nucleoli(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name: str) -> None:
-    """Within a few updates it says of the structure that it may be there, and less so of what is not.
+def test_no_network_predicts_background_only_for_a_rare_structure(
+    nucleoli: Sample, name: str
+) -> None:
+    """Within a few updates its probability is high on the structure, and lower elsewhere.
 
-    One that takes it for background says a hundredth everywhere: the share of the pixels that are of the structure.
+    A network that predicts background only has a probability of a hundredth everywhere: the
+    fraction of pixels in the structure.
     """
     settings = TrainSettings(
         structure=("nucleolus",),
@@ -580,20 +596,18 @@ def test_no_network_takes_a_rare_structure_for_background(nucleoli: Sample, name
     slices, recipe, _ = read_training_slices([nucleoli], ("nucleolus",), settings)
     state = start_network(recipe, settings, torch.device("cpu"))
     batch = build_sampler(slices, settings, 10).batch(1)
-    there = batch[1] == 1
-    assert 0.005 < there.mean() < 0.015
+    is_structure = batch[1] == 1
+    assert 0.005 < is_structure.mean() < 0.015
     for update in range(40):
         train_step(state, batch, settings, torch.device("cpu"))
         if update % 5 == 4:
             with torch.no_grad():
-                found = (
+                probability = (
                     compute_logits(state.network, torch.from_numpy(batch[0]), settings)
                     .sigmoid()
                     .numpy()
                 )
-            inside, outside = found[there].mean(), found[~there].mean()
+            inside, outside = probability[is_structure].mean(), probability[~is_structure].mean()
             if inside > 0.4 and inside > 1.5 * outside:
                 return
-    pytest.fail(
-        f"after 40 updates it says {inside:.2f} of the structure and {outside:.2f} of the rest"
-    )
+    pytest.fail(f"after 40 updates: {inside:.2f} on the structure and {outside:.2f} elsewhere")

@@ -1,4 +1,4 @@
-"""Prediction: seamless, in blocks of any depth and batches of any size, at the scale that was learnt, and stopped anywhere."""
+"""Prediction: without seams, independent of blocks and batches, scaled, and resumable."""
 
 import time
 from dataclasses import replace
@@ -46,7 +46,7 @@ SETTINGS = PredictSettings()
 
 @pytest.fixture(scope="module")
 def model(tissue: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network that knows nuclei and nucleoli, more or less."""
+    """A small network that is trained a little on nuclei and nucleoli."""
     out = tmp_path_factory.mktemp("model") / "m.safetensors"
     changes = {
         "structure": ("nucleus", "nucleolus"),
@@ -83,7 +83,9 @@ def plain_prediction(volume: Volume, model: Path, overlap: float) -> NDArray[np.
     return np.stack(slices, axis=1)
 
 
-def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, model: Path) -> None:
+def test_it_equals_a_plain_prediction_and_finds_the_structures(
+    own_tissue: Sample, model: Path
+) -> None:
     exact = changed(SETTINGS, {"precision": "float32"})
     assert list(predict(own_tissue, model, exact).written) == [
         f"{kind}/{name}"
@@ -111,10 +113,10 @@ def test_it_equals_the_plain_way_and_finds_the_structures(own_tissue: Sample, mo
     )  # all foreground would reach 0.1
 
 
-def test_neighbors_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_beyond(
+def test_adjacent_slices_are_read_across_blocks_and_repeated_at_the_ends(
     tmp_path: Path,
 ) -> None:
-    """Against a plain way, slice by slice; and the same whatever the block depth."""
+    """Equal to a plain prediction, slice by slice, and independent of the block depth."""
     torch.manual_seed(3)
     recipe = Recipe("resunet", 4, ("cell",), 64, (20.0, 20.0), 0.5, 0.2, adjacent_slices=2)
     save_checkpoint(tmp_path / "m.safetensors", recipe.build(), recipe)
@@ -140,7 +142,7 @@ def test_neighbors_are_seen_across_blocks_and_the_ends_stand_in_for_what_lies_be
     assert list(slice_windows("", 2)) == []
 
 
-def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_the_blocks(
+def test_models_of_different_scales_and_orders_predict_together(
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(4)
@@ -175,7 +177,7 @@ def test_models_of_other_scales_neighbors_and_orders_answer_together_whatever_th
         quantize_probability(answer.mean[0]),
     )
     assert answer.uncertainty is not None
-    assert answer.uncertainty.max() > 0.02  # weights are random: they contradict each other
+    assert answer.uncertainty.max() > 0.02  # random weights contradict each other
     assert np.array_equal(
         samples[0].volume("probabilities", "cell-uncertainty").read(slice(0, 1))[0],
         quantize_probability(answer.uncertainty[0]),
@@ -224,9 +226,9 @@ def predicted_once(tissue: Sample, model: Path, path: Path) -> Sample:
 def jumps_at_borders(
     network: torch.nn.Module, recipe: Recipe, slices: list[NDArray[np.uint8]], overlap: float
 ) -> float:
-    """Mean absolute jump of probability across tile borders over that in the same columns when no border lies there.
+    """Mean absolute jump of probability across tile borders, relative to the same columns without.
 
-    The columns are the same because the grid is moved over the picture: a column with an edge in it jumps in any case.
+    The grid is moved over the image, so that columns with an edge of the tissue count in both.
     """
     forward = make_forward(network, torch.device("cpu"), "float32")
     length, edge = 300, recipe.input_px
@@ -251,7 +253,7 @@ def jumps_at_borders(
     )
 
 
-def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
+def test_tile_borders_are_not_visible(tmp_path: Path) -> None:
     """The mean absolute jump of probability across tile borders is no larger than elsewhere."""
     settings = PhantomSettings(shape=(9, 360, 360), voxel_nm=(20, 16, 16), cells=5, seed=9)
     sample = phantom(tmp_path / "t.zarr", settings)
@@ -274,10 +276,10 @@ def test_tile_borders_are_not_to_be_seen(tmp_path: Path) -> None:
     assert jumps_at_borders(network, recipe, slices, overlap=SETTINGS.overlap) <= 1.0
     assert (
         jumps_at_borders(network, recipe, slices, overlap=0.0) > 1.5
-    )  # what blending is for: the measure sees a seam
+    )  # without blending the measure shows a seam
 
 
-def test_the_network_sees_the_scale_that_it_learnt(
+def test_the_network_sees_the_scale_that_it_was_trained_at(
     tissue: Sample, model: Path, tmp_path: Path
 ) -> None:
     _, recipe = load_checkpoint(model)
@@ -328,7 +330,7 @@ def test_another_model_or_setting_is_refused(
     own_tissue: Sample, tissue: Sample, model: Path, tmp_path: Path
 ) -> None:
     predict(own_tissue, model, SETTINGS)
-    predict(own_tissue, model, changed(SETTINGS, {"batch": 3}))  # no result depends on it
+    predict(own_tissue, model, changed(SETTINGS, {"batch": 3}))  # results do not depend on it
     with pytest.raises(ResumeError, match=r"overlap: 0.25 -> 0.5"):
         predict(own_tissue, model, changed(SETTINGS, {"overlap": 0.5}))
     train_network(
@@ -344,12 +346,14 @@ def test_another_model_or_setting_is_refused(
     with pytest.raises(
         ResumeError, match="has a probabilities/nucleus already, made by another command"
     ):
-        predict(own_tissue, model, SETTINGS)  # nor does the first model come back unasked
+        predict(
+            own_tissue, model, SETTINGS
+        )  # the first model is not used again without a request either
     with pytest.raises(InputError, match="There is no model file"):
         predict(own_tissue, tmp_path / "none.safetensors")
 
 
-def test_what_does_not_fit_is_refused(
+def test_too_little_memory_is_refused(
     own_tissue: Sample, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Memory:

@@ -1,4 +1,4 @@
-"""Learning from unlabeled slices: the ramp, boxes, who teaches whom, resuming, and what is written."""
+"""Semi-supervised training: the ramp, boxes, teachers, resuming, and the files written."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def sampler_for(sample: Sample, settings: TrainSettings) -> MixedSampler:
     return MixedSampler(slices, free, settings, 4.0, Ramp(2.0, 6.0, 1.0))
 
 
-def test_the_weight_rises_in_a_straight_line() -> None:
+def test_the_weight_rises_linearly() -> None:
     ramp = Ramp(10.0, 20.0, 0.5)
     assert [ramp.at(update) for update in (0, 10, 12, 15, 20, 900)] == pytest.approx(
         [0, 0, 0.1, 0.25, 0.5, 0.5]
@@ -55,17 +55,17 @@ def test_the_weight_rises_in_a_straight_line() -> None:
 
 def test_boxes_are_a_quarter_to_a_half_of_the_tile() -> None:
     boxes = draw_boxes(300, 64, np.random.default_rng(0))
-    share = boxes.mean(axis=(1, 2, 3))
-    assert share.min() > 0.23
-    assert share.max() < 0.53
-    assert share.std() > 0.05
+    area = boxes.mean(axis=(1, 2, 3))
+    assert area.min() > 0.23
+    assert area.max() < 0.53
+    assert area.std() > 0.05
     for box in boxes[:, 0]:
         rows, columns = np.flatnonzero(box.any(axis=1)), np.flatnonzero(box.any(axis=0))
         assert box.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)  # one rectangle
         assert 0.4 < (np.ptp(rows) + 1) / (np.ptp(columns) + 1) < 2.5
 
 
-def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue: Sample) -> None:
+def test_a_batch_contains_the_structure_and_is_reproducible(tissue: Sample) -> None:
     settings = quick(intensity_augmentation=0.0)
     sampler = sampler_for(tissue, settings)
     assert sampler.batch(2).images.size == 0  # the weight is still 0: nothing is drawn
@@ -88,13 +88,17 @@ def test_a_batch_holds_the_structure_and_is_the_same_for_the_same_update(tissue:
         0,
         0,
         1,
-    ]  # of three tiles two hold the structure and its truth
+    ]  # of three tiles two contain the structure and its ground truth
     plain = sampler_for(tissue, quick(intensity_augmentation=0.0, cutmix=False)).batch(4)
     assert np.array_equal(plain.mixed, plain.images)
 
 
-def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
-    """By hand: the gradient of the first is that of its own loss and of the Dice loss against the second one's mask, mixed as the tiles."""
+def test_each_network_is_trained_on_the_masks_of_the_other(tissue: Sample) -> None:
+    """Compared by hand with the gradient of the first network.
+
+    It is that of its loss on labeled tiles, and of the Dice loss against the mask of the second
+    network, mixed like the tiles.
+    """
     settings = quick(precision="float32", ema=0.0, max_grad_norm=1e9)
     _, recipe, _ = read_training_slices([tissue], ("nucleus",), settings)
     pair, alone = (
@@ -114,18 +118,18 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
     )
     with torch.no_grad():
         first(images)  # batch normalization sees them
-        said = (second(images).sigmoid() > 0.5).float()
-    said = torch.where(boxes, said.roll(1, 0), said)
+        mask = (second(images).sigmoid() > 0.5).float()
+    mask = torch.where(boxes, mask.roll(1, 0), mask)
     truth = torch.from_numpy(batch.truth)
     assert 0 < (truth != UNKNOWN).float().mean() < 1  # tiles of labeled slices and of others
-    said = torch.where(truth == UNKNOWN, said, (truth == 1).float())
+    mask = torch.where(truth == UNKNOWN, mask, (truth == 1).float())
     labeled, target = (torch.from_numpy(one) for one in batch.labeled)
 
     def soft_dice(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return 1 - (2 * (p * t).sum() + 1) / ((p * p).sum() + t.sum() + 1)
 
     loss = soft_dice(first(labeled).sigmoid(), (target == 1).float()) + 0.7 * soft_dice(
-        first(mixed).sigmoid(), said
+        first(mixed).sigmoid(), mask
     )
     loss.backward()
     for moved, expected in zip(
@@ -136,7 +140,7 @@ def test_each_network_learns_from_what_the_other_says(tissue: Sample) -> None:
         assert torch.allclose(moved.grad, expected.grad, atol=1e-5)
 
 
-def test_a_mean_teacher_is_the_running_average(tissue: Sample) -> None:
+def test_a_mean_teacher_trains_one_network(tissue: Sample) -> None:
     settings = quick(semi="mean-teacher")
     slices, recipe, _ = read_training_slices([tissue], ("nucleus",), settings)
     free, _ = read_unlabeled_slices([tissue], slices, recipe, settings)
@@ -164,7 +168,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
 
 
 @pytest.mark.parametrize("semi", ["cps", "mean-teacher"])
-def test_stopped_and_continued_is_as_if_never_stopped(
+def test_a_resumed_training_ends_with_the_same_weights(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semi: Any
 ) -> None:
     settings = quick(semi=semi, n_validation_slices=1, validate_every=4, save_second=semi == "cps")

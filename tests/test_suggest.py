@@ -1,4 +1,4 @@
-"""Which slices to label next, and what to expect of those that nobody labeled."""
+"""Slices to label next, and the Dice to expect on unlabeled slices."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tests.conftest import LABELED, QUICK, copy_of, put, truth_of, untaught_mode
 REPLACE = Execution(overwrite=True, quiet=True)
 
 
-def test_slices_lie_evenly_at_first_and_in_the_widest_gaps_later() -> None:
+def test_slices_are_evenly_spaced_first_and_in_the_widest_gaps_later() -> None:
     assert spread_slices(19, [], 3) == [0, 9, 18]
     assert spread_slices(21, [0, 20], 3) == [10, 5, 15]
     assert spread_slices(21, [3], 2) == [20, 11]
@@ -42,17 +42,17 @@ def test_slices_lie_evenly_at_first_and_in_the_widest_gaps_later() -> None:
         spread_slices(4, [0, 1], 3)
 
 
-def test_doubt_decides_but_not_beside_a_labeled_slice() -> None:
+def test_uncertainty_counts_less_next_to_a_labeled_slice() -> None:
     uncertainty = np.array([9.0, 8, 1, 1, 1, 1, 2, 3, 2, 1])
     assert select_slices(uncertainty, [0], 1) == [
         7
-    ]  # slice 1 is doubtful, but its neighbor is labeled
+    ]  # slice 1 is uncertain, but the slice next to it is labeled
     assert select_slices(uncertainty, [], 1) == [0]
     first = select_slices(np.ones(100), [0, 99], 3)
     assert sorted(first)[1] == pytest.approx(50, abs=26)
     assert (
         np.diff(sorted([0, 99, *first])).min() > 10
-    )  # equal uncertainty: they keep their distance
+    )  # of equal uncertainty: they keep their distance
     holes = np.full(10, np.nan)
     holes[[2, 6]] = 1
     assert set(select_slices(holes, [], 2)) == {2, 6}
@@ -62,7 +62,7 @@ def test_doubt_decides_but_not_beside_a_labeled_slice() -> None:
         select_slices(holes, [2], 2)
 
 
-def test_entropy_and_disagreement_by_their_formulas() -> None:
+def test_entropy_and_disagreement_equal_their_formulas() -> None:
     assert entropy(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 1, 0], abs=1e-6)
     assert entropy(np.array(0.25)) == pytest.approx(0.8112781)
     yes, no, unsure = (np.full((1, 2, 3), p, np.float32) for p in (1, 0, 0.5))
@@ -74,8 +74,8 @@ def test_entropy_and_disagreement_by_their_formulas() -> None:
         found = combine_predictions(iter(answers))
         assert found.mean == pytest.approx(np.full((1, 2, 3), mean))
         assert found.uncertainty == pytest.approx(np.full((1, 2, 3), uncertainty), abs=1e-6)
-    assert combine_predictions([unsure]).uncertainty is None  # one alone contradicts nobody
-    assert yes.min() == 1  # nothing that was given is changed
+    assert combine_predictions([unsure]).uncertainty is None  # a single model contradicts no other
+    assert yes.min() == 1  # arguments are not changed
     with pytest.raises(ValueError, match="at least one"):
         combine_predictions([])
     several = np.random.default_rng(0).random((4, 2, 5, 7)).astype(np.float32)
@@ -84,7 +84,7 @@ def test_entropy_and_disagreement_by_their_formulas() -> None:
 
 
 def _entropy(p: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of scipy, in bits."""
+    """Entropy by scipy, in bits."""
     return np.asarray(scipy.stats.entropy(np.stack([p, 1 - p]).astype(np.float64), base=2, axis=0))
 
 
@@ -101,30 +101,32 @@ def test_suggestions_from_probabilities(own_tissue: Sample) -> None:
         1600 / (96 * 128) * entropy(np.array(128 / 255)).item()
     )
     put(own_tissue, "probabilities/nucleus", np.minimum(unsure[::-1], 111), 7)
-    assert suggest(own_tissue, "nucleus", SuggestSettings(n=1)).z == (4,)  # asked again of others
+    assert suggest(own_tissue, "nucleus", SuggestSettings(n=1)).z == (
+        4,
+    )  # computed again for other probabilities
     with pytest.raises(SampleError, match="no annotation and no probabilities of 'golgi'"):
         suggest(own_tissue, "golgi")
 
 
-def test_folds_promise_a_dice_and_leave_models_that_disagree(
+def test_folds_measure_a_dice_and_write_models_that_disagree(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     settings = changed(QUICK, {"folds": 3, "updates": 25})
     out = tmp_path / "m.safetensors"
-    (promise,) = cross_validate([own_tissue], out, settings)
-    assert promise.structure == "nucleus"
-    assert len(promise.dice) == 3
-    assert promise.mean == pytest.approx(np.mean(promise.dice))
-    assert promise.spread == pytest.approx(np.std(promise.dice, ddof=1))
+    (result,) = cross_validate([own_tissue], out, settings)
+    assert result.structure == "nucleus"
+    assert len(result.dice) == 3
+    assert result.mean == pytest.approx(np.mean(result.dice))
+    assert result.spread == pytest.approx(np.std(result.dice, ddof=1))
     held = [read_recipe(fold_path(out, n)).training["held_out"] for n in (1, 2, 3)]
     assert held == [["tissue 0"], ["tissue 9"], ["tissue 18"]] or held == [
         [f"own {z}"] for z in LABELED
     ]
     rows = (tmp_path / "m.folds.csv").read_text().splitlines()
     assert rows[0] == "structure,mean,spread,fold1,fold2,fold3"
-    assert rows[1].startswith(f"nucleus,{promise.mean:.4f}")
+    assert rows[1].startswith(f"nucleus,{result.mean:.4f}")
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    assert cross_validate([own_tissue], out, settings) == [promise]  # nothing is trained again
+    assert cross_validate([own_tissue], out, settings) == [result]  # nothing is trained again
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     train_network([own_tissue], out, settings)
     assert read_recipe(out).training["held_out"] == []
@@ -139,10 +141,12 @@ def test_folds_promise_a_dice_and_leave_models_that_disagree(
     assert spread.uncertainty[6] == pytest.approx(found.uncertainty[6])
     with pytest.raises(InputError, match="does not know 'mitochondrion'; it knows nucleus"):
         suggest(own_tissue, "mitochondrion", SuggestSettings(model=models))
-    _mean_and_doubt_are_written(own_tissue, [Path(model) for model in models], found.uncertainty)
+    _assert_mean_and_uncertainty_are_written(
+        own_tissue, [Path(model) for model in models], found.uncertainty
+    )
 
 
-def _mean_and_doubt_are_written(
+def _assert_mean_and_uncertainty_are_written(
     sample: Sample, models: list[Path], uncertainty: NDArray[np.float64]
 ) -> None:
     written = list(predict(sample, models).written)
@@ -162,17 +166,23 @@ def _mean_and_doubt_are_written(
     )
     mean = sample.volume("probabilities", "nucleus").read(slice(None))[[0, 7]] / 255
     assert mean == pytest.approx(each.mean(0), abs=0.51 / 255)
-    told = sample.volume("probabilities", "nucleus-uncertainty").read(slice(None))[[0, 7]] / 255
-    assert told == pytest.approx(_entropy(each.mean(0)) - _entropy(each).mean(0), abs=0.52 / 255)
+    written_uncertainty = (
+        sample.volume("probabilities", "nucleus-uncertainty").read(slice(None))[[0, 7]] / 255
+    )
+    assert written_uncertainty == pytest.approx(
+        _entropy(each.mean(0)) - _entropy(each).mean(0), abs=0.52 / 255
+    )
     again = suggest(sample, "nucleus", SuggestSettings(n=2))
     assert again.criterion == "disagreement"
     assert again.uncertainty == pytest.approx(uncertainty, abs=0.6 / 255)
     predict(sample, models[0], on=REPLACE)
-    assert sample.names("probabilities") == ["nucleus"]  # what several doubted tells nothing of one
+    assert sample.names("probabilities") == [
+        "nucleus"
+    ]  # the uncertainty of several models does not apply to one
     assert suggest(sample, "nucleus", SuggestSettings(n=2)).criterion == "entropy"
 
 
-def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) -> None:
+def test_invalid_folds_are_refused(own_tissue: Sample, tmp_path: Path) -> None:
     for folds in (1, 4):
         with pytest.raises(InputError, match="--folds takes 2 to 3, the number of labeled slices"):
             cross_validate(
@@ -183,7 +193,7 @@ def test_folds_refuse_what_they_cannot_do(own_tissue: Sample, tmp_path: Path) ->
         cross_validate([own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"folds": 3}))
 
 
-def test_some_of_the_labeled_slices_only(own_tissue: Sample, tmp_path: Path) -> None:
+def test_training_on_some_of_the_labeled_slices(own_tissue: Sample, tmp_path: Path) -> None:
     recipe = train_network(
         [own_tissue], tmp_path / "m.safetensors", changed(QUICK, {"slices": (0, 18)})
     )
@@ -194,7 +204,7 @@ def test_some_of_the_labeled_slices_only(own_tissue: Sample, tmp_path: Path) -> 
         train_network([own_tissue], tmp_path / "n.safetensors", changed(QUICK, {"slices": (0, 4)}))
 
 
-def test_everything_annotated_together(own_tissue: Sample, tmp_path: Path) -> None:
+def test_suggestions_for_all_annotated_structures(own_tissue: Sample, tmp_path: Path) -> None:
     sample = copy_of(own_tissue, tmp_path / "s.zarr")
     write_annotation(sample, "lysosome", (4,), truth_of(sample, "lysosome", (4,)))
     assert 4 not in suggest(sample, None, SuggestSettings(n=3)).z
@@ -206,9 +216,7 @@ def a_model(path: Path, structures: tuple[str, ...], seed: int) -> str:
     return str(untaught_model(path, structures, pixel_nm=20.0))
 
 
-def test_models_are_asked_about_one_structure_at_a_time_and_by_name(
-    own_tissue: Sample, tmp_path: Path
-) -> None:
+def test_models_predict_a_structure_by_its_name(own_tissue: Sample, tmp_path: Path) -> None:
     first = a_model(tmp_path / "1.safetensors", ("nucleus", "mitochondrion"), 1)
     second = a_model(tmp_path / "2.safetensors", ("nucleus", "mitochondrion"), 2)
     settings = SuggestSettings(n=1, model=(first, second), every=6)
@@ -217,7 +225,7 @@ def test_models_are_asked_about_one_structure_at_a_time_and_by_name(
     )
     assert not np.array_equal(
         nucleus, other, equal_nan=True
-    )  # the second question has an answer of its own
+    )  # the second structure has its own result
     both = suggest(own_tissue, None, settings).uncertainty
     assert both == pytest.approx((nucleus + other) / 2, abs=1e-6, nan_ok=True)
     turned = a_model(tmp_path / "3.safetensors", ("mitochondrion", "nucleus"), 3)
@@ -233,7 +241,7 @@ def test_models_are_asked_about_one_structure_at_a_time_and_by_name(
             suggest(own_tissue, None, SuggestSettings(n=1, model=models))
 
 
-def test_cells_are_doubted_by_their_interior_and_boundary(
+def test_uncertainty_of_cells_is_that_of_interior_and_boundary(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     write_annotation(own_tissue, "cells", LABELED, truth_of(own_tissue, "cells", LABELED))
@@ -250,7 +258,7 @@ def test_cells_are_doubted_by_their_interior_and_boundary(
     ) & set(LABELED)
 
 
-def test_folds_leave_out_neighboring_slices_together() -> None:
+def test_folds_hold_out_adjacent_slices_together() -> None:
     def of(*z: int) -> list[tuple[str, int]]:
         return [("a", one) for one in z]
 
@@ -272,7 +280,7 @@ def test_folds_leave_out_neighboring_slices_together() -> None:
     ]
 
 
-def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(
+def test_a_fold_without_a_structure_is_refused_before_training(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     slices = truth_of(own_tissue, "nucleus", LABELED)
@@ -286,7 +294,7 @@ def test_a_fold_that_would_learn_nothing_is_refused_before_anything_is_trained(
     assert not list(tmp_path.glob("m.*"))
 
 
-def test_probabilities_of_an_image_that_was_replaced_are_not_asked(own_tissue: Sample) -> None:
+def test_probabilities_of_a_replaced_image_are_refused(own_tissue: Sample) -> None:
     put(
         own_tissue,
         "probabilities/nucleus",

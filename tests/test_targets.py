@@ -1,4 +1,4 @@
-"""What a network learns of touching cells, drawn: 0, 1, and ? where it is told nothing."""
+"""Training targets of touching cells, drawn: 0, 1, and ? for unknown."""
 
 from pathlib import Path
 
@@ -46,31 +46,31 @@ def test_the_width_counts_both_sides(width: float, row: str) -> None:
     ) == [row]
 
 
-def test_neighbors_that_nobody_annotated_are_not_background() -> None:
+def test_adjacent_cells_without_annotation_are_not_background() -> None:
     cells = drawn("..1122..", "..1122..")
-    looked_at = known("??1122??", "??1122??")
-    interior, boundary = interior_and_boundary(cells, looked_at, width_px=2, outlined=True)
+    is_known = known("??1122??", "??1122??")
+    interior, boundary = interior_and_boundary(cells, is_known, width_px=2, outlined=True)
     assert shown(interior) == ["??1111??"] * 2
     assert (
         shown(boundary) == ["?111111?"] * 2
     )  # each is two pixels wide, and all of its ends were drawn
 
 
-def test_beside_pixels_that_nobody_could_decide_on_no_boundary_is_claimed() -> None:
-    cells, looked_at = drawn("1111...22"), known("1111???22")
-    interior, boundary = interior_and_boundary(cells, looked_at, width_px=2, outlined=False)
+def test_the_boundary_next_to_undecided_pixels_is_unknown() -> None:
+    cells, is_known = drawn("1111...22"), known("1111???22")
+    interior, boundary = interior_and_boundary(cells, is_known, width_px=2, outlined=False)
     assert shown(interior) == ["1111???11"]
     assert shown(boundary) == ["000????" + "?0"]
 
 
-def test_a_slice_without_cells_teaches_that_there_are_none() -> None:
+def test_a_slice_without_cells_is_background() -> None:
     target = interior_and_boundary(drawn("....", "...."), np.ones((2, 4), bool), 3, outlined=False)
     assert not target.any()
-    nothing = interior_and_boundary(drawn("....", "...."), np.zeros((2, 4), bool), 3, outlined=True)
-    assert (nothing == UNKNOWN).all()
+    unknown = interior_and_boundary(drawn("....", "...."), np.zeros((2, 4), bool), 3, outlined=True)
+    assert (unknown == UNKNOWN).all()
 
 
-def test_ids_are_picked_and_never_mixed() -> None:
+def test_ids_are_never_interpolated() -> None:
     labels = np.repeat(np.repeat(np.array([[70_000, 3], [0, 70_000]], np.uint32), 4, 0), 4, 1)
     assert shrink_labels(labels, (4, 4)).tolist() == [[70_000, 3], [0, 70_000]]
     assert set(np.unique(shrink_labels(labels, (3, 1.5))).tolist()) == {0, 3, 70_000}
@@ -81,9 +81,9 @@ def test_an_id_for_background_where_nothing_is_unknown(own_tissue: Sample) -> No
     labels = np.zeros(shape, np.uint32)
     labels[:10], labels[10:20], labels[20:30] = 5, 6, 9
     write_annotation(own_tissue, "cells", (3,), [labels], ignore=0, background=9)
-    ids, looked_at = read_annotation(own_tissue, "cells").objects(0)
+    ids, is_known = read_annotation(own_tissue, "cells").objects(0)
     assert [int(ids[row, 0]) for row in (0, 10, 20, 30)] == [5, 6, 0, 0]
-    assert [bool(looked_at[row, 0]) for row in (0, 10, 20, 30)] == [True, True, True, False]
+    assert [bool(is_known[row, 0]) for row in (0, 10, 20, 30)] == [True, True, True, False]
     assert [int(read_annotation(own_tissue, "cells").mask(0)[row, 0]) for row in (0, 20, 30)] == [
         1,
         0,
@@ -93,7 +93,7 @@ def test_an_id_for_background_where_nothing_is_unknown(own_tissue: Sample) -> No
         parse(AnnotationSettings, {"ignore": 9, "background": 9}, "labels")
 
 
-def test_one_network_learns_interior_boundary_and_a_structure(
+def test_one_network_predicts_interior_boundary_and_a_structure(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     write_annotation(own_tissue, "cells", LABELED, truth_of(own_tissue, "cells", LABELED))

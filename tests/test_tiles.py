@@ -1,4 +1,4 @@
-"""Context tiles: covered, blended without a seam, drawn by the papers' rule, and the same for any size that makes sense."""
+"""Tiles: they cover a slice, are blended without a seam, and are drawn by the papers' rule."""
 
 from itertools import pairwise
 
@@ -37,7 +37,7 @@ def test_tiles_cover_and_overlap_enough(length: int, tile: int, share: float) ->
 
 
 @given(shape=st.tuples(st.integers(1, 90), st.integers(1, 90)), overlap=st.integers(0, 16))
-def test_cutting_and_blending_gives_the_slice_back(shape: tuple[int, int], overlap: int) -> None:
+def test_cutting_and_blending_returns_the_slice(shape: tuple[int, int], overlap: int) -> None:
     image = np.random.default_rng(0).random(shape, np.float32)
     grid = TileGrid(shape, 32, overlap)
     tiles = grid.cut(image)
@@ -69,7 +69,7 @@ def test_blending_leaves_no_seam() -> None:
 
 
 @pytest.mark.parametrize("read", [512, 1024, 2048, 3072, 700])
-def test_a_large_area_is_seen_small_and_comes_back(read: int) -> None:
+def test_a_large_area_is_shrunk_and_enlarged_again(read: int) -> None:
     factors = (read / 512, read / 512)
     y, x = np.mgrid[:600, :900].astype(np.float32)
     image = np.sin(y / 90) + np.cos(x / 110)
@@ -93,7 +93,7 @@ def test_shrunk_masks_follow_the_majority_of_what_is_known() -> None:
     assert np.array_equal(shrink_mask(mask, (1, 1), UNKNOWN), mask)
 
 
-def test_a_small_slice_is_mirrored() -> None:
+def test_a_small_slice_is_padded_by_reflection() -> None:
     image = np.arange(6, dtype=np.float32).reshape(2, 3)
     padded = pad_by_reflection(image, 7)
     assert padded.shape == (7, 7)
@@ -119,7 +119,7 @@ def labeled(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return images, targets
 
 
-def test_four_of_five_tiles_hold_a_sparse_structure() -> None:
+def test_four_of_five_tiles_contain_a_sparse_structure() -> None:
     images, targets = labeled()
     sampler = TileSampler(
         images,
@@ -137,7 +137,7 @@ def test_four_of_five_tiles_hold_a_sparse_structure() -> None:
         _, target = sampler.batch(update)
         counts = (target == 1).sum(axis=(2, 3))  # (batch, structures)
         assert (counts.max(axis=1) >= 100).sum() >= 4
-        assert (counts[:4] >= 100).any(axis=0).all()  # both structures take their turn
+        assert (counts[:4] >= 100).any(axis=0).all()  # both structures take turns
     free = TileSampler(
         images,
         targets,
@@ -192,7 +192,7 @@ def test_unknown_slices_and_small_slices_can_be_drawn() -> None:
     assert (target == UNKNOWN).all()
 
 
-def test_all_eight_flips_and_turns_move_image_and_target_together() -> None:
+def test_all_eight_flips_and_turns_apply_to_image_and_target() -> None:
     image = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
     target = (image > 7).astype(np.uint8)
     seen = set()
@@ -203,7 +203,7 @@ def test_all_eight_flips_and_turns_move_image_and_target_together() -> None:
     assert len(seen) == 8
 
 
-def test_neighbors_move_with_their_slice_and_may_change_places() -> None:
+def test_adjacent_slices_are_transformed_and_may_be_swapped() -> None:
     image = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
     order = set()
     for seed in range(30):

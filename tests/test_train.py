@@ -1,4 +1,4 @@
-"""Training: it learns, it is the same for the same seed, and it can be stopped anywhere."""
+"""Training: it converges, is reproducible, and can be interrupted at any time."""
 
 import csv
 import itertools
@@ -49,7 +49,7 @@ def log_of(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_it_learns_and_says_what_it_learnt(tissue: Sample, tmp_path: Path) -> None:
+def test_training_converges_and_reports_its_scores(tissue: Sample, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     settings = quick(
         structure=("nucleolus",),
@@ -98,7 +98,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int, error: type[BaseEx
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_stopped_and_continued_is_as_if_never_stopped(
+def test_a_resumed_training_ends_with_the_same_weights(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     settings = quick(n_validation_slices=1, validate_every=4)
@@ -129,7 +129,7 @@ def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         if next(calls) == 6:
-            raise KeyboardInterrupt  # after the forward pass: batch normalization has moved, the weights have not
+            raise KeyboardInterrupt  # after the forward pass: batch normalization is updated, weights are not
         return dice_loss(*arguments, **named)
 
     with monkeypatch.context() as patch:
@@ -142,7 +142,7 @@ def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(
     ).read_bytes()
 
 
-def test_16_bit_teaches_the_same_as_8_bit(tissue: Sample, tmp_path: Path) -> None:
+def test_16_bit_images_are_trained_on_like_8_bit(tissue: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "raw.tif",
         tissue.image().read(slice(None)).astype(np.uint16) * 257,
@@ -159,7 +159,7 @@ def test_16_bit_teaches_the_same_as_8_bit(tissue: Sample, tmp_path: Path) -> Non
         np.testing.assert_allclose(a.image, b.image, atol=1e-4)
 
 
-def test_labels_belong_to_the_image_they_were_drawn_on(own_tissue: Sample, tmp_path: Path) -> None:
+def test_labels_of_a_replaced_image_are_refused(own_tissue: Sample, tmp_path: Path) -> None:
     image = own_tissue.image("raw").read(slice(None))
     tifffile.imwrite(tmp_path / "other.tif", image[:, ::-1], photometric="minisblack")
     import_stack(
@@ -180,7 +180,7 @@ def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Pa
         train_network([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
 
 
-def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_path: Path) -> None:
+def test_a_refusal_names_the_slices_with_other_labels(own_tissue: Sample, tmp_path: Path) -> None:
     out, settings = tmp_path / "m.safetensors", quick(updates=1)
     train_network([own_tissue], out, settings)
     labels = truth_of(own_tissue, "nucleus", LABELED)
@@ -194,7 +194,9 @@ def test_a_refusal_names_the_slices_whose_labels_differ(own_tissue: Sample, tmp_
         train_network([own_tissue], out, settings)
 
 
-def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path: Path) -> None:
+def test_a_structure_without_validation_labels_has_no_score(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
     write_annotation(own_tissue, "partial", (0, 18), truth_of(own_tissue, "nucleolus", (0, 18)))
     settings = quick(
         structure=("nucleus", "partial"), updates=2, n_validation_slices=1, validate_every=1
@@ -207,7 +209,7 @@ def test_a_validation_without_labels_is_not_perfect(own_tissue: Sample, tmp_path
     assert all(row["validation_dice_nucleus"] for row in log_of(tmp_path / "m.safetensors"))
 
 
-def test_same_seed_same_weights_other_seed_other_weights(tissue: Sample, tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed_only(tissue: Sample, tmp_path: Path) -> None:
     weights = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_network([tissue], tmp_path / f"{name}.safetensors", quick(seed=seed, updates=3))
@@ -251,7 +253,7 @@ def test_an_unfinished_training_of_other_settings_is_refused(
     assert not (tmp_path / "m.state.safetensors").exists()
 
 
-def test_what_is_ignored_is_not_known(own_tissue: Sample) -> None:
+def test_ignored_pixels_are_unknown(own_tissue: Sample) -> None:
     labels = [
         np.where(one > 0, 1, 0).astype(np.uint8) for one in truth_of(own_tissue, "nucleus", LABELED)
     ]
@@ -275,7 +277,9 @@ def test_a_slice_without_annotation_is_not_background(own_tissue: Sample) -> Non
     assert (pixels.mean(), pixels.std()) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
 
 
-def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_path: Path) -> None:
+def test_one_model_is_trained_on_two_samples(
+    tissue: Sample, own_tissue: Sample, tmp_path: Path
+) -> None:
     recipe = train_network([tissue, own_tissue], tmp_path / "m.safetensors", quick(updates=2))
     assert recipe.training["trained_on"] == [
         "tissue 0",
@@ -306,7 +310,7 @@ def test_two_samples_teach_one_model(tissue: Sample, own_tissue: Sample, tmp_pat
         ({"device": "cuda:77"}, SettingsError, "--device cuda:77 cannot be used"),
     ],
 )
-def test_what_cannot_be_trained_is_one_sentence(
+def test_invalid_trainings_are_refused(
     tissue: Sample, tmp_path: Path, changes: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
@@ -316,7 +320,7 @@ def test_what_cannot_be_trained_is_one_sentence(
         train_network([tissue], tmp_path / "m.pt", QUICK)
 
 
-def test_what_does_not_fit_is_refused_and_what_would_is_named(
+def test_too_little_memory_is_refused_and_fitting_settings_are_named(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
@@ -341,14 +345,14 @@ def test_what_does_not_fit_is_refused_and_what_would_is_named(
             assert training_needs(job).smaller.startswith(named)
 
 
-def test_held_out_slices_lie_inside() -> None:
+def test_held_out_slices_are_away_from_the_ends() -> None:
     assert spaced_positions(7, 1) == [3]
     assert spaced_positions(15, 2) == [3, 11]
     assert spaced_positions(7, 0) == []
 
 
 def slices_of(*targets: int) -> list[TrainingSlice]:
-    """Labeled slices with one value all over: 0, 1, or 255 where nothing is known."""
+    """Labeled slices with one value everywhere: 0, 1, or 255 for unknown."""
     image = np.zeros((1, 2, 2), np.float32)
     return [
         TrainingSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * place)
@@ -356,7 +360,7 @@ def slices_of(*targets: int) -> list[TrainingSlice]:
     ]
 
 
-def test_slices_on_which_nothing_is_known_are_not_held_out() -> None:
+def test_slices_without_known_pixels_are_not_held_out() -> None:
     slices = slices_of(1, 255, 0, 1, 1)
     assert validation_indices(slices, ["n"], TrainSettings(n_validation_slices=1)) == [3]
     assert validation_indices(slices, ["n"], TrainSettings(validation_slices=(20, 30))) == [2, 3]
@@ -424,7 +428,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(
 
 
 def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    """Three labeled slices of real FIB-SEM and 40 small updates already find most mitochondria."""
+    """Three labeled slices of real FIB-SEM and 80 small updates are enough for most mitochondria."""
     folder = real_data("epfl_fibsem_mitochondria")
     sample = import_stack(
         folder / "raw.tif", tmp_path / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5))
@@ -462,7 +466,7 @@ def test_two_trainings_of_one_model_at_once_are_refused(tissue: Sample, tmp_path
     assert not out.with_suffix(".lock").exists()
 
 
-def test_a_network_that_sees_the_neighbors_learns_resumes_and_predicts(
+def test_a_network_with_adjacent_slices_trains_and_predicts(
     tissue: Sample, own_tissue: Sample, tmp_path: Path
 ) -> None:
     recipe = train_network(
@@ -472,7 +476,7 @@ def test_a_network_that_sees_the_neighbors_learns_resumes_and_predicts(
     slices, _, _ = read_training_slices([tissue], ("nucleus",), quick(adjacent_slices=1))
     alone, _, _ = read_training_slices([tissue], ("nucleus",), quick())
     assert [each.image.shape[0] for each in slices] == [3, 3, 3]
-    first = slices[0].image  # of the first slice there is none above: it stands in for it
+    first = slices[0].image  # the first slice is repeated, since there is none above it
     assert np.array_equal(first[0], first[1])
     assert not np.array_equal(first[1], first[2])
     assert np.corrcoef(first[1].ravel(), alone[0].image.ravel())[0, 1] == pytest.approx(1)
