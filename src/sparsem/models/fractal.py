@@ -121,8 +121,8 @@ class Pyramid(nn.Module):
         parts = [x]
         for level, convolution in enumerate(self.pooled):
             n_windows = (min(2**level, size[0]), min(2**level, size[1]))
-            maxima = interpolate(adaptive_max_pool2d(x, n_windows), size)
-            parts.append(convolution(maxima))
+            # Without a name for the enlarged maxima, which would keep their memory.
+            parts.append(convolution(interpolate(adaptive_max_pool2d(x, n_windows), size)))
         joined: Tensor = self.together(torch.cat(parts, 1))
         return joined
 
