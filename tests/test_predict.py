@@ -339,12 +339,12 @@ def test_another_model_or_setting_is_refused(
         changed(QUICK, {"structure": ("nucleus",), "updates": 1}),
     )
     with pytest.raises(
-        ResumeError, match="has a probabilities/nucleus already, made by another command"
+        ResumeError, match="already has probabilities/nucleus, made by another command"
     ):
         predict(own_tissue, tmp_path / "n.safetensors", SETTINGS)
     predict(own_tissue, tmp_path / "n.safetensors", SETTINGS, on=replace(HERE, overwrite=True))
     with pytest.raises(
-        ResumeError, match="has a probabilities/nucleus already, made by another command"
+        ResumeError, match="already has probabilities/nucleus, made by another command"
     ):
         predict(
             own_tissue, model, SETTINGS
