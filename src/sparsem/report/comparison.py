@@ -108,9 +108,9 @@ def _correlation_figure(result: ProtocolComparison) -> dict[str, str]:
     n = max(correlation.pearson.n for correlation in result.correlations)
     caption = (
         f"Correlation over all measurements (at most n = {n}). Bold: significantly different from "
-        f"0 (p < {SIGNIFICANCE:g}, corrected for all pairs by Holm's method). The table of correlations "
-        "gives the confidence intervals. All groups are pooled, so two metrics can correlate only "
-        "because groups differ in both."
+        f"0 (p < {SIGNIFICANCE:g}, corrected for all pairs by Holm's method). The table of "
+        "correlations gives the confidence intervals. All groups are pooled, so two metrics can "
+        "correlate only because groups differ in both."
     )
     return {
         "title": "Correlation of the metrics",
