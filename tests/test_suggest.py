@@ -18,7 +18,7 @@ from sparsem.segment.cross_validation import (
 )
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import PredictSettings, predict, predict_slice
-from sparsem.segment.slice_selection import select_slices, spread_slices
+from sparsem.segment.slice_selection import select_uncertain_slices, spread_slices
 from sparsem.segment.suggest import SuggestSettings, suggest
 from sparsem.segment.train import train
 from sparsem.segment.uncertainty import combine_predictions, entropy
@@ -44,22 +44,22 @@ def test_slices_are_evenly_spaced_first_and_in_the_widest_gaps_later() -> None:
 
 def test_uncertainty_counts_less_next_to_a_labeled_slice() -> None:
     uncertainty = np.array([9.0, 8, 1, 1, 1, 1, 2, 3, 2, 1])
-    assert select_slices(uncertainty, [0], 1) == [
+    assert select_uncertain_slices(uncertainty, [0], 1) == [
         7
     ]  # slice 1 is uncertain, but the slice next to it is labeled
-    assert select_slices(uncertainty, [], 1) == [0]
-    first = select_slices(np.ones(100), [0, 99], 3)
+    assert select_uncertain_slices(uncertainty, [], 1) == [0]
+    first = select_uncertain_slices(np.ones(100), [0, 99], 3)
     assert sorted(first)[1] == pytest.approx(50, abs=26)
     assert (
         np.diff(sorted([0, 99, *first])).min() > 10
     )  # of equal uncertainty: they keep their distance
     holes = np.full(10, np.nan)
     holes[[2, 6]] = 1
-    assert set(select_slices(holes, [], 2)) == {2, 6}
+    assert set(select_uncertain_slices(holes, [], 2)) == {2, 6}
     with pytest.raises(
         InputError, match="Cannot suggest 2 slices: only 1 unlabeled slices were examined"
     ):
-        select_slices(holes, [2], 2)
+        select_uncertain_slices(holes, [2], 2)
 
 
 def test_entropy_and_disagreement_equal_their_formulas() -> None:

@@ -1,4 +1,7 @@
-"""The stage ``train_network``: annotated slices of samples -> a checkpoint, resumable at any time."""
+"""The training of one network: labeled slices -> a checkpoint, resumable at any time.
+
+The stage ``train`` calls it, and cross-validation calls it for every fold.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

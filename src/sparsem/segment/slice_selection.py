@@ -9,7 +9,9 @@ from sparsem.errors import InputError
 from sparsem.geometry import evenly_spaced
 
 
-def select_slices(uncertainty: NDArray[np.float64], labeled: Sequence[int], n: int) -> list[int]:
+def select_uncertain_slices(
+    uncertainty: NDArray[np.float64], labeled: Sequence[int], n: int
+) -> list[int]:
     """Select the ``n`` slices that are most worth labeling, one after the other.
 
     The value of a slice is its uncertainty, reduced near labeled slices and near slices that were

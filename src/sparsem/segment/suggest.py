@@ -22,7 +22,7 @@ from sparsem.annotation.labeled_slices import (
 )
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
-from sparsem.segment.slice_selection import select_slices, spread_slices
+from sparsem.segment.slice_selection import select_uncertain_slices, spread_slices
 from sparsem.segment.uncertainty import UNCERTAINTY_SUFFIX, entropy
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
@@ -113,7 +113,7 @@ def suggest(
         slices = spread_slices(sample.image().shape[0], labeled, settings.n, copies)
         return Suggestion(tuple(slices), "evenly spaced", np.zeros(0))
     uncertainty[list(copies)] = np.nan
-    slices = select_slices(uncertainty, labeled, settings.n)
+    slices = select_uncertain_slices(uncertainty, labeled, settings.n)
     return Suggestion(tuple(slices), criterion, uncertainty, sample=sample)
 
 

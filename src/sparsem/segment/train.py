@@ -1,4 +1,7 @@
-"""The stage ``train``: a network from the labeled slices of samples, and with folds the Dice to expect on unlabeled slices."""
+"""The stage ``train``: labeled slices of samples -> a network.
+
+With folds it also measures the Dice to expect on unlabeled slices.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,10 +40,11 @@ def train(
     on: Execution = HERE,
     **changes: Any,
 ) -> TrainResult:
-    """Train a segmentation network on the labeled slices and write it to ``out``; with ``folds`` also cross-validate it.
+    """Train a segmentation network on the labeled slices and write it to ``out``.
 
-    A training can be stopped any time; the same call resumes it. Folds that are not possible are refused before anything is
-    trained. See ``train_network`` for the files.
+    With ``folds`` it is also cross-validated; folds that are not possible are refused before
+    anything is trained. A training can be stopped at any time; the same call resumes it. See
+    ``train_network`` for the files.
 
     Args:
         sample: one or more annotated samples.
@@ -52,7 +56,8 @@ def train(
     Raises:
         SampleError: a structure is not annotated.
         InputError: there are too few labeled slices.
-        SettingsError: an architecture is unknown, does not accept the tile size, or the device is not available.
+        SettingsError: an unknown architecture, a tile size that it does not accept, or a device
+            that is not available.
         ResourceError: the memory is too small.
         ResumeError: ``out`` was trained with other settings, or another run is training it.
     """
