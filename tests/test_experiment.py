@@ -141,7 +141,7 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
             own_tissue,
             "nucleus",
             tmp_path,
-            settings=changed(settings, {"compare": ("resnet",)}),
+            settings=changed(settings, {"networks": ("resnet",)}),
         )
     with pytest.raises(InputError, match="labeled on 3 slices; expected more than 7"):
         compare_models(
