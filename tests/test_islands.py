@@ -72,8 +72,6 @@ def test_other_numbers_in_the_ground_truth_are_reported() -> None:
         )
         lines = score_lines({"cells": scores})
         assert (
-            any(
-                "no object has the number that it has in the ground truth" in line for line in lines
-            )
+            any("no object has the same number in the ground truth" in line for line in lines)
             is is_reported
         )

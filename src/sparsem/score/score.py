@@ -234,7 +234,11 @@ def _scores_of_blocks(
             "--ignore."
         )
     outlines = [OutlineCount(*block["outline"]) for block in blocks]
+    has_cells = any(block["cells"] for block in blocks)
+    tables = [f"scores_{name}", f"dice_{name}"] if has_cells else [f"scores_{name}"]
     return Scores(
+        sample=sample,
+        written=tuple(f"tables/{table}" for table in tables),
         slices=slices,
         use=_stated_use(settings) or slice_use_of(sample, settings.labels or name),
         cells=tuple(_overlaps_of(columns) for block in blocks for columns in block["cells"]),
