@@ -109,10 +109,10 @@ def own_tissue(tissue: Sample, tmp_path: Path) -> Sample:
 
 @pytest.fixture
 def few_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots of a few features on a page: sixty take as long as all the rest of it, and the page of test_report.py has them."""
-    monkeypatch.setattr(
-        "sparsem.report.charts.feature_columns", lambda columns: feature_columns(columns)[:4]
-    )
+    """Plot few features on a page: sixty take as long as the rest, and test_report.py has them."""
+    from sparsem.report import charts
+
+    monkeypatch.setattr(charts, "feature_columns", lambda columns: feature_columns(columns)[:4])
 
 
 def copy_of(sample: Sample, path: Path) -> Sample:

@@ -19,6 +19,7 @@ from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.annotation.labeled_slices import read_annotation
 from sparsem.annotation.writing import write_annotation
 from sparsem.cells import cells as cells_module
+from sparsem.cells import track as track_module
 from sparsem.cells.cells import cells
 from sparsem.cells.intervals import Leg, plan_legs
 from sparsem.cells.job import SeparationJob
@@ -551,7 +552,8 @@ def test_track_is_refused_before_slices_are_compared(
 ) -> None:
     both(own)
     monkeypatch.setattr(
-        "sparsem.cells.track.link_slices",
+        track_module,
+        "link_slices",
         lambda *_: pytest.fail("slices were compared before the refusal"),
     )
     with pytest.raises(ResumeError, match="window_px: 512 -> 64"):

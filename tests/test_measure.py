@@ -14,6 +14,7 @@ from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.geometry import VoxelSize
 from sparsem.labels.inventory import remove_pieces
 from sparsem.labels.results import is_outdated
+from sparsem.measure import tables
 from sparsem.measure.crops import (
     crop_around,
     crop_groups,
@@ -383,7 +384,7 @@ def test_a_killed_replacement_does_not_count_as_the_old_result(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
-        during.setattr("sparsem.measure.tables._summary_rows", killed)
+        during.setattr(tables, "_summary_rows", killed)
         with pytest.raises(KeyboardInterrupt):
             measure(
                 sample,

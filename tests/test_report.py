@@ -21,6 +21,7 @@ from sparsem.labels.constrain import constrain, remove_constrained
 from sparsem.labels.inventory import describe
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
+from sparsem.report import page as page_module
 from sparsem.report.encode import cells_uri, encode_mesh, gray_image_uri, mask_uri
 from sparsem.report.mesh import Mesh
 from sparsem.report.report import report
@@ -302,7 +303,7 @@ def test_scale_bars_are_round_lengths(width_nm: float, words: str) -> None:
 def test_tables_beyond_the_budget_are_named(
     complete: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsem.report.page.MAX_TABLE_BYTES", 4000)
+    monkeypatch.setattr(page_module, "MAX_TABLE_BYTES", 4000)
     text = report([complete.path], tmp_path / "r.html", SMALL).path.read_text(encoding="utf-8")
     contents = re.findall(r'data-content="([^"]+)"', text)
     assert contents
