@@ -52,7 +52,7 @@ def describe(sample: Sample) -> dict[str, Any]:
         "stale": _stale_volumes(sample),
         "older": older_than_annotation(sample),
         "outdated": _outdated_tables(sample),
-        "tables": sample.tables,
+        "tables": list(sample.tables),
         "history": sample.history(),
     }
 
