@@ -678,16 +678,11 @@ def test_the_readme_python_runs(
     own_tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tifffile.imwrite("liver.tif", own_tissue.image().read(slice(None)), photometric="minisblack")
-    tifffile.imwrite(
-        "nuclei.tif",
-        own_tissue.volume("truth", "nucleus").read(slice(None)),
-        photometric="minisblack",
-    )
+    write_liver(own_tissue, tmp_path)
     blocks = readme_blocks("python")
     assert blocks
     for block in blocks:
-        exec(block.replace("updates=2000", "updates=3, width=4, read=64, see=32"), {})
+        exec(block.replace("updates=2000", "updates=3, width=4, context_px=64, input_px=32"), {})
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:

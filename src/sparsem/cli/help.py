@@ -11,16 +11,20 @@ class Command(TyperCommand):
     """A command whose help keeps the lines of examples, and lists options by group."""
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """Write paragraphs, wrapped, and example lines as they are."""
+        """Write paragraphs, wrapped, and then the lines of examples as they are."""
+        examples = []
         for paragraph in (self.help or "").split("\n\n"):
-            formatter.write_paragraph()
             lines = [line.strip() for line in paragraph.splitlines()]
+            examples += [line for line in lines if _is_example(line)]
             text = " ".join(line for line in lines if not _is_example(line))
-            with formatter.indentation():
-                if text:
+            if text:
+                formatter.write_paragraph()
+                with formatter.indentation():
                     formatter.write_text(text)
-                for line in filter(_is_example, lines):
-                    formatter.write(f"{'':{formatter.current_indent + 2}}{line}\n")
+        if examples:
+            with formatter.section("Examples"):
+                for line in examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section per group of options; groups appear in the order of their first option."""
