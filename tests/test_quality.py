@@ -465,11 +465,11 @@ def test_command_reports_slices_to_review(
     assert run("quality", path) == run("quality", "sample", path)
     lines = run("quality", path).splitlines()
     assert lines[0].startswith("raw: ")
-    assert "The usual slice: noise" in lines[1]
+    assert "Median of the slices: noise" in lines[1]
     assert any("charged" in line for line in lines)
     data = json.loads(run("quality", path, "--json"))
     assert data["light"] in ("amber", "red")
-    assert {"z", "light", "remarks"} == set(data["look_at"][0])
+    assert {"z", "light", "remarks"} == set(data["review"][0])
     page = faulty.path.parent / "page.html"
     run("report", path, "-o", str(page))
     text = page.read_text(encoding="utf-8")
