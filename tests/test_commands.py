@@ -197,7 +197,7 @@ def test_what_looks_wrong_is_told(
     assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in told
     assert "is the mask inverted?" in told
     assert (
-        "Taken by the numbers of the stack's files: 1 is slice 0. If masks count slices: --first-slice-number 0"
+        "Slices were found by the numbers of the stack's files: 1 is slice 0. If masks count slices from 0, use --first-slice-number 0."
         in told
     )
     untaught_model(Path("m.safetensors"), pixel_nm=20)
@@ -214,7 +214,7 @@ def test_what_looks_wrong_is_told(
     assert "slices: 0 to 18, from files numbered 1 to 19" in about
     assert "slices that stand in for lost ones: 7, 8" in about
     assert (
-        "images/equalized: 19 x 96 x 128, made from 'raw'; the newest: commands read it unless told otherwise"
+        "images/equalized: 19 x 96 x 128, made from 'raw'; the newest: commands read it by default"
         in about
     )
     assert "replaced since" not in about
@@ -238,7 +238,7 @@ def test_what_looks_wrong_is_told(
     )
     assert again.exit_code == 0
     assert (
-        "images/equalized was made on an image that was replaced since: make it again"
+        "images/equalized was made on an image that was replaced since: compute it again"
         in sparsem("info", "s.zarr").stdout
     )
 
@@ -521,7 +521,7 @@ def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         ),
         (
             good + '[score.mito]\ntruth = "t.tif"\n',
-            r"\[score.mito\] has no structure to score; trained are nucleus",
+            r"\[score.mito\] has no structure to score; predicted are nucleus",
         ),
         (
             good + "[cells]\nmethod = 'mask'\n",
@@ -529,7 +529,7 @@ def test_a_study_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         ),
         (
             good + "[cells]\ncells = 'b'\n[train]\ncells = 'a'\n",
-            r"\[cells\] separates 'b', but \[train\] learns 'a'",
+            r"\[cells\] separates 'b', but \[train\] is trained on 'a'",
         ),
         (good + "[cells]\nmethod = 'guess'\n", "'cells.method' was given as 'guess'"),
         (
