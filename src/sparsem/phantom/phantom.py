@@ -212,6 +212,13 @@ def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
         gray = np.asarray(cv2.GaussianBlur(drawn.gray, (0, 0), beam), np.float32)
         if settings.curtaining:
             gray += np.float32(settings.curtaining) * scene.stripes.at(height, y, x)
+    gray = _apply_detector_faults(gray, settings, faults, z)
+    image = np.clip(np.round(gray), 0, 255).astype(np.uint8)
+    return PhantomSlice(image, drawn.labels)
+
+
+def _apply_detector_faults(gray: Gray, settings: PhantomSettings, faults: Faults, z: int) -> Gray:
+    """Return the gray levels of slice ``z`` with charge, flicker and noise."""
     if faults.charge[z]:
         gray += np.float32(faults.charge[z]) * _charge_patches(settings.seed, z, gray.shape)
     brightness = np.float32(MID_GRAY + faults.offset[z])
@@ -219,8 +226,7 @@ def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
     if settings.noise:
         random = generator(settings.seed, "noise", z)
         gray += np.float32(settings.noise) * random.standard_normal(gray.shape, np.float32)
-    image = np.clip(np.round(gray), 0, 255).astype(np.uint8)
-    return PhantomSlice(image, drawn.labels)
+    return gray
 
 
 def _smear(seed: int, z: int, shape: tuple[int, int]) -> Gray:

@@ -249,24 +249,7 @@ def _canvas(
         InputError: the slices have too small an area in common.
     """
     count, height, width = shape
-    rows, columns = height - 1, width - 1
-    # In the order top left, top right, bottom left, bottom right.
-    corners = np.array([[0, 0, rows, rows], [0, columns, 0, columns], [1, 1, 1, 1]], float)
-    good = [z for z in range(count) if z not in set(positions.bad)]
-    y, x = np.moveaxis(positions.to_common[good] @ corners, 1, 0)  # (n, 4) each
-    if canvas == "whole":
-        low = np.floor([y.min(), x.min()])
-        high = np.ceil([y.max(), x.max()])
-    else:
-        linear = positions.to_common[:, :, :2]
-        are_shifted_only = np.array_equal(linear, np.repeat(np.eye(2)[None], count, axis=0))
-        if are_shifted_only:
-            lowest = np.array([y[:, :2].max(), x[:, ::2].max()])
-            highest = np.array([y[:, 2:].min(), x[:, 1::2].min()])
-        else:
-            outlines = np.stack([y, x], axis=-1)[:, [0, 1, 3, 2]]
-            lowest, highest = common_rectangle(outlines)
-        low, high = np.ceil(lowest - 1e-6), np.floor(highest + 1e-6)
+    low, high = _canvas_limits(positions, shape, canvas)
     size = (high - low + 1).astype(int)
     if min(size) < MIN_EDGE_PX or size[0] * size[1] < MIN_COMMON_FRACTION * height * width:
         raise InputError(
@@ -277,6 +260,29 @@ def _canvas(
     corner = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
     motions = joined(inverse(positions.to_common), np.repeat(corner[None], count, axis=0))
     return rounded(motions), (int(size[0]), int(size[1]))
+
+
+def _canvas_limits(
+    positions: SlicePositions, shape: Sequence[int], canvas: str
+) -> tuple[Floats, Floats]:
+    """Return the lowest and the highest pixel (y, x) of the aligned image in the common frame."""
+    count, height, width = shape
+    rows, columns = height - 1, width - 1
+    # In the order top left, top right, bottom left, bottom right.
+    corners = np.array([[0, 0, rows, rows], [0, columns, 0, columns], [1, 1, 1, 1]], float)
+    good = [z for z in range(count) if z not in set(positions.bad)]
+    y, x = np.moveaxis(positions.to_common[good] @ corners, 1, 0)  # (n, 4) each
+    if canvas == "whole":
+        return np.floor([y.min(), x.min()]), np.ceil([y.max(), x.max()])
+    linear = positions.to_common[:, :, :2]
+    are_shifted_only = np.array_equal(linear, np.repeat(np.eye(2)[None], count, axis=0))
+    if are_shifted_only:
+        lowest = np.array([y[:, :2].max(), x[:, ::2].max()])
+        highest = np.array([y[:, 2:].min(), x[:, 1::2].min()])
+    else:
+        outlines = np.stack([y, x], axis=-1)[:, [0, 1, 3, 2]]
+        lowest, highest = common_rectangle(outlines)
+    return np.ceil(lowest - 1e-6), np.floor(highest + 1e-6)
 
 
 def _write_aligned_image(

@@ -88,8 +88,8 @@ def denoise(
     """Write ``images/OUT``, the image without its noise.
 
     Pixels keep their positions: annotations made on the image hold for it. The network of
-    Noise2Void is trained part by part on chunks of the image, and a part that is finished is not computed
-    again; then every block is denoised.
+    Noise2Void is trained part by part on chunks of the image, and a part that is finished is not
+    computed again; then every block is denoised.
 
     Args:
         sample: its image is read block by block.
