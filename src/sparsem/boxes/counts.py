@@ -19,7 +19,7 @@ from sparsem.boxes.geometry import box_sizes
 from sparsem.boxes.table_files import column_separator, read_text
 from sparsem.boxes.tables import StoredBoxes, detected_box_structures, read_detected_boxes
 from sparsem.errors import InputError, SampleError
-from sparsem.settings import Settings, resolve_settings
+from sparsem.settings import Settings, StructureNames, resolve_settings
 from sparsem.store.sample import Sample, as_samples
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -30,7 +30,7 @@ SAMPLE_COLUMN = "sample"  # column of a table of metadata that names the samples
 class CountSettings(Settings):
     """Settings of counting: structures, and metadata of the samples."""
 
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (),
         description="structure to count; repeat it for several; all detected ones if not given",
     )

@@ -32,7 +32,7 @@ from sparsem.score.boxes import (
     confusion_matrix,
     object_counts,
 )
-from sparsem.settings import Settings, nearest, resolve_settings
+from sparsem.settings import Settings, StructureNames, nearest, resolve_settings
 from sparsem.store.sample import Sample, as_samples
 from sparsem.store.slice_use import slice_digest
 from sparsem.workflow.execution import HERE, Execution
@@ -44,7 +44,7 @@ Rows = list[dict[str, Any]]
 class DetectScoreSettings(Settings):
     """Settings of scoring boxes."""
 
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (),
         description="structure to score; repeat it for several; all annotated and detected ones if "
         "not given",

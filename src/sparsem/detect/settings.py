@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparsem.settings import Settings
+from sparsem.settings import Settings, StructureNames
 from sparsem.training.settings import LoopSettings
 
 Split = Literal["sample", "image", "none"]
@@ -21,7 +21,7 @@ class DetectTrainSettings(LoopSettings):
         description="retinanet-small or deformable-detr-small; on a GPU also retinanet or "
         "deformable-detr, as in the thesis",
     )
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (),
         description="structure to detect; repeat it for several in one detector; all structures "
         "with boxes in every sample if not given",

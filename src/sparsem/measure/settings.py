@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from sparsem.labels.results import CONSTRAINED
 from sparsem.measure.features.nucleolus import Fill
 from sparsem.measure.features.pattern_spectrum import Element
-from sparsem.settings import Settings, named_values
+from sparsem.settings import Settings, StructureNames, named_values
 from sparsem.store.sample import Sample
 
 # Endings of the names of labels that are only a step towards a result.
@@ -23,7 +23,7 @@ INTERMEDIATE_ENDINGS = (
 class MeasureSettings(Settings):
     """Settings of ``measure``: structures, lengths and gray levels."""
 
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (), description="structures to measure; if not given, all structures with labels"
     )
     cells: str = Field("cells", description="name of the cells")

@@ -4,14 +4,14 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from sparsem.settings import Settings, SliceChoice, named_values
+from sparsem.settings import Settings, SliceChoice, StructureNames, named_values
 
 
 class ReportSettings(Settings):
     """Contents of the page."""
 
     title: str = Field("sparsem report", description="title of the page")
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (), description="structure to show; repeat it for several; default: every result"
     )
     cells: str = Field("cells", description="name of the cells")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparsem.settings import Precision, Settings, SliceNumbers
+from sparsem.settings import Precision, Settings, SliceNumbers, StructureNames
 
 
 class LoopSettings(Settings):
@@ -134,7 +134,7 @@ class NetworkTrainingSettings(LoopSettings):
 class TrainSettings(NetworkTrainingSettings):
     """Settings of the stage ``train``: structures, slices, validation, and all of the training."""
 
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (),
         description=(
             "structure to train; repeat it for several in one model (default: all annotated)"

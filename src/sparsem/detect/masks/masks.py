@@ -23,7 +23,7 @@ from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.device import choose_device, free_memory
 from sparsem.segment.predict import file_hash
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.settings import Settings, StructureNames, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -36,7 +36,7 @@ SAM_BYTES = 6_000_000_000  # memory of the largest SAM with a tile
 class MasksSettings(Settings):
     """Settings of masks in boxes."""
 
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (),
         description="structure to make masks of; repeat it for several; all detected ones if not "
         "given",

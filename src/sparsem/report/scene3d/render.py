@@ -17,7 +17,7 @@ from sparsem.report.scene3d.single_object import (
     select_object_layers,
 )
 from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, volume_box
-from sparsem.settings import Settings, named_values, resolve_settings
+from sparsem.settings import Settings, StructureNames, named_values, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import FileResult
@@ -31,7 +31,7 @@ AROUND_OPACITY = 0.35
 class RenderSettings(Settings):
     """Structures to draw, and the view of them."""
 
-    structure: tuple[str, ...] = Field(
+    structure: StructureNames = Field(
         (), description="structure to draw; repeat it for several; default: every result"
     )
     cells: str = Field("cells", description="name of the cells")
