@@ -189,17 +189,10 @@ class _CocoReader:
             position = f"{position}: category_id {_shown(annotation.get('category_id'))}"
             self.file.add_lost_box("annotations of an unknown class", position, image, None)
             return
-        if _is_true(annotation.get("iscrowd")):
-            kind = "boxes around a crowd, and not around one object"
-            self.file.add_lost_box(kind, position, image, name)
-        elif corners is None:
-            is_mask = isinstance(annotation.get("segmentation"), dict)
-            kind = f"{NO_BOX}: masks (RLE) only" if is_mask else NO_BOX
-            self.file.add_lost_box(kind, position, image, name)
-        elif are_corners:
-            kind = "bbox of x0, y0, x1, y1, where COCO has x, y, width, height"
-            self.file.add_lost_box(kind, position, image, name)
-        else:
+        fault = _fault_of(annotation, corners, are_corners)
+        if fault:
+            self.file.add_lost_box(fault, position, image, name)
+        elif corners is not None:
             self.file.boxes.append(FileBox(image, name, corners, position))
 
     def _image_of(self, annotation: Object, position: str, name: str) -> int | None:
@@ -250,6 +243,24 @@ class _CocoReader:
             self.may_be_corners.append(width > x and height > y and not is_extent)
         are_corners = not is_extent and _fits_polygons((x, y, width, height), annotation)
         return corners, are_corners
+
+
+def _fault_of(annotation: Object, corners: BoxCorners | None, are_corners: bool) -> str:
+    """Return why an annotation is no box around one object; empty if it is one.
+
+    Args:
+        annotation: annotation of a known image and class.
+        corners: its corners, if it has any.
+        are_corners: its bbox holds corners instead of x, y, width, height.
+    """
+    if _is_true(annotation.get("iscrowd")):
+        return "boxes around a crowd, and not around one object"
+    if corners is None:
+        is_mask = isinstance(annotation.get("segmentation"), dict)
+        return f"{NO_BOX}: masks (RLE) only" if is_mask else NO_BOX
+    if are_corners:
+        return "bbox of x0, y0, x1, y1, where COCO has x, y, width, height"
+    return ""
 
 
 def _fits_polygons(corners: BoxCorners, annotation: Object) -> bool:

@@ -166,9 +166,7 @@ def overlapping_pairs(first: Corners, second: Corners, min_iou: float) -> BoxPai
     values = [np.empty(0)]
     for start in range(0, len(order), STRIP_BOXES):
         strip = order[start : start + STRIP_BOXES]
-        ends_behind_start = second[:, axis + 2] > first[strip, axis].min()
-        starts_before_end = second[:, axis] < first[strip, axis + 2].max()
-        near = np.flatnonzero(ends_behind_start & starts_before_end)
+        near = _boxes_near(first[strip], second, axis)
         iou = intersection_over_union(first[strip], second[near])
         row, column = np.nonzero(iou >= min_iou)
         rows.append(strip[row])
@@ -178,6 +176,13 @@ def overlapping_pairs(first: Corners, second: Corners, min_iou: float) -> BoxPai
     second_index = np.concatenate(columns)
     order = np.lexsort((second_index, first_index))
     return first_index[order], second_index[order], np.concatenate(values)[order]
+
+
+def _boxes_near(strip: Corners, boxes: Corners, axis: int) -> NDArray[np.int64]:
+    """Return the indices of the boxes that overlap a strip of boxes along an axis."""
+    ends_behind_start = boxes[:, axis + 2] > strip[:, axis].min()
+    starts_before_end = boxes[:, axis] < strip[:, axis + 2].max()
+    return np.flatnonzero(ends_behind_start & starts_before_end)
 
 
 def boxes_of_labels(labels: NDArray[Any]) -> tuple[NDArray[np.int64], Corners]:

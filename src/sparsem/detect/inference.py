@@ -200,11 +200,7 @@ def _to_image(
     corners = np.round(np.clip(corners, origin, [x1, y1, x1, y1]), CORNER_DECIMALS)
     extent = np.round(corners[:, 2:] - corners[:, :2], CORNER_DECIMALS)
     is_valid = (extent >= MIN_EXTENT_PX).all(axis=1)
-    left, top, right, bottom = np.round(corners - origin).astype(int).T
-    recorded = cv2.integral((gray != 0).astype(np.uint8))
-    n_recorded = recorded[bottom, right] - recorded[top, right]
-    n_recorded = n_recorded - recorded[bottom, left] + recorded[top, left]
-    is_valid &= n_recorded > 0
+    is_valid &= _holds_recorded_pixels(np.round(corners - origin).astype(int), gray)
     kind = detections.kind.cpu().numpy().astype(np.int16)
     score = detections.score.float().cpu().numpy()
     return TileDetections(
@@ -213,6 +209,20 @@ def _to_image(
         corners[is_valid].astype(np.float32),
         np.round(score[is_valid], SCORE_DECIMALS),
     )
+
+
+def _holds_recorded_pixels(corners: NDArray[np.int64], gray: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return True for boxes (N,) that hold a pixel that is not black.
+
+    Args:
+        corners: (N, 4) px of a window.
+        gray: the window (y, x).
+    """
+    left, top, right, bottom = corners.T
+    recorded = cv2.integral((gray != 0).astype(np.uint8))
+    below = recorded[bottom, right] - recorded[bottom, left]
+    above = recorded[top, right] - recorded[top, left]
+    return np.asarray(below - above > 0)
 
 
 def merge_tiles_of_image(

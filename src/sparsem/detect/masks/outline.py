@@ -83,17 +83,24 @@ def mask_in_box(image: NDArray[np.generic], corners: Sequence[float]) -> PlacedM
     left = columns.start - crop_columns.start
     scale = min(1.0, MAX_EDGE_PX / max(height, width))
     if scale < 1:
-        small = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        mask = _object_mask(
-            np.asarray(small, np.float32), scale * top, scale * left, scale * height, scale * width
-        )
-        crop_size = (crop.shape[1], crop.shape[0])
-        enlarged = cv2.resize(mask.astype(np.float32), crop_size, interpolation=cv2.INTER_LINEAR)
-        mask = np.asarray(enlarged >= 0.5)
+        mask = _shrunken_object_mask(crop, top, left, height, width, scale)
     else:
         mask = _object_mask(crop, top, left, height, width)
     own_mask = mask[top : top + height, left : left + width]
     return np.asarray(own_mask), (rows.start, columns.start)
+
+
+def _shrunken_object_mask(
+    crop: Gray, top: float, left: float, height: float, width: float, scale: float
+) -> Mask:
+    """Return ``_object_mask`` of a crop that is shrunk by ``scale``, in the size of the crop."""
+    small = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    mask = _object_mask(
+        np.asarray(small, np.float32), scale * top, scale * left, scale * height, scale * width
+    )
+    crop_size = (crop.shape[1], crop.shape[0])
+    enlarged = cv2.resize(mask.astype(np.float32), crop_size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(enlarged >= 0.5)
 
 
 def _object_mask(gray: Gray, top: float, left: float, height: float, width: float) -> Mask:
