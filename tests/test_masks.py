@@ -434,7 +434,7 @@ def test_masks_of_other_boxes_are_outdated(found: tuple[Sample, Boxes]) -> None:
     assert are_masks_outdated(sample, "disc")
     assert not are_masks_outdated(sample, "square")
     assert any(
-        "masks of disc were made of other boxes" in one.text
+        "masks of disc were computed from other boxes" in one.text
         for one in notices(sample, ["disc", "square"], "cells")
     )
 
