@@ -50,7 +50,7 @@ def train_once(
     device = torch.device("cpu")
     recipe = Recipe(name, width, ("a", "b"), edge, (8.0, 8.0), 0.0, 1.0, (channels - 1) // 2)
     settings = TrainSettings.model_validate(
-        {"model": name, "width": width, "precision": precision, "batch": batch}
+        {"architecture": name, "width": width, "precision": precision, "batch": batch}
     )
     state = start_network(recipe, settings, device)
     for _ in range(updates):

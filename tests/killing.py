@@ -20,7 +20,7 @@ from sparsem.workflow.execution import Execution
 
 # module, function, and its settings; a worker loads only what it needs, as it does for the program
 WORK = {
-    "train": ("sparsem.segment.network_training", "train", "TrainSettings"),
+    "train": ("sparsem.segment.network_training", "train_network", "TrainSettings"),
     "predict": ("sparsem.segment.predict", "predict", "PredictSettings"),
     "import": ("sparsem.io.ingest", "import_stack", "ImportSettings"),
     "align": ("sparsem.preprocess.align", "align", "AlignSettings"),
