@@ -231,7 +231,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
             raise KeyboardInterrupt
         return train_part(patches, before, updates, *rest)
 
-    monkeypatch.setattr(stage, "train_part", stopped)
+    monkeypatch.setattr(noise2void, "train_part", stopped)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             denoise(other, SHORT, on=QUIET)
@@ -285,7 +285,7 @@ def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> 
     denoise(sample, DenoiseSettings(method="nlm"), on=QUIET)
     assert (
         kill_ten_times(
-            "denoise", {"sample": str(other.path), "settings": {"way": "nlm"}, "seconds": 0.6}
+            "denoise", {"sample": str(other.path), "settings": {"method": "nlm"}, "seconds": 0.6}
         )
         > 0
     )
@@ -319,7 +319,7 @@ def test_invalid_requests_are_refused(sample: Sample, monkeypatch: pytest.Monkey
             match=r"Noise2Void needs CAREamics, which is not installed: pip install 'sparsem\[denoise\]'",
         ):
             denoise(sample, SHORT, on=QUIET)
-    monkeypatch.setattr(stage, "require_careamics", lambda: None)
+    monkeypatch.setattr(noise2void, "require_careamics", lambda: None)
     with pytest.raises(SettingsError, match="--device cuda:7 cannot be used"):
         denoise(sample, changed(SHORT, {"device": "cuda:7"}), on=QUIET)
     put(sample, "", np.ones((2, 40, 200), np.uint8), 2)
