@@ -496,7 +496,9 @@ def test_impossible_trainings_are_refused(
 def test_training_needs_boxes(tissue: Sample, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"No structure has annotated boxes in .*detect import"):
         train_detector([tissue], tmp_path / "x.safetensors", SHORT, on=QUIET)
-    with pytest.raises(InputError, match=r"NAME.safetensors; got 'x.pth'"):
+    with pytest.raises(
+        InputError, match=r"Expected NAME.safetensors as the name of the detector; got 'x.pth'"
+    ):
         train_detector([tissue], "x.pth", SHORT, on=QUIET)
 
 
@@ -517,7 +519,7 @@ def test_detectors_and_networks_are_distinguished(model: Path, tmp_path: Path) -
     ("change", "sentence"),
     [
         ({"structures": []}, "no finished detector: values of its recipe are out of range"),
-        ({"structures": ["../x"]}, "no finished detector: A name is of letters"),
+        ({"structures": ["../x"]}, "no finished detector: A name consists of letters"),
         ({"pixel_nm": [0, 1]}, "no finished detector: values of its recipe are out of range"),
         (
             {"counts_from": {"disc": 7}},
@@ -828,7 +830,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     [
         (
             'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n',
-            r"nothing is to be found; name labeled slices, \[annotate.NAME\], or boxes",
+            r"there is nothing to predict; name labeled slices, \[annotate.NAME\], or boxes",
         ),
         (
             'sample = "s.zarr"\n[import]\nsource = "raw.tif"\n[detect]\n',
@@ -857,7 +859,10 @@ def test_the_commands_of_boxes(
             f"predict spots.zarr {model} --device cpu",
             r"Wrote spots.zarr/tables/boxes_disc.parquet and .csv: \d+ objects",
         ),
-        ("score spots.zarr", r"(?s)mAP .*disc .*predicted .*Annotated .rows. found as .columns.:"),
+        (
+            "score spots.zarr",
+            r"(?s)mAP .*disc .*predicted .*Annotated .rows. detected as .columns.:",
+        ),
         (
             "masks spots.zarr --structure disc",
             r"Wrote spots.zarr/labels/disc .outlines: no model was given, --sam.",
@@ -867,7 +872,7 @@ def test_the_commands_of_boxes(
             r"spots: \d+ of disc in 8 images",
         ),
         ("export spots.zarr found.json", r"Wrote found.json: \d+ boxes"),
-        ("constrain spots.zarr --undo", "There was nothing to undo"),
+        ("constrain spots.zarr --undo", "There was nothing to remove"),
     ]
     for words, sentence in steps:
         result = CliRunner().invoke(app, ["detect", *words.split()])

@@ -161,7 +161,7 @@ class BoxEvaluation(StageResult):
     def _confusion_rows(self) -> Rows:
         columns = (*self.names, "missed")
         rows: Rows = []
-        for name, counts in zip((*self.names, "not there"), self.confusion.tolist(), strict=True):
+        for name, counts in zip((*self.names, "background"), self.confusion.tolist(), strict=True):
             rows.append({"annotated": name, **dict(zip(columns, counts, strict=True))})
         return rows
 
