@@ -121,7 +121,7 @@ def _dice(
     truth: np.ndarray,
 ) -> float:
     settings = TrainSettings(
-        structure=(NAME,), seed=seed, updates=updates, slices=slices, image=image
+        structures=(NAME,), seed=seed, updates=updates, slices=slices, image=image
     )
     train_network([sample], model, settings, on=REPLACE)
     predict(sample, model, PredictSettings(image=image), on=REPLACE)

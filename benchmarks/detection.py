@@ -453,7 +453,7 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
                 (ORGANELLES, updates),
             ]
             settings = [
-                DetectTrainSettings.model_validate({**common, "structure": names, "updates": count})
+                DetectTrainSettings.model_validate({**common, "structures": names, "updates": count})
                 for names, count in jobs
             ]
             models = [folder / f"{'-'.join(names)}-{count}.safetensors" for names, count in jobs]
@@ -469,7 +469,7 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
 
 def _phantom_rows(sample: Sample, detectors: str, updates: int, seed: int) -> None:
     gone = constrain_boxes(sample, StructureRoles()).removed
-    judged = score_boxes([sample], DetectScoreSettings(structure=ORGANELLES))
+    judged = score_boxes([sample], DetectScoreSettings(structures=ORGANELLES))
     for name in ORGANELLES:
         before, after = (judged.of_kind(kind)[name].scores for kind in ("predicted", "constrained"))
         counted = int(read_detected_boxes(sample, before.structure, as_predicted=True).counts.sum())

@@ -60,7 +60,7 @@ def dice_on(sample: Sample, learnt: Sequence[int]) -> float:
 
 def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
     """Three labeled slices, four more by each way; and seven evenly spaced ones."""
-    settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
+    settings = TrainSettings(structures=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample = labeled_sample("epfl", folder)
@@ -111,7 +111,7 @@ def _without_other_labels(sample: Sample, path: Path, slices: Sequence[int]) -> 
 
 def promised(folds: Sequence[int], labeled: int, seed: int, updates: int) -> None:
     """The Dice that folds promise, and the true one of the network trained on all labeled slices."""
-    settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
+    settings = TrainSettings(structures=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample = labeled_sample("epfl", folder)
@@ -145,7 +145,7 @@ def promised(folds: Sequence[int], labeled: int, seed: int, updates: int) -> Non
 
 def flickering(seed: int, updates: int) -> None:
     """Every slice with a brightness and contrast of its own; seven labeled slices."""
-    settings = TrainSettings(structure=(NAME,), seed=seed, updates=updates)
+    settings = TrainSettings(structures=(NAME,), seed=seed, updates=updates)
     random = np.random.default_rng(seed)
     raw = tifffile.imread(RAW).astype(np.float64)
     gain, offset = np.exp(random.normal(0, 0.15, len(raw))), random.normal(0, 20, len(raw))

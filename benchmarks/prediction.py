@@ -44,7 +44,7 @@ def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sa
         write_annotation(sample, name, (0, slices - 1), labels)
     # A network that has learnt a little: what it finds has the shape of objects, as in real use, and not of noise.
     settings_of = TrainSettings(
-        structure=("nucleus", "mitochondrion"),
+        structures=("nucleus", "mitochondrion"),
         width=width,
         context_px=read,
         input_px=see,

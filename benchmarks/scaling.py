@@ -57,7 +57,7 @@ def made(folder: Path, slices: int) -> tuple[Path, Path]:
     tifffile.imwrite(folder / "raw.tif", sample.image().read(slice(None)), photometric="minisblack")
     label(sample, sample)
     training = TrainSettings(
-        structure=("nucleus", "nucleolus", "mitochondrion"), cells="cells", updates=300, ema=0.9
+        structures=("nucleus", "nucleolus", "mitochondrion"), cells="cells", updates=300, ema=0.9
     )
     train_network([sample], folder / "m.safetensors", training)
     return folder / "raw.tif", folder / "m.safetensors"

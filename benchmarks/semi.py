@@ -119,7 +119,7 @@ def main() -> None:
                 for way in given.ways:
                     settings = TrainSettings.model_validate(
                         {
-                            "structure": (NAME,),
+                            "structures": (NAME,),
                             "slices": slices,
                             "seed": seed,
                             "updates": given.updates,

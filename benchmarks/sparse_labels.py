@@ -106,7 +106,7 @@ def main() -> None:
     }
     for labeled in given.labeled:
         for seed in given.seeds:
-            training = TrainSettings(structure=(NAME,), seed=seed, **settings)
+            training = TrainSettings(structures=(NAME,), seed=seed, **settings)
             row = measure(
                 data,
                 given.stack,

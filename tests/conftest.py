@@ -38,7 +38,7 @@ hypothesis.settings.load_profile("shared")
 TISSUE = PhantomSettings(shape=(19, 96, 128), voxel_nm=(20, 20, 20), cells=3, seed=5, block_depth=7)
 LABELED = (0, 9, 18)
 QUICK = TrainSettings(
-    structure=("nucleus",),
+    structures=("nucleus",),
     width=4,
     context_px=64,
     input_px=32,

@@ -236,7 +236,7 @@ def test_labels_of_an_image_that_was_replaced_are_not_carried(
         sample.frame(sample.volume("labels", "nucleus"))
     stages: tuple[Callable[[], object], ...] = (
         lambda: score(sample, "nucleus"),
-        lambda: measure(sample, MeasureSettings(structure=("nucleus",))),
+        lambda: measure(sample, MeasureSettings(structures=("nucleus",))),
         lambda: export(sample, ["nucleus"], tmp_path / "n.tif"),
     )
     for stage in stages:

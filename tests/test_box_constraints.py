@@ -259,7 +259,7 @@ def test_counts_and_sizes_are_joined_with_metadata(found: Sample, tmp_path: Path
     assert nuclei["diameter_um_median"] == pytest.approx(2.0)  # 200 px of 10 nm
     assert nuclei["objects_per_image"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
-    assert count_boxes([found], CountSettings(structure=("nucleus",))).counts.num_rows == 1
+    assert count_boxes([found], CountSettings(structures=("nucleus",))).counts.num_rows == 1
     table.write_text(
         "sample;subtype;grade\nS01;TNBC;2,5\n"
     )  # as a spreadsheet writes it where numbers have commas

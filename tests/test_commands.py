@@ -436,7 +436,7 @@ def test_an_unknown_command_or_option_exits_with_2() -> None:
 
 SMALL_DEMO = PhantomSettings(shape=(12, 96, 96), voxel_nm=(24, 24, 24), cells=2, seed=1)
 SMALL_TRAINING = TrainSettings(
-    structure=("nucleus", "nucleolus"), width=4, context_px=64, input_px=32, batch=2, updates=6
+    structures=("nucleus", "nucleolus"), width=4, context_px=64, input_px=32, batch=2, updates=6
 )
 
 
@@ -483,7 +483,7 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
 
 @pytest.mark.usefixtures("few_plots")
 def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
-    training = changed(SMALL_TRAINING, {"structure": ("nucleus",), "cells": "cells"})
+    training = changed(SMALL_TRAINING, {"structures": ("nucleus",), "cells": "cells"})
     result = demo(tmp_path, SMALL_DEMO, training, labeled=4)
     assert result.cells is not None
     assert result.cells.cells > 1

@@ -465,7 +465,7 @@ def test_other_settings_do_not_replace_a_detector(spots: Sample, model: Path) ->
     ("change", "error", "sentence"),
     [
         (
-            {"structure": ("disk",)},
+            {"structures": ("disk",)},
             SampleError,
             "no annotated boxes of 'disk'; did you mean 'disc'",
         ),
@@ -674,7 +674,7 @@ def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
     own: Sample, model: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "disc.safetensors"
-    train_detector([own], other, changed(SHORT, {"structure": ("disc",)}), on=QUIET)
+    train_detector([own], other, changed(SHORT, {"structures": ("disc",)}), on=QUIET)
     both = detect(own, model, DetectSettings(device="cpu"), on=QUIET).boxes
     with pytest.raises(
         ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"

@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_resumes(tmp_path: Path) -> None
     run = importing(tmp_path, bytes_a_file=50_000)  # a chunk has 120,000
     _, printed = run.communicate(timeout=120)
     assert run.returncode == 2
-    assert "There is no room left on the disk" in printed.splitlines()[-1]
+    assert "There is no space left on the disk" in printed.splitlines()[-1]
     assert "the same command then resumes where it stopped" in printed
     assert "Traceback" not in printed
     with pytest.raises(SampleError, match="its import was interrupted"):
@@ -115,7 +115,8 @@ def test_a_sample_moved_during_a_run_is_reported_and_nothing_is_lost(tmp_path: P
     if run.returncode == 0:
         pytest.skip("the run was faster than the move")
     assert run.returncode == 2
-    assert "is gone" in printed.splitlines()[-1] or "made by" in printed.splitlines()[-1]
+    last_line = printed.splitlines()[-1]
+    assert "is missing; if the sample was moved" in last_line or "made by" in last_line
     assert "Traceback" not in printed
     if (tmp_path / "s.zarr").exists():
         assert not list(
@@ -211,11 +212,11 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "There is no room left on the disk at /data/s.zarr; make room"),
-        (errno.EDQUOT, "There is no room left on the disk"),
-        (errno.EROFS, "Writing or reading /data/s.zarr is not allowed here; choose another place"),
-        (errno.EACCES, "Writing or reading /data/s.zarr is not allowed here"),
-        (errno.ENOENT, "/data/s.zarr is gone; if the sample was moved"),
+        (errno.ENOSPC, "There is no space left on the disk at /data/s.zarr; free some"),
+        (errno.EDQUOT, "There is no space left on the disk"),
+        (errno.EROFS, "Permission denied for /data/s.zarr; choose another folder"),
+        (errno.EACCES, "Permission denied for /data/s.zarr"),
+        (errno.ENOENT, "/data/s.zarr is missing; if the sample was moved"),
         (errno.EIO, "Input/output error"),
     ],
 )

@@ -719,7 +719,7 @@ def _() -> None:
 
 @other("a study with a number that cannot be", "run study.toml", "study.toml.*updates")
 def _() -> None:
-    text = 'sample = "s.zarr"\n[import]\nsource = "a.tif"\n[annotate.a]\nsource = "m"\n[train]\nstructure = ["a"]\nupdates = -3\n'
+    text = 'sample = "s.zarr"\n[import]\nsource = "a.tif"\n[annotate.a]\nsource = "m"\n[train]\nstructures = ["a"]\nupdates = -3\n'
     Path("study.toml").write_text(text)
 
 

@@ -232,7 +232,7 @@ def test_other_model_families_make_masks(family: str, tmp_path: Path) -> None:
 
 def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], sam: Path) -> None:
     sample, _ = found
-    settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu", structure=("disc",))
+    settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu", structures=("disc",))
     box_masks(sample, settings, on=QUIET)
     folders = set((sample.path / ".sparsem" / "embeddings").iterdir())
     equalize(sample, EqualizeSettings(method="clahe"), on=QUIET)
@@ -386,7 +386,7 @@ def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> N
 
 def test_3d_connectivity_makes_one_mask(found: tuple[Sample, Boxes]) -> None:
     sample, _ = found
-    box_masks(sample, MasksSettings(connectivity="3d", structure=("disc",)), on=QUIET)
+    box_masks(sample, MasksSettings(connectivity="3d", structures=("disc",)), on=QUIET)
     labels = volumes(sample)["disc"]
     assert labels.dtype == np.uint8
     assert np.unique(labels).tolist() == [0, 1]
@@ -477,7 +477,7 @@ def test_kept_embeddings_are_used_again(
 ) -> None:
     sample, _ = found
     settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu")
-    box_masks(sample, changed(settings, {"structure": ("disc",)}), on=QUIET)
+    box_masks(sample, changed(settings, {"structures": ("disc",)}), on=QUIET)
     before = volumes(sample)["disc"]
 
     def refuse(*_: Any) -> None:
@@ -486,7 +486,7 @@ def test_kept_embeddings_are_used_again(
     monkeypatch.setattr(Sam, "embedding", refuse)
     box_masks(
         sample,
-        changed(settings, {"structure": ("disc",)}),
+        changed(settings, {"structures": ("disc",)}),
         on=Execution(quiet=True, overwrite=True),
     )
     assert np.array_equal(volumes(sample)["disc"], before)
@@ -496,7 +496,7 @@ def test_a_box_without_a_mask_gets_an_outline(
     found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample, _ = found
-    box_masks(sample, MasksSettings(structure=("disc",)), on=QUIET)
+    box_masks(sample, MasksSettings(structures=("disc",)), on=QUIET)
     outlines = volumes(sample)["disc"]
     monkeypatch.setattr(
         Sam,
@@ -505,7 +505,7 @@ def test_a_box_without_a_mask_gets_an_outline(
     )
     box_masks(
         sample,
-        MasksSettings(structure=("disc",), sam=str(sam), device="cpu"),
+        MasksSettings(structures=("disc",), sam=str(sam), device="cpu"),
         on=Execution(quiet=True, overwrite=True),
     )
     assert np.array_equal(volumes(sample)["disc"], outlines)
@@ -538,7 +538,7 @@ def test_impossible_masks_are_refused(
     with pytest.raises(SampleError, match=r"has no boxes; find some"):
         box_masks(tissue)
     with pytest.raises(SampleError, match=r"has no boxes of 'disk'; did you mean 'disc'"):
-        box_masks(sample, MasksSettings(structure=("disk",)), on=QUIET)
+        box_masks(sample, MasksSettings(structures=("disk",)), on=QUIET)
     box_masks(sample, MasksSettings(), on=QUIET)
     with pytest.raises(ResumeError, match=r"connectivity: 2d -> 3d.*--overwrite"):
         box_masks(sample, MasksSettings(connectivity="3d"), on=QUIET)

@@ -330,7 +330,7 @@ def test_tables_of_an_earlier_run_are_removed_and_lost_tables_are_written_again(
     (sample.path / "tables" / "nucleolus.parquet").unlink()
     measure(sample, QUICK)
     assert sample.read_table("nucleolus").equals(measured_tissue.read_table("nucleolus"))
-    nucleus_only = changed(QUICK, {"structure": ("nucleus",), "texture": False})
+    nucleus_only = changed(QUICK, {"structures": ("nucleus",), "texture": False})
     result = measure(sample, nucleus_only, on=Execution(overwrite=True, quiet=True))
     remaining = {path.stem for path in (sample.path / "tables").glob("*.parquet")} - {
         "tracks_cells"
@@ -459,7 +459,7 @@ def test_gray_levels_of_16_bit_come_from_the_full_resolution(tmp_path: Path) -> 
 def test_invalid_inputs_are_refused(measured_tissue: Sample, tmp_path: Path) -> None:
     sample = copy_of(measured_tissue, tmp_path / "s.zarr")
     with pytest.raises(SampleError, match="has no labels/lysosome"):
-        measure(sample, MeasureSettings(structure=("lysosome",)))
+        measure(sample, MeasureSettings(structures=("lysosome",)))
     put(sample, "labels/other", np.ones((19, 60, 71), np.uint8), 7, VOXEL)
     with pytest.raises(
         SampleError,
@@ -473,7 +473,7 @@ def test_invalid_inputs_are_refused(measured_tissue: Sample, tmp_path: Path) -> 
         measure(sample, QUICK)
     put(sample, "labels/other", np.ones((9, 9, 9), np.uint8), 7, VOXEL)
     with pytest.raises(SampleError, match=r"image raw of s.zarr has the shape .*--no-texture"):
-        measure(sample, MeasureSettings(structure=("other",)))
+        measure(sample, MeasureSettings(structures=("other",)))
     empty = Sample.create(tmp_path / "e.zarr")
     put(empty, "", np.zeros(SHAPE, np.uint8), 7, VOXEL)
     with pytest.raises(SampleError, match="has no labels to measure; run 'sparsem predict' first"):

@@ -582,7 +582,7 @@ def test_no_network_predicts_background_only_for_a_rare_structure(
     fraction of pixels in the structure.
     """
     settings = TrainSettings(
-        structure=("nucleolus",),
+        structures=("nucleolus",),
         architecture=name,
         width=SMALL[name],
         context_px=64,

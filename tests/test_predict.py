@@ -49,7 +49,7 @@ def model(tissue: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network that is trained a little on nuclei and nucleoli."""
     out = tmp_path_factory.mktemp("model") / "m.safetensors"
     changes = {
-        "structure": ("nucleus", "nucleolus"),
+        "structures": ("nucleus", "nucleolus"),
         "width": 8,
         "context_px": 64,
         "input_px": 64,
@@ -336,7 +336,7 @@ def test_another_model_or_setting_is_refused(
     train_network(
         [tissue],
         tmp_path / "n.safetensors",
-        changed(QUICK, {"structure": ("nucleus",), "updates": 1}),
+        changed(QUICK, {"structures": ("nucleus",), "updates": 1}),
     )
     with pytest.raises(
         ResumeError, match="already has probabilities/nucleus, made by another command"

@@ -182,7 +182,7 @@ def test_stills_show_the_structures_in_their_colors(
     path = render(
         tissue_with_cells,
         tmp_path / "a.png",
-        changed(SMALL, {"structure": ("nucleolus",)}),
+        changed(SMALL, {"structures": ("nucleolus",)}),
     )
     rgb = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert rgb.shape == (120, 160, 3)
@@ -201,7 +201,7 @@ def test_a_single_object_is_drawn_close_up_and_cut(
     sample = copy_of(tissue_with_cells, tmp_path / "s.zarr")
     measure(sample, MeasureSettings(texture=False))
     near = changed(
-        SMALL, {"structure": ("nucleus", "nucleolus"), "object": "nucleus=2", "cut": "z"}
+        SMALL, {"structures": ("nucleus", "nucleolus"), "object": "nucleus=2", "cut": "z"}
     )
     assert render(sample, tmp_path / "a.png", near).exists()
     with pytest.raises(InputError, match="has no object 9; it has 2"):
@@ -210,7 +210,7 @@ def test_a_single_object_is_drawn_close_up_and_cut(
     render(
         sample,
         tmp_path / "whole.png",
-        changed(near, {"structure": ("nucleus", "nucleolus", "mitochondrion")}),
+        changed(near, {"structures": ("nucleus", "nucleolus", "mitochondrion")}),
     )
     same = np.asarray(Image.open(tmp_path / "whole.png").convert("RGB")).astype(int)
     assert np.abs(same - rgb).mean() < 3  # no mitochondrion lies in the nucleus, so none is drawn
@@ -221,7 +221,7 @@ def test_a_single_object_is_drawn_close_up_and_cut(
 def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> None:
     import cv2
 
-    settings = changed(SMALL, {"structure": ("nucleus",), "seconds": 0.4, "frames_per_second": 10})
+    settings = changed(SMALL, {"structures": ("nucleus",), "seconds": 0.4, "frames_per_second": 10})
     video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
     frames = []
     while True:
@@ -237,7 +237,7 @@ def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> No
 def test_a_video_of_one_frame_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> None:
     import cv2
 
-    settings = changed(SMALL, {"structure": ("nucleus",), "seconds": 0.01, "frames_per_second": 10})
+    settings = changed(SMALL, {"structures": ("nucleus",), "seconds": 0.01, "frames_per_second": 10})
     video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
     is_read, frame = video.read()
     assert is_read
@@ -259,7 +259,7 @@ def test_renderings_that_cannot_be_written_are_refused(
         render(
             tissue_with_cells,
             tmp_path / "a.png",
-            changed(SMALL, {"structure": ("lysosome",)}),
+            changed(SMALL, {"structures": ("lysosome",)}),
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["existing.png"]
 

@@ -97,7 +97,7 @@ def test_one_network_predicts_interior_boundary_and_a_structure(
     own_tissue: Sample, tmp_path: Path
 ) -> None:
     write_annotation(own_tissue, "cells", LABELED, truth_of(own_tissue, "cells", LABELED))
-    settings = changed(QUICK, {"structure": ("nucleus",), "cells": "cells"})
+    settings = changed(QUICK, {"structures": ("nucleus",), "cells": "cells"})
     recipe = train_network([own_tissue], tmp_path / "m.safetensors", settings)
     assert recipe.structures == ("nucleus", "cells-interior", "cells-boundary")
     slices, _, _ = read_training_slices([own_tissue], recipe.structures, settings)

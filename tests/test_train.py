@@ -52,7 +52,7 @@ def log_of(out: Path) -> list[dict[str, str]]:
 def test_training_converges_and_reports_its_scores(tissue: Sample, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     settings = quick(
-        structure=("nucleolus",),
+        structures=("nucleolus",),
         width=8,
         updates=60,
         batch=4,
@@ -177,7 +177,7 @@ def test_a_structure_without_a_pixel_is_refused(own_tissue: Sample, tmp_path: Pa
         InputError,
         match="No labeled slice contains a pixel of 'ghost': check its masks, --classes and --ignore",
     ):
-        train_network([own_tissue], tmp_path / "m.safetensors", quick(structure=("ghost",)))
+        train_network([own_tissue], tmp_path / "m.safetensors", quick(structures=("ghost",)))
 
 
 def test_a_refusal_names_the_slices_with_other_labels(own_tissue: Sample, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_structure_without_validation_labels_has_no_score(
 ) -> None:
     write_annotation(own_tissue, "partial", (0, 18), truth_of(own_tissue, "nucleolus", (0, 18)))
     settings = quick(
-        structure=("nucleus", "partial"), updates=2, n_validation_slices=1, validate_every=1
+        structures=("nucleus", "partial"), updates=2, n_validation_slices=1, validate_every=1
     )
     train_network([own_tissue], tmp_path / "m.safetensors", settings)
     assert [row["validation_dice_partial"] for row in log_of(tmp_path / "m.safetensors")] == [
@@ -295,7 +295,7 @@ def test_one_model_is_trained_on_two_samples(
     ("changes", "error", "sentence"),
     [
         (
-            {"structure": ("nuclei",)},
+            {"structures": ("nuclei",)},
             SampleError,
             "no annotation of 'nuclei'; did you mean 'nucleus'",
         ),
@@ -303,7 +303,7 @@ def test_one_model_is_trained_on_two_samples(
         ({"input_px": 40}, SettingsError, "multiple of 16 and at least 32; got 40"),
         ({"n_validation_slices": 3}, InputError, "3 labeled slices are too few to hold out 3"),
         (
-            {"structure": ("nucleus", "nucleus")},
+            {"structures": ("nucleus", "nucleus")},
             InputError,
             "A sample or a structure was named twice",
         ),

@@ -4,7 +4,7 @@
 
     sample = sparsem.import_stack("liver.tif", "liver.zarr", voxel_nm=(8, 4, 4))
     sparsem.import_annotation(sample, "nucleus", "masks/nucleus")
-    sparsem.train(sample, "liver.safetensors", structure=["nucleus"])
+    sparsem.train(sample, "liver.safetensors", structures=["nucleus"])
     sparsem.predict(sample, "liver.safetensors")
     nuclei = sample.labels["nucleus"][10:20]
 

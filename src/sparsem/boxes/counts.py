@@ -30,7 +30,7 @@ SAMPLE_COLUMN = "sample"  # column of a table of metadata that names the samples
 class CountSettings(Settings):
     """Settings of counting: structures, and metadata of the samples."""
 
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (),
         description="structure to count; repeat it for several; all detected ones if not given",
     )
@@ -111,7 +111,7 @@ def count_boxes(
     rows: list[dict[str, Any]] = []
     samples = as_samples(sample)
     for sample in samples:
-        structures = settings.structure or tuple(detected_box_structures(sample))
+        structures = settings.structures or tuple(detected_box_structures(sample))
         if not structures:
             raise SampleError(
                 f"{sample.path.name} has no boxes; find some with 'sparsem detect predict "

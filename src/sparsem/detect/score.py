@@ -44,7 +44,7 @@ Rows = list[dict[str, Any]]
 class DetectScoreSettings(Settings):
     """Settings of scoring boxes."""
 
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (),
         description="structure to score; repeat it for several; all annotated and detected ones if "
         "not given",
@@ -184,7 +184,7 @@ def score_boxes(
     """
     settings = resolve_settings(DetectScoreSettings, settings, changes)
     samples = as_samples(sample)
-    names = settings.structure or _common_structures(samples)
+    names = settings.structures or _common_structures(samples)
     evaluation = _evaluate(samples, names, settings)
     for scored in samples:
         own_names = [name for name in names if _can_score(scored, name, settings)]

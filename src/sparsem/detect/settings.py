@@ -21,7 +21,7 @@ class DetectTrainSettings(LoopSettings):
         description="retinanet-small or deformable-detr-small; on a GPU also retinanet or "
         "deformable-detr, as in the thesis",
     )
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (),
         description="structure to detect; repeat it for several in one detector; all structures "
         "with boxes in every sample if not given",

@@ -209,7 +209,7 @@ def _training_settings(network: str, structure: str, settings: ModelsSettings) -
         architecture, semi = network, ""
     architecture_class(architecture)
     training = {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields}
-    training["structure"] = (structure,)
+    training["structures"] = (structure,)
     training["architecture"] = architecture
     training["semi"] = semi or None
     try:

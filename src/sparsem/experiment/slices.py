@@ -205,7 +205,7 @@ def _run(
     """Train one network and evaluate it."""
     slices = select_slices(reference.annotation.z, count, repeat)
     training = {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields}
-    training["structure"] = (reference.structure,)
+    training["structures"] = (reference.structure,)
     training["context_px"] = tile_px
     training["slices"] = slices
     training["seed"] = settings.seed + repeat

@@ -38,7 +38,7 @@ def select_labels(sample: Sample, settings: MeasureSettings) -> Volumes:
             labels differ in shape or voxel size.
         SettingsError: ``min_volume_um3`` names a structure that is not measured.
     """
-    names = list(settings.structure) or result_names(sample, settings.cells)
+    names = list(settings.structures) or result_names(sample, settings.cells)
     if not names:
         raise SampleError(
             f"{sample.path.name} has no labels to measure; run 'sparsem predict' first, or "

@@ -23,7 +23,7 @@ INTERMEDIATE_ENDINGS = (
 class MeasureSettings(Settings):
     """Settings of ``measure``: structures, lengths and gray levels."""
 
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (), description="structures to measure; if not given, all structures with labels"
     )
     cells: str = Field("cells", description="name of the cells")

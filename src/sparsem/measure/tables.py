@@ -114,7 +114,7 @@ def _results_to_keep(
         measures all structures.
     """
     earlier_tables = _earlier_tables(sample)
-    if not settings.structure or not earlier_tables:
+    if not settings.structures or not earlier_tables:
         return [], []
     rows: list[Row] = []
     tables: list[str] = []

@@ -117,7 +117,7 @@ def _names_without_color(samples: Sequence[str | Path], settings: ReportSettings
     names: set[str] = set()
     for path in samples:
         try:
-            names.update(settings.structure or result_names(Sample.open(path), settings.cells))
+            names.update(settings.structures or result_names(Sample.open(path), settings.cells))
         except SparsemError:  # reported when the sample is viewed
             continue
     return sorted(names - {settings.cells, *STRUCTURE_COLORS})

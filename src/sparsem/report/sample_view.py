@@ -92,7 +92,7 @@ def _read_layers(
         slices = settings.truth_slices.get(name)
         truth[name] = (source, GroundTruthSettings(slices=slices))
     layers, sentences = read_layers(
-        sample, settings.structure, settings.cells, truth, fallback_names
+        sample, settings.structures, settings.cells, truth, fallback_names
     )
     problems += [Notice(sentence, True) for sentence in sentences]
     return layers
@@ -151,7 +151,7 @@ def _read_boxes(
     fallback_names: Sequence[str],
     problems: list[Notice],
 ) -> list[BoxLayer]:
-    boxes, sentences = read_box_layers(sample, shown.name, settings.structure, fallback_names)
+    boxes, sentences = read_box_layers(sample, shown.name, settings.structures, fallback_names)
     problems += [Notice(sentence, True) for sentence in sentences]
     return boxes
 

@@ -11,7 +11,7 @@ class ReportSettings(Settings):
     """Contents of the page."""
 
     title: str = Field("sparsem report", description="title of the page")
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (), description="structure to show; repeat it for several; default: every result"
     )
     cells: str = Field("cells", description="name of the cells")

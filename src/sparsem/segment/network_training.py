@@ -108,7 +108,7 @@ def _record_of(job: TrainingJob) -> dict[str, Any]:
         "version": __version__,
         **job.inputs,
         **job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT),
-        "structure": list(job.structures),
+        "structures": list(job.structures),
         "device": job.device.type,
         "width": job.recipe.width,
         "learning_rate": rate,

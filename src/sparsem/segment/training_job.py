@@ -84,7 +84,7 @@ def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> 
     Raises:
         InputError: there are none, or a sample or a structure was named twice.
     """
-    structures = settings.structure
+    structures = settings.structures
     if not structures and not settings.cells:
         structures = tuple(annotated_structures(samples[0]))
     if settings.cells:

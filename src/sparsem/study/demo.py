@@ -27,7 +27,7 @@ from sparsem.workflow.execution import HERE, Execution
 
 STRUCTURES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 PHANTOM = PhantomSettings(shape=(64, 512, 512), voxel_nm=(16, 16, 16), cells=6, seed=1)
-TRAINING = TrainSettings(structure=STRUCTURES, cells="cells", updates=2200)
+TRAINING = TrainSettings(structures=STRUCTURES, cells="cells", updates=2200)
 
 # Smaller components are errors of the network, in tissue whose nuclei measure 2 µm³.
 MIN_VOLUME_UM3 = {"nucleus": 0.05, "nucleolus": 0.005}
@@ -75,7 +75,7 @@ def demo(
 
 def _annotated(training: TrainSettings) -> list[str]:
     """Return the names of all annotations."""
-    names = list(training.structure)
+    names = list(training.structures)
     if training.cells:
         names.append(training.cells)
     return names
@@ -109,7 +109,7 @@ def _study_toml(training: TrainSettings) -> str:
         if value != TrainSettings.model_fields[key].default:
             lines.append(f"{key} = {_toml_value(value)}")
     lines.append("")
-    for name in training.structure:
+    for name in training.structures:
         lines += [f"[score.{name}]", f'truth = "phantom.zarr/truth/{name}"', 'slices = "all"', ""]
     if training.cells:
         lines += [
@@ -123,7 +123,7 @@ def _study_toml(training: TrainSettings) -> str:
     volumes = ", ".join(
         f"{name} = {volume}"
         for name, volume in MIN_VOLUME_UM3.items()
-        if name in training.structure
+        if name in training.structures
     )
     lines += ["[constrain]", "", "[measure]", f"min_volume_um3 = {{ {volumes} }}", ""]
     lines += ["[export]", 'folder = "results"', "", "[report]", 'out = "report.html"', ""]
@@ -150,7 +150,7 @@ def _write_figures(
         if not scores.cells
     }
     unlabeled = unlabeled_slices_between(slices, truth.image("raw").shape[0])
-    rows = [_compared_slice(result.sample, truth, training.structure, z) for z in unlabeled]
+    rows = [_compared_slice(result.sample, truth, training.structures, z) for z in unlabeled]
     figures = [
         write_slice_comparison(rows, folder / "overlays.png"),
         write_dice_along_z(dice, folder / "dice.png"),

@@ -161,7 +161,7 @@ def _check_scores(study: StudySettings, file: str) -> None:
 def trained_structures(study: StudySettings) -> list[str]:
     """Return the structures and outputs of the network of a study."""
     cells = study.train.cells
-    names = list(study.train.structure)
+    names = list(study.train.structures)
     if not names and not cells:
         names = annotated_names(study)
     if cells:
@@ -173,7 +173,7 @@ def mask_structures(study: StudySettings) -> list[str]:
     """Return the structures whose boxes become masks, as far as the study names them."""
     if study.detect is None or study.detect.masks is None:
         return []
-    return list(study.detect.masks.structure or study.detect.train.structure)
+    return list(study.detect.masks.structures or study.detect.train.structures)
 
 
 def annotated_names(study: StudySettings) -> list[str]:

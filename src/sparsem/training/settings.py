@@ -134,7 +134,7 @@ class NetworkTrainingSettings(LoopSettings):
 class TrainSettings(NetworkTrainingSettings):
     """Settings of the stage ``train``: structures, slices, validation, and all of the training."""
 
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (),
         description=(
             "structure to train; repeat it for several in one model (default: all annotated)"

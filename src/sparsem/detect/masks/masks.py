@@ -36,7 +36,7 @@ SAM_BYTES = 6_000_000_000  # memory of the largest SAM with a tile
 class MasksSettings(Settings):
     """Settings of masks in boxes."""
 
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (),
         description="structure to make masks of; repeat it for several; all detected ones if not "
         "given",
@@ -142,7 +142,7 @@ def box_masks(
 
 def _boxes_to_mask(sample: Sample, settings: MasksSettings) -> dict[str, StoredBoxes]:
     """Return the boxes of all structures; they lie on one image."""
-    names = settings.structure or tuple(detected_box_structures(sample))
+    names = settings.structures or tuple(detected_box_structures(sample))
     if not names:
         raise SampleError(
             f"{sample.path.name} has no boxes; find some with 'sparsem detect predict "

@@ -95,7 +95,7 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
             "Two samples have the same name, so held-out images could not be told apart; rename "
             "one of them."
         )
-    structures = settings.structure or _common_structures(samples)
+    structures = settings.structures or _common_structures(samples)
     annotated: dict[str, _AnnotatedSample] = {}
     inputs: dict[str, str] = {}
     for sample in samples:

@@ -126,7 +126,7 @@ def _record_of(job: DetectionJob, settings: DetectTrainSettings) -> dict[str, An
         **job.inputs,
         **settings.model_dump(mode="json", exclude=WITHOUT_EFFECT),
     }
-    record["structure"] = list(job.recipe.structures)
+    record["structures"] = list(job.recipe.structures)
     record["device"] = job.device.type
     return record
 

@@ -31,7 +31,7 @@ AROUND_OPACITY = 0.35
 class RenderSettings(Settings):
     """Structures to draw, and the view of them."""
 
-    structure: StructureNames = Field(
+    structures: StructureNames = Field(
         (), description="structure to draw; repeat it for several; default: every result"
     )
     cells: str = Field("cells", description="name of the cells")
@@ -144,7 +144,7 @@ def _layers_to_draw(
     sample: Sample, settings: RenderSettings
 ) -> tuple[list[StructureLayer], Box, Sequence[float]]:
     """Return the structures to draw, the box that is drawn, and the voxel size in µm."""
-    layers, problems = read_layers(sample, settings.structure, settings.cells, {})
+    layers, problems = read_layers(sample, settings.structures, settings.cells, {})
     layers = [layer for layer in layers if layer.labels]
     first = layers[0].labels if layers else None
     if first is None:
