@@ -453,7 +453,9 @@ def phantoms(seeds: Sequence[int], updates: int) -> None:
                 (ORGANELLES, updates),
             ]
             settings = [
-                DetectTrainSettings.model_validate({**common, "structures": names, "updates": count})
+                DetectTrainSettings.model_validate(
+                    {**common, "structures": names, "updates": count}
+                )
                 for names, count in jobs
             ]
             models = [folder / f"{'-'.join(names)}-{count}.safetensors" for names, count in jobs]

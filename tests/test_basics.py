@@ -1,6 +1,7 @@
 """Geometry, settings, pyramids and overlap sums against plain versions."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_long_axes_wait_until_the_others_have_caught_up() -> None:
 class Oven(Settings):
     heat: int = Field(200, ge=0, le=300, description="degrees")
     mode: str = Field("fan", description="how")
+
+
+class Shelf(Settings):
+    book: str = "a"
+    books: tuple[str, ...] = ()
+
+
+def test_settings_that_hold_a_file_take_paths() -> None:
+    shelf = Shelf.model_validate({"book": Path("b/c"), "books": [Path("d"), "e"]})
+    assert shelf == Shelf(book=str(Path("b/c")), books=("d", "e"))
 
 
 def test_an_unknown_key_names_the_nearest() -> None:

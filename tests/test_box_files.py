@@ -681,7 +681,8 @@ def test_images_of_another_size_are_left_out_with_their_boxes(
 def test_nothing_is_written_if_a_part_is_invalid(sample: Sample, tmp_path: Path) -> None:
     categories = [{"id": 7, "name": "ok"}, {"id": 9, "name": "not a name"}]
     with pytest.raises(
-        InputError, match=r"1 classes that cannot be names .*--classes 'not a name=NAME'"
+        InputError,
+        match=r"1 classes that cannot be names of structures .*--classes 'not a name=NAME'",
     ):
         import_boxes(
             [sample],

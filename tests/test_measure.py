@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.geometry import VoxelSize
 from sparsem.labels.inventory import remove_pieces
-from sparsem.labels.results import is_outdated
+from sparsem.labels.results import is_outdated, result_names
 from sparsem.measure import tables
 from sparsem.measure.crops import (
     crop_around,
@@ -25,7 +25,7 @@ from sparsem.measure.crops import (
 from sparsem.measure.dictionary import describe_column, dictionary_markdown, feature_columns
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.measure import measure
-from sparsem.measure.settings import MeasureSettings, result_names
+from sparsem.measure.settings import MeasureSettings
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -491,7 +491,7 @@ def test_a_sample_without_an_image_is_measured_without_texture(tmp_path: Path) -
 
 
 def test_intermediate_labels_are_no_results(measured_tissue: Sample) -> None:
-    assert result_names(measured_tissue, "cells") == [
+    assert result_names(measured_tissue) == [
         "cells",
         "mitochondrion",
         "nucleolus",

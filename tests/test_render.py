@@ -237,7 +237,9 @@ def test_a_turntable_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> No
 def test_a_video_of_one_frame_is_a_video(tissue_with_cells: Sample, tmp_path: Path) -> None:
     import cv2
 
-    settings = changed(SMALL, {"structures": ("nucleus",), "seconds": 0.01, "frames_per_second": 10})
+    settings = changed(
+        SMALL, {"structures": ("nucleus",), "seconds": 0.01, "frames_per_second": 10}
+    )
     video = cv2.VideoCapture(str(render(tissue_with_cells, tmp_path / "a.mp4", settings)))
     is_read, frame = video.read()
     assert is_read
@@ -317,7 +319,7 @@ def test_viewers_open_the_image_and_all_results(tissue_with_cells: Sample, tmp_p
     commands = viewers(sample)
     assert commands["napari"] == f'napari --plugin napari-ome-zarr "{sample.path}"'
     state = json.loads(urllib.parse.unquote(commands["neuroglancer"].removeprefix(NEUROGLANCER)))
-    assert state == neuroglancer_state(sample, "cells")
+    assert state == neuroglancer_state(sample)
     assert [layer["name"] for layer in state["layers"]] == [
         "raw",
         "cells",

@@ -169,7 +169,9 @@ def test_missing_parts_are_reported_and_the_rest_is_shown(complete: Sample, tmp_
     words = notice_texts(
         sample,
         page,
-        changed(SMALL, {"structures": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}),
+        changed(
+            SMALL, {"structures": ("nucleus", "lysosome"), "truth": {"nucleus": "nowhere.tif"}}
+        ),
     )
     assert "s.zarr has no labels/lysosome" in words
     assert (

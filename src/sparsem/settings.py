@@ -6,6 +6,7 @@ it, so a default, its range and its help text exist once.
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from sparsem.errors import SettingsError
@@ -33,6 +34,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _accept_paths(cls, value: Any) -> Any:
+        """Return a ``Path`` as text, so that a field that holds a file or an address takes both."""
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, list | tuple) and any(isinstance(part, os.PathLike) for part in value):
+            return tuple(map(os.fspath, value))
+        return value
 
 
 S = TypeVar("S", bound=Settings)

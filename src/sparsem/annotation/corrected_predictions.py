@@ -16,6 +16,7 @@ from sparsem.annotation.file_labels import FileLabels, StoredAnnotation
 from sparsem.annotation.label_numbers import Labels
 from sparsem.annotation.labeled_slices import Origin
 from sparsem.errors import SampleError
+from sparsem.store.names import CONSTRAINED, REGIONS
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND, Volume
 
@@ -59,7 +60,7 @@ class PredictedVolume:
 
 def predictions_of(sample: Sample, structure: str, image: str) -> list[PredictedVolume]:
     """Return the predictions of a structure that have the pixel grid of an image."""
-    names = [f"labels/{structure}{ending}" for ending in ("", "-constrained", "-regions")]
+    names = [f"labels/{structure}{ending}" for ending in ("", CONSTRAINED, REGIONS)]
     names.append(f"probabilities/{structure}")
     predictions = []
     for name in names:

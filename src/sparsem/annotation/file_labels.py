@@ -30,8 +30,7 @@ from sparsem.io.readers.source import Stack
 from sparsem.progress import tell
 from sparsem.store.lazy import LazyArray
 from sparsem.store.sample import Sample
-
-MAX_LISTED = 8  # numbers in a message
+from sparsem.store.summary import list_first
 
 
 @dataclass(frozen=True)
@@ -242,13 +241,6 @@ def report_unexpected_numbers(labels: FileLabels, quiet: bool) -> None:
     if absent:
         tell(
             f"Note: no pixel of {labels.where} has the numbers of {', '.join(absent)}; it holds "
-            f"{_list_numbers(sorted(labels.numbers))}.",
+            f"{list_first(sorted(labels.numbers))}.",
             quiet,
         )
-
-
-def _list_numbers(numbers: Sequence[int]) -> str:
-    """Return the first numbers of a list, and how many follow."""
-    listed = ", ".join(map(str, numbers[:MAX_LISTED]))
-    more = len(numbers) - MAX_LISTED
-    return f"{listed} and {more} more" if more > 0 else listed

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +19,10 @@ from sparsem.annotation.file_labels import (
     report_unexpected_numbers,
 )
 from sparsem.annotation.labeled_slices import (
-    LabeledSlices,
     LabelMeaning,
     Origin,
     annotated_structures,
-    read_annotation,
+    annotation_names,
     read_renumbering,
 )
 from sparsem.annotation.renumbering import write_renumbering_table
@@ -37,8 +37,23 @@ from sparsem.progress import tell
 from sparsem.settings import Settings, SliceChoice, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
+from sparsem.workflow.result import StageResult
 
 ORIGINS: dict[str, Origin] = {"manual": "manual", "corrected-prediction": "corrected prediction"}
+
+
+@dataclass(frozen=True)
+class AnnotationResult(StageResult):
+    """The result of ``import_annotation``.
+
+    Attributes:
+        structures: names of the annotated structures: that of the annotation, or those of its
+            classes.
+        slices: numbers of the labeled slices.
+    """
+
+    structures: tuple[str, ...]
+    slices: tuple[int, ...]
 
 
 class AnnotationSettings(Settings):
@@ -155,7 +170,7 @@ def import_annotation(
     *,
     on: Execution = HERE,
     **changes: Any,
-) -> LabeledSlices | None:
+) -> AnnotationResult:
     """Import hand-made labels into a sample.
 
     Numbers beyond 32 bits are renumbered; ``tables/annotation_ids_NAME`` then holds both.
@@ -172,7 +187,7 @@ def import_annotation(
         changes: fields of the settings, by name.
 
     Returns:
-        The labeled slices; None where several classes were named.
+        The annotation, and the slices that are now labeled.
 
     Raises:
         InputError: shapes or slice numbers do not fit the image, or labels are not integers.
@@ -202,7 +217,18 @@ def import_annotation(
         for note in notes:
             tell(f"Note: {note}", on.quiet)
     write_renumbering_table(sample, f"annotation_ids_{name}", read_renumbering(sample, name))
-    return read_annotation(sample, name) if name in annotated_structures(sample) else None
+    structures = [
+        structure
+        for structure, annotation in annotation_names(sample).items()
+        if annotation == name
+    ]
+    slices = annotated_structures(sample)[structures[0]]
+    return AnnotationResult(
+        sample=sample,
+        written=(f"annotations/{name}",),
+        structures=tuple(structures),
+        slices=slices,
+    )
 
 
 def _read_labels(

@@ -29,7 +29,7 @@ from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.io.readers.source import Source, Stack
 from sparsem.progress import tell
 from sparsem.settings import resolve_settings
-from sparsem.store.names import checked_name
+from sparsem.store.names import checked_structure
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -67,7 +67,7 @@ def import_labels(
         ResumeError: the sample has other labels of that name, and ``on.overwrite`` is not set.
     """
     settings = resolve_settings(ImportSettings, settings, changes)
-    checked_name(name)
+    checked_structure(name)
     labels = open_import_source(source, settings, labels=True)
     sample = Sample.create(path)
     labels = uncrop_segmentation(labels, candidate_shapes(sample) if sample.has_image else [])

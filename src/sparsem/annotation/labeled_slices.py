@@ -19,6 +19,7 @@ from sparsem.annotation.renumbering import Renumbering, identity_renumbering
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
 from sparsem.store.lazy import LazyArray
+from sparsem.store.names import BOUNDARY, INTERIOR
 from sparsem.store.sample import Sample
 from sparsem.store.snapshot import read_attributes
 from sparsem.store.transforms import MovedStack
@@ -201,12 +202,12 @@ def outputs_of_cells(name: str) -> tuple[str, str]:
 
     These are the interior of cells, and the boundary between them.
     """
-    return f"{name}-interior", f"{name}-boundary"
+    return f"{name}{INTERIOR}", f"{name}{BOUNDARY}"
 
 
 def annotation_of_output(output: str) -> str:
     """Return the name of the annotation on which an output of a network was trained."""
-    return output.removesuffix("-interior").removesuffix("-boundary")
+    return output.removesuffix(INTERIOR).removesuffix(BOUNDARY)
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:

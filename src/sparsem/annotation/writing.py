@@ -24,7 +24,7 @@ from sparsem.annotation.labeled_slices import (
 )
 from sparsem.annotation.renumbering import Renumbering, identity_renumbering
 from sparsem.errors import ResumeError
-from sparsem.store.names import checked_name
+from sparsem.store.names import checked_structure
 from sparsem.store.sample import Sample, now
 from sparsem.store.snapshot import read_attributes
 from sparsem.store.volume import put_in_place, write_group
@@ -68,7 +68,7 @@ def write_annotation(
     """
     class_names = list(classes or {})
     for checked in (name, *class_names):
-        checked_name(checked)
+        checked_structure(checked)
     refuse_second_annotation(sample, name, class_names or [name])
     numbers_of_classes = {key: list(numbers) for key, numbers in (classes or {}).items()}
     renumbering = renumbering or identity_renumbering(SpecialNumbers(ignore, background))

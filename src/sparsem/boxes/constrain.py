@@ -28,8 +28,8 @@ from sparsem.boxes.tables import (
 )
 from sparsem.errors import SampleError
 from sparsem.labels.constrain import StructureRoles
-from sparsem.labels.results import CONSTRAINED
 from sparsem.settings import resolve_settings
+from sparsem.store.names import CONSTRAINED
 from sparsem.store.sample import Sample, now
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult

@@ -17,7 +17,7 @@ from sparsem.boxes.tables import check_annotated_boxes, write_annotated_boxes
 from sparsem.errors import InputError
 from sparsem.progress import tell
 from sparsem.settings import Settings, named_values, nearest, resolve_settings
-from sparsem.store.names import checked_name
+from sparsem.store.names import checked_structure
 from sparsem.store.sample import Sample, as_samples
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -220,11 +220,11 @@ def _structures_of_classes(file: BoxFile, settings: BoxesSettings) -> dict[str, 
     for name in file.class_names:
         structure = settings.classes.get(name, name)
         try:
-            checked_name(structure)
+            checked_structure(structure)
         except InputError:
             file.add_fault(
-                "classes that cannot be names (letters, digits, '_', '-' and '.'; not 'raw'); "
-                "give them names with --classes",
+                "classes that cannot be names of structures (letters, digits, '_', '-' and '.', "
+                "and none that sparsem uses itself); give them names with --classes",
                 f"'{structure}', as --classes '{name}=NAME'",
             )
             file.boxes = [box for box in file.boxes if box.class_name != name]

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from sparsem.boxes.geometry import Boxes, Corners, box_sizes
 from sparsem.errors import ResumeError, SampleError
 from sparsem.labels.inventory import BOXES
-from sparsem.labels.results import CONSTRAINED
 from sparsem.settings import nearest
-from sparsem.store.names import checked_name
+from sparsem.store.names import CONSTRAINED, checked_name, checked_structure
 from sparsem.store.sample import Sample, now
 from sparsem.workflow.stage import fingerprint_of
 
@@ -183,7 +182,7 @@ def write_annotated_boxes(
     Raises:
         ResumeError: there are other boxes of this name, and ``overwrite`` is not set.
     """
-    name = checked_name(boxes.names[0])
+    name = checked_structure(boxes.names[0])
     fingerprint = _annotation_fingerprint(boxes, slices, image)
     with sample.locked():
         if check_annotated_boxes(sample, boxes, slices, image, overwrite):

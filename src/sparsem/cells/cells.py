@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem import __version__
-from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on, read_annotation
+from sparsem.annotation.labeled_slices import (
+    LabeledSlices,
+    annotations_on,
+    outputs_of_cells,
+    read_annotation,
+)
 from sparsem.cells.disagreement import (
     Disagreement,
     disagreement_map,
@@ -37,14 +42,13 @@ from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import label_sizes, resample_labels
 from sparsem.settings import resolve_settings
+from sparsem.store.names import REGIONS, checked_separation
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, Volume, VolumeSpec
+from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Arrays, BlockResult, Stage
 
-# A probability p is stored as round(255 p); foreground is p >= 0.5.
-FOREGROUND = 128
 # OpenCV resamples labels of 16 bit.
 MAX_CELLS_PER_SLICE = 65_000
 MAX_ISLANDS_PER_SLICE = 2**20
@@ -82,17 +86,17 @@ def cells(
         ResourceError: a block does not fit into memory.
     """
     settings = resolve_settings(CellsSettings, settings, changes)
+    checked_separation(settings.name)
     # An annotation that does not exist is reported before missing probabilities.
     read_annotation(sample, settings.cells)
-    interior = _probability(sample, f"{settings.cells}-interior")
-    boundary = _probability(sample, f"{settings.cells}-boundary")
+    interior, boundary = (_probability(sample, name) for name in outputs_of_cells(settings.cells))
     image_name = settings.image or sample.name_of_image(interior)
     image, annotations = annotations_on(sample, [settings.cells], image_name)
     for probability in (interior, boundary):
         if not sample.frame(probability).is_same(sample.frame(image)):
             raise SampleError(
                 f"The pixels of the image '{image_name}' of {sample.path.name} are not those of "
-                f"probabilities/{settings.cells}-interior; predict on that image (--image)."
+                f"probabilities/{outputs_of_cells(settings.cells)[0]}; predict on that image (--image)."
             )
     annotation = annotations[settings.cells]
     prints, base = _inspect_annotation(annotation, settings.cells)
@@ -364,7 +368,7 @@ def _outputs(job: SeparationJob) -> tuple[VolumeSpec, VolumeSpec]:
     """Return the volumes of regions and of disagreement."""
     name, image = job.settings.name, job.image
     made_on = (job.image_name, image.fingerprint)
-    regions = image.like(f"labels/{name}-regions", np.uint32, Kind.LABELS, made_on)
+    regions = image.like(f"labels/{name}{REGIONS}", np.uint32, Kind.LABELS, made_on)
     disagreement = image.like(
         f"probabilities/{name}-disagreement", np.uint8, Kind.PROBABILITY, made_on
     )

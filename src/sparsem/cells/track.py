@@ -27,6 +27,7 @@ from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import label_sizes
 from sparsem.settings import Settings, resolve_settings
+from sparsem.store.names import REGIONS
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -107,12 +108,12 @@ def track(
     """
     settings = resolve_settings(TrackSettings, settings, changes)
     name = settings.cells
-    if f"{name}-regions" not in sample.names("labels"):
+    if f"{name}{REGIONS}" not in sample.names("labels"):
         raise SampleError(
             f"{sample.path.name} has no labels/{name}-regions; "
             f"run 'sparsem cells {sample.path.name}' first."
         )
-    regions = sample.volume("labels", f"{name}-regions")
+    regions = sample.volume("labels", f"{name}{REGIONS}")
     cells_summary = _summary_of_cells(sample, name)
     base = int(cells_summary["base"])
     inputs = {"regions": regions.fingerprint}
@@ -252,7 +253,7 @@ def _relabel_block(
         is_cell = ids <= base
         cell_ids, cell_pixels = ids[is_cell].tolist(), pixels[is_cell].tolist()
         areas.append({str(cell): count for cell, count in zip(cell_ids, cell_pixels, strict=True)})
-    path = "labels/" + regions.directory.name.removesuffix("-regions")
+    path = "labels/" + regions.directory.name.removesuffix(REGIONS)
     return {path: labels}, {"areas": areas}
 
 

@@ -53,10 +53,9 @@ def annotate_import_command(
     sparsem annotate import liver.zarr organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
     """
     sample = Sample.open(path)
-    import_annotation(sample, name, source, settings, on=on)
+    result = import_annotation(sample, name, source, settings, on=on)
     record = read_attributes(sample.path / "annotations" / name)["sparsem"]
-    slices = tuple(record["z"])
-    structures = record["classes"] or [name]
+    slices, structures = result.slices, result.structures
     lines = [_structure_line(sample, structure, slices, record) for structure in structures]
     lines += _origin_lines(record.get("origin", {}))
     if not read_renumbering(sample, name).is_identity:

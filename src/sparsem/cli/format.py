@@ -32,24 +32,3 @@ def lengths_in_words(lengths: Sequence[float]) -> str:
     '8 x 4.5 x 4.5'
     """
     return " x ".join(f"{length:g}" for length in lengths)
-
-
-def list_numbers(numbers: Sequence[object]) -> str:
-    """Return numbers with commas between them; of many numbers the first dozen.
-
-    >>> list_numbers((3, 5))
-    '3, 5'
-    """
-    listed = ", ".join(map(str, numbers[:MAX_LISTED]))
-    hidden = len(numbers) - MAX_LISTED
-    return f"{listed} and {hidden} more" if hidden > 0 else listed
-
-
-def slices_in_words(numbers: Sequence[int]) -> str:
-    """Return slice numbers with the noun.
-
-    >>> slices_in_words((3, 5))
-    'slices 3, 5'
-    """
-    noun = "slice" if len(numbers) == 1 else "slices"
-    return f"{noun} {list_numbers(numbers)}"

@@ -222,7 +222,7 @@ def export_command(
     sample = Sample.open(path)
     pieces = list(names or [])
     if not pieces and out is None:
-        programs = viewers(sample, settings.cells)
+        programs = viewers(sample)
         lines = [f"{program}: {instruction}" for program, instruction in programs.items()]
         return Outcome(lines, data=programs)
     target = out or Path(pieces.pop())

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsem.cli.format import list_numbers
 from sparsem.score.instances import INSTANCE_SCORES
 from sparsem.score.score import Scores
 from sparsem.store.slice_use import Role
+from sparsem.store.summary import list_first
 
 if TYPE_CHECKING:  # these load torch and numba
     from sparsem.detect.score import BoxEvaluation
@@ -68,7 +68,7 @@ def _score_notes(name: str, scores: Scores) -> list[str]:
     n_slices = len(scores.slices)
     if n_compared < n_slices:
         notes.append(
-            f"compared on {n_compared} of {n_slices} slices ({list_numbers(scores.compared)}); "
+            f"compared on {n_compared} of {n_slices} slices ({list_first(scores.compared)}); "
             "the ground truth does not label the others."
         )
     if scores.use is None:
@@ -226,7 +226,7 @@ def _shift_lines(alignment: "Alignment") -> list[str]:
 
 def _slices(numbers: Sequence[int]) -> str:
     noun = "Slice" if len(numbers) == 1 else "Slices"
-    return f"{noun} {list_numbers(numbers)}"
+    return f"{noun} {list_first(numbers)}"
 
 
 def box_lines(evaluation: "BoxEvaluation") -> list[str]:
@@ -236,7 +236,7 @@ def box_lines(evaluation: "BoxEvaluation") -> list[str]:
         images += [f"{sample}:{z}" for sample, z in structure.counts.images]
     images = list(dict.fromkeys(images))
     noun = "image" if len(images) == 1 else "images"
-    listed = list_numbers(images)
+    listed = list_first(images)
     headings = (
         "structure",
         "boxes",

@@ -11,6 +11,7 @@ from sparsem.cells.settings import CellsSettings, SeparationMethod
 from sparsem.cells.track import TrackSettings, track
 from sparsem.score.score import ScoreSettings, score
 from sparsem.settings import Settings, SliceChoice, resolve_settings
+from sparsem.store.names import METHOD
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
 
@@ -76,7 +77,7 @@ def compare_cell_methods(
         scoring["slices"] = "all"
     scores: dict[str, dict[str, float | None]] = {}
     for method in settings.method:
-        name = f"{settings.cells}-{method}"
+        name = f"{settings.cells}{METHOD}{method}"
         separation = CellsSettings(cells=settings.cells, method=method, out=name)
         cells(sample, separation, on=on)
         track(sample, TrackSettings(cells=name), on=on)

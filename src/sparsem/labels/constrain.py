@@ -20,8 +20,8 @@ from pydantic import Field
 
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
-from sparsem.labels.results import CONSTRAINED
 from sparsem.settings import Settings, resolve_settings
+from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import FOREGROUND, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -300,7 +300,7 @@ def remove_constrained(sample: Sample) -> list[str]:
         for name in names:
             structure = name.removesuffix(CONSTRAINED)
             forget(sample, f"objects-{structure}")
-            _remove_labels(sample, f"{structure}-objects")  # numbered in the constrained labels
+            _remove_labels(sample, f"{structure}{OBJECTS}")  # numbered in the constrained labels
             _remove_labels(sample, name)
         sample.remove_table("constrained")
         sample.publish_names()

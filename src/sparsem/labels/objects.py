@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import overlaps
 from sparsem.settings import Settings
+from sparsem.store.names import OBJECTS
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -167,7 +168,7 @@ def number_objects(
     Returns:
         The volume, the number of small components that were left out, and their voxels.
     """
-    output = mask.like(f"labels/{name}-objects", np.uint32, Kind.LABELS, mask.made_on)
+    output = mask.like(f"labels/{name}{OBJECTS}", np.uint32, Kind.LABELS, mask.made_on)
     depth = mask.block_depth
     _, y, x = mask.shape
     needs = Needs(
@@ -193,7 +194,7 @@ def number_objects(
             of_block=lambda block: numbers[block.start // depth] if numbers else None,
         )
     count, voxels = summaries[0]["small_components"]
-    return sample.volume("labels", f"{name}-objects"), int(count), int(voxels)
+    return sample.volume("labels", f"{name}{OBJECTS}"), int(count), int(voxels)
 
 
 def _number_parts(stage: Stage, mask: Volume, min_voxels: int) -> ObjectNumbering:

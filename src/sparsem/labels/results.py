@@ -4,11 +4,17 @@ from typing import Any
 
 from sparsem.annotation.labeled_slices import annotation_names
 from sparsem.errors import SampleError
+from sparsem.store.names import CONSTRAINED, OBJECTS, base_name, is_step
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
-# Suffix of labels that obey the biological constraints; they count where they exist.
-CONSTRAINED = "-constrained"
+
+def result_names(sample: Sample) -> list[str]:
+    """Return the names of the labels that are results.
+
+    Intermediate steps and other separations of the cells are no results; see ``store.names``.
+    """
+    return [name for name in sample.names("labels") if not is_step(name)]
 
 
 def result_labels(sample: Sample, name: str) -> Volume:
@@ -62,12 +68,12 @@ def object_labels(sample: Sample, name: str) -> Volume | None:
     Raises:
         SampleError: see ``result_labels``.
     """
-    if f"{name}-objects" not in sample.names("labels"):
+    if f"{name}{OBJECTS}" not in sample.names("labels"):
         return None
     mask_fingerprint = sample.last_settings(f"objects-{name}").get("input mask")
     if mask_fingerprint != result_labels(sample, name).fingerprint:
         return None
-    return sample.volume("labels", f"{name}-objects")
+    return sample.volume("labels", f"{name}{OBJECTS}")
 
 
 def is_outdated(sample: Sample, name: str, table: str) -> bool:
@@ -124,7 +130,7 @@ def older_than_annotation(sample: Sample) -> list[str]:
     annotation_of = annotation_names(sample)
     older = []
     for name in sample.names("labels"):
-        structure = name.removesuffix(CONSTRAINED).removesuffix("-objects")
+        structure = base_name(name)
         annotation = annotation_of.get(structure, structure)
         annotated = last_entry.get(f"annotations/{annotation}", -1)
         if annotated > last_entry.get(f"labels/{name}", annotated):

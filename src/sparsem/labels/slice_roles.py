@@ -5,7 +5,7 @@ from sparsem.annotation.labeled_slices import (
     annotation_of_output,
     outputs_of_cells,
 )
-from sparsem.labels.results import CONSTRAINED
+from sparsem.store.names import CONSTRAINED, REGIONS
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import SliceUse, use_of
 
@@ -20,7 +20,7 @@ def slice_use_of(sample: Sample, name: str) -> SliceUse | None:
     cell_annotations = [
         entry["settings"].get("cells")
         for entry in sample.history()
-        if f"labels/{base}-regions" in entry["outputs"]
+        if f"labels/{base}{REGIONS}" in entry["outputs"]
     ]
     if cell_annotations:
         return _use_of_cells(sample, str(cell_annotations[-1]))

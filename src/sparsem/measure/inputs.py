@@ -6,50 +6,36 @@ import numpy as np
 
 from sparsem.errors import SampleError, SettingsError
 from sparsem.labels.objects import number_objects
-from sparsem.labels.results import result_labels
-from sparsem.measure.settings import MeasureSettings, result_names
+from sparsem.labels.results import result_labels, result_names
+from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import SmallComponents
 from sparsem.settings import nearest
+from sparsem.store.names import checked_structure, is_step
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import Execution
 
 Volumes = dict[str, Volume]
 
-# Names of tables and columns that ``measure`` writes: the table of a structure with such a name
-# would be overwritten, or would overwrite another one.
-RESERVED_NAMES = (
-    "measured",
-    "dictionary",
-    "protrusions",
-    "protrusion",
-    "longest_protrusion",
-    "cytoplasm",
-    "nucleoli",
-    "constrained",
-)
-
 
 def select_labels(sample: Sample, settings: MeasureSettings) -> Volumes:
     """Return the labels of every structure to measure, by name, the cells last.
 
     Raises:
-        SampleError: there are no labels, a structure has a reserved name or no labels, or the
-            labels differ in shape or voxel size.
+        SampleError: there are no labels, a structure has no labels, or the labels differ in shape
+            or voxel size.
+        InputError: a structure has a reserved name.
         SettingsError: ``min_volume_um3`` names a structure that is not measured.
     """
-    names = list(settings.structures) or result_names(sample, settings.cells)
+    names = list(settings.structures) or result_names(sample)
     if not names:
         raise SampleError(
             f"{sample.path.name} has no labels to measure; run 'sparsem predict' first, or "
             "'sparsem detect masks' if it has boxes."
         )
     for name in names:
-        if name in RESERVED_NAMES:
-            raise SampleError(
-                f"A structure cannot be called '{name}': tables or columns of that name mean "
-                "something else; rename it."
-            )
+        if not is_step(name):
+            checked_structure(name)
     for name in settings.min_volume_um3:
         if name not in names:
             raise SettingsError(

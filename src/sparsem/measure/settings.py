@@ -1,23 +1,12 @@
-"""Settings of ``measure``, and the label volumes of a sample that are results."""
+"""Settings of ``measure``."""
 
 from typing import Any
 
 from pydantic import Field, field_validator
 
-from sparsem.labels.results import CONSTRAINED
 from sparsem.measure.features.nucleolus import Fill
 from sparsem.measure.features.pattern_spectrum import Element
 from sparsem.settings import Settings, StructureNames, named_values
-from sparsem.store.sample import Sample
-
-# Endings of the names of labels that are only a step towards a result.
-INTERMEDIATE_ENDINGS = (
-    "-interior",
-    "-boundary",
-    "-regions",
-    "-objects",
-    CONSTRAINED,
-)
 
 
 class MeasureSettings(Settings):
@@ -97,15 +86,3 @@ class MeasureSettings(Settings):
         if limits and limits[0] >= limits[1]:
             raise ValueError("the first number must be smaller than the second")
         return limits
-
-
-def result_names(sample: Sample, cells: str) -> list[str]:
-    """Return the names of the labels that are results.
-
-    Intermediate steps, and other separations of the same cells (``CELLS-METHOD``), are no results.
-    """
-    return [
-        name
-        for name in sample.names("labels")
-        if not name.endswith(INTERMEDIATE_ENDINGS) and not name.startswith(f"{cells}-")
-    ]

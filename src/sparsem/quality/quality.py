@@ -1,7 +1,6 @@
 """The stage ``quality``: measures of every slice of a stack, and which slices to review."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -88,10 +87,6 @@ class Quality(StageResult):
         """Return number and flag of the slices that are not green, the red ones first."""
         flagged = [(z, flag) for z, flag in enumerate(self.flags) if flag.light is not Light.GREEN]
         return sorted(flagged, key=lambda entry: (entry[1].light is not Light.RED, entry[0]))
-
-    def remark_counts(self) -> Counter[str]:
-        """Return how many slices each remark applies to."""
-        return Counter(remark for flag in self.flags for remark in flag.remarks)
 
 
 def quality(

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
 from sparsem.errors import SparsemError
-from sparsem.labels.results import object_labels, result_labels
-from sparsem.measure.settings import result_names
+from sparsem.labels.results import object_labels, result_labels, result_names
 from sparsem.report.plots.colors import RGB, STRUCTURE_COLORS, css_color, structure_color
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -59,7 +58,7 @@ def read_layers(
     Returns:
         The layers, and a sentence about everything that cannot be shown.
     """
-    names = list(structures) or result_names(sample, cells)
+    names = list(structures) or result_names(sample)
     order = [cells, *STRUCTURE_COLORS]
     names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
     fallback_names = fallback_names or [name for name in names if name not in order]

@@ -7,9 +7,10 @@ import numpy as np
 
 from sparsem.annotation.labeled_slices import corrected_slices
 from sparsem.boxes.tables import DETECTED_PREFIX, are_masks_outdated
-from sparsem.labels.results import CONSTRAINED, is_outdated
+from sparsem.labels.results import is_outdated
 from sparsem.measure.object_checks import object_warnings
 from sparsem.report.dice import pooled_dice, slices_used_as
+from sparsem.store.names import CONSTRAINED
 from sparsem.store.sample import Sample
 
 LOW_DICE = 0.8  # below it a warning recommends to label more slices

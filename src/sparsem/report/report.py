@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsem.errors import InputError, SampleError, SparsemError
-from sparsem.measure.settings import result_names
+from sparsem.labels.results import result_names
 from sparsem.progress import Meter
 from sparsem.report.charts import report_plots
 from sparsem.report.notices import Notice
@@ -117,7 +117,7 @@ def _names_without_color(samples: Sequence[str | Path], settings: ReportSettings
     names: set[str] = set()
     for path in samples:
         try:
-            names.update(settings.structures or result_names(Sample.open(path), settings.cells))
+            names.update(settings.structures or result_names(Sample.open(path)))
         except SparsemError:  # reported when the sample is viewed
             continue
     return sorted(names - {settings.cells, *STRUCTURE_COLORS})

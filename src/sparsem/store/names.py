@@ -78,6 +78,20 @@ def checked_structure(name: str) -> str:
     return name
 
 
+def checked_separation(name: str) -> str:
+    """Return a name that may become the name of separated cells.
+
+    That is the name of a structure, alone or followed by ``-method-METHOD``.
+
+    Raises:
+        InputError: see ``checked_structure``.
+    """
+    structure, _, _ = name.partition(METHOD)
+    checked_name(name)
+    checked_structure(structure)
+    return name
+
+
 def reserved_meaning(name: str) -> str:
     """Return what a name means if it is reserved, as the end of a sentence; empty if it is free.
 

@@ -30,7 +30,7 @@ from sparsem.settings import nearest
 from sparsem.store.locks import acquire
 from sparsem.store.names import RAW, checked_name
 from sparsem.store.snapshot import read_attributes, read_json
-from sparsem.store.summary import Row, html_summary, list_names, text_summary
+from sparsem.store.summary import Row, html_summary, list_first, text_summary
 from sparsem.store.transforms import MovedStack, Transform, joined
 from sparsem.store.views import AnnotatedSlices, NamedItems, table_for_users
 from sparsem.store.volume import Volume, json_bytes, write_atomically, write_group
@@ -110,8 +110,8 @@ class Sample:
         try:
             rows = self._image_rows()
             for folder in ("annotations", "probabilities", "labels", "truth"):
-                rows.append((folder, list_names(self.names(folder))))
-            rows.append(("tables", list_names(self._table_names())))
+                rows.append((folder, list_first(self.names(folder))))
+            rows.append(("tables", list_first(self._table_names())))
         except (SparsemError, OSError) as error:
             return [("damaged", str(error))]
         return [(title, content) for title, content in rows if content]
@@ -128,7 +128,7 @@ class Sample:
         else:
             z, y, x = image.shape
             content = f"{z} x {y} x {x} voxels (z y x) of {nm} nm, {image.dtype}"
-        return [("image", content), ("images", list_names(self.names("images")))]
+        return [("image", content), ("images", list_first(self.names("images")))]
 
     @property
     def name(self) -> str:

@@ -25,8 +25,12 @@ def html_summary(heading: str, rows: Sequence[Row]) -> str:
     return f"<b>{html.escape(heading)}</b><table>{''.join(cells)}</table>"
 
 
-def list_names(names: Sequence[str]) -> str:
-    """Return names with commas between them; of many names the first dozen."""
-    shown = ", ".join(names[:MAX_LISTED])
-    hidden = len(names) - MAX_LISTED
+def list_first(items: Sequence[object]) -> str:
+    """Return names or numbers with commas between them; of many the first dozen.
+
+    >>> list_first((3, 5))
+    '3, 5'
+    """
+    shown = ", ".join(map(str, items[:MAX_LISTED]))
+    hidden = len(items) - MAX_LISTED
     return f"{shown} and {hidden} more" if hidden > 0 else shown

@@ -20,7 +20,7 @@ from sparsem.models.checkpoint import (
     network_state,
     save_tensors,
 )
-from sparsem.store.names import checked_name
+from sparsem.store.names import checked_structure
 
 # Score from which boxes count as objects, where too few images are held out to choose one.
 DEFAULT_COUNTS_FROM = 0.5
@@ -140,7 +140,7 @@ def _check_values(recipe: DetectorRecipe) -> None:
     if not recipe.structures or not are_lengths_valid:
         raise ValueError("values of its recipe are out of range")
     for structure in recipe.structures:
-        checked_name(structure)  # it becomes part of the name of a table
+        checked_structure(structure)  # it becomes part of the name of a table
         if not MIN_SCORE <= recipe.threshold(structure) <= 1:
             raise ValueError("values of its recipe are out of range")
         recipe.confidence_of(structure, np.zeros(1, np.float32))
