@@ -20,7 +20,7 @@ from sparsem.boxes.table_files import column_separator, read_text
 from sparsem.boxes.tables import StoredBoxes, detected_box_structures, read_detected_boxes
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import Settings, StructureNames, resolve_settings
-from sparsem.store.sample import Sample, as_samples
+from sparsem.store.sample import Sample, as_samples, distinct_names
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
 
@@ -110,19 +110,20 @@ def count_boxes(
     metadata = read_metadata(settings.metadata) if settings.metadata else {}
     rows: list[dict[str, Any]] = []
     samples = as_samples(sample)
-    for sample in samples:
+    sample_names = distinct_names([sample.path for sample in samples])
+    for sample, sample_name in zip(samples, sample_names, strict=True):
         structures = settings.structures or tuple(detected_box_structures(sample))
         if not structures:
             raise SampleError(
                 f"{sample.path.name} has no boxes; find some with 'sparsem detect predict "
                 f"{sample.path.name} MODEL'."
             )
-        if metadata and sample.name not in metadata:
+        if metadata and sample_name not in metadata:
             raise InputError(
-                f"{settings.metadata} has no row for {sample.name}; it has rows for "
+                f"{settings.metadata} has no row for {sample_name}; it has rows for "
                 f"{', '.join(metadata)[:200]}."
             )
-        sample_columns = {"sample": sample.name, **metadata.get(sample.name, {})}
+        sample_columns = {"sample": sample_name, **metadata.get(sample_name, {})}
         for structure in structures:
             counts = _counts_of(sample, structure, read_detected_boxes(sample, structure))
             common = sorted(sample_columns.keys() & counts.keys())

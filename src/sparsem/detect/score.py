@@ -33,7 +33,7 @@ from sparsem.score.boxes import (
     object_counts,
 )
 from sparsem.settings import Settings, StructureNames, nearest, resolve_settings
-from sparsem.store.sample import Sample, as_samples
+from sparsem.store.sample import Sample, as_samples, distinct_names
 from sparsem.store.slice_use import slice_digest
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -268,15 +268,16 @@ def _evaluate_structure(
         kinds.append("constrained")
     scores = []
     fingerprints: dict[str, str] = {}
+    sample_names = distinct_names([sample.path for sample in with_both])
     for kind in kinds:
         is_predicted = kind == "predicted"
         stored = [read_detected_boxes(sample, name, is_predicted) for sample in with_both]
         scores.append(_compare_structure(with_both, stored, name, slices, kind))
-        for sample, boxes in zip(with_both, stored, strict=True):
-            fingerprints[f"{sample.name} {name} {kind}"] = boxes.fingerprint
-    for sample in with_both:
+        for sample_name, boxes in zip(sample_names, stored, strict=True):
+            fingerprints[f"{sample_name} {name} {kind}"] = boxes.fingerprint
+    for sample_name, sample in zip(sample_names, with_both, strict=True):
         annotated = read_annotated_boxes(sample, name)
-        fingerprints[f"{sample.name} {name} annotated"] = annotated.fingerprint
+        fingerprints[f"{sample_name} {name} annotated"] = annotated.fingerprint
     return scores, fingerprints
 
 
@@ -298,10 +299,12 @@ def _compare_structure(
     """
     all_boxes = []
     counted = []
-    for sample, boxes, indices in zip(samples, stored, slices, strict=True):
+    sample_names = distinct_names([sample.path for sample in samples])
+    parts = zip(samples, sample_names, stored, slices, strict=True)
+    for sample, sample_name, boxes, indices in parts:
         truth = read_annotated_boxes(sample, name).boxes
-        all_boxes.append(BoxComparison(truth, boxes.boxes, indices, sample.name))
-        counted.append(BoxComparison(truth, boxes.counted(), indices, sample.name))
+        all_boxes.append(BoxComparison(truth, boxes.boxes, indices, sample_name))
+        counted.append(BoxComparison(truth, boxes.counted(), indices, sample_name))
     scores = box_scores(all_boxes, [name])[0]
     n_images = sum(map(len, slices))
     return StructureBoxScores(kind, scores, object_counts(counted, name), n_images)
@@ -312,14 +315,15 @@ def _confusion(
 ) -> NDArray[np.int64]:
     """Return the confusion of structures on images that are annotated with all of them."""
     compared = []
-    for sample in samples:
+    sample_names = distinct_names([sample.path for sample in samples])
+    for sample, sample_name in zip(samples, sample_names, strict=True):
         if not all(_has_both(sample, name) for name in names):
             continue
         slice_sets = [set(_compared_slices(sample, name, settings)) for name in names]
         slices = tuple(sorted(set.intersection(*slice_sets)))
         truth = concatenate_boxes([read_annotated_boxes(sample, name).boxes for name in names])
         detected = [read_detected_boxes(sample, name).counted() for name in names]
-        compared.append(BoxComparison(truth, concatenate_boxes(detected), slices, sample.name))
+        compared.append(BoxComparison(truth, concatenate_boxes(detected), slices, sample_name))
     return confusion_matrix(compared, names)
 
 

@@ -74,7 +74,7 @@ def _figures(plots: Sequence[Plot], contents: Sequence[str]) -> list[dict[str, A
             "title": plot.title,
             "caption": plot.caption,
             "svg": plot.svg,
-            "file": plot.file,
+            "file": plot.file.replace("/", "-"),  # samples of equal names are a/NAME and b/NAME
             "data": content,
             "rows": plot.rows,
         }

@@ -19,7 +19,7 @@ from sparsem.report.sample_view import STEPS, view_sample
 from sparsem.report.settings import ReportSettings
 from sparsem.report.view import SampleView
 from sparsem.settings import resolve_settings
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, distinct_names, refuse_repeated_samples
 from sparsem.store.volume import write_atomically
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -69,12 +69,12 @@ def report(
     samples = _paths_of(sample)
     _check_arguments(samples, path, settings, on)
     fallback_names = _names_without_color(samples, settings)
+    names = distinct_names(samples)
     views: list[SampleView] = []
     with Meter("report", STEPS * len(samples) + 2, quiet=on.quiet) as meter:
-        for number, sample_path in enumerate(samples, 1):
+        for name, sample_path in zip(names, samples, strict=True):
             view = view_sample(sample_path, settings, len(samples), fallback_names, meter)
-            if view.name in [earlier.name for earlier in views]:
-                view.name = f"{view.name} ({number})"
+            view.name = name
             views.append(view)
         if not any(view.facts for view in views):
             texts = [notice.text for view in views for notice in view.notices]
@@ -89,13 +89,15 @@ def report(
     return Report(path, len(content), notices, written=(str(path),))
 
 
-def _paths_of(sample: SampleOrPath | Sequence[SampleOrPath]) -> list[str | Path]:
+def _paths_of(sample: SampleOrPath | Sequence[SampleOrPath]) -> list[Path]:
     samples = [sample] if isinstance(sample, Sample | str | Path) else sample
-    return [item.path if isinstance(item, Sample) else item for item in samples]
+    paths = [item.path if isinstance(item, Sample) else Path(item) for item in samples]
+    refuse_repeated_samples(paths)
+    return paths
 
 
 def _check_arguments(
-    samples: Sequence[str | Path], path: Path, settings: ReportSettings, on: Execution
+    samples: Sequence[Path], path: Path, settings: ReportSettings, on: Execution
 ) -> None:
     if settings.truth and len(samples) > 1:
         raise InputError(
@@ -112,7 +114,7 @@ def _check_arguments(
         raise InputError("A report needs at least one sample.")
 
 
-def _names_without_color(samples: Sequence[str | Path], settings: ReportSettings) -> list[str]:
+def _names_without_color(samples: Sequence[Path], settings: ReportSettings) -> list[str]:
     """Return the structures of all samples that have no color of the papers, sorted."""
     names: set[str] = set()
     for path in samples:

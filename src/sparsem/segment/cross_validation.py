@@ -19,7 +19,7 @@ from sparsem.segment.network_training import run_training
 from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.segment.validation import require_training_slices
 from sparsem.settings import changed
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, distinct_names
 from sparsem.store.volume import write_atomically
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
@@ -110,7 +110,8 @@ def plan_folds(
             f"--folds takes 2 to {len(job.slices)}, the number of labeled slices; "
             f"got {settings.folds}."
         )
-    depths = {sample.name: sample.image().shape[0] for sample in samples}
+    names = distinct_names([sample.path for sample in samples])
+    depths = {name: sample.image().shape[0] for name, sample in zip(names, samples, strict=True)}
     positions = [(labeled.sample, labeled.z) for labeled in job.slices]
     held_out_by_fold = split_into_folds(positions, depths, settings.folds)
     for held_out in held_out_by_fold:

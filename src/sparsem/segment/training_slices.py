@@ -16,7 +16,7 @@ from sparsem.models.checkpoint import Recipe
 from sparsem.segment.targets import interior_and_boundary, shrink_labels
 from sparsem.segment.tiles import scaled_shape, shrink, shrink_mask
 from sparsem.settings import SLICES
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, distinct_names
 from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
 from sparsem.training.settings import TrainSettings
@@ -76,7 +76,8 @@ def read_training_slices(
     slices: list[TrainingSlice] = []
     inputs: dict[str, Any] = {}
     annotation_names = _annotation_names(structures, settings)
-    for number, sample in enumerate(samples, 1):
+    names = distinct_names([sample.path for sample in samples])
+    for number, (sample, sample_name) in enumerate(zip(samples, names, strict=True), 1):
         image, annotations = annotations_on(sample, annotation_names, settings.image)
         inputs |= _fingerprints(image, annotations, number)
         raw = sample.image("raw")
@@ -84,7 +85,7 @@ def read_training_slices(
             target = _target(annotations, z, recipe.factors(image.voxel_size), settings, recipe)
             digest = slice_digest(raw, z)
             context = _read_context(image, z, recipe)
-            slices.append(TrainingSlice(context, target, sample.name, z, digest))
+            slices.append(TrainingSlice(context, target, sample_name, z, digest))
     _require_every_structure(slices, structures)
     mean, std = _mean_and_std(slices)
     standardized = [
@@ -245,6 +246,7 @@ def read_unlabeled_slices(
         SampleError: an unlabeled sample does not exist.
     """
     all_samples = [*samples, *(Sample.open(path) for path in settings.unlabeled_sample)]
+    names = distinct_names([sample.path for sample in samples])
     n_per_sample = math.ceil(settings.unlabeled_slices / len(all_samples))
     slices: list[NDArray[np.float32]] = []
     inputs: dict[str, str] = {}
@@ -253,7 +255,7 @@ def read_unlabeled_slices(
         inputs[f"unlabeled {number}"] = image.fingerprint
         excluded = set(sample.image("raw").repeated)
         if number <= len(samples):
-            excluded |= {each.z for each in labeled if each.sample == sample.name}
+            excluded |= {each.z for each in labeled if each.sample == names[number - 1]}
         for z in _spaced_numbers(image.shape[0], excluded, n_per_sample):
             context = _read_context(image, z, recipe)
             slices.append(((context - recipe.mean) / recipe.std).astype(np.float32))

@@ -13,6 +13,7 @@ Every folder is a Zarr group, so that a listing by any Zarr program meets only w
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -423,8 +424,50 @@ class Sample:
 
 
 def as_samples(sample: Sample | Sequence[Sample]) -> list[Sample]:
-    """Return one or more samples as a list."""
-    return [sample] if isinstance(sample, Sample) else list(sample)
+    """Return one or more samples as a list.
+
+    Raises:
+        InputError: a sample is given twice.
+    """
+    samples = [sample] if isinstance(sample, Sample) else list(sample)
+    refuse_repeated_samples([sample.path for sample in samples])
+    return samples
+
+
+def refuse_repeated_samples(paths: Sequence[Path]) -> None:
+    """Check that no sample is given twice, under whatever path.
+
+    Raises:
+        InputError: one is; it would be counted or trained on twice.
+    """
+    seen = set()
+    for path in paths:
+        resolved = path.resolve()
+        if resolved in seen:
+            raise InputError(f"The sample {path} was given twice; name every sample once.")
+        seen.add(resolved)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each of several samples: that of its folder, without the suffix.
+
+    Equal names are preceded by as many parent folders as tell them apart.
+
+    >>> distinct_names([Path("a/liver.zarr"), Path("b/liver.zarr"), Path("b/lung.zarr")])
+    ['a/liver', 'b/liver', 'lung']
+    """
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    lengths = [1] * len(paths)
+    while True:
+        names = ["/".join(part[-n:]) for part, n in zip(parts, lengths, strict=True)]
+        counts = Counter(names)
+        is_extendable = [
+            counts[name] > 1 and n < len(part)
+            for name, n, part in zip(names, lengths, parts, strict=True)
+        ]
+        if not any(is_extendable):
+            return names
+        lengths = [n + extend for n, extend in zip(lengths, is_extendable, strict=True)]
 
 
 def open_sample(path: str | Path) -> Sample:

@@ -19,7 +19,7 @@ from sparsem.detect.training.tiles import TrainingImage
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize
 from sparsem.models.device import choose_device
-from sparsem.store.sample import Sample
+from sparsem.store.sample import Sample, distinct_names
 from sparsem.store.volume import Volume
 
 MAX_ENLARGEMENT = 2.0  # largest factor by which an image is enlarged for small objects
@@ -86,23 +86,19 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
 
     Raises:
         SampleError: boxes are missing, or were drawn on an image that was replaced.
-        InputError: no training image holds a box, or two samples have one name.
+        InputError: no training image holds a box.
         SettingsError: the architecture, tile size, device or split is not possible.
     """
     architecture = detector_class(settings.architecture)
-    if len({sample.name for sample in samples}) < len(samples):
-        raise InputError(
-            "Two samples have the same name, so held-out images could not be told apart; rename "
-            "one of them."
-        )
     structures = settings.structures or _common_structures(samples)
     annotated: dict[str, _AnnotatedSample] = {}
     inputs: dict[str, str] = {}
-    for sample in samples:
+    sample_names = distinct_names([sample.path for sample in samples])
+    for sample_name, sample in zip(sample_names, samples, strict=True):
         annotation = _read_annotation(sample, structures, settings.image)
-        annotated[sample.name] = annotation
+        annotated[sample_name] = annotation
         for name, fingerprint in annotation.fingerprints.items():
-            inputs[f"input {sample.name}/{name}"] = fingerprint
+            inputs[f"input {sample_name}/{name}"] = fingerprint
     image_ids = [
         ImageId(name, z) for name, annotation in annotated.items() for z in annotation.slices
     ]
@@ -120,7 +116,7 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
         raise InputError(NO_TRAINING_BOX)
     # An impossible tile size is reported before anything is read.
     build_detector(settings.architecture, 1, settings.input_px, 10)
-    raw = {sample.name: sample.image("raw") for sample in samples}
+    raw = {name: sample.image("raw") for name, sample in zip(sample_names, samples, strict=True)}
     return DetectionJob(recipe, roles, images, raw, inputs, choose_device(settings.device))
 
 
