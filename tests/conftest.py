@@ -163,24 +163,35 @@ def put(
     depth: int | None = None,
     voxel: VoxelSize | None = None,
     made_on: tuple[str, str] | None = None,
+    motions: NDArray[np.float64] | None = None,
 ) -> Volume:
-    """Write an array into a sample as a volume: probabilities, labels, or the image where the path is empty."""
+    """Write an array into a sample as a volume: image, probabilities or labels, as its path says."""
     kind = (
         Kind.IMAGE
-        if path == ""
+        if path == "" or path.startswith("images")
         else Kind.PROBABILITY
         if path.startswith("probabilities")
         else Kind.LABELS
     )
     shape = (made.shape[0], made.shape[1], made.shape[2])
     spec = volume_spec(
-        path, shape, made.dtype, kind, voxel or VoxelSize(10, 10, 10), depth or len(made), made_on
+        path,
+        shape,
+        made.dtype,
+        kind,
+        voxel or VoxelSize(10, 10, 10),
+        depth or len(made),
+        made_on,
+        motions,
     )
     name = f"put-{path.replace('/', '-')}"
     settings = PhantomSettings(
         seed=int(made.sum(dtype=np.int64) % 2**31)
     )  # other contents, other fingerprint
-    with Stage(sample, name, settings, {}, [spec], Execution(overwrite=True, quiet=True)) as stage:
+    inputs = {"image": made_on[1]} if made_on else {}
+    with Stage(
+        sample, name, settings, inputs, [spec], Execution(overwrite=True, quiet=True)
+    ) as stage:
         stage.map(_given, z_blocks(shape[0], spec.block_depth), path, made)
     return sample.volume(*path.split("/")) if path else sample.image("raw")
 

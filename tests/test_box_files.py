@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.writing import write_annotation
 from sparsem.boxes.exporting import export_boxes
 from sparsem.boxes.importing import BoxesSettings, import_boxes
@@ -21,10 +22,14 @@ from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.open import open_montage
 from sparsem.labels.inventory import remove_pieces
+from sparsem.measure.measure import measure
 from sparsem.report.box_layers import read_box_layers
+from sparsem.report.export import export
+from sparsem.report.scene3d.render import render
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind
 from sparsem.workflow.execution import Execution
+from tests.conftest import files_in
 
 QUIET = Execution(quiet=True)
 SHAPE = (60, 80)
@@ -153,6 +158,36 @@ def test_exported_boxes_can_be_imported(sample: Sample, tmp_path: Path, ending: 
     assert after.slices == (
         before.slices if ending != "out.csv" else (0,)
     )  # a row a box says nothing of empty sample
+
+
+def test_an_interrupted_export_of_yolo_labels_leaves_nothing_that_reads(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels get their names when they are complete, and never stand next to other classes."""
+    import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO)), min_px=0), on=QUIET)
+    folder = tmp_path / "yolo"
+    export_boxes(sample, folder, drawn=True)
+    before = files_in(folder)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsem.boxes.write._write_label_files", fail)
+        with pytest.raises(OSError, match="disk full"):
+            export_boxes(sample, folder, drawn=True, overwrite=True)
+    assert files_in(folder) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsem.boxes.write.write_atomically", fail)
+        with pytest.raises(OSError, match="disk full"):
+            export_boxes(sample, folder, drawn=True, overwrite=True)
+    with pytest.raises(InputError, match="does not name its classes"):
+        read_boxes(folder)
+    export_boxes(sample, folder, drawn=True, overwrite=True)
+    assert files_in(folder) == before
+    (tmp_path / "boxes").touch()
+    with pytest.raises(InputError, match=r"boxes is a file; expected a folder"):
+        export_boxes(sample, tmp_path / "boxes", drawn=True)
 
 
 def test_other_boxes_are_replaced_only_on_request(sample: Sample, tmp_path: Path) -> None:
@@ -518,6 +553,24 @@ def test_images_of_a_montage_are_listed(montage: Sample) -> None:
     assert "3 images of 4 x 4 nm per pixel, uint8" in told
     assert "0: overview, 30 x 30" in told
     assert "um;" not in told  # a montage has no depth, and so no size
+
+
+def test_labels_of_a_montage_belong_to_separate_images(montage: Sample, tmp_path: Path) -> None:
+    """Objects of two images are two, have an area, and cannot be drawn in 3D."""
+    labels = np.zeros(montage.image().shape, np.uint8)
+    labels[1:, 10:30, 10:30] = 1
+    tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack")
+    import_labels(montage.path, "nucleus", tmp_path / "labels.tif", on=QUIET)
+    assert montage.volume("labels", "nucleus").sizes == montage.image().sizes
+    measure(montage, on=QUIET)
+    table = montage.read_table("nucleus")
+    assert table.num_rows == 2
+    assert "area_um2" in table.column_names
+    for chosen in (None, "nucleus=1"):
+        with pytest.raises(SampleError, match=r"S03\.zarr holds separate images \(a montage\)"):
+            render(montage, tmp_path / "x.png", object=chosen, on=QUIET)
+    with pytest.raises(SampleError, match=r"S03\.zarr holds separate images \(a montage\)"):
+        export(montage, "nucleus", tmp_path / "x.glb", on=QUIET)
 
 
 def test_images_are_never_mixed(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def test_help_lists_every_command_quickly_and_each_teaches() -> None:
 def test_options_come_from_the_settings() -> None:
     text = re.sub(r"\s+", " ", sparsem("train", "--help").output)
     for name, field in TrainSettings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in text
+        option = "structure" if name == "structures" else name
+        assert f"--{option.replace('_', '-')}" in text
         assert str(field.description).split(";")[0].split(":")[0] in text
     assert "[default: 2000]" in text
 
@@ -172,7 +173,8 @@ def test_what_looks_wrong_is_told(
     )
     told = sparsem("import", "raw.tif", "file.zarr", "--voxel-nm", "8000", "4000", "4000").stderr
     assert (
-        "raw.tif states a voxel of 20 x 20 x 20 nm (z y x); 8000 x 4000 x 4000 nm is taken" in told
+        "raw.tif states a voxel of 20 x 20 x 20 nm (z y x); the 8000 x 4000 x 4000 nm that were "
+        "given are used" in told
     )
     assert (
         "a voxel of 8000 x 4000 x 4000 nm (z y x) is unusual for electron microscopy; is it in nm?"
@@ -610,7 +612,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
     run(study)
     assert files_in(tmp_path) == before
     study.write_text("\n".join(words[:4] + words[9:]))  # aligned already, says the user now
-    with pytest.raises(ResumeError, match="use --overwrite"):
+    with pytest.raises(ResumeError, match="Use --overwrite"):
         run(study)
     again = run(study, on=Execution(overwrite=True, quiet=True))
     assert again.sample.volume("labels", "nucleus").made_on == (

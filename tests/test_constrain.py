@@ -19,6 +19,7 @@ from sparsem.labels.constrain import (
     remove_constrained,
 )
 from sparsem.labels.results import result_labels
+from sparsem.measure.measure import measure
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -206,6 +207,50 @@ def test_labels_that_changed_since_are_refused(tmp_path: Path) -> None:
             result_labels(sample, name)
     with pytest.raises(ResumeError, match="--overwrite"):
         constrain(sample)
+
+
+def test_labels_of_differently_aligned_images_are_refused(tmp_path: Path) -> None:
+    """Voxels of equal indices show different positions, so that no constraint could hold."""
+    sample = sample_of(tmp_path / "s.zarr")
+    shift = np.tile(np.array([[1.0, 0, 0], [0, 1, 2]]), (SHAPE[0], 1, 1))
+    raw = sample.image("raw")
+    image = np.zeros(SHAPE, np.uint8)
+    aligned = put(sample, "images/aligned", image, made_on=("raw", raw.fingerprint), motions=shift)
+    made_on = ("aligned", aligned.fingerprint)
+    nuclei = sample.volume("labels", "nucleus").read(slice(None))
+    put(sample, "labels/nucleus", nuclei, made_on=made_on)
+    sentence = (
+        r"labels/nucleolus of s\.zarr belongs to the image 'raw', but labels/nucleus to "
+        r"'aligned', which is aligned differently; predict all structures on one image"
+    )
+    with pytest.raises(SampleError, match=sentence):
+        constrain(sample)
+    with pytest.raises(SampleError, match="which is aligned differently; name structures that"):
+        measure(sample, on=Execution(quiet=True))
+    only_nuclei = sample.names("labels")
+    assert not any(name.endswith("-constrained") for name in only_nuclei)
+
+
+def test_probabilities_of_another_alignment_have_no_weight(tmp_path: Path) -> None:
+    """Labels that were imported on one image may stand next to probabilities on another."""
+    sample = sample_of(tmp_path / "s.zarr")
+    shift = np.tile(np.array([[1.0, 0, 0], [0, 1, 2]]), (SHAPE[0], 1, 1))
+    raw = sample.image("raw")
+    image = np.zeros(SHAPE, np.uint8)
+    aligned = put(sample, "images/aligned", image, made_on=("raw", raw.fingerprint), motions=shift)
+    made_on = ("aligned", aligned.fingerprint)
+    predicted = sample.volume("probabilities", "nucleus").read(slice(None))
+    put(sample, "probabilities/nucleus", predicted, made_on=made_on)
+    shutil.rmtree(sample.path / "probabilities" / "nucleolus")
+    expected = copy_of(sample, tmp_path / "without.zarr")
+    shutil.rmtree(expected.path / "probabilities" / "nucleus")
+    for constrained in (sample, expected):
+        constrain(constrained, RULES)
+    for name in NAMES:
+        np.testing.assert_array_equal(
+            result_labels(sample, name).read(slice(None)),
+            result_labels(expected, name).read(slice(None)),
+        )
 
 
 def test_missing_structures_are_named(tmp_path: Path) -> None:

@@ -598,6 +598,7 @@ def test_no_network_predicts_background_only_for_a_rare_structure(
     batch = build_sampler(slices, settings, 10).batch(1)
     is_structure = batch[1] == 1
     assert 0.005 < is_structure.mean() < 0.015
+    torch.manual_seed(0)  # dropout, which the loop of a training seeds for every update
     for update in range(40):
         train_step(state, batch, settings, torch.device("cpu"))
         if update % 5 == 4:

@@ -307,6 +307,11 @@ def test_one_model_is_trained_on_two_samples(
             InputError,
             "A sample or a structure was named twice",
         ),
+        (
+            {"structures": ("cells",), "cells": "cells"},
+            InputError,
+            "'cells' is named by --structure and by --cells",
+        ),
         ({"device": "cuda:77"}, SettingsError, "--device cuda:77 cannot be used"),
     ],
 )

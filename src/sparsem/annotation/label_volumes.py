@@ -199,6 +199,7 @@ class _Target(NamedTuple):
         depth: slices of a block.
         made_on: name and fingerprint of the derived image to which the labels belong; None if they
             belong to the raw image, or if the sample has none.
+        sizes: (y, x) of each image of a montage.
     """
 
     path: str
@@ -206,13 +207,15 @@ class _Target(NamedTuple):
     voxel: VoxelSize
     depth: int
     made_on: tuple[str, str] | None
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def spec(self, interpretation: LabelInterpretation) -> VolumeSpec:
         """Return the volume, with the type that the labels need."""
         dtype = np.uint8 if interpretation.is_mask else np.uint32
-        return volume_spec(
+        spec = volume_spec(
             self.path, self.shape, dtype, Kind.LABELS, self.voxel, self.depth, self.made_on
         )
+        return replace(spec, sizes=self.sizes)
 
 
 def _target_of(
@@ -238,7 +241,7 @@ def _target_of(
         )
     image = sample.image(image_name)
     made_on = (image_name, image.fingerprint) if image_name != "raw" else None
-    return _Target(path, (z, y, x), image.voxel_size, image.block_depth, made_on)
+    return _Target(path, (z, y, x), image.voxel_size, image.block_depth, made_on, image.sizes)
 
 
 def _stage_inputs(

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from sparsem.boxes.geometry import Boxes, Corners
+from sparsem.boxes.yolo import CLASSES_FILE
 from sparsem.errors import InputError
 from sparsem.io.writers import atomic_output
+from sparsem.store.volume import write_atomically
 
 CSV_HEADER = ("image", "z", "class", "x0", "y0", "x1", "y1", "score")
+# Unfinished labels, labels, and labels that are being replaced.
+YOLO_FOLDERS = (".labels.partial", "labels", ".labels.replaced")
 Shapes = Mapping[int, tuple[int, int]]  # (y, x) of images, by slice index
 
 
@@ -46,13 +50,7 @@ def write_boxes(
         with atomic_output(path, overwrite) as unfinished:
             _write_csv(unfinished, boxes, names)
     elif not path.suffix:
-        if path.exists() and any(path.iterdir()) and not overwrite:
-            raise InputError(
-                f"{path} exists and holds files; use --overwrite to replace its labels, or choose "
-                "another name."
-            )
-        shutil.rmtree(path / "labels", ignore_errors=True)
-        _write_yolo(path, boxes, names, shapes)
+        _write_yolo(path, boxes, names, shapes, overwrite)
     else:
         raise InputError(
             "Expected a name that ends in .json (COCO) or .csv, or a folder (YOLO) to write boxes "
@@ -94,9 +92,43 @@ def _as_coco(boxes: Boxes, names: Sequence[str], shapes: Shapes) -> dict[str, An
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _write_yolo(path: Path, boxes: Boxes, names: Sequence[str], shapes: Shapes) -> None:
-    (path / "labels").mkdir(parents=True, exist_ok=True)
-    (path / "classes.txt").write_text("\n".join(boxes.names) + "\n", encoding="utf-8")
+def _write_yolo(
+    path: Path, boxes: Boxes, names: Sequence[str], shapes: Shapes, overwrite: bool
+) -> None:
+    """Write ``labels/*.txt`` and ``classes.txt``, which get their names when they are complete.
+
+    Raises:
+        InputError: the path is a file, or a folder that holds files and ``overwrite`` is not set.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; expected a folder to write YOLO labels to.")
+    holds_files = path.exists() and any(not file.name.startswith(".") for file in path.iterdir())
+    if holds_files and not overwrite:
+        raise InputError(
+            f"{path} exists and holds files; use --overwrite to replace its labels, or choose "
+            "another name."
+        )
+    unfinished, labels, replaced = (path / name for name in YOLO_FOLDERS)
+    for leftover in (unfinished, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        _write_label_files(unfinished, boxes, names, shapes)
+        # Classes are numbered: old labels with new classes would be wrong, and without classes
+        # they are refused. So classes.txt is removed first, and written last.
+        (path / CLASSES_FILE).unlink(missing_ok=True)
+        if labels.exists():
+            labels.rename(replaced)
+        unfinished.rename(labels)
+        classes = "\n".join(boxes.names) + "\n"
+        write_atomically(path / CLASSES_FILE, classes.encode())
+    finally:
+        for leftover in (unfinished, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_label_files(folder: Path, boxes: Boxes, names: Sequence[str], shapes: Shapes) -> None:
+    """Write a text file for each image, a line for each box, in fractions of the image."""
     for z, (height, width) in shapes.items():
         image_boxes = boxes.of_image(z)
         fractions = image_boxes.corners.astype(np.float64) / [width, height, width, height]
@@ -104,7 +136,7 @@ def _write_yolo(path: Path, boxes: Boxes, names: Sequence[str], shapes: Shapes) 
         for kind, (x0, y0, x1, y1) in zip(image_boxes.kind, fractions, strict=True):
             center = f"{(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f}"
             lines.append(f"{kind} {center} {x1 - x0:.6f} {y1 - y0:.6f}\n")
-        (path / "labels" / f"{names[z]}.txt").write_text("".join(lines), encoding="utf-8")
+        (folder / f"{names[z]}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def _coco_box(corners: Corners) -> list[float]:

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
+from sparsem.labels.results import is_stale, require_same_pixels
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.sample import Sample, now
@@ -263,7 +264,8 @@ def constrain(
     have the weight of the most certain prediction.
 
     Raises:
-        SampleError: the sample has none of the structures.
+        SampleError: the sample has none of the structures, or they belong to images of different
+            shape or alignment.
         ResumeError: the sample has another result, and ``on.overwrite`` is not set.
     """
     settings = resolve_settings(ConstrainSettings, settings, changes)
@@ -271,6 +273,12 @@ def constrain(
     volumes = {name: (volume, _weights_of(sample, name, volume)) for name, volume in labels.items()}
     has_cells = settings.inside_cells and settings.cells in sample.names("labels")
     cells = sample.volume("labels", settings.cells) if has_cells else None
+    compared = {**labels, settings.cells: cells} if cells else labels
+    require_same_pixels(
+        sample,
+        compared,
+        "predict all structures on one image, or leave cells out with --no-inside-cells",
+    )
     inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
     if cells:
         inputs[f"labels/{settings.cells}"] = cells.fingerprint
@@ -338,8 +346,14 @@ def _weights_of(sample: Sample, name: str, labels: Volume) -> Volume | None:
     Voxels that a structure gains could not be assigned to an object. So numbered labels are
     certain, and only lose voxels.
     """
-    has_weights = name in sample.names("probabilities") and labels.dtype == np.uint8
-    return sample.volume("probabilities", name) if has_weights else None
+    if name not in sample.names("probabilities") or labels.dtype != np.uint8:
+        return None
+    probabilities = sample.volume("probabilities", name)
+    if is_stale(sample, "probabilities", name):
+        return None
+    # Labels that were imported later may belong to another image.
+    has_same_pixels = sample.frame(probabilities).is_same(sample.frame(labels))
+    return probabilities if has_same_pixels else None
 
 
 def _required_memory(labels: Mapping[str, Volume], cells: Volume | None) -> int:

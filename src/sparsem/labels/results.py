@@ -1,5 +1,6 @@
 """The labels of a structure that count, and results that are outdated."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sparsem.annotation.labeled_slices import annotation_names
@@ -41,6 +42,35 @@ def result_labels(sample: Sample, name: str) -> Volume:
             "with --undo."
         )
     return sample.volume("labels", f"{name}{CONSTRAINED}")
+
+
+def require_same_pixels(sample: Sample, labels: Mapping[str, Volume], advice: str) -> None:
+    """Check that every voxel of all labels shows the same position.
+
+    Args:
+        sample: sample that holds the labels.
+        labels: the labels by structure.
+        advice: what the user can do, in the imperative.
+
+    Raises:
+        SampleError: labels differ in shape or voxel size, or belong to differently aligned images.
+    """
+    first_name, first = next(iter(labels.items()))
+    for name, volume in labels.items():
+        for attribute in ("shape", "voxel_size"):
+            expected = getattr(first, attribute)
+            actual = getattr(volume, attribute)
+            if actual != expected:
+                raise SampleError(
+                    f"labels/{name} of {sample.path.name} has the {attribute.replace('_', ' ')} "
+                    f"{tuple(actual)}, but labels/{first_name} {tuple(expected)}; {advice}."
+                )
+        if not sample.frame(volume).is_same(sample.frame(first)):
+            raise SampleError(
+                f"labels/{name} of {sample.path.name} belongs to the image "
+                f"'{sample.name_of_image(volume)}', but labels/{first_name} to "
+                f"'{sample.name_of_image(first)}', which is aligned differently; {advice}."
+            )
 
 
 def _constrained_inputs(sample: Sample) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparsem.errors import SampleError, SettingsError
 from sparsem.labels.objects import number_objects
-from sparsem.labels.results import result_labels, result_names
+from sparsem.labels.results import require_same_pixels, result_labels, result_names
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import SmallComponents
 from sparsem.settings import nearest
@@ -22,8 +22,8 @@ def select_labels(sample: Sample, settings: MeasureSettings) -> Volumes:
     """Return the labels of every structure to measure, by name, the cells last.
 
     Raises:
-        SampleError: there are no labels, a structure has no labels, or the labels differ in shape
-            or voxel size.
+        SampleError: there are no labels, a structure has no labels, or the labels differ in shape,
+            voxel size or alignment.
         InputError: a structure has a reserved name.
         SettingsError: ``min_volume_um3`` names a structure that is not measured.
     """
@@ -43,7 +43,7 @@ def select_labels(sample: Sample, settings: MeasureSettings) -> Volumes:
             )
     cells_last = sorted(names, key=lambda name: name == settings.cells)
     labels = {name: result_labels(sample, name) for name in cells_last}
-    _check_same_frame(sample, labels)
+    require_same_pixels(sample, labels, "name structures that belong together with --structure")
     return labels
 
 
@@ -86,21 +86,6 @@ def number_masks(
             volumes[name] = volume
             small_components[name] = SmallComponents(0, 0)
     return volumes, small_components
-
-
-def _check_same_frame(sample: Sample, labels: Volumes) -> None:
-    """Check that all labels have the shape and the voxel size of the first ones."""
-    first_name, first = next(iter(labels.items()))
-    for name, volume in labels.items():
-        for attribute in ("shape", "voxel_size"):
-            expected = getattr(first, attribute)
-            actual = getattr(volume, attribute)
-            if actual != expected:
-                raise SampleError(
-                    f"labels/{name} of {sample.path.name} has the {attribute.replace('_', ' ')} "
-                    f"{tuple(actual)}, but labels/{first_name} {tuple(expected)}; name structures "
-                    "that belong together with --structure."
-                )
 
 
 def _min_voxels(name: str, volume: Volume, settings: MeasureSettings) -> int:

@@ -13,7 +13,7 @@ from sparsem.io.writers import WRITERS, atomic_output, write_volume
 from sparsem.progress import Meter
 from sparsem.report.export_meshes import add_solid, new_scene, write_scene
 from sparsem.report.export_voxels import exportable_names, voxels_to_export
-from sparsem.report.layers import StructureLayer, read_layers
+from sparsem.report.layers import StructureLayer, read_layers, refuse_montage
 from sparsem.report.scene3d.solids import Solid, solids_of, volume_box
 from sparsem.settings import Settings, SliceNumbers, resolve_settings
 from sparsem.store.sample import Sample
@@ -53,7 +53,7 @@ class ExportSettings(Settings):
 
 def export(
     sample: Sample,
-    names: Sequence[str],
+    names: str | Sequence[str],
     path: str | Path,
     settings: ExportSettings | None = None,
     *,
@@ -66,7 +66,7 @@ def export(
 
     Args:
         sample: the sample to read.
-        names: what to write. For voxels (TIFF, NRRD, HDF5, MIB): a structure (constrained labels,
+        names: what to write, a name or several. For voxels (TIFF, NRRD, HDF5, MIB): a structure (constrained labels,
             if there are any), ``labels/NAME``, ``probabilities/NAME``, ``images/NAME``,
             ``truth/NAME``, ``annotations/NAME`` (its annotated slices) or ``raw``; for NRRD and
             MIB also several structures. For CSV and Parquet: a table. For meshes (GLB, STL, OBJ):
@@ -81,6 +81,7 @@ def export(
         SampleError: the sample does not contain them, or they are empty.
     """
     settings = resolve_settings(ExportSettings, settings, changes)
+    names = [names] if isinstance(names, str) else list(names)
     path = Path(path)
     ending = path.suffix.lower()
     _check_arguments(sample, names, path, settings, on)
@@ -137,6 +138,9 @@ def _write_meshes(
         raise SampleError(problems[0])
     if not layers:
         raise SampleError(f"{sample.path.name} has no labels; run 'sparsem predict' first.")
+    for layer in layers:
+        if layer.labels:
+            refuse_montage(sample, layer.labels)
     scene = new_scene()
     with Meter(f"export {path.name}", len(layers) + 1, quiet=on.quiet) as meter:
         for layer in layers:

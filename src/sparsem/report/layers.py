@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
-from sparsem.errors import SparsemError
+from sparsem.errors import SampleError, SparsemError
 from sparsem.labels.results import object_labels, result_labels, result_names
 from sparsem.report.plots.colors import RGB, STRUCTURE_COLORS, css_color, structure_color
 from sparsem.store.sample import Sample
@@ -73,6 +73,19 @@ def read_layers(
         index = fallback_names.index(name) if name in fallback_names else 0
         layers.append(StructureLayer(name, labels, true_labels, name == cells, index))
     return layers, problems
+
+
+def refuse_montage(sample: Sample, labels: Volume) -> None:
+    """Check that labels belong to a stack, which has a depth.
+
+    Raises:
+        SampleError: they belong to separate images.
+    """
+    if labels.sizes:
+        raise SampleError(
+            f"{sample.path.name} holds separate images (a montage), which have no depth; "
+            "renderings and meshes show stacks. 'sparsem report' shows the images."
+        )
 
 
 def layer_colors(layers: Sequence[StructureLayer]) -> Mapping[str, str]:

@@ -87,6 +87,11 @@ def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> 
     structures = settings.structures
     if not structures and not settings.cells:
         structures = tuple(annotated_structures(samples[0]))
+    if settings.cells in structures:
+        raise InputError(
+            f"'{settings.cells}' is named by --structure and by --cells. Name annotated cells with "
+            "--cells only."
+        )
     if settings.cells:
         structures = (*structures, *outputs_of_cells(settings.cells))
     if not structures:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from sparsem.errors import InputError, SampleError
 from sparsem.progress import Meter
-from sparsem.report.layers import StructureLayer, read_layers
+from sparsem.report.layers import StructureLayer, read_layers, refuse_montage
 from sparsem.report.scene3d.drawing import Rendering, draw_still, draw_turntable
 from sparsem.report.scene3d.single_object import (
     box_around_object,
@@ -150,6 +150,7 @@ def _layers_to_draw(
     if first is None:
         no_labels = f"{sample.path.name} has no labels to draw; run 'sparsem predict' first."
         raise SampleError(problems[0] if problems else no_labels)
+    refuse_montage(sample, first)
     voxel_um = first.voxel_size.micrometers
     if settings.object is None:
         return layers, volume_box(first), voxel_um
